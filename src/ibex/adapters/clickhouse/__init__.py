@@ -1,0 +1,1 @@
+"""ClickHouse: the trace sink, its migrations and its queries, over clickhouse-connect."""

@@ -1,0 +1,1 @@
+"""The HTTP surface on Litestar: routes, headers, validation, envelopes (spec 3)."""

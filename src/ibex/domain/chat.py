@@ -1,0 +1,120 @@
+"""A chat request: understood where IBEX must understand it, the client's own bytes everywhere else."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from json.encoder import encode_basestring_ascii
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MESSAGES: Final = "messages"
+STREAM_OPTIONS: Final = "stream_options"
+INCLUDE_USAGE: Final = "include_usage"
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One member of a JSON object: its name, and the JSON text of its value as the client wrote it."""
+
+    name: str
+    raw: bytes
+
+    def __repr__(self) -> str:
+        return f"<Member {len(self.raw)} bytes>"
+
+
+def encode_object(members: Iterable[Member]) -> bytes:
+    """Return the JSON object with these members, in this order; the values' bytes are not touched."""
+    return b"{" + b",".join(encode_basestring_ascii(m.name).encode() + b":" + m.raw for m in members) + b"}"
+
+
+def encode_array(elements: Iterable[bytes]) -> bytes:
+    """Return the JSON array of these elements, each given as JSON text."""
+    return b"[" + b",".join(elements) + b"]"
+
+
+def put(members: tuple[Member, ...], member: Member) -> tuple[Member, ...]:
+    """Return the members with ``member`` in the place of its namesake, or at the end if it has none."""
+    if any(own.name == member.name for own in members):
+        return tuple(member if own.name == member.name else own for own in members)
+    return (*members, member)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message: its role, and the JSON text of the whole object."""
+
+    role: str
+    raw: bytes
+
+    def __repr__(self) -> str:
+        return f"<Message role={self.role} bytes={len(self.raw)}>"
+
+
+@dataclass(frozen=True, slots=True)
+class UserMessage:
+    """The first message with the role of user, taken apart: where it stands, and its members."""
+
+    index: int
+    members: tuple[Member, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """A valid chat completion request; its repr holds no text.
+
+    ``body`` is what the client sent, until something is changed in it. ``members`` are its top-level members in their
+    order, duplicates of what IBEX does not understand included. ``raw_messages`` is the JSON text of ``messages`` as
+    the client wrote it, whatever is injected later. ``stream_options`` is empty where the client gave none.
+    """
+
+    model: str
+    stream: bool
+    body: bytes
+    members: tuple[Member, ...]
+    messages: tuple[Message, ...]
+    raw_messages: bytes
+    first_user: UserMessage | None = None
+    stream_options: tuple[Member, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<ChatRequest messages={len(self.messages)} stream={self.stream} bytes={len(self.body)}>"
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether the client itself asked for usage on its stream."""
+        return any(m.name == INCLUDE_USAGE and m.raw == b"true" for m in self.stream_options)
+
+    def messages_hash(self) -> str:
+        """Return the SHA-256, in hex, of ``messages`` as the client wrote it."""
+        return hashlib.sha256(self.raw_messages).hexdigest()
+
+    def with_messages(self, messages: tuple[Message, ...]) -> ChatRequest:
+        """Return this request with other messages; every other member keeps its place and its bytes."""
+        raw = encode_array(message.raw for message in messages)
+        return replace(self._with_member(Member(MESSAGES, raw)), messages=messages)
+
+    def asking_for_usage(self) -> ChatRequest:
+        """Return this request with ``stream_options.include_usage`` set, or itself if that changes nothing."""
+        if not self.stream or self.wants_usage:
+            return self
+        options = put(self.stream_options, Member(INCLUDE_USAGE, b"true"))
+        return replace(self._with_member(Member(STREAM_OPTIONS, encode_object(options))), stream_options=options)
+
+    def _with_member(self, member: Member) -> ChatRequest:
+        members = put(self.members, member)
+        return replace(self, members=members, body=encode_object(members))
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens, as the provider counted them; None where it did not say."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    total_tokens: int | None = None
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None

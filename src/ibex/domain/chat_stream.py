@@ -1,0 +1,107 @@
+"""A streamed answer on its way to the client."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from ibex.domain.completion import CompletionFold, EventKind
+from ibex.domain.errors import ClientClosedRequestError, IbexError, InternalError, ProviderUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ibex.domain.open_exchange import OpenExchange
+    from ibex.domain.providers import CompletionStream, StreamEvent
+    from ibex.domain.settle_exchange import SettleExchange
+
+
+class ChatStream:
+    """Iterate it for the bytes to send; it folds what it forwards and puts the exchange on record before ``[DONE]``.
+
+    Iteration ends where the provider's stream ended well. Where it did not, everything that came is given out and then
+    the error that the client must hear of is raised, the exchange being on record by then. Whoever iterates must call
+    ``aclose()`` at the end, whatever happened; a stream that is closed early was left by its client.
+    """
+
+    def __init__(
+        self, upstream: CompletionStream, notes: OpenExchange, settle: SettleExchange, *, hide_usage: bool
+    ) -> None:
+        self.notes = notes
+        self._upstream = upstream
+        self._events = aiter(upstream)
+        self._settle = settle
+        self._hide_usage = hide_usage
+        self._fold = CompletionFold()
+        self._ended = False
+        self._failure: IbexError | None = None
+        self._closing: asyncio.Task[None] | None = None
+
+    def __aiter__(self) -> ChatStream:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while not self._ended:
+            try:
+                events = await anext(self._events)
+            except StopAsyncIteration:
+                await self._end(None if self._well_ended() else _cut_short())
+                break
+            except IbexError as error:
+                await self._end(error)
+                break
+            except Exception:
+                await self._end(InternalError())
+                raise
+            self.notes.provider_spoke()
+            forwarded = await self._take(events)
+            if forwarded:
+                return forwarded
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """Stop the provider and put the exchange on record. Idempotent; being cancelled does not stop it."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _take(self, events: Sequence[StreamEvent]) -> bytes:
+        forwarded = []
+        for event in events:
+            kind = EventKind.DATA if event.data is None else self._fold.add(event.data)
+            if kind is EventKind.DONE:
+                await self._end(None if not self._fold.failed else _failed_in_band(), heard=True)
+            if kind is EventKind.USAGE_ONLY and self._hide_usage:
+                continue
+            forwarded.append(event.raw)
+            if self._ended:
+                break
+        return b"".join(forwarded)
+
+    def _well_ended(self) -> bool:
+        return self._fold.finished and not self._fold.failed
+
+    async def _end(self, failure: IbexError | None, *, heard: bool = False) -> None:
+        """Settle. ``heard``: the client has been told of the failure by the provider's own event."""
+        self._ended = True
+        self._failure = None if heard or self._fold.failed else failure
+        self.notes.provider_ended()
+        await self._settle.settle(self.notes, error=failure, summary=self._fold.summary())
+
+    async def _close(self) -> None:
+        left = not self._ended
+        self._ended = True
+        await self._upstream.aclose()
+        if left:
+            await self._settle.settle(self.notes, error=ClientClosedRequestError(), summary=self._fold.summary())
+
+
+def _cut_short() -> ProviderUnavailableError:
+    return ProviderUnavailableError("The provider ended the stream before it was complete.")
+
+
+def _failed_in_band() -> ProviderUnavailableError:
+    return ProviderUnavailableError("The provider reported an error in its stream.")

@@ -1,0 +1,18 @@
+"""Time, as an argument."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+
+class Clock(Protocol):
+    """Port: what time it is. Never blocks, never raises."""
+
+    def now(self) -> datetime:
+        """Return the wall-clock time, in UTC and with its time zone set."""
+
+    def monotonic_ns(self) -> int:
+        """Return nanoseconds since an arbitrary moment; never goes back, so it is what durations are made of."""

@@ -1,0 +1,168 @@
+"""USE CASE: one chat completion, from a claim to an answer.
+
+authenticate → verify the agent → count → read the body → look up the directive → inject it → ask the provider; and,
+whatever came of it, one exchange on record before the client has the last byte.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from ibex.domain.chat_stream import ChatStream
+from ibex.domain.completion import MalformedCompletionError, summarize_body
+from ibex.domain.directives import inject
+from ibex.domain.errors import (
+    ClientClosedRequestError,
+    FieldCode,
+    FieldError,
+    IbexError,
+    InternalError,
+    ProviderUnavailableError,
+    ValidationError,
+)
+from ibex.domain.exchange import SessionRef, Stage
+from ibex.domain.ids import session_id
+from ibex.domain.open_exchange import OpenExchange
+from ibex.domain.providers import CompletionBody
+from ibex.domain.sessions import is_handle
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from uuid import UUID
+
+    from ibex.domain.admit_caller import AdmitCaller, Credentials
+    from ibex.domain.chat import ChatRequest
+    from ibex.domain.clock import Clock
+    from ibex.domain.directives import DirectiveLookup
+    from ibex.domain.exchange import Caller
+    from ibex.domain.ids import IdSource
+    from ibex.domain.providers import CompletionProvider, ProviderRegistry
+    from ibex.domain.settle_exchange import SettleExchange
+
+SESSION_HEADER = "X-IBEX-Session-ID"
+
+
+@dataclass(frozen=True, slots=True)
+class ChatCall:
+    """What a client sent. ``read_request`` reads and understands the body; it is not called for who is not admitted."""
+
+    request_id: UUID
+    trace_id: str
+    credentials: Credentials
+    read_request: Callable[[], Awaitable[ChatRequest]]
+    session_handle: str | None = None
+    ends_session: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ChatAnswer:
+    """A whole answer: the provider's bytes."""
+
+    notes: OpenExchange
+    body: bytes
+
+    def __repr__(self) -> str:
+        return f"<ChatAnswer {len(self.body)} bytes>"
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRefusal:
+    """No answer, and why."""
+
+    notes: OpenExchange
+    error: IbexError
+
+
+ChatReply: TypeAlias = ChatAnswer | ChatStream | ChatRefusal
+
+
+class CompleteChat:
+    """Answers chat calls. All refusals happen before anything of an answer is sent."""
+
+    def __init__(
+        self,
+        admit: AdmitCaller,
+        directives: DirectiveLookup,
+        providers: ProviderRegistry,
+        settle: SettleExchange,
+        clock: Clock,
+        ids: IdSource,
+    ) -> None:
+        self._admit = admit
+        self._directives = directives
+        self._providers = providers
+        self._settle = settle
+        self._clock = clock
+        self._ids = ids
+
+    async def __call__(self, call: ChatCall) -> ChatReply:
+        """Answer one call. Cancelling it means that the client has gone: the provider is stopped, the turn recorded."""
+        notes = OpenExchange.begin(self._clock, call.request_id, call.trace_id)
+        try:
+            return await self._complete(call, notes)
+        except IbexError as error:
+            await self._settle.settle(notes, error=error)
+            return ChatRefusal(notes, error)
+        except asyncio.CancelledError:
+            await self._settle.settle(notes, error=ClientClosedRequestError())
+            raise
+        except Exception:
+            await self._settle.settle(notes, error=InternalError())
+            raise
+
+    async def _complete(self, call: ChatCall, notes: OpenExchange) -> ChatReply:
+        await self._admit(call.credentials, notes)
+        notes.session = self._session(call, notes.caller)
+        request = await self._read(call, notes)
+        provider = self._providers.route(request.model)
+        request = await self._direct(request, notes)
+        return await self._ask(provider, request, notes)
+
+    def _session(self, call: ChatCall, caller: Caller | None) -> SessionRef:
+        if caller is None or caller.agent_id is None:
+            raise InternalError
+        handle = str(self._ids.uuid7()) if call.session_handle is None else call.session_handle
+        if not is_handle(handle):
+            allowed = "must be 1 to 128 characters of A-Z a-z 0-9 . _ : -"
+            raise ValidationError((FieldError(SESSION_HEADER, FieldCode.INVALID_FORMAT, allowed),))
+        return SessionRef(session_id(caller.org_id, caller.agent_id, handle), handle, call.ends_session)
+
+    async def _read(self, call: ChatCall, notes: OpenExchange) -> ChatRequest:
+        request = await call.read_request()
+        notes.model = request.model
+        notes.is_streaming = request.stream
+        notes.messages_hash = request.messages_hash()
+        return request
+
+    async def _direct(self, request: ChatRequest, notes: OpenExchange) -> ChatRequest:
+        if notes.caller is None or notes.caller.agent_id is None:
+            raise InternalError
+        with notes.timed(Stage.DIRECTIVE):
+            notes.directive = await self._directives.active(notes.caller.org_id, notes.caller.agent_id)
+        with notes.timed(Stage.INJECT):
+            return inject(request, notes.directive)
+
+    async def _ask(
+        self, provider: CompletionProvider, request: ChatRequest, notes: OpenExchange
+    ) -> ChatAnswer | ChatStream:
+        asked = request.asking_for_usage() if provider.reports_stream_usage else request
+        notes.provider_asked(provider.name)
+        answer = await provider.complete(asked)
+        notes.attempts = answer.attempts
+        notes.provider_request_id = answer.provider_request_id
+        if not isinstance(answer, CompletionBody):
+            return ChatStream(answer, notes, self._settle, hide_usage=asked is not request)
+        notes.provider_spoke()
+        notes.provider_ended()
+        try:
+            summary = summarize_body(answer.body)
+        except MalformedCompletionError:
+            raise ProviderUnavailableError(
+                "The provider's answer is not a completion.",
+                provider_request_id=answer.provider_request_id,
+                attempts=answer.attempts,
+            ) from None
+        await self._settle.settle(notes, summary=summary)
+        return ChatAnswer(notes, answer.body)

@@ -1,0 +1,140 @@
+"""Folding a provider's answer, while it passes through, into what is recorded of it: usage, finish reason, hash.
+
+No text is kept: the completion's text goes through a running SHA-256, one for each choice. An answer of one choice has
+the hash of its text; of several, the hash of their hashes in the order of their index. Without any text it is None.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final
+
+from ibex.domain.chat import Usage
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+DONE: Final = b"[DONE]"
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionSummary:
+    """What is known of an answer; None where the provider did not say or it could not be understood."""
+
+    model: str | None = None
+    usage: Usage = field(default_factory=Usage)
+    finish_reason: str | None = None
+    completion_hash: str | None = None
+
+
+class EventKind(Enum):
+    """What an event of a stream is to the proxy."""
+
+    DATA = "data"
+    USAGE_ONLY = "usage_only"
+    ERROR = "error"
+    DONE = "done"
+
+
+class MalformedCompletionError(ValueError):
+    """A buffered answer is not one JSON object, or is an error in the clothes of a success."""
+
+
+def summarize_body(body: bytes) -> CompletionSummary:
+    """Return the summary of a buffered answer; raises ``MalformedCompletionError``."""
+    answer = _object(body)
+    if answer is None or answer.get("error"):
+        raise MalformedCompletionError
+    fold = CompletionFold()
+    fold.take(answer, "message")
+    return fold.summary()
+
+
+class CompletionFold:
+    """Takes a stream's events one by one. An event that it cannot understand is passed over, never an error."""
+
+    def __init__(self) -> None:
+        self._model: str | None = None
+        self._usage = Usage()
+        self._finish_reason: str | None = None
+        self._hashes: dict[int, _Hash] = {}
+        self.failed = False
+
+    @property
+    def finished(self) -> bool:
+        """Whether a finish reason has come, so that an end of the stream would be a good one."""
+        return self._finish_reason is not None
+
+    def add(self, data: bytes) -> EventKind:
+        """Take the data of one event and tell what it was."""
+        if data == DONE:
+            return EventKind.DONE
+        event = _object(data)
+        if event is None:
+            return EventKind.DATA
+        if event.get("error"):
+            self.failed = True
+            return EventKind.ERROR
+        self.take(event, "delta")
+        usage_only = event.get("choices") == [] and isinstance(event.get("usage"), dict)
+        return EventKind.USAGE_ONLY if usage_only else EventKind.DATA
+
+    def take(self, answer: dict[str, Any], text_holder: str) -> None:
+        """Take an answer or a chunk; ``text_holder`` is the member of a choice that holds its text."""
+        if isinstance(model := answer.get("model"), str):
+            self._model = model
+        if isinstance(usage := answer.get("usage"), dict):
+            self._usage = _usage(usage)
+        choices = answer.get("choices")
+        for choice in choices if isinstance(choices, list) else ():
+            if isinstance(choice, dict):
+                self._take_choice(choice, text_holder)
+
+    def _take_choice(self, choice: dict[str, Any], text_holder: str) -> None:
+        if isinstance(reason := choice.get("finish_reason"), str):
+            self._finish_reason = reason
+        holder = choice.get(text_holder)
+        text = holder.get("content") if isinstance(holder, dict) else None
+        if not isinstance(text, str) or not text:
+            return
+        index = choice.get("index")
+        key = index if isinstance(index, int) else 0
+        if key not in self._hashes:
+            self._hashes[key] = hashlib.sha256()
+        self._hashes[key].update(text.encode("utf-8", "surrogatepass"))
+
+    def summary(self) -> CompletionSummary:
+        """Return what is known so far."""
+        return CompletionSummary(self._model, self._usage, self._finish_reason, self._completion_hash())
+
+    def _completion_hash(self) -> str | None:
+        digests = [self._hashes[index].hexdigest() for index in sorted(self._hashes)]
+        if len(digests) > 1:
+            return hashlib.sha256("".join(digests).encode()).hexdigest()
+        return digests[0] if digests else None
+
+
+def _object(text: bytes) -> dict[str, Any] | None:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _usage(usage: dict[str, Any]) -> Usage:
+    return Usage(
+        input_tokens=_count(usage, "prompt_tokens"),
+        output_tokens=_count(usage, "completion_tokens"),
+        total_tokens=_count(usage, "total_tokens"),
+        cached_tokens=_count(usage.get("prompt_tokens_details"), "cached_tokens"),
+        reasoning_tokens=_count(usage.get("completion_tokens_details"), "reasoning_tokens"),
+    )
+
+
+def _count(holder: object, name: str) -> int | None:
+    value = holder.get(name) if isinstance(holder, dict) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 31 else None

@@ -1,0 +1,124 @@
+"""USE CASE: carry exchanges from the journal to one sink, in batches, until the process ends.
+
+At least once, and in effect exactly once: a batch is acknowledged after the sink has it, comes again with the same
+members and token until then, and both sinks recognize what they already hold (spec 11).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+from ibex.domain.journal import Sink
+from ibex.domain.sessions import SinkUnavailableError, checkpoint_of
+from ibex.domain.traces import trace_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from ibex.domain.clock import Clock
+    from ibex.domain.journal import Batch, Journal
+    from ibex.domain.sessions import SessionStore
+    from ibex.domain.traces import TraceSink
+
+BATCH_ROWS: Final = 1_000
+LINGER_S: Final = 0.2
+FIRST_RETRY_S: Final = 0.1
+LAST_RETRY_S: Final = 5.0
+
+
+class DeliveryObserver(Protocol):
+    """Port: hears how delivery goes (metrics, log). Quick; never raises, never blocks."""
+
+    def delivered(self, sink: Sink, rows: int, duration_ns: int) -> None:
+        """A batch of so many exchanges was taken by the sink."""
+
+    def failed(self, sink: Sink, rows: int, reason: str) -> None:
+        """The sink could not take a batch; it will be tried again. ``reason`` holds no row's content."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointDelivery:
+    """Takes batches to the session store."""
+
+    store: SessionStore
+    sink: Sink = Sink.CHECKPOINTS
+
+    async def deliver(self, batch: Batch) -> None:
+        """Store the checkpoints of a batch."""
+        checkpoints = [c for c in map(checkpoint_of, batch.exchanges) if c is not None]
+        if checkpoints:
+            await self.store.append(checkpoints)
+
+
+@dataclass(frozen=True, slots=True)
+class TraceDelivery:
+    """Takes batches to the trace sink."""
+
+    traces: TraceSink
+    sink: Sink = Sink.TRACES
+
+    async def deliver(self, batch: Batch) -> None:
+        """Store the traces of a batch."""
+        rows = [t for t in map(trace_of, batch.exchanges) if t is not None]
+        if rows:
+            await self.traces.write(rows, batch.token)
+
+
+class DeliverExchanges:
+    """Delivers to one sink. Retries have no last attempt; their delays are jittered and capped."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        delivery: CheckpointDelivery | TraceDelivery,
+        observer: DeliveryObserver,
+        clock: Clock,
+        *,
+        jitter: Callable[[], float],
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """Take ``jitter`` as a source of numbers in [0, 1)."""
+        self._journal = journal
+        self._delivery = delivery
+        self._observer = observer
+        self._clock = clock
+        self._jitter = jitter
+        self._sleep = sleep
+        self._failures = 0
+
+    async def run(self) -> None:
+        """Deliver until cancelled. A batch that is being delivered then is delivered again after a restart."""
+        while True:
+            if await self.deliver_next() is False:
+                await self._sleep(self._delay_s())
+            elif self._journal.depth(self._delivery.sink) == 0:
+                await self._journal.wait_for_more(self._delivery.sink, LINGER_S)
+
+    async def flush(self) -> None:
+        """Deliver what is there now and return; at the first failure too, since the journal keeps the rest."""
+        while await self.deliver_next():
+            pass
+
+    async def deliver_next(self) -> bool | None:
+        """Deliver one batch: True if the sink took it, False if it could not, None if there was nothing."""
+        sink = self._delivery.sink
+        batch = await self._journal.next_batch(sink, BATCH_ROWS)
+        if batch is None:
+            return None
+        started = self._clock.monotonic_ns()
+        try:
+            await self._delivery.deliver(batch)
+        except SinkUnavailableError as error:
+            self._failures += 1
+            self._observer.failed(sink, len(batch.exchanges), str(error))
+            return False
+        await self._journal.acknowledge(sink, batch)
+        self._failures = 0
+        self._observer.delivered(sink, len(batch.exchanges), self._clock.monotonic_ns() - started)
+        return True
+
+    def _delay_s(self) -> float:
+        longest = min(LAST_RETRY_S, FIRST_RETRY_S * (1 << min(self._failures, 10)))
+        return longest * (0.5 + self._jitter() / 2)

@@ -1,0 +1,104 @@
+"""What one request leaves behind. Computed once; checkpoint, trace, log line and metrics are views of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from ibex.domain.completion import CompletionSummary
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from uuid import UUID
+
+    from ibex.domain.errors import ErrorCode
+
+
+class Stage(StrEnum):
+    """The stages of a request whose duration is recorded."""
+
+    AUTHENTICATE = "auth"
+    RATE_LIMIT = "rate_limit"
+    DIRECTIVE = "directive"
+    INJECT = "inject"
+    PROVIDER = "provider"
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Durations in nanoseconds; None where the request did not get that far.
+
+    ``auth`` covers token and agent. ``provider_ttfb`` is from the first try to the first byte of the answer's body or,
+    for a buffered answer, to its whole. ``overhead`` is ``total`` less the time from asking the provider to its last byte.
+    """
+
+    auth_ns: int | None = None
+    rate_limit_ns: int | None = None
+    directive_ns: int | None = None
+    inject_ns: int | None = None
+    provider_ttfb_ns: int | None = None
+    overhead_ns: int = 0
+    total_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DirectiveReceipt:
+    """Which directive was injected."""
+
+    version_id: UUID
+    version: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who made the request, as far as it was verified; ``agent_id`` is None until the agent was."""
+
+    org_id: UUID
+    token_id: UUID
+    agent_id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRef:
+    """The session of the request: the client's handle, the id made of it, and whether this turn ends it."""
+
+    id: UUID
+    handle: str
+    ends: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One finished request. Holds no secret and no text of any message.
+
+    ``id`` is made here and unique, also as the checkpoint's id; ``request_id`` is what the client was told and may have
+    been its own choice. ``reached_provider`` decides whether there is a checkpoint. ``status`` is what the client was
+    answered, as its protocol counts it (499: it had gone). ``error_code`` is None for a success. ``emitter_seq`` counts
+    from 1 without gaps in the process ``emitter_id``.
+    """
+
+    id: UUID
+    request_id: UUID
+    trace_id: str
+    emitter_id: UUID
+    emitter_seq: int
+    requested_at: datetime
+    completed_at: datetime
+    timings: Timings
+    status: int
+    error_code: ErrorCode | None = None
+    caller: Caller | None = None
+    session: SessionRef | None = None
+    model: str | None = None
+    provider: str | None = None
+    provider_request_id: str | None = None
+    attempts: int = 0
+    reached_provider: bool = False
+    is_streaming: bool = False
+    is_complete: bool = False
+    messages_hash: str | None = None
+    summary: CompletionSummary = field(default_factory=CompletionSummary)
+    directive: DirectiveReceipt | None = None
+    auth_cached: bool = False

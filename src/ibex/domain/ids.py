@@ -1,0 +1,39 @@
+"""Identifiers: time-ordered for new things, name-based for things that must be found again."""
+
+from __future__ import annotations
+
+from typing import Protocol
+from uuid import UUID, uuid5
+
+_UUID7_ENTROPY_BYTES = 10
+_SESSIONS = UUID("6f6d2f0e-2f62-5d0a-9a3c-1b0c9d5f7a11")
+
+
+class IdSource(Protocol):
+    """Port: where fresh identifiers and secrets come from. Never blocks, never raises."""
+
+    def uuid7(self) -> UUID:
+        """Return a new UUIDv7 (RFC 9562, section 5.7): ordered by creation time to the millisecond."""
+
+    def secret(self) -> bytes:
+        """Return 32 bytes from a cryptographically secure source."""
+
+
+def uuid7(unix_ms: int, entropy: bytes) -> UUID:
+    """Build a UUIDv7 (RFC 9562, section 5.7) from milliseconds since 1970 and 10 random bytes.
+
+    Raises ``ValueError`` if the entropy has another length or the time does not fit into 48 bits.
+    """
+    if len(entropy) != _UUID7_ENTROPY_BYTES:
+        raise ValueError("a UUIDv7 takes exactly 10 bytes of entropy")
+    if not 0 <= unix_ms < 1 << 48:
+        raise ValueError("a UUIDv7 holds 48 bits of milliseconds")
+    value = unix_ms << 80 | int.from_bytes(entropy)
+    value = value & ~(0xF << 76) | 0x7 << 76
+    value = value & ~(0x3 << 62) | 0x2 << 62
+    return UUID(int=value)
+
+
+def session_id(org_id: UUID, agent_id: UUID, handle: str) -> UUID:
+    """Return the id of the session that a client calls ``handle``, unique to its organization and agent (spec 9)."""
+    return uuid5(_SESSIONS, f"{org_id}/{agent_id}/{handle}")

@@ -1,0 +1,114 @@
+"""USE CASE: what an operator does with an agent's directive: set, look, go back (spec 7)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from ibex.domain.directives import check_text, text_hash
+from ibex.domain.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+    from uuid import UUID
+
+    from ibex.domain.clock import Clock
+    from ibex.domain.directives import InjectionMode
+    from ibex.domain.ids import IdSource
+
+
+@dataclass(frozen=True, slots=True)
+class DirectiveVersion:
+    """One immutable version. ``number`` counts from 1 per agent; its repr shows no text."""
+
+    id: UUID
+    number: int
+    text: str = field(repr=False)
+    sha256: str
+    author: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class DirectiveState:
+    """An agent's directive as its operator sees it: the version in force, how it is injected, and whether it is."""
+
+    agent_id: UUID
+    mode: InjectionMode
+    is_active: bool
+    version: DirectiveVersion
+
+
+@dataclass(frozen=True, slots=True)
+class DirectiveDraft:
+    """A version before it has a number."""
+
+    id: UUID
+    text: str = field(repr=False)
+    sha256: str
+    author: str
+    created_at: datetime
+
+
+class DirectiveStore(Protocol):
+    """Port: where directives are kept. Methods raise ``ServiceDegradedError`` while the store cannot be reached."""
+
+    async def add_version(
+        self, org_id: UUID, agent_id: UUID, draft: DirectiveDraft, mode: InjectionMode | None
+    ) -> DirectiveState | None:
+        """Add a version under the next number and put it in force, creating and activating the directive.
+
+        ``mode`` None keeps the mode, ``system_first`` for a new directive. None if the organization has no such agent.
+        """
+
+    async def state(self, org_id: UUID, agent_id: UUID) -> DirectiveState | None:
+        """Return the directive; None if the agent has none."""
+
+    async def history(self, org_id: UUID, agent_id: UUID) -> Sequence[DirectiveVersion]:
+        """Return all versions, newest first; empty if the agent has no directive."""
+
+    async def activate(self, org_id: UUID, agent_id: UUID, number: int) -> DirectiveState | None:
+        """Put a version in force and activate the directive; None if there is no such version."""
+
+    async def deactivate(self, org_id: UUID, agent_id: UUID) -> DirectiveState | None:
+        """Stop injecting; None if the agent has no directive."""
+
+
+class ManageDirectives:
+    """Sets, shows and rolls back directives."""
+
+    def __init__(self, store: DirectiveStore, clock: Clock, ids: IdSource) -> None:
+        self._store = store
+        self._clock = clock
+        self._ids = ids
+
+    async def set(
+        self, org_id: UUID, agent_id: UUID, text: str, *, author: str, mode: InjectionMode | None = None
+    ) -> DirectiveState:
+        """Put a new text in force. Raises ``ValueError`` for a text that may not be one, and ``NotFoundError``."""
+        check_text(text)
+        draft = DirectiveDraft(self._ids.uuid7(), text, text_hash(text), author, self._clock.now())
+        return _found(await self._store.add_version(org_id, agent_id, draft, mode), "agent")
+
+    async def show(self, org_id: UUID, agent_id: UUID) -> DirectiveState:
+        """Return the directive. Raises ``NotFoundError``."""
+        return _found(await self._store.state(org_id, agent_id), "directive")
+
+    async def history(self, org_id: UUID, agent_id: UUID) -> Sequence[DirectiveVersion]:
+        """Return all versions, newest first; empty if there is no directive."""
+        return await self._store.history(org_id, agent_id)
+
+    async def rollback(self, org_id: UUID, agent_id: UUID, number: int) -> DirectiveState:
+        """Put an earlier version in force again: the pointer moves, nothing is copied. Raises ``NotFoundError``."""
+        return _found(await self._store.activate(org_id, agent_id, number), "directive version")
+
+    async def deactivate(self, org_id: UUID, agent_id: UUID) -> DirectiveState:
+        """Stop injecting until a version is set or activated again. Raises ``NotFoundError``."""
+        return _found(await self._store.deactivate(org_id, agent_id), "directive")
+
+
+def _found(state: DirectiveState | None, what: str) -> DirectiveState:
+    if state is None:
+        raise NotFoundError(f"There is no such {what}.")
+    return state

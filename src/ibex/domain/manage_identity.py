@@ -1,0 +1,258 @@
+"""USE CASES of identity: organizations, users, agents and tokens; and what verifying them means where they are kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol
+
+from ibex.domain.errors import AgentNotAuthorizedError, InvalidTokenError, NotFoundError
+from ibex.domain.identity import AgentStatus, PersonalAccessToken, Principal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+    from uuid import UUID
+
+    from ibex.domain.clock import Clock
+    from ibex.domain.identity import Agent
+    from ibex.domain.ids import IdSource
+    from ibex.domain.permissions import Permission
+    from ibex.domain.token_hash import TokenPeppers
+
+
+class OrganizationStatus(StrEnum):
+    """An organization's state; the tokens of one that is not active are refused."""
+
+    ACTIVE = "active"
+    SUSPENDED = "suspended"
+
+
+@dataclass(frozen=True, slots=True)
+class Organization:
+    """A tenant. ``rate_limit_rpm`` is requests per minute, 0 for unlimited, None for the deployment's default."""
+
+    id: UUID
+    name: str
+    status: OrganizationStatus
+    rate_limit_rpm: int | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A person of an organization."""
+
+    id: UUID
+    org_id: UUID
+    email: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NamedAgent:
+    """An agent as its operator sees it."""
+
+    id: UUID
+    org_id: UUID
+    name: str
+    status: AgentStatus
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StoredToken:
+    """A token as it is kept: never the token. Times are UTC; None for never."""
+
+    id: UUID
+    org_id: UUID
+    name: str
+    permissions: Permission
+    key_id: str
+    digest: bytes
+    user_id: UUID | None
+    agent_id: UUID | None
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+    def __repr__(self) -> str:
+        return f"<StoredToken ibex_pat_{self.id}>"
+
+
+class IdentityStore(Protocol):
+    """Port: where identity is kept. Every method raises ``ServiceDegradedError`` while the store cannot be reached."""
+
+    async def find_token(self, token_id: UUID) -> tuple[StoredToken, Organization] | None:
+        """Return the token with its organization, whatever their state; None if there is none. Writes nothing."""
+
+    async def find_agent(self, org_id: UUID, agent_id: UUID) -> Agent | None:
+        """Return the organization's agent; None if it has no such agent. Writes nothing."""
+
+    async def add_organization(self, organization: Organization) -> None:
+        """Store a new organization. Raises ``AlreadyExistsError`` for a name that is taken."""
+
+    async def organizations(self) -> Sequence[Organization]:
+        """Return all organizations, oldest first."""
+
+    async def set_organization_status(self, org_id: UUID, status: OrganizationStatus) -> bool:
+        """Change an organization's status; False if there is none."""
+
+    async def add_user(self, user: User) -> None:
+        """Store a new user. Raises ``AlreadyExistsError`` for an e-mail address that the organization has."""
+
+    async def add_agent(self, agent: NamedAgent) -> None:
+        """Store a new agent. Raises ``AlreadyExistsError`` for a name that the organization has."""
+
+    async def agents(self, org_id: UUID) -> Sequence[NamedAgent]:
+        """Return the organization's agents, oldest first."""
+
+    async def set_agent_status(self, org_id: UUID, agent_id: UUID, status: AgentStatus) -> bool:
+        """Change an agent's status; False if the organization has no such agent."""
+
+    async def add_token(self, token: StoredToken) -> None:
+        """Store a new token. Raises ``NotFoundError`` if its agent or user is not the organization's."""
+
+    async def tokens(self, org_id: UUID) -> Sequence[StoredToken]:
+        """Return the organization's tokens, oldest first."""
+
+    async def revoke_token(self, org_id: UUID, token_id: UUID, now: datetime) -> bool:
+        """Revoke a token; False if the organization has no such token. Revoking again keeps the first time."""
+
+
+class AlreadyExistsError(Exception):
+    """Something of that name is there already; the message says what."""
+
+
+class VerifyToken:
+    """A ``TokenVerifier`` at the source."""
+
+    def __init__(self, store: IdentityStore, peppers: TokenPeppers, clock: Clock) -> None:
+        self._store = store
+        self._peppers = peppers
+        self._clock = clock
+
+    async def verify(self, token: PersonalAccessToken) -> Principal:
+        """Return the token's principal; see ``TokenVerifier``."""
+        found = await self._store.find_token(token.token_id)
+        if found is None:
+            self._peppers.spend_time(token)
+            raise InvalidTokenError
+        stored, organization = found
+        genuine = self._peppers.matches(token, stored.key_id, stored.digest)
+        expired = stored.expires_at is not None and stored.expires_at <= self._clock.now()
+        suspended = organization.status is not OrganizationStatus.ACTIVE
+        if not genuine or expired or suspended or stored.revoked_at is not None:
+            raise InvalidTokenError
+        return Principal(
+            org_id=stored.org_id,
+            token_id=stored.id,
+            permissions=stored.permissions,
+            user_id=stored.user_id,
+            agent_id=stored.agent_id,
+            expires_at=stored.expires_at,
+            rate_limit_rpm=organization.rate_limit_rpm,
+        )
+
+
+class VerifyAgent:
+    """An ``AgentVerifier`` at the source."""
+
+    def __init__(self, store: IdentityStore) -> None:
+        self._store = store
+
+    async def verify(self, org_id: UUID, agent_id: UUID) -> Agent:
+        """Return the agent; see ``AgentVerifier``."""
+        agent = await self._store.find_agent(org_id, agent_id)
+        if agent is None:
+            raise AgentNotAuthorizedError
+        return agent
+
+
+@dataclass(frozen=True, slots=True)
+class TokenGrant:
+    """What a new token shall be good for. ``expires_at`` is UTC, None for never."""
+
+    name: str
+    permissions: Permission
+    user_id: UUID | None = None
+    agent_id: UUID | None = None
+    expires_at: datetime | None = None
+
+
+class ManageIdentity:
+    """What an operator does with organizations, users, agents and tokens."""
+
+    def __init__(self, store: IdentityStore, peppers: TokenPeppers, clock: Clock, ids: IdSource) -> None:
+        self._store = store
+        self._peppers = peppers
+        self._clock = clock
+        self._ids = ids
+
+    async def create_organization(self, name: str, rate_limit_rpm: int | None = None) -> Organization:
+        """Create an active organization. Raises ``AlreadyExistsError``."""
+        organization = Organization(
+            self._ids.uuid7(), name, OrganizationStatus.ACTIVE, rate_limit_rpm, self._clock.now()
+        )
+        await self._store.add_organization(organization)
+        return organization
+
+    async def organizations(self) -> Sequence[Organization]:
+        """Return all organizations, oldest first."""
+        return await self._store.organizations()
+
+    async def set_organization_status(self, org_id: UUID, status: OrganizationStatus) -> None:
+        """Suspend or reactivate an organization. Raises ``NotFoundError``."""
+        if not await self._store.set_organization_status(org_id, status):
+            raise NotFoundError("There is no such organization.")
+
+    async def create_user(self, org_id: UUID, email: str) -> User:
+        """Create a user. Raises ``AlreadyExistsError``."""
+        user = User(self._ids.uuid7(), org_id, email, self._clock.now())
+        await self._store.add_user(user)
+        return user
+
+    async def create_agent(self, org_id: UUID, name: str) -> NamedAgent:
+        """Create an active agent. Raises ``AlreadyExistsError``."""
+        agent = NamedAgent(self._ids.uuid7(), org_id, name, AgentStatus.ACTIVE, self._clock.now())
+        await self._store.add_agent(agent)
+        return agent
+
+    async def agents(self, org_id: UUID) -> Sequence[NamedAgent]:
+        """Return the organization's agents, oldest first."""
+        return await self._store.agents(org_id)
+
+    async def set_agent_status(self, org_id: UUID, agent_id: UUID, status: AgentStatus) -> None:
+        """Activate, pause, suspend or archive an agent. Raises ``NotFoundError``."""
+        if not await self._store.set_agent_status(org_id, agent_id, status):
+            raise NotFoundError("The organization has no such agent.")
+
+    async def create_token(self, org_id: UUID, grant: TokenGrant) -> PersonalAccessToken:
+        """Create a token and return it, this once. Raises ``NotFoundError`` for a foreign agent or user."""
+        token = PersonalAccessToken.issue(self._ids.uuid7(), self._ids.secret())
+        key_id, digest = self._peppers.hash(token)
+        await self._store.add_token(
+            StoredToken(
+                id=token.token_id,
+                org_id=org_id,
+                name=grant.name,
+                permissions=grant.permissions,
+                key_id=key_id,
+                digest=digest,
+                user_id=grant.user_id,
+                agent_id=grant.agent_id,
+                created_at=self._clock.now(),
+                expires_at=grant.expires_at,
+                revoked_at=None,
+            )
+        )
+        return token
+
+    async def tokens(self, org_id: UUID) -> Sequence[StoredToken]:
+        """Return the organization's tokens, oldest first."""
+        return await self._store.tokens(org_id)
+
+    async def revoke_token(self, org_id: UUID, token_id: UUID) -> None:
+        """Revoke a token, from the next request on. Raises ``NotFoundError``."""
+        if not await self._store.revoke_token(org_id, token_id, self._clock.now()):
+            raise NotFoundError("The organization has no such token.")

@@ -1,0 +1,57 @@
+"""Requests per minute and organization, in calendar-minute windows (spec 6)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from uuid import UUID
+
+WINDOW_S = 60
+UNLIMITED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimitDecision:
+    """Whether a request may go on, and what its client is told of it.
+
+    ``limit`` is requests per window, 0 for unlimited; ``reset_unix_s`` is when the window ends, in Unix seconds.
+    """
+
+    allowed: bool
+    limit: int
+    remaining: int
+    reset_unix_s: int
+    retry_after_s: int
+
+
+def window_of(now: datetime) -> int:
+    """Return the number of the calendar minute that ``now`` lies in, counted from 1970."""
+    return int(now.timestamp()) // WINDOW_S
+
+
+def decide(*, count: int, limit: int, now: datetime) -> RateLimitDecision:
+    """Judge the ``count``-th request (from 1) of the window that ``now`` lies in."""
+    reset = (window_of(now) + 1) * WINDOW_S
+    if limit == UNLIMITED:
+        return RateLimitDecision(allowed=True, limit=0, remaining=0, reset_unix_s=reset, retry_after_s=0)
+    allowed = count <= limit
+    return RateLimitDecision(
+        allowed=allowed,
+        limit=limit,
+        remaining=max(0, limit - count),
+        reset_unix_s=reset,
+        retry_after_s=0 if allowed else max(1, reset - int(now.timestamp())),
+    )
+
+
+class RateLimiter(Protocol):
+    """Port: counts requests."""
+
+    async def admit(self, org_id: UUID, limit: int, now: datetime) -> RateLimitDecision:
+        """Count one request of ``org_id`` against ``limit`` requests a minute (0: unlimited) and judge it.
+
+        Never raises: an adapter that cannot reach its counter counts in process and says so in a metric (spec 6).
+        """

@@ -1,0 +1,113 @@
+"""USE CASE: put a finished exchange on record, exactly once, whatever happens to the request's own task."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Protocol
+
+from ibex.domain.completion import CompletionSummary
+from ibex.domain.errors import ProviderError
+from ibex.domain.exchange import Exchange
+from ibex.domain.journal import JournalUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ibex.domain.errors import IbexError
+    from ibex.domain.ids import IdSource
+    from ibex.domain.journal import Journal
+    from ibex.domain.open_exchange import OpenExchange
+
+
+class ExchangeObserver(Protocol):
+    """Port: hears of every settled exchange (access log, metrics). Quick; never raises, never blocks."""
+
+    def settled(self, exchange: Exchange, *, journaled: bool) -> None:
+        """Take note. ``journaled`` is False where there is nothing to keep, or the journal could not keep it."""
+
+
+class SettleExchange:
+    """Closes notebooks. A failed authentication, whose organization nobody knows, is observed and written nowhere."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        observers: Sequence[ExchangeObserver],
+        ids: IdSource,
+        status_of: Callable[[IbexError | None], int],
+    ) -> None:
+        """Take the protocol's own table of what an error's status is; the domain only records the number."""
+        self._journal = journal
+        self._observers = observers
+        self._ids = ids
+        self._status_of = status_of
+        self._emitter_id = ids.uuid7()
+        self._last_seq = 0
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def settle(
+        self,
+        notes: OpenExchange,
+        *,
+        error: IbexError | None = None,
+        summary: CompletionSummary | None = None,
+    ) -> None:
+        """Return once the exchange is on record. The first call decides, later ones wait for it.
+
+        Being cancelled ends the waiting, never the recording.
+        """
+        if notes.settlement is None:
+            notes.provider_ended()
+            exchange = self._close(notes, error, summary or CompletionSummary())
+            notes.settlement = asyncio.create_task(self._record(exchange))
+            self._running.add(notes.settlement)
+            notes.settlement.add_done_callback(self._running.discard)
+        await asyncio.shield(notes.settlement)
+
+    async def drain(self) -> None:
+        """Return once everything that is being recorded is."""
+        while self._running:
+            await asyncio.wait(self._running)
+
+    async def _record(self, exchange: Exchange) -> None:
+        journaled = False
+        if exchange.caller is not None:
+            try:
+                await self._journal.append(exchange)
+                journaled = True
+            except JournalUnavailableError:
+                pass  # counted by the observers; the client's answer does not depend on our disk (spec 11)
+        for observer in self._observers:
+            observer.settled(exchange, journaled=journaled)
+
+    def _close(self, notes: OpenExchange, error: IbexError | None, summary: CompletionSummary) -> Exchange:
+        if isinstance(error, ProviderError):
+            notes.attempts = error.attempts
+            notes.provider_request_id = error.provider_request_id
+        if notes.caller is not None:
+            self._last_seq += 1
+        return Exchange(
+            id=self._ids.uuid7(),
+            request_id=notes.request_id,
+            trace_id=notes.trace_id,
+            emitter_id=self._emitter_id,
+            emitter_seq=self._last_seq if notes.caller is not None else 0,
+            requested_at=notes.requested_at,
+            completed_at=notes.clock.now(),
+            timings=notes.timings(),
+            status=self._status_of(error),
+            error_code=error.code if error else None,
+            caller=notes.caller,
+            session=notes.session,
+            model=notes.model,
+            provider=notes.provider,
+            provider_request_id=notes.provider_request_id,
+            attempts=notes.attempts,
+            reached_provider=notes.provider_asked_ns is not None,
+            is_streaming=notes.is_streaming,
+            is_complete=error is None,
+            messages_hash=notes.messages_hash,
+            summary=summary,
+            directive=notes.directive_receipt(),
+            auth_cached=notes.auth_cached,
+        )

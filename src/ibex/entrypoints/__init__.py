@@ -1,0 +1,1 @@
+"""Where it is all put together: settings, wiring, processes, the command line."""
