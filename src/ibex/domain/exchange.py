@@ -30,7 +30,8 @@ class Timings:
     """Durations in nanoseconds; None where the request did not get that far.
 
     ``auth`` covers token and agent. ``provider_ttfb`` is from the first try to the first byte of the answer's body or,
-    for a buffered answer, to its whole. ``overhead`` is ``total`` less the time from asking the provider to its last byte.
+    for a buffered answer, to its whole. ``overhead`` is ``total`` less the time from asking the provider to its last
+    byte.
     """
 
     auth_ns: int | None = None

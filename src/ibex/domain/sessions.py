@@ -88,10 +88,11 @@ class SessionStore(Protocol):
     """Port: where checkpoints are kept."""
 
     async def append(self, checkpoints: Sequence[Checkpoint]) -> None:
-        """Store checkpoints in order, creating their sessions and adding to their totals, all of an organization's or none.
+        """Store checkpoints in order, creating their sessions and adding to their totals.
 
-        Idempotent by ``Checkpoint.id``: one that is there already changes nothing. A turn with ``session.ends``
-        completes its session. Raises ``SinkUnavailableError`` if it cannot be done now; then the same batch may be tried again.
+        All of an organization's or none. Idempotent by ``Checkpoint.id``: one that is there already changes nothing. A
+        turn with ``session.ends`` completes its session. Raises ``SinkUnavailableError`` if it cannot be done now; then
+        the same batch may come again.
         """
 
 

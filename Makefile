@@ -1,0 +1,79 @@
+# Everything is made here: an environment in .venv, then the target. `make` alone lists the targets.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+UV := $(shell command -v uv 2>/dev/null)
+
+# uv where it is already there, plain venv and pip everywhere else
+$(STAMP): pyproject.toml constraints.txt
+	@echo "making the environment in $(VENV) ..."
+ifdef UV
+	@test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) $(VENV)
+	@$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+else
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+endif
+	@touch $(STAMP)
+
+.PHONY: help
+help: ## list the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  \033[1m%-20s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: install
+install: $(STAMP) ## make the environment
+
+.PHONY: run
+run: $(STAMP) ## start IBEX with everything it needs, embedded; ARGS="--port 9000" for options
+	@exec $(BIN)/ibex dev $(ARGS)
+
+.PHONY: test
+test: $(STAMP) ## run all tests; ARGS="-k name" for some
+	@$(BIN)/pytest $(ARGS)
+
+.PHONY: check
+check: $(STAMP) ## lint, types, import contracts, generated pages, migrations up/down/up
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python -m ibex.entrypoints.settings_reference --check
+	@$(BIN)/pytest -q tests/integration/test_migrations.py
+
+.PHONY: format
+format: $(STAMP) ## format the code and sort the imports
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+.PHONY: migrate
+migrate: $(STAMP) ## bring the PostgreSQL and ClickHouse of the environment's settings up to date
+	@$(BIN)/ibex migrate
+
+.PHONY: e2e-smoke
+e2e-smoke: $(STAMP) ## one buffered and one streamed completion with your OPENAI_API_KEY, through IBEX
+	@$(BIN)/python -m ibex.entrypoints.e2e_smoke
+
+.PHONY: settings-reference
+settings-reference: $(STAMP) ## write .env.example and docs/configuration.md anew
+	@$(BIN)/python -m ibex.entrypoints.settings_reference
+
+.PHONY: constraints
+constraints: ## pin what a fresh environment resolves to
+	@rm -rf .venv-constraints && $(PYTHON) -m venv .venv-constraints
+	@.venv-constraints/bin/python -m pip install --quiet --disable-pip-version-check '.[dev]'
+	@(echo "# The versions that IBEX is tested with; made by make constraints."; \
+	  .venv-constraints/bin/python -m pip freeze --exclude ibex-harness --exclude pip --exclude setuptools) > constraints.txt
+	@rm -rf .venv-constraints
+
+.PHONY: lines
+lines: ## count lines of code by folder, and the largest files
+	@git ls-files 'src/*.py' 'tests/*.py' 'alembic/*.py' | xargs wc -l | awk '$$2 != "total" {n = split($$2, p, "/"); d = p[1]; for (i = 2; i < n && i < 5; i++) d = d "/" p[i]; s[d] += $$1; t += $$1} END {for (d in s) printf "%6d %s\n", s[d], d; printf "%6d all\n", t}' | sort -k2
+	@echo "largest:"; git ls-files 'src/*.py' | xargs wc -l | sort -rn | sed -n 2,4p
+
+.PHONY: clean
+clean: ## remove the environment and caches; data in .ibex stays
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

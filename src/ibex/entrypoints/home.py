@@ -1,0 +1,133 @@
+"""The folder of the embedded default (``.ibex/``): data, secrets made on first start, and what is running there now.
+
+Everything in it is for its owner's eyes only (0700, files 0600).
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import json
+import os
+import secrets
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+DEFAULT_HOME = ".ibex"
+
+
+class HomeInUseError(Exception):
+    """Another process runs on this folder; the message says which."""
+
+
+@dataclass(frozen=True, slots=True)
+class FirstInstallation:
+    """What the first start made, with its tokens: kept so that they can be shown again. The repr shows no token."""
+
+    org_id: str
+    org_name: str
+    agent_id: str
+    agent_name: str
+    agent_token: str
+    admin_token: str
+
+    def __repr__(self) -> str:
+        return f"<FirstInstallation org={self.org_name!r} agent={self.agent_name!r}>"
+
+
+class Home:
+    """One such folder. Constructing it touches nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.postgres = path / "postgres"
+        self.clickhouse = path / "clickhouse"
+        self.journal = path / "journal"
+        self.log = path / "proxy.log"
+        self._lock = path / "lock"
+        self._peppers = path / "token_peppers"
+        self._installation = path / "installation.json"
+        self._running = path / "running.json"
+
+    @contextmanager
+    def claim(self) -> Iterator[None]:
+        """Create the folder and hold it for this process; raises ``HomeInUseError`` if another process does."""
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                owner = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
+                raise HomeInUseError(f"IBEX already runs on {self.path} (process {owner}).") from None
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+            self._running.unlink(missing_ok=True)
+            yield
+            self._running.unlink(missing_ok=True)
+        finally:
+            os.close(descriptor)
+
+    def token_peppers(self) -> str:
+        """Return this folder's own pepper, as ``IBEX_TOKEN_PEPPERS`` takes it; made when it is first asked for."""
+        if not self._peppers.exists():
+            _write_private(self._peppers, "home:" + base64.b64encode(secrets.token_bytes(32)).decode())
+        return self._peppers.read_text(encoding="ascii")
+
+    def installation(self) -> FirstInstallation | None:
+        """Return what the first start made; None before it."""
+        found = _read_json(self._installation)
+        return FirstInstallation(**found) if found else None
+
+    def remember_installation(self, installation: FirstInstallation) -> None:
+        """Keep what the first start made."""
+        _write_private(self._installation, json.dumps(asdict(installation), indent=2))
+
+    def announce(self, address: str, environ: Mapping[str, str]) -> None:
+        """Say, for other commands on this folder, where the proxy listens and which settings reach its servers."""
+        _write_private(self._running, json.dumps({"address": address, "environ": dict(environ)}, indent=2))
+
+    def running_environ(self) -> dict[str, str]:
+        """Return the settings that reach the running servers; empty if nothing runs here."""
+        found = self._announced()
+        return dict(found["environ"]) if found else {}
+
+    def running_address(self) -> str | None:
+        """Return the running proxy's ``http://host:port``; None if nothing runs here."""
+        found = self._announced()
+        return str(found["address"]) if found else None
+
+    def _announced(self) -> dict[str, Any] | None:
+        """Return the announcement, unless who made it died without taking it back."""
+        if not self._lock.exists():
+            return None
+        descriptor = os.open(self._lock, os.O_RDWR)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return _read_json(self._running)
+        else:
+            return None
+        finally:
+            os.close(descriptor)
+
+
+def _write_private(path: Path, text: str) -> None:
+    part = path.with_suffix(path.suffix + ".part")
+    part.unlink(missing_ok=True)
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
+    part.replace(path)
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return found if isinstance(found, dict) else None

@@ -1,0 +1,81 @@
+"""Writes the pages that tell of the settings: ``python -m ibex.entrypoints.settings_reference [--check]``.
+
+They are generated so that they cannot be wrong; ``--check`` writes nothing and exits 1 if one of them is not current.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import fields
+from enum import Enum
+from pathlib import Path
+
+from ibex.entrypoints.settings import Settings, variables
+
+ENV_EXAMPLE = Path(".env.example")
+REFERENCE = Path("docs/configuration.md")
+
+
+def _default(name: str) -> str:
+    value = next(f.default for f in fields(Settings) if f.name == name)
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "on" if value else "off"
+        case tuple():
+            return ",".join(value)
+        case float():
+            return f"{value:g}"
+        case Enum():
+            return str(value.value)
+        case _:
+            return str(value)
+
+
+def env_example() -> str:
+    """Return the text of ``.env.example``: every variable with its meaning, commented out at its default."""
+    lines = ["# In development IBEX reads these from a file named .env; `make run` needs none of them.", ""]
+    for name, variable in variables():
+        meaning = f"# {variable.meaning} Allowed: {variable.allowed}."
+        lines += [meaning, f"#{variable.name}={_default(name)}", ""]
+    return "\n".join(lines)
+
+
+def reference() -> str:
+    """Return the text of ``docs/configuration.md``."""
+    lines = [
+        "# Configuration",
+        "",
+        "Environment variables, read once at start; in development also from a file `.env`. A wrong value is one",
+        "message that names variable, value and what is allowed, and exit code 2. This page is generated from",
+        "`src/ibex/entrypoints/settings.py`.",
+        "",
+        "| variable | default | allowed | meaning |",
+        "|---|---|---|---|",
+    ]
+    for name, variable in variables():
+        default = _default(name)
+        shown = f"`{default}`" if default else "not set"
+        lines.append(f"| `{variable.name}` | {shown} | {variable.allowed} | {variable.meaning} |")
+    return "\n".join([*lines, ""])
+
+
+def main(arguments: list[str]) -> int:
+    """Write the pages, or with ``--check`` tell whether they are current."""
+    stale = []
+    for path, text in ((ENV_EXAMPLE, env_example()), (REFERENCE, reference())):
+        if path.exists() and path.read_text(encoding="utf-8") == text:
+            continue
+        stale.append(str(path))
+        if "--check" not in arguments:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    if stale and "--check" in arguments:
+        sys.stderr.write(f"not current: {', '.join(stale)}; run make settings-reference\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
