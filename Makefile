@@ -55,7 +55,7 @@ migrate: $(STAMP) ## bring the PostgreSQL and ClickHouse of the environment's se
 
 .PHONY: e2e-smoke
 e2e-smoke: $(STAMP) ## one buffered and one streamed completion with your OPENAI_API_KEY, through IBEX
-	@$(BIN)/python -m ibex.entrypoints.e2e_smoke
+	@PYTHONPATH=tests $(BIN)/python tests/e2e_smoke.py
 
 .PHONY: settings-reference
 settings-reference: $(STAMP) ## write .env.example and docs/configuration.md anew
