@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ibex.domain.completion import CompletionFold, EventKind
 from ibex.domain.errors import ClientClosedRequestError, IbexError, InternalError, ProviderUnavailableError
+from ibex.domain.settle_exchange import reporting_bugs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,7 +66,7 @@ class ChatStream:
     async def aclose(self) -> None:
         """Stop the provider and put the exchange on record. Idempotent; being cancelled does not stop it."""
         if self._closing is None:
-            self._closing = asyncio.create_task(self._close())
+            self._closing = self._settle.start(self._close())
         await asyncio.shield(self._closing)
 
     async def _take(self, events: Sequence[StreamEvent]) -> bytes:
@@ -92,11 +93,11 @@ class ChatStream:
         await self._settle.settle(self.notes, error=failure, summary=self._fold.summary())
 
     async def _close(self) -> None:
-        left = not self._ended
         self._ended = True
-        await self._upstream.aclose()
-        if left:
-            await self._settle.settle(self.notes, error=ClientClosedRequestError(), summary=self._fold.summary())
+        with reporting_bugs("the provider"):
+            await self._upstream.aclose()
+        # the first settlement decides: this one, if the client left before the end
+        await self._settle.settle(self.notes, error=ClientClosedRequestError(), summary=self._fold.summary())
 
 
 def _cut_short() -> ProviderUnavailableError:

@@ -114,8 +114,10 @@ class CompleteChat:
 
     async def _complete(self, call: ChatCall, notes: OpenExchange) -> ChatReply:
         await self._admit(call.credentials, notes)
-        notes.session = self._session(call, notes.caller)
-        request = await self._read(call, notes)
+        wrong_headers = _wrong_headers(call)
+        if not wrong_headers:
+            notes.session = self._session(call, notes.caller)
+        request = await self._read(call, notes, wrong_headers)
         provider = self._providers.route(request.model)
         request = await self._direct(request, notes)
         return await self._ask(provider, request, notes)
@@ -124,13 +126,15 @@ class CompleteChat:
         if caller is None or caller.agent_id is None:
             raise InternalError
         handle = str(self._ids.uuid7()) if call.session_handle is None else call.session_handle
-        if not is_handle(handle):
-            allowed = "must be 1 to 128 characters of A-Z a-z 0-9 . _ : -"
-            raise ValidationError((FieldError(SESSION_HEADER, FieldCode.INVALID_FORMAT, allowed),))
         return SessionRef(session_id(caller.org_id, caller.agent_id, handle), handle, call.ends_session)
 
-    async def _read(self, call: ChatCall, notes: OpenExchange) -> ChatRequest:
-        request = await call.read_request()
+    async def _read(self, call: ChatCall, notes: OpenExchange, wrong_headers: tuple[FieldError, ...]) -> ChatRequest:
+        try:
+            request = await call.read_request()
+        except ValidationError as error:
+            raise ValidationError((*wrong_headers, *error.field_errors)) from None
+        if wrong_headers:
+            raise ValidationError(wrong_headers)
         notes.model = request.model
         notes.is_streaming = request.stream
         notes.messages_hash = request.messages_hash()
@@ -166,3 +170,11 @@ class CompleteChat:
             ) from None
         await self._settle.settle(notes, summary=summary)
         return ChatAnswer(notes, answer.body)
+
+
+def _wrong_headers(call: ChatCall) -> tuple[FieldError, ...]:
+    """What is wrong with the call's own headers: told together with what is wrong with the body (spec 3)."""
+    if call.session_handle is None or is_handle(call.session_handle):
+        return ()
+    allowed = "must be 1 to 128 characters of A-Z a-z 0-9 . _ : -"
+    return (FieldError(SESSION_HEADER, FieldCode.INVALID_FORMAT, allowed),)

@@ -1,7 +1,8 @@
 """Folding a provider's answer, while it passes through, into what is recorded of it: usage, finish reason, hash.
 
-No text is kept: the completion's text goes through a running SHA-256, one for each choice. An answer of one choice has
-the hash of its text; of several, the hash of their hashes in the order of their index. Without any text it is None.
+No text is kept: the completion's text goes through a running SHA-256 of its UTF-8, one for each choice. An answer of
+one choice has the hash of its text; of several, the hash of their hashes in the order of their index. Without any text
+it is None. Lone surrogates, which JSON can escape and UTF-8 cannot encode, count as the three bytes they would have.
 """
 
 from __future__ import annotations
@@ -10,14 +11,12 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from ibex.domain.chat import Usage
 
-if TYPE_CHECKING:
-    from hashlib import _Hash
-
 DONE: Final = b"[DONE]"
+_MOST_CHOICES: Final = 128  # OpenAI's own limit for ``n``; it bounds what a broken provider makes us keep
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,7 @@ class CompletionFold:
         self._model: str | None = None
         self._usage = Usage()
         self._finish_reason: str | None = None
-        self._hashes: dict[int, _Hash] = {}
+        self._texts: dict[int, _TextHash] = {}
         self.failed = False
 
     @property
@@ -70,7 +69,7 @@ class CompletionFold:
 
     def add(self, data: bytes) -> EventKind:
         """Take the data of one event and tell what it was."""
-        if data == DONE:
+        if data.startswith(DONE):  # as OpenAI's SDKs judge it, which read no further
             return EventKind.DONE
         event = _object(data)
         if event is None:
@@ -102,19 +101,46 @@ class CompletionFold:
             return
         index = choice.get("index")
         key = index if isinstance(index, int) else 0
-        if key not in self._hashes:
-            self._hashes[key] = hashlib.sha256()
-        self._hashes[key].update(text.encode("utf-8", "surrogatepass"))
+        if key not in self._texts:
+            if len(self._texts) == _MOST_CHOICES:
+                return
+            self._texts[key] = _TextHash()
+        self._texts[key].add(text)
 
     def summary(self) -> CompletionSummary:
         """Return what is known so far."""
         return CompletionSummary(self._model, self._usage, self._finish_reason, self._completion_hash())
 
     def _completion_hash(self) -> str | None:
-        digests = [self._hashes[index].hexdigest() for index in sorted(self._hashes)]
+        digests = [self._texts[index].hexdigest() for index in sorted(self._texts)]
         if len(digests) > 1:
             return hashlib.sha256("".join(digests).encode()).hexdigest()
         return digests[0] if digests else None
+
+
+class _TextHash:
+    """The running hash of one choice's text, the same however the text was cut, even within a surrogate pair."""
+
+    __slots__ = ("_hash", "_high")
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+        self._high = ""
+
+    def add(self, text: str) -> None:
+        """Take more of the text, not empty."""
+        if self._high:
+            joined = (self._high + text).encode("utf-16-le", "surrogatepass")
+            text, self._high = joined.decode("utf-16-le", "surrogatepass"), ""
+        if "\ud800" <= text[-1] <= "\udbff":
+            text, self._high = text[:-1], text[-1]
+        self._hash.update(text.encode("utf-8", "surrogatepass"))
+
+    def hexdigest(self) -> str:
+        """Return the hash of what was taken."""
+        whole = self._hash.copy()
+        whole.update(self._high.encode("utf-8", "surrogatepass"))
+        return whole.hexdigest()
 
 
 def _object(text: bytes) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
-from ibex.domain.journal import Sink
+from ibex.domain.journal import JournalUnavailableError, Sink
 from ibex.domain.sessions import SinkUnavailableError, checkpoint_of
 from ibex.domain.traces import trace_of
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 BATCH_ROWS: Final = 1_000
 LINGER_S: Final = 0.2
+IDLE_S: Final = 5.0
 FIRST_RETRY_S: Final = 0.1
 LAST_RETRY_S: Final = 5.0
 
@@ -35,7 +36,10 @@ class DeliveryObserver(Protocol):
         """A batch of so many exchanges was taken by the sink."""
 
     def failed(self, sink: Sink, rows: int, reason: str) -> None:
-        """The sink could not take a batch; it will be tried again. ``reason`` holds no row's content."""
+        """A batch could not be delivered; it will be tried again. ``rows`` is 0 where the journal could not give one.
+
+        ``reason`` holds no row's content.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +97,11 @@ class DeliverExchanges:
         while True:
             if await self.deliver_next() is False:
                 await self._sleep(self._delay_s())
-            elif self._journal.depth(self._delivery.sink) == 0:
-                await self._journal.wait_for_more(self._delivery.sink, LINGER_S)
+            elif self._journal.depth(self._delivery.sink) < BATCH_ROWS:
+                await self._journal.wait_for_more(self._delivery.sink, IDLE_S)
+                await self._sleep(
+                    LINGER_S
+                )  # what is appended meanwhile shares the batch: sinks dislike many small ones
 
     async def flush(self) -> None:
         """Deliver what is there now and return; at the first failure too, since the journal keeps the rest."""
@@ -104,20 +111,27 @@ class DeliverExchanges:
     async def deliver_next(self) -> bool | None:
         """Deliver one batch: True if the sink took it, False if it could not, None if there was nothing."""
         sink = self._delivery.sink
-        batch = await self._journal.next_batch(sink, BATCH_ROWS)
-        if batch is None:
-            return None
-        started = self._clock.monotonic_ns()
+        rows = 0
         try:
+            batch = await self._journal.next_batch(sink, BATCH_ROWS)
+            if batch is None:
+                return None
+            rows = len(batch.exchanges)
+            started = self._clock.monotonic_ns()
             await self._delivery.deliver(batch)
-        except SinkUnavailableError as error:
-            self._failures += 1
-            self._observer.failed(sink, len(batch.exchanges), str(error))
-            return False
-        await self._journal.acknowledge(sink, batch)
+            await self._journal.acknowledge(sink, batch)
+        except (SinkUnavailableError, JournalUnavailableError) as error:
+            return self._failed(rows, str(error))
+        except Exception as error:  # noqa: BLE001 - a bug in a sink must not end its delivery; its message may hold a row
+            return self._failed(rows, type(error).__name__)
         self._failures = 0
-        self._observer.delivered(sink, len(batch.exchanges), self._clock.monotonic_ns() - started)
+        self._observer.delivered(sink, rows, self._clock.monotonic_ns() - started)
         return True
+
+    def _failed(self, rows: int, reason: str) -> bool:
+        self._failures += 1
+        self._observer.failed(self._delivery.sink, rows, reason)
+        return False
 
     def _delay_s(self) -> float:
         longest = min(LAST_RETRY_S, FIRST_RETRY_S * (1 << min(self._failures, 10)))

@@ -51,7 +51,10 @@ def text_hash(text: str) -> str:
 
 def check_text(text: str) -> str:
     """Return the text if it may be a directive: 1 to 32,768 bytes of UTF-8 without NUL; else raise ``ValueError``."""
-    size = len(text.encode())
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:  # it would hold the text
+        raise ValueError("a directive cannot hold lone surrogates, which UTF-8 has no bytes for") from None
     if not 1 <= size <= MAX_TEXT_BYTES:
         raise ValueError(f"a directive has 1 to {MAX_TEXT_BYTES:,} bytes, this one has {size:,}")
     if "\x00" in text:

@@ -75,9 +75,9 @@ class Exchange:
     """One finished request. Holds no secret and no text of any message.
 
     ``id`` is made here and unique, also as the checkpoint's id; ``request_id`` is what the client was told and may have
-    been its own choice. ``reached_provider`` decides whether there is a checkpoint. ``status`` is what the client was
-    answered, as its protocol counts it (499: it had gone). ``error_code`` is None for a success. ``emitter_seq`` counts
-    from 1 without gaps in the process ``emitter_id``.
+    been its own choice. ``reached_provider`` decides whether there is a checkpoint. ``status`` is how it came out, as
+    the client's protocol counts that (499: the client had gone), also where a stream's 200 had been sent before.
+    ``error_code`` is None for a success. ``emitter_seq`` counts from 1 without gaps in the process ``emitter_id``.
     """
 
     id: UUID

@@ -20,7 +20,7 @@ class Sink(StrEnum):
 
 
 class JournalUnavailableError(Exception):
-    """The journal cannot take an exchange (its disk is full or gone). The request goes on; the loss is counted."""
+    """The journal cannot be used now (its disk is full or gone). Requests go on; a lost exchange is counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +41,15 @@ class Journal(Protocol):
     async def next_batch(self, sink: Sink, limit: int) -> Batch | None:
         """Return the oldest at most ``limit`` exchanges that the sink has not acknowledged; None if there are none.
 
-        Until it is acknowledged the same batch comes again with the same members and token, also after a restart.
+        Until it is acknowledged the same batch comes again with the same members and token, also after a restart and
+        whatever the limit is then. Raises ``JournalUnavailableError`` if that cannot be ensured now.
         """
 
     async def acknowledge(self, sink: Sink, batch: Batch) -> None:
-        """Record that the sink has the batch; what every sink has is forgotten. Idempotent."""
+        """Record that the sink has the batch; what every sink has is forgotten. Idempotent.
+
+        Raises ``JournalUnavailableError`` if it cannot be recorded now; the batch then comes again.
+        """
 
     async def wait_for_more(self, sink: Sink, timeout_s: float) -> None:
         """Return when something may have been appended that the sink has not been given, or after the timeout."""

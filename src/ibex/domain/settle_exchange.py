@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Protocol
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ibex.domain.completion import CompletionSummary
 from ibex.domain.errors import ProviderError
@@ -11,7 +12,7 @@ from ibex.domain.exchange import Exchange
 from ibex.domain.journal import JournalUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine, Iterator, Sequence
 
     from ibex.domain.errors import IbexError
     from ibex.domain.ids import IdSource
@@ -24,6 +25,16 @@ class ExchangeObserver(Protocol):
 
     def settled(self, exchange: Exchange, *, journaled: bool) -> None:
         """Take note. ``journaled`` is False where there is nothing to keep, or the journal could not keep it."""
+
+
+@contextmanager
+def reporting_bugs(whose: str) -> Iterator[None]:
+    """Hand exceptions of the block, which its port does not announce, to the event loop's handler and go on."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - that is what it is for
+        context = {"message": f"{whose} raised what its port does not announce", "exception": error}
+        asyncio.get_running_loop().call_exception_handler(context)
 
 
 class SettleExchange:
@@ -54,34 +65,39 @@ class SettleExchange:
     ) -> None:
         """Return once the exchange is on record. The first call decides, later ones wait for it.
 
-        Being cancelled ends the waiting, never the recording.
+        Being cancelled ends the waiting, never the recording. Nothing that the journal or an observer does is raised
+        here: the client's answer does not depend on it (spec 11).
         """
         if notes.settlement is None:
             notes.provider_ended()
             exchange = self._close(notes, error, summary or CompletionSummary())
-            notes.settlement = asyncio.create_task(self._record(exchange))
-            self._running.add(notes.settlement)
-            notes.settlement.add_done_callback(self._running.discard)
+            notes.settlement = self.start(self._record(exchange))
         await asyncio.shield(notes.settlement)
 
+    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Begin work that must come to its end whoever stops waiting for it; ``drain`` waits for it too."""
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
+
     async def drain(self) -> None:
-        """Return once everything that is being recorded is."""
+        """Return once everything that is being recorded or closed is."""
         while self._running:
             await asyncio.wait(self._running)
 
     async def _record(self, exchange: Exchange) -> None:
         journaled = False
         if exchange.caller is not None:
-            try:
+            with reporting_bugs("the journal"), suppress(JournalUnavailableError):  # observers count what is not kept
                 await self._journal.append(exchange)
                 journaled = True
-            except JournalUnavailableError:
-                pass  # counted by the observers; the client's answer does not depend on our disk (spec 11)
         for observer in self._observers:
-            observer.settled(exchange, journaled=journaled)
+            with reporting_bugs("an observer"):
+                observer.settled(exchange, journaled=journaled)
 
     def _close(self, notes: OpenExchange, error: IbexError | None, summary: CompletionSummary) -> Exchange:
-        if isinstance(error, ProviderError):
+        if isinstance(error, ProviderError) and notes.attempts == 0:  # else its answer had begun and has said it
             notes.attempts = error.attempts
             notes.provider_request_id = error.provider_request_id
         if notes.caller is not None:
@@ -93,7 +109,7 @@ class SettleExchange:
             emitter_id=self._emitter_id,
             emitter_seq=self._last_seq if notes.caller is not None else 0,
             requested_at=notes.requested_at,
-            completed_at=notes.clock.now(),
+            completed_at=max(notes.requested_at, notes.clock.now()),  # a clock that is set back makes no negative span
             timings=notes.timings(),
             status=self._status_of(error),
             error_code=error.code if error else None,

@@ -1,0 +1,164 @@
+"""One connection to ClickHouse: a server by its URL, or the engine inside this process by ``chdb://``.
+
+clickhouse-connect is synchronous, so its client lives in a thread of its own and has one thing to do at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+
+import clickhouse_connect
+from clickhouse_connect.driver.exceptions import ClickHouseError
+from clickhouse_connect.driver.httputil import get_pool_manager
+
+from ibex.domain.sessions import SinkUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from clickhouse_connect.driver.client import Client
+
+T = TypeVar("T")
+
+DATABASE: Final = "ibex"
+TIMEOUT_S: Final = 10.0
+CONNECT_TIMEOUT_S: Final = 3
+_INTERFACES: Final = {"http": "http", "clickhouse": "http", "https": "https", "clickhouses": "https"}
+
+# The library logs what it could not encode and what the server said, rows included; all of it reaches us as errors.
+logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where ClickHouse is, and the database in it that is IBEX's. The repr shows no password."""
+
+    dsn: str = field(repr=False)
+    interface: str
+    host: str
+    database: str = DATABASE
+
+    @classmethod
+    def parse(cls, url: str) -> Address:
+        """Read ``http[s]://user:password@host:port/database`` or ``chdb:///directory?database=name``.
+
+        ``clickhouse[s]://`` means the same as ``http[s]://``, ``chdb://`` alone an engine in memory. Without a database
+        it is ``ibex``. Raises ``ValueError``, whose message holds nothing of the URL.
+        """
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError:
+            raise ValueError("the ClickHouse URL cannot be read") from None
+        if parts.scheme == "chdb":
+            options = dict(parse_qsl(parts.query))
+            database = options.pop("database", DATABASE)
+            return cls(urlunsplit(parts._replace(query=urlencode(options))), "chdb", "", database)
+        interface = _INTERFACES.get(parts.scheme)
+        if interface is None or not parts.hostname:
+            raise ValueError("a ClickHouse URL is http://, https:// or chdb://")
+        if port is None:
+            parts = parts._replace(netloc=f"{parts.netloc.rstrip(':')}:{8443 if interface == 'https' else 8123}")
+        # The database goes with each statement: it may have to be created first.
+        database = unquote(parts.path.strip("/")) or DATABASE
+        return cls(urlunsplit(parts._replace(path="")), interface, parts.hostname, database)
+
+    def connect(self, timeout_s: float = TIMEOUT_S) -> Client:
+        """Return a client that has spoken with the server. Raises what the library raises."""
+        if self.interface == "chdb":
+            return clickhouse_connect.get_client(dsn=self.dsn, tz_mode="aware")
+        # A proxy that the environment names is not for this machine. The client of its own pool asks for none.
+        own_pool: dict[str, Any] = {"dedicated_pool": True}
+        if _is_loopback(self.host):
+            own_pool = {"pool_mgr": get_pool_manager()}
+        return clickhouse_connect.get_client(
+            dsn=self.dsn,
+            interface=self.interface,
+            tz_mode="aware",
+            connect_timeout=CONNECT_TIMEOUT_S,
+            send_receive_timeout=math.ceil(timeout_s),
+            autogenerate_session_id=False,
+            **own_pool,
+        )
+
+
+class Connection:
+    """Runs work on a client in its thread, connecting when there is none. Constructing it connects to nothing."""
+
+    def __init__(self, url: str, *, timeout_s: float = TIMEOUT_S) -> None:
+        """Take a URL as ``Address.parse`` does, and how long one piece of work may take in all, in seconds."""
+        self.address = Address.parse(url)
+        self._timeout_s = timeout_s
+        self._client: Client | None = None
+        self._thread: ThreadPoolExecutor | None = None
+
+    def __repr__(self) -> str:
+        return f"<Connection to {self.address}>"
+
+    def open(self) -> None:
+        """Start the thread."""
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="ibex-clickhouse")
+
+    async def close(self) -> None:
+        """Let running work finish, within its timeout, and disconnect; doing it again does nothing."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.submit(self._disconnect)
+            await asyncio.to_thread(thread.shutdown)
+
+    async def run(self, work: Callable[[Client], T]) -> T:
+        """Return what ``work`` returns. Raises ``SinkUnavailableError`` if it fails or takes too long."""
+        if self._thread is None:
+            raise SinkUnavailableError("ClickHouse is not open")
+        running = asyncio.get_running_loop().run_in_executor(self._thread, self._run, work)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await running
+        except TimeoutError:
+            raise SinkUnavailableError(f"ClickHouse did not answer within {self._timeout_s:g} s") from None
+
+    def _run(self, work: Callable[[Client], T]) -> T:
+        with vendor_errors():
+            if self._client is None:
+                self._client = self.address.connect(self._timeout_s)
+            return work(self._client)
+
+    def _disconnect(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            disconnect(client)
+
+
+@contextmanager
+def vendor_errors() -> Iterator[None]:
+    """Turn whatever the library raises into ``SinkUnavailableError``: the kind of failure, nothing of a row or a URL."""
+    try:
+        yield
+    except ClickHouseError as error:
+        code, name = getattr(error, "code", None), getattr(error, "name", None)
+        reason = f"{name or 'error'}, code {code}" if code else type(error).__name__
+        raise SinkUnavailableError(f"ClickHouse cannot do this now ({reason})") from None
+    except Exception as error:  # noqa: BLE001 - its codecs and its transport raise whatever they like
+        raise SinkUnavailableError(f"ClickHouse cannot do this now ({type(error).__name__})") from None
+
+
+def disconnect(client: Client) -> None:
+    """Close a client with its connections."""
+    client.close()
+    client.close_connections()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

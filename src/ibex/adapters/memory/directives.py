@@ -1,0 +1,76 @@
+"""Directives in a dictionary."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ibex.domain.directives import Directive, InjectionMode
+from ibex.domain.manage_directives import DirectiveState, DirectiveVersion
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from uuid import UUID
+
+    from ibex.domain.manage_directives import DirectiveDraft
+    from ibex.domain.manage_identity import IdentityStore
+
+
+class InMemoryDirectives:
+    """A ``DirectiveStore`` and a ``DirectiveLookup`` of this process; gone with it."""
+
+    def __init__(self, identity: IdentityStore) -> None:
+        """Take who knows which agents there are."""
+        self._identity = identity
+        self._states: dict[tuple[UUID, UUID], DirectiveState] = {}
+        self._versions: dict[tuple[UUID, UUID], list[DirectiveVersion]] = {}
+
+    async def active(self, org_id: UUID, agent_id: UUID) -> Directive | None:
+        """Return the directive in force, or None; see ``DirectiveLookup``."""
+        state = self._states.get((org_id, agent_id))
+        if state is None or not state.is_active:
+            return None
+        version = state.version
+        return Directive(version.id, version.number, state.mode, version.text, version.sha256)
+
+    async def add_version(
+        self, org_id: UUID, agent_id: UUID, draft: DirectiveDraft, mode: InjectionMode | None
+    ) -> DirectiveState | None:
+        """Add a version and put it in force; see ``DirectiveStore``."""
+        if await self._identity.find_agent(org_id, agent_id) is None:
+            return None
+        key = (org_id, agent_id)
+        versions = self._versions.setdefault(key, [])
+        number = len(versions) + 1
+        version = DirectiveVersion(draft.id, number, draft.text, draft.sha256, draft.author, draft.created_at)
+        versions.append(version)
+        before = self._states.get(key)
+        kept = before.mode if before is not None else InjectionMode.SYSTEM_FIRST
+        self._states[key] = DirectiveState(agent_id, mode or kept, is_active=True, version=version)
+        return self._states[key]
+
+    async def state(self, org_id: UUID, agent_id: UUID) -> DirectiveState | None:
+        """Return the directive; None if the agent has none."""
+        return self._states.get((org_id, agent_id))
+
+    async def history(self, org_id: UUID, agent_id: UUID) -> Sequence[DirectiveVersion]:
+        """Return all versions, newest first; empty if the agent has no directive."""
+        return self._versions.get((org_id, agent_id), [])[::-1]
+
+    async def activate(self, org_id: UUID, agent_id: UUID, number: int) -> DirectiveState | None:
+        """Put a version in force and activate the directive; None if there is no such version."""
+        versions = self._versions.get((org_id, agent_id), [])
+        if not 1 <= number <= len(versions):
+            return None
+        return self._change((org_id, agent_id), is_active=True, version=versions[number - 1])
+
+    async def deactivate(self, org_id: UUID, agent_id: UUID) -> DirectiveState | None:
+        """Stop injecting; None if the agent has no directive."""
+        before = self._states.get((org_id, agent_id))
+        if before is None:
+            return None
+        return self._change((org_id, agent_id), is_active=False, version=before.version)
+
+    def _change(self, key: tuple[UUID, UUID], *, is_active: bool, version: DirectiveVersion) -> DirectiveState:
+        self._states[key] = replace(self._states[key], is_active=is_active, version=version)
+        return self._states[key]

@@ -1,0 +1,111 @@
+"""Identity in a dictionary."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ibex.domain.errors import NotFoundError
+from ibex.domain.identity import Agent
+from ibex.domain.manage_identity import AlreadyExistsError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+    from uuid import UUID
+
+    from ibex.domain.identity import AgentStatus
+    from ibex.domain.manage_identity import NamedAgent, Organization, OrganizationStatus, StoredToken, User
+
+
+class InMemoryIdentity:
+    """An ``IdentityStore`` of this process; gone with it."""
+
+    def __init__(self) -> None:
+        self._organizations: dict[UUID, Organization] = {}
+        self._users: dict[UUID, User] = {}
+        self._agents: dict[UUID, NamedAgent] = {}
+        self._tokens: dict[UUID, StoredToken] = {}
+
+    async def find_token(self, token_id: UUID) -> tuple[StoredToken, Organization] | None:
+        """Return the token with its organization; see ``IdentityStore``."""
+        token = self._tokens.get(token_id)
+        return (token, self._organizations[token.org_id]) if token is not None else None
+
+    async def find_agent(self, org_id: UUID, agent_id: UUID) -> Agent | None:
+        """Return the organization's agent; None if it has no such agent."""
+        agent = self._agents.get(agent_id)
+        return Agent(agent.id, agent.org_id, agent.status) if agent is not None and agent.org_id == org_id else None
+
+    async def add_organization(self, organization: Organization) -> None:
+        """Store a new organization. Raises ``AlreadyExistsError``."""
+        if any(o.name == organization.name for o in self._organizations.values()):
+            raise AlreadyExistsError("There is an organization of that name already.")
+        self._organizations[organization.id] = organization
+
+    async def organizations(self) -> Sequence[Organization]:
+        """Return all organizations, oldest first."""
+        return sorted(self._organizations.values(), key=lambda o: (o.created_at, o.id))
+
+    async def set_organization_status(self, org_id: UUID, status: OrganizationStatus) -> bool:
+        """Change an organization's status; False if there is none."""
+        organization = self._organizations.get(org_id)
+        if organization is None:
+            return False
+        self._organizations[org_id] = replace(organization, status=status)
+        return True
+
+    async def add_user(self, user: User) -> None:
+        """Store a new user. Raises ``AlreadyExistsError``, and ``NotFoundError`` if there is no such organization."""
+        self._check_organization(user.org_id)
+        if any(u.org_id == user.org_id and u.email == user.email for u in self._users.values()):
+            raise AlreadyExistsError("The organization has a user with that e-mail address already.")
+        self._users[user.id] = user
+
+    async def add_agent(self, agent: NamedAgent) -> None:
+        """Store a new agent. Raises ``AlreadyExistsError``, and ``NotFoundError`` if there is no such organization."""
+        self._check_organization(agent.org_id)
+        if any(a.org_id == agent.org_id and a.name == agent.name for a in self._agents.values()):
+            raise AlreadyExistsError("The organization has an agent of that name already.")
+        self._agents[agent.id] = agent
+
+    async def agents(self, org_id: UUID) -> Sequence[NamedAgent]:
+        """Return the organization's agents, oldest first."""
+        own = (a for a in self._agents.values() if a.org_id == org_id)
+        return sorted(own, key=lambda a: (a.created_at, a.id))
+
+    async def set_agent_status(self, org_id: UUID, agent_id: UUID, status: AgentStatus) -> bool:
+        """Change an agent's status; False if the organization has no such agent."""
+        agent = self._agents.get(agent_id)
+        if agent is None or agent.org_id != org_id:
+            return False
+        self._agents[agent_id] = replace(agent, status=status)
+        return True
+
+    async def add_token(self, token: StoredToken) -> None:
+        """Store a new token. Raises ``NotFoundError`` if its agent or user is not the organization's."""
+        self._check_organization(token.org_id)
+        if token.user_id is not None:
+            user = self._users.get(token.user_id)
+            if user is None or user.org_id != token.org_id:
+                raise NotFoundError("The organization has no such user.")
+        if token.agent_id is not None and await self.find_agent(token.org_id, token.agent_id) is None:
+            raise NotFoundError("The organization has no such agent.")
+        self._tokens[token.id] = token
+
+    async def tokens(self, org_id: UUID) -> Sequence[StoredToken]:
+        """Return the organization's tokens, oldest first."""
+        own = (t for t in self._tokens.values() if t.org_id == org_id)
+        return sorted(own, key=lambda t: (t.created_at, t.id))
+
+    async def revoke_token(self, org_id: UUID, token_id: UUID, now: datetime) -> bool:
+        """Revoke a token; False if the organization has no such token. Revoking again keeps the first time."""
+        token = self._tokens.get(token_id)
+        if token is None or token.org_id != org_id:
+            return False
+        self._tokens[token_id] = replace(token, revoked_at=token.revoked_at or now)
+        return True
+
+    def _check_organization(self, org_id: UUID) -> None:
+        if org_id not in self._organizations:
+            raise NotFoundError("There is no such organization.")

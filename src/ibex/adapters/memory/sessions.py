@@ -1,0 +1,109 @@
+"""Sessions and checkpoints in dictionaries."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ibex.domain.records import SessionRecord, TurnRecord
+from ibex.domain.sessions import SessionStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from uuid import UUID
+
+    from ibex.domain.sessions import Checkpoint
+
+
+class InMemorySessions:
+    """A ``SessionStore`` and a ``SessionHistory`` of this process; gone with it.
+
+    A checkpoint whose request id another one of the organization has is stored under its own id instead.
+    """
+
+    def __init__(self) -> None:
+        self._sessions: dict[tuple[UUID, UUID], SessionRecord] = {}
+        self._turns: dict[tuple[UUID, UUID], list[TurnRecord]] = {}
+        self._ids: set[UUID] = set()
+        self._request_ids: set[tuple[UUID, UUID]] = set()
+
+    async def append(self, checkpoints: Sequence[Checkpoint]) -> None:
+        """Store checkpoints in order; see ``SessionStore``."""
+        for checkpoint in checkpoints:
+            if checkpoint.id not in self._ids:
+                self._ids.add(checkpoint.id)
+                self._add(checkpoint)
+
+    async def sessions(self, org_id: UUID, limit: int) -> Sequence[SessionRecord]:
+        """Return the most recently used sessions, latest first."""
+        own = (session for (owner, _), session in self._sessions.items() if owner == org_id)
+        return sorted(own, key=lambda s: (s.updated_at, s.id), reverse=True)[:limit]
+
+    async def find(self, org_id: UUID, session: str) -> SessionRecord | None:
+        """Return the session with this id, or the latest with this handle; None if there is none."""
+        own = await self.sessions(org_id, len(self._sessions))
+        by_id = (s for s in own if str(s.id) == session.lower())
+        return next(by_id, None) or next((s for s in own if s.handle == session), None)
+
+    async def turns(self, org_id: UUID, session_id: UUID) -> Sequence[TurnRecord]:
+        """Return the turns of a session in their order; empty if there is no such session."""
+        return list(self._turns.get((org_id, session_id), ()))
+
+    def _add(self, checkpoint: Checkpoint) -> None:
+        key = (checkpoint.org_id, checkpoint.session.id)
+        self._sessions[key] = _with_turn(self._sessions.get(key) or _opened_by(checkpoint), checkpoint)
+        turns = self._turns.setdefault(key, [])
+        request_id = checkpoint.request_id
+        if (checkpoint.org_id, request_id) in self._request_ids:
+            request_id = checkpoint.id
+        self._request_ids.add((checkpoint.org_id, request_id))
+        turns.append(_turn(checkpoint, len(turns), request_id))
+
+
+def _opened_by(checkpoint: Checkpoint) -> SessionRecord:
+    """Return the session of its first turn, before that is counted."""
+    return SessionRecord(
+        id=checkpoint.session.id,
+        handle=checkpoint.session.handle,
+        agent_id=checkpoint.agent_id,
+        status=SessionStatus.ACTIVE,
+        model=checkpoint.model,
+        provider=checkpoint.provider,
+        turn_count=0,
+        total_input_tokens=0,
+        total_output_tokens=0,
+        total_latency_ms=0,
+        created_at=checkpoint.created_at,
+        updated_at=checkpoint.created_at,
+    )
+
+
+def _with_turn(session: SessionRecord, checkpoint: Checkpoint) -> SessionRecord:
+    return replace(
+        session,
+        status=SessionStatus.COMPLETED if checkpoint.session.ends else session.status,
+        turn_count=session.turn_count + 1,
+        total_input_tokens=session.total_input_tokens + (checkpoint.input_tokens or 0),
+        total_output_tokens=session.total_output_tokens + (checkpoint.output_tokens or 0),
+        total_latency_ms=session.total_latency_ms + checkpoint.latency_ms,
+        updated_at=max(session.updated_at, checkpoint.created_at),
+    )
+
+
+def _turn(checkpoint: Checkpoint, turn_index: int, request_id: UUID) -> TurnRecord:
+    return TurnRecord(
+        id=checkpoint.id,
+        turn_index=turn_index,
+        request_id=request_id,
+        messages_hash=checkpoint.messages_hash,
+        completion_hash=checkpoint.completion_hash,
+        input_tokens=checkpoint.input_tokens,
+        output_tokens=checkpoint.output_tokens,
+        model=checkpoint.model,
+        provider=checkpoint.provider,
+        latency_ms=checkpoint.latency_ms,
+        provider_request_id=checkpoint.provider_request_id,
+        is_streaming=checkpoint.is_streaming,
+        is_complete=checkpoint.is_complete,
+        created_at=checkpoint.created_at,
+    )

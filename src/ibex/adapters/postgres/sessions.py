@@ -1,0 +1,229 @@
+"""Sessions and checkpoints in PostgreSQL, as the role ``ibex_app``: a batch is one statement an organization."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, LiteralString
+from uuid import UUID
+
+import msgspec
+from sqlalchemy import Uuid, bindparam, or_, select
+
+from ibex.adapters.postgres.statements import Statement
+from ibex.adapters.postgres.tables import checkpoints, sessions
+from ibex.domain.errors import IbexError
+from ibex.domain.manage_identity import AlreadyExistsError
+from ibex.domain.records import SessionRecord, TurnRecord
+from ibex.domain.sessions import SessionStatus, SinkUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ibex.adapters.postgres.database import Database
+    from ibex.domain.sessions import Checkpoint
+
+# Batches of one organization go one after the other: what is there already must be looked up, and turns and request
+# ids given out, while nobody else does. Held to the end of the transaction. PostgreSQL takes the batch for a handful of
+# rows and would compare each with each session in a nested loop; where a loop is meant, it has no other way.
+_TAKE_TURNS: Final[LiteralString] = """
+SELECT set_config('enable_nestloop', 'off', true), pg_advisory_xact_lock(hashtextextended(%(key)s, 0))
+"""
+
+# What is known already is looked up key by key (LATERAL, LIMIT): a join may read all that the organization ever had.
+_APPEND: Final[LiteralString] = """
+WITH incoming AS (
+  SELECT r.*, (r.session->>'id')::uuid AS session_id, r.session->>'handle' AS handle,
+         (r.session->>'ends')::boolean AS ends
+  FROM ROWS FROM (jsonb_to_recordset(%(batch)s::jsonb) AS (
+    id uuid, request_id uuid, agent_id uuid, session jsonb, messages_hash text, completion_hash text,
+    input_tokens integer, output_tokens integer, model text, provider text, directive_version_id uuid,
+    latency_ms bigint, provider_request_id text, is_streaming boolean, is_complete boolean, created_at timestamptz
+  )) WITH ORDINALITY AS r (
+    id, request_id, agent_id, session, messages_hash, completion_hash, input_tokens, output_tokens, model, provider,
+    directive_version_id, latency_ms, provider_request_id, is_streaming, is_complete, created_at, position
+  )
+), fresh AS (
+  SELECT i.*,
+         row_number() OVER (PARTITION BY i.session_id ORDER BY i.position) AS turn,
+         count(*) OVER (PARTITION BY i.session_id) AS turns,
+         row_number() OVER (PARTITION BY i.request_id ORDER BY i.position) > 1 OR taken.yes IS NOT NULL
+           AS request_id_taken
+  FROM incoming i
+  LEFT JOIN LATERAL (SELECT true AS yes FROM checkpoints c WHERE c.id = i.id LIMIT 1) known ON true
+  LEFT JOIN LATERAL (
+    SELECT true AS yes FROM checkpoints c WHERE c.org_id = %(org_id)s AND c.request_id = i.request_id LIMIT 1
+  ) taken ON true
+  WHERE known.yes IS NULL
+), touched AS (
+  INSERT INTO sessions AS s (
+    id, org_id, agent_id, external_id, status, model, provider, directive_version_id, turn_count,
+    total_input_tokens, total_output_tokens, total_latency_ms, created_at, updated_at, completed_at
+  )
+  SELECT f.session_id, %(org_id)s, f.agent_id, f.handle,
+         CASE WHEN bool_or(f.ends) THEN 'completed' ELSE 'active' END,
+         (array_agg(f.model ORDER BY f.position))[1],
+         (array_agg(f.provider ORDER BY f.position))[1],
+         (array_agg(f.directive_version_id ORDER BY f.position))[1],
+         count(*), coalesce(sum(f.input_tokens), 0), coalesce(sum(f.output_tokens), 0), sum(f.latency_ms),
+         min(f.created_at), max(f.created_at), min(f.created_at) FILTER (WHERE f.ends)
+  FROM fresh f
+  GROUP BY f.session_id, f.agent_id, f.handle
+  ORDER BY f.session_id
+  ON CONFLICT (id, org_id) DO UPDATE SET
+    status = CASE
+      WHEN excluded.status = 'completed' THEN 'completed'
+      WHEN s.status = 'abandoned' THEN 'active'
+      ELSE s.status
+    END,
+    turn_count = s.turn_count + excluded.turn_count,
+    total_input_tokens = s.total_input_tokens + excluded.total_input_tokens,
+    total_output_tokens = s.total_output_tokens + excluded.total_output_tokens,
+    total_latency_ms = s.total_latency_ms + excluded.total_latency_ms,
+    updated_at = greatest(s.updated_at, excluded.updated_at),
+    completed_at = coalesce(s.completed_at, excluded.completed_at)
+  RETURNING s.id, s.turn_count
+)
+INSERT INTO checkpoints (
+  id, session_id, org_id, agent_id, turn_index, request_id, messages_hash, completion_hash, input_tokens,
+  output_tokens, model, provider, latency_ms, provider_request_id, is_streaming, is_complete, created_at
+)
+SELECT f.id, f.session_id, %(org_id)s, f.agent_id, t.turn_count - f.turns + f.turn - 1,
+       CASE WHEN f.request_id_taken THEN f.id ELSE f.request_id END,
+       f.messages_hash, f.completion_hash, f.input_tokens, f.output_tokens, f.model, f.provider, f.latency_ms,
+       f.provider_request_id, f.is_streaming, f.is_complete, f.created_at
+FROM fresh f JOIN touched t ON t.id = f.session_id
+"""
+
+_SESSIONS = Statement(
+    select(sessions)
+    .where(sessions.c.org_id == bindparam("of_org"), sessions.c.deleted_at.is_(None))
+    .order_by(sessions.c.updated_at.desc(), sessions.c.id.desc())
+    .limit(bindparam("count"))
+)
+_FIND = Statement(
+    select(sessions)
+    .where(
+        sessions.c.org_id == bindparam("of_org"),
+        sessions.c.deleted_at.is_(None),
+        or_(sessions.c.id == bindparam("session_id", type_=Uuid()), sessions.c.external_id == bindparam("handle")),
+    )
+    .order_by(
+        (sessions.c.id == bindparam("session_id", type_=Uuid())).desc().nulls_last(),
+        sessions.c.updated_at.desc(),
+        sessions.c.id.desc(),
+    )
+    .limit(1)
+)
+_TURNS = Statement(
+    select(checkpoints)
+    .where(checkpoints.c.org_id == bindparam("of_org"), checkpoints.c.session_id == bindparam("of_session"))
+    .order_by(checkpoints.c.turn_index)
+)
+
+
+class PostgresSessions:
+    """A ``SessionStore`` and a ``SessionHistory``.
+
+    A session that was completed stays so when a further turn comes, since turns may arrive out of order; one that was
+    abandoned is active again. A checkpoint whose request id another one of the organization has (clients may use an id
+    twice) is stored under its own id instead, so that no turn is lost.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def append(self, checkpoints: Sequence[Checkpoint]) -> None:
+        """Store checkpoints, a transaction for each organization; see ``SessionStore``."""
+        by_org: dict[UUID, dict[UUID, Checkpoint]] = {}
+        for checkpoint in checkpoints:
+            by_org.setdefault(checkpoint.org_id, {}).setdefault(checkpoint.id, checkpoint)
+        try:
+            for org_id, batch in by_org.items():
+                async with self._database.transaction(org_id) as connection:
+                    await connection.execute(_TAKE_TURNS, {"key": f"ibex.checkpoints:{org_id}"})
+                    await connection.execute(_APPEND, {"org_id": org_id, "batch": _encode(list(batch.values()))})
+        except (IbexError, AlreadyExistsError) as error:
+            raise SinkUnavailableError(str(error)) from None
+
+    async def sessions(self, org_id: UUID, limit: int) -> Sequence[SessionRecord]:
+        """Return the most recently used sessions, latest first. Raises ``ServiceDegradedError``."""
+        async with self._database.transaction(org_id) as connection:
+            cursor = await _SESSIONS.run(connection, of_org=org_id, count=limit)
+            return [_session(row) for row in await cursor.fetchall()]
+
+    async def find(self, org_id: UUID, session: str) -> SessionRecord | None:
+        """Return the session with this id, or the latest with this handle. Raises ``ServiceDegradedError``."""
+        async with self._database.transaction(org_id) as connection:
+            cursor = await _FIND.run(connection, of_org=org_id, session_id=_uuid(session), handle=session)
+            row = await cursor.fetchone()
+        return _session(row) if row is not None else None
+
+    async def turns(self, org_id: UUID, session_id: UUID) -> Sequence[TurnRecord]:
+        """Return the turns of a session in their order. Raises ``ServiceDegradedError``."""
+        async with self._database.transaction(org_id) as connection:
+            cursor = await _TURNS.run(connection, of_org=org_id, of_session=session_id)
+            return [_turn(row) for row in await cursor.fetchall()]
+
+
+def _encode(batch: list[Checkpoint]) -> str:
+    """Return the batch as JSON. What PostgreSQL's text cannot hold is replaced by U+FFFD: NUL and lone surrogates."""
+    try:
+        encoded = msgspec.json.encode(batch)
+    except UnicodeEncodeError:
+        encoded = msgspec.json.encode([_without_surrogates(checkpoint) for checkpoint in batch])
+    return encoded.replace(rb"\u0000", rb"\ufffd").decode()
+
+
+def _without_surrogates(checkpoint: Checkpoint) -> Checkpoint:
+    def clean(text: str) -> str:
+        return "".join("\ufffd" if "\ud800" <= character <= "\udfff" else character for character in text)
+
+    provider_request_id = checkpoint.provider_request_id
+    return replace(
+        checkpoint,
+        model=clean(checkpoint.model),
+        provider_request_id=provider_request_id and clean(provider_request_id),
+    )
+
+
+def _uuid(text: str) -> UUID | None:
+    try:
+        return UUID(text)
+    except ValueError:
+        return None
+
+
+def _session(row: Mapping[str, Any]) -> SessionRecord:
+    return SessionRecord(
+        id=row["id"],
+        handle=row["external_id"],
+        agent_id=row["agent_id"],
+        status=SessionStatus(row["status"]),
+        model=row["model"],
+        provider=row["provider"],
+        turn_count=row["turn_count"],
+        total_input_tokens=row["total_input_tokens"],
+        total_output_tokens=row["total_output_tokens"],
+        total_latency_ms=row["total_latency_ms"],
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+    )
+
+
+def _turn(row: Mapping[str, Any]) -> TurnRecord:
+    return TurnRecord(
+        id=row["id"],
+        turn_index=row["turn_index"],
+        request_id=row["request_id"],
+        messages_hash=row["messages_hash"],
+        completion_hash=row["completion_hash"],
+        input_tokens=row["input_tokens"],
+        output_tokens=row["output_tokens"],
+        model=row["model"],
+        provider=row["provider"],
+        latency_ms=row["latency_ms"],
+        provider_request_id=row["provider_request_id"],
+        is_streaming=row["is_streaming"],
+        is_complete=row["is_complete"],
+        created_at=row["created_at"],
+    )

@@ -1,0 +1,183 @@
+"""What every ``DirectiveStore``, and the ``DirectiveLookup`` over it, promises."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import pytest
+
+from harness.tenants import new_agent, new_draft, settle_in
+from ibex.adapters.memory.directives import InMemoryDirectives
+from ibex.adapters.memory.identity import InMemoryIdentity
+from ibex.adapters.postgres.database import Database
+from ibex.adapters.postgres.directives import PostgresDirectives
+from ibex.adapters.postgres.identity import PostgresIdentity
+from ibex.adapters.postgres.roles import APP_ROLE, AUTH_ROLE
+from ibex.domain.directives import MAX_TEXT_BYTES, Directive, InjectionMode
+from ibex.domain.manage_directives import DirectiveState, DirectiveVersion
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from ibex.domain.manage_directives import DirectiveDraft
+    from ibex.domain.manage_identity import IdentityStore
+
+    Stores = tuple[IdentityStore, InMemoryDirectives | PostgresDirectives]
+
+
+@pytest.fixture(params=["memory", pytest.param("postgres", marks=pytest.mark.integration)])
+async def stores(request: pytest.FixtureRequest) -> AsyncIterator[Stores]:
+    """An empty identity store, to put agents into, and an empty directive store."""
+    if request.param == "memory":
+        identity = InMemoryIdentity()
+        yield identity, InMemoryDirectives(identity)
+        return
+    postgres = request.getfixturevalue("postgres")
+    auth, app = Database(postgres.auth_url, AUTH_ROLE), Database(postgres.app_url, APP_ROLE)
+    await auth.open()
+    await app.open()
+    yield PostgresIdentity(auth), PostgresDirectives(app)
+    await app.close()
+    await auth.close()
+
+
+def _version(draft: DirectiveDraft, number: int) -> DirectiveVersion:
+    return DirectiveVersion(draft.id, number, draft.text, draft.sha256, draft.author, draft.created_at)
+
+
+def _in_force(draft: DirectiveDraft, number: int, mode: InjectionMode) -> Directive:
+    return Directive(draft.id, number, mode, draft.text, draft.sha256)
+
+
+async def test_an_agent_without_a_directive_has_none(stores: Stores) -> None:
+    """Absence is None or empty, everywhere."""
+    identity, store = stores
+    agent = await settle_in(identity)
+    of = (agent.org_id, agent.id)
+    assert await store.active(*of) is None
+    assert await store.state(*of) is None
+    assert await store.history(*of) == []
+    assert await store.activate(*of, 1) is None
+    assert await store.deactivate(*of) is None
+
+
+async def test_the_first_version_creates_and_activates_the_directive(stores: Stores) -> None:
+    """It has number 1, goes before everything unless told otherwise, and is in force."""
+    identity, store = stores
+    agent, draft = await settle_in(identity), new_draft("Grüße höflich: 你好 🙂 \\ % 'x'")
+    expected = DirectiveState(agent.id, InjectionMode.SYSTEM_FIRST, is_active=True, version=_version(draft, 1))
+    assert await store.add_version(agent.org_id, agent.id, draft, None) == expected
+    assert await store.state(agent.org_id, agent.id) == expected
+    assert await store.active(agent.org_id, agent.id) == _in_force(draft, 1, InjectionMode.SYSTEM_FIRST)
+
+
+async def test_a_further_version_takes_force_and_keeps_the_mode(stores: Stores) -> None:
+    """Numbers count up; the mode changes only when one is given."""
+    identity, store = stores
+    agent, drafts = await settle_in(identity), [new_draft(f"version {n}") for n in (1, 2, 3)]
+    of = (agent.org_id, agent.id)
+    await store.add_version(*of, drafts[0], InjectionMode.USER_PREPEND)
+    await store.add_version(*of, drafts[1], None)
+    assert await store.active(*of) == _in_force(drafts[1], 2, InjectionMode.USER_PREPEND)
+    await store.add_version(*of, drafts[2], InjectionMode.SYSTEM_APPEND)
+    assert await store.active(*of) == _in_force(drafts[2], 3, InjectionMode.SYSTEM_APPEND)
+    assert await store.history(*of) == [_version(drafts[n - 1], n) for n in (3, 2, 1)]
+
+
+async def test_the_longest_text_fits(stores: Stores) -> None:
+    """32,768 bytes are stored as they are."""
+    identity, store = stores
+    agent, draft = await settle_in(identity), new_draft("é" * (MAX_TEXT_BYTES // 2))
+    await store.add_version(agent.org_id, agent.id, draft, None)
+    found = await store.active(agent.org_id, agent.id)
+    assert found is not None
+    assert found.text == draft.text
+
+
+async def test_a_rollback_moves_the_pointer(stores: Stores) -> None:
+    """An earlier version is in force again; nothing is added to the history, whose end the next version follows."""
+    identity, store = stores
+    agent, drafts = await settle_in(identity), [new_draft(f"version {n}") for n in (1, 2, 3)]
+    of = (agent.org_id, agent.id)
+    await store.add_version(*of, drafts[0], None)
+    await store.add_version(*of, drafts[1], None)
+    state = await store.activate(*of, 1)
+    assert state == DirectiveState(agent.id, InjectionMode.SYSTEM_FIRST, is_active=True, version=_version(drafts[0], 1))
+    assert await store.active(*of) == _in_force(drafts[0], 1, InjectionMode.SYSTEM_FIRST)
+    assert len(await store.history(*of)) == 2
+    await store.add_version(*of, drafts[2], None)
+    assert await store.active(*of) == _in_force(drafts[2], 3, InjectionMode.SYSTEM_FIRST)
+
+
+@pytest.mark.parametrize("number", [0, -1, 2])
+async def test_an_unknown_version_cannot_be_activated(stores: Stores, number: int) -> None:
+    """None, and what is in force stays."""
+    identity, store = stores
+    agent, draft = await settle_in(identity), new_draft()
+    await store.add_version(agent.org_id, agent.id, draft, None)
+    assert await store.activate(agent.org_id, agent.id, number) is None
+    assert await store.active(agent.org_id, agent.id) == _in_force(draft, 1, InjectionMode.SYSTEM_FIRST)
+
+
+async def test_a_deactivated_directive_is_not_injected(stores: Stores) -> None:
+    """The lookup says None, the state keeps its version; activating or adding one puts it in force again."""
+    identity, store = stores
+    agent, draft = await settle_in(identity), new_draft()
+    of = (agent.org_id, agent.id)
+    await store.add_version(*of, draft, None)
+    state = await store.deactivate(*of)
+    assert state == DirectiveState(agent.id, InjectionMode.SYSTEM_FIRST, is_active=False, version=_version(draft, 1))
+    assert await store.active(*of) is None
+    await store.activate(*of, 1)
+    assert await store.active(*of) == _in_force(draft, 1, InjectionMode.SYSTEM_FIRST)
+    await store.deactivate(*of)
+    await store.add_version(*of, new_draft(), None)
+    assert await store.active(*of) is not None
+
+
+async def test_two_agents_of_an_organization_number_their_own_versions(stores: Stores) -> None:
+    """Numbers count per agent, and each agent has its own text."""
+    identity, store = stores
+    agent = await settle_in(identity)
+    sibling = new_agent(agent.org_id)
+    await identity.add_agent(sibling)
+    first, second = new_draft("first"), new_draft("second")
+    await store.add_version(agent.org_id, agent.id, first, None)
+    await store.add_version(agent.org_id, sibling.id, second, None)
+    assert await store.active(agent.org_id, agent.id) == _in_force(first, 1, InjectionMode.SYSTEM_FIRST)
+    assert await store.active(agent.org_id, sibling.id) == _in_force(second, 1, InjectionMode.SYSTEM_FIRST)
+
+
+async def test_another_organizations_agent_has_no_directive_here(stores: Stores) -> None:
+    """A foreign agent is no different from none, for reading and for writing; its own directive stays as it is."""
+    identity, store = stores
+    ours, theirs = await settle_in(identity), await settle_in(identity)
+    draft = new_draft()
+    await store.add_version(theirs.org_id, theirs.id, draft, None)
+    foreign = (ours.org_id, theirs.id)
+    assert await store.add_version(*foreign, new_draft(), None) is None
+    assert await store.active(*foreign) is None
+    assert await store.state(*foreign) is None
+    assert await store.history(*foreign) == []
+    assert await store.activate(*foreign, 1) is None
+    assert await store.deactivate(*foreign) is None
+    assert await store.active(theirs.org_id, theirs.id) == _in_force(draft, 1, InjectionMode.SYSTEM_FIRST)
+
+
+async def test_a_version_for_no_agent_is_none(stores: Stores) -> None:
+    """An agent that does not exist gets no directive."""
+    identity, store = stores
+    agent = await settle_in(identity)
+    assert await store.add_version(agent.org_id, uuid4(), new_draft(), None) is None
+
+
+async def test_versions_added_at_once_get_numbers_of_their_own(stores: Stores) -> None:
+    """Concurrent operators lose nothing: the numbers are 1 to n, without gaps."""
+    identity, store = stores
+    agent = await settle_in(identity)
+    await asyncio.gather(*(store.add_version(agent.org_id, agent.id, new_draft(f"{n}"), None) for n in range(8)))
+    history = await store.history(agent.org_id, agent.id)
+    assert [version.number for version in history] == list(range(8, 0, -1))
+    assert {version.text for version in history} == {str(n) for n in range(8)}

@@ -1,0 +1,192 @@
+"""What every ``IdentityStore`` promises."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import pytest
+
+from harness.tenants import MIDNIGHT, later, new_agent, new_organization, new_token, new_user, settle_in
+from ibex.adapters.memory.identity import InMemoryIdentity
+from ibex.adapters.postgres.database import Database
+from ibex.adapters.postgres.identity import PostgresIdentity
+from ibex.adapters.postgres.roles import AUTH_ROLE
+from ibex.domain.errors import NotFoundError
+from ibex.domain.identity import Agent, AgentStatus
+from ibex.domain.manage_identity import AlreadyExistsError, OrganizationStatus
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from ibex.domain.manage_identity import IdentityStore
+
+
+@pytest.fixture(params=["memory", pytest.param("postgres", marks=pytest.mark.integration)])
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[IdentityStore]:
+    """An empty store."""
+    if request.param == "memory":
+        yield InMemoryIdentity()
+        return
+    database = Database(request.getfixturevalue("postgres").auth_url, AUTH_ROLE)
+    await database.open()
+    yield PostgresIdentity(database)
+    await database.close()
+
+
+async def test_a_token_is_found_with_its_organization(store: IdentityStore) -> None:
+    """What was stored comes back equal, to the microsecond and with its time zone."""
+    organization = new_organization(rate_limit_rpm=60)
+    await store.add_organization(organization)
+    user, agent = new_user(organization.id), new_agent(organization.id)
+    await store.add_user(user)
+    await store.add_agent(agent)
+    token = new_token(
+        organization.id, user_id=user.id, agent_id=agent.id, expires_at=MIDNIGHT + timedelta(days=1, microseconds=7)
+    )
+    await store.add_token(token)
+    assert await store.find_token(token.id) == (token, organization)
+
+
+async def test_an_unknown_token_is_none(store: IdentityStore) -> None:
+    """Absence is None, also where there are other tokens."""
+    agent = await settle_in(store)
+    await store.add_token(new_token(agent.org_id))
+    assert await store.find_token(uuid4()) is None
+
+
+async def test_an_agent_is_found_by_its_own_organization_only(store: IdentityStore) -> None:
+    """Another organization's agent is no different from none."""
+    ours, theirs = await settle_in(store), await settle_in(store)
+    assert await store.find_agent(ours.org_id, ours.id) == Agent(ours.id, ours.org_id, AgentStatus.ACTIVE)
+    assert await store.find_agent(ours.org_id, theirs.id) is None
+    assert await store.find_agent(ours.org_id, uuid4()) is None
+
+
+async def test_a_taken_organization_name_is_refused(store: IdentityStore) -> None:
+    """The second of a name is an ``AlreadyExistsError``, and the first stays."""
+    first = new_organization("acme")
+    await store.add_organization(first)
+    with pytest.raises(AlreadyExistsError):
+        await store.add_organization(new_organization("acme"))
+    assert await store.organizations() == [first]
+
+
+async def test_organizations_are_listed_oldest_first(store: IdentityStore) -> None:
+    """The order is of creation, not of storing."""
+    older, newer = new_organization(), new_organization(rate_limit_rpm=0)
+    await store.add_organization(newer)
+    await store.add_organization(older)
+    assert await store.organizations() == [older, newer]
+
+
+async def test_an_organization_is_suspended(store: IdentityStore) -> None:
+    """The new status shows in the list and beside its tokens; an unknown organization is False."""
+    agent = await settle_in(store)
+    token = new_token(agent.org_id)
+    await store.add_token(token)
+    assert await store.set_organization_status(agent.org_id, OrganizationStatus.SUSPENDED)
+    assert not await store.set_organization_status(uuid4(), OrganizationStatus.SUSPENDED)
+    assert [o.status for o in await store.organizations()] == [OrganizationStatus.SUSPENDED]
+    found = await store.find_token(token.id)
+    assert found is not None
+    assert found[1].status is OrganizationStatus.SUSPENDED
+
+
+async def test_an_email_address_is_taken_within_its_organization(store: IdentityStore) -> None:
+    """Two organizations may have a user of one address, one organization may not."""
+    ours, theirs = await settle_in(store), await settle_in(store)
+    await store.add_user(new_user(ours.org_id, "ada@example.com"))
+    await store.add_user(new_user(theirs.org_id, "ada@example.com"))
+    with pytest.raises(AlreadyExistsError):
+        await store.add_user(new_user(ours.org_id, "ada@example.com"))
+
+
+async def test_an_agent_name_is_taken_within_its_organization(store: IdentityStore) -> None:
+    """Two organizations may have an agent of one name, one organization may not."""
+    ours, theirs = await settle_in(store), await settle_in(store)
+    await store.add_agent(new_agent(ours.org_id, "writer"))
+    await store.add_agent(new_agent(theirs.org_id, "writer"))
+    with pytest.raises(AlreadyExistsError):
+        await store.add_agent(new_agent(ours.org_id, "writer"))
+
+
+async def test_agents_are_listed_oldest_first_for_one_organization(store: IdentityStore) -> None:
+    """Only the organization's own are listed, in the order of their creation."""
+    first, theirs = await settle_in(store), await settle_in(store)
+    third, second = replace(new_agent(first.org_id), created_at=later() + timedelta(hours=1)), new_agent(first.org_id)
+    await store.add_agent(third)
+    await store.add_agent(second)
+    assert await store.agents(first.org_id) == [first, second, third]
+    assert await store.agents(theirs.org_id) == [theirs]
+    assert await store.agents(uuid4()) == []
+
+
+@pytest.mark.parametrize("status", AgentStatus)
+async def test_an_agent_changes_its_status(store: IdentityStore, status: AgentStatus) -> None:
+    """Every status can be set, by the agent's own organization only."""
+    ours, theirs = await settle_in(store), await settle_in(store)
+    assert await store.set_agent_status(ours.org_id, ours.id, status)
+    assert not await store.set_agent_status(ours.org_id, theirs.id, AgentStatus.ARCHIVED)
+    assert not await store.set_agent_status(ours.org_id, uuid4(), status)
+    assert await store.find_agent(ours.org_id, ours.id) == Agent(ours.id, ours.org_id, status)
+    assert await store.find_agent(theirs.org_id, theirs.id) == Agent(theirs.id, theirs.org_id, AgentStatus.ACTIVE)
+
+
+async def test_a_token_for_a_foreign_agent_or_user_is_refused(store: IdentityStore) -> None:
+    """Ownership is checked where tokens are stored: another organization's agent and user are not found."""
+    ours, theirs = await settle_in(store), await settle_in(store)
+    their_user = new_user(theirs.org_id)
+    await store.add_user(their_user)
+    for foreign in (
+        new_token(ours.org_id, agent_id=theirs.id),
+        new_token(ours.org_id, agent_id=uuid4()),
+        new_token(ours.org_id, user_id=their_user.id),
+    ):
+        with pytest.raises(NotFoundError):
+            await store.add_token(foreign)
+    assert await store.tokens(ours.org_id) == []
+
+
+async def test_nothing_is_added_to_an_unknown_organization(store: IdentityStore) -> None:
+    """A user, agent or token of no organization is a ``NotFoundError``."""
+    nobody = uuid4()
+    with pytest.raises(NotFoundError):
+        await store.add_user(new_user(nobody))
+    with pytest.raises(NotFoundError):
+        await store.add_agent(new_agent(nobody))
+    with pytest.raises(NotFoundError):
+        await store.add_token(new_token(nobody))
+
+
+async def test_tokens_are_listed_oldest_first_for_one_organization(store: IdentityStore) -> None:
+    """Revoked ones are listed too; another organization's never."""
+    ours, theirs = await settle_in(store), await settle_in(store)
+    first, second = new_token(ours.org_id), new_token(ours.org_id, agent_id=ours.id)
+    for token in (second, first, new_token(theirs.org_id)):
+        await store.add_token(token)
+    now = later()
+    await store.revoke_token(ours.org_id, first.id, now)
+    assert await store.tokens(ours.org_id) == [replace(first, revoked_at=now), second]
+
+
+async def test_a_token_is_revoked_once(store: IdentityStore) -> None:
+    """Revoking again succeeds and keeps the first time."""
+    agent = await settle_in(store)
+    token, now = new_token(agent.org_id), later()
+    await store.add_token(token)
+    assert await store.revoke_token(agent.org_id, token.id, now)
+    assert await store.revoke_token(agent.org_id, token.id, later())
+    assert await store.tokens(agent.org_id) == [replace(token, revoked_at=now)]
+
+
+async def test_another_organization_cannot_revoke_a_token(store: IdentityStore) -> None:
+    """A foreign or unknown token is False, and stays live."""
+    ours, theirs = await settle_in(store), await settle_in(store)
+    token = new_token(theirs.org_id)
+    await store.add_token(token)
+    assert not await store.revoke_token(ours.org_id, token.id, later())
+    assert not await store.revoke_token(ours.org_id, uuid4(), later())
+    assert await store.tokens(theirs.org_id) == [token]

@@ -1,0 +1,281 @@
+"""What every ``SessionStore``, and the ``SessionHistory`` over it, promises."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import pytest
+
+from harness.tenants import later, new_agent, settle_in
+from harness.turns import new_turn, session_of
+from ibex.adapters.memory.identity import InMemoryIdentity
+from ibex.adapters.memory.sessions import InMemorySessions
+from ibex.adapters.postgres.database import Database
+from ibex.adapters.postgres.identity import PostgresIdentity
+from ibex.adapters.postgres.roles import APP_ROLE, AUTH_ROLE
+from ibex.adapters.postgres.sessions import PostgresSessions
+from ibex.domain.records import SessionRecord, TurnRecord
+from ibex.domain.sessions import SessionStatus
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from ibex.domain.manage_identity import IdentityStore
+    from ibex.domain.sessions import Checkpoint
+
+    Store = InMemorySessions | PostgresSessions
+    Stores = tuple[IdentityStore, Store]
+
+
+@pytest.fixture(params=["memory", pytest.param("postgres", marks=pytest.mark.integration)])
+async def stores(request: pytest.FixtureRequest) -> AsyncIterator[Stores]:
+    """An empty identity store, to put agents into, and an empty session store."""
+    if request.param == "memory":
+        yield InMemoryIdentity(), InMemorySessions()
+        return
+    postgres = request.getfixturevalue("postgres")
+    auth, app = Database(postgres.auth_url, AUTH_ROLE), Database(postgres.app_url, APP_ROLE)
+    await auth.open()
+    await app.open()
+    yield PostgresIdentity(auth), PostgresSessions(app)
+    await app.close()
+    await auth.close()
+
+
+def _recorded(turn: Checkpoint, turn_index: int) -> TurnRecord:
+    return TurnRecord(
+        id=turn.id,
+        turn_index=turn_index,
+        request_id=turn.request_id,
+        messages_hash=turn.messages_hash,
+        completion_hash=turn.completion_hash,
+        input_tokens=turn.input_tokens,
+        output_tokens=turn.output_tokens,
+        model=turn.model,
+        provider=turn.provider,
+        latency_ms=turn.latency_ms,
+        provider_request_id=turn.provider_request_id,
+        is_streaming=turn.is_streaming,
+        is_complete=turn.is_complete,
+        created_at=turn.created_at,
+    )
+
+
+async def _only_session(store: Store, turn: Checkpoint) -> SessionRecord:
+    sessions = await store.sessions(turn.org_id, 10)
+    assert [session.id for session in sessions] == [session_of(turn)]
+    return sessions[0]
+
+
+async def test_the_first_turn_opens_its_session(stores: Stores) -> None:
+    """The session has the turn's model, provider, totals and times; the turn has index 0 and comes back equal."""
+    identity, store = stores
+    agent = await settle_in(identity)
+    turn = new_turn(agent, "chat:1")
+    await store.append([turn])
+    assert await _only_session(store, turn) == SessionRecord(
+        id=session_of(turn),
+        handle="chat:1",
+        agent_id=agent.id,
+        status=SessionStatus.ACTIVE,
+        model="gpt-test",
+        provider="openai",
+        turn_count=1,
+        total_input_tokens=10,
+        total_output_tokens=5,
+        total_latency_ms=120,
+        created_at=turn.created_at,
+        updated_at=turn.created_at,
+    )
+    assert await store.turns(agent.org_id, session_of(turn)) == [_recorded(turn, 0)]
+
+
+async def test_turns_are_numbered_in_order_of_arrival(stores: Stores) -> None:
+    """Indices count on within and over batches; totals add up; model and provider stay the first turn's."""
+    identity, store = stores
+    agent = await settle_in(identity)
+    turns = [new_turn(agent, model=f"gpt-{n}", provider=f"p{n}", latency_ms=n) for n in range(5)]
+    await store.append(turns[:2])
+    await store.append(turns[2:])
+    session = await _only_session(store, turns[0])
+    assert (session.turn_count, session.total_input_tokens, session.total_output_tokens) == (5, 50, 25)
+    assert session.total_latency_ms == 10
+    assert (session.model, session.provider) == ("gpt-0", "p0")
+    assert (session.created_at, session.updated_at) == (turns[0].created_at, turns[4].created_at)
+    recorded = await store.turns(agent.org_id, session.id)
+    assert recorded == [_recorded(turn, index) for index, turn in enumerate(turns)]
+
+
+async def test_a_turn_of_which_little_is_known(stores: Stores) -> None:
+    """Unknown counts and hashes stay unknown in the turn and add nothing to the totals."""
+    identity, store = stores
+    agent = await settle_in(identity)
+    turn = new_turn(
+        agent,
+        completion_hash=None,
+        input_tokens=None,
+        output_tokens=None,
+        provider_request_id=None,
+        is_streaming=True,
+        is_complete=False,
+    )
+    await store.append([turn])
+    assert await store.turns(agent.org_id, session_of(turn)) == [_recorded(turn, 0)]
+    session = await _only_session(store, turn)
+    assert (session.total_input_tokens, session.total_output_tokens) == (0, 0)
+
+
+async def test_a_batch_that_comes_again_changes_nothing(stores: Stores) -> None:
+    """Idempotent by checkpoint id: alone, among new ones, and twice in one batch."""
+    identity, store = stores
+    agent = await settle_in(identity)
+    first, second, third = (new_turn(agent) for _ in range(3))
+    await store.append([first, second])
+    before = await _only_session(store, first)
+    await store.append([first, second])
+    assert await _only_session(store, first) == before
+    await store.append([second, third, first, third])
+    session = await _only_session(store, first)
+    assert (session.turn_count, session.total_input_tokens) == (3, 30)
+    recorded = await store.turns(agent.org_id, session.id)
+    assert [(turn.id, turn.turn_index) for turn in recorded] == [(first.id, 0), (second.id, 1), (third.id, 2)]
+
+
+async def test_an_ending_turn_completes_its_session(stores: Stores) -> None:
+    """Wherever the turn stands in its batch; and a further turn is recorded without opening the session again."""
+    identity, store = stores
+    agent = await settle_in(identity)
+    first = new_turn(agent)
+    await store.append([first])
+    await store.append([new_turn(agent, ends=True), new_turn(agent)])
+    assert (await _only_session(store, first)).status is SessionStatus.COMPLETED
+    await store.append([new_turn(agent)])
+    session = await _only_session(store, first)
+    assert (session.status, session.turn_count) == (SessionStatus.COMPLETED, 4)
+
+
+async def test_a_session_may_end_with_its_first_turn(stores: Stores) -> None:
+    """It is completed from the start."""
+    identity, store = stores
+    turn = new_turn(await settle_in(identity), ends=True)
+    await store.append([turn])
+    assert (await _only_session(store, turn)).status is SessionStatus.COMPLETED
+
+
+async def test_sessions_of_one_batch_are_kept_apart(stores: Stores) -> None:
+    """Turns of several sessions, agents and organizations may be mixed; each is numbered and summed on its own."""
+    identity, store = stores
+    ours, theirs = await settle_in(identity), await settle_in(identity)
+    sibling = new_agent(ours.org_id)
+    await identity.add_agent(sibling)
+    owners = [(ours, "x"), (theirs, "x"), (ours, "y"), (sibling, "x")]
+    turns = [new_turn(*owner) for _ in range(3) for owner in owners]
+    await store.append(turns)
+    for position, (agent, handle) in enumerate(owners):
+        own = turns[position :: len(owners)]
+        recorded = await store.turns(agent.org_id, session_of(own[0]))
+        assert recorded == [_recorded(turn, index) for index, turn in enumerate(own)], handle
+    assert len(await store.sessions(ours.org_id, 10)) == 3
+    assert len(await store.sessions(theirs.org_id, 10)) == 1
+
+
+async def test_a_request_id_used_twice_loses_no_turn(stores: Stores) -> None:
+    """Clients may use an id again, within a batch, in another session, later: the turn is kept under its own id."""
+    identity, store = stores
+    agent, other = await settle_in(identity), await settle_in(identity)
+    request_id = uuid4()
+    first, second, third = (new_turn(agent, handle, request_id=request_id) for handle in ("x", "x", "y"))
+    foreign = new_turn(other, request_id=request_id)
+    await store.append([first, second])
+    await store.append([third, foreign, second])
+    kept = [
+        turn.request_id
+        for checkpoint in (first, third, foreign)
+        for turn in await store.turns(checkpoint.org_id, session_of(checkpoint))
+    ]
+    assert kept == [request_id, second.id, third.id, request_id]
+
+
+async def test_text_that_no_database_holds_is_kept_as_far_as_it_can(stores: Stores) -> None:
+    """A NUL or half a surrogate pair in a client's or provider's word loses no turn, nor what comes with it."""
+    identity, store = stores
+    agent = await settle_in(identity)
+    odd = new_turn(agent, model="gpt-\x00\ud800-x", provider_request_id="r\x00\udfff")
+    await store.append([odd, new_turn(agent)])
+    recorded = await store.turns(agent.org_id, session_of(odd))
+    assert [turn.id for turn in recorded][:1] == [odd.id]
+    assert len(recorded) == 2
+    assert recorded[0].model.startswith("gpt-")
+
+
+async def test_sessions_are_listed_by_last_use(stores: Stores) -> None:
+    """Latest first, cut at the limit; only the organization's own."""
+    identity, store = stores
+    agent, other = await settle_in(identity), await settle_in(identity)
+    await store.append([new_turn(agent, "a"), new_turn(agent, "b"), new_turn(agent, "c"), new_turn(other, "d")])
+    await store.append([new_turn(agent, "a")])
+    assert [session.handle for session in await store.sessions(agent.org_id, 10)] == ["a", "c", "b"]
+    assert [session.handle for session in await store.sessions(agent.org_id, 2)] == ["a", "c"]
+    assert await store.sessions(uuid4(), 10) == []
+
+
+async def test_a_turn_that_comes_late_does_not_make_its_session_older(stores: Stores) -> None:
+    """``updated_at`` is the latest turn's time, in whatever order turns arrive."""
+    identity, store = stores
+    agent = await settle_in(identity)
+    turn = new_turn(agent, created_at=later() + timedelta(minutes=1))
+    await store.append([turn])
+    await store.append([new_turn(agent)])
+    assert (await _only_session(store, turn)).updated_at == turn.created_at
+
+
+async def test_a_session_is_found_by_id_or_handle(stores: Stores) -> None:
+    """An id goes before a handle that looks like it; of several with one handle the latest is found."""
+    identity, store = stores
+    agent = await settle_in(identity)
+    sibling, other = new_agent(agent.org_id), await settle_in(identity)
+    await identity.add_agent(sibling)
+    first, second = new_turn(agent, "chat"), new_turn(sibling, "chat")
+    disguised = new_turn(agent, str(session_of(first)))
+    await store.append([first, second, disguised, new_turn(other, "chat")])
+    found = [
+        await store.find(agent.org_id, name)
+        for name in (str(session_of(first)), "chat", str(session_of(disguised)), "unknown", str(uuid4()))
+    ]
+    ids = [session.id if session else None for session in found]
+    assert ids == [session_of(first), session_of(second), session_of(disguised), None, None]
+
+
+async def test_another_organizations_session_is_not_found(stores: Stores) -> None:
+    """Neither it nor its turns, though the id is right."""
+    identity, store = stores
+    ours, theirs = await settle_in(identity), await settle_in(identity)
+    turn = new_turn(theirs)
+    await store.append([turn])
+    assert await store.find(ours.org_id, str(session_of(turn))) is None
+    assert await store.turns(ours.org_id, session_of(turn)) == []
+
+
+async def test_an_empty_batch_is_nothing(stores: Stores) -> None:
+    """No error, no session."""
+    identity, store = stores
+    agent = await settle_in(identity)
+    await store.append([])
+    assert await store.sessions(agent.org_id, 10) == []
+
+
+async def test_batches_that_arrive_at_once_are_counted_once(stores: Stores) -> None:
+    """Several writers with overlapping batches over the same sessions: every turn once, indices without gaps."""
+    identity, store = stores
+    agent = await settle_in(identity)
+    turns = [new_turn(agent, f"s{n % 3}", request_id=uuid4()) for n in range(30)]
+    batches = [turns[start : start + 20] for start in (0, 10, 5, 0)] + [turns[::-1]]
+    await asyncio.gather(*(store.append(batch) for batch in batches))
+    for first in turns[:3]:
+        recorded = await store.turns(agent.org_id, session_of(first))
+        assert [turn.turn_index for turn in recorded] == list(range(10))
+        assert {turn.id for turn in recorded} == {turn.id for turn in turns if turn.session == first.session}
+    assert sum(session.turn_count for session in await store.sessions(agent.org_id, 10)) == 30

@@ -1,0 +1,344 @@
+"""A chat use case with scripted neighbours that record what was asked of them, and wait wherever real ones would."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from ibex.adapters.memory.clock import ManualClock
+from ibex.adapters.memory.ids import SequentialIds
+from ibex.adapters.memory.observers import RecordingObserver
+from ibex.adapters.memory.rate_limits import InMemoryRateLimiter
+from ibex.domain.admit_caller import AdmitCaller, Credentials
+from ibex.domain.chat import ChatRequest, Member, Message
+from ibex.domain.complete_chat import ChatCall, CompleteChat
+from ibex.domain.directives import Directive, InjectionMode, text_hash
+from ibex.domain.errors import ErrorCode, IbexError
+from ibex.domain.identity import Agent, AgentStatus, PersonalAccessToken, Principal
+from ibex.domain.journal import Batch, JournalUnavailableError, Sink
+from ibex.domain.permissions import AGENT_DEFAULT
+from ibex.domain.providers import CompletionBody, CompletionStream, ProviderRegistry, StreamEvent
+from ibex.domain.settle_exchange import SettleExchange
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+    from datetime import datetime
+
+    from ibex.domain.exchange import Exchange
+    from ibex.domain.rate_limits import RateLimitDecision
+
+ORG = UUID(int=0x0A)
+OTHER_ORG = UUID(int=0x0B)
+AGENT = UUID(int=0x1A)
+OTHER_AGENT = UUID(int=0x1B)
+TOKEN = PersonalAccessToken.issue(UUID(int=0x2A), bytes(range(32)))
+BEARER = f"Bearer {TOKEN.reveal()}"
+REQUEST_ID = UUID(int=0x3A)
+TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
+DIRECTIVE_TEXT = "Answer in rhyme."
+DIRECTIVE = Directive(UUID(int=0x4A), 3, InjectionMode.SYSTEM_FIRST, DIRECTIVE_TEXT, text_hash(DIRECTIVE_TEXT))
+
+_STATUSES = {
+    ErrorCode.MISSING_TOKEN: 401,
+    ErrorCode.INVALID_TOKEN: 401,
+    ErrorCode.RATE_LIMITED: 429,
+    ErrorCode.CLIENT_CLOSED_REQUEST: 499,
+    ErrorCode.PROVIDER_UNAVAILABLE: 503,
+    ErrorCode.PROVIDER_TIMEOUT: 504,
+}
+
+
+def status_of(error: IbexError | None) -> int:
+    """Return a status for an error, as a protocol's table would."""
+    return 200 if error is None else _STATUSES.get(error.code, 500)
+
+
+def _nothing() -> None:
+    pass
+
+
+async def pause() -> None:
+    """Wait for a future, as for a socket: a cancellation may come before or after it has its result."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[None] = loop.create_future()
+
+    def come() -> None:
+        if not future.done():
+            future.set_result(None)
+
+    loop.call_soon(come)
+    await future
+
+
+def chat_request(*, stream: bool = False, include_usage: bool | None = None, model: str = "gpt-4o") -> ChatRequest:
+    """Return a request of one user message, as the HTTP adapter would have understood it."""
+    raw_messages = b'[ {"role": "user", "content": "Hello \\u00e4"} ]'
+    message = Message("user", b'{"role": "user", "content": "Hello \\u00e4"}')
+    members = [Member("model", f'"{model}"'.encode()), Member("messages", raw_messages)]
+    options: tuple[Member, ...] = ()
+    if stream:
+        members.append(Member("stream", b"true"))
+    if include_usage is not None:
+        value = b"true" if include_usage else b"false"
+        options = (Member("include_usage", value),)
+        members.append(Member("stream_options", b'{ "include_usage": ' + value + b" }"))
+    body = b"{ " + b", ".join(b'"%s": %s' % (m.name.encode(), m.raw) for m in members) + b" }"
+    return ChatRequest(
+        model=model,
+        stream=stream,
+        body=body,
+        members=tuple(members),
+        messages=(message,),
+        raw_messages=raw_messages,
+        stream_options=options,
+    )
+
+
+def event(data: bytes) -> StreamEvent:
+    """Return the event of one line of data."""
+    return StreamEvent(b"data: " + data + b"\n\n", data)
+
+
+@dataclass(slots=True)
+class ScriptedTokens:
+    """A ``TokenVerifier`` with one answer."""
+
+    answer: Principal | Exception
+    asked: list[UUID] = field(default_factory=list)
+    on_asked: Callable[[], None] = _nothing
+
+    async def verify(self, token: PersonalAccessToken) -> Principal:
+        """Give the answer."""
+        self.asked.append(token.token_id)
+        self.on_asked()
+        await pause()
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+@dataclass(slots=True)
+class ScriptedAgents:
+    """An ``AgentVerifier`` with one answer."""
+
+    answer: Agent | Exception
+    asked: list[tuple[UUID, UUID]] = field(default_factory=list)
+    on_asked: Callable[[], None] = _nothing
+
+    async def verify(self, org_id: UUID, agent_id: UUID) -> Agent:
+        """Give the answer."""
+        self.asked.append((org_id, agent_id))
+        self.on_asked()
+        await pause()
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+@dataclass(slots=True)
+class WaitingRateLimiter:
+    """The in-memory limiter, behind a wait."""
+
+    limiter: InMemoryRateLimiter = field(default_factory=InMemoryRateLimiter)
+    asked: list[tuple[UUID, int]] = field(default_factory=list)
+    on_asked: Callable[[], None] = _nothing
+
+    async def admit(self, org_id: UUID, limit: int, now: datetime) -> RateLimitDecision:
+        """Count and judge."""
+        self.asked.append((org_id, limit))
+        self.on_asked()
+        await pause()
+        return await self.limiter.admit(org_id, limit, now)
+
+
+@dataclass(slots=True)
+class ScriptedDirectives:
+    """A ``DirectiveLookup`` with one answer."""
+
+    answer: Directive | Exception | None
+    asked: list[tuple[UUID, UUID]] = field(default_factory=list)
+    on_asked: Callable[[], None] = _nothing
+
+    async def active(self, org_id: UUID, agent_id: UUID) -> Directive | None:
+        """Give the answer."""
+        self.asked.append((org_id, agent_id))
+        self.on_asked()
+        await pause()
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+@dataclass(slots=True)
+class ScriptedStream:
+    """A ``CompletionStream`` that gives out its reads one by one; an exception among them is raised."""
+
+    reads: Sequence[Sequence[StreamEvent] | Exception]
+    attempts: int = 1
+    provider_request_id: str | None = "req_stream"
+    closed: int = 0
+    given: int = 0
+    pauses_in_closing: int = 1
+    close_failure: Exception | None = None
+
+    async def __aiter__(self) -> AsyncIterator[Sequence[StreamEvent]]:
+        """Give out the reads."""
+        for read in self.reads:
+            await pause()
+            if isinstance(read, Exception):
+                raise read
+            self.given += 1
+            yield read
+
+    async def aclose(self) -> None:
+        """Take the time that closing takes."""
+        for _ in range(self.pauses_in_closing):
+            await pause()
+        self.closed += 1
+        if self.close_failure is not None:
+            raise self.close_failure
+
+
+@dataclass(slots=True)
+class ScriptedProvider:
+    """A ``CompletionProvider`` with one answer."""
+
+    answer: CompletionBody | CompletionStream | Exception
+    reports_stream_usage: bool = True
+    name: str = "openai"
+    models: tuple[str, ...] = ("gpt-*",)
+    asked: list[ChatRequest] = field(default_factory=list)
+    on_asked: Callable[[], None] = _nothing
+    cancelled: int = 0
+    handed_out: int = 0
+
+    async def complete(self, request: ChatRequest) -> CompletionBody | CompletionStream:
+        """Give the answer."""
+        self.asked.append(request)
+        self.on_asked()
+        try:
+            await pause()
+            await pause()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        self.handed_out += 1
+        return self.answer
+
+
+@dataclass(slots=True)
+class ScriptedJournal:
+    """A ``Journal`` that keeps what is appended in a list, after a wait, or fails to."""
+
+    failure: Exception | None = None
+    kept: list[Exchange] = field(default_factory=list)
+
+    async def append(self, exchange: Exchange) -> None:
+        """Keep an exchange."""
+        await pause()
+        await pause()
+        if self.failure is not None:
+            raise self.failure
+        self.kept.append(exchange)
+
+    async def next_batch(self, sink: Sink, limit: int) -> Batch | None:
+        """Give nothing: nobody delivers in this scene."""
+        raise NotImplementedError
+
+    async def acknowledge(self, sink: Sink, batch: Batch) -> None:
+        """Not asked in this scene."""
+        raise NotImplementedError
+
+    async def wait_for_more(self, sink: Sink, timeout_s: float) -> None:
+        """Not asked in this scene."""
+        raise NotImplementedError
+
+    def depth(self, sink: Sink) -> int:
+        """Not asked in this scene."""
+        raise NotImplementedError
+
+
+@dataclass(slots=True)
+class BodyReader:
+    """What a call reads its body with."""
+
+    answer: ChatRequest | Exception
+    reads: int = 0
+    on_asked: Callable[[], None] = _nothing
+
+    async def __call__(self) -> ChatRequest:
+        """Read the body."""
+        self.reads += 1
+        self.on_asked()
+        await pause()
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+DISK_FULL = JournalUnavailableError("the disk is full")
+
+
+def principal(**changes: Any) -> Principal:
+    """Return the principal of a live token that may chat and is bound to no agent."""
+    values: dict[str, Any] = {"org_id": ORG, "token_id": TOKEN.token_id, "permissions": AGENT_DEFAULT}
+    return Principal(**(values | changes))
+
+
+class ChatScene:
+    """Everything that a chat call meets; change a neighbour's answer before calling."""
+
+    def __init__(self, answer: CompletionBody | CompletionStream | Exception, request: ChatRequest) -> None:
+        self.clock = ManualClock()
+        self.ids = SequentialIds()
+        self.tokens = ScriptedTokens(principal())
+        self.agents = ScriptedAgents(Agent(AGENT, ORG, AgentStatus.ACTIVE))
+        self.rate_limiter = WaitingRateLimiter()
+        self.directives = ScriptedDirectives(DIRECTIVE)
+        self.provider = ScriptedProvider(answer)
+        self.journal = ScriptedJournal()
+        self.observer = RecordingObserver()
+        self.body = BodyReader(request)
+        self.settle = SettleExchange(self.journal, [self.observer], self.ids, status_of)
+        self.credentials = Credentials(BEARER, str(AGENT))
+        self.session_handle: str | None = "conversation-1"
+        self.ends_session = False
+
+    def use_case(self) -> CompleteChat:
+        """Return the use case over the neighbours as they are now."""
+        return CompleteChat(
+            admit=AdmitCaller(self.tokens, self.agents, self.rate_limiter, default_rpm=600),
+            directives=self.directives,
+            providers=ProviderRegistry([self.provider]),
+            settle=self.settle,
+            clock=self.clock,
+            ids=self.ids,
+        )
+
+    def call(self) -> ChatCall:
+        """Return the call of the scene's client."""
+        return ChatCall(
+            request_id=REQUEST_ID,
+            trace_id=TRACE_ID,
+            credentials=self.credentials,
+            read_request=self.body,
+            session_handle=self.session_handle,
+            ends_session=self.ends_session,
+        )
+
+    @property
+    def exchange(self) -> Exchange:
+        """The one exchange that was settled; fails if there was none, or more than one."""
+        (settled,) = self.observer.exchanges
+        return settled.exchange
+
+    @property
+    def journaled(self) -> bool:
+        """Whether the one exchange that was settled is in the journal, which must agree with what observers heard."""
+        (settled,) = self.observer.exchanges
+        assert self.journal.kept == ([settled.exchange] if settled.journaled else [])
+        return settled.journaled

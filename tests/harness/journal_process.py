@@ -1,0 +1,56 @@
+"""A process that appends to a journal, to be killed or to run out of disk: ``python -m harness.journal_process``."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import sys
+
+from harness.journal_entries import new_exchange
+from ibex.adapters.journal.sqlite import SqliteJournal
+from ibex.adapters.system.ids import SystemIds
+from ibex.domain.journal import JournalUnavailableError, Sink
+
+DISK_BYTES = 300_000
+CONCURRENCY = 20
+
+
+async def append_until_killed(directory: str) -> None:
+    """Append from many tasks at once; print the id of each exchange once its append has returned."""
+    journal = SqliteJournal(directory, SystemIds())
+    await journal.open()
+
+    async def append() -> None:
+        while True:
+            exchange = new_exchange()
+            await journal.append(exchange)
+            print(exchange.id, flush=True)  # noqa: T201 - it reports on a pipe
+
+    await asyncio.gather(*(append() for _ in range(CONCURRENCY)))
+
+
+async def fill_the_disk(directory: str) -> None:
+    """Append until the disk is full, make room, append again; print what happened."""
+    journal = SqliteJournal(directory, SystemIds())
+    await journal.open()
+    kept = await _append_until_refused(journal)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    await journal.append(new_exchange())
+    batch = await journal.next_batch(Sink.TRACES, 10_000)
+    delivered = len(batch.exchanges) if batch else 0
+    await journal.close()
+    print(kept, delivered)  # noqa: T201 - it reports on a pipe
+
+
+async def _append_until_refused(journal: SqliteJournal) -> int:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (DISK_BYTES, resource.RLIM_INFINITY))
+    for kept in range(10_000):
+        try:
+            await journal.append(new_exchange())
+        except JournalUnavailableError:
+            return kept
+    raise AssertionError("the disk never filled")
+
+
+if __name__ == "__main__":
+    asyncio.run({"append": append_until_killed, "fill": fill_the_disk}[sys.argv[1]](sys.argv[2]))

@@ -1,0 +1,96 @@
+"""A real PostgreSQL for tests: one server a run, started by the first test that asks, emptied after each."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from ibex.adapters.postgres import migrate
+from ibex.adapters.postgres.roles import APP_ROLE, AUTH_ROLE
+from ibex.adapters.postgres.server import DATABASE, OWNER_ROLE, PostgresServer
+from ibex.adapters.postgres.tables import METADATA
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresDatabase:
+    """One database of the server, by its name."""
+
+    server: PostgresServer
+    name: str
+
+    @property
+    def superuser_url(self) -> str:
+        """For what no role of IBEX may do: looking through row-level security."""
+        return self.server.superuser_url(self.name)
+
+    @property
+    def owner_url(self) -> str:
+        """For migrations."""
+        return self.server.url(OWNER_ROLE, self.name)
+
+    @property
+    def app_url(self) -> str:
+        """As the proxy connects."""
+        return self.server.url(APP_ROLE, self.name)
+
+    @property
+    def auth_url(self) -> str:
+        """As auth connects."""
+        return self.server.url(AUTH_ROLE, self.name)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A running server, stopped at the end of the run. Its folder's path is short: a socket is in it."""
+    directory = Path(tempfile.mkdtemp(prefix="ibex-postgres-"))
+    server = PostgresServer(directory / "postgres")
+    try:
+        server.start()
+        with psycopg.connect(server.superuser_url(), autocommit=True) as connection:
+            connection.execute("ALTER SYSTEM SET fsync = off")  # nothing here need outlive the machine
+            connection.execute("SELECT pg_reload_conf()")
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres_server: PostgresServer) -> PostgresDatabase:
+    """The database that tests share; ask for ``postgres``, which is this one emptied."""
+    database = PostgresDatabase(postgres_server, DATABASE)
+    migrate.upgrade(database.owner_url)
+    return database
+
+
+@pytest.fixture
+def postgres(migrated_postgres: PostgresDatabase) -> Iterator[PostgresDatabase]:
+    """A database of the newest schema without any row, on a server that runs, for one test."""
+    yield migrated_postgres
+    migrated_postgres.server.start()  # the test may have stopped it
+    with psycopg.connect(migrated_postgres.superuser_url, options="-c lock_timeout=10s") as connection:
+        connection.execute("SET session_replication_role = replica")  # what refuses deletions does not act in it
+        for table in METADATA.tables:
+            connection.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(table)))
+
+
+@pytest.fixture
+def empty_postgres(postgres_server: PostgresServer) -> Iterator[PostgresDatabase]:
+    """A database without any table, which IBEX's owner owns, for one test."""
+    name = f"empty_{uuid4().hex}"
+    with psycopg.connect(postgres_server.superuser_url(), autocommit=True) as connection:
+        identifiers = (sql.Identifier(name), sql.Identifier(OWNER_ROLE))
+        connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(*identifiers))
+        yield PostgresDatabase(postgres_server, name)
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))

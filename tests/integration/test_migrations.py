@@ -1,0 +1,139 @@
+"""Migrations up, down and up again; and whether what they make is what ``tables`` describes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import CheckConstraint
+
+from ibex.adapters.postgres import migrate
+from ibex.adapters.postgres.tables import METADATA
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from harness.postgres import PostgresDatabase
+
+pytestmark = pytest.mark.integration
+
+_OBJECTS = """
+SELECT 'table ' || c.relname FROM pg_class c
+WHERE c.relkind IN ('r', 'v', 'S', 'i') AND c.relnamespace = 'public'::regnamespace
+UNION ALL
+SELECT 'function ' || p.proname FROM pg_proc p WHERE p.pronamespace = 'public'::regnamespace
+UNION ALL
+SELECT 'trigger ' || t.tgname FROM pg_trigger t WHERE NOT t.tgisinternal
+UNION ALL
+SELECT 'policy ' || p.polname || ' on ' || p.polrelid::regclass FROM pg_policy p
+UNION ALL
+SELECT 'right ' || grantee || ' ' || privilege_type || ' ' || table_name FROM information_schema.role_table_grants
+WHERE table_schema = 'public' AND grantee LIKE 'ibex\\_a%%'
+"""
+
+
+def _objects(database: PostgresDatabase) -> set[str]:
+    with psycopg.connect(database.superuser_url) as connection:
+        return {row[0] for row in connection.execute(_OBJECTS)}
+
+
+def test_migrations_go_up_down_and_up(empty_postgres: PostgresDatabase) -> None:
+    """Down leaves nothing but Alembic's own table; the second up makes the same as the first."""
+    url = empty_postgres.owner_url
+    assert migrate.current(url) is None
+    assert migrate.upgrade(url) == migrate.head()
+    made = _objects(empty_postgres)
+    assert "table checkpoints" in made
+    assert migrate.downgrade(url) is None
+    assert _objects(empty_postgres) == {"table alembic_version", "table alembic_version_pkc"}
+    assert migrate.upgrade(url) == migrate.head()
+    assert _objects(empty_postgres) == made
+
+
+def test_migrating_again_changes_nothing(empty_postgres: PostgresDatabase) -> None:
+    """An up-to-date database stays as it is."""
+    migrate.upgrade(empty_postgres.owner_url)
+    made = _objects(empty_postgres)
+    assert migrate.upgrade(empty_postgres.owner_url) == migrate.head()
+    assert _objects(empty_postgres) == made
+
+
+async def test_two_migrations_at_once_wait_for_each_other(empty_postgres: PostgresDatabase) -> None:
+    """Replicas that migrate when they start do not collide."""
+    runs = [asyncio.to_thread(migrate.upgrade, empty_postgres.owner_url) for _ in range(4)]
+    assert await asyncio.gather(*runs) == [migrate.head()] * 4
+
+
+def test_a_migration_that_fails_leaves_nothing(empty_postgres: PostgresDatabase) -> None:
+    """All of a run is one transaction."""
+    with psycopg.connect(empty_postgres.owner_url) as connection:
+        connection.execute("CREATE TABLE outbox ()")  # in the way of the last table
+    before = _objects(empty_postgres)
+    with pytest.raises(Exception, match="outbox"):
+        migrate.upgrade(empty_postgres.owner_url)
+    assert _objects(empty_postgres) == before
+
+
+def test_the_migrated_schema_is_the_one_described(migrated_postgres: PostgresDatabase) -> None:
+    """Alembic finds no difference between the database and ``tables``, defaults and types included."""
+    with migrate.locked_connection(migrated_postgres.owner_url) as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        assert compare_metadata(context, METADATA) == []
+
+
+def test_the_checks_are_the_ones_described(migrated_postgres: PostgresDatabase) -> None:
+    """Alembic does not compare CHECK constraints; PostgreSQL's own rendering of both must be the same."""
+    described: dict[Any, str] = {
+        (table.name, str(constraint.name)): str(constraint.sqltext)
+        for table in METADATA.sorted_tables
+        for constraint in table.constraints
+        if isinstance(constraint, CheckConstraint)
+    }
+    rendered = "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint"
+    with psycopg.connect(migrated_postgres.superuser_url) as connection:
+        checks = connection.execute(f"{rendered} WHERE contype = 'c' AND conrelid <> 0".encode())
+        found = {(table, name): definition for table, name, definition in checks}
+        assert set(found) == set(described)
+        for (table, name), condition in described.items():
+            connection.execute(f"CREATE TEMP TABLE described (LIKE {table})".encode())
+            connection.execute(f'ALTER TABLE described ADD CONSTRAINT "{name}" CHECK ({condition})'.encode())
+            again = connection.execute(f"{rendered} WHERE contype = 'c' AND conrelid = 'described'::regclass".encode())
+            assert [definition for _, _, definition in again] == [found[table, name]]
+            connection.execute("DROP TABLE described")
+        connection.rollback()
+
+
+def test_the_two_roles_have_no_more_than_they_need(migrated_postgres: PostgresDatabase) -> None:
+    """They may log in, without a password and so only where the server trusts them, and nothing else."""
+    with psycopg.connect(migrated_postgres.superuser_url) as connection:
+        roles = connection.execute(
+            "SELECT rolname, rolcanlogin, rolsuper, rolbypassrls, rolcreaterole, rolcreatedb, rolreplication,"
+            " rolpassword IS NULL FROM pg_authid WHERE rolname IN ('ibex_app', 'ibex_auth') ORDER BY rolname"
+        ).fetchall()
+    assert roles == [(name, True, False, False, False, False, False, True) for name in ("ibex_app", "ibex_auth")]
+
+
+def test_migrations_are_found_in_the_installed_package_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wheel carries them inside the package; a source tree has them at its top."""
+    source = migrate.script_location()
+    assert (source / "env.py").is_file()
+    package = tmp_path / "src" / "ibex"
+    monkeypatch.setattr(migrate, "_PACKAGE", package)
+    assert migrate.script_location() == tmp_path / "alembic"
+    (package / "_migrations").mkdir(parents=True)
+    (package / "_migrations" / "postgres").symlink_to(source)
+    assert migrate.script_location() == package / "_migrations" / "postgres"
+    assert migrate.head() is not None
+
+
+def test_the_revisions_are_one_line() -> None:
+    """One head, one base, no branches: every database goes the same way."""
+    scripts = ScriptDirectory(str(migrate.script_location()))
+    assert len(scripts.get_heads()) == 1
+    assert len(scripts.get_bases()) == 1
+    assert not [script for script in scripts.walk_revisions() if script.is_branch_point or script.is_merge_point]

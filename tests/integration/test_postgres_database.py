@@ -1,0 +1,235 @@
+"""The pool when the server is down, restarted, hung or busy."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from harness.tenants import new_draft, new_organization, settle_in
+from harness.turns import new_turn, session_of
+from ibex.adapters.postgres.database import Database
+from ibex.adapters.postgres.directives import PostgresDirectives
+from ibex.adapters.postgres.identity import PostgresIdentity
+from ibex.adapters.postgres.roles import APP_ROLE, AUTH_ROLE
+from ibex.adapters.postgres.sessions import PostgresSessions
+from ibex.domain.errors import ServiceDegradedError
+from ibex.domain.sessions import SinkUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from harness.postgres import PostgresDatabase
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+async def auth(postgres: PostgresDatabase) -> AsyncIterator[Database]:
+    """The database as auth sees it."""
+    database = Database(postgres.auth_url, AUTH_ROLE)
+    await database.open()
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def app(postgres: PostgresDatabase) -> AsyncIterator[Database]:
+    """The database as the proxy sees it."""
+    database = Database(postgres.app_url, APP_ROLE)
+    await database.open()
+    yield database
+    await database.close()
+
+
+async def test_a_server_that_is_down_is_an_outage_and_comes_back_by_itself(
+    postgres: PostgresDatabase, auth: Database, app: Database
+) -> None:
+    """Lookups are degraded and sinks unavailable, never "not found"; afterwards the same objects work."""
+    agent = await settle_in(PostgresIdentity(auth))
+    turn = new_turn(agent)
+    postgres.server.stop()
+    outcomes = await asyncio.gather(
+        PostgresIdentity(auth).find_token(uuid4()),
+        PostgresIdentity(auth).add_organization(new_organization()),
+        PostgresDirectives(app).active(agent.org_id, agent.id),
+        PostgresDirectives(app).add_version(agent.org_id, agent.id, new_draft(), None),
+        PostgresSessions(app).append([turn]),
+        PostgresSessions(app).sessions(agent.org_id, 1),
+        app.ping(),
+        return_exceptions=True,
+    )
+    kinds = [type(outcome) for outcome in outcomes]
+    assert kinds == [ServiceDegradedError] * 4 + [SinkUnavailableError] + [ServiceDegradedError] * 2
+    postgres.server.start()
+    assert await PostgresIdentity(auth).find_agent(agent.org_id, agent.id) is not None
+    await PostgresSessions(app).append([turn])
+    assert len(await PostgresSessions(app).turns(agent.org_id, session_of(turn))) == 1
+
+
+async def test_a_restart_between_two_requests_is_not_noticed(
+    postgres: PostgresDatabase, auth: Database, app: Database
+) -> None:
+    """Connections that died in the pool are passed over, after an orderly stop and after a crash."""
+    agent = await settle_in(PostgresIdentity(auth))
+    for immediate in (False, True):
+        await asyncio.gather(*(app.ping() for _ in range(20)))  # several connections are in the pool
+        postgres.server.restart(immediate=immediate)
+        await asyncio.gather(*(PostgresDirectives(app).active(agent.org_id, agent.id) for _ in range(20)))
+
+
+async def test_a_server_that_is_down_at_start_is_waited_for(postgres: PostgresDatabase) -> None:
+    """Opening does not fail; the first request after the server's start succeeds."""
+    postgres.server.stop()
+    database = Database(postgres.app_url, APP_ROLE)
+    await database.open()
+    postgres.server.start()
+    await database.ping()
+    await database.close()
+
+
+async def test_a_transaction_that_was_cut_off_leaves_nothing(
+    postgres: PostgresDatabase, auth: Database, app: Database
+) -> None:
+    """A connection lost in the middle rolls back, and its error is an outage."""
+    agent = await settle_in(PostgresIdentity(auth))
+    insert = b"INSERT INTO outbox (org_id, kind) VALUES (%s, 'directives')"
+
+    async def change() -> None:
+        async with app.transaction(agent.org_id) as connection:
+            await connection.execute(insert, [agent.org_id])
+            with psycopg.connect(postgres.superuser_url) as other:
+                other.execute("SELECT pg_terminate_backend(%s)", [connection.info.backend_pid])
+            await connection.execute(insert, [agent.org_id])
+
+    with pytest.raises(ServiceDegradedError):
+        await change()
+    with psycopg.connect(postgres.auth_url) as other:
+        assert other.execute("SELECT count(*) FROM outbox").fetchone() == (0,)
+    await app.ping()
+
+
+@pytest.fixture
+def stopped(postgres: PostgresDatabase) -> Iterator[list[int]]:
+    """Processes of the test's own server that are to go on afterwards."""
+    del postgres
+    pids: list[int] = []
+    yield pids
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+
+
+async def test_a_server_that_hangs_costs_no_more_than_the_timeout(
+    postgres: PostgresDatabase, stopped: list[int]
+) -> None:
+    """A stopped backend enforces no timeout and answers no cancellation; its transaction fails, the next one works."""
+    database = Database(postgres.app_url, APP_ROLE, pool_size=1, transaction_timeout_s=0.2)
+    await database.open()
+
+    async def hang() -> None:
+        async with database.transaction() as connection:
+            stopped.append(connection.info.backend_pid)
+            os.kill(stopped[-1], signal.SIGSTOP)
+            await connection.execute("SELECT 1")
+
+    with pytest.raises(ServiceDegradedError):
+        await hang()
+    await database.ping()
+    await database.close()
+
+
+async def test_a_connection_that_hangs_in_the_pool_is_passed_over(
+    postgres: PostgresDatabase, stopped: list[int]
+) -> None:
+    """Nothing has been asked of it yet, so another one can take its place."""
+    database = Database(postgres.app_url, APP_ROLE, pool_size=1, transaction_timeout_s=0.2)
+    await database.open()
+    async with database.transaction() as connection:
+        stopped.append(connection.info.backend_pid)
+    os.kill(stopped[-1], signal.SIGSTOP)
+    await database.ping()
+    await database.close()
+
+
+async def test_a_full_pool_is_an_outage_only_for_whom_it_is_full(postgres: PostgresDatabase) -> None:
+    """Who waits longer than the pool's timeout is told so; the pool is whole afterwards."""
+    database = Database(postgres.app_url, APP_ROLE, pool_size=1, pool_timeout_s=0.1)
+    await database.open()
+    async with database.transaction():
+        with pytest.raises(ServiceDegradedError, match="PoolTimeout"):
+            await database.ping()
+    await database.ping()
+    await database.close()
+
+
+async def test_a_cancelled_request_gives_its_connection_back(postgres: PostgresDatabase) -> None:
+    """However often clients leave, a pool of one goes on working."""
+    database = Database(postgres.app_url, APP_ROLE, pool_size=1)
+    await database.open()
+    for _ in range(5):
+        entered = asyncio.Event()
+
+        async def request(entered: asyncio.Event = entered) -> None:
+            async with database.transaction() as connection:
+                entered.set()
+                await connection.execute("SELECT pg_sleep(60)")
+
+        task = asyncio.create_task(request())
+        await entered.wait()
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+    await database.ping()
+    await database.close()
+
+
+async def test_a_read_only_server_degrades_changes_and_nothing_else(
+    postgres: PostgresDatabase, auth: Database, app: Database
+) -> None:
+    """As after a fail-over to a standby: lookups answer, a change fails clearly, checkpoints wait."""
+    agent = await settle_in(PostgresIdentity(auth))
+    with psycopg.connect(postgres.superuser_url, autocommit=True) as connection:
+        try:
+            connection.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+            postgres.server.restart()
+            assert await PostgresIdentity(auth).find_agent(agent.org_id, agent.id) is not None
+            with pytest.raises(ServiceDegradedError, match="ReadOnly"):
+                await PostgresIdentity(auth).add_organization(new_organization())
+            with pytest.raises(SinkUnavailableError, match="ReadOnly"):
+                await PostgresSessions(app).append([new_turn(agent)])
+        finally:
+            with psycopg.connect(postgres.superuser_url, autocommit=True) as other:
+                other.execute("SET default_transaction_read_only = off")
+                other.execute("ALTER SYSTEM RESET default_transaction_read_only")
+            postgres.server.restart()
+
+
+async def test_a_schema_that_is_not_there_is_an_outage(empty_postgres: PostgresDatabase) -> None:
+    """Started before the migration, it works once that has run."""
+    database = Database(empty_postgres.auth_url, AUTH_ROLE)
+    await database.open()
+    with pytest.raises(ServiceDegradedError, match="migrated"):
+        await PostgresIdentity(database).organizations()
+    await database.close()
+
+
+async def test_what_is_closed_or_not_yet_open_answers_as_an_outage(postgres: PostgresDatabase) -> None:
+    """Also closing twice is nothing."""
+    database = Database(postgres.app_url, APP_ROLE)
+    with pytest.raises(ServiceDegradedError):
+        await database.ping()
+    await database.open()
+    await database.close()
+    await database.close()
+    with pytest.raises(ServiceDegradedError):
+        await database.ping()
+
+
+def test_a_database_shows_no_url(postgres: PostgresDatabase) -> None:
+    """URLs hold passwords."""
+    assert repr(Database(postgres.app_url, APP_ROLE)) == "<Database as ibex_app>"

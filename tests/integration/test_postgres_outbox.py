@@ -1,0 +1,102 @@
+"""Every change that makes cached entries doubtful leaves a row in the outbox, in its own transaction."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from harness.tenants import later, new_agent, new_draft, new_token, settle_in
+from harness.turns import new_turn
+from ibex.adapters.postgres.database import Database
+from ibex.adapters.postgres.directives import PostgresDirectives
+from ibex.adapters.postgres.identity import PostgresIdentity
+from ibex.adapters.postgres.roles import APP_ROLE, AUTH_ROLE
+from ibex.adapters.postgres.sessions import PostgresSessions
+from ibex.domain.identity import AgentStatus
+from ibex.domain.manage_identity import OrganizationStatus
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from uuid import UUID
+
+    from harness.postgres import PostgresDatabase
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+async def identity(postgres: PostgresDatabase) -> AsyncIterator[PostgresIdentity]:
+    """The identity store."""
+    database = Database(postgres.auth_url, AUTH_ROLE)
+    await database.open()
+    yield PostgresIdentity(database)
+    await database.close()
+
+
+@pytest.fixture
+async def app(postgres: PostgresDatabase) -> AsyncIterator[Database]:
+    """The database as the proxy sees it."""
+    database = Database(postgres.app_url, APP_ROLE)
+    await database.open()
+    yield database
+    await database.close()
+
+
+def _take(database: PostgresDatabase) -> list[tuple[UUID, str]]:
+    """Empty the outbox, as auth will, and return what was in it."""
+    with psycopg.connect(database.auth_url) as connection:
+        rows = connection.execute("DELETE FROM outbox RETURNING id, org_id, kind").fetchall()
+    return [(org_id, kind) for _, org_id, kind in sorted(rows)]
+
+
+async def test_changes_of_identity_are_noted(postgres: PostgresDatabase, identity: PostgresIdentity) -> None:
+    """A revocation and an organization's status concern tokens, an agent's status concerns agents."""
+    agent, token = await settle_in(identity), new_token((await settle_in(identity)).org_id)
+    await identity.add_token(token)
+    assert _take(postgres) == []
+    await identity.revoke_token(token.org_id, token.id, later())
+    await identity.set_agent_status(agent.org_id, agent.id, AgentStatus.PAUSED)
+    await identity.set_organization_status(agent.org_id, OrganizationStatus.SUSPENDED)
+    assert _take(postgres) == [(token.org_id, "tokens"), (agent.org_id, "agents"), (agent.org_id, "tokens")]
+
+
+async def test_changes_of_directives_are_noted(
+    postgres: PostgresDatabase, identity: PostgresIdentity, app: Database
+) -> None:
+    """The first version (*none* is cached too), every further one, a rollback, a deactivation."""
+    agent, store = await settle_in(identity), PostgresDirectives(app)
+    of = (agent.org_id, agent.id)
+    for change in (
+        store.add_version(*of, new_draft(), None),
+        store.add_version(*of, new_draft(), None),
+        store.activate(*of, 1),
+        store.deactivate(*of),
+    ):
+        await change
+        assert _take(postgres) == [(agent.org_id, "directives")]
+
+
+async def test_what_changes_nothing_is_not_noted(
+    postgres: PostgresDatabase, identity: PostgresIdentity, app: Database
+) -> None:
+    """A change that found nothing to change, or failed, leaves no row: both are one transaction."""
+    agent, store = await settle_in(identity), PostgresDirectives(app)
+    await identity.revoke_token(agent.org_id, uuid4(), later())
+    await store.activate(agent.org_id, agent.id, 7)
+    await store.add_version(agent.org_id, new_agent(agent.org_id).id, new_draft(), None)
+    await PostgresSessions(app).append([new_turn(agent)])
+    assert _take(postgres) == []
+
+
+async def test_a_temporary_table_does_not_swallow_a_note(
+    postgres: PostgresDatabase, identity: PostgresIdentity
+) -> None:
+    """The trigger names its schema, so nobody can put another outbox before it."""
+    agent = await settle_in(identity)
+    with psycopg.connect(postgres.auth_url) as connection:
+        connection.execute("CREATE TEMP TABLE outbox (org_id uuid, kind text)")
+        connection.execute("UPDATE agents SET status = 'archived' WHERE id = %s", [agent.id])
+    assert _take(postgres) == [(agent.org_id, "agents")]

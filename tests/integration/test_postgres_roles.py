@@ -1,0 +1,103 @@
+"""The refusal to start with more rights than needed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+from ibex.adapters.postgres.database import Database
+from ibex.adapters.postgres.roles import APP_ROLE, AUTH_ROLE, UnsafeRoleError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from harness.postgres import PostgresDatabase
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def role(postgres: PostgresDatabase) -> Iterator[str]:
+    """A login role of the test's own that has the application's rights."""
+    with psycopg.connect(postgres.superuser_url, autocommit=True) as connection:
+        connection.execute("CREATE ROLE somebody LOGIN IN ROLE ibex_app")
+    yield "somebody"
+    with psycopg.connect(postgres.superuser_url, autocommit=True) as connection:
+        connection.execute("DROP ROLE somebody")
+
+
+async def _open(url: str, role: str) -> None:
+    database = Database(url, role)
+    try:
+        await database.open()
+        await database.ping()
+    finally:
+        await database.close()
+
+
+async def test_each_role_opens_as_itself(postgres: PostgresDatabase) -> None:
+    """What migrations make is accepted."""
+    await _open(postgres.app_url, APP_ROLE)
+    await _open(postgres.auth_url, AUTH_ROLE)
+
+
+async def test_a_member_of_the_role_is_accepted(postgres: PostgresDatabase, role: str) -> None:
+    """A deployment may log in under a name of its own."""
+    await _open(postgres.server.url(role, postgres.name), APP_ROLE)
+
+
+async def test_a_superuser_is_refused(postgres: PostgresDatabase) -> None:
+    """Row-level security does not bind it."""
+    with pytest.raises(UnsafeRoleError, match="superuser"):
+        await _open(postgres.superuser_url, APP_ROLE)
+
+
+async def test_the_owner_is_refused(postgres: PostgresDatabase) -> None:
+    """Who owns tables may switch their policies off."""
+    with pytest.raises(UnsafeRoleError, match="owns tables"):
+        await _open(postgres.owner_url, APP_ROLE)
+
+
+async def test_the_wrong_role_is_refused(postgres: PostgresDatabase) -> None:
+    """The two URLs in each other's place are found at once, not at the first request."""
+    with pytest.raises(UnsafeRoleError, match="'ibex_auth' is not 'ibex_app'"):
+        await _open(postgres.auth_url, APP_ROLE)
+
+
+@pytest.mark.parametrize(
+    ("grant", "revoke", "reason"),
+    [
+        ("ALTER ROLE somebody BYPASSRLS", "ALTER ROLE somebody NOBYPASSRLS", "bypass"),
+        ("GRANT postgres TO somebody", "REVOKE postgres FROM somebody", "superuser"),
+        ("GRANT ibex_owner TO somebody", "REVOKE ibex_owner FROM somebody", "owner"),
+    ],
+)
+async def test_what_a_role_could_become_counts(
+    postgres: PostgresDatabase, role: str, grant: str, revoke: str, reason: str
+) -> None:
+    """An injected SET ROLE would do."""
+    with psycopg.connect(postgres.superuser_url, autocommit=True) as connection:
+        connection.execute(grant.encode())
+        try:
+            with pytest.raises(UnsafeRoleError, match=reason):
+                await _open(postgres.server.url(role, postgres.name), APP_ROLE)
+        finally:
+            connection.execute(revoke.encode())
+
+
+async def test_a_role_that_became_unsafe_while_the_server_was_down_is_refused(
+    postgres: PostgresDatabase, role: str
+) -> None:
+    """A server that could not be asked at start is asked at every new connection."""
+    postgres.server.stop()
+    database = Database(postgres.server.url(role, postgres.name), APP_ROLE)
+    await database.open()
+    postgres.server.start()
+    with psycopg.connect(postgres.superuser_url, autocommit=True) as connection:
+        connection.execute("ALTER ROLE somebody BYPASSRLS")
+        with pytest.raises(UnsafeRoleError, match="bypass"):
+            await database.ping()
+        connection.execute("ALTER ROLE somebody NOBYPASSRLS")
+    await database.close()

@@ -1,0 +1,334 @@
+"""Who may see and do what in PostgreSQL: the roles, row-level security, and what holds where that does not look."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from psycopg import errors, sql
+from psycopg.types.json import Jsonb
+
+from harness.tenants import new_draft, new_organization, new_token, new_user, settle_in
+from harness.turns import new_turn, session_of
+from ibex.adapters.postgres.database import Database
+from ibex.adapters.postgres.directives import PostgresDirectives
+from ibex.adapters.postgres.identity import PostgresIdentity
+from ibex.adapters.postgres.roles import APP_ROLE, AUTH_ROLE
+from ibex.adapters.postgres.sessions import PostgresSessions
+from ibex.adapters.postgres.tables import METADATA
+
+if TYPE_CHECKING:
+    from harness.postgres import PostgresDatabase
+    from ibex.domain.manage_identity import NamedAgent
+
+pytestmark = pytest.mark.integration
+
+APP_TABLES = ("directives", "directive_versions", "sessions", "checkpoints")
+AUTH_TABLES = ("organizations", "users", "agents", "tokens", "outbox")
+
+
+@pytest.fixture
+async def two_tenants(postgres: PostgresDatabase) -> tuple[NamedAgent, NamedAgent]:
+    """An agent each of two organizations, both with a row in every table."""
+    auth, app = Database(postgres.auth_url, AUTH_ROLE), Database(postgres.app_url, APP_ROLE)
+    await auth.open()
+    await app.open()
+    identity = PostgresIdentity(auth)
+    agents = (await settle_in(identity), await settle_in(identity))
+    for agent in agents:
+        await identity.add_user(new_user(agent.org_id))
+        await identity.add_token(new_token(agent.org_id, agent_id=agent.id))
+        await PostgresDirectives(app).add_version(agent.org_id, agent.id, new_draft(), None)
+        await PostgresSessions(app).append([new_turn(agent)])
+    await app.close()
+    await auth.close()
+    return agents
+
+
+def _as_app(database: PostgresDatabase, org_id: UUID | str | None) -> psycopg.Connection[Any]:
+    connection = psycopg.connect(database.app_url)
+    if org_id is not None:
+        connection.execute("SELECT set_config('app.current_org_id', %s, true)", [str(org_id)])
+    return connection
+
+
+def _count(connection: psycopg.Connection[Any], table: str) -> int:
+    row = connection.execute(sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(table))).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+@pytest.mark.parametrize("table", APP_TABLES)
+@pytest.mark.parametrize("nobody", [None, "", "another"])
+def test_the_app_role_sees_nothing_outside_an_organization(
+    postgres: PostgresDatabase, two_tenants: object, table: str, nobody: str | None
+) -> None:
+    """Without a setting, with the empty one that an ended transaction leaves, with another organization's: no row."""
+    del two_tenants
+    with _as_app(postgres, str(uuid4()) if nobody == "another" else nobody) as connection:
+        assert _count(connection, table) == 0
+
+
+@pytest.mark.parametrize("table", APP_TABLES)
+def test_the_app_role_sees_its_own_organization_only(
+    postgres: PostgresDatabase, two_tenants: tuple[NamedAgent, NamedAgent], table: str
+) -> None:
+    """One row each, though both organizations have one."""
+    for agent in two_tenants:
+        with _as_app(postgres, agent.org_id) as connection:
+            rows = connection.execute(sql.SQL("SELECT org_id FROM {}").format(sql.Identifier(table))).fetchall()
+            assert rows == [(agent.org_id,)]
+
+
+def test_a_setting_of_an_ended_transaction_is_gone(
+    postgres: PostgresDatabase, two_tenants: tuple[NamedAgent, NamedAgent]
+) -> None:
+    """On the same connection, the next transaction sees nothing until it is bound anew."""
+    with _as_app(postgres, two_tenants[0].org_id) as connection:
+        assert _count(connection, "sessions") == 1
+        connection.commit()
+        assert _count(connection, "sessions") == 0
+
+
+async def test_a_pooled_connection_does_not_carry_an_organization_over(
+    postgres: PostgresDatabase, two_tenants: tuple[NamedAgent, NamedAgent]
+) -> None:
+    """With a pool of one, after a commit and a failure: an unbound transaction sees nothing, a bound one its own."""
+    ours, theirs = two_tenants
+    database = Database(postgres.app_url, APP_ROLE, pool_size=1)
+    await database.open()
+
+    async def seen(org_id: UUID | None) -> list[UUID]:
+        async with database.transaction(org_id) as connection:
+            return [row[0] for row in await (await connection.execute("SELECT org_id FROM sessions")).fetchall()]
+
+    assert await seen(ours.org_id) == [ours.org_id]
+    assert await seen(None) == []
+    with pytest.raises(LookupError):
+        async with database.transaction(ours.org_id):
+            raise LookupError
+    assert await seen(None) == []
+    assert await seen(theirs.org_id) == [theirs.org_id]
+    await database.close()
+
+
+@pytest.mark.parametrize("table", ["users", "tokens", "organizations", "agents", "alembic_version"])
+def test_the_app_role_cannot_read_identity(postgres: PostgresDatabase, table: str) -> None:
+    """Not even inside an organization: it has no right to the table at all."""
+    with _as_app(postgres, uuid4()) as connection, pytest.raises(errors.InsufficientPrivilege):
+        _count(connection, table)
+
+
+def test_the_app_role_cannot_read_the_outbox(postgres: PostgresDatabase) -> None:
+    """It writes what it changed, and reads nothing of others."""
+    with _as_app(postgres, uuid4()) as connection, pytest.raises(errors.InsufficientPrivilege):
+        _count(connection, "outbox")
+
+
+@pytest.mark.parametrize("table", APP_TABLES)
+def test_the_auth_role_cannot_read_what_agents_do(postgres: PostgresDatabase, table: str) -> None:
+    """Sessions, checkpoints and directives are not identity."""
+    with psycopg.connect(postgres.auth_url) as connection, pytest.raises(errors.InsufficientPrivilege):
+        _count(connection, table)
+
+
+@pytest.mark.parametrize("table", AUTH_TABLES)
+def test_the_auth_role_sees_identity_of_every_organization(
+    postgres: PostgresDatabase, two_tenants: object, table: str
+) -> None:
+    """It has to: a token says whose it is only after it was found."""
+    del two_tenants
+    with psycopg.connect(postgres.auth_url) as connection:
+        assert _count(connection, table) == 2
+
+
+@pytest.mark.parametrize("statement", ["UPDATE checkpoints SET latency_ms = 0", "DELETE FROM checkpoints"])
+def test_the_app_role_cannot_change_a_checkpoint(
+    postgres: PostgresDatabase, two_tenants: tuple[NamedAgent, NamedAgent], statement: str
+) -> None:
+    """It has no such right."""
+    with _as_app(postgres, two_tenants[0].org_id) as connection, pytest.raises(errors.InsufficientPrivilege):
+        connection.execute(statement.encode())
+
+
+@pytest.mark.parametrize("table", ["checkpoints", "directive_versions"])
+@pytest.mark.parametrize("statement", ["UPDATE {} SET created_at = now()", "DELETE FROM {}", "TRUNCATE {} CASCADE"])
+def test_nobody_changes_what_is_append_only(
+    postgres: PostgresDatabase, two_tenants: object, table: str, statement: str
+) -> None:
+    """A trigger refuses, whatever the rights: here the superuser's."""
+    del two_tenants
+    with psycopg.connect(postgres.superuser_url) as connection, pytest.raises(errors.RestrictViolation):
+        connection.execute(sql.SQL(statement).format(sql.Identifier(table)))
+
+
+@pytest.mark.parametrize("column", ["id", "org_id", "agent_id", "external_id", "model", "created_at"])
+def test_the_app_role_cannot_change_whose_a_session_is(
+    postgres: PostgresDatabase, two_tenants: tuple[NamedAgent, NamedAgent], column: str
+) -> None:
+    """Only status, totals and times may change."""
+    statement = sql.SQL("UPDATE sessions SET {0} = {0}").format(sql.Identifier(column))
+    with _as_app(postgres, two_tenants[0].org_id) as connection, pytest.raises(errors.InsufficientPrivilege):
+        connection.execute(statement)
+
+
+def test_the_app_role_cannot_write_into_another_organization(
+    postgres: PostgresDatabase, two_tenants: tuple[NamedAgent, NamedAgent]
+) -> None:
+    """A row that names another organization is refused; another's rows are not there to be changed."""
+    ours, theirs = two_tenants
+    with _as_app(postgres, ours.org_id) as connection:
+        changed = connection.execute("UPDATE sessions SET turn_count = 9 WHERE org_id = %s", [theirs.org_id])
+        assert changed.rowcount == 0
+        with pytest.raises(errors.InsufficientPrivilege, match="row-level security"):
+            connection.execute("INSERT INTO outbox (org_id, kind) VALUES (%s, 'directives')", [theirs.org_id])
+
+
+def test_the_app_role_makes_only_directives_doubtful(
+    postgres: PostgresDatabase, two_tenants: tuple[NamedAgent, NamedAgent]
+) -> None:
+    """It cannot say that tokens or agents changed."""
+    insert = "INSERT INTO outbox (org_id, kind) VALUES (%s, %s)"
+    with _as_app(postgres, two_tenants[0].org_id) as connection:
+        connection.execute(insert, [two_tenants[0].org_id, "directives"])
+        with pytest.raises(errors.InsufficientPrivilege, match="row-level security"):
+            connection.execute(insert, [two_tenants[0].org_id, "tokens"])
+
+
+def test_keys_keep_tenants_apart_where_row_level_security_does_not_look(
+    postgres: PostgresDatabase, two_tenants: tuple[NamedAgent, NamedAgent]
+) -> None:
+    """Foreign-key checks see every row; a reference to another organization's agent or session has no such key."""
+    ours, theirs = two_tenants
+    copy = "INSERT INTO {0} SELECT (r).* FROM (SELECT jsonb_populate_record(t, %s) AS r FROM {0} t) x"
+    foreign = {
+        "sessions": {"external_id": "x", "agent_id": theirs.id},
+        "checkpoints": {"request_id": uuid4(), "turn_index": 1, "session_id": session_of(new_turn(theirs))},
+        "directive_versions": {"number": 2, "agent_id": theirs.id},
+    }
+    for table, change in foreign.items():
+        values = Jsonb({"id": uuid4(), **change}, dumps=partial(json.dumps, default=str))
+        with _as_app(postgres, ours.org_id) as connection, pytest.raises(errors.ForeignKeyViolation):
+            connection.execute(copy.format(table).encode(), [values])
+
+
+def test_no_setting_of_the_application_opens_what_is_closed(postgres: PostgresDatabase, two_tenants: object) -> None:
+    """``row_security`` only turns rows that are hidden into an error; other roles cannot be taken on."""
+    del two_tenants
+    with _as_app(postgres, None) as connection:
+        connection.execute("SET LOCAL row_security = off")
+        with pytest.raises(errors.InsufficientPrivilege):
+            _count(connection, "sessions")
+    for role in ("ibex_auth", "ibex_owner", "postgres"):
+        with _as_app(postgres, None) as connection, pytest.raises(errors.InsufficientPrivilege):
+            connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(role)))
+
+
+def test_the_owner_is_bound_by_row_level_security_too(postgres: PostgresDatabase, two_tenants: object) -> None:
+    """FORCE: a migration's connection that is misused sees no tenant's rows."""
+    del two_tenants
+    with psycopg.connect(postgres.owner_url) as connection:
+        assert {table: _count(connection, table) for table in METADATA.tables} == dict.fromkeys(METADATA.tables, 0)
+
+
+_NOT_SECURED = """
+SELECT c.relname || ': ' || problem
+FROM pg_class c, LATERAL (
+  SELECT 'row-level security is not enabled and forced' AS problem
+  WHERE NOT (c.relrowsecurity AND c.relforcerowsecurity)
+  UNION ALL
+  SELECT 'no policy' WHERE NOT EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid)
+  UNION ALL
+  SELECT 'policy ' || p.polname || ' is for everybody'
+  FROM pg_policy p WHERE p.polrelid = c.oid AND 0 = ANY (p.polroles)
+  UNION ALL
+  SELECT 'policy ' || p.polname || ' lets ibex_app see more than one organization'
+  FROM pg_policy p JOIN pg_roles r ON r.oid = ANY (p.polroles) AND r.rolname = 'ibex_app'
+  WHERE p.polrelid = c.oid
+    AND (coalesce(pg_get_expr(p.polqual, c.oid), '') NOT LIKE '%current_org_id%'
+         OR coalesce(pg_get_expr(p.polwithcheck, c.oid), '') NOT LIKE '%current_org_id%')
+  UNION ALL
+  SELECT 'no foreign key leads to an organization'
+  WHERE NOT EXISTS (SELECT FROM pg_constraint k JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'org_id'
+                    WHERE k.conrelid = c.oid AND k.contype = 'f' AND a.attnum = ANY (k.conkey))
+  UNION ALL
+  SELECT 'foreign key ' || k.conname || ' leaves the organization out'
+  FROM pg_constraint k
+  WHERE k.conrelid = c.oid AND k.contype = 'f' AND NOT EXISTS (
+    SELECT FROM unnest(k.conkey, k.confkey) AS pair (own, other)
+    JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = pair.own
+    JOIN pg_attribute b ON b.attrelid = k.confrelid AND b.attnum = pair.other
+    WHERE a.attname = 'org_id' AND b.attname IN ('org_id', 'id')
+      AND (b.attname = 'org_id' OR k.confrelid = 'organizations'::regclass)
+  )
+) problems
+WHERE c.relkind IN ('r', 'p') AND c.relnamespace = 'public'::regnamespace AND EXISTS (
+  SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = 'org_id' AND NOT a.attisdropped
+)
+ORDER BY 1
+"""
+
+
+def test_every_tenant_table_is_secured(postgres: PostgresDatabase) -> None:
+    """Whatever has an ``org_id`` has row-level security, forced, a policy of a role, and keys with the organization."""
+    with psycopg.connect(postgres.superuser_url) as connection:
+        assert connection.execute(_NOT_SECURED.encode()).fetchall() == []
+
+
+def test_a_new_tenant_table_without_security_is_noticed(postgres: PostgresDatabase) -> None:
+    """The test above can fail: every way to forget something is found."""
+    with psycopg.connect(postgres.superuser_url) as connection:
+        connection.execute(
+            "CREATE TABLE memories (id uuid PRIMARY KEY, org_id uuid, agent_id uuid REFERENCES agents (id))"
+        )
+        connection.execute("CREATE TABLE notes (org_id uuid REFERENCES organizations (id))")
+        connection.execute("ALTER TABLE notes ENABLE ROW LEVEL SECURITY")
+        connection.execute("ALTER TABLE notes FORCE ROW LEVEL SECURITY")
+        connection.execute("CREATE POLICY open ON notes USING (true)")
+        connection.execute("CREATE POLICY wide ON notes TO ibex_app USING (true) WITH CHECK (true)")
+        assert [row[0] for row in connection.execute(_NOT_SECURED.encode())] == [
+            "memories: foreign key memories_agent_id_fkey leaves the organization out",
+            "memories: no foreign key leads to an organization",
+            "memories: no policy",
+            "memories: row-level security is not enabled and forced",
+            "notes: policy open is for everybody",
+            "notes: policy wide lets ibex_app see more than one organization",
+        ]
+        connection.rollback()
+
+
+def test_organizations_are_secured_too(postgres: PostgresDatabase) -> None:
+    """The tenants' own table has no ``org_id``; only auth has a policy on it."""
+    with psycopg.connect(postgres.superuser_url) as connection:
+        found = connection.execute(
+            "SELECT c.relrowsecurity, c.relforcerowsecurity, array_agg(r.rolname::text) FROM pg_class c"
+            " JOIN pg_policy p ON p.polrelid = c.oid JOIN pg_roles r ON r.oid = ANY (p.polroles)"
+            " WHERE c.oid = 'organizations'::regclass GROUP BY 1, 2"
+        ).fetchall()
+    assert found == [(True, True, ["ibex_auth"])]
+
+
+def test_reserved_permission_bits_and_wrong_values_are_refused_by_the_schema(postgres: PostgresDatabase) -> None:
+    """The last line of defence holds without the code above it."""
+    organization = new_organization()
+    insert = "INSERT INTO organizations VALUES (%s, %s, %s, %s, now())"
+    token = (
+        "INSERT INTO tokens (id, org_id, name, permissions, key_id, digest, created_at)"
+        " VALUES (gen_random_uuid(), %s, 'x', %s, 'k', %s, now())"
+    )
+    with psycopg.connect(postgres.auth_url, autocommit=True) as connection:
+        connection.execute(insert, [organization.id, "one", "active", 0])
+        connection.execute(token, [organization.id, (1 << 56) - 1, bytes(32)])
+        for statement, values in (
+            (insert, [uuid4(), "two", "active", -1]),
+            (insert, [uuid4(), "two", "closed", 1]),
+            (token, [organization.id, 1 << 56, bytes(32)]),
+            (token, [organization.id, -1, bytes(32)]),
+            (token, [organization.id, 1, bytes(31)]),
+        ):
+            with pytest.raises(errors.CheckViolation):
+                connection.execute(statement.encode(), values)

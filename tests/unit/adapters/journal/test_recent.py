@@ -1,0 +1,59 @@
+"""What was appended last, in memory."""
+
+from __future__ import annotations
+
+from harness.journal_entries import new_exchange
+from ibex.adapters.journal.recent import MOST, RecentExchanges
+from ibex.adapters.journal.store import Span
+
+
+def test_a_span_that_is_there_is_given() -> None:
+    """Any span of what was added in succession."""
+    recent = RecentExchanges()
+    exchanges = [new_exchange() for _ in range(5)]
+    recent.add(Span(1, 2), exchanges[:2])
+    recent.add(Span(3, 5), exchanges[2:])
+    assert recent.get(Span(2, 4)) == exchanges[1:4]
+
+
+def test_a_span_that_is_not_wholly_there_is_not_given() -> None:
+    """Neither its beginning nor its end may be missing."""
+    recent = RecentExchanges()
+    recent.add(Span(11, 12), [new_exchange(), new_exchange()])
+    assert recent.get(Span(10, 11)) is None
+    assert recent.get(Span(12, 13)) is None
+    assert recent.get(Span(11, 12)) is not None
+
+
+def test_a_gap_starts_over() -> None:
+    """Positions stay true when something was stored that never came by here."""
+    recent = RecentExchanges()
+    recent.add(Span(1, 1), [new_exchange()])
+    late = new_exchange()
+    recent.add(Span(5, 5), [late])
+    assert recent.get(Span(5, 5)) == [late]
+    assert recent.get(Span(1, 1)) is None
+
+
+def test_what_is_forgotten_is_gone() -> None:
+    """Forgetting further than there is anything is harmless."""
+    recent = RecentExchanges()
+    exchanges = [new_exchange() for _ in range(3)]
+    recent.add(Span(1, 3), exchanges)
+    recent.forget(2)
+    assert recent.get(Span(2, 3)) is None
+    assert recent.get(Span(3, 3)) == exchanges[2:]
+    recent.forget(10)
+    assert recent.get(Span(3, 3)) is None
+    later = new_exchange()
+    recent.add(Span(4, 4), [later])
+    assert recent.get(Span(4, 4)) == [later]
+
+
+def test_it_is_bounded() -> None:
+    """The oldest go first."""
+    recent = RecentExchanges()
+    exchange = new_exchange()
+    recent.add(Span(1, MOST + 1), [exchange] * (MOST + 1))
+    assert recent.get(Span(1, 1)) is None
+    assert recent.get(Span(2, MOST + 1)) == [exchange] * MOST

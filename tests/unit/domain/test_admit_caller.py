@@ -1,0 +1,255 @@
+"""Who may come in, and who may not."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+
+from harness.chat_scene import (
+    AGENT,
+    BEARER,
+    ORG,
+    OTHER_AGENT,
+    OTHER_ORG,
+    TOKEN,
+    ScriptedAgents,
+    ScriptedTokens,
+    WaitingRateLimiter,
+    principal,
+)
+from ibex.adapters.memory.clock import ManualClock
+from ibex.domain.admit_caller import AdmitCaller, Credentials
+from ibex.domain.errors import (
+    AgentNotAuthorizedError,
+    AgentSuspendedError,
+    AuthUnavailableError,
+    FieldCode,
+    IbexError,
+    InsufficientPermissionsError,
+    InvalidTokenError,
+    MissingAgentIdError,
+    MissingTokenError,
+    RateLimitedError,
+    ServiceDegradedError,
+    ValidationError,
+)
+from ibex.domain.exchange import Caller
+from ibex.domain.identity import Agent, AgentStatus
+from ibex.domain.open_exchange import OpenExchange
+from ibex.domain.permissions import ADMIN, CHAT, READ_ONLY, Permission
+
+
+class Door:
+    """The use case with its neighbours and the notes of one request."""
+
+    def __init__(self) -> None:
+        self.tokens = ScriptedTokens(principal())
+        self.agents = ScriptedAgents(Agent(AGENT, ORG, AgentStatus.ACTIVE))
+        self.rate_limiter = WaitingRateLimiter()
+        self.clock = ManualClock()
+        self.notes = OpenExchange.begin(self.clock, UUID(int=1), "t" * 32)
+        self.admit = AdmitCaller(self.tokens, self.agents, self.rate_limiter, default_rpm=600)
+
+    async def knock(self, authorization: str | None = BEARER, agent_id: str | None = str(AGENT)) -> Caller | None:
+        """Ask to be let in, and return who the notes say came."""
+        await self.admit(Credentials(authorization, agent_id), self.notes)
+        return self.notes.caller
+
+
+@pytest.mark.parametrize(
+    "authorization", [BEARER, BEARER.replace("Bearer", "bearer"), BEARER.replace(" ", "   "), f"  {BEARER} "]
+)
+async def test_a_bearer_is_understood_as_rfc_9110_writes_it(authorization: str) -> None:
+    """The scheme's case does not count, and neither does the space around."""
+    door = Door()
+
+    assert await door.knock(authorization) == Caller(ORG, TOKEN.token_id, AGENT)
+    assert door.tokens.asked == [TOKEN.token_id]
+
+
+@pytest.mark.parametrize("authorization", [None, "", " ", "Bearer", "Bearer ", "Bearer\t", "Basic abc", TOKEN.reveal()])
+async def test_without_a_bearer_the_token_is_missing(authorization: str | None) -> None:
+    """Nobody is asked about it."""
+    door = Door()
+
+    with pytest.raises(MissingTokenError):
+        await door.knock(authorization)
+    assert door.tokens.asked == []
+    assert door.notes.caller is None
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        "Bearer x",
+        BEARER + "0",
+        BEARER[:-1],
+        f"{BEARER} {TOKEN.reveal()}",
+        f"{BEARER}, {BEARER}",
+        BEARER.upper().replace("BEARER", "Bearer"),
+        "Bearer \ud800",
+    ],
+)
+async def test_a_malformed_token_is_invalid_without_being_looked_up(authorization: str) -> None:
+    """Shape and checksum are judged here, so that a flood of garbage costs nobody anything."""
+    door = Door()
+
+    with pytest.raises(InvalidTokenError) as raised:
+        await door.knock(authorization)
+    assert door.tokens.asked == []
+    assert str(raised.value) == InvalidTokenError.default_message
+
+
+@pytest.mark.parametrize("error", [InvalidTokenError(), ServiceDegradedError()])
+async def test_what_the_verifier_says_is_the_answer(error: IbexError) -> None:
+    """Unknown is 401, cannot be known is 503: never the one for the other."""
+    door = Door()
+    door.tokens.answer = error
+
+    with pytest.raises(type(error)) as raised:
+        await door.knock()
+    assert raised.value is error
+    assert door.notes.caller is None
+    assert door.agents.asked == []
+
+
+@pytest.mark.parametrize("permissions", [Permission(0), READ_ONLY, CHAT & ~Permission.SESSION_CREATE])
+async def test_every_permission_of_chat_is_needed(permissions: Permission) -> None:
+    """One missing bit refuses; the organization is known by then."""
+    door = Door()
+    door.tokens.answer = principal(permissions=permissions)
+
+    with pytest.raises(InsufficientPermissionsError):
+        await door.knock()
+    assert door.notes.caller == Caller(ORG, TOKEN.token_id)
+    assert door.agents.asked == []
+
+
+@pytest.mark.parametrize(
+    ("path", "admitted"), [(str(ORG), True), (str(ORG).upper(), True), (str(OTHER_ORG), False), ("x", False)]
+)
+async def test_a_path_names_the_tokens_own_organization(path: str, *, admitted: bool) -> None:
+    """Another's is 403, whatever the token may do otherwise."""
+    door = Door()
+    door.tokens.answer = principal(permissions=ADMIN)
+
+    if admitted:
+        await door.admit(Credentials(BEARER, str(AGENT), path), door.notes)
+        return
+    with pytest.raises(InsufficientPermissionsError):
+        await door.admit(Credentials(BEARER, str(AGENT), path), door.notes)
+
+
+@pytest.mark.parametrize(
+    ("bound_to", "claimed", "agent_or_error"),
+    [
+        (None, str(AGENT), AGENT),
+        (None, str(AGENT).upper(), AGENT),
+        (AGENT, None, AGENT),
+        (AGENT, str(AGENT), AGENT),
+        (None, None, MissingAgentIdError),
+        (AGENT, str(OTHER_AGENT), AgentNotAuthorizedError),
+        (OTHER_AGENT, str(AGENT), AgentNotAuthorizedError),
+        (None, "", ValidationError),
+        (None, "assistant", ValidationError),
+        (AGENT, "assistant", ValidationError),
+    ],
+)
+async def test_which_agent_it_is(
+    bound_to: UUID | None, claimed: str | None, agent_or_error: UUID | type[IbexError]
+) -> None:
+    """The header's, or the one that the token is bound to; a bound token is no other agent's."""
+    door = Door()
+    door.tokens.answer = principal(agent_id=bound_to)
+
+    if isinstance(agent_or_error, UUID):
+        assert await door.knock(agent_id=claimed) == Caller(ORG, TOKEN.token_id, agent_or_error)
+        assert door.agents.asked == [(ORG, agent_or_error)]
+        return
+    with pytest.raises(agent_or_error):
+        await door.knock(agent_id=claimed)
+    assert door.agents.asked == []
+    assert door.rate_limiter.asked == []
+
+
+async def test_a_wrong_agent_header_is_named() -> None:
+    """The field is the header; its value is not repeated."""
+    door = Door()
+
+    with pytest.raises(ValidationError) as raised:
+        await door.knock(agent_id="assistant")
+    (field,) = raised.value.field_errors
+    assert (field.field, field.code) == ("X-IBEX-Agent-ID", FieldCode.INVALID_FORMAT)
+    assert "assistant" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (Agent(AGENT, ORG, AgentStatus.PAUSED), AgentSuspendedError),
+        (Agent(AGENT, ORG, AgentStatus.SUSPENDED), AgentSuspendedError),
+        (Agent(AGENT, ORG, AgentStatus.ARCHIVED), AgentSuspendedError),
+        (AgentNotAuthorizedError(), AgentNotAuthorizedError),
+        (AuthUnavailableError(), AuthUnavailableError),
+    ],
+)
+async def test_an_agent_that_may_not_act_is_refused_uncounted(
+    answer: Agent | Exception, error: type[IbexError]
+) -> None:
+    """Only an active agent's requests count against its organization."""
+    door = Door()
+    door.agents.answer = answer
+
+    with pytest.raises(error):
+        await door.knock()
+    assert door.notes.caller == Caller(ORG, TOKEN.token_id)
+    assert door.rate_limiter.asked == []
+
+
+@pytest.mark.parametrize(("own", "limit"), [(None, 600), (0, 0), (7, 7)])
+async def test_the_organizations_own_limit_goes_before_the_default(own: int | None, limit: int) -> None:
+    """None takes the default; 0 is unlimited and not the default."""
+    door = Door()
+    door.tokens.answer = principal(rate_limit_rpm=own)
+
+    await door.knock()
+
+    assert door.rate_limiter.asked == [(ORG, limit)]
+    assert door.notes.rate_limit is not None
+    assert door.notes.rate_limit.limit == limit
+
+
+async def test_a_request_over_the_limit_is_told_how_long_to_wait() -> None:
+    """The refusal has the wait, the notes have the decision, and the next minute is open."""
+    door = Door()
+    door.tokens.answer = principal(rate_limit_rpm=1)
+    await door.knock()
+
+    with pytest.raises(RateLimitedError, match="limit of 1 requests per minute") as raised:
+        await door.knock()
+    assert raised.value.retry_after_s == 55
+    assert door.notes.rate_limit is not None
+    assert not door.notes.rate_limit.allowed
+
+    door.clock.advance(timedelta(seconds=55))
+    await door.knock()
+
+
+async def test_authenticating_alone_needs_no_agent_and_counts_nothing() -> None:
+    """What lists models asks who it is, and no more."""
+    door = Door()
+
+    who = await door.admit.authenticate(Credentials(BEARER), door.notes)
+
+    assert who == principal()
+    assert door.notes.caller == Caller(ORG, TOKEN.token_id)
+    assert (door.agents.asked, door.rate_limiter.asked) == ([], [])
+
+
+def test_credentials_show_no_token() -> None:
+    """Their repr has the agent and the organization that were claimed."""
+    shown = repr(Credentials(BEARER, "an agent", "an organization"))
+
+    assert shown == "<Credentials agent_id='an agent' org_id='an organization'>"

@@ -1,0 +1,86 @@
+"""The error tree."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from ibex.domain import errors
+from ibex.domain.errors import (
+    ErrorCode,
+    FieldCode,
+    FieldError,
+    IbexError,
+    ProviderError,
+    ProviderRefusedError,
+    RateLimitedError,
+    Refusal,
+    RetryableError,
+    ValidationError,
+)
+
+ABSTRACT = {IbexError, RetryableError, ProviderError}
+KINDS = [
+    kind
+    for _, kind in inspect.getmembers(errors, inspect.isclass)
+    if issubclass(kind, IbexError) and kind not in ABSTRACT
+]
+
+
+def test_every_code_has_an_error() -> None:
+    """No code is a promise that nothing keeps; only RATE_LIMITED has two sources."""
+    codes = sorted(kind.code for kind in KINDS)
+
+    assert set(codes) == set(ErrorCode)
+    assert [code for code in codes if codes.count(code) > 1] == [ErrorCode.RATE_LIMITED] * 2
+
+
+@pytest.mark.parametrize("code", ErrorCode)
+def test_a_code_is_its_own_name(code: ErrorCode) -> None:
+    """What is on the wire is what the code says."""
+    assert code == code.name
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_every_error_has_words_of_its_own(kind: type[IbexError]) -> None:
+    """Only a bug speaks the words of the root: nothing of it leaks."""
+    assert kind.default_message.endswith((".", ">."))
+    assert (kind.default_message == IbexError.default_message) is (kind.code is ErrorCode.INTERNAL_ERROR)
+
+
+def test_a_message_of_its_own_takes_the_place_of_the_default() -> None:
+    """The message is what a client reads; the detail stays beside it."""
+    error = RateLimitedError("Slow down.", detail="more", retry_after_s=3)
+
+    assert (str(error), error.message, error.detail, error.retry_after_s) == ("Slow down.", "Slow down.", "more", 3)
+    assert str(RateLimitedError()) == RateLimitedError.default_message
+
+
+def test_a_validation_error_names_the_first_fields_and_holds_all() -> None:
+    """Its message stays short however much is wrong."""
+    fields = tuple(FieldError(f"f{i}", FieldCode.REQUIRED, "is required") for i in range(5))
+
+    error = ValidationError(fields)
+
+    assert error.message == "f0: is required; f1: is required; f2: is required"
+    assert error.field_errors == fields
+    assert ValidationError(()).message == ValidationError.default_message
+
+
+def test_what_the_provider_said_of_a_refused_request_is_kept_apart() -> None:
+    """Its words to the client are detail, never the message, so that logs of messages do not hold them."""
+    error = ProviderRefusedError(
+        Refusal.BAD_REQUEST,
+        detail="too long",
+        provider_type="invalid_request_error",
+        provider_code="context_length_exceeded",
+        param="messages",
+        provider_request_id="req_1",
+        attempts=2,
+    )
+
+    assert "too long" not in str(error)
+    assert "too long" not in repr(error)
+    assert (error.detail, error.provider_code, error.param) == ("too long", "context_length_exceeded", "messages")
+    assert (error.provider_request_id, error.attempts, error.retry_after_s) == ("req_1", 2, None)

@@ -1,0 +1,59 @@
+"""Identifiers."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ibex.domain.ids import session_id, uuid7
+
+MILLISECONDS = st.integers(0, (1 << 48) - 1)
+ENTROPY = st.binary(min_size=10, max_size=10)
+
+
+def test_the_example_of_rfc_9562_comes_out() -> None:
+    """The UUIDv7 of RFC 9562, appendix A.6."""
+    made = uuid7(0x017F22E279B0, bytes.fromhex("0cc318c4dc0c0c07398f"))
+
+    assert made == UUID("017F22E2-79B0-7CC3-98C4-DC0C0C07398F")
+
+
+@given(MILLISECONDS, ENTROPY)
+def test_time_and_version_are_where_they_belong(unix_ms: int, entropy: bytes) -> None:
+    """Every UUIDv7 has its version, its variant and its time, whatever the entropy."""
+    made = uuid7(unix_ms, entropy)
+
+    assert (made.version, made.variant, made.int >> 80) == (7, "specified in RFC 4122", unix_ms)
+
+
+@given(MILLISECONDS, ENTROPY, MILLISECONDS, ENTROPY)
+def test_later_ids_are_greater(first_ms: int, first: bytes, second_ms: int, second: bytes) -> None:
+    """Ids are ordered as their milliseconds are."""
+    if first_ms < second_ms:
+        assert uuid7(first_ms, first) < uuid7(second_ms, second)
+
+
+@pytest.mark.parametrize(("unix_ms", "entropy"), [(0, bytes(9)), (0, bytes(11)), (-1, bytes(10)), (1 << 48, bytes(10))])
+def test_what_does_not_fit_is_refused(unix_ms: int, entropy: bytes) -> None:
+    """Neither more entropy than there is room for, nor a time outside 48 bits."""
+    with pytest.raises(ValueError, match="UUIDv7"):
+        uuid7(unix_ms, entropy)
+
+
+def test_a_sessions_id_never_changes() -> None:
+    """Stored sessions are found again by this id: pinned over releases."""
+    assert session_id(UUID(int=1), UUID(int=2), "chat-1") == UUID("61be707b-8675-5050-ae75-dab210844b21")
+
+
+@given(st.uuids(), st.uuids(), st.uuids(), st.text(min_size=1))
+def test_a_handle_is_another_session_for_everybody_else(org: UUID, agent: UUID, other: UUID, handle: str) -> None:
+    """The same handle in another organization or under another agent is another session."""
+    mine = session_id(org, agent, handle)
+
+    assert mine == session_id(org, agent, handle)
+    assert mine.version == 5
+    assert (mine == session_id(other, agent, handle)) is (org == other)
+    assert (mine == session_id(org, other, handle)) is (agent == other)

@@ -1,0 +1,133 @@
+"""What an operator does with an agent's directive."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+
+from ibex.adapters.memory.clock import ManualClock
+from ibex.adapters.memory.directives import InMemoryDirectives
+from ibex.adapters.memory.identity import InMemoryIdentity
+from ibex.adapters.memory.ids import SequentialIds
+from ibex.domain.directives import Directive, InjectionMode
+from ibex.domain.errors import NotFoundError
+from ibex.domain.manage_directives import ManageDirectives
+from ibex.domain.manage_identity import ManageIdentity, NamedAgent
+from ibex.domain.token_hash import TokenPeppers
+
+AUTHOR = "kim@example.com"
+
+
+class Desk:
+    """The use case over an in-memory store with one agent."""
+
+    def __init__(
+        self, clock: ManualClock, store: InMemoryDirectives, manage: ManageDirectives, agent: NamedAgent
+    ) -> None:
+        self.clock = clock
+        self.store = store
+        self.manage = manage
+        self.agent = agent
+
+    @property
+    def key(self) -> tuple[UUID, UUID]:
+        """The agent and its organization."""
+        return self.agent.org_id, self.agent.id
+
+    async def in_force(self) -> Directive | None:
+        """Return what would be injected now."""
+        return await self.store.active(*self.key)
+
+
+@pytest.fixture
+async def desk() -> Desk:
+    """A desk whose agent has no directive yet."""
+    clock, ids, identity = ManualClock(), SequentialIds(), InMemoryIdentity()
+    people = ManageIdentity(identity, TokenPeppers({"k": bytes(16)}), clock, ids)
+    organization = await people.create_organization("acme")
+    agent = await people.create_agent(organization.id, "support")
+    store = InMemoryDirectives(identity)
+    return Desk(clock, store, ManageDirectives(store, clock, ids), agent)
+
+
+async def test_a_text_that_is_set_is_in_force(desk: Desk) -> None:
+    """As version 1, in front of everything unless said otherwise."""
+    state = await desk.manage.set(*desk.key, "Be brief.", author=AUTHOR)
+
+    in_force = await desk.in_force()
+    assert in_force is not None
+    assert (in_force.text, in_force.version, in_force.mode) == ("Be brief.", 1, InjectionMode.SYSTEM_FIRST)
+    assert in_force.sha256 == hashlib.sha256(b"Be brief.").hexdigest()
+    assert (state.agent_id, state.is_active, state.version.author) == (desk.agent.id, True, AUTHOR)
+    assert state.version.created_at == desk.clock.now()
+    assert await desk.manage.show(*desk.key) == state
+
+
+async def test_setting_again_makes_the_next_version_and_keeps_the_mode(desk: Desk) -> None:
+    """The mode changes only when it is named."""
+    await desk.manage.set(*desk.key, "one", author=AUTHOR, mode=InjectionMode.USER_PREPEND)
+    desk.clock.advance(timedelta(seconds=1))
+    second = await desk.manage.set(*desk.key, "two", author=AUTHOR)
+    third = await desk.manage.set(*desk.key, "three", author=AUTHOR, mode=InjectionMode.SYSTEM_APPEND)
+
+    assert (second.version.number, second.mode) == (2, InjectionMode.USER_PREPEND)
+    assert (third.version.number, third.mode) == (3, InjectionMode.SYSTEM_APPEND)
+    assert [(v.number, v.text) for v in await desk.manage.history(*desk.key)] == [(3, "three"), (2, "two"), (1, "one")]
+
+
+async def test_rolling_back_moves_the_pointer_and_copies_nothing(desk: Desk) -> None:
+    """The earlier version is in force under its own id and number; the history is what it was."""
+    first = await desk.manage.set(*desk.key, "one", author=AUTHOR)
+    await desk.manage.set(*desk.key, "two", author=AUTHOR)
+
+    state = await desk.manage.rollback(*desk.key, 1)
+
+    assert state.version == first.version
+    in_force = await desk.in_force()
+    assert in_force is not None
+    assert (in_force.version_id, in_force.text) == (first.version.id, "one")
+    assert [v.number for v in await desk.manage.history(*desk.key)] == [2, 1]
+    assert (await desk.manage.set(*desk.key, "three", author=AUTHOR)).version.number == 3
+
+
+async def test_a_deactivated_directive_is_not_injected_until_it_is_back(desk: Desk) -> None:
+    """Rolling back or setting anew activates it again."""
+    await desk.manage.set(*desk.key, "one", author=AUTHOR)
+
+    assert not (await desk.manage.deactivate(*desk.key)).is_active
+    assert await desk.in_force() is None
+    assert (await desk.manage.rollback(*desk.key, 1)).is_active
+    assert await desk.in_force() is not None
+
+
+@pytest.mark.parametrize("text", ["", "a" * 32_769, "a\x00", "\ud800"])
+async def test_a_text_that_may_not_be_a_directive_changes_nothing(desk: Desk, text: str) -> None:
+    """It is refused before anything is stored."""
+    with pytest.raises(ValueError, match="a directive"):
+        await desk.manage.set(*desk.key, text, author=AUTHOR)
+
+    assert list(await desk.manage.history(*desk.key)) == []
+
+
+async def test_what_is_not_there_is_not_found(desk: Desk) -> None:
+    """Nothing is set for another organization's agent; without a directive there is none to show or go back to."""
+    with pytest.raises(NotFoundError, match="agent"):
+        await desk.manage.set(UUID(int=404), desk.agent.id, "one", author=AUTHOR)
+    with pytest.raises(NotFoundError, match="directive"):
+        await desk.manage.show(*desk.key)
+    with pytest.raises(NotFoundError, match="directive"):
+        await desk.manage.deactivate(*desk.key)
+    with pytest.raises(NotFoundError, match="version"):
+        await desk.manage.rollback(*desk.key, 1)
+    assert list(await desk.manage.history(*desk.key)) == []
+
+
+async def test_no_text_is_shown(desk: Desk) -> None:
+    """Reprs of versions and states have everything but the text."""
+    state = await desk.manage.set(*desk.key, "my secret", author=AUTHOR)
+
+    assert "my secret" not in repr(state)
+    assert "my secret" not in repr(await desk.in_force())

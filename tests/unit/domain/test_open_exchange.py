@@ -1,0 +1,122 @@
+"""The notebook of one running request."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+
+from ibex.adapters.memory.clock import ManualClock
+from ibex.domain.directives import Directive, InjectionMode
+from ibex.domain.exchange import DirectiveReceipt, Stage, Timings
+from ibex.domain.open_exchange import OpenExchange
+
+MS = timedelta(milliseconds=1)
+
+
+def opened() -> tuple[OpenExchange, ManualClock]:
+    """Return a notebook that was opened now, and its clock."""
+    clock = ManualClock()
+    return OpenExchange.begin(clock, UUID(int=1), "t" * 32), clock
+
+
+def test_what_was_not_reached_has_no_duration() -> None:
+    """A request that is refused at once has its total and nothing else."""
+    notes, clock = opened()
+    clock.advance(2 * MS)
+
+    assert notes.timings() == Timings(overhead_ns=2_000_000, total_ns=2_000_000)
+
+
+def test_a_stage_is_timed_also_when_it_fails() -> None:
+    """How long a refusal took is what one wants to know of it."""
+    notes, clock = opened()
+
+    def refuse() -> None:
+        with notes.timed(Stage.AUTHENTICATE):
+            clock.advance(3 * MS)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        refuse()
+
+    assert notes.timings().auth_ns == 3_000_000
+
+
+def test_a_stage_that_is_entered_twice_adds_up() -> None:
+    """Both durations count."""
+    notes, clock = opened()
+    for _ in range(2):
+        with notes.timed(Stage.DIRECTIVE):
+            clock.advance(2 * MS)
+        clock.advance(MS)
+
+    assert notes.timings().directive_ns == 4_000_000
+
+
+def test_each_stage_has_its_own_place() -> None:
+    """No stage is taken for another."""
+    notes, clock = opened()
+    for milliseconds, stage in enumerate((Stage.AUTHENTICATE, Stage.RATE_LIMIT, Stage.DIRECTIVE, Stage.INJECT), 1):
+        with notes.timed(stage):
+            clock.advance(milliseconds * MS)
+
+    timings = notes.timings()
+    assert (timings.auth_ns, timings.rate_limit_ns, timings.directive_ns, timings.inject_ns) == (
+        1_000_000,
+        2_000_000,
+        3_000_000,
+        4_000_000,
+    )
+
+
+def test_overhead_is_all_that_is_not_the_provider() -> None:
+    """From asking the provider to its last byte is the provider's; before and after is ours."""
+    notes, clock = opened()
+    clock.advance(5 * MS)
+    notes.provider_asked("openai")
+    clock.advance(100 * MS)
+    notes.provider_spoke()
+    clock.advance(50 * MS)
+    notes.provider_spoke()
+    notes.provider_ended()
+    clock.advance(2 * MS)
+    notes.provider_ended()
+
+    assert notes.provider == "openai"
+    assert notes.timings() == Timings(provider_ttfb_ns=100_000_000, overhead_ns=7_000_000, total_ns=157_000_000)
+
+
+def test_a_provider_that_was_not_asked_neither_speaks_nor_ends() -> None:
+    """A refusal before the provider has no provider's time."""
+    notes, clock = opened()
+    clock.advance(MS)
+    notes.provider_spoke()
+    notes.provider_ended()
+
+    assert notes.timings().provider_ttfb_ns is None
+    assert notes.provider_ended_ns is None
+    assert Stage.PROVIDER not in notes.stage_ns
+
+
+def test_the_wall_clock_has_no_part_in_durations() -> None:
+    """A clock that is set back or ahead while a request runs changes no duration."""
+    notes, clock = opened()
+    with notes.timed(Stage.RATE_LIMIT):
+        clock.advance(MS)
+        clock.set(clock.now() - timedelta(hours=1))
+        clock.advance(MS)
+
+    assert notes.timings().rate_limit_ns == notes.timings().total_ns == 2_000_000
+
+
+def test_the_receipt_of_a_directive_holds_no_text() -> None:
+    """Which version was injected, by id, number and hash; None without one."""
+    notes, _ = opened()
+    assert notes.directive_receipt() is None
+
+    notes.directive = Directive(UUID(int=2), 4, InjectionMode.SYSTEM_FIRST, "secret", "ab" * 32)
+
+    assert notes.directive_receipt() == DirectiveReceipt(UUID(int=2), 4, "ab" * 32)
+    assert "secret" not in repr(notes)

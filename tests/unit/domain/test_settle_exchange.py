@@ -1,0 +1,208 @@
+"""Putting a finished exchange on record."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import pytest
+
+from harness.chat_scene import DISK_FULL, ScriptedJournal, status_of
+from ibex.adapters.memory.clock import ManualClock
+from ibex.adapters.memory.ids import SequentialIds
+from ibex.adapters.memory.observers import RecordingObserver
+from ibex.domain.completion import CompletionSummary
+from ibex.domain.errors import ErrorCode, ProviderUnavailableError, RateLimitedError
+from ibex.domain.exchange import Caller
+from ibex.domain.open_exchange import OpenExchange
+from ibex.domain.settle_exchange import SettleExchange
+
+if TYPE_CHECKING:
+    from ibex.domain.exchange import Exchange
+
+CALLER = Caller(UUID(int=1), UUID(int=2))
+
+
+class Desk:
+    """A use case with its journal and its observer."""
+
+    def __init__(self) -> None:
+        self.journal = ScriptedJournal()
+        self.observer = RecordingObserver()
+        self.settle = SettleExchange(self.journal, [self.observer], SequentialIds(), status_of)
+
+    @staticmethod
+    def notes(caller: Caller | None = CALLER) -> OpenExchange:
+        """Return the notes of a new request."""
+        notes = OpenExchange.begin(ManualClock(), UUID(int=3), "t" * 32)
+        notes.caller = caller
+        return notes
+
+
+async def test_settling_returns_when_the_exchange_is_in_the_journal() -> None:
+    """By then the journal has it and observers have heard of it."""
+    desk = Desk()
+
+    await desk.settle.settle(desk.notes(), summary=CompletionSummary(finish_reason="stop"))
+
+    (kept,) = desk.journal.kept
+    assert (kept.is_complete, kept.status, kept.summary.finish_reason) == (True, 200, "stop")
+    assert [(s.exchange, s.journaled) for s in desk.observer.exchanges] == [(kept, True)]
+
+
+async def test_the_first_settlement_decides() -> None:
+    """Later ones, also while the first is under way, wait for it and change nothing."""
+    desk = Desk()
+    notes = desk.notes()
+
+    await asyncio.gather(
+        desk.settle.settle(notes, error=RateLimitedError()),
+        desk.settle.settle(notes),
+        desk.settle.settle(notes, error=ProviderUnavailableError()),
+    )
+    await desk.settle.settle(notes)
+
+    (kept,) = desk.journal.kept
+    assert kept.error_code is ErrorCode.RATE_LIMITED
+    assert len(desk.observer.exchanges) == 1
+
+
+async def test_a_cancelled_waiter_leaves_the_recording_to_end() -> None:
+    """The waiting ends, the recording goes on, and drain() waits for it."""
+    desk = Desk()
+    waiting = asyncio.create_task(desk.settle.settle(desk.notes()))
+    await asyncio.sleep(0)
+    waiting.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert not desk.journal.kept
+    await desk.settle.drain()
+
+    assert len(desk.journal.kept) == 1
+    assert desk.observer.exchanges[0].journaled
+
+
+async def test_draining_with_nothing_to_do_returns_at_once() -> None:
+    """And again after a settlement."""
+    desk = Desk()
+
+    await desk.settle.drain()
+    await desk.settle.settle(desk.notes())
+    await desk.settle.drain()
+
+
+async def test_a_journal_that_is_down_is_told_to_observers_only() -> None:
+    """Settling succeeds; the number that was given is missing in the journal and so shows the loss."""
+    desk = Desk()
+    desk.journal.failure = DISK_FULL
+    await desk.settle.settle(desk.notes())
+    desk.journal.failure = None
+    await desk.settle.settle(desk.notes())
+
+    assert [(s.journaled, s.exchange.emitter_seq) for s in desk.observer.exchanges] == [(False, 1), (True, 2)]
+    assert [exchange.emitter_seq for exchange in desk.journal.kept] == [2]
+
+
+async def test_who_is_not_known_is_not_written_down() -> None:
+    """Without an organization there is no row; observers hear of it, and no number is used up."""
+    desk = Desk()
+
+    await desk.settle.settle(desk.notes())
+    await desk.settle.settle(desk.notes(None), error=RateLimitedError())
+    await desk.settle.settle(desk.notes())
+
+    assert [exchange.emitter_seq for exchange in desk.journal.kept] == [1, 2]
+    assert [s.exchange.emitter_seq for s in desk.observer.exchanges] == [1, 0, 2]
+    assert [s.journaled for s in desk.observer.exchanges] == [True, False, True]
+
+
+async def test_numbers_have_no_gaps_under_concurrency() -> None:
+    """A hundred requests that end together, some unknown and some cancelled, leave 1 to n in the journal."""
+    desk = Desk()
+    settling = [asyncio.create_task(desk.settle.settle(desk.notes(None if i % 5 == 0 else CALLER))) for i in range(100)]
+    await asyncio.sleep(0)
+    for task in settling[::3]:
+        task.cancel()
+    await asyncio.wait(settling)
+    await desk.settle.drain()
+
+    assert [exchange.emitter_seq for exchange in desk.journal.kept] == list(range(1, 81))
+    assert len({exchange.id for exchange in desk.journal.kept}) == 80
+    assert len({exchange.emitter_id for exchange in desk.journal.kept}) == 1
+
+
+async def test_two_processes_are_two_emitters() -> None:
+    """Each counts for itself."""
+    ids = SequentialIds()
+    journal = ScriptedJournal()
+    for _ in range(2):
+        await SettleExchange(journal, [], ids, status_of).settle(Desk.notes())
+
+    first, second = journal.kept
+    assert first.emitter_id != second.emitter_id
+    assert first.emitter_seq == second.emitter_seq == 1
+
+
+async def test_all_observers_hear_in_their_order() -> None:
+    """Log and metrics see the same exchange."""
+    desk = Desk()
+    other = RecordingObserver()
+    settle = SettleExchange(desk.journal, [desk.observer, other], SequentialIds(), status_of)
+
+    await settle.settle(desk.notes())
+
+    assert desk.observer.exchanges == other.exchanges
+
+
+@pytest.mark.parametrize(("attempts_before", "recorded"), [(0, (4, "of the error")), (2, (2, "of the headers"))])
+async def test_what_a_begun_answer_has_said_of_itself_stands(attempts_before: int, recorded: tuple[int, str]) -> None:
+    """An error after the answer's headers knows less than they did; before them, only the error knows."""
+    desk = Desk()
+    notes = desk.notes()
+    notes.attempts = attempts_before
+    notes.provider_request_id = "of the headers" if attempts_before else None
+
+    await desk.settle.settle(notes, error=ProviderUnavailableError(attempts=4, provider_request_id="of the error"))
+
+    (kept,) = desk.journal.kept
+    assert (kept.attempts, kept.provider_request_id) == recorded
+
+
+@pytest.mark.parametrize("waiter_leaves", [False, True])
+async def test_a_bug_of_the_journal_is_reported_and_fails_no_request(*, waiter_leaves: bool) -> None:
+    """What the port does not announce is handed to the loop, once; observers hear that nothing was kept."""
+    desk = Desk()
+    desk.journal.failure = RuntimeError("a bug")
+    reports: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reports.append(context))
+
+    settling = asyncio.create_task(desk.settle.settle(desk.notes()))
+    await asyncio.sleep(0)
+    if waiter_leaves:
+        settling.cancel()
+    await asyncio.wait([settling])
+    await desk.settle.drain()
+
+    assert settling.cancelled() or settling.result() is None
+    assert [report["exception"] for report in reports] == [desk.journal.failure]
+    assert [s.journaled for s in desk.observer.exchanges] == [False]
+
+
+async def test_a_bug_of_an_observer_keeps_nobody_from_hearing() -> None:
+    """The other observers hear of the exchange, and the request goes on."""
+
+    class Deaf:
+        def settled(self, exchange: Exchange, *, journaled: bool) -> None:
+            raise RuntimeError(f"a bug {exchange.emitter_seq} {journaled}")
+
+    desk = Desk()
+    settle = SettleExchange(desk.journal, [Deaf(), desk.observer], SequentialIds(), status_of)
+    reports: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reports.append(context))
+
+    await settle.settle(desk.notes())
+
+    assert desk.observer.exchanges[0].journaled
+    assert [report["message"] for report in reports] == ["an observer raised what its port does not announce"]
