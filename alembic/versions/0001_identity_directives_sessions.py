@@ -59,9 +59,11 @@ _SHA256: Final = "{} ~ '^[0-9a-f]{{64}}$'"
 def upgrade() -> None:
     """Make everything."""
     _make_roles()
-    _make_identity()
+    _make_organizations()
+    _make_agents()
     _make_directives()
     _make_sessions()
+    _make_checkpoints()
     _make_outbox()
     _refuse_changes()
     _note_changes()
@@ -137,7 +139,7 @@ def _unique(table: str, *columns: str) -> sa.Constraint:
     return sa.UniqueConstraint(*columns, name=f"uq_{table}_{'_'.join(columns)}")
 
 
-def _make_identity() -> None:
+def _make_organizations() -> None:
     op.create_table(
         "organizations",
         _uuid("id"),
@@ -161,6 +163,9 @@ def _make_identity() -> None:
         _unique("users", "email", "org_id"),
         _of_organization("users"),
     )
+
+
+def _make_agents() -> None:
     op.create_table(
         "agents",
         _uuid("id"),
@@ -280,6 +285,9 @@ def _make_sessions() -> None:
         _check("sessions", "last_extracted_turn", "last_extracted_turn >= 0"),
     )
     op.create_index("ix_sessions_org_id", "sessions", ["org_id"], postgresql_where=sa.text("deleted_at IS NULL"))
+
+
+def _make_checkpoints() -> None:
     op.create_table(
         "checkpoints",
         _uuid("id"),

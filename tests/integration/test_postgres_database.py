@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from contextlib import suppress
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qs, urlsplit
 from uuid import uuid4
 
 import psycopg
@@ -154,6 +156,70 @@ async def test_a_connection_that_hangs_in_the_pool_is_passed_over(
     os.kill(stopped[-1], signal.SIGSTOP)
     await database.ping()
     await database.close()
+
+
+class _Relay:
+    """TCP on loopback in front of the server's Unix socket: a link that can be cut."""
+
+    def __init__(self, postgres: PostgresDatabase) -> None:
+        self._parts = urlsplit(postgres.app_url)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: list[asyncio.StreamWriter] = []
+        self._server: asyncio.Server | None = None
+        self._port = 0
+
+    async def open(self) -> None:
+        """Listen, on the same port as before if there was one."""
+        self._server = await asyncio.start_server(self._connect, "127.0.0.1", self._port)
+        self._port = self._server.sockets[0].getsockname()[1]
+
+    async def cut(self) -> None:
+        """Close everything at once and refuse connections."""
+        assert self._server is not None
+        self._server.close()
+        for writer in self._writers:
+            writer.transport.abort()
+        self._writers.clear()
+        await asyncio.gather(*self._tasks)
+        await self._server.wait_closed()
+
+    @property
+    def url(self) -> str:
+        """As the proxy connects, over TCP."""
+        return f"postgresql://{self._parts.username}@127.0.0.1:{self._port}{self._parts.path}"
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        path = parse_qs(self._parts.query)["host"][0] + "/.s.PGSQL.5432"
+        upstream_reader, upstream_writer = await asyncio.open_unix_connection(path)
+        self._writers += [writer, upstream_writer]
+        for source, target in ((reader, upstream_writer), (upstream_reader, writer)):
+            task = asyncio.create_task(_copy(source, target))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+
+async def _copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    with suppress(ConnectionError):
+        while data := await source.read(65_536):
+            target.write(data)
+            await target.drain()
+    target.close()
+
+
+async def test_a_link_that_was_cut_heals_by_itself(postgres: PostgresDatabase) -> None:
+    """Over TCP, too: an outage while it is cut, and nothing to restart afterwards."""
+    relay = _Relay(postgres)
+    await relay.open()
+    database = Database(relay.url, APP_ROLE)
+    await database.open()
+    await asyncio.gather(*(database.ping() for _ in range(5)))
+    await relay.cut()
+    with pytest.raises(ServiceDegradedError):
+        await database.ping()
+    await relay.open()
+    await database.ping()
+    await database.close()
+    await relay.cut()
 
 
 async def test_a_full_pool_is_an_outage_only_for_whom_it_is_full(postgres: PostgresDatabase) -> None:

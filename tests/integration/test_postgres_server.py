@@ -27,12 +27,31 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    """A folder for a server, with odd characters in its path; whatever runs on it is stopped."""
+    """A place for a server's folder, with odd characters in its path; whatever runs on it is stopped."""
     top = Path(tempfile.mkdtemp(prefix="ibex-server-"))
     directory = top / "it's a 100% folder" / "postgres"
     yield directory
     PostgresServer(directory).stop(immediate=True)
     shutil.rmtree(top)
+
+
+@pytest.fixture(scope="module")
+def made() -> Iterator[Path]:
+    """The folder of a server that was started and stopped."""
+    top = Path(tempfile.mkdtemp(prefix="ibex-server-"))
+    server = PostgresServer(top / "postgres")
+    server.start()
+    server.stop()
+    yield top / "postgres"
+    shutil.rmtree(top)
+
+
+@pytest.fixture
+def used(directory: Path, made: Path) -> PostgresServer:
+    """A server that was started before and is stopped: a copy, since making one takes a second."""
+    directory.parent.mkdir(mode=0o700)
+    subprocess.run(["cp", "-a", made, directory], check=True)  # noqa: S607 - the one in PATH
+    return PostgresServer(directory)
 
 
 def _answer(server: PostgresServer) -> object:
@@ -61,12 +80,10 @@ def test_a_server_starts_stops_and_keeps_its_data(directory: Path) -> None:
     assert migrate.current(server.url(OWNER_ROLE)) == migrate.head()
 
 
-def test_only_its_user_reaches_it_and_only_through_the_socket(directory: Path) -> None:
+def test_only_its_user_reaches_it_and_only_through_the_socket(used: PostgresServer, directory: Path) -> None:
     """Connections need no password, so nobody else may get as far as the socket; nor read the folders above it."""
-    directory.parent.mkdir(mode=0o700)
-    server = PostgresServer(directory)
-    server.start()
-    with psycopg.connect(server.superuser_url()) as connection:
+    used.start()
+    with psycopg.connect(used.superuser_url()) as connection:
         settings = (
             "SELECT name, setting FROM pg_settings WHERE name IN ('listen_addresses', 'fsync', 'full_page_writes')"
         )
@@ -92,49 +109,45 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_a_server_outlives_who_started_it_and_is_found_again(directory: Path) -> None:
+def test_a_server_outlives_who_started_it_and_is_found_again(used: PostgresServer, directory: Path) -> None:
     """After SIGKILL of the starter the same server is used on, and can be stopped."""
-    directory.parent.mkdir(parents=True)
     died = subprocess.run(
         [sys.executable, "-c", _START_AND_DIE, directory], capture_output=True, text=True, check=False
     )
     assert died.returncode == -signal.SIGKILL, died.stderr
-    server = PostgresServer(directory)
-    assert server.pid == int(died.stdout)
-    server.start()
-    assert server.pid == int(died.stdout)
-    assert _answer(server) is not None
-    server.stop()
-    assert server.pid is None
+    assert used.pid == int(died.stdout)
+    used.start()
+    assert used.pid == int(died.stdout)
+    assert _answer(used) is not None
+    used.stop()
+    assert used.pid is None
 
 
-def test_a_server_that_was_killed_starts_again(directory: Path) -> None:
+def test_a_server_that_was_killed_starts_again(used: PostgresServer) -> None:
     """What it leaves, a lock file and for a moment its children, is no obstacle; what was committed is there."""
-    server = PostgresServer(directory)
-    server.start()
-    with psycopg.connect(server.url(OWNER_ROLE)) as connection:
+    used.start()
+    with psycopg.connect(used.url(OWNER_ROLE)) as connection:
         connection.execute("CREATE TABLE kept AS SELECT 1 AS n")
-    pid = server.pid
+    pid = used.pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
-    server.start()
-    assert server.pid not in {None, pid}
-    with psycopg.connect(server.url(OWNER_ROLE)) as connection:
+    used.start()
+    assert used.pid not in {None, pid}
+    with psycopg.connect(used.url(OWNER_ROLE)) as connection:
         assert connection.execute("SELECT n FROM kept").fetchone() == (1,)
 
 
-def test_a_lock_file_with_another_programs_process_id_is_no_server(directory: Path) -> None:
+def test_a_lock_file_with_another_programs_process_id_is_no_server(used: PostgresServer, directory: Path) -> None:
     """After a reboot the id belongs to anyone, here to this very test."""
-    server = PostgresServer(directory)
-    server.start()
+    used.start()
     lock_file = directory / "data" / "postmaster.pid"
     old = lock_file.read_text()
-    server.stop()
+    used.stop()
     lock_file.write_text(f"{os.getpid()}\n" + old.partition("\n")[2])
-    assert server.pid is None
-    server.start()
-    assert server.pid not in {None, os.getpid()}
-    assert _answer(server) is not None
+    assert used.pid is None
+    used.start()
+    assert used.pid not in {None, os.getpid()}
+    assert _answer(used) is not None
 
 
 def test_a_half_made_data_folder_is_made_anew(directory: Path) -> None:
@@ -149,14 +162,13 @@ def test_a_half_made_data_folder_is_made_anew(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("immediate", [False, True])
-def test_a_restart_is_another_process_on_the_same_data(directory: Path, immediate: bool) -> None:  # noqa: FBT001 - pytest
+def test_a_restart_is_another_process_on_the_same_data(used: PostgresServer, immediate: bool) -> None:  # noqa: FBT001 - pytest
     """Orderly or as a crash."""
-    server = PostgresServer(directory)
-    server.start()
-    before = server.pid
-    server.restart(immediate=immediate)
-    assert server.pid not in {None, before}
-    assert _answer(server) is not None
+    used.start()
+    before = used.pid
+    used.restart(immediate=immediate)
+    assert used.pid not in {None, before}
+    assert _answer(used) is not None
 
 
 def test_a_path_too_long_for_a_socket_gets_its_socket_elsewhere(directory: Path) -> None:
@@ -183,15 +195,14 @@ def test_a_link_in_the_place_of_the_folder_is_refused(directory: Path, tmp_path:
     directory.unlink()
 
 
-def test_a_failed_start_says_why(directory: Path) -> None:
+def test_a_failed_start_says_why(used: PostgresServer, directory: Path) -> None:
     """The end of the server's log is in the error."""
-    server = PostgresServer(directory)
-    server.start()
-    server.stop()
+    used.start()
+    used.stop()
     with (directory / "data" / "postgresql.conf").open("a") as settings:
         settings.write("no_such_setting = 1\n")
     with pytest.raises(PostgresServerError, match="no_such_setting"):
-        server.start()
+        used.start()
 
 
 def test_without_the_wheel_it_says_what_to_install(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,15 +212,14 @@ def test_without_the_wheel_it_says_what_to_install(directory: Path, monkeypatch:
         PostgresServer(directory).start()
 
 
-def test_a_refused_row_is_not_quoted_in_the_servers_log(directory: Path) -> None:
+def test_a_refused_row_is_not_quoted_in_the_servers_log(used: PostgresServer, directory: Path) -> None:
     """Rows hold directives; the log says which constraint, and no more."""
-    server = PostgresServer(directory)
-    server.start()
-    with psycopg.connect(server.url(OWNER_ROLE), autocommit=True) as connection:
+    used.start()
+    with psycopg.connect(used.url(OWNER_ROLE), autocommit=True) as connection:
         connection.execute("CREATE TEMP TABLE t (a text CONSTRAINT short CHECK (length(a) < 3))")
         with pytest.raises(psycopg.errors.CheckViolation):
             connection.execute("INSERT INTO t VALUES ('a text to find')")
-    server.stop()
+    used.stop()
     log = (directory / "log").read_text()
     assert "short" in log
     assert "a text to find" not in log

@@ -99,9 +99,8 @@ class DeliverExchanges:
                 await self._sleep(self._delay_s())
             elif self._journal.depth(self._delivery.sink) < BATCH_ROWS:
                 await self._journal.wait_for_more(self._delivery.sink, IDLE_S)
-                await self._sleep(
-                    LINGER_S
-                )  # what is appended meanwhile shares the batch: sinks dislike many small ones
+                # What is appended meanwhile shares the batch: a row at a time, neither sink would keep up.
+                await self._sleep(LINGER_S)
 
     async def flush(self) -> None:
         """Deliver what is there now and return; at the first failure too, since the journal keeps the rest."""

@@ -81,7 +81,10 @@ class StoredToken:
 
 
 class IdentityStore(Protocol):
-    """Port: where identity is kept. Every method raises ``ServiceDegradedError`` while the store cannot be reached."""
+    """Port: where identity is kept. Every method raises ``ServiceDegradedError`` while the store cannot be reached.
+
+    Adding something to an organization that does not exist raises ``NotFoundError``.
+    """
 
     async def find_token(self, token_id: UUID) -> tuple[StoredToken, Organization] | None:
         """Return the token with its organization, whatever their state; None if there is none. Writes nothing."""

@@ -43,7 +43,7 @@ def decide(*, count: int, limit: int, now: datetime) -> RateLimitDecision:
         limit=limit,
         remaining=max(0, limit - count),
         reset_unix_s=reset,
-        retry_after_s=0 if allowed else max(1, reset - int(now.timestamp())),
+        retry_after_s=0 if allowed else reset - int(now.timestamp()),
     )
 
 

@@ -53,7 +53,7 @@ class TurnRecord:
 
 
 class SessionHistory(Protocol):
-    """Port: reads sessions of one organization."""
+    """Port: reads sessions of one organization. Methods raise ``errors.ServiceDegradedError`` while they cannot."""
 
     async def sessions(self, org_id: UUID, limit: int) -> Sequence[SessionRecord]:
         """Return the most recently used sessions, latest first."""
@@ -67,7 +67,10 @@ class SessionHistory(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ModelSummary:
-    """One model's requests in a time span. Durations are in milliseconds; percentiles are over complete requests."""
+    """One model's requests in a time span.
+
+    Durations are in milliseconds; percentiles are over complete requests, 0 if there are none.
+    """
 
     model: str
     provider: str

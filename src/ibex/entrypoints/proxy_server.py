@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
+from ibex.adapters.http.server_protocol import CuttableHttpProtocol
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -73,7 +75,7 @@ async def serve_http(
     """Serve until a signal comes; return once running requests have finished or ``shutdown_timeout_s`` is over."""
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=CuttableHttpProtocol,
         ws="none",
         lifespan="off",
         access_log=False,

@@ -300,8 +300,8 @@ class Settings:
         5.0, Variable("IBEX_OPENAI_CONNECT_TIMEOUT", _seconds, SECONDS, "The most a connection may take.")
     )
     openai_first_byte_timeout_s: float = _variable(
-        60.0,
-        Variable("IBEX_OPENAI_FIRST_BYTE_TIMEOUT", _seconds, SECONDS, "The wait for an answer."),
+        120.0,
+        Variable("IBEX_OPENAI_FIRST_BYTE_TIMEOUT", _seconds, SECONDS, "From a try to the first byte of its answer."),
     )
     openai_idle_timeout_s: float = _variable(
         60.0, Variable("IBEX_OPENAI_IDLE_TIMEOUT", _seconds, SECONDS, "The longest silence within an answer.")

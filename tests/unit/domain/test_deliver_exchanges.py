@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -16,7 +16,7 @@ from ibex.adapters.memory.journal import InMemoryJournal
 from ibex.adapters.memory.observers import Delivered, DeliveryFailed, RecordingObserver
 from ibex.domain import deliver_exchanges
 from ibex.domain.deliver_exchanges import BATCH_ROWS, LINGER_S, CheckpointDelivery, DeliverExchanges, TraceDelivery
-from ibex.domain.journal import Sink
+from ibex.domain.journal import Batch, JournalUnavailableError, Sink
 from ibex.domain.sessions import SinkUnavailableError, checkpoint_of
 from ibex.domain.traces import trace_of
 
@@ -209,6 +209,39 @@ async def test_a_bug_of_a_sink_is_a_failure_like_any_other() -> None:
     assert await delivery.deliver_next() is True
 
 
+@pytest.mark.parametrize("when", ["next_batch", "acknowledge"])
+async def test_a_journal_that_is_down_is_tried_again(when: str) -> None:
+    """Nothing ends with it; what a sink took and could not be acknowledged comes again, and is recognized there."""
+
+    class FailingOnce(InMemoryJournal):
+        failed = False
+
+        async def next_batch(self, sink: Sink, limit: int) -> Batch | None:
+            self._fail("next_batch")
+            return await super().next_batch(sink, limit)
+
+        async def acknowledge(self, sink: Sink, batch: Batch) -> None:
+            self._fail("acknowledge")
+            await super().acknowledge(sink, batch)
+
+        def _fail(self, method: str) -> None:
+            if method == when and not self.failed:
+                self.failed = True
+                raise JournalUnavailableError("the disk is gone")
+
+    belt = Belt()
+    belt.journal = FailingOnce()
+    await belt.fill(1)
+    delivery = belt.delivery()
+
+    assert await delivery.deliver_next() is False
+    assert await delivery.deliver_next() is True
+    assert belt.journal.depth(Sink.CHECKPOINTS) == 0
+    first, *_ = belt.observer.deliveries
+    assert first == DeliveryFailed(Sink.CHECKPOINTS, int(when == "acknowledge"), "the disk is gone")
+    assert len({tuple(rows) for rows in belt.sink.checkpoints}) == 1
+
+
 async def test_a_delivery_that_is_cancelled_is_not_acknowledged() -> None:
     """A batch that a shut-down interrupts is delivered again."""
     belt = Belt(asyncio.CancelledError())
@@ -327,4 +360,3 @@ def test_a_delivery_names_its_sink() -> None:
 
     assert CheckpointDelivery(sink).sink is Sink.CHECKPOINTS
     assert TraceDelivery(sink).sink is Sink.TRACES
-    assert replace(TraceDelivery(sink)) == TraceDelivery(sink)

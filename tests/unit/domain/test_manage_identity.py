@@ -95,6 +95,25 @@ async def test_an_unknown_token_is_refused() -> None:
     await Office().refuses(PersonalAccessToken.issue(MISSING, bytes(32)))
 
 
+async def test_an_unknown_token_costs_the_work_of_a_known_one() -> None:
+    """Its absence cannot be timed: there is a comparison all the same (spec 4)."""
+
+    class Watched(TokenPeppers):
+        spent = 0
+
+        def spend_time(self, token: PersonalAccessToken) -> None:
+            self.spent += 1
+            super().spend_time(token)
+
+    office = Office()
+    peppers = Watched({"k1": bytes(16)})
+    office.verify_token = VerifyToken(office.store, peppers, office.clock)
+
+    await office.refuses(PersonalAccessToken.issue(MISSING, bytes(32)))
+
+    assert peppers.spent == 1
+
+
 async def test_another_secret_under_a_known_id_is_refused() -> None:
     """The id is public; only the secret counts."""
     office = Office()

@@ -9,20 +9,21 @@ import asyncio
 import logging
 import math
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 import clickhouse_connect
-from clickhouse_connect.driver.exceptions import ClickHouseError
-from clickhouse_connect.driver.httputil import get_pool_manager
+from clickhouse_connect.driver import options
+from clickhouse_connect.driver.exceptions import OperationalError
+from clickhouse_connect.driver.httputil import get_pool_manager_options
+from urllib3 import PoolManager
 
 from ibex.domain.sessions import SinkUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from clickhouse_connect.driver.client import Client
 
@@ -35,6 +36,10 @@ _INTERFACES: Final = {"http": "http", "clickhouse": "http", "https": "https", "c
 
 # The library logs what it could not encode and what the server said, rows included; all of it reaches us as errors.
 logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
+# The first insert would import whichever of these are installed, to see whether it was given one of their tables: a
+# third of a second and 100 MB, for nothing.
+for _library in ("np", "pd", "pd_time_test", "arrow", "pl"):
+    vars(options).setdefault(_library, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,24 +66,24 @@ class Address:
         if parts.scheme == "chdb":
             options = dict(parse_qsl(parts.query))
             database = options.pop("database", DATABASE)
-            return cls(urlunsplit(parts._replace(query=urlencode(options))), "chdb", "", database)
-        interface = _INTERFACES.get(parts.scheme)
-        if interface is None or not parts.hostname:
+            dsn = "?".join(filter(None, (url.partition("?")[0], urlencode(options))))
+            return cls(dsn, "chdb", "", database)
+        interface, host = _INTERFACES.get(parts.scheme), parts.hostname
+        if interface is None or not host:
             raise ValueError("a ClickHouse URL is http://, https:// or chdb://")
         if port is None:
             parts = parts._replace(netloc=f"{parts.netloc.rstrip(':')}:{8443 if interface == 'https' else 8123}")
         # The database goes with each statement: it may have to be created first.
         database = unquote(parts.path.strip("/")) or DATABASE
-        return cls(urlunsplit(parts._replace(path="")), interface, parts.hostname, database)
+        return cls(urlunsplit(parts._replace(path="")), interface, host, database)
 
     def connect(self, timeout_s: float = TIMEOUT_S) -> Client:
         """Return a client that has spoken with the server. Raises what the library raises."""
         if self.interface == "chdb":
             return clickhouse_connect.get_client(dsn=self.dsn, tz_mode="aware")
-        # A proxy that the environment names is not for this machine. The client of its own pool asks for none.
         own_pool: dict[str, Any] = {"dedicated_pool": True}
-        if _is_loopback(self.host):
-            own_pool = {"pool_mgr": get_pool_manager()}
+        if _is_loopback(self.host):  # an HTTP proxy that the environment names is not for this machine
+            own_pool = {"pool_mgr": PoolManager(**get_pool_manager_options())}
         return clickhouse_connect.get_client(
             dsn=self.dsn,
             interface=self.interface,
@@ -93,15 +98,12 @@ class Address:
 class Connection:
     """Runs work on a client in its thread, connecting when there is none. Constructing it connects to nothing."""
 
-    def __init__(self, url: str, *, timeout_s: float = TIMEOUT_S) -> None:
-        """Take a URL as ``Address.parse`` does, and how long one piece of work may take in all, in seconds."""
-        self.address = Address.parse(url)
+    def __init__(self, connect: Callable[[], Client], *, timeout_s: float = TIMEOUT_S) -> None:
+        """Take how to connect, and how long one piece of work may take in all, in seconds."""
+        self._connect = connect
         self._timeout_s = timeout_s
         self._client: Client | None = None
         self._thread: ThreadPoolExecutor | None = None
-
-    def __repr__(self) -> str:
-        return f"<Connection to {self.address}>"
 
     def open(self) -> None:
         """Start the thread."""
@@ -127,10 +129,12 @@ class Connection:
             raise SinkUnavailableError(f"ClickHouse did not answer within {self._timeout_s:g} s") from None
 
     def _run(self, work: Callable[[Client], T]) -> T:
-        with vendor_errors():
+        try:
             if self._client is None:
-                self._client = self.address.connect(self._timeout_s)
+                self._client = self._connect()
             return work(self._client)
+        except Exception as error:  # noqa: BLE001 - the library's codecs and its transport raise whatever they like
+            raise SinkUnavailableError(f"ClickHouse cannot do this now ({reason_of(error)})") from None
 
     def _disconnect(self) -> None:
         client, self._client = self._client, None
@@ -138,17 +142,12 @@ class Connection:
             disconnect(client)
 
 
-@contextmanager
-def vendor_errors() -> Iterator[None]:
-    """Turn whatever the library raises into ``SinkUnavailableError``: the kind of failure, nothing of a row or a URL."""
-    try:
-        yield
-    except ClickHouseError as error:
-        code, name = getattr(error, "code", None), getattr(error, "name", None)
-        reason = f"{name or 'error'}, code {code}" if code else type(error).__name__
-        raise SinkUnavailableError(f"ClickHouse cannot do this now ({reason})") from None
-    except Exception as error:  # noqa: BLE001 - its codecs and its transport raise whatever they like
-        raise SinkUnavailableError(f"ClickHouse cannot do this now ({type(error).__name__})") from None
+def reason_of(error: Exception) -> str:
+    """Return what went wrong, in words that hold nothing of a row, a statement or a URL: those are in its message."""
+    code, name = getattr(error, "code", None), getattr(error, "name", None)
+    if code:
+        return f"{name}, code {code}" if name else f"code {code}"
+    return "no connection, or no answer" if isinstance(error, OperationalError) else type(error).__name__
 
 
 def disconnect(client: Client) -> None:

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from ibex.adapters.clickhouse.connection import Address, disconnect, vendor_errors
+from ibex.adapters.clickhouse.connection import Address, disconnect, reason_of
 from ibex.adapters.clickhouse.traces import TABLE
-from ibex.domain.sessions import SinkUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from clickhouse_connect.driver.client import Client
 
@@ -31,6 +30,12 @@ _RECORDS: Final = """
 CREATE TABLE IF NOT EXISTS {database:Identifier}.schema_migrations
 (version UInt32, name String, checksum String, applied_at DateTime64(6, 'UTC') DEFAULT now64(6))
 ENGINE = MergeTree ORDER BY version
+"""
+
+_APPLIED: Final = "SELECT version, any(checksum) FROM {database:Identifier}.schema_migrations GROUP BY version"
+_RECORD: Final = """
+INSERT INTO {database:Identifier}.schema_migrations (version, name, checksum)
+SELECT {version:UInt32}, {name:String}, {checksum:String}
 """
 
 
@@ -78,80 +83,69 @@ def migrate(url: str, *, ttl_days: int = TTL_DAYS, files: Sequence[Migration] | 
     URL as ``Address.parse`` does. Raises ``MigrationError``, and ``ValueError`` for a URL that cannot be one.
     """
     address = Address.parse(url)
+    wanted = migrations() if files is None else files
     try:
-        with vendor_errors():
-            client = address.connect(_TIMEOUT_S)
-            try:
-                wanted = migrations() if files is None else files
-                return _Migrator(client, address.database, ttl_days).run(wanted)
-            finally:
-                disconnect(client)
-    except SinkUnavailableError as error:
-        raise MigrationError(str(error)) from None
+        client = address.connect(_TIMEOUT_S)
+        try:
+            return _Migrator(client, address.database).run(wanted, ttl_days)
+        finally:
+            disconnect(client)
+    except MigrationError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the library raises whatever it likes
+        raise MigrationError(f"ClickHouse cannot be migrated ({reason_of(error)})") from None
 
 
 class _Migrator:
-    def __init__(self, client: Client, database: str, ttl_days: int) -> None:
+    def __init__(self, client: Client, database: str) -> None:
         self._client = client
-        self._parameters = {"database": database, "ttl_days": ttl_days}
-        self._ttl_days = ttl_days
+        self._database = database
 
-    def run(self, wanted: Sequence[Migration]) -> list[str]:
+    def run(self, wanted: Sequence[Migration], ttl_days: int) -> list[str]:
         # Asked first, since a user who may not create databases may still migrate one.
         if not self._rows("SELECT 1 FROM system.databases WHERE name = {database:String}"):
             self._execute("CREATE DATABASE IF NOT EXISTS {database:Identifier}")
         self._execute(_RECORDS)
-        applied = self._applied()
-        done = []
-        for migration in wanted:
-            recorded = applied.pop(migration.version, migration.checksum)
-            if recorded != migration.checksum:
-                raise MigrationError(f"{migration.name} was applied in another version of it")
-            if migration.version not in self._versions:
-                self._apply(migration)
-                done.append(migration.name)
-        if applied:
-            raise MigrationError(f"the database has version {max(applied)}, this version of IBEX knows fewer")
-        return done + self._apply_ttl()
-
-    def _applied(self) -> dict[int, str]:
-        rows = self._rows(
-            "SELECT version, any(checksum) FROM {database:Identifier}.schema_migrations GROUP BY version ORDER BY version"
-        )
-        applied = {version: checksum for version, checksum in rows}
-        self._versions = frozenset(applied)
-        return applied
+        applied = {row[0]: row[1] for row in self._rows(_APPLIED)}
+        _check(applied, wanted)
+        missing = [migration for migration in wanted if migration.version not in applied]
+        for migration in missing:
+            self._apply(migration)
+        return [migration.name for migration in missing] + self._apply_ttl(ttl_days)
 
     def _apply(self, migration: Migration) -> None:
         for statement in migration.statements:
             self._execute(statement)
-        self._execute(
-            "INSERT INTO {database:Identifier}.schema_migrations (version, name, checksum)"
-            " SELECT {version:UInt32}, {name:String}, {checksum:String}",
-            version=migration.version,
-            name=migration.name,
-            checksum=migration.checksum,
-        )
+        self._execute(_RECORD, version=migration.version, name=migration.name, checksum=migration.checksum)
 
-    def _apply_ttl(self) -> list[str]:
+    def _apply_ttl(self, days: int) -> list[str]:
         rows = self._rows(
             "SELECT engine_full FROM system.tables WHERE database = {database:String} AND name = {table:String}",
             table=TABLE,
         )
-        found = _TTL.search(rows[0][0]) if rows else None
-        if not rows or (found and int(found["days"]) == self._ttl_days):
+        if not rows:
+            return []
+        found = _TTL.search(rows[0][0])
+        if found and int(found["days"]) == days:
             return []
         self._execute(
-            f"ALTER TABLE {{database:Identifier}}.{TABLE}"
-            " MODIFY TTL toDate(requested_at) + toIntervalDay({ttl_days:UInt32})"
+            f"ALTER TABLE {{database:Identifier}}.{TABLE} MODIFY TTL toDate(requested_at) + toIntervalDay({days:d})"
         )
-        return [f"a time to live of {self._ttl_days} days"]
+        return [f"a time to live of {days} days"]
 
     def _execute(self, statement: str, **parameters: Any) -> None:
-        self._client.command(statement, parameters={**self._parameters, **parameters})
+        self._client.command(statement, parameters={"database": self._database, **parameters})
 
     def _rows(self, query: str, **parameters: Any) -> Sequence[Sequence[Any]]:
-        rows: Sequence[Sequence[Any]] = self._client.query(
-            query, parameters={**self._parameters, **parameters}
-        ).result_rows
+        result = self._client.query(query, parameters={"database": self._database, **parameters})
+        rows: Sequence[Sequence[Any]] = result.result_rows
         return rows
+
+
+def _check(applied: Mapping[int, str], wanted: Sequence[Migration]) -> None:
+    for migration in wanted:
+        if applied.get(migration.version, migration.checksum) != migration.checksum:
+            raise MigrationError(f"{migration.name} was applied with another content")
+    unknown = applied.keys() - {migration.version for migration in wanted}
+    if unknown:
+        raise MigrationError(f"the database is at version {max(unknown)}, which this version of IBEX does not know")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
-from ibex.adapters.clickhouse.connection import TIMEOUT_S, Connection
+from ibex.adapters.clickhouse.connection import TIMEOUT_S, Address, Connection
 from ibex.domain.records import ModelSummary
 from ibex.domain.traces import Trace
 
@@ -93,11 +94,11 @@ class ClickHouseTraces:
 
     def __init__(self, url: str, *, timeout_s: float = TIMEOUT_S) -> None:
         """Take a URL as ``connection.Address.parse`` does; raises ``ValueError`` as it does."""
-        self._connection = Connection(url, timeout_s=timeout_s)
-        self._database = self._connection.address.database
+        self._address = Address.parse(url)
+        self._connection = Connection(partial(self._address.connect, timeout_s), timeout_s=timeout_s)
 
     def __repr__(self) -> str:
-        return f"<ClickHouseTraces {self._connection!r}>"
+        return f"<ClickHouseTraces at {self._address!r}>"
 
     async def open(self) -> None:
         """Get ready. A server that is down is found out by the first use, and connected to once it is up."""
@@ -130,7 +131,7 @@ class ClickHouseTraces:
         client.insert(
             TABLE,
             list(zip(*map(_values, traces), strict=True)),
-            database=self._database,
+            database=self._address.database,
             column_names=list(COLUMNS),
             column_type_names=list(COLUMNS.values()),
             column_oriented=True,
@@ -139,7 +140,7 @@ class ClickHouseTraces:
         )
 
     async def _rows(self, query: str, parameters: dict[str, Any]) -> Sequence[Sequence[Any]]:
-        bound = {"database": self._database, **parameters}
+        bound = {"database": self._address.database, **parameters}
         result = await self._connection.run(lambda client: client.query(query, parameters=bound))
         rows: Sequence[Sequence[Any]] = result.result_rows
         return rows

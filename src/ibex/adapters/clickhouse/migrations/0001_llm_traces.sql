@@ -38,5 +38,5 @@ CREATE TABLE IF NOT EXISTS {database:Identifier}.llm_traces
 ENGINE = MergeTree
 PARTITION BY toYYYYMM(requested_at)
 ORDER BY (org_id, agent_id, requested_at)
-TTL toDate(requested_at) + toIntervalDay({ttl_days:UInt32})
+TTL toDate(requested_at) + toIntervalDay(90)
 SETTINGS non_replicated_deduplication_window = 10000;

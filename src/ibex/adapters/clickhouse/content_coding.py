@@ -1,0 +1,85 @@
+"""HTTP content codings as ClickHouse's clients use them, by name: what ``Content-Encoding`` says."""
+
+from __future__ import annotations
+
+import gzip
+import importlib
+import zlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+
+class UnknownCodingError(Exception):
+    """No such coding is known here."""
+
+
+class MalformedBodyError(Exception):
+    """The body is not what its coding says."""
+
+
+def _optional(*names: str) -> Any:
+    """Return the first of these modules that is installed, else None; clickhouse-connect has them or does without."""
+    for name in names:
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            continue
+    return None
+
+
+_lz4: Final = _optional("lz4.frame")
+_zstd: Final = _optional("compression.zstd", "backports.zstd")
+
+
+def _lz4_decompress(body: bytes) -> bytes:
+    """Decompress frames that follow each other: clients write one for each block."""
+    parts = []
+    while body:
+        frame = _lz4.LZ4FrameDecompressor()
+        parts.append(frame.decompress(body))
+        if not frame.eof:
+            raise EOFError
+        body = frame.unused_data
+    return b"".join(parts)
+
+
+_DECODERS: Final[Mapping[str, Callable[[bytes], bytes]]] = {
+    "gzip": gzip.decompress,
+    "deflate": zlib.decompress,
+    **({"lz4": _lz4_decompress} if _lz4 else {}),
+    **({"zstd": _zstd.decompress} if _zstd else {}),
+}
+_ENCODERS: Final[Mapping[str, Callable[[bytes], bytes]]] = {
+    **({"lz4": _lz4.compress} if _lz4 else {}),
+    **({"zstd": _zstd.compress} if _zstd else {}),
+    "gzip": lambda body: gzip.compress(body, compresslevel=1),
+    "deflate": lambda body: zlib.compress(body, level=1),
+}
+
+
+def decode(body: bytes, coding: str) -> bytes:
+    """Return what was encoded; "" and "identity" are no coding.
+
+    Raises ``UnknownCodingError`` and ``MalformedBodyError``.
+    """
+    if coding in {"", "identity"}:
+        return body
+    if coding not in _DECODERS:
+        raise UnknownCodingError
+    try:
+        return _DECODERS[coding](body)
+    except Exception as error:
+        raise MalformedBodyError from error
+
+
+def choose(accepted: str) -> str:
+    """Return the first coding of an ``Accept-Encoding`` header that is known here, "" if there is none."""
+    names = (part.partition(";")[0].strip().lower() for part in accepted.split(","))
+    return next((name for name in names if name in _ENCODERS), "")
+
+
+def encode(body: bytes, coding: str) -> bytes:
+    """Return the body in a coding that ``choose`` returned; "" is no coding."""
+    return _ENCODERS[coding](body) if coding else body

@@ -1,0 +1,141 @@
+"""Starting and stopping the ClickHouse engine as a child process (ADR 0008)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import select
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from ibex.adapters.clickhouse.engine_server import HOST, USER, EngineStartError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["ClickHouseEngine", "EngineStartError"]
+
+LOG: Final = "engine.log"
+"""What the engine itself says goes into this file in its data directory."""
+START_TIMEOUT_S: Final = 30.0
+STOP_TIMEOUT_S: Final = 10.0
+
+
+class ClickHouseEngine:
+    """An engine on a data directory, on loopback, with a password of its own. The repr shows no password.
+
+    It is a session of its own, so that Ctrl-C in a terminal reaches only the parent; it ends when its parent does.
+    Port and password stay the same if it is stopped and started again.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Take the data directory, which is created if it is not there. Constructing it starts nothing."""
+        self._path = path
+        self._password = secrets.token_urlsafe(24)
+        self._port = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"<ClickHouseEngine port={self._port} pid={self.pid}>"
+
+    @property
+    def url(self) -> str:
+        """``http://user:password@host:port``; raises ``RuntimeError`` before the first start."""
+        if not self._port:
+            raise RuntimeError("the engine has not been started")
+        return f"http://{USER}:{self._password}@{HOST}:{self._port}"
+
+    @property
+    def pid(self) -> int | None:
+        """The process, or None if there is none."""
+        return self._process.pid if self._process is not None else None
+
+    def start(self) -> None:
+        """Return once statements can come; does nothing if it runs. Raises ``EngineStartError``."""
+        with self._lock:
+            if self._process is not None and self._process.poll() is None:
+                return
+            self._end()
+            self._spawn()
+            try:
+                self._port = self._port_when_ready()
+            except BaseException:
+                self._end()
+                raise
+
+    def stop(self) -> None:
+        """End it in good order, or else within a bound by force; does nothing if it does not run."""
+        with self._lock:
+            self._end()
+
+    def _spawn(self) -> None:
+        try:
+            self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            log = os.open(self._path / LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        except OSError as error:
+            raise EngineStartError(f"the data directory cannot be used: {error.strerror}") from None
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 - a module of our own, no shell
+                [
+                    *(sys.executable, "-P", "-m", "ibex.adapters.clickhouse.engine_server"),
+                    *("--path", str(self._path.absolute()), "--port", str(self._port)),
+                ],
+                env={**os.environ, "TZ": "UTC"},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+            )
+        finally:
+            os.close(log)
+
+    def _port_when_ready(self) -> int:
+        process = self._process
+        if process is None or process.stdin is None or process.stdout is None:
+            raise RuntimeError("the engine's pipes are not there")
+        with contextlib.suppress(BrokenPipeError):  # then it has ended, which its silence tells
+            process.stdin.write(self._password.encode() + b"\n")
+            process.stdin.flush()
+        line = _read_line(process.stdout.fileno(), START_TIMEOUT_S)
+        if not line:
+            raise EngineStartError(f"the engine ended at once; {self._path / LOG} may say why")
+        said: dict[str, Any] = json.loads(line)
+        if "port" not in said:
+            raise EngineStartError(said["error"])
+        return int(said["port"])
+
+    def _end(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+def _read_line(descriptor: int, timeout_s: float) -> bytes:
+    """Return the first line that comes, or nothing if the end comes first. Raises ``EngineStartError`` in time."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    deadline = time.monotonic() + timeout_s
+    line = b""
+    while not line.endswith(b"\n"):
+        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1_000):
+            raise EngineStartError(f"the engine was not ready within {timeout_s:g} s")
+        chunk = os.read(descriptor, 4_096)
+        if not chunk:
+            return b""
+        line += chunk
+    return line

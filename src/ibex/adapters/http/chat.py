@@ -1,0 +1,130 @@
+"""The chat route: between an HTTP request and the use case, in both directions."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ibex.adapters.http.asgi import JSON, Answer
+from ibex.adapters.http.chat_request import read_chat_request
+from ibex.adapters.http.client import Client
+from ibex.adapters.http.context import context_of
+from ibex.adapters.http.exchange_headers import exchange_headers
+from ibex.domain.complete_chat import ChatAnswer, ChatCall, ChatRefusal
+from ibex.domain.errors import (
+    ClientClosedRequestError,
+    FieldCode,
+    FieldError,
+    IbexError,
+    InternalError,
+    ServiceDegradedError,
+    UnsupportedMediaTypeError,
+    ValidationError,
+)
+
+if TYPE_CHECKING:
+    from ibex.adapters.http.asgi import Receive, Scope, Send
+    from ibex.adapters.http.client import Limits
+    from ibex.adapters.http.context import RequestContext
+    from ibex.adapters.http.errors import ErrorAnswers
+    from ibex.adapters.http.observer import RequestObserver
+    from ibex.domain.chat import ChatRequest
+    from ibex.domain.chat_stream import ChatStream
+    from ibex.domain.complete_chat import ChatReply, CompleteChat
+
+_ENDS = {None: False, "false": False, "true": True}
+
+
+class ChatRoute:
+    """A raw ASGI application: the framework's own request and response objects cost more than all stages together."""
+
+    def __init__(
+        self, complete_chat: CompleteChat, errors: ErrorAnswers, observer: RequestObserver, limits: Limits
+    ) -> None:
+        self._complete_chat = complete_chat
+        self._errors = errors
+        self._observer = observer
+        self._limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request. Nothing is sent to a client that has gone."""
+        context = context_of(scope)
+        async with Client(scope, receive, send, self._limits) as client:
+            try:
+                reply = await self._complete_chat(_call(scope, context, client))
+                context.notes = reply.notes
+                await self._reply(reply, context, client)
+            except asyncio.CancelledError:
+                if client.gone:
+                    raise
+                # The server ends and would wait no longer. This task ends here too: raising would only make it log one.
+                await self._tell(ServiceDegradedError("The proxy is shutting down."), context, client)
+
+    async def _reply(self, reply: ChatReply, context: RequestContext, client: Client) -> None:
+        if isinstance(reply, ChatAnswer):
+            await client.answer(Answer(200, JSON, reply.body, exchange_headers(reply.notes)))
+        elif isinstance(reply, ChatRefusal):
+            await self._tell(reply.error, context, client)
+        else:
+            await self._stream(reply, context, client)
+
+    async def _stream(self, stream: ChatStream, context: RequestContext, client: Client) -> None:
+        try:
+            await client.begin_stream(exchange_headers(stream.notes))
+            async for chunk in stream:
+                await client.send_chunk(chunk)
+            await client.end_stream()
+        except IbexError as error:
+            await self._tell(error, context, client)
+        except Exception as error:  # noqa: BLE001 - the status line is out: this is the last place where it can be told
+            self._observer.failed(error)
+            await self._tell(InternalError(), context, client)
+        finally:
+            await stream.aclose()
+
+    async def _tell(self, error: IbexError, context: RequestContext, client: Client) -> None:
+        """Say what went wrong, in the way that is still open."""
+        if isinstance(error, ClientClosedRequestError):
+            return
+        if not client.answered:
+            await client.answer(self._errors.answer(error, context))
+        elif client.streaming:
+            await client.end_stream(self._errors.event(error, context))
+
+
+def _call(scope: Scope, context: RequestContext, client: Client) -> ChatCall:
+    return ChatCall(
+        request_id=context.request_id,
+        trace_id=context.trace_id,
+        credentials=context.credentials(scope),
+        read_request=partial(_read_request, context, client),
+        session_handle=context.field(b"x-ibex-session-id"),
+        ends_session=_ENDS.get(_session_end(context), False),
+    )
+
+
+async def _read_request(context: RequestContext, client: Client) -> ChatRequest:
+    """Read and understand the body; what is wrong with a header that only now matters is told together with it."""
+    media_type, _, _ = (context.field(b"content-type") or "").partition(";")
+    if media_type.strip().lower() != "application/json":
+        raise UnsupportedMediaTypeError
+    if context.field(b"content-encoding") not in (None, "", "identity"):
+        raise UnsupportedMediaTypeError("The request body must not be compressed.")
+    wrong_headers: tuple[FieldError, ...] = ()
+    if _session_end(context) not in _ENDS:
+        wrong_headers = (FieldError("X-IBEX-Session-End", FieldCode.INVALID_ENUM, "must be true or false"),)
+    length = context.field(b"content-length")
+    body = await client.read_body(int(length) if length and length.isdecimal() else None)
+    try:
+        request = read_chat_request(body)
+    except ValidationError as error:
+        raise ValidationError((*wrong_headers, *error.field_errors)) from None
+    if wrong_headers:
+        raise ValidationError(wrong_headers)
+    return request
+
+
+def _session_end(context: RequestContext) -> str | None:
+    value = context.field(b"x-ibex-session-end")
+    return None if value is None else value.lower()

@@ -1,0 +1,83 @@
+"""What the whole HTTP layer knows of one request: its ids, its header fields and, once there is one, its notebook."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+from ibex.domain.admit_caller import Credentials
+
+if TYPE_CHECKING:
+    from ibex.adapters.http.asgi import Scope
+    from ibex.domain.ids import IdSource
+    from ibex.domain.open_exchange import OpenExchange
+
+_STATE_KEY: Final = "ibex.request"
+_TRACEPARENT = re.compile(rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
+
+
+@dataclass(slots=True)
+class RequestContext:
+    """One request. ``started_ns`` is of the monotonic clock; ``notes`` is None until somebody was to be admitted.
+
+    Header fields have lower-case names. Repeated ones are combined with a comma (RFC 9110, 5.3): two tokens, agents or
+    content types are then one that is not valid, whichever of them was meant.
+    """
+
+    request_id: UUID
+    trace_id: str
+    started_ns: int
+    fields: dict[bytes, bytes]
+    notes: OpenExchange | None = None
+
+    def __repr__(self) -> str:
+        return f"<RequestContext {self.request_id}>"
+
+    @classmethod
+    def begin(cls, scope: Scope, ids: IdSource, started_ns: int) -> RequestContext:
+        """Make the context of a request that has just come in, and leave it in its scope."""
+        fields: dict[bytes, bytes] = {}
+        for name, value in scope["headers"]:
+            fields[name] = fields[name] + b", " + value if name in fields else value
+        context = cls(
+            request_id=_request_id(fields.get(b"x-request-id")) or ids.uuid7(),
+            trace_id=_trace_id(fields.get(b"traceparent")) or ids.uuid7().hex,
+            started_ns=started_ns,
+            fields=fields,
+        )
+        scope.setdefault("state", {})[_STATE_KEY] = context
+        return context
+
+    def field(self, name: bytes) -> str | None:
+        """Return a header field's value, None where it is absent."""
+        value = self.fields.get(name)
+        return None if value is None else value.decode("latin-1").strip()
+
+    def credentials(self, scope: Scope) -> Credentials:
+        """Return what the client claims to be."""
+        org_id = scope.get("path_params", {}).get("org_id")
+        return Credentials(self.field(b"authorization"), self.field(b"x-ibex-agent-id"), org_id)
+
+
+def context_of(scope: Scope) -> RequestContext:
+    """Return the context that ``RequestContext.begin`` left."""
+    context = scope["state"][_STATE_KEY]
+    if not isinstance(context, RequestContext):
+        raise TypeError("the scope holds no request context")
+    return context
+
+
+def _request_id(value: bytes | None) -> UUID | None:
+    text = (value or b"").decode("latin-1")
+    return UUID(text) if _UUID.fullmatch(text) else None
+
+
+def _trace_id(traceparent: bytes | None) -> str | None:
+    """Return the trace id of a valid W3C trace context header; a version that is not known may go on after a dash."""
+    match = _TRACEPARENT.fullmatch(traceparent or b"")
+    if match is None or (match[1] == b"00" and match[3] is not None):
+        return None
+    return match[2].decode("ascii")

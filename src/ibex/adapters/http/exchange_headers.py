@@ -1,0 +1,46 @@
+"""What a client is told of its exchange, in response headers (spec 3)."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from ibex.domain.exchange import Stage
+
+if TYPE_CHECKING:
+    from ibex.adapters.http.asgi import Headers
+    from ibex.domain.open_exchange import OpenExchange
+
+_VISIBLE = re.compile(r"[!-~]{1,256}", re.ASCII)
+_STAGES: Final = tuple((stage, stage.value.encode("ascii")) for stage in Stage)
+
+
+def exchange_headers(notes: OpenExchange | None) -> Headers:
+    """Return the headers for what is known by now; empty where nobody was to be admitted."""
+    if notes is None:
+        return []
+    headers: Headers = []
+    if notes.session is not None:
+        headers.append((b"x-ibex-session-id", notes.session.handle.encode("ascii")))
+    if notes.directive is not None:
+        headers.append((b"x-ibex-directive", notes.directive.receipt.encode("ascii")))
+    decision = notes.rate_limit
+    if decision is not None and decision.limit:
+        headers.append((b"x-ratelimit-limit", b"%d" % decision.limit))
+        headers.append((b"x-ratelimit-remaining", b"%d" % decision.remaining))
+        headers.append((b"x-ratelimit-reset", b"%d" % decision.reset_unix_s))
+    provider_request_id = notes.provider_request_id
+    if provider_request_id is not None and _VISIBLE.fullmatch(provider_request_id):
+        headers.append((b"x-ibex-provider-request-id", provider_request_id.encode("ascii")))
+    timing = b", ".join(b"%b;dur=%.3f" % (name, ns / 1e6) for name, ns in _durations(notes))
+    if timing:
+        headers.append((b"server-timing", timing))
+    return headers
+
+
+def _durations(notes: OpenExchange) -> list[tuple[bytes, int]]:
+    """Return the stages that were gone through; of a provider that is still speaking, the time until now."""
+    durations = [(name, notes.stage_ns[stage]) for stage, name in _STAGES if stage in notes.stage_ns]
+    if notes.provider_asked_ns is not None and notes.provider_ended_ns is None:
+        durations.append((Stage.PROVIDER.encode("ascii"), notes.clock.monotonic_ns() - notes.provider_asked_ns))
+    return durations

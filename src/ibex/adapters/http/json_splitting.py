@@ -1,0 +1,87 @@
+"""Taking JSON apart by one level: the parts stay the text that the client wrote (ADR 0003)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MAX_MEMBERS: Final = 1_024
+MAX_ELEMENTS: Final = 4_096
+
+NotJsonError = msgspec.DecodeError
+NotThatTypeError = msgspec.ValidationError
+
+
+class TooManyError(Exception):
+    """An object has more members, or an array more elements, than it is worth keeping in memory."""
+
+
+class _Name(str):
+    """A member's name that equals no other, so that a dictionary keeps duplicates, in their order."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __ne__(self, other: object) -> bool:
+        return self is not other
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+class ObjectSplitter:
+    """Splits objects. Not to be shared between threads."""
+
+    def __init__(self) -> None:
+        self._decoder = msgspec.json.Decoder(dict[_Name, Raw], dec_hook=self._name)
+        self._left = 0
+
+    def split(self, text: bytes | Raw) -> list[tuple[str, Raw]]:
+        """Return the members of an object, duplicates included.
+
+        Raises ``NotThatTypeError`` for other JSON, ``NotJsonError`` (its superclass) for what is none, lone surrogates
+        included, ``RecursionError`` for JSON that is some hundreds deep, and ``TooManyError``, early. Does not look
+        whether strings are UTF-8.
+        """
+        self._left = MAX_MEMBERS
+        return [(str(name), raw) for name, raw in self._decoder.decode(text).items()]
+
+    def _name(self, _kind: type, text: Any) -> _Name:
+        self._left -= 1
+        if self._left < 0:
+            raise TooManyError
+        return _Name(text)
+
+
+_ELEMENTS = msgspec.json.Decoder(list[Raw])
+_SLOTS: Final = tuple(f"e{index}" for index in range(MAX_ELEMENTS))
+_BOUNDED_ELEMENTS = msgspec.json.Decoder(
+    msgspec.defstruct(
+        "_Bounded", [(s, Raw | UnsetType, UNSET) for s in _SLOTS], array_like=True, forbid_unknown_fields=True
+    )
+)
+
+
+def split_array(text: bytes) -> list[bytes]:
+    """Return the elements of an array. ``text`` must be JSON; raises ``NotThatTypeError`` and, early, ``TooManyError``.
+
+    A list of millions of tiny elements would take a hundred times its text in memory, so an array with enough commas to
+    be too long is read into a structure of optional places: that gives up at the first element too many.
+    """
+    if text.count(b",") < MAX_ELEMENTS:
+        return [bytes(element) for element in _ELEMENTS.decode(text)]
+    if not text.startswith(b"["):
+        raise NotThatTypeError
+    try:
+        places = _BOUNDED_ELEMENTS.decode(text)
+    except NotThatTypeError:
+        raise TooManyError from None
+    found: Iterable[Raw | UnsetType] = (getattr(places, slot) for slot in _SLOTS)
+    return [bytes(element) for element in found if not isinstance(element, UnsetType)]

@@ -1,0 +1,31 @@
+"""Who hears of HTTP requests."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from ibex.domain.open_exchange import OpenExchange
+
+
+class RequestObserver(Protocol):
+    """Port: hears of every HTTP request once it begins and once it ends. Quick; never raises, never blocks.
+
+    All three are called in the request's own task, and what happens for the request in other tasks is started by it, so
+    that a context variable set by ``began`` is seen wherever the request goes.
+    """
+
+    def began(self, request_id: UUID, trace_id: str) -> None:
+        """A request has come in."""
+
+    def failed(self, error: BaseException) -> None:
+        """Something unforeseen was raised. Its message may hold anything: it must not be written down."""
+
+    def ended(self, method: str, route: str, status: int, duration_ns: int, notes: OpenExchange | None) -> None:
+        """The request is over.
+
+        ``route`` is a template, "" where none fits. ``status`` is what was sent, 499 where nothing was. ``notes`` is
+        None where nobody was to be admitted; of a chat request an exchange was settled before, if it came that far.
+        """

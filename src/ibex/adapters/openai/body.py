@@ -1,0 +1,121 @@
+"""An answer's body, read within its time limits."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, cast
+
+from ibex.adapters.openai.errors import FAILURES, UnreadableAnswerError
+from ibex.adapters.openai.gunzip import Gunzip
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    import httpx
+
+MAX_BODY_BYTES: Final = 64 * 1024 * 1024
+MAX_DRAIN_BYTES: Final = 64 * 1024
+MAX_DRAIN_S: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class TimeLimits:
+    """The moments, in the event loop's time, of the deadline and of the first byte; the longest silence, in seconds."""
+
+    deadline: float
+    first_byte: float
+    idle_s: float
+
+    def until(self, moment: float) -> TimeLimits:
+        """Return these limits with a deadline that is no later than ``moment``."""
+        return TimeLimits(min(self.deadline, moment), self.first_byte, self.idle_s)
+
+
+class AnswerBody:
+    """Reads one answer's body; must be closed. Gzip, though not asked for, is undone.
+
+    Reading raises one of ``errors.FAILURES``: ``TimeoutError`` at a limit, the transport's own, or
+    ``UnreadableAnswerError``.
+    """
+
+    def __init__(self, response: httpx.Response, limits: TimeLimits) -> None:
+        self.limits = limits
+        self._response = response
+        self._stream = cast("httpx.AsyncByteStream", response.stream)
+        self._chunks: AsyncIterator[bytes] = aiter(self._stream)
+        self._coding = response.headers.get("content-encoding", "identity").strip().lower()
+        self._gunzip = Gunzip(MAX_BODY_BYTES) if self._coding in {"gzip", "x-gzip"} else None
+        self._pieces: Iterator[bytes] = iter(())
+        self._has_begun = False
+        self._closing: asyncio.Task[None] | None = None
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether its content coding is one that can be undone."""
+        return self._gunzip is not None or self._coding in {"identity", ""}
+
+    async def read(self) -> bytes | None:
+        """Return the next bytes, never empty; None at the end."""
+        while True:
+            piece = next(self._pieces, None)
+            if piece:
+                return piece
+            chunk = await self._next_chunk()
+            if chunk is None:
+                if self._gunzip is not None:
+                    self._gunzip.finish()
+                return None
+            if self._gunzip is None:
+                if chunk:
+                    return chunk
+            else:
+                self._pieces = self._gunzip.feed(chunk)
+
+    async def read_all(self, max_bytes: int) -> bytes:
+        """Return the whole body; raises ``UnreadableAnswerError`` if it is larger than ``max_bytes``."""
+        pieces, size = [], 0
+        while (piece := await self.read()) is not None:
+            pieces.append(piece)
+            size += len(piece)
+            if size > max_bytes:
+                raise UnreadableAnswerError
+        return b"".join(pieces)
+
+    async def aclose(self, *, drain: bool = False) -> None:
+        """Give the connection back if the body was read to its end, else close it. Idempotent, never raises.
+
+        ``drain``: read first what little may be left, within bounds. Being cancelled does not stop it.
+        """
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close(drain=drain))
+        await asyncio.shield(self._closing)
+
+    async def distrust(self) -> None:
+        """Close the connection even though the body has ended: what was framed as its end cannot be it.
+
+        What comes after it may still lie in the connection, and would be taken for the answer to the next request.
+        """
+        network_stream = self._response.extensions.get("network_stream")
+        if network_stream is not None:
+            with suppress(Exception):
+                await network_stream.aclose()
+
+    async def _next_chunk(self) -> bytes | None:
+        now = asyncio.get_running_loop().time()
+        limit = min(now + self.limits.idle_s if self._has_begun else self.limits.first_byte, self.limits.deadline)
+        if limit <= now:  # a body that is always there at once would never let the timer fire
+            raise TimeoutError
+        async with asyncio.timeout_at(limit):
+            chunk = await anext(self._chunks, None)
+        self._has_begun = True
+        return chunk
+
+    async def _close(self, *, drain: bool) -> None:
+        if drain:
+            self.limits = self.limits.until(asyncio.get_running_loop().time() + MAX_DRAIN_S)
+            with suppress(*FAILURES):
+                await self.read_all(MAX_DRAIN_BYTES)
+        with suppress(Exception):  # the connection is gone either way, and nobody could do anything about it
+            await self._stream.aclose()

@@ -1,0 +1,175 @@
+"""The built-in provider for where there is no key: it repeats what it was told, in OpenAI's wire format."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from dataclasses import dataclass
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from ibex.adapters.openai.config import DEFAULT_MODELS
+from ibex.domain.providers import CompletionBody, StreamEvent
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+    from ibex.domain.chat import ChatRequest, Message
+    from ibex.domain.clock import Clock
+
+_WORDS = re.compile(r"\s*\S+|\s+$")
+
+
+class EchoProvider:
+    """A ``CompletionProvider`` that answers with the text of the last user message, empty where there is none.
+
+    A token is a word with the blanks before it; the prompt's tokens are those of all messages' texts. There is always
+    one choice and it is always text, whatever the request says of ``n``, tools or ``response_format``. A stream has an
+    event for each token. It gives all of a text's parts, joined, and nothing of what is no text.
+    """
+
+    name = "echo"
+    reports_stream_usage = True
+
+    def __init__(
+        self,
+        clock: Clock,
+        models: tuple[str, ...] = DEFAULT_MODELS,
+        *,
+        first_byte_delay_s: float = 0.0,
+        chunk_delay_s: float = 0.0,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """Take the seconds that it thinks before it answers and between a stream's events."""
+        self.models = models
+        self._clock = clock
+        self._first_byte_delay_s = first_byte_delay_s
+        self._chunk_delay_s = chunk_delay_s
+        self._sleep = sleep
+        self._numbers = count(1)
+
+    async def complete(self, request: ChatRequest) -> CompletionBody | EchoStream:
+        """Answer; see ``CompletionProvider``. Raises nothing of its own."""
+        echo = self._echo(request)
+        await self._sleep(self._first_byte_delay_s)
+        request_id = f"req_{echo.number}"
+        if request.stream:
+            events = [_event(chunk) for chunk in echo.chunks(with_usage=request.wants_usage)]
+            events.append(StreamEvent(b"data: [DONE]\n\n", b"[DONE]"))
+            return EchoStream(events, request_id, self._sleep, self._chunk_delay_s)
+        return CompletionBody(_json(echo.completion()), provider_request_id=request_id)
+
+    def _echo(self, request: ChatRequest) -> _Echo:
+        now = self._clock.now()
+        user_texts = (_text(message) for message in reversed(request.messages) if message.role == "user")
+        return _Echo(
+            number=f"{int(now.timestamp() * 1_000_000):x}{next(self._numbers):06x}",
+            created=int(now.timestamp()),
+            model=request.model,
+            tokens=_tokens(next(user_texts, "")),
+            prompt_tokens=sum(len(_tokens(_text(message))) for message in request.messages),
+        )
+
+
+class EchoStream:
+    """A ``CompletionStream`` of events that are all there already; each is given out as a read of its own."""
+
+    attempts = 1
+
+    def __init__(
+        self,
+        events: Sequence[StreamEvent],
+        provider_request_id: str,
+        sleep: Callable[[float], Awaitable[None]],
+        chunk_delay_s: float,
+    ) -> None:
+        self.provider_request_id = provider_request_id
+        self._events = events
+        self._sleep = sleep
+        self._chunk_delay_s = chunk_delay_s
+        self._closed = False
+
+    async def __aiter__(self) -> AsyncIterator[Sequence[StreamEvent]]:
+        for number, event in enumerate(self._events):
+            if number:
+                await self._sleep(self._chunk_delay_s)
+            if self._closed:
+                return
+            yield (event,)
+
+    async def aclose(self) -> None:
+        """End the stream."""
+        self._closed = True
+
+
+@dataclass(frozen=True, slots=True)
+class _Echo:
+    number: str
+    created: int
+    model: str
+    tokens: Sequence[str]
+    prompt_tokens: int
+
+    def completion(self) -> dict[str, Any]:
+        message = {"role": "assistant", "content": "".join(self.tokens), "refusal": None}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
+        return {**self._frame("chat.completion", [choice]), "usage": self._usage()}
+
+    def chunks(self, *, with_usage: bool) -> list[dict[str, Any]]:
+        deltas: list[tuple[dict[str, str], str | None]] = [({"role": "assistant", "content": ""}, None)]
+        deltas += [({"content": token}, None) for token in self.tokens]
+        deltas.append(({}, "stop"))
+        chunks = [self._chunk([_chunk_choice(delta, reason)]) for delta, reason in deltas]
+        if with_usage:
+            chunks = [{**chunk, "usage": None} for chunk in chunks]
+            chunks.append({**self._chunk([]), "usage": self._usage()})
+        return chunks
+
+    def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return self._frame("chat.completion.chunk", choices)
+
+    def _frame(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            "id": f"chatcmpl-{self.number}",
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": "echo",
+            "choices": choices,
+        }
+
+    def _usage(self) -> dict[str, Any]:
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": len(self.tokens),
+            "total_tokens": self.prompt_tokens + len(self.tokens),
+            "prompt_tokens_details": {"cached_tokens": 0},
+            "completion_tokens_details": {"reasoning_tokens": 0},
+        }
+
+
+def _chunk_choice(delta: dict[str, str], finish_reason: str | None) -> dict[str, Any]:
+    return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+
+
+def _tokens(text: str) -> list[str]:
+    return _WORDS.findall(text)
+
+
+def _text(message: Message) -> str:
+    content = json.loads(message.raw, parse_int=str).get("content")  # int() refuses numbers of many digits
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else ()
+    texts = (part.get("text") for part in parts if isinstance(part, dict) and part.get("type") == "text")
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode("ascii")  # escaped, so lone surrogates pass as they came
+
+
+def _event(chunk: dict[str, Any]) -> StreamEvent:
+    data = _json(chunk)
+    return StreamEvent(b"data: " + data + b"\n\n", data)

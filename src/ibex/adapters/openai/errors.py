@@ -1,0 +1,142 @@
+"""The one table from OpenAI's statuses and httpx's exceptions to the domain's errors.
+
+No text of the provider is in any of them, but for its judgement of a request that it found wrong.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import httpx
+import msgspec
+
+from ibex.domain.errors import (
+    OverloadedError,
+    ProviderRateLimitedError,
+    ProviderRefusedError,
+    ProviderTimeoutError,
+    ProviderUnavailableError,
+    Refusal,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ibex.domain.errors import ProviderError, RetryableError
+
+    _OfAnswer = Callable[["RefusedAnswer", "Trail"], ProviderError]
+    _OfFailure = Callable[["Trail"], RetryableError]
+
+
+@dataclass(frozen=True, slots=True)
+class Trail:
+    """Which request it was: the number of tries up to it, and the provider's own id of it, None where it gave none."""
+
+    attempts: int
+    provider_request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedAnswer:
+    """An answer that is no success. ``body`` is None where it could not be read; ``retry_after_s`` is in seconds."""
+
+    status: int
+    body: bytes | None = None
+    retry_after_s: float | None = None
+
+    def __repr__(self) -> str:
+        return f"<RefusedAnswer {self.status}>"
+
+
+class UnreadableAnswerError(Exception):
+    """An answer's body is too large, badly compressed, or compressed in a way that was not asked for."""
+
+
+def error_of_answer(answer: RefusedAnswer, trail: Trail) -> ProviderError:
+    """Return the error that an answer's status means."""
+    return _OF_STATUS.get(answer.status, _unavailable)(answer, trail)
+
+
+def error_of_failure(failure: Exception, trail: Trail) -> RetryableError:
+    """Return the error that one of ``FAILURES`` means."""
+    return next(make for kind, make in _OF_FAILURE.items() if isinstance(failure, kind))(trail)
+
+
+def no_completion(trail: Trail) -> ProviderUnavailableError:
+    """Return the error for a success that holds nothing of use."""
+    return ProviderUnavailableError("The provider's answer is not a completion.", **_said(trail))
+
+
+def _said(trail: Trail) -> dict[str, Any]:
+    return {"attempts": trail.attempts, "provider_request_id": trail.provider_request_id}
+
+
+def _refused(refusal: Refusal, answer: RefusedAnswer, trail: Trail) -> ProviderRefusedError:
+    judgement = _judgement(answer.body)
+    return ProviderRefusedError(
+        refusal,
+        detail=_text(judgement.get("message")),
+        provider_type=_text(judgement.get("type")),
+        provider_code=_text(judgement.get("code")),
+        param=_text(judgement.get("param")),
+        **_said(trail),
+    )
+
+
+def _judgement(body: bytes | None) -> dict[str, Any]:
+    """Return the members of ``error`` in a body of OpenAI's shape; none if it has another."""
+    try:
+        judgement = msgspec.json.decode(body or b"", type=dict[str, Any]).get("error")
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return {}
+    return judgement if isinstance(judgement, dict) else {}
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _rate_limited(answer: RefusedAnswer, trail: Trail) -> ProviderRateLimitedError:
+    return ProviderRateLimitedError(retry_after_s=answer.retry_after_s, **_said(trail))
+
+
+def _unavailable(answer: RefusedAnswer, trail: Trail) -> ProviderUnavailableError:
+    return ProviderUnavailableError(retry_after_s=answer.retry_after_s, **_said(trail))
+
+
+def _connections_used_up(trail: Trail) -> OverloadedError:
+    del trail  # the provider was not asked
+    return OverloadedError(retry_after_s=1)
+
+
+def _timed_out(trail: Trail) -> ProviderTimeoutError:
+    return ProviderTimeoutError(**_said(trail))
+
+
+def _broken(trail: Trail) -> ProviderUnavailableError:
+    return ProviderUnavailableError(**_said(trail))
+
+
+_OF_STATUS: Final[Mapping[int, _OfAnswer]] = {
+    400: partial(_refused, Refusal.BAD_REQUEST),
+    404: partial(_refused, Refusal.NOT_FOUND),
+    409: partial(_refused, Refusal.CONFLICT),
+    413: partial(_refused, Refusal.TOO_LARGE),
+    422: partial(_refused, Refusal.UNPROCESSABLE),
+    429: _rate_limited,
+}
+"""Any other status, among them 401 and 403 (our key, not the client's), means that the provider is not available."""
+
+_OF_FAILURE: Final[Mapping[type[Exception], _OfFailure]] = {  # the first that fits, so the order matters
+    httpx.PoolTimeout: _connections_used_up,
+    httpx.TimeoutException: _timed_out,
+    TimeoutError: _timed_out,
+    httpx.TransportError: _broken,
+    UnreadableAnswerError: _broken,
+    OSError: _broken,
+}
+
+FAILURES: Final = tuple(_OF_FAILURE)
+"""What asking and reading may raise."""

@@ -1,0 +1,191 @@
+"""OpenAI's chat completions, asked over an httpx transport."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import httpx
+
+from ibex import __version__
+from ibex.adapters.openai.body import MAX_BODY_BYTES, AnswerBody, TimeLimits
+from ibex.adapters.openai.errors import (
+    FAILURES,
+    RefusedAnswer,
+    Trail,
+    error_of_answer,
+    error_of_failure,
+    no_completion,
+)
+from ibex.adapters.openai.retry import RETRIED_FAILURES, RETRIED_STATUSES, RetryPolicy, asked_delay_s, next_delay
+from ibex.adapters.openai.stream import OpenAIStream
+from ibex.domain.providers import CompletionBody
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from ibex.adapters.openai.config import OpenAIConfig
+    from ibex.domain.chat import ChatRequest
+    from ibex.domain.clock import Clock
+    from ibex.domain.errors import IbexError
+
+MAX_ERROR_BODY_BYTES: Final = 64 * 1024
+MAX_ERROR_BODY_S: Final = 5.0
+MAX_REQUEST_ID_LENGTH: Final = 256
+EVENT_STREAM: Final = "text/event-stream"
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """A try that failed. ``asked_s``: how long the provider asks to wait, in seconds."""
+
+    error: IbexError
+    may_retry: bool = False
+    asked_s: float | None = None
+
+
+class OpenAIProvider:
+    """A ``CompletionProvider`` over OpenAI's API or a server that speaks it.
+
+    The transport is used directly, not through ``httpx.AsyncClient``: that would follow redirects, keep cookies and
+    cost more than all of IBEX's own work on a request. Whoever made the transport closes it.
+    """
+
+    name = "openai"
+
+    def __init__(
+        self,
+        config: OpenAIConfig,
+        transport: httpx.AsyncBaseTransport,
+        clock: Clock,
+        *,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        """Take ``sleep`` in seconds and ``jitter``, which gives numbers from 0 to 1."""
+        self.models = config.models
+        self.reports_stream_usage = config.stream_usage
+        self._config = config
+        self._policy = RetryPolicy(config.max_retries, config.retry_base_delay_s)
+        self._transport = transport
+        self._clock = clock
+        self._sleep = sleep
+        self._jitter = jitter
+        self._url = config.completions_url()
+        self._headers = (
+            (b"host", self._url.netloc),
+            (b"authorization", b"Bearer " + config.api_key.reveal().encode("ascii")),
+            (b"content-type", b"application/json"),
+            (b"accept-encoding", b"identity"),
+            (b"user-agent", b"ibex/" + __version__.encode("ascii")),
+        )
+
+    async def complete(self, request: ChatRequest) -> CompletionBody | OpenAIStream:
+        """Ask, again where that is safe, and return the answer; see ``CompletionProvider``.
+
+        Raises ``OverloadedError`` too, where all connections are in use.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._config.request_timeout_s
+        attempts = 0
+        while True:
+            attempts += 1
+            outcome = await self._try(request, attempts, deadline)
+            if not isinstance(outcome, _Failure):
+                return outcome
+            delay = self._delay(outcome, attempts - 1, deadline - loop.time())
+            if delay is None:
+                raise outcome.error
+            await self._sleep(delay)
+
+    def _delay(self, failure: _Failure, retries: int, left_s: float) -> float | None:
+        if not failure.may_retry:
+            return None
+        return next_delay(self._policy, retries, jitter=self._jitter(), asked_s=failure.asked_s, left_s=left_s)
+
+    async def _try(
+        self, request: ChatRequest, attempts: int, deadline: float
+    ) -> CompletionBody | OpenAIStream | _Failure:
+        now = asyncio.get_running_loop().time()
+        limits = TimeLimits(deadline, now + self._config.first_byte_timeout_s, self._config.idle_timeout_s)
+        try:
+            async with asyncio.timeout_at(min(limits.first_byte, deadline)):
+                response = await self._transport.handle_async_request(self._http_request(request))
+        except FAILURES as failure:
+            return _Failure(error_of_failure(failure, Trail(attempts)), isinstance(failure, RETRIED_FAILURES))
+        trail = Trail(attempts, _provider_request_id(response))
+        body = AnswerBody(response, limits)
+        if request.stream and _is_success(response) and _media_type(response) == EVENT_STREAM and body.is_readable:
+            return OpenAIStream(body, trail)
+        try:
+            if _is_success(response):
+                return await _completion(request, response, body, trail)
+            return await self._refusal(response, body, trail)
+        finally:
+            await body.aclose()
+
+    def _http_request(self, request: ChatRequest) -> httpx.Request:
+        accept = EVENT_STREAM if request.stream else "application/json"
+        length = (b"content-length", b"%d" % len(request.body))
+        timeouts = {"connect": self._config.connect_timeout_s, "read": None, "write": None, "pool": None}
+        return httpx.Request(
+            "POST",
+            self._url,
+            headers=[*self._headers, (b"accept", accept.encode()), length],
+            stream=httpx.ByteStream(request.body),
+            extensions={"timeout": timeouts},
+        )
+
+    async def _refusal(self, response: httpx.Response, body: AnswerBody, trail: Trail) -> _Failure:
+        asked_s = asked_delay_s(response.headers, self._clock.now())
+        answer = RefusedAnswer(response.status_code, await _error_text(body), asked_s)
+        return _Failure(error_of_answer(answer, trail), response.status_code in RETRIED_STATUSES, asked_s)
+
+
+async def _completion(
+    request: ChatRequest, response: httpx.Response, body: AnswerBody, trail: Trail
+) -> CompletionBody | _Failure:
+    """Read a success. What is not JSON as a whole is none, and no try of ours made it so: it is not asked for again."""
+    if request.stream or not body.is_readable or not _may_be_json(response):
+        return _Failure(no_completion(trail))
+    try:
+        text = await body.read_all(MAX_BODY_BYTES)
+    except FAILURES as failure:
+        return _Failure(error_of_failure(failure, trail))
+    if not text.lstrip().startswith(b"{") or not text.rstrip().endswith(b"}"):
+        await body.distrust()
+        return _Failure(no_completion(trail))
+    return CompletionBody(text, trail.attempts, trail.provider_request_id)
+
+
+async def _error_text(body: AnswerBody) -> bytes | None:
+    """Return the body of an error; None if it is too large, too slow or broken: the status says enough."""
+    body.limits = body.limits.until(asyncio.get_running_loop().time() + MAX_ERROR_BODY_S)
+    if not body.is_readable:
+        return None
+    try:
+        return await body.read_all(MAX_ERROR_BODY_BYTES)
+    except FAILURES:
+        return None
+
+
+def _is_success(response: httpx.Response) -> bool:
+    return 200 <= response.status_code < 300  # noqa: PLR2004 - RFC 9110, section 15.3
+
+
+def _media_type(response: httpx.Response) -> str:
+    return str(response.headers.get("content-type", "")).partition(";")[0].strip().lower()
+
+
+def _may_be_json(response: httpx.Response) -> bool:
+    media_type = _media_type(response)
+    return media_type in {"", "application/json"} or media_type.endswith("+json")
+
+
+def _provider_request_id(response: httpx.Response) -> str | None:
+    """Return the provider's id if it is one that can be passed on in a header and kept."""
+    value = str(response.headers.get("x-request-id", ""))
+    fits = 0 < len(value) <= MAX_REQUEST_ID_LENGTH and value.isascii() and value.isprintable()
+    return value if fits else None

@@ -1,0 +1,68 @@
+"""A streamed answer of OpenAI's API."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ibex.adapters.openai.errors import FAILURES, error_of_failure
+from ibex.adapters.openai.sse import EventSplitter
+from ibex.domain.completion import DONE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ibex.adapters.openai.body import AnswerBody
+    from ibex.adapters.openai.errors import Trail
+    from ibex.domain.errors import IbexError
+    from ibex.domain.providers import StreamEvent
+
+
+class OpenAIStream:
+    """A ``CompletionStream`` over an answer's body; it owns the body and closes it."""
+
+    def __init__(self, body: AnswerBody, trail: Trail) -> None:
+        self.attempts = trail.attempts
+        self.provider_request_id = trail.provider_request_id
+        self._body = body
+        self._trail = trail
+        self._splitter = EventSplitter()
+        self._done = False
+        self._ended = False
+        self._failure: IbexError | None = None
+
+    def __aiter__(self) -> OpenAIStream:
+        return self
+
+    async def __anext__(self) -> Sequence[StreamEvent]:
+        while not self._ended:
+            events = await self._read()
+            if events:
+                return events
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """Stop the provider, or drain what little comes after ``[DONE]``; see ``CompletionStream``."""
+        was_stopped = not self._ended
+        self._ended = True
+        self._failure = None
+        await self._body.aclose(drain=was_stopped and self._done)
+
+    async def _read(self) -> list[StreamEvent]:
+        try:
+            chunk = await self._body.read()
+        except FAILURES as failure:
+            self._ended = True
+            self._failure = error_of_failure(failure, self._trail)
+            return self._splitter.finish()
+        if chunk is not None:
+            events = self._splitter.feed(chunk)
+        else:
+            events = self._splitter.finish()
+            self._ended = True
+        self._done = self._done or any(event.data == DONE for event in events)
+        if self._ended and not self._done:
+            await self._body.distrust()
+        return events

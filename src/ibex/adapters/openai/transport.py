@@ -1,0 +1,121 @@
+"""The default transport to the provider: httpx's own, made safe to cancel.
+
+The seam is ``httpx.AsyncBaseTransport``: anything that keeps what this module's class promises can stand in its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+
+import httpx
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Coroutine
+
+T = TypeVar("T")
+
+MAX_CONNECTIONS: Final = 1_000
+KEEPALIVE_S: Final = 30.0
+
+
+def default_transport(max_connections: int = MAX_CONNECTIONS) -> CancelSafeTransport:
+    """Return a transport with one pool: HTTP/1.1, TLS verified, no proxy, no redirects, no cookies.
+
+    The environment is asked for one thing, a bundle of certificate authorities (``SSL_CERT_FILE``).
+    """
+    # The pool itself is unlimited: a request that is cancelled while it waits for a place there can leave one taken.
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=max_connections, keepalive_expiry=KEEPALIVE_S)
+    return CancelSafeTransport(httpx.AsyncHTTPTransport(verify=True, limits=limits), max_connections)
+
+
+class CancelSafeTransport(httpx.AsyncBaseTransport):
+    """Runs another transport's work in tasks of its own, so that no cancellation, however often, cuts its cleaning up.
+
+    httpcore awaits while it cleans up after a cancellation; a second one in that moment leaves a connection open and
+    its place in the pool taken for ever. Here the caller's cancellation reaches the inner transport once.
+
+    Promises: what was cancelled has its connection closed soon after; one request more than ``max_requests`` at a time
+    raises ``httpx.PoolTimeout`` at once; ``aclose()`` returns when nothing is left running.
+    """
+
+    def __init__(self, inner: httpx.AsyncBaseTransport, max_requests: int) -> None:
+        self._inner = inner
+        self._max_requests = max_requests
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.open_requests = 0
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request and return its answer, whose stream must be closed; see ``httpx.AsyncBaseTransport``."""
+        if self.open_requests >= self._max_requests:
+            raise httpx.PoolTimeout("all connections are in use", request=request)
+        self.open_requests += 1
+        sending = self.start(self._inner.handle_async_request(request))
+        try:
+            response = await asyncio.shield(sending)
+        except BaseException:
+            self.start(self._abandon(sending))
+            raise
+        inner = cast("httpx.AsyncByteStream", response.stream)
+        response.stream = _CancelSafeStream(inner, self)
+        return response
+
+    async def aclose(self) -> None:
+        """Wait for what is being cleaned up, then close all connections."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        await self._inner.aclose()
+
+    def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run work whose end ``aclose`` waits for."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _abandon(self, sending: asyncio.Task[httpx.Response]) -> None:
+        await _stop(sending)
+        if not sending.cancelled() and sending.exception() is None:
+            with suppress(Exception):
+                await cast("httpx.AsyncByteStream", sending.result().stream).aclose()
+        self.open_requests -= 1
+
+
+class _CancelSafeStream(httpx.AsyncByteStream):
+    def __init__(self, inner: httpx.AsyncByteStream, transport: CancelSafeTransport) -> None:
+        self._inner = inner
+        self._transport = transport
+        self._reading: asyncio.Task[bytes | None] | None = None
+        self._closing: asyncio.Task[None] | None = None
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        chunks = aiter(self._inner)
+        while True:
+            self._reading = self._transport.start(_next(chunks))
+            chunk = await asyncio.shield(self._reading)
+            if chunk is None:
+                return
+            yield chunk
+
+    async def aclose(self) -> None:
+        if self._closing is None:
+            self._closing = self._transport.start(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        if self._reading is not None:
+            await _stop(self._reading)
+        with suppress(Exception):  # the connection is gone either way, and nobody could do anything about it
+            await self._inner.aclose()
+        self._transport.open_requests -= 1
+
+
+async def _next(chunks: AsyncIterator[bytes]) -> bytes | None:
+    return await anext(chunks, None)
+
+
+async def _stop(task: asyncio.Task[Any]) -> None:
+    """Cancel a task and return when it has ended, however it did."""
+    task.cancel()
+    await asyncio.wait([task])

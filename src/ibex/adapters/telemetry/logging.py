@@ -1,0 +1,111 @@
+"""Logs as JSON lines on one stream: this project's own and, through the standard library's logging, everybody else's.
+
+Exceptions are logged as types and places in the code. Their messages are not: nobody knows what is in them (spec 3).
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import structlog
+
+from ibex.adapters.telemetry.current_request import CURRENT
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import TextIO
+
+    from structlog.typing import EventDict, Processor, WrappedLogger
+
+_CHATTY: Final = ("httpx", "httpcore", "asyncio")
+_MOST_CAUSES: Final = 8
+_MOST_FRAMES: Final = 30
+
+
+def configure_logging(level: str = "info", stream: TextIO | None = None) -> None:
+    """Send all logs of this process to ``stream`` (standard error by default), from ``level`` on.
+
+    May be called again; the last call counts. The access lines of uvicorn are switched off: ``access_log`` writes ours.
+    """
+    shared: list[Processor] = [
+        _request_ids,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _describe_exception,
+    ]
+    stream = stream or sys.stderr
+    root = logging.getLogger()
+    root.setLevel(level.upper())
+    structlog.configure(  # past the standard library's logging, which would double the price of every access line
+        processors=[*shared, _render],
+        wrapper_class=structlog.make_filtering_bound_logger(root.level),
+        logger_factory=structlog.WriteLoggerFactory(stream),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, _first_line_of_asyncio, *shared],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _render],
+        )
+    )
+    root.handlers = [handler]
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+    logging.getLogger("uvicorn.access").disabled = True
+
+
+def describe(error: BaseException) -> list[dict[str, Any]]:
+    """Return an exception and its causes, outermost first: types and frames, no message and no value."""
+    described: list[dict[str, Any]] = []
+    cause: BaseException | None = error
+    while cause is not None and len(described) < _MOST_CAUSES:
+        described.append({"type": type(cause).__qualname__, "frames": _frames(cause.__traceback__)})
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    return described
+
+
+def _frames(traceback: TracebackType | None) -> list[str]:
+    frames = []
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        frames.append(f"{'/'.join(PurePath(code.co_filename).parts[-3:])}:{traceback.tb_lineno} {code.co_qualname}")
+        traceback = traceback.tb_next
+    return frames[-_MOST_FRAMES:]
+
+
+def _request_ids(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    request = CURRENT.get()
+    if request is not None:
+        event.setdefault("request_id", request.request_id)
+        event.setdefault("trace_id", request.trace_id)
+    return event
+
+
+def _describe_exception(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    raised = event.pop("exc_info", None)
+    if raised is True:
+        raised = sys.exc_info()
+    error = raised[1] if isinstance(raised, tuple) else raised
+    if isinstance(error, BaseException):
+        event["exception"] = describe(error)
+    return event
+
+
+def _first_line_of_asyncio(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Keep what happened; the lines after it show the repr of a task, and in it that of its exception."""
+    if event.get("logger") == "asyncio":
+        event["event"] = event["event"].partition("\n")[0]
+    return event
+
+
+def _render(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
+    return msgspec.json.encode(event, enc_hook=_type_name).decode()
+
+
+def _type_name(value: Any) -> str:
+    return f"<{type(value).__qualname__}>"  # a repr could show anything

@@ -1,0 +1,68 @@
+"""Where a request's two halves meet: what HTTP saw of it, and the exchange that it left."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import structlog
+
+from ibex.adapters.telemetry.access_log import write_access_line
+from ibex.adapters.telemetry.current_request import CURRENT, CurrentRequest
+from ibex.adapters.telemetry.logging import describe
+from ibex.domain.exchange import Stage
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from ibex.adapters.telemetry.metrics import Metrics
+    from ibex.domain.exchange import Exchange
+    from ibex.domain.open_exchange import OpenExchange
+
+_LOG: structlog.typing.FilteringBoundLogger = structlog.get_logger(logger="ibex.requests")
+
+
+class RequestTelemetry:
+    """Hears of requests from the HTTP layer and, as an ``ExchangeObserver``, of exchanges from the domain.
+
+    Every request is counted and written down once, when HTTP is done with it. An exchange is settled before that, in a
+    task that the request has started: the context variable leads from there to the request.
+    """
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def began(self, request_id: UUID, trace_id: str) -> None:
+        """A request has come in."""
+        CURRENT.set(CurrentRequest(request_id, trace_id))
+
+    def failed(self, error: BaseException) -> None:
+        """Log what was raised, without its message."""
+        self._metrics.request_failed()
+        _LOG.error("unforeseen exception", exception=describe(error))
+
+    def settled(self, exchange: Exchange, *, journaled: bool) -> None:
+        """An exchange was settled. One that no request left is counted all the same."""
+        self._metrics.exchange_settled(exchange, journaled=journaled)
+        request = CURRENT.get()
+        if request is not None:
+            request.exchange = exchange
+        if exchange.caller is not None and not journaled:
+            _LOG.warning("exchange not journaled")
+
+    def ended(self, method: str, route: str, status: int, duration_ns: int, notes: OpenExchange | None) -> None:
+        """The request is over. How it came out is the exchange's to say, where there is one."""
+        request = CURRENT.get()
+        exchange = request.exchange if request is not None else None
+        outcome = status if exchange is None else exchange.status
+        self._metrics.request_ended(method, route, outcome, duration_ns)
+        if exchange is None and notes is not None:
+            self._count_admission(notes)
+        caller = notes.caller if notes is not None else None
+        write_access_line(method, route, outcome, duration_ns, exchange=exchange, caller=caller)
+        CURRENT.set(None)
+
+    def _count_admission(self, notes: OpenExchange) -> None:
+        for stage in (Stage.AUTHENTICATE, Stage.RATE_LIMIT):
+            self._metrics.stage_ended(stage, notes.stage_ns.get(stage))
+        if notes.rate_limit is not None:
+            self._metrics.rate_limit_decided(notes.rate_limit)

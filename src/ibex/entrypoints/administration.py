@@ -1,0 +1,51 @@
+"""What the command line works with: the administrative use cases over the servers that the settings name."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ibex.entrypoints.containers import EmbeddedAdapters, application_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from ibex.domain.manage_directives import ManageDirectives
+    from ibex.domain.manage_identity import ManageIdentity
+    from ibex.domain.records import SessionHistory, TraceHistory
+    from ibex.entrypoints.settings import Settings
+
+NEEDED = ("database_url", "auth_database_url", "clickhouse_url", "token_peppers")
+"""The settings, by field name, without which there is nothing to administer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Administration:
+    """The use cases, open and ready."""
+
+    identity: ManageIdentity
+    directives: ManageDirectives
+    sessions: SessionHistory
+    traces: TraceHistory
+
+
+@asynccontextmanager
+async def administration(settings: Settings) -> AsyncIterator[Administration]:
+    """Open the use cases and close them afterwards; a server that is down fails at its first use, not here.
+
+    Raises ``SettingsError`` if a setting of ``NEEDED`` is not set.
+    """
+    settings.require(*NEEDED)
+    application = application_of(EmbeddedAdapters(), settings)
+    adapters = application.adapters
+    async with AsyncExitStack() as stack:
+        for resource in (adapters.identity_database(), adapters.database(), adapters.traces()):
+            stack.push_async_callback(resource.close)
+            await resource.open()
+        yield Administration(
+            identity=application.manage_identity(),
+            directives=application.manage_directives(),
+            sessions=adapters.sessions(),
+            traces=adapters.traces(),
+        )

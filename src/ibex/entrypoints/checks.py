@@ -1,0 +1,40 @@
+"""What readiness asks (spec 3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ibex.adapters.http.readiness import ReadinessCheck
+
+
+class Pingable(Protocol):
+    """Something that can be asked for a sign of life."""
+
+    async def ping(self) -> None:
+        """Return if it answers, raise if it does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class PingCheck:
+    """A ``ReadinessCheck`` by ping."""
+
+    name: str
+    target: Pingable
+    critical: bool = False
+
+    async def check(self) -> None:
+        """Ask."""
+        await self.target.ping()
+
+
+def readiness_checks(identity: Pingable, database: Pingable, traces: Pingable) -> Sequence[ReadinessCheck]:
+    """Return the proxy's checks: without identity nobody can be let in, without the others completions go on."""
+    return (
+        PingCheck("auth", identity, critical=True),
+        PingCheck("postgres", database),
+        PingCheck("clickhouse", traces),
+    )

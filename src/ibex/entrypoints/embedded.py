@@ -1,0 +1,155 @@
+"""The embedded default, ``ibex dev``: PostgreSQL and the ClickHouse engine from wheels, one folder, one command."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import uvloop
+
+from ibex.adapters.clickhouse.engine import ClickHouseEngine
+from ibex.adapters.postgres.roles import APP_ROLE, AUTH_ROLE
+from ibex.adapters.postgres.server import OWNER_ROLE, PostgresServer
+from ibex.domain.bootstrap import FirstNames, bootstrap
+from ibex.entrypoints.containers import EmbeddedAdapters, application_of
+from ibex.entrypoints.home import FirstInstallation
+from ibex.entrypoints.lifespan import running
+from ibex.entrypoints.migrations import migrate
+from ibex.entrypoints.proxy_server import address_of, listen, serve_http
+from ibex.entrypoints.settings import Settings
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import AsyncIterator, Mapping
+
+    from ibex.domain.settle_exchange import ExchangeObserver
+    from ibex.entrypoints.containers import Application
+    from ibex.entrypoints.home import Home
+
+FIRST_DIRECTIVE = "You are a helpful assistant. Answer briefly and say so when you do not know."
+"""What the first agent is told until its operator says otherwise."""
+
+
+class Console(Protocol):
+    """What the terminal is told."""
+
+    @property
+    def observer(self) -> ExchangeObserver:
+        """Hears of each request."""
+
+    def starting(self, what: str) -> None:
+        """Something that takes a moment begins."""
+
+    def ready(self, address: str, installation: FirstInstallation, settings: Settings) -> None:
+        """Requests can come."""
+
+    def stopping(self) -> None:
+        """It is about to end."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Servers:
+    postgres: PostgresServer
+    clickhouse: ClickHouseEngine
+
+    def environ(self) -> dict[str, str]:
+        """Return the variables that lead to them."""
+        return {
+            "IBEX_DATABASE_URL": self.postgres.url(APP_ROLE),
+            "IBEX_AUTH_DATABASE_URL": self.postgres.url(AUTH_ROLE),
+            "IBEX_OWNER_DATABASE_URL": self.postgres.url(OWNER_ROLE),
+            "IBEX_CLICKHOUSE_URL": self.clickhouse.url,
+        }
+
+
+def run(home: Home, environ: Mapping[str, str], console: Console) -> int:
+    """Start everything on a folder, serve until a signal comes, and end everything that was started.
+
+    Returns the exit code. Raises ``HomeInUseError``, ``SettingsError``, ``OSError`` where the address is taken, and the
+    servers' own errors where one does not start.
+    """
+    with home.claim(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        try:
+            runner.run(_run(home, environ, console))
+        except KeyboardInterrupt:  # before there was anything to drain
+            return 128 + signal.SIGINT
+    return 0
+
+
+async def _run(home: Home, environ: Mapping[str, str], console: Console) -> None:
+    own = {"IBEX_TOKEN_PEPPERS": home.token_peppers(), "IBEX_JOURNAL_DIR": str(home.journal)}
+    wanted = Settings.load({**environ, **own})
+    with _listen(wanted, chosen="IBEX_PORT" in environ) as listener:
+        console.starting("PostgreSQL and the ClickHouse engine")
+        async with _servers(home) as servers:
+            own |= servers.environ()
+            settings = Settings.load({**environ, **own})
+            await asyncio.to_thread(migrate, settings)
+            application = application_of(EmbeddedAdapters(), settings, observers=[console.observer])
+            app = application.app()
+            async with running(application):
+                installation = home.installation() or await _install(home, application)
+                home.announce(address_of(listener), own)
+                console.ready(address_of(listener), installation, settings)
+                await serve_http(
+                    app,
+                    listener,
+                    shutdown_timeout_s=settings.shutdown_timeout_s,
+                    on_drain=application.drain().begin,
+                )
+            console.stopping()
+
+
+def _listen(settings: Settings, *, chosen: bool) -> socket.socket:
+    """Bind the port; a default one that is taken gives way to any free one, a chosen one does not."""
+    if not chosen:
+        with suppress(OSError):
+            return listen(settings.host, settings.port)
+        return listen(settings.host, 0)
+    return listen(settings.host, settings.port)
+
+
+@asynccontextmanager
+async def _servers(home: Home) -> AsyncIterator[_Servers]:
+    """Hold both servers, started at the same time."""
+    servers = _Servers(PostgresServer(home.postgres), ClickHouseEngine(home.clickhouse))
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(asyncio.to_thread, servers.postgres.stop)
+        stack.push_async_callback(asyncio.to_thread, servers.clickhouse.stop)
+        starting = asyncio.gather(
+            asyncio.to_thread(servers.postgres.start),
+            asyncio.to_thread(servers.clickhouse.start),
+            return_exceptions=True,
+        )
+        try:
+            outcomes = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            await starting  # a start that is under way must be over before it can be undone
+            raise
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        yield servers
+
+
+async def _install(home: Home, application: Application) -> FirstInstallation:
+    """Make the first organization with its agent and tokens; a name that is taken gets a number."""
+    identity = application.manage_identity()
+    taken = {organization.name for organization in await identity.organizations()}
+    name = next(name for name in ("default", *(f"default-{n}" for n in range(2, 1_000))) if name not in taken)
+    made = await bootstrap(
+        identity, application.manage_directives(), FirstNames(name, "admin@localhost", "assistant", FIRST_DIRECTIVE)
+    )
+    installation = FirstInstallation(
+        org_id=str(made.organization.id),
+        org_name=made.organization.name,
+        agent_id=str(made.agent.id),
+        agent_name=made.agent.name,
+        agent_token=made.agent_token.reveal(),
+        admin_token=made.admin_token.reveal(),
+    )
+    home.remember_installation(installation)
+    return installation

@@ -1,0 +1,38 @@
+"""The proxy as a process: the application between its opened adapters and the HTTP server."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import uvloop
+
+from ibex.entrypoints.containers import EmbeddedAdapters, application_of
+from ibex.entrypoints.lifespan import running
+from ibex.entrypoints.proxy_server import listen, serve_http
+
+if TYPE_CHECKING:
+    from ibex.entrypoints.settings import Settings
+
+
+def serve(settings: Settings) -> int:
+    """Run one proxy process against the servers that the settings name; return its exit code.
+
+    Raises ``SettingsError`` if one of them is not named, and ``OSError`` if the address cannot be listened on.
+    """
+    settings.require("database_url", "auth_database_url", "clickhouse_url", "token_peppers")
+
+    async def run() -> None:
+        application = application_of(EmbeddedAdapters(), settings)
+        with listen(settings.host, settings.port) as listener:
+            async with running(application):
+                await serve_http(
+                    application.app(),
+                    listener,
+                    shutdown_timeout_s=settings.shutdown_timeout_s,
+                    on_drain=application.drain().begin,
+                )
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())
+    return 0

@@ -1,0 +1,32 @@
+"""What every clock keeps."""
+
+from __future__ import annotations
+
+from datetime import UTC
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ibex.adapters.memory.clock import ManualClock
+from ibex.adapters.system.clock import SystemClock
+
+if TYPE_CHECKING:
+    from ibex.domain.clock import Clock
+
+CLOCKS = [ManualClock, SystemClock]
+
+
+@pytest.mark.parametrize("make", CLOCKS)
+def test_wall_clock_time_is_utc(make: type[Clock]) -> None:
+    """With its time zone set, so that it can be compared and stored."""
+    assert make().now().tzinfo is UTC
+
+
+@pytest.mark.parametrize("make", CLOCKS)
+def test_monotonic_time_never_goes_back(make: type[Clock]) -> None:
+    """In whole nanoseconds."""
+    clock = make()
+    times = [clock.monotonic_ns() for _ in range(1_000)]
+
+    assert times == sorted(times)
+    assert all(type(time) is int for time in times)

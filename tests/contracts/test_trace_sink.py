@@ -1,0 +1,200 @@
+"""What every store of traces keeps: ``traces.TraceSink`` and ``records.TraceHistory``, in memory and in ClickHouse."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Protocol
+from uuid import UUID, uuid4
+
+import pytest
+
+from harness.exchanges import a_refusal, an_exchange
+from ibex.adapters.clickhouse.traces import ClickHouseTraces
+from ibex.adapters.memory.traces import InMemoryTraces
+from ibex.adapters.system.clock import SystemClock
+from ibex.domain.records import ModelSummary, TraceHistory
+from ibex.domain.traces import Trace, TraceSink, trace_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from ibex.domain.exchange import Exchange
+
+ORG = UUID("0190c0de-0000-7000-8000-0000000000a1")
+HOUR = timedelta(hours=1)
+
+
+class TraceStore(TraceSink, TraceHistory, Protocol):
+    """Both ports of one store."""
+
+
+@pytest.fixture(
+    params=[
+        "memory",
+        pytest.param("server", marks=pytest.mark.integration),
+        pytest.param("chdb", marks=pytest.mark.integration),
+    ]
+)
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[TraceStore]:
+    """An empty store of each kind in turn."""
+    if request.param == "memory":
+        yield InMemoryTraces(SystemClock())
+        return
+    database = request.getfixturevalue("clickhouse" if request.param == "server" else "chdb")
+    traces = ClickHouseTraces(database.url)
+    await traces.open()
+    yield traces
+    await traces.close()
+
+
+def traced(exchange: Exchange, *, minutes_ago: float = 1, **changes: Any) -> Trace:
+    """Return the trace of an exchange of ``ORG``, requested that long ago."""
+    trace = trace_of(exchange)
+    assert trace is not None
+    requested_at = datetime.now(UTC) - timedelta(minutes=minutes_ago)
+    own = {"request_id": uuid4(), "org_id": ORG, "requested_at": requested_at, "completed_at": requested_at}
+    return replace(trace, **{**own, **changes})
+
+
+async def test_a_trace_comes_back_in_every_field(store: TraceStore) -> None:
+    """To the microsecond, with ids, flags and texts as they went in."""
+    trace = traced(an_exchange())
+    await store.write([trace], "a-batch")
+    assert list(await store.tail(ORG, 10)) == [trace]
+
+
+async def test_a_refused_request_comes_back_too(store: TraceStore) -> None:
+    """What the request never had is empty or nil."""
+    trace = traced(a_refusal(), error_code="AGENT_NOT_AUTHORIZED")
+    await store.write([trace], "a-batch")
+    assert list(await store.tail(ORG, 10)) == [trace]
+
+
+async def test_texts_survive_whatever_is_in_them(store: TraceStore) -> None:
+    """Quotes, tabs, newlines, NUL and any script are values, never syntax."""
+    trace = traced(an_exchange(), model="mo'del\\\t\"\n`;--\x00 \u00e9\u4e2d\U0001f9ca", finish_reason=" stop ")
+    await store.write([trace], "a-batch'; --")
+    assert list(await store.tail(ORG, 10)) == [trace]
+
+
+async def test_the_largest_numbers_fit(store: TraceStore) -> None:
+    """Counts up to what the domain lets through, durations of days with their microseconds."""
+    most = (1 << 31) - 1
+    trace = traced(
+        an_exchange(),
+        input_tokens=most,
+        total_tokens=most,
+        reasoning_tokens=most,
+        emitter_seq=1 << 62,
+        attempts=1_000,
+        total_latency_ms=259_200_000.001,
+    )
+    await store.write([trace], "a-batch")
+    assert list(await store.tail(ORG, 10)) == [trace]
+
+
+async def test_a_batch_that_is_written_again_counts_once(store: TraceStore) -> None:
+    """The same members under the same token, however often."""
+    batch = [traced(an_exchange(), emitter_seq=n) for n in range(1, 4)]
+    for _ in range(3):
+        await store.write(batch, "a-batch")
+    assert len(await store.tail(ORG, 100)) == 3
+
+
+async def test_equal_rows_under_other_tokens_count_each(store: TraceStore) -> None:
+    """The token decides, not the content: two batches may look alike."""
+    batch = [traced(an_exchange())]
+    for token in ("a-batch", "another-batch"):
+        await store.write(batch, token)
+    assert len(await store.tail(ORG, 100)) == 2
+
+
+async def test_a_batch_over_the_turn_of_a_month_counts_once(store: TraceStore) -> None:
+    """Also where its rows belong to different partitions."""
+    batch = [traced(an_exchange(), minutes_ago=minutes) for minutes in (1, 60 * 24 * 40)]
+    for _ in range(2):
+        await store.write(batch, "a-batch")
+    assert len(await store.tail(ORG, 100)) == 2
+
+
+async def test_an_empty_batch_is_nothing(store: TraceStore) -> None:
+    """It is taken and leaves no trace."""
+    await store.write([], "a-batch")
+    assert list(await store.tail(ORG, 10)) == []
+
+
+async def test_the_tail_is_the_latest_oldest_first(store: TraceStore) -> None:
+    """In the order of the requests, whatever the order of the batches; never more than the limit."""
+    traces = [traced(an_exchange(), minutes_ago=minutes, emitter_seq=10 - minutes) for minutes in (5, 4, 3, 2, 1)]
+    await store.write(traces[3:], "late")
+    await store.write(traces[:3], "early")
+    assert list(await store.tail(ORG, 3)) == traces[2:]
+    assert list(await store.tail(ORG, 100)) == traces
+
+
+async def test_the_tail_goes_on_after_a_moment(store: TraceStore) -> None:
+    """Only what was requested later than that very microsecond."""
+    traces = [traced(an_exchange(), minutes_ago=minutes) for minutes in (3, 2, 1)]
+    await store.write(traces, "a-batch")
+    after = traces[0].requested_at
+    assert list(await store.tail(ORG, 10, after)) == traces[1:]
+    assert list(await store.tail(ORG, 10, after - timedelta(microseconds=1))) == traces
+    assert list(await store.tail(ORG, 10, traces[-1].requested_at)) == []
+
+
+async def test_an_organization_sees_only_its_own(store: TraceStore) -> None:
+    """Neither tail nor summary holds a row of another's."""
+    await store.write([traced(an_exchange(), org_id=uuid4()), traced(an_exchange())], "a-batch")
+    assert [trace.org_id for trace in await store.tail(ORG, 10)] == [ORG]
+    assert [row.requests for row in await store.summary(ORG, HOUR)] == [1]
+    assert list(await store.summary(uuid4(), HOUR)) == []
+
+
+async def test_the_summary_counts_by_model_and_provider(store: TraceStore) -> None:
+    """Most requests first, then by name; errors and tokens are added up."""
+    ok = an_exchange()
+    batch = [
+        traced(ok, model="b"),
+        traced(ok, model="a"),
+        traced(ok, model="z"),
+        traced(ok, model="z", error_code="PROVIDER_TIMEOUT", is_complete=False),
+        traced(ok, model="z", provider="echo"),
+    ]
+    await store.write(batch, "a-batch")
+    rows = await store.summary(ORG, HOUR)
+    assert [(r.model, r.provider, r.requests, r.errors) for r in rows] == [
+        ("z", "openai", 2, 1),
+        ("a", "openai", 1, 0),
+        ("b", "openai", 1, 0),
+        ("z", "echo", 1, 0),
+    ]
+    assert (rows[0].input_tokens, rows[0].output_tokens) == (22, 14)
+
+
+async def test_percentiles_are_over_complete_requests(store: TraceStore) -> None:
+    """Interpolated between neighbours; what failed does not count into them."""
+    batch = [
+        traced(an_exchange(), provider_ttfb_ms=n * 1.0, total_latency_ms=n * 10.0, proxy_overhead_ms=n / 10)
+        for n in range(1, 102)
+    ]
+    failed = traced(an_exchange(), is_complete=False, total_latency_ms=1e9, provider_ttfb_ms=1e9, proxy_overhead_ms=1e9)
+    await store.write([*batch, failed], "a-batch")
+    (row,) = await store.summary(ORG, HOUR)
+    assert (row.requests, row.ttfb_p50_ms, row.total_p50_ms) == (102, 51.0, 510.0)
+    assert row.total_p99_ms == pytest.approx(1_000.0)
+    assert row.overhead_p50_ms == pytest.approx(5.1)
+    assert row.overhead_p99_ms == pytest.approx(10.0)
+
+
+async def test_percentiles_of_nothing_are_zero(store: TraceStore) -> None:
+    """A model with failures only has counts and no durations."""
+    await store.write([traced(a_refusal(), model="gpt-4o", error_code="RATE_LIMITED")], "a-batch")
+    assert list(await store.summary(ORG, HOUR)) == [ModelSummary("gpt-4o", "", 1, 1, 0, 0, 0.0, 0.0, 0.0, 0.0, 0.0)]
+
+
+async def test_the_summary_covers_its_span_only(store: TraceStore) -> None:
+    """What is older does not count."""
+    await store.write([traced(an_exchange(), minutes_ago=30), traced(an_exchange(), minutes_ago=90)], "a-batch")
+    assert [row.requests for row in await store.summary(ORG, HOUR)] == [1]
+    assert [row.requests for row in await store.summary(ORG, 2 * HOUR)] == [2]

@@ -1,0 +1,101 @@
+"""A real ClickHouse for tests: the engine's process, or the server that IBEX_TEST_CLICKHOUSE_URL names.
+
+The engine starts with the first test that asks and serves the whole run; each test has a database of its own in it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
+
+import pytest
+
+from ibex.adapters.clickhouse.connection import Address, disconnect
+from ibex.adapters.clickhouse.engine import ClickHouseEngine
+from ibex.adapters.clickhouse.migrate import migrate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from clickhouse_connect.driver.client import Client
+
+    from ibex.adapters.clickhouse.engine_statements import Engine
+
+
+@dataclass(frozen=True, slots=True)
+class ClickHouseDatabase:
+    """One database of a server, by its URL."""
+
+    url: str = field(repr=False)
+    name: str
+
+    def client(self) -> Client:
+        """Return a client of it, to be closed with ``disconnect``."""
+        return Address.parse(self.url).connect()
+
+    def drop(self) -> None:
+        """Remove it, if it is there."""
+        client = self.client()
+        client.command("DROP DATABASE IF EXISTS {name:Identifier}", parameters={"name": self.name})
+        disconnect(client)
+
+
+@pytest.fixture(scope="session")
+def clickhouse_server_url() -> Iterator[str]:
+    """The URL of a running server, without a database."""
+    named = os.environ.get("IBEX_TEST_CLICKHOUSE_URL")
+    if named:
+        yield named
+        return
+    directory = Path(tempfile.mkdtemp(prefix="ibex-clickhouse-"))
+    engine = ClickHouseEngine(directory / "clickhouse")
+    try:
+        engine.start()
+        yield engine.url
+    finally:
+        engine.stop()
+        shutil.rmtree(directory)
+
+
+@pytest.fixture
+def empty_clickhouse(clickhouse_server_url: str) -> Iterator[ClickHouseDatabase]:
+    """A database that is not there yet, for one test."""
+    name = f"test_{uuid4().hex}"
+    parts = urlsplit(clickhouse_server_url)
+    database = ClickHouseDatabase(urlunsplit(parts._replace(path=f"/{name}")), name)
+    yield database
+    database.drop()
+
+
+@pytest.fixture
+def clickhouse(empty_clickhouse: ClickHouseDatabase) -> ClickHouseDatabase:
+    """A database of the newest schema without any row, for one test."""
+    migrate(empty_clickhouse.url)
+    return empty_clickhouse
+
+
+@pytest.fixture(scope="session")
+def engine_in_memory() -> Iterator[Engine]:
+    """The engine in this very process. It keeps what is in memory while clients of ``chdb://`` come and go."""
+    # Here, since loading the engine takes longer than most tests and most runs do without it.
+    from ibex.adapters.clickhouse.engine_statements import Engine  # noqa: PLC0415
+
+    engine = Engine(":memory:")
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def chdb(engine_in_memory: Engine) -> Iterator[ClickHouseDatabase]:  # noqa: ARG001 - it has to run
+    """A database of the newest schema without any row in the engine in this process, for one test."""
+    name = f"test_{uuid4().hex}"
+    database = ClickHouseDatabase(f"chdb://?database={name}", name)
+    migrate(database.url)
+    yield database
+    database.drop()

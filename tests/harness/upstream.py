@@ -1,0 +1,143 @@
+"""An httpx transport without sockets: scripted answers, and a record of what was asked, read, closed and given up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, TypeAlias
+
+import httpx
+
+from harness.chat_scene import pause
+from harness.openai_wire import REQUEST_ID, completion_body, error_body
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+
+
+class Hush(Enum):
+    """Nothing comes any more."""
+
+    HUSH = "hush"
+
+
+HUSH = Hush.HUSH
+Chunk: TypeAlias = bytes | Exception | Hush
+
+
+@dataclass(slots=True)
+class FakeBody(httpx.AsyncByteStream):
+    """A body that comes chunk by chunk; an exception among them is raised."""
+
+    chunks: Sequence[Chunk]
+    given: int = 0
+    ended: bool = False
+    closed: int = 0
+    on_read: Callable[[], None] | None = None
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Give out the chunks."""
+        for chunk in self.chunks:
+            if self.on_read is not None:
+                self.on_read()
+            await pause()
+            if isinstance(chunk, Exception):
+                raise chunk
+            if isinstance(chunk, Hush):
+                await asyncio.get_running_loop().create_future()
+            else:
+                self.given += 1
+                yield chunk
+        self.ended = True
+
+    async def aclose(self) -> None:
+        """Take the time that closing takes."""
+        await pause()
+        await pause()
+        self.closed += 1
+
+
+@dataclass(slots=True)
+class FakeNetworkStream:
+    """The connection under an answer."""
+
+    closed: int = 0
+
+    async def aclose(self) -> None:
+        """Close it."""
+        self.closed += 1
+
+
+@dataclass(slots=True)
+class FakeAnswer:
+    """An answer to come: status, headers, chunks of its body."""
+
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    chunks: Sequence[Chunk] = ()
+
+
+def buffered(text: str = "Hi", **headers: str) -> FakeAnswer:
+    """Return a good buffered answer, in two chunks."""
+    body = completion_body(text)
+    return FakeAnswer(200, _named({"content_type": "application/json"} | headers), (body[:20], body[20:]))
+
+
+def streamed(*chunks: Chunk, **headers: str) -> FakeAnswer:
+    """Return a good streamed answer."""
+    return FakeAnswer(200, _named({"content_type": "text/event-stream"} | headers), chunks)
+
+
+def refused(status: int, message: str = "a message of the provider's", **headers: str) -> FakeAnswer:
+    """Return an error of OpenAI's."""
+    return FakeAnswer(status, _named({"content_type": "application/json"} | headers), (error_body(message),))
+
+
+def _named(headers: Mapping[str, str]) -> dict[str, str]:
+    return {"x-request-id": REQUEST_ID} | {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+class FakeTransport(httpx.AsyncBaseTransport):
+    """Gives the answers in their order; an exception among them is raised, after ``HUSH`` nothing comes."""
+
+    def __init__(self, *answers: FakeAnswer | Exception | Hush) -> None:
+        self.answers = deque(answers)
+        self.requests: list[httpx.Request] = []
+        self.bodies: list[FakeBody] = []
+        self.network_streams: list[FakeNetworkStream] = []
+        self.cancelled = 0
+        self.closed = False
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Give the next answer."""
+        self.requests.append(request)
+        answer = self.answers.popleft()
+        try:
+            await pause()
+            if isinstance(answer, Hush):
+                await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        if isinstance(answer, Exception):
+            raise answer
+        assert isinstance(answer, FakeAnswer)
+        self.bodies.append(FakeBody(answer.chunks))
+        self.network_streams.append(FakeNetworkStream())
+        return httpx.Response(
+            answer.status,
+            headers=dict(answer.headers),
+            stream=self.bodies[-1],
+            extensions={"network_stream": self.network_streams[-1]},
+        )
+
+    async def aclose(self) -> None:
+        """Close it."""
+        self.closed = True
+
+    @property
+    def all_closed(self) -> bool:
+        """Whether every answer's body was closed, and none twice."""
+        return all(body.closed == 1 for body in self.bodies)

@@ -1,0 +1,140 @@
+"""Migrations on a real ClickHouse."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ibex.adapters.clickhouse.connection import disconnect
+from ibex.adapters.clickhouse.migrate import Migration, MigrationError, migrate, migrations
+from ibex.adapters.clickhouse.traces import COLUMNS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from clickhouse_connect.driver.client import Client
+
+    from harness.clickhouse import ClickHouseDatabase
+
+pytestmark = pytest.mark.integration
+
+NAMES = [migration.name for migration in migrations()]
+
+
+@contextmanager
+def connected(database: ClickHouseDatabase) -> Iterator[Client]:
+    """Hold a client."""
+    client = database.client()
+    try:
+        yield client
+    finally:
+        disconnect(client)
+
+
+def _table(database: ClickHouseDatabase) -> dict[str, str]:
+    with connected(database) as client:
+        asked = "SELECT * FROM system.tables WHERE database = {name:String} AND name = 'llm_traces'"
+        (row,) = client.query(asked, parameters={"name": database.name}).named_results()
+        return dict(row)
+
+
+def test_an_empty_server_gets_everything(empty_clickhouse: ClickHouseDatabase) -> None:
+    """The database too; each file is applied and recorded with its checksum."""
+    assert migrate(empty_clickhouse.url) == NAMES
+    with connected(empty_clickhouse) as client:
+        recorded = client.query(
+            "SELECT version, name, checksum FROM {name:Identifier}.schema_migrations ORDER BY version",
+            parameters={"name": empty_clickhouse.name},
+        ).result_rows
+    assert list(recorded) == [(m.version, m.name, m.checksum) for m in migrations()]
+
+
+def test_the_table_is_what_the_spec_says(clickhouse: ClickHouseDatabase) -> None:
+    """Columns, partitions by month, the order that queries go by, 90 days, a window for repeated batches (spec 10)."""
+    table = _table(clickhouse)
+    assert table["engine"] == "MergeTree"
+    assert table["partition_key"] == "toYYYYMM(requested_at)"
+    assert table["sorting_key"] == "org_id, agent_id, requested_at"
+    assert "TTL toDate(requested_at) + toIntervalDay(90)" in table["engine_full"]
+    assert "non_replicated_deduplication_window = 10000" in table["engine_full"]
+    with connected(clickhouse) as client:
+        described = client.query(
+            "DESCRIBE TABLE {name:Identifier}.llm_traces", parameters={"name": clickhouse.name}
+        ).named_results()
+        assert {row["name"]: row["type"] for row in described} == dict(COLUMNS)
+
+
+def test_a_second_run_changes_nothing(clickhouse: ClickHouseDatabase) -> None:
+    """It applies nothing and does not touch the table."""
+    before = _table(clickhouse)
+    assert migrate(clickhouse.url) == []
+    assert _table(clickhouse)["metadata_modification_time"] == before["metadata_modification_time"]
+
+
+def test_the_time_to_live_follows_its_setting(clickhouse: ClickHouseDatabase) -> None:
+    """A changed one is applied and said, once; as long as a century."""
+    for days in (30, 36_500):
+        assert migrate(clickhouse.url, ttl_days=days) == [f"a time to live of {days} days"]
+        assert f"TTL toDate(requested_at) + toIntervalDay({days})" in _table(clickhouse)["engine_full"]
+        assert migrate(clickhouse.url, ttl_days=days) == []
+
+
+def test_what_is_missing_is_applied_in_order(clickhouse: ClickHouseDatabase) -> None:
+    """Later files build on earlier ones, over several runs."""
+    first = [*migrations(), Migration("0002_a", "CREATE TABLE {database:Identifier}.a (n UInt8) ENGINE = Memory;")]
+    later = [*first, Migration("0003_b", "ALTER TABLE {database:Identifier}.a ADD COLUMN m UInt8;\nSELECT 1;")]
+    assert migrate(clickhouse.url, files=first) == ["0002_a"]
+    assert migrate(clickhouse.url, files=later) == ["0003_b"]
+    with connected(clickhouse) as client:
+        asked = client.query("SELECT m FROM {name:Identifier}.a LIMIT 0", parameters={"name": clickhouse.name})
+    assert asked.column_names == ("m",)
+
+
+def test_a_run_that_was_cut_short_is_finished_by_the_next(clickhouse: ClickHouseDatabase) -> None:
+    """A file whose second statement failed is not recorded and is run again."""
+    good = "CREATE TABLE IF NOT EXISTS {database:Identifier}.a (n UInt8) ENGINE = Memory;\n"
+    broken = Migration("0002_a", good + "SELECT throwIf(1);")
+    with pytest.raises(MigrationError, match="FUNCTION_THROW_IF_VALUE_IS_NON_ZERO"):
+        migrate(clickhouse.url, files=[*migrations(), broken])
+    assert migrate(clickhouse.url, files=[*migrations(), Migration("0002_a", good)]) == ["0002_a"]
+
+
+def test_a_file_that_was_changed_afterwards_is_refused(clickhouse: ClickHouseDatabase) -> None:
+    """What is recorded is not what the file says, so nothing more is applied."""
+    first, *rest = migrations()
+    changed = [Migration(first.name, first.text + "\n-- changed\n"), *rest]
+    with pytest.raises(MigrationError, match=f"{first.name} was applied with another content"):
+        migrate(clickhouse.url, files=changed)
+
+
+def test_a_newer_database_is_refused(clickhouse: ClickHouseDatabase) -> None:
+    """An older program does not touch what a newer one has migrated."""
+    newer = Migration(f"{len(NAMES) + 1:04}_newer", "SELECT 1;")
+    migrate(clickhouse.url, files=[*migrations(), newer])
+    with pytest.raises(MigrationError, match=f"at version {newer.version}"):
+        migrate(clickhouse.url)
+
+
+def test_several_at_once_do_no_harm(empty_clickhouse: ClickHouseDatabase) -> None:
+    """Replicas that start together all end with the same schema."""
+    with ThreadPoolExecutor(4) as threads:
+        outcomes = list(threads.map(migrate, [empty_clickhouse.url] * 4))
+    assert NAMES in outcomes
+    assert migrate(empty_clickhouse.url) == []
+
+
+def test_the_engine_in_this_process_is_migrated_alike(chdb: ClickHouseDatabase) -> None:
+    """`chdb://` gets the same table by the same files; the fixture has applied them already."""
+    assert migrate(chdb.url) == []
+    assert _table(chdb)["sorting_key"] == "org_id, agent_id, requested_at"
+
+
+def test_a_server_that_is_not_there_is_told_without_its_password() -> None:
+    """The message can be shown and logged."""
+    with pytest.raises(MigrationError, match="no connection") as caught:
+        migrate("http://u:canary@127.0.0.1:1/ibex")
+    assert "canary" not in str(caught.value)
+    assert caught.value.__suppress_context__

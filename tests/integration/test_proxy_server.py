@@ -1,0 +1,62 @@
+"""The HTTP server: bound sockets, and signals that drain."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from ibex.entrypoints.proxy_server import address_of, listen, serve_http
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    """A free port on loopback."""
+    with listen("127.0.0.1", 0) as bound:
+        yield bound
+
+
+def test_an_address_that_is_taken_is_refused(listener: socket.socket) -> None:
+    """Two cannot listen on one port, and whoever comes second hears of it."""
+    listener.listen()
+    with pytest.raises(OSError, match="in use"):
+        listen("127.0.0.1", listener.getsockname()[1])
+
+
+def test_a_wildcard_address_is_shown_as_one_that_can_be_asked() -> None:
+    """Nobody can send a request to 0.0.0.0 everywhere."""
+    with listen("0.0.0.0", 0) as bound:  # noqa: S104 - bound, never listened on
+        assert address_of(bound) == f"http://127.0.0.1:{bound.getsockname()[1]}"
+
+
+async def test_a_signal_lets_a_running_request_finish(listener: socket.socket) -> None:
+    """The drain begins at once; what runs is answered; then serving ends."""
+    arrived, drained, finish = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+        arrived.set()
+        await finish.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]})
+        await send({"type": "http.response.body", "body": b"done"})
+
+    serving = asyncio.create_task(serve_http(app, listener, shutdown_timeout_s=10, on_drain=drained.set))
+    async with httpx.AsyncClient(trust_env=False) as client:
+        asking = asyncio.create_task(client.get(address_of(listener)))
+        await arrived.wait()
+        os.kill(os.getpid(), signal.SIGTERM)
+        await drained.wait()
+        assert not serving.done()
+        finish.set()
+        answer = await asking
+    await serving
+    assert answer.text == "done"

@@ -1,0 +1,181 @@
+"""Addresses of ClickHouse, and the thread in which its client lives."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING, cast
+
+import pytest
+from clickhouse_connect.driver.exceptions import DatabaseError, OperationalError
+
+from ibex.adapters.clickhouse.connection import Address, Connection, reason_of
+from ibex.domain.sessions import SinkUnavailableError
+
+if TYPE_CHECKING:
+    from clickhouse_connect.driver.client import Client
+
+
+class RecordingClient:
+    """A client of which only the closing is of interest."""
+
+    def __init__(self) -> None:
+        self.closed: list[str] = []
+
+    def close(self) -> None:
+        """Remember it."""
+        self.closed.append("client")
+
+    def close_connections(self) -> None:
+        """Remember it."""
+        self.closed.append("connections")
+
+
+def _as_client(client: RecordingClient) -> Client:
+    return cast("Client", client)
+
+
+@pytest.mark.parametrize(
+    ("url", "interface", "dsn", "database"),
+    [
+        ("http://u:p@db:8124/traces", "http", "http://u:p@db:8124", "traces"),
+        ("http://u:p@db", "http", "http://u:p@db:8123", "ibex"),
+        ("http://u:p@db:8123/", "http", "http://u:p@db:8123", "ibex"),
+        ("https://u:p@db/x%20y", "https", "https://u:p@db:8443", "x y"),
+        ("https://db:9443?verify=false", "https", "https://db:9443?verify=false", "ibex"),
+        ("clickhouse://db", "http", "clickhouse://db:8123", "ibex"),
+        ("clickhouses://db/ibex", "https", "clickhouses://db:8443", "ibex"),
+        ("http://[::1]:8123/a", "http", "http://[::1]:8123", "a"),
+        ("chdb:///data/clickhouse", "chdb", "chdb:///data/clickhouse", "ibex"),
+        ("chdb:///data?database=traces", "chdb", "chdb:///data", "traces"),
+        ("chdb://", "chdb", "chdb://", "ibex"),
+    ],
+)
+def test_an_address_is_read(url: str, interface: str, dsn: str, database: str) -> None:
+    """The database is taken out of it, TLS is decided by the scheme, the port is the scheme's own."""
+    assert Address.parse(url) == Address(dsn, interface, Address.parse(url).host, database)
+
+
+@pytest.mark.parametrize("url", ["", "db:8123", "tcp://canary@db", "http://", "http://u:canary@db:x", "http://[canary"])
+def test_what_is_no_address_is_refused_without_being_quoted(url: str) -> None:
+    """The error may be logged, the URL may not: it holds a password."""
+    with pytest.raises(ValueError, match="ClickHouse URL") as caught:
+        Address.parse(url)
+    assert "canary" not in str(caught.value)
+
+
+def test_an_address_shows_no_password() -> None:
+    """Its repr is safe to log."""
+    assert "canary" not in repr(Address.parse("http://u:canary@db/ibex"))
+
+
+def test_a_reason_names_the_kind_of_failure_only() -> None:
+    """Code and name for a server's answer, no word of what it quotes."""
+    refused = DatabaseError("Code: 60. Table canary (for url http://canary)", code=60, name="UNKNOWN_TABLE")
+    assert reason_of(refused) == "UNKNOWN_TABLE, code 60"
+    assert reason_of(DatabaseError("canary", code=60)) == "code 60"
+    assert reason_of(OperationalError("canary refused")) == "no connection, or no answer"
+    assert reason_of(ValueError("canary")) == "ValueError"
+
+
+async def test_work_runs_in_one_thread_of_its_own() -> None:
+    """The client is made once, where it is used; the event loop's thread never is that."""
+    made = []
+    client = RecordingClient()
+
+    def connect() -> Client:
+        made.append(threading.get_ident())
+        return _as_client(client)
+
+    connection = Connection(connect)
+    connection.open()
+    threads = {await connection.run(lambda _: threading.get_ident()) for _ in range(3)}
+    await connection.close()
+    assert list(threads) == made
+    assert threading.get_ident() not in threads
+    assert client.closed == ["client", "connections"]
+
+
+async def test_connecting_is_tried_again() -> None:
+    """A server that was down is connected to once it is up."""
+    outcomes: list[RecordingClient | None] = [None, RecordingClient()]
+
+    def connect() -> Client:
+        outcome = outcomes.pop(0)
+        if outcome is None:
+            raise OperationalError("canary")
+        return _as_client(outcome)
+
+    connection = Connection(connect)
+    connection.open()
+    with pytest.raises(SinkUnavailableError, match="no connection") as caught:
+        await connection.run(lambda _: 1)
+    assert "canary" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert await connection.run(lambda _: 2) == 2
+    await connection.close()
+
+
+async def test_any_failure_is_an_unavailable_sink() -> None:
+    """Also what the library did not mean to raise; the next piece of work is not affected."""
+    connection = Connection(lambda: _as_client(RecordingClient()))
+    connection.open()
+
+    def fail(_: Client) -> None:
+        raise TypeError("canary")
+
+    with pytest.raises(SinkUnavailableError, match=r"\(TypeError\)"):
+        await connection.run(fail)
+    assert await connection.run(lambda _: "fine") == "fine"
+    await connection.close()
+
+
+async def test_work_that_takes_too_long_is_given_up() -> None:
+    """Who waits is told in time; what was queued behind it and given up never runs."""
+    release = threading.Event()
+    ran: list[object] = []
+    connection = Connection(lambda: _as_client(RecordingClient()), timeout_s=0.01)
+    connection.open()
+    for work in (lambda _: release.wait(), ran.append):
+        with pytest.raises(SinkUnavailableError, match=r"within 0\.01 s"):
+            await connection.run(work)
+    release.set()
+    await connection.close()
+    assert ran == []
+
+
+async def test_closing_waits_for_what_runs() -> None:
+    """Cancelling who waits does not stop a statement; closing lets it finish first."""
+    begun, release = asyncio.Event(), threading.Event()
+    loop, finished = asyncio.get_running_loop(), []
+    client = RecordingClient()
+
+    def work(_: Client) -> None:
+        loop.call_soon_threadsafe(begun.set)
+        release.wait()
+        finished.append(list(client.closed))
+
+    connection = Connection(lambda: _as_client(client))
+    connection.open()
+    waiting = asyncio.create_task(connection.run(work))
+    await begun.wait()
+    waiting.cancel()
+    closing = asyncio.create_task(connection.close())
+    await asyncio.sleep(0)
+    release.set()
+    await closing
+    assert finished == [[]]
+    assert client.closed == ["client", "connections"]
+
+
+async def test_a_connection_that_is_not_open_is_unavailable() -> None:
+    """Before opening and after closing; closing twice is fine."""
+    connection = Connection(lambda: _as_client(RecordingClient()))
+    await connection.close()
+    with pytest.raises(SinkUnavailableError, match="not open"):
+        await connection.run(lambda _: 1)
+    connection.open()
+    await connection.close()
+    await connection.close()
+    with pytest.raises(SinkUnavailableError, match="not open"):
+        await connection.run(lambda _: 1)

@@ -1,0 +1,266 @@
+"""ClickHouse's HTTP interface, over an engine that records what it is given."""
+
+from __future__ import annotations
+
+import base64
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+from uuid import UUID
+
+import pytest
+
+from ibex.adapters.clickhouse import content_coding, engine_http
+from ibex.adapters.clickhouse.engine_http import EngineHttp
+from ibex.adapters.clickhouse.engine_statements import Answer, EngineError, Statement
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+USER, PASSWORD = "somebody", "s3cret: with a colon"
+BASIC = {"authorization": "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()}
+
+
+class RecordingEngine:
+    """Answers every statement with one row, unless it is given an error to raise."""
+
+    def __init__(self) -> None:
+        self.statements: list[Statement] = []
+        self.error: Exception | None = None
+
+    def run(self, statement: Statement) -> Answer:
+        """Remember it."""
+        self.statements.append(statement)
+        if self.error is not None:
+            raise self.error
+        return Answer(b"1\tx\n" * 100, "TabSeparated", read_rows=7, written_rows=3, elapsed_ns=12)
+
+
+@dataclass
+class Reply:
+    """What was answered."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass
+class Front:
+    """The application under test and its engine."""
+
+    app: EngineHttp
+    engine: RecordingEngine = field(default_factory=RecordingEngine)
+
+    async def ask(
+        self,
+        method: str = "POST",
+        path: str = "/",
+        *,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+    ) -> Reply:
+        """Send one request, its body in two pieces."""
+        half = len(body) // 2
+        events: list[dict[str, Any]] = [
+            {"type": "http.request", "body": body[:half], "more_body": True},
+            {"type": "http.request", "body": body[half:], "more_body": False},
+        ]
+        sent: list[dict[str, Any]] = []
+
+        async def receive() -> dict[str, Any]:
+            return events.pop(0)
+
+        async def send(event: dict[str, Any]) -> None:
+            sent.append(event)
+
+        scope = {
+            "type": "http",
+            "method": method,
+            "path": path,
+            "query_string": urlencode(query or {}).encode(),
+            "headers": [
+                (name.encode(), value.encode()) for name, value in (BASIC if headers is None else headers).items()
+            ],
+        }
+        await self.app(scope, receive, send)
+        start, end = sent
+        said = {name.decode(): value.decode() for name, value in start["headers"]}
+        return Reply(start["status"], said, end["body"])
+
+
+@pytest.fixture
+def front() -> Iterator[Front]:
+    """An application with a recording engine."""
+    engine = RecordingEngine()
+    with ThreadPoolExecutor(1) as executor:
+        yield Front(EngineHttp(engine, executor, USER, PASSWORD), engine)  # type: ignore[arg-type]
+
+
+async def test_a_statement_in_the_body_is_run(front: Front) -> None:
+    """With its settings, bound values and database taken from the URL, and nothing of the interface's own."""
+    query = {
+        "database": "ibex",
+        "param_a": "1",
+        "max_threads": "2",
+        "insert_deduplication_token": "t",
+        "query_id": "q",
+        "session_id": "s",
+        "wait_end_of_query": "1",
+        "client_protocol_version": "54405",
+    }
+    await front.ask(query=query, body=b"SELECT {a:UInt8}")
+    (statement,) = front.engine.statements
+    assert statement.text == b"SELECT {a:UInt8}"
+    assert statement.settings == {"max_threads": "2", "insert_deduplication_token": "t"}
+    assert statement.parameters == {"a": "1"}
+    assert (statement.database, statement.read_only) == ("ibex", False)
+
+
+async def test_rows_follow_a_statement_in_the_url(front: Front) -> None:
+    """As one text."""
+    await front.ask(query={"query": "INSERT INTO t FORMAT Native"}, body=b"\x01\x02")
+    assert front.engine.statements[0].text == b"INSERT INTO t FORMAT Native\n\x01\x02"
+
+
+async def test_a_get_is_read_only(front: Front) -> None:
+    """A link must not change anything."""
+    await front.ask("GET", query={"query": "SELECT 1"})
+    assert front.engine.statements[0].read_only
+
+
+async def test_form_fields_are_parameters(front: Front) -> None:
+    """Clients send what is too long for a URL as a form."""
+    form = (
+        b'--x\r\nContent-Disposition: form-data; name="query"\r\n\r\nSELECT {a:String}\r\n'
+        b'--x\r\nContent-Disposition: form-data; name="param_a"\r\n\r\nl\xc3\xb6ng\r\n--x--\r\n'
+    )
+    await front.ask(headers={**BASIC, "content-type": "multipart/form-data; boundary=x"}, body=form)
+    (statement,) = front.engine.statements
+    assert (statement.text, statement.parameters, statement.settings) == (b"SELECT {a:String}", {"a": "l\u00f6ng"}, {})
+
+
+async def test_the_answer_says_what_it_is(front: Front) -> None:
+    """Format, statistics, the query's id, the time zone."""
+    reply = await front.ask(query={"query_id": "my-id"}, body=b"SELECT 1")
+    assert (reply.status, reply.body) == (200, b"1\tx\n" * 100)
+    assert reply.headers["x-clickhouse-format"] == "TabSeparated"
+    assert reply.headers["x-clickhouse-query-id"] == "my-id"
+    assert reply.headers["x-clickhouse-timezone"] == "UTC"
+    assert reply.headers["content-length"] == str(len(reply.body))
+    summary = json.loads(reply.headers["x-clickhouse-summary"])
+    assert (summary["read_rows"], summary["written_rows"], summary["elapsed_ns"]) == ("7", "3", "12")
+    own = (await front.ask(body=b"SELECT 1")).headers["x-clickhouse-query-id"]
+    assert str(UUID(own)) == own
+
+
+@pytest.mark.parametrize("coding", ["lz4", "zstd", "gzip", "deflate"])
+async def test_bodies_are_compressed_both_ways(front: Front, coding: str) -> None:
+    """A request's as it says, an answer's if it is asked for."""
+    text = b"SELECT 1 -- " + b"x" * 1_000
+    reply = await front.ask(
+        query={"enable_http_compression": "1"},
+        headers={**BASIC, "content-encoding": coding, "accept-encoding": f"br, {coding}"},
+        body=content_coding.encode(text, coding),
+    )
+    assert front.engine.statements[0].text == text
+    assert reply.headers["content-encoding"] == coding
+    assert content_coding.decode(reply.body, coding) == b"1\tx\n" * 100
+
+
+async def test_an_answer_is_plain_unless_compression_is_enabled(front: Front) -> None:
+    """As a server does it."""
+    reply = await front.ask(headers={**BASIC, "accept-encoding": "gzip"}, body=b"SELECT 1")
+    assert "content-encoding" not in reply.headers
+
+
+@pytest.mark.parametrize(
+    ("query", "headers"),
+    [
+        ({}, BASIC),
+        ({}, {"x-clickhouse-user": USER, "x-clickhouse-key": PASSWORD}),
+        ({"user": USER, "password": PASSWORD}, {}),
+    ],
+)
+async def test_who_has_the_password_may(front: Front, query: dict[str, str], headers: dict[str, str]) -> None:
+    """In any of the three places."""
+    assert (await front.ask(query=query, headers=headers, body=b"SELECT 1")).status == 200
+    assert front.engine.statements[0].settings == {}
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "code"),
+    [
+        ({}, 401, "194"),
+        ({"authorization": "Basic not-base64"}, 401, "194"),
+        ({"authorization": "Bearer x"}, 401, "194"),
+        ({"authorization": "Basic " + base64.b64encode(f"{USER}:wrong".encode()).decode()}, 403, "516"),
+        ({"authorization": "Basic " + base64.b64encode(f"other:{PASSWORD}".encode()).decode()}, 403, "516"),
+        ({"x-clickhouse-user": USER}, 403, "516"),
+        ({**BASIC, "x-clickhouse-user": USER, "x-clickhouse-key": "wrong"}, 403, "516"),
+    ],
+)
+async def test_who_has_not_may_not(front: Front, headers: dict[str, str], status: int, code: str) -> None:
+    """The statement is not run, and the answer holds no password."""
+    reply = await front.ask(headers=headers, body=b"SELECT 1")
+    assert (reply.status, reply.headers["x-clickhouse-exception-code"]) == (status, code)
+    assert ("www-authenticate" in reply.headers) == (status == 401)
+    assert PASSWORD.encode() not in reply.body
+    assert front.engine.statements == []
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/ping"), ("HEAD", "/ping"), ("GET", "/")])
+async def test_anybody_may_ask_whether_it_is_there(front: Front, method: str, path: str) -> None:
+    """Without a password; of HEAD only the headers are answered."""
+    reply = await front.ask(method, path, headers={})
+    assert (reply.status, reply.headers["content-length"]) == (200, "4")
+    assert reply.body == (b"" if method == "HEAD" else b"Ok.\n")
+
+
+@pytest.mark.parametrize(
+    ("code", "status"), [(60, 404), (81, 404), (62, 400), (27, 400), (164, 403), (48, 501), (159, 408), (395, 500)]
+)
+async def test_an_engines_refusal_is_answered_with_its_code(front: Front, code: int, status: int) -> None:
+    """And with its words, under the status that a server gives it."""
+    front.engine.error = EngineError(code, f"Code: {code}. DB::Exception: no. (NAME)")
+    reply = await front.ask(body=b"SELECT 1")
+    assert (reply.status, reply.headers["x-clickhouse-exception-code"]) == (status, str(code))
+    assert reply.body == f"Code: {code}. DB::Exception: no. (NAME)\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        ({"path": "/elsewhere", "body": b"SELECT 1"}, 404),
+        ({"method": "DELETE", "body": b"SELECT 1"}, 404),
+        ({"body": b"  "}, 400),
+        ({"query": {"decompress": "1"}, "body": b"SELECT 1"}, 501),
+        ({"query": {"compress": "1"}, "body": b"SELECT 1"}, 501),
+        ({"headers": {**BASIC, "content-encoding": "snappy"}, "body": b"SELECT 1"}, 501),
+        ({"headers": {**BASIC, "content-encoding": "gzip"}, "body": b"SELECT 1"}, 400),
+        (
+            {
+                "headers": {**BASIC, "content-type": "multipart/form-data; boundary=x"},
+                "body": b'--x\r\nContent-Disposition: form-data; name="t"; filename="t"\r\n\r\n1\r\n--x--\r\n',
+            },
+            501,
+        ),
+    ],
+)
+async def test_what_is_not_understood_is_refused(front: Front, arguments: dict[str, Any], status: int) -> None:
+    """Rather than run as something else."""
+    reply = await front.ask(**arguments)
+    assert reply.status == status
+    assert "x-clickhouse-exception-code" in reply.headers
+    assert front.engine.statements == []
+
+
+async def test_a_body_is_bounded(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte too many is 413, and nothing is run."""
+    monkeypatch.setattr(engine_http, "MAX_BODY_BYTES", 10)
+    assert (await front.ask(body=b"SELECT  1 ")).status == 200
+    assert (await front.ask(body=b"SELECT   1 ")).status == 413
+    assert len(front.engine.statements) == 1

@@ -1,0 +1,51 @@
+"""The migrations' files; applying them is tests/integration/test_clickhouse_migrate.py's."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ibex.adapters.clickhouse.migrate import Migration, MigrationError, migrate, migrations
+from ibex.adapters.clickhouse.traces import COLUMNS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_the_files_are_numbered_from_one() -> None:
+    """Each has a version, and none is missing."""
+    assert [migration.version for migration in migrations()] == list(range(1, len(migrations()) + 1))
+
+
+def test_the_first_file_makes_the_columns_that_are_written() -> None:
+    """Names and types, in one order, here and there."""
+    text = migrations()[0].text
+    assert dict(re.findall(r"^    (\w+) +(\S.*?),?$", text, re.MULTILINE)) == dict(COLUMNS)
+
+
+def test_statements_are_taken_apart() -> None:
+    """At semicolons that end a line; comments and white space are nothing."""
+    migration = Migration("0001_a", "-- first; really\nCREATE a;\n\nCREATE b\n(\n  'x;y'\n) ; \n-- end\n")
+    assert migration.statements == ["CREATE a", "CREATE b\n(\n  'x;y'\n)"]
+
+
+def test_a_checksum_is_of_the_whole_file() -> None:
+    """Any change shows, comments included."""
+    assert Migration("0001_a", "CREATE a;").checksum != Migration("0001_a", "CREATE a; ").checksum
+
+
+@pytest.mark.parametrize("names", [["0002_b"], ["0001_a", "0003_c"], ["0001_a", "0001_b"], ["first"]])
+def test_a_gap_or_a_wrong_name_is_refused(tmp_path: Path, names: list[str]) -> None:
+    """Before anything is applied."""
+    for name in names:
+        (tmp_path / f"{name}.sql").write_text("SELECT 1;")
+    with pytest.raises(MigrationError, match=r"\.sql is not the migration of version"):
+        migrations(tmp_path)
+
+
+def test_an_address_that_is_none_is_refused() -> None:
+    """As a wrong value, not as an outage."""
+    with pytest.raises(ValueError, match="ClickHouse URL"):
+        migrate("tcp://db")

@@ -1,0 +1,80 @@
+"""What an operator may choose about the provider."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+import pytest
+
+from ibex.adapters.openai.config import DEFAULT_MODELS, ApiKey, OpenAIConfig
+
+KEY = "sk-canary-77"
+
+
+def test_the_key_shows_itself_only_on_demand() -> None:
+    """Neither its own repr nor the configuration's holds it."""
+    config = OpenAIConfig(api_key=ApiKey(KEY))
+    assert config.api_key.reveal() == KEY
+    assert KEY not in f"{config.api_key!r} {config.api_key} {config!r}"
+
+
+@pytest.mark.parametrize("key", ["", f"{KEY}\r\nX-Evil: 1", f"{KEY}\n", f"Bearer {KEY}", f"{KEY}ü", f"{KEY}\x00"])
+def test_a_key_that_cannot_stand_in_a_header_is_refused_unseen(key: str) -> None:
+    """The error does not hold it."""
+    with pytest.raises(ValueError, match="printable") as raised:
+        ApiKey(key)
+    assert KEY not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("base_url", "address"),
+    [
+        ("https://api.openai.com/v1", "https://api.openai.com/v1/chat/completions"),
+        ("https://api.openai.com/v1/", "https://api.openai.com/v1/chat/completions"),
+        ("http://127.0.0.1:8000", "http://127.0.0.1:8000/chat/completions"),
+        ("https://[::1]:8443/openai/v1", "https://[::1]:8443/openai/v1/chat/completions"),
+    ],
+)
+def test_completions_are_below_the_base_url(base_url: str, address: str) -> None:
+    """With or without a slash at its end."""
+    assert str(OpenAIConfig(api_key=ApiKey(KEY), base_url=base_url).completions_url()) == address
+
+
+@pytest.mark.parametrize(
+    "base_url",
+    [
+        "",
+        "api.openai.com/v1",
+        "ftp://host/v1",
+        "https://",
+        "https:///v1",
+        "https://user:secret-88@host/v1",
+        "https://host/v1?key=secret-88",
+        "https://host/v1#secret-88",
+        "https://host:port-secret-88/v1",
+    ],
+)
+def test_a_base_url_that_cannot_be_asked_is_refused_unseen(base_url: str) -> None:
+    """At the start, not at the first request; the error does not hold it."""
+    with pytest.raises(ValueError, match="base URL") as raised:
+        OpenAIConfig(api_key=ApiKey(KEY), base_url=base_url)
+    assert "secret-88" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "served"),
+    [
+        ("gpt-4o-mini", True),
+        ("gpt-5", True),
+        ("chatgpt-4o-latest", True),
+        ("o1", True),
+        ("o3-mini-2025-01-31", True),
+        ("o4-mini", True),
+        ("claude-3", False),
+        ("omni-moderation", False),
+        ("text-embedding-3", False),
+    ],
+)
+def test_the_default_models_are_the_gpt_chatgpt_and_o_families(model: str, *, served: bool) -> None:
+    """And nothing that only begins with the same letter."""
+    assert any(fnmatchcase(model, pattern) for pattern in DEFAULT_MODELS) is served

@@ -1,0 +1,138 @@
+"""The table from statuses and exceptions to the domain's errors."""
+
+from __future__ import annotations
+
+import json
+import ssl
+
+import httpx
+import pytest
+
+from ibex.adapters.openai.errors import (
+    FAILURES,
+    RefusedAnswer,
+    Trail,
+    UnreadableAnswerError,
+    error_of_answer,
+    error_of_failure,
+    no_completion,
+)
+from ibex.domain.errors import (
+    IbexError,
+    OverloadedError,
+    ProviderError,
+    ProviderRateLimitedError,
+    ProviderRefusedError,
+    ProviderTimeoutError,
+    ProviderUnavailableError,
+    Refusal,
+)
+
+TRAIL = Trail(3, "req_1")
+CANARY = "canary-5b1f"
+BODY = json.dumps({"error": {"message": f"No {CANARY}", "type": "t", "param": "messages", "code": "c"}}).encode()
+
+
+@pytest.mark.parametrize(
+    ("status", "refusal"),
+    [
+        (400, Refusal.BAD_REQUEST),
+        (404, Refusal.NOT_FOUND),
+        (409, Refusal.CONFLICT),
+        (413, Refusal.TOO_LARGE),
+        (422, Refusal.UNPROCESSABLE),
+    ],
+)
+def test_a_request_found_wrong_is_told_with_the_providers_words(status: int, refusal: Refusal) -> None:
+    """Message, type, code and parameter of OpenAI's error are kept, and so is the trail."""
+    error = error_of_answer(RefusedAnswer(status, BODY), TRAIL)
+    assert isinstance(error, ProviderRefusedError)
+    assert (error.refusal, error.detail, error.provider_type) == (refusal, f"No {CANARY}", "t")
+    assert (error.provider_code, error.param) == ("c", "messages")
+    assert (error.attempts, error.provider_request_id) == (3, "req_1")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        None,
+        b"",
+        b"<html>",
+        b"\xff",
+        b"[]",
+        b'"error"',
+        b"{}",
+        b'{"error": "text"}',
+        b'{"error": null}',
+        b'{"error": {}}',
+        b'{"error": {"message": null, "type": 1, "code": 400, "param": ["a"]}}',
+        b'{"error": ' + b"[" * 100_000,
+    ],
+)
+def test_a_refusal_in_another_shape_is_told_without_details(body: bytes | None) -> None:
+    """What is no text of OpenAI's error shape is None."""
+    error = error_of_answer(RefusedAnswer(400, body), TRAIL)
+    assert isinstance(error, ProviderRefusedError)
+    assert (error.detail, error.provider_type, error.provider_code, error.param) == (None, None, None, None)
+
+
+def test_the_providers_rate_limit_keeps_its_delay() -> None:
+    """The client hears when to come back."""
+    error = error_of_answer(RefusedAnswer(429, BODY, 7.5), TRAIL)
+    assert isinstance(error, ProviderRateLimitedError)
+    assert (error.retry_after_s, error.attempts, error.provider_request_id) == (7.5, 3, "req_1")
+
+
+@pytest.mark.parametrize(
+    "status", [100, 101, 204, 301, 302, 304, 401, 402, 403, 405, 408, 418, 451, 500, 502, 503, 504, 529, 599]
+)
+def test_any_other_status_means_that_the_provider_is_not_available(status: int) -> None:
+    """401 and 403 among them: it is our key that was refused."""
+    error = error_of_answer(RefusedAnswer(status, BODY, 2), TRAIL)
+    assert isinstance(error, ProviderUnavailableError)
+    assert (error.retry_after_s, error.attempts, error.provider_request_id) == (2, 3, "req_1")
+
+
+@pytest.mark.parametrize("status", [302, 401, 403, 408, 429, 500, 503, 529])
+def test_no_text_of_the_provider_is_in_an_error_that_is_not_about_the_request(status: int) -> None:
+    """Neither in what is shown nor in what would be logged."""
+    error = error_of_answer(RefusedAnswer(status, BODY), TRAIL)
+    assert CANARY not in repr(vars(error)) + repr(error) + str(error)
+    assert CANARY not in repr(RefusedAnswer(status, BODY))
+
+
+@pytest.mark.parametrize(
+    ("failure", "kind"),
+    [
+        (httpx.ConnectError("x"), ProviderUnavailableError),
+        (httpx.ReadError("x"), ProviderUnavailableError),
+        (httpx.RemoteProtocolError("x"), ProviderUnavailableError),
+        (httpx.UnsupportedProtocol("x"), ProviderUnavailableError),
+        (ssl.SSLCertVerificationError("x"), ProviderUnavailableError),
+        (OSError("x"), ProviderUnavailableError),
+        (UnreadableAnswerError(), ProviderUnavailableError),
+        (httpx.ConnectTimeout("x"), ProviderTimeoutError),
+        (httpx.ReadTimeout("x"), ProviderTimeoutError),
+        (TimeoutError(), ProviderTimeoutError),
+        (httpx.PoolTimeout("x"), OverloadedError),
+    ],
+)
+def test_each_failure_has_its_error(failure: Exception, kind: type[IbexError]) -> None:
+    """And nothing of the failure's own text is in it."""
+    assert isinstance(failure, FAILURES)
+    error = error_of_failure(failure, TRAIL)
+    assert type(error) is kind
+    assert error.message == kind.default_message
+    if isinstance(error, ProviderError):
+        assert (error.attempts, error.provider_request_id) == (3, "req_1")
+
+
+def test_a_proxy_without_a_free_connection_says_when_to_come_back() -> None:
+    """It is the proxy that is full, not the provider that failed."""
+    assert error_of_failure(httpx.PoolTimeout("x"), TRAIL).retry_after_s == 1
+
+
+def test_a_success_without_a_completion_names_its_trail() -> None:
+    """So that it can be asked about."""
+    error = no_completion(TRAIL)
+    assert (error.attempts, error.provider_request_id) == (3, "req_1")

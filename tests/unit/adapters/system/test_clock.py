@@ -1,0 +1,19 @@
+"""The machine's clock; what every clock keeps is in ``tests/contracts``."""
+
+from __future__ import annotations
+
+import time
+
+from ibex.adapters.system.clock import SystemClock
+
+
+def test_it_tells_the_machines_time() -> None:
+    """Between two looks at the operating system's own clocks."""
+    clock = SystemClock()
+
+    before = time.time_ns() // 1_000, time.monotonic_ns()
+    now = clock.now(), clock.monotonic_ns()
+    after = time.time_ns() // 1_000 + 1, time.monotonic_ns()
+
+    assert before[0] <= round(now[0].timestamp() * 1_000_000) <= after[0]
+    assert before[1] <= now[1] <= after[1]

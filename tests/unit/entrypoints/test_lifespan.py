@@ -1,0 +1,108 @@
+"""Opening in order, closing in reverse, and giving the sinks what is left."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+
+from ibex.adapters.memory.clock import ManualClock
+from ibex.adapters.memory.journal import InMemoryJournal
+from ibex.adapters.memory.observers import RecordingObserver
+from ibex.domain.deliver_exchanges import CheckpointDelivery, DeliverExchanges
+from ibex.entrypoints.lifespan import delivering, running
+
+
+class Resource:
+    """Notes when it is opened and closed; may fail to open."""
+
+    def __init__(self, name: str, notes: list[str], *, fails: bool = False) -> None:
+        self.name = name
+        self.notes = notes
+        self.fails = fails
+
+    async def open(self) -> None:
+        """Open, or fail to."""
+        self.notes.append(f"open {self.name}")
+        if self.fails:
+            raise ConnectionError(self.name)
+
+    async def close(self) -> None:
+        """Close."""
+        self.notes.append(f"close {self.name}")
+
+    async def aclose(self) -> None:
+        """Close, as a transport calls it."""
+        self.notes.append(f"close {self.name}")
+
+    async def drain(self) -> None:
+        """Settle, as the use case calls it."""
+        self.notes.append(f"drain {self.name}")
+
+
+class Graph:
+    """The part of a container that ``running`` asks for."""
+
+    def __init__(self, notes: list[str], *, failing: str = "") -> None:
+        def give(name: str) -> Any:
+            resource = Resource(name, notes, fails=name == failing)
+            return lambda: resource
+
+        self.adapters = self
+        for name in ("identity_database", "database", "traces", "journal", "transport", "settle_exchange"):
+            setattr(self, name, give(name))
+        self.deliveries = list
+
+
+OPENED = ["open identity_database", "open database", "open traces", "open journal"]
+
+
+async def test_what_is_opened_is_closed_in_reverse() -> None:
+    """What runs is settled first; the journal closes after those who read it."""
+    notes: list[str] = []
+    async with running(cast("Any", Graph(notes))):
+        notes.append("serve")
+    assert notes == [
+        *OPENED,
+        "serve",
+        "drain settle_exchange",
+        "close transport",
+        "close journal",
+        "close traces",
+        "close database",
+        "close identity_database",
+    ]
+
+
+async def test_what_was_opened_is_closed_when_a_later_one_fails() -> None:
+    """A start that fails leaves nothing open."""
+    notes: list[str] = []
+    with pytest.raises(ConnectionError):
+        async with running(cast("Any", Graph(notes, failing="traces"))):
+            raise AssertionError("it must not get here")
+    assert notes == [*OPENED[:3], "close traces", "close database", "close identity_database"]
+
+
+class HungStore:
+    """Never takes a batch."""
+
+    async def append(self, _checkpoints: object) -> None:
+        """Wait for ever."""
+        await asyncio.Event().wait()
+
+
+async def test_deliveries_are_stopped_at_the_end() -> None:
+    """No task is left behind, and an empty journal lets go at once."""
+    journal = InMemoryJournal()
+    delivery = DeliverExchanges(
+        journal,
+        CheckpointDelivery(cast("Any", HungStore())),
+        RecordingObserver(),
+        ManualClock(),
+        jitter=lambda: 0.0,
+    )
+    before = asyncio.all_tasks()
+    async with delivering([delivery]):
+        assert len(asyncio.all_tasks()) == len(before) + 1
+    assert asyncio.all_tasks() == before
