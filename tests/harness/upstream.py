@@ -128,7 +128,7 @@ class FakeTransport(httpx.AsyncBaseTransport):
         self.network_streams.append(FakeNetworkStream())
         return httpx.Response(
             answer.status,
-            headers=dict(answer.headers),
+            headers=[(name.encode(), value.encode("latin-1")) for name, value in answer.headers.items()],
             stream=self.bodies[-1],
             extensions={"network_stream": self.network_streams[-1]},
         )

@@ -54,6 +54,8 @@ class OpenAIStream:
         try:
             chunk = await self._body.read()
         except FAILURES as failure:
+            if self._ended:  # closed while this was waiting
+                return []
             self._ended = True
             self._failure = error_of_failure(failure, self._trail)
             return self._splitter.finish()

@@ -92,8 +92,7 @@ class _CancelSafeStream(httpx.AsyncByteStream):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         chunks = aiter(self._inner)
         while True:
-            self._reading = self._transport.start(_next(chunks))
-            chunk = await asyncio.shield(self._reading)
+            chunk = await self._read(chunks)
             if chunk is None:
                 return
             yield chunk
@@ -102,6 +101,16 @@ class _CancelSafeStream(httpx.AsyncByteStream):
         if self._closing is None:
             self._closing = self._transport.start(self._close())
         await asyncio.shield(self._closing)
+
+    async def _read(self, chunks: AsyncIterator[bytes]) -> bytes | None:
+        reading = self._reading = self._transport.start(_next(chunks))
+        try:
+            return await asyncio.shield(reading)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if reading.cancelled() and task is not None and not task.cancelling():
+                raise httpx.ReadError("closed while it was read") from None
+            raise
 
     async def _close(self) -> None:
         if self._reading is not None:

@@ -196,7 +196,7 @@ async def test_a_refused_request_is_not_sent_again(status: int, refusal: Refusal
     assert (error.refusal, error.detail, error.attempts) == (refusal, "too many tokens", 1)
 
 
-@pytest.mark.parametrize("status", [101, 204, 301, 302, 401, 403, 418, 501, 529])
+@pytest.mark.parametrize("status", [101, 301, 302, 401, 403, 418, 501, 529])
 async def test_any_other_status_is_not_retried_and_says_nothing(status: int) -> None:
     """No text of it is in the error, no redirect is followed."""
     scene = Scene(refused(status, "canary-9a", location="https://elsewhere.example/"))
@@ -322,10 +322,10 @@ async def test_no_free_connection_is_the_proxys_own_overload() -> None:
     assert scene.delays == []
 
 
-@pytest.mark.parametrize("value", ["", "x" * 257, "r\u00e9q"])
+@pytest.mark.parametrize("value", ["", "x" * 257, "réq"])
 async def test_an_id_that_cannot_be_passed_on_is_as_if_there_was_none(value: str) -> None:
     """It goes into a header and a column."""
-    headers = {"content-type": "application/json", "x-request-id": value.encode("latin-1").decode("latin-1")}
+    headers = {"content-type": "application/json", "x-request-id": value}
     answer = await Scene(FakeAnswer(200, headers, (completion_body("Hi"),))).provider.complete(chat_request())
     assert answer.provider_request_id is None
 
