@@ -22,13 +22,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.openai_default import default_script
-from harness.openai_wire import Close, Pause, Reset, Script, Send, Silent
+from harness.openai_wire import Close, Pause, Reset, Script, Send, Silent, head
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator, Iterator
 
 LOOPBACK = "127.0.0.1"
+TLS_HANDSHAKE = 0x16
 WAIT_S = 10.0
 """How long a test waits for what must happen; only a failing one waits so long."""
 
@@ -68,8 +69,8 @@ class ScriptedOpenAI:
 
     base_url: str = ""
     requests: list[RecordedRequest] = field(default_factory=list)
+    scripts: deque[Script] = field(default_factory=deque)
     connections: int = 0
-    _scripts: deque[Script] = field(default_factory=deque)
     _arrived: asyncio.Event = field(default_factory=asyncio.Event)
     _open: set[_Connection] = field(default_factory=set)
     _server: asyncio.Server | None = None
@@ -86,18 +87,22 @@ class ScriptedOpenAI:
         if self._server is not None:
             self._server.close()
             self._server = None
+        await self.cut()
+
+    async def cut(self) -> None:
+        """Drop every connection and wait until nothing of them is left."""
         for connection in list(self._open):
             await connection.cut()
 
     def put(self, *scripts: Script) -> None:
         """Answer the next requests with these scripts, one each; may be called from any thread."""
-        self._scripts.extend(scripts)
+        self.scripts.extend(scripts)
 
     def script_for(self, request: RecordedRequest) -> Script:
         """Record a request and return the script for it."""
         self.requests.append(request)
         self._arrived.set()
-        return self._scripts.popleft() if self._scripts else default_script(request.path, request.body)
+        return self.scripts.popleft() if self.scripts else default_script(request.path, request.body)
 
     async def request(self, number: int = 1) -> RecordedRequest:
         """Wait for the request with this number, counted from 1, and return it."""
@@ -143,6 +148,10 @@ class _Connection(asyncio.Protocol):
         self._server._open.add(self)  # noqa: SLF001 - the server and its connections are one thing
 
     def data_received(self, data: bytes) -> None:
+        if data[0] == TLS_HANDSHAKE and self._transport is not None:  # refused in plain text, as servers do
+            self._transport.write(head(400))
+            self._transport.close()
+            return
         self._received += data
         self._begin()
 

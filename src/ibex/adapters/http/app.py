@@ -73,10 +73,10 @@ def create_app(  # noqa: PLR0913 - one argument a part: the object graph ends he
     }
     router = Litestar(
         route_handlers=[
+            _no_options(CHAT_PATHS, allow="POST"),  # first: to a path that has none the framework adds its own
+            *(_no_options(paths, allow="GET") for paths in reads),
             _post(CHAT_PATHS, chat),
             *(_get(paths, app) for paths, app in reads.items()),
-            _no_options(CHAT_PATHS, allow="POST"),
-            *(_no_options(paths, allow="GET") for paths in reads),
         ],
         exception_handlers={Exception: _hand_over},
         openapi_config=None,
@@ -90,7 +90,7 @@ def create_app(  # noqa: PLR0913 - one argument a part: the object graph ends he
 
 
 def _post(paths: Sequence[str], app: App) -> HTTPRouteHandler:
-    @post(paths)
+    @post(list(paths))
     async def handler() -> ASGIApp:
         return cast("ASGIApp", app)
 
@@ -98,7 +98,7 @@ def _post(paths: Sequence[str], app: App) -> HTTPRouteHandler:
 
 
 def _get(paths: Sequence[str], app: App) -> HTTPRouteHandler:
-    @get(paths)
+    @get(list(paths))
     async def handler() -> ASGIApp:
         return cast("ASGIApp", app)
 
@@ -106,7 +106,7 @@ def _get(paths: Sequence[str], app: App) -> HTTPRouteHandler:
 
 
 def _no_options(paths: Sequence[str], *, allow: str) -> HTTPRouteHandler:
-    @route(paths, http_method=[HttpMethod.OPTIONS])
+    @route(list(paths), http_method=[HttpMethod.OPTIONS])
     async def handler() -> None:
         raise MethodNotAllowedException(headers={"allow": allow})
 

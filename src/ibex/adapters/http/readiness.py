@@ -60,10 +60,20 @@ class ReadinessReport:
 class Readiness:
     """Asks all checks at once. Who comes meanwhile shares the answer: the route is open to all, what it asks is not."""
 
-    def __init__(self, checks: Sequence[ReadinessCheck], drain: Drain, clock: Clock) -> None:
+    def __init__(
+        self,
+        checks: Sequence[ReadinessCheck],
+        drain: Drain,
+        clock: Clock,
+        *,
+        check_timeout_s: float = CHECK_TIMEOUT_S,
+        all_checks_timeout_s: float = ALL_CHECKS_TIMEOUT_S,
+    ) -> None:
         self._checks = tuple(checks)
         self._drain = drain
         self._clock = clock
+        self._check_timeout_s = check_timeout_s
+        self._all_checks_timeout_s = all_checks_timeout_s
         self._asking: asyncio.Task[ReadinessReport] | None = None
 
     async def report(self) -> ReadinessReport:
@@ -76,11 +86,11 @@ class Readiness:
 
     async def _ask(self) -> ReadinessReport:
         started_ns = self._clock.monotonic_ns()
-        tasks = {check: asyncio.create_task(self._result(check)) for check in self._checks}
+        tasks = [asyncio.create_task(self._result(check)) for check in self._checks]
         if tasks:
-            await asyncio.wait(tasks.values(), timeout=ALL_CHECKS_TIMEOUT_S)
+            await asyncio.wait(tasks, timeout=self._all_checks_timeout_s)
         results = {}
-        for check, task in tasks.items():
+        for check, task in zip(self._checks, tasks, strict=True):
             if task.done():
                 results[check.name] = task.result()
             else:  # it does not let itself be cancelled; nobody waits for it
@@ -93,7 +103,7 @@ class Readiness:
         started_ns = self._clock.monotonic_ns()
         status = "ok"
         try:
-            async with asyncio.timeout(CHECK_TIMEOUT_S):
+            async with asyncio.timeout(self._check_timeout_s):
                 await check.check()
         except TimeoutError:
             status = "timeout"

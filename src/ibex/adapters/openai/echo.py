@@ -158,7 +158,7 @@ def _tokens(text: str) -> list[str]:
 
 
 def _text(message: Message) -> str:
-    content = json.loads(message.raw, parse_int=str).get("content")  # int() refuses numbers of many digits
+    content = json.loads(message.raw, parse_int=float).get("content")  # int() refuses numbers of many digits
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, list) else ()

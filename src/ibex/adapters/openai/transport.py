@@ -55,7 +55,10 @@ class CancelSafeTransport(httpx.AsyncBaseTransport):
         try:
             response = await asyncio.shield(sending)
         except BaseException:
-            self.start(self._abandon(sending))
+            if sending.done() and not sending.cancelled() and sending.exception() is not None:
+                self.open_requests -= 1
+            else:
+                self.start(self._abandon(sending))
             raise
         inner = cast("httpx.AsyncByteStream", response.stream)
         response.stream = _CancelSafeStream(inner, self)
@@ -63,9 +66,13 @@ class CancelSafeTransport(httpx.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         """Wait for what is being cleaned up, then close all connections."""
+        await self.settle()
+        await self._inner.aclose()
+
+    async def settle(self) -> None:
+        """Return once nothing is being sent, read or cleaned up."""
         while self._tasks:
             await asyncio.wait(self._tasks)
-        await self._inner.aclose()
 
     def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run work whose end ``aclose`` waits for."""

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from ibex.domain.exchange import Caller, Exchange
 
 _MODEL_CHARACTERS: Final = 64
-_LOG: structlog.typing.FilteringBoundLogger = structlog.get_logger(logger="ibex.access")
+_LOG: structlog.typing.FilteringBoundLogger = structlog.get_logger(source="ibex.access")
 
 
 def write_access_line(

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from ibex.adapters.telemetry.metrics import Metrics
     from ibex.domain.journal import Sink
 
-_LOG: structlog.typing.FilteringBoundLogger = structlog.get_logger(logger="ibex.deliveries")
+_LOG: structlog.typing.FilteringBoundLogger = structlog.get_logger(source="ibex.deliveries")
 
 
 class DeliveryTelemetry:

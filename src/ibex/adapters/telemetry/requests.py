@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ibex.domain.exchange import Exchange
     from ibex.domain.open_exchange import OpenExchange
 
-_LOG: structlog.typing.FilteringBoundLogger = structlog.get_logger(logger="ibex.requests")
+_LOG: structlog.typing.FilteringBoundLogger = structlog.get_logger(source="ibex.requests")
 
 
 class RequestTelemetry:

@@ -136,6 +136,22 @@ async def test_no_cancellation_keeps_a_place(answer: object, moment: Moment) -> 
         assert (inner.places_taken, transport.open_requests) == (0, 0)
 
 
+@pytest.mark.parametrize("answer", [HUSH, streamed(b"a", HUSH)])
+async def test_cancelling_again_and_again_keeps_no_place(answer: object) -> None:
+    """Each turn of the loop brings another cancellation, also while the first one's cleaning up is under way."""
+    inner = AwaitingTransport(FakeTransport(answer))  # type: ignore[arg-type]  # a parameter of several types
+    transport = CancelSafeTransport(inner, 1)
+    talking = asyncio.create_task(converse(transport))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert inner.places_taken == 1
+    while not talking.done():
+        talking.cancel()
+        await asyncio.sleep(0)
+    await transport.aclose()
+    assert (inner.places_taken, transport.open_requests) == (0, 0)
+
+
 async def test_closing_waits_for_what_is_being_cleaned_up() -> None:
     """Then the inner transport is closed."""
     fake = FakeTransport(HUSH)

@@ -1,0 +1,61 @@
+"""The administrative use cases and both migrations, over real servers that settings name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ibex.entrypoints.administration import administration
+from ibex.entrypoints.migrations import migrate
+from ibex.entrypoints.settings import Settings, SettingsError
+
+if TYPE_CHECKING:
+    from harness.clickhouse import ClickHouseDatabase
+    from harness.postgres import PostgresDatabase
+
+pytestmark = pytest.mark.integration
+
+PEPPER = "k:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
+
+
+async def test_the_use_cases_work_over_the_servers_that_are_named(
+    postgres: PostgresDatabase, clickhouse: ClickHouseDatabase
+) -> None:
+    """What is made is found; an organization without requests has no sessions and no traces."""
+    settings = Settings.load(
+        {
+            "IBEX_DATABASE_URL": postgres.app_url,
+            "IBEX_AUTH_DATABASE_URL": postgres.auth_url,
+            "IBEX_CLICKHOUSE_URL": clickhouse.url,
+            "IBEX_TOKEN_PEPPERS": PEPPER,
+        }
+    )
+    async with administration(settings) as use_cases:
+        organization = await use_cases.identity.create_organization("acme")
+        agent = await use_cases.identity.create_agent(organization.id, "one")
+        await use_cases.directives.set(organization.id, agent.id, "Be brief.", author="somebody")
+        assert [o.name for o in await use_cases.identity.organizations()] == ["acme"]
+        assert (await use_cases.directives.show(organization.id, agent.id)).version.number == 1
+        assert await use_cases.sessions.sessions(organization.id, 10) == []
+        assert await use_cases.traces.tail(organization.id, 10) == []
+
+
+async def test_what_is_not_named_is_said() -> None:
+    """The message names the variable."""
+    with pytest.raises(SettingsError, match="IBEX_DATABASE_URL"):
+        async with administration(Settings()):
+            raise AssertionError("it must not get here")
+
+
+def test_both_databases_are_migrated_and_then_current(
+    empty_postgres: PostgresDatabase, empty_clickhouse: ClickHouseDatabase
+) -> None:
+    """The first run says what it applied, the second that there is nothing to do."""
+    settings = Settings.load(
+        {"IBEX_OWNER_DATABASE_URL": empty_postgres.owner_url, "IBEX_CLICKHOUSE_URL": empty_clickhouse.url}
+    )
+    first, second = migrate(settings), migrate(settings)
+    assert first[0] == second[0] == "PostgreSQL is at revision 0001."
+    assert "applied" in first[1]
+    assert second[1] == "ClickHouse is current."

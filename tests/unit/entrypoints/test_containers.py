@@ -1,0 +1,55 @@
+"""The object graph is complete, and built once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from dependency_injector.errors import Error
+
+from ibex.adapters.openai.echo import EchoProvider
+from ibex.adapters.openai.provider import OpenAIProvider
+from ibex.entrypoints.containers import Application, EmbeddedAdapters, application_of
+from ibex.entrypoints.settings import Settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PEPPER = "k:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
+
+
+@pytest.fixture
+def environ(tmp_path: Path) -> dict[str, str]:
+    """Settings that name servers which need not be there."""
+    return {
+        "IBEX_DATABASE_URL": "postgresql://ibex_app@127.0.0.1:1/ibex",
+        "IBEX_AUTH_DATABASE_URL": "postgresql://ibex_auth@127.0.0.1:1/ibex",
+        "IBEX_CLICKHOUSE_URL": "http://127.0.0.1:1",
+        "IBEX_TOKEN_PEPPERS": PEPPER,
+        "IBEX_JOURNAL_DIR": str(tmp_path / "journal"),
+    }
+
+
+def test_the_whole_application_can_be_built_without_any_server(environ: dict[str, str]) -> None:
+    """Constructing connects to nothing; every provider gives one object, always the same."""
+    application = application_of(EmbeddedAdapters(), Settings.load(environ))
+    for name, provider in application.providers.items():
+        if name not in {"adapters", "deliveries", "observers", "settings"}:
+            assert provider() is provider(), name
+    assert callable(application.app())
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"), [("", EchoProvider), ("sk-something", OpenAIProvider)], ids=["without a key", "with a key"]
+)
+def test_a_key_decides_who_answers(environ: dict[str, str], key: str, expected: type) -> None:
+    """Without a key the echo answers for OpenAI's models, with one OpenAI does."""
+    adapters = EmbeddedAdapters()
+    application_of(adapters, Settings.load({**environ, "OPENAI_API_KEY": key}))
+    assert isinstance(adapters.completion_providers().route("gpt-4o-mini"), expected)
+
+
+def test_an_application_without_its_adapters_is_refused() -> None:
+    """What is missing is found out at the start."""
+    with pytest.raises(Error):
+        Application().check_dependencies()
