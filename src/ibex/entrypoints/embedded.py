@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import uvloop
 from ibex.adapters.clickhouse.engine import ClickHouseEngine
 from ibex.adapters.postgres.roles import APP_ROLE, AUTH_ROLE
 from ibex.adapters.postgres.server import OWNER_ROLE, PostgresServer
+from ibex.adapters.telemetry.logging import configure_logging
 from ibex.domain.bootstrap import FirstNames, bootstrap
 from ibex.entrypoints.containers import EmbeddedAdapters, application_of
 from ibex.entrypoints.home import FirstInstallation
@@ -24,11 +26,21 @@ from ibex.entrypoints.settings import Settings
 if TYPE_CHECKING:
     import socket
     from collections.abc import AsyncIterator, Mapping
+    from pathlib import Path
+    from typing import TextIO
 
     from ibex.domain.settle_exchange import ExchangeObserver
     from ibex.entrypoints.containers import Application
     from ibex.entrypoints.home import Home
 
+ANNOUNCED = (
+    "IBEX_DATABASE_URL",
+    "IBEX_AUTH_DATABASE_URL",
+    "IBEX_OWNER_DATABASE_URL",
+    "IBEX_CLICKHOUSE_URL",
+    "IBEX_TOKEN_PEPPERS",
+)
+"""What other commands need to reach what runs here."""
 FIRST_DIRECTIVE = "You are a helpful assistant. Answer briefly and say so when you do not know."
 """What the first agent is told until its operator says otherwise."""
 
@@ -71,28 +83,37 @@ def run(home: Home, environ: Mapping[str, str], console: Console) -> int:
     Returns the exit code. Raises ``HomeInUseError``, ``SettingsError``, ``OSError`` where the address is taken, and the
     servers' own errors where one does not start.
     """
-    with home.claim(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        try:
-            runner.run(_run(home, environ, console))
-        except KeyboardInterrupt:  # before there was anything to drain
-            return 128 + signal.SIGINT
+    with home.claim():
+        own = {"IBEX_TOKEN_PEPPERS": home.token_peppers(), "IBEX_JOURNAL_DIR": str(home.journal)}
+        wanted = Settings.load({**environ, **own})
+        with _open_log(home.log) as log, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            configure_logging(wanted.log_level, log)
+            try:
+                runner.run(_run(home, {**environ, **own}, wanted, console, chosen_port="IBEX_PORT" in environ))
+            except KeyboardInterrupt:  # before there was anything to drain
+                return 128 + signal.SIGINT
     return 0
 
 
-async def _run(home: Home, environ: Mapping[str, str], console: Console) -> None:
-    own = {"IBEX_TOKEN_PEPPERS": home.token_peppers(), "IBEX_JOURNAL_DIR": str(home.journal)}
-    wanted = Settings.load({**environ, **own})
-    with _listen(wanted, chosen="IBEX_PORT" in environ) as listener:
+def _open_log(path: Path) -> TextIO:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    return os.fdopen(descriptor, "a", buffering=1, encoding="utf-8")
+
+
+async def _run(
+    home: Home, environ: Mapping[str, str], wanted: Settings, console: Console, *, chosen_port: bool
+) -> None:
+    with _listen(wanted, chosen=chosen_port) as listener:
         console.starting("PostgreSQL and the ClickHouse engine")
         async with _servers(home) as servers:
-            own |= servers.environ()
-            settings = Settings.load({**environ, **own})
+            environ = {**environ, **servers.environ()}
+            settings = Settings.load(environ)
             await asyncio.to_thread(migrate, settings)
             application = application_of(EmbeddedAdapters(), settings, observers=[console.observer])
             app = application.app()
             async with running(application):
                 installation = home.installation() or await _install(home, application)
-                home.announce(address_of(listener), own)
+                home.announce(address_of(listener), {name: environ[name] for name in ANNOUNCED})
                 console.ready(address_of(listener), installation, settings)
                 await serve_http(
                     app,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
+from ibex.adapters.telemetry.logging import configure_logging
 from ibex.entrypoints.containers import EmbeddedAdapters, application_of
 from ibex.entrypoints.lifespan import running
 from ibex.entrypoints.proxy_server import listen, serve_http
@@ -20,6 +21,7 @@ def serve(settings: Settings) -> int:
 
     Raises ``SettingsError`` if one of them is not named, and ``OSError`` if the address cannot be listened on.
     """
+    configure_logging(settings.log_level)
     settings.require("database_url", "auth_database_url", "clickhouse_url", "token_peppers")
 
     async def run() -> None:
