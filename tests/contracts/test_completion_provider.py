@@ -1,0 +1,307 @@
+"""What every ``CompletionProvider`` promises."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+
+from harness.chat_scene import chat_request
+from harness.openai import ScriptedOpenAI
+from harness.openai_wire import Gate, Pause, completion, completion_body, open_stream, stream_events, text_deltas
+from harness.openai_wire import text_stream as streamed_text
+from ibex.adapters.memory.clock import ManualClock
+from ibex.adapters.memory.providers import InMemoryProvider, InMemoryStream, Silence
+from ibex.adapters.openai.config import ApiKey, OpenAIConfig
+from ibex.adapters.openai.echo import EchoProvider
+from ibex.adapters.openai.provider import OpenAIProvider
+from ibex.adapters.openai.sse import EventSplitter
+from ibex.adapters.openai.transport import default_transport
+from ibex.domain.chat import ChatRequest, Message
+from ibex.domain.completion import DONE, CompletionFold, summarize_body
+from ibex.domain.providers import CompletionBody, ProviderRegistry
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from ibex.domain.providers import CompletionProvider, CompletionStream, StreamEvent
+
+WORDS = ("One", " two", " drei 🙂")
+TEXT = "".join(WORDS)
+
+
+class Stage(Protocol):
+    """A provider that can be made to answer a text."""
+
+    @property
+    def provider(self) -> CompletionProvider:
+        """The provider."""
+
+    def will_answer(self) -> None:
+        """Its next answer is ``TEXT``."""
+
+    def will_stream(self) -> None:
+        """Its next answer is a stream of ``WORDS``, with usage."""
+
+    def will_stall(self) -> None:
+        """Its next answer is a stream that stalls after its first event."""
+
+    def will_think(self) -> None:
+        """Its next answer does not come."""
+
+    async def was_asked_to_stop(self) -> None:
+        """Return once the answer that does not come was given up."""
+
+
+def events_of(*raw: bytes) -> list[StreamEvent]:
+    """Return the events in some bytes."""
+    return EventSplitter().feed(b"".join(raw))
+
+
+@dataclass(slots=True)
+class MemoryStage:
+    """The twin."""
+
+    provider: InMemoryProvider
+
+    def will_answer(self) -> None:
+        """Put a body in."""
+        self.provider.answers.append(CompletionBody(completion_body(TEXT), provider_request_id="req_1"))
+
+    def will_stream(self) -> None:
+        """Put a stream in."""
+        events = events_of(*stream_events(text_deltas(*WORDS)))
+        self.provider.answers.append(InMemoryStream(*([event] for event in events), provider_request_id="req_1"))
+
+    def will_stall(self) -> None:
+        """Put a stream in that falls silent."""
+        first = events_of(*stream_events(())[:1])
+        self.provider.answers.append(InMemoryStream(first, Silence.FOR_EVER))
+
+    def will_think(self) -> None:
+        """Put silence in."""
+        self.provider.answers.append(Silence.FOR_EVER)
+
+    async def was_asked_to_stop(self) -> None:
+        """Look whether it was."""
+        assert self.provider.cancelled == 1
+
+
+class EchoStage:
+    """The echo, asked to repeat the text."""
+
+    def __init__(self) -> None:
+        self._stalls_at: float | None = None
+        self._given_up = asyncio.Event()
+        self.provider = EchoProvider(ManualClock(), first_byte_delay_s=1, chunk_delay_s=2, sleep=self._sleep)
+
+    def will_answer(self) -> None:
+        """It always does."""
+
+    def will_stream(self) -> None:
+        """It always does."""
+
+    def will_stall(self) -> None:
+        """Stop at the pause between two events."""
+        self._stalls_at = 2
+
+    def will_think(self) -> None:
+        """Stop at the pause before the answer."""
+        self._stalls_at = 1
+
+    async def was_asked_to_stop(self) -> None:
+        """Wait for the cancellation."""
+        await self._given_up.wait()
+
+    async def _sleep(self, seconds: float) -> None:
+        if seconds != self._stalls_at:
+            await asyncio.sleep(0)
+            return
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self._given_up.set()
+            raise
+
+
+@dataclass(slots=True)
+class OpenAIStage:
+    """The real adapter, over sockets to a scripted server."""
+
+    provider: OpenAIProvider
+    server: ScriptedOpenAI
+
+    def will_answer(self) -> None:
+        """Script a body."""
+        self.server.put(completion(TEXT))
+
+    def will_stream(self) -> None:
+        """Script a stream."""
+        self.server.put(streamed_text(*WORDS))
+
+    def will_stall(self) -> None:
+        """Script half a stream."""
+        self.server.put((*open_stream(*stream_events(())[:1]), Pause(Gate())))
+
+    def will_think(self) -> None:
+        """Script a pause."""
+        self.server.put((Pause(Gate()),))
+
+    async def was_asked_to_stop(self) -> None:
+        """Wait for the end of the connection."""
+        await (await self.server.request(1)).closed_at()
+
+
+@pytest.fixture(params=["memory", "echo", pytest.param("openai", marks=pytest.mark.integration)])
+async def stage(request: pytest.FixtureRequest) -> AsyncIterator[Stage]:
+    """A provider, alone."""
+    if request.param == "memory":
+        yield MemoryStage(InMemoryProvider())
+    elif request.param == "echo":
+        yield EchoStage()
+    else:
+        server = ScriptedOpenAI()
+        await server.start()
+        transport = default_transport()
+        config = OpenAIConfig(api_key=ApiKey("sk-test"), base_url=server.base_url)
+        yield OpenAIStage(OpenAIProvider(config, transport, ManualClock()), server)
+        await transport.aclose()
+        await server.stop()
+        assert transport.open_requests == 0
+
+
+def request_for(text: str = TEXT, *, stream: bool = False) -> ChatRequest:
+    """Return a request whose last user message is the text; a stream is asked for usage."""
+    message = Message("user", json.dumps({"role": "user", "content": text}).encode())
+    asked = replace(chat_request(stream=stream), messages=(message,))
+    return asked.asking_for_usage()
+
+
+async def streamed(stage: Stage) -> CompletionStream:
+    """Ask for a stream."""
+    answer = await stage.provider.complete(request_for(stream=True))
+    assert not isinstance(answer, CompletionBody)
+    return answer
+
+
+async def buffered(stage: Stage) -> CompletionBody:
+    """Ask for a body."""
+    answer = await stage.provider.complete(request_for())
+    assert isinstance(answer, CompletionBody)
+    return answer
+
+
+async def test_a_buffered_request_gets_one_completion(stage: Stage) -> None:
+    """Its bytes are one JSON object that the domain understands; it took one try and has the provider's id."""
+    stage.will_answer()
+    answer = await buffered(stage)
+    assert json.loads(answer.body)["choices"][0]["message"]["content"] == TEXT
+    summary = summarize_body(answer.body)
+    assert (summary.model, summary.finish_reason) == ("gpt-4o", "stop")
+    assert summary.usage.total_tokens is not None
+    assert answer.attempts == 1
+    assert answer.provider_request_id
+
+
+async def test_a_streaming_request_gets_events_that_end_with_done(stage: Stage) -> None:
+    """No read is empty, each event's data is in its bytes, and the pieces joined are the text."""
+    stage.will_stream()
+    stream = await streamed(stage)
+    reads = [list(events) async for events in stream]
+    await stream.aclose()
+    assert all(reads)
+    *events, last = [event for read in reads for event in read]
+    assert last.data == DONE
+    assert events_of(*(event.raw for event in events)) == events
+    chunks = [json.loads(event.data or b"") for event in events]
+    assert "".join(choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"]) == TEXT
+    assert stream.attempts == 1
+    assert stream.provider_request_id
+
+
+async def test_a_stream_that_is_asked_for_usage_tells_it(stage: Stage) -> None:
+    """A provider that says it reports usage does; the fold finds it and a good end."""
+    stage.will_stream()
+    stream = await streamed(stage)
+    fold = CompletionFold()
+    async for events in stream:
+        for event in events:
+            fold.add(event.data or b"")
+    await stream.aclose()
+    assert stage.provider.reports_stream_usage
+    assert fold.summary().usage.total_tokens is not None
+    assert (fold.finished, fold.failed) == (True, False)
+
+
+@pytest.mark.parametrize("reads", [0, 1, 100])
+async def test_a_stream_can_be_closed_at_any_time_and_twice(stage: Stage, reads: int) -> None:
+    """Before, amid and after its events; the provider answers the next request."""
+    stage.will_stream()
+    stream = await streamed(stage)
+    events = aiter(stream)
+    for _ in range(reads):
+        await anext(events, None)
+    await stream.aclose()
+    await stream.aclose()
+    stage.will_answer()
+    assert (await buffered(stage)).body
+
+
+async def test_a_stalled_stream_can_be_left(stage: Stage) -> None:
+    """A cancelled read ends, the stream can be closed, and the provider answers the next request."""
+    stage.will_stall()
+    stream = await streamed(stage)
+    events = aiter(stream)
+    assert await anext(events)
+    reading = asyncio.ensure_future(anext(events))
+    await asyncio.sleep(0)
+    reading.cancel()
+    await asyncio.wait([reading])
+    assert reading.cancelled()
+    await stream.aclose()
+    stage.will_answer()
+    assert (await buffered(stage)).body
+
+
+async def test_a_cancelled_request_stops_the_provider(stage: Stage) -> None:
+    """It is told so; nobody pays for an answer that nobody waits for."""
+    stage.will_think()
+    asking = asyncio.create_task(stage.provider.complete(request_for()))
+    if isinstance(stage, OpenAIStage):
+        await stage.server.request(1)
+    await asyncio.sleep(0)
+    asking.cancel()
+    await asyncio.wait([asking])
+    assert asking.cancelled()
+    await stage.was_asked_to_stop()
+
+
+async def test_requests_do_not_wait_for_each_other(stage: Stage) -> None:
+    """A stream that is not read holds no other request back."""
+    stage.will_stream()
+    stream = await streamed(stage)
+    stage.will_answer()
+    assert (await buffered(stage)).body
+    assert [events async for events in stream]
+    await stream.aclose()
+
+
+async def test_no_answer_shows_its_text(stage: Stage) -> None:
+    """What might be logged of it is its size."""
+    stage.will_answer()
+    shown = repr(await buffered(stage))
+    stage.will_stream()
+    stream = await streamed(stage)
+    shown += repr([events async for events in stream])
+    await stream.aclose()
+    assert "drei" not in shown
+
+
+async def test_it_can_be_registered(stage: Stage) -> None:
+    """It has a name and claims models."""
+    registry = ProviderRegistry([stage.provider])
+    assert registry.route("gpt-4o") is stage.provider
+    assert all(name == stage.provider.name for _, name in registry.patterns)

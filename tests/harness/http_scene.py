@@ -1,0 +1,348 @@
+"""The HTTP application over scripted neighbours, called as an ASGI server would call it or served on a socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+
+from harness.chat_scene import AGENT, BEARER, ChatScene, ScriptedStream, chat_request, pause
+from ibex.adapters.http.app import create_app
+from ibex.adapters.http.client import CUT, Limits
+from ibex.adapters.http.drain import Drain
+from ibex.adapters.http.errors import status_of
+from ibex.adapters.http.server_protocol import CuttableHttpProtocol
+from ibex.domain.admit_caller import AdmitCaller
+from ibex.domain.providers import CompletionBody, ProviderRegistry
+from ibex.domain.settle_exchange import ExchangeObserver, SettleExchange
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from uuid import UUID
+
+    from ibex.adapters.http.asgi import App, Message
+    from ibex.adapters.http.observer import RequestObserver
+    from ibex.adapters.http.readiness import ReadinessCheck
+    from ibex.domain.open_exchange import OpenExchange
+    from ibex.domain.providers import CompletionStream
+
+CHAT = "/v1/chat/completions"
+REQUEST = b'{"model":"gpt-4o","messages":[{"role":"user","content":"Hello"}]}'
+STREAM_REQUEST = REQUEST[:-1] + b',"stream":true}'
+COMPLETION = b'{ "choices" : [{"index":0,"finish_reason":"stop","message":{"content":"Hi"}}]}\n'
+HEADERS: dict[str, str | None] = {
+    "authorization": BEARER,
+    "x-ibex-agent-id": str(AGENT),
+    "content-type": "application/json",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A request that was over."""
+
+    method: str
+    route: str
+    status: int
+    notes: OpenExchange | None
+
+
+@dataclass(slots=True)
+class RecordingRequestObserver:
+    """A ``RequestObserver`` that remembers."""
+
+    begun: list[UUID] = field(default_factory=list)
+    failures: list[BaseException] = field(default_factory=list)
+    requests: list[Ended] = field(default_factory=list)
+    one_over: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def began(self, request_id: UUID, trace_id: str) -> None:
+        """Remember the request."""
+        assert trace_id
+        self.begun.append(request_id)
+
+    def failed(self, error: BaseException) -> None:
+        """Remember the exception."""
+        self.failures.append(error)
+
+    def ended(self, method: str, route: str, status: int, duration_ns: int, notes: OpenExchange | None) -> None:
+        """Remember the end."""
+        assert duration_ns >= 0
+        self.requests.append(Ended(method, route, status, notes))
+        self.one_over.set()
+
+
+@dataclass(slots=True)
+class ScriptedCheck:
+    """A ``ReadinessCheck`` that fails on demand, or waits until it is let go."""
+
+    name: str
+    critical: bool = False
+    failure: Exception | None = None
+    hold: asyncio.Event | None = None
+    asked: int = 0
+
+    async def check(self) -> None:
+        """Come out as told."""
+        self.asked += 1
+        await pause()
+        if self.hold is not None:
+            await self.hold.wait()
+        if self.failure is not None:
+            raise self.failure
+
+
+@dataclass(slots=True)
+class HeldStream:
+    """A ``CompletionStream`` that gives out what is put into its queue; None ends it."""
+
+    queue: asyncio.Queue[Sequence[Any] | Exception | None] = field(default_factory=asyncio.Queue)
+    attempts: int = 1
+    provider_request_id: str | None = "req_held"
+    closed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def __aiter__(self) -> AsyncIterator[Sequence[Any]]:
+        """Give out what comes."""
+        while (read := await self.queue.get()) is not None:
+            if isinstance(read, Exception):
+                raise read
+            yield read
+
+    async def aclose(self) -> None:
+        """Note it."""
+        self.closed.set()
+
+
+@dataclass(slots=True)
+class HeldProvider:
+    """A ``CompletionProvider`` that does not answer before it is let go; tells when it is asked and when cancelled."""
+
+    answer: CompletionBody
+    reports_stream_usage: bool = True
+    name: str = "openai"
+    models: tuple[str, ...] = ("gpt-*",)
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    let_go: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def complete(self, request: object) -> CompletionBody:
+        """Wait, then answer."""
+        assert request is not None
+        self.asked.set()
+        try:
+            await self.let_go.wait()
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+        return self.answer
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What came back. ``chunks`` are the bodies as they were sent one by one."""
+
+    status: int
+    headers: dict[str, str]
+    chunks: tuple[bytes, ...]
+
+    @property
+    def body(self) -> bytes:
+        """The whole body."""
+        return b"".join(self.chunks)
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """The envelope's content."""
+        content: dict[str, Any] = json.loads(self.body)["error"]
+        return content
+
+
+class HttpScene:
+    """A chat scene with HTTP around it; change what a neighbour answers before calling."""
+
+    def __init__(self, answer: CompletionBody | CompletionStream | Exception | None = None) -> None:
+        self.chat = ChatScene(CompletionBody(COMPLETION) if answer is None else answer, chat_request())
+        self.observer: RecordingRequestObserver = RecordingRequestObserver()
+        self.checks: list[ReadinessCheck] = []
+        self.drain = Drain()
+        self.limits = Limits()
+        self.docs_base: str | None = None
+        self.metrics = b"metrics 1\n"
+
+    def app(self, observer: RequestObserver | None = None, exchange_observers: Sequence[ExchangeObserver] = ()) -> App:
+        """Return the application over the neighbours as they are now."""
+        chat = self.chat
+        chat.settle = SettleExchange(chat.journal, [chat.observer, *exchange_observers], chat.ids, status_of)
+        return create_app(
+            complete_chat=chat.use_case(),
+            admit_caller=AdmitCaller(chat.tokens, chat.agents, chat.rate_limiter, default_rpm=600),
+            providers=ProviderRegistry([chat.provider]),
+            clock=chat.clock,
+            ids=chat.ids,
+            render_metrics=lambda: (self.metrics, "text/plain; version=0"),
+            readiness_checks=self.checks,
+            drain=self.drain,
+            observer=observer or self.observer,
+            limits=self.limits,
+            error_docs_base=self.docs_base,
+        )
+
+    async def post(
+        self, body: bytes | Sequence[bytes] = REQUEST, path: str = CHAT, headers: dict[str, str | None] | None = None
+    ) -> Response:
+        """Post a body, in parts if there are several, with some headers changed; None leaves one out."""
+        return await call(self.app(), "POST", path, HEADERS | (headers or {}), body)
+
+    async def get(self, path: str, method: str = "GET", headers: dict[str, str | None] | None = None) -> Response:
+        """Get something, with some headers changed; None leaves one out."""
+        return await call(self.app(), method, path, HEADERS | (headers or {}))
+
+
+def encoded(headers: dict[str, str | None]) -> list[tuple[bytes, bytes]]:
+    """Return headers as a server gives them."""
+    return [(n.encode(), v.encode("latin-1")) for n, v in headers.items() if v is not None]
+
+
+def chat_scope(*more: tuple[bytes, bytes], cut: Callable[[], None] | None = None) -> dict[str, Any]:
+    """Return the scope of a chat request with the usual headers and more; ``cut`` drops its connection."""
+    scope = scope_of("POST", CHAT, [*encoded(HEADERS), *more])
+    return scope if cut is None else scope | {"extensions": {CUT: cut}}
+
+
+def scope_of(method: str, path: str, headers: Sequence[tuple[bytes, bytes]]) -> dict[str, Any]:
+    """Return the scope of a request."""
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(b"host", b"ibex.test"), *headers],
+        "client": None,
+        "server": None,
+    }
+
+
+@dataclass(slots=True)
+class AsgiCall:
+    """One request as a server sees it: ``leave`` is the client's going, ``accept`` is unset while it does not read."""
+
+    parts: Sequence[bytes] = (b"",)
+    leave: asyncio.Event = field(default_factory=asyncio.Event)
+    accept: asyncio.Event = field(default_factory=asyncio.Event)
+    sent: list[Message] = field(default_factory=list)
+    something_sent: asyncio.Event = field(default_factory=asyncio.Event)
+    finished: asyncio.Event = field(default_factory=asyncio.Event)
+    given: int = 0
+
+    def __post_init__(self) -> None:
+        self.accept.set()
+
+    async def run(self, app: App, scope: dict[str, Any]) -> None:
+        """Let an application serve it."""
+        await app(scope, self.receive, self.send)
+
+    async def until_sent(self, messages: int) -> None:
+        """Return once so many messages were sent."""
+        while len(self.sent) < messages:
+            self.something_sent.clear()
+            await self.something_sent.wait()
+
+    async def receive(self) -> Message:
+        """Give the body's parts, then wait until the client leaves or has its answer."""
+        await pause()
+        if self.given < len(self.parts) and not self.leave.is_set():
+            self.given += 1
+            more = self.given < len(self.parts)
+            return {"type": "http.request", "body": self.parts[self.given - 1], "more_body": more}
+        waits = [asyncio.create_task(event.wait()) for event in (self.leave, self.finished)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.wait(waits)
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        """Take a message, unless the client has left."""
+        await self.accept.wait()
+        if self.leave.is_set():
+            return
+        self.sent.append(message)
+        self.something_sent.set()
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            self.finished.set()
+
+    def response(self) -> Response:
+        """Return what was sent."""
+        start, *bodies = self.sent
+        headers = [(name.decode(), value.decode("latin-1")) for name, value in start["headers"]]
+        assert len(dict(headers)) == len(headers), "a header was sent twice"
+        return Response(start["status"], dict(headers), tuple(message["body"] for message in bodies))
+
+
+async def call(
+    app: App,
+    method: str,
+    path: str,
+    headers: dict[str, str | None] | None = None,
+    body: bytes | Sequence[bytes] = b"",
+) -> Response:
+    """Call an application and return its whole response."""
+    exchange = AsgiCall((body,) if isinstance(body, bytes) else body)
+    await exchange.run(app, scope_of(method, path, encoded(headers or {})))
+    assert exchange.finished.is_set()
+    return exchange.response()
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@contextlib.asynccontextmanager
+async def served(app: App) -> AsyncIterator[tuple[str, uvicorn.Server]]:
+    """Serve an application on a loopback socket as the proxy does; give its address and the server."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        config = uvicorn.Config(
+            app,
+            http=CuttableHttpProtocol,
+            ws="none",
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            timeout_graceful_shutdown=1,
+        )
+        server = _Server(config)
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        await server.listening.wait()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}", server
+        finally:
+            server.should_exit = True
+            await serving
+
+
+def scripted_stream(*reads: Any) -> ScriptedStream:
+    """Return a provider's stream of these reads."""
+    return ScriptedStream(reads)

@@ -1,0 +1,148 @@
+"""OpenAI's own client library in front of the HTTP surface: its exceptions, its messages, its retries."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import openai
+import pytest
+
+from harness.chat_scene import AGENT, TOKEN, event
+from harness.http_scene import HttpScene, scripted_stream, served
+from ibex.domain.errors import (
+    AgentNotAuthorizedError,
+    IbexError,
+    InvalidTokenError,
+    ProviderRateLimitedError,
+    ProviderRefusedError,
+    ProviderTimeoutError,
+    ProviderUnavailableError,
+    Refusal,
+    ServiceDegradedError,
+)
+from ibex.domain.providers import CompletionBody
+
+if TYPE_CHECKING:
+    from openai.types.chat import ChatCompletionMessageParam
+
+pytestmark = pytest.mark.integration
+
+ANSWER = CompletionBody(
+    b'{"id":"c1","object":"chat.completion","created":1,"model":"gpt-4o","choices":[{"index":0,"finish_reason":"stop",'
+    b'"message":{"role":"assistant","content":"Hi"}}],"usage":{"prompt_tokens":1,"completion_tokens":1,"total_tokens":2}}'
+)
+MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hello"}]
+HEL = event(
+    b'{"id":"c1","object":"chat.completion.chunk","created":1,"model":"gpt-4o",'
+    b'"choices":[{"index":0,"delta":{"content":"Hel"},"finish_reason":null}]}'
+)
+TOO_LONG = ProviderRefusedError(
+    Refusal.BAD_REQUEST,
+    detail="This model's maximum context length is 8 tokens.",
+    provider_type="invalid_request_error",
+    provider_code="context_length_exceeded",
+    param="messages",
+)
+
+
+def sdk(url: str) -> openai.AsyncOpenAI:
+    """Return a client as users make it."""
+    return openai.AsyncOpenAI(
+        api_key=TOKEN.reveal(), base_url=f"{url}/v1", default_headers={"X-IBEX-Agent-ID": str(AGENT)}
+    )
+
+
+async def test_a_completion_and_the_models_come_through() -> None:
+    """Users change the base URL and the key, nothing else."""
+    async with served(HttpScene(ANSWER).app()) as (url, _), sdk(url) as client:
+        completion = await client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+        models = [model.id async for model in client.models.list()]
+        model = await client.models.retrieve("gpt-4o")
+
+    assert completion.choices[0].message.content == "Hi"
+    assert (models, model.id) == (["gpt-*"], "gpt-4o")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected", "message", "asked"),
+    [
+        (TOO_LONG, openai.BadRequestError, "This model's maximum context length is 8 tokens.", 1),
+        (ProviderRefusedError(Refusal.NOT_FOUND, detail="No such model."), openai.NotFoundError, "No such model.", 1),
+        (ProviderRefusedError(Refusal.CONFLICT), openai.ConflictError, "The provider refused", 1),
+        (ProviderRefusedError(Refusal.TOO_LARGE), openai.APIStatusError, "The provider refused", 1),
+        (ProviderRefusedError(Refusal.UNPROCESSABLE), openai.UnprocessableEntityError, "The provider refused", 1),
+        (ProviderRateLimitedError(retry_after_s=1), openai.RateLimitError, "rate limit", 1),
+        (ProviderUnavailableError(), openai.InternalServerError, "not available", 1),
+        (ProviderTimeoutError(), openai.InternalServerError, "in time", 1),
+    ],
+)
+async def test_a_failing_provider_is_the_right_exception_and_is_not_asked_again(
+    error: IbexError, expected: type[openai.APIStatusError], message: str, asked: int
+) -> None:
+    """The SDK's class by status, the useful message in what it shows, and none of its own retries."""
+    scene = HttpScene(error)
+    async with served(scene.app()) as (url, _), sdk(url) as client:
+        with pytest.raises(expected) as raised:
+            await client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+
+    assert type(raised.value) is expected
+    assert message in raised.value.message
+    assert raised.value.code == error.code
+    assert len(scene.chat.provider.asked) == asked
+    assert raised.value.request_id is not None
+
+
+async def test_the_providers_code_and_param_are_at_hand() -> None:
+    """Libraries look for them in the body."""
+    async with served(HttpScene(TOO_LONG).app()) as (url, _), sdk(url) as client:
+        with pytest.raises(openai.BadRequestError) as raised:
+            await client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+
+    assert isinstance(raised.value.body, dict)
+    assert raised.value.body["provider_code"] == "context_length_exceeded"
+    assert (raised.value.param, raised.value.type) == ("messages", "invalid_request_error")
+
+
+async def test_refusals_of_the_proxy_are_the_right_exceptions() -> None:
+    """401 and 403 as the SDK knows them."""
+    unknown, foreign = HttpScene(), HttpScene()
+    unknown.chat.tokens.answer = InvalidTokenError()
+    foreign.chat.agents.answer = AgentNotAuthorizedError()
+    async with served(unknown.app()) as (url, _), sdk(url) as client:
+        with pytest.raises(openai.AuthenticationError):
+            await client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+    async with served(foreign.app()) as (url, _), sdk(url) as client:
+        with pytest.raises(openai.PermissionDeniedError):
+            await client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+
+
+async def test_a_short_outage_of_ours_is_retried_by_the_sdk() -> None:
+    """A 503 of the proxy itself may be tried again, and says when."""
+    scene = HttpScene(ANSWER)
+    scene.chat.directives.answer = ServiceDegradedError()
+    asked = scene.chat.directives.asked
+
+    def recover() -> None:
+        if len(asked) > 1:
+            scene.chat.directives.answer = None
+
+    scene.chat.directives.on_asked = recover
+    async with served(scene.app()) as (url, _), sdk(url) as client:
+        completion = await client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+
+    assert completion.choices[0].message.content == "Hi"
+    assert len(asked) == 2
+
+
+async def test_a_stream_that_dies_raises_in_the_sdk() -> None:
+    """What came is given out; then the error is raised, where a bare end would have been taken for success."""
+    scene = HttpScene(scripted_stream([HEL], ProviderUnavailableError()))
+    async with served(scene.app()) as (url, _), sdk(url) as client:
+        chunks = aiter(await client.chat.completions.create(model="gpt-4o", messages=MESSAGES, stream=True))
+        first = await anext(chunks)
+        with pytest.raises(openai.APIError) as raised:
+            await anext(chunks)
+
+    assert first.choices[0].delta.content == "Hel"
+    assert raised.value.code == "PROVIDER_UNAVAILABLE"
+    assert "not available" in raised.value.message

@@ -1,0 +1,366 @@
+"""The HTTP surface behind its real server, on a loopback socket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from harness.chat_scene import event
+from harness.http_scene import (
+    CHAT,
+    COMPLETION,
+    HEADERS,
+    REQUEST,
+    STREAM_REQUEST,
+    HeldProvider,
+    HeldStream,
+    HttpScene,
+    scripted_stream,
+    served,
+)
+from ibex.adapters.http.client import Limits
+from ibex.domain.errors import ProviderUnavailableError
+from ibex.domain.providers import CompletionBody
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from ibex.domain.exchange import Exchange
+
+pytestmark = pytest.mark.integration
+
+HEL = event(b'{"choices":[{"index":0,"delta":{"content":"Hel"},"finish_reason":null}]}')
+STOP = event(b'{"choices":[{"index":0,"delta":{"content":"lo"},"finish_reason":"stop"}]}')
+DONE = event(b"[DONE]")
+FIELDS = {name: value for name, value in HEADERS.items() if value is not None}
+
+
+async def connect(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Open a connection of our own to the server."""
+    return await asyncio.open_connection("127.0.0.1", urlsplit(url).port)
+
+
+def head(*more: str) -> bytes:
+    """Return the head of a chat request with more header lines."""
+    lines = [f"POST {CHAT} HTTP/1.1", "host: ibex.test", *(f"{n}: {v}" for n, v in FIELDS.items()), *more]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n"
+
+
+def whole(body: bytes, *more: str) -> bytes:
+    """Return a whole chat request."""
+    return head(f"content-length: {len(body)}", *more) + body
+
+
+async def response_of(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
+    """Read one response that says how long it is."""
+    lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+    headers = dict(line.lower().split(": ", 1) for line in lines[1:] if line)
+    return int(lines[0].split()[1]), headers, await reader.readexactly(int(headers["content-length"]))
+
+
+async def settled(scene: HttpScene) -> Exchange:
+    """Return the exchange as soon as its request is over."""
+    async with asyncio.timeout(5):
+        await scene.observer.one_over.wait()
+    return scene.chat.exchange
+
+
+async def test_a_completion_through_the_server() -> None:
+    """The provider's bytes, the exchange's headers, one request after the other on one connection."""
+    scene = HttpScene()
+    async with served(scene.app()) as (url, _), httpx.AsyncClient(base_url=url, headers=FIELDS) as client:
+        responses = [await client.post(CHAT, content=REQUEST) for _ in range(3)]
+
+    assert [r.content for r in responses] == [COMPLETION] * 3
+    assert [r.headers["x-ratelimit-remaining"] for r in responses] == ["599", "598", "597"]
+    assert len({r.headers["x-request-id"] for r in responses}) == 3
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/nothing", 404, "NOT_FOUND"),
+        ("GET", "/v1/../secret", 404, "NOT_FOUND"),
+        ("GET", "/%00", 404, "NOT_FOUND"),
+        ("DELETE", CHAT, 405, "METHOD_NOT_ALLOWED"),
+        ("OPTIONS", CHAT, 405, "METHOD_NOT_ALLOWED"),
+        ("PURGE", "/health", 405, "METHOD_NOT_ALLOWED"),
+    ],
+)
+async def test_every_error_of_the_server_is_an_envelope(method: str, path: str, status: int, code: str) -> None:
+    """The framework's refusals included."""
+    async with served(HttpScene().app()) as (url, _), httpx.AsyncClient(base_url=url) as client:
+        response = await client.request(method, path)
+
+    assert (response.status_code, response.json()["error"]["code"]) == (status, code)
+    assert response.headers["x-request-id"] == response.json()["error"]["request_id"]
+
+
+async def test_head_has_the_headers_of_an_error_and_no_body() -> None:
+    """A HEAD response has none by definition; the connection stays in step."""
+    async with served(HttpScene().app()) as (url, _), httpx.AsyncClient(base_url=url) as client:
+        response = await client.head("/health")
+        after = await client.get("/health")
+
+    assert (response.status_code, response.content, after.status_code) == (405, b"", 200)
+
+
+async def test_a_bug_leaves_the_server_serving() -> None:
+    """500 in the envelope, and the same connection goes on."""
+    scene = HttpScene(RuntimeError("canary"))
+    async with served(scene.app()) as (url, _), httpx.AsyncClient(base_url=url, headers=FIELDS) as client:
+        response = await client.post(CHAT, content=REQUEST)
+        after = await client.get("/health")
+
+    assert (response.status_code, response.json()["error"]["code"]) == (500, "INTERNAL_ERROR")
+    assert "canary" not in response.text
+    assert after.status_code == 200
+
+
+async def test_a_declared_length_over_the_limit_is_refused_before_the_body_comes() -> None:
+    """The answer is there although not one byte of the body is."""
+    scene = HttpScene()
+    async with served(scene.app()) as (url, _):
+        reader, writer = await connect(url)
+        writer.write(head(f"content-length: {10 * 1024 * 1024 + 1}"))
+        status, _, body = await response_of(reader)
+        writer.close()
+
+    assert (status, json.loads(body)["error"]["code"]) == (413, "PAYLOAD_TOO_LARGE")
+
+
+async def test_a_client_that_waits_for_100_continue_is_not_told_to_go_on_for_nothing() -> None:
+    """Who is refused by its head alone never sends its body; who is admitted is asked for it."""
+    scene = HttpScene()
+    async with served(scene.app()) as (url, _):
+        refused, one = await connect(url)
+        one.write(head("expect: 100-continue", f"content-length: {10 * 1024 * 1024 + 1}"))
+        admitted, other = await connect(url)
+        other.write(head("expect: 100-continue", f"content-length: {len(REQUEST)}"))
+        status, _, _ = await response_of(refused)
+        go_on = await admitted.readuntil(b"\r\n\r\n")
+        other.write(REQUEST)
+        answer, _, _ = await response_of(admitted)
+        one.close()
+        other.close()
+
+    assert (status, go_on, answer) == (413, b"HTTP/1.1 100 Continue\r\n\r\n", 200)
+
+
+async def test_a_chunked_body_over_the_limit_is_refused_while_it_comes() -> None:
+    """Ten megabytes are taken, the rest is refused; the client may finish and then read why."""
+    scene = HttpScene()
+    scene.limits = Limits(max_request_body_bytes=200_000)
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(100):
+            yield bytes(10_000)
+
+    async with served(scene.app()) as (url, _), httpx.AsyncClient(base_url=url, headers=FIELDS) as client:
+        response = await client.post(CHAT, content=chunks())
+        after = await client.post(CHAT, content=REQUEST)
+
+    assert (response.status_code, response.json()["error"]["code"]) == (413, "PAYLOAD_TOO_LARGE")
+    assert after.status_code == 200
+
+
+async def test_a_large_body_reaches_the_provider_whole() -> None:
+    """Eight megabytes in one text, byte for byte."""
+    scene = HttpScene()
+    scene.chat.directives.answer = None
+    body = REQUEST.replace(b"Hello", b"x" * 8_000_000)
+    async with served(scene.app()) as (url, _), httpx.AsyncClient(base_url=url, headers=FIELDS) as client:
+        response = await client.post(CHAT, content=body)
+
+    assert response.status_code == 200
+    assert scene.chat.provider.asked[0].body == body
+
+
+async def test_a_stream_arrives_event_by_event() -> None:
+    """Each event is at the client while the provider has not said the next one."""
+    stream = HeldStream()
+    scene = HttpScene(stream)
+    async with (
+        served(scene.app()) as (url, _),
+        httpx.AsyncClient(base_url=url, headers=FIELDS) as client,
+        client.stream("POST", CHAT, content=STREAM_REQUEST) as response,
+    ):
+        arrived = response.aiter_raw()
+        for read in ([HEL], [STOP], [DONE]):
+            stream.queue.put_nowait(read)
+            assert await anext(arrived) == read[0].raw
+        rest = [chunk async for chunk in arrived]
+
+    assert rest == []
+    assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert stream.closed.is_set()
+
+
+async def test_a_silent_provider_is_bridged_with_comments() -> None:
+    """The client's connection is never silent for longer than it may be."""
+    stream = HeldStream()
+    scene = HttpScene(stream)
+    scene.limits = Limits(keep_alive_s=0.02)
+    async with (
+        served(scene.app()) as (url, _),
+        httpx.AsyncClient(base_url=url, headers=FIELDS) as client,
+        client.stream("POST", CHAT, content=STREAM_REQUEST) as response,
+    ):
+        lines = response.aiter_lines()
+        assert await anext(lines) == ": keep-alive"
+        stream.queue.put_nowait([STOP, DONE])
+        rest = [line async for line in lines]
+
+    assert rest[-2:] == ["data: [DONE]", ""]
+
+
+async def test_a_stream_that_dies_ends_well_formed() -> None:
+    """What came, the error event, and a clean end of the HTTP response; the connection can be used again."""
+    scene = HttpScene(scripted_stream([HEL], ProviderUnavailableError()))
+    async with served(scene.app()) as (url, _), httpx.AsyncClient(base_url=url, headers=FIELDS) as client:
+        response = await client.post(CHAT, content=STREAM_REQUEST)
+        after = await client.get("/health")
+
+    first, last = response.content.split(b"\n\n")[:2]
+    assert first + b"\n\n" == HEL.raw
+    assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "PROVIDER_UNAVAILABLE"
+    assert b"[DONE]" not in response.content
+    assert after.status_code == 200
+
+
+async def test_a_client_that_goes_before_its_completion_stops_the_provider() -> None:
+    """Closing the connection cancels the provider's request within a second."""
+    scene = HttpScene()
+    provider = HeldProvider(CompletionBody(COMPLETION))
+    scene.chat.provider = provider  # type: ignore[assignment]  # another provider of the same port
+    async with served(scene.app()) as (url, _):
+        _, writer = await connect(url)
+        writer.write(whole(REQUEST))
+        await provider.asked.wait()
+        writer.close()
+        async with asyncio.timeout(1):
+            await provider.cancelled.wait()
+        exchange = await settled(scene)
+
+    assert (exchange.status, exchange.is_complete, exchange.reached_provider) == (499, False, True)
+
+
+async def test_a_client_that_goes_mid_stream_stops_the_provider() -> None:
+    """Within a second as well, whatever the provider is doing."""
+    stream = HeldStream()
+    scene = HttpScene(stream)
+    async with served(scene.app()) as (url, _):
+        reader, writer = await connect(url)
+        writer.write(whole(STREAM_REQUEST))
+        stream.queue.put_nowait([HEL])
+        await reader.readuntil(b"Hel")
+        writer.transport.abort()
+        async with asyncio.timeout(1):
+            await stream.closed.wait()
+        exchange = await settled(scene)
+
+    assert (exchange.status, exchange.is_complete) == (499, False)
+
+
+async def test_a_client_that_goes_within_its_body_is_recorded() -> None:
+    """The provider is never asked."""
+    scene = HttpScene()
+    async with served(scene.app()) as (url, _):
+        _, writer = await connect(url)
+        writer.write(head("content-length: 1000") + b"{")
+        await writer.drain()
+        writer.close()
+        exchange = await settled(scene)
+
+    assert (exchange.status, exchange.reached_provider) == (499, False)
+
+
+async def test_a_client_that_stops_reading_slows_the_provider_and_is_cut() -> None:
+    """What it does not read is not read from the provider either; then the connection is dropped, not kept waiting."""
+    stream = HeldStream()
+    scene = HttpScene(stream)
+    scene.limits = Limits(client_stall_timeout_s=0.2)
+    big = event(b'{"choices":[],"x":"' + b"x" * 65_536 + b'"}')
+    async with served(scene.app()) as (url, server):
+        reader, writer = await connect(url)
+        reader._transport.pause_reading()  # type: ignore[attr-defined]  # noqa: SLF001 - asyncio has no public way not to read
+        writer.write(whole(STREAM_REQUEST))
+        for _ in range(1_000):
+            stream.queue.put_nowait([big])
+        async with asyncio.timeout(5):
+            await stream.closed.wait()
+        exchange = await settled(scene)
+        left = stream.queue.qsize()
+        async with httpx.AsyncClient(base_url=url, headers={"connection": "close"}) as client:
+            assert (await client.get("/health")).status_code == 200
+        waiting = [c for c in server.server_state.connections if c.transport.get_write_buffer_size()]
+        writer.close()
+
+    assert left > 500
+    assert waiting == []
+    assert exchange.status == 499
+
+
+async def test_a_server_that_is_told_to_end_tells_its_clients() -> None:
+    """A stream that outlasts the grace gets the error event and a proper end."""
+    stream = HeldStream()
+    scene = HttpScene(stream)
+    async with (
+        served(scene.app()) as (url, server),
+        httpx.AsyncClient(base_url=url, headers=FIELDS) as client,
+        client.stream("POST", CHAT, content=STREAM_REQUEST) as response,
+    ):
+        server.should_exit = True
+        text = await response.aread()
+
+    assert json.loads(text.removeprefix(b"data: "))["error"]["code"] == "SERVICE_DEGRADED"
+    assert stream.closed.is_set()
+
+
+async def test_pipelined_requests_are_answered_in_their_order() -> None:
+    """Each with its own id."""
+    scene = HttpScene()
+    ids = [f"00000000-0000-4000-8000-00000000000{n}" for n in range(3)]
+    async with served(scene.app()) as (url, _):
+        reader, writer = await connect(url)
+        writer.write(b"".join(whole(REQUEST, f"x-request-id: {request_id}") for request_id in ids))
+        answers = [await response_of(reader) for _ in ids]
+        writer.close()
+
+    assert [headers["x-request-id"] for _, headers, _ in answers] == ids
+    assert {status for status, _, _ in answers} == {200}
+
+
+@pytest.mark.parametrize("body", [b"", b"\xff\xfe", b"{", b"[]", b'{"a":' + b"[" * 100_000, b"\x00" * 1000])
+async def test_hostile_bodies_are_refused_through_the_server(body: bytes) -> None:
+    """400 with the envelope."""
+    async with served(HttpScene().app()) as (url, _), httpx.AsyncClient(base_url=url, headers=FIELDS) as client:
+        response = await client.post(CHAT, content=body)
+
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] in {"INVALID_JSON", "VALIDATION_ERROR"}
+
+
+async def test_two_hundred_requests_at_once_are_kept_apart() -> None:
+    """Every client gets the answer to its own question."""
+    scene = HttpScene()
+
+    async def one(client: httpx.AsyncClient, number: int) -> Any:
+        headers = {"x-request-id": f"00000000-0000-4000-8000-{number:012d}"}
+        response = await client.post(CHAT, content=REQUEST, headers=headers)
+        return response.status_code, response.headers["x-request-id"] == headers["x-request-id"]
+
+    limits = httpx.Limits(max_connections=50)
+    async with (
+        served(scene.app()) as (url, _),
+        httpx.AsyncClient(base_url=url, headers=FIELDS, limits=limits, timeout=30) as client,
+    ):
+        outcomes = await asyncio.gather(*(one(client, number) for number in range(200)))
+
+    assert set(outcomes) == {(200, True)}
+    assert len(scene.chat.journal.kept) == 200

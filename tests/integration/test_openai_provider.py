@@ -1,0 +1,570 @@
+"""The OpenAI adapter over real sockets, against everything that a provider may do wrong (docs: faults)."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trustme
+
+from harness.cancellation import Cut, Moment, run_cut
+from harness.chat_scene import chat_request
+from harness.openai import ScriptedOpenAI
+from harness.openai_wire import (
+    DONE,
+    JSON_TYPE,
+    REQUEST_ID,
+    SSE_TYPE,
+    Close,
+    Gate,
+    Pause,
+    Reset,
+    Send,
+    Silent,
+    answer,
+    broken_chunk,
+    chunked,
+    completion,
+    completion_body,
+    connection_close,
+    cut_in_body,
+    error,
+    gzipped,
+    gzipped_stream,
+    head,
+    html,
+    http_1_0,
+    informational_first,
+    length_too_long,
+    length_too_short,
+    no_content,
+    open_stream,
+    redirect,
+    stream,
+    stream_events,
+    text_deltas,
+    text_stream,
+)
+from ibex.adapters.memory.clock import ManualClock
+from ibex.adapters.openai.config import ApiKey, OpenAIConfig
+from ibex.adapters.openai.provider import OpenAIProvider
+from ibex.adapters.openai.stream import OpenAIStream
+from ibex.adapters.openai.transport import default_transport
+from ibex.domain.errors import (
+    IbexError,
+    OverloadedError,
+    ProviderError,
+    ProviderRateLimitedError,
+    ProviderRefusedError,
+    ProviderTimeoutError,
+    ProviderUnavailableError,
+    Refusal,
+)
+from ibex.domain.providers import CompletionBody
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from harness.openai_wire import Script
+    from ibex.adapters.openai.transport import CancelSafeTransport
+    from ibex.domain.providers import StreamEvent
+
+pytestmark = pytest.mark.integration
+
+KEY = "sk-canary-6d"
+SHORT_S = 0.05
+EVENTS = stream_events(text_deltas("Grüße", " an", " alle"))
+
+
+async def _no_sleep(seconds: float) -> None:
+    del seconds
+    await asyncio.sleep(0)
+
+
+class Client:
+    """Providers over one transport, with the configuration a test needs; retries do not wait."""
+
+    def __init__(self, server: ScriptedOpenAI, transport: CancelSafeTransport) -> None:
+        self.server = server
+        self.transport = transport
+
+    def provider(self, **config: Any) -> OpenAIProvider:
+        """Return a provider of the server."""
+        options = {"base_url": self.server.base_url} | config
+        return OpenAIProvider(
+            OpenAIConfig(api_key=ApiKey(KEY), **options), self.transport, ManualClock(), sleep=_no_sleep
+        )
+
+    async def fails(self, kind: type[IbexError], *, stream: bool = False, **config: Any) -> Any:
+        """Ask, and return the error, which is of this kind; the next request must be answered."""
+        with pytest.raises(kind) as raised:
+            await self.provider(**config).complete(chat_request(stream=stream))
+        assert type(raised.value) is kind
+        await self.is_healthy()
+        return raised.value
+
+    async def answers(self, text: str = "well", **config: Any) -> CompletionBody:
+        """Ask, and return the body, which must be this completion's; the next request must be answered."""
+        body = await self.provider(**config).complete(chat_request())
+        assert isinstance(body, CompletionBody)
+        assert body.body == completion_body(text)
+        await self.is_healthy()
+        return body
+
+    async def reads(self, **config: Any) -> tuple[list[StreamEvent], IbexError | None]:
+        """Ask for a stream and read it; return its events and the error at its end. The next must be answered."""
+        answer = await self.provider(**config).complete(chat_request(stream=True))
+        assert isinstance(answer, OpenAIStream)
+        events: list[StreamEvent] = []
+        failure = None
+        try:
+            async for read in answer:
+                events += read
+        except IbexError as error:
+            failure = error
+        await answer.aclose()
+        await self.is_healthy()
+        return events, failure
+
+    async def is_healthy(self) -> None:
+        """Nothing is left open, and a buffered and a streamed request succeed at their first try."""
+        await self.transport.settle()
+        assert self.transport.open_requests == 0
+        self.server.put(completion("healthy"), text_stream("healthy"))
+        body = await self.provider(max_retries=0).complete(chat_request())
+        assert isinstance(body, CompletionBody)
+        assert body.body == completion_body("healthy")
+        healthy = await self.provider(max_retries=0).complete(chat_request(stream=True))
+        assert isinstance(healthy, OpenAIStream)
+        assert [event.data async for events in healthy for event in events][-1] == b"[DONE]"
+        await healthy.aclose()
+        assert self.transport.open_requests == 0
+
+
+@pytest.fixture
+async def client(openai_server: ScriptedOpenAI) -> AsyncIterator[Client]:
+    """A client of the scripted server."""
+    transport = default_transport()
+    yield Client(openai_server, transport)
+    await transport.aclose()
+
+
+def raw(events: list[StreamEvent]) -> bytes:
+    """Return all bytes of events."""
+    return b"".join(event.raw for event in events)
+
+
+async def test_what_is_sent_is_what_was_meant(client: Client) -> None:
+    """Exactly the request's bytes, and only the headers of the allow-list."""
+    client.server.put(completion("well"))
+    await client.answers()
+    (sent, *_) = client.server.requests
+    assert (sent.method, sent.path) == ("POST", "/v1/chat/completions")
+    assert sent.body == chat_request().body
+    assert sorted(name for name, _ in sent.headers) == [
+        *("accept", "accept-encoding", "authorization", "content-length", "content-type", "host", "user-agent")
+    ]
+    assert (sent.header("authorization"), sent.header("accept-encoding")) == (f"Bearer {KEY}", "identity")
+
+
+async def test_connections_are_used_again(client: Client) -> None:
+    """After bodies, streams, refusals and errors."""
+    client.server.put(completion("well"), text_stream("well"), error(400), error(503), error(404), completion("well"))
+    provider = client.provider(max_retries=0)
+    for n in range(6):
+        try:
+            answer = await provider.complete(chat_request(stream=n == 1))
+        except ProviderError:
+            continue
+        if isinstance(answer, OpenAIStream):
+            assert await anext(answer)
+            async for events in answer:
+                if events[-1].raw == DONE:
+                    break
+            await answer.aclose()
+    assert (len(client.server.requests), client.server.connections) == (6, 1)
+
+
+async def test_environment_proxies_are_not_asked(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable that was meant for something else does not carry the key elsewhere."""
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    client.transport = default_transport()
+    await client.is_healthy()
+    await client.transport.aclose()
+
+
+async def test_a_server_that_refuses_connections(client: Client) -> None:
+    """Unavailable, after all retries; once it is there again, it is used."""
+    gone = ScriptedOpenAI()
+    await gone.start()
+    await gone.stop()
+    error = await client.fails(ProviderUnavailableError, base_url=gone.base_url)
+    assert (error.attempts, error.provider_request_id) == (4, None)
+
+
+async def test_a_name_that_does_not_resolve(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unavailable, after all retries. The resolver is told to fail: no test asks a name server."""
+
+    async def no_address(*_args: object, **_kwargs: object) -> list[Any]:
+        raise OSError(-2, "Name or service not known")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(asyncio.get_running_loop(), "getaddrinfo", no_address)
+        with pytest.raises(ProviderUnavailableError) as raised:
+            await client.provider(base_url="http://nowhere.invalid/v1").complete(chat_request())
+    assert raised.value.attempts == 4
+    await client.is_healthy()
+
+
+async def test_a_server_that_does_not_speak_tls(client: Client) -> None:
+    """Unavailable: what is asked for as https is never sent in the clear."""
+    address = client.server.base_url.replace("http://", "https://")
+    error = await client.fails(ProviderUnavailableError, base_url=address)
+    assert KEY not in repr(vars(error))
+
+
+async def test_a_certificate_that_nobody_vouches_for(client: Client) -> None:
+    """Unavailable: TLS is verified, and the key is not sent to whoever is there."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    impostor = ScriptedOpenAI()
+    await impostor.start(tls=context)
+    error = await client.fails(ProviderUnavailableError, base_url=impostor.base_url)
+    assert error.attempts == 4
+    assert impostor.requests == []
+    await impostor.stop()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("status", "kind", "attempts"),
+    [
+        (400, ProviderRefusedError, 1),
+        (401, ProviderUnavailableError, 1),
+        (403, ProviderUnavailableError, 1),
+        (404, ProviderRefusedError, 1),
+        (408, ProviderUnavailableError, 4),
+        (409, ProviderRefusedError, 4),
+        (413, ProviderRefusedError, 1),
+        (422, ProviderRefusedError, 1),
+        (429, ProviderRateLimitedError, 4),
+        (500, ProviderUnavailableError, 4),
+        (502, ProviderUnavailableError, 4),
+        (503, ProviderUnavailableError, 4),
+        (504, ProviderUnavailableError, 4),
+        (529, ProviderUnavailableError, 1),
+    ],
+)
+async def test_each_status_of_the_provider(
+    client: Client, status: int, kind: type[ProviderError], attempts: int, *, stream: bool
+) -> None:
+    """The tries that the contract allows, the error that it names, and the provider's id."""
+    client.server.put(*[error(status, "canary-2e")] * attempts)
+    failure = await client.fails(kind, stream=stream)
+    assert (failure.attempts, failure.provider_request_id) == (attempts, REQUEST_ID)
+    assert ("canary-2e" in repr(vars(failure))) is (kind is ProviderRefusedError)
+
+
+async def test_the_fields_of_a_refusal(client: Client) -> None:
+    """Clients look for the code of a context that is too long."""
+    client.server.put(error(400, "too long", code="context_length_exceeded", param="messages"))
+    refusal = await client.fails(ProviderRefusedError)
+    assert (refusal.refusal, refusal.detail, refusal.param) == (Refusal.BAD_REQUEST, "too long", "messages")
+    assert (refusal.provider_type, refusal.provider_code) == ("invalid_request_error", "context_length_exceeded")
+
+
+async def test_a_rate_limit_with_a_long_delay(client: Client) -> None:
+    """Told at once, with the delay."""
+    client.server.put(error(429, headers={"retry-after": "120"}))
+    failure = await client.fails(ProviderRateLimitedError)
+    assert (failure.attempts, failure.retry_after_s) == (1, 120)
+
+
+async def test_a_failure_that_passes(client: Client) -> None:
+    """The client does not notice."""
+    client.server.put(error(503), (Close(),), (Reset(),), completion("well"))
+    assert (await client.answers()).attempts == 4
+
+
+async def test_a_kept_connection_that_has_died_meanwhile(client: Client) -> None:
+    """The next request finds it closed, or loses it, and is sent on another."""
+    await client.is_healthy()
+    await client.server.cut()
+    client.server.put(completion("well"))
+    await client.answers()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_silence_before_the_headers(client: Client, *, stream: bool) -> None:
+    """A timeout, not retried, and the provider sees that nobody waits any more."""
+    client.server.put((Silent(),))
+    failure = await client.fails(ProviderTimeoutError, stream=stream, first_byte_timeout_s=SHORT_S)
+    assert failure.attempts == 1
+    await client.server.requests[0].closed_at()
+
+
+async def test_silence_after_the_headers_of_a_stream(client: Client) -> None:
+    """The first byte has not come yet."""
+    client.server.put((*open_stream(), Silent()))
+    events, failure = await client.reads(first_byte_timeout_s=SHORT_S)
+    assert (events, type(failure)) == ([], ProviderTimeoutError)
+
+
+async def test_silence_after_the_first_byte(client: Client) -> None:
+    """What came is given out, then the timeout."""
+    client.server.put((*open_stream(EVENTS[0]), Silent()))
+    events, failure = await client.reads(idle_timeout_s=SHORT_S)
+    assert (raw(events), type(failure)) == (EVENTS[0], ProviderTimeoutError)
+    client.server.put((Send(head(200, {"content-type": JSON_TYPE, "content-length": "9"}) + b"{"), Silent()))
+    await client.fails(ProviderTimeoutError, idle_timeout_s=SHORT_S)
+
+
+async def test_a_provider_that_never_falls_silent_and_never_ends(client: Client) -> None:
+    """The deadline ends it."""
+    client.server.put((*open_stream(), *[Send(chunked(b":\n\n"))] * 100_000, Silent()))
+    events, failure = await client.reads(request_timeout_s=0.2)
+    assert type(failure) is ProviderTimeoutError
+    assert set(raw(events)) == set(b":\n")
+
+
+BROKEN: list[Script] = [
+    cut_in_body("cut"),
+    length_too_long("long"),
+    length_too_short("short"),
+    broken_chunk(),
+    html(),
+    no_content(),
+    redirect("http://127.0.0.1:1/elsewhere"),
+    (Send(head(200, {"content-type": JSON_TYPE, "content-length": "100"})), Reset()),
+    (Send(head(200, {"content-type": JSON_TYPE, "content-length": "100"}) + b"{"), Reset()),
+    (Send(head(200, {"content-type": JSON_TYPE}, version="1.0") + b'{"cut'), Close()),
+    answer(200, b"{}", JSON_TYPE, {"content-encoding": "zstd"}),
+    answer(200, b"\x1f\x8bbroken", JSON_TYPE, {"content-encoding": "gzip"}),
+    stream(*EVENTS),
+]
+
+
+@pytest.mark.parametrize("script", BROKEN)
+async def test_an_answer_that_is_broken(client: Client, script: Script) -> None:
+    """Unavailable, at the first try, and never a hang: the provider has answered."""
+    client.server.put(script)
+    failure = await client.fails(ProviderUnavailableError)
+    assert (failure.attempts, failure.provider_request_id) == (1, REQUEST_ID)
+
+
+@pytest.mark.parametrize(
+    "data", [b"no http\r\n\r\n", b"HTTP/1.1 abc\r\n\r\n", b"HTTP/1.1 200 OK\r\nbroken\x00header\r\n\r\n", head(101)]
+)
+async def test_an_answer_that_is_no_http(client: Client, data: bytes) -> None:
+    """As if the connection had died: no byte of an answer has come."""
+    client.server.put(*[(Send(data), Close())] * 4)
+    assert (await client.fails(ProviderUnavailableError)).attempts == 4
+
+
+@pytest.mark.parametrize("script", [http_1_0, informational_first, connection_close, gzipped])
+async def test_an_answer_that_is_unusual(client: Client, script: Callable[[str], Script]) -> None:
+    """It is understood, byte for byte."""
+    client.server.put(script("well"))
+    await client.answers()
+
+
+@pytest.mark.parametrize("script", [html(), no_content(), completion("json"), answer(200, b'{"error":{}}', JSON_TYPE)])
+async def test_an_answer_that_should_have_been_a_stream(client: Client, script: Script) -> None:
+    """Unavailable, while an envelope can still be sent."""
+    client.server.put(script)
+    await client.fails(ProviderUnavailableError, stream=True)
+
+
+STREAM_HEAD = head(200, {"content-type": SSE_TYPE, "transfer-encoding": "chunked"})
+CRLF = b"".join(EVENTS).replace(b"\n", b"\r\n")
+ODD = [
+    CRLF,
+    b"".join(EVENTS).replace(b"\n", b"\r"),
+    b": comment\n\n" + b"".join(EVENTS),
+    b"event: message\nid: 1\n" + b"".join(EVENTS),
+    b"".join(EVENTS).replace(b"data: ", b"data:"),
+    b'data: {"choices":\ndata: []}\n\n' + DONE,
+    b"data: " + b"x" * (1 << 20) + b"\n\n" + DONE,
+    b'data: {"error":{"message":"x"}}\n\n',
+    b"".join(EVENTS[:-1]),
+    b"".join(EVENTS) + b": after the end\n\n",
+]
+
+
+@pytest.mark.parametrize("body", ODD)
+async def test_a_stream_that_is_unusual(client: Client, body: bytes) -> None:
+    """It comes byte for byte, in events."""
+    client.server.put(stream(body))
+    events, failure = await client.reads()
+    assert (raw(events), failure) == (body, None)
+    assert len(events) > 1 or b"error" in body
+
+
+async def test_a_stream_cut_at_every_byte(client: Client) -> None:
+    """Each byte a chunk of its own; the events are whole."""
+    body = b"".join(EVENTS)
+    client.server.put(stream(*(body[i : i + 1] for i in range(len(body)))))
+    events, failure = await client.reads()
+    assert ([event.raw for event in events], failure) == (EVENTS, None)
+
+
+async def test_a_compressed_stream(client: Client) -> None:
+    """Undone, though not asked for."""
+    client.server.put(gzipped_stream(*EVENTS))
+    events, failure = await client.reads()
+    assert ([event.raw for event in events], failure) == (EVENTS, None)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        (Close(),),
+        (Send(chunked(b"data: half")), Close()),
+        (Send(chunked(b"data: half")), Reset()),
+        (Send(b"zz\r\nno chunk"),),
+    ],
+)
+async def test_a_stream_that_breaks(client: Client, end: Script) -> None:
+    """What came is given out, then the error; a reset may take some of it along."""
+    client.server.put((*open_stream(EVENTS[0], EVENTS[1]), *end))
+    events, failure = await client.reads()
+    assert type(failure) is ProviderUnavailableError
+    assert (b"".join(EVENTS[:2]) + b"data: half").startswith(raw(events))
+    if Reset() not in end:
+        assert raw(events).startswith(b"".join(EVENTS[:2]))
+
+
+async def test_a_stream_without_a_length_ends_with_its_connection(client: Client) -> None:
+    """HTTP/1.0 knows no other end."""
+    client.server.put((Send(head(200, {"content-type": SSE_TYPE}, version="1.0") + b"".join(EVENTS)), Close()))
+    events, failure = await client.reads()
+    assert ([event.raw for event in events], failure) == (EVENTS, None)
+
+
+async def test_an_event_is_given_out_as_soon_as_it_is_there(client: Client) -> None:
+    """While the provider still thinks about the next one."""
+    gate = Gate()
+    client.server.put((*open_stream(EVENTS[0]), Pause(gate), *stream(*EVENTS[1:])[1:]))
+    answer = await client.provider().complete(chat_request(stream=True))
+    assert isinstance(answer, OpenAIStream)
+    assert [event.raw for event in await anext(answer)] == [EVENTS[0]]
+    await gate.reached()
+    gate.open()
+    assert [event.raw async for events in answer for event in events] == EVENTS[1:]
+    await answer.aclose()
+    await client.is_healthy()
+
+
+@pytest.mark.parametrize("reads", [0, 1])
+async def test_a_stream_that_is_left_stops_the_provider(client: Client, reads: int) -> None:
+    """Its connection is closed within a second, whether or not anything was read."""
+    client.server.put((*open_stream(EVENTS[0]), Silent()))
+    answer = await client.provider().complete(chat_request(stream=True))
+    assert isinstance(answer, OpenAIStream)
+    for _ in range(reads):
+        await anext(answer)
+    left_at = asyncio.get_running_loop().time()
+    await answer.aclose()
+    assert await client.server.requests[0].closed_at() - left_at < 1
+    await client.is_healthy()
+
+
+async def test_a_stream_that_is_closed_while_it_is_read(client: Client) -> None:
+    """The reader's wait ends with the stream."""
+    client.server.put((*open_stream(EVENTS[0]), Silent()))
+    answer = await client.provider().complete(chat_request(stream=True))
+    assert isinstance(answer, OpenAIStream)
+    await anext(answer)
+    reading = asyncio.ensure_future(anext(answer, None))
+    await asyncio.sleep(0)
+    await answer.aclose()
+    assert await reading is None
+    await client.is_healthy()
+
+
+async def test_a_stream_left_open_after_done_is_not_waited_for(client: Client) -> None:
+    """Its connection is closed, not kept."""
+    client.server.put((*open_stream(*EVENTS), Silent()))
+    answer = await client.provider().complete(chat_request(stream=True))
+    assert isinstance(answer, OpenAIStream)
+    async for events in answer:
+        if events[-1].raw == DONE:
+            break
+    await answer.aclose()
+    await client.server.requests[0].closed_at()
+    await client.is_healthy()
+
+
+@pytest.mark.parametrize(
+    ("script", "stream"),
+    [
+        ((Silent(),), False),
+        ((Send(head(200, {"content-type": JSON_TYPE, "content-length": "9"}) + b"{"), Silent()), False),
+        ((Silent(),), True),
+        ((*open_stream(EVENTS[0]), Silent()), True),
+    ],
+)
+async def test_no_cancellation_leaves_a_connection_open(client: Client, script: Script, *, stream: bool) -> None:
+    """Cancelled at every wait, once or twice in a row: the provider sees the connection's end, the next is answered."""
+    cuts_reached = 0
+    for suspension in range(1, 6):
+        for moment in Moment:
+            client.server.requests.clear()
+            client.server.put(script)
+
+            async def converse() -> None:
+                try:
+                    answer = await client.provider(idle_timeout_s=0.1, first_byte_timeout_s=0.1).complete(
+                        chat_request(stream=stream)
+                    )
+                    assert isinstance(answer, OpenAIStream)
+                    try:
+                        async for _ in answer:
+                            pass
+                    finally:
+                        await answer.aclose()
+                except ProviderTimeoutError:
+                    pass
+
+            run = await run_cut(converse, Cut(suspension, moment), Cut(suspension + 1, moment))
+            cuts_reached += run.cuts_reached
+            assert (run.complaints, run.tasks_left) == ([], [])
+            for request in client.server.requests:
+                await request.closed_at()
+            client.server.scripts.clear()  # the request may have been cut before it was sent
+            await client.is_healthy()
+    assert cuts_reached > 0
+
+
+async def test_many_requests_given_up_at_once(client: Client) -> None:
+    """None of them keeps its connection."""
+    client.server.put(*[(Silent(),)] * 50)
+    asking = [asyncio.create_task(client.provider().complete(chat_request())) for _ in range(50)]
+    await client.server.request(50)
+    for task in asking:
+        task.cancel()
+    await asyncio.wait(asking)
+    for request in list(client.server.requests):
+        await request.closed_at()
+    await client.is_healthy()
+
+
+async def test_more_requests_than_connections(openai_server: ScriptedOpenAI) -> None:
+    """One too many is told so at once; the others are not disturbed."""
+    transport = default_transport(max_connections=2)
+    client = Client(openai_server, transport)
+    gates = [Gate(), Gate()]
+    openai_server.put(*((Pause(gate), *completion("well")) for gate in gates))
+    asking = [asyncio.create_task(client.provider().complete(chat_request())) for _ in gates]
+    await openai_server.request(2)
+    with pytest.raises(OverloadedError) as raised:
+        await client.provider().complete(chat_request())
+    assert raised.value.retry_after_s == 1
+    for gate in gates:
+        gate.open()
+    assert all(isinstance(body, CompletionBody) for body in await asyncio.gather(*asking))
+    await client.is_healthy()
+    await transport.aclose()

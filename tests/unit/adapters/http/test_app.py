@@ -1,0 +1,27 @@
+"""The application is put together from its parts alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.http_scene import CHAT, HEADERS, REQUEST, HttpScene, call
+
+
+async def test_applications_share_nothing() -> None:
+    """Two in one process answer each from its own parts."""
+    one, other = HttpScene(), HttpScene()
+    other.docs_base = "https://docs.test"
+    one_app, other_app = one.app(), other.app()
+
+    await call(one_app, "POST", CHAT, HEADERS, REQUEST)
+    response = await call(other_app, "GET", "/nothing")
+
+    assert len(one.chat.provider.asked) == 1
+    assert other.chat.provider.asked == []
+    assert response.error["docs_url"] == "https://docs.test/NOT_FOUND"
+
+
+@pytest.mark.parametrize("path", [CHAT + "/", "//v1/chat/completions"])
+async def test_superfluous_slashes_do_not_matter(path: str) -> None:
+    """As base URLs that end in one make them."""
+    assert (await HttpScene().post(path=path)).status == 200
