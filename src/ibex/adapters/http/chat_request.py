@@ -43,6 +43,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _INTEGER = re.compile(rb"[0-9]{1,7}")
 _NUMBER_START: Final = frozenset(b"-0123456789")
 _MAX_NUMBER_BYTES: Final = 64
+_TOO_DEEP: Final = f"must not be nested deeper than {MAX_DEPTH} levels"
 _SPLITTER: Final = ObjectSplitter()
 
 
@@ -89,9 +90,11 @@ def _members(body: bytes) -> tuple[Member, ...]:
         raise _wrong("body", FieldCode.TOO_MANY, f"must have at most {MAX_MEMBERS} members") from None
     except NotJsonError as error:
         raise InvalidJsonError(detail=str(error)) from None  # names a position, quotes nothing
-    if is_deeper_than(MAX_DEPTH, body):
+    kept = _kept(members)
+    # Messages are looked at one by one: most of them have so few brackets that nothing needs to be looked at.
+    if any(m.name != MESSAGES and is_deeper_than(MAX_DEPTH - 1, m.raw) for m in kept):
         raise _too_deep()
-    return _kept(members)
+    return kept
 
 
 def _kept(members: Iterable[tuple[str, Raw]]) -> tuple[Member, ...]:
@@ -103,7 +106,7 @@ def _wrong(field: str, code: FieldCode, message: str) -> ValidationError:
 
 
 def _too_deep() -> ValidationError:
-    return _wrong("body", FieldCode.INVALID_FORMAT, f"must not be nested deeper than {MAX_DEPTH} levels")
+    return _wrong("body", FieldCode.INVALID_FORMAT, _TOO_DEEP)
 
 
 class _Reading:
@@ -167,6 +170,9 @@ class _Reading:
         return tuple(messages), first_user
 
     def _message_members(self, index: int, element: bytes) -> tuple[Member, ...] | None:
+        if is_deeper_than(MAX_DEPTH - 2, element):  # the request and its array are two levels
+            self._refuse(f"{MESSAGES}[{index}]", FieldCode.INVALID_FORMAT, _TOO_DEEP)
+            return None
         try:
             return _kept(_SPLITTER.split(element))
         except NotThatTypeError:

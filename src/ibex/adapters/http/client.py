@@ -102,13 +102,9 @@ class Client:
 
     async def answer(self, answer: Answer) -> None:
         """Send a whole answer. Raises ``ClientClosedRequestError`` if the client does not take it."""
-        start, body = answer.messages()
         self.answered = True
-        await self._deliver(start)
-        self._finished = (
-            True  # before the last byte: to a server the answered request is over, which looks like leaving
-        )
-        await self._deliver(body)
+        self._finished = True  # before the last byte: an answered request is over to the server, as if its client left
+        await self._deliver(*answer.messages())
 
     async def begin_stream(self, headers: Headers) -> None:
         """Send the head of a stream; from now on its silences are filled. Raises as ``answer`` does."""
@@ -137,11 +133,12 @@ class Client:
             raise ClientClosedRequestError
         return message
 
-    async def _deliver(self, message: Message) -> None:
+    async def _deliver(self, *messages: Message) -> None:
         self._sending = True
         try:
             async with asyncio.timeout(self._limits.client_stall_timeout_s):
-                await self._send(message)
+                for message in messages:
+                    await self._send(message)
         except TimeoutError:
             self._cut_off()
             raise ClientClosedRequestError from None

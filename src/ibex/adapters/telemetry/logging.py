@@ -49,7 +49,7 @@ def configure_logging(level: str = "info", stream: TextIO | None = None) -> None
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[structlog.stdlib.add_logger_name, _first_line_of_asyncio, *shared],
+            foreign_pre_chain=[_source, *shared],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _render],
         )
     )
@@ -96,9 +96,10 @@ def _describe_exception(_logger: WrappedLogger, _method: str, event: EventDict) 
     return event
 
 
-def _first_line_of_asyncio(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Keep what happened; the lines after it show the repr of a task, and in it that of its exception."""
-    if event.get("logger") == "asyncio":
+def _source(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Say whose line it is. Of asyncio's keep the first: the others show a task's repr, and in it its exception's."""
+    event["source"] = event["_record"].name
+    if event["source"] == "asyncio":
         event["event"] = event["event"].partition("\n")[0]
     return event
 

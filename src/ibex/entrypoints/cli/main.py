@@ -1,21 +1,29 @@
-"""The root of the command line: what all commands share, and what their failures look like."""
+"""The root of the command line, and what failures look like: one line, and an exit code that scripts can use."""
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
+from typing import Any, Final
 
 import rich_click as click
 
 from ibex.domain.errors import IbexError
 from ibex.domain.manage_identity import AlreadyExistsError
 from ibex.domain.sessions import SinkUnavailableError
+from ibex.entrypoints.cli.chat import chat
+from ibex.entrypoints.cli.directives import directive
+from ibex.entrypoints.cli.identity import agent, org, token
+from ibex.entrypoints.cli.invocation import Invocation
+from ibex.entrypoints.cli.processes import bootstrap_command, dev, migrate, serve
+from ibex.entrypoints.cli.records import sessions, traces
 from ibex.entrypoints.home import DEFAULT_HOME, Home, HomeInUseError
-from ibex.entrypoints.settings import Settings, SettingsError
+from ibex.entrypoints.settings import SettingsError
 
-EXIT_FAILED = 1
-EXIT_USAGE = 2
+EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+EXPECTED: Final = (IbexError, AlreadyExistsError, SinkUnavailableError, HomeInUseError, OSError, ValueError)
+"""What is told in one line: the world's failures. Anything else is a bug and shows itself."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -25,38 +33,52 @@ EXIT_USAGE = 2
     envvar="IBEX_HOME",
     default=DEFAULT_HOME,
     show_default=True,
-    help="The folder of the embedded default.",
+    help="The folder of the embedded default; commands find there what runs.",
 )
-@click.version_option(package_name="ibex-harness")
+@click.version_option(package_name="ibex-harness", prog_name="ibex")
 @click.pass_context
 def cli(context: click.Context, home: Path) -> None:
     """An LLM proxy: authenticates, limits, directs, forwards and records every request to OpenAI's API."""
-    context.obj = Home(home)
+    if context.obj is None:
+        context.obj = Invocation(Home(home))
 
 
-def settings_of(home: Home) -> Settings:
-    """Return the settings of a command: the environment's over those of what runs on the folder."""
-    return Settings.load({**home.running_environ(), **os.environ})
+for _command in (
+    dev,
+    serve,
+    migrate,
+    bootstrap_command,
+    org,
+    agent,
+    token,
+    directive,
+    sessions,
+    traces,
+    chat,
+):
+    cli.add_command(_command)
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None, invocation: Invocation | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 failed, 2 wrong usage or settings."""
-    from ibex.entrypoints.cli import dev, serve  # noqa: F401, PLC0415 - they register themselves
-
     try:
-        code = cli.main(standalone_mode=False)
+        code: Any = cli.main(arguments, prog_name="ibex", standalone_mode=False, obj=invocation)
     except click.ClickException as wrong:
         wrong.show()
         return wrong.exit_code
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):
         return EXIT_FAILED
     except SettingsError as wrong:
-        return _fail(f"{wrong} If you meant the embedded default: nothing runs there; start `ibex dev`.", EXIT_USAGE)
-    except IbexError as failure:
-        return _fail(failure.message, EXIT_FAILED)
-    except (AlreadyExistsError, SinkUnavailableError, HomeInUseError, OSError, ValueError) as failure:
-        return _fail(str(failure), EXIT_FAILED)
+        return _fail(f"{wrong}\nFor the embedded default: nothing runs there now; `ibex dev` starts it.", EXIT_USAGE)
+    except EXPECTED as failure:
+        return _fail(_said(failure), EXIT_FAILED)
     return code if isinstance(code, int) else 0
+
+
+def _said(failure: Exception) -> str:
+    if isinstance(failure, IbexError):
+        return failure.message
+    return (failure.strerror if isinstance(failure, OSError) else None) or str(failure)
 
 
 def _fail(message: str, code: int) -> int:

@@ -323,6 +323,17 @@ def test_64_levels_are_taken_and_65_are_not() -> None:
     assert refused(nested(MAX_DEPTH)) == [("body", FieldCode.INVALID_FORMAT)]
 
 
+def test_a_message_that_is_nested_too_deep_is_named() -> None:
+    """Request, array and message are three levels of the 64."""
+
+    def nested(levels: int) -> bytes:
+        deep = b'{"role":"user","content":' + b"[" * levels + b"]" * levels + b"}"
+        return body(messages=b'[{"role":"user","content":"{{{{{"},' + deep + b"]")
+
+    assert len(read_chat_request(nested(MAX_DEPTH - 3)).messages) == 2
+    assert refused(nested(MAX_DEPTH - 2)) == [("messages[1]", FieldCode.INVALID_FORMAT)]
+
+
 @pytest.mark.parametrize("opening", [b"[", b'{"a":'])
 def test_a_hundred_thousand_levels_are_refused(opening: bytes) -> None:
     """Closed or not: neither a crash nor a long wait."""

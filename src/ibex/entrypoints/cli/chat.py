@@ -1,0 +1,147 @@
+"""``ibex chat``: a prompt through the running proxy, and what became of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import httpx
+import rich_click as click
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ibex.entrypoints.cli.invocation import Invocation
+
+_DEFAULT_URL: Final = "http://127.0.0.1:8080"
+_TIMEOUT_S: Final = 150.0
+_OK: Final = 200
+
+
+@dataclass(slots=True)
+class Conversation:
+    """What was said so far, and under which session."""
+
+    client: httpx.Client
+    model: str
+    headers: dict[str, str]
+    stream: bool
+    messages: list[dict[str, str]] = field(default_factory=list)
+
+    def say(self, prompt: str) -> None:
+        """Send a prompt and show the answer. Raises ``click.ClickException`` with the proxy's own words."""
+        self.messages.append({"role": "user", "content": prompt})
+        body: dict[str, Any] = {"model": self.model, "messages": self.messages, "stream": self.stream}
+        if self.stream:
+            body["stream_options"] = {"include_usage": True}
+        try:
+            with self.client.stream("POST", "/v1/chat/completions", json=body, headers=self.headers) as response:
+                if response.status_code != _OK:
+                    response.read()
+                    raise _refused(response)
+                text, usage = self._show(response)
+        except httpx.HTTPError as error:
+            raise click.ClickException(f"The proxy cannot be reached ({type(error).__name__}).") from None
+        self.messages.append({"role": "assistant", "content": text})
+        self.headers["X-IBEX-Session-ID"] = response.headers["x-ibex-session-id"]
+        click.echo(click.style(_told(response, usage), dim=True), err=True)
+
+    def _show(self, response: httpx.Response) -> tuple[str, dict[str, Any]]:
+        if not self.stream:
+            response.read()
+            answer = response.json()
+            text = answer["choices"][0]["message"].get("content") or ""
+            click.echo(text)
+            return text, answer.get("usage") or {}
+        parts: list[str] = []
+        usage: dict[str, Any] = {}
+        for event in _events(response):
+            if "error" in event:
+                raise click.ClickException(event["error"].get("message", "The stream failed."))
+            usage = event.get("usage") or usage
+            for choice in event["choices"]:
+                part = choice["delta"].get("content") or ""
+                parts.append(part)
+                sys.stdout.write(part)
+                sys.stdout.flush()
+        click.echo()
+        return "".join(parts), usage
+
+
+@click.command()
+@click.argument("prompt", required=False)
+@click.option("--model", default="gpt-4o-mini", show_default=True)
+@click.option("--agent", help="The agent's id; by default the one that the token is bound to.")
+@click.option("--session", help="Go on with this session.")
+@click.option("--no-stream", is_flag=True, help="Wait for the whole answer.")
+@click.option("--url", envvar="IBEX_URL", help="The proxy's address; by default what runs on the folder.")
+@click.option("--token", envvar="IBEX_TOKEN", help="By default the folder's first agent's.")
+@click.pass_obj
+def chat(  # noqa: PLR0913 - an argument an option
+    invocation: Invocation,
+    prompt: str | None,
+    model: str,
+    agent: str | None,
+    session: str | None,
+    url: str | None,
+    token: str | None,
+    *,
+    no_stream: bool,
+) -> None:
+    """Send a prompt through the proxy; without one, hold a conversation."""
+    installation = invocation.home.installation()
+    secret = token or (installation.agent_token if installation else None)
+    if secret is None:
+        raise click.UsageError("There is no token: give --token or set IBEX_TOKEN.")
+    headers = {"Authorization": f"Bearer {secret}"}
+    if agent:
+        headers["X-IBEX-Agent-ID"] = agent
+    if session:
+        headers["X-IBEX-Session-ID"] = session
+    address = url or invocation.home.running_address() or _DEFAULT_URL
+    with httpx.Client(base_url=address, timeout=_TIMEOUT_S, transport=invocation.transport, trust_env=False) as client:
+        conversation = Conversation(client, model, headers, stream=not no_stream)
+        if prompt is not None:
+            conversation.say(prompt)
+            return
+        for line in _lines():
+            conversation.say(line)
+
+
+def _lines() -> Iterator[str]:
+    """Give out what is typed until the end of input."""
+    while True:
+        try:
+            line = input("> " if sys.stdin.isatty() else "")
+        except (EOFError, KeyboardInterrupt):
+            click.echo()
+            return
+        if line.strip():
+            yield line
+
+
+def _events(response: httpx.Response) -> Iterator[dict[str, Any]]:
+    for line in response.iter_lines():
+        if line.startswith("data: {"):
+            yield json.loads(line.removeprefix("data: "))
+
+
+def _refused(response: httpx.Response) -> click.ClickException:
+    try:
+        error = response.json()["error"]
+        return click.ClickException(f"{error['code']}: {error['message']} (request {error['request_id']})")
+    except (ValueError, KeyError, TypeError):
+        return click.ClickException(f"The server at this address answered {response.status_code} and is no IBEX.")
+
+
+def _told(response: httpx.Response, usage: dict[str, Any]) -> str:
+    headers = response.headers
+    told = [f"session {headers['x-ibex-session-id']}"]
+    if "x-ibex-directive" in headers:
+        told.append(f"directive {headers['x-ibex-directive']}")
+    if usage:
+        told.append(f"tokens {usage.get('prompt_tokens')}→{usage.get('completion_tokens')}")
+    told.append(f"{headers['server-timing'].replace(';dur=', ' ')} ms")
+    return " · ".join(told)

@@ -1,0 +1,159 @@
+"""An agent's directive: set it, look at it, go back."""
+
+from __future__ import annotations
+
+import getpass
+import sys
+from typing import TYPE_CHECKING, TypeVar
+
+import rich_click as click
+
+from ibex.domain.directives import InjectionMode
+from ibex.entrypoints.cli.output import Row, json_option, org_option, show_one, show_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from io import TextIOWrapper
+    from uuid import UUID
+
+    from ibex.domain.manage_directives import DirectiveState, DirectiveVersion, ManageDirectives
+    from ibex.entrypoints.administration import Administration
+    from ibex.entrypoints.cli.invocation import Invocation
+
+T = TypeVar("T")
+
+
+@click.group()
+def directive() -> None:
+    """Directives: what agents are told before anything else."""
+
+
+@directive.command("set")
+@click.argument("agent")
+@click.argument("text", required=False)
+@click.option("--file", type=click.File(encoding="utf-8"), help="Take the text from a file, - for standard input.")
+@click.option("--mode", type=click.Choice([mode.value for mode in InjectionMode]), help="By default it stays.")
+@click.option("--author", help="By default who runs this.")
+@org_option
+@json_option
+@click.pass_obj
+def set_directive(  # noqa: PLR0913 - an argument an option
+    invocation: Invocation,
+    agent: str,
+    text: str | None,
+    file: TextIOWrapper | None,
+    mode: str | None,
+    author: str | None,
+    org: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Put a new text in force; it holds from the next request on."""
+    if (text is None) == (file is None):
+        raise click.UsageError("Give the text, or --file, and not both.")
+    words = file.read() if file is not None else sys.stdin.read() if text == "-" else text or ""
+    chosen = InjectionMode(mode) if mode else None
+
+    async def change(directives: ManageDirectives, org_id: UUID, agent_id: UUID) -> DirectiveState:
+        return await directives.set(org_id, agent_id, words, author=author or getpass.getuser(), mode=chosen)
+
+    _change(invocation, agent, org, change, as_json=as_json)
+
+
+@directive.command("show")
+@click.argument("agent")
+@org_option
+@json_option
+@click.pass_obj
+def show_directive(invocation: Invocation, agent: str, org: str | None, *, as_json: bool) -> None:
+    """Show the directive in force, with its text."""
+    state = _run(invocation, agent, org, lambda directives, org_id, agent_id: directives.show(org_id, agent_id))
+    if as_json:
+        show_one({**_state_row(state), "text": state.version.text}, as_json=True)
+        return
+    show_one(_state_row(state), as_json=False)
+    click.echo(f"\n{state.version.text}")
+
+
+@directive.command("history")
+@click.argument("agent")
+@org_option
+@json_option
+@click.pass_obj
+def history(invocation: Invocation, agent: str, org: str | None, *, as_json: bool) -> None:
+    """List all versions, newest first."""
+    found = _run(invocation, agent, org, lambda directives, org_id, agent_id: directives.history(org_id, agent_id))
+    columns = {"number": "version", "receipt": "receipt", "bytes": "bytes", "author": "author", "created_at": "created"}
+    rows = [_version_row(version) for version in found]
+    show_rows(rows, as_json=as_json, empty="The agent has no directive.", columns=columns)
+
+
+@directive.command("rollback")
+@click.argument("agent")
+@click.argument("number", type=click.IntRange(min=1))
+@org_option
+@json_option
+@click.pass_obj
+def rollback(invocation: Invocation, agent: str, number: int, org: str | None, *, as_json: bool) -> None:
+    """Put an earlier version in force again."""
+
+    async def change(directives: ManageDirectives, org_id: UUID, agent_id: UUID) -> DirectiveState:
+        return await directives.rollback(org_id, agent_id, number)
+
+    _change(invocation, agent, org, change, as_json=as_json)
+
+
+@directive.command("deactivate")
+@click.argument("agent")
+@org_option
+@json_option
+@click.pass_obj
+def deactivate(invocation: Invocation, agent: str, org: str | None, *, as_json: bool) -> None:
+    """Stop injecting, until a version is set or rolled back to."""
+    _change(invocation, agent, org, lambda d, org_id, agent_id: d.deactivate(org_id, agent_id), as_json=as_json)
+
+
+def _run(
+    invocation: Invocation,
+    agent: str,
+    org: str | None,
+    work: Callable[[ManageDirectives, UUID, UUID], Awaitable[T]],
+) -> T:
+    async def run(use_cases: Administration) -> T:
+        organization = await invocation.organization(use_cases, org)
+        found = await invocation.agent(use_cases, organization, agent)
+        return await work(use_cases.directives, organization.id, found.id)
+
+    return invocation.administer(run)
+
+
+def _change(
+    invocation: Invocation,
+    agent: str,
+    org: str | None,
+    work: Callable[[ManageDirectives, UUID, UUID], Awaitable[DirectiveState]],
+    *,
+    as_json: bool,
+) -> None:
+    """Change the directive and show, without its text, what is in force now."""
+    show_one(_state_row(_run(invocation, agent, org, work)), as_json=as_json)
+
+
+def _state_row(state: DirectiveState) -> Row:
+    return {
+        "agent_id": str(state.agent_id),
+        "mode": state.mode.value,
+        "is_active": state.is_active,
+        **_version_row(state.version),
+    }
+
+
+def _version_row(version: DirectiveVersion) -> Row:
+    return {
+        "number": version.number,
+        "receipt": f"{version.number}@{version.sha256[:8]}",
+        "sha256": version.sha256,
+        "bytes": len(version.text.encode()),
+        "author": version.author,
+        "created_at": version.created_at,
+    }

@@ -1,0 +1,274 @@
+"""Organizations, agents and tokens."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+
+from ibex.domain.identity import AgentStatus
+from ibex.domain.manage_identity import OrganizationStatus, TokenGrant
+from ibex.domain.permissions import NAMED_SETS, Permission, permissions_of
+from ibex.entrypoints.cli.invocation import uuid_of
+from ibex.entrypoints.cli.output import Row, json_option, org_option, show_one, show_rows
+
+if TYPE_CHECKING:
+    from ibex.domain.identity import PersonalAccessToken
+    from ibex.domain.manage_identity import NamedAgent, Organization, StoredToken
+    from ibex.entrypoints.administration import Administration
+    from ibex.entrypoints.cli.invocation import Invocation
+
+_ORG_STATES = {"suspend": OrganizationStatus.SUSPENDED, "activate": OrganizationStatus.ACTIVE}
+_AGENT_STATES = {
+    "pause": AgentStatus.PAUSED,
+    "suspend": AgentStatus.SUSPENDED,
+    "archive": AgentStatus.ARCHIVED,
+    "activate": AgentStatus.ACTIVE,
+}
+_SPAN = re.compile(r"(\d{1,6})([smhd])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_PREFIX = "ibex_pat_"
+
+
+def span_of(text: str) -> timedelta:
+    """Return the time span that ``90s``, ``15m``, ``1h`` or ``30d`` is. Raises ``click.BadParameter``."""
+    match = _SPAN.fullmatch(text)
+    if match is None:
+        raise click.BadParameter(f"{text!r} is not a time span such as 90s, 15m, 1h or 30d")
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+@click.group()
+def org() -> None:
+    """Organizations: the tenants."""
+
+
+@org.command("create")
+@click.argument("name")
+@click.option("--rpm", type=click.IntRange(min=0), help="Requests per minute, 0 for unlimited; else the default.")
+@json_option
+@click.pass_obj
+def create_org(invocation: Invocation, name: str, rpm: int | None, *, as_json: bool) -> None:
+    """Create an organization."""
+    made = invocation.administer(lambda use_cases: use_cases.identity.create_organization(name, rpm))
+    show_one(_org_row(made), as_json=as_json)
+
+
+@org.command("list")
+@json_option
+@click.pass_obj
+def list_orgs(invocation: Invocation, *, as_json: bool) -> None:
+    """List all organizations."""
+    found = invocation.administer(lambda use_cases: use_cases.identity.organizations())
+    columns = {"id": "id", "name": "name", "status": "status", "rate_limit_rpm": "rpm", "created_at": "created"}
+    show_rows([_org_row(o) for o in found], as_json=as_json, empty="There is no organization yet.", columns=columns)
+
+
+def _org_command(verb: str) -> None:
+    @org.command(verb, help=f"{verb.capitalize()} an organization; the tokens of a suspended one are refused.")
+    @click.argument("organization")
+    @click.pass_obj
+    def change(invocation: Invocation, organization: str) -> None:
+        async def work(use_cases: Administration) -> str:
+            found = await invocation.organization(use_cases, organization)
+            await use_cases.identity.set_organization_status(found.id, _ORG_STATES[verb])
+            return found.name
+
+        click.echo(f"{invocation.administer(work)} is {_ORG_STATES[verb]}.")
+
+
+for _verb in _ORG_STATES:
+    _org_command(_verb)
+
+
+@click.group()
+def agent() -> None:
+    """Agents: who acts in an organization."""
+
+
+@agent.command("create")
+@click.argument("name")
+@org_option
+@json_option
+@click.pass_obj
+def create_agent(invocation: Invocation, name: str, org: str | None, *, as_json: bool) -> None:
+    """Create an agent."""
+
+    async def work(use_cases: Administration) -> NamedAgent:
+        organization = await invocation.organization(use_cases, org)
+        return await use_cases.identity.create_agent(organization.id, name)
+
+    show_one(_agent_row(invocation.administer(work)), as_json=as_json)
+
+
+@agent.command("list")
+@org_option
+@json_option
+@click.pass_obj
+def list_agents(invocation: Invocation, org: str | None, *, as_json: bool) -> None:
+    """List an organization's agents."""
+
+    async def work(use_cases: Administration) -> list[Row]:
+        organization = await invocation.organization(use_cases, org)
+        return [_agent_row(found) for found in await use_cases.identity.agents(organization.id)]
+
+    columns = {"id": "id", "name": "name", "status": "status", "created_at": "created"}
+    show_rows(invocation.administer(work), as_json=as_json, empty="There is no agent yet.", columns=columns)
+
+
+def _agent_command(verb: str) -> None:
+    @agent.command(verb, help=f"{verb.capitalize()} an agent; only an active one may act.")
+    @click.argument("agent")
+    @org_option
+    @click.pass_obj
+    def change(invocation: Invocation, agent: str, org: str | None) -> None:
+        async def work(use_cases: Administration) -> str:
+            organization = await invocation.organization(use_cases, org)
+            found = await invocation.agent(use_cases, organization, agent)
+            await use_cases.identity.set_agent_status(organization.id, found.id, _AGENT_STATES[verb])
+            return found.name
+
+        click.echo(f"{invocation.administer(work)} is {_AGENT_STATES[verb]}.")
+
+
+for _verb in _AGENT_STATES:
+    _agent_command(_verb)
+
+
+@click.group()
+def token() -> None:
+    """Personal access tokens."""
+
+
+@token.command("create")
+@click.option("--name", required=True, help="What the token is for.")
+@click.option("--agent", help="Bind it to this agent: id or name.")
+@click.option(
+    "--permissions",
+    default="agent",
+    show_default=True,
+    help=f"One of {', '.join(NAMED_SETS)}, or a bitmap as a number.",
+)
+@click.option("--expires", help="After this time: 90s, 15m, 1h, 30d. By default never.")
+@org_option
+@json_option
+@click.pass_obj
+def create_token(
+    invocation: Invocation,
+    name: str,
+    agent: str | None,
+    permissions: str,
+    expires: str | None,
+    org: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Create a token and show it, this once."""
+    granted = _permissions(permissions)
+    expires_at = datetime.now(UTC) + span_of(expires) if expires else None
+
+    async def work(use_cases: Administration) -> PersonalAccessToken:
+        organization = await invocation.organization(use_cases, org)
+        agent_id = (await invocation.agent(use_cases, organization, agent)).id if agent else None
+        grant = TokenGrant(name=name, permissions=granted, agent_id=agent_id, expires_at=expires_at)
+        return await use_cases.identity.create_token(organization.id, grant)
+
+    made = invocation.administer(work)
+    if as_json:
+        show_one({"id": str(made.token_id), "name": name, "token": made.reveal()}, as_json=True)
+        return
+    click.echo(made.reveal())
+    click.echo("It is not stored and cannot be shown again.", err=True)
+
+
+@token.command("list")
+@org_option
+@json_option
+@click.pass_obj
+def list_tokens(invocation: Invocation, org: str | None, *, as_json: bool) -> None:
+    """List an organization's tokens; never the tokens themselves."""
+    now = datetime.now(UTC)
+
+    async def work(use_cases: Administration) -> list[Row]:
+        organization = await invocation.organization(use_cases, org)
+        return [_token_row(found, now) for found in await use_cases.identity.tokens(organization.id)]
+
+    columns = {
+        "display_prefix": "token",
+        "name": "name",
+        "status": "status",
+        "agent_id": "agent",
+        "permissions": "permissions",
+        "expires_at": "expires",
+        "created_at": "created",
+    }
+    show_rows(invocation.administer(work), as_json=as_json, empty="There is no token yet.", columns=columns)
+
+
+@token.command("revoke")
+@click.argument("token")
+@org_option
+@click.pass_obj
+def revoke_token(invocation: Invocation, token: str, org: str | None) -> None:
+    """Revoke a token, given by its id or by the part of it that names it (ibex_pat_<id>)."""
+    token_id = uuid_of(token.removeprefix(_PREFIX).partition("_")[0])
+
+    async def work(use_cases: Administration) -> None:
+        organization = await invocation.organization(use_cases, org)
+        await use_cases.identity.revoke_token(organization.id, token_id)
+
+    invocation.administer(work)
+    click.echo(f"{_PREFIX}{token_id} is revoked.")
+
+
+def _permissions(text: str) -> Permission:
+    if text in NAMED_SETS:
+        return NAMED_SETS[text]
+    try:
+        return permissions_of(int(text, 0))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is none of {', '.join(NAMED_SETS)}, nor a bitmap below 2^56") from None
+
+
+def _org_row(found: Organization) -> Row:
+    return {
+        "id": str(found.id),
+        "name": found.name,
+        "status": found.status.value,
+        "rate_limit_rpm": found.rate_limit_rpm,
+        "created_at": found.created_at,
+    }
+
+
+def _agent_row(found: NamedAgent) -> Row:
+    return {
+        "id": str(found.id),
+        "org_id": str(found.org_id),
+        "name": found.name,
+        "status": found.status.value,
+        "created_at": found.created_at,
+    }
+
+
+def _token_row(found: StoredToken, now: datetime) -> dict[str, Any]:
+    names = {bitmap.value: name for name, bitmap in NAMED_SETS.items()}
+    if found.revoked_at is not None:
+        status = "revoked"
+    elif found.expires_at is not None and found.expires_at <= now:
+        status = "expired"
+    else:
+        status = "live"
+    return {
+        "id": str(found.id),
+        "display_prefix": f"{_PREFIX}{found.id}",
+        "name": found.name,
+        "status": status,
+        "agent_id": str(found.agent_id) if found.agent_id else None,
+        "user_id": str(found.user_id) if found.user_id else None,
+        "permissions": names.get(found.permissions.value, hex(found.permissions.value)),
+        "created_at": found.created_at,
+        "expires_at": found.expires_at,
+        "revoked_at": found.revoked_at,
+    }

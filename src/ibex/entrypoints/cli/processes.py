@@ -1,0 +1,80 @@
+"""Starting processes and preparing what they need: ``dev``, ``serve``, ``migrate``, ``bootstrap``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import rich_click as click
+from click.exceptions import Exit
+
+from ibex.domain.bootstrap import FirstNames, Installation, bootstrap
+from ibex.entrypoints.cli.dev_console import DevConsole
+from ibex.entrypoints.cli.output import json_option, show_one
+
+if TYPE_CHECKING:
+    from ibex.entrypoints.administration import Administration
+    from ibex.entrypoints.cli.invocation import Invocation
+
+
+@click.command()
+@click.option("--host", help="The address to listen on; else IBEX_HOST.")
+@click.option("--port", help="The port, 0 for any free one; else IBEX_PORT.")
+@click.option("--echo-delay", help="Seconds that the echo provider thinks; else IBEX_ECHO_DELAY.")
+@click.pass_obj
+def dev(invocation: Invocation, host: str | None, port: str | None, echo_delay: str | None) -> None:
+    """Start IBEX with everything it needs, embedded, on one folder."""
+    from ibex.entrypoints.embedded import run  # noqa: PLC0415 - keeps --help quick
+
+    chosen = {"IBEX_HOST": host, "IBEX_PORT": port, "IBEX_ECHO_DELAY": echo_delay}
+    environ = {
+        **invocation.environ_with_dotenv(),
+        **{name: value for name, value in chosen.items() if value is not None},
+    }
+    raise Exit(run(invocation.home, environ, DevConsole(str(invocation.home.path))))
+
+
+@click.command()
+@click.pass_obj
+def serve(invocation: Invocation) -> None:
+    """Run the proxy against the servers that the settings name."""
+    from ibex.entrypoints.proxy import serve as run  # noqa: PLC0415 - keeps --help quick
+
+    raise Exit(run(invocation.settings()))
+
+
+@click.command()
+@click.pass_obj
+def migrate(invocation: Invocation) -> None:
+    """Bring PostgreSQL and ClickHouse to this version's schema."""
+    from ibex.entrypoints.migrations import migrate as run  # noqa: PLC0415 - keeps --help quick
+
+    for line in run(invocation.settings()):
+        click.echo(line)
+
+
+@click.command("bootstrap")
+@click.option("--org", "organization", required=True, help="The first organization's name.")
+@click.option("--admin-email", required=True, help="Its administrator.")
+@click.option("--agent", required=True, help="Its first agent's name.")
+@click.option("--directive", required=True, help="What the agent is told.")
+@json_option
+@click.pass_obj
+def bootstrap_command(
+    invocation: Invocation, organization: str, admin_email: str, agent: str, directive: str, *, as_json: bool
+) -> None:
+    """Make a first organization, administrator, agent and two tokens; the tokens are shown this once."""
+    names = FirstNames(organization, admin_email, agent, directive)
+
+    async def work(use_cases: Administration) -> Installation:
+        return await bootstrap(use_cases.identity, use_cases.directives, names)
+
+    made = invocation.administer(work)
+    row = {
+        "org_id": str(made.organization.id),
+        "agent_id": str(made.agent.id),
+        "admin_user_id": str(made.admin.id),
+        "directive": f"{made.directive.version.number}@{made.directive.version.sha256[:8]}",
+        "agent_token": made.agent_token.reveal(),
+        "admin_token": made.admin_token.reveal(),
+    }
+    show_one(row, as_json=as_json)

@@ -1,0 +1,116 @@
+"""`ibex dev` as a process: what it prints works, what it started ends, a second one is refused."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from harness.dev import IbexDev
+from ibex.entrypoints.embedded import FIRST_DIRECTIVE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.integration
+
+QUESTION = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello there"}]}
+
+
+@pytest.fixture(scope="module")
+def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[IbexDev]:
+    """One `ibex dev` without a provider key."""
+    running = IbexDev.start(tmp_path_factory.mktemp("dev") / "home", {})
+    yield running
+    if running.process.poll() is None:
+        running.stop()
+
+
+def test_the_printed_curl_works_when_pasted(dev: IbexDev) -> None:
+    """It is one command, and the echo answers it."""
+    text = "\n".join(dev.lines)
+    start = text.index("curl ")
+    command = text[start : text.index("\n\n", start)]
+    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, timeout=30, check=True)
+    assert '"object":"chat.completion"' in done.stdout.replace(" ", "")
+
+
+def test_each_request_is_one_line(dev: IbexDev) -> None:
+    """The terminal tells of a request by session, tokens and timings."""
+    answer = _ask(dev, {"X-IBEX-Session-ID": "shown-in-a-line"})
+    assert answer.status_code == 200
+    assert "200" in dev.wait_for_line("shown-in-a-line", 10)
+
+
+def test_a_revoked_token_is_refused_at_the_next_request(dev: IbexDev) -> None:
+    """What another terminal revokes is refused here, at once."""
+    token = dev.ibex_json("token", "create", "--name", "short-lived", "--agent", dev.installation["agent_id"])["token"]
+    assert _ask(dev, token=token).status_code == 200
+    display_prefix = token[: len("ibex_pat_") + 36]
+    revoked = dev.ibex("token", "revoke", display_prefix)
+    assert revoked.returncode == 0, revoked.stderr
+    assert _ask(dev, token=token).status_code == 401
+
+
+def test_the_first_agent_has_the_first_directive(dev: IbexDev) -> None:
+    """What the operator is shown is what is injected: the receipt names its version."""
+    shown = dev.ibex("directive", "show", dev.installation["agent_name"])
+    assert FIRST_DIRECTIVE in shown.stdout
+    assert _ask(dev).headers["x-ibex-directive"].startswith("1@")
+
+
+def test_a_second_one_on_the_same_folder_says_so_and_exits(dev: IbexDev) -> None:
+    """The first is not disturbed."""
+    second = dev.ibex("dev", "--port", "0")
+    assert second.returncode == 1
+    assert str(dev.process.pid) in second.stdout + second.stderr
+    assert _ask(dev).status_code == 200
+
+
+def test_no_text_and_no_token_is_in_any_file_of_the_folder_but_the_one_for_it(dev: IbexDev) -> None:
+    """Canaries for prompt, completion and token: not in the log, the journal, PostgreSQL's or ClickHouse's files."""
+    canary = "canary-9f2c71"
+    assert _ask(dev, question=canary).status_code == 200
+    assert _ask(dev, {"X-IBEX-Session-ID": "after-the-canary"}).status_code == 200
+    dev.wait_for_line("after-the-canary", 10)
+    secret = dev.installation["agent_token"].encode()
+    found = [
+        str(path.relative_to(dev.home))
+        for path in dev.home.rglob("*")
+        if path.is_file() and path.name != "installation.json"
+        if canary.encode() in (content := path.read_bytes()) or secret in content
+    ]
+    assert found == []
+
+
+def test_ctrl_c_ends_everything_that_was_started(dev: IbexDev) -> None:
+    """Exit code 0, and none of its processes is left."""
+    assert len(_processes_on(dev.home)) >= 3  # itself, PostgreSQL, the engine
+    assert dev.stop(signal.SIGINT) == 0
+    assert _processes_on(dev.home) == []
+
+
+def _processes_on(home: Path) -> list[str]:
+    """Return the command lines that name the folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if str(home) in command:
+            found.append(command)
+    return found
+
+
+def _ask(
+    dev: IbexDev, headers: dict[str, str] | None = None, *, token: str | None = None, question: str = "Hello there"
+) -> httpx.Response:
+    body = {**QUESTION, "messages": [{"role": "user", "content": question}]}
+    bearer = {"Authorization": f"Bearer {token or dev.installation['agent_token']}"}
+    with httpx.Client(trust_env=False) as client:
+        return client.post(f"{dev.address}/v1/chat/completions", json=body, headers={**bearer, **(headers or {})})

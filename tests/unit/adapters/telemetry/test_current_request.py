@@ -1,0 +1,28 @@
+"""Each task knows its own request."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import UUID
+
+from ibex.adapters.telemetry.current_request import CURRENT, CurrentRequest
+
+
+async def test_tasks_that_a_request_starts_belong_to_it_and_others_do_not() -> None:
+    """Two requests at the same time do not see each other."""
+
+    async def request(number: int) -> tuple[int, int]:
+        CURRENT.set(CurrentRequest(UUID(int=number), "0" * 32))
+        await asyncio.sleep(0)
+        started = await asyncio.create_task(seen())
+        return started, await seen()
+
+    async def seen() -> int:
+        await asyncio.sleep(0)
+        current = CURRENT.get()
+        return current.request_id.int if current is not None else 0
+
+    both = tuple(await asyncio.gather(*(asyncio.create_task(request(number)) for number in (1, 2))))
+
+    assert both == ((1, 1), (2, 2))
+    assert await seen() == 0

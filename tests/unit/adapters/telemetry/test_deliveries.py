@@ -1,0 +1,34 @@
+"""An outage of a sink is counted every time and told twice."""
+
+from __future__ import annotations
+
+from structlog.testing import capture_logs
+
+from ibex.adapters.memory.clock import ManualClock
+from ibex.adapters.telemetry.deliveries import DeliveryTelemetry
+from ibex.adapters.telemetry.metrics import Metrics
+from ibex.domain.journal import Sink
+
+
+def test_an_outage_is_two_lines_however_long() -> None:
+    """Its first failure and its end; the other sink's outage is its own."""
+    metrics = Metrics(ManualClock(), lambda _sink: 0)
+    telemetry = DeliveryTelemetry(metrics)
+
+    with capture_logs() as logged:
+        telemetry.delivered(Sink.TRACES, 1, 1)
+        for _ in range(50):
+            telemetry.failed(Sink.TRACES, 3, "connection refused")
+        telemetry.failed(Sink.CHECKPOINTS, 1, "timeout")
+        telemetry.delivered(Sink.TRACES, 3, 1)
+        telemetry.delivered(Sink.TRACES, 3, 1)
+
+    assert [(line["log_level"], line["sink"]) for line in logged] == [
+        ("warning", "traces"),
+        ("warning", "checkpoints"),
+        ("info", "traces"),
+    ]
+    assert logged[0]["reason"] == "connection refused"
+    text = metrics.render()[0].decode()
+    assert 'ibex_proxy_sink_failures_total{sink="traces"} 50.0' in text
+    assert 'ibex_proxy_sink_rows_total{sink="traces"} 7.0' in text

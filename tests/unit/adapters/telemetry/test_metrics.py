@@ -1,0 +1,251 @@
+"""What is counted, under which names and labels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from harness.exchanges import an_exchange
+from ibex.adapters.memory.clock import ManualClock
+from ibex.adapters.telemetry.metrics import Metrics
+from ibex.domain.errors import ErrorCode
+from ibex.domain.exchange import Stage, Timings
+from ibex.domain.journal import Sink
+from ibex.domain.rate_limits import decide
+
+TIMINGS = Timings(
+    auth_ns=1_000_000,
+    rate_limit_ns=200_000,
+    directive_ns=50_000,
+    inject_ns=20_000,
+    provider_ttfb_ns=250_000_000,
+    overhead_ns=2_000_000,
+    total_ns=502_000_000,
+)
+
+
+def metrics(depths: dict[Sink, int] | None = None) -> Metrics:
+    """Return new metrics over a journal of these depths."""
+    return Metrics(ManualClock(), lambda sink: (depths or {}).get(sink, 0))
+
+
+def samples(of: Metrics) -> dict[str, float]:
+    """Return every sample but the buckets, as name{labels}."""
+    body, _ = of.render()
+    found = {}
+    for family in text_string_to_metric_families(body.decode()):
+        for sample in family.samples:
+            labels = ",".join(f"{name}={value}" for name, value in sorted(sample.labels.items()))
+            if not sample.name.endswith(("_bucket", "_created")):
+                found[f"{sample.name}{{{labels}}}".replace("{}", "")] = sample.value
+    return {name.removeprefix("ibex_proxy_"): value for name, value in found.items()}
+
+
+def settled(**changes: Any) -> dict[str, float]:
+    """Return the samples after one exchange that was journaled."""
+    own = metrics()
+    own.exchange_settled(an_exchange(**({"timings": TIMINGS} | changes)), journaled=True)
+    return samples(own)
+
+
+def test_a_request_is_counted_by_route_method_and_status() -> None:
+    """With its duration in seconds."""
+    own = metrics()
+    own.request_ended("POST", "/v1/chat/completions", 200, 500_000_000)
+    own.request_ended("BREW", "", 404, 1_000_000)
+
+    found = samples(own)
+
+    assert found["request_duration_seconds_count{method=POST,route=/v1/chat/completions,status=200}"] == 1
+    assert found["request_duration_seconds_sum{method=POST,route=/v1/chat/completions,status=200}"] == 0.5
+    assert found["request_duration_seconds_count{method=OTHER,route=none,status=404}"] == 1
+
+
+def test_buckets_are_fine_below_twenty_milliseconds() -> None:
+    """The budget of the proxy's own time has more than five of them."""
+    own = metrics()
+    own.request_ended("GET", "/health", 200, 1)
+    body, _ = own.render()
+
+    bounds = [
+        float(s.labels["le"])
+        for family in text_string_to_metric_families(body.decode())
+        for s in family.samples
+        if s.name == "ibex_proxy_request_duration_seconds_bucket"
+    ]
+
+    assert len([bound for bound in bounds if bound <= 0.02]) > 5
+    assert max(bounds[:-1]) >= 120
+
+
+def test_a_chat_request_leaves_its_stages_and_its_overhead() -> None:
+    """In seconds; the provider is no stage of ours."""
+    found = settled()
+
+    assert found["stage_duration_seconds_sum{stage=auth}"] == 0.001
+    assert found["stage_duration_seconds_count{stage=inject}"] == 1
+    assert found["overhead_seconds_sum"] == 0.002
+    assert not [name for name in found if "stage=provider" in name]
+
+
+def test_stages_that_were_not_reached_are_not_counted() -> None:
+    """A refusal at the door has no directive of zero seconds."""
+    refused = settled(timings=Timings(auth_ns=5, total_ns=5), reached_provider=False, provider=None)
+
+    assert refused["stage_duration_seconds_count{stage=directive}"] == 0
+    assert refused["overhead_seconds_count"] == 0
+
+
+@pytest.mark.parametrize(("streaming", "mode"), [(True, "stream"), (False, "buffered")])
+def test_the_provider_is_timed(*, streaming: bool, mode: str) -> None:
+    """To its first byte and to its last; streams apart from bodies."""
+    found = settled(is_streaming=streaming, attempts=3)
+
+    assert found[f"provider_duration_seconds_sum{{mode={mode},provider=openai}}"] == 0.5
+    assert found[f"provider_first_byte_seconds_sum{{mode={mode},provider=openai}}"] == 0.25
+    assert found["provider_retries_total{provider=openai}"] == 2
+
+
+@pytest.mark.parametrize(
+    ("code", "counted"),
+    [
+        (None, False),
+        (ErrorCode.PROVIDER_TIMEOUT, True),
+        (ErrorCode.RATE_LIMITED, True),
+        (ErrorCode.CLIENT_CLOSED_REQUEST, False),
+        (ErrorCode.INTERNAL_ERROR, False),
+    ],
+)
+def test_errors_of_the_provider_are_counted_by_class(code: ErrorCode | None, *, counted: bool) -> None:
+    """A client that leaves and a bug of ours are none of its errors."""
+    found = settled(error_code=code)
+
+    assert (f"provider_errors_total{{code={code},provider=openai}}" in found) == counted
+
+
+@pytest.mark.parametrize(
+    ("code", "ending"),
+    [
+        (None, "complete"),
+        (ErrorCode.PROVIDER_UNAVAILABLE, "failed"),
+        (ErrorCode.CLIENT_CLOSED_REQUEST, "client_closed"),
+    ],
+)
+def test_streams_are_counted_by_their_ending(code: ErrorCode | None, ending: str) -> None:
+    """Only those that gave a byte; bodies are no streams."""
+    assert settled(is_streaming=True, error_code=code)[f"streams_total{{ending={ending}}}"] == 1
+    silent = replace(TIMINGS, provider_ttfb_ns=None)
+    assert f"streams_total{{ending={ending}}}" not in settled(is_streaming=True, error_code=code, timings=silent)
+    assert f"streams_total{{ending={ending}}}" not in settled(is_streaming=False, error_code=code)
+
+
+@pytest.mark.parametrize(
+    ("reached", "streaming", "phase"),
+    [(False, False, "before_provider"), (True, False, "buffered"), (True, True, "stream")],
+)
+def test_clients_that_leave_are_counted_by_phase(*, reached: bool, streaming: bool, phase: str) -> None:
+    """Before the provider was asked, while its answer was awaited, or within a stream."""
+    found = settled(error_code=ErrorCode.CLIENT_CLOSED_REQUEST, reached_provider=reached, is_streaming=streaming)
+
+    assert found[f"client_disconnects_total{{phase={phase}}}"] == 1
+
+
+def test_rate_limit_decisions_are_counted() -> None:
+    """Ours, not the provider's; of requests that leave an exchange and of others."""
+    own = metrics()
+    now = ManualClock().now()
+    own.exchange_settled(an_exchange(timings=TIMINGS), journaled=True)
+    own.exchange_settled(an_exchange(timings=TIMINGS, error_code=ErrorCode.RATE_LIMITED), journaled=True)
+    limited = an_exchange(
+        timings=Timings(rate_limit_ns=1), error_code=ErrorCode.RATE_LIMITED, reached_provider=False, provider=None
+    )
+    own.exchange_settled(limited, journaled=True)
+    own.exchange_settled(an_exchange(timings=Timings(), reached_provider=False), journaled=True)
+    own.rate_limit_decided(decide(count=2, limit=1, now=now))
+    own.rate_limit_decided(decide(count=1, limit=1, now=now))
+
+    found = samples(own)
+
+    assert found["rate_limit_decisions_total{decision=allowed}"] == 3
+    assert found["rate_limit_decisions_total{decision=limited}"] == 2
+
+
+def test_what_the_journal_could_not_keep_is_counted() -> None:
+    """A failed authentication, of which nothing is to be kept, is no loss."""
+    own = metrics()
+    own.exchange_settled(an_exchange(timings=TIMINGS), journaled=False)
+    own.exchange_settled(an_exchange(timings=TIMINGS, caller=None, reached_provider=False), journaled=False)
+
+    assert samples(own)["journal_losses_total"] == 1
+
+
+def test_sinks_and_the_journal_are_watched() -> None:
+    """Batches with their time, rows, failures, when the last one was taken, and what still waits."""
+    depths = {Sink.TRACES: 7}
+    own = metrics(depths)
+    own.delivered(Sink.TRACES, 1_000, 30_000_000)
+    own.delivered(Sink.TRACES, 5, 10_000_000)
+    own.sink_failed(Sink.CHECKPOINTS)
+    depths[Sink.TRACES] = 9
+
+    found = samples(own)
+
+    assert found["sink_batch_duration_seconds_count{sink=traces}"] == 2
+    assert found["sink_batch_duration_seconds_sum{sink=traces}"] == pytest.approx(0.04)
+    assert found["sink_rows_total{sink=traces}"] == 1_005
+    assert found["sink_failures_total{sink=checkpoints}"] == 1
+    assert found["sink_last_delivery_timestamp_seconds{sink=traces}"] == ManualClock().now().timestamp()
+    assert found["journal_depth_exchanges{sink=traces}"] == 9
+    assert found["journal_depth_exchanges{sink=checkpoints}"] == 0
+
+
+def test_stages_and_bugs_of_other_routes_are_counted() -> None:
+    """A stage that was not reached is none."""
+    own = metrics()
+    own.stage_ended(Stage.AUTHENTICATE, 1_000)
+    own.stage_ended(Stage.RATE_LIMIT, None)
+    own.request_failed()
+
+    found = samples(own)
+
+    assert found["stage_duration_seconds_count{stage=auth}"] == 1
+    assert found["stage_duration_seconds_count{stage=rate_limit}"] == 0
+    assert found["internal_errors_total"] == 1
+
+
+def test_every_name_says_whose_it_is_and_the_process_is_there_too() -> None:
+    """``ibex_proxy_`` in front; two of them in one process do not disturb each other."""
+    metrics()
+    body, content_type = metrics().render()
+
+    names = {family.name for family in text_string_to_metric_families(body.decode())}
+
+    assert content_type.startswith("text/plain")
+    assert {name for name in names if not name.startswith("ibex_proxy_")} <= {
+        name for name in names if name.startswith("process_")
+    }
+    assert "process_resident_memory_bytes" in names
+
+
+def test_no_client_can_make_a_time_series() -> None:
+    """Model, session and organization are in no label."""
+    found = settled(model="gpt-canary")
+
+    assert not [name for name in found if "canary" in name]
+    labels = {label.partition("=")[0] for name in found if "{" in name for label in name.split("{")[1][:-1].split(",")}
+    assert labels <= {
+        "route",
+        "method",
+        "status",
+        "stage",
+        "decision",
+        "provider",
+        "mode",
+        "code",
+        "ending",
+        "phase",
+        "sink",
+    }

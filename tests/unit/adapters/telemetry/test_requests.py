@@ -1,0 +1,250 @@
+"""Every request is counted once and written down once, with its exchange where it left one; and no secret is."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import logging
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import pytest
+import structlog
+
+from harness.chat_scene import AGENT, DIRECTIVE_TEXT, ORG, TOKEN, event
+from harness.http_scene import (
+    CHAT,
+    HEADERS,
+    REQUEST,
+    STREAM_REQUEST,
+    AsgiCall,
+    HeldProvider,
+    HttpScene,
+    call,
+    chat_scope,
+    scripted_stream,
+)
+from ibex.adapters.memory.clock import ManualClock
+from ibex.adapters.telemetry.logging import configure_logging
+from ibex.adapters.telemetry.metrics import Metrics
+from ibex.adapters.telemetry.requests import RequestTelemetry
+from ibex.domain.errors import InvalidTokenError, ProviderRefusedError, ProviderUnavailableError, Refusal
+from ibex.domain.journal import JournalUnavailableError
+from ibex.domain.providers import CompletionBody
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ibex.adapters.http.asgi import App
+
+CANARY = "canary-b7ad6b71"
+SECRETS = (TOKEN.reveal()[-49:], CANARY, DIRECTIVE_TEXT)
+PROMPT = REQUEST.replace(b"Hello", CANARY.encode())
+COMPLETION = b'{"choices":[{"index":0,"finish_reason":"stop","message":{"content":"%s"}}]}' % CANARY.encode()
+
+
+@pytest.fixture
+def log() -> Iterator[io.StringIO]:
+    """Everything that is logged, at the most talkative level."""
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    stream = io.StringIO()
+    configure_logging("debug", stream)
+    yield stream
+    root.handlers = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+    for name in ("httpx", "httpcore", "asyncio"):
+        logging.getLogger(name).setLevel(logging.NOTSET)
+    logging.getLogger("uvicorn.access").disabled = False
+
+
+class Watched:
+    """A scene whose application is watched by the real telemetry."""
+
+    def __init__(self, scene: HttpScene) -> None:
+        self.metrics = Metrics(ManualClock(), lambda _sink: 0)
+        telemetry = RequestTelemetry(self.metrics)
+        self.app: App = scene.app(telemetry, [telemetry])
+
+    def counted(self) -> dict[str, float]:
+        """Return the count of requests by their labels."""
+        text = self.metrics.render()[0].decode()
+        prefix = "ibex_proxy_request_duration_seconds_count"
+        found = [line.removeprefix(prefix) for line in text.splitlines() if line.startswith(prefix)]
+        return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in found}
+
+    def text(self) -> str:
+        """Return all metrics."""
+        return self.metrics.render()[0].decode()
+
+
+def access_lines(log: io.StringIO) -> list[dict[str, Any]]:
+    """Return the access lines."""
+    return [line for line in map(json.loads, log.getvalue().splitlines()) if line["event"] == "request"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "route", "status"),
+    [
+        ("POST", CHAT, CHAT, 200),
+        ("GET", "/v1/internal/auth-probe", "/v1/internal/auth-probe", 200),
+        ("GET", "/health", "/health", 200),
+        ("GET", "/nothing/at/all", "none", 404),
+    ],
+)
+async def test_a_request_is_counted_once_and_has_one_line(
+    log: io.StringIO, method: str, path: str, route: str, status: int
+) -> None:
+    """Whether it leaves an exchange or not."""
+    watched = Watched(HttpScene())
+
+    response = await call(watched.app, method, path, HEADERS, REQUEST if method == "POST" else b"")
+
+    assert watched.counted() == {f'{{method="{method}",route="{route}",status="{status}"}}': 1.0}
+    (line,) = access_lines(log)
+    assert (line["method"], line["status"]) == (method, status)
+    assert line["request_id"] == response.headers["x-request-id"]
+    assert line["trace_id"] == response.headers["x-trace-id"]
+
+
+async def test_a_chat_requests_line_has_both_halves(log: io.StringIO) -> None:
+    """The route from HTTP, the rest from the exchange."""
+    watched = Watched(HttpScene())
+
+    await call(watched.app, "POST", f"/v1/orgs/{ORG}/chat/completions", HEADERS, REQUEST)
+
+    (line,) = access_lines(log)
+    assert line["route"] == "/v1/orgs/{org_id}/chat/completions"
+    assert (line["org_id"], line["agent_id"]) == (str(ORG), str(AGENT))
+    assert (line["model"], line["complete"]) == ("gpt-4o", True)
+    assert 'ibex_proxy_rate_limit_decisions_total{decision="allowed"} 1.0' in watched.text()
+
+
+async def test_a_probes_line_and_stages_come_from_its_notebook(log: io.StringIO) -> None:
+    """It leaves no exchange, and is counted all the same."""
+    watched = Watched(HttpScene())
+
+    await call(watched.app, "GET", "/v1/internal/auth-probe", HEADERS)
+
+    (line,) = access_lines(log)
+    assert (line["org_id"], line["agent_id"]) == (str(ORG), str(AGENT))
+    assert 'ibex_proxy_stage_duration_seconds_count{stage="auth"} 1.0' in watched.text()
+    assert 'ibex_proxy_rate_limit_decisions_total{decision="allowed"} 1.0' in watched.text()
+
+
+async def test_a_stream_that_failed_is_counted_as_it_came_out(log: io.StringIO) -> None:
+    """Its 200 had been sent; how it came out is what counts."""
+    hel = event(b'{"choices":[{"index":0,"delta":{"content":"Hel"},"finish_reason":null}]}')
+    watched = Watched(HttpScene(scripted_stream([hel], ProviderUnavailableError())))
+
+    response = await call(watched.app, "POST", CHAT, HEADERS, STREAM_REQUEST)
+
+    assert response.status == 200
+    (line,) = access_lines(log)
+    assert (line["status"], line["error_code"]) == (503, "PROVIDER_UNAVAILABLE")
+    assert 'ibex_proxy_streams_total{ending="failed"} 1.0' in watched.text()
+
+
+async def test_a_client_that_left_is_499(log: io.StringIO) -> None:
+    """In the line and in the count."""
+    scene = HttpScene()
+    provider = HeldProvider(CompletionBody(COMPLETION))
+    scene.chat.provider = provider  # type: ignore[assignment]  # another provider of the same port
+    watched = Watched(scene)
+    exchange = AsgiCall((REQUEST,))
+    task = asyncio.create_task(exchange.run(watched.app, chat_scope()))
+    await provider.asked.wait()
+
+    exchange.leave.set()
+    await task
+
+    assert [line["status"] for line in access_lines(log)] == [499]
+    assert 'ibex_proxy_client_disconnects_total{phase="buffered"} 1.0' in watched.text()
+
+
+async def test_requests_at_the_same_time_keep_their_exchanges_apart(log: io.StringIO) -> None:
+    """Each line has its own request's session, even under one and the same request id."""
+    watched = Watched(HttpScene())
+    same: dict[str, str | None] = {"x-request-id": str(UUID(int=1))}
+
+    await asyncio.gather(
+        *(call(watched.app, "POST", CHAT, HEADERS | same | {"x-ibex-session-id": f"s{n}"}, REQUEST) for n in range(20)),
+        *(call(watched.app, "GET", "/health", same) for _ in range(20)),
+    )
+
+    sessions = [line.get("session_id") for line in access_lines(log)]
+    assert len(sessions) == 40
+    assert len({session for session in sessions if session}) == 20
+    assert all(("session_id" in line) == (line["route"] == CHAT) for line in access_lines(log))
+
+
+async def test_a_journal_that_is_down_is_told(log: io.StringIO) -> None:
+    """Counted, and a warning with the request's id."""
+    scene = HttpScene()
+    scene.chat.journal.failure = JournalUnavailableError("the disk is full")
+    watched = Watched(scene)
+
+    response = await call(watched.app, "POST", CHAT, HEADERS, REQUEST)
+
+    assert response.status == 200
+    assert "ibex_proxy_journal_losses_total 1.0" in watched.text()
+    (warning,) = [line for line in map(json.loads, log.getvalue().splitlines()) if line["level"] == "warning"]
+    assert warning["request_id"] == response.headers["x-request-id"]
+
+
+def scenes() -> dict[str, HttpScene]:
+    """Scenes in which a secret could get out, by what happens in them."""
+    chunk = event(b'{"choices":[{"index":0,"delta":{"content":"%s"},"finish_reason":"stop"}]}' % CANARY.encode())
+    unknown = HttpScene()
+    unknown.chat.tokens.answer = InvalidTokenError()
+    bug_in_auth = HttpScene()
+    bug_in_auth.chat.tokens.answer = RuntimeError(TOKEN.reveal())
+    bug_in_directives = HttpScene()
+    bug_in_directives.chat.directives.answer = ValueError(DIRECTIVE_TEXT)
+    return {
+        "answered": HttpScene(CompletionBody(COMPLETION)),
+        "streamed": HttpScene(scripted_stream([chunk], [event(b"[DONE]")])),
+        "unknown token": unknown,
+        "bug in authentication": bug_in_auth,
+        "bug in directives": bug_in_directives,
+        "bug in the provider": HttpScene(RuntimeError(CANARY, TOKEN.reveal())),
+        "bug within a stream": HttpScene(scripted_stream([chunk], KeyError(CANARY))),
+        "refused": HttpScene(ProviderRefusedError(Refusal.BAD_REQUEST, detail=f"Invalid value: {CANARY}")),
+        "not a completion": HttpScene(CompletionBody(CANARY.encode())),
+    }
+
+
+BODIES = (
+    PROMPT,
+    PROMPT[:-1] + b',"stream":true}',
+    PROMPT.replace(b'"user"', f'"{CANARY}"'.encode()),
+    PROMPT.replace(b'"gpt-4o"', f'"{CANARY}"'.encode()),
+    PROMPT.replace(b'"gpt-4o"', f'["{CANARY}"]'.encode()),
+    PROMPT[:-1],
+    CANARY.encode(),
+)
+
+
+@pytest.mark.parametrize("name", scenes())
+@pytest.mark.parametrize("body", BODIES)
+async def test_no_secret_is_in_logs_metrics_or_our_own_errors(log: io.StringIO, name: str, body: bytes) -> None:
+    """Token, prompt, completion, directive: in no line, no label, no envelope that is not the provider's word."""
+    scene = scenes()[name]
+    watched = Watched(scene)
+    wrong_headers: dict[str, str | None] = {"x-ibex-session-end": CANARY, "x-ibex-session-id": f"{CANARY} {CANARY}"}
+
+    sound = await call(watched.app, "POST", CHAT, HEADERS, body)
+    refused = await call(watched.app, "POST", f"/v1/orgs/{CANARY}/chat/completions", HEADERS, body)
+    wrong = await call(watched.app, "POST", CHAT, HEADERS | wrong_headers, body)
+    nowhere = await call(watched.app, "GET", f"/{CANARY}?{CANARY}", HEADERS | {"authorization": CANARY})
+
+    for secret in SECRETS:
+        assert secret not in log.getvalue()
+        assert secret not in watched.text()
+        for response in (refused, wrong, nowhere):
+            assert secret.encode() not in response.body
+    assert len(access_lines(log)) == 4
+    if sound.status >= 400 and name != "refused":
+        assert CANARY.encode() not in sound.body
