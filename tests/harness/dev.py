@@ -7,9 +7,10 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from harness.process import IbexProcess
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 READY = "IBEX is ready"
 START_TIMEOUT_S = 60
-STOP_TIMEOUT_S = 30
 
 
 @dataclass
@@ -25,50 +25,24 @@ class IbexDev:
     """One running `ibex dev`."""
 
     home: Path
-    process: subprocess.Popen[str]
-    lines: list[str] = field(default_factory=list)
-    _news: threading.Condition = field(default_factory=threading.Condition)
+    running: IbexProcess
 
     @classmethod
     def start(cls, home: Path, environ: Mapping[str, str], *arguments: str) -> IbexDev:
-        """Start it and return once it says that it is ready; its output so far is in the error if it does not."""
-        process = subprocess.Popen(
-            [sys.executable, "-m", "ibex.entrypoints.cli", "--home", str(home), "dev", "--port", "0", *arguments],
-            env={"PATH": os.environ["PATH"], "HOME": str(home.parent), "PYTHONUNBUFFERED": "1", **environ},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            text=True,
-            cwd=home.parent,
-            start_new_session=True,
-        )
-        dev = cls(home, process)
-        threading.Thread(target=dev._read, daemon=True).start()
+        """Start it and return once it says that it is ready."""
+        command = ["--home", str(home), "dev", "--port", "0", *arguments]
+        dev = cls(home, IbexProcess.spawn(command, environ, home.parent))
         dev.wait_for_line(READY, START_TIMEOUT_S)
         return dev
 
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            with self._news:
-                self.lines.append(line.rstrip("\n"))
-                self._news.notify_all()
-        with self._news:
-            self.lines.append("(end of output)")
-            self._news.notify_all()
+    @property
+    def lines(self) -> list[str]:
+        """What it has written so far."""
+        return self.running.lines
 
     def wait_for_line(self, text: str, timeout_s: float) -> str:
         """Return the first line that holds the text, waiting for it."""
-
-        def found() -> str | None:
-            line = next((line for line in self.lines if text in line), None)
-            return "" if line is None and self.lines and self.lines[-1] == "(end of output)" else line
-
-        with self._news:
-            line = self._news.wait_for(lambda: found() is not None, timeout_s) and found()
-        if not line:
-            raise AssertionError(f"no line with {text!r} in:\n" + "\n".join(self.lines))
-        return line
+        return self.running.wait_for_line(text, timeout_s)
 
     @property
     def installation(self) -> dict[str, str]:
@@ -100,10 +74,4 @@ class IbexDev:
 
     def stop(self, number: int = signal.SIGINT) -> int:
         """Send a signal to it alone and return its exit code."""
-        self.process.send_signal(number)
-        try:
-            return self.process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            raise
+        return self.running.stop(number)

@@ -26,7 +26,7 @@ def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[IbexDev]:
     """One `ibex dev` without a provider key."""
     running = IbexDev.start(tmp_path_factory.mktemp("dev") / "home", {})
     yield running
-    if running.process.poll() is None:
+    if running.running.process.poll() is None:
         running.stop()
 
 
@@ -67,7 +67,7 @@ def test_a_second_one_on_the_same_folder_says_so_and_exits(dev: IbexDev) -> None
     """The first is not disturbed."""
     second = dev.ibex("dev", "--port", "0")
     assert second.returncode == 1
-    assert str(dev.process.pid) in second.stdout + second.stderr
+    assert str(dev.running.process.pid) in second.stdout + second.stderr
     assert _ask(dev).status_code == 200
 
 

@@ -20,7 +20,7 @@ from ibex.entrypoints.containers import EmbeddedAdapters, application_of
 from ibex.entrypoints.home import FirstInstallation
 from ibex.entrypoints.lifespan import running
 from ibex.entrypoints.migrations import migrate
-from ibex.entrypoints.proxy_server import address_of, listen, serve_http
+from ibex.entrypoints.proxy_server import BACKLOG, address_of, listen, serve_http
 from ibex.entrypoints.settings import Settings
 
 if TYPE_CHECKING:
@@ -113,6 +113,7 @@ async def _run(
             app = application.app()
             async with running(application):
                 installation = home.installation() or await _install(home, application)
+                listener.listen(BACKLOG)  # from here on who comes waits a moment instead of being refused
                 home.announce(address_of(listener), {name: environ[name] for name in ANNOUNCED})
                 console.ready(address_of(listener), installation, settings)
                 await serve_http(

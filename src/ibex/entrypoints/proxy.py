@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING
 
 import uvloop
@@ -10,10 +11,12 @@ import uvloop
 from ibex.adapters.telemetry.logging import configure_logging
 from ibex.entrypoints.containers import EmbeddedAdapters, application_of
 from ibex.entrypoints.lifespan import running
-from ibex.entrypoints.proxy_server import listen, serve_http
+from ibex.entrypoints.proxy_server import BACKLOG, address_of, listen, serve_http
 
 if TYPE_CHECKING:
     from ibex.entrypoints.settings import Settings
+
+_LOG = logging.getLogger("ibex.serve")
 
 
 def serve(settings: Settings) -> int:
@@ -27,9 +30,12 @@ def serve(settings: Settings) -> int:
     async def run() -> None:
         application = application_of(EmbeddedAdapters(), settings)
         with listen(settings.host, settings.port) as listener:
+            app = application.app()
             async with running(application):
+                listener.listen(BACKLOG)
+                _LOG.info("listening on %s", address_of(listener))
                 await serve_http(
-                    application.app(),
+                    app,
                     listener,
                     shutdown_timeout_s=settings.shutdown_timeout_s,
                     on_drain=application.drain().begin,

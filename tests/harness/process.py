@@ -1,0 +1,88 @@
+"""Runs an `ibex` command as a user would: a process of its own, whose lines can be waited for."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+STOP_TIMEOUT_S = 30
+_END = "(end of output)"
+
+
+@dataclass
+class IbexProcess:
+    """One running `ibex` command; what it writes to either stream is in ``lines``."""
+
+    process: subprocess.Popen[str]
+    lines: list[str] = field(default_factory=list)
+    _news: threading.Condition = field(default_factory=threading.Condition)
+    _reader: threading.Thread | None = None
+
+    @classmethod
+    def spawn(cls, arguments: list[str], environ: Mapping[str, str], folder: Path) -> IbexProcess:
+        """Start it in a folder, with nothing of this process's environment but the path."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ibex.entrypoints.cli", *arguments],
+            env={"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONUNBUFFERED": "1", **environ},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            cwd=folder,
+            start_new_session=True,
+        )
+        started = cls(process)
+        started._reader = threading.Thread(target=started._read, daemon=True)
+        started._reader.start()
+        return started
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as output:
+            for line in output:
+                self._note(line.rstrip("\n"))
+        self._note(_END)
+
+    def _note(self, line: str) -> None:
+        with self._news:
+            self.lines.append(line)
+            self._news.notify_all()
+
+    def wait_for_line(self, text: str, timeout_s: float) -> str:
+        """Return the first line that holds the text, waiting for it; its output so far is in the error if none does."""
+
+        def found() -> str | None:
+            line = next((line for line in self.lines if text in line), None)
+            return "" if line is None and self.lines and self.lines[-1] == _END else line
+
+        with self._news:
+            line = self._news.wait_for(lambda: found() is not None, timeout_s) and found()
+        if not line:
+            raise AssertionError(f"no line with {text!r} in:\n" + "\n".join(self.lines))
+        return line
+
+    def stop(self, number: int = signal.SIGINT) -> int:
+        """Send a signal to it alone and return its exit code."""
+        self.process.send_signal(number)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait until it has ended and return its exit code; one that does not end is killed, and the test fails."""
+        try:
+            return self.process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+        finally:
+            if self._reader is not None:
+                self._reader.join(STOP_TIMEOUT_S)
