@@ -55,8 +55,9 @@ def test_it_serves_what_bootstrap_made_and_ends_on_sigterm(
     assert proxy.stop(signal.SIGTERM) == 0
 
     client = clickhouse.client()
-    traces = {"traces": f"{clickhouse.name}.llm_traces"}
-    rows = client.query("SELECT request_id, status_code FROM {traces:Identifier}", parameters=traces).result_rows
+    rows = client.query(
+        "SELECT request_id, status_code FROM {database:Identifier}.llm_traces", parameters={"database": clickhouse.name}
+    ).result_rows
     disconnect(client)
     assert [(str(request_id), status) for request_id, status in rows] == [(answer.headers["x-request-id"], 200)]
     assert all(json.loads(line)["event"] for line in proxy.lines[:-1])
