@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
+    from ibex.domain.freshness import News
+
 WINDOW_S = 60
 UNLIMITED = 0
 
@@ -47,11 +49,23 @@ def decide(*, count: int, limit: int, now: datetime) -> RateLimitDecision:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How many requests an organization has made in the window, this one included, and the news of it."""
+
+    count: int
+    news: News
+
+
 class RateLimiter(Protocol):
-    """Port: counts requests."""
+    """Port: counts requests, and on the same way brings the news of the organization (spec 5).
 
-    async def admit(self, org_id: UUID, limit: int, now: datetime) -> RateLimitDecision:
-        """Count one request of ``org_id`` against ``limit`` requests a minute (0: unlimited) and judge it.
+    Never raises, and answers within a bound: an adapter that cannot reach its counter counts in process, says so in a
+    metric, and has no news (spec 6).
+    """
 
-        Never raises: an adapter that cannot reach its counter counts in process and says so in a metric (spec 6).
-        """
+    async def count(self, org_id: UUID, now: datetime) -> Tally:
+        """Count one request of an organization in the window that ``now`` lies in."""
+
+    async def news(self, org_id: UUID) -> News:
+        """Return the organization's news without counting anything."""
