@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 REQUESTS = 50
 WARM_UP = 5
-_VISIBLE = "SELECT count() FROM {database:Identifier}.llm_traces WHERE request_id = {request_id:UUID}"
+_TRACE = "SELECT 1 FROM {database:Identifier}.llm_traces WHERE request_id = {request_id:UUID}"
 
 
 def main() -> None:
@@ -72,7 +72,7 @@ def _requests(dev: IbexDev, *, stream: bool) -> None:
 
 def _wait_until_visible(clickhouse: Client, database: str, request_id: str) -> None:
     parameters = {"database": database, "request_id": request_id}
-    while not clickhouse.query(_VISIBLE, parameters=parameters).first_row[0]:
+    while not clickhouse.query(_TRACE, parameters=parameters).result_rows:
         pass
 
 
