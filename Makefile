@@ -57,6 +57,10 @@ migrate: $(STAMP) ## bring the PostgreSQL and ClickHouse of the environment's se
 e2e-smoke: $(STAMP) ## one buffered and one streamed completion with your OPENAI_API_KEY, through IBEX
 	@PYTHONPATH=tests $(BIN)/python tests/e2e_smoke.py
 
+.PHONY: bench-embedded
+bench-embedded: $(STAMP) ## measure the embedded default: starts, stages, how soon a trace can be queried
+	@PYTHONPATH=tests $(BIN)/python benchmarks/embedded.py
+
 .PHONY: settings-reference
 settings-reference: $(STAMP) ## write .env.example and docs/configuration.md anew
 	@$(BIN)/python -m ibex.entrypoints.settings_reference

@@ -40,6 +40,7 @@ from ibex.domain.providers import ProviderRegistry
 from ibex.domain.settle_exchange import SettleExchange
 from ibex.domain.token_hash import TokenPeppers
 from ibex.entrypoints.checks import readiness_checks
+from ibex.entrypoints.settings import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,19 +69,29 @@ def _providers(settings: Settings, transport: httpx.AsyncBaseTransport, clock: C
     key = settings.openai_api_key
     if key is None:
         return ProviderRegistry([EchoProvider(clock, settings.openai_models, first_byte_delay_s=settings.echo_delay_s)])
-    config = OpenAIConfig(
-        api_key=ApiKey(key.reveal()),
-        base_url=settings.openai_base_url,
-        models=settings.openai_models,
-        request_timeout_s=settings.openai_request_timeout_s,
-        connect_timeout_s=settings.openai_connect_timeout_s,
-        first_byte_timeout_s=settings.openai_first_byte_timeout_s,
-        idle_timeout_s=settings.openai_idle_timeout_s,
-        max_retries=settings.openai_max_retries,
-        retry_base_delay_s=settings.openai_retry_base_delay_s,
-        stream_usage=settings.openai_stream_usage,
-    )
-    return ProviderRegistry([OpenAIProvider(config, transport, clock)])
+    return ProviderRegistry([OpenAIProvider(_openai_config(settings, key.reveal()), transport, clock)])
+
+
+def _openai_config(settings: Settings, key: str) -> OpenAIConfig:
+    try:
+        api_key = ApiKey(key)
+    except ValueError as wrong:
+        raise SettingsError(f"OPENAI_API_KEY cannot be used: {wrong}.") from None
+    try:
+        return OpenAIConfig(
+            api_key=api_key,
+            base_url=settings.openai_base_url,
+            models=settings.openai_models,
+            request_timeout_s=settings.openai_request_timeout_s,
+            connect_timeout_s=settings.openai_connect_timeout_s,
+            first_byte_timeout_s=settings.openai_first_byte_timeout_s,
+            idle_timeout_s=settings.openai_idle_timeout_s,
+            max_retries=settings.openai_max_retries,
+            retry_base_delay_s=settings.openai_retry_base_delay_s,
+            stream_usage=settings.openai_stream_usage,
+        )
+    except ValueError as wrong:
+        raise SettingsError(f"OPENAI_BASE_URL cannot be used: {wrong}.") from None
 
 
 def _all_observers(telemetry: RequestTelemetry, more: Sequence[ExchangeObserver]) -> Sequence[ExchangeObserver]:

@@ -22,6 +22,10 @@ class SettingsError(Exception):
     """A variable has a value that it cannot have; the message names variable, value and what is allowed."""
 
 
+class MissingSettingError(SettingsError):
+    """A variable that is needed is not set; the message names it and says what it takes."""
+
+
 class Environment(StrEnum):
     """Where this runs; production refuses what is only fit for development."""
 
@@ -350,10 +354,12 @@ class Settings:
             raise SettingsError("OPENAI_API_KEY is not set; IBEX_ENV=production needs a provider key.")
 
     def require(self, *names: str) -> None:
-        """Raise ``SettingsError`` if one of these settings, given by field name, is not set."""
+        """Raise ``MissingSettingError`` if one of these settings, given by field name, is not set."""
         for name, variable in variables():
             if name in names and getattr(self, name) is None:
-                raise SettingsError(f"{variable.name} is not set; it takes {variable.allowed}. {variable.meaning}")
+                raise MissingSettingError(
+                    f"{variable.name} is not set; it takes {variable.allowed}. {variable.meaning}"
+                )
 
 
 def variables() -> tuple[tuple[str, Variable], ...]:

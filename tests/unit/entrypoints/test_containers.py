@@ -10,7 +10,7 @@ from dependency_injector.errors import Error
 from ibex.adapters.openai.echo import EchoProvider
 from ibex.adapters.openai.provider import OpenAIProvider
 from ibex.entrypoints.containers import Application, EmbeddedAdapters, application_of
-from ibex.entrypoints.settings import Settings
+from ibex.entrypoints.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,3 +53,15 @@ def test_an_application_without_its_adapters_is_refused() -> None:
     """What is missing is found out at the start."""
     with pytest.raises(Error):
         Application().check_dependencies()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("OPENAI_API_KEY", "sk-ca\u00f1ary"), ("OPENAI_BASE_URL", "https://u:p@api.example/v1")]
+)
+def test_a_setting_that_the_provider_cannot_use_is_named(environ: dict[str, str], variable: str, value: str) -> None:
+    """As a wrong setting, and without its value, which may hold a secret."""
+    adapters = EmbeddedAdapters()
+    application_of(adapters, Settings.load({"OPENAI_API_KEY": "sk-something", **environ, variable: value}))
+    with pytest.raises(SettingsError, match=variable) as raised:
+        adapters.completion_providers()
+    assert value not in str(raised.value)

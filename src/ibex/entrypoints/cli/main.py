@@ -18,7 +18,7 @@ from ibex.entrypoints.cli.invocation import Invocation
 from ibex.entrypoints.cli.processes import bootstrap_command, dev, migrate, serve
 from ibex.entrypoints.cli.records import sessions, traces
 from ibex.entrypoints.home import DEFAULT_HOME, Home, HomeInUseError
-from ibex.entrypoints.settings import SettingsError
+from ibex.entrypoints.settings import MissingSettingError, SettingsError
 
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
@@ -68,8 +68,10 @@ def main(arguments: list[str] | None = None, invocation: Invocation | None = Non
         return wrong.exit_code
     except (click.Abort, KeyboardInterrupt):
         return EXIT_FAILED
+    except MissingSettingError as missing:
+        return _fail(f"{missing}\nFor the embedded default: nothing runs there now; `ibex dev` starts it.", EXIT_USAGE)
     except SettingsError as wrong:
-        return _fail(f"{wrong}\nFor the embedded default: nothing runs there now; `ibex dev` starts it.", EXIT_USAGE)
+        return _fail(str(wrong), EXIT_USAGE)
     except EXPECTED as failure:
         return _fail(_said(failure), EXIT_FAILED)
     return code if isinstance(code, int) else 0
