@@ -7,15 +7,27 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from ibex.adapters.memory.board import InMemoryBoard
 from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.memory.ids import SequentialIds
+from ibex.adapters.memory.known_tokens import NoFilter
 from ibex.adapters.memory.observers import RecordingObserver
 from ibex.adapters.memory.rate_limits import InMemoryRateLimiter
 from ibex.domain.admit_caller import AdmitCaller, Credentials
+from ibex.domain.cached_identity import (
+    CachedAgents,
+    CachedDirectives,
+    CachedTokens,
+    agent_lifetimes,
+    directive_lifetimes,
+    token_lifetimes,
+)
 from ibex.domain.chat import ChatRequest, Member, Message
 from ibex.domain.complete_chat import ChatCall, CompleteChat
 from ibex.domain.directives import Directive, InjectionMode, text_hash
 from ibex.domain.errors import ErrorCode, IbexError
+from ibex.domain.fresh_cache import FreshCache
+from ibex.domain.freshness import Kind
 from ibex.domain.identity import Agent, AgentStatus, PersonalAccessToken, Principal
 from ibex.domain.journal import Batch, JournalUnavailableError, Sink
 from ibex.domain.permissions import AGENT_DEFAULT
@@ -26,8 +38,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from datetime import datetime
 
+    from ibex.domain.directives import DirectiveLookup
     from ibex.domain.exchange import Exchange
-    from ibex.domain.rate_limits import RateLimitDecision
+    from ibex.domain.freshness import News
+    from ibex.domain.identity import AgentVerifier, TokenVerifier
+    from ibex.domain.known_tokens import KnownTokens
+    from ibex.domain.rate_limits import Tally
 
 ORG = UUID(int=0x0A)
 OTHER_ORG = UUID(int=0x0B)
@@ -139,18 +155,30 @@ class ScriptedAgents:
 
 @dataclass(slots=True)
 class WaitingRateLimiter:
-    """The in-memory limiter, behind a wait."""
+    """The in-memory limiter, behind a wait; its news are ``board``'s."""
 
-    limiter: InMemoryRateLimiter = field(default_factory=InMemoryRateLimiter)
-    asked: list[tuple[UUID, int]] = field(default_factory=list)
+    board: InMemoryBoard
+    counted: list[UUID] = field(default_factory=list)
+    asked: list[UUID] = field(default_factory=list)
     on_asked: Callable[[], None] = _nothing
+    limiter: InMemoryRateLimiter = field(init=False)
 
-    async def admit(self, org_id: UUID, limit: int, now: datetime) -> RateLimitDecision:
-        """Count and judge."""
-        self.asked.append((org_id, limit))
+    def __post_init__(self) -> None:
+        """Make the limiter."""
+        self.limiter = InMemoryRateLimiter(self.board.news)
+
+    async def count(self, org_id: UUID, now: datetime) -> Tally:
+        """Count."""
+        self.counted.append(org_id)
         self.on_asked()
         await pause()
-        return await self.limiter.admit(org_id, limit, now)
+        return await self.limiter.count(org_id, now)
+
+    async def news(self, org_id: UUID) -> News:
+        """Give the news."""
+        self.asked.append(org_id)
+        await pause()
+        return await self.limiter.news(org_id)
 
 
 @dataclass(slots=True)
@@ -280,6 +308,44 @@ class BodyReader:
         return self.answer
 
 
+@dataclass(slots=True)
+class Caches:
+    """Caches as a worker has them, empty, and what they were heard to do."""
+
+    clock: ManualClock
+    heard: list[tuple[str, Kind]] = field(default_factory=list)
+
+    def tokens(self, source: TokenVerifier, known: KnownTokens | None = None) -> CachedTokens:
+        """Return a cache of tokens over a source."""
+        lifetimes = token_lifetimes(self.clock, while_source_is_down_s=300)
+        return CachedTokens(source, known or NoFilter(), FreshCache(Kind.TOKENS, {}, lifetimes, self.clock, self))
+
+    def agents(self, source: AgentVerifier) -> CachedAgents:
+        """Return a cache of agents over a source."""
+        lifetimes = agent_lifetimes(while_source_is_down_s=300)
+        return CachedAgents(source, FreshCache(Kind.AGENTS, {}, lifetimes, self.clock, self))
+
+    def directives(self, source: DirectiveLookup) -> CachedDirectives:
+        """Return a cache of directives over a source."""
+        return CachedDirectives(source, FreshCache(Kind.DIRECTIVES, {}, directive_lifetimes(60), self.clock, self))
+
+    def hit(self, kind: Kind) -> None:
+        """Remember; see ``CacheObserver``."""
+        self.heard.append(("hit", kind))
+
+    def missed(self, kind: Kind) -> None:
+        """Remember; see ``CacheObserver``."""
+        self.heard.append(("missed", kind))
+
+    def refetched(self, kind: Kind) -> None:
+        """Remember; see ``CacheObserver``."""
+        self.heard.append(("refetched", kind))
+
+    def served_stale(self, kind: Kind) -> None:
+        """Remember; see ``CacheObserver``."""
+        self.heard.append(("stale", kind))
+
+
 DISK_FULL = JournalUnavailableError("the disk is full")
 
 
@@ -297,7 +363,8 @@ class ChatScene:
         self.ids = SequentialIds()
         self.tokens = ScriptedTokens(principal())
         self.agents = ScriptedAgents(Agent(AGENT, ORG, AgentStatus.ACTIVE))
-        self.rate_limiter = WaitingRateLimiter()
+        self.caches = Caches(self.clock)
+        self.rate_limiter = WaitingRateLimiter(InMemoryBoard(self.clock, self.ids))
         self.directives = ScriptedDirectives(DIRECTIVE)
         self.provider = ScriptedProvider(answer)
         self.journal = ScriptedJournal()
@@ -308,11 +375,16 @@ class ChatScene:
         self.session_handle: str | None = "conversation-1"
         self.ends_session = False
 
+    def admit_caller(self) -> AdmitCaller:
+        """Return the use case's first half."""
+        tokens, agents = self.caches.tokens(self.tokens), self.caches.agents(self.agents)
+        return AdmitCaller(tokens, agents, self.rate_limiter, default_rpm=600)
+
     def use_case(self) -> CompleteChat:
         """Return the use case over the neighbours as they are now."""
         return CompleteChat(
-            admit=AdmitCaller(self.tokens, self.agents, self.rate_limiter, default_rpm=600),
-            directives=self.directives,
+            admit=self.admit_caller(),
+            directives=self.caches.directives(self.directives),
             providers=ProviderRegistry([self.provider]),
             settle=self.settle,
             clock=self.clock,

@@ -17,7 +17,6 @@ from ibex.adapters.http.client import CUT, Limits
 from ibex.adapters.http.drain import Drain
 from ibex.adapters.http.errors import status_of
 from ibex.adapters.http.server_protocol import CuttableHttpProtocol
-from ibex.domain.admit_caller import AdmitCaller
 from ibex.domain.providers import CompletionBody, ProviderRegistry
 from ibex.domain.settle_exchange import ExchangeObserver, SettleExchange
 
@@ -180,7 +179,7 @@ class HttpScene:
         chat.settle = SettleExchange(chat.journal, [chat.observer, *exchange_observers], chat.ids, status_of)
         return create_app(
             complete_chat=chat.use_case(),
-            admit_caller=AdmitCaller(chat.tokens, chat.agents, chat.rate_limiter, default_rpm=600),
+            admit_caller=chat.admit_caller(),
             providers=ProviderRegistry([chat.provider]),
             clock=chat.clock,
             ids=chat.ids,

@@ -21,9 +21,12 @@ from ibex.domain.errors import (
 from ibex.domain.exchange import Caller, Stage
 from ibex.domain.identity import AgentStatus, PersonalAccessToken
 from ibex.domain.permissions import CHAT, allows
+from ibex.domain.rate_limits import decide
 
 if TYPE_CHECKING:
-    from ibex.domain.identity import AgentVerifier, Principal, TokenVerifier
+    from ibex.domain.cached_identity import CachedAgents, CachedTokens, RecalledAgent, RecalledPrincipal
+    from ibex.domain.freshness import News
+    from ibex.domain.identity import Principal
     from ibex.domain.open_exchange import OpenExchange
     from ibex.domain.rate_limits import RateLimiter
 
@@ -43,10 +46,14 @@ class Credentials:
 
 
 class AdmitCaller:
-    """Lets verified callers in and notes who they are; raises the refusals of ``errors`` for all others."""
+    """Lets verified callers in and notes who they are; raises the refusals of ``errors`` for all others.
+
+    What is remembered of a caller says to which organization it belongs, which never changes; one round trip counts the
+    request and brings the organization's news; by those, what is remembered is confirmed or looked up anew.
+    """
 
     def __init__(
-        self, tokens: TokenVerifier, agents: AgentVerifier, rate_limiter: RateLimiter, *, default_rpm: int
+        self, tokens: CachedTokens, agents: CachedAgents, rate_limiter: RateLimiter, *, default_rpm: int
     ) -> None:
         """Take the limit, in requests per minute, of organizations that set none of their own."""
         self._tokens = tokens
@@ -54,47 +61,60 @@ class AdmitCaller:
         self._rate_limiter = rate_limiter
         self._default_rpm = default_rpm
 
-    async def __call__(self, credentials: Credentials, notes: OpenExchange) -> Principal:
-        """Admit a caller that wants to act as an agent; the verified agent is in the notes' ``caller``."""
+    async def __call__(self, credentials: Credentials, notes: OpenExchange) -> News:
+        """Admit a caller that wants to act as an agent, who is the notes' ``caller`` then; return the news of it."""
         with notes.timed(Stage.AUTHENTICATE):
-            principal = await self.authenticate(credentials, notes)
-            agent_id = await self._verify_agent(principal, credentials.agent_id)
-            notes.caller = Caller(principal.org_id, principal.token_id, agent_id)
+            token = await self._recall_token(credentials, notes)
+            agent = await self._recall_agent(token.value, credentials.agent_id, notes)
+        now = notes.clock.now()
         with notes.timed(Stage.RATE_LIMIT):
-            await self._count(principal, notes)
-        return principal
+            tally = await self._rate_limiter.count(token.value.org_id, now)
+        with notes.timed(Stage.AUTHENTICATE):
+            principal = await self._tokens.confirm(token, tally.news)
+            await self._check_active(agent, tally.news)
+        notes.auth_cached = token.from_cache and agent.from_cache
+        notes.auth_stale = token.is_stale or agent.is_stale
+        own = principal.rate_limit_rpm
+        limit = self._default_rpm if own is None else own
+        notes.rate_limit = decide(count=tally.count, limit=limit, now=now)
+        if not notes.rate_limit.allowed:
+            raise RateLimitedError(
+                f"The organization's limit of {limit} requests per minute is reached.",
+                retry_after_s=notes.rate_limit.retry_after_s,
+            )
+        return tally.news
 
     async def authenticate(self, credentials: Credentials, notes: OpenExchange) -> Principal:
         """Admit a caller without an agent, uncounted."""
-        token = _bearer(credentials.authorization)
-        principal = await self._tokens.verify(token)
+        token = await self._recall_token(credentials, notes)
+        return await self._tokens.confirm(token, await self._rate_limiter.news(token.value.org_id))
+
+    async def _recall_token(self, credentials: Credentials, notes: OpenExchange) -> RecalledPrincipal:
+        """Return what is known of the token, checked for what of it never changes."""
+        recalled = await self._tokens.recall(_bearer(credentials.authorization))
+        principal = recalled.value
         notes.caller = Caller(principal.org_id, principal.token_id)
         foreign_path = credentials.org_id is not None and credentials.org_id.lower() != str(principal.org_id)
         if foreign_path or not allows(principal.permissions, CHAT):
             raise InsufficientPermissionsError
-        return principal
+        return recalled
 
-    async def _verify_agent(self, principal: Principal, claimed: str | None) -> UUID:
+    async def _recall_agent(self, principal: Principal, claimed: str | None, notes: OpenExchange) -> RecalledAgent:
         agent_id = _agent_id(claimed) if claimed is not None else principal.agent_id
         if agent_id is None:
             raise MissingAgentIdError
         if principal.agent_id not in (None, agent_id):
             raise AgentNotAuthorizedError
-        agent = await self._agents.verify(principal.org_id, agent_id)
+        recalled = await self._agents.recall(principal.org_id, agent_id)
+        if recalled.value.status is not AgentStatus.ACTIVE:  # who goes on regardless must not use up others' requests
+            await self._check_active(recalled, await self._rate_limiter.news(principal.org_id))
+        notes.caller = Caller(principal.org_id, principal.token_id, agent_id)
+        return recalled
+
+    async def _check_active(self, recalled: RecalledAgent, news: News) -> None:
+        agent = await self._agents.confirm(recalled, news)
         if agent.status is not AgentStatus.ACTIVE:
             raise AgentSuspendedError
-        return agent.id
-
-    async def _count(self, principal: Principal, notes: OpenExchange) -> None:
-        own = principal.rate_limit_rpm
-        limit = self._default_rpm if own is None else own
-        decision = await self._rate_limiter.admit(principal.org_id, limit, notes.clock.now())
-        notes.rate_limit = decision
-        if not decision.allowed:
-            raise RateLimitedError(
-                f"The organization's limit of {limit} requests per minute is reached.",
-                retry_after_s=decision.retry_after_s,
-            )
 
 
 def _bearer(authorization: str | None) -> PersonalAccessToken:

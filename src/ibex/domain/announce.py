@@ -81,3 +81,13 @@ class Board(Protocol):
 
     async def finish_filter(self, connection: Connection, mark: str, content: bytes) -> bool:
         """Make ``content`` the instance's filter; False, and nothing done, if it has one or the mark is gone."""
+
+
+class Announcements(Protocol):
+    """Port: who changes something says so, right after it was committed. Never raises."""
+
+    async def changed(self, org_id: UUID, kind: Kind) -> None:
+        """Something of this kind was changed: what is remembered of it must be looked up anew."""
+
+    async def token_created(self, token_id: UUID) -> None:
+        """A token was created; return when no filter that lacks it can be vouched for any more."""

@@ -33,10 +33,11 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from ibex.domain.admit_caller import AdmitCaller, Credentials
+    from ibex.domain.cached_identity import CachedDirectives
     from ibex.domain.chat import ChatRequest
     from ibex.domain.clock import Clock
-    from ibex.domain.directives import DirectiveLookup
     from ibex.domain.exchange import Caller
+    from ibex.domain.freshness import News
     from ibex.domain.ids import IdSource
     from ibex.domain.providers import CompletionProvider, ProviderRegistry
     from ibex.domain.settle_exchange import SettleExchange
@@ -84,7 +85,7 @@ class CompleteChat:
     def __init__(
         self,
         admit: AdmitCaller,
-        directives: DirectiveLookup,
+        directives: CachedDirectives,
         providers: ProviderRegistry,
         settle: SettleExchange,
         clock: Clock,
@@ -113,13 +114,13 @@ class CompleteChat:
             raise
 
     async def _complete(self, call: ChatCall, notes: OpenExchange) -> ChatReply:
-        await self._admit(call.credentials, notes)
+        news = await self._admit(call.credentials, notes)
         wrong_headers = _wrong_headers(call)
         if not wrong_headers:
             notes.session = self._session(call, notes.caller)
         request = await self._read(call, notes, wrong_headers)
         provider = self._providers.route(request.model)
-        request = await self._direct(request, notes)
+        request = await self._direct(request, notes, news)
         return await self._ask(provider, request, notes)
 
     def _session(self, call: ChatCall, caller: Caller | None) -> SessionRef:
@@ -140,11 +141,11 @@ class CompleteChat:
         notes.messages_hash = request.messages_hash()
         return request
 
-    async def _direct(self, request: ChatRequest, notes: OpenExchange) -> ChatRequest:
+    async def _direct(self, request: ChatRequest, notes: OpenExchange, news: News) -> ChatRequest:
         if notes.caller is None or notes.caller.agent_id is None:
             raise InternalError
         with notes.timed(Stage.DIRECTIVE):
-            notes.directive = await self._directives.active(notes.caller.org_id, notes.caller.agent_id)
+            notes.directive = await self._directives.active(notes.caller.org_id, notes.caller.agent_id, news)
         with notes.timed(Stage.INJECT):
             return inject(request, notes.directive)
 

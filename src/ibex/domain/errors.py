@@ -198,6 +198,10 @@ class AuthUnavailableError(RetryableError):
     default_message = "The agent cannot be checked at the moment."
 
 
+class SourceUnavailableError(ServiceDegradedError):
+    """Who keeps identity answered that it cannot look anything up now: its own store is gone, it is not."""
+
+
 class OverloadedError(RetryableError):
     """A bounded resource of the proxy is full."""
 

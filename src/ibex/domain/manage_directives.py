@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Protocol
 
 from ibex.domain.directives import check_text, text_hash
 from ibex.domain.errors import NotFoundError
+from ibex.domain.freshness import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
     from uuid import UUID
 
+    from ibex.domain.announce import Announcements
     from ibex.domain.clock import Clock
     from ibex.domain.directives import InjectionMode
     from ibex.domain.ids import IdSource
@@ -78,8 +80,9 @@ class DirectiveStore(Protocol):
 class ManageDirectives:
     """Sets, shows and rolls back directives."""
 
-    def __init__(self, store: DirectiveStore, clock: Clock, ids: IdSource) -> None:
+    def __init__(self, store: DirectiveStore, announcements: Announcements, clock: Clock, ids: IdSource) -> None:
         self._store = store
+        self._announcements = announcements
         self._clock = clock
         self._ids = ids
 
@@ -89,7 +92,7 @@ class ManageDirectives:
         """Put a new text in force. Raises ``ValueError`` for a text that may not be one, and ``NotFoundError``."""
         check_text(text)
         draft = DirectiveDraft(self._ids.uuid7(), text, text_hash(text), author, self._clock.now())
-        return _found(await self._store.add_version(org_id, agent_id, draft, mode), "agent")
+        return await self._changed(org_id, await self._store.add_version(org_id, agent_id, draft, mode), "agent")
 
     async def show(self, org_id: UUID, agent_id: UUID) -> DirectiveState:
         """Return the directive. Raises ``NotFoundError``."""
@@ -101,11 +104,16 @@ class ManageDirectives:
 
     async def rollback(self, org_id: UUID, agent_id: UUID, number: int) -> DirectiveState:
         """Put an earlier version in force again: the pointer moves, nothing is copied. Raises ``NotFoundError``."""
-        return _found(await self._store.activate(org_id, agent_id, number), "directive version")
+        return await self._changed(org_id, await self._store.activate(org_id, agent_id, number), "directive version")
 
     async def deactivate(self, org_id: UUID, agent_id: UUID) -> DirectiveState:
         """Stop injecting until a version is set or activated again. Raises ``NotFoundError``."""
-        return _found(await self._store.deactivate(org_id, agent_id), "directive")
+        return await self._changed(org_id, await self._store.deactivate(org_id, agent_id), "directive")
+
+    async def _changed(self, org_id: UUID, state: DirectiveState | None, what: str) -> DirectiveState:
+        found = _found(state, what)
+        await self._announcements.changed(org_id, Kind.DIRECTIVES)
+        return found
 
 
 def _found(state: DirectiveState | None, what: str) -> DirectiveState:

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 from ibex.domain.errors import AgentNotAuthorizedError, InvalidTokenError, NotFoundError
+from ibex.domain.freshness import Kind
 from ibex.domain.identity import AgentStatus, PersonalAccessToken, Principal
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
+    from ibex.domain.announce import Announcements
     from ibex.domain.clock import Clock
     from ibex.domain.identity import Agent
     from ibex.domain.ids import IdSource
@@ -186,9 +188,17 @@ class TokenGrant:
 class ManageIdentity:
     """What an operator does with organizations, users, agents and tokens."""
 
-    def __init__(self, store: IdentityStore, peppers: TokenPeppers, clock: Clock, ids: IdSource) -> None:
+    def __init__(
+        self,
+        store: IdentityStore,
+        peppers: TokenPeppers,
+        announcements: Announcements,
+        clock: Clock,
+        ids: IdSource,
+    ) -> None:
         self._store = store
         self._peppers = peppers
+        self._announcements = announcements
         self._clock = clock
         self._ids = ids
 
@@ -208,6 +218,7 @@ class ManageIdentity:
         """Suspend or reactivate an organization. Raises ``NotFoundError``."""
         if not await self._store.set_organization_status(org_id, status):
             raise NotFoundError("There is no such organization.")
+        await self._announcements.changed(org_id, Kind.TOKENS)
 
     async def create_user(self, org_id: UUID, email: str) -> User:
         """Create a user. Raises ``AlreadyExistsError``."""
@@ -229,6 +240,7 @@ class ManageIdentity:
         """Activate, pause, suspend or archive an agent. Raises ``NotFoundError``."""
         if not await self._store.set_agent_status(org_id, agent_id, status):
             raise NotFoundError("The organization has no such agent.")
+        await self._announcements.changed(org_id, Kind.AGENTS)
 
     async def create_token(self, org_id: UUID, grant: TokenGrant) -> PersonalAccessToken:
         """Create a token and return it, this once. Raises ``NotFoundError`` for a foreign agent or user."""
@@ -249,6 +261,7 @@ class ManageIdentity:
                 revoked_at=None,
             )
         )
+        await self._announcements.token_created(token.token_id)
         return token
 
     async def tokens(self, org_id: UUID) -> Sequence[StoredToken]:
@@ -259,3 +272,4 @@ class ManageIdentity:
         """Revoke a token, from the next request on. Raises ``NotFoundError``."""
         if not await self._store.revoke_token(org_id, token_id, self._clock.now()):
             raise NotFoundError("The organization has no such token.")
+        await self._announcements.changed(org_id, Kind.TOKENS)

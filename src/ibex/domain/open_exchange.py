@@ -44,6 +44,7 @@ class OpenExchange:
     is_streaming: bool = False
     messages_hash: str | None = None
     auth_cached: bool = False
+    auth_stale: bool = False
     settlement: asyncio.Task[None] | None = None
 
     @classmethod

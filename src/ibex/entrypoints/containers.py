@@ -6,8 +6,9 @@ Every provider is synchronous and constructs its object once; opening and closin
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from cachetools import LRUCache
 from dependency_injector import containers, providers
 
 from ibex.adapters.clickhouse.traces import ClickHouseTraces
@@ -16,6 +17,8 @@ from ibex.adapters.http.client import Limits
 from ibex.adapters.http.drain import Drain
 from ibex.adapters.http.errors import status_of
 from ibex.adapters.journal.sqlite import SqliteJournal
+from ibex.adapters.memory.board import InMemoryBoard
+from ibex.adapters.memory.known_tokens import NoFilter
 from ibex.adapters.memory.rate_limits import InMemoryRateLimiter
 from ibex.adapters.openai.config import ApiKey, OpenAIConfig
 from ibex.adapters.openai.echo import EchoProvider
@@ -24,16 +27,29 @@ from ibex.adapters.openai.transport import default_transport
 from ibex.adapters.postgres.database import Database
 from ibex.adapters.postgres.directives import PostgresDirectives
 from ibex.adapters.postgres.identity import PostgresIdentity
+from ibex.adapters.postgres.outbox import PostgresOutbox
 from ibex.adapters.postgres.roles import APP_ROLE, AUTH_ROLE
 from ibex.adapters.postgres.sessions import PostgresSessions
 from ibex.adapters.system.clock import SystemClock
 from ibex.adapters.system.ids import SystemIds
 from ibex.adapters.telemetry.deliveries import DeliveryTelemetry
+from ibex.adapters.telemetry.freshness import CacheTelemetry, LeaseTelemetry
 from ibex.adapters.telemetry.metrics import Metrics
 from ibex.adapters.telemetry.requests import RequestTelemetry
 from ibex.domain.admit_caller import AdmitCaller
+from ibex.domain.cached_identity import (
+    CachedAgents,
+    CachedDirectives,
+    CachedTokens,
+    agent_lifetimes,
+    directive_lifetimes,
+    token_lifetimes,
+)
 from ibex.domain.complete_chat import CompleteChat
 from ibex.domain.deliver_exchanges import CheckpointDelivery, DeliverExchanges, TraceDelivery
+from ibex.domain.fresh_cache import FreshCache
+from ibex.domain.freshness import Kind
+from ibex.domain.keep_fresh import AnnounceAtOnce, KeepFresh
 from ibex.domain.manage_directives import ManageDirectives
 from ibex.domain.manage_identity import ManageIdentity, VerifyAgent, VerifyToken
 from ibex.domain.providers import ProviderRegistry
@@ -98,12 +114,30 @@ def _all_observers(telemetry: RequestTelemetry, more: Sequence[ExchangeObserver]
     return (telemetry, *more)
 
 
+def _lru(size: int) -> LRUCache[Any, Any]:
+    return LRUCache(size)
+
+
+def _announce_at_once(board: InMemoryBoard, keep_fresh: KeepFresh) -> AnnounceAtOnce:
+    return AnnounceAtOnce(board, keep_fresh.announcement_failed)
+
+
 class EmbeddedAdapters(containers.DeclarativeContainer):
-    """One process with its identity next to it: PostgreSQL and ClickHouse by URL, counting in memory (ADR 0009)."""
+    """One process with its identity next to it: PostgreSQL and ClickHouse by URL, the rest in memory (ADR 0009)."""
 
     settings: providers.Dependency[Settings] = providers.Dependency()
     clock = providers.Singleton(SystemClock)
     ids = providers.Singleton(SystemIds)
+
+    traces = providers.Singleton(_traces, settings.provided.clickhouse_url)
+    journal = providers.Singleton(
+        SqliteJournal,
+        settings.provided.journal_dir,
+        ids,
+        sync=settings.provided.journal_sync.value,
+        max_bytes=settings.provided.journal_max_bytes,
+    )
+    metrics = providers.Singleton(Metrics, clock, journal.provided.depth)
 
     database = providers.Singleton(_database, settings.provided.database_url, APP_ROLE)
     directives = providers.Singleton(PostgresDirectives, database)
@@ -115,17 +149,23 @@ class EmbeddedAdapters(containers.DeclarativeContainer):
     token_verifier = providers.Singleton(VerifyToken, identity, peppers, clock)
     agent_verifier = providers.Singleton(VerifyAgent, identity)
 
-    rate_limiter = providers.Singleton(InMemoryRateLimiter)
-    traces = providers.Singleton(_traces, settings.provided.clickhouse_url)
-    journal = providers.Singleton(
-        SqliteJournal,
-        settings.provided.journal_dir,
-        ids,
-        sync=settings.provided.journal_sync.value,
-        max_bytes=settings.provided.journal_max_bytes,
+    board = providers.Singleton(InMemoryBoard, clock, ids)
+    rate_limiter = providers.Singleton(InMemoryRateLimiter, board.provided.news)
+    known_tokens = providers.Singleton(NoFilter)
+    keep_fresh = providers.Singleton(
+        KeepFresh,
+        providers.Singleton(PostgresOutbox, identity_database),
+        board,
+        providers.Singleton(LeaseTelemetry, metrics.provided.registry, "proxy"),
     )
+    announcements = providers.Singleton(_announce_at_once, board, keep_fresh)
+
     transport = providers.Singleton(default_transport)
     completion_providers = providers.Singleton(_providers, settings, transport, clock)
+
+    resources = providers.List(identity_database, database, traces, journal)
+    background = providers.List(keep_fresh)
+    checks = providers.Callable(readiness_checks, identity_database, database, traces)
 
 
 def _limits(settings: Settings) -> Limits:
@@ -145,15 +185,17 @@ class Application(containers.DeclarativeContainer):
     adapters = providers.DependenciesContainer()
     observers = providers.Object(())
 
-    metrics = providers.Singleton(Metrics, adapters.clock, adapters.journal.provided.depth)
-    request_telemetry = providers.Singleton(RequestTelemetry, metrics)
-    delivery_telemetry = providers.Singleton(DeliveryTelemetry, metrics)
+    request_telemetry = providers.Singleton(RequestTelemetry, adapters.metrics)
+    delivery_telemetry = providers.Singleton(DeliveryTelemetry, adapters.metrics)
+    cache_telemetry = providers.Singleton(CacheTelemetry, adapters.metrics.provided.registry)
     drain = providers.Singleton(Drain)
 
     manage_identity = providers.Singleton(
-        ManageIdentity, adapters.identity, adapters.peppers, adapters.clock, adapters.ids
+        ManageIdentity, adapters.identity, adapters.peppers, adapters.announcements, adapters.clock, adapters.ids
     )
-    manage_directives = providers.Singleton(ManageDirectives, adapters.directives, adapters.clock, adapters.ids)
+    manage_directives = providers.Singleton(
+        ManageDirectives, adapters.directives, adapters.announcements, adapters.clock, adapters.ids
+    )
 
     settle_exchange = providers.Singleton(
         SettleExchange,
@@ -162,17 +204,56 @@ class Application(containers.DeclarativeContainer):
         adapters.ids,
         providers.Object(status_of),
     )
+    cached_tokens = providers.Singleton(
+        CachedTokens,
+        adapters.token_verifier,
+        adapters.known_tokens,
+        providers.Singleton(
+            FreshCache,
+            Kind.TOKENS,
+            providers.Singleton(_lru, settings.provided.auth_cache_size),
+            providers.Singleton(
+                token_lifetimes, adapters.clock, while_source_is_down_s=settings.provided.auth_stale_if_error_s
+            ),
+            adapters.clock,
+            cache_telemetry,
+        ),
+    )
+    cached_agents = providers.Singleton(
+        CachedAgents,
+        adapters.agent_verifier,
+        providers.Singleton(
+            FreshCache,
+            Kind.AGENTS,
+            providers.Singleton(_lru, settings.provided.auth_cache_size),
+            providers.Singleton(agent_lifetimes, while_source_is_down_s=settings.provided.auth_stale_if_error_s),
+            adapters.clock,
+            cache_telemetry,
+        ),
+    )
+    cached_directives = providers.Singleton(
+        CachedDirectives,
+        adapters.directives,
+        providers.Singleton(
+            FreshCache,
+            Kind.DIRECTIVES,
+            providers.Singleton(_lru, settings.provided.auth_cache_size),
+            providers.Singleton(directive_lifetimes, settings.provided.directive_cache_ttl_s),
+            adapters.clock,
+            cache_telemetry,
+        ),
+    )
     admit_caller = providers.Singleton(
         AdmitCaller,
-        adapters.token_verifier,
-        adapters.agent_verifier,
+        cached_tokens,
+        cached_agents,
         adapters.rate_limiter,
         default_rpm=settings.provided.rate_limit_default_rpm,
     )
     complete_chat = providers.Singleton(
         CompleteChat,
         admit_caller,
-        adapters.directives,
+        cached_directives,
         adapters.completion_providers,
         settle_exchange,
         adapters.clock,
@@ -203,10 +284,8 @@ class Application(containers.DeclarativeContainer):
         providers=adapters.completion_providers,
         clock=adapters.clock,
         ids=adapters.ids,
-        render_metrics=metrics.provided.render,
-        readiness_checks=providers.Callable(
-            readiness_checks, adapters.identity_database, adapters.database, adapters.traces
-        ),
+        render_metrics=adapters.metrics.provided.render,
+        readiness_checks=adapters.checks,
         drain=drain,
         observer=request_telemetry,
         limits=providers.Callable(_limits, settings),

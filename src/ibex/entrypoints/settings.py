@@ -233,6 +233,28 @@ class Settings:
             "The limit of organizations that set none of their own.",
         ),
     )
+    auth_cache_size: int = _variable(
+        5_000,
+        Variable(
+            "IBEX_AUTH_CACHE_SIZE",
+            _int_between(1, 1_000_000),
+            "1 to 1000000 entries",
+            "How many tokens, agents and directives each a worker remembers.",
+        ),
+    )
+    auth_stale_if_error_s: float = _variable(
+        300.0,
+        Variable(
+            "IBEX_AUTH_STALE_IF_ERROR",
+            _delay,
+            "seconds, 0 to 86400",
+            "How long a proven entry is served while auth cannot reach its database.",
+        ),
+    )
+    directive_cache_ttl_s: float = _variable(
+        60.0,
+        Variable("IBEX_DIRECTIVE_CACHE_TTL", _seconds, SECONDS, "How long a directive is remembered, changes apart."),
+    )
     max_request_body_bytes: int = _variable(
         10 * 1024 * 1024,
         Variable(

@@ -14,12 +14,15 @@ from harness.chat_scene import (
     OTHER_AGENT,
     OTHER_ORG,
     TOKEN,
+    Caches,
     ScriptedAgents,
     ScriptedTokens,
     WaitingRateLimiter,
     principal,
 )
+from ibex.adapters.memory.board import InMemoryBoard
 from ibex.adapters.memory.clock import ManualClock
+from ibex.adapters.memory.ids import SequentialIds
 from ibex.domain.admit_caller import AdmitCaller, Credentials
 from ibex.domain.errors import (
     AgentNotAuthorizedError,
@@ -47,10 +50,14 @@ class Door:
     def __init__(self) -> None:
         self.tokens = ScriptedTokens(principal())
         self.agents = ScriptedAgents(Agent(AGENT, ORG, AgentStatus.ACTIVE))
-        self.rate_limiter = WaitingRateLimiter()
         self.clock = ManualClock()
+        self.board = InMemoryBoard(self.clock, SequentialIds())
+        self.rate_limiter = WaitingRateLimiter(self.board)
+        self.caches = Caches(self.clock)
         self.notes = OpenExchange.begin(self.clock, UUID(int=1), "t" * 32)
-        self.admit = AdmitCaller(self.tokens, self.agents, self.rate_limiter, default_rpm=600)
+        self.admit = AdmitCaller(
+            self.caches.tokens(self.tokens), self.caches.agents(self.agents), self.rate_limiter, default_rpm=600
+        )
 
     async def knock(self, authorization: str | None = BEARER, agent_id: str | None = str(AGENT)) -> Caller | None:
         """Ask to be let in, and return who the notes say came."""
@@ -171,7 +178,7 @@ async def test_which_agent_it_is(
     with pytest.raises(agent_or_error):
         await door.knock(agent_id=claimed)
     assert door.agents.asked == []
-    assert door.rate_limiter.asked == []
+    assert door.rate_limiter.counted == []
 
 
 async def test_a_wrong_agent_header_is_named() -> None:
@@ -205,7 +212,7 @@ async def test_an_agent_that_may_not_act_is_refused_uncounted(
     with pytest.raises(error):
         await door.knock()
     assert door.notes.caller == Caller(ORG, TOKEN.token_id)
-    assert door.rate_limiter.asked == []
+    assert door.rate_limiter.counted == []
 
 
 @pytest.mark.parametrize(("own", "limit"), [(None, 600), (0, 0), (7, 7)])
@@ -216,7 +223,7 @@ async def test_the_organizations_own_limit_goes_before_the_default(own: int | No
 
     await door.knock()
 
-    assert door.rate_limiter.asked == [(ORG, limit)]
+    assert door.rate_limiter.counted == [ORG]
     assert door.notes.rate_limit is not None
     assert door.notes.rate_limit.limit == limit
 
@@ -245,7 +252,7 @@ async def test_authenticating_alone_needs_no_agent_and_counts_nothing() -> None:
 
     assert who == principal()
     assert door.notes.caller == Caller(ORG, TOKEN.token_id)
-    assert (door.agents.asked, door.rate_limiter.asked) == ([], [])
+    assert (door.agents.asked, door.rate_limiter.counted) == ([], [])
 
 
 def test_credentials_show_no_token() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ibex.adapters.memory.announcements import RecordingAnnouncements
 from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.memory.directives import InMemoryDirectives
 from ibex.adapters.memory.identity import InMemoryIdentity
@@ -24,8 +25,8 @@ class Site:
     def __init__(self) -> None:
         clock, ids, store = ManualClock(), SequentialIds(), InMemoryIdentity()
         self.directives = InMemoryDirectives(store)
-        self.manage_identity = ManageIdentity(store, PEPPERS, clock, ids)
-        self.manage_directives = ManageDirectives(self.directives, clock, ids)
+        self.manage_identity = ManageIdentity(store, PEPPERS, RecordingAnnouncements(), clock, ids)
+        self.manage_directives = ManageDirectives(self.directives, RecordingAnnouncements(), clock, ids)
         self.verify = VerifyToken(store, PEPPERS, clock)
 
     async def bootstrap(self) -> Installation:

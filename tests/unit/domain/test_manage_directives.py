@@ -8,6 +8,7 @@ from uuid import UUID
 
 import pytest
 
+from ibex.adapters.memory.announcements import RecordingAnnouncements
 from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.memory.directives import InMemoryDirectives
 from ibex.adapters.memory.identity import InMemoryIdentity
@@ -46,11 +47,11 @@ class Desk:
 async def desk() -> Desk:
     """A desk whose agent has no directive yet."""
     clock, ids, identity = ManualClock(), SequentialIds(), InMemoryIdentity()
-    people = ManageIdentity(identity, TokenPeppers({"k": bytes(16)}), clock, ids)
+    people = ManageIdentity(identity, TokenPeppers({"k": bytes(16)}), RecordingAnnouncements(), clock, ids)
     organization = await people.create_organization("acme")
     agent = await people.create_agent(organization.id, "support")
     store = InMemoryDirectives(identity)
-    return Desk(clock, store, ManageDirectives(store, clock, ids), agent)
+    return Desk(clock, store, ManageDirectives(store, RecordingAnnouncements(), clock, ids), agent)
 
 
 async def test_a_text_that_is_set_is_in_force(desk: Desk) -> None:

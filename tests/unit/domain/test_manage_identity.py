@@ -7,6 +7,7 @@ from uuid import UUID
 
 import pytest
 
+from ibex.adapters.memory.announcements import RecordingAnnouncements
 from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.memory.identity import InMemoryIdentity
 from ibex.adapters.memory.ids import SequentialIds
@@ -36,7 +37,8 @@ class Office:
     def __init__(self) -> None:
         self.clock = ManualClock()
         self.store = InMemoryIdentity()
-        self.manage = ManageIdentity(self.store, PEPPERS, self.clock, SequentialIds())
+        self.announced = RecordingAnnouncements()
+        self.manage = ManageIdentity(self.store, PEPPERS, self.announced, self.clock, SequentialIds())
         self.verify_token = VerifyToken(self.store, PEPPERS, self.clock)
         self.verify_agent = VerifyAgent(self.store)
 

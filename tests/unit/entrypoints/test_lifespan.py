@@ -50,12 +50,13 @@ class Graph:
             return lambda: resource
 
         self.adapters = self
-        for name in ("identity_database", "database", "traces", "journal", "transport", "settle_exchange"):
+        for name in ("transport", "settle_exchange"):
             setattr(self, name, give(name))
-        self.deliveries = list
+        self.resources = lambda: [give(name)() for name in ("database", "traces", "journal")]
+        self.background = self.deliveries = list
 
 
-OPENED = ["open identity_database", "open database", "open traces", "open journal"]
+OPENED = ["open database", "open traces", "open journal"]
 
 
 async def test_what_is_opened_is_closed_in_reverse() -> None:
@@ -71,7 +72,6 @@ async def test_what_is_opened_is_closed_in_reverse() -> None:
         "close journal",
         "close traces",
         "close database",
-        "close identity_database",
     ]
 
 
@@ -81,7 +81,7 @@ async def test_what_was_opened_is_closed_when_a_later_one_fails() -> None:
     with pytest.raises(ConnectionError):
         async with running(cast("Any", Graph(notes, failing="traces"))):
             raise AssertionError("it must not get here")
-    assert notes == [*OPENED[:3], "close traces", "close database", "close identity_database"]
+    assert notes == [*OPENED[:2], "close traces", "close database"]
 
 
 class HungStore:

@@ -29,6 +29,8 @@ def exchange_headers(notes: OpenExchange | None) -> Headers:
         headers.append((b"x-ratelimit-limit", b"%d" % decision.limit))
         headers.append((b"x-ratelimit-remaining", b"%d" % decision.remaining))
         headers.append((b"x-ratelimit-reset", b"%d" % decision.reset_unix_s))
+    if notes.auth_stale:
+        headers.append((b"x-ibex-auth-cached", b"true"))
     provider_request_id = notes.provider_request_id
     if provider_request_id is not None and _VISIBLE.fullmatch(provider_request_id):
         headers.append((b"x-ibex-provider-request-id", provider_request_id.encode("ascii")))

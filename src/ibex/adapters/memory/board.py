@@ -123,5 +123,3 @@ class InMemoryBoard:
 
     def _fresh_value(self) -> str:
         return str(self._ids.uuid7())
-
-

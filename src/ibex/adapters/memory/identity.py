@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ibex.adapters.memory.outbox import InMemoryOutbox
 from ibex.domain.errors import NotFoundError
+from ibex.domain.freshness import Kind
 from ibex.domain.identity import Agent
 from ibex.domain.manage_identity import AlreadyExistsError
 
@@ -19,9 +21,10 @@ if TYPE_CHECKING:
 
 
 class InMemoryIdentity:
-    """An ``IdentityStore`` of this process; gone with it."""
+    """An ``IdentityStore`` of this process; gone with it. Its changes are in its ``outbox`` as they are made."""
 
     def __init__(self) -> None:
+        self.outbox = InMemoryOutbox(self._live_tokens)
         self._organizations: dict[UUID, Organization] = {}
         self._users: dict[UUID, User] = {}
         self._agents: dict[UUID, NamedAgent] = {}
@@ -53,6 +56,7 @@ class InMemoryIdentity:
         if organization is None:
             return False
         self._organizations[org_id] = replace(organization, status=status)
+        self.outbox.note(org_id, Kind.TOKENS)
         return True
 
     async def add_user(self, user: User) -> None:
@@ -80,6 +84,7 @@ class InMemoryIdentity:
         if agent is None or agent.org_id != org_id:
             return False
         self._agents[agent_id] = replace(agent, status=status)
+        self.outbox.note(org_id, Kind.AGENTS)
         return True
 
     async def add_token(self, token: StoredToken) -> None:
@@ -92,6 +97,7 @@ class InMemoryIdentity:
         if token.agent_id is not None and await self.find_agent(token.org_id, token.agent_id) is None:
             raise NotFoundError("The organization has no such agent.")
         self._tokens[token.id] = token
+        self.outbox.note(token.org_id, Kind.TOKENS, token.id)
 
     async def tokens(self, org_id: UUID) -> Sequence[StoredToken]:
         """Return the organization's tokens, oldest first."""
@@ -104,7 +110,11 @@ class InMemoryIdentity:
         if token is None or token.org_id != org_id:
             return False
         self._tokens[token_id] = replace(token, revoked_at=token.revoked_at or now)
+        self.outbox.note(org_id, Kind.TOKENS)
         return True
+
+    def _live_tokens(self) -> list[UUID]:
+        return [token.id for token in self._tokens.values() if token.revoked_at is None]
 
     def _check_organization(self, org_id: UUID) -> None:
         if org_id not in self._organizations:

@@ -263,6 +263,7 @@ outbox = Table(
     _uuid("org_id"),
     _text("kind"),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    _uuid("new_token", nullable=True),
     PrimaryKeyConstraint("id"),
     ForeignKeyConstraint(["org_id"], ["organizations.id"]),
     _one_of("kind", OUTBOX_KINDS),

@@ -37,8 +37,8 @@ class Metrics:
     def __init__(self, clock: Clock, journal_depth: Callable[[Sink], int]) -> None:
         """Take what tells how many exchanges a sink has not acknowledged."""
         self._clock = clock
-        self._registry = CollectorRegistry()
-        ProcessCollector(registry=self._registry)
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
         by_request = ("route", "method", "status")
         self._requests = self._histogram("request_duration_seconds", "Whole requests.", by_request, _REQUEST)
         self._overhead = self._histogram("overhead_seconds", "Chat requests, less the provider's time.", (), _REQUEST)
@@ -71,7 +71,7 @@ class Metrics:
 
     def render(self) -> tuple[bytes, str]:
         """Return all metrics in Prometheus' text format, and its content type."""
-        return generate_latest(self._registry), CONTENT_TYPE_LATEST
+        return generate_latest(self.registry), CONTENT_TYPE_LATEST
 
     def request_ended(self, method: str, route: str, status: int, duration_ns: int) -> None:
         """Count a request of any route."""
@@ -133,13 +133,13 @@ class Metrics:
         self._sink_failures.labels(sink).inc()
 
     def _histogram(self, name: str, meaning: str, labels: tuple[str, ...], buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(f"ibex_proxy_{name}", meaning, labels, buckets=buckets, registry=self._registry)
+        return Histogram(f"ibex_proxy_{name}", meaning, labels, buckets=buckets, registry=self.registry)
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
-        return Counter(f"ibex_proxy_{name}", meaning, labels, registry=self._registry)
+        return Counter(f"ibex_proxy_{name}", meaning, labels, registry=self.registry)
 
     def _gauge(self, name: str, meaning: str) -> Gauge:
-        return Gauge(f"ibex_proxy_{name}", meaning, ("sink",), registry=self._registry)
+        return Gauge(f"ibex_proxy_{name}", meaning, ("sink",), registry=self.registry)
 
 
 def _phase(exchange: Exchange) -> str:

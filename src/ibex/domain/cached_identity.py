@@ -1,0 +1,102 @@
+"""Tokens, agents and directives as a worker remembers them, fetched anew when the news say so (spec 5)."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from ibex.domain.errors import InvalidTokenError
+from ibex.domain.fresh_cache import Lifetimes, Recalled
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from ibex.domain.clock import Clock
+    from ibex.domain.directives import Directive, DirectiveLookup
+    from ibex.domain.fresh_cache import FreshCache
+    from ibex.domain.freshness import News
+    from ibex.domain.identity import Agent, AgentVerifier, PersonalAccessToken, Principal, TokenVerifier
+    from ibex.domain.known_tokens import KnownTokens
+
+TokenDigest: TypeAlias = bytes
+AgentKey: TypeAlias = "tuple[UUID, UUID]"
+RecalledPrincipal: TypeAlias = "Recalled[TokenDigest, Principal]"
+RecalledAgent: TypeAlias = "Recalled[AgentKey, Agent]"
+
+ENTRY_LIFETIME_S: Final = 30.0
+_BEFORE_EXPIRY_S: Final = 5.0
+
+
+def token_lifetimes(clock: Clock, *, while_source_is_down_s: float) -> Lifetimes[Principal]:
+    """Return how long principals are remembered: 30 s, and less before the token expires."""
+
+    def remaining_s(principal: Principal) -> float:
+        if principal.expires_at is None:
+            return ENTRY_LIFETIME_S
+        return min(ENTRY_LIFETIME_S, (principal.expires_at - clock.now()).total_seconds() - _BEFORE_EXPIRY_S)
+
+    def is_live(principal: Principal) -> bool:
+        return principal.expires_at is None or clock.now() < principal.expires_at
+
+    return Lifetimes(remaining_s, while_source_is_down_s, is_live)
+
+
+def agent_lifetimes(*, while_source_is_down_s: float) -> Lifetimes[Agent]:
+    """Return how long agents are remembered."""
+    return Lifetimes(lambda _: ENTRY_LIFETIME_S, while_source_is_down_s, lambda _: True)
+
+
+def directive_lifetimes(seconds: float) -> Lifetimes[Directive | None]:
+    """Return how long directives are remembered, and that an agent has none."""
+    return Lifetimes(lambda _: seconds)
+
+
+class CachedTokens:
+    """Principals by the digest of their token; the token itself is not kept."""
+
+    def __init__(self, verifier: TokenVerifier, known: KnownTokens, cache: FreshCache[TokenDigest, Principal]) -> None:
+        self._verifier = verifier
+        self._known = known
+        self._cache = cache
+
+    async def recall(self, token: PersonalAccessToken) -> RecalledPrincipal:
+        """Return what is known of a token. Raises as ``TokenVerifier`` does; a token that nobody has costs no call."""
+
+        async def fetch() -> Principal:
+            if await self._known.excludes(token.token_id):
+                raise InvalidTokenError
+            return await self._verifier.verify(token)
+
+        return await self._cache.recall(hashlib.sha256(token.reveal().encode("ascii")).digest(), fetch)
+
+    async def confirm(self, recalled: RecalledPrincipal, news: News) -> Principal:
+        """Return the principal that the token stands for now. Raises as ``TokenVerifier`` does."""
+        return await self._cache.confirm(recalled, news)
+
+
+class CachedAgents:
+    """Agents by organization and id."""
+
+    def __init__(self, verifier: AgentVerifier, cache: FreshCache[AgentKey, Agent]) -> None:
+        self._verifier = verifier
+        self._cache = cache
+
+    async def recall(self, org_id: UUID, agent_id: UUID) -> RecalledAgent:
+        """Return what is known of an agent. Raises as ``AgentVerifier`` does."""
+        return await self._cache.recall((org_id, agent_id), lambda: self._verifier.verify(org_id, agent_id))
+
+    async def confirm(self, recalled: RecalledAgent, news: News) -> Agent:
+        """Return the agent as it is now. Raises as ``AgentVerifier`` does."""
+        return await self._cache.confirm(recalled, news)
+
+
+class CachedDirectives:
+    """Directives by organization and agent, and that there is none."""
+
+    def __init__(self, source: DirectiveLookup, cache: FreshCache[AgentKey, Directive | None]) -> None:
+        self._source = source
+        self._cache = cache
+
+    async def active(self, org_id: UUID, agent_id: UUID, news: News) -> Directive | None:
+        """Return the directive in force now; None if there is none. Raises as ``DirectiveLookup`` does."""
+        return await self._cache.get((org_id, agent_id), news, lambda: self._source.active(org_id, agent_id))
