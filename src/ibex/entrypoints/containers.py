@@ -65,7 +65,8 @@ if TYPE_CHECKING:
 
     from ibex.domain.clock import Clock
     from ibex.domain.settle_exchange import ExchangeObserver
-    from ibex.entrypoints.settings import Secret, Settings
+    from ibex.entrypoints.setting_values import Secret
+    from ibex.entrypoints.settings import Settings
 
 
 def _database(url: Secret[str], role: str) -> Database:

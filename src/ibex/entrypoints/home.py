@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from ibex.entrypoints.setting_values import EMBEDDED_PEPPER
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
@@ -76,7 +78,7 @@ class Home:
     def token_peppers(self) -> str:
         """Return this folder's own pepper, as ``IBEX_TOKEN_PEPPERS`` takes it; made when it is first asked for."""
         if not self._peppers.exists():
-            _write_private(self._peppers, "home:" + base64.b64encode(secrets.token_bytes(32)).decode())
+            _write_private(self._peppers, f"{EMBEDDED_PEPPER}:" + base64.b64encode(secrets.token_bytes(32)).decode())
         return self._peppers.read_text(encoding="ascii")
 
     def installation(self) -> FirstInstallation | None:

@@ -4,42 +4,76 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvloop
 
 from ibex.adapters.telemetry.logging import configure_logging
-from ibex.entrypoints.containers import EmbeddedAdapters, application_of
+from ibex.entrypoints.containers import EmbeddedAdapters, ProductionAdapters, application_of
 from ibex.entrypoints.lifespan import running
 from ibex.entrypoints.proxy_server import BACKLOG, address_of, listen, serve_http
+from ibex.entrypoints.settings import Environment, SettingsError
+from ibex.entrypoints.workers import Place, end_with_parent, watch_over
 
 if TYPE_CHECKING:
+    from dependency_injector.containers import DeclarativeContainer
+
     from ibex.entrypoints.settings import Settings
 
 _LOG = logging.getLogger("ibex.serve")
 
 
-def serve(settings: Settings) -> int:
-    """Run one proxy process against the servers that the settings name; return its exit code.
+def serve(settings: Settings, workers: int = 1) -> int:
+    """Run the proxy against the servers that the settings name; return its exit code.
 
     Raises ``SettingsError`` if one of them is not named, and ``OSError`` if the address cannot be listened on.
     """
     configure_logging(settings.log_level)
-    settings.require("database_url", "auth_database_url", "clickhouse_url", "token_peppers")
+    adapters_for(settings)
+    if workers > 1:
+        if settings.auth_address is None:
+            raise SettingsError("IBEX_AUTH_ADDRESS is not set; several workers need auth and Redis.")
+        return watch_over(settings, workers)
+    with listen(settings.host, settings.port) as listener:
+        return _run(settings, listener, Place(-1, -1, 0))
+
+
+def serve_as_worker(settings: Settings, place: Place) -> int:
+    """Run one of several workers, on the socket that it was given; return its exit code."""
+    configure_logging(settings.log_level)
+    with socket.socket(fileno=place.listener) as listener:
+        return _run(settings, listener, place)
+
+
+def adapters_for(settings: Settings) -> DeclarativeContainer:
+    """Return the adapters that the settings choose: with auth and Redis by address, or with neither.
+
+    Raises ``SettingsError`` if what these need is not named.
+    """
+    if settings.auth_address is None and settings.redis_url is None and settings.env is not Environment.PRODUCTION:
+        settings.require("database_url", "auth_database_url", "clickhouse_url", "token_peppers")
+        return EmbeddedAdapters()
+    settings.require("auth_address", "redis_url", "database_url", "clickhouse_url")
+    return ProductionAdapters()
+
+
+def _run(settings: Settings, listener: socket.socket, place: Place) -> int:
+    own = replace(settings, journal_dir=str(Path(settings.journal_dir) / f"worker-{place.number}"))
 
     async def run() -> None:
-        application = application_of(EmbeddedAdapters(), settings)
-        with listen(settings.host, settings.port) as listener:
-            app = application.app()
-            async with running(application):
-                listener.listen(BACKLOG)
-                _LOG.info("listening on %s", address_of(listener))
-                await serve_http(
-                    app,
-                    listener,
-                    shutdown_timeout_s=settings.shutdown_timeout_s,
-                    on_drain=application.drain().begin,
-                )
+        if place.lifeline >= 0:
+            end_with_parent(place.lifeline)
+        application = application_of(adapters_for(own), own)
+        app = application.app()
+        async with running(application):
+            listener.listen(BACKLOG)
+            _LOG.info("listening on %s", address_of(listener))
+            await serve_http(
+                app, listener, shutdown_timeout_s=own.shutdown_timeout_s, on_drain=application.drain().begin
+            )
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run())

@@ -6,16 +6,30 @@ Every field of ``Settings`` is one variable; its ``Variable`` says how it is rea
 
 from __future__ import annotations
 
-import base64
-import binascii
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
+
+from ibex.entrypoints.setting_values import (
+    Secret,
+    Variable,
+    delay,
+    globs,
+    host_and_port,
+    int_between,
+    is_for_development,
+    on_off,
+    peppers,
+    seconds,
+    secret_text,
+    secret_url,
+    service_token,
+    text,
+    url,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-T = TypeVar("T")
+    from collections.abc import Mapping
 
 
 class SettingsError(Exception):
@@ -40,111 +54,8 @@ class JournalSync(StrEnum):
     FULL = "full"
 
 
-class Secret(Generic[T]):
-    """A value that shows itself through ``reveal()`` only."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: T) -> None:
-        self._value = value
-
-    def reveal(self) -> T:
-        """Return the value."""
-        return self._value
-
-    def __repr__(self) -> str:
-        return "<Secret>"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and bool(self._value == other._value)
-
-    def __hash__(self) -> int:
-        return hash(self._value)
-
-
-@dataclass(frozen=True, slots=True)
-class Variable:
-    """How one setting is read: ``parse`` raises ``ValueError``; ``allowed`` says what it takes, in words."""
-
-    name: str
-    parse: Callable[[str], Any]
-    allowed: str
-    meaning: str
-    is_secret: bool = False
-
-
 def _variable(default: Any, variable: Variable) -> Any:
     return field(default=default, metadata={"variable": variable})
-
-
-def _text(value: str) -> str:
-    if not value:
-        raise ValueError
-    return value
-
-
-def _int_between(low: int, high: int) -> Callable[[str], int]:
-    def parse(value: str) -> int:
-        number = int(value)
-        if not low <= number <= high:
-            raise ValueError
-        return number
-
-    return parse
-
-
-def _seconds(value: str) -> float:
-    number = float(value)
-    if not 0 < number <= 86_400:  # noqa: PLR2004 - a day
-        raise ValueError
-    return number
-
-
-def _delay(value: str) -> float:
-    return 0.0 if float(value) == 0 else _seconds(value)
-
-
-def _on_off(value: str) -> bool:
-    return {"on": True, "off": False}[value.lower()]
-
-
-def _url(*schemes: str) -> Callable[[str], str]:
-    def parse(value: str) -> str:
-        if value.partition("://")[0] not in schemes:
-            raise ValueError
-        return value
-
-    return parse
-
-
-def _secret_url(*schemes: str) -> Callable[[str], Secret[str]]:
-    parse = _url(*schemes)
-    return lambda value: Secret(parse(value))
-
-
-def _secret_text(value: str) -> Secret[str]:
-    return Secret(_text(value))
-
-
-def _globs(value: str) -> tuple[str, ...]:
-    patterns = tuple(part.strip() for part in value.split(",") if part.strip())
-    if not patterns:
-        raise ValueError
-    return patterns
-
-
-def _peppers(value: str) -> Secret[dict[str, bytes]]:
-    peppers = {}
-    for part in value.split(","):
-        key_id, _, encoded = part.strip().partition(":")
-        try:
-            pepper = base64.b64decode(encoded, validate=True)
-        except binascii.Error:
-            raise ValueError from None
-        if not key_id or len(pepper) < 16:  # noqa: PLR2004 - see TokenPeppers
-            raise ValueError
-        peppers[key_id] = pepper
-    return Secret(peppers)
 
 
 SECONDS = "seconds, more than 0 and at most 86400"
@@ -160,10 +71,10 @@ class Settings:
         Variable("IBEX_ENV", Environment, "development or production", "Production refuses development credentials."),
     )
     host: str = _variable(
-        "127.0.0.1", Variable("IBEX_HOST", _text, "an address or host name", "The address that the proxy listens on.")
+        "127.0.0.1", Variable("IBEX_HOST", text, "an address or host name", "The address that the proxy listens on.")
     )
     port: int = _variable(
-        8080, Variable("IBEX_PORT", _int_between(0, 65_535), "0 to 65535, 0 for any free port", "The proxy's port.")
+        8080, Variable("IBEX_PORT", int_between(0, 65_535), "0 to 65535, 0 for any free port", "The proxy's port.")
     )
     log_level: str = _variable(
         "info",
@@ -178,7 +89,7 @@ class Settings:
         None,
         Variable(
             "IBEX_DATABASE_URL",
-            _secret_url("postgresql"),
+            secret_url("postgresql"),
             POSTGRES_URL,
             "PostgreSQL as the role ibex_app: directives, sessions, checkpoints.",
             is_secret=True,
@@ -188,7 +99,7 @@ class Settings:
         None,
         Variable(
             "IBEX_AUTH_DATABASE_URL",
-            _secret_url("postgresql"),
+            secret_url("postgresql"),
             POSTGRES_URL,
             "PostgreSQL as the role ibex_auth: organizations, users, agents, tokens.",
             is_secret=True,
@@ -198,7 +109,7 @@ class Settings:
         None,
         Variable(
             "IBEX_OWNER_DATABASE_URL",
-            _secret_url("postgresql"),
+            secret_url("postgresql"),
             POSTGRES_URL,
             "PostgreSQL as the owner of the schema; only `ibex migrate` uses it.",
             is_secret=True,
@@ -208,7 +119,7 @@ class Settings:
         None,
         Variable(
             "IBEX_CLICKHOUSE_URL",
-            _secret_url("http", "https", "clickhouse", "clickhouses", "chdb"),
+            secret_url("http", "https", "clickhouse", "clickhouses", "chdb"),
             "an http://, https:// or chdb:// URL",
             "ClickHouse, for traces.",
             is_secret=True,
@@ -218,7 +129,7 @@ class Settings:
         None,
         Variable(
             "IBEX_TOKEN_PEPPERS",
-            _peppers,
+            peppers,
             "key_id:base64 of at least 16 bytes, several separated by commas, the newest last",
             "The keys under which tokens are hashed; rotate by adding one.",
             is_secret=True,
@@ -228,16 +139,83 @@ class Settings:
         600,
         Variable(
             "IBEX_RATE_LIMIT_DEFAULT_RPM",
-            _int_between(0, 1_000_000_000),
+            int_between(0, 1_000_000_000),
             "requests per minute, 0 for unlimited",
             "The limit of organizations that set none of their own.",
         ),
+    )
+    auth_address: str | None = _variable(
+        None,
+        Variable(
+            "IBEX_AUTH_ADDRESS",
+            host_and_port,
+            "host:port",
+            "Where auth is asked over gRPC. Without it identity is looked up in PostgreSQL, in this process.",
+        ),
+    )
+    auth_timeout_s: float = _variable(
+        0.05, Variable("IBEX_AUTH_TIMEOUT", seconds, SECONDS, "The most that asking auth may take.")
+    )
+    auth_service_token: Secret[str] | None = _variable(
+        None,
+        Variable(
+            "IBEX_AUTH_SERVICE_TOKEN",
+            service_token,
+            "at least 32 characters",
+            "The proxy's own credential at auth; the same at both.",
+            is_secret=True,
+        ),
+    )
+    auth_ca_file: str | None = _variable(
+        None, Variable("IBEX_AUTH_CA_FILE", text, "a PEM file", "Auth must show a certificate of this authority: TLS.")
+    )
+    auth_client_cert_file: str | None = _variable(
+        None, Variable("IBEX_AUTH_CLIENT_CERT_FILE", text, "a PEM file", "The proxy's certificate: mutual TLS.")
+    )
+    auth_client_key_file: str | None = _variable(
+        None, Variable("IBEX_AUTH_CLIENT_KEY_FILE", text, "a PEM file", "Its private key.")
+    )
+    auth_listen: str = _variable(
+        "127.0.0.1:9091",
+        Variable("IBEX_AUTH_LISTEN", host_and_port, "host:port, port 0 for any free one", "Where auth serves gRPC."),
+    )
+    auth_ops_listen: str = _variable(
+        "127.0.0.1:8081",
+        Variable(
+            "IBEX_AUTH_OPS_LISTEN",
+            host_and_port,
+            "host:port, port 0 for any free one",
+            "Where auth serves /health, /ready and /metrics over HTTP.",
+        ),
+    )
+    auth_cert_file: str | None = _variable(
+        None, Variable("IBEX_AUTH_CERT_FILE", text, "a PEM file", "Auth's certificate: TLS.")
+    )
+    auth_key_file: str | None = _variable(None, Variable("IBEX_AUTH_KEY_FILE", text, "a PEM file", "Its private key."))
+    auth_client_ca_file: str | None = _variable(
+        None,
+        Variable(
+            "IBEX_AUTH_CLIENT_CA_FILE", text, "a PEM file", "Clients of auth must show a certificate of this one."
+        ),
+    )
+    redis_url: Secret[str] | None = _variable(
+        None,
+        Variable(
+            "IBEX_REDIS_URL",
+            secret_url("redis", "rediss", "unix"),
+            "a redis://, rediss:// or unix:// URL",
+            "Redis, for rate limits and for how fresh cached identity is.",
+            is_secret=True,
+        ),
+    )
+    redis_timeout_s: float = _variable(
+        0.05, Variable("IBEX_REDIS_TIMEOUT", seconds, SECONDS, "The most that a request waits for Redis.")
     )
     auth_cache_size: int = _variable(
         5_000,
         Variable(
             "IBEX_AUTH_CACHE_SIZE",
-            _int_between(1, 1_000_000),
+            int_between(1, 1_000_000),
             "1 to 1000000 entries",
             "How many tokens, agents and directives each a worker remembers.",
         ),
@@ -246,43 +224,43 @@ class Settings:
         300.0,
         Variable(
             "IBEX_AUTH_STALE_IF_ERROR",
-            _delay,
+            delay,
             "seconds, 0 to 86400",
             "How long a proven entry is served while auth cannot reach its database.",
         ),
     )
     directive_cache_ttl_s: float = _variable(
         60.0,
-        Variable("IBEX_DIRECTIVE_CACHE_TTL", _seconds, SECONDS, "How long a directive is remembered, changes apart."),
+        Variable("IBEX_DIRECTIVE_CACHE_TTL", seconds, SECONDS, "How long a directive is remembered, changes apart."),
     )
     max_request_body_bytes: int = _variable(
         10 * 1024 * 1024,
         Variable(
             "IBEX_MAX_REQUEST_BODY_BYTES",
-            _int_between(1_024, 1 << 30),
+            int_between(1_024, 1 << 30),
             "1024 to 1073741824 bytes",
             "Larger request bodies are refused with 413.",
         ),
     )
     client_stall_timeout_s: float = _variable(
         60.0,
-        Variable("IBEX_CLIENT_STALL_TIMEOUT", _seconds, SECONDS, "A client that reads nothing for so long is cut off."),
+        Variable("IBEX_CLIENT_STALL_TIMEOUT", seconds, SECONDS, "A client that reads nothing for so long is cut off."),
     )
     shutdown_timeout_s: float = _variable(
-        30.0, Variable("IBEX_SHUTDOWN_TIMEOUT", _seconds, SECONDS, "How long running requests may finish on SIGTERM.")
+        30.0, Variable("IBEX_SHUTDOWN_TIMEOUT", seconds, SECONDS, "How long running requests may finish on SIGTERM.")
     )
     error_docs_base: str | None = _variable(
         None,
         Variable(
             "IBEX_ERROR_DOCS_BASE",
-            _url("http", "https"),
+            url("http", "https"),
             "an http:// or https:// URL",
             "Errors carry a docs_url: this, a slash, and their code.",
         ),
     )
     journal_dir: str = _variable(
         ".ibex/journal",
-        Variable("IBEX_JOURNAL_DIR", _text, "a directory", "Where finished exchanges wait until both sinks have them."),
+        Variable("IBEX_JOURNAL_DIR", text, "a directory", "Where finished exchanges wait until both sinks have them."),
     )
     journal_sync: JournalSync = _variable(
         JournalSync.NORMAL,
@@ -292,18 +270,16 @@ class Settings:
     )
     journal_max_bytes: int = _variable(
         1 << 30,
-        Variable(
-            "IBEX_JOURNAL_MAX_BYTES", _int_between(65_536, 1 << 40), "65536 to 2^40 bytes", "The journal's bound."
-        ),
+        Variable("IBEX_JOURNAL_MAX_BYTES", int_between(65_536, 1 << 40), "65536 to 2^40 bytes", "The journal's bound."),
     )
     trace_ttl_days: int = _variable(
-        90, Variable("IBEX_TRACE_TTL_DAYS", _int_between(1, 36_500), "1 to 36500 days", "How long traces are kept.")
+        90, Variable("IBEX_TRACE_TTL_DAYS", int_between(1, 36_500), "1 to 36500 days", "How long traces are kept.")
     )
     openai_api_key: Secret[str] | None = _variable(
         None,
         Variable(
             "OPENAI_API_KEY",
-            _secret_text,
+            secret_text,
             "OpenAI's API key",
             "Without it the built-in echo provider answers (development only).",
             is_secret=True,
@@ -312,43 +288,43 @@ class Settings:
     openai_base_url: str = _variable(
         "https://api.openai.com/v1",
         Variable(
-            "OPENAI_BASE_URL", _url("http", "https"), "an http:// or https:// URL", "Where OpenAI's API is spoken."
+            "OPENAI_BASE_URL", url("http", "https"), "an http:// or https:// URL", "Where OpenAI's API is spoken."
         ),
     )
     openai_models: tuple[str, ...] = _variable(
         ("gpt-*", "chatgpt-*", "o[0-9]*"),
-        Variable("IBEX_OPENAI_MODELS", _globs, "model names or globs, separated by commas", "The models routed there."),
+        Variable("IBEX_OPENAI_MODELS", globs, "model names or globs, separated by commas", "The models routed there."),
     )
     openai_request_timeout_s: float = _variable(
-        120.0, Variable("OPENAI_REQUEST_TIMEOUT", _seconds, SECONDS, "The most a request may take, retries included.")
+        120.0, Variable("OPENAI_REQUEST_TIMEOUT", seconds, SECONDS, "The most a request may take, retries included.")
     )
     openai_connect_timeout_s: float = _variable(
-        5.0, Variable("IBEX_OPENAI_CONNECT_TIMEOUT", _seconds, SECONDS, "The most a connection may take.")
+        5.0, Variable("IBEX_OPENAI_CONNECT_TIMEOUT", seconds, SECONDS, "The most a connection may take.")
     )
     openai_first_byte_timeout_s: float = _variable(
         120.0,
-        Variable("IBEX_OPENAI_FIRST_BYTE_TIMEOUT", _seconds, SECONDS, "From a try to the first byte of its answer."),
+        Variable("IBEX_OPENAI_FIRST_BYTE_TIMEOUT", seconds, SECONDS, "From a try to the first byte of its answer."),
     )
     openai_idle_timeout_s: float = _variable(
-        60.0, Variable("IBEX_OPENAI_IDLE_TIMEOUT", _seconds, SECONDS, "The longest silence within an answer.")
+        60.0, Variable("IBEX_OPENAI_IDLE_TIMEOUT", seconds, SECONDS, "The longest silence within an answer.")
     )
     openai_max_retries: int = _variable(
-        3, Variable("OPENAI_MAX_RETRIES", _int_between(0, 10), "0 to 10", "Tries after the first one.")
+        3, Variable("OPENAI_MAX_RETRIES", int_between(0, 10), "0 to 10", "Tries after the first one.")
     )
     openai_retry_base_delay_s: float = _variable(
-        0.5, Variable("OPENAI_RETRY_BASE_DELAY", _seconds, SECONDS, "The first retry's delay; it doubles each time.")
+        0.5, Variable("OPENAI_RETRY_BASE_DELAY", seconds, SECONDS, "The first retry's delay; it doubles each time.")
     )
     openai_stream_usage: bool = _variable(
         True,  # noqa: FBT003 - a default, as dataclasses.field takes it
         Variable(
             "IBEX_OPENAI_STREAM_USAGE",
-            _on_off,
+            on_off,
             "on or off",
             "off for servers that refuse stream_options.include_usage.",
         ),
     )
     echo_delay_s: float = _variable(
-        0.0, Variable("IBEX_ECHO_DELAY", _delay, "seconds, 0 to 86400", "How long the echo provider thinks.")
+        0.0, Variable("IBEX_ECHO_DELAY", delay, "seconds, 0 to 86400", "How long the echo provider thinks.")
     )
 
     @classmethod
@@ -374,6 +350,13 @@ class Settings:
             return
         if self.openai_api_key is None:
             raise SettingsError("OPENAI_API_KEY is not set; IBEX_ENV=production needs a provider key.")
+        if self.auth_address is not None and self.auth_ca_file is None and self.auth_service_token is None:
+            raise SettingsError(
+                "IBEX_AUTH_SERVICE_TOKEN is not set; IBEX_ENV=production needs it where IBEX_AUTH_CA_FILE is not set."
+            )
+        for name, variable in variables():
+            if is_for_development(getattr(self, name)):
+                raise SettingsError(f"{variable.name} is a development credential; IBEX_ENV=production refuses it.")
 
     def require(self, *names: str) -> None:
         """Raise ``MissingSettingError`` if one of these settings, given by field name, is not set."""

@@ -71,18 +71,47 @@ def create_app(  # noqa: PLR0913 - one argument a part: the object graph ends he
         ("/metrics",): operations.metrics,
         ("/schema",): operations.schema,
     }
-    router = Litestar(
-        route_handlers=[
+    router = _router(
+        [
             _no_options(CHAT_PATHS, allow="POST"),  # first: to a path that has none the framework adds its own
             *(_no_options(paths, allow="GET") for paths in reads),
             _post(CHAT_PATHS, chat),
             *(_get(paths, app) for paths, app in reads.items()),
-        ],
+        ]
+    )
+    return Edge(router, errors, observer, clock, ids)
+
+
+def create_ops_app(
+    *,
+    clock: Clock,
+    ids: IdSource,
+    render_metrics: Callable[[], tuple[bytes, str]],
+    readiness_checks: Sequence[ReadinessCheck],
+    drain: Drain,
+    observer: RequestObserver,
+) -> App:
+    """Return an ASGI application with ``/health``, ``/ready`` and ``/metrics`` alone: for what speaks gRPC."""
+    errors = ErrorAnswers(clock, None)
+    operations = OperationRoutes(Readiness(readiness_checks, drain, clock), errors, render_metrics, {})
+    reads = {("/health",): operations.health, ("/ready",): operations.ready, ("/metrics",): operations.metrics}
+    router = _router(
+        [
+            *(_no_options(paths, allow="GET") for paths in reads),
+            *(_get(paths, app) for paths, app in reads.items()),
+        ]
+    )
+    return Edge(router, errors, observer, clock, ids)
+
+
+def _router(handlers: Sequence[HTTPRouteHandler]) -> App:
+    router = Litestar(
+        route_handlers=list(handlers),
         exception_handlers={Exception: _hand_over},
         openapi_config=None,
         logging_config=None,
     )
-    return Edge(cast("App", router), errors, observer, clock, ids)
+    return cast("App", router)
 
 
 # The handlers return raw ASGI applications: the framework's own ``asgi`` handlers answer 500 on every path that has a

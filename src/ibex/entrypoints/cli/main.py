@@ -15,7 +15,7 @@ from ibex.entrypoints.cli.chat import chat
 from ibex.entrypoints.cli.directives import directive
 from ibex.entrypoints.cli.identity import agent, org, token
 from ibex.entrypoints.cli.invocation import Invocation
-from ibex.entrypoints.cli.processes import bootstrap_command, dev, migrate, serve
+from ibex.entrypoints.cli.processes import auth, bootstrap_command, dev, migrate, serve
 from ibex.entrypoints.cli.records import sessions, traces
 from ibex.entrypoints.home import DEFAULT_HOME, Home, HomeInUseError
 from ibex.entrypoints.settings import MissingSettingError, SettingsError
@@ -46,6 +46,7 @@ def cli(context: click.Context, home: Path) -> None:
 for _command in (
     dev,
     serve,
+    auth,
     migrate,
     bootstrap_command,
     org,

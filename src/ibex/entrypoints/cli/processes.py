@@ -1,4 +1,4 @@
-"""Starting processes and preparing what they need: ``dev``, ``serve``, ``migrate``, ``bootstrap``."""
+"""Starting processes and preparing what they need: ``dev``, ``serve``, ``auth``, ``migrate``, ``bootstrap``."""
 
 from __future__ import annotations
 
@@ -34,10 +34,30 @@ def dev(invocation: Invocation, host: str | None, port: str | None, echo_delay: 
 
 
 @click.command()
+@click.option("--workers", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes on one port.")
+@click.option("--place", hidden=True, help="For who watches over workers.")
 @click.pass_obj
-def serve(invocation: Invocation) -> None:
+def serve(invocation: Invocation, workers: int, place: str | None) -> None:
     """Run the proxy against the servers that the settings name."""
     from ibex.entrypoints.proxy import serve as run  # noqa: PLC0415 - keeps --help quick
+    from ibex.entrypoints.proxy import serve_as_worker  # noqa: PLC0415 - the same
+    from ibex.entrypoints.workers import Place  # noqa: PLC0415 - the same
+
+    if place is not None:
+        raise Exit(serve_as_worker(invocation.settings(), Place.parse(place)))
+    raise Exit(run(invocation.settings(), workers))
+
+
+@click.group()
+def auth() -> None:
+    """Auth, which owns identity: organizations, users, agents, tokens."""
+
+
+@auth.command("serve")
+@click.pass_obj
+def serve_auth(invocation: Invocation) -> None:
+    """Run auth: gRPC for proxies, HTTP for who watches over it."""
+    from ibex.entrypoints.auth import serve as run  # noqa: PLC0415 - keeps --help quick
 
     raise Exit(run(invocation.settings()))
 

@@ -1,0 +1,55 @@
+"""Requests of who watches over a service that speaks gRPC: counted when they fail, else not worth a line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.process_collector import ProcessCollector
+
+from ibex.adapters.telemetry.current_request import CURRENT, CurrentRequest
+from ibex.adapters.telemetry.logging import describe
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from ibex.domain.open_exchange import OpenExchange
+
+_LOG: structlog.typing.FilteringBoundLogger = structlog.get_logger(source="ibex.ops")
+
+
+class AuthMetrics:
+    """The registry of an auth process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self.failures = Counter(
+            "ibex_auth_internal_errors_total", "Exceptions that nobody foresaw.", registry=self.registry
+        )
+
+    def render(self) -> tuple[bytes, str]:
+        """Return all metrics in Prometheus' text format, and its content type."""
+        return generate_latest(self.registry), CONTENT_TYPE_LATEST
+
+
+class OpsTelemetry:
+    """A ``RequestObserver`` that is silent unless something unforeseen is raised."""
+
+    def __init__(self, metrics: AuthMetrics) -> None:
+        self._metrics = metrics
+
+    def began(self, request_id: UUID, trace_id: str) -> None:
+        """A request has come in."""
+        CURRENT.set(CurrentRequest(request_id, trace_id))
+
+    def failed(self, error: BaseException) -> None:
+        """Log what was raised, without its message."""
+        self._metrics.failures.inc()
+        _LOG.error("unforeseen exception", exception=describe(error))
+
+    def ended(self, method: str, route: str, status: int, duration_ns: int, notes: OpenExchange | None) -> None:  # noqa: ARG002 - a RequestObserver's
+        """The request is over."""
+        CURRENT.set(None)

@@ -1,0 +1,140 @@
+"""Several proxy processes on one listening socket, and the process that watches over them (spec 2)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from ibex.entrypoints.proxy_server import BACKLOG, address_of, listen
+
+if TYPE_CHECKING:
+    import socket
+    from asyncio.subprocess import Process
+
+    from ibex.entrypoints.settings import Settings
+
+_LOG = logging.getLogger("ibex.workers")
+EARLY_S: Final = 5.0
+"""A worker that ends sooner has not started: it is not tried again and again."""
+RESTART_DELAY_S: Final = 0.5
+AFTER_SHUTDOWN_S: Final = 15.0
+"""What a worker may take beyond ``IBEX_SHUTDOWN_TIMEOUT``, for its sinks; then it is killed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a worker is given: the listening socket, a pipe that ends with who watches over it, and its number.
+
+    The number, from 0, outlives the process: the worker that takes its place finds its journal.
+    """
+
+    listener: int
+    lifeline: int
+    number: int
+
+    @classmethod
+    def parse(cls, text: str) -> Place:
+        """Read what ``str`` wrote. Raises ``ValueError``."""
+        listener, lifeline, number = text.split(",")
+        return cls(int(listener), int(lifeline), int(number))
+
+    def __str__(self) -> str:
+        return f"{self.listener},{self.lifeline},{self.number}"
+
+
+def watch_over(settings: Settings, count: int) -> int:
+    """Run ``count`` workers until a signal comes; return the exit code.
+
+    A worker that dies is replaced. One that cannot start ends them all, with its exit code. Raises ``OSError`` if the
+    address cannot be listened on.
+    """
+    with listen(settings.host, settings.port) as listener:
+        listener.listen(BACKLOG)
+        return asyncio.run(_Workers(settings, listener, count).run())
+
+
+class _Workers:
+    def __init__(self, settings: Settings, listener: socket.socket, count: int) -> None:
+        self._patience_s = settings.shutdown_timeout_s + AFTER_SHUTDOWN_S
+        self._listener = listener
+        self._count = count
+        self._stopping = asyncio.Event()
+        self._exit_code = 0
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._stopping.set)
+        self._lifeline, kept_open = os.pipe()
+        try:
+            _LOG.info("%d workers on %s", self._count, address_of(self._listener))
+            await asyncio.gather(*(self._hold(number) for number in range(self._count)))
+        finally:
+            os.close(self._lifeline)
+            os.close(kept_open)
+        return self._exit_code
+
+    async def _hold(self, number: int) -> None:
+        """Keep one place filled until it is time to stop."""
+        loop = asyncio.get_running_loop()
+        while not self._stopping.is_set():
+            started = loop.time()
+            worker = await self._spawn(number)
+            await self._until_it_ends_or_should(worker)
+            if worker.returncode is None:
+                await self._stop(worker)
+                return
+            _LOG.error("worker %d ended with code %d", number, worker.returncode)
+            if loop.time() - started < EARLY_S:
+                self._exit_code = worker.returncode if worker.returncode > 0 else 1
+                self._stopping.set()
+                return
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), RESTART_DELAY_S)
+
+    async def _spawn(self, number: int) -> Process:
+        place = Place(self._listener.fileno(), self._lifeline, number)
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "ibex.entrypoints.cli",
+            "serve",
+            "--place",
+            str(place),
+            pass_fds=(place.listener, place.lifeline),
+            start_new_session=True,  # Ctrl-C is for the process that watches; it tells them
+        )
+
+    async def _until_it_ends_or_should(self, worker: Process) -> None:
+        waiting = [asyncio.create_task(worker.wait()), asyncio.create_task(self._stopping.wait())]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+    async def _stop(self, worker: Process) -> None:
+        worker.terminate()
+        try:
+            code = await asyncio.wait_for(worker.wait(), self._patience_s)
+        except TimeoutError:
+            worker.kill()
+            code = await worker.wait()
+        if code != 0:
+            self._exit_code = self._exit_code or 1
+
+
+def end_with_parent(lifeline: int) -> None:
+    """Treat the end of who watches over this worker as SIGTERM; to be called in its event loop."""
+    loop = asyncio.get_running_loop()
+
+    def ended() -> None:
+        loop.remove_reader(lifeline)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    loop.add_reader(lifeline, ended)
