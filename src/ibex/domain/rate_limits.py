@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -55,6 +56,30 @@ class Tally:
 
     count: int
     news: News
+
+
+class WindowCounter:
+    """Counts in one process. It remembers one window: its memory is bounded by who called in a minute.
+
+    A clock that is set back begins a window anew: a few requests too many, rather than an hour of refusals.
+    """
+
+    def __init__(self) -> None:
+        self._window = 0
+        self._counts: Counter[UUID] = Counter()
+
+    def count(self, org_id: UUID, now: datetime) -> int:
+        """Count one request and return how many there were in the window, this one included."""
+        window = window_of(now)
+        if window != self._window:
+            self._window = window
+            self._counts.clear()
+        self._counts[org_id] += 1
+        return self._counts[org_id]
+
+    def __len__(self) -> int:
+        """Return how many organizations are being counted."""
+        return len(self._counts)
 
 
 class RateLimiter(Protocol):

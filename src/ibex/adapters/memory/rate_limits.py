@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING
 
-from ibex.domain.rate_limits import Tally, window_of
+from ibex.domain.rate_limits import Tally, WindowCounter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,30 +15,17 @@ if TYPE_CHECKING:
 
 
 class InMemoryRateLimiter:
-    """A ``RateLimiter`` for one process. It remembers one window: its memory is bounded by who called in a minute.
-
-    A clock that is set back begins a window anew: a few requests too many, rather than an hour of refusals.
-    """
+    """A ``RateLimiter`` for one process."""
 
     def __init__(self, news_of: Callable[[UUID], News]) -> None:
         """Take where the news are; they are asked for at each request, without waiting."""
         self._news_of = news_of
-        self._window = 0
-        self._counts: Counter[UUID] = Counter()
+        self._counter = WindowCounter()
 
     async def count(self, org_id: UUID, now: datetime) -> Tally:
         """Count one request; see ``RateLimiter``. Never waits."""
-        window = window_of(now)
-        if window != self._window:
-            self._window = window
-            self._counts.clear()
-        self._counts[org_id] += 1
-        return Tally(self._counts[org_id], self._news_of(org_id))
+        return Tally(self._counter.count(org_id, now), self._news_of(org_id))
 
     async def news(self, org_id: UUID) -> News:
         """Return the organization's news; see ``RateLimiter``. Never waits."""
         return self._news_of(org_id)
-
-    def __len__(self) -> int:
-        """Return how many organizations are being counted."""
-        return len(self._counts)

@@ -1,0 +1,116 @@
+"""The board in Redis: where auth announces changes and vouches for them (spec 5)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+from ibex.adapters.redis.keys import (
+    ADD_TOKENS,
+    FINISH_FILTER,
+    GENERATIONS_TTL_S,
+    LEASE_KEY,
+    MARK_TTL_S,
+    RENEW,
+    filter_key,
+    generations_key,
+    mark_key,
+)
+from ibex.adapters.redis.resp import Address, RedisError, RespConnection
+from ibex.domain.announce import BoardUnavailableError, Connection
+from ibex.domain.freshness import LEASE_S
+from ibex.domain.known_tokens import positions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from uuid import UUID
+
+    from ibex.domain.freshness import Kind
+    from ibex.domain.ids import IdSource
+
+TIMEOUT_S: Final = 0.5
+_SCRIPTS: Final = tuple(script.text for script in (ADD_TOKENS, RENEW, FINISH_FILTER))
+_TOKENS_A_CALL: Final = 500
+
+
+class RedisBoard:
+    """A ``Board`` over one connection; whatever goes wrong ends it, and the next is another."""
+
+    def __init__(self, url: str, ids: IdSource, *, timeout_s: float = TIMEOUT_S) -> None:
+        """Take seconds for each thing that is asked. Raises ``ValueError`` for a URL that is none of Redis'."""
+        self._address = Address.parse(url)
+        self._ids = ids
+        self._timeout_s = timeout_s
+        self._open: RespConnection | None = None
+        self._number = 0
+        self._connecting = asyncio.Lock()
+
+    async def close(self) -> None:
+        """Disconnect. The board can be used again."""
+        if self._open is not None:
+            self._open.close()
+
+    async def ping(self) -> None:
+        """Return if Redis answers. Raises ``BoardUnavailableError``."""
+        await self._run(await self.connection(), [("PING",)])
+
+    async def connection(self) -> Connection:
+        """Return the connection; see ``Board``."""
+        async with self._connecting:
+            if self._open is None or not self._open.is_good:
+                try:
+                    async with asyncio.timeout(self._timeout_s):
+                        self._open = await RespConnection.open(self._address, _SCRIPTS)
+                except (RedisError, TimeoutError) as error:
+                    raise BoardUnavailableError(str(error)) from None
+                self._number += 1
+            return Connection(self._open.instance, self._number)
+
+    async def announce(self, connection: Connection, org_id: UUID, kinds: Iterable[Kind]) -> None:
+        """Replace generations; see ``Board``."""
+        key = generations_key(org_id)
+        values = [part for kind in kinds for part in (kind.value, self._fresh_value())]
+        await self._run(connection, [("HSET", key, *values), ("EXPIRE", key, GENERATIONS_TTL_S)])
+
+    async def add_tokens(self, connection: Connection, token_ids: Sequence[UUID]) -> bool:
+        """Put tokens into the filter; see ``Board``."""
+        key = (filter_key(connection.instance),)
+        for start in range(0, len(token_ids), _TOKENS_A_CALL):
+            some = token_ids[start : start + _TOKENS_A_CALL]
+            bits = [bit for token_id in some for bit in positions(token_id)]
+            (added,) = await self._run(connection, [ADD_TOKENS.call(key, *bits)])
+            if not added:
+                return False
+        return True
+
+    async def renew(self, connection: Connection) -> bool:
+        """Renew the lease; see ``Board``."""
+        keys = (filter_key(connection.instance), LEASE_KEY)
+        (renewed,) = await self._run(connection, [RENEW.call(keys, connection.instance, int(LEASE_S * 1_000))])
+        return bool(renewed)
+
+    async def begin_filter(self, connection: Connection) -> str:
+        """Leave a mark; see ``Board``."""
+        mark = self._fresh_value()
+        await self._run(connection, [("SET", mark_key(mark), "", "EX", MARK_TTL_S)])
+        return mark
+
+    async def finish_filter(self, connection: Connection, mark: str, content: bytes) -> bool:
+        """Make the filter; see ``Board``."""
+        keys = (filter_key(connection.instance), mark_key(mark))
+        (made,) = await self._run(connection, [FINISH_FILTER.call(keys, content)])
+        return bool(made)
+
+    async def _run(self, connection: Connection, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        current = self._open
+        if current is None or not current.is_good or connection.number != self._number:
+            raise BoardUnavailableError("another connection")
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await current.call(commands)
+        except (RedisError, TimeoutError) as error:
+            current.close()
+            raise BoardUnavailableError(str(error) or "timeout") from None
+
+    def _fresh_value(self) -> str:
+        return str(self._ids.uuid7())

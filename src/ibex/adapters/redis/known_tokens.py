@@ -1,0 +1,29 @@
+"""The filter of live tokens in Redis (spec 5)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ibex.adapters.redis.keys import EXCLUDES, LEASE_KEY, filter_key
+from ibex.domain.known_tokens import positions
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from ibex.adapters.redis.link import Command, RedisLink
+
+
+class RedisKnownTokens:
+    """A ``KnownTokens``: one script looks at lease, filter and bits at the same moment."""
+
+    def __init__(self, link: RedisLink) -> None:
+        self._link = link
+
+    async def excludes(self, token_id: UUID) -> bool:
+        """Tell whether the token is certainly not live; see ``KnownTokens``."""
+
+        def build(_askers: int, instance: str) -> Command:
+            return EXCLUDES.call((filter_key(instance), LEASE_KEY), instance, *positions(token_id))
+
+        answer = await self._link.ask(("excludes", token_id), build)
+        return answer is not None and answer.reply == 1

