@@ -36,12 +36,13 @@ test: $(STAMP) ## run all tests; ARGS="-k name" for some
 	@$(BIN)/pytest $(ARGS)
 
 .PHONY: check
-check: $(STAMP) ## lint, types, import contracts, generated pages, migrations up/down/up
+check: $(STAMP) ## lint, types, import contracts, generated pages and code, migrations up/down/up
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m ibex.entrypoints.settings_reference --check
+	@$(BIN)/python proto/generate.py --check
 	@$(BIN)/pytest -q tests/integration/test_migrations.py
 
 .PHONY: format
@@ -60,6 +61,10 @@ e2e-smoke: $(STAMP) ## one buffered and one streamed completion with your OPENAI
 .PHONY: bench-embedded
 bench-embedded: $(STAMP) ## measure the embedded default: starts, stages, how soon a trace can be queried
 	@PYTHONPATH=tests $(BIN)/python benchmarks/embedded.py
+
+.PHONY: proto
+proto: $(STAMP) ## write the code that comes of proto/ anew
+	@$(BIN)/python proto/generate.py
 
 .PHONY: settings-reference
 settings-reference: $(STAMP) ## write .env.example and docs/configuration.md anew

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -16,7 +16,7 @@ from ibex.adapters.postgres.identity import PostgresIdentity
 from ibex.adapters.postgres.roles import AUTH_ROLE
 from ibex.domain.errors import NotFoundError
 from ibex.domain.identity import Agent, AgentStatus
-from ibex.domain.manage_identity import AlreadyExistsError, OrganizationStatus
+from ibex.domain.manage_identity import AlreadyExistsError, OrganizationStatus, TokenPosition
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -170,6 +170,33 @@ async def test_tokens_are_listed_oldest_first_for_one_organization(store: Identi
     now = later()
     await store.revoke_token(ours.org_id, first.id, now)
     assert await store.tokens(ours.org_id) == [replace(first, revoked_at=now), second]
+
+
+async def test_tokens_are_listed_in_pages(store: IdentityStore) -> None:
+    """Each page goes on right after the last token of the one before, among tokens of one moment too; then none."""
+    ours, theirs = await settle_in(store), await settle_in(store)
+    moment = later()
+    same_moment = sorted((replace(new_token(ours.org_id), created_at=moment) for _ in range(4)), key=lambda t: t.id)
+    newest = new_token(ours.org_id)
+    for token in (newest, *reversed(same_moment), replace(new_token(theirs.org_id), created_at=moment)):
+        await store.add_token(token)
+    pages = [await store.tokens(ours.org_id, limit=2)]
+    while pages[-1]:
+        pages.append(await store.tokens(ours.org_id, TokenPosition(pages[-1][-1].created_at, pages[-1][-1].id), 2))
+    assert [list(page) for page in pages] == [same_moment[:2], same_moment[2:], [newest], []]
+
+
+async def test_a_page_begins_after_a_position_that_no_token_has(store: IdentityStore) -> None:
+    """A position is a place in the order, not a token; without a limit all of the rest comes."""
+    agent = await settle_in(store)
+    first, second, third = (new_token(agent.org_id) for _ in range(3))
+    for token in (first, second, third):
+        await store.add_token(token)
+    assert await store.tokens(agent.org_id, TokenPosition(first.created_at, UUID(int=(1 << 128) - 1))) == [
+        second,
+        third,
+    ]
+    assert await store.tokens(agent.org_id, TokenPosition(MIDNIGHT - timedelta(days=1), UUID(int=0)), 1) == [first]
 
 
 async def test_a_token_is_revoked_once(store: IdentityStore) -> None:

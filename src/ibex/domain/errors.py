@@ -198,8 +198,19 @@ class AuthUnavailableError(RetryableError):
     default_message = "The agent cannot be checked at the moment."
 
 
-class SourceUnavailableError(ServiceDegradedError):
-    """Who keeps identity answered that it cannot look anything up now: its own store is gone, it is not."""
+class SourceUnavailableError(RetryableError):
+    """Who knows tokens and agents has answered: it cannot look them up now.
+
+    That is more than silence: while no change has been announced either, what it said before still holds (spec 5).
+    """
+
+
+class TokenSourceUnavailableError(ServiceDegradedError, SourceUnavailableError):
+    """The token cannot be checked now, and it is the source itself that says so."""
+
+
+class AgentSourceUnavailableError(AuthUnavailableError, SourceUnavailableError):
+    """The agent cannot be checked now, and it is the source itself that says so."""
 
 
 class OverloadedError(RetryableError):

@@ -120,7 +120,8 @@ class TokenVerifier(Protocol):
         """Return the principal of a live token of an active organization.
 
         Raises ``InvalidTokenError`` if it is unknown, expired or revoked or its organization is not active, and
-        ``ServiceDegradedError`` if that cannot be found out now. Writes nothing.
+        ``ServiceDegradedError`` if that cannot be found out now: a ``TokenSourceUnavailableError`` if where tokens are
+        kept was asked and says so itself. Writes nothing.
         """
 
 
@@ -131,5 +132,6 @@ class AgentVerifier(Protocol):
         """Return the agent, whatever its status.
 
         Raises ``AgentNotAuthorizedError`` if the organization has no such agent (another's is no different from none),
-        and ``AuthUnavailableError`` if that cannot be found out now.
+        and ``AuthUnavailableError`` if that cannot be found out now: an ``AgentSourceUnavailableError`` if where agents
+        are kept was asked and says so itself. Writes nothing.
         """

@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
-from ibex.domain.errors import AgentNotAuthorizedError, InvalidTokenError, NotFoundError
+from ibex.domain.errors import (
+    AgentNotAuthorizedError,
+    AgentSourceUnavailableError,
+    InvalidTokenError,
+    NotFoundError,
+    ServiceDegradedError,
+    TokenSourceUnavailableError,
+)
 from ibex.domain.freshness import Kind
 from ibex.domain.identity import AgentStatus, PersonalAccessToken, Principal
 
@@ -82,6 +89,14 @@ class StoredToken:
         return f"<StoredToken ibex_pat_{self.id}>"
 
 
+@dataclass(frozen=True, slots=True)
+class TokenPosition:
+    """A place in the list of an organization's tokens: right after the one of this time, in UTC, and this id."""
+
+    created_at: datetime
+    id: UUID
+
+
 class IdentityStore(Protocol):
     """Port: where identity is kept. Every method raises ``ServiceDegradedError`` while the store cannot be reached.
 
@@ -118,8 +133,13 @@ class IdentityStore(Protocol):
     async def add_token(self, token: StoredToken) -> None:
         """Store a new token. Raises ``NotFoundError`` if its agent or user is not the organization's."""
 
-    async def tokens(self, org_id: UUID) -> Sequence[StoredToken]:
-        """Return the organization's tokens, oldest first."""
+    async def tokens(
+        self, org_id: UUID, after: TokenPosition | None = None, limit: int | None = None
+    ) -> Sequence[StoredToken]:
+        """Return the organization's tokens, oldest first, of one time by their id; none is left out but by argument.
+
+        ``after`` leaves out those up to a position, whether or not a token is there; ``limit`` those beyond so many.
+        """
 
     async def revoke_token(self, org_id: UUID, token_id: UUID, now: datetime) -> bool:
         """Revoke a token; False if the organization has no such token. Revoking again keeps the first time."""
@@ -139,7 +159,10 @@ class VerifyToken:
 
     async def verify(self, token: PersonalAccessToken) -> Principal:
         """Return the token's principal; see ``TokenVerifier``."""
-        found = await self._store.find_token(token.token_id)
+        try:
+            found = await self._store.find_token(token.token_id)
+        except ServiceDegradedError as error:
+            raise TokenSourceUnavailableError from error
         if found is None:
             self._peppers.spend_time(token)
             raise InvalidTokenError
@@ -168,7 +191,10 @@ class VerifyAgent:
 
     async def verify(self, org_id: UUID, agent_id: UUID) -> Agent:
         """Return the agent; see ``AgentVerifier``."""
-        agent = await self._store.find_agent(org_id, agent_id)
+        try:
+            agent = await self._store.find_agent(org_id, agent_id)
+        except ServiceDegradedError as error:
+            raise AgentSourceUnavailableError from error
         if agent is None:
             raise AgentNotAuthorizedError
         return agent
@@ -264,9 +290,11 @@ class ManageIdentity:
         await self._announcements.token_created(token.token_id)
         return token
 
-    async def tokens(self, org_id: UUID) -> Sequence[StoredToken]:
-        """Return the organization's tokens, oldest first."""
-        return await self._store.tokens(org_id)
+    async def tokens(
+        self, org_id: UUID, after: TokenPosition | None = None, limit: int | None = None
+    ) -> Sequence[StoredToken]:
+        """Return the organization's tokens, oldest first; see ``IdentityStore`` for ``after`` and ``limit``."""
+        return await self._store.tokens(org_id, after, limit)
 
     async def revoke_token(self, org_id: UUID, token_id: UUID) -> None:
         """Revoke a token, from the next request on. Raises ``NotFoundError``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Never
 from uuid import UUID
 
 import pytest
@@ -11,7 +12,15 @@ from ibex.adapters.memory.announcements import RecordingAnnouncements
 from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.memory.identity import InMemoryIdentity
 from ibex.adapters.memory.ids import SequentialIds
-from ibex.domain.errors import AgentNotAuthorizedError, InvalidTokenError, NotFoundError
+from ibex.domain.errors import (
+    AgentNotAuthorizedError,
+    AgentSourceUnavailableError,
+    AuthUnavailableError,
+    InvalidTokenError,
+    NotFoundError,
+    ServiceDegradedError,
+    TokenSourceUnavailableError,
+)
 from ibex.domain.identity import Agent, AgentStatus, PersonalAccessToken, Principal
 from ibex.domain.manage_identity import (
     AlreadyExistsError,
@@ -204,6 +213,33 @@ async def test_an_agent_is_the_organizations_own() -> None:
             await office.verify_agent.verify(org_id, agent_id)
         messages.add(str(raised.value))
     assert len(messages) == 1
+
+
+class LostStore(InMemoryIdentity):
+    """A store that cannot be reached."""
+
+    async def find_token(self, token_id: UUID) -> Never:
+        """Fail."""
+        raise ServiceDegradedError(f"no way to {token_id}")
+
+    async def find_agent(self, org_id: UUID, agent_id: UUID) -> Never:
+        """Fail."""
+        raise ServiceDegradedError(f"no way to {org_id} and {agent_id}")
+
+
+async def test_a_store_that_is_lost_is_said_to_be() -> None:
+    """Verifying fails as the source's own word, in the default's words, each port with its kind of error."""
+    token = PersonalAccessToken.issue(MISSING, bytes(32))
+
+    with pytest.raises(TokenSourceUnavailableError) as no_token:
+        await VerifyToken(LostStore(), PEPPERS, ManualClock()).verify(token)
+    with pytest.raises(AgentSourceUnavailableError) as no_agent:
+        await VerifyAgent(LostStore()).verify(MISSING, MISSING)
+
+    assert isinstance(no_token.value, ServiceDegradedError)
+    assert isinstance(no_agent.value, AuthUnavailableError)
+    assert str(no_token.value) == ServiceDegradedError.default_message
+    assert str(no_agent.value) == AuthUnavailableError.default_message
 
 
 async def test_what_is_created_can_be_listed() -> None:

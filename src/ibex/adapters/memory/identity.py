@@ -17,7 +17,14 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from ibex.domain.identity import AgentStatus
-    from ibex.domain.manage_identity import NamedAgent, Organization, OrganizationStatus, StoredToken, User
+    from ibex.domain.manage_identity import (
+        NamedAgent,
+        Organization,
+        OrganizationStatus,
+        StoredToken,
+        TokenPosition,
+        User,
+    )
 
 
 class InMemoryIdentity:
@@ -99,10 +106,12 @@ class InMemoryIdentity:
         self._tokens[token.id] = token
         self.outbox.note(token.org_id, Kind.TOKENS, token.id)
 
-    async def tokens(self, org_id: UUID) -> Sequence[StoredToken]:
-        """Return the organization's tokens, oldest first."""
-        own = (t for t in self._tokens.values() if t.org_id == org_id)
-        return sorted(own, key=lambda t: (t.created_at, t.id))
+    async def tokens(
+        self, org_id: UUID, after: TokenPosition | None = None, limit: int | None = None
+    ) -> Sequence[StoredToken]:
+        """Return the organization's tokens, oldest first; see ``IdentityStore``."""
+        own = sorted((t for t in self._tokens.values() if t.org_id == org_id), key=_position)
+        return [t for t in own if after is None or _position(t) > (after.created_at, after.id)][:limit]
 
     async def revoke_token(self, org_id: UUID, token_id: UUID, now: datetime) -> bool:
         """Revoke a token; False if the organization has no such token. Revoking again keeps the first time."""
@@ -119,3 +128,7 @@ class InMemoryIdentity:
     def _check_organization(self, org_id: UUID) -> None:
         if org_id not in self._organizations:
             raise NotFoundError("There is no such organization.")
+
+
+def _position(token: StoredToken) -> tuple[datetime, UUID]:
+    return token.created_at, token.id

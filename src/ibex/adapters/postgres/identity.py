@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import bindparam, func, insert, select, update
+from sqlalchemy import Integer, bindparam, func, insert, select, tuple_, update
 
 from ibex.adapters.postgres.statements import Statement
 from ibex.adapters.postgres.tables import agents, organizations, tokens, users
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from ibex.adapters.postgres.database import Database
-    from ibex.domain.manage_identity import User
+    from ibex.domain.manage_identity import TokenPosition, User
 
 _FIND_TOKEN = Statement(
     select(
@@ -50,8 +50,15 @@ _SET_AGENT_STATUS = Statement(
     .values(status=bindparam("new_status"))
 )
 _ADD_TOKEN = Statement(insert(tokens))
-_TOKENS = Statement(
-    select(tokens).where(tokens.c.org_id == bindparam("org_id")).order_by(tokens.c.created_at, tokens.c.id)
+_OWN_TOKENS = (
+    select(tokens)
+    .where(tokens.c.org_id == bindparam("org_id"))
+    .order_by(tokens.c.created_at, tokens.c.id)
+    .limit(bindparam("most", type_=Integer()))
+)
+_TOKENS = Statement(_OWN_TOKENS)
+_TOKENS_AFTER = Statement(
+    _OWN_TOKENS.where(tuple_(tokens.c.created_at, tokens.c.id) > tuple_(bindparam("after_time"), bindparam("after_id")))
 )
 _REVOKE_TOKEN = Statement(
     update(tokens)
@@ -135,9 +142,17 @@ class PostgresIdentity:
             revoked_at=token.revoked_at,
         )
 
-    async def tokens(self, org_id: UUID) -> Sequence[StoredToken]:
-        """Return the organization's tokens, oldest first."""
-        return [_token(row) for row in await self._rows(_TOKENS, org_id=org_id)]
+    async def tokens(
+        self, org_id: UUID, after: TokenPosition | None = None, limit: int | None = None
+    ) -> Sequence[StoredToken]:
+        """Return the organization's tokens, oldest first; see ``IdentityStore``."""
+        if after is None:
+            rows = await self._rows(_TOKENS, org_id=org_id, most=limit)
+        else:
+            rows = await self._rows(
+                _TOKENS_AFTER, org_id=org_id, most=limit, after_time=after.created_at, after_id=after.id
+            )
+        return [_token(row) for row in rows]
 
     async def revoke_token(self, org_id: UUID, token_id: UUID, now: datetime) -> bool:
         """Revoke a token; False if the organization has no such token. Revoking again keeps the first time."""

@@ -1,0 +1,186 @@
+"""The domain's values as messages and back, and which fields of a request are wrong.
+
+A request that is wrong raises ``ValidationError``, a response that is wrong ``ValueError``. Neither holds a value.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import struct
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+from ibex.adapters.grpc.generated import auth_pb2
+from ibex.domain.errors import FieldCode, FieldError, ValidationError
+from ibex.domain.identity import Agent, AgentStatus, PersonalAccessToken, Principal
+from ibex.domain.manage_identity import TokenGrant, TokenPosition
+from ibex.domain.permissions import permissions_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from google.protobuf.timestamp_pb2 import Timestamp
+
+    from ibex.domain.manage_identity import StoredToken
+    from ibex.domain.permissions import Permission
+
+MAX_NAME_CHARACTERS: Final = 128
+DEFAULT_PAGE_SIZE: Final = 50
+MAX_PAGE_SIZE: Final = 200
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+_POSITION: Final = struct.Struct(">q16s")
+_STATUSES: Final = {
+    AgentStatus.ACTIVE: auth_pb2.AGENT_STATUS_ACTIVE,
+    AgentStatus.PAUSED: auth_pb2.AGENT_STATUS_PAUSED,
+    AgentStatus.SUSPENDED: auth_pb2.AGENT_STATUS_SUSPENDED,
+    AgentStatus.ARCHIVED: auth_pb2.AGENT_STATUS_ARCHIVED,
+}
+_STATUSES_BACK: Final = {int(number): status for status, number in _STATUSES.items()}
+
+
+def principal_message(principal: Principal) -> auth_pb2.ValidateTokenResponse:
+    """Return a principal as the answer to ValidateToken."""
+    return auth_pb2.ValidateTokenResponse(
+        org_id=str(principal.org_id),
+        permissions=int(principal.permissions),
+        token_id=str(principal.token_id),
+        user_id=_text(principal.user_id),
+        agent_id=_text(principal.agent_id),
+        expires_at=principal.expires_at,
+        rate_limit_rpm=principal.rate_limit_rpm,
+    )
+
+
+def principal_in(response: auth_pb2.ValidateTokenResponse, token: PersonalAccessToken) -> Principal:
+    """Return the principal in the answer. Raises ``ValueError`` if it is wrong or about another token."""
+    token_id = UUID(response.token_id)
+    if token_id != token.token_id:
+        raise ValueError("the answer is about another token")
+    return Principal(
+        org_id=UUID(response.org_id),
+        token_id=token_id,
+        permissions=permissions_of(response.permissions),
+        user_id=UUID(response.user_id) if response.HasField("user_id") else None,
+        agent_id=UUID(response.agent_id) if response.HasField("agent_id") else None,
+        expires_at=_time(response.expires_at) if response.HasField("expires_at") else None,
+        rate_limit_rpm=response.rate_limit_rpm if response.HasField("rate_limit_rpm") else None,
+    )
+
+
+def agent_message(agent: Agent) -> auth_pb2.ValidateAgentResponse:
+    """Return an agent as the answer to ValidateAgent."""
+    return auth_pb2.ValidateAgentResponse(
+        agent_id=str(agent.id), org_id=str(agent.org_id), status=_STATUSES[agent.status]
+    )
+
+
+def agent_in(response: auth_pb2.ValidateAgentResponse, org_id: UUID, agent_id: UUID) -> Agent:
+    """Return the agent in the answer. Raises ``ValueError`` if it is wrong, unknown in status or about another."""
+    agent = Agent(UUID(response.agent_id), UUID(response.org_id), _status(response.status))
+    if (agent.id, agent.org_id) != (agent_id, org_id):
+        raise ValueError("the answer is about another agent")
+    return agent
+
+
+def token_message(token: StoredToken) -> auth_pb2.Token:
+    """Return a token as it is listed: never its digest, nor the key's id."""
+    return auth_pb2.Token(
+        token_id=str(token.id),
+        org_id=str(token.org_id),
+        name=token.name,
+        permissions=int(token.permissions),
+        user_id=_text(token.user_id),
+        agent_id=_text(token.agent_id),
+        created_at=token.created_at,
+        expires_at=token.expires_at,
+        revoked_at=token.revoked_at,
+    )
+
+
+def page_message(tokens: Sequence[StoredToken], size: int) -> auth_pb2.ListTokensResponse:
+    """Return the first ``size`` tokens as a page, with where the next one begins if there are more."""
+    page = tokens[:size]
+    following = position_text(TokenPosition(page[-1].created_at, page[-1].id)) if len(tokens) > size else ""
+    return auth_pb2.ListTokensResponse(tokens=map(token_message, page), next_page_token=following)
+
+
+def uuid_in(field: str, text: str) -> UUID:
+    """Return the id in a request's field. Raises ``ValidationError``."""
+    try:
+        return UUID(text)
+    except ValueError:
+        raise _wrong(field, "must be a UUID") from None
+
+
+def grant_in(request: auth_pb2.CreateTokenRequest) -> TokenGrant:
+    """Return what a new token shall be good for. Raises ``ValidationError``."""
+    name = request.name
+    if not 1 <= len(name) <= MAX_NAME_CHARACTERS or not name.isprintable():
+        raise _wrong("name", f"must be 1 to {MAX_NAME_CHARACTERS} printable characters")
+    return TokenGrant(
+        name=name,
+        permissions=_permissions_in(request.permissions),
+        user_id=uuid_in("user_id", request.user_id) if request.HasField("user_id") else None,
+        agent_id=uuid_in("agent_id", request.agent_id) if request.HasField("agent_id") else None,
+        expires_at=_expiry_in(request.expires_at) if request.HasField("expires_at") else None,
+    )
+
+
+def page_size_in(request: auth_pb2.ListTokensRequest) -> int:
+    """Return how many tokens a page shall have. Raises ``ValidationError``."""
+    if request.page_size > MAX_PAGE_SIZE:
+        raise _wrong("page_size", f"must be 1 to {MAX_PAGE_SIZE}, or 0 for {DEFAULT_PAGE_SIZE}")
+    return request.page_size or DEFAULT_PAGE_SIZE
+
+
+def position_in(request: auth_pb2.ListTokensRequest) -> TokenPosition | None:
+    """Return where a page begins, None for the first. Raises ``ValidationError``."""
+    if not request.page_token:
+        return None
+    try:
+        microseconds, id_bytes = _POSITION.unpack(base64.b64decode(request.page_token, b"-_", validate=True))
+        return TokenPosition(_EPOCH + timedelta(microseconds=microseconds), UUID(bytes=id_bytes))
+    except (binascii.Error, struct.error, ValueError, OverflowError):
+        raise _wrong("page_token", "must be the next_page_token of a page") from None
+
+
+def position_text(position: TokenPosition) -> str:
+    """Return a position as ``page_token``. It says nothing that the page before has not said."""
+    microseconds = (position.created_at - _EPOCH) // _MICROSECOND
+    return base64.urlsafe_b64encode(_POSITION.pack(microseconds, position.id.bytes)).decode("ascii")
+
+
+def _permissions_in(bitmap: int) -> Permission:
+    try:
+        return permissions_of(bitmap)
+    except ValueError:
+        raise _wrong("permissions", "must leave bits 56 to 63 unset") from None
+
+
+def _expiry_in(timestamp: Timestamp) -> datetime:
+    try:
+        return _time(timestamp)
+    except (ValueError, OverflowError):
+        raise _wrong("expires_at", "must be a time of the years 1 to 9999") from None
+
+
+def _wrong(field: str, what: str) -> ValidationError:
+    return ValidationError((FieldError(field, FieldCode.INVALID_FORMAT, what),))
+
+
+def _text(value: UUID | None) -> str | None:
+    return None if value is None else str(value)
+
+
+def _time(timestamp: Timestamp) -> datetime:
+    return timestamp.ToDatetime(UTC)
+
+
+def _status(number: int) -> AgentStatus:
+    status = _STATUSES_BACK.get(number)
+    if status is None:
+        raise ValueError("the agent's status is not known here")
+    return status

@@ -1,0 +1,35 @@
+"""What travels beside a message: the request's id and a bearer credential."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    Metadata = Iterable[tuple[str, str | bytes]]
+
+REQUEST_ID_KEY: Final = "x-request-id"
+AUTHORIZATION_KEY: Final = "authorization"
+_SCHEME: Final = "bearer"
+
+
+def request_id_in(metadata: Metadata) -> UUID | None:
+    """Return the request's id; None if none came, more than one, or one that is no UUID."""
+    text = _only(metadata, REQUEST_ID_KEY)
+    try:
+        return UUID(text) if text else None
+    except ValueError:
+        return None
+
+
+def bearer_in(metadata: Metadata) -> str | None:
+    """Return the bearer credential; None if none came, or more than one."""
+    scheme, _, credential = (_only(metadata, AUTHORIZATION_KEY) or "").partition(" ")
+    return credential.strip() or None if scheme.lower() == _SCHEME else None
+
+
+def _only(metadata: Metadata, key: str) -> str | None:
+    values = [value for name, value in metadata if name == key]
+    return values[0] if len(values) == 1 and isinstance(values[0], str) else None

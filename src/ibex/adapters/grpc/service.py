@@ -1,0 +1,102 @@
+"""The service: each method translates to a use case of the domain and back; errors are the interceptor's to tell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from ibex.adapters.grpc.callers import check_grant
+from ibex.adapters.grpc.generated import auth_pb2, auth_pb2_grpc
+from ibex.adapters.grpc.messages import (
+    agent_message,
+    grant_in,
+    page_message,
+    page_size_in,
+    position_in,
+    principal_message,
+    uuid_in,
+)
+from ibex.domain.errors import InvalidTokenError
+from ibex.domain.identity import PersonalAccessToken
+from ibex.domain.permissions import Permission
+
+if TYPE_CHECKING:
+    import grpc
+
+    from ibex.adapters.grpc.callers import Callers
+    from ibex.adapters.grpc.metadata import Metadata
+    from ibex.domain.identity import AgentVerifier, TokenVerifier
+    from ibex.domain.manage_identity import ManageIdentity
+
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+SERVICE: Final = auth_pb2.DESCRIPTOR.services_by_name["AuthService"].full_name
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityUseCases:
+    """What the service does, at the source."""
+
+    tokens: TokenVerifier
+    agents: AgentVerifier
+    manage: ManageIdentity
+
+
+class AuthService(auth_pb2_grpc.AuthServiceServicer):
+    """``ibex.auth.v1.AuthService``; see the protocol's definition. Raises the domain's errors."""
+
+    def __init__(self, identity: IdentityUseCases, callers: Callers) -> None:
+        self._identity = identity
+        self._callers = callers
+
+    async def ValidateToken(  # noqa: N802 - the protocol's name
+        self, request: auth_pb2.ValidateTokenRequest, context: Context
+    ) -> auth_pb2.ValidateTokenResponse:
+        """Say whose token it is."""
+        self._callers.admit_service(_metadata(context))
+        token = PersonalAccessToken.parse(request.access_token)
+        if token is None:
+            raise InvalidTokenError
+        return principal_message(await self._identity.tokens.verify(token))
+
+    async def ValidateAgent(  # noqa: N802 - the protocol's name
+        self, request: auth_pb2.ValidateAgentRequest, context: Context
+    ) -> auth_pb2.ValidateAgentResponse:
+        """Say whether the organization has the agent, and its status."""
+        self._callers.admit_service(_metadata(context))
+        org_id, agent_id = uuid_in("org_id", request.org_id), uuid_in("agent_id", request.agent_id)
+        return agent_message(await self._identity.agents.verify(org_id, agent_id))
+
+    async def CreateToken(  # noqa: N802 - the protocol's name
+        self, request: auth_pb2.CreateTokenRequest, context: Context
+    ) -> auth_pb2.CreateTokenResponse:
+        """Make a token that may do no more than the caller."""
+        org_id = uuid_in("org_id", request.org_id)
+        caller = await self._callers.admit_administrator(_metadata(context), org_id, Permission.TOKEN_CREATE)
+        grant = grant_in(request)
+        check_grant(caller, grant)
+        token = await self._identity.manage.create_token(org_id, grant)
+        return auth_pb2.CreateTokenResponse(token_id=str(token.token_id), access_token=token.reveal())
+
+    async def RevokeToken(  # noqa: N802 - the protocol's name
+        self, request: auth_pb2.RevokeTokenRequest, context: Context
+    ) -> auth_pb2.RevokeTokenResponse:
+        """Revoke a token of the organization."""
+        org_id = uuid_in("org_id", request.org_id)
+        await self._callers.admit_administrator(_metadata(context), org_id, Permission.TOKEN_REVOKE)
+        await self._identity.manage.revoke_token(org_id, uuid_in("token_id", request.token_id))
+        return auth_pb2.RevokeTokenResponse()
+
+    async def ListTokens(  # noqa: N802 - the protocol's name
+        self, request: auth_pb2.ListTokensRequest, context: Context
+    ) -> auth_pb2.ListTokensResponse:
+        """List a page of the organization's tokens."""
+        org_id = uuid_in("org_id", request.org_id)
+        either = (Permission.TOKEN_CREATE, Permission.TOKEN_REVOKE)
+        await self._callers.admit_administrator(_metadata(context), org_id, *either)
+        size, after = page_size_in(request), position_in(request)
+        return page_message(await self._identity.manage.tokens(org_id, after, size + 1), size)
+
+
+def _metadata(context: Context) -> Metadata:
+    return context.invocation_metadata() or ()

@@ -1,0 +1,59 @@
+"""The domain's verifiers, by asking the service."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from ibex.adapters.grpc.generated import auth_pb2
+from ibex.adapters.grpc.messages import agent_in, principal_in
+from ibex.adapters.grpc.statuses import CallFailedError, agent_error, token_error
+from ibex.domain.errors import AuthUnavailableError, ServiceDegradedError
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from ibex.domain.identity import Agent, PersonalAccessToken, Principal
+
+
+class AuthCalls(Protocol):
+    """What of ``GrpcAuthChannel`` the verifiers use. Both raise ``CallFailedError``."""
+
+    async def validate_token(self, request: auth_pb2.ValidateTokenRequest) -> auth_pb2.ValidateTokenResponse:
+        """Call ValidateToken."""
+
+    async def validate_agent(self, request: auth_pb2.ValidateAgentRequest) -> auth_pb2.ValidateAgentResponse:
+        """Call ValidateAgent."""
+
+
+class GrpcTokenVerifier:
+    """A ``TokenVerifier`` that asks within the channel's deadline."""
+
+    def __init__(self, channel: AuthCalls) -> None:
+        self._channel = channel
+
+    async def verify(self, token: PersonalAccessToken) -> Principal:
+        """Return the token's principal; see ``TokenVerifier``."""
+        try:
+            response = await self._channel.validate_token(auth_pb2.ValidateTokenRequest(access_token=token.reveal()))
+            return principal_in(response, token)
+        except CallFailedError as failed:
+            raise token_error(failed) from failed
+        except ValueError:
+            raise ServiceDegradedError from None
+
+
+class GrpcAgentVerifier:
+    """An ``AgentVerifier`` that asks within the channel's deadline."""
+
+    def __init__(self, channel: AuthCalls) -> None:
+        self._channel = channel
+
+    async def verify(self, org_id: UUID, agent_id: UUID) -> Agent:
+        """Return the agent; see ``AgentVerifier``."""
+        request = auth_pb2.ValidateAgentRequest(agent_id=str(agent_id), org_id=str(org_id))
+        try:
+            return agent_in(await self._channel.validate_agent(request), org_id, agent_id)
+        except CallFailedError as failed:
+            raise agent_error(failed) from failed
+        except ValueError:
+            raise AuthUnavailableError from None
