@@ -42,7 +42,7 @@ class InMemoryBoard:
         own = self._generations.setdefault(org_id, {})
         for kind in Kind:
             own.setdefault(kind, self._fresh_value())
-        lease = self._lease if asked_ns < self._lease_ends_ns else None
+        lease = self._lease if asked_ns < self._lease_ends_ns and self._lease == self._instance else None
         return News(asked_ns, lease, dict(own))
 
     async def excludes(self, token_id: UUID) -> bool:
