@@ -245,9 +245,9 @@ async def test_what_redis_keeps_expires(redis_server: RedisServer, worker: Worke
     await worker.count()
     client = redis_server.client()
 
-    lasting = [key.decode() for key in client.keys() if client.ttl(key) == -1]
+    lasting = [key for key in client.scan_iter() if client.ttl(key) == -1]
 
-    assert lasting == [filter_key((await board.connection()).instance)]
+    assert lasting == [filter_key((await board.connection()).instance).encode()]
 
 
 def test_the_keys_of_a_script_lie_in_one_slot() -> None:
