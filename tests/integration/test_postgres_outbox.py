@@ -13,8 +13,12 @@ from harness.turns import new_turn
 from ibex.adapters.postgres.database import Database
 from ibex.adapters.postgres.directives import PostgresDirectives
 from ibex.adapters.postgres.identity import PostgresIdentity
+from ibex.adapters.postgres.outbox import PostgresOutbox
 from ibex.adapters.postgres.roles import APP_ROLE, AUTH_ROLE
 from ibex.adapters.postgres.sessions import PostgresSessions
+from ibex.domain.announce import OutboxUnavailableError
+from ibex.domain.errors import NotFoundError
+from ibex.domain.freshness import Kind
 from ibex.domain.identity import AgentStatus
 from ibex.domain.manage_identity import OrganizationStatus
 
@@ -37,6 +41,15 @@ async def identity(postgres: PostgresDatabase) -> AsyncIterator[PostgresIdentity
 
 
 @pytest.fixture
+async def outbox(postgres: PostgresDatabase) -> AsyncIterator[PostgresOutbox]:
+    """The outbox as auth sees it."""
+    database = Database(postgres.auth_url, AUTH_ROLE)
+    await database.open()
+    yield PostgresOutbox(database)
+    await database.close()
+
+
+@pytest.fixture
 async def app(postgres: PostgresDatabase) -> AsyncIterator[Database]:
     """The database as the proxy sees it."""
     database = Database(postgres.app_url, APP_ROLE)
@@ -46,17 +59,21 @@ async def app(postgres: PostgresDatabase) -> AsyncIterator[Database]:
 
 
 def _take(database: PostgresDatabase) -> list[tuple[UUID, str]]:
-    """Empty the outbox, as auth will, and return what was in it."""
+    """Empty the outbox, as auth does, and return what was in it."""
+    return [(org_id, kind) for org_id, kind, _ in _take_all(database)]
+
+
+def _take_all(database: PostgresDatabase) -> list[tuple[UUID, str, UUID | None]]:
     with psycopg.connect(database.auth_url) as connection:
-        rows = connection.execute("DELETE FROM outbox RETURNING id, org_id, kind").fetchall()
-    return [(org_id, kind) for _, org_id, kind in sorted(rows)]
+        rows = connection.execute("DELETE FROM outbox RETURNING id, org_id, kind, new_token").fetchall()
+    return [(org_id, kind, new_token) for _, org_id, kind, new_token in sorted(rows)]
 
 
 async def test_changes_of_identity_are_noted(postgres: PostgresDatabase, identity: PostgresIdentity) -> None:
-    """A revocation and an organization's status concern tokens, an agent's status concerns agents."""
+    """Creation, revocation and an organization's status concern tokens, an agent's status concerns agents."""
     agent, token = await settle_in(identity), new_token((await settle_in(identity)).org_id)
     await identity.add_token(token)
-    assert _take(postgres) == []
+    assert _take_all(postgres) == [(token.org_id, "tokens", token.id)]
     await identity.revoke_token(token.org_id, token.id, later())
     await identity.set_agent_status(agent.org_id, agent.id, AgentStatus.PAUSED)
     await identity.set_organization_status(agent.org_id, OrganizationStatus.SUSPENDED)
@@ -100,3 +117,54 @@ async def test_a_temporary_table_does_not_swallow_a_note(
         connection.execute("CREATE TEMP TABLE outbox (org_id uuid, kind text)")
         connection.execute("UPDATE agents SET status = 'archived' WHERE id = %s", [agent.id])
     assert _take(postgres) == [(agent.org_id, "agents")]
+
+
+async def test_only_a_creation_has_a_new_token(postgres: PostgresDatabase, identity: PostgresIdentity) -> None:
+    """A token that could not be stored leaves no row, and revoking names none."""
+    agent = await settle_in(identity)
+    token = new_token(agent.org_id)
+    with pytest.raises(NotFoundError):
+        await identity.add_token(new_token(agent.org_id, agent_id=uuid4()))
+    await identity.add_token(token)
+    await identity.revoke_token(agent.org_id, token.id, later())
+    assert _take_all(postgres) == [(agent.org_id, "tokens", token.id), (agent.org_id, "tokens", None)]
+
+
+async def test_a_row_that_another_is_announcing_is_seen_all_the_same(
+    postgres: PostgresDatabase, identity: PostgresIdentity, outbox: PostgresOutbox
+) -> None:
+    """Until it is gone: who passes over what is locked would vouch for what is not announced yet."""
+    agent = await settle_in(identity)
+    await identity.set_agent_status(agent.org_id, agent.id, AgentStatus.PAUSED)
+    with psycopg.connect(postgres.auth_url) as another:
+        another.execute("DELETE FROM outbox")
+        (change,) = await outbox.pending(10)
+        assert (change.org_id, change.kind) == (agent.org_id, Kind.AGENTS)
+
+
+async def test_an_uncommitted_change_is_not_pending(
+    postgres: PostgresDatabase, identity: PostgresIdentity, outbox: PostgresOutbox
+) -> None:
+    """And comes at its commit, though later ones were announced before."""
+    agent = await settle_in(identity)
+    with psycopg.connect(postgres.auth_url) as slow:
+        slow.execute("UPDATE agents SET status = 'archived' WHERE id = %s", [agent.id])
+        await identity.set_organization_status(agent.org_id, OrganizationStatus.SUSPENDED)
+        (second,) = await outbox.pending(10)
+        await outbox.forget([second.id])
+    (first,) = await outbox.pending(10)
+    assert (first.kind, first.id < second.id) == (Kind.AGENTS, True)
+
+
+async def test_a_server_that_is_down_is_an_outbox_out_of_reach(
+    postgres: PostgresDatabase, identity: PostgresIdentity, outbox: PostgresOutbox
+) -> None:
+    """For each method; and it is reached again when the server is back."""
+    agent = await settle_in(identity)
+    await identity.set_agent_status(agent.org_id, agent.id, AgentStatus.PAUSED)
+    postgres.server.stop()
+    for asked in (outbox.pending(10), outbox.forget([1]), outbox.live_tokens()):
+        with pytest.raises(OutboxUnavailableError):
+            await asked
+    postgres.server.start()
+    assert len(await outbox.pending(10)) == 1

@@ -15,6 +15,7 @@ from ibex.adapters.memory.identity import InMemoryIdentity
 from ibex.adapters.memory.ids import SequentialIds
 from ibex.domain.directives import Directive, InjectionMode
 from ibex.domain.errors import NotFoundError
+from ibex.domain.freshness import Kind
 from ibex.domain.manage_directives import ManageDirectives
 from ibex.domain.manage_identity import ManageIdentity, NamedAgent
 from ibex.domain.token_hash import TokenPeppers
@@ -25,12 +26,11 @@ AUTHOR = "kim@example.com"
 class Desk:
     """The use case over an in-memory store with one agent."""
 
-    def __init__(
-        self, clock: ManualClock, store: InMemoryDirectives, manage: ManageDirectives, agent: NamedAgent
-    ) -> None:
+    def __init__(self, clock: ManualClock, store: InMemoryDirectives, agent: NamedAgent, ids: SequentialIds) -> None:
         self.clock = clock
         self.store = store
-        self.manage = manage
+        self.announced = RecordingAnnouncements()
+        self.manage = ManageDirectives(store, self.announced, clock, ids)
         self.agent = agent
 
     @property
@@ -50,8 +50,7 @@ async def desk() -> Desk:
     people = ManageIdentity(identity, TokenPeppers({"k": bytes(16)}), RecordingAnnouncements(), clock, ids)
     organization = await people.create_organization("acme")
     agent = await people.create_agent(organization.id, "support")
-    store = InMemoryDirectives(identity)
-    return Desk(clock, store, ManageDirectives(store, RecordingAnnouncements(), clock, ids), agent)
+    return Desk(clock, InMemoryDirectives(identity), agent, ids)
 
 
 async def test_a_text_that_is_set_is_in_force(desk: Desk) -> None:
@@ -132,3 +131,32 @@ async def test_no_text_is_shown(desk: Desk) -> None:
 
     assert "my secret" not in repr(state)
     assert "my secret" not in repr(await desk.in_force())
+
+
+async def test_each_change_is_announced(desk: Desk) -> None:
+    """A new text, a way back and an end; looking is no change."""
+    change = (desk.agent.org_id, Kind.DIRECTIVES)
+    await desk.manage.set(*desk.key, "one", author=AUTHOR)
+    assert desk.announced.changes == [change]
+    await desk.manage.rollback(*desk.key, 1)
+    assert desk.announced.changes == [change] * 2
+    await desk.manage.deactivate(*desk.key)
+    assert desk.announced.changes == [change] * 3
+
+    await desk.manage.show(*desk.key)
+    await desk.manage.history(*desk.key)
+    assert desk.announced.changes == [change] * 3
+
+
+async def test_a_change_that_found_nothing_is_not_announced(desk: Desk) -> None:
+    """Nor is a text that may not be one."""
+    with pytest.raises(ValueError, match="a directive"):
+        await desk.manage.set(*desk.key, "", author=AUTHOR)
+    with pytest.raises(NotFoundError):
+        await desk.manage.set(UUID(int=404), desk.agent.id, "one", author=AUTHOR)
+    with pytest.raises(NotFoundError):
+        await desk.manage.deactivate(*desk.key)
+    with pytest.raises(NotFoundError):
+        await desk.manage.rollback(*desk.key, 1)
+
+    assert desk.announced.changes == []

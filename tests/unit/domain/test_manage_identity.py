@@ -21,6 +21,7 @@ from ibex.domain.errors import (
     ServiceDegradedError,
     TokenSourceUnavailableError,
 )
+from ibex.domain.freshness import Kind
 from ibex.domain.identity import Agent, AgentStatus, PersonalAccessToken, Principal
 from ibex.domain.manage_identity import (
     AlreadyExistsError,
@@ -302,3 +303,59 @@ async def test_revoking_again_keeps_the_first_time() -> None:
 
     stored: list[StoredToken] = list(await office.manage.tokens(organization.id))
     assert [t.revoked_at for t in stored] == [revoked_at]
+
+
+async def test_each_change_is_announced_by_its_kind() -> None:
+    """Tokens and the organization they hang on are one kind, agents the other; a new token is put into the filter."""
+    office = Office()
+    organization, agent = await office.settled()
+    assert (office.announced.changes, office.announced.new_tokens) == ([], [])
+
+    token = await office.manage.create_token(organization.id, GRANT)
+    assert (office.announced.changes, office.announced.new_tokens) == ([], [token.token_id])
+
+    await office.manage.revoke_token(organization.id, token.token_id)
+    await office.manage.set_agent_status(organization.id, agent.id, AgentStatus.PAUSED)
+    await office.manage.set_organization_status(organization.id, OrganizationStatus.SUSPENDED)
+    kinds = [Kind.TOKENS, Kind.AGENTS, Kind.TOKENS]
+    assert office.announced.changes == [(organization.id, kind) for kind in kinds]
+    assert office.announced.new_tokens == [token.token_id]
+
+
+async def test_what_is_announced_has_been_committed() -> None:
+    """Whoever hears of a change and looks finds it made."""
+
+    class Listening(RecordingAnnouncements):
+        async def changed(self, org_id: UUID, kind: Kind) -> None:
+            await super().changed(org_id, kind)
+            seen.append([t.revoked_at is not None for t in await office.store.tokens(org_id)])
+
+        async def token_created(self, token_id: UUID) -> None:
+            await super().token_created(token_id)
+            seen.append(await office.store.find_token(token_id) is not None)
+
+    seen: list[object] = []
+    office = Office()
+    office.manage = ManageIdentity(office.store, PEPPERS, Listening(), office.clock, SequentialIds())
+    organization, _ = await office.settled()
+    token = await office.manage.create_token(organization.id, GRANT)
+    await office.manage.revoke_token(organization.id, token.token_id)
+
+    assert seen == [True, [True]]
+
+
+async def test_a_change_that_found_nothing_is_not_announced() -> None:
+    """Nothing has changed."""
+    office = Office()
+    organization, agent = await office.settled()
+
+    with pytest.raises(NotFoundError):
+        await office.manage.revoke_token(organization.id, MISSING)
+    with pytest.raises(NotFoundError):
+        await office.manage.set_agent_status(MISSING, agent.id, AgentStatus.PAUSED)
+    with pytest.raises(NotFoundError):
+        await office.manage.set_organization_status(MISSING, OrganizationStatus.SUSPENDED)
+    with pytest.raises(NotFoundError):
+        await office.manage.create_token(MISSING, GRANT)
+
+    assert (office.announced.changes, office.announced.new_tokens) == ([], [])

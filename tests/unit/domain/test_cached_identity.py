@@ -1,0 +1,212 @@
+"""How long identity is remembered, under which keys, and what costs a call."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from harness.chat_scene import (
+    AGENT,
+    DIRECTIVE,
+    ORG,
+    OTHER_AGENT,
+    OTHER_ORG,
+    TOKEN,
+    Caches,
+    ScriptedAgents,
+    ScriptedDirectives,
+    ScriptedTokens,
+    principal,
+)
+from ibex.adapters.memory.clock import ManualClock
+from ibex.domain.cached_identity import (
+    CachedTokens,
+    agent_lifetimes,
+    directive_lifetimes,
+    token_lifetimes,
+)
+from ibex.domain.errors import InvalidTokenError, TokenSourceUnavailableError
+from ibex.domain.fresh_cache import FreshCache
+from ibex.domain.freshness import Kind, News
+from ibex.domain.identity import Agent, AgentStatus, PersonalAccessToken
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from ibex.domain.freshness import Entry
+    from ibex.domain.identity import Principal
+
+ACTIVE = Agent(AGENT, ORG, AgentStatus.ACTIVE)
+
+
+@dataclass(slots=True)
+class Filter:
+    """A ``KnownTokens`` that excludes what it is told to."""
+
+    excluded: set[UUID] = field(default_factory=set)
+    asked: list[UUID] = field(default_factory=list)
+
+    async def excludes(self, token_id: UUID) -> bool:
+        """Tell whether it was told to."""
+        self.asked.append(token_id)
+        return token_id in self.excluded
+
+
+def news(at_ns: int = 0, generation: str = "g") -> News:
+    """Return news under a lease that always is the same."""
+    return News(at_ns, "lease", dict.fromkeys(Kind, generation))
+
+
+@pytest.mark.parametrize(
+    ("expires_in_s", "lifetime_s"),
+    [(None, 30.0), (3_600.0, 30.0), (35.0, 30.0), (34.0, 29.0), (6.0, 1.0), (5.0, 0.0), (1.0, -4.0), (-1.0, -6.0)],
+)
+def test_a_principal_is_remembered_less_before_its_token_expires(expires_in_s: float | None, lifetime_s: float) -> None:
+    """Half a minute, and no longer than five seconds before."""
+    clock = ManualClock()
+    expires_at = None if expires_in_s is None else clock.now() + timedelta(seconds=expires_in_s)
+
+    lifetimes = token_lifetimes(clock, while_source_is_down_s=300)
+
+    assert lifetimes.of(principal(expires_at=expires_at)) == lifetime_s
+    assert lifetimes.while_source_is_down_s == 300
+
+
+def test_a_principal_never_outlives_its_token() -> None:
+    """Live a microsecond before, not at the very moment; one without an expiry always is."""
+    clock = ManualClock()
+    may_outlive = token_lifetimes(clock, while_source_is_down_s=300).may_outlive
+    brief = principal(expires_at=clock.now() + timedelta(minutes=1))
+
+    clock.advance(timedelta(seconds=59, microseconds=999_999))
+    assert may_outlive(brief)
+    clock.advance(timedelta(microseconds=1))
+    assert not may_outlive(brief)
+    assert may_outlive(principal())
+
+
+def test_agents_and_directives_are_remembered_as_said() -> None:
+    """Agents like tokens, directives as configured, and no directive is served stale by this rule."""
+    agents, directives = agent_lifetimes(while_source_is_down_s=300), directive_lifetimes(60)
+
+    assert (agents.of(ACTIVE), agents.while_source_is_down_s, agents.may_outlive(ACTIVE)) == (30.0, 300, True)
+    assert (directives.of(None), directives.of(DIRECTIVE), directives.while_source_is_down_s) == (60, 60, 0.0)
+
+
+async def test_no_token_is_in_the_cache() -> None:
+    """Its key is the SHA-256 digest; nothing that the cache holds has the token or its secret."""
+    clock, entries = ManualClock(), dict[bytes, "Entry[Principal]"]()
+    lifetimes = token_lifetimes(clock, while_source_is_down_s=300)
+    cache = FreshCache(Kind.TOKENS, entries, lifetimes, clock, Caches(clock))
+    tokens = CachedTokens(ScriptedTokens(principal()), Filter(), cache)
+
+    await tokens.confirm(await tokens.recall(TOKEN), news())
+
+    assert list(entries) == [hashlib.sha256(TOKEN.reveal().encode()).digest()]
+    shown = repr(cache.__dict__ | {"entries": entries})
+    assert TOKEN.reveal() not in shown
+    assert TOKEN.reveal()[46:80] not in shown
+
+
+async def test_another_secret_under_the_same_id_is_another_entry() -> None:
+    """Who knows the id, which is public, does not get the owner's entry."""
+    clock, verifier = ManualClock(), ScriptedTokens(principal())
+    tokens = Caches(clock).tokens(verifier)
+    await tokens.recall(TOKEN)
+    verifier.answer = InvalidTokenError()
+
+    with pytest.raises(InvalidTokenError):
+        await tokens.recall(PersonalAccessToken.issue(TOKEN.token_id, bytes(32)))
+
+    verifier.answer = principal()
+    assert (await tokens.recall(TOKEN)).from_cache
+    assert verifier.asked == [TOKEN.token_id] * 2
+
+
+async def test_a_token_that_nobody_has_costs_no_call() -> None:
+    """The filter says so: invalid, and the verifier is not asked."""
+    verifier, known = ScriptedTokens(principal()), Filter({TOKEN.token_id})
+    tokens = Caches(ManualClock()).tokens(verifier, known)
+
+    for _ in range(2):
+        with pytest.raises(InvalidTokenError):
+            await tokens.recall(TOKEN)
+
+    assert verifier.asked == []
+    assert known.asked == [TOKEN.token_id] * 2
+
+
+async def test_a_remembered_token_costs_no_look_at_the_filter() -> None:
+    """Only who is about to call looks."""
+    clock, verifier, known = ManualClock(), ScriptedTokens(principal()), Filter()
+    tokens = Caches(clock).tokens(verifier, known)
+
+    for _ in range(4):
+        assert await tokens.confirm(await tokens.recall(TOKEN), news(clock.monotonic_ns())) == principal()
+
+    assert verifier.asked == known.asked == [TOKEN.token_id] * 2
+
+
+async def test_a_revoked_token_is_invalid_as_soon_as_the_news_say_so() -> None:
+    """And forgotten, so that it is not served when there are no news."""
+    clock, verifier = ManualClock(), ScriptedTokens(principal())
+    tokens = Caches(clock).tokens(verifier)
+    for _ in range(2):
+        await tokens.confirm(await tokens.recall(TOKEN), news())
+    verifier.answer = InvalidTokenError()
+
+    recalled = await tokens.recall(TOKEN)
+    assert recalled.from_cache
+    with pytest.raises(InvalidTokenError):
+        await tokens.confirm(recalled, news(generation="h"))
+    with pytest.raises(InvalidTokenError):
+        await tokens.recall(TOKEN)
+
+
+async def test_a_token_is_served_while_auths_store_is_down_but_never_beyond_its_expiry() -> None:
+    """Proven by the news all along, and yet over when it is over."""
+    clock = ManualClock()
+    verifier = ScriptedTokens(principal(expires_at=clock.now() + timedelta(seconds=60)))
+    tokens = Caches(clock).tokens(verifier)
+    for _ in range(2):
+        await tokens.confirm(await tokens.recall(TOKEN), news())
+    verifier.answer = TokenSourceUnavailableError()
+
+    clock.advance(timedelta(seconds=59))
+    recalled = await tokens.recall(TOKEN)
+    await tokens.confirm(recalled, news(clock.monotonic_ns()))
+    assert recalled.is_stale
+
+    clock.advance(timedelta(seconds=1))
+    with pytest.raises(TokenSourceUnavailableError):
+        await tokens.confirm(await tokens.recall(TOKEN), news(clock.monotonic_ns()))
+
+
+async def test_agents_are_kept_by_organization() -> None:
+    """What one organization may act as says nothing of another."""
+    verifier = ScriptedAgents(ACTIVE)
+    agents = Caches(ManualClock()).agents(verifier)
+
+    for of in ((ORG, AGENT), (OTHER_ORG, AGENT), (ORG, OTHER_AGENT), (ORG, AGENT)):
+        await agents.confirm(await agents.recall(*of), news())
+
+    assert verifier.asked == [(ORG, AGENT), (OTHER_ORG, AGENT), (ORG, OTHER_AGENT), (ORG, AGENT)]
+    await agents.confirm(await agents.recall(ORG, AGENT), news())
+    assert len(verifier.asked) == 4
+
+
+async def test_directives_and_that_there_is_none_are_kept() -> None:
+    """By organization and agent, until the news are others."""
+    source = ScriptedDirectives(None)
+    directives = Caches(ManualClock()).directives(source)
+
+    assert [await directives.active(ORG, AGENT, news()) for _ in range(3)] == [None] * 3
+    assert source.asked == [(ORG, AGENT)]
+    source.answer = DIRECTIVE
+    assert await directives.active(ORG, OTHER_AGENT, news()) == DIRECTIVE
+    assert await directives.active(ORG, AGENT, news()) is None
+    assert await directives.active(ORG, AGENT, news(generation="h")) == DIRECTIVE
