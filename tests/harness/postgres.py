@@ -7,6 +7,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qs, urlsplit
 from uuid import uuid4
 
 import psycopg
@@ -48,6 +49,12 @@ class PostgresDatabase:
     def auth_url(self) -> str:
         """As auth connects."""
         return self.server.url(AUTH_ROLE, self.name)
+
+    @property
+    def socket(self) -> str:
+        """The path of the socket that the server listens on."""
+        (directory,) = parse_qs(urlsplit(self.app_url).query)["host"]
+        return f"{directory}/.s.PGSQL.5432"
 
     def dump(self, without: Container[str] = ()) -> str:
         """Return every row of every table but some, as text: for looking for what must not be there."""
