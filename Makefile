@@ -66,6 +66,10 @@ bench-embedded: $(STAMP) ## measure the embedded default: starts, stages, how so
 proto: $(STAMP) ## write the code that comes of proto/ anew
 	@$(BIN)/python proto/generate.py
 
+.PHONY: bench-identity
+bench-identity: $(STAMP) ## measure authentication and revocation, healthy and under faults; ARGS=--quick for few tries
+	@PYTHONPATH=tests $(BIN)/python benchmarks/identity.py $(ARGS)
+
 .PHONY: settings-reference
 settings-reference: $(STAMP) ## write .env.example and docs/configuration.md anew
 	@$(BIN)/python -m ibex.entrypoints.settings_reference
