@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ibex.adapters.memory.announcements import RecordingAnnouncements
 from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.memory.directives import InMemoryDirectives
 from ibex.adapters.memory.identity import InMemoryIdentity
@@ -57,8 +58,10 @@ class CliScene:
         self.sessions = InMemorySessions()
         self.traces = InMemoryTraces(clock)
         self.use_cases = Administration(
-            identity=ManageIdentity(self.store, TokenPeppers({"k": bytes(range(16))}), clock, ids),
-            directives=ManageDirectives(self.directives, clock, ids),
+            identity=ManageIdentity(
+                self.store, TokenPeppers({"k": bytes(range(16))}), RecordingAnnouncements(), clock, ids
+            ),
+            directives=ManageDirectives(self.directives, RecordingAnnouncements(), clock, ids),
             sessions=self.sessions,
             traces=self.traces,
         )

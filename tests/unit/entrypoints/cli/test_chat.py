@@ -127,7 +127,10 @@ def _refuse() -> httpx.Response:
 
 @pytest.mark.parametrize(
     ("answer", "said"),
-    [(lambda: httpx.Response(404, text="<html>"), "is no IBEX"), (_refuse, "cannot be reached (ConnectError)")],
+    [
+        (lambda: httpx.Response(404, text="<html>"), "is no IBEX"),
+        (_refuse, "No proxy answers at http://127.0.0.1:8080/"),
+    ],
 )
 def test_what_is_no_proxy_is_said(
     ibex: CliScene, proxy: Proxy, answer: Callable[[], httpx.Response], said: str

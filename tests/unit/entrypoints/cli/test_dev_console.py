@@ -57,5 +57,8 @@ def test_it_says_what_takes_a_moment(capsys: pytest.CaptureFixture[str]) -> None
     console.starting("PostgreSQL")
     console.stopping()
 
-    assert capsys.readouterr().out == "starting PostgreSQL ...\nstopping ...\n"
+    assert (
+        capsys.readouterr().out
+        == "starting PostgreSQL ...\nstopping: running requests may finish; Ctrl-C again cuts them off ...\n"
+    )
     assert console.observer is console
