@@ -29,7 +29,12 @@ NOTHING_RUNS = {
 CLOCKS_AND_DICE = {"time", "random", "secrets", "os"}
 IMPURE_NAMES = {"uuid1", "uuid4", "urandom", "utcnow", "today"}
 
-MODULES = sorted(path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*.py"))
+GENERATED = "adapters/grpc/generated/auth_pb2"
+MODULES = sorted(
+    module
+    for module in (path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*.py"))
+    if not module.startswith(GENERATED)
+)
 
 
 def tree_of(path: Path) -> ast.Module:

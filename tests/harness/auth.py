@@ -19,6 +19,7 @@ from ibex.adapters.grpc.generated import auth_pb2_grpc
 from ibex.adapters.grpc.server import AuthServer, ServerLimits, ServerSecurity
 from ibex.adapters.grpc.service import IdentityUseCases
 from ibex.adapters.grpc.verifiers import GrpcTokenVerifier
+from ibex.adapters.memory.announcements import RecordingAnnouncements
 from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.memory.identity import InMemoryIdentity
 from ibex.adapters.memory.ids import SequentialIds
@@ -91,7 +92,7 @@ class Identity:
     admin: PersonalAccessToken = field(init=False)
 
     def __post_init__(self) -> None:
-        self.manage = ManageIdentity(self.store, PEPPERS, self.clock, self.ids)
+        self.manage = ManageIdentity(self.store, PEPPERS, RecordingAnnouncements(), self.clock, self.ids)
         self.use_cases = IdentityUseCases(
             VerifyToken(self.store, PEPPERS, self.clock), VerifyAgent(self.store), self.manage
         )

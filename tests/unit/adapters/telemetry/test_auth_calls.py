@@ -13,6 +13,7 @@ import pytest
 from ibex.adapters.telemetry.auth_calls import AuthCallTelemetry
 from ibex.adapters.telemetry.current_request import CURRENT
 from ibex.adapters.telemetry.logging import configure_logging
+from ibex.adapters.telemetry.ops import AuthMetrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +41,8 @@ def lines(stream: io.StringIO) -> list[dict[str, object]]:
 
 def test_a_call_is_one_line(stream: io.StringIO) -> None:
     """Which method, how it came out, how long it took in milliseconds; afterwards there is no request."""
-    telemetry = AuthCallTelemetry()
+    metrics = AuthMetrics()
+    telemetry = AuthCallTelemetry(metrics)
     telemetry.began(ID)
     telemetry.ended("ValidateToken", "OK", 1_234_567)
 
@@ -57,11 +59,13 @@ def test_a_call_is_one_line(stream: io.StringIO) -> None:
         }
     ]
     assert CURRENT.get() is None
+    assert b'ibex_auth_call_duration_seconds_count{method="ValidateToken",status="OK"} 1.0' in metrics.render()[0]
 
 
 def test_every_line_of_a_call_has_its_request_id(stream: io.StringIO) -> None:
     """Whoever writes it; of what was raised the type and the place, not the message."""
-    telemetry = AuthCallTelemetry()
+    metrics = AuthMetrics()
+    telemetry = AuthCallTelemetry(metrics)
     telemetry.began(ID)
     logging.getLogger("somebody").warning("something")
     telemetry.failed(RuntimeError("canary"))
@@ -70,3 +74,4 @@ def test_every_line_of_a_call_has_its_request_id(stream: io.StringIO) -> None:
     assert [line["request_id"] for line in lines(stream)] == [str(ID)] * 3
     assert "RuntimeError" in stream.getvalue()
     assert "canary" not in stream.getvalue()
+    assert b"ibex_auth_internal_errors_total 1.0" in metrics.render()[0]

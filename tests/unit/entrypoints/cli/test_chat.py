@@ -129,7 +129,7 @@ def _refuse() -> httpx.Response:
     ("answer", "said"),
     [
         (lambda: httpx.Response(404, text="<html>"), "is no IBEX"),
-        (_refuse, "No proxy answers at http://127.0.0.1:8080/"),
+        (_refuse, "No proxy answers at http://127.0.0.1:8080"),
     ],
 )
 def test_what_is_no_proxy_is_said(
