@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,17 +14,18 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import grpc
+import pytest
 
 from ibex.adapters.grpc.channel import ChannelSecurity, GrpcAuthChannel
 from ibex.adapters.grpc.generated import auth_pb2_grpc
 from ibex.adapters.grpc.server import AuthServer, ServerLimits, ServerSecurity
 from ibex.adapters.grpc.service import IdentityUseCases
-from ibex.adapters.grpc.verifiers import GrpcTokenVerifier
+from ibex.adapters.grpc.verifiers import GrpcAgentVerifier, GrpcTokenVerifier
 from ibex.adapters.memory.announcements import RecordingAnnouncements
 from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.memory.identity import InMemoryIdentity
 from ibex.adapters.memory.ids import SequentialIds
-from ibex.domain.errors import ServiceDegradedError
+from ibex.domain.errors import AuthUnavailableError, ServiceDegradedError, SourceUnavailableError
 from ibex.domain.manage_identity import ManageIdentity, TokenGrant, VerifyAgent, VerifyToken
 from ibex.domain.permissions import ADMIN, AGENT_DEFAULT
 from ibex.domain.token_hash import TokenPeppers
@@ -197,6 +199,18 @@ class AuthProcess:
         """Kill it, stopped or not, and wait until it has ended."""
         self._process.kill()
         self._process.wait()
+
+
+async def cannot_be_checked(channel: GrpcAuthChannel, identity: Identity) -> float:
+    """Assert that neither token nor agent can be checked, for no reason of the source's; return how long it took."""
+    started = time.monotonic()
+    with pytest.raises(ServiceDegradedError) as token_error:
+        await GrpcTokenVerifier(channel).verify(identity.token)
+    with pytest.raises(AuthUnavailableError) as agent_error:
+        await GrpcAgentVerifier(channel).verify(identity.org.id, identity.agent.id)
+    assert not isinstance(token_error.value, SourceUnavailableError)
+    assert not isinstance(agent_error.value, SourceUnavailableError)
+    return time.monotonic() - started
 
 
 async def until_answered(channel: GrpcAuthChannel, token: PersonalAccessToken) -> Principal:

@@ -1,31 +1,34 @@
-"""The connection to auth: trust, deadlines, bounds, and what happens when auth goes away and comes back (faults, 1)."""
+"""The connection to auth: deadlines, bounds, and what happens when auth goes away and comes back (faults, 1)."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import signal
-import ssl
-import time
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import grpc
 import pytest
-import trustme
 
-from harness.auth import CREDENTIAL, LOOPBACK, REQUEST_ID, AuthProcess, Identity, asking, serving, until_answered
+from harness.auth import (
+    CREDENTIAL,
+    LOOPBACK,
+    REQUEST_ID,
+    AuthProcess,
+    Identity,
+    asking,
+    cannot_be_checked,
+    serving,
+    until_answered,
+)
 from ibex.adapters.grpc.channel import GrpcAuthChannel
 from ibex.adapters.grpc.generated import auth_pb2
-from ibex.adapters.grpc.server import ServerSecurity
 from ibex.adapters.grpc.statuses import CallFailedError
-from ibex.adapters.grpc.tls import ClientTls, ServerTls
-from ibex.adapters.grpc.verifiers import GrpcAgentVerifier, GrpcTokenVerifier
+from ibex.adapters.grpc.verifiers import GrpcTokenVerifier
 from ibex.domain.errors import (
-    AuthUnavailableError,
     InvalidTokenError,
     ServiceDegradedError,
-    SourceUnavailableError,
 )
 from ibex.domain.identity import PersonalAccessToken
 
@@ -75,18 +78,6 @@ def logged(caplog: pytest.LogCaptureFixture) -> Iterator[LogLines]:
     logger.addHandler(lines)
     yield lines
     logger.removeHandler(lines)
-
-
-async def cannot_be_checked(channel: GrpcAuthChannel, identity: Identity) -> float:
-    """Assert that neither token nor agent can be checked, for no reason of the source's; return how long it took."""
-    started = time.monotonic()
-    with pytest.raises(ServiceDegradedError) as token_error:
-        await GrpcTokenVerifier(channel).verify(identity.token)
-    with pytest.raises(AuthUnavailableError) as agent_error:
-        await GrpcAgentVerifier(channel).verify(identity.org.id, identity.agent.id)
-    assert not isinstance(token_error.value, SourceUnavailableError)
-    assert not isinstance(agent_error.value, SourceUnavailableError)
-    return time.monotonic() - started
 
 
 async def test_ping_finds_the_service(identity: Identity) -> None:
@@ -285,77 +276,6 @@ async def test_a_status_without_its_reason_is_an_outage(identity: Identity, stat
     async with asking(port) as channel:
         await cannot_be_checked(channel, identity)
     await server.stop(0)
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    """Who certifies both ends."""
-    return trustme.CA()
-
-
-def server_tls(authority: trustme.CA, client_authority: trustme.CA | None = None) -> ServerSecurity:
-    """Return the server's end."""
-    issued = authority.issue_cert(LOOPBACK, "localhost")
-    chain = b"".join(blob.bytes() for blob in issued.cert_chain_pems)
-    client_ca = client_authority.cert_pem.bytes() if client_authority else None
-    return ServerSecurity(CREDENTIAL, ServerTls(chain, issued.private_key_pem.bytes(), client_ca))
-
-
-def client_tls(authority: trustme.CA, issuer: trustme.CA | None = None) -> ClientTls:
-    """Return the client's end, with a certificate of an issuer."""
-    if issuer is None:
-        return ClientTls(authority.cert_pem.bytes())
-    issued = issuer.issue_cert("proxy.example")
-    chain = b"".join(blob.bytes() for blob in issued.cert_chain_pems)
-    return ClientTls(authority.cert_pem.bytes(), chain, issued.private_key_pem.bytes())
-
-
-@pytest.mark.parametrize("mutual", [False, True])
-async def test_tls_connects_who_trusts_each_other(identity: Identity, authority: trustme.CA, *, mutual: bool) -> None:
-    """The server proves itself, and the client too where that is asked for."""
-    security = server_tls(authority, authority if mutual else None)
-    tls = client_tls(authority, authority if mutual else None)
-    async with serving(identity, security=security) as server, asking(server.port, tls=tls) as channel:
-        await channel.ping()
-        assert (await GrpcTokenVerifier(channel).verify(identity.token)).org_id == identity.org.id
-
-
-@pytest.mark.parametrize("end", ["plaintext", "untrusted server", "no certificate", "another authority's"])
-async def test_tls_refuses_everybody_else(identity: Identity, authority: trustme.CA, end: str) -> None:
-    """As an outage, and before a credential or a token is shown to the other end."""
-    tls = {
-        "plaintext": None,
-        "untrusted server": client_tls(trustme.CA(), authority),
-        "no certificate": client_tls(authority),
-        "another authority's": client_tls(authority, trustme.CA()),
-    }[end]
-    security = server_tls(authority, authority)
-    async with serving(identity, security=security) as server, asking(server.port, tls=tls, timeout_s=1) as channel:
-        await cannot_be_checked(channel, identity)
-
-    assert identity.store.finds == 0
-
-
-async def test_a_server_of_another_name_is_refused(identity: Identity, authority: trustme.CA) -> None:
-    """Its certificate has to be for the address that was asked for."""
-    issued = authority.issue_cert("auth.example")
-    chain = b"".join(blob.bytes() for blob in issued.cert_chain_pems)
-    security = ServerSecurity(CREDENTIAL, ServerTls(chain, issued.private_key_pem.bytes()))
-    tls = client_tls(authority)
-    async with serving(identity, security=security) as server, asking(server.port, tls=tls, timeout_s=1) as channel:
-        await cannot_be_checked(channel, identity)
-
-
-async def test_plaintext_is_refused_where_there_is_tls(identity: Identity, authority: trustme.CA) -> None:
-    """The port speaks TLS 1.2 or later and nothing else."""
-    async with serving(identity, security=server_tls(authority)) as server:
-        context = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
-        context.set_alpn_protocols(["h2"])
-        _, writer = await asyncio.open_connection(LOOPBACK, server.port, ssl=context)
-        version = writer.get_extra_info("ssl_object").version()
-        writer.close()
-
-    assert version in {"TLSv1.2", "TLSv1.3"}
 
 
 async def test_no_secret_is_in_a_log_or_an_error(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import grpc
 import pytest
@@ -13,81 +13,17 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from harness.auth import CREDENTIAL, LOOPBACK, REQUEST_ID, Identity, bearer, serving, stub
+from harness.auth_scene import SERVICE_METADATA, Code, Recorder, Scene, asking_about, asking_for
 from ibex.adapters.grpc.generated import auth_pb2
-from ibex.adapters.grpc.server import AuthServer, ServerLimits, ServerSecurity
+from ibex.adapters.grpc.server import ServerLimits, ServerSecurity
 from ibex.adapters.grpc.service import SERVICE
 from ibex.domain.errors import InternalError, InvalidTokenError, ServiceDegradedError
 from ibex.domain.identity import PersonalAccessToken
 from ibex.domain.manage_identity import OrganizationStatus, TokenGrant
-from ibex.domain.permissions import ADMIN, AGENT_DEFAULT, READ_ONLY, Permission
+from ibex.domain.permissions import ADMIN, AGENT_DEFAULT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-Code = grpc.StatusCode
-SERVICE_METADATA = bearer(CREDENTIAL)
-
-
-class Recorder:
-    """A ``CallObserver`` that keeps what it hears."""
-
-    def __init__(self) -> None:
-        self.began_ids: list[UUID] = []
-        self.failures: list[BaseException] = []
-        self.calls: list[tuple[str, str]] = []
-        self.one_ended = asyncio.Event()
-
-    def began(self, request_id: UUID) -> None:
-        """Note it."""
-        self.began_ids.append(request_id)
-
-    def failed(self, error: BaseException) -> None:
-        """Note it."""
-        self.failures.append(error)
-
-    def ended(self, method: str, status: str, duration_ns: int) -> None:
-        """Note it."""
-        assert duration_ns >= 0
-        self.calls.append((method, status))
-        self.one_ended.set()
-
-
-class Scene:
-    """A server, what it serves and a stub for it."""
-
-    def __init__(self, identity: Identity, server: AuthServer, service: Any, observer: Recorder) -> None:
-        self.identity = identity
-        self.server = server
-        self.service = service
-        self.observer = observer
-        self.org_id = str(identity.org.id)
-
-    async def refusal(self, method: str, request: Any, metadata: Any = ()) -> tuple[grpc.StatusCode, str, str]:
-        """Return how a call is refused: status, reason, message."""
-        with pytest.raises(grpc.aio.AioRpcError) as raised:
-            await getattr(self.service, method)(request, metadata=metadata)
-        trailing = raised.value.trailing_metadata()
-        return raised.value.code(), str(trailing.get("ibex-reason")), str(raised.value.details())
-
-    async def validate(self, token: PersonalAccessToken) -> auth_pb2.ValidateTokenResponse:
-        """Validate a token as a service."""
-        request = auth_pb2.ValidateTokenRequest(access_token=token.reveal())
-        response: auth_pb2.ValidateTokenResponse = await self.service.ValidateToken(request, metadata=SERVICE_METADATA)
-        return response
-
-    async def token_of(self, permissions: Permission, **grant: Any) -> Any:
-        """Return the metadata of a new token of the organization."""
-        token = await self.identity.manage.create_token(self.identity.org.id, TokenGrant("other", permissions, **grant))
-        return bearer(token.reveal())
-
-    def listing(self, **fields: Any) -> auth_pb2.ListTokensRequest:
-        """Return a request for the organization's tokens."""
-        return auth_pb2.ListTokensRequest(org_id=self.org_id, **fields)
-
-    @property
-    def admin(self) -> Any:
-        """The administrator's metadata."""
-        return bearer(self.identity.admin.reveal())
 
 
 @pytest.fixture
@@ -96,16 +32,6 @@ async def scene() -> AsyncIterator[Scene]:
     identity, observer = await Identity.settled(), Recorder()
     async with serving(identity, observer=observer) as server, stub(server.port) as service:
         yield Scene(identity, server, service, observer)
-
-
-def asking_for(token: PersonalAccessToken) -> auth_pb2.ValidateTokenRequest:
-    """Return a request to validate a token."""
-    return auth_pb2.ValidateTokenRequest(access_token=token.reveal())
-
-
-def asking_about(org_id: Any, agent_id: Any) -> auth_pb2.ValidateAgentRequest:
-    """Return a request to validate an agent."""
-    return auth_pb2.ValidateAgentRequest(org_id=str(org_id), agent_id=str(agent_id))
 
 
 async def test_a_live_token_is_its_principal(scene: Scene) -> None:
@@ -286,141 +212,6 @@ async def test_a_request_id_is_kept_or_made(scene: Scene) -> None:
     assert returned[0] == str(REQUEST_ID)
     assert len(set(returned)) == 3
     assert raised.value.trailing_metadata().get("x-request-id") == str(REQUEST_ID)
-
-
-async def test_an_administrator_makes_a_token(scene: Scene) -> None:
-    """It is shown once, works, and is what was asked for."""
-    expires_at = scene.identity.clock.now() + timedelta(days=1, microseconds=7)
-    request = auth_pb2.CreateTokenRequest(
-        org_id=scene.org_id,
-        name="ci",
-        permissions=int(READ_ONLY),
-        agent_id=str(scene.identity.agent.id),
-        expires_at=expires_at,
-    )
-
-    made = await scene.service.CreateToken(request, metadata=scene.admin)
-    token = PersonalAccessToken.parse(made.access_token)
-    assert token is not None
-    seen = await scene.validate(token)
-
-    assert str(token.token_id) == made.token_id == seen.token_id
-    assert (seen.permissions, seen.agent_id) == (int(READ_ONLY), str(scene.identity.agent.id))
-    assert seen.expires_at.ToDatetime(UTC) == expires_at
-
-
-async def test_nobody_grants_more_than_it_has(scene: Scene) -> None:
-    """Neither a permission that it lacks nor, being bound to an agent, more than that agent."""
-    creator = Permission.TOKEN_CREATE | READ_ONLY
-    free, bound = await scene.token_of(creator), await scene.token_of(creator, agent_id=scene.identity.agent.id)
-    other = await scene.identity.manage.create_agent(scene.identity.org.id, "other")
-
-    def request(permissions: Permission, **fields: Any) -> auth_pb2.CreateTokenRequest:
-        return auth_pb2.CreateTokenRequest(org_id=scene.org_id, name="x", permissions=int(permissions), **fields)
-
-    refusals = {
-        (await scene.refusal("CreateToken", request(READ_ONLY | Permission.TOKEN_REVOKE), free))[:2],
-        (await scene.refusal("CreateToken", request(READ_ONLY), bound))[:2],
-        (await scene.refusal("CreateToken", request(READ_ONLY, agent_id=str(other.id)), bound))[:2],
-    }
-    await scene.service.CreateToken(request(creator), metadata=free)
-    await scene.service.CreateToken(request(creator, agent_id=str(scene.identity.agent.id)), metadata=bound)
-
-    assert refusals == {(Code.PERMISSION_DENIED, "insufficient-permissions")}
-
-
-async def test_a_token_for_a_foreign_agent_or_user_is_refused(scene: Scene) -> None:
-    """As not permitted, with the same answer for what does not exist."""
-    other = await scene.identity.manage.create_organization("other")
-    theirs = await scene.identity.manage.create_agent(other.id, "theirs")
-    refusals = {
-        (
-            await scene.refusal(
-                "CreateToken",
-                auth_pb2.CreateTokenRequest(org_id=scene.org_id, name="x", agent_id=str(agent_id)),
-                scene.admin,
-            )
-        )
-        for agent_id in (theirs.id, uuid4())
-    }
-
-    assert [(code, reason) for code, reason, _ in refusals] == [(Code.PERMISSION_DENIED, "not-found")]
-
-
-async def test_a_revoked_token_is_refused_at_once(scene: Scene) -> None:
-    """Revoking again succeeds; a token that the organization has not is not permitted, whoever has it."""
-    other = await scene.identity.manage.create_organization("other")
-    theirs = await scene.identity.manage.create_token(other.id, TokenGrant("x", AGENT_DEFAULT))
-    revocation = auth_pb2.RevokeTokenRequest(org_id=scene.org_id, token_id=str(scene.identity.token.token_id))
-
-    await scene.service.RevokeToken(revocation, metadata=scene.admin)
-    await scene.service.RevokeToken(revocation, metadata=scene.admin)
-    refused = await scene.refusal("ValidateToken", asking_for(scene.identity.token), SERVICE_METADATA)
-    foreign = {
-        await scene.refusal(
-            "RevokeToken", auth_pb2.RevokeTokenRequest(org_id=scene.org_id, token_id=str(token_id)), scene.admin
-        )
-        for token_id in (theirs.token_id, uuid4())
-    }
-
-    assert refused[0] is Code.UNAUTHENTICATED
-    assert [(code, reason) for code, reason, _ in foreign] == [(Code.PERMISSION_DENIED, "not-found")]
-    assert (await scene.validate(theirs)).token_id == str(theirs.token_id)
-
-
-async def test_tokens_are_listed_in_pages(scene: Scene) -> None:
-    """Oldest first, each once, the last page without a next; nothing in them is a secret or a digest."""
-    for number in range(5):
-        await scene.token_of(AGENT_DEFAULT, expires_at=datetime(2040, 1, 1, tzinfo=UTC) + timedelta(days=number))
-    await scene.identity.manage.revoke_token(scene.identity.org.id, scene.identity.token.token_id)
-    stored = list(await scene.identity.manage.tokens(scene.identity.org.id))
-
-    listed, sizes, following = [], [], ""
-    while True:
-        page = await scene.service.ListTokens(scene.listing(page_size=3, page_token=following), metadata=scene.admin)
-        listed += page.tokens
-        sizes.append(len(page.tokens))
-        following = page.next_page_token
-        if not following:
-            break
-
-    assert sizes == [3, 3, 1]
-    assert [token.token_id for token in listed] == [str(token.id) for token in stored]
-    assert listed[0].revoked_at.ToDatetime(UTC) == scene.identity.clock.now()
-    assert not listed[1].HasField("revoked_at")
-    assert listed[2].expires_at.ToDatetime(UTC) == stored[2].expires_at
-    assert all(token.digest not in page.SerializeToString() for token in stored)
-    everything = await scene.service.ListTokens(scene.listing(), metadata=scene.admin)
-    assert (len(everything.tokens), everything.next_page_token) == (7, "")
-
-
-async def test_administration_needs_a_token_that_may(scene: Scene) -> None:
-    """None, not a valid one, the service's credential; one without the permission; another organization's."""
-    other = await scene.identity.manage.create_organization("other")
-    their_admin = await scene.identity.manage.create_token(other.id, TokenGrant("x", ADMIN))
-    creator = await scene.token_of(Permission.TOKEN_CREATE)
-    revoker = await scene.token_of(Permission.TOKEN_REVOKE)
-    create = auth_pb2.CreateTokenRequest(org_id=scene.org_id, name="x")
-    revoke = auth_pb2.RevokeTokenRequest(org_id=scene.org_id, token_id=str(scene.identity.token.token_id))
-    missing, invalid = (Code.UNAUTHENTICATED, "missing-token"), (Code.UNAUTHENTICATED, "invalid-token")
-    denied = (Code.PERMISSION_DENIED, "insufficient-permissions")
-
-    cases = [
-        ("CreateToken", create, (), missing),
-        ("RevokeToken", revoke, (), missing),
-        ("ListTokens", scene.listing(), (), missing),
-        ("ListTokens", scene.listing(), SERVICE_METADATA, invalid),
-        ("ListTokens", scene.listing(), bearer(PersonalAccessToken.issue(uuid4(), bytes(32)).reveal()), invalid),
-        ("CreateToken", create, revoker, denied),
-        ("RevokeToken", revoke, creator, denied),
-        ("ListTokens", scene.listing(), bearer(scene.identity.token.reveal()), denied),
-        ("ListTokens", scene.listing(), bearer(their_admin.reveal()), denied),
-    ]
-    answers = [(await scene.refusal(method, request, metadata))[:2] for method, request, metadata, _ in cases]
-
-    assert answers == [expected for *_, expected in cases]
-    for either in (creator, revoker):
-        assert len((await scene.service.ListTokens(scene.listing(), metadata=either)).tokens) == 4
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,7 @@ def serve(settings: Settings) -> int:
     Raises ``SettingsError`` for what it needs and lacks, and ``OSError`` if an address cannot be listened on.
     """
     configure_logging(settings.log_level)
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its core writes lines of its own, which are no JSON
     settings.require("auth_database_url", "token_peppers", "redis_url")
     host, _, port = settings.auth_ops_listen.rpartition(":")
     with (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -60,6 +61,7 @@ def adapters_for(settings: Settings) -> EmbeddedAdapters | ProductionAdapters:
 
 
 def _run(settings: Settings, listener: socket.socket, place: Place) -> int:
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its core writes lines of its own, which are no JSON
     own = replace(settings, journal_dir=str(Path(settings.journal_dir) / f"worker-{place.number}"))
 
     async def run() -> None:

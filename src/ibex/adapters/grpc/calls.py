@@ -40,7 +40,7 @@ class CallObserver(Protocol):
         """Something unforeseen was raised. Its message may hold anything: it must not be written down."""
 
     def ended(self, method: str, status: str, duration_ns: int) -> None:
-        """The call is over.
+        """The call is over, and is about to be answered.
 
         ``method`` is the name in the protocol, ``status`` gRPC's: OK, UNAUTHENTICATED …; CANCELLED if the caller has
         gone or its own deadline has passed.
@@ -94,23 +94,21 @@ class AroundCalls(grpc.aio.ServerInterceptor):
         started_ns = self._clock.monotonic_ns()
         request_id = request_id_in(context.invocation_metadata() or ()) or self._ids.uuid7()
         self._observer.began(request_id)
-        status = CANCELLED
+        response, refusal, status = b"", None, CANCELLED
         try:
             response = await self._answer(handler, request, context)
-            context.set_trailing_metadata(((REQUEST_ID_KEY, str(request_id)),))
             status = OK
         except Exception as error:  # noqa: BLE001 - whatever it is, it becomes a status
             refusal = refusal_of(error)
             if refusal.reason is Reason.INTERNAL:
                 self._observer.failed(error)
             status = refusal.status.name
-            await context.abort(
-                refusal.status,
-                refusal.message,
-                ((REASON_KEY, refusal.reason.value), (REQUEST_ID_KEY, str(request_id))),
-            )
         finally:
             self._observer.ended(name, status, self._clock.monotonic_ns() - started_ns)
+        trailing = (REQUEST_ID_KEY, str(request_id))
+        if refusal is not None:
+            await context.abort(refusal.status, refusal.message, ((REASON_KEY, refusal.reason.value), trailing))
+        context.set_trailing_metadata((trailing,))
         return response
 
     async def _answer(self, handler: Handler, request: bytes, context: Context) -> bytes:
