@@ -9,19 +9,34 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from harness.redis_observer import RecordingRedisObserver
+from ibex.adapters.memory.board import InMemoryBoard
 from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.memory.rate_limits import InMemoryRateLimiter
-from ibex.domain.rate_limits import UNLIMITED, RateLimitDecision
+from ibex.adapters.redis.link import RedisLink
+from ibex.adapters.redis.rate_limits import RedisRateLimiter
+from ibex.adapters.system.clock import SystemClock
+from ibex.adapters.system.ids import SystemIds
+from ibex.domain.freshness import Kind
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from ibex.domain.rate_limits import RateLimiter
 
+NOW = ManualClock().now()
 
-@pytest.fixture(params=[InMemoryRateLimiter])
-def limiter(request: pytest.FixtureRequest) -> RateLimiter:
+
+@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.integration)])
+async def limiter(request: pytest.FixtureRequest) -> AsyncIterator[RateLimiter]:
     """Each limiter in turn."""
-    made: RateLimiter = request.param()
-    return made
+    if request.param == "memory":
+        yield InMemoryRateLimiter(InMemoryBoard(ManualClock(), SystemIds()).news)
+        return
+    clock = SystemClock()
+    link = RedisLink(request.getfixturevalue("redis_url"), clock, RecordingRedisObserver(), timeout_s=5.0)
+    yield RedisRateLimiter(link, clock, SystemIds())
+    await link.close()
 
 
 @pytest.fixture
@@ -30,71 +45,55 @@ def org() -> UUID:
     return uuid4()
 
 
-async def test_what_remains_counts_down_and_then_requests_are_refused(limiter: RateLimiter, org: UUID) -> None:
-    """Exactly as many as the limit are allowed; the refused ones are told how long to wait."""
-    now = ManualClock().now()
-    reset = int(now.timestamp()) // 60 * 60 + 60
-    wait = reset - int(now.timestamp())
-
-    decisions = [await limiter.admit(org, 3, now) for _ in range(5)]
-
-    assert [(d.allowed, d.remaining, d.retry_after_s) for d in decisions] == [
-        (True, 2, 0),
-        (True, 1, 0),
-        (True, 0, 0),
-        (False, 0, wait),
-        (False, 0, wait),
-    ]
-    assert {(d.limit, d.reset_unix_s) for d in decisions} == {(3, reset)}
+async def test_requests_are_counted_from_one(limiter: RateLimiter, org: UUID) -> None:
+    """Each with its own number."""
+    assert [(await limiter.count(org, NOW)).count for _ in range(3)] == [1, 2, 3]
 
 
 async def test_one_organizations_flood_leaves_another_alone(limiter: RateLimiter, org: UUID) -> None:
     """Counts are kept apart."""
-    now = ManualClock().now()
     for _ in range(50):
-        await limiter.admit(org, 3, now)
+        await limiter.count(org, NOW)
 
-    assert (await limiter.admit(uuid4(), 3, now)).remaining == 2
+    assert (await limiter.count(uuid4(), NOW)).count == 1
 
 
 async def test_the_next_minute_begins_anew(limiter: RateLimiter, org: UUID) -> None:
     """At its first moment, not a minute after the first request."""
-    clock = ManualClock()
-    for _ in range(4):
-        await limiter.admit(org, 3, clock.now())
-    clock.advance(timedelta(seconds=54, microseconds=999_999))
-    assert not (await limiter.admit(org, 3, clock.now())).allowed
-    clock.advance(timedelta(microseconds=1))
+    minute = NOW.replace(second=0, microsecond=0)
 
-    assert (await limiter.admit(org, 3, clock.now())).remaining == 2
+    counts = [(await limiter.count(org, minute + timedelta(seconds=s))).count for s in (0, 59.999999, 60, 61)]
 
-
-async def test_without_a_limit_nobody_is_refused(limiter: RateLimiter, org: UUID) -> None:
-    """A limit of 0 is none."""
-    clock = ManualClock()
-
-    decisions = [await limiter.admit(org, UNLIMITED, clock.now()) for _ in range(50)]
-
-    assert set(decisions) == {
-        RateLimitDecision(allowed=True, limit=0, remaining=0, reset_unix_s=decisions[0].reset_unix_s, retry_after_s=0)
-    }
-
-
-async def test_a_limit_that_is_changed_is_in_force_at_once(limiter: RateLimiter, org: UUID) -> None:
-    """What was counted under the old one counts."""
-    now = ManualClock().now()
-    for _ in range(4):
-        await limiter.admit(org, 10, now)
-
-    assert not (await limiter.admit(org, 3, now)).allowed
-    assert (await limiter.admit(org, 10, now)).remaining == 4
+    assert counts == [1, 2, 1, 2]
 
 
 async def test_concurrent_requests_are_all_counted(limiter: RateLimiter, org: UUID) -> None:
-    """Not one too many gets in."""
-    now = ManualClock().now()
+    """Each has a number that no other has."""
+    tallies = await asyncio.gather(*(limiter.count(org, NOW) for _ in range(100)))
 
-    decisions = await asyncio.gather(*(limiter.admit(org, 40, now) for _ in range(100)))
+    assert sorted(tally.count for tally in tallies) == list(range(1, 101))
 
-    assert sum(decision.allowed for decision in decisions) == 40
-    assert sorted(decision.remaining for decision in decisions if decision.allowed) == list(range(40))
+
+async def test_asking_for_news_counts_nothing(limiter: RateLimiter, org: UUID) -> None:
+    """Listing models is free."""
+    await limiter.news(org)
+    await asyncio.gather(limiter.count(org, NOW), limiter.news(org))
+
+    assert (await limiter.count(org, NOW)).count == 2
+
+
+async def test_generations_that_are_missing_are_made_and_stay(limiter: RateLimiter, org: UUID) -> None:
+    """Whoever misses them; two organizations never have the same."""
+    first = (await limiter.news(org)).generations
+
+    assert set(first) == set(Kind)
+    assert (await limiter.count(org, NOW)).news.generations == first
+    assert not set(first.values()) & set((await limiter.news(uuid4())).generations.values())
+
+
+async def test_nobody_vouches_for_anything_yet(limiter: RateLimiter, org: UUID) -> None:
+    """Without a lease no generation confirms anything."""
+    news = (await limiter.count(org, NOW)).news
+
+    assert news.lease is None
+    assert [news.stamp(kind) for kind in Kind] == [None, None, None]

@@ -39,6 +39,13 @@ class ClickHouseDatabase:
         """Return a client of it, to be closed with ``disconnect``."""
         return Address.parse(self.url).connect()
 
+    def dump(self) -> str:
+        """Return every trace, as text: for looking for what must not be there."""
+        client = self.client()
+        rows = client.query("SELECT * FROM {name:Identifier}.llm_traces", parameters={"name": self.name}).result_rows
+        disconnect(client)
+        return "\n".join(map(str, rows))
+
     def drop(self) -> None:
         """Remove it, if it is there."""
         client = self.client()
@@ -63,12 +70,24 @@ def clickhouse_server_url() -> Iterator[str]:
         shutil.rmtree(directory)
 
 
+def _database_on(server_url: str) -> ClickHouseDatabase:
+    name = f"test_{uuid4().hex}"
+    return ClickHouseDatabase(urlunsplit(urlsplit(server_url)._replace(path=f"/{name}")), name)
+
+
 @pytest.fixture
 def empty_clickhouse(clickhouse_server_url: str) -> Iterator[ClickHouseDatabase]:
     """A database that is not there yet, for one test."""
-    name = f"test_{uuid4().hex}"
-    parts = urlsplit(clickhouse_server_url)
-    database = ClickHouseDatabase(urlunsplit(parts._replace(path=f"/{name}")), name)
+    database = _database_on(clickhouse_server_url)
+    yield database
+    database.drop()
+
+
+@pytest.fixture(scope="module")
+def module_clickhouse(clickhouse_server_url: str) -> Iterator[ClickHouseDatabase]:
+    """A database of the newest schema, for all tests of a module together."""
+    database = _database_on(clickhouse_server_url)
+    migrate(database.url)
     yield database
     database.drop()
 

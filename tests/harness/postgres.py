@@ -7,6 +7,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qs, urlsplit
 from uuid import uuid4
 
 import psycopg
@@ -19,7 +20,7 @@ from ibex.adapters.postgres.server import DATABASE, OWNER_ROLE, PostgresServer
 from ibex.adapters.postgres.tables import METADATA
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,29 @@ class PostgresDatabase:
         """As auth connects."""
         return self.server.url(AUTH_ROLE, self.name)
 
+    @property
+    def socket(self) -> str:
+        """The path of the socket that the server listens on."""
+        (directory,) = parse_qs(urlsplit(self.app_url).query)["host"]
+        return f"{directory}/.s.PGSQL.5432"
+
+    def dump(self, without: Container[str] = ()) -> str:
+        """Return every row of every table but some, as text: for looking for what must not be there."""
+        tables = [table for table in METADATA.tables if table not in without]
+        with psycopg.connect(self.superuser_url) as connection:
+            return "\n".join(
+                str(row)
+                for table in tables
+                for row in connection.execute(sql.SQL("SELECT t::text FROM {} t").format(sql.Identifier(table)))
+            )
+
+    def empty(self) -> None:
+        """Remove every row."""
+        with psycopg.connect(self.superuser_url, options="-c lock_timeout=10s") as connection:
+            connection.execute("SET session_replication_role = replica")  # what refuses deletions does not act in it
+            for table in METADATA.tables:
+                connection.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(table)))
+
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
@@ -74,15 +98,20 @@ def migrated_postgres(postgres_server: PostgresServer) -> PostgresDatabase:
     return database
 
 
+@pytest.fixture(scope="module")
+def module_postgres(migrated_postgres: PostgresDatabase) -> Iterator[PostgresDatabase]:
+    """The same, for all tests of a module together."""
+    yield migrated_postgres
+    migrated_postgres.server.start()
+    migrated_postgres.empty()
+
+
 @pytest.fixture
 def postgres(migrated_postgres: PostgresDatabase) -> Iterator[PostgresDatabase]:
     """A database of the newest schema without any row, on a server that runs, for one test."""
     yield migrated_postgres
     migrated_postgres.server.start()  # the test may have stopped it
-    with psycopg.connect(migrated_postgres.superuser_url, options="-c lock_timeout=10s") as connection:
-        connection.execute("SET session_replication_role = replica")  # what refuses deletions does not act in it
-        for table in METADATA.tables:
-            connection.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(table)))
+    migrated_postgres.empty()
 
 
 @pytest.fixture

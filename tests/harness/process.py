@@ -59,16 +59,20 @@ class IbexProcess:
 
     def wait_for_line(self, text: str, timeout_s: float) -> str:
         """Return the first line that holds the text, waiting for it; its output so far is in the error if none does."""
+        return self.wait_for_lines(text, 1, timeout_s)[0]
 
-        def found() -> str | None:
-            line = next((line for line in self.lines if text in line), None)
-            return "" if line is None and self.lines and self.lines[-1] == _END else line
+    def wait_for_lines(self, text: str, count: int, timeout_s: float) -> list[str]:
+        """Return the first lines that hold the text, waiting for so many of them."""
+
+        def found() -> list[str]:
+            return [line for line in self.lines if text in line]
 
         with self._news:
-            line = self._news.wait_for(lambda: found() is not None, timeout_s) and found()
-        if not line:
-            raise AssertionError(f"no line with {text!r} in:\n" + "\n".join(self.lines))
-        return line
+            self._news.wait_for(lambda: len(found()) >= count or self.lines[-1:] == [_END], timeout_s)
+            lines = found()
+        if len(lines) < count:
+            raise AssertionError(f"{len(lines)} of {count} lines with {text!r} in:\n" + "\n".join(self.lines))
+        return lines[:count]
 
     def stop(self, number: int = signal.SIGINT) -> int:
         """Send a signal to it alone and return its exit code."""

@@ -139,6 +139,15 @@ def redis_url(shared_redis_url: str) -> str:
     return shared_redis_url
 
 
+@pytest.fixture(scope="module")
+def module_redis(redis_program: Path) -> Iterator[RedisServer]:
+    """A running server for all tests of a module together."""
+    server = RedisServer.on_free_port(redis_program)
+    server.start()
+    yield server
+    server.kill()
+
+
 @pytest.fixture
 def redis_server(redis_program: Path) -> Iterator[RedisServer]:
     """A running server of the test's own."""

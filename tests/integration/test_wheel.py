@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ibex.adapters.postgres.migrate import head
+
 if TYPE_CHECKING:
     from harness.clickhouse import ClickHouseDatabase
     from harness.postgres import PostgresDatabase
@@ -51,4 +53,4 @@ def test_a_wheel_migrates_both_databases(
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "revision 0001" in done.stdout
+    assert f"revision {head()}" in done.stdout

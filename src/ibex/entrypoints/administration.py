@@ -6,7 +6,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ibex.entrypoints.containers import EmbeddedAdapters, application_of
+from ibex.entrypoints.containers import Management
+from ibex.entrypoints.environments import OperatorAdapters
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -37,15 +38,19 @@ async def administration(settings: Settings) -> AsyncIterator[Administration]:
     Raises ``SettingsError`` if a setting of ``NEEDED`` is not set.
     """
     settings.require(*NEEDED)
-    application = application_of(EmbeddedAdapters(), settings)
-    adapters = application.adapters
+    adapters = OperatorAdapters()
+    adapters.settings.override(settings)
+    management = Management(adapters=adapters)
     async with AsyncExitStack() as stack:
-        for resource in (adapters.identity_database(), adapters.database(), adapters.traces()):
+        for resource in adapters.resources():
             stack.push_async_callback(resource.close)
             await resource.open()
+        board = adapters.board()
+        if board is not None:
+            stack.push_async_callback(board.close)
         yield Administration(
-            identity=application.manage_identity(),
-            directives=application.manage_directives(),
+            identity=management.identity(),
+            directives=management.directives(),
             sessions=adapters.sessions(),
             traces=adapters.traces(),
         )

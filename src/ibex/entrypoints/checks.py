@@ -31,10 +31,11 @@ class PingCheck:
         await self.target.ping()
 
 
-def readiness_checks(identity: Pingable, database: Pingable, traces: Pingable) -> Sequence[ReadinessCheck]:
-    """Return the proxy's checks: without identity nobody can be let in, without the others completions go on."""
-    return (
-        PingCheck("auth", identity, critical=True),
-        PingCheck("postgres", database),
-        PingCheck("clickhouse", traces),
-    )
+def readiness_checks(*, auth: Pingable, **advisory: Pingable) -> Sequence[ReadinessCheck]:
+    """Return the proxy's checks: without auth nobody can be let in, without the others completions go on."""
+    return (PingCheck("auth", auth, critical=True), *(PingCheck(name, target) for name, target in advisory.items()))
+
+
+def auth_checks(*, postgres: Pingable, redis: Pingable) -> Sequence[ReadinessCheck]:
+    """Return auth's checks: without PostgreSQL it knows nobody."""
+    return (PingCheck("postgres", postgres, critical=True), PingCheck("redis", redis))

@@ -16,7 +16,8 @@ from ibex.adapters.postgres.roles import APP_ROLE, AUTH_ROLE
 from ibex.adapters.postgres.server import OWNER_ROLE, PostgresServer
 from ibex.adapters.telemetry.logging import configure_logging
 from ibex.domain.bootstrap import FirstNames, bootstrap
-from ibex.entrypoints.containers import EmbeddedAdapters, application_of
+from ibex.entrypoints.containers import Management, application_of
+from ibex.entrypoints.environments import EmbeddedAdapters
 from ibex.entrypoints.home import FirstInstallation
 from ibex.entrypoints.lifespan import running
 from ibex.entrypoints.migrations import migrate
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from typing import TextIO
 
     from ibex.domain.settle_exchange import ExchangeObserver
-    from ibex.entrypoints.containers import Application
     from ibex.entrypoints.home import Home
 
 ANNOUNCED = (
@@ -109,10 +109,11 @@ async def _run(
             environ = {**environ, **servers.environ()}
             settings = Settings.load(environ)
             await asyncio.to_thread(migrate, settings)
-            application = application_of(EmbeddedAdapters(), settings, observers=[console.observer])
+            adapters = EmbeddedAdapters()
+            application = application_of(adapters, settings, observers=[console.observer])
             app = application.app()
             async with running(application):
-                installation = home.installation() or await _install(home, application)
+                installation = home.installation() or await _install(home, Management(adapters=adapters))
                 listener.listen(BACKLOG)  # from here on who comes waits a moment instead of being refused
                 home.announce(address_of(listener), {name: environ[name] for name in ANNOUNCED})
                 console.ready(address_of(listener), installation, settings)
@@ -157,13 +158,13 @@ async def _servers(home: Home) -> AsyncIterator[_Servers]:
         yield servers
 
 
-async def _install(home: Home, application: Application) -> FirstInstallation:
+async def _install(home: Home, management: Management) -> FirstInstallation:
     """Make the first organization with its agent and tokens; a name that is taken gets a number."""
-    identity = application.manage_identity()
+    identity = management.identity()
     taken = {organization.name for organization in await identity.organizations()}
     name = next(name for name in ("default", *(f"default-{n}" for n in range(2, 1_000))) if name not in taken)
     made = await bootstrap(
-        identity, application.manage_directives(), FirstNames(name, "admin@localhost", "assistant", FIRST_DIRECTIVE)
+        identity, management.directives(), FirstNames(name, "admin@localhost", "assistant", FIRST_DIRECTIVE)
     )
     installation = FirstInstallation(
         org_id=str(made.organization.id),

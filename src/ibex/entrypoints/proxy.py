@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING
 import uvloop
 
 from ibex.adapters.telemetry.logging import configure_logging
-from ibex.entrypoints.containers import EmbeddedAdapters, ProductionAdapters, application_of
+from ibex.entrypoints.containers import application_of
+from ibex.entrypoints.environments import EmbeddedAdapters, ProductionAdapters
 from ibex.entrypoints.lifespan import running
 from ibex.entrypoints.proxy_server import BACKLOG, address_of, listen, serve_http
 from ibex.entrypoints.settings import Environment, SettingsError
 from ibex.entrypoints.workers import Place, end_with_parent, watch_over
 
 if TYPE_CHECKING:
-    from dependency_injector.containers import DeclarativeContainer
-
     from ibex.entrypoints.settings import Settings
 
 _LOG = logging.getLogger("ibex.serve")
@@ -48,7 +47,7 @@ def serve_as_worker(settings: Settings, place: Place) -> int:
         return _run(settings, listener, place)
 
 
-def adapters_for(settings: Settings) -> DeclarativeContainer:
+def adapters_for(settings: Settings) -> EmbeddedAdapters | ProductionAdapters:
     """Return the adapters that the settings choose: with auth and Redis by address, or with neither.
 
     Raises ``SettingsError`` if what these need is not named.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ibex.domain.rate_limits import UNLIMITED, WINDOW_S, RateLimitDecision, decide, window_of
+from ibex.adapters.memory.clock import ManualClock
+from ibex.domain.rate_limits import UNLIMITED, WINDOW_S, RateLimitDecision, WindowCounter, decide, window_of
 
 MINUTE = datetime(2026, 3, 4, 5, 6, tzinfo=UTC)
 TIMES = st.datetimes(datetime(1970, 1, 1), datetime(9000, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - bounds are naive
@@ -72,3 +74,23 @@ def test_a_decision_is_always_sound(count: int, limit: int, now: datetime) -> No
     assert 0 < decision.reset_unix_s - now.timestamp() <= WINDOW_S
     assert decision.retry_after_s in (range(1) if decision.allowed else range(1, WINDOW_S + 1))
     assert decision.reset_unix_s % WINDOW_S == 0
+
+
+def test_a_window_that_is_over_is_forgotten() -> None:
+    """However many organizations called in the past minutes: memory holds those of one minute."""
+    counter, clock = WindowCounter(), ManualClock()
+    for minute in range(3):
+        for org in range(1_000):
+            counter.count(UUID(int=1_000 * minute + org), clock.now())
+        assert len(counter) == 1_000
+        clock.advance(timedelta(minutes=1))
+    counter.count(UUID(int=1), clock.now())
+
+    assert len(counter) == 1
+
+
+def test_a_clock_that_was_ahead_for_a_while_refuses_nobody() -> None:
+    """Setting it an hour ahead and back begins windows anew, and never counts an hour into one."""
+    counter, start = WindowCounter(), ManualClock().now()
+    for moment in (start, start + timedelta(hours=1), start, start + timedelta(minutes=1)):
+        assert [counter.count(UUID(int=1), moment) for _ in range(3)] == [1, 2, 3]

@@ -21,8 +21,8 @@ class Server:
 
 def test_only_identity_is_critical() -> None:
     """Completions go on without PostgreSQL's records and without ClickHouse."""
-    checks = readiness_checks(Server(), Server(), Server())
-    assert {check.name: check.critical for check in checks} == {"auth": True, "postgres": False, "clickhouse": False}
+    checks = readiness_checks(auth=Server(), redis=Server(), postgres=Server())
+    assert {check.name: check.critical for check in checks} == {"auth": True, "redis": False, "postgres": False}
 
 
 async def test_a_server_that_is_down_fails_its_check() -> None:

@@ -9,7 +9,8 @@ from dependency_injector.errors import Error
 
 from ibex.adapters.openai.echo import EchoProvider
 from ibex.adapters.openai.provider import OpenAIProvider
-from ibex.entrypoints.containers import Application, EmbeddedAdapters, application_of
+from ibex.entrypoints.containers import Application, application_of
+from ibex.entrypoints.environments import EmbeddedAdapters
 from ibex.entrypoints.settings import Settings, SettingsError
 
 if TYPE_CHECKING:

@@ -99,7 +99,7 @@ class RespConnection(asyncio.Protocol):
     def call(self, commands: Sequence[tuple[Any, ...]]) -> asyncio.Future[list[Any]]:
         """Send commands at once; the future has their replies, in order.
 
-        It fails with ``RedisError`` if one of them is refused or the connection breaks; none of its replies counts then.
+        It fails with ``RedisError`` if one of them is refused or the connection breaks; no reply counts then.
         """
         done: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
         if not commands:

@@ -1,0 +1,98 @@
+"""Auth as a process: gRPC for proxies and administrators, HTTP for who watches over it, and the lease (spec 2, 5)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+import uvloop
+
+from ibex.adapters.grpc.server import AuthServer, ServerSecurity
+from ibex.adapters.grpc.service import IdentityUseCases
+from ibex.adapters.grpc.tls import ServerTls
+from ibex.adapters.http.app import create_ops_app
+from ibex.adapters.http.drain import Drain
+from ibex.adapters.telemetry.calls import CallTelemetry
+from ibex.adapters.telemetry.logging import configure_logging
+from ibex.adapters.telemetry.ops import OpsTelemetry
+from ibex.entrypoints.containers import Management
+from ibex.entrypoints.environments import AuthAdapters, read_file
+from ibex.entrypoints.lifespan import working
+from ibex.entrypoints.proxy_server import BACKLOG, address_of, listen, serve_http
+from ibex.entrypoints.settings import SettingsError
+
+if TYPE_CHECKING:
+    import socket
+
+    from ibex.entrypoints.settings import Settings
+
+_LOG = logging.getLogger("ibex.auth")
+
+
+def serve(settings: Settings) -> int:
+    """Run auth until a signal comes; return its exit code.
+
+    Raises ``SettingsError`` for what it needs and lacks, and ``OSError`` if an address cannot be listened on.
+    """
+    configure_logging(settings.log_level)
+    settings.require("auth_database_url", "token_peppers", "redis_url")
+    host, _, port = settings.auth_ops_listen.rpartition(":")
+    with (
+        listen(host.strip("[]"), int(port)) as ops,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        runner.run(_serve(settings, ops))
+    return 0
+
+
+async def _serve(settings: Settings, ops: socket.socket) -> None:
+    adapters = AuthAdapters()
+    adapters.settings.override(settings)
+    drain, server = Drain(), _server(settings, adapters)
+    ops_app = create_ops_app(
+        clock=adapters.clock(),
+        ids=adapters.ids(),
+        render_metrics=adapters.metrics().render,
+        readiness_checks=adapters.checks(),
+        drain=drain,
+        observer=OpsTelemetry(adapters.metrics()),
+    )
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(adapters.identity_database().close)
+        await adapters.identity_database().open()
+        stack.push_async_callback(adapters.board().close)
+        await stack.enter_async_context(working([adapters.keep_fresh()]))
+        stack.push_async_callback(server.stop)
+        await server.start()
+        ops.listen(BACKLOG)
+        _LOG.info("serving gRPC on port %d, health and metrics on %s", server.port, address_of(ops))
+        await serve_http(ops_app, ops, shutdown_timeout_s=settings.shutdown_timeout_s, on_drain=drain.begin)
+
+
+def _server(settings: Settings, adapters: AuthAdapters) -> AuthServer:
+    token = settings.auth_service_token
+    use_cases = IdentityUseCases(
+        tokens=adapters.token_verifier(),
+        agents=adapters.agent_verifier(),
+        manage=Management(adapters=adapters).identity(),
+    )
+    return AuthServer(
+        settings.auth_listen,
+        use_cases,
+        adapters.ids(),
+        adapters.clock(),
+        security=ServerSecurity(None if token is None else token.reveal(), _tls(settings)),
+        observer=CallTelemetry(adapters.metrics()),
+    )
+
+
+def _tls(settings: Settings) -> ServerTls | None:
+    certificate = read_file("IBEX_AUTH_CERT_FILE", settings.auth_cert_file)
+    key = read_file("IBEX_AUTH_KEY_FILE", settings.auth_key_file)
+    if certificate is None and key is None:
+        return None
+    if certificate is None or key is None:
+        raise SettingsError("IBEX_AUTH_CERT_FILE and IBEX_AUTH_KEY_FILE go together.")
+    return ServerTls(certificate, key, read_file("IBEX_AUTH_CLIENT_CA_FILE", settings.auth_client_ca_file))

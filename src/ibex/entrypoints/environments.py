@@ -1,0 +1,265 @@
+"""The adapters, by environment: the same names, whatever stands behind them.
+
+Every provider is synchronous and constructs its object once; opening and closing is ``lifespan``'s.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dependency_injector import containers, providers
+
+from ibex.adapters.clickhouse.traces import ClickHouseTraces
+from ibex.adapters.grpc.channel import ChannelSecurity, GrpcAuthChannel
+from ibex.adapters.grpc.tls import ClientTls
+from ibex.adapters.grpc.verifiers import GrpcAgentVerifier, GrpcTokenVerifier
+from ibex.adapters.journal.sqlite import SqliteJournal
+from ibex.adapters.memory.board import InMemoryBoard
+from ibex.adapters.memory.known_tokens import NoFilter
+from ibex.adapters.memory.rate_limits import InMemoryRateLimiter
+from ibex.adapters.openai.config import ApiKey, OpenAIConfig
+from ibex.adapters.openai.echo import EchoProvider
+from ibex.adapters.openai.provider import OpenAIProvider
+from ibex.adapters.openai.transport import default_transport
+from ibex.adapters.postgres.database import Database
+from ibex.adapters.postgres.directives import PostgresDirectives
+from ibex.adapters.postgres.identity import PostgresIdentity
+from ibex.adapters.postgres.outbox import PostgresOutbox
+from ibex.adapters.postgres.roles import APP_ROLE, AUTH_ROLE
+from ibex.adapters.postgres.sessions import PostgresSessions
+from ibex.adapters.redis.board import RedisBoard
+from ibex.adapters.redis.known_tokens import RedisKnownTokens
+from ibex.adapters.redis.link import RedisLink
+from ibex.adapters.redis.rate_limits import RedisRateLimiter
+from ibex.adapters.system.clock import SystemClock
+from ibex.adapters.system.ids import SystemIds
+from ibex.adapters.telemetry.current_request import CURRENT
+from ibex.adapters.telemetry.freshness import LeaseTelemetry
+from ibex.adapters.telemetry.metrics import Metrics
+from ibex.adapters.telemetry.ops import AuthMetrics
+from ibex.adapters.telemetry.round_trips import RedisTelemetry
+from ibex.domain.keep_fresh import AnnounceAtOnce, KeepFresh, LeaveItToTheOutbox
+from ibex.domain.manage_identity import VerifyAgent, VerifyToken
+from ibex.domain.providers import ProviderRegistry
+from ibex.domain.token_hash import TokenPeppers
+from ibex.entrypoints.checks import auth_checks, readiness_checks
+from ibex.entrypoints.settings import SettingsError
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    import httpx
+
+    from ibex.domain.announce import Announcements, Board
+    from ibex.domain.clock import Clock
+    from ibex.domain.ids import IdSource
+    from ibex.entrypoints.setting_values import Secret
+    from ibex.entrypoints.settings import Settings
+
+
+def _database(url: Secret[str], role: str) -> Database:
+    return Database(url.reveal(), role)
+
+
+def _peppers(peppers: Secret[dict[str, bytes]]) -> TokenPeppers:
+    return TokenPeppers(peppers.reveal())
+
+
+def _traces(url: Secret[str]) -> ClickHouseTraces:
+    return ClickHouseTraces(url.reveal())
+
+
+def _completion_providers(settings: Settings, transport: httpx.AsyncBaseTransport, clock: Clock) -> ProviderRegistry:
+    """Route the configured models to OpenAI's API or, without a key, to the echo."""
+    key = settings.openai_api_key
+    if key is None:
+        return ProviderRegistry([EchoProvider(clock, settings.openai_models, first_byte_delay_s=settings.echo_delay_s)])
+    return ProviderRegistry([OpenAIProvider(_openai_config(settings, key.reveal()), transport, clock)])
+
+
+def _openai_config(settings: Settings, key: str) -> OpenAIConfig:
+    try:
+        api_key = ApiKey(key)
+    except ValueError as wrong:
+        raise SettingsError(f"OPENAI_API_KEY cannot be used: {wrong}.") from None
+    try:
+        return OpenAIConfig(
+            api_key=api_key,
+            base_url=settings.openai_base_url,
+            models=settings.openai_models,
+            request_timeout_s=settings.openai_request_timeout_s,
+            connect_timeout_s=settings.openai_connect_timeout_s,
+            first_byte_timeout_s=settings.openai_first_byte_timeout_s,
+            idle_timeout_s=settings.openai_idle_timeout_s,
+            max_retries=settings.openai_max_retries,
+            retry_base_delay_s=settings.openai_retry_base_delay_s,
+            stream_usage=settings.openai_stream_usage,
+        )
+    except ValueError as wrong:
+        raise SettingsError(f"OPENAI_BASE_URL cannot be used: {wrong}.") from None
+
+
+def read_file(variable: str, path: str | None) -> bytes | None:
+    """Return a file's content, None where none is named. Raises ``SettingsError`` if it cannot be read."""
+    if path is None:
+        return None
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise SettingsError(f"{variable} is {path!r}, which cannot be read ({error.strerror}).") from None
+
+
+def _channel(settings: Settings, ids: IdSource) -> GrpcAuthChannel:
+    def request_id() -> UUID:
+        current = CURRENT.get()
+        return ids.uuid7() if current is None else current.request_id
+
+    ca = read_file("IBEX_AUTH_CA_FILE", settings.auth_ca_file)
+    certificate = read_file("IBEX_AUTH_CLIENT_CERT_FILE", settings.auth_client_cert_file)
+    key = read_file("IBEX_AUTH_CLIENT_KEY_FILE", settings.auth_client_key_file)
+    try:
+        tls = None if ca is None else ClientTls(ca, certificate, key)
+    except ValueError as wrong:
+        raise SettingsError(f"IBEX_AUTH_CLIENT_CERT_FILE cannot be used: {wrong}.") from None
+    token = settings.auth_service_token
+    security = ChannelSecurity(None if token is None else token.reveal(), tls)
+    return GrpcAuthChannel(
+        settings.auth_address or "", request_id, security=security, timeout_s=settings.auth_timeout_s
+    )
+
+
+def _link(settings: Settings, clock: Clock, metrics: Metrics) -> RedisLink:
+    url = settings.redis_url.reveal() if settings.redis_url is not None else ""
+    return RedisLink(url, clock, RedisTelemetry(metrics.registry), timeout_s=settings.redis_timeout_s)
+
+
+def _board(url: Secret[str], ids: IdSource) -> RedisBoard:
+    return RedisBoard(url.reveal(), ids)
+
+
+def _board_if_any(url: Secret[str] | None, ids: IdSource) -> RedisBoard | None:
+    return None if url is None else _board(url, ids)
+
+
+def _operators_announcements(board: Board | None) -> Announcements:
+    return LeaveItToTheOutbox() if board is None else AnnounceAtOnce(board, lambda: None)
+
+
+def _announcements(board: Board, keep_fresh: KeepFresh) -> AnnounceAtOnce:
+    return AnnounceAtOnce(board, keep_fresh.announcement_failed)
+
+
+class _Adapters(containers.DeclarativeContainer):
+    settings: providers.Dependency[Settings] = providers.Dependency()
+    clock = providers.Singleton(SystemClock)
+    ids = providers.Singleton(SystemIds)
+
+
+class _ProxyAdapters(_Adapters):
+    traces = providers.Singleton(_traces, _Adapters.settings.provided.clickhouse_url)
+    journal = providers.Singleton(
+        SqliteJournal,
+        _Adapters.settings.provided.journal_dir,
+        _Adapters.ids,
+        sync=_Adapters.settings.provided.journal_sync.value,
+        max_bytes=_Adapters.settings.provided.journal_max_bytes,
+    )
+    metrics = providers.Singleton(Metrics, _Adapters.clock, journal.provided.depth)
+
+    database = providers.Singleton(_database, _Adapters.settings.provided.database_url, APP_ROLE)
+    directives = providers.Singleton(PostgresDirectives, database)
+    sessions = providers.Singleton(PostgresSessions, database)
+
+    transport = providers.Singleton(default_transport)
+    completion_providers = providers.Singleton(_completion_providers, _Adapters.settings, transport, _Adapters.clock)
+
+
+class EmbeddedAdapters(_ProxyAdapters):
+    """One process with its identity next to it: PostgreSQL and ClickHouse by URL, the rest in memory (ADR 0009)."""
+
+    identity_database = providers.Singleton(_database, _Adapters.settings.provided.auth_database_url, AUTH_ROLE)
+    identity = providers.Singleton(PostgresIdentity, identity_database)
+    peppers = providers.Singleton(_peppers, _Adapters.settings.provided.token_peppers)
+    token_verifier = providers.Singleton(VerifyToken, identity, peppers, _Adapters.clock)
+    agent_verifier = providers.Singleton(VerifyAgent, identity)
+
+    board = providers.Singleton(InMemoryBoard, _Adapters.clock, _Adapters.ids)
+    rate_limiter = providers.Singleton(InMemoryRateLimiter, board.provided.news)
+    known_tokens = providers.Singleton(NoFilter)
+    keep_fresh = providers.Singleton(
+        KeepFresh,
+        providers.Singleton(PostgresOutbox, identity_database),
+        board,
+        providers.Singleton(LeaseTelemetry, _ProxyAdapters.metrics.provided.registry, "proxy"),
+    )
+    announcements = providers.Singleton(_announcements, board, keep_fresh)
+
+    resources = providers.List(
+        identity_database, _ProxyAdapters.database, _ProxyAdapters.traces, _ProxyAdapters.journal
+    )
+    background = providers.List(keep_fresh)
+    checks = providers.Callable(
+        readiness_checks, auth=identity_database, postgres=_ProxyAdapters.database, clickhouse=_ProxyAdapters.traces
+    )
+
+
+class ProductionAdapters(_ProxyAdapters):
+    """One of many: auth over gRPC, Redis, PostgreSQL and ClickHouse by address."""
+
+    channel = providers.Singleton(_channel, _Adapters.settings, _Adapters.ids)
+    token_verifier = providers.Singleton(GrpcTokenVerifier, channel)
+    agent_verifier = providers.Singleton(GrpcAgentVerifier, channel)
+
+    link = providers.Singleton(_link, _Adapters.settings, _Adapters.clock, _ProxyAdapters.metrics)
+    rate_limiter = providers.Singleton(RedisRateLimiter, link, _Adapters.clock, _Adapters.ids)
+    known_tokens = providers.Singleton(RedisKnownTokens, link)
+
+    resources = providers.List(channel, link, _ProxyAdapters.database, _ProxyAdapters.traces, _ProxyAdapters.journal)
+    background = providers.List()
+    checks = providers.Callable(
+        readiness_checks,
+        auth=channel,
+        redis=link,
+        postgres=_ProxyAdapters.database,
+        clickhouse=_ProxyAdapters.traces,
+    )
+
+
+class OperatorAdapters(_Adapters):
+    """What the command line works with: identity, directives and the record, at the source."""
+
+    database = providers.Singleton(_database, _Adapters.settings.provided.database_url, APP_ROLE)
+    directives = providers.Singleton(PostgresDirectives, database)
+    sessions = providers.Singleton(PostgresSessions, database)
+    traces = providers.Singleton(_traces, _Adapters.settings.provided.clickhouse_url)
+
+    identity_database = providers.Singleton(_database, _Adapters.settings.provided.auth_database_url, AUTH_ROLE)
+    identity = providers.Singleton(PostgresIdentity, identity_database)
+    peppers = providers.Singleton(_peppers, _Adapters.settings.provided.token_peppers)
+    board = providers.Singleton(_board_if_any, _Adapters.settings.provided.redis_url, _Adapters.ids)
+    announcements = providers.Singleton(_operators_announcements, board)
+
+    resources = providers.List(identity_database, database, traces)
+
+
+class AuthAdapters(_Adapters):
+    """What auth works with: identity at the source, and the board."""
+
+    identity_database = providers.Singleton(_database, _Adapters.settings.provided.auth_database_url, AUTH_ROLE)
+    identity = providers.Singleton(PostgresIdentity, identity_database)
+    peppers = providers.Singleton(_peppers, _Adapters.settings.provided.token_peppers)
+    token_verifier = providers.Singleton(VerifyToken, identity, peppers, _Adapters.clock)
+    agent_verifier = providers.Singleton(VerifyAgent, identity)
+    metrics = providers.Singleton(AuthMetrics)
+
+    board = providers.Singleton(_board, _Adapters.settings.provided.redis_url, _Adapters.ids)
+    keep_fresh = providers.Singleton(
+        KeepFresh,
+        providers.Singleton(PostgresOutbox, identity_database),
+        board,
+        providers.Singleton(LeaseTelemetry, metrics.provided.registry, "auth"),
+    )
+    announcements = providers.Singleton(_announcements, board, keep_fresh)
+
+    checks = providers.Callable(auth_checks, postgres=identity_database, redis=board)

@@ -1,0 +1,86 @@
+"""Many clients that never wait, in a thread of their own: what was asked when, and how it was answered."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+WAIT_S = 10.0
+PROBE = "/v1/internal/auth-probe"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One request: monotonic seconds when it was sent and when its answer's head was here, and the status."""
+
+    sent: float
+    answered: float
+    status: int
+
+
+@dataclass(slots=True)
+class Load:
+    """Clients on keep-alive connections, each sending its next request as soon as it has an answer."""
+
+    address: str
+    token: str
+    clients: int
+    path: str = PROBE
+    asked: list[Asked] = field(default_factory=list)
+    _stopping: bool = False
+
+    @contextmanager
+    def running(self) -> Iterator[Load]:
+        """Ask until the block ends."""
+        thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._stopping = True
+            thread.join(WAIT_S)
+
+    def statuses(self, since: float = 0.0) -> Counter[int]:
+        """Return how often each status was answered to what was sent since a moment."""
+        return Counter(one.status for one in list(self.asked) if one.sent >= since)
+
+    def wait_for(self, status: int, since: float, timeout_s: float) -> None:
+        """Wait until something that was sent since a moment is answered so."""
+        deadline = time.monotonic() + timeout_s
+        while not self.statuses(since)[status]:
+            if time.monotonic() > deadline:
+                raise AssertionError(f"no {status} within {timeout_s} s, but {self.statuses(since)}")
+            time.sleep(0.01)  # the other thread tells nobody
+
+    def last(self, status: int) -> float:
+        """Return when the latest request was sent that was answered so; 0 if none was."""
+        return max((one.sent for one in list(self.asked) if one.status == status), default=0.0)
+
+    async def _run(self) -> None:
+        await asyncio.gather(*(self._client() for _ in range(self.clients)))
+
+    async def _client(self) -> None:
+        parts = urlsplit(self.address)
+        head = f"GET {self.path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {self.token}\r\n\r\n".encode()
+        while not self._stopping:
+            try:
+                reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+                while not self._stopping:
+                    sent = time.monotonic()
+                    writer.write(head)
+                    answer = await reader.readuntil(b"\r\n\r\n")
+                    self.asked.append(Asked(sent, time.monotonic(), int(answer[9:12])))
+                    length = next(line for line in answer.lower().split(b"\r\n") if line.startswith(b"content-length"))
+                    await reader.readexactly(int(length.partition(b":")[2]))
+                writer.close()
+            except (OSError, asyncio.IncompleteReadError):
+                continue

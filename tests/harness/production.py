@@ -1,0 +1,97 @@
+"""Auth and the proxy as processes of their own, over real servers: the production wiring on loopback."""
+
+from __future__ import annotations
+
+import json
+import signal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from harness.process import IbexProcess
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from harness.clickhouse import ClickHouseDatabase
+    from harness.postgres import PostgresDatabase
+
+START_TIMEOUT_S = 30
+SERVICE_TOKEN = "a-service-token-for-tests-0123456789"
+BOOTSTRAP = (
+    "bootstrap",
+    "--org",
+    "acme",
+    "--admin-email",
+    "a@acme.example",
+    "--agent",
+    "one",
+    "--directive",
+    "Be brief.",
+)
+
+
+@dataclass(slots=True)
+class Production:
+    """What processes are started with, and those that were."""
+
+    environ: dict[str, str]
+    folder: Path
+    processes: list[IbexProcess] = field(default_factory=list)
+
+    @classmethod
+    def over(
+        cls, postgres: PostgresDatabase, clickhouse: ClickHouseDatabase, redis_url: str, folder: Path, **environ: str
+    ) -> Production:
+        """Return the settings that lead to these servers; ``environ`` goes before them."""
+        settings = {
+            "IBEX_PORT": "0",
+            "IBEX_DATABASE_URL": postgres.app_url,
+            "IBEX_AUTH_DATABASE_URL": postgres.auth_url,
+            "IBEX_CLICKHOUSE_URL": clickhouse.url,
+            "IBEX_REDIS_URL": redis_url,
+            "IBEX_TOKEN_PEPPERS": "k:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+            "IBEX_AUTH_SERVICE_TOKEN": SERVICE_TOKEN,
+            "IBEX_AUTH_LISTEN": "127.0.0.1:0",
+            "IBEX_AUTH_OPS_LISTEN": "127.0.0.1:0",
+            "IBEX_JOURNAL_DIR": str(folder / "journal"),
+            # A test machine does many things at once; what is tested is not how fast it is.
+            "IBEX_AUTH_TIMEOUT": "2",
+            "IBEX_RATE_LIMIT_DEFAULT_RPM": "0",
+        }
+        return cls({**settings, **environ}, folder)
+
+    def start_auth(self, **environ: str) -> IbexProcess:
+        """Start an auth replica; proxies that are started afterwards ask the latest."""
+        auth = IbexProcess.spawn(["auth", "serve"], {**self.environ, **environ}, self.folder)
+        self.processes.append(auth)
+        port = _event(auth, "serving gRPC on port").split("port ")[1].partition(",")[0]
+        self.environ["IBEX_AUTH_ADDRESS"] = f"127.0.0.1:{port}"
+        return auth
+
+    def start_proxy(self, workers: int = 1, **environ: str) -> str:
+        """Start a proxy and return its address once all of its workers listen."""
+        proxy = IbexProcess.spawn(["serve", "--workers", str(workers)], {**self.environ, **environ}, self.folder)
+        self.processes.append(proxy)
+        address = _event(proxy, "listening on").removeprefix("listening on ")
+        proxy.wait_for_lines("listening on", workers, START_TIMEOUT_S)
+        return address
+
+    def ibex(self, *arguments: str) -> Any:
+        """Run a command with ``--json``, which must succeed, and return what it says; None if it says nothing."""
+        command = IbexProcess.spawn([*arguments], self.environ, self.folder)
+        assert command.wait() == 0, command.lines
+        return json.loads(command.lines[0]) if command.lines[0].startswith(("{", "[")) else None
+
+    def stop(self) -> None:
+        """End all processes, the last first; each must end well."""
+        while self.processes:
+            process = self.processes.pop()
+            if process.process.poll() is None:
+                process.process.send_signal(signal.SIGCONT)
+                assert process.stop(signal.SIGTERM) == 0, "\n".join(process.lines)
+            else:
+                process.wait()
+
+
+def _event(process: IbexProcess, text: str) -> str:
+    return str(json.loads(process.wait_for_line(text, START_TIMEOUT_S))["event"])

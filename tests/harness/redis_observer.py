@@ -1,0 +1,27 @@
+"""Who hears how Redis does, and remembers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class RecordingRedisObserver:
+    """A ``RedisObserver``. ``trips`` has how many questions each round trip took along."""
+
+    trips: list[int] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    times_passed_over: int = 0
+
+    def answered(self, questions: int, duration_ns: int) -> None:
+        """Remember a round trip."""
+        assert duration_ns >= 0
+        self.trips.append(questions)
+
+    def failed(self, reason: str) -> None:
+        """Remember a failure."""
+        self.failures.append(reason)
+
+    def passed_over(self) -> None:
+        """Count a question that was not asked."""
+        self.times_passed_over += 1

@@ -1,0 +1,117 @@
+"""A TCP relay between a client and a server of a test, which can stall, cut and heal the link."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterator
+
+T = TypeVar("T")
+
+WAIT_S = 10.0
+CHUNK_BYTES = 1 << 16
+
+
+class Relay:
+    """Listens on a free port of the loopback interface and passes on, both ways, what it gets. For any thread."""
+
+    def __init__(self, target: tuple[str, int] | str) -> None:
+        """Take host and port, or the path of a Unix socket."""
+        self._target = target
+        self._loop = asyncio.new_event_loop()
+        self._flows = asyncio.Event()
+        self._open: set[asyncio.StreamWriter] = set()
+        self._refuses = False
+        self.port = 0
+
+    @classmethod
+    @contextmanager
+    def running(cls, target: tuple[str, int] | str) -> Iterator[Relay]:
+        """Run a relay in a thread of its own."""
+        relay = cls(target)
+        thread = threading.Thread(target=relay._loop.run_forever, daemon=True)
+        thread.start()
+        server = relay._run(relay._start())
+        try:
+            yield relay
+        finally:
+            relay._run(relay._stop(server))
+            relay._loop.call_soon_threadsafe(relay._loop.stop)
+            thread.join(WAIT_S)
+            relay._loop.close()
+
+    def stall(self) -> None:
+        """Pass nothing on, in either direction; connections stay, new ones are taken and get no answer."""
+        self._run(self._set(flows=False, refuses=False))
+
+    def cut(self) -> None:
+        """Drop every connection and refuse new ones."""
+        self._run(self._set(flows=True, refuses=True))
+
+    def heal(self) -> None:
+        """Pass on again, also what has been held back."""
+        self._run(self._set(flows=True, refuses=False))
+
+    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(WAIT_S)
+
+    async def _start(self) -> asyncio.Server:
+        self._flows.set()
+        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        return server
+
+    async def _stop(self, server: asyncio.Server) -> None:
+        server.close()
+        for writer in list(self._open):
+            writer.transport.abort()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _set(self, *, flows: bool, refuses: bool) -> None:
+        self._refuses = refuses
+        if refuses:
+            for writer in list(self._open):
+                writer.transport.abort()
+        if flows:
+            self._flows.set()
+        else:
+            self._flows.clear()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._refuses:
+            writer.transport.abort()
+            return
+        self._open.add(writer)
+        try:
+            await self._flows.wait()
+            there, back = await self._connect()
+        except OSError:
+            writer.transport.abort()
+            self._open.discard(writer)
+            return
+        self._open.add(back)
+        await asyncio.gather(self._pass_on(reader, back), self._pass_on(there, writer))
+        self._open -= {writer, back}
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if isinstance(self._target, str):
+            return await asyncio.open_unix_connection(self._target)
+        return await asyncio.open_connection(*self._target)
+
+    async def _pass_on(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            sink.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with suppress(OSError):
+            while data := await source.read(CHUNK_BYTES):
+                await self._flows.wait()
+                sink.write(data)
+                await sink.drain()
+        sink.transport.abort() if self._refuses else sink.close()

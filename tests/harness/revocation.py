@@ -1,0 +1,170 @@
+"""A stack whose every link goes through a relay, and how long a revoked token is served when one of them fails."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+from uuid import UUID
+
+import grpc
+
+from harness.load import Load
+from harness.production import Production
+from harness.relay import Relay
+from ibex.adapters.grpc.generated import auth_pb2, auth_pb2_grpc
+from ibex.adapters.postgres.roles import AUTH_ROLE
+from ibex.domain.bootstrap import FirstNames, Installation, bootstrap
+from ibex.domain.manage_identity import TokenGrant
+from ibex.domain.permissions import AGENT_DEFAULT
+from ibex.entrypoints.administration import Administration, administration
+from ibex.entrypoints.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+    from pathlib import Path
+
+    from harness.clickhouse import ClickHouseDatabase
+    from harness.postgres import PostgresDatabase
+    from harness.process import IbexProcess
+    from harness.redis import RedisServer
+    from ibex.domain.identity import PersonalAccessToken
+
+T = TypeVar("T")
+
+LINKS = ("proxy-redis", "auth-redis", "proxy-auth", "auth-postgres")
+AFTER_S = 6.0
+"""How long is waited for a served request after a revocation: longer than the bound."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """``served_s`` is how long after the revocation's return a request was still sent that was served; 0 for never.
+
+    ``live`` is how often another token, that stayed live, got each status meanwhile.
+    """
+
+    served_s: float
+    live: dict[int, int]
+    refused: dict[int, int]
+
+
+@dataclass(slots=True)
+class RelayedStack:
+    """Auth and two proxy workers, with a relay in each link; operators reach the servers directly."""
+
+    production: Production
+    relays: dict[str, Relay]
+    redis: RedisServer
+    auth: IbexProcess
+    direct_auth: str
+    address: str
+    installation: Installation
+
+    @classmethod
+    @contextmanager
+    def running(
+        cls, postgres: PostgresDatabase, clickhouse: ClickHouseDatabase, redis: RedisServer, folder: Path
+    ) -> Iterator[RelayedStack]:
+        """Start everything, with a first installation, and stop it afterwards."""
+        production = Production.over(postgres, clickhouse, redis.url, folder, IBEX_AUTH_TIMEOUT="0.2")
+        operator = Settings.load(production.environ)
+        installation = asyncio.run(_administer(operator, _bootstrap))
+        with ExitStack() as stack:
+            stack.callback(production.stop)
+            to_redis = ("127.0.0.1", redis.port)
+            relays = {name: stack.enter_context(Relay.running(to_redis)) for name in ("proxy-redis", "auth-redis")}
+            relays["auth-postgres"] = stack.enter_context(Relay.running(postgres.socket))
+            auth = production.start_auth(
+                IBEX_REDIS_URL=f"redis://127.0.0.1:{relays['auth-redis'].port}/0",
+                IBEX_AUTH_DATABASE_URL=f"postgresql://{AUTH_ROLE}@127.0.0.1:{relays['auth-postgres'].port}/{postgres.name}",
+            )
+            direct = production.environ["IBEX_AUTH_ADDRESS"]
+            host, _, port = direct.partition(":")
+            relays["proxy-auth"] = stack.enter_context(Relay.running((host, int(port))))
+            address = production.start_proxy(
+                workers=2,
+                IBEX_REDIS_URL=f"redis://127.0.0.1:{relays['proxy-redis'].port}/0",
+                IBEX_AUTH_ADDRESS=f"127.0.0.1:{relays['proxy-auth'].port}",
+            )
+            yield cls(production, relays, redis, auth, direct, address, installation)
+
+    def revoke_under(self, break_it: Callable[[], None], mend_it: Callable[[], None], *, by_auth: bool) -> Outcome:
+        """Under load of two tokens, break something, revoke one of them, and see; mend it afterwards.
+
+        ``by_auth`` revokes through auth, else an operator does it at the source.
+        """
+        doomed, live = self.new_token(), self.new_token()
+        with (
+            Load(self.address, doomed.reveal(), 8).running() as load,
+            Load(self.address, live.reveal(), 8).running() as other,
+        ):
+            for one in (load, other):
+                one.wait_for(200, 0.0, AFTER_S)
+            settled = time.monotonic()
+            for one in (load, other):
+                one.wait_for(200, settled, AFTER_S)
+            broken = time.monotonic()
+            break_it()
+            try:
+                self.revoke(doomed, by_auth=by_auth)
+                revoked = time.monotonic()
+                while time.monotonic() < max(revoked, load.last(200)) + AFTER_S / 2:
+                    time.sleep(0.05)  # nothing tells that something will not come
+                    if time.monotonic() > revoked + 2 * AFTER_S:
+                        break
+                outcome = Outcome(
+                    max(0.0, load.last(200) - revoked), dict(other.statuses(broken)), dict(load.statuses(revoked))
+                )
+            finally:
+                mend_it()
+            mended = time.monotonic()
+            other.wait_for(200, mended, 2 * AFTER_S)
+        return outcome
+
+    def new_token(self) -> PersonalAccessToken:
+        """Make a token that is bound to the first agent; return once it is known everywhere."""
+        org_id, agent_id = self.installation.organization.id, self.installation.agent.id
+
+        async def create(use_cases: Administration) -> PersonalAccessToken:
+            return await use_cases.identity.create_token(org_id, TokenGrant("t", AGENT_DEFAULT, agent_id=agent_id))
+
+        return asyncio.run(_administer(Settings.load(self.production.environ), create))
+
+    def revoke(self, token: PersonalAccessToken, *, by_auth: bool) -> None:
+        """Revoke a token; return when the call has."""
+        org_id = self.installation.organization.id
+        if by_auth:
+            asyncio.run(self._revoke_at_auth(org_id, token.token_id))
+            return
+        settings = Settings.load(self.production.environ)
+        asyncio.run(_administer(settings, lambda use_cases: use_cases.identity.revoke_token(org_id, token.token_id)))
+
+    async def _revoke_at_auth(self, org_id: UUID, token_id: UUID) -> None:
+        async with grpc.aio.insecure_channel(self.direct_auth) as channel:
+            await auth_pb2_grpc.AuthServiceStub(channel).RevokeToken(
+                auth_pb2.RevokeTokenRequest(org_id=str(org_id), token_id=str(token_id)),
+                metadata=(("authorization", f"Bearer {self.installation.admin_token.reveal()}"),),
+                timeout=AFTER_S,
+            )
+
+    def freeze_auth(self) -> None:
+        """Stop auth with SIGSTOP."""
+        self.auth.process.send_signal(signal.SIGSTOP)
+
+    def thaw_auth(self) -> None:
+        """Let it go on."""
+        self.auth.process.send_signal(signal.SIGCONT)
+
+
+async def _administer(settings: Settings, work: Callable[[Administration], Awaitable[T]]) -> T:
+    async with administration(settings) as use_cases:
+        return await work(use_cases)
+
+
+async def _bootstrap(use_cases: Administration) -> Installation:
+    names = FirstNames("acme", "a@acme.example", "one", "Be brief.")
+    return await bootstrap(use_cases.identity, use_cases.directives, names)

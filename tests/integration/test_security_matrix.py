@@ -1,0 +1,322 @@
+"""The security matrix (spec 4), row by row: two proxy workers, auth in its own process, real PostgreSQL and Redis.
+
+Every answer that a test here gets is also looked at by row 6: the envelope, its request id, and no secret in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import statistics
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+
+from harness.production import Production
+from ibex.domain.identity import AgentStatus, PersonalAccessToken
+from ibex.domain.manage_identity import TokenGrant
+from ibex.domain.permissions import ADMIN, AGENT_DEFAULT, READ_ONLY, Permission
+from ibex.entrypoints.administration import administration
+from ibex.entrypoints.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from harness.clickhouse import ClickHouseDatabase
+    from harness.postgres import PostgresDatabase
+    from harness.redis import RedisServer
+    from ibex.entrypoints.administration import Administration
+
+pytestmark = pytest.mark.integration
+
+CANARY = "canary-prompt-5d1f"
+DIRECTIVE_CANARY = "canary-directive-77ab"
+SMALL_LIMIT = 3
+TIMED = 100
+BODY = {"model": "gpt-4o", "messages": [{"role": "user", "content": CANARY}]}
+
+
+@dataclass(slots=True)
+class Tenant:
+    """An organization with agents in every state and tokens of every kind."""
+
+    org_id: UUID
+    agents: dict[AgentStatus, UUID] = field(default_factory=dict)
+    tokens: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def agent(self) -> str:
+        """The active agent."""
+        return str(self.agents[AgentStatus.ACTIVE])
+
+
+async def _settle(use_cases: Administration, name: str, rpm: int | None = None) -> Tenant:
+    identity = use_cases.identity
+    organization = await identity.create_organization(name, rpm)
+    tenant = Tenant(organization.id)
+    for status in AgentStatus:
+        made = await identity.create_agent(organization.id, status.value)
+        await identity.set_agent_status(organization.id, made.id, status)
+        tenant.agents[status] = made.id
+    active = tenant.agents[AgentStatus.ACTIVE]
+    await use_cases.directives.set(organization.id, active, DIRECTIVE_CANARY, author="test")
+    grants = {
+        "good": TokenGrant("good", AGENT_DEFAULT),
+        "bound": TokenGrant("bound", AGENT_DEFAULT, agent_id=active),
+        "admin": TokenGrant("admin", ADMIN),
+        "none": TokenGrant("none", Permission(0)),
+        "read only": TokenGrant("read only", READ_ONLY),
+        "expired": TokenGrant("expired", AGENT_DEFAULT, expires_at=datetime.now(UTC) - timedelta(seconds=1)),
+        "revoked": TokenGrant("revoked", AGENT_DEFAULT),
+    }
+    for kind, grant in grants.items():
+        token = await identity.create_token(organization.id, grant)
+        tenant.tokens[kind] = token.reveal()
+        if kind == "revoked":
+            await identity.revoke_token(organization.id, token.token_id)
+    return tenant
+
+
+@dataclass(slots=True)
+class Matrix:
+    """The stack, its tenants, and every answer that was had of it."""
+
+    production: Production
+    address: str
+    a: Tenant
+    b: Tenant
+    small: Tenant
+    secrets: list[str]
+    answers: list[httpx.Response] = field(default_factory=list)
+
+    def ask(self, token: str | None, agent: str | None = None, *, path: str = "/v1/chat/completions") -> httpx.Response:
+        """Ask over a connection of its own, so that any worker may answer; check what row 6 says of every answer."""
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        if agent is not None:
+            headers["X-IBEX-Agent-ID"] = agent
+        with httpx.Client(trust_env=False) as client:
+            if path.endswith("completions"):
+                answer = client.post(self.address + path, json=BODY, headers=headers)
+            else:
+                answer = client.get(self.address + path, headers=headers)
+        self.answers.append(answer)
+        return answer
+
+
+def _expect(answer: httpx.Response, status: int, code: str | None = None) -> None:
+    assert (answer.status_code, answer.json().get("error", {}).get("code")) == (status, code), answer.text
+
+
+@pytest.fixture(scope="module")
+def matrix(
+    module_postgres: PostgresDatabase,
+    module_clickhouse: ClickHouseDatabase,
+    module_redis: RedisServer,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Matrix]:
+    """Everything, started once."""
+    folder = tmp_path_factory.mktemp("matrix")
+    production = Production.over(module_postgres, module_clickhouse, module_redis.url, folder)
+    settings = Settings.load(production.environ)
+
+    async def settle() -> list[Tenant]:
+        async with administration(settings) as use_cases:
+            return [
+                await _settle(use_cases, "a"),
+                await _settle(use_cases, "b"),
+                await _settle(use_cases, "small", SMALL_LIMIT),
+            ]
+
+    a, b, small = asyncio.run(settle())
+    try:
+        production.start_auth()
+        address = production.start_proxy(workers=2)
+        secrets = [token[46:] for tenant in (a, b, small) for token in tenant.tokens.values()]
+        secrets += [production.environ["IBEX_AUTH_SERVICE_TOKEN"], production.environ["IBEX_TOKEN_PEPPERS"][2:]]
+        yield Matrix(production, address, a, b, small, secrets)
+    finally:
+        production.stop()
+
+
+class TestRow1Token:
+    """Whose token is it."""
+
+    @pytest.mark.parametrize("authorization", [None, "Bearer", "Basic dXNlcjpwYXNz"])
+    def test_without_a_bearer(self, matrix: Matrix, authorization: str | None) -> None:
+        """401 MISSING_TOKEN."""
+        headers = {"X-IBEX-Agent-ID": matrix.a.agent} | ({"Authorization": authorization} if authorization else {})
+        answer = httpx.post(f"{matrix.address}/v1/chat/completions", json=BODY, headers=headers, trust_env=False)
+        matrix.answers.append(answer)
+        _expect(answer, 401, "MISSING_TOKEN")
+
+    def test_everything_that_is_no_live_token_is_the_same(self, matrix: Matrix) -> None:
+        """401 INVALID_TOKEN with one message: garbage, a wrong checksum, unknown, expired, revoked."""
+        good = matrix.a.tokens["good"]
+        unknown = PersonalAccessToken.issue(uuid4(), bytes(32)).reveal()
+        other_secret = PersonalAccessToken.issue(UUID(good[9:45]), bytes(32)).reveal()
+        wrong = good[:-1] + ("0" if good[-1] != "0" else "1")
+        tokens = ["garbage", wrong, unknown, other_secret, matrix.a.tokens["expired"], matrix.a.tokens["revoked"]]
+
+        answers = [matrix.ask(token, matrix.a.agent) for token in tokens]
+
+        for answer in answers:
+            _expect(answer, 401, "INVALID_TOKEN")
+        assert len({answer.json()["error"]["message"] for answer in answers}) == 1
+
+    def test_a_good_one_gets_on(self, matrix: Matrix) -> None:
+        """With the agent of the header, or the one that it is bound to."""
+        _expect(matrix.ask(matrix.a.tokens["good"], matrix.a.agent), 200)
+        _expect(matrix.ask(matrix.a.tokens["bound"]), 200)
+
+
+class TestRow2Agent:
+    """May it act as this agent."""
+
+    def test_none_is_named(self, matrix: Matrix) -> None:
+        """400."""
+        _expect(matrix.ask(matrix.a.tokens["good"]), 400, "MISSING_AGENT_ID")
+
+    def test_it_is_no_uuid(self, matrix: Matrix) -> None:
+        """400, with the header named."""
+        answer = matrix.ask(matrix.a.tokens["good"], "assistant")
+        _expect(answer, 400, "VALIDATION_ERROR")
+        assert answer.json()["error"]["field_errors"][0]["field"] == "X-IBEX-Agent-ID"
+
+    def test_it_is_not_the_organizations(self, matrix: Matrix) -> None:
+        """403, never 404: a random one, another organization's, and for a bound token any other."""
+        for token, agent in (("good", str(uuid4())), ("good", matrix.b.agent), ("bound", matrix.b.agent)):
+            _expect(matrix.ask(matrix.a.tokens[token], agent), 403, "AGENT_NOT_AUTHORIZED")
+        paused = str(matrix.a.agents[AgentStatus.PAUSED])
+        _expect(matrix.ask(matrix.a.tokens["bound"], paused), 403, "AGENT_NOT_AUTHORIZED")
+
+    @pytest.mark.parametrize("status", [AgentStatus.PAUSED, AgentStatus.SUSPENDED, AgentStatus.ARCHIVED])
+    def test_it_is_not_active(self, matrix: Matrix, status: AgentStatus) -> None:
+        """403."""
+        _expect(matrix.ask(matrix.a.tokens["good"], str(matrix.a.agents[status])), 403, "AGENT_SUSPENDED")
+
+
+class TestRow3Tenants:
+    """Neither sees the other, not even by the clock."""
+
+    def test_the_other_ones_agent(self, matrix: Matrix) -> None:
+        """403 both ways, 95th percentiles of 100 tries within 5 ms of each other."""
+        took: dict[str, list[float]] = {"a": [], "b": []}
+        with httpx.Client(base_url=matrix.address, trust_env=False) as client:
+            for _ in range(TIMED):
+                for name, token, agent in (
+                    ("a", matrix.a.tokens["good"], matrix.b.agent),
+                    ("b", matrix.b.tokens["good"], matrix.a.agent),
+                ):
+                    started = time.perf_counter()
+                    headers = {"Authorization": f"Bearer {token}", "X-IBEX-Agent-ID": agent}
+                    answer = client.get("/v1/internal/auth-probe", headers=headers)
+                    took[name].append(time.perf_counter() - started)
+                    _expect(answer, 403, "AGENT_NOT_AUTHORIZED")
+        p95 = {name: statistics.quantiles(times, n=20)[-1] for name, times in took.items()}
+
+        assert abs(p95["a"] - p95["b"]) < 0.005, p95
+
+    def test_the_other_ones_path(self, matrix: Matrix) -> None:
+        """403 whatever the token may do; one's own is answered."""
+        for tenant, status in ((matrix.a, 200), (matrix.b, 403)):
+            path = f"/v1/orgs/{tenant.org_id}/chat/completions"
+            answer = matrix.ask(matrix.a.tokens["admin"], matrix.a.agent, path=path)
+            assert answer.status_code == status
+
+
+class TestRow4Rate:
+    """How much of it."""
+
+    def test_what_remains_counts_down_over_all_workers(self, matrix: Matrix) -> None:
+        """The request after the last one is 429, says how long to wait, and leaves the other organization alone."""
+        while True:  # a minute may turn in between
+            answers = [matrix.ask(matrix.small.tokens["bound"]) for _ in range(SMALL_LIMIT + 1)]
+            if len({answer.headers["x-ratelimit-reset"] for answer in answers}) == 1:
+                break
+
+        assert [int(answer.headers["x-ratelimit-remaining"]) for answer in answers] == [2, 1, 0, 0]
+        _expect(answers[-1], 429, "RATE_LIMITED")
+        assert 0 < int(answers[-1].headers["retry-after"]) <= 60
+        assert 0 <= int(answers[-1].headers["x-ratelimit-reset"]) - time.time() <= 60
+        _expect(matrix.ask(matrix.b.tokens["bound"]), 200)
+
+    def test_redis_is_gone(self, matrix: Matrix, module_redis: RedisServer) -> None:
+        """Served, and served again when it is back."""
+        _expect(matrix.ask(matrix.a.tokens["bound"]), 200)
+        module_redis.pause()
+        try:
+            for _ in range(10):
+                _expect(matrix.ask(matrix.a.tokens["bound"]), 200)
+        finally:
+            module_redis.resume()
+        _expect(matrix.ask(matrix.a.tokens["bound"]), 200)
+
+
+class TestRow5Permissions:
+    """What may it do."""
+
+    @pytest.mark.parametrize(("token", "status"), [("none", 403), ("read only", 403), ("admin", 200)])
+    def test_chat_needs_its_bits(self, matrix: Matrix, token: str, status: int) -> None:
+        """None and read only are not enough, all are."""
+        answer = matrix.ask(matrix.a.tokens[token], matrix.a.agent)
+        _expect(answer, status, "INSUFFICIENT_PERMISSIONS" if status == 403 else None)
+
+
+class TestRow6Envelope:
+    """What everybody is told, and nobody."""
+
+    def test_every_error_is_one_envelope(self, matrix: Matrix) -> None:
+        """JSON, in the shape of spec 3, with the header's request id."""
+        for path in ("/nothing", "/v1/models"):
+            matrix.ask(None, path=path)
+        errors = [answer for answer in matrix.answers if answer.status_code >= 400]
+        assert {answer.status_code for answer in errors} >= {401, 404}
+
+        for answer in errors:
+            error: dict[str, Any] = answer.json()["error"]
+            assert {"code", "type", "message", "param", "request_id", "timestamp"} <= set(error)
+            assert error["request_id"] == answer.headers["x-request-id"]
+            assert answer.headers["x-ibex-error-source"] == "proxy"
+
+    def test_no_answer_holds_what_is_not_its_readers(self, matrix: Matrix) -> None:
+        """No token, no pepper, no directive; the prompt only in the echo's own answer."""
+        for answer in matrix.answers:
+            shown = f"{answer.text} {answer.headers}"
+            assert DIRECTIVE_CANARY not in shown
+            assert not any(secret in shown for secret in matrix.secrets)
+            assert answer.status_code == 200 or CANARY not in shown
+
+    def test_no_log_no_metric_no_table_and_no_file_holds_them(
+        self,
+        matrix: Matrix,
+        module_postgres: PostgresDatabase,
+        module_clickhouse: ClickHouseDatabase,
+        module_redis: RedisServer,
+    ) -> None:
+        """Every sink: lines of all processes, metrics, Redis, PostgreSQL but for directives, ClickHouse, journals."""
+        metrics = httpx.get(f"{matrix.address}/metrics", trust_env=False).text
+        sinks = {
+            "log": "\n".join(line for process in matrix.production.processes for line in process.lines),
+            "metrics": metrics,
+            "redis": _everything_in_redis(module_redis),
+            "postgres": module_postgres.dump(without=("directive_versions",)),
+            "clickhouse": module_clickhouse.dump(),
+            "journal": b"".join(
+                path.read_bytes() for path in (matrix.production.folder / "journal").rglob("*") if path.is_file()
+            ).decode("latin-1"),
+        }
+        for sink, content in sinks.items():
+            assert content, sink
+            found = [secret for secret in (*matrix.secrets, CANARY, DIRECTIVE_CANARY) if secret in content]
+            assert found == [], sink
+
+
+def _everything_in_redis(server: RedisServer) -> str:
+    client = server.client()
+    keys = list(client.scan_iter())
+    return json.dumps([f"{key!r} {client.dump(key)!r}" for key in keys])
