@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from harness.freshness_links import Mode
 from ibex.adapters.memory.board import Kept
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from harness.freshness_links import Link
     from harness.freshness_world import World
@@ -31,29 +31,10 @@ class Faults:
         self._only = only
         self._random = world.random
         self._history: list[tuple[float, Kept]] = []
+        self._names = self._random.choice(((), ("one", "other")))
+        self._reigns = 0
         self.current = "none"
         self.broken_until = 0.0
-
-    @property
-    def kinds(self) -> dict[str, Callable[[], Awaitable[None]]]:
-        """All that can happen, by name."""
-        world = self._world
-        return {
-            "a link auth-redis": lambda: self._one_link([r.to_board for r in world.replicas]),
-            "a link auth-postgres": lambda: self._one_link([r.to_store for r in world.replicas]),
-            "a link proxy-redis": lambda: self._one_link([w.to_board for w in world.workers]),
-            "a link proxy-auth": lambda: self._one_link([w.to_auth for w in world.workers]),
-            "auth killed": self._kill,
-            "postgres down": lambda: self._links([r.to_store for r in world.replicas]),
-            "redis down": lambda: self._links(self._to_redis),
-            "redis flushed": self._flush,
-            "redis failed over": self._fail_over,
-            "redis restarted empty": self._restart_empty,
-            "slow auth-redis": lambda: self._slow([r.to_board for r in world.replicas]),
-            "slow auth-postgres": lambda: self._slow([r.to_store for r in world.replicas]),
-            "slow proxy-redis": lambda: self._slow([w.to_board for w in world.workers]),
-            "slow proxy-auth": lambda: self._slow([w.to_auth for w in world.workers]),
-        }
 
     async def happen(self) -> None:
         """Break things until cancelled."""
@@ -61,20 +42,30 @@ class Faults:
         world.spawn(self._remember())
         await asyncio.sleep(self._random.uniform(0.0, 8.0))
         while True:
-            name = self._only or self._random.choice(list(self.kinds))
+            name = self._only or self._random.choice(list(KINDS))
             self._change_soon()
             await asyncio.sleep(self._random.choice((0.0, 0.01, 0.5)))
             self.current, self.broken_until = name, math.inf
             world.tell(f"BROKEN: {name}")
-            await self.kinds[name]()
+            await KINDS[name](self)
             self.broken_until = world.now
             world.tell(f"WHOLE: {name}")
             self._change_soon()
             await asyncio.sleep(REST_S + self._random.choice((0.0, 1.0, 8.0)) * self._random.random())
 
+    def links(self, between: str) -> list[Link]:
+        """Return all links between two kinds of processes."""
+        world = self._world
+        return {
+            "auth-redis": [replica.to_board for replica in world.replicas],
+            "auth-postgres": [replica.to_store for replica in world.replicas],
+            "proxy-redis": [worker.to_board for worker in world.workers],
+            "proxy-auth": [worker.to_auth for worker in world.workers],
+        }[between]
+
     @property
     def _to_redis(self) -> list[Link]:
-        return [r.to_board for r in self._world.replicas] + [w.to_board for w in self._world.workers]
+        return self.links("auth-redis") + self.links("proxy-redis")
 
     def _change_soon(self) -> None:
         async def change() -> None:
@@ -88,10 +79,19 @@ class Faults:
         longest = self._random.choice((0.1, 0.5, 2.0, 6.0, 12.0, 12.0))
         await asyncio.sleep(self._random.uniform(0, longest))
 
-    async def _one_link(self, links: list[Link]) -> None:
-        await self._links([self._random.choice(links)])
+    async def one_link(self, between: str) -> None:
+        """Cut one link."""
+        await self._cut([self._random.choice(self.links(between))])
 
-    async def _links(self, links: list[Link]) -> None:
+    async def postgres_down(self) -> None:
+        """Cut all links to it."""
+        await self._cut(self.links("auth-postgres"))
+
+    async def redis_down(self) -> None:
+        """Cut all links to it."""
+        await self._cut(self._to_redis)
+
+    async def _cut(self, links: list[Link]) -> None:
         mode = self._random.choice(BROKEN)
         self._world.tell(f"  {mode.name}")
         for link in links:
@@ -100,27 +100,32 @@ class Faults:
         for link in links:
             link.cut(Mode.WHOLE)
 
-    async def _slow(self, links: list[Link]) -> None:
-        link = self._random.choice(links)
+    async def slow(self, between: str) -> None:
+        """Make one link so slow that some of what goes over it is too late."""
+        link = self._random.choice(self.links(between))
         usual, link.slowest_s = link.slowest_s, link.timeout_s * self._random.uniform(0.05, 0.6)
         await self._hold()
         link.slowest_s = usual
 
-    async def _kill(self) -> None:
+    async def kill(self) -> None:
+        """Kill an auth replica and start it again."""
         replica = self._random.choice(self._world.replicas)
         replica.kill()
         await self._hold()
         replica.start()
 
-    async def _flush(self) -> None:
+    async def flush(self) -> None:
+        """Empty the Redis."""
         self._world.board.flush()
 
-    async def _fail_over(self) -> None:
+    async def fail_over(self) -> None:
+        """Have a replica of the Redis take over, which lacks what was written last."""
         now = self._world.now
         kept = [what for when, what in self._history if when >= now - LOSS_S]
         await self._become_another(self._random.choice(kept))
 
-    async def _restart_empty(self) -> None:
+    async def restart_empty(self) -> None:
+        """Restart a Redis that keeps nothing."""
         await self._become_another(Kept())
 
     async def _become_another(self, kept: Kept) -> None:
@@ -129,7 +134,9 @@ class Faults:
             for link in self._to_redis:
                 link.cut(mode)
             await self._hold()
-        self._world.board.fail_over(kept)
+        self._reigns += 1
+        name = self._names[self._reigns % 2] if self._names else None
+        self._world.board.fail_over(kept, name)
         self._history.clear()
         for link in self._to_redis:
             link.reset()
@@ -140,3 +147,22 @@ class Faults:
             self._history.append((self._world.now, self._world.board.kept()))
             del self._history[: -int(LOSS_S / SAMPLE_S) - 1]
             await asyncio.sleep(SAMPLE_S)
+
+
+KINDS: Final[Mapping[str, Callable[[Faults], Awaitable[None]]]] = {
+    "a link auth-redis": lambda faults: faults.one_link("auth-redis"),
+    "a link auth-postgres": lambda faults: faults.one_link("auth-postgres"),
+    "a link proxy-redis": lambda faults: faults.one_link("proxy-redis"),
+    "a link proxy-auth": lambda faults: faults.one_link("proxy-auth"),
+    "auth killed": Faults.kill,
+    "postgres down": Faults.postgres_down,
+    "redis down": Faults.redis_down,
+    "redis flushed": Faults.flush,
+    "redis failed over": Faults.fail_over,
+    "redis restarted empty": Faults.restart_empty,
+    "slow auth-redis": lambda faults: faults.slow("auth-redis"),
+    "slow auth-postgres": lambda faults: faults.slow("auth-postgres"),
+    "slow proxy-redis": lambda faults: faults.slow("proxy-redis"),
+    "slow proxy-auth": lambda faults: faults.slow("proxy-auth"),
+}
+"""All that can happen, by name."""

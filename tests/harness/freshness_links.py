@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import TYPE_CHECKING, TypeVar
@@ -104,10 +105,8 @@ class Link:
 
     async def _deliver(self, there: Callable[[], Awaitable[object]]) -> None:
         await asyncio.sleep(self.random.uniform(0, LATE_BY_S))
-        try:
+        with suppress(Exception):  # nobody waits for it any more
             await there()
-        except Exception:  # noqa: BLE001, S110 - nobody waits for it any more
-            pass
 
 
 class BoardOverLink:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, TypeVar
@@ -25,7 +26,7 @@ from ibex.domain.admit_caller import Credentials
 from ibex.domain.errors import AgentSuspendedError, InvalidTokenError, RetryableError
 from ibex.domain.freshness import BOUND_S
 from ibex.domain.identity import AgentStatus
-from ibex.domain.manage_identity import Organization, OrganizationStatus, NamedAgent, TokenGrant
+from ibex.domain.manage_identity import OrganizationStatus, TokenGrant
 from ibex.domain.open_exchange import OpenExchange
 from ibex.domain.permissions import AGENT_DEFAULT
 
@@ -34,7 +35,9 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
+    from ibex.domain.clock import Clock
     from ibex.domain.identity import Agent, PersonalAccessToken, Principal
+    from ibex.domain.ids import IdSource
 
 T = TypeVar("T")
 
@@ -131,13 +134,15 @@ class WatchedStore(InMemoryIdentity):
 class World:
     """All of it. ``live`` lets it run; what it finds wrong is a ``ViolatedError``."""
 
-    def __init__(self, seed: int, *, faults: str = "") -> None:
-        """Take the seed, and the one fault that shall happen; all if there is none."""
+    def __init__(
+        self, seed: int, *, only: str = "", board_of: Callable[[Clock, IdSource], InMemoryBoard] = InMemoryBoard
+    ) -> None:
+        """Take the seed, the one kind of fault that shall happen if it is not any, and what the Redis is made of."""
         self.seed = seed
         self.random = Random(seed)  # noqa: S311 - it decides what happens, not who gets in
         clock, ids = LoopClock(), SequentialIds(seed % 65_536)
         self.clock = clock
-        self.board = InMemoryBoard(clock, ids)
+        self.board = board_of(clock, ids)
         self.store = WatchedStore(self)
         self.parts = Parts(self.random, clock, ids, self.board, self.store)
         self.tenants: dict[UUID, Tenant] = {}
@@ -150,8 +155,9 @@ class World:
         self.wrong: list[str] = []
         self.replicas: list[Replica] = []
         self.workers: list[Worker] = []
-        self.faults = Faults(self, faults)
+        self.faults = Faults(self, only)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._went_wrong = asyncio.Event()
 
     @property
     def now(self) -> float:
@@ -169,7 +175,7 @@ class World:
         self.log.append(f"{self.now:9.4f} {what}")
 
     async def live(self, seconds: float) -> None:
-        """Run for so long, or until something is wrong. Raises ``ViolatedError`` with the seed and all that happened."""
+        """Run for so long, or until something is wrong: a ``ViolatedError`` with the seed and all that happened."""
         chance = self.random
         for _ in range(chance.choice((1, 1, 2))):
             await self._settle_in()
@@ -181,9 +187,8 @@ class World:
             self.spawn(self._requests(worker))
         self.spawn(self._operators())
         self.spawn(self.faults.happen())
-        ends = self.now + seconds
-        while self.now < ends and not self.wrong:
-            await asyncio.sleep(0.5)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._went_wrong.wait(), seconds)
         for replica in self.replicas:
             replica.kill()
         for task in list(self._tasks):
@@ -205,7 +210,11 @@ class World:
             self._bug(error)
 
     def _bug(self, error: BaseException) -> None:
-        self.wrong.append(f"a bug: {error!r}")
+        self._is_wrong(f"a bug: {error!r}")
+
+    def _is_wrong(self, what: str) -> None:
+        self.wrong.append(what)
+        self._went_wrong.set()
 
     async def _settle_in(self) -> None:
         organization = new_organization()
@@ -268,15 +277,15 @@ class World:
             fault = "none" if self.is_well else self.faults.current
             self.worst[fault] = max(self.worst[fault], late)
             if late > BOUND_S:
-                self.wrong.append(f"{what}: forbidden {late:.3f} s before ({fault})")
+                self._is_wrong(f"{what}: forbidden {late:.3f} s before ({fault})")
             elif well and any(ban.known_since <= began for ban in holder.bans):
-                self.wrong.append(f"{what}: though all was well and the change known")
+                self._is_wrong(f"{what}: though all was well and the change known")
         forbidding = {"invalid": holder.invalid, "suspended": (holder.tenant.paused,), "unavailable": holder.bans}
         bans = forbidding.get(outcome, ())
         lenient_s = {"invalid": UNDER_WAY_S, "suspended": BOUND_S, "unavailable": SETTLED_S}.get(outcome, 0.0)
         free = all(ban.since == math.inf and ban.lifted_at < began - lenient_s for ban in bans)
         if bans and free and (outcome != "unavailable" or well):
-            self.wrong.append(f"{what}: though it is live ({self.faults.current})")
+            self._is_wrong(f"{what}: though it is live ({self.faults.current})")
 
     # What operators do
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import selectors
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 _START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -41,7 +43,12 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         """Return the simulated time in seconds, from 0."""
         return self._jump.now
 
-    def run_in_executor(self, executor: object, func: Callable[..., T], *args: Any) -> asyncio.Future[T]:  # type: ignore[override]  # any executor will do
+    def run_in_executor(  # type: ignore[override]  # its stub is of two minds about what it returns
+        self,
+        executor: object,  # noqa: ARG002 - a loop's
+        func: Callable[..., T],
+        *args: Any,
+    ) -> asyncio.Future[T]:
         """Call the function now."""
         done: asyncio.Future[T] = self.create_future()
         done.set_result(func(*args))
@@ -52,6 +59,16 @@ def run_simulated(main: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine in simulated time, from second 0 on."""
     with asyncio.Runner(loop_factory=SimulatedLoop) as runner:
         return runner.run(main)
+
+
+def in_simulated_time(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """Run a test in a loop whose time jumps."""
+
+    @wraps(test)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        run_simulated(test(*args, **kwargs))
+
+    return run
 
 
 class LoopClock:

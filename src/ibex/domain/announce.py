@@ -38,7 +38,7 @@ class Change:
 class Outbox(Protocol):
     """Port: the changes that were committed and are not announced yet, oldest first.
 
-    Every method answers or raises within two seconds: while one hangs, nothing is announced from here.
+    ``pending`` and ``forget`` answer or raise within two seconds: while one hangs, nothing is announced from here.
     """
 
     async def pending(self, limit: int) -> Sequence[Change]:
@@ -56,10 +56,7 @@ class Outbox(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """One connection to the board: the instance's id, and a number that no other connection of this process has.
-
-    An instance that others have stood in for, and may not have passed on to it all that they were told, is another.
-    """
+    """One connection to the board: the instance's id, and a number that no other connection of this process has."""
 
     instance: str
     number: int
@@ -88,7 +85,7 @@ class Board(Protocol):
         """
 
     async def renew(self, connection: Connection, ticket: str) -> bool:
-        """Let the lease, which names the connection's instance, live until ``LEASE_S`` after the ticket was given out.
+        """Let the lease, which names instance and filter, live until ``LEASE_S`` after the ticket was given out.
 
         However late this comes to be done, it vouches for no more than its turn saw. False, and nothing done, if the
         ticket has run out, or the instance's filter is not the one that it had then.

@@ -46,9 +46,9 @@ class CacheObserver(Protocol):
 class Recalled(Generic[K, V]):
     """What the cache has, or has just fetched for this very request; to be confirmed before it is acted on.
 
-    ``fetch`` fetches it anew. ``from_cache`` is unset where it was fetched for this very request: who joined a fetch that
-    had begun before has what may have been changed since. ``is_stale`` is set where it was served because the source
-    was down.
+    ``fetch`` fetches it anew. ``from_cache`` is unset where it was fetched for this very request; who joined a fetch
+    that had begun before has what may have been changed since. ``is_stale`` is set where it was served because the
+    source was down.
     """
 
     key: K

@@ -2,9 +2,9 @@
 
 The lease says: whatever was committed ``LEASE_S`` before its end has been announced, and is in the filter of tokens. So
 a turn takes a ticket first, announces then, and renews by that ticket, all through one and the same connection to the
-board: the lease counts from the ticket, so that a renewal which comes late, or sees a filter that was made since, does
-not vouch for what its turn never looked at. While the outbox cannot be reached a replica goes on renewing, since what is
-committed then is announced by who commits it; but only if it has emptied the outbox since it started, since its
+board. The lease counts from the ticket and holds for the filter that was there then: a renewal that comes late vouches
+for nothing that its turn has not looked at. While the outbox cannot be reached a replica goes on renewing, since what
+is committed then is announced by who commits it; but only if it has emptied the outbox since it started, since its
 connection was made anew, and since an announcement of its own failed.
 """
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 BATCH: Final = 1_000
 DRAIN_TIMEOUT_S: Final = 0.5
 """An outbox that takes longer counts as one that cannot be reached: the lease must not wait for it."""
-SETTLED_S: Final = LEASE_S + DRAIN_INTERVAL_S + 2 * DRAIN_TIMEOUT_S
+SETTLED_S: Final = LEASE_S + DRAIN_INTERVAL_S
 """After so long no lease is valid that was renewed by who may not have known of a change."""
 
 

@@ -55,8 +55,9 @@ class DirectiveDraft:
 
 
 class DirectiveStore(Protocol):
-    """Port: where directives are kept. Methods raise ``ServiceDegradedError`` while the store cannot be reached, and an
-    ``OutcomeUnknownError``, within two seconds of committing, if a change was sent for good and no answer came.
+    """Port: where directives are kept. Every method raises ``ServiceDegradedError`` while the store cannot be reached.
+
+    A change that was sent to be committed, and within two seconds is not answered, is an ``OutcomeUnknownError``.
     """
 
     async def add_version(

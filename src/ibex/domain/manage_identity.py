@@ -99,9 +99,9 @@ class TokenPosition:
 
 
 class IdentityStore(Protocol):
-    """Port: where identity is kept. Every method raises ``ServiceDegradedError`` while the store cannot be reached, and
-    an ``OutcomeUnknownError``, within two seconds of committing, if a change was sent for good and no answer came.
+    """Port: where identity is kept. Every method raises ``ServiceDegradedError`` while the store cannot be reached.
 
+    A change that was sent to be committed, and within two seconds is not answered, is an ``OutcomeUnknownError``.
     Adding something to an organization that does not exist raises ``NotFoundError``.
     """
 

@@ -79,7 +79,8 @@ class Door:
 
     async def renew(self) -> None:
         """Have a valid lease."""
-        assert await self.board.renew(await self.board.connection())
+        connection = await self.board.connection()
+        assert await self.board.renew(connection, await self.board.begin_turn(connection) or "")
 
     async def announce(self, kind: Kind) -> None:
         """Say that something has changed."""

@@ -261,6 +261,36 @@ async def test_a_hundred_misses_at_once_are_one_fetch() -> None:
     assert bench.heard == ["missed"] * 100
 
 
+async def test_who_joins_a_first_fetch_asks_again_under_its_own_news() -> None:
+    """It began before this request did, and may have missed what was announced in between: one more for all who joined."""
+    bench = Bench()
+    bench.source.waits = True
+    first = asyncio.create_task(bench.request())
+    await _begun(first)
+    bench.source.value, bench.generation = "two", "another"
+    joined = [asyncio.create_task(bench.request()) for _ in range(99)]
+    await _begun(first, *joined)
+    bench.source.gates[0].set()
+    assert await first == "one"
+    await _begun(*joined)
+    bench.source.gates[1].set()
+
+    assert await asyncio.gather(*joined) == ["two"] * 99
+    assert bench.source.fetches == 2
+
+
+async def test_without_a_lease_who_joins_takes_what_comes() -> None:
+    """It is a moment old, and so within the grace."""
+    bench = Bench()
+    bench.source.waits, bench.lease = True, None
+    waiting = [asyncio.create_task(bench.request()) for _ in range(100)]
+    await _begun(*waiting)
+    bench.source.gates[0].set()
+
+    assert await asyncio.gather(*waiting) == ["one"] * 100
+    assert bench.source.fetches == 1
+
+
 async def test_who_waits_under_another_stamp_fetches_for_itself() -> None:
     """A fetch that began before the change was read may miss it; the older never takes the place of the younger."""
     bench = Bench()

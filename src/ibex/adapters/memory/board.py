@@ -21,11 +21,17 @@ _LEASE_NS: Final = int(LEASE_S * 1_000_000_000)
 
 @dataclass(slots=True)
 class _Filter:
-    """The content that it was made with, and the bits that came later."""
+    """For which instance and by what mark it was made, with what content, and the bits that came later."""
 
+    instance: str
     mark: str
     content: bytes
     added: set[int] = field(default_factory=set)
+
+    @property
+    def made(self) -> str:
+        """What the lease says that vouches for it."""
+        return f"{self.instance} {self.mark}"
 
     def holds(self, token_id: UUID) -> bool:
         return all(bit in self.added or self.content[bit >> 3] & (0x80 >> (bit & 7)) for bit in positions(token_id))
@@ -38,7 +44,7 @@ class Kept:
     generations: dict[UUID, dict[Kind, str]] = field(default_factory=dict)
     lease: str | None = None
     lease_ends_ns: int = 0
-    filters: dict[str, _Filter] = field(default_factory=dict)
+    filter: _Filter | None = None
     marks: set[str] = field(default_factory=set)
     tickets: dict[str, tuple[str, int]] = field(default_factory=dict)
 
@@ -47,7 +53,7 @@ class Kept:
         return replace(
             self,
             generations={org_id: dict(own) for org_id, own in self.generations.items()},
-            filters={instance: replace(one, added=set(one.added)) for instance, one in self.filters.items()},
+            filter=self.filter and replace(self.filter, added=set(self.filter.added)),
             marks=set(self.marks),
             tickets=dict(self.tickets),
         )
@@ -63,7 +69,7 @@ class InMemoryBoard:
         self._clock = clock
         self._ids = ids
         self._kept = Kept()
-        self._instance = self._fresh_value()
+        self.instance = self._fresh_value()
         self._connections = 1
         self.reachable = True
 
@@ -73,23 +79,19 @@ class InMemoryBoard:
         own = self._kept.generations.setdefault(org_id, {})
         for kind in Kind:
             own.setdefault(kind, self._fresh_value())
-        return News(asked_ns, self._instance if self._is_vouched_for() else None, dict(own))
+        vouched_for = self._vouched_for()
+        return News(asked_ns, None if vouched_for is None else vouched_for.made, dict(own))
 
     async def excludes(self, token_id: UUID) -> bool:
         """Tell whether the token is certainly not live; see ``KnownTokens``."""
-        complete = self._kept.filters.get(self._instance)
-        return self.reachable and self._is_vouched_for() and complete is not None and not complete.holds(token_id)
-
-    def _is_vouched_for(self) -> bool:
-        """Tell whether there is a valid lease that names this very instance: another's says nothing of its data."""
-        kept = self._kept
-        return kept.lease == self._instance and self._clock.monotonic_ns() < kept.lease_ends_ns
+        vouched_for = self._vouched_for()
+        return self.reachable and vouched_for is not None and not vouched_for.holds(token_id)
 
     async def connection(self) -> Connection:
         """Return the connection; see ``Board``."""
         if not self.reachable:
             raise BoardUnavailableError
-        return Connection(self._instance, self._connections)
+        return Connection(self.instance, self._connections)
 
     async def announce(self, connection: Connection, org_id: UUID, kinds: Iterable[Kind]) -> None:
         """Replace generations; see ``Board``."""
@@ -100,7 +102,7 @@ class InMemoryBoard:
     async def add_tokens(self, connection: Connection, token_ids: Sequence[UUID]) -> bool:
         """Put tokens into the filter; see ``Board``."""
         self._check(connection)
-        known = self._kept.filters.get(self._instance)
+        known = self._filter()
         if known is None:
             return False
         known.added.update(bit for token_id in token_ids for bit in positions(token_id))
@@ -109,22 +111,22 @@ class InMemoryBoard:
     async def begin_turn(self, connection: Connection) -> str | None:
         """Give out a ticket; see ``Board``."""
         self._check(connection)
-        known = self._kept.filters.get(self._instance)
+        known = self._filter()
         if known is None:
             return None
         now_ns, ticket = self._clock.monotonic_ns(), self._fresh_value()
         self._kept.tickets = {name: one for name, one in self._kept.tickets.items() if now_ns < one[1]}
-        self._kept.tickets[ticket] = (known.mark, now_ns + _LEASE_NS)
+        self._kept.tickets[ticket] = (known.made, now_ns + _LEASE_NS)
         return ticket
 
     async def renew(self, connection: Connection, ticket: str) -> bool:
         """Renew the lease; see ``Board``."""
         self._check(connection)
-        known = self._kept.filters.get(self._instance)
-        mark, ends_ns = self._kept.tickets.pop(ticket, ("", 0))
-        if known is None or known.mark != mark or self._clock.monotonic_ns() >= ends_ns:
+        known = self._filter()
+        made, ends_ns = self._kept.tickets.pop(ticket, ("", 0))
+        if known is None or known.made != made or self._clock.monotonic_ns() >= ends_ns:
             return False
-        self._kept.lease = self._instance
+        self._kept.lease = made
         self._kept.lease_ends_ns = ends_ns
         return True
 
@@ -138,10 +140,10 @@ class InMemoryBoard:
     async def finish_filter(self, connection: Connection, mark: str, content: bytes) -> bool:
         """Make the filter; see ``Board``."""
         self._check(connection)
-        if mark not in self._kept.marks or self._instance in self._kept.filters:
+        if mark not in self._kept.marks or self._filter() is not None:
             return False
         self._kept.marks.discard(mark)
-        self._kept.filters[self._instance] = _Filter(mark, content)
+        self._kept.filter = _Filter(self.instance, mark, content)
         return True
 
     def cut(self) -> None:
@@ -156,14 +158,28 @@ class InMemoryBoard:
         """Return what is held now."""
         return self._kept.copy()
 
-    def fail_over(self, replicated: Kept | None = None) -> None:
-        """Become another instance, which holds what it was sent in time: all, unless said otherwise."""
-        self._kept = (replicated or self._kept).copy()
-        self._instance = self._fresh_value()
+    def fail_over(self, replicated: Kept | None = None, instance: str | None = None) -> None:
+        """Become another instance, a new one or one that has been here before.
+
+        It holds what it was sent in time: all, unless said otherwise.
+        """
+        self._kept = (self._kept if replicated is None else replicated).copy()
+        self.instance = instance or self._fresh_value()
         self.cut()
 
+    def _filter(self) -> _Filter | None:
+        """Return the filter; None if there is none, or another instance's."""
+        known = self._kept.filter
+        return known if known is not None and known.instance == self.instance else None
+
+    def _vouched_for(self) -> _Filter | None:
+        """Return the filter if a valid lease names it, and so this very instance."""
+        known, kept = self._filter(), self._kept
+        valid = known is not None and kept.lease == known.made and self._clock.monotonic_ns() < kept.lease_ends_ns
+        return known if valid else None
+
     def _check(self, connection: Connection) -> None:
-        if not self.reachable or connection != Connection(self._instance, self._connections):
+        if not self.reachable or connection != Connection(self.instance, self._connections):
             raise BoardUnavailableError
 
     def _fresh_value(self) -> str:
