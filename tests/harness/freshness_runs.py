@@ -20,7 +20,7 @@ WORLDS_A_TASK = 25
 
 @dataclass(slots=True)
 class Report:
-    """What came of some worlds: how late requests were served, by fault; their outcomes; the stories that went wrong."""
+    """What came of some worlds: how late requests were served, by fault; their outcomes; what went wrong."""
 
     steps: int = 0
     worst: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))

@@ -56,6 +56,7 @@ class Database:
         pool_size: int = POOL_SIZE,
         pool_timeout_s: float = POOL_TIMEOUT_S,
         transaction_timeout_s: float = TRANSACTION_TIMEOUT_S,
+        commit_timeout_s: float = COMMIT_TIMEOUT_S,
     ) -> None:
         """Take a ``postgresql://`` URL (TCP, or a Unix socket as ``?host=/directory``) and the role that it must be."""
         self._url = url
@@ -63,6 +64,7 @@ class Database:
         self._pool_size = pool_size
         self._pool_timeout_s = pool_timeout_s
         self._transaction_timeout_s = transaction_timeout_s
+        self._commit_timeout_s = commit_timeout_s
         self._pool: AsyncConnectionPool[AsyncConnection[Any]] | None = None
         self._unsafe: UnsafeRoleError | None = None
 
@@ -122,7 +124,7 @@ class Database:
             lent = await self._begin(org_id, timeout_s)
             try:
                 yield lent.connection
-                lent.hang_up_in(COMMIT_TIMEOUT_S)
+                lent.hang_up_in(self._commit_timeout_s)
                 await _commit(lent.connection)
             except BaseException:
                 with suppress(psycopg.Error):
