@@ -11,6 +11,7 @@ UV := $(shell command -v uv 2>/dev/null)
 # uv where it is already there, plain venv and pip everywhere else
 $(STAMP): pyproject.toml constraints.txt
 	@echo "making the environment in $(VENV) ..."
+	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit(f"IBEX needs Python 3.11 or newer; $(PYTHON) is {sys.version.split()[0]}: try make PYTHON=python3.12 ...")'
 ifdef UV
 	@test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) $(VENV)
 	@$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
@@ -65,6 +66,10 @@ bench-embedded: $(STAMP) ## measure the embedded default: starts, stages, how so
 .PHONY: proto
 proto: $(STAMP) ## write the code that comes of proto/ anew
 	@$(BIN)/python proto/generate.py
+
+.PHONY: bench-identity
+bench-identity: $(STAMP) ## measure authentication and revocation, healthy and under faults; ARGS=--quick for few tries
+	@PYTHONPATH=tests $(BIN)/python benchmarks/identity.py $(ARGS)
 
 .PHONY: settings-reference
 settings-reference: $(STAMP) ## write .env.example and docs/configuration.md anew

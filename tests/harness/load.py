@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 WAIT_S = 10.0
 PROBE = "/v1/internal/auth-probe"
@@ -29,14 +29,19 @@ class Asked:
 
 @dataclass(slots=True)
 class Load:
-    """Clients on keep-alive connections, each sending its next request as soon as it has an answer."""
+    """Clients on keep-alive connections, each sending its next request as soon as it has an answer.
+
+    Or so many a second altogether. ``token`` gives the bearer of each request.
+    """
 
     address: str
-    token: str
+    token: Callable[[], str]
     clients: int
     path: str = PROBE
+    a_second: float | None = None
     asked: list[Asked] = field(default_factory=list)
     _stopping: bool = False
+    _due: float = field(default_factory=time.monotonic)
 
     @contextmanager
     def running(self) -> Iterator[Load]:
@@ -68,15 +73,21 @@ class Load:
     async def _run(self) -> None:
         await asyncio.gather(*(self._client() for _ in range(self.clients)))
 
+    async def _pace(self) -> None:
+        if self.a_second is not None:
+            self._due = max(self._due + 1 / self.a_second, time.monotonic() - 1)
+            await asyncio.sleep(max(0.0, self._due - time.monotonic()))
+
     async def _client(self) -> None:
         parts = urlsplit(self.address)
-        head = f"GET {self.path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {self.token}\r\n\r\n".encode()
         while not self._stopping:
             try:
                 reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
                 while not self._stopping:
+                    head = f"GET {self.path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {self.token()}\r\n\r\n"
+                    await self._pace()
                     sent = time.monotonic()
-                    writer.write(head)
+                    writer.write(head.encode())
                     answer = await reader.readuntil(b"\r\n\r\n")
                     self.asked.append(Asked(sent, time.monotonic(), int(answer[9:12])))
                     length = next(line for line in answer.lower().split(b"\r\n") if line.startswith(b"content-length"))

@@ -70,11 +70,15 @@ class Production:
 
     def start_proxy(self, workers: int = 1, **environ: str) -> str:
         """Start a proxy and return its address once all of its workers listen."""
-        proxy = IbexProcess.spawn(["serve", "--workers", str(workers)], {**self.environ, **environ}, self.folder)
+        proxy = self.spawn_proxy(workers, **environ)
         self.processes.append(proxy)
         address = _event(proxy, "listening on").removeprefix("listening on ")
         proxy.wait_for_lines("listening on", workers, START_TIMEOUT_S)
         return address
+
+    def spawn_proxy(self, workers: int, **environ: str) -> IbexProcess:
+        """Start a proxy of which nothing is expected."""
+        return IbexProcess.spawn(["serve", "--workers", str(workers)], {**self.environ, **environ}, self.folder)
 
     def ibex(self, *arguments: str) -> Any:
         """Run a command with ``--json``, which must succeed, and return what it says; None if it says nothing."""

@@ -68,12 +68,9 @@ class Relay:
 
     async def _stop(self, server: asyncio.Server) -> None:
         server.close()
-        for writer in list(self._open):
-            writer.transport.abort()
+        await self._set(flows=True, refuses=True)
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)  # each ends with its connections
 
     async def _set(self, *, flows: bool, refuses: bool) -> None:
         self._refuses = refuses

@@ -8,7 +8,6 @@ import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
-from uuid import UUID
 
 import grpc
 
@@ -26,11 +25,13 @@ from ibex.entrypoints.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
+    from uuid import UUID
 
     from harness.clickhouse import ClickHouseDatabase
     from harness.postgres import PostgresDatabase
     from harness.process import IbexProcess
     from harness.redis import RedisServer
+    from ibex.adapters.postgres.server import PostgresServer
     from ibex.domain.identity import PersonalAccessToken
 
 T = TypeVar("T")
@@ -63,6 +64,8 @@ class RelayedStack:
     direct_auth: str
     address: str
     installation: Installation
+    postgres: PostgresServer
+    clients: int = 8
 
     @classmethod
     @contextmanager
@@ -90,7 +93,7 @@ class RelayedStack:
                 IBEX_REDIS_URL=f"redis://127.0.0.1:{relays['proxy-redis'].port}/0",
                 IBEX_AUTH_ADDRESS=f"127.0.0.1:{relays['proxy-auth'].port}",
             )
-            yield cls(production, relays, redis, auth, direct, address, installation)
+            yield cls(production, relays, redis, auth, direct, address, installation, postgres.server)
 
     def revoke_under(self, break_it: Callable[[], None], mend_it: Callable[[], None], *, by_auth: bool) -> Outcome:
         """Under load of two tokens, break something, revoke one of them, and see; mend it afterwards.
@@ -99,8 +102,8 @@ class RelayedStack:
         """
         doomed, live = self.new_token(), self.new_token()
         with (
-            Load(self.address, doomed.reveal(), 8).running() as load,
-            Load(self.address, live.reveal(), 8).running() as other,
+            Load(self.address, doomed.reveal, self.clients).running() as load,
+            Load(self.address, live.reveal, self.clients).running() as other,
         ):
             for one in (load, other):
                 one.wait_for(200, 0.0, AFTER_S)

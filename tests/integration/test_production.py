@@ -8,6 +8,8 @@ import httpx
 import pytest
 
 from harness.production import BOOTSTRAP, Production
+from ibex.entrypoints.auth import serve
+from ibex.entrypoints.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,6 +47,28 @@ def test_a_revoked_token_is_refused_by_every_worker_at_the_next_request(producti
     production.ibex("token", "revoke", token_id)
 
     assert set(statuses()) == {401}
+
+
+@pytest.mark.parametrize("missing", ["IBEX_AUTH_DATABASE_URL", "IBEX_TOKEN_PEPPERS", "IBEX_REDIS_URL"])
+def test_auth_says_what_it_lacks(production: Production, missing: str) -> None:
+    """Before anything is opened."""
+    environ = {name: value for name, value in production.environ.items() if name != missing}
+
+    with pytest.raises(SettingsError, match=missing):
+        serve(Settings.load(environ))
+
+
+def test_auth_tells_who_watches_over_it(production: Production) -> None:
+    """It is ready with PostgreSQL, degraded without Redis, and its metrics count its calls."""
+    auth = production.start_auth()
+    address = auth.wait_for_line("health and metrics on", 1).split("metrics on ")[1].split('"')[0]
+
+    with httpx.Client(base_url=address, trust_env=False) as client:
+        assert client.get("/health").json() == {"status": "ok", "checks": {}}
+        ready = client.get("/ready").json()
+        assert "ibex_auth_lease_turns_total" in client.get("/metrics").text
+        assert client.get("/v1/models").status_code == 404
+    assert (ready["status"], set(ready["checks"])) == ("ok", {"postgres", "redis"})
 
 
 def _post(address: str, headers: dict[str, str], body: dict[str, object]) -> int:

@@ -1,4 +1,4 @@
-"""Cached identity that is never stale for long: generations, the lease, the bound (spec 5, ADR 0014).
+"""Cached identity that is never stale for long: generations, the lease, the bound (spec 5, ADR 0021).
 
 INVARIANT: no request is served more than ``BOUND_S`` after a change that forbids it was committed, and no live token is
 refused as unknown, whichever single link or process is lost.

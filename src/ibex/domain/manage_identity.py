@@ -147,6 +147,16 @@ class IdentityStore(Protocol):
         """Revoke a token; False if the organization has no such token. Revoking again keeps the first time."""
 
 
+MAX_NAME_CHARACTERS = 128
+
+
+def check_name(name: str) -> str:
+    """Return a name that people can read: 1 to 128 printable characters; else raise ``ValueError``."""
+    if not len(name.strip()) >= 1 or len(name) > MAX_NAME_CHARACTERS or not name.isprintable():
+        raise ValueError(f"a name has 1 to {MAX_NAME_CHARACTERS} printable characters")
+    return name
+
+
 class AlreadyExistsError(Exception):
     """Something of that name is there already; the message says what."""
 
@@ -234,7 +244,7 @@ class ManageIdentity:
     async def create_organization(self, name: str, rate_limit_rpm: int | None = None) -> Organization:
         """Create an active organization. Raises ``AlreadyExistsError``."""
         organization = Organization(
-            self._ids.uuid7(), name, OrganizationStatus.ACTIVE, rate_limit_rpm, self._clock.now()
+            self._ids.uuid7(), check_name(name), OrganizationStatus.ACTIVE, rate_limit_rpm, self._clock.now()
         )
         await self._store.add_organization(organization)
         return organization
@@ -257,7 +267,7 @@ class ManageIdentity:
 
     async def create_agent(self, org_id: UUID, name: str) -> NamedAgent:
         """Create an active agent. Raises ``AlreadyExistsError``."""
-        agent = NamedAgent(self._ids.uuid7(), org_id, name, AgentStatus.ACTIVE, self._clock.now())
+        agent = NamedAgent(self._ids.uuid7(), org_id, check_name(name), AgentStatus.ACTIVE, self._clock.now())
         await self._store.add_agent(agent)
         return agent
 
@@ -279,7 +289,7 @@ class ManageIdentity:
             StoredToken(
                 id=token.token_id,
                 org_id=org_id,
-                name=grant.name,
+                name=check_name(grant.name),
                 permissions=grant.permissions,
                 key_id=key_id,
                 digest=digest,

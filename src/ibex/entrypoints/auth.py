@@ -14,7 +14,7 @@ from ibex.adapters.grpc.service import IdentityUseCases
 from ibex.adapters.grpc.tls import ServerTls
 from ibex.adapters.http.app import create_ops_app
 from ibex.adapters.http.drain import Drain
-from ibex.adapters.telemetry.calls import CallTelemetry
+from ibex.adapters.telemetry.auth_calls import AuthCallTelemetry
 from ibex.adapters.telemetry.logging import configure_logging
 from ibex.adapters.telemetry.ops import OpsTelemetry
 from ibex.entrypoints.containers import Management
@@ -84,7 +84,7 @@ def _server(settings: Settings, adapters: AuthAdapters) -> AuthServer:
         adapters.ids(),
         adapters.clock(),
         security=ServerSecurity(None if token is None else token.reveal(), _tls(settings)),
-        observer=CallTelemetry(adapters.metrics()),
+        observer=AuthCallTelemetry(adapters.metrics()),
     )
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from typing import TextIO
 
     from ibex.domain.settle_exchange import ExchangeObserver
+    from ibex.entrypoints.containers import Application
     from ibex.entrypoints.home import Home
 
 ANNOUNCED = (
@@ -121,9 +122,14 @@ async def _run(
                     app,
                     listener,
                     shutdown_timeout_s=settings.shutdown_timeout_s,
-                    on_drain=application.drain().begin,
+                    on_drain=lambda: _begin_to_stop(application, console),
                 )
-            console.stopping()
+
+
+def _begin_to_stop(application: Application, console: Console) -> None:
+    if not application.drain().begun:
+        console.stopping()
+    application.drain().begin()
 
 
 def _listen(settings: Settings, *, chosen: bool) -> socket.socket:

@@ -120,7 +120,7 @@ class Settings:
         Variable(
             "IBEX_CLICKHOUSE_URL",
             secret_url("http", "https", "clickhouse", "clickhouses", "chdb"),
-            "an http://, https:// or chdb:// URL",
+            "an http[s]://, clickhouse[s]:// or chdb:// URL",
             "ClickHouse, for traces.",
             is_secret=True,
         ),

@@ -14,6 +14,12 @@ from ibex.entrypoints.settings import Settings, variables
 
 ENV_EXAMPLE = Path(".env.example")
 REFERENCE = Path("docs/configuration.md")
+COMMAND_LINE = {
+    "IBEX_HOME": "the folder of the embedded default (`--home`)",
+    "IBEX_ORG": "the organization that is meant (`--org`)",
+    "IBEX_URL": "the proxy that `ibex chat` talks to (`--url`)",
+    "IBEX_TOKEN": "the token that it presents (`--token`)",
+}
 
 
 def _default(name: str) -> str:
@@ -58,6 +64,8 @@ def reference() -> str:
         default = _default(name)
         shown = f"`{default}`" if default else "not set"
         lines.append(f"| `{variable.name}` | {shown} | {variable.allowed} | {variable.meaning} |")
+    lines += ["", "The command line takes these besides, each instead of an option:", ""]
+    lines += [f"* `{name}`: {meaning}" for name, meaning in COMMAND_LINE.items()]
     return "\n".join([*lines, ""])
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("ibex.workers")
 EARLY_S: Final = 5.0
-"""A worker that ends sooner has not started: it is not tried again and again."""
+"""A worker that fails sooner cannot start: it is not tried again and again. One that was killed is."""
 RESTART_DELAY_S: Final = 0.5
 AFTER_SHUTDOWN_S: Final = 15.0
 """What a worker may take beyond ``IBEX_SHUTDOWN_TIMEOUT``, for its sinks; then it is killed."""
@@ -91,8 +91,8 @@ class _Workers:
                 await self._stop(worker)
                 return
             _LOG.error("worker %d ended with code %d", number, worker.returncode)
-            if loop.time() - started < EARLY_S:
-                self._exit_code = worker.returncode if worker.returncode > 0 else 1
+            if worker.returncode > 0 and loop.time() - started < EARLY_S:
+                self._exit_code = worker.returncode
                 self._stopping.set()
                 return
             with suppress(TimeoutError):

@@ -382,3 +382,20 @@ async def test_a_change_of_unknown_outcome_is_announced() -> None:
     with pytest.raises(OutcomeUnknownError):
         await office.manage.revoke_token(organization.id, token.token_id)
     assert office.announced.changes == [(organization.id, Kind.TOKENS)]
+
+
+@pytest.mark.parametrize("name", ["", "  ", "x" * 129, "a\nb", "\x1b[31m"])
+async def test_a_name_can_be_read(name: str) -> None:
+    """Of an organization, an agent and a token; nothing is stored under another."""
+    office = Office()
+    organization = await office.manage.create_organization("acme")
+
+    for create in (
+        office.manage.create_organization(name),
+        office.manage.create_agent(organization.id, name),
+        office.manage.create_token(organization.id, TokenGrant(name, AGENT_DEFAULT)),
+    ):
+        with pytest.raises(ValueError, match="1 to 128 printable"):
+            await create
+    assert len(await office.manage.organizations()) == 1
+    assert list(await office.manage.tokens(organization.id)) == []

@@ -28,6 +28,7 @@ T = TypeVar("T")
 
 TIMEOUT_S: Final = 0.050
 PING_TIMEOUT_S: Final = 0.5
+LOOK_INTERVAL_S: Final = 0.05
 # One event loop makes some 5,000 calls a second: so many take 25 ms, and more would all miss the deadline.
 MAX_IN_FLIGHT: Final = 128
 _LOG: Final = logging.getLogger(__name__)
@@ -42,9 +43,11 @@ _OPTIONS: Final = (
     ("grpc.max_reconnect_backoff_ms", 1_000),
     # By default a name is not looked up again for 30 s, however often connecting fails.
     ("grpc.dns_min_time_between_resolutions_ms", 1_000),
-    # A connection that hangs is closed after 2 s, with or without calls on it.
+    # A connection that hangs is closed after 2 s, with or without calls on it. The ping's own timeout, 60 s by default,
+    # is what counts while the other end says nothing at all.
     ("grpc.keepalive_time_ms", 1_000),
     ("grpc.keepalive_timeout_ms", 1_000),
+    ("grpc.http2.ping_timeout_ms", 1_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_receive_message_length", 256 << 10),
@@ -86,6 +89,7 @@ class GrpcAuthChannel:
         self._max_in_flight = max_in_flight
         self._in_flight = 0
         self._credential_refused = False
+        self._connected = asyncio.Event()
         self._channel: grpc.aio.Channel | None = None
         self._warm: asyncio.Task[None] | None = None
         self._service: Any = None
@@ -101,13 +105,14 @@ class GrpcAuthChannel:
             self._channel = grpc.aio.secure_channel(self._address, self._tls.credentials(), options=_OPTIONS)
         self._service = auth_pb2_grpc.AuthServiceStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
-        self._warm = asyncio.create_task(_keep_warm(self._channel))
+        self._warm = asyncio.create_task(self._keep_warm(self._channel))
 
     async def close(self) -> None:
         """Disconnect; calls under way fail. Doing it again does nothing."""
         channel, self._channel = self._channel, None
         warm, self._warm = self._warm, None
         self._service = self._health = None
+        self._connected.clear()
         if warm is not None:
             warm.cancel()
             with suppress(asyncio.CancelledError):
@@ -132,10 +137,8 @@ class GrpcAuthChannel:
             raise ServiceDegradedError("Auth is not serving.")
 
     async def connected(self) -> None:
-        """Return once there is a connection, which may be never. Raises ``ServiceDegradedError`` if it is not open."""
-        if self._channel is None:
-            raise ServiceDegradedError("The connection to auth is not open.")
-        await self._channel.channel_ready()
+        """Return once there is a connection, which may be never."""
+        await self._connected.wait()
 
     async def validate_token(self, request: auth_pb2.ValidateTokenRequest) -> auth_pb2.ValidateTokenResponse:
         """Call ValidateToken. Raises ``CallFailedError``, at once if there are too many calls under way."""
@@ -166,6 +169,29 @@ class GrpcAuthChannel:
         finally:
             self._in_flight -= 1
 
+    async def _keep_warm(self, channel: grpc.aio.Channel) -> None:
+        """Connect again whenever the connection has gone, and say so.
+
+        It looks now and then. The library would tell of changes, but whoever waits for one and is cancelled leaves an
+        event behind that later disturbs another event loop.
+        """
+        seen = None
+        while True:
+            state = channel.get_state(try_to_connect=True)
+            if state is not seen:
+                seen = state
+                self._see(state)
+            await asyncio.sleep(LOOK_INTERVAL_S)
+
+    def _see(self, state: grpc.ChannelConnectivity) -> None:
+        if state is grpc.ChannelConnectivity.READY:
+            self._connected.set()
+            _LOG.info("connected to auth")
+        else:
+            self._connected.clear()
+        if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+            _LOG.warning("auth cannot be reached")
+
     def _note(self, reason: str | None) -> None:
         """Say it once when auth begins to refuse the credential: every request fails, and no client can tell why."""
         refused = reason == Reason.SERVICE_CREDENTIAL
@@ -178,7 +204,7 @@ class GrpcAuthChannel:
             raise CallFailedError(grpc.StatusCode.UNAVAILABLE)
         metadata = (*self._authorization, (REQUEST_ID_KEY, str(self._request_id())))
         try:
-            return await method(request, timeout=timeout_s, metadata=metadata, wait_for_ready=False)
+            response = await method(request, timeout=timeout_s, metadata=metadata, wait_for_ready=False)
         except grpc.aio.AioRpcError as error:
             raise CallFailedError(error.code(), _reason(error)) from None
         except grpc.aio.UsageError:  # closed meanwhile
@@ -188,20 +214,11 @@ class GrpcAuthChannel:
             if task is not None and task.cancelling():
                 raise
             raise CallFailedError(grpc.StatusCode.CANCELLED) from None  # the channel was closed under the call
+        if response is None:  # so the library says that it could not be read
+            raise CallFailedError(grpc.StatusCode.INTERNAL)
+        return response
 
 
 def _reason(error: grpc.aio.AioRpcError) -> str | None:
     reason = (error.trailing_metadata() or {}).get(REASON_KEY)
     return reason if isinstance(reason, str) else None
-
-
-async def _keep_warm(channel: grpc.aio.Channel) -> None:
-    """Connect again whenever the connection has gone, and say so."""
-    state = channel.get_state(try_to_connect=True)
-    while state is not grpc.ChannelConnectivity.SHUTDOWN:
-        await channel.wait_for_state_change(state)
-        state = channel.get_state(try_to_connect=True)
-        if state is grpc.ChannelConnectivity.READY:
-            _LOG.info("connected to auth")
-        elif state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
-            _LOG.warning("auth cannot be reached")

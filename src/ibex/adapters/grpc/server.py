@@ -30,11 +30,12 @@ _OPTIONS: Final = (
     # A second server on the port fails at once; otherwise the two would share its connections.
     ("grpc.so_reuseport", 0),
     # Clients ask every second whether the connection lives; by default that is too often and they would be thrown out.
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 500),
+    ("grpc.http2.min_ping_interval_without_data_ms", 500),
     ("grpc.keepalive_permit_without_calls", 1),
     # A client that vanished without a word is noticed too.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
 )
 
 
@@ -125,6 +126,7 @@ class AuthServer:
             else:
                 self._port = server.add_secure_port(self._address, self._tls.credentials())
         except RuntimeError:
+            await server.stop(None)
             raise OSError(f"cannot listen on {self._address}") from None
         await server.start()
         await self._health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)

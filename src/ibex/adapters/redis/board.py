@@ -116,11 +116,13 @@ class RedisBoard:
         if current is None or not current.is_good or connection.number != self._number:
             raise BoardUnavailableError("another connection")
         try:
-            async with asyncio.timeout(self._timeout_s):
-                return await current.call(commands)
-        except (RedisError, TimeoutError) as error:
+            return await current.call(commands, self._timeout_s)
+        except RedisError as error:
             current.close()
-            raise BoardUnavailableError(str(error) or "timeout") from None
+            raise BoardUnavailableError(str(error)) from None
+        except asyncio.CancelledError:
+            current.close()  # whether it was done is not known
+            raise
 
     def _fresh_value(self) -> str:
         return str(self._ids.uuid7())

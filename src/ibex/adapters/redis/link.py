@@ -14,7 +14,7 @@ from ibex.adapters.redis.keys import COUNT, EXCLUDES, LEASE_KEY
 from ibex.adapters.redis.resp import Address, RedisError, RespConnection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from ibex.domain.clock import Clock
 
@@ -64,7 +64,7 @@ class RedisLink:
     """One connection, made when it is needed. Nothing it offers raises; None means that Redis did not answer."""
 
     def __init__(self, url: str, clock: Clock, observer: RedisObserver, *, timeout_s: float = TIMEOUT_S) -> None:
-        """Take seconds for a round trip, connecting included. Raises ``ValueError`` for what is no URL of Redis."""
+        """Take seconds for a round trip, and for connecting. Raises ``ValueError`` for what is no URL of Redis."""
         self._address = Address.parse(url)
         self._clock = clock
         self._observer = observer
@@ -79,10 +79,9 @@ class RedisLink:
     async def open(self) -> None:
         """Connect, if Redis is there: the first request shall not pay for it."""
         try:
-            async with asyncio.timeout(self._timeout_s):
-                await self._connected()
-        except (RedisError, TimeoutError) as error:
-            self._observer.failed(str(error) or "timeout")
+            await self._connected()
+        except RedisError as error:
+            self._observer.failed(str(error))
 
     async def close(self) -> None:
         """Disconnect. What is under way is not answered."""
@@ -93,13 +92,9 @@ class RedisLink:
             self._connection.close()
 
     async def ping(self) -> None:
-        """Return if Redis answers, by way of a connection of its own. Raises ``RedisError`` or ``TimeoutError``."""
-        async with asyncio.timeout(self._timeout_s):
-            connection = await RespConnection.open(self._address)
-            try:
-                await connection.call([("PING",)])
-            finally:
-                connection.close()
+        """Return if Redis answers, by way of a connection of its own. Raises ``RedisError``."""
+        connection = await self._connect(())
+        connection.close()
 
     async def ask(self, key: object, build: Callable[[int, str], Command]) -> Answer | None:
         """Ask together with all who ask in this turn; None if Redis did not answer in time or is not asked now.
@@ -133,10 +128,9 @@ class RedisLink:
     async def _travel(self, questions: list[_Question]) -> None:
         """Make one round trip and hand out what it brings. Raises nothing but a cancellation."""
         try:
-            async with asyncio.timeout(self._timeout_s):
-                asked_ns, lease, replies = await self._round_trip(questions)
-        except (RedisError, TimeoutError) as error:
-            self._failed(str(error) or "timeout")
+            asked_ns, lease, replies = await self._round_trip(questions)
+        except RedisError as error:
+            self._failed(str(error))
             _disappoint(questions)
             return
         except asyncio.CancelledError:
@@ -155,19 +149,24 @@ class RedisLink:
         connection = await self._connected()
         asked_ns = self._clock.monotonic_ns()
         commands = [question.build(len(question.waiting), connection.instance) for question in questions]
-        lease, *replies = await connection.call([("GET", LEASE_KEY), *commands])
-        valid = (
-            lease.decode() if lease is not None and lease.startswith(b"%s " % connection.instance.encode()) else None
-        )
-        return asked_ns, valid, replies
+        lease, *replies = await connection.call([("GET", LEASE_KEY), *commands], self._timeout_s)
+        names_it = lease is not None and lease.startswith(b"%s " % connection.instance.encode())
+        return asked_ns, lease.decode() if names_it else None, replies
 
     async def _connected(self) -> RespConnection:
         if self._connection is not None and self._connection.is_good:
             return self._connection
         async with self._connecting:
             if self._connection is None or not self._connection.is_good:
-                self._connection = await RespConnection.open(self._address, _SCRIPTS)
+                self._connection = await self._connect(_SCRIPTS)
             return self._connection
+
+    async def _connect(self, scripts: Sequence[str]) -> RespConnection:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await RespConnection.open(self._address, scripts)
+        except TimeoutError:
+            raise RedisError("timeout in connecting") from None
 
     def _failed(self, reason: str) -> None:
         self._failures += 1

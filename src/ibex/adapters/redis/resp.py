@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _DEFAULT_PORT: Final = 6379
+LATE_S: Final = 0.001
+"""A loop that was busy sees its timers before what has come meanwhile; after so long it has seen that too."""
 
 
 class RedisError(Exception):
@@ -96,11 +98,28 @@ class RespConnection(asyncio.Protocol):
         """Whether it may be used."""
         return not self._broken and self._transport is not None
 
-    def call(self, commands: Sequence[tuple[Any, ...]]) -> asyncio.Future[list[Any]]:
-        """Send commands at once; the future has their replies, in order.
+    async def call(self, commands: Sequence[tuple[Any, ...]], timeout_s: float | None = None) -> list[Any]:
+        """Send commands at once and return their replies, in order.
 
-        It fails with ``RedisError`` if one of them is refused or the connection breaks; no reply counts then.
+        Raises ``RedisError`` if one of them is refused, the connection breaks or time is up; no reply counts then, and
+        after a timeout the connection is closed: its late replies would be taken for others'.
         """
+        done = self._send(commands)
+        if timeout_s is None:
+            return await done
+        loop = asyncio.get_running_loop()
+        bound = loop.call_later(timeout_s, lambda: loop.call_later(LATE_S, self._give_up, done))
+        try:
+            return await done
+        finally:
+            bound.cancel()
+
+    def _give_up(self, done: asyncio.Future[list[Any]]) -> None:
+        if not done.done():
+            done.set_exception(RedisError("timeout"))
+            self.close()
+
+    def _send(self, commands: Sequence[tuple[Any, ...]]) -> asyncio.Future[list[Any]]:
         done: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
         if not commands:
             done.set_result([])

@@ -1,10 +1,11 @@
-"""One line a call of the auth service: which method, how long, how it came out. No token, no argument."""
+"""Calls of the auth service, counted and timed, one line each: which method, how long, how it came out."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
+from prometheus_client import Histogram
 
 from ibex.adapters.telemetry.current_request import CURRENT, CurrentRequest
 from ibex.adapters.telemetry.logging import describe
@@ -12,11 +13,24 @@ from ibex.adapters.telemetry.logging import describe
 if TYPE_CHECKING:
     from uuid import UUID
 
+    from ibex.adapters.telemetry.ops import AuthMetrics
+
 _LOG: structlog.typing.FilteringBoundLogger = structlog.get_logger(source="ibex.auth")
+_BUCKETS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5)
 
 
 class AuthCallTelemetry:
-    """Hears of calls from the gRPC layer. Every line that is logged during a call has its request id."""
+    """Hears of calls from the gRPC layer. Every line that is logged during a call has its request id; none a token."""
+
+    def __init__(self, metrics: AuthMetrics) -> None:
+        self._metrics = metrics
+        self._duration = Histogram(
+            "ibex_auth_call_duration_seconds",
+            "Calls, by method and gRPC status.",
+            ("method", "status"),
+            buckets=_BUCKETS,
+            registry=metrics.registry,
+        )
 
     def began(self, request_id: UUID) -> None:
         """A call has come in."""
@@ -24,9 +38,11 @@ class AuthCallTelemetry:
 
     def failed(self, error: BaseException) -> None:
         """Log what was raised, without its message."""
+        self._metrics.failures.inc()
         _LOG.error("unforeseen exception", exception=describe(error))
 
     def ended(self, method: str, status: str, duration_ns: int) -> None:
         """The call is over."""
+        self._duration.labels(method, status).observe(duration_ns / 1e9)
         _LOG.info("call", method=method, status=status, duration_ms=duration_ns // 1_000 / 1_000)
         CURRENT.set(None)

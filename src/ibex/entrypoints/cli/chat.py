@@ -43,7 +43,8 @@ class Conversation:
                     raise _refused(response)
                 text, usage = self._show(response)
         except httpx.HTTPError as error:
-            raise click.ClickException(f"The proxy cannot be reached ({type(error).__name__}).") from None
+            reason = f"No proxy answers at {self.client.base_url} ({type(error).__name__}); `ibex dev` starts one."
+            raise click.ClickException(reason) from None
         self.messages.append({"role": "assistant", "content": text})
         self.headers["X-IBEX-Session-ID"] = response.headers["x-ibex-session-id"]
         click.echo(click.style(_told(response, usage), dim=True), err=True)
@@ -74,7 +75,7 @@ class Conversation:
 @click.argument("prompt", required=False)
 @click.option("--model", default="gpt-4o-mini", show_default=True)
 @click.option("--agent", help="The agent's id; by default the one that the token is bound to.")
-@click.option("--session", help="Go on with this session.")
+@click.option("--session", help="Record the turns under this session; what was said in it before is not sent again.")
 @click.option("--no-stream", is_flag=True, help="Wait for the whole answer.")
 @click.option("--url", envvar="IBEX_URL", help="The proxy's address; by default what runs on the folder.")
 @click.option("--token", envvar="IBEX_TOKEN", help="By default the folder's first agent's.")

@@ -20,9 +20,10 @@ _QUESTION: Final = {"model": "gpt-4o-mini", "messages": [{"role": "user", "conte
 class DevConsole:
     """The terminal; it hears of each request itself."""
 
-    def __init__(self, home: str) -> None:
-        """Take the folder's name, as the user gave it."""
+    def __init__(self, home: str, command: str = "ibex") -> None:
+        """Take the folder's name, as the user gave it, and how to call the command line."""
         self._home = home
+        self._command = command
 
     @property
     def observer(self) -> DevConsole:
@@ -40,7 +41,7 @@ class DevConsole:
             f"""
 {click.style("IBEX is ready.", bold=True)}
 
-  address   {address}
+  address   {address}{_moved(address, settings)}
   token     {token}
   agent     {installation.agent_name} ({installation.agent_id}), which the token is bound to
   provider  {_provider(settings)}
@@ -64,13 +65,13 @@ answer = client.chat.completions.create(
 )
 print(answer.choices[0].message.content)
 
-See also: ibex chat, ibex directive show {installation.agent_name}, ibex traces tail. Ctrl-C ends everything.
+See also: {self._command} chat, directive show {installation.agent_name}, traces tail. Ctrl-C ends everything.
 """
         )
 
     def stopping(self) -> None:
-        """Say that it ends."""
-        click.echo("stopping ...")
+        """Say that it ends, and how to end it now."""
+        click.echo("stopping: running requests may finish; Ctrl-C again cuts them off ...")
 
     def settled(self, exchange: Exchange, *, journaled: bool) -> None:
         """Tell of one request in one line: outcome, session, tokens, timings."""
@@ -92,6 +93,12 @@ See also: ibex chat, ibex directive show {installation.agent_name}, ibex traces 
         if not journaled and exchange.caller is not None:
             parts.append(click.style("not journaled", fg="red"))
         click.echo("  ".join(parts))
+
+
+def _moved(address: str, settings: Settings) -> str:
+    """Say that the port is not the one that was expected."""
+    moved = settings.port != 0 and not address.endswith(f":{settings.port}")
+    return f"   (port {settings.port} is taken)" if moved else ""
 
 
 def _count(tokens: int | None) -> str:

@@ -95,7 +95,7 @@ def history(invocation: Invocation, agent: str, org: str | None, *, as_json: boo
 @json_option
 @click.pass_obj
 def rollback(invocation: Invocation, agent: str, number: int, org: str | None, *, as_json: bool) -> None:
-    """Put an earlier version in force again."""
+    """Put an earlier version's text in force again; the mode stays as it is now."""
 
     async def change(directives: ManageDirectives, org_id: UUID, agent_id: UUID) -> DirectiveState:
         return await directives.rollback(org_id, agent_id, number)

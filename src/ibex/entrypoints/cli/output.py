@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 _NOTHING: Final = "-"
 _BAR_CELLS: Final = 24
+_WIDTH: Final = 400
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -41,13 +42,11 @@ def show_rows(rows: Sequence[Row], *, as_json: bool, empty: str, columns: Mappin
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in columns.values():
-        table.add_column(heading, overflow="fold", no_wrap=len(columns) > 1 and heading == "id")
+        table.add_column(heading, no_wrap=True)
     for row in rows:
         table.add_row(*(shown(row[name]) for name in columns))
-    console = Console(file=sys.stdout, markup=False, highlight=False)
-    if not console.is_terminal:
-        console.width = 400  # a pipe has no width to fold at
-    console.print(table)
+    # What is folded within a cell can be neither read nor copied: where the screen is narrow the terminal wraps lines.
+    Console(file=sys.stdout, markup=False, highlight=False, width=_WIDTH).print(table)
 
 
 def show_one(row: Row, *, as_json: bool) -> None:

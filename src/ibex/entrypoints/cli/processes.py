@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import rich_click as click
@@ -10,6 +13,7 @@ from click.exceptions import Exit
 from ibex.domain.bootstrap import FirstNames, Installation, bootstrap
 from ibex.entrypoints.cli.dev_console import DevConsole
 from ibex.entrypoints.cli.output import json_option, show_one
+from ibex.entrypoints.home import DEFAULT_HOME
 
 if TYPE_CHECKING:
     from ibex.entrypoints.administration import Administration
@@ -30,7 +34,15 @@ def dev(invocation: Invocation, host: str | None, port: str | None, echo_delay: 
         **invocation.environ_with_dotenv(),
         **{name: value for name, value in chosen.items() if value is not None},
     }
-    raise Exit(run(invocation.home, environ, DevConsole(str(invocation.home.path))))
+    home = invocation.home.path
+    command = _short(sys.argv[0]) if Path(sys.argv[0]).name == "ibex" else "ibex"
+    elsewhere = "" if home == Path(DEFAULT_HOME) else f" --home {home}"
+    raise Exit(run(invocation.home, environ, DevConsole(str(home), command + elsewhere)))
+
+
+def _short(path: str) -> str:
+    """Return a path as one would type it here."""
+    return min(path, os.path.relpath(path), key=len)
 
 
 @click.command()

@@ -186,7 +186,7 @@ def _trace_row(trace: Trace, *, as_json: bool) -> Row:
         **row,
         "tokens": f"{trace.input_tokens}→{trace.output_tokens}",
         "directive": trace.directive_hash[:8],
-        "session": str(trace.session_id)[:8],
+        "session": str(trace.session_id)[:8] if trace.session_id.int else None,
     }
 
 

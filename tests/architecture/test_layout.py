@@ -1,0 +1,187 @@
+"""Where things stand, how large they may grow, and what they are not called.
+
+A module ``src/ibex/a/b.py`` is tested by its mirror, ``tests/unit/a/test_b.py``. Where the promise is a port's, or
+needs a real server, the tests stand in a suite of ``tests/contracts`` or ``tests/integration`` instead, which then
+imports the module by its name. Modules in which nothing runs are listed in ``NOTHING_RUNS``, with the reason.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src" / "ibex"
+TESTS = ROOT / "tests"
+
+MOST_LINES_OF_A_FILE = 400
+MOST_LINES_OF_A_FUNCTION = 50
+NAMES_THAT_SAY_NOTHING = {"util", "utils", "helper", "helpers", "common", "base", "manager", "managers", "misc"}
+NOTHING_RUNS = {
+    "adapters/http/observer.py": "a port of this adapter",
+    "domain/clock.py": "a port",
+    "domain/exchange.py": "values; what is made of them is tested with sessions, traces and open_exchange",
+    "domain/journal.py": "a port, its values and its error; tests/contracts has its suite",
+    "domain/records.py": "values and ports of reading what is on record",
+}
+CLOCKS_AND_DICE = {"time", "random", "secrets", "os"}
+IMPURE_NAMES = {"uuid1", "uuid4", "urandom", "utcnow", "today"}
+
+GENERATED = "adapters/grpc/generated/auth_pb2"
+MODULES = sorted(
+    module
+    for module in (path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*.py"))
+    if not module.startswith(GENERATED)
+)
+
+
+def tree_of(path: Path) -> ast.Module:
+    """Return a file's syntax tree."""
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def imports_of(tree: ast.AST) -> set[str]:
+    """Return the dotted names of the modules that are imported, and of the names imported from them."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return names
+
+
+def runs_something(tree: ast.Module) -> bool:
+    """Tell whether any function of a module has more in it than a docstring."""
+    functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)]
+    return any(
+        isinstance(f, ast.Lambda)
+        or not all(isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant) for s in f.body)
+        for f in functions
+    )
+
+
+def impurities(tree: ast.AST) -> list[str]:
+    """Return what in a module reads a clock, the environment or randomness."""
+    found = [name for name in imports_of(tree) if name.split(".")[0] in CLOCKS_AND_DICE]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            found += [alias.name for alias in node.names if alias.name in IMPURE_NAMES]
+        elif isinstance(node, ast.Attribute):
+            of_a_class = isinstance(node.value, ast.Name | ast.Attribute) and _last_name(node.value) in {
+                "datetime",
+                "date",
+            }
+            if node.attr in IMPURE_NAMES or (node.attr == "now" and of_a_class):
+                found.append(node.attr)
+    return found
+
+
+def _last_name(node: ast.Name | ast.Attribute) -> str:
+    return node.id if isinstance(node, ast.Name) else node.attr
+
+
+@pytest.fixture(scope="module")
+def imported_by_suites() -> set[str]:
+    """What the contract and integration suites import."""
+    suites = [*(TESTS / "contracts").rglob("test_*.py"), *(TESTS / "integration").rglob("test_*.py")]
+    return set().union(*(imports_of(tree_of(path)) for path in suites))
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if not m.endswith("__init__.py") and m not in NOTHING_RUNS])
+def test_every_module_has_its_tests(module: str, imported_by_suites: set[str]) -> None:
+    """In its mirror, or in a suite that imports it by name."""
+    path = Path(module)
+    mirror = TESTS / "unit" / path.parent / f"test_{path.stem.strip('_')}.py"
+    dotted = ".".join(["ibex", *path.parent.parts, path.stem])
+
+    assert mirror.exists() or dotted in imported_by_suites, f"{mirror.relative_to(ROOT)} is missing"
+
+
+@pytest.mark.parametrize("module", NOTHING_RUNS)
+def test_what_needs_no_test_has_nothing_to_test(module: str) -> None:
+    """A module that is excused holds values and protocols only; as soon as something runs in it, it needs its tests."""
+    assert not runs_something(tree_of(SOURCE / module))
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.endswith("__init__.py")])
+def test_packages_are_a_docstring(module: str) -> None:
+    """What runs stands in a module with a name; the package itself says what it is for."""
+    tree = tree_of(SOURCE / module)
+
+    assert ast.get_docstring(tree)
+    assert not runs_something(tree)
+
+
+@pytest.mark.parametrize(
+    ("source", "runs"),
+    [("def f():\n 'A port.'", False), ("X = 1", False), ("def f():\n return 1", True), ("f = lambda: 1", True)],
+)
+def test_what_runs_is_recognized(source: str, *, runs: bool) -> None:
+    """The excuse cannot be had for code."""
+    assert runs_something(ast.parse(source)) is runs
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_file_outgrows_its_room(module: str) -> None:
+    """More than 400 lines, or 50 in a function, is a sign that something else lives in it."""
+    text = (SOURCE / module).read_text(encoding="utf-8")
+    too_long = [
+        node.name
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.end_lineno is not None
+        and node.end_lineno - node.lineno + 1 > MOST_LINES_OF_A_FUNCTION
+    ]
+
+    assert len(text.splitlines()) <= MOST_LINES_OF_A_FILE
+    assert too_long == []
+
+
+def test_no_name_says_nothing() -> None:
+    """Neither a file nor a folder, of the product or its tests, is a drawer for what has no name."""
+    paths = [*SOURCE.rglob("*.py"), *TESTS.rglob("*.py")]
+    nameless = [path for path in paths if NAMES_THAT_SAY_NOTHING & _words(path.relative_to(ROOT))]
+
+    assert nameless == []
+
+
+def _words(path: Path) -> set[str]:
+    return {word for part in path.with_suffix("").parts for word in part.split("_")}
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("domain/")])
+def test_the_domain_reads_no_clock_and_throws_no_dice(module: str) -> None:
+    """Time, randomness and ids are arguments or ports."""
+    assert impurities(tree_of(SOURCE / module)) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import time\ntime.time()",
+        "from time import monotonic_ns",
+        "import random",
+        "from secrets import token_bytes",
+        "import os\nos.urandom(1)",
+        "from os import urandom",
+        "from datetime import datetime\ndatetime.now()",
+        "import datetime\ndatetime.datetime.now()",
+        "from datetime import datetime\ndatetime.utcnow()",
+        "from datetime import date\ndate.today()",
+        "from uuid import uuid4",
+        "import uuid\nuuid.uuid4()",
+        "import uuid\nuuid.uuid1()",
+    ],
+)
+def test_a_clock_in_the_domain_is_noticed(source: str) -> None:
+    """The rule above can fail."""
+    assert impurities(ast.parse(source))
+
+
+def test_a_port_is_no_clock() -> None:
+    """Asking a ``Clock`` what time it is is what the domain shall do."""
+    assert impurities(ast.parse("from datetime import datetime\nself._clock.now()\nnotes.clock.monotonic_ns()")) == []

@@ -1,0 +1,79 @@
+"""What every ``AgentVerifier`` promises: at the source, and over gRPC."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import pytest
+
+from harness.auth import Identity, asking, serving
+from ibex.adapters.grpc.verifiers import GrpcAgentVerifier
+from ibex.domain.errors import (
+    AgentNotAuthorizedError,
+    AgentSourceUnavailableError,
+    AuthUnavailableError,
+    ServiceDegradedError,
+)
+from ibex.domain.identity import Agent, AgentStatus
+from ibex.domain.manage_identity import VerifyAgent
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from ibex.domain.identity import AgentVerifier
+
+
+@pytest.fixture
+async def identity() -> Identity:
+    """What is verified."""
+    return await Identity.settled()
+
+
+@pytest.fixture(params=[VerifyAgent, GrpcAgentVerifier])
+async def verifier(request: pytest.FixtureRequest, identity: Identity) -> AsyncIterator[AgentVerifier]:
+    """Each verifier in turn."""
+    if request.param is VerifyAgent:
+        yield identity.use_cases.agents
+        return
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(serving(identity))
+        yield GrpcAgentVerifier(await stack.enter_async_context(asking(server.port)))
+
+
+@pytest.mark.parametrize("status", AgentStatus)
+async def test_an_agent_is_returned_whatever_its_status(
+    verifier: AgentVerifier, identity: Identity, status: AgentStatus
+) -> None:
+    """What follows from the status is the caller's to say."""
+    await identity.manage.set_agent_status(identity.org.id, identity.agent.id, status)
+
+    agent = await verifier.verify(identity.org.id, identity.agent.id)
+
+    assert agent == Agent(identity.agent.id, identity.org.id, status)
+
+
+async def test_a_foreign_agent_is_no_different_from_none(verifier: AgentVerifier, identity: Identity) -> None:
+    """One error, one message; also for an organization that does not exist."""
+    other = await identity.manage.create_organization("other")
+    theirs = await identity.manage.create_agent(other.id, "theirs")
+
+    messages = set()
+    for org_id, agent_id in ((identity.org.id, theirs.id), (identity.org.id, uuid4()), (uuid4(), identity.agent.id)):
+        with pytest.raises(AgentNotAuthorizedError) as raised:
+            await verifier.verify(org_id, agent_id)
+        messages.add(str(raised.value))
+
+    assert messages == {AgentNotAuthorizedError.default_message}
+
+
+async def test_a_lost_source_says_so(verifier: AgentVerifier, identity: Identity) -> None:
+    """As its own word, which is not a refusal; the next request after it is back works."""
+    identity.store.error = ServiceDegradedError("canary")
+    with pytest.raises(AgentSourceUnavailableError) as raised:
+        await verifier.verify(identity.org.id, identity.agent.id)
+    identity.store.error = None
+
+    assert str(raised.value) == AuthUnavailableError.default_message
+    await verifier.verify(identity.org.id, identity.agent.id)

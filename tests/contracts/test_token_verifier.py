@@ -1,0 +1,137 @@
+"""What every ``TokenVerifier`` promises: at the source, and over gRPC."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import pytest
+
+from harness.auth import Identity, asking, serving
+from ibex.adapters.grpc.verifiers import GrpcTokenVerifier
+from ibex.domain.errors import InvalidTokenError, ServiceDegradedError, TokenSourceUnavailableError
+from ibex.domain.identity import PersonalAccessToken, Principal
+from ibex.domain.manage_identity import OrganizationStatus, TokenGrant, VerifyToken
+from ibex.domain.permissions import ADMIN, AGENT_DEFAULT, Permission, permissions_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from ibex.domain.identity import TokenVerifier
+
+
+@pytest.fixture
+async def identity() -> Identity:
+    """What is verified."""
+    return await Identity.settled()
+
+
+@pytest.fixture(params=[VerifyToken, GrpcTokenVerifier])
+async def verifier(request: pytest.FixtureRequest, identity: Identity) -> AsyncIterator[TokenVerifier]:
+    """Each verifier in turn."""
+    if request.param is VerifyToken:
+        yield identity.use_cases.tokens
+        return
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(serving(identity))
+        yield GrpcTokenVerifier(await stack.enter_async_context(asking(server.port)))
+
+
+async def refuses(verifier: TokenVerifier, token: PersonalAccessToken) -> None:
+    """Assert that a token is refused, in the words of every refusal."""
+    with pytest.raises(InvalidTokenError) as raised:
+        await verifier.verify(token)
+    assert str(raised.value) == InvalidTokenError.default_message
+
+
+async def test_a_live_token_is_its_principal(verifier: TokenVerifier, identity: Identity) -> None:
+    """Everything that the grant and the organization say, to the microsecond, and nothing else."""
+    user = await identity.manage.create_user(identity.org.id, "ada@example.com")
+    expires_at = identity.clock.now() + timedelta(days=400, microseconds=7)
+    grant = TokenGrant("x", ADMIN, user.id, identity.agent.id, expires_at)
+    token = await identity.manage.create_token(identity.org.id, grant)
+
+    assert await verifier.verify(token) == Principal(
+        identity.org.id, token.token_id, ADMIN, user.id, identity.agent.id, expires_at, 60
+    )
+    assert await verifier.verify(identity.admin) == Principal(
+        identity.org.id, identity.admin.token_id, ADMIN, rate_limit_rpm=60
+    )
+
+
+@pytest.mark.parametrize("bitmap", [0, 1 << 55, (1 << 56) - 1])
+async def test_permissions_come_bit_for_bit(verifier: TokenVerifier, identity: Identity, bitmap: int) -> None:
+    """Unassigned bits too."""
+    token = await identity.manage.create_token(identity.org.id, TokenGrant("x", permissions_of(bitmap)))
+
+    permissions = (await verifier.verify(token)).permissions
+
+    assert int(permissions) == bitmap
+    assert isinstance(permissions, Permission)
+
+
+@pytest.mark.parametrize("limit", [None, 0, 1, 2_147_483_647])
+async def test_a_limit_is_the_organizations_own(verifier: TokenVerifier, identity: Identity, limit: int | None) -> None:
+    """None where it sets none, which is not the 0 of unlimited."""
+    organization = await identity.manage.create_organization("other", limit)
+    token = await identity.manage.create_token(organization.id, TokenGrant("x", AGENT_DEFAULT))
+
+    assert (await verifier.verify(token)).rate_limit_rpm == limit
+
+
+async def test_an_unknown_token_is_refused(verifier: TokenVerifier, identity: Identity) -> None:
+    """And another secret under a known id."""
+    await refuses(verifier, PersonalAccessToken.issue(uuid4(), bytes(32)))
+    await refuses(verifier, PersonalAccessToken.issue(identity.token.token_id, bytes(32)))
+
+
+async def test_a_revoked_token_is_refused_from_then_on(verifier: TokenVerifier, identity: Identity) -> None:
+    """And no other."""
+    await verifier.verify(identity.token)
+    await identity.manage.revoke_token(identity.org.id, identity.token.token_id)
+
+    await refuses(verifier, identity.token)
+    await verifier.verify(identity.admin)
+
+
+async def test_a_token_is_refused_from_its_expiry_on(verifier: TokenVerifier, identity: Identity) -> None:
+    """At that moment, not after it."""
+    expires_at = identity.clock.now() + timedelta(seconds=1)
+    token = await identity.manage.create_token(identity.org.id, TokenGrant("x", ADMIN, expires_at=expires_at))
+    identity.clock.advance(timedelta(microseconds=999_999))
+    await verifier.verify(token)
+    identity.clock.advance(timedelta(microseconds=1))
+
+    await refuses(verifier, token)
+
+
+async def test_a_suspended_organizations_tokens_are_refused(verifier: TokenVerifier, identity: Identity) -> None:
+    """Until it is back."""
+    await identity.manage.set_organization_status(identity.org.id, OrganizationStatus.SUSPENDED)
+    await refuses(verifier, identity.token)
+    await identity.manage.set_organization_status(identity.org.id, OrganizationStatus.ACTIVE)
+
+    await verifier.verify(identity.token)
+
+
+async def test_a_lost_source_says_so(verifier: TokenVerifier, identity: Identity) -> None:
+    """As its own word, which is not an invalid token; the next request after it is back works."""
+    identity.store.error = ServiceDegradedError("canary")
+    with pytest.raises(TokenSourceUnavailableError) as raised:
+        await verifier.verify(identity.token)
+    identity.store.error = None
+
+    assert str(raised.value) == ServiceDegradedError.default_message
+    await verifier.verify(identity.token)
+
+
+async def test_verifying_writes_nothing(verifier: TokenVerifier, identity: Identity) -> None:
+    """Neither a success nor a failure."""
+    before = await identity.manage.tokens(identity.org.id)
+
+    await verifier.verify(identity.token)
+    await refuses(verifier, PersonalAccessToken.issue(identity.token.token_id, bytes(32)))
+
+    assert await identity.manage.tokens(identity.org.id) == before

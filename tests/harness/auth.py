@@ -1,0 +1,221 @@
+"""The auth service over an in-memory store, its clients, and the same in a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import grpc
+
+from ibex.adapters.grpc.channel import ChannelSecurity, GrpcAuthChannel
+from ibex.adapters.grpc.generated import auth_pb2_grpc
+from ibex.adapters.grpc.server import AuthServer, ServerLimits, ServerSecurity
+from ibex.adapters.grpc.service import IdentityUseCases
+from ibex.adapters.grpc.verifiers import GrpcTokenVerifier
+from ibex.adapters.memory.announcements import RecordingAnnouncements
+from ibex.adapters.memory.clock import ManualClock
+from ibex.adapters.memory.identity import InMemoryIdentity
+from ibex.adapters.memory.ids import SequentialIds
+from ibex.domain.errors import ServiceDegradedError
+from ibex.domain.manage_identity import ManageIdentity, TokenGrant, VerifyAgent, VerifyToken
+from ibex.domain.permissions import ADMIN, AGENT_DEFAULT
+from ibex.domain.token_hash import TokenPeppers
+
+if TYPE_CHECKING:
+    import signal
+    from collections.abc import AsyncIterator
+
+    from ibex.adapters.grpc.calls import CallObserver
+    from ibex.adapters.grpc.tls import ClientTls
+    from ibex.domain.identity import Agent, PersonalAccessToken, Principal
+    from ibex.domain.manage_identity import NamedAgent, Organization, StoredToken
+
+LOOPBACK = "127.0.0.1"
+CREDENTIAL = "a service credential of some length"
+REQUEST_ID = UUID(int=0xABC)
+PEPPERS = TokenPeppers({"k1": b"a pepper of some length"})
+PATIENT_S = 5.0  # where a deadline is not what is tested, a slow machine must not fail the test
+
+
+class TrickyStore(InMemoryIdentity):
+    """A store whose finding can fail, or hang until it is released; the events say that it was asked and abandoned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.error: Exception | None = None
+        self.hangs = False
+        self.asked = asyncio.Event()
+        self.released = asyncio.Event()
+        self.abandoned = asyncio.Event()
+        self.finds = 0
+
+    async def find_token(self, token_id: UUID) -> tuple[StoredToken, Organization] | None:
+        """Find it, unless in trouble."""
+        await self._trouble()
+        return await super().find_token(token_id)
+
+    async def find_agent(self, org_id: UUID, agent_id: UUID) -> Agent | None:
+        """Find it, unless in trouble."""
+        await self._trouble()
+        return await super().find_agent(org_id, agent_id)
+
+    async def _trouble(self) -> None:
+        self.finds += 1
+        self.asked.set()
+        if self.error is not None:
+            raise self.error
+        if self.hangs:
+            try:
+                await self.released.wait()
+            except asyncio.CancelledError:
+                self.abandoned.set()
+                raise
+
+
+@dataclass
+class Identity:
+    """The use cases over a store, with an organization that has an agent, its token and an administrator's."""
+
+    store: TrickyStore = field(default_factory=TrickyStore)
+    clock: ManualClock = field(default_factory=ManualClock)
+    ids: SequentialIds = field(default_factory=SequentialIds)
+    org: Organization = field(init=False)
+    agent: NamedAgent = field(init=False)
+    token: PersonalAccessToken = field(init=False)
+    admin: PersonalAccessToken = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.manage = ManageIdentity(self.store, PEPPERS, RecordingAnnouncements(), self.clock, self.ids)
+        self.use_cases = IdentityUseCases(
+            VerifyToken(self.store, PEPPERS, self.clock), VerifyAgent(self.store), self.manage
+        )
+
+    @classmethod
+    async def settled(cls) -> Identity:
+        """Make everything. Whoever does it again gets the same ids and secrets."""
+        identity = cls()
+        identity.org = await identity.manage.create_organization("acme", 60)
+        identity.agent = await identity.manage.create_agent(identity.org.id, "support")
+        identity.token = await identity.manage.create_token(
+            identity.org.id, TokenGrant("agent", AGENT_DEFAULT, agent_id=identity.agent.id)
+        )
+        identity.admin = await identity.manage.create_token(identity.org.id, TokenGrant("administrator", ADMIN))
+        identity.store.finds = 0
+        identity.store.asked.clear()
+        return identity
+
+
+@asynccontextmanager
+async def serving(
+    identity: Identity,
+    *,
+    port: int = 0,
+    security: ServerSecurity | None = None,
+    observer: CallObserver | None = None,
+    limits: ServerLimits | None = None,
+) -> AsyncIterator[AuthServer]:
+    """Serve on loopback."""
+    server = AuthServer(
+        f"{LOOPBACK}:{port}",
+        identity.use_cases,
+        identity.ids,
+        identity.clock,
+        security=security or ServerSecurity(CREDENTIAL),
+        observer=observer,
+        limits=limits or ServerLimits(stop_grace_s=0),
+    )
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.stop()
+
+
+@asynccontextmanager
+async def asking(
+    port: int,
+    *,
+    credential: str | None = CREDENTIAL,
+    tls: ClientTls | None = None,
+    timeout_s: float = PATIENT_S,
+    max_in_flight: int = 128,
+    host: str = LOOPBACK,
+) -> AsyncIterator[GrpcAuthChannel]:
+    """Open a client's connection."""
+    channel = GrpcAuthChannel(
+        f"{host}:{port}",
+        lambda: REQUEST_ID,
+        security=ChannelSecurity(credential, tls),
+        timeout_s=timeout_s,
+        max_in_flight=max_in_flight,
+    )
+    await channel.open()
+    try:
+        yield channel
+    finally:
+        await channel.close()
+
+
+@asynccontextmanager
+async def stub(port: int) -> AsyncIterator[Any]:
+    """Open a connection that is not ours: the generated stub alone."""
+    async with grpc.aio.insecure_channel(f"{LOOPBACK}:{port}") as channel:
+        yield auth_pb2_grpc.AuthServiceStub(channel)
+
+
+def bearer(credential: str) -> tuple[tuple[str, str], ...]:
+    """Return the metadata of a credential."""
+    return (("authorization", f"Bearer {credential}"),)
+
+
+class AuthProcess:
+    """The service in a process of its own, over ``Identity.settled()``."""
+
+    def __init__(self, port: int = 0) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "harness.auth", str(port)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        )
+        assert self._process.stdout is not None
+        with self._process.stdout as output:
+            self.port = int(output.readline())
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """Kill it, stopped or not, and wait until it has ended."""
+        self._process.kill()
+        self._process.wait()
+
+
+async def until_answered(channel: GrpcAuthChannel, token: PersonalAccessToken) -> Principal:
+    """Verify until there is an answer: each try waits for a connection and ends by its own deadline."""
+    verifier = GrpcTokenVerifier(channel)
+    async with asyncio.timeout(20):
+        while True:
+            await channel.connected()
+            try:
+                return await verifier.verify(token)
+            except ServiceDegradedError:
+                continue
+
+
+async def _serve(port: int) -> None:
+    async with serving(await Identity.settled(), port=port) as server:
+        print(server.port, flush=True)  # noqa: T201 - it reports on a pipe
+        await server.wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve(int(sys.argv[1])))

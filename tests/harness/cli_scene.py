@@ -1,0 +1,95 @@
+"""The command line over twins: what a command prints, where, and its exit code."""
+
+from __future__ import annotations
+
+import json
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ibex.adapters.memory.announcements import RecordingAnnouncements
+from ibex.adapters.memory.clock import ManualClock
+from ibex.adapters.memory.directives import InMemoryDirectives
+from ibex.adapters.memory.identity import InMemoryIdentity
+from ibex.adapters.memory.ids import SequentialIds
+from ibex.adapters.memory.sessions import InMemorySessions
+from ibex.adapters.memory.traces import InMemoryTraces
+from ibex.domain.manage_directives import ManageDirectives
+from ibex.domain.manage_identity import ManageIdentity
+from ibex.domain.token_hash import TokenPeppers
+from ibex.entrypoints.administration import Administration
+from ibex.entrypoints.cli.invocation import Invocation
+from ibex.entrypoints.cli.main import main
+from ibex.entrypoints.home import FirstInstallation, Home
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    import httpx
+    import pytest
+
+    from ibex.entrypoints.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """What it wrote on standard output, which must be one JSON document."""
+        assert self.code == 0, self.err
+        return json.loads(self.out)
+
+
+class CliScene:
+    """A folder, an environment and the use cases over twins; ``run`` is ``ibex`` with these arguments."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        clock, ids = ManualClock(), SequentialIds()
+        self.clock = clock
+        self.store = InMemoryIdentity()
+        self.directives = InMemoryDirectives(self.store)
+        self.sessions = InMemorySessions()
+        self.traces = InMemoryTraces(clock)
+        self.use_cases = Administration(
+            identity=ManageIdentity(
+                self.store, TokenPeppers({"k": bytes(range(16))}), RecordingAnnouncements(), clock, ids
+            ),
+            directives=ManageDirectives(self.directives, RecordingAnnouncements(), clock, ids),
+            sessions=self.sessions,
+            traces=self.traces,
+        )
+        self.home = Home(folder / "home")
+        self.environ: dict[str, str] = {}
+        self.failure: Exception | None = None
+        self.transport: httpx.BaseTransport | None = None
+        self._dotenv = folder / ".env"
+        self._capsys = capsys
+
+    def run(self, *arguments: str) -> Done:
+        """Run a command in this process."""
+        invocation = Invocation(self.home, self.environ, self._open, self.transport, str(self._dotenv))
+        code = main(list(arguments), invocation)
+        captured = self._capsys.readouterr()
+        return Done(code, captured.out, captured.err)
+
+    def install(self, **changes: str) -> FirstInstallation:
+        """Leave in the folder what a first start leaves there."""
+        values = {"org_id": "", "org_name": "acme", "agent_id": "", "agent_name": "assistant"}
+        tokens = {"agent_token": "ibex_pat_agent", "admin_token": "ibex_pat_admin"}
+        self.home.path.mkdir(exist_ok=True)
+        installation = FirstInstallation(**{**values, **tokens, **changes})
+        self.home.remember_installation(installation)
+        return installation
+
+    @asynccontextmanager
+    async def _open(self, _settings: Settings) -> AsyncIterator[Administration]:
+        if self.failure is not None:
+            raise self.failure
+        yield self.use_cases

@@ -1,0 +1,426 @@
+"""The connection to auth: trust, deadlines, bounds, and what happens when auth goes away and comes back (faults, 1)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import ssl
+import time
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import grpc
+import pytest
+import trustme
+
+from harness.auth import CREDENTIAL, LOOPBACK, REQUEST_ID, AuthProcess, Identity, asking, serving, until_answered
+from ibex.adapters.grpc.channel import GrpcAuthChannel
+from ibex.adapters.grpc.generated import auth_pb2
+from ibex.adapters.grpc.server import ServerSecurity
+from ibex.adapters.grpc.statuses import CallFailedError
+from ibex.adapters.grpc.tls import ClientTls, ServerTls
+from ibex.adapters.grpc.verifiers import GrpcAgentVerifier, GrpcTokenVerifier
+from ibex.domain.errors import (
+    AuthUnavailableError,
+    InvalidTokenError,
+    ServiceDegradedError,
+    SourceUnavailableError,
+)
+from ibex.domain.identity import PersonalAccessToken
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DEADLINE_S = 0.05
+NOTICEABLY_LATE_S = 1.0  # generous: what would otherwise be waited for is many seconds
+
+
+@pytest.fixture
+async def identity() -> Identity:
+    """What is served."""
+    return await Identity.settled()
+
+
+@pytest.fixture
+def process() -> Any:
+    """The service in a process of its own, with the same identity."""
+    started = AuthProcess()
+    yield started
+    started.kill()
+
+
+class LogLines(logging.Handler):
+    """What the channel logs, to be waited for line by line."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self._lines: asyncio.Queue[str] = asyncio.Queue()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take a line."""
+        self._lines.put_nowait(record.getMessage())
+
+    async def __call__(self, line: str) -> None:
+        """Return once a line has come that was not waited for yet."""
+        while await self._lines.get() != line:
+            pass
+
+
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture) -> Iterator[LogLines]:
+    """The lines of the test."""
+    caplog.set_level(logging.INFO)
+    lines, logger = LogLines(), logging.getLogger("ibex.adapters.grpc.channel")
+    logger.addHandler(lines)
+    yield lines
+    logger.removeHandler(lines)
+
+
+async def cannot_be_checked(channel: GrpcAuthChannel, identity: Identity) -> float:
+    """Assert that neither token nor agent can be checked, for no reason of the source's; return how long it took."""
+    started = time.monotonic()
+    with pytest.raises(ServiceDegradedError) as token_error:
+        await GrpcTokenVerifier(channel).verify(identity.token)
+    with pytest.raises(AuthUnavailableError) as agent_error:
+        await GrpcAgentVerifier(channel).verify(identity.org.id, identity.agent.id)
+    assert not isinstance(token_error.value, SourceUnavailableError)
+    assert not isinstance(agent_error.value, SourceUnavailableError)
+    return time.monotonic() - started
+
+
+async def test_ping_finds_the_service(identity: Identity) -> None:
+    """It answers, also while its store is lost; once it has stopped, it does not."""
+    async with serving(identity) as server, asking(server.port) as channel:
+        await channel.ping()
+        identity.store.error = ServiceDegradedError()
+        await channel.ping()
+        await server.stop()
+        with pytest.raises(ServiceDegradedError, match="reached"):
+            await channel.ping()
+
+
+@pytest.mark.parametrize("credential", [None, "wrong"])
+async def test_a_refused_credential_is_an_outage(
+    identity: Identity, credential: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It says nothing about the token; the log says it once, with nothing of the credential."""
+    async with serving(identity) as server, asking(server.port, credential=credential) as channel:
+        await cannot_be_checked(channel, identity)
+        await cannot_be_checked(channel, identity)
+
+    lines = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert lines == ["auth refuses the service credential"]
+
+
+async def test_ping_finds_a_wrong_credential(identity: Identity) -> None:
+    """So that a proxy that cannot let anybody in is not ready."""
+    async with serving(identity) as server, asking(server.port, credential="wrong") as channel:
+        with pytest.raises(ServiceDegradedError, match="credential"):
+            await channel.ping()
+
+
+async def test_every_call_has_the_requests_id(identity: Identity) -> None:
+    """The one that the channel is told."""
+    seen: list[UUID] = []
+
+    class Recorder:
+        def began(self, request_id: UUID) -> None:
+            seen.append(request_id)
+
+        def failed(self, error: BaseException) -> None:
+            raise AssertionError from error
+
+        def ended(self, method: str, status: str, duration_ns: int) -> None:
+            assert (method, status) == ("ValidateToken", "OK")
+            assert duration_ns >= 0
+
+    async with serving(identity, observer=Recorder()) as server, asking(server.port) as channel:
+        await GrpcTokenVerifier(channel).verify(identity.token)
+
+    assert seen == [REQUEST_ID]
+
+
+async def test_a_store_that_hangs_ends_the_call_in_time(identity: Identity) -> None:
+    """At the deadline, on both ends; then the next request works."""
+    async with serving(identity) as server, asking(server.port, timeout_s=DEADLINE_S) as channel:
+        await until_answered(channel, identity.token)
+        identity.store.hangs = True
+        took_s = await cannot_be_checked(channel, identity)
+        await identity.store.abandoned.wait()
+        identity.store.hangs = False
+        await until_answered(channel, identity.token)
+
+    assert 2 * DEADLINE_S <= took_s < NOTICEABLY_LATE_S
+
+
+async def test_calls_beyond_the_bound_fail_at_once(identity: Identity) -> None:
+    """Nothing queues; a call that has ended makes room, whatever its end."""
+    identity.store.hangs = True
+    async with serving(identity) as server, asking(server.port, max_in_flight=2) as channel:
+        verifier = GrpcTokenVerifier(channel)
+        calls = [asyncio.create_task(verifier.verify(identity.token)) for _ in range(2)]
+        await identity.store.asked.wait()
+        await cannot_be_checked(channel, identity)
+        assert identity.store.finds <= 2
+        calls[0].cancel()
+        await asyncio.wait(calls[:1])
+        identity.store.hangs = False
+        await verifier.verify(identity.token)
+        identity.store.released.set()
+        await calls[1]
+
+    assert calls[0].cancelled()
+
+
+async def test_closing_fails_what_is_under_way(identity: Identity) -> None:
+    """As an outage, not as a cancellation of who waits. Closing again does nothing, opening again works."""
+    identity.store.hangs = True
+    async with serving(identity) as server, asking(server.port) as channel:
+        call = asyncio.create_task(GrpcTokenVerifier(channel).verify(identity.token))
+        await identity.store.asked.wait()
+        await channel.close()
+        await channel.close()
+        with pytest.raises(ServiceDegradedError):
+            await call
+        await cannot_be_checked(channel, identity)
+        identity.store.hangs = False
+        await channel.open()
+        await channel.open()
+        await until_answered(channel, identity.token)
+
+
+async def test_a_server_that_is_not_there_fails_calls_at_once(identity: Identity) -> None:
+    """Nobody waits for the deadline; once somebody listens there, it is found without being asked for."""
+    async with serving(identity) as server:
+        port = server.port
+    async with asking(port, timeout_s=30) as channel:
+        took_s = await cannot_be_checked(channel, identity)
+        async with serving(identity, port=port):
+            await until_answered(channel, identity.token)
+
+    assert took_s < NOTICEABLY_LATE_S
+
+
+async def test_a_killed_server_is_found_again(process: AuthProcess, identity: Identity) -> None:
+    """On the same port, by the same channel, by itself; until then every call is an outage."""
+    async with asking(process.port, timeout_s=1) as channel:
+        await until_answered(channel, identity.token)
+        process.kill()
+        await cannot_be_checked(channel, identity)
+        again = AuthProcess(process.port)
+        try:
+            async with asyncio.timeout(10):
+                await channel.connected()
+            principal = await until_answered(channel, identity.token)
+        finally:
+            again.kill()
+
+    assert principal.org_id == identity.org.id
+
+
+async def test_a_server_that_hangs_costs_the_deadline(process: AuthProcess, identity: Identity) -> None:
+    """Stopped with its connections open, it fails every call in time, and answers once it goes on."""
+    async with asking(process.port, timeout_s=DEADLINE_S) as channel:
+        await until_answered(channel, identity.token)
+        process.signal(signal.SIGSTOP)
+        took_s = [await cannot_be_checked(channel, identity) for _ in range(5)]
+        process.signal(signal.SIGCONT)
+        await until_answered(channel, identity.token)
+
+    assert max(took_s) < NOTICEABLY_LATE_S
+
+
+async def test_a_connection_that_hangs_is_given_up(process: AuthProcess, identity: Identity, logged: LogLines) -> None:
+    """Within seconds, without a call on it, also in the middle of connecting; then it recovers by itself."""
+    async with asking(process.port, timeout_s=DEADLINE_S) as channel:
+        await until_answered(channel, identity.token)
+        process.signal(signal.SIGSTOP)
+        async with asyncio.timeout(10):
+            await logged("auth cannot be reached")
+        assert await cannot_be_checked(channel, identity) < NOTICEABLY_LATE_S
+        process.signal(signal.SIGCONT)
+        async with asyncio.timeout(5):
+            await until_answered(channel, identity.token)
+
+
+async def test_an_idle_connection_lives(identity: Identity, logged: LogLines) -> None:
+    """The server lets itself be asked for signs of life as often as the client does; by default it would hang up."""
+    async with serving(identity) as server, asking(server.port):
+        await logged("connected to auth")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(5):  # it hung up on the fourth ping
+                await logged("connected to auth")
+
+
+async def a_liar(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer everything with HTTP 401, as a wrong address might."""
+    await reader.read(64)
+    writer.write(b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n")
+    await writer.drain()
+    writer.close()
+
+
+async def test_something_else_at_the_address_is_an_outage(identity: Identity) -> None:
+    """Whatever status it makes gRPC believe in: only auth itself can say that a token is not valid."""
+    other = await asyncio.start_server(a_liar, LOOPBACK, 0)
+    async with other, asking(other.sockets[0].getsockname()[1], timeout_s=0.5) as channel:
+        await cannot_be_checked(channel, identity)
+
+
+@pytest.mark.parametrize("status", list(grpc.StatusCode)[1:], ids=lambda status: status.name)
+async def test_a_status_without_its_reason_is_an_outage(identity: Identity, status: grpc.StatusCode) -> None:
+    """Every status that a proxy on the way could make."""
+
+    async def refuse(_request: bytes, context: Any) -> bytes:
+        await context.abort(status, "made on the way")
+        return b""
+
+    handler: Any = grpc.unary_unary_rpc_method_handler(refuse)
+    server = grpc.aio.server()
+    names = ("ValidateToken", "ValidateAgent")
+    server.add_registered_method_handlers("ibex.auth.v1.AuthService", dict.fromkeys(names, handler))
+    port = server.add_insecure_port(f"{LOOPBACK}:0")
+    await server.start()
+    async with asking(port) as channel:
+        await cannot_be_checked(channel, identity)
+    await server.stop(0)
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    """Who certifies both ends."""
+    return trustme.CA()
+
+
+def server_tls(authority: trustme.CA, client_authority: trustme.CA | None = None) -> ServerSecurity:
+    """Return the server's end."""
+    issued = authority.issue_cert(LOOPBACK, "localhost")
+    chain = b"".join(blob.bytes() for blob in issued.cert_chain_pems)
+    client_ca = client_authority.cert_pem.bytes() if client_authority else None
+    return ServerSecurity(CREDENTIAL, ServerTls(chain, issued.private_key_pem.bytes(), client_ca))
+
+
+def client_tls(authority: trustme.CA, issuer: trustme.CA | None = None) -> ClientTls:
+    """Return the client's end, with a certificate of an issuer."""
+    if issuer is None:
+        return ClientTls(authority.cert_pem.bytes())
+    issued = issuer.issue_cert("proxy.example")
+    chain = b"".join(blob.bytes() for blob in issued.cert_chain_pems)
+    return ClientTls(authority.cert_pem.bytes(), chain, issued.private_key_pem.bytes())
+
+
+@pytest.mark.parametrize("mutual", [False, True])
+async def test_tls_connects_who_trusts_each_other(identity: Identity, authority: trustme.CA, *, mutual: bool) -> None:
+    """The server proves itself, and the client too where that is asked for."""
+    security = server_tls(authority, authority if mutual else None)
+    tls = client_tls(authority, authority if mutual else None)
+    async with serving(identity, security=security) as server, asking(server.port, tls=tls) as channel:
+        await channel.ping()
+        assert (await GrpcTokenVerifier(channel).verify(identity.token)).org_id == identity.org.id
+
+
+@pytest.mark.parametrize("end", ["plaintext", "untrusted server", "no certificate", "another authority's"])
+async def test_tls_refuses_everybody_else(identity: Identity, authority: trustme.CA, end: str) -> None:
+    """As an outage, and before a credential or a token is shown to the other end."""
+    tls = {
+        "plaintext": None,
+        "untrusted server": client_tls(trustme.CA(), authority),
+        "no certificate": client_tls(authority),
+        "another authority's": client_tls(authority, trustme.CA()),
+    }[end]
+    security = server_tls(authority, authority)
+    async with serving(identity, security=security) as server, asking(server.port, tls=tls, timeout_s=1) as channel:
+        await cannot_be_checked(channel, identity)
+
+    assert identity.store.finds == 0
+
+
+async def test_a_server_of_another_name_is_refused(identity: Identity, authority: trustme.CA) -> None:
+    """Its certificate has to be for the address that was asked for."""
+    issued = authority.issue_cert("auth.example")
+    chain = b"".join(blob.bytes() for blob in issued.cert_chain_pems)
+    security = ServerSecurity(CREDENTIAL, ServerTls(chain, issued.private_key_pem.bytes()))
+    tls = client_tls(authority)
+    async with serving(identity, security=security) as server, asking(server.port, tls=tls, timeout_s=1) as channel:
+        await cannot_be_checked(channel, identity)
+
+
+async def test_plaintext_is_refused_where_there_is_tls(identity: Identity, authority: trustme.CA) -> None:
+    """The port speaks TLS 1.2 or later and nothing else."""
+    async with serving(identity, security=server_tls(authority)) as server:
+        context = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
+        context.set_alpn_protocols(["h2"])
+        _, writer = await asyncio.open_connection(LOOPBACK, server.port, ssl=context)
+        version = writer.get_extra_info("ssl_object").version()
+        writer.close()
+
+    assert version in {"TLSv1.2", "TLSv1.3"}
+
+
+async def test_no_secret_is_in_a_log_or_an_error(
+    identity: Identity, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Neither token nor credential, however a call ends, down to the last cause and to what gRPC logs itself."""
+    caplog.set_level(logging.DEBUG)
+    unknown = PersonalAccessToken.issue(UUID(int=7), b"c" * 32)
+    secrets = [token.reveal()[-49:] for token in (identity.token, unknown)] + [CREDENTIAL]
+    told: list[str] = []
+
+    async def verify(channel: GrpcAuthChannel, token: PersonalAccessToken) -> None:
+        try:
+            told.append(repr(await GrpcTokenVerifier(channel).verify(token)))
+        except (InvalidTokenError, ServiceDegradedError) as error:
+            cause: BaseException | None = error
+            while cause is not None:
+                told.extend((str(cause), repr(cause), repr(vars(cause))))
+                cause = cause.__cause__ or cause.__context__
+
+    async with serving(identity) as server, asking(server.port, timeout_s=0.2) as channel:
+        told.extend((repr(channel), repr(server)))
+        await verify(channel, identity.token)
+        await verify(channel, unknown)
+        for trouble in (ServiceDegradedError("x"), RuntimeError("x")):
+            identity.store.error = trouble
+            await verify(channel, identity.token)
+        identity.store.error, identity.store.hangs = None, True
+        await verify(channel, identity.token)
+        await server.stop()
+        await verify(channel, identity.token)
+    async with serving(identity) as server, asking(server.port, credential="wrong") as channel:
+        await verify(channel, identity.token)
+
+    told += [record.getMessage() + str(record.exc_text) for record in caplog.records]
+    told += capfd.readouterr()
+    assert len(told) > 20
+    assert [text for text in told if any(secret in text for secret in secrets)] == []
+
+
+async def test_an_answer_that_makes_no_sense_is_an_outage(identity: Identity) -> None:
+    """A newer or a broken auth may say what this side does not understand."""
+    bodies = iter([auth_pb2.ValidateTokenResponse(org_id="x").SerializeToString(), b"\xff\xff"])
+
+    async def answer(_request: bytes, _context: Any) -> bytes:
+        return next(bodies)
+
+    server = grpc.aio.server()
+    handler: Any = grpc.unary_unary_rpc_method_handler(answer)
+    server.add_registered_method_handlers("ibex.auth.v1.AuthService", {"ValidateToken": handler})
+    port = server.add_insecure_port(f"{LOOPBACK}:0")
+    await server.start()
+    async with asking(port) as channel:
+        for _ in range(2):
+            with pytest.raises(ServiceDegradedError):
+                await GrpcTokenVerifier(channel).verify(identity.token)
+    await server.stop(0)
+
+
+async def test_a_channel_that_is_not_open_fails_calls() -> None:
+    """As unavailable, with no reason."""
+    closed = GrpcAuthChannel(f"{LOOPBACK}:1", lambda: REQUEST_ID)
+    with pytest.raises(CallFailedError) as raised:
+        await closed.validate_agent(auth_pb2.ValidateAgentRequest())
+
+    assert (raised.value.status, raised.value.reason) == (grpc.StatusCode.UNAVAILABLE, None)
+    with pytest.raises(ServiceDegradedError):
+        await closed.ping()

@@ -1,0 +1,92 @@
+"""Who may call what."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import pytest
+
+from harness.auth import CREDENTIAL, Identity, bearer
+from ibex.adapters.grpc.callers import Callers, check_grant
+from ibex.adapters.grpc.statuses import ServiceCredentialError
+from ibex.domain.errors import InsufficientPermissionsError, InvalidTokenError, MissingTokenError
+from ibex.domain.identity import Principal
+from ibex.domain.manage_identity import TokenGrant
+from ibex.domain.permissions import ADMIN, AGENT_DEFAULT, Permission, permissions_of
+
+ORG, AGENT, OTHER = UUID(int=1), UUID(int=2), UUID(int=3)
+
+
+@pytest.fixture
+async def identity() -> Identity:
+    """Who there is."""
+    return await Identity.settled()
+
+
+@pytest.mark.parametrize(
+    "metadata", [(), bearer("wrong"), bearer(CREDENTIAL + "x"), bearer("ü"), bearer(CREDENTIAL) * 2]
+)
+def test_a_service_presents_its_credential(identity: Identity, metadata: tuple[tuple[str, str], ...]) -> None:
+    """The whole of it, once; without one configured nobody has to."""
+    callers = Callers(identity.use_cases.tokens, f" {CREDENTIAL}\n")
+
+    callers.admit_service(bearer(CREDENTIAL))
+    Callers(identity.use_cases.tokens, None).admit_service(metadata)
+    with pytest.raises(ServiceCredentialError):
+        callers.admit_service(metadata)
+
+
+@pytest.mark.parametrize("credential", ["", " \n"])
+def test_an_empty_credential_is_a_mistake(identity: Identity, credential: str) -> None:
+    """It would let everybody in who presents nothing."""
+    with pytest.raises(ValueError, match="empty"):
+        Callers(identity.use_cases.tokens, credential)
+
+
+def test_callers_show_no_credential(identity: Identity) -> None:
+    """In no repr."""
+    assert CREDENTIAL not in repr(Callers(identity.use_cases.tokens, CREDENTIAL))
+
+
+async def test_an_administrator_is_the_organizations_own(identity: Identity) -> None:
+    """With one of the permissions that are asked for."""
+    callers = Callers(identity.use_cases.tokens, None)
+    admin = bearer(identity.admin.reveal())
+
+    caller = await callers.admit_administrator(admin, identity.org.id, Permission.TOKEN_CREATE)
+
+    assert caller.token_id == identity.admin.token_id
+    either = (Permission.FEDERATION_SHARE, Permission.TOKEN_REVOKE)
+    await callers.admit_administrator(admin, identity.org.id, *either)
+    for org_id, needed in ((OTHER, Permission.TOKEN_CREATE), (identity.org.id, Permission.FEDERATION_SHARE)):
+        with pytest.raises(InsufficientPermissionsError):
+            await callers.admit_administrator(admin, org_id, needed)
+    with pytest.raises(MissingTokenError):
+        await callers.admit_administrator((), identity.org.id, Permission.TOKEN_CREATE)
+    with pytest.raises(InvalidTokenError):
+        await callers.admit_administrator(bearer("x"), identity.org.id, Permission.TOKEN_CREATE)
+
+
+@pytest.mark.parametrize("permissions", [permissions_of(0), AGENT_DEFAULT, ADMIN])
+def test_what_one_has_one_may_grant(permissions: Permission) -> None:
+    """To any agent of the organization, or, bound to one, to that."""
+    check_grant(Principal(ORG, OTHER, ADMIN), TokenGrant("x", permissions))
+    check_grant(Principal(ORG, OTHER, ADMIN), TokenGrant("x", permissions, agent_id=AGENT))
+    check_grant(Principal(ORG, OTHER, ADMIN, agent_id=AGENT), TokenGrant("x", permissions, agent_id=AGENT))
+
+
+@pytest.mark.parametrize(
+    ("bound_to", "grant"),
+    [
+        (None, TokenGrant("x", AGENT_DEFAULT | Permission.TOKEN_REVOKE)),
+        (None, TokenGrant("x", permissions_of(1 << 55))),
+        (AGENT, TokenGrant("x", AGENT_DEFAULT)),
+        (AGENT, TokenGrant("x", AGENT_DEFAULT, agent_id=OTHER)),
+    ],
+)
+def test_what_one_has_not_one_cannot_grant(bound_to: UUID | None, grant: TokenGrant) -> None:
+    """Neither a permission nor more room to act in."""
+    caller = Principal(ORG, OTHER, AGENT_DEFAULT | Permission.TOKEN_CREATE, agent_id=bound_to)
+
+    with pytest.raises(InsufficientPermissionsError):
+        check_grant(caller, grant)

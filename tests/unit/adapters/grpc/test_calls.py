@@ -1,0 +1,187 @@
+"""What happens around a call, without a socket."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import grpc
+import pytest
+
+from ibex.adapters.grpc.calls import AroundCalls, Unobserved
+from ibex.adapters.memory.clock import ManualClock
+from ibex.adapters.memory.ids import SequentialIds
+from ibex.domain.errors import InvalidTokenError
+
+ID = UUID(int=7)
+
+
+@dataclass
+class Details:
+    """A call as the library announces it."""
+
+    method: str
+    invocation_metadata: tuple[tuple[str, str | bytes], ...] = ()
+
+
+class AbortedError(Exception):
+    """What the library raises to end a call."""
+
+
+class Context:
+    """A call's context that records."""
+
+    def __init__(self, *metadata: tuple[str, str]) -> None:
+        self.metadata = metadata
+        self.trailing: tuple[tuple[str, str], ...] = ()
+        self.status: tuple[grpc.StatusCode, str] | None = None
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        """Return what came."""
+        return self.metadata
+
+    def set_trailing_metadata(self, trailing: tuple[tuple[str, str], ...]) -> None:
+        """Note it."""
+        self.trailing = trailing
+
+    async def abort(self, status: grpc.StatusCode, details: str, trailing: tuple[tuple[str, str], ...]) -> None:
+        """Note it and end the call."""
+        self.status, self.trailing = (status, details), trailing
+        raise AbortedError
+
+
+class Recorder(Unobserved):
+    """Keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[object, ...]] = []
+
+    def began(self, request_id: UUID) -> None:
+        """Note it."""
+        self.heard.append((request_id,))
+
+    def failed(self, error: BaseException) -> None:
+        """Note it."""
+        self.heard.append((error,))
+
+    def ended(self, method: str, status: str, duration_ns: int) -> None:
+        """Note it."""
+        self.heard.append((method, status, duration_ns))
+
+
+class Scene:
+    """An interceptor around one handler."""
+
+    def __init__(self, behavior: Any, *, max_call_s: float = 10) -> None:
+        self.clock = ManualClock()
+        self.recorder = Recorder()
+        self.handler = grpc.unary_unary_rpc_method_handler(behavior, bytes.decode, str.encode)
+        self.around = AroundCalls("a.B", SequentialIds(), self.clock, self.recorder, max_call_s=max_call_s)
+
+    async def intercept(self, method: str) -> Any:
+        """Return the handler that the interceptor gives."""
+
+        async def continuation(_details: Any) -> Any:
+            return self.handler
+
+        return await self.around.intercept_service(continuation, Details(method))
+
+    async def call(self, context: Context) -> bytes:
+        """Call."""
+        handler = await self.intercept("/a.B/Say")
+        answer: bytes = await handler.unary_unary(b"hello", context)
+        return answer
+
+
+async def test_a_call_is_answered_and_heard_of() -> None:
+    """With its request id, under its name, with how long it took."""
+
+    async def say(request: str, _context: Any) -> str:
+        scene.clock.advance(timedelta(milliseconds=3))
+        return request.upper()
+
+    scene, context = Scene(say), Context(("x-request-id", str(ID)))
+
+    assert await scene.call(context) == b"HELLO"
+    assert context.trailing == (("x-request-id", str(ID)),)
+    assert scene.recorder.heard == [(ID,), ("Say", "OK", 3_000_000)]
+
+
+async def test_a_refusal_is_no_failure() -> None:
+    """Its status and reason go out; nobody hears of it as unforeseen."""
+
+    async def refuse(_request: str, _context: Any) -> str:
+        raise InvalidTokenError
+
+    scene, context = Scene(refuse), Context()
+    with pytest.raises(AbortedError):
+        await scene.call(context)
+
+    assert context.status == (grpc.StatusCode.UNAUTHENTICATED, InvalidTokenError.default_message)
+    assert dict(context.trailing)["ibex-reason"] == "invalid-token"
+    assert [heard[1:] for heard in scene.recorder.heard] == [(), ("UNAUTHENTICATED", 0)]
+
+
+async def test_a_bug_is_heard_of_inside_only() -> None:
+    """As it was raised, before the call ends."""
+    bug = RuntimeError("canary")
+
+    async def fail(_request: str, _context: Any) -> str:
+        raise bug
+
+    scene, context = Scene(fail), Context()
+    with pytest.raises(AbortedError):
+        await scene.call(context)
+
+    assert scene.recorder.heard[1:] == [(bug,), ("Say", "INTERNAL", 0)]
+    assert "canary" not in repr(context.status) + repr(context.trailing)
+
+
+async def test_a_call_has_its_time() -> None:
+    """Then it is given up."""
+
+    async def hang(_request: str, _context: Any) -> str:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    scene, context = Scene(hang, max_call_s=0.001), Context()
+    with pytest.raises(AbortedError):
+        await scene.call(context)
+
+    assert dict(context.trailing)["ibex-reason"] == "deadline"
+
+
+async def test_a_caller_that_has_gone_ends_the_call() -> None:
+    """It is cancelled, and heard of as that."""
+    begun = asyncio.Event()
+
+    async def hang(_request: str, _context: Any) -> str:
+        begun.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    scene, context = Scene(hang), Context()
+    call = asyncio.create_task(scene.call(context))
+    await begun.wait()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+
+    assert scene.recorder.heard[1:] == [("Say", "CANCELLED", 0)]
+    assert context.status is None
+
+
+async def test_other_services_pass() -> None:
+    """And methods that are not there."""
+
+    async def say(_request: str, _context: Any) -> str:
+        raise AssertionError
+
+    scene = Scene(say)
+
+    assert await scene.intercept("/grpc.health.v1.Health/Check") is scene.handler
+    scene.handler = None  # type: ignore[assignment]
+    assert await scene.intercept("/a.B/Nothing") is None

@@ -1,0 +1,181 @@
+"""Values as messages and back."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.tenants import new_token
+from ibex.adapters.grpc.generated import auth_pb2
+from ibex.adapters.grpc.messages import (
+    agent_in,
+    agent_message,
+    grant_in,
+    page_message,
+    page_size_in,
+    position_in,
+    position_text,
+    principal_in,
+    principal_message,
+    token_message,
+    uuid_in,
+)
+from ibex.domain.errors import ValidationError
+from ibex.domain.identity import Agent, AgentStatus, PersonalAccessToken, Principal
+from ibex.domain.manage_identity import TokenGrant, TokenPosition
+from ibex.domain.permissions import ADMIN, permissions_of
+
+TIMES = st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30), timezones=st.just(UTC))  # noqa: DTZ001
+IDS = st.uuids()
+ORG, OTHER = UUID(int=1), UUID(int=2)
+
+
+@given(
+    st.builds(
+        Principal,
+        org_id=IDS,
+        token_id=IDS,
+        permissions=st.integers(0, (1 << 56) - 1).map(permissions_of),
+        user_id=st.none() | IDS,
+        agent_id=st.none() | IDS,
+        expires_at=st.none() | TIMES,
+        rate_limit_rpm=st.none() | st.integers(0, (1 << 31) - 1),
+    )
+)
+def test_a_principal_comes_back_as_it_was(principal: Principal) -> None:
+    """Through the bytes on the wire, to the microsecond, with what is absent."""
+    wire = principal_message(principal).SerializeToString()
+
+    token = PersonalAccessToken.issue(principal.token_id, bytes(32))
+    assert principal_in(auth_pb2.ValidateTokenResponse.FromString(wire), token) == principal
+
+
+@pytest.mark.parametrize("status", AgentStatus)
+def test_an_agent_comes_back_as_it_was(status: AgentStatus) -> None:
+    """In every status."""
+    agent = Agent(UUID(int=3), ORG, status)
+
+    assert agent_in(agent_message(agent), ORG, agent.id) == agent
+
+
+def test_an_answer_about_another_is_refused() -> None:
+    """Nobody is taken for somebody else, whatever is confused on the other end."""
+    token = PersonalAccessToken.issue(UUID(int=5), bytes(32))
+    agent = agent_message(Agent(UUID(int=3), ORG, AgentStatus.ACTIVE))
+
+    with pytest.raises(ValueError, match="another token"):
+        principal_in(principal_message(Principal(ORG, UUID(int=6), ADMIN)), token)
+    for org_id, agent_id in ((OTHER, UUID(int=3)), (ORG, UUID(int=4))):
+        with pytest.raises(ValueError, match="another agent"):
+            agent_in(agent, org_id, agent_id)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"org_id": ""},
+        {"token_id": "x"},
+        {"permissions": 1 << 63},
+        {"user_id": ""},
+        {"agent_id": "x"},
+        {"expires_at": {"seconds": 1 << 60}},
+    ],
+    ids=str,
+)
+def test_a_principal_that_makes_no_sense_is_refused(fields: dict[str, object]) -> None:
+    """Nothing is guessed."""
+    token = PersonalAccessToken.issue(UUID(int=5), bytes(32))
+    whole = {"org_id": str(ORG), "token_id": str(token.token_id), "permissions": 1}
+
+    with pytest.raises(ValueError):  # noqa: PT011 - by whatever refuses it
+        principal_in(auth_pb2.ValidateTokenResponse(**(whole | fields)), token)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("number", [0, 5, 99])
+def test_an_agents_status_that_is_not_known_is_refused(number: int) -> None:
+    """An agent of a state that is new to this side does not act."""
+    message = auth_pb2.ValidateAgentResponse(
+        agent_id=str(OTHER),
+        org_id=str(ORG),
+        status=number,  # type: ignore[arg-type]
+    )
+
+    with pytest.raises(ValueError, match="status"):
+        agent_in(message, ORG, OTHER)
+
+
+def test_a_listed_token_shows_no_digest() -> None:
+    """Nor under which key it was made."""
+    token = new_token(ORG, agent_id=OTHER)
+    wire = token_message(token).SerializeToString()
+
+    assert token.digest not in wire
+    assert token.key_id.encode() not in wire
+    assert token_message(token).created_at.ToDatetime(UTC) == token.created_at
+
+
+def test_a_page_says_where_the_next_begins() -> None:
+    """Only if there is a token for it."""
+    tokens = [new_token(ORG) for _ in range(3)]
+
+    whole, part = page_message(tokens, 3), page_message(tokens, 2)
+
+    assert [token.token_id for token in part.tokens] == [str(token.id) for token in tokens[:2]]
+    assert position_in(auth_pb2.ListTokensRequest(page_token=part.next_page_token)) == TokenPosition(
+        tokens[1].created_at, tokens[1].id
+    )
+    assert (len(whole.tokens), whole.next_page_token) == (3, "")
+    assert page_message([], 3) == auth_pb2.ListTokensResponse()
+
+
+@given(st.builds(TokenPosition, TIMES, IDS))
+def test_a_position_comes_back_as_it_was(position: TokenPosition) -> None:
+    """To the microsecond."""
+    assert position_in(auth_pb2.ListTokensRequest(page_token=position_text(position))) == position
+
+
+@given(st.text(max_size=64))
+def test_no_page_token_is_a_bug(text: str) -> None:
+    """Whatever is sent is a position, none or the caller's fault."""
+    try:
+        position = position_in(auth_pb2.ListTokensRequest(page_token=text))
+    except ValidationError as error:
+        assert [field.field for field in error.field_errors] == ["page_token"]  # noqa: PT017 - or it is none
+    else:
+        assert (position is None) is (text == "")
+
+
+def test_a_page_has_a_size() -> None:
+    """Its own, or the default, and never more than the most."""
+    assert [page_size_in(auth_pb2.ListTokensRequest(page_size=size)) for size in (0, 1, 200)] == [50, 1, 200]
+    with pytest.raises(ValidationError, match="page_size"):
+        page_size_in(auth_pb2.ListTokensRequest(page_size=201))
+
+
+def test_a_grant_is_what_was_asked_for() -> None:
+    """With everything, and with nothing but a name."""
+    user_id, agent_id = uuid4(), uuid4()
+    expires_at = datetime(2031, 5, 1, tzinfo=UTC) + timedelta(microseconds=7)
+    request = auth_pb2.CreateTokenRequest(
+        name="ci",
+        permissions=int(ADMIN),
+        user_id=str(user_id),
+        agent_id=str(agent_id),
+        expires_at=expires_at,
+    )
+
+    assert grant_in(request) == TokenGrant("ci", ADMIN, user_id, agent_id, expires_at)
+    assert grant_in(auth_pb2.CreateTokenRequest(name="ü")) == TokenGrant("ü", permissions_of(0))
+
+
+@pytest.mark.parametrize("text", ["", "x", "0" * 31, "\0", "\ud7ff"])
+def test_an_id_is_a_uuid(text: str) -> None:
+    """The error names the field and does not repeat the value."""
+    with pytest.raises(ValidationError) as raised:
+        uuid_in("org_id", text)
+
+    assert str(raised.value) == "org_id: must be a UUID"

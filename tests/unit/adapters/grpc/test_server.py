@@ -1,0 +1,38 @@
+"""A server that has not started: what it is made of."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.auth import CREDENTIAL, Identity
+from ibex.adapters.grpc.server import AuthServer, ServerSecurity
+
+
+@pytest.fixture
+async def identity() -> Identity:
+    """What would be served."""
+    return await Identity.settled()
+
+
+async def test_what_has_not_started_has_no_port(identity: Identity) -> None:
+    """Waiting for it and stopping it do nothing."""
+    server = AuthServer("127.0.0.1:0", identity.use_cases, identity.ids, identity.clock)
+
+    await server.wait()
+    await server.stop()
+
+    assert server.port == 0
+
+
+def test_an_empty_credential_is_a_mistake(identity: Identity) -> None:
+    """Known before anything is served."""
+    with pytest.raises(ValueError, match="empty"):
+        AuthServer("127.0.0.1:0", identity.use_cases, identity.ids, identity.clock, security=ServerSecurity(""))
+
+
+def test_no_repr_shows_the_credential(identity: Identity) -> None:
+    """Neither of what it is made of nor of itself."""
+    security = ServerSecurity(CREDENTIAL)
+    server = AuthServer("127.0.0.1:0", identity.use_cases, identity.ids, identity.clock, security=security)
+
+    assert CREDENTIAL not in repr(security) + repr(server)

@@ -1,0 +1,117 @@
+"""What an error is in gRPC and what a status means, row by row."""
+
+from __future__ import annotations
+
+import pytest
+from grpc import StatusCode
+
+from ibex.adapters.grpc.statuses import (
+    CallFailedError,
+    Reason,
+    ServiceCredentialError,
+    agent_error,
+    refusal_of,
+    token_error,
+)
+from ibex.domain.errors import (
+    AgentNotAuthorizedError,
+    AgentSourceUnavailableError,
+    AuthUnavailableError,
+    FieldCode,
+    FieldError,
+    InsufficientPermissionsError,
+    InternalError,
+    InvalidTokenError,
+    MissingTokenError,
+    NotFoundError,
+    ServiceDegradedError,
+    SourceUnavailableError,
+    TokenSourceUnavailableError,
+    ValidationError,
+)
+
+OUTAGES = [
+    (status, reason)
+    for status in list(StatusCode)[1:]
+    for reason in (None, "", "unheard-of", *Reason)
+    if reason is not Reason.SOURCE_UNAVAILABLE or status is not StatusCode.UNAVAILABLE
+]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "reason"),
+    [
+        (InvalidTokenError(), StatusCode.UNAUTHENTICATED, Reason.INVALID_TOKEN),
+        (MissingTokenError(), StatusCode.UNAUTHENTICATED, Reason.MISSING_TOKEN),
+        (AgentNotAuthorizedError(), StatusCode.PERMISSION_DENIED, Reason.AGENT_NOT_AUTHORIZED),
+        (InsufficientPermissionsError(), StatusCode.PERMISSION_DENIED, Reason.INSUFFICIENT_PERMISSIONS),
+        (NotFoundError(), StatusCode.PERMISSION_DENIED, Reason.NOT_FOUND),
+        (
+            ValidationError((FieldError("f", FieldCode.REQUIRED, "is required"),)),
+            StatusCode.INVALID_ARGUMENT,
+            Reason.INVALID_ARGUMENT,
+        ),
+        (ServiceCredentialError(), StatusCode.FAILED_PRECONDITION, Reason.SERVICE_CREDENTIAL),
+        (ServiceDegradedError(), StatusCode.UNAVAILABLE, Reason.SOURCE_UNAVAILABLE),
+        (TokenSourceUnavailableError(), StatusCode.UNAVAILABLE, Reason.SOURCE_UNAVAILABLE),
+        (AuthUnavailableError(), StatusCode.UNAVAILABLE, Reason.SOURCE_UNAVAILABLE),
+        (AgentSourceUnavailableError(), StatusCode.UNAVAILABLE, Reason.SOURCE_UNAVAILABLE),
+        (TimeoutError(), StatusCode.DEADLINE_EXCEEDED, Reason.DEADLINE),
+        (InternalError(), StatusCode.INTERNAL, Reason.INTERNAL),
+        (RuntimeError(), StatusCode.INTERNAL, Reason.INTERNAL),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_every_error_has_its_answer(error: Exception, status: StatusCode, reason: Reason) -> None:
+    """In words of its own."""
+    refusal = refusal_of(error)
+
+    assert (refusal.status, refusal.reason) == (status, reason)
+    assert refusal.message
+
+
+@pytest.mark.parametrize(
+    "error",
+    [InvalidTokenError, ServiceDegradedError, AuthUnavailableError, InternalError, RuntimeError, TimeoutError],
+)
+def test_what_an_error_says_of_itself_stays_inside(error: type[Exception]) -> None:
+    """Whatever happened there: the caller's fault is the caller's to know, nothing else."""
+    assert "canary" not in refusal_of(error("canary")).message
+
+
+def test_the_callers_fault_is_told() -> None:
+    """Which field, and what would be right."""
+    error = ValidationError((FieldError("name", FieldCode.REQUIRED, "is required"),))
+
+    assert refusal_of(error).message == "name: is required"
+
+
+def test_the_services_word_is_believed() -> None:
+    """Status and reason together are the refusal, or the lost source."""
+    for make, failed, expected in (
+        (token_error, CallFailedError(StatusCode.UNAUTHENTICATED, "invalid-token"), InvalidTokenError),
+        (token_error, CallFailedError(StatusCode.UNAVAILABLE, "source-unavailable"), TokenSourceUnavailableError),
+        (agent_error, CallFailedError(StatusCode.PERMISSION_DENIED, "agent-not-authorized"), AgentNotAuthorizedError),
+        (agent_error, CallFailedError(StatusCode.UNAVAILABLE, "source-unavailable"), AgentSourceUnavailableError),
+    ):
+        assert type(make(failed)) is expected
+
+
+@pytest.mark.parametrize(("status", "reason"), OUTAGES)
+def test_everything_else_is_an_outage(status: StatusCode, reason: str | None) -> None:
+    """No other pair of status and reason refuses anybody, nor vouches for what is cached."""
+    failed = CallFailedError(status, reason)
+    token, agent = token_error(failed), agent_error(failed)
+
+    if (status, reason) != (StatusCode.UNAUTHENTICATED, Reason.INVALID_TOKEN):
+        assert type(token) is ServiceDegradedError
+    if (status, reason) != (StatusCode.PERMISSION_DENIED, Reason.AGENT_NOT_AUTHORIZED):
+        assert type(agent) is AuthUnavailableError
+    assert not isinstance(token, SourceUnavailableError)
+    assert not isinstance(agent, SourceUnavailableError)
+
+
+def test_a_failed_call_says_how() -> None:
+    """Its reason if the service gave one, else the status."""
+    assert str(CallFailedError(StatusCode.UNAVAILABLE)) == "auth did not answer: UNAVAILABLE"
+    assert str(CallFailedError(StatusCode.UNAVAILABLE, "source-unavailable")) == "auth answered: source-unavailable"

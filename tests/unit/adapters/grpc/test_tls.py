@@ -1,0 +1,19 @@
+"""What TLS is made of."""
+
+from __future__ import annotations
+
+import pytest
+
+from ibex.adapters.grpc.tls import ClientTls, ServerTls
+
+
+@pytest.mark.parametrize("parts", [(b"chain", None), (None, b"key")])
+def test_a_clients_certificate_and_key_go_together(parts: tuple[bytes | None, bytes | None]) -> None:
+    """One without the other is a mistake that would show only when connecting."""
+    with pytest.raises(ValueError, match="together"):
+        ClientTls(None, *parts)
+
+
+def test_no_repr_shows_a_key() -> None:
+    """Of neither end."""
+    assert "canary" not in repr(ServerTls(b"chain", b"canary")) + repr(ClientTls(None, b"chain", b"canary"))

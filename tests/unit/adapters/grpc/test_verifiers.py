@@ -1,0 +1,115 @@
+"""The verifiers, over a connection that is none."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import pytest
+from grpc import StatusCode
+
+from ibex.adapters.grpc.generated import auth_pb2
+from ibex.adapters.grpc.messages import agent_message, principal_message
+from ibex.adapters.grpc.statuses import CallFailedError
+from ibex.adapters.grpc.verifiers import GrpcAgentVerifier, GrpcTokenVerifier
+from ibex.domain.errors import (
+    AgentNotAuthorizedError,
+    AgentSourceUnavailableError,
+    AuthUnavailableError,
+    IbexError,
+    InvalidTokenError,
+    ServiceDegradedError,
+    TokenSourceUnavailableError,
+)
+from ibex.domain.identity import Agent, AgentStatus, PersonalAccessToken, Principal
+from ibex.domain.permissions import CHAT
+
+ORG, AGENT = UUID(int=1), UUID(int=2)
+TOKEN = PersonalAccessToken.issue(UUID(int=3), b"c" * 32)
+
+
+class Calls:
+    """Answers as it is told, and records what it was asked."""
+
+    def __init__(
+        self,
+        *,
+        token: auth_pb2.ValidateTokenResponse | None = None,
+        agent: auth_pb2.ValidateAgentResponse | None = None,
+        failed: CallFailedError | None = None,
+    ) -> None:
+        self._token = token or auth_pb2.ValidateTokenResponse()
+        self._agent = agent or auth_pb2.ValidateAgentResponse()
+        self._failed = failed
+        self.asked: list[object] = []
+
+    async def validate_token(self, request: auth_pb2.ValidateTokenRequest) -> auth_pb2.ValidateTokenResponse:
+        """Answer."""
+        self._note(request)
+        return self._token
+
+    async def validate_agent(self, request: auth_pb2.ValidateAgentRequest) -> auth_pb2.ValidateAgentResponse:
+        """Answer."""
+        self._note(request)
+        return self._agent
+
+    def _note(self, request: object) -> None:
+        self.asked.append(request)
+        if self._failed is not None:
+            raise self._failed
+
+
+async def test_a_token_is_asked_for_and_its_principal_returned() -> None:
+    """The whole token goes out, once."""
+    principal = Principal(ORG, TOKEN.token_id, CHAT)
+    calls = Calls(token=principal_message(principal))
+
+    assert await GrpcTokenVerifier(calls).verify(TOKEN) == principal
+    assert calls.asked == [auth_pb2.ValidateTokenRequest(access_token=TOKEN.reveal())]
+
+
+async def test_an_agent_is_asked_for_and_returned() -> None:
+    """For the organization that asks."""
+    agent = Agent(AGENT, ORG, AgentStatus.PAUSED)
+    calls = Calls(agent=agent_message(agent))
+
+    assert await GrpcAgentVerifier(calls).verify(ORG, AGENT) == agent
+    assert calls.asked == [auth_pb2.ValidateAgentRequest(agent_id=str(AGENT), org_id=str(ORG))]
+
+
+@pytest.mark.parametrize(
+    ("failed", "token_error", "agent_error"),
+    [
+        (CallFailedError(StatusCode.UNAUTHENTICATED, "invalid-token"), InvalidTokenError, AuthUnavailableError),
+        (
+            CallFailedError(StatusCode.PERMISSION_DENIED, "agent-not-authorized"),
+            ServiceDegradedError,
+            AgentNotAuthorizedError,
+        ),
+        (
+            CallFailedError(StatusCode.UNAVAILABLE, "source-unavailable"),
+            TokenSourceUnavailableError,
+            AgentSourceUnavailableError,
+        ),
+        (CallFailedError(StatusCode.UNAVAILABLE), ServiceDegradedError, AuthUnavailableError),
+        (CallFailedError(StatusCode.DEADLINE_EXCEEDED), ServiceDegradedError, AuthUnavailableError),
+    ],
+)
+async def test_a_failed_call_is_the_ports_error(
+    failed: CallFailedError, token_error: type[IbexError], agent_error: type[IbexError]
+) -> None:
+    """Each verifier believes what concerns it; the error's cause says how the call failed."""
+    with pytest.raises(token_error) as of_token:
+        await GrpcTokenVerifier(Calls(failed=failed)).verify(TOKEN)
+    with pytest.raises(agent_error) as of_agent:
+        await GrpcAgentVerifier(Calls(failed=failed)).verify(ORG, AGENT)
+
+    assert (type(of_token.value), type(of_agent.value)) == (token_error, agent_error)
+    assert of_token.value.__cause__ is failed
+
+
+async def test_an_answer_that_makes_no_sense_is_an_outage() -> None:
+    """It says nothing about the token or the agent."""
+    with pytest.raises(ServiceDegradedError):
+        await GrpcTokenVerifier(Calls()).verify(TOKEN)
+    with pytest.raises(AuthUnavailableError):
+        await GrpcAgentVerifier(Calls()).verify(ORG, AGENT)

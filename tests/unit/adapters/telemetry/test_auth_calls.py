@@ -1,0 +1,77 @@
+"""One line a call of the auth service."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import pytest
+
+from ibex.adapters.telemetry.auth_calls import AuthCallTelemetry
+from ibex.adapters.telemetry.current_request import CURRENT
+from ibex.adapters.telemetry.logging import configure_logging
+from ibex.adapters.telemetry.ops import AuthMetrics
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ID = UUID(int=7)
+
+
+@pytest.fixture
+def stream() -> Iterator[io.StringIO]:
+    """Where the logs go."""
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    stream = io.StringIO()
+    configure_logging("info", stream)
+    yield stream
+    root.handlers = handlers
+    root.setLevel(level)
+
+
+def lines(stream: io.StringIO) -> list[dict[str, object]]:
+    """Return the lines, without their times."""
+    read = [json.loads(line) for line in stream.getvalue().splitlines()]
+    return [{name: value for name, value in line.items() if name != "timestamp"} for line in read]
+
+
+def test_a_call_is_one_line(stream: io.StringIO) -> None:
+    """Which method, how it came out, how long it took in milliseconds; afterwards there is no request."""
+    metrics = AuthMetrics()
+    telemetry = AuthCallTelemetry(metrics)
+    telemetry.began(ID)
+    telemetry.ended("ValidateToken", "OK", 1_234_567)
+
+    assert lines(stream) == [
+        {
+            "event": "call",
+            "level": "info",
+            "source": "ibex.auth",
+            "request_id": str(ID),
+            "trace_id": ID.hex,
+            "method": "ValidateToken",
+            "status": "OK",
+            "duration_ms": 1.234,
+        }
+    ]
+    assert CURRENT.get() is None
+    assert b'ibex_auth_call_duration_seconds_count{method="ValidateToken",status="OK"} 1.0' in metrics.render()[0]
+
+
+def test_every_line_of_a_call_has_its_request_id(stream: io.StringIO) -> None:
+    """Whoever writes it; of what was raised the type and the place, not the message."""
+    metrics = AuthMetrics()
+    telemetry = AuthCallTelemetry(metrics)
+    telemetry.began(ID)
+    logging.getLogger("somebody").warning("something")
+    telemetry.failed(RuntimeError("canary"))
+    telemetry.ended("ValidateToken", "INTERNAL", 0)
+
+    assert [line["request_id"] for line in lines(stream)] == [str(ID)] * 3
+    assert "RuntimeError" in stream.getvalue()
+    assert "canary" not in stream.getvalue()
+    assert b"ibex_auth_internal_errors_total 1.0" in metrics.render()[0]

@@ -1,0 +1,158 @@
+"""A prompt through a proxy, and what is shown of it."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from harness.cli_scene import CliScene
+
+SECRET = "ibex_pat_canary"
+HEADERS = {
+    "x-ibex-session-id": "s-1",
+    "x-ibex-directive": "2@abcdef01",
+    "server-timing": "auth;dur=0.100, provider;dur=9.000",
+}
+USAGE = {"prompt_tokens": 9, "completion_tokens": 2}
+
+
+class Proxy:
+    """Answers what it is told to, and remembers what it was asked."""
+
+    def __init__(self, *answers: Callable[[], httpx.Response]) -> None:
+        self.answers = list(answers)
+        self.asked: list[httpx.Request] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        """Answer."""
+        self.asked.append(request)
+        return self.answers.pop(0)()
+
+    @property
+    def bodies(self) -> list[dict[str, Any]]:
+        """What was asked for."""
+        return [json.loads(request.content) for request in self.asked]
+
+
+def streamed(*events: dict[str, Any]) -> Callable[[], httpx.Response]:
+    """Return a stream of these events."""
+    text = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + ": keep-alive\n\ndata: [DONE]\n\n"
+    return lambda: httpx.Response(200, headers=HEADERS, content=text.encode())
+
+
+def part(text: str) -> dict[str, Any]:
+    """Return an event with a piece of text."""
+    return {"choices": [{"delta": {"content": text}}]}
+
+
+HELLO = streamed(part("Hel"), {"choices": [{"delta": {}}]}, part("lo"), {"choices": [], "usage": USAGE})
+
+
+def buffered() -> httpx.Response:
+    """Return a whole answer."""
+    answer = {"choices": [{"message": {"content": "Hello"}}], "usage": USAGE}
+    return httpx.Response(200, headers=HEADERS, json=answer)
+
+
+@pytest.fixture
+def proxy(ibex: CliScene) -> Proxy:
+    """A proxy, and a token for it in the environment."""
+    answering = Proxy()
+    ibex.transport = httpx.MockTransport(answering)
+    return answering
+
+
+@pytest.mark.parametrize(("answer", "options"), [(HELLO, []), (buffered, ["--no-stream"])])
+def test_the_answer_is_on_standard_output_and_the_rest_beside_it(
+    ibex: CliScene, proxy: Proxy, answer: Callable[[], httpx.Response], options: list[str]
+) -> None:
+    """Session, directive, tokens and timings are told; the token is not."""
+    proxy.answers = [answer]
+
+    done = ibex.run("chat", "Hi", "--token", SECRET, "--agent", "an-agent", *options)
+
+    assert (done.code, done.out) == (0, "Hello\n")
+    for told in ("session s-1", "directive 2@abcdef01", "tokens 9→2", "auth 0.100", "provider 9.000 ms"):
+        assert told in done.err
+    assert SECRET not in done.out + done.err
+    (request,) = proxy.asked
+    assert request.headers["authorization"] == f"Bearer {SECRET}"
+    assert request.headers["x-ibex-agent-id"] == "an-agent"
+    assert proxy.bodies[0]["messages"] == [{"role": "user", "content": "Hi"}]
+
+
+def test_a_conversation_is_one_session(ibex: CliScene, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each line goes with all that was said before, under the session that the first answer named."""
+    proxy.answers = [HELLO, HELLO]
+    monkeypatch.setattr("sys.stdin", io.StringIO("one\n\ntwo\n"))
+
+    assert ibex.run("chat", "--token", SECRET).code == 0
+
+    roles = [[message["role"] for message in body["messages"]] for body in proxy.bodies]
+    assert roles == [["user"], ["user", "assistant", "user"]]
+    assert [request.headers.get("x-ibex-session-id") for request in proxy.asked] == [None, "s-1"]
+
+
+def test_a_refusal_is_the_proxys_own_words(ibex: CliScene, proxy: Proxy) -> None:
+    """With its code, and the request's id to ask about."""
+    error = {"error": {"code": "RATE_LIMITED", "message": "Too many requests.", "request_id": "r-1"}}
+    proxy.answers = [lambda: httpx.Response(429, json=error)]
+
+    done = ibex.run("chat", "Hi", "--token", SECRET)
+
+    assert done.code == 1
+    assert "RATE_LIMITED: Too many requests. (request r-1)" in done.err
+
+
+def test_an_error_in_the_stream_is_a_failure(ibex: CliScene, proxy: Proxy) -> None:
+    """What came is shown, and the exit code says that it is not all."""
+    proxy.answers = [streamed(part("Hel"), {"error": {"message": "The provider is not available."}})]
+
+    done = ibex.run("chat", "Hi", "--token", SECRET)
+
+    assert (done.code, done.out) == (1, "Hel")
+    assert "The provider is not available." in done.err
+
+
+def _refuse() -> httpx.Response:
+    raise httpx.ConnectError("refused")
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda: httpx.Response(404, text="<html>"), "is no IBEX"),
+        (_refuse, "No proxy answers at http://127.0.0.1:8080"),
+    ],
+)
+def test_what_is_no_proxy_is_said(
+    ibex: CliScene, proxy: Proxy, answer: Callable[[], httpx.Response], said: str
+) -> None:
+    """No traceback, no HTML."""
+    proxy.answers = [answer]
+
+    done = ibex.run("chat", "Hi", "--token", SECRET)
+
+    assert done.code == 1
+    assert said in done.err
+
+
+def test_the_folder_has_a_token_and_an_address(ibex: CliScene, proxy: Proxy) -> None:
+    """In development nothing needs to be given."""
+    assert ibex.run("chat", "Hi").code == 2
+    ibex.install(agent_token=SECRET)
+    proxy.answers = [HELLO]
+    with ibex.home.claim():
+        ibex.home.announce("http://127.0.0.1:4242", {})
+
+        assert ibex.run("chat", "Hi").code == 0
+
+    assert proxy.asked[0].url.port == 4_242
+    assert proxy.asked[0].headers["authorization"] == f"Bearer {SECRET}"

@@ -1,0 +1,85 @@
+"""An agent's directive at the command line."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from harness.cli_scene import CliScene
+
+TEXT = "Answer in rhyme."
+
+
+@pytest.fixture(autouse=True)
+def _agent(ibex: CliScene) -> None:
+    """There is an agent."""
+    ibex.run("org", "create", "acme")
+    ibex.run("agent", "create", "one")
+
+
+def test_a_text_is_put_in_force_and_shown(ibex: CliScene) -> None:
+    """The answer to setting it has the receipt and not the text; showing it has both."""
+    made = ibex.run("directive", "set", "one", TEXT, "--mode", "user_prepend", "--author", "me", "--json").json
+    shown = ibex.run("directive", "show", "one", "--json").json
+
+    assert (made["number"], made["mode"], made["author"], made["bytes"]) == (1, "user_prepend", "me", len(TEXT))
+    assert made["receipt"] == f"1@{made['sha256'][:8]}"
+    assert shown == {**made, "text": TEXT}
+    assert ibex.run("directive", "show", "one").out.endswith(f"\n\n{TEXT}\n")
+    assert TEXT not in ibex.run("directive", "history", "one").out
+
+
+@pytest.mark.parametrize("from_file", [True, False])
+def test_a_text_comes_from_a_file_or_from_standard_input(
+    ibex: CliScene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, from_file: bool
+) -> None:
+    """Byte for byte, its last newline included."""
+    text = "Zwei Zeilen:\nä ö ü\n"
+    (tmp_path / "directive.txt").write_text(text, encoding="utf-8")
+    monkeypatch.setattr("sys.stdin", io.StringIO(text))
+
+    source = ["--file", str(tmp_path / "directive.txt")] if from_file else ["-"]
+    ibex.run("directive", "set", "one", *source)
+
+    assert ibex.run("directive", "show", "one", "--json").json["text"] == text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["set", "one"], 2, "Give the text"),
+        (["set", "one", "text", "--file", "-"], 2, "not both"),
+        (["set", "one", ""], 1, "1 to 32,768 bytes"),
+        (["set", "one", "x" * 32_769], 1, "1 to 32,768 bytes"),
+        (["set", "nobody", "text"], 1, "no agent"),
+        (["show", "one"], 1, "no such directive"),
+        (["rollback", "one", "1"], 1, "no such directive version"),
+        (["rollback", "one", "0"], 2, "0"),
+        (["deactivate", "one"], 1, "no such directive"),
+    ],
+)
+def test_what_cannot_be_done_is_said(ibex: CliScene, arguments: list[str], code: int, said: str) -> None:
+    """Nothing is in force afterwards."""
+    done = ibex.run("directive", *arguments)
+
+    assert done.code == code
+    assert said in done.err
+    assert ibex.run("directive", "history", "one").out == "The agent has no directive.\n"
+
+
+def test_going_back_moves_the_pointer(ibex: CliScene) -> None:
+    """The history stays, newest first; a mode that is not given stays too; deactivated is said."""
+    ibex.run("directive", "set", "one", "first", "--mode", "system_append")
+    ibex.run("directive", "set", "one", "second")
+
+    back = ibex.run("directive", "rollback", "one", "1", "--json").json
+    off = ibex.run("directive", "deactivate", "one", "--json").json
+
+    assert (back["number"], back["mode"], back["is_active"]) == (1, "system_append", True)
+    assert (off["number"], off["is_active"]) == (1, False)
+    assert [row["number"] for row in ibex.run("directive", "history", "one", "--json").json] == [2, 1]

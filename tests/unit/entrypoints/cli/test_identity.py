@@ -1,0 +1,113 @@
+"""Organizations, agents and tokens at the command line."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import pytest
+
+from ibex.domain.identity import PersonalAccessToken
+
+if TYPE_CHECKING:
+    from harness.cli_scene import CliScene
+
+
+def test_an_organization_is_created_listed_and_suspended(ibex: CliScene) -> None:
+    """Its own limit is shown, a default one as a dash."""
+    made = ibex.run("org", "create", "acme", "--rpm", "60", "--json").json
+    ibex.run("org", "create", "globex")
+
+    assert (made["name"], made["status"], made["rate_limit_rpm"]) == ("acme", "active", 60)
+    assert ibex.run("org", "suspend", "acme").out == "acme is suspended.\n"
+    assert [o["status"] for o in ibex.run("org", "list", "--json").json] == ["suspended", "active"]
+    table = ibex.run("org", "list").out
+    assert "60" in table
+    assert " - " in table
+    assert ibex.run("org", "activate", made["id"]).out == "acme is active.\n"
+
+
+def test_a_name_that_is_taken_is_said(ibex: CliScene) -> None:
+    """Exit code 1."""
+    ibex.run("org", "create", "acme")
+
+    done = ibex.run("org", "create", "acme")
+
+    assert (done.code, done.err) == (1, "ibex: There is an organization of that name already.\n")
+
+
+@pytest.mark.parametrize(
+    ("verb", "status"),
+    [("pause", "paused"), ("suspend", "suspended"), ("archive", "archived"), ("activate", "active")],
+)
+def test_an_agents_state_is_a_verb(ibex: CliScene, verb: str, status: str) -> None:
+    """By name, and the list shows it."""
+    ibex.run("org", "create", "acme")
+    ibex.run("agent", "create", "one")
+
+    assert ibex.run("agent", verb, "one").out == f"one is {status}.\n"
+    assert [a["status"] for a in ibex.run("agent", "list", "--json").json] == [status]
+
+
+def test_a_token_is_shown_once_and_alone(ibex: CliScene) -> None:
+    """Standard output is the token, so that a script can take it; no list has it, nor what it is kept as."""
+    ibex.run("org", "create", "acme")
+    ibex.run("agent", "create", "one")
+
+    done = ibex.run("token", "create", "--name", "laptop", "--agent", "one", "--expires", "30d")
+
+    token = PersonalAccessToken.parse(done.out.strip())
+    assert token is not None
+    for listed in (ibex.run("token", "list"), ibex.run("token", "list", "--json")):
+        assert token.display_prefix in listed.out
+        assert token.reveal()[46:] not in listed.out
+        assert "digest" not in listed.out
+    (row,) = ibex.run("token", "list", "--json").json
+    assert (row["name"], row["status"], row["permissions"]) == ("laptop", "live", "agent")
+    remaining = datetime.fromisoformat(row["expires_at"]) - datetime.now(UTC)
+    assert timedelta(days=29) < remaining <= timedelta(days=30)
+
+
+def test_a_token_is_revoked_by_what_names_it(ibex: CliScene) -> None:
+    """By its id, the displayed part, or the whole token, which is not repeated."""
+    ibex.run("org", "create", "acme")
+    made = [ibex.run("token", "create", "--name", "t", "--json").json for _ in range(3)]
+    names = [made[0]["id"], f"ibex_pat_{made[1]['id']}", made[2]["token"]]
+
+    said = [ibex.run("token", "revoke", name).out for name in names]
+
+    assert said == [f"ibex_pat_{one['id']} is revoked.\n" for one in made]
+    assert {row["status"] for row in ibex.run("token", "list", "--json").json} == {"revoked"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["revoke", str(UUID(int=9))], 1, "no such token"),
+        (["revoke", "laptop"], 2, "is not an id"),
+        (["create", "--name", "t", "--permissions", "everything"], 2, "none of"),
+        (["create", "--name", "t", "--permissions", hex(1 << 60)], 2, "bitmap"),
+        (["create", "--name", "t", "--expires", "soon"], 2, "time span"),
+        (["create", "--name", "t", "--agent", "nobody"], 1, "no agent"),
+    ],
+)
+def test_what_cannot_be_done_is_said(ibex: CliScene, arguments: list[str], code: int, said: str) -> None:
+    """Nothing is made or changed."""
+    ibex.run("org", "create", "acme")
+
+    done = ibex.run("token", *arguments)
+
+    assert done.code == code
+    assert said in done.err
+    assert ibex.run("token", "list").out == "There is no token yet.\n"
+
+
+@pytest.mark.parametrize(("permissions", "shown"), [("admin", "admin"), ("0x10001", "0x10001"), ("3", "0x3")])
+def test_permissions_are_a_name_or_a_bitmap(ibex: CliScene, permissions: str, shown: str) -> None:
+    """A set with a name is shown by it."""
+    ibex.run("org", "create", "acme")
+
+    ibex.run("token", "create", "--name", "t", "--permissions", permissions)
+
+    assert [row["permissions"] for row in ibex.run("token", "list", "--json").json] == [shown]

@@ -1,0 +1,83 @@
+"""What failures look like: one line, and an exit code that scripts can use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ibex.domain.errors import NotFoundError, ServiceDegradedError
+from ibex.domain.manage_identity import AlreadyExistsError
+from ibex.entrypoints.home import HomeInUseError
+from ibex.entrypoints.settings import MissingSettingError, SettingsError
+
+if TYPE_CHECKING:
+    from harness.cli_scene import CliScene
+
+
+@pytest.mark.parametrize(
+    ("failure", "code", "said"),
+    [
+        (NotFoundError("There is no such agent."), 1, "There is no such agent."),
+        (ServiceDegradedError("The database is not available."), 1, "The database is not available."),
+        (AlreadyExistsError("There is one."), 1, "There is one."),
+        (HomeInUseError("IBEX already runs here."), 1, "IBEX already runs here."),
+        (ConnectionRefusedError(111, "Connection refused"), 1, "Connection refused"),
+        (ValueError("a directive has 1 to 32,768 bytes"), 1, "a directive has 1 to 32,768 bytes"),
+        (SettingsError("IBEX_PORT is 'x'; allowed: 0 to 65535."), 2, "IBEX_PORT is 'x'; allowed: 0 to 65535."),
+    ],
+)
+def test_an_expected_failure_is_one_line(ibex: CliScene, failure: Exception, code: int, said: str) -> None:
+    """On standard error, without a traceback; standard output stays clean for programs."""
+    ibex.failure = failure
+
+    done = ibex.run("org", "list", "--json")
+
+    assert (done.code, done.out, done.err) == (code, "", f"ibex: {said}\n")
+
+
+def test_a_setting_that_is_missing_is_told_with_the_way_out(ibex: CliScene) -> None:
+    """Who meant the embedded default learns that it does not run."""
+    ibex.failure = MissingSettingError("IBEX_DATABASE_URL is not set.")
+
+    done = ibex.run("org", "list")
+
+    assert done.code == 2
+    assert "ibex dev" in done.err
+
+
+def test_a_bug_shows_itself(ibex: CliScene) -> None:
+    """Nothing unforeseen is dressed up as a failure of the world."""
+    ibex.failure = KeyError("oops")
+
+    with pytest.raises(KeyError):
+        ibex.run("org", "list")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["nonsense"], ["org", "create"], ["org", "create", "x", "--rpm", "-1"], ["sessions", "list", "--limit", "many"]],
+)
+def test_wrong_usage_is_exit_code_2(ibex: CliScene, arguments: list[str]) -> None:
+    """As of every command line."""
+    assert ibex.run(*arguments).code == 2
+
+
+def test_help_lists_every_command(ibex: CliScene) -> None:
+    """What cannot be found is not there."""
+    done = ibex.run("--help")
+
+    assert done.code == 0
+    for name in ("dev", "serve", "migrate", "bootstrap", "org", "agent", "token", "directive", "sessions", "traces"):
+        assert name in done.out
+
+
+def test_a_wrong_variable_is_named_before_anything_is_opened(ibex: CliScene) -> None:
+    """Variable, value, and what is allowed."""
+    ibex.environ["IBEX_PORT"] = "high"
+
+    done = ibex.run("org", "list")
+
+    assert done.code == 2
+    assert "IBEX_PORT" in done.err
+    assert "'high'" in done.err

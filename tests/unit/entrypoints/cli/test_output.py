@@ -1,0 +1,68 @@
+"""Tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from ibex.entrypoints.cli.output import Row, bar, show_one, show_rows, shown
+
+COLUMNS = {"id": "id", "name": "name"}
+ROWS: list[Row] = [{"id": "1", "name": "[bold]one[/bold]", "hidden": 1}, {"id": "2", "name": None, "hidden": 2}]
+
+
+def test_a_table_has_headings_and_what_is_absent_as_a_dash(capsys: pytest.CaptureFixture[str]) -> None:
+    """Only its columns are shown, and text that looks like markup is text."""
+    show_rows(ROWS, as_json=False, empty="none", columns=COLUMNS)
+
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines == [["id", "name"], ["1", "[bold]one[/bold]"], ["2", "-"]]
+
+
+def test_json_has_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    """One document, an empty list for nothing."""
+    show_rows(ROWS, as_json=True, empty="none", columns=COLUMNS)
+    show_rows([], as_json=True, empty="none", columns=COLUMNS)
+    show_one(ROWS[0], as_json=True)
+
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [ROWS, [], ROWS[0]]
+
+
+def test_nothing_is_said_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    """An empty table says nothing to anybody."""
+    show_rows([], as_json=False, empty="There is none.", columns=COLUMNS)
+
+    assert capsys.readouterr().out == "There is none.\n"
+
+
+def test_one_thing_is_a_line_a_field(capsys: pytest.CaptureFixture[str]) -> None:
+    """Aligned, in the order of the row."""
+    show_one({"id": "1", "longer": True}, as_json=False)
+
+    assert capsys.readouterr().out == "id      1\nlonger  yes\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(None, "-"), ("", "-"), (True, "yes"), (False, "no"), (1.5, "1.500"), (0, "0"), ("x", "x")]
+)
+def test_values_are_written_for_people(value: Any, expected: str) -> None:
+    """Numbers in three decimals, and 0 is not nothing."""
+    assert shown(value) == expected
+
+
+def test_times_are_local() -> None:
+    """To the second, without a zone: the reader's own."""
+    moment = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
+
+    assert shown(moment) == moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+@pytest.mark.parametrize(
+    ("value", "longest", "cells"), [(0, 10, 0), (10, 0, 0), (0.001, 10, 1), (5, 10, 12), (9, 9, 24)]
+)
+def test_a_bar_is_as_long_as_its_value(value: float, longest: float, cells: int) -> None:
+    """What is not 0 can be seen."""
+    assert len(bar(value, longest)) == cells

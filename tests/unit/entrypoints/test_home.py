@@ -1,0 +1,83 @@
+"""The folder of the embedded default: one owner, private files, and what is found there."""
+
+from __future__ import annotations
+
+import base64
+import os
+import stat
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ibex.entrypoints.home import FirstInstallation, Home, HomeInUseError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+INSTALLATION = FirstInstallation("org", "acme", "agent", "assistant", "ibex_pat_one", "ibex_pat_two")
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """A folder that is not there yet."""
+    return Home(tmp_path / "deep" / "home")
+
+
+def test_one_process_at_a_time(home: Home) -> None:
+    """The second is told who the first is; afterwards the folder is free again."""
+    with home.claim(), pytest.raises(HomeInUseError, match=str(os.getpid())), Home(home.path).claim():
+        raise AssertionError("it must not get here")
+    with home.claim():
+        assert home.path.is_dir()
+
+
+def test_nothing_in_it_is_for_others(home: Home) -> None:
+    """Folder 0700, files 0600, whatever the umask."""
+    before = os.umask(0)
+    try:
+        with home.claim():
+            home.token_peppers()
+            home.remember_installation(INSTALLATION)
+            home.announce("http://127.0.0.1:1", {})
+            modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in home.path.iterdir()}
+    finally:
+        os.umask(before)
+
+    assert set(modes.values()) == {0o600}
+    assert set(modes) == {"lock", "token_peppers", "installation.json", "running.json"}
+    assert stat.S_IMODE(home.path.stat().st_mode) == 0o700
+
+
+def test_the_pepper_is_made_once_and_is_the_folders_own(home: Home, tmp_path: Path) -> None:
+    """32 random bytes under a name."""
+    other = Home(tmp_path / "other")
+    with home.claim(), other.claim():
+        pepper = home.token_peppers()
+        assert home.token_peppers() == pepper
+        assert other.token_peppers() != pepper
+    assert len(base64.b64decode(pepper.partition(":")[2])) == 32
+
+
+def test_the_first_installation_is_remembered(home: Home) -> None:
+    """None before it; its repr shows no token."""
+    assert home.installation() is None
+    with home.claim():
+        home.remember_installation(INSTALLATION)
+    assert home.installation() == INSTALLATION
+    assert "ibex_pat" not in repr(INSTALLATION)
+
+
+def test_what_runs_is_announced_as_long_as_it_runs(home: Home) -> None:
+    """An announcement that was left behind by a process that died is none."""
+    assert (home.running_address(), home.running_environ()) == (None, {})
+    with home.claim():
+        home.announce("http://127.0.0.1:4242", {"IBEX_PORT": "1"})
+        assert home.running_address() == "http://127.0.0.1:4242"
+        assert home.running_environ() == {"IBEX_PORT": "1"}
+        left_behind = (home.path / "running.json").read_text()
+    assert not (home.path / "running.json").exists()
+
+    (home.path / "running.json").write_text(left_behind)
+    assert home.running_address() is None
+    with home.claim():
+        assert home.running_address() is None

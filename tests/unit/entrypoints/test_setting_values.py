@@ -1,0 +1,89 @@
+"""What settings are read with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ibex.entrypoints import setting_values as values
+from ibex.entrypoints.setting_values import EMBEDDED_PEPPER, Secret, is_for_development
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+KEY = "AAECAwQFBgcICQoLDA0ODw=="
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "expected"),
+    [
+        (values.int_between(0, 9), "9", 9),
+        (values.seconds, "0.05", 0.05),
+        (values.delay, "0", 0.0),
+        (values.on_off, "ON", True),
+        (values.url("http"), "http://x", "http://x"),
+        (values.globs, "gpt-*, o1", ("gpt-*", "o1")),
+        (values.host_and_port, "[::1]:9091", "[::1]:9091"),
+    ],
+)
+def test_what_is_allowed_is_read(parse: Callable[[str], Any], text: str, expected: object) -> None:
+    """As its type."""
+    assert parse(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("parse", "text"),
+    [
+        (values.int_between(0, 9), "10"),
+        (values.seconds, "0"),
+        (values.seconds, "86401"),
+        (values.seconds, "nan"),
+        (values.delay, "-1"),
+        (values.on_off, "yes"),
+        (values.url("http"), "https://x"),
+        (values.globs, " , "),
+        (values.text, ""),
+        (values.host_and_port, "9091"),
+        (values.host_and_port, ":9091"),
+        (values.host_and_port, "host:70000"),
+        (values.service_token, "short"),
+        (values.peppers, "k"),
+        (values.peppers, f":{KEY}"),
+        (values.peppers, "k:AAAA"),
+        (values.peppers, "k:not base64"),
+    ],
+)
+def test_what_is_not_allowed_is_refused(parse: Callable[[str], Any], text: str) -> None:
+    """By an error that the settings turn into one message."""
+    with pytest.raises((ValueError, KeyError)):
+        parse(text)
+
+
+def test_a_secret_does_not_show() -> None:
+    """Neither itself nor in what holds it."""
+    secret = values.secret_url("postgresql")("postgresql://u:canary@h/d")
+
+    assert "canary" not in f"{secret} {secret!r} {[secret]}"
+    assert secret.reveal() == "postgresql://u:canary@h/d"
+    assert secret == Secret("postgresql://u:canary@h/d") != Secret("another")
+    assert len({secret, Secret(secret.reveal())}) == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (Secret("postgresql://u:postgres@h/d"), True),
+        (Secret("redis://:Password@h/0"), True),
+        (Secret("postgresql://u:9f2c71aa@h/d"), False),
+        (Secret("postgresql://u@/d?host=/run"), False),
+        (Secret({EMBEDDED_PEPPER: bytes(range(32))}), True),
+        (Secret({"k": bytes(32)}), True),
+        (Secret({"k": bytes(range(32))}), False),
+        (Secret("sk-something"), False),
+        ("http://u:postgres@h", False),
+    ],
+)
+def test_what_is_only_fit_for_development_is_known(value: object, *, expected: bool) -> None:
+    """What anybody tries first, and what the embedded default made for itself."""
+    assert is_for_development(value) is expected
