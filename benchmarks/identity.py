@@ -78,7 +78,7 @@ async def _in_process() -> None:
     board = InMemoryBoard(clock, SystemIds())
     connection = await board.connection()
     await board.finish_filter(connection, await board.begin_filter(connection), filter_of([]))
-    await board.renew(connection)
+    await board.renew(connection, await board.begin_turn(connection) or "")
     tokens = caches.tokens(ScriptedTokens(principal()))
     agents = caches.agents(ScriptedAgents(Agent(AGENT, ORG, AgentStatus.ACTIVE)))
     admit = AdmitCaller(tokens, agents, InMemoryRateLimiter(board.news), default_rpm=0)

@@ -47,6 +47,12 @@ class Scene:
         assert await self.board.finish_filter(connection, mark, filter_of(token_ids))
         return connection
 
+    async def renew(self) -> bool:
+        """Take a ticket and renew the lease with it, if there is one to take."""
+        connection = await self.board.connection()
+        ticket = await self.board.begin_turn(connection)
+        return ticket is not None and await self.board.renew(connection, ticket)
+
 
 @pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.integration)])
 async def scene(request: pytest.FixtureRequest) -> AsyncIterator[Scene]:
@@ -80,21 +86,48 @@ async def test_the_lease_needs_a_filter_and_names_the_instance(scene: Scene) -> 
     """Who renews vouches for the filter as well."""
     org = uuid4()
     connection = await scene.board.connection()
-    assert not await scene.board.renew(connection)
+    assert await scene.board.begin_turn(connection) is None
     assert (await scene.limiter.news(org)).lease is None
 
     await scene.make_filter()
 
-    assert await scene.board.renew(connection)
-    assert (await scene.limiter.news(org)).lease == connection.instance
+    assert await scene.renew()
+    lease = (await scene.limiter.news(org)).lease
+    assert lease is not None
+    assert lease.startswith(f"{connection.instance} ")
+
+
+async def test_a_ticket_renews_once(scene: Scene) -> None:
+    """Neither one that was used nor one that was never given out does."""
+    connection = await scene.make_filter()
+    ticket = await scene.board.begin_turn(connection)
+    assert ticket is not None
+
+    assert not await scene.board.renew(connection, "another")
+    assert await scene.board.renew(connection, ticket)
+    assert not await scene.board.renew(connection, ticket)
+
+
+async def test_every_turn_has_a_ticket_of_its_own(scene: Scene) -> None:
+    """Replicas take turns at the same time, and the lease is the same for all of them."""
+    org, connection = uuid4(), await scene.make_filter()
+    first, second = [await scene.board.begin_turn(connection) for _ in range(2)]
+    assert first is not None
+    assert second is not None
+
+    leases = set()
+    for ticket in (second, first):
+        assert await scene.board.renew(connection, ticket)
+        leases.add((await scene.limiter.news(org)).lease)
+    assert len(leases) == 1
 
 
 async def test_the_filter_is_asked_only_under_a_lease(scene: Scene) -> None:
     """Without one it may lack tokens that are live."""
-    connection = await scene.make_filter(KNOWN)
+    await scene.make_filter(KNOWN)
     assert not await scene.known.excludes(UNKNOWN)
 
-    await scene.board.renew(connection)
+    await scene.renew()
 
     assert await scene.known.excludes(UNKNOWN)
     assert not await scene.known.excludes(KNOWN)
@@ -109,7 +142,7 @@ async def test_tokens_are_added_to_the_filter(scene: Scene) -> None:
 
     assert await scene.board.add_tokens(connection, [*many, UNKNOWN])
 
-    await scene.board.renew(connection)
+    await scene.renew()
     assert not any([await scene.known.excludes(token_id) for token_id in (*many[::100], UNKNOWN)])
     assert await scene.known.excludes(uuid4())
 
@@ -122,7 +155,7 @@ async def test_a_filter_is_made_once(scene: Scene) -> None:
     assert await scene.board.finish_filter(connection, second, filter_of([KNOWN]))
     assert not await scene.board.finish_filter(connection, first, filter_of([]))
 
-    await scene.board.renew(connection)
+    await scene.renew()
     assert not await scene.known.excludes(KNOWN)
 
 
@@ -131,7 +164,7 @@ async def test_a_mark_that_is_gone_makes_no_filter(scene: Scene) -> None:
     connection = await scene.board.connection()
 
     assert not await scene.board.finish_filter(connection, "never made", filter_of([KNOWN]))
-    assert not await scene.board.renew(connection)
+    assert not await scene.renew()
 
 
 async def test_another_connection_is_refused(scene: Scene) -> None:
@@ -142,7 +175,8 @@ async def test_another_connection_is_refused(scene: Scene) -> None:
     for refused in (
         scene.board.announce(other, uuid4(), [Kind.TOKENS]),
         scene.board.add_tokens(other, [KNOWN]),
-        scene.board.renew(other),
+        scene.board.begin_turn(other),
+        scene.board.renew(other, "ticket"),
         scene.board.begin_filter(other),
         scene.board.finish_filter(other, "mark", b""),
     ):

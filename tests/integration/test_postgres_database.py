@@ -15,12 +15,14 @@ import pytest
 
 from harness.tenants import new_draft, new_organization, settle_in
 from harness.turns import new_turn, session_of
-from ibex.adapters.postgres.database import Database
+from ibex.adapters.postgres.database import COMMIT_TIMEOUT_S, Database
 from ibex.adapters.postgres.directives import PostgresDirectives
 from ibex.adapters.postgres.identity import PostgresIdentity
 from ibex.adapters.postgres.roles import APP_ROLE, AUTH_ROLE
 from ibex.adapters.postgres.sessions import PostgresSessions
-from ibex.domain.errors import ServiceDegradedError
+from ibex.domain.errors import OutcomeUnknownError, ServiceDegradedError
+from ibex.domain.freshness import BOUND_S, GRACE_S
+from ibex.domain.manage_identity import AlreadyExistsError
 from ibex.domain.sessions import SinkUnavailableError
 
 if TYPE_CHECKING:
@@ -142,6 +144,76 @@ async def test_a_server_that_hangs_costs_no_more_than_the_timeout(
     with pytest.raises(ServiceDegradedError):
         await hang()
     await database.ping()
+    await database.close()
+
+
+async def test_a_commit_without_an_answer_has_an_unknown_outcome(
+    postgres: PostgresDatabase, auth: Database, app: Database
+) -> None:
+    """The server has gone when it is asked to commit; gone before that, it has certainly not."""
+    agent = await settle_in(PostgresIdentity(auth))
+
+    async def change(*, gone_before: bool) -> None:
+        async with app.transaction(agent.org_id) as connection:
+            if not gone_before:
+                await connection.execute("SELECT 1")
+            with psycopg.connect(postgres.superuser_url, autocommit=True) as superuser:
+                superuser.execute("SELECT pg_terminate_backend(%s, 5000)", [connection.info.backend_pid])
+            if gone_before:
+                await connection.execute("SELECT 1")
+
+    with pytest.raises(OutcomeUnknownError):
+        await change(gone_before=False)
+    with pytest.raises(ServiceDegradedError) as raised:
+        await change(gone_before=True)
+    assert not isinstance(raised.value, OutcomeUnknownError)
+
+
+async def test_a_commit_that_hangs_is_in_doubt_before_the_bound_is_over(
+    postgres: PostgresDatabase, stopped: list[int]
+) -> None:
+    """It has a timeout of its own, however long the transaction may take."""
+    database = Database(postgres.app_url, APP_ROLE, pool_size=1, transaction_timeout_s=60, commit_timeout_s=0.2)
+    await database.open()
+
+    async def hang() -> None:
+        async with database.transaction() as connection:
+            stopped.append(connection.info.backend_pid)
+            os.kill(stopped[-1], signal.SIGSTOP)
+
+    with pytest.raises(OutcomeUnknownError):
+        await hang()
+    await database.ping()
+    await database.close()
+    assert COMMIT_TIMEOUT_S + GRACE_S < BOUND_S
+
+
+async def test_a_commit_that_is_refused_was_certainly_not_made(auth: Database) -> None:
+    """The server has answered: what it refuses at the end, a deferred constraint, is not in doubt."""
+
+    async def change() -> None:
+        async with auth.transaction() as connection:
+            await connection.execute("CREATE TEMP TABLE once (n int UNIQUE DEFERRABLE INITIALLY DEFERRED)")
+            await connection.execute("INSERT INTO once VALUES (1), (1)")
+
+    with pytest.raises(AlreadyExistsError):
+        await change()
+    await auth.ping()
+
+
+async def test_one_transaction_may_have_less_time(postgres: PostgresDatabase, stopped: list[int]) -> None:
+    """Than the database's own."""
+    database = Database(postgres.app_url, APP_ROLE, pool_size=1, transaction_timeout_s=60, commit_timeout_s=60)
+    await database.open()
+
+    async def hang() -> None:
+        async with database.transaction(timeout_s=0.2) as connection:
+            stopped.append(connection.info.backend_pid)
+            os.kill(stopped[-1], signal.SIGSTOP)
+            await connection.execute("SELECT 1")
+
+    with pytest.raises(ServiceDegradedError):
+        await hang()
     await database.close()
 
 

@@ -13,7 +13,15 @@ from redis.crc import key_slot
 from harness.redis_observer import RecordingRedisObserver
 from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.redis.board import RedisBoard
-from ibex.adapters.redis.keys import LEASE_KEY, filter_key, generations_key, mark_key, window_key
+from ibex.adapters.redis.keys import (
+    FILTER_KEY,
+    LEASE_KEY,
+    MADE_KEY,
+    generations_key,
+    mark_key,
+    ticket_key,
+    window_key,
+)
 from ibex.adapters.redis.known_tokens import RedisKnownTokens
 from ibex.adapters.redis.link import FAILURES_IN_A_ROW, PAUSE_S, RedisLink
 from ibex.adapters.redis.rate_limits import RedisRateLimiter
@@ -72,7 +80,14 @@ async def vouch(board: RedisBoard, *token_ids: object) -> None:
     connection = await board.connection()
     mark = await board.begin_filter(connection)
     await board.finish_filter(connection, mark, filter_of(token_ids))  # type: ignore[arg-type]  # ids, in these tests
-    assert await board.renew(connection)
+    assert await renew(board)
+
+
+async def renew(board: RedisBoard) -> bool:
+    """Take a ticket and renew the lease with it, if there is one to take."""
+    connection = await board.connection()
+    ticket = await board.begin_turn(connection)
+    return ticket is not None and await board.renew(connection, ticket)
 
 
 async def test_what_is_asked_in_one_turn_is_one_round_trip(worker: Worker) -> None:
@@ -162,7 +177,7 @@ async def test_a_redis_that_was_emptied_vouches_for_nothing(
     assert after.lease is None
     assert not set(after.generations.values()) & set(before.generations.values())
     assert not await worker.known.excludes(uuid4())
-    assert not await board.renew(await board.connection())
+    assert not await renew(board)
 
 
 async def test_a_filter_that_is_made_while_redis_is_emptied_is_not_kept(
@@ -181,13 +196,60 @@ async def test_a_lease_of_another_instance_is_none(
 ) -> None:
     """As after a fail-over: a replica has the lease and the filter of the one whose last second of writes it lacks."""
     await vouch(board)
+    assert await worker.known.excludes(uuid4())
     client = redis_server.client()
-    old = (await board.connection()).instance
-    client.set(LEASE_KEY, "another-instance", px=60_000)
-    client.rename(filter_key(old), filter_key("another-instance"))
+    client.set(LEASE_KEY, "another-instance its-mark", px=60_000)
+    client.set(MADE_KEY, "another-instance its-mark")
 
     assert (await worker.limiter.news(ORG)).lease is None
     assert not await worker.known.excludes(uuid4())
+    assert not await board.add_tokens(await board.connection(), [uuid4()])
+    assert not await renew(board)
+
+
+async def test_an_instance_that_is_back_is_vouched_for_by_another_lease(
+    redis_server: RedisServer, worker: Worker, board: RedisBoard
+) -> None:
+    """Under its old name it may lack what it was told before it was replaced, so nothing remembered is proven."""
+    await vouch(board)
+    before = (await worker.limiter.news(ORG)).lease
+    redis_server.client().set(MADE_KEY, "another-instance its-mark")
+
+    await vouch(board)
+
+    after = (await worker.limiter.news(ORG)).lease
+    assert None not in {before, after}
+    assert before != after
+
+
+async def test_a_lease_counts_from_its_ticket(redis_server: RedisServer, board: RedisBoard) -> None:
+    """A renewal that comes late vouches for no longer, and one that comes too late not at all."""
+    await vouch(board)
+    client, connection = redis_server.client(), await board.connection()
+    late, too_late = [await board.begin_turn(connection) for _ in range(2)]
+    assert late is not None
+    assert too_late is not None
+    client.pexpire(ticket_key(late), 300)
+    client.delete(ticket_key(too_late), LEASE_KEY)
+
+    assert not await board.renew(connection, too_late)
+    assert not client.exists(LEASE_KEY)
+    assert await board.renew(connection, late)
+    assert 0 < client.pttl(LEASE_KEY) <= 300
+
+
+async def test_a_ticket_is_for_the_filter_that_was_there(redis_server: RedisServer, board: RedisBoard) -> None:
+    """Who emptied the outbox before another was made does not know what that one lacks."""
+    await vouch(board)
+    connection = await board.connection()
+    ticket = await board.begin_turn(connection)
+    assert ticket is not None
+    redis_server.client().delete(FILTER_KEY)
+    mark = await board.begin_filter(connection)
+    await board.finish_filter(connection, mark, filter_of([]))
+
+    assert not await board.renew(connection, ticket)
+    assert await renew(board)
 
 
 async def test_a_board_that_was_cut_off_knows(redis_server: RedisServer, board: RedisBoard) -> None:
@@ -205,7 +267,7 @@ async def test_a_board_that_was_cut_off_knows(redis_server: RedisServer, board: 
     assert second.number > first.number
     assert second.instance != first.instance
     with pytest.raises(BoardUnavailableError):
-        await board.renew(first)
+        await board.renew(first, "ticket")
 
 
 async def test_a_board_does_not_wait_for_a_frozen_redis(redis_server: RedisServer) -> None:
@@ -239,21 +301,22 @@ async def test_a_password_is_presented_and_never_shown(redis_server: RedisServer
 
 
 async def test_what_redis_keeps_expires(redis_server: RedisServer, worker: Worker, board: RedisBoard) -> None:
-    """But for the filter: it goes with its instance."""
+    """But for the filter: another replaces it."""
     await vouch(board)
     await board.begin_filter(await board.connection())
+    await board.begin_turn(await board.connection())
     await worker.count()
     client = redis_server.client()
 
     lasting = [key for key in client.scan_iter() if client.ttl(key) == -1]
 
-    assert lasting == [filter_key((await board.connection()).instance).encode()]
+    assert sorted(lasting) == sorted([FILTER_KEY.encode(), MADE_KEY.encode()])
 
 
 def test_the_keys_of_a_script_lie_in_one_slot() -> None:
     """A Redis Cluster refuses a script otherwise."""
     of_org = {window_key(ORG, window_of(ManualClock().now())), generations_key(ORG)}
-    of_all = {LEASE_KEY, filter_key("one"), filter_key("two"), mark_key("mark")}
+    of_all = {LEASE_KEY, FILTER_KEY, MADE_KEY, mark_key("mark"), ticket_key("ticket")}
 
     assert len({key_slot(key.encode()) for key in of_org}) == 1
     assert len({key_slot(key.encode()) for key in of_all}) == 1

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from ibex.domain.errors import OutcomeUnknownError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Coroutine, Iterable, Sequence
     from uuid import UUID
 
     from ibex.domain.freshness import Kind
+
+T = TypeVar("T")
 
 
 class BoardUnavailableError(Exception):
@@ -31,7 +36,10 @@ class Change:
 
 
 class Outbox(Protocol):
-    """Port: the changes that were committed and are not announced yet, oldest first."""
+    """Port: the changes that were committed and are not announced yet, oldest first.
+
+    ``pending`` and ``forget`` answer or raise within two seconds: while one hangs, nothing is announced from here.
+    """
 
     async def pending(self, limit: int) -> Sequence[Change]:
         """Return up to ``limit`` changes, those included that another replica is announcing at this moment.
@@ -70,10 +78,17 @@ class Board(Protocol):
     async def add_tokens(self, connection: Connection, token_ids: Sequence[UUID]) -> bool:
         """Put tokens into the instance's filter; False, and nothing done, if it has none."""
 
-    async def renew(self, connection: Connection) -> bool:
-        """Let the lease, which names the connection's instance, live for ``LEASE_S`` from now.
+    async def begin_turn(self, connection: Connection) -> str | None:
+        """Return a ticket to renew the lease with, good for ``LEASE_S``; to be taken before the outbox is emptied.
 
-        False, and nothing done, if the instance has no filter: who renews vouches for it as well.
+        None if the instance has no filter: who renews vouches for it as well.
+        """
+
+    async def renew(self, connection: Connection, ticket: str) -> bool:
+        """Let the lease, which names instance and filter, live until ``LEASE_S`` after the ticket was given out.
+
+        However late this comes to be done, it vouches for no more than its turn saw. False, and nothing done, if the
+        ticket has run out, or the instance's filter is not the one that it had then.
         """
 
     async def begin_filter(self, connection: Connection) -> str:
@@ -91,3 +106,37 @@ class Announcements(Protocol):
 
     async def token_created(self, token_id: UUID) -> None:
         """A token was created; return when no filter that lacks it can be vouched for any more."""
+
+
+class AnnouncedChanges:
+    """Makes changes so that none of them goes unannounced, whoever still waits for it and whatever becomes known."""
+
+    def __init__(self, announcements: Announcements) -> None:
+        self._announcements = announcements
+        self._being_made: set[asyncio.Task[Any]] = set()
+
+    async def make(self, org_id: UUID, kind: Kind, change: Coroutine[Any, Any, T]) -> T:
+        """Make a change and announce it, unless what comes of it is false: then nothing was changed.
+
+        Who is cancelled does not take the change along. Raises what the change raises; one whose outcome stays unknown
+        is announced too, since nobody but who made it might do so while the outbox cannot be reached.
+        """
+        making = asyncio.get_running_loop().create_task(self._make(org_id, kind, change))
+        self._being_made.add(making)
+        making.add_done_callback(self._made)
+        return await asyncio.shield(making)
+
+    async def _make(self, org_id: UUID, kind: Kind, change: Coroutine[Any, Any, T]) -> T:
+        try:
+            made = await change
+        except OutcomeUnknownError:
+            await self._announcements.changed(org_id, kind)
+            raise
+        if made:
+            await self._announcements.changed(org_id, kind)
+        return made
+
+    def _made(self, making: asyncio.Task[Any]) -> None:
+        self._being_made.discard(making)
+        if not making.cancelled():
+            making.exception()  # whoever asked for it may have gone

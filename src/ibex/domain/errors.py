@@ -191,6 +191,10 @@ class ServiceDegradedError(RetryableError):
     default_message = "The request cannot be checked at the moment."
 
 
+class OutcomeUnknownError(ServiceDegradedError):
+    """A change was sent to be committed and no answer came: it was made, or was not, or will yet be."""
+
+
 class AuthUnavailableError(RetryableError):
     """The agent cannot be checked now."""
 

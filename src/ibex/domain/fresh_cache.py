@@ -46,7 +46,9 @@ class CacheObserver(Protocol):
 class Recalled(Generic[K, V]):
     """What the cache has, or has just fetched for this very request; to be confirmed before it is acted on.
 
-    ``fetch`` fetches it anew. ``is_stale`` is set where it was served because the source was down.
+    ``fetch`` fetches it anew. ``from_cache`` is unset where it was fetched for this very request; who joined a fetch
+    that had begun before has what may have been changed since. ``is_stale`` is set where it was served because the
+    source was down.
     """
 
     key: K
@@ -98,7 +100,8 @@ class FreshCache(Generic[K, V]):
         if entry is not None:
             return Recalled(key, entry, fetch, from_cache=True)
         self._observer.missed(self._kind)
-        return Recalled(key, await self._fetched(key, None, fetch), fetch, from_cache=False)
+        joins = (key, None) in self._flights
+        return Recalled(key, await self._fetched(key, None, fetch), fetch, from_cache=joins)
 
     async def confirm(self, recalled: Recalled[K, V], news: News) -> V:
         """Return the value that holds now, fetched anew where the news do not prove what was recalled.

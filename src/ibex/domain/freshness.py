@@ -4,12 +4,15 @@ INVARIANT: no request is served more than ``BOUND_S`` after a change that forbid
 refused as unknown, whichever single link or process is lost.
 
 Every organization has a *generation* for each kind of cached thing: a value that is replaced by every change and never
-comes back. The *lease* is a value of ``LEASE_S`` life that is renewed only by who has announced all changes before; it
-names the instance that keeps the generations, so that one that lost some cannot pass for the other. Both together are
-a ``Stamp``. What was fetched after a stamp was read is as good as the source for as long as that very stamp is read
-again: each such reading is a confirmation. Where no stamp can be had, what was confirmed less than ``GRACE_S`` ago is
-still served; everything else is fetched anew before the request goes on. From commit to refusal that is at worst one
-drain, the lease's life and the grace.
+comes back. The *lease* is a value of ``LEASE_S`` life that is renewed only by who has announced all changes before. It
+names the instance that keeps the generations, so that one that lost some cannot pass for another, and the filter that
+was made there, so that it cannot pass for itself once others have stood in for it; read from any other instance it is
+none. Both together are a ``Stamp``.
+
+What was fetched after a stamp was read is as good as the source for as long as that very stamp is read again: each such
+reading is a confirmation. Where no stamp can be had, what was confirmed less than ``GRACE_S`` ago is still served;
+everything else is fetched anew before the request goes on. From commit to refusal that is at worst the lease's life and
+the grace.
 
 Nothing here waits or asks: time comes as an argument, in nanoseconds of the monotonic clock.
 """

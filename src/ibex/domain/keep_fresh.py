@@ -1,9 +1,11 @@
 """USE CASE of auth: announce every committed change, and vouch for it with the lease (spec 5, ADR 0021).
 
-The lease says: whatever was committed before it was renewed has been announced, and is in the filter of tokens. So a
-turn announces first and renews afterwards, through one and the same connection to the board. While the outbox cannot be
-reached a replica goes on renewing, since what is committed then is announced by who commits it; but only if it has
-emptied the outbox since it started, since its connection was made anew, and since an announcement of its own failed.
+The lease says: whatever was committed ``LEASE_S`` before its end has been announced, and is in the filter of tokens. So
+a turn takes a ticket first, announces then, and renews by that ticket, all through one and the same connection to the
+board. The lease counts from the ticket and holds for the filter that was there then: a renewal that comes late vouches
+for nothing that its turn has not looked at. While the outbox cannot be reached a replica goes on renewing, since what
+is committed then is announced by who commits it; but only if it has emptied the outbox since it started, since its
+connection was made anew, and since an announcement of its own failed.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 BATCH: Final = 1_000
 DRAIN_TIMEOUT_S: Final = 0.5
 """An outbox that takes longer counts as one that cannot be reached: the lease must not wait for it."""
-SETTLED_S: Final = LEASE_S + DRAIN_INTERVAL_S + 2 * DRAIN_TIMEOUT_S
+SETTLED_S: Final = LEASE_S + DRAIN_INTERVAL_S
 """After so long no lease is valid that was renewed by who may not have known of a change."""
 
 
@@ -97,18 +99,20 @@ class KeepFresh:
 
     async def _turn(self, connection: Connection) -> bool:
         failures = self._failures
+        ticket = await self._board.begin_turn(connection)
         drained = await self._drain_in_time(connection)
-        if drained is Drained.NO_FILTER:
-            return await self._make_filter(connection)
         if drained is Drained.ALL:
             self._vouches_through = connection if failures == self._failures else None
+        if ticket is None or drained is Drained.NO_FILTER:
+            return await self._make_filter(connection)
         if self._vouches_through != connection:
             self._observer.not_renewed("outbox")
             return False
-        if await self._board.renew(connection):
+        if await self._board.renew(connection, ticket):
             self._observer.renewed()
             return False
-        return await self._make_filter(connection)
+        self._observer.not_renewed("late")
+        return True
 
     async def _drain_in_time(self, connection: Connection) -> Drained:
         """Empty the outbox, but do not wait for one that hangs, nor ask it again while it does.
@@ -119,13 +123,13 @@ class KeepFresh:
             if not self._late.done():
                 return Drained.OUT_OF_REACH
             self._late = None
-        draining = asyncio.create_task(self._drain(connection))
+        draining = self._late = asyncio.create_task(self._drain(connection))
         draining.add_done_callback(_retrieve)
         await asyncio.wait([draining], timeout=DRAIN_TIMEOUT_S)
-        if draining.done():
-            return draining.result()
-        self._late = draining
-        return Drained.OUT_OF_REACH
+        if not draining.done():
+            return Drained.OUT_OF_REACH
+        self._late = None
+        return draining.result()
 
     async def _drain(self, connection: Connection) -> Drained:
         try:

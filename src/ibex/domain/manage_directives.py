@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from ibex.domain.announce import AnnouncedChanges
 from ibex.domain.directives import check_text, text_hash
 from ibex.domain.errors import NotFoundError
 from ibex.domain.freshness import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Coroutine, Sequence
     from datetime import datetime
     from uuid import UUID
 
@@ -54,7 +55,10 @@ class DirectiveDraft:
 
 
 class DirectiveStore(Protocol):
-    """Port: where directives are kept. Methods raise ``ServiceDegradedError`` while the store cannot be reached."""
+    """Port: where directives are kept. Every method raises ``ServiceDegradedError`` while the store cannot be reached.
+
+    A change that was sent to be committed, and within two seconds is not answered, is an ``OutcomeUnknownError``.
+    """
 
     async def add_version(
         self, org_id: UUID, agent_id: UUID, draft: DirectiveDraft, mode: InjectionMode | None
@@ -82,7 +86,7 @@ class ManageDirectives:
 
     def __init__(self, store: DirectiveStore, announcements: Announcements, clock: Clock, ids: IdSource) -> None:
         self._store = store
-        self._announcements = announcements
+        self._changes = AnnouncedChanges(announcements)
         self._clock = clock
         self._ids = ids
 
@@ -92,7 +96,7 @@ class ManageDirectives:
         """Put a new text in force. Raises ``ValueError`` for a text that may not be one, and ``NotFoundError``."""
         check_text(text)
         draft = DirectiveDraft(self._ids.uuid7(), text, text_hash(text), author, self._clock.now())
-        return await self._changed(org_id, await self._store.add_version(org_id, agent_id, draft, mode), "agent")
+        return await self._change(org_id, self._store.add_version(org_id, agent_id, draft, mode), "agent")
 
     async def show(self, org_id: UUID, agent_id: UUID) -> DirectiveState:
         """Return the directive. Raises ``NotFoundError``."""
@@ -104,16 +108,16 @@ class ManageDirectives:
 
     async def rollback(self, org_id: UUID, agent_id: UUID, number: int) -> DirectiveState:
         """Put an earlier version in force again: the pointer moves, nothing is copied. Raises ``NotFoundError``."""
-        return await self._changed(org_id, await self._store.activate(org_id, agent_id, number), "directive version")
+        return await self._change(org_id, self._store.activate(org_id, agent_id, number), "directive version")
 
     async def deactivate(self, org_id: UUID, agent_id: UUID) -> DirectiveState:
         """Stop injecting until a version is set or activated again. Raises ``NotFoundError``."""
-        return await self._changed(org_id, await self._store.deactivate(org_id, agent_id), "directive")
+        return await self._change(org_id, self._store.deactivate(org_id, agent_id), "directive")
 
-    async def _changed(self, org_id: UUID, state: DirectiveState | None, what: str) -> DirectiveState:
-        found = _found(state, what)
-        await self._announcements.changed(org_id, Kind.DIRECTIVES)
-        return found
+    async def _change(
+        self, org_id: UUID, change: Coroutine[Any, Any, DirectiveState | None], what: str
+    ) -> DirectiveState:
+        return _found(await self._changes.make(org_id, Kind.DIRECTIVES, change), what)
 
 
 def _found(state: DirectiveState | None, what: str) -> DirectiveState:

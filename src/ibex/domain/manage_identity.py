@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
+from ibex.domain.announce import AnnouncedChanges
 from ibex.domain.errors import (
     AgentNotAuthorizedError,
     AgentSourceUnavailableError,
@@ -100,6 +101,7 @@ class TokenPosition:
 class IdentityStore(Protocol):
     """Port: where identity is kept. Every method raises ``ServiceDegradedError`` while the store cannot be reached.
 
+    A change that was sent to be committed, and within two seconds is not answered, is an ``OutcomeUnknownError``.
     Adding something to an organization that does not exist raises ``NotFoundError``.
     """
 
@@ -235,6 +237,7 @@ class ManageIdentity:
         self._store = store
         self._peppers = peppers
         self._announcements = announcements
+        self._changes = AnnouncedChanges(announcements)
         self._clock = clock
         self._ids = ids
 
@@ -252,9 +255,9 @@ class ManageIdentity:
 
     async def set_organization_status(self, org_id: UUID, status: OrganizationStatus) -> None:
         """Suspend or reactivate an organization. Raises ``NotFoundError``."""
-        if not await self._store.set_organization_status(org_id, status):
+        change = self._store.set_organization_status(org_id, status)
+        if not await self._changes.make(org_id, Kind.TOKENS, change):
             raise NotFoundError("There is no such organization.")
-        await self._announcements.changed(org_id, Kind.TOKENS)
 
     async def create_user(self, org_id: UUID, email: str) -> User:
         """Create a user. Raises ``AlreadyExistsError``."""
@@ -274,9 +277,9 @@ class ManageIdentity:
 
     async def set_agent_status(self, org_id: UUID, agent_id: UUID, status: AgentStatus) -> None:
         """Activate, pause, suspend or archive an agent. Raises ``NotFoundError``."""
-        if not await self._store.set_agent_status(org_id, agent_id, status):
+        change = self._store.set_agent_status(org_id, agent_id, status)
+        if not await self._changes.make(org_id, Kind.AGENTS, change):
             raise NotFoundError("The organization has no such agent.")
-        await self._announcements.changed(org_id, Kind.AGENTS)
 
     async def create_token(self, org_id: UUID, grant: TokenGrant) -> PersonalAccessToken:
         """Create a token and return it, this once. Raises ``NotFoundError`` for a foreign agent or user."""
@@ -308,6 +311,6 @@ class ManageIdentity:
 
     async def revoke_token(self, org_id: UUID, token_id: UUID) -> None:
         """Revoke a token, from the next request on. Raises ``NotFoundError``."""
-        if not await self._store.revoke_token(org_id, token_id, self._clock.now()):
+        change = self._store.revoke_token(org_id, token_id, self._clock.now())
+        if not await self._changes.make(org_id, Kind.TOKENS, change):
             raise NotFoundError("The organization has no such token.")
-        await self._announcements.changed(org_id, Kind.TOKENS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Never
+from typing import TYPE_CHECKING, Never
 from uuid import UUID
 
 import pytest
@@ -18,6 +18,7 @@ from ibex.domain.errors import (
     AuthUnavailableError,
     InvalidTokenError,
     NotFoundError,
+    OutcomeUnknownError,
     ServiceDegradedError,
     TokenSourceUnavailableError,
 )
@@ -36,6 +37,9 @@ from ibex.domain.manage_identity import (
 )
 from ibex.domain.permissions import ADMIN, AGENT_DEFAULT, CHAT
 from ibex.domain.token_hash import TokenPeppers
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 PEPPERS = TokenPeppers({"k1": b"a pepper of some length"})
 MISSING = UUID(int=404)
@@ -359,6 +363,25 @@ async def test_a_change_that_found_nothing_is_not_announced() -> None:
         await office.manage.create_token(MISSING, GRANT)
 
     assert (office.announced.changes, office.announced.new_tokens) == ([], [])
+
+
+async def test_a_change_of_unknown_outcome_is_announced() -> None:
+    """It may have been committed; who asked is told that nobody knows."""
+
+    class Unknown(InMemoryIdentity):
+        async def revoke_token(self, org_id: UUID, token_id: UUID, now: datetime) -> bool:
+            await super().revoke_token(org_id, token_id, now)
+            raise OutcomeUnknownError
+
+    office = Office()
+    office.store = Unknown()
+    office.manage = ManageIdentity(office.store, PEPPERS, office.announced, office.clock, SequentialIds())
+    organization, _ = await office.settled()
+    token = await office.manage.create_token(organization.id, GRANT)
+
+    with pytest.raises(OutcomeUnknownError):
+        await office.manage.revoke_token(organization.id, token.token_id)
+    assert office.announced.changes == [(organization.id, Kind.TOKENS)]
 
 
 @pytest.mark.parametrize("name", ["", "  ", "x" * 129, "a\nb", "\x1b[31m"])

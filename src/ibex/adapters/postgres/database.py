@@ -14,6 +14,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from ibex.adapters.postgres.failures import domain_error
 from ibex.adapters.postgres.roles import UnsafeRoleError, check_role
+from ibex.domain.errors import OutcomeUnknownError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -32,6 +33,8 @@ MAX_WAITING: Final = 1_000
 STATEMENT_TIMEOUT_S: Final = 5
 # Longer than that, so that it is for servers that do not answer at all.
 TRANSACTION_TIMEOUT_S: Final = 6.0
+# A change that may have been made already must be known, or known to be in doubt, before the bound of spec 5 is over.
+COMMIT_TIMEOUT_S: Final = 2.0
 # Statements here go by key. A plan made while a table was small is kept, by connections and by foreign-key checks, when
 # it has grown; with ``enable_seqscan`` off such a plan does not read all of it for every row.
 _SESSION_SETTINGS: Final = {
@@ -53,6 +56,7 @@ class Database:
         pool_size: int = POOL_SIZE,
         pool_timeout_s: float = POOL_TIMEOUT_S,
         transaction_timeout_s: float = TRANSACTION_TIMEOUT_S,
+        commit_timeout_s: float = COMMIT_TIMEOUT_S,
     ) -> None:
         """Take a ``postgresql://`` URL (TCP, or a Unix socket as ``?host=/directory``) and the role that it must be."""
         self._url = url
@@ -60,6 +64,7 @@ class Database:
         self._pool_size = pool_size
         self._pool_timeout_s = pool_timeout_s
         self._transaction_timeout_s = transaction_timeout_s
+        self._commit_timeout_s = commit_timeout_s
         self._pool: AsyncConnectionPool[AsyncConnection[Any]] | None = None
         self._unsafe: UnsafeRoleError | None = None
 
@@ -105,17 +110,22 @@ class Database:
             await connection.execute("SELECT 1")
 
     @asynccontextmanager
-    async def transaction(self, org_id: UUID | None = None) -> AsyncIterator[AsyncConnection[Any]]:
+    async def transaction(
+        self, org_id: UUID | None = None, *, timeout_s: float | None = None
+    ) -> AsyncIterator[AsyncConnection[Any]]:
         """Run the block in a transaction that sees ``org_id``'s rows, for the role ``ibex_app``; None sees no tenant's.
 
         Commits at the end, rolls back if the block raises. Vendor errors leave it as the domain's, by
-        ``failures.domain_error``: ``ServiceDegradedError`` if the server is not reached, or does not answer, in time.
+        ``failures.domain_error``: ``ServiceDegradedError`` if the server is not reached, or does not answer, in time;
+        an ``OutcomeUnknownError`` if it was asked to commit. ``timeout_s`` is for waiting for a connection, and then
+        again for all that is done with it; None is the database's own.
         """
         try:
-            lent = await self._begin(org_id)
+            lent = await self._begin(org_id, timeout_s)
             try:
                 yield lent.connection
-                await lent.connection.commit()
+                lent.hang_up_in(self._commit_timeout_s)
+                await _commit(lent.connection)
             except BaseException:
                 with suppress(psycopg.Error):
                     await lent.connection.rollback()
@@ -127,7 +137,7 @@ class Database:
         except psycopg.Error as error:
             raise domain_error(error) from None
 
-    async def _begin(self, org_id: UUID | None) -> _Lent:
+    async def _begin(self, org_id: UUID | None, timeout_s: float | None) -> _Lent:
         """Begin on a connection that is alive: those that died in the pool, as in a restart, are passed over.
 
         That is found out by the first statement, when nothing has been done yet, and so costs no round trip of its own.
@@ -137,10 +147,11 @@ class Database:
         begin = b"BEGIN"
         if org_id is not None:
             begin += b"; SET LOCAL app.current_org_id = '%s'" % str(org_id).encode("ascii")
-        deadline = time.monotonic() + self._pool_timeout_s
+        pool_timeout_s = self._pool_timeout_s if timeout_s is None else min(timeout_s, self._pool_timeout_s)
+        deadline = time.monotonic() + pool_timeout_s
         while True:
             connection = await self._pool.getconn(max(0.0, deadline - time.monotonic()))
-            lent = _Lent(self._pool, connection, self._transaction_timeout_s)
+            lent = _Lent(self._pool, connection, self._transaction_timeout_s if timeout_s is None else timeout_s)
             try:
                 await connection.execute(begin)
             except BaseException as error:
@@ -159,6 +170,15 @@ class Database:
         self._unsafe = None
 
 
+async def _commit(connection: AsyncConnection[Any]) -> None:
+    try:
+        await connection.commit()
+    except psycopg.Error as error:
+        if connection.closed:  # so there was no answer; one that has come is that it was not made
+            raise OutcomeUnknownError from error
+        raise
+
+
 class _Lent:
     """A connection out of the pool, whose socket is shut if it is not given back in time.
 
@@ -172,6 +192,13 @@ class _Lent:
         self.connection = connection
         self._pool = pool
         self._hang_up = asyncio.get_running_loop().call_later(timeout_s, self._shut)
+
+    def hang_up_in(self, seconds: float) -> None:
+        """Give it so long from now, or as long as it has if that is less."""
+        loop = asyncio.get_running_loop()
+        if self._hang_up.when() > loop.time() + seconds:
+            self._hang_up.cancel()
+            self._hang_up = loop.call_later(seconds, self._shut)
 
     async def give_back(self) -> None:
         """Return the connection to its pool, which replaces it if it is broken."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import BigInteger, any_, bindparam, delete, select
 from sqlalchemy.dialects.postgresql import ARRAY
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from ibex.adapters.postgres.database import Database
 
+TIMEOUT_S: Final = 1.0
+"""For a connection, and again for the statement: together they are what an ``Outbox`` promises."""
 _PENDING = Statement(
     select(outbox.c.id, outbox.c.org_id, outbox.c.kind, outbox.c.new_token)
     .order_by(outbox.c.id)
@@ -49,11 +51,13 @@ class PostgresOutbox:
 
     async def live_tokens(self) -> Sequence[UUID]:
         """Return the ids of all tokens that are not revoked; see ``Outbox``."""
-        return [row["id"] for row in await self._rows(_LIVE_TOKENS)]
+        return [row["id"] for row in await self._rows(_LIVE_TOKENS, timeout_s=None)]
 
-    async def _rows(self, statement: Statement, **values: object) -> list[dict[str, Any]]:
+    async def _rows(
+        self, statement: Statement, *, timeout_s: float | None = TIMEOUT_S, **values: object
+    ) -> list[dict[str, Any]]:
         try:
-            async with self._database.transaction() as connection:
+            async with self._database.transaction(timeout_s=timeout_s) as connection:
                 cursor = await statement.run(connection, **values)
                 return await cursor.fetchall() if cursor.description else []
         except IbexError as error:

@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ibex.adapters.redis.keys import (
     ADD_TOKENS,
+    BEGIN_TURN,
+    FILTER_KEY,
     FINISH_FILTER,
     GENERATIONS_TTL_S,
     LEASE_KEY,
+    MADE_KEY,
     MARK_TTL_S,
     RENEW,
-    filter_key,
     generations_key,
     mark_key,
+    ticket_key,
 )
 from ibex.adapters.redis.resp import Address, RedisError, RespConnection
 from ibex.domain.announce import BoardUnavailableError, Connection
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
     from ibex.domain.ids import IdSource
 
 TIMEOUT_S: Final = 0.5
-_SCRIPTS: Final = tuple(script.text for script in (ADD_TOKENS, RENEW, FINISH_FILTER))
+_SCRIPTS: Final = tuple(script.text for script in (ADD_TOKENS, BEGIN_TURN, RENEW, FINISH_FILTER))
 _TOKENS_A_CALL: Final = 500
 
 
@@ -74,19 +77,26 @@ class RedisBoard:
 
     async def add_tokens(self, connection: Connection, token_ids: Sequence[UUID]) -> bool:
         """Put tokens into the filter; see ``Board``."""
-        key = (filter_key(connection.instance),)
+        keys = (MADE_KEY, FILTER_KEY)
         for start in range(0, len(token_ids), _TOKENS_A_CALL):
             some = token_ids[start : start + _TOKENS_A_CALL]
             bits = [bit for token_id in some for bit in positions(token_id)]
-            (added,) = await self._run(connection, [ADD_TOKENS.call(key, *bits)])
+            (added,) = await self._run(connection, [ADD_TOKENS.call(keys, connection.instance, *bits)])
             if not added:
                 return False
         return True
 
-    async def renew(self, connection: Connection) -> bool:
+    async def begin_turn(self, connection: Connection) -> str | None:
+        """Take a ticket; see ``Board``."""
+        ticket = self._fresh_value()
+        keys = (MADE_KEY, FILTER_KEY, ticket_key(ticket))
+        (given,) = await self._run(connection, [BEGIN_TURN.call(keys, connection.instance, int(LEASE_S * 1_000))])
+        return ticket if given else None
+
+    async def renew(self, connection: Connection, ticket: str) -> bool:
         """Renew the lease; see ``Board``."""
-        keys = (filter_key(connection.instance), LEASE_KEY)
-        (renewed,) = await self._run(connection, [RENEW.call(keys, connection.instance, int(LEASE_S * 1_000))])
+        keys = (MADE_KEY, FILTER_KEY, ticket_key(ticket), LEASE_KEY)
+        (renewed,) = await self._run(connection, [RENEW.call(keys, connection.instance)])
         return bool(renewed)
 
     async def begin_filter(self, connection: Connection) -> str:
@@ -97,8 +107,8 @@ class RedisBoard:
 
     async def finish_filter(self, connection: Connection, mark: str, content: bytes) -> bool:
         """Make the filter; see ``Board``."""
-        keys = (filter_key(connection.instance), mark_key(mark))
-        (made,) = await self._run(connection, [FINISH_FILTER.call(keys, content)])
+        keys = (MADE_KEY, FILTER_KEY, mark_key(mark))
+        (made,) = await self._run(connection, [FINISH_FILTER.call(keys, connection.instance, mark, content)])
         return bool(made)
 
     async def _run(self, connection: Connection, commands: Sequence[tuple[Any, ...]]) -> list[Any]:

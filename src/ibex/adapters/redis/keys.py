@@ -1,6 +1,9 @@
 """What IBEX keeps in Redis, under which keys, and the scripts that change it.
 
-Keys of one script share a hash tag, so that they lie in one slot of a Redis Cluster. All keys but the filter expire.
+Keys of one script share a hash tag, so that they lie in one slot of a Redis Cluster. All keys but the filter's two
+expire. There is one filter, and beside it stands for which instance and by what mark it was made; the lease's value is
+the same. So what another instance left is as good as nothing, and one that is back in its place under its old name, and
+may lack what it was told last, has to have another filter made and is vouched for by another lease.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ if TYPE_CHECKING:
     from uuid import UUID
 
 LEASE_KEY: Final = "ibex:{freshness}:lease"
+FILTER_KEY: Final = "ibex:{freshness}:tokens"
+MADE_KEY: Final = "ibex:{freshness}:tokens-made"
 GENERATIONS_TTL_S: Final = 86_400
 """A generation that has expired is made anew, and what was remembered under it is looked up once more."""
 WINDOW_TTL_S: Final = 120
@@ -29,14 +34,14 @@ def generations_key(org_id: UUID) -> str:
     return f"ibex:{{{org_id}}}:generations"
 
 
-def filter_key(instance: str) -> str:
-    """Return the key of the filter of live tokens that holds for one instance of Redis."""
-    return f"ibex:{{freshness}}:tokens:{instance}"
-
-
 def mark_key(mark: str) -> str:
     """Return the key of the mark of a filter that is being made."""
     return f"ibex:{{freshness}}:mark:{mark}"
+
+
+def ticket_key(ticket: str) -> str:
+    """Return the key of a ticket: it holds what ``MADE_KEY`` held when it was given out."""
+    return f"ibex:{{freshness}}:ticket:{ticket}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,37 +80,56 @@ COUNT: Final = Script(
     return {{count, generations[1], generations[2], generations[3]}}
     """
 )
-EXCLUDES: Final = Script(
+_HAS_FILTER: Final = """
+    local function has_filter(made, instance)
+      return made and string.sub(made, 1, #instance + 1) == instance .. ' ' and redis.call('EXISTS', KEYS[2]) == 1
+    end
     """
-    -- KEYS: filter, lease. ARGV: instance, positions. Returns 1 if the filter holds for the instance and lacks one.
-    if redis.call('GET', KEYS[2]) ~= ARGV[1] or redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+EXCLUDES: Final = Script(
+    f"""{_HAS_FILTER}
+    -- KEYS: made, filter, lease. ARGV: instance, positions. Returns 1 if the filter is vouched for and lacks one.
+    local made = redis.call('GET', KEYS[1])
+    if redis.call('GET', KEYS[3]) ~= made or not has_filter(made, ARGV[1]) then return 0 end
     for i = 2, #ARGV do
-      if redis.call('GETBIT', KEYS[1], ARGV[i]) == 0 then return 1 end
+      if redis.call('GETBIT', KEYS[2], ARGV[i]) == 0 then return 1 end
     end
     return 0
     """
 )
 ADD_TOKENS: Final = Script(
+    f"""{_HAS_FILTER}
+    -- KEYS: made, filter. ARGV: instance, positions. Returns 0 if the instance has no filter.
+    if not has_filter(redis.call('GET', KEYS[1]), ARGV[1]) then return 0 end
+    for i = 2, #ARGV do redis.call('SETBIT', KEYS[2], ARGV[i], 1) end
+    return 1
     """
-    -- KEYS: filter. ARGV: positions. Returns 0 if there is no filter.
-    if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
-    for i = 1, #ARGV do redis.call('SETBIT', KEYS[1], ARGV[i], 1) end
+)
+BEGIN_TURN: Final = Script(
+    f"""{_HAS_FILTER}
+    -- KEYS: made, filter, ticket. ARGV: instance, milliseconds. Returns 0 if the instance has no filter.
+    local made = redis.call('GET', KEYS[1])
+    if not has_filter(made, ARGV[1]) then return 0 end
+    redis.call('SET', KEYS[3], made, 'PX', ARGV[2])
     return 1
     """
 )
 RENEW: Final = Script(
-    """
-    -- KEYS: filter, lease. ARGV: instance, milliseconds. Returns 0 if there is no filter to vouch for.
-    if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
-    redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
+    f"""{_HAS_FILTER}
+    -- KEYS: made, filter, ticket, lease. ARGV: instance. Returns 0 if the ticket has run out or is for another filter.
+    local made, left = redis.call('GET', KEYS[1]), redis.call('PTTL', KEYS[3])
+    if left <= 0 or redis.call('GET', KEYS[3]) ~= made or not has_filter(made, ARGV[1]) then return 0 end
+    redis.call('SET', KEYS[4], made, 'PX', left)
+    redis.call('DEL', KEYS[3])
     return 1
     """
 )
 FINISH_FILTER: Final = Script(
-    """
-    -- KEYS: filter, mark. ARGV: content. Returns 0 if there is a filter, or Redis has lost the mark.
-    if redis.call('EXISTS', KEYS[1]) == 1 or redis.call('DEL', KEYS[2]) == 0 then return 0 end
-    redis.call('SET', KEYS[1], ARGV[1])
+    f"""{_HAS_FILTER}
+    -- KEYS: made, filter, mark. ARGV: instance, what it is made by, content. Returns 0 if the instance has a filter, or
+    -- Redis has lost the mark.
+    if has_filter(redis.call('GET', KEYS[1]), ARGV[1]) or redis.call('DEL', KEYS[3]) == 0 then return 0 end
+    redis.call('SET', KEYS[1], ARGV[1] .. ' ' .. ARGV[2])
+    redis.call('SET', KEYS[2], ARGV[3])
     return 1
     """
 )

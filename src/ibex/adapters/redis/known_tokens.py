@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ibex.adapters.redis.keys import EXCLUDES, LEASE_KEY, filter_key
+from ibex.adapters.redis.keys import EXCLUDES, FILTER_KEY, LEASE_KEY, MADE_KEY
 from ibex.domain.known_tokens import positions
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class RedisKnownTokens:
         """Tell whether the token is certainly not live; see ``KnownTokens``."""
 
         def build(_askers: int, instance: str) -> Command:
-            return EXCLUDES.call((filter_key(instance), LEASE_KEY), instance, *positions(token_id))
+            return EXCLUDES.call((MADE_KEY, FILTER_KEY, LEASE_KEY), instance, *positions(token_id))
 
         answer = await self._link.ask(("excludes", token_id), build)
         return answer is not None and answer.reply == 1

@@ -150,8 +150,8 @@ class RedisLink:
         asked_ns = self._clock.monotonic_ns()
         commands = [question.build(len(question.waiting), connection.instance) for question in questions]
         lease, *replies = await connection.call([("GET", LEASE_KEY), *commands], self._timeout_s)
-        names_it = lease is not None and lease.decode() == connection.instance
-        return asked_ns, connection.instance if names_it else None, replies
+        names_it = lease is not None and lease.startswith(b"%s " % connection.instance.encode())
+        return asked_ns, lease.decode() if names_it else None, replies
 
     async def _connected(self) -> RespConnection:
         if self._connection is not None and self._connection.is_good:

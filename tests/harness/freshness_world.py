@@ -1,0 +1,347 @@
+"""A small world in which the freshness protocol runs: auth replicas, workers, PostgreSQL, Redis, and what befalls them.
+
+Everything is decided by a seed and happens in simulated time. One thing is broken at a time, and the next only when the
+world has settled: that is what the protocol promises its bound for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import defaultdict
+from contextlib import suppress
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING, TypeVar
+
+from harness.freshness_faults import Faults
+from harness.freshness_links import UnreachableError
+from harness.freshness_processes import Parts, Replica, Worker
+from harness.simulated_time import LoopClock
+from harness.tenants import new_agent, new_organization
+from ibex.adapters.memory.board import InMemoryBoard
+from ibex.adapters.memory.identity import InMemoryIdentity
+from ibex.adapters.memory.ids import SequentialIds
+from ibex.domain.admit_caller import Credentials
+from ibex.domain.errors import AgentSuspendedError, InvalidTokenError, RetryableError
+from ibex.domain.freshness import BOUND_S
+from ibex.domain.identity import AgentStatus
+from ibex.domain.manage_identity import OrganizationStatus, TokenGrant
+from ibex.domain.open_exchange import OpenExchange
+from ibex.domain.permissions import AGENT_DEFAULT
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+    from datetime import datetime
+    from uuid import UUID
+
+    from ibex.domain.clock import Clock
+    from ibex.domain.identity import Agent, PersonalAccessToken, Principal
+    from ibex.domain.ids import IdSource
+
+T = TypeVar("T")
+
+SETTLED_S = 5.0
+REMEMBERED_S = 12.0
+UNDER_WAY_S = 0.2
+"""A request so soon after something was allowed again may still hear of the time before."""
+
+
+class ViolatedError(AssertionError):
+    """The protocol does not keep what it promises."""
+
+
+@dataclass(slots=True)
+class Ban:
+    """Something that forbids requests: since when it is committed, and since when whoever asked for it knows so."""
+
+    since: float = math.inf
+    known_since: float = math.inf
+    lifted_at: float = -math.inf
+
+    def begin(self, now: float) -> None:
+        """It was committed, maybe again."""
+        self.since = min(self.since, now)
+
+    def lift(self, now: float) -> None:
+        """It was committed that it is over."""
+        self.since = self.known_since = math.inf
+        self.lifted_at = now
+
+    def know(self, now: float) -> None:
+        """The call that asked for it has returned."""
+        if self.since < math.inf:
+            self.known_since = min(self.known_since, now)
+
+
+@dataclass(slots=True)
+class Tenant:
+    """An organization with its one agent, either of which may be banned."""
+
+    id: UUID
+    agent_id: UUID
+    suspended: Ban
+    paused: Ban
+
+
+@dataclass(slots=True)
+class Holder:
+    """Who was given a token."""
+
+    token: PersonalAccessToken
+    tenant: Tenant
+    revoked: Ban
+
+    @property
+    def bans(self) -> tuple[Ban, Ban, Ban]:
+        """All that may forbid its requests."""
+        return self.revoked, self.tenant.suspended, self.tenant.paused
+
+    @property
+    def invalid(self) -> tuple[Ban, Ban]:
+        """All that makes the token itself invalid."""
+        return self.revoked, self.tenant.suspended
+
+
+class WatchedStore(InMemoryIdentity):
+    """A store that notes when bans are committed, whoever hears of it."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self._world = world
+
+    async def revoke_token(self, org_id: UUID, token_id: UUID, now: datetime) -> bool:
+        """Revoke a token."""
+        self._world.revocations[token_id].begin(self._world.now)
+        self._world.tell(f"committed: token {token_id.int % 1000} revoked")
+        return await super().revoke_token(org_id, token_id, now)
+
+    async def set_organization_status(self, org_id: UUID, status: OrganizationStatus) -> bool:
+        """Change an organization's status."""
+        self._set(self._world.tenants[org_id].suspended, begin=status is OrganizationStatus.SUSPENDED)
+        return await super().set_organization_status(org_id, status)
+
+    async def set_agent_status(self, org_id: UUID, agent_id: UUID, status: AgentStatus) -> bool:
+        """Change an agent's status."""
+        self._set(self._world.tenants[org_id].paused, begin=status is AgentStatus.PAUSED)
+        return await super().set_agent_status(org_id, agent_id, status)
+
+    def _set(self, ban: Ban, *, begin: bool) -> None:
+        self._world.tell(f"committed: {'ban' if begin else 'end of a ban'}")
+        (ban.begin if begin else ban.lift)(self._world.now)
+
+
+class World:
+    """All of it. ``live`` lets it run; what it finds wrong is a ``ViolatedError``."""
+
+    def __init__(
+        self, seed: int, *, only: str = "", board_of: Callable[[Clock, IdSource], InMemoryBoard] = InMemoryBoard
+    ) -> None:
+        """Take the seed, the one kind of fault that shall happen if it is not any, and what the Redis is made of."""
+        self.seed = seed
+        self.random = Random(seed)  # noqa: S311 - it decides what happens, not who gets in
+        clock, ids = LoopClock(), SequentialIds(seed % 65_536)
+        self.clock = clock
+        self.board = board_of(clock, ids)
+        self.store = WatchedStore(self)
+        self.parts = Parts(self.random, clock, ids, self.board, self.store)
+        self.tenants: dict[UUID, Tenant] = {}
+        self.revocations: defaultdict[UUID, Ban] = defaultdict(Ban)
+        self.holders: list[Holder] = []
+        self.worst: defaultdict[str, float] = defaultdict(float)
+        self.outcomes: defaultdict[str, int] = defaultdict(int)
+        self.steps = 0
+        self.log: list[str] = []
+        self.wrong: list[str] = []
+        self.replicas: list[Replica] = []
+        self.workers: list[Worker] = []
+        self.faults = Faults(self, only)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._went_wrong = asyncio.Event()
+
+    @property
+    def now(self) -> float:
+        """The simulated time in seconds."""
+        return asyncio.get_running_loop().time()
+
+    @property
+    def is_well(self) -> bool:
+        """Whether nothing is broken, and nothing was for a while."""
+        return self.now > self.faults.broken_until + SETTLED_S
+
+    def tell(self, what: str) -> None:
+        """Write a step into the log that a violation comes with."""
+        self.steps += 1
+        self.log.append(f"{self.now:9.4f} {what}")
+
+    async def live(self, seconds: float) -> None:
+        """Run for so long, or until something is wrong: a ``ViolatedError`` with the seed and all that happened."""
+        chance = self.random
+        for _ in range(chance.choice((1, 1, 2))):
+            await self._settle_in()
+        self.replicas += [Replica(self.parts, self._bug) for _ in range(chance.choice((1, 2, 2, 3)))]
+        self.workers += [
+            Worker(self.parts, self._verify_token, self._verify_agent) for _ in range(chance.choice((1, 2)))
+        ]
+        for worker in self.workers:
+            self.spawn(self._requests(worker))
+        self.spawn(self._operators())
+        self.spawn(self.faults.happen())
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._went_wrong.wait(), seconds)
+        for replica in self.replicas:
+            replica.kill()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.sleep(SETTLED_S)
+        if self.wrong:
+            raise ViolatedError("\n".join([f"seed {self.seed}: {self.wrong[0]}", *self.log]))
+
+    def spawn(self, work: Coroutine[object, object, None]) -> None:
+        """Let something happen."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._bug(error)
+
+    def _bug(self, error: BaseException) -> None:
+        self._is_wrong(f"a bug: {error!r}")
+
+    def _is_wrong(self, what: str) -> None:
+        self.wrong.append(what)
+        self._went_wrong.set()
+
+    async def _settle_in(self) -> None:
+        organization = new_organization()
+        agent = new_agent(organization.id)
+        await self.store.add_organization(organization)
+        await self.store.add_agent(agent)
+        self.tenants[organization.id] = Tenant(organization.id, agent.id, Ban(), Ban())
+
+    # What is asked of auth, at whichever replica is up
+
+    async def _verify_token(self, token: PersonalAccessToken) -> Principal:
+        return await self._at_a_replica(lambda replica: replica.verify_token.verify(token))
+
+    async def _verify_agent(self, org_id: UUID, agent_id: UUID) -> Agent:
+        return await self._at_a_replica(lambda replica: replica.verify_agent.verify(org_id, agent_id))
+
+    async def _at_a_replica(self, ask: Callable[[Replica], Awaitable[T]]) -> T:
+        alive = [replica for replica in self.replicas if replica.alive]
+        if not alive:
+            raise UnreachableError
+        replica = self.random.choice(alive)
+        try:
+            answer = await ask(replica)
+        finally:
+            if not replica.alive:
+                raise UnreachableError
+        return answer
+
+    # Requests
+
+    async def _requests(self, worker: Worker) -> None:
+        chance = self.random
+        while True:
+            await asyncio.sleep(chance.choice((0.001, 0.05, 0.3, 1.0, 2.1)) * chance.random())
+            if self.holders:
+                self.spawn(self._request(worker, chance.choice(self.holders)))
+
+    async def _request(self, worker: Worker, holder: Holder) -> None:
+        began, well = self.now, self.is_well
+        notes = OpenExchange.begin(self.clock, holder.token.token_id, "t" * 32)
+        credentials = Credentials(f"Bearer {holder.token.reveal()}", str(holder.tenant.agent_id))
+        try:
+            await worker.admit(credentials, notes)
+        except InvalidTokenError:
+            outcome = "invalid"
+        except AgentSuspendedError:
+            outcome = "suspended"
+        except RetryableError:
+            outcome = "unavailable"
+        else:
+            outcome = "served"
+        self._judge(holder, outcome, began, well=well and self.is_well)
+
+    def _judge(self, holder: Holder, outcome: str, began: float, *, well: bool) -> None:
+        self.outcomes[outcome] += 1
+        what = f"token {holder.token.token_id.int % 1000} {outcome}, asked at {began:.4f}"
+        self.tell(what)
+        if outcome == "served":
+            late = max(self.now - ban.since for ban in holder.bans)
+            fault = "none" if self.is_well else self.faults.current
+            self.worst[fault] = max(self.worst[fault], late)
+            if late > BOUND_S:
+                self._is_wrong(f"{what}: forbidden {late:.3f} s before ({fault})")
+            elif well and any(ban.known_since <= began for ban in holder.bans):
+                self._is_wrong(f"{what}: though all was well and the change known")
+        forbidding = {"invalid": holder.invalid, "suspended": (holder.tenant.paused,), "unavailable": holder.bans}
+        bans = forbidding.get(outcome, ())
+        lenient_s = {"invalid": UNDER_WAY_S, "suspended": BOUND_S, "unavailable": SETTLED_S}.get(outcome, 0.0)
+        free = all(ban.since == math.inf and ban.lifted_at < began - lenient_s for ban in bans)
+        if bans and free and (outcome != "unavailable" or well):
+            self._is_wrong(f"{what}: though it is live ({self.faults.current})")
+
+    # What operators do
+
+    async def _operators(self) -> None:
+        chance = self.random
+        await asyncio.sleep(chance.random() * 2)
+        for _ in range(chance.choice((1, 2, 3))):
+            self.change(self._create)
+        while True:
+            await asyncio.sleep(chance.choice((0.1, 2.0, 8.0)) * chance.random())
+            self.change()
+
+    def change(self, what: Callable[[Replica], Coroutine[object, object, None]] | None = None) -> None:
+        """Have an operator change something, at a replica that is up."""
+        alive = [replica for replica in self.replicas if replica.alive]
+        if alive:
+            work = what or self.random.choice((self._create, self._create, self._revoke, self._revoke, self._ban))
+            replica = self.random.choice(alive)
+            replica.spawn(work(replica))
+
+    async def _create(self, replica: Replica) -> None:
+        tenant = self.random.choice(list(self.tenants.values()))
+        token = await replica.manage.create_token(tenant.id, TokenGrant("a token", AGENT_DEFAULT))
+        holder = Holder(token, tenant, self.revocations[token.token_id])
+        self.holders.append(holder)
+        self.holders = [h for h in self.holders if self.now - h.revoked.since < REMEMBERED_S][-6:]
+        self.tell(f"returned: token {token.token_id.int % 1000} created")
+        self._try_at_once(holder)
+
+    async def _revoke(self, replica: Replica) -> None:
+        live = [holder for holder in self.holders if holder.revoked.since == math.inf]
+        if not live:
+            return
+        holder = self.random.choice(live)
+        await replica.manage.revoke_token(holder.tenant.id, holder.token.token_id)
+        holder.revoked.know(self.now)
+        self.tell(f"returned: token {holder.token.token_id.int % 1000} revoked")
+        self._try_at_once(holder)
+
+    async def _ban(self, replica: Replica) -> None:
+        tenant = self.random.choice(list(self.tenants.values()))
+        begin = self.random.random() < 0.3
+        if self.random.random() < 0.5:
+            status = OrganizationStatus.SUSPENDED if begin else OrganizationStatus.ACTIVE
+            await replica.manage.set_organization_status(tenant.id, status)
+            ban = tenant.suspended
+        else:
+            agent_status = AgentStatus.PAUSED if begin else AgentStatus.ACTIVE
+            await replica.manage.set_agent_status(tenant.id, tenant.agent_id, agent_status)
+            ban = tenant.paused
+        ban.know(self.now)
+        for holder in self.holders:
+            if holder.tenant is tenant:
+                self._try_at_once(holder)
+
+    def _try_at_once(self, holder: Holder) -> None:
+        for worker in self.workers:
+            if self.random.random() < 0.6:
+                self.spawn(self._request(worker, holder))
