@@ -4,20 +4,36 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.process import IbexProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+    from collections.abc import Iterator, Mapping
 
 READY = "IBEX is ready"
 START_TIMEOUT_S = 60
+
+
+@contextmanager
+def folder_of_its_own() -> Iterator[Path]:
+    """Make a folder outside of pytest's, which every session of pytest closes to others again.
+
+    PostgreSQL, started by root, runs as somebody else and has to pass through it.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="ibex-dev-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
 
 
 @dataclass

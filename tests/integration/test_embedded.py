@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from harness.dev import IbexDev
+from harness.dev import IbexDev, folder_of_its_own
 from ibex.domain.freshness import BOUND_S
 from ibex.entrypoints.embedded import FIRST_DIRECTIVE
 
@@ -24,12 +24,13 @@ QUESTION = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "He
 
 
 @pytest.fixture(scope="module")
-def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[IbexDev]:
+def dev() -> Iterator[IbexDev]:
     """One `ibex dev` without a provider key."""
-    running = IbexDev.start(tmp_path_factory.mktemp("dev") / "home", {})
-    yield running
-    if running.running.process.poll() is None:
-        running.stop()
+    with folder_of_its_own() as folder:
+        running = IbexDev.start(folder / "home", {})
+        yield running
+        if running.running.process.poll() is None:
+            running.stop()
 
 
 def test_the_printed_curl_works_when_pasted(dev: IbexDev) -> None:
@@ -95,7 +96,7 @@ def test_no_text_and_no_token_is_in_any_file_of_the_folder_but_the_one_for_it(de
 def test_ctrl_c_ends_everything_that_was_started(dev: IbexDev) -> None:
     """Exit code 0, and none of its processes is left."""
     assert len(_processes_on(dev.home)) >= 3  # itself, PostgreSQL, the engine
-    assert dev.stop(signal.SIGINT) == 0
+    assert dev.stop(signal.SIGINT) == 0, "\n".join(dev.lines)
     assert _processes_on(dev.home) == []
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import openai
 import pytest
 
-from harness.dev import IbexDev
+from harness.dev import IbexDev, folder_of_its_own
 from harness.openai import ScriptedOpenAI
 from harness.openai_wire import error
 
@@ -29,14 +29,13 @@ def upstream() -> Iterator[ScriptedOpenAI]:
 
 
 @pytest.fixture(scope="module")
-def dev(upstream: ScriptedOpenAI, tmp_path_factory: pytest.TempPathFactory) -> Iterator[IbexDev]:
+def dev(upstream: ScriptedOpenAI) -> Iterator[IbexDev]:
     """One `ibex dev` for all tests here, with the scripted server as its provider."""
-    running = IbexDev.start(
-        tmp_path_factory.mktemp("sdk") / "home",
-        {"OPENAI_API_KEY": "sk-scripted", "OPENAI_BASE_URL": upstream.base_url, "OPENAI_RETRY_BASE_DELAY": "0.001"},
-    )
-    yield running
-    assert running.stop() == 0
+    provider = {"OPENAI_API_KEY": "sk-scripted", "OPENAI_BASE_URL": upstream.base_url}
+    with folder_of_its_own() as folder:
+        running = IbexDev.start(folder / "home", {**provider, "OPENAI_RETRY_BASE_DELAY": "0.001"})
+        yield running
+        assert running.stop() == 0
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from harness.dev import IbexDev
+from harness.dev import IbexDev, folder_of_its_own
 from harness.openai import ScriptedOpenAI
 
 if TYPE_CHECKING:
@@ -35,15 +35,14 @@ def upstream() -> Iterator[ScriptedOpenAI]:
 
 
 @pytest.fixture(scope="module")
-def dev(upstream: ScriptedOpenAI, tmp_path_factory: pytest.TempPathFactory) -> Iterator[IbexDev]:
+def dev(upstream: ScriptedOpenAI) -> Iterator[IbexDev]:
     """One `ibex dev` whose first agent has the directive of these tests."""
-    running = IbexDev.start(
-        tmp_path_factory.mktemp("record") / "home",
-        {"OPENAI_API_KEY": "sk-scripted", "OPENAI_BASE_URL": upstream.base_url},
-    )
-    assert running.ibex("directive", "set", running.installation["agent_id"], DIRECTIVE).returncode == 0
-    yield running
-    assert running.stop() == 0
+    provider = {"OPENAI_API_KEY": "sk-scripted", "OPENAI_BASE_URL": upstream.base_url}
+    with folder_of_its_own() as folder:
+        running = IbexDev.start(folder / "home", provider)
+        assert running.ibex("directive", "set", running.installation["agent_id"], DIRECTIVE).returncode == 0
+        yield running
+        assert running.stop() == 0
 
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["buffered", "streamed"])
