@@ -39,6 +39,29 @@ def test_a_wildcard_address_is_shown_as_one_that_can_be_asked() -> None:
         assert address_of(bound) == f"http://127.0.0.1:{bound.getsockname()[1]}"
 
 
+async def test_what_is_cut_off_at_the_deadline_is_waited_for(listener: socket.socket) -> None:
+    """A request that is still running then is cancelled; what it does about that is done before serving ends."""
+    arrived, recorded = asyncio.Event(), asyncio.Event()
+
+    async def app(_scope: Any, _receive: Any, _send: Any) -> None:
+        arrived.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            for _ in range(10):
+                await asyncio.sleep(0)
+            recorded.set()
+
+    serving = asyncio.create_task(serve_http(app, listener, shutdown_timeout_s=1, on_drain=lambda: None))
+    async with httpx.AsyncClient(trust_env=False) as client:
+        asking = asyncio.create_task(client.get(address_of(listener)))
+        await arrived.wait()
+        os.kill(os.getpid(), signal.SIGTERM)
+        await serving
+        assert recorded.is_set()
+        await asyncio.gather(asking, return_exceptions=True)
+
+
 async def test_a_signal_lets_a_running_request_finish(listener: socket.socket) -> None:
     """The drain begins at once; what runs is answered; then serving ends."""
     arrived, drained, finish = asyncio.Event(), asyncio.Event(), asyncio.Event()

@@ -3,9 +3,9 @@
 A request travels like this; every step is a name that can be found in this package:
 
 1. ``complete_chat.CompleteChat`` receives a ``ChatCall``: what a client sent, not yet believed.
-2. ``admit_caller.AdmitCaller`` answers who it is: ``cached_identity`` recalls the ``Principal`` behind a personal access
-   token and the ``Agent`` behind an id, ``rate_limits.RateLimiter`` counts the request against its organization and
-   brings the news by which both are confirmed, or else asked for anew at ``identity.TokenVerifier`` and
+2. ``admit_caller.AdmitCaller`` answers who it is: ``cached_identity`` recalls the ``Principal`` behind a personal
+   access token and the ``Agent`` behind an id, ``rate_limits.RateLimiter`` counts the request against its organization
+   and brings the news by which both are confirmed, or else asked for anew at ``identity.TokenVerifier`` and
    ``AgentVerifier``. Each may refuse with an error from ``errors``.
 3. The request's body is read only now, as a ``chat.ChatRequest``: understood where it must be, raw bytes elsewhere.
 4. The same news tell whether the agent's directive is still the one that is remembered; ``directives.inject`` puts it

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 IDLE_CONNECTION_S = 75
 BACKLOG = 2048
+LAST_WORDS_S = 5.0
+"""What requests that were cut off at the end may take to be recorded."""
 
 
 class DrainingServer(uvicorn.Server):
@@ -86,4 +88,7 @@ async def serve_http(
         timeout_keep_alive=IDLE_CONNECTION_S,
         timeout_graceful_shutdown=max(1, round(shutdown_timeout_s)),
     )
-    await DrainingServer(config, on_drain).serve(sockets=[listener])
+    server = DrainingServer(config, on_drain)
+    await server.serve(sockets=[listener])
+    if server.server_state.tasks:  # cut off by now, but what they leave is not on record yet
+        await asyncio.wait(list(server.server_state.tasks), timeout=LAST_WORDS_S)

@@ -35,7 +35,7 @@ _PREFIX = "ibex_pat_"
 def span_of(text: str) -> timedelta:
     """Return the time span that ``90s``, ``15m``, ``1h`` or ``30d`` is. Raises ``click.BadParameter``."""
     match = _SPAN.fullmatch(text)
-    if match is None:
+    if match is None or int(match[1]) == 0:
         raise click.BadParameter(f"{text!r} is not a time span such as 90s, 15m, 1h or 30d")
     return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
@@ -167,11 +167,11 @@ def create_token(
 ) -> None:
     """Create a token and show it, this once."""
     granted = _permissions(permissions)
-    expires_at = datetime.now(UTC) + span_of(expires) if expires else None
+    expires_at = None if expires is None else datetime.now(UTC) + span_of(expires)
 
     async def work(use_cases: Administration) -> PersonalAccessToken:
         organization = await invocation.organization(use_cases, org)
-        agent_id = (await invocation.agent(use_cases, organization, agent)).id if agent else None
+        agent_id = None if agent is None else (await invocation.agent(use_cases, organization, agent)).id
         grant = TokenGrant(name=name, permissions=granted, agent_id=agent_id, expires_at=expires_at)
         return await use_cases.identity.create_token(organization.id, grant)
 

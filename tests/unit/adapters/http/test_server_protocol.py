@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
 from ibex.adapters.http.client import CUT
-from ibex.adapters.http.server_protocol import CuttableHttpProtocol
+from ibex.adapters.http.server_protocol import MAX_HEAD_BYTES, MAX_HEADERS, CuttableHttpProtocol
 
 if TYPE_CHECKING:
     from ibex.adapters.http.asgi import Receive, Scope, Send
@@ -75,3 +76,100 @@ async def test_each_request_can_cut_its_connection() -> None:
 
     assert transport.aborted
     protocol.connection_lost(None)
+
+
+class Connection:
+    """One connection to an application that echoes the headers it sees, or waits before it answers."""
+
+    def __init__(self, *, waits: bool = False) -> None:
+        self.seen: list[Scope] = []
+        self.may_answer = asyncio.Event()
+        self.began = asyncio.Event()
+        self.answered = asyncio.Event()
+        if not waits:
+            self.may_answer.set()
+        config = uvicorn.Config(self._app, interface="asgi3", log_config=None, access_log=False, lifespan="off")
+        config.load()
+        self.transport = RecordingTransport()
+        self.state = ServerState()
+        self.protocol = CuttableHttpProtocol(config=config, server_state=self.state, app_state={})
+        self.protocol.connection_made(self.transport)
+
+    async def _app(self, scope: Scope, _receive: Receive, send: Send) -> None:
+        self.seen.append(scope)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1")]})
+        self.began.set()
+        await self.may_answer.wait()
+        await send({"type": "http.response.body", "body": b"x"})
+        self.answered.set()
+
+    async def finish(self) -> bytes:
+        """Let it answer and return all that was written."""
+        self.may_answer.set()
+        self.protocol.connection_lost(None)
+        await asyncio.gather(*self.state.tasks)
+        return self.transport.written
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"x-a: " + b"a" * (MAX_HEAD_BYTES + 1),
+        b"x-a: " + b"a" * (MAX_HEAD_BYTES + 1) + b"\r\n\r\n",
+        b"".join(b"x-%d: a\r\n" % n for n in range(MAX_HEADERS + 1)) + b"\r\n",
+    ],
+    ids=["one header without end", "one header", "many headers"],
+)
+async def test_a_head_is_bounded(head: bytes) -> None:
+    """In bytes, also while it is still coming, and in headers: 431, and the connection is closed."""
+    connection = Connection()
+    request = b"GET / HTTP/1.1\r\nhost: a\r\n" + head
+    for start in range(0, len(request), 10_000):
+        if not connection.transport.is_closing():
+            connection.protocol.data_received(request[start : start + 10_000])
+
+    assert (await connection.finish()).startswith(b"HTTP/1.1 431 ")
+    assert connection.seen == []
+    assert connection.transport.is_closing()
+
+
+async def test_a_head_within_the_bound_is_taken_again_and_again() -> None:
+    """The bound is a request's, not a connection's; a body does not count."""
+    connection = Connection()
+    body = b"b" * 200_000
+    for _ in range(4):
+        connection.answered.clear()
+        headers = b"".join(b"x-%d: %s\r\n" % (n, b"a" * 200) for n in range(200))
+        connection.protocol.data_received(b"POST / HTTP/1.1\r\nhost: a\r\n" + headers)
+        connection.protocol.data_received(b"content-length: %d\r\n\r\n" % len(body) + body)
+        await connection.answered.wait()
+
+    assert (await connection.finish()).count(b"HTTP/1.1 200 ") == 4
+
+
+async def test_trailers_are_no_headers() -> None:
+    """Who filters headers in front of this has seen all of them."""
+    connection = Connection()
+    connection.protocol.data_received(
+        b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
+        b"1\r\nx\r\n0\r\nauthorization: Bearer canary\r\n\r\n"
+    )
+    await connection.answered.wait()
+
+    assert {name for name, _ in connection.seen[0]["headers"]} == {b"host", b"transfer-encoding"}
+    await connection.finish()
+
+
+async def test_what_is_no_http_does_not_get_into_an_answer() -> None:
+    """The answer that is being sent ends; before one it is 400."""
+    connection = Connection(waits=True)
+    connection.protocol.data_received(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+    await connection.began.wait()
+    connection.protocol.data_received(b"\x00garbage\r\n\r\n")
+
+    assert connection.transport.is_closing()
+    assert b"400" not in await connection.finish()
+
+    other = Connection()
+    other.protocol.data_received(b"\x00garbage\r\n\r\n")
+    assert (await other.finish()).startswith(b"HTTP/1.1 400 ")

@@ -181,3 +181,26 @@ def test_a_long_chain_of_causes_is_cut() -> None:
 
     assert len(describe(chained.value)) == 8
     assert [len(cause["frames"]) for cause in describe(recursive.value)] == [30]
+
+
+class FullDisk(io.StringIO):
+    """A stream on which there is no room."""
+
+    def write(self, _text: str) -> int:
+        """Fail as a file does."""
+        raise OSError(28, "No space left on device")
+
+
+def test_a_log_that_cannot_be_written_fails_nobody(capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither this project's lines nor others', and nothing is written elsewhere instead."""
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    try:
+        configure_logging("info", FullDisk())
+        structlog.get_logger(source="test").info("one")
+        logging.getLogger("somebody").warning("two")
+    finally:
+        root.handlers = handlers
+        root.setLevel(level)
+
+    assert capsys.readouterr() == ("", "")

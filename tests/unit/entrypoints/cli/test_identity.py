@@ -89,6 +89,9 @@ def test_a_token_is_revoked_by_what_names_it(ibex: CliScene) -> None:
         (["create", "--name", "t", "--permissions", "everything"], 2, "none of"),
         (["create", "--name", "t", "--permissions", hex(1 << 60)], 2, "bitmap"),
         (["create", "--name", "t", "--expires", "soon"], 2, "time span"),
+        (["create", "--name", "t", "--expires", "0s"], 2, "time span"),
+        (["create", "--name", "t", "--expires", ""], 2, "time span"),
+        (["create", "--name", "t", "--agent", ""], 1, "no agent"),
         (["create", "--name", "t", "--agent", "nobody"], 1, "no agent"),
     ],
 )
