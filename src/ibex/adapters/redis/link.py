@@ -174,16 +174,6 @@ class RedisLink:
         finally:
             _disappoint(questions)
 
-    async def _round_trip(
-        self, connection: RespConnection, questions: list[_Question], ends: float
-    ) -> tuple[int, str | None, list[Any]]:
-        asked_ns = self._clock.monotonic_ns()
-        commands = [question.build(len(question.waiting), connection.instance) for question in questions]
-        left_s = ends - asyncio.get_running_loop().time()
-        lease, *replies = await connection.call([("GET", LEASE_KEY), *commands], left_s)
-        names_it = lease is not None and lease.decode() == connection.instance
-        return asked_ns, connection.instance if names_it else None, replies
-
     def _arrived(self, asked_ns: int, lease: str | None, questions: list[_Question], replies: list[Any]) -> None:
         self._failures = 0
         if questions:
@@ -193,6 +183,16 @@ class RedisLink:
             for place, future in enumerate(question.waiting, 1):
                 if not future.done():
                     future.set_result(Answer(asked_ns, lease, reply, askers, place))
+
+    async def _round_trip(
+        self, connection: RespConnection, questions: list[_Question], ends: float
+    ) -> tuple[int, str | None, list[Any]]:
+        asked_ns = self._clock.monotonic_ns()
+        commands = [question.build(len(question.waiting), connection.instance) for question in questions]
+        left_s = ends - asyncio.get_running_loop().time()
+        lease, *replies = await connection.call([("GET", LEASE_KEY), *commands], left_s)
+        names_it = lease is not None and lease.decode() == connection.instance
+        return asked_ns, connection.instance if names_it else None, replies
 
     async def _connected(self, ends: float) -> RespConnection:
         """Return the connection, made anew if need be; nobody else is making one then."""
