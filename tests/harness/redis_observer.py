@@ -11,6 +11,7 @@ class RecordingRedisObserver:
 
     trips: list[int] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    questions_failed: int = 0
     times_passed_over: int = 0
 
     def answered(self, questions: int, duration_ns: int) -> None:
@@ -18,9 +19,10 @@ class RecordingRedisObserver:
         assert duration_ns >= 0
         self.trips.append(questions)
 
-    def failed(self, reason: str) -> None:
+    def failed(self, reason: str, questions: int = 1) -> None:
         """Remember a failure."""
         self.failures.append(reason)
+        self.questions_failed += questions
 
     def passed_over(self) -> None:
         """Count a question that was not asked."""

@@ -59,15 +59,14 @@ class RedisBoard:
 
     async def connection(self) -> Connection:
         """Return the connection; see ``Board``."""
-        async with self._connecting:
-            if self._open is None or not self._open.is_good:
-                try:
-                    async with asyncio.timeout(self._timeout_s):
-                        self._open = await RespConnection.open(self._address, _SCRIPTS)
-                except (RedisError, TimeoutError) as error:
-                    raise BoardUnavailableError(str(error)) from None
-                self._number += 1
-            return Connection(self._open.instance, self._number)
+        try:
+            async with asyncio.timeout(self._timeout_s), self._connecting:
+                if self._open is None or not self._open.is_good:
+                    self._open = await RespConnection.open(self._address, _SCRIPTS)
+                    self._number += 1
+                return Connection(self._open.instance, self._number)
+        except (RedisError, TimeoutError) as error:
+            raise BoardUnavailableError(str(error)) from None
 
     async def announce(self, connection: Connection, org_id: UUID, kinds: Iterable[Kind]) -> None:
         """Replace generations; see ``Board``."""

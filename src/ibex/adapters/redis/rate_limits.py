@@ -49,5 +49,5 @@ class RedisRateLimiter:
 
 
 def _news(answer: Answer) -> News:
-    generations = map(bytes.decode, answer.reply[1:])
+    generations = (value.decode(errors="surrogateescape") for value in answer.reply[1:])  # whatever it is, it is equal
     return News(answer.asked_ns, answer.lease, dict(zip(_KINDS, generations, strict=True)))

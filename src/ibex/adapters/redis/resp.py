@@ -7,18 +7,20 @@ protocol, are used as they are (ADR 0022).
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import hiredis
-from redis.asyncio.connection import SSLConnection, parse_url
+from redis.asyncio.connection import RedisSSLContext, SSLConnection, parse_url
+from redis.exceptions import RedisError as RedisPyError
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Sequence
 
 _DEFAULT_PORT: Final = 6379
+_TLS_OPTION: Final = "ssl_"
 LATE_S: Final = 0.001
 """A loop that was busy sees its timers before what has come meanwhile; after so long it has seen that too."""
 
@@ -34,24 +36,44 @@ class Address:
     host: str
     port: int
     path: str | None
-    tls: bool
+    tls: ssl.SSLContext | None
     database: int
     username: str | None
     password: str | None = field(repr=False)
 
     @classmethod
     def parse(cls, url: str) -> Address:
-        """Read ``redis://``, ``rediss://`` or ``unix://``, as redis-py understands them. Raises ``ValueError``."""
+        """Read ``redis://``, ``rediss://`` or ``unix://``, as redis-py understands them, with its options of TLS.
+
+        Reads certificates from disk, once: it takes longer than a connection may. Raises ``ValueError`` for what is no
+        such URL, has another option, or names certificates that cannot be read.
+        """
         parts: dict[str, Any] = dict(parse_url(url))
-        return cls(
-            host=parts.get("host", "localhost"),
-            port=parts.get("port", _DEFAULT_PORT),
-            path=parts.get("path"),
-            tls=parts.get("connection_class") is SSLConnection,
-            database=parts.get("db", 0),
-            username=parts.get("username"),
-            password=parts.get("password"),
+        is_tls = parts.pop("connection_class", None) is SSLConnection
+        address = cls(
+            host=parts.pop("host", "localhost"),
+            port=parts.pop("port", _DEFAULT_PORT),
+            path=parts.pop("path", None),
+            database=parts.pop("db", 0),
+            username=parts.pop("username", None),
+            password=parts.pop("password", None),
+            tls=_tls({name: parts.pop(name) for name in list(parts) if name.startswith(_TLS_OPTION)})
+            if is_tls
+            else None,
         )
+        if parts:
+            raise ValueError(f"a URL of Redis has no option {min(parts)} here")
+        return address
+
+
+def _tls(options: dict[str, Any]) -> ssl.SSLContext:
+    """Make the context as redis-py's connections do, from the options of a URL without their prefix."""
+    chosen: dict[str, Any] = {"cert_reqs": "required", "check_hostname": True}
+    chosen.update((name.removeprefix(_TLS_OPTION), value) for name, value in options.items())
+    try:
+        return RedisSSLContext(**chosen).get()
+    except (TypeError, OSError, RedisPyError) as error:
+        raise ValueError(f"the TLS options of Redis' URL cannot be used ({type(error).__name__})") from None
 
 
 @dataclass(slots=True)
@@ -80,14 +102,10 @@ class RespConnection(asyncio.Protocol):
         connection = cls()
         try:
             await connection._connect(address)
-            if address.password is not None:
-                who = () if address.username is None else (address.username,)
-                await connection.call([("AUTH", *who, address.password)])
-            if address.database:
-                await connection.call([("SELECT", address.database)])
-            (info,) = await connection.call([("INFO", "server")])
-            connection.instance = _run_id(info)
-            await connection.call([("SCRIPT", "LOAD", script) for script in scripts])
+            first = _greeting(address)
+            loading = [("SCRIPT", "LOAD", script) for script in scripts]
+            replies = await connection.call([*first, ("INFO", "server"), *loading])
+            connection.instance = _run_id(replies[len(first)])
         except BaseException:
             connection.close()
             raise
@@ -143,8 +161,7 @@ class RespConnection(asyncio.Protocol):
             if address.path is not None:
                 await loop.create_unix_connection(lambda: self, address.path)
             else:
-                tls = ssl.create_default_context() if address.tls else None
-                await loop.create_connection(lambda: self, address.host, address.port, ssl=tls)
+                await loop.create_connection(lambda: self, address.host, address.port, ssl=address.tls)
         except OSError as error:
             raise RedisError(f"cannot connect ({type(error).__name__})") from None
 
@@ -191,6 +208,17 @@ class RespConnection(asyncio.Protocol):
             done = self._expected.popleft().done
             if not done.done():
                 done.set_exception(error)
+
+
+def _greeting(address: Address) -> list[tuple[Any, ...]]:
+    """Return the commands by which a connection becomes this user's, in this database."""
+    greeting: list[tuple[Any, ...]] = []
+    if address.password is not None:
+        who = () if address.username is None else (address.username,)
+        greeting.append(("AUTH", *who, address.password))
+    if address.database:
+        greeting.append(("SELECT", address.database))
+    return greeting
 
 
 def _refusal(reply: Exception) -> RedisError:

@@ -37,9 +37,9 @@ class RedisTelemetry:
             self._failing = False
             _LOG.info("Redis answers again")
 
-    def failed(self, reason: str) -> None:
+    def failed(self, reason: str, questions: int = 1) -> None:
         """A round trip did not."""
-        self._questions.labels("failed").inc()
+        self._questions.labels("failed").inc(questions)
         if not self._failing:
             self._failing = True
             _LOG.warning("Redis does not answer", reason=reason)

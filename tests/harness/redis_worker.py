@@ -1,0 +1,43 @@
+"""A worker's side of Redis, with a clock that stands still and an observer that remembers."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from harness.redis_observer import RecordingRedisObserver
+from ibex.adapters.memory.clock import ManualClock
+from ibex.adapters.redis.known_tokens import RedisKnownTokens
+from ibex.adapters.redis.link import RedisLink
+from ibex.adapters.redis.rate_limits import RedisRateLimiter
+from ibex.adapters.system.ids import SystemIds
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from ibex.domain.rate_limits import Tally
+
+UNHURRIED_S = 10.0
+"""A bound for tests that are about something else."""
+
+
+class RedisWorker:
+    """A link, and all that goes over it."""
+
+    def __init__(self, url: str, timeout_s: float = UNHURRIED_S) -> None:
+        self.clock = ManualClock()
+        self.heard = RecordingRedisObserver()
+        self.link = RedisLink(url, self.clock, self.heard, timeout_s=timeout_s)
+        self.limiter = RedisRateLimiter(self.link, self.clock, SystemIds())
+        self.known = RedisKnownTokens(self.link)
+
+    async def count(self, org_id: UUID) -> Tally:
+        """Count a request in the minute that does not pass."""
+        return await self.limiter.count(org_id, self.clock.now())
+
+    async def depart(self, org_id: UUID) -> asyncio.Task[Tally]:
+        """Ask in a turn of the event loop of its own; return once that turn's questions are on their way, or wait."""
+        asking = asyncio.create_task(self.count(org_id))
+        for _ in range(3):  # it asks, the link departs, the trip sends
+            await asyncio.sleep(0)
+        return asking
