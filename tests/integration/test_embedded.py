@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from harness.dev import IbexDev, folder_of_its_own
+from harness.process import IbexProcess
 from ibex.domain.freshness import BOUND_S
 from ibex.entrypoints.embedded import FIRST_DIRECTIVE
 
@@ -120,3 +121,14 @@ def _ask(
     bearer = {"Authorization": f"Bearer {token or dev.installation['agent_token']}"}
     with httpx.Client(trust_env=False) as client:
         return client.post(f"{dev.address}/v1/chat/completions", json=body, headers={**bearer, **(headers or {})})
+
+
+def test_a_start_that_is_told_to_stop_leaves_nothing_behind() -> None:
+    """SIGTERM while PostgreSQL and the engine are starting: neither is left running."""
+    with folder_of_its_own() as folder:
+        home = folder / "home"
+        starting = IbexProcess.spawn(["--home", str(home), "dev", "--port", "0"], {}, folder)
+        starting.wait_for_line("starting PostgreSQL", 30)
+
+        assert starting.stop(signal.SIGTERM) == 128 + signal.SIGTERM
+        assert _processes_on(home) == []

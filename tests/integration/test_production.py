@@ -49,6 +49,32 @@ def test_a_revoked_token_is_refused_by_every_worker_at_the_next_request(producti
     assert set(statuses()) == {401}
 
 
+def test_what_an_operator_changes_is_in_force_for_every_worker_at_the_next_request(production: Production) -> None:
+    """A directive, its rollback, an agent's state, an organization's: the command announces each before it returns."""
+    made = production.ibex(*BOOTSTRAP, "--json")
+    production.start_auth()
+    address = production.start_proxy(workers=2)
+    headers = {"Authorization": f"Bearer {made['agent_token']}"}
+    body: dict[str, object] = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hi"}]}
+
+    def seen() -> set[tuple[int, str]]:
+        answers = [_ask(address, headers, body) for _ in range(10)]
+        return {(answer.status_code, answer.headers.get("x-ibex-directive", "")[:2]) for answer in answers}
+
+    assert seen() == {(200, "1@")}
+    for command, expected in (
+        (("directive", "set", "one", "Answer in rhyme."), (200, "2@")),
+        (("directive", "rollback", "one", "1"), (200, "1@")),
+        (("directive", "deactivate", "one"), (200, "")),
+        (("agent", "pause", "one"), (403, "")),
+        (("agent", "activate", "one"), (200, "")),
+        (("org", "suspend", "acme"), (401, "")),
+        (("org", "activate", "acme"), (200, "")),
+    ):
+        production.ibex(*command)
+        assert seen() == {expected}, command
+
+
 @pytest.mark.parametrize("missing", ["IBEX_AUTH_DATABASE_URL", "IBEX_TOKEN_PEPPERS", "IBEX_REDIS_URL"])
 def test_auth_says_what_it_lacks(production: Production, missing: str) -> None:
     """Before anything is opened."""
@@ -72,5 +98,9 @@ def test_auth_tells_who_watches_over_it(production: Production) -> None:
 
 
 def _post(address: str, headers: dict[str, str], body: dict[str, object]) -> int:
+    return _ask(address, headers, body).status_code
+
+
+def _ask(address: str, headers: dict[str, str], body: dict[str, object]) -> httpx.Response:
     with httpx.Client(trust_env=False) as client:  # a connection of its own: any worker may take it
-        return client.post(f"{address}/v1/chat/completions", json=body, headers=headers).status_code
+        return client.post(f"{address}/v1/chat/completions", json=body, headers=headers)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import uvloop
 
-from ibex.adapters.clickhouse.engine import ClickHouseEngine
+from ibex.adapters.clickhouse.engine import ClickHouseEngine, EngineStartError
 from ibex.adapters.postgres.roles import APP_ROLE, AUTH_ROLE
-from ibex.adapters.postgres.server import OWNER_ROLE, PostgresServer
+from ibex.adapters.postgres.server import OWNER_ROLE, PostgresServer, PostgresServerError
 from ibex.adapters.telemetry.logging import configure_logging
 from ibex.domain.bootstrap import FirstNames, bootstrap
 from ibex.entrypoints.containers import Management, application_of
@@ -93,6 +93,8 @@ def run(home: Home, environ: Mapping[str, str], console: Console) -> int:
                 runner.run(_run(home, {**environ, **own}, wanted, console, chosen_port="IBEX_PORT" in environ))
             except KeyboardInterrupt:  # before there was anything to drain
                 return 128 + signal.SIGINT
+            except asyncio.CancelledError:
+                return 128 + signal.SIGTERM
     return 0
 
 
@@ -104,6 +106,9 @@ def _open_log(path: Path) -> TextIO:
 async def _run(
     home: Home, environ: Mapping[str, str], wanted: Settings, console: Console, *, chosen_port: bool
 ) -> None:
+    running_task = asyncio.current_task()
+    if running_task is not None:  # until requests are served, which has its own way of ending
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running_task.cancel)
     with _listen(wanted, chosen=chosen_port) as listener:
         console.starting("PostgreSQL and the ClickHouse engine")
         async with _servers(home) as servers:
@@ -159,6 +164,8 @@ async def _servers(home: Home) -> AsyncIterator[_Servers]:
             await starting  # a start that is under way must be over before it can be undone
             raise
         for outcome in outcomes:
+            if isinstance(outcome, (PostgresServerError, EngineStartError)):
+                raise OSError(str(outcome)) from outcome  # the world's: a full disk, say
             if isinstance(outcome, BaseException):
                 raise outcome
         yield servers
