@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from litestar.exceptions import MethodNotAllowedException
 
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from ibex.adapters.http.observer import RequestObserver
     from ibex.domain.clock import Clock
     from ibex.domain.ids import IdSource
+
+
+REFUSED: Final = "ibex.refused"
+"""A scope's extension: the error that the server itself found the request to be."""
 
 
 class Edge:
@@ -38,6 +42,8 @@ class Edge:
         self._observer.began(context.request_id, context.trace_id)
         response = _Response(send, context, self._clock)
         try:
+            if REFUSED in scope.get("extensions", {}):
+                raise scope["extensions"][REFUSED]  # noqa: TRY301 - as everything that goes wrong further in
             await self._app(scope, receive, response.send)
         except Exception as error:  # noqa: BLE001 - nothing goes further out
             await self._fail(error, scope, receive, context, response)

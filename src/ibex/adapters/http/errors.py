@@ -63,6 +63,22 @@ TABLE: Final = {
     ErrorCode.OVERLOADED: (503, _SERVER),
     ErrorCode.PROVIDER_TIMEOUT: (504, _SERVER),
 }
+
+
+class NotHttpError(IbexError):
+    """What came is not HTTP/1.1 as RFC 9112 has it."""
+
+    code = ErrorCode.VALIDATION_ERROR
+    default_message = "The request is not valid HTTP/1.1."
+
+
+class HeadTooLargeError(IbexError):
+    """The request line and headers are more than is taken: 431 (RFC 6585, 5)."""
+
+    code = ErrorCode.VALIDATION_ERROR
+    default_message = "The request's headers are too large or too many."
+
+
 _REFUSALS: Final = {
     Refusal.BAD_REQUEST: 400,
     Refusal.NOT_FOUND: 404,
@@ -77,6 +93,8 @@ def status_of(error: IbexError | None) -> int:
     """Return the HTTP status of an outcome: 200 for none, 499 where the client had gone."""
     if error is None:
         return 200
+    if isinstance(error, HeadTooLargeError):
+        return 431
     if isinstance(error, ProviderRefusedError):
         return _REFUSALS[error.refusal]
     return TABLE[error.code][0]

@@ -10,6 +10,8 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from ibex.adapters.http.client import CUT
+from ibex.adapters.http.edge import REFUSED
+from ibex.adapters.http.errors import status_of
 from ibex.adapters.http.server_protocol import MAX_HEAD_BYTES, MAX_HEADERS, CuttableHttpProtocol
 
 if TYPE_CHECKING:
@@ -83,6 +85,7 @@ class Connection:
 
     def __init__(self, *, waits: bool = False) -> None:
         self.seen: list[Scope] = []
+        self.bodies: list[bytes] = []
         self.may_answer = asyncio.Event()
         self.began = asyncio.Event()
         self.answered = asyncio.Event()
@@ -95,9 +98,13 @@ class Connection:
         self.protocol = CuttableHttpProtocol(config=config, server_state=self.state, app_state={})
         self.protocol.connection_made(self.transport)
 
-    async def _app(self, scope: Scope, _receive: Receive, send: Send) -> None:
-        self.seen.append(scope)
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1")]})
+    async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refused = scope["extensions"].get(REFUSED)
+        if refused is None:
+            self.seen.append(scope)
+            self.bodies.append((await receive())["body"])
+        status = status_of(refused)
+        await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"1")]})
         self.began.set()
         await self.may_answer.wait()
         await send({"type": "http.response.body", "body": b"x"})
@@ -106,8 +113,8 @@ class Connection:
     async def finish(self) -> bytes:
         """Let it answer and return all that was written."""
         self.may_answer.set()
-        self.protocol.connection_lost(None)
         await asyncio.gather(*self.state.tasks)
+        self.protocol.connection_lost(None)
         return self.transport.written
 
 
@@ -173,3 +180,48 @@ async def test_what_is_no_http_does_not_get_into_an_answer() -> None:
     other = Connection()
     other.protocol.data_received(b"\x00garbage\r\n\r\n")
     assert (await other.finish()).startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET / HTTP/1.1\r\n",
+        b"GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\n",
+        b"GET / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip, chunked\r\n",
+        b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n",
+        b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ncontent-length: 2\r\n",
+        b"GET / HTTP/2.0\r\nhost: a\r\n",
+        b"GET / HTTP/1.1\r\nhost: a\r\nx: a\x00b\r\n",
+        b"NOTHING / HTTP/1.1\r\nhost: a\r\n",
+    ],
+)
+async def test_what_two_could_read_in_two_ways_is_refused(head: bytes) -> None:
+    """Once, and nothing that comes after it is looked at."""
+    connection = Connection()
+    connection.protocol.data_received(head + b"\r\n")
+    connection.protocol.data_received(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+
+    written = await connection.finish()
+    assert written.startswith(b"HTTP/1.1 400 ")
+    assert written.count(b"HTTP/1.1") == 1
+    assert connection.seen == []
+    assert connection.transport.is_closing()
+
+
+@pytest.mark.parametrize("cut", [20, 90, 160])
+async def test_an_upgrade_that_is_offered_is_not_taken(cut: int) -> None:
+    """Some clients offer HTTP/2 with their first request; it is answered as any other, body and all."""
+    connection = Connection()
+    request = (
+        b"POST /a?b HTTP/1.1\r\nhost: a\r\nconnection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\n"
+        b"http2-settings: AAEAAEAA\r\ncontent-length: 5\r\nx-other: kept\r\n\r\nhello"
+    )
+    for part in (request[:cut], request[cut:], b"GET /next HTTP/1.1\r\nhost: a\r\n\r\n"):
+        connection.protocol.data_received(part)
+
+    written = await connection.finish()
+    assert written.count(b"HTTP/1.1 200 ") >= 1
+    scope = connection.seen[0]
+    assert (scope["method"], scope["path"], scope["query_string"]) == ("POST", "/a", b"b")
+    assert dict(scope["headers"]) == {b"host": b"a", b"content-length": b"5", b"x-other": b"kept"}
+    assert connection.bodies[0] == b"hello"
