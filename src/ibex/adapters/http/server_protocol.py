@@ -32,11 +32,12 @@ class CuttableHttpProtocol(HttpToolsProtocol):
 
     _in_head = True
     _head_bytes = 0
-    _refusal: IbexError | None = None
+    _found_wrong: IbexError | None = None
+    _refused = False
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser, unless the connection is refused or the head that is being read has grown too large."""
-        if self._refusal is not None:
+        if self._refused:
             return
         if self._in_head:
             self._head_bytes += len(data)
@@ -44,8 +45,8 @@ class CuttableHttpProtocol(HttpToolsProtocol):
         try:
             self._feed(data)
         except httptools.HttpParserError:
-            self._refuse(self._refusal or NotHttpError())
-        if self._in_head and self._head_bytes > MAX_HEAD_BYTES and self._refusal is None:
+            self._refuse(self._found_wrong or NotHttpError())
+        if self._in_head and self._head_bytes > MAX_HEAD_BYTES and not self._refused:
             self._refuse(HeadTooLargeError())
 
     def _feed(self, data: bytes) -> None:
@@ -69,9 +70,9 @@ class CuttableHttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Hand the request over, or raise why not."""
-        self._refusal = self._wrong_with_head()
-        if self._refusal is not None:
-            raise self._refusal
+        self._found_wrong = self._wrong_with_head()
+        if self._found_wrong is not None:
+            raise self._found_wrong
         if not self.parser.should_upgrade():
             self._in_head = False
             super().on_headers_complete()
@@ -95,7 +96,7 @@ class CuttableHttpProtocol(HttpToolsProtocol):
 
     def _refuse(self, why: IbexError) -> None:
         """Let the application tell why, and close; an answer that is being sent is only cut off."""
-        self._refusal = why
+        self._refused = True
         cycle: RequestResponseCycle | None = self.cycle
         if cycle is not None and not cycle.response_complete:
             self.transport.abort()
