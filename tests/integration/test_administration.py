@@ -49,6 +49,21 @@ async def test_what_is_not_named_is_said() -> None:
             raise AssertionError("it must not get here")
 
 
+async def test_in_production_changes_have_to_be_announced() -> None:
+    """Who changes something there needs the Redis that the proxies look at."""
+    environ = {
+        "IBEX_ENV": "production",
+        "OPENAI_API_KEY": "sk-something",
+        "IBEX_DATABASE_URL": "postgresql://ibex_app@127.0.0.1:1/ibex",
+        "IBEX_AUTH_DATABASE_URL": "postgresql://ibex_auth@127.0.0.1:1/ibex",
+        "IBEX_CLICKHOUSE_URL": "http://127.0.0.1:1",
+        "IBEX_TOKEN_PEPPERS": "k1:AAECAwQFBgcICQoLDA0ODw==",
+    }
+    with pytest.raises(SettingsError, match="IBEX_REDIS_URL"):
+        async with administration(Settings.load(environ)):
+            raise AssertionError("it must not get here")
+
+
 def test_both_databases_are_migrated_and_then_current(
     empty_postgres: PostgresDatabase, empty_clickhouse: ClickHouseDatabase
 ) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ibex.entrypoints.containers import Management
 from ibex.entrypoints.environments import OperatorAdapters
+from ibex.entrypoints.settings import Environment
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -35,9 +36,11 @@ class Administration:
 async def administration(settings: Settings) -> AsyncIterator[Administration]:
     """Open the use cases and close them afterwards; a server that is down fails at its first use, not here.
 
-    Raises ``SettingsError`` if a setting of ``NEEDED`` is not set.
+    Raises ``SettingsError`` if a setting of ``NEEDED`` is not set, nor in production if Redis is not named.
     """
     settings.require(*NEEDED)
+    if settings.env is Environment.PRODUCTION:
+        settings.require("redis_url")  # what is changed here is announced here
     adapters = OperatorAdapters()
     adapters.settings.override(settings)
     management = Management(adapters=adapters)
