@@ -136,7 +136,7 @@ def _stack() -> Iterator[RelayedStack]:
         postgres_migrate.upgrade(database.owner_url)
         traces = ClickHouseDatabase(f"{engine.url.rstrip('/')}/ibex", "ibex")
         migrate_clickhouse(traces.url)
-        yield stack.enter_context(RelayedStack.running(database, traces, redis, folder))
+        yield stack.enter_context(RelayedStack.running(database, traces, redis, folder, IBEX_AUTH_TIMEOUT="0.2"))
 
 
 def _grpc(stack: RelayedStack) -> None:

@@ -31,7 +31,9 @@ def stack(
 ) -> Iterator[RelayedStack]:
     """Auth, two proxy workers, a relay in each link."""
     folder = tmp_path_factory.mktemp("revocation")
-    with RelayedStack.running(module_postgres, module_clickhouse, module_redis, folder) as running:
+    # What a busy machine takes for an answer is not to be taken for a fault.
+    patience = {"IBEX_AUTH_TIMEOUT": "0.5", "IBEX_REDIS_TIMEOUT": "0.5"}
+    with RelayedStack.running(module_postgres, module_clickhouse, module_redis, folder, **patience) as running:
         yield running
 
 

@@ -70,10 +70,15 @@ class RelayedStack:
     @classmethod
     @contextmanager
     def running(
-        cls, postgres: PostgresDatabase, clickhouse: ClickHouseDatabase, redis: RedisServer, folder: Path
+        cls,
+        postgres: PostgresDatabase,
+        clickhouse: ClickHouseDatabase,
+        redis: RedisServer,
+        folder: Path,
+        **environ: str,
     ) -> Iterator[RelayedStack]:
-        """Start everything, with a first installation, and stop it afterwards."""
-        production = Production.over(postgres, clickhouse, redis.url, folder, IBEX_AUTH_TIMEOUT="0.2")
+        """Start everything, with a first installation, and stop it afterwards; ``environ`` is for all processes."""
+        production = Production.over(postgres, clickhouse, redis.url, folder, **environ)
         operator = Settings.load(production.environ)
         installation = asyncio.run(_administer(operator, _bootstrap))
         with ExitStack() as stack:

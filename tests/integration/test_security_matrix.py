@@ -38,6 +38,7 @@ CANARY = "canary-prompt-5d1f"
 DIRECTIVE_CANARY = "canary-directive-77ab"
 SMALL_LIMIT = 3
 TIMED = 100
+TIMED_ROUNDS = 3
 BODY = {"model": "gpt-4o", "messages": [{"role": "user", "content": CANARY}]}
 
 
@@ -204,7 +205,19 @@ class TestRow3Tenants:
     """Neither sees the other, not even by the clock."""
 
     def test_the_other_ones_agent(self, matrix: Matrix) -> None:
-        """403 both ways, 95th percentiles of 100 tries within 5 ms of each other."""
+        """403 both ways, 95th percentiles of 100 tries within 5 ms of each other.
+
+        What a secret costs, it costs each time; what a busy machine costs, it does not: the best of three rounds counts.
+        """
+        differences = []
+        for _ in range(TIMED_ROUNDS):
+            took = self._times(matrix)
+            p95 = {name: statistics.quantiles(times, n=20)[-1] for name, times in took.items()}
+            differences.append(abs(p95["a"] - p95["b"]))
+
+        assert min(differences) < 0.005, differences
+
+    def _times(self, matrix: Matrix) -> dict[str, list[float]]:
         took: dict[str, list[float]] = {"a": [], "b": []}
         with httpx.Client(base_url=matrix.address, trust_env=False) as client:
             for _ in range(TIMED):
@@ -212,14 +225,12 @@ class TestRow3Tenants:
                     ("a", matrix.a.tokens["good"], matrix.b.agent),
                     ("b", matrix.b.tokens["good"], matrix.a.agent),
                 ):
-                    started = time.perf_counter()
                     headers = {"Authorization": f"Bearer {token}", "X-IBEX-Agent-ID": agent}
+                    started = time.perf_counter()
                     answer = client.get("/v1/internal/auth-probe", headers=headers)
                     took[name].append(time.perf_counter() - started)
                     _expect(answer, 403, "AGENT_NOT_AUTHORIZED")
-        p95 = {name: statistics.quantiles(times, n=20)[-1] for name, times in took.items()}
-
-        assert abs(p95["a"] - p95["b"]) < 0.005, p95
+        return took
 
     def test_the_other_ones_path(self, matrix: Matrix) -> None:
         """403 whatever the token may do; one's own is answered."""
