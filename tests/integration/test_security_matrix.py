@@ -207,7 +207,7 @@ class TestRow3Tenants:
     def test_the_other_ones_agent(self, matrix: Matrix) -> None:
         """403 both ways, 95th percentiles of 100 tries within 5 ms of each other.
 
-        What a secret costs, it costs each time; what a busy machine costs, it does not: the best of three rounds counts.
+        What a secret costs it costs each time, what a busy machine costs it does not: the best of three rounds counts.
         """
         differences = []
         for _ in range(TIMED_ROUNDS):
