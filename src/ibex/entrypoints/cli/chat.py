@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _DEFAULT_URL: Final = "http://127.0.0.1:8080"
 _TIMEOUT_S: Final = 150.0
 _OK: Final = 200
+_SESSION: Final = "x-ibex-session-id"
 
 
 @dataclass(slots=True)
@@ -41,12 +42,14 @@ class Conversation:
                 if response.status_code != _OK:
                     response.read()
                     raise _refused(response)
+                if _SESSION not in response.headers:
+                    raise _no_ibex(response)
                 text, usage = self._show(response)
         except httpx.HTTPError as error:
             reason = f"No proxy answers at {self.client.base_url} ({type(error).__name__}); `ibex dev` starts one."
             raise click.ClickException(reason) from None
         self.messages.append({"role": "assistant", "content": text})
-        self.headers["X-IBEX-Session-ID"] = response.headers["x-ibex-session-id"]
+        self.headers["X-IBEX-Session-ID"] = response.headers[_SESSION]
         click.echo(click.style(_told(response, usage), dim=True), err=True)
 
     def _show(self, response: httpx.Response) -> tuple[str, dict[str, Any]]:
@@ -102,13 +105,21 @@ def chat(  # noqa: PLR0913 - an argument an option
     if session:
         headers["X-IBEX-Session-ID"] = session
     address = url or invocation.home.running_address() or _DEFAULT_URL
-    with httpx.Client(base_url=address, timeout=_TIMEOUT_S, transport=invocation.transport, trust_env=False) as client:
+    base = _base_url(address)
+    with httpx.Client(base_url=base, timeout=_TIMEOUT_S, transport=invocation.transport, trust_env=False) as client:
         conversation = Conversation(client, model, headers, stream=not no_stream)
         if prompt is not None:
             conversation.say(prompt)
             return
         for line in _lines():
             conversation.say(line)
+
+
+def _base_url(address: str) -> httpx.URL:
+    try:
+        return httpx.URL(address)
+    except httpx.InvalidURL as error:
+        raise click.UsageError(f"The proxy's address is none: {error}.") from None
 
 
 def _lines() -> Iterator[str]:
@@ -134,15 +145,20 @@ def _refused(response: httpx.Response) -> click.ClickException:
         error = response.json()["error"]
         return click.ClickException(f"{error['code']}: {error['message']} (request {error['request_id']})")
     except (ValueError, KeyError, TypeError):
-        return click.ClickException(f"The server at this address answered {response.status_code} and is no IBEX.")
+        return _no_ibex(response)
+
+
+def _no_ibex(response: httpx.Response) -> click.ClickException:
+    return click.ClickException(f"The server at this address answered {response.status_code} and is no IBEX.")
 
 
 def _told(response: httpx.Response, usage: dict[str, Any]) -> str:
     headers = response.headers
-    told = [f"session {headers['x-ibex-session-id']}"]
+    told = [f"session {headers[_SESSION]}"]
     if "x-ibex-directive" in headers:
         told.append(f"directive {headers['x-ibex-directive']}")
     if usage:
         told.append(f"tokens {usage.get('prompt_tokens')}→{usage.get('completion_tokens')}")
-    told.append(f"{headers['server-timing'].replace(';dur=', ' ')} ms")
+    if "server-timing" in headers:  # what stands between may take it away
+        told.append(f"{headers['server-timing'].replace(';dur=', ' ')} ms")
     return " · ".join(told)

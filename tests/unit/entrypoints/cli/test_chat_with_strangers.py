@@ -1,0 +1,154 @@
+"""What `ibex chat` does when what answers is not what was hoped for; the token is never part of what it says."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from harness.cli_scene import CliScene, Done
+
+SECRET = "ibex_pat_canary"
+OWN = {"x-ibex-session-id": "s-1"}
+ANSWER = {"choices": [{"message": {"content": "Hello"}}]}
+STREAM = f"data: {json.dumps({'choices': [{'delta': {'content': 'Hello'}}]})}\n\ndata: [DONE]\n\n"
+REFUSAL = {"error": {"code": "RATE_LIMITED", "message": "Too many requests.", "request_id": "r-1"}}
+NO_IBEX = "The server at this address answered {} and is no IBEX."
+
+
+def ask(ibex: CliScene, *arguments: str) -> Done:
+    """Run ``ibex chat`` with the token; whatever comes of it, the token is not printed."""
+    done = ibex.run("chat", "--token", SECRET, *arguments)
+    assert SECRET not in done.out + done.err
+    return done
+
+
+def answer_with(ibex: CliScene, *answers: Callable[[], httpx.Response]) -> list[httpx.Request]:
+    """Let these be the answers, in their order; return where what is asked will stand."""
+    asked: list[httpx.Request] = []
+    pending = list(answers)
+
+    def answering(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        return pending.pop(0)()
+
+    ibex.transport = httpx.MockTransport(answering)
+    return asked
+
+
+def an_answer() -> httpx.Response:
+    """Return a short stream."""
+    return httpx.Response(200, headers=OWN, text=STREAM)
+
+
+def a_refusal() -> httpx.Response:
+    """Return the proxy's envelope."""
+    return httpx.Response(429, json=REFUSAL)
+
+
+@pytest.mark.parametrize("options", [[], ["--no-stream"]])
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        httpx.Response(200, text="<html>It works!</html>"),
+        httpx.Response(200, json=ANSWER),
+        httpx.Response(200, text=STREAM),
+        httpx.Response(200, json={"hello": "world"}),
+        httpx.Response(302, headers={"location": "/login"}),
+        httpx.Response(401, json={"error": "unauthorized"}),
+        httpx.Response(404, json=["nothing"]),
+        httpx.Response(502, text="<html>"),
+    ],
+    ids=["a page", "another's answer", "another's stream", "JSON", "a redirect", "a text", "a list", "a gateway"],
+)
+def test_a_server_that_is_no_ibex_is_told_as_such(ibex: CliScene, foreign: httpx.Response, options: list[str]) -> None:
+    """In one line, whatever its status; not a word of it is shown as an answer, and no redirect is followed."""
+    asked = answer_with(ibex, lambda: foreign)
+
+    done = ask(ibex, "Hi", *options)
+
+    assert (done.code, done.out, done.err) == (1, "", f"Error: {NO_IBEX.format(foreign.status_code)}\n")
+    assert len(asked) == 1
+
+
+def test_timings_that_were_taken_away_are_not_missed(ibex: CliScene) -> None:
+    """A server in between may drop a header that only informs."""
+    answer_with(ibex, an_answer)
+
+    done = ask(ibex, "Hi")
+
+    assert (done.code, done.out, done.err) == (0, "Hello\n", "session s-1\n")
+
+
+def _times_out() -> httpx.Response:
+    raise httpx.ReadTimeout("slow")
+
+
+def _hangs_up() -> httpx.Response:
+    raise httpx.RemoteProtocolError("gone")
+
+
+@pytest.mark.parametrize(
+    ("failing", "name"), [(_times_out, "ReadTimeout"), (_hangs_up, "RemoteProtocolError")], ids=["slow", "gone"]
+)
+def test_a_connection_that_fails_is_one_line(ibex: CliScene, failing: Callable[[], httpx.Response], name: str) -> None:
+    """With the address and the kind of failure."""
+    answer_with(ibex, failing)
+
+    done = ask(ibex, "Hi", "--url", "http://proxy.example:1")
+
+    assert (done.code, done.out) == (1, "")
+    (line,) = done.err.splitlines()
+    assert "http://proxy.example:1" in line
+    assert name in line
+
+
+def test_an_address_that_is_none_is_wrong_usage(ibex: CliScene) -> None:
+    """Said before anything is asked."""
+    asked = answer_with(ibex)
+
+    done = ask(ibex, "Hi", "--url", "http://localhost:port")
+
+    assert done.code == 2
+    assert "Invalid port" in done.err
+    assert asked == []
+
+
+def test_a_refusal_ends_a_conversation(ibex: CliScene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was answered stays shown; what was typed after it is not sent."""
+    asked = answer_with(ibex, an_answer, a_refusal)
+    monkeypatch.setattr("sys.stdin", io.StringIO("one\ntwo\nthree\n"))
+
+    done = ask(ibex)
+
+    assert (done.code, done.out) == (1, "Hello\n")
+    assert "RATE_LIMITED" in done.err
+    assert len(asked) == 2
+
+
+def test_a_session_is_gone_on_with(ibex: CliScene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that is given goes with the first prompt, the one that the proxy names with the next."""
+    asked = answer_with(ibex, an_answer, an_answer)
+    monkeypatch.setattr("sys.stdin", io.StringIO("one\ntwo\n"))
+
+    assert ask(ibex, "--session", "mine", "--model", "gpt-x").code == 0
+
+    assert [request.headers["x-ibex-session-id"] for request in asked] == ["mine", "s-1"]
+    assert [json.loads(request.content)["model"] for request in asked] == ["gpt-x", "gpt-x"]
+
+
+@pytest.mark.parametrize(("options", "is_streaming"), [([], True), (["--no-stream"], False)])
+def test_usage_is_asked_for_where_it_must_be(ibex: CliScene, options: list[str], *, is_streaming: bool) -> None:
+    """A stream tells of tokens only if it is asked to."""
+    asked = answer_with(ibex, a_refusal)
+
+    ask(ibex, "Hi", *options)
+
+    body = json.loads(asked[0].content)
+    assert (body["stream"], "stream_options" in body) == (is_streaming, is_streaming)

@@ -1,0 +1,158 @@
+"""The shape of what commands print: programs rely on every key, and `--json` is one document and nothing beside it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+import pytest
+
+from harness.exchanges import REQUESTED_AT, an_exchange
+from harness.turns import new_turn
+from ibex.domain.exchange import Caller
+from ibex.domain.records import ModelSummary
+from ibex.domain.traces import Trace, trace_of
+
+if TYPE_CHECKING:
+    from harness.cli_scene import CliScene
+    from ibex.domain.manage_identity import NamedAgent
+
+ORG = {"id", "name", "status", "rate_limit_rpm", "created_at"}
+AGENT = {"id", "org_id", "name", "status", "created_at"}
+TOKEN = {
+    *("id", "display_prefix", "name", "status", "agent_id", "user_id"),
+    *("permissions", "created_at", "expires_at", "revoked_at"),
+}
+VERSION = {"number", "receipt", "sha256", "bytes", "author", "created_at"}
+DIRECTIVE = {"agent_id", "mode", "is_active", *VERSION}
+SESSION = {
+    *("id", "handle", "agent_id", "status", "model", "provider", "turn_count", "total_input_tokens"),
+    *("total_output_tokens", "total_latency_ms", "created_at", "updated_at"),
+}
+TURN = {
+    *("id", "turn_index", "request_id", "messages_hash", "completion_hash", "input_tokens", "output_tokens", "model"),
+    *("provider", "latency_ms", "provider_request_id", "is_streaming", "is_complete", "created_at"),
+}
+INSTALLATION = {"org_id", "agent_id", "admin_user_id", "directive", "agent_token", "admin_token"}
+BOOTSTRAP = "bootstrap --org globex --admin-email a@globex.example --agent two --directive Brief."
+
+
+@pytest.fixture(autouse=True)
+def _acme(ibex: CliScene) -> None:
+    """There is one of each thing."""
+
+    async def make() -> NamedAgent:
+        organization = await ibex.use_cases.identity.create_organization("acme")
+        agent = await ibex.use_cases.identity.create_agent(organization.id, "one")
+        await ibex.use_cases.directives.set(organization.id, agent.id, "Be kind.", author="me")
+        await ibex.sessions.append([new_turn(agent)])
+        trace = trace_of(an_exchange(caller=Caller(agent.org_id, agent.id, agent.id)))
+        assert trace is not None
+        await ibex.traces.write([trace], "batch")
+        return agent
+
+    asyncio.run(make())
+    ibex.clock.set(REQUESTED_AT)
+    ibex.run("token", "create", "--name", "laptop")
+
+
+@pytest.mark.parametrize(
+    ("command", "keys"),
+    [
+        ("org create other", ORG),
+        ("agent create other", AGENT),
+        ("token create --name other", {"id", "name", "token"}),
+        ("directive set one Rhyme.", DIRECTIVE),
+        ("directive show one", {*DIRECTIVE, "text"}),
+        ("directive rollback one 1", DIRECTIVE),
+        ("directive deactivate one", DIRECTIVE),
+        ("sessions show a-session", {*SESSION, "turns"}),
+        (BOOTSTRAP, INSTALLATION),
+    ],
+)
+def test_one_thing_is_one_object(ibex: CliScene, command: str, keys: set[str]) -> None:
+    """With exactly these keys; nothing is on standard error."""
+    done = ibex.run(*command.split(), "--json")
+
+    assert set(done.json) == keys
+    assert done.err == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "keys"),
+    [
+        ("org list", ORG),
+        ("agent list", AGENT),
+        ("token list", TOKEN),
+        ("directive history one", VERSION),
+        ("sessions list", SESSION),
+        ("traces tail", {field.name for field in fields(Trace)}),
+        ("traces summary", {field.name for field in fields(ModelSummary)}),
+    ],
+)
+def test_many_things_are_one_list(ibex: CliScene, command: str, keys: set[str]) -> None:
+    """Of objects with exactly these keys; nothing is on standard error."""
+    done = ibex.run(*command.split(), "--json")
+
+    (row,) = done.json
+    assert set(row) == keys
+    assert done.err == ""
+
+
+def test_a_sessions_turns_are_objects_in_it(ibex: CliScene) -> None:
+    """With exactly these keys."""
+    (turn,) = ibex.run("sessions", "show", "a-session", "--json").json["turns"]
+
+    assert set(turn) == TURN
+
+
+@pytest.mark.parametrize(
+    ("command", "headings", "cells"),
+    [
+        ("org list", "id name status rpm created", ["acme", "active"]),
+        ("agent list", "id name status created", ["one", "active"]),
+        ("token list", "token name status agent permissions expires created", ["laptop", "live", "agent"]),
+        ("directive history one", "version receipt bytes author created", ["1", "8", "me"]),
+        (
+            "sessions list",
+            "session status turns tokens in out model last turn",
+            ["a-session", "active", "1", "10", "5", "gpt-test"],
+        ),
+        (
+            "traces tail",
+            "requested status error model tokens ttfb ms total ms overhead ms directive session",
+            ["200", "-", "gpt-4o", "11→7", "250.000", "1234.567", "6.789", "c3c3c3c3", "00000000"],
+        ),
+        (
+            "traces summary",
+            "model provider requests errors tokens in out ttfb p50 total p50 p99 overhead p50 p99 ms",
+            ["gpt-4o", "openai", "1", "0", "11", "7", "250.000", "1234.567", "1234.567", "6.789", "6.789", "▇" * 24],
+        ),
+    ],
+)
+def test_a_table_is_headings_and_a_line_a_thing(ibex: CliScene, command: str, headings: str, cells: list[str]) -> None:
+    """A pipe gets whole lines, and the cells stand in the order of the headings."""
+    head, line = ibex.run(*command.split()).out.splitlines()
+
+    assert head.split() == headings.split()
+    words = iter(line.split())
+    assert all(cell in words for cell in cells), line
+
+
+@pytest.mark.parametrize(
+    ("command", "first", "shown"),
+    [
+        ("org create other --rpm 0", "id", "rate_limit_rpm  0"),
+        ("agent create other", "id", "status      active"),
+        ("directive set one Rhyme.", "agent_id", "is_active   yes"),
+        ("directive deactivate one", "agent_id", "is_active   no"),
+        (BOOTSTRAP, "org_id", "agent_token    ibex_pat_"),
+    ],
+)
+def test_one_thing_is_a_line_a_field(ibex: CliScene, command: str, first: str, shown: str) -> None:
+    """The id comes first; no limit at all is 0 and not a dash."""
+    out = ibex.run(*command.split()).out
+
+    assert out.startswith(first)
+    assert shown in out

@@ -1,0 +1,94 @@
+"""Following the tail of the traces, until Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import pytest
+
+from harness.exchanges import REQUESTED_AT, an_exchange
+from ibex.domain.traces import trace_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from datetime import datetime
+
+    from harness.cli_scene import CliScene
+    from ibex.domain.records import ModelSummary
+    from ibex.domain.traces import Trace
+
+
+def traces(number: int) -> list[Trace]:
+    """Return so many traces, a second apart."""
+    made = [
+        trace_of(an_exchange(request_id=UUID(int=n + 1), requested_at=REQUESTED_AT + timedelta(seconds=n)))
+        for n in range(number)
+    ]
+    return [trace for trace in made if trace is not None]
+
+
+class EndsWithCtrlC(list["Trace"]):
+    """Some traces; whoever has looked at the last of them is interrupted."""
+
+    def __iter__(self) -> Iterator[Trace]:
+        yield from super().__iter__()
+        raise KeyboardInterrupt
+
+
+class Watched:
+    """A history of which the first look is interrupted at its end."""
+
+    def __init__(self, found: Sequence[Trace]) -> None:
+        self.found = EndsWithCtrlC(found)
+        self.asked: list[tuple[UUID, int, datetime | None]] = []
+
+    async def tail(self, org_id: UUID, limit: int, after: datetime | None = None) -> Sequence[Trace]:
+        """Return what there is."""
+        self.asked.append((org_id, limit, after))
+        return self.found
+
+    async def summary(self, org_id: UUID, span: timedelta) -> Sequence[ModelSummary]:
+        """Nobody asks."""
+        raise NotImplementedError(org_id, span)
+
+
+@pytest.fixture
+def watched(ibex: CliScene) -> Watched:
+    """Two traces of the only organization."""
+    ibex.run("org", "create", "acme")
+    history = Watched(traces(2))
+    ibex.use_cases = replace(ibex.use_cases, traces=history)
+    return history
+
+
+def test_ctrl_c_is_how_following_ends(ibex: CliScene, watched: Watched) -> None:
+    """A line a request, without headings, and exit code 0: nothing has failed."""
+    done = ibex.run("traces", "tail", "--follow", "-n", "7")
+
+    assert (done.code, done.err) == (0, "")
+    lines = [line.split() for line in done.out.splitlines()]
+    assert [(line[2], line[4], line[5]) for line in lines] == [("200", "gpt-4o", "11→7")] * 2
+    (asked,) = watched.asked
+    assert asked[1:] == (7, None)
+
+
+def test_programs_follow_a_document_a_line(ibex: CliScene, watched: Watched) -> None:
+    """Each is a whole trace, so that it can be read before the next one comes."""
+    done = ibex.run("traces", "tail", "-f", "--json")
+
+    assert done.code == 0
+    rows = [json.loads(line) for line in done.out.splitlines()]
+    assert [row["request_id"] for row in rows] == [str(trace.request_id) for trace in list.__iter__(watched.found)]
+    assert rows[0]["directive_hash"] == "c3" * 32
+
+
+def test_ctrl_c_is_a_failure_where_there_was_an_end_to_wait_for(ibex: CliScene, watched: Watched) -> None:
+    """Without following, an interruption means that the answer is not all of it: exit code 1, no traceback."""
+    done = ibex.run("traces", "tail", "--json")
+
+    assert (done.code, done.out, done.err.strip()) == (1, "", "")
+    assert len(watched.asked) == 1
