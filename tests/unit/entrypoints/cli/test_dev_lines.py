@@ -1,0 +1,105 @@
+"""The lines of `ibex dev`, case by case: what is not known or did not happen is not made up."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import click
+import pytest
+
+from harness.exchanges import a_refusal, an_exchange
+from ibex.domain.errors import ErrorCode
+from ibex.entrypoints.cli.dev_console import DevConsole
+from ibex.entrypoints.home import FirstInstallation
+from ibex.entrypoints.settings import Settings
+
+if TYPE_CHECKING:
+    from ibex.domain.exchange import Exchange
+
+TOKEN = "ibex_pat_canary"
+INSTALLATION = FirstInstallation("org", "acme", "agent-1", "assistant", TOKEN, "ibex_pat_admin")
+
+
+def line_of(exchange: Exchange, capsys: pytest.CaptureFixture[str], *, journaled: bool = True) -> str:
+    """Return what the console says of a request, which must be one line."""
+    DevConsole(".ibex").settled(exchange, journaled=journaled)
+    (line,) = capsys.readouterr().out.splitlines()
+    return str(click.unstyle(line))
+
+
+@pytest.mark.parametrize(
+    ("exchange", "said", "unsaid"),
+    [
+        (an_exchange(is_streaming=False), "200  gpt-4o  session", "stream"),
+        (an_exchange(directive=None), "first byte 250.0 ms", "directive"),
+        (replace(an_exchange(), timings=replace(an_exchange().timings, provider_ttfb_ns=None)), "total", "first byte"),
+        (an_exchange(status=502, error_code=ErrorCode.PROVIDER_UNAVAILABLE), "PROVIDER_UNAVAILABLE", "not journaled"),
+        (an_exchange(session=None), "session -", "conversation-1"),
+    ],
+    ids=["buffered", "undirected", "no first byte", "failed", "no session"],
+)
+def test_what_did_not_happen_is_not_told(
+    capsys: pytest.CaptureFixture[str], exchange: Exchange, said: str, unsaid: str
+) -> None:
+    """Each part of the line stands there exactly if there is something to say."""
+    line = line_of(exchange, capsys)
+
+    assert said in line
+    assert unsaid not in line
+
+
+@pytest.mark.parametrize("refused", [a_refusal(), a_refusal(caller=None)], ids=["known", "unknown"])
+def test_only_what_should_be_on_record_is_missed_there(capsys: pytest.CaptureFixture[str], refused: Exchange) -> None:
+    """A request of nobody is never journaled; that is no fault to report."""
+    assert ("not journaled" in line_of(refused, capsys, journaled=False)) is (refused.caller is not None)
+    assert "not journaled" not in line_of(refused, capsys, journaled=True)
+
+
+def test_the_token_is_on_the_banner_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    """As itself and twice to paste; no line of a request repeats it, nor any hash of what was said."""
+    console = DevConsole(".ibex")
+    console.starting("PostgreSQL")
+    console.ready("http://127.0.0.1:8080", INSTALLATION, Settings())
+    banner = capsys.readouterr().out
+    for exchange in (an_exchange(), a_refusal(error_code=ErrorCode.RATE_LIMITED)):
+        console.settled(exchange, journaled=True)
+        console.settled(exchange, journaled=False)
+    console.stopping()
+    lines = capsys.readouterr().out
+
+    assert banner.count(TOKEN) == 3
+    assert TOKEN not in lines
+    for of_what_was_said in (an_exchange().messages_hash, an_exchange().summary.completion_hash):
+        assert of_what_was_said is not None
+        assert of_what_was_said[:8] not in lines
+
+
+@pytest.mark.parametrize(
+    ("address", "port", "is_said"),
+    [
+        ("http://127.0.0.1:8081", "8080", True),
+        ("http://127.0.0.1:8080", "8080", False),
+        ("http://127.0.0.1:43210", "0", False),
+    ],
+    ids=["taken", "free", "any"],
+)
+def test_another_port_than_was_expected_is_said(
+    capsys: pytest.CaptureFixture[str], address: str, port: str, *, is_said: bool
+) -> None:
+    """Who wanted any port is not told that one was taken; what is pasted has the one that listens."""
+    DevConsole(".ibex").ready(address, INSTALLATION, Settings.load({"IBEX_PORT": port}))
+
+    banner = capsys.readouterr().out
+    assert (f"(port {port} is taken)" in banner) is is_said
+    assert f"curl {address}/v1/chat/completions" in banner
+    assert f'base_url="{address}/v1"' in banner
+
+
+def test_what_to_run_next_is_called_as_this_was(capsys: pytest.CaptureFixture[str]) -> None:
+    """With the folder, if it is another than the default one."""
+    DevConsole("else", ".venv/bin/ibex --home else").ready("http://127.0.0.1:8080", INSTALLATION, Settings())
+
+    banner = capsys.readouterr().out
+    assert "See also: .venv/bin/ibex --home else chat, directive show assistant" in banner
+    assert "else/proxy.log" in banner

@@ -1,0 +1,134 @@
+"""What every command has in common: help, and how wrong usage is refused."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+import pytest
+
+from ibex.entrypoints.cli.main import cli
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from harness.cli_scene import CliScene
+
+
+def commands(group: click.Command, *path: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Give out every command below a group, with what is typed to call it."""
+    if not isinstance(group, click.Group):
+        yield path, group
+        return
+    for name, command in group.commands.items():
+        yield from commands(command, *path, name)
+
+
+COMMANDS = dict(commands(cli))
+CALLED = [pytest.param(path, id=" ".join(path)) for path in COMMANDS]
+OF_AN_ORGANIZATION = [
+    pytest.param(path, id=" ".join(path))
+    for path in COMMANDS
+    if path[0] in {"agent", "token", "directive", "sessions", "traces"}
+]
+
+
+def test_every_command_is_here() -> None:
+    """A command that is new or gone is decided on, not overlooked."""
+    assert {" ".join(path) for path in COMMANDS} == {
+        *("dev", "serve", "auth serve", "migrate", "bootstrap", "chat"),
+        *("org create", "org list", "org suspend", "org activate"),
+        *("agent create", "agent list", "agent pause", "agent suspend", "agent archive", "agent activate"),
+        *("token create", "token list", "token revoke"),
+        *("directive set", "directive show", "directive history", "directive rollback", "directive deactivate"),
+        *("sessions list", "sessions show", "traces tail", "traces summary"),
+    }
+
+
+@pytest.mark.parametrize("path", CALLED)
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_every_command_explains_itself(ibex: CliScene, path: tuple[str, ...], option: str) -> None:
+    """On standard output, with every option that it takes; nothing is opened for that."""
+    ibex.failure = AssertionError("help needs no server")
+
+    done = ibex.run(*path, option)
+
+    assert (done.code, done.err) == (0, "")
+    assert f"ibex {' '.join(path)}" in done.out
+    for parameter in COMMANDS[path].params:
+        if isinstance(parameter, click.Option) and not parameter.hidden:
+            assert parameter.opts[-1] in done.out
+
+
+@pytest.mark.parametrize("path", CALLED)
+def test_an_option_that_is_none_is_wrong_usage(ibex: CliScene, path: tuple[str, ...]) -> None:
+    """Exit code 2, said on standard error with the way to the help, and nothing is opened."""
+    ibex.failure = AssertionError("wrong usage needs no server")
+
+    done = ibex.run(*path, "--nonsense")
+
+    assert (done.code, done.out) == (2, "")
+    assert "--nonsense" in done.err
+    assert "--help" in done.err
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "bootstrap --org acme",
+        "serve --workers 0",
+        "serve --workers 257",
+        "token create",
+        "agent pause",
+        "directive rollback one first",
+        "directive set one text --mode louder",
+        "sessions show",
+        "sessions list --limit 0",
+        "traces tail -n 10001",
+        "traces summary --since 5",
+        "traces summary --since 1w",
+    ],
+)
+def test_what_is_out_of_range_or_missing_is_wrong_usage(ibex: CliScene, arguments: str) -> None:
+    """Before anything is opened."""
+    ibex.failure = AssertionError("wrong usage needs no server")
+
+    done = ibex.run(*arguments.split())
+
+    assert (done.code, done.out) == (2, "")
+    assert "Error" in done.err
+
+
+@pytest.mark.parametrize("path", OF_AN_ORGANIZATION)
+def test_an_organization_can_be_chosen_wherever_there_is_one(ibex: CliScene, path: tuple[str, ...]) -> None:
+    """Every command about what an organization has takes ``--org``, and repeats the name that nothing has."""
+    parameters = {parameter.name: parameter for parameter in COMMANDS[path].params}
+    arguments = {"text": "Rhyme.", "number": "1", "token": "00000000-0000-0000-0000-000000000009"}
+    given = [arguments.get(name or "", "one") for name, p in parameters.items() if isinstance(p, click.Argument)]
+    named = ["--name", "t"] if "name" in parameters and not given else []
+    ibex.run("org", "create", "acme")
+
+    done = ibex.run(*path, *given, *named, "--org", "globex")
+
+    assert (done.code, done.out, done.err) == (1, "", "ibex: There is no organization 'globex'.\n")
+
+
+def test_the_organization_that_is_named_goes_before_the_folders(ibex: CliScene) -> None:
+    """By its name or its id; without it, it is the folder's."""
+    first, named, last = (
+        ibex.run("org", "create", name, "--json").json["id"] for name in ("acme", "globex", "initech")
+    )
+    ibex.install(org_id=first)
+
+    made = [
+        ibex.run("agent", "create", "one", *options, "--json").json["org_id"]
+        for options in ([], ["--org", "globex"], ["--org", last])
+    ]
+
+    assert made == [first, named, last]
+
+
+def test_the_version_is_told(ibex: CliScene) -> None:
+    """By the name of the command, not of the package."""
+    assert ibex.run("--version").out.startswith("ibex, version ")
