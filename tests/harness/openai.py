@@ -17,16 +17,18 @@ import threading
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import pytest
 
 from harness.openai_default import default_script
-from harness.openai_wire import Close, Pause, Reset, Script, Send, Silent, head
+from harness.openai_wire import Close, Pause, Reset, Rest, Script, Send, Silent, head
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Coroutine, Iterator
+
+T = TypeVar("T")
 
 LOOPBACK = "127.0.0.1"
 TLS_HANDSHAKE = 0x16
@@ -74,10 +76,11 @@ class ScriptedOpenAI:
     _arrived: asyncio.Event = field(default_factory=asyncio.Event)
     _open: set[_Connection] = field(default_factory=set)
     _server: asyncio.Server | None = None
+    _loop: asyncio.AbstractEventLoop | None = None
 
     async def start(self, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         """Listen on a port of the loopback interface, any free one for 0."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: _Connection(self), LOOPBACK, port, ssl=tls)
         bound = self._server.sockets[0].getsockname()[1]
         self.base_url = f"{'https' if tls else 'http'}://{LOOPBACK}:{bound}/v1"
@@ -111,6 +114,16 @@ class ScriptedOpenAI:
                 self._arrived.clear()
                 await self._arrived.wait()
         return self.requests[number - 1]
+
+    def see(self, what: Coroutine[Any, Any, T]) -> T:
+        """Wait for something that happens in the server's loop, from another thread, and return it."""
+        assert self._loop is not None
+        return asyncio.run_coroutine_threadsafe(what, self._loop).result(WAIT_S)
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What is still to be sent, beside what the operating system has taken."""
+        return sum(connection.unsent_bytes for connection in list(self._open))
 
     @classmethod
     @contextmanager
@@ -165,6 +178,11 @@ class _Connection(asyncio.Protocol):
             self._playing.cancel()
         self._lost.set_result(None)
 
+    @property
+    def unsent_bytes(self) -> int:
+        """What is still to be sent."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
     async def cut(self) -> None:
         """Drop the connection and wait until nothing of it is left."""
         if self._transport is not None:
@@ -205,6 +223,8 @@ class _Connection(asyncio.Protocol):
                     await asyncio.sleep(0)  # a write of its own, so mostly a read of its own
                 case Pause(gate):
                     await gate.wait()
+                case Rest(seconds):
+                    await asyncio.sleep(seconds)
                 case Close():
                     self._transport.close()
                     return

@@ -66,6 +66,13 @@ class Pause:
 
 
 @dataclass(frozen=True, slots=True)
+class Rest:
+    """Send nothing for so many seconds: for a provider whose slowness is what matters."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Close:
     """Send what is still to be sent, and close the connection."""
 
@@ -80,7 +87,7 @@ class Silent:
     """Send nothing more, and leave the connection open."""
 
 
-Step: TypeAlias = Send | Pause | Close | Reset | Silent
+Step: TypeAlias = Send | Pause | Rest | Close | Reset | Silent
 Script: TypeAlias = "tuple[Step, ...]"
 
 

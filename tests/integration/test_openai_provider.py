@@ -49,9 +49,11 @@ from harness.openai_wire import (
 )
 from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.openai.config import ApiKey, OpenAIConfig
+from ibex.adapters.openai.http1.pool import PoolLimits
+from ibex.adapters.openai.httpx_transport import httpx_transport
 from ibex.adapters.openai.provider import OpenAIProvider
 from ibex.adapters.openai.stream import OpenAIStream
-from ibex.adapters.openai.transport import default_transport
+from ibex.adapters.openai.transport import Http1Transport, default_transport
 from ibex.domain.errors import (
     IbexError,
     OverloadedError,
@@ -68,13 +70,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from harness.openai_wire import Script
-    from ibex.adapters.openai.transport import CancelSafeTransport
+    from ibex.adapters.openai.httpx_transport import CancelSafeTransport
     from ibex.domain.providers import StreamEvent
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.both_loops]
 
 KEY = "sk-canary-6d"
-SHORT_S = 0.05
+SHORT_S = 0.2
 EVENTS = stream_events(text_deltas("Grüße", " an", " alle"))
 
 
@@ -86,7 +88,7 @@ async def _no_sleep(seconds: float) -> None:
 class Client:
     """Providers over one transport, with the configuration a test needs; retries do not wait."""
 
-    def __init__(self, server: ScriptedOpenAI, transport: CancelSafeTransport) -> None:
+    def __init__(self, server: ScriptedOpenAI, transport: Http1Transport | CancelSafeTransport) -> None:
         self.server = server
         self.transport = transport
 
@@ -130,7 +132,8 @@ class Client:
 
     async def is_healthy(self) -> None:
         """Nothing is left open, and a buffered and a streamed request succeed at their first try."""
-        await self.transport.settle()
+        if not isinstance(self.transport, Http1Transport):
+            await self.transport.settle()
         assert self.transport.open_requests == 0
         self.server.put(completion("healthy"), text_stream("healthy"))
         body = await self.provider(max_retries=0).complete(chat_request())
@@ -143,10 +146,10 @@ class Client:
         assert self.transport.open_requests == 0
 
 
-@pytest.fixture
-async def client(openai_server: ScriptedOpenAI) -> AsyncIterator[Client]:
-    """A client of the scripted server."""
-    transport = default_transport()
+@pytest.fixture(params=["direct", "httpx"])
+async def client(openai_server: ScriptedOpenAI, request: pytest.FixtureRequest) -> AsyncIterator[Client]:
+    """A client of the scripted server, over each of the transports."""
+    transport = default_transport() if request.param == "direct" else httpx_transport(openai_server.base_url, 100)
     yield Client(openai_server, transport)
     await transport.aclose()
 
@@ -205,6 +208,7 @@ async def test_a_server_that_refuses_connections(client: Client) -> None:
     assert (error.attempts, error.provider_request_id) == (4, None)
 
 
+@pytest.mark.asyncio(loop_factories=["asyncio"])
 async def test_a_name_that_does_not_resolve(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """Unavailable, after all retries. The resolver is told to fail: no test asks a name server."""
 
@@ -554,7 +558,7 @@ async def test_many_requests_given_up_at_once(client: Client) -> None:
 
 async def test_more_requests_than_connections(openai_server: ScriptedOpenAI) -> None:
     """One too many is told so at once; the others are not disturbed."""
-    transport = default_transport(max_connections=2)
+    transport = Http1Transport(PoolLimits(connections=2, waiting=0))
     client = Client(openai_server, transport)
     gates = [Gate(), Gate()]
     openai_server.put(*((Pause(gate), *completion("well")) for gate in gates))

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Final, cast
 
 from ibex.adapters.openai.errors import FAILURES, UnreadableAnswerError
 from ibex.adapters.openai.gunzip import Gunzip
+from ibex.adapters.openai.http1.connection import TimedStream
+from ibex.domain.deadline import Deadline
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -37,7 +39,8 @@ class AnswerBody:
     """Reads one answer's body; must be closed. Gzip, though not asked for, is undone.
 
     Reading raises one of ``errors.FAILURES``: ``TimeoutError`` at a limit, the transport's own, or
-    ``UnreadableAnswerError``.
+    ``UnreadableAnswerError``. It relies on the transport for one thing: to close an answer's stream, which may be asked
+    for more than once, cannot be spoilt by a cancellation. A ``TimedStream`` keeps the limits itself.
     """
 
     def __init__(self, response: httpx.Response, limits: TimeLimits) -> None:
@@ -49,7 +52,6 @@ class AnswerBody:
         self._gunzip = Gunzip(MAX_BODY_BYTES) if self._coding in {"gzip", "x-gzip"} else None
         self._pieces: Iterator[bytes] = iter(())
         self._has_begun = False
-        self._closing: asyncio.Task[None] | None = None
 
     @property
     def is_readable(self) -> bool:
@@ -86,11 +88,16 @@ class AnswerBody:
     async def aclose(self, *, drain: bool = False) -> None:
         """Give the connection back if the body was read to its end, else close it. Idempotent, never raises.
 
-        ``drain``: read first what little may be left, within bounds. Being cancelled does not stop it.
+        ``drain``: read first what little may be left, within bounds.
         """
-        if self._closing is None:
-            self._closing = asyncio.create_task(self._close(drain=drain))
-        await asyncio.shield(self._closing)
+        try:
+            if drain:
+                self.limits = self.limits.until(asyncio.get_running_loop().time() + MAX_DRAIN_S)
+                with suppress(*FAILURES):
+                    await self.read_all(MAX_DRAIN_BYTES)
+        finally:
+            with suppress(Exception):  # the connection is gone either way, and nobody could do anything about it
+                await self._stream.aclose()
 
     async def distrust(self) -> None:
         """Close the connection even though the body has ended: what was framed as its end cannot be it.
@@ -105,17 +112,13 @@ class AnswerBody:
     async def _next_chunk(self) -> bytes | None:
         now = asyncio.get_running_loop().time()
         limit = min(now + self.limits.idle_s if self._has_begun else self.limits.first_byte, self.limits.deadline)
-        if limit <= now:  # a body that is always there at once would never let the timer fire
+        if limit <= now and self._has_begun:  # a body that is always there at once would never let the timer fire
             raise TimeoutError
-        async with asyncio.timeout_at(limit):
+        if isinstance(self._stream, TimedStream):
+            self._stream.read_by = limit
             chunk = await anext(self._chunks, None)
+        else:
+            async with Deadline(limit):
+                chunk = await anext(self._chunks, None)
         self._has_begun = True
         return chunk
-
-    async def _close(self, *, drain: bool) -> None:
-        if drain:
-            self.limits = self.limits.until(asyncio.get_running_loop().time() + MAX_DRAIN_S)
-            with suppress(*FAILURES):
-                await self.read_all(MAX_DRAIN_BYTES)
-        with suppress(Exception):  # the connection is gone either way, and nobody could do anything about it
-            await self._stream.aclose()

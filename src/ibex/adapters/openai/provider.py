@@ -19,8 +19,11 @@ from ibex.adapters.openai.errors import (
     error_of_failure,
     no_completion,
 )
+from ibex.adapters.openai.http1.connection import StaleConnectionError
 from ibex.adapters.openai.retry import RETRIED_FAILURES, RETRIED_STATUSES, RetryPolicy, asked_delay_s, next_delay
 from ibex.adapters.openai.stream import OpenAIStream
+from ibex.adapters.openai.transport import FRESH
+from ibex.domain.deadline import Deadline
 from ibex.domain.providers import CompletionBody
 
 if TYPE_CHECKING:
@@ -35,15 +38,21 @@ MAX_ERROR_BODY_BYTES: Final = 64 * 1024
 MAX_ERROR_BODY_S: Final = 5.0
 MAX_REQUEST_ID_LENGTH: Final = 256
 EVENT_STREAM: Final = "text/event-stream"
+EVENT_STREAMS: Final = frozenset({EVENT_STREAM, "text/plain", ""})
+"""What servers of OpenAI's API call a stream of events; some say nothing, or the default of their framework."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """A try that failed. ``asked_s``: how long the provider asks to wait, in seconds."""
+    """A try that failed. ``asked_s``: how long the provider asks to wait, in seconds.
+
+    ``was_stale``: the connection had been closed before the request could be read.
+    """
 
     error: IbexError
     may_retry: bool = False
     asked_s: float | None = None
+    was_stale: bool = False
 
 
 class OpenAIProvider:
@@ -89,13 +98,16 @@ class OpenAIProvider:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._config.request_timeout_s
-        attempts = 0
+        attempts, fresh = 0, False
         while True:
             attempts += 1
-            outcome = await self._try(request, attempts, deadline)
+            outcome = await self._try(request, attempts, deadline, fresh=fresh)
             if not isinstance(outcome, _Failure):
                 return outcome
-            delay = self._delay(outcome, attempts - 1, deadline - loop.time())
+            if outcome.was_stale and not fresh and self._policy.max_retries:
+                fresh = True  # nothing is wrong with the provider, so there is nothing to wait for
+                continue
+            delay = self._delay(outcome, attempts - 1 - fresh, deadline - loop.time())
             if delay is None:
                 raise outcome.error
             await self._sleep(delay)
@@ -106,18 +118,22 @@ class OpenAIProvider:
         return next_delay(self._policy, retries, jitter=self._jitter(), asked_s=failure.asked_s, left_s=left_s)
 
     async def _try(
-        self, request: ChatRequest, attempts: int, deadline: float
+        self, request: ChatRequest, attempts: int, deadline: float, *, fresh: bool
     ) -> CompletionBody | OpenAIStream | _Failure:
         now = asyncio.get_running_loop().time()
         limits = TimeLimits(deadline, now + self._config.first_byte_timeout_s, self._config.idle_timeout_s)
         try:
-            async with asyncio.timeout_at(min(limits.first_byte, deadline)):
-                response = await self._transport.handle_async_request(self._http_request(request))
+            async with Deadline(min(limits.first_byte, deadline)):
+                response = await self._transport.handle_async_request(self._http_request(request, fresh=fresh))
         except FAILURES as failure:
-            return _Failure(error_of_failure(failure, Trail(attempts)), isinstance(failure, RETRIED_FAILURES))
+            return _Failure(
+                error_of_failure(failure, Trail(attempts)),
+                may_retry=isinstance(failure, RETRIED_FAILURES),
+                was_stale=isinstance(failure, StaleConnectionError),
+            )
         trail = Trail(attempts, _provider_request_id(response))
         body = AnswerBody(response, limits)
-        if request.stream and _is_success(response) and _media_type(response) == EVENT_STREAM and body.is_readable:
+        if request.stream and _begins_stream(response) and body.is_readable:
             return OpenAIStream(body, trail)
         try:
             if _is_success(response):
@@ -126,16 +142,17 @@ class OpenAIProvider:
         finally:
             await body.aclose()
 
-    def _http_request(self, request: ChatRequest) -> httpx.Request:
+    def _http_request(self, request: ChatRequest, *, fresh: bool) -> httpx.Request:
         accept = EVENT_STREAM if request.stream else "application/json"
         length = (b"content-length", b"%d" % len(request.body))
-        timeouts = {"connect": self._config.connect_timeout_s, "read": None, "write": None, "pool": None}
+        connect_s = self._config.connect_timeout_s
+        timeouts = {"connect": connect_s, "read": None, "write": None, "pool": connect_s}
         return httpx.Request(
             "POST",
             self._url,
             headers=[*self._headers, (b"accept", accept.encode()), length],
             stream=httpx.ByteStream(request.body),
-            extensions={"timeout": timeouts},
+            extensions={"timeout": timeouts, FRESH: fresh},
         )
 
     async def _refusal(self, response: httpx.Response, body: AnswerBody, trail: Trail) -> _Failure:
@@ -173,6 +190,10 @@ async def _error_text(body: AnswerBody) -> bytes | None:
 
 def _is_success(response: httpx.Response) -> bool:
     return 200 <= response.status_code < 300  # noqa: PLR2004 - RFC 9110, section 15.3
+
+
+def _begins_stream(response: httpx.Response) -> bool:
+    return response.status_code == httpx.codes.OK and _media_type(response) in EVENT_STREAMS
 
 
 def _media_type(response: httpx.Response) -> str:

@@ -44,16 +44,35 @@ class EventSplitter:
     def feed(self, chunk: bytes) -> list[StreamEvent]:
         """Take bytes; return the events that are complete now."""
         if not self._held:
-            return self._split(chunk, at_end=False)
+            return self._usual(chunk) or self._split(chunk, at_end=False)
         self._held += chunk
         return self._split(self._held, at_end=False)
 
-    def finish(self) -> list[StreamEvent]:
-        """The stream is over: return what was held back, a partial event as bytes without data."""
+    def finish(self, *, cut: bool = False) -> list[StreamEvent]:
+        """The stream is over: return what was held back, a partial event as bytes without data.
+
+        Of a stream that was ``cut`` a partial event is not returned: what is said next would become a part of it.
+        """
         events = self._split(self._held, at_end=True)
-        if self._held:
+        if self._held and not cut:
             events.append(StreamEvent(bytes(self._held)))
             self._held.clear()
+        return events
+
+    def _usual(self, chunk: bytes) -> list[StreamEvent]:
+        """Return the events of a chunk of whole ones, each a line of data that ends with LF; none if it is any other.
+
+        That is what providers send, and a stream's every event goes through here: it takes a third of the time.
+        """
+        is_in_order = self._line == 0 and not self._lines and not self._owes_lf and not self._oversized
+        if not is_in_order or len(chunk) > self._max_event_bytes or not chunk.endswith(b"\n\n") or b"\r" in chunk:
+            return []
+        events = []
+        for text in chunk[:-2].split(b"\n\n"):
+            if not text.startswith(b"data: ") or b"\n" in text:
+                return []
+            events.append(StreamEvent(text + b"\n\n", text[6:]))
+        self._at_start = self._last_was_cr = False
         return events
 
     def _split(self, buffer: bytes | bytearray, *, at_end: bool) -> list[StreamEvent]:

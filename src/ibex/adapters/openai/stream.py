@@ -58,7 +58,7 @@ class OpenAIStream:
                 return []
             self._ended = True
             self._failure = error_of_failure(failure, self._trail)
-            return self._splitter.finish()
+            return self._splitter.finish(cut=True)
         if chunk is not None:
             events = self._splitter.feed(chunk)
         else:

@@ -1,137 +1,123 @@
-"""The default transport to the provider: httpx's own, made safe to cancel.
-
-The seam is ``httpx.AsyncBaseTransport``: anything that keeps what this module's class promises can stand in its place.
-"""
+"""The way to a provider's server: an ``httpx.AsyncBaseTransport``, so that any other one can stand in its place."""
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Final
 
 import httpx
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
+from ibex.adapters.openai.http1.pool import ConnectionPool, Origin, PoolLimits
+from ibex.adapters.openai.http1.tls import client_context
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ibex.adapters.openai.http1.connection import Connection
+    from ibex.adapters.openai.http1.tls import ResumingContext
 
 MAX_CONNECTIONS: Final = 1_000
-KEEPALIVE_S: Final = 30.0
+FRESH: Final = "ibex.fresh_connection"
+"""An extension of requests: True for one that must not go out on a connection that was kept."""
+
+_PORTS: Final = {"http": 80, "https": 443}
 
 
-def default_transport(max_connections: int = MAX_CONNECTIONS) -> CancelSafeTransport:
-    """Return a transport with one pool: HTTP/1.1, TLS verified, no proxy, no redirects, no cookies.
-
-    The environment is asked for one thing, a bundle of certificate authorities (``SSL_CERT_FILE``).
-    """
-    # The pool itself is unlimited: a request that is cancelled while it waits for a place there can leave one taken.
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=max_connections, keepalive_expiry=KEEPALIVE_S)
-    return CancelSafeTransport(httpx.AsyncHTTPTransport(verify=True, limits=limits), max_connections)
+def default_transport(max_connections: int = MAX_CONNECTIONS) -> Http1Transport:
+    """Return the transport of the hot path; as many requests may wait for a connection as have one."""
+    return Http1Transport(PoolLimits(max_connections, max_connections))
 
 
-class CancelSafeTransport(httpx.AsyncBaseTransport):
-    """Runs another transport's work in tasks of its own, so that no cancellation, however often, cuts its cleaning up.
+class Http1Transport(httpx.AsyncBaseTransport):
+    """HTTP/1.1 with kept connections: no proxy, no redirects, no cookies, no compression of its own (ADR 0025).
 
-    httpcore awaits while it cleans up after a cancellation; a second one in that moment leaves a connection open and
-    its place in the pool taken for ever. Here the caller's cancellation reaches the inner transport once.
+    Of the timeouts in a request's extensions (``httpx``) ``connect`` and ``pool`` are kept here; how long to wait for
+    an answer is for the caller to say, by cancelling. A cancelled request has its connection closed at once.
 
-    Promises: what was cancelled has its connection closed soon after; one request more than ``max_requests`` at a time
-    raises ``httpx.PoolTimeout`` at once; ``aclose()`` returns when nothing is left running.
+    Raises httpx's exceptions: ``PoolTimeout`` where the bounds of the pool are reached, ``ConnectError``,
+    ``ConnectTimeout``, ``ReadError``, ``RemoteProtocolError``, and its subclass ``StaleConnectionError``.
     """
 
-    def __init__(self, inner: httpx.AsyncBaseTransport, max_requests: int) -> None:
-        self._inner = inner
-        self._max_requests = max_requests
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self.open_requests = 0
+    def __init__(self, limits: PoolLimits, make_tls: Callable[[], ResumingContext] = client_context) -> None:
+        self._limits = limits
+        self._make_tls = make_tls
+        self._pools: dict[tuple[str, str, int], ConnectionPool] = {}
+
+    @property
+    def open_requests(self) -> int:
+        """How many connections have a request on them."""
+        return sum(pool.in_use for pool in self._pools.values())
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request and return its answer, whose stream must be closed; see ``httpx.AsyncBaseTransport``."""
-        if self.open_requests >= self._max_requests:
-            raise httpx.PoolTimeout("all connections are in use", request=request)
-        self.open_requests += 1
-        sending = self.start(self._inner.handle_async_request(request))
+        """Send a request; return its answer once the head of it is here. Its stream must be closed."""
+        body = await _body_of(request)
+        head = _head_of(request, body)
+        timeouts = request.extensions.get("timeout", {})
+        connection = await self._pool(request.url).get(
+            connect_s=timeouts.get("connect"),
+            wait_s=timeouts.get("pool"),
+            fresh=request.extensions.get(FRESH, False),
+        )
+        reply = connection.send(head, body)
         try:
-            response = await asyncio.shield(sending)
+            await reply.head()
         except BaseException:
-            if sending.done() and not sending.cancelled() and sending.exception() is not None:
-                self.open_requests -= 1
-            else:
-                self.start(self._abandon(sending))
+            await reply.aclose()
             raise
-        inner = cast("httpx.AsyncByteStream", response.stream)
-        response.stream = _CancelSafeStream(inner, self)
-        return response
+        return httpx.Response(
+            reply.status,
+            headers=reply.headers,
+            stream=reply,
+            extensions={"http_version": b"HTTP/" + reply.http_version.encode(), "network_stream": _Network(connection)},
+        )
 
     async def aclose(self) -> None:
-        """Wait for what is being cleaned up, then close all connections."""
-        await self.settle()
-        await self._inner.aclose()
+        """Close all connections, whoever uses them."""
+        for pool in self._pools.values():
+            await pool.aclose()
 
-    async def settle(self) -> None:
-        """Return once nothing is being sent, read or cleaned up."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
-
-    def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Run work whose end ``aclose`` waits for."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
-    async def _abandon(self, sending: asyncio.Task[httpx.Response]) -> None:
-        await _stop(sending)
-        if not sending.cancelled() and sending.exception() is None:
-            with suppress(Exception):
-                await cast("httpx.AsyncByteStream", sending.result().stream).aclose()
-        self.open_requests -= 1
+    def _pool(self, url: httpx.URL) -> ConnectionPool:
+        key = (url.scheme, url.host, url.port or 0)
+        pool = self._pools.get(key)
+        if pool is None:
+            tls = self._make_tls() if url.scheme == "https" else None
+            origin = Origin(url.host, url.port or _PORTS[url.scheme], tls)
+            pool = self._pools[key] = ConnectionPool(origin, self._limits)
+        return pool
 
 
-class _CancelSafeStream(httpx.AsyncByteStream):
-    def __init__(self, inner: httpx.AsyncByteStream, transport: CancelSafeTransport) -> None:
-        self._inner = inner
-        self._transport = transport
-        self._reading: asyncio.Task[bytes | None] | None = None
-        self._closing: asyncio.Task[None] | None = None
+class _Network:
+    """What httpx calls a network stream: the connection under an answer."""
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        chunks = aiter(self._inner)
-        while True:
-            chunk = await self._read(chunks)
-            if chunk is None:
-                return
-            yield chunk
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def get_extra_info(self, info: str) -> object:
+        """Return the ``ssl_object``, None where there is none."""
+        return self._connection.ssl_object if info == "ssl_object" else None
 
     async def aclose(self) -> None:
-        if self._closing is None:
-            self._closing = self._transport.start(self._close())
-        await asyncio.shield(self._closing)
-
-    async def _read(self, chunks: AsyncIterator[bytes]) -> bytes | None:
-        reading = self._reading = self._transport.start(_next(chunks))
-        try:
-            return await asyncio.shield(reading)
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if reading.cancelled() and task is not None and not task.cancelling():
-                raise httpx.ReadError("closed while it was read") from None
-            raise
-
-    async def _close(self) -> None:
-        if self._reading is not None:
-            await _stop(self._reading)
-        with suppress(Exception):  # the connection is gone either way, and nobody could do anything about it
-            await self._inner.aclose()
-        self._transport.open_requests -= 1
+        """Close it, so that it is not used again."""
+        self._connection.close()
 
 
-async def _next(chunks: AsyncIterator[bytes]) -> bytes | None:
-    return await anext(chunks, None)
+def _head_of(request: httpx.Request, body: bytes) -> bytes:
+    headers = request.headers.raw
+    if "content-length" not in request.headers:  # the body is here as a whole, so its length is its framing
+        headers = [header for header in headers if header[0].lower() != b"transfer-encoding"]
+        headers.append((b"content-length", b"%d" % len(body)))
+    lines = [b"%b %b HTTP/1.1" % (request.method.encode("ascii"), request.url.raw_path)]
+    lines += [b"%b: %b" % header for header in headers]
+    head = b"\r\n".join((*lines, b"", b""))
+    line_ends = len(lines) + 1
+    if head.count(b"\n") != line_ends or head.count(b"\r") != line_ends or b"\x00" in head:
+        raise httpx.LocalProtocolError("a header holds what no header can")
+    return head
 
 
-async def _stop(task: asyncio.Task[Any]) -> None:
-    """Cancel a task and return when it has ended, however it did."""
-    task.cancel()
-    await asyncio.wait([task])
+async def _body_of(request: httpx.Request) -> bytes:
+    stream = request.stream
+    if isinstance(stream, httpx.SyncByteStream):
+        return b"".join(stream)
+    return b"".join([part async for part in stream])

@@ -265,12 +265,20 @@ async def test_a_body_cut_off_by_its_own_framing_costs_its_connection() -> None:
         buffered(),
         FakeAnswer(200, {"content-type": "text/html"}, (b"<html></html>",)),
         FakeAnswer(200, {"content-type": "text/event-stream", "content-encoding": "br"}, (b"x",)),
-        FakeAnswer(200, {}, tuple(EVENTS)),
+        FakeAnswer(204, {}, ()),
     ],
 )
 async def test_a_success_that_is_no_event_stream_is_no_stream(answer: FakeAnswer) -> None:
     """An error object in the clothes of a success, among others; before any header went to the client."""
     await Scene(answer).fails(ProviderUnavailableError, stream=True)
+
+
+@pytest.mark.parametrize("headers", [{}, {"content-type": "text/plain; charset=utf-8"}])
+async def test_a_stream_by_another_name(headers: dict[str, str]) -> None:
+    """Some servers of OpenAI's API leave it to their framework to say what they send."""
+    answer = await Scene(FakeAnswer(200, headers, tuple(EVENTS))).provider.complete(chat_request(stream=True))
+    assert isinstance(answer, OpenAIStream)
+    assert b"".join([event.raw async for events in answer for event in events]) == b"".join(EVENTS)
 
 
 async def test_compression_that_was_not_asked_for_is_undone() -> None:

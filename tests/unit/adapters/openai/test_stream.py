@@ -88,15 +88,14 @@ async def test_a_compressed_stream_is_undone() -> None:
 
 
 async def test_what_came_before_a_break_is_given_out_first() -> None:
-    """Whole events with their data, half an event as bytes alone, then the error, then nothing more."""
+    """Whole events with their data, not half of one, which an error event would become a part of; then the error."""
     scene = Scene(EVENTS[0] + EVENTS[1][:10], httpx.ReadError("reset by peer"))
     with pytest.raises(ProviderUnavailableError) as raised:
         await scene.read()
-    assert [event.raw for event in scene.events] == [EVENTS[0], EVENTS[1][:10]]
-    assert scene.events[1].data is None
+    assert [event.raw for event in scene.events] == [EVENTS[0]]
     assert (raised.value.attempts, raised.value.provider_request_id) == (2, "req_7")
     await scene.read()
-    assert scene.reads == 2
+    assert scene.reads == 1
 
 
 async def test_a_break_after_whole_events_is_an_error_too() -> None:
@@ -112,7 +111,7 @@ async def test_a_silent_provider_is_a_timeout() -> None:
     scene = Scene(EVENTS[0] + b"data: ha", HUSH, idle_s=0.02)
     with pytest.raises(ProviderTimeoutError) as raised:
         await scene.read()
-    assert scene.raw == EVENTS[0] + b"data: ha"
+    assert scene.raw == EVENTS[0]
     assert raised.value.attempts == 2
 
 
@@ -185,7 +184,7 @@ async def test_no_cancellation_leaves_a_body_open(chunks: list[Chunk]) -> None:
             run = await run_cut(converse, Cut(suspension, moment), Cut(suspension + 1, moment))
             cuts_reached += run.cuts_reached
             assert (run.complaints, run.tasks_left, scene.body.closed) == ([], [], 1)
-    assert cuts_reached > 4
+    assert cuts_reached >= 4
 
 
 async def test_done_is_known_among_other_events_of_a_read() -> None:

@@ -1,0 +1,65 @@
+"""Time limits for those who are waited for, which leave out the time for which the event loop itself stood still.
+
+A loop that was blocked finds the timers that ran out meanwhile before it looks at what came meanwhile. asyncio's own
+timeouts would then fire for all at once, for what is there already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+LATE_S: Final = 0.05
+"""A timer that fires so late was kept by the loop, not by who is waited for."""
+GRACE_S: Final = 0.25
+"""How long what came meanwhile is looked for then."""
+
+
+class PatientTimer:
+    """Calls ``callback`` at the loop's time ``when``, or a little later if the loop was not there at that time."""
+
+    __slots__ = ("_callback", "_handle", "_loop", "_when")
+
+    def __init__(self, when: float, callback: Callable[[], object]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._when = when
+        self._callback = callback
+        self._handle = self._loop.call_at(when, self._due)
+
+    def cancel(self) -> None:
+        """Call nothing. Idempotent."""
+        self._handle.cancel()
+
+    def _due(self) -> None:
+        if self._loop.time() - self._when < LATE_S:
+            self._callback()
+        else:
+            self._handle = self._loop.call_later(GRACE_S, self._callback)
+
+
+class Deadline:
+    """``asyncio.timeout_at`` with a ``PatientTimer``: a context manager that raises ``TimeoutError``."""
+
+    __slots__ = ("_timeout", "_timer", "_when")
+
+    def __init__(self, when: float) -> None:
+        """Take the moment in the event loop's time, in seconds; a moment that is over is one now."""
+        self._when = when
+        self._timeout = asyncio.timeout(None)
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+        self._timer = PatientTimer(max(self._when, asyncio.get_running_loop().time()), self._expire)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._timer.cancel()
+        await self._timeout.__aexit__(kind, error, traceback)
+
+    def _expire(self) -> None:
+        self._timeout.reschedule(self._when)

@@ -1,0 +1,254 @@
+"""The default transport over real sockets: which connection a request gets, and what becomes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+import trustme
+
+from harness.cancellation import Cut, Moment, run_cut
+from harness.openai import ScriptedOpenAI
+from harness.openai_wire import (
+    Close,
+    Gate,
+    Pause,
+    Reset,
+    Silent,
+    completion,
+    completion_body,
+    connection_close,
+    open_stream,
+)
+from ibex.adapters.openai.http1.connection import StaleConnectionError
+from ibex.adapters.openai.http1.pool import PoolLimits
+from ibex.adapters.openai.http1.tls import client_context
+from ibex.adapters.openai.transport import FRESH, Http1Transport
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from ibex.adapters.openai.http1.tls import ResumingContext
+
+pytestmark = [pytest.mark.integration, pytest.mark.both_loops]
+
+
+@asynccontextmanager
+async def transport_with(
+    *, connections: int = 10, waiting: int = 10, keep_s: float = 30
+) -> AsyncIterator[Http1Transport]:
+    """Give a transport with these bounds; nothing may be in use at the end."""
+    transport = Http1Transport(PoolLimits(connections, waiting, keep_s))
+    try:
+        yield transport
+        assert transport.open_requests == 0
+    finally:
+        await transport.aclose()
+
+
+def request(server: ScriptedOpenAI, **extensions: Any) -> httpx.Request:
+    """Return a request to the server."""
+    return httpx.Request("POST", f"{server.base_url}/chat/completions", content=b"{}", extensions=extensions)
+
+
+async def ask(transport: Http1Transport, server: ScriptedOpenAI, **extensions: Any) -> bytes:
+    """Send a request and read its answer."""
+    response = await transport.handle_async_request(request(server, **extensions))
+    assert isinstance(response.stream, httpx.AsyncByteStream)
+    try:
+        return b"".join([chunk async for chunk in response.stream])
+    finally:
+        await response.stream.aclose()
+
+
+async def test_the_connection_used_last_is_used_next(openai_server: ScriptedOpenAI) -> None:
+    """So that of many only as many live on as are needed."""
+    async with transport_with() as transport:
+        gates = [Gate(), Gate(), Gate()]
+        openai_server.put(*((Pause(gate), *completion("ok")) for gate in gates))
+        asking = [asyncio.create_task(ask(transport, openai_server)) for _ in gates]
+        await openai_server.request(3)
+        for gate in gates:
+            gate.open()
+        await asyncio.gather(*asking)
+        for _ in range(5):
+            openai_server.put(completion("ok"))
+            await ask(transport, openai_server)
+        assert len({one.connection for one in openai_server.requests[3:]}) == 1
+        assert openai_server.connections == 3
+
+
+async def test_who_waits_longest_gets_the_next_connection(openai_server: ScriptedOpenAI) -> None:
+    """In the order of their coming, over one connection."""
+    async with transport_with(connections=1) as transport:
+        gate = Gate()
+        openai_server.put((Pause(gate), *completion("0")), *(completion(f"{n}") for n in range(1, 6)))
+        asking = []
+        for _ in range(6):
+            asking.append(asyncio.create_task(ask(transport, openai_server)))
+            await asyncio.sleep(0)
+        await openai_server.request()
+        gate.open()
+        assert list(await asyncio.gather(*asking)) == [completion_body(f"{n}") for n in range(6)]
+        assert openai_server.connections == 1
+
+
+async def test_the_line_is_bounded_in_number_and_time(openai_server: ScriptedOpenAI) -> None:
+    """One too many is refused at once, one that waits too long when its time is over; the rest is not disturbed."""
+    async with transport_with(connections=1, waiting=1) as transport:
+        gate = Gate()
+        openai_server.put((Pause(gate), *completion("ok")), completion("ok"))
+        first = asyncio.create_task(ask(transport, openai_server))
+        await openai_server.request()
+        with pytest.raises(httpx.PoolTimeout):
+            await ask(transport, openai_server, timeout={"pool": 0.01})
+        second = asyncio.create_task(ask(transport, openai_server))
+        await asyncio.sleep(0)
+        with pytest.raises(httpx.PoolTimeout):
+            await ask(transport, openai_server)
+        gate.open()
+        assert set(await asyncio.gather(first, second)) == {completion_body("ok")}
+
+
+async def test_leaving_the_line_leaves_nothing_behind(openai_server: ScriptedOpenAI) -> None:
+    """Cancelled at each wait, also in the moment in which the connection was handed over."""
+    for suspension in range(1, 5):
+        for moment in Moment:
+            async with transport_with(connections=1) as transport:
+                gate = Gate()
+                openai_server.put((Pause(gate), *completion("ok")))
+                first = asyncio.create_task(ask(transport, openai_server))
+                await openai_server.request(len(openai_server.requests) + 1)
+                asyncio.get_running_loop().call_later(0.01, gate.open)
+
+                async def wait(transport: Http1Transport = transport) -> None:
+                    await ask(transport, openai_server)
+
+                run = await run_cut(wait, Cut(suspension, moment))
+                assert (run.complaints, run.tasks_left) == ([], [])
+                await first
+                assert await ask(transport, openai_server)
+
+
+async def test_a_refused_connection_is_told_to_every_one_who_waits() -> None:
+    """None of them is left waiting for a connection that nobody makes."""
+    gone = ScriptedOpenAI()
+    await gone.start()
+    await gone.stop()
+    async with transport_with(connections=2) as transport:
+        outcomes = await asyncio.gather(*(ask(transport, gone) for _ in range(6)), return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {httpx.ConnectError}
+
+
+async def test_a_kept_connection_that_the_server_closed_is_not_used(openai_server: ScriptedOpenAI) -> None:
+    """Its end is seen before the next request, which gets another."""
+    async with transport_with() as transport:
+        openai_server.put((*completion("ok"), Close()), completion("ok"))
+        await ask(transport, openai_server)
+        await openai_server.requests[0].closed_at()
+        for _ in range(10):  # turns of the loop, in which it hears of the end: where it did not, is the next test
+            await asyncio.sleep(0)
+        assert await ask(transport, openai_server) == completion_body("ok")
+        assert openai_server.connections == 2
+
+
+async def test_a_kept_connection_that_dies_under_a_request(openai_server: ScriptedOpenAI) -> None:
+    """It is told from others, and the next try can ask for a connection that was not kept."""
+    async with transport_with() as transport:
+        openai_server.put(completion("ok"), (Reset(),), completion("ok"))
+        await ask(transport, openai_server)
+        with pytest.raises(StaleConnectionError):
+            await ask(transport, openai_server)
+        assert await ask(transport, openai_server, **{FRESH: True}) == completion_body("ok")
+
+
+async def test_a_fresh_connection_is_one_that_was_not_kept(openai_server: ScriptedOpenAI) -> None:
+    """Though one is there."""
+    async with transport_with() as transport:
+        openai_server.put(completion("ok"), completion("ok"))
+        await ask(transport, openai_server)
+        await ask(transport, openai_server, **{FRESH: True})
+        assert [one.connection for one in openai_server.requests] == [1, 2]
+
+
+async def test_kept_connections_grow_old(openai_server: ScriptedOpenAI) -> None:
+    """They are closed, used or not."""
+    async with transport_with(keep_s=0.02) as transport:
+        openai_server.put(completion("ok"))
+        await ask(transport, openai_server)
+        await openai_server.requests[0].closed_at()
+
+
+async def test_an_announced_close_is_heeded(openai_server: ScriptedOpenAI) -> None:
+    """The next request gets another connection."""
+    async with transport_with() as transport:
+        openai_server.put(connection_close("ok"), completion("ok"))
+        await ask(transport, openai_server)
+        await ask(transport, openai_server)
+        assert openai_server.connections == 2
+
+
+async def test_closing_the_transport_ends_everything(openai_server: ScriptedOpenAI) -> None:
+    """What is being read, what waits, and what is kept."""
+    transport = Http1Transport(PoolLimits(2, 10))
+    openai_server.put((Silent(),), open_stream(b"data: 1\n\n"))
+    asking = [asyncio.create_task(ask(transport, openai_server)) for _ in range(3)]
+    await openai_server.request(2)
+    await transport.aclose()
+    outcomes = await asyncio.gather(*asking, return_exceptions=True)
+    assert all(isinstance(outcome, httpx.TransportError) for outcome in outcomes)
+    for one in openai_server.requests:
+        await one.closed_at()
+    with pytest.raises(httpx.ConnectError):
+        await ask(transport, openai_server)
+
+
+async def test_a_tls_session_is_resumed() -> None:
+    """A connection after the first one spares the server its signature, also after one that was announced to close."""
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    server = ScriptedOpenAI()
+    await server.start(tls=context)
+
+    def trusting() -> ResumingContext:
+        own = client_context()
+        authority.configure_trust(own)
+        return own
+
+    transport = Http1Transport(PoolLimits(2, 0), trusting)
+    resumed = []
+    for _ in range(3):
+        server.put(connection_close("ok"))
+        response = await transport.handle_async_request(request(server))
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        tls_layer = response.extensions["network_stream"].get_extra_info("ssl_object")
+        assert b"".join([chunk async for chunk in response.stream]) == completion_body("ok")
+        resumed.append(tls_layer.session_reused)
+        await response.stream.aclose()
+    assert resumed == [False, True, True]
+    await transport.aclose()
+    await server.stop()
+
+
+async def test_a_certificate_for_another_name() -> None:
+    """Refused though its authority is trusted."""
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("other.example").configure_cert(context)
+    server = ScriptedOpenAI()
+    await server.start(tls=context)
+
+    def trusting() -> ResumingContext:
+        own = client_context()
+        authority.configure_trust(own)
+        return own
+
+    transport = Http1Transport(PoolLimits(2, 0), trusting)
+    with pytest.raises(httpx.ConnectError):
+        await ask(transport, server)
+    assert server.requests == []
+    await transport.aclose()
+    await server.stop()

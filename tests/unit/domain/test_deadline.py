@@ -1,0 +1,78 @@
+"""A limit counts the time of who is waited for, not that of a loop which stood still."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from harness.simulated_time import SimulatedLoop, in_simulated_time
+from ibex.domain.deadline import GRACE_S, Deadline, PatientTimer
+
+
+def loop() -> SimulatedLoop:
+    """Return the running loop."""
+    running = asyncio.get_running_loop()
+    assert isinstance(running, SimulatedLoop)
+    return running
+
+
+@in_simulated_time
+async def test_time_is_up() -> None:
+    """At the moment that was named; a moment that is over is one now."""
+    for when in (1.0, 1.0, 0.5):
+        with pytest.raises(TimeoutError):
+            async with Deadline(when):
+                await asyncio.Event().wait()
+        assert loop().time() == pytest.approx(1.0)
+
+
+@in_simulated_time
+async def test_what_is_done_in_time_is_not_disturbed() -> None:
+    """Neither then nor later."""
+    async with Deadline(1.0):
+        await asyncio.sleep(0.9)
+    await asyncio.sleep(5)
+
+
+@in_simulated_time
+async def test_what_came_while_the_loop_stood_still_is_not_late() -> None:
+    """The timer is found first, and waits for what else is found."""
+    here = asyncio.Event()
+    loop().call_at(2.0, here.set)
+    loop().call_soon(loop().stand_still, 3.0)
+    async with Deadline(1.0):
+        await here.wait()
+    assert loop().time() == pytest.approx(3.0)
+
+
+@in_simulated_time
+async def test_what_did_not_come_is_late_all_the_same() -> None:
+    """After a moment in which it could have been found."""
+    loop().call_soon(loop().stand_still, 3.0)
+    with pytest.raises(TimeoutError):
+        async with Deadline(1.0):
+            await asyncio.Event().wait()
+    assert loop().time() == pytest.approx(3.0 + GRACE_S)
+
+
+@in_simulated_time
+async def test_a_cancellation_is_none_of_its_business() -> None:
+    """It goes through, and other exceptions do."""
+    for error in (asyncio.CancelledError, ValueError):
+        with pytest.raises(error):
+            async with Deadline(1.0):
+                raise error
+
+
+@in_simulated_time
+async def test_a_timer_that_is_cancelled_calls_nothing() -> None:
+    """Also where it has noticed already that it is late."""
+    called: list[float] = []
+    early, late = (PatientTimer(1.0, lambda: called.append(loop().time())) for _ in range(2))
+    early.cancel()
+    loop().call_soon(loop().stand_still, 2.0)
+    await asyncio.sleep(0.1)
+    late.cancel()
+    await asyncio.sleep(5)
+    assert called == []

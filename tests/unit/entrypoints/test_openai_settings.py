@@ -1,0 +1,45 @@
+"""The settings of the way to the provider."""
+
+from __future__ import annotations
+
+import pytest
+
+from ibex.adapters.openai.httpx_transport import CancelSafeTransport
+from ibex.adapters.openai.transport import Http1Transport
+from ibex.entrypoints.environments import EmbeddedAdapters
+from ibex.entrypoints.openai_settings import Transport
+from ibex.entrypoints.settings import Settings, SettingsError
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("direct", Http1Transport), ("httpx", CancelSafeTransport), ("http2", CancelSafeTransport)],
+)
+def test_each_transport_can_be_chosen(name: str, kind: type) -> None:
+    """By its name alone."""
+    settings = Settings.load({"IBEX_OPENAI_TRANSPORT": name})
+    assert settings.openai_transport is Transport(name)
+    assert isinstance(EmbeddedAdapters(settings=settings).transport(), kind)
+
+
+def test_the_default_is_the_fastest() -> None:
+    """Nobody has to know of the others."""
+    assert Settings.load({}).openai_transport is Transport.DIRECT
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("IBEX_OPENAI_TRANSPORT", "carrier"), ("IBEX_OPENAI_MAX_CONNECTIONS", "0")]
+)
+def test_wrong_values_are_told(variable: str, value: str) -> None:
+    """With the variable, the value and what is allowed."""
+    with pytest.raises(SettingsError, match=f"{variable} is '{value}'; allowed: "):
+        Settings.load({variable: value})
+
+
+def test_a_proxy_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told at start, without its address."""
+    monkeypatch.setenv("https_proxy", "gopher://user:canary@proxy.example")
+    adapters = EmbeddedAdapters(settings=Settings.load({"IBEX_OPENAI_TRANSPORT": "httpx"}))
+    with pytest.raises(SettingsError, match="IBEX_OPENAI_TRANSPORT is 'httpx', but ") as raised:
+        adapters.transport()
+    assert "canary" not in str(raised.value)
