@@ -1,0 +1,19 @@
+"""`python -m peers.install litellm portkey`: install peers of peers.toml by their names, for who starts them later."""
+
+from __future__ import annotations
+
+import sys
+
+from peers.peers import PEERS
+
+
+def main(names: list[str]) -> None:
+    """Install them, and say what is there."""
+    for name in names:
+        PEERS[name].install()
+        sys.stdout.write(f"{PEERS[name].package} is installed\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
