@@ -1,54 +1,99 @@
-"""One line a request: who, what, how long, how it came out. No text of any message, no token, no header."""
+"""One line a request: who, what, how long, how it came out. No text of any message, no token, no header.
+
+The one line that every request pays for, so it is made in one step: a struct whose fields are the line's, encoded
+without what is None, and written at once. A third of what structlog's processors take for the same line (ADR 0028).
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+from uuid import UUID  # noqa: TC003 - msgspec looks it up
 
-import structlog
+import msgspec
+
+from ibex.adapters.telemetry.current_request import CURRENT
+from ibex.adapters.telemetry.logging import write_line
 
 if TYPE_CHECKING:
     from ibex.domain.exchange import Caller, Exchange
 
 _MODEL_CHARACTERS: Final = 64
-_LOG: structlog.typing.FilteringBoundLogger = structlog.get_logger(source="ibex.access")
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class _Line(msgspec.Struct, omit_defaults=True, gc=False):
+    """The line. Durations are in milliseconds; what is None is left out."""
+
+    event: str
+    source: str
+    method: str
+    route: str
+    status: int
+    duration_ms: float
+    level: str
+    timestamp: datetime
+    request_id: UUID | None = None
+    trace_id: str | None = None
+    org_id: UUID | None = None
+    agent_id: UUID | None = None
+    error_code: str | None = None
+    session_id: UUID | None = None
+    model: str | None = None
+    provider: str | None = None
+    provider_request_id: str | None = None
+    attempts: int | None = None
+    streaming: bool | None = None
+    complete: bool | None = None
+    finish_reason: str | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    auth_ms: float | None = None
+    rate_limit_ms: float | None = None
+    directive_ms: float | None = None
+    inject_ms: float | None = None
+    provider_ttfb_ms: float | None = None
+    overhead_ms: float | None = None
 
 
 def write_access_line(
     method: str, route: str, status: int, duration_ns: int, *, exchange: Exchange | None, caller: Caller | None
 ) -> None:
-    """Write the line. Durations are in milliseconds; what does not apply is left out."""
-    line: dict[str, Any] = {"method": method, "route": route, "status": status, "duration_ms": _ms(duration_ns)}
+    """Write the line, with the ids of the current request. What does not apply is left out."""
+    write_line(lambda: _made(method, route, status, duration_ns, exchange, caller))
+
+
+def _made(
+    method: str, route: str, status: int, duration_ns: int, exchange: Exchange | None, caller: Caller | None
+) -> bytes:
+    now = datetime.now(UTC)
+    line = _Line("request", "ibex.access", method, route, status, duration_ns // 1_000 / 1_000, "info", now)
+    request = CURRENT.get()
+    if request is not None:
+        line.request_id, line.trace_id = request.request_id, request.trace_id
     who = exchange.caller if exchange is not None else caller
     if who is not None:
-        line |= {"org_id": who.org_id, "agent_id": who.agent_id}
+        line.org_id, line.agent_id = who.org_id, who.agent_id
     if exchange is not None:
-        line |= _told_by(exchange)
-    _LOG.info("request", **{name: value for name, value in line.items() if value is not None})
+        _tell(line, exchange)
+    return _encode(line) + b"\n"
 
 
-def _told_by(exchange: Exchange) -> dict[str, Any]:
-    timings, usage = exchange.timings, exchange.summary.usage
-    return {
-        "status": exchange.status,
-        "error_code": exchange.error_code,
-        "session_id": exchange.session.id if exchange.session else None,
+def _tell(line: _Line, exchange: Exchange) -> None:
+    timings, summary = exchange.timings, exchange.summary
+    line.status, line.error_code = exchange.status, exchange.error_code
+    line.session_id = exchange.session.id if exchange.session is not None else None
+    if exchange.provider is not None and exchange.model is not None:
         # What no provider serves is not a model's name but whatever the client wrote there.
-        "model": (exchange.model or "")[:_MODEL_CHARACTERS] if exchange.provider else None,
-        "provider": exchange.provider,
-        "provider_request_id": exchange.provider_request_id,
-        "attempts": exchange.attempts or None,
-        "streaming": exchange.is_streaming,
-        "complete": exchange.is_complete,
-        "finish_reason": exchange.summary.finish_reason,
-        "input_tokens": usage.input_tokens,
-        "output_tokens": usage.output_tokens,
-        "auth_ms": _ms(timings.auth_ns),
-        "rate_limit_ms": _ms(timings.rate_limit_ns),
-        "directive_ms": _ms(timings.directive_ns),
-        "inject_ms": _ms(timings.inject_ns),
-        "provider_ttfb_ms": _ms(timings.provider_ttfb_ns),
-        "overhead_ms": _ms(timings.overhead_ns),
-    }
+        line.model = exchange.model[:_MODEL_CHARACTERS]
+    line.provider, line.provider_request_id = exchange.provider, exchange.provider_request_id
+    line.attempts = exchange.attempts or None
+    line.streaming, line.complete = exchange.is_streaming, exchange.is_complete
+    line.finish_reason = summary.finish_reason
+    line.input_tokens, line.output_tokens = summary.usage.input_tokens, summary.usage.output_tokens
+    line.auth_ms, line.rate_limit_ms = _ms(timings.auth_ns), _ms(timings.rate_limit_ns)
+    line.directive_ms, line.inject_ms = _ms(timings.directive_ns), _ms(timings.inject_ns)
+    line.provider_ttfb_ms, line.overhead_ms = _ms(timings.provider_ttfb_ns), _ms(timings.overhead_ns)
 
 
 def _ms(duration_ns: int | None) -> float | None:

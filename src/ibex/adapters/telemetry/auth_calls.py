@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 import structlog
-from prometheus_client import Histogram
 
 from ibex.adapters.telemetry.current_request import CURRENT, CurrentRequest
 from ibex.adapters.telemetry.logging import describe
@@ -24,12 +23,8 @@ class AuthCallTelemetry:
 
     def __init__(self, metrics: AuthMetrics) -> None:
         self._metrics = metrics
-        self._duration = Histogram(
-            "ibex_auth_call_duration_seconds",
-            "Calls, by method and gRPC status.",
-            ("method", "status"),
-            buckets=_BUCKETS,
-            registry=metrics.registry,
+        self._duration = metrics.registry.histograms(
+            "call_duration_seconds", "Calls, by method and gRPC status.", _BUCKETS, "method", "status"
         )
 
     def began(self, request_id: UUID) -> None:
@@ -38,11 +33,11 @@ class AuthCallTelemetry:
 
     def failed(self, error: BaseException) -> None:
         """Log what was raised, without its message."""
-        self._metrics.failures.inc()
+        self._metrics.failures.add()
         _LOG.error("unforeseen exception", exception=describe(error))
 
     def ended(self, method: str, status: str, duration_ns: int) -> None:
         """The call is over."""
-        self._duration.labels(method, status).observe(duration_ns / 1e9)
+        self._duration.of(method, status).observe(duration_ns)
         _LOG.info("call", method=method, status=status, duration_ms=duration_ns // 1_000 / 1_000)
         CURRENT.set(None)

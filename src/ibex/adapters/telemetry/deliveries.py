@@ -33,3 +33,8 @@ class DeliveryTelemetry:
         if sink not in self._failing:
             self._failing.add(sink)
             _LOG.warning("sink takes no batches", sink=sink, rows=rows, reason=reason)
+
+    def buried(self, sink: Sink, reason: str) -> None:
+        """A sink will never take an exchange."""
+        self._metrics.buried(sink)
+        _LOG.error("exchange laid aside in the dead letters", sink=sink, reason=reason)

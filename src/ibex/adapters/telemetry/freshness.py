@@ -1,71 +1,64 @@
-"""How fresh what is remembered is: caches and the lease (spec 5, 12)."""
+"""How the lease does that proves what is remembered (spec 5, 12)."""
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import structlog
-from prometheus_client import Counter
+
+from ibex.adapters.telemetry.exposition import Merge
 
 if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry
+    from collections.abc import Callable
 
-    from ibex.domain.freshness import Kind
+    from ibex.adapters.telemetry.registry import Registry
 
 _LOG: structlog.typing.FilteringBoundLogger = structlog.get_logger(source="ibex.freshness")
 
 
-class CacheTelemetry:
-    """A ``CacheObserver``."""
+class LeaseAge:
+    """How long ago the lease was last known to be valid, since the start at most.
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._lookups = Counter(
-            "ibex_proxy_cache_lookups_total",
-            "What was made of remembered identity: served, missing, fetched anew, served while auth cannot ask.",
-            ("kind", "outcome"),
-            registry=registry,
-        )
+    Of several workers the latest to have seen it counts: one without requests does not look.
+    """
 
-    def hit(self, kind: Kind) -> None:
-        """Count an entry that was served."""
-        self._lookups.labels(kind, "hit").inc()
+    def __init__(self, registry: Registry, meaning: str, now_ns: Callable[[], int] = time.monotonic_ns) -> None:
+        """Take a monotonic clock."""
+        self._now_ns = now_ns
+        self._renewed_ns = now_ns()
+        self._age = registry.gauges("lease_age_seconds", meaning, merge=Merge.MIN, divisor=1_000_000_000).of()
+        registry.refreshed_by(self._refresh)
 
-    def missed(self, kind: Kind) -> None:
-        """Count an entry that was not there."""
-        self._lookups.labels(kind, "miss").inc()
+    def renewed(self) -> None:
+        """Note that it is valid now."""
+        self._renewed_ns = self._now_ns()
 
-    def refetched(self, kind: Kind) -> None:
-        """Count an entry that was fetched anew."""
-        self._lookups.labels(kind, "refetch").inc()
-
-    def served_stale(self, kind: Kind) -> None:
-        """Count an entry that was served since the source could not be asked."""
-        self._lookups.labels(kind, "stale").inc()
+    def _refresh(self) -> None:
+        self._age.set(self._now_ns() - self._renewed_ns)
 
 
 class LeaseTelemetry:
     """A ``LeaseObserver``. A lease that cannot be renewed is two lines: why, and that it can be again."""
 
-    def __init__(self, registry: CollectorRegistry, service: str) -> None:
-        """Take the service's name, which stands in the metric's."""
-        self._turns = Counter(
-            f"ibex_{service}_lease_turns_total",
-            "Turns of announcing changes and renewing the lease, by outcome.",
-            ("outcome",),
-            registry=registry,
+    def __init__(self, registry: Registry) -> None:
+        self._turns = registry.counters(
+            "lease_turns_total", "Turns of announcing changes and renewing the lease, by outcome.", "outcome"
         )
+        self._age = LeaseAge(registry, "Since this process last renewed the lease.")
         self._failing = ""
 
     def renewed(self) -> None:
         """Count a renewal."""
-        self._turns.labels("renewed").inc()
+        self._age.renewed()
+        self._turns.of("renewed").add()
         if self._failing:
             self._failing = ""
             _LOG.info("lease is renewed again")
 
     def not_renewed(self, why: str) -> None:
         """Count a turn without one."""
-        self._turns.labels(why).inc()
+        self._turns.of(why).add()
         if why != self._failing:
             self._failing = why
             _LOG.warning("lease is not renewed", reason=why)

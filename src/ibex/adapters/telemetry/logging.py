@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -17,6 +18,7 @@ import structlog
 from ibex.adapters.telemetry.current_request import CURRENT
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
     from typing import TextIO
 
@@ -38,9 +40,11 @@ def configure_logging(level: str = "info", stream: TextIO | None = None) -> None
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _describe_exception,
     ]
-    stream = cast("TextIO", _Unfailing(stream or sys.stderr))
+    unfailing = _Unfailing(stream or sys.stderr)
+    stream = cast("TextIO", unfailing)
     root = logging.getLogger()
     root.setLevel(level.upper())
+    _access.output = unfailing if root.level <= logging.INFO else None
     structlog.configure(  # past the standard library's logging, which would double the price of every access line
         processors=[*shared, _render],
         wrapper_class=structlog.make_filtering_bound_logger(root.level),
@@ -60,20 +64,51 @@ def configure_logging(level: str = "info", stream: TextIO | None = None) -> None
     logging.getLogger("uvicorn.access").disabled = True
 
 
+_LOST: Final = (OSError, ValueError)
+"""What writing raises where there is no room any more, and where the stream was closed."""
+
+
 class _Unfailing:
     """A stream that drops what it cannot write: a full disk must not fail the request that is logged."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self._buffer = getattr(stream, "buffer", None)
 
     def write(self, text: str) -> int:
-        with suppress(OSError):
+        with suppress(*_LOST):
             return self._stream.write(text)
         return 0
 
     def flush(self) -> None:
-        with suppress(OSError):
+        with suppress(*_LOST):
             self._stream.flush()
+
+    def write_line(self, line: bytes) -> None:
+        """Write bytes past the text layer, in which nothing waits: whoever else writes flushes at once."""
+        with suppress(*_LOST):
+            if self._buffer is None:
+                self._stream.write(line.decode())
+            else:
+                self._buffer.write(line)
+                self._buffer.flush()
+
+
+@dataclass(slots=True)
+class _Access:
+    """Where lines go that are written as they are; nowhere before logging is configured, or above level info."""
+
+    output: _Unfailing | None = None
+
+
+_access: Final = _Access()
+
+
+def write_line(line: Callable[[], bytes]) -> None:
+    """Write a line of level info, as it is made; past the processors, whose rules it must keep by itself."""
+    output = _access.output
+    if output is not None:
+        output.write_line(line())
 
 
 def describe(error: BaseException) -> list[dict[str, Any]]:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from prometheus_client.process_collector import ProcessCollector
 
 from ibex.adapters.telemetry.current_request import CURRENT, CurrentRequest
 from ibex.adapters.telemetry.logging import describe
+from ibex.adapters.telemetry.registry import Registry
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -21,18 +19,15 @@ _LOG: structlog.typing.FilteringBoundLogger = structlog.get_logger(source="ibex.
 
 
 class AuthMetrics:
-    """The registry of an auth process."""
+    """The metrics of an auth process."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-        self.failures = Counter(
-            "ibex_auth_internal_errors_total", "Exceptions that nobody foresaw.", registry=self.registry
-        )
+        self.registry = Registry("ibex_auth_")
+        self.failures = self.registry.counter("internal_errors_total", "Exceptions that nobody foresaw.")
 
     def render(self) -> tuple[bytes, str]:
         """Return all metrics in Prometheus' text format, and its content type."""
-        return generate_latest(self.registry), CONTENT_TYPE_LATEST
+        return self.registry.render()
 
 
 class OpsTelemetry:
@@ -47,7 +42,7 @@ class OpsTelemetry:
 
     def failed(self, error: BaseException) -> None:
         """Log what was raised, without its message."""
-        self._metrics.failures.inc()
+        self._metrics.failures.add()
         _LOG.error("unforeseen exception", exception=describe(error))
 
     def ended(self, method: str, route: str, status: int, duration_ns: int, notes: OpenExchange | None) -> None:  # noqa: ARG002 - a RequestObserver's

@@ -33,6 +33,7 @@ class RequestTelemetry:
 
     def began(self, request_id: UUID, trace_id: str) -> None:
         """A request has come in."""
+        self._metrics.request_began()
         CURRENT.set(CurrentRequest(request_id, trace_id))
 
     def failed(self, error: BaseException) -> None:
@@ -62,7 +63,5 @@ class RequestTelemetry:
         CURRENT.set(None)
 
     def _count_admission(self, notes: OpenExchange) -> None:
-        for stage in (Stage.AUTHENTICATE, Stage.RATE_LIMIT):
-            self._metrics.stage_ended(stage, notes.stage_ns.get(stage))
-        if notes.rate_limit is not None:
-            self._metrics.rate_limit_decided(notes.rate_limit)
+        stage_ns = notes.stage_ns
+        self._metrics.admitted(stage_ns.get(Stage.AUTHENTICATE), stage_ns.get(Stage.RATE_LIMIT), notes.rate_limit)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 import structlog
-from prometheus_client import Counter, Histogram
+
+from ibex.adapters.telemetry.freshness import LeaseAge
 
 if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry
+    from ibex.adapters.telemetry.registry import Registry
 
 _LOG: structlog.typing.FilteringBoundLogger = structlog.get_logger(source="ibex.redis")
 _BUCKETS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
@@ -17,33 +18,48 @@ _BUCKETS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.0
 class RedisTelemetry:
     """Hears of round trips. An outage is two lines, its first failure and its end."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._duration = Histogram(
-            "ibex_proxy_redis_round_trip_seconds", "Round trips that came back.", buckets=_BUCKETS, registry=registry
-        )
-        self._questions = Counter(
-            "ibex_proxy_redis_questions_total",
+    def __init__(self, registry: Registry) -> None:
+        self._duration = registry.histogram("redis_round_trip_seconds", "Round trips that came back.", _BUCKETS)
+        questions = registry.counters(
+            "redis_questions_total",
             "What was asked of Redis: answered; or failed or passed over, and so counted in process.",
-            ("outcome",),
-            registry=registry,
+            "outcome",
         )
+        self._answered = questions.of("answered")
+        self._failed = questions.of("failed")
+        self._passed_over = questions.of("passed_over")
+        self._unleased = registry.counter(
+            "redis_unleased_round_trips_total", "Round trips that brought no valid lease."
+        )
+        self._fallbacks = registry.counter(
+            "rate_limit_fallbacks_total", "Requests counted in process, since Redis did not count them."
+        )
+        self._lease = LeaseAge(registry, "Since a round trip last brought a valid lease; without requests it grows.")
         self._failing = False
 
-    def answered(self, questions: int, duration_ns: int) -> None:
+    def answered(self, questions: int, duration_ns: int, *, leased: bool) -> None:
         """A round trip came back."""
-        self._duration.observe(duration_ns / 1e9)
-        self._questions.labels("answered").inc(questions)
+        if leased:
+            self._lease.renewed()
+        else:
+            self._unleased.add()
+        self._duration.observe(duration_ns)
+        self._answered.add(questions)
         if self._failing:
             self._failing = False
             _LOG.info("Redis answers again")
 
     def failed(self, reason: str, questions: int = 1) -> None:
         """A round trip did not."""
-        self._questions.labels("failed").inc(questions)
+        self._failed.add(questions)
         if not self._failing:
             self._failing = True
             _LOG.warning("Redis does not answer", reason=reason)
 
+    def counted_in_process(self) -> None:
+        """Count a request that Redis did not."""
+        self._fallbacks.add()
+
     def passed_over(self) -> None:
         """Redis was not asked."""
-        self._questions.labels("passed_over").inc()
+        self._passed_over.add()

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 import pytest
-import structlog
 
+from harness.logs import logging_to
 from ibex.adapters.telemetry.auth_calls import AuthCallTelemetry
 from ibex.adapters.telemetry.current_request import CURRENT
-from ibex.adapters.telemetry.logging import configure_logging
 from ibex.adapters.telemetry.ops import AuthMetrics
 
 if TYPE_CHECKING:
@@ -25,17 +24,9 @@ ID = UUID(int=7)
 @pytest.fixture
 def stream() -> Iterator[io.StringIO]:
     """Where the logs go."""
-    root = logging.getLogger()
-    handlers, level = root.handlers, root.level
     stream = io.StringIO()
-    configure_logging("info", stream)
-    yield stream
-    root.handlers = handlers
-    root.setLevel(level)
-    structlog.reset_defaults()
-    for name in ("httpx", "httpcore", "asyncio"):
-        logging.getLogger(name).setLevel(logging.NOTSET)
-    logging.getLogger("uvicorn.access").disabled = False
+    with logging_to(stream, "info"):
+        yield stream
 
 
 def lines(stream: io.StringIO) -> list[dict[str, object]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from structlog.testing import capture_logs
 
+from harness.journal_entries import FullJournal
 from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.telemetry.deliveries import DeliveryTelemetry
 from ibex.adapters.telemetry.metrics import Metrics
@@ -12,7 +13,7 @@ from ibex.domain.journal import Sink
 
 def test_an_outage_is_two_lines_however_long() -> None:
     """Its first failure and its end; the other sink's outage is its own."""
-    metrics = Metrics(ManualClock(), lambda _sink: 0)
+    metrics = Metrics(ManualClock(), FullJournal())
     telemetry = DeliveryTelemetry(metrics)
 
     with capture_logs() as logged:

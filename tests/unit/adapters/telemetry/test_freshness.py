@@ -1,42 +1,22 @@
-"""What is counted and told of caches and the lease."""
+"""What is counted and told of the lease."""
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, generate_latest
 from structlog.testing import capture_logs
 
-from ibex.adapters.telemetry.freshness import CacheTelemetry, LeaseTelemetry
-from ibex.domain.freshness import Kind
+from ibex.adapters.telemetry.freshness import LeaseAge, LeaseTelemetry
+from ibex.adapters.telemetry.registry import Registry
 
 
-def _counted(registry: CollectorRegistry) -> list[str]:
-    lines = generate_latest(registry).decode().splitlines()
-    return [line for line in lines if not line.startswith("#") and "_created" not in line]
-
-
-def test_lookups_are_counted_by_kind_and_outcome() -> None:
-    """Each of the four has a word of its own."""
-    registry = CollectorRegistry()
-    telemetry = CacheTelemetry(registry)
-
-    for _ in range(2):
-        telemetry.hit(Kind.TOKENS)
-    telemetry.missed(Kind.AGENTS)
-    telemetry.refetched(Kind.DIRECTIVES)
-    telemetry.served_stale(Kind.TOKENS)
-
-    assert sorted(_counted(registry)) == [
-        'ibex_proxy_cache_lookups_total{kind="agents",outcome="miss"} 1.0',
-        'ibex_proxy_cache_lookups_total{kind="directives",outcome="refetch"} 1.0',
-        'ibex_proxy_cache_lookups_total{kind="tokens",outcome="hit"} 2.0',
-        'ibex_proxy_cache_lookups_total{kind="tokens",outcome="stale"} 1.0',
-    ]
+def _counted(registry: Registry) -> list[str]:
+    lines = registry.render()[0].decode().splitlines()
+    return [line for line in lines if line.startswith("ibex") and "lease_turns" in line]
 
 
 def test_turns_are_counted_under_the_services_name() -> None:
     """By outcome: renewed, or why not."""
-    registry = CollectorRegistry()
-    telemetry = LeaseTelemetry(registry, "auth")
+    registry = Registry("ibex_auth_")
+    telemetry = LeaseTelemetry(registry)
 
     telemetry.renewed()
     telemetry.not_renewed("board")
@@ -50,7 +30,7 @@ def test_turns_are_counted_under_the_services_name() -> None:
 
 def test_a_lease_that_is_not_renewed_is_told_once() -> None:
     """A line when it fails, one when the reason is another, one when it is renewed again; none in good times."""
-    telemetry = LeaseTelemetry(CollectorRegistry(), "auth")
+    telemetry = LeaseTelemetry(Registry("ibex_auth_"))
 
     with capture_logs() as logged:
         telemetry.renewed()
@@ -67,3 +47,19 @@ def test_a_lease_that_is_not_renewed_is_told_once() -> None:
         ("info", None),
         ("warning", "board"),
     ]
+
+
+def test_a_lease_grows_old_until_it_is_renewed() -> None:
+    """From the start on, if it never was."""
+    now_ns = [5_000_000_000]
+    registry = Registry("ibex_auth_")
+    age = LeaseAge(registry, "Old.", lambda: now_ns[0])
+
+    def shown() -> str:
+        text = registry.render()[0].decode()
+        return next(line for line in text.splitlines() if line.startswith("ibex_auth_lease_age_seconds "))
+
+    now_ns[0] += 3_500_000_000
+    assert shown() == "ibex_auth_lease_age_seconds 3.5"
+    age.renewed()
+    assert shown() == "ibex_auth_lease_age_seconds 0.0"

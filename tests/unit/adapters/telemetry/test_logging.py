@@ -12,11 +12,13 @@ from uuid import UUID
 import pytest
 import structlog
 
+from harness.logs import logging_to
 from ibex.adapters.telemetry.current_request import CURRENT, CurrentRequest
-from ibex.adapters.telemetry.logging import configure_logging, describe
+from ibex.adapters.telemetry.logging import configure_logging, describe, write_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 CANARY = "sk-canary-91"
 
@@ -191,6 +193,21 @@ class FullDisk(io.StringIO):
         raise OSError(28, "No space left on device")
 
 
+def test_a_line_that_is_made_already_is_written_as_it_is(tmp_path: Path) -> None:
+    """In its turn among the others, to a file as to a stream of text."""
+    stream = io.StringIO()
+    path = tmp_path / "log"
+    with path.open("w", encoding="utf-8") as file:
+        for output in (stream, file):
+            with logging_to(output):
+                structlog.get_logger().info("one")
+                write_line(lambda: b'{"event":"two"}\n')
+                logging.getLogger("somebody").info("three")
+
+    for text in (stream.getvalue(), path.read_text()):
+        assert [json.loads(line)["event"] for line in text.splitlines()] == ["one", "two", "three"]
+
+
 def test_a_log_that_cannot_be_written_fails_nobody(capsys: pytest.CaptureFixture[str]) -> None:
     """Neither this project's lines nor others', and nothing is written elsewhere instead."""
     root = logging.getLogger()
@@ -199,6 +216,7 @@ def test_a_log_that_cannot_be_written_fails_nobody(capsys: pytest.CaptureFixture
         configure_logging("info", FullDisk())
         structlog.get_logger(source="test").info("one")
         logging.getLogger("somebody").warning("two")
+        write_line(lambda: b"{}\n")
     finally:
         root.handlers = handlers
         root.setLevel(level)

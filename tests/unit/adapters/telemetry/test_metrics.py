@@ -9,10 +9,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from harness.exchanges import an_exchange
+from harness.journal_entries import FullJournal
 from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.telemetry.metrics import Metrics
 from ibex.domain.errors import ErrorCode
-from ibex.domain.exchange import Stage, Timings
+from ibex.domain.exchange import Timings
 from ibex.domain.journal import Sink
 from ibex.domain.rate_limits import decide
 
@@ -27,9 +28,9 @@ TIMINGS = Timings(
 )
 
 
-def metrics(depths: dict[Sink, int] | None = None) -> Metrics:
-    """Return new metrics over a journal of these depths."""
-    return Metrics(ManualClock(), lambda sink: (depths or {}).get(sink, 0))
+def metrics(journal: FullJournal | None = None) -> Metrics:
+    """Return new metrics over a journal."""
+    return Metrics(ManualClock(), journal or FullJournal())
 
 
 def samples(of: Metrics) -> dict[str, float]:
@@ -62,6 +63,16 @@ def test_a_request_is_counted_by_route_method_and_status() -> None:
     assert found["request_duration_seconds_count{method=POST,route=/v1/chat/completions,status=200}"] == 1
     assert found["request_duration_seconds_sum{method=POST,route=/v1/chat/completions,status=200}"] == 0.5
     assert found["request_duration_seconds_count{method=OTHER,route=none,status=404}"] == 1
+
+
+def test_requests_under_way_are_those_that_have_not_ended() -> None:
+    """Of any route."""
+    own = metrics()
+    own.request_began()
+    own.request_began()
+    own.request_ended("GET", "/health", 200, 1)
+
+    assert samples(own)["requests_under_way"] == 1
 
 
 def test_buckets_are_fine_below_twenty_milliseconds() -> None:
@@ -134,12 +145,16 @@ def test_errors_of_the_provider_are_counted_by_class(code: ErrorCode | None, *, 
         (ErrorCode.CLIENT_CLOSED_REQUEST, "client_closed"),
     ],
 )
-def test_streams_are_counted_by_their_ending(code: ErrorCode | None, ending: str) -> None:
-    """Only those that gave a byte; bodies are no streams."""
-    assert settled(is_streaming=True, error_code=code)[f"streams_total{{ending={ending}}}"] == 1
+def test_streams_are_timed_by_their_ending(code: ErrorCode | None, ending: str) -> None:
+    """From their first byte; only those that gave one. Bodies are no streams."""
+    found = settled(is_streaming=True, error_code=code)
+    assert found[f"stream_duration_seconds_count{{ending={ending}}}"] == 1
+    assert found[f"stream_duration_seconds_sum{{ending={ending}}}"] == 0.25
     silent = replace(TIMINGS, provider_ttfb_ns=None)
-    assert f"streams_total{{ending={ending}}}" not in settled(is_streaming=True, error_code=code, timings=silent)
-    assert f"streams_total{{ending={ending}}}" not in settled(is_streaming=False, error_code=code)
+    assert f"stream_duration_seconds_count{{ending={ending}}}" not in settled(
+        is_streaming=True, error_code=code, timings=silent
+    )
+    assert f"stream_duration_seconds_count{{ending={ending}}}" not in settled(is_streaming=False, error_code=code)
 
 
 @pytest.mark.parametrize(
@@ -164,8 +179,8 @@ def test_rate_limit_decisions_are_counted() -> None:
     )
     own.exchange_settled(limited, journaled=True)
     own.exchange_settled(an_exchange(timings=Timings(), reached_provider=False), journaled=True)
-    own.rate_limit_decided(decide(count=2, limit=1, now=now))
-    own.rate_limit_decided(decide(count=1, limit=1, now=now))
+    own.admitted(None, None, decide(count=2, limit=1, now=now))
+    own.admitted(None, None, decide(count=1, limit=1, now=now))
 
     found = samples(own)
 
@@ -179,17 +194,30 @@ def test_what_the_journal_could_not_keep_is_counted() -> None:
     own.exchange_settled(an_exchange(timings=TIMINGS), journaled=False)
     own.exchange_settled(an_exchange(timings=TIMINGS, caller=None, reached_provider=False), journaled=False)
 
-    assert samples(own)["journal_losses_total"] == 1
+    found = samples(own)
+    assert found["journal_losses_total{sink=traces}"] == 1
+    assert found["journal_losses_total{sink=checkpoints}"] == 1
+
+
+def test_a_refused_request_that_could_not_be_kept_is_the_loss_of_a_trace_alone() -> None:
+    """It would have had no checkpoint."""
+    own = metrics()
+    own.exchange_settled(an_exchange(timings=TIMINGS, reached_provider=False), journaled=False)
+
+    found = samples(own)
+    assert found["journal_losses_total{sink=traces}"] == 1
+    assert "journal_losses_total{sink=checkpoints}" not in found
 
 
 def test_sinks_and_the_journal_are_watched() -> None:
     """Batches with their time, rows, failures, when the last one was taken, and what still waits."""
-    depths = {Sink.TRACES: 7}
-    own = metrics(depths)
+    journal = FullJournal({Sink.TRACES: 7})
+    own = metrics(journal)
     own.delivered(Sink.TRACES, 1_000, 30_000_000)
     own.delivered(Sink.TRACES, 5, 10_000_000)
     own.sink_failed(Sink.CHECKPOINTS)
-    depths[Sink.TRACES] = 9
+    own.buried(Sink.TRACES)
+    journal.depths[Sink.TRACES] = 9
 
     found = samples(own)
 
@@ -200,13 +228,13 @@ def test_sinks_and_the_journal_are_watched() -> None:
     assert found["sink_last_delivery_timestamp_seconds{sink=traces}"] == ManualClock().now().timestamp()
     assert found["journal_depth_exchanges{sink=traces}"] == 9
     assert found["journal_depth_exchanges{sink=checkpoints}"] == 0
+    assert found["sink_dead_letters_total{sink=traces}"] == 1
 
 
 def test_stages_and_bugs_of_other_routes_are_counted() -> None:
     """A stage that was not reached is none."""
     own = metrics()
-    own.stage_ended(Stage.AUTHENTICATE, 1_000)
-    own.stage_ended(Stage.RATE_LIMIT, None)
+    own.admitted(1_000, None, None)
     own.request_failed()
 
     found = samples(own)
@@ -248,4 +276,5 @@ def test_no_client_can_make_a_time_series() -> None:
         "ending",
         "phase",
         "sink",
+        "worker",
     }

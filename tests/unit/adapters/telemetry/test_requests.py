@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import logging
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import pytest
-import structlog
 
 from harness.chat_scene import AGENT, DIRECTIVE_TEXT, ORG, TOKEN, event
 from harness.http_scene import (
@@ -25,8 +23,9 @@ from harness.http_scene import (
     chat_scope,
     scripted_stream,
 )
+from harness.journal_entries import FullJournal
+from harness.logs import logging_to
 from ibex.adapters.memory.clock import ManualClock
-from ibex.adapters.telemetry.logging import configure_logging
 from ibex.adapters.telemetry.metrics import Metrics
 from ibex.adapters.telemetry.requests import RequestTelemetry
 from ibex.domain.errors import InvalidTokenError, ProviderRefusedError, ProviderUnavailableError, Refusal
@@ -47,24 +46,16 @@ COMPLETION = b'{"choices":[{"index":0,"finish_reason":"stop","message":{"content
 @pytest.fixture
 def log() -> Iterator[io.StringIO]:
     """Everything that is logged, at the most talkative level."""
-    root = logging.getLogger()
-    handlers, level = root.handlers, root.level
     stream = io.StringIO()
-    configure_logging("debug", stream)
-    yield stream
-    root.handlers = handlers
-    root.setLevel(level)
-    structlog.reset_defaults()
-    for name in ("httpx", "httpcore", "asyncio"):
-        logging.getLogger(name).setLevel(logging.NOTSET)
-    logging.getLogger("uvicorn.access").disabled = False
+    with logging_to(stream, "debug"):
+        yield stream
 
 
 class Watched:
     """A scene whose application is watched by the real telemetry."""
 
     def __init__(self, scene: HttpScene) -> None:
-        self.metrics = Metrics(ManualClock(), lambda _sink: 0)
+        self.metrics = Metrics(ManualClock(), FullJournal())
         telemetry = RequestTelemetry(self.metrics)
         self.app: App = scene.app(telemetry, [telemetry])
 
@@ -144,7 +135,7 @@ async def test_a_stream_that_failed_is_counted_as_it_came_out(log: io.StringIO) 
     assert response.status == 200
     (line,) = access_lines(log)
     assert (line["status"], line["error_code"]) == (503, "PROVIDER_UNAVAILABLE")
-    assert 'ibex_proxy_streams_total{ending="failed"} 1.0' in watched.text()
+    assert 'ibex_proxy_stream_duration_seconds_count{ending="failed"} 1.0' in watched.text()
 
 
 async def test_a_client_that_left_is_499(log: io.StringIO) -> None:
@@ -189,7 +180,7 @@ async def test_a_journal_that_is_down_is_told(log: io.StringIO) -> None:
     response = await call(watched.app, "POST", CHAT, HEADERS, REQUEST)
 
     assert response.status == 200
-    assert "ibex_proxy_journal_losses_total 1.0" in watched.text()
+    assert 'ibex_proxy_journal_losses_total{sink="checkpoints"} 1.0' in watched.text()
     (warning,) = [line for line in map(json.loads, log.getvalue().splitlines()) if line["level"] == "warning"]
     assert warning["request_id"] == response.headers["x-request-id"]
 

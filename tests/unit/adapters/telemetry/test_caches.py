@@ -1,0 +1,121 @@
+"""What is counted of what is remembered."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from harness.chat_scene import AGENT, ORG, TOKEN, ScriptedTokens, principal
+from ibex.adapters.telemetry.caches import CacheTelemetry, WatchedCache, WatchedSharedDirectives, WatchedTokens
+from ibex.adapters.telemetry.registry import Registry
+from ibex.domain.errors import InvalidTokenError
+from ibex.domain.freshness import Kind, Stamp
+from ibex.domain.shared_directives import SharedDirective
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+
+def _counted(registry: Registry) -> list[str]:
+    lines = registry.render()[0].decode().splitlines()
+    return [
+        line
+        for line in lines
+        if line.startswith(("ibex_proxy_cache", "ibex_proxy_filter")) and not line.endswith(" 0.0")
+    ]
+
+
+def test_lookups_are_counted_by_kind_tier_and_outcome() -> None:
+    """What a worker remembers, and what all of them do together."""
+    registry = Registry("ibex_proxy_")
+    telemetry = CacheTelemetry(registry)
+
+    for _ in range(2):
+        telemetry.hit(Kind.TOKENS)
+    telemetry.missed(Kind.AGENTS)
+    telemetry.refetched(Kind.DIRECTIVES)
+    telemetry.served_stale(Kind.TOKENS)
+    telemetry.shared(Kind.DIRECTIVES, found=True)
+    telemetry.shared(Kind.DIRECTIVES, found=False)
+
+    assert sorted(_counted(registry)) == [
+        'ibex_proxy_cache_lookups_total{kind="agents",outcome="miss",tier="worker"} 1.0',
+        'ibex_proxy_cache_lookups_total{kind="directives",outcome="hit",tier="shared"} 1.0',
+        'ibex_proxy_cache_lookups_total{kind="directives",outcome="miss",tier="shared"} 1.0',
+        'ibex_proxy_cache_lookups_total{kind="directives",outcome="refetch",tier="worker"} 1.0',
+        'ibex_proxy_cache_lookups_total{kind="tokens",outcome="hit",tier="worker"} 2.0',
+        'ibex_proxy_cache_lookups_total{kind="tokens",outcome="stale",tier="worker"} 1.0',
+    ]
+
+
+def test_what_has_to_make_room_is_counted() -> None:
+    """The entry that was not looked at for longest; one that is replaced or taken out is none."""
+    registry = Registry("ibex_proxy_")
+    cache = WatchedCache(2, Kind.AGENTS, CacheTelemetry(registry))
+    cache["a"], cache["b"] = 1, 2
+    cache["a"] = 3
+    assert _counted(registry) == []
+
+    cache["c"] = 4
+    del cache["a"]
+
+    assert set(cache) == {"c"}
+    assert _counted(registry) == ['ibex_proxy_cache_evictions_total{kind="agents",tier="worker"} 1.0']
+
+
+async def test_a_token_that_the_filter_passed_on_and_nobody_has_is_a_false_positive() -> None:
+    """One that was not looked for there, or is somebody's, is none."""
+    registry = Registry("ibex_proxy_")
+    telemetry = CacheTelemetry(registry)
+    nobodys = WatchedTokens(ScriptedTokens(InvalidTokenError()), telemetry)
+    somebodys = WatchedTokens(ScriptedTokens(principal()), telemetry)
+
+    async def look_up(tokens: WatchedTokens, *, filtered: bool) -> None:
+        if filtered:
+            telemetry.filtered(excluded=False)
+        await tokens.verify(TOKEN)
+
+    telemetry.filtered(excluded=True)
+    for tokens, filtered in ((nobodys, False), (nobodys, True), (nobodys, False)):
+        with pytest.raises(InvalidTokenError):
+            await asyncio.create_task(look_up(tokens, filtered=filtered))
+    await asyncio.create_task(look_up(somebodys, filtered=True))
+
+    assert sorted(_counted(registry)) == [
+        'ibex_proxy_filter_lookups_total{outcome="absent"} 1.0',
+        'ibex_proxy_filter_lookups_total{outcome="false_positive"} 1.0',
+        'ibex_proxy_filter_lookups_total{outcome="passed"} 2.0',
+    ]
+
+
+class _Shared:
+    """A ``SharedDirectives`` with room for one."""
+
+    def __init__(self) -> None:
+        self.kept: SharedDirective | None = None
+
+    async def get(self, _org_id: UUID, _agent_id: UUID, _stamp: Stamp) -> SharedDirective | None:
+        """Return it."""
+        return self.kept
+
+    async def put(self, _org_id: UUID, _agent_id: UUID, _stamp: Stamp, shared: SharedDirective) -> None:
+        """Keep it."""
+        self.kept = shared
+
+
+async def test_what_is_found_among_all_workers_is_counted() -> None:
+    """That an agent has no directive is found too."""
+    registry = Registry("ibex_proxy_")
+    watched = WatchedSharedDirectives(_Shared(), CacheTelemetry(registry))
+    stamp = Stamp("lease", "generation")
+
+    assert await watched.get(ORG, AGENT, stamp) is None
+    await watched.put(ORG, AGENT, stamp, SharedDirective(None))
+    assert await watched.get(ORG, AGENT, stamp) == SharedDirective(None)
+
+    assert sorted(_counted(registry)) == [
+        'ibex_proxy_cache_lookups_total{kind="directives",outcome="hit",tier="shared"} 1.0',
+        'ibex_proxy_cache_lookups_total{kind="directives",outcome="miss",tier="shared"} 1.0',
+    ]

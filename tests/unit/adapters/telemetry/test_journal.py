@@ -1,0 +1,31 @@
+"""What is shown of the journal."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from harness.journal_entries import FullJournal
+from ibex.adapters.memory.clock import ManualClock
+from ibex.adapters.telemetry.journal import JournalTelemetry
+from ibex.adapters.telemetry.registry import Registry
+from ibex.domain.journal import Sink
+
+
+def test_the_journal_is_asked_whenever_somebody_looks() -> None:
+    """Nothing is remembered."""
+    journal = FullJournal({Sink.TRACES: 3})
+    clock = ManualClock()
+    journal.since[Sink.TRACES] = clock.now() - timedelta(seconds=2.5)
+    registry = Registry("ibex_proxy_")
+    JournalTelemetry(registry, journal, clock)
+    journal.depths[Sink.TRACES] = 4
+    journal.traces_dropped = 2
+
+    text = registry.render()[0].decode()
+
+    assert 'ibex_proxy_journal_depth_exchanges{sink="traces"} 4.0' in text
+    assert 'ibex_proxy_journal_depth_exchanges{sink="checkpoints"} 0.0' in text
+    assert 'ibex_proxy_sink_lag_seconds{sink="traces"} 2.5' in text
+    assert 'ibex_proxy_sink_lag_seconds{sink="checkpoints"} 0.0' in text
+    assert "ibex_proxy_journal_bytes 400.0" in text
+    assert "ibex_proxy_journal_dropped_traces_total 2.0" in text

@@ -1,0 +1,60 @@
+"""How late the event loop is."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+from datetime import timedelta
+
+from ibex.adapters.memory.clock import ManualClock
+from ibex.adapters.system.clock import SystemClock
+from ibex.adapters.telemetry.loop_lag import EVERY_S, LoopLag
+from ibex.adapters.telemetry.registry import Registry
+
+
+def shown(registry: Registry, name: str) -> float:
+    """Return a sample of the lag."""
+    for line in registry.render()[0].decode().splitlines():
+        if line.startswith(f"t_event_loop_lag_seconds_{name}"):
+            return float(line.split()[-1])
+    raise AssertionError(name)
+
+
+async def test_what_blocks_the_loop_for_a_second_shows() -> None:
+    """At the next turn, in the buckets of what must not happen."""
+    registry = Registry("t_")
+    running = asyncio.create_task(LoopLag(registry, SystemClock()).run())
+    await asyncio.sleep(0)
+
+    time.sleep(1)  # noqa: ASYNC251 - that is what is tested
+    while shown(registry, "count") == 0:  # noqa: ASYNC110 - it has no event, nor should it
+        await asyncio.sleep(EVERY_S)
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+
+    assert shown(registry, 'bucket{worker="0",le="0.5"}') < shown(registry, "count")
+    assert shown(registry, "sum") > 0.8
+
+
+async def test_a_loop_that_keeps_up_has_no_lag() -> None:
+    """A timer that comes too early is not late; every turn is noted for the siblings."""
+    registry = Registry("t_")
+    clock, waits = ManualClock(), iter((EVERY_S, EVERY_S / 2, EVERY_S + 3))
+    turns: list[int] = []
+    registry.refreshed_by(lambda: turns.append(1))
+
+    async def sleep(_: float) -> None:
+        try:
+            clock.advance(timedelta(seconds=next(waits)))
+        except StopIteration:
+            raise asyncio.CancelledError from None
+
+    with suppress(asyncio.CancelledError):
+        await LoopLag(registry, clock, sleep).run()
+
+    assert len(turns) == 3
+    assert shown(registry, "count") == 3
+    assert shown(registry, 'bucket{worker="0",le="0.001"}') == 2
+    assert round(shown(registry, "sum"), 3) == 3
