@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
@@ -22,10 +23,16 @@ if TYPE_CHECKING:
 NEVER_S = 30.0
 
 
+class BoundedJournal(Journal, Protocol):
+    """A journal that counts what it had to drop."""
+
+    traces_dropped: int
+
+
 class Journals(Protocol):
     """Makes journals that are open, and closes them after the test."""
 
-    async def __call__(self, *, room_for: int | None = None) -> Journal:
+    async def __call__(self, *, room_for: int | None = None) -> BoundedJournal:
         """Return an empty journal; ``room_for`` so many exchanges, and hardly one more."""
 
 
@@ -34,10 +41,10 @@ async def new_journal(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIt
     """Each kind of journal in turn."""
     opened: list[SqliteJournal] = []
 
-    async def in_memory(*, room_for: int | None = None) -> Journal:
+    async def in_memory(*, room_for: int | None = None) -> BoundedJournal:
         return InMemoryJournal() if room_for is None else InMemoryJournal(room_for)
 
-    async def in_sqlite(*, room_for: int | None = None) -> Journal:
+    async def in_sqlite(*, room_for: int | None = None) -> BoundedJournal:
         max_bytes = MAX_BYTES if room_for is None else room_for * 1_100
         journal = SqliteJournal(tmp_path / f"journal-{len(opened)}", SystemIds(), max_bytes=max_bytes)
         await journal.open()
@@ -60,6 +67,12 @@ async def _filled(journal: Journal, number: int) -> list[Exchange]:
     for exchange in exchanges:
         await journal.append(exchange)
     return exchanges
+
+
+async def _fill_up(journal: Journal) -> None:
+    with suppress(JournalUnavailableError):
+        while True:
+            await journal.append(new_exchange())
 
 
 async def _next(journal: Journal, sink: Sink, limit: int = 1_000) -> Batch:
@@ -154,6 +167,86 @@ async def test_a_full_journal_refuses_until_there_is_room(new_journal: Journals)
     await journal.acknowledge(Sink.CHECKPOINTS, await _next(journal, Sink.CHECKPOINTS))
     await journal.append(new_exchange())
     assert journal.depth(Sink.TRACES) == 1
+
+
+async def test_a_full_journal_drops_what_only_the_traces_wait_for(new_journal: Journals) -> None:
+    """Oldest first, so that a checkpoint is never refused for the sake of a trace."""
+    journal = await new_journal(room_for=20)
+    exchanges = await _filled(journal, 20)
+    checkpoints = await _next(journal, Sink.CHECKPOINTS)
+    await journal.acknowledge(Sink.CHECKPOINTS, checkpoints)
+
+    while journal.depth(Sink.TRACES) >= len(exchanges):
+        exchanges.append(new_exchange())
+        await journal.append(exchanges[-1])
+
+    kept = list((await _next(journal, Sink.TRACES)).exchanges)
+    assert kept == exchanges[-len(kept) :]
+    assert list((await _next(journal, Sink.CHECKPOINTS)).exchanges) == exchanges[20:]
+
+
+async def test_every_trace_that_is_dropped_is_counted(new_journal: Journals) -> None:
+    """Also where several who append make room at the same time."""
+    journal = await new_journal(room_for=20)
+    await _filled(journal, 20)
+    await journal.acknowledge(Sink.CHECKPOINTS, await _next(journal, Sink.CHECKPOINTS))
+    await asyncio.gather(*(journal.append(new_exchange()) for _ in range(15)))
+    assert journal.depth(Sink.TRACES) == 35 - journal.traces_dropped
+    assert journal.traces_dropped > 0
+
+
+async def test_a_batch_of_traces_that_checkpoints_have_in_part_is_dropped_whole(new_journal: Journals) -> None:
+    """It makes room as far as PostgreSQL has it, for no checkpoint is refused for the sake of a trace.
+
+    What PostgreSQL still waits for stays for that.
+    """
+    journal = await new_journal(room_for=20)
+    exchanges = await _filled(journal, 20)
+    assert len((await _next(journal, Sink.TRACES)).exchanges) == 20
+    await journal.acknowledge(Sink.CHECKPOINTS, await _next(journal, Sink.CHECKPOINTS, 10))
+
+    for _ in range(8):
+        exchanges.append(new_exchange())
+        await journal.append(exchanges[-1])
+
+    assert list((await _next(journal, Sink.CHECKPOINTS)).exchanges) == exchanges[10:]
+    kept = list((await _next(journal, Sink.TRACES)).exchanges)
+    assert kept == exchanges[-len(kept) :]
+    assert exchanges[19] not in kept
+
+
+async def test_what_both_sinks_wait_for_is_never_dropped(new_journal: Journals) -> None:
+    """The journal refuses instead."""
+    journal = await new_journal(room_for=20)
+    exchanges = await _filled(journal, 20)
+    traces = await _next(journal, Sink.TRACES, 5)
+    await journal.acknowledge(Sink.TRACES, traces)
+    await _fill_up(journal)
+    assert list((await _next(journal, Sink.CHECKPOINTS)).exchanges)[:20] == exchanges
+
+
+async def test_nothing_is_left_open_by_nobody(journal: Journal) -> None:
+    """What is begun in this process is this process's to end."""
+    journal.begin(new_exchange())
+    assert list(journal.left_open()) == []
+
+
+async def test_ending_what_was_begun_keeps_one_exchange(journal: Journal) -> None:
+    """The note is no exchange."""
+    exchange = new_exchange()
+    journal.begin(exchange)
+    assert journal.depth(Sink.TRACES) == 0
+    await journal.append(exchange)
+    assert (await _next(journal, Sink.TRACES)).exchanges == [exchange]
+
+
+async def test_burying_leaves_the_batch_to_be_acknowledged(journal: Journal) -> None:
+    """It is laid aside, not taken out."""
+    (exchange,) = await _filled(journal, 1)
+    await journal.bury(Sink.TRACES, exchange, "a type that it has not")
+    batch = await _next(journal, Sink.TRACES)
+    await journal.acknowledge(Sink.TRACES, batch)
+    assert journal.depth(Sink.TRACES) == 0
 
 
 async def test_waiting_ends_with_the_next_append(journal: Journal) -> None:

@@ -17,6 +17,7 @@ from ibex.adapters.postgres.database import Database
 from ibex.adapters.postgres.identity import PostgresIdentity
 from ibex.adapters.postgres.roles import APP_ROLE, AUTH_ROLE
 from ibex.adapters.postgres.sessions import PostgresSessions
+from ibex.adapters.system.clock import SystemClock
 from ibex.domain.records import SessionRecord, TurnRecord
 from ibex.domain.sessions import SessionStatus
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 async def stores(request: pytest.FixtureRequest) -> AsyncIterator[Stores]:
     """An empty identity store, to put agents into, and an empty session store."""
     if request.param == "memory":
-        yield InMemoryIdentity(), InMemorySessions()
+        yield InMemoryIdentity(), InMemorySessions(SystemClock())
         return
     postgres = request.getfixturevalue("postgres")
     auth, app = Database(postgres.auth_url, AUTH_ROLE), Database(postgres.app_url, APP_ROLE)

@@ -133,6 +133,15 @@ async def test_the_tail_is_the_latest_oldest_first(store: TraceStore) -> None:
     assert list(await store.tail(ORG, 100)) == traces
 
 
+async def test_the_tail_reaches_back_as_far_as_it_must(store: TraceStore) -> None:
+    """Over hours and days, where little has happened since."""
+    day = 24 * 60
+    traces = [traced(an_exchange(), minutes_ago=minutes) for minutes in (60 * day, 3 * day, day / 2, 90, 5)]
+    await store.write(traces, "a-batch")
+    for limit in range(1, 6):
+        assert list(await store.tail(ORG, limit)) == traces[-limit:]
+
+
 async def test_the_tail_goes_on_after_a_moment(store: TraceStore) -> None:
     """Only what was requested later than that very microsecond."""
     traces = [traced(an_exchange(), minutes_ago=minutes) for minutes in (3, 2, 1)]
@@ -182,6 +191,8 @@ async def test_percentiles_are_over_complete_requests(store: TraceStore) -> None
     await store.write([*batch, failed], "a-batch")
     (row,) = await store.summary(ORG, HOUR)
     assert (row.requests, row.ttfb_p50_ms, row.total_p50_ms) == (102, 51.0, 510.0)
+    assert row.ttfb_p99_ms == pytest.approx(100.0)
+    assert row.total_p90_ms == pytest.approx(910.0)
     assert row.total_p99_ms == pytest.approx(1_000.0)
     assert row.overhead_p50_ms == pytest.approx(5.1)
     assert row.overhead_p99_ms == pytest.approx(10.0)
@@ -190,7 +201,7 @@ async def test_percentiles_are_over_complete_requests(store: TraceStore) -> None
 async def test_percentiles_of_nothing_are_zero(store: TraceStore) -> None:
     """A model with failures only has counts and no durations."""
     await store.write([traced(a_refusal(), model="gpt-4o", error_code="RATE_LIMITED")], "a-batch")
-    assert list(await store.summary(ORG, HOUR)) == [ModelSummary("gpt-4o", "", 1, 1, 0, 0, 0.0, 0.0, 0.0, 0.0, 0.0)]
+    assert list(await store.summary(ORG, HOUR)) == [ModelSummary("gpt-4o", "", 1, 1, 0, 0, *[0.0] * 7)]
 
 
 async def test_the_summary_covers_its_span_only(store: TraceStore) -> None:

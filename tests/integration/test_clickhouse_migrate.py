@@ -10,7 +10,7 @@ import pytest
 
 from ibex.adapters.clickhouse.connection import disconnect
 from ibex.adapters.clickhouse.migrate import Migration, MigrationError, migrate, migrations
-from ibex.adapters.clickhouse.traces import COLUMNS
+from ibex.adapters.clickhouse.trace_queries import COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -15,7 +18,7 @@ from ibex.adapters.postgres.directives import PostgresDirectives
 from ibex.adapters.postgres.identity import PostgresIdentity
 from ibex.adapters.postgres.roles import APP_ROLE, AUTH_ROLE
 from ibex.adapters.postgres.sessions import PostgresSessions
-from ibex.domain.sessions import SessionStatus, SinkUnavailableError
+from ibex.domain.sessions import SessionStatus, SinkRefusedError, SinkUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
     Stores = tuple[PostgresIdentity, PostgresDirectives, PostgresSessions]
 
 pytestmark = pytest.mark.integration
+
+LONG_AGO = datetime(2026, 1, 2, 3, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -72,11 +77,11 @@ async def test_a_session_remembers_when_it_was_completed_and_under_which_directi
 
 
 async def test_a_turn_of_an_agent_that_is_not_the_organizations_is_refused(stores: Stores) -> None:
-    """With it all of its organization's batch, so that it can be tried again; other organizations' are stored."""
+    """With it all of its organization's batch, so that it can be halved; other organizations' are stored."""
     identity, _, sessions = stores
     ours, theirs = await settle_in(identity), await settle_in(identity)
     good, bad, foreign = new_turn(ours), new_turn(new_agent(ours.org_id), "bad"), new_turn(theirs)
-    with pytest.raises(SinkUnavailableError, match="fk_sessions_agent_id_org_id"):
+    with pytest.raises(SinkRefusedError, match="fk_sessions_agent_id_org_id"):
         await sessions.append([foreign, good, bad])
     assert await sessions.sessions(ours.org_id, 10) == []
     assert len(await sessions.sessions(theirs.org_id, 10)) == 1
@@ -86,12 +91,35 @@ async def test_a_failure_says_nothing_of_the_row(stores: Stores) -> None:
     """PostgreSQL quotes the row that it refuses; the error does not."""
     identity, _, sessions = stores
     turn = new_turn(await settle_in(identity), "a-handle-to-find", messages_hash="not-a-hash", model="gpt-to-find")
-    with pytest.raises(SinkUnavailableError) as caught:
+    with pytest.raises(SinkRefusedError) as caught:
         await sessions.append([turn])
     assert "ck_checkpoints_messages_hash" in str(caught.value)
     assert not [word for word in ("a-handle", "gpt-to-find", "not-a-hash", str(turn.id)) if word in str(caught.value)]
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
+
+
+async def test_a_number_that_does_not_fit_is_refused(stores: Stores) -> None:
+    """It would be refused for ever; what cannot be stored at the moment only, by contrast, is kept and tried again."""
+    identity, _, sessions = stores
+    agent = await settle_in(identity)
+    with pytest.raises(SinkRefusedError, match="NumericValueOutOfRange"):
+        await sessions.append([new_turn(agent), new_turn(agent, input_tokens=1 << 40)])
+    assert await sessions.sessions(agent.org_id, 10) == []
+
+
+async def test_a_table_that_is_not_as_it_should_be_refuses_no_row(postgres: PostgresDatabase, stores: Stores) -> None:
+    """A missing right is no row's fault: the batch waits until it is there again."""
+    identity, _, sessions = stores
+    agent = await settle_in(identity)
+    with psycopg.connect(postgres.superuser_url, autocommit=True) as connection:
+        connection.execute("REVOKE INSERT ON checkpoints FROM ibex_app")
+        try:
+            with pytest.raises(SinkUnavailableError):
+                await sessions.append([new_turn(agent)])
+        finally:
+            connection.execute("GRANT INSERT ON checkpoints TO ibex_app")
+    await sessions.append([new_turn(agent)])
 
 
 async def test_a_large_batch_is_read_and_checked_by_key(postgres: PostgresDatabase, stores: Stores) -> None:
@@ -115,3 +143,90 @@ async def test_a_large_batch_is_read_and_checked_by_key(postgres: PostgresDataba
         row = connection.execute(read).fetchone()
     assert row is not None
     assert row[0] < 20_000, "a thousand turns touched far more rows than a few each"
+
+
+async def test_one_replica_sweeps_at_a_time(postgres: PostgresDatabase, stores: Stores) -> None:
+    """Who comes while another is at it is told so at once, and does not wait."""
+    identity, _, sessions = stores
+    await sessions.append([new_turn(await settle_in(identity), created_at=LONG_AGO)])
+    with psycopg.connect(postgres.app_url) as other:
+        other.execute("SELECT abandon_idle_sessions('-infinity', 1)")  # its transaction goes on
+        assert await sessions.abandon(LONG_AGO + timedelta(days=1), 10) is None
+    assert await sessions.abandon(LONG_AGO + timedelta(days=1), 10) == 1
+
+
+async def test_a_session_that_is_in_use_is_passed_over(postgres: PostgresDatabase, stores: Stores) -> None:
+    """A turn that is being recorded is not waited for: it makes its session active anyway."""
+    identity, _, sessions = stores
+    agent = await settle_in(identity)
+    used, idle = (new_turn(agent, handle, created_at=LONG_AGO) for handle in ("used", "idle"))
+    await sessions.append([used, idle])
+    with psycopg.connect(postgres.superuser_url) as other:
+        other.execute("SELECT FROM sessions WHERE id = %s FOR UPDATE", [session_of(used)])
+        assert await sessions.abandon(LONG_AGO + timedelta(days=1), 10) == 1
+    found = await sessions.find(agent.org_id, "used")
+    assert found is not None
+    assert found.status is SessionStatus.ACTIVE
+
+
+async def test_sweeping_reads_what_is_active_by_index(postgres: PostgresDatabase, stores: Stores) -> None:
+    """However many sessions there are that are over: no table is read whole, and little besides what is swept."""
+    identity, _, sessions = stores
+    agent = await settle_in(identity)
+    await sessions.append([new_turn(agent, str(n), ends=True, created_at=LONG_AGO) for n in range(5_000)])
+    await sessions.append([new_turn(agent, f"idle {n}", created_at=LONG_AGO) for n in range(50)])
+
+    async with _counting(postgres) as counted:
+        swept = [await counted.sessions.abandon(LONG_AGO + timedelta(days=1), 5) for _ in range(8)]
+
+    assert swept == [5] * 8  # a plan is kept after five
+    assert counted.whole_tables == 0
+    assert 40 <= counted.rows < 500
+
+
+async def test_looking_at_sessions_reads_no_table_whole(postgres: PostgresDatabase, stores: Stores) -> None:
+    """A list, a session by its handle or its id, its turns: all by index."""
+    identity, _, sessions = stores
+    agent = await settle_in(identity)
+    turns = [new_turn(agent, str(n)) for n in range(1_000)]
+    await sessions.append(turns)
+
+    async with _counting(postgres) as counted:
+        for name in ("7", str(session_of(turns[8]))):
+            found = await counted.sessions.find(agent.org_id, name)
+            assert found is not None
+            assert len(await counted.sessions.turns(agent.org_id, found.id)) == 1
+        assert len(await counted.sessions.sessions(agent.org_id, 10)) == 10
+
+    assert counted.whole_tables == 0
+    assert counted.rows > 0
+
+
+@dataclass(slots=True)
+class _Counted:
+    """A store on a connection of its own, and, once that is closed, what was read of sessions and checkpoints."""
+
+    sessions: PostgresSessions
+    whole_tables: int = -1
+    rows: int = -1
+
+
+@asynccontextmanager
+async def _counting(postgres: PostgresDatabase) -> AsyncIterator[_Counted]:
+    connected = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'ibex_app'"
+    read = (
+        "SELECT sum(seq_scan), sum(idx_tup_fetch) FROM pg_stat_user_tables WHERE relname IN ('sessions', 'checkpoints')"
+    )
+    with psycopg.connect(postgres.superuser_url, autocommit=True) as connection:
+        connection.execute("SELECT pg_stat_reset()")
+        before = connection.execute(connected).fetchone()
+        database = Database(postgres.app_url, APP_ROLE, pool_size=1)
+        await database.open()
+        counted = _Counted(PostgresSessions(database))
+        yield counted
+        await database.close()
+        while connection.execute(connected).fetchone() != before:  # what a connection has read is told at its end
+            pass
+        row = connection.execute(read).fetchone()
+    assert row is not None
+    counted.whole_tables, counted.rows = row

@@ -228,6 +228,53 @@ def test_no_setting_of_the_application_opens_what_is_closed(postgres: PostgresDa
             connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(role)))
 
 
+def test_the_app_role_abandons_idle_sessions_and_sees_none_of_them(
+    postgres: PostgresDatabase, two_tenants: tuple[NamedAgent, NamedAgent]
+) -> None:
+    """Without being bound to an organization: all that it learns is how many. It cannot become the sweeper."""
+    with psycopg.connect(postgres.superuser_url) as connection:
+        connection.execute("UPDATE sessions SET updated_at = '2026-01-01', created_at = '2026-01-01'")
+    with _as_app(postgres, None) as connection:
+        row = connection.execute("SELECT abandon_idle_sessions('infinity', 1000000000)").fetchone()
+        assert row == (len(two_tenants),)
+        assert _count(connection, "sessions") == 0
+    with _as_app(postgres, None) as connection, pytest.raises(errors.InsufficientPrivilege):
+        connection.execute("SET ROLE ibex_sweeper")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE sessions SET status = 'completed'",
+        "UPDATE sessions SET turn_count = 0",
+        "SELECT external_id FROM sessions",
+        "DELETE FROM sessions",
+        "SELECT id FROM checkpoints",
+        "SELECT id FROM organizations",
+    ],
+)
+def test_the_sweeper_may_do_nothing_else(postgres: PostgresDatabase, two_tenants: object, statement: str) -> None:
+    """Neither see what a session is called, nor put it into another state, nor look elsewhere; nobody logs in as it."""
+    del two_tenants
+    with psycopg.connect(postgres.superuser_url) as connection:
+        connection.execute("SET ROLE ibex_sweeper")
+        with pytest.raises(errors.InsufficientPrivilege):
+            connection.execute(statement.encode())
+    with psycopg.connect(postgres.superuser_url) as connection:
+        found = connection.execute(
+            "SELECT rolcanlogin, rolsuper, rolbypassrls FROM pg_roles WHERE rolname = 'ibex_sweeper'"
+        ).fetchall()
+    assert found == [(False, False, False)]
+
+
+@pytest.mark.parametrize("role", ["auth", "owner"])
+def test_nobody_but_the_app_role_sweeps(postgres: PostgresDatabase, role: str) -> None:
+    """Not auth, and not the owner, who made the function and gave it away."""
+    url = postgres.auth_url if role == "auth" else postgres.owner_url
+    with psycopg.connect(url) as connection, pytest.raises(errors.InsufficientPrivilege):
+        connection.execute("SELECT abandon_idle_sessions(now(), 1)")
+
+
 def test_the_owner_is_bound_by_row_level_security_too(postgres: PostgresDatabase, two_tenants: object) -> None:
     """FORCE: a migration's connection that is misused sees no tenant's rows."""
     del two_tenants

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ibex.domain.announce import AnnouncedChanges
+from ibex.domain.directive_diff import DirectiveDiff, unified_lines
 from ibex.domain.directives import check_text, text_hash
 from ibex.domain.errors import NotFoundError
 from ibex.domain.freshness import Kind
@@ -105,6 +106,23 @@ class ManageDirectives:
     async def history(self, org_id: UUID, agent_id: UUID) -> Sequence[DirectiveVersion]:
         """Return all versions, newest first; empty if there is no directive."""
         return await self._store.history(org_id, agent_id)
+
+    async def diff(
+        self, org_id: UUID, agent_id: UUID, before: int | None = None, after: int | None = None
+    ) -> DirectiveDiff[DirectiveVersion]:
+        """Compare two versions, by number: by default the one in force, with the one before it.
+
+        Version 1 is compared with nothing. Raises ``NotFoundError`` if there is no directive, or no such version.
+        """
+        versions = {version.number: version for version in await self._store.history(org_id, agent_id)}
+        if after is None:
+            after = (await self.show(org_id, agent_id)).version.number
+        if before is None:
+            before = after - 1
+        new, old = versions.get(after), versions.get(before)
+        if new is None or (old is None and before != 0):
+            raise NotFoundError("There is no such directive version.")
+        return DirectiveDiff(old, new, unified_lines(old.text if old else "", new.text))
 
     async def rollback(self, org_id: UUID, agent_id: UUID, number: int) -> DirectiveState:
         """Put an earlier version in force again: the pointer moves, nothing is copied. Raises ``NotFoundError``."""

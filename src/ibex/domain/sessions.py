@@ -92,9 +92,16 @@ class SessionStore(Protocol):
 
         All of an organization's or none. Idempotent by ``Checkpoint.id``: one that is there already changes nothing. A
         turn with ``session.ends`` completes its session. Raises ``SinkUnavailableError`` if it cannot be done now; then
-        the same batch may come again.
+        the same batch may come again. Raises ``SinkRefusedError`` if one is among them that it will never take.
         """
 
 
 class SinkUnavailableError(Exception):
     """A sink cannot take a batch now; the batch is to be kept and tried again. Its message holds no row's content."""
+
+
+class SinkRefusedError(Exception):
+    """A sink refuses a batch because of what is in it: sent again it would be refused again.
+
+    Its message holds no row's content.
+    """

@@ -110,4 +110,5 @@ class TraceSink(Protocol):
         """Store a batch. The same batch under the same token is stored once, however often it is written.
 
         Raises ``sessions.SinkUnavailableError`` if it cannot be done now; then the same batch may be written again.
+        Raises ``sessions.SinkRefusedError`` if a row is one that it will never take; then none of the batch is stored.
         """

@@ -20,7 +20,7 @@ from clickhouse_connect.driver.exceptions import OperationalError
 from clickhouse_connect.driver.httputil import get_pool_manager_options
 from urllib3 import PoolManager
 
-from ibex.domain.sessions import SinkUnavailableError
+from ibex.domain.sessions import SinkRefusedError, SinkUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -118,7 +118,10 @@ class Connection:
             await asyncio.to_thread(thread.shutdown)
 
     async def run(self, work: Callable[[Client], T]) -> T:
-        """Return what ``work`` returns. Raises ``SinkUnavailableError`` if it fails or takes too long."""
+        """Return what ``work`` returns. Raises ``SinkUnavailableError`` if it fails or takes too long.
+
+        A ``SinkRefusedError`` that it raises stays one.
+        """
         if self._thread is None:
             raise SinkUnavailableError("ClickHouse is not open")
         running = asyncio.get_running_loop().run_in_executor(self._thread, self._run, work)
@@ -133,6 +136,8 @@ class Connection:
             if self._client is None:
                 self._client = self._connect()
             return work(self._client)
+        except SinkRefusedError:
+            raise
         except Exception as error:  # noqa: BLE001 - the library's codecs and its transport raise whatever they like
             raise SinkUnavailableError(f"ClickHouse cannot do this now ({reason_of(error)})") from None
 

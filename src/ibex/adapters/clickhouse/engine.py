@@ -56,10 +56,16 @@ class ClickHouseEngine:
         """The process, or None if there is none."""
         return self._process.pid if self._process is not None else None
 
+    @property
+    def running(self) -> bool:
+        """Whether there is a process that has not ended."""
+        process = self._process
+        return process is not None and process.poll() is None
+
     def start(self) -> None:
         """Return once statements can come; does nothing if it runs. Raises ``EngineStartError``."""
         with self._lock:
-            if self._process is not None and self._process.poll() is None:
+            if self.running:
                 return
             self._end()
             self._spawn()

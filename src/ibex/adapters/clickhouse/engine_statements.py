@@ -21,6 +21,7 @@ _INSERT_WITH_ROWS = re.compile(
     rb"""(?P<head>\s*INSERT\b(?:[^`'"]|`[^`]*`|'[^']*'|"[^"]*")*?)\bFORMAT\s+(?P<format>\w+)[ \t\f]*\r?\n""",
     re.IGNORECASE,
 )
+_TEXT_FORMATS: Final = frozenset({b"jsoneachrow", b"jsoncompacteachrow", b"tabseparated", b"csv", b"values"})
 # Where the FORMAT clause is looked for: of an INSERT in front of its rows, of any other statement at its end.
 _HEAD_BYTES: Final = 65_536
 _TAIL_BYTES: Final = 100
@@ -80,7 +81,8 @@ class Engine:
             for preparation in _preparations(statement):
                 connection.query(preparation, _PLAIN)
             insert = _INSERT_WITH_ROWS.match(statement.text[:_HEAD_BYTES])
-            return _insert(connection, insert, statement) if insert else _query(connection, statement)
+            binary = insert is not None and insert["format"].lower() not in _TEXT_FORMATS
+            return _insert(connection, insert, statement) if insert and binary else _query(connection, statement)
         except (RuntimeError, chdb.ChdbError) as error:
             raise _engine_error(error) from None
         finally:
@@ -96,7 +98,10 @@ def _connect(path: str) -> Any:
 
 
 def _insert(connection: Any, insert: re.Match[bytes], statement: Statement) -> Answer:
-    """Insert rows as a stream: in a statement, the engine would take the first bytes of binary rows for white space."""
+    """Insert rows as a stream: in a statement, the engine would take the first bytes of binary rows for white space.
+
+    What the table itself refuses, a constraint say, a stream does not tell; so text goes as a statement.
+    """
     with connection.send_insert(insert["head"].decode(), insert["format"].decode()) as stream:
         stream.append(statement.text[insert.end() :])
         done = stream.finish()

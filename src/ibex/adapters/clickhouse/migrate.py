@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ibex.adapters.clickhouse.connection import Address, disconnect, reason_of
-from ibex.adapters.clickhouse.traces import TABLE
+from ibex.adapters.clickhouse.trace_queries import TABLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -2,94 +2,75 @@
 
 from __future__ import annotations
 
+import time
+from datetime import timedelta
 from functools import partial
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
-from ibex.adapters.clickhouse.connection import TIMEOUT_S, Address, Connection
-from ibex.domain.records import ModelSummary
+import msgspec
+from clickhouse_connect.driver.binding import quote_identifier
+from clickhouse_connect.driver.exceptions import DatabaseError
+
+from ibex.adapters.clickhouse import content_coding
+from ibex.adapters.clickhouse.connection import TIMEOUT_S, Address, Connection, reason_of
+from ibex.adapters.clickhouse.trace_queries import COLUMNS, EMITTERS, SLOW, SUMMARY, TABLE, TAIL, TIMELINE
+from ibex.domain.records import EmitterRecord, ModelSummary, TimeSlice
+from ibex.domain.sessions import SinkRefusedError
 from ibex.domain.traces import Trace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from datetime import datetime, timedelta
+    from datetime import datetime
     from uuid import UUID
 
     from clickhouse_connect.driver.client import Client
 
-TABLE: Final = "llm_traces"
-
-COLUMNS: Final[Mapping[str, str]] = {
-    "request_id": "UUID",
-    "org_id": "UUID",
-    "agent_id": "UUID",
-    "session_id": "UUID",
-    "checkpoint_id": "UUID",
-    "model": "LowCardinality(String)",
-    "provider": "LowCardinality(String)",
-    "is_streaming": "Bool",
-    "input_tokens": "UInt32",
-    "output_tokens": "UInt32",
-    "total_tokens": "UInt32",
-    "cached_tokens": "UInt32",
-    "reasoning_tokens": "UInt32",
-    "auth_ms": "Float64",
-    "rate_limit_ms": "Float64",
-    "directive_ms": "Float64",
-    "inject_ms": "Float64",
-    "provider_ttfb_ms": "Float64",
-    "proxy_overhead_ms": "Float64",
-    "total_latency_ms": "Float64",
-    "status_code": "UInt16",
-    "is_complete": "Bool",
-    "error_code": "LowCardinality(String)",
-    "finish_reason": "LowCardinality(String)",
-    "attempts": "UInt32",
-    "directive_version_id": "UUID",
-    "directive_hash": "LowCardinality(String)",
-    "auth_cache": "LowCardinality(String)",
-    "requested_at": "DateTime64(6, 'UTC')",
-    "completed_at": "DateTime64(6, 'UTC')",
-    "emitter_id": "UUID",
-    "emitter_seq": "UInt64",
+_INSERT_SETTINGS: Final[Mapping[str, object]] = {
+    # A server that gathers inserts of many clients into one would answer before the rows are stored.
+    "async_insert": 0,
+    "date_time_input_format": "best_effort",
+    "precise_float_parsing": 1,
 }
-"""The columns and their types, in the order of ``Trace``'s fields: knowing them saves asking the server each time."""
+# Rows are encoded so many at a time: encoding holds the interpreter lock, and only who sleeps is sure to let go of it.
+_ROWS_PER_PIECE: Final = 100
+_PAUSE_S: Final = 0.000_05
+_encoder: Final = msgspec.json.Encoder()
 
-_values = attrgetter(*COLUMNS)
+# What ClickHouse says of a value that a column, or a constraint on the table, does not take: sent again it would be
+# refused again. Every other code may be an outage, or a table that is being changed.
+_REFUSALS: Final = frozenset(
+    {
+        6,  # CANNOT_PARSE_TEXT
+        26,  # CANNOT_PARSE_QUOTED_STRING
+        27,  # CANNOT_PARSE_INPUT_ASSERTION_FAILED
+        38,  # CANNOT_PARSE_DATE
+        41,  # CANNOT_PARSE_DATETIME
+        69,  # ARGUMENT_OUT_OF_BOUND
+        70,  # CANNOT_CONVERT_TYPE
+        72,  # CANNOT_PARSE_NUMBER
+        117,  # INCORRECT_DATA
+        131,  # TOO_LARGE_STRING_SIZE
+        321,  # VALUE_IS_OUT_OF_RANGE_OF_DATA_TYPE
+        376,  # CANNOT_PARSE_UUID
+        395,  # FUNCTION_THROW_IF_VALUE_IS_NON_ZERO
+        407,  # DECIMAL_OVERFLOW
+        469,  # VIOLATED_CONSTRAINT
+        691,  # UNKNOWN_ELEMENT_OF_ENUM
+    }
+)
 
-_TAIL = f"""
-SELECT {", ".join(COLUMNS)}
-FROM {{database:Identifier}}.{TABLE}
-WHERE org_id = {{org_id:UUID}} AND requested_at > fromUnixTimestamp64Micro({{after_us:Int64}}, 'UTC')
-ORDER BY requested_at DESC, emitter_seq DESC
-LIMIT {{limit:UInt64}}
-"""  # noqa: S608 - names of our own; values are bound by the server
-
-_SUMMARY = f"""
-SELECT
-    model,
-    provider,
-    count() AS requests,
-    countIf(error_code != ''),
-    sum(input_tokens),
-    sum(output_tokens),
-    ifNotFinite(quantileIf(0.5)(provider_ttfb_ms, is_complete), 0),
-    ifNotFinite(quantileIf(0.5)(total_latency_ms, is_complete), 0),
-    ifNotFinite(quantileIf(0.99)(total_latency_ms, is_complete), 0),
-    ifNotFinite(quantileIf(0.5)(proxy_overhead_ms, is_complete), 0),
-    ifNotFinite(quantileIf(0.99)(proxy_overhead_ms, is_complete), 0)
-FROM {{database:Identifier}}.{TABLE}
-WHERE org_id = {{org_id:UUID}} AND requested_at >= now64(6, 'UTC') - toIntervalMicrosecond({{span_us:Int64}})
-GROUP BY model, provider
-ORDER BY requests DESC, model, provider
-"""  # noqa: S608 - the same
+# How far back the tail is looked for, until there is enough of it: nobody's last hour is long, and its key leads there.
+_TAIL_SPANS: Final = (timedelta(hours=1), timedelta(days=1))
+_EVER: Final = timedelta(days=36_500)
+_US: Final = timedelta(microseconds=1)
 
 
 class ClickHouseTraces:
     """A ``TraceSink`` and a ``TraceHistory`` over one connection, which heals itself.
 
     A batch is one insert under its token as ``insert_deduplication_token``; the table's deduplication window makes a
-    repeated one count once. All methods raise ``SinkUnavailableError``.
+    repeated one count once. All methods raise ``SinkUnavailableError``, and ``write`` ``SinkRefusedError``. Rows go as
+    JSON, compressed: the client library's own encoding of a thousand takes ten times as long, and the event loop waits.
     """
 
     def __init__(self, url: str, *, timeout_s: float = TIMEOUT_S) -> None:
@@ -119,31 +100,71 @@ class ClickHouseTraces:
 
     async def tail(self, org_id: UUID, limit: int, after: datetime | None = None) -> Sequence[Trace]:
         """Return the latest traces, oldest of them first; with ``after``, only what was requested later."""
-        parameters = {"org_id": org_id, "limit": limit, "after_us": _unix_us(after) if after else 0}
-        return [Trace(*row) for row in reversed(await self._rows(_TAIL, parameters))]
+        rows: Sequence[Sequence[Any]] = ()
+        for span in (*(() if after else _TAIL_SPANS), _EVER):
+            bound = {"limit": limit, "after_us": _unix_us(after) if after else 0, "span_us": span // _US}
+            rows = await self._rows(TAIL, {"org_id": org_id, **bound})
+            if len(rows) == limit:
+                break
+        return [Trace(*row) for row in reversed(rows)]
 
     async def summary(self, org_id: UUID, span: timedelta) -> Sequence[ModelSummary]:
         """Return one row a model and provider for the span that ends now by ClickHouse's clock, most requests first."""
-        span_us = round(span.total_seconds() * 1_000_000)
-        return [ModelSummary(*row) for row in await self._rows(_SUMMARY, {"org_id": org_id, "span_us": span_us})]
+        rows = await self._rows(SUMMARY, {"org_id": org_id, "span_us": span // _US})
+        return [
+            ModelSummary(*(*counts, ttfb[0], ttfb[2], *total, overhead[0], overhead[2]))
+            for *counts, ttfb, total, overhead in rows
+        ]
+
+    async def timeline(self, org_id: UUID, span: timedelta, slices: int) -> Sequence[TimeSlice]:
+        """Return the span that ends now by ClickHouse's clock in slices, oldest first; see ``TraceHistory``."""
+        slice_us = -(span // -_US // slices)
+        rows = await self._rows(TIMELINE, {"org_id": org_id, "span_us": span // _US, "slice_us": slice_us})
+        by_age = {ago: TimeSlice(*counts) for ago, *counts in rows}
+        return [by_age.get(ago, TimeSlice(0, 0, 0, 0)) for ago in reversed(range(slices))]
+
+    async def slow(self, org_id: UUID, span: timedelta, limit: int) -> Sequence[Trace]:
+        """Return the requests of the span that ends now by ClickHouse's clock that took longest, slowest first."""
+        rows = await self._rows(SLOW, {"org_id": org_id, "span_us": span // _US, "limit": limit})
+        return [Trace(*row) for row in rows]
+
+    async def emitters(self, span: timedelta) -> Sequence[EmitterRecord]:
+        """Return what each process left in the span that ends now by ClickHouse's clock; see ``TraceHistory``."""
+        return [EmitterRecord(*row) for row in await self._rows(EMITTERS, {"span_us": span // _US})]
 
     def _insert(self, client: Client, traces: Sequence[Trace], batch_token: str) -> None:
-        client.insert(
-            TABLE,
-            list(zip(*map(_values, traces), strict=True)),
-            database=self._address.database,
-            column_names=list(COLUMNS),
-            column_type_names=list(COLUMNS.values()),
-            column_oriented=True,
-            # A server that gathers inserts of many clients into one would answer before the rows are stored.
-            settings={"insert_deduplication_token": batch_token, "async_insert": 0},
-        )
+        coding = content_coding.choose(client.write_compression or "")
+        try:
+            client.raw_insert(
+                f"{quote_identifier(self._address.database)}.{TABLE}",
+                column_names=list(COLUMNS),
+                insert_block=content_coding.encode(_encode(traces), coding),
+                fmt="JSONEachRow",
+                compression=coding or None,
+                settings={**_INSERT_SETTINGS, "insert_deduplication_token": batch_token},
+            )
+        except DatabaseError as error:
+            if error.code in _REFUSALS:
+                raise SinkRefusedError(f"ClickHouse refuses a value ({reason_of(error)})") from None
+            raise
 
     async def _rows(self, query: str, parameters: dict[str, Any]) -> Sequence[Sequence[Any]]:
         bound = {"database": self._address.database, **parameters}
         result = await self._connection.run(lambda client: client.query(query, parameters=bound))
         rows: Sequence[Sequence[Any]] = result.result_rows
         return rows
+
+
+def _encode(traces: Sequence[Trace]) -> bytes:
+    """Return the rows, a JSON object a line. Raises ``SinkRefusedError`` for text that UTF-8 has no bytes for."""
+    pieces = []
+    try:
+        for start in range(0, len(traces), _ROWS_PER_PIECE):
+            pieces.append(_encoder.encode_lines(traces[start : start + _ROWS_PER_PIECE]))
+            time.sleep(_PAUSE_S)
+    except UnicodeEncodeError:
+        raise SinkRefusedError("a text that cannot be encoded") from None
+    return b"".join(pieces)
 
 
 def _unix_us(moment: datetime) -> int:

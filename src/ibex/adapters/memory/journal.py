@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Final
 from ibex.domain.journal import Batch, JournalUnavailableError, Sink
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from uuid import UUID
+
     from ibex.domain.exchange import Exchange
 
 MOST: Final = 100_000
 
 
 class InMemoryJournal:
-    """A ``Journal`` of this process; gone with it. Above ``most`` exchanges waiting, ``append`` refuses."""
+    """A ``Journal`` of this process; gone with it. More than ``most`` exchanges do not wait."""
 
     def __init__(self, most: int = MOST) -> None:
         self._most = most
@@ -23,9 +26,23 @@ class InMemoryJournal:
         self._acknowledged = dict.fromkeys(Sink, 0)
         self._fixed: dict[Sink, Batch] = {}
         self._more = {sink: asyncio.Event() for sink in Sink}
+        self.begun: dict[UUID, Exchange] = {}
+        self.buried: list[tuple[Sink, Exchange, str]] = []
+        self.traces_dropped = 0
+
+    def begin(self, exchange: Exchange) -> None:
+        """Note an exchange that is under way."""
+        self.begun[exchange.id] = exchange
+
+    def left_open(self) -> Sequence[Exchange]:
+        """Return nothing: what was under way is gone with its process, as everything here."""
+        return ()
 
     async def append(self, exchange: Exchange) -> None:
         """Take the exchange. Raises ``JournalUnavailableError`` if the journal is full."""
+        self.begun.pop(exchange.id, None)
+        if len(self._exchanges) >= self._most:
+            await self._drop_traces()
         if len(self._exchanges) >= self._most:
             raise JournalUnavailableError(f"the journal holds its maximum of {self._most:,} exchanges")
         self._exchanges.append(exchange)
@@ -53,6 +70,10 @@ class InMemoryJournal:
         del self._exchanges[: everybody_has - self._forgotten]
         self._forgotten = everybody_has
 
+    async def bury(self, sink: Sink, exchange: Exchange, reason: str) -> None:
+        """Keep it with the others of its fate."""
+        self.buried.append((sink, exchange, reason))
+
     async def wait_for_more(self, sink: Sink, timeout_s: float) -> None:
         """Return once there is something that the sink has not acknowledged, or after the timeout in seconds."""
         event = self._more[sink]
@@ -68,6 +89,14 @@ class InMemoryJournal:
     def depth(self, sink: Sink) -> int:
         """Return how many exchanges the sink has not acknowledged."""
         return self._last() - self._acknowledged[sink]
+
+    async def _drop_traces(self) -> None:
+        first, last = self._acknowledged[Sink.TRACES], self._acknowledged[Sink.CHECKPOINTS]
+        fixed = self._fixed.get(Sink.TRACES)
+        if first < last:
+            through = max(first + 1, fixed.last_position if fixed else 0)
+            self.traces_dropped += through - first
+            await self.acknowledge(Sink.TRACES, Batch("", through, ()))
 
     def _last(self) -> int:
         return self._forgotten + len(self._exchanges)

@@ -36,12 +36,20 @@ class DeliveryFailed:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Buried:
+    """A sink will never take an exchange."""
+
+    sink: Sink
+    reason: str
+
+
 @dataclass(slots=True)
 class RecordingObserver:
     """An ``ExchangeObserver`` and ``DeliveryObserver``. Everything it heard is in these lists, in order."""
 
     exchanges: list[Settled] = field(default_factory=list)
-    deliveries: list[Delivered | DeliveryFailed] = field(default_factory=list)
+    deliveries: list[Delivered | DeliveryFailed | Buried] = field(default_factory=list)
 
     def settled(self, exchange: Exchange, *, journaled: bool) -> None:
         """Remember a settled exchange."""
@@ -54,3 +62,7 @@ class RecordingObserver:
     def failed(self, sink: Sink, rows: int, reason: str) -> None:
         """Remember a failed delivery."""
         self.deliveries.append(DeliveryFailed(sink, rows, reason))
+
+    def buried(self, sink: Sink, reason: str) -> None:
+        """Remember what was laid aside."""
+        self.deliveries.append(Buried(sink, reason))

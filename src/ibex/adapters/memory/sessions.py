@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
 
 from ibex.domain.records import SessionRecord, TurnRecord
 from ibex.domain.sessions import SessionStatus
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
     from uuid import UUID
 
+    from ibex.domain.clock import Clock
     from ibex.domain.sessions import Checkpoint
+
+LEFT_ALONE: Final = timedelta(minutes=1)
 
 
 class InMemorySessions:
-    """A ``SessionStore`` and a ``SessionHistory`` of this process; gone with it.
+    """A ``SessionStore``, a ``SessionHistory`` and ``IdleSessions`` of this process; gone with it.
 
     A checkpoint whose request id another one of the organization has is stored under its own id instead.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self._sessions: dict[tuple[UUID, UUID], SessionRecord] = {}
         self._turns: dict[tuple[UUID, UUID], list[TurnRecord]] = {}
         self._ids: set[UUID] = set()
@@ -48,6 +54,15 @@ class InMemorySessions:
     async def turns(self, org_id: UUID, session_id: UUID) -> Sequence[TurnRecord]:
         """Return the turns of a session in their order; empty if there is no such session."""
         return list(self._turns.get((org_id, session_id), ()))
+
+    async def abandon(self, idle_since: datetime, limit: int) -> int | None:
+        """Abandon active sessions without a turn since then; see ``IdleSessions``."""
+        until = min(idle_since, self._clock.now() - LEFT_ALONE)
+        active = [(key, s) for key, s in self._sessions.items() if s.status is SessionStatus.ACTIVE]
+        idle = sorted((s.created_at, key) for key, s in active if s.updated_at < until)[:limit]
+        for _, key in idle:
+            self._sessions[key] = replace(self._sessions[key], status=SessionStatus.ABANDONED)
+        return len(idle)
 
     def _add(self, checkpoint: Checkpoint) -> None:
         key = (checkpoint.org_id, checkpoint.session.id)
@@ -81,13 +96,19 @@ def _opened_by(checkpoint: Checkpoint) -> SessionRecord:
 def _with_turn(session: SessionRecord, checkpoint: Checkpoint) -> SessionRecord:
     return replace(
         session,
-        status=SessionStatus.COMPLETED if checkpoint.session.ends else session.status,
+        status=_status_after(session.status, checkpoint),
         turn_count=session.turn_count + 1,
         total_input_tokens=session.total_input_tokens + (checkpoint.input_tokens or 0),
         total_output_tokens=session.total_output_tokens + (checkpoint.output_tokens or 0),
         total_latency_ms=session.total_latency_ms + checkpoint.latency_ms,
         updated_at=max(session.updated_at, checkpoint.created_at),
     )
+
+
+def _status_after(status: SessionStatus, checkpoint: Checkpoint) -> SessionStatus:
+    if checkpoint.session.ends:
+        return SessionStatus.COMPLETED
+    return SessionStatus.ACTIVE if status is SessionStatus.ABANDONED else status
 
 
 def _turn(checkpoint: Checkpoint, turn_index: int, request_id: UUID) -> TurnRecord:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from ibex.domain.records import ModelSummary
+from ibex.domain.records import EmitterRecord, ModelSummary, TimeSlice
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from datetime import datetime, timedelta
     from uuid import UUID
 
     from ibex.domain.clock import Clock
@@ -38,11 +38,68 @@ class InMemoryTraces:
 
     async def summary(self, org_id: UUID, span: timedelta) -> Sequence[ModelSummary]:
         """Return one row a model and provider for the span that ends now, most requests first."""
-        since = self._clock.now() - span
-        own = [t for t in self._traces if t.org_id == org_id and t.requested_at >= since]
+        own = self._in_span(org_id, span)
         key = attrgetter("model", "provider")
         rows = [_summary(*names, list(members)) for names, members in groupby(sorted(own, key=key), key)]
         return sorted(rows, key=lambda row: -row.requests)
+
+    async def timeline(self, org_id: UUID, span: timedelta, slices: int) -> Sequence[TimeSlice]:
+        """Return the span that ends now in so many equal slices, oldest first."""
+        now, found = self._clock.now(), self._in_span(org_id, span)
+        members: list[list[Trace]] = [[] for _ in range(slices)]
+        for trace in found:
+            members[-1 - min((now - trace.requested_at) * slices // span, slices - 1)].append(trace)
+        return [_slice(traces) for traces in members]
+
+    async def slow(self, org_id: UUID, span: timedelta, limit: int) -> Sequence[Trace]:
+        """Return the requests of the span that ends now that took longest in all, slowest first."""
+        order = attrgetter("total_latency_ms", "requested_at", "emitter_seq")
+        return sorted(self._in_span(org_id, span), key=order, reverse=True)[:limit]
+
+    async def emitters(self, span: timedelta) -> Sequence[EmitterRecord]:
+        """Return what each process left behind in the span that ends now; see ``TraceHistory``."""
+        since, key = self._clock.now() - span, attrgetter("emitter_id")
+        found = [
+            _emitter(emitter_id, list(members), since)
+            for emitter_id, members in groupby(sorted(self._traces, key=key), key)
+        ]
+        return sorted((one for one in found if one), key=lambda one: one.last_completed_at, reverse=True)
+
+    def _in_span(self, org_id: UUID, span: timedelta) -> list[Trace]:
+        now = self._clock.now()
+        return [t for t in self._traces if t.org_id == org_id and now - span <= t.requested_at]
+
+
+def _slice(traces: list[Trace]) -> TimeSlice:
+    return TimeSlice(
+        requests=len(traces),
+        errors=sum(1 for trace in traces if trace.error_code),
+        input_tokens=sum(trace.input_tokens for trace in traces),
+        output_tokens=sum(trace.output_tokens for trace in traces),
+    )
+
+
+def _emitter(emitter_id: UUID, traces: list[Trace], since: datetime) -> EmitterRecord | None:
+    in_span = [trace.emitter_seq for trace in traces if trace.completed_at >= since]
+    if not in_span:
+        return None
+    first = 1 if _started_at(emitter_id) >= since else min(in_span)
+    counted = [trace for trace in traces if trace.emitter_seq >= first]
+    numbers = {trace.emitter_seq for trace in counted}
+    return EmitterRecord(
+        emitter_id=emitter_id,
+        first=first,
+        last=max(numbers),
+        rows=len(counted),
+        missing=max(numbers) - first + 1 - len(numbers),
+        repeated=len(counted) - len(numbers),
+        last_completed_at=max(trace.completed_at for trace in counted),
+    )
+
+
+def _started_at(emitter_id: UUID) -> datetime:
+    """Return the time in a UUIDv7."""
+    return datetime.fromtimestamp((emitter_id.int >> 80) / 1_000, UTC)
 
 
 def _summary(model: str, provider: str, traces: list[Trace]) -> ModelSummary:
@@ -55,7 +112,9 @@ def _summary(model: str, provider: str, traces: list[Trace]) -> ModelSummary:
         input_tokens=sum(trace.input_tokens for trace in traces),
         output_tokens=sum(trace.output_tokens for trace in traces),
         ttfb_p50_ms=_percentile(0.5, (trace.provider_ttfb_ms for trace in complete)),
+        ttfb_p99_ms=_percentile(0.99, (trace.provider_ttfb_ms for trace in complete)),
         total_p50_ms=_percentile(0.5, (trace.total_latency_ms for trace in complete)),
+        total_p90_ms=_percentile(0.9, (trace.total_latency_ms for trace in complete)),
         total_p99_ms=_percentile(0.99, (trace.total_latency_ms for trace in complete)),
         overhead_p50_ms=_percentile(0.5, (trace.proxy_overhead_ms for trace in complete)),
         overhead_p99_ms=_percentile(0.99, (trace.proxy_overhead_ms for trace in complete)),

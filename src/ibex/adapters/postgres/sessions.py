@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, LiteralString
 from uuid import UUID
 
 import msgspec
+import psycopg
+from psycopg.types.json import Jsonb
 from sqlalchemy import Uuid, bindparam, or_, select
 
+from ibex.adapters.postgres.failures import domain_error
 from ibex.adapters.postgres.statements import Statement
 from ibex.adapters.postgres.tables import checkpoints, sessions
 from ibex.domain.errors import IbexError
 from ibex.domain.manage_identity import AlreadyExistsError
 from ibex.domain.records import SessionRecord, TurnRecord
-from ibex.domain.sessions import SessionStatus, SinkUnavailableError
+from ibex.domain.sessions import SessionStatus, SinkRefusedError, SinkUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+    from datetime import datetime
 
     from ibex.adapters.postgres.database import Database
     from ibex.domain.sessions import Checkpoint
+
+_ROWS_PER_PIECE: Final = 100
 
 # Batches of one organization go one after the other: what is there already must be looked up, and turns and request
 # ids given out, while nobody else does. Held to the end of the transaction. PostgreSQL takes the batch for a handful of
@@ -34,7 +42,7 @@ _APPEND: Final[LiteralString] = """
 WITH incoming AS (
   SELECT r.*, (r.session->>'id')::uuid AS session_id, r.session->>'handle' AS handle,
          (r.session->>'ends')::boolean AS ends
-  FROM ROWS FROM (jsonb_to_recordset(%(batch)s::jsonb) AS (
+  FROM ROWS FROM (jsonb_to_recordset(%(batch)s) AS (
     id uuid, request_id uuid, agent_id uuid, session jsonb, messages_hash text, completion_hash text,
     input_tokens integer, output_tokens integer, model text, provider text, directive_version_id uuid,
     latency_ms bigint, provider_request_id text, is_streaming boolean, is_complete boolean, created_at timestamptz
@@ -94,6 +102,9 @@ SELECT f.id, f.session_id, %(org_id)s, f.agent_id, t.turn_count - f.turns + f.tu
 FROM fresh f JOIN touched t ON t.id = f.session_id
 """
 
+# A function of the schema's, which runs as ``ibex_sweeper``: this role sees one organization at a time (ADR 0027).
+_ABANDON: Final[LiteralString] = "SELECT abandon_idle_sessions(%(idle_since)s, %(most)s)"
+
 _SESSIONS = Statement(
     select(sessions)
     .where(sessions.c.org_id == bindparam("of_org"), sessions.c.deleted_at.is_(None))
@@ -122,7 +133,7 @@ _TURNS = Statement(
 
 
 class PostgresSessions:
-    """A ``SessionStore`` and a ``SessionHistory``.
+    """A ``SessionStore``, a ``SessionHistory`` and ``IdleSessions``.
 
     A session that was completed stays so when a further turn comes, since turns may arrive out of order; one that was
     abandoned is active again. A checkpoint whose request id another one of the organization has (clients may use an id
@@ -139,11 +150,23 @@ class PostgresSessions:
             by_org.setdefault(checkpoint.org_id, {}).setdefault(checkpoint.id, checkpoint)
         try:
             for org_id, batch in by_org.items():
+                encoded = await _encode(list(batch.values()))
                 async with self._database.transaction(org_id) as connection:
                     await connection.execute(_TAKE_TURNS, {"key": f"ibex.checkpoints:{org_id}"})
-                    await connection.execute(_APPEND, {"org_id": org_id, "batch": _encode(list(batch.values()))})
+                    with _refusals():
+                        await connection.execute(_APPEND, {"org_id": org_id, "batch": encoded})
         except (IbexError, AlreadyExistsError) as error:
             raise SinkUnavailableError(str(error)) from None
+
+    async def abandon(self, idle_since: datetime, limit: int) -> int | None:
+        """Abandon active sessions without a turn since then; see ``IdleSessions``."""
+        try:
+            async with self._database.transaction() as connection:
+                cursor = await connection.execute(_ABANDON, {"idle_since": idle_since, "most": limit})
+                row = await cursor.fetchone()
+        except IbexError as error:
+            raise SinkUnavailableError(str(error)) from None
+        return row[0] if row is not None else None
 
     async def sessions(self, org_id: UUID, limit: int) -> Sequence[SessionRecord]:
         """Return the most recently used sessions, latest first. Raises ``ServiceDegradedError``."""
@@ -165,13 +188,33 @@ class PostgresSessions:
             return [_turn(row) for row in await cursor.fetchall()]
 
 
-def _encode(batch: list[Checkpoint]) -> str:
-    """Return the batch as JSON. What PostgreSQL's text cannot hold is replaced by U+FFFD: NUL and lone surrogates."""
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Turn what PostgreSQL says of a row that breaks a constraint, or does not fit, into ``SinkRefusedError``."""
     try:
-        encoded = msgspec.json.encode(batch)
+        yield
+    except (psycopg.IntegrityError, psycopg.DataError) as error:
+        raise SinkRefusedError(str(domain_error(error))) from None
+
+
+async def _encode(batch: Sequence[Checkpoint]) -> Jsonb:
+    """Return the batch as JSON, made in pieces that the event loop does not wait long for.
+
+    What PostgreSQL's text cannot hold is replaced by U+FFFD: NUL and lone surrogates.
+    """
+    pieces = []
+    for start in range(0, len(batch), _ROWS_PER_PIECE):
+        await asyncio.sleep(0)
+        pieces.append(_encode_piece(batch[start : start + _ROWS_PER_PIECE]))
+    return Jsonb(b"[" + b",".join(pieces) + b"]", dumps=bytes)
+
+
+def _encode_piece(piece: Sequence[Checkpoint]) -> bytes:
+    try:
+        encoded = msgspec.json.encode(piece)
     except UnicodeEncodeError:
-        encoded = msgspec.json.encode([_without_surrogates(checkpoint) for checkpoint in batch])
-    return encoded.replace(rb"\u0000", rb"\ufffd").decode()
+        encoded = msgspec.json.encode([_without_surrogates(checkpoint) for checkpoint in piece])
+    return encoded[1:-1].replace(rb"\u0000", rb"\ufffd")
 
 
 def _without_surrogates(checkpoint: Checkpoint) -> Checkpoint:

@@ -221,8 +221,10 @@ sessions = Table(
     _one_of("status", SessionStatus),
     *_at_least(1, "turn_count"),
     *_at_least(0, "total_input_tokens", "total_output_tokens", "total_latency_ms", "last_extracted_turn"),
-    # For lists. Nothing that a turn changes is in an index, so that PostgreSQL can update the row in place (HOT).
+    # For lists and for the sweeper. Nothing that most turns change is in an index, so that PostgreSQL can update the
+    # row in place (HOT); the status changes once or twice in a session's life.
     Index("ix_sessions_org_id", "org_id", postgresql_where=text("deleted_at IS NULL")),
+    Index("ix_sessions_created_at", "created_at", postgresql_where=text("status = 'active'")),
 )
 
 checkpoints = Table(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import getpass
 import sys
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import rich_click as click
 
 from ibex.domain.directives import InjectionMode
-from ibex.entrypoints.cli.output import Row, json_option, org_option, show_one, show_rows
+from ibex.entrypoints.cli.output import Row, json_option, org_option, show_one, show_rows, shown
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ibex.entrypoints.cli.invocation import Invocation
 
 T = TypeVar("T")
+_COLOURS: Final = {"+": "green", "-": "red", "@": "cyan"}
 
 
 @click.group()
@@ -88,6 +89,31 @@ def history(invocation: Invocation, agent: str, org: str | None, *, as_json: boo
     show_rows(rows, as_json=as_json, empty="The agent has no directive.", columns=columns)
 
 
+@directive.command("diff")
+@click.argument("agent")
+@click.argument("before", type=click.IntRange(min=1), required=False)
+@click.argument("after", type=click.IntRange(min=1), required=False)
+@org_option
+@json_option
+@click.pass_obj
+def diff(
+    invocation: Invocation, agent: str, before: int | None, after: int | None, org: str | None, *, as_json: bool
+) -> None:
+    """Compare two versions: by default the one in force with the one before it, else BEFORE with it or with AFTER."""
+    found = _run(invocation, agent, org, lambda d, org_id, agent_id: d.diff(org_id, agent_id, before, after))
+    if as_json:
+        sides = {"before": found.before and _version_row(found.before), "after": _version_row(found.after)}
+        show_one({**sides, "added": found.added, "removed": found.removed, "lines": list(found.lines)}, as_json=True)
+        return
+    colour = False if invocation.environ.get("NO_COLOR") else None  # None: on a terminal
+    for line in (f"--- {_side(found.before)}", f"+++ {_side(found.after)}"):
+        click.secho(line, bold=True, color=colour)
+    for line in found.lines:
+        click.secho(line, fg=_COLOURS.get(line[0]), color=colour)
+    if not found.lines:
+        click.echo("The texts are equal.")
+
+
 @directive.command("rollback")
 @click.argument("agent")
 @click.argument("number", type=click.IntRange(min=1))
@@ -137,6 +163,13 @@ def _change(
 ) -> None:
     """Change the directive and show, without its text, what is in force now."""
     show_one(_state_row(_run(invocation, agent, org, work)), as_json=as_json)
+
+
+def _side(version: DirectiveVersion | None) -> str:
+    if version is None:
+        return "nothing"
+    row = _version_row(version)
+    return f"version {row['receipt']} of {shown(row['created_at'])} by {row['author']}"
 
 
 def _state_row(state: DirectiveState) -> Row:

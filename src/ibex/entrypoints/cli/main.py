@@ -9,6 +9,7 @@ from typing import Any, Final
 import rich_click as click
 
 from ibex.domain.errors import IbexError
+from ibex.domain.journal import JournalUnavailableError
 from ibex.domain.manage_identity import AlreadyExistsError
 from ibex.domain.sessions import SinkUnavailableError
 from ibex.entrypoints.cli.chat import chat
@@ -16,13 +17,22 @@ from ibex.entrypoints.cli.directives import directive
 from ibex.entrypoints.cli.identity import agent, org, token
 from ibex.entrypoints.cli.invocation import Invocation
 from ibex.entrypoints.cli.processes import auth, bootstrap_command, dev, migrate, serve
-from ibex.entrypoints.cli.records import sessions, traces
+from ibex.entrypoints.cli.records import sessions
+from ibex.entrypoints.cli.traces import traces
 from ibex.entrypoints.home import DEFAULT_HOME, Home, HomeInUseError
 from ibex.entrypoints.settings import MissingSettingError, SettingsError
 
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
-EXPECTED: Final = (IbexError, AlreadyExistsError, SinkUnavailableError, HomeInUseError, OSError, ValueError)
+EXPECTED: Final = (
+    IbexError,
+    AlreadyExistsError,
+    SinkUnavailableError,
+    JournalUnavailableError,
+    HomeInUseError,
+    OSError,
+    ValueError,
+)
 """What is told in one line: the world's failures. Anything else is a bug and shows itself."""
 
 

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 _NOTHING: Final = "-"
-_BAR_CELLS: Final = 24
 _WIDTH: Final = 400
 
 
@@ -77,8 +76,3 @@ def shown(value: Any) -> str:
             return f"{value:.3f}"
         case _:
             return str(value)
-
-
-def bar(value: float, longest: float) -> str:
-    """Return a bar as long as the value is of the longest."""
-    return "▇" * max(1, round(_BAR_CELLS * value / longest)) if longest > 0 and value > 0 else ""

@@ -153,3 +153,13 @@ def test_names_and_values_are_quoted(engine_in_memory: Engine) -> None:
         engine_in_memory.run(_statement("SELECT 1", database="no`such\\"))
     asked = _statement("SELECT getSetting('log_comment')", settings={"log_comment": "it's \\ `quoted`"})
     assert engine_in_memory.run(asked).body == b"it\\'s \\\\ `quoted`\n"
+
+
+def test_a_row_that_its_table_refuses_is_told(engine_in_memory: Engine, database: str) -> None:
+    """Also where rows are text after the statement: no row is said to be stored that is not."""
+    engine_in_memory.run(_statement(f"ALTER TABLE {database}.rows ADD CONSTRAINT short CHECK length(text) < 3"))
+    rows = b'INSERT INTO rows FORMAT JSONEachRow\n{"n":1,"text":"ab"}\n{"n":2,"text":"abc"}\n'
+    with pytest.raises(EngineError) as caught:
+        engine_in_memory.run(_statement(rows, database=database))
+    assert caught.value.code == 469
+    assert _count(engine_in_memory, database) == 0

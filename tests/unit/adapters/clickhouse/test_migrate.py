@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ibex.adapters.clickhouse.migrate import Migration, MigrationError, migrate, migrations
-from ibex.adapters.clickhouse.traces import COLUMNS
+from ibex.adapters.clickhouse.trace_queries import COLUMNS
 
 if TYPE_CHECKING:
     from pathlib import Path

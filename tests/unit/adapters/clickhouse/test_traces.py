@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+import json
+from contextlib import asynccontextmanager
+from dataclasses import fields, replace
 from datetime import timedelta
+from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 import pytest
+from clickhouse_connect.driver.exceptions import DatabaseError
 
 from harness.exchanges import an_exchange
-from ibex.adapters.clickhouse.traces import COLUMNS, ClickHouseTraces
-from ibex.domain.sessions import SinkUnavailableError
+from ibex.adapters.clickhouse import content_coding
+from ibex.adapters.clickhouse.connection import Connection
+from ibex.adapters.clickhouse.trace_queries import COLUMNS
+from ibex.adapters.clickhouse.traces import ClickHouseTraces
+from ibex.domain.sessions import SinkRefusedError, SinkUnavailableError
 from ibex.domain.traces import Trace, trace_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from clickhouse_connect.driver.client import Client
 
 
 def test_the_columns_are_the_fields_of_a_trace() -> None:
@@ -27,6 +39,90 @@ def test_no_column_is_nullable() -> None:
 def test_it_shows_no_password() -> None:
     """Its repr is safe to log."""
     assert "canary" not in repr(ClickHouseTraces("http://u:canary@127.0.0.1:1/ibex"))
+
+
+class RecordingClient:
+    """A client that notes what is inserted, or refuses it."""
+
+    write_compression = "lz4"
+
+    def __init__(self, refusal: DatabaseError | None = None) -> None:
+        self.inserts: list[dict[str, Any]] = []
+        self._refusal = refusal
+
+    def raw_insert(self, table: str, **arguments: Any) -> None:
+        """Take rows that are encoded already."""
+        self.inserts.append({"table": table, **arguments})
+        if self._refusal is not None:
+            raise self._refusal
+
+    def close(self) -> None:
+        """Close."""
+
+    def close_connections(self) -> None:
+        """Close."""
+
+
+@asynccontextmanager
+async def over(client: RecordingClient) -> AsyncIterator[ClickHouseTraces]:
+    """Hold traces whose connection is this client."""
+    traces = ClickHouseTraces("http://u:p@127.0.0.1:1/my`db")
+    traces._connection = Connection(lambda: cast("Client", client))  # noqa: SLF001 - nothing else leads to a server
+    await traces.open()
+    yield traces
+    await traces.close()
+
+
+def _trace(**changes: Any) -> Trace:
+    trace = trace_of(an_exchange())
+    assert trace is not None
+    return replace(trace, **changes)
+
+
+async def test_a_batch_is_one_compressed_insert_under_its_token() -> None:
+    """Every column of every row, however many rows; compressed as client and server agreed; not gathered there."""
+    client = RecordingClient()
+    async with over(client) as traces:
+        await traces.write([_trace(emitter_seq=n) for n in range(250)], "a-token")
+    (insert,) = client.inserts
+    rows = [json.loads(line) for line in content_coding.decode(insert["insert_block"], "lz4").splitlines()]
+    assert [row["emitter_seq"] for row in rows] == list(range(250))
+    assert list(rows[0]) == insert["column_names"] == list(COLUMNS)
+    assert rows[0]["requested_at"] == "2026-01-02T03:04:05.678901Z"
+    assert (insert["table"], insert["compression"]) == ("`my\\`db`.llm_traces", "lz4")
+    assert insert["settings"]["insert_deduplication_token"] == "a-token"
+    assert insert["settings"]["async_insert"] == 0
+
+
+async def test_a_server_without_compression_gets_plain_rows() -> None:
+    """As does the engine in this process."""
+    client = RecordingClient()
+    client.write_compression = ""
+    async with over(client) as traces:
+        await traces.write([_trace()], "a-token")
+    assert client.inserts[0]["compression"] is None
+    assert json.loads(client.inserts[0]["insert_block"])["model"] == "gpt-4o"
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [(469, SinkRefusedError), (70, SinkRefusedError), (60, SinkUnavailableError), (241, SinkUnavailableError)],
+)
+async def test_only_what_is_wrong_with_a_value_is_a_refusal(code: int, error: type[Exception]) -> None:
+    """A table that is missing or memory that is short is an outage: no row is laid aside for it."""
+    async with over(RecordingClient(DatabaseError("canary", code=code))) as traces:
+        with pytest.raises(error) as caught:
+            await traces.write([_trace()], "a-token")
+    assert "canary" not in str(caught.value)
+
+
+async def test_text_that_has_no_bytes_is_refused() -> None:
+    """Half a surrogate pair would be refused for ever."""
+    client = RecordingClient()
+    async with over(client) as traces:
+        with pytest.raises(SinkRefusedError):
+            await traces.write([_trace(finish_reason="\ud800")], "a-token")
+    assert client.inserts == []
 
 
 async def test_it_is_unavailable_before_it_is_open() -> None:

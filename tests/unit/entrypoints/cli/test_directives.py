@@ -61,6 +61,8 @@ def test_a_text_comes_from_a_file_or_from_standard_input(
         (["rollback", "one", "1"], 1, "no such directive version"),
         (["rollback", "one", "0"], 2, "0"),
         (["deactivate", "one"], 1, "no such directive"),
+        (["diff", "one"], 1, "no such directive"),
+        (["diff", "one", "0"], 2, "0"),
     ],
 )
 def test_what_cannot_be_done_is_said(ibex: CliScene, arguments: list[str], code: int, said: str) -> None:
@@ -83,3 +85,51 @@ def test_going_back_moves_the_pointer(ibex: CliScene) -> None:
     assert (back["number"], back["mode"], back["is_active"]) == (1, "system_append", True)
     assert (off["number"], off["is_active"]) == (1, False)
     assert [row["number"] for row in ibex.run("directive", "history", "one", "--json").json] == [2, 1]
+
+
+class Terminal(io.StringIO):
+    """Standard output where a person looks at it."""
+
+    def isatty(self) -> bool:
+        """Say so."""
+        return True
+
+
+def test_two_versions_are_compared(ibex: CliScene) -> None:
+    """As a unified diff under a line for each side; equal texts are said to be."""
+    for text in ("Be brief.\n", "Be brief.\nBe kind.\n", "Be brief.\n"):
+        ibex.run("directive", "set", "one", text, "--author", "me")
+
+    lines = ibex.run("directive", "diff", "one", "1", "2").out.splitlines()
+    found = ibex.run("directive", "diff", "one", "--json").json
+
+    assert [line.partition(" of ")[0] for line in lines[:2]] == [
+        f"--- version {found['after']['receipt'].replace('3@', '1@')}",
+        f"+++ version {found['before']['receipt']}",
+    ]
+    assert lines[2:] == ["@@ -1 +1,2 @@", " Be brief.", "+Be kind."]
+    assert (found["before"]["number"], found["after"]["number"]) == (2, 3)
+    assert (found["added"], found["removed"], found["lines"][-1]) == (0, 1, "-Be kind.")
+    assert ibex.run("directive", "diff", "one", "1").out.endswith("The texts are equal.\n")
+    assert ibex.run("directive", "diff", "one", "1", "4").code == 1
+
+
+def test_the_first_version_is_compared_with_nothing(ibex: CliScene) -> None:
+    """All of it is new."""
+    ibex.run("directive", "set", "one", TEXT)
+
+    assert ibex.run("directive", "diff", "one").out.startswith("--- nothing\n+++ version 1@")
+    assert ibex.run("directive", "diff", "one", "--json").json["before"] is None
+
+
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_a_terminal_shows_colours(ibex: CliScene, monkeypatch: pytest.MonkeyPatch, no_color: str) -> None:
+    """Unless its user wants none (no-color.org); what is piped has none either, as above."""
+    ibex.run("directive", "set", "one", TEXT)
+    ibex.environ["NO_COLOR"] = no_color
+    monkeypatch.setattr("sys.stdout", terminal := Terminal())
+
+    ibex.run("directive", "diff", "one")
+
+    assert (f"\x1b[32m+{TEXT}\x1b[0m" in terminal.getvalue()) is (not no_color)
+    assert ("\x1b" in terminal.getvalue()) is (not no_color)

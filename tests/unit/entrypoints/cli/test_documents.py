@@ -11,7 +11,7 @@ import pytest
 from harness.exchanges import REQUESTED_AT, an_exchange
 from harness.turns import new_turn
 from ibex.domain.exchange import Caller
-from ibex.domain.records import ModelSummary
+from ibex.domain.records import EmitterRecord, ModelSummary, TimeSlice
 from ibex.domain.traces import Trace, trace_of
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ TURN = {
     *("id", "turn_index", "request_id", "messages_hash", "completion_hash", "input_tokens", "output_tokens", "model"),
     *("provider", "latency_ms", "provider_request_id", "is_streaming", "is_complete", "created_at"),
 }
+SUMMARY = {"requests", "errors", "input_tokens", "output_tokens", "slice_seconds", "models", "timeline"}
 INSTALLATION = {"org_id", "agent_id", "admin_user_id", "directive", "agent_token", "admin_token"}
 BOOTSTRAP = "bootstrap --org globex --admin-email a@globex.example --agent two --directive Brief."
 
@@ -65,9 +66,11 @@ def _acme(ibex: CliScene) -> None:
         ("token create --name other", {"id", "name", "token"}),
         ("directive set one Rhyme.", DIRECTIVE),
         ("directive show one", {*DIRECTIVE, "text"}),
+        ("directive diff one", {"before", "after", "added", "removed", "lines"}),
         ("directive rollback one 1", DIRECTIVE),
         ("directive deactivate one", DIRECTIVE),
         ("sessions show a-session", {*SESSION, "turns"}),
+        ("traces summary", SUMMARY),
         (BOOTSTRAP, INSTALLATION),
     ],
 )
@@ -88,7 +91,8 @@ def test_one_thing_is_one_object(ibex: CliScene, command: str, keys: set[str]) -
         ("directive history one", VERSION),
         ("sessions list", SESSION),
         ("traces tail", {field.name for field in fields(Trace)}),
-        ("traces summary", {field.name for field in fields(ModelSummary)}),
+        ("traces slow", {field.name for field in fields(Trace)}),
+        ("traces gaps", {*(field.name for field in fields(EmitterRecord)), "still_writing"}),
     ],
 )
 def test_many_things_are_one_list(ibex: CliScene, command: str, keys: set[str]) -> None:
@@ -98,6 +102,14 @@ def test_many_things_are_one_list(ibex: CliScene, command: str, keys: set[str]) 
     (row,) = done.json
     assert set(row) == keys
     assert done.err == ""
+
+
+def test_the_summary_has_models_and_slices_in_it(ibex: CliScene) -> None:
+    """With exactly these keys."""
+    found = ibex.run("traces", "summary", "--json").json
+
+    assert set(found["models"][0]) == {field.name for field in fields(ModelSummary)}
+    assert set(found["timeline"][0]) == {field.name for field in fields(TimeSlice)}
 
 
 def test_a_sessions_turns_are_objects_in_it(ibex: CliScene) -> None:
@@ -126,18 +138,29 @@ def test_a_sessions_turns_are_objects_in_it(ibex: CliScene) -> None:
         ),
         (
             "traces summary",
-            "model provider requests errors tokens in out ttfb p50 total p50 p99 overhead p50 p99 ms",
+            "model provider requests errors tokens in out ttfb p50 p99 total p50 p90 p99 overhead p50 p99 ms",
             ["gpt-4o", "openai", "1", "0", "11", "7", "250.000", "1234.567", "1234.567", "6.789", "6.789", "▇" * 24],
+        ),
+        (
+            "traces slow",
+            "requested status model total ms ttfb ms answer overhead auth limit directive inject tries request",
+            ["200", "gpt-4o", "1234.567", "▓" * 5 + "░" * 19, "250.000", "977.778", "6.789", "1.001", "2.002", "2"],
+        ),
+        (
+            "traces gaps",
+            "process first last traces missing repeated last trace still writing",
+            ["00000000-0000-0000-0000-000000000003", "4", "4", "1", "0", "0", "no"],
         ),
     ],
 )
 def test_a_table_is_headings_and_a_line_a_thing(ibex: CliScene, command: str, headings: str, cells: list[str]) -> None:
-    """A pipe gets whole lines, and the cells stand in the order of the headings."""
-    head, line = ibex.run(*command.split()).out.splitlines()
+    """A pipe gets whole lines, and the cells stand in the order of the headings; what else is said comes below."""
+    head, line, *below = ibex.run(*command.split()).out.splitlines()
 
     assert head.split() == headings.split()
     words = iter(line.split())
     assert all(cell in words for cell in cells), line
+    assert below[:1] in ([], [""])
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ from uuid import UUID
 import pytest
 
 from harness.exchanges import REQUESTED_AT, an_exchange
+from ibex.adapters.memory.clock import ManualClock
+from ibex.adapters.memory.traces import InMemoryTraces
 from ibex.domain.traces import trace_of
 
 if TYPE_CHECKING:
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from harness.cli_scene import CliScene
-    from ibex.domain.records import ModelSummary
     from ibex.domain.traces import Trace
 
 
@@ -39,10 +40,11 @@ class EndsWithCtrlC(list["Trace"]):
         raise KeyboardInterrupt
 
 
-class Watched:
+class Watched(InMemoryTraces):
     """A history of which the first look is interrupted at its end."""
 
     def __init__(self, found: Sequence[Trace]) -> None:
+        super().__init__(ManualClock())
         self.found = EndsWithCtrlC(found)
         self.asked: list[tuple[UUID, int, datetime | None]] = []
 
@@ -50,10 +52,6 @@ class Watched:
         """Return what there is."""
         self.asked.append((org_id, limit, after))
         return self.found
-
-    async def summary(self, org_id: UUID, span: timedelta) -> Sequence[ModelSummary]:
-        """Nobody asks."""
-        raise NotImplementedError(org_id, span)
 
 
 @pytest.fixture

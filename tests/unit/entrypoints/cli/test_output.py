@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ibex.entrypoints.cli.output import Row, bar, show_one, show_rows, shown
+from ibex.entrypoints.cli.output import Row, show_one, show_rows, shown
 
 COLUMNS = {"id": "id", "name": "name"}
 ROWS: list[Row] = [{"id": "1", "name": "[bold]one[/bold]", "hidden": 1}, {"id": "2", "name": None, "hidden": 2}]
@@ -58,11 +58,3 @@ def test_times_are_local() -> None:
     moment = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
 
     assert shown(moment) == moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
-
-
-@pytest.mark.parametrize(
-    ("value", "longest", "cells"), [(0, 10, 0), (10, 0, 0), (0.001, 10, 1), (5, 10, 12), (9, 9, 24)]
-)
-def test_a_bar_is_as_long_as_its_value(value: float, longest: float, cells: int) -> None:
-    """What is not 0 can be seen."""
-    assert len(bar(value, longest)) == cells

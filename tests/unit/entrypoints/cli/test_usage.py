@@ -29,7 +29,7 @@ CALLED = [pytest.param(path, id=" ".join(path)) for path in COMMANDS]
 OF_AN_ORGANIZATION = [
     pytest.param(path, id=" ".join(path))
     for path in COMMANDS
-    if path[0] in {"agent", "token", "directive", "sessions", "traces"}
+    if path[0] in {"agent", "token", "directive", "sessions", "traces"} and path != ("traces", "gaps")
 ]
 
 
@@ -40,8 +40,9 @@ def test_every_command_is_here() -> None:
         *("org create", "org list", "org suspend", "org activate"),
         *("agent create", "agent list", "agent pause", "agent suspend", "agent archive", "agent activate"),
         *("token create", "token list", "token revoke"),
-        *("directive set", "directive show", "directive history", "directive rollback", "directive deactivate"),
-        *("sessions list", "sessions show", "traces tail", "traces summary"),
+        *("directive set", "directive show", "directive history", "directive diff", "directive rollback"),
+        "directive deactivate",
+        *("sessions list", "sessions show", "traces tail", "traces summary", "traces slow", "traces gaps"),
     }
 
 
@@ -88,6 +89,8 @@ def test_an_option_that_is_none_is_wrong_usage(ibex: CliScene, path: tuple[str, 
         "traces tail -n 10001",
         "traces summary --since 5",
         "traces summary --since 1w",
+        "traces slow -n 0",
+        "traces gaps --since 0d",
     ],
 )
 def test_what_is_out_of_range_or_missing_is_wrong_usage(ibex: CliScene, arguments: str) -> None:
@@ -104,7 +107,11 @@ def test_what_is_out_of_range_or_missing_is_wrong_usage(ibex: CliScene, argument
 def test_an_organization_can_be_chosen_wherever_there_is_one(ibex: CliScene, path: tuple[str, ...]) -> None:
     """Every command about what an organization has takes ``--org``, and repeats the name that nothing has."""
     parameters = {parameter.name: parameter for parameter in COMMANDS[path].params}
-    arguments = {"text": "Rhyme.", "number": "1", "token": "00000000-0000-0000-0000-000000000009"}
+    arguments = {
+        "text": "Rhyme.",
+        **dict.fromkeys(("number", "before", "after"), "1"),
+        "token": "00000000-0000-0000-0000-000000000009",
+    }
     given = [arguments.get(name or "", "one") for name, p in parameters.items() if isinstance(p, click.Argument)]
     named = ["--name", "t"] if "name" in parameters and not given else []
     ibex.run("org", "create", "acme")

@@ -1,0 +1,131 @@
+"""What is asked about traces. Every question has a span or an organization, by which the primary key leads to the rows.
+
+Values are bound by the server; what is put into the text here are names of our own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+TABLE: Final = "llm_traces"
+
+COLUMNS: Final[Mapping[str, str]] = {
+    "request_id": "UUID",
+    "org_id": "UUID",
+    "agent_id": "UUID",
+    "session_id": "UUID",
+    "checkpoint_id": "UUID",
+    "model": "LowCardinality(String)",
+    "provider": "LowCardinality(String)",
+    "is_streaming": "Bool",
+    "input_tokens": "UInt32",
+    "output_tokens": "UInt32",
+    "total_tokens": "UInt32",
+    "cached_tokens": "UInt32",
+    "reasoning_tokens": "UInt32",
+    "auth_ms": "Float64",
+    "rate_limit_ms": "Float64",
+    "directive_ms": "Float64",
+    "inject_ms": "Float64",
+    "provider_ttfb_ms": "Float64",
+    "proxy_overhead_ms": "Float64",
+    "total_latency_ms": "Float64",
+    "status_code": "UInt16",
+    "is_complete": "Bool",
+    "error_code": "LowCardinality(String)",
+    "finish_reason": "LowCardinality(String)",
+    "attempts": "UInt32",
+    "directive_version_id": "UUID",
+    "directive_hash": "LowCardinality(String)",
+    "auth_cache": "LowCardinality(String)",
+    "requested_at": "DateTime64(6, 'UTC')",
+    "completed_at": "DateTime64(6, 'UTC')",
+    "emitter_id": "UUID",
+    "emitter_seq": "UInt64",
+}
+"""The columns and their types, in the order of ``Trace``'s fields."""
+
+_ALL: Final = ", ".join(COLUMNS)
+_FROM: Final = f"{{database:Identifier}}.{TABLE}"
+_IN_SPAN: Final = "org_id = {org_id:UUID} AND requested_at >= now64(6, 'UTC') - toIntervalMicrosecond({span_us:Int64})"
+
+TAIL: Final = f"""
+SELECT {_ALL}
+FROM {_FROM}
+WHERE {_IN_SPAN} AND requested_at > fromUnixTimestamp64Micro({{after_us:Int64}}, 'UTC')
+ORDER BY requested_at DESC, emitter_seq DESC
+LIMIT {{limit:UInt64}}
+"""  # noqa: S608 - names of our own
+"""The latest traces of a span that ends now, after a moment."""
+
+SUMMARY: Final = f"""
+SELECT
+    model,
+    provider,
+    count() AS requests,
+    countIf(error_code != ''),
+    sum(input_tokens),
+    sum(output_tokens),
+    arrayMap(x -> ifNotFinite(x, 0), quantilesIf(0.5, 0.9, 0.99)(provider_ttfb_ms, is_complete)) AS ttfb,
+    arrayMap(x -> ifNotFinite(x, 0), quantilesIf(0.5, 0.9, 0.99)(total_latency_ms, is_complete)) AS total,
+    arrayMap(x -> ifNotFinite(x, 0), quantilesIf(0.5, 0.9, 0.99)(proxy_overhead_ms, is_complete)) AS overhead
+FROM {_FROM}
+WHERE {_IN_SPAN}
+GROUP BY model, provider
+ORDER BY requests DESC, model, provider
+"""  # noqa: S608 - the same
+"""A row a model and provider of a span that ends now."""
+
+TIMELINE: Final = f"""
+SELECT
+    intDiv(age('microsecond', requested_at, now64(6, 'UTC') AS ends), {{slice_us:Int64}}) AS slices_ago,
+    count(),
+    countIf(error_code != ''),
+    sum(input_tokens),
+    sum(output_tokens)
+FROM {_FROM}
+WHERE {_IN_SPAN}
+GROUP BY slices_ago
+"""  # noqa: S608 - the same
+"""Requests in slices of a span that ends now; a slice without any is left out."""
+
+SLOW: Final = f"""
+SELECT {_ALL}
+FROM {_FROM}
+WHERE {_IN_SPAN}
+ORDER BY total_latency_ms DESC, requested_at DESC, emitter_seq DESC
+LIMIT {{limit:UInt64}}
+"""  # noqa: S608 - the same
+"""The requests of a span that took longest, slowest first."""
+
+# A process numbers its exchanges when they are over, so its numbers follow ``completed_at``, but for those that end at
+# the same moment. So the span says where to begin counting, and whatever has a higher number counts. ``requested_at``,
+# which the key has, leaves a day for the longest answer and for what was settled by recovery. A process that started
+# within the span, as its id says, begins at 1.
+_SINCE: Final = "now64(6, 'UTC') - toIntervalMicrosecond({span_us:Int64})"
+_ASKED: Final = f"requested_at >= {_SINCE} - toIntervalDay(1)"
+EMITTERS: Final = f"""
+WITH spans AS (
+    SELECT emitter_id, if(UUIDv7ToDateTime(emitter_id, 'UTC') >= {_SINCE}, 1, min(emitter_seq)) AS begins
+    FROM {_FROM}
+    WHERE {_ASKED} AND completed_at >= {_SINCE}
+    GROUP BY emitter_id
+)
+SELECT
+    emitter_id,
+    any(begins) AS first,
+    max(emitter_seq) AS last,
+    count() AS rows,
+    toUInt64(last - first + 1 - uniqExact(emitter_seq)),
+    rows - uniqExact(emitter_seq),
+    max(completed_at) AS last_completed_at
+FROM {_FROM}
+INNER JOIN spans USING (emitter_id)
+WHERE {_ASKED} AND emitter_seq >= begins
+GROUP BY emitter_id
+ORDER BY last_completed_at DESC, emitter_id
+"""  # noqa: S608 - the same
+"""What each process left behind in a span that ends now: its numbers, how many are not there, how many come again."""

@@ -1,0 +1,239 @@
+"""Looking at traces: the latest, the slowest, their sums, and whether all are there."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+import rich_click as click
+
+from ibex.entrypoints.cli.charts import bar, sparkline, stacked
+from ibex.entrypoints.cli.identity import span_of
+from ibex.entrypoints.cli.output import Row, json_option, org_option, show_one, show_rows, shown, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ibex.domain.records import EmitterRecord, ModelSummary, TimeSlice
+    from ibex.domain.traces import Trace
+    from ibex.entrypoints.administration import Administration
+    from ibex.entrypoints.cli.invocation import Invocation
+
+EXIT_GAPS: Final = 1
+SLICES: Final = 60
+_STILL_WRITING: Final = timedelta(minutes=1)
+_POLL_S: Final = 0.5
+_TAIL_COLUMNS: Final = {
+    "requested_at": "requested",
+    "status_code": "status",
+    "error_code": "error",
+    "model": "model",
+    "tokens": "tokens",
+    "provider_ttfb_ms": "ttfb ms",
+    "total_latency_ms": "total ms",
+    "proxy_overhead_ms": "overhead ms",
+    "directive": "directive",
+    "session": "session",
+}
+_SUMMARY_COLUMNS: Final = {
+    "model": "model",
+    "provider": "provider",
+    "requests": "requests",
+    "errors": "errors",
+    "input_tokens": "tokens in",
+    "output_tokens": "out",
+    "ttfb_p50_ms": "ttfb p50",
+    "ttfb_p99_ms": "p99",
+    "total_p50_ms": "total p50",
+    "total_p90_ms": "p90",
+    "total_p99_ms": "p99",
+    "overhead_p50_ms": "overhead p50",
+    "overhead_p99_ms": "p99 ms",
+    "bar": "",
+}
+_SLOW_COLUMNS: Final = {
+    "requested_at": "requested",
+    "status_code": "status",
+    "model": "model",
+    "total_latency_ms": "total ms",
+    "bar": "",
+    "provider_ttfb_ms": "ttfb ms",
+    "answer_ms": "answer",
+    "proxy_overhead_ms": "overhead",
+    "auth_ms": "auth",
+    "rate_limit_ms": "limit",
+    "directive_ms": "directive",
+    "inject_ms": "inject",
+    "attempts": "tries",
+    "request_id": "request",
+}
+_EMITTER_COLUMNS: Final = {
+    "emitter_id": "process",
+    "first": "first",
+    "last": "last",
+    "rows": "traces",
+    "missing": "missing",
+    "repeated": "repeated",
+    "last_completed_at": "last trace",
+    "still_writing": "still writing",
+}
+
+
+def _since_option(default: str) -> Callable[[Callable[..., object]], Callable[..., object]]:
+    return click.option("--since", default=default, show_default=True, help="The span that ends now: 15m, 1h, 30d.")
+
+
+@click.group()
+def traces() -> None:
+    """Traces: one row a request."""
+
+
+@traces.command("tail")
+@click.option("-n", "--limit", type=click.IntRange(1, 10_000), default=20, show_default=True)
+@click.option("-f", "--follow", is_flag=True, help="Go on with what comes; with --json a line each.")
+@org_option
+@json_option
+@click.pass_obj
+def tail(invocation: Invocation, limit: int, org: str | None, *, follow: bool, as_json: bool) -> None:
+    """Show the latest requests, the newest last."""
+
+    async def work(use_cases: Administration) -> None:
+        organization = await invocation.organization(use_cases, org)
+        found = await use_cases.traces.tail(organization.id, limit)
+        if not follow:
+            rows = [_trace_row(trace, as_json=as_json) for trace in found]
+            show_rows(rows, as_json=as_json, empty="There is no trace yet.", columns=_TAIL_COLUMNS)
+            return
+        latest = None
+        while True:
+            for trace in found:
+                latest = trace.requested_at
+                _show_line(trace, as_json=as_json)
+            sys.stdout.flush()
+            await asyncio.sleep(_POLL_S)
+            found = await use_cases.traces.tail(organization.id, limit, after=latest)
+
+    try:
+        invocation.administer(work)
+    except KeyboardInterrupt:
+        if not follow:
+            raise
+
+
+@traces.command("summary")
+@_since_option("1h")
+@org_option
+@json_option
+@click.pass_obj
+def summary(invocation: Invocation, since: str, org: str | None, *, as_json: bool) -> None:
+    """Sum up requests by model, and over time: counts, errors, tokens, percentiles in milliseconds."""
+    span = span_of(since)
+
+    async def work(use_cases: Administration) -> tuple[Sequence[ModelSummary], Sequence[TimeSlice]]:
+        organization = await invocation.organization(use_cases, org)
+        models = await use_cases.traces.summary(organization.id, span)
+        return models, await use_cases.traces.timeline(organization.id, span, SLICES)
+
+    models, slices = invocation.administer(work)
+    counted = ("requests", "errors", "input_tokens", "output_tokens")
+    totals: Row = {name: sum(getattr(one, name) for one in models) for name in counted}
+    if as_json:
+        rows = {"models": [asdict(one) for one in models], "timeline": [asdict(one) for one in slices]}
+        show_one({**totals, "slice_seconds": span.total_seconds() / SLICES, **rows}, as_json=True)
+        return
+    longest = max((one.total_p99_ms for one in models), default=0.0)
+    rows_shown = [{**asdict(one), "bar": bar(one.total_p99_ms, longest)} for one in models]
+    show_rows(rows_shown, as_json=False, empty=f"No request in the last {since}.", columns=_SUMMARY_COLUMNS)
+    if models:
+        click.echo()
+        _show_time("requests", slices, totals, f"{totals['requests']:,}")
+        _show_time("errors", slices, totals, f"{totals['errors']:,}, {totals['errors'] / totals['requests']:.1%}")
+        _show_time("input_tokens", slices, totals, f"{totals['input_tokens']:,} tokens")
+        _show_time("output_tokens", slices, totals, f"{totals['output_tokens']:,} tokens")
+
+
+@traces.command("slow")
+@_since_option("1h")
+@click.option("-n", "--limit", type=click.IntRange(1, 1_000), default=10, show_default=True)
+@org_option
+@json_option
+@click.pass_obj
+def slow(invocation: Invocation, since: str, limit: int, org: str | None, *, as_json: bool) -> None:
+    """Show the slowest requests, and where their time went."""
+    span = span_of(since)
+
+    async def work(use_cases: Administration) -> Sequence[Trace]:
+        organization = await invocation.organization(use_cases, org)
+        return await use_cases.traces.slow(organization.id, span, limit)
+
+    found = invocation.administer(work)
+    longest = max((trace.total_latency_ms for trace in found), default=0.0)
+    rows = [_slow_row(trace, longest, as_json=as_json) for trace in found]
+    show_rows(rows, as_json=as_json, empty=f"No request in the last {since}.", columns=_SLOW_COLUMNS)
+    if found and not as_json:
+        click.echo("\n█ IBEX itself   ▓ the provider, to its first byte   ░ the provider, to its last")
+
+
+@traces.command("gaps")
+@_since_option("1d")
+@json_option
+@click.pass_obj
+def gaps(invocation: Invocation, since: str, *, as_json: bool) -> int:
+    """Prove that no trace was lost: each process numbers what it puts on record, through all organizations.
+
+    Exit code 1 if a number is missing or is there twice. The span must be shorter than traces are kept.
+    """
+    span = span_of(since)
+    found = invocation.administer(lambda use_cases: use_cases.traces.emitters(span))
+    rows = [_emitter_row(one) for one in found]
+    show_rows(rows, as_json=as_json, empty=f"No trace in the last {since}.", columns=_EMITTER_COLUMNS)
+    missing, repeated = (sum(getattr(one, name) for one in found) for name in ("missing", "repeated"))
+    if found and not as_json:
+        counted = (
+            f"{sum(one.rows for one in found):,} traces of {len(found)} process{'' if len(found) == 1 else 'es'}: "
+        )
+        verdict = f"{missing:,} missing, {repeated:,} repeated." if missing or repeated else "none is missing."
+        click.echo(f"\n{counted}{verdict}")
+    return EXIT_GAPS if missing or repeated else 0
+
+
+def _show_time(name: str, slices: Sequence[TimeSlice], totals: Row, said: str) -> None:
+    if totals[name]:
+        label = name.removesuffix("_tokens")
+        click.echo(f"{label:<8}  {sparkline([getattr(one, name) for one in slices])}  {said}")
+
+
+def _slow_row(trace: Trace, longest: float, *, as_json: bool) -> Row:
+    row = asdict(trace)
+    if as_json:
+        return row
+    answer_ms = max(0.0, trace.total_latency_ms - trace.proxy_overhead_ms - trace.provider_ttfb_ms)
+    parts = (("█", trace.proxy_overhead_ms), ("▓", trace.provider_ttfb_ms), ("░", answer_ms))
+    return {**row, "answer_ms": answer_ms, "bar": stacked(parts, longest)}
+
+
+def _emitter_row(found: EmitterRecord) -> Row:
+    return {**asdict(found), "still_writing": datetime.now(UTC) - found.last_completed_at < _STILL_WRITING}
+
+
+def _trace_row(trace: Trace, *, as_json: bool) -> Row:
+    row = asdict(trace)
+    if as_json:
+        return row
+    return {
+        **row,
+        "tokens": f"{trace.input_tokens}→{trace.output_tokens}",
+        "directive": trace.directive_hash[:8],
+        "session": str(trace.session_id)[:8] if trace.session_id.int else None,
+    }
+
+
+def _show_line(trace: Trace, *, as_json: bool) -> None:
+    row = _trace_row(trace, as_json=as_json)
+    if as_json:
+        write_json(row)
+    else:
+        click.echo("  ".join(shown(row[name]) for name in _TAIL_COLUMNS))

@@ -1,0 +1,154 @@
+"""What every ``records.TraceHistory`` answers about time, slowness and gaps, in memory and in ClickHouse.
+
+Tail and summary are asked for in ``test_trace_sink``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Protocol
+from uuid import UUID, uuid4
+
+import pytest
+
+from harness.exchanges import an_exchange
+from ibex.adapters.clickhouse.traces import ClickHouseTraces
+from ibex.adapters.memory.traces import InMemoryTraces
+from ibex.adapters.system.clock import SystemClock
+from ibex.domain.records import EmitterRecord, TimeSlice, TraceHistory
+from ibex.domain.traces import Trace, TraceSink, trace_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+ORG = UUID("0190c0de-0000-7000-8000-0000000000a1")
+HOUR = timedelta(hours=1)
+
+
+class TraceStore(TraceSink, TraceHistory, Protocol):
+    """Both ports of one store."""
+
+
+@pytest.fixture(params=["memory", pytest.param("server", marks=pytest.mark.integration)])
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[TraceStore]:
+    """An empty store of each kind in turn."""
+    if request.param == "memory":
+        yield InMemoryTraces(SystemClock())
+        return
+    traces = ClickHouseTraces(request.getfixturevalue("clickhouse").url)
+    await traces.open()
+    yield traces
+    await traces.close()
+
+
+def traced(minutes_ago: float = 1, *, took_minutes: float = 0, **changes: Any) -> Trace:
+    """Return a trace of ``ORG``, requested that long ago."""
+    trace = trace_of(an_exchange())
+    assert trace is not None
+    requested_at = datetime.now(UTC) - timedelta(minutes=minutes_ago)
+    completed_at = requested_at + timedelta(minutes=took_minutes)
+    own = {"request_id": uuid4(), "org_id": ORG, "requested_at": requested_at, "completed_at": completed_at}
+    return replace(trace, **{**own, **changes})
+
+
+def process_started(minutes_ago: float) -> UUID:
+    """Return the id, a UUIDv7, of a process that started that long ago."""
+    started_ms = int((datetime.now(UTC) - timedelta(minutes=minutes_ago)).timestamp() * 1_000)
+    return UUID(int=started_ms << 80 | 7 << 76 | 2 << 62 | uuid4().int & (1 << 62) - 1)
+
+
+async def test_the_timeline_is_a_span_in_slices(store: TraceStore) -> None:
+    """All of them, oldest first; another organization's requests and older ones are in none."""
+    batch = [
+        *(traced(minutes, error_code="", input_tokens=10, output_tokens=1) for minutes in (1, 2, 14, 46, 61)),
+        traced(47, error_code="PROVIDER_TIMEOUT", input_tokens=5, output_tokens=0),
+        traced(1, org_id=uuid4()),
+    ]
+    await store.write(batch, "a-batch")
+
+    found = list(await store.timeline(ORG, HOUR, 4))
+
+    assert found == [TimeSlice(2, 1, 15, 1), TimeSlice(0, 0, 0, 0), TimeSlice(0, 0, 0, 0), TimeSlice(3, 0, 30, 3)]
+    assert list(await store.timeline(uuid4(), HOUR, 3)) == [TimeSlice(0, 0, 0, 0)] * 3
+
+
+async def test_the_timeline_adds_up_to_the_summary(store: TraceStore) -> None:
+    """In however many slices."""
+    await store.write([traced(minutes) for minutes in range(1, 59)], "a-batch")
+
+    for slices in (1, 7, 48):
+        assert sum(one.requests for one in await store.timeline(ORG, HOUR, slices)) == 58
+
+
+async def test_the_slowest_come_first(store: TraceStore) -> None:
+    """By the whole request, no more than asked for, within the span and of the organization."""
+    durations = (5.0, 9.0, 1.0, 7.0)
+    traces = [traced(total_latency_ms=duration) for duration in durations]
+    others = [traced(90, total_latency_ms=100.0), traced(org_id=uuid4(), total_latency_ms=100.0)]
+    await store.write([*traces, *others], "a-batch")
+
+    assert list(await store.slow(ORG, HOUR, 3)) == [traces[1], traces[3], traces[0]]
+    assert len(await store.slow(ORG, 2 * HOUR, 10)) == 5
+    assert list(await store.slow(uuid4(), HOUR, 10)) == []
+
+
+async def test_a_process_without_gaps(store: TraceStore) -> None:
+    """It numbers through all organizations, in whatever order batches come."""
+    process = process_started(30)
+    traces = [traced(20 - n, org_id=uuid4(), emitter_id=process, emitter_seq=n) for n in range(1, 11)]
+    await store.write(traces[5:], "late")
+    await store.write(traces[:5], "early")
+
+    (found,) = await store.emitters(HOUR)
+
+    assert found == EmitterRecord(process, 1, 10, 10, 0, 0, traces[-1].completed_at)
+
+
+@pytest.mark.parametrize(("numbers", "missing", "repeated"), [((1, 2, 5), 2, 0), ((3, 4), 2, 0), ((1, 2, 2, 3), 0, 1)])
+async def test_what_is_missing_or_there_twice_is_found(
+    store: TraceStore, numbers: tuple[int, ...], missing: int, repeated: int
+) -> None:
+    """In the middle; before the first, of a process that started in the span; and a number that comes again."""
+    process = process_started(30)
+    await store.write([traced(emitter_id=process, emitter_seq=number) for number in numbers], "a-batch")
+
+    (found,) = await store.emitters(HOUR)
+
+    assert (found.first, found.last, found.rows) == (1, numbers[-1], len(numbers))
+    assert (found.missing, found.repeated) == (missing, repeated)
+
+
+async def test_a_span_cuts_no_gap_into_a_process(store: TraceStore) -> None:
+    """One that started before it is counted from its first number in it, also where long requests reach into it."""
+    process = process_started(300)
+    before = [traced(200 - n, emitter_id=process, emitter_seq=n) for n in range(1, 100)]
+    long = traced(80, took_minutes=70, emitter_id=process, emitter_seq=102)
+    after = [traced(50, emitter_id=process, emitter_seq=101), traced(5, emitter_id=process, emitter_seq=103)]
+    at_the_edge = traced(61, emitter_id=process, emitter_seq=100)
+    await store.write([*before, long, at_the_edge, *after], "a-batch")
+
+    (found,) = await store.emitters(HOUR)
+
+    assert (found.first, found.last, found.rows, found.missing) == (101, 103, 3, 0)
+
+
+async def test_what_recovery_settled_is_counted_whole(store: TraceStore) -> None:
+    """Its process started in the span, though what it settled was requested and broke off before."""
+    process = process_started(10)
+    traces = [traced(minutes, emitter_id=process, emitter_seq=n) for n, minutes in ((1, 59), (2, 120), (3, 61))]
+    await store.write(traces, "a-batch")
+
+    (found,) = await store.emitters(HOUR)
+
+    assert (found.first, found.last, found.rows, found.missing) == (1, 3, 3, 0)
+
+
+async def test_the_process_that_was_heard_of_last_comes_first(store: TraceStore) -> None:
+    """One that completed nothing in the span is not there."""
+    processes = [process_started(100) for _ in range(3)]
+    traces = [traced(ago, emitter_id=p, emitter_seq=1) for p, ago in zip(processes, (30, 90, 3), strict=True)]
+    await store.write(traces, "a-batch")
+
+    assert [found.emitter_id for found in await store.emitters(HOUR)] == [processes[2], processes[0]]
+    assert list(await store.emitters(timedelta(minutes=1))) == []

@@ -1,0 +1,159 @@
+"""Looking at traces at the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import pytest
+
+from harness.exchanges import REQUESTED_AT, an_exchange
+from ibex.domain.exchange import Caller, Timings
+from ibex.domain.traces import trace_of
+
+if TYPE_CHECKING:
+    from harness.cli_scene import CliScene
+    from ibex.domain.manage_identity import NamedAgent
+    from ibex.domain.traces import Trace
+
+
+@pytest.fixture
+def agent(ibex: CliScene) -> NamedAgent:
+    """An agent of the only organization."""
+
+    async def make() -> NamedAgent:
+        organization = await ibex.use_cases.identity.create_organization("acme")
+        return await ibex.use_cases.identity.create_agent(organization.id, "one")
+
+    return asyncio.run(make())
+
+
+def trace(agent: NamedAgent, minutes: int, **changes: object) -> Trace:
+    """Return the trace of a request that came so many minutes after the first."""
+    caller = Caller(agent.org_id, UUID(int=6), agent.id)
+    requested_at = REQUESTED_AT + timedelta(minutes=minutes)
+    own = {"request_id": UUID(int=minutes + 1), "requested_at": requested_at, "completed_at": requested_at}
+    made = trace_of(an_exchange(caller=caller, **{**own, **changes}))
+    assert made is not None
+    return made
+
+
+def test_the_tail_is_the_latest_with_the_newest_last(ibex: CliScene, agent: NamedAgent) -> None:
+    """Every column in JSON, the ones that people look at in the table."""
+    asyncio.run(ibex.traces.write([trace(agent, minutes) for minutes in range(5)], "batch"))
+
+    rows = ibex.run("traces", "tail", "-n", "2", "--json").json
+    table = ibex.run("traces", "tail", "-n", "2").out.splitlines()
+
+    assert [row["request_id"] for row in rows] == [str(UUID(int=4)), str(UUID(int=5))]
+    assert rows[0]["directive_hash"] == "c3" * 32
+    assert len(table) == 3
+    assert "11→7" in table[1]
+    assert "c3c3c3c3" in table[1]
+
+
+def test_the_summary_is_a_row_a_model(ibex: CliScene, agent: NamedAgent) -> None:
+    """Only what lies in the span, with a bar for the slowest share."""
+    traces = [trace(agent, 0), trace(agent, 50), trace(agent, 55, model="gpt-4o-mini")]
+    asyncio.run(ibex.traces.write(traces, "batch"))
+    ibex.clock.set(REQUESTED_AT + timedelta(minutes=60))
+
+    rows = ibex.run("traces", "summary", "--since", "30m", "--json").json["models"]
+
+    assert {row["model"]: row["requests"] for row in rows} == {"gpt-4o": 1, "gpt-4o-mini": 1}
+    assert {row["model"]: row["requests"] for row in ibex.run("traces", "summary", "--json").json["models"]} == {
+        "gpt-4o": 2,
+        "gpt-4o-mini": 1,
+    }
+    assert "▇" in ibex.run("traces", "summary").out
+
+
+def test_the_summary_shows_how_requests_came_over_time(ibex: CliScene, agent: NamedAgent) -> None:
+    """A line each for requests, errors with their share, and tokens; a character is a sixtieth of the span."""
+    traces = [trace(agent, 0), trace(agent, 30), trace(agent, 30), trace(agent, 59, error_code="RATE_LIMITED")]
+    asyncio.run(ibex.traces.write(traces, "batch"))
+    ibex.clock.set(REQUESTED_AT + timedelta(minutes=59, seconds=30))
+
+    found = ibex.run("traces", "summary", "--json").json
+    lines = ibex.run("traces", "summary").out.splitlines()[-4:]
+
+    assert (found["requests"], found["errors"], found["input_tokens"], found["slice_seconds"]) == (4, 1, 44, 60.0)
+    assert [(n, one["requests"]) for n, one in enumerate(found["timeline"]) if one["requests"]] == [
+        (0, 1),
+        (30, 2),
+        (59, 1),
+    ]
+    assert lines[0] == f"requests  ▅{'·' * 29}█{'·' * 28}▅  4"
+    assert lines[1] == f"errors    {'·' * 59}█  1, 25.0%"
+    assert [line.partition("  ")[0] for line in lines[2:]] == ["input", "output"]
+
+
+def test_the_slowest_are_shown_with_where_their_time_went(ibex: CliScene, agent: NamedAgent) -> None:
+    """Slowest first, within the span and the limit, with a bar in parts and a legend of them."""
+    durations = (1_000, 4_000, 2_000)
+    timings = [
+        Timings(provider_ttfb_ns=n * 500_000, overhead_ns=n * 250_000, total_ns=n * 1_000_000) for n in durations
+    ]
+    asyncio.run(ibex.traces.write([trace(agent, n, timings=one) for n, one in enumerate(timings)], "batch"))
+    ibex.clock.set(REQUESTED_AT + timedelta(minutes=60))
+
+    rows = ibex.run("traces", "slow", "-n", "2", "--since", "1d", "--json").json
+    lines = ibex.run("traces", "slow", "--since", "1d").out.splitlines()
+
+    assert [row["total_latency_ms"] for row in rows] == [4_000.0, 2_000.0]
+    assert [(line.count("█"), line.count("▓"), line.count("░")) for line in lines[1:4]] == [
+        (6, 12, 6),
+        (3, 6, 3),
+        (2, 2, 2),
+    ]
+    assert lines[-1].startswith("█ IBEX itself")
+    assert ibex.run("traces", "slow", "--since", "1m").out == "No request in the last 1m.\n"
+
+
+@pytest.mark.parametrize(
+    ("numbers", "code", "said"),
+    [
+        ((1, 2, 3), 0, "3 traces of 1 process: none is missing."),
+        ((1, 4), 1, "2 traces of 1 process: 2 missing, 0 repeated."),
+        ((1, 2, 2), 1, "3 traces of 1 process: 0 missing, 1 repeated."),
+    ],
+)
+def test_gaps_are_said_and_are_the_exit_code(
+    ibex: CliScene, agent: NamedAgent, numbers: tuple[int, ...], code: int, said: str
+) -> None:
+    """For people below the table, for scripts as 1."""
+    asyncio.run(ibex.traces.write([trace(agent, n, emitter_seq=n) for n in numbers], "batch"))
+    ibex.clock.set(REQUESTED_AT + timedelta(minutes=30))
+
+    done, told = ibex.run("traces", "gaps"), ibex.run("traces", "gaps", "--json")
+
+    assert (done.code, told.code) == (code, code)
+    assert done.out.splitlines()[-1] == said
+    assert json.loads(told.out)[0]["rows"] == len(numbers)
+
+
+def test_a_process_that_may_still_run_is_marked(ibex: CliScene, agent: NamedAgent) -> None:
+    """One that put something on record a moment ago."""
+    now = datetime.now(UTC)
+    ibex.clock.set(now)
+    asyncio.run(ibex.traces.write([trace(agent, 0, requested_at=now, completed_at=now)], "batch"))
+
+    assert ibex.run("traces", "gaps", "--json").json[0]["still_writing"] is True
+
+
+def test_nothing_on_record_is_said(ibex: CliScene, agent: NamedAgent) -> None:  # noqa: ARG001 - there is an organization
+    """In words to people, as an empty list to programs; it is no failure."""
+    assert ibex.run("traces", "tail").out == "There is no trace yet.\n"
+    assert ibex.run("traces", "summary", "--since", "90s").out == "No request in the last 90s.\n"
+    assert ibex.run("traces", "slow", "--since", "90s").out == "No request in the last 90s.\n"
+    assert ibex.run("traces", "gaps").out == "No trace in the last 1d.\n"
+    assert [ibex.run("traces", name, "--json").json for name in ("tail", "slow", "gaps")] == [[], [], []]
+    assert ibex.run("traces", "summary", "--json").json["requests"] == 0
+
+
+def test_a_span_is_a_number_and_a_unit(ibex: CliScene, agent: NamedAgent) -> None:  # noqa: ARG001 - there is an organization
+    """Anything else is wrong usage."""
+    assert ibex.run("traces", "summary", "--since", "yesterday").code == 2
