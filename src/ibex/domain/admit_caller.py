@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ibex.domain.rate_limits import RateLimiter
 
 AGENT_HEADER = "X-IBEX-Agent-ID"
+_REFUSALS = (InsufficientPermissionsError, MissingAgentIdError, ValidationError, AgentNotAuthorizedError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +65,7 @@ class AdmitCaller:
     async def __call__(self, credentials: Credentials, notes: OpenExchange) -> News:
         """Admit a caller that wants to act as an agent, who is the notes' ``caller`` then; return the news of it."""
         with notes.timed(Stage.AUTHENTICATE):
-            token = await self._recall_token(credentials, notes)
-            agent = await self._recall_agent(token.value, credentials.agent_id, notes)
+            token, agent = await self._recall(credentials, notes)
         now = notes.clock.now()
         with notes.timed(Stage.RATE_LIMIT):
             tally = await self._rate_limiter.count(token.value.org_id, now)
@@ -87,34 +87,56 @@ class AdmitCaller:
     async def authenticate(self, credentials: Credentials, notes: OpenExchange) -> Principal:
         """Admit a caller without an agent, uncounted."""
         token = await self._recall_token(credentials, notes)
-        return await self._tokens.confirm(token, await self._rate_limiter.news(token.value.org_id))
+        principal = await self._tokens.confirm(token, await self._rate_limiter.news(token.value.org_id))
+        _check_reach(principal, credentials)
+        return principal
+
+    async def _recall(self, credentials: Credentials, notes: OpenExchange) -> tuple[RecalledPrincipal, RecalledAgent]:
+        """Return what is known of token and agent, checked for what of it never changes.
+
+        A token that is none any more is refused as that and for nothing else, which would tell of the organization. Who
+        is refused is not counted, since who goes on regardless must not use up others' requests.
+        """
+        token = await self._recall_token(credentials, notes)
+        org_id = token.value.org_id
+        try:
+            _check_reach(token.value, credentials)
+            agent = await self._recall_agent(token.value, credentials.agent_id)
+        except _REFUSALS:
+            if token.from_cache:
+                await self._tokens.confirm(token, await self._rate_limiter.news(org_id))
+            raise
+        if agent.value.status is not AgentStatus.ACTIVE:
+            news = await self._rate_limiter.news(org_id)
+            await self._tokens.confirm(token, news)
+            await self._check_active(agent, news)
+        notes.caller = Caller(org_id, token.value.token_id, agent.value.id)
+        return token, agent
 
     async def _recall_token(self, credentials: Credentials, notes: OpenExchange) -> RecalledPrincipal:
-        """Return what is known of the token, checked for what of it never changes."""
         recalled = await self._tokens.recall(_bearer(credentials.authorization))
-        principal = recalled.value
-        notes.caller = Caller(principal.org_id, principal.token_id)
-        foreign_path = credentials.org_id is not None and credentials.org_id.lower() != str(principal.org_id)
-        if foreign_path or not allows(principal.permissions, CHAT):
-            raise InsufficientPermissionsError
+        notes.caller = Caller(recalled.value.org_id, recalled.value.token_id)
         return recalled
 
-    async def _recall_agent(self, principal: Principal, claimed: str | None, notes: OpenExchange) -> RecalledAgent:
+    async def _recall_agent(self, principal: Principal, claimed: str | None) -> RecalledAgent:
         agent_id = _agent_id(claimed) if claimed is not None else principal.agent_id
         if agent_id is None:
             raise MissingAgentIdError
         if principal.agent_id not in (None, agent_id):
             raise AgentNotAuthorizedError
-        recalled = await self._agents.recall(principal.org_id, agent_id)
-        if recalled.value.status is not AgentStatus.ACTIVE:  # who goes on regardless must not use up others' requests
-            await self._check_active(recalled, await self._rate_limiter.news(principal.org_id))
-        notes.caller = Caller(principal.org_id, principal.token_id, agent_id)
-        return recalled
+        return await self._agents.recall(principal.org_id, agent_id)
 
     async def _check_active(self, recalled: RecalledAgent, news: News) -> None:
         agent = await self._agents.confirm(recalled, news)
         if agent.status is not AgentStatus.ACTIVE:
             raise AgentSuspendedError
+
+
+def _check_reach(principal: Principal, credentials: Credentials) -> None:
+    """Raise unless the principal may chat, in the organization that the path names if it names one."""
+    foreign_path = credentials.org_id is not None and credentials.org_id.lower() != str(principal.org_id)
+    if foreign_path or not allows(principal.permissions, CHAT):
+        raise InsufficientPermissionsError
 
 
 def _bearer(authorization: str | None) -> PersonalAccessToken:

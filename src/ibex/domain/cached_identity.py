@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from ibex.domain.errors import InvalidTokenError
 from ibex.domain.fresh_cache import Lifetimes, Recalled
+from ibex.domain.freshness import Kind
+from ibex.domain.shared_directives import SharedDirective
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from ibex.domain.freshness import News
     from ibex.domain.identity import Agent, AgentVerifier, PersonalAccessToken, Principal, TokenVerifier
     from ibex.domain.known_tokens import KnownTokens
+    from ibex.domain.shared_directives import SharedDirectives
 
 TokenDigest: TypeAlias = bytes
 AgentKey: TypeAlias = "tuple[UUID, UUID]"
@@ -46,9 +49,13 @@ def agent_lifetimes(*, while_source_is_down_s: float) -> Lifetimes[Agent]:
     return Lifetimes(lambda _: ENTRY_LIFETIME_S, while_source_is_down_s, lambda _: True)
 
 
-def directive_lifetimes(seconds: float) -> Lifetimes[Directive | None]:
-    """Return how long directives are remembered, and that an agent has none."""
-    return Lifetimes(lambda _: seconds)
+def directive_lifetimes(seconds: float, *, last_known_s: float = 0.0) -> Lifetimes[Directive | None]:
+    """Return how long directives are remembered, and that an agent has none.
+
+    Where nobody can be asked any more, what was known last holds for ``last_known_s`` after it was last confirmed: an
+    agent's rule is rather an old one than none (spec 7).
+    """
+    return Lifetimes(lambda _: seconds, last_known_s=last_known_s)
 
 
 class CachedTokens:
@@ -91,12 +98,27 @@ class CachedAgents:
 
 
 class CachedDirectives:
-    """Directives by organization and agent, and that there is none."""
+    """Directives by organization and agent, and that there is none: from here, other workers, or the source."""
 
-    def __init__(self, source: DirectiveLookup, cache: FreshCache[AgentKey, Directive | None]) -> None:
+    def __init__(
+        self, source: DirectiveLookup, shared: SharedDirectives, cache: FreshCache[AgentKey, Directive | None]
+    ) -> None:
         self._source = source
+        self._shared = shared
         self._cache = cache
 
     async def active(self, org_id: UUID, agent_id: UUID, news: News) -> Directive | None:
         """Return the directive in force now; None if there is none. Raises as ``DirectiveLookup`` does."""
-        return await self._cache.get((org_id, agent_id), news, lambda: self._source.active(org_id, agent_id))
+
+        async def fetch() -> Directive | None:
+            stamp = news.stamp(Kind.DIRECTIVES)  # read before what follows, as the rules want it
+            if stamp is None:
+                return await self._source.active(org_id, agent_id)
+            known = await self._shared.get(org_id, agent_id, stamp)
+            if known is not None:
+                return known.directive
+            directive = await self._source.active(org_id, agent_id)
+            await self._shared.put(org_id, agent_id, stamp, SharedDirective(directive))
+            return directive
+
+        return await self._cache.get((org_id, agent_id), news, fetch)

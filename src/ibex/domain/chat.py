@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from json.encoder import encode_basestring_ascii
 from typing import TYPE_CHECKING, Final
 
@@ -28,18 +28,31 @@ class Member:
 
 def encode_object(members: Iterable[Member]) -> bytes:
     """Return the JSON object with these members, in this order; the values' bytes are not touched."""
-    return b"{" + b",".join(encode_basestring_ascii(m.name).encode() + b":" + m.raw for m in members) + b"}"
+    parts = [b"{"]
+    for member in members:
+        parts += encode_basestring_ascii(member.name).encode(), b":", member.raw, b","
+    return _joined(parts, b"}")
 
 
 def encode_array(elements: Iterable[bytes]) -> bytes:
     """Return the JSON array of these elements, each given as JSON text."""
-    return b"[" + b",".join(elements) + b"]"
+    parts = [b"["]
+    for element in elements:
+        parts += element, b","
+    return _joined(parts, b"]")
+
+
+def _joined(parts: list[bytes], end: bytes) -> bytes:
+    """Close what ends with a comma, if there is anything; in one go, since a part may have megabytes."""
+    parts[max(1, len(parts) - 1) :] = [end]
+    return b"".join(parts)
 
 
 def put(members: tuple[Member, ...], member: Member) -> tuple[Member, ...]:
     """Return the members with ``member`` in the place of its namesake, or at the end if it has none."""
-    if any(own.name == member.name for own in members):
-        return tuple(member if own.name == member.name else own for own in members)
+    name = member.name
+    if name in [own.name for own in members]:
+        return tuple([member if own.name == name else own for own in members])
     return (*members, member)
 
 
@@ -94,19 +107,30 @@ class ChatRequest:
 
     def with_messages(self, messages: tuple[Message, ...]) -> ChatRequest:
         """Return this request with other messages; every other member keeps its place and its bytes."""
-        raw = encode_array(message.raw for message in messages)
-        return replace(self._with_member(Member(MESSAGES, raw)), messages=messages)
+        raw = encode_array([message.raw for message in messages])
+        return self._with_member(Member(MESSAGES, raw), messages, self.stream_options)
 
     def asking_for_usage(self) -> ChatRequest:
         """Return this request with ``stream_options.include_usage`` set, or itself if that changes nothing."""
         if not self.stream or self.wants_usage:
             return self
         options = put(self.stream_options, Member(INCLUDE_USAGE, b"true"))
-        return replace(self._with_member(Member(STREAM_OPTIONS, encode_object(options))), stream_options=options)
+        return self._with_member(Member(STREAM_OPTIONS, encode_object(options)), self.messages, options)
 
-    def _with_member(self, member: Member) -> ChatRequest:
+    def _with_member(
+        self, member: Member, messages: tuple[Message, ...], stream_options: tuple[Member, ...]
+    ) -> ChatRequest:
         members = put(self.members, member)
-        return replace(self, members=members, body=encode_object(members))
+        return ChatRequest(
+            self.model,
+            self.stream,
+            encode_object(members),
+            members,
+            messages,
+            self.raw_messages,
+            self.first_user,
+            stream_options,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,10 +63,13 @@ class ChatStream:
             raise failure
         raise StopAsyncIteration
 
-    async def aclose(self) -> None:
-        """Stop the provider and put the exchange on record. Idempotent; being cancelled does not stop it."""
+    async def aclose(self, why: IbexError | None = None) -> None:
+        """Stop the provider and put the exchange on record. Idempotent; being cancelled does not stop it.
+
+        ``why`` says why a stream is closed before its end, if its client has not left.
+        """
         if self._closing is None:
-            self._closing = self._settle.start(self._close())
+            self._closing = self._settle.start(self._close(why or ClientClosedRequestError()))
         await asyncio.shield(self._closing)
 
     async def _take(self, events: Sequence[StreamEvent]) -> bytes:
@@ -92,12 +95,12 @@ class ChatStream:
         self.notes.provider_ended()
         await self._settle.settle(self.notes, error=failure, summary=self._fold.summary())
 
-    async def _close(self) -> None:
+    async def _close(self, why: IbexError) -> None:
         self._ended = True
         with reporting_bugs("the provider"):
             await self._upstream.aclose()
-        # the first settlement decides: this one, if the client left before the end
-        await self._settle.settle(self.notes, error=ClientClosedRequestError(), summary=self._fold.summary())
+        # the first settlement decides: this one, if the end had not come
+        await self._settle.settle(self.notes, error=why, summary=self._fold.summary())
 
 
 def _cut_short() -> ProviderUnavailableError:

@@ -19,7 +19,9 @@ from ibex.domain.errors import (
     FieldError,
     IbexError,
     InternalError,
+    ProviderError,
     ProviderUnavailableError,
+    ServiceDegradedError,
     ValidationError,
 )
 from ibex.domain.exchange import SessionRef, Stage
@@ -47,12 +49,16 @@ SESSION_HEADER = "X-IBEX-Session-ID"
 
 @dataclass(frozen=True, slots=True)
 class ChatCall:
-    """What a client sent. ``read_request`` reads and understands the body; it is not called for who is not admitted."""
+    """What a client sent. ``read_request`` reads and understands the body; it is not called for who is not admitted.
+
+    ``has_gone`` tells, when the call is cancelled, whether that is because the client has left.
+    """
 
     request_id: UUID
     trace_id: str
     credentials: Credentials
     read_request: Callable[[], Awaitable[ChatRequest]]
+    has_gone: Callable[[], bool] = lambda: True
     session_handle: str | None = None
     ends_session: bool = False
 
@@ -99,7 +105,7 @@ class CompleteChat:
         self._ids = ids
 
     async def __call__(self, call: ChatCall) -> ChatReply:
-        """Answer one call. Cancelling it means that the client has gone: the provider is stopped, the turn recorded."""
+        """Answer one call. When it is cancelled the provider is stopped and the turn recorded."""
         notes = OpenExchange.begin(self._clock, call.request_id, call.trace_id)
         try:
             return await self._complete(call, notes)
@@ -107,7 +113,7 @@ class CompleteChat:
             await self._settle.settle(notes, error=error)
             return ChatRefusal(notes, error)
         except asyncio.CancelledError:
-            await self._settle.settle(notes, error=ClientClosedRequestError())
+            await self._settle.settle(notes, error=ClientClosedRequestError() if call.has_gone() else shutting_down())
             raise
         except Exception:
             await self._settle.settle(notes, error=InternalError())
@@ -154,9 +160,13 @@ class CompleteChat:
     ) -> ChatAnswer | ChatStream:
         asked = request.asking_for_usage() if provider.reports_stream_usage else request
         notes.provider_asked(provider.name)
-        answer = await provider.complete(asked)
-        notes.attempts = answer.attempts
-        notes.provider_request_id = answer.provider_request_id
+        self._settle.begin(notes)
+        try:
+            answer = await provider.complete(asked)
+        except ProviderError as error:
+            notes.provider_answered(error.attempts, error.provider_request_id)
+            raise
+        notes.provider_answered(answer.attempts, answer.provider_request_id)
         if not isinstance(answer, CompletionBody):
             return ChatStream(answer, notes, self._settle, hide_usage=asked is not request)
         notes.provider_spoke()
@@ -171,6 +181,11 @@ class CompleteChat:
             ) from None
         await self._settle.settle(notes, summary=summary)
         return ChatAnswer(notes, answer.body)
+
+
+def shutting_down() -> ServiceDegradedError:
+    """Return what a client is told, and the record says, of a request that the end of the process cut off."""
+    return ServiceDegradedError("The proxy is shutting down.")
 
 
 def _wrong_headers(call: ChatCall) -> tuple[FieldError, ...]:

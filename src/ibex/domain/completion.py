@@ -16,6 +16,7 @@ from typing import Any, Final
 from ibex.domain.chat import Usage
 
 DONE: Final = b"[DONE]"
+_LONGEST_NAME: Final = 256
 _MOST_CHOICES: Final = 128  # OpenAI's own limit for ``n``; it bounds what a broken provider makes us keep
 
 
@@ -56,6 +57,7 @@ class CompletionFold:
     """Takes a stream's events one by one. An event that it cannot understand is passed over, never an error."""
 
     def __init__(self) -> None:
+        self._told_model: str | None = None
         self._model: str | None = None
         self._usage = Usage()
         self._finish_reason: str | None = None
@@ -77,14 +79,15 @@ class CompletionFold:
         if event.get("error"):
             self.failed = True
             return EventKind.ERROR
+        was_finished = self.finished
         self.take(event, "delta")
-        usage_only = event.get("choices") == [] and isinstance(event.get("usage"), dict)
-        return EventKind.USAGE_ONLY if usage_only else EventKind.DATA
+        return EventKind.USAGE_ONLY if _is_usage_only(event, was_finished=was_finished) else EventKind.DATA
 
     def take(self, answer: dict[str, Any], text_holder: str) -> None:
         """Take an answer or a chunk; ``text_holder`` is the member of a choice that holds its text."""
-        if isinstance(model := answer.get("model"), str):
-            self._model = model
+        model = answer.get("model")
+        if isinstance(model, str) and model != self._told_model:
+            self._told_model, self._model = model, _name(model)
         if isinstance(usage := answer.get("usage"), dict):
             self._usage = _usage(usage)
         choices = answer.get("choices")
@@ -94,7 +97,7 @@ class CompletionFold:
 
     def _take_choice(self, choice: dict[str, Any], text_holder: str) -> None:
         if isinstance(reason := choice.get("finish_reason"), str):
-            self._finish_reason = reason
+            self._finish_reason = _name(reason)
         holder = choice.get(text_holder)
         text = holder.get("content") if isinstance(holder, dict) else None
         if not isinstance(text, str) or not text:
@@ -143,9 +146,32 @@ class _TextHash:
         return whole.hexdigest()
 
 
+def _name(text: str) -> str:
+    """Return a provider's name for something as every sink can keep it: not long, without NUL and lone surrogates."""
+    return text[:_LONGEST_NAME].encode("utf-8", "replace").decode().replace("\x00", "\ufffd")
+
+
+def _is_usage_only(event: dict[str, Any], *, was_finished: bool) -> bool:
+    """Tell whether a chunk has nothing but usage: no choices, or after the finish reason choices that say nothing.
+
+    OpenAI sends the former; LiteLLM's proxy sends ``[{"index":0,"delta":{}}]``.
+    """
+    choices = event.get("choices")
+    if not isinstance(event.get("usage"), dict) or not isinstance(choices, list):
+        return False
+    return not choices or (was_finished and all(map(_says_nothing, choices)))
+
+
+def _says_nothing(choice: object) -> bool:
+    if not isinstance(choice, dict):
+        return False
+    return all(name == "index" or value is None or (name, value) == ("delta", {}) for name, value in choice.items())
+
+
 def _object(text: bytes) -> dict[str, Any] | None:
     try:
-        value = json.loads(text)
+        # what begins so is UTF-8, and need not be asked which of JSON's old encodings it has
+        value = json.loads(text.decode("utf-8", "surrogatepass") if text.startswith(b'{"') else text)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

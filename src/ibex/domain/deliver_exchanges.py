@@ -1,28 +1,33 @@
 """USE CASE: carry exchanges from the journal to one sink, in batches, until the process ends.
 
 At least once, and in effect exactly once: a batch is acknowledged after the sink has it, comes again with the same
-members and token until then, and both sinks recognize what they already hold (spec 11).
+members and token until then, and both sinks recognize what they already hold (spec 11). A batch that a sink refuses
+for what is in it is halved until the row that it will never take stands alone; that one is laid aside.
 """
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from ibex.domain.journal import JournalUnavailableError, Sink
-from ibex.domain.sessions import SinkUnavailableError, checkpoint_of
+from ibex.domain.sessions import SinkRefusedError, SinkUnavailableError, checkpoint_of
 from ibex.domain.traces import trace_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from ibex.domain.clock import Clock
+    from ibex.domain.exchange import Exchange
     from ibex.domain.journal import Batch, Journal
     from ibex.domain.sessions import SessionStore
     from ibex.domain.traces import TraceSink
 
+T = TypeVar("T")
+
 BATCH_ROWS: Final = 1_000
+ROWS_PER_PIECE: Final = 50
 LINGER_S: Final = 0.2
 IDLE_S: Final = 5.0
 FIRST_RETRY_S: Final = 0.1
@@ -41,6 +46,19 @@ class DeliveryObserver(Protocol):
         ``reason`` holds no row's content.
         """
 
+    def buried(self, sink: Sink, reason: str) -> None:
+        """An exchange was laid aside, since the sink will never take it."""
+
+
+async def _rows(batch: Batch, row_of: Callable[[Exchange], T | None]) -> list[T]:
+    """Return the rows that a batch leaves; made in pieces, so that requests do not wait while there are many."""
+    rows: list[T] = []
+    for start in range(0, len(batch.exchanges), ROWS_PER_PIECE):
+        await asyncio.sleep(0)
+        made = map(row_of, batch.exchanges[start : start + ROWS_PER_PIECE])
+        rows.extend(row for row in made if row is not None)
+    return rows
+
 
 @dataclass(frozen=True, slots=True)
 class CheckpointDelivery:
@@ -51,7 +69,7 @@ class CheckpointDelivery:
 
     async def deliver(self, batch: Batch) -> None:
         """Store the checkpoints of a batch."""
-        checkpoints = [c for c in map(checkpoint_of, batch.exchanges) if c is not None]
+        checkpoints = await _rows(batch, checkpoint_of)
         if checkpoints:
             await self.store.append(checkpoints)
 
@@ -65,7 +83,7 @@ class TraceDelivery:
 
     async def deliver(self, batch: Batch) -> None:
         """Store the traces of a batch."""
-        rows = [t for t in map(trace_of, batch.exchanges) if t is not None]
+        rows = await _rows(batch, trace_of)
         if rows:
             await self.traces.write(rows, batch.token)
 
@@ -102,6 +120,12 @@ class DeliverExchanges:
                 # What is appended meanwhile shares the batch: a row at a time, neither sink would keep up.
                 await self._sleep(LINGER_S)
 
+    async def run_dry(self) -> None:
+        """Deliver until nothing is left."""
+        while (outcome := await self.deliver_next()) is not None:
+            if not outcome:
+                await self._sleep(self._delay_s())
+
     async def flush(self) -> None:
         """Deliver what is there now and return; at the first failure too, since the journal keeps the rest."""
         while await self.deliver_next():
@@ -117,7 +141,7 @@ class DeliverExchanges:
                 return None
             rows = len(batch.exchanges)
             started = self._clock.monotonic_ns()
-            await self._delivery.deliver(batch)
+            await self._deliver(batch)
             await self._journal.acknowledge(sink, batch)
         except (SinkUnavailableError, JournalUnavailableError) as error:
             return self._failed(rows, str(error))
@@ -126,6 +150,18 @@ class DeliverExchanges:
         self._failures = 0
         self._observer.delivered(sink, rows, self._clock.monotonic_ns() - started)
         return True
+
+    async def _deliver(self, batch: Batch) -> None:
+        try:
+            await self._delivery.deliver(batch)
+        except SinkRefusedError as refusal:
+            if len(batch.exchanges) > 1:
+                for half in batch.halves():
+                    await self._deliver(half)
+                return
+            for exchange in batch.exchanges:
+                await self._journal.bury(self._delivery.sink, exchange, str(refusal))
+            self._observer.buried(self._delivery.sink, str(refusal))
 
     def _failed(self, rows: int, reason: str) -> bool:
         self._failures += 1

@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Protocol
 
 from ibex.domain.chat import Member, Message, encode_object
@@ -97,8 +98,7 @@ def _after_instructions(request: ChatRequest) -> int:
 
 
 def _system_message(directive: Directive) -> Message:
-    text = json.dumps(directive.text, ensure_ascii=False).encode()
-    return Message("system", b'{"role":"system","content":' + text + b"}")
+    return Message("system", b'{"role":"system","content":' + _encoded(directive.text) + b"}")
 
 
 def _prepended(user: UserMessage | None, directive: Directive) -> tuple[int, Message] | None:
@@ -111,7 +111,7 @@ def _prepended(user: UserMessage | None, directive: Directive) -> tuple[int, Mes
 
 
 def _with_prefix(content: bytes, directive: Directive) -> bytes:
-    prefix = json.dumps(f"[DIRECTIVE]: {directive.text}\n\n", ensure_ascii=False).encode()
+    prefix = _encoded(f"[DIRECTIVE]: {directive.text}\n\n")
     match content[:1]:
         case b'"':
             return prefix[:-1] + content[1:]
@@ -121,3 +121,8 @@ def _with_prefix(content: bytes, directive: Directive) -> bytes:
             return b'[{"type":"text","text":' + prefix + b"}" + separator + rest
         case _:
             return content
+
+
+@lru_cache(maxsize=256)  # of at most 32 KiB each; to encode one takes as long as all else that is done here
+def _encoded(text: str) -> bytes:
+    return json.dumps(text, ensure_ascii=False).encode()

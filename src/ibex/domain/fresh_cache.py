@@ -39,7 +39,7 @@ class CacheObserver(Protocol):
         """There was an entry, but it had run out or was not proven any more."""
 
     def served_stale(self, kind: Kind) -> None:
-        """An entry that had run out was proven and served, since the source could not be asked."""
+        """An entry that had run out, or is only the last that was known, was served: the source could not be asked."""
 
 
 @dataclass(slots=True)
@@ -68,12 +68,14 @@ class Lifetimes(Generic[V]):
     """How long entries of one kind live: ``of`` in seconds, 0 or less for not to be kept.
 
     ``while_source_is_down_s`` is how long after its fetch a proven entry is served if the source cannot be asked, and
-    ``may_outlive`` whether that goes for a value now.
+    ``may_outlive`` whether that goes for a value now. ``last_known_s`` is how long after it was last confirmed an entry
+    of any age is served if nobody can be asked, proven or not.
     """
 
     of: Callable[[V], float]
     while_source_is_down_s: float = 0.0
     may_outlive: Callable[[V], bool] = bool
+    last_known_s: float = 0.0
 
 
 class FreshCache(Generic[K, V]):
@@ -119,12 +121,19 @@ class FreshCache(Generic[K, V]):
                 self._observer.hit(self._kind)
                 return recalled.entry.value
             case Verdict.FETCH:
-                await self._renew(recalled, current)
+                try:
+                    await self._renew(recalled, current)
+                except _OUTAGES:
+                    if not self._is_last_word(recalled.entry, now_ns):
+                        raise
+                    self._observer.served_stale(self._kind)
+                    recalled.is_stale = True
             case Verdict.FETCH_IF_POSSIBLE:
                 try:
                     await self._renew(recalled, current)
-                except SourceUnavailableError:
-                    if not self._outlives(recalled.entry, now_ns):
+                except _OUTAGES as outage:
+                    proven = isinstance(outage, SourceUnavailableError) and self._outlives(recalled.entry, now_ns)
+                    if not proven and not self._is_last_word(recalled.entry, now_ns):
                         raise
                     self._observer.served_stale(self._kind)
                     recalled.is_stale = True
@@ -146,6 +155,9 @@ class FreshCache(Generic[K, V]):
     def _outlives(self, entry: Entry[V], now_ns: int) -> bool:
         in_time = now_ns - entry.fetched_ns < self._lifetimes.while_source_is_down_s * _NS
         return in_time and self._lifetimes.may_outlive(entry.value)
+
+    def _is_last_word(self, entry: Entry[V], now_ns: int) -> bool:
+        return now_ns - entry.confirmed_ns < self._lifetimes.last_known_s * _NS
 
     async def _fetched(self, key: K, stamp: Stamp | None, fetch: Fetch[V]) -> Entry[V]:
         """Fetch, or wait for who is fetching already under the same stamp: under another, it may miss the change."""

@@ -23,6 +23,10 @@ class JournalUnavailableError(Exception):
     """The journal cannot be used now (its disk is full or gone). Requests go on; a lost exchange is counted."""
 
 
+class JournalFullError(JournalUnavailableError):
+    """Its disk has no room, or fails: what a person or time may mend, other than a path that is wrong."""
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Consecutive exchanges for one sink. ``token`` names this very membership, also after a restart."""
@@ -31,9 +35,30 @@ class Batch:
     last_position: int
     exchanges: Sequence[Exchange]
 
+    def halves(self) -> tuple[Batch, Batch]:
+        """Return this batch as two, each with a token that is always the same; it must have two members at least."""
+        middle = len(self.exchanges) // 2
+        return (
+            Batch(f"{self.token}.0", self.last_position, self.exchanges[:middle]),
+            Batch(f"{self.token}.1", self.last_position, self.exchanges[middle:]),
+        )
+
 
 class Journal(Protocol):
-    """Port: keeps exchanges until every sink has them."""
+    """Port: keeps exchanges until every sink has them.
+
+    When it is full, it drops what only the traces wait for, oldest first, before it refuses anything (spec 11).
+    """
+
+    def begin(self, exchange: Exchange) -> None:
+        """Note what is known of an exchange that has just reached the provider, so that it outlives the process.
+
+        The note goes when an exchange of the same id is appended, or is lost then; one that was left open goes only
+        when it is appended. Does not wait and raises nothing: a note that cannot be kept is none.
+        """
+
+    def left_open(self) -> Sequence[Exchange]:
+        """Return what was begun before the journal was opened, and has not been appended; None of it twice."""
 
     async def append(self, exchange: Exchange) -> None:
         """Return once the exchange survives the death of the process. Raises ``JournalUnavailableError``."""
@@ -50,6 +75,9 @@ class Journal(Protocol):
 
         Raises ``JournalUnavailableError`` if it cannot be recorded now; the batch then comes again.
         """
+
+    async def bury(self, sink: Sink, exchange: Exchange, reason: str) -> None:
+        """Lay an exchange that the sink will never take aside, for a person to look at. Never raises."""
 
     async def wait_for_more(self, sink: Sink, timeout_s: float) -> None:
         """Return when something may have been appended that the sink has not been given, or after the timeout."""

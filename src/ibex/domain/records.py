@@ -69,7 +69,8 @@ class SessionHistory(Protocol):
 class ModelSummary:
     """One model's requests in a time span.
 
-    Durations are in milliseconds; percentiles are over complete requests, 0 if there are none.
+    Durations are in milliseconds; percentiles are over complete requests, 0 if there are none. ``ttfb`` is the time to
+    the provider's first byte.
     """
 
     model: str
@@ -79,17 +80,60 @@ class ModelSummary:
     input_tokens: int
     output_tokens: int
     ttfb_p50_ms: float
+    ttfb_p99_ms: float
     total_p50_ms: float
+    total_p90_ms: float
     total_p99_ms: float
     overhead_p50_ms: float
     overhead_p99_ms: float
 
 
+@dataclass(frozen=True, slots=True)
+class TimeSlice:
+    """The requests of one slice of a time span."""
+
+    requests: int
+    errors: int
+    input_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class EmitterRecord:
+    """What one process left behind in a time span: the numbers that it gave, from ``first`` to ``last``.
+
+    ``missing`` is how many numbers between the two have no trace, ``repeated`` how many traces have another one's
+    number: both are 0, or something was lost or counted twice. What a process lost after its last trace does not show.
+    """
+
+    emitter_id: UUID
+    first: int
+    last: int
+    rows: int
+    missing: int
+    repeated: int
+    last_completed_at: datetime
+
+
 class TraceHistory(Protocol):
-    """Port: reads traces of one organization. Methods raise ``sessions.SinkUnavailableError``."""
+    """Port: reads traces, of one organization but where it says so. Methods raise ``sessions.SinkUnavailableError``."""
 
     async def tail(self, org_id: UUID, limit: int, after: datetime | None = None) -> Sequence[Trace]:
         """Return the latest traces, oldest of them first; with ``after``, only what was requested later."""
 
     async def summary(self, org_id: UUID, span: timedelta) -> Sequence[ModelSummary]:
         """Return one row a model and provider for the span that ends now, most requests first."""
+
+    async def timeline(self, org_id: UUID, span: timedelta, slices: int) -> Sequence[TimeSlice]:
+        """Return the span that ends now in so many equal slices, oldest first; one without requests is all zeros."""
+
+    async def slow(self, org_id: UUID, span: timedelta, limit: int) -> Sequence[Trace]:
+        """Return the requests of the span that ends now that took longest in all, slowest first."""
+
+    async def emitters(self, span: timedelta) -> Sequence[EmitterRecord]:
+        """Return each process that completed an exchange in the span that ends now, the one that did last first.
+
+        Of all organizations together, since a process numbers through all of them. A process that started within the
+        span is counted from 1, another from its first number in the span. The span, and a day, must be less than traces
+        are kept. What recovery settled counts as a process of its own.
+        """

@@ -1,13 +1,18 @@
-"""USE CASE: put a finished exchange on record, exactly once, whatever happens to the request's own task."""
+"""USE CASE: put an exchange on record, exactly once, whatever happens to the request's own task or to the process.
+
+Begun, when it reaches the provider, and settled, when it is over. What a process that died had begun and not settled is
+settled by the next one that opens its journal.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ibex.domain.completion import CompletionSummary
-from ibex.domain.errors import ProviderError
+from ibex.domain.errors import InternalError
 from ibex.domain.exchange import Exchange
 from ibex.domain.journal import JournalUnavailableError
 
@@ -56,6 +61,23 @@ class SettleExchange:
         self._last_seq = 0
         self._running: set[asyncio.Task[None]] = set()
 
+    def begin(self, notes: OpenExchange) -> None:
+        """Note that the provider is asked now."""
+        if notes.caller is not None and notes.begun_id is None:
+            notes.begun_id = self._ids.uuid7()
+            with reporting_bugs("the journal"):
+                self._journal.begin(self._exchange(notes, InternalError(), CompletionSummary(), 0))
+
+    async def recover(self, journal: Journal) -> None:
+        """Settle, as incomplete, what a process that is gone had begun in this journal, under numbers of their own.
+
+        This process's would have a gap where the journal takes one later. Raises ``JournalUnavailableError``; what is
+        settled by then is, and the rest is found again.
+        """
+        emitter_id = self._ids.uuid7()
+        for number, begun in enumerate(journal.left_open(), 1):
+            await journal.append(replace(begun, emitter_id=emitter_id, emitter_seq=number))
+
     async def settle(
         self,
         notes: OpenExchange,
@@ -97,17 +119,21 @@ class SettleExchange:
                 observer.settled(exchange, journaled=journaled)
 
     def _close(self, notes: OpenExchange, error: IbexError | None, summary: CompletionSummary) -> Exchange:
-        if isinstance(error, ProviderError) and notes.attempts == 0:  # else its answer had begun and has said it
-            notes.attempts = error.attempts
-            notes.provider_request_id = error.provider_request_id
-        if notes.caller is not None:
-            self._last_seq += 1
+        return self._exchange(notes, error, summary, self._next_seq() if notes.caller is not None else 0)
+
+    def _next_seq(self) -> int:
+        self._last_seq += 1
+        return self._last_seq
+
+    def _exchange(
+        self, notes: OpenExchange, error: IbexError | None, summary: CompletionSummary, emitter_seq: int
+    ) -> Exchange:
         return Exchange(
-            id=self._ids.uuid7(),
+            id=notes.begun_id or self._ids.uuid7(),
             request_id=notes.request_id,
             trace_id=notes.trace_id,
             emitter_id=self._emitter_id,
-            emitter_seq=self._last_seq if notes.caller is not None else 0,
+            emitter_seq=emitter_seq,
             requested_at=notes.requested_at,
             completed_at=max(notes.requested_at, notes.clock.now()),  # a clock that is set back makes no negative span
             timings=notes.timings(),

@@ -91,6 +91,29 @@ async def test_an_agent_that_is_remembered_as_suspended_is_refused_without_a_cal
     assert door.rate_limiter.asked == [ORG] * 3
 
 
+@pytest.mark.parametrize(
+    "credentials",
+    [
+        pytest.param(Credentials(BEARER, str(AGENT)), id="its agent was suspended"),
+        pytest.param(Credentials(BEARER, "none"), id="no agent's id"),
+        pytest.param(Credentials(BEARER, str(AGENT), str(AGENT)), id="another organization's path"),
+    ],
+)
+async def test_a_revoked_token_is_told_nothing_else(credentials: Credentials) -> None:
+    """What else would be wrong with the request is the organization's business: the token is refused first."""
+    door = Door()
+    await door.knock_twice()
+    door.agents.answer = Agent(AGENT, ORG, AgentStatus.SUSPENDED)
+    await door.announce(Kind.AGENTS)
+    with pytest.raises(AgentSuspendedError):
+        await door.knock()
+    door.tokens.answer = InvalidTokenError()
+    await door.announce(Kind.TOKENS)
+
+    with pytest.raises(InvalidTokenError):
+        await door.admit(credentials, door.notes)
+
+
 async def test_an_agent_that_is_active_again_is_let_in_at_the_next_request() -> None:
     """Remembered as paused, and counted this time."""
     door = Door()

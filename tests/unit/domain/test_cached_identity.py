@@ -29,7 +29,7 @@ from ibex.domain.cached_identity import (
     directive_lifetimes,
     token_lifetimes,
 )
-from ibex.domain.errors import InvalidTokenError, TokenSourceUnavailableError
+from ibex.domain.errors import InvalidTokenError, ServiceDegradedError, TokenSourceUnavailableError
 from ibex.domain.fresh_cache import FreshCache
 from ibex.domain.freshness import Kind, News
 from ibex.domain.identity import Agent, AgentStatus, PersonalAccessToken
@@ -37,6 +37,7 @@ from ibex.domain.identity import Agent, AgentStatus, PersonalAccessToken
 if TYPE_CHECKING:
     from uuid import UUID
 
+    from ibex.domain.directives import Directive
     from ibex.domain.freshness import Entry
     from ibex.domain.identity import Principal
 
@@ -210,3 +211,72 @@ async def test_directives_and_that_there_is_none_are_kept() -> None:
     assert await directives.active(ORG, OTHER_AGENT, news()) == DIRECTIVE
     assert await directives.active(ORG, AGENT, news()) is None
     assert await directives.active(ORG, AGENT, news(generation="h")) == DIRECTIVE
+
+
+def lost_news(at_ns: int = 0) -> News:
+    """Return what is known where Redis does not answer."""
+    return News(at_ns, None, {})
+
+
+async def test_what_one_worker_looked_up_the_others_need_not() -> None:
+    """As long as the stamp is the same; after a change each of them asks again, or finds what another has asked."""
+    source = ScriptedDirectives(DIRECTIVE)
+    first, second = Caches(ManualClock()), Caches(ManualClock())
+    second.shared_directives = first.shared_directives
+    for worker in (first, second):
+        assert await worker.directives(source).active(ORG, AGENT, news()) == DIRECTIVE
+    assert len(source.asked) == 1
+
+    source.answer = None
+    for worker in (first, second):
+        assert await worker.directives(source).active(ORG, AGENT, news(generation="h")) is None
+    assert len(source.asked) == 2
+
+
+async def test_without_a_stamp_nothing_is_shared() -> None:
+    """What cannot be proven fresh is not put where others would take it for that."""
+    source = ScriptedDirectives(DIRECTIVE)
+    first, second = Caches(ManualClock()), Caches(ManualClock())
+    second.shared_directives = first.shared_directives
+    for worker in (first, second):
+        await worker.directives(source).active(ORG, AGENT, lost_news())
+    assert len(source.asked) == 2
+
+
+@pytest.mark.parametrize("known", [DIRECTIVE, None])
+async def test_the_last_text_known_holds_for_five_minutes(known: Directive | None) -> None:
+    """Where neither the others nor the source can be asked; that there is none counts as known. Then it is refused."""
+    clock = ManualClock()
+    caches = Caches(clock)
+    source = ScriptedDirectives(known)
+    directives = caches.directives(source)
+    assert await directives.active(ORG, AGENT, news(clock.monotonic_ns())) == known
+    source.answer = ServiceDegradedError()
+
+    clock.advance(timedelta(seconds=299))
+    assert await directives.active(ORG, AGENT, lost_news(clock.monotonic_ns())) == known
+    assert caches.heard[-1] == ("stale", Kind.DIRECTIVES)
+    assert await directives.active(ORG, AGENT, news(clock.monotonic_ns(), generation="h")) == known
+    clock.advance(timedelta(seconds=2))
+    with pytest.raises(ServiceDegradedError):
+        await directives.active(ORG, AGENT, lost_news(clock.monotonic_ns()))
+
+
+async def test_a_directive_of_which_nothing_is_known_is_not_skipped() -> None:
+    """The request is refused rather than sent on without its rule."""
+    directives = Caches(ManualClock()).directives(ScriptedDirectives(ServiceDegradedError()))
+    with pytest.raises(ServiceDegradedError):
+        await directives.active(ORG, AGENT, news())
+
+
+async def test_after_an_outage_the_source_is_asked_again() -> None:
+    """At once: the last text known is for as long as nobody answers."""
+    clock = ManualClock()
+    source = ScriptedDirectives(DIRECTIVE)
+    directives = Caches(clock).directives(source)
+    await directives.active(ORG, AGENT, news(clock.monotonic_ns()))
+    clock.advance(timedelta(seconds=10))
+    source.answer = ServiceDegradedError()
+    await directives.active(ORG, AGENT, lost_news(clock.monotonic_ns()))
+    source.answer = None
+    assert await directives.active(ORG, AGENT, lost_news(clock.monotonic_ns())) is None

@@ -190,6 +190,29 @@ def test_what_an_event_is(data: bytes, kind: EventKind) -> None:
     assert fold.failed is (kind is EventKind.ERROR)
 
 
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b'{"choices":[{"index":0,"delta":{}}],"usage":{}}', EventKind.USAGE_ONLY),
+        (b'{"choices":[{"index":0,"delta":{},"finish_reason":null,"logprobs":null}],"usage":{}}', EventKind.USAGE_ONLY),
+        (b'{"choices":[{"delta":{}},{"delta":null}],"usage":{}}', EventKind.USAGE_ONLY),
+        (b'{"choices":[{"delta":{}},{"delta":{"content":"."}}],"usage":{}}', EventKind.DATA),
+        (b'{"choices":[{"delta":{"content":""}}],"usage":{}}', EventKind.DATA),
+        (b'{"choices":[{"delta":{},"finish_reason":"stop"}],"usage":{}}', EventKind.DATA),
+        (b'{"choices":[{"delta":{},"something":"new"}],"usage":{}}', EventKind.DATA),
+        (b'{"choices":[{"delta":{}}],"usage":null}', EventKind.DATA),
+        (b'{"choices":[null],"usage":{}}', EventKind.DATA),
+    ],
+)
+def test_usage_may_come_with_choices_that_say_nothing(data: bytes, kind: EventKind) -> None:
+    """Once the finish reason has come, as LiteLLM has it; a choice that says anything, or may, is data."""
+    finished = CompletionFold()
+    finished.add(chunk_of(None, finish_reason="stop"))
+
+    assert finished.add(data) is kind
+    assert CompletionFold().add(data) is EventKind.DATA
+
+
 @given(st.binary(max_size=60))
 def test_no_bytes_make_folding_raise(data: bytes) -> None:
     """A stream is folded beside the forwarding and can never break it."""
@@ -265,6 +288,17 @@ def test_model_and_finish_reason_are_the_last_that_were_said() -> None:
     )
 
     assert (summary.model, summary.finish_reason) == ("m-1", "length")
+
+
+@pytest.mark.parametrize("name", ["m\x00\ud800", "m" * 10_000])
+def test_names_of_the_provider_are_such_that_every_sink_keeps_them(name: str) -> None:
+    """No NUL, no lone surrogate, no length without end: an exchange is not lost for what its provider calls things."""
+    summary = folded(json.dumps({"model": name, "choices": [{"finish_reason": name}]}).encode())
+    for kept in (summary.model, summary.finish_reason):
+        assert kept is not None
+        assert kept.startswith("m")
+        assert len(kept.encode()) <= 256
+        assert "\x00" not in kept
 
 
 def test_choices_without_end_are_not_kept_without_end() -> None:

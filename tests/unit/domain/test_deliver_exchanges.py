@@ -13,11 +13,18 @@ import pytest
 from harness.exchanges import a_refusal, an_exchange
 from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.memory.journal import InMemoryJournal
-from ibex.adapters.memory.observers import Delivered, DeliveryFailed, RecordingObserver
+from ibex.adapters.memory.observers import Buried, Delivered, DeliveryFailed, RecordingObserver
 from ibex.domain import deliver_exchanges
-from ibex.domain.deliver_exchanges import BATCH_ROWS, LINGER_S, CheckpointDelivery, DeliverExchanges, TraceDelivery
+from ibex.domain.deliver_exchanges import (
+    BATCH_ROWS,
+    LINGER_S,
+    ROWS_PER_PIECE,
+    CheckpointDelivery,
+    DeliverExchanges,
+    TraceDelivery,
+)
 from ibex.domain.journal import Batch, JournalUnavailableError, Sink
-from ibex.domain.sessions import SinkUnavailableError, checkpoint_of
+from ibex.domain.sessions import SinkRefusedError, SinkUnavailableError, checkpoint_of
 from ibex.domain.traces import trace_of
 
 if TYPE_CHECKING:
@@ -152,6 +159,26 @@ async def test_a_batch_without_rows_is_acknowledged_unsent(sink: Sink, *, caller
     assert belt.journal.depth(sink) == 0
 
 
+@pytest.mark.parametrize("sink", list(Sink))
+async def test_a_large_batch_lets_others_run_while_its_rows_are_made(sink: Sink) -> None:
+    """A thousand rows are some milliseconds of work: whoever waits for the event loop gets it in between."""
+    belt = Belt()
+    await belt.fill(BATCH_ROWS)
+    turns = 0
+
+    async def somebody_else() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    other = asyncio.create_task(somebody_else())
+    await belt.delivery(sink).deliver_next()
+    other.cancel()
+    assert turns >= BATCH_ROWS // ROWS_PER_PIECE - 1
+    assert belt.journal.depth(sink) == 0
+
+
 async def test_refusals_among_turns_are_left_out() -> None:
     """Only what has a row is sent; all of it is acknowledged."""
     belt = Belt()
@@ -196,6 +223,66 @@ async def test_observers_hear_how_delivery_goes() -> None:
         DeliveryFailed(Sink.CHECKPOINTS, 2, "the store is down"),
         Delivered(Sink.CHECKPOINTS, 2, 3_000_000),
     ]
+
+
+class PickySink(ScriptedSink):
+    """Refuses whatever has one of these numbers among it."""
+
+    poisoned: frozenset[int] = frozenset()
+    asked: list[tuple[str, list[int]]]
+
+    async def write(self, traces: Sequence[Trace], batch_token: str) -> None:
+        """Take them all or none."""
+        numbers = [trace.emitter_seq for trace in traces]
+        self.asked.append((batch_token, numbers))
+        if self.poisoned & set(numbers):
+            raise SinkRefusedError("a type that it has not")
+        await super().write(traces, batch_token)
+
+
+@pytest.mark.parametrize("poisoned", [{1}, {8}, {3, 4}, {1, 5, 8}, set(range(1, 9))])
+async def test_a_poisoned_row_ends_alone(poisoned: set[int]) -> None:
+    """All others are stored once, it is laid aside, and the next batch goes on."""
+    belt = Belt()
+    sink = PickySink()
+    sink.poisoned, sink.asked = frozenset(poisoned), []
+    belt.sink = sink
+    exchanges = await belt.fill(8)
+
+    assert await belt.delivery(Sink.TRACES).deliver_next() is True
+
+    stored = sorted(trace.emitter_seq for traces, _ in sink.traces for trace in traces)
+    assert stored == [n for n in range(1, 9) if n not in poisoned]
+    buried = [exchange for _, exchange, _ in belt.journal.buried]
+    assert buried == [exchanges[n - 1] for n in sorted(poisoned)]
+    assert belt.observer.deliveries[:-1] == [Buried(Sink.TRACES, "a type that it has not")] * len(poisoned)
+    assert belt.journal.depth(Sink.TRACES) == 0
+
+
+async def test_halves_keep_their_tokens() -> None:
+    """A batch that is halved, interrupted and halved again is recognized by the sink."""
+    belt = Belt()
+    sink = PickySink([SinkUnavailableError("gone")])
+    sink.poisoned, sink.asked = frozenset({1}), []
+    belt.sink = sink
+    await belt.fill(4)
+    delivery = belt.delivery(Sink.TRACES)
+
+    assert await delivery.deliver_next() is False
+    before = list(sink.asked)
+    assert await delivery.deliver_next() is True
+
+    assert sink.asked[len(before) :][: len(before)] == before
+    assert len({token for token, _ in sink.asked}) == len({tuple(numbers) for _, numbers in sink.asked})
+
+
+async def test_a_journal_is_run_dry() -> None:
+    """Until nothing is left, through failures."""
+    belt = Belt(SinkUnavailableError("gone"), SinkUnavailableError("gone"))
+    await belt.fill(3)
+    await belt.delivery().run_dry()
+    assert belt.journal.depth(Sink.CHECKPOINTS) == 0
+    assert len(belt.slept) == 2
 
 
 async def test_a_bug_of_a_sink_is_a_failure_like_any_other() -> None:

@@ -93,6 +93,34 @@ async def test_rolling_back_moves_the_pointer_and_copies_nothing(desk: Desk) -> 
     assert (await desk.manage.set(*desk.key, "three", author=AUTHOR)).version.number == 3
 
 
+async def test_versions_are_compared(desk: Desk) -> None:
+    """The one in force with the one before it, another with the one in force, or any two."""
+    for text in ("one", "two", "three"):
+        await desk.manage.set(*desk.key, text, author=AUTHOR)
+    await desk.manage.rollback(*desk.key, 2)
+
+    async def compared(*numbers: int | None) -> tuple[int | None, int]:
+        diff = await desk.manage.diff(*desk.key, *numbers)
+        return diff.before.number if diff.before else None, diff.after.number
+
+    assert await compared() == (1, 2)
+    assert await compared(3) == (3, 2)
+    assert await compared(1, 3) == (1, 3)
+    assert await compared(None, 3) == (2, 3)
+    assert await compared(None, 1) == (None, 1)
+    assert [line[0] for line in (await desk.manage.diff(*desk.key, 1, 3)).lines] == list("@-\\+\\")
+
+
+async def test_only_versions_that_exist_are_compared(desk: Desk) -> None:
+    """Nor is there anything to compare without a directive."""
+    with pytest.raises(NotFoundError, match="directive"):
+        await desk.manage.diff(*desk.key)
+    await desk.manage.set(*desk.key, "one", author=AUTHOR)
+    for numbers in ((1, 2), (2, 1), (2,)):
+        with pytest.raises(NotFoundError, match="version"):
+            await desk.manage.diff(*desk.key, *numbers)
+
+
 async def test_a_deactivated_directive_is_not_injected_until_it_is_back(desk: Desk) -> None:
     """Rolling back or setting anew activates it again."""
     await desk.manage.set(*desk.key, "one", author=AUTHOR)

@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 
 from harness.chat_scene import DISK_FULL, ScriptedJournal, status_of
+from harness.exchanges import an_exchange
 from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.memory.ids import SequentialIds
 from ibex.adapters.memory.observers import RecordingObserver
@@ -156,18 +157,46 @@ async def test_all_observers_hear_in_their_order() -> None:
     assert desk.observer.exchanges == other.exchanges
 
 
-@pytest.mark.parametrize(("attempts_before", "recorded"), [(0, (4, "of the error")), (2, (2, "of the headers"))])
-async def test_what_a_begun_answer_has_said_of_itself_stands(attempts_before: int, recorded: tuple[int, str]) -> None:
-    """An error after the answer's headers knows less than they did; before them, only the error knows."""
+async def test_what_reaches_the_provider_is_noted_first() -> None:
+    """Under the id that it is settled under, as incomplete; a second time changes nothing."""
     desk = Desk()
     notes = desk.notes()
-    notes.attempts = attempts_before
-    notes.provider_request_id = "of the headers" if attempts_before else None
+    notes.provider_asked("openai")
+    desk.settle.begin(notes)
+    desk.settle.begin(notes)
+    await desk.settle.settle(notes)
+
+    (begun,) = desk.journal.begun
+    (kept,) = desk.journal.kept
+    assert (begun.id, begun.is_complete, begun.reached_provider, begun.emitter_seq) == (kept.id, False, True, 0)
+    assert (kept.is_complete, kept.emitter_seq) == (True, 1)
+
+
+async def test_what_a_predecessor_left_open_is_settled_under_our_own_numbers() -> None:
+    """Its own ended with it, wherever that was; so neither sequence has a gap."""
+    desk = Desk()
+    journal = ScriptedJournal()
+    journal.left = [an_exchange(is_complete=False), an_exchange(is_complete=False)]
+    await desk.settle.recover(journal)
+    await desk.settle.settle(desk.notes())
+
+    (own,) = desk.journal.kept
+    assert [e.emitter_seq for e in (*journal.kept, own)] == [1, 2, 1]
+    (emitter_id,) = {e.emitter_id for e in journal.kept}
+    assert emitter_id != own.emitter_id
+    assert not any(e.is_complete for e in journal.kept)
+
+
+async def test_what_an_answer_has_said_of_itself_stands() -> None:
+    """An error after its headers knows less than they did."""
+    desk = Desk()
+    notes = desk.notes()
+    notes.provider_answered(2, "of the headers")
 
     await desk.settle.settle(notes, error=ProviderUnavailableError(attempts=4, provider_request_id="of the error"))
 
     (kept,) = desk.journal.kept
-    assert (kept.attempts, kept.provider_request_id) == recorded
+    assert (kept.attempts, kept.provider_request_id) == (2, "of the headers")
 
 
 @pytest.mark.parametrize("waiter_leaves", [False, True])

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from ibex.domain.journal import JournalUnavailableError, Sink
+from ibex.domain.journal import JournalFullError, JournalUnavailableError, Sink
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,6 +28,7 @@ CHECKPOINT_BYTES: Final = 500_000
 # What the other thread leaves, the writer copies itself once the log has so many pages of 4 KiB. That bounds the log,
 # at the price of commits that wait for two flushes of the disk.
 _OWN_CHECKPOINT_PAGES: Final = 4_000
+LEAST_ROOM_BYTES: Final = 1 << 20
 _BUSY_TIMEOUT_S: Final = 5.0
 _SCHEMA: Final = f"""
 BEGIN;
@@ -139,6 +140,38 @@ class Store:
         self.fixed.pop(sink, None)
         self.stored_bytes -= freed
 
+    def drop_traces(self, wanted_bytes: int) -> int:
+        """Delete what only the traces wait for, oldest first, until so many bytes are free; return how many went.
+
+        A batch that is fixed goes as a whole, also where PostgreSQL still waits for some of it, which then stays for
+        that: part of it under another token could be stored twice.
+        """
+        first, last = self.acknowledged[Sink.TRACES] + 1, self.acknowledged[Sink.CHECKPOINTS]
+        fixed = self.fixed.get(Sink.TRACES)
+        if last < first:
+            return 0
+        through = freed = 0
+        for position, size in self._connection.execute(
+            "SELECT position, length(body) FROM exchanges WHERE position BETWEEN ? AND ? ORDER BY position",
+            (first, last),
+        ):
+            through, freed = position, freed + size
+            if freed >= wanted_bytes:
+                break
+        through = max(through, fixed.last if fixed is not None else 0)
+        self.acknowledge(Sink.TRACES, through)
+        return through - first + 1
+
+    def probe(self) -> None:
+        """Write something that changes nothing, and look that there is room for more.
+
+        What is that small may fit where a group of exchanges does not. Raises ``JournalFullError``.
+        """
+        self._connection.execute("UPDATE journal SET id = id")
+        disk = os.statvfs(self.path.parent)
+        if disk.f_bavail * disk.f_frsize < LEAST_ROOM_BYTES:
+            raise JournalFullError("the journal's disk is almost full")
+
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         self._connection.execute("BEGIN IMMEDIATE")
@@ -180,6 +213,10 @@ class SecondConnection:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
+
+    def all_bodies(self) -> list[bytes]:
+        """Return every exchange that is there. Raises ``sqlite3.Error``."""
+        return [body for (body,) in self._execute("SELECT body FROM exchanges ORDER BY position")]
 
     def _execute(self, statement: str, *parameters: int) -> list[tuple[Any, ...]]:
         if self._connection is None:

@@ -34,6 +34,11 @@ def generations_key(org_id: UUID) -> str:
     return f"ibex:{{{org_id}}}:generations"
 
 
+def directive_key(org_id: UUID, agent_id: UUID) -> str:
+    """Return the key of what was looked up for an agent; it holds the directive's text."""
+    return f"ibex:{{{org_id}}}:directive:{agent_id}"
+
+
 def mark_key(mark: str) -> str:
     """Return the key of the mark of a filter that is being made."""
     return f"ibex:{{freshness}}:mark:{mark}"

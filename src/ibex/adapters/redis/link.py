@@ -32,8 +32,8 @@ Command: TypeAlias = "tuple[Any, ...]"
 class RedisObserver(Protocol):
     """Port: hears how Redis does. Never raises, never blocks."""
 
-    def answered(self, questions: int, duration_ns: int) -> None:
-        """A round trip with so many requests in it came back."""
+    def answered(self, questions: int, duration_ns: int, *, leased: bool) -> None:
+        """A round trip with so many requests in it came back, with a valid lease or without."""
 
     def failed(self, reason: str, questions: int = 1) -> None:
         """A round trip with so many requests in it did not; ``reason`` holds no key and no value."""
@@ -177,7 +177,8 @@ class RedisLink:
     def _arrived(self, asked_ns: int, lease: str | None, questions: list[_Question], replies: list[Any]) -> None:
         self._failures = 0
         if questions:
-            self._observer.answered(_count(questions), self._clock.monotonic_ns() - asked_ns)
+            took_ns = self._clock.monotonic_ns() - asked_ns
+            self._observer.answered(_count(questions), took_ns, leased=lease is not None)
         for question, reply in zip(questions, replies, strict=True):
             askers = len(question.waiting)
             for place, future in enumerate(question.waiting, 1):

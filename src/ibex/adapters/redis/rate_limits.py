@@ -10,6 +10,7 @@ from ibex.domain.freshness import Kind, News, no_news
 from ibex.domain.rate_limits import Tally, WindowCounter, window_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
     from uuid import UUID
 
@@ -23,11 +24,15 @@ _KINDS: Final = (Kind.TOKENS, Kind.AGENTS, Kind.DIRECTIVES)
 class RedisRateLimiter:
     """A ``RateLimiter``. While Redis does not answer it counts in process: each worker lets the limit through."""
 
-    def __init__(self, link: RedisLink, clock: Clock, ids: IdSource) -> None:
+    def __init__(
+        self, link: RedisLink, clock: Clock, ids: IdSource, on_fallback: Callable[[], None] = lambda: None
+    ) -> None:
+        """Take what is called for each request that is counted in process."""
         self._link = link
         self._clock = clock
         self._ids = ids
         self._own = WindowCounter()
+        self._on_fallback = on_fallback
 
     async def count(self, org_id: UUID, now: datetime) -> Tally:
         """Count one request; see ``RateLimiter``."""
@@ -35,6 +40,7 @@ class RedisRateLimiter:
         asked_ns = self._clock.monotonic_ns()
         answer = await self._link.ask((org_id, minute), partial(self._command, org_id, minute))
         if answer is None:
+            self._on_fallback()
             return Tally(self._own.count(org_id, now), no_news(asked_ns))
         return Tally(answer.reply[0] - answer.askers + answer.place, _news(answer))
 

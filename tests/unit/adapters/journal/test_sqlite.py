@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sqlite3
 import stat
 import subprocess
 import sys
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from harness.journal_entries import new_exchange
+from ibex.adapters.journal.directories import JournalInUseError
 from ibex.adapters.journal.encoding import encode
 from ibex.adapters.journal.recent import MOST
-from ibex.adapters.journal.sqlite import JournalInUseError, SqliteJournal
+from ibex.adapters.journal.sqlite import SqliteJournal
 from ibex.adapters.journal.store import CHECKPOINT_BYTES
 from ibex.adapters.system.ids import SystemIds
 from ibex.domain.journal import JournalUnavailableError, Sink
@@ -126,7 +128,8 @@ async def test_only_the_owner_may_look(tmp_path: Path) -> None:
             modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()}
     finally:
         os.umask(umask)
-    assert modes == dict.fromkeys(("lock", "journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm"), 0o600)
+    files = ("lock", "under-way", "journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm")
+    assert modes == dict.fromkeys(files, 0o600)
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
 
 
@@ -198,19 +201,137 @@ async def test_a_backlog_is_read_from_disk(tmp_path: Path) -> None:
     assert log < 32_000_000
 
 
-async def test_a_damaged_exchange_stops_its_batch_and_nothing_else(tmp_path: Path) -> None:
-    """It is reported, not skipped, and appending goes on."""
+async def test_a_journal_tells_since_when_the_oldest_waits(tmp_path: Path) -> None:
+    """For each sink; over a restart, and no more once the sink has it."""
+    exchanges = [new_exchange() for _ in range(3)]
     async with opened(tmp_path) as journal:
-        await journal.append(new_exchange())
+        assert journal.waits_since(Sink.TRACES) is None
+        for exchange in exchanges:
+            await journal.append(exchange)
+        batch = await journal.next_batch(Sink.TRACES, 2)
+        assert batch is not None
+        await journal.acknowledge(Sink.TRACES, batch)
+        assert journal.waits_since(Sink.TRACES) == exchanges[2].completed_at
+        assert journal.waits_since(Sink.CHECKPOINTS) == exchanges[0].completed_at
+    async with opened(tmp_path) as journal:
+        assert journal.waits_since(Sink.CHECKPOINTS) == exchanges[0].completed_at
+        batch = await journal.next_batch(Sink.CHECKPOINTS, 3)
+        assert batch is not None
+        await journal.acknowledge(Sink.CHECKPOINTS, batch)
+        assert journal.waits_since(Sink.CHECKPOINTS) is None
+
+
+async def test_a_damaged_exchange_is_laid_aside(tmp_path: Path) -> None:
+    """It is in the dead letters, byte for byte, and the others of its batch are delivered."""
+    async with opened(tmp_path) as journal:
+        for _ in range(3):
+            await journal.append(new_exchange())
     damage = sqlite3.connect(tmp_path / "journal.sqlite")
-    damage.execute("UPDATE exchanges SET body = x'c1'")
+    damage.execute("UPDATE exchanges SET body = x'c1' WHERE position = 2")
     damage.commit()
     damage.close()
     async with opened(tmp_path) as journal:
-        with pytest.raises(JournalUnavailableError, match="UnreadableExchangeError"):
-            await journal.next_batch(Sink.TRACES, 10)
+        batch = await journal.next_batch(Sink.TRACES, 10)
+        assert batch is not None
+        assert len(batch.exchanges) == 2
+        await journal.acknowledge(Sink.TRACES, batch)
+        assert journal.depth(Sink.TRACES) == 0
+    (letter,) = map(json.loads, (tmp_path / "dead-letters.jsonl").read_text().splitlines())
+    assert (letter["sink"], letter["body"]) == ("traces", "c1")
+
+
+async def test_what_is_under_way_outlives_sigkill(tmp_path: Path) -> None:
+    """What was begun and not ended is found by the next process, what was ended is not, and appending it is its end."""
+    with _process("begin", tmp_path) as process:
+        assert process.stdout is not None
+        ended, *left = process.stdout.readline().split()
+        process.kill()
+    async with opened(tmp_path) as journal:
+        found = journal.left_open()
+        assert [str(exchange.id) for exchange in found] == left
+        assert ended not in left
+        for exchange in found:
+            await journal.append(exchange)
+    async with opened(tmp_path) as journal:
+        assert journal.left_open() == []
+        assert journal.depth(Sink.TRACES) == 1 + len(left)
+
+
+async def test_a_commit_whose_note_was_not_wiped_counts_once(tmp_path: Path) -> None:
+    """A process may die between the two."""
+    exchange = new_exchange()
+    async with opened(tmp_path) as journal:
+        journal.begin(exchange)
+        notes = (tmp_path / "under-way").read_bytes()
+        await journal.append(exchange)
+    (tmp_path / "under-way").write_bytes(notes)
+    async with opened(tmp_path) as journal:
+        assert journal.left_open() == []
+        assert journal.depth(Sink.TRACES) == 1
+
+
+async def test_what_was_lost_leaves_no_note(tmp_path: Path) -> None:
+    """It is counted as lost; its note would take a place for ever, and tell the next process that it did not end."""
+    lost = new_exchange()
+    async with opened(tmp_path, max_bytes=100) as journal:
+        journal.begin(lost)
+        with pytest.raises(JournalUnavailableError):
+            await journal.append(lost)
+    async with opened(tmp_path) as journal:
+        assert journal.left_open() == []
+
+
+async def test_what_was_left_open_and_cannot_be_settled_is_found_again(tmp_path: Path) -> None:
+    """A journal that is full at the start does not make it lost."""
+    left = new_exchange()
+    async with opened(tmp_path) as journal:
+        journal.begin(left)
+    async with opened(tmp_path, max_bytes=100) as journal:
+        with pytest.raises(JournalUnavailableError):
+            await journal.append(journal.left_open()[0])
+    async with opened(tmp_path) as journal:
+        assert [exchange.id for exchange in journal.left_open()] == [left.id]
+
+
+async def test_a_full_disk_keeps_no_note_and_disturbs_nothing(tmp_path: Path) -> None:
+    """A note is only for the case that the process dies."""
+    async with opened(tmp_path) as journal:
+        journal.begin(new_exchange(model="m" * 3_000))
         await journal.append(new_exchange())
-        assert journal.depth(Sink.TRACES) == 2
+    async with opened(tmp_path) as journal:
+        assert journal.left_open() == []
+
+
+async def test_a_journal_that_can_be_written_says_so(tmp_path: Path) -> None:
+    """And one that is almost full says that."""
+    async with opened(tmp_path, max_bytes=100_000) as journal:
+        await journal.ping()
+        with suppress(JournalUnavailableError):
+            while True:
+                await journal.append(new_exchange())
+        with pytest.raises(JournalUnavailableError, match="almost full"):
+            await journal.ping()
+    with pytest.raises(JournalUnavailableError):
+        await journal.ping()
+
+
+async def test_a_batch_that_is_being_delivered_is_dropped_as_a_whole(tmp_path: Path) -> None:
+    """Part of it under another token could be stored twice."""
+    async with opened(tmp_path, max_bytes=200_000) as journal:
+        for _ in range(50):
+            await journal.append(new_exchange())
+        first = await journal.next_batch(Sink.TRACES, 40)
+        checkpoints = await journal.next_batch(Sink.CHECKPOINTS, 1_000)
+        assert first is not None
+        assert checkpoints is not None
+        await journal.acknowledge(Sink.CHECKPOINTS, checkpoints)
+        while not journal.traces_dropped:
+            await journal.append(new_exchange())
+        assert journal.traces_dropped >= 40
+        await journal.acknowledge(Sink.TRACES, first)
+        second = await journal.next_batch(Sink.TRACES, 1_000)
+        assert second is not None
+        assert not {e.id for e in first.exchanges} & {e.id for e in second.exchanges}
 
 
 async def test_an_exchange_that_cannot_be_encoded_is_refused(tmp_path: Path) -> None:

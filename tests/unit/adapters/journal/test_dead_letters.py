@@ -1,0 +1,45 @@
+"""The file of what no sink will take."""
+
+from __future__ import annotations
+
+import json
+import stat
+from typing import TYPE_CHECKING
+
+from ibex.adapters.journal import dead_letters
+from ibex.adapters.journal.dead_letters import FILE, lay_aside
+from ibex.domain.journal import Sink
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+
+def test_letters_are_lines(tmp_path: Path) -> None:
+    """One JSON object each, in a file that is its owner's alone."""
+    lay_aside(tmp_path, Sink.TRACES, "too large", {"id": "a"})
+    lay_aside(tmp_path, Sink.CHECKPOINTS, "no such agent", {"id": "b", "exchange": {"model": "gpt-4o"}})
+    first, second = map(json.loads, (tmp_path / FILE).read_text().splitlines())
+    assert first == {"sink": "traces", "reason": "too large", "id": "a"}
+    assert second["exchange"] == {"model": "gpt-4o"}
+    assert stat.S_IMODE((tmp_path / FILE).stat().st_mode) == 0o600
+
+
+def test_text_without_bytes_is_left_out(tmp_path: Path) -> None:
+    """The id is what matters."""
+    lay_aside(tmp_path, Sink.TRACES, "r", {"id": "a", "model": "\ud800"})
+    assert json.loads((tmp_path / FILE).read_text()) == {"sink": "traces", "reason": "r", "id": "a"}
+
+
+def test_the_file_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sink that refuses everything does not fill the disk."""
+    monkeypatch.setattr(dead_letters, "MAX_BYTES", 100)
+    for _ in range(50):
+        lay_aside(tmp_path, Sink.TRACES, "r", {"id": "a"})
+    assert 0 < (tmp_path / FILE).stat().st_size <= 100
+
+
+def test_a_directory_that_is_gone_is_survived(tmp_path: Path) -> None:
+    """Nothing is raised for the sake of a letter."""
+    lay_aside(tmp_path / "gone", Sink.TRACES, "r", {"id": "a"})

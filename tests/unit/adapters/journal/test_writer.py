@@ -1,0 +1,101 @@
+"""The thread that writes: groups, errors, and the end."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import sqlite3
+from typing import TYPE_CHECKING
+
+import pytest
+
+from harness.journal_entries import new_exchange
+from ibex.adapters.journal.encoding import encode
+from ibex.adapters.journal.store import ROWS_PER_INSERT, Span
+from ibex.adapters.journal.writer import Group, Writer, unavailable
+from ibex.adapters.system.ids import SystemIds
+from ibex.domain.journal import JournalFullError, JournalUnavailableError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ibex.adapters.journal.store import Store
+
+
+def a_writer(path: Path, groups: list[Group]) -> Writer:
+    """Return a writer that has not been started."""
+    return Writer(path, SystemIds(), full_sync=False, on_group=groups.append)
+
+
+async def test_what_has_queued_is_one_group(tmp_path: Path) -> None:
+    """Up to the size of a statement; everybody is told after the group was handed over."""
+    groups: list[Group] = []
+    writer = a_writer(tmp_path / "journal.sqlite", groups)
+    appends = [writer.append(exchange, encode(exchange)) for exchange in (new_exchange() for _ in range(300))]
+    writer.start()
+    await asyncio.gather(*(append.done for append in appends))
+    await writer.stop()
+    assert [group.where for group in groups if group.appends] == [
+        Span(1, ROWS_PER_INSERT),
+        Span(ROWS_PER_INSERT + 1, 300),
+    ]
+    assert groups[-1].snapshot is not None
+    assert groups[-1].snapshot.last_position == 300
+
+
+async def test_an_error_is_told_to_who_waits_for_it_alone(tmp_path: Path) -> None:
+    """Without its text; the thread goes on."""
+    writer = a_writer(tmp_path / "journal.sqlite", [])
+    writer.start()
+
+    def fail(store: Store) -> None:
+        raise sqlite3.OperationalError(f"canary {store.last_position}")
+
+    with pytest.raises(JournalUnavailableError, match="OperationalError") as raised:
+        await writer.do(fail)
+    assert "canary" not in str(raised.value)
+    assert await writer.do(lambda store: store.last_position) == 0
+    await writer.stop()
+
+
+async def test_stopping_does_first_what_is_queued(tmp_path: Path) -> None:
+    """Nothing that was handed over is forgotten."""
+    writer = a_writer(tmp_path / "journal.sqlite", [])
+    writer.start()
+    exchange = new_exchange()
+    append = writer.append(exchange, encode(exchange))
+    await writer.stop()
+    assert append.done.done()
+
+
+def test_an_error_of_the_disk_is_named_and_not_quoted() -> None:
+    """By SQLite's own name for it, where it has one."""
+    assert str(unavailable(ValueError("canary"))) == "the journal cannot be used (ValueError)"
+
+
+@pytest.mark.parametrize(
+    ("number", "full"), [(errno.ENOSPC, True), (errno.EDQUOT, True), (errno.EACCES, False), (errno.ENOTDIR, False)]
+)
+def test_a_disk_without_room_is_told_from_a_path_that_is_wrong(number: int, *, full: bool) -> None:
+    """The first may be used again later, the second needs an operator; neither error names the path."""
+    told = unavailable(OSError(number, os.strerror(number), "/canary"))
+    assert isinstance(told, JournalFullError) is full
+    assert os.strerror(number) in str(told)
+    assert "canary" not in str(told)
+
+
+def test_what_sqlite_says_of_the_disk_counts_as_no_room(tmp_path: Path) -> None:
+    """A write that fails; not a file that is none of its."""
+    (tmp_path / "no-database").write_text("x" * 4_096)
+    with sqlite3.connect(tmp_path / "no-database") as none, pytest.raises(sqlite3.Error) as not_ours:
+        none.execute("SELECT * FROM sqlite_master")
+    none.close()
+    small = sqlite3.connect(tmp_path / "small", isolation_level=None)
+    small.execute("PRAGMA max_page_count = 2")
+    small.execute("CREATE TABLE t (x)")
+    with pytest.raises(sqlite3.Error) as no_room:
+        small.execute("INSERT INTO t VALUES (zeroblob(100000))")
+    small.close()
+    assert not isinstance(unavailable(not_ours.value), JournalFullError)
+    assert isinstance(unavailable(no_room.value), JournalFullError)

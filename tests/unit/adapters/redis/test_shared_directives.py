@@ -1,0 +1,39 @@
+"""The commands that directives take; what comes of them is in the contract's suite."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+from uuid import UUID
+
+from harness.chat_scene import DIRECTIVE
+from ibex.adapters.redis.shared_directives import RedisSharedDirectives
+from ibex.domain.freshness import Stamp
+from ibex.domain.shared_directives import SharedDirective
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ORG, AGENT = UUID(int=1), UUID(int=2)
+
+
+@dataclass(slots=True)
+class RecordingLink:
+    """A link that answers nothing."""
+
+    commands: list[tuple[Any, ...]] = field(default_factory=list)
+
+    async def ask(self, _key: object, build: Callable[[int, str], tuple[Any, ...]]) -> None:
+        """Note the command."""
+        self.commands.append(build(1, "instance"))
+
+
+async def test_keys_lie_with_their_organization_and_expire() -> None:
+    """So that a cluster has them in the slot of its other keys, and nothing is kept for ever."""
+    link = RecordingLink()
+    shared = RedisSharedDirectives(cast("Any", link), 1.5)
+    await shared.put(ORG, AGENT, Stamp("l", "g"), SharedDirective(DIRECTIVE))
+    assert await shared.get(ORG, AGENT, Stamp("l", "g")) is None
+    (put, get) = link.commands
+    assert (put[0], put[1], put[3:]) == ("SET", f"ibex:{{{ORG}}}:directive:{AGENT}", ("PX", 1_500))
+    assert get == ("GET", put[1])
