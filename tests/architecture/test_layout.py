@@ -23,7 +23,6 @@ NOTHING_RUNS = {
     "adapters/http/observer.py": "a port of this adapter",
     "domain/clock.py": "a port",
     "domain/exchange.py": "values; what is made of them is tested with sessions, traces and open_exchange",
-    "domain/journal.py": "a port, its values and its error; tests/contracts has its suite",
     "domain/records.py": "values and ports of reading what is on record",
 }
 CLOCKS_AND_DICE = {"time", "random", "secrets", "os"}

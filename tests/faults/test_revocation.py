@@ -5,36 +5,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
 from harness.revocation import LINKS, RelayedStack
 from ibex.domain.freshness import BOUND_S
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from harness.clickhouse import ClickHouseDatabase
-    from harness.postgres import PostgresDatabase
-    from harness.redis import RedisServer
-
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def stack(
-    module_postgres: PostgresDatabase,
-    module_clickhouse: ClickHouseDatabase,
-    module_redis: RedisServer,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[RelayedStack]:
-    """Auth, two proxy workers, a relay in each link."""
-    folder = tmp_path_factory.mktemp("revocation")
-    # What a busy machine takes for an answer is not to be taken for a fault.
-    patience = {"IBEX_AUTH_TIMEOUT": "0.5", "IBEX_REDIS_TIMEOUT": "0.5"}
-    with RelayedStack.running(module_postgres, module_clickhouse, module_redis, folder, **patience) as running:
-        yield running
 
 
 def test_all_is_well(stack: RelayedStack) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,10 @@ from uuid import uuid4
 from harness.exchanges import REQUESTED_AT, an_exchange
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from ibex.domain.exchange import Exchange
+    from ibex.domain.journal import Sink
 
 _sequence = count(1)
 
@@ -27,3 +31,24 @@ def new_exchange(**changes: Any) -> Exchange:
         "completed_at": requested_at + timedelta(microseconds=345_678),
     }
     return an_exchange(**{**own, **changes})
+
+
+@dataclass(slots=True)
+class FullJournal:
+    """What a journal says of how full it is."""
+
+    depths: dict[Sink, int] = field(default_factory=dict)
+    traces_dropped: int = 0
+    since: dict[Sink, datetime] = field(default_factory=dict)
+
+    def depth(self, sink: Sink) -> int:
+        """Return what waits for a sink."""
+        return self.depths.get(sink, 0)
+
+    def waits_since(self, sink: Sink) -> datetime | None:
+        """Return since when something waits."""
+        return self.since.get(sink)
+
+    def stored_bytes(self) -> int:
+        """Return what waits, in bytes."""
+        return 100 * sum(self.depths.values())

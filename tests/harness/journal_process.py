@@ -42,6 +42,18 @@ async def fill_the_disk(directory: str) -> None:
     print(kept, delivered)  # noqa: T201 - it reports on a pipe
 
 
+async def begin_and_wait(directory: str) -> None:
+    """Begin four exchanges, end the first, print the ids and wait to be killed."""
+    journal = SqliteJournal(directory, SystemIds())
+    await journal.open()
+    exchanges = [new_exchange() for _ in range(4)]
+    for exchange in exchanges:
+        journal.begin(exchange)
+    await journal.append(exchanges[0])
+    print(*(exchange.id for exchange in exchanges), flush=True)  # noqa: T201 - it reports on a pipe
+    await asyncio.Event().wait()
+
+
 async def _append_until_refused(journal: SqliteJournal) -> int:
     resource.setrlimit(resource.RLIMIT_FSIZE, (DISK_BYTES, resource.RLIM_INFINITY))
     for kept in range(10_000):
@@ -53,4 +65,5 @@ async def _append_until_refused(journal: SqliteJournal) -> int:
 
 
 if __name__ == "__main__":
-    asyncio.run({"append": append_until_killed, "fill": fill_the_disk}[sys.argv[1]](sys.argv[2]))
+    do = {"append": append_until_killed, "begin": begin_and_wait, "fill": fill_the_disk}[sys.argv[1]]
+    asyncio.run(do(sys.argv[2]))

@@ -1,0 +1,31 @@
+"""The page about faults names tests that exist, and no test of faults is left out of it."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "faults.md").read_text()
+NAMED = sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", PAGE)))
+
+
+def names_in(path: str) -> set[str]:
+    """Return the names of the tests in a file, those of its classes included."""
+    defined = ast.walk(ast.parse((ROOT / path).read_text()))
+    functions = (node.name for node in defined if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    return {name for name in functions if name.startswith("test_")}
+
+
+def test_every_test_that_the_page_names_exists() -> None:
+    """A row without its test would be a claim."""
+    assert NAMED
+    missing = [f"{path}::{name}" for path, name in NAMED if name not in names_in(path)]
+    assert missing == []
+
+
+def test_every_file_of_fault_tests_is_on_the_page() -> None:
+    """Who looks for what happens in a fault finds it there."""
+    files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tests" / "faults").glob("test_*.py")}
+    assert files - {path for path, _ in NAMED} == set()

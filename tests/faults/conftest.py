@@ -1,0 +1,50 @@
+"""What the tests of a module break together: a stack, or a proxy between clients and a provider that misbehave."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from harness.loopback import Loopback
+from harness.openai import ScriptedOpenAI
+from harness.revocation import RelayedStack
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from harness.clickhouse import ClickHouseDatabase
+    from harness.postgres import PostgresDatabase
+    from harness.redis import RedisServer
+
+
+@pytest.fixture(scope="module")
+def stack(
+    module_postgres: PostgresDatabase,
+    module_clickhouse: ClickHouseDatabase,
+    module_redis: RedisServer,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[RelayedStack]:
+    """Auth, two proxy workers, a relay in each link."""
+    folder = tmp_path_factory.mktemp("stack")
+    # What a busy machine takes for an answer is not to be taken for a fault.
+    patience = {"IBEX_AUTH_TIMEOUT": "0.5", "IBEX_REDIS_TIMEOUT": "0.5"}
+    with RelayedStack.running(module_postgres, module_clickhouse, module_redis, folder, **patience) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def shared_proxy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
+    """One proxy for all tests of a module, with the module's ``SETTINGS``, if it has any."""
+    settings = getattr(request.module, "SETTINGS", {})
+    folder = tmp_path_factory.mktemp("journal")
+    with ScriptedOpenAI.in_thread() as provider, Loopback.running(provider, folder, **settings) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def proxy(shared_proxy: Loopback) -> Iterator[Loopback]:
+    """The module's proxy, for one test: afterwards the next request is served as well, without a restart."""
+    shared_proxy.provider.requests.clear()
+    yield shared_proxy
+    shared_proxy.assert_healthy()

@@ -1,0 +1,364 @@
+"""Clients that go, stop reading, trickle or come in floods (spec 8, 11; faults.md), through the whole proxy."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import pytest
+
+from harness.loopback import REQUEST, Loopback
+from harness.openai import ScriptedOpenAI
+from harness.openai_wire import (
+    JSON_TYPE,
+    Gate,
+    Pause,
+    Send,
+    Silent,
+    answer,
+    chunked,
+    completion,
+    completion_body,
+    head,
+    open_stream,
+    stream,
+    stream_events,
+    text_deltas,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from harness.openai_wire import Script
+    from harness.raw_http import RawClient
+
+pytestmark = pytest.mark.integration
+
+EVENTS = stream_events(text_deltas("Hello"))
+GONE = (499, "CLIENT_CLOSED_REQUEST")
+LETS_GO_WITHIN_S = 1.0
+SILENCE_S = 1.0
+MEGABYTES = 64
+BUFFERED_BYTES = 256 << 10
+SYSTEM_BUFFERS = 24 << 20
+"""What the operating system may hold of it between three sockets, at most."""
+
+
+def _close(client: RawClient) -> None:
+    client.close()
+
+
+def _reset(client: RawClient) -> None:
+    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+    client.close()
+
+
+def _half_close(client: RawClient) -> None:
+    client.socket.shutdown(socket.SHUT_WR)
+
+
+PHASES: dict[str, tuple[Script, bool]] = {
+    "on a buffered request": ((Silent(),), False),
+    "within a buffered answer": (
+        (Send(head(200, {"content-type": JSON_TYPE, "content-length": "9"}) + b"{"), Silent()),
+        False,
+    ),
+    "before the headers of a stream": ((Silent(),), True),
+    "before the first event": ((*open_stream(), Silent()), True),
+    "in the middle of a stream": ((*open_stream(*EVENTS[:2]), Silent()), True),
+}
+
+
+@pytest.mark.parametrize("goes", [_close, _reset, _half_close])
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_client_that_goes(proxy: Loopback, phase: str, goes: Callable[[RawClient], None]) -> None:
+    """The provider's request is cancelled within a second, and the turn is on record as incomplete."""
+    script, streamed = PHASES[phase]
+    proxy.provider.put(script)
+    request_id = uuid4()
+    with proxy.client() as client:
+        client.send(proxy.chat(stream=streamed, request_id=request_id))
+        if phase == "in the middle of a stream":
+            client.read_head()
+            assert next(client.chunks()).startswith(EVENTS[0])
+        asked = proxy.provider.see(proxy.provider.request(1))
+        left_at = time.monotonic()
+        goes(client)
+        assert proxy.provider.see(asked.closed_at()) - left_at < LETS_GO_WITHIN_S
+        exchange = proxy.record(request_id)
+    assert (exchange.status, exchange.error_code) == GONE
+    assert (exchange.reached_provider, exchange.is_complete, exchange.is_streaming) == (True, False, streamed)
+
+
+@pytest.mark.parametrize("goes", [_close, _reset])
+@pytest.mark.parametrize("kilobytes", [70, 300, 1_000])
+def test_a_client_that_goes_after_a_large_request(
+    proxy: Loopback, kilobytes: int, goes: Callable[[RawClient], None]
+) -> None:
+    """Its body has stopped the reading from the connection on the way, and its leaving is heard all the same."""
+    proxy.provider.put((Silent(),))
+    request_id = uuid4()
+    words = [{"role": "user", "content": "word " * (kilobytes * 200)}]
+    body = json.dumps(REQUEST | {"messages": words}).encode()
+    with proxy.client() as client, proxy.client() as other:
+        client.send(proxy.head(f"content-length: {len(body)}", request_id=request_id))
+        other.send(b"GET /health HTTP/1.1\r\nhost: ibex.test\r\n\r\n")
+        other.read_head()  # so the head before it has been read, and somebody waits for the body
+        client.send(body)
+        asked = proxy.provider.see(proxy.provider.request(1))
+        left_at = time.monotonic()
+        goes(client)
+        assert proxy.provider.see(asked.closed_at()) - left_at < LETS_GO_WITHIN_S
+        exchange = proxy.record(request_id)
+    assert (exchange.status, exchange.error_code) == GONE
+
+
+def test_a_client_that_goes_with_more_requests_behind_the_first(proxy: Loopback) -> None:
+    """They have stopped the reading too, and are not answered."""
+    proxy.provider.put((Silent(),))
+    request_id = uuid4()
+    with proxy.client() as client:
+        client.send(proxy.chat(request_id=request_id))
+        asked = proxy.provider.see(proxy.provider.request(1))
+        client.send(proxy.chat() * 2)
+        left_at = time.monotonic()
+        client.close()
+        assert proxy.provider.see(asked.closed_at()) - left_at < LETS_GO_WITHIN_S
+        exchange = proxy.record(request_id)
+    assert (exchange.status, exchange.error_code) == GONE
+    proxy.assert_healthy()
+    assert len(proxy.provider.requests) == 3
+
+
+def test_a_client_that_goes_while_it_is_tried_again(proxy: Loopback) -> None:
+    """There is no further try."""
+    request_id = uuid4()
+    proxy.provider.put((Silent(),))
+    with proxy.client() as client:
+        client.send(proxy.chat(request_id=request_id))
+        proxy.provider.see(proxy.provider.request(1))
+    assert proxy.record(request_id).status == 499
+    proxy.assert_healthy()
+    assert len(proxy.provider.requests) == 3
+
+
+@pytest.mark.parametrize("sent", [b"", b"{", b'{"model":'])
+def test_a_client_that_goes_within_its_body(proxy: Loopback, sent: bytes) -> None:
+    """The provider is never asked; the organization is known, so there is a trace."""
+    request_id = uuid4()
+    with proxy.client() as client:
+        client.send(proxy.head("content-length: 100", request_id=request_id) + sent)
+        client.socket.shutdown(socket.SHUT_WR)
+        exchange = proxy.record(request_id)
+    assert (exchange.status, exchange.reached_provider) == (499, False)
+    assert proxy.provider.requests == []
+
+
+def test_a_hundred_clients_that_go_at_once(proxy: Loopback) -> None:
+    """Each is recorded, and none leaves a connection to the provider behind."""
+    ids = [uuid4() for _ in range(100)]
+    proxy.provider.put(*[(Silent(),)] * len(ids))
+    clients = []
+    for request_id in ids:
+        clients.append(proxy.connect())
+        clients[-1].send(proxy.chat(request_id=request_id))
+    proxy.provider.see(proxy.provider.request(len(ids)))
+    for client in clients:
+        client.close()
+    assert {proxy.record(request_id).status for request_id in ids} == {499}
+    for asked in list(proxy.provider.requests):
+        proxy.provider.see(asked.closed_at())
+
+
+def test_a_client_that_goes_after_its_answer_has_come(proxy: Loopback) -> None:
+    """Its turn is complete."""
+    request_id = uuid4()
+    with proxy.client() as client:
+        proxy.provider.put(completion("well"))
+        client.send(proxy.chat(request_id=request_id))
+        client.read_head()
+    assert (proxy.record(request_id).status, proxy.record(request_id).is_complete) == (200, True)
+
+
+@pytest.fixture(scope="module")
+def stern_proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
+    """A proxy with little patience and little room."""
+    settings = {
+        "IBEX_HEADER_TIMEOUT": str(SILENCE_S),
+        "IBEX_CLIENT_STALL_TIMEOUT": str(SILENCE_S),
+        "IBEX_MAX_CONCURRENCY": "2",
+    }
+    folder = tmp_path_factory.mktemp("stern")
+    with ScriptedOpenAI.in_thread() as provider, Loopback.running(provider, folder, **settings) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def stern(stern_proxy: Loopback) -> Iterator[Loopback]:
+    """The same, for one test; afterwards the next request is served."""
+    stern_proxy.provider.requests.clear()
+    yield stern_proxy
+    stern_proxy.assert_healthy()
+
+
+def _large_stream() -> tuple[Script, bytes]:
+    event = b'data: {"choices":[],"x":"' + b"x" * (1 << 20) + b'"}\n\n'
+    return (*open_stream(), *[Send(chunked(event))] * MEGABYTES, *(Send(chunked(e)) for e in (*EVENTS, b""))), event
+
+
+def test_a_client_that_stops_reading(stern: Loopback) -> None:
+    """What it does not take is not read from the provider; then it is cut off, and the provider let go."""
+    script, event = _large_stream()
+    request_id = uuid4()
+    stern.provider.put(script)
+    with stern.client(receive_buffer=1 << 14) as client:
+        client.send(stern.chat(stream=True, request_id=request_id))
+        asked = stern.provider.see(stern.provider.request(1))
+        unsent = _stands_still(lambda: stern.provider.unsent_bytes)
+        exchange = stern.record(request_id)
+        stern.provider.see(asked.closed_at())
+    assert MEGABYTES * len(event) - unsent < SYSTEM_BUFFERS + BUFFERED_BYTES
+    assert (exchange.status, exchange.error_code, exchange.is_complete) == (*GONE, False)
+
+
+def test_a_client_that_does_not_take_a_whole_answer(stern: Loopback) -> None:
+    """The turn is complete: the provider has said all; the connection is dropped with what waits in it."""
+    body = b'{"x":"' + b"x" * (32 << 20) + b'"}'
+    request_id = uuid4()
+    stern.provider.put(answer(200, body, JSON_TYPE))
+    with stern.client(receive_buffer=1 << 14) as client:
+        client.send(stern.chat(request_id=request_id))
+        assert stern.record(request_id).status == 200
+        time.sleep(2.5 * SILENCE_S)  # what it is about: nothing is read for so long
+        read = 0
+        try:
+            while part := client.socket.recv(1 << 20):
+                read += len(part)
+        except ConnectionError:
+            pass
+    assert read < len(body)
+
+
+def test_a_client_that_reads_slowly(stern: Loopback) -> None:
+    """Gets everything, however long it takes, as long as it reads at all; meanwhile the provider is slowed."""
+    script, event = _large_stream()
+    stern.provider.put(script)
+    with stern.client(receive_buffer=1 << 14) as client:
+        client.send(stern.chat(stream=True))
+        _, headers = client.read_head()
+        chunks = client.chunks()
+        began, received = time.monotonic(), 0
+        while time.monotonic() - began < 2 * SILENCE_S:
+            received += len(next(chunks))
+            time.sleep(SILENCE_S / 5)  # its slowness
+        assert stern.provider.unsent_bytes > MEGABYTES * len(event) / 4
+        received += sum(len(chunk) for chunk in chunks)
+    exchange = stern.record(headers["x-request-id"])
+    assert received > MEGABYTES * len(event)
+    assert (exchange.status, exchange.is_complete) == (200, True)
+
+
+@pytest.mark.parametrize("cut", [4, -2])
+def test_a_head_that_does_not_end(stern: Loopback, cut: int) -> None:
+    """Its connection is closed, others meanwhile served; nobody knows whose it was, so there is no record."""
+    request_id = uuid4()
+    with stern.client() as client:
+        client.send(stern.head("content-length: 2", request_id=request_id)[:cut])
+        stern.assert_healthy()
+        assert client.is_at_end()
+    assert stern.recorded_nothing_of(str(request_id))
+
+
+@pytest.mark.parametrize("how", ["stands still", "trickles"])
+def test_a_body_that_does_not_end(stern: Loopback, how: str) -> None:
+    """Its connection is closed, also where a byte comes now and then; recorded as a client that left."""
+    request_id = uuid4()
+    began = time.monotonic()
+    with stern.client() as client:
+        client.send(stern.head("content-length: 10000", request_id=request_id) + b"{")
+        client.socket.settimeout(SILENCE_S / 4)
+        ended = False
+        while not ended and time.monotonic() - began < 30:
+            try:
+                if how == "trickles":
+                    client.send(b" ")
+                ended = not client.socket.recv(1)
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                ended = True
+    assert ended
+    exchange = stern.record(request_id)
+    assert (exchange.status, exchange.reached_provider) == (499, False)
+
+
+def test_a_connection_on_which_nothing_comes_is_not_late(stern: Loopback) -> None:
+    """Before the first byte of a head there is no head that could be late; nor between two requests."""
+    with stern.client() as client:
+        for _ in range(2):
+            time.sleep(1.2 * SILENCE_S)  # longer than a head may take
+            stern.provider.put(completion("well"))
+            client.send(stern.chat())
+            assert client.response().body == completion_body("well")
+
+
+def test_more_requests_than_there_is_room_for(stern: Loopback) -> None:
+    """One too many is told so at once, with when to come again; those that run are not disturbed."""
+    gates = [Gate(), Gate()]
+    running: list[RawClient] = []
+    for number, gate in enumerate(gates, 1):
+        stern.provider.put((Pause(gate), *completion("well")))
+        running.append(stern.connect())
+        running[-1].send(stern.chat())
+        stern.provider.see(stern.provider.request(number))
+    for streamed in (False, True):
+        refused = stern.ask(stream=streamed)
+        assert refused.outcome == (503, "OVERLOADED")
+        assert int(refused.headers["retry-after"]) >= 1
+        assert refused.headers["x-ibex-error-source"] == "proxy"
+    with stern.client() as client:
+        client.send(b"GET /health HTTP/1.1\r\nhost: ibex.test\r\n\r\n")
+        assert client.response().status == 200
+    for gate in gates:
+        gate.open()
+    assert [client.response().status for client in running] == [200, 200]
+    for client in running:
+        client.close()
+    assert len(stern.provider.requests) == 2
+
+
+def test_more_requests_than_connections_to_the_provider(tmp_path: Path) -> None:
+    """A bounded number waits; who does not get one in time is told that the proxy is full, and is on record."""
+    with (
+        ScriptedOpenAI.in_thread() as provider,
+        Loopback.running(
+            provider, tmp_path, IBEX_OPENAI_MAX_CONNECTIONS="1", IBEX_OPENAI_CONNECT_TIMEOUT="0.5"
+        ) as proxy,
+    ):
+        gate = Gate()
+        provider.put((Pause(gate), *stream(*EVENTS)))
+        with proxy.client() as first:
+            first.send(proxy.chat(stream=True))
+            provider.see(provider.request(1))
+            refused = [proxy.ask() for _ in range(2)]
+            gate.open()
+            assert first.response().status == 200
+        assert {seen.outcome for seen in refused} == {(503, "OVERLOADED")}
+        assert all(int(seen.headers["retry-after"]) >= 1 for seen in refused)
+        assert {proxy.record(seen.request_id).status for seen in refused} == {503}
+        proxy.assert_healthy()
+
+
+def _stands_still(value: Callable[[], int]) -> int:
+    """Return a value once it has not changed for a while."""
+    last, since = value(), time.monotonic()
+    while time.monotonic() - since < SILENCE_S / 4:
+        time.sleep(0.01)  # nobody tells
+        now = value()
+        if now != last or not now:
+            last, since = now, time.monotonic()
+    return last

@@ -1,0 +1,250 @@
+"""PostgreSQL, ClickHouse or the journal's disk fails under the record (spec 11, faults.md).
+
+Completions go on; what cannot be stored waits in the journal and arrives once, or its loss is counted. Afterwards the
+next request is on record without a restart.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from harness.record_stack import POLL_S, WAIT_S, Answer, RecordStack
+from harness.small_disk import SmallDisk, small_disk
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from harness.postgres import PostgresDatabase
+    from harness.redis import RedisServer
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+
+FAILURES = "ibex_proxy_sink_failures_total"
+BURIED = "ibex_proxy_sink_dead_letters_total"
+LOSSES = "ibex_proxy_journal_losses_total"
+DISK_BYTES = 3 * 1024 * 1024
+
+
+@pytest.fixture(scope="module")
+def shared_stack(
+    module_postgres: PostgresDatabase, module_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RecordStack]:
+    """One stack for all of these tests: each ends with everything whole."""
+    with RecordStack.running(module_postgres, module_redis.url, tmp_path_factory.mktemp("record")) as running:
+        running.start_proxy()
+        yield running
+
+
+@pytest.fixture
+def stack(shared_stack: RecordStack) -> Iterator[RecordStack]:
+    """The stack, warm; afterwards it must be whole again, and its next request on record, without a restart."""
+    before = shared_stack.ask(2)
+    assert {answer.status for answer in before} == {200}
+    yield shared_stack
+    shared_stack.wait_until_ready()
+    after = shared_stack.ask(2)
+    assert {answer.status for answer in after} == {200}
+    shared_stack.assert_recorded([*before, *after])
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    """A small disk for a journal."""
+    with small_disk(tmp_path / "disk", DISK_BYTES) as disk:
+        yield disk
+
+
+def test_postgres_crashes(stack: RecordStack) -> None:
+    """Known tokens and directives are served through it; a change is refused in a line."""
+    failures = stack.counter(FAILURES, "checkpoints")
+    stack.postgres.server.stop(immediate=True)
+    answers = stack.ask(20)
+    failures.wait()
+    stack.assert_degraded("postgres")
+    code, said = stack.change()
+    stack.postgres.server.start()
+
+    assert all(answer.complete for answer in answers)
+    assert (code, "Traceback" in said, "not available" in said) == (1, False, True), said
+    stack.assert_recorded(answers)
+
+
+def test_postgres_restarts_at_once_under_load(stack: RecordStack) -> None:
+    """A crash between two statements of a batch stores all of it or nothing, and the batch comes again."""
+    answers = []
+    for _ in range(2):
+        answers += stack.ask(20)
+        stack.postgres.server.restart(immediate=True)
+        answers += stack.ask(20)
+
+    assert all(answer.complete for answer in answers)
+    stack.assert_recorded(answers)
+
+
+def test_postgres_is_read_only(stack: RecordStack) -> None:
+    """As a standby is: reading goes on, what is to be written waits, a change says why it fails."""
+    failures = stack.counter(FAILURES, "checkpoints")
+    stack.alter("ALTER SYSTEM SET default_transaction_read_only = on")
+    answers = stack.ask(20)
+    failures.wait()
+    code, said = stack.change()
+    stack.alter("ALTER SYSTEM RESET default_transaction_read_only")
+
+    assert all(answer.complete for answer in answers)
+    assert (code, "Traceback" in said, "ReadOnlySqlTransaction" in said) == (1, False, True), said
+    stack.assert_recorded(answers)
+
+
+def test_postgres_is_slow_and_its_link_is_cut(stack: RecordStack) -> None:
+    """Nobody who asks for a completion waits; a batch that is cut off wherever it was comes again, and counts once."""
+    stack.to_postgres.delay_s = 0.1
+    answers = stack.ask(10)
+    stack.to_postgres.cut()
+    answers += stack.ask(10)
+    stack.to_postgres.heal()
+    stack.to_postgres.delay_s = 0.0
+
+    assert all(answer.complete for answer in answers)
+    stack.assert_recorded(answers)
+
+
+def test_postgres_takes_no_more_connections(stack: RecordStack) -> None:
+    """The role has all that it may: what the proxy holds is cut, and no new one is given."""
+    failures = stack.counter(FAILURES, "checkpoints")
+    stack.alter("ALTER ROLE ibex_app CONNECTION LIMIT 0")
+    stack.alter("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'ibex_app'")
+    answers = stack.ask(20)
+    failures.wait()
+    stack.alter("ALTER ROLE ibex_app CONNECTION LIMIT -1")
+
+    assert all(answer.complete for answer in answers)
+    stack.assert_recorded(answers)
+
+
+def test_postgres_refuses_one_row(stack: RecordStack) -> None:
+    """It ends in the dead letters alone; what came with it is stored, its own trace as well."""
+    buried = stack.counter(BURIED, "checkpoints")
+    stack.alter("ALTER TABLE checkpoints ADD CONSTRAINT no_poison CHECK (model <> 'gpt-poison') NOT VALID")
+    answers = stack.ask(5) + (poisoned := stack.ask(1, model="gpt-poison")) + stack.ask(5)
+    buried.wait()
+    stack.alter("ALTER TABLE checkpoints DROP CONSTRAINT no_poison")
+
+    assert all(answer.complete for answer in answers)
+    stack.assert_recorded(answers, checkpoints=10)
+    assert poisoned[0].request_id not in stack.checkpoints()
+    assert ("checkpoints", str(poisoned[0].request_id)) in stack.dead_letters()
+
+
+def test_clickhouse_is_down(stack: RecordStack) -> None:
+    """Checkpoints are stored meanwhile: the sinks do not wait for each other."""
+    failures = stack.counter(FAILURES, "traces")
+    assert stack.engine.pid is not None
+    os.kill(stack.engine.pid, signal.SIGKILL)
+    answers = stack.ask(20)
+    failures.wait()
+    stack.assert_recorded(answers, traces=-1)
+    stack.assert_degraded("clickhouse")
+    stack.engine.start()
+
+    assert all(answer.complete for answer in answers)
+    stack.assert_recorded(answers)
+
+
+def test_clickhouse_is_frozen(stack: RecordStack) -> None:
+    """Connections stay and nothing answers: readiness says so within its bound, requests do not feel it."""
+    assert stack.engine.pid is not None
+    os.kill(stack.engine.pid, signal.SIGSTOP)
+    answers = stack.ask(20)
+    stack.assert_degraded("clickhouse")
+    stack.assert_recorded(answers, traces=-1)
+    os.kill(stack.engine.pid, signal.SIGCONT)
+
+    assert all(answer.complete for answer in answers)
+    stack.assert_recorded(answers)
+
+
+def test_clickhouse_refuses_one_row(stack: RecordStack) -> None:
+    """It ends in the dead letters alone; what came with it is stored, its own checkpoint as well."""
+    buried = stack.counter(BURIED, "traces")
+    stack.tell_clickhouse("ADD CONSTRAINT no_poison CHECK model != 'gpt-poison'")
+    answers = stack.ask(5) + (poisoned := stack.ask(1, model="gpt-poison")) + stack.ask(5)
+    buried.wait()
+    stack.assert_recorded(answers, traces=10)
+    stack.tell_clickhouse("DROP CONSTRAINT no_poison")
+
+    assert all(answer.complete for answer in answers)
+    assert poisoned[0].request_id not in stack.traces()
+    assert ("traces", str(poisoned[0].request_id)) in stack.dead_letters()
+
+
+def test_the_journals_disk_fills_up(stack: RecordStack, disk: SmallDisk) -> None:
+    """What cannot be kept is lost and counted, for each sink; what comes once there is room is on record."""
+    stack.restart_proxy(IBEX_JOURNAL_DIR=str(disk.path / "journal"))
+    losses = [stack.counter(LOSSES, sink) for sink in ("checkpoints", "traces")]
+    stack.engine.stop()  # else what it takes makes room again and again
+    disk.fill()
+    asked = _ask_until_one_is_lost(stack)
+    stack.assert_degraded("clickhouse", "journal")
+    disk.make_room()
+    stack.engine.start()
+    stack.wait_until_ready()
+    after = stack.ask(4)
+
+    assert all(answer.complete for answer in (*asked, *after))
+    stack.assert_recorded(after)
+    for read, lost in zip((stack.checkpoints, stack.traces), losses, strict=True):
+        kept = len({answer.request_id for answer in asked} & set(read()))
+        assert kept + lost.grown() == len(asked), lost.name
+    stack.restart_proxy()
+
+
+def test_a_proxy_that_starts_on_a_full_disk_serves(stack: RecordStack, disk: SmallDisk) -> None:
+    """A worker that died does not stay away for it; the journal is opened when there is room, without a restart."""
+    disk.fill()
+    stack.restart_proxy(IBEX_JOURNAL_DIR=str(disk.path / "journal"))
+    lost = stack.ask(4)
+    stack.assert_degraded("journal")
+    counted = [stack.metric(LOSSES, sink=sink) for sink in ("checkpoints", "traces")]
+    disk.make_room()
+    stack.wait_until_ready()
+    after = stack.ask(4)
+
+    assert all(answer.complete for answer in (*lost, *after))
+    assert counted == [4, 4]
+    stack.assert_recorded(after)
+    stack.restart_proxy()
+
+
+def test_a_journal_at_its_bound_sheds_traces_before_checkpoints(stack: RecordStack, tmp_path: Path) -> None:
+    """ClickHouse is away: what only it waits for makes room for what PostgreSQL takes."""
+    stack.restart_proxy(IBEX_JOURNAL_DIR=str(tmp_path / "journal"), IBEX_JOURNAL_MAX_BYTES="65536")
+    stack.engine.stop()
+    answers: list[Answer] = []
+    for _ in range(5):
+        answers += stack.ask(20)
+        stack.assert_recorded(answers, traces=-1)
+    dropped = int(stack.metric("ibex_proxy_journal_dropped_traces_total"))
+    lost = stack.metric(LOSSES)
+    stack.engine.start()
+
+    assert all(answer.complete for answer in answers)
+    assert dropped > 0
+    assert lost == 0
+    stack.assert_recorded(answers, traces=100 - dropped)
+    stack.restart_proxy()
+
+
+def _ask_until_one_is_lost(stack: RecordStack) -> list[Answer]:
+    answers: list[Answer] = []
+    deadline = time.monotonic() + WAIT_S
+    while stack.metric(LOSSES) == 0:
+        assert time.monotonic() < deadline, "the disk never filled"
+        answers += stack.ask(20)
+        time.sleep(POLL_S)
+    return answers

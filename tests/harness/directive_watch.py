@@ -1,0 +1,121 @@
+"""Clients that never wait, watching which version of a directive their answers say they had."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from harness.directive_changes import DirectiveOperator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from harness.revocation import RelayedStack
+
+WAIT_S = 20.0
+CLIENTS = 8
+_BODY = b'{"model":"gpt-4o","messages":[{"role":"user","content":"Hi"}]}'
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One answer: when its request was sent and its head was here, in monotonic seconds, status and version, or 0."""
+
+    sent: float
+    answered: float
+    status: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """How a change came into force, in seconds from when the change had returned.
+
+    ``first_s``: until the answer of the first request sent since then that carried it. ``old_s``: until the last
+    request was sent that carried the old one, 0 if none was. ``failed``: answers other than 200.
+    """
+
+    first_s: float
+    old_s: float
+    failed: int
+
+
+@dataclass(slots=True)
+class DirectiveWatch:
+    """Clients on connections of their own, so that each worker has some, one request after the other."""
+
+    address: str
+    token: str = field(repr=False)
+    seen: list[list[Seen]] = field(default_factory=lambda: [[] for _ in range(CLIENTS)])
+    _stopping: bool = False
+
+    @contextmanager
+    def running(self) -> Iterator[DirectiveWatch]:
+        """Watch until the block ends."""
+        thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._stopping = True
+            thread.join(WAIT_S)
+
+    def wait_until_all(self, is_so: Callable[[Seen], bool]) -> None:
+        """Wait until the latest answer of every client is so."""
+        deadline = time.monotonic() + WAIT_S
+        while not all(seen and is_so(seen[-1]) for seen in self.seen):
+            if time.monotonic() > deadline:
+                raise AssertionError(f"not within {WAIT_S} s, but {[seen[-1:] for seen in self.seen]}")
+            time.sleep(0.001)  # the other thread tells nobody
+
+    async def _run(self) -> None:
+        await asyncio.gather(*(self._client(seen) for seen in self.seen))
+
+    async def _client(self, seen: list[Seen]) -> None:
+        parts = urlsplit(self.address)
+        head = (
+            f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {self.token}\r\n"
+            f"content-type: application/json\r\ncontent-length: {len(_BODY)}\r\n\r\n"
+        )
+        reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+        while not self._stopping:
+            sent = time.monotonic()
+            writer.write(head.encode() + _BODY)
+            lines = (await reader.readuntil(b"\r\n\r\n")).decode().lower().split("\r\n")
+            headers = dict(line.split(": ", 1) for line in lines[1:] if line)
+            version = int(headers.get("x-ibex-directive", "0@").partition("@")[0])
+            seen.append(Seen(sent, time.monotonic(), int(lines[0].split()[1]), version))
+            await reader.readexactly(int(headers["content-length"]))
+        writer.close()
+
+
+def change_under(
+    stack: RelayedStack,
+    break_it: Callable[[], object] = lambda: None,
+    mend_it: Callable[[], object] = lambda: None,
+    *,
+    rollback_to: int | None = None,
+) -> Change:
+    """Under load, break something, set a new text or go back to an old one, and see; mend it afterwards."""
+    operator = DirectiveOperator(stack.production.environ)
+    watch = DirectiveWatch(stack.address, stack.installation.agent_token.reveal())
+    with watch.running():
+        watch.wait_until_all(lambda seen: seen.status == 200)
+        break_it()
+        try:
+            changed = operator.set("Answer in rhyme.") if rollback_to is None else operator.rollback(rollback_to)
+            number, returned = changed.version, changed.returned
+            watch.wait_until_all(lambda seen: seen.version == number and seen.sent >= returned)
+        finally:
+            mend_it()
+    since = [seen for client in watch.seen for seen in client if seen.sent >= returned]
+    return Change(
+        first_s=min(seen.answered for seen in since if seen.version == number) - returned,
+        old_s=max((seen.sent - returned for seen in since if seen.version != number), default=0.0),
+        failed=sum(seen.status != 200 for client in watch.seen for seen in client),
+    )

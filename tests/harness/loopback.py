@@ -1,0 +1,277 @@
+"""A whole proxy between a raw client and a scripted provider, all on loopback: for what may break on either side.
+
+Real are the HTTP server and its event loop, the object graph, the way to the provider, the journal. Identity and the
+record's sinks are in memory: what happens to those is for ``harness.record_stack``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import threading
+import time
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid4
+
+import uvloop
+from dependency_injector import providers
+
+from harness.http_scene import served
+from harness.openai_wire import completion, completion_body, stream_events, text_deltas, text_stream
+from harness.raw_http import WAIT_S, RawClient, Seen
+from ibex.adapters.http.server_protocol import Patience
+from ibex.adapters.memory.directives import InMemoryDirectives
+from ibex.adapters.memory.identity import InMemoryIdentity
+from ibex.adapters.memory.sessions import InMemorySessions
+from ibex.adapters.memory.traces import InMemoryTraces
+from ibex.adapters.openai.transport import Http1Transport
+from ibex.domain.bootstrap import FirstNames, bootstrap
+from ibex.domain.keep_fresh import KeepFresh
+from ibex.entrypoints.containers import Management, application_of
+from ibex.entrypoints.environments import EmbeddedAdapters
+from ibex.entrypoints.lifespan import running
+from ibex.entrypoints.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from harness.openai import ScriptedOpenAI
+    from harness.openai_wire import Script
+    from ibex.domain.bootstrap import Installation
+    from ibex.domain.exchange import Exchange
+
+CHAT = "/v1/chat/completions"
+DIRECTIVE = "Be brief."
+REQUEST: dict[str, Any] = {"model": "gpt-4o", "messages": [{"role": "user", "content": "canary-prompt"}]}
+KEY = "sk-canary-key"
+PEPPERS = "k:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
+POLL_S = 0.005
+
+
+@dataclass(slots=True)
+class ShiftedClock:
+    """The machine's clock, as if somebody had set it: ``by`` moves the wall clock alone."""
+
+    by: timedelta = timedelta()
+    held_at: datetime | None = None
+
+    def now(self) -> datetime:
+        """Return the wall-clock time in UTC."""
+        return (self.held_at or datetime.now(UTC)) + self.by
+
+    def monotonic_ns(self) -> int:
+        """Return the monotonic clock's nanoseconds."""
+        return time.monotonic_ns()
+
+
+@dataclass(slots=True)
+class _Heard:
+    """The ``LeaseObserver`` and the ``ExchangeObserver`` of the proxy."""
+
+    exchanges: list[tuple[Exchange, bool]] = field(default_factory=list)
+    news: threading.Condition = field(default_factory=threading.Condition)
+
+    def settled(self, exchange: Exchange, *, journaled: bool) -> None:
+        """Remember an exchange."""
+        with self.news:
+            self.exchanges.append((exchange, journaled))
+            self.news.notify_all()
+
+    def renewed(self) -> None:
+        """Nothing depends on it."""
+
+    def not_renewed(self, why: str) -> None:
+        """Nothing depends on it."""
+
+
+class Loopback:
+    """A running proxy; ``provider`` is what it asks, ``address`` where it is. Use it from the test's own thread."""
+
+    def __init__(self, provider: ScriptedOpenAI, journal: Path, environ: dict[str, str]) -> None:
+        self.provider = provider
+        self.address = ""
+        self.clock = ShiftedClock()
+        own = {
+            "OPENAI_API_KEY": KEY,
+            "OPENAI_BASE_URL": provider.base_url,
+            "OPENAI_RETRY_BASE_DELAY": "0.001",
+            "IBEX_TOKEN_PEPPERS": PEPPERS,
+            "IBEX_JOURNAL_DIR": str(journal),
+            "IBEX_RATE_LIMIT_DEFAULT_RPM": "0",
+        }
+        self._settings = Settings.load({**own, **environ})
+        self._heard = _Heard()
+        self._loop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._stop = asyncio.Event()
+        self._started: asyncio.Future[None] = self._loop.create_future()
+        self._made: Installation
+        self._adapters: Any = self._in_memory()
+
+    @classmethod
+    @contextmanager
+    def running(cls, provider: ScriptedOpenAI, journal: Path, **environ: str) -> Iterator[Loopback]:
+        """Run a proxy with these settings. At the end all that it has seen must be on record, once."""
+        proxy = cls(provider, journal, environ)
+        proxy._thread.start()
+        serving = asyncio.run_coroutine_threadsafe(proxy._serve(), proxy._loop)
+        try:
+            asyncio.run_coroutine_threadsafe(proxy._wait_for_start(), proxy._loop).result(WAIT_S)
+            yield proxy
+        finally:
+            proxy._loop.call_soon_threadsafe(proxy._stop.set)
+            serving.result(WAIT_S)
+            proxy._loop.call_soon_threadsafe(proxy._loop.stop)
+            proxy._thread.join(WAIT_S)
+            proxy._loop.close()
+        asyncio.run(proxy._assert_all_on_record())
+
+    def _in_memory(self) -> Any:
+        adapters = EmbeddedAdapters()
+        adapters.clock.override(providers.Object(self.clock))
+        adapters.identity.override(providers.Singleton(InMemoryIdentity))
+        adapters.directives.override(providers.Singleton(InMemoryDirectives, adapters.identity))
+        adapters.sessions.override(providers.Singleton(InMemorySessions, adapters.clock))
+        adapters.traces.override(providers.Singleton(InMemoryTraces, adapters.clock))
+        adapters.resources.override(providers.List(adapters.journal))
+        adapters.checks.override(providers.List())
+        outbox = adapters.identity.provided.outbox
+        adapters.keep_fresh.override(providers.Singleton(KeepFresh, outbox, adapters.board, self._heard))
+        return adapters
+
+    async def _serve(self) -> None:
+        application = application_of(self._adapters, self._settings, observers=[self._heard])
+        app = application.app()
+        async with running(application):
+            management = Management(adapters=self._adapters)
+            names = FirstNames("acme", "a@acme.example", "one", DIRECTIVE)
+            self._made = await bootstrap(management.identity(), management.directives(), names)
+            patience = Patience(self._settings.header_timeout_s, self._settings.client_stall_timeout_s)
+            async with served(app, patience) as (self.address, _):
+                self._started.set_result(None)
+                await self._stop.wait()
+
+    async def _wait_for_start(self) -> None:
+        await self._started
+
+    async def _assert_all_on_record(self) -> None:
+        org_id = self._made.organization.id
+        settled = [exchange for exchange, _ in self._heard.exchanges if exchange.caller is not None]
+        sessions = self._adapters.sessions()
+        own = await sessions.sessions(org_id, len(settled))
+        turns = [turn.request_id for session in own for turn in await sessions.turns(org_id, session.id)]
+        traces = [trace.request_id for trace in await self._adapters.traces().tail(org_id, 2 * len(settled) + 1)]
+        assert Counter(turns) == Counter(e.request_id for e in settled if e.reached_provider)
+        assert Counter(traces) == Counter(e.request_id for e in settled)
+
+    @property
+    def token(self) -> str:
+        """The token of an agent."""
+        return self._made.agent_token.reveal()
+
+    # What a client does
+
+    def head(self, *more: str, path: str = CHAT, request_id: UUID | None = None) -> bytes:
+        """Return the head of a chat request with more header lines."""
+        lines = [
+            f"POST {path} HTTP/1.1",
+            "host: ibex.test",
+            f"authorization: Bearer {self.token}",
+            "content-type: application/json",
+            f"x-request-id: {request_id or uuid4()}",
+            *more,
+        ]
+        return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
+
+    def chat(
+        self, body: bytes | None = None, *more: str, stream: bool = False, request_id: UUID | None = None
+    ) -> bytes:
+        """Return a whole chat request; without a body of its own, a plain one."""
+        body = json.dumps(REQUEST | ({"stream": True} if stream else {})).encode() if body is None else body
+        return self.head(f"content-length: {len(body)}", *more, request_id=request_id) + body
+
+    def connect(self) -> RawClient:
+        """Connect a client, to be closed by the test."""
+        return RawClient(self.address)
+
+    @contextmanager
+    def client(self, receive_buffer: int | None = None) -> Iterator[RawClient]:
+        """Connect a client."""
+        with RawClient.connected(self.address, receive_buffer) as client:
+            yield client
+
+    def ask(self, *scripts: Script, body: bytes | None = None, stream: bool = False) -> Seen:
+        """Send one chat request, to be answered by these scripts; return what the client got."""
+        self.provider.put(*scripts)
+        with self.client() as client:
+            client.send(self.chat(body, stream=stream))
+            return client.response()
+
+    # What is left of it
+
+    def record(self, request_id: UUID | str) -> Exchange:
+        """Return the one exchange of a request, as soon as it is in the journal."""
+        wanted = UUID(str(request_id))
+
+        def found() -> list[tuple[Exchange, bool]]:
+            return [heard for heard in self._heard.exchanges if heard[0].request_id == wanted]
+
+        with self._heard.news:
+            assert self._heard.news.wait_for(found, WAIT_S), "nothing was recorded"
+            ((exchange, journaled),) = found()
+        assert journaled
+        assert "canary" not in repr(exchange)
+        return exchange
+
+    def recorded_nothing_of(self, request_id: str) -> bool:
+        """Tell whether there is no exchange of a request: one of which nobody knows whose it was."""
+        return all(str(exchange.request_id) != request_id for exchange, _ in self._heard.exchanges)
+
+    def assert_healthy(self) -> None:
+        """A buffered and a streamed request succeed at their first try and are recorded; nothing is left open."""
+        self.provider.scripts.clear()
+        body = self.ask(completion("healthy"))
+        stream = self.ask(text_stream("healthy"), stream=True)
+        expected = b"".join(event for event in stream_events(text_deltas("healthy"), usage=False))
+        assert (body.status, body.body) == (200, completion_body("healthy"))
+        assert (stream.status, stream.body) == (200, expected)
+        for seen in (body, stream):
+            exchange = self.record(seen.request_id)
+            assert (exchange.status, exchange.is_complete, exchange.attempts) == (200, True, 1)
+        self.wait_until_idle()
+
+    def wait_until_idle(self) -> None:
+        """Return once no connection to the provider has a request on it."""
+        transport = self._adapters.transport()
+        assert isinstance(transport, Http1Transport)
+        deadline = time.monotonic() + WAIT_S
+        while asyncio.run_coroutine_threadsafe(_open_requests(transport), self._loop).result(WAIT_S):
+            assert time.monotonic() < deadline, "a connection to the provider was left open"
+            time.sleep(POLL_S)  # nobody tells
+
+    def block(self, seconds: float) -> threading.Event:
+        """Let the event loop of the proxy stand still for so long; return what is set when it begins to."""
+        began = threading.Event()
+
+        def stand_still() -> None:
+            began.set()
+            time.sleep(seconds)  # that is the fault
+
+        self._loop.call_soon_threadsafe(stand_still)
+        return began
+
+
+async def _open_requests(transport: Http1Transport) -> int:
+    return transport.open_requests
+
+
+def resident_kib(pid: int | None = None) -> int:
+    """Return the memory that a process, or this one, has now, in KiB."""
+    with open(f"/proc/{pid or os.getpid()}/status", encoding="ascii") as status:  # noqa: PTH123 - no path of ours
+        return next(int(line.split()[1]) for line in status if line.startswith("VmRSS:"))

@@ -1,0 +1,217 @@
+"""The oracle: whatever dies under load, every answer that a client saw whole is on record once, and all adds up.
+
+A test runs it for some seconds; ``python -m harness.oracle --minutes 10`` for as long as one likes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+from collections import Counter
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import psycopg
+from psycopg.rows import dict_row
+
+from harness.clickhouse import ClickHouseDatabase
+from harness.journal_gauge import JournalGauge
+from harness.oracle_faults import OracleFaults
+from harness.oracle_load import CountingOpenAI, OracleLoad
+from harness.oracle_verdict import Evidence, Findings
+from harness.postgres import PostgresDatabase
+from harness.production import BOOTSTRAP, Production
+from harness.redis import RedisServer, redis_server_program
+from harness.small_disk import mounted
+from ibex.adapters.clickhouse.connection import Address, disconnect
+from ibex.adapters.clickhouse.engine import ClickHouseEngine
+from ibex.adapters.clickhouse.migrate import migrate
+from ibex.adapters.postgres import migrate as postgres_migrate
+from ibex.adapters.postgres.server import DATABASE, PostgresServer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from harness.oracle_verdict import Row
+    from harness.process import IbexProcess
+
+CLIENTS = 24
+DRAIN_S = 60.0
+DISK_BYTES = 64 * 1024 * 1024
+NOT_KEPT = "exchange not journaled"
+
+
+@dataclass(slots=True)
+class Oracle:
+    """A production stack of its own, under load and faults."""
+
+    production: Production
+    postgres: PostgresDatabase
+    clickhouse_url: str
+    provider: CountingOpenAI
+    load: OracleLoad
+    faults: OracleFaults
+    gauge: JournalGauge
+    proxy: IbexProcess
+
+    @classmethod
+    @asynccontextmanager
+    async def standing(cls, folder: Path, seed: int, kinds: Sequence[str] = ()) -> AsyncIterator[Oracle]:
+        """Start all servers, auth and two workers; stop what is left of them afterwards.
+
+        ``kinds`` names what may break; by default it is all that can.
+        """
+        random = Random(seed)  # noqa: S311 - it has to come again
+        program = redis_server_program()
+        assert program is not None
+        with ExitStack() as stack:
+            server = PostgresServer(folder / "postgres")
+            engine = ClickHouseEngine(folder / "clickhouse")
+            redis = RedisServer.on_free_port(program)
+            stack.callback(redis.kill)
+            stack.callback(engine.stop)
+            stack.callback(server.stop)
+            for start in (server.start, engine.start, redis.start):
+                await asyncio.to_thread(start)
+            postgres = PostgresDatabase(server, DATABASE)
+            clickhouse_url = f"{engine.url}/ibex"
+            await asyncio.to_thread(postgres_migrate.upgrade, postgres.owner_url)
+            await asyncio.to_thread(migrate, clickhouse_url)
+            disk = stack.enter_context(mounted(folder / "disk", DISK_BYTES))
+            provider = CountingOpenAI()
+            await provider.start()
+            production = Production.over(
+                postgres,
+                ClickHouseDatabase(clickhouse_url, "ibex"),
+                redis.url,
+                folder,
+                OPENAI_API_KEY="sk-oracle",
+                OPENAI_BASE_URL=provider.base_url,
+                OPENAI_RETRY_BASE_DELAY="0.01",
+                IBEX_REDIS_TIMEOUT="0.2",
+                IBEX_SHUTDOWN_TIMEOUT="5",
+                IBEX_JOURNAL_DIR=str(folder / "disk" / "journal"),
+            )
+            stack.callback(production.stop)
+            made = await asyncio.to_thread(production.ibex, *BOOTSTRAP, "--json")
+            await asyncio.to_thread(production.start_auth)
+            address = await asyncio.to_thread(production.start_proxy, 2)
+            load = OracleLoad(address, made["agent_token"], random)
+            proxy = production.processes[-1]
+            faults = OracleFaults(proxy.process.pid, server, engine, redis, random, disk, kinds)
+            gauge = JournalGauge(folder / "disk" / "journal")
+            try:
+                yield cls(production, postgres, clickhouse_url, provider, load, faults, gauge, proxy)
+            finally:
+                await provider.stop()
+
+    async def run(self, seconds: float) -> Findings:
+        """Load and break for so long, then heal, wait until all is delivered, end the proxy, and look."""
+        loading = asyncio.create_task(self.load.run(CLIENTS))
+        breaking = asyncio.create_task(self.faults.run())
+        measuring = asyncio.create_task(self.gauge.run())
+        await asyncio.wait([loading, breaking], timeout=seconds)
+        self.faults.stopping = True
+        await breaking
+        self.load.stopping = True
+        await loading
+        await self._drained()
+        measuring.cancel()
+        await asyncio.to_thread(self.production.stop)
+        return await asyncio.to_thread(self._look, seconds)
+
+    async def _drained(self) -> None:
+        """Wait until the record has all that reached the provider and was not lost for certain, within a bound."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + DRAIN_S
+        while loop.time() < deadline:
+            checkpoints, traces = await asyncio.to_thread(lambda: (self._checkpoints(), self._traces()))
+            on_record = {row["request_id"] for row in checkpoints} & {row["request_id"] for row in traces}
+            if self.provider.received <= on_record | self._told() | self._unprotected():
+                return
+            await asyncio.sleep(0.2)
+
+    def _look(self, seconds: float) -> Findings:
+        asked = {one.id: one for one in self.load.asked}
+        evidence = Evidence(
+            asked,
+            self.provider.received,
+            self._checkpoints(),
+            self._traces(),
+            self._sessions(),
+            self._told(),
+            self._unprotected(),
+        )
+        findings = Findings(
+            minutes=round(seconds / 60, 2),
+            requests=len(asked),
+            complete=sum(one.complete for one in asked.values()),
+            received=len(evidence.received),
+            checkpoints=len(evidence.checkpoints),
+            traces=len(evidence.traces),
+            faults=dict(sorted(self.faults.done.items())),
+            statuses=dict(Counter(one.status for one in asked.values())),
+            high_water_exchanges=self.gauge.most_exchanges,
+            high_water_bytes=self.gauge.most_bytes,
+        )
+        evidence.judge(findings)
+        return findings
+
+    def _told(self) -> set[UUID]:
+        """Return the requests that the proxy said it could not keep."""
+        lines = [line for line in list(self.proxy.lines) if NOT_KEPT in line]
+        return {UUID(json.loads(line)["request_id"]) for line in lines}
+
+    def _unprotected(self) -> set[UUID]:
+        windows = self.faults.full
+        return {
+            one.id for one in self.load.asked if any(one.began < end and one.ended > begin for begin, end in windows)
+        }
+
+    def _checkpoints(self) -> list[Row]:
+        return self._rows("SELECT c.*, s.external_id FROM checkpoints c JOIN sessions s ON s.id = c.session_id")
+
+    def _sessions(self) -> list[Row]:
+        return self._rows("SELECT * FROM sessions")
+
+    def _rows(self, query: str) -> list[Row]:
+        with psycopg.connect(self.postgres.superuser_url, row_factory=dict_row) as connection:
+            return connection.execute(query.encode()).fetchall()
+
+    def _traces(self) -> list[Row]:
+        client = Address.parse(self.clickhouse_url).connect()
+        try:
+            return list(client.query("SELECT * FROM ibex.llm_traces").named_results())
+        finally:
+            disconnect(client)
+
+
+async def ask_the_oracle(seconds: float, seed: int, kinds: Sequence[str] = ()) -> Findings:
+    """Run it once, in a folder of its own; ``kinds`` names what may break, by default all that can."""
+    with tempfile.TemporaryDirectory(prefix="ibex-oracle-") as folder:
+        async with Oracle.standing(Path(folder), seed, kinds) as oracle:
+            return await oracle.run(seconds)
+
+
+def main() -> int:
+    """Run it, print what was found as JSON; the exit code is 1 if anything does not add up."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", action="append", default=[], help="a kind of fault; may be given several times")
+    options = parser.parse_args()
+    findings = asyncio.run(ask_the_oracle(options.minutes * 60, options.seed, options.only))
+    summary = {name: getattr(findings, name) for name in Findings.__slots__}
+    sys.stdout.write(json.dumps(summary | {"wrong": findings.wrong[:50]}, indent=2) + "\n")
+    return 1 if findings.wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

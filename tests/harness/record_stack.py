@@ -1,0 +1,230 @@
+"""A proxy whose record can be watched while PostgreSQL, ClickHouse or the journal's disk fails under it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid4
+
+import httpx
+import psycopg
+
+from harness.clickhouse import ClickHouseDatabase
+from harness.openai import ScriptedOpenAI
+from harness.process import IbexProcess
+from harness.production import BOOTSTRAP, Production
+from harness.relay import Relay
+from ibex.adapters.clickhouse.connection import disconnect
+from ibex.adapters.clickhouse.engine import ClickHouseEngine
+from ibex.adapters.clickhouse.migrate import migrate
+from ibex.adapters.postgres.roles import APP_ROLE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from harness.postgres import PostgresDatabase
+
+WAIT_S = 30.0
+"""How long a test waits for what must happen; only a failing one waits so long."""
+POLL_S = 0.05
+CLIENTS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a client saw: the status, and whether every byte of a good answer came."""
+
+    request_id: UUID
+    status: int
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Counting:
+    """One of the proxy's counters, from a moment on."""
+
+    stack: RecordStack
+    name: str
+    sink: str
+    before: float
+
+    def grown(self) -> float:
+        """Return by how much it has grown."""
+        return self.stack.metric(self.name, sink=self.sink) - self.before
+
+    def wait(self) -> None:
+        """Wait until it has grown."""
+        deadline = time.monotonic() + WAIT_S
+        while self.grown() == 0:
+            assert time.monotonic() < deadline, f"{self.name} stayed at {self.before}"
+            time.sleep(POLL_S)  # nothing tells
+
+
+@dataclass(slots=True)
+class RecordStack:
+    """What runs. The proxy reaches PostgreSQL through ``to_postgres``; everybody else does directly."""
+
+    production: Production
+    postgres: PostgresDatabase
+    clickhouse: ClickHouseDatabase
+    engine: ClickHouseEngine
+    to_postgres: Relay
+    token: str
+    client: httpx.Client
+    address: str = ""
+
+    @classmethod
+    @contextmanager
+    def running(cls, postgres: PostgresDatabase, redis_url: str, folder: Path) -> Iterator[RecordStack]:
+        """Start an engine, a provider and auth; ``start_proxy`` starts the proxy. All of it is stopped afterwards."""
+        with ExitStack() as stack:
+            engine = ClickHouseEngine(folder / "clickhouse")
+            stack.callback(engine.stop)
+            engine.start()
+            clickhouse = ClickHouseDatabase(f"{engine.url}/ibex", "ibex")
+            migrate(clickhouse.url)
+            provider = stack.enter_context(ScriptedOpenAI.in_thread())
+            keys = {"OPENAI_API_KEY": "sk-scripted", "OPENAI_BASE_URL": provider.base_url}
+            production = Production.over(postgres, clickhouse, redis_url, folder, **keys)
+            made = production.ibex(*BOOTSTRAP, "--json")
+            relay = stack.enter_context(Relay.running(postgres.socket))
+            stack.callback(production.stop)
+            production.start_auth()
+            client = stack.enter_context(httpx.Client(trust_env=False, timeout=WAIT_S))
+            yield cls(production, postgres, clickhouse, engine, relay, made["agent_token"], client)
+
+    def start_proxy(self, **environ: str) -> None:
+        """Start a proxy of one process."""
+        url = f"postgresql://{APP_ROLE}@127.0.0.1:{self.to_postgres.port}/{self.postgres.name}"
+        self.address = self.production.start_proxy(1, IBEX_DATABASE_URL=url, **environ)
+
+    def restart_proxy(self, **environ: str) -> None:
+        """End the proxy in good order and start another."""
+        assert self.production.processes.pop().stop(signal.SIGTERM) == 0
+        self.start_proxy(**environ)
+
+    def ask(self, number: int, *, model: str = "gpt-4o") -> list[Answer]:
+        """Send so many chat requests, every second of them streamed, by a few clients at once; return what they saw."""
+        with ThreadPoolExecutor(CLIENTS) as threads:
+            return list(threads.map(lambda n: self._ask(model, streamed=n % 2 == 1), range(number)))
+
+    def _ask(self, model: str, *, streamed: bool) -> Answer:
+        request_id = uuid4()
+        body = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "stream": streamed}
+        headers = {
+            "Authorization": f"Bearer {self.token}",
+            "X-Request-ID": str(request_id),
+            "X-IBEX-Session-ID": "a-conversation",
+        }
+        answer = self.client.post(f"{self.address}/v1/chat/completions", json=body, headers=headers)
+        whole = answer.text.endswith("data: [DONE]\n\n") if streamed else "choices" in answer.json()
+        return Answer(request_id, answer.status_code, answer.status_code == httpx.codes.OK and whole)
+
+    def assert_recorded(
+        self, answers: list[Answer], *, traces: int | None = None, checkpoints: int | None = None
+    ) -> None:
+        """Wait until each of these has its checkpoint and its trace, and assert that none has two.
+
+        ``checkpoints`` and ``traces`` say how many of them have one, where not all do; below 0, nobody looks.
+        """
+        asked = {answer.request_id for answer in answers}
+        for read, expected in ((self.checkpoints, checkpoints), (self.traces, traces)):
+            if expected is not None and expected < 0:
+                continue
+            wanted = len(asked) if expected is None else expected
+            deadline = time.monotonic() + WAIT_S
+            while (found := Counter(one for one in read() if one in asked)).total() < wanted:
+                assert time.monotonic() < deadline, f"{found.total()} of {wanted} by {read.__name__}"
+                time.sleep(POLL_S)  # what is stored tells nobody
+            assert (len(found), found.total()) == (wanted, wanted)
+        assert self.turns() == list(range(len(self.turns())))
+
+    def checkpoints(self) -> list[UUID]:
+        """Return the request ids of all checkpoints."""
+        return [row[0] for row in self._rows("SELECT request_id FROM checkpoints")]
+
+    def turns(self) -> list[int]:
+        """Return the indices of the turns of the session of these tests."""
+        return [row[0] for row in self._rows("SELECT turn_index FROM checkpoints ORDER BY turn_index")]
+
+    def traces(self) -> list[UUID]:
+        """Return the request ids of all traces."""
+        client = self.clickhouse.client()
+        try:
+            return [row[0] for row in client.query("SELECT request_id FROM ibex.llm_traces").result_rows]
+        finally:
+            disconnect(client)
+
+    def tell_clickhouse(self, change: str) -> None:
+        """Alter the table of traces."""
+        client = self.clickhouse.client()
+        client.command(f"ALTER TABLE ibex.llm_traces {change}")
+        disconnect(client)
+
+    def ready(self) -> tuple[str, set[str]]:
+        """Return what /ready says, and which checks did not pass."""
+        said = self._get("/ready").json()
+        return said["status"], {name for name, check in said["checks"].items() if check["status"] != "ok"}
+
+    def assert_degraded(self, *checks: str) -> None:
+        """Assert that it is ready all the same, and that these checks are among those that did not pass.
+
+        On a busy machine others may be too slow as well.
+        """
+        status, failed = self.ready()
+        assert status == "degraded"
+        assert failed >= set(checks), failed
+
+    def wait_until_ready(self) -> None:
+        """Wait until /ready says ok."""
+        deadline = time.monotonic() + WAIT_S
+        while self.ready() != ("ok", set()):
+            assert time.monotonic() < deadline, self.ready()
+            time.sleep(POLL_S)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """Return what the proxy counts under a name, with these labels; 0 where nothing was counted yet."""
+        lines = self._get("/metrics").text.splitlines()
+        wanted = [f'{label}="{value}"' for label, value in labels.items()]
+        found = [
+            line for line in lines if line.startswith((f"{name}{{", f"{name} ")) and all(w in line for w in wanted)
+        ]
+        return sum(float(line.rpartition(" ")[2]) for line in found)
+
+    def counter(self, name: str, sink: str) -> Counting:
+        """Return a counter as it is now."""
+        return Counting(self, name, sink, self.metric(name, sink=sink))
+
+    def dead_letters(self) -> list[tuple[str, str]]:
+        """Return the sink and the request's id of everything that was laid aside."""
+        files = self.production.folder.rglob("dead-letters.jsonl")
+        letters = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+        return [(letter["sink"], letter["exchange"]["request_id"]) for letter in letters]
+
+    def change(self) -> tuple[int, str]:
+        """Try an administrative change; return the command's exit code and what it says."""
+        command = IbexProcess.spawn(
+            ["directive", "set", "one", "Be clear."], self.production.environ, self.production.folder
+        )
+        return command.wait(), "\n".join(command.lines[:-1])
+
+    def alter(self, statement: str) -> None:
+        """Run a statement as the server's superuser."""
+        with psycopg.connect(self.postgres.superuser_url, autocommit=True) as connection:
+            connection.execute("SET default_transaction_read_only = off")
+            connection.execute(statement.encode())
+            connection.execute("SELECT pg_reload_conf()")
+
+    def _get(self, path: str) -> httpx.Response:
+        return self.client.get(f"{self.address}{path}")
+
+    def _rows(self, query: str) -> list[Any]:
+        with psycopg.connect(self.postgres.superuser_url) as connection:
+            return connection.execute(query.encode()).fetchall()
