@@ -7,16 +7,12 @@ few tries of each; the full run takes about half an hour.
 from __future__ import annotations
 
 import asyncio
-import shutil
 import statistics
 import sys
-import tempfile
 import time
 from collections import Counter
-from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -24,19 +20,12 @@ import grpc
 import httpx
 
 from harness.chat_scene import AGENT, BEARER, ORG, TOKEN, Caches, ScriptedAgents, ScriptedTokens, principal
-from harness.clickhouse import ClickHouseDatabase
 from harness.load import Load
-from harness.postgres import PostgresDatabase
-from harness.redis import RedisServer, redis_server_program
-from harness.revocation import LINKS, RelayedStack
-from ibex.adapters.clickhouse.engine import ClickHouseEngine
-from ibex.adapters.clickhouse.migrate import migrate as migrate_clickhouse
+from harness.revocation import LINKS, RelayedStack, relayed_stack
 from ibex.adapters.grpc.generated import auth_pb2, auth_pb2_grpc
 from ibex.adapters.memory.board import InMemoryBoard
 from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.memory.rate_limits import InMemoryRateLimiter
-from ibex.adapters.postgres import migrate as postgres_migrate
-from ibex.adapters.postgres.server import DATABASE, PostgresServer
 from ibex.adapters.system.ids import SystemIds
 from ibex.domain.admit_caller import AdmitCaller, Credentials
 from ibex.domain.identity import Agent, AgentStatus, PersonalAccessToken
@@ -44,7 +33,7 @@ from ibex.domain.known_tokens import FILTER_BITS, filter_of, positions
 from ibex.domain.open_exchange import OpenExchange
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from harness.revocation import Outcome
 
@@ -61,7 +50,7 @@ def main() -> None:
     """Print the figures."""
     asyncio.run(_in_process())
     _filter()
-    with _stack() as stack:
+    with relayed_stack(IBEX_AUTH_TIMEOUT="0.2") as stack:
         _grpc(stack)
         _flood(stack)
         _outages(stack)
@@ -115,28 +104,6 @@ def _filter() -> None:
         f"filter of {FILTER_TOKENS:,} tokens: {FILTER_BITS // 8 // 1024:,} KiB,"
         f" {false / FILTER_PROBES:.4%} of {FILTER_PROBES:,} unknown tokens pass"
     )
-
-
-@contextmanager
-def _stack() -> Iterator[RelayedStack]:
-    folder = Path(tempfile.mkdtemp(prefix="ibex-bench-"))
-    program = redis_server_program()
-    if program is None:
-        raise SystemExit("there is no redis-server")
-    postgres, engine = PostgresServer(folder / "postgres"), ClickHouseEngine(folder / "clickhouse")
-    redis = RedisServer.on_free_port(program)
-    with ExitStack() as stack:
-        stack.callback(shutil.rmtree, folder)
-        for server in (postgres, engine):
-            stack.callback(server.stop)
-            server.start()
-        stack.callback(redis.kill)
-        redis.start()
-        database = PostgresDatabase(postgres, DATABASE)
-        postgres_migrate.upgrade(database.owner_url)
-        traces = ClickHouseDatabase(f"{engine.url.rstrip('/')}/ibex", "ibex")
-        migrate_clickhouse(traces.url)
-        yield stack.enter_context(RelayedStack.running(database, traces, redis, folder, IBEX_AUTH_TIMEOUT="0.2"))
 
 
 def _grpc(stack: RelayedStack) -> None:

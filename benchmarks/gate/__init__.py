@@ -1,0 +1,1 @@
+"""`make exit-gate`: what "done" means (spec 15), measured."""

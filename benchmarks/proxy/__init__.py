@@ -1,0 +1,1 @@
+"""What ``make bench`` measures and how it tells it, a module a subject; see ``benchmarks.bench``."""

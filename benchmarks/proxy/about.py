@@ -1,0 +1,66 @@
+"""Where, when and of what the figures are."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from harness.nginx import nginx_program
+from peers.peers import PEERS
+
+if TYPE_CHECKING:
+    from benchmarks.proxy.targets import Scene
+
+_PACKAGES: Final = ("litestar", "uvicorn", "uvloop", "httptools", "msgspec", "grpcio", "psycopg", "hiredis", "chdb")
+_VERSION: Final = re.compile(r"\d+\.\d+(?:\.\d+)*")
+
+
+def describe(scene: Scene) -> dict[str, Any]:
+    """Return machine, commit, time and versions, all as text."""
+    changed = bool(_said("git", "status", "--porcelain", "--untracked-files=no"))
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "commit": _said("git", "rev-parse", "HEAD") + (" with changes" if changed else ""),
+        "cores": os.cpu_count(),
+        "processor": _processor(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
+        "load_before": round(os.getloadavg()[0], 2),
+        "versions": _versions(scene),
+    }
+
+
+def _versions(scene: Scene) -> dict[str, str]:
+    versions = {"Python": platform.python_version()}
+    versions |= {name: importlib.metadata.version(name) for name in _PACKAGES}
+    versions["Redis"] = _version(str(scene.stack.redis.program), "--version")
+    versions["nginx"] = _version(nginx_program() or "", "-v")
+    versions["wrk"] = _version("wrk", "-v")
+    versions["node"] = _version("node", "--version")
+    versions |= {name: peer.package for name, peer in PEERS.items() if name in {"litellm", "portkey"}}
+    return {name: version for name, version in versions.items() if version}
+
+
+def _processor() -> str:
+    found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    return found[1] if found else platform.machine()
+
+
+def _version(*command: str) -> str:
+    found = _VERSION.search(_said(*command))
+    return found[0] if found else ""
+
+
+def _said(*command: str) -> str:
+    """Return what a command says; nothing if there is no such command."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return (done.stdout + done.stderr).strip()

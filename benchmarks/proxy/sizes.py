@@ -1,0 +1,105 @@
+"""Number 5: large requests, and whether what is idle costs those that are not."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from benchmarks.proxy.generator import percentile
+from benchmarks.proxy.targets import DIRECT, NGINX, WORKERS, ibex_name
+from benchmarks.proxy.turns import accounted, in_turns, say
+
+from harness.request_load import as_fast_as_answered, chat_request
+from ibex.domain.manage_identity import TokenGrant
+from ibex.domain.permissions import AGENT_DEFAULT
+from ibex.entrypoints.administration import administration
+from ibex.entrypoints.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from uuid import UUID
+
+    from benchmarks.proxy.options import Options
+    from benchmarks.proxy.targets import Scene, Target
+
+SIZES: Final = {"1 MB": 1_000_000, "10 MB": 10_000_000}
+_AT_ONCE: Final = 50
+
+
+def measure_sizes(scene: Scene, options: Options) -> dict[str, Any]:
+    """Return p50 and worst in milliseconds by target and size of request, one at a time on one connection."""
+
+    def measure(name: str) -> dict[str, dict[str, float]]:
+        found = {}
+        with scene.target(name) as target:
+            for size, length in SIZES.items():
+                request = [target.request("gpt-instant", content="x" * length)]
+                scene.generator.run(as_fast_as_answered, target.base_url, request, connections=1, most=2)
+                load = scene.generator.run(
+                    as_fast_as_answered, target.base_url, request, connections=1, most=options.large_tries
+                )
+                ms = [(answer.answered_ns - answer.sent_ns) / 1e6 for answer in load.answers]
+                found[size] = {"p50_ms": percentile(ms, 50), "worst_ms": max(ms, default=0.0), "failed": load.failed}
+        told = ", ".join(f"{size} {one['p50_ms']:.1f} ms" for size, one in found.items())
+        say(f"large requests: {name}: {told}")
+        return found
+
+    names = [DIRECT, *(name for name in (NGINX,) if name in scene.others), ibex_name(1)]
+    return {"runs": in_turns(names, options.rounds, measure)}
+
+
+def measure_idle(scene: Scene, options: Options) -> dict[str, Any]:
+    """Return what a request of one token costs before and after many others, each of its own agent and session.
+
+    And at once afterwards with a worker that has met none of them, so that what has changed of the machine shows.
+    """
+    with scene.ibex(1) as ibex:
+        before = _cost(scene, ibex, options)
+        began = time.monotonic()
+        tokens = asyncio.run(_create(scene.stack.production.environ, options.idle))
+        created_s = time.monotonic() - began
+        requests = [
+            chat_request(
+                ibex.base_url,
+                "gpt-instant",
+                {"authorization": f"Bearer {token}", "x-ibex-session-id": f"idle-{number}"},
+            )
+            for number, token in enumerate(tokens)
+        ]
+        load = scene.generator.run(as_fast_as_answered, ibex.base_url, requests, connections=20, most=len(requests))
+        after = _cost(scene, ibex, options)
+    with scene.ibex(1) as ibex:
+        afresh = _cost(scene, ibex, options)
+    say(
+        f"{options.idle} idle tokens, agents and sessions (made in {created_s:.0f} s, {load.failed} failed):"
+        f" {before['cpu_us']:.0f} µs a request before, {after['cpu_us']:.0f} µs after, {afresh['cpu_us']:.0f} µs afresh"
+    )
+    return {"idle": options.idle, "failed": load.failed, "before": before, "after": after, "afresh": afresh}
+
+
+def _cost(scene: Scene, ibex: Target, options: Options) -> dict[str, float]:
+    scene.generator.closed_loop(ibex, connections=20, seconds=1)
+    costs = []
+    for _ in range(options.rounds):
+        with accounted(ibex) as cpu:
+            found = scene.generator.closed_loop(ibex, connections=20, seconds=options.seconds)
+            cpu["cpu_s"] = found.cpu_s
+        costs.append({"p50_ms": found.p50_ms, "cpu_us": cpu["groups"][WORKERS] / found.requests * 1e6})
+    return {key: statistics.median(cost[key] for cost in costs) for key in costs[0]}
+
+
+async def _create(environ: Mapping[str, str], count: int) -> list[str]:
+    """Make so many agents, each with a token that is bound to it, and return the tokens."""
+    async with administration(Settings.load(environ)) as admin:
+        (organization,) = await admin.identity.organizations()
+        turn = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(number: int, org_id: UUID) -> str:
+            async with turn:
+                agent = await admin.identity.create_agent(org_id, f"idle {number}")
+                grant = TokenGrant(f"idle {number}", AGENT_DEFAULT, agent_id=agent.id)
+                return (await admin.identity.create_token(org_id, grant)).reveal()
+
+        return await asyncio.gather(*(one(number, organization.id) for number in range(count)))

@@ -1,0 +1,57 @@
+"""Number 8: stages in process, by ``benchmarks.stages`` (``make bench-stages``), in pytest-benchmark's format."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+from benchmarks.proxy.turns import say
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FILE: Final = "stages.json"
+TARGETS_US: Final = {
+    "authenticate": 15.0,
+    "directive": 10.0,
+    "inject": 40.0,
+    "sse": 6.0,
+    "access_line": 10.0,
+    "metrics": 8.0,
+}
+"""Microseconds, by a word that the benchmark's name has."""
+
+
+def measure_stages(results: Path, *, quick: bool) -> dict[str, Any] | None:
+    """Have them measured, or in a quick run read what was left, and return the same as ``read_stages``."""
+    if not quick:
+        subprocess.run([sys.executable, "-m", "benchmarks.stages"], check=True, stdout=subprocess.DEVNULL)
+    stages = read_stages(results)
+    say("stages: " + (f"of {stages['at']}, commit {stages['commit'][:12]}" if stages else "none are left"))
+    return stages
+
+
+def read_stages(results: Path) -> dict[str, Any] | None:
+    """Return median and mean in microseconds by benchmark, and of which commit; None where there are none."""
+    file = results / FILE
+    if not file.exists():
+        return None
+    told = json.loads(file.read_text())
+    stages = {
+        one["name"]: {"median_us": one["stats"]["median"] * 1e6, "mean_us": one["stats"]["mean"] * 1e6}
+        for one in told["benchmarks"]
+    }
+    return {"commit": told.get("commit_info", {}).get("id", ""), "at": told.get("datetime", ""), "stages": stages}
+
+
+def target_us(name: str) -> float | None:
+    """Return what a stage may take, in microseconds, by its benchmark's name; None if nothing is said of it."""
+    words = name.lower()
+    return next((most for word, most in TARGETS_US.items() if word in words), None)
+
+
+def spoken(name: str) -> str:
+    """Return a benchmark's name as it is read."""
+    return name.removeprefix("test_").replace("_", " ").replace("[", ": ").removesuffix("]")

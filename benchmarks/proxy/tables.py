@@ -1,0 +1,237 @@
+"""The tables of a run, for the terminal and for the report alike."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from benchmarks.proxy.goals import median
+from benchmarks.proxy.targets import NGINX
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_WIDE: Final = 170
+OTHERS: Final = "others"
+GROUPS: Final = ("proxy", "auth", "PostgreSQL", "Redis", "ClickHouse", "provider", "load generator", OTHERS)
+MET: Final = {True: "yes", False: "NO", None: "-"}
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A title, names of columns, and rows of text."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def show(tables: Sequence[Table]) -> None:
+    """Print tables on the terminal."""
+    console = Console(width=None if sys.stdout.isatty() else _WIDE)
+    for table in tables:
+        shown = RichTable(title=table.title, title_justify="left", title_style="bold")
+        for number, name in enumerate(table.head):
+            shown.add_column(name, justify="left" if number == 0 else "right")
+        for row in table.rows:
+            shown.add_row(*map(Text, row))
+        console.print(shown)
+
+
+def all_tables(results: Mapping[str, Any]) -> list[Table]:
+    """Return the tables of what a run has measured, the goals last, where a terminal's reader looks."""
+    makers = {
+        "closed": closed_table,
+        "profile": profile_table,
+        "paced": paced_table,
+        "streams": streams_table,
+        "sizes": sizes_table,
+        "soak": soak_table,
+        "starts": starts_table,
+    }
+    return [maker(results) for name, maker in makers.items() if results.get(name)] + [
+        machine_table(results),
+        goals_table(results),
+    ]
+
+
+def goals_table(results: Mapping[str, Any]) -> Table:
+    """Return target and reached of the eight numbers."""
+    rows = [
+        [str(goal["number"]), goal["what"], goal["target"], goal["reached"], MET[goal["met"]], goal["note"]]
+        for goal in results["goals"]
+    ]
+    return Table("The numbers to reach", ["no.", "what", "target", "reached", "met", "note"], rows)
+
+
+def closed_table(results: Mapping[str, Any]) -> Table:
+    """Return the closed loop: rates, latencies, processor time a request."""
+    runs = results["closed"]["runs"]
+    best = median(runs[NGINX], "rate") if NGINX in runs else None
+    rows = []
+    for name, found in runs.items():
+        rate = median(found, "rate")
+        rows.append(
+            [
+                name,
+                f"{rate:,.0f}",
+                _range(found, "rate", ",.0f"),
+                f"{rate / best:.2f}" if best else "",
+                f"{median(found, 'p50_ms'):.2f} ms",
+                f"{median(found, 'p99_ms'):.2f} ms",
+                _range(found, "p99_ms", ".1f"),
+                f"{median(found, 'cpu_us'):,.0f} µs",
+                f"{median(found, 'memory_mb'):.0f} MB" if median(found, "memory_mb") else "",
+                str(sum(one["failed"] for one in found)),
+            ]
+        )
+    title = f"Closed loop: {results['connections']} connections that never wait, an instant provider"
+    head = ["", "requests/s", "range", "of nginx", "p50", "p99", "range of p99", "CPU a request", "memory", "failed"]
+    return Table(title, head, rows)
+
+
+def profile_table(results: Mapping[str, Any]) -> Table:
+    """Return shares of a worker's processor time by part of the program."""
+    rows = [[part, f"{share:.1%}"] for part, share in results["profile"]["parts"].items()]
+    return Table("A worker's processor time under full load, by part", ["", "share"], rows)
+
+
+def paced_table(results: Mapping[str, Any]) -> Table:
+    """Return what is added to a provider with a model's pace."""
+    rows = [
+        [
+            name,
+            f"{median(found, 'a_second'):.0f}/s",
+            f"{median(found, 'p50_ms'):.2f} ms",
+            f"{median(found, 'p99_ms'):.2f} ms",
+            _range(found, "p99_ms", ".2f"),
+            f"{max(one['worst_ms'] for one in found):.1f} ms",
+            f"{median(found, 'cpu_us'):,.0f} µs",
+            f"{median(found, 'late_p99_ms'):.2f} ms",
+            str(sum(one["failed"] for one in found)),
+        ]
+        for name, found in results["paced"]["runs"].items()
+    ]
+    title = "A provider with a model's pace, requests at a fixed rate: overhead of each"
+    head = ["", "rate", "p50", "p99", "range of p99", "worst", "CPU a request", "generator late, p99", "failed"]
+    return Table(title, head, rows)
+
+
+def stages_table(results: Mapping[str, Any]) -> Table:
+    """Return what Server-Timing said of the stages during the paced load."""
+    rows = [[name, f"{p50:.3f} ms", f"{p99:.3f} ms"] for name, (p50, p99) in stages_of(results).items()]
+    return Table("Stages of a request, by Server-Timing, paced load", ["", "p50", "p99"], rows)
+
+
+def stages_of(results: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    """Return p50 and p99 in milliseconds by stage, medians of the rounds; empty if none told."""
+    all_runs: Mapping[str, list[Mapping[str, Any]]] = results["paced"]["runs"]
+    runs = next((found for name, found in all_runs.items() if name.startswith("IBEX")), [])
+    names = [name for run in runs[:1] for name in run.get("stages", {})]
+    told = {name: [run["stages"][name] for run in runs if name in run["stages"]] for name in names}
+    return {name: (median(ones, "p50_ms"), median(ones, "p99_ms")) for name, ones in told.items()}
+
+
+def streams_table(results: Mapping[str, Any]) -> Table:
+    """Return how late events come, with many streams and, beside the peers, with few."""
+    streams = results["streams"]
+    rows = []
+    runs: Mapping[str, Any]
+    subjects = [(streams["streams"], streams["runs"]), (streams["streams_with_peers"], streams["peers"])]
+    for count, runs in subjects:
+        for name, found in runs.items():
+            figures = [f"{median(found, key):.2f} ms" for key in ("p50_ms", "p99_ms", "first_p50_ms", "first_p99_ms")]
+            whole = f"{sum(one['whole'] for one in found)} of {sum(one['streams'] for one in found)}"
+            rows.append([f"{count} streams: {name}", *figures, whole])
+    title = f"Streams of {streams['events_a_second']} events a second: from an event's writing to its receipt"
+    return Table(title, ["", "event, p50", "p99", "first event, p50", "p99", "whole"], rows)
+
+
+def sizes_table(results: Mapping[str, Any]) -> Table:
+    """Return what large requests take, one at a time."""
+    runs = results["sizes"]["runs"]
+    sizes = list(next(iter(runs.values()))[0])
+    rows = [
+        [name, *(f"{median([run[size] for run in found], 'p50_ms'):.1f} ms" for size in sizes)]
+        for name, found in runs.items()
+    ]
+    return Table("Large requests, one at a time: p50", ["", *sizes], rows)
+
+
+def soak_table(results: Mapping[str, Any]) -> Table:
+    """Return full load, slice by slice."""
+    rows = [
+        [
+            f"{one['until_s']:.0f} s",
+            f"{one['rate']:,.0f}",
+            f"{one['p50_ms']:.2f} ms",
+            f"{one['p99_ms']:.2f} ms",
+            str(one["failed"]),
+            f"{one['memory_mb']:.1f} MB",
+        ]
+        for one in results["soak"]["slices"]
+    ]
+    drained = f"all was delivered, and the proxy had ended, {results['soak']['drained_s']:.1f} s after"
+    title = f"Full load: 2 workers, {results['connections']} connections; {drained}"
+    return Table(title, ["until", "requests/s", "p50", "p99", "failed", "memory of a worker"], rows)
+
+
+def starts_table(results: Mapping[str, Any]) -> Table:
+    """Return how soon there is a first answer."""
+    starts = results["starts"]
+    rows = [["embedded, a new folder", f"{starts['embedded_new_s']:.2f} s", ""]]
+    for name, key in (("embedded, an old folder", "embedded_s"), ("production", "production_s")):
+        took = sorted(starts[key])
+        rows.append([name, f"{statistics.median(took):.2f} s", f"{took[0]:.2f}-{took[-1]:.2f}"])
+    return Table("From start to first answer", ["", "median", "range"], rows)
+
+
+def machine_table(results: Mapping[str, Any]) -> Table:
+    """Return what used the processors during the measurements, in cores: 1.00 is one core all the time."""
+    uses = machine_uses(results)
+    groups = list(GROUPS)
+    rows = [
+        [name, *(f"{use.get(group, 0):.2f}" if group in use else "" for group in groups)] for name, use in uses.items()
+    ]
+    return Table("Cores in use during a measurement, by who used them", ["", *groups], rows)
+
+
+def machine_uses(results: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Return cores by group and measurement; others are what is no part of the benchmark, and the kernel's own work."""
+    subjects = {
+        "closed loop": results.get("closed", {}).get("runs", {}),
+        "paced": results.get("paced", {}).get("runs", {}),
+        "streams": results.get("streams", {}).get("runs", {}),
+    }
+    uses: dict[str, dict[str, float]] = {}
+    for subject, runs in subjects.items():
+        for name, found in runs.items():
+            cpus = [run["cpu"] for run in found]
+            groups = {_group(group, name): group for group in cpus[0]["groups"]}
+            groups = {label: groups[label] for label in GROUPS if label in groups}
+            use = {
+                label: statistics.median(cpu["groups"][group] / cpu["wall_s"] for cpu in cpus)
+                for label, group in groups.items()
+            }
+            use[OTHERS] = statistics.median(cpu["others"] / cpu["wall_s"] for cpu in cpus)
+            uses[f"{subject}: {name}"] = use
+    return uses
+
+
+def disturbance(results: Mapping[str, Any]) -> float:
+    """Return the most cores that others used while something was measured."""
+    return max([use[OTHERS] for use in machine_uses(results).values()], default=0.0)
+
+
+def _group(group: str, target: str) -> str:
+    return "proxy" if group == target or group.startswith("IBEX") else group
+
+
+def _range(runs: Sequence[Mapping[str, Any]], key: str, form: str) -> str:
+    values = sorted(run[key] for run in runs if run.get(key) is not None)
+    return f"{values[0]:{form}}-{values[-1]:{form}}" if len(values) > 1 else ""

@@ -1,0 +1,170 @@
+"""What is measured: IBEX with all its parts, nginx, the peers that are installed, and the provider alone.
+
+All are there for the whole run and take turns. IBEX's proxy starts anew for each of its turns, so that none begins with
+what another has left to deliver; a peer that has no turn is stopped (SIGSTOP), so that it takes nothing of the machine.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
+
+from benchmarks.proxy.generator import Generator
+
+from harness.nginx import nginx, nginx_program
+from harness.request_load import chat_request
+from harness.servers import fast_provider_process
+from harness.stack import stack_without_proxy
+from peers.peers import KEY, PEERS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from harness.stack import Stack
+
+DIRECT: Final = "provider alone"
+NGINX: Final = "nginx"
+PORTKEY: Final = "Portkey"
+LITELLM: Final = "LiteLLM"
+WORKERS: Final = "IBEX workers"
+PROVIDER: Final = "provider"
+EVENTS_A_SECOND: Final = 50
+DRAIN_TIMEOUT_S: Final = 180
+_LITELLM_MODEL: Final = (
+    "- {{model_name: {name}, litellm_params: {{model: openai/{name}, api_base: '{url}', api_key: none}}}}"
+)
+_MODELS: Final = ("gpt-instant", "gpt-paced", "gpt-stream")
+
+
+def ibex_name(workers: int) -> str:
+    """Return what IBEX with so many workers is called in tables."""
+    return f"IBEX, {workers} worker{'s' * (workers > 1)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Something that answers chat completions: its base URL, what to send in headers, the processes that it is."""
+
+    name: str
+    base_url: str
+    headers: Mapping[str, str]
+    groups: Mapping[str, Sequence[int]]
+    workers: Sequence[int] = ()
+    """The processes that serve, by id: one or several."""
+
+    def request(self, model: str, *, content: str = "What is an ibex? " * 10, stream: bool = False) -> bytes:
+        """Return a request for a model of the provider's, some 250 bytes of body unless another content is given."""
+        return chat_request(self.base_url, model, self.headers, content=content, stream=stream)
+
+
+@dataclass(slots=True)
+class Scene:
+    """Everything that runs during the measurements."""
+
+    stack: Stack
+    provider: Target
+    generator: Generator
+    others: dict[str, Target] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    drained_s: float = 0.0
+    """How long the last proxy took to deliver what it had left, and to end."""
+
+    @contextmanager
+    def target(self, name: str) -> Iterator[Target]:
+        """Give a target its turn; IBEX's is named by ``ibex_name``."""
+        if name == DIRECT:
+            yield self.provider
+        elif name in self.others:
+            with _awake(self.others[name]) as other:
+                yield other
+        else:
+            with self.ibex(int(name.split()[1])) as ibex:
+                yield ibex
+
+    @contextmanager
+    def ibex(self, workers: int, **environ: str) -> Iterator[Target]:
+        """Start the proxy over everything else that is there, and stop it once it has delivered all that it kept."""
+        production = self.stack.production
+        address = production.start_proxy(workers, **environ)
+        proxy = production.processes[-1]
+        proxy.ignore_output()
+        bearer = {"authorization": f"Bearer {self.stack.token}"}
+        pids = self.stack.worker_pids()
+        groups = {WORKERS: [proxy.process.pid], **self._servers(), PROVIDER: self.provider.groups[PROVIDER]}
+        try:
+            yield Target(ibex_name(workers), f"{address}/v1", bearer, groups, pids)
+        finally:
+            self.drained_s = production.stop_latest(DRAIN_TIMEOUT_S)
+
+    def _servers(self) -> dict[str, list[int]]:
+        stack = self.stack
+        redis, auth = stack.redis.process, stack.production.processes[0].process
+        return {
+            "auth": [auth.pid],
+            "PostgreSQL": [stack.postgres.server.pid or 0],
+            "Redis": [redis.pid] if redis else [],
+            "ClickHouse": [stack.engine.pid or 0],
+        }
+
+
+@contextmanager
+def scene(*, peers: bool, stream_seconds: float) -> Iterator[Scene]:
+    """Start everything but IBEX's proxy, and stop it in the end."""
+    with ExitStack() as stack:
+        events = ("--events", str(round(stream_seconds * EVENTS_A_SECOND)), "--events-a-second", str(EVENTS_A_SECOND))
+        url, pid = stack.enter_context(fast_provider_process("--processes", "2", *events))
+        provider = Target(DIRECT, url, {}, {PROVIDER: [pid]})
+        generator = stack.enter_context(Generator())
+        made = Scene(stack.enter_context(stack_without_proxy(url)), provider, generator)
+        if nginx_program() is None:
+            made.missing.append(NGINX)
+        else:
+            base_url, pid = stack.enter_context(nginx(url, buffering=False))
+            made.others[NGINX] = _other(NGINX, base_url, {}, pid, provider)
+        for name, key in ((PORTKEY, "portkey"), (LITELLM, "litellm")):
+            if not peers or not PEERS[key].is_installed:
+                made.missing.append(name)
+                continue
+            try:
+                made.others[name] = stack.enter_context(_peer(name, key, provider))
+            except RuntimeError as error:
+                made.missing.append(f"{name} ({str(error).splitlines()[0]})")
+        yield made
+
+
+@contextmanager
+def _peer(name: str, key: str, provider: Target) -> Iterator[Target]:
+    peer = PEERS[key]
+    headers = {"authorization": f"Bearer {KEY}"}
+    if name == LITELLM:
+        models = "\n".join(_LITELLM_MODEL.format(name=model, url=provider.base_url) for model in _MODELS)
+        config = f"model_list:\n{models}\ngeneral_settings: {{master_key: {KEY}}}\n"
+        peer = replace(peer, files={"config.yaml": config})
+    else:
+        headers |= {"x-portkey-provider": "openai", "x-portkey-custom-host": provider.base_url}
+    with peer.process({}) as (base_url, pid):
+        os.killpg(pid, signal.SIGSTOP)
+        try:
+            yield _other(name, base_url, headers, pid, provider)
+        finally:
+            os.killpg(pid, signal.SIGCONT)
+
+
+def _other(name: str, base_url: str, headers: Mapping[str, str], pid: int, provider: Target) -> Target:
+    return Target(name, base_url, headers, {name: [pid], PROVIDER: provider.groups[PROVIDER]}, [pid])
+
+
+@contextmanager
+def _awake(target: Target) -> Iterator[Target]:
+    if target.name == NGINX:  # it takes nothing when it has nothing to do
+        yield target
+        return
+    (group,) = target.groups[target.name]
+    os.killpg(group, signal.SIGCONT)
+    try:
+        yield target
+    finally:
+        os.killpg(group, signal.SIGSTOP)

@@ -1,0 +1,28 @@
+"""The collector as a worker has it: what is there at the start is frozen, thresholds are raised."""
+
+from __future__ import annotations
+
+import gc
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ibex.entrypoints.proxy_server import GC_THRESHOLDS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _collector_of_a_worker(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Set it for the whole suite, where it measures."""
+    if request.config.getoption("benchmark_disable") and not request.config.getoption("benchmark_enable"):
+        yield
+        return
+    before = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+    yield
+    gc.set_threshold(*before)
+    gc.unfreeze()

@@ -1,0 +1,151 @@
+"""What a request leaves behind."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from benchmarks.stages.scene import notes_of_a_request
+
+from harness.exchanges import an_exchange
+from harness.journal_entries import FullJournal
+from harness.logs import logging_to
+from ibex.adapters.http.errors import status_of
+from ibex.adapters.journal.encoding import decode, encode
+from ibex.adapters.memory.journal import InMemoryJournal
+from ibex.adapters.system.clock import SystemClock
+from ibex.adapters.system.ids import SystemIds
+from ibex.adapters.telemetry.access_log import write_access_line
+from ibex.adapters.telemetry.caches import CacheTelemetry
+from ibex.adapters.telemetry.metrics import Metrics
+from ibex.adapters.telemetry.round_trips import RedisTelemetry
+from ibex.domain.freshness import Kind
+from ibex.domain.sessions import checkpoint_of
+from ibex.domain.settle_exchange import SettleExchange
+from ibex.domain.traces import trace_of
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Coroutine, Iterator
+
+    from pytest_benchmark.fixture import BenchmarkFixture
+
+    from ibex.domain.exchange import Exchange
+    from ibex.domain.open_exchange import OpenExchange
+
+pytestmark = pytest.mark.benchmark(group="4 record")
+
+
+class _Unkept(InMemoryJournal):
+    """A journal that keeps nothing, at once."""
+
+    def begin(self, exchange: Exchange) -> None:
+        """Do nothing."""
+
+    async def append(self, exchange: Exchange) -> None:
+        """Do nothing."""
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """An event loop as a worker has it."""
+    uvloop = pytest.importorskip("uvloop")
+    made: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def logging_to_nowhere() -> Iterator[None]:
+    """The worker's own logging, into the null device: a write for each line, and no disk."""
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere, logging_to(nowhere):
+        yield
+
+
+def _settle() -> SettleExchange:
+    return SettleExchange(_Unkept(), [], SystemIds(), status_of)
+
+
+def _in_turns(
+    loop: asyncio.AbstractEventLoop, settle: Callable[[OpenExchange], Coroutine[Any, Any, None]]
+) -> Callable[[], None]:
+    notes = notes_of_a_request(SystemClock())
+
+    def turn() -> None:
+        notes.settlement = None
+        loop.run_until_complete(settle(notes))
+
+    return turn
+
+
+def test_settle_building_the_exchange(benchmark: BenchmarkFixture) -> None:
+    """Make one value of the notes, with an id of its own: what is done when the provider is asked, too."""
+    settle, notes = _settle(), notes_of_a_request(SystemClock())
+
+    def begin() -> None:
+        notes.begun_id = None
+        settle.begin(notes)
+
+    benchmark(begin)
+
+
+def test_nothing_in_a_turn_of_the_loop(benchmark: BenchmarkFixture, loop: asyncio.AbstractEventLoop) -> None:
+    """A turn of an event loop in which nothing is done: what is to be taken off the next figure."""
+
+    async def nothing(_: OpenExchange) -> None:
+        pass
+
+    benchmark(_in_turns(loop, nothing))
+
+
+def test_settle_in_a_turn_of_the_loop(benchmark: BenchmarkFixture, loop: asyncio.AbstractEventLoop) -> None:
+    """Build the exchange and hand it to a journal, in the task of its own that outlives the request's."""
+    benchmark.extra_info["less"] = "test_nothing_in_a_turn_of_the_loop"
+    benchmark(_in_turns(loop, _settle().settle))
+
+
+def test_encode_for_the_journal(benchmark: BenchmarkFixture) -> None:
+    """As it is written to the local disk."""
+    exchange = an_exchange()
+
+    assert decode(benchmark(encode, exchange)) == exchange
+
+
+def test_checkpoint_of(benchmark: BenchmarkFixture) -> None:
+    """The row for PostgreSQL."""
+    assert benchmark(checkpoint_of, an_exchange())
+
+
+def test_trace_of(benchmark: BenchmarkFixture) -> None:
+    """The row for ClickHouse."""
+    assert benchmark(trace_of, an_exchange())
+
+
+@pytest.mark.usefixtures("logging_to_nowhere")
+def test_access_line(benchmark: BenchmarkFixture) -> None:
+    """One JSON line, written."""
+    exchange = an_exchange()
+
+    def write() -> None:
+        write_access_line("POST", "/v1/chat/completions", 200, 1_234_567, exchange=exchange, caller=exchange.caller)
+
+    benchmark(write)
+
+
+def test_metrics_of_a_request(benchmark: BenchmarkFixture) -> None:
+    """Everything that is counted of one request: also the caches' hits and the round trip to Redis."""
+    metrics, exchange = Metrics(SystemClock(), FullJournal()), an_exchange()
+    caches, redis = CacheTelemetry(metrics.registry), RedisTelemetry(metrics.registry)
+    kinds = tuple(Kind)
+
+    def count() -> None:
+        metrics.request_began()
+        for kind in kinds:
+            caches.hit(kind)
+        redis.answered(1, 345_678, leased=True)
+        metrics.exchange_settled(exchange, journaled=True)
+        metrics.request_ended("POST", "/v1/chat/completions", 200, 1_234_567)
+
+    benchmark(count)

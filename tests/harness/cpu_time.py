@@ -1,0 +1,73 @@
+"""What processes use of the processors, from /proc: by group, and of the whole machine."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+_TICK_S: Final = 1 / os.sysconf("SC_CLK_TCK")
+_USER, _SYSTEM = 11, 12
+_IDLE = (3, 4)
+
+
+def tree(pid: int) -> list[int]:
+    """Return a process and all that descend from it and run."""
+    children: list[int] = []
+    with suppress(OSError):  # it ended meanwhile
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            children += map(int, (thread / "children").read_text().split())
+    return [pid, *(found for child in children for found in tree(child))]
+
+
+def used_s(pids: Iterable[int]) -> float:
+    """Return the processor time that processes have used so far, in seconds; ended ones count nothing."""
+    total = 0
+    for pid in pids:
+        with suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+            total += int(fields[_USER]) + int(fields[_SYSTEM])
+    return total * _TICK_S
+
+
+def machine_used_s() -> float:
+    """Return the processor time that everything on this machine has used so far, in seconds."""
+    fields = [int(value) for value in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return (sum(fields) - sum(fields[at] for at in _IDLE)) * _TICK_S
+
+
+@dataclass(slots=True)
+class CpuUse:
+    """Seconds of processor time by group of processes, within ``wall_s`` seconds.
+
+    ``machine_s`` is that of everything on the machine: what no group accounts for, others have used.
+    """
+
+    by_group: dict[str, float] = field(default_factory=dict)
+    wall_s: float = 0.0
+    machine_s: float = 0.0
+
+
+@contextmanager
+def metered(groups: Mapping[str, Iterable[int]]) -> Iterator[CpuUse]:
+    """Fill what is yielded when the block ends; a group is named by its processes' topmost ones."""
+    pids = {name: [pid for root in roots for pid in tree(root)] for name, roots in groups.items()}
+    use = CpuUse()
+    before = {name: used_s(each) for name, each in pids.items()}
+    machine, began = machine_used_s(), time.monotonic()
+    yield use
+    use.wall_s, use.machine_s = time.monotonic() - began, machine_used_s() - machine
+    use.by_group = {name: used_s(each) - before[name] for name, each in pids.items()}
+
+
+def memory_mb(pid: int) -> float:
+    """Return what a process holds in memory, in MB (2^20 bytes): its resident set."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (line,) = (line for line in status.splitlines() if line.startswith("VmRSS:"))
+    return int(line.split()[1]) / 1024

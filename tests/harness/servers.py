@@ -1,0 +1,72 @@
+"""Other programs that listen on a loopback port while a block runs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+START_TIMEOUT_S: Final = 20
+STOP_TIMEOUT_S: Final = 5
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def listening(command: Sequence[str], port: int, env: Mapping[str, str] | None = None) -> Iterator[int]:
+    """Run a program, and yield its process id once it accepts connections. Raises ``RuntimeError`` if it does not."""
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=env)
+    try:
+        _wait_for(port, process)
+        yield process.pid
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline and process.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)  # nothing tells when a foreign program listens
+    raise RuntimeError("a server did not start")
+
+
+@contextmanager
+def fast_provider(*options: str) -> Iterator[str]:
+    """Run ``harness.fast_openai`` with these options; give its base URL."""
+    with fast_provider_process(*options) as (base_url, _):
+        yield base_url
+
+
+@contextmanager
+def fast_provider_process(*options: str) -> Iterator[tuple[str, int]]:
+    """Do the same, and give its process id as well."""
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-m", "harness.fast_openai", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ) as process:
+        try:
+            said = process.stdout.readline() if process.stdout else ""
+            yield said.strip().removeprefix("listening on "), process.pid
+        finally:
+            process.terminate()  # which it passes on to its children

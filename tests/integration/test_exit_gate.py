@@ -1,0 +1,58 @@
+"""`make exit-gate` by its exit code, with only its last line measured, which takes no stack of servers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.openai import ScriptedOpenAI
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT_S = 90
+
+
+def gate(results: Path, *arguments: str, **environ: str) -> tuple[subprocess.CompletedProcess[str], Any]:
+    """Run the program, and return how it ended and what it wrote."""
+    command = [sys.executable, "-m", "benchmarks.exit_gate", "--json", str(results), *arguments]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": "tests", **environ},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    return done, json.loads(results.read_text())
+
+
+def test_a_line_that_fails_is_the_exit_code(tmp_path: Path) -> None:
+    """Nothing listens where the provider should be: the smoke test fails, and with it the gate."""
+    key = {"OPENAI_API_KEY": "sk-canary-77", "OPENAI_BASE_URL": "http://127.0.0.1:1/v1"}
+    done, told = gate(tmp_path / "gate.json", "--only", "smoke", **key)
+
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert not told["passed"]
+    assert [(line["what"], line["passed"]) for line in told["lines"]] == [("make e2e-smoke", False)]
+    assert "exit-gate: 1 of 1 failed" in done.stdout
+    assert "\033[" not in done.stdout
+    assert "sk-canary-77" not in done.stdout + done.stderr + json.dumps(told)
+
+
+def test_lines_that_pass_are_the_exit_code_too(tmp_path: Path) -> None:
+    """With a server that answers it is 0."""
+    with ScriptedOpenAI.in_thread() as server:
+        key = {"OPENAI_API_KEY": "sk-scripted", "OPENAI_BASE_URL": server.base_url}
+        done, told = gate(tmp_path / "gate.json", "--only", "smoke", **key)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert told["passed"]
+    assert "exit-gate: all 1 passed" in done.stdout

@@ -1,0 +1,195 @@
+"""What a run has measured, as goals, tables and a page: said truly, whatever is missing."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree as ET
+
+import pytest
+from benchmarks.proxy import svg
+from benchmarks.proxy.generator import curve, percentile
+from benchmarks.proxy.goals import goals_of
+from benchmarks.proxy.profile import REST, read_profile
+from benchmarks.proxy.report import write_report
+from benchmarks.proxy.stages import read_stages, target_us
+from benchmarks.proxy.tables import all_tables, disturbance, machine_uses
+from benchmarks.proxy.turns import in_turns
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_CURVE = {"0.0": 1.0, "50.0": 2.0, "99.0": 9.0}
+
+
+def _cpu(proxy: str) -> dict[str, Any]:
+    groups = {proxy: 1.0, "PostgreSQL": 0.5, "provider": 0.25, "load generator": 0.25}
+    return {"groups": groups, "others": 0.1, "wall_s": 2.0, "machine_s": 2.1}
+
+
+def _closed(name: str, rate: float) -> list[dict[str, Any]]:
+    run = {"rate": rate, "p50_ms": 2.0, "p99_ms": 9.0, "failed": 0, "curve": _CURVE, "cpu_us": 90.0, "memory_mb": 99.0}
+    return [{**run, "cpu": _cpu(name)}, {**run, "rate": rate * 1.2, "cpu": _cpu(name)}]
+
+
+def _results(**sections: Any) -> dict[str, Any]:
+    about = {
+        "date": "2026-01-02",
+        "commit": "c" * 40,
+        "cores": 2,
+        "processor": "any",
+        "memory_gb": 4,
+        "system": "Linux",
+    }
+    results = {
+        "about": {**about, "load_before": 0.1, "versions": {"Python": "3"}},
+        "quick": False,
+        "rounds": 2,
+        "connections": 100,
+        "closed_loop_by": "wrk",
+        "missing": ["LiteLLM"],
+        "failed": [],
+        **sections,
+    }
+    return {**results, "goals": goals_of(results)}
+
+
+def _all_sections() -> dict[str, Any]:
+    names = {"provider alone": 90_000, "IBEX, 1 worker": 10_000, "IBEX, 2 workers": 18_000, "nginx": 30_000}
+    stages = {"auth": {"p50_ms": 0.1, "p99_ms": 0.2}}
+    paced = {"a_second": 400, "p50_ms": 1.0, "p99_ms": 4.0, "worst_ms": 9.0, "late_p99_ms": 0.1, "failed": 0}
+    paced["cpu_us"] = 300.0
+    stream = {"p50_ms": 1.0, "p99_ms": 4.0, "first_p50_ms": 1.0, "first_p99_ms": 3.0, "whole": 5, "streams": 5}
+    both = ("provider alone", "IBEX, 2 workers")
+    size = {"1 MB": {"p50_ms": 3.0}, "10 MB": {"p50_ms": 30.0}}
+    one = {"until_s": 10.0, "rate": 9.0, "p50_ms": 1.0, "p99_ms": 2.0, "failed": 0, "requests": 90, "memory_mb": 100.0}
+    return {
+        "closed": {"cores": 2, "runs": {name: _closed(name, rate) for name, rate in names.items()}},
+        "profile": {"samples": 9, "parts": {"journal": 0.6, REST: 0.4}, "functions": {"f (g.py)": 0.5}},
+        "paced": {
+            "in_flight": 100,
+            "runs": {name: [{**paced, "curve": _CURVE, "cpu": _cpu(name), "stages": stages}] for name in both},
+        },
+        "streams": {
+            "streams": 5,
+            "events_a_second": 50,
+            "streams_with_peers": 2,
+            "runs": {name: [{**stream, "curve": _CURVE, "cpu": _cpu(name)}] for name in both},
+            "peers": {name: [{**stream, "curve": _CURVE, "cpu": _cpu(name)}] for name in both},
+        },
+        "sizes": {"runs": {"provider alone": [size], "IBEX, 1 worker": [size]}},
+        "idle": {"idle": 10, "before": {"cpu_us": 100.0}, "after": {"cpu_us": 130.0}, "afresh": {"cpu_us": 100.0}},
+        "memory": {"streams": 9, "at_rest_mb": 90.0, "open_mb": 120.0},
+        "soak": {"minutes": 1.0, "drained_s": 1.0, "slices": [one, {**one, "until_s": 20.0, "memory_mb": 101.0}]},
+        "starts": {"embedded_new_s": 9.0, "embedded_s": [1.0, 3.0, 2.0], "production_s": [2.5]},
+        "stages": {"commit": "", "at": "now", "stages": {"test_inject": {"median_us": 50.0, "mean_us": 51.0}}},
+    }
+
+
+def test_goals_are_met_by_the_medians_and_by_nothing_else() -> None:
+    """Each figure is judged by its own target; what was not installed is neither met nor missed."""
+    met = {goal["what"]: goal["met"] for goal in _results(**_all_sections())["goals"]}
+    assert met["the rate of one worker, of nginx's"] is True
+    assert met["the rate of one worker, of LiteLLM's"] is None
+    assert met["start to first answer: embedded, warm"] is True
+    assert met["start to first answer: production"] is False
+    assert met["stage: inject"] is False
+    assert met["CPU a request with 10 idle sessions, tokens and agents, of that with none"] is False
+
+
+def test_every_number_of_the_eight_is_among_the_goals() -> None:
+    """A run of all sections has something to say of all eight."""
+    assert {goal["number"] for goal in _results(**_all_sections())["goals"]} == set(range(1, 9))
+
+
+def test_the_page_holds_every_section_and_loads_nothing(tmp_path: Path) -> None:
+    """The report is one file: no script, no link, and each chart is well-formed."""
+    page = write_report(tmp_path / "report.html", json.loads(json.dumps(_results(**_all_sections())))).read_text()
+    for title in (
+        "Target and reached",
+        "As fast as",
+        "part by part",
+        "model&#x27;s pace",
+        "Streams",
+        "Full load",
+        "Starts",
+    ):
+        assert title in page
+    assert not re.search(r"<script|<link|src=|https?://(?!www\.w3)", page)
+    charts = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    assert len(charts) >= 10
+    for chart in charts:
+        ET.fromstring(chart)  # noqa: S314 - of our own making
+        assert "nan" not in chart
+
+
+def test_a_run_of_nothing_has_a_page_too(tmp_path: Path) -> None:
+    """Sections that were not asked for, or failed, are left out, and what failed is named."""
+    results = {**_results(), "failed": ["closed: it broke"]}
+    assert "it broke" in write_report(tmp_path / "report.html", results).read_text()
+    assert all_tables(results)[-1].rows[0][3] == "not measured"
+
+
+def test_what_others_used_is_told() -> None:
+    """Cores are processor time by wall time, the proxy's under one name whoever it is."""
+    results = _results(**_all_sections())
+    assert machine_uses(results)["closed loop: nginx"]["proxy"] == pytest.approx(0.5)
+    assert disturbance(results) == pytest.approx(0.05)
+
+
+def test_turns_go_back_and_forth() -> None:
+    """Every second round is backwards, so that none is always the one after a particular other."""
+    order: list[str] = []
+
+    def measure(name: str) -> int:
+        order.append(name)
+        return len(order)
+
+    found = in_turns(["a", "b"], 3, measure)
+    assert order == ["a", "b", "b", "a", "a", "b"]
+    assert found == {"a": [1, 4, 5], "b": [2, 3, 6]}
+
+
+def test_percentiles_without_values_for_them_are_not_drawn() -> None:
+    """Of a hundred values there is a 99th percentile and no 99.9th."""
+    assert max(curve(range(100))) == 99.0
+    assert percentile(range(100), 99) == 99
+    assert percentile([], 99) != percentile([], 99)  # not a number
+
+
+def test_a_sample_belongs_to_the_innermost_part_of_ibex() -> None:
+    """What a library does for the journal is the journal's; what nobody of IBEX called is the rest."""
+    found = read_profile(
+        [
+            "go (/src/ibex/domain/a.py:1);put (/src/ibex/adapters/journal/b.py:2);run (/lib/python3.11/sqlite3.py:3) 3",
+            "run (/lib/python3.11/asyncio/runners.py:9) 1",
+        ]
+    )
+    assert found["parts"] == {"journal": 0.75, REST: 0.25}
+    assert found["functions"] == {"run (3.11/sqlite3.py)": 0.75, "run (3.11/asyncio/runners.py)": 0.25}
+
+
+def test_stages_are_read_where_they_were_left(tmp_path: Path) -> None:
+    """pytest-benchmark's seconds are told in microseconds; without its file there are none."""
+    assert read_stages(tmp_path) is None
+    told = {"datetime": "now", "benchmarks": [{"name": "test_inject", "stats": {"median": 2e-5, "mean": 3e-5}}]}
+    (tmp_path / "stages.json").write_text(json.dumps(told))
+    stages = read_stages(tmp_path)
+    assert stages is not None
+    assert stages["stages"]["test_inject"]["median_us"] == pytest.approx(20)
+    assert (target_us("test_inject[10]"), target_us("test_journal")) == (40.0, None)
+
+
+@pytest.mark.parametrize("most", [0.004, 0.7, 1.0, 6.3, 97.0, 12_345.0])
+def test_a_linear_axis_ends_beyond_its_values(most: float) -> None:
+    """Every value has a place between 0 and 1, and there are few ticks."""
+    axis = svg.linear([most], "any")
+    assert 0.5 < axis.place(most) <= 1
+    assert len(axis.ticks) <= 8
+
+
+def test_a_logarithmic_axis_takes_zero_and_a_single_value() -> None:
+    """Neither what is zero nor a single decade breaks it."""
+    axis = svg.logarithmic([0.0, 10.0], "any")
+    assert 0 <= axis.place(0.0) <= axis.place(10.0) <= 1
