@@ -1,0 +1,95 @@
+"""The HTTP surface is what ``/schema`` says (spec 3): requests made of the document, in and out of its rules."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis import GenerationMode
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from harness.loopback import Loopback
+from harness.openai import ScriptedOpenAI
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.integration
+
+CHAT = [("POST", "/v1/chat/completions"), ("POST", "/v1/orgs/{org_id}/chat/completions")]
+READS = [
+    ("GET", "/v1/models"),
+    ("GET", "/v1/models/{model_id}"),
+    ("GET", "/v1/internal/auth-probe"),
+    ("GET", "/v1/orgs/{org_id}/auth-probe"),
+]
+OPEN = [("GET", path) for path in ("/health", "/ready", "/metrics", "/schema")]
+WRONG_AND_RIGHT = [(*operation, mode) for operation in (*CHAT, *READS) for mode in GenerationMode]
+CASES = WRONG_AND_RIGHT + [(*operation, GenerationMode.POSITIVE) for operation in OPEN]  # of nothing nothing is wrong
+CHECKS = [
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+]
+OUR_FAULT = {500, 502, 504}
+
+
+@pytest.fixture(scope="module")
+def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
+    """A running proxy over a scripted provider."""
+    folder = tmp_path_factory.mktemp("schema")
+    with ScriptedOpenAI.in_thread() as provider, Loopback.running(provider, folder) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def schema(proxy: Loopback) -> Any:
+    """The document that the proxy shows."""
+    return schemathesis.openapi.from_url(f"{proxy.address}/schema")
+
+
+def test_every_operation_is_tried(proxy: Loopback) -> None:
+    """The list here is the document's."""
+    with proxy.client() as client:
+        client.send(b"GET /schema HTTP/1.1\r\nhost: ibex.test\r\n\r\n")
+        paths = json.loads(client.response().body)["paths"]
+    methods = {"get", "post", "put", "patch", "delete", "options", "head"}
+    documented = [(method.upper(), path) for path, item in paths.items() for method in item if method in methods]
+    assert sorted(documented) == sorted((*CHAT, *READS, *OPEN))
+
+
+@pytest.mark.hypothesis
+@pytest.mark.timeout(0)  # ``make fuzz`` decides how long
+@pytest.mark.parametrize(("method", "path", "mode"), CASES)
+def test_answers_are_as_documented(proxy: Loopback, schema: Any, method: str, path: str, mode: GenerationMode) -> None:
+    """Status, content type, headers and body, whatever is asked, with a token and without; and none is our fault."""
+    statuses = set()
+    assert settings.default is not None
+
+    @settings(max_examples=settings.default.max_examples // 4, suppress_health_check=list(HealthCheck))
+    @given(case=schema[path][method].as_strategy(generation_mode=mode))
+    def answers(case: Any) -> None:
+        for token in (None, proxy.token):
+            if token is not None:
+                case.headers = {**(case.headers or {}), "Authorization": f"Bearer {token}"}
+                if mode is GenerationMode.POSITIVE and method == "POST":
+                    case.body["model"] = "gpt-4o"  # one that is routed
+            response = case.call()
+            case.validate_response(response, checks=CHECKS)
+            assert response.status_code not in OUR_FAULT
+            statuses.add(response.status_code)
+
+    answers()
+    if (method, path) not in OPEN:
+        assert statuses & {401, 403}
+    if mode is GenerationMode.POSITIVE and "{" not in path and (method, path) != READS[2]:
+        assert 200 in statuses
