@@ -59,6 +59,36 @@ migrate: $(STAMP) ## bring the PostgreSQL and ClickHouse of the environment's se
 e2e-smoke: $(STAMP) ## one buffered and one streamed completion with your OPENAI_API_KEY, through IBEX
 	@PYTHONPATH=tests $(BIN)/python tests/e2e_smoke.py
 
+.PHONY: peers
+peers: $(STAMP) ## IBEX before other servers that speak OpenAI's API, installed into .venv-peers, needs node; ARGS="-v litellm"
+	@PYTHONPATH=tests $(BIN)/python -m peers $(ARGS)
+
+.PHONY: bench
+bench: $(STAMP) ## the numbers of performance, beside nginx and the peers that are installed; ARGS="--quick", "--soak-minutes 10"
+	@PYTHONPATH=tests $(BIN)/python -m benchmarks.bench $(ARGS)
+
+.PHONY: bench-peers
+bench-peers: $(STAMP) ## install LiteLLM, Portkey's gateway and a profiler for make bench; needs node
+	@PYTHONPATH=tests $(BIN)/python -m peers.install litellm portkey
+	@test -x $(VENV)-bench/bin/python || $(BIN)/python -m venv $(VENV)-bench
+	@$(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/profiler.txt
+
+.PHONY: exit-gate
+exit-gate: $(STAMP) ## what "done" means, each with figure and limit, two minutes; ARGS="--only smoke" for some
+	@PYTHONPATH=tests $(BIN)/python -m benchmarks.exit_gate $(ARGS)
+
+.PHONY: bench-stages
+bench-stages: $(STAMP) ## what each stage of a request costs in process; ARGS="-k inject" for some
+	@PYTHONPATH=tests $(BIN)/python -m benchmarks.stages $(ARGS)
+
+.PHONY: bench-record
+bench-record: $(STAMP) ## measure what the journal costs and how the record keeps up; needs wrk; ARGS=--quick to see it work
+	@PYTHONPATH=tests:. $(BIN)/python benchmarks/record.py $(ARGS)
+
+.PHONY: bench-traces
+bench-traces: $(STAMP) ## measure questions about ten million traces, and their size; ARGS="--rows 1000000" for fewer
+	@PYTHONPATH=tests $(BIN)/python benchmarks/traces.py $(ARGS)
+
 .PHONY: bench-embedded
 bench-embedded: $(STAMP) ## measure the embedded default: starts, stages, how soon a trace can be queried
 	@PYTHONPATH=tests $(BIN)/python benchmarks/embedded.py
@@ -70,6 +100,29 @@ proto: $(STAMP) ## write the code that comes of proto/ anew
 .PHONY: bench-identity
 bench-identity: $(STAMP) ## measure authentication and revocation, healthy and under faults; ARGS=--quick for few tries
 	@PYTHONPATH=tests $(BIN)/python benchmarks/identity.py $(ARGS)
+
+.PHONY: bench-directives
+bench-directives: $(STAMP) ## measure how soon a changed directive is in force, with Redis and without; ARGS=--quick for few tries
+	@PYTHONPATH=tests $(BIN)/python benchmarks/directives.py $(ARGS)
+
+.PHONY: fuzz
+fuzz: $(STAMP) ## look for bugs with many random examples a property; EXAMPLES=5000 ARGS="-k h11"
+	@HYPOTHESIS_PROFILE=long EXAMPLES=$(or $(EXAMPLES),5000) $(BIN)/pytest -q -m hypothesis -o timeout=3600 --hypothesis-show-statistics $(ARGS)
+
+.PHONY: soak
+soak: $(STAMP) ## kill, freeze and restart everything under load; ARGS="--minutes 10 --seed 1"
+	@PYTHONPATH=tests $(BIN)/python -m harness.oracle $(ARGS)
+
+.PHONY: bench-transport
+bench-transport: $(STAMP) ## measure the way to the provider beside other HTTP clients and nginx; needs wrk
+	@test -x $(VENV)-bench/bin/python || $(BIN)/python -m venv $(VENV)-bench
+	@$(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	@$(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/clients.txt
+	@PYTHONPATH=tests $(VENV)-bench/bin/python benchmarks/transport.py $(ARGS)
+
+.PHONY: bench-streams
+bench-streams: $(STAMP) ## measure what streaming through IBEX adds, its memory, and how soon it lets go upstream
+	@PYTHONPATH=tests $(BIN)/python benchmarks/streams.py $(ARGS)
 
 .PHONY: settings-reference
 settings-reference: $(STAMP) ## write .env.example and docs/configuration.md anew
@@ -90,4 +143,4 @@ lines: ## count lines of code by folder, and the largest files
 
 .PHONY: clean
 clean: ## remove the environment and caches; data in .ibex stays
-	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) $(VENV)-peers .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,3 +1,35 @@
 """Fixtures that start the real servers live in ``harness``, one module a server."""
 
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING
+
+import uvloop
+from hypothesis import settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import pytest
+
 pytest_plugins = ["harness.clickhouse", "harness.openai", "harness.postgres", "harness.redis"]
+
+# The same examples each time, so that a test that passes passes again; ``make fuzz`` looks for others, and many.
+settings.register_profile("short", derandomize=True, deadline=None)
+settings.register_profile("long", max_examples=int(os.environ.get("EXAMPLES", "5000")), deadline=None, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
+
+_LOOPS: Mapping[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "asyncio": asyncio.new_event_loop,
+    "uvloop": uvloop.new_event_loop,
+}
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run what is marked with ``both_loops`` on both, the rest on asyncio's own."""
+    del config
+    return _LOOPS if item.get_closest_marker("both_loops") else {"asyncio": asyncio.new_event_loop}

@@ -13,6 +13,7 @@ from ibex.adapters.memory.ids import SequentialIds
 from ibex.adapters.memory.known_tokens import NoFilter
 from ibex.adapters.memory.observers import RecordingObserver
 from ibex.adapters.memory.rate_limits import InMemoryRateLimiter
+from ibex.adapters.memory.shared_directives import InMemorySharedDirectives
 from ibex.domain.admit_caller import AdmitCaller, Credentials
 from ibex.domain.cached_identity import (
     CachedAgents,
@@ -264,6 +265,20 @@ class ScriptedJournal:
 
     failure: Exception | None = None
     kept: list[Exchange] = field(default_factory=list)
+    begun: list[Exchange] = field(default_factory=list)
+    left: list[Exchange] = field(default_factory=list)
+
+    def begin(self, exchange: Exchange) -> None:
+        """Remember what was begun."""
+        self.begun.append(exchange)
+
+    def left_open(self) -> Sequence[Exchange]:
+        """Give what a predecessor is to have left."""
+        return self.left
+
+    async def bury(self, sink: Sink, exchange: Exchange, reason: str) -> None:
+        """Not asked in this scene."""
+        raise NotImplementedError
 
     async def append(self, exchange: Exchange) -> None:
         """Keep an exchange."""
@@ -314,6 +329,7 @@ class Caches:
 
     clock: ManualClock
     heard: list[tuple[str, Kind]] = field(default_factory=list)
+    shared_directives: InMemorySharedDirectives = field(default_factory=InMemorySharedDirectives)
 
     def tokens(self, source: TokenVerifier, known: KnownTokens | None = None) -> CachedTokens:
         """Return a cache of tokens over a source."""
@@ -327,7 +343,10 @@ class Caches:
 
     def directives(self, source: DirectiveLookup) -> CachedDirectives:
         """Return a cache of directives over a source."""
-        return CachedDirectives(source, FreshCache(Kind.DIRECTIVES, {}, directive_lifetimes(60), self.clock, self))
+        lifetimes = directive_lifetimes(60, last_known_s=300)
+        return CachedDirectives(
+            source, self.shared_directives, FreshCache(Kind.DIRECTIVES, {}, lifetimes, self.clock, self)
+        )
 
     def hit(self, kind: Kind) -> None:
         """Remember; see ``CacheObserver``."""

@@ -55,7 +55,7 @@ class CliScene:
         self.clock = clock
         self.store = InMemoryIdentity()
         self.directives = InMemoryDirectives(self.store)
-        self.sessions = InMemorySessions()
+        self.sessions = InMemorySessions(clock)
         self.traces = InMemoryTraces(clock)
         self.use_cases = Administration(
             identity=ManageIdentity(

@@ -16,7 +16,7 @@ from ibex.adapters.http.app import create_app
 from ibex.adapters.http.client import CUT, Limits
 from ibex.adapters.http.drain import Drain
 from ibex.adapters.http.errors import status_of
-from ibex.adapters.http.server_protocol import CuttableHttpProtocol
+from ibex.adapters.http.server_protocol import CuttableHttpProtocol, Patience
 from ibex.domain.providers import CompletionBody, ProviderRegistry
 from ibex.domain.settle_exchange import ExchangeObserver, SettleExchange
 
@@ -233,9 +233,13 @@ def scope_of(method: str, path: str, headers: Sequence[tuple[bytes, bytes]]) -> 
 
 @dataclass(slots=True)
 class AsgiCall:
-    """One request as a server sees it: ``leave`` is the client's going, ``accept`` is unset while it does not read."""
+    """One request as a server sees it: ``leave`` is the client's going, ``accept`` is unset while it does not read.
+
+    Without ``ends`` something more of the body is to come, and does not.
+    """
 
     parts: Sequence[bytes] = (b"",)
+    ends: bool = True
     leave: asyncio.Event = field(default_factory=asyncio.Event)
     accept: asyncio.Event = field(default_factory=asyncio.Event)
     sent: list[Message] = field(default_factory=list)
@@ -261,7 +265,7 @@ class AsgiCall:
         await pause()
         if self.given < len(self.parts) and not self.leave.is_set():
             self.given += 1
-            more = self.given < len(self.parts)
+            more = self.given < len(self.parts) or not self.ends
             return {"type": "http.request", "body": self.parts[self.given - 1], "more_body": more}
         waits = [asyncio.create_task(event.wait()) for event in (self.leave, self.finished)]
         try:
@@ -319,13 +323,13 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def served(app: App) -> AsyncIterator[tuple[str, uvicorn.Server]]:
+async def served(app: App, patience: Patience | None = None) -> AsyncIterator[tuple[str, uvicorn.Server]]:
     """Serve an application on a loopback socket as the proxy does; give its address and the server."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         config = uvicorn.Config(
             app,
-            http=CuttableHttpProtocol,
+            http=CuttableHttpProtocol.with_patience(patience or Patience()),
             ws="none",
             lifespan="off",
             access_log=False,

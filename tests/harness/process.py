@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 STOP_TIMEOUT_S = 30
 _END = "(end of output)"
+_MUCH = 1 << 20
 
 
 @dataclass
@@ -26,12 +27,18 @@ class IbexProcess:
     lines: list[str] = field(default_factory=list)
     _news: threading.Condition = field(default_factory=threading.Condition)
     _reader: threading.Thread | None = None
+    _ignored: bool = False
 
     @classmethod
-    def spawn(cls, arguments: list[str], environ: Mapping[str, str], folder: Path) -> IbexProcess:
-        """Start it in a folder, with nothing of this process's environment but the path."""
+    def spawn(
+        cls, arguments: list[str], environ: Mapping[str, str], folder: Path, *, module: str = "ibex.entrypoints.cli"
+    ) -> IbexProcess:
+        """Start it in a folder, with nothing of this process's environment but the path.
+
+        ``module`` is for what wires the same command line otherwise.
+        """
         process = subprocess.Popen(
-            [sys.executable, "-m", "ibex.entrypoints.cli", *arguments],
+            [sys.executable, "-m", module, *arguments],
             env={"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONUNBUFFERED": "1", **environ},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -50,7 +57,15 @@ class IbexProcess:
         with self.process.stdout as output:
             for line in output:
                 self._note(line.rstrip("\n"))
+                if self._ignored:
+                    break
+            while self._ignored and os.read(output.fileno(), _MUCH):
+                pass
         self._note(_END)
+
+    def ignore_output(self) -> None:
+        """Read what it writes from now on, but do not look at it: for measuring, where each request is a line."""
+        self._ignored = True
 
     def _note(self, line: str) -> None:
         with self._news:
@@ -74,15 +89,15 @@ class IbexProcess:
             raise AssertionError(f"{len(lines)} of {count} lines with {text!r} in:\n" + "\n".join(self.lines))
         return lines[:count]
 
-    def stop(self, number: int = signal.SIGINT) -> int:
+    def stop(self, number: int = signal.SIGINT, timeout_s: float = STOP_TIMEOUT_S) -> int:
         """Send a signal to it alone and return its exit code."""
         self.process.send_signal(number)
-        return self.wait()
+        return self.wait(timeout_s)
 
-    def wait(self) -> int:
+    def wait(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
         """Wait until it has ended and return its exit code; one that does not end is killed, and the test fails."""
         try:
-            return self.process.wait(STOP_TIMEOUT_S)
+            return self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()

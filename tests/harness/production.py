@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.process import IbexProcess
+from harness.process import STOP_TIMEOUT_S, IbexProcess
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from harness.clickhouse import ClickHouseDatabase
     from harness.postgres import PostgresDatabase
 
@@ -76,6 +76,11 @@ class Production:
         proxy.wait_for_lines("listening on", workers, START_TIMEOUT_S)
         return address
 
+    def workers(self) -> set[int]:
+        """Return the pids of the workers of the process that was started last."""
+        tasks = Path(f"/proc/{self.processes[-1].process.pid}/task").glob("*/children")
+        return {int(pid) for task in tasks for pid in task.read_text().split()}
+
     def spawn_proxy(self, workers: int, **environ: str) -> IbexProcess:
         """Start a proxy of which nothing is expected."""
         return IbexProcess.spawn(["serve", "--workers", str(workers)], {**self.environ, **environ}, self.folder)
@@ -89,12 +94,18 @@ class Production:
     def stop(self) -> None:
         """End all processes, the last first; each must end well."""
         while self.processes:
-            process = self.processes.pop()
-            if process.process.poll() is None:
-                process.process.send_signal(signal.SIGCONT)
-                assert process.stop(signal.SIGTERM) == 0, "\n".join(process.lines)
-            else:
-                process.wait()
+            self.stop_latest()
+
+    def stop_latest(self, timeout_s: float = STOP_TIMEOUT_S) -> float:
+        """End the process that was started last, well, and return how many seconds that took."""
+        began = time.monotonic()
+        process = self.processes.pop()
+        if process.process.poll() is None:
+            process.process.send_signal(signal.SIGCONT)
+            assert process.stop(signal.SIGTERM, timeout_s) == 0, "\n".join(process.lines)
+        else:
+            process.wait()
+        return time.monotonic() - began
 
 
 def _event(process: IbexProcess, text: str) -> str:

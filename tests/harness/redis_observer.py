@@ -13,10 +13,12 @@ class RecordingRedisObserver:
     failures: list[str] = field(default_factory=list)
     questions_failed: int = 0
     times_passed_over: int = 0
+    leased: bool = False
 
-    def answered(self, questions: int, duration_ns: int) -> None:
+    def answered(self, questions: int, duration_ns: int, *, leased: bool) -> None:
         """Remember a round trip."""
         assert duration_ns >= 0
+        self.leased = leased
         self.trips.append(questions)
 
     def failed(self, reason: str, questions: int = 1) -> None:

@@ -10,6 +10,7 @@ from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.redis.known_tokens import RedisKnownTokens
 from ibex.adapters.redis.link import RedisLink
 from ibex.adapters.redis.rate_limits import RedisRateLimiter
+from ibex.adapters.redis.shared_directives import RedisSharedDirectives
 from ibex.adapters.system.ids import SystemIds
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class RedisWorker:
         self.link = RedisLink(url, self.clock, self.heard, timeout_s=timeout_s)
         self.limiter = RedisRateLimiter(self.link, self.clock, SystemIds())
         self.known = RedisKnownTokens(self.link)
+        self.directives = RedisSharedDirectives(self.link, 60)
 
     async def count(self, org_id: UUID) -> Tally:
         """Count a request in the minute that does not pass."""

@@ -25,8 +25,11 @@ class Relay:
         self._target = target
         self._loop = asyncio.new_event_loop()
         self._flows = asyncio.Event()
+        self._answers = asyncio.Event()
         self._open: set[asyncio.StreamWriter] = set()
         self._refuses = False
+        self.delay_s = 0.0
+        """How long each piece is held back, in either direction."""
         self.port = 0
 
     @classmethod
@@ -49,6 +52,10 @@ class Relay:
         """Pass nothing on, in either direction; connections stay, new ones are taken and get no answer."""
         self._run(self._set(flows=False, refuses=False))
 
+    def hold_answers(self) -> None:
+        """Pass on what the client says, and hold back what the server does."""
+        self._loop.call_soon_threadsafe(self._answers.clear)
+
     def cut(self) -> None:
         """Drop every connection and refuse new ones."""
         self._run(self._set(flows=True, refuses=True))
@@ -62,6 +69,7 @@ class Relay:
 
     async def _start(self) -> asyncio.Server:
         self._flows.set()
+        self._answers.set()
         server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         self.port = server.sockets[0].getsockname()[1]
         return server
@@ -77,6 +85,7 @@ class Relay:
         if refuses:
             for writer in list(self._open):
                 writer.transport.abort()
+        self._answers.set()
         if flows:
             self._flows.set()
         else:
@@ -95,7 +104,7 @@ class Relay:
             self._open.discard(writer)
             return
         self._open.add(back)
-        await asyncio.gather(self._pass_on(reader, back), self._pass_on(there, writer))
+        await asyncio.gather(self._pass_on(reader, back, self._flows), self._pass_on(there, writer, self._answers))
         self._open -= {writer, back}
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -103,12 +112,14 @@ class Relay:
             return await asyncio.open_unix_connection(self._target)
         return await asyncio.open_connection(*self._target)
 
-    async def _pass_on(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    async def _pass_on(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, allowed: asyncio.Event) -> None:
         with suppress(OSError):
             sink.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with suppress(OSError):
             while data := await source.read(CHUNK_BYTES):
                 await self._flows.wait()
+                await allowed.wait()
+                await asyncio.sleep(self.delay_s)
                 sink.write(data)
                 await sink.drain()
         sink.transport.abort() if self._refuses else sink.close()

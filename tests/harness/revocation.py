@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import signal
+import tempfile
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 
+from harness.clickhouse import ClickHouseDatabase
 from harness.load import Load
+from harness.postgres import PostgresDatabase
 from harness.production import Production
+from harness.redis import RedisServer, redis_server_program
 from harness.relay import Relay
+from ibex.adapters.clickhouse.engine import ClickHouseEngine
+from ibex.adapters.clickhouse.migrate import migrate as migrate_clickhouse
 from ibex.adapters.grpc.generated import auth_pb2, auth_pb2_grpc
+from ibex.adapters.postgres import migrate as postgres_migrate
 from ibex.adapters.postgres.roles import AUTH_ROLE
+from ibex.adapters.postgres.server import DATABASE, PostgresServer
 from ibex.domain.bootstrap import FirstNames, Installation, bootstrap
 from ibex.domain.manage_identity import TokenGrant
 from ibex.domain.permissions import AGENT_DEFAULT
@@ -24,14 +34,9 @@ from ibex.entrypoints.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
-    from pathlib import Path
     from uuid import UUID
 
-    from harness.clickhouse import ClickHouseDatabase
-    from harness.postgres import PostgresDatabase
     from harness.process import IbexProcess
-    from harness.redis import RedisServer
-    from ibex.adapters.postgres.server import PostgresServer
     from ibex.domain.identity import PersonalAccessToken
 
 T = TypeVar("T")
@@ -166,6 +171,29 @@ class RelayedStack:
     def thaw_auth(self) -> None:
         """Let it go on."""
         self.auth.process.send_signal(signal.SIGCONT)
+
+
+@contextmanager
+def relayed_stack(**environ: str) -> Iterator[RelayedStack]:
+    """Start such a stack with servers of its own, for a benchmark; ``environ`` is for all of its processes."""
+    folder = Path(tempfile.mkdtemp(prefix="ibex-bench-"))
+    program = redis_server_program()
+    if program is None:
+        raise SystemExit("there is no redis-server")
+    postgres, engine = PostgresServer(folder / "postgres"), ClickHouseEngine(folder / "clickhouse")
+    redis = RedisServer.on_free_port(program)
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder)
+        for server in (postgres, engine):
+            stack.callback(server.stop)
+            server.start()
+        stack.callback(redis.kill)
+        redis.start()
+        database = PostgresDatabase(postgres, DATABASE)
+        postgres_migrate.upgrade(database.owner_url)
+        traces = ClickHouseDatabase(f"{engine.url.rstrip('/')}/ibex", "ibex")
+        migrate_clickhouse(traces.url)
+        yield stack.enter_context(RelayedStack.running(database, traces, redis, folder, **environ))
 
 
 async def _administer(settings: Settings, work: Callable[[Administration], Awaitable[T]]) -> T:

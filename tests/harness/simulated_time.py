@@ -43,6 +43,10 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         """Return the simulated time in seconds, from 0."""
         return self._jump.now
 
+    def stand_still(self, seconds: float) -> None:
+        """Let time go by as if a callback took so long."""
+        self._jump.now += seconds
+
     def run_in_executor(  # type: ignore[override]  # its stub is of two minds about what it returns
         self,
         executor: object,  # noqa: ARG002 - a loop's

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ibex.adapters.clickhouse.connection import disconnect
 from ibex.adapters.postgres.migrate import head
 from ibex.entrypoints.administration import administration
 from ibex.entrypoints.migrations import migrate
@@ -75,3 +76,18 @@ def test_both_databases_are_migrated_and_then_current(
     assert first[0] == second[0] == f"PostgreSQL is at revision {head()}."
     assert "applied" in first[1]
     assert second[1] == "ClickHouse is current."
+
+
+def test_another_time_to_live_alters_the_table(
+    empty_postgres: PostgresDatabase, empty_clickhouse: ClickHouseDatabase
+) -> None:
+    """``IBEX_TRACE_TTL_DAYS`` holds from the next migration on."""
+    urls = {"IBEX_OWNER_DATABASE_URL": empty_postgres.owner_url, "IBEX_CLICKHOUSE_URL": empty_clickhouse.url}
+    migrate(Settings.load(urls))
+    changed = migrate(Settings.load({**urls, "IBEX_TRACE_TTL_DAYS": "7"}))
+    assert changed[1] == "ClickHouse: a time to live of 7 days applied."
+    client = empty_clickhouse.client()
+    query = "SELECT engine_full FROM system.tables WHERE database = {name:String} AND name = 'llm_traces'"
+    ((engine,),) = client.query(query, parameters={"name": empty_clickhouse.name}).result_rows
+    disconnect(client)
+    assert "toIntervalDay(7)" in engine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import time
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.integration
 
+PATIENCE_S = 60.0
 QUESTION = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello there"}]}
 
 
@@ -48,6 +50,31 @@ def test_each_request_is_one_line(dev: IbexDev) -> None:
     answer = _ask(dev, {"X-IBEX-Session-ID": "shown-in-a-line"})
     assert answer.status_code == 200
     assert "200" in dev.wait_for_line("shown-in-a-line", 10)
+
+
+def test_a_server_that_dies_is_started_again(dev: IbexDev) -> None:
+    """Requests go on meanwhile, and what they leave is on record afterwards."""
+    assert _ask(dev).status_code == 200
+    postmaster = int((dev.home / "postgres" / "data" / "postmaster.pid").read_text().split()[0])
+    (engine,) = _children(dev.running.process.pid)
+    for pid in (postmaster, engine):
+        os.kill(pid, signal.SIGKILL)
+    answer = _ask(dev, {"X-IBEX-Session-ID": "across-two-deaths"})
+    assert answer.status_code == 200
+    request_id = answer.headers["x-request-id"]
+    deadline = time.monotonic() + PATIENCE_S
+    while not _is_on_record(dev, "across-two-deaths", request_id):
+        assert time.monotonic() < deadline, "it is on record nowhere"
+
+
+def _is_on_record(dev: IbexDev, session: str, request_id: str) -> bool:
+    shown, tail = dev.ibex("sessions", "show", session, "--json"), dev.ibex("traces", "tail", "--json")
+    return all(done.returncode == 0 and request_id in done.stdout for done in (shown, tail))
+
+
+def _children(pid: int) -> list[int]:
+    threads = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for children in threads for child in children.read_text().split()]
 
 
 def test_a_token_that_another_process_revokes_is_refused_within_the_bound(dev: IbexDev) -> None:
@@ -89,9 +116,17 @@ def test_no_text_and_no_token_is_in_any_file_of_the_folder_but_the_one_for_it(de
         str(path.relative_to(dev.home))
         for path in dev.home.rglob("*")
         if path.is_file() and path.name != "installation.json"
-        if canary.encode() in (content := path.read_bytes()) or secret in content
+        if canary.encode() in (content := _content(path)) or secret in content
     ]
     assert found == []
+
+
+def _content(path: Path) -> bytes:
+    """Return what is in a file; nothing if a server has removed it meanwhile."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
 
 
 def test_ctrl_c_ends_everything_that_was_started(dev: IbexDev) -> None:

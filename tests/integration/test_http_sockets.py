@@ -24,6 +24,7 @@ from harness.http_scene import (
     served,
 )
 from ibex.adapters.http.client import Limits
+from ibex.adapters.http.server_protocol import Patience
 from ibex.domain.errors import ProviderUnavailableError
 from ibex.domain.providers import CompletionBody
 
@@ -248,6 +249,7 @@ async def test_a_client_that_goes_before_its_completion_stops_the_provider() -> 
         exchange = await settled(scene)
 
     assert (exchange.status, exchange.is_complete, exchange.reached_provider) == (499, False, True)
+    assert exchange.attempts == 1
 
 
 async def test_a_client_that_goes_mid_stream_stops_the_provider() -> None:
@@ -284,9 +286,8 @@ async def test_a_client_that_stops_reading_slows_the_provider_and_is_cut() -> No
     """What it does not read is not read from the provider either; then the connection is dropped, not kept waiting."""
     stream = HeldStream()
     scene = HttpScene(stream)
-    scene.limits = Limits(client_stall_timeout_s=0.2)
     big = event(b'{"choices":[],"x":"' + b"x" * 65_536 + b'"}')
-    async with served(scene.app()) as (url, server):
+    async with served(scene.app(), Patience(stall_s=0.2)) as (url, server):
         reader, writer = await connect(url)
         reader._transport.pause_reading()  # type: ignore[attr-defined]  # noqa: SLF001 - asyncio has no public way not to read
         writer.write(whole(STREAM_REQUEST))
@@ -306,6 +307,93 @@ async def test_a_client_that_stops_reading_slows_the_provider_and_is_cut() -> No
     assert exchange.status == 499
 
 
+async def test_a_client_that_does_not_read_a_whole_answer_is_cut() -> None:
+    """The exchange is over, and its bytes do not stay in memory for as long as the client likes."""
+    scene = HttpScene(CompletionBody(b'{"x":"' + b"x" * 20_000_000 + b'"}'))
+    async with served(scene.app(), Patience(stall_s=0.2)) as (url, server):
+        reader, writer = await connect(url)
+        reader._transport.pause_reading()  # type: ignore[attr-defined]  # noqa: SLF001 - asyncio has no public way not to read
+        writer.write(whole(REQUEST))
+        assert (await settled(scene)).status == 200
+        async with asyncio.timeout(5):
+            while server.server_state.connections:  # noqa: ASYNC110 - nobody tells when one of them is dropped
+                await asyncio.sleep(0.01)
+        writer.close()
+
+
+async def test_a_client_that_reads_slowly_gets_everything() -> None:
+    """As long as it reads at all, however long it takes altogether."""
+    body = b'{"x":"' + b"x" * 6_000_000 + b'"}'
+    scene = HttpScene(CompletionBody(body))
+    async with served(scene.app(), Patience(stall_s=0.4)) as (url, _):
+        reader, writer = await connect(url)
+        writer.write(whole(REQUEST, "connection: close"))
+        await reader.readuntil(b"\r\n\r\n")
+        received = b""
+        while chunk := await reader.read(400_000):
+            received += chunk
+            await asyncio.sleep(0.05)  # its slowness
+        writer.close()
+    assert received == body
+
+
+@pytest.mark.parametrize("sent", [b"POST", head()[:-2]])
+async def test_a_head_that_does_not_end(sent: bytes) -> None:
+    """Its connection is closed, whatever of it has come."""
+    scene = HttpScene()
+    async with served(scene.app(), Patience(head_s=0.05)) as (url, _):
+        reader, writer = await connect(url)
+        writer.write(sent)
+        async with asyncio.timeout(5):
+            assert await reader.read() == b""
+        writer.close()
+
+
+async def test_a_kept_connection_may_wait_longer_than_a_head() -> None:
+    """Between requests nothing is late."""
+    scene = HttpScene()
+    async with served(scene.app(), Patience(head_s=0.05)) as (url, _):
+        reader, writer = await connect(url)
+        for _ in range(2):
+            await asyncio.sleep(0.1)  # longer than a head may take
+            writer.write(whole(REQUEST))
+            assert (await response_of(reader))[0] == 200
+        writer.close()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_client_of_http_1_0(*, stream: bool) -> None:
+    """It knows no chunks: what has no length ends with the connection (RFC 9112, 6.1)."""
+    scene = HttpScene(scripted_stream([HEL, STOP], [DONE])) if stream else HttpScene()
+    body = STREAM_REQUEST if stream else REQUEST
+    async with served(scene.app()) as (url, _):
+        reader, writer = await connect(url)
+        writer.write(whole(body).replace(b"HTTP/1.1", b"HTTP/1.0"))
+        fields, _, answer = (await reader.read()).partition(b"\r\n\r\n")
+        writer.close()
+    assert fields.startswith(b"HTTP/1.1 200 ")
+    assert b"transfer-encoding" not in fields.lower()
+    assert answer == (HEL.raw + STOP.raw + DONE.raw if stream else COMPLETION)
+
+
+async def test_more_requests_than_are_served_at_a_time() -> None:
+    """One too many is told so at once, with when to come again; the others are not disturbed."""
+    provider = HeldProvider(CompletionBody(COMPLETION))
+    scene = HttpScene()
+    scene.chat.provider = provider  # type: ignore[assignment]  # another provider of the same port
+    scene.limits = Limits(max_concurrency=1)
+    async with served(scene.app()) as (url, _), httpx.AsyncClient(base_url=url, headers=FIELDS) as client:
+        running = asyncio.create_task(client.post(CHAT, content=REQUEST))
+        await provider.asked.wait()
+        refused = await client.post(CHAT, content=REQUEST)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "OVERLOADED")
+        assert int(refused.headers["retry-after"]) >= 1
+        assert (await client.get("/health")).status_code == 200
+        provider.let_go.set()
+        assert (await running).status_code == 200
+        assert (await client.post(CHAT, content=REQUEST)).status_code == 200
+
+
 async def test_a_server_that_is_told_to_end_tells_its_clients() -> None:
     """A stream that outlasts the grace gets the error event and a proper end."""
     stream = HeldStream()
@@ -320,6 +408,24 @@ async def test_a_server_that_is_told_to_end_tells_its_clients() -> None:
 
     assert json.loads(text.removeprefix(b"data: "))["error"]["code"] == "SERVICE_DEGRADED"
     assert stream.closed.is_set()
+    (kept,) = scene.chat.journal.kept
+    assert (kept.status, kept.error_code, kept.is_complete) == (503, "SERVICE_DEGRADED", False)
+
+
+async def test_a_request_that_the_end_cuts_off_is_not_its_clients_leaving() -> None:
+    """One that waits for the provider beyond the grace is on record as 503: nobody closed the connection."""
+    provider = HeldProvider(CompletionBody(COMPLETION))
+    scene = HttpScene()
+    scene.chat.provider = provider  # type: ignore[assignment]  # another provider of the same port
+    async with served(scene.app()) as (url, server), httpx.AsyncClient(base_url=url, headers=FIELDS) as client:
+        running = asyncio.create_task(client.post(CHAT, content=REQUEST))
+        await provider.asked.wait()
+        server.should_exit = True
+        (outcome,) = await asyncio.gather(running, return_exceptions=True)
+
+    assert getattr(outcome, "status_code", 503) == 503  # or the connection just ended
+    (kept,) = scene.chat.journal.kept
+    assert (kept.status, kept.error_code, kept.is_complete) == (503, "SERVICE_DEGRADED", False)
 
 
 async def test_pipelined_requests_are_answered_in_their_order() -> None:

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from ibex.entrypoints.proxy_server import address_of, listen, serve_http
+from ibex.entrypoints.settings import Settings
 
 if TYPE_CHECKING:
     import socket
@@ -52,7 +53,7 @@ async def test_what_is_cut_off_at_the_deadline_is_waited_for(listener: socket.so
                 await asyncio.sleep(0)
             recorded.set()
 
-    serving = asyncio.create_task(serve_http(app, listener, shutdown_timeout_s=1, on_drain=lambda: None))
+    serving = asyncio.create_task(serve_http(app, listener, Settings(shutdown_timeout_s=1), lambda: None))
     async with httpx.AsyncClient(trust_env=False) as client:
         asking = asyncio.create_task(client.get(address_of(listener)))
         await arrived.wait()
@@ -72,7 +73,7 @@ async def test_a_signal_lets_a_running_request_finish(listener: socket.socket) -
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]})
         await send({"type": "http.response.body", "body": b"done"})
 
-    serving = asyncio.create_task(serve_http(app, listener, shutdown_timeout_s=10, on_drain=drained.set))
+    serving = asyncio.create_task(serve_http(app, listener, Settings(shutdown_timeout_s=10), drained.set))
     async with httpx.AsyncClient(trust_env=False) as client:
         asking = asyncio.create_task(client.get(address_of(listener)))
         await arrived.wait()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import select
 import signal
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
@@ -16,10 +15,10 @@ from ibex.entrypoints.workers import Place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from harness.clickhouse import ClickHouseDatabase
     from harness.postgres import PostgresDatabase
-    from harness.process import IbexProcess
 
 pytestmark = pytest.mark.integration
 
@@ -37,32 +36,34 @@ def production(
     stack.stop()
 
 
-def workers_of(process: IbexProcess) -> set[int]:
-    """Return the pids of a process's children."""
-    tasks = Path(f"/proc/{process.process.pid}/task").glob("*/children")
-    return {int(pid) for task in tasks for pid in task.read_text().split()}
-
-
 def test_a_worker_that_dies_is_replaced(production: Production) -> None:
     """The others serve meanwhile, and it is said."""
     address = production.start_proxy(workers=2)
     watcher = production.processes[-1]
-    before = workers_of(watcher)
+    before = production.workers()
     os.kill(min(before), signal.SIGKILL)
 
     watcher.wait_for_line("ended with code -9", START_TIMEOUT_S)
     watcher.wait_for_lines("listening on", 3, START_TIMEOUT_S)
 
-    assert len(workers_of(watcher) - before) == 1
-    assert len(workers_of(watcher)) == 2
+    assert len(production.workers() - before) == 1
+    assert len(production.workers()) == 2
     assert httpx.get(f"{address}/health", trust_env=False).status_code == 200
+
+
+def test_a_stop_while_workers_start_is_no_failure(production: Production) -> None:
+    """They have nothing to finish yet, and nobody who listens for the signal."""
+    watcher = production.spawn_proxy(workers=2)
+    watcher.wait_for_line("2 workers on", START_TIMEOUT_S)
+
+    assert watcher.stop(signal.SIGTERM) == 0, watcher.lines
 
 
 def test_workers_end_with_who_watches_over_them(production: Production) -> None:
     """By themselves and well, when it is killed and can tell them nothing."""
     production.start_proxy(workers=2)
+    handles = [os.pidfd_open(pid) for pid in production.workers()]
     watcher = production.processes.pop()
-    handles = [os.pidfd_open(pid) for pid in workers_of(watcher)]
 
     watcher.process.kill()
 
@@ -94,4 +95,4 @@ def test_several_workers_need_auth_and_redis(production: Production) -> None:
 
 def test_a_place_is_told_in_one_word() -> None:
     """On the worker's command line."""
-    assert Place.parse(str(Place(3, 5, 1))) == Place(3, 5, 1)
+    assert Place.parse(str(Place(3, 5, 1, 7))) == Place(3, 5, 1, 7)

@@ -65,12 +65,12 @@ async def _serve(settings: Settings, ops: socket.socket) -> None:
         stack.push_async_callback(adapters.identity_database().close)
         await adapters.identity_database().open()
         stack.push_async_callback(adapters.board().close)
-        await stack.enter_async_context(working([adapters.keep_fresh()]))
+        await stack.enter_async_context(working([adapters.keep_fresh(), adapters.loop_lag()]))
         stack.push_async_callback(server.stop)
         await server.start()
         ops.listen(BACKLOG)
         _LOG.info("serving gRPC on port %d, health and metrics on %s", server.port, address_of(ops))
-        await serve_http(ops_app, ops, shutdown_timeout_s=settings.shutdown_timeout_s, on_drain=drain.begin)
+        await serve_http(ops_app, ops, settings, drain.begin)
 
 
 def _server(settings: Settings, adapters: AuthAdapters) -> AuthServer:

@@ -6,19 +6,21 @@ Every provider is synchronous and constructs its object once; opening and closin
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from cachetools import LRUCache
 from dependency_injector import containers, providers
 
 from ibex.adapters.http.app import create_app
 from ibex.adapters.http.client import Limits
 from ibex.adapters.http.drain import Drain
 from ibex.adapters.http.errors import status_of
+from ibex.adapters.telemetry.caches import WatchedCache
 from ibex.adapters.telemetry.deliveries import DeliveryTelemetry
-from ibex.adapters.telemetry.freshness import CacheTelemetry
 from ibex.adapters.telemetry.requests import RequestTelemetry
+from ibex.adapters.telemetry.sweeps import SweepTelemetry
+from ibex.domain.abandon_sessions import AbandonSessions
 from ibex.domain.admit_caller import AdmitCaller
+from ibex.domain.adopt_journals import AdoptJournals
 from ibex.domain.cached_identity import (
     CachedAgents,
     CachedDirectives,
@@ -38,7 +40,11 @@ from ibex.domain.settle_exchange import SettleExchange
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ibex.domain.clock import Clock
+    from ibex.domain.journal import Journal
+    from ibex.domain.sessions import SessionStore
     from ibex.domain.settle_exchange import ExchangeObserver
+    from ibex.domain.traces import TraceSink
     from ibex.entrypoints.settings import Settings
 
 
@@ -46,14 +52,27 @@ def _all_observers(telemetry: RequestTelemetry, more: Sequence[ExchangeObserver]
     return (telemetry, *more)
 
 
-def _lru(size: int) -> LRUCache[Any, Any]:
-    return LRUCache(size)
+class _Deliveries:
+    """Makes the deliveries of a journal, one a sink."""
+
+    def __init__(self, sessions: SessionStore, traces: TraceSink, telemetry: DeliveryTelemetry, clock: Clock) -> None:
+        self._to = (CheckpointDelivery(sessions), TraceDelivery(traces))
+        self._telemetry = telemetry
+        self._clock = clock
+
+    def __call__(self, journal: Journal) -> Sequence[DeliverExchanges]:
+        return [DeliverExchanges(journal, to, self._telemetry, self._clock, jitter=random.random) for to in self._to]
+
+
+def _deliveries(of: _Deliveries, journal: Journal) -> Sequence[DeliverExchanges]:
+    return of(journal)
 
 
 def _limits(settings: Settings) -> Limits:
     return Limits(
         max_request_body_bytes=settings.max_request_body_bytes,
-        client_stall_timeout_s=settings.client_stall_timeout_s,
+        body_silence_s=settings.header_timeout_s,
+        max_concurrency=settings.max_concurrency,
     )
 
 
@@ -69,7 +88,6 @@ class Application(containers.DeclarativeContainer):
 
     request_telemetry = providers.Singleton(RequestTelemetry, adapters.metrics)
     delivery_telemetry = providers.Singleton(DeliveryTelemetry, adapters.metrics)
-    cache_telemetry = providers.Singleton(CacheTelemetry, adapters.metrics.provided.registry)
     drain = providers.Singleton(Drain)
 
     settle_exchange = providers.Singleton(
@@ -86,12 +104,12 @@ class Application(containers.DeclarativeContainer):
         providers.Singleton(
             FreshCache,
             Kind.TOKENS,
-            providers.Singleton(_lru, settings.provided.auth_cache_size),
+            providers.Singleton(WatchedCache, settings.provided.auth_cache_size, Kind.TOKENS, adapters.cache_telemetry),
             providers.Singleton(
                 token_lifetimes, adapters.clock, while_source_is_down_s=settings.provided.auth_stale_if_error_s
             ),
             adapters.clock,
-            cache_telemetry,
+            adapters.cache_telemetry,
         ),
     )
     cached_agents = providers.Singleton(
@@ -100,22 +118,29 @@ class Application(containers.DeclarativeContainer):
         providers.Singleton(
             FreshCache,
             Kind.AGENTS,
-            providers.Singleton(_lru, settings.provided.auth_cache_size),
+            providers.Singleton(WatchedCache, settings.provided.auth_cache_size, Kind.AGENTS, adapters.cache_telemetry),
             providers.Singleton(agent_lifetimes, while_source_is_down_s=settings.provided.auth_stale_if_error_s),
             adapters.clock,
-            cache_telemetry,
+            adapters.cache_telemetry,
         ),
     )
     cached_directives = providers.Singleton(
         CachedDirectives,
         adapters.directives,
+        adapters.shared_directives,
         providers.Singleton(
             FreshCache,
             Kind.DIRECTIVES,
-            providers.Singleton(_lru, settings.provided.auth_cache_size),
-            providers.Singleton(directive_lifetimes, settings.provided.directive_cache_ttl_s),
+            providers.Singleton(
+                WatchedCache, settings.provided.auth_cache_size, Kind.DIRECTIVES, adapters.cache_telemetry
+            ),
+            providers.Singleton(
+                directive_lifetimes,
+                settings.provided.directive_cache_ttl_s,
+                last_known_s=settings.provided.directive_stale_if_error_s,
+            ),
             adapters.clock,
-            cache_telemetry,
+            adapters.cache_telemetry,
         ),
     )
     admit_caller = providers.Singleton(
@@ -134,23 +159,18 @@ class Application(containers.DeclarativeContainer):
         adapters.clock,
         adapters.ids,
     )
-    checkpoint_delivery = providers.Singleton(
-        DeliverExchanges,
-        adapters.journal,
-        providers.Factory(CheckpointDelivery, adapters.sessions),
-        delivery_telemetry,
-        adapters.clock,
-        jitter=providers.Object(random.random),
+    deliveries_of = providers.Singleton(
+        _Deliveries, adapters.sessions, adapters.traces, delivery_telemetry, adapters.clock
     )
-    trace_delivery = providers.Singleton(
-        DeliverExchanges,
-        adapters.journal,
-        providers.Factory(TraceDelivery, adapters.traces),
-        delivery_telemetry,
+    deliveries = providers.Singleton(_deliveries, deliveries_of, adapters.journal)
+    adopt_journals = providers.Singleton(AdoptJournals, adapters.left_journals, settle_exchange, deliveries_of)
+    abandon_sessions = providers.Singleton(
+        AbandonSessions,
+        adapters.sessions,
         adapters.clock,
-        jitter=providers.Object(random.random),
+        providers.Singleton(SweepTelemetry, adapters.registry),
+        idle_s=settings.provided.session_idle_timeout_s,
     )
-    deliveries = providers.List(checkpoint_delivery, trace_delivery)
 
     app = providers.Singleton(
         create_app,

@@ -19,7 +19,8 @@ from ibex.domain.bootstrap import FirstNames, bootstrap
 from ibex.entrypoints.containers import Management, application_of
 from ibex.entrypoints.environments import EmbeddedAdapters
 from ibex.entrypoints.home import FirstInstallation
-from ibex.entrypoints.lifespan import running
+from ibex.entrypoints.keep_running import KeepRunning, Server
+from ibex.entrypoints.lifespan import running, working
 from ibex.entrypoints.migrations import migrate
 from ibex.entrypoints.proxy_server import BACKLOG, address_of, listen, serve_http
 from ibex.entrypoints.settings import Settings
@@ -67,6 +68,13 @@ class Console(Protocol):
 class _Servers:
     postgres: PostgresServer
     clickhouse: ClickHouseEngine
+
+    def watched(self) -> tuple[Server, ...]:
+        """Return them as they are looked after."""
+        return (
+            Server("PostgreSQL", lambda: self.postgres.pid is not None, self.postgres.start),
+            Server("the ClickHouse engine", lambda: self.clickhouse.running, self.clickhouse.start),
+        )
 
     def environ(self) -> dict[str, str]:
         """Return the variables that lead to them."""
@@ -123,12 +131,7 @@ async def _run(
                 listener.listen(BACKLOG)  # from here on who comes waits a moment instead of being refused
                 home.announce(address_of(listener), {name: environ[name] for name in ANNOUNCED})
                 console.ready(address_of(listener), installation, settings)
-                await serve_http(
-                    app,
-                    listener,
-                    shutdown_timeout_s=settings.shutdown_timeout_s,
-                    on_drain=lambda: _begin_to_stop(application, console),
-                )
+                await serve_http(app, listener, settings, lambda: _begin_to_stop(application, console))
 
 
 def _begin_to_stop(application: Application, console: Console) -> None:
@@ -148,7 +151,7 @@ def _listen(settings: Settings, *, chosen: bool) -> socket.socket:
 
 @asynccontextmanager
 async def _servers(home: Home) -> AsyncIterator[_Servers]:
-    """Hold both servers, started at the same time."""
+    """Hold both servers, started at the same time, and again should one end."""
     servers = _Servers(PostgresServer(home.postgres), ClickHouseEngine(home.clickhouse))
     async with AsyncExitStack() as stack:
         stack.push_async_callback(asyncio.to_thread, servers.postgres.stop)
@@ -168,7 +171,8 @@ async def _servers(home: Home) -> AsyncIterator[_Servers]:
                 raise OSError(str(outcome)) from outcome  # the world's: a full disk, say
             if isinstance(outcome, BaseException):
                 raise outcome
-        yield servers
+        async with working([KeepRunning(servers.watched())]):
+            yield servers
 
 
 async def _install(home: Home, management: Management) -> FirstInstallation:

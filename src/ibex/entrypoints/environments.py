@@ -14,12 +14,16 @@ from ibex.adapters.clickhouse.traces import ClickHouseTraces
 from ibex.adapters.grpc.channel import ChannelSecurity, GrpcAuthChannel
 from ibex.adapters.grpc.tls import ClientTls
 from ibex.adapters.grpc.verifiers import GrpcAgentVerifier, GrpcTokenVerifier
+from ibex.adapters.journal.directories import claim_any
+from ibex.adapters.journal.left_journals import LeftSqliteJournals
 from ibex.adapters.journal.sqlite import SqliteJournal
 from ibex.adapters.memory.board import InMemoryBoard
 from ibex.adapters.memory.known_tokens import NoFilter
 from ibex.adapters.memory.rate_limits import InMemoryRateLimiter
+from ibex.adapters.memory.shared_directives import NoSharedDirectives
 from ibex.adapters.openai.config import ApiKey, OpenAIConfig
 from ibex.adapters.openai.echo import EchoProvider
+from ibex.adapters.openai.httpx_transport import httpx_transport
 from ibex.adapters.openai.provider import OpenAIProvider
 from ibex.adapters.openai.transport import default_transport
 from ibex.adapters.postgres.database import Database
@@ -32,18 +36,23 @@ from ibex.adapters.redis.board import RedisBoard
 from ibex.adapters.redis.known_tokens import RedisKnownTokens
 from ibex.adapters.redis.link import RedisLink
 from ibex.adapters.redis.rate_limits import RedisRateLimiter
+from ibex.adapters.redis.shared_directives import RedisSharedDirectives
 from ibex.adapters.system.clock import SystemClock
 from ibex.adapters.system.ids import SystemIds
+from ibex.adapters.telemetry.caches import CacheTelemetry, WatchedSharedDirectives, WatchedTokens
 from ibex.adapters.telemetry.current_request import CURRENT
 from ibex.adapters.telemetry.freshness import LeaseTelemetry
+from ibex.adapters.telemetry.loop_lag import LoopLag
 from ibex.adapters.telemetry.metrics import Metrics
 from ibex.adapters.telemetry.ops import AuthMetrics
+from ibex.adapters.telemetry.registry import Registry
 from ibex.adapters.telemetry.round_trips import RedisTelemetry
 from ibex.domain.keep_fresh import AnnounceAtOnce, KeepFresh, LeaveItToTheOutbox
 from ibex.domain.manage_identity import VerifyAgent, VerifyToken
 from ibex.domain.providers import ProviderRegistry
 from ibex.domain.token_hash import TokenPeppers
 from ibex.entrypoints.checks import auth_checks, readiness_checks
+from ibex.entrypoints.openai_settings import Transport
 from ibex.entrypoints.settings import SettingsError
 
 if TYPE_CHECKING:
@@ -76,6 +85,22 @@ def _completion_providers(settings: Settings, transport: httpx.AsyncBaseTranspor
     if key is None:
         return ProviderRegistry([EchoProvider(clock, settings.openai_models, first_byte_delay_s=settings.echo_delay_s)])
     return ProviderRegistry([OpenAIProvider(_openai_config(settings, key.reveal()), transport, clock)])
+
+
+def _transport(settings: Settings) -> httpx.AsyncBaseTransport:
+    chosen = settings.openai_transport
+    if chosen is Transport.DIRECT:
+        return default_transport(settings.openai_max_connections)
+    try:
+        return httpx_transport(
+            settings.openai_base_url, settings.openai_max_connections, http2=chosen is Transport.HTTP2
+        )
+    except ImportError:
+        raise SettingsError(
+            "IBEX_OPENAI_TRANSPORT is 'http2', which needs `pip install ibex-harness[http2]`."
+        ) from None
+    except ValueError as wrong:
+        raise SettingsError(f"IBEX_OPENAI_TRANSPORT is {chosen.value!r}, but {wrong}.") from None
 
 
 def _openai_config(settings: Settings, key: str) -> OpenAIConfig:
@@ -129,9 +154,9 @@ def _channel(settings: Settings, ids: IdSource) -> GrpcAuthChannel:
     )
 
 
-def _link(settings: Settings, clock: Clock, metrics: Metrics) -> RedisLink:
+def _link(settings: Settings, clock: Clock, telemetry: RedisTelemetry) -> RedisLink:
     url = settings.redis_url.reveal() if settings.redis_url is not None else ""
-    return RedisLink(url, clock, RedisTelemetry(metrics.registry), timeout_s=settings.redis_timeout_s)
+    return RedisLink(url, clock, telemetry, timeout_s=settings.redis_timeout_s)
 
 
 def _board(url: Secret[str], ids: IdSource) -> RedisBoard:
@@ -164,14 +189,21 @@ class _ProxyAdapters(_Adapters):
         _Adapters.ids,
         sync=_Adapters.settings.provided.journal_sync.value,
         max_bytes=_Adapters.settings.provided.journal_max_bytes,
+        claim=providers.Object(claim_any),
     )
-    metrics = providers.Singleton(Metrics, _Adapters.clock, journal.provided.depth)
+    left_journals = providers.Singleton(LeftSqliteJournals, _Adapters.settings.provided.journal_dir, _Adapters.ids)
+    metric_regions = providers.Object(())
+    own_region = providers.Object(0)
+    registry = providers.Singleton(Registry, "ibex_proxy_", metric_regions, own_region)
+    metrics = providers.Singleton(Metrics, _Adapters.clock, journal, registry)
+    cache_telemetry = providers.Singleton(CacheTelemetry, registry)
+    loop_lag = providers.Singleton(LoopLag, registry, _Adapters.clock)
 
     database = providers.Singleton(_database, _Adapters.settings.provided.database_url, APP_ROLE)
     directives = providers.Singleton(PostgresDirectives, database)
     sessions = providers.Singleton(PostgresSessions, database)
 
-    transport = providers.Singleton(default_transport)
+    transport = providers.Singleton(_transport, _Adapters.settings)
     completion_providers = providers.Singleton(_completion_providers, _Adapters.settings, transport, _Adapters.clock)
 
 
@@ -187,20 +219,25 @@ class EmbeddedAdapters(_ProxyAdapters):
     board = providers.Singleton(InMemoryBoard, _Adapters.clock, _Adapters.ids)
     rate_limiter = providers.Singleton(InMemoryRateLimiter, board.provided.news)
     known_tokens = providers.Singleton(NoFilter)
+    shared_directives = providers.Singleton(NoSharedDirectives)
     keep_fresh = providers.Singleton(
         KeepFresh,
         providers.Singleton(PostgresOutbox, identity_database),
         board,
-        providers.Singleton(LeaseTelemetry, _ProxyAdapters.metrics.provided.registry, "proxy"),
+        providers.Singleton(LeaseTelemetry, _ProxyAdapters.registry),
     )
     announcements = providers.Singleton(_announcements, board, keep_fresh)
 
     resources = providers.List(
         identity_database, _ProxyAdapters.database, _ProxyAdapters.traces, _ProxyAdapters.journal
     )
-    background = providers.List(keep_fresh)
+    background = providers.List(keep_fresh, _ProxyAdapters.loop_lag)
     checks = providers.Callable(
-        readiness_checks, auth=identity_database, postgres=_ProxyAdapters.database, clickhouse=_ProxyAdapters.traces
+        readiness_checks,
+        auth=identity_database,
+        postgres=_ProxyAdapters.database,
+        clickhouse=_ProxyAdapters.traces,
+        journal=_ProxyAdapters.journal,
     )
 
 
@@ -208,21 +245,32 @@ class ProductionAdapters(_ProxyAdapters):
     """One of many: auth over gRPC, Redis, PostgreSQL and ClickHouse by address."""
 
     channel = providers.Singleton(_channel, _Adapters.settings, _Adapters.ids)
-    token_verifier = providers.Singleton(GrpcTokenVerifier, channel)
+    token_verifier = providers.Singleton(
+        WatchedTokens, providers.Singleton(GrpcTokenVerifier, channel), _ProxyAdapters.cache_telemetry
+    )
     agent_verifier = providers.Singleton(GrpcAgentVerifier, channel)
 
-    link = providers.Singleton(_link, _Adapters.settings, _Adapters.clock, _ProxyAdapters.metrics)
-    rate_limiter = providers.Singleton(RedisRateLimiter, link, _Adapters.clock, _Adapters.ids)
-    known_tokens = providers.Singleton(RedisKnownTokens, link)
+    redis_telemetry = providers.Singleton(RedisTelemetry, _ProxyAdapters.registry)
+    link = providers.Singleton(_link, _Adapters.settings, _Adapters.clock, redis_telemetry)
+    rate_limiter = providers.Singleton(
+        RedisRateLimiter, link, _Adapters.clock, _Adapters.ids, redis_telemetry.provided.counted_in_process
+    )
+    known_tokens = providers.Singleton(RedisKnownTokens, link, _ProxyAdapters.cache_telemetry.provided.filtered)
+    shared_directives = providers.Singleton(
+        WatchedSharedDirectives,
+        providers.Singleton(RedisSharedDirectives, link, _Adapters.settings.provided.directive_cache_ttl_s),
+        _ProxyAdapters.cache_telemetry,
+    )
 
     resources = providers.List(channel, link, _ProxyAdapters.database, _ProxyAdapters.traces, _ProxyAdapters.journal)
-    background = providers.List()
+    background = providers.List(_ProxyAdapters.loop_lag)
     checks = providers.Callable(
         readiness_checks,
         auth=channel,
         redis=link,
         postgres=_ProxyAdapters.database,
         clickhouse=_ProxyAdapters.traces,
+        journal=_ProxyAdapters.journal,
     )
 
 
@@ -252,13 +300,14 @@ class AuthAdapters(_Adapters):
     token_verifier = providers.Singleton(VerifyToken, identity, peppers, _Adapters.clock)
     agent_verifier = providers.Singleton(VerifyAgent, identity)
     metrics = providers.Singleton(AuthMetrics)
+    loop_lag = providers.Singleton(LoopLag, metrics.provided.registry, _Adapters.clock)
 
     board = providers.Singleton(_board, _Adapters.settings.provided.redis_url, _Adapters.ids)
     keep_fresh = providers.Singleton(
         KeepFresh,
         providers.Singleton(PostgresOutbox, identity_database),
         board,
-        providers.Singleton(LeaseTelemetry, metrics.provided.registry, "auth"),
+        providers.Singleton(LeaseTelemetry, metrics.provided.registry),
     )
     announcements = providers.Singleton(_announcements, board, keep_fresh)
 

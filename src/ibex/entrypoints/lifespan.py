@@ -3,34 +3,74 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ibex.domain.journal import JournalFullError, JournalUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from ibex.domain.deliver_exchanges import DeliverExchanges
+    from ibex.domain.journal import Journal
+    from ibex.domain.settle_exchange import SettleExchange
     from ibex.entrypoints.containers import Application
 
+_LOG = logging.getLogger("ibex.lifespan")
 FLUSH_TIMEOUT_S = 5.0
+OPEN_AGAIN_S = 1.0
 
 
 @asynccontextmanager
-async def running(application: Application) -> AsyncIterator[None]:
+async def running(application: Application, *, open_again_s: float = OPEN_AGAIN_S) -> AsyncIterator[None]:
     """Hold open what serving requests needs. Afterwards: settle, flush both sinks within a bound, close.
 
-    What a sink cannot take within the bound stays in the journal for the next start.
+    What a sink cannot take within the bound stays in the journal for the next start. A journal whose disk has no room
+    is tried again every so many seconds; meanwhile requests are served, and what they leave is lost and counted.
     """
     adapters = application.adapters
     async with AsyncExitStack() as stack:
+        background = [*adapters.background(), application.adopt_journals(), application.abandon_sessions()]
         for resource in adapters.resources():
             stack.push_async_callback(resource.close)
-            await resource.open()
+            try:
+                await resource.open()
+            except JournalFullError as full:
+                _LOG.error("serving without a journal until its disk has room: %s", full)
+                background.append(_LateJournal(resource, application.settle_exchange(), open_again_s))
         stack.push_async_callback(adapters.transport().aclose)
-        await stack.enter_async_context(working(adapters.background()))
+        await _recover(application.settle_exchange(), adapters.journal())
+        await stack.enter_async_context(working(background))
         await stack.enter_async_context(delivering(application.deliveries()))
         stack.push_async_callback(application.settle_exchange().drain)
         yield
+
+
+async def _recover(settle: SettleExchange, journal: Journal) -> None:
+    with suppress(JournalUnavailableError):  # what cannot be settled now is found again by the next start
+        await settle.recover(journal)
+
+
+class _LateJournal:
+    """Opens a journal whose disk had no room at the start: a worker that was killed then must not stay away for it."""
+
+    def __init__(self, journal: Any, settle: SettleExchange, every_s: float) -> None:
+        self._journal = journal
+        self._settle = settle
+        self._every_s = every_s
+
+    async def run(self) -> None:
+        """Try until it is open, then settle what was left in it."""
+        while True:
+            await asyncio.sleep(self._every_s)
+            try:
+                await self._journal.open()
+            except JournalUnavailableError:
+                continue
+            _LOG.info("the journal is open")
+            await _recover(self._settle, self._journal)
+            return
 
 
 class Work(Protocol):

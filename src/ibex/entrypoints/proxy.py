@@ -6,13 +6,12 @@ import asyncio
 import logging
 import os
 import socket
-from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvloop
 
 from ibex.adapters.telemetry.logging import configure_logging
+from ibex.adapters.telemetry.region import Region
 from ibex.entrypoints.containers import application_of
 from ibex.entrypoints.environments import EmbeddedAdapters, ProductionAdapters
 from ibex.entrypoints.lifespan import running
@@ -62,19 +61,20 @@ def adapters_for(settings: Settings) -> EmbeddedAdapters | ProductionAdapters:
 
 def _run(settings: Settings, listener: socket.socket, place: Place) -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its core writes lines of its own, which are no JSON
-    own = replace(settings, journal_dir=str(Path(settings.journal_dir) / f"worker-{place.number}"))
 
     async def run() -> None:
         if place.lifeline >= 0:
             end_with_parent(place.lifeline)
-        application = application_of(adapters_for(own), own)
+        adapters = adapters_for(settings)
+        if place.metrics >= 0:
+            adapters.metric_regions.override(Region.all_of(place.metrics))
+            adapters.own_region.override(place.number)
+        application = application_of(adapters, settings)
         app = application.app()
         async with running(application):
             listener.listen(BACKLOG)
             _LOG.info("listening on %s", address_of(listener))
-            await serve_http(
-                app, listener, shutdown_timeout_s=own.shutdown_timeout_s, on_drain=application.drain().begin
-            )
+            await serve_http(app, listener, settings, application.drain().begin)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run())

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from ibex.adapters.http.server_protocol import CuttableHttpProtocol
+from ibex.adapters.http.server_protocol import CuttableHttpProtocol, Patience
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from ibex.entrypoints.settings import Settings
+
 IDLE_CONNECTION_S = 75
 BACKLOG = 2048
+GC_THRESHOLDS = (50_000, 20, 20)
 LAST_WORDS_S = 5.0
 """What requests that were cut off at the end may take to be recorded."""
 
@@ -71,13 +75,16 @@ def address_of(listener: socket.socket) -> str:
     return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
 
 
-async def serve_http(
-    app: Any, listener: socket.socket, *, shutdown_timeout_s: float, on_drain: Callable[[], None]
-) -> None:
-    """Serve until a signal comes; return once running requests have finished or ``shutdown_timeout_s`` is over."""
+async def serve_http(app: Any, listener: socket.socket, settings: Settings, on_drain: Callable[[], None]) -> None:
+    """Serve until a signal comes; return once running requests have finished or the time to shut down is over."""
+    # What is there now stays: it is not to be looked through again and again while requests wait.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+    patience = Patience(settings.header_timeout_s, settings.client_stall_timeout_s)
     config = uvicorn.Config(
         app,
-        http=CuttableHttpProtocol,
+        http=CuttableHttpProtocol.with_patience(patience),
         ws="none",
         lifespan="off",
         access_log=False,
@@ -86,7 +93,7 @@ async def serve_http(
         proxy_headers=False,
         backlog=BACKLOG,
         timeout_keep_alive=IDLE_CONNECTION_S,
-        timeout_graceful_shutdown=max(1, round(shutdown_timeout_s)),
+        timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout_s)),
     )
     server = DrainingServer(config, on_drain)
     await server.serve(sockets=[listener])

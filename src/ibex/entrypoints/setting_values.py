@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import base64
 import binascii
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 T = TypeVar("T")
+
+SECONDS: Final = "seconds, more than 0 and at most 86400"
 
 
 class Secret(Generic[T]):
@@ -47,6 +49,11 @@ class Variable:
     is_secret: bool = False
 
 
+def setting(default: Any, variable: Variable) -> Any:
+    """Return the field of a settings class that is read from a variable."""
+    return field(default=default, metadata={"variable": variable})
+
+
 def text(value: str) -> str:
     """Return a text that is not empty."""
     if not value:
@@ -77,6 +84,14 @@ def seconds(value: str) -> float:
 def delay(value: str) -> float:
     """Return a duration of 0 to a day."""
     return 0.0 if float(value) == 0 else seconds(value)
+
+
+def idle_seconds(value: str) -> float:
+    """Return a duration of a minute to a year."""
+    number = float(value)
+    if not 60 <= number <= 31_536_000:  # noqa: PLR2004 - a minute, which PostgreSQL's function holds to, and a year
+        raise ValueError
+    return number
 
 
 def on_off(value: str) -> bool:

@@ -6,24 +6,25 @@ Every field of ``Settings`` is one variable; its ``Variable`` says how it is rea
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ibex.entrypoints.openai_settings import OpenAISettings
 from ibex.entrypoints.setting_values import (
+    SECONDS,
     Secret,
     Variable,
     delay,
-    globs,
     host_and_port,
+    idle_seconds,
     int_between,
     is_for_development,
-    on_off,
     peppers,
     seconds,
-    secret_text,
     secret_url,
     service_token,
+    setting,
     text,
     url,
 )
@@ -54,29 +55,24 @@ class JournalSync(StrEnum):
     FULL = "full"
 
 
-def _variable(default: Any, variable: Variable) -> Any:
-    return field(default=default, metadata={"variable": variable})
-
-
-SECONDS = "seconds, more than 0 and at most 86400"
 POSTGRES_URL = "a postgresql:// URL"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(OpenAISettings):
     """All settings of a process. Durations are in seconds, sizes in bytes; None where a variable is not set."""
 
-    env: Environment = _variable(
+    env: Environment = setting(
         Environment.DEVELOPMENT,
         Variable("IBEX_ENV", Environment, "development or production", "Production refuses development credentials."),
     )
-    host: str = _variable(
+    host: str = setting(
         "127.0.0.1", Variable("IBEX_HOST", text, "an address or host name", "The address that the proxy listens on.")
     )
-    port: int = _variable(
+    port: int = setting(
         8080, Variable("IBEX_PORT", int_between(0, 65_535), "0 to 65535, 0 for any free port", "The proxy's port.")
     )
-    log_level: str = _variable(
+    log_level: str = setting(
         "info",
         Variable(
             "IBEX_LOG_LEVEL",
@@ -85,7 +81,7 @@ class Settings:
             "The least severe log lines that are written.",
         ),
     )
-    database_url: Secret[str] | None = _variable(
+    database_url: Secret[str] | None = setting(
         None,
         Variable(
             "IBEX_DATABASE_URL",
@@ -95,7 +91,7 @@ class Settings:
             is_secret=True,
         ),
     )
-    auth_database_url: Secret[str] | None = _variable(
+    auth_database_url: Secret[str] | None = setting(
         None,
         Variable(
             "IBEX_AUTH_DATABASE_URL",
@@ -105,7 +101,7 @@ class Settings:
             is_secret=True,
         ),
     )
-    owner_database_url: Secret[str] | None = _variable(
+    owner_database_url: Secret[str] | None = setting(
         None,
         Variable(
             "IBEX_OWNER_DATABASE_URL",
@@ -115,7 +111,7 @@ class Settings:
             is_secret=True,
         ),
     )
-    clickhouse_url: Secret[str] | None = _variable(
+    clickhouse_url: Secret[str] | None = setting(
         None,
         Variable(
             "IBEX_CLICKHOUSE_URL",
@@ -125,7 +121,7 @@ class Settings:
             is_secret=True,
         ),
     )
-    token_peppers: Secret[dict[str, bytes]] | None = _variable(
+    token_peppers: Secret[dict[str, bytes]] | None = setting(
         None,
         Variable(
             "IBEX_TOKEN_PEPPERS",
@@ -135,7 +131,7 @@ class Settings:
             is_secret=True,
         ),
     )
-    rate_limit_default_rpm: int = _variable(
+    rate_limit_default_rpm: int = setting(
         600,
         Variable(
             "IBEX_RATE_LIMIT_DEFAULT_RPM",
@@ -144,7 +140,7 @@ class Settings:
             "The limit of organizations that set none of their own.",
         ),
     )
-    auth_address: str | None = _variable(
+    auth_address: str | None = setting(
         None,
         Variable(
             "IBEX_AUTH_ADDRESS",
@@ -153,10 +149,10 @@ class Settings:
             "Where auth is asked over gRPC. Without it identity is looked up in PostgreSQL, in this process.",
         ),
     )
-    auth_timeout_s: float = _variable(
+    auth_timeout_s: float = setting(
         0.05, Variable("IBEX_AUTH_TIMEOUT", seconds, SECONDS, "The most that asking auth may take.")
     )
-    auth_service_token: Secret[str] | None = _variable(
+    auth_service_token: Secret[str] | None = setting(
         None,
         Variable(
             "IBEX_AUTH_SERVICE_TOKEN",
@@ -166,20 +162,20 @@ class Settings:
             is_secret=True,
         ),
     )
-    auth_ca_file: str | None = _variable(
+    auth_ca_file: str | None = setting(
         None, Variable("IBEX_AUTH_CA_FILE", text, "a PEM file", "Auth must show a certificate of this authority: TLS.")
     )
-    auth_client_cert_file: str | None = _variable(
+    auth_client_cert_file: str | None = setting(
         None, Variable("IBEX_AUTH_CLIENT_CERT_FILE", text, "a PEM file", "The proxy's certificate: mutual TLS.")
     )
-    auth_client_key_file: str | None = _variable(
+    auth_client_key_file: str | None = setting(
         None, Variable("IBEX_AUTH_CLIENT_KEY_FILE", text, "a PEM file", "Its private key.")
     )
-    auth_listen: str = _variable(
+    auth_listen: str = setting(
         "127.0.0.1:9091",
         Variable("IBEX_AUTH_LISTEN", host_and_port, "host:port, port 0 for any free one", "Where auth serves gRPC."),
     )
-    auth_ops_listen: str = _variable(
+    auth_ops_listen: str = setting(
         "127.0.0.1:8081",
         Variable(
             "IBEX_AUTH_OPS_LISTEN",
@@ -188,17 +184,17 @@ class Settings:
             "Where auth serves /health, /ready and /metrics over HTTP.",
         ),
     )
-    auth_cert_file: str | None = _variable(
+    auth_cert_file: str | None = setting(
         None, Variable("IBEX_AUTH_CERT_FILE", text, "a PEM file", "Auth's certificate: TLS.")
     )
-    auth_key_file: str | None = _variable(None, Variable("IBEX_AUTH_KEY_FILE", text, "a PEM file", "Its private key."))
-    auth_client_ca_file: str | None = _variable(
+    auth_key_file: str | None = setting(None, Variable("IBEX_AUTH_KEY_FILE", text, "a PEM file", "Its private key."))
+    auth_client_ca_file: str | None = setting(
         None,
         Variable(
             "IBEX_AUTH_CLIENT_CA_FILE", text, "a PEM file", "Clients of auth must show a certificate of this one."
         ),
     )
-    redis_url: Secret[str] | None = _variable(
+    redis_url: Secret[str] | None = setting(
         None,
         Variable(
             "IBEX_REDIS_URL",
@@ -208,10 +204,10 @@ class Settings:
             is_secret=True,
         ),
     )
-    redis_timeout_s: float = _variable(
+    redis_timeout_s: float = setting(
         0.05, Variable("IBEX_REDIS_TIMEOUT", seconds, SECONDS, "The most that a request waits for Redis.")
     )
-    auth_cache_size: int = _variable(
+    auth_cache_size: int = setting(
         5_000,
         Variable(
             "IBEX_AUTH_CACHE_SIZE",
@@ -220,7 +216,7 @@ class Settings:
             "How many tokens, agents and directives each a worker remembers.",
         ),
     )
-    auth_stale_if_error_s: float = _variable(
+    auth_stale_if_error_s: float = setting(
         300.0,
         Variable(
             "IBEX_AUTH_STALE_IF_ERROR",
@@ -229,11 +225,20 @@ class Settings:
             "How long a proven entry is served while auth cannot reach its database.",
         ),
     )
-    directive_cache_ttl_s: float = _variable(
+    directive_stale_if_error_s: float = setting(
+        300.0,
+        Variable(
+            "IBEX_DIRECTIVE_STALE_IF_ERROR",
+            delay,
+            "seconds, 0 to 86400",
+            "How long the last known directive holds where neither Redis nor PostgreSQL answers.",
+        ),
+    )
+    directive_cache_ttl_s: float = setting(
         60.0,
         Variable("IBEX_DIRECTIVE_CACHE_TTL", seconds, SECONDS, "How long a directive is remembered, changes apart."),
     )
-    max_request_body_bytes: int = _variable(
+    max_request_body_bytes: int = setting(
         10 * 1024 * 1024,
         Variable(
             "IBEX_MAX_REQUEST_BODY_BYTES",
@@ -242,14 +247,32 @@ class Settings:
             "Larger request bodies are refused with 413.",
         ),
     )
-    client_stall_timeout_s: float = _variable(
+    max_concurrency: int = setting(
+        2_000,
+        Variable(
+            "IBEX_MAX_CONCURRENCY",
+            int_between(1, 1_000_000),
+            "1 to 1000000",
+            "Chat requests at a time, for each worker; more are refused with 503 OVERLOADED.",
+        ),
+    )
+    header_timeout_s: float = setting(
+        10.0,
+        Variable(
+            "IBEX_HEADER_TIMEOUT",
+            seconds,
+            SECONDS,
+            "How long a request's head may take to come, and its body may stand still.",
+        ),
+    )
+    client_stall_timeout_s: float = setting(
         60.0,
         Variable("IBEX_CLIENT_STALL_TIMEOUT", seconds, SECONDS, "A client that reads nothing for so long is cut off."),
     )
-    shutdown_timeout_s: float = _variable(
+    shutdown_timeout_s: float = setting(
         30.0, Variable("IBEX_SHUTDOWN_TIMEOUT", seconds, SECONDS, "How long running requests may finish on SIGTERM.")
     )
-    error_docs_base: str | None = _variable(
+    error_docs_base: str | None = setting(
         None,
         Variable(
             "IBEX_ERROR_DOCS_BASE",
@@ -258,72 +281,33 @@ class Settings:
             "Errors carry a docs_url: this, a slash, and their code.",
         ),
     )
-    journal_dir: str = _variable(
+    journal_dir: str = setting(
         ".ibex/journal",
         Variable("IBEX_JOURNAL_DIR", text, "a directory", "Where finished exchanges wait until both sinks have them."),
     )
-    journal_sync: JournalSync = _variable(
+    journal_sync: JournalSync = setting(
         JournalSync.NORMAL,
         Variable(
             "IBEX_JOURNAL_SYNC", JournalSync, "normal or full", "full survives power loss, at a third of the rate."
         ),
     )
-    journal_max_bytes: int = _variable(
+    journal_max_bytes: int = setting(
         1 << 30,
         Variable("IBEX_JOURNAL_MAX_BYTES", int_between(65_536, 1 << 40), "65536 to 2^40 bytes", "The journal's bound."),
     )
-    trace_ttl_days: int = _variable(
+    session_idle_timeout_s: float = setting(
+        1_800.0,
+        Variable(
+            "IBEX_SESSION_IDLE_TIMEOUT",
+            idle_seconds,
+            "seconds, 60 to 31536000",
+            "A session without a turn for so long is abandoned; a later turn makes it active again.",
+        ),
+    )
+    trace_ttl_days: int = setting(
         90, Variable("IBEX_TRACE_TTL_DAYS", int_between(1, 36_500), "1 to 36500 days", "How long traces are kept.")
     )
-    openai_api_key: Secret[str] | None = _variable(
-        None,
-        Variable(
-            "OPENAI_API_KEY",
-            secret_text,
-            "OpenAI's API key",
-            "Without it the built-in echo provider answers (development only).",
-            is_secret=True,
-        ),
-    )
-    openai_base_url: str = _variable(
-        "https://api.openai.com/v1",
-        Variable(
-            "OPENAI_BASE_URL", url("http", "https"), "an http:// or https:// URL", "Where OpenAI's API is spoken."
-        ),
-    )
-    openai_models: tuple[str, ...] = _variable(
-        ("gpt-*", "chatgpt-*", "o[0-9]*"),
-        Variable("IBEX_OPENAI_MODELS", globs, "model names or globs, separated by commas", "The models routed there."),
-    )
-    openai_request_timeout_s: float = _variable(
-        120.0, Variable("OPENAI_REQUEST_TIMEOUT", seconds, SECONDS, "The most a request may take, retries included.")
-    )
-    openai_connect_timeout_s: float = _variable(
-        5.0, Variable("IBEX_OPENAI_CONNECT_TIMEOUT", seconds, SECONDS, "The most a connection may take.")
-    )
-    openai_first_byte_timeout_s: float = _variable(
-        120.0,
-        Variable("IBEX_OPENAI_FIRST_BYTE_TIMEOUT", seconds, SECONDS, "From a try to the first byte of its answer."),
-    )
-    openai_idle_timeout_s: float = _variable(
-        60.0, Variable("IBEX_OPENAI_IDLE_TIMEOUT", seconds, SECONDS, "The longest silence within an answer.")
-    )
-    openai_max_retries: int = _variable(
-        3, Variable("OPENAI_MAX_RETRIES", int_between(0, 10), "0 to 10", "Tries after the first one.")
-    )
-    openai_retry_base_delay_s: float = _variable(
-        0.5, Variable("OPENAI_RETRY_BASE_DELAY", seconds, SECONDS, "The first retry's delay; it doubles each time.")
-    )
-    openai_stream_usage: bool = _variable(
-        True,  # noqa: FBT003 - a default, as dataclasses.field takes it
-        Variable(
-            "IBEX_OPENAI_STREAM_USAGE",
-            on_off,
-            "on or off",
-            "off for servers that refuse stream_options.include_usage.",
-        ),
-    )
-    echo_delay_s: float = _variable(
+    echo_delay_s: float = setting(
         0.0, Variable("IBEX_ECHO_DELAY", delay, "seconds, 0 to 86400", "How long the echo provider thinks.")
     )
 

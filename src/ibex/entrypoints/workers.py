@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from ibex.adapters.telemetry.region import shared_memory
 from ibex.entrypoints.proxy_server import BACKLOG, address_of, listen
 
 if TYPE_CHECKING:
@@ -31,21 +32,22 @@ AFTER_SHUTDOWN_S: Final = 15.0
 class Place:
     """What a worker is given: the listening socket, a pipe that ends with who watches over it, and its number.
 
-    The number, from 0, outlives the process: the worker that takes its place finds its journal.
+    And the memory in which all workers count (ADR 0029). What it has not is -1.
     """
 
     listener: int
     lifeline: int
     number: int
+    metrics: int = -1
 
     @classmethod
     def parse(cls, text: str) -> Place:
         """Read what ``str`` wrote. Raises ``ValueError``."""
-        listener, lifeline, number = text.split(",")
-        return cls(int(listener), int(lifeline), int(number))
+        listener, lifeline, number, metrics = map(int, text.split(","))
+        return cls(listener, lifeline, number, metrics)
 
     def __str__(self) -> str:
-        return f"{self.listener},{self.lifeline},{self.number}"
+        return f"{self.listener},{self.lifeline},{self.number},{self.metrics}"
 
 
 def watch_over(settings: Settings, count: int) -> int:
@@ -72,12 +74,14 @@ class _Workers:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stopping.set)
         self._lifeline, kept_open = os.pipe()
+        self._metrics = shared_memory(self._count)
         try:
             _LOG.info("%d workers on %s", self._count, address_of(self._listener))
             await asyncio.gather(*(self._hold(number) for number in range(self._count)))
         finally:
             os.close(self._lifeline)
             os.close(kept_open)
+            os.close(self._metrics)
         return self._exit_code
 
     async def _hold(self, number: int) -> None:
@@ -99,7 +103,7 @@ class _Workers:
                 await asyncio.wait_for(self._stopping.wait(), RESTART_DELAY_S)
 
     async def _spawn(self, number: int) -> Process:
-        place = Place(self._listener.fileno(), self._lifeline, number)
+        place = Place(self._listener.fileno(), self._lifeline, number, self._metrics)
         return await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -107,7 +111,7 @@ class _Workers:
             "serve",
             "--place",
             str(place),
-            pass_fds=(place.listener, place.lifeline),
+            pass_fds=(place.listener, place.lifeline, place.metrics),
             start_new_session=True,  # Ctrl-C is for the process that watches; it tells them
         )
 
@@ -125,7 +129,7 @@ class _Workers:
         except TimeoutError:
             worker.kill()
             code = await worker.wait()
-        if code != 0:
+        if code not in (0, -signal.SIGTERM):  # the latter: it had not begun to serve, and had nothing to finish
             self._exit_code = self._exit_code or 1
 
 

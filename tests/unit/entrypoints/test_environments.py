@@ -35,7 +35,7 @@ def test_both_environments_offer_what_the_application_takes() -> None:
     wanted = {
         "clock", "ids", "settings", "traces", "journal", "metrics", "directives", "sessions", "transport",
         "completion_providers", "token_verifier", "agent_verifier", "rate_limiter", "known_tokens", "resources",
-        "background", "checks",
+        "background", "checks", "registry", "metric_regions", "own_region", "loop_lag",
     }  # fmt: skip
 
     assert wanted <= set(EmbeddedAdapters.providers) & set(ProductionAdapters.providers)

@@ -11,6 +11,7 @@ from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.memory.journal import InMemoryJournal
 from ibex.adapters.memory.observers import RecordingObserver
 from ibex.domain.deliver_exchanges import CheckpointDelivery, DeliverExchanges
+from ibex.domain.journal import JournalFullError
 from ibex.entrypoints.lifespan import delivering, running
 
 
@@ -36,6 +37,14 @@ class Resource:
         """Close, as a transport calls it."""
         self.notes.append(f"close {self.name}")
 
+    async def recover(self, journal: Resource) -> None:
+        """Settle what was left open."""
+        self.notes.append(f"recover {journal.name}")
+
+    async def run(self) -> None:
+        """Go on until it is cancelled."""
+        await asyncio.Event().wait()
+
     async def drain(self) -> None:
         """Settle, as the use case calls it."""
         self.notes.append(f"drain {self.name}")
@@ -53,6 +62,8 @@ class Graph:
         for name in ("transport", "settle_exchange"):
             setattr(self, name, give(name))
         self.resources = lambda: [give(name)() for name in ("database", "traces", "journal")]
+        self.journal = give("journal")
+        self.adopt_journals, self.abandon_sessions = give("adopt_journals"), give("abandon_sessions")
         self.background = self.deliveries = list
 
 
@@ -66,6 +77,7 @@ async def test_what_is_opened_is_closed_in_reverse() -> None:
         notes.append("serve")
     assert notes == [
         *OPENED,
+        "recover journal",
         "serve",
         "drain settle_exchange",
         "close transport",
@@ -82,6 +94,40 @@ async def test_what_was_opened_is_closed_when_a_later_one_fails() -> None:
         async with running(cast("Any", Graph(notes, failing="traces"))):
             raise AssertionError("it must not get here")
     assert notes == [*OPENED[:2], "close traces", "close database"]
+
+
+class FullJournal(Resource):
+    """A journal whose disk has no room for so many tries."""
+
+    def __init__(self, notes: list[str], tries: int) -> None:
+        super().__init__("journal", notes)
+        self._tries = tries
+        self.is_open = asyncio.Event()
+
+    async def open(self) -> None:
+        """Open, once there is room."""
+        self._tries -= 1
+        if self._tries >= 0:
+            self.notes.append("no room")
+            raise JournalFullError("no room")
+        await super().open()
+        self.is_open.set()
+
+
+async def test_a_journal_without_room_keeps_nobody_from_serving() -> None:
+    """It is opened as soon as it can be, and what was left in it settled; it is closed like any other."""
+    notes: list[str] = []
+    graph, journal = Graph(notes), FullJournal(notes, tries=3)
+    graph.journal = lambda: journal
+    graph.resources = lambda: [Resource("traces", notes), journal]
+    async with running(cast("Any", graph), open_again_s=0.001):
+        notes.append("serve")
+        await journal.is_open.wait()
+        await asyncio.sleep(0)
+    assert notes == [
+        *("open traces", "no room", "recover journal", "serve", "no room", "no room", "open journal"),
+        *("recover journal", "drain settle_exchange", "close transport", "close journal", "close traces"),
+    ]
 
 
 class HungStore:

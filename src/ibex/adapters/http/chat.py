@@ -11,14 +11,14 @@ from ibex.adapters.http.chat_request import read_chat_request
 from ibex.adapters.http.client import Client
 from ibex.adapters.http.context import context_of
 from ibex.adapters.http.exchange_headers import exchange_headers
-from ibex.domain.complete_chat import ChatAnswer, ChatCall, ChatRefusal
+from ibex.domain.complete_chat import ChatAnswer, ChatCall, ChatRefusal, shutting_down
 from ibex.domain.errors import (
     ClientClosedRequestError,
     FieldCode,
     FieldError,
     IbexError,
     InternalError,
-    ServiceDegradedError,
+    OverloadedError,
     UnsupportedMediaTypeError,
     ValidationError,
 )
@@ -46,9 +46,19 @@ class ChatRoute:
         self._errors = errors
         self._observer = observer
         self._limits = limits
+        self._running = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request. Nothing is sent to a client that has gone."""
+        """Answer one request, unless too many are under way. Nothing is sent to a client that has gone."""
+        if self._running >= self._limits.max_concurrency:
+            raise OverloadedError(retry_after_s=1)
+        self._running += 1
+        try:
+            await self._serve(scope, receive, send)
+        finally:
+            self._running -= 1
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         context = context_of(scope)
         async with Client(scope, receive, send, self._limits) as client:
             try:
@@ -59,7 +69,7 @@ class ChatRoute:
                 if client.gone:
                     raise
                 # The server ends and would wait no longer. This task ends here too: raising would only make it log one.
-                await self._tell(ServiceDegradedError("The proxy is shutting down."), context, client)
+                await self._tell(shutting_down(), context, client)
 
     async def _reply(self, reply: ChatReply, context: RequestContext, client: Client) -> None:
         if isinstance(reply, ChatAnswer):
@@ -80,6 +90,9 @@ class ChatRoute:
         except Exception as error:  # noqa: BLE001 - the status line is out: this is the last place where it can be told
             self._observer.failed(error)
             await self._tell(InternalError(), context, client)
+        except asyncio.CancelledError:
+            await stream.aclose(None if client.gone else shutting_down())
+            raise
         finally:
             await stream.aclose()
 
@@ -99,6 +112,7 @@ def _call(scope: Scope, context: RequestContext, client: Client) -> ChatCall:
         trace_id=context.trace_id,
         credentials=context.credentials(scope),
         read_request=partial(_read_request, context, client),
+        has_gone=lambda: client.gone,
         session_handle=context.field(b"x-ibex-session-id"),
         ends_session=_ENDS.get(_session_end(context), False),
     )

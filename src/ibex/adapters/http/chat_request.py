@@ -35,7 +35,7 @@ ROLES: Final = ("system", "developer", "user", "assistant", "tool", "function")
 _UNDERSTOOD: Final = frozenset(
     {"model", MESSAGES, "stream", STREAM_OPTIONS, "temperature", "max_tokens", "max_completion_tokens"}
 )
-_UNDERSTOOD_IN_A_MESSAGE: Final = frozenset({"role", "content"})
+_UNDERSTOOD_IN_A_MESSAGE: Final = ("role", "content")
 _ROLES_AS_WRITTEN: Final = {f'"{role}"'.encode(): role for role in ROLES}
 _BOOLEANS: Final = {b"true": True, b"false": False, b"null": False}
 _NULL: Final = b"null"
@@ -165,25 +165,29 @@ class _Reading:
                 continue
             message = Message(self._role(index, members), element)
             if first_user is None and message.role == "user":
-                first_user = UserMessage(index, members)
+                first_user = UserMessage(index, _kept(members))
             messages.append(message)
         return tuple(messages), first_user
 
-    def _message_members(self, index: int, element: bytes) -> tuple[Member, ...] | None:
+    def _message_members(self, index: int, element: bytes) -> list[tuple[str, Raw]] | None:
         if is_deeper_than(MAX_DEPTH - 2, element):  # the request and its array are two levels
             self._refuse(f"{MESSAGES}[{index}]", FieldCode.INVALID_FORMAT, _TOO_DEEP)
             return None
         try:
-            return _kept(_SPLITTER.split(element))
+            return _SPLITTER.split(element)
         except NotThatTypeError:
             self._refuse(f"{MESSAGES}[{index}]", FieldCode.INVALID_FORMAT, "must be an object")
         except TooManyError:
             self._refuse(f"{MESSAGES}[{index}]", FieldCode.TOO_MANY, f"must have at most {MAX_MEMBERS} members")
         return None
 
-    def _role(self, index: int, members: tuple[Member, ...]) -> str:
+    def _role(self, index: int, members: list[tuple[str, Raw]]) -> str:
         path = f"{MESSAGES}[{index}]."
-        raw = self.understood(members, _UNDERSTOOD_IN_A_MESSAGE, path).get("role", _NULL)
+        names = [name for name, _ in members]
+        for name in _UNDERSTOOD_IN_A_MESSAGE:
+            if names.count(name) > 1:
+                self._refuse(path + name, FieldCode.INVALID_FORMAT, "must not be given more than once")
+        raw = bytes(members[names.index("role")][1]) if "role" in names else _NULL
         role = _ROLES_AS_WRITTEN.get(raw) or _text(raw)
         if role in ROLES:
             return role

@@ -7,15 +7,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
 from ibex.adapters.http.asgi import BODY, DISCONNECT, START
+from ibex.domain.deadline import Deadline
 from ibex.domain.errors import ClientClosedRequestError, PayloadTooLargeError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from ibex.adapters.http.asgi import Answer, Headers, Message, Receive, Scope, Send
 
 CUT: Final = "ibex.cut"
+"""A scope's extension: a function that drops the connection."""
+WATCH: Final = "ibex.watch"
+"""A scope's extension: takes what is to be called if the client leaves before its answer is complete."""
 KEEP_ALIVE: Final = b": keep-alive\n\n"
+_BLANK_LINES: Final = (b"\n\n", b"\n\r", b"\r\r", b"\n\r\n", b"\r\r\n")
 _STREAM_HEADERS: Final = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -25,15 +31,19 @@ _STREAM_HEADERS: Final = [
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one client may take. Sizes are in bytes, times in seconds.
+    """What clients may take. Sizes are in bytes, times in seconds.
 
-    After ``keep_alive_s`` of silence a stream gets a comment; a client that reads nothing, or whose body stands still,
-    for ``client_stall_timeout_s`` is cut off.
+    After ``keep_alive_s`` of silence a stream gets a comment. A body may stand still for ``body_silence_s``, and comes
+    after that with a KiB a second at least. More than ``max_concurrency`` chat requests at a time are refused.
     """
 
     max_request_body_bytes: int = 10 * 1024 * 1024
+    body_silence_s: float = 10.0
     keep_alive_s: float = 15.0
-    client_stall_timeout_s: float = 60.0
+    max_concurrency: int = 2_000
+
+
+_LEAST_BYTES_A_SECOND: Final = 1024
 
 
 class Client:
@@ -44,7 +54,9 @@ class Client:
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, limits: Limits) -> None:
-        self._cut = scope.get("extensions", {}).get(CUT)
+        extensions = scope.get("extensions", {})
+        self._cut = extensions.get(CUT)
+        self._watch = extensions.get(WATCH, self._watch_by_receiving)
         self._receive = receive
         self._send = send
         self._limits = limits
@@ -54,6 +66,7 @@ class Client:
         self._companions: list[asyncio.Task[None]] = []
         self._sending = False
         self._last_sent_s = 0.0
+        self._last_chunk = b"\n\n"
         self._finished = False
         self.gone = False
         self.answered = False
@@ -81,7 +94,7 @@ class Client:
         """Return the whole body.
 
         Raises ``PayloadTooLargeError``, before reading anything if the declared length says so, and
-        ``ClientClosedRequestError`` if the client goes or stands still before the end.
+        ``ClientClosedRequestError`` if the client goes, stands still or is far too slow before the end.
         """
         most = self._limits.max_request_body_bytes
         if declared_bytes is not None and declared_bytes > most:
@@ -89,44 +102,52 @@ class Client:
         chunks = []
         size = 0
         more = True
+        began = asyncio.get_running_loop().time()
         while more:
-            message = await self._next_message()
+            message = await self._next_message(began + size / _LEAST_BYTES_A_SECOND)
             chunk = message.get("body", b"")
             size += len(chunk)
             if size > most:
                 raise _too_large(most)
             chunks.append(chunk)
             more = message.get("more_body", False)
-        self._companions.append(asyncio.create_task(self._watch()))
+        self._watch(self._leave)
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     async def answer(self, answer: Answer) -> None:
-        """Send a whole answer. Raises ``ClientClosedRequestError`` if the client does not take it."""
+        """Send a whole answer. To a client that has gone nothing is sent, here and below."""
         self.answered = True
         self._finished = True  # before the last byte: an answered request is over to the server, as if its client left
         await self._deliver(*answer.messages())
 
     async def begin_stream(self, headers: Headers) -> None:
-        """Send the head of a stream; from now on its silences are filled. Raises as ``answer`` does."""
+        """Send the head of a stream; from now on its silences are filled."""
         self.answered = self.streaming = True
         await self._deliver({"type": START, "status": 200, "headers": _STREAM_HEADERS + headers})
         self._companions.append(asyncio.create_task(self._fill_silences()))
 
     async def send_chunk(self, chunk: bytes) -> None:
-        """Send a part of a stream at once. Raises as ``answer`` does."""
+        """Send a part of a stream at once, when the client has taken most of what was sent before."""
+        self._last_chunk = chunk
         await self._deliver({"type": BODY, "body": chunk, "more_body": True})
 
     async def end_stream(self, last: bytes = b"") -> None:
-        """Send the end of a stream. Raises as ``answer`` does."""
+        """Send the end of a stream, with a last event or without; it is one of its own, whatever was cut before it."""
         self._finished = True
+        if last and not self._last_chunk.endswith(_BLANK_LINES):
+            last = b"\n\n" + last
         await self._deliver({"type": BODY, "body": last, "more_body": False})
 
-    async def _next_message(self) -> Message:
+    async def _next_message(self, should_be_at: float) -> Message:
+        """Return what comes, if it comes at most ``body_silence_s`` from now and from when it should have come."""
+        latest = min(asyncio.get_running_loop().time(), should_be_at) + self._limits.body_silence_s
         try:
-            async with asyncio.timeout(self._limits.client_stall_timeout_s):
+            async with Deadline(latest):
                 message = await self._receive()
         except TimeoutError:
-            self._cut_off()
+            self.gone = True
+            if self._cut is not None:
+                self._cut()
             raise ClientClosedRequestError from None
         if message["type"] == DISCONNECT:
             self.gone = True
@@ -136,19 +157,20 @@ class Client:
     async def _deliver(self, *messages: Message) -> None:
         self._sending = True
         try:
-            async with asyncio.timeout(self._limits.client_stall_timeout_s):
-                for message in messages:
-                    await self._send(message)
-        except TimeoutError:
-            self._cut_off()
-            raise ClientClosedRequestError from None
+            for message in messages:
+                await self._send(message)
         finally:
             self._sending = False
             self._last_sent_s = asyncio.get_running_loop().time()
 
-    async def _watch(self) -> None:
-        if (await self._receive())["type"] == DISCONNECT:  # after the end of the body nothing else may come
-            self._leave()
+    def _watch_by_receiving(self, left: Callable[[], None]) -> None:
+        """Watch as any ASGI server lets one, with a task of its own: that costs as much as reading the body."""
+
+        async def watch() -> None:
+            if (await self._receive())["type"] == DISCONNECT:  # after the end of the body nothing else may come
+                left()
+
+        self._companions.append(asyncio.create_task(watch()))
 
     async def _fill_silences(self) -> None:
         loop = asyncio.get_running_loop()
@@ -156,16 +178,11 @@ class Client:
             remaining_s = self._last_sent_s + self._limits.keep_alive_s - loop.time()
             if remaining_s > 0:
                 await asyncio.sleep(remaining_s)
-            elif self._sending:  # what waits for the client's reading breaks the silence itself
+            elif self._sending or not self._last_chunk.endswith(_BLANK_LINES):
+                # What waits for the client's reading breaks the silence itself; within an event a comment is none.
                 await asyncio.sleep(self._limits.keep_alive_s)
             else:
-                await self._keep_alive()
-
-    async def _keep_alive(self) -> None:
-        try:
-            await self.send_chunk(KEEP_ALIVE)
-        except ClientClosedRequestError:
-            self._leave()
+                await self.send_chunk(KEEP_ALIVE)
 
     def _leave(self) -> None:
         """Cancel the block, since nobody is there who waits for what it does."""
@@ -173,11 +190,6 @@ class Client:
             return
         self._finished = self.gone = self._cancelled_block = True
         self._block.cancel()
-
-    def _cut_off(self) -> None:
-        self.gone = True
-        if self._cut is not None:
-            self._cut()
 
 
 def _too_large(most: int) -> PayloadTooLargeError:

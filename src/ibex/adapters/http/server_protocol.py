@@ -3,37 +3,116 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final, cast
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Final, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from ibex.adapters.http.client import CUT
+from ibex.adapters.http.asgi import START
+from ibex.adapters.http.client import CUT, WATCH
 from ibex.adapters.http.edge import REFUSED
 from ibex.adapters.http.errors import HeadTooLargeError, NotHttpError
+from ibex.domain.deadline import PatientTimer
 
 if TYPE_CHECKING:
-    from ibex.adapters.http.asgi import Scope
+    from collections.abc import Callable
+
+    from uvicorn._types import ASGISendEvent
+
+    from ibex.adapters.http.asgi import Message, Scope
     from ibex.domain.errors import IbexError
 
 MAX_HEAD_BYTES: Final = 64 << 10
 MAX_HEADERS: Final = 256
+MAX_PIPELINED: Final = 8
+"""With more requests waiting behind a running one nothing is read, so that it is not heard when the client leaves."""
 _VERSIONS: Final = {"1.0", "1.1"}
 _OF_THE_UPGRADE: Final = {b"connection", b"upgrade", b"http2-settings"}
 
 
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long, in seconds, a head may take from its first byte on, and a client read nothing of what waits for it."""
+
+    head_s: float = 10.0
+    stall_s: float = 60.0
+
+
 class CuttableHttpProtocol(HttpToolsProtocol):
-    """Lets an application cut off a client that has stopped reading.
+    """Lets an application cut off a client, and does so itself to one that stops reading or never ends its head.
 
     Closing a connection first waits for what is still to be sent, which such a client never takes; this drops it.
     Besides: a request's head is bounded, its trailers are no headers, an upgrade that is offered is not taken, and what
     is no HTTP ends the connection, with an envelope unless another answer is still being sent.
     """
 
+    patience: ClassVar[Patience] = Patience()
+    _left: Callable[[], None] | None = None
+    _head_timer: PatientTimer | None = None
+    _stall_timer: asyncio.TimerHandle | None = None
     _in_head = True
     _head_bytes = 0
     _found_wrong: IbexError | None = None
     _refused = False
+
+    @classmethod
+    def with_patience(cls, patience: Patience) -> type[CuttableHttpProtocol]:
+        """Return this protocol with other limits; uvicorn makes its instances itself."""
+        return type(cls.__name__, (cls,), {"patience": patience})
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as its base
+        """Begin; a connection on which nothing comes is closed like one that was kept and is not used."""
+        super().connection_made(transport)
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End, and no timer outlives it."""
+        super().connection_lost(exc)
+        left, self._left = self._left, None
+        if left is not None:
+            left()
+        for timer in (self._head_timer, self._stall_timer, self.timeout_keep_alive_task):
+            if timer is not None:
+                timer.cancel()
+
+    def _watch(self, left: Callable[[], None]) -> None:
+        """Call ``left`` when the connection is lost before the answer to the running request is complete.
+
+        Only who reads hears of that: its body, if it is large, has stopped the reading, and so have requests behind it.
+        """
+        self._left = left
+        self._read_on()
+
+    def _read_on(self) -> None:
+        if len(self.pipeline) <= MAX_PIPELINED:
+            self.flow.resume_reading()
+
+    def on_response_complete(self) -> None:
+        """The answer is complete: its client may leave."""
+        self._left = None
+        super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        """The client reads too slowly: watch whether it reads at all."""
+        super().pause_writing()
+        self._watch_reading(math.inf, 0.0)
+
+    def resume_writing(self) -> None:
+        """It has caught up."""
+        super().resume_writing()
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+
+    def _watch_reading(self, unsent: float, since: float) -> None:
+        now, still_unsent = self.loop.time(), self.transport.get_write_buffer_size()
+        if still_unsent < unsent:
+            unsent, since = still_unsent, now
+        elif now - since >= self.patience.stall_s:
+            self.transport.abort()
+            return
+        self._stall_timer = self.loop.call_later(self.patience.stall_s / 4, self._watch_reading, unsent, since)
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser, unless the connection is refused or the head that is being read has grown too large."""
@@ -44,10 +123,13 @@ class CuttableHttpProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         try:
             self._feed(data)
-        except httptools.HttpParserError:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):  # CONNECT stops it again
             self._refuse(self._found_wrong or NotHttpError())
-        if self._in_head and self._head_bytes > MAX_HEAD_BYTES and not self._refused:
-            self._refuse(HeadTooLargeError())
+        if self._in_head and self._head_bytes and not self._refused:
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._refuse(HeadTooLargeError())
+            elif self._head_timer is None:
+                self._head_timer = PatientTimer(self.loop.time() + self.patience.head_s, self.transport.abort)
 
     def _feed(self, data: bytes) -> None:
         try:
@@ -59,9 +141,10 @@ class CuttableHttpProtocol(HttpToolsProtocol):
             self.parser.feed_data(b"\r\n".join(lines) + data[offered.args[0] :])
 
     def on_message_begin(self) -> None:
-        """Begin a request; its scope gets the extension ``client.CUT``."""
+        """Begin a request; its scope gets the extensions ``client.CUT`` and ``client.WATCH``."""
         super().on_message_begin()
-        self.scope["extensions"] = {CUT: self.transport.abort}  # type: ignore[dict-item]  # typed for its own extensions
+        extensions = {CUT: self.transport.abort, WATCH: self._watch}
+        self.scope["extensions"] = extensions  # type: ignore[typeddict-item]  # typed for its own extensions
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header; what comes after the body is none (RFC 9110, 6.5.1)."""
@@ -75,7 +158,14 @@ class CuttableHttpProtocol(HttpToolsProtocol):
             raise self._found_wrong
         if not self.parser.should_upgrade():
             self._in_head = False
+            if self._head_timer is not None:
+                self._head_timer.cancel()
+                self._head_timer = None
             super().on_headers_complete()
+            if self.parser.get_http_version() == "1.0":
+                self.cycle.__class__ = UnchunkedCycle  # its task has been made, but not run
+            if self._left is not None:
+                self._read_on()
 
     def on_message_complete(self) -> None:
         """The next head may begin."""
@@ -119,3 +209,28 @@ class CuttableHttpProtocol(HttpToolsProtocol):
             on_response=self.on_response_complete,
         )
         self._start_asgi_task(self.cycle, self.app)
+
+
+class UnchunkedCycle(RequestResponseCycle):
+    """A request of HTTP/1.0: an answer without a length ends with the connection, for it knows no chunks."""
+
+    _until_closed = False
+
+    async def send(self, message: Message) -> None:  # type: ignore[override]  # typed for its own messages
+        """Send a part of the answer."""
+        if message["type"] == START:
+            self._until_closed = all(name != b"content-length" for name, _ in message["headers"])
+            if self._until_closed:
+                self.chunked_encoding = False
+        if message["type"] == START or not self._until_closed:
+            await super().send(cast("ASGISendEvent", message))
+            return
+        await self.flow.drain()
+        if self.disconnected:
+            return
+        self.transport.write(message.get("body", b""))
+        if not message.get("more_body", False):
+            self.response_complete = True
+            self.message_event.set()
+            self.transport.close()
+            self.on_response()

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 import pytest
 
 from harness.http_scene import AsgiCall
 from ibex.adapters.http.asgi import Answer
-from ibex.adapters.http.client import Client, Limits
+from ibex.adapters.http.client import CUT, WATCH, Client, Limits
 from ibex.domain.errors import ClientClosedRequestError, PayloadTooLargeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ibex.adapters.http.asgi import Message
 
 ANSWER = Answer(200, b"text/plain", b"abc", [])
 
@@ -46,6 +52,24 @@ async def test_a_block_of_a_client_that_leaves_is_cancelled_quietly() -> None:
     assert task is not None
     assert task.cancelling() == 0
     await asyncio.sleep(0)
+
+
+async def test_a_server_that_tells_who_leaves_needs_no_task_that_waits_for_it() -> None:
+    """It is asked to tell from the end of the body on; what it tells after the answer changes nothing."""
+    told: list[Callable[[], None]] = []
+    call = AsgiCall()
+    before = asyncio.all_tasks()
+    async with Client({"extensions": {WATCH: told.append}}, call.receive, call.send, Limits()) as client:
+        assert not told
+        await client.read_body(None)
+        assert asyncio.all_tasks() == before
+        told[0]()
+        await until_gone(client)
+
+    async with Client({"extensions": {WATCH: told.append}}, call.receive, call.send, Limits()) as client:
+        await client.answer(ANSWER)
+        told[0]()
+    assert not client.gone
 
 
 async def test_a_client_that_has_its_answer_may_leave() -> None:
@@ -163,25 +187,56 @@ async def test_a_silence_is_not_filled_while_something_waits_to_be_read() -> Non
     assert call.response().chunks[0] == b"data: 1\n\n"
 
 
-async def test_a_comment_that_nobody_reads_ends_the_block() -> None:
-    """A client that has stopped reading is found out while the provider is silent, too."""
+@pytest.mark.parametrize("before", [b"", b"data: a\n\n", b"data: a\r\n\r\n", b"data: a\r\r"])
+async def test_the_last_event_of_a_stream_is_one_of_its_own(before: bytes) -> None:
+    """After half an event it begins anew; after a whole one nothing comes between."""
+    for half in (b"", b"data: half", b": half\n"):
+        call = AsgiCall()
+        async with client_of(call) as client:
+            await client.begin_stream([])
+            for chunk in filter(None, (before, half)):
+                await client.send_chunk(chunk)
+            await client.end_stream(b"data: last\n\n")
+        between = b"\n\n" if half else b""
+        assert call.response().body == before + half + between + b"data: last\n\n"
+
+
+async def test_half_an_event_is_not_broken_by_a_comment() -> None:
+    """The silence goes on until the rest of it is there."""
     call = AsgiCall()
-    async with client_of(call, Limits(keep_alive_s=0.005, client_stall_timeout_s=0.01)) as client:
+    async with client_of(call, Limits(keep_alive_s=0.001)) as client:
         await client.begin_stream([])
-        call.accept.clear()
-        await asyncio.Event().wait()
+        await client.send_chunk(b"data: ha")
+        await asyncio.sleep(0.02)  # many silences
+        await client.send_chunk(b"lf\n\n")
+        await client.end_stream()
+    assert call.response().body.replace(b": keep-alive\n\n", b"") == b"data: half\n\n"
+    assert b"ha: keep" not in call.response().body
 
-    assert client.gone
 
-
-async def test_an_answer_that_nobody_reads_is_given_up() -> None:
-    """The error says whose fault it was, and leaves the block quietly."""
-    call = AsgiCall()
-    call.accept.clear()
-
-    async with client_of(call, Limits(client_stall_timeout_s=0.01)) as client:
+async def test_a_body_that_stands_still() -> None:
+    """The client is cut off: nobody knows whether it is still there."""
+    call = AsgiCall((b"a",), ends=False)
+    cut: list[str] = []
+    scope = {"extensions": {CUT: lambda: cut.append("cut")}}
+    async with Client(scope, call.receive, call.send, Limits(body_silence_s=0.01)) as client:
         with pytest.raises(ClientClosedRequestError):
-            await client.answer(ANSWER)
-        raise ClientClosedRequestError
-
+            await client.read_body(None)
     assert client.gone
+    assert cut == ["cut"]
+
+
+async def test_a_body_that_only_trickles() -> None:
+    """A byte now and then does not keep a place for ever: it should have come at a KiB a second."""
+    clock = asyncio.get_running_loop()
+    began = clock.time()
+
+    async def trickle() -> Message:
+        await asyncio.sleep(0.005)
+        return {"type": "http.request", "body": b"a", "more_body": True}
+
+    async with Client({}, trickle, AsgiCall().send, Limits(body_silence_s=0.05)) as client:
+        with pytest.raises(ClientClosedRequestError):
+            await client.read_body(None)
+    assert client.gone
+    assert clock.time() - began >= 0.05

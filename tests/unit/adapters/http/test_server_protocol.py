@@ -9,7 +9,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from ibex.adapters.http.client import CUT
+from ibex.adapters.http.client import CUT, WATCH
 from ibex.adapters.http.edge import REFUSED
 from ibex.adapters.http.errors import status_of
 from ibex.adapters.http.server_protocol import MAX_HEAD_BYTES, MAX_HEADERS, CuttableHttpProtocol
@@ -78,6 +78,34 @@ async def test_each_request_can_cut_its_connection() -> None:
 
     assert transport.aborted
     protocol.connection_lost(None)
+
+
+async def test_a_loss_before_the_end_of_the_answer_is_told() -> None:
+    """To who watches the request, at once, and once."""
+    connection = Connection(waits=True)
+    left: list[str] = []
+    connection.protocol.data_received(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+    await connection.began.wait()
+    connection.seen[0]["extensions"][WATCH](lambda: left.append("left"))
+
+    connection.protocol.connection_lost(None)
+
+    assert left == ["left"]
+
+
+async def test_a_loss_after_the_answer_is_nobodys_concern() -> None:
+    """The connection was only kept for more."""
+    connection = Connection(waits=True)
+    left: list[str] = []
+    connection.protocol.data_received(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+    await connection.began.wait()
+    connection.seen[0]["extensions"][WATCH](lambda: left.append("left"))
+    connection.may_answer.set()
+    await connection.answered.wait()
+
+    connection.protocol.connection_lost(None)
+
+    assert not left
 
 
 class Connection:
@@ -193,6 +221,7 @@ async def test_what_is_no_http_does_not_get_into_an_answer() -> None:
         b"GET / HTTP/2.0\r\nhost: a\r\n",
         b"GET / HTTP/1.1\r\nhost: a\r\nx: a\x00b\r\n",
         b"NOTHING / HTTP/1.1\r\nhost: a\r\n",
+        b"CONNECT a:443 HTTP/1.1\r\nhost: a:443\r\n",
     ],
 )
 async def test_what_two_could_read_in_two_ways_is_refused(head: bytes) -> None:
