@@ -15,13 +15,14 @@ from ibex.adapters.postgres.database import Database
 from ibex.adapters.postgres.directives import PostgresDirectives
 from ibex.adapters.postgres.identity import PostgresIdentity
 from ibex.adapters.postgres.roles import APP_ROLE, AUTH_ROLE
+from ibex.adapters.system.clock import SystemClock
 from ibex.domain.directives import MAX_TEXT_BYTES, Directive, InjectionMode
-from ibex.domain.manage_directives import DirectiveState, DirectiveVersion
+from ibex.domain.manage_directives import DirectiveVersion
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from ibex.domain.manage_directives import DirectiveDraft
+    from ibex.domain.manage_directives import DirectiveDraft, DirectiveState
     from ibex.domain.manage_identity import IdentityStore
 
     Stores = tuple[IdentityStore, InMemoryDirectives | PostgresDirectives]
@@ -32,7 +33,7 @@ async def stores(request: pytest.FixtureRequest) -> AsyncIterator[Stores]:
     """An empty identity store, to put agents into, and an empty directive store."""
     if request.param == "memory":
         identity = InMemoryIdentity()
-        yield identity, InMemoryDirectives(identity)
+        yield identity, InMemoryDirectives(identity, SystemClock())
         return
     postgres = request.getfixturevalue("postgres")
     auth, app = Database(postgres.auth_url, AUTH_ROLE), Database(postgres.app_url, APP_ROLE)
@@ -67,9 +68,11 @@ async def test_the_first_version_creates_and_activates_the_directive(stores: Sto
     """It has number 1, goes before everything unless told otherwise, and is in force."""
     identity, store = stores
     agent, draft = await settle_in(identity), new_draft("Grüße höflich: 你好 🙂 \\ % 'x'")
-    expected = DirectiveState(agent.id, InjectionMode.SYSTEM_FIRST, is_active=True, version=_version(draft, 1))
-    assert await store.add_version(agent.org_id, agent.id, draft, None) == expected
-    assert await store.state(agent.org_id, agent.id) == expected
+    made = await store.add_version(agent.org_id, agent.id, draft, None)
+    assert made == await store.state(agent.org_id, agent.id)
+    assert made is not None
+    assert (made.agent_id, made.mode, made.is_active) == (agent.id, InjectionMode.SYSTEM_FIRST, True)
+    assert (made.version, made.previous_number) == (_version(draft, 1), None)
     assert await store.active(agent.org_id, agent.id) == _in_force(draft, 1, InjectionMode.SYSTEM_FIRST)
 
 
@@ -104,7 +107,9 @@ async def test_a_rollback_moves_the_pointer(stores: Stores) -> None:
     await store.add_version(*of, drafts[0], None)
     await store.add_version(*of, drafts[1], None)
     state = await store.activate(*of, 1)
-    assert state == DirectiveState(agent.id, InjectionMode.SYSTEM_FIRST, is_active=True, version=_version(drafts[0], 1))
+    assert state is not None
+    assert (state.agent_id, state.mode, state.is_active) == (agent.id, InjectionMode.SYSTEM_FIRST, True)
+    assert state.version == _version(drafts[0], 1)
     assert await store.active(*of) == _in_force(drafts[0], 1, InjectionMode.SYSTEM_FIRST)
     assert len(await store.history(*of)) == 2
     await store.add_version(*of, drafts[2], None)
@@ -128,13 +133,49 @@ async def test_a_deactivated_directive_is_not_injected(stores: Stores) -> None:
     of = (agent.org_id, agent.id)
     await store.add_version(*of, draft, None)
     state = await store.deactivate(*of)
-    assert state == DirectiveState(agent.id, InjectionMode.SYSTEM_FIRST, is_active=False, version=_version(draft, 1))
+    assert state is not None
+    assert (state.version, state.is_active) == (_version(draft, 1), False)
     assert await store.active(*of) is None
     await store.activate(*of, 1)
     assert await store.active(*of) == _in_force(draft, 1, InjectionMode.SYSTEM_FIRST)
     await store.deactivate(*of)
     await store.add_version(*of, new_draft(), None)
     assert await store.active(*of) is not None
+
+
+async def test_a_change_notes_when_it_was_and_what_was_in_force_before(stores: Stores) -> None:
+    """What is in force already, or was switched off, is not what was before itself; nor is another agent's."""
+    identity, store = stores
+    agent = await settle_in(identity)
+    sibling = new_agent(agent.org_id)
+    await identity.add_agent(sibling)
+    of = (agent.org_id, agent.id)
+    steps: list[Callable[[], Awaitable[DirectiveState | None]]] = [
+        lambda: store.add_version(*of, new_draft(), None),
+        lambda: store.add_version(*of, new_draft(), None),
+        lambda: store.add_version(*of, new_draft(), None),
+        lambda: store.activate(*of, 1),
+        lambda: store.activate(*of, 1),
+        lambda: store.deactivate(*of),
+        lambda: store.activate(*of, 1),
+        lambda: store.add_version(*of, new_draft(), InjectionMode.SYSTEM_APPEND),
+    ]
+    states = []
+    for step in steps:
+        await store.add_version(agent.org_id, sibling.id, new_draft(), None)
+        state = await step()
+        assert state is not None
+        states.append(state)
+    assert [(state.version.number, state.previous_number) for state in states] == [
+        (1, None),
+        (2, 1),
+        (3, 2),
+        *[(1, 3)] * 4,
+        (4, 1),
+    ]
+    moments = [state.changed_at for state in states]
+    assert moments == sorted(moments)
+    assert await store.state(*of) == states[-1]
 
 
 async def test_two_agents_of_an_organization_number_their_own_versions(stores: Stores) -> None:

@@ -54,7 +54,7 @@ class CliScene:
         clock, ids = ManualClock(), SequentialIds()
         self.clock = clock
         self.store = InMemoryIdentity()
-        self.directives = InMemoryDirectives(self.store)
+        self.directives = InMemoryDirectives(self.store, clock)
         self.sessions = InMemorySessions(clock)
         self.traces = InMemoryTraces(clock)
         self.use_cases = Administration(

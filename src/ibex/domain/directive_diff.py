@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from difflib import unified_diff
+from enum import StrEnum
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -13,6 +14,14 @@ Version = TypeVar("Version")
 
 NO_NEWLINE: Final = "\\ No newline at end of file"
 _HEADER_LINES: Final = 2
+
+
+class Basis(StrEnum):
+    """Why a text is compared with another one."""
+
+    ASKED = "asked"
+    IN_FORCE_BEFORE = "in_force_before"
+    NUMBER_BEFORE = "number_before"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +35,7 @@ class DirectiveDiff(Generic[Version]):
     before: Version | None
     after: Version
     lines: Sequence[str] = field(repr=False)
+    basis: Basis = Basis.ASKED
 
     @property
     def added(self) -> int:

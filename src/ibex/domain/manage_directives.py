@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ibex.domain.announce import AnnouncedChanges
-from ibex.domain.directive_diff import DirectiveDiff, unified_lines
+from ibex.domain.directive_diff import Basis, DirectiveDiff, unified_lines
 from ibex.domain.directives import check_text, text_hash
 from ibex.domain.errors import NotFoundError
 from ibex.domain.freshness import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Collection, Coroutine, Sequence
     from datetime import datetime
     from uuid import UUID
 
@@ -36,12 +36,18 @@ class DirectiveVersion:
 
 @dataclass(frozen=True, slots=True)
 class DirectiveState:
-    """An agent's directive as its operator sees it: the version in force, how it is injected, and whether it is."""
+    """An agent's directive as its operator sees it: the version in force, how it is injected, and whether it is.
+
+    ``changed_at`` is when the version was put in force or, where ``is_active`` is false, taken out of it.
+    ``previous_number`` is the version that was in force before it; None if there was none, or if none was noted then.
+    """
 
     agent_id: UUID
     mode: InjectionMode
     is_active: bool
     version: DirectiveVersion
+    changed_at: datetime
+    previous_number: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +82,10 @@ class DirectiveStore(Protocol):
         """Return all versions, newest first; empty if the agent has no directive."""
 
     async def activate(self, org_id: UUID, agent_id: UUID, number: int) -> DirectiveState | None:
-        """Put a version in force and activate the directive; None if there is no such version."""
+        """Put a version in force and activate the directive; None if there is no such version.
+
+        Putting in force what is in force already leaves the version before it the same.
+        """
 
     async def deactivate(self, org_id: UUID, agent_id: UUID) -> DirectiveState | None:
         """Stop injecting; None if the agent has no directive."""
@@ -97,11 +106,17 @@ class ManageDirectives:
         """Put a new text in force. Raises ``ValueError`` for a text that may not be one, and ``NotFoundError``."""
         check_text(text)
         draft = DirectiveDraft(self._ids.uuid7(), text, text_hash(text), author, self._clock.now())
-        return await self._change(org_id, self._store.add_version(org_id, agent_id, draft, mode), "agent")
+        state = await self._change(org_id, self._store.add_version(org_id, agent_id, draft, mode))
+        if state is None:
+            raise NotFoundError("There is no such agent.")
+        return state
 
     async def show(self, org_id: UUID, agent_id: UUID) -> DirectiveState:
         """Return the directive. Raises ``NotFoundError``."""
-        return _found(await self._store.state(org_id, agent_id), "directive")
+        state = await self._store.state(org_id, agent_id)
+        if state is None:
+            raise _no_directive()
+        return state
 
     async def history(self, org_id: UUID, agent_id: UUID) -> Sequence[DirectiveVersion]:
         """Return all versions, newest first; empty if there is no directive."""
@@ -110,35 +125,54 @@ class ManageDirectives:
     async def diff(
         self, org_id: UUID, agent_id: UUID, before: int | None = None, after: int | None = None
     ) -> DirectiveDiff[DirectiveVersion]:
-        """Compare two versions, by number: by default the one in force, with the one before it.
+        """Compare two versions, by number: by default the one in force, with what was in force before it.
 
-        Version 1 is compared with nothing. Raises ``NotFoundError`` if there is no directive, or no such version.
+        Where that was not noted it is the number before, as it is for an ``after`` that was asked for; the ``basis``
+        says which. Version 1 is compared with nothing. Raises ``NotFoundError`` if there is no directive, or no such
+        version.
         """
         versions = {version.number: version for version in await self._store.history(org_id, agent_id)}
+        basis = Basis.ASKED
         if after is None:
-            after = (await self.show(org_id, agent_id)).version.number
+            state = await self.show(org_id, agent_id)
+            after = state.version.number
+            if before is None:
+                before = state.previous_number
+                # The only version there ever was had nothing before it.
+                known = before is not None or len(versions) == 1
+                basis = Basis.IN_FORCE_BEFORE if known else Basis.NUMBER_BEFORE
         if before is None:
             before = after - 1
-        new, old = versions.get(after), versions.get(before)
-        if new is None or (old is None and before != 0):
-            raise NotFoundError("There is no such directive version.")
-        return DirectiveDiff(old, new, unified_lines(old.text if old else "", new.text))
+        for number in {after, before} - {0}:
+            if number not in versions:
+                raise _no_version(number, versions)
+        old, new = versions.get(before), versions[after]
+        return DirectiveDiff(old, new, unified_lines(old.text if old else "", new.text), basis)
 
     async def rollback(self, org_id: UUID, agent_id: UUID, number: int) -> DirectiveState:
         """Put an earlier version in force again: the pointer moves, nothing is copied. Raises ``NotFoundError``."""
-        return await self._change(org_id, self._store.activate(org_id, agent_id, number), "directive version")
+        state = await self._change(org_id, self._store.activate(org_id, agent_id, number))
+        if state is None:
+            raise _no_version(number, [version.number for version in await self._store.history(org_id, agent_id)])
+        return state
 
     async def deactivate(self, org_id: UUID, agent_id: UUID) -> DirectiveState:
         """Stop injecting until a version is set or activated again. Raises ``NotFoundError``."""
-        return await self._change(org_id, self._store.deactivate(org_id, agent_id), "directive")
+        state = await self._change(org_id, self._store.deactivate(org_id, agent_id))
+        if state is None:
+            raise _no_directive()
+        return state
 
-    async def _change(
-        self, org_id: UUID, change: Coroutine[Any, Any, DirectiveState | None], what: str
-    ) -> DirectiveState:
-        return _found(await self._changes.make(org_id, Kind.DIRECTIVES, change), what)
+    async def _change(self, org_id: UUID, change: Coroutine[Any, Any, DirectiveState | None]) -> DirectiveState | None:
+        return await self._changes.make(org_id, Kind.DIRECTIVES, change)
 
 
-def _found(state: DirectiveState | None, what: str) -> DirectiveState:
-    if state is None:
-        raise NotFoundError(f"There is no such {what}.")
-    return state
+def _no_directive() -> NotFoundError:
+    return NotFoundError("The agent has no directive.")
+
+
+def _no_version(number: int, numbers: Collection[int]) -> NotFoundError:
+    if not numbers:
+        return _no_directive()
+    there_are = f"there are 1 to {max(numbers)}" if max(numbers) > 1 else "there is only 1"
+    return NotFoundError(f"The directive has no version {number}; {there_are}.")

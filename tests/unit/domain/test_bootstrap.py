@@ -24,7 +24,7 @@ class Site:
 
     def __init__(self) -> None:
         clock, ids, store = ManualClock(), SequentialIds(), InMemoryIdentity()
-        self.directives = InMemoryDirectives(store)
+        self.directives = InMemoryDirectives(store, clock)
         self.manage_identity = ManageIdentity(store, PEPPERS, RecordingAnnouncements(), clock, ids)
         self.manage_directives = ManageDirectives(self.directives, RecordingAnnouncements(), clock, ids)
         self.verify = VerifyToken(store, PEPPERS, clock)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
@@ -13,10 +14,11 @@ from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.memory.directives import InMemoryDirectives
 from ibex.adapters.memory.identity import InMemoryIdentity
 from ibex.adapters.memory.ids import SequentialIds
+from ibex.domain.directive_diff import Basis
 from ibex.domain.directives import Directive, InjectionMode
 from ibex.domain.errors import NotFoundError
 from ibex.domain.freshness import Kind
-from ibex.domain.manage_directives import ManageDirectives
+from ibex.domain.manage_directives import DirectiveState, ManageDirectives
 from ibex.domain.manage_identity import ManageIdentity, NamedAgent
 from ibex.domain.token_hash import TokenPeppers
 
@@ -26,9 +28,10 @@ AUTHOR = "kim@example.com"
 class Desk:
     """The use case over an in-memory store with one agent."""
 
-    def __init__(self, clock: ManualClock, store: InMemoryDirectives, agent: NamedAgent, ids: SequentialIds) -> None:
+    def __init__(self, clock: ManualClock, identity: InMemoryIdentity, agent: NamedAgent, ids: SequentialIds) -> None:
         self.clock = clock
-        self.store = store
+        self.identity = identity
+        self.store = store = InMemoryDirectives(identity, clock)
         self.announced = RecordingAnnouncements()
         self.manage = ManageDirectives(store, self.announced, clock, ids)
         self.agent = agent
@@ -50,7 +53,7 @@ async def desk() -> Desk:
     people = ManageIdentity(identity, TokenPeppers({"k": bytes(16)}), RecordingAnnouncements(), clock, ids)
     organization = await people.create_organization("acme")
     agent = await people.create_agent(organization.id, "support")
-    return Desk(clock, InMemoryDirectives(identity), agent, ids)
+    return Desk(clock, identity, agent, ids)
 
 
 async def test_a_text_that_is_set_is_in_force(desk: Desk) -> None:
@@ -94,7 +97,7 @@ async def test_rolling_back_moves_the_pointer_and_copies_nothing(desk: Desk) -> 
 
 
 async def test_versions_are_compared(desk: Desk) -> None:
-    """The one in force with the one before it, another with the one in force, or any two."""
+    """What is in force with what was before it, another with what is in force, or any two."""
     for text in ("one", "two", "three"):
         await desk.manage.set(*desk.key, text, author=AUTHOR)
     await desk.manage.rollback(*desk.key, 2)
@@ -103,12 +106,54 @@ async def test_versions_are_compared(desk: Desk) -> None:
         diff = await desk.manage.diff(*desk.key, *numbers)
         return diff.before.number if diff.before else None, diff.after.number
 
-    assert await compared() == (1, 2)
-    assert await compared(3) == (3, 2)
+    assert await compared() == (3, 2)
+    assert await compared(1) == (1, 2)
     assert await compared(1, 3) == (1, 3)
     assert await compared(None, 3) == (2, 3)
     assert await compared(None, 1) == (None, 1)
     assert [line[0] for line in (await desk.manage.diff(*desk.key, 1, 3)).lines] == list("@-\\+\\")
+
+
+async def test_what_was_in_force_before_is_what_a_text_is_compared_with(desk: Desk) -> None:
+    """Through sets and rollbacks; what is put in force again, or was switched off in between, changes nothing."""
+
+    async def compared() -> tuple[int | None, int, Basis]:
+        diff = await desk.manage.diff(*desk.key)
+        return diff.before.number if diff.before else None, diff.after.number, diff.basis
+
+    await desk.manage.set(*desk.key, "one", author=AUTHOR)
+    assert await compared() == (None, 1, Basis.IN_FORCE_BEFORE)
+    await desk.manage.set(*desk.key, "two", author=AUTHOR)
+    await desk.manage.rollback(*desk.key, 1)
+    assert await compared() == (2, 1, Basis.IN_FORCE_BEFORE)
+    await desk.manage.deactivate(*desk.key)
+    await desk.manage.rollback(*desk.key, 1)
+    assert await compared() == (2, 1, Basis.IN_FORCE_BEFORE)
+    await desk.manage.set(*desk.key, "three", author=AUTHOR)
+    assert await compared() == (1, 3, Basis.IN_FORCE_BEFORE)
+
+
+class Forgetful(InMemoryDirectives):
+    """As a directive is that was changed before what was in force was noted."""
+
+    async def state(self, org_id: UUID, agent_id: UUID) -> DirectiveState | None:
+        """Return the directive without it."""
+        state = await super().state(org_id, agent_id)
+        return replace(state, previous_number=None) if state is not None else None
+
+
+async def test_without_a_note_the_number_before_is_what_a_text_is_compared_with(desk: Desk) -> None:
+    """And the diff says so."""
+    store = Forgetful(desk.identity, desk.clock)
+    manage = ManageDirectives(store, RecordingAnnouncements(), desk.clock, SequentialIds())
+    for text in ("one", "two", "three"):
+        await manage.set(*desk.key, text, author=AUTHOR)
+
+    diff = await manage.diff(*desk.key)
+    assert (diff.before and diff.before.number, diff.basis) == (2, Basis.NUMBER_BEFORE)
+    await manage.rollback(*desk.key, 1)
+    diff = await manage.diff(*desk.key)
+    assert (diff.before, diff.basis) == (None, Basis.NUMBER_BEFORE)
 
 
 async def test_only_versions_that_exist_are_compared(desk: Desk) -> None:
@@ -117,8 +162,11 @@ async def test_only_versions_that_exist_are_compared(desk: Desk) -> None:
         await desk.manage.diff(*desk.key)
     await desk.manage.set(*desk.key, "one", author=AUTHOR)
     for numbers in ((1, 2), (2, 1), (2,)):
-        with pytest.raises(NotFoundError, match="version"):
+        with pytest.raises(NotFoundError, match="no version 2; there is only 1"):
             await desk.manage.diff(*desk.key, *numbers)
+    await desk.manage.set(*desk.key, "two", author=AUTHOR)
+    with pytest.raises(NotFoundError, match="no version 9; there are 1 to 2"):
+        await desk.manage.rollback(*desk.key, 9)
 
 
 async def test_a_deactivated_directive_is_not_injected_until_it_is_back(desk: Desk) -> None:
@@ -148,7 +196,7 @@ async def test_what_is_not_there_is_not_found(desk: Desk) -> None:
         await desk.manage.show(*desk.key)
     with pytest.raises(NotFoundError, match="directive"):
         await desk.manage.deactivate(*desk.key)
-    with pytest.raises(NotFoundError, match="version"):
+    with pytest.raises(NotFoundError, match="no directive"):
         await desk.manage.rollback(*desk.key, 1)
     assert list(await desk.manage.history(*desk.key)) == []
 

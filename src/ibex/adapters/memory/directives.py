@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from uuid import UUID
 
+    from ibex.domain.clock import Clock
     from ibex.domain.manage_directives import DirectiveDraft
     from ibex.domain.manage_identity import IdentityStore
 
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
 class InMemoryDirectives:
     """A ``DirectiveStore`` and a ``DirectiveLookup`` of this process; gone with it."""
 
-    def __init__(self, identity: IdentityStore) -> None:
+    def __init__(self, identity: IdentityStore, clock: Clock) -> None:
         """Take who knows which agents there are."""
         self._identity = identity
+        self._clock = clock
         self._states: dict[tuple[UUID, UUID], DirectiveState] = {}
         self._versions: dict[tuple[UUID, UUID], list[DirectiveVersion]] = {}
 
@@ -46,7 +48,11 @@ class InMemoryDirectives:
         versions.append(version)
         before = self._states.get(key)
         kept = before.mode if before is not None else InjectionMode.SYSTEM_FIRST
-        self._states[key] = DirectiveState(agent_id, mode or kept, is_active=True, version=version)
+        previous = before.version.number if before is not None else None
+        now = self._clock.now()
+        self._states[key] = DirectiveState(
+            agent_id, mode or kept, is_active=True, version=version, changed_at=now, previous_number=previous
+        )
         return self._states[key]
 
     async def state(self, org_id: UUID, agent_id: UUID) -> DirectiveState | None:
@@ -72,5 +78,13 @@ class InMemoryDirectives:
         return self._change((org_id, agent_id), is_active=False, version=before.version)
 
     def _change(self, key: tuple[UUID, UUID], *, is_active: bool, version: DirectiveVersion) -> DirectiveState:
-        self._states[key] = replace(self._states[key], is_active=is_active, version=version)
+        before = self._states[key]
+        stays = before.version == version
+        self._states[key] = replace(
+            before,
+            is_active=is_active,
+            version=version,
+            changed_at=self._clock.now(),
+            previous_number=before.previous_number if stays else before.version.number,
+        )
         return self._states[key]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Text, and_, bindparam, func, insert, literal, select, update
+from sqlalchemy import Text, and_, bindparam, case, func, insert, literal, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from ibex.adapters.postgres.statements import Statement
@@ -24,9 +24,17 @@ if TYPE_CHECKING:
     from ibex.domain.manage_directives import DirectiveDraft
 
 _OF_AGENT = and_(directives.c.agent_id == bindparam("of_agent"), directives.c.org_id == bindparam("of_org"))
+_PREVIOUS = versions.alias("previous")
 _STATE = Statement(
-    select(directives.c.injection_mode, directives.c.is_active, versions)
+    select(
+        directives.c.injection_mode,
+        directives.c.is_active,
+        directives.c.updated_at,
+        _PREVIOUS.c.number.label("previous_number"),
+        versions,
+    )
     .join(versions, versions.c.id == directives.c.active_version_id)
+    .outerjoin(_PREVIOUS, _PREVIOUS.c.id == directives.c.previous_version_id)
     .where(_OF_AGENT)
 )
 _ACTIVE = Statement(
@@ -54,6 +62,7 @@ _POINT_AT_NEW = Statement(
             "injection_mode": func.coalesce(bindparam("mode", type_=Text()), directives.c.injection_mode),
             "is_active": True,
             "active_version_id": bindparam("version_id"),
+            "previous_version_id": directives.c.active_version_id,
             "updated_at": func.now(),
         },
     )
@@ -81,7 +90,15 @@ _ACTIVATE = Statement(
         versions.c.org_id == directives.c.org_id,
         versions.c.number == bindparam("number"),
     )
-    .values(is_active=True, active_version_id=versions.c.id, updated_at=func.now())
+    .values(
+        is_active=True,
+        active_version_id=versions.c.id,
+        previous_version_id=case(
+            (directives.c.active_version_id == versions.c.id, directives.c.previous_version_id),
+            else_=directives.c.active_version_id,
+        ),
+        updated_at=func.now(),
+    )
 )
 _DEACTIVATE = Statement(update(directives).where(_OF_AGENT).values(is_active=False, updated_at=func.now()))
 
@@ -156,7 +173,14 @@ async def _state(connection: AsyncConnection[Any], org_id: UUID, agent_id: UUID)
     row = await (await _STATE.run(connection, of_org=org_id, of_agent=agent_id)).fetchone()
     if row is None:
         return None
-    return DirectiveState(agent_id, InjectionMode(row["injection_mode"]), row["is_active"], _version(row))
+    return DirectiveState(
+        agent_id=agent_id,
+        mode=InjectionMode(row["injection_mode"]),
+        is_active=row["is_active"],
+        version=_version(row),
+        changed_at=row["updated_at"],
+        previous_number=row["previous_number"],
+    )
 
 
 def _version(row: Mapping[str, Any]) -> DirectiveVersion:

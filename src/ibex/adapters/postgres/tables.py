@@ -158,6 +158,7 @@ directives = Table(
     _uuid("active_version_id"),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    _uuid("previous_version_id", nullable=True),
     PrimaryKeyConstraint("agent_id", "org_id"),
     _agent_of_organization(),
     # A directive and its first version need each other, so this is looked at when the transaction commits.
@@ -166,6 +167,11 @@ directives = Table(
         ["directive_versions.id", "directive_versions.agent_id", "directive_versions.org_id"],
         deferrable=True,
         initially="DEFERRED",
+        use_alter=True,
+    ),
+    ForeignKeyConstraint(
+        ["previous_version_id", "agent_id", "org_id"],
+        ["directive_versions.id", "directive_versions.agent_id", "directive_versions.org_id"],
         use_alter=True,
     ),
     _one_of("injection_mode", InjectionMode),

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import rich_click as click
 
+from ibex.domain.directive_diff import Basis
 from ibex.domain.directives import InjectionMode
 from ibex.entrypoints.cli.output import Row, json_option, org_option, show_one, show_rows, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
     from io import TextIOWrapper
     from uuid import UUID
 
@@ -22,6 +23,18 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _COLOURS: Final = {"+": "green", "-": "red", "@": "cyan"}
+_HISTORY_COLUMNS: Final = {
+    "number": "version",
+    "in_force": "in force",
+    "receipt": "receipt",
+    "bytes": "bytes",
+    "author": "author",
+    "created_at": "created",
+}
+_COMPARED: Final = {
+    Basis.IN_FORCE_BEFORE: "What was in force before, {before}, and what is now, {after}.",
+    Basis.NUMBER_BEFORE: "What was in force before {after} was not noted; by number it is {before}.",
+}
 
 
 @click.group()
@@ -82,11 +95,17 @@ def show_directive(invocation: Invocation, agent: str, org: str | None, *, as_js
 @json_option
 @click.pass_obj
 def history(invocation: Invocation, agent: str, org: str | None, *, as_json: bool) -> None:
-    """List all versions, newest first."""
-    found = _run(invocation, agent, org, lambda directives, org_id, agent_id: directives.history(org_id, agent_id))
-    columns = {"number": "version", "receipt": "receipt", "bytes": "bytes", "author": "author", "created_at": "created"}
-    rows = [_version_row(version) for version in found]
-    show_rows(rows, as_json=as_json, empty="The agent has no directive.", columns=columns)
+    """List all versions, newest first, and which of them is in force since when."""
+
+    async def work(
+        directives: ManageDirectives, org_id: UUID, agent_id: UUID
+    ) -> tuple[Sequence[DirectiveVersion], DirectiveState | None]:
+        versions = await directives.history(org_id, agent_id)
+        return versions, await directives.show(org_id, agent_id) if versions else None
+
+    versions, state = _run(invocation, agent, org, work)
+    rows = [_history_row(version, state, as_json=as_json) for version in versions]
+    show_rows(rows, as_json=as_json, empty="The agent has no directive.", columns=_HISTORY_COLUMNS)
 
 
 @directive.command("diff")
@@ -99,12 +118,16 @@ def history(invocation: Invocation, agent: str, org: str | None, *, as_json: boo
 def diff(
     invocation: Invocation, agent: str, before: int | None, after: int | None, org: str | None, *, as_json: bool
 ) -> None:
-    """Compare two versions: by default the one in force with the one before it, else BEFORE with it or with AFTER."""
+    """Compare two versions: BEFORE with AFTER, or with the one in force; by default with what was in force before."""
     found = _run(invocation, agent, org, lambda d, org_id, agent_id: d.diff(org_id, agent_id, before, after))
     if as_json:
         sides = {"before": found.before and _version_row(found.before), "after": _version_row(found.after)}
-        show_one({**sides, "added": found.added, "removed": found.removed, "lines": list(found.lines)}, as_json=True)
+        counted = {"added": found.added, "removed": found.removed}
+        show_one({**sides, "basis": found.basis.value, **counted, "lines": list(found.lines)}, as_json=True)
         return
+    if found.basis in _COMPARED:
+        old = f"version {found.before.number}" if found.before else "nothing"
+        click.echo(_COMPARED[found.basis].format(before=old, after=f"version {found.after.number}"))
     colour = False if invocation.environ.get("NO_COLOR") else None  # None: on a terminal
     for line in (f"--- {_side(found.before)}", f"+++ {_side(found.after)}"):
         click.secho(line, bold=True, color=colour)
@@ -177,8 +200,20 @@ def _state_row(state: DirectiveState) -> Row:
         "agent_id": str(state.agent_id),
         "mode": state.mode.value,
         "is_active": state.is_active,
+        "changed_at": state.changed_at,
+        "previous_number": state.previous_number,
         **_version_row(state.version),
     }
+
+
+def _history_row(version: DirectiveVersion, state: DirectiveState | None, *, as_json: bool) -> Row:
+    row = _version_row(version)
+    latest = state if state is not None and state.version.number == version.number else None
+    in_force = latest is not None and latest.is_active
+    since = latest.changed_at if latest is not None else None
+    if as_json:
+        return {**row, "in_force": in_force, "in_force_since": since if in_force else None}
+    return {**row, "in_force": since and f"{'since' if in_force else 'off since'} {shown(since)}"}
 
 
 def _version_row(version: DirectiveVersion) -> Row:

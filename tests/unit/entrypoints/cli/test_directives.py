@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+
+from ibex.entrypoints.cli.output import shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,11 +60,11 @@ def test_a_text_comes_from_a_file_or_from_standard_input(
         (["set", "one", ""], 1, "1 to 32,768 bytes"),
         (["set", "one", "x" * 32_769], 1, "1 to 32,768 bytes"),
         (["set", "nobody", "text"], 1, "no agent"),
-        (["show", "one"], 1, "no such directive"),
-        (["rollback", "one", "1"], 1, "no such directive version"),
+        (["show", "one"], 1, "has no directive"),
+        (["rollback", "one", "1"], 1, "has no directive"),
         (["rollback", "one", "0"], 2, "0"),
-        (["deactivate", "one"], 1, "no such directive"),
-        (["diff", "one"], 1, "no such directive"),
+        (["deactivate", "one"], 1, "has no directive"),
+        (["diff", "one"], 1, "has no directive"),
         (["diff", "one", "0"], 2, "0"),
     ],
 )
@@ -85,6 +88,50 @@ def test_going_back_moves_the_pointer(ibex: CliScene) -> None:
     assert (back["number"], back["mode"], back["is_active"]) == (1, "system_append", True)
     assert (off["number"], off["is_active"]) == (1, False)
     assert [row["number"] for row in ibex.run("directive", "history", "one", "--json").json] == [2, 1]
+
+
+def test_the_history_marks_what_is_in_force(ibex: CliScene) -> None:
+    """And since when; after a rollback it is not the newest, and once switched off it is none."""
+
+    def marks() -> list[tuple[int, bool, str | None]]:
+        rows = ibex.run("directive", "history", "one", "--json").json
+        return [(row["number"], row["in_force"], row["in_force_since"]) for row in rows]
+
+    def column() -> list[str]:
+        heading, *lines = ibex.run("directive", "history", "one").out.splitlines()
+        begins, ends = heading.index("in force"), heading.index("receipt")
+        return [line[begins:ends].strip() for line in lines]
+
+    for text in ("first", "second"):
+        ibex.run("directive", "set", "one", text)
+    ibex.clock.advance(timedelta(hours=1))
+    ibex.run("directive", "rollback", "one", "1")
+    now = ibex.clock.now()
+
+    assert marks() == [(2, False, None), (1, True, now.isoformat().replace("+00:00", "Z"))]
+    assert column() == ["-", f"since {shown(now)}"]
+    ibex.run("directive", "deactivate", "one")
+    assert [in_force for _, in_force, _ in marks()] == [False, False]
+    assert column() == ["-", f"off since {shown(now)}"]
+
+
+def test_after_a_rollback_what_was_in_force_is_compared(ibex: CliScene) -> None:
+    """Not the number before; the first line says which two."""
+    for text in ("first", "second", "third"):
+        ibex.run("directive", "set", "one", text)
+    ibex.run("directive", "rollback", "one", "1")
+
+    lines = ibex.run("directive", "diff", "one").out.splitlines()
+
+    assert lines[0] == "What was in force before, version 3, and what is now, version 1."
+    assert "-third" in lines
+    assert "+first" in lines
+    assert ibex.run("directive", "diff", "one", "--json").json["basis"] == "in_force_before"
+    assert ibex.run("directive", "diff", "one", "2").out.startswith("--- version 2@")
+    assert ibex.run("directive", "show", "one", "--json").json["previous_number"] == 3
+    assert (
+        ibex.run("directive", "rollback", "one", "7").err == "ibex: The directive has no version 7; there are 1 to 3.\n"
+    )
 
 
 class Terminal(io.StringIO):
@@ -118,7 +165,8 @@ def test_the_first_version_is_compared_with_nothing(ibex: CliScene) -> None:
     """All of it is new."""
     ibex.run("directive", "set", "one", TEXT)
 
-    assert ibex.run("directive", "diff", "one").out.startswith("--- nothing\n+++ version 1@")
+    out = ibex.run("directive", "diff", "one").out
+    assert out.startswith("What was in force before, nothing, and what is now, version 1.\n--- nothing\n+++ version 1@")
     assert ibex.run("directive", "diff", "one", "--json").json["before"] is None
 
 

@@ -25,7 +25,7 @@ TOKEN = {
     *("permissions", "created_at", "expires_at", "revoked_at"),
 }
 VERSION = {"number", "receipt", "sha256", "bytes", "author", "created_at"}
-DIRECTIVE = {"agent_id", "mode", "is_active", *VERSION}
+DIRECTIVE = {"agent_id", "mode", "is_active", "changed_at", "previous_number", *VERSION}
 SESSION = {
     *("id", "handle", "agent_id", "status", "model", "provider", "turn_count", "total_input_tokens"),
     *("total_output_tokens", "total_latency_ms", "created_at", "updated_at"),
@@ -66,7 +66,7 @@ def _acme(ibex: CliScene) -> None:
         ("token create --name other", {"id", "name", "token"}),
         ("directive set one Rhyme.", DIRECTIVE),
         ("directive show one", {*DIRECTIVE, "text"}),
-        ("directive diff one", {"before", "after", "added", "removed", "lines"}),
+        ("directive diff one", {"before", "after", "basis", "added", "removed", "lines"}),
         ("directive rollback one 1", DIRECTIVE),
         ("directive deactivate one", DIRECTIVE),
         ("sessions show a-session", {*SESSION, "turns"}),
@@ -88,7 +88,7 @@ def test_one_thing_is_one_object(ibex: CliScene, command: str, keys: set[str]) -
         ("org list", ORG),
         ("agent list", AGENT),
         ("token list", TOKEN),
-        ("directive history one", VERSION),
+        ("directive history one", {*VERSION, "in_force", "in_force_since"}),
         ("sessions list", SESSION),
         ("traces tail", {field.name for field in fields(Trace)}),
         ("traces slow", {field.name for field in fields(Trace)}),
@@ -125,7 +125,7 @@ def test_a_sessions_turns_are_objects_in_it(ibex: CliScene) -> None:
         ("org list", "id name status rpm created", ["acme", "active"]),
         ("agent list", "id name status created", ["one", "active"]),
         ("token list", "token name status agent permissions expires created", ["laptop", "live", "agent"]),
-        ("directive history one", "version receipt bytes author created", ["1", "8", "me"]),
+        ("directive history one", "version in force receipt bytes author created", ["1", "since", "8", "me"]),
         (
             "sessions list",
             "session status turns tokens in out model last turn",
@@ -168,8 +168,8 @@ def test_a_table_is_headings_and_a_line_a_thing(ibex: CliScene, command: str, he
     [
         ("org create other --rpm 0", "id", "rate_limit_rpm  0"),
         ("agent create other", "id", "status      active"),
-        ("directive set one Rhyme.", "agent_id", "is_active   yes"),
-        ("directive deactivate one", "agent_id", "is_active   no"),
+        ("directive set one Rhyme.", "agent_id", "is_active        yes"),
+        ("directive deactivate one", "agent_id", "is_active        no"),
         (BOOTSTRAP, "org_id", "agent_token    ibex_pat_"),
     ],
 )
