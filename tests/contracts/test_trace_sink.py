@@ -133,6 +133,35 @@ async def test_the_tail_is_the_latest_oldest_first(store: TraceStore) -> None:
     assert list(await store.tail(ORG, 100)) == traces
 
 
+@pytest.mark.parametrize("minutes_ago", [0, 90, 60 * 24 * 3, 60 * 24 * 80])
+@pytest.mark.parametrize("has_time_in_it", [True, False])
+async def test_a_trace_is_found_by_its_request(store: TraceStore, minutes_ago: float, *, has_time_in_it: bool) -> None:
+    """However long ago, and whether its id tells when or not."""
+    asked_ms = int((datetime.now(UTC) - timedelta(minutes=minutes_ago)).timestamp() * 1_000)
+    request_id = UUID(int=asked_ms << 80 | 7 << 76 | 2 << 62 | 5) if has_time_in_it else uuid4()
+    trace = traced(an_exchange(), minutes_ago=minutes_ago, request_id=request_id)
+    await store.write([trace, *(traced(an_exchange(), minutes_ago=minutes_ago) for _ in range(3))], "a-batch")
+    assert await store.find(ORG, request_id) == trace
+    assert await store.find(uuid4(), request_id) is None
+    assert await store.find(ORG, uuid4()) is None
+
+
+@pytest.mark.parametrize("made_ms", [0, (1 << 48) - 1])
+async def test_a_request_is_found_though_its_id_tells_a_wrong_time(store: TraceStore, made_ms: int) -> None:
+    """A client's clock, and its ids, may say anything."""
+    trace = traced(an_exchange(), request_id=UUID(int=made_ms << 80 | 7 << 76 | 2 << 62 | 5))
+    await store.write([trace], "a-batch")
+    assert await store.find(ORG, trace.request_id) == trace
+
+
+async def test_of_requests_with_one_id_the_latest_is_found(store: TraceStore) -> None:
+    """Clients may use an id twice."""
+    request_id = uuid4()
+    traces = [traced(an_exchange(), minutes_ago=minutes, request_id=request_id) for minutes in (1, 5, 3)]
+    await store.write(traces, "a-batch")
+    assert await store.find(ORG, request_id) == traces[0]
+
+
 async def test_the_tail_reaches_back_as_far_as_it_must(store: TraceStore) -> None:
     """Over hours and days, where little has happened since."""
     day = 24 * 60

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from harness.explained import explained
 from ibex.adapters.clickhouse.connection import disconnect
-from ibex.adapters.clickhouse.trace_queries import COLUMNS, EMITTERS, SLOW, SUMMARY, TAIL, TIMELINE
+from ibex.adapters.clickhouse.trace_queries import COLUMNS, EMITTERS, FIND, SLOW, SUMMARY, TAIL, TIMELINE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -23,6 +24,7 @@ ORGS = 10
 ROWS = 200_000
 ORG = "00000000-0000-0000-0000-000000000003"
 HOUR_US = 3_600_000_000
+NOW_US = time.time_ns() // 1_000
 # Ten organizations with ten agents each over the last twenty days: some two thousand rows an agent.
 _FILL = """
 INSERT INTO {database:Identifier}.llm_traces (org_id, agent_id, requested_at, completed_at, emitter_id, emitter_seq)
@@ -53,8 +55,9 @@ def client(module_clickhouse: ClickHouseDatabase) -> Iterator[Client]:
         (SUMMARY, {}),
         (TIMELINE, {"slice_us": HOUR_US // 60}),
         (SLOW, {"limit": 10}),
+        (FIND, {"request_id": ORG, "from_us": NOW_US - HOUR_US, "until_us": NOW_US + HOUR_US}),
     ],
-    ids=["tail", "summary", "timeline", "slow"],
+    ids=["tail", "summary", "timeline", "slow", "find"],
 )
 def test_a_question_about_an_organization_reads_its_part_of_the_table(
     client: Client, module_clickhouse: ClickHouseDatabase, query: str, bound: Mapping[str, object]

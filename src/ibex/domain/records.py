@@ -121,6 +121,9 @@ class TraceHistory(Protocol):
     async def tail(self, org_id: UUID, limit: int, after: datetime | None = None) -> Sequence[Trace]:
         """Return the latest traces, oldest of them first; with ``after``, only what was requested later."""
 
+    async def find(self, org_id: UUID, request_id: UUID) -> Trace | None:
+        """Return the trace with this request id, one of them where a client used it twice; None if there is none."""
+
     async def summary(self, org_id: UUID, span: timedelta) -> Sequence[ModelSummary]:
         """Return one row a model and provider for the span that ends now, most requests first."""
 

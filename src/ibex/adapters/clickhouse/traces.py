@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,14 +13,13 @@ from clickhouse_connect.driver.exceptions import DatabaseError
 
 from ibex.adapters.clickhouse import content_coding
 from ibex.adapters.clickhouse.connection import TIMEOUT_S, Address, Connection, reason_of
-from ibex.adapters.clickhouse.trace_queries import COLUMNS, EMITTERS, SLOW, SUMMARY, TABLE, TAIL, TIMELINE
+from ibex.adapters.clickhouse.trace_queries import COLUMNS, EMITTERS, FIND, SLOW, SUMMARY, TABLE, TAIL, TIMELINE
 from ibex.domain.records import EmitterRecord, ModelSummary, TimeSlice
 from ibex.domain.sessions import SinkRefusedError
 from ibex.domain.traces import Trace
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from datetime import datetime
+    from collections.abc import Iterator, Mapping, Sequence
     from uuid import UUID
 
     from clickhouse_connect.driver.client import Client
@@ -62,6 +61,10 @@ _REFUSALS: Final = frozenset(
 # How far back the tail is looked for, until there is enough of it: nobody's last hour is long, and its key leads there.
 _TAIL_SPANS: Final = (timedelta(hours=1), timedelta(days=1))
 _EVER: Final = timedelta(days=36_500)
+_NEVER: Final = datetime(2200, 1, 1, tzinfo=UTC)
+# An id that was made here was made as its request came; who sends one of that kind has made it not long before.
+_UUID7: Final = 7
+_AROUND_ID: Final = timedelta(hours=1)
 _US: Final = timedelta(microseconds=1)
 
 
@@ -107,6 +110,15 @@ class ClickHouseTraces:
             if len(rows) == limit:
                 break
         return [Trace(*row) for row in reversed(rows)]
+
+    async def find(self, org_id: UUID, request_id: UUID) -> Trace | None:
+        """Return the trace with this request id, the latest where it is looked for first; None if there is none."""
+        for begins, ends in _windows(request_id, datetime.now(UTC)):
+            bound = {"request_id": request_id, "from_us": _unix_us(begins), "until_us": _unix_us(ends)}
+            rows = await self._rows(FIND, {"org_id": org_id, **bound})
+            if rows:
+                return Trace(*rows[0])
+        return None
 
     async def summary(self, org_id: UUID, span: timedelta) -> Sequence[ModelSummary]:
         """Return one row a model and provider for the span that ends now by ClickHouse's clock, most requests first."""
@@ -165,6 +177,15 @@ def _encode(traces: Sequence[Trace]) -> bytes:
     except UnicodeEncodeError:
         raise SinkRefusedError("a text that cannot be encoded") from None
     return b"".join(pieces)
+
+
+def _windows(request_id: UUID, now: datetime) -> Iterator[tuple[datetime, datetime]]:
+    """Give out where a request is looked for, the shortest way first: around the time in its id, lately, ever."""
+    if request_id.version == _UUID7 and (made_ms := request_id.int >> 80) < _NEVER.timestamp() * 1_000:
+        made = datetime.fromtimestamp(made_ms / 1_000, UTC)
+        yield made - _AROUND_ID, made + _AROUND_ID
+    yield now - _TAIL_SPANS[-1], _NEVER
+    yield datetime.fromtimestamp(0, UTC), _NEVER
 
 
 def _unix_us(moment: datetime) -> int:

@@ -36,6 +36,11 @@ class InMemoryTraces:
         own = [t for t in self._traces if t.org_id == org_id and (after is None or t.requested_at > after)]
         return sorted(own, key=attrgetter("requested_at", "emitter_seq"))[-limit:] if limit else []
 
+    async def find(self, org_id: UUID, request_id: UUID) -> Trace | None:
+        """Return the latest trace with this request id; None if there is none."""
+        own = [t for t in self._traces if t.org_id == org_id and t.request_id == request_id]
+        return max(own, key=attrgetter("requested_at", "emitter_seq"), default=None)
+
     async def summary(self, org_id: UUID, span: timedelta) -> Sequence[ModelSummary]:
         """Return one row a model and provider for the span that ends now, most requests first."""
         own = self._in_span(org_id, span)

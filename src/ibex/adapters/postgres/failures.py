@@ -35,6 +35,7 @@ _BY_CLASS: Final[tuple[tuple[type[psycopg.Error], type[Exception], str], ...]] =
     (errors.UniqueViolation, AlreadyExistsError, "There is one already"),
     (errors.ForeignKeyViolation, NotFoundError, "What it belongs to is not there"),
     (errors.UndefinedTable, ServiceDegradedError, "The database has not been migrated"),
+    (errors.UndefinedColumn, ServiceDegradedError, "The database has not been migrated to this version"),
     (psycopg.IntegrityError, InternalError, _BUG),
     (psycopg.DataError, InternalError, _BUG),
     (psycopg.ProgrammingError, InternalError, _BUG),

@@ -155,6 +155,8 @@ def _no_ibex(response: httpx.Response) -> click.ClickException:
 def _told(response: httpx.Response, usage: dict[str, Any]) -> str:
     headers = response.headers
     told = [f"session {headers[_SESSION]}"]
+    if "x-request-id" in headers:
+        told.append(f"request {headers['x-request-id']}")
     if "x-ibex-directive" in headers:
         told.append(f"directive {headers['x-ibex-directive']}")
     if usage:

@@ -201,7 +201,7 @@ def _state_row(state: DirectiveState) -> Row:
         "mode": state.mode.value,
         "is_active": state.is_active,
         "changed_at": state.changed_at,
-        "previous_number": state.previous_number,
+        "previous": state.previous_number,
         **_version_row(state.version),
     }
 

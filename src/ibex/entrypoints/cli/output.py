@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import rich_click as click
 
+from ibex.entrypoints.cli.tables import table, terminal_width, wrapped
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
 Row = dict[str, Any]
 _NOTHING: Final = "-"
-_WIDTH: Final = 400
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -28,24 +28,30 @@ def org_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--org", envvar="IBEX_ORG", help=help_text)(command)
 
 
-def show_rows(rows: Sequence[Row], *, as_json: bool, empty: str, columns: Mapping[str, str]) -> None:
-    """Show many things: a table of the columns (name to heading), or JSON of everything."""
+def show_rows(
+    rows: Sequence[Row], *, as_json: bool, empty: str, columns: Mapping[str, str], spare: Collection[str] = ()
+) -> None:
+    """Show many things: a table of the columns (name to heading), or JSON of everything.
+
+    What is ``spare`` is left out on a terminal that has no room for it.
+    """
     if as_json:
         write_json(list(rows))
         return
     if not rows:
         click.echo(empty)
         return
-    from rich.console import Console  # noqa: PLC0415 - keeps --help quick
-    from rich.table import Table  # noqa: PLC0415 - the same
+    texts = [{name: shown(row[name]) for name in columns} for row in rows]
+    lines = list(table(columns, texts, terminal_width(), spare))
+    headings = len(lines) // (len(rows) + 1)
+    for number, line in enumerate(lines):
+        click.secho(line, bold=True if number < headings else None)
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in columns.values():
-        table.add_column(heading, no_wrap=True)
-    for row in rows:
-        table.add_row(*(shown(row[name]) for name in columns))
-    # What is folded within a cell can be neither read nor copied: where the screen is narrow the terminal wraps lines.
-    Console(file=sys.stdout, markup=False, highlight=False, width=_WIDTH).print(table)
+
+def show_line(row: Row, columns: Collection[str], spare: Collection[str] = ()) -> None:
+    """Show one of many things as it comes, without headings."""
+    for line in wrapped({name: shown(row[name]) for name in columns}, terminal_width(), spare):
+        click.echo(line)
 
 
 def show_one(row: Row, *, as_json: bool) -> None:
@@ -64,7 +70,7 @@ def write_json(value: Any) -> None:
 
 
 def shown(value: Any) -> str:
-    """Return a value as a person reads it: times are local."""
+    """Return a value as a person reads it, on one line: times are local, and nothing in it moves the cursor."""
     match value:
         case None | "":
             return _NOTHING
@@ -75,4 +81,4 @@ def shown(value: Any) -> str:
         case float():
             return f"{value:.3f}"
         case _:
-            return str(value)
+            return "".join(character if character.isprintable() else "\ufffd" for character in str(value))

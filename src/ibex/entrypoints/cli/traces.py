@@ -12,7 +12,9 @@ import rich_click as click
 
 from ibex.entrypoints.cli.charts import bar, sparkline, stacked
 from ibex.entrypoints.cli.identity import span_of
-from ibex.entrypoints.cli.output import Row, json_option, org_option, show_one, show_rows, shown, write_json
+from ibex.entrypoints.cli.output import Row, json_option, org_option, show_line, show_one, show_rows, write_json
+from ibex.entrypoints.cli.tables import terminal_width
+from ibex.entrypoints.cli.trace import answer_ms, show_trace, tokens_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 EXIT_GAPS: Final = 1
 SLICES: Final = 60
+_BESIDE_SLICES: Final = 34
 _STILL_WRITING: Final = timedelta(minutes=1)
 _POLL_S: Final = 0.5
 _TAIL_COLUMNS: Final = {
@@ -34,10 +37,12 @@ _TAIL_COLUMNS: Final = {
     "tokens": "tokens",
     "provider_ttfb_ms": "ttfb ms",
     "total_latency_ms": "total ms",
-    "proxy_overhead_ms": "overhead ms",
+    "proxy_overhead_ms": "overhead",
     "directive": "directive",
-    "session": "session",
+    "request_id": "request",
+    "session_id": "session",
 }
+_TAIL_SPARE: Final = ("provider_ttfb_ms", "directive")
 _SUMMARY_COLUMNS: Final = {
     "model": "model",
     "provider": "provider",
@@ -54,21 +59,19 @@ _SUMMARY_COLUMNS: Final = {
     "overhead_p99_ms": "p99 ms",
     "bar": "",
 }
+_STAGES: Final = {"auth_ms": "auth", "rate_limit_ms": "limit", "directive_ms": "directive", "inject_ms": "inject"}
 _SLOW_COLUMNS: Final = {
     "requested_at": "requested",
     "status_code": "status",
     "model": "model",
     "total_latency_ms": "total ms",
     "bar": "",
+    "request_id": "request",
     "provider_ttfb_ms": "ttfb ms",
     "answer_ms": "answer",
     "proxy_overhead_ms": "overhead",
-    "auth_ms": "auth",
-    "rate_limit_ms": "limit",
-    "directive_ms": "directive",
-    "inject_ms": "inject",
     "attempts": "tries",
-    "request_id": "request",
+    **_STAGES,
 }
 _EMITTER_COLUMNS: Final = {
     "emitter_id": "process",
@@ -98,14 +101,14 @@ def traces() -> None:
 @json_option
 @click.pass_obj
 def tail(invocation: Invocation, limit: int, org: str | None, *, follow: bool, as_json: bool) -> None:
-    """Show the latest requests, the newest last."""
+    """Show the latest requests, the newest last; ``traces show`` takes what stands under request."""
 
     async def work(use_cases: Administration) -> None:
         organization = await invocation.organization(use_cases, org)
         found = await use_cases.traces.tail(organization.id, limit)
         if not follow:
             rows = [_trace_row(trace, as_json=as_json) for trace in found]
-            show_rows(rows, as_json=as_json, empty="There is no trace yet.", columns=_TAIL_COLUMNS)
+            show_rows(rows, as_json=as_json, empty="There is no trace yet.", columns=_TAIL_COLUMNS, spare=_TAIL_SPARE)
             return
         latest = None
         while True:
@@ -123,6 +126,9 @@ def tail(invocation: Invocation, limit: int, org: str | None, *, follow: bool, a
             raise
 
 
+traces.add_command(show_trace)
+
+
 @traces.command("summary")
 @_since_option("1h")
 @org_option
@@ -131,11 +137,13 @@ def tail(invocation: Invocation, limit: int, org: str | None, *, follow: bool, a
 def summary(invocation: Invocation, since: str, org: str | None, *, as_json: bool) -> None:
     """Sum up requests by model, and over time: counts, errors, tokens, percentiles in milliseconds."""
     span = span_of(since)
+    width = None if as_json else terminal_width()
+    slices_shown = SLICES if width is None else min(SLICES, max(1, width - _BESIDE_SLICES))
 
     async def work(use_cases: Administration) -> tuple[Sequence[ModelSummary], Sequence[TimeSlice]]:
         organization = await invocation.organization(use_cases, org)
         models = await use_cases.traces.summary(organization.id, span)
-        return models, await use_cases.traces.timeline(organization.id, span, SLICES)
+        return models, await use_cases.traces.timeline(organization.id, span, slices_shown)
 
     models, slices = invocation.administer(work)
     counted = ("requests", "errors", "input_tokens", "output_tokens")
@@ -145,7 +153,7 @@ def summary(invocation: Invocation, since: str, org: str | None, *, as_json: boo
         show_one({**totals, "slice_seconds": span.total_seconds() / SLICES, **rows}, as_json=True)
         return
     longest = max((one.total_p99_ms for one in models), default=0.0)
-    rows_shown = [{**asdict(one), "bar": bar(one.total_p99_ms, longest)} for one in models]
+    rows_shown = [_summary_row(one, longest) for one in models]
     show_rows(rows_shown, as_json=False, empty=f"No request in the last {since}.", columns=_SUMMARY_COLUMNS)
     if models:
         click.echo()
@@ -172,7 +180,7 @@ def slow(invocation: Invocation, since: str, limit: int, org: str | None, *, as_
     found = invocation.administer(work)
     longest = max((trace.total_latency_ms for trace in found), default=0.0)
     rows = [_slow_row(trace, longest, as_json=as_json) for trace in found]
-    show_rows(rows, as_json=as_json, empty=f"No request in the last {since}.", columns=_SLOW_COLUMNS)
+    show_rows(rows, as_json=as_json, empty=f"No request in the last {since}.", columns=_SLOW_COLUMNS, spare=_STAGES)
     if found and not as_json:
         click.echo("\n█ IBEX itself   ▓ the provider, to its first byte   ░ the provider, to its last")
 
@@ -210,9 +218,18 @@ def _slow_row(trace: Trace, longest: float, *, as_json: bool) -> Row:
     row = asdict(trace)
     if as_json:
         return row
-    answer_ms = max(0.0, trace.total_latency_ms - trace.proxy_overhead_ms - trace.provider_ttfb_ms)
-    parts = (("█", trace.proxy_overhead_ms), ("▓", trace.provider_ttfb_ms), ("░", answer_ms))
-    return {**row, "answer_ms": answer_ms, "bar": stacked(parts, longest)}
+    parts = (("█", trace.proxy_overhead_ms), ("▓", trace.provider_ttfb_ms), ("░", answer_ms(trace)))
+    times = {name: row[name] or None for name in ("provider_ttfb_ms", *_STAGES)}
+    drawn = {"answer_ms": answer_ms(trace) or None, "bar": stacked(parts, longest)}
+    return {**row, **times, **drawn, "attempts": trace.attempts or None}
+
+
+def _summary_row(found: ModelSummary, longest: float) -> Row:
+    """Return what there is to say: no percentiles without a complete request, nor tokens of what nobody answered."""
+    row = {name: value or None if name.endswith("_ms") else value for name, value in asdict(found).items()}
+    if not found.provider:
+        row = {**row, "input_tokens": found.input_tokens or None, "output_tokens": found.output_tokens or None}
+    return {**row, "bar": bar(found.total_p99_ms, longest)}
 
 
 def _emitter_row(found: EmitterRecord) -> Row:
@@ -225,9 +242,10 @@ def _trace_row(trace: Trace, *, as_json: bool) -> Row:
         return row
     return {
         **row,
-        "tokens": f"{trace.input_tokens}→{trace.output_tokens}",
+        "tokens": tokens_of(trace),
+        "provider_ttfb_ms": trace.provider_ttfb_ms or None,
         "directive": trace.directive_hash[:8],
-        "session": str(trace.session_id)[:8] if trace.session_id.int else None,
+        "session_id": trace.session_id if trace.session_id.int else None,
     }
 
 
@@ -236,4 +254,4 @@ def _show_line(trace: Trace, *, as_json: bool) -> None:
     if as_json:
         write_json(row)
     else:
-        click.echo("  ".join(shown(row[name]) for name in _TAIL_COLUMNS))
+        show_line(row, _TAIL_COLUMNS, _TAIL_SPARE)

@@ -27,6 +27,7 @@ from ibex.domain.manage_identity import AlreadyExistsError
         (errors.DeadlockDetected, ServiceDegradedError),
         (errors.ReadOnlySqlTransaction, ServiceDegradedError),
         (errors.UndefinedTable, ServiceDegradedError),
+        (errors.UndefinedColumn, ServiceDegradedError),
         (errors.UniqueViolation, AlreadyExistsError),
         (errors.ForeignKeyViolation, NotFoundError),
         (errors.CheckViolation, InternalError),

@@ -18,6 +18,7 @@ SECRET = "ibex_pat_canary"
 HEADERS = {
     "x-ibex-session-id": "s-1",
     "x-ibex-directive": "2@abcdef01",
+    "x-request-id": "r-2",
     "server-timing": "auth;dur=0.100, provider;dur=9.000",
 }
 USAGE = {"prompt_tokens": 9, "completion_tokens": 2}
@@ -79,7 +80,7 @@ def test_the_answer_is_on_standard_output_and_the_rest_beside_it(
     done = ibex.run("chat", "Hi", "--token", SECRET, "--agent", "an-agent", *options)
 
     assert (done.code, done.out) == (0, "Hello\n")
-    for told in ("session s-1", "directive 2@abcdef01", "tokens 9→2", "auth 0.100", "provider 9.000 ms"):
+    for told in ("session s-1", "request r-2", "directive 2@abcdef01", "tokens 9→2", "auth 0.100", "provider 9.000 ms"):
         assert told in done.err
     assert SECRET not in done.out + done.err
     (request,) = proxy.asked

@@ -128,7 +128,7 @@ def test_after_a_rollback_what_was_in_force_is_compared(ibex: CliScene) -> None:
     assert "+first" in lines
     assert ibex.run("directive", "diff", "one", "--json").json["basis"] == "in_force_before"
     assert ibex.run("directive", "diff", "one", "2").out.startswith("--- version 2@")
-    assert ibex.run("directive", "show", "one", "--json").json["previous_number"] == 3
+    assert ibex.run("directive", "show", "one", "--json").json["previous"] == 3
     assert (
         ibex.run("directive", "rollback", "one", "7").err == "ibex: The directive has no version 7; there are 1 to 3.\n"
     )

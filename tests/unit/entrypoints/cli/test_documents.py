@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import fields
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import pytest
 
@@ -25,7 +26,7 @@ TOKEN = {
     *("permissions", "created_at", "expires_at", "revoked_at"),
 }
 VERSION = {"number", "receipt", "sha256", "bytes", "author", "created_at"}
-DIRECTIVE = {"agent_id", "mode", "is_active", "changed_at", "previous_number", *VERSION}
+DIRECTIVE = {"agent_id", "mode", "is_active", "changed_at", "previous", *VERSION}
 SESSION = {
     *("id", "handle", "agent_id", "status", "model", "provider", "turn_count", "total_input_tokens"),
     *("total_output_tokens", "total_latency_ms", "created_at", "updated_at"),
@@ -34,6 +35,7 @@ TURN = {
     *("id", "turn_index", "request_id", "messages_hash", "completion_hash", "input_tokens", "output_tokens", "model"),
     *("provider", "latency_ms", "provider_request_id", "is_streaming", "is_complete", "created_at"),
 }
+TRACE = {field.name for field in fields(Trace)}
 SUMMARY = {"requests", "errors", "input_tokens", "output_tokens", "slice_seconds", "models", "timeline"}
 INSTALLATION = {"org_id", "agent_id", "admin_user_id", "directive", "agent_token", "admin_token"}
 BOOTSTRAP = "bootstrap --org globex --admin-email a@globex.example --agent two --directive Brief."
@@ -71,6 +73,7 @@ def _acme(ibex: CliScene) -> None:
         ("directive deactivate one", DIRECTIVE),
         ("sessions show a-session", {*SESSION, "turns"}),
         ("traces summary", SUMMARY),
+        (f"traces show {UUID(int=2)}", {*TRACE, "agent_name", "directive_number", "session", "turn_index"}),
         (BOOTSTRAP, INSTALLATION),
     ],
 )
@@ -90,8 +93,8 @@ def test_one_thing_is_one_object(ibex: CliScene, command: str, keys: set[str]) -
         ("token list", TOKEN),
         ("directive history one", {*VERSION, "in_force", "in_force_since"}),
         ("sessions list", SESSION),
-        ("traces tail", {field.name for field in fields(Trace)}),
-        ("traces slow", {field.name for field in fields(Trace)}),
+        ("traces tail", TRACE),
+        ("traces slow", TRACE),
         ("traces gaps", {*(field.name for field in fields(EmitterRecord)), "still_writing"}),
     ],
 )
@@ -133,8 +136,19 @@ def test_a_sessions_turns_are_objects_in_it(ibex: CliScene) -> None:
         ),
         (
             "traces tail",
-            "requested status error model tokens ttfb ms total ms overhead ms directive session",
-            ["200", "-", "gpt-4o", "11→7", "250.000", "1234.567", "6.789", "c3c3c3c3", "00000000"],
+            "requested status error model tokens ttfb ms total ms overhead directive request session",
+            [
+                "200",
+                "-",
+                "gpt-4o",
+                "11→7",
+                "250.000",
+                "1234.567",
+                "6.789",
+                "c3c3c3c3",
+                str(UUID(int=2)),
+                str(UUID(int=8)),
+            ],
         ),
         (
             "traces summary",
@@ -143,8 +157,8 @@ def test_a_sessions_turns_are_objects_in_it(ibex: CliScene) -> None:
         ),
         (
             "traces slow",
-            "requested status model total ms ttfb ms answer overhead auth limit directive inject tries request",
-            ["200", "gpt-4o", "1234.567", "▓" * 5 + "░" * 19, "250.000", "977.778", "6.789", "1.001", "2.002", "2"],
+            "requested status model total ms request ttfb ms answer overhead tries auth limit directive inject",
+            ["200", "gpt-4o", "1234.567", "▓" * 5 + "░" * 19, "250.000", "977.778", "6.789", "2", "1.001", "2.002"],
         ),
         (
             "traces gaps",
@@ -168,8 +182,8 @@ def test_a_table_is_headings_and_a_line_a_thing(ibex: CliScene, command: str, he
     [
         ("org create other --rpm 0", "id", "rate_limit_rpm  0"),
         ("agent create other", "id", "status      active"),
-        ("directive set one Rhyme.", "agent_id", "is_active        yes"),
-        ("directive deactivate one", "agent_id", "is_active        no"),
+        ("directive set one Rhyme.", "agent_id", "is_active   yes"),
+        ("directive deactivate one", "agent_id", "is_active   no"),
         (BOOTSTRAP, "org_id", "agent_token    ibex_pat_"),
     ],
 )

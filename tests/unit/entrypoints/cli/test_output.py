@@ -53,6 +53,11 @@ def test_values_are_written_for_people(value: Any, expected: str) -> None:
     assert shown(value) == expected
 
 
+def test_nothing_in_a_text_reaches_the_terminal_but_its_characters() -> None:
+    """A model's name may be what a client wrote there: no escape sequence, no new line."""
+    assert shown("gpt\x1b[2J\n\u202e4") == "gpt\ufffd[2J\ufffd\ufffd4"
+
+
 def test_times_are_local() -> None:
     """To the second, without a zone: the reader's own."""
     moment = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)

@@ -10,7 +10,8 @@ from uuid import UUID
 
 import pytest
 
-from harness.exchanges import REQUESTED_AT, an_exchange
+from harness.exchanges import REQUESTED_AT, a_refusal, an_exchange
+from harness.turns import new_turn
 from ibex.domain.exchange import Caller, Timings
 from ibex.domain.traces import trace_of
 
@@ -53,6 +54,35 @@ def test_the_tail_is_the_latest_with_the_newest_last(ibex: CliScene, agent: Name
     assert len(table) == 3
     assert "11→7" in table[1]
     assert "c3c3c3c3" in table[1]
+
+
+def test_a_session_in_the_tail_can_be_shown(ibex: CliScene, agent: NamedAgent) -> None:
+    """What stands in its column is what ``sessions show`` takes; a request without one has a dash there."""
+    turn = new_turn(agent)
+    traces = [trace(agent, 0, session=turn.session), trace(agent, 1, session=None)]
+    asyncio.run(ibex.sessions.append([turn]))
+    asyncio.run(ibex.traces.write(traces, "batch"))
+
+    in_session, without = (line.split()[-1] for line in ibex.run("traces", "tail").out.splitlines()[1:])
+
+    assert ibex.run("sessions", "show", in_session, "--json").json["handle"] == turn.session.handle
+    assert without == "-"
+
+
+def test_what_does_not_apply_is_a_dash(ibex: CliScene, agent: NamedAgent) -> None:
+    """A request that was refused has no tokens, no first byte and no percentiles; none of them is 0.000."""
+    refused = trace_of(a_refusal(caller=Caller(agent.org_id, UUID(int=6), agent.id), error_code="AGENT_SUSPENDED"))
+    assert refused is not None
+    asyncio.run(ibex.traces.write([refused], "batch"))
+    ibex.clock.set(REQUESTED_AT + timedelta(minutes=1))
+
+    rows = {name: ibex.run("traces", name).out.splitlines()[1].split() for name in ("tail", "summary", "slow")}
+
+    assert rows["tail"][2:9] == ["403", "AGENT_SUSPENDED", "-", "-", "-", "0.020", "0.020"]
+    assert rows["summary"] == ["-", "-", "1", "1", *["-"] * 10]
+    assert rows["slow"][2:5] == ["403", "-", "0.020"]
+    assert rows["slow"][-8:] == ["-", "-", "0.020", "-", "0.010", "-", "-", "-"]
+    assert ibex.run("traces", "summary", "--json").json["models"][0]["total_p50_ms"] == 0.0
 
 
 def test_the_summary_is_a_row_a_model(ibex: CliScene, agent: NamedAgent) -> None:

@@ -42,7 +42,8 @@ def test_every_command_is_here() -> None:
         *("token create", "token list", "token revoke"),
         *("directive set", "directive show", "directive history", "directive diff", "directive rollback"),
         "directive deactivate",
-        *("sessions list", "sessions show", "traces tail", "traces summary", "traces slow", "traces gaps"),
+        *("sessions list", "sessions show"),
+        *("traces tail", "traces show", "traces summary", "traces slow", "traces gaps"),
     }
 
 
@@ -90,6 +91,8 @@ def test_an_option_that_is_none_is_wrong_usage(ibex: CliScene, path: tuple[str, 
         "traces summary --since 5",
         "traces summary --since 1w",
         "traces slow -n 0",
+        "traces show",
+        "traces show latest",
         "traces gaps --since 0d",
     ],
 )
@@ -110,7 +113,7 @@ def test_an_organization_can_be_chosen_wherever_there_is_one(ibex: CliScene, pat
     arguments = {
         "text": "Rhyme.",
         **dict.fromkeys(("number", "before", "after"), "1"),
-        "token": "00000000-0000-0000-0000-000000000009",
+        **dict.fromkeys(("token", "request"), "00000000-0000-0000-0000-000000000009"),
     }
     given = [arguments.get(name or "", "one") for name, p in parameters.items() if isinstance(p, click.Argument)]
     named = ["--name", "t"] if "name" in parameters and not given else []

@@ -1,0 +1,172 @@
+"""All that is on record about one request."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Final
+
+import rich_click as click
+
+from ibex.domain.errors import NotFoundError
+from ibex.entrypoints.cli.charts import bar
+from ibex.entrypoints.cli.invocation import uuid_of
+from ibex.entrypoints.cli.output import json_option, org_option, shown, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from uuid import UUID
+
+    from ibex.domain.manage_identity import Organization
+    from ibex.domain.records import SessionRecord
+    from ibex.domain.traces import Trace
+    from ibex.entrypoints.administration import Administration
+    from ibex.entrypoints.cli.invocation import Invocation
+
+_NAME_WIDTH: Final = 12
+_TIME_WIDTH: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A trace, and what its ids lead to; None where they lead to nothing."""
+
+    trace: Trace
+    organization: Organization
+    agent_name: str | None
+    directive_number: int | None
+    session: SessionRecord | None
+    turn_index: int | None
+
+
+@click.command("show")
+@click.argument("request")
+@org_option
+@json_option
+@click.pass_obj
+def show_trace(invocation: Invocation, request: str, org: str | None, *, as_json: bool) -> None:
+    """Show all that is on record about one request, given by its id: the response header X-Request-ID."""
+    request_id = uuid_of(request)
+
+    async def work(use_cases: Administration) -> _Found:
+        organization = await invocation.organization(use_cases, org)
+        trace = await use_cases.traces.find(organization.id, request_id)
+        if trace is None:
+            raise NotFoundError(
+                f"There is no trace of request {request_id} in the organization {organization.name!r}. There is one"
+                " half a second after a request's end, unless it was refused before its organization was known (401)."
+            )
+        return await _complete(use_cases, organization, trace)
+
+    found = invocation.administer(work)
+    if as_json:
+        also = {name: getattr(found, name) for name in ("agent_name", "directive_number", "session", "turn_index")}
+        write_json({**asdict(found.trace), **also})
+        return
+    for heading, rows in _sections(found).items():
+        click.secho(heading, bold=True)
+        for name, value in rows.items():
+            click.echo(f"  {name:<{_NAME_WIDTH}}  {value}")
+    click.secho("time in ms", bold=True)
+    for name, duration_ms in _times(found.trace).items():
+        drawn = bar(duration_ms, found.trace.total_latency_ms)
+        click.echo(f"  {name:<{_NAME_WIDTH}}  {shown(duration_ms or None):>{_TIME_WIDTH}}  {drawn}".rstrip())
+
+
+def answer_ms(trace: Trace) -> float:
+    """Return how long the provider's answer took from its first byte to its last, in milliseconds."""
+    if not trace.provider_ttfb_ms:
+        return 0.0
+    return max(0.0, trace.total_latency_ms - trace.proxy_overhead_ms - trace.provider_ttfb_ms)
+
+
+def tokens_of(trace: Trace) -> str | None:
+    """Return the tokens that went in and out; None for a request that reached no provider."""
+    return f"{trace.input_tokens}→{trace.output_tokens}" if trace.checkpoint_id.int else None
+
+
+async def _complete(use_cases: Administration, organization: Organization, trace: Trace) -> _Found:
+    agents = {agent.id: agent.name for agent in await use_cases.identity.agents(organization.id)}
+    versions = await use_cases.directives.history(organization.id, trace.agent_id)
+    numbers = {version.id: version.number for version in versions}
+    session, turn_index = None, None
+    if trace.checkpoint_id.int:
+        session = await use_cases.sessions.find(organization.id, str(trace.session_id))
+        turns = await use_cases.sessions.turns(organization.id, trace.session_id)
+        turn_index = next((turn.turn_index for turn in turns if turn.id == trace.checkpoint_id), None)
+    number = numbers.get(trace.directive_version_id)
+    return _Found(trace, organization, agents.get(trace.agent_id), number, session, turn_index)
+
+
+def _sections(found: _Found) -> Mapping[str, Mapping[str, str]]:
+    trace = found.trace
+    return {
+        "request": {
+            "id": str(trace.request_id),
+            "requested": shown(trace.requested_at),
+            "completed": shown(trace.completed_at),
+        },
+        "who": {
+            "organization": f"{shown(found.organization.name)} ({trace.org_id})",
+            "agent": f"{shown(found.agent_name)} ({trace.agent_id})" if trace.agent_id.int else "-",
+            "auth cache": shown(trace.auth_cache),
+        },
+        "what": {
+            "model": shown(trace.model),
+            "provider": shown(trace.provider),
+            "streaming": shown(trace.is_streaming),
+            "tries": shown(trace.attempts or None),
+        },
+        "directive": _directive(found),
+        "outcome": {
+            "status": shown(trace.status_code),
+            "complete": shown(trace.is_complete),
+            "error": shown(trace.error_code),
+            "finish": shown(trace.finish_reason),
+        },
+        "tokens": {
+            "in": f"{trace.input_tokens}, {trace.cached_tokens} of them cached",
+            "out": f"{trace.output_tokens}, {trace.reasoning_tokens} of them reasoning",
+            "total": shown(trace.total_tokens),
+        }
+        if trace.checkpoint_id.int
+        else {"total": "-"},
+        "record": _record(found),
+    }
+
+
+def _directive(found: _Found) -> Mapping[str, str]:
+    trace = found.trace
+    if not trace.directive_version_id.int:
+        return {"version": "-"}
+    return {
+        "version": f"{shown(found.directive_number)}@{trace.directive_hash[:8]}",
+        "id": str(trace.directive_version_id),
+    }
+
+
+def _record(found: _Found) -> Mapping[str, str]:
+    trace, session = found.trace, found.session
+    rows = {"session": _id(trace.session_id)}
+    if session is not None:
+        turns = f"{shown(found.turn_index)}, of {session.turn_count} so far; the session is {session.status.value}"
+        rows |= {"handle": shown(session.handle), "turn": turns}
+    process = f"{trace.emitter_id}, number {trace.emitter_seq}"
+    return {**rows, "checkpoint": _id(trace.checkpoint_id), "process": process}
+
+
+def _id(found: UUID) -> str:
+    return str(found) if found.int else "-"
+
+
+def _times(trace: Trace) -> Mapping[str, float]:
+    """Return the whole, its three parts, and the stages of the first."""
+    return {
+        "total": trace.total_latency_ms,
+        "IBEX itself": trace.proxy_overhead_ms,
+        "  auth": trace.auth_ms,
+        "  rate limit": trace.rate_limit_ms,
+        "  directive": trace.directive_ms,
+        "  inject": trace.inject_ms,
+        "first byte": trace.provider_ttfb_ms,
+        "answer": answer_ms(trace),
+    }

@@ -1,0 +1,167 @@
+"""All that is on record about one request, at the command line."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import pytest
+
+from harness.exchanges import REQUESTED_AT, a_refusal, an_exchange
+from harness.turns import new_turn
+from ibex.domain.exchange import Caller, DirectiveReceipt
+from ibex.domain.traces import Trace, trace_of
+from ibex.entrypoints.cli.output import shown
+from ibex.entrypoints.cli.trace import answer_ms, tokens_of
+
+if TYPE_CHECKING:
+    from harness.cli_scene import CliScene
+    from ibex.domain.exchange import Exchange
+    from ibex.domain.manage_identity import NamedAgent
+
+REQUEST = str(UUID(int=2))
+
+
+@pytest.fixture
+def agent(ibex: CliScene) -> NamedAgent:
+    """An agent of the only organization."""
+
+    async def make() -> NamedAgent:
+        organization = await ibex.use_cases.identity.create_organization("acme")
+        return await ibex.use_cases.identity.create_agent(organization.id, "support")
+
+    return asyncio.run(make())
+
+
+def traced(exchange: Exchange) -> Trace:
+    """Return the trace that an exchange leaves."""
+    trace = trace_of(exchange)
+    assert trace is not None
+    return trace
+
+
+def keep(ibex: CliScene, agent: NamedAgent) -> Trace:
+    """Put on record the second turn of a session under the second version of the agent's directive."""
+
+    async def run() -> Trace:
+        await ibex.use_cases.directives.set(agent.org_id, agent.id, "Be kind.", author="me")
+        state = await ibex.use_cases.directives.set(agent.org_id, agent.id, "Be brief.", author="me")
+        turn = new_turn(agent)
+        directive = DirectiveReceipt(state.version.id, state.version.number, state.version.sha256)
+        caller = Caller(agent.org_id, UUID(int=6), agent.id)
+        trace = traced(an_exchange(id=turn.id, caller=caller, session=turn.session, directive=directive))
+        await ibex.sessions.append([new_turn(agent), turn, new_turn(agent)])
+        await ibex.traces.write([trace], "batch")
+        return trace
+
+    return asyncio.run(run())
+
+
+def fields(out: str) -> dict[tuple[str, str], str]:
+    """Return what stands there, by heading and name."""
+    found, heading = {}, ""
+    for line in out.splitlines():
+        if not line.startswith(" "):
+            heading = line
+        else:
+            found[heading, line[:16].strip()] = line[16:].strip()
+    return found
+
+
+def test_a_request_is_shown_in_groups(ibex: CliScene, agent: NamedAgent) -> None:
+    """Ids with the names that they stand for; the turn of the session that it was."""
+    trace = keep(ibex, agent)
+
+    found = fields(ibex.run("traces", "show", REQUEST.upper()).out)
+
+    assert found["request", "id"] == REQUEST
+    assert found["request", "requested"] == shown(REQUESTED_AT)
+    assert found["who", "organization"] == f"acme ({agent.org_id})"
+    assert found["who", "agent"] == f"support ({agent.id})"
+    assert found["what", "model"] == "gpt-4o"
+    assert found["what", "tries"] == "2"
+    assert found["directive", "version"] == f"2@{trace.directive_hash[:8]}"
+    assert (found["outcome", "status"], found["outcome", "finish"]) == ("200", "stop")
+    assert found["tokens", "in"] == "11, 5 of them cached"
+    assert found["record", "session"] == str(trace.session_id)
+    assert found["record", "handle"] == "a-session"
+    assert found["record", "turn"] == "1, of 3 so far; the session is active"
+
+
+def test_a_request_is_shown_with_where_its_time_went(ibex: CliScene, agent: NamedAgent) -> None:
+    """A bar each, the whole as long as a bar is."""
+    keep(ibex, agent)
+
+    found = fields(ibex.run("traces", "show", REQUEST).out)
+
+    times = {name: value.split() for (heading, name), value in found.items() if heading == "time in ms"}
+    assert times == {
+        "total": ["1234.567", "▇" * 24],
+        "IBEX itself": ["6.789", "▇"],
+        "auth": ["1.001", "▇"],
+        "rate limit": ["2.002", "▇"],
+        "directive": ["3.003", "▇"],
+        "inject": ["0.004", "▇"],
+        "first byte": ["250.000", "▇" * 5],
+        "answer": ["977.778", "▇" * 19],
+    }
+
+
+def test_programs_get_all_columns_and_what_they_lead_to(ibex: CliScene, agent: NamedAgent) -> None:
+    """One document."""
+    trace = keep(ibex, agent)
+
+    found = ibex.run("traces", "show", REQUEST, "--json").json
+
+    assert found["checkpoint_id"] == str(trace.checkpoint_id)
+    assert (found["agent_name"], found["directive_number"], found["turn_index"]) == ("support", 2, 1)
+    assert found["session"]["handle"] == "a-session"
+
+
+def test_a_refusal_has_a_dash_for_what_it_never_had(ibex: CliScene, agent: NamedAgent) -> None:
+    """No session, no directive, no tokens; an agent that is none of the organization's has no name."""
+    refused = a_refusal(caller=Caller(agent.org_id, UUID(int=6), UUID(int=404)), error_code="AGENT_NOT_AUTHORIZED")
+    asyncio.run(ibex.traces.write([traced(refused)], "batch"))
+
+    found = fields(ibex.run("traces", "show", REQUEST).out)
+    told = ibex.run("traces", "show", REQUEST, "--json").json
+
+    assert found["outcome", "error"] == "AGENT_NOT_AUTHORIZED"
+    assert found["who", "agent"] == f"- ({UUID(int=404)})"
+    for absent in (("directive", "version"), ("tokens", "total"), ("record", "session"), ("time in ms", "answer")):
+        assert found[absent] == "-"
+    assert [told[name] for name in ("agent_name", "directive_number", "session", "turn_index")] == [None] * 4
+
+
+def test_a_session_that_is_not_there_yet_is_not_told(ibex: CliScene, agent: NamedAgent) -> None:
+    """The trace may be delivered before the checkpoint."""
+    asyncio.run(ibex.traces.write([traced(an_exchange(caller=Caller(agent.org_id, agent.id, agent.id)))], "batch"))
+
+    found = fields(ibex.run("traces", "show", REQUEST).out)
+
+    assert found["record", "session"] == str(UUID(int=8))
+    assert ("record", "handle") not in found
+
+
+def test_a_request_without_a_trace_is_said(ibex: CliScene, agent: NamedAgent) -> None:
+    """On one line, with exit code 1, also if another organization has it."""
+    keep(ibex, agent)
+    ibex.run("org", "create", "globex")
+
+    done = ibex.run("traces", "show", REQUEST, "--org", "globex")
+
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith(f"ibex: There is no trace of request {REQUEST} in the organization 'globex'.")
+    assert done.err.count("\n") == 1
+
+
+def test_what_never_came_took_no_time_and_no_tokens() -> None:
+    """An answer without a first byte, a request that reached no provider."""
+    trace = traced(an_exchange())
+
+    assert answer_ms(replace(trace, provider_ttfb_ms=0.0)) == 0.0
+    assert answer_ms(replace(trace, proxy_overhead_ms=2_000.0)) == 0.0
+    assert tokens_of(replace(trace, checkpoint_id=UUID(int=0))) is None
+    assert tokens_of(trace) == "11→7"
