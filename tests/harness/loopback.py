@@ -136,7 +136,7 @@ class Loopback:
         adapters = EmbeddedAdapters()
         adapters.clock.override(providers.Object(self.clock))
         adapters.identity.override(providers.Singleton(InMemoryIdentity))
-        adapters.directives.override(providers.Singleton(InMemoryDirectives, adapters.identity))
+        adapters.directives.override(providers.Singleton(InMemoryDirectives, adapters.identity, adapters.clock))
         adapters.sessions.override(providers.Singleton(InMemorySessions, adapters.clock))
         adapters.traces.override(providers.Singleton(InMemoryTraces, adapters.clock))
         adapters.resources.override(providers.List(adapters.journal))
