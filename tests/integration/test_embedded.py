@@ -134,6 +134,7 @@ def test_ctrl_c_ends_everything_that_was_started(dev: IbexDev) -> None:
     assert len(_processes_on(dev.home)) >= 3  # itself, PostgreSQL, the engine
     assert dev.stop(signal.SIGINT) == 0, "\n".join(dev.lines)
     assert _processes_on(dev.home) == []
+    assert f"stopped; the data stays in {dev.home}." in dev.lines
 
 
 def _processes_on(home: Path) -> list[str]:

@@ -63,6 +63,9 @@ class Console(Protocol):
     def stopping(self) -> None:
         """It is about to end."""
 
+    def stopped(self) -> None:
+        """Everything that was started has ended."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Servers:
@@ -97,13 +100,15 @@ def run(home: Home, environ: Mapping[str, str], console: Console) -> int:
         wanted = Settings.load({**environ, **own})
         with _open_log(home.log) as log, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             configure_logging(wanted.log_level, log)
+            code = 0
             try:
                 runner.run(_run(home, {**environ, **own}, wanted, console, chosen_port="IBEX_PORT" in environ))
             except KeyboardInterrupt:  # before there was anything to drain
-                return 128 + signal.SIGINT
+                code = 128 + signal.SIGINT
             except asyncio.CancelledError:
-                return 128 + signal.SIGTERM
-    return 0
+                code = 128 + signal.SIGTERM
+    console.stopped()
+    return code
 
 
 def _open_log(path: Path) -> TextIO:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 from litestar import Litestar, get, post, route
 from litestar.enums import HttpMethod
-from litestar.exceptions import MethodNotAllowedException
+from litestar.exceptions import MethodNotAllowedException, NotFoundException
 from litestar.types import ASGIApp  # noqa: TC002 - the framework reads the handlers' annotations at run time
 
 from ibex.adapters.http.callers import CallerRoutes
@@ -17,6 +17,7 @@ from ibex.adapters.http.errors import ErrorAnswers
 from ibex.adapters.http.openapi import openapi_document
 from ibex.adapters.http.operations import OperationRoutes
 from ibex.adapters.http.readiness import Readiness
+from ibex.domain.errors import NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 CHAT_PATHS: Final = ("/v1/chat/completions", "/v1/orgs/{org_id:str}/chat/completions")
 PROBE_PATHS: Final = ("/v1/internal/auth-probe", "/v1/orgs/{org_id:str}/auth-probe")
 DEFAULT_LIMITS: Final = Limits()
+# Who opens the address in a browser, or leaves the /v1 out of an SDK's base URL, comes here first.
+_WAY: Final = "The API is under /v1, as in POST /v1/chat/completions; GET /schema describes all of it."
 
 
 def create_app(  # noqa: PLR0913 - one argument a part: the object graph ends here
@@ -77,7 +80,8 @@ def create_app(  # noqa: PLR0913 - one argument a part: the object graph ends he
             *(_no_options(paths, allow="GET") for paths in reads),
             _post(CHAT_PATHS, chat),
             *(_get(paths, app) for paths, app in reads.items()),
-        ]
+        ],
+        _WAY,
     )
     return Edge(router, errors, observer, clock, ids)
 
@@ -104,10 +108,15 @@ def create_ops_app(
     return Edge(router, errors, observer, clock, ids)
 
 
-def _router(handlers: Sequence[HTTPRouteHandler]) -> App:
+def _router(handlers: Sequence[HTTPRouteHandler], way: str | None = None) -> App:
+    """Return what finds the handler; ``way`` is told to who asks for a path that has none."""
+
+    def lost(_request: Request[Any, Any, Any], _error: NotFoundException) -> NoReturn:
+        raise NotFoundError(detail=way)
+
     router = Litestar(
         route_handlers=list(handlers),
-        exception_handlers={Exception: _hand_over},
+        exception_handlers={NotFoundException: lost, Exception: _hand_over},
         openapi_config=None,
         logging_config=None,
     )

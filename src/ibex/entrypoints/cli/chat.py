@@ -29,6 +29,7 @@ class Conversation:
     model: str
     headers: dict[str, str]
     stream: bool
+    way_out: str
     messages: list[dict[str, str]] = field(default_factory=list)
 
     def say(self, prompt: str) -> None:
@@ -46,7 +47,7 @@ class Conversation:
                     raise _no_ibex(response)
                 text, usage = self._show(response)
         except httpx.HTTPError as error:
-            reason = f"No proxy answers at {self.client.base_url} ({type(error).__name__}); `ibex dev` starts one."
+            reason = f"No proxy answers at {self.client.base_url} ({type(error).__name__}). {self.way_out}"
             raise click.ClickException(reason) from None
         self.messages.append({"role": "assistant", "content": text})
         self.headers["X-IBEX-Session-ID"] = response.headers[_SESSION]
@@ -98,16 +99,22 @@ def chat(  # noqa: PLR0913 - an argument an option
     installation = invocation.home.installation()
     secret = token or (installation.agent_token if installation else None)
     if secret is None:
-        raise click.UsageError("There is no token: give --token or set IBEX_TOKEN.")
+        raise click.UsageError(
+            f"There is no token. {invocation.nothing_runs()} Or give --token, or set IBEX_TOKEN, and IBEX_URL."
+        )
     headers = {"Authorization": f"Bearer {secret}"}
     if agent:
         headers["X-IBEX-Agent-ID"] = agent
     if session:
         headers["X-IBEX-Session-ID"] = session
-    address = url or invocation.home.running_address() or _DEFAULT_URL
+    known = url or invocation.home.running_address()
+    address = known or _DEFAULT_URL
+    way_out = "--url and IBEX_URL say where else to look."
+    if known is None:
+        way_out = f"{invocation.nothing_runs()} For one elsewhere: --url or IBEX_URL."
     base = _base_url(address)
     with httpx.Client(base_url=base, timeout=_TIMEOUT_S, transport=invocation.transport, trust_env=False) as client:
-        conversation = Conversation(client, model, headers, stream=not no_stream)
+        conversation = Conversation(client, model, headers, not no_stream, way_out)
         if prompt is not None:
             conversation.say(prompt)
             return

@@ -73,6 +73,10 @@ See also: {self._command} chat, directive show {installation.agent_name}, traces
         """Say that it ends, and how to end it now."""
         click.echo("stopping: running requests may finish; Ctrl-C again cuts them off ...")
 
+    def stopped(self) -> None:
+        """Say that it has ended, and where what is kept is."""
+        click.echo(f"stopped; the data stays in {self._home}.")
+
     def settled(self, exchange: Exchange, *, journaled: bool) -> None:
         """Tell of one request in one line: outcome, session, tokens, timings."""
         usage, timings = exchange.summary.usage, exchange.timings

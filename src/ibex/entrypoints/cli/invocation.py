@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeVar
 from uuid import UUID
 
 import rich_click as click
 
 from ibex.domain.errors import NotFoundError
-from ibex.entrypoints.settings import Environment, Settings
+from ibex.entrypoints.home import DEFAULT_HOME
+from ibex.entrypoints.settings import Environment, MissingSettingError, Settings, SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -25,6 +27,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Named = TypeVar("Named", "Organization", "NamedAgent")
+_FEW: Final = 5
+
+
+class NothingRunsError(SettingsError):
+    """There is nothing to work with; the message says how to start it, and what would name it elsewhere."""
 
 
 def _real(settings: Settings) -> AbstractAsyncContextManager[Administration]:
@@ -57,13 +64,27 @@ class Invocation:
         return {**found, **self.environ}
 
     def administer(self, work: Callable[[Administration], Awaitable[T]]) -> T:
-        """Run work over the servers that the settings name and return what it returns."""
+        """Run work over the servers that the settings name and return what it returns.
+
+        Raises ``NothingRunsError`` where there are no such settings.
+        """
 
         async def run() -> T:
             async with self.open_administration(self.settings()) as use_cases:
                 return await work(use_cases)
 
-        return asyncio.run(run())
+        try:
+            return asyncio.run(run())
+        except MissingSettingError as missing:
+            if self.environ.get("IBEX_ENV") == Environment.PRODUCTION:
+                raise
+            raise NothingRunsError(f"{self.nothing_runs()}\nOr, for servers elsewhere: {missing}") from None
+
+    def nothing_runs(self) -> str:
+        """Say that nothing runs on the folder, and how to start it."""
+        absent = "" if self.home.path.is_dir() else ", which is not there yet"
+        named = "" if self.home.path == Path(DEFAULT_HOME) else f" --home {self.home.path}"
+        return f"Nothing runs on {self.home.path}{absent}: `ibex{named} dev` starts IBEX there."
 
     async def organization(self, use_cases: Administration, wanted: str | None) -> Organization:
         """Return the organization of this id or name; without one, the folder's first, or the only one there is.
@@ -75,7 +96,7 @@ class Invocation:
         if wanted is None and installation is not None:
             wanted = installation.org_id
         if wanted is not None:
-            return _named(found, wanted, "organization")
+            return _named(found, wanted, f"There is no organization {wanted!r}.")
         if len(found) == 1:
             return found[0]
         if not found:
@@ -84,14 +105,16 @@ class Invocation:
 
     async def agent(self, use_cases: Administration, org: Organization, wanted: str) -> NamedAgent:
         """Return the organization's agent of this id or name. Raises ``NotFoundError``."""
-        return _named(await use_cases.identity.agents(org.id), wanted, f"agent of {org.name}")
+        found = await use_cases.identity.agents(org.id)
+        there_is = f" It has {', '.join(agent.name for agent in found)}." if 0 < len(found) <= _FEW else ""
+        return _named(found, wanted, f"There is no agent {wanted!r} in the organization {org.name!r}.{there_is}")
 
 
-def _named(things: Iterable[Named], wanted: str, what: str) -> Named:
+def _named(things: Iterable[Named], wanted: str, otherwise: str) -> Named:
     for thing in things:
         if thing.name == wanted or str(thing.id) == wanted.lower():
             return thing
-    raise NotFoundError(f"There is no {what} {wanted!r}.")
+    raise NotFoundError(otherwise)
 
 
 def uuid_of(text: str) -> UUID:

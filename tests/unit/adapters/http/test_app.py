@@ -25,3 +25,21 @@ async def test_applications_share_nothing() -> None:
 async def test_superfluous_slashes_do_not_matter(path: str) -> None:
     """As base URLs that end in one make them."""
     assert (await HttpScene().post(path=path)).status == 200
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/"), ("GET", "/docs"), ("POST", "/chat/completions")])
+async def test_who_is_lost_is_told_the_way(method: str, path: str) -> None:
+    """A browser at the bare address, an SDK whose base URL lacks the /v1: not found, and where to look."""
+    response = await call(HttpScene().app(), method, path)
+
+    assert (response.status, response.error["code"], response.error["message"]) == (404, "NOT_FOUND", "Not found.")
+    assert "/v1/chat/completions" in response.error["detail"]
+    assert "GET /schema" in response.error["detail"]
+
+
+async def test_a_model_that_is_not_there_is_no_wrong_path() -> None:
+    """Nobody who asks for one is lost."""
+    response = await call(HttpScene().app(), "GET", "/v1/models/nothing", HEADERS)
+
+    assert response.status == 404
+    assert "detail" not in response.error

@@ -147,7 +147,8 @@ def test_what_is_no_proxy_is_said(
 
 def test_the_folder_has_a_token_and_an_address(ibex: CliScene, proxy: Proxy) -> None:
     """In development nothing needs to be given."""
-    assert ibex.run("chat", "Hi").code == 2
+    assert "`ibex --home" in (refused := ibex.run("chat", "Hi")).err
+    assert refused.code == 2
     ibex.install(agent_token=SECRET)
     proxy.answers = [HELLO]
     with ibex.home.claim():

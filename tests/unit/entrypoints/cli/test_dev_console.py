@@ -56,8 +56,10 @@ def test_it_says_what_takes_a_moment(capsys: pytest.CaptureFixture[str]) -> None
     console = DevConsole(".ibex")
     console.starting("PostgreSQL")
     console.stopping()
+    console.stopped()
 
-    starting, stopping = capsys.readouterr().out.splitlines()
+    starting, stopping, stopped = capsys.readouterr().out.splitlines()
     assert starting == "starting PostgreSQL ..."
     assert "Ctrl-C again" in stopping
+    assert stopped == "stopped; the data stays in .ibex."
     assert console.observer is console

@@ -8,6 +8,7 @@ import pytest
 
 from ibex.entrypoints.cli.invocation import Invocation
 from ibex.entrypoints.home import Home
+from ibex.entrypoints.settings import MissingSettingError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,13 +67,42 @@ def test_the_folders_first_organization_goes_before_the_question(ibex: CliScene)
 
 @pytest.mark.parametrize("wanted", ["nobody", "01980000-0000-7000-8000-000000000000", ""])
 def test_a_name_that_nothing_has_is_repeated(ibex: CliScene, wanted: str) -> None:
-    """What was looked for, and what kind of thing it would be."""
+    """What was looked for and where; and what is there, if that is not long."""
     ibex.run("org", "create", "acme")
+    message = f"ibex: There is no agent {wanted!r} in the organization 'acme'."
 
+    assert ibex.run("agent", "pause", wanted).err == f"{message}\n"
+    for name in ("one", "two"):
+        ibex.run("agent", "create", name)
     done = ibex.run("agent", "pause", wanted)
+    assert (done.code, done.err) == (1, f"{message} It has one, two.\n")
+    for number in range(4):
+        ibex.run("agent", "create", f"another-{number}")
+    assert ibex.run("agent", "pause", wanted).err == f"{message}\n"
 
-    assert done.code == 1
-    assert f"no agent of acme {wanted!r}" in done.err
+
+def test_where_nothing_runs_the_way_to_start_it_comes_first(ibex: CliScene) -> None:
+    """With the folder; what would name servers elsewhere comes after it."""
+    ibex.failure = MissingSettingError("IBEX_DATABASE_URL is not set.")
+
+    absent, missing = ibex.run("org", "list").err.splitlines()
+
+    start = f"`ibex --home {ibex.home.path} dev` starts IBEX there."
+    assert absent == f"ibex: Nothing runs on {ibex.home.path}, which is not there yet: {start}"
+    assert missing == "Or, for servers elsewhere: IBEX_DATABASE_URL is not set."
+    ibex.install()
+    assert ibex.run("org", "list").err.startswith(f"ibex: Nothing runs on {ibex.home.path}: {start}\n")
+
+
+def test_in_production_what_is_missing_is_all_that_is_said(ibex: CliScene) -> None:
+    """Nobody there means the embedded default."""
+    ibex.environ |= {"IBEX_ENV": "production", "OPENAI_API_KEY": "sk-x"}
+    ibex.failure = MissingSettingError("IBEX_DATABASE_URL is not set.")
+
+    done = ibex.run("org", "list")
+
+    assert (done.code, done.err.splitlines()[0]) == (2, "ibex: IBEX_DATABASE_URL is not set.")
+    assert "Nothing runs" not in done.err
 
 
 def test_an_id_is_taken_in_any_case(ibex: CliScene) -> None:

@@ -54,7 +54,7 @@ def test_the_secret_is_printed_exactly_once(ibex: CliScene, options: list[str]) 
 
 
 @pytest.mark.parametrize(
-    ("option", "code", "said"), [("--expires", 2, "is not a time span"), ("--agent", 1, "There is no agent of acme ''")]
+    ("option", "code", "said"), [("--expires", 2, "is not a time span"), ("--agent", 1, "There is no agent '' in")]
 )
 def test_a_restriction_that_is_empty_is_refused(ibex: CliScene, option: str, code: int, said: str) -> None:
     """A shell variable that is not set must not make a token that never expires, or that any agent may use."""
