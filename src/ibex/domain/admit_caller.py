@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -22,6 +21,7 @@ from ibex.domain.exchange import Caller, Stage
 from ibex.domain.identity import AgentStatus, PersonalAccessToken
 from ibex.domain.permissions import CHAT, allows
 from ibex.domain.rate_limits import decide
+from ibex.domain.values import value
 
 if TYPE_CHECKING:
     from ibex.domain.cached_identity import CachedAgents, CachedTokens, RecalledAgent, RecalledPrincipal
@@ -34,7 +34,7 @@ AGENT_HEADER = "X-IBEX-Agent-ID"
 _REFUSALS = (InsufficientPermissionsError, MissingAgentIdError, ValidationError, AgentNotAuthorizedError)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Credentials:
     """What a client claims, as its headers and path say; None where they do not. The repr holds no token."""
 
@@ -64,14 +64,15 @@ class AdmitCaller:
 
     async def __call__(self, credentials: Credentials, notes: OpenExchange) -> News:
         """Admit a caller that wants to act as an agent, who is the notes' ``caller`` then; return the news of it."""
-        with notes.timed(Stage.AUTHENTICATE):
-            token, agent = await self._recall(credentials, notes)
+        notes.enter(Stage.AUTHENTICATE)
+        token, agent = await self._recall(credentials, notes)
         now = notes.clock.now()
-        with notes.timed(Stage.RATE_LIMIT):
-            tally = await self._rate_limiter.count(token.value.org_id, now)
-        with notes.timed(Stage.AUTHENTICATE):
-            principal = await self._tokens.confirm(token, tally.news)
-            await self._check_active(agent, tally.news)
+        notes.enter(Stage.RATE_LIMIT)
+        tally = await self._rate_limiter.count(token.entry.value.org_id, now)
+        notes.enter(Stage.AUTHENTICATE)
+        principal = await self._tokens.confirm(token, tally.news)
+        await self._check_active(agent, tally.news)
+        notes.enter(None)
         notes.auth_cached = token.from_cache and agent.from_cache
         notes.auth_stale = token.is_stale or agent.is_stale
         own = principal.rate_limit_rpm

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from json.encoder import encode_basestring_ascii
 from typing import TYPE_CHECKING, Final
+
+from ibex.domain.values import value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -15,7 +16,7 @@ STREAM_OPTIONS: Final = "stream_options"
 INCLUDE_USAGE: Final = "include_usage"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Member:
     """One member of a JSON object: its name, and the JSON text of its value as the client wrote it."""
 
@@ -56,7 +57,7 @@ def put(members: tuple[Member, ...], member: Member) -> tuple[Member, ...]:
     return (*members, member)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Message:
     """One message: its role, and the JSON text of the whole object."""
 
@@ -67,7 +68,7 @@ class Message:
         return f"<Message role={self.role} bytes={len(self.raw)}>"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class UserMessage:
     """The first message with the role of user, taken apart: where it stands, and its members."""
 
@@ -75,7 +76,7 @@ class UserMessage:
     members: tuple[Member, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ChatRequest:
     """A valid chat completion request; its repr holds no text.
 
@@ -133,7 +134,7 @@ class ChatRequest:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Usage:
     """Tokens, as the provider counted them; None where it did not say."""
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ibex.domain.completion import CompletionFold, EventKind
 from ibex.domain.errors import ClientClosedRequestError, IbexError, InternalError, ProviderUnavailableError
-from ibex.domain.settle_exchange import reporting_bugs
+from ibex.domain.settle_exchange import report_bug
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,8 +97,10 @@ class ChatStream:
 
     async def _close(self, why: IbexError) -> None:
         self._ended = True
-        with reporting_bugs("the provider"):
+        try:
             await self._upstream.aclose()
+        except Exception as error:  # noqa: BLE001 - its port announces none
+            report_bug("the provider", error)
         # the first settlement decides: this one, if the end had not come
         await self._settle.settle(self.notes, error=why, summary=self._fold.summary())
 

@@ -7,7 +7,6 @@ whatever came of it, one exchange on record before the client has the last byte.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from ibex.domain.chat_stream import ChatStream
@@ -29,6 +28,7 @@ from ibex.domain.ids import session_id
 from ibex.domain.open_exchange import OpenExchange
 from ibex.domain.providers import CompletionBody
 from ibex.domain.sessions import is_handle
+from ibex.domain.values import value
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 SESSION_HEADER = "X-IBEX-Session-ID"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ChatCall:
     """What a client sent. ``read_request`` reads and understands the body; it is not called for who is not admitted.
 
@@ -63,7 +63,7 @@ class ChatCall:
     ends_session: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ChatAnswer:
     """A whole answer: the provider's bytes."""
 
@@ -74,7 +74,7 @@ class ChatAnswer:
         return f"<ChatAnswer {len(self.body)} bytes>"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ChatRefusal:
     """No answer, and why."""
 
@@ -150,10 +150,12 @@ class CompleteChat:
     async def _direct(self, request: ChatRequest, notes: OpenExchange, news: News) -> ChatRequest:
         if notes.caller is None or notes.caller.agent_id is None:
             raise InternalError
-        with notes.timed(Stage.DIRECTIVE):
-            notes.directive = await self._directives.active(notes.caller.org_id, notes.caller.agent_id, news)
-        with notes.timed(Stage.INJECT):
-            return inject(request, notes.directive)
+        notes.enter(Stage.DIRECTIVE)
+        notes.directive = await self._directives.active(notes.caller.org_id, notes.caller.agent_id, news)
+        notes.enter(Stage.INJECT)
+        injected = inject(request, notes.directive)
+        notes.enter(None)
+        return injected
 
     async def _ask(
         self, provider: CompletionProvider, request: ChatRequest, notes: OpenExchange

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from typing import Any, Final
 
 from ibex.domain.chat import Usage
+from ibex.domain.values import value
 
 DONE: Final = b"[DONE]"
 _LONGEST_NAME: Final = 256
 _MOST_CHOICES: Final = 128  # OpenAI's own limit for ``n``; it bounds what a broken provider makes us keep
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CompletionSummary:
     """What is known of an answer; None where the provider did not say or it could not be understood."""
 

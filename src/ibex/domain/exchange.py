@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from ibex.domain.completion import CompletionSummary
+from ibex.domain.values import value
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -25,7 +26,7 @@ class Stage(StrEnum):
     PROVIDER = "provider"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Timings:
     """Durations in nanoseconds; None where the request did not get that far.
 
@@ -43,7 +44,7 @@ class Timings:
     total_ns: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class DirectiveReceipt:
     """Which directive was injected."""
 
@@ -52,7 +53,7 @@ class DirectiveReceipt:
     sha256: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Caller:
     """Who made the request, as far as it was verified; ``agent_id`` is None until the agent was."""
 
@@ -61,7 +62,7 @@ class Caller:
     agent_id: UUID | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SessionRef:
     """The session of the request: the client's handle, the id made of it, and whether this turn ends it."""
 
@@ -70,7 +71,7 @@ class SessionRef:
     ends: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Exchange:
     """One finished request. Holds no secret and no text of any message.
 

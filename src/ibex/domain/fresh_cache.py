@@ -116,10 +116,12 @@ class FreshCache(Generic[K, V]):
         now_ns = self._clock.monotonic_ns()
         match judge(recalled.entry, current, now_ns):
             case Verdict.SERVE:
+                entry = recalled.entry
                 if current is not None:
-                    recalled.entry.confirmed_ns = max(recalled.entry.confirmed_ns, news.asked_ns)
+                    entry.stamp = current  # an equal one: who brings the very same next is believed sooner
+                    entry.confirmed_ns = max(entry.confirmed_ns, news.asked_ns)
                 self._observer.hit(self._kind)
-                return recalled.entry.value
+                return entry.value
             case Verdict.FETCH:
                 try:
                     await self._renew(recalled, current)

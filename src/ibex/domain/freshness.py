@@ -19,9 +19,11 @@ Nothing here waits or asks: time comes as an argument, in nanoseconds of the mon
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
+
+from ibex.domain.values import value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,7 +46,7 @@ class Kind(StrEnum):
     DIRECTIVES = "directives"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Stamp:
     """The lease and a generation, as they were read at one time, the lease first."""
 
@@ -52,7 +54,7 @@ class Stamp:
     generation: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class News:
     """What one reading brought of an organization; ``asked_ns`` is when it was asked for, so no later than it was read.
 
@@ -62,11 +64,14 @@ class News:
     asked_ns: int
     lease: str | None
     generations: Mapping[Kind, str]
+    _stamps: dict[Kind, Stamp] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def stamp(self, kind: Kind) -> Stamp | None:
-        """Return the stamp for a kind; None confirms nothing."""
-        generation = self.generations.get(kind)
-        return None if self.lease is None or generation is None else Stamp(self.lease, generation)
+        """Return the stamp for a kind, the same one each time; None confirms nothing."""
+        stamp = self._stamps.get(kind)
+        if stamp is None and self.lease is not None and kind in self.generations:
+            stamp = self._stamps[kind] = Stamp(self.lease, self.generations[kind])
+        return stamp
 
 
 def no_news(asked_ns: int) -> News:
@@ -102,6 +107,6 @@ def judge(entry: Entry[V], current: Stamp | None, now_ns: int) -> Verdict:
     if current is None:
         in_grace = now_ns - entry.confirmed_ns <= _GRACE_NS
         return Verdict.SERVE if in_grace and not expired else Verdict.FETCH
-    if entry.stamp != current:
+    if entry.stamp is not current and entry.stamp != current:
         return Verdict.FETCH
     return Verdict.FETCH_IF_POSSIBLE if expired else Verdict.SERVE

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Protocol
 
 from ibex.domain.errors import ProviderNotConfiguredError
+from ibex.domain.values import value
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ibex.domain.chat import ChatRequest
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StreamEvent:
     """One server-sent event of a provider's stream.
 
@@ -29,7 +29,7 @@ class StreamEvent:
         return f"<StreamEvent {len(self.raw)} bytes>"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CompletionBody:
     """A whole answer: its bytes as the provider sent them, how many tries it took, the provider's id of the request."""
 

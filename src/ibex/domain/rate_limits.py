@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+
+from ibex.domain.values import value
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -16,7 +17,7 @@ WINDOW_S = 60
 UNLIMITED = 0
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RateLimitDecision:
     """Whether a request may go on, and what its client is told of it.
 
@@ -50,7 +51,7 @@ def decide(*, count: int, limit: int, now: datetime) -> RateLimitDecision:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Tally:
     """How many requests an organization has made in the window, this one included, and the news of it."""
 

@@ -7,7 +7,6 @@ settled by the next one that opens its journal.
 from __future__ import annotations
 
 import asyncio
-from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,7 +16,7 @@ from ibex.domain.exchange import Exchange
 from ibex.domain.journal import JournalUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from ibex.domain.errors import IbexError
     from ibex.domain.ids import IdSource
@@ -32,14 +31,10 @@ class ExchangeObserver(Protocol):
         """Take note. ``journaled`` is False where there is nothing to keep, or the journal could not keep it."""
 
 
-@contextmanager
-def reporting_bugs(whose: str) -> Iterator[None]:
-    """Hand exceptions of the block, which its port does not announce, to the event loop's handler and go on."""
-    try:
-        yield
-    except Exception as error:  # noqa: BLE001 - that is what it is for
-        context = {"message": f"{whose} raised what its port does not announce", "exception": error}
-        asyncio.get_running_loop().call_exception_handler(context)
+def report_bug(whose: str, error: Exception) -> None:
+    """Hand an exception that a port does not announce to the event loop's handler, so that the caller can go on."""
+    context = {"message": f"{whose} raised what its port does not announce", "exception": error}
+    asyncio.get_running_loop().call_exception_handler(context)
 
 
 class SettleExchange:
@@ -65,8 +60,10 @@ class SettleExchange:
         """Note that the provider is asked now."""
         if notes.caller is not None and notes.begun_id is None:
             notes.begun_id = self._ids.uuid7()
-            with reporting_bugs("the journal"):
+            try:
                 self._journal.begin(self._exchange(notes, InternalError(), CompletionSummary(), 0))
+            except Exception as error:  # noqa: BLE001 - its port announces none
+                report_bug("the journal", error)
 
     async def recover(self, journal: Journal) -> None:
         """Settle, as incomplete, what a process that is gone had begun in this journal, under numbers of their own.
@@ -111,12 +108,18 @@ class SettleExchange:
     async def _record(self, exchange: Exchange) -> None:
         journaled = False
         if exchange.caller is not None:
-            with reporting_bugs("the journal"), suppress(JournalUnavailableError):  # observers count what is not kept
+            try:
                 await self._journal.append(exchange)
                 journaled = True
+            except JournalUnavailableError:
+                pass  # observers count what is not kept
+            except Exception as error:  # noqa: BLE001 - its port announces no other
+                report_bug("the journal", error)
         for observer in self._observers:
-            with reporting_bugs("an observer"):
+            try:
                 observer.settled(exchange, journaled=journaled)
+            except Exception as error:  # noqa: BLE001 - the same
+                report_bug("an observer", error)
 
     def _close(self, notes: OpenExchange, error: IbexError | None, summary: CompletionSummary) -> Exchange:
         return self._exchange(notes, error, summary, self._next_seq() if notes.caller is not None else 0)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 from uuid import UUID
+
+from ibex.domain.values import value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 NOBODY: Final = UUID(int=0)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Trace:
     """One row. Durations are in milliseconds with microsecond resolution; no text of any message is ever in it.
 

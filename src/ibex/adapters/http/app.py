@@ -83,7 +83,7 @@ def create_app(  # noqa: PLR0913 - one argument a part: the object graph ends he
         ],
         _WAY,
     )
-    return Edge(router, errors, observer, clock, ids)
+    return Edge(router, errors, observer, clock, ids, straight={("POST", CHAT_PATHS[0]): chat})
 
 
 def create_ops_app(

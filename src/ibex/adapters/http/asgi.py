@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
+
+from ibex.domain.values import value
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -19,7 +20,7 @@ DISCONNECT: Final = "http.disconnect"
 JSON: Final = b"application/json"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Answer:
     """A whole answer; calling it sends it. Its repr shows no body."""
 

@@ -35,6 +35,7 @@ ROLES: Final = ("system", "developer", "user", "assistant", "tool", "function")
 _UNDERSTOOD: Final = frozenset(
     {"model", MESSAGES, "stream", STREAM_OPTIONS, "temperature", "max_tokens", "max_completion_tokens"}
 )
+_TOKENS: Final = ("max_tokens", "max_completion_tokens")
 _UNDERSTOOD_IN_A_MESSAGE: Final = ("role", "content")
 _ROLES_AS_WRITTEN: Final = {f'"{role}"'.encode(): role for role in ROLES}
 _BOOLEANS: Final = {b"true": True, b"false": False, b"null": False}
@@ -57,11 +58,13 @@ def read_chat_request(body: bytes) -> ChatRequest:
     fields = reading.understood(members, _UNDERSTOOD, "")
     model = reading.model(fields.get("model", _NULL))
     messages, first_user = reading.messages(fields.get(MESSAGES, _NULL))
-    stream = reading.boolean("stream", fields.get("stream", _NULL))
-    stream_options = reading.stream_options(fields.get(STREAM_OPTIONS, _NULL))
-    reading.temperature(fields.get("temperature", _NULL))
-    for name in ("max_tokens", "max_completion_tokens"):
-        reading.tokens(name, fields.get(name, _NULL))
+    stream = reading.boolean("stream", fields["stream"]) if "stream" in fields else False
+    stream_options = reading.stream_options(fields[STREAM_OPTIONS]) if STREAM_OPTIONS in fields else ()
+    if "temperature" in fields:
+        reading.temperature(fields["temperature"])
+    for name in _TOKENS:
+        if name in fields:
+            reading.tokens(name, fields[name])
     if reading.errors:
         raise ValidationError(tuple(reading.errors))
     return ChatRequest(
@@ -92,13 +95,14 @@ def _members(body: bytes) -> tuple[Member, ...]:
         raise InvalidJsonError(detail=str(error)) from None  # names a position, quotes nothing
     kept = _kept(members)
     # Messages are looked at one by one: most of them have so few brackets that nothing needs to be looked at.
-    if any(m.name != MESSAGES and is_deeper_than(MAX_DEPTH - 1, m.raw) for m in kept):
-        raise _too_deep()
+    for member in kept:
+        if len(member.raw) >= MAX_DEPTH and member.name != MESSAGES and is_deeper_than(MAX_DEPTH - 1, member.raw):
+            raise _too_deep()
     return kept
 
 
 def _kept(members: Iterable[tuple[str, Raw]]) -> tuple[Member, ...]:
-    return tuple(Member(name, bytes(raw)) for name, raw in members)
+    return tuple([Member(name, bytes(raw)) for name, raw in members])
 
 
 def _wrong(field: str, code: FieldCode, message: str) -> ValidationError:
@@ -182,13 +186,16 @@ class _Reading:
         return None
 
     def _role(self, index: int, members: list[tuple[str, Raw]]) -> str:
-        path = f"{MESSAGES}[{index}]."
         names = [name for name, _ in members]
+        raw = bytes(members[names.index("role")][1]) if "role" in names else _NULL
+        role = _ROLES_AS_WRITTEN.get(raw)
+        if role is not None and len(members) == len(set(names)):
+            return role
+        path = f"{MESSAGES}[{index}]."
         for name in _UNDERSTOOD_IN_A_MESSAGE:
             if names.count(name) > 1:
                 self._refuse(path + name, FieldCode.INVALID_FORMAT, "must not be given more than once")
-        raw = bytes(members[names.index("role")][1]) if "role" in names else _NULL
-        role = _ROLES_AS_WRITTEN.get(raw) or _text(raw)
+        role = role or _text(raw)
         if role in ROLES:
             return role
         if raw == _NULL:

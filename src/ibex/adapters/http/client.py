@@ -20,6 +20,8 @@ CUT: Final = "ibex.cut"
 """A scope's extension: a function that drops the connection."""
 WATCH: Final = "ibex.watch"
 """A scope's extension: takes what is to be called if the client leaves before its answer is complete."""
+WHOLE_BODY: Final = "ibex.whole_body"
+"""A scope's extension: returns the body if it has come as a whole, else None."""
 KEEP_ALIVE: Final = b": keep-alive\n\n"
 _BLANK_LINES: Final = (b"\n\n", b"\n\r", b"\r\r", b"\n\r\n", b"\r\r\n")
 _STREAM_HEADERS: Final = [
@@ -57,6 +59,7 @@ class Client:
         extensions = scope.get("extensions", {})
         self._cut = extensions.get(CUT)
         self._watch = extensions.get(WATCH, self._watch_by_receiving)
+        self._whole_body: Callable[[], bytes | None] = extensions.get(WHOLE_BODY, _unknown)
         self._receive = receive
         self._send = send
         self._limits = limits
@@ -99,6 +102,12 @@ class Client:
         most = self._limits.max_request_body_bytes
         if declared_bytes is not None and declared_bytes > most:
             raise _too_large(most)
+        whole = self._whole_body()
+        if whole is not None:  # as most are: nothing to wait for
+            if len(whole) > most:
+                raise _too_large(most)
+            self._watch(self._leave)
+            return whole
         chunks = []
         size = 0
         more = True
@@ -190,6 +199,10 @@ class Client:
             return
         self._finished = self.gone = self._cancelled_block = True
         self._block.cancel()
+
+
+def _unknown() -> None:
+    """Return None: a server that lacks the extension."""
 
 
 def _too_large(most: int) -> PayloadTooLargeError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping  # noqa: TC003
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from litestar.exceptions import MethodNotAllowedException
@@ -21,13 +23,25 @@ if TYPE_CHECKING:
 
 REFUSED: Final = "ibex.refused"
 """A scope's extension: the error that the server itself found the request to be."""
+_NONE: Final[Mapping[tuple[str, str], App]] = MappingProxyType({})
 
 
 class Edge:
     """An ASGI application around the routes. The one place where requests are counted and exceptions end."""
 
-    def __init__(self, app: App, errors: ErrorAnswers, observer: RequestObserver, clock: Clock, ids: IdSource) -> None:
+    def __init__(
+        self,
+        app: App,
+        errors: ErrorAnswers,
+        observer: RequestObserver,
+        clock: Clock,
+        ids: IdSource,
+        *,
+        straight: Mapping[tuple[str, str], App] = _NONE,
+    ) -> None:
+        """Take the routes, and those of them, by method and whole path, that are reached past the router (ADR 0020)."""
         self._app = app
+        self._straight = straight
         self._errors = errors
         self._observer = observer
         self._clock = clock
@@ -44,7 +58,12 @@ class Edge:
         try:
             if REFUSED in scope.get("extensions", {}):
                 raise scope["extensions"][REFUSED]  # noqa: TRY301 - as everything that goes wrong further in
-            await self._app(scope, receive, response.send)
+            straight = self._straight.get((scope["method"], scope["path"]))
+            if straight is None:
+                await self._app(scope, receive, response.send)
+            else:
+                scope["path_template"] = scope["path"]  # as the router would
+                await straight(scope, receive, response.send)
         except Exception as error:  # noqa: BLE001 - nothing goes further out
             await self._fail(error, scope, receive, context, response)
         finally:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Final, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from ibex.adapters.http.asgi import START
-from ibex.adapters.http.client import CUT, WATCH
+from ibex.adapters.http.client import CUT, WATCH, WHOLE_BODY
 from ibex.adapters.http.edge import REFUSED
 from ibex.adapters.http.errors import HeadTooLargeError, NotHttpError
 from ibex.domain.deadline import PatientTimer
@@ -148,11 +149,14 @@ class CuttableHttpProtocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header; what comes after the body is none (RFC 9110, 6.5.1)."""
-        if self._in_head:
-            super().on_header(name, value)
+        if self._in_head:  # as its base does, which would take another call for each header
+            name = name.lower()
+            if name == b"expect" and value.lower() == b"100-continue":
+                self.expect_100_continue = True
+            self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        """Hand the request over, or raise why not."""
+        """Hand the request over, or raise why not; its scope gets the extension ``client.WHOLE_BODY``."""
         self._found_wrong = self._wrong_with_head()
         if self._found_wrong is not None:
             raise self._found_wrong
@@ -162,6 +166,7 @@ class CuttableHttpProtocol(HttpToolsProtocol):
                 self._head_timer.cancel()
                 self._head_timer = None
             super().on_headers_complete()
+            self.scope["extensions"][WHOLE_BODY] = partial(_whole_body, self.cycle)  # type: ignore[assignment]  # the same
             if self.parser.get_http_version() == "1.0":
                 self.cycle.__class__ = UnchunkedCycle  # its task has been made, but not run
             if self._left is not None:
@@ -175,14 +180,19 @@ class CuttableHttpProtocol(HttpToolsProtocol):
         self._head_bytes = 0
 
     def _wrong_with_head(self) -> IbexError | None:
-        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        size, hosts, wrong_coding, chunked = len(self.url), 0, False, False
+        for name, value in self.headers:
+            size += len(name) + len(value)
+            if name == b"host":
+                hosts += 1
+            elif name == b"transfer-encoding":
+                wrong_coding = chunked or value.lower() != b"chunked"
+                chunked = True
         if len(self.headers) > MAX_HEADERS or size > MAX_HEAD_BYTES:
             return HeadTooLargeError()
         version = self.parser.get_http_version()
-        hosts = sum(name == b"host" for name, _ in self.headers)
-        codings = [value.lower() for name, value in self.headers if name == b"transfer-encoding"]
         wrong_host = hosts > 1 or (hosts == 0 and version == "1.1")  # RFC 9112, 3.2
-        return NotHttpError() if version not in _VERSIONS or wrong_host or codings not in ([], [b"chunked"]) else None
+        return NotHttpError() if version not in _VERSIONS or wrong_host or wrong_coding else None
 
     def _refuse(self, why: IbexError) -> None:
         """Let the application tell why, and close; an answer that is being sent is only cut off."""
@@ -209,6 +219,13 @@ class CuttableHttpProtocol(HttpToolsProtocol):
             on_response=self.on_response_complete,
         )
         self._start_asgi_task(self.cycle, self.app)
+
+
+def _whole_body(cycle: RequestResponseCycle) -> bytes | None:
+    """Return a request's body if all of it is here, and nothing else of it has been received."""
+    if cycle.more_body or cycle.waiting_for_100_continue or cycle.disconnected:
+        return None
+    return bytes(cycle.body)
 
 
 class UnchunkedCycle(RequestResponseCycle):

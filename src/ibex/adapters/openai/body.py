@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 from ibex.adapters.openai.errors import FAILURES, UnreadableAnswerError
 from ibex.adapters.openai.gunzip import Gunzip
-from ibex.adapters.openai.http1.connection import TimedStream
-from ibex.domain.deadline import Deadline
+from ibex.domain.values import value
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    import httpx
+    from ibex.adapters.openai.upstream import Answer
 
 MAX_BODY_BYTES: Final = 64 * 1024 * 1024
 MAX_DRAIN_BYTES: Final = 64 * 1024
 MAX_DRAIN_S: Final = 0.1
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class TimeLimits:
     """The moments, in the event loop's time, of the deadline and of the first byte; the longest silence, in seconds."""
 
@@ -39,16 +37,14 @@ class AnswerBody:
     """Reads one answer's body; must be closed. Gzip, though not asked for, is undone.
 
     Reading raises one of ``errors.FAILURES``: ``TimeoutError`` at a limit, the transport's own, or
-    ``UnreadableAnswerError``. It relies on the transport for one thing: to close an answer's stream, which may be asked
-    for more than once, cannot be spoilt by a cancellation. A ``TimedStream`` keeps the limits itself.
+    ``UnreadableAnswerError``.
     """
 
-    def __init__(self, response: httpx.Response, limits: TimeLimits) -> None:
+    def __init__(self, answer: Answer, limits: TimeLimits) -> None:
         self.limits = limits
-        self._response = response
-        self._stream = cast("httpx.AsyncByteStream", response.stream)
-        self._chunks: AsyncIterator[bytes] = aiter(self._stream)
-        self._coding = response.headers.get("content-encoding", "identity").strip().lower()
+        self._answer = answer
+        self._chunks: AsyncIterator[bytes] = aiter(answer)
+        self._coding = answer.header("content-encoding").strip().lower()
         self._gunzip = Gunzip(MAX_BODY_BYTES) if self._coding in {"gzip", "x-gzip"} else None
         self._pieces: Iterator[bytes] = iter(())
         self._has_begun = False
@@ -77,6 +73,9 @@ class AnswerBody:
 
     async def read_all(self, max_bytes: int) -> bytes:
         """Return the whole body; raises ``UnreadableAnswerError`` if it is larger than ``max_bytes``."""
+        rest = self._answer.rest() if self._gunzip is None else None
+        if rest is not None and len(rest) <= max_bytes:
+            return rest
         pieces, size = [], 0
         while (piece := await self.read()) is not None:
             pieces.append(piece)
@@ -97,28 +96,22 @@ class AnswerBody:
                     await self.read_all(MAX_DRAIN_BYTES)
         finally:
             with suppress(Exception):  # the connection is gone either way, and nobody could do anything about it
-                await self._stream.aclose()
+                await self._answer.aclose()
 
     async def distrust(self) -> None:
         """Close the connection even though the body has ended: what was framed as its end cannot be it.
 
         What comes after it may still lie in the connection, and would be taken for the answer to the next request.
         """
-        network_stream = self._response.extensions.get("network_stream")
-        if network_stream is not None:
-            with suppress(Exception):
-                await network_stream.aclose()
+        with suppress(Exception):
+            await self._answer.distrust()
 
     async def _next_chunk(self) -> bytes | None:
         now = asyncio.get_running_loop().time()
         limit = min(now + self.limits.idle_s if self._has_begun else self.limits.first_byte, self.limits.deadline)
         if limit <= now and self._has_begun:  # a body that is always there at once would never let the timer fire
             raise TimeoutError
-        if isinstance(self._stream, TimedStream):
-            self._stream.read_by = limit
-            chunk = await anext(self._chunks, None)
-        else:
-            async with Deadline(limit):
-                chunk = await anext(self._chunks, None)
+        self._answer.read_by = limit
+        chunk = await anext(self._chunks, None)
         self._has_begun = True
         return chunk

@@ -20,6 +20,7 @@ from ibex.domain.errors import (
     ProviderUnavailableError,
     Refusal,
 )
+from ibex.domain.values import value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     _OfFailure = Callable[["Trail"], RetryableError]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Trail:
     """Which request it was: the number of tries up to it, and the provider's own id of it, None where it gave none."""
 

@@ -22,14 +22,14 @@ from ibex.adapters.openai.errors import (
 from ibex.adapters.openai.http1.connection import StaleConnectionError
 from ibex.adapters.openai.retry import RETRIED_FAILURES, RETRIED_STATUSES, RetryPolicy, asked_delay_s, next_delay
 from ibex.adapters.openai.stream import OpenAIStream
-from ibex.adapters.openai.transport import FRESH
-from ibex.domain.deadline import Deadline
+from ibex.adapters.openai.upstream import EVENT_STREAM, upstream_over
 from ibex.domain.providers import CompletionBody
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from ibex.adapters.openai.config import OpenAIConfig
+    from ibex.adapters.openai.upstream import Answer
     from ibex.domain.chat import ChatRequest
     from ibex.domain.clock import Clock
     from ibex.domain.errors import IbexError
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 MAX_ERROR_BODY_BYTES: Final = 64 * 1024
 MAX_ERROR_BODY_S: Final = 5.0
 MAX_REQUEST_ID_LENGTH: Final = 256
-EVENT_STREAM: Final = "text/event-stream"
 EVENT_STREAMS: Final = frozenset({EVENT_STREAM, "text/plain", ""})
 """What servers of OpenAI's API call a stream of events; some say nothing, or the default of their framework."""
 
@@ -78,18 +77,18 @@ class OpenAIProvider:
         self.reports_stream_usage = config.stream_usage
         self._config = config
         self._policy = RetryPolicy(config.max_retries, config.retry_base_delay_s)
-        self._transport = transport
         self._clock = clock
         self._sleep = sleep
         self._jitter = jitter
-        self._url = config.completions_url()
-        self._headers = (
-            (b"host", self._url.netloc),
+        url = config.completions_url()
+        headers = (
+            (b"host", url.netloc),
             (b"authorization", b"Bearer " + config.api_key.reveal().encode("ascii")),
             (b"content-type", b"application/json"),
             (b"accept-encoding", b"identity"),
             (b"user-agent", b"ibex/" + __version__.encode("ascii")),
         )
+        self._upstream = upstream_over(transport, url, headers, config.connect_timeout_s)
 
     async def complete(self, request: ChatRequest) -> CompletionBody | OpenAIStream:
         """Ask, again where that is safe, and return the answer; see ``CompletionProvider``.
@@ -123,49 +122,36 @@ class OpenAIProvider:
         now = asyncio.get_running_loop().time()
         limits = TimeLimits(deadline, now + self._config.first_byte_timeout_s, self._config.idle_timeout_s)
         try:
-            async with Deadline(min(limits.first_byte, deadline)):
-                response = await self._transport.handle_async_request(self._http_request(request, fresh=fresh))
+            by = min(limits.first_byte, deadline)
+            answer = await self._upstream.post(request.body, stream=request.stream, by=by, fresh=fresh)
         except FAILURES as failure:
             return _Failure(
                 error_of_failure(failure, Trail(attempts)),
                 may_retry=isinstance(failure, RETRIED_FAILURES),
                 was_stale=isinstance(failure, StaleConnectionError),
             )
-        trail = Trail(attempts, _provider_request_id(response))
-        body = AnswerBody(response, limits)
-        if request.stream and _begins_stream(response) and body.is_readable:
+        trail = Trail(attempts, _provider_request_id(answer))
+        body = AnswerBody(answer, limits)
+        if request.stream and _begins_stream(answer) and body.is_readable:
             return OpenAIStream(body, trail)
         try:
-            if _is_success(response):
-                return await _completion(request, response, body, trail)
-            return await self._refusal(response, body, trail)
+            if 200 <= answer.status < 300:  # noqa: PLR2004 - RFC 9110, section 15.3
+                return await _completion(request, answer, body, trail)
+            return await self._refusal(answer, body, trail)
         finally:
             await body.aclose()
 
-    def _http_request(self, request: ChatRequest, *, fresh: bool) -> httpx.Request:
-        accept = EVENT_STREAM if request.stream else "application/json"
-        length = (b"content-length", b"%d" % len(request.body))
-        connect_s = self._config.connect_timeout_s
-        timeouts = {"connect": connect_s, "read": None, "write": None, "pool": connect_s}
-        return httpx.Request(
-            "POST",
-            self._url,
-            headers=[*self._headers, (b"accept", accept.encode()), length],
-            stream=httpx.ByteStream(request.body),
-            extensions={"timeout": timeouts, FRESH: fresh},
-        )
-
-    async def _refusal(self, response: httpx.Response, body: AnswerBody, trail: Trail) -> _Failure:
-        asked_s = asked_delay_s(response.headers, self._clock.now())
-        answer = RefusedAnswer(response.status_code, await _error_text(body), asked_s)
-        return _Failure(error_of_answer(answer, trail), response.status_code in RETRIED_STATUSES, asked_s)
+    async def _refusal(self, answer: Answer, body: AnswerBody, trail: Trail) -> _Failure:
+        asked_s = asked_delay_s(answer.header, self._clock.now())
+        refused = RefusedAnswer(answer.status, await _error_text(body), asked_s)
+        return _Failure(error_of_answer(refused, trail), answer.status in RETRIED_STATUSES, asked_s)
 
 
 async def _completion(
-    request: ChatRequest, response: httpx.Response, body: AnswerBody, trail: Trail
+    request: ChatRequest, answer: Answer, body: AnswerBody, trail: Trail
 ) -> CompletionBody | _Failure:
     """Read a success. What is not JSON as a whole is none, and no try of ours made it so: it is not asked for again."""
-    if request.stream or not body.is_readable or not _may_be_json(response):
+    if request.stream or not body.is_readable or not _may_be_json(answer):
         return _Failure(no_completion(trail))
     try:
         text = await body.read_all(MAX_BODY_BYTES)
@@ -188,25 +174,21 @@ async def _error_text(body: AnswerBody) -> bytes | None:
         return None
 
 
-def _is_success(response: httpx.Response) -> bool:
-    return 200 <= response.status_code < 300  # noqa: PLR2004 - RFC 9110, section 15.3
+def _begins_stream(answer: Answer) -> bool:
+    return answer.status == httpx.codes.OK and _media_type(answer) in EVENT_STREAMS
 
 
-def _begins_stream(response: httpx.Response) -> bool:
-    return response.status_code == httpx.codes.OK and _media_type(response) in EVENT_STREAMS
+def _media_type(answer: Answer) -> str:
+    return answer.header("content-type").partition(";")[0].strip().lower()
 
 
-def _media_type(response: httpx.Response) -> str:
-    return str(response.headers.get("content-type", "")).partition(";")[0].strip().lower()
-
-
-def _may_be_json(response: httpx.Response) -> bool:
-    media_type = _media_type(response)
+def _may_be_json(answer: Answer) -> bool:
+    media_type = _media_type(answer)
     return media_type in {"", "application/json"} or media_type.endswith("+json")
 
 
-def _provider_request_id(response: httpx.Response) -> str | None:
+def _provider_request_id(answer: Answer) -> str | None:
     """Return the provider's id if it is one that can be passed on in a header and kept."""
-    value = str(response.headers.get("x-request-id", ""))
+    value = answer.header("x-request-id")
     fits = 0 < len(value) <= MAX_REQUEST_ID_LENGTH and value.isascii() and value.isprintable()
     return value if fits else None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import httpx
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable
     from datetime import datetime
 
 LONGEST_DELAY_S: Final = 30.0
@@ -60,25 +60,27 @@ def next_delay(
     return delay if delay < left_s else None
 
 
-def asked_delay_s(headers: Mapping[str, str], now: datetime) -> float | None:
+def asked_delay_s(header: Callable[[str], str], now: datetime) -> float | None:
     """Return the seconds to wait that an answer asks for; None if it does not, or not understandably.
+
+    ``header`` returns a field's value, "" where there is none.
 
     ``retry-after-ms`` (OpenAI's, milliseconds) comes before ``Retry-After`` (RFC 9110, section 10.2.3: seconds or a
     date).
     """
-    milliseconds = _number(headers.get("retry-after-ms"))
+    milliseconds = _number(header("retry-after-ms"))
     if milliseconds is not None:
         return milliseconds / 1000
-    asked = headers.get("retry-after")
-    if asked is None:
+    asked = header("retry-after")
+    if not asked:
         return None
     seconds = _number(asked)
     return _seconds_until(asked, now) if seconds is None else seconds
 
 
-def _number(text: str | None) -> float | None:
+def _number(text: str) -> float | None:
     try:
-        number = float(text or "")
+        number = float(text)
     except ValueError:
         return None
     return number if math.isfinite(number) and number >= 0 else None

@@ -52,7 +52,7 @@ class Http1Transport(httpx.AsyncBaseTransport):
         body = await _body_of(request)
         head = _head_of(request, body)
         timeouts = request.extensions.get("timeout", {})
-        connection = await self._pool(request.url).get(
+        connection = await self.pool(request.url).get(
             connect_s=timeouts.get("connect"),
             wait_s=timeouts.get("pool"),
             fresh=request.extensions.get(FRESH, False),
@@ -75,7 +75,8 @@ class Http1Transport(httpx.AsyncBaseTransport):
         for pool in self._pools.values():
             await pool.aclose()
 
-    def _pool(self, url: httpx.URL) -> ConnectionPool:
+    def pool(self, url: httpx.URL) -> ConnectionPool:
+        """Return the connections to a URL's server; for who sends past httpx's objects, to one URL again and again."""
         key = (url.scheme, url.host, url.port or 0)
         pool = self._pools.get(key)
         if pool is None:

@@ -42,19 +42,24 @@ class RedisObserver(Protocol):
         """Redis was not asked, since it has just failed."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answer:
-    """What came of one question.
+    """What came of one question: one object for all its ``askers``, where the first leaves what it ``understood``.
 
-    ``asked_ns`` is when Redis was asked, ``lease`` the valid one, if it names the very instance that answered. The
-    reply is for all ``askers`` of the same question together; each has a ``place`` of its own among them, from 1.
+    ``asked_ns`` is when Redis was asked, ``lease`` the valid one, if it names the very instance that answered.
     """
 
     asked_ns: int
     lease: str | None
     reply: Any
     askers: int
-    place: int
+    understood: Any = None
+    _places: int = 0
+
+    def take_place(self) -> int:
+        """Return a place of one's own among the askers, from 1."""
+        self._places += 1
+        return self._places
 
 
 @dataclass(slots=True)
@@ -111,7 +116,9 @@ class RedisLink:
         loop = asyncio.get_running_loop()
         if not self._next:
             loop.call_soon(self._depart)
-        question = self._next.setdefault(key, _Question(build))
+        question = self._next.get(key)
+        if question is None:
+            question = self._next[key] = _Question(build)
         answered: asyncio.Future[Answer] = loop.create_future()
         question.waiting.append(answered)
         try:
@@ -180,10 +187,10 @@ class RedisLink:
             took_ns = self._clock.monotonic_ns() - asked_ns
             self._observer.answered(_count(questions), took_ns, leased=lease is not None)
         for question, reply in zip(questions, replies, strict=True):
-            askers = len(question.waiting)
-            for place, future in enumerate(question.waiting, 1):
+            answer = Answer(asked_ns, lease, reply, len(question.waiting))
+            for future in question.waiting:
                 if not future.done():
-                    future.set_result(Answer(asked_ns, lease, reply, askers, place))
+                    future.set_result(answer)
 
     async def _round_trip(
         self, connection: RespConnection, questions: list[_Question], ends: float

@@ -38,16 +38,16 @@ class RedisRateLimiter:
         """Count one request; see ``RateLimiter``."""
         minute = window_of(now)
         asked_ns = self._clock.monotonic_ns()
-        answer = await self._link.ask((org_id, minute), partial(self._command, org_id, minute))
+        answer = await self._link.ask((org_id.int, minute), partial(self._command, org_id, minute))
         if answer is None:
             self._on_fallback()
             return Tally(self._own.count(org_id, now), no_news(asked_ns))
-        return Tally(answer.reply[0] - answer.askers + answer.place, _news(answer))
+        return Tally(answer.reply[0] - answer.askers + answer.take_place(), _news(answer))
 
     async def news(self, org_id: UUID) -> News:
         """Return the organization's news; see ``RateLimiter``."""
         asked_ns = self._clock.monotonic_ns()
-        answer = await self._link.ask(org_id, lambda _askers, instance: self._command(org_id, 0, 0, instance))
+        answer = await self._link.ask(org_id.int, lambda _askers, instance: self._command(org_id, 0, 0, instance))
         return no_news(asked_ns) if answer is None else _news(answer)
 
     def _command(self, org_id: UUID, minute: int, requests: int, _instance: str) -> Command:
@@ -55,5 +55,8 @@ class RedisRateLimiter:
 
 
 def _news(answer: Answer) -> News:
-    generations = (value.decode(errors="surrogateescape") for value in answer.reply[1:])  # whatever it is, it is equal
-    return News(answer.asked_ns, answer.lease, dict(zip(_KINDS, generations, strict=True)))
+    if answer.understood is None:
+        generations = (value.decode(errors="surrogateescape") for value in answer.reply[1:])  # whatever, it is equal
+        answer.understood = News(answer.asked_ns, answer.lease, dict(zip(_KINDS, generations, strict=True)))
+    news: News = answer.understood
+    return news

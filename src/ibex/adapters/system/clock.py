@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from functools import partial
 
 
 class SystemClock:
-    """A ``Clock`` that reads the machine's."""
+    """A ``Clock`` that reads the machine's; its methods are C's own, since a request reads it some twenty times."""
 
-    def now(self) -> datetime:
-        """Return the wall-clock time in UTC."""
-        return datetime.now(UTC)
-
-    def monotonic_ns(self) -> int:
-        """Return the monotonic clock's nanoseconds."""
-        return time.monotonic_ns()
+    now = staticmethod(partial(datetime.now, UTC))
+    monotonic_ns = staticmethod(time.monotonic_ns)

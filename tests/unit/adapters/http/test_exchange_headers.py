@@ -38,8 +38,9 @@ def test_a_full_notebook_tells_all() -> None:
     notes.rate_limit = decide(count=3, limit=10, now=clock.now())
     notes.provider_request_id = "req_1"
     for stage, microseconds in ((Stage.AUTHENTICATE, 120), (Stage.INJECT, 7)):
-        with notes.timed(stage):
-            clock.advance(timedelta(microseconds=microseconds))
+        notes.enter(stage)
+        clock.advance(timedelta(microseconds=microseconds))
+    notes.enter(None)
     notes.provider_asked("openai")
     clock.advance(timedelta(milliseconds=250))
     notes.provider_ended()

@@ -13,6 +13,7 @@ from harness.cancellation import Cut, Moment, run_cut
 from harness.upstream import HUSH, FakeBody, FakeNetworkStream
 from ibex.adapters.openai.body import MAX_DRAIN_BYTES, AnswerBody, TimeLimits
 from ibex.adapters.openai.errors import UnreadableAnswerError
+from ibex.adapters.openai.upstream import HttpxAnswer
 
 if TYPE_CHECKING:
     from harness.upstream import Chunk
@@ -32,7 +33,7 @@ def body_of(
     fake = FakeBody(chunks)
     response = httpx.Response(200, headers={"content-encoding": coding} if coding else {}, stream=fake)
     now = asyncio.get_running_loop().time()
-    return AnswerBody(response, TimeLimits(now + deadline_s, now + first_s, idle_s)), fake
+    return AnswerBody(HttpxAnswer(response), TimeLimits(now + deadline_s, now + first_s, idle_s)), fake
 
 
 async def test_it_gives_the_chunks_as_they_come() -> None:
@@ -119,7 +120,7 @@ async def test_a_failing_close_is_kept_quiet() -> None:
         async def aclose(self) -> None:
             raise httpx.CloseError("secret")
 
-    body = AnswerBody(httpx.Response(200, stream=Failing(())), TimeLimits(0, 0, 0))
+    body = AnswerBody(HttpxAnswer(httpx.Response(200, stream=Failing(()))), TimeLimits(0, 0, 0))
     await body.aclose()
 
 
@@ -171,7 +172,7 @@ async def test_a_distrusted_answer_has_its_connection_closed() -> None:
     """Where the transport shows it; elsewhere nothing happens."""
     network_stream = FakeNetworkStream()
     response = httpx.Response(200, stream=FakeBody(()), extensions={"network_stream": network_stream})
-    await AnswerBody(response, TimeLimits(0, 0, 0)).distrust()
+    await AnswerBody(HttpxAnswer(response), TimeLimits(0, 0, 0)).distrust()
     assert network_stream.closed == 1
     body, _ = body_of()
     await body.distrust()

@@ -16,6 +16,7 @@ from harness.upstream import HUSH, FakeBody, FakeNetworkStream
 from ibex.adapters.openai.body import AnswerBody, TimeLimits
 from ibex.adapters.openai.errors import Trail
 from ibex.adapters.openai.stream import OpenAIStream
+from ibex.adapters.openai.upstream import HttpxAnswer
 from ibex.domain.errors import ProviderTimeoutError, ProviderUnavailableError
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Scene:
         extensions = {"network_stream": self.network_stream}
         response = httpx.Response(200, headers={"content-encoding": coding}, stream=self.body, extensions=extensions)
         now = asyncio.get_running_loop().time()
-        body = AnswerBody(response, TimeLimits(now + LONG_S, now + LONG_S, idle_s))
+        body = AnswerBody(HttpxAnswer(response), TimeLimits(now + LONG_S, now + LONG_S, idle_s))
         self.stream = OpenAIStream(body, Trail(2, "req_7"))
         self.events: list[StreamEvent] = []
         self.reads = 0

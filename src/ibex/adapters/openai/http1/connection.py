@@ -174,7 +174,7 @@ class Connection(asyncio.BufferedProtocol):
         """Take a header; what comes after the body is none (RFC 9110, section 6.5.1)."""
         reply = self._reply
         if reply is not None and not reply.has_head:
-            reply.headers.append((name, value))
+            reply.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """Hand out the head, unless it is only an interim one (RFC 9110, section 15.2). Raising ends the parsing."""
@@ -189,10 +189,15 @@ class Connection(asyncio.BufferedProtocol):
             raise ValueError("too many headers")
         reply.status = status
         reply.http_version = self._parser.get_http_version()
-        codings = [value.lower() for name, value in reply.headers if name.lower() == b"transfer-encoding"]
-        if codings not in ([], [b"chunked"]):
-            raise ValueError("a transfer coding that was not asked for")
-        self._until_eof = not codings and all(name.lower() != b"content-length" for name, _ in reply.headers)
+        is_chunked, has_length = False, False
+        for name, value in reply.headers:
+            if name == b"transfer-encoding":
+                if is_chunked or value.lower() != b"chunked":
+                    raise ValueError("a transfer coding that was not asked for")
+                is_chunked = True
+            elif name == b"content-length":
+                has_length = True
+        self._until_eof = not is_chunked and not has_length
         reply.has_head = True
 
     def on_body(self, data: bytes) -> None:
@@ -217,20 +222,16 @@ class Connection(asyncio.BufferedProtocol):
         self.close()
 
 
-class TimedStream(httpx.AsyncByteStream):
-    """A stream that keeps a limit itself: reading raises ``TimeoutError`` at ``read_by``, in the event loop's time.
+class Reply(httpx.AsyncByteStream):
+    """The answer to one request, as it arrives: first the head, then the body by iterating. One task may read it.
 
-    One timer for all that is read of an answer: one for every event of a stream would cost as much as reading it.
+    Reading raises ``TimeoutError`` at ``read_by``, in the event loop's time; None is no limit. One timer is for all
+    that is read of an answer: one for every event of a stream would cost as much as reading it.
     """
-
-    read_by: float | None = None
-
-
-class Reply(TimedStream):
-    """The answer to one request, as it arrives: first the head, then the body by iterating. One task may read it."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
+        self.read_by: float | None = None
         self.status = 0
         self.http_version = ""
         self.headers: list[tuple[bytes, bytes]] = []
@@ -264,6 +265,25 @@ class Reply(TimedStream):
         pieces = self.unread()
         self.connection.resume()
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def header(self, name: str) -> str:
+        """Return a field's value, of a repeated one all with commas (RFC 9110, section 5.3); "" where there is none."""
+        wanted, values = name.encode("ascii"), []
+        for own, value in self.headers:
+            if own == wanted:
+                values.append(value)
+        return b", ".join(values).decode("latin-1")
+
+    def rest(self) -> bytes | None:
+        """Return what was not read of the body, if its end is here; else None."""
+        if not self.is_complete:
+            return None
+        pieces = self.unread()
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def distrust(self) -> None:
+        """Close the connection, though the answer is complete."""
+        self.connection.close()
 
     async def aclose(self) -> None:
         """Give the connection back if the answer is complete, else close it. Idempotent, and does not wait."""

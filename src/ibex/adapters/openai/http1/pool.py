@@ -65,10 +65,9 @@ class ConnectionPool:
         ``connect_s`` bounds the making of a connection, ``wait_s`` the waiting for one where no more may be made.
         Raises ``httpx.ConnectError``, ``ConnectTimeout``, and ``PoolTimeout`` where too many wait, or for too long.
         """
-        if not fresh:
-            kept = self._kept()
-            if kept is not None:
-                return kept
+        kept = None if fresh else self.kept()
+        if kept is not None:
+            return kept
         while True:
             connection = await self._in_line(connect_s, wait_s)
             if connection.is_open:
@@ -110,7 +109,8 @@ class ConnectionPool:
         if self._open:
             await self._all_gone.wait()
 
-    def _kept(self) -> Connection | None:
+    def kept(self) -> Connection | None:
+        """Return a connection that was kept, None if there is none."""
         while self._idle:
             connection = self._idle.pop()
             if connection.is_open and self._age_s(connection) < self._limits.keep_s:
