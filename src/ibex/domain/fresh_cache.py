@@ -98,12 +98,13 @@ class FreshCache(Generic[K, V]):
 
     async def recall(self, key: K, fetch: Fetch[V]) -> Recalled[K, V]:
         """Return the entry, fetched if there is none; raises what ``fetch`` raises."""
-        entry = self._entries.get(key)
-        if entry is not None:
-            return Recalled(key, entry, fetch, from_cache=True)
-        self._observer.missed(self._kind)
-        joins = (key, None) in self._flights
-        return Recalled(key, await self._fetched(key, None, fetch), fetch, from_cache=joins)
+        try:
+            entry = self._entries[key]
+        except KeyError:
+            self._observer.missed(self._kind)
+            joins = (key, None) in self._flights
+            return Recalled(key, await self._fetched(key, None, fetch), fetch, from_cache=joins)
+        return Recalled(key, entry, fetch, from_cache=True)
 
     async def confirm(self, recalled: Recalled[K, V], news: News) -> V:
         """Return the value that holds now, fetched anew where the news do not prove what was recalled.
@@ -143,8 +144,9 @@ class FreshCache(Generic[K, V]):
 
     async def get(self, key: K, news: News, fetch: Fetch[V]) -> V:
         """Return the value that holds now, where the news are known beforehand; raises what ``fetch`` raises."""
-        entry = self._entries.get(key)
-        if entry is None:
+        try:
+            entry = self._entries[key]
+        except KeyError:
             self._observer.missed(self._kind)
             return (await self._fetched(key, news.stamp(self._kind), fetch)).value
         return await self.confirm(Recalled(key, entry, fetch, from_cache=True), news)

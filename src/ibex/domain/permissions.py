@@ -73,4 +73,4 @@ def permissions_of(bitmap: int) -> Permission:
 
 def allows(granted: int, needed: int) -> bool:
     """Tell whether every needed bit is granted."""
-    return granted & needed == needed
+    return int.__and__(granted, needed) == needed  # the flags' own operator would make another set of flags

@@ -38,7 +38,8 @@ def window_of(now: datetime) -> int:
 
 def decide(*, count: int, limit: int, now: datetime) -> RateLimitDecision:
     """Judge the ``count``-th request (from 1) of the window that ``now`` lies in."""
-    reset = (window_of(now) + 1) * WINDOW_S
+    unix_s = int(now.timestamp())
+    reset = (unix_s // WINDOW_S + 1) * WINDOW_S
     if limit == UNLIMITED:
         return RateLimitDecision(allowed=True, limit=0, remaining=0, reset_unix_s=reset, retry_after_s=0)
     allowed = count <= limit
@@ -47,7 +48,7 @@ def decide(*, count: int, limit: int, now: datetime) -> RateLimitDecision:
         limit=limit,
         remaining=max(0, limit - count),
         reset_unix_s=reset,
-        retry_after_s=0 if allowed else reset - int(now.timestamp()),
+        retry_after_s=0 if allowed else reset - unix_s,
     )
 
 

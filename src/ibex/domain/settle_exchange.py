@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ibex.domain.completion import CompletionSummary
 from ibex.domain.errors import InternalError
@@ -31,10 +31,27 @@ class ExchangeObserver(Protocol):
         """Take note. ``journaled`` is False where there is nothing to keep, or the journal could not keep it."""
 
 
+_CUT_OFF: Final = InternalError()
+_NOTHING_KNOWN: Final = CompletionSummary()
+
+
 def report_bug(whose: str, error: Exception) -> None:
     """Hand an exception that a port does not announce to the event loop's handler, so that the caller can go on."""
     context = {"message": f"{whose} raised what its port does not announce", "exception": error}
     asyncio.get_running_loop().call_exception_handler(context)
+
+
+async def outlasting(task: asyncio.Task[None]) -> None:
+    """Return when a task has ended that raises nothing. Being cancelled ends the waiting alone, as with ``shield``."""
+    if not task.done():
+        over = asyncio.get_running_loop().create_future()
+
+        def tell(_task: asyncio.Task[None]) -> None:
+            if not over.done():
+                over.set_result(None)
+
+        task.add_done_callback(tell)
+        await over
 
 
 class SettleExchange:
@@ -61,7 +78,7 @@ class SettleExchange:
         if notes.caller is not None and notes.begun_id is None:
             notes.begun_id = self._ids.uuid7()
             try:
-                self._journal.begin(self._exchange(notes, InternalError(), CompletionSummary(), 0))
+                self._journal.begin(self._exchange(notes, _CUT_OFF, _NOTHING_KNOWN, 0))
             except Exception as error:  # noqa: BLE001 - its port announces none
                 report_bug("the journal", error)
 
@@ -89,9 +106,9 @@ class SettleExchange:
         """
         if notes.settlement is None:
             notes.provider_ended()
-            exchange = self._close(notes, error, summary or CompletionSummary())
+            exchange = self._close(notes, error, summary or _NOTHING_KNOWN)
             notes.settlement = self.start(self._record(exchange))
-        await asyncio.shield(notes.settlement)
+        await outlasting(notes.settlement)
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Begin work that must come to its end whoever stops waiting for it; ``drain`` waits for it too."""

@@ -53,23 +53,20 @@ class ChatRoute:
         if self._running >= self._limits.max_concurrency:
             raise OverloadedError(retry_after_s=1)
         self._running += 1
+        context = context_of(scope)
         try:
-            await self._serve(scope, receive, send)
+            async with Client(scope, receive, send, self._limits) as client:
+                try:
+                    reply = await self._complete_chat(_call(scope, context, client))
+                    context.notes = reply.notes
+                    await self._reply(reply, context, client)
+                except asyncio.CancelledError:
+                    if client.gone:
+                        raise
+                    # The server ends and would wait no longer. This task ends here too: raising would make it log one.
+                    await self._tell(shutting_down(), context, client)
         finally:
             self._running -= 1
-
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        context = context_of(scope)
-        async with Client(scope, receive, send, self._limits) as client:
-            try:
-                reply = await self._complete_chat(_call(scope, context, client))
-                context.notes = reply.notes
-                await self._reply(reply, context, client)
-            except asyncio.CancelledError:
-                if client.gone:
-                    raise
-                # The server ends and would wait no longer. This task ends here too: raising would only make it log one.
-                await self._tell(shutting_down(), context, client)
 
     async def _reply(self, reply: ChatReply, context: RequestContext, client: Client) -> None:
         if isinstance(reply, ChatAnswer):

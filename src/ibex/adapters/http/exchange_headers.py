@@ -34,15 +34,19 @@ def exchange_headers(notes: OpenExchange | None) -> Headers:
     provider_request_id = notes.provider_request_id
     if provider_request_id is not None and _VISIBLE.fullmatch(provider_request_id):
         headers.append((b"x-ibex-provider-request-id", provider_request_id.encode("ascii")))
-    timing = b", ".join(b"%b;dur=%.3f" % (name, ns / 1e6) for name, ns in _durations(notes))
+    timing = _timing(notes)
     if timing:
-        headers.append((b"server-timing", timing))
+        headers.append((b"server-timing", b", ".join(timing)))
     return headers
 
 
-def _durations(notes: OpenExchange) -> list[tuple[bytes, int]]:
+def _timing(notes: OpenExchange) -> list[bytes]:
     """Return the stages that were gone through; of a provider that is still speaking, the time until now."""
-    durations = [(name, notes.stage_ns[stage]) for stage, name in _STAGES if stage in notes.stage_ns]
+    timing = []
+    for stage, name in _STAGES:
+        if stage in notes.stage_ns:
+            timing.append(b"%b;dur=%.3f" % (name, notes.stage_ns[stage] / 1e6))
     if notes.provider_asked_ns is not None and notes.provider_ended_ns is None:
-        durations.append((Stage.PROVIDER.encode("ascii"), notes.clock.monotonic_ns() - notes.provider_asked_ns))
-    return durations
+        so_far_ns = notes.clock.monotonic_ns() - notes.provider_asked_ns
+        timing.append(b"%b;dur=%.3f" % (Stage.PROVIDER.encode("ascii"), so_far_ns / 1e6))
+    return timing

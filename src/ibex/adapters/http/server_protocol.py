@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Final, cast
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from ibex.adapters.http.asgi import START
 from ibex.adapters.http.client import CUT, WATCH, WHOLE_BODY
@@ -29,6 +29,8 @@ MAX_HEAD_BYTES: Final = 64 << 10
 MAX_HEADERS: Final = 256
 MAX_PIPELINED: Final = 8
 """With more requests waiting behind a running one nothing is read, so that it is not heard when the client leaves."""
+_OF_THE_CONNECTION: Final = {b"connection", b"transfer-encoding"}
+_WITHOUT_BODY: Final = {204, 304}
 _VERSIONS: Final = {"1.0", "1.1"}
 _OF_THE_UPGRADE: Final = {b"connection", b"upgrade", b"http2-settings"}
 
@@ -167,8 +169,8 @@ class CuttableHttpProtocol(HttpToolsProtocol):
                 self._head_timer = None
             super().on_headers_complete()
             self.scope["extensions"][WHOLE_BODY] = partial(_whole_body, self.cycle)  # type: ignore[assignment]  # the same
-            if self.parser.get_http_version() == "1.0":
-                self.cycle.__class__ = UnchunkedCycle  # its task has been made, but not run
+            # its task has been made, but not run
+            self.cycle.__class__ = UnchunkedCycle if self.parser.get_http_version() == "1.0" else PlainHeadCycle
             if self._left is not None:
                 self._read_on()
 
@@ -226,6 +228,38 @@ def _whole_body(cycle: RequestResponseCycle) -> bytes | None:
     if cycle.more_body or cycle.waiting_for_100_continue or cycle.disconnected:
         return None
     return bytes(cycle.body)
+
+
+class PlainHeadCycle(RequestResponseCycle):
+    """A request whose answer's head is written as it is given: the application's header names are in lower case.
+
+    Its base looks at each name and value with a regular expression, which costs as much as making the answer.
+    """
+
+    async def send(self, message: Message) -> None:  # type: ignore[override]  # typed for its own messages
+        """Send a part of the answer."""
+        if message["type"] != START or self.response_started or self.flow.write_paused or self.disconnected:
+            await super().send(cast("ASGISendEvent", message))
+            return
+        status, headers = message["status"], [*self.default_headers, *message["headers"]]
+        lines, has_length = [STATUS_LINE[status]], False
+        for name, value in headers:
+            if name == b"content-length":
+                self.expected_content_length, has_length = int(value), True
+            elif name in _OF_THE_CONNECTION:  # the application leaves them to the server, but for refusals that close
+                await super().send(cast("ASGISendEvent", message))
+                return
+            lines.append(b"%b: %b\r\n" % (name, value))
+        self.chunked_encoding = not has_length and self.scope["method"] != "HEAD" and status not in _WITHOUT_BODY
+        if self.chunked_encoding:
+            lines.append(b"transfer-encoding: chunked\r\n")
+        if not self.keep_alive:
+            lines.append(b"connection: close\r\n")
+        head = b"".join(lines)
+        if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines) or b"\x00" in head:
+            raise RuntimeError("a header holds what no header can")
+        self.response_started, self.waiting_for_100_continue = True, False
+        self.transport.write(head + b"\r\n")
 
 
 class UnchunkedCycle(RequestResponseCycle):

@@ -208,8 +208,9 @@ class SqliteJournal:
         return self._ages.at(self._known.acknowledged[sink] + 1) if self.depth(sink) > 0 else None
 
     def _bytes(self) -> int:
-        waiting = max(self.depth(sink) for sink in Sink)
-        return self._known.stored_bytes + waiting * ROW_BYTES + self._queued_bytes
+        known = self._known
+        waiting = known.last_position - min(known.acknowledged.values())
+        return known.stored_bytes + waiting * ROW_BYTES + self._queued_bytes
 
     async def _make_room(self, writer: Writer, size: int) -> None:
         """Drop what only the traces wait for. Raises ``JournalUnavailableError`` where that is not enough."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ class UnderWay:
     def __init__(self, path: Path) -> None:
         """Open the file, or create it. Raises ``OSError``."""
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._slots: dict[UUID, int] = {}
+        self._slots: dict[int, int] = {}  # by exchanges' ids as numbers, which are cheaper to look up
         self._free: list[int] = []
         self._count = 0
 
@@ -47,12 +46,14 @@ class UnderWay:
 
     def claim(self, exchange_id: UUID, slot: int) -> None:
         """Say whose note a slot holds that was found."""
-        self._slots[exchange_id] = slot
+        self._slots[exchange_id.int] = slot
 
     def free(self, slot: int) -> None:
         """Wipe a slot that was found."""
-        with suppress(OSError):
+        try:  # noqa: SIM105 - a context manager costs as much as the writing
             os.pwrite(self._file, _WIPED, slot * SLOT_BYTES)
+        except OSError:
+            pass
         self._free.append(slot)
 
     def note(self, exchange_id: UUID, body: bytes) -> bool:
@@ -70,12 +71,12 @@ class UnderWay:
         except OSError:
             self._free.append(slot)
             return False
-        self._slots[exchange_id] = slot
+        self._slots[exchange_id.int] = slot
         return True
 
     def wipe(self, exchange_id: UUID) -> None:
         """Remove a note, if there is one."""
-        slot = self._slots.pop(exchange_id, None)
+        slot = self._slots.pop(exchange_id.int, None)
         if slot is not None:
             self.free(slot)
 

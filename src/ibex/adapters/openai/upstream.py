@@ -76,8 +76,7 @@ class _Direct:
     def __init__(
         self, transport: Http1Transport, url: httpx.URL, headers: Sequence[tuple[bytes, bytes]], connect_s: float
     ) -> None:
-        self._pool_of = transport.pool
-        self._url = url
+        self._pool = transport.pool(url)
         self._connect_s = connect_s
         lines = [b"POST %b HTTP/1.1" % url.raw_path, *(b"%b: %b" % header for header in headers)]
         self._heads = tuple(
@@ -86,11 +85,10 @@ class _Direct:
 
     async def post(self, body: bytes, *, stream: bool, by: float, fresh: bool) -> Reply:
         """Send; see ``Upstream``."""
-        pool = self._pool_of(self._url)
-        connection = None if fresh else pool.kept()
+        connection = None if fresh else self._pool.kept()
         if connection is None:
             async with Deadline(by):
-                connection = await pool.get(connect_s=self._connect_s, wait_s=self._connect_s, fresh=fresh)
+                connection = await self._pool.get(connect_s=self._connect_s, wait_s=self._connect_s, fresh=fresh)
         reply = connection.send(b"%b%d\r\n\r\n" % (self._heads[stream], len(body)), body)
         reply.read_by = by
         try:

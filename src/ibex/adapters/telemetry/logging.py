@@ -5,6 +5,7 @@ Exceptions are logged as types and places in the code. Their messages are not: n
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 from contextlib import suppress
@@ -74,23 +75,43 @@ class _Unfailing:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._buffer = getattr(stream, "buffer", None)
+        self._lines: list[bytes] = []
 
     def write(self, text: str) -> int:
+        self._write_lines()
         with suppress(*_LOST):
             return self._stream.write(text)
         return 0
 
     def flush(self) -> None:
+        self._write_lines()
         with suppress(*_LOST):
             self._stream.flush()
 
     def write_line(self, line: bytes) -> None:
-        """Write bytes past the text layer, in which nothing waits: whoever else writes flushes at once."""
+        """Write bytes past the text layer, in which nothing waits: whoever else writes flushes at once.
+
+        Lines of one turn of the event loop go out together, at its end: each system call lets others run, and a busy
+        worker ends dozens of requests in a turn.
+        """
+        self._lines.append(line)
+        if len(self._lines) > 1:
+            return
+        try:
+            asyncio.get_running_loop().call_soon(self._write_lines)
+        except RuntimeError:  # there is no event loop, so nobody to wait for
+            self._write_lines()
+
+    def _write_lines(self) -> None:
+        if not self._lines:
+            return
+        lines = b"".join(self._lines)
+        self._lines.clear()
         with suppress(*_LOST):
             if self._buffer is None:
-                self._stream.write(line.decode())
+                self._stream.write(lines.decode())
             else:
-                self._buffer.write(line)
+                self._buffer.write(lines)
                 self._buffer.flush()
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ibex.adapters.http.json_splitting import (
     MAX_ELEMENTS,
@@ -30,6 +34,26 @@ def test_members_come_in_their_order_with_duplicates_and_bytes() -> None:
 def test_names_are_plain_texts() -> None:
     """What made duplicates possible does not leave the module."""
     assert [type(name) for name, _ in ObjectSplitter().split(b'{"a":1}')] == [str]
+
+
+@given(
+    pairs=st.lists(
+        st.tuples(st.sampled_from(["", "a", "b", "role", "\u00e4", '"', "\U0001f410"]), st.sampled_from([0, "x", [1]]))
+    ),
+    comma=st.sampled_from([",", ", ", " ,"]),
+    colon=st.sampled_from([":", ": "]),
+    ascii_only=st.booleans(),
+)
+def test_no_duplicate_is_lost_however_the_object_is_written(
+    pairs: list[tuple[str, object]], comma: str, colon: str, *, ascii_only: bool
+) -> None:
+    """Compact or with spaces, with escapes or without: what is read by the quick way is read as by the other."""
+
+    def written(value: object) -> str:
+        return json.dumps(value, ensure_ascii=ascii_only, separators=(",", ":"))
+
+    text = "{" + comma.join(written(name) + colon + written(value) for name, value in pairs) + "}"
+    assert [(name, json.loads(raw)) for name, raw in members(text.encode())] == pairs
 
 
 @pytest.mark.parametrize("text", [b"[]", b"1", b'"a"', b"null"])

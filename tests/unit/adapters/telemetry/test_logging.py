@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -206,6 +207,32 @@ def test_a_line_that_is_made_already_is_written_as_it_is(tmp_path: Path) -> None
 
     for text in (stream.getvalue(), path.read_text()):
         assert [json.loads(line)["event"] for line in text.splitlines()] == ["one", "two", "three"]
+
+
+class CountingFile(io.BytesIO):
+    """A file that counts how often it is written to."""
+
+    writes = 0
+
+    def write(self, data: Any, /) -> int:
+        """Count."""
+        self.writes += 1
+        return super().write(data)
+
+
+async def test_the_lines_of_one_turn_of_the_event_loop_are_written_together() -> None:
+    """With one call; others' lines, which come at once, keep their place."""
+    file = CountingFile()
+    with logging_to(io.TextIOWrapper(file, write_through=True)):
+        for number in range(3):
+            write_line(partial(b'{"event":%d}\n'.__mod__, number))
+        assert file.writes == 0
+        await asyncio.sleep(0)
+        assert file.writes == 1
+        write_line(lambda: b'{"event":3}\n')
+        structlog.get_logger().info("four")
+        text = file.getvalue().decode()
+    assert [json.loads(line)["event"] for line in text.splitlines()] == [0, 1, 2, 3, "four"]
 
 
 def test_a_log_that_cannot_be_written_fails_nobody(capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,7 @@ from harness.http_scene import (
     scripted_stream,
 )
 from harness.journal_entries import FullJournal
-from harness.logs import logging_to
+from harness.logs import logging_to, write_out
 from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.telemetry.metrics import Metrics
 from ibex.adapters.telemetry.requests import RequestTelemetry
@@ -73,6 +73,7 @@ class Watched:
 
 def access_lines(log: io.StringIO) -> list[dict[str, Any]]:
     """Return the access lines."""
+    write_out()
     return [line for line in map(json.loads, log.getvalue().splitlines()) if line["event"] == "request"]
 
 
