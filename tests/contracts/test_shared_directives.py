@@ -98,7 +98,7 @@ async def test_what_is_kept_in_redis_expires(redis_url: str) -> None:
     """With its minute."""
     worker = RedisWorker(redis_url)
     await worker.directives.put(ORG, AGENT, STAMP, FOUND)
-    answer = await worker.link.ask("ttl", lambda _askers, _instance: ("PTTL", directive_key(ORG, AGENT)))
+    answer, _ = await worker.link.ask("ttl", lambda _askers, _instance: ("PTTL", directive_key(ORG, AGENT)))
     assert answer is not None
     assert 0 < answer.reply <= 60_000
     await worker.link.close()

@@ -28,7 +28,7 @@ class RedisKnownTokens:
         def build(_askers: int, instance: str) -> Command:
             return EXCLUDES.call((MADE_KEY, FILTER_KEY, LEASE_KEY), instance, *positions(token_id))
 
-        answer = await self._link.ask(("excludes", token_id), build)
+        answer, _ = await self._link.ask(("excludes", token_id), build)
         excluded = answer is not None and answer.reply == 1
         if answer is not None and answer.lease is not None:
             self._heard(excluded)

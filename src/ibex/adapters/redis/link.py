@@ -54,12 +54,6 @@ class Answer:
     reply: Any
     askers: int
     understood: Any = None
-    _places: int = 0
-
-    def take_place(self) -> int:
-        """Return a place of one's own among the askers, from 1."""
-        self._places += 1
-        return self._places
 
 
 @dataclass(slots=True)
@@ -104,15 +98,16 @@ class RedisLink:
         connection = await self._connect((), self._from_now())
         connection.close()
 
-    async def ask(self, key: object, build: Callable[[int, str], Command]) -> Answer | None:
+    async def ask(self, key: object, build: Callable[[int, str], Command]) -> tuple[Answer | None, int]:
         """Ask together with all who ask in this turn; None if Redis did not answer in time or is not asked now.
 
-        Who asks under an equal ``key`` asks the same. ``build`` is given how many do, and the instance, and returns the
+        Who asks under an equal ``key`` asks the same; beside the answer stands one's own place among them, from 1,
+        also where one of them leaves. ``build`` is given how many do, and the instance, and returns the
         one command for all of them.
         """
         if self._is_pausing():
             self._observer.passed_over()
-            return None
+            return None, 0
         loop = asyncio.get_running_loop()
         if not self._next:
             loop.call_soon(self._depart)
@@ -121,10 +116,11 @@ class RedisLink:
             question = self._next[key] = _Question(build)
         answered: asyncio.Future[Answer] = loop.create_future()
         question.waiting.append(answered)
+        place = len(question.waiting)
         try:
-            return await answered
+            return await answered, place
         except RedisError:
-            return None
+            return None, place
 
     def _is_pausing(self) -> bool:
         if self._failures < FAILURES_IN_A_ROW:

@@ -38,16 +38,16 @@ class RedisRateLimiter:
         """Count one request; see ``RateLimiter``."""
         minute = window_of(now)
         asked_ns = self._clock.monotonic_ns()
-        answer = await self._link.ask((org_id.int, minute), partial(self._command, org_id, minute))
+        answer, place = await self._link.ask((org_id.int, minute), partial(self._command, org_id, minute))
         if answer is None:
             self._on_fallback()
             return Tally(self._own.count(org_id, now), no_news(asked_ns))
-        return Tally(answer.reply[0] - answer.askers + answer.take_place(), _news(answer))
+        return Tally(answer.reply[0] - answer.askers + place, _news(answer))
 
     async def news(self, org_id: UUID) -> News:
         """Return the organization's news; see ``RateLimiter``."""
         asked_ns = self._clock.monotonic_ns()
-        answer = await self._link.ask(org_id.int, lambda _askers, instance: self._command(org_id, 0, 0, instance))
+        answer, _ = await self._link.ask(org_id.int, lambda _askers, instance: self._command(org_id, 0, 0, instance))
         return no_news(asked_ns) if answer is None else _news(answer)
 
     def _command(self, org_id: UUID, minute: int, requests: int, _instance: str) -> Command:

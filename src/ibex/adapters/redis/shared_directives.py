@@ -45,7 +45,7 @@ class RedisSharedDirectives:
     async def get(self, org_id: UUID, agent_id: UUID, stamp: Stamp) -> SharedDirective | None:
         """Return what was put under this very stamp; see ``SharedDirectives``."""
         key = directive_key(org_id, agent_id)
-        answer = await self._link.ask(("directive", key), lambda _askers, _instance: ("GET", key))
+        answer, _ = await self._link.ask(("directive", key), lambda _askers, _instance: ("GET", key))
         if answer is None or not isinstance(answer.reply, bytes):
             return None
         try:

@@ -23,9 +23,10 @@ class RecordingLink:
 
     commands: list[tuple[Any, ...]] = field(default_factory=list)
 
-    async def ask(self, _key: object, build: Callable[[int, str], tuple[Any, ...]]) -> None:
-        """Note the command."""
+    async def ask(self, _key: object, build: Callable[[int, str], tuple[Any, ...]]) -> tuple[None, int]:
+        """Note the command; no answer comes."""
         self.commands.append(build(1, "instance"))
+        return None, 1
 
 
 async def test_keys_lie_with_their_organization_and_expire() -> None:
