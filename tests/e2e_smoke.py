@@ -40,7 +40,7 @@ def _complete(client: openai.OpenAI, model: str) -> list[str]:
 
 def _recorded(dev: IbexDev) -> list[str]:
     deadline = time.monotonic() + RECORD_TIMEOUT_S
-    while True:  # delivery takes its 200 ms; each look is a process of its own
+    while True:  # delivery takes its 200 ms; each look connects anew
         turns = sum(session["turn_count"] for session in dev.ibex_json("sessions", "list"))
         traces = dev.ibex_json("traces", "tail")
         complete = [trace for trace in traces if trace["is_complete"] and trace["total_tokens"] > 0]

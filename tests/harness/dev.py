@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.command import Ran, run_ibex
 from harness.process import IbexProcess
 
 if TYPE_CHECKING:
@@ -70,17 +68,9 @@ class IbexDev:
         """Where the proxy listens."""
         return str(json.loads((self.home / "running.json").read_text())["address"])
 
-    def ibex(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run another `ibex` command on the same folder."""
-        return subprocess.run(
-            [sys.executable, "-m", "ibex.entrypoints.cli", "--home", str(self.home), *arguments],
-            env={"PATH": os.environ["PATH"], "HOME": str(self.home.parent)},
-            capture_output=True,
-            text=True,
-            cwd=self.home.parent,
-            timeout=60,
-            check=False,
-        )
+    def ibex(self, *arguments: str) -> Ran:
+        """Run another `ibex` command on the same folder: from here, thus from another process."""
+        return run_ibex(self.home, {}, *arguments)
 
     def ibex_json(self, *arguments: str) -> Any:
         """Run another `ibex` command with ``--json`` and return what it says; it must succeed."""

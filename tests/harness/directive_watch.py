@@ -37,12 +37,14 @@ class Change:
     """How a change came into force, in seconds from when the change had returned.
 
     ``first_s``: until the answer of the first request sent since then that carried it. ``old_s``: until the last
-    request was sent that carried the old one, 0 if none was. ``failed``: answers other than 200.
+    request was sent that carried the old one, 0 if none was. ``failed``: answers other than 200. ``strayed``: answers
+    that carried neither the old nor the new one, or the old one on a connection that had seen the new one.
     """
 
     first_s: float
     old_s: float
     failed: int
+    strayed: int
 
 
 @dataclass(slots=True)
@@ -118,4 +120,13 @@ def change_under(
         first_s=min(seen.answered for seen in since if seen.version == number) - returned,
         old_s=max((seen.sent - returned for seen in since if seen.version != number), default=0.0),
         failed=sum(seen.status != 200 for client in watch.seen for seen in client),
+        strayed=sum(_strayed([seen.version for seen in client if seen.status == 200], number) for client in watch.seen),
+    )
+
+
+def _strayed(versions: list[int], new: int) -> int:
+    """Return how many are out of place where there should be the first one up to some point, and then the new one."""
+    turn = versions.index(new)
+    return sum(version != versions[0] for version in versions[:turn]) + sum(
+        version != new for version in versions[turn:]
     )

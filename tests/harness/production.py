@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.command import run_ibex
 from harness.process import STOP_TIMEOUT_S, IbexProcess
 
 if TYPE_CHECKING:
@@ -87,9 +88,9 @@ class Production:
 
     def ibex(self, *arguments: str) -> Any:
         """Run a command with ``--json``, which must succeed, and return what it says; None if it says nothing."""
-        command = IbexProcess.spawn([*arguments], self.environ, self.folder)
-        assert command.wait() == 0, command.lines
-        return json.loads(command.lines[0]) if command.lines[0].startswith(("{", "[")) else None
+        done = run_ibex(self.folder / ".ibex", self.environ, *arguments)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout) if done.stdout.startswith(("{", "[")) else None
 
     def stop(self) -> None:
         """End all processes, the last first; each must end well."""

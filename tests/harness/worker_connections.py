@@ -45,11 +45,12 @@ class WorkerConnection:
     client: httpx.Client
     asked: list[UUID] = field(default_factory=list)
 
-    def ask(self) -> Answer:
-        """Send one chat request and return its answer."""
+    def ask(self, **headers: str) -> Answer:
+        """Send one chat request, with these headers as well, and return its answer."""
         self.asked.append(uuid4())
+        own = {"X-Request-ID": str(self.asked[-1]), **headers}
         sent = time.monotonic()
-        answer = self.client.post("/v1/chat/completions", json=_BODY, headers={"X-Request-ID": str(self.asked[-1])})
+        answer = self.client.post("/v1/chat/completions", json=_BODY, headers=own)
         answered = time.monotonic()
         receipt = answer.headers.get("x-ibex-directive")
         return Answer(answer.status_code, int(receipt.partition("@")[0]) if receipt else None, sent, answered)

@@ -99,9 +99,9 @@ def test_the_first_agent_has_the_first_directive(dev: IbexDev) -> None:
 
 def test_a_second_one_on_the_same_folder_says_so_and_exits(dev: IbexDev) -> None:
     """The first is not disturbed."""
-    second = dev.ibex("dev", "--port", "0")
-    assert second.returncode == 1
-    assert str(dev.running.process.pid) in second.stdout + second.stderr
+    second = IbexProcess.spawn(["--home", str(dev.home), "dev", "--port", "0"], {}, dev.home.parent)
+    assert second.wait() == 1
+    assert str(dev.running.process.pid) in "\n".join(second.lines)
     assert _ask(dev).status_code == 200
 
 

@@ -1,4 +1,7 @@
-"""`make exit-gate` by its exit code, with only its last line measured, which takes no stack of servers."""
+"""`make exit-gate` by its exit code, with only its last line measured, which takes no stack of servers.
+
+That line is `make e2e-smoke`, so that this is its test as well.
+"""
 
 from __future__ import annotations
 
@@ -41,18 +44,22 @@ def test_a_line_that_fails_is_the_exit_code(tmp_path: Path) -> None:
 
     assert done.returncode == 1, done.stdout + done.stderr
     assert not told["passed"]
-    assert [(line["what"], line["passed"]) for line in told["lines"]] == [("make e2e-smoke", False)]
+    assert [(line["what"], line["passed"], line["figure"]) for line in told["lines"]] == [
+        ("make e2e-smoke", False, "exit code 2")  # of make, if what it makes fails
+    ]
     assert "exit-gate: 1 of 1 failed" in done.stdout
     assert "\033[" not in done.stdout
     assert "sk-canary-77" not in done.stdout + done.stderr + json.dumps(told)
 
 
 def test_lines_that_pass_are_the_exit_code_too(tmp_path: Path) -> None:
-    """With a server that answers it is 0."""
+    """It is 0 with a server that answers both completions; that both are on record, the smoke test has seen."""
     with ScriptedOpenAI.in_thread() as server:
         key = {"OPENAI_API_KEY": "sk-scripted", "OPENAI_BASE_URL": server.base_url}
         done, told = gate(tmp_path / "gate.json", "--only", "smoke", **key)
+        asked = [request.json().get("stream", False) for request in server.requests]
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert told["passed"]
     assert "exit-gate: all 1 passed" in done.stdout
+    assert asked == [False, True]

@@ -1,92 +1,179 @@
-"""The production wiring: auth, Redis, two proxy workers; what one changes, the others know at the next request."""
+"""The production wiring: auth, Redis, two proxy workers; what one changes or counts, the other knows.
+
+One stack for all of these tests, with a kept connection to each worker, so that it is known which one is asked.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import httpx
+import psycopg
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
-from harness.production import BOOTSTRAP, Production
+from harness.directive_changes import DirectiveOperator
+from harness.openai import ScriptedOpenAI
+from harness.production import BOOTSTRAP, START_TIMEOUT_S, Production
+from harness.turns import new_turn
+from harness.worker_connections import connection_to_each_worker, emitters_of
+from ibex.adapters.postgres.database import Database
+from ibex.adapters.postgres.roles import APP_ROLE
+from ibex.adapters.postgres.sessions import PostgresSessions
+from ibex.domain.identity import AgentStatus
+from ibex.domain.manage_identity import NamedAgent
 from ibex.entrypoints.auth import serve
 from ibex.entrypoints.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from harness.clickhouse import ClickHouseDatabase
     from harness.postgres import PostgresDatabase
+    from harness.redis import RedisServer
+    from harness.worker_connections import WorkerConnection
 
 pytestmark = pytest.mark.integration
 
-
-@pytest.fixture
-def production(
-    postgres: PostgresDatabase, clickhouse: ClickHouseDatabase, redis_url: str, tmp_path: Path
-) -> Iterator[Production]:
-    """The settings for these servers; what a test starts is stopped."""
-    stack = Production.over(postgres, clickhouse, redis_url, tmp_path)
-    yield stack
-    stack.stop()
+ROUNDS = 3
+WAIT_S = 30
+HANDLE = "a-session"
+CHAT = "/v1/chat/completions"
 
 
-def test_a_revoked_token_is_refused_by_every_worker_at_the_next_request(production: Production) -> None:
-    """The command announces it before it returns."""
-    made = production.ibex(*BOOTSTRAP, "--json")
-    production.start_auth()
-    address = production.start_proxy(workers=2)
-    headers = {"Authorization": f"Bearer {made['agent_token']}"}
-    body: dict[str, object] = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hi"}]}
+@dataclass(frozen=True, slots=True)
+class TwoWorkers:
+    """What runs, and a connection to each worker."""
 
-    def statuses() -> list[int]:
-        return [_post(address, headers, body) for _ in range(20)]
+    production: Production
+    provider: ScriptedOpenAI
+    address: str
+    workers: list[WorkerConnection]
 
-    assert set(statuses()) == {200}
-    token_id = made["agent_token"].removeprefix("ibex_pat_")[:36]
-    production.ibex("token", "revoke", token_id)
-
-    assert set(statuses()) == {401}
+    def seen(self, **headers: str) -> set[tuple[int, int | None]]:
+        """Return status and directive's version as each worker answers them."""
+        answers = [worker.ask(**headers) for worker in self.workers for _ in range(2)]
+        return {(answer.status, answer.version) for answer in answers}
 
 
-def test_what_an_operator_changes_is_in_force_for_every_worker_at_the_next_request(production: Production) -> None:
+@pytest.fixture(scope="module")
+def stack(
+    module_postgres: PostgresDatabase,
+    module_clickhouse: ClickHouseDatabase,
+    module_redis: RedisServer,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[TwoWorkers]:
+    """Auth and two workers, on a record that has a session of yesterday."""
+    folder = tmp_path_factory.mktemp("production")
+    with ScriptedOpenAI.in_thread() as provider:
+        keys = {"OPENAI_API_KEY": "sk-scripted", "OPENAI_BASE_URL": provider.base_url}
+        production = Production.over(module_postgres, module_clickhouse, module_redis.url, folder, **keys)
+        made = production.ibex(*BOOTSTRAP, "--json")
+        asyncio.run(_record_an_old_turn(module_postgres, made))
+        try:
+            production.start_auth()
+            address = production.start_proxy(workers=2)
+            with connection_to_each_worker(address, made["agent_token"], module_clickhouse, 2) as workers:
+                yield TwoWorkers(production, provider, address, workers)
+        finally:
+            production.stop()
+
+
+async def _record_an_old_turn(postgres: PostgresDatabase, made: dict[str, str]) -> None:
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    agent = NamedAgent(UUID(made["agent_id"]), UUID(made["org_id"]), "one", AgentStatus.ACTIVE, yesterday)
+    database = Database(postgres.app_url, APP_ROLE)
+    await database.open()
+    await PostgresSessions(database).append([new_turn(agent, HANDLE, created_at=yesterday)])
+    await database.close()
+
+
+def test_a_changed_directive_is_in_the_very_next_request_of_both_workers(
+    stack: TwoWorkers, module_clickhouse: ClickHouseDatabase
+) -> None:
+    """Once a set or a rollback has returned; the text that the provider gets is the one that the receipt names."""
+    operator = DirectiveOperator(stack.production.environ)
+    for number in range(ROUNDS):
+        for change in (partial(operator.set, f"Text {number}."), partial(operator.rollback, 1 + number)):
+            changed = change()
+            for worker in stack.workers:
+                answer = worker.ask()
+                assert (answer.status, answer.version) == (200, changed.version)
+                first = stack.provider.requests[-1].json()["messages"][0]
+                assert first == {"role": "system", "content": changed.text}
+
+    own = [emitters_of(module_clickhouse, worker.asked) for worker in stack.workers]
+    assert [len(emitters) for emitters in own] == [1, 1]
+    assert own[0] != own[1]
+
+
+def test_what_an_operator_changes_is_in_force_for_every_worker_at_the_next_request(stack: TwoWorkers) -> None:
     """A directive, its rollback, an agent's state, an organization's: the command announces each before it returns."""
-    made = production.ibex(*BOOTSTRAP, "--json")
-    production.start_auth()
-    address = production.start_proxy(workers=2)
-    headers = {"Authorization": f"Bearer {made['agent_token']}"}
-    body: dict[str, object] = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hi"}]}
-
-    def seen() -> set[tuple[int, str]]:
-        answers = [_ask(address, headers, body) for _ in range(10)]
-        return {(answer.status_code, answer.headers.get("x-ibex-directive", "")[:2]) for answer in answers}
-
-    assert seen() == {(200, "1@")}
+    latest = stack.production.ibex("directive", "set", "one", "Answer in rhyme.", "--json")["number"]
+    assert stack.seen() == {(200, latest)}
     for command, expected in (
-        (("directive", "set", "one", "Answer in rhyme."), (200, "2@")),
-        (("directive", "rollback", "one", "1"), (200, "1@")),
-        (("directive", "deactivate", "one"), (200, "")),
-        (("agent", "pause", "one"), (403, "")),
-        (("agent", "activate", "one"), (200, "")),
-        (("org", "suspend", "acme"), (401, "")),
-        (("org", "activate", "acme"), (200, "")),
+        (("directive", "rollback", "one", "1"), (200, 1)),
+        (("directive", "deactivate", "one"), (200, None)),
+        (("agent", "pause", "one"), (403, None)),
+        (("agent", "activate", "one"), (200, None)),
+        (("org", "suspend", "acme"), (401, None)),
+        (("org", "activate", "acme"), (200, None)),
     ):
-        production.ibex(*command)
-        assert seen() == {expected}, command
+        stack.production.ibex(*command)
+        assert stack.seen() == {expected}, command
 
 
-@pytest.mark.parametrize("missing", ["IBEX_AUTH_DATABASE_URL", "IBEX_TOKEN_PEPPERS", "IBEX_REDIS_URL"])
-def test_auth_says_what_it_lacks(production: Production, missing: str) -> None:
-    """Before anything is opened."""
-    environ = {name: value for name, value in production.environ.items() if name != missing}
+def test_a_revoked_token_is_refused_by_every_worker_at_the_next_request(stack: TwoWorkers) -> None:
+    """The command announces it before it returns."""
+    token = stack.production.ibex("token", "create", "--name", "doomed", "--agent", "one", "--json")["token"]
+    bearer = {"Authorization": f"Bearer {token}"}
+    assert {status for status, _ in stack.seen(**bearer)} == {200}
 
-    with pytest.raises(SettingsError, match=missing):
-        serve(Settings.load(environ))
+    stack.production.ibex("token", "revoke", token.removeprefix("ibex_pat_")[:36])
+
+    assert stack.seen(**bearer) == {(401, None)}
 
 
-def test_auth_tells_who_watches_over_it(production: Production) -> None:
+def test_a_session_is_abandoned_taken_up_again_and_ended(stack: TwoWorkers, module_postgres: PostgresDatabase) -> None:
+    """Workers abandon it by themselves; its next turn makes it active; one that ends it completes it for good."""
+    one, other = stack.workers
+    own = {"X-IBEX-Session-ID": HANDLE}
+
+    _wait_for(module_postgres, "abandoned", 1)
+    one.ask(**own)
+    _wait_for(module_postgres, "active", 2)
+    other.ask(**own, **{"X-IBEX-Session-End": "true"})
+    _wait_for(module_postgres, "completed", 3)
+    for worker in (one, other, one, other, one):
+        assert worker.ask(**own).status == 200
+    _wait_for(module_postgres, "completed", 8)
+
+    shown = stack.production.ibex("sessions", "show", HANDLE, "--json")
+    assert [turn["turn_index"] for turn in shown["turns"]] == list(range(8))
+    assert stack.production.ibex("traces", "gaps", "--json")  # exit code 0: every number is there, once
+
+
+def _wait_for(postgres: PostgresDatabase, status: str, turns: int) -> None:
+    deadline = time.monotonic() + WAIT_S
+    question = "SELECT status, turn_count FROM sessions WHERE external_id = %s"
+    with psycopg.connect(postgres.superuser_url, autocommit=True) as connection:
+        while (found := connection.execute(question, [HANDLE]).fetchone()) != (status, turns):
+            assert time.monotonic() < deadline, found
+            time.sleep(0.01)  # the other processes tell nobody
+
+
+def test_auth_tells_who_watches_over_it(stack: TwoWorkers) -> None:
     """It is ready with PostgreSQL, degraded without Redis, and its metrics count its calls."""
-    auth = production.start_auth()
+    auth = stack.production.processes[0]
     address = auth.wait_for_line("health and metrics on", 1).split("metrics on ")[1].split('"')[0]
 
     with httpx.Client(base_url=address, trust_env=False) as client:
@@ -97,10 +184,68 @@ def test_auth_tells_who_watches_over_it(production: Production) -> None:
     assert (ready["status"], set(ready["checks"])) == ("ok", {"postgres", "redis"})
 
 
-def _post(address: str, headers: dict[str, str], body: dict[str, object]) -> int:
-    return _ask(address, headers, body).status_code
+@pytest.mark.parametrize("missing", ["IBEX_AUTH_DATABASE_URL", "IBEX_TOKEN_PEPPERS", "IBEX_REDIS_URL"])
+def test_auth_says_what_it_lacks(stack: TwoWorkers, missing: str) -> None:
+    """Before anything is opened."""
+    environ = {name: value for name, value in stack.production.environ.items() if name != missing}
+
+    with pytest.raises(SettingsError, match=missing):
+        serve(Settings.load(environ))
 
 
-def _ask(address: str, headers: dict[str, str], body: dict[str, object]) -> httpx.Response:
-    with httpx.Client(trust_env=False) as client:  # a connection of its own: any worker may take it
-        return client.post(f"{address}/v1/chat/completions", json=body, headers=headers)
+def test_whichever_worker_is_asked_knows_all_requests_and_one_that_dies_is_replaced(stack: TwoWorkers) -> None:
+    """Metrics are whole also while another worker cannot answer; of one that is killed what it counted stays.
+
+    The others serve meanwhile, and it is said.
+    """
+    counted = _chats(stack.address)
+    assert {status for status, _ in stack.seen()} == {200}
+    counted += 4
+    pids = stack.production.workers()
+    assert len(pids) == 2
+    for pid in pids:
+        with _stopped(pid):
+            assert _chats(stack.address) == counted
+    shown = _samples(stack.address)
+    assert shown["ibex_proxy_worker_up"] == {"0": 1, "1": 1}
+    for name in ("process_resident_memory_bytes", "ibex_proxy_event_loop_silent_seconds"):
+        assert set(shown[name]) == {"0", "1"}
+
+    watcher = stack.production.processes[-1]
+    os.kill(min(pids), signal.SIGKILL)
+    watcher.wait_for_line("ended with code -9", START_TIMEOUT_S)
+    assert httpx.get(f"{stack.address}/health", trust_env=False).status_code == 200
+    watcher.wait_for_lines("listening on", 3, START_TIMEOUT_S)
+
+    assert len(stack.production.workers()) == 2
+    assert len(stack.production.workers() - pids) == 1
+    assert _chats(stack.address) == counted
+    assert _samples(stack.address)["ibex_proxy_worker_up"] == {"0": 1, "1": 1}
+
+
+def _samples(address: str) -> dict[str, dict[str, float]]:
+    """Return what one worker shows, by name and worker; samples of several series are added up."""
+    found: dict[str, dict[str, float]] = {}
+    text = httpx.get(f"{address}/metrics", trust_env=False).raise_for_status().text
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.labels.get("route", CHAT) == CHAT:
+                by_worker = found.setdefault(sample.name, {})
+                worker = sample.labels.get("worker", "")
+                by_worker[worker] = by_worker.get(worker, 0) + sample.value
+    return found
+
+
+def _chats(address: str) -> float:
+    """Return how many chat requests one worker says there were."""
+    return _samples(address)["ibex_proxy_request_duration_seconds_count"][""]
+
+
+@contextmanager
+def _stopped(pid: int) -> Iterator[None]:
+    """Let a process stand still."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)

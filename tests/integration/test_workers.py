@@ -1,4 +1,7 @@
-"""Several workers on one socket: replaced when they die, ended with who watches over them, and told when to stop."""
+"""Several workers on one socket: ended with who watches over them, told when to stop, given up if they cannot start.
+
+That one that dies is replaced is tested in ``test_production``.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ import select
 import signal
 from typing import TYPE_CHECKING
 
-import httpx
 import pytest
 
 from harness.production import START_TIMEOUT_S, Production
@@ -19,36 +21,33 @@ if TYPE_CHECKING:
 
     from harness.clickhouse import ClickHouseDatabase
     from harness.postgres import PostgresDatabase
+    from harness.redis import RedisServer
 
 pytestmark = pytest.mark.integration
 
 END_TIMEOUT_S = 30
 
 
-@pytest.fixture
-def production(
-    postgres: PostgresDatabase, clickhouse: ClickHouseDatabase, redis_url: str, tmp_path: Path
+@pytest.fixture(scope="module")
+def with_auth(
+    module_postgres: PostgresDatabase,
+    module_clickhouse: ClickHouseDatabase,
+    module_redis: RedisServer,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Production]:
-    """The settings for these servers, and an auth."""
-    stack = Production.over(postgres, clickhouse, redis_url, tmp_path)
+    """The settings for these servers, and an auth for all tests here."""
+    stack = Production.over(module_postgres, module_clickhouse, module_redis.url, tmp_path_factory.mktemp("workers"))
     stack.start_auth()
     yield stack
     stack.stop()
 
 
-def test_a_worker_that_dies_is_replaced(production: Production) -> None:
-    """The others serve meanwhile, and it is said."""
-    address = production.start_proxy(workers=2)
-    watcher = production.processes[-1]
-    before = production.workers()
-    os.kill(min(before), signal.SIGKILL)
-
-    watcher.wait_for_line("ended with code -9", START_TIMEOUT_S)
-    watcher.wait_for_lines("listening on", 3, START_TIMEOUT_S)
-
-    assert len(production.workers() - before) == 1
-    assert len(production.workers()) == 2
-    assert httpx.get(f"{address}/health", trust_env=False).status_code == 200
+@pytest.fixture
+def production(with_auth: Production, tmp_path: Path) -> Iterator[Production]:
+    """The same in a folder of the test's own; what it starts is stopped."""
+    stack = Production({**with_auth.environ, "IBEX_JOURNAL_DIR": str(tmp_path / "journal")}, tmp_path)
+    yield stack
+    stack.stop()
 
 
 def test_a_stop_while_workers_start_is_no_failure(production: Production) -> None:

@@ -95,7 +95,7 @@ class Stage:
 
     def _turn(self, session: str) -> dict[str, object]:
         deadline = time.monotonic() + RECORD_TIMEOUT_S
-        while time.monotonic() < deadline:  # delivery takes its 200 ms; each look is a process of its own
+        while time.monotonic() < deadline:  # delivery takes its 200 ms; each look connects anew
             done = self.dev.ibex("sessions", "show", session, "--json")
             if done.returncode == 0:
                 return dict(json.loads(done.stdout)["turns"][0])
