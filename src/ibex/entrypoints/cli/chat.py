@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 import httpx
 import rich_click as click
 
+from ibex.entrypoints.cli.tables import terminal_width, wrapped
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -19,6 +21,10 @@ _DEFAULT_URL: Final = "http://127.0.0.1:8080"
 _TIMEOUT_S: Final = 150.0
 _OK: Final = 200
 _SESSION: Final = "x-ibex-session-id"
+_WAYS_OUT: Final = {
+    "PROVIDER_NOT_CONFIGURED": " --model takes what GET /v1/models lists, which is what IBEX_OPENAI_MODELS names.",
+    "MISSING_AGENT_ID": " --agent takes one of `ibex agent list`.",
+}
 
 
 @dataclass(slots=True)
@@ -31,11 +37,12 @@ class Conversation:
     stream: bool
     way_out: str
     messages: list[dict[str, str]] = field(default_factory=list)
+    told_session: str | None = None
 
     def say(self, prompt: str) -> None:
         """Send a prompt and show the answer. Raises ``click.ClickException`` with the proxy's own words."""
-        self.messages.append({"role": "user", "content": prompt})
-        body: dict[str, Any] = {"model": self.model, "messages": self.messages, "stream": self.stream}
+        messages = [*self.messages, {"role": "user", "content": prompt}]
+        body: dict[str, Any] = {"model": self.model, "messages": messages, "stream": self.stream}
         if self.stream:
             body["stream_options"] = {"include_usage": True}
         try:
@@ -49,9 +56,18 @@ class Conversation:
         except httpx.HTTPError as error:
             reason = f"No proxy answers at {self.client.base_url} ({type(error).__name__}). {self.way_out}"
             raise click.ClickException(reason) from None
-        self.messages.append({"role": "assistant", "content": text})
+        self.messages = [*messages, {"role": "assistant", "content": text}]
+        self._tell(response, usage)
         self.headers["X-IBEX-Session-ID"] = response.headers[_SESSION]
-        click.echo(click.style(_told(response, usage), dim=True), err=True)
+
+    def _tell(self, response: httpx.Response, usage: dict[str, Any]) -> None:
+        """Say what became of it; the session only where it is another one than before."""
+        told = _told(response, usage)
+        if self.told_session != (session := response.headers[_SESSION]):
+            told = {"session": f"session {session}", **told}
+            self.told_session = session
+        for line in wrapped(told, terminal_width()):
+            click.secho(line, dim=True, err=True)
 
     def _show(self, response: httpx.Response) -> tuple[str, dict[str, Any]]:
         if not self.stream:
@@ -118,15 +134,31 @@ def chat(  # noqa: PLR0913 - an argument an option
         if prompt is not None:
             conversation.say(prompt)
             return
-        for line in _lines():
+        _converse(conversation)
+
+
+def _converse(conversation: Conversation) -> None:
+    """Say what is typed until the end of input; a person whose prompt has failed may go on, a script may not."""
+    typed = sys.stdin.isatty()
+    if typed:
+        click.echo("Ctrl-D ends the conversation.", err=True)
+    for line in _lines():
+        try:
             conversation.say(line)
+        except click.ClickException as failure:
+            if not typed:
+                raise
+            failure.show()
 
 
 def _base_url(address: str) -> httpx.URL:
     try:
-        return httpx.URL(address)
+        url = httpx.URL(address)
     except httpx.InvalidURL as error:
         raise click.UsageError(f"The proxy's address is none: {error}.") from None
+    if url.scheme not in {"http", "https"} or not url.host:
+        raise click.UsageError(f"The proxy's address is none: {address!r} is not like {_DEFAULT_URL}.")
+    return url
 
 
 def _lines() -> Iterator[str]:
@@ -150,7 +182,8 @@ def _events(response: httpx.Response) -> Iterator[dict[str, Any]]:
 def _refused(response: httpx.Response) -> click.ClickException:
     try:
         error = response.json()["error"]
-        return click.ClickException(f"{error['code']}: {error['message']} (request {error['request_id']})")
+        way_out = _WAYS_OUT.get(error["code"], "")
+        return click.ClickException(f"{error['code']}: {error['message']}{way_out} (request {error['request_id']})")
     except (ValueError, KeyError, TypeError):
         return _no_ibex(response)
 
@@ -159,15 +192,15 @@ def _no_ibex(response: httpx.Response) -> click.ClickException:
     return click.ClickException(f"The server at this address answered {response.status_code} and is no IBEX.")
 
 
-def _told(response: httpx.Response, usage: dict[str, Any]) -> str:
-    headers = response.headers
-    told = [f"session {headers[_SESSION]}"]
-    if "x-request-id" in headers:
-        told.append(f"request {headers['x-request-id']}")
-    if "x-ibex-directive" in headers:
-        told.append(f"directive {headers['x-ibex-directive']}")
+def _told(response: httpx.Response, usage: dict[str, Any]) -> dict[str, str]:
+    """Return what to say of an answer; what stands between may take headers away."""
+    told = {
+        name: f"{name} {response.headers[header]}"
+        for name, header in (("request", "x-request-id"), ("directive", "x-ibex-directive"))
+        if header in response.headers
+    }
     if usage:
-        told.append(f"tokens {usage.get('prompt_tokens')}→{usage.get('completion_tokens')}")
-    if "server-timing" in headers:  # what stands between may take it away
-        told.append(f"{headers['server-timing'].replace(';dur=', ' ')} ms")
-    return " · ".join(told)
+        told["tokens"] = f"tokens {usage.get('prompt_tokens')}→{usage.get('completion_tokens')}"
+    if "server-timing" in response.headers:
+        told["timing"] = f"{response.headers['server-timing'].replace(';dur=', ' ')} ms"
+    return told

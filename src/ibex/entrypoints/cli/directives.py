@@ -105,7 +105,7 @@ def history(invocation: Invocation, agent: str, org: str | None, *, as_json: boo
 
     versions, state = _run(invocation, agent, org, work)
     rows = [_history_row(version, state, as_json=as_json) for version in versions]
-    show_rows(rows, as_json=as_json, empty="The agent has no directive.", columns=_HISTORY_COLUMNS)
+    show_rows(rows, as_json=as_json, empty="The agent has no directive.", columns=_HISTORY_COLUMNS, spare=("receipt",))
 
 
 @directive.command("diff")

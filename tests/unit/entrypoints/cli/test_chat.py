@@ -101,6 +101,57 @@ def test_a_conversation_is_one_session(ibex: CliScene, proxy: Proxy, monkeypatch
     assert [request.headers.get("x-ibex-session-id") for request in proxy.asked] == [None, "s-1"]
 
 
+def test_a_conversation_tells_its_session_once(ibex: CliScene, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The request is another one with each prompt."""
+    proxy.answers = [HELLO, HELLO]
+    monkeypatch.setattr("sys.stdin", io.StringIO("one\ntwo\n"))
+
+    done = ibex.run("chat", "--token", SECRET)
+
+    assert (done.err.count("session s-1"), done.err.count("request r-2")) == (1, 2)
+
+
+class Keyboard(io.StringIO):
+    """Standard input where a person types."""
+
+    def isatty(self) -> bool:
+        """Say so."""
+        return True
+
+
+@pytest.mark.parametrize(("typed", "code", "asked"), [(Keyboard, 0, 2), (io.StringIO, 1, 1)])
+def test_a_prompt_that_failed_ends_the_conversation_of_scripts_alone(
+    ibex: CliScene, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, typed: type[io.StringIO], code: int, asked: int
+) -> None:
+    """A person may go on; what was not answered is not part of what was said."""
+    error = {"error": {"code": "RATE_LIMITED", "message": "Too many requests.", "request_id": "r-1"}}
+    proxy.answers = [lambda: httpx.Response(429, json=error), HELLO]
+    monkeypatch.setattr("sys.stdin", typed("one\ntwo\n"))
+
+    done = ibex.run("chat", "--token", SECRET)
+
+    assert (done.code, len(proxy.asked)) == (code, asked)
+    assert "RATE_LIMITED" in done.err
+    assert proxy.bodies[-1]["messages"] == [{"role": "user", "content": "two" if asked > 1 else "one"}]
+
+
+@pytest.mark.parametrize("address", ["nonsense", "ftp://127.0.0.1", "127.0.0.1:8080", "http://"])
+def test_an_address_that_is_none_is_wrong_usage(ibex: CliScene, proxy: Proxy, address: str) -> None:
+    """Before anything is sent anywhere."""
+    done = ibex.run("chat", "Hi", "--token", SECRET, "--url", address)
+
+    assert (done.code, proxy.asked) == (2, [])
+    assert "http://127.0.0.1:8080" in done.err
+
+
+def test_a_model_that_nobody_serves_is_told_with_where_to_look(ibex: CliScene, proxy: Proxy) -> None:
+    """The proxy's own words are about the request alone."""
+    error = {"error": {"code": "PROVIDER_NOT_CONFIGURED", "message": "No provider.", "request_id": "r-1"}}
+    proxy.answers = [lambda: httpx.Response(501, json=error)]
+
+    assert "GET /v1/models" in ibex.run("chat", "Hi", "--token", SECRET).err
+
+
 def test_a_refusal_is_the_proxys_own_words(ibex: CliScene, proxy: Proxy) -> None:
     """With its code, and the request's id to ask about."""
     error = {"error": {"code": "RATE_LIMITED", "message": "Too many requests.", "request_id": "r-1"}}
