@@ -17,6 +17,8 @@ from ibex.domain.chat import Usage
 from ibex.domain.values import value
 
 DONE: Final = b"[DONE]"
+_JSON_SPACE: Final = " \t\n\r"
+_raw_decode = json.JSONDecoder().raw_decode
 _LONGEST_NAME: Final = 256
 _MOST_CHOICES: Final = 128  # OpenAI's own limit for ``n``; it bounds what a broken provider makes us keep
 
@@ -80,36 +82,41 @@ class CompletionFold:
         if event.get("error"):
             self.failed = True
             return EventKind.ERROR
-        was_finished = self.finished
+        was_finished = self._finish_reason is not None
         self.take(event, "delta")
+        if event.get("usage") is None:  # as of all events but the last
+            return EventKind.DATA
         return EventKind.USAGE_ONLY if _is_usage_only(event, was_finished=was_finished) else EventKind.DATA
 
     def take(self, answer: dict[str, Any], text_holder: str) -> None:
         """Take an answer or a chunk; ``text_holder`` is the member of a choice that holds its text."""
         model = answer.get("model")
-        if isinstance(model, str) and model != self._told_model:
+        if model != self._told_model and type(model) is str:
             self._told_model, self._model = model, _name(model)
-        if isinstance(usage := answer.get("usage"), dict):
+        usage = answer.get("usage")
+        if type(usage) is dict:
             self._usage = _usage(usage)
         choices = answer.get("choices")
-        for choice in choices if isinstance(choices, list) else ():
-            if isinstance(choice, dict):
+        for choice in choices if type(choices) is list else ():
+            if type(choice) is dict:
                 self._take_choice(choice, text_holder)
 
     def _take_choice(self, choice: dict[str, Any], text_holder: str) -> None:
-        if isinstance(reason := choice.get("finish_reason"), str):
+        reason = choice.get("finish_reason")
+        if type(reason) is str:
             self._finish_reason = _name(reason)
         holder = choice.get(text_holder)
-        text = holder.get("content") if isinstance(holder, dict) else None
-        if not isinstance(text, str) or not text:
+        text = holder.get("content") if type(holder) is dict else None
+        if type(text) is not str or not text:
             return
         index = choice.get("index")
         key = index if isinstance(index, int) else 0
-        if key not in self._texts:
+        hashed = self._texts.get(key)
+        if hashed is None:
             if len(self._texts) == _MOST_CHOICES:
                 return
-            self._texts[key] = _TextHash()
-        self._texts[key].add(text)
+            hashed = self._texts[key] = _TextHash()
+        hashed.add(text)
 
     def summary(self) -> CompletionSummary:
         """Return what is known so far."""
@@ -171,11 +178,16 @@ def _says_nothing(choice: object) -> bool:
 
 def _object(text: bytes) -> dict[str, Any] | None:
     try:
-        # what begins so is UTF-8, and need not be asked which of JSON's old encodings it has
-        value = json.loads(text.decode("utf-8", "surrogatepass") if text.startswith(b'{"') else text)
+        if not text.startswith(b'{"'):
+            value = json.loads(text)
+        else:  # what begins so is UTF-8, and need not be asked which of JSON's old encodings it has
+            decoded = text.decode("utf-8", "surrogatepass")
+            value, end = _raw_decode(decoded)
+            if end != len(decoded) and decoded[end:].strip(_JSON_SPACE):
+                return None
     except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) else None
+    return value if type(value) is dict else None
 
 
 def _usage(usage: dict[str, Any]) -> Usage:

@@ -69,6 +69,7 @@ class Client:
         self._companions: list[asyncio.Task[None]] = []
         self._sending = False
         self._last_sent_s = 0.0
+        self._time = asyncio.get_running_loop().time
         self._last_chunk = b"\n\n"
         self._finished = False
         self.gone = False
@@ -138,7 +139,12 @@ class Client:
     async def send_chunk(self, chunk: bytes) -> None:
         """Send a part of a stream at once, when the client has taken most of what was sent before."""
         self._last_chunk = chunk
-        await self._deliver({"type": BODY, "body": chunk, "more_body": True})
+        self._sending = True
+        try:
+            await self._send({"type": BODY, "body": chunk, "more_body": True})
+        finally:
+            self._sending = False
+            self._last_sent_s = self._time()
 
     async def end_stream(self, last: bytes = b"") -> None:
         """Send the end of a stream, with a last event or without; it is one of its own, whatever was cut before it."""
@@ -170,7 +176,7 @@ class Client:
                 await self._send(message)
         finally:
             self._sending = False
-            self._last_sent_s = asyncio.get_running_loop().time()
+            self._last_sent_s = self._time()
 
     def _watch_by_receiving(self, left: Callable[[], None]) -> None:
         """Watch as any ASGI server lets one, with a task of its own: that costs as much as reading the body."""

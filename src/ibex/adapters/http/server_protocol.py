@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from uvicorn._types import ASGISendEvent
 
-    from ibex.adapters.http.asgi import Message, Scope
+    from ibex.adapters.http.asgi import Headers, Message, Scope
     from ibex.domain.errors import IbexError
 
 MAX_HEAD_BYTES: Final = 64 << 10
@@ -170,7 +170,7 @@ class CuttableHttpProtocol(HttpToolsProtocol):
             super().on_headers_complete()
             self.scope["extensions"][WHOLE_BODY] = partial(_whole_body, self.cycle)  # type: ignore[assignment]  # the same
             # its task has been made, but not run
-            self.cycle.__class__ = UnchunkedCycle if self.parser.get_http_version() == "1.0" else PlainHeadCycle
+            self.cycle.__class__ = UnchunkedCycle if self.parser.get_http_version() == "1.0" else QuickCycle
             if self._left is not None:
                 self._read_on()
 
@@ -230,25 +230,33 @@ def _whole_body(cycle: RequestResponseCycle) -> bytes | None:
     return bytes(cycle.body)
 
 
-class PlainHeadCycle(RequestResponseCycle):
-    """A request whose answer's head is written as it is given: the application's header names are in lower case.
+class QuickCycle(RequestResponseCycle):
+    """A request whose answer is written as it is given: the application's header names are in lower case.
 
-    Its base looks at each name and value with a regular expression, which costs as much as making the answer.
+    Its base looks at each name and value with a regular expression, which costs as much as making the answer, and at
+    each chunk of a stream as if it were any message.
     """
 
     async def send(self, message: Message) -> None:  # type: ignore[override]  # typed for its own messages
         """Send a part of the answer."""
-        if message["type"] != START or self.response_started or self.flow.write_paused or self.disconnected:
-            await super().send(cast("ASGISendEvent", message))
-            return
-        status, headers = message["status"], [*self.default_headers, *message["headers"]]
+        if not self.flow.write_paused and not self.disconnected and not self.response_complete:
+            if not self.response_started:
+                if message["type"] == START and self._begun(message["status"], message["headers"]):
+                    return
+            elif self.chunked_encoding and message.get("more_body") and message["body"]:
+                chunk = message["body"]
+                self.transport.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+                return
+        await super().send(cast("ASGISendEvent", message))
+
+    def _begun(self, status: int, headers: Headers) -> bool:
+        """Send the head; False, and nothing is sent, if it says something of the connection, as refusals may."""
         lines, has_length = [STATUS_LINE[status]], False
-        for name, value in headers:
+        for name, value in [*self.default_headers, *headers]:
             if name == b"content-length":
                 self.expected_content_length, has_length = int(value), True
-            elif name in _OF_THE_CONNECTION:  # the application leaves them to the server, but for refusals that close
-                await super().send(cast("ASGISendEvent", message))
-                return
+            elif name in _OF_THE_CONNECTION:
+                return False
             lines.append(b"%b: %b\r\n" % (name, value))
         self.chunked_encoding = not has_length and self.scope["method"] != "HEAD" and status not in _WITHOUT_BODY
         if self.chunked_encoding:
@@ -260,6 +268,7 @@ class PlainHeadCycle(RequestResponseCycle):
             raise RuntimeError("a header holds what no header can")
         self.response_started, self.waiting_for_100_continue = True, False
         self.transport.write(head + b"\r\n")
+        return True
 
 
 class UnchunkedCycle(RequestResponseCycle):

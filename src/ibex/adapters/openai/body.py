@@ -56,20 +56,23 @@ class AnswerBody:
 
     async def read(self) -> bytes | None:
         """Return the next bytes, never empty; None at the end."""
+        if self._gunzip is not None:
+            return await self._unzipped(self._gunzip)
+        while True:
+            chunk = await self._next_chunk()
+            if chunk is None or chunk:
+                return chunk
+
+    async def _unzipped(self, gunzip: Gunzip) -> bytes | None:
         while True:
             piece = next(self._pieces, None)
             if piece:
                 return piece
             chunk = await self._next_chunk()
             if chunk is None:
-                if self._gunzip is not None:
-                    self._gunzip.finish()
+                gunzip.finish()
                 return None
-            if self._gunzip is None:
-                if chunk:
-                    return chunk
-            else:
-                self._pieces = self._gunzip.feed(chunk)
+            self._pieces = gunzip.feed(chunk)
 
     async def read_all(self, max_bytes: int) -> bytes:
         """Return the whole body; raises ``UnreadableAnswerError`` if it is larger than ``max_bytes``."""
@@ -108,7 +111,9 @@ class AnswerBody:
 
     async def _next_chunk(self) -> bytes | None:
         now = asyncio.get_running_loop().time()
-        limit = min(now + self.limits.idle_s if self._has_begun else self.limits.first_byte, self.limits.deadline)
+        limits = self.limits
+        limit = now + limits.idle_s if self._has_begun else limits.first_byte
+        limit = min(limit, limits.deadline)
         if limit <= now and self._has_begun:  # a body that is always there at once would never let the timer fire
             raise TimeoutError
         self._answer.read_by = limit

@@ -71,7 +71,7 @@ class EventSplitter:
         for text in chunk[:-2].split(b"\n\n"):
             if not text.startswith(b"data: ") or b"\n" in text:
                 return []
-            events.append(StreamEvent(text + b"\n\n", text[6:]))
+            events.append(StreamEvent(b"%b\n\n" % text, text[6:]))
         self._at_start = self._last_was_cr = False
         return events
 

@@ -64,7 +64,9 @@ class OpenAIStream:
         else:
             events = self._splitter.finish()
             self._ended = True
-        self._done = self._done or any(event.data == DONE for event in events)
+        for event in events:
+            if event.data == DONE:
+                self._done = True
         if self._ended and not self._done:
             await self._body.distrust()
         return events

@@ -262,7 +262,8 @@ class Reply(httpx.AsyncByteStream):
             if self.is_complete:
                 raise StopAsyncIteration
             await self._progress()
-        pieces = self.unread()
+        pieces, self._pieces = self._pieces, []
+        self.unread_bytes = 0
         self.connection.resume()
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
