@@ -29,6 +29,7 @@ ENVIRON = {
     "IBEX_TOKEN_PEPPERS": "k:AAECAwQFBgcICQoLDA0ODw==",
     "IBEX_REDIS_URL": "redis://127.0.0.1:1/0",
     "IBEX_AUTH_ADDRESS": "127.0.0.1:1",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1",
 }
 
 

@@ -60,8 +60,9 @@ class RecordingRequestObserver:
     requests: list[Ended] = field(default_factory=list)
     one_over: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def began(self, request_id: UUID, trace_id: str) -> None:
+    def began(self, request_id: UUID, trace_id: str, parent: str | None = None) -> None:
         """Remember the request."""
+        del parent
         assert trace_id
         self.begun.append(request_id)
 

@@ -36,6 +36,7 @@ from ibex.domain.freshness import Kind
 from ibex.domain.manage_directives import ManageDirectives
 from ibex.domain.manage_identity import ManageIdentity
 from ibex.domain.settle_exchange import SettleExchange
+from ibex.entrypoints.tracing import check_tracing, request_observer, span_export
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,6 +88,8 @@ class Application(containers.DeclarativeContainer):
     observers = providers.Object(())
 
     request_telemetry = providers.Singleton(RequestTelemetry, adapters.metrics)
+    span_export = providers.Singleton(span_export, settings, adapters.registry, adapters.clock)
+    request_observer = providers.Singleton(request_observer, request_telemetry, span_export, settings, adapters.clock)
     delivery_telemetry = providers.Singleton(DeliveryTelemetry, adapters.metrics)
     drain = providers.Singleton(Drain)
 
@@ -182,7 +185,7 @@ class Application(containers.DeclarativeContainer):
         render_metrics=adapters.metrics.provided.render,
         readiness_checks=adapters.checks,
         drain=drain,
-        observer=request_telemetry,
+        observer=request_observer,
         limits=providers.Callable(_limits, settings),
         error_docs_base=settings.provided.error_docs_base,
     )
@@ -204,7 +207,11 @@ class Management(containers.DeclarativeContainer):
 def application_of(
     adapters: containers.DeclarativeContainer, settings: Settings, observers: Sequence[ExchangeObserver] = ()
 ) -> Application:
-    """Return the application over an environment's adapters, complete: raises what the container finds missing."""
+    """Return the application over an environment's adapters, complete: raises what the container finds missing.
+
+    Raises ``SettingsError`` where spans are asked for that cannot be sent.
+    """
+    check_tracing(settings)
     adapters.settings.override(settings)
     application = Application(adapters=adapters)
     application.settings.override(settings)

@@ -24,6 +24,7 @@ from ibex.entrypoints.lifespan import running, working
 from ibex.entrypoints.migrations import migrate
 from ibex.entrypoints.proxy_server import BACKLOG, address_of, listen, serve_http
 from ibex.entrypoints.settings import Settings
+from ibex.entrypoints.tracing import check_tracing
 
 if TYPE_CHECKING:
     import socket
@@ -98,6 +99,7 @@ def run(home: Home, environ: Mapping[str, str], console: Console) -> int:
     with home.claim():
         own = {"IBEX_TOKEN_PEPPERS": home.token_peppers(), "IBEX_JOURNAL_DIR": str(home.journal)}
         wanted = Settings.load({**environ, **own})
+        check_tracing(wanted)
         with _open_log(home.log) as log, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             configure_logging(wanted.log_level, log)
             code = 0

@@ -24,13 +24,17 @@ OPEN_AGAIN_S = 1.0
 
 @asynccontextmanager
 async def running(application: Application, *, open_again_s: float = OPEN_AGAIN_S) -> AsyncIterator[None]:
-    """Hold open what serving requests needs. Afterwards: settle, flush both sinks within a bound, close.
+    """Hold open what serving requests needs. Afterwards: settle, flush both sinks within a bound, close; spans last.
 
     What a sink cannot take within the bound stays in the journal for the next start. A journal whose disk has no room
     is tried again every so many seconds; meanwhile requests are served, and what they leave is lost and counted.
     """
     adapters = application.adapters
     async with AsyncExitStack() as stack:
+        spans = application.span_export()
+        if spans is not None:
+            stack.push_async_callback(spans.close)
+            await spans.open()
         background = [*adapters.background(), application.adopt_journals(), application.abandon_sessions()]
         for resource in adapters.resources():
             stack.push_async_callback(resource.close)

@@ -17,6 +17,7 @@ from ibex.entrypoints.environments import EmbeddedAdapters, ProductionAdapters
 from ibex.entrypoints.lifespan import running
 from ibex.entrypoints.proxy_server import BACKLOG, address_of, listen, serve_http
 from ibex.entrypoints.settings import Environment, SettingsError
+from ibex.entrypoints.tracing import check_tracing
 from ibex.entrypoints.workers import Place, end_with_parent, watch_over
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def serve(settings: Settings, workers: int = 1) -> int:
     """
     configure_logging(settings.log_level)
     adapters_for(settings)
+    check_tracing(settings)
     if workers > 1:
         if settings.auth_address is None:
             raise SettingsError("IBEX_AUTH_ADDRESS is not set; several workers need auth and Redis.")

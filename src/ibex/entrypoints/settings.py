@@ -10,7 +10,6 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from ibex.entrypoints.openai_settings import OpenAISettings
 from ibex.entrypoints.setting_values import (
     SECONDS,
     Secret,
@@ -28,6 +27,7 @@ from ibex.entrypoints.setting_values import (
     text,
     url,
 )
+from ibex.entrypoints.tracing_settings import TracingSettings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,7 +59,7 @@ POSTGRES_URL = "a postgresql:// URL"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings(OpenAISettings):
+class Settings(TracingSettings):
     """All settings of a process. Durations are in seconds, sizes in bytes; None where a variable is not set."""
 
     env: Environment = setting(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ibex.domain.open_exchange import OpenExchange
 
 _STATE_KEY: Final = "ibex.request"
-_TRACEPARENT = re.compile(rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+_TRACEPARENT = re.compile(rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-((?!0{16})[0-9a-f]{16}-[0-9a-f]{2})(-.*)?")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
 
 
@@ -23,6 +23,7 @@ _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.A
 class RequestContext:
     """One request. ``started_ns`` is of the monotonic clock; ``notes`` is None until somebody was to be admitted.
 
+    ``parent`` is the client's span, as the rest of its trace context says it: ``<span id>-<flags>``; None without one.
     Header fields have lower-case names. Repeated ones are combined with a comma (RFC 9110, 5.3): two tokens, agents or
     content types are then one that is not valid, whichever of them was meant.
     """
@@ -31,6 +32,7 @@ class RequestContext:
     trace_id: str
     started_ns: int
     fields: dict[bytes, bytes]
+    parent: str | None = None
     notes: OpenExchange | None = None
 
     def __repr__(self) -> str:
@@ -42,11 +44,13 @@ class RequestContext:
         fields: dict[bytes, bytes] = {}
         for name, value in scope["headers"]:
             fields[name] = fields[name] + b", " + value if name in fields else value
+        trace_id, parent = _trace_context(fields.get(b"traceparent"))
         context = cls(
             request_id=_request_id(fields.get(b"x-request-id")) or ids.uuid7(),
-            trace_id=_trace_id(fields.get(b"traceparent")) or ids.uuid7().hex,
+            trace_id=trace_id or ids.uuid7().hex,
             started_ns=started_ns,
             fields=fields,
+            parent=parent,
         )
         scope.setdefault("state", {})[_STATE_KEY] = context
         return context
@@ -75,9 +79,9 @@ def _request_id(value: bytes | None) -> UUID | None:
     return UUID(text) if _UUID.fullmatch(text) else None
 
 
-def _trace_id(traceparent: bytes | None) -> str | None:
-    """Return the trace id of a valid W3C trace context header; a version that is not known may go on after a dash."""
+def _trace_context(traceparent: bytes | None) -> tuple[str | None, str | None]:
+    """Return trace id and parent of a valid W3C trace context header; an unknown version may go on after a dash."""
     match = _TRACEPARENT.fullmatch(traceparent or b"")
-    if match is None or (match[1] == b"00" and match[3] is not None):
-        return None
-    return match[2].decode("ascii")
+    if match is None or (match[1] == b"00" and match[4] is not None):
+        return None, None
+    return match[2].decode("ascii"), match[3].decode("ascii")

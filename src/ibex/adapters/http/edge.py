@@ -53,7 +53,7 @@ class Edge:
             await self._app(scope, receive, send)
             return
         context = RequestContext.begin(scope, self._ids, self._clock.monotonic_ns())
-        self._observer.began(context.request_id, context.trace_id)
+        self._observer.began(context.request_id, context.trace_id, context.parent)
         response = _Response(send, context, self._clock)
         try:
             if REFUSED in scope.get("extensions", {}):

@@ -17,8 +17,8 @@ class RequestObserver(Protocol):
     that a context variable set by ``began`` is seen wherever the request goes.
     """
 
-    def began(self, request_id: UUID, trace_id: str) -> None:
-        """A request has come in."""
+    def began(self, request_id: UUID, trace_id: str, parent: str | None = None) -> None:
+        """A request has come in, for this span of its client's: ``<span id>-<flags>`` as in W3C's trace context."""
 
     def failed(self, error: BaseException) -> None:
         """Something unforeseen was raised. Its message may hold anything: it must not be written down."""

@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class CurrentRequest:
-    """Its ids, and the exchange that it left once that is settled."""
+    """Its ids, its client's span (``<span id>-<flags>``), and the exchange that it left once that is settled."""
 
     request_id: UUID
     trace_id: str
+    parent: str | None = None
     exchange: Exchange | None = None
 
 

@@ -31,10 +31,10 @@ class RequestTelemetry:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
-    def began(self, request_id: UUID, trace_id: str) -> None:
+    def began(self, request_id: UUID, trace_id: str, parent: str | None = None) -> None:
         """A request has come in."""
         self._metrics.request_began()
-        CURRENT.set(CurrentRequest(request_id, trace_id))
+        CURRENT.set(CurrentRequest(request_id, trace_id, parent))
 
     def failed(self, error: BaseException) -> None:
         """Log what was raised, without its message."""

@@ -48,8 +48,11 @@ def test_two_request_ids_are_none() -> None:
     ],
 )
 def test_a_valid_trace_context_is_honoured(traceparent: str) -> None:
-    """Later versions are read as far as they are known (W3C Trace Context)."""
-    assert context((b"traceparent", traceparent.encode())).trace_id == TRACE
+    """Later versions are read as far as they are known (W3C Trace Context); so is the client's span, with its flags."""
+    begun = context((b"traceparent", traceparent.encode()))
+
+    assert begun.trace_id == TRACE
+    assert begun.parent == traceparent[36:55]
 
 
 @pytest.mark.parametrize(
@@ -66,11 +69,12 @@ def test_a_valid_trace_context_is_honoured(traceparent: str) -> None:
     ],
 )
 def test_an_invalid_trace_context_is_not(traceparent: str) -> None:
-    """A trace id is made instead: 32 hex digits."""
-    trace_id = context((b"traceparent", traceparent.encode())).trace_id
+    """A trace id is made instead: 32 hex digits. It has no parent."""
+    begun = context((b"traceparent", traceparent.encode()))
 
-    assert trace_id != TRACE
-    assert len(bytes.fromhex(trace_id)) == 16
+    assert begun.trace_id != TRACE
+    assert len(bytes.fromhex(begun.trace_id)) == 16
+    assert begun.parent is None
 
 
 def test_repeated_header_fields_are_combined() -> None:

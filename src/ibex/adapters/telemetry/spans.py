@@ -1,0 +1,281 @@
+"""The spans of a request, made of its record once it is over: nothing is traced while it runs (ADR 0032).
+
+Names are those of OpenTelemetry's conventions for HTTP servers and for generative AI, and ``ibex.*`` where these have
+none. What a span holds is what the access line holds: ids, enumerations, numbers and names of models; no text of any
+message, no token, no header, no path. Needs the extra ``otel``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from opentelemetry.context import Context
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import Decision
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    TraceState,
+    set_span_in_context,
+)
+
+from ibex import __version__
+from ibex.domain.errors import ErrorCode
+from ibex.domain.exchange import Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from datetime import datetime
+    from uuid import UUID
+
+    from opentelemetry.sdk.trace.sampling import Sampler
+    from opentelemetry.util.types import AnyValue
+
+    from ibex.domain.exchange import Exchange
+    from ibex.domain.open_exchange import OpenExchange
+
+Attributes: TypeAlias = "dict[str, AnyValue]"
+_Stage: TypeAlias = "tuple[str, int | None, Attributes]"
+
+_SCOPE: Final = "ibex"
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
+_MODEL_CHARACTERS: Final = 64
+_NAME_CHARACTERS: Final = 256
+_CLIENT_GONE: Final = 499
+_REFUSED: Final = 400
+_SERVER_ERROR: Final = 500
+_ERROR: Final = Status(StatusCode.ERROR)
+_UNSET: Final = Status(StatusCode.UNSET)
+_ROOT: Final = Context()
+_SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
+_NO_STATE: Final = TraceState()
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedRequest:
+    """A request that is over. ``status`` is what was sent, 499 where nothing was; ``ended_at`` is when.
+
+    ``parent`` is its client's span, ``<span id>-<flags>``. Of ``exchange`` and ``notes`` there is what there is.
+    """
+
+    trace_id: str
+    request_id: UUID
+    parent: str | None
+    method: str
+    route: str
+    status: int
+    ended_at: datetime
+    duration_ns: int
+    exchange: Exchange | None = None
+    notes: OpenExchange | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a provider is."""
+
+    host: str
+    port: int
+
+
+class _HashedOnce(Resource):
+    """A resource whose hash is not reckoned anew for each span that is sent, by writing it out as JSON."""
+
+    def __init__(self, resource: Resource) -> None:
+        super().__init__(resource.attributes, resource.schema_url)
+        self._hash = hash(resource)
+
+    __eq__ = Resource.__eq__
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
+class SpanMaker:
+    """Makes the spans of requests that are sampled; ``providers`` says where those are that are somewhere.
+
+    The SDK's spans are made without its tracer, which would take fifteen times as long (ADR 0032).
+    """
+
+    def __init__(self, resource: Resource, sampler: Sampler, providers: Mapping[str, Address]) -> None:
+        self._resource = _HashedOnce(resource)
+        self._sampler = sampler
+        self._providers = dict(providers)
+        self._scope = InstrumentationScope(_SCOPE, __version__)
+        self._new_span_id = RandomIdGenerator().generate_span_id
+
+    def spans_of(self, request: FinishedRequest) -> list[ReadableSpan]:
+        """Return the request's span first, then those of its stages; nothing if it is not sampled."""
+        method = request.method if request.method in _METHODS else "HTTP"
+        name = f"{method} {request.route}" if request.route else method
+        trace_id = int(request.trace_id, 16)
+        parent = _client_span(trace_id, request.parent)
+        if not self._is_sampled(trace_id, parent, name):
+            return []
+        ended_ns = _unix_ns(request.ended_at)
+        began_ns = ended_ns - request.duration_ns
+        outcome = request.status if request.exchange is None else request.exchange.status
+        status = _ERROR if outcome >= _SERVER_ERROR else _UNSET
+        own = self._span(name, trace_id, parent, SpanKind.SERVER, _of_request(request), (began_ns, ended_ns, status))
+        return [own, *self._stages(request, own.context, began_ns)]
+
+    def _is_sampled(self, trace_id: int, parent: SpanContext | None, name: str) -> bool:
+        if parent is None:
+            # Samplers by ratio compare the low 64 bits, and a UUIDv7's first two of those are always the same.
+            context, trace_id = _ROOT, trace_id << 8
+        else:
+            context = set_span_in_context(NonRecordingSpan(parent), _ROOT)
+        decision = self._sampler.should_sample(context, trace_id, name, SpanKind.SERVER).decision
+        return decision is Decision.RECORD_AND_SAMPLE
+
+    def _stages(self, request: FinishedRequest, parent: SpanContext, began_ns: int) -> Iterator[ReadableSpan]:
+        """Give the stages' spans, each as long as was recorded.
+
+        Where they stand is reckoned: admission at the front, and what leads to the provider at the back; the request's
+        body is read in between. What authentication takes after the request was counted is told with the rest of it.
+        """
+        exchange, notes = request.exchange, request.notes
+        if exchange is None:
+            if notes is not None:
+                at = began_ns + _lag(request, notes.requested_at, 0)
+                spent = notes.stage_ns.get
+                auth_ns, rate_limit_ns = (spent(stage) for stage in (Stage.AUTHENTICATE, Stage.RATE_LIMIT))
+                admission: list[_Stage] = [("authenticate", auth_ns, {}), ("rate_limit", rate_limit_ns, {})]
+                yield from self._in_a_row(parent, at, admission)
+            return
+        timings = exchange.timings
+        at = began_ns + _lag(request, exchange.requested_at, timings.total_ns)
+        cached: Attributes = {"ibex.auth.cached": exchange.auth_cached}
+        front: list[_Stage] = [("authenticate", timings.auth_ns, cached), ("rate_limit", timings.rate_limit_ns, {})]
+        yield from self._in_a_row(parent, at, front)
+        asking_ns = timings.total_ns - timings.overhead_ns if exchange.reached_provider else 0
+        asked_at = at + timings.total_ns - asking_ns
+        directing_ns = (timings.directive_ns or 0) + (timings.inject_ns or 0)
+        directive = _of_directive(exchange)
+        back: list[_Stage] = [("directive", timings.directive_ns, directive), ("inject", timings.inject_ns, {})]
+        yield from self._in_a_row(parent, asked_at - directing_ns, back)
+        if exchange.reached_provider:
+            yield self._asking(exchange, parent, asked_at, asked_at + asking_ns)
+
+    def _in_a_row(self, parent: SpanContext, at: int, stages: Iterable[_Stage]) -> Iterator[ReadableSpan]:
+        for name, took_ns, attributes in stages:
+            if took_ns is not None:
+                times = (at, at + took_ns, _UNSET)
+                yield self._span(name, parent.trace_id, parent, SpanKind.INTERNAL, attributes, times)
+                at += took_ns
+
+    def _asking(self, exchange: Exchange, parent: SpanContext, began_ns: int, ended_ns: int) -> ReadableSpan:
+        provider = exchange.provider or ""
+        attributes = _of_asking(exchange)
+        address = self._providers.get(provider)
+        if address is not None:
+            attributes["server.address"], attributes["server.port"] = address.host, address.port
+        code = exchange.error_code
+        status = _UNSET if code in (None, ErrorCode.CLIENT_CLOSED_REQUEST) else _ERROR
+        name = f"chat {_model(exchange)}"
+        return self._span(name, parent.trace_id, parent, SpanKind.CLIENT, attributes, (began_ns, ended_ns, status))
+
+    def _span(
+        self,
+        name: str,
+        trace_id: int,
+        parent: SpanContext | None,
+        kind: SpanKind,
+        attributes: Attributes,
+        came_out: tuple[int, int, Status],
+    ) -> ReadableSpan:
+        began_ns, ended_ns, status = came_out
+        return ReadableSpan(
+            name,
+            SpanContext(trace_id, self._new_span_id(), False, _SAMPLED, _NO_STATE),  # noqa: FBT003 - not from elsewhere
+            parent,
+            self._resource,
+            attributes,
+            kind=kind,
+            status=status,
+            start_time=began_ns,
+            end_time=ended_ns,
+            instrumentation_scope=self._scope,
+        )
+
+
+def _client_span(trace_id: int, parent: str | None) -> SpanContext | None:
+    if parent is None:
+        return None
+    span_id, _, flags = parent.partition("-")
+    return SpanContext(trace_id, int(span_id, 16), is_remote=True, trace_flags=TraceFlags(int(flags, 16)))
+
+
+def _lag(request: FinishedRequest, requested_at: datetime, total_ns: int) -> int:
+    """Return how long after the request's begin its notebook was opened, within what a set clock leaves possible."""
+    lag_ns = _unix_ns(requested_at) - (_unix_ns(request.ended_at) - request.duration_ns)
+    return max(0, min(lag_ns, request.duration_ns - total_ns))
+
+
+def _unix_ns(moment: datetime) -> int:
+    return round(moment.timestamp() * 1_000_000) * 1_000
+
+
+def _of_request(request: FinishedRequest) -> Attributes:
+    method = request.method if request.method in _METHODS else "_OTHER"
+    attributes: Attributes = {"http.request.method": method, "ibex.request.id": str(request.request_id)}
+    if request.route:
+        attributes["http.route"] = request.route
+    if request.status != _CLIENT_GONE:
+        attributes["http.response.status_code"] = request.status
+    exchange, notes = request.exchange, request.notes
+    if exchange is not None:
+        if exchange.error_code is not None:
+            attributes["error.type"] = exchange.error_code.value
+        if exchange.session is not None:
+            attributes["gen_ai.conversation.id"] = str(exchange.session.id)
+    elif request.status >= _REFUSED:
+        attributes["error.type"] = str(request.status)
+    who = exchange or notes
+    if who is not None and who.caller is not None:
+        attributes["ibex.org.id"] = str(who.caller.org_id)
+        if who.caller.agent_id is not None:
+            attributes["ibex.agent.id"] = str(who.caller.agent_id)
+    return attributes
+
+
+def _of_directive(exchange: Exchange) -> Attributes:
+    directive = exchange.directive
+    if directive is None:
+        return {}
+    return {"ibex.directive.version_id": str(directive.version_id), "ibex.directive.version": directive.version}
+
+
+def _model(exchange: Exchange) -> str:
+    return (exchange.model or "")[:_MODEL_CHARACTERS]
+
+
+def _of_asking(exchange: Exchange) -> Attributes:
+    summary, usage = exchange.summary, exchange.summary.usage
+    told: dict[str, AnyValue | None] = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": exchange.provider or "",
+        "gen_ai.request.model": _model(exchange),
+        "gen_ai.request.stream": exchange.is_streaming,
+        "gen_ai.response.model": summary.model,
+        "gen_ai.response.finish_reasons": None if summary.finish_reason is None else (summary.finish_reason,),
+        "gen_ai.usage.input_tokens": usage.input_tokens,
+        "gen_ai.usage.output_tokens": usage.output_tokens,
+        "gen_ai.usage.cache_read.input_tokens": usage.cached_tokens,
+        "gen_ai.usage.reasoning.output_tokens": usage.reasoning_tokens,
+        "ibex.provider.attempts": exchange.attempts,
+        "ibex.provider.request_id": exchange.provider_request_id and exchange.provider_request_id[:_NAME_CHARACTERS],
+        "error.type": exchange.error_code and exchange.error_code.value,
+    }
+    first_ns = exchange.timings.provider_ttfb_ns
+    if exchange.is_streaming and first_ns is not None:
+        told["gen_ai.response.time_to_first_chunk"] = first_ns / 1e9
+    return {name: value for name, value in told.items() if value is not None}

@@ -1,0 +1,108 @@
+"""OpenTelemetry, where the settings ask for it. Where they do not nothing of it is imported."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from ibex.entrypoints.settings import SettingsError
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.resources import Resource
+
+    from ibex.adapters.http.observer import RequestObserver
+    from ibex.adapters.telemetry.registry import Registry
+    from ibex.adapters.telemetry.requests import RequestTelemetry
+    from ibex.adapters.telemetry.span_export import SpanExport
+    from ibex.adapters.telemetry.spans import Address
+    from ibex.domain.clock import Clock
+    from ibex.entrypoints.settings import Settings
+
+SERVICE: Final = "ibex-proxy"
+_EXPORTER: Final = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
+_PORTS: Final = {"http": 80, "https": 443}
+
+
+def check_tracing(settings: Settings) -> None:
+    """Raise ``SettingsError`` where spans are asked for that cannot be sent."""
+    if settings.traces_url is None:
+        return
+    if settings.otlp_protocol != "http/protobuf":
+        raise SettingsError(f"OTEL_EXPORTER_OTLP_PROTOCOL is {settings.otlp_protocol!r}; allowed: http/protobuf.")
+    if settings.traces_exporter != "otlp":
+        raise SettingsError(f"OTEL_TRACES_EXPORTER is {settings.traces_exporter!r}; allowed: otlp or none.")
+    if not _is_installed("opentelemetry.sdk.trace") or not _is_installed(_EXPORTER):
+        name = (
+            "OTEL_EXPORTER_OTLP_ENDPOINT"
+            if settings.otlp_traces_endpoint is None
+            else "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+        )
+        raise SettingsError(f"{name} is set, which needs `pip install ibex-harness[otel]`.")
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # not even a package that it is in
+        return False
+
+
+def span_export(settings: Settings, registry: Registry, clock: Clock) -> SpanExport | None:
+    """Return the way out for spans, None where there are none. Raises ``SettingsError`` as ``check_tracing``."""
+    url = settings.traces_url
+    if url is None:
+        return None
+    check_tracing(settings)
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415 - an extra
+
+    from ibex.adapters.telemetry.span_export import SpanExport  # noqa: PLC0415 - needs the extra
+
+    return SpanExport(
+        lambda: OTLPSpanExporter(endpoint=url),
+        registry,
+        clock,
+        max_queue=settings.span_queue,
+        max_batch=settings.span_batch,
+    )
+
+
+def request_observer(
+    telemetry: RequestTelemetry, export: SpanExport | None, settings: Settings, clock: Clock
+) -> RequestObserver:
+    """Return who hears of requests: the telemetry itself, or the same with spans."""
+    if export is None:
+        return telemetry
+    from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415 - an extra
+
+    from ibex.adapters.telemetry.spans import SpanMaker  # noqa: PLC0415 - needs the extra
+    from ibex.adapters.telemetry.traced_requests import TracedRequests  # noqa: PLC0415 - the same
+
+    resource = _resource()
+    sampler = TracerProvider(resource=resource, shutdown_on_exit=False).sampler  # which reads OTEL_TRACES_SAMPLER
+    return TracedRequests(telemetry, SpanMaker(resource, sampler, _providers(settings)), export, clock)
+
+
+def _resource() -> Resource:
+    """Return who sends: as the environment says, and with a name of our own where it gives none.
+
+    The SDK gives every process an instance id.
+    """
+    from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource  # noqa: PLC0415 - an extra
+
+    from ibex import __version__  # noqa: PLC0415 - beside it
+
+    told = Resource.create()
+    own = Resource({SERVICE_VERSION: __version__}).merge(told)
+    if str(told.attributes[SERVICE_NAME]).startswith("unknown_service"):
+        return own.merge(Resource({SERVICE_NAME: SERVICE}))
+    return own
+
+
+def _providers(settings: Settings) -> dict[str, Address]:
+    from ibex.adapters.telemetry.spans import Address  # noqa: PLC0415 - needs the extra
+
+    if settings.openai_api_key is None:
+        return {}  # the echo answers, which is nowhere
+    parts = urlsplit(settings.openai_base_url)
+    return {"openai": Address(parts.hostname or "", parts.port or _PORTS[parts.scheme])}

@@ -1,0 +1,270 @@
+"""Spans leave in the background: nothing waits for them, what becomes of each is counted, and little is said of it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanContext, TraceFlags
+
+from harness.logs import logged
+from ibex.adapters.memory.clock import ManualClock
+from ibex.adapters.telemetry.registry import Registry
+from ibex.adapters.telemetry.span_export import SWITCH_S, SpanExport
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+CONTEXT = SpanContext(1, 2, is_remote=False, trace_flags=TraceFlags(1))
+SDK = logging.getLogger("opentelemetry.exporter.something")
+WAIT_S = 10
+
+
+def spans(count: int) -> list[ReadableSpan]:
+    """Return so many."""
+    return [ReadableSpan(f"span {number}", CONTEXT, resource=Resource({})) for number in range(count)]
+
+
+@dataclass(slots=True)
+class ScriptedExporter(SpanExporter):
+    """Comes out as told; a batch waits while ``let_go`` is not set, until the exporter is shut down."""
+
+    outcomes: list[SpanExportResult | Exception] = field(default_factory=list)
+    let_go: threading.Event = field(default_factory=threading.Event)
+    asked: threading.Event = field(default_factory=threading.Event)
+    batches: list[int] = field(default_factory=list)
+    shut_down: int = 0
+    deaf: bool = False
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Take a batch."""
+        self.batches.append(len(spans))
+        self.asked.set()
+        assert self.let_go.wait(WAIT_S)
+        outcome = self.outcomes.pop(0) if self.outcomes else SpanExportResult.SUCCESS
+        if isinstance(outcome, Exception):
+            raise outcome
+        if outcome is SpanExportResult.FAILURE:
+            SDK.error("Failed to export %s batch code: %s, reason: %s", "spans", 401, "canary")
+        return outcome
+
+    def shutdown(self) -> None:
+        """Let what waits go, as a failure."""
+        self.shut_down += 1
+        if not self.deaf and not self.let_go.is_set():
+            self.outcomes.insert(0, SpanExportResult.FAILURE)
+            self.let_go.set()
+
+
+class Scene:
+    """An export over an exporter, with its metrics."""
+
+    def __init__(self, exporter: SpanExporter, **limits: Any) -> None:
+        self.registry = Registry("ibex_proxy_")
+        self.clock = ManualClock()
+        sizes = {"max_queue": 10, "max_batch": 4, "flush_timeout_s": WAIT_S} | limits
+        self.export = SpanExport(lambda: exporter, self.registry, self.clock, **sizes)
+
+    def counted(self) -> dict[str, int]:
+        """Return how many spans came to what."""
+        prefix = "ibex_proxy_spans_total{outcome="
+        lines = [line for line in self.registry.render()[0].decode().splitlines() if line.startswith(prefix)]
+        pairs = (line.removeprefix(prefix).split("} ") for line in lines)
+        return {outcome.strip('"'): int(float(number)) for outcome, number in pairs}
+
+
+async def test_what_is_taken_is_exported_when_it_closes_at_the_latest() -> None:
+    """Into the SDK's own exporter, in order; each counted."""
+    exporter = InMemorySpanExporter()
+    scene = Scene(exporter)
+    await scene.export.open()
+
+    scene.export.take(spans(3))
+    scene.export.take(spans(2))
+    await scene.export.close()
+    await scene.export.close()
+
+    assert [span.name for span in exporter.get_finished_spans()] == [
+        *(f"span {n}" for n in (0, 1, 2)),
+        "span 0",
+        "span 1",
+    ]
+    assert scene.counted() == {"exported": 5, "failed": 0, "dropped": 0}
+
+
+async def test_the_interpreter_switches_sooner_while_spans_are_exported() -> None:
+    """Or the event loop would wait for 5 ms whenever the thread is at work."""
+    usual = sys.getswitchinterval()
+    scene = Scene(InMemorySpanExporter())
+    await scene.export.open()
+    assert sys.getswitchinterval() == pytest.approx(SWITCH_S)
+    await scene.export.close()
+
+    assert sys.getswitchinterval() == pytest.approx(usual)
+
+
+async def test_nobody_waits_for_an_exporter_that_hangs() -> None:
+    """Taking goes on until the queue is full; from then on whole requests are dropped, and counted."""
+    exporter = ScriptedExporter()
+    scene = Scene(exporter)
+    await scene.export.open()
+
+    scene.export.take(spans(4))
+    assert exporter.asked.wait(WAIT_S)
+    for _ in range(4):
+        scene.export.take(spans(4))
+
+    assert scene.counted() == {"exported": 0, "failed": 0, "dropped": 8}
+    exporter.let_go.set()
+    await scene.export.close()
+    assert scene.counted() == {"exported": 12, "failed": 0, "dropped": 8}
+    assert exporter.batches == [4, 4, 4]
+    assert exporter.shut_down == 1
+
+
+async def test_the_end_of_the_process_waits_for_a_bounded_time() -> None:
+    """What is being sent is given up then, and all that would come after it fails."""
+    exporter = ScriptedExporter()
+    scene = Scene(exporter, flush_timeout_s=0.01)
+    await scene.export.open()
+    scene.export.take(spans(4))
+    scene.export.take(spans(4))
+
+    await scene.export.close()
+
+    assert scene.counted() == {"exported": 0, "failed": 8, "dropped": 0}
+    assert exporter.batches == [4]
+    assert exporter.shut_down == 1
+
+
+async def test_an_exporter_that_cannot_even_be_given_up_is_left_behind() -> None:
+    """The process ends all the same; what waited is counted."""
+    exporter = ScriptedExporter(deaf=True)
+    scene = Scene(exporter, flush_timeout_s=0.01)
+    await scene.export.open()
+    scene.export.take(spans(4))
+    assert exporter.asked.wait(WAIT_S)
+    scene.export.take(spans(2))
+
+    await scene.export.close()
+
+    assert scene.counted() == {"exported": 0, "failed": 2, "dropped": 0}
+    exporter.let_go.set()
+    await _until(lambda: scene.counted() == {"exported": 4, "failed": 2, "dropped": 0})
+
+
+async def test_what_comes_before_or_after_is_dropped() -> None:
+    """No request may fail for it."""
+    scene = Scene(InMemorySpanExporter())
+    scene.export.take(spans(1))
+    await scene.export.open()
+    await scene.export.close()
+    scene.export.take(spans(2))
+
+    assert scene.counted() == {"exported": 0, "failed": 0, "dropped": 3}
+
+
+async def test_an_outage_is_told_once_a_minute_and_by_its_kind() -> None:
+    """The SDK's lines, with the messages in them, are not written; that it is over is."""
+    failure = SpanExportResult.FAILURE
+    exporter = ScriptedExporter([failure, failure, ValueError("canary"), SpanExportResult.SUCCESS])
+    exporter.let_go.set()
+    scene = Scene(exporter, max_batch=1)
+    with logged() as lines:
+        await scene.export.open()
+        for number in range(4):
+            if number == 2:
+                scene.clock.advance(timedelta(minutes=1))
+            exporter.asked.clear()
+            scene.export.take(spans(1))
+            assert exporter.asked.wait(WAIT_S)
+            await _until(lambda wanted=number + 1: sum(scene.counted().values()) == wanted)
+        await scene.export.close()
+
+    assert [(line["event"], line.get("reason"), line.get("lost")) for line in lines] == [
+        ("spans are not exported", "HTTP 401", 1),
+        ("spans are not exported", "ValueError", 3),
+        ("spans are exported again", None, None),
+    ]
+    assert "canary" not in str(lines)
+    assert scene.counted() == {"exported": 1, "failed": 3, "dropped": 0}
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (("Transient error %s encountered, retrying in %.2fs.", ConnectionError("canary"), 1.0), "ConnectionError"),
+        (("Failed to export %s batch due to timeout.", "spans"), "no answer in time"),
+        (("Dropping span batch: %d bytes.", 70_000_000), "no answer in time"),
+        (("no arguments",), "no answer in time"),
+    ],
+)
+async def test_the_sdks_lines_are_read_and_not_written(said: tuple[Any, ...], reason: str) -> None:
+    """But for what kind of failure they tell of; afterwards they are everybody's again."""
+
+    class Talkative(ScriptedExporter):
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            del spans
+            SDK.warning(*said)
+            return SpanExportResult.FAILURE
+
+    scene = Scene(Talkative())
+    with logged() as lines:
+        await scene.export.open()
+        scene.export.take(spans(1))
+        await scene.export.close()
+        SDK.warning("ours again")
+
+    assert [(line["event"], line.get("reason")) for line in lines] == [
+        ("spans are not exported", reason),
+        ("ours again", None),
+    ]
+
+
+async def test_a_setting_that_the_sdk_does_not_take_is_told_without_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A header that is written wrong holds a secret all the same."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization: canary")
+    scene = Scene(InMemorySpanExporter())
+    scene.export = SpanExport(OTLPSpanExporter, Registry("ibex_proxy_"), scene.clock, max_queue=10, max_batch=4)
+    with logged("debug") as lines:
+        await scene.export.open()
+        await scene.export.close()
+
+    assert [line["event"] for line in lines] == ["OpenTelemetry does not take a setting"]
+    assert "canary" not in str(lines)
+
+
+async def test_an_exporter_that_cannot_be_made_is_the_end_of_it() -> None:
+    """The process does not start; the SDK's lines are everybody's again."""
+
+    def fail() -> SpanExporter:
+        raise RuntimeError
+
+    scene = Scene(InMemorySpanExporter())
+    scene.export = SpanExport(fail, Registry("ibex_proxy_"), scene.clock, max_queue=10, max_batch=4)
+    with logged() as lines:
+        with pytest.raises(RuntimeError):
+            await scene.export.open()
+        SDK.warning("ours")
+        await scene.export.close()
+
+    assert [line["event"] for line in lines] == ["ours"]
+
+
+async def _until(condition: Any) -> None:
+    waiter = threading.Event()
+    for _ in range(1_000):
+        if condition():
+            return
+        waiter.wait(0.005)
+    pytest.fail("it does not come about")

@@ -1,0 +1,273 @@
+"""A request's spans: named as OpenTelemetry's conventions have it, as long as was recorded, and without content."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import pytest
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace.sampling import DEFAULT_ON, ParentBased, Sampler, TraceIdRatioBased
+from opentelemetry.trace import SpanKind, StatusCode
+
+from harness.exchanges import REQUESTED_AT, a_refusal, an_exchange
+from ibex.adapters.memory.clock import ManualClock
+from ibex.adapters.system.ids import SystemIds
+from ibex.adapters.telemetry.spans import Address, FinishedRequest, SpanMaker
+from ibex.domain.errors import ErrorCode
+from ibex.domain.exchange import Caller, Stage, Timings
+from ibex.domain.open_exchange import OpenExchange
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import ReadableSpan
+
+CHAT = "/v1/chat/completions"
+TRACE = an_exchange().trace_id
+CLIENT = "b7ad6b7169203331"
+TOTAL_NS = an_exchange().timings.total_ns
+BEFORE_NS, AFTER_NS = 200_000, 300_000
+ENDED_AT = REQUESTED_AT + timedelta(microseconds=(TOTAL_NS + AFTER_NS) // 1_000)
+CHAT_REQUEST = FinishedRequest(
+    trace_id=TRACE,
+    request_id=UUID(int=2),
+    parent=None,
+    method="POST",
+    route=CHAT,
+    status=200,
+    ended_at=ENDED_AT,
+    duration_ns=BEFORE_NS + TOTAL_NS + AFTER_NS,
+    exchange=an_exchange(),
+)
+
+
+def made(sampler: Sampler = DEFAULT_ON, **changes: Any) -> list[ReadableSpan]:
+    """Return the spans of a chat request, but for these changes."""
+    maker = SpanMaker(Resource({"service.name": "test"}), sampler, {"openai": Address("api.example", 8443)})
+    return maker.spans_of(replace(CHAT_REQUEST, **changes))
+
+
+def attributes(span: ReadableSpan) -> dict[str, Any]:
+    """Return what a span says."""
+    return dict(span.attributes or {})
+
+
+def took(span: ReadableSpan) -> int:
+    """Return how long a span is, in nanoseconds."""
+    assert span.start_time is not None
+    assert span.end_time is not None
+    return span.end_time - span.start_time
+
+
+def test_a_request_is_a_span_with_one_child_a_stage() -> None:
+    """All in the trace whose id is in log lines and ClickHouse; each as long as was recorded."""
+    own, *stages = made()
+
+    assert (own.name, own.kind, own.parent) == (f"POST {CHAT}", SpanKind.SERVER, None)
+    assert took(own) == CHAT_REQUEST.duration_ns
+    assert {span.context.trace_id for span in (own, *stages)} == {int(TRACE, 16)}
+    assert len({span.context.span_id for span in (own, *stages)}) == 6
+    assert all(span.parent == own.context for span in stages)
+    timings = an_exchange().timings
+    assert [(span.name, span.kind, took(span)) for span in stages] == [
+        ("authenticate", SpanKind.INTERNAL, timings.auth_ns),
+        ("rate_limit", SpanKind.INTERNAL, timings.rate_limit_ns),
+        ("directive", SpanKind.INTERNAL, timings.directive_ns),
+        ("inject", SpanKind.INTERNAL, timings.inject_ns),
+        ("chat gpt-4o", SpanKind.CLIENT, timings.total_ns - timings.overhead_ns),
+    ]
+
+
+def test_stages_follow_one_another_within_the_request() -> None:
+    """Admission from the moment on at which the notebook was opened, the provider up to the end."""
+    own, *stages = made()
+    times = [(span.start_time or 0, span.end_time or 0) for span in stages]
+
+    assert times[0][0] - (own.start_time or 0) == pytest.approx(BEFORE_NS, abs=1_000)
+    assert all(before[1] <= after[0] for before, after in pairwise(times))
+    assert (own.end_time or 0) - times[-1][1] == pytest.approx(AFTER_NS, abs=1_000)
+
+
+@pytest.mark.parametrize("by", [timedelta(hours=-1), timedelta(hours=1)])
+def test_a_clock_that_was_set_puts_no_stage_outside_its_request(by: timedelta) -> None:
+    """Wall-clock times of begin and end are then an hour apart; durations are not."""
+    own, *stages = made(ended_at=ENDED_AT + by)
+
+    assert all((own.start_time or 0) <= (span.start_time or 0) for span in stages)
+    assert all((span.end_time or 0) <= (own.end_time or 0) for span in stages)
+
+
+def test_what_the_request_was() -> None:
+    """HTTP's conventions; ids that lead to the record."""
+    assert attributes(made()[0]) == {
+        "http.request.method": "POST",
+        "http.route": CHAT,
+        "http.response.status_code": 200,
+        "gen_ai.conversation.id": str(UUID(int=8)),
+        "ibex.request.id": str(UUID(int=2)),
+        "ibex.org.id": str(UUID(int=5)),
+        "ibex.agent.id": str(UUID(int=7)),
+    }
+
+
+def test_what_the_provider_was_asked_and_said() -> None:
+    """The conventions for generative AI; of the conversation only its size."""
+    assert attributes(made()[-1]) == {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "openai",
+        "gen_ai.request.model": "gpt-4o",
+        "gen_ai.request.stream": True,
+        "gen_ai.response.model": "gpt-4o-2024-08-06",
+        "gen_ai.response.finish_reasons": ("stop",),
+        "gen_ai.response.time_to_first_chunk": 0.25,
+        "gen_ai.usage.input_tokens": 11,
+        "gen_ai.usage.output_tokens": 7,
+        "gen_ai.usage.cache_read.input_tokens": 5,
+        "gen_ai.usage.reasoning.output_tokens": 3,
+        "server.address": "api.example",
+        "server.port": 8443,
+        "ibex.provider.attempts": 2,
+        "ibex.provider.request_id": "req_1",
+    }
+
+
+def test_what_was_injected() -> None:
+    """Which version of the directive; whether authentication was from memory."""
+    _, authenticate, _, directive, *_ = made()
+
+    assert attributes(authenticate) == {"ibex.auth.cached": False}
+    assert attributes(directive) == {"ibex.directive.version_id": str(UUID(int=9)), "ibex.directive.version": 3}
+
+
+def test_a_buffered_answer_of_a_provider_that_is_nowhere() -> None:
+    """What is not known is not said."""
+    said = attributes(made(exchange=an_exchange(provider="echo", is_streaming=False, provider_request_id=None))[-1])
+
+    assert said["gen_ai.provider.name"] == "echo"
+    assert said["gen_ai.request.stream"] is False
+    missing = {"server.address", "gen_ai.response.time_to_first_chunk", "ibex.provider.request_id", "error.type"}
+    assert not missing & set(said)
+
+
+def test_a_refusal_has_its_code_and_the_stages_that_it_came_to() -> None:
+    """A client's mistake is no error of the server's (HTTP's conventions)."""
+    refusal = a_refusal(error_code=ErrorCode.AGENT_SUSPENDED)
+    own, *stages = made(status=403, exchange=refusal, duration_ns=50_000)
+
+    assert [span.name for span in stages] == ["authenticate"]
+    assert attributes(own)["error.type"] == "AGENT_SUSPENDED"
+    assert attributes(own)["http.response.status_code"] == 403
+    assert own.status.status_code is StatusCode.UNSET
+
+
+def test_a_directive_that_could_not_be_had() -> None:
+    """The stages that led nowhere are at the end."""
+    timings = Timings(auth_ns=10_000, rate_limit_ns=5_000, directive_ns=50_000, overhead_ns=100_000, total_ns=100_000)
+    failed = an_exchange(
+        timings=timings,
+        reached_provider=False,
+        directive=None,
+        status=503,
+        error_code=ErrorCode.SERVICE_DEGRADED,
+    )
+    own, *stages = made(status=503, exchange=failed, duration_ns=200_000)
+
+    assert [(span.name, took(span)) for span in stages] == [
+        ("authenticate", 10_000),
+        ("rate_limit", 5_000),
+        ("directive", 50_000),
+    ]
+    assert attributes(stages[-1]) == {}
+    assert own.status.status_code is StatusCode.ERROR
+
+
+def test_a_provider_that_failed_after_the_status_was_sent() -> None:
+    """The status is the one that the client saw; both spans say what went wrong."""
+    failed = an_exchange(status=503, error_code=ErrorCode.PROVIDER_UNAVAILABLE, is_complete=False)
+    own, *_, asking = made(exchange=failed)
+
+    assert attributes(own)["http.response.status_code"] == 200
+    for span in (own, asking):
+        assert attributes(span)["error.type"] == "PROVIDER_UNAVAILABLE"
+        assert span.status.status_code is StatusCode.ERROR
+
+
+def test_a_client_that_left() -> None:
+    """No status was sent, and nobody failed."""
+    left = an_exchange(status=499, error_code=ErrorCode.CLIENT_CLOSED_REQUEST, is_complete=False)
+    own, *_, asking = made(status=499, exchange=left)
+
+    assert "http.response.status_code" not in attributes(own)
+    for span in (own, asking):
+        assert attributes(span)["error.type"] == "CLIENT_CLOSED_REQUEST"
+        assert span.status.status_code is StatusCode.UNSET
+
+
+def test_a_request_that_leaves_no_exchange_has_the_stages_of_its_notebook() -> None:
+    """A probe, or the list of models."""
+    clock = ManualClock(REQUESTED_AT)
+    notes = OpenExchange.begin(clock, UUID(int=2), TRACE)
+    notes.stage_ns[Stage.AUTHENTICATE] = 30_000
+    notes.caller = Caller(UUID(int=5), UUID(int=6), UUID(int=7))
+    own, *stages = made(method="GET", route="/v1/models", exchange=None, notes=notes)
+
+    assert own.name == "GET /v1/models"
+    assert attributes(own)["ibex.agent.id"] == str(UUID(int=7))
+    assert [(span.name, took(span)) for span in stages] == [("authenticate", 30_000)]
+
+
+def test_a_request_of_nobody_for_nothing() -> None:
+    """Neither a path nor a method that a client makes up gets into a span."""
+    (span,) = made(method="CANARY", route="", status=404, exchange=None)
+
+    assert span.name == "HTTP"
+    assert attributes(span) == {
+        "http.request.method": "_OTHER",
+        "http.response.status_code": 404,
+        "error.type": "404",
+        "ibex.request.id": str(UUID(int=2)),
+    }
+
+
+def test_a_models_name_is_bounded() -> None:
+    """A glob may let a long one through."""
+    asking = made(exchange=an_exchange(model="gpt-" + "x" * 1_000))[-1]
+
+    assert len(asking.name) == 69
+    assert len(attributes(asking)["gen_ai.request.model"]) == 64
+
+
+def test_the_clients_span_is_the_parent() -> None:
+    """Of the request's span alone; as one from elsewhere."""
+    own, *stages = made(parent=f"{CLIENT}-01")
+
+    assert own.parent is not None
+    assert (own.parent.trace_id, own.parent.span_id) == (int(TRACE, 16), int(CLIENT, 16))
+    assert own.parent.is_remote
+    assert all(span.parent == own.context for span in stages)
+
+
+@pytest.mark.parametrize(("flags", "spans"), [("00", 0), ("01", 6), ("02", 0), ("03", 6)])
+def test_the_clients_decision_to_sample_is_kept(flags: str, spans: int) -> None:
+    """Its lowest bit; the others mean other things."""
+    assert len(made(parent=f"{CLIENT}-{flags}")) == spans
+
+
+def test_all_spans_are_of_one_resource() -> None:
+    """Which is compared and hashed as the SDK's are: it groups spans by it."""
+    resource = Resource({"service.name": "test"})
+    own, other = made()[0].resource, made()[1].resource
+
+    assert own == resource
+    assert hash(own) == hash(other) == hash(resource)
+
+
+def test_a_ratio_is_a_ratio_of_our_own_ids() -> None:
+    """Though they are UUIDs, of which the sampler would see bits that never change."""
+    sampler = ParentBased(TraceIdRatioBased(0.25))
+    ids = SystemIds()
+    sampled = sum(bool(made(sampler, trace_id=ids.uuid7().hex)) for _ in range(2_000))
+
+    assert 350 < sampled < 650

@@ -1,0 +1,194 @@
+"""Requests of the whole HTTP application, traced: one span each, joined to the client's, and no secret in any byte."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import DEFAULT_ON
+
+from harness.chat_scene import DIRECTIVE_TEXT, ORG, TOKEN, event
+from harness.http_scene import CHAT, HEADERS, REQUEST, HttpScene, call, scripted_stream
+from harness.journal_entries import FullJournal
+from harness.logs import logged
+from ibex.adapters.memory.clock import ManualClock
+from ibex.adapters.system.clock import SystemClock
+from ibex.adapters.telemetry.metrics import Metrics
+from ibex.adapters.telemetry.requests import RequestTelemetry
+from ibex.adapters.telemetry.span_export import SpanExport
+from ibex.adapters.telemetry.spans import SpanMaker
+from ibex.adapters.telemetry.traced_requests import TracedRequests
+from ibex.domain.errors import InvalidTokenError, ProviderRefusedError, Refusal
+from ibex.domain.providers import CompletionBody
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from opentelemetry.sdk.trace import ReadableSpan
+
+    from ibex.adapters.http.asgi import App
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+CANARY = "canary-b7ad6b71"
+SECRETS = (TOKEN.reveal()[-49:], CANARY, DIRECTIVE_TEXT)
+PROMPT = REQUEST.replace(b"Hello", CANARY.encode())
+COMPLETION = b'{"choices":[{"index":0,"finish_reason":"stop","message":{"content":"%s"}}]}' % CANARY.encode()
+
+
+class Traced:
+    """Applications that are traced into memory."""
+
+    def __init__(self) -> None:
+        self.exporter = InMemorySpanExporter()
+        self.metrics = Metrics(ManualClock(), FullJournal())
+        self.export = SpanExport(
+            lambda: self.exporter, self.metrics.registry, SystemClock(), max_queue=10_000, max_batch=100
+        )
+
+    def app(self, scene: HttpScene) -> App:
+        """Return the scene's application, traced."""
+        telemetry = RequestTelemetry(self.metrics)
+        maker = SpanMaker(Resource({}), DEFAULT_ON, {})
+        return scene.app(TracedRequests(telemetry, maker, self.export, SystemClock()), [telemetry])
+
+    async def spans(self) -> tuple[ReadableSpan, ...]:
+        """Return what was exported, once all is."""
+        await self.export.close()
+        return self.exporter.get_finished_spans()
+
+
+@pytest.fixture
+async def traced() -> AsyncIterator[Traced]:
+    """Tracing into memory, open."""
+    traced = Traced()
+    with logged():
+        await traced.export.open()
+        yield traced
+        await traced.export.close()
+
+
+async def test_a_chat_request_is_one_span_with_its_stages(traced: Traced) -> None:
+    """Found by the trace id that the client was told; counted as without tracing."""
+    response = await call(traced.app(HttpScene()), "POST", CHAT, HEADERS, REQUEST)
+
+    own, *stages = await traced.spans()
+    assert own.name == f"POST {CHAT}"
+    assert [span.name for span in stages] == ["authenticate", "rate_limit", "directive", "inject", "chat gpt-4o"]
+    assert f"{own.context.trace_id:032x}" == response.headers["x-trace-id"]
+    text = traced.metrics.render()[0].decode()
+    assert f'ibex_proxy_request_duration_seconds_count{{method="POST",route="{CHAT}",status="200"}} 1.0' in text
+
+
+async def test_it_is_joined_to_the_clients_trace(traced: Traced) -> None:
+    """By the header that W3C made for it."""
+    parent: dict[str, str | None] = {"traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}
+    await call(traced.app(HttpScene()), "POST", CHAT, HEADERS | parent, REQUEST)
+
+    own, *_ = await traced.spans()
+    assert own.context.trace_id == int(TRACE, 16)
+    assert own.parent is not None
+    assert own.parent.span_id == int("b7ad6b7169203331", 16)
+
+
+async def test_a_client_that_does_not_sample_is_not_traced(traced: Traced) -> None:
+    """Its flag says so."""
+    parent: dict[str, str | None] = {"traceparent": f"00-{TRACE}-b7ad6b7169203331-00"}
+    response = await call(traced.app(HttpScene()), "POST", CHAT, HEADERS | parent, REQUEST)
+
+    assert response.status == 200
+    assert await traced.spans() == ()
+
+
+async def test_a_refused_request_is_traced_as_well(traced: Traced) -> None:
+    """By the code that the client was told."""
+    scene = HttpScene()
+    scene.chat.tokens.answer = InvalidTokenError()
+    await call(traced.app(scene), "POST", CHAT, HEADERS, REQUEST)
+
+    own, authenticate = await traced.spans()
+    assert (own.attributes or {})["error.type"] == "INVALID_TOKEN"
+    assert authenticate.name == "authenticate"
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready", "/metrics", "/schema"])
+async def test_who_watches_over_it_is_not_traced(traced: Traced, path: str) -> None:
+    """These are asked all day long."""
+    await call(traced.app(HttpScene()), "GET", path, {})
+
+    assert await traced.spans() == ()
+
+
+async def test_a_probe_is_traced(traced: Traced) -> None:
+    """It leaves no exchange."""
+    await call(traced.app(HttpScene()), "GET", "/v1/internal/auth-probe", HEADERS)
+
+    assert [span.name for span in await traced.spans()] == [
+        "GET /v1/internal/auth-probe",
+        "authenticate",
+        "rate_limit",
+    ]
+
+
+async def test_a_bug_is_told_to_the_telemetry_and_traced(traced: Traced) -> None:
+    """As an internal error, without its message."""
+    scene = HttpScene(RuntimeError(CANARY))
+    await call(traced.app(scene), "POST", CHAT, HEADERS, REQUEST)
+
+    own, *_ = await traced.spans()
+    assert (own.attributes or {})["error.type"] == "INTERNAL_ERROR"
+    assert b"ibex_proxy_internal_errors_total 1.0" in traced.metrics.render()[0]
+
+
+def scenes() -> dict[str, Any]:
+    """Scenes in which a secret could get out, by what happens in them."""
+    chunk = event(b'{"choices":[{"index":0,"delta":{"content":"%s"},"finish_reason":"stop"}]}' % CANARY.encode())
+    bug = HttpScene()
+    bug.chat.directives.answer = ValueError(DIRECTIVE_TEXT)
+    return {
+        "answered": HttpScene(CompletionBody(COMPLETION)),
+        "streamed": HttpScene(scripted_stream([chunk], [event(b"[DONE]")])),
+        "bug in directives": bug,
+        "bug within a stream": HttpScene(scripted_stream([chunk], KeyError(CANARY))),
+        "refused": HttpScene(ProviderRefusedError(Refusal.BAD_REQUEST, detail=f"Invalid value: {CANARY}")),
+        "not a completion": HttpScene(CompletionBody(CANARY.encode())),
+    }
+
+
+BODIES = (
+    PROMPT,
+    PROMPT[:-1] + b',"stream":true}',
+    PROMPT.replace(b'"gpt-4o"', f'"{CANARY}"'.encode()),
+    PROMPT[:-1],
+)
+
+
+@pytest.mark.parametrize("name", scenes())
+@pytest.mark.parametrize("body", BODIES)
+async def test_no_secret_is_in_any_exported_byte(traced: Traced, name: str, body: bytes) -> None:
+    """Token, prompt, completion, directive, and what a client writes where something else belongs."""
+    app = traced.app(scenes()[name])
+    wrong: dict[str, str | None] = {
+        "x-ibex-session-end": CANARY,
+        "x-ibex-session-id": CANARY,
+        "x-request-id": CANARY,
+        "traceparent": CANARY,
+        "tracestate": f"{CANARY}={CANARY}",
+        "baggage": f"a={CANARY}",
+        "user-agent": CANARY,
+    }
+
+    await call(app, "POST", CHAT, HEADERS, body)
+    await call(app, "POST", CHAT, HEADERS | wrong, body)
+    await call(app, "POST", f"/v1/orgs/{CANARY}/chat/completions", HEADERS, body)
+    await call(app, "GET", f"/{CANARY}?{CANARY}", HEADERS | {"authorization": CANARY})
+    await call(app, "GET", f"/v1/models/{CANARY}", HEADERS)
+    await call(app, "POST", f"/v1/orgs/{ORG}/chat/completions", HEADERS, body)
+
+    spans = await traced.spans()
+    exported = encode_spans(spans).SerializeToString()
+    assert sum(span.parent is None for span in spans) == 6
+    for secret in SECRETS:
+        assert secret.encode() not in exported

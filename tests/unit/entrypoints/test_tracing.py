@@ -1,0 +1,115 @@
+"""OpenTelemetry is there where the settings ask for it, and nowhere else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ibex.adapters.telemetry.traced_requests import TracedRequests
+from ibex.entrypoints.containers import Application, application_of
+from ibex.entrypoints.environments import EmbeddedAdapters
+from ibex.entrypoints.settings import Settings, SettingsError
+from ibex.entrypoints.tracing import check_tracing
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
+EXPORTER = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
+HERE = "http://127.0.0.1:1"
+
+
+@pytest.fixture
+def environ(tmp_path: Path) -> dict[str, str]:
+    """Settings that name servers which need not be there."""
+    return {
+        "IBEX_DATABASE_URL": "postgresql://ibex_app@127.0.0.1:1/ibex",
+        "IBEX_AUTH_DATABASE_URL": "postgresql://ibex_auth@127.0.0.1:1/ibex",
+        "IBEX_CLICKHOUSE_URL": HERE,
+        "IBEX_TOKEN_PEPPERS": "k:AAECAwQFBgcICQoLDA0ODw==",
+        "IBEX_JOURNAL_DIR": str(tmp_path / "journal"),
+    }
+
+
+def application(environ: dict[str, str]) -> Application:
+    """Return the application of these settings."""
+    return application_of(EmbeddedAdapters(), Settings.load(environ))
+
+
+def test_without_the_setting_nothing_is_between(environ: dict[str, str]) -> None:
+    """Requests are told to whom they always were."""
+    plain = application(environ)
+
+    assert plain.span_export() is None
+    assert plain.request_observer() is plain.request_telemetry()
+
+
+def test_with_the_setting_requests_are_traced(environ: dict[str, str]) -> None:
+    """With the same telemetry behind it."""
+    traced = application({**environ, ENDPOINT: HERE})
+
+    assert traced.span_export() is traced.span_export()
+    assert isinstance(traced.request_observer(), TracedRequests)
+
+
+def test_without_the_setting_it_is_not_even_imported() -> None:
+    """Neither what we make of it nor what sends; the client library for Redis imports the rest where it is there."""
+    program = (
+        "import ibex.entrypoints.proxy, sys;"
+        "ours = {'ibex.adapters.telemetry.' + name for name in ('spans', 'span_export', 'traced_requests')};"
+        "sys.exit(any(name in ours or name.startswith('opentelemetry.exporter') for name in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False, timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("environ", "named"),
+    [
+        ({ENDPOINT: HERE}, ENDPOINT),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": HERE}, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"),
+    ],
+)
+@pytest.mark.parametrize("module", ["opentelemetry", EXPORTER])
+def test_without_the_extra_it_is_said_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], named: str, module: str
+) -> None:
+    """At start, as a wrong setting: exit code 2."""
+    for name in [name for name in sys.modules if name.startswith(module)]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, module, None)  # as the import system marks what is not there
+
+    with pytest.raises(SettingsError, match=rf"{named} is set, which needs `pip install ibex-harness\[otel\]`"):
+        check_tracing(Settings.load(environ))
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"), ("OTEL_TRACES_EXPORTER", "zipkin")]
+)
+def test_another_way_of_sending_is_refused(environ: dict[str, str], variable: str, value: str) -> None:
+    """Where spans are to be sent; else nobody asked for it."""
+    application({**environ, variable: value})
+
+    with pytest.raises(SettingsError, match=f"{variable} is '{value}'; allowed: "):
+        application({**environ, variable: value, ENDPOINT: HERE})
+
+
+def test_who_sends_and_where_the_provider_is(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name of our own unless the environment gives one; an instance id for each process."""
+    from ibex.entrypoints.tracing import _providers, _resource  # noqa: PLC0415 - the unit is private
+
+    own = _resource().attributes
+    assert own["service.name"] == "ibex-proxy"
+    assert own["service.instance.id"]
+    assert own["service.version"]
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "service.name=shop,deployment.environment.name=test")
+    assert _resource().attributes["service.name"] == "shop"
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "front")
+    assert _resource().attributes["service.name"] == "front"
+    assert _resource().attributes["deployment.environment.name"] == "test"
+
+    assert _providers(Settings.load(environ)) == {}
+    (address,) = _providers(Settings.load({"OPENAI_API_KEY": "sk-x"})).values()
+    assert (address.host, address.port) == ("api.openai.com", 443)

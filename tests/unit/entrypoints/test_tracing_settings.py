@@ -1,0 +1,40 @@
+"""The settings of tracing, which have the names that OpenTelemetry's specification gives them."""
+
+from __future__ import annotations
+
+import pytest
+
+from ibex.entrypoints.settings import Settings, SettingsError
+
+ENDPOINT, TRACES = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+
+
+@pytest.mark.parametrize(
+    ("environ", "url"),
+    [
+        ({}, None),
+        ({ENDPOINT: "http://collector:4318"}, "http://collector:4318/v1/traces"),
+        ({ENDPOINT: "http://collector:4318/otlp/"}, "http://collector:4318/otlp/v1/traces"),
+        ({TRACES: "https://elsewhere/spans"}, "https://elsewhere/spans"),
+        ({ENDPOINT: "http://collector:4318", TRACES: "https://elsewhere/spans"}, "https://elsewhere/spans"),
+        ({ENDPOINT: "http://collector:4318", "OTEL_TRACES_EXPORTER": "none"}, None),
+        ({ENDPOINT: "http://collector:4318", "OTEL_SDK_DISABLED": "TRUE"}, None),
+        ({ENDPOINT: "http://collector:4318", "OTEL_SDK_DISABLED": "false"}, "http://collector:4318/v1/traces"),
+    ],
+)
+def test_where_spans_are_sent(environ: dict[str, str], url: str | None) -> None:
+    """As OpenTelemetry's specification has it: a base, below which signals have their paths, or the whole."""
+    assert Settings.load(environ).traces_url == url
+
+
+def test_a_wrong_endpoint_is_named_and_not_shown() -> None:
+    """It may hold a password."""
+    with pytest.raises(SettingsError, match=f"{ENDPOINT} is .a secret, not shown.") as raised:
+        Settings.load({ENDPOINT: "collector:4318/canary"})
+    assert "canary" not in str(raised.value)
+
+
+def test_a_queue_of_nothing_is_refused() -> None:
+    """It takes at least one request's spans."""
+    with pytest.raises(SettingsError, match="OTEL_BSP_MAX_QUEUE_SIZE is '5'; allowed: 16 to"):
+        Settings.load({"OTEL_BSP_MAX_QUEUE_SIZE": "5"})
