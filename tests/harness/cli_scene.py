@@ -23,12 +23,13 @@ from ibex.entrypoints.cli.main import main
 from ibex.entrypoints.home import FirstInstallation, Home
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
     import httpx
     import pytest
 
+    from ibex.entrypoints.diagnosis import Examination
     from ibex.entrypoints.settings import Settings
 
 
@@ -69,12 +70,15 @@ class CliScene:
         self.environ: dict[str, str] = {}
         self.failure: Exception | None = None
         self.transport: httpx.BaseTransport | None = None
+        self.examinations: Sequence[Examination] = ()
         self._dotenv = folder / ".env"
         self._capsys = capsys
 
     def run(self, *arguments: str) -> Done:
         """Run a command in this process."""
-        invocation = Invocation(self.home, self.environ, self._open, self.transport, str(self._dotenv))
+        invocation = Invocation(
+            self.home, self.environ, self._open, self.transport, str(self._dotenv), lambda *_: self.examinations
+        )
         code = main(list(arguments), invocation)
         captured = self._capsys.readouterr()
         return Done(code, captured.out, captured.err)

@@ -45,6 +45,13 @@ def test_the_printed_curl_works_when_pasted(dev: IbexDev) -> None:
     assert '"object":"chat.completion"' in done.stdout.replace(" ", "")
 
 
+def test_the_doctor_finds_nothing_wrong(dev: IbexDev) -> None:
+    """With the servers, the journal and the proxy that run on the folder; what is not used is told as absent."""
+    verdicts = {finding["name"]: finding["verdict"] for finding in dev.ibex_json("doctor")["findings"]}
+    in_use = ("PostgreSQL", "identity", "ClickHouse", "journal", "proxy")
+    assert verdicts == {**dict.fromkeys(in_use, "ok"), **dict.fromkeys(("Redis", "auth", "provider"), "absent")}
+
+
 def test_each_request_is_one_line(dev: IbexDev) -> None:
     """The terminal tells of a request by session, tokens and timings."""
     answer = _ask(dev, {"X-IBEX-Session-ID": "shown-in-a-line"})

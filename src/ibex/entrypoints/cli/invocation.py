@@ -16,13 +16,15 @@ from ibex.entrypoints.home import DEFAULT_HOME
 from ibex.entrypoints.settings import Environment, MissingSettingError, Settings, SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     import httpx
 
     from ibex.domain.manage_identity import NamedAgent, Organization
     from ibex.entrypoints.administration import Administration
+    from ibex.entrypoints.diagnosis import Examination
+    from ibex.entrypoints.examinations import Surroundings
     from ibex.entrypoints.home import Home
 
 T = TypeVar("T")
@@ -40,6 +42,12 @@ def _real(settings: Settings) -> AbstractAsyncContextManager[Administration]:
     return administration(settings)
 
 
+def _real_examinations(settings: Settings, around: Surroundings) -> Sequence[Examination]:
+    from ibex.entrypoints.examinations import examinations  # noqa: PLC0415 - keeps --help quick
+
+    return examinations(settings, around)
+
+
 @dataclass(slots=True)
 class Invocation:
     """One run of the command line. Tests put other things into its fields."""
@@ -49,6 +57,7 @@ class Invocation:
     open_administration: Callable[[Settings], AbstractAsyncContextManager[Administration]] = _real
     transport: httpx.BaseTransport | None = None
     dotenv: str = ".env"
+    examine: Callable[[Settings, Surroundings], Sequence[Examination]] = _real_examinations
 
     def settings(self) -> Settings:
         """Return the settings: the environment's over those of what runs on the folder. Raises ``SettingsError``."""

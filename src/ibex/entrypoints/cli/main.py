@@ -14,6 +14,7 @@ from ibex.domain.manage_identity import AlreadyExistsError
 from ibex.domain.sessions import SinkUnavailableError
 from ibex.entrypoints.cli.chat import chat
 from ibex.entrypoints.cli.directives import directive
+from ibex.entrypoints.cli.doctor import doctor
 from ibex.entrypoints.cli.identity import agent, org, token
 from ibex.entrypoints.cli.invocation import Invocation
 from ibex.entrypoints.cli.processes import auth, bootstrap_command, dev, migrate, serve
@@ -65,6 +66,7 @@ for _command in (
     directive,
     sessions,
     traces,
+    doctor,
     chat,
 ):
     cli.add_command(_command)

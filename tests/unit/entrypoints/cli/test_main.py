@@ -77,7 +77,19 @@ def test_help_lists_every_command(ibex: CliScene) -> None:
     done = ibex.run("--help")
 
     assert done.code == 0
-    for name in ("dev", "serve", "migrate", "bootstrap", "org", "agent", "token", "directive", "sessions", "traces"):
+    for name in (
+        "dev",
+        "serve",
+        "migrate",
+        "bootstrap",
+        "org",
+        "agent",
+        "token",
+        "directive",
+        "sessions",
+        "traces",
+        "doctor",
+    ):
         assert name in done.out
 
 

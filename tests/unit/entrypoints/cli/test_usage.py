@@ -36,7 +36,7 @@ OF_AN_ORGANIZATION = [
 def test_every_command_is_here() -> None:
     """A command that is new or gone is decided on, not overlooked."""
     assert {" ".join(path) for path in COMMANDS} == {
-        *("dev", "serve", "auth serve", "migrate", "bootstrap", "chat"),
+        *("dev", "serve", "auth serve", "migrate", "bootstrap", "doctor", "chat"),
         *("org create", "org list", "org suspend", "org activate"),
         *("agent create", "agent list", "agent pause", "agent suspend", "agent archive", "agent activate"),
         *("token create", "token list", "token revoke"),

@@ -1,0 +1,81 @@
+"""Examinations of real servers: there, not migrated, and not there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from harness.servers import free_port
+from ibex.entrypoints.diagnosis import Finding, diagnose
+from ibex.entrypoints.examinations import Surroundings, examinations
+from ibex.entrypoints.settings import Settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from harness.clickhouse import ClickHouseDatabase
+    from harness.postgres import PostgresDatabase
+
+pytestmark = pytest.mark.integration
+
+PASSWORD = "canary"
+SERVERS = ("PostgreSQL", "identity", "ClickHouse", "Redis")
+
+
+async def found(folder: Path, **environ: str) -> dict[str, Finding]:
+    """Return the findings by name."""
+    own = {"IBEX_TOKEN_PEPPERS": "k:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="}
+    around = Surroundings("Start it.", f"http://127.0.0.1:{free_port()}", folder)
+    findings = await diagnose(examinations(Settings.load({**own, **environ}), around))
+    return {finding.name: finding for finding in findings}
+
+
+async def test_servers_that_are_there_are_well(
+    postgres: PostgresDatabase, clickhouse: ClickHouseDatabase, redis_url: str, tmp_path: Path
+) -> None:
+    """Each is asked as IBEX asks it; that nobody has bootstrapped is advice."""
+    by_name = await found(
+        tmp_path,
+        IBEX_DATABASE_URL=postgres.app_url,
+        IBEX_AUTH_DATABASE_URL=postgres.auth_url,
+        IBEX_CLICKHOUSE_URL=clickhouse.url,
+        IBEX_REDIS_URL=redis_url,
+    )
+
+    assert [by_name[name].verdict.value for name in SERVERS] == ["ok", "advice", "ok", "ok"]
+    assert by_name["identity"].said == "there is no organization yet"
+
+
+async def test_databases_that_are_not_migrated_are_told_as_such(
+    empty_postgres: PostgresDatabase, empty_clickhouse: ClickHouseDatabase, tmp_path: Path
+) -> None:
+    """With the command that does it."""
+    by_name = await found(
+        tmp_path,
+        IBEX_DATABASE_URL=empty_postgres.app_url,
+        IBEX_AUTH_DATABASE_URL=empty_postgres.auth_url,
+        IBEX_CLICKHOUSE_URL=empty_clickhouse.url,
+    )
+
+    for name in SERVERS[:3]:
+        assert by_name[name].verdict.value == "failed"
+        assert "`ibex migrate`" in (by_name[name].remedy or "")
+
+
+async def test_servers_that_are_not_there_are_failures(tmp_path: Path) -> None:
+    """Within seconds, and not a word of what an address holds besides the place."""
+    place = f"127.0.0.1:{free_port()}"
+    by_name = await found(
+        tmp_path,
+        IBEX_DATABASE_URL=f"postgresql://me:{PASSWORD}@{place}/db",
+        IBEX_AUTH_DATABASE_URL=f"postgresql://me:{PASSWORD}@{place}/db",
+        IBEX_CLICKHOUSE_URL=f"http://me:{PASSWORD}@{place}/db",
+        IBEX_REDIS_URL=f"redis://:{PASSWORD}@{place}",
+        IBEX_AUTH_ADDRESS=place,
+    )
+
+    assert [by_name[name].verdict.value for name in (*SERVERS, "auth")] == ["failed"] * 5
+    assert [by_name[name].said for name in SERVERS[:2]] == ["nothing listens there"] * 2
+    assert by_name["proxy"].verdict.value == "advice"
+    assert PASSWORD not in repr(by_name)
