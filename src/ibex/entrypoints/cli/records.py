@@ -72,7 +72,10 @@ def show_session(invocation: Invocation, session: str, org: str | None, *, as_js
         organization = await invocation.organization(use_cases, org)
         found = await use_cases.sessions.find(organization.id, session)
         if found is None:
-            raise NotFoundError(f"There is no session {session!r}.")
+            raise NotFoundError(
+                f"There is no session {session!r} in the organization {organization.name!r}."
+                " There is one once a request of it has reached the provider."
+            )
         turns = await use_cases.sessions.turns(organization.id, found.id)
         return _session_row(found), [_turn_row(turn) for turn in turns]
 

@@ -245,7 +245,8 @@ def _trace_row(trace: Trace, *, as_json: bool) -> Row:
         "tokens": tokens_of(trace),
         "provider_ttfb_ms": trace.provider_ttfb_ms or None,
         "directive": trace.directive_hash[:8],
-        "session_id": trace.session_id if trace.session_id.int else None,
+        # Of a session that no request has got through there is nothing to show; the one at hand has not.
+        "session_id": trace.session_id if trace.checkpoint_id.int else None,
     }
 
 

@@ -53,7 +53,9 @@ def test_nothing_on_record_is_said(ibex: CliScene, agent: NamedAgent) -> None:  
     """In words to people, as an empty list to programs."""
     assert ibex.run("sessions", "list").out == "There is no session yet.\n"
     assert ibex.run("sessions", "list", "--json").json == []
-    assert ibex.run("sessions", "show", "nothing").err == "ibex: There is no session 'nothing'.\n"
+    absent = ibex.run("sessions", "show", "nothing")
+    assert (absent.code, absent.out) == (1, "")
+    assert absent.err.startswith("ibex: There is no session 'nothing' in the organization 'acme'.")
 
 
 def test_another_organizations_record_is_not_shown(ibex: CliScene, agent: NamedAgent) -> None:

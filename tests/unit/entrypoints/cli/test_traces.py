@@ -57,9 +57,10 @@ def test_the_tail_is_the_latest_with_the_newest_last(ibex: CliScene, agent: Name
 
 
 def test_a_session_in_the_tail_can_be_shown(ibex: CliScene, agent: NamedAgent) -> None:
-    """What stands in its column is what ``sessions show`` takes; a request without one has a dash there."""
+    """What stands in its column is what ``sessions show`` takes; a request that opened none has a dash there."""
     turn = new_turn(agent)
-    traces = [trace(agent, 0, session=turn.session), trace(agent, 1, session=None)]
+    refused = {"session": new_turn(agent, "another").session, "reached_provider": False}
+    traces = [trace(agent, 0, session=turn.session), trace(agent, 1, **refused)]
     asyncio.run(ibex.sessions.append([turn]))
     asyncio.run(ibex.traces.write(traces, "batch"))
 
