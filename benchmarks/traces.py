@@ -23,7 +23,7 @@ from harness.explained import explained
 from ibex.adapters.clickhouse.connection import Address, disconnect
 from ibex.adapters.clickhouse.engine import ClickHouseEngine
 from ibex.adapters.clickhouse.migrate import migrate
-from ibex.adapters.clickhouse.trace_queries import COLUMNS, EMITTERS, SLOW, SUMMARY, TAIL, TIMELINE
+from ibex.adapters.clickhouse.trace_queries import COLUMNS, EMITTERS, FIND, SLOW, SUMMARY, TAIL, TIMELINE
 from ibex.adapters.clickhouse.traces import ClickHouseTraces
 
 if TYPE_CHECKING:
@@ -159,10 +159,27 @@ def _of_longer() -> list[Question]:
     ]
 
 
+def _by_id(known: UUID) -> list[Question]:
+    now_us = time.time_ns() // 1_000
+    around, ever = ({"from_us": now_us - span // _US, "until_us": now_us + HOUR // _US} for span in (HOUR, 90 * DAY))
+    unknown = UUID("0190c0de-0000-4000-8000-000000000000")  # whose time it does not tell: looked for everywhere
+    of: dict[str, object] = {"org_id": LARGE}
+    return [
+        Question(
+            "a request by its id, large", lambda t: t.find(LARGE, known), FIND, {**of, "request_id": known, **around}
+        ),
+        Question(
+            "an id of nothing, large", lambda t: t.find(LARGE, unknown), FIND, {**of, "request_id": unknown, **ever}
+        ),
+    ]
+
+
 async def _ask(url: str, client: Client) -> None:
     traces = ClickHouseTraces(url, timeout_s=600)
     await traces.open()
-    for question in (*_of_an_hour("large", LARGE), *_of_an_hour("small", SMALL), *_of_longer()):
+    (latest,) = await traces.tail(LARGE, 1)
+    questions = (*_of_an_hour("large", LARGE), *_of_an_hour("small", SMALL), *_of_longer(), *_by_id(latest.request_id))
+    for question in questions:
         await question.ask(traces)
         took = []
         for _ in range(TRIES):
