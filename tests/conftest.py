@@ -6,13 +6,13 @@ import asyncio
 import os
 from typing import TYPE_CHECKING
 
+import pytest
+import trustme
 import uvloop
 from hypothesis import settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    import pytest
+    from collections.abc import Callable, Iterator, Mapping
 
 pytest_plugins = ["harness.clickhouse", "harness.openai", "harness.postgres", "harness.redis"]
 
@@ -33,3 +33,16 @@ def pytest_asyncio_loop_factories(
     """Run what is marked with ``both_loops`` on both, the rest on asyncio's own."""
     del config
     return _LOOPS if item.get_closest_marker("both_loops") else {"asyncio": asyncio.new_event_loop}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let TLS trust one authority instead of all that the machine knows.
+
+    Tests make HTTP clients by the hundred, most of which speak no TLS, and reading them all takes each 20 ms or more.
+    """
+    file = tmp_path_factory.mktemp("authority") / "authority.pem"
+    trustme.CA().cert_pem.write_to_path(str(file))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", str(file))
+        yield

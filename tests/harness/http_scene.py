@@ -326,7 +326,7 @@ class _Server(uvicorn.Server):
 @contextlib.asynccontextmanager
 async def served(app: App, patience: Patience | None = None) -> AsyncIterator[tuple[str, uvicorn.Server]]:
     """Serve an application on a loopback socket as the proxy does; give its address and the server."""
-    with socket.socket() as listener:
+    with socket.socket(proto=socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))
         config = uvicorn.Config(
             app,

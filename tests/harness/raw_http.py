@@ -66,6 +66,7 @@ class RawClient:
         if receive_buffer is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.settimeout(WAIT_S)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a piece is sent when a test sends it
         self.socket.connect((at.hostname, at.port))
         self._file = self.socket.makefile("rb")
 

@@ -521,7 +521,7 @@ async def test_no_cancellation_leaves_a_connection_open(client: Client, script: 
 
             async def converse() -> None:
                 try:
-                    answer = await client.provider(idle_timeout_s=0.1, first_byte_timeout_s=0.1).complete(
+                    answer = await client.provider(idle_timeout_s=0.03, first_byte_timeout_s=0.03).complete(
                         chat_request(stream=stream)
                     )
                     assert isinstance(answer, OpenAIStream)

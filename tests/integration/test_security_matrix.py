@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from harness.production import Production
+from harness.worker_connections import TRUSTS_NOBODY
 from ibex.domain.identity import AgentStatus, PersonalAccessToken
 from ibex.domain.manage_identity import TokenGrant
 from ibex.domain.permissions import ADMIN, AGENT_DEFAULT, READ_ONLY, Permission
@@ -100,7 +101,7 @@ class Matrix:
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         if agent is not None:
             headers["X-IBEX-Agent-ID"] = agent
-        with httpx.Client(trust_env=False) as client:
+        with httpx.Client(trust_env=False, verify=TRUSTS_NOBODY) as client:
             if path.endswith("completions"):
                 answer = client.post(self.address + path, json=BODY, headers=headers)
             else:
