@@ -10,7 +10,7 @@ from harness.redis import redis_server_program
 
 pytestmark = pytest.mark.integration
 
-SECONDS = 10
+SECONDS = 5
 
 
 @pytest.mark.timeout(180)

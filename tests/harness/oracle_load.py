@@ -18,6 +18,7 @@ from uuid import UUID
 from harness.openai import ScriptedOpenAI
 from harness.openai_wire import (
     USAGE,
+    Close,
     Gate,
     Pause,
     Send,
@@ -60,7 +61,9 @@ class CountingOpenAI(ScriptedOpenAI):
         if kind == "flaky" and first_time:
             return error(503)
         if kind == "dies":
-            return cut_in_body(text_of(wanted["id"])) if not asked.get("stream") else open_stream(*_events(wanted)[:2])
+            if not asked.get("stream"):
+                return cut_in_body(text_of(wanted["id"]))
+            return (*open_stream(*_events(wanted)[:2]), Close())
         if kind == "slow":
             gate = Gate()
             asyncio.get_running_loop().call_later(wanted["slow_s"], gate.open)
