@@ -10,11 +10,14 @@ import os
 import signal
 import time
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import pytest
 
 from harness.record_stack import POLL_S, WAIT_S, Answer, RecordStack
+from harness.request_load import as_fast_as_answered, chat_request
 from harness.small_disk import SmallDisk, small_disk
+from ibex.domain.identity import PersonalAccessToken
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +31,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 FAILURES = "ibex_proxy_sink_failures_total"
 BURIED = "ibex_proxy_sink_dead_letters_total"
 LOSSES = "ibex_proxy_journal_losses_total"
+FLOOD = 1_000
 DISK_BYTES = 3 * 1024 * 1024
 
 
@@ -238,6 +242,42 @@ def test_a_journal_at_its_bound_sheds_traces_before_checkpoints(stack: RecordSta
     assert lost == 0
     stack.assert_recorded(answers, traces=100 - dropped)
     stack.restart_proxy()
+
+
+def test_a_flood_of_unknown_tokens_reaches_neither_auth_nor_the_record(stack: RecordStack) -> None:
+    """A thousand well-formed tokens that nobody has: 401 each, less than one in a hundred past the filter, no row."""
+    lookups = "ibex_proxy_filter_lookups_total"
+    _wait_for_the_filter(stack, lookups)
+    rows = (len(stack.traces()), len(stack.checkpoints()))
+    absent, passed = (stack.metric(lookups, outcome=outcome) for outcome in ("absent", "passed"))
+    base_url = f"{stack.address}/v1"
+    flood = [chat_request(base_url, "gpt-4o", _unknown()) for _ in range(FLOOD)]
+
+    answers = as_fast_as_answered(base_url, flood, connections=10, most=FLOOD).answers
+
+    assert [answer.status for answer in answers] == [401] * FLOOD
+    assert stack.metric(lookups, outcome="passed") - passed < FLOOD / 100
+    assert stack.metric(lookups, outcome="absent") - absent > FLOOD * 99 / 100
+    assert {answer.status for answer in stack.ask(2)} == {200}
+    deadline = time.monotonic() + WAIT_S
+    while (found := (len(stack.traces()), len(stack.checkpoints()))) != (rows[0] + 2, rows[1] + 2):
+        assert time.monotonic() < deadline, (found, rows)
+        time.sleep(POLL_S)
+
+
+def _unknown() -> dict[str, str]:
+    token = PersonalAccessToken.issue(uuid4(), os.urandom(32))
+    return {"authorization": f"Bearer {token.reveal()}"}
+
+
+def _wait_for_the_filter(stack: RecordStack, lookups: str) -> None:
+    """Ask with unknown tokens until the filter stops one: auth makes it anew when it starts."""
+    deadline = time.monotonic() + WAIT_S
+    body = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hi"}]}
+    before = stack.metric(lookups, outcome="absent")
+    while stack.metric(lookups, outcome="absent") == before:
+        assert time.monotonic() < deadline, "no token was ever stopped by the filter"
+        stack.client.post(f"{stack.address}/v1/chat/completions", json=body, headers=_unknown())
 
 
 def _ask_until_one_is_lost(stack: RecordStack) -> list[Answer]:
