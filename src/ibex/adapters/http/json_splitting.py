@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
+from ibex.adapters.http.nesting import occur_more_than
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -95,7 +97,7 @@ def split_array(text: bytes) -> list[bytes]:
     A list of millions of tiny elements would take a hundred times its text in memory, so an array with enough commas to
     be too long is read into a structure of optional places: that gives up at the first element too many.
     """
-    if text.count(b",") < MAX_ELEMENTS:
+    if not occur_more_than(MAX_ELEMENTS - 1, (b",",), text):
         return [bytes(element) for element in _ELEMENTS.decode(text)]
     if not text.startswith(b"["):
         raise NotThatTypeError
@@ -103,5 +105,5 @@ def split_array(text: bytes) -> list[bytes]:
         places = _BOUNDED_ELEMENTS.decode(text)
     except NotThatTypeError:
         raise TooManyError from None
-    found: Iterable[Raw | UnsetType] = (getattr(places, slot) for slot in _SLOTS)
-    return [bytes(element) for element in found if not isinstance(element, UnsetType)]
+    elements: Iterable[Raw | UnsetType] = msgspec.structs.astuple(places)
+    return [bytes(element) for element in elements if not isinstance(element, UnsetType)]
