@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from ibex.domain.values import value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 MESSAGES: Final = "messages"
 STREAM_OPTIONS: Final = "stream_options"
@@ -70,10 +70,10 @@ class Message:
 
 @value
 class UserMessage:
-    """The first message with the role of user, taken apart: where it stands, and its members."""
+    """The first message with the role of user: where it stands, and what takes it apart, for who needs its members."""
 
     index: int
-    members: tuple[Member, ...]
+    take_apart: Callable[[], tuple[Member, ...]]
 
 
 @value

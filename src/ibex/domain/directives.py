@@ -104,8 +104,9 @@ def _system_message(directive: Directive) -> Message:
 def _prepended(user: UserMessage | None, directive: Directive) -> tuple[int, Message] | None:
     if user is None:
         return None
-    members = tuple(Member(m.name, _with_prefix(m.raw, directive)) if m.name == "content" else m for m in user.members)
-    if members == user.members:
+    own = user.take_apart()
+    members = tuple(Member(m.name, _with_prefix(m.raw, directive)) if m.name == "content" else m for m in own)
+    if members == own:
         return None
     return user.index, Message("user", encode_object(members))
 

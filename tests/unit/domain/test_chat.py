@@ -124,7 +124,7 @@ def test_nothing_shows_text() -> None:
     secret = b'"my secret"'
     message = Message("user", secret)
     member = Member("my secret", secret)
-    user = UserMessage(0, (member,))
+    user = UserMessage(0, lambda: (member,))
     request = ChatRequest("m", False, secret, (member,), (message,), secret, user, (member,))  # noqa: FBT003 - by order
 
     for shown in (message, member, user, request):

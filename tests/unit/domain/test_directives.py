@@ -40,7 +40,8 @@ def request_of(*raws: bytes) -> ChatRequest:
     user = None
     if index is not None:
         pairs = json.loads(messages[index].raw, object_pairs_hook=list)
-        user = UserMessage(index, tuple(Member(name, _raw_value(messages[index].raw, name)) for name, _ in pairs))
+        members_of_it = tuple(Member(name, _raw_value(messages[index].raw, name)) for name, _ in pairs)
+        user = UserMessage(index, lambda: members_of_it)
     raw_messages = b"[ " + b" , ".join(raws) + b" ]"
     members = (Member("model", b'"m"'), Member("messages", raw_messages), Member("tools", b"[ {} ]"))
     return ChatRequest("m", False, encode_object(members), members, messages, raw_messages, user)  # noqa: FBT003 - by order

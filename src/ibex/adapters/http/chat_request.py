@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -169,7 +170,7 @@ class _Reading:
                 continue
             message = Message(self._role(index, members), element)
             if first_user is None and message.role == "user":
-                first_user = UserMessage(index, _kept(members))
+                first_user = UserMessage(index, partial(_kept, members))
             messages.append(message)
         return tuple(messages), first_user
 
