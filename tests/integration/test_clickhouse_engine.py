@@ -28,6 +28,7 @@ from clickhouse_connect.driver.summary import QuerySummary
 
 from harness.exchanges import an_exchange
 from ibex.adapters.clickhouse.engine import ClickHouseEngine, EngineStartError
+from ibex.adapters.clickhouse.engine_server import NICE
 from ibex.adapters.clickhouse.migrate import migrate
 from ibex.adapters.clickhouse.traces import ClickHouseTraces
 from ibex.domain.sessions import SinkUnavailableError
@@ -100,6 +101,13 @@ def _has_ended(pid: int, timeout_s: float) -> bool:
 
 
 # The protocol.
+
+
+def test_it_gives_way_to_what_answers_requests(engine: ClickHouseEngine) -> None:
+    """It shares their processors."""
+    assert engine.pid is not None
+    usual = os.getpriority(os.PRIO_PROCESS, 0)
+    assert os.getpriority(os.PRIO_PROCESS, engine.pid) == usual + NICE
 
 
 def test_commands_say_what_they_did(client: Client) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import gc
 import signal
 import socket
+import sys
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 IDLE_CONNECTION_S = 75
 BACKLOG = 2048
 GC_THRESHOLDS = (50_000, 20, 20)
+SWITCH_S = 0.0005
+"""How long a thread may go on when another wants the interpreter; Python's own is ten times that."""
 LAST_WORDS_S = 5.0
 """What requests that were cut off at the end may take to be recorded."""
 
@@ -81,6 +84,8 @@ async def serve_http(app: Any, listener: socket.socket, settings: Settings, on_d
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
+    # The journal's thread and those that encode batches take turns with the event loop, which waits that long for each.
+    sys.setswitchinterval(SWITCH_S)
     patience = Patience(settings.header_timeout_s, settings.client_stall_timeout_s)
     config = uvicorn.Config(
         app,

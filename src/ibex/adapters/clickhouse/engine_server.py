@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 USER: Final = "ibex"
 HOST: Final = "127.0.0.1"
 STATEMENTS_AT_ONCE: Final = 8
+NICE: Final = 5
+"""How much the engine gives way to what runs beside it: requests have somebody who waits for them, traces do not."""
 GRACE_S: Final = 5
 _IDLE_CONNECTION_S: Final = 600
 _LOCK: Final = "ibex-engine.lock"
@@ -68,6 +70,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--port", type=int, default=0, help="0 takes any free one")
     chosen = parser.parse_args(arguments)
     os.umask(0o077)
+    os.nice(NICE)
     try:
         password = _read_password()
         with _claimed(chosen.path), _listening(chosen.port) as listener:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
@@ -30,7 +29,6 @@ _LOG: structlog.typing.FilteringBoundLogger = structlog.get_logger(source="ibex.
 FLUSH_TIMEOUT_S: Final = 2.0
 """What sending the last spans may take when the process ends. Less than the record's sinks get: these keep nothing."""
 GIVING_UP_S: Final = 0.5
-SWITCH_S: Final = 0.0005
 _NO_ANSWER: Final = "no answer in time"
 _STATUSES: Final = range(100, 600)
 _LINE_EVERY_NS: Final = 60 * 1_000_000_000
@@ -39,9 +37,7 @@ _LINE_EVERY_NS: Final = 60 * 1_000_000_000
 class SpanExport:
     """Takes spans on the event loop, quickly and whatever happens; open it first.
 
-    ``max_queue`` and ``max_batch`` count spans. The thread encodes a batch in Python for some milliseconds, and each
-    time the event loop comes back from waiting, the thread may go on for one switch interval of the interpreter: while
-    spans are exported that is a tenth of what it usually is.
+    ``max_queue`` and ``max_batch`` count spans. The thread encodes a batch in Python for some milliseconds.
     """
 
     def __init__(
@@ -62,7 +58,6 @@ class SpanExport:
         self._offered = 0
         self._sender: _Sender | None = None
         self._processor: BatchSpanProcessor | None = None
-        self._usual_switch_s = sys.getswitchinterval()
         spans = registry.counters("spans_total", "OpenTelemetry spans, by what became of them.", "outcome")
         self._exported, self._failed = spans.of("exported"), spans.of("failed")
         self._dropped = spans.of("dropped")
@@ -71,7 +66,6 @@ class SpanExport:
     async def open(self) -> None:
         """Begin to send. Raises what the exporter does where it is told something that it cannot be."""
         self._sender = _Sender(self._make_exporter, self._clock)
-        sys.setswitchinterval(min(SWITCH_S, self._usual_switch_s))
         self._processor = BatchSpanProcessor(
             self._sender, max_queue_size=self._max_queue, max_export_batch_size=self._max_batch
         )
@@ -91,7 +85,6 @@ class SpanExport:
         if processor is None or sender is None:
             return
         self._processor = None
-        sys.setswitchinterval(self._usual_switch_s)
         loop, over = asyncio.get_running_loop(), asyncio.Event()
 
         def shut_down() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -20,7 +19,7 @@ from opentelemetry.trace import SpanContext, TraceFlags
 from harness.logs import logged
 from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.telemetry.registry import Registry
-from ibex.adapters.telemetry.span_export import SWITCH_S, SpanExport
+from ibex.adapters.telemetry.span_export import SpanExport
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,17 +99,6 @@ async def test_what_is_taken_is_exported_when_it_closes_at_the_latest() -> None:
         "span 1",
     ]
     assert scene.counted() == {"exported": 5, "failed": 0, "dropped": 0}
-
-
-async def test_the_interpreter_switches_sooner_while_spans_are_exported() -> None:
-    """Or the event loop would wait for 5 ms whenever the thread is at work."""
-    usual = sys.getswitchinterval()
-    scene = Scene(InMemorySpanExporter())
-    await scene.export.open()
-    assert sys.getswitchinterval() == pytest.approx(SWITCH_S)
-    await scene.export.close()
-
-    assert sys.getswitchinterval() == pytest.approx(usual)
 
 
 async def test_nobody_waits_for_an_exporter_that_hangs() -> None:
