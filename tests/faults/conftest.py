@@ -1,4 +1,4 @@
-"""What the tests of a module break together: a stack, or a proxy between clients and a provider that misbehave."""
+"""What the tests of a module break together: a proxy between clients and a provider that misbehave."""
 
 from __future__ import annotations
 
@@ -8,29 +8,9 @@ import pytest
 
 from harness.loopback import Loopback
 from harness.openai import ScriptedOpenAI
-from harness.revocation import RelayedStack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from harness.clickhouse import ClickHouseDatabase
-    from harness.postgres import PostgresDatabase
-    from harness.redis import RedisServer
-
-
-@pytest.fixture(scope="module")
-def stack(
-    module_postgres: PostgresDatabase,
-    module_clickhouse: ClickHouseDatabase,
-    module_redis: RedisServer,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[RelayedStack]:
-    """Auth, two proxy workers, a relay in each link."""
-    folder = tmp_path_factory.mktemp("stack")
-    # What a busy machine takes for an answer is not to be taken for a fault.
-    patience = {"IBEX_AUTH_TIMEOUT": "0.5", "IBEX_REDIS_TIMEOUT": "0.5"}
-    with RelayedStack.running(module_postgres, module_clickhouse, module_redis, folder, **patience) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -37,22 +37,26 @@ class Change:
     """How a change came into force, in seconds from when the change had returned.
 
     ``first_s``: until the answer of the first request sent since then that carried it. ``old_s``: until the last
-    request was sent that carried the old one, 0 if none was. ``failed``: answers other than 200. ``strayed``: answers
-    that carried neither the old nor the new one, or the old one on a connection that had seen the new one.
+    request was sent that carried the old one, 0 if none was. ``failed``: answers other than 200. ``went_back``: answers
+    with another one on a connection that had seen the new one.
     """
 
     first_s: float
     old_s: float
     failed: int
-    strayed: int
+    went_back: int
 
 
 @dataclass(slots=True)
 class DirectiveWatch:
-    """Clients on connections of their own, so that each worker has some, one request after the other."""
+    """Clients on connections of their own, so that each worker has some, one request after the other.
+
+    ``pause_s`` is how long each waits in between.
+    """
 
     address: str
     token: str = field(repr=False)
+    pause_s: float = 0.0
     seen: list[list[Seen]] = field(default_factory=lambda: [[] for _ in range(CLIENTS)])
     _stopping: bool = False
 
@@ -93,6 +97,7 @@ class DirectiveWatch:
             version = int(headers.get("x-ibex-directive", "0@").partition("@")[0])
             seen.append(Seen(sent, time.monotonic(), int(lines[0].split()[1]), version))
             await reader.readexactly(int(headers["content-length"]))
+            await asyncio.sleep(self.pause_s)
         writer.close()
 
 
@@ -102,10 +107,14 @@ def change_under(
     mend_it: Callable[[], object] = lambda: None,
     *,
     rollback_to: int | None = None,
+    pause_s: float = 0.0,
 ) -> Change:
-    """Under load, break something, set a new text or go back to an old one, and see; mend it afterwards."""
+    """Under load, break something, set a new text or go back to an old one, and see; mend it afterwards.
+
+    ``pause_s`` is how long each of the clients waits between its requests.
+    """
     operator = DirectiveOperator(stack.production.environ)
-    watch = DirectiveWatch(stack.address, stack.installation.agent_token.reveal())
+    watch = DirectiveWatch(stack.address, stack.installation.agent_token.reveal(), pause_s)
     with watch.running():
         watch.wait_until_all(lambda seen: seen.status == 200)
         break_it()
@@ -120,13 +129,15 @@ def change_under(
         first_s=min(seen.answered for seen in since if seen.version == number) - returned,
         old_s=max((seen.sent - returned for seen in since if seen.version != number), default=0.0),
         failed=sum(seen.status != 200 for client in watch.seen for seen in client),
-        strayed=sum(_strayed([seen.version for seen in client if seen.status == 200], number) for client in watch.seen),
+        went_back=sum(
+            _went_back([one.version for one in client if one.status == 200], number) for client in watch.seen
+        ),
     )
 
 
-def _strayed(versions: list[int], new: int) -> int:
-    """Return how many are out of place where there should be the first one up to some point, and then the new one."""
-    turn = versions.index(new)
-    return sum(version != versions[0] for version in versions[:turn]) + sum(
-        version != new for version in versions[turn:]
-    )
+def _went_back(versions: list[int], new: int) -> int:
+    """Return how many that are not the new one come after it. Before it, one older than the old one may be there.
+
+    That is on a worker which was without Redis a moment ago and has only now heard of the change before.
+    """
+    return sum(version != new for version in versions[versions.index(new) :])

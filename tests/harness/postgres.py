@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -114,12 +115,19 @@ def postgres(migrated_postgres: PostgresDatabase) -> Iterator[PostgresDatabase]:
     migrated_postgres.empty()
 
 
+@contextmanager
+def another_database(server: PostgresServer) -> Iterator[PostgresDatabase]:
+    """Make a database without any table, which IBEX's owner owns, and drop it afterwards."""
+    name = f"another_{uuid4().hex}"
+    with psycopg.connect(server.superuser_url(), autocommit=True) as connection:
+        identifiers = (sql.Identifier(name), sql.Identifier(OWNER_ROLE))
+        connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(*identifiers))
+        yield PostgresDatabase(server, name)
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
 @pytest.fixture
 def empty_postgres(postgres_server: PostgresServer) -> Iterator[PostgresDatabase]:
     """A database without any table, which IBEX's owner owns, for one test."""
-    name = f"empty_{uuid4().hex}"
-    with psycopg.connect(postgres_server.superuser_url(), autocommit=True) as connection:
-        identifiers = (sql.Identifier(name), sql.Identifier(OWNER_ROLE))
-        connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(*identifiers))
-        yield PostgresDatabase(postgres_server, name)
-        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+    with another_database(postgres_server) as database:
+        yield database

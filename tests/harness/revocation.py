@@ -71,6 +71,8 @@ class RelayedStack:
     installation: Installation
     postgres: PostgresServer
     clients: int = 8
+    a_second: float | None = None
+    """How often each of the tokens is used; None for as often as possible."""
 
     @classmethod
     @contextmanager
@@ -112,8 +114,8 @@ class RelayedStack:
         """
         doomed, live = self.new_token(), self.new_token()
         with (
-            Load(self.address, doomed.reveal, self.clients).running() as load,
-            Load(self.address, live.reveal, self.clients).running() as other,
+            Load(self.address, doomed.reveal, self.clients, a_second=self.a_second).running() as load,
+            Load(self.address, live.reveal, self.clients, a_second=self.a_second).running() as other,
         ):
             for one in (load, other):
                 one.wait_for(200, 0.0, AFTER_S)
@@ -151,14 +153,14 @@ class RelayedStack:
         """Revoke a token; return when the call has."""
         org_id = self.installation.organization.id
         if by_auth:
-            asyncio.run(self._revoke_at_auth(org_id, token.token_id))
+            self._revoke_at_auth(org_id, token.token_id)
             return
         settings = Settings.load(self.production.environ)
         asyncio.run(_administer(settings, lambda use_cases: use_cases.identity.revoke_token(org_id, token.token_id)))
 
-    async def _revoke_at_auth(self, org_id: UUID, token_id: UUID) -> None:
-        async with grpc.aio.insecure_channel(self.direct_auth) as channel:
-            await auth_pb2_grpc.AuthServiceStub(channel).RevokeToken(
+    def _revoke_at_auth(self, org_id: UUID, token_id: UUID) -> None:
+        with grpc.insecure_channel(self.direct_auth) as channel:
+            auth_pb2_grpc.AuthServiceStub(channel).RevokeToken(
                 auth_pb2.RevokeTokenRequest(org_id=str(org_id), token_id=str(token_id)),
                 metadata=(("authorization", f"Bearer {self.installation.admin_token.reveal()}"),),
                 timeout=AFTER_S,
