@@ -12,6 +12,7 @@ from uuid import UUID
 import psycopg
 import pytest
 
+from harness.command import run_ibex
 from harness.loopback import KEY, PEPPERS, REQUEST, resident_kib
 from harness.openai import ScriptedOpenAI
 from harness.openai_wire import Gate, Pause, Send, chunked, completion, open_stream, stream_events, text_deltas
@@ -94,9 +95,9 @@ def installation(
         "IBEX_SHUTDOWN_TIMEOUT": str(GRACE_S),
         "IBEX_RATE_LIMIT_DEFAULT_RPM": "0",
     }
-    bootstrap = IbexProcess.spawn([*BOOTSTRAP, "--json"], environ, folder)
-    assert bootstrap.wait() == 0, bootstrap.lines
-    return Installation(environ, json.loads(bootstrap.lines[0])["agent_token"])
+    bootstrap = run_ibex(folder / ".ibex", environ, *BOOTSTRAP, "--json")
+    assert bootstrap.returncode == 0, bootstrap.stderr
+    return Installation(environ, json.loads(bootstrap.stdout)["agent_token"])
 
 
 @pytest.fixture

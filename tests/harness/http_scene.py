@@ -313,10 +313,19 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.listening = asyncio.Event()
+        self.ending = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.listening.set()
+
+    async def main_loop(self) -> None:
+        """End as soon as it is told to, not at the next tick of uvicorn's."""
+        ticking = asyncio.create_task(super().main_loop())
+        ending = asyncio.create_task(self.ending.wait())
+        await asyncio.wait([ticking, ending], return_when=asyncio.FIRST_COMPLETED)
+        for task in (ticking, ending):
+            task.cancel()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -344,6 +353,7 @@ async def served(app: App, patience: Patience | None = None) -> AsyncIterator[tu
             yield f"http://127.0.0.1:{listener.getsockname()[1]}", server
         finally:
             server.should_exit = True
+            server.ending.set()
             await serving
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness.servers import free_port
-from ibex.entrypoints.diagnosis import Finding, diagnose
+from ibex.entrypoints.diagnosis import TIMEOUT_S, Finding, diagnose
 from ibex.entrypoints.examinations import Surroundings, examinations
 from ibex.entrypoints.settings import Settings
 
@@ -23,11 +23,11 @@ PASSWORD = "canary"
 SERVERS = ("PostgreSQL", "identity", "ClickHouse", "Redis")
 
 
-async def found(folder: Path, **environ: str) -> dict[str, Finding]:
+async def found(folder: Path, timeout_s: float = TIMEOUT_S, **environ: str) -> dict[str, Finding]:
     """Return the findings by name."""
     own = {"IBEX_TOKEN_PEPPERS": "k:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="}
     around = Surroundings("Start it.", f"http://127.0.0.1:{free_port()}", folder)
-    findings = await diagnose(examinations(Settings.load({**own, **environ}), around))
+    findings = await diagnose(examinations(Settings.load({**own, **environ}), around), timeout_s=timeout_s)
     return {finding.name: finding for finding in findings}
 
 
@@ -68,6 +68,7 @@ async def test_servers_that_are_not_there_are_failures(tmp_path: Path) -> None:
     place = f"127.0.0.1:{free_port()}"
     by_name = await found(
         tmp_path,
+        timeout_s=2.0,
         IBEX_DATABASE_URL=f"postgresql://me:{PASSWORD}@{place}/db",
         IBEX_AUTH_DATABASE_URL=f"postgresql://me:{PASSWORD}@{place}/db",
         IBEX_CLICKHOUSE_URL=f"http://me:{PASSWORD}@{place}/db",

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from harness.openai import ScriptedOpenAI
+from harness.openai_wire import error
 
 pytestmark = pytest.mark.integration
 
@@ -38,9 +39,11 @@ def gate(results: Path, *arguments: str, **environ: str) -> tuple[subprocess.Com
 
 
 def test_a_line_that_fails_is_the_exit_code(tmp_path: Path) -> None:
-    """Nothing listens where the provider should be: the smoke test fails, and with it the gate."""
-    key = {"OPENAI_API_KEY": "sk-canary-77", "OPENAI_BASE_URL": "http://127.0.0.1:1/v1"}
-    done, told = gate(tmp_path / "gate.json", "--only", "smoke", **key)
+    """The provider refuses the key: the smoke test fails, and with it the gate."""
+    with ScriptedOpenAI.in_thread() as server:
+        server.put(error(401))
+        key = {"OPENAI_API_KEY": "sk-canary-77", "OPENAI_BASE_URL": server.base_url}
+        done, told = gate(tmp_path / "gate.json", "--only", "smoke", **key)
 
     assert done.returncode == 1, done.stdout + done.stderr
     assert not told["passed"]

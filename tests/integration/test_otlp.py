@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
+from harness.command import run_ibex
 from harness.openai import ScriptedOpenAI
 from harness.openai_wire import completion
 from harness.otlp import OtlpReceiver, said
@@ -61,9 +62,9 @@ class Installation:
         self._environ = environ
         self._folder = folder
         names = ["--org", "acme", "--admin-email", "a@acme.example", "--agent", "one", "--directive", DIRECTIVE]
-        bootstrap = IbexProcess.spawn(["bootstrap", *names, "--json"], environ, folder)
-        assert bootstrap.wait() == 0, bootstrap.lines
-        self._token = str(json.loads(bootstrap.lines[0])["agent_token"])
+        bootstrap = run_ibex(folder / ".ibex", environ, "bootstrap", *names, "--json")
+        assert bootstrap.returncode == 0, bootstrap.stderr
+        self._token = str(json.loads(bootstrap.stdout)["agent_token"])
         self.processes: list[IbexProcess] = []
 
     def spawn(self, **environ: str) -> IbexProcess:
@@ -168,7 +169,7 @@ def test_a_refused_request_and_the_last_ones_before_the_end(installation: Instal
 
 def test_a_receiver_that_is_down_is_no_request_s_business(installation: Installation) -> None:
     """Requests succeed; it is one line, and the end of the process does not wait for long."""
-    proxy = installation.serve(OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1", OTEL_EXPORTER_OTLP_TIMEOUT="3")
+    proxy = installation.serve(OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1", OTEL_EXPORTER_OTLP_TIMEOUT="1")
     assert [proxy.ask().status_code for _ in range(3)] == [200] * 3
     line = json.loads(proxy.process.wait_for_line("spans are not exported", START_TIMEOUT_S))
     assert proxy.ask().status_code == 200
