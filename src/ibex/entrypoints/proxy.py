@@ -12,6 +12,7 @@ import uvloop
 
 from ibex.adapters.telemetry.logging import configure_logging
 from ibex.adapters.telemetry.region import Region
+from ibex.entrypoints.acceptor import Share
 from ibex.entrypoints.containers import application_of
 from ibex.entrypoints.environments import EmbeddedAdapters, ProductionAdapters
 from ibex.entrypoints.lifespan import running
@@ -68,15 +69,18 @@ def _run(settings: Settings, listener: socket.socket, place: Place) -> int:
         if place.lifeline >= 0:
             end_with_parent(place.lifeline)
         adapters = adapters_for(settings)
+        share = Share()
         if place.metrics >= 0:
-            adapters.metric_regions.override(Region.all_of(place.metrics))
+            regions = Region.all_of(place.metrics)
+            adapters.metric_regions.override(regions)
             adapters.own_region.override(place.number)
+            share = Share(regions, place.number)
         application = application_of(adapters, settings)
         app = application.app()
         async with running(application):
             listener.listen(BACKLOG)
             _LOG.info("listening on %s", address_of(listener))
-            await serve_http(app, listener, settings, application.drain().begin)
+            await serve_http(app, listener, settings, application.drain().begin, share)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run())

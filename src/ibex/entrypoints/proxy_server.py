@@ -8,11 +8,12 @@ import gc
 import signal
 import socket
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import uvicorn
 
 from ibex.adapters.http.server_protocol import CuttableHttpProtocol, Patience
+from ibex.entrypoints.acceptor import Acceptor, Share
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,9 +35,10 @@ class DrainingServer(uvicorn.Server):
     A second SIGINT ends the waiting. Must run in the main thread's event loop.
     """
 
-    def __init__(self, config: uvicorn.Config, on_drain: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, on_drain: Callable[[], None], share: Share) -> None:
         super().__init__(config)
         self._on_drain = on_drain
+        self._share = share
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -49,6 +51,22 @@ class DrainingServer(uvicorn.Server):
         finally:
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(number)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to accept, from sockets that listen."""
+        await super().startup(sockets=[])
+        connections = self.server_state.connections.__len__
+        acceptors = [Acceptor(listener, self._make_protocol, self._share, connections) for listener in sockets or []]
+        self.servers = cast("list[asyncio.base_events.Server]", acceptors)  # as much of one as is used
+
+    async def on_tick(self, counter: int) -> bool:
+        """Tell the other processes how many connections there are, as some have ended; called every 0.1 s."""
+        self._share.tell(len(self.server_state.connections))
+        return await super().on_tick(counter)
+
+    def _make_protocol(self) -> asyncio.Protocol:
+        make = cast("Callable[..., asyncio.Protocol]", self.config.http_protocol_class)
+        return make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
     def _drain(self, number: int) -> None:
         if self.should_exit and number == signal.SIGINT:
@@ -78,8 +96,13 @@ def address_of(listener: socket.socket) -> str:
     return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
 
 
-async def serve_http(app: Any, listener: socket.socket, settings: Settings, on_drain: Callable[[], None]) -> None:
-    """Serve until a signal comes; return once running requests have finished or the time to shut down is over."""
+async def serve_http(
+    app: Any, listener: socket.socket, settings: Settings, on_drain: Callable[[], None], share: Share | None = None
+) -> None:
+    """Serve until a signal comes; return once running requests have finished or the time to shut down is over.
+
+    ``share`` is for a process that is one of several on the socket.
+    """
     # What is there now stays: it is not to be looked through again and again while requests wait.
     gc.collect()
     gc.freeze()
@@ -100,7 +123,8 @@ async def serve_http(app: Any, listener: socket.socket, settings: Settings, on_d
         timeout_keep_alive=IDLE_CONNECTION_S,
         timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout_s)),
     )
-    server = DrainingServer(config, on_drain)
+    server = DrainingServer(config, on_drain, share or Share())
+    listener.listen(BACKLOG)
     await server.serve(sockets=[listener])
     if server.server_state.tasks:  # cut off by now, but what they leave is not on record yet
         await asyncio.wait(list(server.server_state.tasks), timeout=LAST_WORDS_S)

@@ -21,7 +21,7 @@ _INDEX: Final = (1 << 19) - _HEAD
 _SLOTS: Final = 1 << 20
 REGION_BYTES: Final = _HEAD + _INDEX + _SLOTS
 _WORD: Final = 8
-_INDEXED, _TAKEN, _PID, _TURNED = range(4)
+_INDEXED, _TAKEN, _PID, _TURNED, _CONNECTIONS = range(5)
 
 
 def shared_memory(regions: int) -> int:
@@ -74,6 +74,7 @@ class Region:
         """Be the process that writes here from now on."""
         self._head[_PID] = os.getpid()
         self._head[_TURNED] = 0
+        self._head[_CONNECTIONS] = 0
 
     @property
     def pid(self) -> int:
@@ -88,6 +89,15 @@ class Region:
     @turned_ns.setter
     def turned_ns(self, now_ns: int) -> None:
         self._head[_TURNED] = now_ns
+
+    @property
+    def connections(self) -> int:
+        """How many connections of clients the process has, as it said last."""
+        return self._head[_CONNECTIONS]
+
+    @connections.setter
+    def connections(self, number: int) -> None:
+        self._head[_CONNECTIONS] = number
 
     def series(self) -> Sequence[Series]:
         """Return what is in the index by now."""
