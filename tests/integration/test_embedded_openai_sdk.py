@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import openai
 import pytest
 
-from harness.dev import IbexDev, folder_of_its_own
-from harness.openai import ScriptedOpenAI
 from harness.openai_wire import error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from harness.dev import IbexDev
+    from harness.openai import ScriptedOpenAI
 
 pytestmark = pytest.mark.integration
 
@@ -21,27 +22,12 @@ MODEL = "gpt-4o-mini"
 HELLO: Any = [{"role": "user", "content": "Hello"}]
 
 
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[ScriptedOpenAI]:
-    """A scripted OpenAI server in a thread of its own."""
-    with ScriptedOpenAI.in_thread() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def dev(upstream: ScriptedOpenAI) -> Iterator[IbexDev]:
-    """One `ibex dev` for all tests here, with the scripted server as its provider."""
-    provider = {"OPENAI_API_KEY": "sk-scripted", "OPENAI_BASE_URL": upstream.base_url}
-    with folder_of_its_own() as folder:
-        running = IbexDev.start(folder / "home", {**provider, "OPENAI_RETRY_BASE_DELAY": "0.001"})
-        yield running
-        assert running.stop() == 0
-
-
 @pytest.fixture
-def client(dev: IbexDev) -> Iterator[openai.OpenAI]:
+def client(provided_dev: IbexDev) -> Iterator[openai.OpenAI]:
     """An SDK client that knows a base URL and a bound token, nothing else."""
-    with openai.OpenAI(base_url=f"{dev.address}/v1", api_key=dev.installation["agent_token"], max_retries=0) as sdk:
+    with openai.OpenAI(
+        base_url=f"{provided_dev.address}/v1", api_key=provided_dev.installation["agent_token"], max_retries=0
+    ) as sdk:
         yield sdk
 
 
@@ -100,22 +86,22 @@ def test_image_parts_are_passed_on(client: openai.OpenAI, upstream: ScriptedOpen
     assert json.loads(upstream.requests[-1].body)["messages"][-1]["content"] == parts
 
 
-async def test_the_async_client_works_buffered_and_streamed(dev: IbexDev) -> None:
+async def test_the_async_client_works_buffered_and_streamed(provided_dev: IbexDev) -> None:
     """AsyncOpenAI is answered like its sibling."""
-    token = dev.installation["agent_token"]
-    async with openai.AsyncOpenAI(base_url=f"{dev.address}/v1", api_key=token, max_retries=0) as client:
+    token = provided_dev.installation["agent_token"]
+    async with openai.AsyncOpenAI(base_url=f"{provided_dev.address}/v1", api_key=token, max_retries=0) as client:
         answer = await client.chat.completions.create(model=MODEL, messages=HELLO)
         assert answer.choices[0].message.content
         stream = await client.chat.completions.create(model=MODEL, messages=HELLO, stream=True)
         assert [chunk async for chunk in stream]
 
 
-def test_an_agent_named_in_a_default_header_works(dev: IbexDev) -> None:
+def test_an_agent_named_in_a_default_header_works(provided_dev: IbexDev) -> None:
     """A token that is bound to no agent acts as the one that the header names."""
     with openai.OpenAI(
-        base_url=f"{dev.address}/v1",
-        api_key=dev.installation["admin_token"],
-        default_headers={"X-IBEX-Agent-ID": dev.installation["agent_id"]},
+        base_url=f"{provided_dev.address}/v1",
+        api_key=provided_dev.installation["admin_token"],
+        default_headers={"X-IBEX-Agent-ID": provided_dev.installation["agent_id"]},
         max_retries=0,
     ) as client:
         raw = client.chat.completions.with_raw_response.create(model=MODEL, messages=HELLO)
@@ -149,10 +135,10 @@ class TestErrors:
         assert caught.value.param == "messages"
         assert "too many tokens" in str(caught.value)
 
-    def test_401(self, dev: IbexDev) -> None:
+    def test_401(self, provided_dev: IbexDev) -> None:
         """An unknown token is AuthenticationError."""
         with (
-            openai.OpenAI(base_url=f"{dev.address}/v1", api_key="sk-not-ours", max_retries=0) as client,
+            openai.OpenAI(base_url=f"{provided_dev.address}/v1", api_key="sk-not-ours", max_retries=0) as client,
             pytest.raises(openai.AuthenticationError) as caught,
         ):
             client.chat.completions.create(model=MODEL, messages=HELLO)
@@ -166,18 +152,18 @@ class TestErrors:
             )
         assert caught.value.code == "AGENT_NOT_AUTHORIZED"
 
-    def test_429_of_the_organization(self, dev: IbexDev) -> None:
+    def test_429_of_the_organization(self, provided_dev: IbexDev) -> None:
         """One request over the limit is RateLimitError with a Retry-After."""
-        org = dev.ibex_json("org", "create", "small", "--rpm", "1")["id"]
-        agent = dev.ibex_json("agent", "create", "one", "--org", org)["id"]
-        token = dev.ibex_json("token", "create", "--name", "t", "--org", org, "--agent", agent)["token"]
+        org = provided_dev.ibex_json("org", "create", "small", "--rpm", "1")["id"]
+        agent = provided_dev.ibex_json("agent", "create", "one", "--org", org)["id"]
+        token = provided_dev.ibex_json("token", "create", "--name", "t", "--org", org, "--agent", agent)["token"]
 
         def three_times(client: openai.OpenAI) -> None:  # a minute may turn between two of them, not twice
             for _ in range(3):
                 client.chat.completions.create(model=MODEL, messages=HELLO)
 
         with (
-            openai.OpenAI(base_url=f"{dev.address}/v1", api_key=token, max_retries=0) as client,
+            openai.OpenAI(base_url=f"{provided_dev.address}/v1", api_key=token, max_retries=0) as client,
             pytest.raises(openai.RateLimitError) as caught,
         ):
             three_times(client)

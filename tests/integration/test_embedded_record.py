@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from harness.dev import IbexDev, folder_of_its_own
-from harness.openai import ScriptedOpenAI
-
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from harness.dev import IbexDev
+    from harness.openai import ScriptedOpenAI
 
 pytestmark = pytest.mark.integration
 
@@ -27,22 +25,11 @@ MAY_BE_EMPTY = {"error_code", "cached_tokens", "reasoning_tokens"}
 NIL = "00000000-0000-0000-0000-000000000000"
 
 
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[ScriptedOpenAI]:
-    """A scripted OpenAI server in a thread of its own."""
-    with ScriptedOpenAI.in_thread() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def dev(upstream: ScriptedOpenAI) -> Iterator[IbexDev]:
-    """One `ibex dev` whose first agent has the directive of these tests."""
-    provider = {"OPENAI_API_KEY": "sk-scripted", "OPENAI_BASE_URL": upstream.base_url}
-    with folder_of_its_own() as folder:
-        running = IbexDev.start(folder / "home", provider)
-        assert running.ibex("directive", "set", running.installation["agent_id"], DIRECTIVE).returncode == 0
-        yield running
-        assert running.stop() == 0
+@pytest.fixture
+def dev(provided_dev: IbexDev) -> IbexDev:
+    """One whose first agent has the directive of these tests."""
+    assert provided_dev.ibex("directive", "set", provided_dev.installation["agent_id"], DIRECTIVE).returncode == 0
+    return provided_dev
 
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["buffered", "streamed"])

@@ -1,0 +1,30 @@
+"""What several modules here share, since it takes seconds to start."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from harness.dev import IbexDev, folder_of_its_own
+from harness.openai import ScriptedOpenAI
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="session")
+def upstream() -> Iterator[ScriptedOpenAI]:
+    """A scripted OpenAI server in a thread of its own: the provider of ``provided_dev``."""
+    with ScriptedOpenAI.in_thread() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def provided_dev(upstream: ScriptedOpenAI) -> Iterator[IbexDev]:
+    """One `ibex dev` with the scripted server as its provider."""
+    provider = {"OPENAI_API_KEY": "sk-scripted", "OPENAI_BASE_URL": upstream.base_url}
+    with folder_of_its_own() as folder:
+        running = IbexDev.start(folder / "home", {**provider, "OPENAI_RETRY_BASE_DELAY": "0.001"})
+        yield running
+        assert running.stop() == 0
