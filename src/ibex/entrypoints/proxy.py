@@ -13,15 +13,13 @@ import uvloop
 from ibex.adapters.telemetry.logging import configure_logging
 from ibex.adapters.telemetry.region import Region
 from ibex.entrypoints.acceptor import Share
-from ibex.entrypoints.containers import application_of
-from ibex.entrypoints.environments import EmbeddedAdapters, ProductionAdapters
-from ibex.entrypoints.lifespan import running
 from ibex.entrypoints.proxy_server import BACKLOG, address_of, listen, serve_http
 from ibex.entrypoints.settings import Environment, SettingsError
 from ibex.entrypoints.tracing import check_tracing
 from ibex.entrypoints.workers import Place, end_with_parent, watch_over
 
 if TYPE_CHECKING:
+    from ibex.entrypoints.environments import EmbeddedAdapters, ProductionAdapters
     from ibex.entrypoints.settings import Settings
 
 _LOG = logging.getLogger("ibex.serve")
@@ -33,7 +31,7 @@ def serve(settings: Settings, workers: int = 1) -> int:
     Raises ``SettingsError`` if one of them is not named, and ``OSError`` if the address cannot be listened on.
     """
     configure_logging(settings.log_level)
-    adapters_for(settings)
+    _is_embedded(settings)
     check_tracing(settings)
     if workers > 1:
         if settings.auth_address is None:
@@ -55,14 +53,24 @@ def adapters_for(settings: Settings) -> EmbeddedAdapters | ProductionAdapters:
 
     Raises ``SettingsError`` if what these need is not named.
     """
+    # Here, as in ``_run``, since who only watches over workers needs none of it: a second of importing, and 60 MiB.
+    from ibex.entrypoints.environments import EmbeddedAdapters, ProductionAdapters  # noqa: PLC0415
+
+    return EmbeddedAdapters() if _is_embedded(settings) else ProductionAdapters()
+
+
+def _is_embedded(settings: Settings) -> bool:
     if settings.auth_address is None and settings.redis_url is None and settings.env is not Environment.PRODUCTION:
         settings.require("database_url", "auth_database_url", "clickhouse_url", "token_peppers")
-        return EmbeddedAdapters()
+        return True
     settings.require("auth_address", "redis_url", "database_url", "clickhouse_url")
-    return ProductionAdapters()
+    return False
 
 
 def _run(settings: Settings, listener: socket.socket, place: Place) -> int:
+    from ibex.entrypoints.containers import application_of  # noqa: PLC0415
+    from ibex.entrypoints.lifespan import running  # noqa: PLC0415
+
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its core writes lines of its own, which are no JSON
 
     async def run() -> None:
