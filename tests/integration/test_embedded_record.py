@@ -25,25 +25,28 @@ MAY_BE_EMPTY = {"error_code", "cached_tokens", "reasoning_tokens"}
 NIL = "00000000-0000-0000-0000-000000000000"
 
 
-@pytest.fixture
-def dev(provided_dev: IbexDev) -> IbexDev:
-    """One whose first agent has the directive of these tests."""
-    assert provided_dev.ibex("directive", "set", provided_dev.installation["agent_id"], DIRECTIVE).returncode == 0
-    return provided_dev
+@pytest.fixture(scope="module")
+def token(provided_dev: IbexDev) -> str:
+    """A token of an agent of its own, of which nobody remembers another directive than that of these tests."""
+    agent = provided_dev.ibex_json("agent", "create", "recorded")["id"]
+    provided_dev.ibex_json("directive", "set", agent, DIRECTIVE)
+    return str(provided_dev.ibex_json("token", "create", "--name", "t", "--agent", agent)["token"])
 
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["buffered", "streamed"])
-def test_one_request_is_on_record_once_and_whole(dev: IbexDev, upstream: ScriptedOpenAI, *, streamed: bool) -> None:
+def test_one_request_is_on_record_once_and_whole(
+    provided_dev: IbexDev, token: str, upstream: ScriptedOpenAI, *, streamed: bool
+) -> None:
     """The provider gets directive and bytes; checkpoint and trace agree with the answer, within the time allowed."""
     handle = f"conversation-{streamed}"
     body = b"{" + MEMBERS + (b', "stream": true' if streamed else b"") + b"}"
     headers = {
-        "Authorization": f"Bearer {dev.installation['agent_token']}",
+        "Authorization": f"Bearer {token}",
         "Content-Type": "application/json",
         "X-IBEX-Session-ID": handle,
     }
     with httpx.Client(trust_env=False) as client:
-        answer = client.post(f"{dev.address}/v1/chat/completions", content=body, headers=headers)
+        answer = client.post(f"{provided_dev.address}/v1/chat/completions", content=body, headers=headers)
     answered = time.monotonic()
     assert answer.status_code == 200, answer.text
 
@@ -54,8 +57,8 @@ def test_one_request_is_on_record_once_and_whole(dev: IbexDev, upstream: Scripte
     for member in (b'"model":"gpt-4o-mini"', b'"temperature":1.0', b'"unknown":{"b":1,"a":[1e2]}'):
         assert member in received
 
-    trace = _trace(dev, answer.headers["x-request-id"], answered)
-    session = dev.ibex_json("sessions", "show", handle)
+    trace = _trace(provided_dev, answer.headers["x-request-id"], answered)
+    session = provided_dev.ibex_json("sessions", "show", handle)
     (turn,) = session["turns"]
     assert turn["messages_hash"] == hashlib.sha256(MESSAGES).hexdigest()
     assert turn["completion_hash"] == hashlib.sha256(_text(answer, streamed=streamed).encode()).hexdigest()

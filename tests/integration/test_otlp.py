@@ -169,7 +169,7 @@ def test_a_refused_request_and_the_last_ones_before_the_end(installation: Instal
 
 def test_a_receiver_that_is_down_is_no_request_s_business(installation: Installation) -> None:
     """Requests succeed; it is one line, and the end of the process does not wait for long."""
-    proxy = installation.serve(OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1", OTEL_EXPORTER_OTLP_TIMEOUT="1")
+    proxy = installation.serve(OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1", OTEL_EXPORTER_OTLP_TIMEOUT="3")
     assert [proxy.ask().status_code for _ in range(3)] == [200] * 3
     line = json.loads(proxy.process.wait_for_line("spans are not exported", START_TIMEOUT_S))
     assert proxy.ask().status_code == 200
