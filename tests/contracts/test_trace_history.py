@@ -36,7 +36,9 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[TraceStore]:
     if request.param == "memory":
         yield InMemoryTraces(SystemClock())
         return
-    traces = ClickHouseTraces(request.getfixturevalue("clickhouse").url)
+    database = request.getfixturevalue("module_clickhouse")
+    database.empty()
+    traces = ClickHouseTraces(database.url)
     await traces.open()
     yield traces
     await traces.close()

@@ -41,7 +41,8 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[TraceStore]:
     if request.param == "memory":
         yield InMemoryTraces(SystemClock())
         return
-    database = request.getfixturevalue("clickhouse" if request.param == "server" else "chdb")
+    database = request.getfixturevalue("module_clickhouse" if request.param == "server" else "module_chdb")
+    database.empty()
     traces = ClickHouseTraces(database.url)
     await traces.open()
     yield traces

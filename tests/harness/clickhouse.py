@@ -46,6 +46,12 @@ class ClickHouseDatabase:
         disconnect(client)
         return "\n".join(map(str, rows))
 
+    def empty(self) -> None:
+        """Remove every trace; what was known of their batches goes with them."""
+        client = self.client()
+        client.command("TRUNCATE TABLE {name:Identifier}.llm_traces", parameters={"name": self.name})
+        disconnect(client)
+
     def drop(self) -> None:
         """Remove it, if it is there."""
         client = self.client()
@@ -110,9 +116,9 @@ def engine_in_memory() -> Iterator[Engine]:
     engine.close()
 
 
-@pytest.fixture
-def chdb(engine_in_memory: Engine) -> Iterator[ClickHouseDatabase]:  # noqa: ARG001 - it has to run
-    """A database of the newest schema without any row in the engine in this process, for one test."""
+@pytest.fixture(scope="module")
+def module_chdb(engine_in_memory: Engine) -> Iterator[ClickHouseDatabase]:  # noqa: ARG001 - it has to run
+    """A database of the newest schema in the engine in this process, for all tests of a module together."""
     name = f"test_{uuid4().hex}"
     database = ClickHouseDatabase(f"chdb://?database={name}", name)
     migrate(database.url)

@@ -126,10 +126,10 @@ def test_several_at_once_do_no_harm(empty_clickhouse: ClickHouseDatabase) -> Non
     assert migrate(empty_clickhouse.url) == []
 
 
-def test_the_engine_in_this_process_is_migrated_alike(chdb: ClickHouseDatabase) -> None:
+def test_the_engine_in_this_process_is_migrated_alike(module_chdb: ClickHouseDatabase) -> None:
     """`chdb://` gets the same table by the same files; the fixture has applied them already."""
-    assert migrate(chdb.url) == []
-    assert _table(chdb)["sorting_key"] == "org_id, agent_id, requested_at"
+    assert migrate(module_chdb.url) == []
+    assert _table(module_chdb)["sorting_key"] == "org_id, agent_id, requested_at"
 
 
 def test_a_server_that_is_not_there_is_told_without_its_password() -> None:
