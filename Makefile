@@ -35,7 +35,7 @@ run: $(STAMP) ## start IBEX with everything it needs, embedded; ARGS="--port 900
 
 .PHONY: test
 test: $(STAMP) ## run all tests; ARGS="-k name" for some
-	@$(BIN)/pytest $(ARGS)
+	@$(if $(ARGS),$(BIN)/pytest $(ARGS),$(BIN)/python tests/all_tests.py)
 
 .PHONY: check
 check: $(STAMP) ## lint, types, import contracts, generated pages and code, migrations up/down/up

@@ -202,10 +202,10 @@ def test_a_receiver_that_refuses_is_told_of_by_its_status(installation: Installa
 
 def test_a_wrong_endpoint_is_one_message_and_exit_code_2(installation: Installation) -> None:
     """As every wrong setting is; so is a way of sending that there is not."""
-    for environ in (
+    wrong: list[dict[str, str]] = [
         {"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"},
         {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
-    ):
-        process = installation.spawn(**environ)
+    ]
+    for environ, process in [(environ, installation.spawn(**environ)) for environ in wrong]:
         assert process.wait() == 2
         assert [line for line in process.lines if list(environ)[-1] in line]
