@@ -189,7 +189,11 @@ class AuthProcess:
         )
         assert self._process.stdout is not None
         with self._process.stdout as output:
-            self.port = int(output.readline())
+            said = output.readline()
+        if not said:
+            self.kill()
+            raise RuntimeError(f"it does not listen on port {port}")
+        self.port = int(said)
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from dataclasses import dataclass, field
@@ -19,6 +18,8 @@ from typing import TYPE_CHECKING
 import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
+
+from harness.servers import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,9 +52,7 @@ class RedisServer:
     @classmethod
     def on_free_port(cls, program: Path) -> RedisServer:
         """Return one that is not started."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            return cls(program, probe.getsockname()[1])
+        return cls(program, free_port())
 
     @property
     def url(self) -> str:
@@ -77,6 +76,7 @@ class RedisServer:
                 self.client().ping()
             except RedisConnectionError:
                 if time.monotonic() > deadline or self.process.poll() is not None:
+                    self.kill()
                     raise
                 time.sleep(POLL_S)  # it says nowhere else that it listens
             else:

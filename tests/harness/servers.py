@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -17,13 +18,21 @@ if TYPE_CHECKING:
 
 START_TIMEOUT_S: Final = 20
 STOP_TIMEOUT_S: Final = 5
+_GIVEN: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port that nobody listens on.
+
+    None of those that the system gives to clients and to who asks for any port: it stays free until a server that is
+    started, or started again, takes it.
+    """
+    first_given = int(_GIVEN.read_text().split()[0]) if _GIVEN.exists() else 32_768
+    while True:
+        port = secrets.SystemRandom().randrange(first_given // 2, first_given)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from harness.auth import (
     serving,
     until_answered,
 )
+from harness.servers import free_port
 from ibex.adapters.grpc.channel import GrpcAuthChannel
 from ibex.adapters.grpc.generated import auth_pb2
 from ibex.adapters.grpc.statuses import CallFailedError
@@ -48,7 +49,7 @@ async def identity() -> Identity:
 @pytest.fixture
 def process() -> Any:
     """The service in a process of its own, with the same identity."""
-    started = AuthProcess()
+    started = AuthProcess(free_port())
     yield started
     started.kill()
 
