@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from ibex.adapters.telemetry.region import REGION_BYTES, Region
-from ibex.entrypoints.acceptor import Acceptor, Share
+from ibex.entrypoints.acceptor import Acceptor, Served, Share
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,23 +19,34 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.integration, pytest.mark.both_loops]
 
 
-class Greeting(asyncio.Protocol):
+class Greeting(Served):
     """Says hello."""
+
+    was_told_to_end = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Say it."""
         cast("asyncio.WriteTransport", transport).write(b"hello")
+
+    def shutdown(self) -> None:
+        """Remember it."""
+        self.was_told_to_end = True
 
 
 class Process:
     """What stands for one of the processes on a socket."""
 
     def __init__(self, listener: socket.socket, regions: list[Region], number: int) -> None:
-        self.connections: list[asyncio.Protocol] = []
+        self.connections: list[Greeting] = []
         regions[number].settle_in()
         share = Share(regions, number)
         self._listener = listener.dup()
         self._acceptor = Acceptor(self._listener, self._made, share, self.connections.__len__)
+
+    def end_if_accepted(self) -> None:
+        """Accept nothing more as soon as one is accepted, whose protocol is not made yet."""
+        if self._acceptor.is_connecting:
+            self._acceptor.close()
 
     async def end(self) -> None:
         """Accept nothing more."""
@@ -43,7 +54,7 @@ class Process:
         await self._acceptor.wait_closed()
         self._listener.close()
 
-    def _made(self) -> asyncio.Protocol:
+    def _made(self) -> Greeting:
         self.connections.append(Greeting())
         return self.connections[-1]
 
@@ -130,6 +141,20 @@ async def test_what_the_system_has_no_room_for_is_accepted_later(listener: socke
     full.close()
 
     assert full.refused == 1
+
+
+async def test_what_is_accepted_just_before_the_end_is_told_of_it(listener: socket.socket) -> None:
+    """Its protocol is made after all others were told: nobody would wait for it in vain."""
+    process = Process(listener, regions_for(1), 0)
+    with clients() as stack:
+        asking = asyncio.create_task(greeted(stack, listener))
+        while not process.connections:
+            process.end_if_accepted()
+            await asyncio.sleep(0)
+        assert await asking == b"hello"
+        await process.end()
+
+    assert [greeting.was_told_to_end for greeting in process.connections] == [True]
 
 
 def test_a_place_that_nobody_has_taken_yet_does_not_count() -> None:

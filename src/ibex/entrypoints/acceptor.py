@@ -35,6 +35,13 @@ class Share:
         return any(region.connections < connections for region in self._others if region.pid)
 
 
+class Served(asyncio.Protocol):
+    """A protocol that can be told to end."""
+
+    def shutdown(self) -> None:
+        """Close the connection, or let what runs on it be its last."""
+
+
 class Acceptor:
     """Accepts one connection a turn of the event loop; what ``asyncio.Server`` is, for ``uvicorn.Server``.
 
@@ -45,7 +52,7 @@ class Acceptor:
     def __init__(
         self,
         listener: socket.socket,
-        make_protocol: Callable[[], asyncio.Protocol],
+        make_protocol: Callable[[], Served],
         share: Share,
         connections: Callable[[], int],
     ) -> None:
@@ -57,11 +64,18 @@ class Acceptor:
         self._loop = asyncio.get_running_loop()
         self._connecting: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
         listener.settimeout(0)
         self._resume()
 
+    @property
+    def is_connecting(self) -> bool:
+        """Whether something was accepted that its protocol has not been given yet."""
+        return bool(self._connecting)
+
     def close(self) -> None:
         """Accept nothing more. Idempotent."""
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
         self._loop.remove_reader(self._listener)
@@ -110,6 +124,9 @@ class Acceptor:
 
     async def _connect(self, connection: socket.socket) -> None:
         try:
-            await self._loop.connect_accepted_socket(self._make_protocol, connection)
+            _, protocol = await self._loop.connect_accepted_socket(self._make_protocol, connection)
         except OSError:  # it broke before it began
             connection.close()
+        else:
+            if self._closed:  # the others were told before this one was there
+                protocol.shutdown()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import uvicorn
 
 from ibex.adapters.http.server_protocol import CuttableHttpProtocol, Patience
-from ibex.entrypoints.acceptor import Acceptor, Share
+from ibex.entrypoints.acceptor import Acceptor, Served, Share
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -64,8 +64,8 @@ class DrainingServer(uvicorn.Server):
         self._share.tell(len(self.server_state.connections))
         return await super().on_tick(counter)
 
-    def _make_protocol(self) -> asyncio.Protocol:
-        make = cast("Callable[..., asyncio.Protocol]", self.config.http_protocol_class)
+    def _make_protocol(self) -> Served:
+        make = cast("Callable[..., Served]", self.config.http_protocol_class)
         return make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
     def _drain(self, number: int) -> None:
