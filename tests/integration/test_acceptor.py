@@ -38,15 +38,11 @@ class Process:
 
     def __init__(self, listener: socket.socket, regions: list[Region], number: int) -> None:
         self.connections: list[Greeting] = []
+        self.ends_with_the_first = False
         regions[number].settle_in()
         share = Share(regions, number)
         self._listener = listener.dup()
         self._acceptor = Acceptor(self._listener, self._made, share, self.connections.__len__)
-
-    def end_if_accepted(self) -> None:
-        """Accept nothing more as soon as one is accepted, whose protocol is not made yet."""
-        if self._acceptor.is_connecting:
-            self._acceptor.close()
 
     async def end(self) -> None:
         """Accept nothing more."""
@@ -55,6 +51,8 @@ class Process:
         self._listener.close()
 
     def _made(self) -> Greeting:
+        if self.ends_with_the_first:
+            self._acceptor.close()
         self.connections.append(Greeting())
         return self.connections[-1]
 
@@ -146,12 +144,9 @@ async def test_what_the_system_has_no_room_for_is_accepted_later(listener: socke
 async def test_what_is_accepted_just_before_the_end_is_told_of_it(listener: socket.socket) -> None:
     """Its protocol is made after all others were told: nobody would wait for it in vain."""
     process = Process(listener, regions_for(1), 0)
+    process.ends_with_the_first = True
     with clients() as stack:
-        asking = asyncio.create_task(greeted(stack, listener))
-        while not process.connections:
-            process.end_if_accepted()
-            await asyncio.sleep(0)
-        assert await asking == b"hello"
+        assert await greeted(stack, listener) == b"hello"
         await process.end()
 
     assert [greeting.was_told_to_end for greeting in process.connections] == [True]

@@ -42,7 +42,10 @@ def report_bug(whose: str, error: Exception) -> None:
 
 
 async def outlasting(task: asyncio.Task[None]) -> None:
-    """Return when a task has ended that raises nothing. Being cancelled ends the waiting alone, as with ``shield``."""
+    """Return when a task has ended that raises nothing. Being cancelled ends the waiting alone.
+
+    As ``asyncio.shield`` does, at a third of its calls: every request waits here once.
+    """
     if not task.done():
         over = asyncio.get_running_loop().create_future()
 

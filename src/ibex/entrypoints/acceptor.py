@@ -68,11 +68,6 @@ class Acceptor:
         listener.settimeout(0)
         self._resume()
 
-    @property
-    def is_connecting(self) -> bool:
-        """Whether something was accepted that its protocol has not been given yet."""
-        return bool(self._connecting)
-
     def close(self) -> None:
         """Accept nothing more. Idempotent."""
         self._closed = True
@@ -114,9 +109,6 @@ class Acceptor:
         except OSError:
             self._wait(PAUSE_S, self._resume)
             return
-        connection.settimeout(0)
-        if connection.family != socket.AF_UNIX:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         task = self._loop.create_task(self._connect(connection))
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
@@ -124,6 +116,9 @@ class Acceptor:
 
     async def _connect(self, connection: socket.socket) -> None:
         try:
+            connection.settimeout(0)
+            if connection.family != socket.AF_UNIX:
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             _, protocol = await self._loop.connect_accepted_socket(self._make_protocol, connection)
         except OSError:  # it broke before it began
             connection.close()
