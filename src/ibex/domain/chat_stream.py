@@ -59,9 +59,12 @@ class ChatStream:
             if forwarded:
                 return forwarded
         failure, self._failure = self._failure, None
-        if failure is not None:
+        if failure is None:
+            raise StopAsyncIteration
+        try:
             raise failure
-        raise StopAsyncIteration
+        finally:
+            del failure  # its traceback has this frame
 
     async def aclose(self, why: IbexError | None = None) -> None:
         """Stop the provider and put the exchange on record. Idempotent; being cancelled does not stop it.

@@ -7,6 +7,7 @@ timeouts would then fire for all at once, for what is there already.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -53,13 +54,11 @@ class Deadline:
 
     async def __aenter__(self) -> None:
         await self._timeout.__aenter__()
-        self._timer = PatientTimer(max(self._when, asyncio.get_running_loop().time()), self._expire)
+        expire = partial(self._timeout.reschedule, self._when)
+        self._timer = PatientTimer(max(self._when, asyncio.get_running_loop().time()), expire)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._timer.cancel()
         await self._timeout.__aexit__(kind, error, traceback)
-
-    def _expire(self) -> None:
-        self._timeout.reschedule(self._when)

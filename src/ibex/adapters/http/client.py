@@ -85,10 +85,11 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
         self._finished = True
-        for companion in self._companions:
+        companions, self._companions = self._companions, []  # whose errors' tracebacks lead back to here
+        for companion in companions:
             companion.cancel()
-        if self._companions:
-            await asyncio.wait(self._companions)
+        if companions:
+            await asyncio.wait(companions)
         if self._cancelled_block and self._block is not None:
             only_ours = self._block.uncancel() <= self._cancellations
             return only_ours and isinstance(error, asyncio.CancelledError | ClientClosedRequestError)

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Final, cast
+from weakref import ref
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
@@ -73,6 +74,8 @@ class CuttableHttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """End, and no timer outlives it."""
         super().connection_lost(exc)
+        self.scope = self.cycle = None  # type: ignore[assignment]  # as before the first; both lead back to here
+        self.pipeline.clear()
         left, self._left = self._left, None
         if left is not None:
             left()
@@ -168,7 +171,9 @@ class CuttableHttpProtocol(HttpToolsProtocol):
                 self._head_timer.cancel()
                 self._head_timer = None
             super().on_headers_complete()
-            self.scope["extensions"][WHOLE_BODY] = partial(_whole_body, self.cycle)  # type: ignore[assignment]  # the same
+            # weakly: the cycle has the scope, and what refers to itself is left for the collector (ADR 0033)
+            whole_body = partial(_whole_body, ref(self.cycle))
+            self.scope["extensions"][WHOLE_BODY] = whole_body  # type: ignore[assignment]  # the same
             # its task has been made, but not run
             self.cycle.__class__ = UnchunkedCycle if self.parser.get_http_version() == "1.0" else QuickCycle
             if self._left is not None:
@@ -223,9 +228,10 @@ class CuttableHttpProtocol(HttpToolsProtocol):
         self._start_asgi_task(self.cycle, self.app)
 
 
-def _whole_body(cycle: RequestResponseCycle) -> bytes | None:
+def _whole_body(weak: ref[RequestResponseCycle]) -> bytes | None:
     """Return a request's body if all of it is here, and nothing else of it has been received."""
-    if cycle.more_body or cycle.waiting_for_100_continue or cycle.disconnected:
+    cycle = weak()
+    if cycle is None or cycle.more_body or cycle.waiting_for_100_continue or cycle.disconnected:
         return None
     return bytes(cycle.body)
 

@@ -108,7 +108,10 @@ class OpenAIProvider:
                 continue
             delay = self._delay(outcome, attempts - 1 - fresh, deadline - loop.time())
             if delay is None:
-                raise outcome.error
+                try:
+                    raise outcome.error
+                finally:
+                    del outcome  # its error's traceback has this frame
             await self._sleep(delay)
 
     def _delay(self, failure: _Failure, retries: int, left_s: float) -> float | None:

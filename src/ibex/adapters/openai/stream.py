@@ -39,9 +39,12 @@ class OpenAIStream:
             if events:
                 return events
         failure, self._failure = self._failure, None
-        if failure is not None:
+        if failure is None:
+            raise StopAsyncIteration
+        try:
             raise failure
-        raise StopAsyncIteration
+        finally:
+            del failure  # its traceback has this frame
 
     async def aclose(self) -> None:
         """Stop the provider, or drain what little comes after ``[DONE]``; see ``CompletionStream``."""

@@ -290,6 +290,8 @@ class Reply(httpx.AsyncByteStream):
         """Give the connection back if the answer is complete, else close it. Idempotent, and does not wait."""
         if self.failure is None and not self.is_complete:
             self.fail(httpx.ReadError("closed while it was read"))
+        if self.failure is not None:
+            self.failure.__traceback__ = None  # its frames lead back to here
         self._pieces = []
         if self._timer is not None:
             self._timer.cancel()

@@ -1,0 +1,127 @@
+"""What a request leaves behind: nothing that Python's cycle collector would have to find (ADR 0033).
+
+A collection holds the event loop for a millisecond for each thousand objects, whoever waits meanwhile.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections import Counter
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import pytest
+
+from harness.loopback import REQUEST, Loopback
+from harness.openai import ScriptedOpenAI
+from harness.openai_wire import (
+    Close,
+    Pause,
+    completion,
+    error,
+    html,
+    open_stream,
+    stream_events,
+    text_deltas,
+    text_stream,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from harness.openai_wire import Script
+
+pytestmark = pytest.mark.integration
+
+REQUESTS = 20
+OURS = ("ibex.", "uvicorn.", "uvloop", "httptools")
+
+
+@pytest.fixture(scope="module")
+def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
+    """One proxy for all of them."""
+    folder: Path = tmp_path_factory.mktemp("journal")
+    with ScriptedOpenAI.in_thread() as provider, Loopback.running(provider, folder) as running:
+        yield running
+
+
+def _chat(*more: str, body: bytes | None = None, stream: bool = False) -> Callable[[Loopback], bytes]:
+    return lambda proxy: proxy.chat(body, *more, stream=stream)
+
+
+EVENT = stream_events(text_deltas("well"), usage=False)[0]
+LARGE = json.dumps(REQUEST | {"user": "x" * 300_000}).encode()
+KINDS: dict[str, tuple[int, Script | None, Callable[[Loopback], bytes]]] = {
+    "buffered": (200, completion("well"), _chat()),
+    "streamed": (200, text_stream("well", "then"), _chat(stream=True)),
+    "large": (200, completion("well"), _chat(body=LARGE)),
+    "of a session": (200, completion("well"), _chat("x-ibex-session-id: one", "x-ibex-session-end: true")),
+    "no token": (401, None, lambda proxy: proxy.chat().replace(b"authorization", b"x-nothing")),
+    "not valid": (400, None, _chat(body=b'{"model":1}')),
+    "no JSON": (400, None, _chat(body=b"{")),
+    "refused by the provider": (400, error(400, "no"), _chat()),
+    "no completion": (503, html(), _chat()),
+    "cut in the stream": (200, (*open_stream(EVENT), Close()), _chat(stream=True)),
+    "not found": (404, None, lambda proxy: proxy.chat().replace(b"/v1/chat", b"/v1/what")),
+}
+
+
+@contextmanager
+def finding(least: int) -> Iterator[dict[str, int]]:
+    """Give what the block leaves to the collector of IBEX and its server, by type, if it is so many or more."""
+    found: dict[str, int] = {}
+    gc.collect()
+    gc.disable()
+    try:
+        yield found
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        left = Counter(f"{type(one).__module__}.{type(one).__qualname__}" for one in gc.garbage)
+        found.update({name: count for name, count in left.items() if name.startswith(OURS) and count >= least})
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_request_leaves_no_cycle(proxy: Loopback, kind: str) -> None:
+    """On one connection, as many as are needed to tell what each leaves from what is left once."""
+    status, script, request = KINDS[kind]
+
+    def ask() -> None:
+        if script is not None:
+            proxy.provider.put(script)
+        client.send(request(proxy))
+        assert client.response().status == status
+
+    with proxy.client() as client:
+        ask()
+        with finding(REQUESTS // 2) as found:
+            for _ in range(REQUESTS):
+                ask()
+
+    assert found == {}
+
+
+def test_a_client_that_leaves_a_stream_leaves_no_cycle(proxy: Loopback) -> None:
+    """Nor does its connection."""
+
+    def begin_and_leave() -> None:
+        proxy.provider.put((*open_stream(EVENT), Pause()))
+        request_id = uuid4()
+        with proxy.client() as client:
+            client.send(proxy.chat(stream=True, request_id=request_id))
+            client.read_head()
+        proxy.record(request_id)
+
+    begin_and_leave()
+    with finding(REQUESTS // 2) as found:
+        for _ in range(REQUESTS):
+            begin_and_leave()
+        proxy.wait_until_idle()
+
+    assert found == {}
