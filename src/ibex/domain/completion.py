@@ -13,6 +13,7 @@ from dataclasses import field
 from enum import Enum
 from typing import Any, Final
 
+from ibex.domain.alike_events import Mould, mould_of
 from ibex.domain.chat import Usage
 from ibex.domain.values import value
 
@@ -65,6 +66,8 @@ class CompletionFold:
         self._usage = Usage()
         self._finish_reason: str | None = None
         self._texts: dict[int, _TextHash] = {}
+        self._mould: Mould | None = None
+        self._moulded: _TextHash | None = None
         self.failed = False
 
     @property
@@ -74,6 +77,12 @@ class CompletionFold:
 
     def add(self, data: bytes) -> EventKind:
         """Take the data of one event and tell what it was."""
+        if self._mould is not None and self._moulded is not None:
+            text = self._mould.text_of(data)
+            if text is not None:
+                if text:
+                    self._moulded.add(text)
+                return EventKind.DATA
         if data.startswith(DONE):  # as OpenAI's SDKs judge it, which read no further
             return EventKind.DONE
         event = _object(data)
@@ -85,8 +94,21 @@ class CompletionFold:
         was_finished = self._finish_reason is not None
         self.take(event, "delta")
         if event.get("usage") is None:  # as of all events but the last
+            self._learn(data, event)
             return EventKind.DATA
         return EventKind.USAGE_ONLY if _is_usage_only(event, was_finished=was_finished) else EventKind.DATA
+
+    def _learn(self, data: bytes, event: dict[str, Any]) -> None:
+        """Look what the events after this one will be like, if it says nothing but a text of one choice."""
+        choices = event.get("choices")
+        if type(choices) is not list or len(choices) != 1 or type(choices[0]) is not dict:
+            return
+        choice = choices[0]
+        delta, index = choice.get("delta"), choice.get("index")
+        text = delta.get("content") if type(delta) is dict else None
+        if type(text) is str and text and type(index) is int and choice.get("finish_reason") is None:
+            self._moulded = self._texts.get(index)
+            self._mould = mould_of(data, text)
 
     def take(self, answer: dict[str, Any], text_holder: str) -> None:
         """Take an answer or a chunk; ``text_holder`` is the member of a choice that holds its text."""
