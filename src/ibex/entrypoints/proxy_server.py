@@ -14,6 +14,7 @@ import uvicorn
 
 from ibex.adapters.http.server_protocol import CuttableHttpProtocol, Patience
 from ibex.entrypoints.acceptor import Acceptor, Served, Share
+from ibex.entrypoints.allocator import keep_freed_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -109,6 +110,7 @@ async def serve_http(
     gc.set_threshold(*GC_THRESHOLDS)
     # The journal's thread and those that encode batches take turns with the event loop, which waits that long for each.
     sys.setswitchinterval(SWITCH_S)
+    keep_freed_memory()
     patience = Patience(settings.header_timeout_s, settings.client_stall_timeout_s)
     config = uvicorn.Config(
         app,
