@@ -66,8 +66,7 @@ class CompletionFold:
         self._usage = Usage()
         self._finish_reason: str | None = None
         self._texts: dict[int, _TextHash] = {}
-        self._mould: Mould | None = None
-        self._moulded: _TextHash | None = None
+        self._mould: tuple[Mould, _TextHash] | None = None
         self.failed = False
 
     @property
@@ -77,11 +76,12 @@ class CompletionFold:
 
     def add(self, data: bytes) -> EventKind:
         """Take the data of one event and tell what it was."""
-        if self._mould is not None and self._moulded is not None:
-            text = self._mould.text_of(data)
+        if self._mould is not None:
+            mould, hashed = self._mould
+            text = mould.text_of(data)
             if text is not None:
                 if text:
-                    self._moulded.add(text)
+                    hashed.add(text)
                 return EventKind.DATA
         if data.startswith(DONE):  # as OpenAI's SDKs judge it, which read no further
             return EventKind.DONE
@@ -99,7 +99,10 @@ class CompletionFold:
         return EventKind.USAGE_ONLY if _is_usage_only(event, was_finished=was_finished) else EventKind.DATA
 
     def _learn(self, data: bytes, event: dict[str, Any]) -> None:
-        """Look what the events after this one will be like, if it says nothing but a text of one choice."""
+        """Look what the events after this one will be like, if it says nothing but a text of one choice.
+
+        Of a text with escapes nothing can be told; what was known before goes on to hold.
+        """
         choices = event.get("choices")
         if type(choices) is not list or len(choices) != 1 or type(choices[0]) is not dict:
             return
@@ -107,8 +110,9 @@ class CompletionFold:
         delta, index = choice.get("delta"), choice.get("index")
         text = delta.get("content") if type(delta) is dict else None
         if type(text) is str and text and type(index) is int and choice.get("finish_reason") is None:
-            self._moulded = self._texts.get(index)
-            self._mould = mould_of(data, text)
+            hashed, mould = self._texts.get(index), mould_of(data, text)
+            if hashed is not None and mould is not None:
+                self._mould = mould, hashed
 
     def take(self, answer: dict[str, Any], text_holder: str) -> None:
         """Take an answer or a chunk; ``text_holder`` is the member of a choice that holds its text."""

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ibex.domain.alike_events import mould_of
+from ibex.domain import completion
+from ibex.domain.alike_events import Mould, mould_of
 from ibex.domain.completion import CompletionFold, CompletionSummary, EventKind
 
 TEXTS = st.text(st.sampled_from('ab ü€\U0001f9cc"\\\n\x00\ud83e\udd8c{}'), max_size=4)
@@ -95,3 +96,18 @@ def test_which_are_alike(event: bytes, expected: str | None) -> None:
 def test_what_nothing_is_like(event: bytes, text: str) -> None:
     """Where it is not certain which of its bytes are the text."""
     assert mould_of(event, text) is None
+
+
+def test_a_text_with_escapes_does_not_unlearn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It alone is parsed; what comes after it is still known by what came before."""
+    were_parsed: list[bytes] = []
+
+    def look_and_tell(event: bytes, text: str) -> Mould | None:
+        were_parsed.append(event)
+        return mould_of(event, text)
+
+    monkeypatch.setattr(completion, "mould_of", look_and_tell)
+
+    fold([chunk("Hi"), chunk("\n"), chunk("there"), chunk('"'), chunk("Bye")])
+
+    assert were_parsed == [chunk("Hi"), chunk("\n"), chunk('"')]
