@@ -119,6 +119,7 @@ class CompletionFold:
         model = answer.get("model")
         if model != self._told_model and type(model) is str:
             self._told_model, self._model = model, _name(model)
+            self._mould = None  # its events say another model
         usage = answer.get("usage")
         if type(usage) is dict:
             self._usage = _usage(usage)

@@ -111,3 +111,11 @@ def test_a_text_with_escapes_does_not_unlearn(monkeypatch: pytest.MonkeyPatch) -
     fold([chunk("Hi"), chunk("\n"), chunk("there"), chunk('"'), chunk("Bye")])
 
     assert were_parsed == [chunk("Hi"), chunk("\n"), chunk('"')]
+
+
+def test_a_model_that_changes_and_changes_back() -> None:
+    """The last one that was said counts, also where an event that is like an earlier one says it."""
+    events = [chunk("Hi"), chunk("").replace(b"m-1", b"m-2"), chunk("there")]
+
+    assert fold(events) == parsed(events)
+    assert fold(events)[0].model == "m-1"
