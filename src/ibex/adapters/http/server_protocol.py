@@ -30,6 +30,8 @@ MAX_HEAD_BYTES: Final = 64 << 10
 MAX_HEADERS: Final = 256
 MAX_PIPELINED: Final = 8
 """With more requests waiting behind a running one nothing is read, so that it is not heard when the client leaves."""
+_JOINED_BYTES: Final = 16 << 10
+"""What is cheaper to copy, into one piece with what stands before it, than to write as a piece of its own."""
 _OF_THE_CONNECTION: Final = {b"connection", b"transfer-encoding"}
 _WITHOUT_BODY: Final = {204, 304}
 _VERSIONS: Final = {"1.0", "1.1"}
@@ -240,23 +242,48 @@ class QuickCycle(RequestResponseCycle):
     """A request whose answer is written as it is given: the application's header names are in lower case.
 
     Its base looks at each name and value with a regular expression, which costs as much as making the answer, and at
-    each chunk of a stream as if it were any message.
+    each chunk of a stream as if it were any message; and it writes head and body of an answer one after the other, each
+    of which wakes the client. The head of an answer whose length is known is kept back here until its body comes.
     """
+
+    _head = b""
 
     async def send(self, message: Message) -> None:  # type: ignore[override]  # typed for its own messages
         """Send a part of the answer."""
+        head, self._head = self._head, b""
         if not self.flow.write_paused and not self.disconnected and not self.response_complete:
             if not self.response_started:
                 if message["type"] == START and self._begun(message["status"], message["headers"]):
+                    return
+            elif head:
+                if self._answered(head, message):
                     return
             elif self.chunked_encoding and message.get("more_body") and message["body"]:
                 chunk = message["body"]
                 self.transport.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
                 return
+        if head and not self.disconnected:
+            self.transport.write(head)
         await super().send(cast("ASGISendEvent", message))
 
+    def _answered(self, head: bytes, message: Message) -> bool:
+        """Send the whole answer; False, and nothing is sent, if the message is not all of its body."""
+        body = message.get("body", b"")
+        if message.get("more_body") or len(body) != self.expected_content_length or self.scope["method"] == "HEAD":
+            return False
+        if len(body) <= _JOINED_BYTES:
+            self.transport.write(head + body)
+        else:
+            self.transport.writelines((head, body))
+        self.response_complete = True
+        self.message_event.set()
+        if not self.keep_alive:
+            self.transport.close()
+        self.on_response()
+        return True
+
     def _begun(self, status: int, headers: Headers) -> bool:
-        """Send the head; False, and nothing is sent, if it says something of the connection, as refusals may."""
+        """Begin the answer; False, and nothing is done, if it says something of the connection, as refusals may."""
         lines, has_length = [STATUS_LINE[status]], False
         for name, value in [*self.default_headers, *headers]:
             if name == b"content-length":
@@ -273,7 +300,10 @@ class QuickCycle(RequestResponseCycle):
         if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines) or b"\x00" in head:
             raise RuntimeError("a header holds what no header can")
         self.response_started, self.waiting_for_100_continue = True, False
-        self.transport.write(head + b"\r\n")
+        if has_length:
+            self._head = head + b"\r\n"
+        else:
+            self.transport.write(head + b"\r\n")
         return True
 
 
