@@ -37,13 +37,13 @@ def test_parse_token(benchmark: BenchmarkFixture) -> None:
 
 
 def test_authenticate_from_lru(benchmark: BenchmarkFixture) -> None:
-    """Parse the token, digest it, find it, and confirm it by the news."""
+    """Digest the token, find it, and confirm it by the news."""
     scene, text = warm_caches(), TOKEN.reveal()
 
     async def authenticate() -> Principal:
-        token = PersonalAccessToken.parse(text)
-        assert token is not None
-        return await scene.tokens.confirm(await scene.tokens.recall(token), scene.news)
+        recalled = scene.tokens.kept(text)
+        assert recalled is not None
+        return await scene.tokens.confirm(recalled, scene.news)
 
     assert benchmark(driven(authenticate)).org_id == ORG
 

@@ -116,7 +116,13 @@ class AdmitCaller:
         return token, agent
 
     async def _recall_token(self, credentials: Credentials, notes: OpenExchange) -> RecalledPrincipal:
-        recalled = await self._tokens.recall(_bearer(credentials.authorization))
+        credential = _bearer(credentials.authorization)
+        recalled = self._tokens.kept(credential)
+        if recalled is None:
+            token = PersonalAccessToken.parse(credential)
+            if token is None:
+                raise InvalidTokenError
+            recalled = await self._tokens.recall(token)
         principal = recalled.value
         notes.caller = Caller(principal.org_id, principal.token_id)
         return recalled
@@ -142,14 +148,12 @@ def _check_reach(principal: Principal, credentials: Credentials) -> None:
         raise InsufficientPermissionsError
 
 
-def _bearer(authorization: str | None) -> PersonalAccessToken:
+def _bearer(authorization: str | None) -> str:
     scheme, _, credential = (authorization or "").strip().partition(" ")
-    if scheme.lower() != "bearer" or not credential.strip():
+    credential = credential.strip()
+    if scheme.lower() != "bearer" or not credential:
         raise MissingTokenError
-    token = PersonalAccessToken.parse(credential.strip())
-    if token is None:
-        raise InvalidTokenError
-    return token
+    return credential
 
 
 def _agent_id(claimed: str) -> UUID:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from ibex.domain.errors import InvalidTokenError
 from ibex.domain.fresh_cache import Lifetimes, Recalled
 from ibex.domain.freshness import Kind
+from ibex.domain.identity import PersonalAccessToken
 from ibex.domain.shared_directives import SharedDirective
 
 if TYPE_CHECKING:
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from ibex.domain.directives import Directive, DirectiveLookup
     from ibex.domain.fresh_cache import FreshCache
     from ibex.domain.freshness import News
-    from ibex.domain.identity import Agent, AgentVerifier, PersonalAccessToken, Principal, TokenVerifier
+    from ibex.domain.identity import Agent, AgentVerifier, Principal, TokenVerifier
     from ibex.domain.known_tokens import KnownTokens
     from ibex.domain.shared_directives import SharedDirectives
 
@@ -69,17 +71,29 @@ class CachedTokens:
 
     async def recall(self, token: PersonalAccessToken) -> RecalledPrincipal:
         """Return what is known of a token. Raises as ``TokenVerifier`` does; a token that nobody has costs no call."""
+        text = token.reveal()
+        return await self._cache.recall(_digest(text), partial(self._fetch, text))
 
-        async def fetch() -> Principal:
-            if await self._known.excludes(token.token_id):
-                raise InvalidTokenError
-            return await self._verifier.verify(token)
+    def kept(self, text: str) -> RecalledPrincipal | None:
+        """Return what is known of the token that a text is, None if nothing is: it may be no token at all.
 
-        return await self._cache.recall(hashlib.sha256(token.reveal().encode("ascii")).digest(), fetch)
+        What was verified once need not be taken apart again, which costs more than looking it up.
+        """
+        return self._cache.kept(_digest(text), partial(self._fetch, text))
 
     async def confirm(self, recalled: RecalledPrincipal, news: News) -> Principal:
         """Return the principal that the token stands for now. Raises as ``TokenVerifier`` does."""
         return await self._cache.confirm(recalled, news)
+
+    async def _fetch(self, text: str) -> Principal:
+        token = PersonalAccessToken.parse(text)
+        if token is None or await self._known.excludes(token.token_id):
+            raise InvalidTokenError
+        return await self._verifier.verify(token)
+
+
+def _digest(text: str) -> TokenDigest:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
 class CachedAgents:

@@ -98,13 +98,19 @@ class FreshCache(Generic[K, V]):
 
     async def recall(self, key: K, fetch: Fetch[V]) -> Recalled[K, V]:
         """Return the entry, fetched if there is none; raises what ``fetch`` raises."""
+        kept = self.kept(key, fetch)
+        if kept is not None:
+            return kept
+        self._observer.missed(self._kind)
+        joins = (key, None) in self._flights
+        return Recalled(key, await self._fetched(key, None, fetch), fetch, from_cache=joins)
+
+    def kept(self, key: K, fetch: Fetch[V]) -> Recalled[K, V] | None:
+        """Return the entry, None if there is none; nothing is fetched."""
         try:
-            entry = self._entries[key]
+            return Recalled(key, self._entries[key], fetch, from_cache=True)
         except KeyError:
-            self._observer.missed(self._kind)
-            joins = (key, None) in self._flights
-            return Recalled(key, await self._fetched(key, None, fetch), fetch, from_cache=joins)
-        return Recalled(key, entry, fetch, from_cache=True)
+            return None
 
     async def confirm(self, recalled: Recalled[K, V], news: News) -> V:
         """Return the value that holds now, fetched anew where the news do not prove what was recalled.

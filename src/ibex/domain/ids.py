@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-from uuid import UUID, uuid5
+import hashlib
+from functools import lru_cache
+from typing import TYPE_CHECKING, Protocol
+from uuid import UUID
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
 
 _UUID7_ENTROPY_BYTES = 10
 _SESSIONS = UUID("6f6d2f0e-2f62-5d0a-9a3c-1b0c9d5f7a11")
@@ -36,4 +41,12 @@ def uuid7(unix_ms: int, entropy: bytes) -> UUID:
 
 def session_id(org_id: UUID, agent_id: UUID, handle: str) -> UUID:
     """Return the id of the session that a client calls ``handle``, unique to its organization and agent (spec 9)."""
-    return uuid5(_SESSIONS, f"{org_id}/{agent_id}/{handle}")
+    hashed = _hashed(org_id.int, agent_id.int).copy()
+    hashed.update(handle.encode())
+    return UUID(bytes=hashed.digest()[:16], version=5)
+
+
+@lru_cache(maxsize=4_096)
+def _hashed(org_id: int, agent_id: int) -> _Hash:
+    """Return the hash of a name-based UUID (RFC 9562, section 5.5) up to the handle: one for all of an agent's."""
+    return hashlib.sha1(_SESSIONS.bytes + f"{UUID(int=org_id)}/{UUID(int=agent_id)}/".encode(), usedforsecurity=False)

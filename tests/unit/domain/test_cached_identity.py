@@ -105,8 +105,12 @@ async def test_no_token_is_in_the_cache() -> None:
     cache = FreshCache(Kind.TOKENS, entries, lifetimes, clock, Caches(clock))
     tokens = CachedTokens(ScriptedTokens(principal()), Filter(), cache)
 
+    assert tokens.kept(TOKEN.reveal()) is None
     await tokens.confirm(await tokens.recall(TOKEN), news())
 
+    kept = tokens.kept(TOKEN.reveal())
+    assert kept is not None
+    assert kept.value == principal()
     assert list(entries) == [hashlib.sha256(TOKEN.reveal().encode()).digest()]
     shown = repr(cache.__dict__ | {"entries": entries})
     assert TOKEN.reveal() not in shown

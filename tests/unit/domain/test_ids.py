@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from uuid import UUID
+from uuid import UUID, uuid5
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ibex.domain.ids import session_id, uuid7
+from ibex.domain.ids import _SESSIONS, session_id, uuid7
 
 MILLISECONDS = st.integers(0, (1 << 48) - 1)
 ENTROPY = st.binary(min_size=10, max_size=10)
@@ -46,6 +46,12 @@ def test_what_does_not_fit_is_refused(unix_ms: int, entropy: bytes) -> None:
 def test_a_sessions_id_never_changes() -> None:
     """Stored sessions are found again by this id: pinned over releases."""
     assert session_id(UUID(int=1), UUID(int=2), "chat-1") == UUID("61be707b-8675-5050-ae75-dab210844b21")
+
+
+@given(st.uuids(), st.uuids(), st.text(min_size=1))
+def test_a_sessions_id_is_a_name_based_uuid(org: UUID, agent: UUID, handle: str) -> None:
+    """As anybody makes it (RFC 9562, section 5.5): of the names of organization, agent and session."""
+    assert session_id(org, agent, handle) == uuid5(_SESSIONS, f"{org}/{agent}/{handle}")
 
 
 @given(st.uuids(), st.uuids(), st.uuids(), st.text(min_size=1))
