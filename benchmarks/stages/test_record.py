@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,6 @@ from ibex.domain.settle_exchange import SettleExchange
 from ibex.domain.traces import trace_of
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable, Coroutine, Iterator
 
     from pytest_benchmark.fixture import BenchmarkFixture
@@ -44,8 +44,12 @@ class _Unkept(InMemoryJournal):
     def begin(self, exchange: Exchange) -> None:
         """Do nothing."""
 
-    async def append(self, exchange: Exchange) -> None:
-        """Do nothing."""
+    def append(self, exchange: Exchange) -> asyncio.Future[None]:
+        """Be done."""
+        del exchange
+        kept: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        kept.set_result(None)
+        return kept
 
 
 @pytest.fixture

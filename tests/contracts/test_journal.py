@@ -282,7 +282,7 @@ async def test_concurrent_appends_are_all_kept_once(journal: Journal) -> None:
 
 async def test_an_append_whose_caller_left_is_kept_or_not_but_never_blocks(journal: Journal) -> None:
     """A cancelled append leaves the journal in order for the next one."""
-    left = asyncio.create_task(journal.append(new_exchange()))
+    left = journal.append(new_exchange())
     await asyncio.sleep(0)
     left.cancel()
     await asyncio.gather(left, return_exceptions=True)

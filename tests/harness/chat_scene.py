@@ -280,8 +280,11 @@ class ScriptedJournal:
         """Not asked in this scene."""
         raise NotImplementedError
 
-    async def append(self, exchange: Exchange) -> None:
+    def append(self, exchange: Exchange) -> asyncio.Future[None]:
         """Keep an exchange."""
+        return asyncio.ensure_future(self._append(exchange))
+
+    async def _append(self, exchange: Exchange) -> None:
         await pause()
         await pause()
         if self.failure is not None:

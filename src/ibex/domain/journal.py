@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Sequence
 
     from ibex.domain.exchange import Exchange
@@ -60,8 +61,11 @@ class Journal(Protocol):
     def left_open(self) -> Sequence[Exchange]:
         """Return what was begun before the journal was opened, and has not been appended; None of it twice."""
 
-    async def append(self, exchange: Exchange) -> None:
-        """Return once the exchange survives the death of the process. Raises ``JournalUnavailableError``."""
+    def append(self, exchange: Exchange) -> asyncio.Future[None]:
+        """Begin to keep an exchange; the future is done once it survives the death of the process.
+
+        It raises ``JournalUnavailableError``; the call itself raises nothing.
+        """
 
     async def next_batch(self, sink: Sink, limit: int) -> Batch | None:
         """Return the oldest at most ``limit`` exchanges that the sink has not acknowledged; None if there are none.

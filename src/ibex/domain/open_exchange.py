@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from ibex.domain.exchange import DirectiveReceipt, Stage, Timings
 
 if TYPE_CHECKING:
-    import asyncio
     from datetime import datetime
     from uuid import UUID
 
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from ibex.domain.directives import Directive
     from ibex.domain.exchange import Caller, SessionRef
     from ibex.domain.rate_limits import RateLimitDecision
+    from ibex.domain.settle_exchange import Settlement
 
 
 @dataclass(slots=True)
@@ -46,7 +46,7 @@ class OpenExchange:
     auth_cached: bool = False
     auth_stale: bool = False
     begun_id: UUID | None = None
-    settlement: asyncio.Task[None] | None = None
+    settlement: Settlement | None = None
 
     @classmethod
     def begin(cls, clock: Clock, request_id: UUID, trace_id: str) -> OpenExchange:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ibex.domain.completion import CompletionSummary
@@ -41,20 +42,28 @@ def report_bug(whose: str, error: Exception) -> None:
     asyncio.get_running_loop().call_exception_handler(context)
 
 
-async def outlasting(task: asyncio.Task[None]) -> None:
-    """Return when a task has ended that raises nothing. Being cancelled ends the waiting alone.
+class Settlement:
+    """The recording of one exchange, for those who wait for its end; being cancelled ends their waiting alone."""
 
-    As ``asyncio.shield`` does, at a third of its calls: every request waits here once.
-    """
-    if not task.done():
-        over = asyncio.get_running_loop().create_future()
+    __slots__ = ("_is_over", "_waiting")
 
-        def tell(_task: asyncio.Task[None]) -> None:
+    def __init__(self) -> None:
+        self._is_over = False
+        self._waiting: list[asyncio.Future[None]] = []
+
+    async def wait(self) -> None:
+        """Return when it is over."""
+        if not self._is_over:
+            over = asyncio.get_running_loop().create_future()
+            self._waiting.append(over)
+            await over
+
+    def end(self) -> None:
+        """It is over."""
+        self._is_over = True
+        for over in self._waiting:
             if not over.done():
                 over.set_result(None)
-
-        task.add_done_callback(tell)
-        await over
 
 
 class SettleExchange:
@@ -74,7 +83,7 @@ class SettleExchange:
         self._status_of = status_of
         self._emitter_id = ids.uuid7()
         self._last_seq = 0
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: set[asyncio.Future[None]] = set()
 
     def begin(self, notes: OpenExchange) -> None:
         """Note that the provider is asked now."""
@@ -109,9 +118,9 @@ class SettleExchange:
         """
         if notes.settlement is None:
             notes.provider_ended()
-            exchange = self._close(notes, error, summary or _NOTHING_KNOWN)
-            notes.settlement = self.start(self._record(exchange))
-        await outlasting(notes.settlement)
+            notes.settlement = Settlement()
+            self._record(self._close(notes, error, summary or _NOTHING_KNOWN), notes.settlement)
+        await notes.settlement.wait()
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Begin work that must come to its end whoever stops waiting for it; ``drain`` waits for it too."""
@@ -125,21 +134,34 @@ class SettleExchange:
         while self._running:
             await asyncio.wait(self._running)
 
-    async def _record(self, exchange: Exchange) -> None:
-        journaled = False
-        if exchange.caller is not None:
-            try:
-                await self._journal.append(exchange)
-                journaled = True
-            except JournalUnavailableError:
-                pass  # observers count what is not kept
-            except Exception as error:  # noqa: BLE001 - its port announces no other
-                report_bug("the journal", error)
+    def _record(self, exchange: Exchange, settlement: Settlement) -> None:
+        """Begin to record; without a task of its own, which every request would pay for."""
+        if exchange.caller is None:
+            self._settled(exchange, settlement, journaled=False)
+            return
+        try:
+            appending = self._journal.append(exchange)
+        except Exception as error:  # noqa: BLE001 - its port announces none
+            report_bug("the journal", error)
+            self._settled(exchange, settlement, journaled=False)
+            return
+        self._running.add(appending)
+        appending.add_done_callback(partial(self._appended, exchange, settlement))
+
+    def _appended(self, exchange: Exchange, settlement: Settlement, appending: asyncio.Future[None]) -> None:
+        self._running.discard(appending)
+        error = asyncio.CancelledError() if appending.cancelled() else appending.exception()
+        if isinstance(error, Exception) and not isinstance(error, JournalUnavailableError):
+            report_bug("the journal", error)  # its port announces no other
+        self._settled(exchange, settlement, journaled=error is None)  # observers count what is not kept
+
+    def _settled(self, exchange: Exchange, settlement: Settlement, *, journaled: bool) -> None:
         for observer in self._observers:
             try:
                 observer.settled(exchange, journaled=journaled)
             except Exception as error:  # noqa: BLE001 - the same
                 report_bug("an observer", error)
+        settlement.end()
 
     def _close(self, notes: OpenExchange, error: IbexError | None, summary: CompletionSummary) -> Exchange:
         return self._exchange(notes, error, summary, self._next_seq() if notes.caller is not None else 0)

@@ -112,8 +112,10 @@ async def test_a_journal_that_fails_is_given_back() -> None:
     """And looked for again after a while."""
 
     class Failing(LeftJournal):
-        async def append(self, exchange: Exchange) -> None:
-            raise JournalUnavailableError(f"no room for {exchange.id}")
+        def append(self, exchange: Exchange) -> asyncio.Future[None]:
+            failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            failed.set_exception(JournalUnavailableError(f"no room for {exchange.id}"))
+            return failed
 
     journal = Failing([an_exchange()])
     scene = Scene(journal, sleeps=2)

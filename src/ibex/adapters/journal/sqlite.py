@@ -139,20 +139,28 @@ class SqliteJournal:
         """Return what whoever had the journal before began and did not end."""
         return list(self._left_open)
 
-    async def append(self, exchange: Exchange) -> None:
-        """Return once the exchange is committed. Raises ``JournalUnavailableError``."""
-        writer = self._open_writer()
+    def append(self, exchange: Exchange) -> asyncio.Future[None]:
+        """Begin to commit an exchange; see ``Journal``."""
         body = _encoded(exchange)
+        if body is not None and self._writer is not None:
+            size = len(body) + ROW_BYTES
+            if self._bytes() + size <= self._max_bytes:
+                self._queued_bytes += size
+                return self._writer.append(exchange, body).done
+        return asyncio.ensure_future(self._append_after_all(exchange, body))
+
+    async def _append_after_all(self, exchange: Exchange, body: bytes | None) -> None:
+        """Append where there is no room yet. Raises ``JournalUnavailableError``."""
+        writer = self._open_writer()
         if body is None:
             self._wipe_lost(exchange)
             raise JournalUnavailableError("the journal cannot encode this exchange")
         size = len(body) + ROW_BYTES
-        if self._bytes() + size > self._max_bytes:
-            try:
-                await self._make_room(writer, size)
-            except JournalUnavailableError:
-                self._wipe_lost(exchange)
-                raise
+        try:
+            await self._make_room(writer, size)
+        except JournalUnavailableError:
+            self._wipe_lost(exchange)
+            raise
         self._queued_bytes += size
         await writer.append(exchange, body).done
 

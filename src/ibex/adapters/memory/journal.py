@@ -38,8 +38,11 @@ class InMemoryJournal:
         """Return nothing: what was under way is gone with its process, as everything here."""
         return ()
 
-    async def append(self, exchange: Exchange) -> None:
-        """Take the exchange. Raises ``JournalUnavailableError`` if the journal is full."""
+    def append(self, exchange: Exchange) -> asyncio.Future[None]:
+        """Take the exchange; the future raises ``JournalUnavailableError`` if the journal is full."""
+        return asyncio.ensure_future(self._append(exchange))
+
+    async def _append(self, exchange: Exchange) -> None:
         self.begun.pop(exchange.id, None)
         if len(self._exchanges) >= self._most:
             await self._drop_traces()

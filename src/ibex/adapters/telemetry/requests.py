@@ -25,7 +25,7 @@ class RequestTelemetry:
     """Hears of requests from the HTTP layer and, as an ``ExchangeObserver``, of exchanges from the domain.
 
     Every request is counted and written down once, when HTTP is done with it. An exchange is settled before that, in a
-    task that the request has started: the context variable leads from there to the request.
+    callback in the request's own context: the context variable leads from there to the request.
     """
 
     def __init__(self, metrics: Metrics) -> None:

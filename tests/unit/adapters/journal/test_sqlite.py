@@ -163,7 +163,7 @@ async def test_a_file_that_is_no_journal_fails_to_open(tmp_path: Path) -> None:
 async def test_closing_commits_what_is_queued(tmp_path: Path) -> None:
     """An append that was under way when the journal was closed is there after it."""
     async with opened(tmp_path) as journal:
-        appending = [asyncio.create_task(journal.append(new_exchange())) for _ in range(50)]
+        appending = [journal.append(new_exchange()) for _ in range(50)]
         await asyncio.sleep(0)
     await asyncio.gather(*appending)
     async with opened(tmp_path) as journal:
