@@ -65,9 +65,12 @@ class Load:
 def chat_request(
     base_url: str, model: str, headers: Mapping[str, str], *, content: str = "hi", stream: bool = False
 ) -> bytes:
-    """Return a chat completion's request, as bytes, to a base URL that ends with /v1 or the like."""
-    messages = [{"role": "user", "content": content}]
-    body = json.dumps({"model": model, "stream": stream, "messages": messages, "temperature": 0.2}).encode()
+    """Return a chat completion's request, as bytes, to a base URL that ends with /v1 or the like.
+
+    Its JSON is written without spaces, as OpenAI's SDKs write it.
+    """
+    asked = {"model": model, "stream": stream, "messages": [{"role": "user", "content": content}], "temperature": 0.2}
+    body = json.dumps(asked, separators=(",", ":")).encode()
     parts = urlsplit(base_url)
     lines = [f"POST {parts.path or '/v1'}/chat/completions HTTP/1.1", f"host: {parts.netloc}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]

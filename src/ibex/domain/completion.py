@@ -228,5 +228,5 @@ def _usage(usage: dict[str, Any]) -> Usage:
 
 
 def _count(holder: object, name: str) -> int | None:
-    value = holder.get(name) if isinstance(holder, dict) else None
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 31 else None
+    value = holder.get(name) if type(holder) is dict else None
+    return value if type(value) is int and 0 <= value < 1 << 31 else None
