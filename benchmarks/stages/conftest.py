@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ibex.entrypoints.proxy_server import GC_THRESHOLDS
+from ibex.entrypoints.collector import collect_rarely
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +22,7 @@ def _collector_of_a_worker(request: pytest.FixtureRequest) -> Iterator[None]:
     before = gc.get_threshold()
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
+    collect_rarely()
     yield
     gc.set_threshold(*before)
     gc.unfreeze()

@@ -15,6 +15,7 @@ import uvicorn
 from ibex.adapters.http.server_protocol import CuttableHttpProtocol, Patience
 from ibex.entrypoints.acceptor import Acceptor, Served, Share
 from ibex.entrypoints.allocator import keep_freed_memory
+from ibex.entrypoints.collector import collect_rarely
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 IDLE_CONNECTION_S = 75
 BACKLOG = 2048
-GC_THRESHOLDS = (50_000, 20, 20)
 SWITCH_S = 0.0005
 """How long a thread may go on when another wants the interpreter; Python's own is ten times that."""
 LAST_WORDS_S = 5.0
@@ -107,7 +107,7 @@ async def serve_http(
     # What is there now stays: it is not to be looked through again and again while requests wait.
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
+    collect_rarely()
     # The journal's thread and those that encode batches take turns with the event loop, which waits that long for each.
     sys.setswitchinterval(SWITCH_S)
     keep_freed_memory()

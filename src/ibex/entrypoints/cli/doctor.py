@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import rich_click as click
 
 from ibex.entrypoints.cli.output import json_option, show_one
+from ibex.entrypoints.outcome import EXIT_FAILED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from ibex.entrypoints.cli.invocation import Invocation
     from ibex.entrypoints.diagnosis import Finding
 
-EXIT_FAILED: Final = 1
 _COLOURS: Final = {"ok": "green", "advice": "yellow", "absent": None, "failed": "red"}
 _MARGIN: Final = " " * 8
 

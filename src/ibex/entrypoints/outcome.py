@@ -1,0 +1,54 @@
+"""How a process ends: an exit code that scripts can use, and one line on standard error where it failed."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Final
+
+from ibex.domain.errors import IbexError
+from ibex.domain.journal import JournalUnavailableError
+from ibex.domain.manage_identity import AlreadyExistsError
+from ibex.domain.sessions import SinkUnavailableError
+from ibex.entrypoints.home import HomeInUseError
+from ibex.entrypoints.settings import MissingSettingError, SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+EXPECTED: Final = (
+    IbexError,
+    AlreadyExistsError,
+    SinkUnavailableError,
+    JournalUnavailableError,
+    HomeInUseError,
+    OSError,
+    ValueError,
+)
+"""What is told in one line: the world's failures. Anything else is a bug and shows itself."""
+
+
+def exit_code_of(work: Callable[[], int]) -> int:
+    """Do a process's work and return its exit code: the work's own, 1 where it failed, 2 for wrong settings."""
+    try:
+        return work()
+    except KeyboardInterrupt:
+        return EXIT_FAILED
+    except MissingSettingError as missing:
+        return _fail(f"{missing}\nFor the embedded default: nothing runs there now; `ibex dev` starts it.", EXIT_USAGE)
+    except SettingsError as wrong:
+        return _fail(str(wrong), EXIT_USAGE)
+    except EXPECTED as failure:
+        return _fail(_said(failure), EXIT_FAILED)
+
+
+def _said(failure: Exception) -> str:
+    if isinstance(failure, IbexError):
+        return failure.message
+    return (failure.strerror if isinstance(failure, OSError) else None) or str(failure)
+
+
+def _fail(message: str, code: int) -> int:
+    sys.stderr.write(f"ibex: {message}\n")
+    return code
