@@ -12,7 +12,7 @@ import pytest
 from harness.process import IbexProcess
 from ibex.adapters.clickhouse.connection import disconnect
 from ibex.entrypoints.proxy import serve
-from ibex.entrypoints.settings import Settings, SettingsError
+from ibex.entrypoints.settings import SettingsError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,4 +67,4 @@ def test_it_serves_what_bootstrap_made_and_ends_on_sigterm(
 def test_what_is_not_named_is_said() -> None:
     """Before anything is opened."""
     with pytest.raises(SettingsError, match="IBEX_DATABASE_URL"):
-        serve(Settings())
+        serve({})

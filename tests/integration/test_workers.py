@@ -8,11 +8,14 @@ from __future__ import annotations
 import os
 import select
 import signal
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
 
+from harness.process import IbexProcess
 from harness.production import START_TIMEOUT_S, Production
+from ibex.entrypoints.home import Home
 from ibex.entrypoints.workers import Place
 
 if TYPE_CHECKING:
@@ -80,6 +83,33 @@ def test_one_that_cannot_start_ends_them_all(production: Production) -> None:
 
     assert watcher.wait() == 1
     assert any("ended with code 1" in line for line in watcher.lines)
+
+
+def test_a_worker_imports_nothing_of_the_command_line(production: Production) -> None:
+    """Only the process that watches over them does; each says what it imports while it starts."""
+    production.start_proxy(workers=2, PYTHONPROFILEIMPORTTIME="1")
+
+    imported = Counter(line.rpartition("|")[2].strip() for line in production.processes[-1].lines)
+
+    assert imported["ibex.entrypoints.outcome"] == 3
+    assert imported["ibex.entrypoints.containers"] == 2
+    assert imported["rich_click"] == 1
+    assert {imported[name] for name in imported if name.startswith("ibex.entrypoints.cli")} == {1}
+
+
+def test_settings_of_the_folder_and_of_dotenv_reach_workers(production: Production) -> None:
+    """Whatever the process that watches over them has read, wherever that was."""
+    home = Home(production.folder / "elsewhere")
+    of_the_home, of_dotenv = ("IBEX_DATABASE_URL", "IBEX_CLICKHOUSE_URL"), ("IBEX_REDIS_URL", "IBEX_AUTH_ADDRESS")
+    environ = {name: value for name, value in production.environ.items() if name not in of_the_home + of_dotenv}
+    (production.folder / ".env").write_text("".join(f"{name}={production.environ[name]}\n" for name in of_dotenv))
+
+    with home.claim():
+        home.announce("http://127.0.0.1:1", {name: production.environ[name] for name in of_the_home})
+        arguments = ["--home", str(home.path), "serve", "--workers", "2"]
+        watcher = IbexProcess.spawn(arguments, environ, production.folder)
+        production.processes.append(watcher)
+        assert watcher.wait_for_lines("listening on", 2, START_TIMEOUT_S)
 
 
 def test_several_workers_need_auth_and_redis(production: Production) -> None:

@@ -14,29 +14,32 @@ from ibex.adapters.telemetry.logging import configure_logging
 from ibex.adapters.telemetry.region import Region
 from ibex.entrypoints.acceptor import Share
 from ibex.entrypoints.proxy_server import BACKLOG, address_of, listen, serve_http
-from ibex.entrypoints.settings import Environment, SettingsError
+from ibex.entrypoints.settings import Environment, Settings, SettingsError
 from ibex.entrypoints.tracing import check_tracing
 from ibex.entrypoints.workers import Place, end_with_parent, watch_over
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ibex.entrypoints.environments import EmbeddedAdapters, ProductionAdapters
-    from ibex.entrypoints.settings import Settings
 
 _LOG = logging.getLogger("ibex.serve")
 
 
-def serve(settings: Settings, workers: int = 1) -> int:
+def serve(environ: Mapping[str, str], workers: int = 1) -> int:
     """Run the proxy against the servers that the settings name; return its exit code.
 
-    Raises ``SettingsError`` if one of them is not named, and ``OSError`` if the address cannot be listened on.
+    The settings are read from ``environ``; several workers get the same as their environment. Raises ``SettingsError``
+    if a server is not named, and ``OSError`` if the address cannot be listened on.
     """
+    settings = Settings.load(environ)
     configure_logging(settings.log_level)
     _is_embedded(settings)
     check_tracing(settings)
     if workers > 1:
         if settings.auth_address is None:
             raise SettingsError("IBEX_AUTH_ADDRESS is not set; several workers need auth and Redis.")
-        return watch_over(settings, workers)
+        return watch_over(settings, environ, workers)
     with listen(settings.host, settings.port) as listener:
         return _run(settings, listener, Place(-1, -1, 0))
 

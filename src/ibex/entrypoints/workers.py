@@ -17,6 +17,7 @@ from ibex.entrypoints.proxy_server import BACKLOG, address_of, listen
 if TYPE_CHECKING:
     import socket
     from asyncio.subprocess import Process
+    from collections.abc import Mapping
 
     from ibex.entrypoints.settings import Settings
 
@@ -50,20 +51,21 @@ class Place:
         return f"{self.listener},{self.lifeline},{self.number},{self.metrics}"
 
 
-def watch_over(settings: Settings, count: int) -> int:
-    """Run ``count`` workers until a signal comes; return the exit code.
+def watch_over(settings: Settings, environ: Mapping[str, str], count: int) -> int:
+    """Run ``count`` workers until a signal comes; return the exit code. Their environment is ``environ``.
 
     A worker that dies is replaced. One that cannot start ends them all, with its exit code. Raises ``OSError`` if the
     address cannot be listened on.
     """
     with listen(settings.host, settings.port) as listener:
         listener.listen(BACKLOG)
-        return asyncio.run(_Workers(settings, listener, count).run())
+        return asyncio.run(_Workers(settings, environ, listener, count).run())
 
 
 class _Workers:
-    def __init__(self, settings: Settings, listener: socket.socket, count: int) -> None:
+    def __init__(self, settings: Settings, environ: Mapping[str, str], listener: socket.socket, count: int) -> None:
         self._patience_s = settings.shutdown_timeout_s + AFTER_SHUTDOWN_S
+        self._environ = environ
         self._listener = listener
         self._count = count
         self._stopping = asyncio.Event()
@@ -107,10 +109,9 @@ class _Workers:
         return await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "ibex.entrypoints.cli",
-            "serve",
-            "--place",
+            "ibex.entrypoints.worker",
             str(place),
+            env=self._environ,
             pass_fds=(place.listener, place.lifeline, place.metrics),
             start_new_session=True,  # Ctrl-C is for the process that watches; it tells them
         )

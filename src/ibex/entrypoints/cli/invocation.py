@@ -13,7 +13,7 @@ import rich_click as click
 
 from ibex.domain.errors import NotFoundError
 from ibex.entrypoints.home import DEFAULT_HOME
-from ibex.entrypoints.settings import Environment, MissingSettingError, Settings, SettingsError
+from ibex.entrypoints.settings import Environment, MissingSettingError, Settings, SettingsError, variables
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -61,7 +61,17 @@ class Invocation:
 
     def settings(self) -> Settings:
         """Return the settings: the environment's over those of what runs on the folder. Raises ``SettingsError``."""
-        return Settings.load({**self.home.running_environ(), **self.environ_with_dotenv()})
+        return Settings.load(self.environ_of_settings())
+
+    def environ_of_settings(self) -> dict[str, str]:
+        """Return what the settings are read from: the environment over ``.env`` over what runs on the folder.
+
+        Of the latter two only what is a setting: it is the environment of workers, and what else ``.env`` holds, say
+        for another program's ``PYTHONPATH``, is not for them.
+        """
+        names = {variable.name for _, variable in variables()}
+        found = {**self.home.running_environ(), **self.environ_with_dotenv()}
+        return {name: value for name, value in found.items() if name in names or name in self.environ}
 
     def environ_with_dotenv(self) -> dict[str, str]:
         """Return the environment over the file ``.env``, which production does not read (spec 14)."""

@@ -47,17 +47,12 @@ def _short(path: str) -> str:
 
 @click.command()
 @click.option("--workers", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes on one port.")
-@click.option("--place", hidden=True, help="For who watches over workers.")
 @click.pass_obj
-def serve(invocation: Invocation, workers: int, place: str | None) -> None:
+def serve(invocation: Invocation, workers: int) -> None:
     """Run the proxy against the servers that the settings name."""
     from ibex.entrypoints.proxy import serve as run  # noqa: PLC0415 - keeps --help quick
-    from ibex.entrypoints.proxy import serve_as_worker  # noqa: PLC0415 - the same
-    from ibex.entrypoints.workers import Place  # noqa: PLC0415 - the same
 
-    if place is not None:
-        raise Exit(serve_as_worker(invocation.settings(), Place.parse(place)))
-    raise Exit(run(invocation.settings(), workers))
+    raise Exit(run(invocation.environ_of_settings(), workers))
 
 
 @click.group()

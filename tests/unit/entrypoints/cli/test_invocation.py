@@ -32,6 +32,20 @@ def test_dotenv_is_for_development_and_gives_way_to_the_environment(
     assert invocation.settings().port == port
 
 
+def test_workers_are_told_the_settings_and_nothing_else_of_dotenv(tmp_path: Path) -> None:
+    """All of the environment, and of the file what is a setting: the rest may be meant for another program."""
+    dotenv = tmp_path / ".env"
+    dotenv.write_text("IBEX_PORT=1111\nIBEX_HOST=::1\nPYTHONPATH=elsewhere\n")
+    environ = {"IBEX_PORT": "2222", "PATH": "/bin"}
+    home = Home(tmp_path / "home")
+
+    with home.claim():
+        home.announce("http://127.0.0.1:1", {"IBEX_HOST": "::2", "IBEX_LOG_LEVEL": "debug"})
+        told = Invocation(home, environ, dotenv=str(dotenv)).environ_of_settings()
+
+    assert told == {**environ, "IBEX_HOST": "::1", "IBEX_LOG_LEVEL": "debug"}
+
+
 def test_what_runs_on_the_folder_is_found_there_and_gives_way_to_the_environment(tmp_path: Path) -> None:
     """A second terminal needs no variables."""
     home = Home(tmp_path / "home")

@@ -1,0 +1,28 @@
+"""A worker that cannot begin says why as every command does; that it serves is tests/integration's."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("environ", "place", "code", "said"),
+    [
+        ({"IBEX_PORT": "high"}, "3,4,0,-1", 2, "ibex: IBEX_PORT is 'high'; allowed: 0 to 65535, 0 for any free port."),
+        ({}, "3,4", 1, "ibex: not enough values to unpack (expected 4, got 2)"),
+    ],
+)
+def test_what_is_wrong_is_one_line(environ: dict[str, str], place: str, code: int, said: str) -> None:
+    """And an exit code by which the process that watches over workers can end with them."""
+    worker = subprocess.run(
+        [sys.executable, "-m", "ibex.entrypoints.worker", place],
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (worker.returncode, worker.stdout, worker.stderr) == (code, "", f"{said}\n")
