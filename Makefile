@@ -116,10 +116,10 @@ soak: $(STAMP) ## kill, freeze and restart everything under load; ARGS="--minute
 
 .PHONY: bench-transport
 bench-transport: $(STAMP) ## measure the way to the provider beside other HTTP clients and nginx; needs wrk
-	@test -x $(VENV)-bench/bin/python || $(BIN)/python -m venv $(VENV)-bench
-	@$(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
-	@$(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/clients.txt
-	@PYTHONPATH=tests $(VENV)-bench/bin/python benchmarks/transport.py $(ARGS)
+	@test -x $(VENV)-clients/bin/python || $(BIN)/python -m venv $(VENV)-clients
+	@$(VENV)-clients/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	@$(VENV)-clients/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/clients.txt
+	@PYTHONPATH=tests $(VENV)-clients/bin/python benchmarks/transport.py $(ARGS)
 
 .PHONY: bench-streams
 bench-streams: $(STAMP) ## measure what streaming through IBEX adds, its memory, and how soon it lets go upstream
@@ -144,4 +144,4 @@ lines: ## count lines of code by folder, and the largest files
 
 .PHONY: clean
 clean: ## remove the environment and caches; data in .ibex stays
-	@rm -rf $(VENV) $(VENV)-peers .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) $(VENV)-peers $(VENV)-clients .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
