@@ -5,6 +5,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+BENCH := $(VENV)-bench
+BENCH_PYTHON ?= $(BIN)/python
 STAMP := $(VENV)/.installed
 UV := $(shell command -v uv 2>/dev/null)
 
@@ -21,6 +23,19 @@ else
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 endif
 	@touch $(STAMP)
+
+# IBEX as its users install it, without any extra: made anew, so that its libraries find there what they find at users'.
+# The profiler is a program of its own, which none of them imports.
+$(BENCH)/.installed: pyproject.toml constraints.txt benchmarks/profiler.txt | $(STAMP)
+	@rm -rf $(BENCH)
+ifdef UV
+	@$(UV) venv --quiet --python $(BENCH_PYTHON) $(BENCH)
+	@$(UV) pip install --quiet --python $(BENCH)/bin/python --constraint constraints.txt --editable . --requirement benchmarks/profiler.txt
+else
+	@$(BENCH_PYTHON) -m venv $(BENCH)
+	@$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable . --requirement benchmarks/profiler.txt
+endif
+	@touch $@
 
 .PHONY: help
 help: ## list the targets
@@ -69,10 +84,8 @@ bench: $(STAMP) ## the numbers of performance, beside nginx and the peers that a
 	@PYTHONPATH=tests $(BIN)/python -m benchmarks.bench $(ARGS)
 
 .PHONY: bench-peers
-bench-peers: $(STAMP) ## install LiteLLM, Portkey's gateway and a profiler for make bench; needs node
+bench-peers: $(STAMP) $(BENCH)/.installed ## install LiteLLM, Portkey's gateway, a profiler and IBEX as its users have it for make bench; needs node
 	@PYTHONPATH=tests $(BIN)/python -m peers.install litellm portkey
-	@test -x $(VENV)-bench/bin/python || $(BIN)/python -m venv $(VENV)-bench
-	@$(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/profiler.txt
 
 .PHONY: exit-gate
 exit-gate: $(STAMP) ## what "done" means, each with figure and limit, two minutes; ARGS="--only smoke" for some
@@ -144,4 +157,4 @@ lines: ## count lines of code by folder, and the largest files
 
 .PHONY: clean
 clean: ## remove the environment and caches; data in .ibex stays
-	@rm -rf $(VENV) $(VENV)-peers $(VENV)-clients .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) $(VENV)-peers $(BENCH) $(VENV)-clients .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

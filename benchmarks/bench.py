@@ -75,7 +75,7 @@ def _measure(everything: Scene, options: Options) -> dict[str, Any]:
         "missing": everything.missing,
         "failed": [],
     }
-    say(f"everything runs; missing: {', '.join(everything.missing) or 'nothing'}")
+    say(f"everything runs, {everything.installation}; missing: {', '.join(everything.missing) or 'nothing'}")
     sections: dict[str, Callable[[], dict[str, Any] | None]] = {
         "stages": lambda: measure_stages(RESULTS, quick=options.quick),
         "closed": lambda: measure_closed(everything, options),

@@ -17,7 +17,6 @@ from peers.peers import PEERS
 if TYPE_CHECKING:
     from benchmarks.proxy.targets import Scene
 
-_PACKAGES: Final = ("litestar", "uvicorn", "uvloop", "httptools", "msgspec", "grpcio", "psycopg", "hiredis", "chdb")
 _VERSION: Final = re.compile(r"\d+\.\d+(?:\.\d+)*")
 
 
@@ -31,14 +30,14 @@ def describe(scene: Scene) -> dict[str, Any]:
         "processor": _processor(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
+        "installation": str(scene.installation),
         "load_before": round(os.getloadavg()[0], 2),
         "versions": _versions(scene),
     }
 
 
 def _versions(scene: Scene) -> dict[str, str]:
-    versions = {"Python": platform.python_version()}
-    versions |= {name: importlib.metadata.version(name) for name in _PACKAGES}
+    versions = {**scene.installation.packages, "chdb": importlib.metadata.version("chdb")}
     versions["Redis"] = _version(str(scene.stack.redis.program), "--version")
     versions["nginx"] = _version(nginx_program() or "", "-v")
     versions["wrk"] = _version("wrk", "-v")

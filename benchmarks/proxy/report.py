@@ -226,6 +226,7 @@ def _about(results: Results) -> str:
     rows = [
         ["commit", about["commit"]],
         ["machine", f"{about['processor']}, {about['cores']} cores, {about['memory_gb']} GB, {about['system']}"],
+        ["installation", about["installation"]],
         ["load average before", str(about["load_before"])],
         *([name, version] for name, version in about["versions"].items()),
     ]

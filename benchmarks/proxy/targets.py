@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from benchmarks.proxy.generator import Generator
+from benchmarks.proxy.installation import find_installation
 
 from harness.nginx import nginx, nginx_program
 from harness.request_load import chat_request
@@ -22,6 +23,8 @@ from peers.peers import KEY, PEERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from benchmarks.proxy.installation import Installation
 
     from harness.stack import Stack
 
@@ -67,6 +70,7 @@ class Scene:
     stack: Stack
     provider: Target
     generator: Generator
+    installation: Installation
     others: dict[str, Target] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     drained_s: float = 0.0
@@ -118,7 +122,9 @@ def scene(*, peers: bool, stream_seconds: float) -> Iterator[Scene]:
         url, pid = stack.enter_context(fast_provider_process("--processes", "2", *events))
         provider = Target(DIRECT, url, {}, {PROVIDER: [pid]})
         generator = stack.enter_context(Generator())
-        made = Scene(stack.enter_context(stack_without_proxy(url)), provider, generator)
+        installation = find_installation()
+        ibex = stack.enter_context(stack_without_proxy(url, python=installation.python))
+        made = Scene(ibex, provider, generator, installation)
         if nginx_program() is None:
             made.missing.append(NGINX)
         else:

@@ -31,14 +31,20 @@ class IbexProcess:
 
     @classmethod
     def spawn(
-        cls, arguments: list[str], environ: Mapping[str, str], folder: Path, *, module: str = "ibex.entrypoints.cli"
+        cls,
+        arguments: list[str],
+        environ: Mapping[str, str],
+        folder: Path,
+        *,
+        module: str = "ibex.entrypoints.cli",
+        python: str = sys.executable,
     ) -> IbexProcess:
         """Start it in a folder, with nothing of this process's environment but the path.
 
-        ``module`` is for what wires the same command line otherwise.
+        ``module`` is for what wires the same command line otherwise, ``python`` for another environment's interpreter.
         """
         process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
+            [python, "-m", module, *arguments],
             env={"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONUNBUFFERED": "1", **environ},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,8 @@ from harness.command import run_ibex
 from harness.process import STOP_TIMEOUT_S, IbexProcess
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from harness.clickhouse import ClickHouseDatabase
     from harness.postgres import PostgresDatabase
 
@@ -38,6 +41,7 @@ class Production:
     environ: dict[str, str]
     folder: Path
     processes: list[IbexProcess] = field(default_factory=list)
+    python: str = sys.executable
 
     @classmethod
     def over(
@@ -63,7 +67,7 @@ class Production:
 
     def start_auth(self, **environ: str) -> IbexProcess:
         """Start an auth replica; proxies that are started afterwards ask the latest."""
-        auth = IbexProcess.spawn(["auth", "serve"], {**self.environ, **environ}, self.folder)
+        auth = self._spawn(["auth", "serve"], environ)
         self.processes.append(auth)
         port = _event(auth, "serving gRPC on port").split("port ")[1].partition(",")[0]
         self.environ["IBEX_AUTH_ADDRESS"] = f"127.0.0.1:{port}"
@@ -84,7 +88,10 @@ class Production:
 
     def spawn_proxy(self, workers: int, **environ: str) -> IbexProcess:
         """Start a proxy of which nothing is expected."""
-        return IbexProcess.spawn(["serve", "--workers", str(workers)], {**self.environ, **environ}, self.folder)
+        return self._spawn(["serve", "--workers", str(workers)], environ)
+
+    def _spawn(self, arguments: list[str], environ: Mapping[str, str]) -> IbexProcess:
+        return IbexProcess.spawn(arguments, {**self.environ, **environ}, self.folder, python=self.python)
 
     def ibex(self, *arguments: str) -> Any:
         """Run a command with ``--json``, which must succeed, and return what it says; None if it says nothing."""

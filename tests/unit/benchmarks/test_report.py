@@ -43,7 +43,7 @@ def _results(**sections: Any) -> dict[str, Any]:
         "system": "Linux",
     }
     results = {
-        "about": {**about, "load_before": 0.1, "versions": {"Python": "3"}},
+        "about": {**about, "installation": "IBEX", "load_before": 0.1, "versions": {"Python": "3"}},
         "quick": False,
         "rounds": 2,
         "connections": 100,
