@@ -24,11 +24,17 @@ class RecordingTransport(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.written = b""
+        self.writings: list[bytes] = []
         self.aborted = False
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Remember what was written."""
         self.written += bytes(data)
+        self.writings.append(bytes(data))
+
+    def writelines(self, list_of_data: Any) -> None:
+        """Remember what was written at once."""
+        self.write(b"".join(list_of_data))
 
     def is_closing(self) -> bool:
         """Tell whether it was cut."""
@@ -80,6 +86,39 @@ async def test_each_request_can_cut_its_connection() -> None:
     protocol.connection_lost(None)
 
 
+async def test_an_answer_is_written_at_once() -> None:
+    """Head and body of what has a length are one piece, or two at once where the body is large."""
+    for size in (0, 1, 1_000_000):
+        connection = Connection(body=b"x" * size)
+        connection.protocol.data_received(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+        written = await connection.finish()
+
+        assert written.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert written.endswith(b"\r\n\r\n" + b"x" * size)
+        assert len(connection.transport.writings) == 1
+
+
+async def test_the_head_of_an_answer_is_not_lost_where_its_body_comes_in_parts() -> None:
+    """Nor where the client asked for the head alone."""
+    for method, parts in ((b"GET", 2), (b"HEAD", 1)):
+        connection = Connection(body=b"xy", parts=parts)
+        connection.protocol.data_received(method + b" / HTTP/1.1\r\nhost: a\r\n\r\n")
+        written = await connection.finish()
+
+        assert written.count(b"HTTP/1.1 200 OK\r\n") == 1
+        assert written.endswith(b"\r\n\r\n" + (b"" if method == b"HEAD" else b"xy"))
+
+
+async def test_the_head_of_a_stream_does_not_wait() -> None:
+    """Its client sees the status while the model still thinks."""
+    connection = Connection(waits=True, body=None)
+    connection.protocol.data_received(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+    await connection.began.wait()
+
+    assert connection.transport.written.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert (await connection.finish()).endswith(b"0\r\n\r\n")
+
+
 async def test_a_loss_before_the_end_of_the_answer_is_told() -> None:
     """To who watches the request, at once, and once."""
     connection = Connection(waits=True)
@@ -111,7 +150,10 @@ async def test_a_loss_after_the_answer_is_nobodys_concern() -> None:
 class Connection:
     """One connection to an application that echoes the headers it sees, or waits before it answers."""
 
-    def __init__(self, *, waits: bool = False) -> None:
+    def __init__(self, *, waits: bool = False, body: bytes | None = b"x", parts: int = 1) -> None:
+        """Take the body of each answer, None for one without a length, and in how many parts it is sent."""
+        self._body = body
+        self._parts = parts
         self.seen: list[Scope] = []
         self.bodies: list[bytes] = []
         self.may_answer = asyncio.Event()
@@ -132,10 +174,14 @@ class Connection:
             self.seen.append(scope)
             self.bodies.append((await receive())["body"])
         status = status_of(refused)
-        await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"1")]})
+        headers = [] if self._body is None else [(b"content-length", b"%d" % len(self._body))]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
         self.began.set()
         await self.may_answer.wait()
-        await send({"type": "http.response.body", "body": b"x"})
+        body, size = self._body or b"", len(self._body or b"") // self._parts
+        for part in range(1, self._parts):
+            await send({"type": "http.response.body", "body": body[(part - 1) * size : part * size], "more_body": True})
+        await send({"type": "http.response.body", "body": body[(self._parts - 1) * size :]})
         self.answered.set()
 
     async def finish(self) -> bytes:
