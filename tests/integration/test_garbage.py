@@ -5,15 +5,13 @@ A collection holds the event loop for a millisecond for each thousand objects, w
 
 from __future__ import annotations
 
-import gc
 import json
-from collections import Counter
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
 
+from harness.garbage import finding
 from harness.loopback import REQUEST, Loopback
 from harness.openai import ScriptedOpenAI
 from harness.openai_wire import (
@@ -37,7 +35,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 
 REQUESTS = 20
-OURS = ("ibex.", "uvicorn.", "uvloop", "httptools")
 
 
 @pytest.fixture(scope="module")
@@ -67,24 +64,6 @@ KINDS: dict[str, tuple[int, Script | None, Callable[[Loopback], bytes]]] = {
     "cut in the stream": (200, (*open_stream(EVENT), Close()), _chat(stream=True)),
     "not found": (404, None, lambda proxy: proxy.chat().replace(b"/v1/chat", b"/v1/what")),
 }
-
-
-@contextmanager
-def finding(least: int) -> Iterator[dict[str, int]]:
-    """Give what the block leaves to the collector of IBEX and its server, by type, if it is so many or more."""
-    found: dict[str, int] = {}
-    gc.collect()
-    gc.disable()
-    try:
-        yield found
-        gc.set_debug(gc.DEBUG_SAVEALL)
-        gc.collect()
-        left = Counter(f"{type(one).__module__}.{type(one).__qualname__}" for one in gc.garbage)
-        found.update({name: count for name, count in left.items() if name.startswith(OURS) and count >= least})
-    finally:
-        gc.set_debug(0)
-        gc.garbage.clear()
-        gc.enable()
 
 
 @pytest.mark.parametrize("kind", KINDS)

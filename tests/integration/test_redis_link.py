@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 import pytest
 import trustme
 
+from harness.garbage import finding
 from harness.redis_worker import RedisWorker
 from harness.tls_front import HOST, tls_front
 from ibex.adapters.redis.board import RedisBoard
@@ -73,6 +74,20 @@ async def test_nobody_waits_for_the_attempts_of_others(redis_server: RedisServer
     assert waited < SLACK * TIMEOUT_S
     assert worker.heard.questions_failed + worker.heard.times_passed_over == ARRIVALS
     await worker.link.close()
+
+
+async def test_what_is_not_answered_leaves_no_cycle(redis_server: RedisServer) -> None:
+    """Nor do the attempts: errors lead to the frames that they went through, which must not lead back to them."""
+    worker = RedisWorker(redis_server.url, timeout_s=TIMEOUT_S)
+    await worker.link.open()
+    redis_server.pause()
+
+    with finding(2) as found:
+        for _ in range(FAILURES_IN_A_ROW):
+            await asyncio.gather(*(worker.count(uuid4()) for _ in range(ARRIVALS)))
+        await worker.link.close()
+
+    assert found == {}
 
 
 async def test_few_round_trips_are_under_way_at_a_time(redis_server: RedisServer, worker: RedisWorker) -> None:

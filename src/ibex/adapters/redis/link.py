@@ -121,6 +121,8 @@ class RedisLink:
             return await answered, place
         except RedisError:
             return None, place
+        finally:
+            del answered, question  # which have the error, whose traceback has this frame
 
     def _is_pausing(self) -> bool:
         if self._failures < FAILURES_IN_A_ROW:

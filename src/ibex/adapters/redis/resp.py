@@ -126,11 +126,12 @@ class RespConnection(asyncio.Protocol):
         if timeout_s is None:
             return await done
         loop = asyncio.get_running_loop()
-        bound = loop.call_later(timeout_s, lambda: loop.call_later(LATE_S, self._give_up, done))
+        bound = loop.call_later(timeout_s, loop.call_later, LATE_S, self._give_up, done)
         try:
             return await done
         finally:
             bound.cancel()
+            del done, bound  # which have the error, whose traceback has this frame
 
     def _give_up(self, done: asyncio.Future[list[Any]]) -> None:
         if not done.done():
