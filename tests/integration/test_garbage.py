@@ -17,14 +17,18 @@ from harness.openai import ScriptedOpenAI
 from harness.openai_wire import (
     Close,
     Pause,
+    Silent,
     completion,
     error,
     html,
+    length_too_long,
     open_stream,
     stream_events,
     text_deltas,
     text_stream,
 )
+from harness.servers import free_port
+from ibex.domain.identity import PersonalAccessToken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -49,6 +53,11 @@ def _chat(*more: str, body: bytes | None = None, stream: bool = False) -> Callab
     return lambda proxy: proxy.chat(body, *more, stream=stream)
 
 
+def _of_nobody(proxy: Loopback) -> bytes:
+    unknown = PersonalAccessToken.issue(uuid4(), bytes(32))
+    return proxy.chat().replace(proxy.token.encode(), unknown.reveal().encode())
+
+
 EVENT = stream_events(text_deltas("well"), usage=False)[0]
 LARGE = json.dumps(REQUEST | {"user": "x" * 300_000}).encode()
 KINDS: dict[str, tuple[int, Script | None, Callable[[Loopback], bytes]]] = {
@@ -57,6 +66,8 @@ KINDS: dict[str, tuple[int, Script | None, Callable[[Loopback], bytes]]] = {
     "large": (200, completion("well"), _chat(body=LARGE)),
     "of a session": (200, completion("well"), _chat("x-ibex-session-id: one", "x-ibex-session-end: true")),
     "no token": (401, None, lambda proxy: proxy.chat().replace(b"authorization", b"x-nothing")),
+    "a token of nobody": (401, None, _of_nobody),
+    "another's agent": (403, None, _chat(f"x-ibex-agent-id: {uuid4()}")),
     "not valid": (400, None, _chat(body=b'{"model":1}')),
     "no JSON": (400, None, _chat(body=b"{")),
     "refused by the provider": (400, error(400, "no"), _chat()),
@@ -82,6 +93,56 @@ def test_a_request_leaves_no_cycle(proxy: Loopback, kind: str) -> None:
         with finding(REQUESTS // 2) as found:
             for _ in range(REQUESTS):
                 ask()
+
+    assert found == {}
+
+
+def _left_by(
+    proxy: Loopback, status: int, request: Callable[[Loopback], bytes], script: Script | None = None
+) -> dict[str, int]:
+    """Return what many requests leave, each on a connection of its own."""
+
+    def ask() -> None:
+        if script is not None:
+            proxy.provider.put(script)
+        with proxy.client() as client:
+            client.send(request(proxy))
+            assert client.response().status == status
+
+    ask()
+    with finding(REQUESTS // 2) as found:
+        for _ in range(REQUESTS):
+            ask()
+        proxy.wait_until_idle()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("status", "script", "stream"),
+    [
+        (504, (Silent(),), False),
+        (504, (Silent(),), True),
+        (504, (*length_too_long("well")[:1], Silent()), False),
+        (200, (*open_stream(EVENT), Silent()), True),
+    ],
+    ids=["before its answer", "before its stream", "within its answer", "within its stream"],
+)
+def test_a_provider_that_falls_silent_leaves_no_cycle(
+    tmp_path: Path, status: int, script: Script, *, stream: bool
+) -> None:
+    """Each of these requests ends by a time limit."""
+    limits = {"IBEX_OPENAI_FIRST_BYTE_TIMEOUT": "0.05", "IBEX_OPENAI_IDLE_TIMEOUT": "0.05", "OPENAI_MAX_RETRIES": "0"}
+    with ScriptedOpenAI.in_thread() as provider, Loopback.running(provider, tmp_path, **limits) as proxy:
+        found = _left_by(proxy, status, _chat(stream=stream), script)
+
+    assert found == {}
+
+
+def test_a_provider_that_is_not_there_leaves_no_cycle(tmp_path: Path) -> None:
+    """Its address refuses connections."""
+    nowhere = {"OPENAI_BASE_URL": f"http://127.0.0.1:{free_port()}/v1", "OPENAI_MAX_RETRIES": "0"}
+    with ScriptedOpenAI.in_thread() as provider, Loopback.running(provider, tmp_path, **nowhere) as proxy:
+        found = _left_by(proxy, 503, _chat())
 
     assert found == {}
 

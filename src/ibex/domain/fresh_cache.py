@@ -176,7 +176,10 @@ class FreshCache(Generic[K, V]):
             flight = asyncio.get_running_loop().create_task(self._fetch(key, stamp, fetch))
             self._flights[key, stamp] = flight
             flight.add_done_callback(lambda done: self._landed(key, stamp, done))
-        return await asyncio.shield(flight)
+        try:
+            return await asyncio.shield(flight)
+        finally:
+            del flight  # which may have the error, whose traceback has this frame
 
     def _landed(self, key: K, stamp: Stamp | None, flight: asyncio.Task[Entry[V]]) -> None:
         del self._flights[key, stamp]

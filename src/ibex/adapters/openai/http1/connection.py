@@ -56,7 +56,7 @@ class Connection(asyncio.BufferedProtocol):
         self._owner = owner
         self._buffer = buffer
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser: httptools.HttpResponseParser = cast("httptools.HttpResponseParser", None)
         self._reply: Reply | None = None
         self._paused = False
         self._spoilt = False
@@ -118,6 +118,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport. A peer that vanishes without a word, while a model thinks, is found out by probes."""
         self._transport = cast("asyncio.Transport", transport)
+        self._parser = httptools.HttpResponseParser(self)  # it refers to this connection, until that is lost
         sock = transport.get_extra_info("socket")
         with suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -165,7 +166,7 @@ class Connection(asyncio.BufferedProtocol):
         reply = self._reply
         if reply is not None and not reply.is_complete and reply.failure is None:
             reply.fail(_of_losing(exc, reply, reused=self.requests > 1))
-        del self._parser  # it refers to this connection
+        del self._parser
         self._owner.lost(self)
 
     # What the parser calls

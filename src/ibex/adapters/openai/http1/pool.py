@@ -137,6 +137,8 @@ class ConnectionPool:
             if isinstance(left, TimeoutError):
                 raise httpx.PoolTimeout("no connection became free in time") from None
             raise
+        finally:
+            del waiter  # which may have the error, whose traceback has this frame
 
     def _leave(self, waiter: asyncio.Future[Connection]) -> None:
         """Pass on what a waiter was given that does not take it any more."""
