@@ -122,13 +122,16 @@ async def _fetch(scene: Warm) -> None:
 
 
 def body_of(messages: int, *, size: int | None = None) -> bytes:
-    """Return a request's body with so many messages, of some 100 bytes each, or of ``size`` bytes altogether."""
+    """Return a request's body with so many messages, of some 100 bytes each, or of ``size`` bytes altogether.
+
+    It is written without spaces, as OpenAI's SDKs write theirs.
+    """
     roles = ("system", "user", "assistant", "user")
     each = 80 if size is None else size // messages
     text = ("What is an ibex? " * (each // 17 + 1))[:each]
     talk = [{"role": roles[number % 4], "content": text} for number in range(messages)]
     request = {"model": "gpt-4o", "messages": talk, "temperature": 0.2, "max_tokens": 256, "user": "u-1"}
-    return json.dumps(request).encode()
+    return json.dumps(request, separators=(",", ":")).encode()
 
 
 BODIES: Final = {"small": body_of(2), "10_messages": body_of(10), "1_MB": body_of(10, size=REQUEST_BYTES)}
