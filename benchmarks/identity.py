@@ -79,7 +79,7 @@ async def _in_process() -> None:
     async def authenticate() -> None:
         token = PersonalAccessToken.parse(TOKEN.reveal())
         if token is not None:
-            await tokens.confirm(await tokens.recall(token), news)
+            await tokens.confirm(await tokens.recall(token.reveal()), news)
 
     async def agent() -> None:
         await agents.confirm(await agents.recall(ORG, AGENT), news)

@@ -116,7 +116,7 @@ def warm_caches() -> Warm:
 
 async def _fetch(scene: Warm) -> None:
     for _ in range(2):  # the first brings the organization's news only after its fetch, and proves nothing for later
-        await scene.tokens.confirm(await scene.tokens.recall(TOKEN), scene.news)
+        await scene.tokens.confirm(await scene.tokens.recall(TOKEN.reveal()), scene.news)
         await scene.agents.confirm(await scene.agents.recall(ORG, AGENT), scene.news)
         await scene.directives.active(ORG, AGENT, scene.news)
 

@@ -11,14 +11,13 @@ from ibex.domain.errors import (
     FieldCode,
     FieldError,
     InsufficientPermissionsError,
-    InvalidTokenError,
     MissingAgentIdError,
     MissingTokenError,
     RateLimitedError,
     ValidationError,
 )
 from ibex.domain.exchange import Caller, Stage
-from ibex.domain.identity import AgentStatus, PersonalAccessToken
+from ibex.domain.identity import AgentStatus
 from ibex.domain.permissions import CHAT, allows
 from ibex.domain.rate_limits import decide
 from ibex.domain.values import value
@@ -116,13 +115,7 @@ class AdmitCaller:
         return token, agent
 
     async def _recall_token(self, credentials: Credentials, notes: OpenExchange) -> RecalledPrincipal:
-        credential = _bearer(credentials.authorization)
-        recalled = self._tokens.kept(credential)
-        if recalled is None:
-            token = PersonalAccessToken.parse(credential)
-            if token is None:
-                raise InvalidTokenError
-            recalled = await self._tokens.recall(token)
+        recalled = await self._tokens.recall(_bearer(credentials.authorization))
         principal = recalled.value
         notes.caller = Caller(principal.org_id, principal.token_id)
         return recalled

@@ -69,31 +69,38 @@ class CachedTokens:
         self._known = known
         self._cache = cache
 
-    async def recall(self, token: PersonalAccessToken) -> RecalledPrincipal:
-        """Return what is known of a token. Raises as ``TokenVerifier`` does; a token that nobody has costs no call."""
-        text = token.reveal()
-        return await self._cache.recall(_digest(text), partial(self._fetch, text))
+    async def recall(self, text: str) -> RecalledPrincipal:
+        """Return what is known of the token that a text is. Raises as ``TokenVerifier`` does, also for what is none.
 
-    def kept(self, text: str) -> RecalledPrincipal | None:
-        """Return what is known of the token that a text is, None if nothing is: it may be no token at all.
-
-        What was verified once need not be taken apart again, which costs more than looking it up.
+        A token that nobody has costs no call; one that was verified is not taken apart again to be looked up.
         """
-        return self._cache.kept(_digest(text), partial(self._fetch, text))
+        digest, fetch = _digest(text), partial(self._fetch, text)
+        recalled = self._cache.kept(digest, fetch)
+        if recalled is None:
+            _parsed(text)  # what is no token is not worth a fetch
+            recalled = await self._cache.recall(digest, fetch)
+        return recalled
 
     async def confirm(self, recalled: RecalledPrincipal, news: News) -> Principal:
         """Return the principal that the token stands for now. Raises as ``TokenVerifier`` does."""
         return await self._cache.confirm(recalled, news)
 
     async def _fetch(self, text: str) -> Principal:
-        token = PersonalAccessToken.parse(text)
-        if token is None or await self._known.excludes(token.token_id):
+        token = _parsed(text)
+        if await self._known.excludes(token.token_id):
             raise InvalidTokenError
         return await self._verifier.verify(token)
 
 
 def _digest(text: str) -> TokenDigest:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()  # whatever text a client sent
+
+
+def _parsed(text: str) -> PersonalAccessToken:
+    token = PersonalAccessToken.parse(text)
+    if token is None:
+        raise InvalidTokenError
+    return token
 
 
 class CachedAgents:

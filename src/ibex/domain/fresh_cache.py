@@ -6,7 +6,7 @@ What may be served is ``freshness``'s to say; this is where its entries are kept
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeAlias, TypeVar
 
 from ibex.domain.errors import AuthUnavailableError, ServiceDegradedError, SourceUnavailableError
@@ -53,7 +53,7 @@ class Recalled(Generic[K, V]):
 
     key: K
     entry: Entry[V]
-    fetch: Fetch[V]
+    fetch: Fetch[V] = field(repr=False)  # it may lead to a secret
     from_cache: bool
     is_stale: bool = False
 
@@ -179,7 +179,7 @@ class FreshCache(Generic[K, V]):
         try:
             return await asyncio.shield(flight)
         finally:
-            del flight  # which may have the error, whose traceback has this frame
+            del flight  # which may have the error, whose traceback has this frame (ADR 0033)
 
     def _landed(self, key: K, stamp: Stamp | None, flight: asyncio.Task[Entry[V]]) -> None:
         del self._flights[key, stamp]

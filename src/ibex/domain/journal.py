@@ -64,7 +64,9 @@ class Journal(Protocol):
     def append(self, exchange: Exchange) -> asyncio.Future[None]:
         """Begin to keep an exchange; the future is done once it survives the death of the process.
 
-        It raises ``JournalUnavailableError``; the call itself raises nothing.
+        The call does not block and raises nothing. The future may be done already; it fails with
+        ``JournalUnavailableError``, also where the journal is not open. To cancel it ends the waiting: the exchange may
+        be kept all the same.
         """
 
     async def next_batch(self, sink: Sink, limit: int) -> Batch | None:

@@ -118,8 +118,9 @@ class SettleExchange:
         """
         if notes.settlement is None:
             notes.provider_ended()
+            exchange = self._close(notes, error, summary or _NOTHING_KNOWN)
             notes.settlement = Settlement()
-            self._record(self._close(notes, error, summary or _NOTHING_KNOWN), notes.settlement)
+            self._record(exchange, notes.settlement)
         await notes.settlement.wait()
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -137,31 +138,35 @@ class SettleExchange:
     def _record(self, exchange: Exchange, settlement: Settlement) -> None:
         """Begin to record; without a task of its own, which every request would pay for."""
         if exchange.caller is None:
-            self._settled(exchange, settlement, journaled=False)
+            self._tell(exchange, settlement, journaled=False)
             return
         try:
             appending = self._journal.append(exchange)
         except Exception as error:  # noqa: BLE001 - its port announces none
             report_bug("the journal", error)
-            self._settled(exchange, settlement, journaled=False)
+            self._tell(exchange, settlement, journaled=False)
             return
         self._running.add(appending)
         appending.add_done_callback(partial(self._appended, exchange, settlement))
 
     def _appended(self, exchange: Exchange, settlement: Settlement, appending: asyncio.Future[None]) -> None:
         self._running.discard(appending)
-        error = asyncio.CancelledError() if appending.cancelled() else appending.exception()
+        error = None if appending.cancelled() else appending.exception()
         if isinstance(error, Exception) and not isinstance(error, JournalUnavailableError):
             report_bug("the journal", error)  # its port announces no other
-        self._settled(exchange, settlement, journaled=error is None)  # observers count what is not kept
+        journaled = error is None and not appending.cancelled()  # observers count what is not kept
+        self._tell(exchange, settlement, journaled=journaled)
 
-    def _settled(self, exchange: Exchange, settlement: Settlement, *, journaled: bool) -> None:
-        for observer in self._observers:
-            try:
-                observer.settled(exchange, journaled=journaled)
-            except Exception as error:  # noqa: BLE001 - the same
-                report_bug("an observer", error)
-        settlement.end()
+    def _tell(self, exchange: Exchange, settlement: Settlement, *, journaled: bool) -> None:
+        """Tell the observers, then those who wait."""
+        try:
+            for observer in self._observers:
+                try:
+                    observer.settled(exchange, journaled=journaled)
+                except Exception as error:  # noqa: BLE001 - its port announces none
+                    report_bug("an observer", error)
+        finally:
+            settlement.end()
 
     def _close(self, notes: OpenExchange, error: IbexError | None, summary: CompletionSummary) -> Exchange:
         return self._exchange(notes, error, summary, self._next_seq() if notes.caller is not None else 0)

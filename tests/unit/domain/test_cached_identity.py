@@ -105,30 +105,42 @@ async def test_no_token_is_in_the_cache() -> None:
     cache = FreshCache(Kind.TOKENS, entries, lifetimes, clock, Caches(clock))
     tokens = CachedTokens(ScriptedTokens(principal()), Filter(), cache)
 
-    assert tokens.kept(TOKEN.reveal()) is None
-    await tokens.confirm(await tokens.recall(TOKEN), news())
+    fetched = await tokens.recall(TOKEN.reveal())
+    await tokens.confirm(fetched, news())
+    kept = await tokens.recall(TOKEN.reveal())
 
-    kept = tokens.kept(TOKEN.reveal())
-    assert kept is not None
-    assert kept.value == principal()
     assert list(entries) == [hashlib.sha256(TOKEN.reveal().encode()).digest()]
-    shown = repr(cache.__dict__ | {"entries": entries})
+    assert (fetched.from_cache, kept.from_cache) == (False, True)
+    shown = repr((cache.__dict__, entries, fetched, kept))
     assert TOKEN.reveal() not in shown
     assert TOKEN.reveal()[46:80] not in shown
+
+
+async def test_what_is_no_token_is_not_looked_for() -> None:
+    """Whatever a client sent: invalid, and neither the filter nor the verifier is asked."""
+    verifier, known = ScriptedTokens(principal()), Filter()
+    caches = Caches(ManualClock())
+    tokens = caches.tokens(verifier, known)
+
+    for text in ("", "sk-1", TOKEN.reveal()[:-1], TOKEN.reveal() + " ", "\xff", "\ud800", "x" * 100_000):
+        with pytest.raises(InvalidTokenError):
+            await tokens.recall(text)
+
+    assert verifier.asked == []
 
 
 async def test_another_secret_under_the_same_id_is_another_entry() -> None:
     """Who knows the id, which is public, does not get the owner's entry."""
     clock, verifier = ManualClock(), ScriptedTokens(principal())
     tokens = Caches(clock).tokens(verifier)
-    await tokens.recall(TOKEN)
+    await tokens.recall(TOKEN.reveal())
     verifier.answer = InvalidTokenError()
 
     with pytest.raises(InvalidTokenError):
-        await tokens.recall(PersonalAccessToken.issue(TOKEN.token_id, bytes(32)))
+        await tokens.recall(PersonalAccessToken.issue(TOKEN.token_id, bytes(32)).reveal())
 
     verifier.answer = principal()
-    assert (await tokens.recall(TOKEN)).from_cache
+    assert (await tokens.recall(TOKEN.reveal())).from_cache
     assert verifier.asked == [TOKEN.token_id] * 2
 
 
@@ -139,7 +151,7 @@ async def test_a_token_that_nobody_has_costs_no_call() -> None:
 
     for _ in range(2):
         with pytest.raises(InvalidTokenError):
-            await tokens.recall(TOKEN)
+            await tokens.recall(TOKEN.reveal())
 
     assert verifier.asked == []
     assert known.asked == [TOKEN.token_id] * 2
@@ -151,7 +163,7 @@ async def test_a_remembered_token_costs_no_look_at_the_filter() -> None:
     tokens = Caches(clock).tokens(verifier, known)
 
     for _ in range(4):
-        assert await tokens.confirm(await tokens.recall(TOKEN), news(clock.monotonic_ns())) == principal()
+        assert await tokens.confirm(await tokens.recall(TOKEN.reveal()), news(clock.monotonic_ns())) == principal()
 
     assert verifier.asked == known.asked == [TOKEN.token_id] * 2
 
@@ -161,15 +173,15 @@ async def test_a_revoked_token_is_invalid_as_soon_as_the_news_say_so() -> None:
     clock, verifier = ManualClock(), ScriptedTokens(principal())
     tokens = Caches(clock).tokens(verifier)
     for _ in range(2):
-        await tokens.confirm(await tokens.recall(TOKEN), news())
+        await tokens.confirm(await tokens.recall(TOKEN.reveal()), news())
     verifier.answer = InvalidTokenError()
 
-    recalled = await tokens.recall(TOKEN)
+    recalled = await tokens.recall(TOKEN.reveal())
     assert recalled.from_cache
     with pytest.raises(InvalidTokenError):
         await tokens.confirm(recalled, news(generation="h"))
     with pytest.raises(InvalidTokenError):
-        await tokens.recall(TOKEN)
+        await tokens.recall(TOKEN.reveal())
 
 
 async def test_a_token_is_served_while_auths_store_is_down_but_never_beyond_its_expiry() -> None:
@@ -178,17 +190,17 @@ async def test_a_token_is_served_while_auths_store_is_down_but_never_beyond_its_
     verifier = ScriptedTokens(principal(expires_at=clock.now() + timedelta(seconds=60)))
     tokens = Caches(clock).tokens(verifier)
     for _ in range(2):
-        await tokens.confirm(await tokens.recall(TOKEN), news())
+        await tokens.confirm(await tokens.recall(TOKEN.reveal()), news())
     verifier.answer = TokenSourceUnavailableError()
 
     clock.advance(timedelta(seconds=59))
-    recalled = await tokens.recall(TOKEN)
+    recalled = await tokens.recall(TOKEN.reveal())
     await tokens.confirm(recalled, news(clock.monotonic_ns()))
     assert recalled.is_stale
 
     clock.advance(timedelta(seconds=1))
     with pytest.raises(TokenSourceUnavailableError):
-        await tokens.confirm(await tokens.recall(TOKEN), news(clock.monotonic_ns()))
+        await tokens.confirm(await tokens.recall(TOKEN.reveal()), news(clock.monotonic_ns()))
 
 
 async def test_agents_are_kept_by_organization() -> None:

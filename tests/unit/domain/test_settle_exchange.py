@@ -20,6 +20,7 @@ from ibex.domain.open_exchange import OpenExchange
 from ibex.domain.settle_exchange import SettleExchange
 
 if TYPE_CHECKING:
+    from ibex.domain.errors import IbexError
     from ibex.domain.exchange import Exchange
 
 CALLER = Caller(UUID(int=1), UUID(int=2))
@@ -217,6 +218,85 @@ async def test_a_bug_of_the_journal_is_reported_and_fails_no_request(*, waiter_l
     assert settling.cancelled() or settling.result() is None
     assert [report["exception"] for report in reports] == [desk.journal.failure]
     assert [s.journaled for s in desk.observer.exchanges] == [False]
+
+
+class Appending(ScriptedJournal):
+    """A journal whose ``append`` does as it is told: it raises, or returns a future in some state."""
+
+    def __init__(self, outcome: str) -> None:
+        super().__init__()
+        self._outcome = outcome
+
+    def append(self, exchange: Exchange) -> asyncio.Future[None]:
+        """Do so."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        match self._outcome:
+            case "raises":
+                raise RuntimeError("a bug")
+            case "done":
+                self.kept.append(exchange)
+                future.set_result(None)
+            case "failed":
+                future.set_exception(DISK_FULL)
+            case "cancelled":
+                future.cancel()
+        return future
+
+
+@pytest.mark.parametrize(
+    ("outcome", "journaled", "bugs"),
+    [("raises", False, 1), ("done", True, 0), ("failed", False, 0), ("cancelled", False, 0)],
+)
+async def test_whatever_becomes_of_the_append_everybody_hears(outcome: str, *, journaled: bool, bugs: int) -> None:
+    """Observers, once, and all who wait; nothing is left to drain."""
+    desk, observer = Desk(), RecordingObserver()
+    settle = SettleExchange(Appending(outcome), [observer], SequentialIds(), status_of)
+    reports: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reports.append(context))
+    notes = desk.notes()
+
+    async with asyncio.timeout(10):
+        await asyncio.gather(settle.settle(notes), settle.settle(notes))
+        await settle.drain()
+
+    assert [s.journaled for s in observer.exchanges] == [journaled]
+    assert len(reports) == bugs
+
+
+async def test_an_exchange_that_cannot_be_made_is_settled_when_it_can() -> None:
+    """Whoever settles next is not left waiting for what never began."""
+    desk = Desk()
+    failing = iter([RuntimeError("a bug")])
+
+    def status(error: IbexError | None) -> int:
+        for bug in failing:
+            raise bug
+        return status_of(error)
+
+    settle = SettleExchange(desk.journal, [desk.observer], SequentialIds(), status)
+    notes = desk.notes()
+
+    with pytest.raises(RuntimeError):
+        await settle.settle(notes)
+    async with asyncio.timeout(10):
+        await settle.settle(notes)
+
+    assert len(desk.journal.kept) == 1
+
+
+async def test_who_waits_hears_of_the_end_whatever_an_observer_raises() -> None:
+    """Also where it is no error but the end of everything."""
+
+    class Ending:
+        def settled(self, exchange: Exchange, *, journaled: bool) -> None:
+            del exchange, journaled
+            raise asyncio.CancelledError
+
+    settle = SettleExchange(Desk().journal, [Ending()], SequentialIds(), status_of)
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+
+    async with asyncio.timeout(10):
+        await settle.settle(Desk.notes())
 
 
 async def test_a_bug_of_an_observer_keeps_nobody_from_hearing() -> None:

@@ -141,28 +141,30 @@ class SqliteJournal:
 
     def append(self, exchange: Exchange) -> asyncio.Future[None]:
         """Begin to commit an exchange; see ``Journal``."""
+        writer = self._writer
+        if writer is None:
+            return _failed("the journal is not open")
         body = _encoded(exchange)
-        if body is not None and self._writer is not None:
-            size = len(body) + ROW_BYTES
-            if self._bytes() + size <= self._max_bytes:
-                self._queued_bytes += size
-                return self._writer.append(exchange, body).done
-        return asyncio.ensure_future(self._append_after_all(exchange, body))
-
-    async def _append_after_all(self, exchange: Exchange, body: bytes | None) -> None:
-        """Append where there is no room yet. Raises ``JournalUnavailableError``."""
-        writer = self._open_writer()
         if body is None:
             self._wipe_lost(exchange)
-            raise JournalUnavailableError("the journal cannot encode this exchange")
+            return _failed("the journal cannot encode this exchange")
+        if self._bytes() + len(body) + ROW_BYTES > self._max_bytes:
+            return asyncio.ensure_future(self._append_once_there_is_room(writer, exchange, body))
+        return self._queued(writer, exchange, body)
+
+    async def _append_once_there_is_room(self, writer: Writer, exchange: Exchange, body: bytes) -> None:
         size = len(body) + ROW_BYTES
         try:
-            await self._make_room(writer, size)
+            if self._bytes() + size > self._max_bytes:
+                await self._make_room(writer, size)
         except JournalUnavailableError:
             self._wipe_lost(exchange)
             raise
-        self._queued_bytes += size
-        await writer.append(exchange, body).done
+        await self._queued(writer, exchange, body)
+
+    def _queued(self, writer: Writer, exchange: Exchange, body: bytes) -> asyncio.Future[None]:
+        self._queued_bytes += len(body) + ROW_BYTES
+        return writer.append(exchange, body).done
 
     async def next_batch(self, sink: Sink, limit: int) -> Batch | None:
         """Return the sink's next batch, its members fixed on disk; None if there is nothing.
@@ -313,6 +315,12 @@ class SqliteJournal:
                 under_way.claim(exchange.id, slot)
                 left.append(exchange)
         return left
+
+
+def _failed(why: str) -> asyncio.Future[None]:
+    failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    failed.set_exception(JournalUnavailableError(why))
+    return failed
 
 
 def _encoded(exchange: Exchange) -> bytes | None:

@@ -95,7 +95,10 @@ class Writer:
         """Return what ``run`` returns. Raises ``JournalUnavailableError``."""
         work = Work(run, self._loop.create_future())
         self._queue.put(work)
-        return await work.done
+        try:
+            return await work.done
+        finally:
+            del work  # which may have the error, whose traceback has this frame (ADR 0033)
 
     async def stop(self) -> None:
         """Do what is queued and end."""

@@ -122,7 +122,7 @@ class RedisLink:
         except RedisError:
             return None, place
         finally:
-            del answered, question  # which have the error, whose traceback has this frame
+            del answered, question  # which may have the error, whose traceback has this frame (ADR 0033)
 
     def _is_pausing(self) -> bool:
         if self._failures < FAILURES_IN_A_ROW:

@@ -122,16 +122,16 @@ class RespConnection(asyncio.Protocol):
         Raises ``RedisError`` if one of them is refused, the connection breaks or time is up; no reply counts then, and
         after a timeout the connection is closed: its late replies would be taken for others'.
         """
-        done = self._send(commands)
-        if timeout_s is None:
-            return await done
-        loop = asyncio.get_running_loop()
-        bound = loop.call_later(timeout_s, loop.call_later, LATE_S, self._give_up, done)
+        done, bound = self._send(commands), None
+        if timeout_s is not None:
+            loop = asyncio.get_running_loop()
+            bound = loop.call_later(timeout_s, loop.call_later, LATE_S, self._give_up, done)
         try:
             return await done
         finally:
-            bound.cancel()
-            del done, bound  # which have the error, whose traceback has this frame
+            if bound is not None:
+                bound.cancel()
+            del done, bound  # which may have the error, whose traceback has this frame (ADR 0033)
 
     def _give_up(self, done: asyncio.Future[list[Any]]) -> None:
         if not done.done():

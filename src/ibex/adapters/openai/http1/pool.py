@@ -138,7 +138,7 @@ class ConnectionPool:
                 raise httpx.PoolTimeout("no connection became free in time") from None
             raise
         finally:
-            del waiter  # which may have the error, whose traceback has this frame
+            del waiter  # which may have the error, whose traceback has this frame (ADR 0033)
 
     def _leave(self, waiter: asyncio.Future[Connection]) -> None:
         """Pass on what a waiter was given that does not take it any more."""
