@@ -7,6 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 BENCH := $(VENV)-bench
 BENCH_PYTHON ?= $(BIN)/python
+BENCH_STAMP := $(BENCH)/.installed-with$(subst /,-,$(BENCH_PYTHON))
 STAMP := $(VENV)/.installed
 UV := $(shell command -v uv 2>/dev/null)
 
@@ -26,7 +27,7 @@ endif
 
 # IBEX as its users install it, without any extra: made anew, so that its libraries find there what they find at users'.
 # The profiler is a program of its own, which none of them imports.
-$(BENCH)/.installed: pyproject.toml constraints.txt benchmarks/profiler.txt | $(STAMP)
+$(BENCH_STAMP): pyproject.toml constraints.txt benchmarks/profiler.txt | $(STAMP)
 	@rm -rf $(BENCH)
 ifdef UV
 	@$(UV) venv --quiet --python $(BENCH_PYTHON) $(BENCH)
@@ -84,7 +85,7 @@ bench: $(STAMP) ## the numbers of performance, beside nginx and the peers that a
 	@PYTHONPATH=tests $(BIN)/python -m benchmarks.bench $(ARGS)
 
 .PHONY: bench-peers
-bench-peers: $(STAMP) $(BENCH)/.installed ## install LiteLLM, Portkey's gateway, a profiler and IBEX as its users have it for make bench; needs node
+bench-peers: $(STAMP) $(BENCH_STAMP) ## install LiteLLM, Portkey's gateway, a profiler and IBEX as its users have it for make bench; needs node
 	@PYTHONPATH=tests $(BIN)/python -m peers.install litellm portkey
 
 .PHONY: exit-gate

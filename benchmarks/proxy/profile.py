@@ -11,9 +11,9 @@ from __future__ import annotations
 import subprocess
 import tempfile
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from benchmarks.proxy.installation import PYTHON_OF_USERS
 from benchmarks.proxy.turns import say
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from benchmarks.proxy.options import Options
     from benchmarks.proxy.targets import Scene
 
-PROGRAM: Final = Path(__file__).parents[2] / ".venv-bench" / "bin" / "py-spy"
+PROGRAM: Final = PYTHON_OF_USERS.with_name("py-spy")
 REST: Final = "event loop, interpreter"
 _SAMPLES_A_SECOND: Final = 250
 _FUNCTIONS: Final = 20

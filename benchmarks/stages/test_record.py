@@ -105,7 +105,7 @@ def test_nothing_in_a_turn_of_the_loop(benchmark: BenchmarkFixture, loop: asynci
 
 
 def test_settle_in_a_turn_of_the_loop(benchmark: BenchmarkFixture, loop: asyncio.AbstractEventLoop) -> None:
-    """Build the exchange and hand it to a journal, in the task of its own that outlives the request's."""
+    """Build the exchange and hand it to a journal, and wait until observers have heard of it."""
     benchmark.extra_info["less"] = "test_nothing_in_a_turn_of_the_loop"
     benchmark(_in_turns(loop, _settle().settle))
 

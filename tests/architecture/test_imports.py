@@ -18,6 +18,7 @@ LINT_IMPORTS = Path(sys.executable).parent / "lint-imports"
 INWARD = "Imports go inward: entrypoints, then adapters, then domain"
 INDEPENDENT = "No adapter package imports another"
 PURE = "The domain imports no third-party package"
+LEAN = "A worker imports nothing of the command line"
 UNWIRED = "Only entrypoints import dependency-injector"
 
 
@@ -51,6 +52,7 @@ def test_all_contracts_are_kept() -> None:
         INWARD,
         INDEPENDENT,
         PURE,
+        LEAN,
         UNWIRED,
     ]
 
@@ -62,6 +64,7 @@ def test_all_contracts_are_kept() -> None:
         ("adapters/memory/ids.py", "import ibex.entrypoints.settings", INWARD),
         ("adapters/memory/ids.py", "from ibex.adapters.system import ids", INDEPENDENT),
         ("domain/ids.py", "import msgspec", PURE),
+        ("entrypoints/proxy.py", "import ibex.entrypoints.cli.output", LEAN),
         ("adapters/memory/ids.py", "from dependency_injector import containers", UNWIRED),
     ],
 )

@@ -280,7 +280,7 @@ async def test_concurrent_appends_are_all_kept_once(journal: Journal) -> None:
     assert sorted(e.emitter_seq for e in kept) == [e.emitter_seq for e in exchanges]
 
 
-async def test_an_append_whose_caller_left_is_kept_or_not_but_never_blocks(journal: Journal) -> None:
+async def test_an_append_whose_future_was_cancelled_is_kept_or_not_but_never_blocks(journal: Journal) -> None:
     """A cancelled append leaves the journal in order for the next one."""
     left = journal.append(new_exchange())
     await asyncio.sleep(0)

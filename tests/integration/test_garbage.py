@@ -118,20 +118,21 @@ def _left_by(
 
 
 @pytest.mark.parametrize(
-    ("status", "script", "stream"),
+    ("limit", "status", "script", "stream"),
     [
-        (504, (Silent(),), False),
-        (504, (Silent(),), True),
-        (504, (*length_too_long("well")[:1], Silent()), False),
-        (200, (*open_stream(EVENT), Silent()), True),
+        ("FIRST_BYTE", 504, (Silent(),), False),
+        ("FIRST_BYTE", 504, (Silent(),), True),
+        ("IDLE", 504, (*length_too_long("well")[:1], Silent()), False),
+        ("IDLE", 200, (*open_stream(EVENT), Silent()), True),
     ],
     ids=["before its answer", "before its stream", "within its answer", "within its stream"],
 )
 def test_a_provider_that_falls_silent_leaves_no_cycle(
-    tmp_path: Path, status: int, script: Script, *, stream: bool
+    tmp_path: Path, limit: str, status: int, script: Script, *, stream: bool
 ) -> None:
-    """Each of these requests ends by a time limit."""
-    limits = {"IBEX_OPENAI_FIRST_BYTE_TIMEOUT": "0.05", "IBEX_OPENAI_IDLE_TIMEOUT": "0.05", "OPENAI_MAX_RETRIES": "0"}
+    """Each of these requests ends by a time limit, the other of which is far away."""
+    limits = {"IBEX_OPENAI_FIRST_BYTE_TIMEOUT": "60", "IBEX_OPENAI_IDLE_TIMEOUT": "60", "OPENAI_MAX_RETRIES": "0"}
+    limits[f"IBEX_OPENAI_{limit}_TIMEOUT"] = "0.05"
     with ScriptedOpenAI.in_thread() as provider, Loopback.running(provider, tmp_path, **limits) as proxy:
         found = _left_by(proxy, status, _chat(stream=stream), script)
 

@@ -90,6 +90,19 @@ async def test_what_is_not_answered_leaves_no_cycle(redis_server: RedisServer) -
     assert found == {}
 
 
+async def test_what_is_refused_leaves_no_cycle(redis_server: RedisServer) -> None:
+    """Here the connection itself, at its first words."""
+    redis_server.client().config_set("requirepass", "right")
+    workers = [RedisWorker(redis_server.url.replace("redis://", "redis://kim:wrong@")) for _ in range(3)]
+
+    with finding(2) as found:
+        for worker in workers:
+            await asyncio.gather(*(worker.count(uuid4()) for _ in range(FAILURES_IN_A_ROW)))
+            await worker.link.close()
+
+    assert found == {}
+
+
 async def test_few_round_trips_are_under_way_at_a_time(redis_server: RedisServer, worker: RedisWorker) -> None:
     """What is asked meanwhile goes out together, as soon as there is a place."""
     redis_server.pause()

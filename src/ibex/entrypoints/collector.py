@@ -9,8 +9,9 @@ THRESHOLDS: Final = (50_000, 20, 20)
 
 
 def collect_rarely() -> None:
-    """Raise the thresholds, for a process that begins by importing much that stays.
+    """Raise the thresholds, for a process that imports much that stays and then serves requests that leave nothing.
 
-    By default what is being imported would be looked through again and again: a sixth of the time to start.
+    By default what is being imported would be looked through again and again, a sixth of the time to start; and so
+    would, while others wait, what the requests hold that are under way.
     """
     gc.set_threshold(*THRESHOLDS)

@@ -5,14 +5,22 @@ from __future__ import annotations
 import fcntl
 import os
 import resource
+from typing import Final
+
+OF_A_REQUEST: Final = 2
+"""Its client's connection, and the one to the provider."""
+OF_THE_PROCESS: Final = 256
+"""More than it has open without any request: its databases, its journal, connections that are kept."""
 
 
-def make_room_for_descriptors(count: int) -> None:
-    """Let the kernel's table of this process's open files have room for ``count`` of them, if so many are allowed.
+def make_room_for_descriptors(requests: int) -> None:
+    """Let the kernel's table of this process's open files have room for so many requests, if so many are allowed.
 
     The table grows when it is full. In a process of several threads, who opens a file then waits until no processor can
-    still be reading the old one: an event loop stood still for 10 to 20 ms each time its connections had doubled.
+    still be reading the old one: an event loop stood still for 10 to 20 ms each time its connections had doubled. So it
+    is best called before there are threads.
     """
+    count = OF_A_REQUEST * requests + OF_THE_PROCESS
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if allowed != resource.RLIM_INFINITY:
         count = min(count, allowed)

@@ -16,7 +16,6 @@ from ibex.adapters.http.server_protocol import CuttableHttpProtocol, Patience
 from ibex.entrypoints.acceptor import Acceptor, Served, Share
 from ibex.entrypoints.allocator import keep_freed_memory
 from ibex.entrypoints.collector import collect_rarely
-from ibex.entrypoints.descriptors import make_room_for_descriptors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,8 +26,6 @@ IDLE_CONNECTION_S = 75
 BACKLOG = 2048
 SWITCH_S = 0.0005
 """How long a thread may go on when another wants the interpreter; Python's own is ten times that."""
-OWN_DESCRIPTORS = 256
-"""More than a worker has open without any request: its databases, its journal, connections that are kept."""
 LAST_WORDS_S = 5.0
 """What requests that were cut off at the end may take to be recorded."""
 
@@ -114,7 +111,6 @@ async def serve_http(
     # The journal's thread and those that encode batches take turns with the event loop, which waits that long for each.
     sys.setswitchinterval(SWITCH_S)
     keep_freed_memory()
-    make_room_for_descriptors(2 * settings.max_concurrency + OWN_DESCRIPTORS)
     patience = Patience(settings.header_timeout_s, settings.client_stall_timeout_s)
     config = uvicorn.Config(
         app,

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Final
 
 from ibex.adapters.telemetry.region import shared_memory
@@ -44,8 +44,10 @@ class Place:
     @classmethod
     def parse(cls, text: str) -> Place:
         """Read what ``str`` wrote. Raises ``ValueError``."""
-        listener, lifeline, number, metrics = map(int, text.split(","))
-        return cls(listener, lifeline, number, metrics)
+        numbers = [int(number) for number in text.split(",")]
+        if len(numbers) != len(fields(cls)):
+            raise ValueError(f"a worker's place is {len(fields(cls))} numbers, not {len(numbers)}")
+        return cls(*numbers)
 
     def __str__(self) -> str:
         return f"{self.listener},{self.lifeline},{self.number},{self.metrics}"

@@ -12,7 +12,7 @@ from weakref import ref
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from ibex.adapters.http.asgi import START
+from ibex.adapters.http.asgi import BODY, START
 from ibex.adapters.http.client import CUT, WATCH, WHOLE_BODY
 from ibex.adapters.http.edge import REFUSED
 from ibex.adapters.http.errors import HeadTooLargeError, NotHttpError
@@ -243,7 +243,8 @@ class QuickCycle(RequestResponseCycle):
 
     Its base looks at each name and value with a regular expression, which costs as much as making the answer, and at
     each chunk of a stream as if it were any message; and it writes head and body of an answer one after the other, each
-    of which wakes the client. The head of an answer whose length is known is kept back here until its body comes.
+    of which wakes the client. The head of an answer whose length is known is kept back here until its body comes; of an
+    application that fails before that, nothing has been sent, and the connection is closed.
     """
 
     _head = b""
@@ -268,18 +269,16 @@ class QuickCycle(RequestResponseCycle):
 
     def _answered(self, head: bytes, message: Message) -> bool:
         """Send the whole answer; False, and nothing is sent, if the message is not all of its body."""
+        if message["type"] != BODY or message.get("more_body") or self.scope["method"] == "HEAD":
+            return False
         body = message.get("body", b"")
-        if message.get("more_body") or len(body) != self.expected_content_length or self.scope["method"] == "HEAD":
+        if len(body) != self.expected_content_length:
             return False
         if len(body) <= _JOINED_BYTES:
             self.transport.write(head + body)
         else:
             self.transport.writelines((head, body))
-        self.response_complete = True
-        self.message_event.set()
-        if not self.keep_alive:
-            self.transport.close()
-        self.on_response()
+        _complete(self, keep_alive=self.keep_alive)
         return True
 
     def _begun(self, status: int, headers: Headers) -> bool:
@@ -326,7 +325,13 @@ class UnchunkedCycle(RequestResponseCycle):
             return
         self.transport.write(message.get("body", b""))
         if not message.get("more_body", False):
-            self.response_complete = True
-            self.message_event.set()
-            self.transport.close()
-            self.on_response()
+            _complete(self, keep_alive=False)
+
+
+def _complete(cycle: RequestResponseCycle, *, keep_alive: bool) -> None:
+    """End an answer that was written past uvicorn, as that does."""
+    cycle.response_complete = True
+    cycle.message_event.set()
+    if not keep_alive:
+        cycle.transport.close()
+    cycle.on_response()

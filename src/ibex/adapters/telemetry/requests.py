@@ -24,8 +24,8 @@ _LOG: structlog.typing.FilteringBoundLogger = structlog.get_logger(source="ibex.
 class RequestTelemetry:
     """Hears of requests from the HTTP layer and, as an ``ExchangeObserver``, of exchanges from the domain.
 
-    Every request is counted and written down once, when HTTP is done with it. An exchange is settled before that, in a
-    callback in the request's own context: the context variable leads from there to the request.
+    Every request is counted and written down once, when HTTP is done with it. An exchange is settled before that, at
+    once or in a callback that runs in a copy of the request's context: the context variable leads to the same request.
     """
 
     def __init__(self, metrics: Metrics) -> None:
