@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import select
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import structlog
 from ibex.adapters.telemetry.current_request import CURRENT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import TracebackType
     from typing import TextIO
 
@@ -105,14 +106,27 @@ class _Unfailing:
     def _write_lines(self) -> None:
         if not self._lines:
             return
-        lines = b"".join(self._lines)
-        self._lines.clear()
+        lines, self._lines = self._lines, []
         with suppress(*_LOST):
             if self._buffer is None:
-                self._stream.write(lines.decode())
-            else:
-                self._buffer.write(lines)
+                self._stream.write(b"".join(lines).decode())
+                return
+            for piece in _pieces(lines):
+                self._buffer.write(piece)
                 self._buffer.flush()
+
+
+def _pieces(lines: list[bytes]) -> Iterator[bytes]:
+    """Yield the lines joined, as many as a pipe that several processes share takes at once: none is torn then."""
+    piece: list[bytes] = []
+    size = 0
+    for line in lines:
+        if size + len(line) > select.PIPE_BUF and piece:
+            yield b"".join(piece)
+            piece, size = [], 0
+        piece.append(line)
+        size += len(line)
+    yield b"".join(piece)
 
 
 @dataclass(slots=True)

@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import logging
+import select
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -233,6 +234,33 @@ async def test_the_lines_of_one_turn_of_the_event_loop_are_written_together() ->
         structlog.get_logger().info("four")
         text = file.getvalue().decode()
     assert [json.loads(line)["event"] for line in text.splitlines()] == [0, 1, 2, 3, "four"]
+
+
+class Pipe(io.BytesIO):
+    """A pipe that is full: only what it takes at once arrives in one piece."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[bytes] = []
+
+    def write(self, data: Any, /) -> int:
+        """Remember each."""
+        self.writes.append(bytes(data))
+        return len(data)
+
+
+async def test_lines_that_go_out_together_are_not_torn_in_a_shared_pipe() -> None:
+    """Workers write to one: what is longer than a pipe takes at once would be mixed with others' lines."""
+    pipe = Pipe()
+    lines = [b'{"event":"%b"}\n' % (b"x" * size) for size in (10, 4_000, 4_080, 90, 3_000, 1_000, 9_000, 10, 10)]
+    with logging_to(io.TextIOWrapper(io.BufferedWriter(pipe), write_through=True)):
+        for line in lines:
+            write_line(partial(bytes, line))
+        await asyncio.sleep(0)
+
+    assert b"".join(pipe.writes) == b"".join(lines)
+    assert all(written.endswith(b"\n") for written in pipe.writes)
+    assert all(len(written) <= select.PIPE_BUF or written in lines for written in pipe.writes)
 
 
 def test_a_log_that_cannot_be_written_fails_nobody(capsys: pytest.CaptureFixture[str]) -> None:
