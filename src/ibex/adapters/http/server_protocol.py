@@ -21,7 +21,7 @@ from ibex.domain.deadline import PatientTimer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from uvicorn._types import ASGISendEvent
+    from uvicorn._types import ASGI3Application, ASGISendEvent
 
     from ibex.adapters.http.asgi import Headers, Message, Scope
     from ibex.domain.errors import IbexError
@@ -62,6 +62,7 @@ class CuttableHttpProtocol(HttpToolsProtocol):
     _head_bytes = 0
     _found_wrong: IbexError | None = None
     _refused = False
+    _running: RequestResponseCycle | None = None
 
     @classmethod
     def with_patience(cls, patience: Patience) -> type[CuttableHttpProtocol]:
@@ -74,7 +75,11 @@ class CuttableHttpProtocol(HttpToolsProtocol):
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End, and no timer outlives it."""
+        """End, and no timer outlives it; uvicorn itself tells only the request that came last, not one before it."""
+        running, self._running = self._running, None
+        if running is not None and not running.response_complete:
+            running.disconnected = True
+            running.message_event.set()
         super().connection_lost(exc)
         self.scope = self.cycle = None  # type: ignore[assignment]  # as before the first; both lead back to here
         self.pipeline.clear()
@@ -99,8 +104,12 @@ class CuttableHttpProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """The answer is complete: its client may leave."""
-        self._left = None
+        self._left = self._running = None
         super().on_response_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def pause_writing(self) -> None:
         """The client reads too slowly: watch whether it reads at all."""

@@ -147,6 +147,22 @@ async def test_a_loss_after_the_answer_is_nobodys_concern() -> None:
     assert not left
 
 
+async def test_a_loss_is_told_to_the_request_that_runs_and_to_no_other() -> None:
+    """Also where others wait behind it: nothing more is written, and nobody is to blame."""
+    connection = Connection(waits=True)
+    connection.protocol.data_received(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n" * 3)
+    await connection.began.wait()
+    tasks = list(connection.state.tasks)
+    connection.transport.writings.clear()
+
+    connection.protocol.connection_lost(None)
+    connection.may_answer.set()
+    await asyncio.gather(*tasks)
+
+    assert len(connection.seen) == 1
+    assert connection.transport.writings == []
+
+
 class Connection:
     """One connection to an application that echoes the headers it sees, or waits before it answers."""
 
