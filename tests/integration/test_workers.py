@@ -97,6 +97,16 @@ def test_a_worker_imports_nothing_of_the_command_line(production: Production) ->
     assert {imported[name] for name in imported if name.startswith("ibex.entrypoints.cli")} == {1}
 
 
+def test_a_worker_imports_nothing_of_the_folder_where_it_starts(production: Production) -> None:
+    """Whatever lies there by then: here where one is replaced that was killed."""
+    production.start_proxy(workers=2)
+    (production.folder / "queue.py").write_text("raise RuntimeError('imported')")
+
+    os.kill(min(production.workers()), signal.SIGKILL)
+
+    assert production.processes[-1].wait_for_lines("listening on", 3, START_TIMEOUT_S)
+
+
 def test_settings_of_the_folder_and_of_dotenv_reach_workers(production: Production) -> None:
     """Whatever the process that watches over them has read, wherever that was."""
     home = Home(production.folder / "elsewhere")

@@ -110,6 +110,7 @@ class _Workers:
         place = Place(self._listener.fileno(), self._lifeline, number, self._metrics)
         return await asyncio.create_subprocess_exec(
             sys.executable,
+            "-P",  # what lies in the folder it is started from is not for it to import
             "-m",
             "ibex.entrypoints.worker",
             str(place),
