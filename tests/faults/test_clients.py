@@ -349,7 +349,10 @@ def test_more_requests_than_connections_to_the_provider(tmp_path: Path) -> None:
             assert first.response().status == 200
         assert {seen.outcome for seen in refused} == {(503, "OVERLOADED")}
         assert all(int(seen.headers["retry-after"]) >= 1 for seen in refused)
-        assert {proxy.record(seen.request_id).status for seen in refused} == {503}
+        left = [proxy.record(seen.request_id) for seen in refused]
+        assert {(exchange.status, exchange.reached_provider, exchange.attempts) for exchange in left} == {
+            (503, False, 0)
+        }
         proxy.assert_healthy()
 
 

@@ -18,6 +18,7 @@ from ibex.domain.errors import (
     FieldError,
     IbexError,
     InternalError,
+    OverloadedError,
     ProviderError,
     ProviderUnavailableError,
     ServiceDegradedError,
@@ -167,6 +168,9 @@ class CompleteChat:
             answer = await provider.complete(asked)
         except ProviderError as error:
             notes.provider_answered(error.attempts, error.provider_request_id)
+            raise
+        except OverloadedError as error:
+            notes.provider_not_reached(error.attempts)
             raise
         notes.provider_answered(answer.attempts, answer.provider_request_id)
         if not isinstance(answer, CompletionBody):

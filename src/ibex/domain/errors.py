@@ -218,10 +218,21 @@ class AgentSourceUnavailableError(AuthUnavailableError, SourceUnavailableError):
 
 
 class OverloadedError(RetryableError):
-    """A bounded resource of the proxy is full."""
+    """A bounded resource of the proxy is full. ``attempts`` is how many tries had reached the provider before that."""
 
     code = ErrorCode.OVERLOADED
     default_message = "The proxy is at its capacity."
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        detail: str | None = None,
+        retry_after_s: float | None = None,
+        attempts: int = 0,
+    ) -> None:
+        super().__init__(message, detail=detail, retry_after_s=retry_after_s)
+        self.attempts = attempts
 
 
 class ProviderNotConfiguredError(IbexError):

@@ -73,6 +73,12 @@ class OpenExchange:
         self.attempts = attempts
         self.provider_request_id = provider_request_id
 
+    def provider_not_reached(self, attempts: int) -> None:
+        """There was no way to it, at the first try if ``attempts`` is 0: then it has not been asked at all."""
+        self.attempts = attempts
+        if not attempts:
+            self.provider_asked_ns = None
+
     def provider_spoke(self) -> None:
         """A first byte of the answer's body is here, or more of it."""
         if self.provider_ttfb_ns is None and self.provider_asked_ns is not None:

@@ -47,6 +47,7 @@ from ibex.domain.errors import (
     InvalidTokenError,
     MissingAgentIdError,
     MissingTokenError,
+    OverloadedError,
     PayloadTooLargeError,
     ProviderNotConfiguredError,
     ProviderRateLimitedError,
@@ -373,6 +374,18 @@ async def test_a_200_that_is_no_completion_is_a_failure_of_the_provider(body: by
     assert "secret" not in repr(reply.error)
     assert (scene.exchange.attempts, scene.exchange.provider_request_id) == (3, "req_7")
     assert scene.exchange.reached_provider
+
+
+@pytest.mark.parametrize(("attempts", "reached"), [(0, False), (2, True)])
+async def test_who_finds_no_way_to_the_provider_has_not_reached_it(attempts: int, *, reached: bool) -> None:
+    """Unless an earlier try had; the turn is on record only where the provider may have seen it."""
+    scene = scene_of(OverloadedError(retry_after_s=1, attempts=attempts))
+
+    reply = await scene.use_case()(scene.call())
+
+    assert isinstance(reply, ChatRefusal)
+    assert isinstance(reply.error, OverloadedError)
+    assert (scene.exchange.attempts, scene.exchange.reached_provider) == (attempts, reached)
 
 
 async def test_what_a_failed_provider_says_of_itself_is_on_record() -> None:

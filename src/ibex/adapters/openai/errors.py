@@ -108,8 +108,7 @@ def _unavailable(answer: RefusedAnswer, trail: Trail) -> ProviderUnavailableErro
 
 
 def _connections_used_up(trail: Trail) -> OverloadedError:
-    del trail  # the provider was not asked
-    return OverloadedError(retry_after_s=1)
+    return OverloadedError(retry_after_s=1, attempts=trail.attempts - 1)  # this one was none
 
 
 def _timed_out(trail: Trail) -> ProviderTimeoutError:
