@@ -166,7 +166,7 @@ class CompleteChat:
         try:
             answer = await provider.complete(asked)
         except ProviderError as error:
-            notes.provider_answered(error.attempts, error.provider_request_id)
+            notes.provider_answered(error.attempts, error.provider_request_id, error.provider_status)
             raise
         notes.provider_answered(answer.attempts, answer.provider_request_id)
         if not isinstance(answer, CompletionBody):
