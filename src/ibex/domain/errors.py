@@ -228,7 +228,7 @@ class ProviderNotConfiguredError(IbexError):
     """No provider routes this model."""
 
     code = ErrorCode.PROVIDER_NOT_CONFIGURED
-    default_message = "No provider is configured for this model."
+    default_message = "No provider is configured for this model: GET /v1/models lists what is."
 
 
 class ProviderError(RetryableError):

@@ -22,7 +22,7 @@ _TIMEOUT_S: Final = 150.0
 _OK: Final = 200
 _SESSION: Final = "x-ibex-session-id"
 _WAYS_OUT: Final = {
-    "PROVIDER_NOT_CONFIGURED": " --model takes what GET /v1/models lists, which is what IBEX_OPENAI_MODELS names.",
+    "PROVIDER_NOT_CONFIGURED": " --model takes one of those, which IBEX_OPENAI_MODELS names.",
     "MISSING_AGENT_ID": " --agent takes one of `ibex agent list`.",
 }
 
