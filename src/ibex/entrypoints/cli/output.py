@@ -13,8 +13,22 @@ from ibex.entrypoints.cli.tables import table, terminal_width, wrapped
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
+    from ibex.entrypoints.cli.invocation import Invocation
+
 Row = dict[str, Any]
 _NOTHING: Final = "-"
+
+
+class DotenvOption(click.Option):
+    """An option instead of which a variable may stand, in the environment or in ``.env``."""
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        """Return the variable's value, the environment's before the file's; None where it has none."""
+        found = super().resolve_envvar_value(ctx)
+        invocation: Invocation | None = ctx.obj
+        if found is not None or invocation is None or not isinstance(self.envvar, str):
+            return found
+        return invocation.environ_with_dotenv().get(self.envvar)
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -25,7 +39,7 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
 def org_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the option ``--org``."""
     help_text = "Id or name; by default the folder's first organization, or the only one."
-    return click.option("--org", envvar="IBEX_ORG", help=help_text)(command)
+    return click.option("--org", cls=DotenvOption, envvar="IBEX_ORG", help=help_text)(command)
 
 
 def show_rows(
