@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import rich_click as click
 
-from ibex.entrypoints.cli.tables import table, terminal_width, wrapped
+from ibex.entrypoints.cli.tables import Columns, table, terminal_width
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -62,10 +62,25 @@ def show_rows(
         click.secho(line, bold=True if number < headings else None)
 
 
-def show_line(row: Row, columns: Collection[str], spare: Collection[str] = ()) -> None:
-    """Show one of many things as it comes, without headings."""
-    for line in wrapped({name: shown(row[name]) for name in columns}, terminal_width(), spare):
-        click.echo(line)
+class GrowingTable:
+    """Many things as they come: the headings once, and columns that are as wide as the first things need."""
+
+    def __init__(self, columns: Mapping[str, str], spare: Collection[str] = ()) -> None:
+        """Take what ``show_rows`` takes."""
+        self._headings = columns
+        self._spare = spare
+        self._columns: Columns | None = None
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Show some more; nothing before the first."""
+        texts = [{name: shown(row[name]) for name in self._headings} for row in rows]
+        if self._columns is None and texts:
+            self._columns = Columns(self._headings, texts, terminal_width(), self._spare)
+            for line in self._columns.lines(self._headings):
+                click.secho(line, bold=True)
+        for text in texts:
+            for line in self._columns.lines(text) if self._columns else ():
+                click.echo(line)
 
 
 def show_one(row: Row, *, as_json: bool) -> None:
