@@ -9,15 +9,25 @@ import re
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from harness.nginx import nginx_program
 from peers.peers import PEERS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from benchmarks.proxy.targets import Scene
 
 _VERSION: Final = re.compile(r"\d+\.\d+(?:\.\d+)*")
+
+
+class _Peer(Protocol):
+    @property
+    def package(self) -> str: ...
+
+    @property
+    def is_installed(self) -> bool: ...
 
 
 def describe(scene: Scene) -> dict[str, Any]:
@@ -42,8 +52,13 @@ def _versions(scene: Scene) -> dict[str, str]:
     versions["nginx"] = _version(nginx_program() or "", "-v")
     versions["wrk"] = _version("wrk", "-v")
     versions["node"] = _version("node", "--version")
-    versions |= {name: peer.package for name, peer in PEERS.items() if name in {"litellm", "portkey"}}
+    versions |= installed({name: PEERS[name] for name in ("litellm", "portkey")})
     return {name: version for name, version in versions.items() if version}
+
+
+def installed(peers: Mapping[str, _Peer]) -> dict[str, str]:
+    """Return the packages of those that are there to be measured."""
+    return {name: peer.package for name, peer in peers.items() if peer.is_installed}
 
 
 def _processor() -> str:

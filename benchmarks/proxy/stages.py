@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FILE: Final = "stages.json"
+NOT_RUN: Final = "make bench-stages has not been run"
 TARGETS_US: Final = {
     "authenticate": 15.0,
     "directive": 10.0,
@@ -29,7 +30,7 @@ def measure_stages(results: Path, *, quick: bool) -> dict[str, Any] | None:
     if not quick:
         subprocess.run([sys.executable, "-m", "benchmarks.stages"], check=True, stdout=subprocess.DEVNULL)
     stages = read_stages(results)
-    say("stages: " + (f"of {stages['at']}, commit {stages['commit'][:12]}" if stages else "none are left"))
+    say("stages: " + (f"of {stages['at']}, commit {stages['commit'][:12]}" if stages else NOT_RUN))
     return stages
 
 

@@ -66,7 +66,8 @@ def goals_table(results: Mapping[str, Any]) -> Table:
         [str(goal["number"]), goal["what"], goal["target"], goal["reached"], MET[goal["met"]], goal["note"]]
         for goal in results["goals"]
     ]
-    return Table("The numbers to reach", ["no.", "what", "target", "reached", "met", "note"], rows)
+    caveat = ": a quick run, whose figures are no record" if results["quick"] else ""
+    return Table(f"The numbers to reach{caveat}", ["no.", "what", "target", "reached", "met", "note"], rows)
 
 
 def closed_table(results: Mapping[str, Any]) -> Table:

@@ -13,6 +13,7 @@ from ibex.domain.errors import (
     AgentNotAuthorizedError,
     IbexError,
     InvalidTokenError,
+    ProviderNotConfiguredError,
     ProviderRateLimitedError,
     ProviderRefusedError,
     ProviderTimeoutError,
@@ -74,6 +75,7 @@ async def test_a_completion_and_the_models_come_through() -> None:
         (ProviderRateLimitedError(retry_after_s=1), openai.RateLimitError, "rate limit", 1),
         (ProviderUnavailableError(), openai.InternalServerError, "not available", 1),
         (ProviderTimeoutError(), openai.InternalServerError, "in time", 1),
+        (ProviderNotConfiguredError(), openai.InternalServerError, "GET /v1/models", 1),
     ],
 )
 async def test_a_failing_provider_is_the_right_exception_and_is_not_asked_again(
@@ -113,6 +115,13 @@ async def test_refusals_of_the_proxy_are_the_right_exceptions() -> None:
             await client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
     async with served(foreign.app()) as (url, _), sdk(url) as client:
         with pytest.raises(openai.PermissionDeniedError):
+            await client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+
+
+async def test_a_base_url_without_the_v1_is_told_so() -> None:
+    """In the message, which is all that the SDK shows."""
+    async with served(HttpScene(ANSWER).app()) as (url, _), sdk(url).with_options(base_url=url) as client:
+        with pytest.raises(openai.NotFoundError, match="The API is under /v1"):
             await client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
 
 

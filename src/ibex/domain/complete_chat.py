@@ -167,7 +167,7 @@ class CompleteChat:
         try:
             answer = await provider.complete(asked)
         except ProviderError as error:
-            notes.provider_answered(error.attempts, error.provider_request_id)
+            notes.provider_answered(error.attempts, error.provider_request_id, error.provider_status)
             raise
         except OverloadedError as error:
             notes.provider_not_reached(error.attempts)

@@ -239,11 +239,15 @@ class ProviderNotConfiguredError(IbexError):
     """No provider routes this model."""
 
     code = ErrorCode.PROVIDER_NOT_CONFIGURED
-    default_message = "No provider is configured for this model."
+    default_message = "No provider is configured for this model: GET /v1/models lists what is."
 
 
 class ProviderError(RetryableError):
-    """The provider failed; ``provider_request_id`` and ``attempts`` say which request and after how many tries."""
+    """The provider failed; ``provider_request_id`` and ``attempts`` say which request and after how many tries.
+
+    ``provider_status`` is its own number for what it answered, for the operator's eyes alone: 401 in OpenAI's API where
+    it refuses our key. None where there was no answer, or where ``ProviderRefusedError`` tells the client the same.
+    """
 
     def __init__(
         self,
@@ -253,10 +257,12 @@ class ProviderError(RetryableError):
         retry_after_s: float | None = None,
         provider_request_id: str | None = None,
         attempts: int = 1,
+        provider_status: int | None = None,
     ) -> None:
         super().__init__(message, detail=detail, retry_after_s=retry_after_s)
         self.provider_request_id = provider_request_id
         self.attempts = attempts
+        self.provider_status = provider_status
 
 
 class ProviderUnavailableError(ProviderError):

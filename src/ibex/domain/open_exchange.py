@@ -41,6 +41,7 @@ class OpenExchange:
     provider: str | None = None
     provider_request_id: str | None = None
     attempts: int = 0
+    provider_status: int | None = None
     is_streaming: bool = False
     messages_hash: str | None = None
     auth_cached: bool = False
@@ -68,10 +69,11 @@ class OpenExchange:
         self.attempts = 1
         self.provider_asked_ns = self.clock.monotonic_ns()
 
-    def provider_answered(self, attempts: int, provider_request_id: str | None) -> None:
-        """The head of its answer is here, or it failed, after so many tries."""
+    def provider_answered(self, attempts: int, provider_request_id: str | None, refused_as: int | None = None) -> None:
+        """The head of its answer is here, or it failed, after so many tries; ``refused_as`` is its number for that."""
         self.attempts = attempts
         self.provider_request_id = provider_request_id
+        self.provider_status = refused_as
 
     def provider_not_reached(self, attempts: int) -> None:
         """There was no way to it, at the first try if ``attempts`` is 0: then it has not been asked at all."""

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 _HTTP_TIMEOUT_S: Final = 4.0
 _OK: Final = 200
 _KEY_REFUSED: Final = (401, 403)
+_NO_KEY_HERE: Final = (
+    "OPENAI_API_KEY is not set here, and what the running proxy asks is not known from here; without a key it is echo"
+)
 _DEAD_LETTERS: Final = "*/dead-letters.jsonl"
 _MIB: Final = 1 << 20
 
@@ -140,7 +143,7 @@ class _Clinic:
     async def provider(self) -> Result:
         key, base = self._settings.openai_api_key, self._settings.openai_base_url
         if key is None:
-            return Result(Verdict.ABSENT, "OPENAI_API_KEY is not set here: the built-in echo answers")
+            return Result(Verdict.ABSENT, _NO_KEY_HERE)
         status, _ = await self._get(f"{base.rstrip('/')}/models", {"Authorization": f"Bearer {key.reveal()}"})
         if status in _KEY_REFUSED:
             return Result(

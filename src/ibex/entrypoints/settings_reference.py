@@ -20,6 +20,7 @@ COMMAND_LINE = {
     "IBEX_URL": "the proxy that `ibex chat` talks to (`--url`)",
     "IBEX_TOKEN": "the token that it presents (`--token`)",
 }
+_COMMAND_LINE = "The command line takes these besides, each instead of an option; all but the first also from `.env`:"
 
 
 def _default(name: str) -> str:
@@ -64,7 +65,7 @@ def reference() -> str:
         default = _default(name)
         shown = f"`{default}`" if default else "not set"
         lines.append(f"| `{variable.name}` | {shown} | {variable.allowed} | {variable.meaning} |")
-    lines += ["", "The command line takes these besides, each instead of an option:", ""]
+    lines += ["", _COMMAND_LINE, ""]
     lines += [f"* `{name}`: {meaning}" for name, meaning in COMMAND_LINE.items()]
     return "\n".join([*lines, ""])
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
 import pytest
 from benchmarks.proxy import svg
+from benchmarks.proxy.about import installed
 from benchmarks.proxy.generator import curve, percentile
 from benchmarks.proxy.goals import goals_of
 from benchmarks.proxy.profile import REST, read_profile
 from benchmarks.proxy.report import write_report
-from benchmarks.proxy.stages import read_stages, target_us
+from benchmarks.proxy.stages import measure_stages, read_stages, target_us
 from benchmarks.proxy.tables import all_tables, disturbance, machine_uses
 from benchmarks.proxy.turns import in_turns
 
@@ -96,6 +98,44 @@ def test_goals_are_met_by_the_medians_and_by_nothing_else() -> None:
     assert met["start to first answer: production"] is False
     assert met["stage: inject"] is False
     assert met["CPU a request with 10 idle sessions, tokens and agents, of that with none"] is False
+
+
+@pytest.mark.parametrize(("floor_ms", "met"), [(1.5, True), (25.0, None)])
+def test_a_negative_difference_is_noise(floor_ms: float, met: bool | None) -> None:  # noqa: FBT001 - a parameter
+    """It is nothing that was reached; where it is more than the target no word can be said of that."""
+    sections = _all_sections()
+    sections["streams"]["runs"]["provider alone"][0]["p50_ms"] = floor_ms
+    goals = {goal["what"]: goal for goal in _results(**sections)["goals"]}
+    goal = goals["5 streams, 50 events/s each: added to an event, p50"]
+    assert (goal["reached"], goal["met"]) == ("within noise", met)
+    assert f"{floor_ms:.2f} ms without a proxy" in goal["note"]
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_a_quick_run_says_where_it_judges_that_it_is_none_to_judge_by(*, quick: bool) -> None:
+    """The terminal's last table is all that many look at."""
+    title = all_tables({**_results(**_all_sections()), "quick": quick})[-1].title
+    assert ("no record" in title) == quick
+
+
+def test_stages_that_nobody_has_measured_are_told_as_such(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the command that measures them, on the terminal and among the goals."""
+    assert measure_stages(tmp_path, quick=True) is None
+    said = capsys.readouterr()
+    assert "make bench-stages has not been run" in said.out + said.err
+    assert _results()["goals"][-1]["note"] == "make bench-stages has not been run"
+
+
+@dataclass(frozen=True)
+class _Peer:
+    package: str
+    is_installed: bool
+
+
+def test_versions_are_of_what_is_installed() -> None:
+    """A peer that is not there was not measured."""
+    peers = {"litellm": _Peer("litellm==1", is_installed=True), "portkey": _Peer("gateway@2", is_installed=False)}
+    assert installed(peers) == {"litellm": "litellm==1"}
 
 
 def test_every_number_of_the_eight_is_among_the_goals() -> None:

@@ -52,6 +52,7 @@ async def test_what_is_not_set_is_named(tmp_path: Path) -> None:
     }
     assert by_name["PostgreSQL"].said == "IBEX_DATABASE_URL is not set"
     assert by_name["PostgreSQL"].remedy == START
+    assert "the running proxy asks is not known from here" in by_name["provider"].said
     assert by_name["proxy"].said == "none answers at http://127.0.0.1:8080 (ConnectError)"
 
 

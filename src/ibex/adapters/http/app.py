@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 CHAT_PATHS: Final = ("/v1/chat/completions", "/v1/orgs/{org_id:str}/chat/completions")
 PROBE_PATHS: Final = ("/v1/internal/auth-probe", "/v1/orgs/{org_id:str}/auth-probe")
 DEFAULT_LIMITS: Final = Limits()
-# Who opens the address in a browser, or leaves the /v1 out of an SDK's base URL, comes here first.
-_WAY: Final = "The API is under /v1, as in POST /v1/chat/completions; GET /schema describes all of it."
+# Who opens the address in a browser, or leaves the /v1 out of an SDK's base URL, comes here first. SDKs show no more.
+_WAY: Final = "Not found. The API is under /v1, as in POST /v1/chat/completions; GET /schema describes all of it."
 
 
 def create_app(  # noqa: PLR0913 - one argument a part: the object graph ends here
@@ -112,7 +112,7 @@ def _router(handlers: Sequence[HTTPRouteHandler], way: str | None = None) -> App
     """Return what finds the handler; ``way`` is told to who asks for a path that has none."""
 
     def lost(_request: Request[Any, Any, Any], _error: NotFoundException) -> NoReturn:
-        raise NotFoundError(detail=way)
+        raise NotFoundError(way)
 
     router = Litestar(
         route_handlers=list(handlers),

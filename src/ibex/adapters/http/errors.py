@@ -21,6 +21,7 @@ from ibex.domain.errors import (
     NotFoundError,
     OverloadedError,
     ProviderError,
+    ProviderNotConfiguredError,
     ProviderRefusedError,
     Refusal,
     RetryableError,
@@ -153,7 +154,9 @@ class ErrorAnswers:
 def _headers(error: IbexError, allow: str | None) -> Headers:
     by_provider = isinstance(error, ProviderError)
     headers = [(b"x-ibex-error-source", b"provider" if by_provider else b"proxy")]
-    if by_provider:  # it was asked again as often as is sensible: OpenAI's SDKs must not multiply that (spec 8)
+    if by_provider or isinstance(error, ProviderNotConfiguredError):
+        # The provider was asked again as often as is sensible: OpenAI's SDKs must not multiply that (spec 8). And what
+        # is not configured will not be so in a second, though they take any 5xx for a failure that passes.
         headers.append((b"x-should-retry", b"false"))
     retry_after_s = _retry_after_s(error)
     if retry_after_s is not None:

@@ -100,11 +100,11 @@ def _text(value: object) -> str | None:
 
 
 def _rate_limited(answer: RefusedAnswer, trail: Trail) -> ProviderRateLimitedError:
-    return ProviderRateLimitedError(retry_after_s=answer.retry_after_s, **_said(trail))
+    return ProviderRateLimitedError(retry_after_s=answer.retry_after_s, provider_status=answer.status, **_said(trail))
 
 
 def _unavailable(answer: RefusedAnswer, trail: Trail) -> ProviderUnavailableError:
-    return ProviderUnavailableError(retry_after_s=answer.retry_after_s, **_said(trail))
+    return ProviderUnavailableError(retry_after_s=answer.retry_after_s, provider_status=answer.status, **_said(trail))
 
 
 def _connections_used_up(trail: Trail) -> OverloadedError:

@@ -23,7 +23,10 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 class _Line(msgspec.Struct, omit_defaults=True, gc=False):
-    """The line. Durations are in milliseconds; what is None is left out."""
+    """The line. Durations are in milliseconds; what is None is left out.
+
+    ``provider_status`` is there where the provider refused us and not the request: 401 and 403 are about our key.
+    """
 
     event: str
     source: str
@@ -43,6 +46,7 @@ class _Line(msgspec.Struct, omit_defaults=True, gc=False):
     provider: str | None = None
     provider_request_id: str | None = None
     attempts: int | None = None
+    provider_status: int | None = None
     streaming: bool | None = None
     complete: bool | None = None
     finish_reason: str | None = None
@@ -57,15 +61,28 @@ class _Line(msgspec.Struct, omit_defaults=True, gc=False):
 
 
 def write_access_line(
-    method: str, route: str, status: int, duration_ns: int, *, exchange: Exchange | None, caller: Caller | None
+    method: str,
+    route: str,
+    status: int,
+    duration_ns: int,
+    *,
+    exchange: Exchange | None,
+    caller: Caller | None,
+    provider_status: int | None = None,
 ) -> None:
     """Write the line, with the ids of the current request. What does not apply is left out."""
-    write_line(lambda: _made(method, route, status, duration_ns, exchange, caller))
+
+    def line() -> bytes:
+        made = _made(method, route, status, duration_ns, exchange, caller)
+        made.provider_status = provider_status
+        return _encode(made) + b"\n"
+
+    write_line(line)
 
 
 def _made(
     method: str, route: str, status: int, duration_ns: int, exchange: Exchange | None, caller: Caller | None
-) -> bytes:
+) -> _Line:
     now = datetime.now(UTC)
     line = _Line("request", "ibex.access", method, route, status, duration_ns // 1_000 / 1_000, "info", now)
     request = CURRENT.get()
@@ -76,7 +93,7 @@ def _made(
         line.org_id, line.agent_id = who.org_id, who.agent_id
     if exchange is not None:
         _tell(line, exchange)
-    return _encode(line) + b"\n"
+    return line
 
 
 def _tell(line: _Line, exchange: Exchange) -> None:

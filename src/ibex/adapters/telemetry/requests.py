@@ -58,8 +58,10 @@ class RequestTelemetry:
         self._metrics.request_ended(method, route, outcome, duration_ns)
         if exchange is None and notes is not None:
             self._count_admission(notes)
-        caller = notes.caller if notes is not None else None
-        write_access_line(method, route, outcome, duration_ns, exchange=exchange, caller=caller)
+        caller, provider_status = (None, None) if notes is None else (notes.caller, notes.provider_status)
+        write_access_line(
+            method, route, outcome, duration_ns, exchange=exchange, caller=caller, provider_status=provider_status
+        )
         CURRENT.set(None)
 
     def _count_admission(self, notes: OpenExchange) -> None:

@@ -6,25 +6,33 @@ import json
 import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
 
 import httpx
 import rich_click as click
 
+from ibex.entrypoints.cli.invocation import NothingRunsError
+from ibex.entrypoints.cli.output import DotenvOption
 from ibex.entrypoints.cli.tables import terminal_width, wrapped
+from ibex.entrypoints.settings import MissingSettingError, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ibex.entrypoints.administration import Administration
     from ibex.entrypoints.cli.invocation import Invocation
 
-_DEFAULT_URL: Final = "http://127.0.0.1:8080"
+_LIKE: Final = "http://127.0.0.1:8080"
 _TIMEOUT_S: Final = 150.0
 _OK: Final = 200
 _SESSION: Final = "x-ibex-session-id"
 _WAYS_OUT: Final = {
-    "PROVIDER_NOT_CONFIGURED": " --model takes what GET /v1/models lists, which is what IBEX_OPENAI_MODELS names.",
+    "PROVIDER_NOT_CONFIGURED": " --model takes one of those, which IBEX_OPENAI_MODELS names.",
     "MISSING_AGENT_ID": " --agent takes one of `ibex agent list`.",
 }
+
+_OF_ANOTHER: Final = frozenset({"INVALID_TOKEN", "NOT_FOUND"})
+"""What a proxy says that is not the one which was meant."""
 
 
 @dataclass(slots=True)
@@ -49,16 +57,20 @@ class Conversation:
             with self.client.stream("POST", "/v1/chat/completions", json=body, headers=self.headers) as response:
                 if response.status_code != _OK:
                     response.read()
-                    raise _refused(response)
+                    raise _refused(response, self._asked)
                 if _SESSION not in response.headers:
-                    raise _no_ibex(response)
+                    raise _no_ibex(response, self._asked)
                 text, usage = self._show(response)
         except httpx.HTTPError as error:
-            reason = f"No proxy answers at {self.client.base_url} ({type(error).__name__}). {self.way_out}"
+            reason = f"No proxy answers at {self._asked} ({type(error).__name__}). {self.way_out}"
             raise click.ClickException(reason) from None
         self.messages = [*messages, {"role": "assistant", "content": text}]
         self._tell(response, usage)
         self.headers["X-IBEX-Session-ID"] = response.headers[_SESSION]
+
+    @property
+    def _asked(self) -> str:
+        return str(self.client.base_url).rstrip("/")
 
     def _tell(self, response: httpx.Response, usage: dict[str, Any]) -> None:
         """Say what became of it; the session only where it is another one than before."""
@@ -94,11 +106,19 @@ class Conversation:
 @click.command()
 @click.argument("prompt", required=False)
 @click.option("--model", default="gpt-4o-mini", show_default=True)
-@click.option("--agent", help="The agent's id; by default the one that the token is bound to.")
+@click.option(
+    "--agent", help="Id, or name where the settings of administration are at hand; by default the token's own."
+)
 @click.option("--session", help="Record the turns under this session; what was said in it before is not sent again.")
 @click.option("--no-stream", is_flag=True, help="Wait for the whole answer.")
-@click.option("--url", envvar="IBEX_URL", help="The proxy's address; by default what runs on the folder.")
-@click.option("--token", envvar="IBEX_TOKEN", help="By default the folder's first agent's.")
+@click.option("--org", cls=DotenvOption, envvar="IBEX_ORG", help="The organization that has the agent of this name.")
+@click.option(
+    "--url",
+    cls=DotenvOption,
+    envvar="IBEX_URL",
+    help="The proxy's address; by default what runs on the folder, or else what IBEX_HOST and IBEX_PORT say.",
+)
+@click.option("--token", cls=DotenvOption, envvar="IBEX_TOKEN", help="By default the folder's first agent's.")
 @click.pass_obj
 def chat(  # noqa: PLR0913 - an argument an option
     invocation: Invocation,
@@ -106,6 +126,7 @@ def chat(  # noqa: PLR0913 - an argument an option
     model: str,
     agent: str | None,
     session: str | None,
+    org: str | None,
     url: str | None,
     token: str | None,
     *,
@@ -120,11 +141,11 @@ def chat(  # noqa: PLR0913 - an argument an option
         )
     headers = {"Authorization": f"Bearer {secret}"}
     if agent:
-        headers["X-IBEX-Agent-ID"] = agent
+        headers["X-IBEX-Agent-ID"] = _agent_id(invocation, agent, org)
     if session:
         headers["X-IBEX-Session-ID"] = session
     known = url or invocation.home.running_address()
-    address = known or _DEFAULT_URL
+    address = known or _address_of_settings(invocation)
     way_out = "--url and IBEX_URL say where else to look."
     if known is None:
         way_out = f"{invocation.nothing_runs()} For one elsewhere: --url or IBEX_URL."
@@ -135,6 +156,32 @@ def chat(  # noqa: PLR0913 - an argument an option
             conversation.say(prompt)
             return
         _converse(conversation)
+
+
+def _agent_id(invocation: Invocation, wanted: str, org: str | None) -> str:
+    """Return the id that is wanted, or that of a name. Raises ``click.UsageError`` where names cannot be looked up."""
+    try:
+        return str(UUID(wanted))
+    except ValueError:
+        pass
+
+    async def work(use_cases: Administration) -> str:
+        organization = await invocation.organization(use_cases, org)
+        return str((await invocation.agent(use_cases, organization, wanted)).id)
+
+    try:
+        return invocation.administer(work)
+    except (NothingRunsError, MissingSettingError):
+        reason = f"--agent takes an id here, and {wanted!r} is none: the settings that names are looked up with are not"
+        raise click.UsageError(f"{reason} at hand. `ibex agent list` shows the id, where they are.") from None
+
+
+def _address_of_settings(invocation: Invocation) -> str:
+    """Return where the settings have a proxy listen; the others of them are not for who only asks it."""
+    environ = invocation.environ_of_settings()
+    settings = Settings.load({name: environ[name] for name in ("IBEX_HOST", "IBEX_PORT") if name in environ})
+    host = f"[{settings.host}]" if ":" in settings.host.strip("[]") else settings.host
+    return f"http://{host}:{settings.port}"
 
 
 def _converse(conversation: Conversation) -> None:
@@ -157,7 +204,7 @@ def _base_url(address: str) -> httpx.URL:
     except httpx.InvalidURL as error:
         raise click.UsageError(f"The proxy's address is none: {error}.") from None
     if url.scheme not in {"http", "https"} or not url.host:
-        raise click.UsageError(f"The proxy's address is none: {address!r} is not like {_DEFAULT_URL}.")
+        raise click.UsageError(f"The proxy's address is none: {address!r} is not like {_LIKE}.")
     return url
 
 
@@ -179,17 +226,19 @@ def _events(response: httpx.Response) -> Iterator[dict[str, Any]]:
             yield json.loads(line.removeprefix("data: "))
 
 
-def _refused(response: httpx.Response) -> click.ClickException:
+def _refused(response: httpx.Response, asked: str) -> click.ClickException:
     try:
         error = response.json()["error"]
         way_out = _WAYS_OUT.get(error["code"], "")
+        if error["code"] in _OF_ANOTHER:
+            way_out = f" Asked was {asked}; --url and IBEX_URL say where else to look."
         return click.ClickException(f"{error['code']}: {error['message']}{way_out} (request {error['request_id']})")
     except (ValueError, KeyError, TypeError):
-        return _no_ibex(response)
+        return _no_ibex(response, asked)
 
 
-def _no_ibex(response: httpx.Response) -> click.ClickException:
-    return click.ClickException(f"The server at this address answered {response.status_code} and is no IBEX.")
+def _no_ibex(response: httpx.Response, asked: str) -> click.ClickException:
+    return click.ClickException(f"The server at {asked} answered {response.status_code} and is no IBEX.")
 
 
 def _told(response: httpx.Response, usage: dict[str, Any]) -> dict[str, str]:

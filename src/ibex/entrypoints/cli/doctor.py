@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import rich_click as click
 
-from ibex.entrypoints.cli.output import json_option, show_one
+from ibex.entrypoints.cli.output import DotenvOption, json_option, show_one
 from ibex.entrypoints.outcome import EXIT_FAILED
 
 if TYPE_CHECKING:
@@ -23,7 +23,12 @@ _MARGIN: Final = " " * 8
 
 
 @click.command()
-@click.option("--url", envvar="IBEX_URL", help="The proxy's address; by default what runs on the folder.")
+@click.option(
+    "--url",
+    cls=DotenvOption,
+    envvar="IBEX_URL",
+    help="The proxy's address; by default what runs on the folder, or else what IBEX_HOST and IBEX_PORT say.",
+)
 @json_option
 @click.pass_obj
 def doctor(invocation: Invocation, url: str | None, *, as_json: bool) -> int:

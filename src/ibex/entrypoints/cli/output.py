@@ -8,13 +8,27 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import rich_click as click
 
-from ibex.entrypoints.cli.tables import table, terminal_width, wrapped
+from ibex.entrypoints.cli.tables import Columns, table, terminal_width
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
+    from ibex.entrypoints.cli.invocation import Invocation
+
 Row = dict[str, Any]
 _NOTHING: Final = "-"
+
+
+class DotenvOption(click.Option):
+    """An option instead of which a variable may stand, in the environment or in ``.env``."""
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        """Return the variable's value, the environment's before the file's; None where it has none."""
+        found = super().resolve_envvar_value(ctx)
+        invocation: Invocation | None = ctx.obj
+        if found is not None or invocation is None or not isinstance(self.envvar, str):
+            return found
+        return invocation.environ_with_dotenv().get(self.envvar)
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -25,7 +39,7 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
 def org_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the option ``--org``."""
     help_text = "Id or name; by default the folder's first organization, or the only one."
-    return click.option("--org", envvar="IBEX_ORG", help=help_text)(command)
+    return click.option("--org", cls=DotenvOption, envvar="IBEX_ORG", help=help_text)(command)
 
 
 def show_rows(
@@ -48,10 +62,25 @@ def show_rows(
         click.secho(line, bold=True if number < headings else None)
 
 
-def show_line(row: Row, columns: Collection[str], spare: Collection[str] = ()) -> None:
-    """Show one of many things as it comes, without headings."""
-    for line in wrapped({name: shown(row[name]) for name in columns}, terminal_width(), spare):
-        click.echo(line)
+class GrowingTable:
+    """Many things as they come: the headings once, and columns that are as wide as the first things need."""
+
+    def __init__(self, columns: Mapping[str, str], spare: Collection[str] = ()) -> None:
+        """Take what ``show_rows`` takes."""
+        self._headings = columns
+        self._spare = spare
+        self._columns: Columns | None = None
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Show some more; nothing before the first."""
+        texts = [{name: shown(row[name]) for name in self._headings} for row in rows]
+        if self._columns is None and texts:
+            self._columns = Columns(self._headings, texts, terminal_width(), self._spare)
+            for line in self._columns.lines(self._headings):
+                click.secho(line, bold=True)
+        for text in texts:
+            for line in self._columns.lines(text) if self._columns else ():
+                click.echo(line)
 
 
 def show_one(row: Row, *, as_json: bool) -> None:

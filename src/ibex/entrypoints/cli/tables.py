@@ -31,16 +31,34 @@ def table(
     ``headings`` has the columns' names and what stands above them, ``width`` is None for as wide as it gets. Columns in
     ``spare`` are left out where the width is not enough for all.
     """
-    widths = {name: max(cell_len(row[name]) for row in (headings, *rows)) for name in headings}
-    lines = list(_split(widths, width, spare))
+    columns = Columns(headings, rows, width, spare)
     for row in (headings, *rows):
-        for number, names in enumerate(lines):
-            yield _line([(row[name], widths[name]) for name in names], number)
+        yield from columns.lines(row)
 
 
-def wrapped(row: Mapping[str, str], width: int | None, spare: Collection[str] = ()) -> Iterator[str]:
+class Columns:
+    """How wide the columns are and in which line each stands: what rows have that make one table, however late."""
+
+    def __init__(
+        self,
+        headings: Mapping[str, str],
+        rows: Sequence[Mapping[str, str]],
+        width: int | None,
+        spare: Collection[str] = (),
+    ) -> None:
+        """Make room for the headings and for these rows; the arguments are those of ``table``."""
+        self._widths = {name: max(cell_len(row[name]) for row in (headings, *rows)) for name in headings}
+        self._lines = list(_split(self._widths, width, spare))
+
+    def lines(self, row: Mapping[str, str]) -> Iterator[str]:
+        """Give out the lines of a row. A cell that is wider than its column moves what is behind it, and no other."""
+        for number, names in enumerate(self._lines):
+            yield _line([(row[name], self._widths[name]) for name in names], number)
+
+
+def wrapped(row: Mapping[str, str], width: int | None) -> Iterator[str]:
     """Give out the lines of a row that stands for itself."""
-    for number, names in enumerate(_split({name: cell_len(text) for name, text in row.items()}, width, spare)):
+    for number, names in enumerate(_split({name: cell_len(text) for name, text in row.items()}, width, ())):
         yield _line([(row[name], 0) for name in names], number)
 
 

@@ -12,7 +12,7 @@ import rich_click as click
 
 from ibex.entrypoints.cli.charts import bar, sparkline, stacked
 from ibex.entrypoints.cli.identity import span_of
-from ibex.entrypoints.cli.output import Row, json_option, org_option, show_line, show_one, show_rows, write_json
+from ibex.entrypoints.cli.output import GrowingTable, Row, json_option, org_option, show_one, show_rows, write_json
 from ibex.entrypoints.cli.tables import terminal_width
 from ibex.entrypoints.cli.trace import answer_ms, show_trace, tokens_of
 
@@ -40,7 +40,7 @@ _TAIL_COLUMNS: Final = {
     "proxy_overhead_ms": "overhead",
     "directive": "directive",
     "request_id": "request",
-    "session_id": "session",
+    "session_id": "session id (internal)",
 }
 _TAIL_SPARE: Final = ("provider_ttfb_ms", "directive")
 _SUMMARY_COLUMNS: Final = {
@@ -101,7 +101,11 @@ def traces() -> None:
 @json_option
 @click.pass_obj
 def tail(invocation: Invocation, limit: int, org: str | None, *, follow: bool, as_json: bool) -> None:
-    """Show the latest requests, the newest last; ``traces show`` takes what stands under request."""
+    """Show the latest requests, the newest last; ``traces show`` takes what stands under request.
+
+    A trace has its session's id, not the client's handle (X-IBEX-Session-ID): ``sessions show`` takes either and tells
+    both.
+    """
 
     async def work(use_cases: Administration) -> None:
         organization = await invocation.organization(use_cases, org)
@@ -111,11 +115,17 @@ def tail(invocation: Invocation, limit: int, org: str | None, *, follow: bool, a
             show_rows(rows, as_json=as_json, empty="There is no trace yet.", columns=_TAIL_COLUMNS, spare=_TAIL_SPARE)
             return
         latest = None
+        table = GrowingTable(_TAIL_COLUMNS, _TAIL_SPARE)
         while True:
+            rows = [_trace_row(trace, as_json=as_json) for trace in found]
+            if as_json:
+                for row in rows:
+                    write_json(row)
+            else:
+                table.add(rows)
+            sys.stdout.flush()
             for trace in found:
                 latest = trace.requested_at
-                _show_line(trace, as_json=as_json)
-            sys.stdout.flush()
             await asyncio.sleep(_POLL_S)
             found = await use_cases.traces.tail(organization.id, limit, after=latest)
 
@@ -248,11 +258,3 @@ def _trace_row(trace: Trace, *, as_json: bool) -> Row:
         # Of a session that no request has got through there is nothing to show; the one at hand has not.
         "session_id": trace.session_id if trace.checkpoint_id.int else None,
     }
-
-
-def _show_line(trace: Trace, *, as_json: bool) -> None:
-    row = _trace_row(trace, as_json=as_json)
-    if as_json:
-        write_json(row)
-    else:
-        show_line(row, _TAIL_COLUMNS, _TAIL_SPARE)

@@ -32,9 +32,10 @@ async def test_who_is_lost_is_told_the_way(method: str, path: str) -> None:
     """A browser at the bare address, an SDK whose base URL lacks the /v1: not found, and where to look."""
     response = await call(HttpScene().app(), method, path)
 
-    assert (response.status, response.error["code"], response.error["message"]) == (404, "NOT_FOUND", "Not found.")
-    assert "/v1/chat/completions" in response.error["detail"]
-    assert "GET /schema" in response.error["detail"]
+    assert (response.status, response.error["code"]) == (404, "NOT_FOUND")
+    assert response.error["message"].startswith("Not found. The API is under /v1")
+    assert "/v1/chat/completions" in response.error["message"]
+    assert "GET /schema" in response.error["message"]
 
 
 async def test_a_model_that_is_not_there_is_no_wrong_path() -> None:

@@ -171,12 +171,12 @@ def test_retry_after_is_whole_seconds_and_at_least_one(error: IbexError, expecte
         (ProviderRefusedError(Refusal.CONFLICT), "provider", "false"),
         (RateLimitedError(retry_after_s=5), "proxy", None),
         (ServiceDegradedError(), "proxy", None),
-        (ProviderNotConfiguredError(), "proxy", None),
+        (ProviderNotConfiguredError(), "proxy", "false"),
         (InternalError(), "proxy", None),
     ],
 )
 def test_whose_error_it_is_and_whether_to_try_again(error: IbexError, source: str, should_retry: str | None) -> None:
-    """What the proxy has tried again already no SDK shall multiply; its own refusals SDKs may retry."""
+    """What was tried again already, or never helps, no SDK shall multiply; other refusals of its own SDKs may retry."""
     assert headers(error)["x-ibex-error-source"] == source
     assert headers(error).get("x-should-retry") == should_retry
 

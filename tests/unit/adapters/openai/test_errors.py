@@ -49,7 +49,7 @@ def test_a_request_found_wrong_is_told_with_the_providers_words(status: int, ref
     assert isinstance(error, ProviderRefusedError)
     assert (error.refusal, error.detail, error.provider_type) == (refusal, f"No {CANARY}", "t")
     assert (error.provider_code, error.param) == ("c", "messages")
-    assert (error.attempts, error.provider_request_id) == (3, "req_1")
+    assert (error.attempts, error.provider_request_id, error.provider_status) == (3, "req_1", None)
 
 
 @pytest.mark.parametrize(
@@ -81,6 +81,7 @@ def test_the_providers_rate_limit_keeps_its_delay() -> None:
     error = error_of_answer(RefusedAnswer(429, BODY, 7.5), TRAIL)
     assert isinstance(error, ProviderRateLimitedError)
     assert (error.retry_after_s, error.attempts, error.provider_request_id) == (7.5, 3, "req_1")
+    assert error.provider_status == 429
 
 
 @pytest.mark.parametrize(
@@ -91,6 +92,7 @@ def test_any_other_status_means_that_the_provider_is_not_available(status: int) 
     error = error_of_answer(RefusedAnswer(status, BODY, 2), TRAIL)
     assert isinstance(error, ProviderUnavailableError)
     assert (error.retry_after_s, error.attempts, error.provider_request_id) == (2, 3, "req_1")
+    assert error.provider_status == status
 
 
 @pytest.mark.parametrize("status", [302, 401, 403, 408, 429, 500, 503, 529])
@@ -124,7 +126,7 @@ def test_each_failure_has_its_error(failure: Exception, kind: type[IbexError]) -
     assert type(error) is kind
     assert error.message == kind.default_message
     if isinstance(error, ProviderError):
-        assert (error.attempts, error.provider_request_id) == (3, "req_1")
+        assert (error.attempts, error.provider_request_id, error.provider_status) == (3, "req_1", None)
 
 
 def test_a_proxy_without_a_free_connection_says_when_to_come_back() -> None:

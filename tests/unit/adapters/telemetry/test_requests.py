@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ibex.adapters.http.asgi import App
+    from ibex.domain.errors import IbexError
 
 CANARY = "canary-b7ad6b71"
 SECRETS = (TOKEN.reveal()[-49:], CANARY, DIRECTIVE_TEXT)
@@ -137,6 +138,28 @@ async def test_a_stream_that_failed_is_counted_as_it_came_out(log: io.StringIO) 
     (line,) = access_lines(log)
     assert (line["status"], line["error_code"]) == (503, "PROVIDER_UNAVAILABLE")
     assert 'ibex_proxy_stream_duration_seconds_count{ending="failed"} 1.0' in watched.text()
+
+
+@pytest.mark.parametrize(
+    ("error", "provider_status"),
+    [
+        (ProviderUnavailableError(provider_status=401), 401),
+        (ProviderRefusedError(Refusal.NOT_FOUND), None),
+        (ProviderUnavailableError(), None),
+    ],
+)
+@pytest.mark.parametrize("request_body", [REQUEST, STREAM_REQUEST])
+async def test_what_the_provider_answered_is_the_operators_to_see(
+    log: io.StringIO, error: IbexError, provider_status: int | None, request_body: bytes
+) -> None:
+    """In the access line, so that a key which it refuses can be told from an outage; the client does not hear of it."""
+    watched = Watched(HttpScene(error))
+
+    response = await call(watched.app, "POST", CHAT, HEADERS, request_body)
+
+    (line,) = access_lines(log)
+    assert line.get("provider_status") == provider_status
+    assert "provider_status" not in response.error
 
 
 async def test_a_client_that_left_is_499(log: io.StringIO) -> None:

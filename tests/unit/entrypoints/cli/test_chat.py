@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from ibex.entrypoints.settings import MissingSettingError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from harness.cli_scene import CliScene
 
 SECRET = "ibex_pat_canary"
+AGENT = "0190c0de-0000-7000-8000-0000000000a1"
 HEADERS = {
     "x-ibex-session-id": "s-1",
     "x-ibex-directive": "2@abcdef01",
@@ -77,7 +80,7 @@ def test_the_answer_is_on_standard_output_and_the_rest_beside_it(
     """Session, directive, tokens and timings are told; the token is not."""
     proxy.answers = [answer]
 
-    done = ibex.run("chat", "Hi", "--token", SECRET, "--agent", "an-agent", *options)
+    done = ibex.run("chat", "Hi", "--token", SECRET, "--agent", AGENT, *options)
 
     assert (done.code, done.out) == (0, "Hello\n")
     for told in ("session s-1", "request r-2", "directive 2@abcdef01", "tokens 9→2", "auth 0.100", "provider 9.000 ms"):
@@ -85,7 +88,7 @@ def test_the_answer_is_on_standard_output_and_the_rest_beside_it(
     assert SECRET not in done.out + done.err
     (request,) = proxy.asked
     assert request.headers["authorization"] == f"Bearer {SECRET}"
-    assert request.headers["x-ibex-agent-id"] == "an-agent"
+    assert request.headers["x-ibex-agent-id"] == AGENT
     assert proxy.bodies[0]["messages"] == [{"role": "user", "content": "Hi"}]
 
 
@@ -149,7 +152,7 @@ def test_a_model_that_nobody_serves_is_told_with_where_to_look(ibex: CliScene, p
     error = {"error": {"code": "PROVIDER_NOT_CONFIGURED", "message": "No provider.", "request_id": "r-1"}}
     proxy.answers = [lambda: httpx.Response(501, json=error)]
 
-    assert "GET /v1/models" in ibex.run("chat", "Hi", "--token", SECRET).err
+    assert "--model takes" in ibex.run("chat", "Hi", "--token", SECRET).err
 
 
 def test_a_refusal_is_the_proxys_own_words(ibex: CliScene, proxy: Proxy) -> None:
@@ -161,6 +164,19 @@ def test_a_refusal_is_the_proxys_own_words(ibex: CliScene, proxy: Proxy) -> None
 
     assert done.code == 1
     assert "RATE_LIMITED: Too many requests. (request r-1)" in done.err
+
+
+@pytest.mark.parametrize(("code", "is_asked_named"), [("INVALID_TOKEN", True), ("NOT_FOUND", True), ("OTHER", False)])
+def test_a_refusal_that_may_be_of_the_wrong_proxy_names_it(
+    ibex: CliScene, proxy: Proxy, code: str, *, is_asked_named: bool
+) -> None:
+    """A token that is another proxy's is the usual reason."""
+    error = {"error": {"code": code, "message": "No.", "request_id": "r-1"}}
+    proxy.answers = [lambda: httpx.Response(401, json=error)]
+
+    done = ibex.run("chat", "Hi", "--token", SECRET, "--url", "http://proxy.example:1")
+
+    assert ("Asked was http://proxy.example:1;" in done.err) == is_asked_named
 
 
 def test_an_error_in_the_stream_is_a_failure(ibex: CliScene, proxy: Proxy) -> None:
@@ -209,3 +225,59 @@ def test_the_folder_has_a_token_and_an_address(ibex: CliScene, proxy: Proxy) -> 
 
     assert proxy.asked[0].url.port == 4_242
     assert proxy.asked[0].headers["authorization"] == f"Bearer {SECRET}"
+
+
+@pytest.mark.parametrize(
+    ("environ", "dotenv", "address"),
+    [
+        ({"IBEX_PORT": "9000"}, "", "http://127.0.0.1:9000"),
+        ({}, "IBEX_PORT=9000\nIBEX_HOST=::1\n", "http://[::1]:9000"),
+        ({"IBEX_PORT": "9000", "IBEX_ENV": "production"}, "IBEX_PORT=9001\n", "http://127.0.0.1:9000"),
+        ({"IBEX_PORT": "9000"}, "IBEX_URL=http://proxy.example\n", "http://proxy.example"),
+    ],
+)
+def test_without_a_url_the_settings_say_where_the_proxy_is(
+    ibex: CliScene, proxy: Proxy, environ: dict[str, str], dotenv: str, address: str
+) -> None:
+    """Where it listens, in development by ``.env`` too; the settings that only the proxy needs may be missing."""
+    ibex.environ.update(environ)
+    ibex.dotenv.write_text(dotenv)
+    proxy.answers = [HELLO]
+
+    assert ibex.run("chat", "Hi", "--token", SECRET).code == 0
+
+    assert str(proxy.asked[0].url) == f"{address}/v1/chat/completions"
+
+
+def test_the_token_may_stand_in_dotenv(ibex: CliScene, proxy: Proxy) -> None:
+    """As every other variable may."""
+    ibex.dotenv.write_text(f"IBEX_TOKEN={SECRET}\n")
+    proxy.answers = [HELLO]
+
+    assert ibex.run("chat", "Hi").code == 0
+
+    assert proxy.asked[0].headers["authorization"] == f"Bearer {SECRET}"
+
+
+def test_an_agent_may_be_named(ibex: CliScene, proxy: Proxy) -> None:
+    """Where the settings are at hand that say where names are; one that is not there is told with those that are."""
+    ibex.run("org", "create", "acme")
+    made = ibex.run("agent", "create", "support", "--json").json["id"]
+    proxy.answers = [HELLO]
+
+    assert ibex.run("chat", "Hi", "--token", SECRET, "--agent", "support").code == 0
+    unknown = ibex.run("chat", "Hi", "--token", SECRET, "--agent", "sales")
+
+    assert [request.headers["x-ibex-agent-id"] for request in proxy.asked] == [made]
+    assert (unknown.code, "It has support." in unknown.err) == (1, True)
+
+
+def test_where_names_cannot_be_looked_up_an_agent_is_an_id(ibex: CliScene, proxy: Proxy) -> None:
+    """Said before the proxy is asked."""
+    ibex.failure = MissingSettingError("IBEX_AUTH_DATABASE_URL is not set.")
+
+    done = ibex.run("chat", "Hi", "--token", SECRET, "--agent", "support")
+
+    assert (done.code, proxy.asked) == (2, [])
+    assert "--agent takes an id here" in done.err
+    assert "`ibex agent list`" in done.err

@@ -136,7 +136,7 @@ def test_a_sessions_turns_are_objects_in_it(ibex: CliScene) -> None:
         ),
         (
             "traces tail",
-            "requested status error model tokens ttfb ms total ms overhead directive request session",
+            "requested status error model tokens ttfb ms total ms overhead directive request session id (internal)",
             [
                 "200",
                 "-",

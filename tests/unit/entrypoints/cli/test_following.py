@@ -33,11 +33,17 @@ def traces(number: int) -> list[Trace]:
 
 
 class EndsWithCtrlC(list["Trace"]):
-    """Some traces; whoever has looked at the last of them is interrupted."""
+    """Some traces; whoever looks at them again, once all are shown, is interrupted."""
+
+    def __init__(self, found: Sequence[Trace]) -> None:
+        super().__init__(found)
+        self.looks = 0
 
     def __iter__(self) -> Iterator[Trace]:
-        yield from super().__iter__()
-        raise KeyboardInterrupt
+        self.looks += 1
+        if self.looks > 1:
+            raise KeyboardInterrupt
+        return super().__iter__()
 
 
 class Watched(InMemoryTraces):
@@ -64,11 +70,14 @@ def watched(ibex: CliScene) -> Watched:
 
 
 def test_ctrl_c_is_how_following_ends(ibex: CliScene, watched: Watched) -> None:
-    """A line a request, without headings, and exit code 0: nothing has failed."""
+    """The headings once, a line a request, and exit code 0: nothing has failed."""
     done = ibex.run("traces", "tail", "--follow", "-n", "7")
 
     assert (done.code, done.err) == (0, "")
-    lines = [line.split() for line in done.out.splitlines()]
+    headings, *rows = done.out.splitlines()
+    assert headings.startswith("requested")
+    assert {row.index(str(UUID(int=8))) for row in rows} == {headings.index("session id (internal)")}
+    lines = [row.split() for row in rows]
     assert [(line[2], line[4], line[5]) for line in lines] == [("200", "gpt-4o", "11→7")] * 2
     (asked,) = watched.asked
     assert asked[1:] == (7, None)
@@ -86,6 +95,7 @@ def test_programs_follow_a_document_a_line(ibex: CliScene, watched: Watched) -> 
 
 def test_ctrl_c_is_a_failure_where_there_was_an_end_to_wait_for(ibex: CliScene, watched: Watched) -> None:
     """Without following, an interruption means that the answer is not all of it: exit code 1, no traceback."""
+    watched.found.looks = 1
     done = ibex.run("traces", "tail", "--json")
 
     assert (done.code, done.out, done.err.strip()) == (1, "", "")

@@ -125,3 +125,14 @@ def test_an_id_is_taken_in_any_case(ibex: CliScene) -> None:
     made = ibex.run("agent", "create", "one", "--json").json["id"]
 
     assert ibex.run("agent", "pause", made.upper()).out == "one is paused.\n"
+
+
+def test_the_organization_may_stand_in_dotenv(ibex: CliScene) -> None:
+    """The environment and the option go before it."""
+    for name in ("acme", "globex"):
+        ibex.run("org", "create", name)
+        assert ibex.run("agent", "create", f"of-{name}", "--org", name).code == 0
+    ibex.dotenv.write_text("IBEX_ORG=globex\n")
+
+    assert [agent["name"] for agent in ibex.run("agent", "list", "--json").json] == ["of-globex"]
+    assert [agent["name"] for agent in ibex.run("agent", "list", "--json", "--org", "acme").json] == ["of-acme"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ibex.entrypoints.cli.output import Row, show_one, show_rows, shown
+from ibex.entrypoints.cli.output import GrowingTable, Row, show_one, show_rows, shown
 
 COLUMNS = {"id": "id", "name": "name"}
 ROWS: list[Row] = [{"id": "1", "name": "[bold]one[/bold]", "hidden": 1}, {"id": "2", "name": None, "hidden": 2}]
@@ -36,6 +36,15 @@ def test_nothing_is_said_in_words(capsys: pytest.CaptureFixture[str]) -> None:
     show_rows([], as_json=False, empty="There is none.", columns=COLUMNS)
 
     assert capsys.readouterr().out == "There is none.\n"
+
+
+def test_a_table_that_grows_has_its_headings_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """Before the first rows, whenever these come; later ones stand below the same headings."""
+    table = GrowingTable({"id": "id", "name": "name", "hidden": "last"})
+    for rows in ([], [{"id": "1", "name": "one", "hidden": 1}], [], [{"id": "22", "name": None, "hidden": 2}]):
+        table.add(rows)
+
+    assert capsys.readouterr().out.splitlines() == ["id  name  last", "1   one   1", "22  -     2"]
 
 
 def test_one_thing_is_a_line_a_field(capsys: pytest.CaptureFixture[str]) -> None:
