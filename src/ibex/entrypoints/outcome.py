@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Final
 
+from ibex.adapters.postgres.roles import UnsafeRoleError
 from ibex.domain.errors import IbexError
 from ibex.domain.journal import JournalUnavailableError
 from ibex.domain.manage_identity import AlreadyExistsError
@@ -17,7 +18,15 @@ if TYPE_CHECKING:
 
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
+
+
+class WorkFailedError(Exception):
+    """What was asked for could not be done, for the world's reasons; the message is one line and names no secret."""
+
+
 EXPECTED: Final = (
+    WorkFailedError,
+    UnsafeRoleError,
     IbexError,
     AlreadyExistsError,
     SinkUnavailableError,

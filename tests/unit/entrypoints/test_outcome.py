@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from ibex.adapters.postgres.roles import UnsafeRoleError
 from ibex.domain.errors import NotFoundError
 from ibex.domain.journal import JournalUnavailableError
-from ibex.entrypoints.outcome import exit_code_of
+from ibex.entrypoints.outcome import WorkFailedError, exit_code_of
 from ibex.entrypoints.settings import MissingSettingError, SettingsError
 
 
@@ -27,6 +28,8 @@ def test_work_that_is_done_has_its_own_code(capsys: pytest.CaptureFixture[str]) 
         (NotFoundError("There is no such agent."), 1, "ibex: There is no such agent.\n"),
         (JournalUnavailableError("The journal is no directory."), 1, "ibex: The journal is no directory.\n"),
         (ConnectionRefusedError(111, "Connection refused"), 1, "ibex: Connection refused\n"),
+        (WorkFailedError("IBEX_X_URL: nothing listens there"), 1, "ibex: IBEX_X_URL: nothing listens there\n"),
+        (UnsafeRoleError("the role 'ibex' owns tables"), 1, "ibex: the role 'ibex' owns tables\n"),
         (ValueError("it has no digit"), 1, "ibex: it has no digit\n"),
         (SettingsError("IBEX_PORT is 'x'; allowed: 0 to 65535."), 2, "ibex: IBEX_PORT is 'x'; allowed: 0 to 65535.\n"),
         (KeyboardInterrupt(), 1, ""),
