@@ -139,6 +139,8 @@ class _Clinic:
 
     async def provider(self) -> Result:
         key, base = self._settings.openai_api_key, self._settings.openai_base_url
+        if key is None and self._settings.env is Environment.PRODUCTION:
+            return Result(Verdict.ADVICE, "OPENAI_API_KEY is not set here", "`ibex serve` needs it in production.")
         if key is None:
             return Result(Verdict.ABSENT, "OPENAI_API_KEY is not set here: the built-in echo answers")
         status, _ = await self._get(f"{base.rstrip('/')}/models", {"Authorization": f"Bearer {key.reveal()}"})

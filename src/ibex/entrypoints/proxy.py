@@ -35,6 +35,7 @@ def serve(environ: Mapping[str, str], workers: int = 1) -> int:
     """
     settings = Settings.load(environ)
     configure_logging(settings.log_level)
+    settings.require_provider()
     _is_embedded(settings)
     check_tracing(settings)
     if workers > 1:

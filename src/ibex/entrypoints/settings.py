@@ -332,15 +332,18 @@ class Settings(TracingSettings):
         """Raise ``SettingsError`` where production lacks what it must have."""
         if self.env is not Environment.PRODUCTION:
             return
-        if self.openai_api_key is None:
-            raise SettingsError("OPENAI_API_KEY is not set; IBEX_ENV=production needs a provider key.")
         if self.auth_address is not None and self.auth_ca_file is None and self.auth_service_token is None:
-            raise SettingsError(
+            raise MissingSettingError(
                 "IBEX_AUTH_SERVICE_TOKEN is not set; IBEX_ENV=production needs it where IBEX_AUTH_CA_FILE is not set."
             )
         for name, variable in variables():
             if is_for_development(getattr(self, name)):
                 raise SettingsError(f"{variable.name} is a development credential; IBEX_ENV=production refuses it.")
+
+    def require_provider(self) -> None:
+        """Raise ``MissingSettingError`` where production lacks the provider's key; who asks the provider calls it."""
+        if self.env is Environment.PRODUCTION and self.openai_api_key is None:
+            raise MissingSettingError("OPENAI_API_KEY is not set; IBEX_ENV=production needs a provider key.")
 
     def require(self, *names: str) -> None:
         """Raise ``MissingSettingError`` if one of these settings, given by field name, is not set."""

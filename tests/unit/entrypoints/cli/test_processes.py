@@ -42,6 +42,16 @@ def test_serving_needs_servers(ibex: CliScene) -> None:
         assert "DATABASE_URL is not set" in done.err
 
 
+def test_only_serving_needs_a_providers_key_in_production(ibex: CliScene) -> None:
+    """The others go on to what they lack themselves."""
+    ibex.environ["IBEX_ENV"] = "production"
+
+    assert "OPENAI_API_KEY is not set" in ibex.run("serve").err
+    for command in (["auth", "serve"], ["migrate"]):
+        assert "OPENAI" not in ibex.run(*command).err
+    assert ibex.run("org", "list").code == 0
+
+
 def test_a_port_that_is_none_is_refused_before_anything_starts(ibex: CliScene) -> None:
     """The variable that the option stands for is named."""
     done = ibex.run("dev", "--port", "high")
