@@ -71,13 +71,13 @@ class CliScene:
         self.failure: Exception | None = None
         self.transport: httpx.BaseTransport | None = None
         self.examinations: Sequence[Examination] = ()
-        self._dotenv = folder / ".env"
+        self.dotenv = folder / ".env"
         self._capsys = capsys
 
     def run(self, *arguments: str) -> Done:
         """Run a command in this process."""
         invocation = Invocation(
-            self.home, self.environ, self._open, self.transport, str(self._dotenv), lambda *_: self.examinations
+            self.home, self.environ, self._open, self.transport, str(self.dotenv), lambda *_: self.examinations
         )
         code = main(list(arguments), invocation)
         captured = self._capsys.readouterr()

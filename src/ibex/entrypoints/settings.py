@@ -38,7 +38,7 @@ class SettingsError(Exception):
 
 
 class MissingSettingError(SettingsError):
-    """A variable that is needed is not set; the message names it and says what it takes."""
+    """Variables that are needed are not set; the message names each and says what it takes."""
 
 
 class Environment(StrEnum):
@@ -117,7 +117,7 @@ class Settings(TracingSettings):
             "IBEX_CLICKHOUSE_URL",
             secret_url("http", "https", "clickhouse", "clickhouses", "chdb"),
             "an http[s]://, clickhouse[s]:// or chdb:// URL",
-            "ClickHouse, for traces.",
+            "ClickHouse, for traces; chdb:///folder is an engine in the process, for one process alone.",
             is_secret=True,
         ),
     )
@@ -346,12 +346,14 @@ class Settings(TracingSettings):
             raise MissingSettingError("OPENAI_API_KEY is not set; IBEX_ENV=production needs a provider key.")
 
     def require(self, *names: str) -> None:
-        """Raise ``MissingSettingError`` if one of these settings, given by field name, is not set."""
-        for name, variable in variables():
-            if name in names and getattr(self, name) is None:
-                raise MissingSettingError(
-                    f"{variable.name} is not set; it takes {variable.allowed}. {variable.meaning}"
-                )
+        """Raise ``MissingSettingError`` for those of these settings, by field name, that are not set: a line each."""
+        missing = [
+            f"{variable.name} is not set; it takes {variable.allowed}. {variable.meaning}"
+            for name, variable in variables()
+            if name in names and getattr(self, name) is None
+        ]
+        if missing:
+            raise MissingSettingError("\n".join(missing))
 
 
 def variables() -> tuple[tuple[str, Variable], ...]:

@@ -8,7 +8,7 @@ from ibex.adapters.postgres.roles import UnsafeRoleError
 from ibex.domain.errors import NotFoundError
 from ibex.domain.journal import JournalUnavailableError
 from ibex.entrypoints.outcome import WorkFailedError, exit_code_of
-from ibex.entrypoints.settings import MissingSettingError, SettingsError
+from ibex.entrypoints.settings import SettingsError
 
 
 def failing(failure: BaseException) -> int:
@@ -41,15 +41,6 @@ def test_an_expected_failure_is_one_line(
     """On standard error, without a traceback; who presses Ctrl-C knows it."""
     assert exit_code_of(lambda: failing(failure)) == code
     assert capsys.readouterr() == ("", said)
-
-
-def test_a_setting_that_is_missing_is_told_with_the_way_out(capsys: pytest.CaptureFixture[str]) -> None:
-    """Who meant the embedded default learns what starts it."""
-    assert exit_code_of(lambda: failing(MissingSettingError("IBEX_DATABASE_URL is not set."))) == 2
-    assert capsys.readouterr().err.splitlines() == [
-        "ibex: IBEX_DATABASE_URL is not set.",
-        "For the embedded default: nothing runs there now; `ibex dev` starts it.",
-    ]
 
 
 def test_a_bug_shows_itself() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ibex.entrypoints.setting_values import Secret
 from ibex.entrypoints.settings import MissingSettingError, Settings, SettingsError
 
 PRODUCTION = {
@@ -68,6 +69,11 @@ def test_what_is_empty_is_not_set() -> None:
 
 
 def test_what_is_needed_and_not_set_is_named() -> None:
-    """With what it takes and what it is for."""
+    """With what it takes and what it is for; all of it at once."""
     with pytest.raises(MissingSettingError, match="IBEX_REDIS_URL is not set; it takes a redis://"):
         Settings().require("redis_url")
+    with pytest.raises(MissingSettingError) as raised:
+        Settings(port=1, database_url=Secret("postgresql://h")).require(
+            "port", "clickhouse_url", "database_url", "auth_address"
+        )
+    assert [line.split()[0] for line in str(raised.value).splitlines()] == ["IBEX_CLICKHOUSE_URL", "IBEX_AUTH_ADDRESS"]

@@ -34,7 +34,8 @@ def doctor(invocation: Invocation, url: str | None, *, as_json: bool) -> int:
     from ibex.entrypoints.diagnosis import Verdict, diagnose  # noqa: PLC0415 - keeps --help quick
     from ibex.entrypoints.examinations import Surroundings  # noqa: PLC0415 - the same
 
-    settings = invocation.settings()
+    with invocation.explaining():
+        settings = invocation.settings()
     running = invocation.home.running_address()
     around = Surroundings(
         start=invocation.nothing_runs() if running is None else f"What runs on {invocation.home.path} may say why.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -16,7 +17,7 @@ from ibex.entrypoints.home import DEFAULT_HOME
 from ibex.entrypoints.settings import Environment, MissingSettingError, Settings, SettingsError, variables
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     import httpx
@@ -74,13 +75,44 @@ class Invocation:
         return {name: value for name, value in found.items() if name in names or name in self.environ}
 
     def environ_with_dotenv(self) -> dict[str, str]:
-        """Return the environment over the file ``.env``, which production does not read (spec 14)."""
-        if self.environ.get("IBEX_ENV") == Environment.PRODUCTION:
+        """Return the environment over the file ``.env``, which production does not read (spec 14).
+
+        Raises ``SettingsError`` where the file itself asks for production.
+        """
+        if self.in_production:
             return dict(self.environ)
         from dotenv import dotenv_values  # noqa: PLC0415 - keeps --help quick
 
         found = {name: value for name, value in dotenv_values(self.dotenv, interpolate=False).items() if value}
-        return {**found, **self.environ}
+        together = {**found, **self.environ}
+        if _is_production(together):
+            raise SettingsError(
+                f"IBEX_ENV=production is in {self.dotenv}, which production does not read;"
+                " set it in the environment, and the other settings with it."
+            )
+        return together
+
+    @contextmanager
+    def explaining(self, advice: str = "") -> Iterator[None]:
+        """Add to a setting that is missing in the block what may explain it, and the advice, where there is any.
+
+        Raises ``MissingSettingError``.
+        """
+        try:
+            yield
+        except MissingSettingError as missing:
+            raise MissingSettingError("\n".join(filter(None, (str(missing), self.unread(), advice)))) from None
+
+    def unread(self) -> str:
+        """Say that there is a ``.env`` that is not read; empty where it is, or there is none."""
+        if self.in_production and Path(self.dotenv).is_file():
+            return f"There is a {self.dotenv}, which is not read where IBEX_ENV=production."
+        return ""
+
+    @property
+    def in_production(self) -> bool:
+        """Whether the environment says so."""
+        return _is_production(self.environ)
 
     def administer(self, work: Callable[[Administration], Awaitable[T]]) -> T:
         """Run work over the servers that the settings name and return what it returns.
@@ -93,9 +125,10 @@ class Invocation:
                 return await work(use_cases)
 
         try:
-            return asyncio.run(run())
+            with self.explaining():
+                return asyncio.run(run())
         except MissingSettingError as missing:
-            if self.environ.get("IBEX_ENV") == Environment.PRODUCTION:
+            if self.in_production:
                 raise
             raise NothingRunsError(f"{self.nothing_runs()}\nOr, for servers elsewhere: {missing}") from None
 
@@ -127,6 +160,10 @@ class Invocation:
         found = await use_cases.identity.agents(org.id)
         there_is = f" It has {', '.join(agent.name for agent in found)}." if 0 < len(found) <= _FEW else ""
         return _named(found, wanted, f"There is no agent {wanted!r} in the organization {org.name!r}.{there_is}")
+
+
+def _is_production(environ: Mapping[str, str]) -> bool:
+    return environ.get("IBEX_ENV", "").strip() == Environment.PRODUCTION
 
 
 def _named(things: Iterable[Named], wanted: str, otherwise: str) -> Named:
