@@ -283,7 +283,12 @@ class Settings(TracingSettings):
     )
     journal_dir: str = setting(
         ".ibex/journal",
-        Variable("IBEX_JOURNAL_DIR", text, "a directory", "Where finished exchanges wait until both sinks have them."),
+        Variable(
+            "IBEX_JOURNAL_DIR",
+            text,
+            "a directory",
+            "Where finished exchanges wait until both sinks have them; by default in the folder of `--home`.",
+        ),
     )
     journal_sync: JournalSync = setting(
         JournalSync.NORMAL,

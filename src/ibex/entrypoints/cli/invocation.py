@@ -68,10 +68,12 @@ class Invocation:
         """Return what the settings are read from: the environment over ``.env`` over what runs on the folder.
 
         Of the latter two only what is a setting: it is the environment of workers, and what else ``.env`` holds, say
-        for another program's ``PYTHONPATH``, is not for them.
+        for another program's ``PYTHONPATH``, is not for them. The journal is the folder's where nothing else is said.
         """
         names = {variable.name for _, variable in variables()}
         found = {**self.home.running_environ(), **self.environ_with_dotenv()}
+        if not found.get("IBEX_JOURNAL_DIR", "").strip():
+            found["IBEX_JOURNAL_DIR"] = str(self.home.journal)
         return {name: value for name, value in found.items() if name in names or name in self.environ}
 
     def environ_with_dotenv(self) -> dict[str, str]:

@@ -43,7 +43,22 @@ def test_workers_are_told_the_settings_and_nothing_else_of_dotenv(tmp_path: Path
         home.announce("http://127.0.0.1:1", {"IBEX_HOST": "::2", "IBEX_LOG_LEVEL": "debug"})
         told = Invocation(home, environ, dotenv=str(dotenv)).environ_of_settings()
 
-    assert told == {**environ, "IBEX_HOST": "::1", "IBEX_LOG_LEVEL": "debug"}
+    journal = {"IBEX_JOURNAL_DIR": str(home.journal)}
+    assert told == {**environ, **journal, "IBEX_HOST": "::1", "IBEX_LOG_LEVEL": "debug"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "folder"), [({}, None), ({"IBEX_JOURNAL_DIR": " "}, None), ({"IBEX_JOURNAL_DIR": "x"}, "x")]
+)
+def test_the_journal_is_in_the_folder_unless_it_is_set(
+    tmp_path: Path, environ: dict[str, str], folder: str | None
+) -> None:
+    """Of `ibex serve` as of `ibex dev`: who moves the one moves the other."""
+    home = Home(tmp_path / "home")
+
+    settings = Invocation(home, environ, dotenv=str(tmp_path / "none")).settings()
+
+    assert settings.journal_dir == (folder or str(home.journal))
 
 
 def test_what_runs_on_the_folder_is_found_there_and_gives_way_to_the_environment(tmp_path: Path) -> None:
