@@ -6,6 +6,7 @@ import asyncio
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 from uuid import UUID
@@ -15,6 +16,7 @@ import rich_click as click
 from ibex.domain.errors import NotFoundError
 from ibex.entrypoints.home import DEFAULT_HOME
 from ibex.entrypoints.settings import Environment, MissingSettingError, Settings, SettingsError, variables
+from ibex.entrypoints.settings_reference import COMMAND_LINE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
@@ -110,6 +112,16 @@ class Invocation:
         if self.in_production and Path(self.dotenv).is_file():
             return f"There is a {self.dotenv}, which is not read where IBEX_ENV=production."
         return ""
+
+    def no_settings(self) -> Sequence[str]:
+        """Say of each variable that looks like one of IBEX's and is none which one may be meant, a line each."""
+        known = [*(variable.name for _, variable in variables()), *COMMAND_LINE]
+        said = []
+        for name in sorted(self.environ_with_dotenv()):
+            if name.startswith("IBEX_") and name not in known:
+                close = get_close_matches(name, known, 1)
+                said.append(f"{name} is no setting" + (f"; did you mean {close[0]}?" if close else ""))
+        return said
 
     @property
     def in_production(self) -> bool:

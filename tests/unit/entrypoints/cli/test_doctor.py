@@ -83,3 +83,29 @@ def test_a_wrong_setting_is_named_before_anything_is_looked_at(ibex: CliScene) -
 
     assert (done.code, done.out) == (2, "")
     assert "IBEX_PORT is 'high'" in done.err
+
+
+def test_what_looks_like_a_setting_and_is_none_is_told(ibex: CliScene) -> None:
+    """With the one that is nearest, if one is near; not of other programs' variables, nor of the command line's own."""
+    ibex.examinations = [WELL]
+    ibex.environ |= {"IBEX_PRT": "1", "IBEX_TOKEN": "t", "IBEX_HOME": "h", "PRT": "1"}
+    ibex.dotenv.write_text("IBEX_ZZZZZZZZZZZZZZZZ=1\nPORT=1\nIBEX_LOG_LEVEL=info\n")
+
+    done = ibex.run("doctor")
+
+    assert done.code == 0
+    assert done.out.splitlines()[:3] == [
+        "advice  settings    IBEX_PRT is no setting; did you mean IBEX_PORT?",
+        "advice  settings    IBEX_ZZZZZZZZZZZZZZZZ is no setting",
+        "ok      PostgreSQL  it answers",
+    ]
+
+
+def test_a_dotenv_that_production_does_not_read_is_told(ibex: CliScene) -> None:
+    """So is not what stands in it."""
+    ibex.environ["IBEX_ENV"] = "production"
+    ibex.dotenv.write_text("IBEX_PRT=1\n")
+
+    (finding,) = ibex.run("doctor", "--json").json["findings"]
+
+    assert finding["said"] == f"There is a {ibex.dotenv}, which is not read where IBEX_ENV=production."
