@@ -64,7 +64,12 @@ class Settings(TracingSettings):
 
     env: Environment = setting(
         Environment.DEVELOPMENT,
-        Variable("IBEX_ENV", Environment, "development or production", "Production refuses development credentials."),
+        Variable(
+            "IBEX_ENV",
+            Environment,
+            "development or production",
+            "Production refuses development credentials, and reads no `.env`, which so cannot ask for it.",
+        ),
     )
     host: str = setting(
         "127.0.0.1", Variable("IBEX_HOST", text, "an address or host name", "The address that the proxy listens on.")
