@@ -38,7 +38,7 @@ def doctor(invocation: Invocation, url: str | None, *, as_json: bool) -> int:
         settings = invocation.settings()
     running = invocation.home.running_address()
     around = Surroundings(
-        start=invocation.nothing_runs() if running is None else f"What runs on {invocation.home.path} may say why.",
+        start=_start(invocation, running),
         proxy=url or running,
         journal=Path(settings.journal_dir) if running is None else invocation.home.journal,
     )
@@ -50,6 +50,14 @@ def doctor(invocation: Invocation, url: str | None, *, as_json: bool) -> int:
         _show(found)
         click.echo(f"\n{len(failed)} of {len(found)} failed." if failed else "\nNothing is wrong.")
     return EXIT_FAILED if failed else 0
+
+
+def _start(invocation: Invocation, running: str | None) -> str:
+    if running is not None:
+        return f"What runs on {invocation.home.path} may say why."
+    if invocation.in_production:  # `ibex dev` is no way out there
+        return "Production takes its settings from the environment alone; `ibex serve` starts a proxy."
+    return invocation.nothing_runs()
 
 
 def _of_the_settings(invocation: Invocation) -> Sequence[Finding]:

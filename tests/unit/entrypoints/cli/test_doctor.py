@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ibex.entrypoints.cli.invocation import Invocation
+from ibex.entrypoints.cli.main import main
 from ibex.entrypoints.diagnosis import Examination, Result, Verdict, ok
 
 if TYPE_CHECKING:
     from harness.cli_scene import CliScene
+    from ibex.entrypoints.examinations import Surroundings
+    from ibex.entrypoints.settings import Settings
 
 
 def examination(name: str, result: Result) -> Examination:
@@ -109,3 +113,17 @@ def test_a_dotenv_that_production_does_not_read_is_told(ibex: CliScene) -> None:
     (finding,) = ibex.run("doctor", "--json").json["findings"]
 
     assert finding["said"] == f"There is a {ibex.dotenv}, which is not read where IBEX_ENV=production."
+
+
+@pytest.mark.parametrize(("environ", "start"), [({}, "dev` starts IBEX"), ({"IBEX_ENV": "production"}, "`ibex serve`")])
+def test_production_is_not_sent_to_the_embedded_default(ibex: CliScene, environ: dict[str, str], start: str) -> None:
+    """What starts what does not run is another thing there."""
+    asked: list[Surroundings] = []
+
+    def examine(_settings: Settings, around: Surroundings) -> list[Examination]:
+        asked.append(around)
+        return []
+
+    assert main(["doctor"], Invocation(ibex.home, environ, dotenv=str(ibex.dotenv), examine=examine)) == 0
+
+    assert [start in around.start for around in asked] == [True]
