@@ -54,7 +54,6 @@ async def test_in_production_changes_have_to_be_announced() -> None:
     """Who changes something there needs the Redis that the proxies look at."""
     environ = {
         "IBEX_ENV": "production",
-        "OPENAI_API_KEY": "sk-something",
         "IBEX_DATABASE_URL": "postgresql://ibex_app@127.0.0.1:1/ibex",
         "IBEX_AUTH_DATABASE_URL": "postgresql://ibex_auth@127.0.0.1:1/ibex",
         "IBEX_CLICKHOUSE_URL": "http://127.0.0.1:1",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from harness.auth import Identity, serving
 from harness.servers import free_port
 from ibex.entrypoints.diagnosis import TIMEOUT_S, Finding, diagnose
 from ibex.entrypoints.examinations import Surroundings, examinations
@@ -80,3 +81,16 @@ async def test_servers_that_are_not_there_are_failures(tmp_path: Path) -> None:
     assert [by_name[name].said for name in SERVERS[:2]] == ["nothing listens there"] * 2
     assert by_name["proxy"].verdict.value == "advice"
     assert PASSWORD not in repr(by_name)
+
+
+async def test_an_auth_that_refuses_the_service_token_is_not_said_to_be_away(tmp_path: Path) -> None:
+    """It runs: what is to be done is another thing."""
+    async with serving(await Identity.settled()) as server:
+        by_name = await found(
+            tmp_path,
+            IBEX_AUTH_ADDRESS=f"127.0.0.1:{server.port}",
+            IBEX_AUTH_SERVICE_TOKEN="another-token-of-enough-characters!!",
+        )
+
+    assert by_name["auth"].said == "Auth refuses the service credential."
+    assert by_name["auth"].remedy == "IBEX_AUTH_SERVICE_TOKEN must be the same here and where auth runs."

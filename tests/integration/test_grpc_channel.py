@@ -23,7 +23,7 @@ from harness.auth import (
     until_answered,
 )
 from harness.servers import free_port
-from ibex.adapters.grpc.channel import GrpcAuthChannel
+from ibex.adapters.grpc.channel import CredentialRefusedError, GrpcAuthChannel
 from ibex.adapters.grpc.generated import auth_pb2
 from ibex.adapters.grpc.statuses import CallFailedError
 from ibex.adapters.grpc.verifiers import GrpcTokenVerifier
@@ -108,7 +108,7 @@ async def test_a_refused_credential_is_an_outage(
 async def test_ping_finds_a_wrong_credential(identity: Identity) -> None:
     """So that a proxy that cannot let anybody in is not ready."""
     async with serving(identity) as server, asking(server.port, credential="wrong") as channel:
-        with pytest.raises(ServiceDegradedError, match="credential"):
+        with pytest.raises(CredentialRefusedError, match="credential"):
             await channel.ping()
 
 
@@ -229,7 +229,7 @@ async def test_a_connection_that_hangs_is_given_up(process: AuthProcess, identit
         await until_answered(channel, identity.token)
         process.signal(signal.SIGSTOP)
         async with asyncio.timeout(10):
-            await logged("auth cannot be reached")
+            await logged(f"auth cannot be reached at 127.0.0.1:{process.port}")
         assert await cannot_be_checked(channel, identity) < NOTICEABLY_LATE_S
         process.signal(signal.SIGCONT)
         async with asyncio.timeout(5):

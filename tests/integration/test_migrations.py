@@ -12,6 +12,8 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import CheckConstraint
 
+from harness.process import IbexProcess
+from harness.servers import free_port
 from ibex.adapters.postgres import migrate
 from ibex.adapters.postgres.tables import METADATA
 
@@ -74,7 +76,7 @@ def test_a_migration_that_fails_leaves_nothing(empty_postgres: PostgresDatabase)
     with psycopg.connect(empty_postgres.owner_url) as connection:
         connection.execute("CREATE TABLE outbox ()")  # in the way of the last table
     before = _objects(empty_postgres)
-    with pytest.raises(Exception, match="outbox"):
+    with pytest.raises(migrate.MigrationError, match="outbox"):
         migrate.upgrade(empty_postgres.owner_url)
     assert _objects(empty_postgres) == before
 
@@ -137,3 +139,29 @@ def test_the_revisions_are_one_line() -> None:
     assert len(scripts.get_heads()) == 1
     assert len(scripts.get_bases()) == 1
     assert not [script for script in scripts.walk_revisions() if script.is_branch_point or script.is_merge_point]
+
+
+def test_what_cannot_be_migrated_is_one_line(empty_postgres: PostgresDatabase, tmp_path: Path) -> None:
+    """The variable and why, without a traceback or a password: no server, no such database, and ClickHouse alike."""
+    port = free_port()
+    owner, nobody = empty_postgres.owner_url, f"postgresql://me:canary@127.0.0.1:{port}/db"
+    nowhere = empty_postgres.server.url("postgres", "nowhere")
+    clickhouse = f"http://me:canary@127.0.0.1:{port}/ibex"
+
+    def told(owner_url: str) -> list[str]:
+        environ = {"IBEX_OWNER_DATABASE_URL": owner_url, "IBEX_CLICKHOUSE_URL": clickhouse}
+        process = IbexProcess.spawn(["migrate"], environ, tmp_path)
+        assert process.wait() == 1
+        return process.lines[:-1]  # the last is that there are no more
+
+    assert told(nobody) == ["ibex: IBEX_OWNER_DATABASE_URL: nothing listens there"]
+    assert told(nowhere) == ["ibex: IBEX_OWNER_DATABASE_URL: there is no such database, or no such role"]
+    assert told(owner) == ["ibex: IBEX_CLICKHOUSE_URL: ClickHouse cannot be migrated (no connection, or no answer)"]
+
+
+def test_a_database_of_a_later_version_is_told(migrated_postgres: PostgresDatabase) -> None:
+    """Its revision is one that this version does not know."""
+    with psycopg.connect(migrated_postgres.superuser_url) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(migrate.MigrationError, match="9999"):
+        migrate.upgrade(migrated_postgres.owner_url)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 
 from harness.servers import free_port
-from ibex.adapters.postgres.reachable import why_unreachable
+from ibex.adapters.postgres.reachable import reason_of, why_unreachable
 
 if TYPE_CHECKING:
     from harness.postgres import PostgresDatabase
@@ -36,3 +37,9 @@ async def test_a_database_or_a_role_that_is_not_there_is_told(postgres: Postgres
 async def test_what_is_quoted_in_a_message_is_not_shown() -> None:
     """A URL that libpq cannot read is repeated in its message."""
     assert await why_unreachable("postgresql://me:canary@127.0.0.1:1/db?nonsense=1") == "it cannot be connected to"
+
+
+def test_a_wrong_password_is_told() -> None:
+    """The user's name, which the server repeats, is not."""
+    error = psycopg.OperationalError('connection failed: FATAL:  password authentication failed for user "canary"')
+    assert reason_of(error) == "it refuses the password"

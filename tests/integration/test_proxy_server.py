@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from harness.process import IbexProcess
 from ibex.entrypoints.proxy_server import address_of, listen, serve_http
 from ibex.entrypoints.settings import Settings
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Iterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.integration
 
@@ -28,10 +30,32 @@ def listener() -> Iterator[socket.socket]:
 
 
 def test_an_address_that_is_taken_is_refused(listener: socket.socket) -> None:
-    """Two cannot listen on one port, and whoever comes second hears of it."""
+    """Two cannot listen on one port; whoever comes second hears of it, and what takes another."""
     listener.listen()
-    with pytest.raises(OSError, match="in use"):
-        listen("127.0.0.1", listener.getsockname()[1])
+    port = listener.getsockname()[1]
+    for setting, given in (("IBEX_PORT", ()), ("IBEX_AUTH_OPS_LISTEN", ("IBEX_AUTH_OPS_LISTEN",))):
+        with pytest.raises(OSError, match=f"in use; {setting} takes another port, 0 for any free one"):
+            listen("127.0.0.1", port, *given)
+
+
+def test_a_port_that_auth_cannot_have_is_told_with_its_setting(listener: socket.socket, tmp_path: Path) -> None:
+    """It has two; each is named in one line."""
+    listener.listen()
+    taken = f"127.0.0.1:{listener.getsockname()[1]}"
+    environ = {
+        "IBEX_AUTH_DATABASE_URL": "postgresql://127.0.0.1:1/none",
+        "IBEX_REDIS_URL": "redis://127.0.0.1:1",
+        "IBEX_TOKEN_PEPPERS": "k:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+        "IBEX_AUTH_LISTEN": "127.0.0.1:0",
+        "IBEX_AUTH_OPS_LISTEN": "127.0.0.1:0",
+    }
+    for setting in ("IBEX_AUTH_LISTEN", "IBEX_AUTH_OPS_LISTEN"):
+        auth = IbexProcess.spawn(["auth", "serve"], {**environ, setting: taken}, tmp_path)
+
+        assert auth.wait() == 1
+        (line,) = (line for line in auth.lines if line.startswith("ibex:"))
+        assert taken in line
+        assert f"; {setting} takes another" in line
 
 
 def test_a_wildcard_address_is_shown_as_one_that_can_be_asked() -> None:

@@ -85,6 +85,18 @@ def test_one_that_cannot_start_ends_them_all(production: Production) -> None:
     assert any("ended with code 1" in line for line in watcher.lines)
 
 
+def test_a_role_that_may_do_too_much_is_told_without_a_traceback(
+    production: Production, module_postgres: PostgresDatabase
+) -> None:
+    """What the mistake is, as of every expected failure."""
+    watcher = production.spawn_proxy(workers=2, IBEX_DATABASE_URL=module_postgres.owner_url)
+
+    assert watcher.wait() == 1
+    told = [line for line in watcher.lines if not line.startswith("{")]
+    assert any("the database role" in line and "'ibex_app'" in line for line in told)
+    assert not any("Traceback" in line or line.startswith(" ") for line in told)
+
+
 def test_a_worker_imports_nothing_of_the_command_line(production: Production) -> None:
     """Only the process that watches over them does; each says what it imports while it starts."""
     production.start_proxy(workers=2, PYTHONPROFILEIMPORTTIME="1")

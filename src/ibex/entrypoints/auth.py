@@ -42,7 +42,7 @@ def serve(settings: Settings) -> int:
     settings.require("auth_database_url", "token_peppers", "redis_url")
     host, _, port = settings.auth_ops_listen.rpartition(":")
     with (
-        listen(host.strip("[]"), int(port)) as ops,
+        listen(host.strip("[]"), int(port), "IBEX_AUTH_OPS_LISTEN") as ops,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
         runner.run(_serve(settings, ops))
@@ -67,7 +67,10 @@ async def _serve(settings: Settings, ops: socket.socket) -> None:
         stack.push_async_callback(adapters.board().close)
         await stack.enter_async_context(working([adapters.keep_fresh(), adapters.loop_lag()]))
         stack.push_async_callback(server.stop)
-        await server.start()
+        try:
+            await server.start()
+        except OSError as error:
+            raise OSError(f"{error}; IBEX_AUTH_LISTEN takes another address, port 0 for any free one") from None
         ops.listen(BACKLOG)
         _LOG.info("serving gRPC on port %d, health and metrics on %s", server.port, address_of(ops))
         await serve_http(ops_app, ops, settings, drain.begin)

@@ -155,7 +155,7 @@ def _listen(settings: Settings, *, chosen: bool) -> socket.socket:
         with suppress(OSError):
             return listen(settings.host, settings.port)
         return listen(settings.host, 0)
-    return listen(settings.host, settings.port)
+    return listen(settings.host, settings.port, "IBEX_PORT or --port")
 
 
 @asynccontextmanager

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import httpx
 
+from ibex.adapters.grpc.channel import CredentialRefusedError
 from ibex.adapters.postgres.reachable import why_unreachable
 from ibex.domain.sessions import SinkUnavailableError
 from ibex.domain.traces import NOBODY
@@ -137,11 +138,17 @@ class _Clinic:
         channel = adapters.channel()
         async with _opened(channel):
             await channel.connected()
-            await channel.ping()
+            try:
+                await channel.ping()
+            except CredentialRefusedError as refused:
+                remedy = "IBEX_AUTH_SERVICE_TOKEN must be the same here and where auth runs."
+                return Result(Verdict.FAILED, refused.message, remedy)
         return ok(f"it serves at {self._settings.auth_address}")
 
     async def provider(self) -> Result:
         key, base = self._settings.openai_api_key, self._settings.openai_base_url
+        if key is None and self._settings.env is Environment.PRODUCTION:
+            return Result(Verdict.ADVICE, "OPENAI_API_KEY is not set here", "`ibex serve` needs it in production.")
         if key is None:
             return Result(Verdict.ABSENT, _NO_KEY_HERE)
         status, _ = await self._get(f"{base.rstrip('/')}/models", {"Authorization": f"Bearer {key.reveal()}"})

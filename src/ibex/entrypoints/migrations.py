@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ibex.adapters.clickhouse.migrate import MigrationError as ClickHouseMigrationError
 from ibex.adapters.clickhouse.migrate import migrate as migrate_clickhouse
+from ibex.adapters.postgres.migrate import MigrationError as PostgresMigrationError
 from ibex.adapters.postgres.migrate import upgrade as migrate_postgres
+from ibex.entrypoints.outcome import WorkFailedError
 
 if TYPE_CHECKING:
     from ibex.entrypoints.settings import Settings
@@ -14,13 +17,19 @@ if TYPE_CHECKING:
 def migrate(settings: Settings) -> list[str]:
     """Migrate PostgreSQL as its owner and ClickHouse; return what was done, a line each.
 
-    Raises ``SettingsError`` if a URL is not set, and the databases' own errors.
+    Raises ``SettingsError`` if a URL is not set, and ``WorkFailedError``, which names the URL's variable.
     """
     settings.require("owner_database_url", "clickhouse_url")
     if settings.owner_database_url is None or settings.clickhouse_url is None:
         return []
-    revision = migrate_postgres(settings.owner_database_url.reveal())
-    applied = migrate_clickhouse(settings.clickhouse_url.reveal(), ttl_days=settings.trace_ttl_days)
+    try:
+        revision = migrate_postgres(settings.owner_database_url.reveal())
+    except PostgresMigrationError as error:
+        raise WorkFailedError(f"IBEX_OWNER_DATABASE_URL: {error}") from None
+    try:
+        applied = migrate_clickhouse(settings.clickhouse_url.reveal(), ttl_days=settings.trace_ttl_days)
+    except (ClickHouseMigrationError, ValueError) as error:
+        raise WorkFailedError(f"IBEX_CLICKHOUSE_URL: {error}") from None
     return [
         f"PostgreSQL is at revision {revision}.",
         f"ClickHouse: {', '.join(applied)} applied." if applied else "ClickHouse is current.",

@@ -5,19 +5,28 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Final
 
+from ibex.adapters.postgres.roles import UnsafeRoleError
 from ibex.domain.errors import IbexError
 from ibex.domain.journal import JournalUnavailableError
 from ibex.domain.manage_identity import AlreadyExistsError
 from ibex.domain.sessions import SinkUnavailableError
 from ibex.entrypoints.home import HomeInUseError
-from ibex.entrypoints.settings import MissingSettingError, SettingsError
+from ibex.entrypoints.settings import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
+
+
+class WorkFailedError(Exception):
+    """What was asked for could not be done, for the world's reasons; the message is one line and names no secret."""
+
+
 EXPECTED: Final = (
+    WorkFailedError,
+    UnsafeRoleError,
     IbexError,
     AlreadyExistsError,
     SinkUnavailableError,
@@ -35,8 +44,6 @@ def exit_code_of(work: Callable[[], int]) -> int:
         return work()
     except KeyboardInterrupt:
         return EXIT_FAILED
-    except MissingSettingError as missing:
-        return _fail(f"{missing}\nFor the embedded default: nothing runs there now; `ibex dev` starts it.", EXIT_USAGE)
     except SettingsError as wrong:
         return _fail(str(wrong), EXIT_USAGE)
     except EXPECTED as failure:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import uvloop
 
@@ -15,7 +15,7 @@ from ibex.adapters.telemetry.region import Region
 from ibex.entrypoints.acceptor import Share
 from ibex.entrypoints.descriptors import make_room_for_descriptors
 from ibex.entrypoints.proxy_server import BACKLOG, address_of, listen, serve_http
-from ibex.entrypoints.settings import Environment, Settings, SettingsError
+from ibex.entrypoints.settings import Environment, MissingSettingError, Settings, SettingsError
 from ibex.entrypoints.tracing import check_tracing
 from ibex.entrypoints.workers import Place, end_with_parent, watch_over
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ibex.entrypoints.environments import EmbeddedAdapters, ProductionAdapters
 
 _LOG = logging.getLogger("ibex.serve")
+_SERVERS: Final = ("auth_address", "redis_url", "database_url", "clickhouse_url")
 
 
 def serve(environ: Mapping[str, str], workers: int = 1) -> int:
@@ -35,11 +36,12 @@ def serve(environ: Mapping[str, str], workers: int = 1) -> int:
     """
     settings = Settings.load(environ)
     configure_logging(settings.log_level)
+    settings.require_provider()
+    if workers > 1:
+        _refuse_unfit_for_several(settings)
     _is_embedded(settings)
     check_tracing(settings)
     if workers > 1:
-        if settings.auth_address is None:
-            raise SettingsError("IBEX_AUTH_ADDRESS is not set; several workers need auth and Redis.")
         return watch_over(settings, environ, workers)
     with listen(settings.host, settings.port) as listener:
         return _run(settings, listener, Place(-1, -1, 0))
@@ -67,8 +69,19 @@ def _is_embedded(settings: Settings) -> bool:
     if settings.auth_address is None and settings.redis_url is None and settings.env is not Environment.PRODUCTION:
         settings.require("database_url", "auth_database_url", "clickhouse_url", "token_peppers")
         return True
-    settings.require("auth_address", "redis_url", "database_url", "clickhouse_url")
+    settings.require(*_SERVERS)
     return False
+
+
+def _refuse_unfit_for_several(settings: Settings) -> None:
+    try:
+        settings.require(*_SERVERS)
+    except MissingSettingError as missing:
+        raise MissingSettingError(f"{missing}\nSeveral workers need all of them, auth and Redis too.") from None
+    if settings.clickhouse_url is not None and settings.clickhouse_url.reveal().startswith("chdb:"):
+        raise SettingsError(
+            "IBEX_CLICKHOUSE_URL is chdb://, which is for one process alone; several workers need a server."
+        )
 
 
 def _run(settings: Settings, listener: socket.socket, place: Place) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import signal
 import socket
@@ -76,8 +77,11 @@ class DrainingServer(uvicorn.Server):
         self.should_exit = True
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Return a bound TCP socket; port 0 takes any free one. Raises ``OSError`` if the address is taken or not ours."""
+def listen(host: str, port: int, setting: str = "IBEX_PORT") -> socket.socket:
+    """Return a bound TCP socket; port 0 takes any free one. Raises ``OSError`` if the address is taken or not ours.
+
+    ``setting`` is what the port comes from, for who is told that it is taken.
+    """
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     listener = socket.socket(family, kind, protocol)
     try:
@@ -86,7 +90,8 @@ def listen(host: str, port: int) -> socket.socket:
         listener.set_inheritable(False)
     except OSError as error:
         listener.close()
-        raise OSError(error.errno, f"{host}:{port}: {error.strerror}") from None
+        otherwise = f"; {setting} takes another port, 0 for any free one" if error.errno == errno.EADDRINUSE else ""
+        raise OSError(error.errno, f"{host}:{port}: {error.strerror}{otherwise}") from None
     return listener
 
 

@@ -38,7 +38,7 @@ class SettingsError(Exception):
 
 
 class MissingSettingError(SettingsError):
-    """A variable that is needed is not set; the message names it and says what it takes."""
+    """Variables that are needed are not set; the message names each and says what it takes."""
 
 
 class Environment(StrEnum):
@@ -64,7 +64,12 @@ class Settings(TracingSettings):
 
     env: Environment = setting(
         Environment.DEVELOPMENT,
-        Variable("IBEX_ENV", Environment, "development or production", "Production refuses development credentials."),
+        Variable(
+            "IBEX_ENV",
+            Environment,
+            "development or production",
+            "Production refuses development credentials, and reads no `.env`, which so cannot ask for it.",
+        ),
     )
     host: str = setting(
         "127.0.0.1", Variable("IBEX_HOST", text, "an address or host name", "The address that the proxy listens on.")
@@ -117,7 +122,7 @@ class Settings(TracingSettings):
             "IBEX_CLICKHOUSE_URL",
             secret_url("http", "https", "clickhouse", "clickhouses", "chdb"),
             "an http[s]://, clickhouse[s]:// or chdb:// URL",
-            "ClickHouse, for traces.",
+            "ClickHouse, for traces; chdb:///folder is an engine in the process, for one process alone.",
             is_secret=True,
         ),
     )
@@ -283,7 +288,12 @@ class Settings(TracingSettings):
     )
     journal_dir: str = setting(
         ".ibex/journal",
-        Variable("IBEX_JOURNAL_DIR", text, "a directory", "Where finished exchanges wait until both sinks have them."),
+        Variable(
+            "IBEX_JOURNAL_DIR",
+            text,
+            "a directory",
+            "Where finished exchanges wait until both sinks have them; by default in the folder of `--home`.",
+        ),
     )
     journal_sync: JournalSync = setting(
         JournalSync.NORMAL,
@@ -332,23 +342,28 @@ class Settings(TracingSettings):
         """Raise ``SettingsError`` where production lacks what it must have."""
         if self.env is not Environment.PRODUCTION:
             return
-        if self.openai_api_key is None:
-            raise SettingsError("OPENAI_API_KEY is not set; IBEX_ENV=production needs a provider key.")
         if self.auth_address is not None and self.auth_ca_file is None and self.auth_service_token is None:
-            raise SettingsError(
+            raise MissingSettingError(
                 "IBEX_AUTH_SERVICE_TOKEN is not set; IBEX_ENV=production needs it where IBEX_AUTH_CA_FILE is not set."
             )
         for name, variable in variables():
             if is_for_development(getattr(self, name)):
                 raise SettingsError(f"{variable.name} is a development credential; IBEX_ENV=production refuses it.")
 
+    def require_provider(self) -> None:
+        """Raise ``MissingSettingError`` where production lacks the provider's key; who asks the provider calls it."""
+        if self.env is Environment.PRODUCTION and self.openai_api_key is None:
+            raise MissingSettingError("OPENAI_API_KEY is not set; IBEX_ENV=production needs a provider key.")
+
     def require(self, *names: str) -> None:
-        """Raise ``MissingSettingError`` if one of these settings, given by field name, is not set."""
-        for name, variable in variables():
-            if name in names and getattr(self, name) is None:
-                raise MissingSettingError(
-                    f"{variable.name} is not set; it takes {variable.allowed}. {variable.meaning}"
-                )
+        """Raise ``MissingSettingError`` for those of these settings, by field name, that are not set: a line each."""
+        missing = [
+            f"{variable.name} is not set; it takes {variable.allowed}. {variable.meaning}"
+            for name, variable in variables()
+            if name in names and getattr(self, name) is None
+        ]
+        if missing:
+            raise MissingSettingError("\n".join(missing))
 
 
 def variables() -> tuple[tuple[str, Variable], ...]:

@@ -56,6 +56,14 @@ async def test_what_is_not_set_is_named(tmp_path: Path) -> None:
     assert by_name["proxy"].said == "none answers at http://127.0.0.1:8080 (ConnectError)"
 
 
+async def test_in_production_no_echo_is_promised(tmp_path: Path) -> None:
+    """Who administers needs no key there; who serves does."""
+    by_name = await found(tmp_path, IBEX_ENV="production")
+
+    assert by_name["provider"].verdict is Verdict.ADVICE
+    assert by_name["provider"].remedy == "`ibex serve` needs it in production."
+
+
 async def test_a_proxy_that_asks_auth_needs_redis(tmp_path: Path) -> None:
     """Without it a revoked token would be found out late."""
     settings = Settings.load({"IBEX_AUTH_ADDRESS": "127.0.0.1:1"})

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from ibex.adapters.postgres.roles import UnsafeRoleError
 from ibex.domain.errors import NotFoundError
 from ibex.domain.journal import JournalUnavailableError
-from ibex.entrypoints.outcome import exit_code_of
-from ibex.entrypoints.settings import MissingSettingError, SettingsError
+from ibex.entrypoints.outcome import WorkFailedError, exit_code_of
+from ibex.entrypoints.settings import SettingsError
 
 
 def failing(failure: BaseException) -> int:
@@ -27,6 +28,8 @@ def test_work_that_is_done_has_its_own_code(capsys: pytest.CaptureFixture[str]) 
         (NotFoundError("There is no such agent."), 1, "ibex: There is no such agent.\n"),
         (JournalUnavailableError("The journal is no directory."), 1, "ibex: The journal is no directory.\n"),
         (ConnectionRefusedError(111, "Connection refused"), 1, "ibex: Connection refused\n"),
+        (WorkFailedError("IBEX_X_URL: nothing listens there"), 1, "ibex: IBEX_X_URL: nothing listens there\n"),
+        (UnsafeRoleError("the role 'ibex' owns tables"), 1, "ibex: the role 'ibex' owns tables\n"),
         (ValueError("it has no digit"), 1, "ibex: it has no digit\n"),
         (SettingsError("IBEX_PORT is 'x'; allowed: 0 to 65535."), 2, "ibex: IBEX_PORT is 'x'; allowed: 0 to 65535.\n"),
         (KeyboardInterrupt(), 1, ""),
@@ -38,15 +41,6 @@ def test_an_expected_failure_is_one_line(
     """On standard error, without a traceback; who presses Ctrl-C knows it."""
     assert exit_code_of(lambda: failing(failure)) == code
     assert capsys.readouterr() == ("", said)
-
-
-def test_a_setting_that_is_missing_is_told_with_the_way_out(capsys: pytest.CaptureFixture[str]) -> None:
-    """Who meant the embedded default learns what starts it."""
-    assert exit_code_of(lambda: failing(MissingSettingError("IBEX_DATABASE_URL is not set."))) == 2
-    assert capsys.readouterr().err.splitlines() == [
-        "ibex: IBEX_DATABASE_URL is not set.",
-        "For the embedded default: nothing runs there now; `ibex dev` starts it.",
-    ]
 
 
 def test_a_bug_shows_itself() -> None:

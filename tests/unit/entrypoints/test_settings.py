@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ibex.entrypoints.setting_values import Secret
 from ibex.entrypoints.settings import MissingSettingError, Settings, SettingsError
 
 PRODUCTION = {
@@ -27,7 +28,6 @@ def test_production_takes_what_is_fit_for_it() -> None:
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
-        ("OPENAI_API_KEY", ""),
         ("IBEX_AUTH_SERVICE_TOKEN", ""),
         ("IBEX_DATABASE_URL", "postgresql://ibex_app:postgres@db/ibex"),
         ("IBEX_REDIS_URL", "redis://:password@redis/0"),
@@ -42,6 +42,16 @@ def test_production_refuses_what_is_fit_for_development(variable: str, value: st
     assert not value or value not in str(raised.value)
 
     Settings.load({**wrong, "IBEX_ENV": "development"})
+
+
+def test_production_needs_a_providers_key_only_where_the_provider_is_asked() -> None:
+    """Auth, migrations and administration are not trusted with it; development has the echo."""
+    keyless = {name: value for name, value in PRODUCTION.items() if name != "OPENAI_API_KEY"}
+    with pytest.raises(MissingSettingError, match="OPENAI_API_KEY is not set"):
+        Settings.load(keyless).require_provider()
+
+    Settings.load(PRODUCTION).require_provider()
+    Settings.load({**keyless, "IBEX_ENV": "development"}).require_provider()
 
 
 def test_a_wrong_value_is_named_and_shown_unless_it_is_a_secret() -> None:
@@ -59,6 +69,11 @@ def test_what_is_empty_is_not_set() -> None:
 
 
 def test_what_is_needed_and_not_set_is_named() -> None:
-    """With what it takes and what it is for."""
+    """With what it takes and what it is for; all of it at once."""
     with pytest.raises(MissingSettingError, match="IBEX_REDIS_URL is not set; it takes a redis://"):
         Settings().require("redis_url")
+    with pytest.raises(MissingSettingError) as raised:
+        Settings(port=1, database_url=Secret("postgresql://h")).require(
+            "port", "clickhouse_url", "database_url", "auth_address"
+        )
+    assert [line.split()[0] for line in str(raised.value).splitlines()] == ["IBEX_CLICKHOUSE_URL", "IBEX_AUTH_ADDRESS"]

@@ -62,6 +62,10 @@ class ChannelSecurity:
     tls: ClientTls | None = None
 
 
+class CredentialRefusedError(ServiceDegradedError):
+    """Auth answers, but not to who presents this service credential, or none."""
+
+
 class GrpcAuthChannel:
     """Makes calls on one connection. Nothing in it is retried: there is no time for that within the deadline."""
 
@@ -130,9 +134,9 @@ class GrpcAuthChannel:
         try:
             response = await self._run(self._health and self._health.Check, request, PING_TIMEOUT_S)
         except CallFailedError as error:
-            refused = error.reason == Reason.SERVICE_CREDENTIAL
-            words = "Auth refuses the service credential." if refused else "Auth cannot be reached."
-            raise ServiceDegradedError(words) from error
+            if error.reason == Reason.SERVICE_CREDENTIAL:
+                raise CredentialRefusedError("Auth refuses the service credential.") from error
+            raise ServiceDegradedError("Auth cannot be reached.") from error
         if response.status != health_pb2.HealthCheckResponse.SERVING:
             raise ServiceDegradedError("Auth is not serving.")
 
@@ -190,7 +194,7 @@ class GrpcAuthChannel:
         else:
             self._connected.clear()
         if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
-            _LOG.warning("auth cannot be reached")
+            _LOG.warning("auth cannot be reached at %s", self._address)
 
     def _note(self, reason: str | None) -> None:
         """Say it once when auth begins to refuse the credential: every request fails, and no client can tell why."""

@@ -14,8 +14,12 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import create_engine, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
+
+from ibex.adapters.postgres.reachable import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,6 +31,10 @@ _CONNECT_TIMEOUT_S: Final = 5
 _PACKAGE = Path(__file__).parents[2]
 
 
+class MigrationError(Exception):
+    """PostgreSQL could not be migrated; the message names no secret."""
+
+
 def script_location() -> Path:
     """Return the folder of the migrations: inside the installed package, or at the top of the source tree."""
     installed = _PACKAGE / "_migrations" / "postgres"
@@ -36,7 +44,7 @@ def script_location() -> Path:
 def upgrade(url: str, revision: str = "head") -> str | None:
     """Migrate up to a revision and return the one that is there now.
 
-    Takes the owner's ``postgresql://`` URL. Raises ``sqlalchemy.exc.DBAPIError`` or ``psycopg.Error``.
+    Takes the owner's ``postgresql://`` URL. Raises ``MigrationError``.
     """
     with locked_connection(url) as connection:
         command.upgrade(_config(connection), revision)
@@ -65,15 +73,30 @@ def head() -> str | None:
 
 @contextmanager
 def locked_connection(url: str) -> Iterator[Connection]:
-    """Give a connection in a transaction that holds the migrations' lock; it commits at the end of the block."""
+    """Give a connection in a transaction that holds the migrations' lock; it commits at the end of the block.
+
+    Raises ``MigrationError`` for what the database refuses in it.
+    """
     engine = create_engine(
         "postgresql+psycopg://",
         creator=lambda: psycopg.connect(url, connect_timeout=_CONNECT_TIMEOUT_S, application_name="ibex-migrate"),
         poolclass=NullPool,
     )
-    with engine.begin() as connection:
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})
-        yield connection
+    try:
+        with engine.begin() as connection:
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})
+            yield connection
+    except DBAPIError as error:
+        raise MigrationError(_said(error)) from None
+    except CommandError as error:  # a revision that this version does not know, say
+        raise MigrationError(str(error)) from None
+
+
+def _said(error: DBAPIError) -> str:
+    """Return what the server said of a statement; what fails before there is a server to say it has words of ours."""
+    if not isinstance(error.orig, psycopg.Error):
+        return type(error).__name__
+    return error.orig.diag.message_primary or reason_of(error.orig)
 
 
 def _config(connection: Connection) -> Config:

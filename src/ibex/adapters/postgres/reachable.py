@@ -28,7 +28,12 @@ async def why_unreachable(url: str) -> str | None:
     try:
         connection = await psycopg.AsyncConnection.connect(url, connect_timeout=_TIMEOUT_S)
     except psycopg.Error as error:
-        message = str(error)
-        return next((reason for words, reason in _REASONS if words in message), "it cannot be connected to")
+        return reason_of(error)
     await connection.close()
     return None
+
+
+def reason_of(error: psycopg.Error) -> str:
+    """Return why a connection did not come about, in words that hold nothing of its URL."""
+    message = str(error)
+    return next((reason for words, reason in _REASONS if words in message), "it cannot be connected to")

@@ -39,7 +39,10 @@ class LeaseAge:
 
 
 class LeaseTelemetry:
-    """A ``LeaseObserver``. A lease that cannot be renewed is two lines: why, and that it can be again."""
+    """A ``LeaseObserver``. A lease that cannot be renewed is two lines: why, and that it can be again.
+
+    The first turn of all may come before what it proves is there, and so is no warning yet.
+    """
 
     def __init__(self, registry: Registry) -> None:
         self._turns = registry.counters(
@@ -47,9 +50,11 @@ class LeaseTelemetry:
         )
         self._age = LeaseAge(registry, "Since this process last renewed the lease.")
         self._failing = ""
+        self._begun = False
 
     def renewed(self) -> None:
         """Count a renewal."""
+        self._begun = True
         self._age.renewed()
         self._turns.of("renewed").add()
         if self._failing:
@@ -59,6 +64,9 @@ class LeaseTelemetry:
     def not_renewed(self, why: str) -> None:
         """Count a turn without one."""
         self._turns.of(why).add()
-        if why != self._failing:
+        if not self._begun:
+            self._begun = True
+            _LOG.info("lease is not renewed yet", reason=why)
+        elif why != self._failing:
             self._failing = why
             _LOG.warning("lease is not renewed", reason=why)

@@ -39,14 +39,15 @@ def doctor(invocation: Invocation, url: str | None, *, as_json: bool) -> int:
     from ibex.entrypoints.diagnosis import Verdict, diagnose  # noqa: PLC0415 - keeps --help quick
     from ibex.entrypoints.examinations import Surroundings  # noqa: PLC0415 - the same
 
-    settings = invocation.settings()
+    with invocation.explaining():
+        settings = invocation.settings()
     running = invocation.home.running_address()
     around = Surroundings(
-        start=invocation.nothing_runs() if running is None else f"What runs on {invocation.home.path} may say why.",
+        start=_start(invocation, running),
         proxy=url or running,
         journal=Path(settings.journal_dir) if running is None else invocation.home.journal,
     )
-    found = asyncio.run(diagnose(invocation.examine(settings, around)))
+    found = [*_of_the_settings(invocation), *asyncio.run(diagnose(invocation.examine(settings, around)))]
     failed = [finding for finding in found if finding.verdict is Verdict.FAILED]
     if as_json:
         show_one({"healthy": not failed, "findings": [asdict(finding) for finding in found]}, as_json=True)
@@ -54,6 +55,22 @@ def doctor(invocation: Invocation, url: str | None, *, as_json: bool) -> int:
         _show(found)
         click.echo(f"\n{len(failed)} of {len(found)} failed." if failed else "\nNothing is wrong.")
     return EXIT_FAILED if failed else 0
+
+
+def _start(invocation: Invocation, running: str | None) -> str:
+    if running is not None:
+        return f"What runs on {invocation.home.path} may say why."
+    if invocation.in_production:  # `ibex dev` is no way out there
+        return "Production takes its settings from the environment alone; `ibex serve` starts a proxy."
+    return invocation.nothing_runs()
+
+
+def _of_the_settings(invocation: Invocation) -> Sequence[Finding]:
+    """Return what is taken for a setting and is not read: nothing else would tell of it."""
+    from ibex.entrypoints.diagnosis import Finding, Verdict  # noqa: PLC0415 - keeps --help quick
+
+    said = [*invocation.no_settings(), *filter(None, [invocation.unread()])]
+    return [Finding("settings", Verdict.ADVICE, line, None, 0.0) for line in said]
 
 
 def _show(found: Sequence[Finding]) -> None:

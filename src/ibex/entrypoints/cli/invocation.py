@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 from uuid import UUID
@@ -14,9 +16,10 @@ import rich_click as click
 from ibex.domain.errors import NotFoundError
 from ibex.entrypoints.home import DEFAULT_HOME
 from ibex.entrypoints.settings import Environment, MissingSettingError, Settings, SettingsError, variables
+from ibex.entrypoints.settings_reference import COMMAND_LINE
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     import httpx
@@ -67,20 +70,63 @@ class Invocation:
         """Return what the settings are read from: the environment over ``.env`` over what runs on the folder.
 
         Of the latter two only what is a setting: it is the environment of workers, and what else ``.env`` holds, say
-        for another program's ``PYTHONPATH``, is not for them.
+        for another program's ``PYTHONPATH``, is not for them. The journal is the folder's where nothing else is said.
         """
         names = {variable.name for _, variable in variables()}
         found = {**self.home.running_environ(), **self.environ_with_dotenv()}
+        if not found.get("IBEX_JOURNAL_DIR", "").strip():
+            found["IBEX_JOURNAL_DIR"] = str(self.home.journal)
         return {name: value for name, value in found.items() if name in names or name in self.environ}
 
     def environ_with_dotenv(self) -> dict[str, str]:
-        """Return the environment over the file ``.env``, which production does not read (spec 14)."""
-        if self.environ.get("IBEX_ENV") == Environment.PRODUCTION:
+        """Return the environment over the file ``.env``, which production does not read (spec 14).
+
+        Raises ``SettingsError`` where the file itself asks for production.
+        """
+        if self.in_production:
             return dict(self.environ)
         from dotenv import dotenv_values  # noqa: PLC0415 - keeps --help quick
 
         found = {name: value for name, value in dotenv_values(self.dotenv, interpolate=False).items() if value}
-        return {**found, **self.environ}
+        together = {**found, **self.environ}
+        if _is_production(together):
+            raise SettingsError(
+                f"IBEX_ENV=production is in {self.dotenv}, which production does not read;"
+                " set it in the environment, and the other settings with it."
+            )
+        return together
+
+    @contextmanager
+    def explaining(self, advice: str = "") -> Iterator[None]:
+        """Add to a setting that is missing in the block what may explain it, and the advice, where there is any.
+
+        Raises ``MissingSettingError``.
+        """
+        try:
+            yield
+        except MissingSettingError as missing:
+            raise MissingSettingError("\n".join(filter(None, (str(missing), self.unread(), advice)))) from None
+
+    def unread(self) -> str:
+        """Say that there is a ``.env`` that is not read; empty where it is, or there is none."""
+        if self.in_production and Path(self.dotenv).is_file():
+            return f"There is a {self.dotenv}, which is not read where IBEX_ENV=production."
+        return ""
+
+    def no_settings(self) -> Sequence[str]:
+        """Say of each variable that looks like one of IBEX's and is none which one may be meant, a line each."""
+        known = [*(variable.name for _, variable in variables()), *COMMAND_LINE]
+        said = []
+        for name in sorted(self.environ_with_dotenv()):
+            if name.startswith("IBEX_") and name not in known:
+                close = get_close_matches(name, known, 1)
+                said.append(f"{name} is no setting" + (f"; did you mean {close[0]}?" if close else ""))
+        return said
+
+    @property
+    def in_production(self) -> bool:
+        """Whether the environment says so."""
+        return _is_production(self.environ)
 
     def administer(self, work: Callable[[Administration], Awaitable[T]]) -> T:
         """Run work over the servers that the settings name and return what it returns.
@@ -93,9 +139,10 @@ class Invocation:
                 return await work(use_cases)
 
         try:
-            return asyncio.run(run())
+            with self.explaining():
+                return asyncio.run(run())
         except MissingSettingError as missing:
-            if self.environ.get("IBEX_ENV") == Environment.PRODUCTION:
+            if self.in_production:
                 raise
             raise NothingRunsError(f"{self.nothing_runs()}\nOr, for servers elsewhere: {missing}") from None
 
@@ -127,6 +174,10 @@ class Invocation:
         found = await use_cases.identity.agents(org.id)
         there_is = f" It has {', '.join(agent.name for agent in found)}." if 0 < len(found) <= _FEW else ""
         return _named(found, wanted, f"There is no agent {wanted!r} in the organization {org.name!r}.{there_is}")
+
+
+def _is_production(environ: Mapping[str, str]) -> bool:
+    return environ.get("IBEX_ENV", "").strip() == Environment.PRODUCTION
 
 
 def _named(things: Iterable[Named], wanted: str, otherwise: str) -> Named:

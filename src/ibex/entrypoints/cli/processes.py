@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import rich_click as click
 from click.exceptions import Exit
@@ -18,6 +18,15 @@ from ibex.entrypoints.home import DEFAULT_HOME
 if TYPE_CHECKING:
     from ibex.entrypoints.administration import Administration
     from ibex.entrypoints.cli.invocation import Invocation
+
+_ELSEWHERE: Final = (
+    "IBEX_DATABASE_URL",
+    "IBEX_AUTH_DATABASE_URL",
+    "IBEX_CLICKHOUSE_URL",
+    "IBEX_AUTH_ADDRESS",
+    "IBEX_REDIS_URL",
+)
+"""Who sets one of these has servers elsewhere in mind, and does not look for the embedded default."""
 
 
 @click.command()
@@ -52,7 +61,10 @@ def serve(invocation: Invocation, workers: int) -> None:
     """Run the proxy against the servers that the settings name."""
     from ibex.entrypoints.proxy import serve as run  # noqa: PLC0415 - keeps --help quick
 
-    raise Exit(run(invocation.environ_of_settings(), workers))
+    environ = invocation.environ_of_settings()
+    elsewhere = workers > 1 or invocation.in_production or any(environ.get(name) for name in _ELSEWHERE)
+    with invocation.explaining("" if elsewhere else invocation.nothing_runs()):
+        raise Exit(run(environ, workers))
 
 
 @click.group()
@@ -66,7 +78,8 @@ def serve_auth(invocation: Invocation) -> None:
     """Run auth: gRPC for proxies, HTTP for who watches over it."""
     from ibex.entrypoints.auth import serve as run  # noqa: PLC0415 - keeps --help quick
 
-    raise Exit(run(invocation.settings()))
+    with invocation.explaining():
+        raise Exit(run(invocation.settings()))
 
 
 @click.command()
@@ -75,7 +88,9 @@ def migrate(invocation: Invocation) -> None:
     """Bring PostgreSQL and ClickHouse to this version's schema."""
     from ibex.entrypoints.migrations import migrate as run  # noqa: PLC0415 - keeps --help quick
 
-    for line in run(invocation.settings()):
+    with invocation.explaining():
+        done = run(invocation.settings())
+    for line in done:
         click.echo(line)
 
 

@@ -49,6 +49,23 @@ def test_a_lease_that_is_not_renewed_is_told_once() -> None:
     ]
 
 
+def test_a_first_turn_that_comes_too_early_is_no_warning() -> None:
+    """As in every healthy start; if the second is no better, it is one."""
+    healthy, ill = (LeaseTelemetry(Registry("ibex_auth_")) for _ in range(2))
+
+    with capture_logs() as logged:
+        healthy.not_renewed("filter")
+        healthy.renewed()
+        ill.not_renewed("filter")
+        ill.not_renewed("filter")
+
+    assert [(line["log_level"], line["event"]) for line in logged] == [
+        ("info", "lease is not renewed yet"),
+        ("info", "lease is not renewed yet"),
+        ("warning", "lease is not renewed"),
+    ]
+
+
 def test_a_lease_grows_old_until_it_is_renewed() -> None:
     """From the start on, if it never was."""
     now_ns = [5_000_000_000]

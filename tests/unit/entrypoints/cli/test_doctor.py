@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ibex.entrypoints.cli.invocation import Invocation
+from ibex.entrypoints.cli.main import main
 from ibex.entrypoints.diagnosis import Examination, Result, Verdict, ok
 
 if TYPE_CHECKING:
     from harness.cli_scene import CliScene
+    from ibex.entrypoints.examinations import Surroundings
+    from ibex.entrypoints.settings import Settings
 
 
 def examination(name: str, result: Result) -> Examination:
@@ -83,3 +87,43 @@ def test_a_wrong_setting_is_named_before_anything_is_looked_at(ibex: CliScene) -
 
     assert (done.code, done.out) == (2, "")
     assert "IBEX_PORT is 'high'" in done.err
+
+
+def test_what_looks_like_a_setting_and_is_none_is_told(ibex: CliScene) -> None:
+    """With the one that is nearest, if one is near; not of other programs' variables, nor of the command line's own."""
+    ibex.examinations = [WELL]
+    ibex.environ |= {"IBEX_PRT": "1", "IBEX_TOKEN": "t", "IBEX_HOME": "h", "PRT": "1"}
+    ibex.dotenv.write_text("IBEX_ZZZZZZZZZZZZZZZZ=1\nPORT=1\nIBEX_LOG_LEVEL=info\n")
+
+    done = ibex.run("doctor")
+
+    assert done.code == 0
+    assert done.out.splitlines()[:3] == [
+        "advice  settings    IBEX_PRT is no setting; did you mean IBEX_PORT?",
+        "advice  settings    IBEX_ZZZZZZZZZZZZZZZZ is no setting",
+        "ok      PostgreSQL  it answers",
+    ]
+
+
+def test_a_dotenv_that_production_does_not_read_is_told(ibex: CliScene) -> None:
+    """So is not what stands in it."""
+    ibex.environ["IBEX_ENV"] = "production"
+    ibex.dotenv.write_text("IBEX_PRT=1\n")
+
+    (finding,) = ibex.run("doctor", "--json").json["findings"]
+
+    assert finding["said"] == f"There is a {ibex.dotenv}, which is not read where IBEX_ENV=production."
+
+
+@pytest.mark.parametrize(("environ", "start"), [({}, "dev` starts IBEX"), ({"IBEX_ENV": "production"}, "`ibex serve`")])
+def test_production_is_not_sent_to_the_embedded_default(ibex: CliScene, environ: dict[str, str], start: str) -> None:
+    """What starts what does not run is another thing there."""
+    asked: list[Surroundings] = []
+
+    def examine(_settings: Settings, around: Surroundings) -> list[Examination]:
+        asked.append(around)
+        return []
+
+    assert main(["doctor"], Invocation(ibex.home, environ, dotenv=str(ibex.dotenv), examine=examine)) == 0
+
+    assert [start in around.start for around in asked] == [True]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize(
     ("environ", "port"),
-    [({}, 1_111), ({"IBEX_PORT": "2222"}, 2_222), ({"IBEX_ENV": "production", "OPENAI_API_KEY": "sk-x"}, 8_080)],
+    [({}, 1_111), ({"IBEX_PORT": "2222"}, 2_222), ({"IBEX_ENV": "production"}, 8_080)],
 )
 def test_dotenv_is_for_development_and_gives_way_to_the_environment(
     tmp_path: Path, environ: dict[str, str], port: int
@@ -43,7 +43,22 @@ def test_workers_are_told_the_settings_and_nothing_else_of_dotenv(tmp_path: Path
         home.announce("http://127.0.0.1:1", {"IBEX_HOST": "::2", "IBEX_LOG_LEVEL": "debug"})
         told = Invocation(home, environ, dotenv=str(dotenv)).environ_of_settings()
 
-    assert told == {**environ, "IBEX_HOST": "::1", "IBEX_LOG_LEVEL": "debug"}
+    journal = {"IBEX_JOURNAL_DIR": str(home.journal)}
+    assert told == {**environ, **journal, "IBEX_HOST": "::1", "IBEX_LOG_LEVEL": "debug"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "folder"), [({}, None), ({"IBEX_JOURNAL_DIR": " "}, None), ({"IBEX_JOURNAL_DIR": "x"}, "x")]
+)
+def test_the_journal_is_in_the_folder_unless_it_is_set(
+    tmp_path: Path, environ: dict[str, str], folder: str | None
+) -> None:
+    """Of `ibex serve` as of `ibex dev`: who moves the one moves the other."""
+    home = Home(tmp_path / "home")
+
+    settings = Invocation(home, environ, dotenv=str(tmp_path / "none")).settings()
+
+    assert settings.journal_dir == (folder or str(home.journal))
 
 
 def test_what_runs_on_the_folder_is_found_there_and_gives_way_to_the_environment(tmp_path: Path) -> None:
@@ -110,7 +125,7 @@ def test_where_nothing_runs_the_way_to_start_it_comes_first(ibex: CliScene) -> N
 
 def test_in_production_what_is_missing_is_all_that_is_said(ibex: CliScene) -> None:
     """Nobody there means the embedded default."""
-    ibex.environ |= {"IBEX_ENV": "production", "OPENAI_API_KEY": "sk-x"}
+    ibex.environ["IBEX_ENV"] = "production"
     ibex.failure = MissingSettingError("IBEX_DATABASE_URL is not set.")
 
     done = ibex.run("org", "list")
