@@ -81,13 +81,16 @@ class Invocation:
     def environ_with_dotenv(self) -> dict[str, str]:
         """Return the environment over the file ``.env``, which production does not read (spec 14).
 
-        Raises ``SettingsError`` where the file itself asks for production.
+        Raises ``SettingsError`` where the file itself asks for production, and where it is no text.
         """
         if self.in_production:
             return dict(self.environ)
         from dotenv import dotenv_values  # noqa: PLC0415 - keeps --help quick
 
-        found = {name: value for name, value in dotenv_values(self.dotenv, interpolate=False).items() if value}
+        try:
+            found = {name: value for name, value in dotenv_values(self.dotenv, interpolate=False).items() if value}
+        except UnicodeDecodeError:  # its message would show a part of the file
+            raise SettingsError(f"{self.dotenv} is not UTF-8.") from None
         together = {**found, **self.environ}
         if _is_production(together):
             raise SettingsError(

@@ -8,7 +8,7 @@ import pytest
 
 from ibex.entrypoints.cli.invocation import Invocation
 from ibex.entrypoints.home import Home
-from ibex.entrypoints.settings import MissingSettingError
+from ibex.entrypoints.settings import MissingSettingError, SettingsError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,6 +30,17 @@ def test_dotenv_is_for_development_and_gives_way_to_the_environment(
     invocation = Invocation(Home(tmp_path / "home"), environ, dotenv=str(dotenv))
 
     assert invocation.settings().port == port
+
+
+def test_a_dotenv_that_is_no_text_is_named(tmp_path: Path) -> None:
+    """And nothing of it is shown."""
+    dotenv = tmp_path / ".env"
+    dotenv.write_bytes(b"OPENAI_API_KEY=secret\xff\n")
+
+    with pytest.raises(SettingsError, match=r"\.env is not UTF-8\.$") as raised:
+        Invocation(Home(tmp_path / "home"), {}, dotenv=str(dotenv)).settings()
+
+    assert "secret" not in str(raised.value)
 
 
 def test_workers_are_told_the_settings_and_nothing_else_of_dotenv(tmp_path: Path) -> None:
