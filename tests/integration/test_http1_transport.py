@@ -25,13 +25,14 @@ from harness.openai_wire import (
     open_stream,
 )
 from ibex.adapters.openai.http1.connection import StaleConnectionError
-from ibex.adapters.openai.http1.pool import PoolLimits
+from ibex.adapters.openai.http1.pool import ConnectionPool, Origin, PoolLimits
 from ibex.adapters.openai.http1.tls import client_context
 from ibex.adapters.openai.transport import FRESH, Http1Transport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from ibex.adapters.openai.http1.connection import Connection
     from ibex.adapters.openai.http1.tls import ResumingContext
 
 pytestmark = [pytest.mark.integration, pytest.mark.both_loops]
@@ -112,6 +113,26 @@ async def test_the_line_is_bounded_in_number_and_time(openai_server: ScriptedOpe
             await ask(transport, openai_server)
         gate.open()
         assert set(await asyncio.gather(first, second)) == {completion_body("ok")}
+
+
+async def test_who_comes_while_a_connection_is_handed_over_gets_one_of_its_own(openai_server: ScriptedOpenAI) -> None:
+    """There is room for it, though the other is open and still being made: it must not wait for that to be released."""
+    later: list[asyncio.Task[Connection]] = []
+
+    class Pool(ConnectionPool):
+        def connected(self, connection: Connection) -> None:
+            super().connected(connection)
+            if not later:
+                later.append(asyncio.create_task(self.get(connect_s=60, wait_s=60)))
+
+    url = httpx.URL(openai_server.base_url)
+    pool = Pool(Origin(url.host, url.port or 0), PoolLimits(2, 10))
+    first = await pool.get(connect_s=60, wait_s=60)
+    async with asyncio.timeout(10):
+        second = await later[0]
+
+    assert second is not first
+    await pool.aclose()
 
 
 async def test_leaving_the_line_leaves_nothing_behind(openai_server: ScriptedOpenAI) -> None:

@@ -197,6 +197,7 @@ class ConnectionPool:
             if task is not None:
                 self._connecting.discard(task)
             self._offer(connection)
+            self._connect_for_the_line(connect_s)  # until now it counted twice, as open and as being made
 
     async def _new_connection(self) -> Connection:
         origin = self._origin
