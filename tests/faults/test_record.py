@@ -248,6 +248,7 @@ def test_a_flood_of_unknown_tokens_reaches_neither_auth_nor_the_record(stack: Re
     """A thousand well-formed tokens that nobody has: 401 each, less than one in a hundred past the filter, no row."""
     lookups = "ibex_proxy_filter_lookups_total"
     _wait_for_the_filter(stack, lookups)
+    rows = (len(stack.traces()), len(stack.checkpoints()))
     absent, passed = (stack.metric(lookups, outcome=outcome) for outcome in ("absent", "passed"))
     base_url = f"{stack.address}/v1"
     ids = [uuid4() for _ in range(FLOOD)]
@@ -262,6 +263,8 @@ def test_a_flood_of_unknown_tokens_reaches_neither_auth_nor_the_record(stack: Re
     assert {answer.status for answer in known} == {200}
     stack.assert_recorded(known)  # whatever the flood had left would have been delivered before
     assert set(ids).isdisjoint([*stack.traces(), *stack.checkpoints()])
+    found = (len(stack.traces()), len(stack.checkpoints()))
+    assert all(now - before < FLOOD / 100 for now, before in zip(found, rows, strict=True))  # under other ids neither
 
 
 def _unknown() -> dict[str, str]:
