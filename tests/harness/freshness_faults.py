@@ -1,4 +1,4 @@
-"""What befalls the simulated world: one thing at a time, each of them a row of what may break."""
+"""What befalls the simulated world, one or two things at a time: each of them a row of what may break."""
 
 from __future__ import annotations
 
@@ -7,48 +7,60 @@ import math
 from typing import TYPE_CHECKING, Final
 
 from harness.freshness_links import Mode
-from ibex.adapters.memory.board import Kept
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
+    from uuid import UUID
 
     from harness.freshness_links import Link
+    from harness.freshness_processes import Process, Region
     from harness.freshness_world import World
 
 LOSS_S = 1.0
-"""A fail-over loses what was written in so many seconds before, at most."""
+"""A fail-over of Redis loses what was written in so many seconds before, at most."""
 SAMPLE_S = 0.05
 REST_S = 7.5
 """What is late comes two seconds after; five more and the world has settled."""
-BROKEN = (Mode.REFUSING, Mode.SILENT, Mode.LATE)
+BROKEN = (Mode.REFUSING, Mode.STALLED, Mode.STALLED_THERE, Mode.STALLED_BACK)
 
 
 class Faults:
-    """Breaks one thing after the other and makes it whole again."""
+    """Breaks one thing after the other, or two at a time, and makes them whole again."""
 
-    def __init__(self, world: World, only: str) -> None:
+    def __init__(self, world: World, only: str, at_a_time: int) -> None:
         self._world = world
         self._only = only
+        self._at_a_time = at_a_time
         self._random = world.random
-        self._history: list[tuple[float, Kept]] = []
-        self._names = self._random.choice(((), ("one", "other")))
-        self._reigns = 0
-        self.current = "none"
+        self._history: list[tuple[float, list[dict[UUID, str]]]] = []
+        self._broken: list[str] = []
         self.broken_until = 0.0
+
+    @property
+    def current(self) -> str:
+        """What is broken now."""
+        return " and ".join(sorted(self._broken)) or "none"
 
     async def happen(self) -> None:
         """Break things until cancelled."""
+        self._world.spawn(self._remember())
+        for _ in range(self._at_a_time):
+            self._world.spawn(self._one_after_the_other())
+
+    async def _one_after_the_other(self) -> None:
         world = self._world
-        world.spawn(self._remember())
         await asyncio.sleep(self._random.uniform(0.0, 8.0))
         while True:
             name = self._only or self._random.choice(list(KINDS))
             self._change_soon()
             await asyncio.sleep(self._random.choice((0.0, 0.01, 0.5)))
-            self.current, self.broken_until = name, math.inf
+            self._broken.append(name)
+            self.broken_until = math.inf
             world.tell(f"BROKEN: {name}")
             await KINDS[name](self)
-            self.broken_until = world.now
+            self._broken.remove(name)
+            if not self._broken:
+                self.broken_until = world.now
             world.tell(f"WHOLE: {name}")
             self._change_soon()
             await asyncio.sleep(REST_S + self._random.choice((0.0, 1.0, 8.0)) * self._random.random())
@@ -57,15 +69,14 @@ class Faults:
         """Return all links between two kinds of processes."""
         world = self._world
         return {
-            "auth-redis": [replica.to_board for replica in world.replicas],
+            "auth-redis": [replica.to_epochs for replica in world.replicas],
             "auth-postgres": [replica.to_store for replica in world.replicas],
-            "proxy-redis": [worker.to_board for worker in world.workers],
+            "proxy-redis": [worker.to_epochs for worker in world.workers],
             "proxy-auth": [worker.to_auth for worker in world.workers],
         }[between]
 
-    @property
-    def _to_redis(self) -> list[Link]:
-        return self.links("auth-redis") + self.links("proxy-redis")
+    def _to_redis(self, region: Region) -> list[Link]:
+        return [process.to_epochs for process in (*region.replicas, *region.workers)]
 
     def _change_soon(self) -> None:
         async def change() -> None:
@@ -80,16 +91,29 @@ class Faults:
         await asyncio.sleep(self._random.uniform(0, longest))
 
     async def one_link(self, between: str) -> None:
-        """Cut one link."""
+        """Cut or stall one link."""
         await self._cut([self._random.choice(self.links(between))])
 
     async def postgres_down(self) -> None:
-        """Cut all links to it."""
-        await self._cut(self.links("auth-postgres"))
+        """Cut all links to PostgreSQL; it may come back as another incarnation."""
+        links = self.links("auth-postgres")
+        await self._cut(links)
+        if self._random.random() < 0.5:  # noqa: PLR2004 - it crashed, or a standby was promoted
+            self._world.store.change_log.begin_incarnation()
+            for link in links:
+                link.reset()
+
+    async def log_pruned(self) -> None:
+        """Drop the log of changes while a worker may be away."""
+        link = self._random.choice(self.links("proxy-auth"))
+        link.cut(self._random.choice(BROKEN))
+        await self._hold()
+        self._world.store.change_log.prune(0)
+        link.cut(Mode.WHOLE)
 
     async def redis_down(self) -> None:
-        """Cut all links to it."""
-        await self._cut(self._to_redis)
+        """Cut all links to one Redis."""
+        await self._cut(self._to_redis(self._random.choice(self._world.regions)))
 
     async def _cut(self, links: list[Link]) -> None:
         mode = self._random.choice(BROKEN)
@@ -114,37 +138,56 @@ class Faults:
         await self._hold()
         replica.start()
 
+    async def pause_auth(self) -> None:
+        """Stop an auth replica for a while, as SIGSTOP does."""
+        replica = self._random.choice(self._world.replicas)
+        await self._pause(replica, [replica.to_epochs, replica.to_store])
+
+    async def pause_worker(self) -> None:
+        """Stop a worker for a while."""
+        worker = self._random.choice(self._world.workers)
+        await self._pause(worker, [worker.to_epochs, worker.to_auth])
+
+    async def _pause(self, process: Process, links: list[Link]) -> None:
+        process.may_run.clear()
+        for link in links:
+            link.cut(Mode.STALLED)
+        await self._hold()
+        for link in links:
+            link.cut(Mode.WHOLE)
+        process.may_run.set()
+
     async def flush(self) -> None:
-        """Empty the Redis."""
-        self._world.board.flush()
+        """Empty a Redis."""
+        self._random.choice(self._world.regions).epochs.become({})
 
     async def fail_over(self) -> None:
-        """Have a replica of the Redis take over, which lacks what was written last."""
+        """Have a replica of a Redis take over, which lacks what was written last."""
+        number = self._random.randrange(len(self._world.regions))
         now = self._world.now
-        kept = [what for when, what in self._history if when >= now - LOSS_S]
-        await self._become_another(self._random.choice(kept))
+        kept = [contents[number] for when, contents in self._history if when >= now - LOSS_S]
+        await self._become_another(number, self._random.choice(kept) if kept else {})
 
     async def restart_empty(self) -> None:
         """Restart a Redis that keeps nothing."""
-        await self._become_another(Kept())
+        await self._become_another(self._random.randrange(len(self._world.regions)), {})
 
-    async def _become_another(self, kept: Kept) -> None:
-        if self._random.random() < 0.4:
-            mode = self._random.choice((Mode.REFUSING, Mode.SILENT))
-            for link in self._to_redis:
+    async def _become_another(self, number: int, content: dict[UUID, str]) -> None:
+        region = self._world.regions[number]
+        links = self._to_redis(region)
+        if self._random.random() < 0.4:  # noqa: PLR2004 - the old one was away for a while
+            mode = self._random.choice((Mode.REFUSING, Mode.STALLED))
+            for link in links:
                 link.cut(mode)
             await self._hold()
-        self._reigns += 1
-        name = self._names[self._reigns % 2] if self._names else None
-        self._world.board.fail_over(kept, name)
-        self._history.clear()
-        for link in self._to_redis:
+        region.epochs.become(content)
+        for link in links:
             link.reset()
             link.cut(Mode.WHOLE)
 
     async def _remember(self) -> None:
         while True:
-            self._history.append((self._world.now, self._world.board.kept()))
+            self._history.append((self._world.now, [region.epochs.content() for region in self._world.regions]))
             del self._history[: -int(LOSS_S / SAMPLE_S) - 1]
             await asyncio.sleep(SAMPLE_S)
 
@@ -155,7 +198,10 @@ KINDS: Final[Mapping[str, Callable[[Faults], Awaitable[None]]]] = {
     "a link proxy-redis": lambda faults: faults.one_link("proxy-redis"),
     "a link proxy-auth": lambda faults: faults.one_link("proxy-auth"),
     "auth killed": Faults.kill,
+    "auth paused": Faults.pause_auth,
+    "worker paused": Faults.pause_worker,
     "postgres down": Faults.postgres_down,
+    "log pruned": Faults.log_pruned,
     "redis down": Faults.redis_down,
     "redis flushed": Faults.flush,
     "redis failed over": Faults.fail_over,

@@ -1,40 +1,42 @@
-"""Links between simulated processes that can be cut in the ways in which real ones are, and clients on them."""
+"""Links between simulated processes that break in the ways in which real ones do, and clients over them."""
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, TypeVar
 
-from ibex.domain.announce import BoardUnavailableError, Connection, OutboxUnavailableError
 from ibex.domain.errors import AuthUnavailableError, OutcomeUnknownError, ServiceDegradedError
-from ibex.domain.freshness import News, no_news
+from ibex.domain.freshness.change_log import ChangeLogUnavailableError
+from ibex.domain.freshness.kinds import Epoch, unknown_epoch
+from ibex.domain.freshness.token_filter import TokensUnavailableError
+from ibex.domain.freshness.watch import StreamLostError
 from ibex.domain.rate_limits import Tally
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from datetime import datetime
     from random import Random
     from uuid import UUID
 
-    from ibex.adapters.memory.board import InMemoryBoard
+    from ibex.adapters.memory.epochs import InMemoryEpochs
     from ibex.adapters.memory.identity import InMemoryIdentity
-    from ibex.domain.announce import Change
     from ibex.domain.clock import Clock
-    from ibex.domain.freshness import Kind
+    from ibex.domain.freshness.cache import Fetched
+    from ibex.domain.freshness.change_log import ChangesRead, WatchMessage, WatchServer
+    from ibex.domain.freshness.token_filter import TokensPage
     from ibex.domain.identity import Agent, AgentStatus, PersonalAccessToken, Principal
-    from ibex.domain.manage_identity import Organization, OrganizationStatus, StoredToken
+    from ibex.domain.manage_identity import NamedAgent, Organization, OrganizationStatus, StoredToken
 
 T = TypeVar("T")
 
 LATE_BY_S = 2.0
 """A segment that was lost is sent again so long after the link is whole, though its sender has given up since."""
-
-
 COMMIT_TIMEOUT_S = 2.0
-OUTBOX_TIMEOUT_S = 2.0
+LOG_TIMEOUT_S = 2.0
+EPOCH_TIMEOUT_S = 0.01
 
 
 class UnreachableError(Exception):
@@ -46,12 +48,17 @@ async def _nothing() -> None:
 
 
 class Mode(Enum):
-    """How a link is: whole, refusing at once, swallowing all, or keeping what it was given until it is whole."""
+    """How a link is: whole, refusing at once, holding everything, or holding one direction alone."""
 
     WHOLE = auto()
     REFUSING = auto()
-    SILENT = auto()
-    LATE = auto()
+    STALLED = auto()
+    STALLED_THERE = auto()
+    STALLED_BACK = auto()
+
+    def holds(self, *, back: bool) -> bool:
+        """Return whether nothing passes in a direction."""
+        return self is Mode.STALLED or self is (Mode.STALLED_BACK if back else Mode.STALLED_THERE)
 
 
 @dataclass(slots=True)
@@ -65,11 +72,12 @@ class Link:
     resets: int = 0
     _kept: list[Callable[[], Awaitable[object]]] = field(default_factory=list)
     _late: set[asyncio.Task[None]] = field(default_factory=set)
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def call(self, there: Callable[[], Awaitable[T]]) -> T:
+    async def call(self, there: Callable[[], Awaitable[T]], timeout_s: float | None = None) -> T:
         """Have something done at the other end. Raises ``UnreachableError``, and what is raised there."""
         try:
-            async with asyncio.timeout(self.timeout_s):
+            async with asyncio.timeout(timeout_s or self.timeout_s):
                 resets = self.resets
                 await self._travel(resets, there)
                 answer = await there()
@@ -79,8 +87,10 @@ class Link:
             raise UnreachableError from None
 
     def cut(self, mode: Mode) -> None:
-        """Cut it, or make it whole again; what it kept is delivered then, somewhat later."""
+        """Cut it, or make it whole again; what it held is delivered then, somewhat later."""
         self.mode = mode
+        self._changed.set()
+        self._changed = asyncio.Event()
         if mode is Mode.WHOLE:
             for there in self._kept:
                 task = asyncio.get_running_loop().create_task(self._deliver(there))
@@ -92,14 +102,29 @@ class Link:
         """Break what is under way: the other end is another from now on."""
         self.resets += 1
         self._kept.clear()
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def carry(self, resets: int, *, back: bool) -> None:
+        """Wait as long as one message of a stream takes. Raises ``UnreachableError`` if the stream broke."""
+        while True:
+            if resets != self.resets or self.mode is Mode.REFUSING:
+                raise UnreachableError
+            if not self.mode.holds(back=back):
+                await asyncio.sleep(self.random.uniform(0.0001, self.slowest_s))
+                if resets != self.resets or self.mode is Mode.REFUSING:
+                    raise UnreachableError
+                if not self.mode.holds(back=back):
+                    return
+            await self._changed.wait()
 
     async def _travel(self, resets: int, cargo: Callable[[], Awaitable[object]] | None = None) -> None:
         if self.mode is not Mode.REFUSING:
             await asyncio.sleep(self.random.uniform(0.0001, self.slowest_s))
         if resets != self.resets or self.mode is Mode.REFUSING:
             raise UnreachableError
-        if self.mode is not Mode.WHOLE:
-            if cargo is not None and self.mode is Mode.LATE:
+        if self.mode.holds(back=cargo is None):
+            if cargo is not None and self.random.random() < 0.5:  # noqa: PLR2004 - some packets are never sent again
                 self._kept.append(cargo)
             await asyncio.get_running_loop().create_future()
 
@@ -109,72 +134,8 @@ class Link:
             await there()
 
 
-class BoardOverLink:
-    """An auth replica's ``Board``: whatever goes wrong ends its connection, and the next is another."""
-
-    def __init__(self, link: Link, board: InMemoryBoard) -> None:
-        self._link = link
-        self._board = board
-        self._open: Connection | None = None
-        self._resets = 0
-        self._number = 0
-
-    async def connection(self) -> Connection:
-        """Return the connection; see ``Board``."""
-        if self._open is None or self._resets != self._link.resets:
-            self._resets = self._link.resets
-            there = await self._ask(self._board.connection)
-            self._number += 1
-            self._open = Connection(there.instance, self._number)
-        return self._open
-
-    async def announce(self, connection: Connection, org_id: UUID, kinds: Iterable[Kind]) -> None:
-        """Replace generations; see ``Board``."""
-        kinds = list(kinds)
-        await self._run(connection, lambda there: self._board.announce(there, org_id, kinds))
-
-    async def add_tokens(self, connection: Connection, token_ids: Sequence[UUID]) -> bool:
-        """Put tokens into the filter; see ``Board``."""
-        return await self._run(connection, lambda there: self._board.add_tokens(there, token_ids))
-
-    async def begin_turn(self, connection: Connection) -> str | None:
-        """Take a ticket; see ``Board``."""
-        return await self._run(connection, self._board.begin_turn)
-
-    async def renew(self, connection: Connection, ticket: str) -> bool:
-        """Renew the lease; see ``Board``."""
-        return await self._run(connection, lambda there: self._board.renew(there, ticket))
-
-    async def begin_filter(self, connection: Connection) -> str:
-        """Leave a mark; see ``Board``."""
-        return await self._run(connection, self._board.begin_filter)
-
-    async def finish_filter(self, connection: Connection, mark: str, content: bytes) -> bool:
-        """Make the filter; see ``Board``."""
-        return await self._run(connection, lambda there: self._board.finish_filter(there, mark, content))
-
-    async def _run(self, connection: Connection, what: Callable[[Connection], Awaitable[T]]) -> T:
-        if connection != self._open or self._resets != self._link.resets:
-            raise BoardUnavailableError
-
-        async def there() -> T:
-            reached = await self._board.connection()
-            if reached.instance != connection.instance:
-                raise UnreachableError
-            return await what(reached)
-
-        return await self._ask(there)
-
-    async def _ask(self, there: Callable[[], Awaitable[T]]) -> T:
-        try:
-            return await self._link.call(there)
-        except UnreachableError:
-            self._open = None
-            raise BoardUnavailableError from None
-
-
 class StoreOverLink:
-    """What an auth replica asks its PostgreSQL: of an ``IdentityStore`` what this world needs, and the ``Outbox``."""
+    """What an auth replica asks PostgreSQL: the ``IdentityStore``, the ``ChangeLog`` and the ``LiveTokens``."""
 
     def __init__(self, link: Link, store: InMemoryIdentity) -> None:
         self._link = link
@@ -192,6 +153,10 @@ class StoreOverLink:
         """Store a token."""
         await self._change(lambda: self._store.add_token(token))
 
+    async def add_agent(self, agent: NamedAgent) -> None:
+        """Store an agent."""
+        await self._change(lambda: self._store.add_agent(agent))
+
     async def revoke_token(self, org_id: UUID, token_id: UUID, now: datetime) -> bool:
         """Revoke a token."""
         return await self._change(lambda: self._store.revoke_token(org_id, token_id, now))
@@ -204,18 +169,26 @@ class StoreOverLink:
         """Change an agent's status."""
         return await self._change(lambda: self._store.set_agent_status(org_id, agent_id, status))
 
-    async def pending(self, limit: int) -> Sequence[Change]:
-        """Return changes; see ``Outbox``."""
-        return await self._drain(lambda: self._store.outbox.pending(limit))
+    async def read(self, since: str | None) -> ChangesRead:
+        """Return changes; see ``ChangeLog``."""
+        try:
+            return await self._link.call(lambda: self._store.change_log.read(since), LOG_TIMEOUT_S)
+        except UnreachableError:
+            raise ChangeLogUnavailableError from None
 
-    async def forget(self, ids: Iterable[int]) -> None:
-        """Remove changes; see ``Outbox``."""
-        ids = list(ids)
-        await self._drain(lambda: self._store.outbox.forget(ids))
+    async def count(self) -> int:
+        """Count live tokens; see ``LiveTokens``."""
+        return await self._tokens(self._store.count)
 
-    async def live_tokens(self) -> Sequence[UUID]:
-        """Return live tokens; see ``Outbox``."""
-        return await self._drain(self._store.outbox.live_tokens)
+    async def page(self, after: UUID | None, limit: int) -> TokensPage:
+        """Return live tokens; see ``LiveTokens``."""
+        return await self._tokens(lambda: self._store.page(after, limit))
+
+    async def _tokens(self, there: Callable[[], Awaitable[T]]) -> T:
+        try:
+            return await self._link.call(there)
+        except UnreachableError:
+            raise TokensUnavailableError from None
 
     async def _ask(self, there: Callable[[], Awaitable[T]]) -> T:
         try:
@@ -227,59 +200,69 @@ class StoreOverLink:
         """Begin, which changes nothing if it fails, and commit."""
         await self._ask(_nothing)
         try:
-            async with asyncio.timeout(COMMIT_TIMEOUT_S):
-                return await self._link.call(there)
-        except (UnreachableError, TimeoutError):
+            return await self._link.call(there, COMMIT_TIMEOUT_S)
+        except UnreachableError:
             raise OutcomeUnknownError from None
 
-    async def _drain(self, there: Callable[[], Awaitable[T]]) -> T:
-        try:
-            async with asyncio.timeout(OUTBOX_TIMEOUT_S):
-                return await self._link.call(there)
-        except (UnreachableError, TimeoutError):
-            raise OutboxUnavailableError from None
 
+class EpochsOverLink:
+    """An auth replica's ``Epochs``."""
 
-class NewsOverLink:
-    """A worker's ``RateLimiter``, which limits nobody, and its ``KnownTokens``."""
-
-    def __init__(self, link: Link, board: InMemoryBoard, clock: Clock) -> None:
+    def __init__(self, link: Link, epochs: InMemoryEpochs, clock: Clock) -> None:
         self._link = link
-        self._board = board
+        self._epochs = epochs
+        self._clock = clock
+
+    async def read_or_create(self, org_id: UUID) -> Epoch:
+        """Return the epoch; see ``Epochs``."""
+        asked_ns = self._clock.monotonic_ns()
+        try:
+            return await self._link.call(lambda: self._epochs.read_or_create(org_id), EPOCH_TIMEOUT_S)
+        except UnreachableError:
+            return unknown_epoch(asked_ns)
+
+    async def replace(self, org_id: UUID) -> bool:
+        """Replace the epoch; see ``Epochs``."""
+        try:
+            return await self._link.call(lambda: self._epochs.replace(org_id))
+        except UnreachableError:
+            return False
+
+
+class CounterOverLink:
+    """A worker's ``RateLimiter``, which limits nobody."""
+
+    def __init__(self, link: Link, epochs: InMemoryEpochs, clock: Clock) -> None:
+        self._link = link
+        self._epochs = epochs
         self._clock = clock
 
     async def count(self, org_id: UUID, now: datetime) -> Tally:  # noqa: ARG002 - a RateLimiter's
-        """Return the news."""
-        return Tally(1, await self.news(org_id))
+        """Read the epoch."""
+        return Tally(1, await self.epoch(org_id))
 
-    async def news(self, org_id: UUID) -> News:
-        """Return the news, or none."""
+    async def epoch(self, org_id: UUID) -> Epoch:
+        """Read the epoch; see ``RateLimiter``."""
         asked_ns = self._clock.monotonic_ns()
 
-        async def there() -> News:
-            return self._board.news(org_id)
+        async def there() -> Epoch:
+            return self._epochs.read(org_id)
 
         try:
-            return replace(await self._link.call(there), asked_ns=asked_ns)
+            read = await self._link.call(there)
         except UnreachableError:
-            return no_news(asked_ns)
-
-    async def excludes(self, token_id: UUID) -> bool:
-        """Tell whether the token is certainly not live; see ``KnownTokens``."""
-        try:
-            return await self._link.call(lambda: self._board.excludes(token_id))
-        except UnreachableError:
-            return False
+            return unknown_epoch(asked_ns)
+        return Epoch(read.value, was_read=True, asked_ns=asked_ns)
 
 
 class TokensOverLink:
     """A worker's ``TokenVerifier``, at whichever replica ``at`` finds for it."""
 
-    def __init__(self, link: Link, at: Callable[[PersonalAccessToken], Awaitable[Principal]]) -> None:
+    def __init__(self, link: Link, at: Callable[[PersonalAccessToken], Awaitable[Fetched[Principal]]]) -> None:
         self._link = link
         self._at = at
 
-    async def verify(self, token: PersonalAccessToken) -> Principal:
+    async def verify(self, token: PersonalAccessToken) -> Fetched[Principal]:
         """Return the token's principal; see ``TokenVerifier``."""
         try:
             return await self._link.call(lambda: self._at(token))
@@ -290,13 +273,95 @@ class TokensOverLink:
 class AgentsOverLink:
     """A worker's ``AgentVerifier``, at whichever replica ``at`` finds for it."""
 
-    def __init__(self, link: Link, at: Callable[[UUID, UUID], Awaitable[Agent]]) -> None:
+    def __init__(self, link: Link, at: Callable[[UUID, UUID], Awaitable[Fetched[Agent]]]) -> None:
         self._link = link
         self._at = at
 
-    async def verify(self, org_id: UUID, agent_id: UUID) -> Agent:
+    async def verify(self, org_id: UUID, agent_id: UUID) -> Fetched[Agent]:
         """Return the agent; see ``AgentVerifier``."""
         try:
             return await self._link.call(lambda: self._at(org_id, agent_id))
         except UnreachableError:
             raise AuthUnavailableError from None
+
+
+class SimulatedStream:
+    """One stream between a worker and a replica: messages keep their order, in each direction."""
+
+    def __init__(self, link: Link, server: WatchServer, position: str | None) -> None:
+        self._link = link
+        self._server = server
+        self._resets = link.resets
+        self._there: asyncio.Queue[int] = asyncio.Queue()
+        self._back: asyncio.Queue[WatchMessage] = asyncio.Queue()
+        self._received: asyncio.Queue[WatchMessage | None] = asyncio.Queue()
+        self.sender_may_send: asyncio.Event | None = None
+        server.open(self, position)
+
+    def ping(self, number: int) -> None:
+        """Send a ping; see ``WatchStream``."""
+        self._there.put_nowait(number)
+
+    def send(self, message: WatchMessage) -> None:
+        """Send a message; see ``WatchClient``."""
+        self._back.put_nowait(message)
+
+    async def carry_there(self) -> None:
+        """Deliver pings until cancelled or broken."""
+        with suppress(UnreachableError):
+            while True:
+                number = await self._there.get()
+                await self._link.carry(self._resets, back=False)
+                self._server.ping(self, number)
+        self.break_off()
+
+    async def carry_back(self) -> None:
+        """Deliver messages until cancelled or broken."""
+        with suppress(UnreachableError):
+            while True:
+                message = await self._back.get()
+                if self.sender_may_send is not None:
+                    await self.sender_may_send.wait()
+                await self._link.carry(self._resets, back=True)
+                self._received.put_nowait(message)
+        self.break_off()
+
+    def break_off(self) -> None:
+        """End the stream at both ends."""
+        self._server.close(self)
+        self._received.put_nowait(None)
+
+    async def __aiter__(self) -> AsyncIterator[WatchMessage]:
+        """Return messages; see ``WatchStream``."""
+        while (message := await self._received.get()) is not None:
+            yield message
+        raise StreamLostError
+
+
+class StreamsOverLink:
+    """A worker's ``WatchConnector``, to whichever replica ``choose`` names."""
+
+    def __init__(self, link: Link, choose: Callable[[], WatchServer | None], on_open: Callable[[SimulatedStream], None]) -> None:
+        self._link = link
+        self._choose = choose
+        self._on_open = on_open
+
+    @asynccontextmanager
+    async def open(self, position: str | None) -> AsyncIterator[SimulatedStream]:
+        """Open a stream; see ``WatchConnector``."""
+        try:
+            await self._link.carry(self._link.resets, back=False)
+        except UnreachableError:
+            raise StreamLostError from None
+        server = self._choose()
+        if server is None:
+            raise StreamLostError
+        stream = SimulatedStream(self._link, server, position)
+        self._on_open(stream)
+        carriers = [asyncio.ensure_future(stream.carry_there()), asyncio.ensure_future(stream.carry_back())]
+        try:
+            yield stream
+        finally:
+            server.close(stream)
+            for carrier in carriers:
+                carrier.cancel()

@@ -3,66 +3,81 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from harness.freshness_links import (
     AgentsOverLink,
-    BoardOverLink,
+    CounterOverLink,
+    EpochsOverLink,
     Link,
     Mode,
-    NewsOverLink,
     StoreOverLink,
+    StreamsOverLink,
     TokensOverLink,
+    UnreachableError,
 )
+from ibex.adapters.memory.epochs import InMemoryEpochs
 from ibex.domain.admit_caller import AdmitCaller
-from ibex.domain.cached_identity import CachedAgents, CachedTokens, agent_lifetimes, token_lifetimes
+from ibex.domain.cached_identity import CachedAgents, CachedTokens, agent_policy, token_policy
 from ibex.domain.errors import IbexError
-from ibex.domain.fresh_cache import FreshCache
-from ibex.domain.freshness import Kind
-from ibex.domain.keep_fresh import AnnounceAtOnce, KeepFresh
+from ibex.domain.freshness.cache import FreshCache
+from ibex.domain.freshness.change_log import WatchServer
+from ibex.domain.freshness.kinds import Kind
+from ibex.domain.freshness.token_filter import TokenFilter, TokensUnavailableError
+from ibex.domain.freshness.unknown_tokens import UnknownTokens
+from ibex.domain.freshness.validity import Validity
+from ibex.domain.freshness.watch import Watch
 from ibex.domain.manage_identity import ManageIdentity, VerifyAgent, VerifyToken
 from ibex.domain.token_hash import TokenPeppers
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
+    from datetime import datetime
     from random import Random
     from uuid import UUID
 
-    from ibex.adapters.memory.board import InMemoryBoard
+    from harness.freshness_links import SimulatedStream
     from ibex.adapters.memory.identity import InMemoryIdentity
     from ibex.domain.clock import Clock
+    from ibex.domain.freshness.cache import Fetched
+    from ibex.domain.freshness.token_filter import TokensPage
     from ibex.domain.identity import Agent, PersonalAccessToken, Principal
     from ibex.domain.ids import IdSource
     from ibex.domain.manage_identity import IdentityStore
 
-BOARD_TIMEOUT_S = 0.5
-NEWS_TIMEOUT_S = 0.05
+EPOCHS_TIMEOUT_S = 0.5
+COUNTER_TIMEOUT_S = 0.05
 AUTH_TIMEOUT_S = 0.05
 STORE_TIMEOUT_S = 6.0
+STALE_IF_ERROR_S = 300.0
 PEPPERS = TokenPeppers({"k": bytes(16)})
 
 
 @dataclass(slots=True)
 class Parts:
-    """What all processes share: what stands behind their links, time, ids and chance."""
+    """What all processes share: time, ids, chance and the one PostgreSQL."""
 
     random: Random
     clock: Clock
     ids: IdSource
-    board: InMemoryBoard
     store: InMemoryIdentity
 
 
 @dataclass(slots=True)
+class Region:
+    """A Redis, and what runs beside it. ``stale_if_error_s`` is 0 where there are several regions."""
+
+    epochs: InMemoryEpochs
+    stale_if_error_s: float
+    number: int = 0
+    replicas: list[Replica] = field(default_factory=list)
+    workers: list[Worker] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class Silent:
-    """Hears of the lease and of caches, and says nothing."""
-
-    def renewed(self) -> None:
-        """See ``LeaseObserver``."""
-
-    def not_renewed(self, why: str) -> None:
-        """See ``LeaseObserver``."""
+    """Hears of caches, and says nothing."""
 
     def hit(self, kind: Kind) -> None:
         """See ``CacheObserver``."""
@@ -77,30 +92,26 @@ class Silent:
         """See ``CacheObserver``."""
 
 
-class Replica:
-    """One auth process, which can be killed and started again."""
+class _OffsetClock:
+    def __init__(self, clock: Clock, of: Replica) -> None:
+        self._clock = clock
+        self._of = of
 
-    def __init__(self, parts: Parts, on_bug: Callable[[BaseException], None]) -> None:
-        self._parts = parts
+    def now(self) -> datetime:
+        return self._clock.now()
+
+    def monotonic_ns(self) -> int:
+        return self._clock.monotonic_ns() + self._of.offset_ns
+
+
+class Process:
+    """What both kinds of processes can do: run tasks, be paused, be killed."""
+
+    def __init__(self, on_bug: Callable[[BaseException], None]) -> None:
         self._on_bug = on_bug
         self._running: set[asyncio.Task[object]] = set()
-        self.start()
-
-    def start(self) -> None:
-        """Start a new process."""
-        parts = self._parts
-        self.to_store = Link(parts.random, STORE_TIMEOUT_S)
-        self.to_board = Link(parts.random, BOARD_TIMEOUT_S)
-        store = StoreOverLink(self.to_store, parts.store)
-        identity = cast("IdentityStore", store)
-        board = BoardOverLink(self.to_board, parts.board)
-        keep_fresh = KeepFresh(store, board, Silent())
-        announce = AnnounceAtOnce(board, keep_fresh.announcement_failed)
-        self.manage = ManageIdentity(identity, PEPPERS, announce, parts.clock, parts.ids)
-        self.verify_token = VerifyToken(identity, PEPPERS, parts.clock)
-        self.verify_agent = VerifyAgent(identity)
-        self.alive = True
-        self.spawn(keep_fresh.run())
+        self.may_run = asyncio.Event()
+        self.may_run.set()
 
     def spawn(self, work: Coroutine[object, object, object]) -> asyncio.Task[object]:
         """Do something in this process."""
@@ -109,11 +120,8 @@ class Replica:
         task.add_done_callback(self._ended)
         return task
 
-    def kill(self) -> None:
-        """End the process: from this moment on nothing of it reaches anybody."""
-        self.alive = False
-        for link in (self.to_store, self.to_board):
-            link.cut(Mode.REFUSING)
+    def end_tasks(self) -> None:
+        """End what runs."""
         for task in list(self._running):
             task.cancel()
 
@@ -124,26 +132,125 @@ class Replica:
             self._on_bug(error)
 
 
-class Worker:
-    """One proxy process. The questions are put to whichever replica they find."""
+class Replica(Process):
+    """One auth process, which can be killed and started again."""
+
+    def __init__(self, parts: Parts, region: Region, on_bug: Callable[[BaseException], None]) -> None:
+        super().__init__(on_bug)
+        self._parts = parts
+        self._region = region
+        self.region_number = region.number
+        self.offset_ns = 0
+        self.streams: list[SimulatedStream] = []
+        self.start()
+
+    def start(self) -> None:
+        """Start a new process."""
+        parts = self._parts
+        self.offset_ns = parts.random.randrange(10**15)
+        clock = _OffsetClock(parts.clock, self)
+        self.to_store = Link(parts.random, STORE_TIMEOUT_S)
+        self.to_epochs = Link(parts.random, EPOCHS_TIMEOUT_S)
+        store = StoreOverLink(self.to_store, parts.store)
+        identity = cast("IdentityStore", store)
+        epochs = EpochsOverLink(self.to_epochs, self._region.epochs, clock)
+        self.live_tokens = store
+        self.manage = ManageIdentity(identity, PEPPERS, epochs, clock, parts.ids)
+        self.verify_token = VerifyToken(identity, PEPPERS, epochs, clock)
+        self.verify_agent = VerifyAgent(identity, epochs)
+        self.watch_server = WatchServer(store)
+        self.alive = True
+        self.may_run.set()
+        self.spawn(self.watch_server.run())
+
+    def kill(self) -> None:
+        """End the process: from this moment on nothing of it reaches anybody."""
+        self.alive = False
+        self.may_run.set()
+        for stream in self.streams:
+            stream.break_off()
+        self.streams.clear()
+        for link in (self.to_store, self.to_epochs):
+            link.cut(Mode.REFUSING)
+        self.end_tasks()
+
+
+class Worker(Process):
+    """One proxy process. Its questions go to whichever replica of its region they find."""
 
     def __init__(
         self,
         parts: Parts,
-        verify_token: Callable[[PersonalAccessToken], Awaitable[Principal]],
-        verify_agent: Callable[[UUID, UUID], Awaitable[Agent]],
+        region: Region,
+        at: Callable[[Worker, Callable[[Replica], Awaitable[object]]], Awaitable[object]],
+        on_bug: Callable[[BaseException], None],
     ) -> None:
+        super().__init__(on_bug)
+        self._parts = parts
+        self._region = region
+        self.region_number = region.number
+        self._at = at
         clock = parts.clock
-        self.to_board = Link(parts.random, NEWS_TIMEOUT_S)
+        self.to_epochs = Link(parts.random, COUNTER_TIMEOUT_S)
         self.to_auth = Link(parts.random, AUTH_TIMEOUT_S)
-        news = NewsOverLink(self.to_board, parts.board, clock)
+        self.validity = Validity()
+        self.filter = TokenFilter(_LiveTokensOf(self), b"k" * 16)
+        connector = StreamsOverLink(self.to_auth, self._choose, self._opened)
+        self.watch = Watch(connector, self.validity, clock, parts.random.random, (self.filter,))
+        counter = CounterOverLink(self.to_epochs, region.epochs, clock)
+        stale_s = region.stale_if_error_s
         tokens = CachedTokens(
-            TokensOverLink(self.to_auth, verify_token),
-            news,
-            FreshCache(Kind.TOKENS, {}, token_lifetimes(clock, while_source_is_down_s=300), clock, Silent()),
+            TokensOverLink(self.to_auth, self._verify_token),
+            UnknownTokens(self.filter, self.watch, clock),
+            FreshCache(Kind.TOKENS, {}, token_policy(stale_if_error_s=stale_s), self.validity, clock, Silent()),
         )
         agents = CachedAgents(
-            AgentsOverLink(self.to_auth, verify_agent),
-            FreshCache(Kind.AGENTS, {}, agent_lifetimes(while_source_is_down_s=300), clock, Silent()),
+            AgentsOverLink(self.to_auth, self._verify_agent),
+            FreshCache(Kind.AGENTS, {}, agent_policy(stale_if_error_s=stale_s), self.validity, clock, Silent()),
         )
-        self.admit = AdmitCaller(tokens, agents, news, default_rpm=0)
+        self.admit = AdmitCaller(tokens, agents, counter, default_rpm=0)
+        self._last: Replica | None = None
+        self.spawn(self.watch.run())
+        self.spawn(self.filter.run())
+
+    async def ask(self, what: Callable[[Replica], Awaitable[object]]) -> object:
+        """Ask a replica of this region."""
+        return await self._at(self, what)
+
+    async def _verify_token(self, token: PersonalAccessToken) -> Fetched[Principal]:
+        found = await self._at(self, lambda replica: replica.verify_token.verify(token))
+        return cast("Fetched[Principal]", found)
+
+    async def _verify_agent(self, org_id: UUID, agent_id: UUID) -> Fetched[Agent]:
+        found = await self._at(self, lambda replica: replica.verify_agent.verify(org_id, agent_id))
+        return cast("Fetched[Agent]", found)
+
+    def _choose(self) -> WatchServer | None:
+        alive = [replica for replica in self._region.replicas if replica.alive]
+        others = [replica for replica in alive if replica is not self._last] or alive
+        if not others:
+            return None
+        self._last = self._parts.random.choice(others)
+        return self._last.watch_server
+
+    def _opened(self, stream: SimulatedStream) -> None:
+        if self._last is not None:
+            stream.sender_may_send = self._last.may_run
+            self._last.streams.append(stream)
+
+
+@dataclass(slots=True)
+class _LiveTokensOf:
+    worker: Worker
+
+    async def count(self) -> int:
+        return cast("int", await self._ask(lambda replica: replica.live_tokens.count()))
+
+    async def page(self, after: UUID | None, limit: int) -> TokensPage:
+        return cast("TokensPage", await self._ask(lambda replica: replica.live_tokens.page(after, limit)))
+
+    async def _ask(self, what: Callable[[Replica], Awaitable[object]]) -> object:
+        try:
+            return await self.worker.to_auth.call(lambda: self.worker.ask(what), 1.0)
+        except UnreachableError:
+            raise TokensUnavailableError from None

@@ -1,6 +1,6 @@
 """Runs many simulated worlds on all processors and reports the worst.
 
-PYTHONPATH=tests python -m harness.freshness_runs [worlds [seconds of each [first seed [the one kind of fault]]]]
+PYTHONPATH=tests python -m harness.freshness_runs [worlds [seconds of each [first seed [the one kind of fault [at a time]]]]]
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ class Report:
             self.worst[fault] = max(self.worst[fault], late)
 
 
-def run(task: tuple[range, float, str]) -> Report:
+def run(task: tuple[range, float, str, int]) -> Report:
     """Run the worlds of some seeds."""
-    seeds, seconds, only = task
+    seeds, seconds, only, at_a_time = task
     report = Report(worst=defaultdict(float))
     for seed in seeds:
-        world = World(seed, only=only)
+        world = World(seed, only=only, at_a_time=at_a_time)
         try:
             run_simulated(world.live(seconds))
         except ViolatedError as violated:
@@ -51,11 +51,11 @@ def run(task: tuple[range, float, str]) -> Report:
     return report
 
 
-def main(worlds: int = 1_000, seconds: float = 40.0, first: int = 0, only: str = "") -> None:
+def main(worlds: int = 1_000, seconds: float = 40.0, first: int = 0, only: str = "", at_a_time: int = 1) -> None:
     """Run them all and print what was found: of each kind of violation the shortest story."""
     began, report = time.monotonic(), Report()
     starts = range(first, first + worlds, WORLDS_A_TASK)
-    tasks = [(range(start, min(start + WORLDS_A_TASK, first + worlds)), seconds, only) for start in starts]
+    tasks = [(range(start, min(start + WORLDS_A_TASK, first + worlds)), seconds, only, at_a_time) for start in starts]
     with ProcessPoolExecutor() as pool:
         for some in pool.map(run, tasks):
             report.add(some)
@@ -71,4 +71,4 @@ def main(worlds: int = 1_000, seconds: float = 40.0, first: int = 0, only: str =
 
 if __name__ == "__main__":
     given = sys.argv[1:]
-    main(*(kind(text) for kind, text in zip((int, float, int, str), given, strict=False)))
+    main(*(kind(text) for kind, text in zip((int, float, int, str, int), given, strict=False)))

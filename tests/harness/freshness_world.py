@@ -10,21 +10,21 @@ import asyncio
 import math
 from collections import defaultdict
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, TypeVar
 
 from harness.freshness_faults import Faults
 from harness.freshness_links import UnreachableError
-from harness.freshness_processes import Parts, Replica, Worker
+from harness.freshness_processes import STALE_IF_ERROR_S, Parts, Region, Replica, Worker
 from harness.simulated_time import LoopClock
 from harness.tenants import new_agent, new_organization
-from ibex.adapters.memory.board import InMemoryBoard
+from ibex.adapters.memory.epochs import InMemoryEpochs
 from ibex.adapters.memory.identity import InMemoryIdentity
 from ibex.adapters.memory.ids import SequentialIds
 from ibex.domain.admit_caller import Credentials
 from ibex.domain.errors import AgentSuspendedError, InvalidTokenError, RetryableError
-from ibex.domain.freshness import BOUND_S
+from ibex.domain.freshness.kinds import BOUND_S
 from ibex.domain.identity import AgentStatus
 from ibex.domain.manage_identity import OrganizationStatus, TokenGrant
 from ibex.domain.open_exchange import OpenExchange
@@ -53,10 +53,10 @@ class ViolatedError(AssertionError):
 
 @dataclass(slots=True)
 class Ban:
-    """Something that forbids requests: since when it is committed, and since when whoever asked for it knows so."""
+    """Something that forbids requests: since when it is committed, and since when its author knows so, by region."""
 
     since: float = math.inf
-    known_since: float = math.inf
+    known_since: dict[int, float] = field(default_factory=dict)
     lifted_at: float = -math.inf
 
     def begin(self, now: float) -> None:
@@ -65,13 +65,14 @@ class Ban:
 
     def lift(self, now: float) -> None:
         """It was committed that it is over."""
-        self.since = self.known_since = math.inf
+        self.since = math.inf
+        self.known_since.clear()
         self.lifted_at = now
 
-    def know(self, now: float) -> None:
-        """The call that asked for it has returned."""
+    def know(self, now: float, region: int) -> None:
+        """The call that asked for it has returned, in a region."""
         if self.since < math.inf:
-            self.known_since = min(self.known_since, now)
+            self.known_since.setdefault(region, now)
 
 
 @dataclass(slots=True)
@@ -134,17 +135,20 @@ class WatchedStore(InMemoryIdentity):
 class World:
     """All of it. ``live`` lets it run; what it finds wrong is a ``ViolatedError``."""
 
-    def __init__(
-        self, seed: int, *, only: str = "", board_of: Callable[[Clock, IdSource], InMemoryBoard] = InMemoryBoard
-    ) -> None:
-        """Take the seed, the one kind of fault that shall happen if it is not any, and what the Redis is made of."""
+    def __init__(self, seed: int, *, only: str = "", at_a_time: int = 1, regions: int = 0) -> None:
+        """Take the seed, the one kind of fault that shall happen if it is not any, and how many at a time.
+
+        ``regions`` is how many there are; 0 leaves it to the seed.
+        """
         self.seed = seed
         self.random = Random(seed)  # noqa: S311 - it decides what happens, not who gets in
         clock, ids = LoopClock(), SequentialIds(seed % 65_536)
         self.clock = clock
-        self.board = board_of(clock, ids)
         self.store = WatchedStore(self)
-        self.parts = Parts(self.random, clock, ids, self.board, self.store)
+        self.parts = Parts(self.random, clock, ids, self.store)
+        number = regions or self.random.choice((1, 1, 2))
+        stale_if_error_s = STALE_IF_ERROR_S if number == 1 else 0.0
+        self.regions = [Region(InMemoryEpochs(clock, ids), stale_if_error_s, each) for each in range(number)]
         self.tenants: dict[UUID, Tenant] = {}
         self.revocations: defaultdict[UUID, Ban] = defaultdict(Ban)
         self.holders: list[Holder] = []
@@ -153,11 +157,19 @@ class World:
         self.steps = 0
         self.log: list[str] = []
         self.wrong: list[str] = []
-        self.replicas: list[Replica] = []
-        self.workers: list[Worker] = []
-        self.faults = Faults(self, only)
+        self.faults = Faults(self, only, at_a_time)
         self._tasks: set[asyncio.Task[None]] = set()
         self._went_wrong = asyncio.Event()
+
+    @property
+    def replicas(self) -> list[Replica]:
+        """All auth replicas."""
+        return [replica for region in self.regions for replica in region.replicas]
+
+    @property
+    def workers(self) -> list[Worker]:
+        """All workers."""
+        return [worker for region in self.regions for worker in region.workers]
 
     @property
     def now(self) -> float:
@@ -179,10 +191,11 @@ class World:
         chance = self.random
         for _ in range(chance.choice((1, 1, 2))):
             await self._settle_in()
-        self.replicas += [Replica(self.parts, self._bug) for _ in range(chance.choice((1, 2, 2, 3)))]
-        self.workers += [
-            Worker(self.parts, self._verify_token, self._verify_agent) for _ in range(chance.choice((1, 2)))
-        ]
+        for region in self.regions:
+            for _ in range(chance.choice((1, 2, 2, 3))):
+                region.replicas.append(Replica(self.parts, region, self._bug))
+            for _ in range(chance.choice((1, 2))):
+                region.workers.append(Worker(self.parts, region, self._at_a_replica_of(region), self._bug))
         for worker in self.workers:
             self.spawn(self._requests(worker))
         self.spawn(self._operators())
@@ -191,6 +204,8 @@ class World:
             await asyncio.wait_for(self._went_wrong.wait(), seconds)
         for replica in self.replicas:
             replica.kill()
+        for worker in self.workers:
+            worker.end_tasks()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.sleep(SETTLED_S)
@@ -225,23 +240,24 @@ class World:
 
     # What is asked of auth, at whichever replica is up
 
-    async def _verify_token(self, token: PersonalAccessToken) -> Principal:
-        return await self._at_a_replica(lambda replica: replica.verify_token.verify(token))
-
-    async def _verify_agent(self, org_id: UUID, agent_id: UUID) -> Agent:
-        return await self._at_a_replica(lambda replica: replica.verify_agent.verify(org_id, agent_id))
-
-    async def _at_a_replica(self, ask: Callable[[Replica], Awaitable[T]]) -> T:
-        alive = [replica for replica in self.replicas if replica.alive]
-        if not alive:
-            raise UnreachableError
-        replica = self.random.choice(alive)
-        try:
-            answer = await ask(replica)
-        finally:
-            if not replica.alive:
+    def _at_a_replica_of(
+        self, region: Region
+    ) -> Callable[[Worker, Callable[[Replica], Awaitable[object]]], Awaitable[object]]:
+        async def ask(_worker: Worker, what: Callable[[Replica], Awaitable[object]]) -> object:
+            alive = [replica for replica in region.replicas if replica.alive]
+            if not alive:
                 raise UnreachableError
-        return answer
+            replica = self.random.choice(alive)
+            await replica.may_run.wait()
+            try:
+                answer = await what(replica)
+            finally:
+                if not replica.alive:
+                    raise UnreachableError
+            await replica.may_run.wait()
+            return answer
+
+        return ask
 
     # Requests
 
@@ -257,7 +273,11 @@ class World:
         notes = OpenExchange.begin(self.clock, holder.token.token_id, "t" * 32)
         credentials = Credentials(f"Bearer {holder.token.reveal()}", str(holder.tenant.agent_id))
         try:
-            await worker.admit(credentials, notes)
+            await worker.may_run.wait()
+            admitted = await worker.admit(credentials, notes)
+            await asyncio.sleep(self.random.choice((0.0, 0.0, 0.01, 4.0)) * self.random.random())
+            await worker.may_run.wait()
+            await worker.admit.recheck(admitted, notes)
         except InvalidTokenError:
             outcome = "invalid"
         except AgentSuspendedError:
@@ -266,9 +286,9 @@ class World:
             outcome = "unavailable"
         else:
             outcome = "served"
-        self._judge(holder, outcome, began, well=well and self.is_well)
+        self._judge(holder, outcome, began, worker.region_number, well=well and self.is_well)
 
-    def _judge(self, holder: Holder, outcome: str, began: float, *, well: bool) -> None:
+    def _judge(self, holder: Holder, outcome: str, began: float, region: int, *, well: bool) -> None:
         self.outcomes[outcome] += 1
         what = f"token {holder.token.token_id.int % 1000} {outcome}, asked at {began:.4f}"
         self.tell(what)
@@ -278,7 +298,7 @@ class World:
             self.worst[fault] = max(self.worst[fault], late)
             if late > BOUND_S:
                 self._is_wrong(f"{what}: forbidden {late:.3f} s before ({fault})")
-            elif well and any(ban.known_since <= began for ban in holder.bans):
+            elif well and any(ban.known_since.get(region, math.inf) <= began for ban in holder.bans):
                 self._is_wrong(f"{what}: though all was well and the change known")
         forbidding = {"invalid": holder.invalid, "suspended": (holder.tenant.paused,), "unavailable": holder.bans}
         bans = forbidding.get(outcome, ())
@@ -304,7 +324,11 @@ class World:
         if alive:
             work = what or self.random.choice((self._create, self._create, self._revoke, self._revoke, self._ban))
             replica = self.random.choice(alive)
-            replica.spawn(work(replica))
+            replica.spawn(self._when_it_runs(replica, work))
+
+    async def _when_it_runs(self, replica: Replica, work: Callable[[Replica], Coroutine[object, object, None]]) -> None:
+        await replica.may_run.wait()
+        await work(replica)
 
     async def _create(self, replica: Replica) -> None:
         tenant = self.random.choice(list(self.tenants.values()))
@@ -321,7 +345,7 @@ class World:
             return
         holder = self.random.choice(live)
         await replica.manage.revoke_token(holder.tenant.id, holder.token.token_id)
-        holder.revoked.know(self.now)
+        holder.revoked.know(self.now, replica.region_number)
         self.tell(f"returned: token {holder.token.token_id.int % 1000} revoked")
         self._try_at_once(holder)
 
@@ -336,7 +360,7 @@ class World:
             agent_status = AgentStatus.PAUSED if begin else AgentStatus.ACTIVE
             await replica.manage.set_agent_status(tenant.id, tenant.agent_id, agent_status)
             ban = tenant.paused
-        ban.know(self.now)
+        ban.know(self.now, replica.region_number)
         for holder in self.holders:
             if holder.tenant is tenant:
                 self._try_at_once(holder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -23,8 +24,8 @@ from ibex.domain.rate_limits import decide
 from ibex.domain.values import value
 
 if TYPE_CHECKING:
-    from ibex.domain.cached_identity import CachedAgents, CachedTokens, RecalledAgent, RecalledPrincipal
-    from ibex.domain.freshness import News
+    from ibex.domain.cached_identity import AgentLookup, CachedAgents, CachedTokens, TokenLookup
+    from ibex.domain.freshness.kinds import Epoch
     from ibex.domain.identity import Principal
     from ibex.domain.open_exchange import OpenExchange
     from ibex.domain.rate_limits import RateLimiter
@@ -45,6 +46,15 @@ class Credentials:
         return f"<Credentials agent_id={self.agent_id!r} org_id={self.org_id!r}>"
 
 
+@dataclass(slots=True)
+class Admitted:
+    """What a caller was admitted by: to be checked again before the provider is asked."""
+
+    token: TokenLookup
+    agent: AgentLookup
+    epoch: Epoch
+
+
 class AdmitCaller:
     """Lets verified callers in and notes who they are; raises the refusals of ``errors`` for all others.
 
@@ -61,16 +71,16 @@ class AdmitCaller:
         self._rate_limiter = rate_limiter
         self._default_rpm = default_rpm
 
-    async def __call__(self, credentials: Credentials, notes: OpenExchange) -> News:
-        """Admit a caller that wants to act as an agent, who is the notes' ``caller`` then; return the news of it."""
+    async def __call__(self, credentials: Credentials, notes: OpenExchange) -> Admitted:
+        """Admit a caller that wants to act as an agent, who is the notes' ``caller`` then; return what it was admitted by."""
         notes.enter(Stage.AUTHENTICATE)
-        token, agent = await self._recall(credentials, notes)
+        token, agent = await self._look_up(credentials, notes)
         now = notes.clock.now()
         notes.enter(Stage.RATE_LIMIT)
         tally = await self._rate_limiter.count(token.value.org_id, now)
         notes.enter(Stage.AUTHENTICATE)
-        principal = await self._tokens.confirm(token, tally.news)
-        await self._check_active(agent, tally.news)
+        principal = await self._tokens.validate(token, tally.epoch)
+        await self._check_active(agent, tally.epoch)
         notes.enter(None)
         notes.auth_cached = token.from_cache and agent.from_cache
         notes.auth_stale = token.is_stale or agent.is_stale
@@ -82,54 +92,68 @@ class AdmitCaller:
                 f"The organization's limit of {limit} requests per minute is reached.",
                 retry_after_s=notes.rate_limit.retry_after_s,
             )
-        return tally.news
+        return Admitted(token, agent, tally.epoch)
+
+    async def recheck(self, admitted: Admitted, notes: OpenExchange) -> Epoch:
+        """Check again what a caller was admitted by; return the epoch that now holds.
+
+        Reading a slow body may have taken a minute. Raises what admitting raises.
+        """
+        epoch = admitted.epoch
+        if self._tokens.is_valid(admitted.token, epoch) and self._agents.is_valid(admitted.agent, epoch):
+            return epoch
+        epoch = admitted.epoch = await self._rate_limiter.epoch(admitted.token.value.org_id)
+        await self._tokens.validate(admitted.token, epoch)
+        await self._check_active(admitted.agent, epoch)
+        notes.auth_stale = admitted.token.is_stale or admitted.agent.is_stale
+        return epoch
 
     async def authenticate(self, credentials: Credentials, notes: OpenExchange) -> Principal:
         """Admit a caller without an agent, uncounted."""
-        token = await self._recall_token(credentials, notes)
-        principal = await self._tokens.confirm(token, await self._rate_limiter.news(token.value.org_id))
+        token = await self._look_up_token(credentials, notes)
+        principal = await self._tokens.validate(token, await self._rate_limiter.epoch(token.value.org_id))
         _check_reach(principal, credentials)
         return principal
 
-    async def _recall(self, credentials: Credentials, notes: OpenExchange) -> tuple[RecalledPrincipal, RecalledAgent]:
+    async def _look_up(self, credentials: Credentials, notes: OpenExchange) -> tuple[TokenLookup, AgentLookup]:
         """Return what is known of token and agent, checked for what of it never changes.
 
         A token that is none any more is refused as that and for nothing else, which would tell of the organization. Who
         is refused is not counted, since who goes on regardless must not use up others' requests.
         """
-        token = await self._recall_token(credentials, notes)
+        token = await self._look_up_token(credentials, notes)
         claimed = token.value
         org_id = claimed.org_id
         try:
             _check_reach(claimed, credentials)
-            agent = await self._recall_agent(claimed, credentials.agent_id)
+            agent = await self._look_up_agent(claimed, credentials.agent_id)
         except _REFUSALS:
             if token.from_cache:
-                await self._tokens.confirm(token, await self._rate_limiter.news(org_id))
+                await self._tokens.validate(token, await self._rate_limiter.epoch(org_id))
             raise
         if agent.value.status is not AgentStatus.ACTIVE:
-            news = await self._rate_limiter.news(org_id)
-            await self._tokens.confirm(token, news)
-            await self._check_active(agent, news)
+            epoch = await self._rate_limiter.epoch(org_id)
+            await self._tokens.validate(token, epoch)
+            await self._check_active(agent, epoch)
         notes.caller = Caller(org_id, claimed.token_id, agent.value.id)
         return token, agent
 
-    async def _recall_token(self, credentials: Credentials, notes: OpenExchange) -> RecalledPrincipal:
-        recalled = await self._tokens.recall(_bearer(credentials.authorization))
-        principal = recalled.value
+    async def _look_up_token(self, credentials: Credentials, notes: OpenExchange) -> TokenLookup:
+        lookup = await self._tokens.look_up(_bearer(credentials.authorization))
+        principal = lookup.value
         notes.caller = Caller(principal.org_id, principal.token_id)
-        return recalled
+        return lookup
 
-    async def _recall_agent(self, principal: Principal, claimed: str | None) -> RecalledAgent:
+    async def _look_up_agent(self, principal: Principal, claimed: str | None) -> AgentLookup:
         agent_id = _agent_id(claimed) if claimed is not None else principal.agent_id
         if agent_id is None:
             raise MissingAgentIdError
         if principal.agent_id not in (None, agent_id):
             raise AgentNotAuthorizedError
-        return await self._agents.recall(principal.org_id, agent_id)
+        return await self._agents.look_up(principal.org_id, agent_id)
 
-    async def _check_active(self, recalled: RecalledAgent, news: News) -> None:
-        agent = await self._agents.confirm(recalled, news)
+    async def _check_active(self, lookup: AgentLookup, epoch: Epoch) -> None:
+        agent = await self._agents.validate(lookup, epoch)
         if agent.status is not AgentStatus.ACTIVE:
             raise AgentSuspendedError
 

@@ -1,99 +1,111 @@
-"""Tokens, agents and directives as a worker remembers them, fetched anew when the news say so (spec 5)."""
+"""Tokens, agents and directives as a worker caches them (ADR 0045)."""
 
 from __future__ import annotations
 
 import hashlib
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeAlias
+from uuid import UUID
 
 from ibex.domain.errors import InvalidTokenError
-from ibex.domain.fresh_cache import Lifetimes, Recalled
-from ibex.domain.freshness import Kind
+from ibex.domain.freshness.cache import Fetched, Policy
+from ibex.domain.freshness.kinds import NS
 from ibex.domain.identity import PersonalAccessToken
 from ibex.domain.shared_directives import SharedDirective
 
 if TYPE_CHECKING:
-    from uuid import UUID
-
     from ibex.domain.clock import Clock
     from ibex.domain.directives import Directive, DirectiveLookup
-    from ibex.domain.fresh_cache import FreshCache
-    from ibex.domain.freshness import News
+    from ibex.domain.freshness.cache import FreshCache, Lookup
+    from ibex.domain.freshness.kinds import Epoch
+    from ibex.domain.freshness.unknown_tokens import UnknownTokens
+    from ibex.domain.freshness.validity import Validity
     from ibex.domain.identity import Agent, AgentVerifier, Principal, TokenVerifier
-    from ibex.domain.known_tokens import KnownTokens
     from ibex.domain.shared_directives import SharedDirectives
 
 TokenDigest: TypeAlias = bytes
 AgentKey: TypeAlias = "tuple[int, int]"
-"""Organization and agent as the numbers that their ids are, which are hashed and compared at a tenth of the price."""
-RecalledPrincipal: TypeAlias = "Recalled[TokenDigest, Principal]"
-RecalledAgent: TypeAlias = "Recalled[AgentKey, Agent]"
+"""Organization and agent as integers, which hash ten times as fast as UUIDs."""
+TokenLookup: TypeAlias = "Lookup[TokenDigest, Principal]"
+AgentLookup: TypeAlias = "Lookup[AgentKey, Agent]"
+DirectiveEntry: TypeAlias = "Lookup[AgentKey, Directive | None]"
 
 ENTRY_LIFETIME_S: Final = 30.0
 _BEFORE_EXPIRY_S: Final = 5.0
 
 
-def token_lifetimes(clock: Clock, *, while_source_is_down_s: float) -> Lifetimes[Principal]:
-    """Return how long principals are remembered: 30 s, and less before the token expires."""
+def token_policy(*, stale_if_error_s: float) -> Policy[TokenDigest, Principal]:
+    """Return how tokens are cached: for 30 s, and less before the token expires."""
 
-    def remaining_s(principal: Principal) -> float:
-        if principal.expires_at is None:
+    def lifetime_s(principal: Principal) -> float:
+        if principal.remaining_s is None:
             return ENTRY_LIFETIME_S
-        return min(ENTRY_LIFETIME_S, (principal.expires_at - clock.now()).total_seconds() - _BEFORE_EXPIRY_S)
+        return min(ENTRY_LIFETIME_S, principal.remaining_s - _BEFORE_EXPIRY_S)
 
-    def is_live(principal: Principal) -> bool:
-        return principal.expires_at is None or clock.now() < principal.expires_at
-
-    return Lifetimes(remaining_s, while_source_is_down_s, is_live)
-
-
-def agent_lifetimes(*, while_source_is_down_s: float) -> Lifetimes[Agent]:
-    """Return how long agents are remembered."""
-    return Lifetimes(lambda _: ENTRY_LIFETIME_S, while_source_is_down_s, lambda _: True)
+    return Policy(
+        org_of=lambda _, principal: principal.org_id,
+        lifetime_s=lifetime_s,
+        stale_if_error_s=stale_if_error_s,
+        outlives_s=lambda principal: principal.remaining_s,
+    )
 
 
-def directive_lifetimes(seconds: float, *, last_known_s: float = 0.0) -> Lifetimes[Directive | None]:
-    """Return how long directives are remembered, and that an agent has none.
+def agent_policy(*, stale_if_error_s: float) -> Policy[AgentKey, Agent]:
+    """Return how agents are cached: for 30 s."""
+    return Policy(
+        org_of=lambda _, agent: agent.org_id, lifetime_s=lambda _: ENTRY_LIFETIME_S, stale_if_error_s=stale_if_error_s
+    )
 
-    Where nobody can be asked any more, what was known last holds for ``last_known_s`` after it was last confirmed: an
-    agent's rule is rather an old one than none (spec 7).
+
+def directive_policy(lifetime_s: float, *, last_known_s: float = 0.0) -> Policy[AgentKey, Directive | None]:
+    """Return how directives are cached, the absence of one included.
+
+    Where nobody can be asked, the last known directive holds for ``last_known_s`` after its last confirmation: an old
+    rule is better than none.
     """
-    return Lifetimes(lambda _: seconds, last_known_s=last_known_s)
+    return Policy(
+        org_of=lambda key, _: UUID(int=key[0]), lifetime_s=lambda _: lifetime_s, last_known_s=last_known_s
+    )
 
 
 class CachedTokens:
-    """Principals by the digest of their token; the token itself is not kept."""
+    """Principals by the SHA-256 of their token. The token itself is not kept."""
 
-    def __init__(self, verifier: TokenVerifier, known: KnownTokens, cache: FreshCache[TokenDigest, Principal]) -> None:
+    def __init__(
+        self, verifier: TokenVerifier, unknown: UnknownTokens, cache: FreshCache[TokenDigest, Principal]
+    ) -> None:
         self._verifier = verifier
-        self._known = known
+        self._unknown = unknown
         self._cache = cache
 
-    async def recall(self, text: str) -> RecalledPrincipal:
-        """Return what is known of the token that a text is. Raises as ``TokenVerifier`` does, also for what is none.
+    async def look_up(self, text: str) -> TokenLookup:
+        """Return the cached principal of a token, valid or not; verify the token if it is not cached.
 
-        A token that nobody has costs no call; one that was verified is not taken apart again to be looked up.
+        Raises what ``TokenVerifier`` raises, and ``InvalidTokenError`` for a text that is not a token. A token that the
+        Bloom filter excludes costs no call.
         """
         digest, fetch = _digest(text), partial(self._fetch, text)
-        recalled = self._cache.kept(digest, fetch)
-        if recalled is None:
-            _parsed(text)  # what is no token is not worth a fetch
-            recalled = await self._cache.recall(digest, fetch)
-        return recalled
-
-    async def confirm(self, recalled: RecalledPrincipal, news: News) -> Principal:
-        """Return the principal that the token stands for now. Raises as ``TokenVerifier`` does."""
-        return await self._cache.confirm(recalled, news)
-
-    async def _fetch(self, text: str) -> Principal:
+        lookup = self._cache.cached(digest, fetch)
+        if lookup is not None:
+            return lookup
         token = _parsed(text)
-        if await self._known.excludes(token.token_id):
-            raise InvalidTokenError
-        return await self._verifier.verify(token)
+        await self._unknown.refuse(token.token_id)
+        return await self._cache.look_up(digest, fetch)
+
+    def is_valid(self, lookup: TokenLookup, epoch: Epoch) -> bool:
+        """Return whether a request may act on what it looked up."""
+        return self._cache.is_valid(lookup, epoch)
+
+    async def validate(self, lookup: TokenLookup, epoch: Epoch) -> Principal:
+        """Return the principal that is in force now. Raises what ``TokenVerifier`` raises."""
+        return await self._cache.validate(lookup, epoch)
+
+    async def _fetch(self, text: str) -> Fetched[Principal]:
+        return await self._verifier.verify(_parsed(text))
 
 
 def _digest(text: str) -> TokenDigest:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()  # whatever text a client sent
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()  # a client may send any text
 
 
 def _parsed(text: str) -> PersonalAccessToken:
@@ -110,37 +122,64 @@ class CachedAgents:
         self._verifier = verifier
         self._cache = cache
 
-    async def recall(self, org_id: UUID, agent_id: UUID) -> RecalledAgent:
-        """Return what is known of an agent. Raises as ``AgentVerifier`` does."""
-        return await self._cache.recall((org_id.int, agent_id.int), lambda: self._verifier.verify(org_id, agent_id))
+    async def look_up(self, org_id: UUID, agent_id: UUID) -> AgentLookup:
+        """Return the cached agent, valid or not; verify it if it is not cached. Raises what ``AgentVerifier`` raises."""
+        return await self._cache.look_up(
+            (org_id.int, agent_id.int), lambda: self._verifier.verify(org_id, agent_id)
+        )
 
-    async def confirm(self, recalled: RecalledAgent, news: News) -> Agent:
-        """Return the agent as it is now. Raises as ``AgentVerifier`` does."""
-        return await self._cache.confirm(recalled, news)
+    def is_valid(self, lookup: AgentLookup, epoch: Epoch) -> bool:
+        """Return whether a request may act on what it looked up."""
+        return self._cache.is_valid(lookup, epoch)
+
+    async def validate(self, lookup: AgentLookup, epoch: Epoch) -> Agent:
+        """Return the agent as it is now. Raises what ``AgentVerifier`` raises."""
+        return await self._cache.validate(lookup, epoch)
 
 
 class CachedDirectives:
-    """Directives by organization and agent, and that there is none: from here, other workers, or the source."""
+    """Directives by organization and agent: from this worker's cache, the shared cache, or the source."""
 
-    def __init__(
-        self, source: DirectiveLookup, shared: SharedDirectives, cache: FreshCache[AgentKey, Directive | None]
+    def __init__(  # noqa: PLR0913 - one argument a part
+        self,
+        source: DirectiveLookup,
+        shared: SharedDirectives,
+        cache: FreshCache[AgentKey, Directive | None],
+        validity: Validity,
+        clock: Clock,
+        *,
+        shared_ttl_s: float,
     ) -> None:
         self._source = source
         self._shared = shared
         self._cache = cache
+        self._validity = validity
+        self._clock = clock
+        self._shared_ttl_ns = int(shared_ttl_s * NS)
 
-    async def active(self, org_id: UUID, agent_id: UUID, news: News) -> Directive | None:
-        """Return the directive in force now; None if there is none. Raises as ``DirectiveLookup`` does."""
+    async def look_up(self, org_id: UUID, agent_id: UUID, epoch: Epoch) -> DirectiveEntry:
+        """Return the directive in force, validated. Raises what ``DirectiveLookup`` raises."""
+        return await self._cache.get(
+            (org_id.int, agent_id.int), epoch, partial(self._fetch, org_id, agent_id, epoch)
+        )
 
-        async def fetch() -> Directive | None:
-            stamp = news.stamp(Kind.DIRECTIVES)  # read before what follows, as the rules want it
-            if stamp is None:
-                return await self._source.active(org_id, agent_id)
-            known = await self._shared.get(org_id, agent_id, stamp)
+    def is_valid(self, lookup: DirectiveEntry, epoch: Epoch) -> bool:
+        """Return whether a request may act on what it looked up."""
+        return self._cache.is_valid(lookup, epoch)
+
+    async def validate(self, lookup: DirectiveEntry, epoch: Epoch) -> Directive | None:
+        """Return the directive in force now. Raises what ``DirectiveLookup`` raises."""
+        org_id, agent_id = (UUID(int=number) for number in lookup.key)
+        lookup.fetch = partial(self._fetch, org_id, agent_id, epoch)
+        return await self._cache.validate(lookup, epoch)
+
+    async def _fetch(self, org_id: UUID, agent_id: UUID, epoch: Epoch) -> Fetched[Directive | None]:
+        if epoch.value is None:
+            return Fetched(await self._source.active(org_id, agent_id), epoch)
+        if self._validity.may_read_shared(org_id, self._clock.monotonic_ns(), self._shared_ttl_ns):
+            known = await self._shared.get(org_id, agent_id, epoch.value)
             if known is not None:
-                return known.directive
-            directive = await self._source.active(org_id, agent_id)
-            await self._shared.put(org_id, agent_id, stamp, SharedDirective(directive))
-            return directive
-
-        return await self._cache.get((org_id.int, agent_id.int), news, fetch)
+                return Fetched(known.directive, epoch)
+        directive = await self._source.active(org_id, agent_id)
+        await self._shared.put(org_id, agent_id, epoch.value, SharedDirective(directive))
+        return Fetched(directive, epoch)

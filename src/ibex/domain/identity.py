@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
+    from ibex.domain.freshness.cache import Fetched
     from ibex.domain.permissions import Permission
 
 _SHAPE = re.compile(
@@ -81,8 +80,9 @@ class PersonalAccessToken:
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """On whose behalf a request runs, as its verified token says.
+    """The holder of a verified token.
 
+    ``remaining_s`` is how many seconds of life the token had when it was verified; None for a token that does not expire.
     ``rate_limit_rpm`` is requests per minute, 0 for unlimited, None where the organization sets none of its own.
     """
 
@@ -91,7 +91,7 @@ class Principal:
     permissions: Permission
     user_id: UUID | None = None
     agent_id: UUID | None = None
-    expires_at: datetime | None = None
+    remaining_s: float | None = None
     rate_limit_rpm: int | None = None
 
 
@@ -116,8 +116,8 @@ class Agent:
 class TokenVerifier(Protocol):
     """Port: whose token is this."""
 
-    async def verify(self, token: PersonalAccessToken) -> Principal:
-        """Return the principal of a live token of an active organization.
+    async def verify(self, token: PersonalAccessToken) -> Fetched[Principal]:
+        """Return the principal of a live token of an active organization, and the epoch that was read before it.
 
         Raises ``InvalidTokenError`` if it is unknown, expired or revoked or its organization is not active, and
         ``ServiceDegradedError`` if that cannot be found out now: a ``TokenSourceUnavailableError`` if where tokens are
@@ -128,8 +128,8 @@ class TokenVerifier(Protocol):
 class AgentVerifier(Protocol):
     """Port: may this organization act as this agent."""
 
-    async def verify(self, org_id: UUID, agent_id: UUID) -> Agent:
-        """Return the agent, whatever its status.
+    async def verify(self, org_id: UUID, agent_id: UUID) -> Fetched[Agent]:
+        """Return the agent, whatever its status, and the epoch that was read before it.
 
         Raises ``AgentNotAuthorizedError`` if the organization has no such agent (another's is no different from none),
         and ``AuthUnavailableError`` if that cannot be found out now: an ``AgentSourceUnavailableError`` if where agents

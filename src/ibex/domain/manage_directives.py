@@ -5,20 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ibex.domain.announce import AnnouncedChanges
 from ibex.domain.directive_diff import Basis, DirectiveDiff, unified_lines
 from ibex.domain.directives import check_text, text_hash
 from ibex.domain.errors import NotFoundError
-from ibex.domain.freshness import Kind
+from ibex.domain.freshness.epochs import Changes
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Coroutine, Sequence
     from datetime import datetime
     from uuid import UUID
 
-    from ibex.domain.announce import Announcements
     from ibex.domain.clock import Clock
     from ibex.domain.directives import InjectionMode
+    from ibex.domain.freshness.epochs import Epochs
     from ibex.domain.ids import IdSource
 
 
@@ -94,9 +93,9 @@ class DirectiveStore(Protocol):
 class ManageDirectives:
     """Sets, shows and rolls back directives."""
 
-    def __init__(self, store: DirectiveStore, announcements: Announcements, clock: Clock, ids: IdSource) -> None:
+    def __init__(self, store: DirectiveStore, epochs: Epochs, clock: Clock, ids: IdSource) -> None:
         self._store = store
-        self._changes = AnnouncedChanges(announcements)
+        self._changes = Changes(epochs)
         self._clock = clock
         self._ids = ids
 
@@ -164,7 +163,7 @@ class ManageDirectives:
         return state
 
     async def _change(self, org_id: UUID, change: Coroutine[Any, Any, DirectiveState | None]) -> DirectiveState | None:
-        return await self._changes.make(org_id, Kind.DIRECTIVES, change)
+        return await self._changes.make(org_id, change)
 
 
 def _no_directive() -> NotFoundError:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
-from ibex.domain.announce import AnnouncedChanges
 from ibex.domain.errors import (
     AgentNotAuthorizedError,
     AgentSourceUnavailableError,
@@ -15,7 +15,8 @@ from ibex.domain.errors import (
     ServiceDegradedError,
     TokenSourceUnavailableError,
 )
-from ibex.domain.freshness import Kind
+from ibex.domain.freshness.cache import Fetched
+from ibex.domain.freshness.epochs import Changes
 from ibex.domain.identity import AgentStatus, PersonalAccessToken, Principal
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
-    from ibex.domain.announce import Announcements
     from ibex.domain.clock import Clock
+    from ibex.domain.freshness.epochs import Epochs
     from ibex.domain.identity import Agent
     from ibex.domain.ids import IdSource
     from ibex.domain.permissions import Permission
@@ -148,6 +149,7 @@ class IdentityStore(Protocol):
 
 
 MAX_NAME_CHARACTERS = 128
+MAX_REMEMBERED_ORGANIZATIONS = 50_000
 
 
 def check_name(name: str) -> str:
@@ -162,54 +164,81 @@ class AlreadyExistsError(Exception):
 
 
 class VerifyToken:
-    """A ``TokenVerifier`` at the source."""
+    """A ``TokenVerifier`` at the source.
 
-    def __init__(self, store: IdentityStore, peppers: TokenPeppers, clock: Clock) -> None:
+    The epoch must be read before the token. The token's organization never changes, so it is remembered; a token that
+    is seen for the first time is read twice.
+    """
+
+    def __init__(self, store: IdentityStore, peppers: TokenPeppers, epochs: Epochs, clock: Clock) -> None:
         self._store = store
         self._peppers = peppers
+        self._epochs = epochs
         self._clock = clock
+        self._organizations: OrderedDict[UUID, UUID] = OrderedDict()
 
-    async def verify(self, token: PersonalAccessToken) -> Principal:
-        """Return the token's principal; see ``TokenVerifier``."""
-        try:
-            found = await self._store.find_token(token.token_id)
-        except ServiceDegradedError as error:
-            raise TokenSourceUnavailableError from error
+    async def verify(self, token: PersonalAccessToken) -> Fetched[Principal]:
+        """Return the token's principal and the epoch that was read before it; see ``TokenVerifier``."""
+        org_id = await self._organization_of(token)
+        epoch = await self._epochs.read_or_create(org_id)
+        found = await self._find(token)
         if found is None:
             self._peppers.spend_time(token)
             raise InvalidTokenError
         stored, organization = found
         genuine = self._peppers.matches(token, stored.key_id, stored.digest)
-        expired = stored.expires_at is not None and stored.expires_at <= self._clock.now()
+        remaining_s = None if stored.expires_at is None else (stored.expires_at - self._clock.now()).total_seconds()
+        expired = remaining_s is not None and remaining_s <= 0
         suspended = organization.status is not OrganizationStatus.ACTIVE
         if not genuine or expired or suspended or stored.revoked_at is not None:
             raise InvalidTokenError
-        return Principal(
+        principal = Principal(
             org_id=stored.org_id,
             token_id=stored.id,
             permissions=stored.permissions,
             user_id=stored.user_id,
             agent_id=stored.agent_id,
-            expires_at=stored.expires_at,
+            remaining_s=remaining_s,
             rate_limit_rpm=organization.rate_limit_rpm,
         )
+        return Fetched(principal, epoch)
+
+    async def _organization_of(self, token: PersonalAccessToken) -> UUID:
+        org_id = self._organizations.get(token.token_id)
+        if org_id is None:
+            found = await self._find(token)
+            if found is None:
+                self._peppers.spend_time(token)
+                raise InvalidTokenError
+            org_id = self._organizations[token.token_id] = found[0].org_id
+            if len(self._organizations) > MAX_REMEMBERED_ORGANIZATIONS:
+                self._organizations.popitem(last=False)
+        return org_id
+
+    async def _find(self, token: PersonalAccessToken) -> tuple[StoredToken, Organization] | None:
+        try:
+            return await self._store.find_token(token.token_id)
+        except ServiceDegradedError as error:
+            raise TokenSourceUnavailableError from error
 
 
 class VerifyAgent:
     """An ``AgentVerifier`` at the source."""
 
-    def __init__(self, store: IdentityStore) -> None:
+    def __init__(self, store: IdentityStore, epochs: Epochs) -> None:
         self._store = store
+        self._epochs = epochs
 
-    async def verify(self, org_id: UUID, agent_id: UUID) -> Agent:
-        """Return the agent; see ``AgentVerifier``."""
+    async def verify(self, org_id: UUID, agent_id: UUID) -> Fetched[Agent]:
+        """Return the agent and the epoch that was read before it; see ``AgentVerifier``."""
+        epoch = await self._epochs.read_or_create(org_id)
         try:
             agent = await self._store.find_agent(org_id, agent_id)
         except ServiceDegradedError as error:
             raise AgentSourceUnavailableError from error
         if agent is None:
             raise AgentNotAuthorizedError
-        return agent
+        return Fetched(agent, epoch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,14 +259,13 @@ class ManageIdentity:
         self,
         store: IdentityStore,
         peppers: TokenPeppers,
-        announcements: Announcements,
+        epochs: Epochs,
         clock: Clock,
         ids: IdSource,
     ) -> None:
         self._store = store
         self._peppers = peppers
-        self._announcements = announcements
-        self._changes = AnnouncedChanges(announcements)
+        self._changes = Changes(epochs)
         self._clock = clock
         self._ids = ids
 
@@ -256,7 +284,7 @@ class ManageIdentity:
     async def set_organization_status(self, org_id: UUID, status: OrganizationStatus) -> None:
         """Suspend or reactivate an organization. Raises ``NotFoundError``."""
         change = self._store.set_organization_status(org_id, status)
-        if not await self._changes.make(org_id, Kind.TOKENS, change):
+        if not await self._changes.make(org_id, change):
             raise NotFoundError("There is no such organization.")
 
     async def create_user(self, org_id: UUID, email: str) -> User:
@@ -278,7 +306,7 @@ class ManageIdentity:
     async def set_agent_status(self, org_id: UUID, agent_id: UUID, status: AgentStatus) -> None:
         """Activate, pause, suspend or archive an agent. Raises ``NotFoundError``."""
         change = self._store.set_agent_status(org_id, agent_id, status)
-        if not await self._changes.make(org_id, Kind.AGENTS, change):
+        if not await self._changes.make(org_id, change):
             raise NotFoundError("The organization has no such agent.")
 
     async def create_token(self, org_id: UUID, grant: TokenGrant) -> PersonalAccessToken:
@@ -300,7 +328,6 @@ class ManageIdentity:
                 revoked_at=None,
             )
         )
-        await self._announcements.token_created(token.token_id)
         return token
 
     async def tokens(
@@ -312,5 +339,5 @@ class ManageIdentity:
     async def revoke_token(self, org_id: UUID, token_id: UUID) -> None:
         """Revoke a token, from the next request on. Raises ``NotFoundError``."""
         change = self._store.revoke_token(org_id, token_id, self._clock.now())
-        if not await self._changes.make(org_id, Kind.TOKENS, change):
+        if not await self._changes.make(org_id, change):
             raise NotFoundError("The organization has no such token.")

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
-    from ibex.domain.freshness import News
+    from ibex.domain.freshness.kinds import Epoch
 
 WINDOW_S = 60
 UNLIMITED = 0
@@ -54,10 +54,10 @@ def decide(*, count: int, limit: int, now: datetime) -> RateLimitDecision:
 
 @value
 class Tally:
-    """How many requests an organization has made in the window, this one included, and the news of it."""
+    """How many requests an organization has made in the window, this one included, and its epoch."""
 
     count: int
-    news: News
+    epoch: Epoch
 
 
 class WindowCounter:
@@ -85,14 +85,14 @@ class WindowCounter:
 
 
 class RateLimiter(Protocol):
-    """Port: counts requests, and on the same way brings the news of the organization (spec 5).
+    """Port: counts requests, and reads the organization's epoch in the same round trip.
 
-    Never raises, and answers within a bound: an adapter that cannot reach its counter counts in process, says so in a
-    metric, and has no news (spec 6).
+    Never raises, and answers within a bound. An adapter that cannot reach its counter counts in process, reports that in
+    a metric, and returns an *unknown* epoch.
     """
 
     async def count(self, org_id: UUID, now: datetime) -> Tally:
         """Count one request of an organization in the window that ``now`` lies in."""
 
-    async def news(self, org_id: UUID) -> News:
-        """Return the organization's news without counting anything."""
+    async def epoch(self, org_id: UUID) -> Epoch:
+        """Read the organization's epoch without counting a request."""

@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from ibex.domain.directives import Directive
-    from ibex.domain.freshness import Stamp
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,14 +19,13 @@ class SharedDirective:
 
 
 class SharedDirectives(Protocol):
-    """Port: a cache that all workers share. It may lose anything at any time; it never raises.
+    """Port: a cache that all workers share. It may lose anything at any time. Its methods never raise.
 
-    What is put under a stamp was fetched after that stamp was read, so it is as good as the source for as long as that
-    very stamp is read again (``freshness``). Under any other stamp it is as good as nothing.
+    A directive that is put under an epoch was fetched after that epoch was read.
     """
 
-    async def get(self, org_id: UUID, agent_id: UUID, stamp: Stamp) -> SharedDirective | None:
-        """Return what was put under this very stamp; None if that is nothing, or nobody can be asked in time."""
+    async def get(self, org_id: UUID, agent_id: UUID, epoch: str) -> SharedDirective | None:
+        """Return what was put under this epoch; None if nothing was, or if the cache does not answer in time."""
 
-    async def put(self, org_id: UUID, agent_id: UUID, stamp: Stamp, shared: SharedDirective) -> None:
-        """Keep it for the others, for a minute or as long as is set."""
+    async def put(self, org_id: UUID, agent_id: UUID, epoch: str, shared: SharedDirective) -> None:
+        """Keep it for other workers, for ``IBEX_DIRECTIVE_CACHE_TTL``."""

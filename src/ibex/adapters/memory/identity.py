@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ibex.adapters.memory.outbox import InMemoryOutbox
+from ibex.adapters.memory.change_log import InMemoryChangeLog
 from ibex.domain.errors import NotFoundError
-from ibex.domain.freshness import Kind
+from ibex.domain.freshness.kinds import Kind
+from ibex.domain.freshness.token_filter import TokensPage
 from ibex.domain.identity import Agent
 from ibex.domain.manage_identity import AlreadyExistsError
 
@@ -28,10 +29,10 @@ if TYPE_CHECKING:
 
 
 class InMemoryIdentity:
-    """An ``IdentityStore`` of this process; gone with it. Its changes are in its ``outbox`` as they are made."""
+    """An ``IdentityStore`` of this process; gone with it. Its changes are in its ``change_log`` as they are made."""
 
     def __init__(self) -> None:
-        self.outbox = InMemoryOutbox(self._live_tokens)
+        self.change_log = InMemoryChangeLog()
         self._organizations: dict[UUID, Organization] = {}
         self._users: dict[UUID, User] = {}
         self._agents: dict[UUID, NamedAgent] = {}
@@ -63,7 +64,7 @@ class InMemoryIdentity:
         if organization is None:
             return False
         self._organizations[org_id] = replace(organization, status=status)
-        self.outbox.note(org_id, Kind.TOKENS)
+        self.change_log.append(org_id, Kind.TOKENS)
         return True
 
     async def add_user(self, user: User) -> None:
@@ -79,6 +80,7 @@ class InMemoryIdentity:
         if any(a.org_id == agent.org_id and a.name == agent.name for a in self._agents.values()):
             raise AlreadyExistsError("The organization has an agent of that name already.")
         self._agents[agent.id] = agent
+        self.change_log.append(agent.org_id, Kind.AGENTS)
 
     async def agents(self, org_id: UUID) -> Sequence[NamedAgent]:
         """Return the organization's agents, oldest first."""
@@ -91,7 +93,7 @@ class InMemoryIdentity:
         if agent is None or agent.org_id != org_id:
             return False
         self._agents[agent_id] = replace(agent, status=status)
-        self.outbox.note(org_id, Kind.AGENTS)
+        self.change_log.append(org_id, Kind.AGENTS)
         return True
 
     async def add_token(self, token: StoredToken) -> None:
@@ -104,7 +106,7 @@ class InMemoryIdentity:
         if token.agent_id is not None and await self.find_agent(token.org_id, token.agent_id) is None:
             raise NotFoundError("The organization has no such agent.")
         self._tokens[token.id] = token
-        self.outbox.note(token.org_id, Kind.TOKENS, token.id)
+        self.change_log.append(token.org_id, Kind.TOKENS, token.id)
 
     async def tokens(
         self, org_id: UUID, after: TokenPosition | None = None, limit: int | None = None
@@ -119,11 +121,20 @@ class InMemoryIdentity:
         if token is None or token.org_id != org_id:
             return False
         self._tokens[token_id] = replace(token, revoked_at=token.revoked_at or now)
-        self.outbox.note(org_id, Kind.TOKENS)
+        self.change_log.append(org_id, Kind.TOKENS)
         return True
 
+    async def count(self) -> int:
+        """Return how many live tokens there are; see ``LiveTokens``."""
+        return len(self._live_tokens())
+
+    async def page(self, after: UUID | None, limit: int) -> TokensPage:
+        """Return a page of live tokens; see ``LiveTokens``."""
+        ids = [token_id for token_id in self._live_tokens() if after is None or token_id > after]
+        return TokensPage(ids[:limit], ids[limit - 1] if len(ids) > limit else None)
+
     def _live_tokens(self) -> list[UUID]:
-        return [token.id for token in self._tokens.values() if token.revoked_at is None]
+        return sorted(token.id for token in self._tokens.values() if token.revoked_at is None)
 
     def _check_organization(self, org_id: UUID) -> None:
         if org_id not in self._organizations:

@@ -1,0 +1,268 @@
+"""The cache of one kind: serves an entry while it is valid, and otherwise fetches it, once for concurrent requests."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeAlias, TypeVar
+
+from ibex.domain.errors import AuthUnavailableError, ServiceDegradedError, SourceUnavailableError
+from ibex.domain.freshness.kinds import NS, Epoch
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, MutableMapping
+    from uuid import UUID
+
+    from ibex.domain.clock import Clock
+    from ibex.domain.freshness.kinds import Kind
+    from ibex.domain.freshness.validity import Validity
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+FETCH_TOO_OLD_S: Final = 1.0
+"""The result of a fetch that began earlier is not used: the process may have been paused meanwhile."""
+MAX_FETCHES: Final = 4
+"""How often one request fetches before it gives up. Only a process that is paused again and again needs more than two."""
+_FETCH_TOO_OLD_NS: Final = int(FETCH_TOO_OLD_S * NS)
+_OUTAGES: Final = (ServiceDegradedError, AuthUnavailableError)
+
+
+class CacheObserver(Protocol):
+    """Port: counts what a cache does. Never raises, never blocks."""
+
+    def hit(self, kind: Kind) -> None:
+        """An entry was served."""
+
+    def missed(self, kind: Kind) -> None:
+        """There was no entry."""
+
+    def refetched(self, kind: Kind) -> None:
+        """There was an entry, but it had expired, was invalidated or was not confirmed."""
+
+    def served_stale(self, kind: Kind) -> None:
+        """An entry was served although the source could not be asked (stale-if-error)."""
+
+
+@dataclass(slots=True)
+class Fetched(Generic[V]):
+    """What a fetch returned: the value, and the organization's epoch as it was read before the value."""
+
+    value: V
+    epoch: Epoch
+
+
+Fetch: TypeAlias = "Callable[[], Awaitable[Fetched[V]]]"
+
+
+@dataclass(slots=True)
+class Entry(Generic[V]):
+    """A fetched value. Its fetch began at ``began_ns``; it expires at ``expires_ns``."""
+
+    value: V
+    epoch: Epoch
+    began_ns: int
+    expires_ns: int
+
+
+@dataclass(slots=True)
+class Lookup(Generic[K, V]):
+    """What one request found under a key. It must be validated before the request acts on it.
+
+    ``began_ns`` is when the request looked. ``is_stale`` is set where the entry was served although the source could
+    not be asked; ``from_cache`` is unset where the value was fetched for this request.
+    """
+
+    key: K
+    entry: Entry[V]
+    fetch: Fetch[V] = field(repr=False)  # it may hold a secret
+    from_cache: bool
+    began_ns: int
+    is_stale: bool = False
+
+    @property
+    def value(self) -> V:
+        """The value. Before validation, use only those parts of it that never change."""
+        return self.entry.value
+
+
+@dataclass(frozen=True, slots=True)
+class Policy(Generic[K, V]):
+    """How entries of one kind live.
+
+    ``org_of`` returns the organization of an entry. ``lifetime_s`` returns how many seconds an entry is served; 0 or
+    less means that it is not cached. ``stale_if_error_s`` is for how many seconds after its last confirmation an entry
+    is served while the source says that it is unavailable, if ``outlives_s``, the value's own remaining life at its
+    fetch, allows it (None for no end of its own). ``last_known_s`` is for how many seconds the last entry is served
+    while nobody can be asked, whatever the epoch.
+    """
+
+    org_of: Callable[[K, V], UUID]
+    lifetime_s: Callable[[V], float]
+    stale_if_error_s: float = 0.0
+    outlives_s: Callable[[V], float | None] = lambda _: None
+    last_known_s: float = 0.0
+
+
+@dataclass(slots=True)
+class _Flight(Generic[V]):
+    began_ns: int
+    task: asyncio.Task[Entry[V]]
+
+
+class FreshCache(Generic[K, V]):
+    """Entries of one kind, in a mapping that may drop any of them at any time."""
+
+    def __init__(  # noqa: PLR0913 - one argument a part
+        self,
+        kind: Kind,
+        entries: MutableMapping[K, Entry[V]],
+        policy: Policy[K, V],
+        validity: Validity,
+        clock: Clock,
+        observer: CacheObserver,
+    ) -> None:
+        self._kind = kind
+        self._entries = entries
+        self._policy = policy
+        self._validity = validity
+        self._clock = clock
+        self._observer = observer
+        self._flights: dict[K, _Flight[V]] = {}
+
+    def cached(self, key: K, fetch: Fetch[V]) -> Lookup[K, V] | None:
+        """Return the cached entry, valid or not; None if there is none. Fetches nothing."""
+        try:
+            entry = self._entries[key]
+        except KeyError:
+            return None
+        return Lookup(key, entry, fetch, from_cache=True, began_ns=self._clock.monotonic_ns())
+
+    async def look_up(self, key: K, fetch: Fetch[V]) -> Lookup[K, V]:
+        """Return the cached entry or, if there is none, fetch it. Raises what ``fetch`` raises."""
+        lookup = self.cached(key, fetch)
+        if lookup is not None:
+            return lookup
+        self._observer.missed(self._kind)
+        began_ns = self._clock.monotonic_ns()
+        entry = await self._fetched(key, fetch, began_ns, None)
+        return Lookup(key, entry, fetch, from_cache=False, began_ns=began_ns)
+
+    async def validate(self, lookup: Lookup[K, V], epoch: Epoch) -> V:
+        """Return the value that is in force now; fetch it where the watch or the epoch do not allow the entry.
+
+        Updates ``lookup``. Validating the same lookup again, later in the request, is how a request makes sure that
+        what it acts on is still valid. Raises what its ``fetch`` raises.
+        """
+        now_ns = self._clock.monotonic_ns()
+        if self.is_valid(lookup, epoch):
+            self._observer.hit(self._kind)
+            return lookup.entry.value
+        self._observer.refetched(self._kind)
+        try:
+            lookup.entry = await self._fetched(lookup.key, lookup.fetch, now_ns, epoch)
+            lookup.from_cache = False
+        except _OUTAGES as outage:
+            if not self._may_serve_stale(lookup, epoch, outage, now_ns):
+                raise
+            self._observer.served_stale(self._kind)
+            lookup.is_stale = True
+        return lookup.entry.value
+
+    async def get(self, key: K, epoch: Epoch, fetch: Fetch[V]) -> Lookup[K, V]:
+        """Look up and validate at once, where the epoch is known beforehand."""
+        lookup = await self.look_up(key, fetch)
+        if lookup.from_cache:
+            await self.validate(lookup, epoch)
+        return lookup
+
+    def is_valid(self, lookup: Lookup[K, V], epoch: Epoch) -> bool:
+        """Return whether a request may act on what it looked up, by the watch and by a reading of the epoch."""
+        entry, now_ns = lookup.entry, self._clock.monotonic_ns()
+        if now_ns >= entry.expires_ns and (lookup.from_cache or now_ns - entry.began_ns > _FETCH_TOO_OLD_NS):
+            return False
+        if epoch.proves_change_since(entry.epoch, entry.began_ns):
+            return False
+        org_id = self._policy.org_of(lookup.key, entry.value)
+        return self._validity.may_serve(self._kind, org_id, entry.began_ns, now_ns)
+
+    def _may_serve_stale(self, lookup: Lookup[K, V], epoch: Epoch, outage: Exception, now_ns: int) -> bool:
+        entry = lookup.entry
+        invalidated_ns = self._validity.invalidated_ns(self._kind, self._policy.org_of(lookup.key, entry.value))
+        is_invalid = entry.began_ns <= invalidated_ns
+        age_ns = now_ns - (invalidated_ns if is_invalid else self._validity.confirmed_since(entry.began_ns))
+        if age_ns < self._policy.last_known_s * NS:
+            return True
+        if not isinstance(outage, SourceUnavailableError) or age_ns >= self._policy.stale_if_error_s * NS:
+            return False
+        own_life_s = self._policy.outlives_s(entry.value)
+        if own_life_s is not None and now_ns - entry.began_ns >= own_life_s * NS:
+            return False
+        if is_invalid:
+            return False
+        was_read_just_now = now_ns - epoch.asked_ns <= _FETCH_TOO_OLD_NS
+        return epoch.value is not None and was_read_just_now and epoch.value == entry.epoch.value
+
+    async def _fetched(self, key: K, fetch: Fetch[V], arrived_ns: int, epoch: Epoch | None) -> Entry[V]:
+        """Return an entry for a request that arrived at ``arrived_ns``; join a fetch in flight where that is enough.
+
+        A fetch that began before the request arrived may be older than a change that the request must see: a refusal is
+        then asked for again, and so is a value that an event has invalidated since.
+        """
+        since_ns = self._clock.monotonic_ns() - _FETCH_TOO_OLD_NS
+        for _ in range(MAX_FETCHES):
+            flight = self._flights.get(key)
+            if flight is None or flight.began_ns < since_ns or flight.task.done():
+                flight = self._start(key, fetch)
+            since_ns = arrived_ns
+            try:
+                entry = await asyncio.shield(flight.task)
+            except _OUTAGES:
+                raise
+            except Exception:
+                if flight.began_ns < arrived_ns:
+                    continue
+                raise
+            finally:
+                began_ns = flight.began_ns
+                del flight  # its task may hold the error, whose traceback holds this frame (ADR 0033)
+            invalidated_ns = self._validity.invalidated_ns(self._kind, self._policy.org_of(key, entry.value))
+            is_outdated = began_ns <= invalidated_ns < arrived_ns
+            if epoch is not None and began_ns < arrived_ns and epoch.value != entry.epoch.value:
+                is_outdated = is_outdated or (epoch.value is not None and entry.epoch.was_read)
+            if not is_outdated and self._clock.monotonic_ns() - began_ns <= _FETCH_TOO_OLD_NS:
+                return entry
+        raise ServiceDegradedError
+
+    def _start(self, key: K, fetch: Fetch[V]) -> _Flight[V]:
+        began_ns = self._clock.monotonic_ns()
+        task = asyncio.get_running_loop().create_task(self._fetch(key, fetch, began_ns))
+        flight = self._flights[key] = _Flight(began_ns, task)
+        task.add_done_callback(lambda done: self._landed(key, done))
+        return flight
+
+    def _landed(self, key: K, task: asyncio.Task[Entry[V]]) -> None:
+        flight = self._flights.get(key)
+        if flight is not None and flight.task is task:
+            del self._flights[key]
+        if not task.cancelled():
+            task.exception()  # every request that waited may have gone
+
+    async def _fetch(self, key: K, fetch: Fetch[V], began_ns: int) -> Entry[V]:
+        try:
+            fetched = await fetch()
+        except _OUTAGES:
+            raise
+        except Exception:
+            cached = self._entries.get(key)
+            if cached is not None and cached.began_ns <= began_ns:
+                self._entries.pop(key, None)
+            raise
+        lifetime_ns = int(self._policy.lifetime_s(fetched.value) * NS)
+        entry = Entry(fetched.value, fetched.epoch, began_ns, began_ns + lifetime_ns)
+        cached = self._entries.get(key)
+        org_id = self._policy.org_of(key, fetched.value)
+        is_valid = began_ns > self._validity.invalidated_ns(self._kind, org_id)
+        if lifetime_ns > 0 and is_valid and (cached is None or cached.began_ns <= began_ns):
+            self._entries[key] = entry
+        return entry

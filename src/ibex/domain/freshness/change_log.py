@@ -1,0 +1,157 @@
+"""The log of committed changes, and the server of the watch, which answers pings from it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from typing import TYPE_CHECKING, Protocol
+
+from ibex.domain.values import value
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from uuid import UUID
+
+    from ibex.domain.freshness.kinds import Kind
+
+
+class ChangeLogUnavailableError(Exception):
+    """The log of changes cannot be read."""
+
+
+@value
+class Change:
+    """One committed change of an organization's tokens, agents or directives.
+
+    ``live_token`` is the token that the change created or restored; None for every other change.
+    """
+
+    org_id: UUID
+    kind: Kind
+    live_token: UUID | None = None
+
+
+@value
+class ChangesRead:
+    """What one read of the log returned: the position that it reached, and the changes since the position asked for.
+
+    ``changes`` is None where the reader cannot resume from that position: it may have missed any change.
+    """
+
+    position: str
+    changes: Sequence[Change] | None
+
+
+class ChangeLog(Protocol):
+    """Port: the changes that were committed, in a log that any number of readers follow."""
+
+    async def read(self, since: str | None) -> ChangesRead:
+        """Return every change that was committed after ``since`` and before this call began, and the new position.
+
+        ``since`` is a position that a read returned, or None for a first read, which returns a position alone
+        (``changes`` is None). A position of another incarnation of the database, or one that is older than the log,
+        cannot be resumed from: ``changes`` is None then too. Reads nothing from a server in recovery. Raises
+        ``ChangeLogUnavailableError``, within two seconds.
+        """
+
+
+@value
+class First:
+    """The first message of a stream that does not resume: everything that the worker has cached may be outdated."""
+
+    position: str
+
+
+@value
+class Events:
+    """Changes, in any order; they may repeat earlier ones."""
+
+    changes: Sequence[Change]
+
+
+@value
+class Pong:
+    """The answer to a ping: every change that was committed before the ping arrived has been sent."""
+
+    ping: int
+    position: str
+
+
+@value
+class SourceUnavailable:
+    """The replica cannot read the log. The worker should ask another replica."""
+
+
+WatchMessage = First | Events | Pong | SourceUnavailable
+
+
+class WatchClient(Protocol):
+    """Port: the server's end of one worker's stream."""
+
+    def send(self, message: WatchMessage) -> None:
+        """Queue a message. Messages arrive in order, or the stream ends. Never blocks and never raises."""
+
+
+class WatchServer:
+    """Serves the streams of all workers of one auth replica.
+
+    A read of the log answers every ping that had arrived when the read began, of all streams that are at the same
+    position. In a steady state that is one read per round for any number of workers.
+    """
+
+    def __init__(self, log: ChangeLog) -> None:
+        self._log = log
+        self._positions: dict[WatchClient, str | None] = {}
+        self._pings: dict[WatchClient, int] = {}
+        self._has_pings = asyncio.Event()
+
+    def open(self, client: WatchClient, position: str | None) -> None:
+        """Add a stream that resumes from ``position``; None for a stream that has no position yet."""
+        self._positions[client] = position
+
+    def close(self, client: WatchClient) -> None:
+        """Remove a stream. Idempotent."""
+        self._positions.pop(client, None)
+        self._pings.pop(client, None)
+
+    def ping(self, client: WatchClient, number: int) -> None:
+        """Take a ping of a stream. A later ping of the same stream replaces one that is not answered yet."""
+        if client in self._positions:
+            self._pings[client] = number
+            self._has_pings.set()
+
+    async def run(self) -> None:
+        """Answer pings until cancelled."""
+        while True:
+            await self._has_pings.wait()
+            self._has_pings.clear()
+            await self.answer()
+
+    async def answer(self) -> None:
+        """Answer every ping that has arrived."""
+        pings, self._pings = self._pings, {}
+        groups: defaultdict[str | None, list[WatchClient]] = defaultdict(list)
+        for client in pings:
+            groups[self._positions.get(client)].append(client)
+        reads = await asyncio.gather(*(self._read(since) for since in groups))
+        for clients, read in zip(groups.values(), reads, strict=True):
+            for client in clients:
+                if client in self._positions:
+                    self._answer(client, pings[client], read)
+
+    def _answer(self, client: WatchClient, ping: int, read: ChangesRead | None) -> None:
+        if read is None:
+            client.send(SourceUnavailable())
+            return
+        self._positions[client] = read.position
+        if read.changes is None:
+            client.send(First(read.position))
+        elif read.changes:
+            client.send(Events(read.changes))
+        client.send(Pong(ping, read.position))
+
+    async def _read(self, since: str | None) -> ChangesRead | None:
+        try:
+            return await self._log.read(since)
+        except ChangeLogUnavailableError:
+            return None

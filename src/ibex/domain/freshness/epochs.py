@@ -1,0 +1,63 @@
+"""The epoch: one value per organization in the shared store, which every change replaces."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from ibex.domain.errors import OutcomeUnknownError
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from uuid import UUID
+
+    from ibex.domain.freshness.kinds import Epoch
+
+T = TypeVar("T")
+
+
+class Epochs(Protocol):
+    """Port: the epochs of organizations, in the store that counts requests. Neither method raises.
+
+    The store may lose epochs at any time. The watch keeps the bound without them.
+    """
+
+    async def read_or_create(self, org_id: UUID) -> Epoch:
+        """Return the organization's epoch, and create one if it has none; *unknown* after 10 ms without an answer."""
+
+    async def replace(self, org_id: UUID) -> bool:
+        """Replace the organization's epoch by a value that it never had; False if the store could not be reached."""
+
+
+class Changes:
+    """Makes changes so that every one of them replaces the organization's epoch before it reports success."""
+
+    def __init__(self, epochs: Epochs) -> None:
+        self._epochs = epochs
+        self._being_made: set[asyncio.Task[Any]] = set()
+
+    async def make(self, org_id: UUID, change: Coroutine[Any, Any, T]) -> T:
+        """Make a change and replace the epoch, unless the change returns a false value: then nothing was changed.
+
+        Cancelling the caller does not cancel a change that has begun. Raises what the change raises. A change whose
+        outcome is unknown replaces the epoch too.
+        """
+        making = asyncio.get_running_loop().create_task(self._make(org_id, change))
+        self._being_made.add(making)
+        making.add_done_callback(self._made)
+        return await asyncio.shield(making)
+
+    async def _make(self, org_id: UUID, change: Coroutine[Any, Any, T]) -> T:
+        try:
+            made = await change
+        except OutcomeUnknownError:
+            await self._epochs.replace(org_id)
+            raise
+        if made:
+            await self._epochs.replace(org_id)
+        return made
+
+    def _made(self, making: asyncio.Task[Any]) -> None:
+        self._being_made.discard(making)
+        if not making.cancelled():
+            making.exception()  # the caller may have gone

@@ -1,0 +1,49 @@
+"""What is cached, and what a reading of an organization's epoch proves."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+from ibex.domain.values import value
+
+BOUND_S: Final = 5.0
+"""A change takes effect within this time after its commit, under any single fault."""
+NS: Final = 1_000_000_000
+
+
+class Kind(StrEnum):
+    """A kind of cached value. A change of an organization (its status, its limit) is a change of its tokens."""
+
+    TOKENS = "tokens"
+    AGENTS = "agents"
+    DIRECTIVES = "directives"
+
+
+@value
+class Epoch:
+    """One reading of an organization's epoch.
+
+    ``value`` is None where the store has no epoch for the organization (*absent*) or where it could not be read
+    (*unknown*; ``was_read`` is False then). ``asked_ns`` is when the reading began, on the reader's monotonic clock.
+    """
+
+    value: str | None
+    was_read: bool
+    asked_ns: int
+
+    def proves_change_since(self, fetched: Epoch, fetch_began_ns: int) -> bool:
+        """Return whether this reading proves a change after a fetch whose own reading was ``fetched``.
+
+        A flush turns a present epoch into an absent one, and an unknown one says nothing: neither proves a change. An
+        epoch that was absent at the fetch and is present now does. A reading that began before the fetch is older than
+        what the fetch returned, and proves nothing either.
+        """
+        if self.value is None or not fetched.was_read or self.asked_ns < fetch_began_ns:
+            return False
+        return self.value != fetched.value
+
+
+def unknown_epoch(asked_ns: int) -> Epoch:
+    """Return the reading of an epoch that could not be read."""
+    return Epoch(None, was_read=False, asked_ns=asked_ns)

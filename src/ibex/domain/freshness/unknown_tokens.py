@@ -1,0 +1,52 @@
+"""Refuses tokens that the Bloom filter excludes, without a call to auth."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from ibex.domain.errors import InvalidTokenError, ServiceDegradedError
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from ibex.domain.clock import Clock
+    from ibex.domain.freshness.token_filter import TokenFilter
+    from ibex.domain.freshness.watch import Watch
+
+MAX_WAITING: Final = 1_000
+"""Requests with unknown tokens that wait for a pong at a time, per worker."""
+LONGEST_WAIT_S: Final = 1.5
+"""After so long without a pong auth is asked: the watch is being replaced."""
+
+
+class UnknownTokens:
+    """Tells tokens that cannot be live from those that may be."""
+
+    def __init__(self, token_filter: TokenFilter, watch: Watch, clock: Clock) -> None:
+        self._filter = token_filter
+        self._watch = watch
+        self._clock = clock
+        self._waiting = 0
+
+    async def refuse(self, token_id: UUID) -> None:
+        """Return if the token may be live.
+
+        A token that the filter excludes waits for the pong of a ping that was sent after the request arrived: a token
+        that was created just before arrives as an event until then. Raises ``InvalidTokenError`` if the filter still
+        excludes it, and ``ServiceDegradedError`` where too many requests wait.
+        """
+        if not self._filter.definitely_absent(token_id):
+            return
+        if self._waiting >= MAX_WAITING:
+            raise ServiceDegradedError(retry_after_s=1)
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(LONGEST_WAIT_S):
+                await self._watch.pong_after(self._clock.monotonic_ns())
+        except TimeoutError:
+            return
+        finally:
+            self._waiting -= 1
+        if self._filter.definitely_absent(token_id):
+            raise InvalidTokenError

@@ -1,0 +1,69 @@
+"""What a worker's watch has proved: up to when it has received every change, and which entries changes invalidated."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Final
+
+from ibex.domain.freshness.kinds import NS, Kind
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+UNCONFIRMED_S: Final = 3.0
+"""How long an entry is served after the last confirmation, or after the begin of its own fetch if that is later."""
+SHARED_TTL_S: Final = 60.0
+"""How long a worker does not read directives from the shared cache after an event: the longest that one lives there."""
+MAX_INVALIDATIONS: Final = 100_000
+"""Organizations and kinds whose last change is remembered. Beyond it, the oldest invalidates entries of all others."""
+_UNCONFIRMED_NS: Final = int(UNCONFIRMED_S * NS)
+_LONG_AGO: Final = -(1 << 62)
+
+
+class Validity:
+    """Decides from the watch alone which entries may be served. Pure: each method takes the time in nanoseconds.
+
+    An event does not search the cache. It notes the time of the change, and an entry whose fetch began before that time
+    is invalid from then on.
+    """
+
+    def __init__(self) -> None:
+        self._invalidated: OrderedDict[tuple[Kind, UUID], int] = OrderedDict()
+        self._all_invalidated_ns = _LONG_AGO
+        self.confirmed_ns = _LONG_AGO
+
+    def invalidate(self, kind: Kind, org_id: UUID, now_ns: int) -> None:
+        """Invalidate the entries of an organization and kind whose fetches began before now."""
+        self._invalidated[kind, org_id] = now_ns
+        self._invalidated.move_to_end((kind, org_id))
+        if len(self._invalidated) > MAX_INVALIDATIONS:
+            _, self._all_invalidated_ns = self._invalidated.popitem(last=False)
+
+    def invalidate_all(self, now_ns: int) -> None:
+        """Invalidate every entry whose fetch began before now."""
+        self._all_invalidated_ns = now_ns
+        self._invalidated.clear()
+
+    def confirm(self, ping_sent_ns: int) -> None:
+        """Note a pong: every change that was committed before its ping was sent has been received."""
+        self.confirmed_ns = max(self.confirmed_ns, ping_sent_ns)
+
+    def invalidated_ns(self, kind: Kind, org_id: UUID) -> int:
+        """Return when entries of an organization and kind were invalidated last; long ago if never."""
+        return max(self._invalidated.get((kind, org_id), _LONG_AGO), self._all_invalidated_ns)
+
+    def confirmed_since(self, began_ns: int) -> int:
+        """Return up to when an entry whose fetch began at ``began_ns`` is known to be true, unless invalidated."""
+        return max(self.confirmed_ns, began_ns)
+
+    def may_serve(self, kind: Kind, org_id: UUID, began_ns: int, now_ns: int) -> bool:
+        """Return whether an entry whose fetch began at ``began_ns`` may be served now."""
+        if now_ns - self.confirmed_since(began_ns) > _UNCONFIRMED_NS:
+            return False
+        return began_ns > self.invalidated_ns(kind, org_id)
+
+    def may_read_shared(self, org_id: UUID, now_ns: int, ttl_ns: int) -> bool:
+        """Return whether a directive may be read from the shared cache: see ADR 0045, "Directives in Redis"."""
+        if now_ns - self.confirmed_ns > _UNCONFIRMED_NS:
+            return False
+        return now_ns - self.invalidated_ns(Kind.DIRECTIVES, org_id) > ttl_ns
