@@ -98,7 +98,7 @@ class Faults:
         """Cut all links to PostgreSQL; it may come back as another incarnation."""
         links = self.links("auth-postgres")
         await self._cut(links)
-        if self._random.random() < 0.5:  # noqa: PLR2004 - it crashed, or a standby was promoted
+        if self._world.rules.begins_incarnations and self._random.random() < 0.5:  # noqa: PLR2004 - it crashed, or a standby was promoted
             self._world.store.change_log.begin_incarnation()
             for link in links:
                 link.reset()

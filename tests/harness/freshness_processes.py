@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from harness.freshness_links import (
     AgentsOverLink,
@@ -55,6 +55,19 @@ PEPPERS = TokenPeppers({"k": bytes(16)})
 
 
 @dataclass(slots=True)
+class Rules:
+    """The rules of the protocol that a world can be without, to see that the simulation would find out."""
+
+    validity: type[Validity] = Validity
+    watch_server: type[WatchServer] = WatchServer
+    cache: type[FreshCache[Any, Any]] = FreshCache
+    unknown_tokens: type[UnknownTokens] = UnknownTokens
+    replaces_epochs: bool = True
+    checks_again: bool = True
+    begins_incarnations: bool = True
+
+
+@dataclass(slots=True)
 class Parts:
     """What all processes share: time, ids, chance and the one PostgreSQL."""
 
@@ -62,6 +75,7 @@ class Parts:
     clock: Clock
     ids: IdSource
     store: InMemoryIdentity
+    rules: Rules
 
 
 @dataclass(slots=True)
@@ -153,12 +167,12 @@ class Replica(Process):
         self.to_epochs = Link(parts.random, EPOCHS_TIMEOUT_S)
         store = StoreOverLink(self.to_store, parts.store)
         identity = cast("IdentityStore", store)
-        epochs = EpochsOverLink(self.to_epochs, self._region.epochs, clock)
+        epochs = EpochsOverLink(self.to_epochs, self._region.epochs, clock, replaces=parts.rules.replaces_epochs)
         self.live_tokens = store
         self.manage = ManageIdentity(identity, PEPPERS, epochs, clock, parts.ids)
         self.verify_token = VerifyToken(identity, PEPPERS, epochs, clock)
         self.verify_agent = VerifyAgent(identity, epochs)
-        self.watch_server = WatchServer(store)
+        self.watch_server = parts.rules.watch_server(store)
         self.alive = True
         self.may_run.set()
         self.spawn(self.watch_server.run())
@@ -193,7 +207,7 @@ class Worker(Process):
         clock = parts.clock
         self.to_epochs = Link(parts.random, COUNTER_TIMEOUT_S)
         self.to_auth = Link(parts.random, AUTH_TIMEOUT_S)
-        self.validity = Validity()
+        self.validity = parts.rules.validity()
         self.filter = TokenFilter(_LiveTokensOf(self), b"k" * 16)
         connector = StreamsOverLink(self.to_auth, self._choose, self._opened)
         self.watch = Watch(connector, self.validity, clock, parts.random.random, (self.filter,))
@@ -201,12 +215,12 @@ class Worker(Process):
         stale_s = region.stale_if_error_s
         tokens = CachedTokens(
             TokensOverLink(self.to_auth, self._verify_token),
-            UnknownTokens(self.filter, self.watch, clock),
-            FreshCache(Kind.TOKENS, {}, token_policy(stale_if_error_s=stale_s), self.validity, clock, Silent()),
+            parts.rules.unknown_tokens(self.filter, self.watch, clock),
+            parts.rules.cache(Kind.TOKENS, {}, token_policy(stale_if_error_s=stale_s), self.validity, clock, Silent()),
         )
         agents = CachedAgents(
             AgentsOverLink(self.to_auth, self._verify_agent),
-            FreshCache(Kind.AGENTS, {}, agent_policy(stale_if_error_s=stale_s), self.validity, clock, Silent()),
+            parts.rules.cache(Kind.AGENTS, {}, agent_policy(stale_if_error_s=stale_s), self.validity, clock, Silent()),
         )
         self.admit = AdmitCaller(tokens, agents, counter, default_rpm=0)
         self._last: Replica | None = None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from harness.freshness_faults import Faults
 from harness.freshness_links import UnreachableError
-from harness.freshness_processes import STALE_IF_ERROR_S, Parts, Region, Replica, Worker
+from harness.freshness_processes import STALE_IF_ERROR_S, Parts, Region, Replica, Rules, Worker
 from harness.simulated_time import LoopClock
 from harness.tenants import new_agent, new_organization
 from ibex.adapters.memory.epochs import InMemoryEpochs
@@ -135,7 +135,7 @@ class WatchedStore(InMemoryIdentity):
 class World:
     """All of it. ``live`` lets it run; what it finds wrong is a ``ViolatedError``."""
 
-    def __init__(self, seed: int, *, only: str = "", at_a_time: int = 1, regions: int = 0) -> None:
+    def __init__(self, seed: int, *, only: str = "", at_a_time: int = 1, regions: int = 0, rules: Rules | None = None) -> None:
         """Take the seed, the one kind of fault that shall happen if it is not any, and how many at a time.
 
         ``regions`` is how many there are; 0 leaves it to the seed.
@@ -145,7 +145,8 @@ class World:
         clock, ids = LoopClock(), SequentialIds(seed % 65_536)
         self.clock = clock
         self.store = WatchedStore(self)
-        self.parts = Parts(self.random, clock, ids, self.store)
+        self.rules = rules or Rules()
+        self.parts = Parts(self.random, clock, ids, self.store, self.rules)
         number = regions or self.random.choice((1, 1, 2))
         stale_if_error_s = STALE_IF_ERROR_S if number == 1 else 0.0
         self.regions = [Region(InMemoryEpochs(clock, ids), stale_if_error_s, each) for each in range(number)]
@@ -277,7 +278,8 @@ class World:
             admitted = await worker.admit(credentials, notes)
             await asyncio.sleep(self.random.choice((0.0, 0.0, 0.01, 4.0)) * self.random.random())
             await worker.may_run.wait()
-            await worker.admit.recheck(admitted, notes)
+            if self.rules.checks_again:
+                await worker.admit.recheck(admitted, notes)
         except InvalidTokenError:
             outcome = "invalid"
         except AgentSuspendedError:

@@ -28,9 +28,13 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     Uuid,
+    false,
     func,
     text,
+    true,
 )
+from sqlalchemy.dialects.postgresql.base import ischema_names
+from sqlalchemy.types import UserDefinedType
 
 from ibex.domain.directives import MAX_TEXT_BYTES, InjectionMode
 from ibex.domain.identity import AgentStatus
@@ -42,7 +46,7 @@ if TYPE_CHECKING:
 
 MAX_PERMISSIONS: Final = (1 << 56) - 1
 DIGEST_BYTES: Final = 32
-OUTBOX_KINDS: Final = ("tokens", "agents", "directives")
+CHANGE_KINDS: Final = ("tokens", "agents", "directives")
 METADATA: Final = MetaData(
     naming_convention={
         "pk": "pk_%(table_name)s",
@@ -52,6 +56,19 @@ METADATA: Final = MetaData(
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
     }
 )
+
+
+class Xid8(UserDefinedType[str]):
+    """PostgreSQL's 64-bit transaction id, which SQLAlchemy has no type for."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: object) -> str:
+        """Return the type's name."""
+        return "xid8"
+
+
+ischema_names["xid8"] = Xid8
 
 
 def _one_of(column: str, values: Iterable[str]) -> CheckConstraint:
@@ -264,15 +281,36 @@ checkpoints = Table(
     *_at_least(0, "turn_index", "input_tokens", "output_tokens", "latency_ms"),
 )
 
-outbox = Table(
-    "outbox",
+changes = Table(
+    "changes",
     METADATA,
     Column("id", BigInteger(), Identity(always=True), nullable=False),
+    Column("xid", Xid8(), nullable=False, server_default=func.pg_current_xact_id()),
     _uuid("org_id"),
     _text("kind"),
-    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
-    _uuid("new_token", nullable=True),
+    _uuid("live_token", nullable=True),
     PrimaryKeyConstraint("id"),
     ForeignKeyConstraint(["org_id"], ["organizations.id"]),
-    _one_of("kind", OUTBOX_KINDS),
+    _one_of("kind", CHANGE_KINDS),
+    Index(None, "xid"),
+)
+
+change_snapshots = Table(
+    "change_snapshots",
+    METADATA,
+    Column("id", BigInteger(), Identity(always=True), nullable=False),
+    Column("taken_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("snapshot", Text(), nullable=False, server_default=text("pg_current_snapshot()::text")),
+    Column("is_pruned", Boolean(), nullable=False, server_default=false()),
+    PrimaryKeyConstraint("id"),
+)
+
+change_incarnation = Table(
+    "change_incarnation",
+    METADATA,
+    Column("only_row", Boolean(), nullable=False, server_default=true()),
+    Column("value", Uuid(), nullable=False, server_default=func.gen_random_uuid()),
+    PrimaryKeyConstraint("only_row"),
+    CheckConstraint("only_row", name="only_row"),
+    prefixes=["UNLOGGED"],
 )

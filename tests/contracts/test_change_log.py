@@ -1,0 +1,124 @@
+"""What every ``ChangeLog`` and every ``LiveTokens`` promises."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import pytest
+
+from harness.tenants import later, new_agent, new_organization, new_token, settle_in
+from ibex.adapters.memory.identity import InMemoryIdentity
+from ibex.adapters.postgres.change_log import PostgresChangeLog
+from ibex.adapters.postgres.database import Database
+from ibex.adapters.postgres.identity import PostgresIdentity
+from ibex.adapters.postgres.roles import AUTH_ROLE
+from ibex.domain.freshness.change_log import Change
+from ibex.domain.freshness.kinds import Kind
+from ibex.domain.identity import AgentStatus
+from ibex.domain.manage_identity import OrganizationStatus
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from ibex.domain.freshness.change_log import ChangeLog
+    from ibex.domain.freshness.token_filter import LiveTokens
+    from ibex.domain.manage_identity import IdentityStore
+
+    Stores = tuple[IdentityStore, ChangeLog, LiveTokens]
+
+
+@pytest.fixture(params=["memory", pytest.param("postgres", marks=pytest.mark.integration)])
+async def stores(request: pytest.FixtureRequest) -> AsyncIterator[Stores]:
+    """An empty identity store, the log of its changes, and its live tokens."""
+    if request.param == "memory":
+        identity = InMemoryIdentity()
+        yield identity, identity.change_log, identity
+        return
+    database = Database(request.getfixturevalue("postgres").auth_url, AUTH_ROLE)
+    await database.open()
+    log = PostgresChangeLog(database)
+    yield PostgresIdentity(database), log, log
+    await database.close()
+
+
+async def test_a_first_read_returns_a_position_alone(stores: Stores) -> None:
+    """A reader that has no position cannot have missed anything since it."""
+    _, log, _ = stores
+    assert (await log.read(None)).changes is None
+
+
+async def test_nothing_changed_is_no_change(stores: Stores) -> None:
+    """The position may move all the same, and the new one can be resumed from."""
+    _, log, _ = stores
+    first = await log.read(None)
+    second = await log.read(first.position)
+    third = await log.read(second.position)
+    assert list(second.changes or [None]) == [None]
+    assert second.changes is not None
+    assert third.changes is not None
+
+
+async def test_every_change_is_read_once(stores: Stores) -> None:
+    """With its organization and kind, and with the token where it is live since then."""
+    identity, log, _ = stores
+    agent = await settle_in(identity)
+    position = (await log.read(None)).position
+    token = new_token(agent.org_id)
+    await identity.add_token(token)
+    await identity.revoke_token(agent.org_id, token.id, later())
+    await identity.set_agent_status(agent.org_id, agent.id, AgentStatus.PAUSED)
+    await identity.set_organization_status(agent.org_id, OrganizationStatus.SUSPENDED)
+    await identity.add_agent(new_agent(agent.org_id, name="another"))
+    read = await log.read(position)
+    assert read.changes is not None
+    assert sorted(read.changes, key=str) == sorted(
+        [
+            Change(agent.org_id, Kind.TOKENS, token.id),
+            Change(agent.org_id, Kind.TOKENS),
+            Change(agent.org_id, Kind.AGENTS),
+            Change(agent.org_id, Kind.TOKENS),
+            Change(agent.org_id, Kind.AGENTS),
+        ],
+        key=str,
+    )
+    assert (await log.read(read.position)).changes == []
+
+
+async def test_any_number_of_readers_follow(stores: Stores) -> None:
+    """What one has read is there for another."""
+    identity, log, _ = stores
+    agent = await settle_in(identity)
+    position = (await log.read(None)).position
+    await identity.set_agent_status(agent.org_id, agent.id, AgentStatus.PAUSED)
+    assert [list((await log.read(position)).changes or []) for _ in range(3)] == [[Change(agent.org_id, Kind.AGENTS)]] * 3
+
+
+async def test_live_tokens_come_in_pages(stores: Stores) -> None:
+    """Each once, in order of id; revoked ones never."""
+    identity, _, tokens = stores
+    agent = await settle_in(identity)
+    other = new_organization(name="other")
+    await identity.add_organization(other)
+    made = [new_token(org_id) for org_id in (agent.org_id, other.id) for _ in range(4)]
+    for token in made:
+        await identity.add_token(token)
+    await identity.revoke_token(agent.org_id, made[0].id, later())
+    assert await tokens.count() == 7
+    found, after = [], None
+    while True:
+        page = await tokens.page(after, 3)
+        found += page.token_ids
+        after = page.next_after
+        if after is None:
+            break
+    assert found == sorted(token.id for token in made[1:])
+
+
+async def test_no_tokens_are_an_empty_page(stores: Stores) -> None:
+    """And the last one."""
+    _, _, tokens = stores
+    page = await tokens.page(None, 10)
+    assert (list(page.token_ids), page.next_after) == ([], None)
+    assert await tokens.count() == 0
+    assert (await tokens.page(uuid4(), 10)).next_after is None
