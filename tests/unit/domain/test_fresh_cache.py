@@ -1,237 +1,276 @@
-"""A cache that serves what is proven or recent and fetches everything else, once."""
+"""The cache of one kind: what it serves, what it fetches, and what becomes of fetches in flight."""
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass, field
+from uuid import UUID
 
 import pytest
 
-from harness.cache_bench import KEY, LIFE_S, Bench, begun
+from harness.simulated_time import LoopClock, SimulatedLoop, in_simulated_time
+from ibex.domain.errors import InvalidTokenError, ServiceDegradedError, TokenSourceUnavailableError
+from ibex.domain.freshness.cache import Entry, Fetched, FreshCache, Policy
+from ibex.domain.freshness.kinds import NS, Epoch, Kind, unknown_epoch
+from ibex.domain.freshness.validity import Validity
+
+ORG = UUID(int=1)
 
 
-async def test_what_is_not_there_is_fetched_and_served_without_being_confirmed() -> None:
-    """It was fetched for this very request."""
-    bench = Bench()
+@dataclass(slots=True)
+class Counts:
+    """A ``CacheObserver`` that counts."""
 
-    recalled = await bench.recall()
-    assert (recalled.value, recalled.from_cache) == ("one", False)
-    bench.source.value = "two"
+    counts: dict[str, int] = field(default_factory=dict)
 
-    assert await bench.cache.confirm(recalled, bench.news()) == "one"
-    assert bench.source.fetches == 1
-    assert bench.heard == ["missed"]
+    def _add(self, what: str) -> None:
+        self.counts[what] = self.counts.get(what, 0) + 1
 
+    def hit(self, kind: Kind) -> None:  # noqa: ARG002 - an observer's
+        """Count."""
+        self._add("hit")
 
-async def test_what_was_fetched_before_any_news_is_fetched_once_more() -> None:
-    """Nobody read a stamp before the first fetch, so the next request proves nothing by it; the one after that does."""
-    bench = Bench()
+    def missed(self, kind: Kind) -> None:  # noqa: ARG002 - an observer's
+        """Count."""
+        self._add("missed")
 
-    for _ in range(3):
-        assert await bench.request() == "one"
+    def refetched(self, kind: Kind) -> None:  # noqa: ARG002 - an observer's
+        """Count."""
+        self._add("refetched")
 
-    assert bench.source.fetches == 2
-    assert bench.heard == ["missed", "refetched", "hit"]
-
-
-async def test_a_proven_entry_costs_no_fetch() -> None:
-    """For as long as the stamp stays, up to the entry's life; each time is a confirmation."""
-    bench = Bench()
-    await bench.warm()
-
-    for _ in range(14):
-        bench.wait(2)
-        assert await bench.request() == "one"
-        assert bench.entries[KEY].confirmed_ns == bench.clock.monotonic_ns()
-
-    assert bench.source.fetches == 0
-    assert bench.heard == ["hit"] * 14
+    def served_stale(self, kind: Kind) -> None:  # noqa: ARG002 - an observer's
+        """Count."""
+        self._add("served_stale")
 
 
-async def test_a_confirmation_counts_from_when_the_news_were_asked_for() -> None:
-    """Not from when they came; and an older one does not take back a younger."""
-    bench = Bench()
-    await bench.warm()
-    early = bench.news()
-    bench.wait(1)
-    recalled, late = await bench.recall(), bench.news()
-    bench.wait(1)
+class Scene:
+    """A cache, the source that it fetches from, and what the watch and the epoch say."""
 
-    await bench.cache.confirm(recalled, late)
-    assert bench.entries[KEY].confirmed_ns == late.asked_ns
-    await bench.cache.confirm(recalled, early)
-    assert bench.entries[KEY].confirmed_ns == late.asked_ns
+    def __init__(self, *, lifetime_s: float = 30.0, stale_s: float = 300.0, own_life_s: float | None = None) -> None:
+        self.clock = LoopClock()
+        self.validity = Validity()
+        self.entries: dict[str, Entry[str]] = {}
+        self.observer = Counts()
+        policy: Policy[str, str] = Policy(
+            org_of=lambda _key, _value: ORG,
+            lifetime_s=lambda _: lifetime_s,
+            stale_if_error_s=stale_s,
+            outlives_s=lambda _: own_life_s,
+        )
+        self.cache = FreshCache(Kind.TOKENS, self.entries, policy, self.validity, self.clock, self.observer)
+        self.value = "old"
+        self.source_epoch = "e1"
+        self.error: Exception | None = None
+        self.fetch_s = 0.0
+        self.fetches = 0
 
+    def read(self, value: str | None = "e1") -> Epoch:
+        """Return a reading of the epoch, now."""
+        return Epoch(value, was_read=True, asked_ns=self.clock.monotonic_ns())
 
-@pytest.mark.parametrize("changed", ["generation", "lease"])
-async def test_another_stamp_is_a_fetch_before_the_request_goes_on(changed: str) -> None:
-    """The new value is served, to this request already, and is proven by the new stamp."""
-    bench = Bench()
-    await bench.warm()
-    bench.source.value = "two"
-    setattr(bench, changed, "another")
+    def nothing_read(self) -> Epoch:
+        """Return that the epoch could not be read now."""
+        return unknown_epoch(self.clock.monotonic_ns())
 
-    recalled = await bench.recall()
-    assert recalled.value == "one"
-    assert await bench.cache.confirm(recalled, bench.news()) == "two"
-    assert (recalled.value, recalled.from_cache, recalled.is_stale) == ("two", False, False)
+    async def fetch(self) -> Fetched[str]:
+        """Return the value as it was when the fetch began."""
+        self.fetches += 1
+        value, epoch, error = self.value, self.read(self.source_epoch), self.error
+        await asyncio.sleep(self.fetch_s)
+        if error is not None:
+            raise error
+        return Fetched(value, epoch)
 
-    assert await bench.request() == "two"
-    assert bench.source.fetches == 1
-    assert bench.heard == ["refetched", "hit"]
-
-
-@pytest.mark.parametrize(("seconds", "fetches"), [(0.0, 0), (2.0, 0), (2.000001, 1)])
-async def test_without_a_lease_a_recent_entry_is_served(seconds: float, fetches: int) -> None:
-    """Two seconds from its last confirmation, which serving it without a stamp does not renew."""
-    bench = Bench()
-    await bench.warm()
-    bench.wait(10)
-    await bench.request()
-    bench.lease = None
-    bench.wait(seconds / 2)
-    await bench.request()
-    bench.wait(seconds / 2)
-
-    assert await bench.request() == "one"
-    assert bench.source.fetches == fetches
+    async def serve(self, epoch: Epoch | None = None) -> str:
+        """Look up and validate."""
+        lookup = await self.cache.look_up("k", self.fetch)
+        return await self.cache.validate(lookup, self.read() if epoch is None else epoch)
 
 
-async def test_without_news_grace_counts_from_the_fetch() -> None:
-    """Each fetch is good for two seconds."""
-    bench = Bench()
-    bench.lease = None
-    for _ in range(3):
-        await bench.request()
-        bench.wait(2)
-        await bench.request()
-        bench.wait(0.1)
-
-    assert bench.source.fetches == 3
+@in_simulated_time
+async def test_a_valid_entry_is_served_without_a_fetch() -> None:
+    """While it is confirmed and its epoch is the one just read."""
+    scene = Scene()
+    for _ in range(5):
+        assert await scene.serve() == "old"
+        await asyncio.sleep(0.4)
+        scene.validity.confirm(scene.clock.monotonic_ns())
+    assert scene.fetches == 1
 
 
-async def test_an_entry_that_has_run_out_is_fetched_anew() -> None:
-    """Proven or not."""
-    bench = Bench()
-    await bench.warm()
-    bench.source.value = "two"
-    bench.wait(LIFE_S)
-
-    assert await bench.request() == "two"
-    assert bench.heard == ["refetched"]
-
-
-@pytest.mark.parametrize("life_s", [0.0, -1.0])
-async def test_what_has_no_life_is_served_and_not_kept(life_s: float) -> None:
-    """Each request fetches."""
-    bench = Bench(life_s)
-
-    assert await bench.request() == "one"
-    assert await bench.request() == "one"
-    assert bench.source.fetches == 2
-    assert bench.entries == {}
+@in_simulated_time
+async def test_a_different_epoch_is_a_fetch() -> None:
+    """At the very next request."""
+    scene = Scene()
+    await scene.serve()
+    scene.value, scene.source_epoch = "new", "e2"
+    await asyncio.sleep(0.1)
+    assert await scene.serve(scene.read("e2")) == "new"
+    assert await scene.serve(scene.read("e2")) == "new"
+    assert scene.fetches == 2
 
 
-async def test_that_there_is_nothing_is_remembered_too() -> None:
-    """None is a value like any other."""
-    bench = Bench()
-    bench.source.value = None
-    await bench.warm()
-
-    assert await bench.get() is None
-    assert await bench.request() is None
-    assert bench.source.fetches == 0
-    assert bench.heard == ["hit", "hit"]
+@in_simulated_time
+async def test_an_unconfirmed_entry_is_a_fetch() -> None:
+    """Three seconds after its own fetch, if nothing confirmed it."""
+    scene = Scene()
+    await scene.serve()
+    await asyncio.sleep(3.001)
+    await scene.serve()
+    assert scene.fetches == 2
 
 
-async def test_an_entry_that_its_mapping_forgot_is_fetched() -> None:
-    """Between two requests, and also while one is under way."""
-    bench = Bench()
-    await bench.warm()
-    recalled = await bench.recall()
-    bench.entries.clear()
-
-    assert await bench.cache.confirm(recalled, bench.news()) == "one"
-    assert await bench.get() == "one"
-    assert bench.source.fetches == 1
-
-
-async def test_a_hundred_misses_at_once_are_one_fetch() -> None:
-    """Everybody who knows the news waits for whoever began."""
-    bench = Bench()
-    bench.source.waits = True
-    waiting = [asyncio.create_task(bench.get()) for _ in range(100)]
-    await begun(*waiting)
-    bench.source.gates[0].set()
-
-    assert await asyncio.gather(*waiting) == ["one"] * 100
-    assert bench.source.fetches == 1
-    assert bench.heard == ["missed"] * 100
+@in_simulated_time
+async def test_an_event_is_a_fetch() -> None:
+    """Also where Redis cannot be read."""
+    scene = Scene()
+    await scene.serve()
+    await asyncio.sleep(0.1)
+    scene.value = "new"
+    scene.validity.invalidate(Kind.TOKENS, ORG, scene.clock.monotonic_ns())
+    await asyncio.sleep(0.1)
+    assert await scene.serve(scene.nothing_read()) == "new"
 
 
-async def test_who_joins_a_first_fetch_asks_again_under_its_own_news() -> None:
-    """It began before, and may have missed what was announced in between: one more fetch for all who joined."""
-    bench = Bench()
-    bench.source.waits = True
-    first = asyncio.create_task(bench.request())
-    await begun(first)
-    bench.source.value, bench.generation = "two", "another"
-    joined = [asyncio.create_task(bench.request()) for _ in range(99)]
-    await begun(first, *joined)
-    bench.source.gates[0].set()
-    assert await first == "one"
-    await begun(*joined)
-    bench.source.gates[1].set()
-
-    assert await asyncio.gather(*joined) == ["two"] * 99
-    assert bench.source.fetches == 2
+@in_simulated_time
+async def test_concurrent_misses_are_one_fetch() -> None:
+    """However many requests there are."""
+    scene = Scene()
+    scene.fetch_s = 0.02
+    assert await asyncio.gather(*(scene.serve() for _ in range(20))) == ["old"] * 20
+    assert scene.fetches == 1
 
 
-async def test_without_a_lease_who_joins_takes_what_comes() -> None:
-    """It is a moment old, and so within the grace."""
-    bench = Bench()
-    bench.source.waits, bench.lease = True, None
-    waiting = [asyncio.create_task(bench.request()) for _ in range(100)]
-    await begun(*waiting)
-    bench.source.gates[0].set()
-
-    assert await asyncio.gather(*waiting) == ["one"] * 100
-    assert bench.source.fetches == 1
-
-
-async def test_who_waits_under_another_stamp_fetches_for_itself() -> None:
-    """A fetch that began before the change was read may miss it; the older never takes the place of the younger."""
-    bench = Bench()
-    bench.source.waits = True
-    before = asyncio.create_task(bench.get())
-    await begun(before)
-    bench.source.value, bench.generation = "two", "another"
-    bench.wait(0.001)
-    after = asyncio.create_task(bench.get())
-    await begun(before, after)
-    first, second = bench.source.gates
-
-    second.set()
-    assert await after == "two"
-    first.set()
-    assert await before == "one"
-
-    assert bench.entries[KEY].value == "two"
-    bench.source.waits = False
-    assert await bench.request() == "two"
-    assert bench.source.fetches == 2
+@in_simulated_time
+async def test_a_fetch_that_an_event_overtakes_is_used_once_and_not_cached() -> None:
+    """It may have read what was there before the change."""
+    scene = Scene()
+    scene.fetch_s = 0.02
+    request = asyncio.ensure_future(scene.serve(scene.nothing_read()))
+    await asyncio.sleep(0.01)
+    scene.value = "new"
+    scene.validity.invalidate(Kind.TOKENS, ORG, scene.clock.monotonic_ns())
+    await asyncio.sleep(0.001)
+    later = asyncio.ensure_future(scene.serve(scene.nothing_read()))
+    await asyncio.gather(request, later)
+    assert later.result() == "new"
+    assert scene.entries["k"].value == "new"
 
 
-async def test_who_leaves_does_not_take_the_fetch_along() -> None:
-    """Whoever began it may be cancelled; the others get what comes, and it is kept."""
-    bench = Bench()
-    bench.source.waits = True
-    leaving, staying = asyncio.create_task(bench.get()), asyncio.create_task(bench.get())
-    await begun(leaving, staying)
-    leaving.cancel()
-    await asyncio.wait([leaving])
-    bench.source.gates[0].set()
+@in_simulated_time
+async def test_a_joined_refusal_is_asked_for_again() -> None:
+    """A token that was created while the fetch was under way is not refused."""
+    scene = Scene()
+    scene.fetch_s, scene.error = 0.02, InvalidTokenError()
+    first = asyncio.ensure_future(scene.serve())
+    await asyncio.sleep(0.01)
+    scene.error = None
+    second = asyncio.ensure_future(scene.serve())
+    with pytest.raises(InvalidTokenError):
+        await first
+    assert await second == "old"
+    assert scene.fetches == 2
 
-    assert leaving.cancelled()
-    assert await staying == "one"
-    assert bench.source.fetches == 1
-    assert bench.entries[KEY].value == "one"
+
+@in_simulated_time
+async def test_many_that_join_a_refusal_share_the_second_fetch() -> None:
+    """So a flood of one unknown token is two calls, not thousands."""
+    scene = Scene()
+    scene.fetch_s, scene.error = 0.02, InvalidTokenError()
+    first = asyncio.ensure_future(scene.serve())
+    await asyncio.sleep(0.01)
+    others = [asyncio.ensure_future(scene.serve()) for _ in range(100)]
+    results = await asyncio.gather(first, *others, return_exceptions=True)
+    assert all(isinstance(result, InvalidTokenError) for result in results)
+    assert scene.fetches == 2
+
+
+@in_simulated_time
+async def test_a_fetch_that_took_a_second_is_not_used() -> None:
+    """The process was paused; what it read may have changed meanwhile."""
+    scene = Scene()
+
+    async def fetch() -> Fetched[str]:
+        scene.fetches += 1
+        if scene.fetches == 1:
+            loop = asyncio.get_running_loop()
+            assert isinstance(loop, SimulatedLoop)
+            loop.stand_still(2.0)
+            return Fetched("old", scene.read())
+        return Fetched("new", scene.read())
+
+    lookup = await scene.cache.look_up("k", fetch)
+    assert lookup.value == "new"
+
+
+@in_simulated_time
+async def test_a_lookup_that_is_validated_a_minute_later_is_fetched() -> None:
+    """What a request found before it read a slow body is checked again."""
+    scene = Scene()
+    lookup = await scene.cache.look_up("k", scene.fetch)
+    assert scene.cache.is_valid(lookup, scene.read())
+    scene.value = "new"
+    await asyncio.sleep(60)
+    assert not scene.cache.is_valid(lookup, scene.read())
+    assert await scene.cache.validate(lookup, scene.read()) == "new"
+
+
+@in_simulated_time
+async def test_a_value_that_may_not_be_cached_serves_its_own_request() -> None:
+    """And is not fetched twice for it."""
+    scene = Scene(lifetime_s=-1.0)
+    assert await scene.serve() == "old"
+    assert scene.fetches == 1
+    assert scene.entries == {}
+
+
+@in_simulated_time
+async def test_a_refusal_drops_the_entry() -> None:
+    """It is not there to be served later."""
+    scene = Scene()
+    await scene.serve()
+    scene.error = InvalidTokenError()
+    await asyncio.sleep(4)
+    with pytest.raises(InvalidTokenError):
+        await scene.serve()
+    assert scene.entries == {}
+
+
+DOWN = TokenSourceUnavailableError()
+
+
+@in_simulated_time
+async def test_stale_if_error_serves_what_the_epoch_vouches_for() -> None:
+    """For five minutes, while auth says that its database is down."""
+    scene = Scene()
+    await scene.serve()
+    scene.error = DOWN
+    await asyncio.sleep(299)
+    lookup = await scene.cache.look_up("k", scene.fetch)
+    assert await scene.cache.validate(lookup, scene.read()) == "old"
+    assert lookup.is_stale
+    await asyncio.sleep(2)
+    with pytest.raises(TokenSourceUnavailableError):
+        await scene.serve()
+    assert scene.observer.counts["served_stale"] == 1
+
+
+@pytest.mark.parametrize("why", ["changed", "absent", "unknown", "read long ago", "event", "expired", "silence"])
+@in_simulated_time
+async def test_stale_if_error_serves_nothing_else(why: str) -> None:
+    """Whatever else may have changed, or is not known."""
+    scene = Scene(own_life_s=20.0 if why == "expired" else None)
+    await scene.serve()
+    scene.error = ServiceDegradedError() if why == "silence" else DOWN
+    read_early = scene.read()
+    await asyncio.sleep(31)
+    epoch = {
+        "changed": scene.read("e2"),
+        "absent": scene.read(None),
+        "unknown": scene.nothing_read(),
+        "read long ago": read_early,
+    }.get(why, scene.read())
+    if why == "event":
+        scene.validity.invalidate(Kind.TOKENS, ORG, scene.clock.monotonic_ns())
+    with pytest.raises(ServiceDegradedError):
+        await scene.serve(epoch)

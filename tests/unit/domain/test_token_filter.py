@@ -1,0 +1,237 @@
+"""The Bloom filter of live tokens, and the refusal of tokens that it excludes."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from uuid import UUID, uuid4
+
+import pytest
+
+from harness.simulated_time import LoopClock, in_simulated_time
+from ibex.domain.errors import InvalidTokenError, ServiceDegradedError
+from ibex.domain.freshness.change_log import Change
+from ibex.domain.freshness.kinds import Kind
+from ibex.domain.freshness.token_filter import (
+    PAGE_TOKENS,
+    RECOUNT_S,
+    BloomFilter,
+    TokenFilter,
+    TokensPage,
+    TokensUnavailableError,
+)
+from ibex.domain.freshness.unknown_tokens import LONGEST_WAIT_S, MAX_WAITING, UnknownTokens
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+ORG = UUID(int=1)
+KEY = b"0123456789abcdef"
+
+
+@dataclass(slots=True)
+class Tokens:
+    """A ``LiveTokens`` of a list; it fails as often as ``failures`` says, and each page takes a while."""
+
+    ids: list[UUID] = field(default_factory=list)
+    failures: int = 0
+    pages: int = 0
+
+    async def count(self) -> int:
+        """Return how many there are."""
+        if self.failures:
+            self.failures -= 1
+            raise TokensUnavailableError
+        return len(self.ids)
+
+    async def page(self, after: UUID | None, limit: int) -> TokensPage:
+        """Return a page."""
+        await asyncio.sleep(0.01)
+        self.pages += 1
+        ids = sorted(token_id for token_id in self.ids if after is None or token_id > after)
+        return TokensPage(ids[:limit], ids[limit - 1] if len(ids) > limit else None)
+
+
+def test_what_was_added_is_never_absent() -> None:
+    """And of what was not added, one in a thousand passes, when the filter is as full as it is meant to be."""
+    tokens = [UUID(int=number) for number in range(20_000)]
+    bloom = BloomFilter(20_000, KEY)
+    for token_id in tokens:
+        bloom.add(token_id)
+    assert not any(bloom.definitely_absent(token_id) for token_id in tokens)
+    unknown = [UUID(int=number) for number in range(1 << 64, (1 << 64) + 20_000)]
+    passed = sum(not bloom.definitely_absent(token_id) for token_id in unknown)
+    assert passed < 60
+    assert bloom.size_bytes == pytest.approx(20_000 * 15 / 8, abs=2)
+
+
+def test_positions_depend_on_the_key() -> None:
+    """Nobody can choose an id that passes everywhere."""
+    bits = []
+    for key in (b"a" * 16, b"b" * 16):
+        bloom = BloomFilter(10, key)
+        bloom.add(UUID(int=1))
+        bits.append(bytes(bloom._bits))  # noqa: SLF001 - what it is made of
+    assert bits[0] != bits[1]
+
+
+@asynccontextmanager
+async def building(token_filter: TokenFilter) -> AsyncIterator[None]:
+    """Let it be built during the block."""
+    task = asyncio.ensure_future(token_filter.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def created(token_id: UUID) -> Change:
+    """Return the change that creates a token."""
+    return Change(ORG, Kind.TOKENS, token_id)
+
+
+@in_simulated_time
+async def test_it_excludes_nothing_until_it_is_complete() -> None:
+    """Whoever is not in it yet may be on the next page."""
+    tokens = Tokens([uuid4() for _ in range(PAGE_TOKENS + 10)])
+    token_filter = TokenFilter(tokens, KEY)
+    unknown = uuid4()
+    async with building(token_filter):
+        token_filter.reset()
+        await asyncio.sleep(0.015)
+        assert tokens.pages == 1
+        assert not token_filter.definitely_absent(unknown)
+        await asyncio.sleep(1)
+        assert token_filter.is_complete
+        assert token_filter.definitely_absent(unknown)
+        assert not any(token_filter.definitely_absent(token_id) for token_id in tokens.ids)
+
+
+@in_simulated_time
+async def test_a_token_that_is_created_while_it_is_built_is_in_it() -> None:
+    """Although its page had been read already."""
+    tokens = Tokens([uuid4() for _ in range(PAGE_TOKENS + 10)])
+    token_filter = TokenFilter(tokens, KEY)
+    new = UUID(int=0)
+    async with building(token_filter):
+        token_filter.reset()
+        await asyncio.sleep(0.015)
+        token_filter.changed(created(new))
+        await asyncio.sleep(1)
+        assert token_filter.is_complete
+        assert not token_filter.definitely_absent(new)
+
+
+@in_simulated_time
+async def test_a_stream_that_does_not_resume_discards_it() -> None:
+    """Also one that is being built."""
+    tokens = Tokens([uuid4() for _ in range(PAGE_TOKENS + 10)])
+    token_filter = TokenFilter(tokens, KEY)
+    async with building(token_filter):
+        token_filter.reset()
+        await asyncio.sleep(0.015)
+        missed = UUID(int=0)
+        tokens.ids.append(missed)
+        token_filter.reset()
+        assert not token_filter.definitely_absent(uuid4())
+        await asyncio.sleep(1)
+        assert token_filter.is_complete
+        assert not token_filter.definitely_absent(missed)
+
+
+@in_simulated_time
+async def test_it_is_tried_again_when_the_tokens_cannot_be_listed() -> None:
+    """Until they can."""
+    tokens = Tokens([uuid4()], failures=3)
+    token_filter = TokenFilter(tokens, KEY)
+    async with building(token_filter):
+        token_filter.reset()
+        await asyncio.sleep(2.5)
+        assert not token_filter.is_complete
+        await asyncio.sleep(1)
+        assert token_filter.is_complete
+
+
+@in_simulated_time
+async def test_it_is_built_again_when_half_of_its_tokens_are_gone() -> None:
+    """In the background: it goes on excluding meanwhile."""
+    tokens = Tokens([uuid4() for _ in range(20_100)])
+    gone = tokens.ids[-1]
+    token_filter = TokenFilter(tokens, KEY)
+    async with building(token_filter):
+        token_filter.reset()
+        await asyncio.sleep(5)
+        del tokens.ids[10_000:]
+        await asyncio.sleep(RECOUNT_S + 5)
+        assert token_filter.definitely_absent(gone)
+
+
+@dataclass(slots=True)
+class Pongs:
+    """A watch whose pongs come when the test says so."""
+
+    pong: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def pong_after(self, began_ns: int) -> None:  # noqa: ARG002 - a watch's
+        """Wait for it."""
+        await self.pong.wait()
+
+
+async def complete(*ids: UUID) -> TokenFilter:
+    """Return a complete filter."""
+    token_filter = TokenFilter(Tokens(list(ids)), KEY)
+    async with building(token_filter):
+        token_filter.reset()
+        await asyncio.sleep(1)
+    assert token_filter.is_complete
+    return token_filter
+
+
+@in_simulated_time
+async def test_an_excluded_token_is_refused_after_a_pong() -> None:
+    """Not before."""
+    pongs = Pongs()
+    unknown = UnknownTokens(await complete(), pongs, LoopClock())  # type: ignore[arg-type]  # as much as is used
+    refusing = asyncio.ensure_future(unknown.refuse(uuid4()))
+    await asyncio.sleep(1.4)
+    assert not refusing.done()
+    pongs.pong.set()
+    with pytest.raises(InvalidTokenError):
+        await refusing
+
+
+@in_simulated_time
+async def test_a_token_that_was_created_just_before_is_not_refused() -> None:
+    """Its event comes before the pong."""
+    pongs, token_filter, new = Pongs(), await complete(), uuid4()
+    unknown = UnknownTokens(token_filter, pongs, LoopClock())  # type: ignore[arg-type]  # as much as is used
+    refusing = asyncio.ensure_future(unknown.refuse(new))
+    await asyncio.sleep(0.1)
+    token_filter.changed(created(new))
+    pongs.pong.set()
+    await refusing
+
+
+@in_simulated_time
+async def test_without_a_pong_auth_is_asked() -> None:
+    """The watch is being replaced: the filter may lack a token."""
+    unknown = UnknownTokens(await complete(), Pongs(), LoopClock())  # type: ignore[arg-type]  # as much as is used
+    began = asyncio.get_running_loop().time()
+    await unknown.refuse(uuid4())
+    assert asyncio.get_running_loop().time() - began == pytest.approx(LONGEST_WAIT_S)
+
+
+@in_simulated_time
+async def test_only_so_many_wait() -> None:
+    """A flood of unknown tokens does not fill the memory; a token that may be live does not wait at all."""
+    live = uuid4()
+    unknown = UnknownTokens(await complete(live), Pongs(), LoopClock())  # type: ignore[arg-type]  # as much as is used
+    waiting = [asyncio.ensure_future(unknown.refuse(uuid4())) for _ in range(MAX_WAITING)]
+    await asyncio.sleep(0)
+    with pytest.raises(ServiceDegradedError):
+        await unknown.refuse(uuid4())
+    await unknown.refuse(live)
+    await asyncio.gather(*waiting)

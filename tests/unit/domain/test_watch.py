@@ -1,0 +1,233 @@
+"""The watch of a worker and the server that answers it, in simulated time."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import pytest
+
+from harness.simulated_time import LoopClock, in_simulated_time
+from ibex.adapters.memory.change_log import InMemoryChangeLog
+from ibex.adapters.memory.watch import InProcessWatch
+from ibex.domain.freshness.change_log import (
+    Change,
+    Events,
+    First,
+    Pong,
+    SourceUnavailable,
+    WatchMessage,
+    WatchServer,
+)
+from ibex.domain.freshness.kinds import NS, Kind
+from ibex.domain.freshness.validity import Validity
+from ibex.domain.freshness.watch import PING_INTERVAL_S, SILENCE_S, StreamLostError, Watch
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+ORG = UUID(int=1)
+
+
+@dataclass(slots=True, eq=False)
+class Received:
+    """A ``WatchClient`` that keeps what it is sent."""
+
+    messages: list[WatchMessage] = field(default_factory=list)
+
+    def send(self, message: WatchMessage) -> None:
+        """Keep it."""
+        self.messages.append(message)
+
+
+async def test_a_first_stream_gets_its_first_position_before_the_pong() -> None:
+    """The worker evicts everything, then knows that it has every later change."""
+    server, client = WatchServer(InMemoryChangeLog()), Received()
+    server.open(client, None)
+    server.ping(client, 7)
+    await server.answer()
+    assert client.messages == [First("1:0"), Pong(7, "1:0")]
+
+
+async def test_a_stream_that_resumes_gets_what_came_after_its_position() -> None:
+    """Events first, the pong last."""
+    log = InMemoryChangeLog()
+    server, client = WatchServer(log), Received()
+    server.open(client, "1:0")
+    log.append(ORG, Kind.TOKENS)
+    server.ping(client, 1)
+    await server.answer()
+    server.ping(client, 2)
+    await server.answer()
+    assert client.messages == [Events([Change(ORG, Kind.TOKENS)]), Pong(1, "1:1"), Pong(2, "1:1")]
+
+
+@pytest.mark.parametrize("lost", ["pruned", "incarnation"])
+async def test_a_position_that_cannot_be_resumed_from_begins_again(lost: str) -> None:
+    """The log does not reach back so far, or it is another database's."""
+    log = InMemoryChangeLog()
+    server, client = WatchServer(log), Received()
+    log.append(ORG, Kind.TOKENS)
+    log.prune(0) if lost == "pruned" else log.begin_incarnation()
+    server.open(client, "1:0")
+    server.ping(client, 1)
+    await server.answer()
+    assert isinstance(client.messages[0], First)
+
+
+async def test_streams_at_the_same_position_share_a_read() -> None:
+    """However many workers there are."""
+
+    class Counted(InMemoryChangeLog):
+        reads = 0
+
+        async def read(self, since: str | None) -> object:  # type: ignore[override]  # it only passes it on
+            self.reads += 1
+            return await super().read(since)
+
+    log = Counted()
+    server, clients = WatchServer(log), [Received() for _ in range(50)]
+    for client in clients:
+        server.open(client, None)
+        server.ping(client, 1)
+    await server.answer()
+    assert log.reads == 1
+    assert all(isinstance(client.messages[-1], Pong) for client in clients)
+
+
+async def test_a_log_that_cannot_be_read_is_said() -> None:
+    """So that the worker asks another replica."""
+    log = InMemoryChangeLog()
+    log.reachable = False
+    server, client = WatchServer(log), Received()
+    server.open(client, None)
+    server.ping(client, 1)
+    await server.answer()
+    assert client.messages == [SourceUnavailable()]
+
+
+async def test_a_closed_stream_gets_nothing() -> None:
+    """Also a ping that was waiting."""
+    server, client = WatchServer(InMemoryChangeLog()), Received()
+    server.open(client, None)
+    server.ping(client, 1)
+    server.close(client)
+    server.close(client)
+    await server.answer()
+    assert client.messages == []
+
+
+@asynccontextmanager
+async def running(*work: Watch | WatchServer) -> AsyncIterator[None]:
+    """Run them during the block."""
+    tasks = [asyncio.ensure_future(each.run()) for each in work]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@in_simulated_time
+async def test_a_pong_confirms_the_time_at_which_its_ping_was_sent() -> None:
+    """Twice a second."""
+    server, validity = WatchServer(InMemoryChangeLog()), Validity()
+    async with running(server, Watch(InProcessWatch(server), validity, LoopClock(), lambda: 0.0)):
+        await asyncio.sleep(10 * PING_INTERVAL_S + 0.1)
+        assert validity.confirmed_ns == pytest.approx(10 * PING_INTERVAL_S * NS)
+
+
+@in_simulated_time
+async def test_waiting_for_a_pong_waits_for_one_of_a_later_ping() -> None:
+    """One that was sent before proves nothing of what came since."""
+    clock, server, validity = LoopClock(), WatchServer(InMemoryChangeLog()), Validity()
+    watch = Watch(InProcessWatch(server), validity, clock, lambda: 0.0)
+    async with running(server, watch):
+        await asyncio.sleep(0.6)
+        began_ns = clock.monotonic_ns()
+        await watch.pong_after(began_ns)
+        assert validity.confirmed_ns > began_ns
+        assert clock.monotonic_ns() == pytest.approx(1.0 * NS)
+
+
+class Scripted:
+    """A ``WatchConnector`` whose streams say nothing, or break; it notes when each was opened and from where."""
+
+    def __init__(self, *behaviours: str) -> None:
+        self.opened: list[tuple[float, str | None]] = []
+        self._behaviours = list(behaviours)
+
+    @asynccontextmanager
+    async def open(self, position: str | None) -> AsyncIterator[ScriptedStream]:
+        """Open the next stream."""
+        self.opened.append((asyncio.get_running_loop().time(), position))
+        behaviour = self._behaviours.pop(0) if self._behaviours else "silent"
+        if behaviour == "refused":
+            raise StreamLostError
+        if behaviour == "hangs":
+            await asyncio.get_running_loop().create_future()
+        yield ScriptedStream(behaviour)
+
+
+class ScriptedStream:
+    """One stream of a ``Scripted``."""
+
+    def __init__(self, behaviour: str) -> None:
+        self._behaviour = behaviour
+        self._messages: asyncio.Queue[WatchMessage | None] = asyncio.Queue()
+
+    def ping(self, number: int) -> None:
+        """Answer as the script says."""
+        if self._behaviour == "answers once" and number == 1:
+            self._messages.put_nowait(First("a"))
+            self._messages.put_nowait(Pong(number, "b"))
+        elif self._behaviour == "source unavailable":
+            self._messages.put_nowait(SourceUnavailable())
+        elif self._behaviour == "breaks":
+            self._messages.put_nowait(None)
+
+    async def __aiter__(self) -> AsyncIterator[WatchMessage]:
+        """Return what was answered."""
+        while (message := await self._messages.get()) is not None:
+            yield message
+        raise StreamLostError
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "replaced_after_s"),
+    [("silent", SILENCE_S), ("hangs", SILENCE_S), ("refused", 0), ("breaks", 0), ("source unavailable", 0)],
+)
+@in_simulated_time
+async def test_a_stream_that_is_of_no_use_is_replaced(behaviour: str, replaced_after_s: float) -> None:
+    """Soon, and then ever more rarely."""
+    connector = Scripted(*[behaviour] * 50)
+    async with running(Watch(connector, Validity(), LoopClock(), lambda: 1.0)):  # type: ignore[arg-type]  # as used
+        await asyncio.sleep(30)
+    times = [time for time, _ in connector.opened]
+    gaps = [after - before - replaced_after_s for before, after in zip(times, times[1:], strict=False)]
+    assert 0.05 <= gaps[0] < 0.05 + PING_INTERVAL_S + 0.01
+    assert max(gaps) <= 1.0 + PING_INTERVAL_S + 0.01
+    assert len(times) > 8
+
+
+@in_simulated_time
+async def test_a_new_stream_resumes_from_the_last_pong() -> None:
+    """So it repeats what came after it."""
+    connector = Scripted("answers once")
+    async with running(Watch(connector, Validity(), LoopClock(), lambda: 0.0)):  # type: ignore[arg-type]  # as used
+        await asyncio.sleep(4)
+    assert [position for _, position in connector.opened][:2] == [None, "b"]
+
+
+@in_simulated_time
+async def test_waiting_can_be_given_up() -> None:
+    """A request does not wait for ever for a watch that is away."""
+    watch = Watch(Scripted(), Validity(), LoopClock(), lambda: 0.0)  # type: ignore[arg-type]  # as used
+    with suppress(TimeoutError):
+        async with asyncio.timeout(1):
+            await watch.pong_after(0)
+    assert asyncio.get_running_loop().time() == 1
