@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from ibex.adapters.grpc.generated import auth_pb2
+from ibex.adapters.grpc.watch_messages import epoch_in, epoch_message
+from ibex.domain.freshness.cache import Fetched
 from ibex.domain.errors import FieldCode, FieldError, ValidationError
 from ibex.domain.identity import Agent, AgentStatus, PersonalAccessToken, Principal
 from ibex.domain.manage_identity import TokenGrant, TokenPosition
@@ -41,48 +43,61 @@ _STATUSES: Final = {
 _STATUSES_BACK: Final = {int(number): status for status, number in _STATUSES.items()}
 
 
-def principal_message(principal: Principal) -> auth_pb2.ValidateTokenResponse:
-    """Return a principal as the answer to ValidateToken."""
-    return auth_pb2.ValidateTokenResponse(
+def principal_message(fetched: Fetched[Principal]) -> auth_pb2.ValidateTokenResponse:
+    """Return a principal and the epoch that was read before it as the answer to ValidateToken."""
+    principal = fetched.value
+    response = auth_pb2.ValidateTokenResponse(
         org_id=str(principal.org_id),
         permissions=int(principal.permissions),
         token_id=str(principal.token_id),
         user_id=_text(principal.user_id),
         agent_id=_text(principal.agent_id),
-        expires_at=principal.expires_at,
         rate_limit_rpm=principal.rate_limit_rpm,
+        epoch=epoch_message(fetched.epoch),
     )
+    if principal.remaining_s is not None:
+        response.remaining.FromTimedelta(timedelta(seconds=principal.remaining_s))
+    return response
 
 
-def principal_in(response: auth_pb2.ValidateTokenResponse, token: PersonalAccessToken) -> Principal:
+def principal_in(
+    response: auth_pb2.ValidateTokenResponse, token: PersonalAccessToken, asked_ns: int
+) -> Fetched[Principal]:
     """Return the principal in the answer. Raises ``ValueError`` if it is wrong or about another token."""
     token_id = UUID(response.token_id)
     if token_id != token.token_id:
         raise ValueError("the answer is about another token")
-    return Principal(
+    principal = Principal(
         org_id=UUID(response.org_id),
         token_id=token_id,
         permissions=permissions_of(response.permissions),
         user_id=UUID(response.user_id) if response.HasField("user_id") else None,
         agent_id=UUID(response.agent_id) if response.HasField("agent_id") else None,
-        expires_at=_time(response.expires_at) if response.HasField("expires_at") else None,
+        remaining_s=response.remaining.ToTimedelta().total_seconds() if response.HasField("remaining") else None,
         rate_limit_rpm=response.rate_limit_rpm if response.HasField("rate_limit_rpm") else None,
     )
+    return Fetched(principal, epoch_in(response, asked_ns))
 
 
-def agent_message(agent: Agent) -> auth_pb2.ValidateAgentResponse:
-    """Return an agent as the answer to ValidateAgent."""
+def agent_message(fetched: Fetched[Agent]) -> auth_pb2.ValidateAgentResponse:
+    """Return an agent and the epoch that was read before it as the answer to ValidateAgent."""
+    agent = fetched.value
     return auth_pb2.ValidateAgentResponse(
-        agent_id=str(agent.id), org_id=str(agent.org_id), status=_STATUSES[agent.status]
+        agent_id=str(agent.id),
+        org_id=str(agent.org_id),
+        status=_STATUSES[agent.status],
+        epoch=epoch_message(fetched.epoch),
     )
 
 
-def agent_in(response: auth_pb2.ValidateAgentResponse, org_id: UUID, agent_id: UUID) -> Agent:
+def agent_in(
+    response: auth_pb2.ValidateAgentResponse, org_id: UUID, agent_id: UUID, asked_ns: int
+) -> Fetched[Agent]:
     """Return the agent in the answer. Raises ``ValueError`` if it is wrong, unknown in status or about another."""
     agent = Agent(UUID(response.agent_id), UUID(response.org_id), _status(response.status))
     if (agent.id, agent.org_id) != (agent_id, org_id):
         raise ValueError("the answer is about another agent")
-    return agent
+    return Fetched(agent, epoch_in(response, asked_ns))
 
 
 def token_message(token: StoredToken) -> auth_pb2.Token:

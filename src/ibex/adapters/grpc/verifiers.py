@@ -12,6 +12,8 @@ from ibex.domain.errors import AuthUnavailableError, ServiceDegradedError
 if TYPE_CHECKING:
     from uuid import UUID
 
+    from ibex.domain.clock import Clock
+    from ibex.domain.freshness.cache import Fetched
     from ibex.domain.identity import Agent, PersonalAccessToken, Principal
 
 
@@ -28,14 +30,16 @@ class AuthCalls(Protocol):
 class GrpcTokenVerifier:
     """A ``TokenVerifier`` that asks within the channel's deadline."""
 
-    def __init__(self, channel: AuthCalls) -> None:
+    def __init__(self, channel: AuthCalls, clock: Clock) -> None:
         self._channel = channel
+        self._clock = clock
 
-    async def verify(self, token: PersonalAccessToken) -> Principal:
+    async def verify(self, token: PersonalAccessToken) -> Fetched[Principal]:
         """Return the token's principal; see ``TokenVerifier``."""
+        asked_ns = self._clock.monotonic_ns()
         try:
             response = await self._channel.validate_token(auth_pb2.ValidateTokenRequest(access_token=token.reveal()))
-            return principal_in(response, token)
+            return principal_in(response, token, asked_ns)
         except CallFailedError as failed:
             raise token_error(failed) from failed
         except ValueError:
@@ -45,14 +49,16 @@ class GrpcTokenVerifier:
 class GrpcAgentVerifier:
     """An ``AgentVerifier`` that asks within the channel's deadline."""
 
-    def __init__(self, channel: AuthCalls) -> None:
+    def __init__(self, channel: AuthCalls, clock: Clock) -> None:
         self._channel = channel
+        self._clock = clock
 
-    async def verify(self, org_id: UUID, agent_id: UUID) -> Agent:
+    async def verify(self, org_id: UUID, agent_id: UUID) -> Fetched[Agent]:
         """Return the agent; see ``AgentVerifier``."""
+        asked_ns = self._clock.monotonic_ns()
         request = auth_pb2.ValidateAgentRequest(agent_id=str(agent_id), org_id=str(org_id))
         try:
-            return agent_in(await self._channel.validate_agent(request), org_id, agent_id)
+            return agent_in(await self._channel.validate_agent(request), org_id, agent_id, asked_ns)
         except CallFailedError as failed:
             raise agent_error(failed) from failed
         except ValueError:

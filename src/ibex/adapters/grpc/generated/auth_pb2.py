@@ -22,10 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17ibex/auth/v1/auth.proto\x12\x0cibex.auth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"1\n\x14ValidateTokenRequest\x12\x19\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\tB\x03\x80\x01\x01\"\xf4\x01\n\x15ValidateTokenResponse\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x13\n\x0bpermissions\x18\x02 \x01(\x04\x12\x10\n\x08token_id\x18\x03 \x01(\t\x12\x14\n\x07user_id\x18\x04 \x01(\tH\x00\x88\x01\x01\x12\x15\n\x08\x61gent_id\x18\x05 \x01(\tH\x01\x88\x01\x01\x12.\n\nexpires_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x0erate_limit_rpm\x18\x07 \x01(\rH\x02\x88\x01\x01\x42\n\n\x08_user_idB\x0b\n\t_agent_idB\x11\n\x0f_rate_limit_rpm\"8\n\x14ValidateAgentRequest\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x0e\n\x06org_id\x18\x02 \x01(\t\"d\n\x15ValidateAgentResponse\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x0e\n\x06org_id\x18\x02 \x01(\t\x12)\n\x06status\x18\x03 \x01(\x0e\x32\x19.ibex.auth.v1.AgentStatus\"\xbd\x01\n\x12\x43reateTokenRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0bpermissions\x18\x03 \x01(\x04\x12\x14\n\x07user_id\x18\x04 \x01(\tH\x00\x88\x01\x01\x12\x15\n\x08\x61gent_id\x18\x05 \x01(\tH\x01\x88\x01\x01\x12.\n\nexpires_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\n\n\x08_user_idB\x0b\n\t_agent_id\"B\n\x13\x43reateTokenResponse\x12\x10\n\x08token_id\x18\x01 \x01(\t\x12\x19\n\x0c\x61\x63\x63\x65ss_token\x18\x02 \x01(\tB\x03\x80\x01\x01\"6\n\x12RevokeTokenRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x10\n\x08token_id\x18\x02 \x01(\t\"\x15\n\x13RevokeTokenResponse\"J\n\x11ListTokensRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"R\n\x12ListTokensResponse\x12#\n\x06tokens\x18\x01 \x03(\x0b\x32\x13.ibex.auth.v1.Token\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa2\x02\n\x05Token\x12\x10\n\x08token_id\x18\x01 \x01(\t\x12\x0e\n\x06org_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x13\n\x0bpermissions\x18\x04 \x01(\x04\x12\x14\n\x07user_id\x18\x05 \x01(\tH\x00\x88\x01\x01\x12\x15\n\x08\x61gent_id\x18\x06 \x01(\tH\x01\x88\x01\x01\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nrevoked_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\n\n\x08_user_idB\x0b\n\t_agent_id*\x94\x01\n\x0b\x41gentStatus\x12\x1c\n\x18\x41GENT_STATUS_UNSPECIFIED\x10\x00\x12\x17\n\x13\x41GENT_STATUS_ACTIVE\x10\x01\x12\x17\n\x13\x41GENT_STATUS_PAUSED\x10\x02\x12\x1a\n\x16\x41GENT_STATUS_SUSPENDED\x10\x03\x12\x19\n\x15\x41GENT_STATUS_ARCHIVED\x10\x04\x32\xba\x03\n\x0b\x41uthService\x12X\n\rValidateToken\x12\".ibex.auth.v1.ValidateTokenRequest\x1a#.ibex.auth.v1.ValidateTokenResponse\x12X\n\rValidateAgent\x12\".ibex.auth.v1.ValidateAgentRequest\x1a#.ibex.auth.v1.ValidateAgentResponse\x12R\n\x0b\x43reateToken\x12 .ibex.auth.v1.CreateTokenRequest\x1a!.ibex.auth.v1.CreateTokenResponse\x12R\n\x0bRevokeToken\x12 .ibex.auth.v1.RevokeTokenRequest\x1a!.ibex.auth.v1.RevokeTokenResponse\x12O\n\nListTokens\x12\x1f.ibex.auth.v1.ListTokensRequest\x1a .ibex.auth.v1.ListTokensResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17ibex/auth/v1/auth.proto\x12\x0cibex.auth.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"1\n\x14ValidateTokenRequest\x12\x19\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\tB\x03\x80\x01\x01\"\x96\x02\n\x15ValidateTokenResponse\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x13\n\x0bpermissions\x18\x02 \x01(\x04\x12\x10\n\x08token_id\x18\x03 \x01(\t\x12\x14\n\x07user_id\x18\x04 \x01(\tH\x00\x88\x01\x01\x12\x15\n\x08\x61gent_id\x18\x05 \x01(\tH\x01\x88\x01\x01\x12,\n\tremaining\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1b\n\x0erate_limit_rpm\x18\x07 \x01(\rH\x02\x88\x01\x01\x12\"\n\x05\x65poch\x18\x08 \x01(\x0b\x32\x13.ibex.auth.v1.EpochB\n\n\x08_user_idB\x0b\n\t_agent_idB\x11\n\x0f_rate_limit_rpm\"%\n\x05\x45poch\x12\x12\n\x05value\x18\x01 \x01(\tH\x00\x88\x01\x01\x42\x08\n\x06_value\"8\n\x14ValidateAgentRequest\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x0e\n\x06org_id\x18\x02 \x01(\t\"\x88\x01\n\x15ValidateAgentResponse\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x0e\n\x06org_id\x18\x02 \x01(\t\x12)\n\x06status\x18\x03 \x01(\x0e\x32\x19.ibex.auth.v1.AgentStatus\x12\"\n\x05\x65poch\x18\x04 \x01(\x0b\x32\x13.ibex.auth.v1.Epoch\"t\n\x0cWatchRequest\x12/\n\x04open\x18\x01 \x01(\x0b\x32\x1f.ibex.auth.v1.WatchRequest.OpenH\x00\x12\x0e\n\x04ping\x18\x02 \x01(\x04H\x00\x1a\x18\n\x04Open\x12\x10\n\x08position\x18\x01 \x01(\tB\t\n\x07request\"\x8d\x03\n\rWatchResponse\x12\x32\n\x05\x66irst\x18\x01 \x01(\x0b\x32!.ibex.auth.v1.WatchResponse.FirstH\x00\x12\x34\n\x06\x65vents\x18\x02 \x01(\x0b\x32\".ibex.auth.v1.WatchResponse.EventsH\x00\x12\x30\n\x04pong\x18\x03 \x01(\x0b\x32 .ibex.auth.v1.WatchResponse.PongH\x00\x12K\n\x12source_unavailable\x18\x04 \x01(\x0b\x32-.ibex.auth.v1.WatchResponse.SourceUnavailableH\x00\x1a\x19\n\x05\x46irst\x12\x10\n\x08position\x18\x01 \x01(\t\x1a/\n\x06\x45vents\x12%\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x14.ibex.auth.v1.Change\x1a&\n\x04Pong\x12\x0c\n\x04ping\x18\x01 \x01(\x04\x12\x10\n\x08position\x18\x02 \x01(\t\x1a\x13\n\x11SourceUnavailableB\n\n\x08response\"h\n\x06\x43hange\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12&\n\x04kind\x18\x02 \x01(\x0e\x32\x18.ibex.auth.v1.ChangeKind\x12\x17\n\nlive_token\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\r\n\x0b_live_token\"2\n\x12TokenFilterRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\x0c\x12\r\n\x05limit\x18\x02 \x01(\r\"H\n\x13TokenFilterResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\x04\x12\x11\n\ttoken_ids\x18\x02 \x01(\x0c\x12\x0f\n\x07is_last\x18\x03 \x01(\x08\"\xbd\x01\n\x12\x43reateTokenRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0bpermissions\x18\x03 \x01(\x04\x12\x14\n\x07user_id\x18\x04 \x01(\tH\x00\x88\x01\x01\x12\x15\n\x08\x61gent_id\x18\x05 \x01(\tH\x01\x88\x01\x01\x12.\n\nexpires_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\n\n\x08_user_idB\x0b\n\t_agent_id\"B\n\x13\x43reateTokenResponse\x12\x10\n\x08token_id\x18\x01 \x01(\t\x12\x19\n\x0c\x61\x63\x63\x65ss_token\x18\x02 \x01(\tB\x03\x80\x01\x01\"6\n\x12RevokeTokenRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x10\n\x08token_id\x18\x02 \x01(\t\"\x15\n\x13RevokeTokenResponse\"J\n\x11ListTokensRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"R\n\x12ListTokensResponse\x12#\n\x06tokens\x18\x01 \x03(\x0b\x32\x13.ibex.auth.v1.Token\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa2\x02\n\x05Token\x12\x10\n\x08token_id\x18\x01 \x01(\t\x12\x0e\n\x06org_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x13\n\x0bpermissions\x18\x04 \x01(\x04\x12\x14\n\x07user_id\x18\x05 \x01(\tH\x00\x88\x01\x01\x12\x15\n\x08\x61gent_id\x18\x06 \x01(\tH\x01\x88\x01\x01\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nrevoked_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\n\n\x08_user_idB\x0b\n\t_agent_id*\x94\x01\n\x0b\x41gentStatus\x12\x1c\n\x18\x41GENT_STATUS_UNSPECIFIED\x10\x00\x12\x17\n\x13\x41GENT_STATUS_ACTIVE\x10\x01\x12\x17\n\x13\x41GENT_STATUS_PAUSED\x10\x02\x12\x1a\n\x16\x41GENT_STATUS_SUSPENDED\x10\x03\x12\x19\n\x15\x41GENT_STATUS_ARCHIVED\x10\x04*u\n\nChangeKind\x12\x1b\n\x17\x43HANGE_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43HANGE_KIND_TOKENS\x10\x01\x12\x16\n\x12\x43HANGE_KIND_AGENTS\x10\x02\x12\x1a\n\x16\x43HANGE_KIND_DIRECTIVES\x10\x03\x32\xd4\x04\n\x0b\x41uthService\x12X\n\rValidateToken\x12\".ibex.auth.v1.ValidateTokenRequest\x1a#.ibex.auth.v1.ValidateTokenResponse\x12X\n\rValidateAgent\x12\".ibex.auth.v1.ValidateAgentRequest\x1a#.ibex.auth.v1.ValidateAgentResponse\x12\x44\n\x05Watch\x12\x1a.ibex.auth.v1.WatchRequest\x1a\x1b.ibex.auth.v1.WatchResponse(\x01\x30\x01\x12R\n\x0bTokenFilter\x12 .ibex.auth.v1.TokenFilterRequest\x1a!.ibex.auth.v1.TokenFilterResponse\x12R\n\x0b\x43reateToken\x12 .ibex.auth.v1.CreateTokenRequest\x1a!.ibex.auth.v1.CreateTokenResponse\x12R\n\x0bRevokeToken\x12 .ibex.auth.v1.RevokeTokenRequest\x1a!.ibex.auth.v1.RevokeTokenResponse\x12O\n\nListTokens\x12\x1f.ibex.auth.v1.ListTokensRequest\x1a .ibex.auth.v1.ListTokensResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,30 +37,54 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VALIDATETOKENREQUEST'].fields_by_name['access_token']._serialized_options = b'\200\001\001'
   _globals['_CREATETOKENRESPONSE'].fields_by_name['access_token']._loaded_options = None
   _globals['_CREATETOKENRESPONSE'].fields_by_name['access_token']._serialized_options = b'\200\001\001'
-  _globals['_AGENTSTATUS']._serialized_start=1325
-  _globals['_AGENTSTATUS']._serialized_end=1473
-  _globals['_VALIDATETOKENREQUEST']._serialized_start=74
-  _globals['_VALIDATETOKENREQUEST']._serialized_end=123
-  _globals['_VALIDATETOKENRESPONSE']._serialized_start=126
-  _globals['_VALIDATETOKENRESPONSE']._serialized_end=370
-  _globals['_VALIDATEAGENTREQUEST']._serialized_start=372
-  _globals['_VALIDATEAGENTREQUEST']._serialized_end=428
-  _globals['_VALIDATEAGENTRESPONSE']._serialized_start=430
-  _globals['_VALIDATEAGENTRESPONSE']._serialized_end=530
-  _globals['_CREATETOKENREQUEST']._serialized_start=533
-  _globals['_CREATETOKENREQUEST']._serialized_end=722
-  _globals['_CREATETOKENRESPONSE']._serialized_start=724
-  _globals['_CREATETOKENRESPONSE']._serialized_end=790
-  _globals['_REVOKETOKENREQUEST']._serialized_start=792
-  _globals['_REVOKETOKENREQUEST']._serialized_end=846
-  _globals['_REVOKETOKENRESPONSE']._serialized_start=848
-  _globals['_REVOKETOKENRESPONSE']._serialized_end=869
-  _globals['_LISTTOKENSREQUEST']._serialized_start=871
-  _globals['_LISTTOKENSREQUEST']._serialized_end=945
-  _globals['_LISTTOKENSRESPONSE']._serialized_start=947
-  _globals['_LISTTOKENSRESPONSE']._serialized_end=1029
-  _globals['_TOKEN']._serialized_start=1032
-  _globals['_TOKEN']._serialized_end=1322
-  _globals['_AUTHSERVICE']._serialized_start=1476
-  _globals['_AUTHSERVICE']._serialized_end=1918
+  _globals['_AGENTSTATUS']._serialized_start=2217
+  _globals['_AGENTSTATUS']._serialized_end=2365
+  _globals['_CHANGEKIND']._serialized_start=2367
+  _globals['_CHANGEKIND']._serialized_end=2484
+  _globals['_VALIDATETOKENREQUEST']._serialized_start=106
+  _globals['_VALIDATETOKENREQUEST']._serialized_end=155
+  _globals['_VALIDATETOKENRESPONSE']._serialized_start=158
+  _globals['_VALIDATETOKENRESPONSE']._serialized_end=436
+  _globals['_EPOCH']._serialized_start=438
+  _globals['_EPOCH']._serialized_end=475
+  _globals['_VALIDATEAGENTREQUEST']._serialized_start=477
+  _globals['_VALIDATEAGENTREQUEST']._serialized_end=533
+  _globals['_VALIDATEAGENTRESPONSE']._serialized_start=536
+  _globals['_VALIDATEAGENTRESPONSE']._serialized_end=672
+  _globals['_WATCHREQUEST']._serialized_start=674
+  _globals['_WATCHREQUEST']._serialized_end=790
+  _globals['_WATCHREQUEST_OPEN']._serialized_start=755
+  _globals['_WATCHREQUEST_OPEN']._serialized_end=779
+  _globals['_WATCHRESPONSE']._serialized_start=793
+  _globals['_WATCHRESPONSE']._serialized_end=1190
+  _globals['_WATCHRESPONSE_FIRST']._serialized_start=1043
+  _globals['_WATCHRESPONSE_FIRST']._serialized_end=1068
+  _globals['_WATCHRESPONSE_EVENTS']._serialized_start=1070
+  _globals['_WATCHRESPONSE_EVENTS']._serialized_end=1117
+  _globals['_WATCHRESPONSE_PONG']._serialized_start=1119
+  _globals['_WATCHRESPONSE_PONG']._serialized_end=1157
+  _globals['_WATCHRESPONSE_SOURCEUNAVAILABLE']._serialized_start=1159
+  _globals['_WATCHRESPONSE_SOURCEUNAVAILABLE']._serialized_end=1178
+  _globals['_CHANGE']._serialized_start=1192
+  _globals['_CHANGE']._serialized_end=1296
+  _globals['_TOKENFILTERREQUEST']._serialized_start=1298
+  _globals['_TOKENFILTERREQUEST']._serialized_end=1348
+  _globals['_TOKENFILTERRESPONSE']._serialized_start=1350
+  _globals['_TOKENFILTERRESPONSE']._serialized_end=1422
+  _globals['_CREATETOKENREQUEST']._serialized_start=1425
+  _globals['_CREATETOKENREQUEST']._serialized_end=1614
+  _globals['_CREATETOKENRESPONSE']._serialized_start=1616
+  _globals['_CREATETOKENRESPONSE']._serialized_end=1682
+  _globals['_REVOKETOKENREQUEST']._serialized_start=1684
+  _globals['_REVOKETOKENREQUEST']._serialized_end=1738
+  _globals['_REVOKETOKENRESPONSE']._serialized_start=1740
+  _globals['_REVOKETOKENRESPONSE']._serialized_end=1761
+  _globals['_LISTTOKENSREQUEST']._serialized_start=1763
+  _globals['_LISTTOKENSREQUEST']._serialized_end=1837
+  _globals['_LISTTOKENSRESPONSE']._serialized_start=1839
+  _globals['_LISTTOKENSRESPONSE']._serialized_end=1921
+  _globals['_TOKEN']._serialized_start=1924
+  _globals['_TOKEN']._serialized_end=2214
+  _globals['_AUTHSERVICE']._serialized_start=2487
+  _globals['_AUTHSERVICE']._serialized_end=3083
 # @@protoc_insertion_point(module_scope)

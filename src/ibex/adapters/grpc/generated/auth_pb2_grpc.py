@@ -44,6 +44,16 @@ class AuthServiceStub:
                 request_serializer=ibex_dot_auth_dot_v1_dot_auth__pb2.ValidateAgentRequest.SerializeToString,
                 response_deserializer=ibex_dot_auth_dot_v1_dot_auth__pb2.ValidateAgentResponse.FromString,
                 _registered_method=True)
+        self.Watch = channel.stream_stream(
+                '/ibex.auth.v1.AuthService/Watch',
+                request_serializer=ibex_dot_auth_dot_v1_dot_auth__pb2.WatchRequest.SerializeToString,
+                response_deserializer=ibex_dot_auth_dot_v1_dot_auth__pb2.WatchResponse.FromString,
+                _registered_method=True)
+        self.TokenFilter = channel.unary_unary(
+                '/ibex.auth.v1.AuthService/TokenFilter',
+                request_serializer=ibex_dot_auth_dot_v1_dot_auth__pb2.TokenFilterRequest.SerializeToString,
+                response_deserializer=ibex_dot_auth_dot_v1_dot_auth__pb2.TokenFilterResponse.FromString,
+                _registered_method=True)
         self.CreateToken = channel.unary_unary(
                 '/ibex.auth.v1.AuthService/CreateToken',
                 request_serializer=ibex_dot_auth_dot_v1_dot_auth__pb2.CreateTokenRequest.SerializeToString,
@@ -73,6 +83,23 @@ class AuthServiceServicer:
 
     def ValidateAgent(self, request, context):
         """May this organization act as this agent. authorization: the service credential, if the server has one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Watch(self, request_iterator, context):
+        """Follow all changes. authorization: the service credential, if the server has one.
+
+        The first request opens the stream, from a position or without one; every other is a ping. A pong says that every
+        change that was committed before its ping arrived has been sent. The stream stays open until either side ends it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TokenFilter(self, request, context):
+        """List the ids of live tokens in pages, for a filter. authorization: the service credential, if the server has one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -114,6 +141,16 @@ def add_AuthServiceServicer_to_server(servicer, server):
                     servicer.ValidateAgent,
                     request_deserializer=ibex_dot_auth_dot_v1_dot_auth__pb2.ValidateAgentRequest.FromString,
                     response_serializer=ibex_dot_auth_dot_v1_dot_auth__pb2.ValidateAgentResponse.SerializeToString,
+            ),
+            'Watch': grpc.stream_stream_rpc_method_handler(
+                    servicer.Watch,
+                    request_deserializer=ibex_dot_auth_dot_v1_dot_auth__pb2.WatchRequest.FromString,
+                    response_serializer=ibex_dot_auth_dot_v1_dot_auth__pb2.WatchResponse.SerializeToString,
+            ),
+            'TokenFilter': grpc.unary_unary_rpc_method_handler(
+                    servicer.TokenFilter,
+                    request_deserializer=ibex_dot_auth_dot_v1_dot_auth__pb2.TokenFilterRequest.FromString,
+                    response_serializer=ibex_dot_auth_dot_v1_dot_auth__pb2.TokenFilterResponse.SerializeToString,
             ),
             'CreateToken': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateToken,
@@ -185,6 +222,60 @@ class AuthService:
             '/ibex.auth.v1.AuthService/ValidateAgent',
             ibex_dot_auth_dot_v1_dot_auth__pb2.ValidateAgentRequest.SerializeToString,
             ibex_dot_auth_dot_v1_dot_auth__pb2.ValidateAgentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Watch(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/ibex.auth.v1.AuthService/Watch',
+            ibex_dot_auth_dot_v1_dot_auth__pb2.WatchRequest.SerializeToString,
+            ibex_dot_auth_dot_v1_dot_auth__pb2.WatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TokenFilter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ibex.auth.v1.AuthService/TokenFilter',
+            ibex_dot_auth_dot_v1_dot_auth__pb2.TokenFilterRequest.SerializeToString,
+            ibex_dot_auth_dot_v1_dot_auth__pb2.TokenFilterResponse.FromString,
             options,
             channel_credentials,
             insecure,

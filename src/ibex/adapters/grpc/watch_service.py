@@ -1,0 +1,103 @@
+"""The watch and the pages of live tokens, as auth serves them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+from ibex.adapters.grpc.generated import auth_pb2
+from ibex.adapters.grpc.watch_messages import page_response, watch_response
+from ibex.domain.errors import FieldCode, FieldError, ServiceDegradedError, ValidationError
+from ibex.domain.freshness.token_filter import TokensUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from ibex.domain.freshness.change_log import WatchMessage, WatchServer
+    from ibex.domain.freshness.token_filter import LiveTokens
+
+MAX_PAGE: Final = 10_000
+MAX_CHANGES: Final = 500
+"""Changes in one response: it stays far below the largest message."""
+MAX_QUEUED: Final = 10_000
+"""Responses that wait for a worker that does not read. Its stream is ended then, and it resumes from its last pong."""
+
+
+class _Client:
+    """The server's end of one stream."""
+
+    def __init__(self) -> None:
+        self.responses: asyncio.Queue[auth_pb2.WatchResponse | None] = asyncio.Queue()
+
+    def send(self, message: WatchMessage) -> None:
+        if self.responses.qsize() >= MAX_QUEUED:
+            self.end()
+            return
+        for response in _split(watch_response(message)):
+            self.responses.put_nowait(response)
+
+    def end(self) -> None:
+        self.responses.put_nowait(None)
+
+
+class WatchService:
+    """Translates the streams of ``Watch`` to a ``WatchServer``, and ``TokenFilter`` to a ``LiveTokens``."""
+
+    def __init__(self, server: WatchServer, live_tokens: LiveTokens) -> None:
+        self._server = server
+        self._live_tokens = live_tokens
+        self._clients: set[_Client] = set()
+
+    async def watch(self, requests: AsyncIterator[auth_pb2.WatchRequest]) -> AsyncIterator[auth_pb2.WatchResponse]:
+        """Serve one stream until either end closes it. Raises ``ValidationError`` for a stream that is not opened."""
+        opening = await anext(requests, None)
+        if opening is None or opening.WhichOneof("request") != "open":
+            raise ValidationError((FieldError("open", FieldCode.REQUIRED, "must be the first request"),))
+        client = _Client()
+        self._clients.add(client)
+        self._server.open(client, opening.open.position or None)
+        reading = asyncio.ensure_future(self._read(client, requests))
+        try:
+            while (response := await client.responses.get()) is not None:
+                yield response
+        finally:
+            self._server.close(client)
+            self._clients.discard(client)
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+
+    def end_all(self) -> None:
+        """End every stream, so that workers go to another replica at once."""
+        for client in self._clients:
+            client.end()
+
+    async def token_filter(self, request: auth_pb2.TokenFilterRequest) -> auth_pb2.TokenFilterResponse:
+        """Return a page of live tokens, or their number. Raises ``ValidationError``, ``ServiceDegradedError``."""
+        if request.limit > MAX_PAGE or len(request.after) not in (0, 16):
+            raise ValidationError((FieldError("limit", FieldCode.INVALID_FORMAT, f"must be at most {MAX_PAGE}"),))
+        try:
+            if not request.limit:
+                return auth_pb2.TokenFilterResponse(count=await self._live_tokens.count())
+            after = UUID(bytes=request.after) if request.after else None
+            return page_response(await self._live_tokens.page(after, request.limit))
+        except TokensUnavailableError as error:
+            raise ServiceDegradedError from error
+
+    async def _read(self, client: _Client, requests: AsyncIterator[auth_pb2.WatchRequest]) -> None:
+        try:
+            async for request in requests:
+                if request.WhichOneof("request") == "ping":
+                    self._server.ping(client, request.ping)
+        finally:
+            client.end()
+
+
+def _split(response: auth_pb2.WatchResponse) -> list[auth_pb2.WatchResponse]:
+    changes = response.events.changes
+    if len(changes) <= MAX_CHANGES:
+        return [response]
+    return [
+        auth_pb2.WatchResponse(events=auth_pb2.WatchResponse.Events(changes=changes[start : start + MAX_CHANGES]))
+        for start in range(0, len(changes), MAX_CHANGES)
+    ]
