@@ -1,0 +1,291 @@
+"""Every change that makes cached entries outdated is in the log, whatever commits when and whatever happens to the server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from harness.tenants import later, new_agent, new_draft, new_token, settle_in
+from harness.turns import new_turn
+from ibex.adapters.postgres.change_log import PostgresChangeLog
+from ibex.adapters.postgres.database import Database
+from ibex.adapters.postgres.directives import PostgresDirectives
+from ibex.adapters.postgres.identity import PostgresIdentity
+from ibex.adapters.postgres.roles import APP_ROLE, AUTH_ROLE
+from ibex.adapters.postgres.sessions import PostgresSessions
+from ibex.domain.errors import NotFoundError
+from ibex.domain.freshness.change_log import Change, ChangeLogUnavailableError
+from ibex.domain.freshness.kinds import Kind
+from ibex.domain.freshness.token_filter import TokensUnavailableError
+from ibex.domain.identity import AgentStatus
+from ibex.domain.manage_identity import OrganizationStatus
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from uuid import UUID
+
+    from harness.postgres import PostgresDatabase
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+async def auth(postgres: PostgresDatabase) -> AsyncIterator[Database]:
+    """The database as auth sees it."""
+    database = Database(postgres.auth_url, AUTH_ROLE)
+    await database.open()
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def app(postgres: PostgresDatabase) -> AsyncIterator[Database]:
+    """The database as the proxy sees it."""
+    database = Database(postgres.app_url, APP_ROLE)
+    await database.open()
+    yield database
+    await database.close()
+
+
+class Reader:
+    """Follows the log, as the watch does."""
+
+    def __init__(self, auth: Database) -> None:
+        self.log = PostgresChangeLog(auth)
+        self.position: str | None = None
+
+    async def new(self) -> list[Change] | None:
+        """Return what came since the last time; None if that cannot be resumed from."""
+        read = await self.log.read(self.position)
+        self.position = read.position
+        return None if read.changes is None else sorted(read.changes, key=str)
+
+
+@pytest.fixture
+async def reader(auth: Database) -> Reader:
+    """A reader that has a position."""
+    reader = Reader(auth)
+    assert await reader.new() is None
+    return reader
+
+
+@pytest.fixture
+def identity(auth: Database) -> PostgresIdentity:
+    """The identity store."""
+    return PostgresIdentity(auth)
+
+
+async def test_changes_of_identity_are_logged(identity: PostgresIdentity, reader: Reader) -> None:
+    """Creation, revocation and an organization's status concern tokens; an agent and its status concern agents."""
+    agent = await settle_in(identity)
+    assert await reader.new() == [Change(agent.org_id, Kind.AGENTS)]
+    token = new_token(agent.org_id)
+    await identity.add_token(token)
+    assert await reader.new() == [Change(agent.org_id, Kind.TOKENS, token.id)]
+    await identity.revoke_token(token.org_id, token.id, later())
+    assert await reader.new() == [Change(agent.org_id, Kind.TOKENS)]
+    await identity.set_agent_status(agent.org_id, agent.id, AgentStatus.PAUSED)
+    assert await reader.new() == [Change(agent.org_id, Kind.AGENTS)]
+    await identity.set_organization_status(agent.org_id, OrganizationStatus.SUSPENDED)
+    assert await reader.new() == [Change(agent.org_id, Kind.TOKENS)]
+
+
+async def test_changes_of_directives_are_logged(identity: PostgresIdentity, app: Database, reader: Reader) -> None:
+    """The first version (the absence of one is cached too), every further one, a rollback, a deactivation."""
+    agent, store = await settle_in(identity), PostgresDirectives(app)
+    await reader.new()
+    of = (agent.org_id, agent.id)
+    for change in (
+        store.add_version(*of, new_draft(), None),
+        store.add_version(*of, new_draft(), None),
+        store.activate(*of, 1),
+        store.deactivate(*of),
+    ):
+        await change
+        assert set(await reader.new() or ()) == {Change(agent.org_id, Kind.DIRECTIVES)}
+
+
+async def test_what_changes_nothing_is_not_logged(identity: PostgresIdentity, app: Database, reader: Reader) -> None:
+    """A change that found nothing to change, or failed, leaves no row: both are one transaction."""
+    agent, store = await settle_in(identity), PostgresDirectives(app)
+    await reader.new()
+    await identity.revoke_token(agent.org_id, uuid4(), later())
+    await store.activate(agent.org_id, agent.id, 7)
+    await store.add_version(agent.org_id, new_agent(agent.org_id).id, new_draft(), None)
+    with pytest.raises(NotFoundError):
+        await identity.add_token(new_token(agent.org_id, agent_id=uuid4()))
+    await PostgresSessions(app).append([new_turn(agent)])
+    assert await reader.new() == []
+
+
+@pytest.mark.parametrize(
+    ("statement", "is_live_again"),
+    [
+        ("UPDATE tokens SET revoked_at = NULL WHERE id = %s", True),
+        ("UPDATE tokens SET expires_at = now() + interval '1 day' WHERE id = %s", False),
+        ("DELETE FROM tokens WHERE id = %s", False),
+    ],
+)
+async def test_a_change_that_is_made_by_sql_is_logged(
+    postgres: PostgresDatabase,
+    identity: PostgresIdentity,
+    reader: Reader,
+    statement: str,
+    is_live_again: bool,  # noqa: FBT001 - a parameter
+) -> None:
+    """A token that is live again is named, since the workers' filters must have it."""
+    agent = await settle_in(identity)
+    token = new_token(agent.org_id)
+    await identity.add_token(token)
+    await identity.revoke_token(agent.org_id, token.id, later())
+    await reader.new()
+    with psycopg.connect(postgres.superuser_url) as connection:
+        connection.execute(statement.encode(), [token.id])
+    assert await reader.new() == [Change(agent.org_id, Kind.TOKENS, token.id if is_live_again else None)]
+
+
+async def test_a_temporary_table_does_not_swallow_a_change(
+    postgres: PostgresDatabase, identity: PostgresIdentity, reader: Reader
+) -> None:
+    """The triggers name their schema, so that no other table comes first."""
+    agent = await settle_in(identity)
+    await reader.new()
+    with psycopg.connect(postgres.auth_url) as connection:
+        connection.execute("CREATE TEMP TABLE changes (org_id uuid, kind text)")
+        connection.execute("UPDATE agents SET status = 'archived' WHERE id = %s", [agent.id])
+    assert await reader.new() == [Change(agent.org_id, Kind.AGENTS)]
+
+
+async def test_a_change_that_commits_late_is_not_missed(
+    postgres: PostgresDatabase, identity: PostgresIdentity, reader: Reader
+) -> None:
+    """It began before others that were read long ago, and its row has the lower number."""
+    agent = await settle_in(identity)
+    await reader.new()
+    with psycopg.connect(postgres.auth_url) as slow:
+        slow.execute("UPDATE agents SET status = 'archived' WHERE id = %s", [agent.id])
+        await identity.set_organization_status(agent.org_id, OrganizationStatus.SUSPENDED)
+        assert await reader.new() == [Change(agent.org_id, Kind.TOKENS)]
+        assert await reader.new() == []
+    assert await reader.new() == [Change(agent.org_id, Kind.AGENTS)]
+    assert await reader.new() == []
+
+
+async def test_a_change_that_is_rolled_back_never_comes(
+    postgres: PostgresDatabase, identity: PostgresIdentity, reader: Reader
+) -> None:
+    """Nothing was changed."""
+    agent = await settle_in(identity)
+    await reader.new()
+    with psycopg.connect(postgres.auth_url) as aborted:
+        aborted.execute("UPDATE agents SET status = 'archived' WHERE id = %s", [agent.id])
+        aborted.rollback()
+    assert await reader.new() == []
+
+
+async def test_a_clean_restart_can_be_resumed_from(
+    postgres: PostgresDatabase, identity: PostgresIdentity, reader: Reader
+) -> None:
+    """Nothing is lost in it."""
+    agent = await settle_in(identity)
+    await reader.new()
+    await identity.set_agent_status(agent.org_id, agent.id, AgentStatus.PAUSED)
+    postgres.server.restart()
+    assert await reader.new() == [Change(agent.org_id, Kind.AGENTS)]
+
+
+async def test_a_crash_is_another_incarnation(
+    postgres: PostgresDatabase, identity: PostgresIdentity, reader: Reader
+) -> None:
+    """Its transaction ids may be used again, so a position of before cannot be resumed from."""
+    agent = await settle_in(identity)
+    await reader.new()
+    postgres.server.restart(immediate=True)
+    assert await reader.new() is None
+    await identity.set_agent_status(agent.org_id, agent.id, AgentStatus.PAUSED)
+    assert await reader.new() == [Change(agent.org_id, Kind.AGENTS)]
+
+
+async def _prune(log: PostgresChangeLog, times: int = 2) -> None:
+    for _ in range(times):
+        await log.prune(horizon_s=0)
+
+
+def _rows(postgres: PostgresDatabase) -> int:
+    with psycopg.connect(postgres.superuser_url) as connection:
+        row = connection.execute("SELECT count(*) FROM changes").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+async def test_pruning_removes_what_is_old_and_says_so(
+    postgres: PostgresDatabase, auth: Database, identity: PostgresIdentity, reader: Reader
+) -> None:
+    """A reader that was away meanwhile cannot resume; one that was not goes on."""
+    agent = await settle_in(identity)
+    away = Reader(auth)
+    await away.new()
+    await identity.set_agent_status(agent.org_id, agent.id, AgentStatus.PAUSED)
+    await _prune(reader.log)
+    assert _rows(postgres) == 0
+    assert await away.new() is None
+    await reader.new()
+    await identity.set_agent_status(agent.org_id, agent.id, AgentStatus.ACTIVE)
+    assert await reader.new() == [Change(agent.org_id, Kind.AGENTS)]
+    assert await away.new() == [Change(agent.org_id, Kind.AGENTS)]
+
+
+async def test_pruning_keeps_what_was_not_visible_then(
+    postgres: PostgresDatabase, identity: PostgresIdentity, reader: Reader
+) -> None:
+    """A transaction that was running when the snapshot was taken has not been read by anybody."""
+    agent = await settle_in(identity)
+    with psycopg.connect(postgres.auth_url) as slow:
+        slow.execute("UPDATE agents SET status = 'archived' WHERE id = %s", [agent.id])
+        await _prune(reader.log, 1)
+    await _prune(reader.log, 1)
+    assert _rows(postgres) == 1
+
+
+async def test_pruning_with_an_hour_keeps_an_hour(
+    postgres: PostgresDatabase, identity: PostgresIdentity, reader: Reader
+) -> None:
+    """Whatever happens within it can be resumed from."""
+    await settle_in(identity)
+    rows = _rows(postgres)
+    for _ in range(3):
+        await reader.log.prune()
+    assert _rows(postgres) == rows > 0
+    assert await reader.new() is not None
+
+
+async def test_a_server_that_is_down_cannot_be_read(postgres: PostgresDatabase, reader: Reader) -> None:
+    """For each method; and it is read again when the server is back."""
+    postgres.server.stop()
+    with pytest.raises(ChangeLogUnavailableError):
+        await reader.new()
+    with pytest.raises(ChangeLogUnavailableError):
+        await reader.log.prune()
+    with pytest.raises(TokensUnavailableError):
+        await reader.log.count()
+    postgres.server.start()
+    assert await reader.new() == []
+
+
+async def test_expired_tokens_are_not_live(
+    postgres: PostgresDatabase, identity: PostgresIdentity, reader: Reader
+) -> None:
+    """The filter does not hold them."""
+    agent = await settle_in(identity)
+    tokens: list[UUID] = []
+    for _ in range(2):
+        token = new_token(agent.org_id)
+        await identity.add_token(token)
+        tokens.append(token.id)
+    with psycopg.connect(postgres.superuser_url) as connection:
+        connection.execute("UPDATE tokens SET expires_at = now() - interval '1 s' WHERE id = %s", [tokens[0]])
+    assert list((await reader.log.page(None, 10)).token_ids) == [tokens[1]]
+    assert await reader.log.count() == 1
