@@ -12,6 +12,7 @@ from ibex.adapters.redis.link import RedisLink
 from ibex.adapters.redis.rate_limits import RedisRateLimiter
 from ibex.adapters.redis.shared_directives import RedisSharedDirectives
 from ibex.adapters.system.ids import SystemIds
+from ibex.domain.sealed import Seal
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -30,8 +31,14 @@ class RedisWorker:
         self.heard = RecordingRedisObserver()
         self.link = RedisLink(url, self.clock, self.heard, timeout_s=timeout_s)
         self.limiter = RedisRateLimiter(self.link, self.clock, SystemIds())
+        self.unverified = 0
         self.known = RedisKnownTokens(self.link)
-        self.directives = RedisSharedDirectives(self.link, 60)
+        self.directives = RedisSharedDirectives(
+            self.link, self.clock, Seal(b"a key of this test"), 60, self._count_unverified
+        )
+
+    def _count_unverified(self) -> None:
+        self.unverified += 1
 
     async def count(self, org_id: UUID) -> Tally:
         """Count a request in the minute that does not pass."""
