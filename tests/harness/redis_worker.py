@@ -17,6 +17,7 @@ from ibex.domain.sealed import Seal
 if TYPE_CHECKING:
     from uuid import UUID
 
+    from ibex.domain.clock import Clock
     from ibex.domain.rate_limits import Tally
 
 UNHURRIED_S = 10.0
@@ -24,12 +25,13 @@ UNHURRIED_S = 10.0
 
 
 class RedisWorker:
-    """A link, and all that goes over it."""
+    """A link, and all that goes over it; ``clock`` is for what shall pass in real time, which no minute does."""
 
-    def __init__(self, url: str, timeout_s: float = UNHURRIED_S) -> None:
+    def __init__(self, url: str, timeout_s: float = UNHURRIED_S, clock: Clock | None = None) -> None:
         self.clock = ManualClock()
+        real = self.clock if clock is None else clock
         self.heard = RecordingRedisObserver()
-        self.link = RedisLink(url, self.clock, self.heard, timeout_s=timeout_s)
+        self.link = RedisLink(url, real, self.heard, timeout_s=timeout_s)
         self.limiter = RedisRateLimiter(self.link, self.clock, SystemIds())
         self.unverified = 0
         self.known = RedisKnownTokens(self.link)

@@ -53,7 +53,7 @@ class RedisLink:
         self._one: ServerLink | None = None
         self._sentinel: SentinelPrimary | None = None
         if self._address.topology is Topology.SENTINEL:
-            self._sentinel = SentinelPrimary(self._address)
+            self._sentinel = SentinelPrimary(self._address, self._leave_old_primary)
             self._one = self._server(self._sentinel.connection)
         elif self._address.topology is Topology.STANDALONE:
             self._one = self._server_at()
@@ -114,6 +114,10 @@ class RedisLink:
         if not self._cluster.all_links():
             raise LinkError("no node of the Cluster tells its slots")
         return self._cluster.all_links()
+
+    def _leave_old_primary(self) -> None:
+        if self._one is not None:
+            self._one.leave()
 
     def _server_at(self, host: str = "", port: int = 0) -> ServerLink:
         async def connection() -> AbstractConnection:

@@ -106,6 +106,7 @@ class ServerLink:
         self._next: dict[object, Question] = {}
         self._next_ends: float | None = None
         self._under_way: set[asyncio.Task[None]] = set()
+        self._leaving: set[asyncio.Task[None]] = set()
         self.on_failure: Callable[[], None] = lambda: None
         """Called for each failure, and when the server says that it is not, or no longer, the one to ask."""
         self.redirect: Callable[[ServerLink, Question, AskError, float], None] | None = None
@@ -122,7 +123,7 @@ class ServerLink:
         tasks = [*self._under_way, *([self._connecting] if self._connecting is not None else [])]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, *self._leaving, return_exceptions=True)
         if self._connection is not None:
             await self._connection.close()
 
@@ -165,6 +166,14 @@ class ServerLink:
             asyncio.get_running_loop().call_soon(self._depart)
         self._next[object()] = question
         self._next_ends = ends if self._next_ends is None else min(ends, self._next_ends)
+
+    def leave(self) -> None:
+        """Connect anew for what is asked from now on: another server is the one to ask."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            task = asyncio.get_running_loop().create_task(_close_after(connection, list(self._under_way)))
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
 
     def _may_ask(self, loop: asyncio.AbstractEventLoop) -> bool:
         if self._connecting is not None and loop.time() >= self._patience_ends:
@@ -330,6 +339,12 @@ async def _call(
     replies = await connection.call(sent)
     kept = [reply for reply, command in zip(replies, sent, strict=True) if command is not asking]
     return kept if first else [None, *kept]
+
+
+async def _close_after(connection: ServerConnection, round_trips: list[asyncio.Task[None]]) -> None:
+    if round_trips:
+        await asyncio.wait(round_trips)
+    await connection.close()
 
 
 def _give_up(trip: _Trip, task: asyncio.Task[None] | None) -> None:
