@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import socket
+from datetime import timedelta
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
+from redis import Redis
 
 from harness.chat_scene import DIRECTIVE
 from harness.redis_worker import RedisWorker
 from ibex.adapters.memory.shared_directives import InMemorySharedDirectives, NoSharedDirectives
-from ibex.adapters.redis.keys import directive_key
 from ibex.domain.freshness import Stamp
 from ibex.domain.shared_directives import SharedDirective
 
@@ -83,12 +84,41 @@ async def test_redis_out_of_reach_is_passed_over() -> None:
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("junk", [b"", b"junk", b"\x93\xa1a\xa1b\x81\xa1x\x01", b"\x93\xa5lease\xaageneration\x07"])
-async def test_what_another_version_wrote_is_nothing(redis_url: str, junk: bytes) -> None:
-    """It is fetched from the source and written over."""
+@pytest.mark.parametrize("junk", [b"", b"junk", b"\x01" + bytes(200)])
+async def test_what_an_intruder_writes_is_a_miss(redis_url: str, junk: bytes) -> None:
+    """It is counted, fetched from the source and written over."""
     worker = RedisWorker(redis_url)
-    key = directive_key(ORG, AGENT)
-    await worker.link.ask("junk", lambda _askers, _instance: ("SET", key, junk))
+    await worker.directives.put(ORG, AGENT, STAMP, FOUND)
+    with Redis.from_url(redis_url) as intruder:
+        (key,) = intruder.scan_iter()
+        intruder.set(key, junk)
+    assert await worker.directives.get(ORG, AGENT, STAMP) is None
+    assert worker.unverified == 1
+
+    await worker.directives.put(ORG, AGENT, STAMP, FOUND)
+    assert await worker.directives.get(ORG, AGENT, STAMP) == FOUND
+    await worker.link.close()
+
+
+@pytest.mark.integration
+async def test_an_entry_that_is_copied_elsewhere_is_a_miss(redis_url: str) -> None:
+    """From one agent to another, from one epoch to a later one, or back after its lifetime."""
+    worker, other = RedisWorker(redis_url), uuid4()
+    later = Stamp("lease", "later")
+    with Redis.from_url(redis_url) as intruder:
+        await worker.directives.put(ORG, AGENT, STAMP, FOUND)
+        (key,) = intruder.scan_iter()
+        sealed = intruder.get(key)
+        await worker.directives.put(ORG, other, STAMP, SharedDirective(None))
+        await worker.directives.put(ORG, AGENT, later, SharedDirective(None))
+        for written in intruder.scan_iter():
+            intruder.set(written, sealed)
+
+    assert await worker.directives.get(ORG, other, STAMP) is None
+    assert await worker.directives.get(ORG, AGENT, later) is None
+    assert worker.unverified == 2
+    assert await worker.directives.get(ORG, AGENT, STAMP) == FOUND
+    worker.clock.advance(timedelta(seconds=61))
     assert await worker.directives.get(ORG, AGENT, STAMP) is None
     await worker.link.close()
 
@@ -98,7 +128,7 @@ async def test_what_is_kept_in_redis_expires(redis_url: str) -> None:
     """With its minute."""
     worker = RedisWorker(redis_url)
     await worker.directives.put(ORG, AGENT, STAMP, FOUND)
-    answer, _ = await worker.link.ask("ttl", lambda _askers, _instance: ("PTTL", directive_key(ORG, AGENT)))
-    assert answer is not None
-    assert 0 < answer.reply <= 60_000
+    with Redis.from_url(redis_url) as client:
+        (key,) = client.scan_iter()
+        assert 0 < client.pttl(key) <= 60_000
     await worker.link.close()

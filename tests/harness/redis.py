@@ -61,11 +61,16 @@ class RedisServer:
 
     def start(self, *options: str) -> None:
         """Start it, if it does not run, and return once it answers."""
+        self.launch("--save", "", "--appendonly", "no", *options)
+
+    def launch(self, *arguments: str) -> None:
+        """Start it, if it does not run, with these arguments alone; the first may be a configuration's file."""
         if self.process is not None:
             return
+        file = [argument for argument in arguments[:1] if not argument.startswith("--")]
         listening = ["--bind", "127.0.0.1", "--port", str(self.port)]
         self.process = subprocess.Popen(
-            [str(self.program), *listening, "--save", "", "--appendonly", "no", *options],
+            [str(self.program), *file, *listening, *arguments[len(file) :]],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,

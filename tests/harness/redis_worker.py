@@ -12,10 +12,12 @@ from ibex.adapters.redis.link import RedisLink
 from ibex.adapters.redis.rate_limits import RedisRateLimiter
 from ibex.adapters.redis.shared_directives import RedisSharedDirectives
 from ibex.adapters.system.ids import SystemIds
+from ibex.domain.sealed import Seal
 
 if TYPE_CHECKING:
     from uuid import UUID
 
+    from ibex.domain.clock import Clock
     from ibex.domain.rate_limits import Tally
 
 UNHURRIED_S = 10.0
@@ -23,15 +25,22 @@ UNHURRIED_S = 10.0
 
 
 class RedisWorker:
-    """A link, and all that goes over it."""
+    """A link, and all that goes over it; ``clock`` is for what shall pass in real time, which no minute does."""
 
-    def __init__(self, url: str, timeout_s: float = UNHURRIED_S) -> None:
+    def __init__(self, url: str, timeout_s: float = UNHURRIED_S, clock: Clock | None = None) -> None:
         self.clock = ManualClock()
+        real = self.clock if clock is None else clock
         self.heard = RecordingRedisObserver()
-        self.link = RedisLink(url, self.clock, self.heard, timeout_s=timeout_s)
+        self.link = RedisLink(url, real, self.heard, timeout_s=timeout_s)
         self.limiter = RedisRateLimiter(self.link, self.clock, SystemIds())
+        self.unverified = 0
         self.known = RedisKnownTokens(self.link)
-        self.directives = RedisSharedDirectives(self.link, 60)
+        self.directives = RedisSharedDirectives(
+            self.link, self.clock, Seal(b"a key of this test"), 60, self._count_unverified
+        )
+
+    def _count_unverified(self) -> None:
+        self.unverified += 1
 
     async def count(self, org_id: UUID) -> Tally:
         """Count a request in the minute that does not pass."""

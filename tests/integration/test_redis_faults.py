@@ -13,6 +13,7 @@ from redis.crc import key_slot
 from harness.redis_observer import RecordingRedisObserver
 from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.redis.board import RedisBoard
+from ibex.adapters.redis.breaker import FAILURES_IN_A_ROW, PAUSE_S
 from ibex.adapters.redis.keys import (
     FILTER_KEY,
     LEASE_KEY,
@@ -23,9 +24,9 @@ from ibex.adapters.redis.keys import (
     window_key,
 )
 from ibex.adapters.redis.known_tokens import RedisKnownTokens
-from ibex.adapters.redis.link import FAILURES_IN_A_ROW, PAUSE_S, RedisLink
+from ibex.adapters.redis.link import LinkError, RedisLink
 from ibex.adapters.redis.rate_limits import RedisRateLimiter
-from ibex.adapters.redis.resp import Address, RedisError, RespConnection
+from ibex.adapters.redis.urls import Address
 from ibex.adapters.system.ids import SystemIds
 from ibex.domain.announce import BoardUnavailableError
 from ibex.domain.freshness import Kind
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 
 ORG = uuid4()
+CANARY = "canary-password"
 AFTER_A_PAUSE = timedelta(seconds=PAUSE_S, milliseconds=1)
 
 
@@ -121,33 +123,46 @@ async def test_two_workers_count_together(redis_server: RedisServer, worker: Wor
     assert sorted(counts) == list(range(1, 101))
 
 
-async def test_a_frozen_redis_costs_three_requests_their_bound_and_then_none(redis_server: RedisServer) -> None:
-    """It is counted in process; after the pause one round trip finds out, and what comes meanwhile does not wait."""
+async def test_a_frozen_redis_costs_few_requests_their_bound_and_then_none(redis_server: RedisServer) -> None:
+    """Requests are counted in process while a connection is made in the background, and by Redis once it answers."""
     worker = Worker(redis_server)
     await worker.link.open()
     assert await worker.count() == 1
     redis_server.pause()
 
     assert [await worker.count() for _ in range(6)] == [1, 2, 3, 4, 5, 6]
-    assert len(worker.heard.failures) == FAILURES_IN_A_ROW
-    assert worker.heard.times_passed_over == 3
+    assert worker.heard.questions_failed == 1
+    assert worker.heard.times_passed_over == 5
     assert (await worker.limiter.news(ORG)).lease is None
 
-    worker.clock.advance(AFTER_A_PAUSE)
-    probe = asyncio.create_task(worker.count())
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    passed_over = worker.heard.times_passed_over
-    await worker.count()
-    assert worker.heard.times_passed_over == passed_over + 1
-    await probe
-
     redis_server.resume()
-    worker.clock.advance(AFTER_A_PAUSE)
-    while worker.heard.failures[-1:] and len(worker.heard.trips) < 2:
+    await worker.link.open()
+    assert await worker.count() == 3, "the request that was not answered in time was counted all the same"
+    await worker.link.close()
+
+
+async def test_a_redis_that_refuses_connections_opens_the_circuit_breaker(redis_server: RedisServer) -> None:
+    """After the pause one request finds out how Redis does, and what comes meanwhile does not wait."""
+    worker = Worker(redis_server)
+    redis_server.kill()
+    for _ in range(FAILURES_IN_A_ROW):
         await worker.count()
-        worker.clock.advance(AFTER_A_PAUSE)
-    assert (await worker.limiter.news(ORG)).generations
+    assert (worker.heard.questions_failed, worker.heard.times_passed_over) == (FAILURES_IN_A_ROW, 0)
+    await worker.count()
+    assert worker.heard.times_passed_over == 1
+
+    worker.clock.advance(AFTER_A_PAUSE)
+    redis_server.start()
+    probe = asyncio.create_task(worker.count())
+    for _ in range(2):
+        await asyncio.sleep(0)
+    await worker.count()
+    assert worker.heard.times_passed_over == 2
+
+    await probe
+    await worker.link.open()
+    await worker.count()
+    assert worker.heard.trips
     await worker.link.close()
 
 
@@ -287,17 +302,16 @@ async def test_a_board_does_not_wait_for_a_frozen_redis(redis_server: RedisServe
 async def test_a_password_is_presented_and_never_shown(redis_server: RedisServer) -> None:
     """Nor is it in the error of one who has another."""
     client = redis_server.client()
-    client.config_set("requirepass", "canary-password")
-    right = Address.parse(redis_server.url.replace("redis://", "redis://:canary-password@"))
-    wrong = Address.parse(redis_server.url.replace("redis://", "redis://:wrong-canary@"))
+    client.config_set("requirepass", CANARY)
+    right, wrong = (redis_server.url.replace("redis://", f"redis://:{word}@") for word in (CANARY, f"wrong-{CANARY}"))
+    link = RedisLink(right, ManualClock(), RecordingRedisObserver())
+    await link.ping()
+    with pytest.raises(LinkError) as raised:
+        await RedisLink(wrong, ManualClock(), RecordingRedisObserver()).ping()
+    client.config_set("requirepass", "")
+    await link.close()
 
-    connection = await RespConnection.open(right)
-    assert await connection.call([("PING",)]) == [b"PONG"]
-    connection.close()
-    with pytest.raises(RedisError) as raised:
-        await RespConnection.open(wrong)
-
-    assert "canary" not in f"{raised.value!r} {right!r} {wrong!r}"
+    assert CANARY not in f"{raised.value!r} {Address.parse(right)!r} {link!r}"
 
 
 async def test_what_redis_keeps_expires(redis_server: RedisServer, worker: Worker, board: RedisBoard) -> None:

@@ -33,6 +33,7 @@ from ibex.adapters.postgres.outbox import PostgresOutbox
 from ibex.adapters.postgres.roles import APP_ROLE, AUTH_ROLE
 from ibex.adapters.postgres.sessions import PostgresSessions
 from ibex.adapters.redis.board import RedisBoard
+from ibex.adapters.redis.credentials import credential_provider
 from ibex.adapters.redis.known_tokens import RedisKnownTokens
 from ibex.adapters.redis.link import RedisLink
 from ibex.adapters.redis.rate_limits import RedisRateLimiter
@@ -50,19 +51,24 @@ from ibex.adapters.telemetry.round_trips import RedisTelemetry
 from ibex.domain.keep_fresh import AnnounceAtOnce, KeepFresh, LeaveItToTheOutbox
 from ibex.domain.manage_identity import VerifyAgent, VerifyToken
 from ibex.domain.providers import ProviderRegistry
+from ibex.domain.sealed import Seal
 from ibex.domain.token_hash import TokenPeppers
 from ibex.entrypoints.checks import auth_checks, readiness_checks
 from ibex.entrypoints.openai_settings import Transport
 from ibex.entrypoints.settings import SettingsError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from uuid import UUID
 
     import httpx
+    from redis.credentials import CredentialProvider
 
+    from ibex.adapters.redis.link import RedisObserver
     from ibex.domain.announce import Announcements, Board
     from ibex.domain.clock import Clock
     from ibex.domain.ids import IdSource
+    from ibex.domain.shared_directives import SharedDirectives
     from ibex.entrypoints.setting_values import Secret
     from ibex.entrypoints.settings import Settings
 
@@ -154,17 +160,38 @@ def _channel(settings: Settings, ids: IdSource) -> GrpcAuthChannel:
     )
 
 
-def _link(settings: Settings, clock: Clock, telemetry: RedisTelemetry) -> RedisLink:
+def _credential_provider(settings: Settings) -> CredentialProvider | None:
+    if settings.redis_credential_provider is None:
+        return None
+    try:
+        return credential_provider(settings.redis_credential_provider)
+    except ValueError as wrong:
+        raise SettingsError(f"IBEX_REDIS_CREDENTIAL_PROVIDER is wrong: {wrong}.") from None
+
+
+def _link(settings: Settings, clock: Clock, telemetry: RedisObserver) -> RedisLink:
     url = settings.redis_url.reveal() if settings.redis_url is not None else ""
-    return RedisLink(url, clock, telemetry, timeout_s=settings.redis_timeout_s)
+    provider = _credential_provider(settings)
+    return RedisLink(url, clock, telemetry, timeout_s=settings.redis_timeout_s, credential_provider=provider)
 
 
-def _board(url: Secret[str], ids: IdSource) -> RedisBoard:
-    return RedisBoard(url.reveal(), ids)
+def _shared_directives(
+    settings: Settings, link: RedisLink, clock: Clock, on_unverified: Callable[[], None]
+) -> SharedDirectives:
+    secret = settings.cache_key or settings.auth_service_token
+    if secret is None:
+        return NoSharedDirectives()
+    seal = Seal(secret.reveal().encode())
+    return RedisSharedDirectives(link, clock, seal, settings.directive_cache_ttl_s, on_unverified)
 
 
-def _board_if_any(url: Secret[str] | None, ids: IdSource) -> RedisBoard | None:
-    return None if url is None else _board(url, ids)
+def _board(settings: Settings, ids: IdSource) -> RedisBoard:
+    url = settings.redis_url.reveal() if settings.redis_url is not None else ""
+    return RedisBoard(url, ids, credential_provider=_credential_provider(settings))
+
+
+def _board_if_any(settings: Settings, ids: IdSource) -> RedisBoard | None:
+    return None if settings.redis_url is None else _board(settings, ids)
 
 
 def _operators_announcements(board: Board | None) -> Announcements:
@@ -258,7 +285,13 @@ class ProductionAdapters(_ProxyAdapters):
     known_tokens = providers.Singleton(RedisKnownTokens, link, _ProxyAdapters.cache_telemetry.provided.filtered)
     shared_directives = providers.Singleton(
         WatchedSharedDirectives,
-        providers.Singleton(RedisSharedDirectives, link, _Adapters.settings.provided.directive_cache_ttl_s),
+        providers.Singleton(
+            _shared_directives,
+            _Adapters.settings,
+            link,
+            _Adapters.clock,
+            _ProxyAdapters.cache_telemetry.provided.unverified,
+        ),
         _ProxyAdapters.cache_telemetry,
     )
 
@@ -285,7 +318,7 @@ class OperatorAdapters(_Adapters):
     identity_database = providers.Singleton(_database, _Adapters.settings.provided.auth_database_url, AUTH_ROLE)
     identity = providers.Singleton(PostgresIdentity, identity_database)
     peppers = providers.Singleton(_peppers, _Adapters.settings.provided.token_peppers)
-    board = providers.Singleton(_board_if_any, _Adapters.settings.provided.redis_url, _Adapters.ids)
+    board = providers.Singleton(_board_if_any, _Adapters.settings, _Adapters.ids)
     announcements = providers.Singleton(_operators_announcements, board)
 
     resources = providers.List(identity_database, database, traces)
@@ -302,7 +335,7 @@ class AuthAdapters(_Adapters):
     metrics = providers.Singleton(AuthMetrics)
     loop_lag = providers.Singleton(LoopLag, metrics.provided.registry, _Adapters.clock)
 
-    board = providers.Singleton(_board, _Adapters.settings.provided.redis_url, _Adapters.ids)
+    board = providers.Singleton(_board, _Adapters.settings, _Adapters.ids)
     keep_fresh = providers.Singleton(
         KeepFresh,
         providers.Singleton(PostgresOutbox, identity_database),

@@ -121,6 +121,14 @@ def secret_text(value: str) -> Secret[str]:
     return Secret(text(value))
 
 
+def module_and_name(value: str) -> str:
+    """Return ``module:name``."""
+    module, _, name = value.partition(":")
+    if not name.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
+        raise ValueError
+    return value
+
+
 def globs(value: str) -> tuple[str, ...]:
     """Return patterns that are separated by commas."""
     patterns = tuple(part.strip() for part in value.split(",") if part.strip())

@@ -19,6 +19,7 @@ from ibex.entrypoints.setting_values import (
     idle_seconds,
     int_between,
     is_for_development,
+    module_and_name,
     peppers,
     seconds,
     secret_url,
@@ -203,14 +204,36 @@ class Settings(TracingSettings):
         None,
         Variable(
             "IBEX_REDIS_URL",
-            secret_url("redis", "rediss", "unix"),
-            "a redis://, rediss:// or unix:// URL",
+            secret_url(
+                "redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"
+            ),
+            "a redis://, rediss:// or unix:// URL; redis+sentinel://host:port,…/service; redis+cluster://host:port,…",
             "Redis, for rate limits and for how fresh cached identity is.",
             is_secret=True,
         ),
     )
     redis_timeout_s: float = setting(
         0.05, Variable("IBEX_REDIS_TIMEOUT", seconds, SECONDS, "The most that a request waits for Redis.")
+    )
+    redis_credential_provider: str | None = setting(
+        None,
+        Variable(
+            "IBEX_REDIS_CREDENTIAL_PROVIDER",
+            module_and_name,
+            "module:factory, a Python function that returns a CredentialProvider of redis-py",
+            "Where each connection to Redis gets user and password, instead of from the URL.",
+        ),
+    )
+    cache_key: Secret[str] | None = setting(
+        None,
+        Variable(
+            "IBEX_CACHE_KEY",
+            service_token,
+            "at least 32 characters",
+            "Authenticates directives in Redis, the same for all workers; without it IBEX_AUTH_SERVICE_TOKEN does. "
+            "Without either, directives are not cached in Redis.",
+            is_secret=True,
+        ),
     )
     auth_cache_size: int = setting(
         5_000,

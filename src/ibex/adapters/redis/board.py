@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
+from redis.exceptions import ResponseError
+
+from ibex.adapters.redis.connection import LinkError, ServerConnection, refusal_of
 from ibex.adapters.redis.keys import (
     ADD_TOKENS,
     BEGIN_TURN,
@@ -19,7 +22,9 @@ from ibex.adapters.redis.keys import (
     mark_key,
     ticket_key,
 )
-from ibex.adapters.redis.resp import Address, RedisError, RespConnection
+from ibex.adapters.redis.preamble import IDENTIFY, instance_of
+from ibex.adapters.redis.sentinel import SentinelPrimary
+from ibex.adapters.redis.urls import Address, Topology
 from ibex.domain.announce import BoardUnavailableError, Connection
 from ibex.domain.freshness import LEASE_S
 from ibex.domain.known_tokens import positions
@@ -27,6 +32,8 @@ from ibex.domain.known_tokens import positions
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from uuid import UUID
+
+    from redis.credentials import CredentialProvider
 
     from ibex.domain.freshness import Kind
     from ibex.domain.ids import IdSource
@@ -39,19 +46,29 @@ _TOKENS_A_CALL: Final = 500
 class RedisBoard:
     """A ``Board`` over one connection; whatever goes wrong ends it, and the next is another."""
 
-    def __init__(self, url: str, ids: IdSource, *, timeout_s: float = TIMEOUT_S) -> None:
-        """Take seconds for each thing that is asked. Raises ``ValueError`` for a URL that is none of Redis'."""
-        self._address = Address.parse(url)
+    def __init__(
+        self,
+        url: str,
+        ids: IdSource,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        credential_provider: CredentialProvider | None = None,
+    ) -> None:
+        """Take seconds for each thing that is asked. Raises ``ValueError`` for a URL that Redis is not reached by."""
+        self._address = Address.parse(url, credential_provider)
+        self._sentinel = SentinelPrimary(self._address) if self._address.topology is Topology.SENTINEL else None
         self._ids = ids
         self._timeout_s = timeout_s
-        self._open: RespConnection | None = None
+        self._open: ServerConnection | None = None
         self._number = 0
         self._connecting = asyncio.Lock()
 
     async def close(self) -> None:
         """Disconnect. The board can be used again."""
         if self._open is not None:
-            self._open.close()
+            await self._open.close()
+        if self._sentinel is not None:
+            await self._sentinel.close()
 
     async def ping(self) -> None:
         """Return if Redis answers. Raises ``BoardUnavailableError``."""
@@ -62,10 +79,10 @@ class RedisBoard:
         try:
             async with asyncio.timeout(self._timeout_s), self._connecting:
                 if self._open is None or not self._open.is_good:
-                    self._open = await RespConnection.open(self._address, _SCRIPTS)
+                    self._open = await self._connected()
                     self._number += 1
                 return Connection(self._open.instance, self._number)
-        except (RedisError, TimeoutError) as error:
+        except (LinkError, TimeoutError) as error:
             raise BoardUnavailableError(str(error)) from None
 
     async def announce(self, connection: Connection, org_id: UUID, kinds: Iterable[Kind]) -> None:
@@ -115,13 +132,32 @@ class RedisBoard:
         if current is None or not current.is_good or connection.number != self._number:
             raise BoardUnavailableError("another connection")
         try:
-            return await current.call(commands, self._timeout_s)
-        except RedisError as error:
-            current.close()
+            async with asyncio.timeout(self._timeout_s):
+                replies = await current.call(commands)
+        except TimeoutError:
+            raise BoardUnavailableError("timeout") from None
+        except LinkError as error:
             raise BoardUnavailableError(str(error)) from None
-        except asyncio.CancelledError:
-            current.close()  # whether it was done is not known
-            raise
+        refused = next((reply for reply in replies if isinstance(reply, ResponseError)), None)
+        if refused is not None:
+            await current.close()
+            raise BoardUnavailableError(refusal_of(refused))
+        return replies
+
+    async def _connected(self) -> ServerConnection:
+        """Connect, learn which instance it is and make the scripts known to it."""
+        if self._address.topology is Topology.CLUSTER:
+            raise LinkError("the lease and the filter do not work on a Redis Cluster")
+        found = self._address.connection() if self._sentinel is None else await self._sentinel.connection()
+        connection = ServerConnection(found)
+        await connection.open()
+        identity, *loaded = await connection.call([IDENTIFY, *(("SCRIPT", "LOAD", text) for text in _SCRIPTS)])
+        connection.instance = instance_of(identity)
+        refused = next((reply for reply in (identity, *loaded) if isinstance(reply, ResponseError)), None)
+        if refused is not None or not connection.instance:
+            await connection.close()
+            raise LinkError("the server does not say which instance it is" if refused is None else refusal_of(refused))
+        return connection
 
     def _fresh_value(self) -> str:
         return str(self._ids.uuid7())

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from uuid import UUID
 
+FRESHNESS_TAG: Final = "freshness"
 LEASE_KEY: Final = "ibex:{freshness}:lease"
 FILTER_KEY: Final = "ibex:{freshness}:tokens"
 MADE_KEY: Final = "ibex:{freshness}:tokens-made"
@@ -34,9 +35,9 @@ def generations_key(org_id: UUID) -> str:
     return f"ibex:{{{org_id}}}:generations"
 
 
-def directive_key(org_id: UUID, agent_id: UUID) -> str:
-    """Return the key of what was looked up for an agent; it holds the directive's text."""
-    return f"ibex:{{{org_id}}}:directive:{agent_id}"
+def directive_key(org_id: UUID, agent_id: UUID, name: str) -> str:
+    """Return the key of what was looked up for an agent; ``name`` stands for the epoch and for who can verify it."""
+    return f"ibex:{{{org_id}}}:directive:{agent_id}:{name}"
 
 
 def mark_key(mark: str) -> str:
@@ -138,3 +139,21 @@ FINISH_FILTER: Final = Script(
     return 1
     """
 )
+
+TEXTS: Final = {script.sha: script.text for script in (COUNT, EXCLUDES)}
+"""What a server is sent that lacks one of the requests' scripts."""
+_PROBE: Final = "ibex:{doctor}:probe"
+PROBES: Final[tuple[tuple[str | int, ...], ...]] = (
+    ("EVALSHA", COUNT.sha, 0),
+    ("EVAL", "return 1", 0),
+    ("SET", _PROBE, 1, "PX", 1_000),
+    ("GET", _PROBE),
+    ("INCRBY", _PROBE, 1),
+    ("EXPIRE", _PROBE, 1),
+    ("HSET", f"{_PROBE}:hash", "tokens", ""),
+    ("HMGET", f"{_PROBE}:hash", "tokens"),
+    ("EXPIRE", f"{_PROBE}:hash", 1),
+    ("EXISTS", _PROBE),
+    ("GETBIT", _PROBE, 0),
+)
+"""All commands that requests need, on keys that expire within a second: a user who may run these can serve."""

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ibex.adapters.redis.keys import EXCLUDES, FILTER_KEY, LEASE_KEY, MADE_KEY
+from ibex.adapters.redis.keys import EXCLUDES, FILTER_KEY, FRESHNESS_TAG, LEASE_KEY, MADE_KEY
 from ibex.domain.known_tokens import positions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from uuid import UUID
 
-    from ibex.adapters.redis.link import Command, RedisLink
+    from ibex.adapters.redis.connection import Command
+    from ibex.adapters.redis.link import RedisLink
 
 
 class RedisKnownTokens:
@@ -28,7 +29,7 @@ class RedisKnownTokens:
         def build(_askers: int, instance: str) -> Command:
             return EXCLUDES.call((MADE_KEY, FILTER_KEY, LEASE_KEY), instance, *positions(token_id))
 
-        answer, _ = await self._link.ask(("excludes", token_id), build)
+        answer, _ = await self._link.ask(FRESHNESS_TAG, ("excludes", token_id), build)
         excluded = answer is not None and answer.reply == 1
         if answer is not None and answer.lease is not None:
             self._heard(excluded)

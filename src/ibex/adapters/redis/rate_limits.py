@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
-    from ibex.adapters.redis.link import Answer, Command, RedisLink
+    from ibex.adapters.redis.connection import Command
+    from ibex.adapters.redis.link import Answer, RedisLink
     from ibex.domain.clock import Clock
     from ibex.domain.ids import IdSource
 
@@ -38,7 +39,7 @@ class RedisRateLimiter:
         """Count one request; see ``RateLimiter``."""
         minute = window_of(now)
         asked_ns = self._clock.monotonic_ns()
-        answer, place = await self._link.ask((org_id.int, minute), partial(self._command, org_id, minute))
+        answer, place = await self._link.ask(org_id, (org_id.int, minute), partial(self._command, org_id, minute))
         if answer is None:
             self._on_fallback()
             return Tally(self._own.count(org_id, now), no_news(asked_ns))
@@ -47,7 +48,9 @@ class RedisRateLimiter:
     async def news(self, org_id: UUID) -> News:
         """Return the organization's news; see ``RateLimiter``."""
         asked_ns = self._clock.monotonic_ns()
-        answer, _ = await self._link.ask(org_id.int, lambda _askers, instance: self._command(org_id, 0, 0, instance))
+        answer, _ = await self._link.ask(
+            org_id, org_id.int, lambda _askers, instance: self._command(org_id, 0, 0, instance)
+        )
         return no_news(asked_ns) if answer is None else _news(answer)
 
     def _command(self, org_id: UUID, minute: int, requests: int, _instance: str) -> Command:

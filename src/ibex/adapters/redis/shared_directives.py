@@ -1,4 +1,4 @@
-"""Directives in Redis, for all workers (spec 7): each with the stamp under which it was fetched."""
+"""Directives in Redis, for all workers: each sealed, under a key that stands for the stamp of its fetch."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ import msgspec
 
 from ibex.adapters.redis.keys import directive_key
 from ibex.domain.directives import Directive, InjectionMode
+from ibex.domain.sealed import Rejection, Seal
 from ibex.domain.shared_directives import SharedDirective
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ibex.adapters.redis.link import RedisLink
+    from ibex.domain.clock import Clock
     from ibex.domain.freshness import Stamp
 
 
@@ -24,45 +28,60 @@ class _Directive(msgspec.Struct, frozen=True):
     sha256: str
 
 
-class _Kept(msgspec.Struct, frozen=True, array_like=True):
-    lease: str
-    generation: str
-    directive: _Directive | None
-
-
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(_Kept)
+_decoder: msgspec.msgpack.Decoder[_Directive | None] = msgspec.msgpack.Decoder(_Directive | None)
 
 
 class RedisSharedDirectives:
-    """A ``SharedDirectives``. Redis is asked within its bound, and passed over where it does not answer."""
+    """A ``SharedDirectives``. Redis is asked within its time limit, and passed over where it does not answer.
 
-    def __init__(self, link: RedisLink, ttl_s: float) -> None:
-        """Take how long a directive is kept, in seconds; Redis counts in milliseconds."""
+    Whoever can write to Redis can remove an entry, and cannot make or change one that is used (ADR 0044).
+    """
+
+    def __init__(
+        self, link: RedisLink, clock: Clock, seal: Seal, ttl_s: float, on_unverified: Callable[[], None] = lambda: None
+    ) -> None:
+        """Take how long a directive is kept, in seconds, and what is called for each entry that does not verify."""
         self._link = link
+        self._clock = clock
+        self._seal = seal
         self._ttl_ms = max(1, int(ttl_s * 1_000))
+        self._on_unverified = on_unverified
 
     async def get(self, org_id: UUID, agent_id: UUID, stamp: Stamp) -> SharedDirective | None:
         """Return what was put under this very stamp; see ``SharedDirectives``."""
-        key = directive_key(org_id, agent_id)
-        answer, _ = await self._link.ask(("directive", key), lambda _askers, _instance: ("GET", key))
+        epoch = _epoch(stamp)
+        key = directive_key(org_id, agent_id, self._seal.name(epoch))
+        answer, _ = await self._link.ask(org_id, ("directive", key), lambda _askers, _instance: ("GET", key))
         if answer is None or not isinstance(answer.reply, bytes):
             return None
+        value = self._seal.open(org_id, agent_id, epoch, self._now_ms(), self._ttl_ms, answer.reply)
+        if isinstance(value, Rejection):
+            if value is Rejection.UNVERIFIED:
+                self._on_unverified()
+            return None
         try:
-            kept = _decoder.decode(answer.reply)
-            found = _directive(kept.directive) if kept.directive is not None else None
+            kept = _decoder.decode(value)
+            return SharedDirective(None if kept is None else _directive(kept))
         except (msgspec.MsgspecError, ValueError):  # another version wrote it
             return None
-        same = (kept.lease, kept.generation) == (stamp.lease, stamp.generation)
-        return SharedDirective(found) if same else None
 
     async def put(self, org_id: UUID, agent_id: UUID, stamp: Stamp, shared: SharedDirective) -> None:
         """Keep it for the others."""
-        value = _encoder.encode(_Kept(stamp.lease, stamp.generation, _kept(shared.directive)))
-        key = directive_key(org_id, agent_id)
+        epoch = _epoch(stamp)
+        value = _encoder.encode(_kept(shared.directive))
+        sealed = self._seal.close(org_id, agent_id, epoch, self._now_ms(), value)
+        key = directive_key(org_id, agent_id, self._seal.name(epoch))
         await self._link.ask(
-            ("put directive", key, value), lambda _askers, _instance: ("SET", key, value, "PX", self._ttl_ms)
+            org_id, ("put directive", key, sealed), lambda _askers, _instance: ("SET", key, sealed, "PX", self._ttl_ms)
         )
+
+    def _now_ms(self) -> int:
+        return int(self._clock.now().timestamp() * 1_000)
+
+
+def _epoch(stamp: Stamp) -> str:
+    return f"{len(stamp.lease)} {stamp.lease} {stamp.generation}"
 
 
 def _kept(own: Directive | None) -> _Directive | None:

@@ -40,6 +40,10 @@ class CacheTelemetry:
         )
         self._hits = {kind: self._lookups.of(kind, _WORKER, "hit") for kind in Kind}
         self._evictions = registry.counters("cache_evictions_total", "Entries that had to make room.", "kind", "tier")
+        self._unverified = registry.counter(
+            "cache_entries_unverified_total",
+            "Directives in Redis that were not used: somebody without the key wrote them.",
+        )
         self._filter = registry.counters(
             "filter_lookups_total",
             "Tokens looked for in a filter that is vouched for: absent, or passed on; of these, nobody's.",
@@ -69,6 +73,10 @@ class CacheTelemetry:
     def evicted(self, kind: Kind) -> None:
         """Count an entry that had to make room for another."""
         self._evictions.of(kind, _WORKER).add()
+
+    def unverified(self) -> None:
+        """Count a directive in Redis that does not verify."""
+        self._unverified.add()
 
     def filtered(self, excluded: bool) -> None:  # noqa: FBT001 - one answer, told by who knows only that
         """Count what a filter that is vouched for said, and remember it for what comes of the token."""

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 from harness.chat_scene import DIRECTIVE
+from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.redis.shared_directives import RedisSharedDirectives
 from ibex.domain.freshness import Stamp
+from ibex.domain.sealed import Seal
 from ibex.domain.shared_directives import SharedDirective
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ class RecordingLink:
 
     commands: list[tuple[Any, ...]] = field(default_factory=list)
 
-    async def ask(self, _key: object, build: Callable[[int, str], tuple[Any, ...]]) -> tuple[None, int]:
+    async def ask(self, _tag: object, _key: object, build: Callable[[int, str], tuple[Any, ...]]) -> tuple[None, int]:
         """Note the command; no answer comes."""
         self.commands.append(build(1, "instance"))
         return None, 1
@@ -32,9 +34,10 @@ class RecordingLink:
 async def test_keys_lie_with_their_organization_and_expire() -> None:
     """So that a cluster has them in the slot of its other keys, and nothing is kept for ever."""
     link = RecordingLink()
-    shared = RedisSharedDirectives(cast("Any", link), 1.5)
+    shared = RedisSharedDirectives(cast("Any", link), ManualClock(), Seal(b"key"), 1.5)
     await shared.put(ORG, AGENT, Stamp("l", "g"), SharedDirective(DIRECTIVE))
     assert await shared.get(ORG, AGENT, Stamp("l", "g")) is None
     (put, get) = link.commands
-    assert (put[0], put[1], put[3:]) == ("SET", f"ibex:{{{ORG}}}:directive:{AGENT}", ("PX", 1_500))
+    assert (put[0], put[3:]) == ("SET", ("PX", 1_500))
+    assert put[1].startswith(f"ibex:{{{ORG}}}:directive:{AGENT}:")
     assert get == ("GET", put[1])

@@ -1,0 +1,71 @@
+"""The primary of a service, as the Sentinels know it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from redis.exceptions import RedisError
+
+from ibex.adapters.redis.connection import LinkError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from redis.asyncio.connection import AbstractConnection
+    from redis.asyncio.sentinel import Sentinel
+
+    from ibex.adapters.redis.urls import Address
+
+CHECK_S: Final = 1.0
+
+
+class SentinelPrimary:
+    """Finds the primary whenever a connection is made, and tells when the Sentinels name another one.
+
+    After a fail-over, Sentinel lets the old primary take writes for another ten seconds if it is still running.
+    """
+
+    def __init__(self, address: Address, on_switch: Callable[[], None] = lambda: None) -> None:
+        """Take what is called when there is another primary."""
+        self._address = address
+        self._on_switch = on_switch
+        self._sentinel: Sentinel | None = None
+        self._primary: tuple[str, int] | None = None
+        self._checking: asyncio.Task[None] | None = None
+
+    async def connection(self) -> AbstractConnection:
+        """Return a connection to the primary that is not connected. Raises ``LinkError``."""
+        try:
+            self._primary = await self._discover()
+        except (RedisError, OSError) as error:
+            raise LinkError(f"no Sentinel names a primary ({type(error).__name__})") from None
+        if self._checking is None:
+            self._checking = asyncio.get_running_loop().create_task(self._check())
+        return self._address.connection(*self._primary)
+
+    async def close(self) -> None:
+        """Disconnect from the Sentinels."""
+        if self._checking is not None:
+            self._checking.cancel()
+            await asyncio.gather(self._checking, return_exceptions=True)
+            self._checking = None
+        if self._sentinel is not None:
+            await self._sentinel.aclose()
+
+    async def _discover(self) -> tuple[str, int]:
+        if self._sentinel is None:
+            self._sentinel = self._address.sentinel()
+        host, port = await self._sentinel.discover_master(self._address.service)
+        return host, int(port)
+
+    async def _check(self) -> None:
+        while True:
+            await asyncio.sleep(CHECK_S)
+            try:
+                primary = await self._discover()
+            except (RedisError, OSError):
+                continue
+            if primary != self._primary:
+                self._primary = primary
+                self._on_switch()

@@ -1,0 +1,163 @@
+"""URLs of Redis, and the redis-py connections that they describe.
+
+| URL | server |
+|---|---|
+| ``redis://[user:password@]host[:port][/db]`` | one server |
+| ``unix://[user:password@]/path[?db=…]`` | one server, by a Unix socket |
+| ``redis+sentinel://[user:password@]host:port,…/service[/db][?sentinel_username=…&sentinel_password=…]`` | a primary |
+| ``redis+cluster://[user:password@]host:port,…`` | a Redis Cluster |
+
+``rediss`` instead of ``redis`` means TLS, with redis-py's options ``ssl_ca_certs``, ``ssl_certfile``, ``ssl_keyfile`` …
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote, urlsplit
+
+from redis.asyncio.connection import Connection, SSLConnection, parse_url
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+if TYPE_CHECKING:
+    from redis.asyncio.connection import AbstractConnection, RedisSSLContext
+    from redis.credentials import CredentialProvider
+
+_PORTS: Final = {"cluster": 6379, "sentinel": 26379}
+_TLS_OPTION: Final = "ssl_"
+_SENTINEL_OPTION: Final = "sentinel_"
+_SENTINEL_TIMEOUT_S: Final = 0.3
+"""One Sentinel that hangs leaves time to ask another: connecting takes 1 s at most."""
+_OF_EVERY_CONNECTION: Final[dict[str, Any]] = {
+    "protocol": 2,  # nothing but the replies to commands; and no HELLO, which needs a permission of its own
+    "driver_info": None,  # no CLIENT SETINFO
+    "socket_timeout": None,  # whoever calls sets the time limits
+    "socket_connect_timeout": None,
+}
+
+
+class Topology(Enum):
+    """How the servers behind a URL belong together."""
+
+    STANDALONE = "standalone"
+    SENTINEL = "sentinel"
+    CLUSTER = "cluster"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A parsed URL. The repr shows no password."""
+
+    topology: Topology
+    nodes: tuple[tuple[str, int], ...]
+    """Host and port: the server, the Sentinels, or some nodes of the Cluster. Empty for a Unix socket."""
+    connection_class: type[AbstractConnection]
+    options: dict[str, Any] = field(repr=False)
+    tls: RedisSSLContext | None = field(repr=False, default=None)
+    service: str = ""
+    sentinel_options: dict[str, Any] = field(repr=False, default_factory=dict)
+
+    @classmethod
+    def parse(cls, url: str, credential_provider: CredentialProvider | None = None) -> Address:
+        """Read a URL; ``credential_provider`` takes the place of its user and password.
+
+        Reads certificates from disk, once. Raises ``ValueError`` for anything else than the URLs above, for an unknown
+        option, and for certificates that cannot be read.
+        """
+        scheme, _, topology = url.partition("://")[0].partition("+")
+        if not topology:
+            options = dict(parse_url(url))
+            host, port = options.pop("host", "localhost"), options.pop("port", 6379)
+            nodes: tuple[tuple[Any, Any], ...] = () if "path" in options else ((host, port),)
+            return cls._checked(Topology.STANDALONE, nodes, options, credential_provider)
+        if topology not in _PORTS or scheme not in {"redis", "rediss"}:
+            raise ValueError("a URL of Redis begins with redis, rediss, unix, redis+sentinel or redis+cluster")
+        parts = urlsplit(url)
+        nodes, service, database = _nodes(parts.netloc, _PORTS[topology]), "", parts.path.strip("/")
+        if topology == "sentinel":
+            service, _, database = database.partition("/")
+            if not service:
+                raise ValueError("a URL of Redis with Sentinel names the service: redis+sentinel://host:port/service")
+        user, at, _ = parts.netloc.rpartition("@")
+        one = f"{scheme}://{user}{at}host/{database}?{parts.query}"
+        options = {name: value for name, value in parse_url(one).items() if name != "host"}
+        return cls._checked(Topology(topology), nodes, options, credential_provider, unquote(service))
+
+    @classmethod
+    def _checked(
+        cls,
+        topology: Topology,
+        nodes: tuple[tuple[str, int], ...],
+        options: dict[str, Any],
+        credential_provider: CredentialProvider | None,
+        service: str = "",
+    ) -> Address:
+        kind = options.pop("connection_class", Connection)
+        known = {"username", "password", "db", "path"} | {name for name in options if _is_tls(kind, name)}
+        sentinel = {
+            name.removeprefix(_SENTINEL_OPTION): options.pop(name)
+            for name in ("sentinel_username", "sentinel_password")
+            if topology is Topology.SENTINEL and name in options
+        }
+        if unknown := set(options) - known:
+            raise ValueError(f"a URL of Redis has no option {min(unknown)} here")
+        if topology is Topology.CLUSTER and options.get("db"):
+            raise ValueError("a Redis Cluster has no database but 0")
+        if credential_provider is not None:
+            options = {name: value for name, value in options.items() if name not in {"username", "password"}}
+            options["credential_provider"] = credential_provider
+        return cls(topology, nodes, kind, options, _tls(kind, options), service, sentinel)
+
+    def connection(self, host: str = "", port: int = 0) -> AbstractConnection:
+        """Return a connection of redis-py that is not connected yet; to the one server unless another is given."""
+        where: dict[str, Any] = {}
+        if self.nodes:
+            first_host, first_port = self.nodes[0]
+            where = {"host": host or first_host, "port": port or first_port}
+        connection = self.connection_class(**where, **self.options, **_OF_EVERY_CONNECTION)
+        if self.tls is not None and isinstance(connection, SSLConnection):
+            connection.ssl_context = self.tls  # which has read its certificates
+        return connection
+
+    def sentinel(self) -> Sentinel:
+        """Return redis-py's client of the Sentinels."""
+        options = {name: value for name, value in self.options.items() if name.startswith(_TLS_OPTION)}
+        if self.tls is not None:
+            options["ssl"] = True
+        options |= self.sentinel_options | _OF_EVERY_CONNECTION
+        options |= {
+            "socket_timeout": _SENTINEL_TIMEOUT_S,
+            "socket_connect_timeout": _SENTINEL_TIMEOUT_S,
+            "retry": Retry(NoBackoff(), 0),
+        }
+        return Sentinel(self.nodes, sentinel_kwargs=options)  # type: ignore[no-untyped-call]  # redis-py's
+
+
+def _nodes(netloc: str, default_port: int) -> tuple[tuple[str, int], ...]:
+    nodes = []
+    for part in netloc.rpartition("@")[2].split(","):
+        one = urlsplit(f"//{part}")
+        if not one.hostname:
+            raise ValueError("a URL of Redis names the hosts as host:port,host:port")
+        nodes.append((one.hostname, one.port or default_port))
+    return tuple(nodes)
+
+
+def _is_tls(kind: type[AbstractConnection], name: str) -> bool:
+    return issubclass(kind, SSLConnection) and name.startswith(_TLS_OPTION)
+
+
+def _tls(kind: type[AbstractConnection], options: dict[str, Any]) -> RedisSSLContext | None:
+    """Return redis-py's own context for these options, with the certificates read."""
+    if not issubclass(kind, SSLConnection):
+        return None
+    try:
+        context = kind(**options).ssl_context
+        context.get()
+    except (TypeError, OSError, RedisError) as error:
+        raise ValueError(f"the TLS options of Redis' URL cannot be used ({type(error).__name__})") from None
+    return context

@@ -1,0 +1,219 @@
+"""Redis with Sentinel and Redis Cluster, of real processes on the loopback interface."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from redis import Redis
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
+from redis.exceptions import RedisError
+
+from harness.redis import RedisServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+T = TypeVar("T")
+
+SERVICE = "ibex-primary"
+SHARDS = 3
+_BUS_OFFSET = 10_000
+_FIRST_GIVEN = 32_768
+_WAIT_S = 30.0
+_POLL_S = 0.02
+
+
+def until(told: Callable[[], T]) -> T:
+    """Return what is told once it is true; servers that are not reachable meanwhile tell nothing."""
+    deadline = time.monotonic() + _WAIT_S
+    while True:
+        with suppress(RedisError, LookupError):
+            found = told()
+            if found:
+                return found
+        if time.monotonic() > deadline:
+            raise AssertionError("the servers do not agree in time")
+        time.sleep(_POLL_S)  # nothing tells when a server's view has changed
+
+
+class SentinelScene:
+    """A primary with a replica, and three Sentinels that watch them."""
+
+    def __init__(self, servers: list[RedisServer], sentinels: list[RedisServer], folder: Path) -> None:
+        self.servers = servers
+        self.sentinels = sentinels
+        self._folder = folder
+
+    @property
+    def url(self) -> str:
+        """The Sentinels, and the service."""
+        hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
+        return f"redis+sentinel://{hosts}/{SERVICE}"
+
+    def primary(self) -> RedisServer:
+        """Return the server that the Sentinels name."""
+        with Redis(port=self.sentinels[0].port) as client:
+            address: Any = client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
+        return next(server for server in self.servers if server.port == int(address[1]))
+
+    def start(self, server: RedisServer, *options: str) -> None:
+        """Start a server, if it does not run."""
+        server.start(*_files(server, self._folder), *options)
+
+    def settle(self) -> None:
+        """Start what was killed, and return once there are a primary and a replica that keeps up with it."""
+        for server in self.servers:
+            self.start(server)
+        primary = self.primary()
+        for server in self.servers:
+            if server is not primary:
+                server.client().replicaof("127.0.0.1", str(primary.port))  # as Sentinel does ten seconds later
+        until(lambda: self.primary().client().info("replication")["connected_slaves"] == 1)
+        until(lambda: self._seen_by_all()["num-slaves"] == b"1" and self._seen_by_all()["flags"] == b"master")
+
+    def fail_over(self) -> None:
+        """Have the Sentinels swap primary and replica, both of which go on living."""
+        with Redis(port=self.sentinels[0].port) as client:
+            client.execute_command("SENTINEL", "FAILOVER", SERVICE)
+
+    def _seen_by_all(self) -> dict[str, bytes]:
+        """Return the last Sentinel's view of the primary, if all three know each other."""
+        view: dict[str, bytes] = {}
+        for sentinel in self.sentinels:
+            with Redis(port=sentinel.port) as client:
+                reply: Any = client.execute_command("SENTINEL", "MASTER", SERVICE)
+            if isinstance(reply, dict):
+                reply = [part for pair in reply.items() for part in pair]
+            texts = [part if isinstance(part, bytes) else str(part).encode() for part in reply]
+            view = {name.decode(): value for name, value in zip(texts[::2], texts[1::2], strict=True)}
+            if view["num-other-sentinels"] != b"2":
+                raise LookupError
+        return view
+
+    @classmethod
+    @contextmanager
+    def running(cls, program: Path, folder: Path) -> Iterator[SentinelScene]:
+        """Start everything."""
+        with ExitStack() as stack:
+            made = [RedisServer.on_free_port(program) for _ in range(5)]
+            for server in made:
+                stack.callback(server.kill)
+            servers, sentinels = made[:2], made[2:]
+            scene = cls(servers, sentinels, folder)
+            scene.start(servers[0])
+            scene.start(servers[1], "--replicaof", "127.0.0.1", str(servers[0].port))
+            for sentinel in sentinels:
+                file = folder / f"sentinel-{sentinel.port}.conf"
+                file.write_text(
+                    f"dir {folder}\n"
+                    f"sentinel monitor {SERVICE} 127.0.0.1 {servers[0].port} 2\n"
+                    f"sentinel down-after-milliseconds {SERVICE} 500\n"
+                    f"sentinel failover-timeout {SERVICE} 2000\n"
+                )
+                sentinel.launch(str(file), "--sentinel")
+            scene.settle()
+            yield scene
+
+
+class ClusterScene:
+    """A Redis Cluster of three primaries, each with a replica."""
+
+    def __init__(self, servers: list[RedisServer], folder: Path) -> None:
+        self.servers = servers
+        self._folder = folder
+
+    @property
+    def url(self) -> str:
+        """Two of its nodes."""
+        return "redis+cluster://" + ",".join(f"127.0.0.1:{server.port}" for server in self.servers[:2])
+
+    def primary_of(self, tag: object) -> RedisServer:
+        """Return the primary of a hash tag, as all nodes that run see it."""
+        slot = key_slot(str(tag).encode())
+        return until(lambda: self._agreed_primary(slot))
+
+    def _agreed_primary(self, slot: int) -> RedisServer | None:
+        seen = set()
+        for server in self.servers:
+            if server.process is None:
+                continue
+            ranges: Any = server.client().execute_command("CLUSTER SLOTS")
+            if isinstance(ranges, dict):
+                ranges = [[first, last, [None, value["primary"][1]]] for (first, last), value in ranges.items()]
+            seen |= {one[2][1] for one in ranges if one[0] <= slot <= one[1]}
+        alive = [server for server in self.servers if server.process is not None and server.port in seen]
+        return alive[0] if len(seen) == 1 and alive else None
+
+    def start(self, server: RedisServer) -> None:
+        """Start a node, in the state in which it was killed."""
+        server.start(
+            *("--cluster-enabled", "yes", "--cluster-config-file", f"nodes-{server.port}.conf"),
+            *("--cluster-node-timeout", "1000", "--cluster-require-full-coverage", "no"),
+            *_files(server, self._folder),
+        )
+
+    def settle(self) -> None:
+        """Start what was killed, and return once each primary has its replica."""
+        for server in self.servers:
+            self.start(server)
+        until(self._is_settled)
+
+    def _is_settled(self) -> bool:
+        for server in self.servers:
+            client = server.client()
+            state: Any = client.execute_command("CLUSTER INFO")
+            text = state if isinstance(state, str | bytes) else "".join(f"{k}:{v}\n" for k, v in state.items())
+            text = text.decode() if isinstance(text, bytes) else text
+            if "cluster_state:ok" not in text or f"cluster_known_nodes:{len(self.servers)}" not in text:
+                return False
+            replication = client.info("replication")
+            if replication["role"] == "master" and replication["connected_slaves"] != 1:
+                return False
+        return True
+
+    @classmethod
+    @contextmanager
+    def running(cls, program: Path, folder: Path) -> Iterator[ClusterScene]:
+        """Start everything."""
+        with ExitStack() as stack:
+            servers = [_node(program) for _ in range(2 * SHARDS)]
+            scene = cls(servers, folder)
+            for server in servers:
+                stack.callback(server.kill)
+                scene.start(server)
+            first = servers[0].client()
+            for server in servers[1:]:
+                first.execute_command("CLUSTER", "MEET", "127.0.0.1", server.port)
+            bounds = [n * REDIS_CLUSTER_HASH_SLOTS // SHARDS for n in range(SHARDS + 1)]
+            for n, server in enumerate(servers[:SHARDS]):
+                server.client().execute_command("CLUSTER", "ADDSLOTS", *range(bounds[n], bounds[n + 1]))
+            for n, server in enumerate(servers[SHARDS:]):
+                _follow(server, servers[n])
+            scene.settle()
+            yield scene
+
+
+def _files(server: RedisServer, folder: Path) -> list[str]:
+    """Return the options for what a server that has replicas, or is one, writes to disk."""
+    syncs = ["--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "0", "--rdb-del-sync-files", "yes"]
+    return ["--dir", str(folder), "--dbfilename", f"{server.port}.rdb", *syncs]
+
+
+def _node(program: Path) -> RedisServer:
+    """Return a node whose second port, for the other nodes, is none that the system gives to clients either."""
+    while True:
+        server = RedisServer.on_free_port(program)
+        if server.port + _BUS_OFFSET < _FIRST_GIVEN:
+            return server
+
+
+def _follow(replica: RedisServer, primary: RedisServer) -> None:
+    name: Any = primary.client().execute_command("CLUSTER", "MYID")
+
+    def followed() -> bool:
+        return bool(replica.client().execute_command("CLUSTER", "REPLICATE", name))
+
+    until(followed)  # as soon as the nodes have heard of each other

@@ -1,0 +1,331 @@
+"""Redis with TLS and an ACL, far away, behind Sentinel and as a Cluster: requests are always counted somewhere."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+from uuid import UUID, uuid4
+
+import pytest
+import trustme
+from redis.crc import key_slot
+
+from harness.chat_scene import DIRECTIVE
+from harness.redis_topologies import ClusterScene, SentinelScene
+from harness.redis_worker import RedisWorker
+from harness.relay import Relay
+from harness.tls_front import HOST, tls_front
+from ibex.adapters.redis.keys import window_key
+from ibex.adapters.redis.link import RedisLink
+from ibex.adapters.redis.server import TIMEOUT_S
+from ibex.adapters.system.clock import SystemClock
+from ibex.domain.freshness import Stamp
+from ibex.domain.rate_limits import window_of
+from ibex.domain.shared_directives import SharedDirective
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+    from pathlib import Path
+
+    from harness.redis import RedisServer
+
+pytestmark = pytest.mark.integration
+
+ORG = uuid4()
+STAMP, FOUND = Stamp("lease", "generation"), SharedDirective(DIRECTIVE)
+CLIENTS = 4
+SLACK = 10
+"""A busy machine may take so many times the time limit; no request waits for a fail-over, which takes longer."""
+EVENT_S = 30.0
+
+
+@dataclass
+class Load:
+    """Clients that ask one after the other. ``counts`` has each organization's counts by Redis, in order."""
+
+    worker: RedisWorker
+    counts: dict[UUID, list[int]] = field(default_factory=dict)
+    in_process: dict[UUID, int] = field(default_factory=dict)
+    slowest_s: float = 0.0
+    _advanced: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def run(self, org_id: UUID) -> None:
+        """Ask until cancelled. An error ends it, and the test."""
+        loop = asyncio.get_running_loop()
+        while True:
+            began = loop.time()
+            tally = await self.worker.count(org_id)
+            self.slowest_s = max(self.slowest_s, loop.time() - began)
+            if tally.news.generations:
+                self.counts.setdefault(org_id, []).append(tally.count)
+            else:
+                self.in_process[org_id] = self.in_process.get(org_id, 0) + 1
+            self._advanced.set()
+            await asyncio.sleep(0.001)  # what a client does in between
+
+    async def more(self, org_id: UUID, requests: int = 20) -> None:
+        """Return once Redis has counted so many more requests of the organization."""
+        wanted = len(self.counts.get(org_id, ())) + requests
+        await self._until(lambda: len(self.counts.get(org_id, ())) >= wanted)
+
+    async def counts_in_process(self, org_id: UUID) -> None:
+        """Return once another request of the organization has been counted in process."""
+        before = self.in_process.get(org_id, 0)
+        await self._until(lambda: self.in_process.get(org_id, 0) > before)
+
+    async def _until(self, reached: Callable[[], bool]) -> None:
+        async with asyncio.timeout(EVENT_S):
+            while not reached():
+                self._advanced.clear()
+                await self._advanced.wait()
+
+
+@asynccontextmanager
+async def load(url: str, *orgs: UUID) -> AsyncIterator[Load]:
+    """Run clients of each organization against a worker of real time."""
+    worker = RedisWorker(url, timeout_s=TIMEOUT_S, clock=SystemClock())
+    await worker.link.open()
+    running = Load(worker)
+    tasks = [asyncio.create_task(running.run(org_id)) for org_id in orgs for _ in range(CLIENTS)]
+    try:
+        yield running
+        assert not [task for task in tasks if task.done()], "a request failed"
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await worker.link.close()
+
+
+@pytest.fixture(scope="session")
+def sentinels(redis_program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SentinelScene]:
+    """Redis behind Sentinels, for all tests."""
+    with SentinelScene.running(redis_program, tmp_path_factory.mktemp("sentinel")) as scene:
+        yield scene
+
+
+@pytest.fixture(scope="session")
+def cluster(redis_program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterScene]:
+    """A Cluster, for all tests."""
+    with ClusterScene.running(redis_program, tmp_path_factory.mktemp("cluster")) as scene:
+        yield scene
+
+
+async def test_a_killed_primary_is_replaced_by_the_one_that_the_sentinels_name(sentinels: SentinelScene) -> None:
+    """No request fails or waits; meanwhile they are counted in process, and afterwards by the new primary."""
+    sentinels.settle()
+    async with load(sentinels.url, ORG) as running:
+        await running.more(ORG)
+        killed = sentinels.primary()
+        killed.kill()
+        await running.counts_in_process(ORG)
+        await running.more(ORG)
+
+        assert sentinels.primary() is not killed
+    assert running.slowest_s < SLACK * TIMEOUT_S
+
+
+async def test_a_sentinel_that_hangs_is_passed_over(sentinels: SentinelScene) -> None:
+    """Another is asked, within the time that connecting may take."""
+    sentinels.settle()
+    worker = RedisWorker(sentinels.url)
+    sentinels.sentinels[0].pause()
+    try:
+        await worker.link.open()
+        assert (await worker.count(uuid4())).count == 1
+    finally:
+        sentinels.sentinels[0].resume()
+        await worker.link.close()
+
+
+async def test_a_primary_that_is_replaced_while_it_runs_is_left(sentinels: SentinelScene) -> None:
+    """Soon, though it takes writes until Sentinel tells it ten seconds later; no request fails or waits."""
+    sentinels.settle()
+    before = sentinels.primary()
+    async with load(sentinels.url, ORG) as running:
+        await running.more(ORG)
+        await asyncio.to_thread(sentinels.fail_over)
+        async with asyncio.timeout(EVENT_S):
+            while sentinels.primary() is before:
+                await running.more(ORG, 1)
+        key = window_key(ORG, window_of(running.worker.clock.now()))
+        after = sentinels.primary().client()
+        counted = after.get(key)
+        async with asyncio.timeout(EVENT_S):
+            while after.get(key) == counted:
+                await running.more(ORG, 1)
+    assert running.slowest_s < SLACK * TIMEOUT_S
+
+
+async def test_a_replica_that_is_taken_for_the_primary_is_left(redis_server: RedisServer) -> None:
+    """It refuses to write: the connection is closed, and the next one asks the Sentinels again."""
+    worker = RedisWorker(redis_server.url)
+    assert (await worker.count(ORG)).news.generations
+    redis_server.client().replicaof("127.0.0.1", "1")
+    connections = redis_server.client().info("stats")["total_connections_received"]
+
+    assert (await worker.count(ORG)).count == 1
+    redis_server.client().replicaof("NO", "ONE")
+    assert (await worker.count(ORG)).count == 2
+
+    assert redis_server.client().info("stats")["total_connections_received"] > connections + 1
+    assert len(worker.heard.failures) == 1
+    await worker.link.close()
+
+
+def orgs_by_shard(cluster: ClusterScene) -> list[UUID]:
+    """Return an organization on each primary."""
+    found: dict[int, UUID] = {}
+    while len(found) < 3:
+        org_id = uuid4()
+        found[cluster.primary_of(org_id).port] = org_id
+    return list(found.values())
+
+
+async def test_a_clusters_primaries_are_each_asked_for_their_organizations(cluster: ClusterScene) -> None:
+    """In one round trip to each of them; the counts are exact."""
+    cluster.settle()
+    orgs, worker = orgs_by_shard(cluster), RedisWorker(cluster.url)
+    await worker.link.open()
+
+    tallies = await asyncio.gather(*(worker.count(org_id) for org_id in orgs * 10))
+
+    assert sorted(tally.count for tally in tallies) == sorted(list(range(1, 11)) * 3)
+    assert worker.heard.trips == [10, 10, 10]
+    await worker.link.close()
+
+
+async def test_a_killed_primary_of_a_cluster_leaves_the_others_alone(cluster: ClusterScene) -> None:
+    """Its organizations are counted in process until its replica is promoted; the others' limits hold all the time."""
+    cluster.settle()
+    orgs = orgs_by_shard(cluster)
+    async with load(cluster.url, *orgs) as running:
+        await asyncio.gather(*(running.more(org_id) for org_id in orgs))
+        killed = cluster.primary_of(orgs[0])
+        killed.kill()
+        await running.counts_in_process(orgs[0])
+        await asyncio.gather(*(running.more(org_id) for org_id in orgs[1:]))
+        await running.more(orgs[0])
+
+        assert cluster.primary_of(orgs[0]) is not killed
+    assert running.slowest_s < SLACK * TIMEOUT_S
+    for org_id in orgs[1:]:
+        assert sorted(running.counts[org_id]) == list(range(1, len(running.counts[org_id]) + 1))
+        assert org_id not in running.in_process
+
+
+async def test_a_slot_that_moves_is_followed(cluster: ClusterScene) -> None:
+    """While it moves (ASK), as far as Redis answers for several keys then, and after it has moved (MOVED)."""
+    cluster.settle()
+    org_id = uuid4()
+    slot, source = key_slot(str(org_id).encode()), cluster.primary_of(org_id)
+    target = next(cluster.primary_of(other) for other in orgs_by_shard(cluster) if cluster.primary_of(other) != source)
+    worker = RedisWorker(cluster.url)
+    await worker.link.open()
+    here, there = (str(server.client().execute_command("CLUSTER", "MYID"), "ascii") for server in (source, target))
+    target.client().execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", here)
+    source.client().execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", there)
+
+    await worker.directives.put(org_id, ORG, STAMP, FOUND)
+    found = await worker.directives.get(org_id, ORG, STAMP)
+    in_process = (await worker.count(org_id)).count
+    for server in (target, source):
+        server.client().execute_command("CLUSTER", "SETSLOT", slot, "NODE", there)
+    moved = [(await worker.count(org_id)).count for _ in range(3)]
+
+    assert found == await worker.directives.get(org_id, ORG, STAMP) == FOUND
+    assert (in_process, moved) == (1, [1, 2, 3])
+    assert worker.heard.failures == ["refused (TRYAGAIN)"]
+    await worker.link.close()
+    assert cluster.primary_of(org_id) is target
+
+
+async def test_a_cluster_that_starts_later_is_found(cluster: ClusterScene) -> None:
+    """Nobody waits for it."""
+    cluster.settle()
+    with Relay.running(("127.0.0.1", cluster.servers[0].port)) as relay:
+        relay.cut()
+        worker = RedisWorker(f"redis+cluster://127.0.0.1:{relay.port}")
+        await worker.link.open()
+        assert (await worker.count(ORG)).news.generations == {}
+        relay.heal()
+        await worker.link.open()
+        assert (await worker.count(ORG)).news.generations
+        await worker.link.close()
+
+
+async def test_tls_and_a_user_without_dangerous_commands(redis_server: RedisServer, tmp_path: Path) -> None:
+    """No INFO, no CLIENT, no HELLO; such a user's requests are counted by Redis."""
+    client = redis_server.client()
+    client.acl_setuser(
+        "kim",
+        enabled=True,
+        passwords=["+s3:cret"],
+        keys=["ibex:*"],
+        categories=["+@all", "-@dangerous", "-@connection"],
+    )
+    client.acl_setuser("kim", enabled=True, commands=["+auth", "+select"])
+    authority, trusted = trustme.CA(), tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(trusted))
+    async with tls_front(authority, redis_server.port) as port:
+        with Relay.running((HOST, port)) as far:
+            far.delay_s = 0.0075
+            worker = RedisWorker(
+                f"rediss://kim:s3%3Acret@{HOST}:{far.port}/2?ssl_ca_certs={quote(str(trusted))}",
+                timeout_s=10 * TIMEOUT_S,
+            )
+            await worker.link.open()
+            counts = [(await worker.count(ORG)).count for _ in range(5)]
+            refused = await worker.link.refused_commands()
+            await worker.link.close()
+
+    assert (counts, worker.heard.failures) == ([1, 2, 3, 4, 5], [])
+    assert refused == ["INFO"]
+    assert set(client.info("keyspace")) == {"db2"}
+
+
+async def test_redis_15_ms_away_is_connected_to_and_asked(redis_server: RedisServer) -> None:
+    """Connecting takes several round trips, which the time limit of one does not bound."""
+    redis_server.client().config_set("requirepass", "secret")
+    with Relay.running(("127.0.0.1", redis_server.port)) as far:
+        far.delay_s = 0.0075
+        worker = RedisWorker(f"redis://:secret@127.0.0.1:{far.port}/1", timeout_s=2 * TIMEOUT_S)
+        far.delay_s = 0.06  # longer than a whole round trip may take
+        await worker.link.open()
+        far.delay_s = 0.0075
+        counts = [(await worker.count(ORG)).count for _ in range(5)]
+        await worker.link.close()
+
+    assert (counts, worker.heard.failures) == ([1, 2, 3, 4, 5], [])
+
+
+async def test_an_idle_connection_that_the_server_closed_costs_no_request(redis_server: RedisServer) -> None:
+    """It is noticed before anything is sent."""
+    worker = RedisWorker(redis_server.url)
+    assert (await worker.count(ORG)).count == 1
+    redis_server.client().client_kill_filter(_type="normal", skipme=True)
+
+    assert (await worker.count(ORG)).count == 2
+    assert worker.heard.failures == []
+    await worker.link.close()
+
+
+@pytest.mark.parametrize(
+    ("denied", "named"), [("-evalsha", ["EVALSHA"]), ("-incrby", ["INCRBY"]), ("resetkeys", ["keys"])]
+)
+async def test_the_commands_that_a_user_lacks_are_named(
+    redis_server: RedisServer, denied: str, named: list[str]
+) -> None:
+    """So that the operator can allow them."""
+    client = redis_server.client()
+    client.acl_setuser("kim", enabled=True, passwords=["+secret"], keys=["ibex:*"], categories=["+@all"])
+    client.execute_command("ACL", "SETUSER", "kim", denied)
+    link = RedisLink(
+        redis_server.url.replace("redis://", "redis://kim:secret@"), SystemClock(), RedisWorker(redis_server.url).heard
+    )
+
+    assert await link.refused_commands() == named
+    await link.close()
