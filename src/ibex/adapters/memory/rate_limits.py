@@ -7,25 +7,24 @@ from typing import TYPE_CHECKING
 from ibex.domain.rate_limits import Tally, WindowCounter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from datetime import datetime
     from uuid import UUID
 
-    from ibex.domain.freshness import News
+    from ibex.adapters.memory.epochs import InMemoryEpochs
+    from ibex.domain.freshness.kinds import Epoch
 
 
 class InMemoryRateLimiter:
-    """A ``RateLimiter`` for one process."""
+    """A ``RateLimiter`` for one process. It never waits."""
 
-    def __init__(self, news_of: Callable[[UUID], News]) -> None:
-        """Take where the news are; they are asked for at each request, without waiting."""
-        self._news_of = news_of
+    def __init__(self, epochs: InMemoryEpochs) -> None:
+        self._epochs = epochs
         self._counter = WindowCounter()
 
     async def count(self, org_id: UUID, now: datetime) -> Tally:
-        """Count one request; see ``RateLimiter``. Never waits."""
-        return Tally(self._counter.count(org_id, now), self._news_of(org_id))
+        """Count one request; see ``RateLimiter``."""
+        return Tally(self._counter.count(org_id, now), self._epochs.read(org_id))
 
-    async def news(self, org_id: UUID) -> News:
-        """Return the organization's news; see ``RateLimiter``. Never waits."""
-        return self._news_of(org_id)
+    async def epoch(self, org_id: UUID) -> Epoch:
+        """Read the epoch; see ``RateLimiter``."""
+        return self._epochs.read(org_id)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from ibex.domain.freshness import Stamp
     from ibex.domain.shared_directives import SharedDirective
 
 
@@ -17,22 +16,22 @@ class InMemorySharedDirectives:
     def __init__(self) -> None:
         self._shared: dict[tuple[UUID, UUID], tuple[Stamp, SharedDirective]] = {}
 
-    async def get(self, org_id: UUID, agent_id: UUID, stamp: Stamp) -> SharedDirective | None:
-        """Return what was put under this very stamp, else None."""
+    async def get(self, org_id: UUID, agent_id: UUID, epoch: str) -> SharedDirective | None:
+        """Return what was put under this very epoch, else None."""
         kept = self._shared.get((org_id, agent_id))
-        return kept[1] if kept is not None and kept[0] == stamp else None
+        return kept[1] if kept is not None and kept[0] == epoch else None
 
-    async def put(self, org_id: UUID, agent_id: UUID, stamp: Stamp, shared: SharedDirective) -> None:
+    async def put(self, org_id: UUID, agent_id: UUID, epoch: str, shared: SharedDirective) -> None:
         """Keep it."""
-        self._shared[org_id, agent_id] = (stamp, shared)
+        self._shared[org_id, agent_id] = (epoch, shared)
 
 
 class NoSharedDirectives:
     """A ``SharedDirectives`` with nothing in it."""
 
-    async def get(self, org_id: UUID, agent_id: UUID, stamp: Stamp) -> SharedDirective | None:  # noqa: ARG002 - a SharedDirectives'
+    async def get(self, org_id: UUID, agent_id: UUID, epoch: str) -> SharedDirective | None:  # noqa: ARG002 - a SharedDirectives'
         """Return None."""
         return None
 
-    async def put(self, org_id: UUID, agent_id: UUID, stamp: Stamp, shared: SharedDirective) -> None:
+    async def put(self, org_id: UUID, agent_id: UUID, epoch: str, shared: SharedDirective) -> None:
         """Forget it."""

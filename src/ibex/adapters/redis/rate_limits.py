@@ -1,12 +1,12 @@
-"""Rate limits in Redis, and the organization's news on the same way (spec 5, 6)."""
+"""Rate limits in Redis; the same round trip reads the organization's epoch."""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from ibex.adapters.redis.keys import COUNT, generations_key, window_key
-from ibex.domain.freshness import Kind, News, no_news
+from ibex.adapters.redis.keys import COUNT, epoch_key, window_key
+from ibex.domain.freshness.kinds import Epoch, unknown_epoch
 from ibex.domain.rate_limits import Tally, WindowCounter, window_of
 
 if TYPE_CHECKING:
@@ -17,21 +17,15 @@ if TYPE_CHECKING:
     from ibex.adapters.redis.connection import Command
     from ibex.adapters.redis.link import Answer, RedisLink
     from ibex.domain.clock import Clock
-    from ibex.domain.ids import IdSource
-
-_KINDS: Final = (Kind.TOKENS, Kind.AGENTS, Kind.DIRECTIVES)
 
 
 class RedisRateLimiter:
-    """A ``RateLimiter``. While Redis does not answer it counts in process: each worker lets the limit through."""
+    """A ``RateLimiter``. While Redis does not answer, each worker counts in process, against the whole limit."""
 
-    def __init__(
-        self, link: RedisLink, clock: Clock, ids: IdSource, on_fallback: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, link: RedisLink, clock: Clock, on_fallback: Callable[[], None] = lambda: None) -> None:
         """Take what is called for each request that is counted in process."""
         self._link = link
         self._clock = clock
-        self._ids = ids
         self._own = WindowCounter()
         self._on_fallback = on_fallback
 
@@ -39,27 +33,27 @@ class RedisRateLimiter:
         """Count one request; see ``RateLimiter``."""
         minute = window_of(now)
         asked_ns = self._clock.monotonic_ns()
-        answer, place = await self._link.ask(org_id, (org_id.int, minute), partial(self._command, org_id, minute))
+        answer, place = await self._link.ask(org_id, (org_id.int, minute), partial(_command, org_id, minute))
         if answer is None:
             self._on_fallback()
-            return Tally(self._own.count(org_id, now), no_news(asked_ns))
-        return Tally(answer.reply[0] - answer.askers + place, _news(answer))
+            return Tally(self._own.count(org_id, now), unknown_epoch(asked_ns))
+        return Tally(answer.reply[0] - answer.askers + place, _epoch(answer))
 
-    async def news(self, org_id: UUID) -> News:
-        """Return the organization's news; see ``RateLimiter``."""
+    async def epoch(self, org_id: UUID) -> Epoch:
+        """Read the organization's epoch; see ``RateLimiter``."""
         asked_ns = self._clock.monotonic_ns()
-        answer, _ = await self._link.ask(
-            org_id, org_id.int, lambda _askers, instance: self._command(org_id, 0, 0, instance)
-        )
-        return no_news(asked_ns) if answer is None else _news(answer)
-
-    def _command(self, org_id: UUID, minute: int, requests: int, _instance: str) -> Command:
-        return COUNT.call((window_key(org_id, minute), generations_key(org_id)), requests, str(self._ids.uuid7()))
+        answer, _ = await self._link.ask(org_id, org_id.int, lambda _: _command(org_id, 0, 0))
+        return unknown_epoch(asked_ns) if answer is None else _epoch(answer)
 
 
-def _news(answer: Answer) -> News:
+def _command(org_id: UUID, minute: int, requests: int) -> Command:
+    return COUNT.call((window_key(org_id, minute), epoch_key(org_id)), requests)
+
+
+def _epoch(answer: Answer) -> Epoch:
     if answer.understood is None:
-        generations = (value.decode(errors="surrogateescape") for value in answer.reply[1:])  # whatever, it is equal
-        answer.understood = News(answer.asked_ns, answer.lease, dict(zip(_KINDS, generations, strict=True)))
-    news: News = answer.understood
-    return news
+        value = answer.reply[1]
+        text = None if value is None else value.decode(errors="surrogateescape")  # any value can be compared
+        answer.understood = Epoch(text, was_read=True, asked_ns=answer.asked_ns)
+    epoch: Epoch = answer.understood
+    return epoch

@@ -1,4 +1,4 @@
-"""Directives in Redis, for all workers: each sealed, under a key that stands for the stamp of its fetch."""
+"""Directives in Redis, for all workers: each sealed, under a key that stands for the epoch of its fetch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from ibex.adapters.redis.link import RedisLink
     from ibex.domain.clock import Clock
-    from ibex.domain.freshness import Stamp
 
 
 class _Directive(msgspec.Struct, frozen=True):
@@ -48,11 +47,10 @@ class RedisSharedDirectives:
         self._ttl_ms = max(1, int(ttl_s * 1_000))
         self._on_unverified = on_unverified
 
-    async def get(self, org_id: UUID, agent_id: UUID, stamp: Stamp) -> SharedDirective | None:
-        """Return what was put under this very stamp; see ``SharedDirectives``."""
-        epoch = _epoch(stamp)
+    async def get(self, org_id: UUID, agent_id: UUID, epoch: str) -> SharedDirective | None:
+        """Return what was put under this epoch; see ``SharedDirectives``."""
         key = directive_key(org_id, agent_id, self._seal.name(epoch))
-        answer, _ = await self._link.ask(org_id, ("directive", key), lambda _askers, _instance: ("GET", key))
+        answer, _ = await self._link.ask(org_id, ("directive", key), lambda _: ("GET", key))
         if answer is None or not isinstance(answer.reply, bytes):
             return None
         value = self._seal.open(org_id, agent_id, epoch, self._now_ms(), self._ttl_ms, answer.reply)
@@ -66,22 +64,17 @@ class RedisSharedDirectives:
         except (msgspec.MsgspecError, ValueError):  # another version wrote it
             return None
 
-    async def put(self, org_id: UUID, agent_id: UUID, stamp: Stamp, shared: SharedDirective) -> None:
+    async def put(self, org_id: UUID, agent_id: UUID, epoch: str, shared: SharedDirective) -> None:
         """Keep it for the others."""
-        epoch = _epoch(stamp)
         value = _encoder.encode(_kept(shared.directive))
         sealed = self._seal.close(org_id, agent_id, epoch, self._now_ms(), value)
         key = directive_key(org_id, agent_id, self._seal.name(epoch))
         await self._link.ask(
-            org_id, ("put directive", key, sealed), lambda _askers, _instance: ("SET", key, sealed, "PX", self._ttl_ms)
+            org_id, ("put directive", key, sealed), lambda _: ("SET", key, sealed, "PX", self._ttl_ms)
         )
 
     def _now_ms(self) -> int:
         return int(self._clock.now().timestamp() * 1_000)
-
-
-def _epoch(stamp: Stamp) -> str:
-    return f"{len(stamp.lease)} {stamp.lease} {stamp.generation}"
 
 
 def _kept(own: Directive | None) -> _Directive | None:
