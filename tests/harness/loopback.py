@@ -24,7 +24,7 @@ from dependency_injector import providers
 from harness.http_scene import served
 from harness.openai_wire import completion, completion_body, stream_events, text_deltas, text_stream
 from harness.raw_http import WAIT_S, RawClient, Seen
-from ibex.adapters.http.server_protocol import Patience
+from ibex.adapters.http.connections import ConnectionLimits
 from ibex.adapters.memory.directives import InMemoryDirectives
 from ibex.adapters.memory.identity import InMemoryIdentity
 from ibex.adapters.memory.sessions import InMemorySessions
@@ -152,8 +152,8 @@ class Loopback:
             management = Management(adapters=self._adapters)
             names = FirstNames("acme", "a@acme.example", "one", DIRECTIVE)
             self._made = await bootstrap(management.identity(), management.directives(), names)
-            patience = Patience(self._settings.header_timeout_s, self._settings.client_stall_timeout_s)
-            async with served(app, patience) as (self.address, _):
+            limits = ConnectionLimits(self._settings.header_timeout_s, self._settings.client_stall_timeout_s)
+            async with served(app, limits) as (self.address, _):
                 self._started.set_result(None)
                 await self._stop.wait()
 

@@ -12,7 +12,7 @@ from uvicorn.server import ServerState
 from ibex.adapters.http.client import CUT, WATCH
 from ibex.adapters.http.edge import REFUSED
 from ibex.adapters.http.errors import status_of
-from ibex.adapters.http.server_protocol import MAX_HEAD_BYTES, MAX_HEADERS, CuttableHttpProtocol
+from ibex.adapters.http.server_protocol import MAX_HEAD_BYTES, MAX_HEADERS, LimitedHttpProtocol
 
 if TYPE_CHECKING:
     from ibex.adapters.http.asgi import Receive, Scope, Send
@@ -74,7 +74,7 @@ async def test_each_request_can_cut_its_connection() -> None:
     config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off")
     config.load()
     transport = RecordingTransport()
-    protocol = CuttableHttpProtocol(config=config, server_state=ServerState(), app_state={})
+    protocol = LimitedHttpProtocol(config=config, server_state=ServerState(), app_state={})
     protocol.connection_made(transport)
 
     protocol.data_received(b"GET /a HTTP/1.1\r\nhost: a\r\n\r\n")
@@ -181,7 +181,7 @@ class Connection:
         config.load()
         self.transport = RecordingTransport()
         self.state = ServerState()
-        self.protocol = CuttableHttpProtocol(config=config, server_state=self.state, app_state={})
+        self.protocol = LimitedHttpProtocol(config=config, server_state=self.state, app_state={})
         self.protocol.connection_made(self.transport)
 
     async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
