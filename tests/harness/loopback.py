@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
@@ -24,7 +24,6 @@ from dependency_injector import providers
 from harness.http_scene import served
 from harness.openai_wire import completion, completion_body, stream_events, text_deltas, text_stream
 from harness.raw_http import WAIT_S, RawClient, Seen
-from ibex.adapters.http.connections import ConnectionLimits
 from ibex.adapters.memory.directives import InMemoryDirectives
 from ibex.adapters.memory.identity import InMemoryIdentity
 from ibex.adapters.memory.sessions import InMemorySessions
@@ -35,6 +34,7 @@ from ibex.domain.keep_fresh import KeepFresh
 from ibex.entrypoints.containers import Management, application_of
 from ibex.entrypoints.environments import EmbeddedAdapters
 from ibex.entrypoints.lifespan import running
+from ibex.entrypoints.proxy_server import connection_limits
 from ibex.entrypoints.settings import Settings
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class _Heard:
 class Loopback:
     """A running proxy; ``provider`` is what it asks, ``address`` where it is. Use it from the test's own thread."""
 
-    def __init__(self, provider: ScriptedOpenAI, journal: Path, environ: dict[str, str]) -> None:
+    def __init__(self, provider: ScriptedOpenAI, journal: Path, environ: dict[str, str], slow_s: float) -> None:
         self.provider = provider
         self.address = ""
         self.clock = ShiftedClock()
@@ -106,6 +106,7 @@ class Loopback:
             "IBEX_RATE_LIMIT_DEFAULT_RPM": "0",
         }
         self._settings = Settings.load({**own, **environ})
+        self._slow_s = slow_s
         self._heard = _Heard()
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -116,9 +117,14 @@ class Loopback:
 
     @classmethod
     @contextmanager
-    def running(cls, provider: ScriptedOpenAI, journal: Path, **environ: str) -> Iterator[Loopback]:
-        """Run a proxy with these settings. At the end all that it has seen must be on record, once."""
-        proxy = cls(provider, journal, environ)
+    def running(
+        cls, provider: ScriptedOpenAI, journal: Path, *, slow_s: float = 30.0, **environ: str
+    ) -> Iterator[Loopback]:
+        """Run a proxy with these settings. At the end all that it has seen must be on record, once.
+
+        ``slow_s`` is for how long a client may read too slowly.
+        """
+        proxy = cls(provider, journal, environ, slow_s)
         proxy._thread.start()
         serving = asyncio.run_coroutine_threadsafe(proxy._serve(), proxy._loop)
         try:
@@ -152,8 +158,10 @@ class Loopback:
             management = Management(adapters=self._adapters)
             names = FirstNames("acme", "a@acme.example", "one", DIRECTIVE)
             self._made = await bootstrap(management.identity(), management.directives(), names)
-            limits = ConnectionLimits(self._settings.header_timeout_s, self._settings.client_stall_timeout_s)
-            async with served(app, limits) as (self.address, _):
+            async with served(app, replace(connection_limits(self._settings), slow_s=self._slow_s)) as (
+                self.address,
+                _,
+            ):
                 self._started.set_result(None)
                 await self._stop.wait()
 

@@ -107,6 +107,16 @@ def address_of(listener: socket.socket) -> str:
     return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
 
 
+def connection_limits(settings: Settings) -> ConnectionLimits:
+    """Return the limits of client connections that the settings, and the limit of open files, allow."""
+    return ConnectionLimits(
+        head_s=settings.header_timeout_s,
+        stall_s=settings.client_stall_timeout_s,
+        keep_alive_s=settings.keep_alive_s,
+        connections=connection_limit(settings),
+    )
+
+
 async def serve_http(
     app: Any, listener: socket.socket, settings: Settings, on_drain: Callable[[], None], share: Share | None = None
 ) -> None:
@@ -121,15 +131,9 @@ async def serve_http(
     # The journal's thread and those that encode batches take turns with the event loop, which waits that long for each.
     sys.setswitchinterval(SWITCH_S)
     keep_freed_memory()
-    limits = ConnectionLimits(
-        head_s=settings.header_timeout_s,
-        stall_s=settings.client_stall_timeout_s,
-        keep_alive_s=settings.keep_alive_s,
-        connections=connection_limit(settings),
-    )
     config = uvicorn.Config(
         app,
-        http=LimitedHttpProtocol.limited(limits),
+        http=LimitedHttpProtocol.limited(connection_limits(settings)),
         ws="none",
         lifespan="off",
         access_log=False,

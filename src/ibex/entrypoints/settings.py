@@ -267,7 +267,7 @@ class Settings(TracingSettings):
             "IBEX_HEADER_TIMEOUT",
             seconds,
             SECONDS,
-            "How long a request's head or trailers may take, a body may stand still, and a new connection may be silent.",
+            "How long a head or trailers may take, a body may stand still, and a new connection may be silent.",
         ),
     )
     keep_alive_s: float = setting(

@@ -64,9 +64,11 @@ class ClientReading:
         self._progress_at += late
         if taken != self._taken:
             self._taken, self._progress_at = taken, now
-        if taken - self._taken_since >= limits.least_rate * limits.slow_s:
-            self._taken_since, self._since = taken, now
-        is_slow = taken != self._taken_since and now - self._since >= limits.slow_s
+        in_window = taken - self._taken_since
+        if in_window >= limits.least_rate * limits.slow_s:  # the next window begins where this much is used up
+            self._since = min(now, self._since + in_window / limits.least_rate)
+            self._taken_since = taken
+        is_slow = bool(in_window) and now - self._since >= limits.slow_s
         if is_slow or now - self._progress_at >= limits.stall_s:
             self._transport.abort()
         else:

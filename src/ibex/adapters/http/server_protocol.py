@@ -87,6 +87,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._running: RequestResponseCycle | None = None
         self._reading: int = _NOTHING_YET
         self._read = b""
+        self._after_line = 0
         self._is_first_in_read = True
         self._head_bytes = 0
         self._head_is_timed = False
@@ -229,7 +230,10 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         else:
             self._head_bytes += len(data)
             self._is_first_in_read = True
-        self._read = self._read + data if reading == _HEAD else data
+        if reading == _HEAD:
+            self._read += data
+        else:
+            self._read, self._after_line = data, 0
         try:
             self._feed(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):  # CONNECT stops it again
@@ -249,6 +253,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             method, kept = self.parser.get_method(), [h for h in self.headers if h[0] not in _OF_THE_UPGRADE]
             lines = [b"%b %b HTTP/1.1" % (method, self.url), *(b"%b: %b" % header for header in kept), b"", b""]
             self.parser = httptools.HttpRequestParser(self)
+            self._after_line = 0
             self.parser.feed_data(b"\r\n".join(lines) + data[offered.args[0] :])
 
     def _wait_for_head(self) -> None:
@@ -356,9 +361,9 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         """
         method = self.parser.get_method()
         line = b"%b %b%b" % (method, self.url, _LINE_ENDS[version])
-        is_there = self._read.startswith(line)
-        if not is_there:
-            is_there = self._read.lstrip(b"\r\n").startswith(line) if self._is_first_in_read else line in self._read
+        at = self._read.find(line, self._after_line)
+        is_there = at == 0 or (at > 0 and not (self._is_first_in_read and self._read[:at].strip(b"\r\n")))
+        self._after_line = at + len(line)
         return is_there and method not in _OF_ANOTHER_PROTOCOL and b"#" not in self.url
 
     def _refuse(self, why: IbexError) -> None:
