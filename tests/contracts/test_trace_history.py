@@ -104,7 +104,7 @@ async def test_a_process_without_gaps(store: TraceStore) -> None:
 
     (found,) = await store.emitters(HOUR)
 
-    assert found == EmitterRecord(process, 1, 10, 10, 0, 0, traces[-1].completed_at)
+    assert found == EmitterRecord(process, 1, 10, 10, 0, 0, traces[-1].completed_at, 10)
 
 
 @pytest.mark.parametrize(("numbers", "missing", "repeated"), [((1, 2, 5), 2, 0), ((3, 4), 2, 0), ((1, 2, 2, 3), 0, 1)])

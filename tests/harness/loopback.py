@@ -75,12 +75,20 @@ class _Heard:
     """The ``LeaseObserver`` and the ``ExchangeObserver`` of the proxy."""
 
     exchanges: list[tuple[Exchange, bool]] = field(default_factory=list)
+    aggregates: list[Exchange] = field(default_factory=list)
     news: threading.Condition = field(default_factory=threading.Condition)
 
     def settled(self, exchange: Exchange, *, journaled: bool) -> None:
         """Remember an exchange."""
         with self.news:
             self.exchanges.append((exchange, journaled))
+            self.news.notify_all()
+
+    def aggregated(self, exchange: Exchange, *, journaled: bool) -> None:
+        """Remember what stands for many refusals."""
+        assert journaled
+        with self.news:
+            self.aggregates.append(exchange)
             self.news.notify_all()
 
     def renewed(self) -> None:
@@ -166,9 +174,19 @@ class Loopback:
         sessions = self._adapters.sessions()
         own = await sessions.sessions(org_id, len(settled))
         turns = [turn.request_id for session in own for turn in await sessions.turns(org_id, session.id)]
-        traces = [trace.request_id for trace in await self._adapters.traces().tail(org_id, 2 * len(settled) + 1)]
+        traces = await self._adapters.traces().tail(org_id, 2 * len(settled) + 1)
         assert Counter(turns) == Counter(e.request_id for e in settled if e.reached_provider)
-        assert Counter(traces) == Counter(e.request_id for e in settled)
+        by_themselves = [e for e in settled if e.emitter_seq]
+        excess = Counter(e.error_code for e in settled if not e.emitter_seq)
+        assert sorted(t.emitter_seq for t in traces) == list(range(1, len(traces) + 1))
+        together = {e.emitter_seq for e in self._heard.aggregates}
+        assert Counter(t.request_id for t in traces if t.emitter_seq not in together) == Counter(
+            e.request_id for e in by_themselves
+        )
+        repeated: Counter[str] = Counter()
+        for trace in traces:
+            repeated[trace.error_code] += trace.repeated if trace.emitter_seq in together else 0
+        assert +repeated == excess
 
     @property
     def token(self) -> str:
