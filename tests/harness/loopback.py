@@ -38,13 +38,14 @@ from ibex.entrypoints.lifespan import running
 from ibex.entrypoints.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from harness.openai import ScriptedOpenAI
     from harness.openai_wire import Script
     from ibex.domain.bootstrap import Installation
     from ibex.domain.exchange import Exchange
+    from ibex.domain.traces import Trace
 
 CHAT = "/v1/chat/completions"
 DIRECTIVE = "Be brief."
@@ -193,14 +194,19 @@ class Loopback:
         """The token of an agent."""
         return self._made.agent_token.reveal()
 
+    @property
+    def admin_token(self) -> str:
+        """A token that is bound to no agent."""
+        return self._made.admin_token.reveal()
+
     # What a client does
 
-    def head(self, *more: str, path: str = CHAT, request_id: UUID | None = None) -> bytes:
+    def head(self, *more: str, path: str = CHAT, request_id: UUID | None = None, token: str | None = None) -> bytes:
         """Return the head of a chat request with more header lines."""
         lines = [
             f"POST {path} HTTP/1.1",
             "host: ibex.test",
-            f"authorization: Bearer {self.token}",
+            f"authorization: Bearer {token or self.token}",
             "content-type: application/json",
             f"x-request-id: {request_id or uuid4()}",
             *more,
@@ -250,6 +256,30 @@ class Loopback:
     def recorded_nothing_of(self, request_id: str) -> bool:
         """Tell whether there is no exchange of a request: one of which nobody knows whose it was."""
         return all(str(exchange.request_id) != request_id for exchange, _ in self._heard.exchanges)
+
+    def traces(self) -> list[Trace]:
+        """Return the traces that were delivered, the first one first."""
+        org_id = self._made.organization.id
+        found = self._adapters.traces().tail(org_id, 1_000_000)
+        traces = asyncio.run_coroutine_threadsafe(found, self._loop).result(WAIT_S)
+        return sorted(traces, key=lambda trace: trace.emitter_seq)
+
+    def wait_for(self, happened: Callable[[], bool]) -> None:
+        """Return once something is so of which nobody tells."""
+        deadline = time.monotonic() + WAIT_S
+        while not happened():
+            assert time.monotonic() < deadline, "it did not happen"
+            time.sleep(POLL_S)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """Return what the proxy counts under a name, with these labels; 0 where nothing was counted yet."""
+        lines = self._adapters.metrics().render()[0].decode().splitlines()
+        wanted = [f'{label}="{value}"' for label, value in labels.items()]
+        return sum(
+            float(line.rpartition(" ")[2])
+            for line in lines
+            if line.startswith(f"{name}{{") and all(one in line for one in wanted)
+        )
 
     def assert_healthy(self) -> None:
         """A buffered and a streamed request succeed at their first try and are recorded; nothing is left open."""

@@ -95,6 +95,7 @@ async def test_refusals_are_recorded_a_second_after_the_first(monkeypatch: pytes
     ((delay_s, flush),) = later
     assert (delay_s, desk.journal.kept) == (1.0, [])
     flush()
+    await desk.settle.drain()
 
     assert [e.repeated for e in desk.journal.kept] == [2]
     notes, error = _excess(desk)
