@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import uvloop
 
-from ibex.adapters.grpc.server import AuthServer, ServerSecurity
+from ibex.adapters.grpc.server import AuthServer, ServerLimits, ServerSecurity, connections_within
 from ibex.adapters.grpc.service import IdentityUseCases
 from ibex.adapters.grpc.tls import ServerTls
 from ibex.adapters.http.app import create_ops_app
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
     from ibex.entrypoints.settings import Settings
 
+OTHER_DESCRIPTORS: Final = 128
+"""What auth has open besides connections to its gRPC port: databases, Redis, logs, its ops port."""
 _LOG = logging.getLogger("ibex.auth")
 
 
@@ -62,8 +65,9 @@ async def _serve(settings: Settings, ops: socket.socket) -> None:
         observer=OpsTelemetry(adapters.metrics()),
     )
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(adapters.identity_database().close)
-        await adapters.identity_database().open()
+        for database in (adapters.identity_database(), adapters.administration_database()):
+            stack.push_async_callback(database.close)
+            await database.open()
         stack.push_async_callback(adapters.board().close)
         await stack.enter_async_context(working([adapters.keep_fresh(), adapters.loop_lag()]))
         stack.push_async_callback(server.stop)
@@ -81,6 +85,7 @@ def _server(settings: Settings, adapters: AuthAdapters) -> AuthServer:
     use_cases = IdentityUseCases(
         tokens=adapters.token_verifier(),
         agents=adapters.agent_verifier(),
+        administrators=adapters.administrator_verifier(),
         manage=Management(adapters=adapters).identity(),
     )
     return AuthServer(
@@ -90,7 +95,16 @@ def _server(settings: Settings, adapters: AuthAdapters) -> AuthServer:
         adapters.clock(),
         security=ServerSecurity(None if token is None else token.reveal(), _tls(settings)),
         observer=AuthCallTelemetry(adapters.metrics()),
+        limits=_limits(settings),
     )
+
+
+def _limits(settings: Settings) -> ServerLimits:
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if descriptors == resource.RLIM_INFINITY:
+        return ServerLimits(prove_within_s=settings.header_timeout_s)
+    room = connections_within(descriptors, OTHER_DESCRIPTORS)
+    return ServerLimits(max_connections=room, prove_within_s=settings.header_timeout_s)
 
 
 def _tls(settings: Settings) -> ServerTls | None:
