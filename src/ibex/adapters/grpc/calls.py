@@ -108,7 +108,7 @@ class AroundCalls(grpc.aio.ServerInterceptor):
         self._gate.proved_nothing(context)
         return await _abort(context, refusal_of(UnknownMethodError()))
 
-    async def _call(  # noqa: PLR0913, PLR0917 - what there is to know of a call
+    async def _call(
         self,
         name: str,
         kind: CallKind,

@@ -122,7 +122,7 @@ class Front:
         inner = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         own = f"{folder.name}/{name}"
         try:
-            inner.setblocking(False)
+            inner.settimeout(0)
             inner.bind(own)
             inner.connect(f"{folder.name}/{_SERVER}")
         except OSError:
@@ -130,7 +130,7 @@ class Front:
             raise
         finally:
             with suppress(OSError):
-                os.unlink(own)
+                Path(own).unlink()
         return inner
 
     def _examine(self, name: str, outer: _Outer) -> None:

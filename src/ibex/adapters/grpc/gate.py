@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import grpc
 from google.protobuf.message import DecodeError
 
 from ibex.adapters.grpc.connections import Standing
@@ -16,6 +15,8 @@ from ibex.domain.errors import FieldCode, FieldError, ValidationError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    import grpc
 
     from ibex.adapters.grpc.callers import Callers
     from ibex.adapters.grpc.connections import ConnectionTable
@@ -38,9 +39,7 @@ class Gate:
         """Note a call that nobody needs to be trusted for."""
         self._connections.called(connection_of(context.peer()))
 
-    async def run(
-        self, kind: CallKind, handler: Handler, requests: AsyncIterator[bytes], context: Context
-    ) -> bytes:
+    async def run(self, kind: CallKind, handler: Handler, requests: AsyncIterator[bytes], context: Context) -> bytes:
         """Return the handler's answer. Raises ``ServiceCredentialError``, ``TooManyCallsError``, and what it raises."""
         connection = connection_of(context.peer())
         if self._is_service(kind, context, connection):

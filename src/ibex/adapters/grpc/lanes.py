@@ -89,7 +89,7 @@ class WaitingRoom:
         self._waiting: dict[asyncio.Timeout, None] = {}
 
     async def first_message(self, requests: AsyncIterator[bytes]) -> bytes:
-        """Return the message. Raises what ``first_message`` does, and ``TooManyCallsError`` if others need the place."""
+        """Return the message. Raises ``ValidationError``, and ``TooManyCallsError`` if others need the place."""
         gives_way = asyncio.timeout(None)
         try:
             async with gives_way:

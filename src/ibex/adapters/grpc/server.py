@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ibex.domain.ids import IdSource
 
 MAX_MESSAGE_BYTES: Final = 64 << 10
+MAX_CONNECTIONS: Final = 1_000
 MAX_STREAMS: Final = 256
 """Calls at a time on one connection, twice what a proxy makes. A client waits before it opens more."""
 DESCRIPTORS_OF_A_CONNECTION: Final = 3
@@ -50,10 +51,10 @@ class ServerLimits:
     tenth, its client is asked to connect again; calls under way may finish.
     """
 
-    lanes: LaneLimits = LaneLimits()
+    lanes: LaneLimits = field(default_factory=LaneLimits)
     max_call_s: float = MAX_CALL_S
     stop_grace_s: float = 10.0
-    max_connections: int = 1_000
+    max_connections: int = MAX_CONNECTIONS
     prove_within_s: float = 10.0
     max_connection_age_s: float = 1_800.0
 
@@ -61,9 +62,9 @@ class ServerLimits:
 def connections_within(descriptors: int, others: int) -> int:
     """Return how many connections a process has room for that may open so many descriptors and needs some for others.
 
-    At least one, and no more than ``ServerLimits`` has by default.
+    At least one, and no more than ``MAX_CONNECTIONS``.
     """
-    return max(1, min(ServerLimits.max_connections, (descriptors - others) // DESCRIPTORS_OF_A_CONNECTION))
+    return max(1, min(MAX_CONNECTIONS, (descriptors - others) // DESCRIPTORS_OF_A_CONNECTION))
 
 
 @dataclass(frozen=True, slots=True)
