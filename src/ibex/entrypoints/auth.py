@@ -23,7 +23,6 @@ from ibex.entrypoints.containers import Management
 from ibex.entrypoints.environments import AuthAdapters, read_file
 from ibex.entrypoints.lifespan import working
 from ibex.entrypoints.proxy_server import BACKLOG, address_of, listen, serve_http
-from ibex.entrypoints.settings import SettingsError
 
 if TYPE_CHECKING:
     import socket
@@ -43,6 +42,7 @@ def serve(settings: Settings) -> int:
     configure_logging(settings.log_level)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its core writes lines of its own, which are no JSON
     settings.require("auth_database_url", "token_peppers", "redis_url")
+    settings.require_service_identity()
     host, _, port = settings.auth_ops_listen.rpartition(":")
     with (
         listen(host.strip("[]"), int(port), "IBEX_AUTH_OPS_LISTEN") as ops,
@@ -110,8 +110,6 @@ def _limits(settings: Settings) -> ServerLimits:
 def _tls(settings: Settings) -> ServerTls | None:
     certificate = read_file("IBEX_AUTH_CERT_FILE", settings.auth_cert_file)
     key = read_file("IBEX_AUTH_KEY_FILE", settings.auth_key_file)
-    if certificate is None and key is None:
+    if certificate is None or key is None:  # one without the other is refused when settings are loaded
         return None
-    if certificate is None or key is None:
-        raise SettingsError("IBEX_AUTH_CERT_FILE and IBEX_AUTH_KEY_FILE go together.")
     return ServerTls(certificate, key, read_file("IBEX_AUTH_CLIENT_CA_FILE", settings.auth_client_ca_file))
