@@ -19,6 +19,7 @@ from harness.freshness_links import (
 )
 from ibex.adapters.memory.epochs import InMemoryEpochs
 from ibex.domain.admit_caller import AdmitCaller
+from ibex.domain.auth_calls import AuthCalls
 from ibex.domain.cached_identity import CachedAgents, CachedTokens, agent_policy, token_policy
 from ibex.domain.errors import IbexError
 from ibex.domain.freshness.cache import FreshCache
@@ -29,6 +30,7 @@ from ibex.domain.freshness.unknown_tokens import UnknownTokens
 from ibex.domain.freshness.validity import Validity
 from ibex.domain.freshness.watch import Watch
 from ibex.domain.manage_identity import ManageIdentity, VerifyAgent, VerifyToken
+from ibex.domain.refused_requests import RefusedRequests
 from ibex.domain.token_hash import TokenPeppers
 
 if TYPE_CHECKING:
@@ -213,16 +215,20 @@ class Worker(Process):
         self.watch = Watch(connector, self.validity, clock, parts.random.random, (self.filter,))
         counter = CounterOverLink(self.to_epochs, region.epochs, clock)
         stale_s = region.stale_if_error_s
+        calls = AuthCalls(clock, timeout_s=AUTH_TIMEOUT_S)
         tokens = CachedTokens(
             TokensOverLink(self.to_auth, self._verify_token),
             parts.rules.unknown_tokens(self.filter, self.watch, clock),
             parts.rules.cache(Kind.TOKENS, {}, token_policy(stale_if_error_s=stale_s), self.validity, clock, Silent()),
+            calls,
         )
         agents = CachedAgents(
             AgentsOverLink(self.to_auth, self._verify_agent),
             parts.rules.cache(Kind.AGENTS, {}, agent_policy(stale_if_error_s=stale_s), self.validity, clock, Silent()),
+            calls,
+            clock,
         )
-        self.admit = AdmitCaller(tokens, agents, counter, default_rpm=0)
+        self.admit = AdmitCaller(tokens, agents, counter, RefusedRequests(default_rpm=0), default_rpm=0)
         self._last: Replica | None = None
         self.spawn(self.watch.run())
         self.spawn(self.filter.run())

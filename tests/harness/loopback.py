@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
@@ -24,7 +24,6 @@ from dependency_injector import providers
 from harness.http_scene import served
 from harness.openai_wire import completion, completion_body, stream_events, text_deltas, text_stream
 from harness.raw_http import WAIT_S, RawClient, Seen
-from ibex.adapters.http.server_protocol import Patience
 from ibex.adapters.memory.directives import InMemoryDirectives
 from ibex.adapters.memory.identity import InMemoryIdentity
 from ibex.adapters.memory.sessions import InMemorySessions
@@ -35,16 +34,18 @@ from ibex.domain.keep_fresh import KeepFresh
 from ibex.entrypoints.containers import Management, application_of
 from ibex.entrypoints.environments import EmbeddedAdapters
 from ibex.entrypoints.lifespan import running
+from ibex.entrypoints.proxy_server import connection_limits
 from ibex.entrypoints.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from harness.openai import ScriptedOpenAI
     from harness.openai_wire import Script
     from ibex.domain.bootstrap import Installation
     from ibex.domain.exchange import Exchange
+    from ibex.domain.traces import Trace
 
 CHAT = "/v1/chat/completions"
 DIRECTIVE = "Be brief."
@@ -75,12 +76,20 @@ class _Heard:
     """The ``LeaseObserver`` and the ``ExchangeObserver`` of the proxy."""
 
     exchanges: list[tuple[Exchange, bool]] = field(default_factory=list)
+    aggregates: list[Exchange] = field(default_factory=list)
     news: threading.Condition = field(default_factory=threading.Condition)
 
     def settled(self, exchange: Exchange, *, journaled: bool) -> None:
         """Remember an exchange."""
         with self.news:
             self.exchanges.append((exchange, journaled))
+            self.news.notify_all()
+
+    def aggregated(self, exchange: Exchange, *, journaled: bool) -> None:
+        """Remember what stands for many refusals."""
+        assert journaled
+        with self.news:
+            self.aggregates.append(exchange)
             self.news.notify_all()
 
     def renewed(self) -> None:
@@ -93,7 +102,7 @@ class _Heard:
 class Loopback:
     """A running proxy; ``provider`` is what it asks, ``address`` where it is. Use it from the test's own thread."""
 
-    def __init__(self, provider: ScriptedOpenAI, journal: Path, environ: dict[str, str]) -> None:
+    def __init__(self, provider: ScriptedOpenAI, journal: Path, environ: dict[str, str], slow_s: float) -> None:
         self.provider = provider
         self.address = ""
         self.clock = ShiftedClock()
@@ -106,6 +115,7 @@ class Loopback:
             "IBEX_RATE_LIMIT_DEFAULT_RPM": "0",
         }
         self._settings = Settings.load({**own, **environ})
+        self._slow_s = slow_s
         self._heard = _Heard()
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -116,9 +126,14 @@ class Loopback:
 
     @classmethod
     @contextmanager
-    def running(cls, provider: ScriptedOpenAI, journal: Path, **environ: str) -> Iterator[Loopback]:
-        """Run a proxy with these settings. At the end all that it has seen must be on record, once."""
-        proxy = cls(provider, journal, environ)
+    def running(
+        cls, provider: ScriptedOpenAI, journal: Path, *, slow_s: float = 30.0, **environ: str
+    ) -> Iterator[Loopback]:
+        """Run a proxy with these settings. At the end all that it has seen must be on record, once.
+
+        ``slow_s`` is for how long a client may read too slowly.
+        """
+        proxy = cls(provider, journal, environ, slow_s)
         proxy._thread.start()
         serving = asyncio.run_coroutine_threadsafe(proxy._serve(), proxy._loop)
         try:
@@ -152,8 +167,10 @@ class Loopback:
             management = Management(adapters=self._adapters)
             names = FirstNames("acme", "a@acme.example", "one", DIRECTIVE)
             self._made = await bootstrap(management.identity(), management.directives(), names)
-            patience = Patience(self._settings.header_timeout_s, self._settings.client_stall_timeout_s)
-            async with served(app, patience) as (self.address, _):
+            async with served(app, replace(connection_limits(self._settings), slow_s=self._slow_s)) as (
+                self.address,
+                _,
+            ):
                 self._started.set_result(None)
                 await self._stop.wait()
 
@@ -166,23 +183,38 @@ class Loopback:
         sessions = self._adapters.sessions()
         own = await sessions.sessions(org_id, len(settled))
         turns = [turn.request_id for session in own for turn in await sessions.turns(org_id, session.id)]
-        traces = [trace.request_id for trace in await self._adapters.traces().tail(org_id, 2 * len(settled) + 1)]
+        traces = await self._adapters.traces().tail(org_id, 2 * len(settled) + 1)
         assert Counter(turns) == Counter(e.request_id for e in settled if e.reached_provider)
-        assert Counter(traces) == Counter(e.request_id for e in settled)
+        by_themselves = [e for e in settled if e.emitter_seq]
+        excess = Counter(e.error_code for e in settled if not e.emitter_seq)
+        assert sorted(t.emitter_seq for t in traces) == list(range(1, len(traces) + 1))
+        together = {e.emitter_seq for e in self._heard.aggregates}
+        assert Counter(t.request_id for t in traces if t.emitter_seq not in together) == Counter(
+            e.request_id for e in by_themselves
+        )
+        repeated: Counter[str] = Counter()
+        for trace in traces:
+            repeated[trace.error_code] += trace.repeated if trace.emitter_seq in together else 0
+        assert +repeated == excess
 
     @property
     def token(self) -> str:
         """The token of an agent."""
         return self._made.agent_token.reveal()
 
+    @property
+    def admin_token(self) -> str:
+        """A token that is bound to no agent."""
+        return self._made.admin_token.reveal()
+
     # What a client does
 
-    def head(self, *more: str, path: str = CHAT, request_id: UUID | None = None) -> bytes:
+    def head(self, *more: str, path: str = CHAT, request_id: UUID | None = None, token: str | None = None) -> bytes:
         """Return the head of a chat request with more header lines."""
         lines = [
             f"POST {path} HTTP/1.1",
             "host: ibex.test",
-            f"authorization: Bearer {self.token}",
+            f"authorization: Bearer {token or self.token}",
             "content-type: application/json",
             f"x-request-id: {request_id or uuid4()}",
             *more,
@@ -232,6 +264,30 @@ class Loopback:
     def recorded_nothing_of(self, request_id: str) -> bool:
         """Tell whether there is no exchange of a request: one of which nobody knows whose it was."""
         return all(str(exchange.request_id) != request_id for exchange, _ in self._heard.exchanges)
+
+    def traces(self) -> list[Trace]:
+        """Return the traces that were delivered, the first one first."""
+        org_id = self._made.organization.id
+        found = self._adapters.traces().tail(org_id, 1_000_000)
+        traces = asyncio.run_coroutine_threadsafe(found, self._loop).result(WAIT_S)
+        return sorted(traces, key=lambda trace: trace.emitter_seq)
+
+    def wait_for(self, happened: Callable[[], bool]) -> None:
+        """Return once something is so of which nobody tells."""
+        deadline = time.monotonic() + WAIT_S
+        while not happened():
+            assert time.monotonic() < deadline, "it did not happen"
+            time.sleep(POLL_S)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """Return what the proxy counts under a name, with these labels; 0 where nothing was counted yet."""
+        lines = self._adapters.metrics().render()[0].decode().splitlines()
+        wanted = [f'{label}="{value}"' for label, value in labels.items()]
+        return sum(
+            float(line.rpartition(" ")[2])
+            for line in lines
+            if line.startswith(f"{name}{{") and all(one in line for one in wanted)
+        )
 
     def assert_healthy(self) -> None:
         """A buffered and a streamed request succeed at their first try and are recorded; nothing is left open."""

@@ -7,13 +7,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, TypeAlias
 from uuid import UUID
 
-from ibex.domain.errors import InvalidTokenError
+from ibex.domain.errors import AgentNotAuthorizedError, InvalidTokenError
 from ibex.domain.freshness.cache import Fetched, Policy
-from ibex.domain.freshness.kinds import NS
+from ibex.domain.freshness.kinds import NS, unknown_epoch
 from ibex.domain.identity import PersonalAccessToken
 from ibex.domain.shared_directives import SharedDirective
 
 if TYPE_CHECKING:
+    from ibex.domain.auth_calls import AuthCalls
     from ibex.domain.clock import Clock
     from ibex.domain.directives import Directive, DirectiveLookup
     from ibex.domain.freshness.cache import FreshCache, Lookup
@@ -27,7 +28,8 @@ TokenDigest: TypeAlias = bytes
 AgentKey: TypeAlias = "tuple[int, int]"
 """Organization and agent as integers, which hash ten times as fast as UUIDs."""
 TokenLookup: TypeAlias = "Lookup[TokenDigest, Principal]"
-AgentLookup: TypeAlias = "Lookup[AgentKey, Agent]"
+AgentLookup: TypeAlias = "Lookup[AgentKey, Agent | None]"
+"""The value is None where the organization has no such agent."""
 DirectiveEntry: TypeAlias = "Lookup[AgentKey, Directive | None]"
 
 ENTRY_LIFETIME_S: Final = 30.0
@@ -50,10 +52,13 @@ def token_policy(*, stale_if_error_s: float) -> Policy[TokenDigest, Principal]:
     )
 
 
-def agent_policy(*, stale_if_error_s: float) -> Policy[AgentKey, Agent]:
-    """Return how agents are cached: for 30 s."""
+def agent_policy(*, stale_if_error_s: float) -> Policy[AgentKey, Agent | None]:
+    """Return how agents and absent agents are cached: for 30 s. Stale-if-error never serves an absent one."""
     return Policy(
-        org_of=lambda _, agent: agent.org_id, lifetime_s=lambda _: ENTRY_LIFETIME_S, stale_if_error_s=stale_if_error_s
+        org_of=lambda key, _: UUID(int=key[0]),
+        lifetime_s=lambda _: ENTRY_LIFETIME_S,
+        stale_if_error_s=stale_if_error_s,
+        outlives_s=lambda agent: 0.0 if agent is None else None,
     )
 
 
@@ -72,11 +77,16 @@ class CachedTokens:
     """Principals by the SHA-256 of their token. The token itself is not kept."""
 
     def __init__(
-        self, verifier: TokenVerifier, unknown: UnknownTokens, cache: FreshCache[TokenDigest, Principal]
+        self,
+        verifier: TokenVerifier,
+        unknown: UnknownTokens,
+        cache: FreshCache[TokenDigest, Principal],
+        calls: AuthCalls,
     ) -> None:
         self._verifier = verifier
         self._unknown = unknown
         self._cache = cache
+        self._calls = calls
 
     async def look_up(self, text: str) -> TokenLookup:
         """Return the cached principal of a token, valid or not; verify the token if it is not cached.
@@ -84,7 +94,8 @@ class CachedTokens:
         Raises what ``TokenVerifier`` raises, and ``InvalidTokenError`` for a text that is not a token. A token that the
         Bloom filter excludes costs no call.
         """
-        digest, fetch = _digest(text), partial(self._fetch, text)
+        digest = _digest(text)
+        fetch = partial(self._fetch, digest, text)
         lookup = self._cache.cached(digest, fetch)
         if lookup is not None:
             return lookup
@@ -100,8 +111,9 @@ class CachedTokens:
         """Return the principal that is in force now. Raises what ``TokenVerifier`` raises."""
         return await self._cache.validate(lookup, epoch)
 
-    async def _fetch(self, text: str) -> Fetched[Principal]:
-        return await self._verifier.verify(_parsed(text))
+    async def _fetch(self, digest: TokenDigest, text: str) -> Fetched[Principal]:
+        token = _parsed(text)
+        return await self._calls.verify_token(digest, token.token_id, partial(self._verifier.verify, token))
 
 
 def _digest(text: str) -> TokenDigest:
@@ -116,17 +128,30 @@ def _parsed(text: str) -> PersonalAccessToken:
 
 
 class CachedAgents:
-    """Agents by organization and id."""
+    """Agents by organization and id, and absent ones."""
 
-    def __init__(self, verifier: AgentVerifier, cache: FreshCache[AgentKey, Agent]) -> None:
+    def __init__(
+        self,
+        verifier: AgentVerifier,
+        cache: FreshCache[AgentKey, Agent | None],
+        calls: AuthCalls,
+        clock: Clock,
+    ) -> None:
         self._verifier = verifier
         self._cache = cache
+        self._calls = calls
+        self._clock = clock
 
     async def look_up(self, org_id: UUID, agent_id: UUID) -> AgentLookup:
-        """Return the cached agent, valid or not; verify it if it is not cached. Raises what ``AgentVerifier`` raises."""
-        return await self._cache.look_up(
-            (org_id.int, agent_id.int), lambda: self._verifier.verify(org_id, agent_id)
-        )
+        """Return the cached agent, valid or not; verify it if it is not cached. Its value is None for no such agent.
+
+        Raises what ``AgentVerifier`` raises, except ``AgentNotAuthorizedError``.
+        """
+        return await self._cache.look_up((org_id.int, agent_id.int), partial(self._fetch, org_id, agent_id))
+
+    def cached(self, org_id: UUID, agent_id: UUID) -> AgentLookup | None:
+        """Return the cached agent, valid or not; None if it is not cached. Asks nobody."""
+        return self._cache.cached((org_id.int, agent_id.int), partial(self._fetch, org_id, agent_id))
 
     def is_valid(self, lookup: AgentLookup, epoch: Epoch) -> bool:
         """Return whether a request may act on what it looked up."""
@@ -134,7 +159,22 @@ class CachedAgents:
 
     async def validate(self, lookup: AgentLookup, epoch: Epoch) -> Agent:
         """Return the agent as it is now. Raises what ``AgentVerifier`` raises."""
-        return await self._cache.validate(lookup, epoch)
+        agent = await self._cache.validate(lookup, epoch)
+        if agent is None:
+            raise AgentNotAuthorizedError
+        return agent
+
+    async def _fetch(self, org_id: UUID, agent_id: UUID) -> Fetched[Agent | None]:
+        return await self._calls.verify_agent((org_id.int, agent_id.int), partial(self._verify, org_id, agent_id))
+
+    async def _verify(self, org_id: UUID, agent_id: UUID) -> Fetched[Agent | None]:
+        asked_ns = self._clock.monotonic_ns()
+        try:
+            fetched = await self._verifier.verify(org_id, agent_id)
+        except AgentNotAuthorizedError:
+            # The refusal names no epoch. The event of the agent's creation invalidates this entry.
+            return Fetched(None, unknown_epoch(asked_ns))
+        return Fetched(fetched.value, fetched.epoch)
 
 
 class CachedDirectives:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from ibex.domain.chat import ChatRequest
     from ibex.domain.clock import Clock
     from ibex.domain.exchange import Caller
-    from ibex.domain.freshness import News
+    from ibex.domain.freshness.kinds import Epoch
     from ibex.domain.ids import IdSource
     from ibex.domain.providers import CompletionProvider, ProviderRegistry
     from ibex.domain.settle_exchange import SettleExchange
@@ -111,6 +111,7 @@ class CompleteChat:
         try:
             return await self._complete(call, notes)
         except IbexError as error:
+            self._admit.note_refusal(notes, error)
             await self._settle.settle(notes, error=error)
             return ChatRefusal(notes, error)
         except asyncio.CancelledError:
@@ -121,13 +122,15 @@ class CompleteChat:
             raise
 
     async def _complete(self, call: ChatCall, notes: OpenExchange) -> ChatReply:
-        news = await self._admit(call.credentials, notes)
+        admitted = await self._admit(call.credentials, notes)
         wrong_headers = _wrong_headers(call)
         if not wrong_headers:
             notes.session = self._session(call, notes.caller)
         request = await self._read(call, notes, wrong_headers)
         provider = self._providers.route(request.model)
-        request = await self._direct(request, notes, news)
+        notes.model = request.model  # a name that is not routed may be any text: it is not kept
+        request = await self._direct(request, notes, await self._admit.recheck(admitted, notes))
+        await self._admit.recheck(admitted, notes)  # looking up the directive may have taken a while
         return await self._ask(provider, request, notes)
 
     def _session(self, call: ChatCall, caller: Caller | None) -> SessionRef:
@@ -143,16 +146,16 @@ class CompleteChat:
             raise ValidationError((*wrong_headers, *error.field_errors)) from None
         if wrong_headers:
             raise ValidationError(wrong_headers)
-        notes.model = request.model
         notes.is_streaming = request.stream
         notes.messages_hash = request.messages_hash()
         return request
 
-    async def _direct(self, request: ChatRequest, notes: OpenExchange, news: News) -> ChatRequest:
+    async def _direct(self, request: ChatRequest, notes: OpenExchange, epoch: Epoch) -> ChatRequest:
         if notes.caller is None or notes.caller.agent_id is None:
             raise InternalError
         notes.enter(Stage.DIRECTIVE)
-        notes.directive = await self._directives.active(notes.caller.org_id, notes.caller.agent_id, news)
+        found = await self._directives.look_up(notes.caller.org_id, notes.caller.agent_id, epoch)
+        notes.directive = found.value
         notes.enter(Stage.INJECT)
         injected = inject(request, notes.directive)
         notes.enter(None)

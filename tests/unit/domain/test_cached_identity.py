@@ -103,7 +103,7 @@ async def test_no_token_is_in_the_cache() -> None:
     clock, entries = ManualClock(), dict[bytes, "Entry[Principal]"]()
     lifetimes = token_lifetimes(clock, while_source_is_down_s=300)
     cache = FreshCache(Kind.TOKENS, entries, lifetimes, clock, Caches(clock))
-    tokens = CachedTokens(ScriptedTokens(principal()), Filter(), cache)
+    tokens = CachedTokens(ScriptedTokens(principal()), Filter(), cache, Caches(clock).calls)
 
     fetched = await tokens.recall(TOKEN.reveal())
     await tokens.confirm(fetched, news())

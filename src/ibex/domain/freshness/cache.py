@@ -111,7 +111,10 @@ class _Flight(Generic[V]):
 
 
 class FreshCache(Generic[K, V]):
-    """Entries of one kind, in a mapping that may drop any of them at any time."""
+    """Entries of one kind, in a mapping that may drop any of them at any time.
+
+    Entries whose value is None are kept in ``absent`` where that is given, so that they never evict others.
+    """
 
     def __init__(  # noqa: PLR0913 - one argument a part
         self,
@@ -121,9 +124,11 @@ class FreshCache(Generic[K, V]):
         validity: Validity,
         clock: Clock,
         observer: CacheObserver,
+        absent: MutableMapping[K, Entry[V]] | None = None,
     ) -> None:
         self._kind = kind
         self._entries = entries
+        self._absent = absent
         self._policy = policy
         self._validity = validity
         self._clock = clock
@@ -132,9 +137,10 @@ class FreshCache(Generic[K, V]):
 
     def cached(self, key: K, fetch: Fetch[V]) -> Lookup[K, V] | None:
         """Return the cached entry, valid or not; None if there is none. Fetches nothing."""
-        try:
-            entry = self._entries[key]
-        except KeyError:
+        entry = self._entries.get(key)
+        if entry is None and self._absent is not None:
+            entry = self._absent.get(key)
+        if entry is None:
             return None
         return Lookup(key, entry, fetch, from_cache=True, began_ns=self._clock.monotonic_ns())
 
@@ -254,15 +260,31 @@ class FreshCache(Generic[K, V]):
         except _OUTAGES:
             raise
         except Exception:
-            cached = self._entries.get(key)
-            if cached is not None and cached.began_ns <= began_ns:
-                self._entries.pop(key, None)
+            if not self._has_newer(key, began_ns):
+                self._forget(key)
             raise
         lifetime_ns = int(self._policy.lifetime_s(fetched.value) * NS)
         entry = Entry(fetched.value, fetched.epoch, began_ns, began_ns + lifetime_ns)
-        cached = self._entries.get(key)
         org_id = self._policy.org_of(key, fetched.value)
         is_valid = began_ns > self._validity.invalidated_ns(self._kind, org_id)
-        if lifetime_ns > 0 and is_valid and (cached is None or cached.began_ns <= began_ns):
-            self._entries[key] = entry
+        if lifetime_ns > 0 and is_valid and not self._has_newer(key, began_ns):
+            self._keep(key, entry)
         return entry
+
+    def _has_newer(self, key: K, began_ns: int) -> bool:
+        cached = self._entries.get(key)
+        if cached is None and self._absent is not None:
+            cached = self._absent.get(key)
+        return cached is not None and cached.began_ns > began_ns
+
+    def _keep(self, key: K, entry: Entry[V]) -> None:
+        if self._absent is None:
+            self._entries[key] = entry
+            return
+        self._forget(key)
+        (self._absent if entry.value is None else self._entries)[key] = entry
+
+    def _forget(self, key: K) -> None:
+        self._entries.pop(key, None)
+        if self._absent is not None:
+            self._absent.pop(key, None)

@@ -12,8 +12,8 @@ from alembic import op
 
 from ibex.adapters.postgres.tables import Xid8
 
-revision = "0005"
-down_revision = "0004"
+revision = "0006"
+down_revision = "0005"
 branch_labels = None
 depends_on = None
 
@@ -118,6 +118,7 @@ _OUTBOX_TRIGGERS: Final = (
     ("outbox", "tokens", "UPDATE", "note_change", "tokens"),
     ("outbox", "agents", "UPDATE", "note_change", "agents"),
     ("outbox", "directives", "INSERT OR UPDATE", "note_change", "directives"),
+    ("outbox_new", "agents", "INSERT", "note_change", "agents"),
 )
 
 
