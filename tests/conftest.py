@@ -14,7 +14,13 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-pytest_plugins = ["harness.clickhouse", "harness.openai", "harness.postgres", "harness.redis"]
+pytest_plugins = [
+    "harness.clickhouse",
+    "harness.openai",
+    "harness.postgres",
+    "harness.redis",
+    "harness.redis_topologies",
+]
 
 # The same examples each time, so that a test that passes passes again; ``make fuzz`` looks for others, and many.
 settings.register_profile("short", derandomize=True, deadline=None)

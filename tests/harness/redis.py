@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from redis import Redis
@@ -92,6 +92,11 @@ class RedisServer:
         client = Redis(port=self.port, socket_timeout=START_TIMEOUT_S)
         self._clients.append(client)
         return client
+
+    def command(self, *parts: str | int | bytes) -> Any:
+        """Return what it answers to a command."""
+        client: Any = self.client()
+        return client.execute_command(*parts)
 
     def pause(self) -> None:
         """Freeze it: connections stay, nothing answers."""

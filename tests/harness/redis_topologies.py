@@ -6,7 +6,7 @@ import time
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from redis import Redis
+import pytest
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 from redis.exceptions import RedisError
 
@@ -55,8 +55,7 @@ class SentinelScene:
 
     def primary(self) -> RedisServer:
         """Return the server that the Sentinels name."""
-        with Redis(port=self.sentinels[0].port) as client:
-            address: Any = client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
+        address = self.sentinels[0].command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
         return next(server for server in self.servers if server.port == int(address[1]))
 
     def start(self, server: RedisServer, *options: str) -> None:
@@ -76,15 +75,13 @@ class SentinelScene:
 
     def fail_over(self) -> None:
         """Have the Sentinels swap primary and replica, both of which go on living."""
-        with Redis(port=self.sentinels[0].port) as client:
-            client.execute_command("SENTINEL", "FAILOVER", SERVICE)
+        self.sentinels[0].command("SENTINEL", "FAILOVER", SERVICE)
 
     def _seen_by_all(self) -> dict[str, bytes]:
         """Return the last Sentinel's view of the primary, if all three know each other."""
         view: dict[str, bytes] = {}
         for sentinel in self.sentinels:
-            with Redis(port=sentinel.port) as client:
-                reply: Any = client.execute_command("SENTINEL", "MASTER", SERVICE)
+            reply = sentinel.command("SENTINEL", "MASTER", SERVICE)
             if isinstance(reply, dict):
                 reply = [part for pair in reply.items() for part in pair]
             texts = [part if isinstance(part, bytes) else str(part).encode() for part in reply]
@@ -133,14 +130,16 @@ class ClusterScene:
     def primary_of(self, tag: object) -> RedisServer:
         """Return the primary of a hash tag, as all nodes that run see it."""
         slot = key_slot(str(tag).encode())
-        return until(lambda: self._agreed_primary(slot))
+        found = until(lambda: self._agreed_primary(slot))
+        assert found is not None
+        return found
 
     def _agreed_primary(self, slot: int) -> RedisServer | None:
         seen = set()
         for server in self.servers:
             if server.process is None:
                 continue
-            ranges: Any = server.client().execute_command("CLUSTER SLOTS")
+            ranges: Any = server.command("CLUSTER SLOTS")
             if isinstance(ranges, dict):
                 ranges = [[first, last, [None, value["primary"][1]]] for (first, last), value in ranges.items()]
             seen |= {one[2][1] for one in ranges if one[0] <= slot <= one[1]}
@@ -164,7 +163,7 @@ class ClusterScene:
     def _is_settled(self) -> bool:
         for server in self.servers:
             client = server.client()
-            state: Any = client.execute_command("CLUSTER INFO")
+            state: Any = server.command("CLUSTER INFO")
             text = state if isinstance(state, str | bytes) else "".join(f"{k}:{v}\n" for k, v in state.items())
             text = text.decode() if isinstance(text, bytes) else text
             if "cluster_state:ok" not in text or f"cluster_known_nodes:{len(self.servers)}" not in text:
@@ -184,12 +183,11 @@ class ClusterScene:
             for server in servers:
                 stack.callback(server.kill)
                 scene.start(server)
-            first = servers[0].client()
             for server in servers[1:]:
-                first.execute_command("CLUSTER", "MEET", "127.0.0.1", server.port)
+                servers[0].command("CLUSTER", "MEET", "127.0.0.1", server.port)
             bounds = [n * REDIS_CLUSTER_HASH_SLOTS // SHARDS for n in range(SHARDS + 1)]
             for n, server in enumerate(servers[:SHARDS]):
-                server.client().execute_command("CLUSTER", "ADDSLOTS", *range(bounds[n], bounds[n + 1]))
+                server.command("CLUSTER", "ADDSLOTS", *range(bounds[n], bounds[n + 1]))
             for n, server in enumerate(servers[SHARDS:]):
                 _follow(server, servers[n])
             scene.settle()
@@ -211,9 +209,23 @@ def _node(program: Path) -> RedisServer:
 
 
 def _follow(replica: RedisServer, primary: RedisServer) -> None:
-    name: Any = primary.client().execute_command("CLUSTER", "MYID")
+    name: Any = primary.command("CLUSTER", "MYID")
 
     def followed() -> bool:
-        return bool(replica.client().execute_command("CLUSTER", "REPLICATE", name))
+        return bool(replica.command("CLUSTER", "REPLICATE", name))
 
     until(followed)  # as soon as the nodes have heard of each other
+
+
+@pytest.fixture(scope="session")
+def sentinels(redis_program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SentinelScene]:
+    """Redis behind Sentinels, for all tests."""
+    with SentinelScene.running(redis_program, tmp_path_factory.mktemp("sentinel")) as scene:
+        yield scene
+
+
+@pytest.fixture(scope="session")
+def cluster(redis_program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterScene]:
+    """A Cluster, for all tests."""
+    with ClusterScene.running(redis_program, tmp_path_factory.mktemp("cluster")) as scene:
+        yield scene

@@ -8,7 +8,7 @@ import pytest
 
 from harness.auth import Identity, serving
 from harness.servers import free_port
-from ibex.entrypoints.diagnosis import TIMEOUT_S, Finding, diagnose
+from ibex.entrypoints.diagnosis import TIMEOUT_S, Finding, Verdict, diagnose
 from ibex.entrypoints.examinations import Surroundings, examinations
 from ibex.entrypoints.settings import Settings
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from harness.clickhouse import ClickHouseDatabase
     from harness.postgres import PostgresDatabase
+    from harness.redis import RedisServer
 
 pytestmark = pytest.mark.integration
 
@@ -94,3 +95,18 @@ async def test_an_auth_that_refuses_the_service_token_is_not_said_to_be_away(tmp
 
     assert by_name["auth"].said == "Auth refuses the service credential."
     assert by_name["auth"].remedy == "IBEX_AUTH_SERVICE_TOKEN must be the same here and where auth runs."
+
+
+async def test_a_user_of_redis_that_lacks_a_command_is_told_which(redis_server: RedisServer, tmp_path: Path) -> None:
+    """And how the operator allows it; the password is not shown."""
+    client = redis_server.client()
+    client.acl_setuser("kim", enabled=True, passwords=[f"+{PASSWORD}"], keys=["ibex:*"], categories=["+@all"])
+    redis_server.command("ACL", "SETUSER", "kim", "-@scripting", "-@dangerous")
+    url = redis_server.url.replace("redis://", f"redis://kim:{PASSWORD}@")
+    settings = Settings.load({"IBEX_REDIS_URL": url})
+    (redis,) = (one for one in examinations(settings, Surroundings("", None, tmp_path)) if one.name == "Redis")
+
+    (finding,) = await diagnose([redis])
+
+    assert (finding.verdict, finding.said) == (Verdict.FAILED, "its user may not: EVALSHA, EVAL, INFO")
+    assert finding.remedy == "`ACL SETUSER <user> +evalsha +eval +info` allows it."

@@ -14,7 +14,6 @@ import trustme
 from redis.crc import key_slot
 
 from harness.chat_scene import DIRECTIVE
-from harness.redis_topologies import ClusterScene, SentinelScene
 from harness.redis_worker import RedisWorker
 from harness.relay import Relay
 from harness.tls_front import HOST, tls_front
@@ -27,10 +26,11 @@ from ibex.domain.rate_limits import window_of
 from ibex.domain.shared_directives import SharedDirective
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from harness.redis import RedisServer
+    from harness.redis_topologies import ClusterScene, SentinelScene
 
 pytestmark = pytest.mark.integration
 
@@ -98,20 +98,6 @@ async def load(url: str, *orgs: UUID) -> AsyncIterator[Load]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await worker.link.close()
-
-
-@pytest.fixture(scope="session")
-def sentinels(redis_program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SentinelScene]:
-    """Redis behind Sentinels, for all tests."""
-    with SentinelScene.running(redis_program, tmp_path_factory.mktemp("sentinel")) as scene:
-        yield scene
-
-
-@pytest.fixture(scope="session")
-def cluster(redis_program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterScene]:
-    """A Cluster, for all tests."""
-    with ClusterScene.running(redis_program, tmp_path_factory.mktemp("cluster")) as scene:
-        yield scene
 
 
 async def test_a_killed_primary_is_replaced_by_the_one_that_the_sentinels_name(sentinels: SentinelScene) -> None:
@@ -225,15 +211,15 @@ async def test_a_slot_that_moves_is_followed(cluster: ClusterScene) -> None:
     target = next(cluster.primary_of(other) for other in orgs_by_shard(cluster) if cluster.primary_of(other) != source)
     worker = RedisWorker(cluster.url)
     await worker.link.open()
-    here, there = (str(server.client().execute_command("CLUSTER", "MYID"), "ascii") for server in (source, target))
-    target.client().execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", here)
-    source.client().execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", there)
+    here, there = (str(server.command("CLUSTER", "MYID"), "ascii") for server in (source, target))
+    target.command("CLUSTER", "SETSLOT", slot, "IMPORTING", here)
+    source.command("CLUSTER", "SETSLOT", slot, "MIGRATING", there)
 
     await worker.directives.put(org_id, ORG, STAMP, FOUND)
     found = await worker.directives.get(org_id, ORG, STAMP)
     in_process = (await worker.count(org_id)).count
     for server in (target, source):
-        server.client().execute_command("CLUSTER", "SETSLOT", slot, "NODE", there)
+        server.command("CLUSTER", "SETSLOT", slot, "NODE", there)
     moved = [(await worker.count(org_id)).count for _ in range(3)]
 
     assert found == await worker.directives.get(org_id, ORG, STAMP) == FOUND
@@ -322,7 +308,7 @@ async def test_the_commands_that_a_user_lacks_are_named(
     """So that the operator can allow them."""
     client = redis_server.client()
     client.acl_setuser("kim", enabled=True, passwords=["+secret"], keys=["ibex:*"], categories=["+@all"])
-    client.execute_command("ACL", "SETUSER", "kim", denied)
+    redis_server.command("ACL", "SETUSER", "kim", denied)
     link = RedisLink(
         redis_server.url.replace("redis://", "redis://kim:secret@"), SystemClock(), RedisWorker(redis_server.url).heard
     )

@@ -38,7 +38,7 @@ class Seal:
 
     def __init__(self, secret: bytes) -> None:
         """Take the secret that the key is derived from, with HKDF-SHA256 (RFC 5869)."""
-        self._key = _hkdf(secret, _PURPOSE)
+        self._key = hkdf(secret, _PURPOSE)
 
     def name(self, epoch: str) -> str:
         """Return a name for the entries of an epoch that depends on the key: other keys' entries do not meet them."""
@@ -71,7 +71,7 @@ def _bytes(epoch: str) -> bytes:
     return epoch.encode(errors="surrogateescape")
 
 
-def _hkdf(secret: bytes, purpose: bytes) -> bytes:
-    """Return one block of HKDF-SHA256 (RFC 5869): extract, then expand."""
+def hkdf(secret: bytes, purpose: bytes) -> bytes:
+    """Return a key of 32 bytes by HKDF-SHA256 (RFC 5869): extract, then expand."""
     extracted = hmac.digest(_SALT, secret, hashlib.sha256)
     return hmac.digest(extracted, purpose + b"\x01", hashlib.sha256)

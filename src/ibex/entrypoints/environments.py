@@ -35,7 +35,7 @@ from ibex.adapters.postgres.sessions import PostgresSessions
 from ibex.adapters.redis.board import RedisBoard
 from ibex.adapters.redis.credentials import credential_provider
 from ibex.adapters.redis.known_tokens import RedisKnownTokens
-from ibex.adapters.redis.link import RedisLink
+from ibex.adapters.redis.link import RedisLink, Unheard
 from ibex.adapters.redis.rate_limits import RedisRateLimiter
 from ibex.adapters.redis.shared_directives import RedisSharedDirectives
 from ibex.adapters.system.clock import SystemClock
@@ -176,6 +176,10 @@ def _link(settings: Settings, clock: Clock, telemetry: RedisObserver) -> RedisLi
     url = settings.redis_url.reveal() if settings.redis_url is not None else ""
     provider = _credential_provider(settings)
     return RedisLink(url, clock, telemetry, timeout_s=settings.redis_timeout_s, credential_provider=provider)
+
+
+def _link_if_any(settings: Settings, clock: Clock) -> RedisLink | None:
+    return None if settings.redis_url is None else _link(settings, clock, Unheard())
 
 
 def _shared_directives(
@@ -322,6 +326,7 @@ class OperatorAdapters(_Adapters):
     identity = providers.Singleton(PostgresIdentity, identity_database)
     peppers = providers.Singleton(_peppers, _Adapters.settings.provided.token_peppers)
     board = providers.Singleton(_board_if_any, _Adapters.settings, _Adapters.ids)
+    link = providers.Singleton(_link_if_any, _Adapters.settings, _Adapters.clock)
     announcements = providers.Singleton(_operators_announcements, board)
 
     resources = providers.List(identity_database, database, traces)

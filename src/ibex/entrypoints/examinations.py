@@ -118,17 +118,22 @@ class _Clinic:
         return ok("traces can be read")
 
     async def redis(self) -> Result:
-        board = self._operator.board()
-        if board is None:
+        link = self._operator.link()
+        if link is None:
             needed = self._settings.env is Environment.PRODUCTION or self._settings.auth_address is not None
             if needed:
                 return self._not_set("redis_url")
             return Result(Verdict.ABSENT, "IBEX_REDIS_URL is not set: limits and caches are each process's own")
         try:
-            await board.ping()
+            await link.ping()
+            refused = await link.refused_commands()
         finally:
-            await board.close()
-        return ok("it answers")
+            await link.close()
+        if refused:
+            allowed = " ".join("~ibex:*" if name == "keys" else f"+{name.lower()}" for name in refused)
+            named = ", ".join("reach keys that begin with ibex:" if name == "keys" else name for name in refused)
+            return Result(Verdict.FAILED, f"its user may not: {named}", f"`ACL SETUSER <user> {allowed}` allows it.")
+        return ok("it answers, and its user may run what requests need")
 
     async def auth(self) -> Result:
         if self._settings.auth_address is None:

@@ -38,6 +38,8 @@ class ClusterLinks:
         self._known: list[Node] = list(address.nodes)
         self._refreshing: asyncio.Task[None] | None = None
         self._again = False
+        self.reason = ""
+        """Why the slots could not be learned when they were last asked for."""
         self._closing: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
@@ -100,20 +102,19 @@ class ClusterLinks:
         """Ask one node after another for the slots; keep what is known if none answers."""
         nodes = random.sample(self._known, len(self._known))
         nodes += [node for node in self._address.nodes if node not in nodes]
-        reason = "no node of the Cluster is known"
         for node in nodes:
             try:
                 async with asyncio.timeout(_NODE_TIMEOUT_S):
                     self._take(node[0], await self._slots_by(node))
             except LinkError as error:
-                reason = str(error)
+                self.reason = str(error)
             except TimeoutError:
-                reason = "timeout in asking for the slots"
+                self.reason = "timeout in asking for the slots"
             except (ValueError, TypeError, LookupError) as error:
-                reason = f"the slots are not understood ({type(error).__name__})"
+                self.reason = f"the slots are not understood ({type(error).__name__})"
             else:
                 return
-        self._observer.failed(reason, 0)
+        self._observer.failed(self.reason, 0)
 
     async def _slots_by(self, node: Node) -> list[Any]:
         connection = ServerConnection(self._address.connection(*node))

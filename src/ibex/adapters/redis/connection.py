@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import hiredis
 from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError, ResponseError
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class ServerConnection:
         if not self.is_good:
             raise LinkError("not connected")
         connection = self._connection
-        packed = connection.pack_commands(commands)
+        packed = b"".join(map(hiredis.pack_command, commands))
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         before, self._last = self._last, turn
         replies: list[Any] = []

@@ -24,7 +24,20 @@ if TYPE_CHECKING:
     from ibex.adapters.redis.connection import Command
     from ibex.domain.clock import Clock
 
-__all__ = ["Answer", "LinkError", "RedisLink", "RedisObserver"]
+__all__ = ["Answer", "LinkError", "RedisLink", "RedisObserver", "Unheard"]
+
+
+class Unheard:
+    """A ``RedisObserver`` that ignores what it hears, for commands that a person waits for."""
+
+    def answered(self, questions: int, duration_ns: int, *, leased: bool) -> None:
+        """Ignore it."""
+
+    def failed(self, reason: str, questions: int = 1) -> None:
+        """Ignore it."""
+
+    def passed_over(self) -> None:
+        """Ignore it."""
 
 
 class RedisLink:
@@ -75,7 +88,10 @@ class RedisLink:
             await (await link.fresh_connection()).close()
 
     async def refused_commands(self) -> list[str]:
-        """Return the commands that IBEX needs and its user may not run. Raises ``LinkError``."""
+        """Return the commands that requests need and the user may not run, and "keys" where those are what it lacks.
+
+        Raises ``LinkError``.
+        """
         probes = [*PROBES, *([] if self._preamble is None else [self._preamble.on_connect])]
         refused: list[str] = []
         for link in await self._servers():
@@ -112,7 +128,7 @@ class RedisLink:
         if not self._cluster.all_links():
             await self._cluster.open()
         if not self._cluster.all_links():
-            raise LinkError("no node of the Cluster tells its slots")
+            raise LinkError(self._cluster.reason)
         return self._cluster.all_links()
 
     def _leave_old_primary(self) -> None:
