@@ -97,7 +97,7 @@ class AdmitCaller:
         self._default_rpm = default_rpm
 
     async def __call__(self, credentials: Credentials, notes: OpenExchange) -> Admitted:
-        """Admit a caller that wants to act as an agent, who is the notes' ``caller`` then; return what it was admitted by."""
+        """Admit a caller that acts as an agent, and return what it was admitted by. The notes then name the caller."""
         try:
             notes.enter(Stage.AUTHENTICATE)
             token, agent = await self._look_up(credentials, notes)
@@ -163,9 +163,7 @@ class AdmitCaller:
                 retry_after_s=decision.retry_after_s,
             )
 
-    def _refuse_at_once(
-        self, token: TokenLookup, agent: AgentLookup, notes: OpenExchange, now: datetime
-    ) -> None:
+    def _refuse_at_once(self, token: TokenLookup, agent: AgentLookup, notes: OpenExchange, now: datetime) -> None:
         """Refuse a request over the limit without counting it, where that is known and the caller is valid.
 
         The count only grows within a minute. Token and agent must have been confirmed a moment ago; if not, the round

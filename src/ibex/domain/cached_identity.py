@@ -68,9 +68,7 @@ def directive_policy(lifetime_s: float, *, last_known_s: float = 0.0) -> Policy[
     Where nobody can be asked, the last known directive holds for ``last_known_s`` after its last confirmation: an old
     rule is better than none.
     """
-    return Policy(
-        org_of=lambda key, _: UUID(int=key[0]), lifetime_s=lambda _: lifetime_s, last_known_s=last_known_s
-    )
+    return Policy(org_of=lambda key, _: UUID(int=key[0]), lifetime_s=lambda _: lifetime_s, last_known_s=last_known_s)
 
 
 class CachedTokens:
@@ -180,7 +178,7 @@ class CachedAgents:
 class CachedDirectives:
     """Directives by organization and agent: from this worker's cache, the shared cache, or the source."""
 
-    def __init__(  # noqa: PLR0913 - one argument a part
+    def __init__(
         self,
         source: DirectiveLookup,
         shared: SharedDirectives,
@@ -199,9 +197,7 @@ class CachedDirectives:
 
     async def look_up(self, org_id: UUID, agent_id: UUID, epoch: Epoch) -> DirectiveEntry:
         """Return the directive in force, validated. Raises what ``DirectiveLookup`` raises."""
-        return await self._cache.get(
-            (org_id.int, agent_id.int), epoch, partial(self._fetch, org_id, agent_id, epoch)
-        )
+        return await self._cache.get((org_id.int, agent_id.int), epoch, partial(self._fetch, org_id, agent_id, epoch))
 
     def is_valid(self, lookup: DirectiveEntry, epoch: Epoch) -> bool:
         """Return whether a request may act on what it looked up."""

@@ -82,7 +82,7 @@ class PersonalAccessToken:
 class Principal:
     """The holder of a verified token.
 
-    ``remaining_s`` is how many seconds of life the token had when it was verified; None for a token that does not expire.
+    ``remaining_s`` is how many seconds the token had to live when it was verified; None if it does not expire.
     ``rate_limit_rpm`` is requests per minute, 0 for unlimited, None where the organization sets none of its own.
     """
 

@@ -87,8 +87,8 @@ class WindowCounter:
 class RateLimiter(Protocol):
     """Port: counts requests, and reads the organization's epoch in the same round trip.
 
-    Never raises, and answers within a bound. An adapter that cannot reach its counter counts in process, reports that in
-    a metric, and returns an *unknown* epoch.
+    Never raises, and answers within a bound. An adapter that cannot reach its counter counts in process, reports that
+    in a metric, and returns an *unknown* epoch.
     """
 
     async def count(self, org_id: UUID, now: datetime) -> Tally:

@@ -40,7 +40,7 @@ async def administration(settings: Settings) -> AsyncIterator[Administration]:
     """
     settings.require(*NEEDED)
     if settings.env is Environment.PRODUCTION:
-        settings.require("redis_url")  # what is changed here is announced here
+        settings.require("redis_url")  # a change replaces the organization's epoch there
     adapters = OperatorAdapters()
     adapters.settings.override(settings)
     management = Management(adapters=adapters)
@@ -48,9 +48,10 @@ async def administration(settings: Settings) -> AsyncIterator[Administration]:
         for resource in adapters.resources():
             stack.push_async_callback(resource.close)
             await resource.open()
-        board = adapters.board()
-        if board is not None:
-            stack.push_async_callback(board.close)
+        link = adapters.link()
+        if link is not None:
+            stack.push_async_callback(link.close)
+            await link.open()
         yield Administration(
             identity=management.identity(),
             directives=management.directives(),

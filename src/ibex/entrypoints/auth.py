@@ -1,11 +1,11 @@
-"""Auth as a process: gRPC for proxies and administrators, HTTP for who watches over it, and the lease (spec 2, 5)."""
+"""Auth as a process: gRPC for proxies and administrators, HTTP for health and metrics."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import os
-import resource
+import resource as limits
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final
 
@@ -67,11 +67,10 @@ async def _serve(settings: Settings, ops: socket.socket) -> None:
         observer=OpsTelemetry(adapters.metrics()),
     )
     async with AsyncExitStack() as stack:
-        for database in (adapters.identity_database(), adapters.administration_database()):
-            stack.push_async_callback(database.close)
-            await database.open()
-        stack.push_async_callback(adapters.board().close)
-        await stack.enter_async_context(working([adapters.keep_fresh(), adapters.loop_lag()]))
+        for resource in adapters.resources():
+            stack.push_async_callback(resource.close)
+            await resource.open()
+        await stack.enter_async_context(working(adapters.background()))
         stack.push_async_callback(server.stop)
         try:
             await server.start()
@@ -89,6 +88,7 @@ def _server(settings: Settings, adapters: AuthAdapters) -> AuthServer:
         agents=adapters.agent_verifier(),
         administrators=adapters.administrator_verifier(),
         manage=Management(adapters=adapters).identity(),
+        watch=adapters.watch_service(),
     )
     return AuthServer(
         settings.auth_listen,
@@ -102,8 +102,8 @@ def _server(settings: Settings, adapters: AuthAdapters) -> AuthServer:
 
 
 def _limits(settings: Settings) -> ServerLimits:
-    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if descriptors == resource.RLIM_INFINITY:
+    descriptors, _ = limits.getrlimit(limits.RLIMIT_NOFILE)
+    if descriptors == limits.RLIM_INFINITY:
         return ServerLimits(prove_within_s=settings.header_timeout_s)
     room = connections_within(descriptors, OTHER_DESCRIPTORS)
     return ServerLimits(max_connections=room, prove_within_s=settings.header_timeout_s)

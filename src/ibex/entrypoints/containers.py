@@ -27,14 +27,18 @@ from ibex.domain.cached_identity import (
     CachedAgents,
     CachedDirectives,
     CachedTokens,
-    agent_lifetimes,
-    directive_lifetimes,
-    token_lifetimes,
+    agent_policy,
+    directive_policy,
+    token_policy,
 )
 from ibex.domain.complete_chat import CompleteChat
 from ibex.domain.deliver_exchanges import CheckpointDelivery, DeliverExchanges, TraceDelivery
-from ibex.domain.fresh_cache import FreshCache
-from ibex.domain.freshness import Kind
+from ibex.domain.freshness.cache import FreshCache
+from ibex.domain.freshness.kinds import Kind
+from ibex.domain.freshness.token_filter import TokenFilter
+from ibex.domain.freshness.unknown_tokens import UnknownTokens
+from ibex.domain.freshness.validity import Validity
+from ibex.domain.freshness.watch import Watch
 from ibex.domain.manage_directives import ManageDirectives
 from ibex.domain.manage_identity import ManageIdentity
 from ibex.domain.refused_requests import RefusedRequests
@@ -114,17 +118,29 @@ class Application(containers.DeclarativeContainer):
         timeout_s=settings.provided.auth_timeout_s,
         refused=adapters.cache_telemetry.provided.call_refused,
     )
+    validity = providers.Singleton(Validity)
+    token_filter = providers.Singleton(TokenFilter, adapters.live_tokens, adapters.ids.provided.secret.call())
+    watch = providers.Singleton(
+        Watch,
+        adapters.watch_connector,
+        validity,
+        adapters.clock,
+        providers.Object(random.random),
+        providers.List(token_filter, adapters.watch_telemetry),
+    )
+    unknown_tokens = providers.Singleton(
+        UnknownTokens, token_filter, watch, adapters.clock, adapters.cache_telemetry.provided.filtered
+    )
     cached_tokens = providers.Singleton(
         CachedTokens,
         adapters.token_verifier,
-        adapters.known_tokens,
+        unknown_tokens,
         providers.Singleton(
             FreshCache,
             Kind.TOKENS,
             providers.Singleton(WatchedCache, settings.provided.auth_cache_size, Kind.TOKENS, adapters.cache_telemetry),
-            providers.Singleton(
-                token_lifetimes, adapters.clock, while_source_is_down_s=settings.provided.auth_stale_if_error_s
-            ),
+            providers.Singleton(token_policy, stale_if_error_s=settings.provided.auth_stale_if_error_s),
+            validity,
             adapters.clock,
             adapters.cache_telemetry,
         ),
@@ -137,12 +153,14 @@ class Application(containers.DeclarativeContainer):
             FreshCache,
             Kind.AGENTS,
             providers.Singleton(WatchedCache, settings.provided.auth_cache_size, Kind.AGENTS, adapters.cache_telemetry),
-            providers.Singleton(agent_lifetimes, while_source_is_down_s=settings.provided.auth_stale_if_error_s),
+            providers.Singleton(agent_policy, stale_if_error_s=settings.provided.auth_stale_if_error_s),
+            validity,
             adapters.clock,
             adapters.cache_telemetry,
             absent=providers.Singleton(_absent_agents, settings.provided.auth_cache_size),
         ),
         auth_calls,
+        adapters.clock,
     )
     refused_requests = providers.Singleton(RefusedRequests, default_rpm=settings.provided.rate_limit_default_rpm)
     cached_directives = providers.Singleton(
@@ -156,13 +174,17 @@ class Application(containers.DeclarativeContainer):
                 WatchedCache, settings.provided.auth_cache_size, Kind.DIRECTIVES, adapters.cache_telemetry
             ),
             providers.Singleton(
-                directive_lifetimes,
+                directive_policy,
                 settings.provided.directive_cache_ttl_s,
                 last_known_s=settings.provided.directive_stale_if_error_s,
             ),
+            validity,
             adapters.clock,
             adapters.cache_telemetry,
         ),
+        validity,
+        adapters.clock,
+        shared_ttl_s=settings.provided.directive_cache_ttl_s,
     )
     admit_caller = providers.Singleton(
         AdmitCaller,
@@ -216,10 +238,10 @@ class Management(containers.DeclarativeContainer):
     adapters = providers.DependenciesContainer()
 
     identity = providers.Singleton(
-        ManageIdentity, adapters.identity, adapters.peppers, adapters.announcements, adapters.clock, adapters.ids
+        ManageIdentity, adapters.identity, adapters.peppers, adapters.epochs, adapters.clock, adapters.ids
     )
     directives = providers.Singleton(
-        ManageDirectives, adapters.directives, adapters.announcements, adapters.clock, adapters.ids
+        ManageDirectives, adapters.directives, adapters.epochs, adapters.clock, adapters.ids
     )
 
 

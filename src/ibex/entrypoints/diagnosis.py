@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final
 
 from ibex.adapters.postgres.roles import UnsafeRoleError
 from ibex.adapters.redis.link import LinkError
-from ibex.domain.announce import BoardUnavailableError
 from ibex.domain.errors import IbexError
 from ibex.domain.sessions import SinkUnavailableError
 from ibex.entrypoints.settings import SettingsError
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
 TIMEOUT_S: Final = 5.0
-_SAY_NO_SECRET: Final = (UnsafeRoleError, BoardUnavailableError, LinkError, SinkUnavailableError, SettingsError)
+_SAY_NO_SECRET: Final = (UnsafeRoleError, LinkError, SinkUnavailableError, SettingsError)
 
 
 class Verdict(StrEnum):

@@ -14,27 +14,28 @@ from ibex.adapters.clickhouse.traces import ClickHouseTraces
 from ibex.adapters.grpc.channel import ChannelSecurity, GrpcAuthChannel
 from ibex.adapters.grpc.tls import ClientTls
 from ibex.adapters.grpc.verifiers import GrpcAgentVerifier, GrpcTokenVerifier
+from ibex.adapters.grpc.watch_service import WatchService
+from ibex.adapters.grpc.watch_streams import GrpcLiveTokens, GrpcWatch
 from ibex.adapters.journal.directories import claim_any
 from ibex.adapters.journal.left_journals import LeftSqliteJournals
 from ibex.adapters.journal.sqlite import SqliteJournal
-from ibex.adapters.memory.board import InMemoryBoard
-from ibex.adapters.memory.known_tokens import NoFilter
+from ibex.adapters.memory.epochs import InMemoryEpochs, NoEpochs
 from ibex.adapters.memory.rate_limits import InMemoryRateLimiter
 from ibex.adapters.memory.shared_directives import NoSharedDirectives
+from ibex.adapters.memory.watch import InProcessWatch
 from ibex.adapters.openai.config import ApiKey, OpenAIConfig
 from ibex.adapters.openai.echo import EchoProvider
 from ibex.adapters.openai.httpx_transport import httpx_transport
 from ibex.adapters.openai.provider import OpenAIProvider
 from ibex.adapters.openai.transport import default_transport
+from ibex.adapters.postgres.change_log import PostgresChangeLog
 from ibex.adapters.postgres.database import POOL_SIZE, Database
 from ibex.adapters.postgres.directives import PostgresDirectives
 from ibex.adapters.postgres.identity import PostgresIdentity
-from ibex.adapters.postgres.outbox import PostgresOutbox
 from ibex.adapters.postgres.roles import APP_ROLE, AUTH_ROLE
 from ibex.adapters.postgres.sessions import PostgresSessions
-from ibex.adapters.redis.board import RedisBoard
 from ibex.adapters.redis.credentials import credential_provider
-from ibex.adapters.redis.known_tokens import RedisKnownTokens
+from ibex.adapters.redis.epochs import RedisEpochs
 from ibex.adapters.redis.link import RedisLink, Unheard
 from ibex.adapters.redis.rate_limits import RedisRateLimiter
 from ibex.adapters.redis.shared_directives import RedisSharedDirectives
@@ -42,13 +43,13 @@ from ibex.adapters.system.clock import SystemClock
 from ibex.adapters.system.ids import SystemIds
 from ibex.adapters.telemetry.caches import CacheTelemetry, WatchedSharedDirectives, WatchedTokens
 from ibex.adapters.telemetry.current_request import CURRENT
-from ibex.adapters.telemetry.freshness import LeaseTelemetry
+from ibex.adapters.telemetry.freshness import WatchTelemetry
 from ibex.adapters.telemetry.loop_lag import LoopLag
 from ibex.adapters.telemetry.metrics import Metrics
 from ibex.adapters.telemetry.ops import AuthMetrics
 from ibex.adapters.telemetry.registry import Registry
 from ibex.adapters.telemetry.round_trips import RedisTelemetry
-from ibex.domain.keep_fresh import AnnounceAtOnce, KeepFresh, LeaveItToTheOutbox
+from ibex.domain.freshness.change_log import PruneChanges, WatchServer
 from ibex.domain.manage_identity import VerifyAgent, VerifyToken
 from ibex.domain.providers import ProviderRegistry
 from ibex.domain.sealed import Seal
@@ -65,8 +66,8 @@ if TYPE_CHECKING:
     from redis.credentials import CredentialProvider
 
     from ibex.adapters.redis.link import RedisObserver
-    from ibex.domain.announce import Announcements, Board
     from ibex.domain.clock import Clock
+    from ibex.domain.freshness.epochs import Epochs
     from ibex.domain.ids import IdSource
     from ibex.domain.shared_directives import SharedDirectives
     from ibex.entrypoints.setting_values import Secret
@@ -192,21 +193,8 @@ def _shared_directives(
     return RedisSharedDirectives(link, clock, seal, settings.directive_cache_ttl_s, on_unverified)
 
 
-def _board(settings: Settings, ids: IdSource) -> RedisBoard:
-    url = settings.redis_url.reveal() if settings.redis_url is not None else ""
-    return RedisBoard(url, ids, credential_provider=_credential_provider(settings))
-
-
-def _board_if_any(settings: Settings, ids: IdSource) -> RedisBoard | None:
-    return None if settings.redis_url is None else _board(settings, ids)
-
-
-def _operators_announcements(board: Board | None) -> Announcements:
-    return LeaveItToTheOutbox() if board is None else AnnounceAtOnce(board, lambda: None)
-
-
-def _announcements(board: Board, keep_fresh: KeepFresh) -> AnnounceAtOnce:
-    return AnnounceAtOnce(board, keep_fresh.announcement_failed)
+def _operators_epochs(link: RedisLink | None, clock: Clock, ids: IdSource) -> Epochs:
+    return NoEpochs(clock) if link is None else RedisEpochs(link, clock, ids)
 
 
 class _Adapters(containers.DeclarativeContainer):
@@ -231,6 +219,7 @@ class _ProxyAdapters(_Adapters):
     registry = providers.Singleton(Registry, "ibex_proxy_", metric_regions, own_region)
     metrics = providers.Singleton(Metrics, _Adapters.clock, journal, registry)
     cache_telemetry = providers.Singleton(CacheTelemetry, registry)
+    watch_telemetry = providers.Singleton(WatchTelemetry, registry)
     loop_lag = providers.Singleton(LoopLag, registry, _Adapters.clock)
 
     database = providers.Singleton(_database, _Adapters.settings.provided.database_url, APP_ROLE)
@@ -247,25 +236,20 @@ class EmbeddedAdapters(_ProxyAdapters):
     identity_database = providers.Singleton(_database, _Adapters.settings.provided.auth_database_url, AUTH_ROLE)
     identity = providers.Singleton(PostgresIdentity, identity_database)
     peppers = providers.Singleton(_peppers, _Adapters.settings.provided.token_peppers)
-    token_verifier = providers.Singleton(VerifyToken, identity, peppers, _Adapters.clock)
-    agent_verifier = providers.Singleton(VerifyAgent, identity)
-
-    board = providers.Singleton(InMemoryBoard, _Adapters.clock, _Adapters.ids)
-    rate_limiter = providers.Singleton(InMemoryRateLimiter, board.provided.news)
-    known_tokens = providers.Singleton(NoFilter)
+    epochs = providers.Singleton(InMemoryEpochs, _Adapters.clock, _Adapters.ids)
+    token_verifier = providers.Singleton(VerifyToken, identity, peppers, epochs, _Adapters.clock)
+    agent_verifier = providers.Singleton(VerifyAgent, identity, epochs)
+    rate_limiter = providers.Singleton(InMemoryRateLimiter, epochs)
     shared_directives = providers.Singleton(NoSharedDirectives)
-    keep_fresh = providers.Singleton(
-        KeepFresh,
-        providers.Singleton(PostgresOutbox, identity_database),
-        board,
-        providers.Singleton(LeaseTelemetry, _ProxyAdapters.registry),
-    )
-    announcements = providers.Singleton(_announcements, board, keep_fresh)
+    change_log = providers.Singleton(PostgresChangeLog, identity_database)
+    live_tokens = change_log
+    watch_server = providers.Singleton(WatchServer, change_log)
+    watch_connector = providers.Singleton(InProcessWatch, watch_server)
 
     resources = providers.List(
         identity_database, _ProxyAdapters.database, _ProxyAdapters.traces, _ProxyAdapters.journal
     )
-    background = providers.List(keep_fresh, _ProxyAdapters.loop_lag)
+    background = providers.List(watch_server, providers.Singleton(PruneChanges, change_log), _ProxyAdapters.loop_lag)
     checks = providers.Callable(
         readiness_checks,
         auth=identity_database,
@@ -280,16 +264,17 @@ class ProductionAdapters(_ProxyAdapters):
 
     channel = providers.Singleton(_channel, _Adapters.settings, _Adapters.ids)
     token_verifier = providers.Singleton(
-        WatchedTokens, providers.Singleton(GrpcTokenVerifier, channel), _ProxyAdapters.cache_telemetry
+        WatchedTokens, providers.Singleton(GrpcTokenVerifier, channel, _Adapters.clock), _ProxyAdapters.cache_telemetry
     )
-    agent_verifier = providers.Singleton(GrpcAgentVerifier, channel)
+    agent_verifier = providers.Singleton(GrpcAgentVerifier, channel, _Adapters.clock)
+    watch_connector = providers.Singleton(GrpcWatch, channel)
+    live_tokens = providers.Singleton(GrpcLiveTokens, channel)
 
     redis_telemetry = providers.Singleton(RedisTelemetry, _ProxyAdapters.registry)
     link = providers.Singleton(_link, _Adapters.settings, _Adapters.clock, redis_telemetry)
     rate_limiter = providers.Singleton(
-        RedisRateLimiter, link, _Adapters.clock, _Adapters.ids, redis_telemetry.provided.counted_in_process
+        RedisRateLimiter, link, _Adapters.clock, redis_telemetry.provided.counted_in_process
     )
-    known_tokens = providers.Singleton(RedisKnownTokens, link, _ProxyAdapters.cache_telemetry.provided.filtered)
     shared_directives = providers.Singleton(
         WatchedSharedDirectives,
         providers.Singleton(
@@ -325,15 +310,14 @@ class OperatorAdapters(_Adapters):
     identity_database = providers.Singleton(_database, _Adapters.settings.provided.auth_database_url, AUTH_ROLE)
     identity = providers.Singleton(PostgresIdentity, identity_database)
     peppers = providers.Singleton(_peppers, _Adapters.settings.provided.token_peppers)
-    board = providers.Singleton(_board_if_any, _Adapters.settings, _Adapters.ids)
     link = providers.Singleton(_link_if_any, _Adapters.settings, _Adapters.clock)
-    announcements = providers.Singleton(_operators_announcements, board)
+    epochs = providers.Singleton(_operators_epochs, link, _Adapters.clock, _Adapters.ids)
 
     resources = providers.List(identity_database, database, traces)
 
 
 class AuthAdapters(_Adapters):
-    """What auth works with: identity at the source, and the board.
+    """What auth works with: identity at the source, the log of changes, and the epochs.
 
     Administration has database connections of its own. Validation, which every request to a proxy may need, cannot wait
     for them, nor can administration occupy those of validation.
@@ -345,20 +329,20 @@ class AuthAdapters(_Adapters):
     )
     peppers = providers.Singleton(_peppers, _Adapters.settings.provided.token_peppers)
     validated_identity = providers.Singleton(PostgresIdentity, identity_database)
-    token_verifier = providers.Singleton(VerifyToken, validated_identity, peppers, _Adapters.clock)
-    agent_verifier = providers.Singleton(VerifyAgent, validated_identity)
-    identity = providers.Singleton(PostgresIdentity, administration_database)
-    administrator_verifier = providers.Singleton(VerifyToken, identity, peppers, _Adapters.clock)
     metrics = providers.Singleton(AuthMetrics)
     loop_lag = providers.Singleton(LoopLag, metrics.provided.registry, _Adapters.clock)
+    redis_telemetry = providers.Singleton(RedisTelemetry, metrics.provided.registry)
+    link = providers.Singleton(_link, _Adapters.settings, _Adapters.clock, redis_telemetry)
+    epochs = providers.Singleton(RedisEpochs, link, _Adapters.clock, _Adapters.ids)
+    token_verifier = providers.Singleton(VerifyToken, validated_identity, peppers, epochs, _Adapters.clock)
+    agent_verifier = providers.Singleton(VerifyAgent, validated_identity, epochs)
+    identity = providers.Singleton(PostgresIdentity, administration_database)
+    administrator_verifier = providers.Singleton(VerifyToken, identity, peppers, epochs, _Adapters.clock)
 
-    board = providers.Singleton(_board, _Adapters.settings, _Adapters.ids)
-    keep_fresh = providers.Singleton(
-        KeepFresh,
-        providers.Singleton(PostgresOutbox, identity_database),
-        board,
-        providers.Singleton(LeaseTelemetry, metrics.provided.registry),
-    )
-    announcements = providers.Singleton(_announcements, board, keep_fresh)
+    change_log = providers.Singleton(PostgresChangeLog, identity_database)
+    watch_server = providers.Singleton(WatchServer, change_log)
+    watch_service = providers.Singleton(WatchService, watch_server, change_log)
 
-    checks = providers.Callable(auth_checks, postgres=identity_database, redis=board)
+    resources = providers.List(identity_database, administration_database, link)
+    background = providers.List(watch_server, providers.Singleton(PruneChanges, change_log), loop_lag)
+    checks = providers.Callable(auth_checks, postgres=identity_database, redis=link)

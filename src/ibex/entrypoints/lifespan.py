@@ -35,7 +35,13 @@ async def running(application: Application, *, open_again_s: float = OPEN_AGAIN_
         if spans is not None:
             stack.push_async_callback(spans.close)
             await spans.open()
-        background = [*adapters.background(), application.adopt_journals(), application.abandon_sessions()]
+        background = [
+            *adapters.background(),
+            application.watch(),
+            application.token_filter(),
+            application.adopt_journals(),
+            application.abandon_sessions(),
+        ]
         for resource in adapters.resources():
             stack.push_async_callback(resource.close)
             try:

@@ -60,7 +60,7 @@ class GuessLimit:
 
     async def _verify(self, tokens: TokenVerifier, token: PersonalAccessToken, digest: bytes) -> Principal:
         try:
-            principal = await tokens.verify(token)
+            principal = (await tokens.verify(token)).value
         except InvalidTokenError:
             self._proven.pop(digest, None)
             self._budget -= 1

@@ -62,7 +62,9 @@ class Unobserved:
 
 
 class AroundCalls(grpc.aio.ServerInterceptor):
-    """Interceptor of every call. It admits, limits, times and answers unary calls; there are no others.
+    """Interceptor of every call.
+
+    It admits, limits, times and answers unary calls, and admits and limits the streams of the watch.
 
     A handler that takes a stream of requests gets the call before its message has arrived. So a caller without the
     service credential is refused without reading anything of it, and takes no place that a proxy needs.
@@ -94,6 +96,8 @@ class AroundCalls(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
         kind = KIND_OF.get(method)
+        if handler is not None and handler.stream_stream is not None and kind is CallKind.WATCH:
+            return self._watching(handler)
         if handler is None or handler.unary_unary is None or kind is None:
             return grpc.stream_unary_rpc_method_handler(self._refuse_unknown)
         name = method.rpartition("/")[2]
@@ -103,6 +107,20 @@ class AroundCalls(grpc.aio.ServerInterceptor):
             return await self._call(name, kind, observer, handler, requests, context)
 
         return grpc.stream_unary_rpc_method_handler(call)
+
+    def _watching(self, handler: Handler) -> Handler:
+        async def watch(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+            self._observer.began(request_id_in(context.invocation_metadata() or ()) or self._ids.uuid7())
+            try:
+                async for response in self._gate.stream(handler, requests, context):
+                    yield response
+            except Exception as error:  # noqa: BLE001 - whatever it is, it becomes a status
+                refusal = refusal_of(error)
+                if refusal.reason is Reason.INTERNAL:
+                    self._observer.failed(error)
+                await _abort(context, refusal)
+
+        return grpc.stream_stream_rpc_method_handler(watch)
 
     async def _refuse_unknown(self, _requests: AsyncIterator[bytes], context: Context) -> bytes:
         self._gate.proved_nothing(context)

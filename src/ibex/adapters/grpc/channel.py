@@ -18,10 +18,11 @@ from ibex.adapters.grpc.statuses import REASON_KEY, CallFailedError, Reason
 from ibex.domain.errors import ServiceDegradedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
     from uuid import UUID
 
     from ibex.adapters.grpc.generated import auth_pb2
+    from ibex.adapters.grpc.metadata import Metadata
     from ibex.adapters.grpc.tls import ClientTls
 
 T = TypeVar("T")
@@ -51,6 +52,7 @@ _OPTIONS: Final = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_receive_message_length", 256 << 10),
+    ("grpc.lb_policy_name", "round_robin"),
 )
 
 
@@ -158,6 +160,21 @@ class GrpcAuthChannel:
         )
         return response
 
+    def watch(self, requests: AsyncIterator[auth_pb2.WatchRequest]) -> Any:
+        """Begin a stream to the next replica; return gRPC's call. Raises ``CallFailedError`` if the channel is closed."""
+        if self._service is None:
+            raise CallFailedError(grpc.StatusCode.UNAVAILABLE)
+        return self._service.Watch(requests, metadata=self._metadata())
+
+    async def token_filter(
+        self, request: auth_pb2.TokenFilterRequest, timeout_s: float
+    ) -> auth_pb2.TokenFilterResponse:
+        """Call TokenFilter. Raises ``CallFailedError``."""
+        response: auth_pb2.TokenFilterResponse = await self._run(
+            self._service and self._service.TokenFilter, request, timeout_s
+        )
+        return response
+
     async def _bounded(self, method: Any, request: Any) -> Any:
         if self._in_flight >= self._max_in_flight:
             raise CallFailedError(grpc.StatusCode.RESOURCE_EXHAUSTED)
@@ -209,12 +226,14 @@ class GrpcAuthChannel:
             _LOG.error("auth refuses the service credential")
         self._credential_refused = refused
 
+    def _metadata(self) -> Metadata:
+        return (*self._authorization, (REQUEST_ID_KEY, str(self._request_id())))
+
     async def _run(self, method: Any, request: Any, timeout_s: float) -> Any:
         if method is None:
             raise CallFailedError(grpc.StatusCode.UNAVAILABLE)
-        metadata = (*self._authorization, (REQUEST_ID_KEY, str(self._request_id())))
         try:
-            response = await method(request, timeout=timeout_s, metadata=metadata, wait_for_ready=False)
+            response = await method(request, timeout=timeout_s, metadata=self._metadata(), wait_for_ready=False)
         except grpc.aio.AioRpcError as error:
             raise CallFailedError(error.code(), _reason(error)) from None
         except grpc.aio.UsageError:  # closed meanwhile

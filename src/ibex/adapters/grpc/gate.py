@@ -53,6 +53,13 @@ class Gate:
             self._connections.proved(connection, Standing.ADMINISTRATOR)
         return response
 
+    async def stream(self, handler: Handler, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+        """Return a service's stream of responses. Raises ``ServiceCredentialError``, ``TooManyCallsError``."""
+        self._is_service(CallKind.WATCH, context, connection_of(context.peer()))
+        with self._lanes[CallKind.WATCH]:
+            async for response in handler.stream_stream(_messages(handler, requests), context):
+                yield handler.response_serializer(response)
+
     def _is_service(self, kind: CallKind, context: Context, connection: str) -> bool:
         """Tell whether a service calls. Raises ``ServiceCredentialError`` if it must and does not.
 
@@ -72,12 +79,21 @@ class Gate:
         return True
 
 
+async def _messages(handler: Handler, requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield _message(handler, request)
+
+
 async def _answer(handler: Handler, request: bytes, context: Context) -> bytes:
     """Read the message here, not in the library: it would answer one that cannot be read as a bug, and log it."""
+    message = _message(handler, request)
+    response: bytes = handler.response_serializer(await handler.unary_unary(message, context))
+    return response
+
+
+def _message(handler: Handler, request: bytes) -> Any:
     try:
-        message = handler.request_deserializer(request)
+        return handler.request_deserializer(request)
     except DecodeError:
         wrong = FieldError("message", FieldCode.INVALID_FORMAT, "cannot be read")
         raise ValidationError((wrong,)) from None
-    response: bytes = handler.response_serializer(await handler.unary_unary(message, context))
-    return response

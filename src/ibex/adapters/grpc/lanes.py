@@ -23,11 +23,14 @@ class CallKind(Enum):
     VALIDATION = "validation"
     ADMINISTRATION = "administration"
     HEALTH = "health"
+    WATCH = "watch"
 
 
 KIND_OF: Final[Mapping[str, CallKind]] = {
     "/ibex.auth.v1.AuthService/ValidateToken": CallKind.VALIDATION,
     "/ibex.auth.v1.AuthService/ValidateAgent": CallKind.VALIDATION,
+    "/ibex.auth.v1.AuthService/TokenFilter": CallKind.VALIDATION,
+    "/ibex.auth.v1.AuthService/Watch": CallKind.WATCH,
     "/ibex.auth.v1.AuthService/CreateToken": CallKind.ADMINISTRATION,
     "/ibex.auth.v1.AuthService/RevokeToken": CallKind.ADMINISTRATION,
     "/ibex.auth.v1.AuthService/ListTokens": CallKind.ADMINISTRATION,
@@ -43,6 +46,7 @@ class LaneLimits:
     validation: int = 1_000
     administration: int = 16
     health: int = 100
+    watch: int = 4_000
 
     def lanes(self) -> Mapping[CallKind, Lane]:
         """Return a lane for each kind."""
@@ -50,6 +54,7 @@ class LaneLimits:
             CallKind.VALIDATION: Lane(self.validation),
             CallKind.ADMINISTRATION: Lane(self.administration),
             CallKind.HEALTH: Lane(self.health),
+            CallKind.WATCH: Lane(self.watch),
         }
 
 

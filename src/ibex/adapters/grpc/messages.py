@@ -14,8 +14,8 @@ from uuid import UUID
 
 from ibex.adapters.grpc.generated import auth_pb2
 from ibex.adapters.grpc.watch_messages import epoch_in, epoch_message
-from ibex.domain.freshness.cache import Fetched
 from ibex.domain.errors import FieldCode, FieldError, ValidationError
+from ibex.domain.freshness.cache import Fetched
 from ibex.domain.identity import Agent, AgentStatus, PersonalAccessToken, Principal
 from ibex.domain.manage_identity import TokenGrant, TokenPosition
 from ibex.domain.permissions import permissions_of
@@ -90,9 +90,7 @@ def agent_message(fetched: Fetched[Agent]) -> auth_pb2.ValidateAgentResponse:
     )
 
 
-def agent_in(
-    response: auth_pb2.ValidateAgentResponse, org_id: UUID, agent_id: UUID, asked_ns: int
-) -> Fetched[Agent]:
+def agent_in(response: auth_pb2.ValidateAgentResponse, org_id: UUID, agent_id: UUID, asked_ns: int) -> Fetched[Agent]:
     """Return the agent in the answer. Raises ``ValueError`` if it is wrong, unknown in status or about another."""
     agent = Agent(UUID(response.agent_id), UUID(response.org_id), _status(response.status))
     if (agent.id, agent.org_id) != (agent_id, org_id):

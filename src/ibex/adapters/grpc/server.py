@@ -96,6 +96,7 @@ class AuthServer:
         self._address = address
         callers = Callers(identity.administrators, security.service_credential, clock)
         self._service = AuthService(identity, callers)
+        self._watch = identity.watch
         self._front = Front(limits.max_connections, limits.prove_within_s)
         gate = Gate(callers, self._front.table, limits.lanes)
         self._around = AroundCalls(gate, ids, clock, observer or Unobserved(), max_call_s=limits.max_call_s)
@@ -146,6 +147,7 @@ class AuthServer:
         if server is not None:
             self._health.stop_serving()
             self._front.stop_accepting()
+            self._watch.end_all()
             await server.stop(self._limits.stop_grace_s)
             self._front.close()
 

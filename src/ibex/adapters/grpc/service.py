@@ -21,10 +21,13 @@ from ibex.domain.identity import PersonalAccessToken
 from ibex.domain.permissions import Permission
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     import grpc
 
     from ibex.adapters.grpc.callers import Callers
     from ibex.adapters.grpc.metadata import Metadata
+    from ibex.adapters.grpc.watch_service import WatchService
     from ibex.domain.identity import AgentVerifier, TokenVerifier
     from ibex.domain.manage_identity import ManageIdentity
 
@@ -45,6 +48,7 @@ class IdentityUseCases:
     agents: AgentVerifier
     administrators: TokenVerifier
     manage: ManageIdentity
+    watch: WatchService
 
 
 class AuthService(auth_pb2_grpc.AuthServiceServicer):
@@ -72,6 +76,19 @@ class AuthService(auth_pb2_grpc.AuthServiceServicer):
         """Return the organization's agent with its status."""
         org_id, agent_id = uuid_in("org_id", request.org_id), uuid_in("agent_id", request.agent_id)
         return agent_message(await self._identity.agents.verify(org_id, agent_id))
+
+    async def Watch(  # noqa: N802 - the protocol's name
+        self, request_iterator: AsyncIterator[auth_pb2.WatchRequest], _context: Context
+    ) -> AsyncIterator[auth_pb2.WatchResponse]:
+        """Follow all changes."""
+        async for response in self._identity.watch.watch(request_iterator):
+            yield response
+
+    async def TokenFilter(  # noqa: N802 - the protocol's name
+        self, request: auth_pb2.TokenFilterRequest, _context: Context
+    ) -> auth_pb2.TokenFilterResponse:
+        """Return a page of live tokens, or their number."""
+        return await self._identity.watch.token_filter(request)
 
     async def CreateToken(  # noqa: N802 - the protocol's name
         self, request: auth_pb2.CreateTokenRequest, context: Context

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ibex.domain.freshness.kinds import Epoch
+from ibex.domain.freshness.kinds import Epoch, unknown_epoch
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -42,3 +42,18 @@ class InMemoryEpochs:
     def become(self, content: dict[UUID, str]) -> None:
         """Hold other epochs: those of a replica, or none after a flush."""
         self._values = dict(content)
+
+
+class NoEpochs:
+    """The ``Epochs`` of a process that has no store for them: the watch alone makes its changes known."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    async def read_or_create(self, org_id: UUID) -> Epoch:  # noqa: ARG002 - see Epochs
+        """Return an unknown epoch."""
+        return unknown_epoch(self._clock.monotonic_ns())
+
+    async def replace(self, org_id: UUID) -> bool:  # noqa: ARG002 - see Epochs
+        """Do nothing."""
+        return False

@@ -14,7 +14,7 @@ class InMemorySharedDirectives:
     """A ``SharedDirectives`` of this process; gone with it. Keeps all of them."""
 
     def __init__(self) -> None:
-        self._shared: dict[tuple[UUID, UUID], tuple[Stamp, SharedDirective]] = {}
+        self._shared: dict[tuple[UUID, UUID], tuple[str, SharedDirective]] = {}
 
     async def get(self, org_id: UUID, agent_id: UUID, epoch: str) -> SharedDirective | None:
         """Return what was put under this very epoch, else None."""

@@ -140,9 +140,7 @@ def _check(*, in_recovery: bool) -> None:
         raise ChangeLogUnavailableError("the server is in recovery")
 
 
-async def _rows(
-    connection: AsyncConnection[Any], statement: str, values: dict[str, object]
-) -> list[tuple[Any, ...]]:
+async def _rows(connection: AsyncConnection[Any], statement: str, values: dict[str, object]) -> list[tuple[Any, ...]]:
     cursor = connection.cursor(row_factory=tuple_row)
     await cursor.execute(statement.encode(), values)
     return await cursor.fetchall()

@@ -32,8 +32,8 @@ async def check_role(connection: AsyncConnection[Any], role: str) -> None:
     """Raise ``UnsafeRoleError`` unless the connection acts as ``role`` and row-level security binds it.
 
     What it could become by SET ROLE counts as well: an injected statement can do that. Raises ``psycopg.Error`` if the
-    database cannot say, or if it is in recovery: a standby may lack the newest changes. A server never goes into recovery
-    while a connection to it is open, so checking each new connection is enough.
+    database cannot say, or if it is in recovery: a standby may lack the newest changes. A server never goes into
+    recovery while a connection to it is open, so checking each new connection is enough.
     """
     cursor = await connection.execute(_RIGHTS, {"role": role})
     row = await cursor.fetchone()

@@ -31,8 +31,6 @@ class ServerConnection:
         self._connection = connection
         self._last: asyncio.Future[None] | None = None
         self._broken = False
-        self.instance = ""
-        """The server's id, where the preamble asks for it."""
 
     async def open(self) -> None:
         """Connect and authenticate. Raises ``LinkError``. Has no time limit of its own."""

@@ -9,7 +9,6 @@ from redis.exceptions import NoPermissionError
 from ibex.adapters.redis.cluster import ClusterLinks
 from ibex.adapters.redis.connection import LinkError
 from ibex.adapters.redis.keys import PROBES
-from ibex.adapters.redis.preamble import LeasePreamble
 from ibex.adapters.redis.sentinel import SentinelPrimary
 from ibex.adapters.redis.server import TIMEOUT_S, Answer, RedisObserver, ServerLink
 from ibex.adapters.redis.urls import Address, Topology
@@ -30,7 +29,7 @@ __all__ = ["Answer", "LinkError", "RedisLink", "RedisObserver", "Unheard"]
 class Unheard:
     """A ``RedisObserver`` that ignores what it hears, for commands that a person waits for."""
 
-    def answered(self, questions: int, duration_ns: int, *, leased: bool) -> None:
+    def answered(self, questions: int, duration_ns: int) -> None:
         """Ignore it."""
 
     def failed(self, reason: str, questions: int = 1) -> None:
@@ -51,18 +50,12 @@ class RedisLink:
         *,
         timeout_s: float = TIMEOUT_S,
         credential_provider: CredentialProvider | None = None,
-        with_lease: bool = True,
     ) -> None:
-        """Take seconds for a round trip. Raises ``ValueError`` for a URL that Redis is not reached by.
-
-        ``with_lease`` asks for the lease in each round trip. A Cluster is not asked for it: the lease lies in a slot of
-        its own, so no lease is ever valid there.
-        """
+        """Take seconds for a round trip. Raises ``ValueError`` for a URL that Redis is not reached by."""
         self._address = Address.parse(url, credential_provider)
         self._clock = clock
         self._observer = observer
         self._timeout_s = timeout_s
-        self._preamble = LeasePreamble() if with_lease and self._address.topology is not Topology.CLUSTER else None
         self._one: ServerLink | None = None
         self._sentinel: SentinelPrimary | None = None
         if self._address.topology is Topology.SENTINEL:
@@ -92,29 +85,26 @@ class RedisLink:
 
         Raises ``LinkError``.
         """
-        probes = [*PROBES, *([] if self._preamble is None else [self._preamble.on_connect])]
         refused: list[str] = []
         for link in await self._servers():
             connection = await link.fresh_connection()
             try:
-                replies = await connection.call(probes)
+                replies = await connection.call(PROBES)
             finally:
                 await connection.close()
             refused += [
                 str(probe[0]) if "key" not in str(reply) else "keys"
-                for probe, reply in zip(probes, replies, strict=True)
+                for probe, reply in zip(PROBES, replies, strict=True)
                 if isinstance(reply, NoPermissionError)
             ]
         return list(dict.fromkeys(refused))
 
-    async def ask(
-        self, tag: UUID | str, key: object, build: Callable[[int, str], Command]
-    ) -> tuple[Answer | None, int]:
+    async def ask(self, tag: UUID | str, key: object, build: Callable[[int], Command]) -> tuple[Answer | None, int]:
         """Ask together with all who ask in this turn; None if Redis did not answer in time or is not asked now.
 
         ``tag`` is the hash tag of all keys of the command. Callers with an equal ``key`` ask the same; with the answer
-        comes the caller's own place among them, from 1, also where one of them leaves. ``build`` is given their number,
-        and the server's instance, and returns the one command for all of them.
+        comes the caller's own place among them, from 1, also where one of them leaves. ``build`` is given their number
+        and returns the one command for all of them.
         """
         link = self._one or self._cluster.link_for(tag)
         if link is None:
@@ -142,4 +132,4 @@ class RedisLink:
         return self._server(connection)
 
     def _server(self, prepare: Callable[[], Awaitable[AbstractConnection]]) -> ServerLink:
-        return ServerLink(prepare, self._clock, self._observer, timeout_s=self._timeout_s, preamble=self._preamble)
+        return ServerLink(prepare, self._clock, self._observer, timeout_s=self._timeout_s)

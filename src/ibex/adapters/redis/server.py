@@ -18,7 +18,6 @@ from redis.exceptions import AskError, ClusterDownError, MovedError, NoScriptErr
 from ibex.adapters.redis.breaker import CircuitBreaker
 from ibex.adapters.redis.connection import Command, LinkError, ServerConnection, refusal_of
 from ibex.adapters.redis.keys import TEXTS
-from ibex.adapters.redis.preamble import LeasePreamble, instance_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -38,8 +37,8 @@ _LATE_S: Final = 0.001
 class RedisObserver(Protocol):
     """Port: hears how Redis does. Never raises, never blocks."""
 
-    def answered(self, questions: int, duration_ns: int, *, leased: bool) -> None:
-        """A round trip with so many requests in it came back, with a valid lease or without."""
+    def answered(self, questions: int, duration_ns: int) -> None:
+        """A round trip with so many requests in it came back."""
 
     def failed(self, reason: str, questions: int = 1) -> None:
         """A round trip with so many requests in it did not; ``reason`` holds no key and no value."""
@@ -52,11 +51,10 @@ class RedisObserver(Protocol):
 class Answer:
     """What came of one question: one object for all its ``askers``, where the first leaves what it ``understood``.
 
-    ``asked_ns`` is when Redis was asked, ``lease`` the valid one, if it names the very instance that answered.
+    ``asked_ns`` is when Redis was asked.
     """
 
     asked_ns: int
-    lease: str | None
     reply: Any
     askers: int
     understood: Any = None
@@ -64,9 +62,9 @@ class Answer:
 
 @dataclass(slots=True)
 class Question:
-    """One command, for all who ask the same; ``build`` gets their number and the server's instance."""
+    """One command, for all who ask the same; ``build`` gets their number."""
 
-    build: Callable[[int, str], Command]
+    build: Callable[[int], Command]
     waiting: list[asyncio.Future[Answer]] = field(default_factory=list)
     redirects: int = 0
     asking: bool = False
@@ -91,14 +89,12 @@ class ServerLink:
         observer: RedisObserver,
         *,
         timeout_s: float = TIMEOUT_S,
-        preamble: LeasePreamble | None = None,
     ) -> None:
         """Take what finds the server and returns a connection that is not connected, and seconds for a round trip."""
         self._prepare = prepare
         self._clock = clock
         self._observer = observer
         self._timeout_s = timeout_s
-        self._preamble = preamble
         self._breaker = CircuitBreaker()
         self._connection: ServerConnection | None = None
         self._connecting: asyncio.Task[None] | None = None
@@ -133,13 +129,11 @@ class ServerLink:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 connection = ServerConnection(await self._prepare())
                 await connection.open()
-                if self._preamble is not None:
-                    connection.instance = instance_of((await connection.call([self._preamble.on_connect]))[0])
         except TimeoutError:
             raise LinkError("timeout in connecting") from None
         return connection
 
-    async def ask(self, key: object, build: Callable[[int, str], Command]) -> tuple[Answer | None, int]:
+    async def ask(self, key: object, build: Callable[[int], Command]) -> tuple[Answer | None, int]:
         """Ask together with all who ask in this turn; see ``RedisLink.ask``."""
         loop = asyncio.get_running_loop()
         if not self._may_ask(loop):
@@ -245,8 +239,7 @@ class ServerLink:
                 await self._go_again(trip)
                 return
             asked_ns = self._clock.monotonic_ns()
-            lease, replies = await self._round_trip(trip)
-            await self._arrived(trip, asked_ns, lease, replies)
+            await self._arrived(trip, asked_ns, await self._round_trip(trip))
         except (LinkError, ValueError) as error:
             reason = str(error) if isinstance(error, LinkError) else f"not understood ({type(error).__name__})"
             await self._gave_up(trip, reason)
@@ -259,34 +252,33 @@ class ServerLink:
             _disappoint(trip.questions)
             trip.questions = []
 
-    async def _round_trip(self, trip: _Trip) -> tuple[str | None, list[Any]]:
-        """Return the lease and a reply for each question; a script that the server lacks is sent to it."""
-        connection, preamble = trip.connection, self._preamble
-        commands = [question.build(len(question.waiting), connection.instance) for question in trip.questions]
-        first = [] if preamble is None else [preamble.each_trip]
-        head, *replies = await _call(connection, first, trip.questions, commands)
+    async def _round_trip(self, trip: _Trip) -> list[Any]:
+        """Return a reply for each question; a script that the server lacks is sent to it."""
+        connection = trip.connection
+        commands = [question.build(len(question.waiting)) for question in trip.questions]
+        replies = await _call(connection, trip.questions, commands)
         lacking = [n for n, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
         if lacking:
             with_text = [("EVAL", TEXTS[commands[n][1]], *commands[n][2:]) for n in lacking]
-            _, *again = await _call(connection, [], [trip.questions[n] for n in lacking], with_text)
+            again = await _call(connection, [trip.questions[n] for n in lacking], with_text)
             for n, reply in zip(lacking, again, strict=True):
                 replies[n] = reply
-        return None if preamble is None else preamble.valid_lease(connection.instance, head), replies
+        return replies
 
-    async def _arrived(self, trip: _Trip, asked_ns: int, lease: str | None, replies: list[Any]) -> None:
+    async def _arrived(self, trip: _Trip, asked_ns: int, replies: list[Any]) -> None:
         answered = 0
         for question, reply in zip(trip.questions, replies, strict=True):
             if isinstance(reply, ResponseError):
                 await self._refused(trip, question, reply)
                 continue
-            answer = Answer(asked_ns, lease, reply, len(question.waiting))
+            answer = Answer(asked_ns, reply, len(question.waiting))
             answered += answer.askers
             for future in question.waiting:
                 if not future.done():
                     future.set_result(answer)
         if answered or not replies:
             self._breaker.succeeded()
-            self._observer.answered(answered, self._clock.monotonic_ns() - asked_ns, leased=lease is not None)
+            self._observer.answered(answered, self._clock.monotonic_ns() - asked_ns)
         elif any(question.waiting for question in trip.questions):
             self._breaker.failed(self._clock.monotonic_ns())
 
@@ -328,17 +320,14 @@ class ServerLink:
         await connection.close()
 
 
-async def _call(
-    connection: ServerConnection, first: list[Command], questions: list[Question], commands: list[Command]
-) -> list[Any]:
-    """Return the reply to ``first``, or None, and one for each question."""
+async def _call(connection: ServerConnection, questions: list[Question], commands: list[Command]) -> list[Any]:
+    """Return one reply for each question."""
     asking: Command = ("ASKING",)
-    sent = list(first)
+    sent: list[Command] = []
     for question, command in zip(questions, commands, strict=True):
         sent += [asking, command] if question.asking else [command]
     replies = await connection.call(sent)
-    kept = [reply for reply, command in zip(replies, sent, strict=True) if command is not asking]
-    return kept if first else [None, *kept]
+    return [reply for reply, command in zip(replies, sent, strict=True) if command is not asking]
 
 
 async def _close_after(connection: ServerConnection, round_trips: list[asyncio.Task[None]]) -> None:

@@ -69,9 +69,7 @@ class RedisSharedDirectives:
         value = _encoder.encode(_kept(shared.directive))
         sealed = self._seal.close(org_id, agent_id, epoch, self._now_ms(), value)
         key = directive_key(org_id, agent_id, self._seal.name(epoch))
-        await self._link.ask(
-            org_id, ("put directive", key, sealed), lambda _: ("SET", key, sealed, "PX", self._ttl_ms)
-        )
+        await self._link.ask(org_id, ("put directive", key, sealed), lambda _: ("SET", key, sealed, "PX", self._ttl_ms))
 
     def _now_ms(self) -> int:
         return int(self._clock.now().timestamp() * 1_000)

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 from cachetools import LRUCache
 
 from ibex.domain.errors import InvalidTokenError
-from ibex.domain.freshness import Kind
+from ibex.domain.freshness.kinds import Kind
 
 if TYPE_CHECKING:
     from uuid import UUID
 
     from ibex.adapters.telemetry.registry import Registry
-    from ibex.domain.freshness import Stamp
+    from ibex.domain.freshness.cache import Fetched
     from ibex.domain.guessed_secrets import Share
     from ibex.domain.identity import PersonalAccessToken, Principal, TokenVerifier
     from ibex.domain.shared_directives import SharedDirective, SharedDirectives
@@ -47,7 +47,7 @@ class CacheTelemetry:
         )
         self._filter = registry.counters(
             "filter_lookups_total",
-            "Tokens looked for in a filter that is vouched for: absent, or passed on; of these, nobody's.",
+            "Tokens looked for in a complete Bloom filter: absent, or passed to auth; false_positive if auth refuses them.",
             "outcome",
         )
         self._calls_refused = registry.counters(
@@ -87,7 +87,7 @@ class CacheTelemetry:
         self._unverified.add()
 
     def filtered(self, excluded: bool) -> None:  # noqa: FBT001 - one answer, told by who knows only that
-        """Count what a filter that is vouched for said, and remember it for what comes of the token."""
+        """Count what a complete filter answered, and remember it for what comes of the token."""
         _PASSED.set(not excluded)
         self._filter.of("absent" if excluded else "passed").add()
 
@@ -104,7 +104,7 @@ class WatchedTokens:
         self._verifier = verifier
         self._telemetry = telemetry
 
-    async def verify(self, token: PersonalAccessToken) -> Principal:
+    async def verify(self, token: PersonalAccessToken) -> Fetched[Principal]:
         """Verify; see ``TokenVerifier``."""
         try:
             return await self._verifier.verify(token)
@@ -120,15 +120,15 @@ class WatchedSharedDirectives:
         self._shared = shared
         self._telemetry = telemetry
 
-    async def get(self, org_id: UUID, agent_id: UUID, stamp: Stamp) -> SharedDirective | None:
+    async def get(self, org_id: UUID, agent_id: UUID, epoch: str) -> SharedDirective | None:
         """Look; see ``SharedDirectives``."""
-        found = await self._shared.get(org_id, agent_id, stamp)
+        found = await self._shared.get(org_id, agent_id, epoch)
         self._telemetry.shared(Kind.DIRECTIVES, found=found is not None)
         return found
 
-    async def put(self, org_id: UUID, agent_id: UUID, stamp: Stamp, shared: SharedDirective) -> None:
+    async def put(self, org_id: UUID, agent_id: UUID, epoch: str, shared: SharedDirective) -> None:
         """Keep; see ``SharedDirectives``."""
-        await self._shared.put(org_id, agent_id, stamp, shared)
+        await self._shared.put(org_id, agent_id, epoch, shared)
 
 
 class WatchedCache(LRUCache[Any, Any]):

@@ -1,4 +1,4 @@
-"""How the lease does that proves what is remembered (spec 5, 12)."""
+"""Metrics of the watch: what it receives, and how old its last confirmation is."""
 
 from __future__ import annotations
 
@@ -13,60 +13,49 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ibex.adapters.telemetry.registry import Registry
+    from ibex.domain.freshness.change_log import Change
 
 _LOG: structlog.typing.FilteringBoundLogger = structlog.get_logger(source="ibex.freshness")
+_OLD_NS = 3_000_000_000
+"""Entries are not served without a fetch when the confirmation is older than this."""
 
 
-class LeaseAge:
-    """How long ago the lease was last known to be valid, since the start at most.
+class WatchTelemetry:
+    """A ``WatchListener``. A watch that is not confirmed for seconds is two log lines: its end, and its return."""
 
-    Of several workers the latest to have seen it counts: one without requests does not look.
-    """
-
-    def __init__(self, registry: Registry, meaning: str, now_ns: Callable[[], int] = time.monotonic_ns) -> None:
-        """Take a monotonic clock."""
+    def __init__(self, registry: Registry, now_ns: Callable[[], int] = time.monotonic_ns) -> None:
+        """Take the worker's monotonic clock."""
         self._now_ns = now_ns
-        self._renewed_ns = now_ns()
-        self._age = registry.gauges("lease_age_seconds", meaning, merge=Merge.MIN, divisor=1_000_000_000).of()
+        self._confirmed_ns = now_ns()
+        self._age = registry.gauges(
+            "watch_confirmation_age_seconds",
+            "Time since the ping that was answered last, of the worker where it is longest.",
+            merge=Merge.MAX,
+            divisor=1_000_000_000,
+        ).of()
+        self._events = registry.counters("watch_events_total", "Changes that the watch delivered.", "kind")
+        self._resets = registry.counter("watch_resets_total", "Streams that could not resume: every entry was evicted.")
+        self._is_old = False
         registry.refreshed_by(self._refresh)
 
-    def renewed(self) -> None:
-        """Note that it is valid now."""
-        self._renewed_ns = self._now_ns()
+    def reset(self) -> None:
+        """Count a stream that did not resume."""
+        self._resets.add()
+
+    def changed(self, change: Change) -> None:
+        """Count a change."""
+        self._events.of(change.kind).add()
+
+    def confirmed(self, ping_sent_ns: int) -> None:
+        """Note a confirmation."""
+        self._confirmed_ns = ping_sent_ns
+        if self._is_old:
+            self._is_old = False
+            _LOG.info("the watch of auth is confirmed again")
 
     def _refresh(self) -> None:
-        self._age.set(self._now_ns() - self._renewed_ns)
-
-
-class LeaseTelemetry:
-    """A ``LeaseObserver``. A lease that cannot be renewed is two lines: why, and that it can be again.
-
-    The first turn of all may come before what it proves is there, and so is no warning yet.
-    """
-
-    def __init__(self, registry: Registry) -> None:
-        self._turns = registry.counters(
-            "lease_turns_total", "Turns of announcing changes and renewing the lease, by outcome.", "outcome"
-        )
-        self._age = LeaseAge(registry, "Since this process last renewed the lease.")
-        self._failing = ""
-        self._begun = False
-
-    def renewed(self) -> None:
-        """Count a renewal."""
-        self._begun = True
-        self._age.renewed()
-        self._turns.of("renewed").add()
-        if self._failing:
-            self._failing = ""
-            _LOG.info("lease is renewed again")
-
-    def not_renewed(self, why: str) -> None:
-        """Count a turn without one."""
-        self._turns.of(why).add()
-        if not self._begun:
-            self._begun = True
-            _LOG.info("lease is not renewed yet", reason=why)
-        elif why != self._failing:
-            self._failing = why
-            _LOG.warning("lease is not renewed", reason=why)
+        age_ns = self._now_ns() - self._confirmed_ns
+        self._age.set(age_ns)
+        if age_ns > _OLD_NS and not self._is_old:
+            self._is_old = True
+            _LOG.warning("the watch of auth is not confirmed: entries are fetched every 3 s")

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from ibex.adapters.telemetry.freshness import LeaseAge
-
 if TYPE_CHECKING:
     from ibex.adapters.telemetry.registry import Registry
 
@@ -28,21 +26,13 @@ class RedisTelemetry:
         self._answered = questions.of("answered")
         self._failed = questions.of("failed")
         self._passed_over = questions.of("passed_over")
-        self._unleased = registry.counter(
-            "redis_unleased_round_trips_total", "Round trips that brought no valid lease."
-        )
         self._fallbacks = registry.counter(
             "rate_limit_fallbacks_total", "Requests counted in process, since Redis did not count them."
         )
-        self._lease = LeaseAge(registry, "Since a round trip last brought a valid lease; without requests it grows.")
         self._failing = False
 
-    def answered(self, questions: int, duration_ns: int, *, leased: bool) -> None:
+    def answered(self, questions: int, duration_ns: int) -> None:
         """A round trip came back."""
-        if leased:
-            self._lease.renewed()
-        else:
-            self._unleased.add()
         self._duration.observe(duration_ns)
         self._answered.add(questions)
         if self._failing:

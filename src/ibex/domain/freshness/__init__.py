@@ -4,8 +4,8 @@ INVARIANT 1: No request is served more than ``BOUND_S`` after a change that forb
 
 INVARIANT 2: No live token is refused with 401.
 
-Both hold under any single fault: a cut or stalled link, a paused, killed or restarted process, a restarted or failed-over
-PostgreSQL, a flushed or failed-over Redis.
+Both hold under any single fault: a cut or stalled link, a paused, killed or restarted process, a restarted or
+failed-over PostgreSQL, a flushed or failed-over Redis.
 
 The pieces, each pure or behind a port:
 

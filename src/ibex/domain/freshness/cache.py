@@ -23,7 +23,7 @@ V = TypeVar("V")
 FETCH_TOO_OLD_S: Final = 1.0
 """The result of a fetch that began earlier is not used: the process may have been paused meanwhile."""
 MAX_FETCHES: Final = 4
-"""How often one request fetches before it gives up. Only a process that is paused again and again needs more than two."""
+"""How often one request fetches before it gives up. Only a process that is paused repeatedly needs more than two."""
 _FETCH_TOO_OLD_NS: Final = int(FETCH_TOO_OLD_S * NS)
 _OUTAGES: Final = (ServiceDegradedError, AuthUnavailableError)
 
@@ -116,7 +116,7 @@ class FreshCache(Generic[K, V]):
     Entries whose value is None are kept in ``absent`` where that is given, so that they never evict others.
     """
 
-    def __init__(  # noqa: PLR0913 - one argument a part
+    def __init__(
         self,
         kind: Kind,
         entries: MutableMapping[K, Entry[V]],

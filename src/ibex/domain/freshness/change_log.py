@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from typing import TYPE_CHECKING, Protocol
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, Protocol
 
 from ibex.domain.values import value
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from uuid import UUID
 
     from ibex.domain.freshness.kinds import Kind
+
+
+PRUNE_INTERVAL_S: Final = 60.0
 
 
 class ChangeLogUnavailableError(Exception):
@@ -53,6 +57,29 @@ class ChangeLog(Protocol):
         cannot be resumed from: ``changes`` is None then too. Reads nothing from a server in recovery. Raises
         ``ChangeLogUnavailableError``, within two seconds.
         """
+
+
+class PrunableLog(Protocol):
+    """Port: a log that keeps changes for an hour."""
+
+    async def prune(self) -> None:
+        """Delete what is older than the log's horizon. Raises ``ChangeLogUnavailableError``. Idempotent."""
+
+
+class PruneChanges:
+    """Prunes the log once a minute. One per auth replica; several at a time do no harm."""
+
+    def __init__(self, log: PrunableLog, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+        """Take ``sleep``, which waits for seconds."""
+        self._log = log
+        self._sleep = sleep
+
+    async def run(self) -> None:
+        """Prune until cancelled."""
+        while True:
+            await self._sleep(PRUNE_INTERVAL_S)
+            with suppress(ChangeLogUnavailableError):
+                await self._log.prune()
 
 
 @value

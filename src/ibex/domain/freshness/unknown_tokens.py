@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from ibex.domain.errors import InvalidTokenError, ServiceDegradedError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from uuid import UUID
 
     from ibex.domain.clock import Clock
@@ -23,7 +24,15 @@ LONGEST_WAIT_S: Final = 1.5
 class UnknownTokens:
     """Tells tokens that cannot be live from those that may be."""
 
-    def __init__(self, token_filter: TokenFilter, watch: Watch, clock: Clock) -> None:
+    def __init__(
+        self,
+        token_filter: TokenFilter,
+        watch: Watch,
+        clock: Clock,
+        on_answer: Callable[[bool], None] = lambda _excluded: None,
+    ) -> None:
+        """Take what is called with each answer of a complete filter: True if it excludes the token."""
+        self._on_answer = on_answer
         self._filter = token_filter
         self._watch = watch
         self._clock = clock
@@ -36,7 +45,10 @@ class UnknownTokens:
         that was created just before arrives as an event until then. Raises ``InvalidTokenError`` if the filter still
         excludes it, and ``ServiceDegradedError`` where too many requests wait.
         """
+        if not self._filter.is_complete:
+            return
         if not self._filter.definitely_absent(token_id):
+            self._on_answer(False)  # noqa: FBT003 - the observer's only argument
             return
         if self._waiting >= MAX_WAITING:
             raise ServiceDegradedError(retry_after_s=1)
@@ -48,5 +60,7 @@ class UnknownTokens:
             return
         finally:
             self._waiting -= 1
-        if self._filter.definitely_absent(token_id):
+        excluded = self._filter.definitely_absent(token_id)
+        self._on_answer(excluded)
+        if excluded:
             raise InvalidTokenError

@@ -10,7 +10,7 @@ from ibex.domain.freshness.change_log import Events, First, Pong, SourceUnavaila
 from ibex.domain.freshness.kinds import NS
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from ibex.domain.clock import Clock
@@ -73,7 +73,7 @@ class Watch:
         validity: Validity,
         clock: Clock,
         jitter: Callable[[], float],
-        listeners: tuple[WatchListener, ...] = (),
+        listeners: Sequence[WatchListener] = (),
     ) -> None:
         """Take ``jitter``, which returns a random number from 0 to 1."""
         self._connector = connector
