@@ -44,7 +44,7 @@ class ClusterLinks:
 
     async def open(self) -> None:
         """Learn the slots and connect to the primaries that are there."""
-        await self._learn()
+        await self.refresh_now()
         await asyncio.gather(*(link.open() for link in self._links.values()))
 
     async def close(self) -> None:
@@ -90,7 +90,7 @@ class ClusterLinks:
 
     async def _refresh(self) -> None:
         try:
-            await self._learn()
+            await self.refresh_now()
             await asyncio.sleep(REFRESH_SPACING_S)
         finally:
             self._refreshing = None
@@ -98,7 +98,7 @@ class ClusterLinks:
             self._again = False
             self.refresh()
 
-    async def _learn(self) -> None:
+    async def refresh_now(self) -> None:
         """Ask one node after another for the slots; keep what is known if none answers."""
         nodes = random.sample(self._known, len(self._known))
         nodes += [node for node in self._address.nodes if node not in nodes]

@@ -134,10 +134,3 @@ def test_a_provider_takes_the_place_of_user_and_password() -> None:
 
     assert connection.credential_provider is provider
     assert (connection.username, connection.password) == (None, None)
-
-
-@pytest.mark.parametrize("name", ["no.such.module:given", f"{__name__}:missing", "builtins:dict", "builtins:open"])
-def test_a_provider_that_cannot_be_made_is_refused(name: str) -> None:
-    """With what is wrong."""
-    with pytest.raises(ValueError, match=name):
-        credential_provider(name)

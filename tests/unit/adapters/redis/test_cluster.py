@@ -1,0 +1,102 @@
+"""Which primary has an organization's slot; what nodes tell is in the integration tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+from redis.exceptions import AskError, MovedError
+
+from harness.redis_observer import RecordingRedisObserver
+from ibex.adapters.redis.cluster import ClusterLinks
+from ibex.adapters.redis.server import Question
+from ibex.adapters.redis.urls import Address
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TAG_OF_SLOT_0 = "3560"
+
+
+@dataclass
+class RecordingLink:
+    """The link to a node that answers nothing, and records the questions that it is given."""
+
+    node: tuple[str, int]
+    accepted: list[Question] = field(default_factory=list)
+    on_failure: Callable[[], None] | None = None
+    redirect: Callable[..., None] | None = None
+    closed: bool = False
+
+    def accept(self, question: Question, _ends: float) -> None:
+        """Record it."""
+        self.accepted.append(question)
+
+    async def close(self) -> None:
+        """Record it."""
+        self.closed = True
+
+
+class ScriptedCluster(ClusterLinks):
+    """Links over nodes that tell what a test says."""
+
+    def __init__(self, *ranges: list[Any]) -> None:
+        self.ranges = list(ranges)
+        self.asked: list[tuple[str, int]] = []
+        address = Address.parse("redis+cluster://one:1,two:2")
+        super().__init__(address, RecordingRedisObserver(), lambda *node: cast("Any", RecordingLink(node)))
+
+    async def _slots_by(self, node: tuple[str, int]) -> list[Any]:
+        self.asked.append(node)
+        return self.ranges
+
+    def node_for(self, tag: str) -> tuple[str, int]:
+        """Return where a hash tag's questions go."""
+        link = cast("Any", self.link_for(tag))
+        found: tuple[str, int] = link.node
+        return found
+
+
+def in_range(first: int, last: int, host: bytes, port: int) -> list[Any]:
+    """Return a range of slots as CLUSTER SLOTS tells it, with a replica."""
+    return [first, last, [host, port, b"id"], [b"replica", 9, b"id"]]
+
+
+async def test_every_slot_has_the_link_to_its_primary() -> None:
+    """A node that does not know its own address is where it was asked."""
+    cluster = ScriptedCluster(in_range(0, 100, b"one", 1), in_range(101, 16_383, b"", 2))
+    await cluster.refresh_now()
+
+    assert cluster.node_for(TAG_OF_SLOT_0) == ("one", 1)
+    assert cluster.node_for("another") == (cluster.asked[0][0], 2)
+    await cluster.close()
+
+
+async def test_links_to_primaries_that_stay_are_kept() -> None:
+    """One that is gone is closed."""
+    cluster = ScriptedCluster(in_range(0, 100, b"one", 1), in_range(101, 16_383, b"two", 2))
+    await cluster.refresh_now()
+    stays, gone = cast("Any", cluster.link_for("another")), cast("Any", cluster.link_for(TAG_OF_SLOT_0))
+    cluster.ranges[0] = in_range(0, 100, b"three", 3)
+    await cluster.refresh_now()
+
+    assert cluster.link_for("another") is stays
+    assert cluster.node_for(TAG_OF_SLOT_0) == ("three", 3)
+    await cluster.close()
+    assert gone.closed
+
+
+async def test_a_question_that_moved_goes_to_the_node_that_is_named() -> None:
+    """MOVED is remembered for the slot; ASK is for this question alone."""
+    cluster = ScriptedCluster(in_range(0, 16_383, b"one", 1))
+    await cluster.refresh_now()
+    link = cast("Any", cluster.link_for(TAG_OF_SLOT_0))
+    asking, moved = (Question(lambda _askers, _instance: ("GET", "a"), asking=asking) for asking in (True, False))
+
+    cluster.redirect(link, asking, AskError("0 two:2"), 1.0)
+    assert cluster.node_for(TAG_OF_SLOT_0) == ("one", 1)
+    cluster.redirect(link, moved, MovedError("0 :2"), 1.0)
+
+    assert cluster.node_for(TAG_OF_SLOT_0) == ("one", 2)
+    assert cast("Any", cluster.link_for(TAG_OF_SLOT_0)).accepted == [moved]
+    await cluster.close()
