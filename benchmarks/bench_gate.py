@@ -1,4 +1,4 @@
-"""`make bench-gate`: fail if a request costs a tenth more than it did in a baseline, a commit that is checked out beside.
+"""`make bench-gate`: fail if a request costs a tenth more than in a baseline, a commit that is checked out beside.
 
 Exit codes: 0 if every figure is within its limit, 1 if one is not, 2 if it could not be measured.
 """
@@ -44,8 +44,7 @@ _QUICK: Final = with_share(FULL, 0.05, 1)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure both trees, print the table, write the results, and return the exit code."""
     options = _read_options(arguments)
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that all is stopped and removed
-    began = time.monotonic()
+    began, load = time.monotonic(), os.getloadavg()[0]
     try:
         baseline = find_baseline(options.base)
         comparisons = _compare(baseline, quick=options.quick)
@@ -61,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "tree": describe_tree(),
         "python": platform.python_version(),
         "cores": os.cpu_count(),
+        "load_before": round(load, 2),
         "seconds": round(time.monotonic() - began),
     }
     _tell(about, comparisons, options.json)
@@ -82,7 +82,8 @@ def _tell(about: dict[str, Any], comparisons: Sequence[Comparison], results: Pat
     results.write_text(json.dumps({**about, "passed": passed, "figures": figures}, indent=1) + "\n")
     sys.stdout.write(
         f"\nbaseline:  {about['baseline']}\nthis tree: {about['tree']}\n"
-        f"Python {about['python']}, {about['cores']} cores, {about['seconds']} s\n\n"
+        f"Python {about['python']}, {about['cores']} cores, load {about['load_before']} before it began,"
+        f" {about['seconds']} s\n\n"
         f"{table_of(comparisons)}\n\n{summary_of(comparisons)}\n"
     )
 
@@ -96,4 +97,5 @@ def _read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that all is stopped and removed
     sys.exit(main())

@@ -46,11 +46,9 @@ class Comparison:
         return self.limit is None or self.ratio <= self.limit
 
     def __str__(self) -> str:
-        return (
-            f"{self.what}: {self.ratio:.3f} × the baseline"
-            f" ({_figure(statistics.median(self.tree))} {self.unit} instead of"
-            f" {_figure(statistics.median(self.baseline))}), the limit is {self.limit:.2f} ×"
-        )
+        tree, baseline = (_figure(statistics.median(values)) for values in (self.tree, self.baseline))
+        limit = "not judged" if self.limit is None else f"the limit is {self.limit:.2f}"
+        return f"{self.what}: {self.ratio:.3f} times the baseline ({tree} {self.unit} instead of {baseline}), {limit}"
 
 
 def baseline_first(pair: int) -> bool:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from benchmarks.proxy.generator import Generator, percentile
 from benchmarks.proxy.installation import find_installation
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from benchmarks.regression.counters import Count, Counter
 
+T = TypeVar("T")
 BASELINE: Final = "baseline"
 THIS: Final = "this tree"
 EVENTS: Final = 20
@@ -93,7 +95,7 @@ def with_share(plan: Plan, share: float, pairs: int) -> Plan:
 
 @contextmanager
 def running(sources: Mapping[str, Path]) -> Iterator[dict[str, Tree]]:
-    """Start what the proxies of these trees need, with one provider and one load generator for all."""
+    """Start what the proxies of these trees need, with one provider and one load generator for both."""
     installation = find_installation()
     for source in sources.values():
         require_importable(installation.python, source)
@@ -101,17 +103,21 @@ def running(sources: Mapping[str, Path]) -> Iterator[dict[str, Tree]]:
         url, pid = stack.enter_context(fast_provider_process(*_PACE))
         generator = stack.enter_context(Generator())
         provider = Target(DIRECT, url, {}, {PROVIDER: [pid]})
-        trees = {}
-        for name, source in sources.items():
-            say(f"{name}: starting auth and databases")
-            limit = {"IBEX_RATE_LIMIT_DEFAULT_RPM": _NEVER_REACHED}
-            servers = stack_without_proxy(url, python=installation.python, source=source, **limit)
-            trees[name] = Tree(source, Scene(stack.enter_context(servers), provider, generator, installation))
-        yield trees
+        limit = {"IBEX_RATE_LIMIT_DEFAULT_RPM": _NEVER_REACHED}
+        stacks = {
+            name: stack_without_proxy(url, python=installation.python, source=str(source), **limit)
+            for name, source in sources.items()
+        }
+        say("starting auth and databases of both trees")
+        servers = _enter_together(stack, stacks)
+        yield {
+            name: Tree(source, Scene(servers[name], provider, generator, installation))
+            for name, source in sources.items()
+        }
 
 
 def compare_cpu(trees: Mapping[str, Tree], plan: Plan, counter: Counter) -> list[Comparison]:
-    """Return a comparison of the processor's work for each scenario, then those of the latencies, which judge nothing."""
+    """Return a comparison of the processor's work for each scenario, then those of the latencies, not judged."""
     measured = _measure(trees, plan, counter.over, lambda tree: {"PYTHONPATH": str(tree.source)})
     judged, shown = [], []
     for scenario, figures in measured.items():
@@ -142,10 +148,11 @@ def _measure(
     measured = {scenario.name: Figures() for scenario in plan.scenarios}
     for start in range(0, plan.pairs, plan.pairs_a_start):
         with ExitStack() as stack:
-            targets = {}
-            for name, tree in trees.items():
-                targets[name] = stack.enter_context(tree.scene.ibex(1, **environ(tree)))
-                _warm_up(tree.scene, targets[name], plan.scenarios)
+            targets = _enter_together(
+                stack, {name: tree.scene.ibex(1, **environ(tree)) for name, tree in trees.items()}
+            )
+            for name, target in targets.items():
+                _warm_up(trees[name].scene, target, plan.scenarios)
             for pair in range(start, min(start + plan.pairs_a_start, plan.pairs)):
                 order = (BASELINE, THIS) if baseline_first(pair) else (THIS, BASELINE)
                 for scenario in plan.scenarios:
@@ -153,6 +160,13 @@ def _measure(
                         _measure_one(trees[name].scene, targets[name], scenario, count, name, measured[scenario.name])
                 say(f"pair {pair + 1} of {plan.pairs}")
     return measured
+
+
+def _enter_together(stack: ExitStack, managers: Mapping[str, AbstractContextManager[T]]) -> dict[str, T]:
+    """Enter context managers at once, since starting programs is mostly waiting; the stack leaves all that began."""
+    with ThreadPoolExecutor(len(managers)) as threads:
+        entered = {name: threads.submit(stack.enter_context, manager) for name, manager in managers.items()}
+    return {name: value.result() for name, value in entered.items()}
 
 
 def _measure_one(

@@ -52,7 +52,7 @@ def production_stack(upstream: str, workers: int, **environ: str) -> Iterator[St
 
 @contextmanager
 def stack_without_proxy(
-    upstream: str, *, python: str = sys.executable, source: Path | None = None, **environ: str
+    upstream: str, *, python: str = sys.executable, source: str | None = None, **environ: str
 ) -> Iterator[Stack]:
     """Start all but the proxy, which may be started and stopped again and again; its address is empty.
 
@@ -73,7 +73,7 @@ def stack_without_proxy(
         clickhouse = ClickHouseDatabase(f"{engine.url}/ibex", "ibex")
         settings = {"OPENAI_API_KEY": "sk-bench", "OPENAI_BASE_URL": upstream, **environ}
         if source is not None:
-            settings["PYTHONPATH"] = str(source)
+            settings["PYTHONPATH"] = source
         production = Production.over(postgres, clickhouse, redis.url, folder, **settings)
         production.python = python
         stack.callback(production.stop)
