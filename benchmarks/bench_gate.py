@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.regression.comparison import exit_code, summary_of, table_of
 from benchmarks.regression.counters import find_cpu_counter
-from benchmarks.regression.measure import BASELINE, FULL, THIS, compare_calls, compare_cpu, running, with_share
+from benchmarks.regression.measure import BASELINE, COUNTED, FULL, THIS, compare_calls, compare_cpu, running, with_share
 from benchmarks.regression.trees import (
     TREE,
     UnknownCommitError,
@@ -36,9 +36,7 @@ if TYPE_CHECKING:
 
 RESULTS: Final = Path(__file__).parent / "results" / "bench-gate.json"
 NOT_MEASURED: Final = 2
-_PAIRS_OF_CALLS: Final = 3
-_SHARE_OF_CALLS: Final = 0.2  # calls hardly vary, and counting them takes time
-_QUICK: Final = with_share(FULL, 0.05, 1)
+_QUICK_SHARE: Final = 0.1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,9 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _compare(baseline: str, *, quick: bool) -> list[Comparison]:
     counter = find_cpu_counter()
     with checked_out(baseline) as tree, running({BASELINE: tree / "src", THIS: TREE / "src"}) as trees:
-        plan = _QUICK if quick else FULL
-        calls = compare_calls(trees, with_share(plan, _SHARE_OF_CALLS, 1 if quick else _PAIRS_OF_CALLS))
-        return [*compare_cpu(trees, plan, counter), *calls]
+        counted, full = (with_share(plan, _QUICK_SHARE, 1) if quick else plan for plan in (COUNTED, FULL))
+        calls = compare_calls(trees, counted)
+        return [*compare_cpu(trees, full, counter), *calls]
 
 
 def _tell(about: dict[str, Any], comparisons: Sequence[Comparison], results: Path) -> None:

@@ -19,7 +19,7 @@ from benchmarks.regression.comparison import Comparison, baseline_first
 from benchmarks.regression.counters import CALLS_FOLDER, PROBE, count_calls, wait_until_idle
 from benchmarks.regression.trees import require_importable
 
-from harness.request_load import as_fast_as_answered
+from harness.request_load import as_fast_as_answered, at_a_rate
 from harness.servers import fast_provider_process
 from harness.stack import stack_without_proxy
 
@@ -33,20 +33,24 @@ T = TypeVar("T")
 BASELINE: Final = "baseline"
 THIS: Final = "this tree"
 EVENTS: Final = 20
-_PACE: Final = ("--first-s", "0", "--give-or-take-s", "0", "--events", str(EVENTS), "--events-a-second", "200")
+_PACE: Final = ("--first-s", "0", "--give-or-take-s", "0", "--events", str(EVENTS), "--events-a-second", "400")
 _NEVER_REACHED: Final = "1000000000"  # requests a minute, counted in Redis
 _LOAD_TIMEOUT_S: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One kind of request: how many of them are a measurement, over how many connections."""
+    """One kind of request: how many of them are a measurement, and when they are sent.
+
+    Each of ``connections`` sends its next request when it has the answer; or all together send ``a_second``.
+    """
 
     name: str
     model: str
     is_stream: bool
     requests: int
-    connections: int
+    connections: int = 10
+    a_second: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +66,12 @@ class Plan:
     pairs_a_start: int = 2
 
 
-FULL: Final = Plan(
-    (
-        Scenario("buffered chat", "gpt-instant", is_stream=False, requests=1_500, connections=10),
-        Scenario(f"stream of {EVENTS} events", "gpt-stream", is_stream=True, requests=120, connections=20),
-    )
+_CHAT: Final = Scenario("buffered chat", "gpt-instant", is_stream=False, requests=1_500)
+_STREAM: Final = Scenario(f"stream of {EVENTS} events", "gpt-stream", is_stream=True, requests=120)
+FULL: Final = Plan((_CHAT, _STREAM))
+# At a fixed rate: a delivery takes what has come within a fixed time, so that calls a request depend on the rate.
+COUNTED: Final = Plan(
+    (replace(_CHAT, requests=300, a_second=150), replace(_STREAM, requests=30, a_second=15)), pairs=3, pairs_a_start=3
 )
 
 
@@ -196,14 +201,12 @@ def _warm_up(scene: Scene, target: Target, scenarios: Sequence[Scenario]) -> Non
 def _load(scene: Scene, target: Target, scenario: Scenario, requests: int) -> list[float]:
     """Send so many requests and return their latencies in ms. Raises ``RuntimeError`` unless all are answered."""
     request = target.request(scenario.model, stream=scenario.is_stream)
-    load = scene.generator.run(
-        as_fast_as_answered,
-        target.base_url,
-        [request],
-        connections=min(scenario.connections, requests),
-        seconds=_LOAD_TIMEOUT_S,
-        most=requests,
-    )
+    run, url, rate = scene.generator.run, target.base_url, scenario.a_second
+    if rate is not None:
+        load = run(at_a_rate, url, [request], a_second=rate, seconds=requests / rate, warm_up_s=0)
+    else:
+        connections = min(scenario.connections, requests)
+        load = run(as_fast_as_answered, url, [request], connections=connections, seconds=_LOAD_TIMEOUT_S, most=requests)
     if load.failed or len(load.answers) != requests:
         answered = len(load.answers) - load.failed
         raise RuntimeError(f"{scenario.name}: {answered} of {requests} requests were answered with 200")
