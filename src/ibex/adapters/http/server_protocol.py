@@ -39,6 +39,9 @@ MAX_QUEUED: Final = 128
 """A client that sends more requests at once, behind a running one, is cut off: each of them takes 3 KiB."""
 _FRAMING_PER_BYTE: Final = 16
 """So many bytes of chunk framing for each byte of a body are not counted as too much."""
+_LARGE_READ: Final = 64 << 10
+_AFTER_LARGE_READ_S: Final = 0.01
+"""How long nothing is thrown away after a large read."""
 _LINE_ENDS: Final = {"1.0": b" HTTP/1.0\r\n", "1.1": b" HTTP/1.1\r\n"}
 _OF_ANOTHER_PROTOCOL: Final = {b"SOURCE", b"PRI"}
 """Methods that the parser knows from ICE and HTTP/2. Those of RTSP it refuses by itself."""
@@ -220,9 +223,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         """Feed the parser, unless nothing more is read."""
         reading = self._reading
         if reading == _DISCARDED:
-            self._discarded_bytes += len(data)
-            if self._discarded_bytes > MAX_DISCARDED_BYTES:
-                self.transport.abort()
+            self._count_discarded(len(data))
             return
         if reading == _BODY:
             self._framing_bytes += len(data)
@@ -245,6 +246,19 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._read = b""
             if self._framing_bytes or self.state is self._table.framing:
                 self._wait_for_framing()
+
+    def _count_discarded(self, size: int) -> None:
+        """Bound what is thrown away, in all and at a time: the system would be asked for 8 MiB before others' turn."""
+        self._discarded_bytes += size
+        if self._discarded_bytes > MAX_DISCARDED_BYTES:
+            self.transport.abort()
+        elif size >= _LARGE_READ and not self.transport.is_closing():
+            self.transport.pause_reading()
+            self.loop.call_later(_AFTER_LARGE_READ_S, self._discard_on)
+
+    def _discard_on(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
 
     def _feed(self, data: bytes) -> None:
         try:
