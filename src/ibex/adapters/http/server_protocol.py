@@ -17,7 +17,8 @@ from ibex.adapters.http.client_reading import ClientReading
 from ibex.adapters.http.connections import MAX_DISCARDED_BYTES, ConnectionLimits, ConnectionTable
 from ibex.adapters.http.edge import REFUSED
 from ibex.adapters.http.errors import NotHttpError
-from ibex.adapters.http.response_cycle import ResponseCycle
+from ibex.adapters.http.request_fields import MAX_HEAD_BYTES, MAX_HEADERS, wrong_with_fields
+from ibex.adapters.http.response_cycle import ResponseCycle, whole_body
 from ibex.domain.errors import HeadersTooLargeError, OverloadedError
 
 if TYPE_CHECKING:
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from ibex.adapters.http.connections import State
     from ibex.domain.errors import IbexError
 
-MAX_HEAD_BYTES: Final = 64 << 10
-MAX_HEADERS: Final = 256
 MAX_PIPELINED: Final = 8
 """With more requests waiting behind a running one nothing is read, so that it is not heard when the client leaves."""
 MAX_QUEUED: Final = 128
@@ -323,8 +322,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._table.enter(self, self._table.request)
             super().on_headers_complete()
             # weakly: the cycle has the scope, and what refers to itself is left for the collector (ADR 0033)
-            whole_body = partial(_whole_body, ref(self.cycle))
-            self.scope["extensions"][WHOLE_BODY] = whole_body  # type: ignore[assignment]  # the same
+            body = partial(whole_body, ref(self.cycle))
+            self.scope["extensions"][WHOLE_BODY] = body  # type: ignore[assignment]  # the same
             if self.pipeline:
                 self.cycle.__class__ = ResponseCycle
             if self._left is not None:
@@ -350,22 +349,10 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._head_bytes = self._framing_bytes = self._trailers = 0
 
     def _wrong_with_head(self) -> IbexError | None:
-        size, hosts, wrong_coding, chunked = len(self.url), 0, False, False
-        for name, value in self.headers:
-            size += len(name) + len(value)
-            if name == b"host":
-                hosts += 1
-            elif name == b"transfer-encoding":
-                wrong_coding = chunked or value.lower() != b"chunked"
-                chunked = True
-        if len(self.headers) > MAX_HEADERS or size > MAX_HEAD_BYTES:
-            return HeadersTooLargeError()
         version = self.parser.get_http_version()
         if version not in _LINE_ENDS or not self._is_http(version) or len(self.pipeline) >= MAX_QUEUED:
             return NotHttpError()
-        # RFC 9112, 3.2 and 6.1
-        wrong_host = hosts > 1 or (hosts == 0 and version == "1.1")
-        return NotHttpError() if wrong_host or wrong_coding or (chunked and version == "1.0") else None
+        return wrong_with_fields(self.url, self.headers, version)
 
     def _is_http(self, version: str) -> bool:
         """Return whether the request line is as RFC 9112 wants it.
@@ -415,11 +402,3 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             on_response=self.on_response_complete,
         )
         self._start_asgi_task(self.cycle, self.app)
-
-
-def _whole_body(weak: ref[RequestResponseCycle]) -> bytes | None:
-    """Return a request's body if all of it is here, and nothing else of it has been received."""
-    cycle = weak()
-    if cycle is None or cycle.more_body or cycle.waiting_for_100_continue or cycle.disconnected:
-        return None
-    return bytes(cycle.body)
