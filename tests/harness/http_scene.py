@@ -14,9 +14,10 @@ import uvicorn
 from harness.chat_scene import AGENT, BEARER, ChatScene, ScriptedStream, chat_request, pause
 from ibex.adapters.http.app import create_app
 from ibex.adapters.http.client import CUT, Limits
+from ibex.adapters.http.connections import ConnectionLimits
 from ibex.adapters.http.drain import Drain
 from ibex.adapters.http.errors import status_of
-from ibex.adapters.http.server_protocol import CuttableHttpProtocol, Patience
+from ibex.adapters.http.server_protocol import LimitedHttpProtocol
 from ibex.domain.providers import CompletionBody, ProviderRegistry
 from ibex.domain.settle_exchange import ExchangeObserver, SettleExchange
 
@@ -333,13 +334,13 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def served(app: App, patience: Patience | None = None) -> AsyncIterator[tuple[str, uvicorn.Server]]:
+async def served(app: App, limits: ConnectionLimits | None = None) -> AsyncIterator[tuple[str, uvicorn.Server]]:
     """Serve an application on a loopback socket as the proxy does; give its address and the server."""
     with socket.socket(proto=socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))
         config = uvicorn.Config(
             app,
-            http=CuttableHttpProtocol.with_patience(patience or Patience()),
+            http=LimitedHttpProtocol.limited(limits or ConnectionLimits()),
             ws="none",
             lifespan="off",
             access_log=False,

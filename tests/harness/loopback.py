@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
@@ -24,7 +24,7 @@ from dependency_injector import providers
 from harness.http_scene import served
 from harness.openai_wire import completion, completion_body, stream_events, text_deltas, text_stream
 from harness.raw_http import WAIT_S, RawClient, Seen
-from ibex.adapters.http.server_protocol import Patience
+from ibex.adapters.http.connections import ConnectionLimits
 from ibex.adapters.memory.directives import InMemoryDirectives
 from ibex.adapters.memory.identity import InMemoryIdentity
 from ibex.adapters.memory.sessions import InMemorySessions
@@ -35,6 +35,7 @@ from ibex.domain.keep_fresh import KeepFresh
 from ibex.entrypoints.containers import Management, application_of
 from ibex.entrypoints.environments import EmbeddedAdapters
 from ibex.entrypoints.lifespan import running
+from ibex.entrypoints.proxy_server import connection_limits
 from ibex.entrypoints.settings import Settings
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ class Loopback:
             "IBEX_RATE_LIMIT_DEFAULT_RPM": "0",
         }
         self._settings = Settings.load({**own, **environ})
+        self._slow_s = float(environ.get("slow_s", ConnectionLimits().slow_s))
         self._heard = _Heard()
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -117,7 +119,10 @@ class Loopback:
     @classmethod
     @contextmanager
     def running(cls, provider: ScriptedOpenAI, journal: Path, **environ: str) -> Iterator[Loopback]:
-        """Run a proxy with these settings. At the end all that it has seen must be on record, once."""
+        """Run a proxy with these settings. At the end all that it has seen must be on record, once.
+
+        ``slow_s`` among them is how long a client may read too slowly, which no setting says.
+        """
         proxy = cls(provider, journal, environ)
         proxy._thread.start()
         serving = asyncio.run_coroutine_threadsafe(proxy._serve(), proxy._loop)
@@ -152,8 +157,10 @@ class Loopback:
             management = Management(adapters=self._adapters)
             names = FirstNames("acme", "a@acme.example", "one", DIRECTIVE)
             self._made = await bootstrap(management.identity(), management.directives(), names)
-            patience = Patience(self._settings.header_timeout_s, self._settings.client_stall_timeout_s)
-            async with served(app, patience) as (self.address, _):
+            async with served(app, replace(connection_limits(self._settings), slow_s=self._slow_s)) as (
+                self.address,
+                _,
+            ):
                 self._started.set_result(None)
                 await self._stop.wait()
 

@@ -24,7 +24,7 @@ from harness.http_scene import (
     served,
 )
 from ibex.adapters.http.client import Limits
-from ibex.adapters.http.server_protocol import Patience
+from ibex.adapters.http.connections import ConnectionLimits
 from ibex.domain.errors import ProviderUnavailableError
 from ibex.domain.providers import CompletionBody
 
@@ -287,7 +287,7 @@ async def test_a_client_that_stops_reading_slows_the_provider_and_is_cut() -> No
     stream = HeldStream()
     scene = HttpScene(stream)
     big = event(b'{"choices":[],"x":"' + b"x" * 65_536 + b'"}')
-    async with served(scene.app(), Patience(stall_s=0.2)) as (url, server):
+    async with served(scene.app(), ConnectionLimits(stall_s=0.2)) as (url, server):
         reader, writer = await connect(url)
         reader._transport.pause_reading()  # type: ignore[attr-defined]  # noqa: SLF001 - asyncio has no public way not to read
         writer.write(whole(STREAM_REQUEST))
@@ -310,7 +310,7 @@ async def test_a_client_that_stops_reading_slows_the_provider_and_is_cut() -> No
 async def test_a_client_that_does_not_read_a_whole_answer_is_cut() -> None:
     """The exchange is over, and its bytes do not stay in memory for as long as the client likes."""
     scene = HttpScene(CompletionBody(b'{"x":"' + b"x" * 20_000_000 + b'"}'))
-    async with served(scene.app(), Patience(stall_s=0.2)) as (url, server):
+    async with served(scene.app(), ConnectionLimits(stall_s=0.2)) as (url, server):
         reader, writer = await connect(url)
         reader._transport.pause_reading()  # type: ignore[attr-defined]  # noqa: SLF001 - asyncio has no public way not to read
         writer.write(whole(REQUEST))
@@ -325,7 +325,7 @@ async def test_a_client_that_reads_slowly_gets_everything() -> None:
     """As long as it reads at all, however long it takes altogether."""
     body = b'{"x":"' + b"x" * 6_000_000 + b'"}'
     scene = HttpScene(CompletionBody(body))
-    async with served(scene.app(), Patience(stall_s=0.4)) as (url, _):
+    async with served(scene.app(), ConnectionLimits(stall_s=0.4)) as (url, _):
         reader, writer = await connect(url)
         writer.write(whole(REQUEST, "connection: close"))
         await reader.readuntil(b"\r\n\r\n")
@@ -341,7 +341,7 @@ async def test_a_client_that_reads_slowly_gets_everything() -> None:
 async def test_a_head_that_does_not_end(sent: bytes) -> None:
     """Its connection is closed, whatever of it has come."""
     scene = HttpScene()
-    async with served(scene.app(), Patience(head_s=0.05)) as (url, _):
+    async with served(scene.app(), ConnectionLimits(head_s=0.05)) as (url, _):
         reader, writer = await connect(url)
         writer.write(sent)
         async with asyncio.timeout(5):
@@ -352,12 +352,12 @@ async def test_a_head_that_does_not_end(sent: bytes) -> None:
 async def test_a_kept_connection_may_wait_longer_than_a_head() -> None:
     """Between requests nothing is late."""
     scene = HttpScene()
-    async with served(scene.app(), Patience(head_s=0.05)) as (url, _):
+    async with served(scene.app(), ConnectionLimits(head_s=0.05)) as (url, _):
         reader, writer = await connect(url)
         for _ in range(2):
-            await asyncio.sleep(0.1)  # longer than a head may take
             writer.write(whole(REQUEST))
             assert (await response_of(reader))[0] == 200
+            await asyncio.sleep(0.1)  # longer than a head may take
         writer.close()
 
 

@@ -23,6 +23,7 @@ class ErrorCode(StrEnum):
     METHOD_NOT_ALLOWED = "METHOD_NOT_ALLOWED"
     PAYLOAD_TOO_LARGE = "PAYLOAD_TOO_LARGE"
     UNSUPPORTED_MEDIA_TYPE = "UNSUPPORTED_MEDIA_TYPE"
+    HEADERS_TOO_LARGE = "HEADERS_TOO_LARGE"
     RATE_LIMITED = "RATE_LIMITED"
     CLIENT_CLOSED_REQUEST = "CLIENT_CLOSED_REQUEST"
     INTERNAL_ERROR = "INTERNAL_ERROR"
@@ -151,6 +152,13 @@ class PayloadTooLargeError(IbexError):
 
     code = ErrorCode.PAYLOAD_TOO_LARGE
     default_message = "The request body is too large."
+
+
+class HeadersTooLargeError(IbexError):
+    """The fields around a request's body, or what frames the body, are too large or too many."""
+
+    code = ErrorCode.HEADERS_TOO_LARGE
+    default_message = "The request's headers or trailers are too large or too many."
 
 
 class UnsupportedMediaTypeError(IbexError):

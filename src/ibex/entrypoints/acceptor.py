@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 import socket
 from typing import TYPE_CHECKING, Final
 
@@ -15,6 +17,9 @@ HESITATION_S: Final = 0.002
 """How long a process that has more connections than another lets that one accept; it may be dead, or frozen."""
 PAUSE_S: Final = 0.1
 """How long nothing is accepted after the operating system had no room for another connection."""
+TELL_S: Final = 60.0
+"""How often that is logged, at most."""
+_LOG: Final = logging.getLogger("ibex.serve")
 
 
 class Share:
@@ -55,12 +60,18 @@ class Acceptor:
         make_protocol: Callable[[], Served],
         share: Share,
         connections: Callable[[], int],
+        close_one: Callable[[], object] | None = None,
     ) -> None:
-        """Take a listening socket, which its maker closes, and what tells how many connections there are."""
+        """Take a listening socket, which its maker closes, and how many connections there are.
+
+        ``close_one`` is called when the system has no room for another connection, to close one that is not needed.
+        """
         self._listener = listener
         self._make_protocol = make_protocol
         self._share = share
         self._connections = connections
+        self._close_one = close_one
+        self._told_at = -math.inf
         self._loop = asyncio.get_running_loop()
         self._connecting: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -106,13 +117,23 @@ class Acceptor:
             connection, _ = self._listener.accept()
         except (BlockingIOError, ConnectionAbortedError):  # another process was there first, or the client is gone
             return
-        except OSError:
-            self._wait(PAUSE_S, self._resume)
+        except OSError as error:
+            self._make_room(error)
             return
         task = self._loop.create_task(self._connect(connection))
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
         self._share.tell(self._number())
+
+    def _make_room(self, error: OSError) -> None:
+        """Close a connection that is not needed, and accept again after a pause."""
+        now = self._loop.time()
+        if now - self._told_at >= TELL_S:
+            self._told_at = now
+            _LOG.warning("No connection can be accepted at the moment: %s", error.strerror)
+        if self._close_one is not None:
+            self._close_one()
+        self._wait(PAUSE_S, self._resume)
 
     async def _connect(self, connection: socket.socket) -> None:
         try:

@@ -19,6 +19,7 @@ from ibex.adapters.telemetry.auth_calls import AuthCallTelemetry
 from ibex.adapters.telemetry.logging import configure_logging
 from ibex.adapters.telemetry.ops import OpsTelemetry
 from ibex.entrypoints.containers import Management
+from ibex.entrypoints.descriptors import raise_limit
 from ibex.entrypoints.environments import AuthAdapters, read_file
 from ibex.entrypoints.lifespan import working
 from ibex.entrypoints.proxy_server import BACKLOG, address_of, listen, serve_http
@@ -38,6 +39,7 @@ def serve(settings: Settings) -> int:
     Raises ``SettingsError`` for what it needs and lacks, and ``OSError`` if an address cannot be listened on.
     """
     configure_logging(settings.log_level)
+    raise_limit()
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its core writes lines of its own, which are no JSON
     settings.require("auth_database_url", "token_peppers", "redis_url")
     host, _, port = settings.auth_ops_listen.rpartition(":")

@@ -1,36 +1,82 @@
-"""Room for the descriptors of a process that holds many connections (ADR 0035)."""
+"""The file descriptors of a process that holds many connections (ADR 0035, ADR 0037)."""
 
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import resource
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-OF_A_REQUEST: Final = 2
-"""Its client's connection, and the one to the provider."""
-OF_THE_PROCESS: Final = 256
-"""More than it has open without any request: its databases, its journal, connections that are kept."""
+if TYPE_CHECKING:
+    from ibex.entrypoints.settings import Settings
+
+PER_REQUEST: Final = 2
+"""The client's connection, and the one to the provider."""
+OF_THE_PROCESS: Final = 320
+"""More than it has open without any request: its databases, its journal, and connections that it is about to close."""
+MOST: Final = 1 << 20
+"""The limit is not raised further. Some systems allow a thousand times that, and programs make tables of that size."""
+_LOG: Final = logging.getLogger("ibex.descriptors")
 
 
-def make_room_for_descriptors(requests: int) -> None:
-    """Let the kernel's table of this process's open files have room for so many requests, if so many are allowed.
+def prepare_descriptors(settings: Settings) -> None:
+    """Raise the soft limit of open files to the hard one, and make room in the kernel's table for the requests.
 
-    The table grows when it is full. In a process of several threads, who opens a file then waits until no processor can
-    still be reading the old one: an event loop stood still for 10 to 20 ms each time its connections had doubled. So it
-    is best called before there are threads.
+    Logs a warning where the limit is too low for ``IBEX_MAX_CONCURRENCY``. Call it before there are threads.
     """
-    count = OF_A_REQUEST * requests + OF_THE_PROCESS
-    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if allowed != resource.RLIM_INFINITY:
-        count = min(count, allowed)
+    allowed = raise_limit()
+    wanted = PER_REQUEST * settings.max_concurrency + OF_THE_PROCESS
+    if allowed < wanted:
+        _LOG.warning(
+            "The limit of open files is %d, too low for IBEX_MAX_CONCURRENCY=%d, which needs %d. This process takes at "
+            "most %d client connections. Raise the hard limit (ulimit -Hn, or LimitNOFILE in systemd).",
+            allowed,
+            settings.max_concurrency,
+            wanted,
+            connection_limit(settings),
+        )
+    make_room_for_descriptors(min(wanted, allowed))
+
+
+def raise_limit() -> int:
+    """Raise the soft limit of open files to the hard one, and return it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST if hard == resource.RLIM_INFINITY else min(hard, MOST)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        except (OSError, ValueError):  # some systems allow less than their hard limit says
+            return soft
+        return most
+    return MOST if soft == resource.RLIM_INFINITY else soft
+
+
+def connection_limit(settings: Settings) -> int:
+    """Return how many client connections a worker takes, as its descriptors allow at the moment.
+
+    Half of what the process itself does not need is for clients, and more where the provider gets fewer connections.
+    """
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = max(2, (MOST if soft == resource.RLIM_INFINITY else soft) - OF_THE_PROCESS)
+    to_provider = min(settings.openai_max_connections, settings.max_concurrency, free // 2)
+    return min(settings.max_connections, free - to_provider)
+
+
+def make_room_for_descriptors(count: int) -> None:
+    """Let the kernel's table of this process's open files have room for so many.
+
+    The table grows when it is full. In a process of several threads, a thread that opens a file then waits until no
+    processor can still be reading the old table: an event loop stood still for 10 to 20 ms each time its connections
+    had doubled.
+    """
     try:
         null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:  # there is no room for one
         return
     try:
         os.close(fcntl.fcntl(null, fcntl.F_DUPFD_CLOEXEC, count - 1))
-    except OSError:  # the last one is taken: the table is as large as it may be
+    except (OSError, ValueError):  # the last one is taken: the table is as large as it may be
         pass
     finally:
         os.close(null)

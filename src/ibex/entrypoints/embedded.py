@@ -17,7 +17,7 @@ from ibex.adapters.postgres.server import OWNER_ROLE, PostgresServer, PostgresSe
 from ibex.adapters.telemetry.logging import configure_logging
 from ibex.domain.bootstrap import FirstNames, bootstrap
 from ibex.entrypoints.containers import Management, application_of
-from ibex.entrypoints.descriptors import make_room_for_descriptors
+from ibex.entrypoints.descriptors import prepare_descriptors
 from ibex.entrypoints.environments import EmbeddedAdapters
 from ibex.entrypoints.home import FirstInstallation
 from ibex.entrypoints.keep_running import KeepRunning, Server
@@ -101,9 +101,9 @@ def run(home: Home, environ: Mapping[str, str], console: Console) -> int:
         own = {"IBEX_TOKEN_PEPPERS": home.token_peppers(), "IBEX_JOURNAL_DIR": str(home.journal)}
         wanted = Settings.load({**environ, **own})
         check_tracing(wanted)
-        make_room_for_descriptors(wanted.max_concurrency)
         with _open_log(home.log) as log, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             configure_logging(wanted.log_level, log)
+            prepare_descriptors(wanted)
             code = 0
             try:
                 runner.run(_run(home, {**environ, **own}, wanted, console, chosen_port="IBEX_PORT" in environ))

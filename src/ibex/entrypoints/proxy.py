@@ -13,7 +13,7 @@ import uvloop
 from ibex.adapters.telemetry.logging import configure_logging
 from ibex.adapters.telemetry.region import Region
 from ibex.entrypoints.acceptor import Share
-from ibex.entrypoints.descriptors import make_room_for_descriptors
+from ibex.entrypoints.descriptors import prepare_descriptors
 from ibex.entrypoints.proxy_server import BACKLOG, address_of, listen, serve_http
 from ibex.entrypoints.settings import Environment, MissingSettingError, Settings, SettingsError
 from ibex.entrypoints.tracing import check_tracing
@@ -88,7 +88,7 @@ def _run(settings: Settings, listener: socket.socket, place: Place) -> int:
     from ibex.entrypoints.containers import application_of  # noqa: PLC0415
     from ibex.entrypoints.lifespan import running  # noqa: PLC0415
 
-    make_room_for_descriptors(settings.max_concurrency)
+    prepare_descriptors(settings)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its core writes lines of its own, which are no JSON
 
     async def run() -> None:

@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING, Any, cast
 
 import uvicorn
 
-from ibex.adapters.http.server_protocol import CuttableHttpProtocol, Patience
+from ibex.adapters.http.connections import ConnectionLimits
+from ibex.adapters.http.server_protocol import LimitedHttpProtocol
 from ibex.entrypoints.acceptor import Acceptor, Served, Share
 from ibex.entrypoints.allocator import keep_freed_memory
 from ibex.entrypoints.collector import collect_rarely
+from ibex.entrypoints.descriptors import connection_limit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from ibex.entrypoints.settings import Settings
 
-IDLE_CONNECTION_S = 75
 BACKLOG = 2048
 SWITCH_S = 0.0005
 """How long a thread may go on when another wants the interpreter; Python's own is ten times that."""
@@ -58,7 +59,11 @@ class DrainingServer(uvicorn.Server):
         """Begin to accept, from sockets that listen."""
         await super().startup(sockets=[])
         connections = self.server_state.connections.__len__
-        acceptors = [Acceptor(listener, self._make_protocol, self._share, connections) for listener in sockets or []]
+        table = cast("type[LimitedHttpProtocol]", self.config.http_protocol_class).table
+        acceptors = [
+            Acceptor(listener, self._make_protocol, self._share, connections, table.close_one if table else None)
+            for listener in sockets or []
+        ]
         self.servers = cast("list[asyncio.base_events.Server]", acceptors)  # as much of one as is used
 
     async def on_tick(self, counter: int) -> bool:
@@ -102,6 +107,16 @@ def address_of(listener: socket.socket) -> str:
     return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
 
 
+def connection_limits(settings: Settings) -> ConnectionLimits:
+    """Return the limits of client connections that the settings, and the limit of open files, allow."""
+    return ConnectionLimits(
+        head_s=settings.header_timeout_s,
+        stall_s=settings.client_stall_timeout_s,
+        keep_alive_s=settings.keep_alive_s,
+        connections=connection_limit(settings),
+    )
+
+
 async def serve_http(
     app: Any, listener: socket.socket, settings: Settings, on_drain: Callable[[], None], share: Share | None = None
 ) -> None:
@@ -116,10 +131,9 @@ async def serve_http(
     # The journal's thread and those that encode batches take turns with the event loop, which waits that long for each.
     sys.setswitchinterval(SWITCH_S)
     keep_freed_memory()
-    patience = Patience(settings.header_timeout_s, settings.client_stall_timeout_s)
     config = uvicorn.Config(
         app,
-        http=CuttableHttpProtocol.with_patience(patience),
+        http=LimitedHttpProtocol.limited(connection_limits(settings)),
         ws="none",
         lifespan="off",
         access_log=False,
@@ -127,7 +141,6 @@ async def serve_http(
         server_header=False,
         proxy_headers=False,
         backlog=BACKLOG,
-        timeout_keep_alive=IDLE_CONNECTION_S,
         timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout_s)),
     )
     server = DrainingServer(config, on_drain, share or Share())

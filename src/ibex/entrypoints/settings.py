@@ -267,7 +267,21 @@ class Settings(TracingSettings):
             "IBEX_HEADER_TIMEOUT",
             seconds,
             SECONDS,
-            "How long a request's head may take to come, and its body may stand still.",
+            "How long a head or trailers may take, a body may stand still, and a new connection may be silent.",
+        ),
+    )
+    keep_alive_s: float = setting(
+        75.0,
+        Variable("IBEX_KEEP_ALIVE", seconds, SECONDS, "How long a connection is kept open for another request."),
+    )
+    max_connections: int = setting(
+        10_000,
+        Variable(
+            "IBEX_MAX_CONNECTIONS",
+            int_between(1, 1_000_000),
+            "1 to 1000000",
+            "Client connections at a time, for each worker; fewer where the limit of open files is low. Beyond it, "
+            "connections without a request are closed, the ones that never had one first.",
         ),
     )
     client_stall_timeout_s: float = setting(

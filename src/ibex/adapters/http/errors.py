@@ -54,6 +54,7 @@ TABLE: Final = {
     ErrorCode.METHOD_NOT_ALLOWED: (405, _INVALID),
     ErrorCode.PAYLOAD_TOO_LARGE: (413, _INVALID),
     ErrorCode.UNSUPPORTED_MEDIA_TYPE: (415, _INVALID),
+    ErrorCode.HEADERS_TOO_LARGE: (431, _INVALID),
     ErrorCode.RATE_LIMITED: (429, _RATE_LIMIT),
     ErrorCode.CLIENT_CLOSED_REQUEST: (499, _INVALID),
     ErrorCode.INTERNAL_ERROR: (500, _SERVER),
@@ -73,13 +74,6 @@ class NotHttpError(IbexError):
     default_message = "The request is not valid HTTP/1.1."
 
 
-class HeadTooLargeError(IbexError):
-    """The request line and headers are more than is taken: 431 (RFC 6585, 5)."""
-
-    code = ErrorCode.VALIDATION_ERROR
-    default_message = "The request's headers are too large or too many."
-
-
 _REFUSALS: Final = {
     Refusal.BAD_REQUEST: 400,
     Refusal.NOT_FOUND: 404,
@@ -94,8 +88,6 @@ def status_of(error: IbexError | None) -> int:
     """Return the HTTP status of an outcome: 200 for none, 499 where the client had gone."""
     if error is None:
         return 200
-    if isinstance(error, HeadTooLargeError):
-        return 431
     if isinstance(error, ProviderRefusedError):
         return _REFUSALS[error.refusal]
     return TABLE[error.code][0]

@@ -1,81 +1,119 @@
-"""uvicorn's HTTP protocol, with what ASGI lacks and what the parser is too lenient about (faults.md)."""
+"""uvicorn's HTTP protocol, with the limits that uvicorn and its parser lack (ADR 0037)."""
 
 from __future__ import annotations
 
 import asyncio
-import math
-from dataclasses import dataclass
+from enum import IntEnum
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Final, cast
 from weakref import ref
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from ibex.adapters.http.asgi import BODY, START
 from ibex.adapters.http.client import CUT, WATCH, WHOLE_BODY
+from ibex.adapters.http.client_reading import ClientReading
+from ibex.adapters.http.connections import MAX_DISCARDED_BYTES, ConnectionLimits, ConnectionTable
 from ibex.adapters.http.edge import REFUSED
-from ibex.adapters.http.errors import HeadTooLargeError, NotHttpError
-from ibex.domain.deadline import PatientTimer
+from ibex.adapters.http.errors import NotHttpError
+from ibex.adapters.http.request_fields import MAX_HEAD_BYTES, MAX_HEADERS, wrong_with_fields
+from ibex.adapters.http.response_cycle import ResponseCycle, whole_body
+from ibex.domain.errors import HeadersTooLargeError, OverloadedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from uvicorn._types import ASGI3Application, ASGISendEvent
+    from uvicorn._types import ASGI3Application
+    from uvicorn.config import Config
+    from uvicorn.server import ServerState
 
-    from ibex.adapters.http.asgi import Headers, Message, Scope
+    from ibex.adapters.http.asgi import Scope
+    from ibex.adapters.http.connections import State
     from ibex.domain.errors import IbexError
 
-MAX_HEAD_BYTES: Final = 64 << 10
-MAX_HEADERS: Final = 256
 MAX_PIPELINED: Final = 8
 """With more requests waiting behind a running one nothing is read, so that it is not heard when the client leaves."""
-_JOINED_BYTES: Final = 16 << 10
-"""What is cheaper to copy, into one piece with what stands before it, than to write as a piece of its own."""
-_OF_THE_CONNECTION: Final = {b"connection", b"transfer-encoding"}
-_WITHOUT_BODY: Final = {204, 304}
-_VERSIONS: Final = {"1.0", "1.1"}
+MAX_QUEUED: Final = 128
+"""A client that sends more requests at once, behind a running one, is cut off: each of them takes 3 KiB."""
+_FRAMING_PER_BYTE: Final = 16
+"""So many bytes of chunk framing for each byte of a body are not counted as too much."""
+_LARGE_READ: Final = 64 << 10
+_AFTER_LARGE_READ_S: Final = 0.01
+"""How long nothing is thrown away after a large read."""
+_LINE_ENDS: Final = {"1.0": b" HTTP/1.0\r\n", "1.1": b" HTTP/1.1\r\n"}
+_OF_ANOTHER_PROTOCOL: Final = {b"SOURCE", b"PRI"}
+"""Methods that the parser knows from ICE and HTTP/2. Those of RTSP it refuses by itself."""
 _OF_THE_UPGRADE: Final = {b"connection", b"upgrade", b"http2-settings"}
 
 
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long, in seconds, a head may take from its first byte on, and a client read nothing of what waits for it."""
+class _Reading(IntEnum):
+    """What of a request is read next."""
 
-    head_s: float = 10.0
-    stall_s: float = 60.0
+    NOTHING_YET = 0
+    HEAD = 1
+    BODY = 2
+    DISCARDED = 3
+    """Nothing more: whatever comes is thrown away."""
 
 
-class CuttableHttpProtocol(HttpToolsProtocol):
-    """Lets an application cut off a client, and does so itself to one that stops reading or never ends its head.
+_NOTHING_YET, _HEAD, _BODY, _DISCARDED = _Reading
 
-    Closing a connection first waits for what is still to be sent, which such a client never takes; this drops it.
-    Besides: a request's head is bounded, its trailers are no headers, an upgrade that is offered is not taken, and what
-    is no HTTP ends the connection, with an envelope unless another answer is still being sent.
+
+class LimitedHttpProtocol(HttpToolsProtocol):
+    """One client connection.
+
+    Heads, trailers and the framing of chunks are limited in size. ``ConnectionTable`` limits how long the connection
+    stays in each of its states, and ``ClientReading`` how long it waits for a client to read. An application can drop
+    the connection, and hears of it when the client leaves.
+
+    Trailers are not headers. An upgrade that is offered is not taken. A request that is not valid HTTP ends the
+    connection, with an error response unless another response is being sent.
     """
 
-    patience: ClassVar[Patience] = Patience()
-    _left: Callable[[], None] | None = None
-    _head_timer: PatientTimer | None = None
-    _stall_timer: asyncio.TimerHandle | None = None
-    _in_head = True
-    _head_bytes = 0
-    _found_wrong: IbexError | None = None
-    _refused = False
-    _running: RequestResponseCycle | None = None
+    table: ClassVar[ConnectionTable | None] = None
+    """Shared by all connections of a worker. Without one, each connection is alone."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, object],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.state: State | None = None
+        self._table = self.table or ConnectionTable(ConnectionLimits())
+        self._client_reading: ClientReading | None = None
+        self._left: Callable[[], None] | None = None
+        self._running: RequestResponseCycle | None = None
+        self._reading: int = _NOTHING_YET
+        self._read = b""
+        self._after_line = 0
+        self._is_first_in_read = True
+        self._head_bytes = 0
+        self._head_is_timed = False
+        self._framing_bytes = 0
+        self._trailers = 0
+        self._discarded_bytes = 0
+        self._found_wrong: IbexError | None = None
 
     @classmethod
-    def with_patience(cls, patience: Patience) -> type[CuttableHttpProtocol]:
-        """Return this protocol with other limits; uvicorn makes its instances itself."""
-        return type(cls.__name__, (cls,), {"patience": patience})
+    def limited(cls, limits: ConnectionLimits) -> type[LimitedHttpProtocol]:
+        """Return this protocol with limits and a table of its own; uvicorn makes its instances itself."""
+        return type(cls.__name__, (cls,), {"table": ConnectionTable(limits)})
+
+    # The connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as its base
-        """Begin; a connection on which nothing comes is closed like one that was kept and is not used."""
+        """Begin."""
         super().connection_made(transport)
-        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        if not self._table.join(self):
+            self._found_wrong = OverloadedError("The proxy has no room for more connections.")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End, and no timer outlives it; uvicorn itself tells only the request that came last, not one before it."""
+        """End. uvicorn itself tells only the request that came last, not one before it that is still running."""
+        self._table.leave(self)
         running, self._running = self._running, None
         if running is not None and not running.response_complete:
             running.disconnected = True
@@ -86,14 +124,53 @@ class CuttableHttpProtocol(HttpToolsProtocol):
         left, self._left = self._left, None
         if left is not None:
             left()
-        for timer in (self._head_timer, self._stall_timer, self.timeout_keep_alive_task):
-            if timer is not None:
-                timer.cancel()
+        if self._client_reading is not None:
+            self._client_reading.end()
+
+    def eof_received(self) -> None:
+        """The client sends nothing more, and counts as gone. It may still read a response that is complete."""
+        if self.transport.get_write_buffer_size():
+            if self._running is None:
+                self._table.enter(self, self._table.lingering)
+            else:
+                self.transport.abort()
+
+    def shutdown(self) -> None:
+        """Close the connection, or after the requests that are here."""
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            cycle.keep_alive = False
+        elif self._reading != _DISCARDED:
+            self.transport.close()
+
+    def overdue(self, state: State) -> None:
+        """Abort: the connection has been in a state for too long."""
+        if state is self._table.lingering and self.transport.get_write_buffer_size():
+            self._watch_reading()
+            self._table.enter(self, state)
+        elif self.flow.read_paused and self._running is not None:  # the rest may have come, and is not read
+            self._table.enter(self, state)
+        else:
+            self.transport.abort()
+
+    def abort(self) -> None:
+        """Drop the connection, with what is still to be sent."""
+        self.transport.abort()
+
+    def pause_writing(self) -> None:
+        """Stop the application, since the client reads too slowly, and watch how fast it reads."""
+        super().pause_writing()
+        self._watch_reading()
+
+    def _watch_reading(self) -> None:
+        if self._client_reading is None:
+            self._client_reading = ClientReading(self.transport, self._table.limits)
+        self._client_reading.begin()
 
     def _watch(self, left: Callable[[], None]) -> None:
-        """Call ``left`` when the connection is lost before the answer to the running request is complete.
+        """Call ``left`` when the connection is lost before the response to the running request is complete.
 
-        Only who reads hears of that: its body, if it is large, has stopped the reading, and so have requests behind it.
+        That is only heard while the connection is read; a large body has paused that, and so have requests behind it.
         """
         self._left = left
         self._read_on()
@@ -102,51 +179,85 @@ class CuttableHttpProtocol(HttpToolsProtocol):
         if len(self.pipeline) <= MAX_PIPELINED:
             self.flow.resume_reading()
 
+    # Responses
+
     def on_response_complete(self) -> None:
-        """The answer is complete: its client may leave."""
-        self._left = self._running = None
-        super().on_response_complete()
+        """Go on with the next request, or close."""
+        running, self._running, self._left = self._running, None, None
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        if running is None or not running.keep_alive:
+            self._linger()
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._table.enter(self, self._table.head if self._head_is_timed else self._table.idle)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        cycle.__class__ = ResponseCycle
         self._running = cycle
         super()._start_asgi_task(cycle, app)
 
-    def pause_writing(self) -> None:
-        """The client reads too slowly: watch whether it reads at all."""
-        super().pause_writing()
-        self._watch_reading(math.inf, 0.0)
+    def _linger(self) -> None:
+        """Half-close, and discard what the client still sends.
 
-    def resume_writing(self) -> None:
-        """It has caught up."""
-        super().resume_writing()
-        if self._stall_timer is not None:
-            self._stall_timer.cancel()
+        A client that writes before it reads would otherwise get a reset, and lose the response with it.
+        """
+        self._discard()
+        self._table.enter(self, self._table.lingering)
+        self.transport.write_eof()
 
-    def _watch_reading(self, unsent: float, since: float) -> None:
-        now, still_unsent = self.loop.time(), self.transport.get_write_buffer_size()
-        if still_unsent < unsent:
-            unsent, since = still_unsent, now
-        elif now - since >= self.patience.stall_s:
-            self.transport.abort()
-            return
-        self._stall_timer = self.loop.call_later(self.patience.stall_s / 4, self._watch_reading, unsent, since)
+    def _discard(self) -> None:
+        self._reading = _DISCARDED
+        self._read = b""
+        self.pipeline.clear()
+        self.flow.resume_reading()
+
+    # What the client sends
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser, unless the connection is refused or the head that is being read has grown too large."""
-        if self._refused:
+        """Feed the parser, unless nothing more is read."""
+        reading = self._reading
+        if reading == _DISCARDED:
+            self._count_discarded(len(data))
             return
-        if self._in_head:
+        if reading == _BODY:
+            self._framing_bytes += len(data)
+            self._is_first_in_read = False
+        else:
             self._head_bytes += len(data)
-        self._unset_keepalive_if_required()
+            self._is_first_in_read = True
+        if reading == _HEAD:
+            self._read += data
+        else:
+            self._read, self._after_line = data, 0
         try:
             self._feed(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):  # CONNECT stops it again
             self._refuse(self._found_wrong or NotHttpError())
-        if self._in_head and self._head_bytes and not self._refused:
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self._refuse(HeadTooLargeError())
-            elif self._head_timer is None:
-                self._head_timer = PatientTimer(self.loop.time() + self.patience.head_s, self.transport.abort)
+            return
+        if self._reading == _HEAD:
+            self._wait_for_head()
+        else:
+            self._read = b""
+            if self._framing_bytes or self.state is self._table.framing:
+                self._wait_for_framing()
+
+    def _count_discarded(self, size: int) -> None:
+        """Bound what is thrown away, in all and at a time: the system would be asked for 8 MiB before others' turn."""
+        self._discarded_bytes += size
+        if self._discarded_bytes > MAX_DISCARDED_BYTES:
+            self.transport.abort()
+        elif size >= _LARGE_READ and not self.transport.is_closing():
+            self.transport.pause_reading()
+            self.loop.call_later(_AFTER_LARGE_READ_S, self._discard_on)
+
+    def _discard_on(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
 
     def _feed(self, data: bytes) -> None:
         try:
@@ -155,75 +266,129 @@ class CuttableHttpProtocol(HttpToolsProtocol):
             method, kept = self.parser.get_method(), [h for h in self.headers if h[0] not in _OF_THE_UPGRADE]
             lines = [b"%b %b HTTP/1.1" % (method, self.url), *(b"%b: %b" % header for header in kept), b"", b""]
             self.parser = httptools.HttpRequestParser(self)
+            self._after_line = 0
             self.parser.feed_data(b"\r\n".join(lines) + data[offered.args[0] :])
+
+    def _wait_for_head(self) -> None:
+        """Limit the head that is being read: its size, and its time from the first byte on."""
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse(HeadersTooLargeError())
+        elif not self._head_is_timed:
+            self._head_is_timed = True
+            table = self._table
+            if self._running is not None:
+                table.enter(self, table.pipelined)
+            elif self.state is not table.overloaded:
+                table.enter(self, table.new if self.state is table.new else table.head)
+
+    def _wait_for_framing(self) -> None:
+        """Limit what of a body is not its content: the framing of chunks, and trailers."""
+        table = self._table
+        if self._framing_bytes > MAX_HEAD_BYTES:
+            self._refuse(HeadersTooLargeError())
+        elif not self._framing_bytes:
+            table.enter(self, table.request)
+        elif self.state is not table.framing:
+            table.enter(self, table.framing)
 
     def on_message_begin(self) -> None:
         """Begin a request; its scope gets the extensions ``client.CUT`` and ``client.WATCH``."""
         super().on_message_begin()
+        self._reading = _HEAD
         extensions = {CUT: self.transport.abort, WATCH: self._watch}
         self.scope["extensions"] = extensions  # type: ignore[typeddict-item]  # typed for its own extensions
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header; what comes after the body is none (RFC 9110, 6.5.1)."""
-        if self._in_head:  # as its base does, which would take another call for each header
+        """Take a header; what comes after the body is not one (RFC 9110, 6.5.1), but is limited like one."""
+        if self._reading == _HEAD:  # as its base does, which would take another call for each header
             name = name.lower()
             if name == b"expect" and value.lower() == b"100-continue":
                 self.expect_100_continue = True
             self.headers.append((name, value))
+            return
+        self._trailers += 1
+        if self._trailers > MAX_HEADERS:
+            self._found_wrong = HeadersTooLargeError()
+            raise self._found_wrong
 
     def on_headers_complete(self) -> None:
         """Hand the request over, or raise why not; its scope gets the extension ``client.WHOLE_BODY``."""
-        self._found_wrong = self._wrong_with_head()
+        self._found_wrong = self._found_wrong or self._wrong_with_head()
         if self._found_wrong is not None:
             raise self._found_wrong
         if not self.parser.should_upgrade():
-            self._in_head = False
-            if self._head_timer is not None:
-                self._head_timer.cancel()
-                self._head_timer = None
+            self._reading = _BODY
+            self._head_is_timed = False
+            self._table.enter(self, self._table.request)
             super().on_headers_complete()
             # weakly: the cycle has the scope, and what refers to itself is left for the collector (ADR 0033)
-            whole_body = partial(_whole_body, ref(self.cycle))
-            self.scope["extensions"][WHOLE_BODY] = whole_body  # type: ignore[assignment]  # the same
-            # its task has been made, but not run
-            self.cycle.__class__ = UnchunkedCycle if self.parser.get_http_version() == "1.0" else QuickCycle
+            body = partial(whole_body, ref(self.cycle))
+            self.scope["extensions"][WHOLE_BODY] = body  # type: ignore[assignment]  # the same
+            if self.pipeline:
+                self.cycle.__class__ = ResponseCycle
             if self._left is not None:
                 self._read_on()
 
+    def on_body(self, body: bytes) -> None:
+        """Keep a part of the body for the application."""
+        content = self.cycle.body
+        content += body
+        if len(content) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        self.cycle.message_event.set()
+        if self._framing_bytes:
+            self._framing_bytes = max(0, self._framing_bytes - _FRAMING_PER_BYTE * len(body))
+
     def on_message_complete(self) -> None:
-        """The next head may begin."""
-        if not self._in_head:
-            super().on_message_complete()
-        self._in_head = True
-        self._head_bytes = 0
+        """End the body. The next head may begin."""
+        if self._reading == _BODY:
+            self.cycle.more_body = False
+            self.cycle.message_event.set()
+        self._reading = _NOTHING_YET
+        self._is_first_in_read = False
+        self._head_bytes = self._framing_bytes = self._trailers = 0
 
     def _wrong_with_head(self) -> IbexError | None:
-        size, hosts, wrong_coding, chunked = len(self.url), 0, False, False
-        for name, value in self.headers:
-            size += len(name) + len(value)
-            if name == b"host":
-                hosts += 1
-            elif name == b"transfer-encoding":
-                wrong_coding = chunked or value.lower() != b"chunked"
-                chunked = True
-        if len(self.headers) > MAX_HEADERS or size > MAX_HEAD_BYTES:
-            return HeadTooLargeError()
         version = self.parser.get_http_version()
-        wrong_host = hosts > 1 or (hosts == 0 and version == "1.1")  # RFC 9112, 3.2
-        return NotHttpError() if version not in _VERSIONS or wrong_host or wrong_coding else None
+        if version not in _LINE_ENDS or not self._is_http(version) or len(self.pipeline) >= MAX_QUEUED:
+            return NotHttpError()
+        return wrong_with_fields(self.url, self.headers, version)
+
+    def _is_http(self, version: str) -> bool:
+        """Return whether the request line is as RFC 9112 wants it.
+
+        The parser does not tell RTSP/1.0 and ICE/1.0 from HTTP/1.0, and takes several spaces and fragments. Of a
+        request that begins within a read, the line is looked for; the parser does not tell where it is.
+        """
+        method = self.parser.get_method()
+        line = b"%b %b%b" % (method, self.url, _LINE_ENDS[version])
+        at = self._read.find(line, self._after_line)
+        is_there = at == 0 or (at > 0 and not (self._is_first_in_read and self._read[:at].strip(b"\r\n")))
+        self._after_line = at + len(line)
+        return is_there and method not in _OF_ANOTHER_PROTOCOL and b"#" not in self.url
 
     def _refuse(self, why: IbexError) -> None:
-        """Let the application tell why, and close; an answer that is being sent is only cut off."""
-        self._refused = True
+        """Let the application tell why, and close; a response that is being sent is only cut off."""
         cycle: RequestResponseCycle | None = self.cycle
-        if cycle is not None and not cycle.response_complete:
+        if cycle is None or cycle.response_complete:
+            self._discard()
+            self._answer_refused(why)
+        elif cycle.more_body and not cycle.response_started:
+            self._reading = _DISCARDED
+            self._read = b""
+            self.flow.resume_reading()
+            self._table.enter(self, self._table.request)
+            cast("ResponseCycle", cycle).refuse(why)
+        else:
             self.transport.abort()
-            return
-        self.on_message_begin()
+
+    def _answer_refused(self, why: IbexError) -> None:
+        super().on_message_begin()
+        self._table.enter(self, self._table.request)
         scope = cast("Scope", self.scope)
         scope.update({"method": "", "path": "", "raw_path": b"", "query_string": b"", "headers": []})
-        scope["extensions"][REFUSED] = why
-        self.cycle = RequestResponseCycle(
+        scope["extensions"] = {CUT: self.transport.abort, WATCH: self._watch, REFUSED: why}
+        self.cycle = ResponseCycle(
             scope=self.scope,
             transport=self.transport,
             flow=self.flow,
@@ -237,110 +402,3 @@ class CuttableHttpProtocol(HttpToolsProtocol):
             on_response=self.on_response_complete,
         )
         self._start_asgi_task(self.cycle, self.app)
-
-
-def _whole_body(weak: ref[RequestResponseCycle]) -> bytes | None:
-    """Return a request's body if all of it is here, and nothing else of it has been received."""
-    cycle = weak()
-    if cycle is None or cycle.more_body or cycle.waiting_for_100_continue or cycle.disconnected:
-        return None
-    return bytes(cycle.body)
-
-
-class QuickCycle(RequestResponseCycle):
-    """A request whose answer is written as it is given: the application's header names are in lower case.
-
-    Its base looks at each name and value with a regular expression, which costs as much as making the answer, and at
-    each chunk of a stream as if it were any message; and it writes head and body of an answer one after the other, each
-    of which wakes the client. The head of an answer whose length is known is kept back here until its body comes; of an
-    application that fails before that, nothing has been sent, and the connection is closed.
-    """
-
-    _head = b""
-
-    async def send(self, message: Message) -> None:  # type: ignore[override]  # typed for its own messages
-        """Send a part of the answer."""
-        head, self._head = self._head, b""
-        if not self.flow.write_paused and not self.disconnected and not self.response_complete:
-            if not self.response_started:
-                if message["type"] == START and self._begun(message["status"], message["headers"]):
-                    return
-            elif head:
-                if self._answered(head, message):
-                    return
-            elif self.chunked_encoding and message.get("more_body") and message["body"]:
-                chunk = message["body"]
-                self.transport.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
-                return
-        if head and not self.disconnected:
-            self.transport.write(head)
-        await super().send(cast("ASGISendEvent", message))
-
-    def _answered(self, head: bytes, message: Message) -> bool:
-        """Send the whole answer; False, and nothing is sent, if the message is not all of its body."""
-        if message["type"] != BODY or message.get("more_body") or self.scope["method"] == "HEAD":
-            return False
-        body = message.get("body", b"")
-        if len(body) != self.expected_content_length:
-            return False
-        if len(body) <= _JOINED_BYTES:
-            self.transport.write(head + body)
-        else:
-            self.transport.writelines((head, body))
-        _complete(self, keep_alive=self.keep_alive)
-        return True
-
-    def _begun(self, status: int, headers: Headers) -> bool:
-        """Begin the answer; False, and nothing is done, if it says something of the connection, as refusals may."""
-        lines, has_length = [STATUS_LINE[status]], False
-        for name, value in [*self.default_headers, *headers]:
-            if name == b"content-length":
-                self.expected_content_length, has_length = int(value), True
-            elif name in _OF_THE_CONNECTION:
-                return False
-            lines.append(b"%b: %b\r\n" % (name, value))
-        self.chunked_encoding = not has_length and self.scope["method"] != "HEAD" and status not in _WITHOUT_BODY
-        if self.chunked_encoding:
-            lines.append(b"transfer-encoding: chunked\r\n")
-        if not self.keep_alive:
-            lines.append(b"connection: close\r\n")
-        head = b"".join(lines)
-        if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines) or b"\x00" in head:
-            raise RuntimeError("a header holds what no header can")
-        self.response_started, self.waiting_for_100_continue = True, False
-        if has_length:
-            self._head = head + b"\r\n"
-        else:
-            self.transport.write(head + b"\r\n")
-        return True
-
-
-class UnchunkedCycle(RequestResponseCycle):
-    """A request of HTTP/1.0: an answer without a length ends with the connection, for it knows no chunks."""
-
-    _until_closed = False
-
-    async def send(self, message: Message) -> None:  # type: ignore[override]  # typed for its own messages
-        """Send a part of the answer."""
-        if message["type"] == START:
-            self._until_closed = all(name != b"content-length" for name, _ in message["headers"])
-            if self._until_closed:
-                self.chunked_encoding = False
-        if message["type"] == START or not self._until_closed:
-            await super().send(cast("ASGISendEvent", message))
-            return
-        await self.flow.drain()
-        if self.disconnected:
-            return
-        self.transport.write(message.get("body", b""))
-        if not message.get("more_body", False):
-            _complete(self, keep_alive=False)
-
-
-def _complete(cycle: RequestResponseCycle, *, keep_alive: bool) -> None:
-    """End an answer that was written past uvicorn, as that does."""
-    cycle.response_complete = True
-    cycle.message_event.set()
-    if not keep_alive:
-        cycle.transport.close()
-    cycle.on_response()

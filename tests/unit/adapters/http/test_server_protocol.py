@@ -3,61 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
+from harness.server_connection import Connection, RecordingTransport
 from ibex.adapters.http.client import CUT, WATCH
-from ibex.adapters.http.edge import REFUSED
-from ibex.adapters.http.errors import status_of
-from ibex.adapters.http.server_protocol import MAX_HEAD_BYTES, MAX_HEADERS, CuttableHttpProtocol
+from ibex.adapters.http.server_protocol import MAX_HEAD_BYTES, MAX_HEADERS, LimitedHttpProtocol
 
 if TYPE_CHECKING:
     from ibex.adapters.http.asgi import Receive, Scope, Send
-
-
-class RecordingTransport(asyncio.Transport):
-    """A transport that goes nowhere."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.written = b""
-        self.writings: list[bytes] = []
-        self.aborted = False
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Remember what was written."""
-        self.written += bytes(data)
-        self.writings.append(bytes(data))
-
-    def writelines(self, list_of_data: Any) -> None:
-        """Remember what was written at once."""
-        self.write(b"".join(list_of_data))
-
-    def is_closing(self) -> bool:
-        """Tell whether it was cut."""
-        return self.aborted
-
-    def abort(self) -> None:
-        """Be cut."""
-        self.aborted = True
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """Know nothing."""
-        del name
-        return default
-
-    def pause_reading(self) -> None:
-        """Go on regardless."""
-
-    def resume_reading(self) -> None:
-        """Go on regardless."""
-
-    def close(self) -> None:
-        """Be closed."""
-        self.aborted = True
 
 
 async def test_each_request_can_cut_its_connection() -> None:
@@ -74,7 +31,7 @@ async def test_each_request_can_cut_its_connection() -> None:
     config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off")
     config.load()
     transport = RecordingTransport()
-    protocol = CuttableHttpProtocol(config=config, server_state=ServerState(), app_state={})
+    protocol = LimitedHttpProtocol(config=config, server_state=ServerState(), app_state={})
     protocol.connection_made(transport)
 
     protocol.data_received(b"GET /a HTTP/1.1\r\nhost: a\r\n\r\n")
@@ -163,51 +120,6 @@ async def test_a_loss_is_told_to_the_request_that_runs_and_to_no_other() -> None
     assert connection.transport.writings == []
 
 
-class Connection:
-    """One connection to an application that echoes the headers it sees, or waits before it answers."""
-
-    def __init__(self, *, waits: bool = False, body: bytes | None = b"x", parts: int = 1) -> None:
-        """Take the body of each answer, None for one without a length, and in how many parts it is sent."""
-        self._body = body
-        self._parts = parts
-        self.seen: list[Scope] = []
-        self.bodies: list[bytes] = []
-        self.may_answer = asyncio.Event()
-        self.began = asyncio.Event()
-        self.answered = asyncio.Event()
-        if not waits:
-            self.may_answer.set()
-        config = uvicorn.Config(self._app, interface="asgi3", log_config=None, access_log=False, lifespan="off")
-        config.load()
-        self.transport = RecordingTransport()
-        self.state = ServerState()
-        self.protocol = CuttableHttpProtocol(config=config, server_state=self.state, app_state={})
-        self.protocol.connection_made(self.transport)
-
-    async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refused = scope["extensions"].get(REFUSED)
-        if refused is None:
-            self.seen.append(scope)
-            self.bodies.append((await receive())["body"])
-        status = status_of(refused)
-        headers = [] if self._body is None else [(b"content-length", b"%d" % len(self._body))]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        self.began.set()
-        await self.may_answer.wait()
-        body, size = self._body or b"", len(self._body or b"") // self._parts
-        for part in range(1, self._parts):
-            await send({"type": "http.response.body", "body": body[(part - 1) * size : part * size], "more_body": True})
-        await send({"type": "http.response.body", "body": body[(self._parts - 1) * size :]})
-        self.answered.set()
-
-    async def finish(self) -> bytes:
-        """Let it answer and return all that was written."""
-        self.may_answer.set()
-        await asyncio.gather(*self.state.tasks)
-        self.protocol.connection_lost(None)
-        return self.transport.written
-
-
 @pytest.mark.parametrize(
     "head",
     [
@@ -222,12 +134,13 @@ async def test_a_head_is_bounded(head: bytes) -> None:
     connection = Connection()
     request = b"GET / HTTP/1.1\r\nhost: a\r\n" + head
     for start in range(0, len(request), 10_000):
-        if not connection.transport.is_closing():
+        if not connection.is_over:
             connection.protocol.data_received(request[start : start + 10_000])
 
     assert (await connection.finish()).startswith(b"HTTP/1.1 431 ")
+    assert connection.codes == ["HEADERS_TOO_LARGE"]
     assert connection.seen == []
-    assert connection.transport.is_closing()
+    assert connection.is_over
 
 
 async def test_a_head_within_the_bound_is_taken_again_and_again() -> None:
@@ -284,19 +197,41 @@ async def test_what_is_no_http_does_not_get_into_an_answer() -> None:
         b"GET / HTTP/1.1\r\nhost: a\r\nx: a\x00b\r\n",
         b"NOTHING / HTTP/1.1\r\nhost: a\r\n",
         b"CONNECT a:443 HTTP/1.1\r\nhost: a:443\r\n",
+        b"POST / HTTP/1.0\r\nhost: a\r\ntransfer-encoding: chunked\r\n",
+        b"GET / RTSP/1.0\r\nhost: a\r\n",
+        b"POST / RTSP/1.1\r\nhost: a\r\nx: POST / HTTP/1.1\r\n",
+        b"\r\nPOST / RTSP/1.0\r\nhost: a\r\n",
+        b"DESCRIBE / RTSP/1.0\r\nhost: a\r\n",
+        b"DESCRIBE / HTTP/1.1\r\nhost: a\r\n",
+        b"SOURCE / ICE/1.0\r\nhost: a\r\n",
+        b"SOURCE / HTTP/1.1\r\nhost: a\r\n",
+        b"PRI * HTTP/2.0\r\n",
+        b"PRI / HTTP/1.1\r\nhost: a\r\n",
+        b"GET /\r\n",
+        b"GET / HTTP/0.9\r\nhost: a\r\n",
+        b"GET / http/1.1\r\nhost: a\r\n",
+        b"GET  / HTTP/1.1\r\nhost: a\r\n",
+        b"GET /  HTTP/1.1\r\nhost: a\r\n",
+        b"GET /#a HTTP/1.1\r\nhost: a\r\n",
+        b"GET / HTTP/1.1\nhost: a\r\n",
+        b"GET / HTTP/1.1\r\nhost: a\r\n folded: b\r\n",
+        b"GET / HTTP/1.1\r\nhost: a\r\nx: a\rb\r\n",
     ],
 )
-async def test_what_two_could_read_in_two_ways_is_refused(head: bytes) -> None:
-    """Once, and nothing that comes after it is looked at."""
+@pytest.mark.parametrize("piece", [1, 1_000])
+async def test_what_two_could_read_in_two_ways_is_refused(head: bytes, piece: int) -> None:
+    """Once, however it is cut, and nothing that comes after it is looked at."""
     connection = Connection()
-    connection.protocol.data_received(head + b"\r\n")
+    request = head + b"\r\n"
+    for start in range(0, len(request), piece):
+        connection.protocol.data_received(request[start : start + piece])
     connection.protocol.data_received(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
 
     written = await connection.finish()
     assert written.startswith(b"HTTP/1.1 400 ")
     assert written.count(b"HTTP/1.1") == 1
     assert connection.seen == []
-    assert connection.transport.is_closing()
+    assert connection.is_over
 
 
 @pytest.mark.parametrize("cut", [20, 90, 160])
@@ -316,3 +251,98 @@ async def test_an_upgrade_that_is_offered_is_not_taken(cut: int) -> None:
     assert (scope["method"], scope["path"], scope["query_string"]) == ("POST", "/a", b"b")
     assert dict(scope["headers"]) == {b"host": b"a", b"content-length": b"5", b"x-other": b"kept"}
     assert connection.bodies[0] == b"hello"
+
+
+@pytest.mark.parametrize("second", [b"POST / RTSP/1.0\r\nhost: a\r\n\r\n", b"GET  / HTTP/1.1\r\nhost: a\r\n\r\n"])
+async def test_a_pipelined_request_of_another_protocol_is_refused(second: bytes) -> None:
+    """Also where it does not begin a read. The request before it is cut off, as nothing can follow its response."""
+    connection = Connection()
+    connection.protocol.data_received(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n" + second)
+    await connection.settle()
+
+    assert connection.transport.aborted
+    assert len(connection.seen) <= 1
+    await connection.finish()
+
+
+CHUNKED = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "endless",
+    [
+        b"1\r\nx\r\n0\r\nt: " + b"a" * 200_000,
+        b"1\r\nx\r\n0\r\n" + b"t: a\r\n" * (MAX_HEADERS + 2),
+        b"1;" + b"a" * 200_000,
+        b"0" * 200_000,
+        (b"1;" + b"a" * 20_000 + b"\r\nx\r\n") * 10,
+    ],
+    ids=["one trailer", "many trailers", "an extension", "a size", "an extension for each byte"],
+)
+async def test_what_frames_a_body_is_bounded(endless: bytes) -> None:
+    """The application hears of it where it reads the body, and its response closes the connection."""
+    connection = Connection()
+    connection.protocol.data_received(CHUNKED)
+    for start in range(0, len(endless), 10_000):
+        connection.protocol.data_received(endless[start : start + 10_000])
+    await connection.settle()
+
+    assert connection.codes == ["HEADERS_TOO_LARGE"]
+    assert connection.transport.half_closed
+    written = await connection.finish()
+    assert written.startswith(b"HTTP/1.1 431 ")
+    assert b"\r\nconnection: close\r\n" in written
+
+
+async def test_trailers_that_are_too_large_cut_a_response_that_has_begun() -> None:
+    """A status can only be sent once."""
+    connection = Connection(waits=True, reads=False)
+    connection.protocol.data_received(CHUNKED)
+    await connection.began.wait()
+    for _ in range(10):
+        connection.protocol.data_received(b"0" * 10_000)
+
+    assert connection.transport.aborted
+    await connection.finish()
+
+
+async def test_small_chunks_and_short_trailers_are_taken() -> None:
+    """One byte at a time, with an extension each, for longer than a head may be."""
+    connection = Connection()
+    connection.protocol.data_received(CHUNKED)
+    for _ in range(200):
+        connection.protocol.data_received(b"1;a=b\r\nx\r\n" * 100)
+    connection.protocol.data_received(b"0\r\nt: " + b"a" * 60_000 + b"\r\n\r\n")
+
+    assert (await connection.finish()).startswith(b"HTTP/1.1 200 ")
+    assert b"".join(connection.bodies) == b"x" * 20_000
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+async def test_a_response_before_the_end_of_the_body_closes(version: bytes) -> None:
+    """The rest of the body is thrown away, up to a limit, and nothing of it is taken for a request."""
+    connection = Connection(reads=False)
+    connection.protocol.data_received(b"POST / HTTP/" + version + b"\r\nhost: a\r\ncontent-length: 9000000\r\n\r\n")
+    await connection.settle()
+    assert b"\r\nconnection: close\r\n" in connection.transport.written
+    assert (connection.transport.half_closed, connection.transport.aborted) == (True, False)
+
+    for _ in range(9):
+        connection.protocol.data_received(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n" * 20_000)
+    await connection.settle()
+    assert len(connection.seen) == 1
+    assert not connection.transport.aborted
+
+    for _ in range(30):
+        connection.protocol.data_received(b"x" * 600_000)
+    assert connection.transport.aborted
+    await connection.finish()
+
+
+async def test_more_requests_at_once_than_are_kept() -> None:
+    """Their client is cut off: each takes memory before the first is answered."""
+    connection = Connection(waits=True)
+    connection.protocol.data_received(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n" * 1_000)
+
+    assert connection.transport.aborted
+    await connection.finish()

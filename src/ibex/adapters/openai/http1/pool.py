@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import httpx
 
 from ibex.adapters.openai.http1.connection import READ_BYTES, Connection
+from ibex.adapters.openai.http1.descriptors import has_no_descriptor
 
 if TYPE_CHECKING:
     from ibex.adapters.openai.http1.tls import ResumingContext
@@ -63,7 +64,8 @@ class ConnectionPool:
         """Return a connection to send one request on; ``fresh``: not one that was kept.
 
         ``connect_s`` bounds the making of a connection, ``wait_s`` the waiting for one where no more may be made.
-        Raises ``httpx.ConnectError``, ``ConnectTimeout``, and ``PoolTimeout`` where too many wait, or for too long.
+        Raises ``httpx.ConnectError``, ``ConnectTimeout``, and ``PoolTimeout`` where too many wait, or for too long, or
+        where the process has no file descriptor left.
         """
         kept = None if fresh else self.kept()
         if kept is not None:
@@ -223,6 +225,8 @@ class ConnectionPool:
 
 
 def _of_connecting(error: Exception) -> httpx.TransportError:
+    if isinstance(error, OSError) and has_no_descriptor(error):
+        return httpx.PoolTimeout("the process has no file descriptor left for a connection")
     if isinstance(error, TimeoutError):
         return httpx.ConnectTimeout("the connection was not made in time")
     return httpx.ConnectError("the connection could not be made")

@@ -1,0 +1,164 @@
+"""The client connections of a worker: the state of each, the timer over each state, and how many there may be.
+
+Every connection is in exactly one state. Each state that waits for the client has a time limit (ADR 0037):
+
+=============  ===============================================  =========================================  ============
+state          the connection waits for                         it is aborted after                        makes room
+=============  ===============================================  =========================================  ============
+NEW            the head of its first request                    ``head_s``, and ``head_s`` from the first  first
+                                                                byte
+OVERLOADED     the head of a request that gets 503, because     ``head_s``                                 beyond a
+               the worker has no room for the connection                                                   reserve
+LINGERING      the client to stop sending after a response      ``linger_s``, or ``MAX_DISCARDED_BYTES``   second
+               that closes the connection
+IDLE           the first byte of the next request               ``keep_alive_s``                           third
+HEAD           the rest of a later head                         ``head_s`` from its first byte             fourth
+PIPELINED      the rest of a head behind a running request      ``head_s`` from its first byte             never
+FRAMING        the rest of a chunk's framing or of trailers     ``head_s`` from its first byte             never
+REQUEST        the application, which has its own deadlines     (the body's and the provider's deadlines)  never
+               for the body and for the provider
+=============  ===============================================  =========================================  ============
+
+A client that leaves a response unread is in one of these states as well, and ``ClientReading`` watches it beside them.
+
+One timer serves all connections of a state: they all have the same time limit, so the first to enter is the first due.
+A request costs one removal and one insertion, no timer of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from ibex.domain.deadline import PatientTimer
+
+MAX_DISCARDED_BYTES: Final = 16 << 20
+"""How much of what a client sends after its response is read and discarded."""
+OVERLOAD_RESERVE: Final = 64
+"""So many connections beyond the limit are accepted to be told that the worker is full."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """The limits of a worker's client connections. Times are in seconds.
+
+    A client that reads nothing of what waits for it is cut off after ``stall_s``, one that reads less than
+    ``least_rate`` bytes a second after ``slow_s``.
+    """
+
+    head_s: float = 10.0
+    stall_s: float = 60.0
+    keep_alive_s: float = 75.0
+    linger_s: float = 2.0
+    slow_s: float = 30.0
+    least_rate: int = 1024
+    connections: int = 10_000
+
+
+class Tracked(Protocol):
+    """A connection as the table sees it. ``state`` is None once the connection has left the table."""
+
+    state: State | None
+
+    def overdue(self, state: State) -> None:
+        """Abort the connection, or enter a state again: the time limit of ``state`` is over."""
+
+    def abort(self) -> None:
+        """Drop the connection, with what is still to be sent."""
+
+
+class State:
+    """A state, and the connections in it, the longest first, under one timer. Without a time limit it lists none."""
+
+    __slots__ = ("_timer", "limit_s", "members", "name")
+
+    def __init__(self, name: str, limit_s: float | None) -> None:
+        self.name = name
+        self.members: OrderedDict[Tracked, float] = OrderedDict()
+        self.limit_s = limit_s
+        self._timer: PatientTimer | None = None
+
+    def __repr__(self) -> str:
+        return f"<{self.name}: {len(self.members)}>"
+
+    def add(self, connection: Tracked) -> None:
+        """Add a connection, which is due after the whole time limit."""
+        if self.limit_s is None:
+            return
+        due = asyncio.get_running_loop().time() + self.limit_s
+        self.members[connection] = due
+        if self._timer is None:
+            self._timer = PatientTimer(due, self._end_overdue)
+
+    def _end_overdue(self) -> None:
+        now = asyncio.get_running_loop().time()
+        try:
+            while self.members:
+                connection, due = next(iter(self.members.items()))
+                if due > now:
+                    break
+                del self.members[connection]
+                connection.overdue(self)
+        finally:
+            self._timer = None
+            if self.members:
+                self._timer = PatientTimer(next(iter(self.members.values())), self._end_overdue)
+
+
+class ConnectionTable:
+    """All client connections of a worker by state. No operation looks at more than a few of them."""
+
+    def __init__(self, limits: ConnectionLimits) -> None:
+        self.limits = limits
+        self.count = 0
+        self.new = State("new", limits.head_s)
+        self.overloaded = State("overloaded", limits.head_s)
+        self.lingering = State("lingering", limits.linger_s)
+        self.idle = State("idle", limits.keep_alive_s)
+        self.head = State("head", limits.head_s)
+        self.pipelined = State("pipelined", limits.head_s)
+        self.framing = State("framing", limits.head_s)
+        self.request = State("request", None)
+
+    def join(self, connection: Tracked) -> bool:
+        """Add a connection. Return False if there is no room for its requests, even without all that can be closed."""
+        if self.count >= self.limits.connections:
+            self.close_one()
+        has_room = self.count < self.limits.connections
+        if not has_room and len(self.overloaded.members) >= OVERLOAD_RESERVE:
+            self._close_first(self.overloaded)
+        self.count += 1
+        connection.state = state = self.new if has_room else self.overloaded
+        state.add(connection)
+        return has_room
+
+    def enter(self, connection: Tracked, state: State) -> None:
+        """Move a connection to a state, with the whole time limit of that state. One that has left stays out."""
+        old = connection.state
+        if old is not None:
+            old.members.pop(connection, None)
+            connection.state = state
+            if state.limit_s is not None:
+                state.add(connection)
+
+    def leave(self, connection: Tracked) -> None:
+        """Remove a connection that has ended. Idempotent."""
+        old = connection.state
+        if old is not None:
+            old.members.pop(connection, None)
+            connection.state = None
+            self.count -= 1
+
+    def close_one(self) -> bool:
+        """Abort the connection that matters least; return False if all of them carry requests."""
+        return any(self._close_first(state) for state in (self.new, self.lingering, self.idle, self.head))
+
+    def _close_first(self, state: State) -> bool:
+        if not state.members:
+            return False
+        connection = next(iter(state.members))
+        self.leave(connection)
+        connection.abort()
+        return True

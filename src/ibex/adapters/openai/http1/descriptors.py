@@ -1,0 +1,42 @@
+"""Whether a connection failed because this process, or the machine, has no file descriptor left."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import math
+import os
+import socket
+import time
+from typing import Final
+
+TELL_S: Final = 60.0
+"""How often it is logged, at most."""
+_NO_DESCRIPTOR: Final = {errno.EMFILE, errno.ENFILE}
+_LOG: Final = logging.getLogger(__name__)
+
+
+class _Log:
+    told_at = -math.inf
+
+
+def has_no_descriptor(error: OSError) -> bool:
+    """Return whether that is why an attempt to connect failed, and log it once in a while.
+
+    A name that could not be looked up does not say why; so a descriptor is tried.
+    """
+    lacks = error.errno in _NO_DESCRIPTOR or (isinstance(error, socket.gaierror) and not _is_one_left())
+    if lacks:
+        now = time.monotonic()
+        if now - _Log.told_at >= TELL_S:
+            _Log.told_at = now
+            _LOG.warning("No file descriptor is left for a connection to the provider; requests get 503 OVERLOADED.")
+    return lacks
+
+
+def _is_one_left() -> bool:
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:
+        return error.errno not in _NO_DESCRIPTOR
+    return True
