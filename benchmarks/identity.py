@@ -31,6 +31,7 @@ from ibex.domain.admit_caller import AdmitCaller, Credentials
 from ibex.domain.identity import Agent, AgentStatus, PersonalAccessToken
 from ibex.domain.known_tokens import FILTER_BITS, filter_of, positions
 from ibex.domain.open_exchange import OpenExchange
+from ibex.domain.refused_requests import RefusedRequests
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,7 +71,7 @@ async def _in_process() -> None:
     await board.renew(connection, await board.begin_turn(connection) or "")
     tokens = caches.tokens(ScriptedTokens(principal()))
     agents = caches.agents(ScriptedAgents(Agent(AGENT, ORG, AgentStatus.ACTIVE)))
-    admit = AdmitCaller(tokens, agents, InMemoryRateLimiter(board.news), default_rpm=0)
+    admit = AdmitCaller(tokens, agents, InMemoryRateLimiter(board.news), RefusedRequests(default_rpm=0), default_rpm=0)
     credentials = Credentials(BEARER, str(AGENT))
     for _ in range(3):
         await admit(credentials, OpenExchange.begin(clock, uuid4(), ""))

@@ -28,6 +28,7 @@ from ibex.adapters.system.clock import SystemClock
 from ibex.adapters.telemetry.caches import CacheTelemetry
 from ibex.adapters.telemetry.metrics import Metrics
 from ibex.domain.admit_caller import AdmitCaller, Credentials
+from ibex.domain.auth_calls import AuthCalls
 from ibex.domain.cached_identity import (
     CachedAgents,
     CachedDirectives,
@@ -42,6 +43,7 @@ from ibex.domain.freshness import Kind, News
 from ibex.domain.identity import Agent, AgentStatus
 from ibex.domain.open_exchange import OpenExchange
 from ibex.domain.rate_limits import decide
+from ibex.domain.refused_requests import RefusedRequests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -94,21 +96,26 @@ def warm_caches() -> Warm:
     def cache(kind: Kind, lifetimes: Any) -> FreshCache[Any, Any]:
         return FreshCache(kind, LRUCache(LRU_SIZE), lifetimes, clock, heard)
 
+    calls = AuthCalls(clock, timeout_s=0.05)
     tokens = CachedTokens(
         ScriptedTokens(principal()),
         NoFilter(),
         cache(Kind.TOKENS, token_lifetimes(clock, while_source_is_down_s=_STALE_S)),
+        calls,
     )
     agents = CachedAgents(
         ScriptedAgents(Agent(AGENT, ORG, AgentStatus.ACTIVE)),
         cache(Kind.AGENTS, agent_lifetimes(while_source_is_down_s=_STALE_S)),
+        calls,
     )
     directives = CachedDirectives(
         ScriptedDirectives(DIRECTIVE),
         NoSharedDirectives(),
         cache(Kind.DIRECTIVES, directive_lifetimes(60, last_known_s=_STALE_S)),
     )
-    admit = AdmitCaller(tokens, agents, InMemoryRateLimiter(lambda _: news), default_rpm=0)
+    admit = AdmitCaller(
+        tokens, agents, InMemoryRateLimiter(lambda _: news), RefusedRequests(default_rpm=0), default_rpm=0
+    )
     scene = Warm(clock, tokens, agents, directives, news, admit, Credentials(BEARER, str(AGENT)))
     asyncio.run(_fetch(scene))
     return scene

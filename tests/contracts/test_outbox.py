@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.tenants import later, new_token, settle_in
+from harness.tenants import later, new_organization, new_token, settle_in
 from ibex.adapters.memory.identity import InMemoryIdentity
 from ibex.adapters.postgres.database import Database
 from ibex.adapters.postgres.identity import PostgresIdentity
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from ibex.domain.announce import Change, Outbox
-    from ibex.domain.manage_identity import IdentityStore
+    from ibex.domain.manage_identity import IdentityStore, NamedAgent
 
     Stores = tuple[IdentityStore, Outbox]
 
@@ -46,10 +46,20 @@ def told(changes: Sequence[Change]) -> list[tuple[UUID, Kind, UUID | None]]:
     return [(change.org_id, change.kind, change.new_token) for change in changes]
 
 
-async def test_nothing_changed_is_nothing_pending(stores: Stores) -> None:
-    """Neither is what nobody remembers yet: an organization, an agent."""
+async def settled(stores: Stores) -> NamedAgent:
+    """Return an agent of a new organization, whose creation is announced."""
     identity, outbox = stores
-    await settle_in(identity)
+    agent = await settle_in(identity)
+    (change,) = await outbox.pending(10)
+    assert (change.org_id, change.kind, change.new_token) == (agent.org_id, Kind.AGENTS, None)
+    await outbox.forget([change.id])
+    return agent
+
+
+async def test_nothing_changed_is_nothing_pending(stores: Stores) -> None:
+    """A new organization is not: nobody remembers anything of it."""
+    identity, outbox = stores
+    await identity.add_organization(new_organization())
     assert list(await outbox.pending(10)) == []
     assert list(await outbox.live_tokens()) == []
 
@@ -57,7 +67,7 @@ async def test_nothing_changed_is_nothing_pending(stores: Stores) -> None:
 async def test_changes_are_pending_in_their_order(stores: Stores) -> None:
     """With organization and kind, and with the token where one was created."""
     identity, outbox = stores
-    agent = await settle_in(identity)
+    agent = await settled(stores)
     token = new_token(agent.org_id)
     await identity.add_token(token)
     await identity.set_agent_status(agent.org_id, agent.id, AgentStatus.PAUSED)
@@ -74,7 +84,7 @@ async def test_changes_are_pending_in_their_order(stores: Stores) -> None:
 async def test_looking_takes_nothing_away(stores: Stores) -> None:
     """Two replicas see the same until one of them says that it is announced."""
     identity, outbox = stores
-    agent = await settle_in(identity)
+    agent = await settled(stores)
     await identity.set_agent_status(agent.org_id, agent.id, AgentStatus.PAUSED)
     first = await outbox.pending(10)
     assert len(first) == 1
@@ -84,7 +94,7 @@ async def test_looking_takes_nothing_away(stores: Stores) -> None:
 async def test_no_more_than_asked_for_and_the_oldest_of_them(stores: Stores) -> None:
     """The rest comes when those are forgotten."""
     identity, outbox = stores
-    agents = [await settle_in(identity) for _ in range(5)]
+    agents = [await settled(stores) for _ in range(5)]
     for agent in agents:
         await identity.set_agent_status(agent.org_id, agent.id, AgentStatus.PAUSED)
     some = await outbox.pending(2)
@@ -96,7 +106,7 @@ async def test_no_more_than_asked_for_and_the_oldest_of_them(stores: Stores) -> 
 async def test_forgetting_again_is_no_error(stores: Stores) -> None:
     """Nor is forgetting nothing, nor what never was."""
     identity, outbox = stores
-    agent = await settle_in(identity)
+    agent = await settled(stores)
     await identity.set_agent_status(agent.org_id, agent.id, AgentStatus.PAUSED)
     (change,) = await outbox.pending(10)
     for ids in ([], [change.id], [change.id], [change.id, 1_000_000]):

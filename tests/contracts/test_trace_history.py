@@ -83,6 +83,21 @@ async def test_the_timeline_adds_up_to_the_summary(store: TraceStore) -> None:
         assert sum(one.requests for one in await store.timeline(ORG, HOUR, slices)) == 58
 
 
+async def test_a_row_counts_as_many_requests_as_it_stands_for(store: TraceStore) -> None:
+    """In the timeline and the summary; for its process it is one number."""
+    process = process_started(30)
+    refused = traced(2, error_code="RATE_LIMITED", emitter_id=process, emitter_seq=1, is_complete=False, repeated=1_000)
+    fine = traced(1, error_code="", emitter_id=process, emitter_seq=2)
+    await store.write([refused, fine], "a-batch")
+
+    assert [(one.requests, one.errors) for one in await store.timeline(ORG, HOUR, 1)] == [(1_001, 1_000)]
+    assert sum(one.requests for one in await store.summary(ORG, HOUR)) == 1_001
+    assert sum(one.errors for one in await store.summary(ORG, HOUR)) == 1_000
+    (found,) = await store.emitters(HOUR)
+    assert (found.rows, found.requests, found.missing, found.repeated) == (2, 1_001, 0, 0)
+    assert [one.repeated for one in await store.tail(ORG, 10)] == [1_000, 1]
+
+
 async def test_the_slowest_come_first(store: TraceStore) -> None:
     """By the whole request, no more than asked for, within the span and of the organization."""
     durations = (5.0, 9.0, 1.0, 7.0)
@@ -104,7 +119,7 @@ async def test_a_process_without_gaps(store: TraceStore) -> None:
 
     (found,) = await store.emitters(HOUR)
 
-    assert found == EmitterRecord(process, 1, 10, 10, 0, 0, traces[-1].completed_at)
+    assert found == EmitterRecord(process, 1, 10, 10, 0, 0, traces[-1].completed_at, 10)
 
 
 @pytest.mark.parametrize(("numbers", "missing", "repeated"), [((1, 2, 5), 2, 0), ((3, 4), 2, 0), ((1, 2, 2, 3), 0, 1)])

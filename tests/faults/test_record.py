@@ -9,14 +9,17 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
 from harness.record_stack import POLL_S, WAIT_S, Answer, RecordStack
 from harness.request_load import as_fast_as_answered, chat_request
 from harness.small_disk import SmallDisk, small_disk
+from ibex.domain.guessed_secrets import FREE_GUESSES, LANE_BURST, LANE_CALLS_A_SECOND
 from ibex.domain.identity import PersonalAccessToken
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ FAILURES = "ibex_proxy_sink_failures_total"
 BURIED = "ibex_proxy_sink_dead_letters_total"
 LOSSES = "ibex_proxy_journal_losses_total"
 FLOOD = 1_000
+FRESH = 6
 DISK_BYTES = 3 * 1024 * 1024
 
 
@@ -267,9 +271,45 @@ def test_a_flood_of_unknown_tokens_reaches_neither_auth_nor_the_record(stack: Re
     assert all(now - before < FLOOD / 100 for now, before in zip(found, rows, strict=True))  # under other ids neither
 
 
+def test_a_flood_of_guesses_at_a_known_token_leaves_live_tokens_alone(stack: RecordStack) -> None:
+    """A thousand random secrets with a known id: 401, or 503 from the lane. Tokens seen for the first time are served.
+
+    So is the token whose id it is, which was verified before. Auth sees few of the guesses, and no row is written.
+    """
+    create = ("token", "create", "--agent", "one", "--json", "--name")
+    fresh = [stack.production.ibex(*create, f"fresh-{number}")["token"] for number in range(FRESH)]
+    base_url = f"{stack.address}/v1"
+    known = UUID(stack.token.removeprefix("ibex_pat_")[:36])
+    ids = [uuid4() for _ in range(FLOOD)]
+    flood = [
+        chat_request(base_url, "gpt-4o", {**_with_token(known), "x-request-id": str(request_id)}) for request_id in ids
+    ]
+    refused = stack.metric("ibex_proxy_filter_lookups_total", outcome="false_positive")
+    began = time.monotonic()
+
+    with ThreadPoolExecutor(1) as thread:
+        flooding = thread.submit(as_fast_as_answered, base_url, flood, connections=200, most=FLOOD)
+        seen = [answer for token in fresh for answer in (stack.ask_as(token), *stack.ask(1))]
+        answers = flooding.result().answers
+
+    took_s = time.monotonic() - began
+    assert [answer.status for answer in seen] == [200] * 2 * FRESH
+    statuses = Counter(answer.status for answer in answers)
+    assert statuses.keys() == {401, 503}
+    asked = stack.metric("ibex_proxy_filter_lookups_total", outcome="false_positive") - refused
+    assert asked <= (FREE_GUESSES + 1) * (1 + took_s // 60) + LANE_BURST + LANE_CALLS_A_SECOND * took_s
+    assert stack.metric("ibex_proxy_auth_calls_refused_total", share="lane") > 0
+    assert stack.metric("ibex_proxy_auth_calls_refused_total", share="first_seen") == 0
+    stack.assert_recorded(seen)
+    assert set(ids).isdisjoint([*stack.traces(), *stack.checkpoints()])
+
+
+def _with_token(token_id: UUID) -> dict[str, str]:
+    return {"authorization": f"Bearer {PersonalAccessToken.issue(token_id, os.urandom(32)).reveal()}"}
+
+
 def _unknown() -> dict[str, str]:
-    token = PersonalAccessToken.issue(uuid4(), os.urandom(32))
-    return {"authorization": f"Bearer {token.reveal()}"}
+    return _with_token(uuid4())
 
 
 def _wait_for_the_filter(stack: RecordStack, lookups: str) -> None:

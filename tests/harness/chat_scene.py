@@ -15,6 +15,7 @@ from ibex.adapters.memory.observers import RecordingObserver
 from ibex.adapters.memory.rate_limits import InMemoryRateLimiter
 from ibex.adapters.memory.shared_directives import InMemorySharedDirectives
 from ibex.domain.admit_caller import AdmitCaller, Credentials
+from ibex.domain.auth_calls import AuthCalls
 from ibex.domain.cached_identity import (
     CachedAgents,
     CachedDirectives,
@@ -33,6 +34,7 @@ from ibex.domain.identity import Agent, AgentStatus, PersonalAccessToken, Princi
 from ibex.domain.journal import Batch, JournalUnavailableError, Sink
 from ibex.domain.permissions import AGENT_DEFAULT
 from ibex.domain.providers import CompletionBody, CompletionStream, ProviderRegistry, StreamEvent
+from ibex.domain.refused_requests import RefusedRequests
 from ibex.domain.settle_exchange import SettleExchange
 
 if TYPE_CHECKING:
@@ -53,6 +55,7 @@ OTHER_AGENT = UUID(int=0x1B)
 TOKEN = PersonalAccessToken.issue(UUID(int=0x2A), bytes(range(32)))
 BEARER = f"Bearer {TOKEN.reveal()}"
 REQUEST_ID = UUID(int=0x3A)
+CALL_TIMEOUT_S = 0.05
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 DIRECTIVE_TEXT = "Answer in rhyme."
 DIRECTIVE = Directive(UUID(int=0x4A), 3, InjectionMode.SYSTEM_FIRST, DIRECTIVE_TEXT, text_hash(DIRECTIVE_TEXT))
@@ -333,16 +336,22 @@ class Caches:
     clock: ManualClock
     heard: list[tuple[str, Kind]] = field(default_factory=list)
     shared_directives: InMemorySharedDirectives = field(default_factory=InMemorySharedDirectives)
+    calls: AuthCalls = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Share the calls to auth."""
+        self.calls = AuthCalls(self.clock, timeout_s=CALL_TIMEOUT_S)
 
     def tokens(self, source: TokenVerifier, known: KnownTokens | None = None) -> CachedTokens:
         """Return a cache of tokens over a source."""
         lifetimes = token_lifetimes(self.clock, while_source_is_down_s=300)
-        return CachedTokens(source, known or NoFilter(), FreshCache(Kind.TOKENS, {}, lifetimes, self.clock, self))
+        cache: FreshCache[bytes, Principal] = FreshCache(Kind.TOKENS, {}, lifetimes, self.clock, self)
+        return CachedTokens(source, known or NoFilter(), cache, self.calls)
 
     def agents(self, source: AgentVerifier) -> CachedAgents:
         """Return a cache of agents over a source."""
         lifetimes = agent_lifetimes(while_source_is_down_s=300)
-        return CachedAgents(source, FreshCache(Kind.AGENTS, {}, lifetimes, self.clock, self))
+        return CachedAgents(source, FreshCache(Kind.AGENTS, {}, lifetimes, self.clock, self, absent={}), self.calls)
 
     def directives(self, source: DirectiveLookup) -> CachedDirectives:
         """Return a cache of directives over a source."""
@@ -400,7 +409,7 @@ class ChatScene:
     def admit_caller(self) -> AdmitCaller:
         """Return the use case's first half."""
         tokens, agents = self.caches.tokens(self.tokens), self.caches.agents(self.agents)
-        return AdmitCaller(tokens, agents, self.rate_limiter, default_rpm=600)
+        return AdmitCaller(tokens, agents, self.rate_limiter, RefusedRequests(default_rpm=600), default_rpm=600)
 
     def use_case(self) -> CompleteChat:
         """Return the use case over the neighbours as they are now."""

@@ -22,6 +22,7 @@ from ibex.domain.admit_caller import AdmitCaller, Credentials
 from ibex.domain.identity import Agent, AgentStatus
 from ibex.domain.known_tokens import FILTER_BITS
 from ibex.domain.open_exchange import OpenExchange
+from ibex.domain.refused_requests import RefusedRequests
 
 if TYPE_CHECKING:
     from ibex.domain.exchange import Caller
@@ -40,7 +41,11 @@ class Door:
         self.caches = Caches(self.clock)
         self.notes = OpenExchange.begin(self.clock, UUID(int=1), "t" * 32)
         self.admit = AdmitCaller(
-            self.caches.tokens(self.tokens), self.caches.agents(self.agents), self.rate_limiter, default_rpm=600
+            self.caches.tokens(self.tokens),
+            self.caches.agents(self.agents),
+            self.rate_limiter,
+            RefusedRequests(default_rpm=600),
+            default_rpm=600,
         )
 
     async def knock(self, authorization: str | None = BEARER, agent_id: str | None = str(AGENT)) -> Caller | None:

@@ -16,12 +16,14 @@ from harness.freshness_links import (
     TokensOverLink,
 )
 from ibex.domain.admit_caller import AdmitCaller
+from ibex.domain.auth_calls import AuthCalls
 from ibex.domain.cached_identity import CachedAgents, CachedTokens, agent_lifetimes, token_lifetimes
 from ibex.domain.errors import IbexError
 from ibex.domain.fresh_cache import FreshCache
 from ibex.domain.freshness import Kind
 from ibex.domain.keep_fresh import AnnounceAtOnce, KeepFresh
 from ibex.domain.manage_identity import ManageIdentity, VerifyAgent, VerifyToken
+from ibex.domain.refused_requests import RefusedRequests
 from ibex.domain.token_hash import TokenPeppers
 
 if TYPE_CHECKING:
@@ -137,13 +139,16 @@ class Worker:
         self.to_board = Link(parts.random, NEWS_TIMEOUT_S)
         self.to_auth = Link(parts.random, AUTH_TIMEOUT_S)
         news = NewsOverLink(self.to_board, parts.board, clock)
+        calls = AuthCalls(clock, timeout_s=AUTH_TIMEOUT_S)
         tokens = CachedTokens(
             TokensOverLink(self.to_auth, verify_token),
             news,
             FreshCache(Kind.TOKENS, {}, token_lifetimes(clock, while_source_is_down_s=300), clock, Silent()),
+            calls,
         )
         agents = CachedAgents(
             AgentsOverLink(self.to_auth, verify_agent),
-            FreshCache(Kind.AGENTS, {}, agent_lifetimes(while_source_is_down_s=300), clock, Silent()),
+            FreshCache(Kind.AGENTS, {}, agent_lifetimes(while_source_is_down_s=300), clock, Silent(), absent={}),
+            calls,
         )
-        self.admit = AdmitCaller(tokens, agents, news, default_rpm=0)
+        self.admit = AdmitCaller(tokens, agents, news, RefusedRequests(default_rpm=0), default_rpm=0)

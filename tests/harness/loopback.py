@@ -39,13 +39,14 @@ from ibex.entrypoints.proxy_server import connection_limits
 from ibex.entrypoints.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from harness.openai import ScriptedOpenAI
     from harness.openai_wire import Script
     from ibex.domain.bootstrap import Installation
     from ibex.domain.exchange import Exchange
+    from ibex.domain.traces import Trace
 
 CHAT = "/v1/chat/completions"
 DIRECTIVE = "Be brief."
@@ -76,12 +77,20 @@ class _Heard:
     """The ``LeaseObserver`` and the ``ExchangeObserver`` of the proxy."""
 
     exchanges: list[tuple[Exchange, bool]] = field(default_factory=list)
+    aggregates: list[Exchange] = field(default_factory=list)
     news: threading.Condition = field(default_factory=threading.Condition)
 
     def settled(self, exchange: Exchange, *, journaled: bool) -> None:
         """Remember an exchange."""
         with self.news:
             self.exchanges.append((exchange, journaled))
+            self.news.notify_all()
+
+    def aggregated(self, exchange: Exchange, *, journaled: bool) -> None:
+        """Remember what stands for many refusals."""
+        assert journaled
+        with self.news:
+            self.aggregates.append(exchange)
             self.news.notify_all()
 
     def renewed(self) -> None:
@@ -173,23 +182,38 @@ class Loopback:
         sessions = self._adapters.sessions()
         own = await sessions.sessions(org_id, len(settled))
         turns = [turn.request_id for session in own for turn in await sessions.turns(org_id, session.id)]
-        traces = [trace.request_id for trace in await self._adapters.traces().tail(org_id, 2 * len(settled) + 1)]
+        traces = await self._adapters.traces().tail(org_id, 2 * len(settled) + 1)
         assert Counter(turns) == Counter(e.request_id for e in settled if e.reached_provider)
-        assert Counter(traces) == Counter(e.request_id for e in settled)
+        by_themselves = [e for e in settled if e.emitter_seq]
+        excess = Counter(e.error_code for e in settled if not e.emitter_seq)
+        assert sorted(t.emitter_seq for t in traces) == list(range(1, len(traces) + 1))
+        together = {e.emitter_seq for e in self._heard.aggregates}
+        assert Counter(t.request_id for t in traces if t.emitter_seq not in together) == Counter(
+            e.request_id for e in by_themselves
+        )
+        repeated: Counter[str] = Counter()
+        for trace in traces:
+            repeated[trace.error_code] += trace.repeated if trace.emitter_seq in together else 0
+        assert +repeated == excess
 
     @property
     def token(self) -> str:
         """The token of an agent."""
         return self._made.agent_token.reveal()
 
+    @property
+    def admin_token(self) -> str:
+        """A token that is bound to no agent."""
+        return self._made.admin_token.reveal()
+
     # What a client does
 
-    def head(self, *more: str, path: str = CHAT, request_id: UUID | None = None) -> bytes:
+    def head(self, *more: str, path: str = CHAT, request_id: UUID | None = None, token: str | None = None) -> bytes:
         """Return the head of a chat request with more header lines."""
         lines = [
             f"POST {path} HTTP/1.1",
             "host: ibex.test",
-            f"authorization: Bearer {self.token}",
+            f"authorization: Bearer {token or self.token}",
             "content-type: application/json",
             f"x-request-id: {request_id or uuid4()}",
             *more,
@@ -239,6 +263,30 @@ class Loopback:
     def recorded_nothing_of(self, request_id: str) -> bool:
         """Tell whether there is no exchange of a request: one of which nobody knows whose it was."""
         return all(str(exchange.request_id) != request_id for exchange, _ in self._heard.exchanges)
+
+    def traces(self) -> list[Trace]:
+        """Return the traces that were delivered, the first one first."""
+        org_id = self._made.organization.id
+        found = self._adapters.traces().tail(org_id, 1_000_000)
+        traces = asyncio.run_coroutine_threadsafe(found, self._loop).result(WAIT_S)
+        return sorted(traces, key=lambda trace: trace.emitter_seq)
+
+    def wait_for(self, happened: Callable[[], bool]) -> None:
+        """Return once something is so of which nobody tells."""
+        deadline = time.monotonic() + WAIT_S
+        while not happened():
+            assert time.monotonic() < deadline, "it did not happen"
+            time.sleep(POLL_S)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """Return what the proxy counts under a name, with these labels; 0 where nothing was counted yet."""
+        lines = self._adapters.metrics().render()[0].decode().splitlines()
+        wanted = [f'{label}="{value}"' for label, value in labels.items()]
+        return sum(
+            float(line.rpartition(" ")[2])
+            for line in lines
+            if line.startswith(f"{name}{{") and all(one in line for one in wanted)
+        )
 
     def assert_healthy(self) -> None:
         """A buffered and a streamed request succeed at their first try and are recorded; nothing is left open."""

@@ -115,11 +115,15 @@ class RecordStack:
         with ThreadPoolExecutor(CLIENTS) as threads:
             return list(threads.map(lambda n: self._ask(model, streamed=n % 2 == 1), range(number)))
 
-    def _ask(self, model: str, *, streamed: bool) -> Answer:
+    def ask_as(self, token: str) -> Answer:
+        """Send one chat request with another token."""
+        return self._ask("gpt-4o", streamed=False, token=token)
+
+    def _ask(self, model: str, *, streamed: bool, token: str | None = None) -> Answer:
         request_id = uuid4()
         body = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "stream": streamed}
         headers = {
-            "Authorization": f"Bearer {self.token}",
+            "Authorization": f"Bearer {token or self.token}",
             "X-Request-ID": str(request_id),
             "X-IBEX-Session-ID": "a-conversation",
         }

@@ -67,6 +67,17 @@ def test_the_table_is_what_the_spec_says(clickhouse: ClickHouseDatabase) -> None
         assert {row["name"]: row["type"] for row in described} == dict(COLUMNS)
 
 
+def test_a_row_of_a_program_that_does_not_know_repeated_stands_for_one(clickhouse: ClickHouseDatabase) -> None:
+    """Old and new proxies write to the table at the same time."""
+    with connected(clickhouse) as client:
+        name = {"name": clickhouse.name}
+        client.command(
+            "INSERT INTO {name:Identifier}.llm_traces (request_id) VALUES (generateUUIDv4())", parameters=name
+        )
+        found = client.query("SELECT repeated FROM {name:Identifier}.llm_traces", parameters=name).result_rows
+    assert [row[0] for row in found] == [1]
+
+
 def test_a_second_run_changes_nothing(clickhouse: ClickHouseDatabase) -> None:
     """It applies nothing and does not touch the table."""
     before = _table(clickhouse)
@@ -84,10 +95,10 @@ def test_the_time_to_live_follows_its_setting(clickhouse: ClickHouseDatabase) ->
 
 def test_what_is_missing_is_applied_in_order(clickhouse: ClickHouseDatabase) -> None:
     """Later files build on earlier ones, over several runs."""
-    first = [*migrations(), Migration("0002_a", "CREATE TABLE {database:Identifier}.a (n UInt8) ENGINE = Memory;")]
-    later = [*first, Migration("0003_b", "ALTER TABLE {database:Identifier}.a ADD COLUMN m UInt8;\nSELECT 1;")]
-    assert migrate(clickhouse.url, files=first) == ["0002_a"]
-    assert migrate(clickhouse.url, files=later) == ["0003_b"]
+    first = [*migrations(), Migration("0003_a", "CREATE TABLE {database:Identifier}.a (n UInt8) ENGINE = Memory;")]
+    later = [*first, Migration("0004_b", "ALTER TABLE {database:Identifier}.a ADD COLUMN m UInt8;\nSELECT 1;")]
+    assert migrate(clickhouse.url, files=first) == ["0003_a"]
+    assert migrate(clickhouse.url, files=later) == ["0004_b"]
     with connected(clickhouse) as client:
         asked = client.query("SELECT m FROM {name:Identifier}.a LIMIT 0", parameters={"name": clickhouse.name})
     assert asked.column_names == ("m",)
@@ -96,10 +107,10 @@ def test_what_is_missing_is_applied_in_order(clickhouse: ClickHouseDatabase) -> 
 def test_a_run_that_was_cut_short_is_finished_by_the_next(clickhouse: ClickHouseDatabase) -> None:
     """A file whose second statement failed is not recorded and is run again."""
     good = "CREATE TABLE IF NOT EXISTS {database:Identifier}.a (n UInt8) ENGINE = Memory;\n"
-    broken = Migration("0002_a", good + "SELECT throwIf(1);")
+    broken = Migration("0003_a", good + "SELECT throwIf(1);")
     with pytest.raises(MigrationError, match="FUNCTION_THROW_IF_VALUE_IS_NON_ZERO"):
         migrate(clickhouse.url, files=[*migrations(), broken])
-    assert migrate(clickhouse.url, files=[*migrations(), Migration("0002_a", good)]) == ["0002_a"]
+    assert migrate(clickhouse.url, files=[*migrations(), Migration("0003_a", good)]) == ["0003_a"]
 
 
 def test_a_file_that_was_changed_afterwards_is_refused(clickhouse: ClickHouseDatabase) -> None:

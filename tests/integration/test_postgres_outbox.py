@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from harness.postgres import PostgresDatabase
+    from ibex.domain.manage_identity import NamedAgent
 
 pytestmark = pytest.mark.integration
 
@@ -70,9 +71,17 @@ def _take_all(database: PostgresDatabase) -> list[tuple[UUID, str, UUID | None]]
     return [(org_id, kind, new_token) for _, org_id, kind, new_token in sorted(rows)]
 
 
+async def _settled(database: PostgresDatabase, identity: PostgresIdentity) -> NamedAgent:
+    """Return an agent of a new organization, whose creation was noted and is announced."""
+    agent = await settle_in(identity)
+    assert _take(database) == [(agent.org_id, "agents")]
+    return agent
+
+
 async def test_changes_of_identity_are_noted(postgres: PostgresDatabase, identity: PostgresIdentity) -> None:
     """Creation, revocation and an organization's status concern tokens, an agent's status concerns agents."""
-    agent, token = await settle_in(identity), new_token((await settle_in(identity)).org_id)
+    agent = await _settled(postgres, identity)
+    token = new_token((await _settled(postgres, identity)).org_id)
     await identity.add_token(token)
     assert _take_all(postgres) == [(token.org_id, "tokens", token.id)]
     await identity.revoke_token(token.org_id, token.id, later())
@@ -85,7 +94,7 @@ async def test_changes_of_directives_are_noted(
     postgres: PostgresDatabase, identity: PostgresIdentity, app: Database
 ) -> None:
     """The first version (*none* is cached too), every further one, a rollback, a deactivation."""
-    agent, store = await settle_in(identity), PostgresDirectives(app)
+    agent, store = await _settled(postgres, identity), PostgresDirectives(app)
     of = (agent.org_id, agent.id)
     for change in (
         store.add_version(*of, new_draft(), None),
@@ -101,7 +110,7 @@ async def test_what_changes_nothing_is_not_noted(
     postgres: PostgresDatabase, identity: PostgresIdentity, app: Database
 ) -> None:
     """A change that found nothing to change, or failed, leaves no row: both are one transaction."""
-    agent, store = await settle_in(identity), PostgresDirectives(app)
+    agent, store = await _settled(postgres, identity), PostgresDirectives(app)
     await identity.revoke_token(agent.org_id, uuid4(), later())
     await store.activate(agent.org_id, agent.id, 7)
     await store.add_version(agent.org_id, new_agent(agent.org_id).id, new_draft(), None)
@@ -113,7 +122,7 @@ async def test_a_temporary_table_does_not_swallow_a_note(
     postgres: PostgresDatabase, identity: PostgresIdentity
 ) -> None:
     """The trigger names its schema, so nobody can put another outbox before it."""
-    agent = await settle_in(identity)
+    agent = await _settled(postgres, identity)
     with psycopg.connect(postgres.auth_url) as connection:
         connection.execute("CREATE TEMP TABLE outbox (org_id uuid, kind text)")
         connection.execute("UPDATE agents SET status = 'archived' WHERE id = %s", [agent.id])
@@ -122,7 +131,7 @@ async def test_a_temporary_table_does_not_swallow_a_note(
 
 async def test_only_a_creation_has_a_new_token(postgres: PostgresDatabase, identity: PostgresIdentity) -> None:
     """A token that could not be stored leaves no row, and revoking names none."""
-    agent = await settle_in(identity)
+    agent = await _settled(postgres, identity)
     token = new_token(agent.org_id)
     with pytest.raises(NotFoundError):
         await identity.add_token(new_token(agent.org_id, agent_id=uuid4()))
@@ -135,7 +144,7 @@ async def test_a_row_that_another_is_announcing_is_seen_all_the_same(
     postgres: PostgresDatabase, identity: PostgresIdentity, outbox: PostgresOutbox
 ) -> None:
     """Until it is gone: who passes over what is locked would vouch for what is not announced yet."""
-    agent = await settle_in(identity)
+    agent = await _settled(postgres, identity)
     await identity.set_agent_status(agent.org_id, agent.id, AgentStatus.PAUSED)
     with psycopg.connect(postgres.auth_url) as another:
         another.execute("DELETE FROM outbox")
@@ -147,7 +156,7 @@ async def test_an_uncommitted_change_is_not_pending(
     postgres: PostgresDatabase, identity: PostgresIdentity, outbox: PostgresOutbox
 ) -> None:
     """And comes at its commit, though later ones were announced before."""
-    agent = await settle_in(identity)
+    agent = await _settled(postgres, identity)
     with psycopg.connect(postgres.auth_url) as slow:
         slow.execute("UPDATE agents SET status = 'archived' WHERE id = %s", [agent.id])
         await identity.set_organization_status(agent.org_id, OrganizationStatus.SUSPENDED)
@@ -161,7 +170,7 @@ async def test_a_server_that_is_down_is_an_outbox_out_of_reach(
     postgres: PostgresDatabase, identity: PostgresIdentity, outbox: PostgresOutbox
 ) -> None:
     """For each method; and it is reached again when the server is back."""
-    agent = await settle_in(identity)
+    agent = await _settled(postgres, identity)
     await identity.set_agent_status(agent.org_id, agent.id, AgentStatus.PAUSED)
     postgres.server.stop()
     asked = (outbox.pending(10), outbox.forget([1]), outbox.live_tokens())

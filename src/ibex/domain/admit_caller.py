@@ -10,6 +10,7 @@ from ibex.domain.errors import (
     AgentSuspendedError,
     FieldCode,
     FieldError,
+    IbexError,
     InsufficientPermissionsError,
     MissingAgentIdError,
     MissingTokenError,
@@ -20,17 +21,27 @@ from ibex.domain.exchange import Caller, Stage
 from ibex.domain.identity import AgentStatus
 from ibex.domain.permissions import CHAT, allows
 from ibex.domain.rate_limits import decide
+from ibex.domain.refused_requests import seconds_left
 from ibex.domain.values import value
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from ibex.domain.cached_identity import CachedAgents, CachedTokens, RecalledAgent, RecalledPrincipal
     from ibex.domain.freshness import News
-    from ibex.domain.identity import Principal
+    from ibex.domain.identity import Agent, Principal
     from ibex.domain.open_exchange import OpenExchange
     from ibex.domain.rate_limits import RateLimiter
+    from ibex.domain.refused_requests import RefusedRequests
 
 AGENT_HEADER = "X-IBEX-Agent-ID"
-_REFUSALS = (InsufficientPermissionsError, MissingAgentIdError, ValidationError, AgentNotAuthorizedError)
+_REFUSALS = (
+    InsufficientPermissionsError,
+    MissingAgentIdError,
+    ValidationError,
+    AgentNotAuthorizedError,
+    RateLimitedError,
+)
 
 
 @value
@@ -50,46 +61,95 @@ class AdmitCaller:
 
     What is remembered of a caller says to which organization it belongs, which never changes; one round trip counts the
     request and brings the organization's news; by those, what is remembered is confirmed or looked up anew.
+
+    Beyond its bound of refusals, an organization's requests cost no other service anything unless they may be admitted:
+    an agent that the worker does not hold is not looked up, and a request that is refused by what was confirmed a
+    moment ago is refused without asking again (ADR 0041).
     """
 
     def __init__(
-        self, tokens: CachedTokens, agents: CachedAgents, rate_limiter: RateLimiter, *, default_rpm: int
+        self,
+        tokens: CachedTokens,
+        agents: CachedAgents,
+        rate_limiter: RateLimiter,
+        refused: RefusedRequests,
+        *,
+        default_rpm: int,
     ) -> None:
         """Take the limit, in requests per minute, of organizations that set none of their own."""
         self._tokens = tokens
         self._agents = agents
         self._rate_limiter = rate_limiter
+        self._refused = refused
         self._default_rpm = default_rpm
 
     async def __call__(self, credentials: Credentials, notes: OpenExchange) -> News:
         """Admit a caller that wants to act as an agent, who is the notes' ``caller`` then; return the news of it."""
-        notes.enter(Stage.AUTHENTICATE)
-        token, agent = await self._recall(credentials, notes)
-        now = notes.clock.now()
-        notes.enter(Stage.RATE_LIMIT)
-        tally = await self._rate_limiter.count(token.value.org_id, now)
-        notes.enter(Stage.AUTHENTICATE)
-        principal = await self._tokens.confirm(token, tally.news)
-        await self._check_active(agent, tally.news)
-        notes.enter(None)
-        notes.auth_cached = token.from_cache and agent.from_cache
-        notes.auth_stale = token.is_stale or agent.is_stale
-        own = principal.rate_limit_rpm
-        limit = self._default_rpm if own is None else own
-        notes.rate_limit = decide(count=tally.count, limit=limit, now=now)
-        if not notes.rate_limit.allowed:
-            raise RateLimitedError(
-                f"The organization's limit of {limit} requests per minute is reached.",
-                retry_after_s=notes.rate_limit.retry_after_s,
-            )
+        try:
+            notes.enter(Stage.AUTHENTICATE)
+            token, agent = await self._recall(credentials, notes)
+            now = notes.clock.now()
+            notes.enter(Stage.RATE_LIMIT)
+            if self._refused.beyond:
+                self._refuse_at_once(token, agent, notes, now)
+            tally = await self._rate_limiter.count(token.value.org_id, now)
+            notes.enter(Stage.AUTHENTICATE)
+            principal = await self._tokens.confirm(token, tally.news)
+            await self._check_active(agent, tally.news)
+            notes.enter(None)
+            notes.auth_cached = token.from_cache and agent.from_cache
+            notes.auth_stale = token.is_stale or agent.is_stale
+            own = principal.rate_limit_rpm
+            notes.limit_rpm = self._default_rpm if own is None else own
+            self._check_limit(tally.count, notes, now)
+        except IbexError as error:
+            self._refused.note(notes, error)
+            raise
         return tally.news
 
     async def authenticate(self, credentials: Credentials, notes: OpenExchange) -> Principal:
         """Admit a caller without an agent, uncounted."""
-        token = await self._recall_token(credentials, notes)
-        principal = await self._tokens.confirm(token, await self._rate_limiter.news(token.value.org_id))
-        _check_reach(principal, credentials)
+        try:
+            token = await self._recall_token(credentials, notes)
+            principal = token.value
+            if not self._is_known_recently(token, notes.clock.now()):
+                principal = await self._tokens.confirm(token, await self._rate_limiter.news(principal.org_id))
+            _check_reach(principal, credentials)
+        except IbexError as error:
+            self._refused.note(notes, error)
+            raise
         return principal
+
+    def note_refusal(self, notes: OpenExchange, error: IbexError) -> None:
+        """Count the refusal of a request that was admitted; one that was refused here is counted already."""
+        self._refused.note(notes, error)
+
+    def _check_limit(self, count: int, notes: OpenExchange, now: datetime) -> None:
+        decision = notes.rate_limit = decide(count=count, limit=notes.limit_rpm, now=now)
+        if self._refused.beyond and notes.caller is not None:
+            self._refused.requests_counted(notes.caller.org_id, now, count, allowed=decision.allowed)
+        if not decision.allowed:
+            raise RateLimitedError(
+                f"The organization's limit of {notes.limit_rpm} requests per minute is reached.",
+                retry_after_s=decision.retry_after_s,
+            )
+
+    def _refuse_at_once(
+        self, token: RecalledPrincipal, agent: RecalledAgent, notes: OpenExchange, now: datetime
+    ) -> None:
+        """Refuse a request over the limit without counting it, where that is known and the caller is valid.
+
+        The count only grows within a minute. Token and agent must have been confirmed a moment ago; if not, the round
+        trip confirms them, so that a revoked token is refused as such.
+        """
+        count = self._refused.requests_over_limit(token.value.org_id, now)
+        if count and self._tokens.is_recent(token) and self._agents.is_recent(agent):
+            notes.enter(None)
+            notes.auth_cached = token.from_cache and agent.from_cache
+            self._check_limit(count, notes, now)
+
+    def _is_known_recently(self, token: RecalledPrincipal, now: datetime) -> bool:
+        return self._refused.is_beyond(token.value.org_id, now) and self._tokens.is_recent(token)
 
     async def _recall(self, credentials: Credentials, notes: OpenExchange) -> tuple[RecalledPrincipal, RecalledAgent]:
         """Return what is known of token and agent, checked for what of it never changes.
@@ -102,36 +162,53 @@ class AdmitCaller:
         org_id = claimed.org_id
         try:
             _check_reach(claimed, credentials)
-            agent = await self._recall_agent(claimed, credentials.agent_id)
+            agent = await self._recall_agent(claimed, credentials.agent_id, notes)
         except _REFUSALS:
-            if token.from_cache:
+            if token.from_cache and not self._is_known_recently(token, notes.clock.now()):
                 await self._tokens.confirm(token, await self._rate_limiter.news(org_id))
             raise
-        if agent.value.status is not AgentStatus.ACTIVE:
-            news = await self._rate_limiter.news(org_id)
-            await self._tokens.confirm(token, news)
-            await self._check_active(agent, news)
-        notes.caller = Caller(org_id, claimed.token_id, agent.value.id)
+        found = agent.value
+        if found is None or found.status is not AgentStatus.ACTIVE:
+            found = await self._confirm_inactive(token, agent, notes)
+        notes.caller = Caller(org_id, claimed.token_id, found.id)
         return token, agent
+
+    async def _confirm_inactive(self, token: RecalledPrincipal, agent: RecalledAgent, notes: OpenExchange) -> Agent:
+        """Return the agent, which may be active by now. Raises ``AgentSuspendedError`` and as the caches do."""
+        if self._is_known_recently(token, notes.clock.now()) and self._agents.is_recent(agent):
+            raise AgentNotAuthorizedError if agent.value is None else AgentSuspendedError
+        news = await self._rate_limiter.news(token.value.org_id)
+        await self._tokens.confirm(token, news)
+        return await self._check_active(agent, news)
 
     async def _recall_token(self, credentials: Credentials, notes: OpenExchange) -> RecalledPrincipal:
         recalled = await self._tokens.recall(_bearer(credentials.authorization))
         principal = recalled.value
+        own = principal.rate_limit_rpm
         notes.caller = Caller(principal.org_id, principal.token_id)
+        notes.limit_rpm = self._default_rpm if own is None else own
         return recalled
 
-    async def _recall_agent(self, principal: Principal, claimed: str | None) -> RecalledAgent:
+    async def _recall_agent(self, principal: Principal, claimed: str | None, notes: OpenExchange) -> RecalledAgent:
         agent_id = _agent_id(claimed) if claimed is not None else principal.agent_id
         if agent_id is None:
             raise MissingAgentIdError
         if principal.agent_id not in (None, agent_id):
             raise AgentNotAuthorizedError
+        if self._refused.beyond and self._agents.kept(principal.org_id, agent_id) is None:
+            now = notes.clock.now()
+            if self._refused.is_beyond(principal.org_id, now):
+                raise RateLimitedError(
+                    "The organization has had too many requests refused in this minute.",
+                    retry_after_s=seconds_left(now),
+                )
         return await self._agents.recall(principal.org_id, agent_id)
 
-    async def _check_active(self, recalled: RecalledAgent, news: News) -> None:
+    async def _check_active(self, recalled: RecalledAgent, news: News) -> Agent:
         agent = await self._agents.confirm(recalled, news)
         if agent.status is not AgentStatus.ACTIVE:
             raise AgentSuspendedError
+        return agent
 
 
 def _check_reach(principal: Principal, credentials: Credentials) -> None:

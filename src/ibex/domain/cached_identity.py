@@ -6,7 +6,7 @@ import hashlib
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from ibex.domain.errors import InvalidTokenError
+from ibex.domain.errors import AgentNotAuthorizedError, InvalidTokenError
 from ibex.domain.fresh_cache import Lifetimes, Recalled
 from ibex.domain.freshness import Kind
 from ibex.domain.identity import PersonalAccessToken
@@ -15,6 +15,7 @@ from ibex.domain.shared_directives import SharedDirective
 if TYPE_CHECKING:
     from uuid import UUID
 
+    from ibex.domain.auth_calls import AuthCalls
     from ibex.domain.clock import Clock
     from ibex.domain.directives import Directive, DirectiveLookup
     from ibex.domain.fresh_cache import FreshCache
@@ -27,7 +28,8 @@ TokenDigest: TypeAlias = bytes
 AgentKey: TypeAlias = "tuple[int, int]"
 """Organization and agent as the numbers that their ids are, which are hashed and compared at a tenth of the price."""
 RecalledPrincipal: TypeAlias = "Recalled[TokenDigest, Principal]"
-RecalledAgent: TypeAlias = "Recalled[AgentKey, Agent]"
+RecalledAgent: TypeAlias = "Recalled[AgentKey, Agent | None]"
+"""The value is None where the organization has no such agent."""
 
 ENTRY_LIFETIME_S: Final = 30.0
 _BEFORE_EXPIRY_S: Final = 5.0
@@ -47,9 +49,9 @@ def token_lifetimes(clock: Clock, *, while_source_is_down_s: float) -> Lifetimes
     return Lifetimes(remaining_s, while_source_is_down_s, is_live)
 
 
-def agent_lifetimes(*, while_source_is_down_s: float) -> Lifetimes[Agent]:
-    """Return how long agents are remembered."""
-    return Lifetimes(lambda _: ENTRY_LIFETIME_S, while_source_is_down_s, lambda _: True)
+def agent_lifetimes(*, while_source_is_down_s: float) -> Lifetimes[Agent | None]:
+    """Return how long agents are remembered, and absent ones; those are not served while the source is down."""
+    return Lifetimes(lambda _: ENTRY_LIFETIME_S, while_source_is_down_s, lambda agent: agent is not None)
 
 
 def directive_lifetimes(seconds: float, *, last_known_s: float = 0.0) -> Lifetimes[Directive | None]:
@@ -64,32 +66,40 @@ def directive_lifetimes(seconds: float, *, last_known_s: float = 0.0) -> Lifetim
 class CachedTokens:
     """Principals by the digest of their token; the token itself is not kept."""
 
-    def __init__(self, verifier: TokenVerifier, known: KnownTokens, cache: FreshCache[TokenDigest, Principal]) -> None:
+    def __init__(
+        self, verifier: TokenVerifier, known: KnownTokens, cache: FreshCache[TokenDigest, Principal], calls: AuthCalls
+    ) -> None:
         self._verifier = verifier
         self._known = known
         self._cache = cache
+        self._calls = calls
 
     async def recall(self, text: str) -> RecalledPrincipal:
         """Return what is known of the token that a text is. Raises as ``TokenVerifier`` does, also for what is none.
 
         A token that nobody has costs no call; one that was verified is not taken apart again to be looked up.
         """
-        digest, fetch = _digest(text), partial(self._fetch, text)
+        digest = _digest(text)
+        fetch = partial(self._fetch, digest, text)
         recalled = self._cache.kept(digest, fetch)
         if recalled is None:
             _parsed(text)  # what is no token is not worth a fetch
             recalled = await self._cache.recall(digest, fetch)
         return recalled
 
+    def is_recent(self, recalled: RecalledPrincipal) -> bool:
+        """Tell whether the token was confirmed so recently that it may be acted on without news."""
+        return self._cache.is_recent(recalled)
+
     async def confirm(self, recalled: RecalledPrincipal, news: News) -> Principal:
         """Return the principal that the token stands for now. Raises as ``TokenVerifier`` does."""
         return await self._cache.confirm(recalled, news)
 
-    async def _fetch(self, text: str) -> Principal:
+    async def _fetch(self, digest: TokenDigest, text: str) -> Principal:
         token = _parsed(text)
         if await self._known.excludes(token.token_id):
             raise InvalidTokenError
-        return await self._verifier.verify(token)
+        return await self._calls.verify_token(digest, token.token_id, partial(self._verifier.verify, token))
 
 
 def _digest(text: str) -> TokenDigest:
@@ -104,19 +114,43 @@ def _parsed(text: str) -> PersonalAccessToken:
 
 
 class CachedAgents:
-    """Agents by organization and id."""
+    """Agents by organization and id, and that an organization has no such agent."""
 
-    def __init__(self, verifier: AgentVerifier, cache: FreshCache[AgentKey, Agent]) -> None:
+    def __init__(self, verifier: AgentVerifier, cache: FreshCache[AgentKey, Agent | None], calls: AuthCalls) -> None:
         self._verifier = verifier
         self._cache = cache
+        self._calls = calls
 
     async def recall(self, org_id: UUID, agent_id: UUID) -> RecalledAgent:
-        """Return what is known of an agent. Raises as ``AgentVerifier`` does."""
-        return await self._cache.recall((org_id.int, agent_id.int), lambda: self._verifier.verify(org_id, agent_id))
+        """Return what is known of an agent, its value None for no such agent.
+
+        Raises as ``AgentVerifier`` does, but for ``AgentNotAuthorizedError``.
+        """
+        return await self._cache.recall((org_id.int, agent_id.int), lambda: self._fetch(org_id, agent_id))
+
+    def kept(self, org_id: UUID, agent_id: UUID) -> RecalledAgent | None:
+        """Return what is remembered of an agent, None where nothing is; nobody is asked."""
+        return self._cache.kept((org_id.int, agent_id.int), lambda: self._fetch(org_id, agent_id))
+
+    def is_recent(self, recalled: RecalledAgent) -> bool:
+        """Tell whether the agent was confirmed so recently that it may be acted on without news."""
+        return self._cache.is_recent(recalled)
 
     async def confirm(self, recalled: RecalledAgent, news: News) -> Agent:
         """Return the agent as it is now. Raises as ``AgentVerifier`` does."""
-        return await self._cache.confirm(recalled, news)
+        agent = await self._cache.confirm(recalled, news)
+        if agent is None:
+            raise AgentNotAuthorizedError
+        return agent
+
+    async def _fetch(self, org_id: UUID, agent_id: UUID) -> Agent | None:
+        async def verify() -> Agent | None:
+            try:
+                return await self._verifier.verify(org_id, agent_id)
+            except AgentNotAuthorizedError:
+                return None
+
+        return await self._calls.verify_agent((org_id.int, agent_id.int), verify)
 
 
 class CachedDirectives:

@@ -111,6 +111,7 @@ class CompleteChat:
         try:
             return await self._complete(call, notes)
         except IbexError as error:
+            self._admit.note_refusal(notes, error)
             await self._settle.settle(notes, error=error)
             return ChatRefusal(notes, error)
         except asyncio.CancelledError:
@@ -127,6 +128,7 @@ class CompleteChat:
             notes.session = self._session(call, notes.caller)
         request = await self._read(call, notes, wrong_headers)
         provider = self._providers.route(request.model)
+        notes.model = request.model  # a name that is not routed may be any text: it is not kept
         request = await self._direct(request, notes, news)
         return await self._ask(provider, request, notes)
 
@@ -143,7 +145,6 @@ class CompleteChat:
             raise ValidationError((*wrong_headers, *error.field_errors)) from None
         if wrong_headers:
             raise ValidationError(wrong_headers)
-        notes.model = request.model
         notes.is_streaming = request.stream
         notes.messages_hash = request.messages_hash()
         return request

@@ -78,7 +78,9 @@ class Exchange:
     ``id`` is made here and unique, also as the checkpoint's id; ``request_id`` is what the client was told and may have
     been its own choice. ``reached_provider`` decides whether there is a checkpoint. ``status`` is how it came out, as
     the client's protocol counts that (499: the client had gone), also where a stream's 200 had been sent before.
-    ``error_code`` is None for a success. ``emitter_seq`` counts from 1 without gaps in the process ``emitter_id``.
+    ``error_code`` is None for a success. ``emitter_seq`` counts from 1 without gaps in the process ``emitter_id``, and
+    is 0 for what is not put on record by itself. ``repeated`` is how many requests this stands for: more than 1 for
+    refusals that were put together (``aggregated_refusals``).
     """
 
     id: UUID
@@ -104,3 +106,4 @@ class Exchange:
     summary: CompletionSummary = field(default_factory=CompletionSummary)
     directive: DirectiveReceipt | None = None
     auth_cached: bool = False
+    repeated: int = 1

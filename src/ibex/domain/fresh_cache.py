@@ -79,7 +79,10 @@ class Lifetimes(Generic[V]):
 
 
 class FreshCache(Generic[K, V]):
-    """Entries of one kind, in a mapping that may forget any of them at any time."""
+    """Entries of one kind, in a mapping that may forget any of them at any time.
+
+    Entries whose value is None are kept in ``absent`` where that is given, so that they never evict others.
+    """
 
     def __init__(
         self,
@@ -88,9 +91,11 @@ class FreshCache(Generic[K, V]):
         lifetimes: Lifetimes[V],
         clock: Clock,
         observer: CacheObserver,
+        absent: MutableMapping[K, Entry[V]] | None = None,
     ) -> None:
         self._kind = kind
         self._entries = entries
+        self._absent = absent
         self._lifetimes = lifetimes
         self._clock = clock
         self._observer = observer
@@ -110,7 +115,12 @@ class FreshCache(Generic[K, V]):
         try:
             return Recalled(key, self._entries[key], fetch, from_cache=True)
         except KeyError:
-            return None
+            entry = None if self._absent is None else self._absent.get(key)
+            return None if entry is None else Recalled(key, entry, fetch, from_cache=True)
+
+    def is_recent(self, recalled: Recalled[K, V]) -> bool:
+        """Tell whether the value may be acted on without news: it is unexpired and was confirmed a moment ago."""
+        return judge(recalled.entry, None, self._clock.monotonic_ns()) is Verdict.SERVE
 
     async def confirm(self, recalled: Recalled[K, V], news: News) -> V:
         """Return the value that holds now, fetched anew where the news do not prove what was recalled.
@@ -193,11 +203,25 @@ class FreshCache(Generic[K, V]):
         except _OUTAGES:
             raise
         except Exception:
-            self._entries.pop(key, None)
+            self._forget(key)
             raise
         lifetime_ns = int(self._lifetimes.of(value) * _NS)
         entry = Entry(value, stamp, fetched_ns, fetched_ns, fetched_ns + lifetime_ns)
         kept = self._entries.get(key)
+        if kept is None and self._absent is not None:
+            kept = self._absent.get(key)
         if lifetime_ns > 0 and (kept is None or kept.fetched_ns <= fetched_ns):
-            self._entries[key] = entry
+            self._keep(key, entry)
         return entry
+
+    def _keep(self, key: K, entry: Entry[V]) -> None:
+        if self._absent is None:
+            self._entries[key] = entry
+            return
+        self._forget(key)
+        (self._absent if entry.value is None else self._entries)[key] = entry
+
+    def _forget(self, key: K) -> None:
+        self._entries.pop(key, None)
+        if self._absent is not None:
+            self._absent.pop(key, None)

@@ -268,7 +268,12 @@ class ManageIdentity:
     async def create_agent(self, org_id: UUID, name: str) -> NamedAgent:
         """Create an active agent. Raises ``AlreadyExistsError``."""
         agent = NamedAgent(self._ids.uuid7(), org_id, check_name(name), AgentStatus.ACTIVE, self._clock.now())
-        await self._store.add_agent(agent)
+
+        async def add() -> bool:
+            await self._store.add_agent(agent)
+            return True
+
+        await self._changes.make(org_id, Kind.AGENTS, add())  # its absence may be remembered
         return agent
 
     async def agents(self, org_id: UUID) -> Sequence[NamedAgent]:

@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class OpenExchange:
-    """What is known so far. What the client is told of it (headers) is read from here as well."""
+    """What is known so far. What the client is told of it (headers) is read from here as well.
+
+    ``limit_rpm`` is the organization's limit as it is remembered, 0 for unlimited. ``is_excess_refusal`` tells of a
+    refused request whether it is beyond its organization's bound; None while it is not refused.
+    """
 
     clock: Clock
     request_id: UUID
@@ -46,6 +50,8 @@ class OpenExchange:
     messages_hash: str | None = None
     auth_cached: bool = False
     auth_stale: bool = False
+    limit_rpm: int = 0
+    is_excess_refusal: bool | None = None
     begun_id: UUID | None = None
     settlement: Settlement | None = None
 

@@ -104,6 +104,7 @@ class EmitterRecord:
 
     ``missing`` is how many numbers between the two have no trace, ``repeated`` how many traces have another one's
     number: both are 0, or something was lost or counted twice. What a process lost after its last trace does not show.
+    ``requests`` is how many requests the traces stand for: one may stand for many refused ones.
     """
 
     emitter_id: UUID
@@ -113,6 +114,7 @@ class EmitterRecord:
     missing: int
     repeated: int
     last_completed_at: datetime
+    requests: int
 
 
 class TraceHistory(Protocol):

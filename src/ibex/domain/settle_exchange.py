@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from ibex.domain.aggregated_refusals import FLUSH_INTERVAL_S, AggregatedRefusals
 from ibex.domain.completion import CompletionSummary
 from ibex.domain.errors import InternalError
 from ibex.domain.exchange import Exchange
@@ -29,7 +30,13 @@ class ExchangeObserver(Protocol):
     """Port: hears of every settled exchange (access log, metrics). Quick; never raises, never blocks."""
 
     def settled(self, exchange: Exchange, *, journaled: bool) -> None:
-        """Take note. ``journaled`` is False where there is nothing to keep, or the journal could not keep it."""
+        """Take note. ``journaled`` is False where there is nothing to keep, or the journal could not keep it.
+
+        A refusal that is recorded together with others has ``emitter_seq`` 0, and ``journaled`` is True.
+        """
+
+    def aggregated(self, exchange: Exchange, *, journaled: bool) -> None:
+        """Take note of the exchange that was recorded for ``exchange.repeated`` refusals, each settled before."""
 
 
 _CUT_OFF: Final = InternalError()
@@ -67,7 +74,11 @@ class Settlement:
 
 
 class SettleExchange:
-    """Closes notebooks. A failed authentication, whose organization nobody knows, is observed and written nowhere."""
+    """Closes notebooks. A failed authentication, whose organization nobody knows, is observed and written nowhere.
+
+    Refusals beyond their organization's bound are put together and recorded a second later at the latest, one exchange
+    for each organization and code.
+    """
 
     def __init__(
         self,
@@ -84,6 +95,8 @@ class SettleExchange:
         self._emitter_id = ids.uuid7()
         self._last_seq = 0
         self._running: set[asyncio.Future[None]] = set()
+        self._excess = AggregatedRefusals()
+        self._next_flush: asyncio.TimerHandle | None = None
 
     def begin(self, notes: OpenExchange) -> None:
         """Note that the provider is asked now."""
@@ -131,14 +144,20 @@ class SettleExchange:
         return task
 
     async def drain(self) -> None:
-        """Return once everything that is being recorded or closed is."""
+        """Return once everything that is being recorded or closed is, refusals that were put together included."""
+        self._flush()
         while self._running:
             await asyncio.wait(self._running)
+            self._flush()
 
-    def _record(self, exchange: Exchange, settlement: Settlement) -> None:
+    def _record(self, exchange: Exchange, settlement: Settlement | None) -> None:
         """Begin to record; without a task of its own, which every request would pay for."""
         if exchange.caller is None:
             self._tell(exchange, settlement, journaled=False)
+            return
+        if not exchange.emitter_seq:
+            self._put_together(exchange)
+            self._tell(exchange, settlement, journaled=True)
             return
         try:
             appending = self._journal.append(exchange)
@@ -149,7 +168,21 @@ class SettleExchange:
         self._running.add(appending)
         appending.add_done_callback(partial(self._appended, exchange, settlement))
 
-    def _appended(self, exchange: Exchange, settlement: Settlement, appending: asyncio.Future[None]) -> None:
+    def _put_together(self, exchange: Exchange) -> None:
+        self._excess.add(exchange)
+        if self._next_flush is None:
+            self._next_flush = asyncio.get_running_loop().call_later(FLUSH_INTERVAL_S, self._flush)
+
+    def _flush(self) -> None:
+        """Begin to record the refusals that were put together."""
+        if self._next_flush is None:
+            return
+        self._next_flush.cancel()
+        self._next_flush = None
+        for aggregate in self._excess.take():
+            self._record(replace(aggregate, emitter_seq=self._next_seq()), None)
+
+    def _appended(self, exchange: Exchange, settlement: Settlement | None, appending: asyncio.Future[None]) -> None:
         self._running.discard(appending)
         error = None if appending.cancelled() else appending.exception()
         if isinstance(error, Exception) and not isinstance(error, JournalUnavailableError):
@@ -157,19 +190,22 @@ class SettleExchange:
         journaled = error is None and not appending.cancelled()  # observers count what is not kept
         self._tell(exchange, settlement, journaled=journaled)
 
-    def _tell(self, exchange: Exchange, settlement: Settlement, *, journaled: bool) -> None:
-        """Tell the observers, then those who wait."""
+    def _tell(self, exchange: Exchange, settlement: Settlement | None, *, journaled: bool) -> None:
+        """Tell the observers, then those who wait; for what stands for many refusals nobody waits."""
         try:
             for observer in self._observers:
+                tell = observer.aggregated if settlement is None else observer.settled
                 try:
-                    observer.settled(exchange, journaled=journaled)
+                    tell(exchange, journaled=journaled)
                 except Exception as error:  # noqa: BLE001 - its port announces none
                     report_bug("an observer", error)
         finally:
-            settlement.end()
+            if settlement is not None:
+                settlement.end()
 
     def _close(self, notes: OpenExchange, error: IbexError | None, summary: CompletionSummary) -> Exchange:
-        return self._exchange(notes, error, summary, self._next_seq() if notes.caller is not None else 0)
+        recorded_by_itself = notes.caller is not None and not (notes.is_excess_refusal and notes.begun_id is None)
+        return self._exchange(notes, error, summary, self._next_seq() if recorded_by_itself else 0)
 
     def _next_seq(self) -> int:
         self._last_seq += 1

@@ -22,6 +22,7 @@ class Trace:
 
     ``agent_id``, ``session_id`` and ``checkpoint_id`` are the nil UUID where the request was refused before it had one,
     and texts are empty where there is nothing to say: ClickHouse's columns are not nullable for that (ADR 0007).
+    ``repeated`` is how many requests the row stands for; what counts requests sums it up (ADR 0041).
     """
 
     request_id: UUID
@@ -56,6 +57,7 @@ class Trace:
     completed_at: datetime
     emitter_id: UUID
     emitter_seq: int
+    repeated: int
 
 
 def trace_of(exchange: Exchange) -> Trace | None:
@@ -97,6 +99,7 @@ def trace_of(exchange: Exchange) -> Trace | None:
         completed_at=exchange.completed_at,
         emitter_id=exchange.emitter_id,
         emitter_seq=exchange.emitter_seq,
+        repeated=exchange.repeated,
     )
 
 

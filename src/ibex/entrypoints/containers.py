@@ -6,8 +6,9 @@ Every provider is synchronous and constructs its object once; opening and closin
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from cachetools import LRUCache
 from dependency_injector import containers, providers
 
 from ibex.adapters.http.app import create_app
@@ -21,6 +22,7 @@ from ibex.adapters.telemetry.sweeps import SweepTelemetry
 from ibex.domain.abandon_sessions import AbandonSessions
 from ibex.domain.admit_caller import AdmitCaller
 from ibex.domain.adopt_journals import AdoptJournals
+from ibex.domain.auth_calls import AuthCalls
 from ibex.domain.cached_identity import (
     CachedAgents,
     CachedDirectives,
@@ -35,6 +37,7 @@ from ibex.domain.fresh_cache import FreshCache
 from ibex.domain.freshness import Kind
 from ibex.domain.manage_directives import ManageDirectives
 from ibex.domain.manage_identity import ManageIdentity
+from ibex.domain.refused_requests import RefusedRequests
 from ibex.domain.settle_exchange import SettleExchange
 from ibex.entrypoints.tracing import check_tracing, request_observer, span_export
 
@@ -69,6 +72,11 @@ def _deliveries(of: _Deliveries, journal: Journal) -> Sequence[DeliverExchanges]
     return of(journal)
 
 
+def _absent_agents(cache_size: int) -> LRUCache[Any, Any]:
+    """Return where it is remembered that agents are absent; those never make a live agent's entry go."""
+    return LRUCache(max(1, cache_size // 4))
+
+
 def _limits(settings: Settings) -> Limits:
     return Limits(
         max_request_body_bytes=settings.max_request_body_bytes,
@@ -100,6 +108,12 @@ class Application(containers.DeclarativeContainer):
         adapters.ids,
         providers.Object(status_of),
     )
+    auth_calls = providers.Singleton(
+        AuthCalls,
+        adapters.clock,
+        timeout_s=settings.provided.auth_timeout_s,
+        refused=adapters.cache_telemetry.provided.call_refused,
+    )
     cached_tokens = providers.Singleton(
         CachedTokens,
         adapters.token_verifier,
@@ -114,6 +128,7 @@ class Application(containers.DeclarativeContainer):
             adapters.clock,
             adapters.cache_telemetry,
         ),
+        auth_calls,
     )
     cached_agents = providers.Singleton(
         CachedAgents,
@@ -125,8 +140,11 @@ class Application(containers.DeclarativeContainer):
             providers.Singleton(agent_lifetimes, while_source_is_down_s=settings.provided.auth_stale_if_error_s),
             adapters.clock,
             adapters.cache_telemetry,
+            absent=providers.Singleton(_absent_agents, settings.provided.auth_cache_size),
         ),
+        auth_calls,
     )
+    refused_requests = providers.Singleton(RefusedRequests, default_rpm=settings.provided.rate_limit_default_rpm)
     cached_directives = providers.Singleton(
         CachedDirectives,
         adapters.directives,
@@ -151,6 +169,7 @@ class Application(containers.DeclarativeContainer):
         cached_tokens,
         cached_agents,
         adapters.rate_limiter,
+        refused_requests,
         default_rpm=settings.provided.rate_limit_default_rpm,
     )
     complete_chat = providers.Singleton(

@@ -216,6 +216,7 @@ async def test_a_refusal_is_on_record_as_far_as_the_caller_is_known(name: str) -
     assert scene.exchange.caller == row.caller
     assert scene.exchange.error_code is row.error.code
     assert not scene.exchange.is_complete
+    assert (scene.exchange.model is not None) is (row.directive_asked or row.provider_asked)  # once it is routed
     assert (trace_of(scene.exchange) is not None) is (row.caller is not None)
     assert (checkpoint_of(scene.exchange) is not None) is row.provider_asked
 

@@ -59,7 +59,10 @@ class Office:
     async def settled(self) -> tuple[Organization, NamedAgent]:
         """Return an organization that has an agent."""
         organization = await self.manage.create_organization("acme", 60)
-        return organization, await self.manage.create_agent(organization.id, "support")
+        agent = await self.manage.create_agent(organization.id, "support")
+        assert self.announced.changes in ([], [(organization.id, Kind.AGENTS)])
+        self.announced.changes.clear()
+        return organization, agent
 
     async def refuses(self, token: PersonalAccessToken) -> None:
         """Assert that a token is refused, with the one message that all refusals have."""
@@ -326,6 +329,17 @@ async def test_each_change_is_announced_by_its_kind() -> None:
     assert office.announced.new_tokens == [token.token_id]
 
 
+async def test_a_new_agent_is_announced() -> None:
+    """A proxy may remember that the organization has no such agent."""
+    office = Office()
+    organization = await office.manage.create_organization("acme")
+    assert office.announced.changes == []
+
+    await office.manage.create_agent(organization.id, "support")
+
+    assert office.announced.changes == [(organization.id, Kind.AGENTS)]
+
+
 async def test_what_is_announced_has_been_committed() -> None:
     """Whoever hears of a change and looks finds it made."""
 
@@ -345,7 +359,7 @@ async def test_what_is_announced_has_been_committed() -> None:
     token = await office.manage.create_token(organization.id, GRANT)
     await office.manage.revoke_token(organization.id, token.token_id)
 
-    assert seen == [True, [True]]
+    assert seen == [[], True, [True]]
 
 
 async def test_a_change_that_found_nothing_is_not_announced() -> None:

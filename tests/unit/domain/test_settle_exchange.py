@@ -292,6 +292,9 @@ async def test_who_waits_hears_of_the_end_whatever_an_observer_raises() -> None:
             del exchange, journaled
             raise asyncio.CancelledError
 
+        def aggregated(self, exchange: Exchange, *, journaled: bool) -> None:
+            """Nothing is put together here."""
+
     settle = SettleExchange(Desk().journal, [Ending()], SequentialIds(), status_of)
     asyncio.get_running_loop().set_exception_handler(lambda *_: None)
 
@@ -305,6 +308,9 @@ async def test_a_bug_of_an_observer_keeps_nobody_from_hearing() -> None:
     class Deaf:
         def settled(self, exchange: Exchange, *, journaled: bool) -> None:
             raise RuntimeError(f"a bug {exchange.emitter_seq} {journaled}")
+
+        def aggregated(self, exchange: Exchange, *, journaled: bool) -> None:
+            """Nothing is put together here."""
 
     desk = Desk()
     settle = SettleExchange(desk.journal, [Deaf(), desk.observer], SequentialIds(), status_of)

@@ -45,6 +45,7 @@ COLUMNS: Final[Mapping[str, str]] = {
     "completed_at": "DateTime64(6, 'UTC')",
     "emitter_id": "UUID",
     "emitter_seq": "UInt64",
+    "repeated": "UInt32",
 }
 """The columns and their types, in the order of ``Trace``'s fields."""
 
@@ -77,8 +78,8 @@ SUMMARY: Final = f"""
 SELECT
     model,
     provider,
-    count() AS requests,
-    countIf(error_code != ''),
+    sum(repeated) AS requests,
+    sumIf(repeated, error_code != ''),
     sum(input_tokens),
     sum(output_tokens),
     arrayMap(x -> ifNotFinite(x, 0), quantilesIf(0.5, 0.9, 0.99)(provider_ttfb_ms, is_complete)) AS ttfb,
@@ -94,8 +95,8 @@ ORDER BY requests DESC, model, provider
 TIMELINE: Final = f"""
 SELECT
     intDiv(age('microsecond', requested_at, now64(6, 'UTC') AS ends), {{slice_us:Int64}}) AS slices_ago,
-    count(),
-    countIf(error_code != ''),
+    sum(repeated),
+    sumIf(repeated, error_code != ''),
     sum(input_tokens),
     sum(output_tokens)
 FROM {_FROM}
@@ -133,7 +134,8 @@ SELECT
     count() AS rows,
     toUInt64(last - first + 1 - uniqExact(emitter_seq)),
     rows - uniqExact(emitter_seq),
-    max(completed_at) AS last_completed_at
+    max(completed_at) AS last_completed_at,
+    sum(repeated)
 FROM {_FROM}
 INNER JOIN spans USING (emitter_id)
 WHERE {_ASKED} AND emitter_seq >= begins

@@ -49,7 +49,9 @@ class CallerRoutes:
         try:
             provider = self._providers.route(name)
         except ProviderNotConfiguredError:
-            raise NotFoundError("No such model is routed.") from None
+            unknown = NotFoundError("No such model is routed.")
+            self._admit.note_refusal(notes, unknown)
+            raise unknown from None
         await _answer(self._model(name, provider.name), notes)(scope, receive, send)
 
     async def _authenticated(self, scope: Scope) -> OpenExchange:

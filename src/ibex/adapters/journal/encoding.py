@@ -66,6 +66,7 @@ class _Exchange(msgspec.Struct, frozen=True):
     summary: CompletionSummary = CompletionSummary()
     directive: _Directive | None = None
     auth_cached: bool = False
+    repeated: int = 1
 
 
 _encoder = msgspec.msgpack.Encoder(uuid_format="bytes")
@@ -112,4 +113,5 @@ def decode(encoded: bytes) -> Exchange:
         summary=row.summary,
         directive=DirectiveReceipt(directive.version_id, directive.version, directive.sha256) if directive else None,
         auth_cached=row.auth_cached,
+        repeated=row.repeated,
     )

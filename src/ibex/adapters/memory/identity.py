@@ -79,6 +79,7 @@ class InMemoryIdentity:
         if any(a.org_id == agent.org_id and a.name == agent.name for a in self._agents.values()):
             raise AlreadyExistsError("The organization has an agent of that name already.")
         self._agents[agent.id] = agent
+        self.outbox.note(agent.org_id, Kind.AGENTS)
 
     async def agents(self, org_id: UUID) -> Sequence[NamedAgent]:
         """Return the organization's agents, oldest first."""

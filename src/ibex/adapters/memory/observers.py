@@ -49,11 +49,16 @@ class RecordingObserver:
     """An ``ExchangeObserver`` and ``DeliveryObserver``. Everything it heard is in these lists, in order."""
 
     exchanges: list[Settled] = field(default_factory=list)
+    aggregates: list[Settled] = field(default_factory=list)
     deliveries: list[Delivered | DeliveryFailed | Buried] = field(default_factory=list)
 
     def settled(self, exchange: Exchange, *, journaled: bool) -> None:
         """Remember a settled exchange."""
         self.exchanges.append(Settled(exchange, journaled))
+
+    def aggregated(self, exchange: Exchange, *, journaled: bool) -> None:
+        """Remember what was recorded for many refusals."""
+        self.aggregates.append(Settled(exchange, journaled))
 
     def delivered(self, sink: Sink, rows: int, duration_ns: int) -> None:
         """Remember a delivery."""

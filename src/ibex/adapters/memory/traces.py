@@ -77,8 +77,8 @@ class InMemoryTraces:
 
 def _slice(traces: list[Trace]) -> TimeSlice:
     return TimeSlice(
-        requests=len(traces),
-        errors=sum(1 for trace in traces if trace.error_code),
+        requests=sum(trace.repeated for trace in traces),
+        errors=sum(trace.repeated for trace in traces if trace.error_code),
         input_tokens=sum(trace.input_tokens for trace in traces),
         output_tokens=sum(trace.output_tokens for trace in traces),
     )
@@ -99,6 +99,7 @@ def _emitter(emitter_id: UUID, traces: list[Trace], since: datetime) -> EmitterR
         missing=max(numbers) - first + 1 - len(numbers),
         repeated=len(counted) - len(numbers),
         last_completed_at=max(trace.completed_at for trace in counted),
+        requests=sum(trace.repeated for trace in counted),
     )
 
 
@@ -112,8 +113,8 @@ def _summary(model: str, provider: str, traces: list[Trace]) -> ModelSummary:
     return ModelSummary(
         model=model,
         provider=provider,
-        requests=len(traces),
-        errors=sum(1 for trace in traces if trace.error_code),
+        requests=sum(trace.repeated for trace in traces),
+        errors=sum(trace.repeated for trace in traces if trace.error_code),
         input_tokens=sum(trace.input_tokens for trace in traces),
         output_tokens=sum(trace.output_tokens for trace in traces),
         ttfb_p50_ms=_percentile(0.5, (trace.provider_ttfb_ms for trace in complete)),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from ibex.adapters.telemetry.registry import Registry
     from ibex.domain.freshness import Stamp
+    from ibex.domain.guessed_secrets import Share
     from ibex.domain.identity import PersonalAccessToken, Principal, TokenVerifier
     from ibex.domain.shared_directives import SharedDirective, SharedDirectives
 
@@ -45,6 +46,13 @@ class CacheTelemetry:
             "Tokens looked for in a filter that is vouched for: absent, or passed on; of these, nobody's.",
             "outcome",
         )
+        self._calls_refused = registry.counters(
+            "auth_calls_refused_total", "Calls to auth that were not made: their share of the calls was taken.", "share"
+        )
+
+    def call_refused(self, share: Share) -> None:
+        """Count a call to auth that was not made, since its share of the calls was taken."""
+        self._calls_refused.of(share).add()
 
     def hit(self, kind: Kind) -> None:
         """Count an entry that was served."""

@@ -141,6 +141,10 @@ class Metrics:
             self._overhead.observe(timings.overhead_ns)
             self._provider_ended(exchange)
 
+    def refusals_lost(self, number: int) -> None:
+        """Count refusals that were recorded together and could not be journaled."""
+        self._journal_losses.of(Sink.TRACES).add(number)
+
     def _provider_ended(self, exchange: Exchange) -> None:
         provider, timings = exchange.provider or "", exchange.timings
         mode = "stream" if exchange.is_streaming else "buffered"

@@ -50,6 +50,12 @@ class RequestTelemetry:
         if exchange.caller is not None and not journaled:
             _LOG.warning("exchange not journaled")
 
+    def aggregated(self, exchange: Exchange, *, journaled: bool) -> None:
+        """Refusals were recorded together; each was counted when it was settled."""
+        if not journaled:
+            self._metrics.refusals_lost(exchange.repeated)
+            _LOG.warning("exchange not journaled", repeated=exchange.repeated)
+
     def ended(self, method: str, route: str, status: int, duration_ns: int, notes: OpenExchange | None) -> None:
         """The request is over. How it came out is the exchange's to say, where there is one."""
         request = CURRENT.get()

@@ -98,6 +98,9 @@ See also: {self._command} chat, directive show {installation.agent_name}, traces
             parts.append(click.style("not journaled", fg="red"))
         click.echo("  ".join(parts))
 
+    def aggregated(self, exchange: Exchange, *, journaled: bool) -> None:
+        """Say nothing: each of the requests has its line."""
+
 
 def _moved(address: str, settings: Settings) -> str:
     """Say that the port is not the one that was expected."""

@@ -120,7 +120,7 @@ def _sections(found: _Found) -> Mapping[str, Mapping[str, str]]:
         "outcome": {
             "status": shown(trace.status_code),
             "complete": shown(trace.is_complete),
-            "error": shown(trace.error_code),
+            "error": _error(trace),
             "finish": shown(trace.finish_reason),
         },
         "tokens": {
@@ -132,6 +132,12 @@ def _sections(found: _Found) -> Mapping[str, Mapping[str, str]]:
         else {"total": "-"},
         "record": _record(found),
     }
+
+
+def _error(trace: Trace) -> str:
+    if trace.repeated == 1:
+        return shown(trace.error_code)
+    return f"{shown(trace.error_code)}, one row for {trace.repeated:,} refused requests"
 
 
 def _directive(found: _Found) -> Mapping[str, str]:

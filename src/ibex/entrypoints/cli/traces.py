@@ -78,6 +78,7 @@ _EMITTER_COLUMNS: Final = {
     "first": "first",
     "last": "last",
     "rows": "traces",
+    "requests": "requests",
     "missing": "missing",
     "repeated": "repeated",
     "last_completed_at": "last trace",
@@ -252,6 +253,7 @@ def _trace_row(trace: Trace, *, as_json: bool) -> Row:
         return row
     return {
         **row,
+        "error_code": f"{trace.error_code} x{trace.repeated:,}" if trace.repeated > 1 else trace.error_code,
         "tokens": tokens_of(trace),
         "provider_ttfb_ms": trace.provider_ttfb_ms or None,
         "directive": trace.directive_hash[:8],

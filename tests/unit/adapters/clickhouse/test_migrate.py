@@ -19,10 +19,13 @@ def test_the_files_are_numbered_from_one() -> None:
     assert [migration.version for migration in migrations()] == list(range(1, len(migrations()) + 1))
 
 
-def test_the_first_file_makes_the_columns_that_are_written() -> None:
+def test_the_files_make_the_columns_that_are_written() -> None:
     """Names and types, in one order, here and there."""
-    text = migrations()[0].text
-    assert dict(re.findall(r"^    (\w+) +(\S.*?),?$", text, re.MULTILINE)) == dict(COLUMNS)
+    first, *later = (migration.text for migration in migrations())
+    found = dict(re.findall(r"^    (\w+) +(\S.*?),?$", first, re.MULTILINE))
+    for text in later:
+        found |= dict(re.findall(r"ADD COLUMN IF NOT EXISTS (\w+) (\S+)", text))
+    assert list(found.items()) == list(COLUMNS.items())
 
 
 def test_statements_are_taken_apart() -> None:

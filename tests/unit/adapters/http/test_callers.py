@@ -7,7 +7,7 @@ import json
 import pytest
 
 from harness.chat_scene import AGENT, ORG
-from harness.http_scene import HttpScene
+from harness.http_scene import HEADERS, HttpScene, RecordingRequestObserver, call
 from ibex.domain.errors import ServiceDegradedError
 
 
@@ -38,10 +38,14 @@ async def test_a_model_that_is_routed_is_described(name: str) -> None:
 
 
 async def test_a_model_that_is_not_routed_is_not_found() -> None:
-    """The envelope says so."""
-    response = await HttpScene().get("/v1/models/claude")
+    """The envelope says so, and it counts as a refusal of the organization's."""
+    scene, observer = HttpScene(), RecordingRequestObserver()
+    response = await call(scene.app(observer), "GET", "/v1/models/claude", HEADERS)
 
     assert (response.status, response.error["code"]) == (404, "NOT_FOUND")
+    (ended,) = observer.requests
+    assert ended.notes is not None
+    assert ended.notes.is_excess_refusal is False
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/models/gpt-4o", "/v1/internal/auth-probe"])

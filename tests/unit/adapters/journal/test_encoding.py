@@ -60,6 +60,13 @@ def test_an_exchange_survives_in_every_field() -> None:
     assert decode(encode(exchange)) == exchange
 
 
+def test_refusals_that_were_put_together_keep_their_number() -> None:
+    """One exchange that stands for many; bytes of before stand for one."""
+    many = replace(_BARE, repeated=1_000)
+    assert decode(encode(many)) == many
+    assert decode(_WRITTEN_BY_VERSION_1).repeated == 1
+
+
 def test_a_refused_request_survives_without_what_it_never_had() -> None:
     """Absent parts stay absent."""
     assert decode(encode(_BARE)) == _BARE

@@ -162,7 +162,7 @@ def test_a_sessions_turns_are_objects_in_it(ibex: CliScene) -> None:
         ),
         (
             "traces gaps",
-            "process first last traces missing repeated last trace still writing",
+            "process first last traces requests missing repeated last trace still writing",
             ["00000000-0000-0000-0000-000000000003", "4", "4", "1", "0", "0", "no"],
         ),
     ],

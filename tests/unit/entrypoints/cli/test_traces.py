@@ -12,6 +12,7 @@ import pytest
 
 from harness.exchanges import REQUESTED_AT, a_refusal, an_exchange
 from harness.turns import new_turn
+from ibex.domain.errors import ErrorCode
 from ibex.domain.exchange import Caller, Timings
 from ibex.domain.traces import trace_of
 
@@ -188,3 +189,15 @@ def test_nothing_on_record_is_said(ibex: CliScene, agent: NamedAgent) -> None:  
 def test_a_span_is_a_number_and_a_unit(ibex: CliScene, agent: NamedAgent) -> None:  # noqa: ARG001 - there is an organization
     """Anything else is wrong usage."""
     assert ibex.run("traces", "summary", "--since", "yesterday").code == 2
+
+
+def test_a_row_for_many_refusals_says_for_how_many(ibex: CliScene, agent: NamedAgent) -> None:
+    """In the tail, in all that is on record of it, and in the sum by process."""
+    many = trace(agent, 1, emitter_seq=1, error_code=ErrorCode.RATE_LIMITED, status=429, repeated=1_234)
+    asyncio.run(ibex.traces.write([many], "batch"))
+    ibex.clock.set(REQUESTED_AT + timedelta(minutes=30))
+
+    assert "RATE_LIMITED x1,234" in ibex.run("traces", "tail").out
+    assert "RATE_LIMITED, one row for 1,234 refused requests" in ibex.run("traces", "show", str(many.request_id)).out
+    assert ibex.run("traces", "tail", "--json").json[0]["repeated"] == 1_234
+    assert ibex.run("traces", "gaps", "--json").json[0]["requests"] == 1_234

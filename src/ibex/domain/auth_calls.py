@@ -1,0 +1,217 @@
+"""The calls of a worker to auth: bounded in number, in shares, so that no flood takes the calls of live tokens.
+
+The event loop makes some 5,000 calls a second, so 128 take about 25 ms; more at a time would all miss their deadline.
+A call beyond its share waits for at most the timeout of a call. Those that wait take turns by tenant: a token id's for
+tokens, an organization's for agents. ADR 0040 says what each share is for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from ibex.domain.errors import AuthUnavailableError, InvalidTokenError, ServiceDegradedError
+from ibex.domain.guessed_secrets import GuessedSecrets, Pace, Proven, Share
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+    from uuid import UUID
+
+    from ibex.domain.clock import Clock
+    from ibex.domain.identity import Agent, Principal
+
+T = TypeVar("T")
+
+MOST_CALLS: Final = 128
+LIMITS: Final[Mapping[Share, int]] = {
+    Share.PROVEN: 96,
+    Share.FIRST_SEEN: 40,
+    Share.AGENT: 32,
+    Share.SUSPECT: 16,
+    Share.LANE: 8,
+}
+"""Calls at a time. All but ``PROVEN`` add up to 96: a quarter of all calls is reserved for it, a quarter for them."""
+MOST_WAITING: Final = 1_000
+MOST_WAITING_OF_A_TENANT: Final = 250
+RETRY_AFTER_S: Final = 1.0
+_NS: Final = 1_000_000_000
+
+
+def _nobody(_share: Share) -> None:
+    pass
+
+
+class _Queue:
+    """Calls of one share that wait. Tenants take turns."""
+
+    def __init__(self) -> None:
+        self._tenants: dict[int, dict[asyncio.Future[bool], None]] = {}
+        self._waiting = 0
+
+    def add(self, tenant: int) -> asyncio.Future[bool] | None:
+        """Return what becomes True when it is this call's turn; None where too many wait."""
+        own = self._tenants.get(tenant)
+        if self._waiting >= MOST_WAITING or (own is not None and len(own) >= MOST_WAITING_OF_A_TENANT):
+            return None
+        turn: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._tenants.setdefault(tenant, {})[turn] = None
+        self._waiting += 1
+        return turn
+
+    def remove(self, tenant: int, turn: asyncio.Future[bool]) -> None:
+        """Take a call that does not wait any more out of the queue."""
+        own = self._tenants.get(tenant)
+        if own is not None and turn in own:
+            del own[turn]
+            self._waiting -= 1
+            if not own:
+                del self._tenants[tenant]
+
+    def next(self) -> asyncio.Future[bool] | None:
+        """Take out the call whose turn it is; None where none waits."""
+        if not self._tenants:
+            return None
+        tenant = next(iter(self._tenants))
+        own = self._tenants.pop(tenant)
+        turn = next(iter(own))
+        del own[turn]
+        self._waiting -= 1
+        if own:
+            self._tenants[tenant] = own  # behind the others
+        return turn
+
+
+class CallShares:
+    """Slots for calls, in shares."""
+
+    def __init__(self) -> None:
+        self._in_flight = dict.fromkeys(Share, 0)
+        self._total = 0
+        self._queues = {share: _Queue() for share in Share}
+
+    async def enter(self, share: Share, tenant: int, timeout_s: float) -> bool:
+        """Take a slot, to be given back by ``leave``; False where none becomes free within the timeout."""
+        if self._is_free(share):
+            self._take(share)
+            return True
+        turn = self._queues[share].add(tenant)
+        if turn is None:
+            return False
+        timer = asyncio.get_running_loop().call_later(timeout_s, _give_up, turn)
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled() and turn.result():
+                self.leave(share)  # its turn had come already
+            raise
+        finally:
+            timer.cancel()
+            self._queues[share].remove(tenant, turn)
+
+    def leave(self, share: Share) -> None:
+        """Give a slot back; it goes to a call that waits, proven ones first."""
+        self._in_flight[share] -= 1
+        self._total -= 1
+        for other in Share:
+            while self._is_free(other) and (turn := self._queues[other].next()) is not None:
+                if not turn.done():
+                    self._take(other)
+                    turn.set_result(True)
+
+    def in_flight(self, share: Share) -> int:
+        """Return how many slots of a share are taken."""
+        return self._in_flight[share]
+
+    def _is_free(self, share: Share) -> bool:
+        return self._total < MOST_CALLS and self._in_flight[share] < LIMITS[share]
+
+    def _take(self, share: Share) -> None:
+        self._in_flight[share] += 1
+        self._total += 1
+
+
+def _give_up(turn: asyncio.Future[bool]) -> None:
+    if not turn.done():
+        turn.set_result(False)
+
+
+class AuthCalls:
+    """Makes a worker's calls to auth, each within its share. Remembers which tokens and agents auth has confirmed."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        timeout_s: float,
+        refused: Callable[[Share], None] = _nobody,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """Take how long a call may wait for a slot, in seconds, and what hears of each that got none."""
+        self._clock = clock
+        self._timeout_s = timeout_s
+        self._refused = refused
+        self._sleep = sleep
+        self._shares = CallShares()
+        self._guesses = GuessedSecrets()
+        self._pace = Pace()
+        self._agents: Proven[tuple[int, int]] = Proven()
+
+    async def verify_token(
+        self, digest: bytes, token_id: UUID, verify: Callable[[], Awaitable[Principal]]
+    ) -> Principal:
+        """Return what ``verify`` returns, and raise what it raises.
+
+        Raises ``ServiceDegradedError`` where there was no slot for the call.
+        """
+        attempt = self._guesses.begin(digest, token_id, self._clock.monotonic_ns())
+        share = attempt.share
+        is_decided = False
+        try:
+            if not await self._enter(share, token_id.int):
+                self._refused(share)
+                raise ServiceDegradedError(retry_after_s=RETRY_AFTER_S)
+            try:
+                principal = await verify()
+            finally:
+                self._shares.leave(share)
+            self._guesses.confirmed(attempt, digest, self._clock.monotonic_ns())
+            is_decided = True
+        except InvalidTokenError:
+            self._guesses.failed(attempt, digest)
+            is_decided = True
+            raise
+        finally:
+            if not is_decided:
+                self._guesses.undecided(attempt)
+        return principal
+
+    async def verify_agent(self, key: tuple[int, int], verify: Callable[[], Awaitable[Agent | None]]) -> Agent | None:
+        """Return what ``verify`` returns for an organization's agent, None for no such agent; raise what it raises.
+
+        Raises ``AuthUnavailableError`` where there was no slot for the call.
+        """
+        proven = self._agents.has(key, self._clock.monotonic_ns())
+        share = Share.PROVEN if proven else Share.AGENT
+        if not await self._shares.enter(share, key[0], self._timeout_s):
+            self._refused(share)
+            raise AuthUnavailableError(retry_after_s=RETRY_AFTER_S)
+        try:
+            agent = await verify()
+        finally:
+            self._shares.leave(share)
+        if agent is None:
+            self._agents.discard(key)
+        else:
+            self._agents.add(key, self._clock.monotonic_ns())
+        return agent
+
+    async def _enter(self, share: Share, tenant: int) -> bool:
+        left_s = self._timeout_s
+        if share is Share.LANE:
+            wait_ns = self._pace.reserve(self._clock.monotonic_ns(), int(left_s * _NS))
+            if wait_ns is None:  # its turn would come too late
+                return False
+            if wait_ns:
+                await self._sleep(wait_ns / _NS)
+                left_s -= wait_ns / _NS
+        return await self._shares.enter(share, tenant, left_s)

@@ -1,0 +1,163 @@
+"""Guesses at the secrets of known tokens: which attempts count as guesses, and which calls of auth they may take.
+
+A token's id is safe to log, so an attacker may know it. A random secret with a known id passes the filter of live
+tokens, and only auth can refuse it. ``GuessedSecrets`` counts such attempts per token id and says which share of the
+calls each one belongs to; ``domain.auth_calls`` holds the shares apart. Nothing here waits: time comes as an argument,
+in nanoseconds of the monotonic clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+    from uuid import UUID
+
+K = TypeVar("K", bound="Hashable")
+
+FREE_GUESSES: Final = 5
+"""Failed secrets of one token id in a minute, before its other attempts go through the lane."""
+WINDOW_S: Final = 60
+PROVEN_S: Final = 3_600
+LANE_CALLS_A_SECOND: Final = 50
+LANE_BURST: Final = 8
+MOST_IDS: Final = 10_000
+MOST_PROVEN: Final = 20_000
+_NS: Final = 1_000_000_000
+
+
+class Share(StrEnum):
+    """The shares of the calls that a worker makes to auth.
+
+    ``PROVEN`` is for tokens and agents that auth confirmed within the last hour, ``FIRST_SEEN`` for other tokens,
+    ``SUSPECT`` for tokens of whose id another secret failed or is being checked, ``LANE`` for those beyond the limit of
+    failed secrets, and ``AGENT`` for agents that were not confirmed within the last hour.
+    """
+
+    PROVEN = "proven"
+    FIRST_SEEN = "first_seen"
+    AGENT = "agent"
+    SUSPECT = "suspect"
+    LANE = "lane"
+
+
+class Proven(Generic[K]):
+    """Keys that auth confirmed within the last hour; beyond ``most``, the one confirmed longest ago is forgotten."""
+
+    def __init__(self, most: int = MOST_PROVEN) -> None:
+        self._most = most
+        self._confirmed_ns: dict[K, int] = {}
+
+    def add(self, key: K, now_ns: int) -> None:
+        """Note that the key was confirmed now."""
+        self._confirmed_ns.pop(key, None)
+        self._confirmed_ns[key] = now_ns
+        if len(self._confirmed_ns) > self._most:
+            del self._confirmed_ns[next(iter(self._confirmed_ns))]
+
+    def discard(self, key: K) -> None:
+        """Forget a key."""
+        self._confirmed_ns.pop(key, None)
+
+    def has(self, key: K, now_ns: int) -> bool:
+        """Tell whether the key was confirmed within the last hour."""
+        confirmed_ns = self._confirmed_ns.get(key)
+        return confirmed_ns is not None and now_ns - confirmed_ns < PROVEN_S * _NS
+
+    def __len__(self) -> int:
+        """Return how many keys are kept."""
+        return len(self._confirmed_ns)
+
+
+@dataclass(slots=True)
+class _Window:
+    """Attempts at one token id since ``began_ns`` that failed or are under way."""
+
+    began_ns: int
+    attempts: int = 0
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One secret that is being checked, and the share that its call belongs to."""
+
+    token_id: UUID
+    share: Share
+    window: _Window | None = None
+
+
+class GuessedSecrets:
+    """Counts failed secrets per token id. Its memory is bounded; beyond that, it forgets what is oldest.
+
+    An attempt counts while it is under way, so that guesses in parallel do not pass as first ones. A token is known by
+    its digest. A token that was confirmed within the last hour is never counted, whatever else is tried with its id.
+    """
+
+    def __init__(self, *, most_ids: int = MOST_IDS, most_proven: int = MOST_PROVEN) -> None:
+        self._most_ids = most_ids
+        self._windows: dict[UUID, _Window] = {}
+        self._proven: Proven[bytes] = Proven(most_proven)
+
+    def begin(self, digest: bytes, token_id: UUID, now_ns: int) -> Attempt:
+        """Begin to check a token; end it with ``confirmed``, ``failed`` or ``undecided``."""
+        if self._proven.has(digest, now_ns):
+            return Attempt(token_id, Share.PROVEN)
+        window = self._windows.pop(token_id, None)
+        if window is None or now_ns - window.began_ns >= WINDOW_S * _NS:
+            window = _Window(now_ns)
+        self._windows[token_id] = window
+        if len(self._windows) > self._most_ids:
+            del self._windows[next(iter(self._windows))]
+        window.attempts += 1
+        if window.attempts == 1:
+            share = Share.FIRST_SEEN
+        else:
+            share = Share.SUSPECT if window.attempts <= FREE_GUESSES + 1 else Share.LANE
+        return Attempt(token_id, share, window)
+
+    def confirmed(self, attempt: Attempt, digest: bytes, now_ns: int) -> None:
+        """The token is live."""
+        self._proven.add(digest, now_ns)
+        self.undecided(attempt)
+
+    def failed(self, attempt: Attempt, digest: bytes) -> None:
+        """The token is not live: auth refused it. The attempt goes on counting."""
+        del attempt
+        self._proven.discard(digest)
+
+    def undecided(self, attempt: Attempt) -> None:
+        """Auth did not answer, or was not asked: the attempt says nothing about the secret."""
+        window = attempt.window
+        if window is None:
+            return
+        window.attempts -= 1
+        if window.attempts == 0 and self._windows.get(attempt.token_id) is window:
+            del self._windows[attempt.token_id]
+
+    def __len__(self) -> int:
+        """Return how many token ids are counted."""
+        return len(self._windows)
+
+
+class Pace:
+    """At most so many turns a second, and so many at once after a pause."""
+
+    def __init__(self, a_second: int = LANE_CALLS_A_SECOND, burst: int = LANE_BURST) -> None:
+        self._interval_ns = _NS // a_second
+        self._allowance_ns = self._interval_ns * (burst - 1)
+        self._next_ns = 0
+
+    def reserve(self, now_ns: int, at_most_ns: int) -> int | None:
+        """Take a turn and return how long to wait for it; None, and no turn, where that is longer than ``at_most_ns``.
+
+        A turn that nobody uses after all is lost.
+        """
+        due_ns = max(self._next_ns, now_ns)
+        wait_ns = max(0, due_ns - self._allowance_ns - now_ns)
+        if wait_ns > at_most_ns:
+            return None
+        self._next_ns = due_ns + self._interval_ns
+        return wait_ns
