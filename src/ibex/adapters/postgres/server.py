@@ -146,7 +146,9 @@ class PostgresServer:
         shutil.rmtree(unfinished, ignore_errors=True)
         settings = [f"--set={name}={value}" for name, value in _SETTINGS.items()]
         locale = ("--encoding=UTF8", "--locale-provider=builtin", "--locale=C", "--builtin-locale=C.UTF-8")
-        self._run("initdb", f"--pgdata={unfinished.name}", f"--username={_SUPERUSER}", "--auth=trust", *locale, *settings)
+        self._run(
+            "initdb", f"--pgdata={unfinished.name}", f"--username={_SUPERUSER}", "--auth=trust", *locale, *settings
+        )
         unfinished.rename(self._data)
 
     def _start(self) -> None:
