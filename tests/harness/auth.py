@@ -95,9 +95,8 @@ class Identity:
 
     def __post_init__(self) -> None:
         self.manage = ManageIdentity(self.store, PEPPERS, RecordingAnnouncements(), self.clock, self.ids)
-        self.use_cases = IdentityUseCases(
-            VerifyToken(self.store, PEPPERS, self.clock), VerifyAgent(self.store), self.manage
-        )
+        tokens = VerifyToken(self.store, PEPPERS, self.clock)
+        self.use_cases = IdentityUseCases(tokens, VerifyAgent(self.store), tokens, self.manage)
 
     @classmethod
     async def settled(cls) -> Identity:

@@ -57,7 +57,8 @@ async def test_in_production_changes_have_to_be_announced() -> None:
         "IBEX_DATABASE_URL": "postgresql://ibex_app@127.0.0.1:1/ibex",
         "IBEX_AUTH_DATABASE_URL": "postgresql://ibex_auth@127.0.0.1:1/ibex",
         "IBEX_CLICKHOUSE_URL": "http://127.0.0.1:1",
-        "IBEX_TOKEN_PEPPERS": "k1:AAECAwQFBgcICQoLDA0ODw==",
+        "IBEX_TOKEN_PEPPERS": "k1:rk3lX0vWq1cO2bqVYp7s9g==",
+        "IBEX_ALLOW_INSECURE": "postgres,clickhouse",
     }
     with pytest.raises(SettingsError, match="IBEX_REDIS_URL"):
         async with administration(Settings.load(environ)):

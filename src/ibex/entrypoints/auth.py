@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import uvloop
 
-from ibex.adapters.grpc.server import AuthServer, ServerSecurity
+from ibex.adapters.grpc.server import AuthServer, ServerLimits, ServerSecurity, connections_within
 from ibex.adapters.grpc.service import IdentityUseCases
 from ibex.adapters.grpc.tls import ServerTls
 from ibex.adapters.http.app import create_ops_app
@@ -23,13 +24,14 @@ from ibex.entrypoints.descriptors import raise_limit
 from ibex.entrypoints.environments import AuthAdapters, read_file
 from ibex.entrypoints.lifespan import working
 from ibex.entrypoints.proxy_server import BACKLOG, address_of, listen, serve_http
-from ibex.entrypoints.settings import SettingsError
 
 if TYPE_CHECKING:
     import socket
 
     from ibex.entrypoints.settings import Settings
 
+OTHER_DESCRIPTORS: Final = 128
+"""What auth has open besides connections to its gRPC port: databases, Redis, logs, its ops port."""
 _LOG = logging.getLogger("ibex.auth")
 
 
@@ -42,6 +44,7 @@ def serve(settings: Settings) -> int:
     raise_limit()
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its core writes lines of its own, which are no JSON
     settings.require("auth_database_url", "token_peppers", "redis_url")
+    settings.require_service_identity()
     host, _, port = settings.auth_ops_listen.rpartition(":")
     with (
         listen(host.strip("[]"), int(port), "IBEX_AUTH_OPS_LISTEN") as ops,
@@ -64,8 +67,9 @@ async def _serve(settings: Settings, ops: socket.socket) -> None:
         observer=OpsTelemetry(adapters.metrics()),
     )
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(adapters.identity_database().close)
-        await adapters.identity_database().open()
+        for database in (adapters.identity_database(), adapters.administration_database()):
+            stack.push_async_callback(database.close)
+            await database.open()
         stack.push_async_callback(adapters.board().close)
         await stack.enter_async_context(working([adapters.keep_fresh(), adapters.loop_lag()]))
         stack.push_async_callback(server.stop)
@@ -83,6 +87,7 @@ def _server(settings: Settings, adapters: AuthAdapters) -> AuthServer:
     use_cases = IdentityUseCases(
         tokens=adapters.token_verifier(),
         agents=adapters.agent_verifier(),
+        administrators=adapters.administrator_verifier(),
         manage=Management(adapters=adapters).identity(),
     )
     return AuthServer(
@@ -92,14 +97,21 @@ def _server(settings: Settings, adapters: AuthAdapters) -> AuthServer:
         adapters.clock(),
         security=ServerSecurity(None if token is None else token.reveal(), _tls(settings)),
         observer=AuthCallTelemetry(adapters.metrics()),
+        limits=_limits(settings),
     )
+
+
+def _limits(settings: Settings) -> ServerLimits:
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if descriptors == resource.RLIM_INFINITY:
+        return ServerLimits(prove_within_s=settings.header_timeout_s)
+    room = connections_within(descriptors, OTHER_DESCRIPTORS)
+    return ServerLimits(max_connections=room, prove_within_s=settings.header_timeout_s)
 
 
 def _tls(settings: Settings) -> ServerTls | None:
     certificate = read_file("IBEX_AUTH_CERT_FILE", settings.auth_cert_file)
     key = read_file("IBEX_AUTH_KEY_FILE", settings.auth_key_file)
-    if certificate is None and key is None:
+    if certificate is None or key is None:  # one without the other is refused when settings are loaded
         return None
-    if certificate is None or key is None:
-        raise SettingsError("IBEX_AUTH_CERT_FILE and IBEX_AUTH_KEY_FILE go together.")
     return ServerTls(certificate, key, read_file("IBEX_AUTH_CLIENT_CA_FILE", settings.auth_client_ca_file))

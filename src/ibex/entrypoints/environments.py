@@ -6,7 +6,7 @@ Every provider is synchronous and constructs its object once; opening and closin
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from dependency_injector import containers, providers
 
@@ -26,7 +26,7 @@ from ibex.adapters.openai.echo import EchoProvider
 from ibex.adapters.openai.httpx_transport import httpx_transport
 from ibex.adapters.openai.provider import OpenAIProvider
 from ibex.adapters.openai.transport import default_transport
-from ibex.adapters.postgres.database import Database
+from ibex.adapters.postgres.database import POOL_SIZE, Database
 from ibex.adapters.postgres.directives import PostgresDirectives
 from ibex.adapters.postgres.identity import PostgresIdentity
 from ibex.adapters.postgres.outbox import PostgresOutbox
@@ -67,8 +67,11 @@ if TYPE_CHECKING:
     from ibex.entrypoints.settings import Settings
 
 
-def _database(url: Secret[str], role: str) -> Database:
-    return Database(url.reveal(), role)
+ADMINISTRATION_POOL_SIZE: Final = 4
+
+
+def _database(url: Secret[str], role: str, pool_size: int = POOL_SIZE) -> Database:
+    return Database(url.reveal(), role, pool_size=pool_size)
 
 
 def _peppers(peppers: Secret[dict[str, bytes]]) -> TokenPeppers:
@@ -292,13 +295,22 @@ class OperatorAdapters(_Adapters):
 
 
 class AuthAdapters(_Adapters):
-    """What auth works with: identity at the source, and the board."""
+    """What auth works with: identity at the source, and the board.
+
+    Administration has database connections of its own. Validation, which every request to a proxy may need, cannot wait
+    for them, nor can administration occupy those of validation.
+    """
 
     identity_database = providers.Singleton(_database, _Adapters.settings.provided.auth_database_url, AUTH_ROLE)
-    identity = providers.Singleton(PostgresIdentity, identity_database)
+    administration_database = providers.Singleton(
+        _database, _Adapters.settings.provided.auth_database_url, AUTH_ROLE, pool_size=ADMINISTRATION_POOL_SIZE
+    )
     peppers = providers.Singleton(_peppers, _Adapters.settings.provided.token_peppers)
-    token_verifier = providers.Singleton(VerifyToken, identity, peppers, _Adapters.clock)
-    agent_verifier = providers.Singleton(VerifyAgent, identity)
+    validated_identity = providers.Singleton(PostgresIdentity, identity_database)
+    token_verifier = providers.Singleton(VerifyToken, validated_identity, peppers, _Adapters.clock)
+    agent_verifier = providers.Singleton(VerifyAgent, validated_identity)
+    identity = providers.Singleton(PostgresIdentity, administration_database)
+    administrator_verifier = providers.Singleton(VerifyToken, identity, peppers, _Adapters.clock)
     metrics = providers.Singleton(AuthMetrics)
     loop_lag = providers.Singleton(LoopLag, metrics.provided.registry, _Adapters.clock)
 

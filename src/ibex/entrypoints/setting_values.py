@@ -6,7 +6,8 @@ import base64
 import binascii
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
-from urllib.parse import urlsplit
+
+from ibex.entrypoints.credentials import Server, is_weak_key, is_weak_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -159,17 +160,20 @@ def service_token(value: str) -> Secret[str]:
     return Secret(value)
 
 
-_GUESSED_FIRST = {"postgres", "password", "ibex", "secret", "changeme", "admin", "default", "redis", "test"}
+def insecure_servers(value: str) -> tuple[str, ...]:
+    """Return the servers that are named, separated by commas. Raises ``ValueError`` for any other name."""
+    return tuple(Server(part.strip().lower()).value for part in value.split(",") if part.strip())
+
+
 EMBEDDED_PEPPER = "home"
 """The id of the pepper that the embedded default makes for itself."""
 
 
 def is_for_development(value: object) -> bool:
-    """Tell whether a setting's value is a secret that the embedded default made, or that anybody tries first."""
+    """Tell whether a setting's value is a secret that the embedded default made, or that is easily guessed."""
     if not isinstance(value, Secret):
         return False
     revealed = value.reveal()
     if isinstance(revealed, dict):
-        return EMBEDDED_PEPPER in revealed or any(len(set(pepper)) == 1 for pepper in revealed.values())
-    password = urlsplit(revealed).password if "://" in revealed else None
-    return password is not None and password.lower() in _GUESSED_FIRST
+        return EMBEDDED_PEPPER in revealed or any(is_weak_key(pepper) for pepper in revealed.values())
+    return "://" in revealed and is_weak_url(revealed)

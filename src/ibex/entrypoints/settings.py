@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from ibex.entrypoints.credentials import SERVER_OF, has_credential, is_weak_password, is_weak_token
 from ibex.entrypoints.setting_values import (
     SECONDS,
     Secret,
@@ -17,6 +18,7 @@ from ibex.entrypoints.setting_values import (
     delay,
     host_and_port,
     idle_seconds,
+    insecure_servers,
     int_between,
     is_for_development,
     peppers,
@@ -55,6 +57,16 @@ class JournalSync(StrEnum):
     FULL = "full"
 
 
+_TLS_NEEDS = (
+    ("auth_cert_file", "auth_key_file"),
+    ("auth_key_file", "auth_cert_file"),
+    ("auth_client_ca_file", "auth_cert_file"),
+    ("auth_client_cert_file", "auth_client_key_file"),
+    ("auth_client_key_file", "auth_client_cert_file"),
+    ("auth_client_cert_file", "auth_ca_file"),
+)
+"""A file for TLS, and another that it needs. The first three are auth's, the others the proxy's."""
+
 POSTGRES_URL = "a postgresql:// URL"
 
 
@@ -69,6 +81,15 @@ class Settings(TracingSettings):
             Environment,
             "development or production",
             "Production refuses development credentials, and reads no `.env`, which so cannot ask for it.",
+        ),
+    )
+    allow_insecure: tuple[str, ...] = setting(
+        (),
+        Variable(
+            "IBEX_ALLOW_INSECURE",
+            insecure_servers,
+            "redis, clickhouse, postgres, separated by commas",
+            "The servers that production may use without a credential.",
         ),
     )
     host: str = setting(
@@ -349,20 +370,58 @@ class Settings(TracingSettings):
                 shown = "(a secret, not shown)" if variable.is_secret else repr(raw)
                 raise SettingsError(f"{variable.name} is {shown}; allowed: {variable.allowed}.") from None
         settings = cls(**values)
-        settings.refuse_unsafe_production()
+        settings.refuse_half_configured_tls()
+        settings.refuse_unsafe_production(environ)
         return settings
 
-    def refuse_unsafe_production(self) -> None:
-        """Raise ``SettingsError`` where production lacks what it must have."""
+    def refuse_half_configured_tls(self) -> None:
+        """Raise ``SettingsError`` where files for TLS between proxy and auth lack others that they need."""
+        names = dict(variables())
+        for name, needed in _TLS_NEEDS:
+            if getattr(self, name) is not None and getattr(self, needed) is None:
+                raise SettingsError(
+                    f"{names[name].name} is set and {names[needed].name} is not. Set both: TLS needs the two together."
+                )
+
+    def refuse_unsafe_production(self, environ: Mapping[str, str]) -> None:
+        """Raise ``SettingsError`` for what production must have and lacks.
+
+        ``environ`` is what client libraries read themselves.
+        """
         if self.env is not Environment.PRODUCTION:
             return
-        if self.auth_address is not None and self.auth_ca_file is None and self.auth_service_token is None:
+        if self.auth_address is not None and self.auth_service_token is None and self.auth_client_cert_file is None:
             raise MissingSettingError(
-                "IBEX_AUTH_SERVICE_TOKEN is not set; IBEX_ENV=production needs it where IBEX_AUTH_CA_FILE is not set."
+                "IBEX_AUTH_SERVICE_TOKEN is not set; IBEX_ENV=production needs it where the proxy shows auth no"
+                " certificate (IBEX_AUTH_CLIENT_CERT_FILE)."
             )
+        if (password := environ.get("PGPASSWORD")) and is_weak_password(password):
+            raise SettingsError("PGPASSWORD is easily guessed; IBEX_ENV=production refuses it. Use a random one.")
         for name, variable in variables():
-            if is_for_development(getattr(self, name)):
-                raise SettingsError(f"{variable.name} is a development credential; IBEX_ENV=production refuses it.")
+            value = getattr(self, name)
+            token = name == "auth_service_token" and value is not None and is_weak_token(value.reveal())
+            if token or is_for_development(value):
+                raise SettingsError(
+                    f"{variable.name} is a development credential, or one that is easily guessed; IBEX_ENV=production"
+                    " refuses it. Use a random one."
+                )
+            server = SERVER_OF.get(name)
+            if server is None or value is None or server in self.allow_insecure:
+                continue
+            if not has_credential(server, value.reveal(), environ):
+                raise SettingsError(
+                    f"{variable.name} has no password and no other credential; IBEX_ENV=production refuses that. Put"
+                    f" one into the URL, or allow it with IBEX_ALLOW_INSECURE={server}."
+                )
+
+    def require_service_identity(self) -> None:
+        """Raise ``MissingSettingError`` where auth in production could not tell a proxy from anybody else."""
+        unset = self.auth_service_token is None and self.auth_client_ca_file is None
+        if self.env is Environment.PRODUCTION and unset:
+            raise MissingSettingError(
+                "IBEX_AUTH_SERVICE_TOKEN is not set; IBEX_ENV=production needs it where proxies show no certificate"
+                " (IBEX_AUTH_CLIENT_CA_FILE): without either, anybody who can connect may validate tokens."
+            )
 
     def require_provider(self) -> None:
         """Raise ``MissingSettingError`` where production lacks the provider's key; who asks the provider calls it."""

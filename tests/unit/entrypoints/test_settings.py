@@ -14,15 +14,16 @@ PRODUCTION = {
     "IBEX_AUTH_SERVICE_TOKEN": "a-service-token-of-enough-characters",
     "IBEX_DATABASE_URL": "postgresql://ibex_app:8d1f77c2@db/ibex",
     "IBEX_REDIS_URL": "redis://:51c09fe2@redis/0",
-    "IBEX_TOKEN_PEPPERS": "k1:AAECAwQFBgcICQoLDA0ODw==",
+    "IBEX_TOKEN_PEPPERS": "k1:rk3lX0vWq1cO2bqVYp7s9g==",
 }
 
 
 def test_production_takes_what_is_fit_for_it() -> None:
-    """TLS with a certificate authority stands for the service credential."""
+    """A certificate that the proxy shows stands for the service credential."""
     assert Settings.load(PRODUCTION).auth_address == "auth:9091"
     without_token = {name: value for name, value in PRODUCTION.items() if name != "IBEX_AUTH_SERVICE_TOKEN"}
-    assert Settings.load({**without_token, "IBEX_AUTH_CA_FILE": "/etc/ca.pem"}).auth_service_token is None
+    mutual = {f"IBEX_AUTH_{name}_FILE": f"/etc/{name}.pem" for name in ("CA", "CLIENT_CERT", "CLIENT_KEY")}
+    assert Settings.load({**without_token, **mutual}).auth_service_token is None
 
 
 @pytest.mark.parametrize(
@@ -31,7 +32,14 @@ def test_production_takes_what_is_fit_for_it() -> None:
         ("IBEX_AUTH_SERVICE_TOKEN", ""),
         ("IBEX_DATABASE_URL", "postgresql://ibex_app:postgres@db/ibex"),
         ("IBEX_REDIS_URL", "redis://:password@redis/0"),
-        ("IBEX_TOKEN_PEPPERS", "home:AAECAwQFBgcICQoLDA0ODw=="),
+        ("IBEX_REDIS_URL", "redis://redis/0?password=changeme"),
+        ("IBEX_CLICKHOUSE_URL", "https://ch/ibex?username=default&password=default1"),
+        ("IBEX_OWNER_DATABASE_URL", "postgresql://db/ibex?user=owner&password=owner"),
+        ("IBEX_AUTH_SERVICE_TOKEN", "x" * 40),
+        ("IBEX_AUTH_SERVICE_TOKEN", "0123456789abcdef" * 2),
+        ("IBEX_AUTH_SERVICE_TOKEN", "replace-me-with-32-random-bytes-please"),
+        ("IBEX_TOKEN_PEPPERS", "home:rk3lX0vWq1cO2bqVYp7s9g=="),
+        ("IBEX_TOKEN_PEPPERS", "k:AAECAwQFBgcICQoLDA0ODw=="),
     ],
 )
 def test_production_refuses_what_is_fit_for_development(variable: str, value: str) -> None:
@@ -77,3 +85,98 @@ def test_what_is_needed_and_not_set_is_named() -> None:
             "port", "clickhouse_url", "database_url", "auth_address"
         )
     assert [line.split()[0] for line in str(raised.value).splitlines()] == ["IBEX_CLICKHOUSE_URL", "IBEX_AUTH_ADDRESS"]
+
+
+NO_CREDENTIAL = [
+    ("IBEX_DATABASE_URL", "postgresql://ibex_app@db/ibex", "postgres"),
+    ("IBEX_AUTH_DATABASE_URL", "postgresql://ibex_auth:@db/ibex", "postgres"),
+    ("IBEX_OWNER_DATABASE_URL", "postgresql://db/ibex?user=o&password=", "postgres"),
+    ("IBEX_DATABASE_URL", "postgresql://db/ibex?sslmode=verify-full", "postgres"),
+    ("IBEX_DATABASE_URL", "postgresql:///ibex?host=/run/postgresql,db", "postgres"),
+    ("IBEX_CLICKHOUSE_URL", "http://default@ch/ibex", "clickhouse"),
+    ("IBEX_REDIS_URL", "redis://default@redis/0", "redis"),
+    ("IBEX_REDIS_URL", "rediss://redis/0", "redis"),
+]
+
+
+@pytest.mark.parametrize(("variable", "url", "server"), NO_CREDENTIAL)
+def test_production_refuses_a_server_without_a_credential(variable: str, url: str, server: str) -> None:
+    """The message says which variable, and what allows it; the URL is not shown. Development takes it."""
+    environ = {**PRODUCTION, variable: url}
+    others = ",".join({"postgres", "clickhouse", "redis"} - {server})
+    for allowed in ("", others):
+        with pytest.raises(SettingsError, match=f"^{variable} has no password.*IBEX_ALLOW_INSECURE={server}") as raised:
+            Settings.load({**environ, "IBEX_ALLOW_INSECURE": allowed})
+        assert url not in str(raised.value)
+
+    Settings.load({**environ, "IBEX_ALLOW_INSECURE": f" {server.upper()}, {server}"})
+    Settings.load({**environ, "IBEX_ENV": "development"})
+
+
+@pytest.mark.parametrize(
+    ("variable", "url"),
+    [
+        ("IBEX_DATABASE_URL", "postgresql://ibex_app@db/ibex?sslcert=/etc/app.pem"),
+        ("IBEX_DATABASE_URL", "postgresql://ibex_app@db/ibex?passfile=/etc/pgpass"),
+        ("IBEX_DATABASE_URL", "postgresql://ibex_app@/ibex?host=/run/postgresql"),
+        ("IBEX_DATABASE_URL", "postgresql://ibex_app@%2Frun%2Fpostgresql/ibex"),
+        ("IBEX_CLICKHOUSE_URL", "chdb:///var/lib/ibex"),
+        ("IBEX_CLICKHOUSE_URL", "https://ch/ibex?access_token=f81c52"),
+        ("IBEX_REDIS_URL", "unix:///run/redis.sock"),
+        ("IBEX_REDIS_URL", "rediss://redis/0?ssl_certfile=/etc/ibex.pem&ssl_keyfile=/etc/ibex.key"),
+        ("IBEX_REDIS_URL", "redis://redis/0?password=51c09fe2"),
+    ],
+)
+def test_another_credential_than_a_password_is_one(variable: str, url: str) -> None:
+    """A certificate, a token, a socket of this machine, a file."""
+    Settings.load({**PRODUCTION, variable: url})
+
+
+def test_what_libpq_reads_from_the_environment_counts() -> None:
+    """A password there is one; a host there is no local socket."""
+    url = {"IBEX_DATABASE_URL": "postgresql:///ibex"}
+    Settings.load({**PRODUCTION, **url})
+    with pytest.raises(SettingsError, match="IBEX_DATABASE_URL"):
+        Settings.load({**PRODUCTION, **url, "PGHOST": "db"})
+    Settings.load({**PRODUCTION, **url, "PGHOST": "db", "PGPASSWORD": "8d1f77c2"})
+    with pytest.raises(SettingsError, match="PGPASSWORD"):
+        Settings.load({**PRODUCTION, **url, "PGHOST": "db", "PGPASSWORD": "postgres"})
+
+
+@pytest.mark.parametrize("environment", ["production", "development"])
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        (("CLIENT_CA",), "CERT"),
+        (("CERT",), "KEY"),
+        (("KEY",), "CERT"),
+        (("CERT", "CLIENT_CA"), "KEY"),
+        (("CLIENT_CERT", "CLIENT_KEY"), "CA"),
+        (("CLIENT_CERT", "CA"), "CLIENT_KEY"),
+        (("CLIENT_KEY", "CA"), "CLIENT_CERT"),
+    ],
+    ids=str,
+)
+def test_half_configured_tls_is_refused(environment: str, given: tuple[str, ...], missing: str) -> None:
+    """At both ends, in every environment: it would be plaintext, or no authentication, without a word."""
+    files = {f"IBEX_AUTH_{name}_FILE": "/etc/file.pem" for name in given}
+    with pytest.raises(SettingsError, match=f"and IBEX_AUTH_{missing}_FILE is not"):
+        Settings.load({**PRODUCTION, **files, "IBEX_ENV": environment})
+
+
+def test_auth_in_production_must_tell_proxies_from_others() -> None:
+    """By a credential or by a certificate; in development it need not."""
+    bare = {name: value for name, value in PRODUCTION.items() if not name.startswith("IBEX_AUTH_")}
+    with pytest.raises(MissingSettingError, match="IBEX_AUTH_SERVICE_TOKEN is not set"):
+        Settings.load(bare).require_service_identity()
+
+    Settings.load({**bare, "IBEX_ENV": "development"}).require_service_identity()
+    Settings.load({**bare, "IBEX_AUTH_SERVICE_TOKEN": PRODUCTION["IBEX_AUTH_SERVICE_TOKEN"]}).require_service_identity()
+    mutual = {f"IBEX_AUTH_{name}_FILE": "/etc/file.pem" for name in ("CERT", "KEY", "CLIENT_CA")}
+    Settings.load({**bare, **mutual}).require_service_identity()
+
+
+def test_only_known_servers_may_be_insecure() -> None:
+    """A misspelt one is refused, not ignored."""
+    with pytest.raises(SettingsError, match="IBEX_ALLOW_INSECURE is 'reddis'; allowed: redis, clickhouse, postgres"):
+        Settings.load({"IBEX_ALLOW_INSECURE": "reddis"})

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hmac
-from typing import TYPE_CHECKING
+from collections import OrderedDict
+from hashlib import sha256
+from typing import TYPE_CHECKING, Final
 
+from ibex.adapters.grpc.lanes import Lane
 from ibex.adapters.grpc.metadata import bearer_in
-from ibex.adapters.grpc.statuses import ServiceCredentialError
+from ibex.adapters.grpc.statuses import ServiceCredentialError, TooManyCallsError
 from ibex.domain.errors import InsufficientPermissionsError, InvalidTokenError, MissingTokenError
 from ibex.domain.identity import PersonalAccessToken
 from ibex.domain.permissions import allows
@@ -15,20 +18,80 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from ibex.adapters.grpc.metadata import Metadata
+    from ibex.domain.clock import Clock
     from ibex.domain.identity import Principal, TokenVerifier
     from ibex.domain.manage_identity import TokenGrant
     from ibex.domain.permissions import Permission
 
 
-class Callers:
-    """Lets callers in or raises. The repr shows no credential."""
+UNPROVEN_AT_A_TIME: Final = 4
+FAILURES_PER_S: Final = 20
+FAILURES_AT_ONCE: Final = 100
+PROVEN_FOR_S: Final = 3_600
+_MOST_PROVEN: Final = 1_000
+_NS: Final = 1_000_000_000
 
-    def __init__(self, tokens: TokenVerifier, service_credential: str | None) -> None:
-        """Take what a service must present; None lets every service in. Raises ``ValueError`` for an empty one."""
+
+class GuessLimit:
+    """A bound on what tokens that were not verified lately may cost, so that guessing cannot occupy administration.
+
+    A token that was verified within the last hour is never held back. It is remembered by its SHA-256 digest.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lane = Lane(UNPROVEN_AT_A_TIME)
+        self._proven: OrderedDict[bytes, int] = OrderedDict()
+        self._budget = float(FAILURES_AT_ONCE)
+        self._budget_at_ns = clock.monotonic_ns()
+
+    async def verify(self, tokens: TokenVerifier, token: PersonalAccessToken) -> Principal:
+        """Verify a token. Raises ``TooManyCallsError`` for an unproven one, and what the verifier raises."""
+        digest = sha256(token.reveal().encode()).digest()
+        now_ns = self._clock.monotonic_ns()
+        proven_ns = self._proven.get(digest)
+        if proven_ns is not None and now_ns - proven_ns < PROVEN_FOR_S * _NS:
+            return await self._verify(tokens, token, digest)
+        self._refill(now_ns)
+        if self._budget < 1:
+            raise TooManyCallsError
+        with self._lane:
+            return await self._verify(tokens, token, digest)
+
+    async def _verify(self, tokens: TokenVerifier, token: PersonalAccessToken, digest: bytes) -> Principal:
+        try:
+            principal = await tokens.verify(token)
+        except InvalidTokenError:
+            self._proven.pop(digest, None)
+            self._budget -= 1
+            raise
+        self._proven[digest] = self._clock.monotonic_ns()
+        self._proven.move_to_end(digest)
+        if len(self._proven) > _MOST_PROVEN:
+            self._proven.popitem(last=False)
+        return principal
+
+    def _refill(self, now_ns: int) -> None:
+        earned = (now_ns - self._budget_at_ns) / _NS * FAILURES_PER_S
+        self._budget = min(float(FAILURES_AT_ONCE), self._budget + earned)
+        self._budget_at_ns = now_ns
+
+
+class Callers:
+    """Admits callers or raises. The repr shows no credential."""
+
+    def __init__(self, administrators: TokenVerifier, service_credential: str | None, clock: Clock) -> None:
+        """Take what a service must present; None admits every service. Raises ``ValueError`` for an empty one."""
         if service_credential is not None and not service_credential.strip():
             raise ValueError("a service credential is not empty")
-        self._tokens = tokens
+        self._administrators = administrators
+        self._guesses = GuessLimit(clock)
         self._service_credential = None if service_credential is None else service_credential.strip().encode()
+
+    @property
+    def need_credential(self) -> bool:
+        """Whether a service must present a credential."""
+        return self._service_credential is not None
 
     def admit_service(self, metadata: Metadata) -> None:
         """Return if the caller is a service that may ask. Raises ``ServiceCredentialError``."""
@@ -41,8 +104,8 @@ class Callers:
     async def admit_administrator(self, metadata: Metadata, org_id: UUID, *any_of: Permission) -> Principal:
         """Return the caller, who has one of the permissions in the organization.
 
-        Raises ``MissingTokenError``, ``InvalidTokenError``, ``InsufficientPermissionsError`` and what a
-        ``TokenVerifier`` raises.
+        Raises ``MissingTokenError``, ``InvalidTokenError``, ``InsufficientPermissionsError``, ``TooManyCallsError`` and
+        what a ``TokenVerifier`` raises.
         """
         presented = bearer_in(metadata)
         if presented is None:
@@ -50,7 +113,7 @@ class Callers:
         token = PersonalAccessToken.parse(presented)
         if token is None:
             raise InvalidTokenError
-        caller = await self._tokens.verify(token)
+        caller = await self._guesses.verify(self._administrators, token)
         if caller.org_id != org_id or not any(allows(caller.permissions, needed) for needed in any_of):
             raise InsufficientPermissionsError
         return caller

@@ -1,4 +1,4 @@
-"""What happens around every call of the service: its request id, its deadline, its status, who hears of it."""
+"""What happens around every call: its request id, its deadline, its status, the observer."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import grpc
-from google.protobuf.message import DecodeError
 
+from ibex.adapters.grpc.lanes import KIND_OF, CallKind
 from ibex.adapters.grpc.metadata import REQUEST_ID_KEY, request_id_in
-from ibex.adapters.grpc.statuses import REASON_KEY, Reason, refusal_of
-from ibex.domain.errors import FieldCode, FieldError, ValidationError
+from ibex.adapters.grpc.statuses import REASON_KEY, Reason, UnknownMethodError, refusal_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from uuid import UUID
 
+    from ibex.adapters.grpc.gate import Gate
+    from ibex.adapters.grpc.statuses import Refusal
     from ibex.domain.clock import Clock
     from ibex.domain.ids import IdSource
 
@@ -61,16 +62,27 @@ class Unobserved:
 
 
 class AroundCalls(grpc.aio.ServerInterceptor):
-    """Interceptor of one service's unary calls; those of other services pass."""
+    """Interceptor of every call. It admits, limits, times and answers unary calls; there are no others.
+
+    A handler that takes a stream of requests gets the call before its message has arrived. So a caller without the
+    service credential is refused without reading anything of it, and takes no place that a proxy needs.
+    """
 
     def __init__(
-        self, service: str, ids: IdSource, clock: Clock, observer: CallObserver, *, max_call_s: float = MAX_CALL_S
+        self,
+        gate: Gate,
+        ids: IdSource,
+        clock: Clock,
+        observer: CallObserver,
+        *,
+        max_call_s: float = MAX_CALL_S,
     ) -> None:
         """Take the longest that a call may run, in seconds; a caller's own deadline ends it earlier."""
-        self._prefix = f"/{service}/"
+        self._gate = gate
         self._ids = ids
         self._clock = clock
         self._observer = observer
+        self._unobserved = Unobserved()
         self._max_call_s = max_call_s
 
     async def intercept_service(
@@ -78,46 +90,55 @@ class AroundCalls(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
-        """Return the call's handler with everything around it, None where there is no such method."""
+        """Return the call's handler with everything around it."""
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
-        if handler is None or handler.unary_unary is None or not method.startswith(self._prefix):
-            return handler
-        name = method.removeprefix(self._prefix)
+        kind = KIND_OF.get(method)
+        if handler is None or handler.unary_unary is None or kind is None:
+            return grpc.stream_unary_rpc_method_handler(self._refuse_unknown)
+        name = method.rpartition("/")[2]
+        observer = self._unobserved if kind is CallKind.HEALTH else self._observer
 
-        async def call(request: bytes, context: Context) -> bytes:
-            return await self._call(name, handler, request, context)
+        async def call(requests: AsyncIterator[bytes], context: Context) -> bytes:
+            return await self._call(name, kind, observer, handler, requests, context)
 
-        return grpc.unary_unary_rpc_method_handler(call)
+        return grpc.stream_unary_rpc_method_handler(call)
 
-    async def _call(self, name: str, handler: Handler, request: bytes, context: Context) -> bytes:
+    async def _refuse_unknown(self, _requests: AsyncIterator[bytes], context: Context) -> bytes:
+        self._gate.proved_nothing(context)
+        return await _abort(context, refusal_of(UnknownMethodError()))
+
+    async def _call(
+        self,
+        name: str,
+        kind: CallKind,
+        observer: CallObserver,
+        handler: Handler,
+        requests: AsyncIterator[bytes],
+        context: Context,
+    ) -> bytes:
         started_ns = self._clock.monotonic_ns()
         request_id = request_id_in(context.invocation_metadata() or ()) or self._ids.uuid7()
-        self._observer.began(request_id)
+        observer.began(request_id)
         response, refusal, status = b"", None, CANCELLED
         try:
-            response = await self._answer(handler, request, context)
+            async with asyncio.timeout(self._max_call_s):
+                response = await self._gate.run(kind, handler, requests, context)
             status = OK
         except Exception as error:  # noqa: BLE001 - whatever it is, it becomes a status
             refusal = refusal_of(error)
             if refusal.reason is Reason.INTERNAL:
-                self._observer.failed(error)
+                observer.failed(error)
             status = refusal.status.name
         finally:
-            self._observer.ended(name, status, self._clock.monotonic_ns() - started_ns)
+            observer.ended(name, status, self._clock.monotonic_ns() - started_ns)
         trailing = (REQUEST_ID_KEY, str(request_id))
         if refusal is not None:
-            await context.abort(refusal.status, refusal.message, ((REASON_KEY, refusal.reason.value), trailing))
+            return await _abort(context, refusal, trailing)
         context.set_trailing_metadata((trailing,))
         return response
 
-    async def _answer(self, handler: Handler, request: bytes, context: Context) -> bytes:
-        """Read the message here, not in the library: it would answer one that cannot be read as a bug, and log it."""
-        try:
-            message = handler.request_deserializer(request)
-        except DecodeError:
-            wrong = FieldError("message", FieldCode.INVALID_FORMAT, "cannot be read")
-            raise ValidationError((wrong,)) from None
-        async with asyncio.timeout(self._max_call_s):
-            response: bytes = handler.response_serializer(await handler.unary_unary(message, context))
-        return response
+
+async def _abort(context: Context, refusal: Refusal, *trailing: tuple[str, str]) -> bytes:
+    await context.abort(refusal.status, refusal.message, ((REASON_KEY, refusal.reason.value), *trailing))
+    return b""

@@ -174,9 +174,12 @@ class GrpcAuthChannel:
             self._in_flight -= 1
 
     async def _keep_warm(self, channel: grpc.aio.Channel) -> None:
-        """Connect again whenever the connection has gone, and say so.
+        """Connect again whenever the connection has gone, log it, and introduce this proxy on a new connection.
 
-        It looks now and then. The library would tell of changes, but whoever waits for one and is cancelled leaves an
+        Auth closes connections that have not presented the service credential in time, and under an attack soon. So a
+        new connection carries one call at once, whether or not a request needs it.
+
+        This looks now and then. The library would tell of changes, but whoever waits for one and is cancelled leaves an
         event behind that later disturbs another event loop.
         """
         seen = None
@@ -185,6 +188,9 @@ class GrpcAuthChannel:
             if state is not seen:
                 seen = state
                 self._see(state)
+                if state is grpc.ChannelConnectivity.READY:
+                    with suppress(ServiceDegradedError):
+                        await self.ping()
             await asyncio.sleep(LOOK_INTERVAL_S)
 
     def _see(self, state: grpc.ChannelConnectivity) -> None:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health  # type: ignore[attr-defined] # it is public, only not listed
 
 from ibex.adapters.grpc.callers import Callers
 from ibex.adapters.grpc.calls import MAX_CALL_S, AroundCalls, Unobserved
+from ibex.adapters.grpc.front import Front, bind
+from ibex.adapters.grpc.gate import Gate
 from ibex.adapters.grpc.generated import auth_pb2_grpc
-from ibex.adapters.grpc.metadata import bearer_in
+from ibex.adapters.grpc.health import Health
+from ibex.adapters.grpc.lanes import LaneLimits
 from ibex.adapters.grpc.service import SERVICE, AuthService
-from ibex.adapters.grpc.statuses import REASON_KEY, ServiceCredentialError, refusal_of
 
 if TYPE_CHECKING:
     from ibex.adapters.grpc.calls import CallObserver
@@ -24,11 +24,15 @@ if TYPE_CHECKING:
     from ibex.domain.ids import IdSource
 
 MAX_MESSAGE_BYTES: Final = 64 << 10
+MAX_CONNECTIONS: Final = 1_000
+MAX_STREAMS: Final = 256
+"""Calls at a time on one connection, twice what a proxy makes. A client waits before it opens more."""
+DESCRIPTORS_OF_A_CONNECTION: Final = 3
+"""The client's socket, and both ends of the Unix connection to gRPC."""
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_metadata_size", 16 << 10),
-    # A second server on the port fails at once; otherwise the two would share its connections.
-    ("grpc.so_reuseport", 0),
+    ("grpc.max_concurrent_streams", MAX_STREAMS),
     # Clients ask every second whether the connection lives; by default that is too often and they would be thrown out.
     ("grpc.http2.min_ping_interval_without_data_ms", 500),
     ("grpc.keepalive_permit_without_calls", 1),
@@ -41,48 +45,40 @@ _OPTIONS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class ServerLimits:
-    """``max_calls`` at once, more are RESOURCE_EXHAUSTED; ``max_call_s`` and ``stop_grace_s`` are seconds."""
+    """Bounds on calls and connections; durations are in seconds.
 
-    max_calls: int = 1000
+    A connection must prove its caller by a call within ``prove_within_s``. After ``max_connection_age_s``, varied by a
+    tenth, its client is asked to connect again; calls under way may finish.
+    """
+
+    lanes: LaneLimits = field(default_factory=LaneLimits)
     max_call_s: float = MAX_CALL_S
     stop_grace_s: float = 10.0
+    max_connections: int = MAX_CONNECTIONS
+    prove_within_s: float = 10.0
+    max_connection_age_s: float = 1_800.0
+
+
+def connections_within(descriptors: int, others: int) -> int:
+    """Return how many connections a process has room for that may open so many descriptors and needs some for others.
+
+    At least one, and no more than ``MAX_CONNECTIONS``.
+    """
+    return max(1, min(MAX_CONNECTIONS, (descriptors - others) // DESCRIPTORS_OF_A_CONNECTION))
 
 
 @dataclass(frozen=True, slots=True)
 class ServerSecurity:
-    """What callers of validation must present, None for nothing, and TLS, None for plaintext."""
+    """The credential that callers of validation must present, None for no credential; and TLS, None for plaintext."""
 
     service_credential: str | None = field(default=None, repr=False)
     tls: ServerTls | None = None
 
 
-class CredentialedHealth(health.HealthServicer):
-    """``grpc.health.v1``, open to all; who presents a service credential learns too whether it is the right one."""
-
-    def __init__(self, callers: Callers) -> None:
-        super().__init__()
-        self._callers = callers
-
-    async def Check(  # noqa: N802 - the protocol's name
-        self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> Any:
-        """Say whether a service is served: FAILED_PRECONDITION for a wrong credential, NOT_FOUND if not known."""
-        metadata = context.invocation_metadata() or ()
-        if bearer_in(metadata) is not None:
-            try:
-                self._callers.admit_service(metadata)
-            except ServiceCredentialError as error:
-                refusal = refusal_of(error)
-                await context.abort(refusal.status, refusal.message, ((REASON_KEY, refusal.reason.value),))
-        check: Any = super().Check  # the library's annotation says that it returns nothing
-        return await check(request, context)
-
-
 class AuthServer:
     """``ibex.auth.v1.AuthService`` on a port. Health is SERVING from start to stop.
 
-    It stays so while the store is lost: answering that is the service's work then (spec 5). Health of the store is the
-    ops port's to tell.
+    It stays so while the store is lost: the service answers that itself. The ops port reports the store's health.
     """
 
     def __init__(
@@ -98,13 +94,15 @@ class AuthServer:
     ) -> None:
         """Take ``host:port``, port 0 for any that is free. Constructing it binds nothing."""
         self._address = address
-        self._callers = Callers(identity.tokens, security.service_credential)
-        self._service = AuthService(identity, self._callers)
-        self._around = AroundCalls(SERVICE, ids, clock, observer or Unobserved(), max_call_s=limits.max_call_s)
+        callers = Callers(identity.administrators, security.service_credential, clock)
+        self._service = AuthService(identity, callers)
+        self._front = Front(limits.max_connections, limits.prove_within_s)
+        gate = Gate(callers, self._front.table, limits.lanes)
+        self._around = AroundCalls(gate, ids, clock, observer or Unobserved(), max_call_s=limits.max_call_s)
         self._tls = security.tls
         self._limits = limits
         self._server: grpc.aio.Server | None = None
-        self._health = CredentialedHealth(self._callers)
+        self._health = Health(SERVICE)
         self._port = 0
 
     @property
@@ -113,31 +111,43 @@ class AuthServer:
         return self._port
 
     async def start(self) -> None:
-        """Listen and serve, in this event loop. Raises ``OSError`` if the address cannot be had."""
-        server = grpc.aio.server(
-            interceptors=(self._around,), options=_OPTIONS, maximum_concurrent_rpcs=self._limits.max_calls
-        )
-        auth_pb2_grpc.add_AuthServiceServicer_to_server(self._service, server)
-        self._health = CredentialedHealth(self._callers)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        """Listen and serve, in this event loop. Raises ``OSError`` if it cannot listen on the address."""
         try:
+            listeners = bind(self._address)
+        except OSError as error:
+            raise OSError(f"cannot listen on {self._address} ({error.strerror or error})") from None
+        age_ms = int(self._limits.max_connection_age_s * 1_000)
+        grace_ms = int(self._limits.max_call_s * 1_000) + 1_000
+        options = (*_OPTIONS, ("grpc.max_connection_age_ms", age_ms), ("grpc.max_connection_age_grace_ms", grace_ms))
+        server = grpc.aio.server(interceptors=(self._around,), options=options)
+        auth_pb2_grpc.add_AuthServiceServicer_to_server(self._service, server)
+        server.add_generic_rpc_handlers((self._health.handler(),))
+        try:
+            inner = self._front.prepare()
             if self._tls is None:
-                self._port = server.add_insecure_port(self._address)
+                server.add_insecure_port(inner)
             else:
-                self._port = server.add_secure_port(self._address, self._tls.credentials())
-        except RuntimeError:
+                server.add_secure_port(inner, self._tls.credentials())
+            await server.start()
+        except (OSError, RuntimeError) as error:
+            for listener in listeners:
+                listener.close()
             await server.stop(None)
-            raise OSError(f"cannot listen on {self._address}") from None
-        await server.start()
-        await self._health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
+            self._front.close()
+            reason = str(error) if isinstance(error, OSError) else "are certificate and key PEM, and a pair?"
+            raise OSError(f"cannot serve on {self._address}: {reason}") from None
+        self._port = listeners[0].getsockname()[1]
         self._server = server
+        await self._front.start(listeners)
 
     async def stop(self) -> None:
         """Take no new calls, let those under way finish within the grace, then cancel them. Again: does nothing."""
         server, self._server = self._server, None
         if server is not None:
-            await self._health.enter_graceful_shutdown()
+            self._health.stop_serving()
+            self._front.stop_accepting()
             await server.stop(self._limits.stop_grace_s)
+            self._front.close()
 
     async def wait(self) -> None:
         """Return once the server has stopped."""

@@ -1,4 +1,4 @@
-"""The service: each method translates to a use case of the domain and back; errors are the interceptor's to tell."""
+"""The service: each method translates to a use case of the domain and back. The interceptor translates errors."""
 
 from __future__ import annotations
 
@@ -35,35 +35,41 @@ SERVICE: Final = auth_pb2.DESCRIPTOR.services_by_name["AuthService"].full_name
 
 @dataclass(frozen=True, slots=True)
 class IdentityUseCases:
-    """What the service does, at the source."""
+    """What the service does, at the source.
+
+    ``administrators`` verifies the tokens of administrators. With ``manage`` it uses other connections to the database
+    than ``tokens`` and ``agents``, so that administration and validation cannot starve each other.
+    """
 
     tokens: TokenVerifier
     agents: AgentVerifier
+    administrators: TokenVerifier
     manage: ManageIdentity
 
 
 class AuthService(auth_pb2_grpc.AuthServiceServicer):
-    """``ibex.auth.v1.AuthService``; see the protocol's definition. Raises the domain's errors."""
+    """``ibex.auth.v1.AuthService``; see the protocol's definition. Raises the domain's errors.
+
+    The gate has checked the service credential of those that validate.
+    """
 
     def __init__(self, identity: IdentityUseCases, callers: Callers) -> None:
         self._identity = identity
         self._callers = callers
 
     async def ValidateToken(  # noqa: N802 - the protocol's name
-        self, request: auth_pb2.ValidateTokenRequest, context: Context
+        self, request: auth_pb2.ValidateTokenRequest, _context: Context
     ) -> auth_pb2.ValidateTokenResponse:
-        """Say whose token it is."""
-        self._callers.admit_service(_metadata(context))
+        """Return the principal of a token."""
         token = PersonalAccessToken.parse(request.access_token)
         if token is None:
             raise InvalidTokenError
         return principal_message(await self._identity.tokens.verify(token))
 
     async def ValidateAgent(  # noqa: N802 - the protocol's name
-        self, request: auth_pb2.ValidateAgentRequest, context: Context
+        self, request: auth_pb2.ValidateAgentRequest, _context: Context
     ) -> auth_pb2.ValidateAgentResponse:
-        """Say whether the organization has the agent, and its status."""
-        self._callers.admit_service(_metadata(context))
+        """Return the organization's agent with its status."""
         org_id, agent_id = uuid_in("org_id", request.org_id), uuid_in("agent_id", request.agent_id)
         return agent_message(await self._identity.agents.verify(org_id, agent_id))
 

@@ -45,11 +45,25 @@ class Reason(StrEnum):
     SERVICE_CREDENTIAL = "service-credential"
     SOURCE_UNAVAILABLE = "source-unavailable"
     DEADLINE = "deadline"
+    TOO_MANY_CALLS = "too-many-calls"
+    UNIMPLEMENTED = "unimplemented"
     INTERNAL = "internal"
 
 
 class ServiceCredentialError(Exception):
-    """Who calls is not a service that may ask. It is the caller that is not trusted; no token was looked at."""
+    """The caller did not present the service credential. No token was looked at."""
+
+
+class TooManyCallsError(Exception):
+    """The server runs as many calls of this kind as it may. Nothing was looked up."""
+
+
+class UnknownMethodError(Exception):
+    """The server does not offer this method."""
+
+
+class UnknownServiceError(Exception):
+    """A health check names a service that the server does not have."""
 
 
 class Refusal(NamedTuple):
@@ -85,6 +99,9 @@ _REFUSALS: Final[tuple[tuple[type[Exception], StatusCode, Reason, str | None], .
         Reason.SERVICE_CREDENTIAL,
         "This call needs the service credential.",
     ),
+    (TooManyCallsError, StatusCode.RESOURCE_EXHAUSTED, Reason.TOO_MANY_CALLS, "Too many calls. Retry later."),
+    (UnknownMethodError, StatusCode.UNIMPLEMENTED, Reason.UNIMPLEMENTED, "There is no such method."),
+    (UnknownServiceError, StatusCode.NOT_FOUND, Reason.NOT_FOUND, "There is no such service."),
     (ServiceDegradedError, StatusCode.UNAVAILABLE, Reason.SOURCE_UNAVAILABLE, _DOWN),
     (AuthUnavailableError, StatusCode.UNAVAILABLE, Reason.SOURCE_UNAVAILABLE, _DOWN),
     (TimeoutError, StatusCode.DEADLINE_EXCEEDED, Reason.DEADLINE, "The call took too long."),

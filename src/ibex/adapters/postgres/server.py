@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import shlex
 import shutil
 import stat
@@ -39,6 +40,7 @@ _LEFTOVERS_TIMEOUT_S: Final = 10
 # sun_path holds 108 bytes on Linux, 104 elsewhere, the closing NUL among them.
 _MAX_SOCKET_PATH: Final = 103
 _SOCKET: Final = ".s.PGSQL.5432"
+_PLAIN: Final = re.compile(r"[\w./+=:~ -]*", re.ASCII)
 _SETTINGS: Final = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
@@ -108,12 +110,16 @@ class PostgresServer:
         return self.url(_SUPERUSER, database)
 
     def _is_ours(self, pid: int) -> bool:
-        """Tell whether a process is a server on this data; process ids are used again, above all after a reboot."""
+        """Tell whether a process is a server on this data; process ids are used again, above all after a reboot.
+
+        A server's working directory is its data.
+        """
         try:
-            arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            return Path(f"/proc/{pid}/cwd").samefile(self._data)
         except FileNotFoundError:
             return not Path("/proc/self").exists()
-        return os.fsencode(self._data) in arguments
+        except PermissionError:
+            return False
 
     def _make_directories(self) -> None:
         account = self._account()
@@ -124,8 +130,12 @@ class PostgresServer:
             _make_readable(_programs())
 
     def _socket_directory(self) -> Path:
-        """Return where the socket is: with the data, or in the temporary folder where that path is too long for one."""
-        if len(os.fsencode(self._directory / _SOCKET)) <= _MAX_SOCKET_PATH:
+        """Return where the socket is: with the data, or in the temporary folder where that path cannot hold one.
+
+        It may be too long, or have a character that has a meaning in a list of folders, in PostgreSQL or in its client
+        library, or to the shell that starts the server.
+        """
+        if len(os.fsencode(self._directory / _SOCKET)) <= _MAX_SOCKET_PATH and _PLAIN.fullmatch(str(self._directory)):
             return self._directory
         name = sha256(os.fsencode(self._directory)).hexdigest()[:16]
         return Path(tempfile.gettempdir()) / f"ibex-{name}"
@@ -136,7 +146,9 @@ class PostgresServer:
         shutil.rmtree(unfinished, ignore_errors=True)
         settings = [f"--set={name}={value}" for name, value in _SETTINGS.items()]
         locale = ("--encoding=UTF8", "--locale-provider=builtin", "--locale=C", "--builtin-locale=C.UTF-8")
-        self._run("initdb", f"--pgdata={unfinished}", f"--username={_SUPERUSER}", "--auth=trust", *locale, *settings)
+        self._run(
+            "initdb", f"--pgdata={unfinished.name}", f"--username={_SUPERUSER}", "--auth=trust", *locale, *settings
+        )
         unfinished.rename(self._data)
 
     def _start(self) -> None:
@@ -150,7 +162,7 @@ class PostgresServer:
         deadline = time.monotonic() + _LEFTOVERS_TIMEOUT_S
         while True:
             try:
-                self._pg_ctl("start", f"--log={self._log}", "-o", options)
+                self._pg_ctl("start", f"--log={self._log.name}", "-o", options)
             except PostgresServerError as error:
                 if _LEFTOVERS not in str(error) or time.monotonic() > deadline:
                     raise
@@ -172,7 +184,8 @@ class PostgresServer:
                 time.sleep(_PAUSE_S)
 
     def _pg_ctl(self, action: str, *options: str) -> None:
-        self._run("pg_ctl", action, f"--pgdata={self._data}", "--wait", f"--timeout={_TIMEOUT_S}", *options)
+        """Run ``pg_ctl``, which passes these paths to a shell: they are relative, so that no name of a user's is one."""
+        self._run("pg_ctl", action, f"--pgdata={self._data.name}", "--wait", f"--timeout={_TIMEOUT_S}", *options)
 
     def _run(self, program: str, *arguments: str) -> None:
         account = self._account()
@@ -183,7 +196,7 @@ class PostgresServer:
                 group=account.pw_gid if account else None,
                 extra_groups=[] if account else None,
                 umask=0o077,
-                cwd="/",
+                cwd=self._directory,
                 env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
                 stdin=subprocess.DEVNULL,
                 capture_output=True,

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 import httpx
 import rich_click as click
+from click.core import ParameterSource
 
 from ibex.entrypoints.cli.invocation import NothingRunsError
 from ibex.entrypoints.cli.output import DotenvOption
 from ibex.entrypoints.cli.tables import terminal_width, wrapped
+from ibex.entrypoints.destinations import ONLY_CHAT_SENDS
+from ibex.entrypoints.home import DEFAULT_HOME
 from ibex.entrypoints.settings import MissingSettingError, Settings
 
 if TYPE_CHECKING:
@@ -134,6 +138,9 @@ def chat(  # noqa: PLR0913 - an argument an option
 ) -> None:
     """Send a prompt through the proxy; without one, hold a conversation."""
     installation = invocation.home.installation()
+    known = url or invocation.home.running_address()
+    if known is None or (url is not None and not _is_option("url")):
+        _refuse_misdirected(invocation, token)
     secret = token or (installation.agent_token if installation else None)
     if secret is None:
         raise click.UsageError(
@@ -144,7 +151,6 @@ def chat(  # noqa: PLR0913 - an argument an option
         headers["X-IBEX-Agent-ID"] = _agent_id(invocation, agent, org)
     if session:
         headers["X-IBEX-Session-ID"] = session
-    known = url or invocation.home.running_address()
     address = known or _address_of_settings(invocation)
     way_out = "--url and IBEX_URL say where else to look."
     if known is None:
@@ -156,6 +162,21 @@ def chat(  # noqa: PLR0913 - an argument an option
             conversation.say(prompt)
             return
         _converse(conversation)
+
+
+def _is_option(name: str) -> bool:
+    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
+def _refuse_misdirected(invocation: Invocation, token: str | None) -> None:
+    """Raise ``SettingsError`` where ``.env`` alone says which proxy is asked, and the token is not from there.
+
+    The default folder's own token is as much the current directory's as ``.env`` is.
+    """
+    if token is None and invocation.home.path == Path(DEFAULT_HOME):
+        return
+    is_from_dotenv = token is not None and not _is_option("token") and not invocation.environ.get(ONLY_CHAT_SENDS)
+    invocation.refuse_misdirected_token(None if is_from_dotenv else token or "the folder's")
 
 
 def _agent_id(invocation: Invocation, wanted: str, org: str | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -14,6 +15,7 @@ from uuid import UUID
 import rich_click as click
 
 from ibex.domain.errors import NotFoundError
+from ibex.entrypoints.destinations import DESTINATIONS, ONLY_CHAT_SENDS, misdirected, misdirection
 from ibex.entrypoints.home import DEFAULT_HOME
 from ibex.entrypoints.settings import Environment, MissingSettingError, Settings, SettingsError, variables
 from ibex.entrypoints.settings_reference import COMMAND_LINE
@@ -79,25 +81,43 @@ class Invocation:
         return {name: value for name, value in found.items() if name in names or name in self.environ}
 
     def environ_with_dotenv(self) -> dict[str, str]:
-        """Return the environment over the file ``.env``, which production does not read (spec 14).
+        """Return the environment over the file ``.env``, which production does not read.
 
-        Raises ``SettingsError`` where the file itself asks for production, and where it is no text.
+        Raises ``SettingsError`` where the file itself asks for production, where it is not UTF-8, and where it would
+        decide where a secret of the environment is sent.
         """
         if self.in_production:
             return dict(self.environ)
-        from dotenv import dotenv_values  # noqa: PLC0415 - keeps --help quick
-
-        try:
-            found = {name: value for name, value in dotenv_values(self.dotenv, interpolate=False).items() if value}
-        except UnicodeDecodeError:  # its message would show a part of the file
-            raise SettingsError(f"{self.dotenv} is not UTF-8.") from None
+        found = self._dotenv()
         together = {**found, **self.environ}
         if _is_production(together):
             raise SettingsError(
                 f"IBEX_ENV=production is in {self.dotenv}, which production does not read;"
                 " set it in the environment, and the other settings with it."
             )
+        wrong = misdirected(self.environ, found, DESTINATIONS.keys() - {ONLY_CHAT_SENDS})
+        if wrong is not None:
+            raise SettingsError(misdirection(*wrong, self.dotenv))
         return together
+
+    def refuse_misdirected_token(self, secret: str | None) -> None:
+        """Raise ``SettingsError`` where ``.env`` alone would decide which proxy gets a token that is not its own.
+
+        ``secret`` is the token of an option, of the environment or of the folder; None where ``.env`` has it.
+        """
+        if secret is None or self.in_production:
+            return
+        wrong = misdirected({**self.environ, ONLY_CHAT_SENDS: secret}, self._dotenv(), (ONLY_CHAT_SENDS,))
+        if wrong is not None:
+            raise SettingsError(misdirection(*wrong, self.dotenv))
+
+    def _dotenv(self) -> dict[str, str]:
+        from dotenv import dotenv_values  # noqa: PLC0415 - keeps --help quick
+
+        try:
+            return {name: value for name, value in dotenv_values(self.dotenv, interpolate=False).items() if value}
+        except UnicodeDecodeError:  # its message would show a part of the file
+            raise SettingsError(f"{self.dotenv} is not UTF-8.") from None
 
     @contextmanager
     def explaining(self, advice: str = "") -> Iterator[None]:
@@ -152,7 +172,7 @@ class Invocation:
     def nothing_runs(self) -> str:
         """Say that nothing runs on the folder, and how to start it."""
         absent = "" if self.home.path.is_dir() else ", which is not there yet"
-        named = "" if self.home.path == Path(DEFAULT_HOME) else f" --home {self.home.path}"
+        named = "" if self.home.path == Path(DEFAULT_HOME) else f" --home {shlex.quote(str(self.home.path))}"
         return f"Nothing runs on {self.home.path}{absent}: `ibex{named} dev` starts IBEX there."
 
     async def organization(self, use_cases: Administration, wanted: str | None) -> Organization:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -44,8 +45,8 @@ def dev(invocation: Invocation, host: str | None, port: str | None, echo_delay: 
         **{name: value for name, value in chosen.items() if value is not None},
     }
     home = invocation.home.path
-    command = _short(sys.argv[0]) if Path(sys.argv[0]).name == "ibex" else "ibex"
-    elsewhere = "" if home == Path(DEFAULT_HOME) else f" --home {home}"
+    command = shlex.quote(_short(sys.argv[0])) if Path(sys.argv[0]).name == "ibex" else "ibex"
+    elsewhere = "" if home == Path(DEFAULT_HOME) else f" --home {shlex.quote(str(home))}"
     raise Exit(run(invocation.home, environ, DevConsole(str(home), command + elsewhere)))
 
 

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+from datetime import timedelta
 from uuid import UUID
 
 import pytest
 
 from harness.auth import CREDENTIAL, Identity, bearer
-from ibex.adapters.grpc.callers import Callers, check_grant
-from ibex.adapters.grpc.statuses import ServiceCredentialError
+from ibex.adapters.grpc.callers import (
+    FAILURES_AT_ONCE,
+    FAILURES_PER_S,
+    PROVEN_FOR_S,
+    UNPROVEN_AT_A_TIME,
+    Callers,
+    GuessLimit,
+    check_grant,
+)
+from ibex.adapters.grpc.statuses import ServiceCredentialError, TooManyCallsError
 from ibex.domain.errors import InsufficientPermissionsError, InvalidTokenError, MissingTokenError
-from ibex.domain.identity import Principal
+from ibex.domain.identity import PersonalAccessToken, Principal
 from ibex.domain.manage_identity import TokenGrant
 from ibex.domain.permissions import ADMIN, AGENT_DEFAULT, Permission, permissions_of
 
@@ -28,10 +38,10 @@ async def identity() -> Identity:
 )
 def test_a_service_presents_its_credential(identity: Identity, metadata: tuple[tuple[str, str], ...]) -> None:
     """The whole of it, once; without one configured nobody has to."""
-    callers = Callers(identity.use_cases.tokens, f" {CREDENTIAL}\n")
+    callers = Callers(identity.use_cases.tokens, f" {CREDENTIAL}\n", identity.clock)
 
     callers.admit_service(bearer(CREDENTIAL))
-    Callers(identity.use_cases.tokens, None).admit_service(metadata)
+    Callers(identity.use_cases.tokens, None, identity.clock).admit_service(metadata)
     with pytest.raises(ServiceCredentialError):
         callers.admit_service(metadata)
 
@@ -40,17 +50,17 @@ def test_a_service_presents_its_credential(identity: Identity, metadata: tuple[t
 def test_an_empty_credential_is_a_mistake(identity: Identity, credential: str) -> None:
     """It would let everybody in who presents nothing."""
     with pytest.raises(ValueError, match="empty"):
-        Callers(identity.use_cases.tokens, credential)
+        Callers(identity.use_cases.tokens, credential, identity.clock)
 
 
 def test_callers_show_no_credential(identity: Identity) -> None:
     """In no repr."""
-    assert CREDENTIAL not in repr(Callers(identity.use_cases.tokens, CREDENTIAL))
+    assert CREDENTIAL not in repr(Callers(identity.use_cases.tokens, CREDENTIAL, identity.clock))
 
 
 async def test_an_administrator_is_the_organizations_own(identity: Identity) -> None:
     """With one of the permissions that are asked for."""
-    callers = Callers(identity.use_cases.tokens, None)
+    callers = Callers(identity.use_cases.tokens, None, identity.clock)
     admin = bearer(identity.admin.reveal())
 
     caller = await callers.admit_administrator(admin, identity.org.id, Permission.TOKEN_CREATE)
@@ -65,6 +75,47 @@ async def test_an_administrator_is_the_organizations_own(identity: Identity) -> 
         await callers.admit_administrator((), identity.org.id, Permission.TOKEN_CREATE)
     with pytest.raises(InvalidTokenError):
         await callers.admit_administrator(bearer("x"), identity.org.id, Permission.TOKEN_CREATE)
+
+
+async def fails(guesses: GuessLimit, identity: Identity, token: PersonalAccessToken) -> type[Exception]:
+    """Return what verifying a token raises."""
+    with pytest.raises((InvalidTokenError, TooManyCallsError)) as raised:
+        await guesses.verify(identity.use_cases.tokens, token)
+    return raised.type
+
+
+async def test_guesses_are_bounded_and_a_proven_token_is_not(identity: Identity) -> None:
+    """Failures use up a budget, which comes back with time. A proven token never waits, until it fails."""
+    guesses, tokens = GuessLimit(identity.clock), identity.use_cases.tokens
+    guess = PersonalAccessToken.issue(OTHER, bytes(32))
+    await guesses.verify(tokens, identity.admin)
+
+    raised = [await fails(guesses, identity, guess) for _ in range(FAILURES_AT_ONCE + 1)]
+
+    assert raised == [InvalidTokenError] * FAILURES_AT_ONCE + [TooManyCallsError]
+    assert await fails(guesses, identity, identity.token) is TooManyCallsError
+    await guesses.verify(tokens, identity.admin)
+    identity.clock.advance(timedelta(seconds=2 / FAILURES_PER_S))
+    assert [await fails(guesses, identity, guess) for _ in range(3)][1:] == [InvalidTokenError, TooManyCallsError]
+    await identity.manage.revoke_token(identity.org.id, identity.admin.token_id)
+    assert await fails(guesses, identity, identity.admin) is InvalidTokenError
+    assert await fails(guesses, identity, identity.admin) is TooManyCallsError
+
+
+async def test_a_token_that_was_proven_long_ago_is_not_proven(identity: Identity) -> None:
+    """An hour is long."""
+    guesses, tokens = GuessLimit(identity.clock), identity.use_cases.tokens
+    await guesses.verify(tokens, identity.admin)
+    identity.clock.advance(timedelta(seconds=PROVEN_FOR_S))
+    identity.store.hangs = True
+    waiting = [asyncio.create_task(guesses.verify(tokens, identity.admin)) for _ in range(UNPROVEN_AT_A_TIME)]
+    while identity.store.finds < 1 + UNPROVEN_AT_A_TIME:  # noqa: ASYNC110 - each has its turn of the event loop
+        await asyncio.sleep(0)
+
+    assert await fails(guesses, identity, identity.admin) is TooManyCallsError
+
+    identity.store.released.set()
+    await asyncio.gather(*waiting)
 
 
 @pytest.mark.parametrize("permissions", [permissions_of(0), AGENT_DEFAULT, ADMIN])

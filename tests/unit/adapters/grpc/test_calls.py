@@ -5,18 +5,27 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import grpc
 import pytest
 
+from ibex.adapters.grpc.callers import Callers
 from ibex.adapters.grpc.calls import AroundCalls, Unobserved
+from ibex.adapters.grpc.connections import ConnectionTable
+from ibex.adapters.grpc.gate import Gate
+from ibex.adapters.grpc.generated import auth_pb2
+from ibex.adapters.grpc.lanes import KIND_OF, LaneLimits
 from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.memory.ids import SequentialIds
 from ibex.domain.errors import InvalidTokenError
 
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
 ID = UUID(int=7)
+VALIDATE = "/ibex.auth.v1.AuthService/ValidateToken"
 
 
 @dataclass
@@ -42,6 +51,10 @@ class Context:
     def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
         """Return what came."""
         return self.metadata
+
+    def peer(self) -> str:
+        """Return the name of the connection that it came by."""
+        return "unix:/folder/1"
 
     def set_trailing_metadata(self, trailing: tuple[tuple[str, str], ...]) -> None:
         """Note it."""
@@ -78,8 +91,9 @@ class Scene:
     def __init__(self, behavior: Any, *, max_call_s: float = 10) -> None:
         self.clock = ManualClock()
         self.recorder = Recorder()
-        self.handler = grpc.unary_unary_rpc_method_handler(behavior, bytes.decode, str.encode)
-        self.around = AroundCalls("a.B", SequentialIds(), self.clock, self.recorder, max_call_s=max_call_s)
+        self.handler: Any = grpc.unary_unary_rpc_method_handler(behavior, bytes.decode, str.encode)
+        gate = Gate(Callers(Nobody(), None, self.clock), ConnectionTable(1), LaneLimits())
+        self.around = AroundCalls(gate, SequentialIds(), self.clock, self.recorder, max_call_s=max_call_s)
 
     async def intercept(self, method: str) -> Any:
         """Return the handler that the interceptor gives."""
@@ -91,9 +105,22 @@ class Scene:
 
     async def call(self, context: Context) -> bytes:
         """Call."""
-        handler = await self.intercept("/a.B/Say")
-        answer: bytes = await handler.unary_unary(b"hello", context)
+        handler = await self.intercept(VALIDATE)
+        answer: bytes = await handler.stream_unary(said(b"hello"), context)
         return answer
+
+
+class Nobody:
+    """A ``TokenVerifier`` that knows no token."""
+
+    async def verify(self, _token: Any) -> Any:
+        """Refuse it."""
+        raise InvalidTokenError
+
+
+async def said(message: bytes) -> AsyncIterator[bytes]:
+    """Say one thing."""
+    yield message
 
 
 async def test_a_call_is_answered_and_heard_of() -> None:
@@ -107,7 +134,7 @@ async def test_a_call_is_answered_and_heard_of() -> None:
 
     assert await scene.call(context) == b"HELLO"
     assert context.trailing == (("x-request-id", str(ID)),)
-    assert scene.recorder.heard == [(ID,), ("Say", "OK", 3_000_000)]
+    assert scene.recorder.heard == [(ID,), ("ValidateToken", "OK", 3_000_000)]
 
 
 async def test_a_refusal_is_no_failure() -> None:
@@ -136,7 +163,7 @@ async def test_a_bug_is_heard_of_inside_only() -> None:
     with pytest.raises(AbortedError):
         await scene.call(context)
 
-    assert scene.recorder.heard[1:] == [(bug,), ("Say", "INTERNAL", 0)]
+    assert scene.recorder.heard[1:] == [(bug,), ("ValidateToken", "INTERNAL", 0)]
     assert "canary" not in repr(context.status) + repr(context.trailing)
 
 
@@ -170,18 +197,51 @@ async def test_a_caller_that_has_gone_ends_the_call() -> None:
     with pytest.raises(asyncio.CancelledError):
         await call
 
-    assert scene.recorder.heard[1:] == [("Say", "CANCELLED", 0)]
+    assert scene.recorder.heard[1:] == [("ValidateToken", "CANCELLED", 0)]
     assert context.status is None
 
 
-async def test_other_services_pass() -> None:
-    """And methods that are not there."""
+@pytest.mark.parametrize("method", ["/grpc.health.v1.Health/Watch", "/ibex.auth.v1.AuthService/Nothing"])
+async def test_a_method_that_is_not_offered(method: str) -> None:
+    """It is UNIMPLEMENTED before anything is read, whether or not there is a handler; nobody hears of it."""
 
     async def say(_request: str, _context: Any) -> str:
         raise AssertionError
 
-    scene = Scene(say)
+    async def never() -> AsyncIterator[bytes]:
+        raise AssertionError
+        yield b""
 
-    assert await scene.intercept("/grpc.health.v1.Health/Check") is scene.handler
-    scene.handler = None  # type: ignore[assignment]
-    assert await scene.intercept("/a.B/Nothing") is None
+    scene = Scene(say)
+    for handler in (scene.handler, None):
+        scene.handler = handler
+        context = Context()
+        with pytest.raises(AbortedError):
+            await (await scene.intercept(method)).stream_unary(never(), context)
+        assert context.status == (grpc.StatusCode.UNIMPLEMENTED, "There is no such method.")
+    assert scene.recorder.heard == []
+
+
+async def test_a_call_without_a_message() -> None:
+    """It is the caller's fault."""
+
+    async def say(_request: str, _context: Any) -> str:
+        raise AssertionError
+
+    async def nothing() -> AsyncIterator[bytes]:
+        return
+        yield b""
+
+    scene, context = Scene(say), Context()
+    with pytest.raises(AbortedError):
+        await (await scene.intercept(VALIDATE)).stream_unary(nothing(), context)
+
+    assert context.status == (grpc.StatusCode.INVALID_ARGUMENT, "message: is missing")
+
+
+def test_every_method_of_the_service_has_its_kind() -> None:
+    """A method without one would not be served."""
+    service = auth_pb2.DESCRIPTOR.services_by_name["AuthService"]
+    named = {f"/{service.full_name}/{method.name}" for method in service.methods}
+
+    assert set(KIND_OF) == named | {"/grpc.health.v1.Health/Check"}

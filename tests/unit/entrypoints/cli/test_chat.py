@@ -230,10 +230,14 @@ def test_the_folder_has_a_token_and_an_address(ibex: CliScene, proxy: Proxy) -> 
 @pytest.mark.parametrize(
     ("environ", "dotenv", "address"),
     [
-        ({"IBEX_PORT": "9000"}, "", "http://127.0.0.1:9000"),
-        ({}, "IBEX_PORT=9000\nIBEX_HOST=::1\n", "http://[::1]:9000"),
-        ({"IBEX_PORT": "9000", "IBEX_ENV": "production"}, "IBEX_PORT=9001\n", "http://127.0.0.1:9000"),
-        ({"IBEX_PORT": "9000"}, "IBEX_URL=http://proxy.example\n", "http://proxy.example"),
+        ({"IBEX_PORT": "9000", "IBEX_TOKEN": SECRET}, "", "http://127.0.0.1:9000"),
+        ({}, f"IBEX_TOKEN={SECRET}\nIBEX_PORT=9000\nIBEX_HOST=::1\n", "http://[::1]:9000"),
+        (
+            {"IBEX_PORT": "9000", "IBEX_ENV": "production", "IBEX_TOKEN": SECRET},
+            "IBEX_PORT=9001\n",
+            "http://127.0.0.1:9000",
+        ),
+        ({"IBEX_PORT": "9000"}, f"IBEX_TOKEN={SECRET}\nIBEX_URL=http://proxy.example\n", "http://proxy.example"),
     ],
 )
 def test_without_a_url_the_settings_say_where_the_proxy_is(
@@ -244,9 +248,32 @@ def test_without_a_url_the_settings_say_where_the_proxy_is(
     ibex.dotenv.write_text(dotenv)
     proxy.answers = [HELLO]
 
-    assert ibex.run("chat", "Hi", "--token", SECRET).code == 0
+    assert ibex.run("chat", "Hi").code == 0
 
     assert str(proxy.asked[0].url) == f"{address}/v1/chat/completions"
+
+
+@pytest.mark.parametrize("source", ["environment", "option", "folder"])
+@pytest.mark.parametrize("destination", ["IBEX_URL=http://proxy.example", "IBEX_HOST=proxy.example", "IBEX_PORT=9001"])
+def test_dotenv_does_not_decide_where_a_token_is_sent(
+    ibex: CliScene, proxy: Proxy, source: str, destination: str
+) -> None:
+    """A token that is not its own is not sent there. An address that the user gives is asked."""
+    ibex.dotenv.write_text(f"{destination}\n")
+    arguments = ("--token", SECRET) if source == "option" else ()
+    if source == "environment":
+        ibex.environ["IBEX_TOKEN"] = SECRET
+    if source == "folder":
+        ibex.install(agent_token=SECRET)
+
+    done = ibex.run("chat", "Hi", *arguments)
+
+    assert (done.code, proxy.asked) == (2, [])
+    assert f"{destination.partition('=')[0]} is in {ibex.dotenv}, but IBEX_TOKEN" in done.err
+    assert SECRET not in done.err
+    proxy.answers = [HELLO]
+    assert ibex.run("chat", "Hi", "--url", "http://127.0.0.1:1", *arguments).code == 0
+    assert proxy.asked[0].url.host == "127.0.0.1"
 
 
 def test_the_token_may_stand_in_dotenv(ibex: CliScene, proxy: Proxy) -> None:

@@ -1,0 +1,43 @@
+"""``grpc.health.v1.Health``: its method ``Check`` alone.
+
+``Watch`` is not offered. A stream that stays open costs a place for as long as its caller likes, and anybody may ask
+for health (ADR 0038).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import grpc
+from grpc_health.v1 import health_pb2
+
+from ibex.adapters.grpc.statuses import UnknownServiceError
+
+_NAME: Final = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+
+
+class Health:
+    """The health of the server and of one service."""
+
+    def __init__(self, service: str) -> None:
+        self._services = ("", service)
+        self._status = health_pb2.HealthCheckResponse.SERVING
+
+    def stop_serving(self) -> None:
+        """Answer NOT_SERVING from now on."""
+        self._status = health_pb2.HealthCheckResponse.NOT_SERVING
+
+    async def check(self, request: health_pb2.HealthCheckRequest, _context: Any) -> health_pb2.HealthCheckResponse:
+        """Return whether a service is served. Raises ``UnknownServiceError``."""
+        if request.service not in self._services:
+            raise UnknownServiceError
+        return health_pb2.HealthCheckResponse(status=self._status)
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """Return the service as gRPC takes it."""
+        check = grpc.unary_unary_rpc_method_handler(
+            self.check,
+            request_deserializer=health_pb2.HealthCheckRequest.FromString,
+            response_serializer=health_pb2.HealthCheckResponse.SerializeToString,
+        )
+        return grpc.method_handlers_generic_handler(_NAME, {"Check": check})

@@ -1,0 +1,202 @@
+"""Attacks on auth's gRPC port by clients without a credential: validation goes on for everybody else."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import grpc
+import psycopg
+import pytest
+from grpc_health.v1 import health_pb2
+
+from harness.auth import bearer
+from harness.auth_port import MANY, AuthPort, no_message, outcome
+from harness.production import SERVICE_TOKEN
+from ibex.adapters.grpc.connections import MAX_STRANGER_CALLS
+from ibex.adapters.grpc.generated import auth_pb2, auth_pb2_grpc
+from ibex.adapters.grpc.lanes import LaneLimits
+from ibex.domain.identity import PersonalAccessToken
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from harness.postgres import PostgresDatabase
+    from harness.redis import RedisServer
+
+pytestmark = pytest.mark.integration
+
+Code = grpc.StatusCode
+PROVE_WITHIN_S = 3.0
+WAIT_S = 30.0
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+SETTINGS_FRAME = b"\0\0\0\x04\0\0\0\0\0"
+HALF_HEADERS = b"\0\0\x40\x01\x04\0\0\0\x01half"
+SERVICE = "/ibex.auth.v1.AuthService"
+HEALTH = "/grpc.health.v1.Health"
+
+
+@pytest.fixture(scope="module")
+def auth(
+    module_postgres: PostgresDatabase, module_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[AuthPort]:
+    """One process for all tests: each finds it as the one before has left it."""
+    folder = tmp_path_factory.mktemp("auth")
+    limit = {"IBEX_HEADER_TIMEOUT": str(PROVE_WITHIN_S)}
+    with AuthPort.running(module_postgres, module_redis.url, folder, **limit) as running:
+        yield running
+
+
+def closed(connection: Any) -> bool:
+    """Wait until the server has closed a connection; return whether it has."""
+    connection.settimeout(WAIT_S)
+    try:
+        while connection.recv(65_536):
+            pass
+    except ConnectionError:
+        return True
+    except TimeoutError:
+        return False
+    return True
+
+
+async def test_more_silent_connections_than_descriptors(auth: AuthPort) -> None:
+    """The oldest give way. A connected proxy keeps its connection, a new one gets one, and no call is counted."""
+    async with auth.proxy() as connected:
+        await auth.validates(connected)
+        before = auth.calls()
+        with ExitStack() as held:
+            silent = [held.enter_context(auth.connect()) for _ in range(MANY)]
+            await auth.unaffected(connected)
+            assert await asyncio.to_thread(closed, silent[0])
+            more = [held.enter_context(auth.connect()) for _ in range(MANY)]
+            await auth.unaffected(connected)
+            assert all(await asyncio.to_thread(lambda: [closed(connection) for connection in (*silent, *more)]))
+
+        await auth.unaffected(connected)
+    after = auth.calls()
+    assert {key: after[key] - before.get(key, 0) for key in after} == {("ValidateToken", "OK"): 6}
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"", PREFACE[:10], PREFACE, PREFACE + SETTINGS_FRAME, PREFACE + SETTINGS_FRAME + HALF_HEADERS],
+    ids=["nothing", "half a preface", "a preface", "a handshake", "half a HEADERS frame"],
+)
+async def test_a_connection_that_makes_no_call(auth: AuthPort, sent: bytes) -> None:
+    """It is closed after ``IBEX_HEADER_TIMEOUT``; a proxy that is idle for as long stays connected."""
+    async with auth.proxy() as idle:
+        with auth.connect(sent) as connection:
+            assert await asyncio.to_thread(closed, connection)
+        await auth.unaffected(idle)
+
+
+async def test_many_health_watches_on_one_connection(auth: AuthPort) -> None:
+    """Each is UNIMPLEMENTED at once. None takes a place, and the connection is closed after some."""
+    request = health_pb2.HealthCheckRequest().SerializeToString()
+
+    async def watch(channel: grpc.aio.Channel) -> Any:
+        method: Any = channel.unary_stream(f"{HEALTH}/Watch")
+        return await outcome(anext(aiter(method(request, timeout=WAIT_S))))
+
+    async with auth.proxy() as connected, auth.stranger() as stranger:
+        first = await watch(stranger)
+        codes = {code for code, _ in await asyncio.gather(*(watch(stranger) for _ in range(1_000)))}
+        await auth.unaffected(connected)
+
+    assert first[0] is Code.UNIMPLEMENTED
+    assert codes <= {Code.UNIMPLEMENTED, Code.UNAVAILABLE}
+
+
+@pytest.mark.parametrize("method", ["ValidateToken", "ValidateAgent"])
+async def test_calls_without_the_credential_that_send_no_message(auth: AuthPort, method: str) -> None:
+    """They are refused before anything of them is read, and take no place of a proxy."""
+    async with auth.proxy() as connected, auth.stranger() as stranger:
+        call: Any = stranger.stream_unary(f"{SERVICE}/{method}")
+        calls = [outcome(call(no_message(), timeout=WAIT_S)) for _ in range(MAX_STRANGER_CALLS - 1)]
+        outcomes = set(await asyncio.gather(*calls))
+        await auth.unaffected(connected)
+
+    assert outcomes == {(Code.FAILED_PRECONDITION, "service-credential")}
+    assert auth.calls()[method, "FAILED_PRECONDITION"] >= MAX_STRANGER_CALLS - 1
+
+
+@pytest.mark.parametrize("method", [f"{HEALTH}/Check", f"{SERVICE}/ListTokens"])
+async def test_calls_of_strangers_that_send_no_message(auth: AuthPort, method: str) -> None:
+    """They wait in a bounded room. Validation, health checks and administration find theirs."""
+    request = auth_pb2.ListTokensRequest(org_id=str(auth.org_id))
+    async with auth.proxy() as connected, auth.stranger() as another:
+        strangers = [grpc.aio.insecure_channel(f"127.0.0.1:{auth.port}") for _ in range(6)]
+        waiting = []
+        for channel in strangers:
+            call: Any = channel.stream_unary(method)
+            waiting += [
+                asyncio.create_task(outcome(call(no_message(), timeout=WAIT_S))) for _ in range(MAX_STRANGER_CALLS - 1)
+            ]
+        check: Any = another.unary_unary(f"{HEALTH}/Check")
+        await check(b"", timeout=WAIT_S)
+        done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED, timeout=WAIT_S)
+        await check(b"", timeout=WAIT_S)
+        await connected.ping()
+        await auth.unaffected(connected)
+        listed = await auth_pb2_grpc.AuthServiceStub(another).ListTokens(request, metadata=auth.admin_metadata)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        for channel in strangers:
+            await channel.close()
+
+    assert done
+    assert {task.result()[0] for task in done} <= {Code.RESOURCE_EXHAUSTED, Code.UNAVAILABLE}
+    assert len(listed.tokens) == 2
+
+
+async def test_administration_that_hangs_takes_nothing_from_validation(
+    auth: AuthPort, module_postgres: PostgresDatabase
+) -> None:
+    """Changes wait for a lock: as many as may, the next is refused at once. Validation has its own connections."""
+    request = auth_pb2.CreateTokenRequest(org_id=str(auth.org_id), name="x")
+    most = LaneLimits().administration
+    async with auth.proxy() as connected, auth.stranger() as channel:
+        service = auth_pb2_grpc.AuthServiceStub(channel)
+        await service.ListTokens(auth_pb2.ListTokensRequest(org_id=str(auth.org_id)), metadata=auth.admin_metadata)
+        with psycopg.connect(module_postgres.superuser_url) as lock:
+            lock.execute("LOCK TABLE tokens IN EXCLUSIVE MODE")
+            changes = [
+                asyncio.create_task(outcome(service.CreateToken(request, metadata=auth.admin_metadata)))
+                for _ in range(2 * most)
+            ]
+            done, hanging = await asyncio.wait(changes, return_when=asyncio.FIRST_COMPLETED, timeout=WAIT_S)
+            await asyncio.gather(*(auth.unaffected(connected) for _ in range(20)))
+            await connected.ping()
+            refused = {task.result() for task in done}
+            lock.rollback()
+        await asyncio.gather(*hanging)
+        await auth.unaffected(connected)
+
+    assert refused == {(Code.RESOURCE_EXHAUSTED, "too-many-calls")}
+    assert len(hanging) >= most
+
+
+async def test_guessed_tokens_of_administrators(auth: AuthPort) -> None:
+    """Few are looked up at a time. An administrator that was verified lately is served meanwhile."""
+    request = auth_pb2.ListTokensRequest(org_id=str(auth.org_id))
+
+    def guess() -> Any:
+        return bearer(PersonalAccessToken.issue(uuid4(), secrets.token_bytes(32)).reveal())
+
+    async with auth.proxy() as connected, auth.stranger() as channel:
+        service = auth_pb2_grpc.AuthServiceStub(channel)
+        await service.ListTokens(request, metadata=auth.admin_metadata)
+        guesses = [asyncio.create_task(outcome(service.ListTokens(request, metadata=guess()))) for _ in range(200)]
+        listed = [await service.ListTokens(request, metadata=auth.admin_metadata) for _ in range(20)]
+        await auth.unaffected(connected)
+        outcomes = set(await asyncio.gather(*guesses))
+
+    assert outcomes <= {(Code.UNAUTHENTICATED, "invalid-token"), (Code.RESOURCE_EXHAUSTED, "too-many-calls")}
+    assert (Code.RESOURCE_EXHAUSTED, "too-many-calls") in outcomes
+    assert {len(page.tokens) for page in listed} == {len(listed[0].tokens)}
+    assert SERVICE_TOKEN not in "\n".join(auth.process.lines)

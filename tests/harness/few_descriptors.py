@@ -1,0 +1,15 @@
+"""The command line in a process that may open 256 descriptors and no more."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from typing import Final
+
+from ibex.entrypoints.cli.main import main
+
+DESCRIPTORS: Final = 256
+
+if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""How many calls run at a time, and which wait for their message."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ibex.adapters.grpc.lanes import CallKind, LaneLimits, WaitingRoom
+from ibex.adapters.grpc.server import MAX_CONNECTIONS, connections_within
+from ibex.adapters.grpc.statuses import TooManyCallsError
+from ibex.domain.errors import ValidationError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+class Caller:
+    """A caller that sends its message when it is told to."""
+
+    def __init__(self) -> None:
+        self.send = asyncio.Event()
+        self.asked = asyncio.Event()
+
+    async def requests(self) -> AsyncIterator[bytes]:
+        """Wait, and send."""
+        self.asked.set()
+        await self.send.wait()
+        yield b"message"
+
+
+@pytest.mark.parametrize("full", CallKind)
+def test_a_full_lane_leaves_the_others_free(full: CallKind) -> None:
+    """One more call of its kind is refused, until one has ended."""
+    lanes = LaneLimits(1, 1, 1).lanes()
+    with lanes[full]:
+        for kind, lane in lanes.items():
+            if kind is full:
+                with pytest.raises(TooManyCallsError), lane:
+                    raise AssertionError
+            else:
+                with lane:
+                    pass
+    with lanes[full]:
+        pass
+
+
+async def test_the_oldest_of_a_full_waiting_room_gives_way() -> None:
+    """Those that stay get their messages."""
+    room, callers = WaitingRoom(2), [Caller() for _ in range(3)]
+    waiting = []
+    for caller in callers:
+        waiting.append(asyncio.create_task(room.first_message(caller.requests())))
+        await caller.asked.wait()
+
+    with pytest.raises(TooManyCallsError):
+        await waiting[0]
+    for caller in callers[1:]:
+        caller.send.set()
+    assert await asyncio.gather(*waiting[1:]) == [b"message"] * 2
+
+
+async def test_a_callers_own_deadline_is_not_the_rooms() -> None:
+    """It stays a timeout, and its place is free afterwards."""
+    room = WaitingRoom(1)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.001):
+            await room.first_message(Caller().requests())
+
+    caller = Caller()
+    caller.send.set()
+    assert await room.first_message(caller.requests()) == b"message"
+
+
+async def test_a_call_that_ends_without_a_message() -> None:
+    """It is not valid."""
+
+    async def nothing() -> AsyncIterator[bytes]:
+        return
+        yield b""
+
+    with pytest.raises(ValidationError):
+        await WaitingRoom().first_message(nothing())
+
+
+@pytest.mark.parametrize(("descriptors", "room"), [(0, 1), (256, 42), (1_024, 298), (1 << 20, MAX_CONNECTIONS)])
+def test_connections_are_fewer_than_descriptors(descriptors: int, room: int) -> None:
+    """Three for each, beside those that the process needs for other things."""
+    assert connections_within(descriptors, 128) == room

@@ -1,0 +1,75 @@
+"""Which passwords, tokens and keys are easily guessed."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+
+import pytest
+
+from ibex.entrypoints.credentials import SERVER_OF, is_weak_key, is_weak_password, is_weak_token, passwords_in
+from ibex.entrypoints.settings import variables
+
+
+@pytest.mark.parametrize(
+    "password",
+    [
+        *("password", "Password1", "change-me", "CHANGE_ME!", "postgres123", "ibex_app", "foobared", "admin"),
+        *("1234", "0000000", "aaaaaaaaaaaa", "abcabcabc", "abcdefghij", "987654321", "x"),
+    ],
+)
+def test_a_password_that_is_tried_first(password: str) -> None:
+    """Words in any writing, with a number after them, and patterns."""
+    assert is_weak_password(password)
+
+
+@pytest.mark.parametrize("password", ["8d1f77c2", "correct horse battery", "passwordless-kudzu", "zq9-Lw!3"])
+def test_a_password_that_is_not(password: str) -> None:
+    """A word may be a part of it."""
+    assert not is_weak_password(password)
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "a" * 32,
+        "ab" * 16,
+        "0123456789abcdef" * 2,
+        "aaaabbbbccccddddaaaabbbbccccdddd!",
+        "your-token-goes-here-" + "z9" * 8,
+    ],
+)
+def test_a_token_that_is_no_secret(token: str) -> None:
+    """Repeated, of few characters, or an example's."""
+    assert is_weak_token(token)
+
+
+def test_random_credentials_are_taken() -> None:
+    """However they are written."""
+    for _ in range(200):
+        key = secrets.token_bytes(16)
+        assert not is_weak_key(key)
+        for text in (key.hex(), base64.b64encode(secrets.token_bytes(32)).decode(), secrets.token_urlsafe(24)):
+            assert not is_weak_token(text)
+            assert not is_weak_password(text)
+
+
+@pytest.mark.parametrize(
+    ("url", "passwords"),
+    [
+        ("redis://h", []),
+        ("redis://u:p%40ss@h", ["p@ss"]),
+        ("postgresql://u:a@h1,h2/d?password=b&sslpassword=c", ["a", "b", "c"]),
+        ("https://h?password=", []),
+    ],
+)
+def test_passwords_are_found_wherever_a_library_takes_them(url: str, passwords: list[str]) -> None:
+    """Before the host and in the query, decoded."""
+    assert passwords_in(url) == passwords
+
+
+def test_every_server_of_the_settings_is_known() -> None:
+    """A new URL of a server cannot be forgotten. Spans are sent without a credential as well."""
+    urls = {name for name, variable in variables() if variable.is_secret and name.endswith("_url")}
+
+    assert set(SERVER_OF) == urls

@@ -1,0 +1,62 @@
+"""A `.env` does not decide where a secret of the environment is sent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ibex.entrypoints.cli.invocation import Invocation
+from ibex.entrypoints.destinations import DESTINATIONS, ONLY_CHAT_SENDS
+from ibex.entrypoints.home import Home
+from ibex.entrypoints.settings import SettingsError, variables
+from ibex.entrypoints.settings_reference import COMMAND_LINE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PAIRS = [
+    (secret, destination)
+    for secret, destinations in DESTINATIONS.items()
+    if secret != ONLY_CHAT_SENDS
+    for destination in destinations
+]
+
+
+def invocation(folder: Path, environ: dict[str, str], *lines: str) -> Invocation:
+    """Return a command in a folder with a `.env` of these lines."""
+    dotenv = folder / ".env"
+    dotenv.write_text("\n".join(lines))
+    return Invocation(Home(folder / "home"), environ, dotenv=str(dotenv))
+
+
+def test_every_secret_has_its_destinations() -> None:
+    """A new setting that is a secret needs a line in the table; its destinations are settings too."""
+    named = {variable.name for _, variable in variables()} | set(COMMAND_LINE)
+    secrets = {variable.name for _, variable in variables() if variable.is_secret}
+
+    assert secrets | {ONLY_CHAT_SENDS} <= set(DESTINATIONS)
+    assert {destination for destinations in DESTINATIONS.values() for destination in destinations} <= named
+
+
+@pytest.mark.parametrize(("secret", "destination"), PAIRS)
+def test_a_secret_of_the_environment_is_not_redirected(tmp_path: Path, secret: str, destination: str) -> None:
+    """It is refused, with both names and neither value."""
+    elsewhere = invocation(tmp_path, {secret: "canary-1"}, f"{destination}=canary-2")
+
+    for read in (elsewhere.environ_with_dotenv, elsewhere.environ_of_settings, elsewhere.settings):
+        with pytest.raises(SettingsError, match=f"^{destination} is in .*, but {secret} comes from the environment"):
+            read()
+    with pytest.raises(SettingsError) as raised:
+        elsewhere.settings()
+    assert "canary" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("secret", "destination"), PAIRS)
+def test_whatever_comes_from_one_place_is_taken(tmp_path: Path, secret: str, destination: str) -> None:
+    """Both from the file, or both from the environment, whatever the file says besides; and the secret alone."""
+    both = {secret: "x", destination: "y"}
+    assert invocation(tmp_path, {}, f"{secret}=x", f"{destination}=y").environ_with_dotenv() == both
+    assert invocation(tmp_path, both, f"{destination}=z").environ_with_dotenv() == both
+    assert invocation(tmp_path, {secret: " "}, f"{destination}=y").environ_with_dotenv()[destination] == "y"
+    assert invocation(tmp_path, {secret: "x"}, "IBEX_LOG_LEVEL=debug").environ_with_dotenv()[secret] == "x"
