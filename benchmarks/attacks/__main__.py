@@ -95,6 +95,7 @@ def _about(options: Options) -> dict[str, Any]:
         "before": options.before,
         "rate": options.rate,
         "auth_timeout": options.auth_timeout,
+        "nice": options.nice,
     }
 
 

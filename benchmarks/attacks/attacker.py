@@ -1,4 +1,4 @@
-"""One attack, in a process of its own: ``python -m benchmarks.attacks.attacker NAME``.
+"""One attack, in a process of its own: ``python -m benchmarks.attacks.attacker NAME NICENESS``.
 
 The first line on stdin is a ``Target`` as JSON; the attack begins with it. Each further line is answered with the
 tally so far, as one line of JSON. The attack ends with stdin.
@@ -18,9 +18,6 @@ from benchmarks.attacks.attacking import Target
 from benchmarks.attacks.catalogue import BY_NAME
 from benchmarks.attacks.tally import Tally
 
-NICENESS = 10
-"""Attackers yield to the servers: outside a benchmark they would use a machine of their own."""
-
 
 async def _attack(name: str) -> None:
     loop = asyncio.get_running_loop()
@@ -37,11 +34,11 @@ async def _attack(name: str) -> None:
 
 
 def main() -> None:
-    """Run the attack that the command line names."""
-    os.nice(NICENESS)
+    """Run the attack that the command line names, with a lower priority."""
+    name, niceness = sys.argv[1:]
+    os.nice(int(niceness))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    (name,) = sys.argv[1:]
     if name.startswith("grpc"):  # its client has an event loop of asyncio's own
         asyncio.run(_attack(name))
     else:

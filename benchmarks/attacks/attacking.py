@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 LOOPBACK: Final = "127.0.0.1"
 OPENS_A_SECOND: Final = 1_000.0
+REOPENS_A_SECOND: Final = 200.0
 FLOOD_A_SECOND: Final = 1_000.0
 FLOOD_CONNECTIONS: Final = 64
 _NO_CONNECTION_S: Final = 0.5
@@ -76,13 +77,23 @@ async def held(port: int, tally: Tally) -> AsyncIterator[Connection]:
             connection.abort()
 
 
-async def hold(port: int, tally: Tally, count: int, script: Script, *, opens_a_second: float = OPENS_A_SECOND) -> None:
+async def hold(
+    port: int,
+    tally: Tally,
+    count: int,
+    script: Script,
+    *,
+    opens_a_second: float = OPENS_A_SECOND,
+    reopens_a_second: float = REOPENS_A_SECOND,
+) -> None:
     """Keep so many connections open, each with a script that returns once it is closed; open a new one then."""
-    pace = Pace(opens_a_second)
+    opening, reopening = Pace(opens_a_second), Pace(reopens_a_second)
 
     async def one() -> None:
+        pace = opening
         while True:
             await pace.turn()
+            pace = reopening
             try:
                 async with held(port, tally) as connection:
                     with suppress(ConnectionError):
@@ -114,4 +125,4 @@ async def flood(
             tally.largest_request = max(tally.largest_request, len(sent))
             await connection.ask(sent)
 
-    await hold(port, tally, connections, script)
+    await hold(port, tally, connections, script, reopens_a_second=OPENS_A_SECOND)

@@ -14,14 +14,15 @@ if TYPE_CHECKING:
     from benchmarks.attacks.tally import Tally
     from benchmarks.attacks.wire import Connection
 
-WITHOUT_BODY: Final = 2_000
+WITHOUT_BODY: Final = 4_000
+"""As many as two workers have slots for."""
 SLOW_BODIES: Final = 300
 HELD_BODIES: Final = 80
 READERS: Final = 60
 _SMALL_BUFFER: Final = 4_096
 _READ_A_SECOND: Final = 300
 _LARGE: Final = 10 << 20
-_WRONG: Final = 200_000
+_WRONG_MESSAGES: Final = 4_096
 _FOREVER_S: Final = 3_600.0
 _BODY: Final = chat_body("gpt-instant")
 
@@ -32,7 +33,7 @@ def _head(target: Target, length: int) -> bytes:
 
 
 async def without_body(target: Target, tally: Tally) -> None:
-    """Hold 2,000 requests whose body does not come."""
+    """Hold 4,000 requests whose body does not come: 2,000 for each worker."""
 
     async def script(connection: Connection) -> None:
         await connection.send(_head(target, 1_000))
@@ -142,7 +143,8 @@ async def brackets(target: Target, tally: Tally) -> None:
 
 
 async def wrong_bodies(target: Target, tally: Tally) -> None:
-    """Send 20 bodies a second of 200 KB of wrong messages."""
-    begin, end = b'{"model":"gpt-instant","messages":[', b"0]}"
-    sent = request(target.host, CHAT, bearer(target.token), begin + b"0," * ((_WRONG - len(begin)) // 2) + end)
+    """Send 20 bodies a second of 4,096 messages, all of them wrong, in 0.2 MB."""
+    wrong = b",".join([b'{"role":"nobody","content":"a wrong message"}'] * _WRONG_MESSAGES)
+    body = b'{"model":"gpt-instant","messages":[' + wrong + b"]}"
+    sent = request(target.host, CHAT, bearer(target.token), body)
     await flood(target.proxy, tally, lambda: sent, a_second=20, connections=4)

@@ -26,8 +26,8 @@ class Attack:
     """One attack: its name, what does it, and what it needs.
 
     ``rpm`` is the attacker's limit in requests per minute, None for an attacker without a token. ``descriptors`` is the
-    limit of a worker's open files, None for the machine's. ``holds`` tells whether it holds connections, so that it is
-    worth waiting for their release.
+    limit of open files of auth and of each worker, None for the machine's. ``holds`` tells whether it holds
+    connections, so that it is worth waiting for their release.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Attack:
     def what(self) -> str:
         """What the attack does, in a sentence."""
         text = (self.run.__doc__ or "").strip()
-        return text.removesuffix(".") + (f"; {self.descriptors} descriptors a worker" if self.descriptors else "")
+        return text.removesuffix(".") + (f"; {self.descriptors} descriptors" if self.descriptors else "")
 
 
 def _anybody(name: str, run: Callable[[Target, Tally], Awaitable[None]], descriptors: int | None = None) -> Attack:
@@ -61,6 +61,7 @@ ATTACKS: Final = (
     _anybody("idle-1024", without_token.idle, FEW_DESCRIPTORS),
     _anybody("slow-heads-1024", without_token.slow_heads, FEW_DESCRIPTORS),
     _anybody("grpc-silent", without_token.grpc_silent),
+    _anybody("grpc-silent-1024", without_token.grpc_silent, FEW_DESCRIPTORS),
     _anybody("grpc-watch", without_token.grpc_watch),
     Attack(name="guessed-secrets", run=without_token.guessed_secrets),
     Attack(name="unknown-tokens", run=without_token.unknown_tokens),

@@ -88,11 +88,11 @@ class Laboratory:
         production = self.stack.production
         with fast_provider(*attack.provider, "--processes", "1") as upstream:
             production.environ["OPENAI_BASE_URL"] = upstream
-            auth = production.start_auth()
+            production.python = _interpreter(production.folder, attack.descriptors)
             notes: list[str] = []
             try:
+                auth = production.start_auth()
                 grpc, ops = _listening(auth)
-                production.python = _interpreter(production.folder, attack.descriptors)
                 address = production.start_proxy(WORKERS)
                 production.python = sys.executable
                 production.processes[-1].ignore_output()

@@ -41,7 +41,7 @@ def measure(laboratory: Laboratory, attack: Attack) -> dict[str, Any]:
         second = count(running)
         watch = stack.enter_context(Watch(running))
         target = json.dumps(asdict(laboratory.target(running)))
-        attacker = stack.enter_context(Program("attacker", attack.name, first_line=target))
+        attacker = stack.enter_context(Program("attacker", attack.name, str(options.nice), first_line=target))
         began = time.monotonic()
         during = summary(_requests(victim, options.seconds))
         third = count(running)

@@ -24,6 +24,7 @@ class Options:
     release: float = 0.0
     rate: float = 40.0
     auth_timeout: float = 0.05
+    nice: int = 10
     only: tuple[str, ...] = tuple(BY_NAME)
     source: Path = ROOT
     json: Path | None = None
@@ -45,6 +46,7 @@ def read_options(arguments: Sequence[str] | None = None) -> Options:
     )
     parser.add_argument("--rate", type=float, default=default.rate, help="requests a second of the victim (40)")
     parser.add_argument("--auth-timeout", type=float, default=default.auth_timeout, help="IBEX_AUTH_TIMEOUT (0.05)")
+    parser.add_argument("--nice", type=int, default=default.nice, help="by how much attackers yield to others (10)")
     parser.add_argument("--only", nargs="+", choices=list(BY_NAME), default=list(default.only), metavar="NAME")
     parser.add_argument("--source", type=Path, default=ROOT, help="another checkout, whose src and harness are run")
     parser.add_argument("--json", type=Path, help="where the results go, after each attack")

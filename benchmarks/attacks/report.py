@@ -40,7 +40,7 @@ def _conditions(about: Mapping[str, Any]) -> str:
     return (
         f"{about['seconds']:g} s of each attack after {about['before']:g} s without one; the victim sends"
         f" {about['rate']:g} requests a second; {about['cores']} cores, load {about['load_before']} before it began;"
-        f" IBEX_AUTH_TIMEOUT {about['auth_timeout']:g} s; attackers run with nice 10."
+        f" IBEX_AUTH_TIMEOUT {about['auth_timeout']:g} s; attackers run with nice {about['nice']}."
     )
 
 

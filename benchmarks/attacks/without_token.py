@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 import grpc
-from benchmarks.attacks.attacking import LOOPBACK, Pace, Target, flood, hold
+from benchmarks.attacks.attacking import LOOPBACK, OPENS_A_SECOND, REOPENS_A_SECOND, Pace, Target, flood, hold
 from benchmarks.attacks.tokens import guess
 from benchmarks.attacks.wire import CHAT, bearer, chat_body, head, request
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -59,7 +59,7 @@ async def _trailers(port: int, path: str, tally: Tally, *, drip: bool) -> None:
             await connection.send(b"a")
             tally.sent += 1
 
-    await hold(port, tally, DRIPPING if drip else FLAT_OUT, script, opens_a_second=_REOPENED_A_SECOND)
+    await hold(port, tally, DRIPPING if drip else FLAT_OUT, script, reopens_a_second=_REOPENED_A_SECOND)
 
 
 async def trailers(target: Target, tally: Tally) -> None:
@@ -128,12 +128,13 @@ async def slow_heads(target: Target, tally: Tally) -> None:
 
 async def grpc_silent(target: Target, tally: Tally) -> None:
     """Hold 1,100 connections to auth's gRPC port and send nothing."""
-    pace = Pace(1_000)
+    opening, reopening = Pace(OPENS_A_SECOND), Pace(REOPENS_A_SECOND)
 
     async def one() -> None:
-        loop = asyncio.get_running_loop()
+        loop, pace = asyncio.get_running_loop(), opening
         while True:
             await pace.turn()
+            pace = reopening
             with socket.socket() as silent:
                 silent.settimeout(0)
                 try:

@@ -60,7 +60,7 @@ def _result(name: str, *, failed: str = "ok", holds: bool = True) -> dict[str, A
 
 _ABOUT = {
     "date": "2026-01-02", "commit": "abcdef0", "cores": 2, "load_before": 0.5, "seconds": 30.0, "before": 10.0,
-    "rate": 40.0, "auth_timeout": 0.05,
+    "rate": 40.0, "auth_timeout": 0.05, "nice": 10,
 }  # fmt: skip
 
 
