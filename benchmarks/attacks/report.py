@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.attacks.tally import first_close_s
-
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-_OPEN_S = 1.0
-"""A connection that was closed sooner was refused, not held."""
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -67,26 +62,31 @@ def _victim_row(result: Mapping[str, Any]) -> list[object]:
     ]
 
 
-_GOT = ("attack", "connections opened", "not opened", "answers", "closed by the server", "first close after, s",
-        "open at the end")  # fmt: skip
+_GOT = ("attack", "connections opened", "not opened", "answers",
+        "closed by the server: how many, after s (first to last), by last answer", "open at the end")  # fmt: skip
 
 
 def _got_row(result: Mapping[str, Any]) -> list[object]:
     tally = result["attacker"]
     if tally is None:
-        return [result["name"], "the attacker's process did not tell", *["–"] * 5]
-    closed = sum(each["closed"] for each in tally["closed"].values())
-    first = first_close_s(tally, _OPEN_S) if result["holds"] else first_close_s(tally)
-    never = f"not within {number(result['watched_s'])}"
+        return [result["name"], "the attacker's process did not tell", *["–"] * 4]
     return [
         result["name"],
         tally["opened"],
         counts(tally["not_opened"]),
         counts(tally["answers"]) + (f", of {tally['sent']} sent" if tally["sent"] and tally["answers"] else ""),
-        closed,
-        never if first is None and result["holds"] else number(first),
+        releases(tally["closed"]) or f"none within {number(result['watched_s'])} s",
         tally["held"],
     ]
+
+
+def releases(closed: Mapping[str, Mapping[str, float]]) -> str:
+    """Return how many connections the server closed and after how many seconds, by the status of the last answer."""
+    return ", ".join(
+        f"{each['closed']} after {number(each['median_s'])} ({number(each['first_s'])} to {number(each['last_s'])})"
+        f" {status}"
+        for status, each in closed.items()
+    )
 
 
 _HELD = ("attack", "connections of the attacker", "descriptors of a worker", "of auth", "in flight",

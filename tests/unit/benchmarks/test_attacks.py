@@ -10,7 +10,7 @@ from benchmarks.attacks.catalogue import ATTACKS, BY_NAME
 from benchmarks.attacks.laboratory import listening_in
 from benchmarks.attacks.observing import parse_metrics, total, worst_bucket
 from benchmarks.attacks.options import ROOT, listing, read_options
-from benchmarks.attacks.report import counts, number, tables
+from benchmarks.attacks.report import counts, number, releases, tables
 from benchmarks.attacks.tally import Tally, first_close_s
 from benchmarks.attacks.tokens import guess, id_of
 from benchmarks.attacks.verdict import percentile, summary, withstood
@@ -139,6 +139,7 @@ def test_a_hold_is_told_by_the_last_answer() -> None:
     assert first_close_s(told) == 0.1
     assert first_close_s(told, least_s=1.0) == 12.5
     assert first_close_s(Tally().told()) is None
+    assert releases(told["closed"]) == "2 after 0.15 (0.1 to 0.2) 503, 1 after 12.5 (12.5 to 12.5) unanswered"
 
 
 def test_metrics_are_summed_over_labels() -> None:
@@ -204,7 +205,7 @@ def test_the_report_tells_failures_and_what_was_not_measured() -> None:
     victim = [line for line in told.splitlines() if line.startswith(("| good |", "| bad |"))]
     assert victim[0].endswith("| 1.5 | 4 | 0 | – | – | yes |")  # noqa: RUF001 - as in the table
     assert victim[1].endswith("| 1.5 | 4 | 1 | 1 × 503 | – | **no** |")  # noqa: RUF001 - as in the table
-    assert "not within 30.1" in told
+    assert "none within 30.1 s" in told
     assert "- broken: not measured: OSError: x" in told
     assert "- good: a process took 30 s to stop" in told
 
