@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 from urllib.request import Request, urlopen
 
+from benchmarks.attacks.newcomer import TRIES, served_newcomers
 from benchmarks.attacks.observing import Watch, count, loop_lag, memory_of, most_descriptors, rates
 from benchmarks.attacks.programs import Program
 from benchmarks.attacks.tally import first_close_s
@@ -44,7 +45,7 @@ def measure(laboratory: Laboratory, attack: Attack) -> dict[str, Any]:
         attacker = stack.enter_context(Program("attacker", attack.name, str(options.nice), first_line=target))
         began = time.monotonic()
         during = summary(_requests(victim, options.seconds))
-        third = count(running)
+        third, newcomers = count(running), served_newcomers(running.grpc)
         tally = _wait_for_release(attacker, attack, began, options.release)
         watched = time.monotonic() - began
         attacker.end()
@@ -55,7 +56,8 @@ def measure(laboratory: Laboratory, attack: Attack) -> dict[str, Any]:
             "what": attack.what,
             "holds": attack.holds,
             "victim": {"before": before, "during": during},
-            "withstood": withstood(before, during),
+            "newcomers": {"served": newcomers, "tried": TRIES},
+            "withstood": withstood(before, during) and newcomers == TRIES,
             "attacker": tally,
             "watched_s": round(watched, 1),
             "peaks": asdict(watch.peaks),

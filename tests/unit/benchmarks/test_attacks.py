@@ -45,6 +45,7 @@ def _result(name: str, *, failed: str = "ok", holds: bool = True) -> dict[str, A
         "name": name,
         "holds": holds,
         "victim": {"before": before, "during": during},
+        "newcomers": {"served": 5 if failed == "ok" else 3, "tried": 5},
         "withstood": withstood(before, during),
         "attacker": tally.told(),
         "watched_s": 30.1,
@@ -208,6 +209,8 @@ def test_the_report_tells_failures_and_what_was_not_measured() -> None:
     assert "none within 30.1 s" in told
     assert "- broken: not measured: OSError: x" in told
     assert "- good: a process took 30 s to stop" in told
+    assert "- bad: auth served 3 of 5 new connections" in told
+    assert "- good: auth served" not in told
 
 
 def test_figures_are_short() -> None:
