@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 WARM_UP_S: Final = 2.0
 _TELLS_WITHIN_S: Final = 20.0
+_BEGINS_WITHIN_S: Final = 30.0
+_BEGIN_POLL_S: Final = 0.05
 _HEALTHY_WITHIN_S: Final = 90.0
 _IN_A_ROW: Final = 10
 _POLL_S: Final = 1.0
@@ -43,6 +45,7 @@ def measure(laboratory: Laboratory, attack: Attack) -> dict[str, Any]:
         watch = stack.enter_context(Watch(running))
         target = json.dumps(asdict(laboratory.target(running)))
         attacker = stack.enter_context(Program("attacker", attack.name, str(options.nice), first_line=target))
+        _wait_for_begin(attacker)
         began = time.monotonic()
         during = summary(_requests(victim, options.seconds))
         third, newcomers = count(running), served_newcomers(running.grpc)
@@ -76,6 +79,19 @@ def _requests(victim: Program, seconds: float) -> list[Sample]:
     if not line:
         raise RuntimeError("the victim's process did not answer")
     return [Sample(*told) for told in json.loads(line)]
+
+
+def _wait_for_begin(attacker: Program) -> None:
+    """Return once the attacker has opened its first connection. A program takes a while to start."""
+    deadline = time.monotonic() + _BEGINS_WITHIN_S
+    while time.monotonic() < deadline:
+        tally = _tally(attacker)
+        if tally is None or tally["failed"]:
+            raise RuntimeError(f"the attacker has failed: {tally and tally['failed']}")
+        if tally["opened"] or tally["not_opened"]:
+            return
+        time.sleep(_BEGIN_POLL_S)  # the attacker answers when it is asked
+    raise RuntimeError("the attacker has not opened a connection")
 
 
 def _wait_for_release(attacker: Program, attack: Attack, began: float, most_s: float) -> dict[str, Any] | None:

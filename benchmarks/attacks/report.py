@@ -25,7 +25,11 @@ def tables(about: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> st
         "### What it cost, a second, before → during\n\n" + table(_COST, [_cost_row(result) for result in told]),
     ]
     failed = [f"- {result['name']}: not measured: {result['error']}" for result in results if "error" in result]
-    notes = [f"- {result['name']}: {note}" for result in told for note in [*result["notes"], *_newcomers(result)]]
+    notes = [
+        f"- {result['name']}: {note}"
+        for result in told
+        for note in [*result["notes"], *_failed(result), *_newcomers(result)]
+    ]
     if failed or notes:
         parts.append("### Notes\n\n" + "\n".join([*failed, *notes]) + "\n")
     return "\n".join(parts)
@@ -37,6 +41,11 @@ def _conditions(about: Mapping[str, Any]) -> str:
         f" {about['rate']:g} requests a second; {about['cores']} cores, load {about['load_before']} before it began;"
         f" IBEX_AUTH_TIMEOUT {about['auth_timeout']:g} s; attackers run with nice {about['nice']}."
     )
+
+
+def _failed(result: Mapping[str, Any]) -> list[str]:
+    error = (result["attacker"] or {}).get("failed")
+    return [f"the attack ended early: {error}"] if error else []
 
 
 def _newcomers(result: Mapping[str, Any]) -> list[str]:

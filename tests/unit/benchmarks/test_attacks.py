@@ -47,7 +47,7 @@ def _result(name: str, *, failed: str = "ok", holds: bool = True) -> dict[str, A
         "victim": {"before": before, "during": during},
         "newcomers": {"served": 5 if failed == "ok" else 3, "tried": 5},
         "withstood": withstood(before, during),
-        "attacker": tally.told(),
+        "attacker": {**tally.told(), "failed": None if failed == "ok" else "ValueError()"},
         "watched_s": 30.1,
         "peaks": peaks,
         "memory_before_mb": 190.0,
@@ -210,7 +210,8 @@ def test_the_report_tells_failures_and_what_was_not_measured() -> None:
     assert "- broken: not measured: OSError: x" in told
     assert "- good: a process took 30 s to stop" in told
     assert "- bad: auth served 3 of 5 new connections" in told
-    assert "- good: auth served" not in told
+    assert "- bad: the attack ended early: ValueError()" in told
+    assert not any(note in told for note in ("- good: auth served", "- good: the attack"))
 
 
 def test_figures_are_short() -> None:
