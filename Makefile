@@ -124,6 +124,10 @@ bench-identity: $(STAMP) ## measure authentication and revocation, healthy and u
 bench-directives: $(STAMP) ## measure how soon a changed directive is in force, with Redis and without; ARGS=--quick for few tries
 	@PYTHONPATH=tests $(BIN)/python benchmarks/directives.py $(ARGS)
 
+.PHONY: bench-attacks
+bench-attacks: $(STAMP) ## measure what attacks cost another organization, half an hour; ARGS="--seconds 10 --only trailers"
+	@PYTHONPATH=tests $(BIN)/python -m benchmarks.attacks $(ARGS)
+
 .PHONY: fuzz
 fuzz: $(STAMP) ## look for bugs with many random examples a property; EXAMPLES=5000 ARGS="-k h11"
 	@HYPOTHESIS_PROFILE=long EXAMPLES=$(or $(EXAMPLES),5000) $(BIN)/pytest -q -m hypothesis -o timeout=3600 --hypothesis-show-statistics $(ARGS)
