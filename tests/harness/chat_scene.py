@@ -27,6 +27,7 @@ from ibex.domain.chat import ChatRequest, Member, Message
 from ibex.domain.complete_chat import ChatCall, CompleteChat
 from ibex.domain.directives import Directive, InjectionMode, text_hash
 from ibex.domain.errors import ErrorCode, IbexError
+from ibex.domain.fair_share import Capacity, Reservation
 from ibex.domain.fresh_cache import FreshCache
 from ibex.domain.freshness import Kind
 from ibex.domain.identity import Agent, AgentStatus, PersonalAccessToken, Principal
@@ -396,6 +397,7 @@ class ChatScene:
         self.credentials = Credentials(BEARER, str(AGENT))
         self.session_handle: str | None = "conversation-1"
         self.ends_session = False
+        self.capacity = Capacity(slots=100, body_bytes=1 << 20, most_authenticating=100)
 
     def admit_caller(self) -> AdmitCaller:
         """Return the use case's first half."""
@@ -420,6 +422,7 @@ class ChatScene:
             trace_id=TRACE_ID,
             credentials=self.credentials,
             read_request=self.body,
+            reservation=Reservation(self.capacity),
             session_handle=self.session_handle,
             ends_session=self.ends_session,
         )

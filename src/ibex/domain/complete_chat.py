@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from ibex.domain.chat import ChatRequest
     from ibex.domain.clock import Clock
     from ibex.domain.exchange import Caller
+    from ibex.domain.fair_share import Reservation
     from ibex.domain.freshness import News
     from ibex.domain.ids import IdSource
     from ibex.domain.providers import CompletionProvider, ProviderRegistry
@@ -50,8 +51,9 @@ SESSION_HEADER = "X-IBEX-Session-ID"
 
 @value
 class ChatCall:
-    """What a client sent. ``read_request`` reads and understands the body; it is not called for who is not admitted.
+    """What a client sent. ``read_request`` reads and understands the body. Only called once the caller has a slot.
 
+    ``reservation`` is what the request holds of the worker's capacity. The caller releases it after the response.
     ``has_gone`` tells, when the call is cancelled, whether that is because the client has left.
     """
 
@@ -59,6 +61,7 @@ class ChatCall:
     trace_id: str
     credentials: Credentials
     read_request: Callable[[], Awaitable[ChatRequest]]
+    reservation: Reservation
     has_gone: Callable[[], bool] = lambda: True
     session_handle: str | None = None
     ends_session: bool = False
@@ -119,9 +122,20 @@ class CompleteChat:
         except Exception:
             await self._settle.settle(notes, error=InternalError())
             raise
+        finally:
+            call.reservation.release_body()  # no retry needs it: the provider has answered, or is not asked any more
 
     async def _complete(self, call: ChatCall, notes: OpenExchange) -> ChatReply:
-        news = await self._admit(call.credentials, notes)
+        reservation = call.reservation
+        reservation.capacity.begin_authentication()
+        try:
+            news = await self._admit(call.credentials, notes)
+        finally:
+            reservation.capacity.end_authentication()
+        if notes.caller is None:
+            raise InternalError
+        # After the rate limit, which so bounds how often a request can be refused a slot and leave a trace of that.
+        reservation.take_slot(notes.caller.org_id)
         wrong_headers = _wrong_headers(call)
         if not wrong_headers:
             notes.session = self._session(call, notes.caller)

@@ -258,7 +258,16 @@ class Settings(TracingSettings):
             "IBEX_MAX_CONCURRENCY",
             int_between(1, 1_000_000),
             "1 to 1000000",
-            "Chat requests at a time, for each worker; more are refused with 503 OVERLOADED.",
+            "Chat requests at a time, for each worker; one organization alone gets three quarters (docs/limits.md).",
+        ),
+    )
+    body_budget_bytes: int = setting(
+        256 * 1024 * 1024,
+        Variable(
+            "IBEX_BODY_BUDGET_BYTES",
+            int_between(4_096, 1 << 40),
+            "4096 to 2^40 bytes, and 4 times IBEX_MAX_REQUEST_BODY_BYTES at least",
+            "Bytes of request bodies in flight, for each worker; one organization alone gets three quarters.",
         ),
     )
     header_timeout_s: float = setting(
@@ -267,7 +276,7 @@ class Settings(TracingSettings):
             "IBEX_HEADER_TIMEOUT",
             seconds,
             SECONDS,
-            "How long a request's head may take to come, and its body may stand still.",
+            "How long a request's head may take to come, and its body may stand still; then 408 REQUEST_TIMEOUT.",
         ),
     )
     client_stall_timeout_s: float = setting(
@@ -335,8 +344,18 @@ class Settings(TracingSettings):
                 shown = "(a secret, not shown)" if variable.is_secret else repr(raw)
                 raise SettingsError(f"{variable.name} is {shown}; allowed: {variable.allowed}.") from None
         settings = cls(**values)
+        settings.refuse_small_body_budget()
         settings.refuse_unsafe_production()
         return settings
+
+    def refuse_small_body_budget(self) -> None:
+        """Raise ``SettingsError`` where the reserved quarter of the budget does not hold a largest body."""
+        least = 4 * self.max_request_body_bytes
+        if self.body_budget_bytes < least:
+            raise SettingsError(
+                f"IBEX_BODY_BUDGET_BYTES is {self.body_budget_bytes}; it must be at least {least}, 4 times "
+                "IBEX_MAX_REQUEST_BODY_BYTES, so that a quarter of it holds a largest body."
+            )
 
     def refuse_unsafe_production(self) -> None:
         """Raise ``SettingsError`` where production lacks what it must have."""
