@@ -33,7 +33,7 @@ from ibex.domain.freshness import Kind
 from ibex.domain.identity import Agent, AgentStatus, PersonalAccessToken, Principal
 from ibex.domain.journal import Batch, JournalUnavailableError, Sink
 from ibex.domain.permissions import AGENT_DEFAULT
-from ibex.domain.providers import CompletionBody, CompletionStream, ProviderRegistry, StreamEvent
+from ibex.domain.providers import CompletionBody, CompletionStream, OutgoingRequest, ProviderRegistry, StreamEvent
 from ibex.domain.settle_exchange import SettleExchange
 
 if TYPE_CHECKING:
@@ -112,6 +112,12 @@ def chat_request(*, stream: bool = False, include_usage: bool | None = None, mod
         raw_messages=raw_messages,
         stream_options=options,
     )
+
+
+def outgoing_request(*, stream: bool = False, include_usage: bool | None = None) -> OutgoingRequest:
+    """Return ``chat_request`` as a provider is asked it, without a directive."""
+    asked = chat_request(stream=stream, include_usage=include_usage)
+    return OutgoingRequest(asked.model, asked.stream, asked.body)
 
 
 def event(data: bytes) -> StreamEvent:
@@ -239,12 +245,12 @@ class ScriptedProvider:
     reports_stream_usage: bool = True
     name: str = "openai"
     models: tuple[str, ...] = ("gpt-*",)
-    asked: list[ChatRequest] = field(default_factory=list)
+    asked: list[OutgoingRequest] = field(default_factory=list)
     on_asked: Callable[[], None] = _nothing
     cancelled: int = 0
     handed_out: int = 0
 
-    async def complete(self, request: ChatRequest) -> CompletionBody | CompletionStream:
+    async def complete(self, request: OutgoingRequest) -> CompletionBody | CompletionStream:
         """Give the answer."""
         self.asked.append(request)
         self.on_asked()

@@ -27,7 +27,7 @@ from ibex.domain.errors import (
 from ibex.domain.exchange import SessionRef, Stage
 from ibex.domain.ids import session_id
 from ibex.domain.open_exchange import OpenExchange
-from ibex.domain.providers import CompletionBody
+from ibex.domain.providers import CompletionBody, OutgoingRequest
 from ibex.domain.sessions import is_handle
 from ibex.domain.values import value
 
@@ -142,7 +142,11 @@ class CompleteChat:
         request = await self._read(call, notes, wrong_headers)
         provider = self._providers.route(request.model)
         request = await self._direct(request, notes, news)
-        return await self._ask(provider, request, notes)
+        asked = request.asking_for_usage() if provider.reports_stream_usage else request
+        hide_usage = asked is not request
+        outgoing = OutgoingRequest(asked.model, asked.stream, asked.body)
+        del request, asked  # they hold five copies of the body, which must not stay while the provider thinks
+        return await self._ask(provider, outgoing, notes, hide_usage=hide_usage)
 
     def _session(self, call: ChatCall, caller: Caller | None) -> SessionRef:
         if caller is None or caller.agent_id is None:
@@ -173,13 +177,12 @@ class CompleteChat:
         return injected
 
     async def _ask(
-        self, provider: CompletionProvider, request: ChatRequest, notes: OpenExchange
+        self, provider: CompletionProvider, request: OutgoingRequest, notes: OpenExchange, *, hide_usage: bool
     ) -> ChatAnswer | ChatStream:
-        asked = request.asking_for_usage() if provider.reports_stream_usage else request
         notes.provider_asked(provider.name)
         self._settle.begin(notes)
         try:
-            answer = await provider.complete(asked)
+            answer = await provider.complete(request)
         except ProviderError as error:
             notes.provider_answered(error.attempts, error.provider_request_id, error.provider_status)
             raise
@@ -188,7 +191,7 @@ class CompleteChat:
             raise
         notes.provider_answered(answer.attempts, answer.provider_request_id)
         if not isinstance(answer, CompletionBody):
-            return ChatStream(answer, notes, self._settle, hide_usage=asked is not request)
+            return ChatStream(answer, notes, self._settle, hide_usage=hide_usage)
         notes.provider_spoke()
         notes.provider_ended()
         try:
