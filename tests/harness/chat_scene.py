@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -55,6 +56,7 @@ TOKEN = PersonalAccessToken.issue(UUID(int=0x2A), bytes(range(32)))
 BEARER = f"Bearer {TOKEN.reveal()}"
 REQUEST_ID = UUID(int=0x3A)
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
+BODY_BYTES = 100
 DIRECTIVE_TEXT = "Answer in rhyme."
 DIRECTIVE = Directive(UUID(int=0x4A), 3, InjectionMode.SYSTEM_FIRST, DIRECTIVE_TEXT, text_hash(DIRECTIVE_TEXT))
 
@@ -427,11 +429,15 @@ class ChatScene:
             request_id=REQUEST_ID,
             trace_id=TRACE_ID,
             credentials=self.credentials,
-            read_request=self.body,
-            reservation=Reservation(self.capacity),
+            read_request=partial(self._read, reservation := Reservation(self.capacity)),
+            reservation=reservation,
             session_handle=self.session_handle,
             ends_session=self.ends_session,
         )
+
+    async def _read(self, reservation: Reservation) -> ChatRequest:
+        reservation.reserve_body(BODY_BYTES)
+        return await self.body()
 
     @property
     def exchange(self) -> Exchange:
