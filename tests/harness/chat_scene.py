@@ -405,7 +405,7 @@ class ChatScene:
         self.credentials = Credentials(BEARER, str(AGENT))
         self.session_handle: str | None = "conversation-1"
         self.ends_session = False
-        self.capacity = Capacity(slots=100, body_bytes=1 << 20, most_authenticating=100)
+        self.capacity = Capacity(slots=100, body_bytes=1 << 28, most_authenticating=100)
 
     def admit_caller(self) -> AdmitCaller:
         """Return the use case's first half."""
