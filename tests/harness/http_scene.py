@@ -190,6 +190,7 @@ class HttpScene:
             drain=self.drain,
             observer=observer or self.observer,
             limits=self.limits,
+            capacity=self.chat.capacity,
             error_docs_base=self.docs_base,
         )
 

@@ -21,6 +21,7 @@ class ErrorCode(StrEnum):
     AGENT_SUSPENDED = "AGENT_SUSPENDED"
     NOT_FOUND = "NOT_FOUND"
     METHOD_NOT_ALLOWED = "METHOD_NOT_ALLOWED"
+    REQUEST_TIMEOUT = "REQUEST_TIMEOUT"
     PAYLOAD_TOO_LARGE = "PAYLOAD_TOO_LARGE"
     UNSUPPORTED_MEDIA_TYPE = "UNSUPPORTED_MEDIA_TYPE"
     HEADERS_TOO_LARGE = "HEADERS_TOO_LARGE"
@@ -145,6 +146,13 @@ class MethodNotAllowedError(IbexError):
 
     code = ErrorCode.METHOD_NOT_ALLOWED
     default_message = "The method is not allowed here."
+
+
+class RequestTimeoutError(IbexError):
+    """The request body did not arrive in time."""
+
+    code = ErrorCode.REQUEST_TIMEOUT
+    default_message = "The request body did not arrive in time."
 
 
 class PayloadTooLargeError(IbexError):

@@ -279,7 +279,16 @@ class Settings(TracingSettings):
             "IBEX_MAX_CONCURRENCY",
             int_between(1, 1_000_000),
             "1 to 1000000",
-            "Chat requests at a time, for each worker; more are refused with 503 OVERLOADED.",
+            "Chat requests at a time, for each worker; one organization alone gets three quarters (docs/limits.md).",
+        ),
+    )
+    body_budget_bytes: int = setting(
+        256 * 1024 * 1024,
+        Variable(
+            "IBEX_BODY_BUDGET_BYTES",
+            int_between(4_096, 1 << 40),
+            "4096 to 2^40 bytes, and 4 times IBEX_MAX_REQUEST_BODY_BYTES at least",
+            "Bytes of request bodies in flight, for each worker; one organization alone gets three quarters.",
         ),
     )
     header_timeout_s: float = setting(
@@ -288,7 +297,8 @@ class Settings(TracingSettings):
             "IBEX_HEADER_TIMEOUT",
             seconds,
             SECONDS,
-            "How long a head or trailers may take, a body may stand still, and a new connection may be silent.",
+            "How long a head or trailers may take, and a new connection be silent. A body may stand still as long; then 408 "
+            "REQUEST_TIMEOUT.",
         ),
     )
     keep_alive_s: float = setting(
@@ -371,8 +381,18 @@ class Settings(TracingSettings):
                 raise SettingsError(f"{variable.name} is {shown}; allowed: {variable.allowed}.") from None
         settings = cls(**values)
         settings.refuse_half_configured_tls()
+        settings.refuse_small_body_budget()
         settings.refuse_unsafe_production(environ)
         return settings
+
+    def refuse_small_body_budget(self) -> None:
+        """Raise ``SettingsError`` where the reserved quarter of the budget does not hold a largest body."""
+        least = 4 * self.max_request_body_bytes
+        if self.body_budget_bytes < least:
+            raise SettingsError(
+                f"IBEX_BODY_BUDGET_BYTES is {self.body_budget_bytes}; it must be at least {least}, 4 times "
+                "IBEX_MAX_REQUEST_BODY_BYTES, so that a quarter of it holds a largest body."
+            )
 
     def refuse_half_configured_tls(self) -> None:
         """Raise ``SettingsError`` where files for TLS between proxy and auth lack others that they need."""

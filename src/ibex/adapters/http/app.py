@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ibex.domain.admit_caller import AdmitCaller
     from ibex.domain.clock import Clock
     from ibex.domain.complete_chat import CompleteChat
+    from ibex.domain.fair_share import Capacity
     from ibex.domain.ids import IdSource
     from ibex.domain.providers import ProviderRegistry
 
@@ -53,6 +54,7 @@ def create_app(  # noqa: PLR0913 - one argument a part: the object graph ends he
     readiness_checks: Sequence[ReadinessCheck],
     drain: Drain,
     observer: RequestObserver,
+    capacity: Capacity,
     limits: Limits = DEFAULT_LIMITS,
     error_docs_base: str | None = None,
 ) -> App:
@@ -61,8 +63,8 @@ def create_app(  # noqa: PLR0913 - one argument a part: the object graph ends he
     ``render_metrics`` returns a body and its content type. Errors carry a ``docs_url`` under ``error_docs_base``.
     """
     errors = ErrorAnswers(clock, error_docs_base)
-    chat = ChatRoute(complete_chat, errors, observer, limits)
-    callers = CallerRoutes(admit_caller, providers, clock)
+    chat = ChatRoute(complete_chat, errors, observer, limits, capacity)
+    callers = CallerRoutes(admit_caller, providers, clock, capacity)
     readiness = Readiness(readiness_checks, drain, clock)
     operations = OperationRoutes(readiness, errors, render_metrics, openapi_document(limits))
     reads = {

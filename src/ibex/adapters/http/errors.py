@@ -24,6 +24,7 @@ from ibex.domain.errors import (
     ProviderNotConfiguredError,
     ProviderRefusedError,
     Refusal,
+    RequestTimeoutError,
     RetryableError,
     ServiceDegradedError,
     ValidationError,
@@ -52,6 +53,7 @@ TABLE: Final = {
     ErrorCode.AGENT_SUSPENDED: (403, _PERMISSION),
     ErrorCode.NOT_FOUND: (404, _INVALID),
     ErrorCode.METHOD_NOT_ALLOWED: (405, _INVALID),
+    ErrorCode.REQUEST_TIMEOUT: (408, _INVALID),
     ErrorCode.PAYLOAD_TOO_LARGE: (413, _INVALID),
     ErrorCode.UNSUPPORTED_MEDIA_TYPE: (415, _INVALID),
     ErrorCode.HEADERS_TOO_LARGE: (431, _INVALID),
@@ -155,6 +157,8 @@ def _headers(error: IbexError, allow: str | None) -> Headers:
         headers.append((b"retry-after", b"%d" % retry_after_s))
     if TABLE[error.code][1] == _AUTHENTICATION:
         headers.append((b"www-authenticate", b"Bearer"))  # RFC 6750, section 3
+    if isinstance(error, RequestTimeoutError):
+        headers.append((b"connection", b"close"))  # RFC 9110, section 15.5.9: the rest of the body is not read
     if allow:
         headers.append((b"allow", allow.encode("latin-1")))
     return headers
