@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ibex.adapters.http.asgi import JSON, Answer
-from ibex.adapters.http.chat_request import read_chat_request
+from ibex.adapters.http.chat_request import read_chat_request_in_turns
 from ibex.adapters.http.client import Client
 from ibex.adapters.http.context import context_of
 from ibex.adapters.http.exchange_headers import exchange_headers
@@ -128,7 +128,7 @@ async def _read_request(context: RequestContext, client: Client) -> ChatRequest:
     length = context.field(b"content-length")
     body = await client.read_body(int(length) if length and length.isdecimal() else None)
     try:
-        request = read_chat_request(body)
+        request = await read_chat_request_in_turns(body)
     except ValidationError as error:
         raise ValidationError((*wrong_headers, *error.field_errors)) from None
     if wrong_headers:
