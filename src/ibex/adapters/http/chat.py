@@ -118,7 +118,7 @@ def _call(scope: Scope, context: RequestContext, client: Client) -> ChatCall:
 async def _read_request(context: RequestContext, client: Client) -> ChatRequest:
     """Read and understand the body; what is wrong with a header that only now matters is told together with it."""
     media_type, _, _ = (context.field(b"content-type") or "").partition(";")
-    if media_type.strip().lower() != "application/json":
+    if media_type.strip(" \t").lower() != "application/json":
         raise UnsupportedMediaTypeError
     if context.field(b"content-encoding") not in (None, "", "identity"):
         raise UnsupportedMediaTypeError("The request body must not be compressed.")

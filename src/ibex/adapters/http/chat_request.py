@@ -51,10 +51,43 @@ _UNDERSTOOD_IN_STREAM_OPTIONS: Final = frozenset({INCLUDE_USAGE})
 _LONGEST_UNDERSTOOD: Final = max(map(len, _UNDERSTOOD))
 # Names of OpenAI's API that fold to no understood one. A look-up costs a quarter of folding the name.
 _KNOWN_ORDINARY: Final = frozenset(
-    "audio frequency_penalty function_call functions logit_bias logprobs metadata modalities n parallel_tool_calls"
-    " prediction presence_penalty prompt_cache_key prompt_cache_retention reasoning_effort response_format"
-    " safety_identifier seed service_tier stop store tool_choice tools top_k top_logprobs top_p user verbosity"
-    " web_search_options annotations name refusal tool_call_id tool_calls include_obfuscation".split()
+    {
+        "audio",
+        "frequency_penalty",
+        "function_call",
+        "functions",
+        "logit_bias",
+        "logprobs",
+        "metadata",
+        "modalities",
+        "n",
+        "parallel_tool_calls",
+        "prediction",
+        "presence_penalty",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "reasoning_effort",
+        "response_format",
+        "safety_identifier",
+        "seed",
+        "service_tier",
+        "stop",
+        "store",
+        "tool_choice",
+        "tools",
+        "top_k",
+        "top_logprobs",
+        "top_p",
+        "user",
+        "verbosity",
+        "web_search_options",
+        "annotations",
+        "name",
+        "refusal",
+        "tool_call_id",
+        "tool_calls",
+        "include_obfuscation",
+    }
 )
 _ORDINARY_IN_A_MESSAGE: Final = _KNOWN_ORDINARY.union(_UNDERSTOOD_IN_A_MESSAGE)
 _ROLES_AS_WRITTEN: Final = {f'"{role}"'.encode(): role for role in ROLES}
@@ -143,17 +176,9 @@ def _members(body: bytes) -> Generator[None, None, tuple[Member, ...]]:
             body.decode()
     except UnicodeDecodeError:
         raise InvalidJsonError(detail="The body is not UTF-8.") from None
-    try:
-        members = _SPLITTER.split(body)
-    except RecursionError:
-        raise _too_deep() from None
-    except TooManyError:
-        raise _wrong("body", FieldCode.TOO_MANY, f"must have at most {MAX_MEMBERS} members") from None
-    except NotJsonError as error:
-        raise InvalidJsonError(detail=str(error)) from None  # names a position, quotes nothing
+    kept = _split(body)
     if len(body) > _BYTES_PER_STEP:
         yield
-    kept = _kept(members)
     # Messages are looked at one by one: most of them have so few brackets that nothing needs to be looked at.
     for member in kept:
         if len(member.raw) >= MAX_DEPTH and member.name != MESSAGES:
@@ -161,6 +186,17 @@ def _members(body: bytes) -> Generator[None, None, tuple[Member, ...]]:
             if too_deep:
                 raise _too_deep()
     return kept
+
+
+def _split(body: bytes) -> tuple[Member, ...]:
+    try:
+        return _kept(_SPLITTER.split(body))
+    except RecursionError:
+        raise _too_deep() from None
+    except TooManyError:
+        raise _wrong("body", FieldCode.TOO_MANY, f"must have at most {MAX_MEMBERS} members") from None
+    except NotJsonError as error:
+        raise InvalidJsonError(detail=str(error)) from None  # names a position, quotes nothing
 
 
 def _large_body_checked(body: bytes) -> Generator[None, None, None]:

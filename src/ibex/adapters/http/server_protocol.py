@@ -210,7 +210,8 @@ class CuttableHttpProtocol(HttpToolsProtocol):
             return HeadTooLargeError()
         version = self.parser.get_http_version()
         wrong_host = hosts > 1 or (hosts == 0 and version == "1.1")  # RFC 9112, 3.2
-        return NotHttpError() if version not in _VERSIONS or wrong_host or wrong_coding else None
+        wrong_target = b"#" in self.url  # a fragment is not sent (RFC 9112, 3.2)
+        return NotHttpError() if version not in _VERSIONS or wrong_host or wrong_coding or wrong_target else None
 
     def _refuse(self, why: IbexError) -> None:
         """Let the application tell why, and close; an answer that is being sent is only cut off."""
