@@ -166,10 +166,16 @@ def _by_id(known: UUID) -> list[Question]:
     of: dict[str, object] = {"org_id": LARGE}
     return [
         Question(
-            "a request by its id, large", lambda t: t.find(LARGE, known), FIND, {**of, "request_id": known, **around}
+            "a request by its id, large",
+            lambda t: t.find(LARGE, known),
+            FIND,
+            {**of, "request_id": known, **around},
         ),
         Question(
-            "an id of nothing, large", lambda t: t.find(LARGE, unknown), FIND, {**of, "request_id": unknown, **ever}
+            "an id of nothing, large",
+            lambda t: t.find(LARGE, unknown),
+            FIND,
+            {**of, "request_id": unknown, **ever},
         ),
     ]
 

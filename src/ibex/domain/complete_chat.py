@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from ibex.domain.settle_exchange import SettleExchange
 
 SESSION_HEADER = "X-IBEX-Session-ID"
+_HASHED_AT_ONCE_BYTES = 256 << 10
+"""To hash more takes longer than it takes to hand it to a thread, in which it holds up nobody."""
 
 
 @value
@@ -164,7 +166,10 @@ class CompleteChat:
         if wrong_headers:
             raise ValidationError(wrong_headers)
         notes.is_streaming = request.stream
-        notes.messages_hash = request.messages_hash()
+        if len(request.body) <= _HASHED_AT_ONCE_BYTES:
+            notes.messages_hash = request.messages_hash()
+        else:
+            notes.messages_hash = await asyncio.to_thread(request.messages_hash)
         return request
 
     async def _direct(self, request: ChatRequest, notes: OpenExchange, news: News) -> ChatRequest:

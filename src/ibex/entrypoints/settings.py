@@ -297,8 +297,8 @@ class Settings(TracingSettings):
             "IBEX_HEADER_TIMEOUT",
             seconds,
             SECONDS,
-            "How long a head or trailers may take, and a new connection be silent. A body may stand still as long; then 408 "
-            "REQUEST_TIMEOUT.",
+            "How long a head or trailers may take, and a new connection may be silent. A body that stands still for so "
+            "long is refused with 408.",
         ),
     )
     keep_alive_s: float = setting(

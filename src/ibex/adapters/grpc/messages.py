@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from ibex.adapters.grpc.generated import auth_pb2
+from ibex.domain import ids
 from ibex.domain.errors import FieldCode, FieldError, ValidationError
 from ibex.domain.identity import Agent, AgentStatus, PersonalAccessToken, Principal
 from ibex.domain.manage_identity import TokenGrant, TokenPosition
@@ -109,10 +110,10 @@ def page_message(tokens: Sequence[StoredToken], size: int) -> auth_pb2.ListToken
 
 def uuid_in(field: str, text: str) -> UUID:
     """Return the id in a request's field. Raises ``ValidationError``."""
-    try:
-        return UUID(text)
-    except ValueError:
-        raise _wrong(field, "must be a UUID") from None
+    found = ids.uuid_in(text)
+    if found is None:
+        raise _wrong(field, "must be a UUID")
+    return found
 
 
 def grant_in(request: auth_pb2.CreateTokenRequest) -> TokenGrant:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 from litestar import Litestar, get, post, route
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from litestar import Request
     from litestar.handlers import HTTPRouteHandler
 
-    from ibex.adapters.http.asgi import App
+    from ibex.adapters.http.asgi import App, Receive, Scope, Send
     from ibex.adapters.http.drain import Drain
     from ibex.adapters.http.observer import RequestObserver
     from ibex.adapters.http.readiness import ReadinessCheck
@@ -40,7 +41,15 @@ CHAT_PATHS: Final = ("/v1/chat/completions", "/v1/orgs/{org_id:str}/chat/complet
 PROBE_PATHS: Final = ("/v1/internal/auth-probe", "/v1/orgs/{org_id:str}/auth-probe")
 DEFAULT_LIMITS: Final = Limits()
 # Who opens the address in a browser, or leaves the /v1 out of an SDK's base URL, comes here first. SDKs show no more.
-_WAY: Final = "Not found. The API is under /v1, as in POST /v1/chat/completions; GET /schema describes all of it."
+_WAY: Final = (
+    "Not found. The API is under /v1, as in POST /v1/chat/completions; GET /schema describes all of it."
+    " A path is taken as it is written: without empty segments, a slash at its end or escapes."
+)
+_MODEL_PREFIX: Final = b"/v1/models/"
+_NO_DOTS: Final = rb"(?!\.{1,2}(?:/|$))"
+_PATH: Final = re.compile(rb"/|(?:/%b[A-Za-z0-9._~!$&'()*+,=:@-]+)+" % _NO_DOTS)
+# Clients escape a model's id as one segment: a colon or a slash in it may come as %3A or %2F.
+_MODEL_PATH: Final = re.compile(rb"(?:/%b(?:[A-Za-z0-9._~!$&'()*+,=:@-]|%%[0-9A-Fa-f]{2})+)+" % _NO_DOTS)
 
 
 def create_app(  # noqa: PLR0913 - one argument a part: the object graph ends here
@@ -85,7 +94,7 @@ def create_app(  # noqa: PLR0913 - one argument a part: the object graph ends he
         ],
         _WAY,
     )
-    return Edge(router, errors, observer, clock, ids, straight={("POST", CHAT_PATHS[0]): chat})
+    return Edge(router, errors, observer, clock, ids, straight={("POST", CHAT_PATHS[0].encode()): chat})
 
 
 def create_ops_app(
@@ -122,7 +131,21 @@ def _router(handlers: Sequence[HTTPRouteHandler], way: str | None = None) -> App
         openapi_config=None,
         logging_config=None,
     )
-    return cast("App", router)
+
+    async def literally(scope: Scope, receive: Receive, send: Send) -> None:
+        """Find nothing under a path that is written in another way than its route; the framework would normalize it."""
+        if scope["type"] == "http" and not _is_literal(scope["raw_path"], scope["path"]):
+            raise NotFoundError(way)
+        await cast("App", router)(scope, receive, send)
+
+    return literally
+
+
+def _is_literal(raw_path: bytes, path: str) -> bool:
+    """Tell whether a path is the one way to write it: no escape but in a model's id, no empty segment, no dots."""
+    if raw_path.startswith(_MODEL_PREFIX):
+        return _MODEL_PATH.fullmatch(raw_path) is not None and "//" not in path and path.isprintable()
+    return _PATH.fullmatch(raw_path) is not None
 
 
 # The handlers return raw ASGI applications: the framework's own ``asgi`` handlers answer 500 on every path that has a

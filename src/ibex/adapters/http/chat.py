@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ibex.adapters.http.asgi import JSON, Answer
-from ibex.adapters.http.chat_request import read_chat_request
+from ibex.adapters.http.chat_request import read_chat_request_in_turns
 from ibex.adapters.http.client import Client
 from ibex.adapters.http.context import context_of
 from ibex.adapters.http.exchange_headers import exchange_headers
@@ -123,7 +123,7 @@ def _call(scope: Scope, context: RequestContext, client: Client, reservation: Re
 async def _read_request(context: RequestContext, client: Client, reservation: Reservation) -> ChatRequest:
     """Read and understand the body; what is wrong with a header that only now matters is told together with it."""
     media_type, _, _ = (context.field(b"content-type") or "").partition(";")
-    if media_type.strip().lower() != "application/json":
+    if media_type.strip(" \t").lower() != "application/json":
         raise UnsupportedMediaTypeError
     if context.field(b"content-encoding") not in (None, "", "identity"):
         raise UnsupportedMediaTypeError("The request body must not be compressed.")
@@ -133,7 +133,7 @@ async def _read_request(context: RequestContext, client: Client, reservation: Re
     length = context.field(b"content-length")
     body = await client.read_body(int(length) if length and length.isdecimal() else None, reservation)
     try:
-        request = read_chat_request(body)
+        request = await read_chat_request_in_turns(body)
     except ValidationError as error:
         raise ValidationError((*wrong_headers, *error.field_errors)) from None
     if wrong_headers:

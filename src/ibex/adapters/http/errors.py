@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from ibex.adapters.http.context import RequestContext
     from ibex.domain.clock import Clock
 
+_MOST_FIELD_CHARACTERS: Final = 128
+_MOST_CHARACTERS: Final = 512
 _INVALID: Final = "invalid_request_error"
 _AUTHENTICATION: Final = "authentication_error"
 _PERMISSION: Final = "permission_error"
@@ -135,14 +137,22 @@ class ErrorAnswers:
             # OpenAI's SDKs show this member only: what the provider found wrong has to be in it.
             "message": (refused and refused.detail) or error.message,
             "param": refused.param if refused else next((e.field for e in field_errors), None),
-            "detail": error.detail,
+            "detail": error.detail if refused or error.detail is None else error.detail[:_MOST_CHARACTERS],
             "provider_code": refused and refused.provider_code,
             "docs_url": self._docs_base and f"{self._docs_base}/{error.code}",
             "request_id": context.request_id,
             "timestamp": self._clock.now(),
-            "field_errors": [{"field": e.field, "code": e.code, "message": e.message} for e in field_errors] or None,
+            "field_errors": [_field_error(e) for e in field_errors] or None,
         }
         return {"error": {name: value for name, value in content.items() if value is not None or name == "param"}}
+
+
+def _field_error(error: FieldError) -> dict[str, str]:
+    return {
+        "field": error.field[:_MOST_FIELD_CHARACTERS],
+        "code": error.code,
+        "message": error.message[:_MOST_CHARACTERS],
+    }
 
 
 def _headers(error: IbexError, allow: str | None) -> Headers:
