@@ -69,9 +69,9 @@ class Plan:
 _CHAT: Final = Scenario("buffered chat", "gpt-instant", is_stream=False, requests=1_500)
 _STREAM: Final = Scenario(f"stream of {EVENTS} events", "gpt-stream", is_stream=True, requests=120)
 FULL: Final = Plan((_CHAT, _STREAM))
-# At a fixed rate: a delivery takes what has come within a fixed time, so that calls a request depend on the rate.
+# At a fixed rate: a batch is what came within a fixed time, so the calls that a request takes depend on the rate.
 COUNTED: Final = Plan(
-    (replace(_CHAT, requests=300, a_second=150), replace(_STREAM, requests=30, a_second=15)), pairs=3, pairs_a_start=3
+    (replace(_CHAT, requests=200, a_second=150), replace(_STREAM, requests=20, a_second=15)), pairs=5, pairs_a_start=5
 )
 
 

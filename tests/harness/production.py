@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from harness.postgres import PostgresDatabase
 
 START_TIMEOUT_S = 30
+COMMAND_TIMEOUT_S = 120
 SERVICE_TOKEN = "a-service-token-for-tests-0123456789"
 BOOTSTRAP = (
     "bootstrap",
@@ -113,7 +114,7 @@ class Production:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=START_TIMEOUT_S,
+            timeout=COMMAND_TIMEOUT_S,
             check=False,
         )
         if done.returncode != 0:
