@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ibex.adapters.http.request_fields import MAX_HEAD_BYTES, MAX_HEADERS, wrong_with_fields
+
+if TYPE_CHECKING:
+    from ibex.adapters.http.asgi import Headers
 
 HOST = (b"host", b"a")
 CHUNKED = (b"transfer-encoding", b"chunked")
@@ -12,7 +17,12 @@ def test_one_host_and_one_coding() -> None:
     """HTTP/1.0 needs no host, and has no codings."""
     assert wrong_with_fields(b"/", [HOST, CHUNKED], "1.1") is None
     assert wrong_with_fields(b"/", [], "1.0") is None
-    wrong = ([], [HOST, HOST], [HOST, CHUNKED, CHUNKED], [HOST, (b"transfer-encoding", b"gzip, chunked")])
+    wrong: tuple[Headers, ...] = (
+        [],
+        [HOST, HOST],
+        [HOST, CHUNKED, CHUNKED],
+        [HOST, (b"transfer-encoding", b"gzip, chunked")],
+    )
     found = [wrong_with_fields(b"/", fields, "1.1") for fields in wrong]
     found.append(wrong_with_fields(b"/", [HOST, CHUNKED], "1.0"))
     assert [error and error.code for error in found] == ["VALIDATION_ERROR"] * 5

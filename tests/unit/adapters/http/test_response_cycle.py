@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 import uvicorn
@@ -31,10 +32,10 @@ BODY = {"type": "http.response.body", "body": b"xy"}
 async def test_an_application_that_fails(messages: list[dict[str, object]], written: bytes) -> None:
     """A bare 500 if nothing was sent, else nothing more; the connection is closed in any case."""
 
-    async def app(_scope: object, _receive: object, send: object) -> None:
-        assert isinstance(send.__self__, ResponseCycle)  # type: ignore[attr-defined]
+    async def app(_scope: object, _receive: object, send: Any) -> None:
+        assert isinstance(send.__self__, ResponseCycle)
         for message in messages:
-            await send(message)  # type: ignore[operator]
+            await send(message)
         raise ValueError
 
     config = uvicorn.Config(app, interface="asgi3", log_config=None, access_log=False, lifespan="off")  # type: ignore[arg-type]
