@@ -139,7 +139,7 @@ class ResponseCycle(RequestResponseCycle):
         """End the connection of an application that has failed, after a bare 500 if nothing was sent."""
         self.keep_alive = False
         if not self.response_started:
-            self.more_body = True
+            self.more_body, self.chunked_encoding, self._until_closed = True, False, False
             await self.send({"type": START, "status": 500, "headers": [(b"content-length", b"%d" % len(_FAILED))]})
             await self.send({"type": BODY, "body": _FAILED})
             return

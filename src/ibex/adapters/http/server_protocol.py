@@ -253,11 +253,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self.transport.abort()
         elif size >= _LARGE_READ and not self.transport.is_closing():
             self.transport.pause_reading()
-            self.loop.call_later(_AFTER_LARGE_READ_S, self._discard_on)
-
-    def _discard_on(self) -> None:
-        if not self.transport.is_closing():
-            self.transport.resume_reading()
+            self.loop.call_later(_AFTER_LARGE_READ_S, self.transport.resume_reading)
 
     def _feed(self, data: bytes) -> None:
         try:
