@@ -355,7 +355,7 @@ async def test_connections_that_reach_their_age_cost_no_call() -> None:
     limits = ServerLimits(max_connection_age_s=age_s, stop_grace_s=0)
     async with serving(identity, limits=limits) as server, asking(server.port) as channel:
         verifier = GrpcTokenVerifier(channel)
-        used = set()
+        used: set[int] = set()
         async with asyncio.timeout(30):
             while len(used) < 6:
                 await verifier.verify(identity.token)

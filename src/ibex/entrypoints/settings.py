@@ -10,7 +10,6 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from ibex.entrypoints.credentials import SERVER_OF, has_credential, is_weak_password, is_weak_token
 from ibex.entrypoints.setting_values import (
     SECONDS,
     Secret,
@@ -20,7 +19,6 @@ from ibex.entrypoints.setting_values import (
     idle_seconds,
     insecure_servers,
     int_between,
-    is_for_development,
     peppers,
     seconds,
     secret_url,
@@ -30,6 +28,7 @@ from ibex.entrypoints.setting_values import (
     url,
 )
 from ibex.entrypoints.tracing_settings import TracingSettings
+from ibex.entrypoints.unsafe_settings import half_of_tls, unsafe_credential
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,16 +55,6 @@ class JournalSync(StrEnum):
     NORMAL = "normal"
     FULL = "full"
 
-
-_TLS_NEEDS = (
-    ("auth_cert_file", "auth_key_file"),
-    ("auth_key_file", "auth_cert_file"),
-    ("auth_client_ca_file", "auth_cert_file"),
-    ("auth_client_cert_file", "auth_client_key_file"),
-    ("auth_client_key_file", "auth_client_cert_file"),
-    ("auth_client_cert_file", "auth_ca_file"),
-)
-"""A file for TLS, and another that it needs. The first three are auth's, the others the proxy's."""
 
 POSTGRES_URL = "a postgresql:// URL"
 
@@ -396,12 +385,9 @@ class Settings(TracingSettings):
 
     def refuse_half_configured_tls(self) -> None:
         """Raise ``SettingsError`` where files for TLS between proxy and auth lack others that they need."""
-        names = dict(variables())
-        for name, needed in _TLS_NEEDS:
-            if getattr(self, name) is not None and getattr(self, needed) is None:
-                raise SettingsError(
-                    f"{names[name].name} is set and {names[needed].name} is not. Set both: TLS needs the two together."
-                )
+        wrong = half_of_tls(self, variables())
+        if wrong is not None:
+            raise SettingsError(wrong)
 
     def refuse_unsafe_production(self, environ: Mapping[str, str]) -> None:
         """Raise ``SettingsError`` for what production must have and lacks.
@@ -415,24 +401,9 @@ class Settings(TracingSettings):
                 "IBEX_AUTH_SERVICE_TOKEN is not set; IBEX_ENV=production needs it where the proxy shows auth no"
                 " certificate (IBEX_AUTH_CLIENT_CERT_FILE)."
             )
-        if (password := environ.get("PGPASSWORD")) and is_weak_password(password):
-            raise SettingsError("PGPASSWORD is easily guessed; IBEX_ENV=production refuses it. Use a random one.")
-        for name, variable in variables():
-            value = getattr(self, name)
-            token = name == "auth_service_token" and value is not None and is_weak_token(value.reveal())
-            if token or is_for_development(value):
-                raise SettingsError(
-                    f"{variable.name} is a development credential, or one that is easily guessed; IBEX_ENV=production"
-                    " refuses it. Use a random one."
-                )
-            server = SERVER_OF.get(name)
-            if server is None or value is None or server in self.allow_insecure:
-                continue
-            if not has_credential(server, value.reveal(), environ):
-                raise SettingsError(
-                    f"{variable.name} has no password and no other credential; IBEX_ENV=production refuses that. Put"
-                    f" one into the URL, or allow it with IBEX_ALLOW_INSECURE={server}."
-                )
+        wrong = unsafe_credential(self, variables(), self.allow_insecure, environ)
+        if wrong is not None:
+            raise SettingsError(wrong)
 
     def require_service_identity(self) -> None:
         """Raise ``MissingSettingError`` where auth in production could not tell a proxy from anybody else."""

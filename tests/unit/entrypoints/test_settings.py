@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ibex.entrypoints.setting_values import Secret
-from ibex.entrypoints.settings import MissingSettingError, Settings, SettingsError
+from ibex.entrypoints.settings import MissingSettingError, Settings, SettingsError, variables
+from ibex.entrypoints.unsafe_settings import half_of_tls, unsafe_credential
 
 PRODUCTION = {
     "IBEX_ENV": "production",
@@ -189,3 +190,9 @@ def test_only_known_servers_may_be_insecure() -> None:
     """A misspelt one is refused, not ignored."""
     with pytest.raises(SettingsError, match="IBEX_ALLOW_INSECURE is 'reddis'; allowed: redis, clickhouse, postgres"):
         Settings.load({"IBEX_ALLOW_INSECURE": "reddis"})
+
+
+def test_nothing_is_unsafe_where_nothing_is_set() -> None:
+    """The checks say what is wrong, and only that."""
+    assert half_of_tls(Settings(), variables()) is None
+    assert unsafe_credential(Settings(), variables(), (), {}) is None

@@ -166,7 +166,8 @@ def chat(  # noqa: PLR0913 - an argument an option
 
 
 def _is_option(name: str) -> bool:
-    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
+    context = click.get_current_context()
+    return context is not None and context.get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 def _refuse_misdirected(invocation: Invocation, token: str | None) -> None:
