@@ -27,12 +27,13 @@ _NO_CONNECTION_S: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What an attacker knows: ports, a tenant's own token and organization, another organization, a token's id."""
+    """What an attacker knows: ports, a tenant's own tokens, another organization, and the id of a token."""
 
     proxy: int
     ops: int
     grpc: int
     token: str
+    unbound_token: str
     victim_org: str
     known_token_id: str
 

@@ -117,7 +117,7 @@ async def random_agents(target: Target, tally: Tally) -> None:
     """Send 1,000 requests a second, each with an agent id that does not exist."""
 
     def make() -> bytes:
-        return request(target.host, CHAT, {**bearer(target.token), "x-ibex-agent-id": str(uuid4())}, _BODY)
+        return request(target.host, CHAT, {**bearer(target.unbound_token), "x-ibex-agent-id": str(uuid4())}, _BODY)
 
     await flood(target.proxy, tally, make)
 

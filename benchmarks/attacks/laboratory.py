@@ -36,10 +36,11 @@ _STOP_S: Final = 45.0
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """An organization with an agent and a token that is bound to it."""
+    """An organization with an agent, a token that is bound to it, and one that is bound to no agent."""
 
     id: str
     token: str
+    unbound_token: str
 
 
 @dataclass(slots=True)
@@ -78,6 +79,7 @@ class Laboratory:
             ops=urlsplit(running.ops).port or 0,
             grpc=running.grpc,
             token=running.tenant.token,
+            unbound_token=running.tenant.unbound_token,
             victim_org=self.victim.id,
             known_token_id=id_of(self.victim.token),
         )
@@ -135,12 +137,11 @@ def _tenant(stack: Stack, name: str, rpm: int) -> Tenant:
     ibex("agent", "create", "one", "--org", name, "--json")
     with psycopg.connect(stack.postgres.superuser_url) as connection:
         connection.execute("UPDATE organizations SET rate_limit_rpm = %s WHERE id = %s", (rpm, org))
-    bound_to = () if name.startswith("attacker") else ("--agent", "one")
-    return Tenant(org, _token(stack, name, "main", *bound_to))
+    return Tenant(org, _token(stack, name, "main"), _token(stack, name, "unbound", agent=None))
 
 
-def _token(stack: Stack, org: str, name: str, *options: str) -> str:
-    options = options or ("--agent", "one")
+def _token(stack: Stack, org: str, name: str, agent: str | None = "one") -> str:
+    options = () if agent is None else ("--agent", agent)
     return str(stack.production.ibex("token", "create", "--name", name, "--org", org, *options, "--json")["token"])
 
 
