@@ -17,8 +17,8 @@ from ibex.entrypoints.cli.invocation import NothingRunsError
 from ibex.entrypoints.cli.output import DotenvOption
 from ibex.entrypoints.cli.tables import terminal_width, wrapped
 from ibex.entrypoints.destinations import ONLY_CHAT_SENDS
-from ibex.entrypoints.home import DEFAULT_HOME
 from ibex.entrypoints.foreign_text import harmless, on_one_line
+from ibex.entrypoints.home import DEFAULT_HOME
 from ibex.entrypoints.settings import MissingSettingError, Settings
 
 if TYPE_CHECKING:
