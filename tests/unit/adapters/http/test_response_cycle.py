@@ -38,7 +38,7 @@ async def test_an_application_that_fails(messages: list[dict[str, object]], writ
             await send(message)
         raise ValueError
 
-    config = uvicorn.Config(app, interface="asgi3", log_config=None, access_log=False, lifespan="off")  # type: ignore[arg-type]
+    config = uvicorn.Config(app, interface="asgi3", log_config=None, access_log=False, lifespan="off")
     config.load()
     state, transport = ServerState(), RecordingTransport()
     protocol = LimitedHttpProtocol(config=config, server_state=state, app_state={})
