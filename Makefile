@@ -84,6 +84,10 @@ peers: $(STAMP) ## IBEX before other servers that speak OpenAI's API, installed 
 bench: $(STAMP) ## the numbers of performance, beside nginx and the peers that are installed; ARGS="--quick", "--soak-minutes 10"
 	@PYTHONPATH=tests $(BIN)/python -m benchmarks.bench $(ARGS)
 
+.PHONY: bench-gate
+bench-gate: $(STAMP) ## fail if a request costs a tenth more than in a baseline, two minutes; BASE=<commit> to name it
+	@PYTHONPATH=tests $(BIN)/python -m benchmarks.bench_gate $(if $(BASE),--base $(BASE)) $(ARGS)
+
 .PHONY: bench-peers
 bench-peers: $(STAMP) $(BENCH_STAMP) ## install LiteLLM, Portkey's gateway, a profiler and IBEX as its users have it for make bench; needs node
 	@PYTHONPATH=tests $(BIN)/python -m peers.install litellm portkey
@@ -119,6 +123,10 @@ bench-identity: $(STAMP) ## measure authentication and revocation, healthy and u
 .PHONY: bench-directives
 bench-directives: $(STAMP) ## measure how soon a changed directive is in force, with Redis and without; ARGS=--quick for few tries
 	@PYTHONPATH=tests $(BIN)/python benchmarks/directives.py $(ARGS)
+
+.PHONY: bench-attacks
+bench-attacks: $(STAMP) ## measure what attacks cost another organization, half an hour; ARGS="--seconds 10 --only trailers"
+	@PYTHONPATH=tests $(BIN)/python -m benchmarks.attacks $(ARGS)
 
 .PHONY: fuzz
 fuzz: $(STAMP) ## look for bugs with many random examples a property; EXAMPLES=5000 ARGS="-k h11"

@@ -163,13 +163,19 @@ def _by_id(known: UUID) -> list[Question]:
     now_us = time.time_ns() // 1_000
     around, ever = ({"from_us": now_us - span // _US, "until_us": now_us + HOUR // _US} for span in (HOUR, 90 * DAY))
     unknown = UUID("0190c0de-0000-4000-8000-000000000000")  # whose time it does not tell: looked for everywhere
-    of: dict[str, object] = {"org_id": LARGE}
+    of: dict[str, object] = {"org_id": LARGE, "limit": 100}
     return [
         Question(
-            "a request by its id, large", lambda t: t.find(LARGE, known), FIND, {**of, "request_id": known, **around}
+            "a request by its id, large",
+            lambda t: t.find(LARGE, known),
+            FIND,
+            {**of, "request_id": known, **around},
         ),
         Question(
-            "an id of nothing, large", lambda t: t.find(LARGE, unknown), FIND, {**of, "request_id": unknown, **ever}
+            "an id of nothing, large",
+            lambda t: t.find(LARGE, unknown),
+            FIND,
+            {**of, "request_id": unknown, **ever},
         ),
     ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
@@ -20,9 +20,9 @@ from ibex.adapters.openai.echo import EchoProvider
 from ibex.adapters.openai.provider import OpenAIProvider
 from ibex.adapters.openai.sse import EventSplitter
 from ibex.adapters.openai.transport import default_transport
-from ibex.domain.chat import ChatRequest, Message
+from ibex.domain.chat import Message
 from ibex.domain.completion import DONE, CompletionFold, summarize_body
-from ibex.domain.providers import CompletionBody, ProviderRegistry
+from ibex.domain.providers import CompletionBody, OutgoingRequest, ProviderRegistry
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -173,11 +173,11 @@ async def stage(request: pytest.FixtureRequest) -> AsyncIterator[Stage]:
         assert transport.open_requests == 0
 
 
-def request_for(text: str = TEXT, *, stream: bool = False) -> ChatRequest:
+def request_for(text: str = TEXT, *, stream: bool = False) -> OutgoingRequest:
     """Return a request whose last user message is the text; a stream is asked for usage."""
     message = Message("user", json.dumps({"role": "user", "content": text}).encode())
-    asked = replace(chat_request(stream=stream), messages=(message,))
-    return asked.asking_for_usage()
+    asked = chat_request(stream=stream).with_messages((message,)).asking_for_usage()
+    return OutgoingRequest(asked.model, asked.stream, asked.body)
 
 
 async def streamed(stage: Stage) -> CompletionStream:

@@ -142,9 +142,9 @@ async def test_a_trace_is_found_by_its_request(store: TraceStore, minutes_ago: f
     request_id = UUID(int=asked_ms << 80 | 7 << 76 | 2 << 62 | 5) if has_time_in_it else uuid4()
     trace = traced(an_exchange(), minutes_ago=minutes_ago, request_id=request_id)
     await store.write([trace, *(traced(an_exchange(), minutes_ago=minutes_ago) for _ in range(3))], "a-batch")
-    assert await store.find(ORG, request_id) == trace
-    assert await store.find(uuid4(), request_id) is None
-    assert await store.find(ORG, uuid4()) is None
+    assert await store.find(ORG, request_id) == [trace]
+    assert await store.find(uuid4(), request_id) == []
+    assert await store.find(ORG, uuid4()) == []
 
 
 @pytest.mark.parametrize("made_ms", [0, (1 << 48) - 1])
@@ -152,15 +152,25 @@ async def test_a_request_is_found_though_its_id_tells_a_wrong_time(store: TraceS
     """A client's clock, and its ids, may say anything."""
     trace = traced(an_exchange(), request_id=UUID(int=made_ms << 80 | 7 << 76 | 2 << 62 | 5))
     await store.write([trace], "a-batch")
-    assert await store.find(ORG, trace.request_id) == trace
+    assert await store.find(ORG, trace.request_id) == [trace]
 
 
-async def test_of_requests_with_one_id_the_latest_is_found(store: TraceStore) -> None:
-    """Clients may use an id twice."""
-    request_id = uuid4()
+@pytest.mark.parametrize("has_time_in_it", [True, False])
+async def test_all_requests_with_one_id_are_found(store: TraceStore, *, has_time_in_it: bool) -> None:
+    """Clients may use an id twice; the latest comes first, and nobody else's request does."""
+    now_ms = int(datetime.now(UTC).timestamp() * 1_000)
+    request_id = UUID(int=now_ms << 80 | 7 << 76 | 2 << 62 | 7) if has_time_in_it else uuid4()
     traces = [traced(an_exchange(), minutes_ago=minutes, request_id=request_id) for minutes in (1, 5, 3)]
     await store.write(traces, "a-batch")
-    assert await store.find(ORG, request_id) == traces[0]
+    await store.write([traced(an_exchange())], "another-batch")
+    assert await store.find(ORG, request_id) == [traces[0], traces[2], traces[1]]
+
+
+async def test_a_trace_is_found_by_its_checkpoint(store: TraceStore) -> None:
+    """That is what a session shows of a turn whose request id an earlier one has."""
+    trace = traced(an_exchange())
+    await store.write([trace, traced(an_exchange(id=uuid4(), request_id=uuid4()))], "a-batch")
+    assert await store.find(ORG, trace.checkpoint_id) == [trace]
 
 
 async def test_the_tail_reaches_back_as_far_as_it_must(store: TraceStore) -> None:

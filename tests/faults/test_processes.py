@@ -181,11 +181,12 @@ def test_a_thousand_idle_connections(served: Served) -> None:
 def test_a_process_that_has_no_descriptor_left(served: Served) -> None:
     """503 OVERLOADED with when to come again, and one line in the log; afterwards it is served."""
     with RawClient.connected(served.address) as client:
-        client.send(served.chat(stream=False).replace(b"gpt-4o", b"unrouted"))
-        assert client.response().status == 400
+        client.send(b"GET /health HTTP/1.1\r\nhost: ibex.test\r\n\r\n")
+        assert client.response().status == 200
         pid = served.process.process.pid
         before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-        lowest = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+        taken = {int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+        lowest = min(set(range(len(taken) + 1)) - taken)
         assert before[0] == before[1]  # it has raised its soft limit
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (lowest, before[1]))
         for _ in range(5):

@@ -42,6 +42,11 @@ def nested(depth: int, opening: bytes = b"[", closing: bytes = b"]") -> bytes:
     return opening * depth + closing * depth
 
 
+def filled(unit: bytes) -> bytes:
+    """Return an array of as many of the unit as a body has room for."""
+    return b"[" + unit * ((MOST - 4_096) // len(unit)) + b"0]"
+
+
 REFUSED: dict[str, tuple[bytes, tuple[int, str]]] = {
     "empty": (b"", NO_JSON),
     "blank": (b" \n", NO_JSON),
@@ -81,6 +86,16 @@ REFUSED: dict[str, tuple[bytes, tuple[int, str]]] = {
     "4,097 messages": (json.dumps(REQUEST | {"messages": REQUEST["messages"] * 4_097}).encode(), WRONG),
     "millions of messages": (b'{"model":"gpt-4o","messages":[' + b"0," * 4_000_000 + b"0]}", WRONG),
     "a million members": (b"{" + b"".join(b'"%d":0,' % n for n in range(900_000)) + b'"x":0}', WRONG),
+    "ten mebibytes of empty arrays": (with_member(b"x", b"[" + b"[]," * 3_400_000 + b"0]"), WRONG),
+    "ten mebibytes of empty arrays, not closed": (BODY[:-1] + b',"x":[' + b"[]," * 3_400_000, WRONG),
+    "ten mebibytes of arrays 40 deep": (with_member(b"x", filled(nested(40, b"[", b"]") + b",")), WRONG),
+    "ten mebibytes of messages that are none": (BODY.replace(b'[{"role', filled(b"0,") + b',"y":[{"role'), WRONG),
+    "4,096 wrong messages": (json.dumps(REQUEST | {"messages": [{"role": 1, "Role": 2}] * 4_096}).encode(), WRONG),
+    "Messages beside messages": (with_member(b"Messages", b"[]"), WRONG),
+    "messages with a long s beside messages": (with_member(b"me\\u017f\\u017fages", b"[]"), WRONG),
+    "Stream beside no stream": (with_member(b"Stream", b"true"), WRONG),
+    "Role beside a role": (BODY.replace(b'"role": "user"', b'"role": "user", "Role": "system"'), WRONG),
+    "Content beside the content": (BODY.replace(b'"role": "user"', b'"role": "user", "Content": ""'), WRONG),
     "a role that there is not": (BODY.replace(b'"user"', b'"root"'), WRONG),
     "a model of 257 characters": (BODY.replace(b"gpt-4o", b"g" * 257), WRONG),
     "a model that nobody serves": (BODY.replace(b"gpt-4o", b"claude"), (501, "PROVIDER_NOT_CONFIGURED")),
@@ -193,6 +208,11 @@ def _send(proxy: Loopback, client: RawClient, body: bytes, how: str) -> None:
         ("x-ibex-session-id: " + "a" * 129, WRONG),
         ("x-ibex-session-end: perhaps", WRONG),
         ("x-ibex-agent-id: one", WRONG),
+        ("x-ibex-agent-id: urn:uuid:00000000-0000-0000-0000-000000000001", WRONG),
+        ("x-ibex-agent-id: 00000000000000000000000000000001", WRONG),
+        ("x-ibex-agent-id: \xa000000000-0000-0000-0000-000000000001", WRONG),
+        ("x-ibex-session-id: one\xa0", WRONG),
+        ("x-ibex-session-end: \x85true", WRONG),
     ],
 )
 def test_a_header_that_is_wrong(proxy: Loopback, header: str, outcome: tuple[int, str]) -> None:
@@ -287,6 +307,74 @@ def test_two_tokens(proxy: Loopback) -> None:
         seen = client.response()
     assert seen.outcome == (401, "INVALID_TOKEN")
     assert proxy.provider.requests == []
+
+
+@pytest.mark.parametrize(
+    ("credential", "code"),
+    [
+        ("Bearer \xa0{}", "INVALID_TOKEN"),
+        ("Bearer {}\xa0", "INVALID_TOKEN"),
+        ("Bearer {}\x85", "INVALID_TOKEN"),
+        ("\xa0Bearer {}", "MISSING_TOKEN"),
+        ("Bearer\xa0{}", "MISSING_TOKEN"),
+        ("Bearer\t{}", "MISSING_TOKEN"),
+    ],
+)
+def test_a_blank_that_is_no_space_beside_a_token(proxy: Loopback, credential: str, code: str) -> None:
+    """It is a part of the credential, which is none then; the token alone is served on the same connection."""
+    line = f"authorization: {credential.format(proxy.token)}".encode("latin-1")
+    head = proxy.head(LENGTH).replace(f"authorization: Bearer {proxy.token}".encode(), line)
+    with proxy.client() as client:
+        client.send(head + BODY)
+        assert client.response().outcome == (401, code)
+    assert proxy.provider.requests == []
+    assert proxy.ask(completion("well"), body=BODY).status == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "//v1/chat/completions",
+        "/v1//chat/completions",
+        "/v1/./chat/completions",
+        "/v1/x/../chat/completions",
+        "/v1/chat%2Fcompletions",
+        "/v1/%63hat/completions",
+        "/v1/chat/completions/",
+        "/v1/chat/completions;x",
+        "/v1\\chat\\completions",
+    ],
+)
+def test_a_path_that_is_written_in_another_way(proxy: Loopback, path: str) -> None:
+    """Not found: whoever judges by the path before IBEX must not see another one than it. Nothing is on record."""
+    with proxy.client() as client:
+        client.send(proxy.head(LENGTH, path=path, request_id=(request_id := uuid4())) + BODY)
+        assert client.response().outcome == (404, "NOT_FOUND")
+    assert proxy.recorded_nothing_of(str(request_id))
+    assert proxy.ask(completion("well"), body=BODY).status == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions#x", "/v1/chat/completions\xff", "/v1/\xe9/"])
+def test_a_target_that_no_request_has(proxy: Loopback, path: str) -> None:
+    """A fragment, and what is no ASCII: refused, and the connection closed."""
+    with proxy.client() as client:
+        client.send(proxy.head(LENGTH, path=path) + BODY)
+        _is_refused(client, 400)
+    assert proxy.ask(completion("well"), body=BODY).status == 200
+
+
+@pytest.mark.parametrize("nobodys", ["00000000-0000-0000-0000-000000000000", "FFFFFFFF-ffff-ffff-ffff-ffffffffffff"])
+def test_a_request_id_that_stands_for_none(proxy: Loopback, nobodys: str) -> None:
+    """It is replaced, on record too."""
+    proxy.provider.put(completion("well"))
+    with proxy.client() as client:
+        client.send(
+            proxy.head(LENGTH).replace(b"x-request-id:", f"x-request-id: {nobodys}\r\nx-other:".encode()) + BODY
+        )
+        seen = client.response()
+    assert seen.status == 200
+    assert seen.request_id != nobodys.lower()
+    assert proxy.record(seen.request_id).is_complete
 
 
 def test_a_token_in_the_trailers(proxy: Loopback) -> None:

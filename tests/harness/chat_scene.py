@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -28,12 +29,13 @@ from ibex.domain.chat import ChatRequest, Member, Message
 from ibex.domain.complete_chat import ChatCall, CompleteChat
 from ibex.domain.directives import Directive, InjectionMode, text_hash
 from ibex.domain.errors import ErrorCode, IbexError
+from ibex.domain.fair_share import Capacity, Reservation
 from ibex.domain.fresh_cache import FreshCache
 from ibex.domain.freshness import Kind
 from ibex.domain.identity import Agent, AgentStatus, PersonalAccessToken, Principal
 from ibex.domain.journal import Batch, JournalUnavailableError, Sink
 from ibex.domain.permissions import AGENT_DEFAULT
-from ibex.domain.providers import CompletionBody, CompletionStream, ProviderRegistry, StreamEvent
+from ibex.domain.providers import CompletionBody, CompletionStream, OutgoingRequest, ProviderRegistry, StreamEvent
 from ibex.domain.refused_requests import RefusedRequests
 from ibex.domain.settle_exchange import SettleExchange
 
@@ -57,6 +59,7 @@ BEARER = f"Bearer {TOKEN.reveal()}"
 REQUEST_ID = UUID(int=0x3A)
 CALL_TIMEOUT_S = 0.05
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
+BODY_BYTES = 100
 DIRECTIVE_TEXT = "Answer in rhyme."
 DIRECTIVE = Directive(UUID(int=0x4A), 3, InjectionMode.SYSTEM_FIRST, DIRECTIVE_TEXT, text_hash(DIRECTIVE_TEXT))
 
@@ -114,6 +117,12 @@ def chat_request(*, stream: bool = False, include_usage: bool | None = None, mod
         raw_messages=raw_messages,
         stream_options=options,
     )
+
+
+def outgoing_request(*, stream: bool = False, include_usage: bool | None = None) -> OutgoingRequest:
+    """Return ``chat_request`` as a provider is asked it, without a directive."""
+    asked = chat_request(stream=stream, include_usage=include_usage)
+    return OutgoingRequest(asked.model, asked.stream, asked.body)
 
 
 def event(data: bytes) -> StreamEvent:
@@ -241,12 +250,12 @@ class ScriptedProvider:
     reports_stream_usage: bool = True
     name: str = "openai"
     models: tuple[str, ...] = ("gpt-*",)
-    asked: list[ChatRequest] = field(default_factory=list)
+    asked: list[OutgoingRequest] = field(default_factory=list)
     on_asked: Callable[[], None] = _nothing
     cancelled: int = 0
     handed_out: int = 0
 
-    async def complete(self, request: ChatRequest) -> CompletionBody | CompletionStream:
+    async def complete(self, request: OutgoingRequest) -> CompletionBody | CompletionStream:
         """Give the answer."""
         self.asked.append(request)
         self.on_asked()
@@ -405,6 +414,7 @@ class ChatScene:
         self.credentials = Credentials(BEARER, str(AGENT))
         self.session_handle: str | None = "conversation-1"
         self.ends_session = False
+        self.capacity = Capacity(slots=100, body_bytes=1 << 28, most_authenticating=100)
 
     def admit_caller(self) -> AdmitCaller:
         """Return the use case's first half."""
@@ -428,10 +438,15 @@ class ChatScene:
             request_id=REQUEST_ID,
             trace_id=TRACE_ID,
             credentials=self.credentials,
-            read_request=self.body,
+            read_request=partial(self._read, reservation := Reservation(self.capacity)),
+            reservation=reservation,
             session_handle=self.session_handle,
             ends_session=self.ends_session,
         )
+
+    async def _read(self, reservation: Reservation) -> ChatRequest:
+        reservation.reserve_body(BODY_BYTES)
+        return await self.body()
 
     @property
     def exchange(self) -> Exchange:

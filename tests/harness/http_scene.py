@@ -8,6 +8,7 @@ import json
 import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import uvicorn
 
@@ -190,6 +191,7 @@ class HttpScene:
             drain=self.drain,
             observer=observer or self.observer,
             limits=self.limits,
+            capacity=self.chat.capacity,
             error_docs_base=self.docs_base,
         )
 
@@ -223,7 +225,7 @@ def scope_of(method: str, path: str, headers: Sequence[tuple[bytes, bytes]]) -> 
         "http_version": "1.1",
         "method": method,
         "scheme": "http",
-        "path": path,
+        "path": unquote(path),
         "raw_path": path.encode(),
         "query_string": b"",
         "root_path": "",

@@ -24,6 +24,7 @@ from dependency_injector import providers
 from harness.http_scene import served
 from harness.openai_wire import completion, completion_body, stream_events, text_deltas, text_stream
 from harness.raw_http import WAIT_S, RawClient, Seen
+from ibex.adapters.http.connections import ConnectionLimits
 from ibex.adapters.memory.directives import InMemoryDirectives
 from ibex.adapters.memory.identity import InMemoryIdentity
 from ibex.adapters.memory.sessions import InMemorySessions
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
     from harness.openai import ScriptedOpenAI
     from harness.openai_wire import Script
+    from ibex.adapters.http.client import Limits
     from ibex.domain.bootstrap import Installation
     from ibex.domain.exchange import Exchange
     from ibex.domain.traces import Trace
@@ -102,8 +104,11 @@ class _Heard:
 class Loopback:
     """A running proxy; ``provider`` is what it asks, ``address`` where it is. Use it from the test's own thread."""
 
-    def __init__(self, provider: ScriptedOpenAI, journal: Path, environ: dict[str, str], slow_s: float) -> None:
+    def __init__(
+        self, provider: ScriptedOpenAI, journal: Path, environ: dict[str, str], limits: Limits | None = None
+    ) -> None:
         self.provider = provider
+        self._limits = limits
         self.address = ""
         self.clock = ShiftedClock()
         own = {
@@ -115,25 +120,27 @@ class Loopback:
             "IBEX_RATE_LIMIT_DEFAULT_RPM": "0",
         }
         self._settings = Settings.load({**own, **environ})
-        self._slow_s = slow_s
+        self._slow_s = float(environ.get("slow_s", ConnectionLimits().slow_s))
         self._heard = _Heard()
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._stop = asyncio.Event()
         self._started: asyncio.Future[None] = self._loop.create_future()
         self._made: Installation
+        self._neighbour: Installation
         self._adapters: Any = self._in_memory()
 
     @classmethod
     @contextmanager
     def running(
-        cls, provider: ScriptedOpenAI, journal: Path, *, slow_s: float = 30.0, **environ: str
+        cls, provider: ScriptedOpenAI, journal: Path, limits: Limits | None = None, /, **environ: str
     ) -> Iterator[Loopback]:
-        """Run a proxy with these settings. At the end all that it has seen must be on record, once.
+        """Run a proxy with these settings, and limits that no setting is for.
 
-        ``slow_s`` is for how long a client may read too slowly.
+        At the end all that it has seen must be on record, once. ``slow_s`` among the settings is how long a client may
+        read too slowly, which no setting says.
         """
-        proxy = cls(provider, journal, environ, slow_s)
+        proxy = cls(provider, journal, environ, limits)
         proxy._thread.start()
         serving = asyncio.run_coroutine_threadsafe(proxy._serve(), proxy._loop)
         try:
@@ -162,11 +169,15 @@ class Loopback:
 
     async def _serve(self) -> None:
         application = application_of(self._adapters, self._settings, observers=[self._heard])
+        if self._limits is not None:
+            application.limits.override(providers.Object(self._limits))
         app = application.app()
         async with running(application):
             management = Management(adapters=self._adapters)
             names = FirstNames("acme", "a@acme.example", "one", DIRECTIVE)
             self._made = await bootstrap(management.identity(), management.directives(), names)
+            names = FirstNames("neighbour", "n@neighbour.example", "one", DIRECTIVE)
+            self._neighbour = await bootstrap(management.identity(), management.directives(), names)
             async with served(app, replace(connection_limits(self._settings), slow_s=self._slow_s)) as (
                 self.address,
                 _,
@@ -178,8 +189,11 @@ class Loopback:
         await self._started
 
     async def _assert_all_on_record(self) -> None:
-        org_id = self._made.organization.id
-        settled = [exchange for exchange, _ in self._heard.exchanges if exchange.caller is not None]
+        for installation in (self._made, self._neighbour):
+            await self._assert_on_record(installation.organization.id)
+
+    async def _assert_on_record(self, org_id: UUID) -> None:
+        settled = [e for e, _ in self._heard.exchanges if e.caller is not None and e.caller.org_id == org_id]
         sessions = self._adapters.sessions()
         own = await sessions.sessions(org_id, len(settled))
         turns = [turn.request_id for session in own for turn in await sessions.turns(org_id, session.id)]
@@ -207,10 +221,15 @@ class Loopback:
         """A token that is bound to no agent."""
         return self._made.admin_token.reveal()
 
+    @property
+    def neighbour_token(self) -> str:
+        """The token of an agent of another organization."""
+        return self._neighbour.agent_token.reveal()
+
     # What a client does
 
     def head(self, *more: str, path: str = CHAT, request_id: UUID | None = None, token: str | None = None) -> bytes:
-        """Return the head of a chat request with more header lines."""
+        """Return the head of a chat request with more header lines; ``token`` replaces the agent's own."""
         lines = [
             f"POST {path} HTTP/1.1",
             "host: ibex.test",
@@ -222,11 +241,16 @@ class Loopback:
         return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
 
     def chat(
-        self, body: bytes | None = None, *more: str, stream: bool = False, request_id: UUID | None = None
+        self,
+        body: bytes | None = None,
+        *more: str,
+        stream: bool = False,
+        request_id: UUID | None = None,
+        token: str | None = None,
     ) -> bytes:
         """Return a whole chat request; without a body of its own, a plain one."""
         body = json.dumps(REQUEST | ({"stream": True} if stream else {})).encode() if body is None else body
-        return self.head(f"content-length: {len(body)}", *more, request_id=request_id) + body
+        return self.head(f"content-length: {len(body)}", *more, request_id=request_id, token=token) + body
 
     def connect(self) -> RawClient:
         """Connect a client, to be closed by the test."""
@@ -238,11 +262,11 @@ class Loopback:
         with RawClient.connected(self.address, receive_buffer) as client:
             yield client
 
-    def ask(self, *scripts: Script, body: bytes | None = None, stream: bool = False) -> Seen:
+    def ask(self, *scripts: Script, body: bytes | None = None, stream: bool = False, token: str | None = None) -> Seen:
         """Send one chat request, to be answered by these scripts; return what the client got."""
         self.provider.put(*scripts)
         with self.client() as client:
-            client.send(self.chat(body, stream=stream))
+            client.send(self.chat(body, stream=stream, token=token))
             return client.response()
 
     # What is left of it

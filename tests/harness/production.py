@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from harness.postgres import PostgresDatabase
 
 START_TIMEOUT_S = 30
+COMMAND_TIMEOUT_S = 120
 SERVICE_TOKEN = "a-service-token-for-tests-0123456789"
 BOOTSTRAP = (
     "bootstrap",
@@ -98,6 +101,25 @@ class Production:
         done = run_ibex(self.folder / ".ibex", self.environ, *arguments)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout) if done.stdout.startswith(("{", "[")) else None
+
+    def command(self, *arguments: str, **environ: str) -> str:
+        """Run a command as a process, with the interpreter and environment of the others, and return its output.
+
+        Raises ``RuntimeError`` with what the command wrote to stderr, unless the exit code is 0.
+        """
+        done = subprocess.run(
+            [self.python, "-m", "ibex.entrypoints.cli", *arguments],
+            env={"PATH": os.environ["PATH"], "HOME": str(self.folder), **self.environ, **environ},
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_TIMEOUT_S,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise RuntimeError(f"ibex {arguments[0]} ended with exit code {done.returncode}: {done.stderr.strip()}")
+        return done.stdout
 
     def stop(self) -> None:
         """End all processes, the last first; each must end well."""

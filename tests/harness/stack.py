@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 from contextlib import ExitStack, contextmanager
@@ -50,10 +51,13 @@ def production_stack(upstream: str, workers: int, **environ: str) -> Iterator[St
 
 
 @contextmanager
-def stack_without_proxy(upstream: str, *, python: str = sys.executable, **environ: str) -> Iterator[Stack]:
+def stack_without_proxy(
+    upstream: str, *, python: str = sys.executable, source: str | None = None, **environ: str
+) -> Iterator[Stack]:
     """Start all but the proxy, which may be started and stopped again and again; its address is empty.
 
-    ``python`` is the interpreter that auth and the proxies run with.
+    ``python`` is the interpreter that auth and the proxies run with. ``source`` is the folder of another IBEX that
+    migrates the databases and then runs on them, such as the ``src`` of another commit.
     """
     program = redis_server_program()
     if program is None:
@@ -67,12 +71,18 @@ def stack_without_proxy(upstream: str, *, python: str = sys.executable, **enviro
             start()
         postgres = PostgresDatabase(server, DATABASE)
         clickhouse = ClickHouseDatabase(f"{engine.url}/ibex", "ibex")
-        postgres_migrate.upgrade(postgres.owner_url)
-        migrate_clickhouse(clickhouse.url)
         settings = {"OPENAI_API_KEY": "sk-bench", "OPENAI_BASE_URL": upstream, **environ}
+        if source is not None:
+            settings["PYTHONPATH"] = source
         production = Production.over(postgres, clickhouse, redis.url, folder, **settings)
         production.python = python
         stack.callback(production.stop)
-        made = production.ibex(*BOOTSTRAP, "--json")
+        if source is None:
+            postgres_migrate.upgrade(postgres.owner_url)
+            migrate_clickhouse(clickhouse.url)
+            made = production.ibex(*BOOTSTRAP, "--json")
+        else:
+            production.command("migrate", IBEX_OWNER_DATABASE_URL=postgres.owner_url)
+            made = json.loads(production.command(*BOOTSTRAP, "--json"))
         production.start_auth()
         yield Stack(production, postgres, clickhouse, redis, engine, "", made["agent_token"])

@@ -55,7 +55,7 @@ def client(module_clickhouse: ClickHouseDatabase) -> Iterator[Client]:
         (SUMMARY, {}),
         (TIMELINE, {"slice_us": HOUR_US // 60}),
         (SLOW, {"limit": 10}),
-        (FIND, {"request_id": ORG, "from_us": NOW_US - HOUR_US, "until_us": NOW_US + HOUR_US}),
+        (FIND, {"request_id": ORG, "from_us": NOW_US - HOUR_US, "until_us": NOW_US + HOUR_US, "limit": 100}),
     ],
     ids=["tail", "summary", "timeline", "slow", "find"],
 )

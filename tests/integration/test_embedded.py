@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import time
@@ -175,3 +176,28 @@ def test_a_start_that_is_told_to_stop_leaves_nothing_behind() -> None:
 
         assert starting.stop(signal.SIGTERM) == 128 + signal.SIGTERM
         assert _processes_on(home) == []
+
+
+def test_a_folder_whose_name_a_shell_would_run() -> None:
+    """Quotes, `$`, backquotes, commas and spaces are part of a name: nothing is run, and what is printed works."""
+    with folder_of_its_own() as folder:
+        work = folder / "work"
+        work.mkdir()
+        home = work / "a \"b\" 'c', $(touch ran1) `touch ran2`; touch ran3 ?x=%41#"
+        running = IbexDev.start(home, {})
+        try:
+            assert _ask(running).status_code == 200
+            pid = (home / "postgres" / "data" / "postmaster.pid").read_text().split("\n")[0]
+            assert Path(f"/proc/{pid}/cwd").samefile(home / "postgres" / "data")
+            assert running.ibex_json("org", "list")[0]["name"] == "default"
+            printed = next(line for line in running.lines if line.startswith("See also: "))
+            command = printed.removeprefix("See also: ").partition(" chat,")[0]
+            assert shlex.split(command)[-2:] == ["--home", str(home)]
+        finally:
+            code = running.stop()
+
+        assert (code, list(folder.rglob("ran*")), list(work.iterdir())) == (0, [], [home])
+        assert not list(Path("/").glob("ran[123]*"))
+        again = IbexDev.start(home, {})
+        assert _ask(again).status_code == 200
+        assert again.stop() == 0

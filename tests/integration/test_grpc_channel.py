@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -25,6 +26,7 @@ from harness.auth import (
 from harness.servers import free_port
 from ibex.adapters.grpc.channel import CredentialRefusedError, GrpcAuthChannel
 from ibex.adapters.grpc.generated import auth_pb2
+from ibex.adapters.grpc.server import ServerLimits
 from ibex.adapters.grpc.statuses import CallFailedError
 from ibex.adapters.grpc.verifiers import GrpcTokenVerifier
 from ibex.domain.errors import (
@@ -345,3 +347,37 @@ async def test_a_channel_that_is_not_open_fails_calls() -> None:
     assert (raised.value.status, raised.value.reason) == (grpc.StatusCode.UNAVAILABLE, None)
     with pytest.raises(ServiceDegradedError):
         await closed.ping()
+
+
+async def test_connections_that_reach_their_age_cost_no_call() -> None:
+    """The server asks for a new connection again and again; every call before, during and after is answered."""
+    identity, age_s = await Identity.settled(), 0.2
+    limits = ServerLimits(max_connection_age_s=age_s, stop_grace_s=0)
+    async with serving(identity, limits=limits) as server, asking(server.port) as channel:
+        verifier = GrpcTokenVerifier(channel)
+        used: set[int] = set()
+        async with asyncio.timeout(30):
+            while len(used) < 6:
+                await verifier.verify(identity.token)
+                used |= clients_of(server.port)
+
+
+async def test_a_proxy_introduces_itself_and_stays() -> None:
+    """It makes a call as soon as it is connected, and stays connected where a stranger that came later is closed."""
+    limits = ServerLimits(prove_within_s=2.0, stop_grace_s=0)
+    async with serving(await Identity.settled(), limits=limits) as server, asking(server.port) as channel:
+        await channel.connected()
+        before = clients_of(server.port)
+        reader, writer = await asyncio.open_connection(LOOPBACK, server.port)
+        async with asyncio.timeout(30):
+            assert await reader.read() == b""
+        writer.close()
+
+        assert len(before) == 1
+        assert before <= clients_of(server.port)
+
+
+def clients_of(port: int) -> set[int]:
+    """Return the client's port of each connection to a port of this machine."""
+    lines = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
+    return {int(f[2].rpartition(":")[2], 16) for f in lines if f[1].endswith(f":{port:04X}") and f[3] == "01"}

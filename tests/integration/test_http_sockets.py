@@ -26,6 +26,7 @@ from harness.http_scene import (
 from ibex.adapters.http.client import Limits
 from ibex.adapters.http.connections import ConnectionLimits
 from ibex.domain.errors import ProviderUnavailableError
+from ibex.domain.fair_share import Capacity
 from ibex.domain.providers import CompletionBody
 
 if TYPE_CHECKING:
@@ -381,7 +382,7 @@ async def test_more_requests_than_are_served_at_a_time() -> None:
     provider = HeldProvider(CompletionBody(COMPLETION))
     scene = HttpScene()
     scene.chat.provider = provider  # type: ignore[assignment]  # another provider of the same port
-    scene.limits = Limits(max_concurrency=1)
+    scene.chat.capacity = Capacity(slots=1, body_bytes=1 << 20, most_authenticating=1)
     async with served(scene.app()) as (url, _), httpx.AsyncClient(base_url=url, headers=FIELDS) as client:
         running = asyncio.create_task(client.post(CHAT, content=REQUEST))
         await provider.asked.wait()

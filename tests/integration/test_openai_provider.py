@@ -10,7 +10,7 @@ import pytest
 import trustme
 
 from harness.cancellation import Cut, Moment, run_cut
-from harness.chat_scene import chat_request
+from harness.chat_scene import outgoing_request
 from harness.openai import ScriptedOpenAI
 from harness.openai_wire import (
     DONE,
@@ -102,14 +102,14 @@ class Client:
     async def fails(self, kind: type[IbexError], *, stream: bool = False, **config: Any) -> Any:
         """Ask, and return the error, which is of this kind; the next request must be answered."""
         with pytest.raises(kind) as raised:
-            await self.provider(**config).complete(chat_request(stream=stream))
+            await self.provider(**config).complete(outgoing_request(stream=stream))
         assert type(raised.value) is kind
         await self.is_healthy()
         return raised.value
 
     async def answers(self, text: str = "well", **config: Any) -> CompletionBody:
         """Ask, and return the body, which must be this completion's; the next request must be answered."""
-        body = await self.provider(**config).complete(chat_request())
+        body = await self.provider(**config).complete(outgoing_request())
         assert isinstance(body, CompletionBody)
         assert body.body == completion_body(text)
         await self.is_healthy()
@@ -117,7 +117,7 @@ class Client:
 
     async def reads(self, **config: Any) -> tuple[list[StreamEvent], IbexError | None]:
         """Ask for a stream and read it; return its events and the error at its end. The next must be answered."""
-        answer = await self.provider(**config).complete(chat_request(stream=True))
+        answer = await self.provider(**config).complete(outgoing_request(stream=True))
         assert isinstance(answer, OpenAIStream)
         events: list[StreamEvent] = []
         failure = None
@@ -136,10 +136,10 @@ class Client:
             await self.transport.settle()
         assert self.transport.open_requests == 0
         self.server.put(completion("healthy"), text_stream("healthy"))
-        body = await self.provider(max_retries=0).complete(chat_request())
+        body = await self.provider(max_retries=0).complete(outgoing_request())
         assert isinstance(body, CompletionBody)
         assert body.body == completion_body("healthy")
-        healthy = await self.provider(max_retries=0).complete(chat_request(stream=True))
+        healthy = await self.provider(max_retries=0).complete(outgoing_request(stream=True))
         assert isinstance(healthy, OpenAIStream)
         assert [event.data async for events in healthy for event in events][-1] == b"[DONE]"
         await healthy.aclose()
@@ -165,7 +165,7 @@ async def test_what_is_sent_is_what_was_meant(client: Client) -> None:
     await client.answers()
     (sent, *_) = client.server.requests
     assert (sent.method, sent.path) == ("POST", "/v1/chat/completions")
-    assert sent.body == chat_request().body
+    assert sent.body == outgoing_request().body
     assert sorted(name for name, _ in sent.headers) == [
         *("accept", "accept-encoding", "authorization", "content-length", "content-type", "host", "user-agent")
     ]
@@ -178,7 +178,7 @@ async def test_connections_are_used_again(client: Client) -> None:
     provider = client.provider(max_retries=0)
     for n in range(6):
         try:
-            answer = await provider.complete(chat_request(stream=n == 1))
+            answer = await provider.complete(outgoing_request(stream=n == 1))
         except ProviderError:
             continue
         if isinstance(answer, OpenAIStream):
@@ -218,7 +218,7 @@ async def test_a_name_that_does_not_resolve(client: Client, monkeypatch: pytest.
     with monkeypatch.context() as patch:
         patch.setattr(asyncio.get_running_loop(), "getaddrinfo", no_address)
         with pytest.raises(ProviderUnavailableError) as raised:
-            await client.provider(base_url="http://nowhere.invalid/v1").complete(chat_request())
+            await client.provider(base_url="http://nowhere.invalid/v1").complete(outgoing_request())
     assert raised.value.attempts == 4
     await client.is_healthy()
 
@@ -452,7 +452,7 @@ async def test_an_event_is_given_out_as_soon_as_it_is_there(client: Client) -> N
     """While the provider still thinks about the next one."""
     gate = Gate()
     client.server.put((*open_stream(EVENTS[0]), Pause(gate), *stream(*EVENTS[1:])[1:]))
-    answer = await client.provider().complete(chat_request(stream=True))
+    answer = await client.provider().complete(outgoing_request(stream=True))
     assert isinstance(answer, OpenAIStream)
     assert [event.raw for event in await anext(answer)] == [EVENTS[0]]
     await gate.reached()
@@ -466,7 +466,7 @@ async def test_an_event_is_given_out_as_soon_as_it_is_there(client: Client) -> N
 async def test_a_stream_that_is_left_stops_the_provider(client: Client, reads: int) -> None:
     """Its connection is closed within a second, whether or not anything was read."""
     client.server.put((*open_stream(EVENTS[0]), Silent()))
-    answer = await client.provider().complete(chat_request(stream=True))
+    answer = await client.provider().complete(outgoing_request(stream=True))
     assert isinstance(answer, OpenAIStream)
     for _ in range(reads):
         await anext(answer)
@@ -479,7 +479,7 @@ async def test_a_stream_that_is_left_stops_the_provider(client: Client, reads: i
 async def test_a_stream_that_is_closed_while_it_is_read(client: Client) -> None:
     """The reader's wait ends with the stream."""
     client.server.put((*open_stream(EVENTS[0]), Silent()))
-    answer = await client.provider().complete(chat_request(stream=True))
+    answer = await client.provider().complete(outgoing_request(stream=True))
     assert isinstance(answer, OpenAIStream)
     await anext(answer)
     reading = asyncio.ensure_future(anext(answer, None))
@@ -492,7 +492,7 @@ async def test_a_stream_that_is_closed_while_it_is_read(client: Client) -> None:
 async def test_a_stream_left_open_after_done_is_not_waited_for(client: Client) -> None:
     """Its connection is closed, not kept."""
     client.server.put((*open_stream(*EVENTS), Silent()))
-    answer = await client.provider().complete(chat_request(stream=True))
+    answer = await client.provider().complete(outgoing_request(stream=True))
     assert isinstance(answer, OpenAIStream)
     async for events in answer:
         if events[-1].raw == DONE:
@@ -522,7 +522,7 @@ async def test_no_cancellation_leaves_a_connection_open(client: Client, script: 
             async def converse() -> None:
                 try:
                     answer = await client.provider(idle_timeout_s=0.03, first_byte_timeout_s=0.03).complete(
-                        chat_request(stream=stream)
+                        outgoing_request(stream=stream)
                     )
                     assert isinstance(answer, OpenAIStream)
                     try:
@@ -546,7 +546,7 @@ async def test_no_cancellation_leaves_a_connection_open(client: Client, script: 
 async def test_many_requests_given_up_at_once(client: Client) -> None:
     """None of them keeps its connection."""
     client.server.put(*[(Silent(),)] * 50)
-    asking = [asyncio.create_task(client.provider().complete(chat_request())) for _ in range(50)]
+    asking = [asyncio.create_task(client.provider().complete(outgoing_request())) for _ in range(50)]
     await client.server.request(50)
     for task in asking:
         task.cancel()
@@ -562,10 +562,10 @@ async def test_more_requests_than_connections(openai_server: ScriptedOpenAI) -> 
     client = Client(openai_server, transport)
     gates = [Gate(), Gate()]
     openai_server.put(*((Pause(gate), *completion("well")) for gate in gates))
-    asking = [asyncio.create_task(client.provider().complete(chat_request())) for _ in gates]
+    asking = [asyncio.create_task(client.provider().complete(outgoing_request())) for _ in gates]
     await openai_server.request(2)
     with pytest.raises(OverloadedError) as raised:
-        await client.provider().complete(chat_request())
+        await client.provider().complete(outgoing_request())
     assert raised.value.retry_after_s == 1
     for gate in gates:
         gate.open()

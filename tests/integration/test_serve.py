@@ -68,3 +68,67 @@ def test_what_is_not_named_is_said() -> None:
     """Before anything is opened."""
     with pytest.raises(SettingsError, match="IBEX_DATABASE_URL"):
         serve({})
+
+
+PRODUCTION = {
+    "IBEX_ENV": "production",
+    "OPENAI_API_KEY": "sk-something",
+    "IBEX_AUTH_ADDRESS": "127.0.0.1:1",
+    "IBEX_AUTH_SERVICE_TOKEN": "Jx0pQ3m9ZrT5vB8nLw2KsYd7",
+    "IBEX_AUTH_LISTEN": "127.0.0.1:0",
+    "IBEX_AUTH_OPS_LISTEN": "127.0.0.1:0",
+    "IBEX_PORT": "0",
+    "IBEX_DATABASE_URL": "postgresql://ibex_app:8d1f77c2@127.0.0.1:1/ibex",
+    "IBEX_AUTH_DATABASE_URL": "postgresql://ibex_auth:8d1f77c2@127.0.0.1:1/ibex",
+    "IBEX_CLICKHOUSE_URL": "http://ibex:51c09fe2@127.0.0.1:1/ibex",
+    "IBEX_REDIS_URL": "redis://:51c09fe2@127.0.0.1:1/0",
+    "IBEX_TOKEN_PEPPERS": "k1:rk3lX0vWq1cO2bqVYp7s9g==",
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "wrong", "said"),
+    [
+        ("auth serve", {"IBEX_AUTH_SERVICE_TOKEN": ""}, "IBEX_AUTH_SERVICE_TOKEN is not set"),
+        ("serve", {"IBEX_AUTH_SERVICE_TOKEN": ""}, "IBEX_AUTH_SERVICE_TOKEN is not set"),
+        ("auth serve", {"IBEX_AUTH_SERVICE_TOKEN": "z" * 32}, "IBEX_AUTH_SERVICE_TOKEN is a development credential"),
+        ("auth serve", {"IBEX_AUTH_CLIENT_CA_FILE": "ca.pem"}, "IBEX_AUTH_CERT_FILE is not"),
+        ("serve", {"IBEX_AUTH_CLIENT_CERT_FILE": "c.pem", "IBEX_AUTH_CLIENT_KEY_FILE": "k.pem"}, "IBEX_AUTH_CA_FILE"),
+        ("serve", {"IBEX_REDIS_URL": "redis://127.0.0.1:1/0"}, "IBEX_ALLOW_INSECURE=redis"),
+        ("auth serve", {"IBEX_AUTH_DATABASE_URL": "postgresql://a@127.0.0.1:1/i"}, "IBEX_ALLOW_INSECURE=postgres"),
+        ("serve --workers 2", {"IBEX_CLICKHOUSE_URL": "http://127.0.0.1:1/i"}, "IBEX_ALLOW_INSECURE=clickhouse"),
+    ],
+)
+def test_production_does_not_start_with_what_fails_open(
+    tmp_path: Path, command: str, wrong: dict[str, str], said: str
+) -> None:
+    """One line, which names the variable, and exit code 2; no secret is shown and nothing is listened on."""
+    environ = {**PRODUCTION, "IBEX_AUTH_SERVICE_TOKEN": PRODUCTION["IBEX_AUTH_SERVICE_TOKEN"] + "Hq4Gt6Xe", **wrong}
+
+    process = IbexProcess.spawn(command.split(), environ, tmp_path)
+
+    assert process.wait() == 2
+    assert said in process.lines[0]
+    text = "\n".join(process.lines)
+    assert not any(secret in text for secret in ("51c09fe2", "8d1f77c2", "z" * 32, "rk3lX0", "Jx0pQ3m9", "listening"))
+
+
+def test_production_starts_with_credentials(tmp_path: Path) -> None:
+    """Whether or not the servers are there."""
+    environ = {**PRODUCTION, "IBEX_AUTH_SERVICE_TOKEN": PRODUCTION["IBEX_AUTH_SERVICE_TOKEN"] + "Hq4Gt6Xe"}
+    auth = IbexProcess.spawn(["auth", "serve"], environ, tmp_path)
+    line = json.loads(auth.wait_for_line("serving gRPC on port", START_TIMEOUT_S))["event"]
+    assert httpx.get(f"{line.rpartition(' on ')[2]}/health", timeout=START_TIMEOUT_S).status_code == 200
+
+    assert auth.stop(signal.SIGTERM) == 0
+
+
+def test_a_dotenv_that_would_redirect_a_key_stops_the_command(tmp_path: Path) -> None:
+    """The key is the environment's, the address the file's: exit code 2."""
+    (tmp_path / ".env").write_text("OPENAI_BASE_URL=http://127.0.0.1:1/v1\n")
+
+    process = IbexProcess.spawn(["serve"], {"OPENAI_API_KEY": "sk-canary"}, tmp_path)
+
+    assert process.wait() == 2
+    assert "OPENAI_BASE_URL is in .env, but OPENAI_API_KEY comes from the environment" in process.lines[0]
+    assert "sk-canary" not in "\n".join(process.lines)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from uuid import UUID
 
 from ibex.domain.errors import (
     AgentNotAuthorizedError,
@@ -21,6 +20,7 @@ from ibex.domain.errors import (
 from ibex.domain.exchange import Caller, Stage
 from ibex.domain.freshness.kinds import unknown_epoch
 from ibex.domain.identity import AgentStatus
+from ibex.domain.ids import uuid_in
 from ibex.domain.permissions import CHAT, allows
 from ibex.domain.rate_limits import decide
 from ibex.domain.refused_requests import seconds_left
@@ -28,6 +28,7 @@ from ibex.domain.values import value
 
 if TYPE_CHECKING:
     from datetime import datetime
+    from uuid import UUID
 
     from ibex.domain.cached_identity import AgentLookup, CachedAgents, CachedTokens, TokenLookup
     from ibex.domain.freshness.kinds import Epoch
@@ -252,15 +253,15 @@ def _check_reach(principal: Principal, credentials: Credentials) -> None:
 
 
 def _bearer(authorization: str | None) -> str:
-    scheme, _, credential = (authorization or "").strip().partition(" ")
-    credential = credential.strip()
+    scheme, _, credential = (authorization or "").strip(" \t").partition(" ")
+    credential = credential.strip(" ")  # any other blank is a part of it, which no token has
     if scheme.lower() != "bearer" or not credential:
         raise MissingTokenError
     return credential
 
 
 def _agent_id(claimed: str) -> UUID:
-    try:
-        return UUID(claimed)
-    except ValueError:
-        raise ValidationError((FieldError(AGENT_HEADER, FieldCode.INVALID_FORMAT, "must be a UUID"),)) from None
+    found = uuid_in(claimed)
+    if found is None:
+        raise ValidationError((FieldError(AGENT_HEADER, FieldCode.INVALID_FORMAT, "must be a UUID"),))
+    return found

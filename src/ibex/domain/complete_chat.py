@@ -27,7 +27,7 @@ from ibex.domain.errors import (
 from ibex.domain.exchange import SessionRef, Stage
 from ibex.domain.ids import session_id
 from ibex.domain.open_exchange import OpenExchange
-from ibex.domain.providers import CompletionBody
+from ibex.domain.providers import CompletionBody, OutgoingRequest
 from ibex.domain.sessions import is_handle
 from ibex.domain.values import value
 
@@ -40,18 +40,22 @@ if TYPE_CHECKING:
     from ibex.domain.chat import ChatRequest
     from ibex.domain.clock import Clock
     from ibex.domain.exchange import Caller
+    from ibex.domain.fair_share import Reservation
     from ibex.domain.freshness.kinds import Epoch
     from ibex.domain.ids import IdSource
     from ibex.domain.providers import CompletionProvider, ProviderRegistry
     from ibex.domain.settle_exchange import SettleExchange
 
 SESSION_HEADER = "X-IBEX-Session-ID"
+_HASHED_AT_ONCE_BYTES = 256 << 10
+"""To hash more takes longer than it takes to hand it to a thread, in which it holds up nobody."""
 
 
 @value
 class ChatCall:
-    """What a client sent. ``read_request`` reads and understands the body; it is not called for who is not admitted.
+    """What a client sent. ``read_request`` reads and understands the body. Only called once the caller has a slot.
 
+    ``reservation`` is what the request holds of the worker's capacity. The caller releases it after the response.
     ``has_gone`` tells, when the call is cancelled, whether that is because the client has left.
     """
 
@@ -59,6 +63,7 @@ class ChatCall:
     trace_id: str
     credentials: Credentials
     read_request: Callable[[], Awaitable[ChatRequest]]
+    reservation: Reservation
     has_gone: Callable[[], bool] = lambda: True
     session_handle: str | None = None
     ends_session: bool = False
@@ -120,9 +125,20 @@ class CompleteChat:
         except Exception:
             await self._settle.settle(notes, error=InternalError())
             raise
+        finally:
+            call.reservation.release_body()  # no retry needs it: the provider has answered, or is not asked any more
 
     async def _complete(self, call: ChatCall, notes: OpenExchange) -> ChatReply:
-        admitted = await self._admit(call.credentials, notes)
+        reservation = call.reservation
+        reservation.capacity.begin_authentication()
+        try:
+            admitted = await self._admit(call.credentials, notes)
+        finally:
+            reservation.capacity.end_authentication()
+        if notes.caller is None:
+            raise InternalError
+        # After the rate limit, which so bounds how often a request can be refused a slot and leave a trace of that.
+        reservation.take_slot(notes.caller.org_id)
         wrong_headers = _wrong_headers(call)
         if not wrong_headers:
             notes.session = self._session(call, notes.caller)
@@ -130,8 +146,12 @@ class CompleteChat:
         provider = self._providers.route(request.model)
         notes.model = request.model  # a name that is not routed may be any text: it is not kept
         request = await self._direct(request, notes, await self._admit.recheck(admitted, notes))
+        asked = request.asking_for_usage() if provider.reports_stream_usage else request
+        hide_usage = asked is not request
+        outgoing = OutgoingRequest(asked.model, asked.stream, asked.body)
+        del request, asked  # they hold five copies of the body, which must not stay while the provider thinks
         await self._admit.recheck(admitted, notes)  # looking up the directive may have taken a while
-        return await self._ask(provider, request, notes)
+        return await self._ask(provider, outgoing, notes, hide_usage=hide_usage)
 
     def _session(self, call: ChatCall, caller: Caller | None) -> SessionRef:
         if caller is None or caller.agent_id is None:
@@ -147,7 +167,10 @@ class CompleteChat:
         if wrong_headers:
             raise ValidationError(wrong_headers)
         notes.is_streaming = request.stream
-        notes.messages_hash = request.messages_hash()
+        if len(request.body) <= _HASHED_AT_ONCE_BYTES:
+            notes.messages_hash = request.messages_hash()
+        else:
+            notes.messages_hash = await asyncio.to_thread(request.messages_hash)
         return request
 
     async def _direct(self, request: ChatRequest, notes: OpenExchange, epoch: Epoch) -> ChatRequest:
@@ -162,13 +185,12 @@ class CompleteChat:
         return injected
 
     async def _ask(
-        self, provider: CompletionProvider, request: ChatRequest, notes: OpenExchange
+        self, provider: CompletionProvider, request: OutgoingRequest, notes: OpenExchange, *, hide_usage: bool
     ) -> ChatAnswer | ChatStream:
-        asked = request.asking_for_usage() if provider.reports_stream_usage else request
         notes.provider_asked(provider.name)
         self._settle.begin(notes)
         try:
-            answer = await provider.complete(asked)
+            answer = await provider.complete(request)
         except ProviderError as error:
             notes.provider_answered(error.attempts, error.provider_request_id, error.provider_status)
             raise
@@ -177,7 +199,7 @@ class CompleteChat:
             raise
         notes.provider_answered(answer.attempts, answer.provider_request_id)
         if not isinstance(answer, CompletionBody):
-            return ChatStream(answer, notes, self._settle, hide_usage=asked is not request)
+            return ChatStream(answer, notes, self._settle, hide_usage=hide_usage)
         notes.provider_spoke()
         notes.provider_ended()
         try:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, Final
+
+MOST_FIELD_ERRORS: Final = 32
+"""As many wrong fields as one answer tells: the answer to a request is not longer for what is wrong with it."""
 
 
 class ErrorCode(StrEnum):
@@ -21,6 +24,7 @@ class ErrorCode(StrEnum):
     AGENT_SUSPENDED = "AGENT_SUSPENDED"
     NOT_FOUND = "NOT_FOUND"
     METHOD_NOT_ALLOWED = "METHOD_NOT_ALLOWED"
+    REQUEST_TIMEOUT = "REQUEST_TIMEOUT"
     PAYLOAD_TOO_LARGE = "PAYLOAD_TOO_LARGE"
     UNSUPPORTED_MEDIA_TYPE = "UNSUPPORTED_MEDIA_TYPE"
     HEADERS_TOO_LARGE = "HEADERS_TOO_LARGE"
@@ -81,14 +85,14 @@ class InvalidJsonError(IbexError):
 
 
 class ValidationError(IbexError):
-    """Fields or headers are wrong; ``field_errors`` lists all of them."""
+    """Fields or headers are wrong; ``field_errors`` lists them, the first ``MOST_FIELD_ERRORS``."""
 
     code = ErrorCode.VALIDATION_ERROR
     default_message = "The request is not valid."
 
     def __init__(self, field_errors: tuple[FieldError, ...]) -> None:
         super().__init__("; ".join(f"{e.field}: {e.message}" for e in field_errors[:3]) or None)
-        self.field_errors = field_errors
+        self.field_errors = field_errors[:MOST_FIELD_ERRORS]
 
 
 class MissingAgentIdError(IbexError):
@@ -145,6 +149,13 @@ class MethodNotAllowedError(IbexError):
 
     code = ErrorCode.METHOD_NOT_ALLOWED
     default_message = "The method is not allowed here."
+
+
+class RequestTimeoutError(IbexError):
+    """The request body did not arrive in time."""
+
+    code = ErrorCode.REQUEST_TIMEOUT
+    default_message = "The request body did not arrive in time."
 
 
 class PayloadTooLargeError(IbexError):

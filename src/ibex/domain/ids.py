@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
@@ -12,6 +13,17 @@ if TYPE_CHECKING:
 
 _UUID7_ENTROPY_BYTES = 10
 _SESSIONS = UUID("6f6d2f0e-2f62-5d0a-9a3c-1b0c9d5f7a11")
+
+
+_TEXT = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+
+def uuid_in(text: str) -> UUID | None:
+    """Return the UUID that a text is, None for any other text.
+
+    ``UUID`` itself takes more: braces, ``urn:uuid:``, no hyphens, underscores, digits of other scripts.
+    """
+    return UUID(text) if _TEXT.fullmatch(text) else None
 
 
 class IdSource(Protocol):

@@ -11,8 +11,6 @@ from ibex.domain.values import value
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from ibex.domain.chat import ChatRequest
-
 
 @value
 class StreamEvent:
@@ -27,6 +25,18 @@ class StreamEvent:
 
     def __repr__(self) -> str:
         return f"<StreamEvent {len(self.raw)} bytes>"
+
+
+@value
+class OutgoingRequest:
+    """What a provider is asked: the model, whether for a stream, and the whole body. The repr holds no text."""
+
+    model: str
+    stream: bool
+    body: bytes
+
+    def __repr__(self) -> str:
+        return f"<OutgoingRequest stream={self.stream} bytes={len(self.body)}>"
 
 
 @value
@@ -78,7 +88,7 @@ class CompletionProvider(Protocol):
     def reports_stream_usage(self) -> bool:
         """Whether it takes ``stream_options.include_usage``, so that usage is known of every stream."""
 
-    async def complete(self, request: ChatRequest) -> CompletionBody | CompletionStream:
+    async def complete(self, request: OutgoingRequest) -> CompletionBody | CompletionStream:
         """Send the request's body as it is; return a stream if ``request.stream``, else a body.
 
         Raises the errors of the provider from ``errors``, after such retries as are safe; no text of the provider's

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
     from ibex.domain.sessions import SessionStatus
     from ibex.domain.traces import Trace
+
+
+MOST_OF_AN_ID: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +126,12 @@ class TraceHistory(Protocol):
     async def tail(self, org_id: UUID, limit: int, after: datetime | None = None) -> Sequence[Trace]:
         """Return the latest traces, oldest of them first; with ``after``, only what was requested later."""
 
-    async def find(self, org_id: UUID, request_id: UUID) -> Trace | None:
-        """Return the trace with this request id, one of them where a client used it twice; None if there is none."""
+    async def find(self, org_id: UUID, request_id: UUID) -> Sequence[Trace]:
+        """Return the traces with this request id, the latest first; a client may use one more than once.
+
+        At most ``MOST_OF_AN_ID``; empty if there is none. A trace is found by the id of its checkpoint, too: of the
+        turns of one request id, all but the first have that in its place.
+        """
 
     async def summary(self, org_id: UUID, span: timedelta) -> Sequence[ModelSummary]:
         """Return one row a model and provider for the span that ends now, most requests first."""

@@ -6,7 +6,7 @@ Every provider is synchronous and constructs its object once; opening and closin
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from cachetools import LRUCache
 from dependency_injector import containers, providers
@@ -16,6 +16,7 @@ from ibex.adapters.http.client import Limits
 from ibex.adapters.http.drain import Drain
 from ibex.adapters.http.errors import status_of
 from ibex.adapters.telemetry.caches import WatchedCache
+from ibex.adapters.telemetry.capacity import CapacityTelemetry
 from ibex.adapters.telemetry.deliveries import DeliveryTelemetry
 from ibex.adapters.telemetry.requests import RequestTelemetry
 from ibex.adapters.telemetry.sweeps import SweepTelemetry
@@ -33,6 +34,7 @@ from ibex.domain.cached_identity import (
 )
 from ibex.domain.complete_chat import CompleteChat
 from ibex.domain.deliver_exchanges import CheckpointDelivery, DeliverExchanges, TraceDelivery
+from ibex.domain.fair_share import Capacity
 from ibex.domain.freshness.cache import FreshCache
 from ibex.domain.freshness.kinds import Kind
 from ibex.domain.freshness.token_filter import TokenFilter
@@ -48,12 +50,16 @@ from ibex.entrypoints.tracing import check_tracing, request_observer, span_expor
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ibex.adapters.telemetry.registry import Registry
     from ibex.domain.clock import Clock
     from ibex.domain.journal import Journal
     from ibex.domain.sessions import SessionStore
     from ibex.domain.settle_exchange import ExchangeObserver
     from ibex.domain.traces import TraceSink
     from ibex.entrypoints.settings import Settings
+
+_MORE_AUTHENTICATING: Final = 1_000
+"""How many more requests than there are slots may be in authentication at a time (ADR 0042)."""
 
 
 def _all_observers(telemetry: RequestTelemetry, more: Sequence[ExchangeObserver]) -> Sequence[ExchangeObserver]:
@@ -85,8 +91,18 @@ def _limits(settings: Settings) -> Limits:
     return Limits(
         max_request_body_bytes=settings.max_request_body_bytes,
         body_silence_s=settings.header_timeout_s,
-        max_concurrency=settings.max_concurrency,
     )
+
+
+def _capacity(settings: Settings, registry: Registry) -> Capacity:
+    """Return the worker's capacity, with its metrics."""
+    capacity = Capacity(
+        slots=settings.max_concurrency,
+        body_bytes=settings.body_budget_bytes,
+        most_authenticating=settings.max_concurrency + _MORE_AUTHENTICATING,
+    )
+    CapacityTelemetry(registry, capacity)
+    return capacity
 
 
 class Application(containers.DeclarativeContainer):
@@ -216,6 +232,8 @@ class Application(containers.DeclarativeContainer):
         idle_s=settings.provided.session_idle_timeout_s,
     )
 
+    limits = providers.Singleton(_limits, settings)
+    capacity = providers.Singleton(_capacity, settings, adapters.registry)
     app = providers.Singleton(
         create_app,
         complete_chat=complete_chat,
@@ -227,7 +245,8 @@ class Application(containers.DeclarativeContainer):
         readiness_checks=adapters.checks,
         drain=drain,
         observer=request_observer,
-        limits=providers.Callable(_limits, settings),
+        limits=limits,
+        capacity=capacity,
         error_docs_base=settings.provided.error_docs_base,
     )
 

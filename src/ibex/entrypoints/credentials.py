@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -94,7 +95,7 @@ def is_pattern(value: bytes) -> bool:
     if len(value) < 2:  # noqa: PLR2004 - a pair makes a step
         return True
     repeats = any(value == (value[:n] * (len(value) // n + 1))[: len(value)] for n in range(1, len(value) // 2 + 1))
-    steps = {later - earlier for earlier, later in zip(value, value[1:], strict=False)}
+    steps = {later - earlier for earlier, later in pairwise(value)}
     return repeats or (len(steps) == 1 and steps <= {1, -1})
 
 

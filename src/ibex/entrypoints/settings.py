@@ -10,7 +10,6 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from ibex.entrypoints.credentials import SERVER_OF, has_credential, is_weak_password, is_weak_token
 from ibex.entrypoints.setting_values import (
     SECONDS,
     Secret,
@@ -20,7 +19,6 @@ from ibex.entrypoints.setting_values import (
     idle_seconds,
     insecure_servers,
     int_between,
-    is_for_development,
     module_and_name,
     peppers,
     seconds,
@@ -31,6 +29,7 @@ from ibex.entrypoints.setting_values import (
     url,
 )
 from ibex.entrypoints.tracing_settings import TracingSettings
+from ibex.entrypoints.unsafe_settings import half_of_tls, unsafe_credential
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,16 +56,6 @@ class JournalSync(StrEnum):
     NORMAL = "normal"
     FULL = "full"
 
-
-_TLS_NEEDS = (
-    ("auth_cert_file", "auth_key_file"),
-    ("auth_key_file", "auth_cert_file"),
-    ("auth_client_ca_file", "auth_cert_file"),
-    ("auth_client_cert_file", "auth_client_key_file"),
-    ("auth_client_key_file", "auth_client_cert_file"),
-    ("auth_client_cert_file", "auth_ca_file"),
-)
-"""A file for TLS, and another that it needs. The first three are auth's, the others the proxy's."""
 
 POSTGRES_URL = "a postgresql:// URL"
 
@@ -302,7 +291,16 @@ class Settings(TracingSettings):
             "IBEX_MAX_CONCURRENCY",
             int_between(1, 1_000_000),
             "1 to 1000000",
-            "Chat requests at a time, for each worker; more are refused with 503 OVERLOADED.",
+            "Chat requests at a time, for each worker; one organization alone gets three quarters (docs/limits.md).",
+        ),
+    )
+    body_budget_bytes: int = setting(
+        256 * 1024 * 1024,
+        Variable(
+            "IBEX_BODY_BUDGET_BYTES",
+            int_between(4_096, 1 << 40),
+            "4096 to 2^40 bytes, and 4 times IBEX_MAX_REQUEST_BODY_BYTES at least",
+            "Bytes of request bodies in flight, for each worker; one organization alone gets three quarters.",
         ),
     )
     header_timeout_s: float = setting(
@@ -311,7 +309,8 @@ class Settings(TracingSettings):
             "IBEX_HEADER_TIMEOUT",
             seconds,
             SECONDS,
-            "How long a head or trailers may take, a body may stand still, and a new connection may be silent.",
+            "How long a head or trailers may take, and a new connection may be silent. A body that stands still for so "
+            "long is refused with 408.",
         ),
     )
     keep_alive_s: float = setting(
@@ -394,17 +393,24 @@ class Settings(TracingSettings):
                 raise SettingsError(f"{variable.name} is {shown}; allowed: {variable.allowed}.") from None
         settings = cls(**values)
         settings.refuse_half_configured_tls()
+        settings.refuse_small_body_budget()
         settings.refuse_unsafe_production(environ)
         return settings
 
+    def refuse_small_body_budget(self) -> None:
+        """Raise ``SettingsError`` where the reserved quarter of the budget does not hold a largest body."""
+        least = 4 * self.max_request_body_bytes
+        if self.body_budget_bytes < least:
+            raise SettingsError(
+                f"IBEX_BODY_BUDGET_BYTES is {self.body_budget_bytes}; it must be at least {least}, 4 times "
+                "IBEX_MAX_REQUEST_BODY_BYTES, so that a quarter of it holds a largest body."
+            )
+
     def refuse_half_configured_tls(self) -> None:
         """Raise ``SettingsError`` where files for TLS between proxy and auth lack others that they need."""
-        names = dict(variables())
-        for name, needed in _TLS_NEEDS:
-            if getattr(self, name) is not None and getattr(self, needed) is None:
-                raise SettingsError(
-                    f"{names[name].name} is set and {names[needed].name} is not. Set both: TLS needs the two together."
-                )
+        wrong = half_of_tls(self, variables())
+        if wrong is not None:
+            raise SettingsError(wrong)
 
     def refuse_unsafe_production(self, environ: Mapping[str, str]) -> None:
         """Raise ``SettingsError`` for what production must have and lacks.
@@ -418,24 +424,9 @@ class Settings(TracingSettings):
                 "IBEX_AUTH_SERVICE_TOKEN is not set; IBEX_ENV=production needs it where the proxy shows auth no"
                 " certificate (IBEX_AUTH_CLIENT_CERT_FILE)."
             )
-        if (password := environ.get("PGPASSWORD")) and is_weak_password(password):
-            raise SettingsError("PGPASSWORD is easily guessed; IBEX_ENV=production refuses it. Use a random one.")
-        for name, variable in variables():
-            value = getattr(self, name)
-            token = name == "auth_service_token" and value is not None and is_weak_token(value.reveal())
-            if token or is_for_development(value):
-                raise SettingsError(
-                    f"{variable.name} is a development credential, or one that is easily guessed; IBEX_ENV=production"
-                    " refuses it. Use a random one."
-                )
-            server = SERVER_OF.get(name)
-            if server is None or value is None or server in self.allow_insecure:
-                continue
-            if not has_credential(server, value.reveal(), environ):
-                raise SettingsError(
-                    f"{variable.name} has no password and no other credential; IBEX_ENV=production refuses that. Put"
-                    f" one into the URL, or allow it with IBEX_ALLOW_INSECURE={server}."
-                )
+        wrong = unsafe_credential(self, variables(), self.allow_insecure, environ)
+        if wrong is not None:
+            raise SettingsError(wrong)
 
     def require_service_identity(self) -> None:
         """Raise ``MissingSettingError`` where auth in production could not tell a proxy from anybody else."""

@@ -194,7 +194,7 @@ async def test_beyond_the_bound_an_inactive_agent_is_refused_without_a_call() ->
     await door.admit(WELL, request_of(door))
 
 
-async def test_beyond_the_bound_who_lists_models_is_known_without_a_call() -> None:
+async def test_beyond_the_bound_a_caller_that_lists_models_is_known_without_a_call() -> None:
     """And is refused what it may not do."""
     door = await door_beyond_the_bound()
 

@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import pytest
 
@@ -24,19 +25,24 @@ from harness.chat_scene import (
 )
 from ibex.adapters.memory.clock import ManualClock
 from ibex.domain.cached_identity import (
+    CachedAgents,
     CachedTokens,
     agent_lifetimes,
     directive_lifetimes,
     token_lifetimes,
 )
-from ibex.domain.errors import InvalidTokenError, ServiceDegradedError, TokenSourceUnavailableError
+from ibex.domain.errors import (
+    AgentNotAuthorizedError,
+    InvalidTokenError,
+    ServiceDegradedError,
+    TokenSourceUnavailableError,
+)
 from ibex.domain.fresh_cache import FreshCache
 from ibex.domain.freshness import Kind, News
 from ibex.domain.identity import Agent, AgentStatus, PersonalAccessToken
 
 if TYPE_CHECKING:
-    from uuid import UUID
-
+    from ibex.domain.cached_identity import AgentKey
     from ibex.domain.directives import Directive
     from ibex.domain.freshness import Entry
     from ibex.domain.identity import Principal
@@ -296,3 +302,56 @@ async def test_after_an_outage_the_source_is_asked_again() -> None:
     await directives.active(ORG, AGENT, lost_news(clock.monotonic_ns()))
     source.answer = None
     assert await directives.active(ORG, AGENT, lost_news(clock.monotonic_ns())) is None
+
+
+async def test_absent_agents_never_make_a_live_one_go() -> None:
+    """They are kept apart; and one that is created or removed is in one place only."""
+    clock = ManualClock()
+    live: dict[AgentKey, Entry[Agent | None]] = {}
+    absent: dict[AgentKey, Entry[Agent | None]] = {}
+    cache = FreshCache(
+        Kind.AGENTS, live, agent_lifetimes(while_source_is_down_s=300), clock, Caches(clock), absent=absent
+    )
+    source = ScriptedAgents(ACTIVE)
+    agents = CachedAgents(source, cache, Caches(clock).calls)
+    found = await agents.recall(ORG, AGENT)
+    assert (found.value, len(live), len(absent)) == (ACTIVE, 1, 0)
+
+    source.answer = AgentNotAuthorizedError()
+    for number in range(100):
+        assert (await agents.recall(OTHER_ORG, UUID(int=number))).value is None
+    assert (len(live), len(absent)) == (1, 100)
+    assert agents.kept(OTHER_ORG, UUID(int=7)) is not None
+    assert agents.kept(OTHER_ORG, UUID(int=100)) is None
+
+    kept = await agents.recall(ORG, AGENT)
+    with pytest.raises(AgentNotAuthorizedError):
+        await agents.confirm(kept, news(generation="another"))
+    assert (len(live), len(absent)) == (0, 101)
+    source.answer = ACTIVE
+    assert await agents.confirm(await agents.recall(ORG, AGENT), news(generation="a third")) == ACTIVE
+    assert (len(live), len(absent)) == (1, 100)
+
+
+def test_an_absence_is_not_served_while_the_source_is_down() -> None:
+    """The agent may have been created meanwhile: that cannot be known, and is no refusal."""
+    assert not agent_lifetimes(while_source_is_down_s=300).may_outlive(None)
+
+
+async def test_a_guess_disturbs_no_entry_of_the_real_token() -> None:
+    """It has another digest: the real one is served from memory before, during and after."""
+    clock = ManualClock()
+    source, caches = ScriptedTokens(principal()), Caches(clock)
+    tokens = caches.tokens(source)
+    await tokens.confirm(await tokens.recall(TOKEN.reveal()), news())
+    await tokens.confirm(await tokens.recall(TOKEN.reveal()), news())
+    source.asked.clear()
+    source.answer = InvalidTokenError()
+
+    for number in range(12):
+        guess = PersonalAccessToken.issue(TOKEN.token_id, bytes([number]) * 32)
+        with pytest.raises(InvalidTokenError):
+            await tokens.recall(guess.reveal())
+        assert (await tokens.confirm(await tokens.recall(TOKEN.reveal()), news())) == principal()
+
+    assert len(source.asked) == 12

@@ -17,7 +17,7 @@ from ibex.domain.providers import CompletionBody
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ibex.domain.complete_chat import ChatReply
+    from ibex.domain.complete_chat import ChatCall, ChatReply
 
 HEL = event(b'{"choices":[{"index":0,"delta":{"content":"Hel"},"finish_reason":null}]}')
 LO = event(b'{"choices":[{"index":0,"delta":{"content":"lo"},"finish_reason":"stop"}]}')
@@ -67,7 +67,17 @@ class Client:
 
     async def run(self) -> None:
         """Call, take the whole answer, close."""
-        self.reply = await self.scene.use_case()(self.scene.call())
+        call = self.scene.call()
+        try:
+            await self._run(call)
+        finally:
+            call.reservation.release()
+
+    async def _run(self, call: ChatCall) -> None:
+        try:
+            self.reply = await self.scene.use_case()(call)
+        finally:
+            assert self.scene.capacity.body_bytes.in_use == 0  # nothing needs the body any more
         if not isinstance(self.reply, ChatStream):
             return
         try:
@@ -91,6 +101,7 @@ def assert_nothing_is_left(client: Client, run: Run) -> None:
     """Assert what holds however a call ended."""
     scene = client.scene
     assert run.complaints == []
+    assert (scene.capacity.authenticating, len(scene.capacity.slots), len(scene.capacity.body_bytes)) == (0, 0, 0)
     assert run.tasks_left == []
     assert len(scene.observer.exchanges) == 1
     assert scene.journaled is (scene.exchange.caller is not None and scene.journal.failure is None)

@@ -31,7 +31,7 @@ from harness.chat_scene import (
     principal,
 )
 from ibex.domain.admit_caller import Credentials
-from ibex.domain.chat import Usage
+from ibex.domain.chat import ChatRequest, Usage
 from ibex.domain.chat_stream import ChatStream
 from ibex.domain.complete_chat import ChatAnswer, ChatRefusal
 from ibex.domain.errors import (
@@ -216,6 +216,7 @@ async def test_a_refusal_is_on_record_as_far_as_the_caller_is_known(name: str) -
     assert scene.exchange.caller == row.caller
     assert scene.exchange.error_code is row.error.code
     assert not scene.exchange.is_complete
+    assert (scene.exchange.model is not None) is (row.directive_asked or row.provider_asked)  # once it is routed
     assert (trace_of(scene.exchange) is not None) is (row.caller is not None)
     assert (checkpoint_of(scene.exchange) is not None) is row.provider_asked
 
@@ -298,10 +299,10 @@ async def test_the_directive_is_the_first_thing_that_the_provider_reads() -> Non
     await scene.use_case()(scene.call())
 
     (asked,) = scene.provider.asked
-    first, *others = asked.messages
-    assert json.loads(first.raw) == {"role": "system", "content": DIRECTIVE_TEXT}
-    assert tuple(others) == chat_request().messages
-    assert json.loads(asked.body)["messages"][0]["content"] == DIRECTIVE_TEXT
+    first, *others = json.loads(asked.body)["messages"]
+    assert first == {"role": "system", "content": DIRECTIVE_TEXT}
+    assert others == [json.loads(message.raw) for message in chat_request().messages]
+    assert chat_request().messages[0].raw in asked.body
 
 
 async def test_without_a_directive_the_body_goes_on_untouched() -> None:
@@ -311,7 +312,8 @@ async def test_without_a_directive_the_body_goes_on_untouched() -> None:
 
     reply = await scene.use_case()(scene.call())
 
-    assert scene.provider.asked[0] is scene.body.answer
+    assert isinstance(scene.body.answer, ChatRequest)
+    assert scene.provider.asked[0].body is scene.body.answer.body
     assert reply.notes.directive is None
     assert scene.exchange.directive is None
 
@@ -331,7 +333,6 @@ async def test_usage_is_asked_for_on_every_stream_of_a_provider_that_has_it(
     assert isinstance(reply, ChatStream)
     await reply.aclose()
     (asked,) = scene.provider.asked
-    assert asked.wants_usage is asked_upstream
     sent = json.loads(asked.body).get("stream_options")
     assert sent == ({"include_usage": True} if asked_upstream else None)
 

@@ -68,11 +68,11 @@ FROM {_FROM}
 WHERE org_id = {{org_id:UUID}}
     AND requested_at >= fromUnixTimestamp64Micro({{from_us:Int64}}, 'UTC')
     AND requested_at < fromUnixTimestamp64Micro({{until_us:Int64}}, 'UTC')
-    AND request_id = {{request_id:UUID}}
+    AND (request_id = {{request_id:UUID}} OR checkpoint_id = {{request_id:UUID}})
 ORDER BY requested_at DESC, emitter_seq DESC
-LIMIT 1
+LIMIT {{limit:UInt64}}
 """  # noqa: S608 - the same
-"""The latest request of an id in a window of time. The key does not have the id: time is what keeps it short."""
+"""The requests of an id in a window of time. The key does not have the id: time is what keeps it short."""
 
 SUMMARY: Final = f"""
 SELECT

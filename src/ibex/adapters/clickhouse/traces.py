@@ -14,7 +14,7 @@ from clickhouse_connect.driver.exceptions import DatabaseError
 from ibex.adapters.clickhouse import content_coding
 from ibex.adapters.clickhouse.connection import TIMEOUT_S, Address, Connection, reason_of
 from ibex.adapters.clickhouse.trace_queries import COLUMNS, EMITTERS, FIND, SLOW, SUMMARY, TABLE, TAIL, TIMELINE
-from ibex.domain.records import EmitterRecord, ModelSummary, TimeSlice
+from ibex.domain.records import MOST_OF_AN_ID, EmitterRecord, ModelSummary, TimeSlice
 from ibex.domain.sessions import SinkRefusedError
 from ibex.domain.traces import Trace
 
@@ -61,6 +61,7 @@ _REFUSALS: Final = frozenset(
 # How far back the tail is looked for, until there is enough of it: nobody's last hour is long, and its key leads there.
 _TAIL_SPANS: Final = (timedelta(hours=1), timedelta(days=1))
 _EVER: Final = timedelta(days=36_500)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _NEVER: Final = datetime(2200, 1, 1, tzinfo=UTC)
 # An id that was made here was made as its request came; who sends one of that kind has made it not long before.
 _UUID7: Final = 7
@@ -111,14 +112,20 @@ class ClickHouseTraces:
                 break
         return [Trace(*row) for row in reversed(rows)]
 
-    async def find(self, org_id: UUID, request_id: UUID) -> Trace | None:
-        """Return the trace with this request id, the latest where it is looked for first; None if there is none."""
+    async def find(self, org_id: UUID, request_id: UUID) -> Sequence[Trace]:
+        """Return the traces with this request id, the latest first; see ``TraceHistory``.
+
+        An id that says when it was made and is found there is not looked for in all of the past as well.
+        """
+        found: dict[tuple[UUID, int], Trace] = {}
         for begins, ends in _windows(request_id, datetime.now(UTC)):
-            bound = {"request_id": request_id, "from_us": _unix_us(begins), "until_us": _unix_us(ends)}
-            rows = await self._rows(FIND, {"org_id": org_id, **bound})
-            if rows:
-                return Trace(*rows[0])
-        return None
+            if found and request_id.version == _UUID7 and begins == _EPOCH:
+                break
+            bound = {"from_us": _unix_us(begins), "until_us": _unix_us(ends), "limit": MOST_OF_AN_ID}
+            rows = await self._rows(FIND, {"org_id": org_id, "request_id": request_id, **bound})
+            found |= {(trace.emitter_id, trace.emitter_seq): trace for trace in (Trace(*row) for row in rows)}
+        latest_first = sorted(found.values(), key=lambda trace: (trace.requested_at, trace.emitter_seq), reverse=True)
+        return latest_first[:MOST_OF_AN_ID]
 
     async def summary(self, org_id: UUID, span: timedelta) -> Sequence[ModelSummary]:
         """Return one row a model and provider for the span that ends now by ClickHouse's clock, most requests first."""
@@ -185,7 +192,7 @@ def _windows(request_id: UUID, now: datetime) -> Iterator[tuple[datetime, dateti
         made = datetime.fromtimestamp(made_ms / 1_000, UTC)
         yield made - _AROUND_ID, made + _AROUND_ID
     yield now - _TAIL_SPANS[-1], _NEVER
-    yield datetime.fromtimestamp(0, UTC), _NEVER
+    yield _EPOCH, _NEVER
 
 
 def _unix_us(moment: datetime) -> int:

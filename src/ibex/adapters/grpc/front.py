@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 BACKLOG: Final = 512
 _FLUSH_S: Final = 5.0
+_TURNS_TO_CLOSE: Final = 5
 _SERVER: Final = "server"
 _MAX_SOCKET_PATH: Final = 90
 _FALLBACK: Final = "/dev/shm"  # noqa: S108 - a folder of random name and mode 0700 is made in it
@@ -91,11 +92,13 @@ class Front:
         for server in servers:
             server.close()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Close every connection and remove the folder. Doing it again does nothing."""
         self.stop_accepting()
         for outer in list(self._open):
             outer.close_now()
+        for _ in range(_TURNS_TO_CLOSE):  # of the event loop: both ends of a connection close one after the other
+            await asyncio.sleep(0)
         folder, self._folder = self._folder, None
         if folder is not None:
             folder.cleanup()

@@ -14,6 +14,7 @@ from uuid import UUID
 
 from ibex.adapters.grpc.generated import auth_pb2
 from ibex.adapters.grpc.watch_messages import epoch_in, epoch_message
+from ibex.domain import ids
 from ibex.domain.errors import FieldCode, FieldError, ValidationError
 from ibex.domain.freshness.cache import Fetched
 from ibex.domain.identity import Agent, AgentStatus, PersonalAccessToken, Principal
@@ -122,10 +123,10 @@ def page_message(tokens: Sequence[StoredToken], size: int) -> auth_pb2.ListToken
 
 def uuid_in(field: str, text: str) -> UUID:
     """Return the id in a request's field. Raises ``ValidationError``."""
-    try:
-        return UUID(text)
-    except ValueError:
-        raise _wrong(field, "must be a UUID") from None
+    found = ids.uuid_in(text)
+    if found is None:
+        raise _wrong(field, "must be a UUID")
+    return found
 
 
 def grant_in(request: auth_pb2.CreateTokenRequest) -> TokenGrant:

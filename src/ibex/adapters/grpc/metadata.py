@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
-from uuid import UUID
+
+from ibex.domain.ids import uuid_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from uuid import UUID
 
     Metadata = Iterable[tuple[str, str | bytes]]
 
@@ -17,17 +19,13 @@ _SCHEME: Final = "bearer"
 
 def request_id_in(metadata: Metadata) -> UUID | None:
     """Return the request's id; None if none came, more than one, or one that is no UUID."""
-    text = _only(metadata, REQUEST_ID_KEY)
-    try:
-        return UUID(text) if text else None
-    except ValueError:
-        return None
+    return uuid_in(_only(metadata, REQUEST_ID_KEY) or "")
 
 
 def bearer_in(metadata: Metadata) -> str | None:
     """Return the bearer credential; None if none came, or more than one."""
     scheme, _, credential = (_only(metadata, AUTHORIZATION_KEY) or "").partition(" ")
-    return credential.strip() or None if scheme.lower() == _SCHEME else None
+    return credential.strip(" ") or None if scheme.lower() == _SCHEME else None
 
 
 def _only(metadata: Metadata, key: str) -> str | None:

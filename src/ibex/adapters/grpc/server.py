@@ -134,7 +134,7 @@ class AuthServer:
             for listener in listeners:
                 listener.close()
             await server.stop(None)
-            self._front.close()
+            await self._front.close()
             reason = str(error) if isinstance(error, OSError) else "are certificate and key PEM, and a pair?"
             raise OSError(f"cannot serve on {self._address}: {reason}") from None
         self._port = listeners[0].getsockname()[1]
@@ -149,7 +149,7 @@ class AuthServer:
             self._front.stop_accepting()
             self._watch.end_all()
             await server.stop(self._limits.stop_grace_s)
-            self._front.close()
+            await self._front.close()
 
     async def wait(self) -> None:
         """Return once the server has stopped."""

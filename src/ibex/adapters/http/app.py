@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 from litestar import Litestar, get, post, route
@@ -25,13 +26,14 @@ if TYPE_CHECKING:
     from litestar import Request
     from litestar.handlers import HTTPRouteHandler
 
-    from ibex.adapters.http.asgi import App
+    from ibex.adapters.http.asgi import App, Receive, Scope, Send
     from ibex.adapters.http.drain import Drain
     from ibex.adapters.http.observer import RequestObserver
     from ibex.adapters.http.readiness import ReadinessCheck
     from ibex.domain.admit_caller import AdmitCaller
     from ibex.domain.clock import Clock
     from ibex.domain.complete_chat import CompleteChat
+    from ibex.domain.fair_share import Capacity
     from ibex.domain.ids import IdSource
     from ibex.domain.providers import ProviderRegistry
 
@@ -39,7 +41,15 @@ CHAT_PATHS: Final = ("/v1/chat/completions", "/v1/orgs/{org_id:str}/chat/complet
 PROBE_PATHS: Final = ("/v1/internal/auth-probe", "/v1/orgs/{org_id:str}/auth-probe")
 DEFAULT_LIMITS: Final = Limits()
 # Who opens the address in a browser, or leaves the /v1 out of an SDK's base URL, comes here first. SDKs show no more.
-_WAY: Final = "Not found. The API is under /v1, as in POST /v1/chat/completions; GET /schema describes all of it."
+_WAY: Final = (
+    "Not found. The API is under /v1, as in POST /v1/chat/completions; GET /schema describes all of it."
+    " A path is taken as it is written: without empty segments, a slash at its end or escapes."
+)
+_MODEL_PREFIX: Final = b"/v1/models/"
+_NO_DOTS: Final = rb"(?!\.{1,2}(?:/|$))"
+_PATH: Final = re.compile(rb"/|(?:/%b[A-Za-z0-9._~!$&'()*+,=:@-]+)+" % _NO_DOTS)
+# Clients escape a model's id as one segment: a colon or a slash in it may come as %3A or %2F.
+_MODEL_PATH: Final = re.compile(rb"(?:/%b(?:[A-Za-z0-9._~!$&'()*+,=:@-]|%%[0-9A-Fa-f]{2})+)+" % _NO_DOTS)
 
 
 def create_app(  # noqa: PLR0913 - one argument a part: the object graph ends here
@@ -53,6 +63,7 @@ def create_app(  # noqa: PLR0913 - one argument a part: the object graph ends he
     readiness_checks: Sequence[ReadinessCheck],
     drain: Drain,
     observer: RequestObserver,
+    capacity: Capacity,
     limits: Limits = DEFAULT_LIMITS,
     error_docs_base: str | None = None,
 ) -> App:
@@ -61,8 +72,8 @@ def create_app(  # noqa: PLR0913 - one argument a part: the object graph ends he
     ``render_metrics`` returns a body and its content type. Errors carry a ``docs_url`` under ``error_docs_base``.
     """
     errors = ErrorAnswers(clock, error_docs_base)
-    chat = ChatRoute(complete_chat, errors, observer, limits)
-    callers = CallerRoutes(admit_caller, providers, clock)
+    chat = ChatRoute(complete_chat, errors, observer, limits, capacity)
+    callers = CallerRoutes(admit_caller, providers, clock, capacity)
     readiness = Readiness(readiness_checks, drain, clock)
     operations = OperationRoutes(readiness, errors, render_metrics, openapi_document(limits))
     reads = {
@@ -83,7 +94,7 @@ def create_app(  # noqa: PLR0913 - one argument a part: the object graph ends he
         ],
         _WAY,
     )
-    return Edge(router, errors, observer, clock, ids, straight={("POST", CHAT_PATHS[0]): chat})
+    return Edge(router, errors, observer, clock, ids, straight={("POST", CHAT_PATHS[0].encode()): chat})
 
 
 def create_ops_app(
@@ -120,7 +131,21 @@ def _router(handlers: Sequence[HTTPRouteHandler], way: str | None = None) -> App
         openapi_config=None,
         logging_config=None,
     )
-    return cast("App", router)
+
+    async def literally(scope: Scope, receive: Receive, send: Send) -> None:
+        """Find nothing under a path that is written in another way than its route; the framework would normalize it."""
+        if scope["type"] == "http" and not _is_literal(scope["raw_path"], scope["path"]):
+            raise NotFoundError(way)
+        await cast("App", router)(scope, receive, send)
+
+    return literally
+
+
+def _is_literal(raw_path: bytes, path: str) -> bool:
+    """Tell whether a path is the one way to write it: no escape but in a model's id, no empty segment, no dots."""
+    if raw_path.startswith(_MODEL_PREFIX):
+        return _MODEL_PATH.fullmatch(raw_path) is not None and "//" not in path and path.isprintable()
+    return _PATH.fullmatch(raw_path) is not None
 
 
 # The handlers return raw ASGI applications: the framework's own ``asgi`` handlers answer 500 on every path that has a

@@ -16,14 +16,16 @@ if TYPE_CHECKING:
     from ibex.adapters.http.asgi import Receive, Scope, Send
     from ibex.domain.admit_caller import AdmitCaller
     from ibex.domain.clock import Clock
+    from ibex.domain.fair_share import Capacity
     from ibex.domain.providers import ProviderRegistry
 
 
 class CallerRoutes:
     """ASGI applications that raise the refusals of ``AdmitCaller``. None of them leaves an exchange on record."""
 
-    def __init__(self, admit: AdmitCaller, providers: ProviderRegistry, clock: Clock) -> None:
+    def __init__(self, admit: AdmitCaller, providers: ProviderRegistry, clock: Clock, capacity: Capacity) -> None:
         self._admit = admit
+        self._capacity = capacity
         self._providers = providers
         self._clock = clock
         self._since_unix_s = int(clock.now().timestamp())
@@ -31,7 +33,11 @@ class CallerRoutes:
     async def probe(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Authenticate, check the agent, count the request; and nothing else."""
         notes = self._begin(scope)
-        await self._admit(context_of(scope).credentials(scope), notes)
+        self._capacity.begin_authentication()
+        try:
+            await self._admit(context_of(scope).credentials(scope), notes)
+        finally:
+            self._capacity.end_authentication()
         caller = notes.caller
         answer = {"status": "ok", "org_id": caller and caller.org_id, "agent_id": caller and caller.agent_id}
         await _answer(answer, notes)(scope, receive, send)
@@ -49,12 +55,18 @@ class CallerRoutes:
         try:
             provider = self._providers.route(name)
         except ProviderNotConfiguredError:
-            raise NotFoundError("No such model is routed.") from None
+            unknown = NotFoundError("No such model is routed.")
+            self._admit.note_refusal(notes, unknown)
+            raise unknown from None
         await _answer(self._model(name, provider.name), notes)(scope, receive, send)
 
     async def _authenticated(self, scope: Scope) -> OpenExchange:
         notes = self._begin(scope)
-        await self._admit.authenticate(context_of(scope).credentials(scope), notes)
+        self._capacity.begin_authentication()
+        try:
+            await self._admit.authenticate(context_of(scope).credentials(scope), notes)
+        finally:
+            self._capacity.end_authentication()
         return notes
 
     def _begin(self, scope: Scope) -> OpenExchange:

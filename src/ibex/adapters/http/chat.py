@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ibex.adapters.http.asgi import JSON, Answer
-from ibex.adapters.http.chat_request import read_chat_request
+from ibex.adapters.http.chat_request import read_chat_request_in_turns
 from ibex.adapters.http.client import Client
 from ibex.adapters.http.context import context_of
 from ibex.adapters.http.exchange_headers import exchange_headers
@@ -18,10 +18,10 @@ from ibex.domain.errors import (
     FieldError,
     IbexError,
     InternalError,
-    OverloadedError,
     UnsupportedMediaTypeError,
     ValidationError,
 )
+from ibex.domain.fair_share import Reservation
 
 if TYPE_CHECKING:
     from ibex.adapters.http.asgi import Receive, Scope, Send
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ibex.domain.chat import ChatRequest
     from ibex.domain.chat_stream import ChatStream
     from ibex.domain.complete_chat import ChatReply, CompleteChat
+    from ibex.domain.fair_share import Capacity
 
 _ENDS = {None: False, "false": False, "true": True}
 
@@ -40,24 +41,27 @@ class ChatRoute:
     """A raw ASGI application: the framework's own request and response objects cost more than all stages together."""
 
     def __init__(
-        self, complete_chat: CompleteChat, errors: ErrorAnswers, observer: RequestObserver, limits: Limits
+        self,
+        complete_chat: CompleteChat,
+        errors: ErrorAnswers,
+        observer: RequestObserver,
+        limits: Limits,
+        capacity: Capacity,
     ) -> None:
         self._complete_chat = complete_chat
         self._errors = errors
         self._observer = observer
         self._limits = limits
-        self._running = 0
+        self._capacity = capacity
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, unless too many are under way. Nothing is sent to a client that has gone."""
-        if self._running >= self._limits.max_concurrency:
-            raise OverloadedError(retry_after_s=1)
-        self._running += 1
+        """Answer one request. Nothing is sent to a client that has gone."""
+        reservation = Reservation(self._capacity)
         context = context_of(scope)
         try:
             async with Client(scope, receive, send, self._limits) as client:
                 try:
-                    reply = await self._complete_chat(_call(scope, context, client))
+                    reply = await self._complete_chat(_call(scope, context, client, reservation))
                     context.notes = reply.notes
                     await self._reply(reply, context, client)
                 except asyncio.CancelledError:
@@ -66,7 +70,7 @@ class ChatRoute:
                     # The server ends and would wait no longer. This task ends here too: raising would make it log one.
                     await self._tell(shutting_down(), context, client)
         finally:
-            self._running -= 1
+            reservation.release()
 
     async def _reply(self, reply: ChatReply, context: RequestContext, client: Client) -> None:
         if isinstance(reply, ChatAnswer):
@@ -103,22 +107,23 @@ class ChatRoute:
             await client.end_stream(self._errors.event(error, context))
 
 
-def _call(scope: Scope, context: RequestContext, client: Client) -> ChatCall:
+def _call(scope: Scope, context: RequestContext, client: Client, reservation: Reservation) -> ChatCall:
     return ChatCall(
         request_id=context.request_id,
         trace_id=context.trace_id,
         credentials=context.credentials(scope),
-        read_request=partial(_read_request, context, client),
+        read_request=partial(_read_request, context, client, reservation),
+        reservation=reservation,
         has_gone=lambda: client.gone,
         session_handle=context.field(b"x-ibex-session-id"),
         ends_session=_ENDS.get(_session_end(context), False),
     )
 
 
-async def _read_request(context: RequestContext, client: Client) -> ChatRequest:
+async def _read_request(context: RequestContext, client: Client, reservation: Reservation) -> ChatRequest:
     """Read and understand the body; what is wrong with a header that only now matters is told together with it."""
     media_type, _, _ = (context.field(b"content-type") or "").partition(";")
-    if media_type.strip().lower() != "application/json":
+    if media_type.strip(" \t").lower() != "application/json":
         raise UnsupportedMediaTypeError
     if context.field(b"content-encoding") not in (None, "", "identity"):
         raise UnsupportedMediaTypeError("The request body must not be compressed.")
@@ -126,9 +131,9 @@ async def _read_request(context: RequestContext, client: Client) -> ChatRequest:
     if _session_end(context) not in _ENDS:
         wrong_headers = (FieldError("X-IBEX-Session-End", FieldCode.INVALID_ENUM, "must be true or false"),)
     length = context.field(b"content-length")
-    body = await client.read_body(int(length) if length and length.isdecimal() else None)
+    body = await client.read_body(int(length) if length and length.isdecimal() else None, reservation)
     try:
-        request = read_chat_request(body)
+        request = await read_chat_request_in_turns(body)
     except ValidationError as error:
         raise ValidationError((*wrong_headers, *error.field_errors)) from None
     if wrong_headers:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Final, Self
 
 from ibex.adapters.http.asgi import BODY, DISCONNECT, START
 from ibex.domain.deadline import Deadline
-from ibex.domain.errors import ClientClosedRequestError, PayloadTooLargeError
+from ibex.domain.errors import ClientClosedRequestError, PayloadTooLargeError, RequestTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
     from ibex.adapters.http.asgi import Answer, Headers, Message, Receive, Scope, Send
+    from ibex.domain.fair_share import Reservation
 
 CUT: Final = "ibex.cut"
 """A scope's extension: a function that drops the connection."""
@@ -35,17 +36,20 @@ _STREAM_HEADERS: Final = [
 class Limits:
     """What clients may take. Sizes are in bytes, times in seconds.
 
-    After ``keep_alive_s`` of silence a stream gets a comment. A body may stand still for ``body_silence_s``, and comes
-    after that with a KiB a second at least. More than ``max_concurrency`` chat requests at a time are refused.
+    After ``keep_alive_s`` of silence a stream gets a comment. A body must be complete within ``body_s``, plus one
+    second for each ``body_bytes_per_s`` of its declared length, or of what has arrived where none is declared. No
+    silence in it may exceed ``body_silence_s``.
     """
 
     max_request_body_bytes: int = 10 * 1024 * 1024
     body_silence_s: float = 10.0
+    body_s: float = 60.0
+    body_bytes_per_s: int = 128 * 1024
     keep_alive_s: float = 15.0
-    max_concurrency: int = 2_000
 
 
-_LEAST_BYTES_A_SECOND: Final = 1024
+_PIECE_BYTES: Final = 64 * 1024
+"""Small chunks of a body are joined into pieces of this size, since each object takes more than its bytes."""
 
 
 class Client:
@@ -57,7 +61,6 @@ class Client:
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, limits: Limits) -> None:
         extensions = scope.get("extensions", {})
-        self._cut = extensions.get(CUT)
         self._watch = extensions.get(WATCH, self._watch_by_receiving)
         self._whole_body: Callable[[], bytes | None] = extensions.get(WHOLE_BODY, _unknown)
         self._receive = receive
@@ -95,11 +98,12 @@ class Client:
             return only_ours and isinstance(error, asyncio.CancelledError | ClientClosedRequestError)
         return isinstance(error, ClientClosedRequestError)
 
-    async def read_body(self, declared_bytes: int | None) -> bytes:
-        """Return the whole body.
+    async def read_body(self, declared_bytes: int | None, reservation: Reservation) -> bytes:
+        """Return the whole body, after reserving its bytes: a declared length before reading, else each chunk.
 
-        Raises ``PayloadTooLargeError``, before reading anything if the declared length says so, and
-        ``ClientClosedRequestError`` if the client goes, stands still or is far too slow before the end.
+        Raises ``PayloadTooLargeError``, before reading anything if the declared length says so, ``OverloadedError`` if
+        the bytes cannot be reserved, ``RequestTimeoutError`` if the body does not arrive in time, and
+        ``ClientClosedRequestError`` if the client goes before the end.
         """
         most = self._limits.max_request_body_bytes
         if declared_bytes is not None and declared_bytes > most:
@@ -108,22 +112,35 @@ class Client:
         if whole is not None:  # as most are: nothing to wait for
             if len(whole) > most:
                 raise _too_large(most)
+            reservation.reserve_body(len(whole))
             self._watch(self._leave)
             return whole
-        chunks = []
+        if declared_bytes is not None:
+            reservation.reserve_body(declared_bytes)
+        body = await self._receive_body(declared_bytes, reservation)
+        self._watch(self._leave)
+        return body
+
+    async def _receive_body(self, declared_bytes: int | None, reservation: Reservation) -> bytes:
+        most, bytes_per_s = self._limits.max_request_body_bytes, self._limits.body_bytes_per_s
+        pieces: list[bytes | bytearray] = []
         size = 0
         more = True
-        began = asyncio.get_running_loop().time()
+        latest = self._time() + self._limits.body_s
         while more:
-            message = await self._next_message(began + size / _LEAST_BYTES_A_SECOND)
+            due = latest + (size if declared_bytes is None else declared_bytes) / bytes_per_s
+            message = await self._next_message(due)
             chunk = message.get("body", b"")
             size += len(chunk)
             if size > most:
                 raise _too_large(most)
-            chunks.append(chunk)
+            if declared_bytes is None:
+                reservation.reserve_body(len(chunk))
+            _append(pieces, chunk)
             more = message.get("more_body", False)
-        self._watch(self._leave)
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            if more and self._time() > due + self._limits.body_silence_s:
+                raise RequestTimeoutError  # a client that always has a byte ready keeps the timer from firing
+        return b"".join(pieces)
 
     async def answer(self, answer: Answer) -> None:
         """Send a whole answer. To a client that has gone nothing is sent, here and below."""
@@ -154,17 +171,13 @@ class Client:
             last = b"\n\n" + last
         await self._deliver({"type": BODY, "body": last, "more_body": False})
 
-    async def _next_message(self, should_be_at: float) -> Message:
-        """Return what comes, if it comes at most ``body_silence_s`` from now and from when it should have come."""
-        latest = min(asyncio.get_running_loop().time(), should_be_at) + self._limits.body_silence_s
+    async def _next_message(self, due: float) -> Message:
+        """Return the next part of the body; raise ``RequestTimeoutError`` at ``due``, or after too long a silence."""
         try:
-            async with Deadline(latest):
+            async with Deadline(min(due, self._time() + self._limits.body_silence_s)):
                 message = await self._receive()
         except TimeoutError:
-            self.gone = True
-            if self._cut is not None:
-                self._cut()
-            raise ClientClosedRequestError from None
+            raise RequestTimeoutError from None
         if message["type"] == DISCONNECT:
             self.gone = True
             raise ClientClosedRequestError
@@ -206,6 +219,14 @@ class Client:
             return
         self._finished = self.gone = self._cancelled_block = True
         self._block.cancel()
+
+
+def _append(pieces: list[bytes | bytearray], chunk: bytes) -> None:
+    last = pieces[-1] if pieces else None
+    if isinstance(last, bytearray) and len(last) < _PIECE_BYTES:
+        last += chunk
+    else:
+        pieces.append(bytearray(chunk) if pieces and len(chunk) < _PIECE_BYTES else chunk)
 
 
 def _unknown() -> None:

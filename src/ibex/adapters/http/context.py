@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from ibex.domain.admit_caller import Credentials
+from ibex.domain.ids import uuid_in
 
 if TYPE_CHECKING:
     from ibex.adapters.http.asgi import Scope
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
 
 _STATE_KEY: Final = "ibex.request"
 _TRACEPARENT = re.compile(rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-((?!0{16})[0-9a-f]{16}-[0-9a-f]{2})(-.*)?")
-_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
+_NO_IDS: Final = frozenset({UUID(int=0), UUID(int=2**128 - 1)})
+"""The nil and the max UUID (RFC 9562) stand for no id."""
+_OPTIONAL_SPACE: Final = b" \t"
 
 
 @dataclass(slots=True)
@@ -56,9 +59,12 @@ class RequestContext:
         return context
 
     def field(self, name: bytes) -> str | None:
-        """Return a header field's value, None where it is absent."""
+        """Return a header field's value, None where it is absent.
+
+        Only spaces and tabs may surround it (RFC 9110, 5.5); any other blank, such as a no-break space, belongs to it.
+        """
         value = self.fields.get(name)
-        return None if value is None else value.decode("latin-1").strip()
+        return None if value is None else value.strip(_OPTIONAL_SPACE).decode("latin-1")
 
     def credentials(self, scope: Scope) -> Credentials:
         """Return what the client claims to be."""
@@ -75,8 +81,8 @@ def context_of(scope: Scope) -> RequestContext:
 
 
 def _request_id(value: bytes | None) -> UUID | None:
-    text = (value or b"").decode("latin-1")
-    return UUID(text) if _UUID.fullmatch(text) else None
+    found = None if value is None else uuid_in(value.decode("latin-1"))
+    return None if found in _NO_IDS else found
 
 
 def _trace_context(traceparent: bytes | None) -> tuple[str | None, str | None]:

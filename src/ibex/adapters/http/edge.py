@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 REFUSED: Final = "ibex.refused"
 """A scope's extension: the error that the server itself found the request to be."""
-_NONE: Final[Mapping[tuple[str, str], App]] = MappingProxyType({})
+_NONE: Final[Mapping[tuple[str, bytes], App]] = MappingProxyType({})
 
 
 class Edge:
@@ -37,9 +37,9 @@ class Edge:
         clock: Clock,
         ids: IdSource,
         *,
-        straight: Mapping[tuple[str, str], App] = _NONE,
+        straight: Mapping[tuple[str, bytes], App] = _NONE,
     ) -> None:
-        """Take the routes, and those of them, by method and whole path, that are reached past the router (ADR 0020)."""
+        """Take the routes, and those that are reached past the router (ADR 0020), by method and path as it is sent."""
         self._app = app
         self._straight = straight
         self._errors = errors
@@ -58,7 +58,7 @@ class Edge:
         try:
             if REFUSED in scope.get("extensions", {}):
                 raise scope["extensions"][REFUSED]  # noqa: TRY301 - as everything that goes wrong further in
-            straight = self._straight.get((scope["method"], scope["path"]))
+            straight = self._straight.get((scope["method"], scope["raw_path"]))
             if straight is None:
                 await self._app(scope, receive, response.send)
             else:

@@ -24,6 +24,7 @@ from ibex.domain.errors import (
     ProviderNotConfiguredError,
     ProviderRefusedError,
     Refusal,
+    RequestTimeoutError,
     RetryableError,
     ServiceDegradedError,
     ValidationError,
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from ibex.adapters.http.context import RequestContext
     from ibex.domain.clock import Clock
 
+_MOST_FIELD_CHARACTERS: Final = 128
+_MOST_CHARACTERS: Final = 512
 _INVALID: Final = "invalid_request_error"
 _AUTHENTICATION: Final = "authentication_error"
 _PERMISSION: Final = "permission_error"
@@ -52,6 +55,7 @@ TABLE: Final = {
     ErrorCode.AGENT_SUSPENDED: (403, _PERMISSION),
     ErrorCode.NOT_FOUND: (404, _INVALID),
     ErrorCode.METHOD_NOT_ALLOWED: (405, _INVALID),
+    ErrorCode.REQUEST_TIMEOUT: (408, _INVALID),
     ErrorCode.PAYLOAD_TOO_LARGE: (413, _INVALID),
     ErrorCode.UNSUPPORTED_MEDIA_TYPE: (415, _INVALID),
     ErrorCode.HEADERS_TOO_LARGE: (431, _INVALID),
@@ -133,14 +137,22 @@ class ErrorAnswers:
             # OpenAI's SDKs show this member only: what the provider found wrong has to be in it.
             "message": (refused and refused.detail) or error.message,
             "param": refused.param if refused else next((e.field for e in field_errors), None),
-            "detail": error.detail,
+            "detail": error.detail if refused or error.detail is None else error.detail[:_MOST_CHARACTERS],
             "provider_code": refused and refused.provider_code,
             "docs_url": self._docs_base and f"{self._docs_base}/{error.code}",
             "request_id": context.request_id,
             "timestamp": self._clock.now(),
-            "field_errors": [{"field": e.field, "code": e.code, "message": e.message} for e in field_errors] or None,
+            "field_errors": [_field_error(e) for e in field_errors] or None,
         }
         return {"error": {name: value for name, value in content.items() if value is not None or name == "param"}}
+
+
+def _field_error(error: FieldError) -> dict[str, str]:
+    return {
+        "field": error.field[:_MOST_FIELD_CHARACTERS],
+        "code": error.code,
+        "message": error.message[:_MOST_CHARACTERS],
+    }
 
 
 def _headers(error: IbexError, allow: str | None) -> Headers:
@@ -155,6 +167,8 @@ def _headers(error: IbexError, allow: str | None) -> Headers:
         headers.append((b"retry-after", b"%d" % retry_after_s))
     if TABLE[error.code][1] == _AUTHENTICATION:
         headers.append((b"www-authenticate", b"Bearer"))  # RFC 6750, section 3
+    if isinstance(error, RequestTimeoutError):
+        headers.append((b"connection", b"close"))  # RFC 9110, section 15.5.9: the rest of the body is not read
     if allow:
         headers.append((b"allow", allow.encode("latin-1")))
     return headers

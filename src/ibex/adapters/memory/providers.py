@@ -12,8 +12,7 @@ from ibex.domain.errors import IbexError, ProviderUnavailableError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from ibex.domain.chat import ChatRequest
-    from ibex.domain.providers import CompletionBody, StreamEvent
+    from ibex.domain.providers import CompletionBody, OutgoingRequest, StreamEvent
 
 
 class Silence(Enum):
@@ -84,10 +83,10 @@ class InMemoryProvider:
         self.models = models
         self.reports_stream_usage = reports_stream_usage
         self.answers = deque(answers)
-        self.requests: list[ChatRequest] = []
+        self.requests: list[OutgoingRequest] = []
         self.cancelled = 0
 
-    async def complete(self, request: ChatRequest) -> CompletionBody | InMemoryStream:
+    async def complete(self, request: OutgoingRequest) -> CompletionBody | InMemoryStream:
         """Give the next answer; see ``CompletionProvider``."""
         self.requests.append(request)
         answer = self.answers.popleft() if self.answers else ProviderUnavailableError()

@@ -15,8 +15,8 @@ from ibex.domain.providers import CompletionBody, StreamEvent
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-    from ibex.domain.chat import ChatRequest, Message
     from ibex.domain.clock import Clock
+    from ibex.domain.providers import OutgoingRequest
 
 _WORDS = re.compile(r"\s*\S+|\s+$")
 
@@ -49,26 +49,27 @@ class EchoProvider:
         self._sleep = sleep
         self._numbers = count(1)
 
-    async def complete(self, request: ChatRequest) -> CompletionBody | EchoStream:
+    async def complete(self, request: OutgoingRequest) -> CompletionBody | EchoStream:
         """Answer; see ``CompletionProvider``. Raises nothing of its own."""
-        echo = self._echo(request)
+        sent = json.loads(request.body, parse_int=float)  # int() refuses numbers of many digits
+        echo = self._echo(request.model, sent["messages"])
         await self._sleep(self._first_byte_delay_s)
         request_id = f"req_{echo.number}"
         if request.stream:
-            events = [_event(chunk) for chunk in echo.chunks(with_usage=request.wants_usage)]
+            events = [_event(chunk) for chunk in echo.chunks(with_usage=_wants_usage(sent))]
             events.append(StreamEvent(b"data: [DONE]\n\n", b"[DONE]"))
             return EchoStream(events, request_id, self._sleep, self._chunk_delay_s)
         return CompletionBody(_json(echo.completion()), provider_request_id=request_id)
 
-    def _echo(self, request: ChatRequest) -> _Echo:
+    def _echo(self, model: str, messages: Sequence[dict[str, Any]]) -> _Echo:
         now = self._clock.now()
-        user_texts = (_text(message) for message in reversed(request.messages) if message.role == "user")
+        user_texts = (_text(message) for message in reversed(messages) if message["role"] == "user")
         return _Echo(
             number=f"{int(now.timestamp() * 1_000_000):x}{next(self._numbers):06x}",
             created=int(now.timestamp()),
-            model=request.model,
+            model=model,
             tokens=_tokens(next(user_texts, "")),
-            prompt_tokens=sum(len(_tokens(_text(message))) for message in request.messages),
+            prompt_tokens=sum(len(_tokens(_text(message))) for message in messages),
         )
 
 
@@ -157,8 +158,12 @@ def _tokens(text: str) -> list[str]:
     return _WORDS.findall(text)
 
 
-def _text(message: Message) -> str:
-    content = json.loads(message.raw, parse_int=float).get("content")  # int() refuses numbers of many digits
+def _wants_usage(sent: dict[str, Any]) -> bool:
+    return (sent.get("stream_options") or {}).get("include_usage") is True
+
+
+def _text(message: dict[str, Any]) -> str:
+    content = message.get("content")
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, list) else ()

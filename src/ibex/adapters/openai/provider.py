@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
     from ibex.adapters.openai.config import OpenAIConfig
     from ibex.adapters.openai.upstream import Answer
-    from ibex.domain.chat import ChatRequest
     from ibex.domain.clock import Clock
     from ibex.domain.errors import IbexError
+    from ibex.domain.providers import OutgoingRequest
 
 MAX_ERROR_BODY_BYTES: Final = 64 * 1024
 MAX_ERROR_BODY_S: Final = 5.0
@@ -90,7 +90,7 @@ class OpenAIProvider:
         )
         self._upstream = upstream_over(transport, url, headers, config.connect_timeout_s)
 
-    async def complete(self, request: ChatRequest) -> CompletionBody | OpenAIStream:
+    async def complete(self, request: OutgoingRequest) -> CompletionBody | OpenAIStream:
         """Ask, again where that is safe, and return the answer; see ``CompletionProvider``.
 
         Raises ``OverloadedError`` too, where all connections are in use.
@@ -120,7 +120,7 @@ class OpenAIProvider:
         return next_delay(self._policy, retries, jitter=self._jitter(), asked_s=failure.asked_s, left_s=left_s)
 
     async def _try(
-        self, request: ChatRequest, attempts: int, deadline: float, *, fresh: bool
+        self, request: OutgoingRequest, attempts: int, deadline: float, *, fresh: bool
     ) -> CompletionBody | OpenAIStream | _Failure:
         now = asyncio.get_running_loop().time()
         limits = TimeLimits(deadline, now + self._config.first_byte_timeout_s, self._config.idle_timeout_s)
@@ -151,7 +151,7 @@ class OpenAIProvider:
 
 
 async def _completion(
-    request: ChatRequest, answer: Answer, body: AnswerBody, trail: Trail
+    request: OutgoingRequest, answer: Answer, body: AnswerBody, trail: Trail
 ) -> CompletionBody | _Failure:
     """Read a success. What is not JSON as a whole is none, and no try of ours made it so: it is not asked for again."""
     if request.stream or not body.is_readable or not _may_be_json(answer):

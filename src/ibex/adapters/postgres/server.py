@@ -184,7 +184,7 @@ class PostgresServer:
                 time.sleep(_PAUSE_S)
 
     def _pg_ctl(self, action: str, *options: str) -> None:
-        """Run ``pg_ctl``, which passes these paths to a shell: they are relative, so that no name of a user's is one."""
+        """Run ``pg_ctl``. It passes paths to a shell, so they are relative: none holds a name that a user chose."""
         self._run("pg_ctl", action, f"--pgdata={self._data.name}", "--wait", f"--timeout={_TIMEOUT_S}", *options)
 
     def _run(self, program: str, *arguments: str) -> None:

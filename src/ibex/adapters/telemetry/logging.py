@@ -6,8 +6,9 @@ Exceptions are logged as types and places in the code. Their messages are not: n
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
-import select
+import re
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,9 +19,10 @@ import msgspec
 import structlog
 
 from ibex.adapters.telemetry.current_request import CURRENT
+from ibex.adapters.telemetry.unblocking_output import UnblockingOutput, pieces
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from types import TracebackType
     from typing import TextIO
 
@@ -42,11 +44,15 @@ def configure_logging(level: str = "info", stream: TextIO | None = None) -> None
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _describe_exception,
     ]
-    unfailing = _Unfailing(stream or sys.stderr)
+    former, unfailing = _log.stream, _Unfailing(stream or sys.stderr)
+    if former is not None:
+        _log.dropped_before += former.dropped
+        former.close()
+    _log.stream = unfailing
     stream = cast("TextIO", unfailing)
     root = logging.getLogger()
     root.setLevel(level.upper())
-    _access.output = unfailing if root.level <= logging.INFO else None
+    _log.takes_access_lines = root.level <= logging.INFO
     structlog.configure(  # past the standard library's logging, which would double the price of every access line
         processors=[*shared, _render],
         wrapper_class=structlog.make_filtering_bound_logger(root.level),
@@ -66,28 +72,38 @@ def configure_logging(level: str = "info", stream: TextIO | None = None) -> None
     logging.getLogger("uvicorn.access").disabled = True
 
 
+_NOT_ASCII: Final = re.compile(r"[\x7f-\U0010ffff]")
 _LOST: Final = (OSError, ValueError)
 """What writing raises where there is no room any more, and where the stream was closed."""
 
 
-class _Unfailing:
-    """A stream that drops what it cannot write: a full disk must not fail the request that is logged."""
+RETRY_S: Final = 0.05
 
-    def __init__(self, stream: TextIO) -> None:
+
+class _Unfailing:
+    """A stream that fails and stops nobody: what cannot be written waits for a while, then it is dropped."""
+
+    def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
-        self._buffer = getattr(stream, "buffer", None)
         self._lines: list[bytes] = []
+        self._retry: asyncio.TimerHandle | None = None
+        self._dropped = 0
+        self._output: UnblockingOutput | None = None
+        with suppress(*_LOST, AttributeError):  # a stream in memory has no descriptor
+            self._output = UnblockingOutput(cast("TextIO", stream).fileno())
+
+    @property
+    def dropped(self) -> int:
+        """How many lines were dropped."""
+        return self._dropped + (self._output.dropped if self._output is not None else 0)
 
     def write(self, text: str) -> int:
+        self._lines.append(text.encode("utf-8", "replace"))
         self._write_lines()
-        with suppress(*_LOST):
-            return self._stream.write(text)
-        return 0
+        return len(text)
 
     def flush(self) -> None:
         self._write_lines()
-        with suppress(*_LOST):
-            self._stream.flush()
 
     def write_line(self, line: bytes) -> None:
         """Write bytes past the text layer, in which nothing waits: whoever else writes flushes at once.
@@ -103,47 +119,72 @@ class _Unfailing:
         except RuntimeError:  # there is no event loop, so nobody to wait for
             self._write_lines()
 
+    def close(self) -> None:
+        """Write what there is room for, and let go of the stream."""
+        self._write_lines()
+        output, self._output = self._output, None
+        if output is not None:
+            self._dropped += output.dropped
+            output.close()
+
     def _write_lines(self) -> None:
-        if not self._lines:
-            return
         lines, self._lines = self._lines, []
-        with suppress(*_LOST):
-            if self._buffer is None:
-                self._stream.write(b"".join(lines).decode())
-                return
-            for piece in _pieces(lines):
-                self._buffer.write(piece)
-                self._buffer.flush()
+        output = self._output
+        if output is None or getattr(self._stream, "closed", False):
+            self._write_to_stream(lines)
+        elif not output.write(*lines) and self._retry is None:
+            with suppress(RuntimeError):  # without an event loop the next line is the next try
+                self._retry = asyncio.get_running_loop().call_later(RETRY_S, self._try_again)
 
+    def _try_again(self) -> None:
+        self._retry = None
+        self._write_lines()
 
-def _pieces(lines: list[bytes]) -> Iterator[bytes]:
-    """Yield the lines joined, as many as a pipe that several processes share takes at once: none is torn then."""
-    piece: list[bytes] = []
-    size = 0
-    for line in lines:
-        if size + len(line) > select.PIPE_BUF and piece:
-            yield b"".join(piece)
-            piece, size = [], 0
-        piece.append(line)
-        size += len(line)
-    yield b"".join(piece)
+    def _write_to_stream(self, lines: list[bytes]) -> None:
+        try:
+            for piece in pieces(lines):
+                buffer = getattr(self._stream, "buffer", None)
+                if buffer is not None:
+                    buffer.write(piece)
+                    buffer.flush()
+                elif self._stream is not None:
+                    self._stream.write(piece.decode())
+        except _LOST:
+            self._dropped += len(lines)
 
 
 @dataclass(slots=True)
-class _Access:
-    """Where lines go that are written as they are; nowhere before logging is configured, or above level info."""
+class _Log:
+    """Where this process's lines go; nowhere before logging is configured."""
 
-    output: _Unfailing | None = None
+    stream: _Unfailing | None = None
+    takes_access_lines: bool = False
+    dropped_before: int = 0
 
 
-_access: Final = _Access()
+_log: Final = _Log()
+
+
+def lines_dropped() -> int:
+    """Return how many lines nobody will read: their reader had stopped reading, or the disk was full."""
+    return _log.dropped_before + (_log.stream.dropped if _log.stream is not None else 0)
 
 
 def write_line(line: Callable[[], bytes]) -> None:
     """Write a line of level info, as it is made; past the processors, whose rules it must keep by itself."""
-    output = _access.output
-    if output is not None:
-        output.write_line(line())
+    if _log.takes_access_lines and _log.stream is not None:
+        _log.stream.write_line(in_ascii(line()))
+
+
+def in_ascii(line: bytes) -> bytes:
+    """Return a line of JSON with escapes for what is not printable ASCII: a terminal obeys some of it."""
+    if line.isascii() and b"\x7f" not in line:
+        return line
+    return _NOT_ASCII.sub(_escape, line.decode("utf-8", "replace")).encode("ascii")
+
+
+def _escape(found: re.Match[str]) -> str:
+    return json.dumps(found[0])[1:-1] if found[0] != "\x7f" else "\\u007f"
 
 
 def describe(error: BaseException) -> list[dict[str, Any]]:
@@ -192,7 +233,7 @@ def _source(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict
 
 
 def _render(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
-    return msgspec.json.encode(event, enc_hook=_type_name).decode()
+    return in_ascii(msgspec.json.encode(event, enc_hook=_type_name)).decode("ascii")
 
 
 def _type_name(value: Any) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from ibex.adapters.telemetry.exposition import Merge
 from ibex.adapters.telemetry.journal import JournalTelemetry
+from ibex.adapters.telemetry.log_lines import count_dropped_lines
 from ibex.adapters.telemetry.registry import Registry
 from ibex.domain.errors import ErrorCode
 from ibex.domain.exchange import Stage
@@ -51,6 +52,7 @@ class Metrics:
         self._declare_provider(registry)
         self._failures = registry.counter("internal_errors_total", "Exceptions that nobody foresaw.")
         self._declare_sinks(registry)
+        count_dropped_lines(registry)
 
     def _declare_provider(self, registry: Registry) -> None:
         by_provider = ("provider", "mode")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from ibex.adapters.telemetry.current_request import CURRENT, CurrentRequest
+from ibex.adapters.telemetry.log_lines import count_dropped_lines
 from ibex.adapters.telemetry.logging import describe
 from ibex.adapters.telemetry.registry import Registry
 
@@ -24,6 +25,7 @@ class AuthMetrics:
     def __init__(self) -> None:
         self.registry = Registry("ibex_auth_")
         self.failures = self.registry.counter("internal_errors_total", "Exceptions that nobody foresaw.")
+        count_dropped_lines(self.registry)
 
     def render(self) -> tuple[bytes, str]:
         """Return all metrics in Prometheus' text format, and its content type."""

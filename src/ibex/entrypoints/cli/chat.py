@@ -17,6 +17,7 @@ from ibex.entrypoints.cli.invocation import NothingRunsError
 from ibex.entrypoints.cli.output import DotenvOption
 from ibex.entrypoints.cli.tables import terminal_width, wrapped
 from ibex.entrypoints.destinations import ONLY_CHAT_SENDS
+from ibex.entrypoints.foreign_text import harmless, on_one_line
 from ibex.entrypoints.home import DEFAULT_HOME
 from ibex.entrypoints.settings import MissingSettingError, Settings
 
@@ -83,14 +84,14 @@ class Conversation:
             told = {"session": f"session {session}", **told}
             self.told_session = session
         for line in wrapped(told, terminal_width()):
-            click.secho(line, dim=True, err=True)
+            click.secho(on_one_line(line), dim=True, err=True)
 
     def _show(self, response: httpx.Response) -> tuple[str, dict[str, Any]]:
         if not self.stream:
             response.read()
             answer = response.json()
             text = answer["choices"][0]["message"].get("content") or ""
-            click.echo(text)
+            click.echo(harmless(text))
             return text, answer.get("usage") or {}
         parts: list[str] = []
         usage: dict[str, Any] = {}
@@ -101,7 +102,7 @@ class Conversation:
             for choice in event["choices"]:
                 part = choice["delta"].get("content") or ""
                 parts.append(part)
-                sys.stdout.write(part)
+                sys.stdout.write(harmless(part))  # character by character, so that none is made of two parts
                 sys.stdout.flush()
         click.echo()
         return "".join(parts), usage
@@ -165,7 +166,8 @@ def chat(  # noqa: PLR0913 - an argument an option
 
 
 def _is_option(name: str) -> bool:
-    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
+    context = click.get_current_context()
+    return context is not None and context.get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 def _refuse_misdirected(invocation: Invocation, token: str | None) -> None:
@@ -216,6 +218,7 @@ def _converse(conversation: Conversation) -> None:
         except click.ClickException as failure:
             if not typed:
                 raise
+            failure.message = harmless(failure.message)  # type: ignore[misc]  # final to subclasses
             failure.show()
 
 

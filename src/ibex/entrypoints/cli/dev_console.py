@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import rich_click as click
+
+from ibex.adapters.telemetry.unblocking_output import UnblockingOutput
+from ibex.entrypoints.foreign_text import on_one_line
 
 if TYPE_CHECKING:
     from ibex.domain.exchange import Exchange
@@ -24,6 +30,9 @@ class DevConsole:
         """Take the folder's name, as the user gave it, and how to call the command line."""
         self._home = home
         self._command = command
+        self._output: UnblockingOutput | None = None
+        with suppress(OSError, ValueError, AttributeError):  # a stream in memory has no descriptor, a closed one none
+            self._output = UnblockingOutput(sys.stdout.fileno())
 
     @property
     def observer(self) -> DevConsole:
@@ -32,12 +41,12 @@ class DevConsole:
 
     def starting(self, what: str) -> None:
         """Say what takes a moment."""
-        click.echo(f"starting {what} ...")
+        self._say(f"starting {what} ...")
 
     def ready(self, address: str, installation: FirstInstallation, settings: Settings) -> None:
         """Say where it listens, with what token, who answers, and what to paste."""
         token = installation.agent_token
-        click.echo(
+        self._say(
             f"""
 {click.style("IBEX is ready.", bold=True)}
 
@@ -71,19 +80,28 @@ See also: {self._command} chat, directive show {installation.agent_name}, traces
 
     def stopping(self) -> None:
         """Say that it ends, and how to end it now."""
-        click.echo("stopping: running requests may finish; Ctrl-C again cuts them off ...")
+        self._say("stopping: running requests may finish; Ctrl-C again cuts them off ...")
 
     def stopped(self) -> None:
         """Say that it has ended, and where what is kept is."""
-        click.echo(f"stopped; the data stays in {self._home}.")
+        self._say(f"stopped; the data stays in {self._home}.")
+
+    def _say(self, text: str) -> None:
+        """Write a line, if its reader still reads: IBEX serves, and ends, without one."""
+        output = self._output
+        if output is None:
+            click.echo(text)
+        else:
+            line = text if sys.stdout.isatty() and not os.environ.get("NO_COLOR") else click.unstyle(text)
+            output.write(f"{line}\n".encode(sys.stdout.encoding or "utf-8", "replace"))
 
     def settled(self, exchange: Exchange, *, journaled: bool) -> None:
         """Tell of one request in one line: outcome, session, tokens, timings."""
         usage, timings = exchange.summary.usage, exchange.timings
         parts = [
             click.style(str(exchange.status), fg=_COLOURS.get(exchange.status // 100)),
-            f"{exchange.model or '-'}{' stream' if exchange.is_streaming else ''}",
-            f"session {exchange.session.handle if exchange.session else '-'}",
+            f"{on_one_line(exchange.model or '-')}{' stream' if exchange.is_streaming else ''}",
+            f"session {on_one_line(exchange.session.handle) if exchange.session else '-'}",
             f"tokens {_count(usage.input_tokens)}→{_count(usage.output_tokens)}",
             f"total {timings.total_ns / _NS_IN_MS:.1f} ms",
             f"overhead {timings.overhead_ns / _NS_IN_MS:.1f} ms",
@@ -96,7 +114,7 @@ See also: {self._command} chat, directive show {installation.agent_name}, traces
             parts.append(click.style(exchange.error_code, fg="red"))
         if not journaled and exchange.caller is not None:
             parts.append(click.style("not journaled", fg="red"))
-        click.echo("  ".join(parts))
+        self._say("  ".join(parts))
 
     def aggregated(self, exchange: Exchange, *, journaled: bool) -> None:
         """Say nothing: each of the requests has its line."""

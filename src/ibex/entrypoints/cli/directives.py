@@ -11,6 +11,7 @@ import rich_click as click
 from ibex.domain.directive_diff import Basis
 from ibex.domain.directives import InjectionMode
 from ibex.entrypoints.cli.output import Row, json_option, org_option, show_one, show_rows, shown
+from ibex.entrypoints.foreign_text import harmless
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -86,7 +87,7 @@ def show_directive(invocation: Invocation, agent: str, org: str | None, *, as_js
         show_one({**_state_row(state), "text": state.version.text}, as_json=True)
         return
     show_one(_state_row(state), as_json=False)
-    click.echo(f"\n{state.version.text}")
+    click.echo(f"\n{harmless(state.version.text)}")
 
 
 @directive.command("history")
@@ -132,7 +133,7 @@ def diff(
     for line in (f"--- {_side(found.before)}", f"+++ {_side(found.after)}"):
         click.secho(line, bold=True, color=colour)
     for line in found.lines:
-        click.secho(line, fg=_COLOURS.get(line[0]), color=colour)
+        click.secho(harmless(line), fg=_COLOURS.get(line[0]), color=colour)
     if not found.lines:
         click.echo("The texts are equal.")
 
@@ -192,7 +193,7 @@ def _side(version: DirectiveVersion | None) -> str:
     if version is None:
         return "nothing"
     row = _version_row(version)
-    return f"version {row['receipt']} of {shown(row['created_at'])} by {row['author']}"
+    return f"version {row['receipt']} of {shown(row['created_at'])} by {shown(row['author'])}"
 
 
 def _state_row(state: DirectiveState) -> Row:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import rich_click as click
 
 from ibex.entrypoints.cli.output import DotenvOption, json_option, show_one
+from ibex.entrypoints.foreign_text import harmless
 from ibex.entrypoints.outcome import EXIT_FAILED
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def _show(found: Sequence[Finding]) -> None:
     said_before = None
     for finding in found:
         verdict = click.style(f"{finding.verdict.value:<6}", fg=_COLOURS[finding.verdict.value])
-        click.echo(f"{verdict}  {finding.name:<{width}}  {finding.said}")
+        click.echo(f"{verdict}  {finding.name:<{width}}  {harmless(finding.said)}")
         if finding.remedy is not None and finding.remedy != said_before:
-            click.echo(f"{_MARGIN}→ {finding.remedy}")
+            click.echo(f"{_MARGIN}→ {harmless(finding.remedy)}")
         said_before = finding.remedy

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import rich_click as click
 
@@ -44,24 +44,40 @@ class _Found:
 @json_option
 @click.pass_obj
 def show_trace(invocation: Invocation, request: str, org: str | None, *, as_json: bool) -> None:
-    """Show all that is on record about one request, given by its id: the response header X-Request-ID."""
+    """Show all that is on record about one request, given by its id: the response header X-Request-ID.
+
+    Where a client has used the id for several requests, all of them are shown, the latest first.
+    """
     request_id = uuid_of(request)
 
-    async def work(use_cases: Administration) -> _Found:
+    async def work(use_cases: Administration) -> list[_Found]:
         organization = await invocation.organization(use_cases, org)
-        trace = await use_cases.traces.find(organization.id, request_id)
-        if trace is None:
+        traces = await use_cases.traces.find(organization.id, request_id)
+        if not traces:
             raise NotFoundError(
                 f"There is no trace of request {request_id} in the organization {organization.name!r}. There is one"
                 " half a second after a request's end, unless it was refused before its organization was known (401)."
             )
-        return await _complete(use_cases, organization, trace)
+        return [await _complete(use_cases, organization, trace) for trace in traces]
 
-    found = invocation.administer(work)
+    latest, *others = invocation.administer(work)
     if as_json:
-        also = {name: getattr(found, name) for name in ("agent_name", "directive_number", "session", "turn_index")}
-        write_json({**asdict(found.trace), **also})
+        write_json({**_document(latest), "same_request_id": [_document(other) for other in others]})
         return
+    if others:
+        click.echo(f"{len(others) + 1} requests have this id, the latest first.\n")
+    for number, found in enumerate((latest, *others)):
+        if number:
+            click.echo()
+        _show(found)
+
+
+def _document(found: _Found) -> Mapping[str, Any]:
+    also = {name: getattr(found, name) for name in ("agent_name", "directive_number", "session", "turn_index")}
+    return {**asdict(found.trace), **also}
+
+
+def _show(found: _Found) -> None:
     for heading, rows in _sections(found).items():
         click.secho(heading, bold=True)
         for name, value in rows.items():

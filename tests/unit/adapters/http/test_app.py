@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from harness.chat_scene import ORG
 from harness.http_scene import CHAT, HEADERS, REQUEST, HttpScene, call
 
 
@@ -21,10 +22,55 @@ async def test_applications_share_nothing() -> None:
     assert response.error["docs_url"] == "https://docs.test/NOT_FOUND"
 
 
-@pytest.mark.parametrize("path", [CHAT + "/", "//v1/chat/completions"])
-async def test_superfluous_slashes_do_not_matter(path: str) -> None:
-    """As base URLs that end in one make them."""
-    assert (await HttpScene().post(path=path)).status == 200
+ORG_CHAT = f"/v1/orgs/{ORG}/chat/completions"
+OTHERWISE = [
+    CHAT + "/",
+    "/" + CHAT,
+    "/v1//chat/completions",
+    "/v1/./chat/completions",
+    "/v1/x/../chat/completions",
+    "/v1/chat%2Fcompletions",
+    "/v1/%63hat/completions",
+    "/v1/chat/completions%20",
+    "/v1/chat/completions%00",
+    "/v1/chat/completions;x",
+    "/v1/chat;x/completions",
+    "/v1\\chat\\completions",
+    "/V1/chat/completions",
+    ORG_CHAT + "/",
+    ORG_CHAT.replace("/chat", "//chat"),
+    ORG_CHAT.replace("-", "%2D", 1),
+    ORG_CHAT.replace("/chat", ";x/chat"),
+    ORG_CHAT.replace("/chat", "%20/chat"),
+]
+
+
+@pytest.mark.parametrize("path", OTHERWISE)
+async def test_a_path_that_is_written_in_another_way_is_not_found(path: str) -> None:
+    """A proxy in front that judges by the path must not see another one than IBEX."""
+    response = await HttpScene().post(path=path)
+
+    assert (response.status, response.error["code"]) == (404, "NOT_FOUND")
+
+
+async def test_the_id_of_an_organization_is_taken_in_either_case() -> None:
+    """It is the same UUID."""
+    assert (await HttpScene().post(path=ORG_CHAT.replace(str(ORG), str(ORG).upper()))).status == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/models/gpt-4o", "/v1/models/gpt%2D4o", "/v1/models/%67pt-4o"])
+async def test_the_id_of_a_model_may_be_escaped(path: str) -> None:
+    """As clients do, which take it for one segment."""
+    assert (await call(HttpScene().app(), "GET", path, HEADERS)).status == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/models/gpt-4o/", "/v1/models//gpt-4o", "/v1/models/%2Fgpt-4o", "/v1/models/./gpt-4o", "/v1/models/a%0A"],
+)
+async def test_a_model_is_named_in_one_way(path: str) -> None:
+    """But for escapes."""
+    assert (await call(HttpScene().app(), "GET", path, HEADERS)).status == 404
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "/"), ("GET", "/docs"), ("POST", "/chat/completions")])

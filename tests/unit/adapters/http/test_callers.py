@@ -7,8 +7,9 @@ import json
 import pytest
 
 from harness.chat_scene import AGENT, ORG
-from harness.http_scene import HttpScene
+from harness.http_scene import HEADERS, HttpScene, RecordingRequestObserver, call
 from ibex.domain.errors import ServiceDegradedError
+from ibex.domain.fair_share import Capacity
 
 
 async def test_models_are_listed_in_openais_shape() -> None:
@@ -38,10 +39,14 @@ async def test_a_model_that_is_routed_is_described(name: str) -> None:
 
 
 async def test_a_model_that_is_not_routed_is_not_found() -> None:
-    """The envelope says so."""
-    response = await HttpScene().get("/v1/models/claude")
+    """The envelope says so, and it counts as a refusal of the organization's."""
+    scene, observer = HttpScene(), RecordingRequestObserver()
+    response = await call(scene.app(observer), "GET", "/v1/models/claude", HEADERS)
 
     assert (response.status, response.error["code"]) == (404, "NOT_FOUND")
+    (ended,) = observer.requests
+    assert ended.notes is not None
+    assert ended.notes.is_excess_refusal is False
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/models/gpt-4o", "/v1/internal/auth-probe"])
@@ -75,3 +80,20 @@ async def test_a_probe_without_an_agent_is_refused() -> None:
     response = await HttpScene().get("/v1/internal/auth-probe", headers={"x-ibex-agent-id": None})
 
     assert (response.status, response.error["code"]) == (400, "MISSING_AGENT_ID")
+
+
+@pytest.mark.parametrize("path", ["/v1/internal/auth-probe", "/v1/models", "/v1/models/gpt-4o"])
+async def test_too_many_requests_in_authentication(path: str) -> None:
+    """One more is refused before anything is looked up; what was let in is let out, whatever came of it."""
+    scene = HttpScene()
+    scene.chat.capacity = Capacity(slots=1, body_bytes=1, most_authenticating=1)
+    scene.chat.capacity.begin_authentication()
+    refused = await scene.get(path)
+    assert (refused.status, refused.error["code"], refused.headers["retry-after"]) == (503, "OVERLOADED", "1")
+    assert scene.chat.tokens.asked == []
+
+    scene.chat.capacity.end_authentication()
+    attempts: list[tuple[dict[str, str | None], int]] = [({"authorization": None}, 401), ({}, 200), ({}, 200)]
+    for headers, status in attempts:
+        assert (await scene.get(path, headers=headers)).status == status
+    assert scene.chat.capacity.authenticating == 0

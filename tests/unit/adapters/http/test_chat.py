@@ -352,18 +352,20 @@ async def test_a_client_that_leaves_within_its_body_is_recorded() -> None:
     assert scene.chat.provider.asked == []
 
 
-async def test_a_client_whose_body_stands_still_is_cut_off() -> None:
-    """A slow upload cannot hold a request open for ever."""
+async def test_a_body_that_stands_still_times_out() -> None:
+    """A slow upload cannot hold a slot for ever: the client is told, and the connection is closed."""
     scene = HttpScene()
     scene.limits = Limits(body_silence_s=0.02)
-    cut = asyncio.Event()
     exchange = AsgiCall(())
 
-    await exchange.run(scene.app(), chat_scope(cut=cut.set))
+    await exchange.run(scene.app(), chat_scope((b"content-length", b"100")))
 
-    assert cut.is_set()
-    assert exchange.sent == []
-    assert scene.chat.exchange.status == 499
+    response = exchange.response()
+    assert (response.status, response.error["code"]) == (408, "REQUEST_TIMEOUT")
+    assert (response.error["type"], response.headers["connection"]) == ("invalid_request_error", "close")
+    assert scene.chat.exchange.error_code == "REQUEST_TIMEOUT"
+    assert scene.chat.journaled
+    assert (scene.chat.capacity.slots.in_use, scene.chat.capacity.body_bytes.in_use) == (0, 0)
 
 
 async def test_a_server_that_ends_tells_a_running_stream() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ibex.adapters.http.chat_request import MAX_DEPTH, MAX_MESSAGES, read_chat_request
+from ibex.adapters.http.chat_request import MAX_DEPTH, MAX_MESSAGES, MAX_STRUCTURE, read_chat_request
 from ibex.domain.chat import Member
 from ibex.domain.directives import inject
 from ibex.domain.errors import FieldCode, InvalidJsonError, ValidationError
@@ -346,7 +346,7 @@ def test_a_hundred_thousand_levels_are_refused(opening: bytes) -> None:
 
 def test_millions_of_tiny_things_are_refused_early() -> None:
     """Elements and members that would take a hundred times their text in memory are not even split."""
-    elements = b"[" + b"1," * 2_000_000 + b"1]"
+    elements = b"[" + b"1," * 400_000 + b"1]"
     members = b",".join([b'"a":1'] * 200_000)
 
     assert refused(body(messages=elements)) == [("messages", FieldCode.TOO_MANY)]
@@ -372,3 +372,87 @@ def test_a_request_with_any_damage_is_understood_or_refused(position: int, damag
 
     with contextlib.suppress(InvalidJsonError, ValidationError):
         read_chat_request(text[:position] + damage + text[position + len(damage) :])
+
+
+LONG_S = "\u017f"
+FOLDED = {
+    "Messages": "messages",
+    "MODEL": "model",
+    f"me{LONG_S}{LONG_S}ages": "messages",
+    "\ufb06ream": "stream",
+    "Stream_Options": "stream_options",
+    "max_to\u212aens": "max_tokens",
+    "Max_Completion_Tokens": "max_completion_tokens",
+    "tempeRature": "temperature",
+}
+
+
+@pytest.mark.parametrize("name", FOLDED)
+@pytest.mark.parametrize("escaped", [False, True])
+def test_a_name_that_folds_to_an_understood_one_is_refused(name: str, escaped: bool) -> None:  # noqa: FBT001
+    """Beside the real member or instead of it, and however it is written."""
+    member = json.dumps(name, ensure_ascii=escaped).encode() + b":1"
+    assert refused(body()[:-1] + b"," + member + b"}") == [(FOLDED[name], FieldCode.INVALID_FORMAT)]
+    assert (FOLDED[name], FieldCode.INVALID_FORMAT) in refused(b"{" + member + b"}")
+
+
+@pytest.mark.parametrize("name", ["Role", "ROLE", "Content", "CONTENT"])
+@pytest.mark.parametrize("where", ["before", "after", "alone"])
+def test_a_name_that_folds_to_one_of_a_messages_is_refused(name: str, where: str) -> None:
+    """In any message; of the others nothing is said."""
+    odd = json.dumps(name).encode() + b':"user"'
+    usual = b'"role":"user","content":"x"'
+    inside = {"before": odd + b"," + usual, "after": usual + b"," + odd, "alone": odd}[where]
+    found = refused(body(messages=b'[{"role":"user","content":"x"},{' + inside + b"}]"))
+    assert (f"messages[1].{name.casefold()}", FieldCode.INVALID_FORMAT) in found
+
+
+def test_a_name_that_folds_to_one_of_the_stream_options_is_refused() -> None:
+    """``include_usage`` decides what the client is shown."""
+    found = refused(body(stream_options=b'{"include_usage":true,"Include_Usage":false}'))
+    assert found == [("stream_options.include_usage", FieldCode.INVALID_FORMAT)]
+
+
+@pytest.mark.parametrize(
+    "name", ["Tools", "messages2", "messag\u00e9s", "ro\u0131e", "model ", "Metadata", "x" * 10_000]
+)
+def test_a_name_that_folds_to_none_is_only_odd(name: str) -> None:
+    """The provider judges it."""
+    member = json.dumps(name).encode() + b":1"
+    assert read_chat_request(body()[:-1] + b"," + member + b"}").members[-1] == Member(name, b"1")
+
+
+def test_no_more_is_told_than_32_wrong_fields() -> None:
+    """And the reading ends there."""
+    wrong = b"[" + b",".join([b'{"Role":"x","role":"nobody","role":1}'] * MAX_MESSAGES) + b"]"
+    found = refused(body(messages=wrong, temperature=b"9"))
+    assert len(found) == 32
+    assert all(field.startswith("messages[") for field, _ in found)
+
+
+def test_a_long_value_is_judged_by_its_length() -> None:
+    """A name, a role and a boolean of megabytes are not decoded."""
+    long = b'"' + b"\\ud83d\\ude00" * 100_000 + b'"'
+    assert refused(body(model=long)) == [("model", FieldCode.TOO_LONG)]
+    assert refused(body(messages=b'[{"role":%s}]' % long)) == [("messages[0].role", FieldCode.INVALID_ENUM)]
+    assert refused(body(stream=long)) == [("stream", FieldCode.INVALID_FORMAT)]
+    assert read_chat_request(body(model=b'"' + b"\\ud83d\\ude00" * 256 + b'"')).model == "\U0001f600" * 256
+
+
+def test_what_a_large_body_is_made_of_is_bounded() -> None:
+    """Brackets and commas outside of strings; within strings there may be any number of them."""
+    text = json.dumps([{"a": [1, 2]}] * 250_000).encode()
+    assert len(text) > 2 << 20
+    assert refused(body(x=text)) == [("body", FieldCode.TOO_MANY)]
+    assert read_chat_request(body(x=b"[" + b"1," * (MAX_STRUCTURE - 100) + b"%d]" % 10**4)).members[-1].name == "x"
+    as_text = json.dumps([{"role": "user", "content": text.decode()}]).encode()
+    assert read_chat_request(body(messages=as_text)).messages[0].role == "user"
+
+
+def test_a_large_body_that_is_not_utf8() -> None:
+    """Wherever it is not, also at the very end of what is looked at at once."""
+    for at in (10, 1 << 20, (1 << 20) + 1, 3_000_000):
+        text = bytearray(body(x=b'"' + "\u6f22".encode() * 1_100_000 + b'"'))
+        text[at] = 0xFF
+        with pytest.raises(InvalidJsonError):
+            read_chat_request(bytes(text))

@@ -26,7 +26,19 @@ def test_a_request_id_that_is_a_uuid_is_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [b"", b"42", b"{" + ID.encode() + b"}", ID.replace("-", "").encode(), b"urn:uuid:" + ID.encode(), b"\xff"]
+    "value",
+    [
+        b"",
+        b"42",
+        b"{" + ID.encode() + b"}",
+        ID.replace("-", "").encode(),
+        b"urn:uuid:" + ID.encode(),
+        b"\xff",
+        str(UUID(int=0)).encode(),
+        str(UUID(int=2**128 - 1)).upper().encode(),
+        ID.replace("0", "\u0660").encode(),
+        b"\xa0" + ID.encode(),
+    ],
 )
 def test_any_other_request_id_is_replaced(value: bytes) -> None:
     """By a UUIDv7 of our own."""
@@ -104,3 +116,13 @@ def test_the_context_is_found_in_the_scope() -> None:
     assert BEARER[-9:] not in repr(begun)
     with pytest.raises(TypeError):
         context_of({"state": {"ibex.request": None}})
+
+
+@pytest.mark.parametrize("blank", [b"\xa0", b"\x85", b"\x1c", b"\x1f", b"\x0b", b"\x0c", b"\xc2\xa0", b"\xe2\x80\x8b"])
+@pytest.mark.parametrize("name", [b"authorization", b"x-ibex-agent-id", b"content-type", b"x-ibex-session-end"])
+def test_only_spaces_and_tabs_surround_a_value(name: bytes, blank: bytes) -> None:
+    """Any other blank is a part of it (RFC 9110, 5.5), and makes it another value."""
+    value = b"true"
+    assert context((name, b" \t" + value + b"\t ")).field(name) == "true"
+    assert context((name, blank + value)).field(name) == (blank + value).decode("latin-1")
+    assert context((name, value + blank)).field(name) == (value + blank).decode("latin-1")

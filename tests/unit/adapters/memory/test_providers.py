@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from harness.chat_scene import chat_request, event, pause
+from harness.chat_scene import event, outgoing_request, pause
 from ibex.adapters.memory.providers import InMemoryProvider, InMemoryStream, Silence
 from ibex.domain.errors import ProviderTimeoutError, ProviderUnavailableError
 from ibex.domain.providers import CompletionBody
@@ -17,7 +17,7 @@ async def test_answers_come_in_their_order_and_requests_are_remembered() -> None
     body, stream = CompletionBody(b"{}"), InMemoryStream()
     provider = InMemoryProvider(body, ProviderTimeoutError())
     provider.answers.append(stream)
-    requests = [chat_request(), chat_request(stream=True), chat_request()]
+    requests = [outgoing_request(), outgoing_request(stream=True), outgoing_request()]
     assert await provider.complete(requests[0]) is body
     with pytest.raises(ProviderTimeoutError):
         await provider.complete(requests[1])
@@ -30,7 +30,7 @@ async def test_answers_come_in_their_order_and_requests_are_remembered() -> None
 async def test_a_silent_provider_counts_who_gave_up() -> None:
     """A cancelled request is one that was stopped."""
     provider = InMemoryProvider(Silence.FOR_EVER)
-    asking = asyncio.create_task(provider.complete(chat_request()))
+    asking = asyncio.create_task(provider.complete(outgoing_request()))
     await pause()
     asking.cancel()
     await asyncio.wait([asking])

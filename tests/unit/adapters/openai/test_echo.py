@@ -9,30 +9,30 @@ from typing import Any
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from harness.chat_scene import chat_request
+from harness.chat_scene import outgoing_request
 from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.openai.echo import EchoProvider, EchoStream
-from ibex.domain.chat import ChatRequest, Message
 from ibex.domain.completion import CompletionFold, EventKind, summarize_body
-from ibex.domain.providers import CompletionBody
+from ibex.domain.providers import CompletionBody, OutgoingRequest
 
 NOW = 1_767_323_045
 
 
-def request_of(*messages: dict[str, Any], stream: bool = False, include_usage: bool | None = None) -> ChatRequest:
+def request_of(*messages: dict[str, Any], stream: bool = False, include_usage: bool | None = None) -> OutgoingRequest:
     """Return a request with these messages."""
-    known = tuple(Message(message["role"], json.dumps(message).encode()) for message in messages)
-    return replace(chat_request(stream=stream, include_usage=include_usage), messages=known)
+    asked = outgoing_request(stream=stream, include_usage=include_usage)
+    body = json.dumps(json.loads(asked.body) | {"messages": messages}).encode()
+    return replace(asked, body=body)
 
 
-async def buffered(provider: EchoProvider, request: ChatRequest) -> ChatCompletion:
+async def buffered(provider: EchoProvider, request: OutgoingRequest) -> ChatCompletion:
     """Ask, and read the answer as OpenAI's SDK would."""
     answer = await provider.complete(request)
     assert isinstance(answer, CompletionBody)
     return ChatCompletion.model_validate_json(answer.body, strict=True)
 
 
-async def streamed(provider: EchoProvider, request: ChatRequest) -> list[ChatCompletionChunk]:
+async def streamed(provider: EchoProvider, request: OutgoingRequest) -> list[ChatCompletionChunk]:
     """Ask, and read the stream's chunks as OpenAI's SDK would."""
     answer = await provider.complete(request)
     assert isinstance(answer, EchoStream)
@@ -86,8 +86,8 @@ async def test_without_a_user_message_the_answer_is_empty() -> None:
 
 async def test_a_number_of_many_digits_in_a_message_is_no_error() -> None:
     """It is not a number that anyone computes with."""
-    message = Message("user", b'{"role": "user", "content": "a", "n": ' + b"9" * 10_000 + b"}")
-    answer = await buffered(EchoProvider(ManualClock()), replace(chat_request(), messages=(message,)))
+    body = b'{"messages": [{"role": "user", "content": "a", "n": ' + b"9" * 10_000 + b"}]}"
+    answer = await buffered(EchoProvider(ManualClock()), replace(outgoing_request(), body=body))
     assert answer.choices[0].message.content == "a"
 
 
@@ -148,7 +148,7 @@ async def test_a_stream_and_a_body_have_the_same_summary() -> None:
 async def test_each_answer_has_an_id_of_its_own() -> None:
     """Also at the same moment, and the provider's own id too."""
     provider = EchoProvider(ManualClock())
-    answers = [await provider.complete(chat_request()) for _ in range(3)]
+    answers = [await provider.complete(outgoing_request()) for _ in range(3)]
     assert len({json.loads(a.body)["id"] for a in answers if isinstance(a, CompletionBody)}) == 3
     assert len({answer.provider_request_id for answer in answers}) == 3
 
@@ -161,7 +161,7 @@ async def test_it_thinks_and_pauses_as_long_as_it_was_told() -> None:
         slept.append(seconds)
 
     provider = EchoProvider(ManualClock(), first_byte_delay_s=1.5, chunk_delay_s=0.25, sleep=sleep)
-    await buffered(provider, chat_request())
+    await buffered(provider, outgoing_request())
     assert slept == [1.5]
     await streamed(provider, request_of({"role": "user", "content": "Hi"}, stream=True))
     assert slept == [1.5, 1.5, 0.25, 0.25, 0.25]
@@ -169,7 +169,7 @@ async def test_it_thinks_and_pauses_as_long_as_it_was_told() -> None:
 
 async def test_a_closed_stream_gives_no_more() -> None:
     """What its reader left is not made up later."""
-    answer = await EchoProvider(ManualClock()).complete(chat_request(stream=True))
+    answer = await EchoProvider(ManualClock()).complete(outgoing_request(stream=True))
     assert isinstance(answer, EchoStream)
     events = aiter(answer)
     await anext(events)

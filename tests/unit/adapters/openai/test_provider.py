@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from harness.cancellation import Cut, Moment, run_cut
-from harness.chat_scene import chat_request
+from harness.chat_scene import outgoing_request
 from harness.openai_wire import REQUEST_ID, completion_body, stream_events, text_deltas
 from harness.upstream import HUSH, FakeAnswer, FakeTransport, Hush, buffered, refused, streamed
 from ibex import __version__
@@ -60,7 +60,7 @@ class Scene:
     async def fails(self, kind: type[ProviderError], *, stream: bool = False) -> Any:
         """Ask and return the error, which must be of this kind; all that was opened must be closed."""
         with pytest.raises(kind) as raised:
-            await self.provider.complete(chat_request(stream=stream))
+            await self.provider.complete(outgoing_request(stream=stream))
         assert type(raised.value) is kind
         assert self.transport.all_closed
         return raised.value
@@ -69,7 +69,7 @@ class Scene:
 async def test_a_buffered_answer_comes_byte_for_byte() -> None:
     """With the number of tries and the provider's own id; its connection is given back."""
     scene = Scene(buffered("Grüße"))
-    answer = await scene.provider.complete(chat_request())
+    answer = await scene.provider.complete(outgoing_request())
     assert answer == CompletionBody(completion_body("Grüße"), 1, REQUEST_ID)
     assert scene.transport.bodies[0].ended
     assert scene.transport.all_closed
@@ -78,7 +78,7 @@ async def test_a_buffered_answer_comes_byte_for_byte() -> None:
 async def test_a_streamed_answer_is_left_open_for_its_reader() -> None:
     """It is returned as soon as the status has come; closing it is the reader's."""
     scene = Scene(streamed(*EVENTS))
-    answer = await scene.provider.complete(chat_request(stream=True))
+    answer = await scene.provider.complete(outgoing_request(stream=True))
     assert isinstance(answer, OpenAIStream)
     assert (answer.attempts, answer.provider_request_id, scene.transport.bodies[0].given) == (1, REQUEST_ID, 0)
     assert [event.raw async for events in answer for event in events] == EVENTS
@@ -91,7 +91,7 @@ async def test_a_streamed_answer_is_left_open_for_its_reader() -> None:
 async def test_only_headers_of_the_allow_list_are_sent(*, stream: bool, accept: str) -> None:
     """The body goes as it is, to the one address of the configuration."""
     scene = Scene(streamed(*EVENTS) if stream else buffered(), base_url="https://llm.example:8443/v1/")
-    request = chat_request(stream=stream)
+    request = outgoing_request(stream=stream)
     answer = await scene.provider.complete(request)
     if isinstance(answer, OpenAIStream):
         await answer.aclose()
@@ -112,7 +112,7 @@ async def test_only_headers_of_the_allow_list_are_sent(*, stream: bool, accept: 
 async def test_the_connection_has_its_own_timeout() -> None:
     """It is the transport's to keep."""
     scene = Scene(buffered(), connect_timeout_s=1.5)
-    await scene.provider.complete(chat_request())
+    await scene.provider.complete(outgoing_request())
     assert scene.transport.requests[0].extensions["timeout"]["connect"] == 1.5
 
 
@@ -120,7 +120,7 @@ async def test_the_connection_has_its_own_timeout() -> None:
 async def test_a_passing_failure_is_retried(status: int) -> None:
     """The delays double; the answer in the end counts all tries, and every answer on the way was closed."""
     scene = Scene(refused(status), refused(status), buffered())
-    answer = await scene.provider.complete(chat_request())
+    answer = await scene.provider.complete(outgoing_request())
     assert (answer.attempts, scene.delays) == (3, [0.5, 1.0])
     assert scene.transport.all_closed
 
@@ -137,7 +137,7 @@ async def test_a_passing_failure_is_retried(status: int) -> None:
 async def test_a_connection_that_dies_before_the_answer_is_retried(failure: Exception) -> None:
     """Also for a stream."""
     scene = Scene(failure, streamed(*EVENTS))
-    answer = await scene.provider.complete(chat_request(stream=True))
+    answer = await scene.provider.complete(outgoing_request(stream=True))
     assert answer.attempts == 2
     assert isinstance(answer, OpenAIStream)
     await answer.aclose()
@@ -166,7 +166,7 @@ async def test_the_providers_own_delay_is_kept() -> None:
         refused(503, retry_after="Fri, 02 Jan 2026 03:04:12 GMT"),
         buffered(),
     )
-    await scene.provider.complete(chat_request())
+    await scene.provider.complete(outgoing_request())
     assert scene.delays == [3, 4.5, 7]
 
 
@@ -245,7 +245,7 @@ async def test_json_by_any_of_its_names_is_a_completion(content_type: str) -> No
     """A server that names no type is believed by its bytes."""
     body = completion_body("Hi")
     for headers in ({"content-type": content_type}, {}):
-        answer = await Scene(FakeAnswer(200, headers, (body,))).provider.complete(chat_request())
+        answer = await Scene(FakeAnswer(200, headers, (body,))).provider.complete(outgoing_request())
         assert isinstance(answer, CompletionBody)
         assert answer.body == body
 
@@ -255,7 +255,7 @@ async def test_a_body_cut_off_by_its_own_framing_costs_its_connection() -> None:
     cut = Scene(FakeAnswer(200, {"content-type": "application/json"}, (b'{"id": "cut off',)))
     await cut.fails(ProviderUnavailableError)
     whole = Scene(buffered())
-    await whole.provider.complete(chat_request())
+    await whole.provider.complete(outgoing_request())
     assert [scene.transport.network_streams[0].closed for scene in (cut, whole)] == [1, 0]
 
 
@@ -276,7 +276,7 @@ async def test_a_success_that_is_no_event_stream_is_no_stream(answer: FakeAnswer
 @pytest.mark.parametrize("headers", [{}, {"content-type": "text/plain; charset=utf-8"}])
 async def test_a_stream_by_another_name(headers: dict[str, str]) -> None:
     """Some servers of OpenAI's API leave it to their framework to say what they send."""
-    answer = await Scene(FakeAnswer(200, headers, tuple(EVENTS))).provider.complete(chat_request(stream=True))
+    answer = await Scene(FakeAnswer(200, headers, tuple(EVENTS))).provider.complete(outgoing_request(stream=True))
     assert isinstance(answer, OpenAIStream)
     assert b"".join([event.raw async for events in answer for event in events]) == b"".join(EVENTS)
 
@@ -285,7 +285,7 @@ async def test_compression_that_was_not_asked_for_is_undone() -> None:
     """The client gets what it would have got without."""
     data = gzip.compress(completion_body("Hi"))
     headers = {"content-type": "application/json", "content-encoding": "gzip"}
-    answer = await Scene(FakeAnswer(200, headers, (data[:9], data[9:]))).provider.complete(chat_request())
+    answer = await Scene(FakeAnswer(200, headers, (data[:9], data[9:]))).provider.complete(outgoing_request())
     assert isinstance(answer, CompletionBody)
     assert answer.body == completion_body("Hi")
 
@@ -326,7 +326,7 @@ async def test_no_free_connection_is_the_proxys_own_overload() -> None:
     """It is not retried: that would make it worse."""
     scene = Scene(httpx.PoolTimeout("full"))
     with pytest.raises(OverloadedError):
-        await scene.provider.complete(chat_request())
+        await scene.provider.complete(outgoing_request())
     assert scene.delays == []
 
 
@@ -334,7 +334,7 @@ async def test_no_free_connection_is_the_proxys_own_overload() -> None:
 async def test_an_id_that_cannot_be_passed_on_is_as_if_there_was_none(value: str) -> None:
     """It goes into a header and a column."""
     headers = {"content-type": "application/json", "x-request-id": value}
-    answer = await Scene(FakeAnswer(200, headers, (completion_body("Hi"),))).provider.complete(chat_request())
+    answer = await Scene(FakeAnswer(200, headers, (completion_body("Hi"),))).provider.complete(outgoing_request())
     assert answer.provider_request_id is None
 
 
@@ -361,7 +361,7 @@ async def test_no_cancellation_leaves_an_answer_open(
 
             async def converse(scene: Scene = scene) -> None:
                 try:
-                    answer = await scene.provider.complete(chat_request(stream=stream))
+                    answer = await scene.provider.complete(outgoing_request(stream=stream))
                 except ProviderError:
                     return
                 if isinstance(answer, OpenAIStream):
@@ -378,7 +378,7 @@ async def test_the_key_and_the_texts_are_in_no_log_and_no_repr(caplog: pytest.Lo
     """At any level, for answers of all kinds."""
     caplog.set_level(logging.DEBUG)
     scene = Scene(buffered("canary-11"), refused(401, "canary-12"), max_retries=0)
-    answer = await scene.provider.complete(chat_request())
+    answer = await scene.provider.complete(outgoing_request())
     error = await scene.fails(ProviderUnavailableError)
     shown = f"{answer!r} {error!r} {scene.provider!r} {vars(scene.provider)['_config']!r} {caplog.text}"
     assert "canary" not in shown

@@ -12,6 +12,7 @@ from ibex.adapters.telemetry.caches import CacheTelemetry, WatchedCache, Watched
 from ibex.adapters.telemetry.registry import Registry
 from ibex.domain.errors import InvalidTokenError
 from ibex.domain.freshness import Kind, Stamp
+from ibex.domain.guessed_secrets import Share
 from ibex.domain.shared_directives import SharedDirective
 
 if TYPE_CHECKING:
@@ -48,6 +49,20 @@ def test_lookups_are_counted_by_kind_tier_and_outcome() -> None:
         'ibex_proxy_cache_lookups_total{kind="tokens",outcome="hit",tier="worker"} 2.0',
         'ibex_proxy_cache_lookups_total{kind="tokens",outcome="stale",tier="worker"} 1.0',
     ]
+
+
+def test_calls_that_were_not_made_are_counted_by_their_share() -> None:
+    """So an operator sees that secrets are guessed, or agents made up."""
+    registry = Registry("ibex_proxy_")
+    telemetry = CacheTelemetry(registry)
+
+    telemetry.call_refused(Share.LANE)
+    telemetry.call_refused(Share.LANE)
+    telemetry.call_refused(Share.AGENT)
+
+    text = registry.render()[0].decode()
+    assert 'ibex_proxy_auth_calls_refused_total{share="lane"} 2.0' in text
+    assert 'ibex_proxy_auth_calls_refused_total{share="agent"} 1.0' in text
 
 
 def test_what_has_to_make_room_is_counted() -> None:

@@ -14,7 +14,7 @@ from uuid import UUID
 import pytest
 import structlog
 
-from harness.logs import logging_to
+from harness.logs import logging_to, write_out
 from ibex.adapters.telemetry.current_request import CURRENT, CurrentRequest
 from ibex.adapters.telemetry.logging import configure_logging, describe, write_line
 
@@ -277,3 +277,19 @@ def test_a_log_that_cannot_be_written_fails_nobody(capsys: pytest.CaptureFixture
         root.setLevel(level)
 
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("text", ["\x1b]52;c;x\x07", "\x9b2J", "\x7f", "\u202e", "\U0001f600 \u6f22"])
+def test_all_lines_are_ascii(text: str) -> None:
+    """With escapes that say the same."""
+    stream = configured()
+    structlog.get_logger().info("ours", text=text)
+    logging.getLogger("somebody").warning("theirs %s", text)
+    write_line(lambda: b'{"event":"' + text.encode() + b'"}\n' if text.isprintable() else b"{}\n")
+    write_out()
+
+    said = stream.getvalue()
+    assert said.isascii()
+    assert said.replace("\n", "").isprintable()
+    assert lines(stream)[0]["text"] == text
+    assert lines(stream)[1]["event"] == f"theirs {text}"

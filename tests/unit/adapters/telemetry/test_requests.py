@@ -11,6 +11,7 @@ from uuid import UUID
 import pytest
 
 from harness.chat_scene import AGENT, DIRECTIVE_TEXT, ORG, TOKEN, event
+from harness.exchanges import an_exchange
 from harness.http_scene import (
     CHAT,
     HEADERS,
@@ -28,7 +29,7 @@ from harness.logs import logging_to, write_out
 from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.telemetry.metrics import Metrics
 from ibex.adapters.telemetry.requests import RequestTelemetry
-from ibex.domain.errors import InvalidTokenError, ProviderRefusedError, ProviderUnavailableError, Refusal
+from ibex.domain.errors import ErrorCode, InvalidTokenError, ProviderRefusedError, ProviderUnavailableError, Refusal
 from ibex.domain.journal import JournalUnavailableError
 from ibex.domain.providers import CompletionBody
 
@@ -207,6 +208,21 @@ async def test_a_journal_that_is_down_is_told(log: io.StringIO) -> None:
     assert 'ibex_proxy_journal_losses_total{sink="checkpoints"} 1.0' in watched.text()
     (warning,) = [line for line in map(json.loads, log.getvalue().splitlines()) if line["level"] == "warning"]
     assert warning["request_id"] == response.headers["x-request-id"]
+
+
+async def test_refusals_that_could_not_be_recorded_together_are_counted(log: io.StringIO) -> None:
+    """Each of them is lost, and one line tells of all."""
+    scene = HttpScene()
+    watched = Watched(scene)
+    telemetry = RequestTelemetry(watched.metrics)
+    many = an_exchange(error_code=ErrorCode.RATE_LIMITED, reached_provider=False, repeated=1_000)
+
+    telemetry.aggregated(many, journaled=True)
+    telemetry.aggregated(many, journaled=False)
+
+    assert 'ibex_proxy_journal_losses_total{sink="traces"} 1000.0' in watched.text()
+    (warning,) = [line for line in map(json.loads, log.getvalue().splitlines()) if line["level"] == "warning"]
+    assert warning["repeated"] == 1_000
 
 
 def scenes() -> dict[str, HttpScene]:

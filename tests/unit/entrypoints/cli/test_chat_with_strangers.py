@@ -152,3 +152,37 @@ def test_usage_is_asked_for_where_it_must_be(ibex: CliScene, options: list[str],
 
     body = json.loads(asked[0].content)
     assert (body["stream"], "stream_options" in body) == (is_streaming, is_streaming)
+
+
+OBEYED = "\x1b]52;c;ZXZpbA==\x07\x1b[2J\x9b2J\u202etxt\u2066\u200f\u2028\x7f\r"
+
+
+def test_an_answer_moves_no_cursor_and_sets_no_clipboard(ibex: CliScene) -> None:
+    """Each character that a terminal would obey is replaced, also where a sequence comes in many parts."""
+    parts = [json.dumps({"choices": [{"delta": {"content": part}}]}) for part in ("a\tb\n", *OBEYED, "\u6f22")]
+    stream = "".join(f"data: {part}\n\n" for part in parts) + "data: [DONE]\n\n"
+    whole = {"choices": [{"message": {"content": f"a\tb\n{OBEYED}\u6f22"}}]}
+    answer_with(
+        ibex,
+        lambda: httpx.Response(200, headers=OWN, text=stream),
+        lambda: httpx.Response(200, headers=OWN, json=whole),
+    )
+    said = [ask(ibex, "Hi").out, ask(ibex, "Hi", "--no-stream").out]
+    assert said[0] == said[1]
+    assert said[0].startswith("a\tb\n\ufffd]52;c;ZXZpbA==\ufffd")
+    assert said[0].endswith("\u6f22\n")
+    assert not set(said[0]) & (set(OBEYED) - set("]52;c;ZXZpbA==[2Jtxt"))
+
+
+@pytest.mark.parametrize("in_stream", [True, False])
+def test_neither_does_an_error(ibex: CliScene, *, in_stream: bool) -> None:
+    """Whoever wrote it."""
+    error = {"error": {**REFUSAL["error"], "message": OBEYED}}
+    answer = httpx.Response(429, json=error)
+    if in_stream:
+        answer = httpx.Response(200, headers=OWN, text=f"data: {json.dumps(error)}\n\n")
+    answer_with(ibex, lambda: answer)
+    done = ask(ibex, "Hi")
+    assert done.code == 1
+    assert not set(done.err) & (set(OBEYED) - set("]52;c;ZXZpbA==[2Jtxt"))
+    assert "\ufffd]52;c;" in done.err

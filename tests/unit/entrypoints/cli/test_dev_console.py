@@ -63,3 +63,10 @@ def test_it_says_what_takes_a_moment(capsys: pytest.CaptureFixture[str]) -> None
     assert "Ctrl-C again" in stopping
     assert stopped == "stopped; the data stays in .ibex."
     assert console.observer is console
+
+
+def test_a_model_that_a_client_has_named_is_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """And moves no cursor."""
+    DevConsole(".ibex").settled(an_exchange(model="m\n\x1b[2J\x9b\u202e"), journaled=True)
+
+    assert capsys.readouterr().out.startswith("200  m\ufffd\ufffd[2J\ufffd\ufffd stream  session")

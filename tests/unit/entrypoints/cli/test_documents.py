@@ -73,7 +73,10 @@ def _acme(ibex: CliScene) -> None:
         ("directive deactivate one", DIRECTIVE),
         ("sessions show a-session", {*SESSION, "turns"}),
         ("traces summary", SUMMARY),
-        (f"traces show {UUID(int=2)}", {*TRACE, "agent_name", "directive_number", "session", "turn_index"}),
+        (
+            f"traces show {UUID(int=2)}",
+            {*TRACE, "agent_name", "directive_number", "session", "turn_index", "same_request_id"},
+        ),
         (BOOTSTRAP, INSTALLATION),
     ],
 )

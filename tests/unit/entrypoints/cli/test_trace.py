@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -165,3 +166,18 @@ def test_what_never_came_took_no_time_and_no_tokens() -> None:
     assert answer_ms(replace(trace, proxy_overhead_ms=2_000.0)) == 0.0
     assert tokens_of(replace(trace, checkpoint_id=UUID(int=0))) is None
     assert tokens_of(trace) == "11→7"
+
+
+def test_all_requests_of_one_id_are_shown(ibex: CliScene, agent: NamedAgent) -> None:
+    """The latest first; as JSON the others stand beside it."""
+    first = keep(ibex, agent)
+    later = replace(first, requested_at=first.completed_at, emitter_seq=first.emitter_seq + 1, status_code=503)
+    asyncio.run(ibex.traces.write([later], "another batch"))
+
+    done = ibex.run("traces", "show", REQUEST)
+    assert done.out.startswith("2 requests have this id")
+    assert done.out.count(REQUEST) == 2
+    assert done.out.index("503") < done.out.index("200")
+    document = json.loads(ibex.run("traces", "show", REQUEST, "--json").out)
+    assert document["status_code"] == 503
+    assert [other["status_code"] for other in document["same_request_id"]] == [200]

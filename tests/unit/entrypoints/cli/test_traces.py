@@ -12,6 +12,7 @@ import pytest
 
 from harness.exchanges import REQUESTED_AT, a_refusal, an_exchange
 from harness.turns import new_turn
+from ibex.domain.errors import ErrorCode
 from ibex.domain.exchange import Caller, Timings
 from ibex.domain.traces import trace_of
 
@@ -198,5 +199,5 @@ def test_a_row_for_many_refusals_says_for_how_many(ibex: CliScene, agent: NamedA
 
     assert "RATE_LIMITED x1,234" in ibex.run("traces", "tail").out
     assert "RATE_LIMITED, one row for 1,234 refused requests" in ibex.run("traces", "show", str(many.request_id)).out
-    assert ibex.run("traces", "tail", "--json").json()[0]["repeated"] == 1_234
-    assert ibex.run("traces", "gaps", "--json").json()[0]["requests"] == 1_234
+    assert ibex.run("traces", "tail", "--json").json[0]["repeated"] == 1_234
+    assert ibex.run("traces", "gaps", "--json").json[0]["requests"] == 1_234

@@ -1,0 +1,1 @@
+"""``make bench-attacks``: what an attack costs other organizations, measured on the production wiring."""

@@ -1,0 +1,17 @@
+"""How many lines of the log were dropped."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ibex.adapters.telemetry.logging import lines_dropped
+
+if TYPE_CHECKING:
+    from ibex.adapters.telemetry.registry import Registry
+
+
+def count_dropped_lines(registry: Registry) -> None:
+    """Declare the counter of lines that this process could not write."""
+    counter = registry.counter("log_lines_dropped_total", "Lines of the log that could not be written.")
+    counter.catch_up(lines_dropped())
+    registry.refreshed_by(lambda: counter.catch_up(lines_dropped()))

@@ -1,0 +1,117 @@
+"""The relay in front of the gRPC server: what it binds, passes on and closes."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ibex.adapters.grpc.connections import Standing
+from ibex.adapters.grpc.front import Front, bind, connection_of
+from ibex.adapters.grpc.health import Health
+from ibex.adapters.grpc.statuses import UnknownServiceError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+MUCH = 8 << 20
+WAIT_S = 30.0
+
+
+@asynccontextmanager
+async def echoing(front: Front) -> AsyncIterator[int]:
+    """Run a server that echoes behind a front; give the front's port."""
+
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_unix_server(echo, front.prepare().removeprefix("unix:"))
+    listeners = bind("127.0.0.1:0")
+    port = listeners[0].getsockname()[1]
+    await front.start(listeners)
+    try:
+        yield port
+    finally:
+        await front.close()
+        await front.close()
+        server.close()
+        await asyncio.sleep(0)
+
+
+async def test_bytes_pass_both_ways_however_many() -> None:
+    """A reader that begins late gets all of them, in their order."""
+    front = Front(10, WAIT_S)
+    sent = bytes(range(256)) * (MUCH // 256)
+    async with asyncio.timeout(WAIT_S), echoing(front) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        sending = asyncio.create_task(_send(writer, sent))
+        received = await reader.readexactly(len(sent))
+        await sending
+        writer.close()
+        await writer.wait_closed()
+
+    assert received == sent
+
+
+async def _send(writer: asyncio.StreamWriter, data: bytes) -> None:
+    writer.write(data)
+    await writer.drain()
+
+
+async def test_what_proves_nothing_is_closed_and_forgotten() -> None:
+    """A connection that has proven a caller stays."""
+    front = Front(10, 0.5)
+    async with asyncio.timeout(WAIT_S), echoing(front) as port:
+        proven, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"x")
+        assert await proven.readexactly(1) == b"x"
+        front.table.proved("1", Standing.SERVICE)
+        silent, other = await asyncio.open_connection("127.0.0.1", port)
+        with suppress(ConnectionError):
+            assert await silent.read() == b""
+        writer.write(b"y")
+        assert await proven.readexactly(1) == b"y"
+        assert len(front.table) == 1
+        writer.close()
+        other.close()
+        await writer.wait_closed()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "localhost:0", "0.0.0.0:0", "[::]:0"])
+def test_all_addresses_of_a_host_have_one_port(address: str) -> None:
+    """The wildcard of IPv6 takes IPv4 as well. A port that is taken is refused."""
+    if address.startswith("[") and not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    listeners = bind(address)
+    try:
+        (port,) = {listener.getsockname()[1] for listener in listeners}
+        for listener in listeners:
+            listener.listen()
+        socket.create_connection(("127.0.0.1", port), WAIT_S).close()
+        with pytest.raises(OSError, match="in use"):
+            bind(f"{address.rpartition(':')[0]}:{port}")
+    finally:
+        for listener in listeners:
+            listener.close()
+
+
+def test_a_call_is_traced_to_its_connection() -> None:
+    """By the last part of its peer's path."""
+    assert connection_of("unix:/tmp/ibex-auth-x/12") == "12"
+
+
+async def test_health_that_stops_serving_says_so() -> None:
+    """A service that is not there is not known, before and after."""
+    health_pb2 = pytest.importorskip("grpc_health.v1.health_pb2")
+    health = Health("a.B")
+    assert (await health.check(health_pb2.HealthCheckRequest(service="a.B"), None)).status == 1
+    health.stop_serving()
+    assert (await health.check(health_pb2.HealthCheckRequest(), None)).status == 2
+    with pytest.raises(UnknownServiceError):
+        await health.check(health_pb2.HealthCheckRequest(service="c.D"), None)

@@ -1,0 +1,40 @@
+"""A worker's capacity shows in its metrics as it is when they are read."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import pytest
+
+from ibex.adapters.telemetry.capacity import CapacityTelemetry
+from ibex.adapters.telemetry.registry import Registry
+from ibex.domain.errors import OverloadedError
+from ibex.domain.fair_share import Capacity, Reservation
+
+
+def test_what_is_in_use_and_what_was_refused() -> None:
+    """Each limit has its counter from the start; a refusal is counted once however often metrics are read."""
+    capacity = Capacity(slots=1, body_bytes=100, most_authenticating=10)
+    registry = Registry("ibex_proxy_")
+    CapacityTelemetry(registry, capacity)
+    before, _ = registry.render()
+
+    reservation = Reservation(capacity)
+    capacity.begin_authentication()
+    reservation.take_slot(UUID(int=1))
+    reservation.reserve_body(40)
+    with pytest.raises(OverloadedError):
+        Reservation(capacity).take_slot(UUID(int=1))
+    registry.render()
+    after, _ = registry.render()
+
+    for limit in (b"authentication", b"slots", b"body_bytes"):
+        assert b'ibex_proxy_capacity_refusals_total{limit="%b"} 0' % limit in before
+    for line in (
+        b"ibex_proxy_requests_authenticating 1",
+        b"ibex_proxy_request_slots_in_use 1",
+        b"ibex_proxy_body_bytes_in_use 40",
+        b'ibex_proxy_capacity_refusals_total{limit="slots"} 1',
+        b'ibex_proxy_capacity_refusals_total{limit="body_bytes"} 0',
+    ):
+        assert line in after

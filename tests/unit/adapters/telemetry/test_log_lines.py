@@ -1,0 +1,30 @@
+"""Lines that could not be written are counted."""
+
+from __future__ import annotations
+
+import io
+
+from harness.logs import logging_to, write_out
+from ibex.adapters.telemetry.log_lines import count_dropped_lines
+from ibex.adapters.telemetry.logging import lines_dropped, write_line
+from ibex.adapters.telemetry.registry import Registry
+
+
+class Full(io.StringIO):
+    """A stream on which there is no room."""
+
+    def write(self, _text: str) -> int:
+        """Fail as a file does."""
+        raise OSError(28, "No space left on device")
+
+
+def test_the_counter_goes_with_what_is_dropped() -> None:
+    """As often as the metrics are read."""
+    registry = Registry("test_")
+    count_dropped_lines(registry)
+    before = lines_dropped()
+    with logging_to(Full()):
+        write_line(lambda: b"{}\n")
+        write_out()
+    assert lines_dropped() == before + 1
+    assert f"test_log_lines_dropped_total {lines_dropped():.1f}".encode() in registry.render()[0]

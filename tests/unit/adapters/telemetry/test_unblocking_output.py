@@ -1,0 +1,133 @@
+"""Nothing waits for a reader: what it does not take is written later, within a bound, or dropped and counted."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ibex.adapters.telemetry.unblocking_output import MOST_WAITING_BYTES, UnblockingOutput
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+LINE = b"x" * 999 + b"\n"
+MANY = 200
+
+
+@pytest.fixture
+def pipe() -> Iterator[list[int]]:
+    """A pipe: the end to read from and the end to write to, each -1 once it is closed."""
+    ends = list(os.pipe())
+    fcntl.fcntl(ends[1], fcntl.F_SETPIPE_SZ, 4_096)
+    yield ends
+    for end in ends:
+        if end >= 0:
+            os.close(end)
+
+
+def read_all(descriptor: int, output: UnblockingOutput) -> bytes:
+    """Read until everything that waits is written, and that."""
+    os.set_blocking(descriptor, False)
+    text = b""
+    while True:
+        done = output.write_waiting()
+        try:
+            text += os.read(descriptor, 1 << 20)
+        except BlockingIOError:
+            if done:
+                return text
+
+
+def test_what_a_full_pipe_does_not_take_is_written_later(pipe: list[int]) -> None:
+    """Whole lines, all of them, in their order; the descriptor's own flags are not touched."""
+    output = UnblockingOutput(pipe[1])
+    flags = fcntl.fcntl(pipe[1], fcntl.F_GETFL)
+    lines = [b"%d %b" % (number, LINE) for number in range(MANY)]
+
+    assert not output.write(*lines)
+
+    assert fcntl.fcntl(pipe[1], fcntl.F_GETFL) == flags
+    assert read_all(pipe[0], output) == b"".join(lines)
+    assert output.dropped == 0
+    output.close()
+
+
+def test_what_waits_is_bounded(pipe: list[int]) -> None:
+    """What comes after that is dropped and counted; what is written is whole lines."""
+    output = UnblockingOutput(pipe[1])
+    count = 3 * MOST_WAITING_BYTES // len(LINE)
+    for _ in range(count):
+        output.write(LINE)
+
+    text = read_all(pipe[0], output)
+
+    assert len(text) <= MOST_WAITING_BYTES + 8_192
+    assert text == LINE * (len(text) // len(LINE))
+    assert output.dropped == count - len(text) // len(LINE) > 0
+    assert output.write(LINE)
+    output.close()
+
+
+def test_a_line_that_is_longer_than_the_pipe_is_not_torn(pipe: list[int]) -> None:
+    """Its rest comes first, whatever is written meanwhile."""
+    output = UnblockingOutput(pipe[1])
+    long = b"y" * 100_000 + b"\n"
+    output.write(LINE, long)
+    output.write(LINE)
+    assert read_all(pipe[0], output) == LINE + long + LINE
+    output.close()
+
+
+def test_a_reader_that_has_gone_costs_the_lines(pipe: list[int]) -> None:
+    """Nothing is raised, and nothing waits for nobody."""
+    output = UnblockingOutput(pipe[1])
+    os.close(pipe[0])
+    pipe[0] = -1
+    assert output.write(LINE, LINE)
+    assert output.write(LINE * 10)
+    assert output.dropped == 12
+    output.close()
+
+
+def test_a_pipe_of_another_user(pipe: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It cannot be opened again: it is asked first whether it has room."""
+
+    def refuse(*_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    output = UnblockingOutput(pipe[1])
+    monkeypatch.undo()
+    lines = [b"%d %b" % (number, LINE) for number in range(MANY)]
+    assert not output.write(*lines)
+    assert read_all(pipe[0], output) == b"".join(lines)
+    output.close()
+
+
+def test_a_socket_that_is_not_read() -> None:
+    """As the journal of systemd gives one."""
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        output = UnblockingOutput(writer.fileno())
+        lines = [b"%d %b" % (number, LINE) for number in range(1_000)]
+        output.write(*lines)
+        assert read_all(reader.fileno(), output) == b"".join(lines)
+        reader.close()
+        assert output.write(LINE)
+        assert output.dropped == 1
+        output.close()
+
+
+def test_a_file_takes_everything(tmp_path: Path) -> None:
+    """It is written to as it is."""
+    with (tmp_path / "log").open("ab") as file:
+        output = UnblockingOutput(file.fileno())
+        assert output.write(*[LINE] * MANY)
+        output.close()
+    assert (tmp_path / "log").read_bytes() == LINE * MANY
