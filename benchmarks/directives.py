@@ -37,7 +37,7 @@ def _tell(what: str, changes: list[Change]) -> None:
         f"{what}, {len(changes)} times: the first request that carries it is answered p50"
         f" {statistics.median(first):.1f} ms,"
         f" worst {max(first):.1f} ms\n  after the change; the last that carries the old one is sent p50"
-        f" {statistics.median(old):.0f} ms, worst {max(old):.0f} ms; {sum(c.failed for c in changes)}"
+        f" {statistics.median(old):.0f} ms, worst {max(old):.0f} ms; {sum(sum(c.failed.values()) for c in changes)}"
         " failed\n"
     )
     sys.stdout.flush()

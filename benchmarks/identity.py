@@ -1,12 +1,15 @@
 """`make bench-identity`: what authenticating costs, and how long a revoked token is served, healthy and under faults.
 
 Auth, two proxy workers, PostgreSQL, Redis and a ClickHouse engine on loopback, a relay in each link. ``--quick`` makes
-few tries of each; the full run takes about half an hour.
+few tries of each; the full run takes about half an hour. ``--revocations`` measures revocation alone, and
+``--tokens 3000000`` measures a worker that starts with so many live tokens, alone.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import os
 import statistics
 import sys
 import time
@@ -18,37 +21,58 @@ from uuid import uuid4
 
 import grpc
 import httpx
+import psycopg
 
 from harness.chat_scene import AGENT, BEARER, ORG, TOKEN, Caches, ScriptedAgents, ScriptedTokens, principal
-from harness.load import Load
+from harness.load import PROBE, Load
+from harness.loopback import resident_kib
 from harness.revocation import LINKS, RelayedStack, relayed_stack
 from ibex.adapters.grpc.generated import auth_pb2, auth_pb2_grpc
-from ibex.adapters.memory.board import InMemoryBoard
 from ibex.adapters.memory.clock import ManualClock
+from ibex.adapters.memory.epochs import InMemoryEpochs
 from ibex.adapters.memory.rate_limits import InMemoryRateLimiter
 from ibex.adapters.system.ids import SystemIds
 from ibex.domain.admit_caller import AdmitCaller, Credentials
+from ibex.domain.freshness.token_filter import BloomFilter
 from ibex.domain.identity import Agent, AgentStatus, PersonalAccessToken
-from ibex.domain.known_tokens import FILTER_BITS, filter_of, positions
 from ibex.domain.open_exchange import OpenExchange
 from ibex.domain.refused_requests import RefusedRequests
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from harness.revocation import Outcome
+    from harness.revocation import Outcome, Revoker
 
-QUICK = "--quick" in sys.argv
+_parser = argparse.ArgumentParser(description="Measure authentication and revocation.")
+_parser.add_argument("--quick", action="store_true", help="few tries of each")
+_parser.add_argument("--revocations", action="store_true", help="measure revocation alone")
+_parser.add_argument("--tokens", type=int, default=0, help="measure a worker's start with so many live tokens, alone")
+OPTIONS = _parser.parse_args()
+QUICK = OPTIONS.quick
 HEALTHY_TRIES, FAULT_TRIES = (3, 1) if QUICK else (50, 10)
 CLIENTS = 100
 FILTER_TOKENS, FILTER_PROBES = (100_000, 100_000) if QUICK else (1_000_000, 200_000)
 OUTAGE_S = 5 if QUICK else 60
 FLOOD_S = 5
 _IN_PROCESS = 20_000
+UNKNOWN_TOKENS = 100_000
+"""How many the false positives of the filter of a worker are counted among."""
+_ADD_TOKENS = """
+INSERT INTO tokens (id, org_id, name, permissions, key_id, digest, agent_id, created_at)
+SELECT gen_random_uuid(), %s, 'one of many', 1, 'k', sha256(n::text::bytea), NULL, now()
+FROM generate_series(1, %s) n
+"""
 
 
 def main() -> None:
     """Print the figures."""
+    if OPTIONS.tokens:
+        _many_tokens(OPTIONS.tokens)
+        return
+    if OPTIONS.revocations:
+        with relayed_stack(IBEX_AUTH_TIMEOUT="0.2") as stack:
+            _revocations(stack)
+        return
     asyncio.run(_in_process())
     _filter()
     with relayed_stack(IBEX_AUTH_TIMEOUT="0.2") as stack:
@@ -64,26 +88,23 @@ def _say(line: str) -> None:
 
 
 async def _in_process() -> None:
-    clock, caches = ManualClock(), Caches(ManualClock())
-    board = InMemoryBoard(clock, SystemIds())
-    connection = await board.connection()
-    await board.finish_filter(connection, await board.begin_filter(connection), filter_of([]))
-    await board.renew(connection, await board.begin_turn(connection) or "")
-    tokens = caches.tokens(ScriptedTokens(principal()))
-    agents = caches.agents(ScriptedAgents(Agent(AGENT, ORG, AgentStatus.ACTIVE)))
-    admit = AdmitCaller(tokens, agents, InMemoryRateLimiter(board.news), RefusedRequests(default_rpm=0), default_rpm=0)
+    clock = ManualClock()
+    caches, epochs = Caches(clock), InMemoryEpochs(clock, SystemIds())
+    tokens = caches.tokens(ScriptedTokens(principal(), epochs=epochs))
+    agents = caches.agents(ScriptedAgents(Agent(AGENT, ORG, AgentStatus.ACTIVE), epochs=epochs))
+    admit = AdmitCaller(tokens, agents, InMemoryRateLimiter(epochs), RefusedRequests(default_rpm=0), default_rpm=0)
     credentials = Credentials(BEARER, str(AGENT))
     for _ in range(3):
         await admit(credentials, OpenExchange.begin(clock, uuid4(), ""))
-    news = board.news(ORG)
+    epoch = epochs.read(ORG)
 
     async def authenticate() -> None:
         token = PersonalAccessToken.parse(TOKEN.reveal())
         if token is not None:
-            await tokens.confirm(await tokens.recall(token.reveal()), news)
+            await tokens.validate(await tokens.look_up(token.reveal()), epoch)
 
     async def agent() -> None:
-        await agents.confirm(await agents.recall(ORG, AGENT), news)
+        await agents.validate(await agents.look_up(ORG, AGENT), epoch)
 
     for name, step in (("authenticate from the LRU", authenticate), ("agent from the LRU", agent)):
         took = []
@@ -95,14 +116,12 @@ async def _in_process() -> None:
 
 
 def _filter() -> None:
-    content = filter_of(uuid4() for _ in range(FILTER_TOKENS))
-
-    def passes() -> bool:
-        return all(content[bit >> 3] & (0x80 >> (bit & 7)) for bit in positions(uuid4()))
-
-    false = sum(passes() for _ in range(FILTER_PROBES))
+    content = BloomFilter(2 * FILTER_TOKENS, os.urandom(32))
+    for _ in range(FILTER_TOKENS):
+        content.add(uuid4())
+    false = sum(not content.definitely_absent(uuid4()) for _ in range(FILTER_PROBES))
     _say(
-        f"filter of {FILTER_TOKENS:,} tokens: {FILTER_BITS // 8 // 1024:,} KiB,"
+        f"filter of {FILTER_TOKENS:,} tokens, sized for twice as many: {content.size_bytes // 1024:,} KiB,"
         f" {false / FILTER_PROBES:.4%} of {FILTER_PROBES:,} unknown tokens pass"
     )
 
@@ -175,11 +194,12 @@ def _phases(load: Load, marks: dict[str, tuple[float, float]]) -> str:
 
 
 def _outages(stack: RelayedStack) -> None:
-    redis, postgres = stack.redis, stack.postgres
+    redis, postgres = stack.redis, stack.database.server
     faults: dict[str, tuple[Callable[[], None], Callable[[], None], float]] = {
         f"Redis frozen for {OUTAGE_S} s": (redis.pause, redis.resume, OUTAGE_S),
         f"Redis killed for {OUTAGE_S} s": (redis.kill, redis.start, OUTAGE_S),
-        "PostgreSQL restarted": (postgres.stop, postgres.start, 0.0),
+        f"PostgreSQL stopped for {OUTAGE_S} s": (postgres.stop, postgres.start, OUTAGE_S),
+        "PostgreSQL crashed and restarted": (lambda: postgres.restart(immediate=True), lambda: None, 0.0),
     }
     for name, (break_it, mend_it, duration) in faults.items():
         with Load(stack.address, stack.installation.agent_token.reveal, CLIENTS).running() as load:
@@ -196,22 +216,25 @@ def _outages(stack: RelayedStack) -> None:
 
 
 def _revocations(stack: RelayedStack) -> None:
-    def nothing() -> None:
-        pass
-
     loaded = replace(stack, clients=CLIENTS // 2)
-    _tell("healthy", [loaded.revoke_under(nothing, nothing, by_auth=True) for _ in range(HEALTHY_TRIES)])
+    _tell("healthy", [loaded.revoke_under() for _ in range(HEALTHY_TRIES)])
+    _tell("healthy, by SQL", [loaded.revoke_under(by="sql") for _ in range(FAULT_TRIES)])
+    _tell("Redis emptied", [loaded.revoke_under(stack.flush_redis) for _ in range(FAULT_TRIES)])
     for link in LINKS:
         relay = stack.relays[link]
+        by: Revoker = "operator" if link == "auth-postgres" else "auth"
         for how in ("stall", "cut"):
-            revoke = partial(loaded.revoke_under, getattr(relay, how), relay.heal, by_auth=link != "auth-postgres")
+            revoke = partial(loaded.revoke_under, getattr(relay, how), relay.heal, by=by)
             _tell(f"{link} {how}", [revoke() for _ in range(FAULT_TRIES)])
-    frozen: dict[str, tuple[Callable[[], Any], Callable[[], Any], bool]] = {
-        "auth": (stack.freeze_auth, stack.thaw_auth, False),
-        "Redis": (stack.redis.pause, stack.redis.resume, True),
+    stopped: dict[str, tuple[Callable[[], Any], Callable[[], Any], Revoker]] = {
+        "auth SIGSTOP": (stack.freeze_auth, stack.thaw_auth, "operator"),
+        "auth SIGSTOP, by SQL": (stack.freeze_auth, stack.thaw_auth, "sql"),
+        "Redis SIGSTOP": (stack.redis.pause, stack.redis.resume, "auth"),
+        "Redis killed": (stack.redis.kill, stack.redis.start, "auth"),
+        "a worker SIGSTOP": (stack.freeze_worker, stack.thaw_worker, "auth"),
     }
-    for name, (freeze, thaw, by_auth) in frozen.items():
-        _tell(f"{name} SIGSTOP", [loaded.revoke_under(freeze, thaw, by_auth=by_auth) for _ in range(FAULT_TRIES)])
+    for name, (stop, resume, by) in stopped.items():
+        _tell(name, [loaded.revoke_under(stop, resume, by=by) for _ in range(FAULT_TRIES)])
 
 
 def _tell(what: str, outcomes: list[Outcome]) -> None:
@@ -221,6 +244,68 @@ def _tell(what: str, outcomes: list[Outcome]) -> None:
         f"revoked, {what}: served for p50 {statistics.median(served):.2f} s,"
         f" worst of {len(served)} {max(served):.2f} s; a live token meanwhile: {dict(sorted(live.items()))}"
     )
+
+
+def _many_tokens(count: int) -> None:
+    """Measure a worker's start with so many live tokens: the time until its filter is complete, memory, answers."""
+    with relayed_stack(IBEX_AUTH_TIMEOUT="0.2") as stack:
+        stack.production.stop_latest()
+        _, complete_s, small_kib, _ = _start_worker(stack)
+        _say(f"few tokens: the filter is complete {complete_s:.1f} s after the start, {small_kib // 1024} MiB")
+        stack.production.stop_latest()
+        began = time.monotonic()
+        with psycopg.connect(stack.database.superuser_url) as connection:
+            connection.execute("SET session_replication_role = replica")  # no trigger logs them one by one
+            connection.execute(_ADD_TOKENS, [stack.installation.organization.id, count])
+        with psycopg.connect(stack.database.superuser_url, autocommit=True) as connection:
+            connection.execute("VACUUM ANALYZE tokens")
+        _say(f"{count:,} tokens inserted in {time.monotonic() - began:.0f} s")
+        listening_s, complete_s, kib, lag = _start_worker(stack)
+        _say(
+            f"{count:,} tokens: listening {listening_s:.1f} s after the start, the filter is complete after"
+            f" {complete_s:.1f} s; {kib // 1024} MiB, {(kib - small_kib) / 1024:.0f} MiB more than with few;"
+            f" event-loop lag of the build: {lag}"
+        )
+        before = _samples(stack, "ibex_proxy_filter_lookups_total")
+        with Load(stack.address, _unknown, 400).running() as load:
+            while len(load.asked) < UNKNOWN_TOKENS:
+                time.sleep(0.1)  # the other thread tells nobody
+        after = _samples(stack, "ibex_proxy_filter_lookups_total")
+        absent, passed = (after[f'outcome="{name}"'] - before[f'outcome="{name}"'] for name in ("absent", "passed"))
+        _say(
+            f"{len(load.asked):,} unknown tokens: {dict(load.statuses())}; {passed:.0f} of {absent + passed:.0f}"
+            f" passed the filter ({passed / (absent + passed):.4%})"
+        )
+
+
+def _start_worker(stack: RelayedStack) -> tuple[float, float, int, str]:
+    """Start one worker; return when it listens and when its filter is complete, its memory, and its loop's lag."""
+    began = time.monotonic()
+    stack.address = stack.production.start_proxy(workers=1)
+    listening = time.monotonic()
+    worker, worst_s = stack.production.processes[-1].process.pid, 0.0
+    with httpx.Client(base_url=stack.address, trust_env=False, timeout=30) as client:
+        while not _samples(stack, "ibex_proxy_filter_lookups_total")['outcome="absent"']:
+            client.get(PROBE, headers={"authorization": f"Bearer {_unknown()}"})
+            asked = time.monotonic()
+            client.get("/health")
+            worst_s = max(worst_s, time.monotonic() - asked)
+        complete = time.monotonic()
+        buckets = _samples(stack, "ibex_proxy_event_loop_lag_seconds_bucket")
+    total = max(buckets.values())
+    limit = min(float(name.split('le="')[1].split('"')[0]) for name, seen in buckets.items() if seen == total)
+    lag = f"below {limit * 1_000:.0f} ms by its metric; /health answered within {worst_s * 1_000:.0f} ms"
+    return listening - began, complete - began, resident_kib(worker), lag
+
+
+def _samples(stack: RelayedStack, name: str) -> Counter[str]:
+    """Return the samples of a metric of the proxy, by their labels."""
+    found: Counter[str] = Counter()
+    for line in httpx.get(f"{stack.address}/metrics", trust_env=False, timeout=30).text.splitlines():
+        if line.startswith(f"{name}{{"):
+            labels, _, value = line.removeprefix(f"{name}{{").rpartition("} ")
+            found[labels] += int(float(value))
+    return found
 
 
 if __name__ == "__main__":

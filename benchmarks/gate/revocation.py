@@ -46,11 +46,8 @@ def revocations(scene: Scene) -> list[Line]:
             for link in links:
                 link.heal()
 
-        def nothing() -> None:
-            pass
-
-        healthy = [relayed.revoke_under(nothing, nothing, by_auth=True) for _ in range(_HEALTHY_TRIES)]
-        without = [relayed.revoke_under(cut, heal, by_auth=True) for _ in range(_CUT_TRIES)]
+        healthy = [relayed.revoke_under() for _ in range(_HEALTHY_TRIES)]
+        without = [relayed.revoke_under(cut, heal) for _ in range(_CUT_TRIES)]
     return [
         judge_revocations("a revoked token is served, healthy", healthy),
         judge_revocations("a revoked token is served, Redis cut", without),

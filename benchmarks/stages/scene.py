@@ -19,12 +19,14 @@ from harness.chat_scene import (
     ScriptedDirectives,
     ScriptedTokens,
     principal,
+    without_filter,
 )
 from harness.journal_entries import FullJournal
-from ibex.adapters.memory.known_tokens import NoFilter
+from ibex.adapters.memory.epochs import InMemoryEpochs
 from ibex.adapters.memory.rate_limits import InMemoryRateLimiter
 from ibex.adapters.memory.shared_directives import NoSharedDirectives
 from ibex.adapters.system.clock import SystemClock
+from ibex.adapters.system.ids import SystemIds
 from ibex.adapters.telemetry.caches import CacheTelemetry
 from ibex.adapters.telemetry.metrics import Metrics
 from ibex.domain.admit_caller import AdmitCaller, Credentials
@@ -33,13 +35,14 @@ from ibex.domain.cached_identity import (
     CachedAgents,
     CachedDirectives,
     CachedTokens,
-    agent_lifetimes,
-    directive_lifetimes,
-    token_lifetimes,
+    agent_policy,
+    directive_policy,
+    token_policy,
 )
 from ibex.domain.exchange import Caller, SessionRef, Stage
-from ibex.domain.fresh_cache import FreshCache
-from ibex.domain.freshness import Kind, News
+from ibex.domain.freshness.cache import FreshCache
+from ibex.domain.freshness.kinds import NS, Epoch, Kind
+from ibex.domain.freshness.validity import Validity
 from ibex.domain.identity import Agent, AgentStatus
 from ibex.domain.open_exchange import OpenExchange
 from ibex.domain.rate_limits import decide
@@ -52,6 +55,7 @@ T = TypeVar("T")
 LRU_SIZE: Final = 5_000
 REQUEST_BYTES: Final = 1 << 20
 _STALE_S: Final = 300
+_CONFIRMED_S: Final = 3_600
 
 
 def driven(begin: Callable[[], Coroutine[Any, Any, T]]) -> Callable[[], T]:
@@ -76,13 +80,13 @@ def driven(begin: Callable[[], Coroutine[Any, Any, T]]) -> Callable[[], T]:
 
 @dataclass(frozen=True, slots=True)
 class Warm:
-    """Caches that hold the scene's token, agent and directive, and the news that confirm them."""
+    """Caches that hold the scene's token, agent and directive, and a reading of the epoch that allows them."""
 
     clock: SystemClock
     tokens: CachedTokens
     agents: CachedAgents
     directives: CachedDirectives
-    news: News
+    epoch: Epoch
     admit: AdmitCaller
     credentials: Credentials
 
@@ -91,41 +95,45 @@ def warm_caches() -> Warm:
     """Return caches as ``entrypoints.containers`` makes them, each with its one entry fetched."""
     clock = SystemClock()
     heard = CacheTelemetry(Metrics(clock, FullJournal()).registry)
-    news = News(clock.monotonic_ns(), "lease", dict.fromkeys(Kind, "generation"))
+    epochs = InMemoryEpochs(clock, SystemIds())
+    epoch = asyncio.run(epochs.read_or_create(ORG))
+    validity = Validity()
+    validity.confirm(clock.monotonic_ns() + _CONFIRMED_S * NS)  # by pongs that no stage has to wait for
 
-    def cache(kind: Kind, lifetimes: Any) -> FreshCache[Any, Any]:
-        return FreshCache(kind, LRUCache(LRU_SIZE), lifetimes, clock, heard)
+    def cache(kind: Kind, policy: Any) -> FreshCache[Any, Any]:
+        return FreshCache(kind, LRUCache(LRU_SIZE), policy, validity, clock, heard)
 
     calls = AuthCalls(clock, timeout_s=0.05)
     tokens = CachedTokens(
-        ScriptedTokens(principal()),
-        NoFilter(),
-        cache(Kind.TOKENS, token_lifetimes(clock, while_source_is_down_s=_STALE_S)),
+        ScriptedTokens(principal(), epochs=epochs),
+        without_filter(clock),
+        cache(Kind.TOKENS, token_policy(stale_if_error_s=_STALE_S)),
         calls,
     )
     agents = CachedAgents(
-        ScriptedAgents(Agent(AGENT, ORG, AgentStatus.ACTIVE)),
-        cache(Kind.AGENTS, agent_lifetimes(while_source_is_down_s=_STALE_S)),
+        ScriptedAgents(Agent(AGENT, ORG, AgentStatus.ACTIVE), epochs=epochs),
+        cache(Kind.AGENTS, agent_policy(stale_if_error_s=_STALE_S)),
         calls,
+        clock,
     )
     directives = CachedDirectives(
         ScriptedDirectives(DIRECTIVE),
         NoSharedDirectives(),
-        cache(Kind.DIRECTIVES, directive_lifetimes(60, last_known_s=_STALE_S)),
+        cache(Kind.DIRECTIVES, directive_policy(60, last_known_s=_STALE_S)),
+        validity,
+        clock,
+        shared_ttl_s=60,
     )
-    admit = AdmitCaller(
-        tokens, agents, InMemoryRateLimiter(lambda _: news), RefusedRequests(default_rpm=0), default_rpm=0
-    )
-    scene = Warm(clock, tokens, agents, directives, news, admit, Credentials(BEARER, str(AGENT)))
+    admit = AdmitCaller(tokens, agents, InMemoryRateLimiter(epochs), RefusedRequests(default_rpm=0), default_rpm=0)
+    scene = Warm(clock, tokens, agents, directives, epoch, admit, Credentials(BEARER, str(AGENT)))
     asyncio.run(_fetch(scene))
     return scene
 
 
 async def _fetch(scene: Warm) -> None:
-    for _ in range(2):  # the first brings the organization's news only after its fetch, and proves nothing for later
-        await scene.tokens.confirm(await scene.tokens.recall(TOKEN.reveal()), scene.news)
-        await scene.agents.confirm(await scene.agents.recall(ORG, AGENT), scene.news)
-        await scene.directives.active(ORG, AGENT, scene.news)
+    await scene.tokens.look_up(TOKEN.reveal())
+    await scene.agents.look_up(ORG, AGENT)
+    await scene.directives.look_up(ORG, AGENT, scene.epoch)
 
 
 def body_of(messages: int, *, size: int | None = None) -> bytes:

@@ -9,6 +9,7 @@ import pytest
 from benchmarks.stages.scene import driven, warm_caches
 
 from harness.chat_scene import AGENT, DIRECTIVE, ORG, TOKEN
+from ibex.domain.freshness.kinds import Epoch
 from ibex.domain.identity import PersonalAccessToken
 from ibex.domain.open_exchange import OpenExchange
 
@@ -37,27 +38,27 @@ def test_parse_token(benchmark: BenchmarkFixture) -> None:
 
 
 def test_authenticate_from_lru(benchmark: BenchmarkFixture) -> None:
-    """Digest the token, find it, and confirm it by the news."""
+    """Digest the token, find it, and validate it by the watch and the epoch."""
     scene, text = warm_caches(), TOKEN.reveal()
 
     async def authenticate() -> Principal:
-        return await scene.tokens.confirm(await scene.tokens.recall(text), scene.news)
+        return await scene.tokens.validate(await scene.tokens.look_up(text), scene.epoch)
 
     assert benchmark(driven(authenticate)).org_id == ORG
 
 
 def test_verify_agent_from_lru(benchmark: BenchmarkFixture) -> None:
-    """Find the agent and confirm it by the news."""
+    """Find the agent and validate it by the watch and the epoch."""
     scene, agent_id = warm_caches(), str(AGENT)
 
     async def verify() -> Agent:
-        return await scene.agents.confirm(await scene.agents.recall(ORG, UUID(agent_id)), scene.news)
+        return await scene.agents.validate(await scene.agents.look_up(ORG, UUID(agent_id)), scene.epoch)
 
     assert benchmark(driven(verify)).id == AGENT
 
 
 def test_admit_caller_counting_in_memory(benchmark: BenchmarkFixture) -> None:
-    """The whole first half of a request with its notes: token, agent, count, confirmation; no round trip."""
+    """The whole first half of a request with its notes: token, agent, count, validation; no round trip."""
     scene = warm_caches()
 
     async def admit() -> OpenExchange:
@@ -69,7 +70,20 @@ def test_admit_caller_counting_in_memory(benchmark: BenchmarkFixture) -> None:
 
 
 def test_resolve_directive_from_lru(benchmark: BenchmarkFixture) -> None:
-    """Find what is in force and confirm it by the news."""
+    """Find what is in force and validate it by the watch and the epoch."""
     scene = warm_caches()
 
-    assert benchmark(driven(lambda: scene.directives.active(ORG, AGENT, scene.news))) == DIRECTIVE
+    assert benchmark(driven(lambda: scene.directives.look_up(ORG, AGENT, scene.epoch))).value == DIRECTIVE
+
+
+def test_recheck_before_the_provider_is_asked(benchmark: BenchmarkFixture) -> None:
+    """Check token and agent once more, where the epoch was read a moment ago."""
+    scene = warm_caches()
+    notes = OpenExchange.begin(scene.clock, TOKEN.token_id, "")
+    admitted = driven(lambda: scene.admit(scene.credentials, notes))()
+
+    async def recheck() -> Epoch:
+        admitted.epoch = Epoch(scene.epoch.value, was_read=True, asked_ns=scene.clock.monotonic_ns())
+        return await scene.admit.recheck(admitted, notes)
+
+    assert benchmark(driven(recheck)).value == scene.epoch.value

@@ -22,7 +22,7 @@ from ibex.adapters.telemetry.access_log import write_access_line
 from ibex.adapters.telemetry.caches import CacheTelemetry
 from ibex.adapters.telemetry.metrics import Metrics
 from ibex.adapters.telemetry.round_trips import RedisTelemetry
-from ibex.domain.freshness import Kind
+from ibex.domain.freshness.kinds import Kind
 from ibex.domain.sessions import checkpoint_of
 from ibex.domain.settle_exchange import SettleExchange
 from ibex.domain.traces import trace_of
@@ -148,7 +148,7 @@ def test_metrics_of_a_request(benchmark: BenchmarkFixture) -> None:
         metrics.request_began()
         for kind in kinds:
             caches.hit(kind)
-        redis.answered(1, 345_678, leased=True)
+        redis.answered(1, 345_678)
         metrics.exchange_settled(exchange, journaled=True)
         metrics.request_ended("POST", "/v1/chat/completions", 200, 1_234_567)
 

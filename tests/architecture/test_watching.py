@@ -45,8 +45,8 @@ async def exported() -> dict[str, Family]:
         families |= adapters.registry().families
     auth = AuthAdapters()
     auth.settings.override(settings)
-    auth.keep_fresh()
-    auth.loop_lag()
+    auth.background()
+    auth.link()
     AuthCallTelemetry(auth.metrics())
     return families | dict(auth.metrics().registry.families)
 
@@ -100,9 +100,9 @@ def test_a_dashboard_can_be_imported(path: Path) -> None:
 
 
 async def test_every_metric_of_the_proxy_is_on_the_dashboard() -> None:
-    """But for what only the embedded default has, and sessions, which are looked at in PostgreSQL."""
+    """But for sessions, which are looked at in PostgreSQL."""
     families = await exported()
     asked = {metric_of(name, families) for name in NAME.findall(DASHBOARDS[0].read_text())}
 
     missing = {name for name in families if name.startswith("ibex_proxy_")} - asked
-    assert missing == {"ibex_proxy_lease_turns_total", "ibex_proxy_sessions_abandoned_total"}
+    assert missing == {"ibex_proxy_sessions_abandoned_total"}

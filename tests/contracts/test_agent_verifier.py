@@ -39,7 +39,8 @@ async def verifier(request: pytest.FixtureRequest, identity: Identity) -> AsyncI
         return
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(serving(identity))
-        yield GrpcAgentVerifier(await stack.enter_async_context(asking(server.port)))
+        channel = await stack.enter_async_context(asking(server.port))
+        yield GrpcAgentVerifier(channel, identity.clock)
 
 
 @pytest.mark.parametrize("status", AgentStatus)
@@ -49,9 +50,20 @@ async def test_an_agent_is_returned_whatever_its_status(
     """What follows from the status is the caller's to say."""
     await identity.manage.set_agent_status(identity.org.id, identity.agent.id, status)
 
-    agent = await verifier.verify(identity.org.id, identity.agent.id)
+    fetched = await verifier.verify(identity.org.id, identity.agent.id)
 
-    assert agent == Agent(identity.agent.id, identity.org.id, status)
+    assert fetched.value == Agent(identity.agent.id, identity.org.id, status)
+
+
+async def test_the_epoch_comes_with_the_agent(verifier: AgentVerifier, identity: Identity) -> None:
+    """It is there at the first time, stays while nothing changes, and is another one after a change."""
+    epochs = []
+    for status in (AgentStatus.ACTIVE, AgentStatus.PAUSED):
+        await identity.manage.set_agent_status(identity.org.id, identity.agent.id, status)
+        epochs += [(await verifier.verify(identity.org.id, identity.agent.id)).epoch for _ in range(2)]
+
+    assert all(epoch.was_read and epoch.value for epoch in epochs)
+    assert epochs[0] == epochs[1] != epochs[2] == epochs[3]
 
 
 async def test_a_foreign_agent_is_no_different_from_none(verifier: AgentVerifier, identity: Identity) -> None:

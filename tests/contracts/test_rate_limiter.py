@@ -10,14 +10,13 @@ from uuid import UUID, uuid4
 import pytest
 
 from harness.redis_observer import RecordingRedisObserver
-from ibex.adapters.memory.board import InMemoryBoard
 from ibex.adapters.memory.clock import ManualClock
+from ibex.adapters.memory.epochs import InMemoryEpochs
 from ibex.adapters.memory.rate_limits import InMemoryRateLimiter
 from ibex.adapters.redis.link import RedisLink
 from ibex.adapters.redis.rate_limits import RedisRateLimiter
 from ibex.adapters.system.clock import SystemClock
 from ibex.adapters.system.ids import SystemIds
-from ibex.domain.freshness import Kind
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -31,11 +30,11 @@ NOW = ManualClock().now()
 async def limiter(request: pytest.FixtureRequest) -> AsyncIterator[RateLimiter]:
     """Each limiter in turn."""
     if request.param == "memory":
-        yield InMemoryRateLimiter(InMemoryBoard(ManualClock(), SystemIds()).news)
+        yield InMemoryRateLimiter(InMemoryEpochs(ManualClock(), SystemIds()))
         return
     clock = SystemClock()
     link = RedisLink(request.getfixturevalue("redis_url"), clock, RecordingRedisObserver(), timeout_s=5.0)
-    yield RedisRateLimiter(link, clock, SystemIds())
+    yield RedisRateLimiter(link, clock)
     await link.close()
 
 
@@ -74,26 +73,18 @@ async def test_concurrent_requests_are_all_counted(limiter: RateLimiter, org: UU
     assert sorted(tally.count for tally in tallies) == list(range(1, 101))
 
 
-async def test_asking_for_news_counts_nothing(limiter: RateLimiter, org: UUID) -> None:
+async def test_reading_the_epoch_counts_nothing(limiter: RateLimiter, org: UUID) -> None:
     """Listing models is free."""
-    await limiter.news(org)
-    await asyncio.gather(limiter.count(org, NOW), limiter.news(org))
+    await limiter.epoch(org)
+    await asyncio.gather(limiter.count(org, NOW), limiter.epoch(org))
 
     assert (await limiter.count(org, NOW)).count == 2
 
 
-async def test_generations_that_are_missing_are_made_and_stay(limiter: RateLimiter, org: UUID) -> None:
-    """Whoever misses them; two organizations never have the same."""
-    first = (await limiter.news(org)).generations
-
-    assert set(first) == set(Kind)
-    assert (await limiter.count(org, NOW)).news.generations == first
-    assert not set(first.values()) & set((await limiter.news(uuid4())).generations.values())
-
-
-async def test_nobody_vouches_for_anything_yet(limiter: RateLimiter, org: UUID) -> None:
-    """Without a lease no generation confirms anything."""
-    news = (await limiter.count(org, NOW)).news
-
-    assert news.lease is None
-    assert [news.stamp(kind) for kind in Kind] == [None, None, None]
+async def test_an_epoch_that_nobody_created_is_absent(limiter: RateLimiter, org: UUID) -> None:
+    """Counting creates none: only auth does."""
+    for _ in range(2):
+        epoch = (await limiter.count(org, NOW)).epoch
+        assert (epoch.value, epoch.was_read) == (None, True)
+        epoch = await limiter.epoch(org)
+        assert (epoch.value, epoch.was_read) == (None, True)

@@ -13,7 +13,6 @@ from redis import Redis
 from harness.chat_scene import DIRECTIVE
 from harness.redis_worker import RedisWorker
 from ibex.adapters.memory.shared_directives import InMemorySharedDirectives, NoSharedDirectives
-from ibex.domain.freshness import Stamp
 from ibex.domain.shared_directives import SharedDirective
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from ibex.domain.shared_directives import SharedDirectives
 
 ORG, AGENT = uuid4(), uuid4()
-STAMP = Stamp("lease", "generation")
+EPOCH, LATER = "an epoch", "a later epoch"
 FOUND = SharedDirective(DIRECTIVE)
 
 
@@ -38,38 +37,38 @@ async def shared(request: pytest.FixtureRequest) -> AsyncIterator[SharedDirectiv
 
 
 @pytest.mark.parametrize("kept", [FOUND, SharedDirective(None)])
-async def test_what_was_put_comes_back_under_its_stamp(shared: SharedDirectives, kept: SharedDirective) -> None:
+async def test_what_was_put_comes_back_under_its_epoch(shared: SharedDirectives, kept: SharedDirective) -> None:
     """A directive with all it has, and that there is none."""
-    await shared.put(ORG, AGENT, STAMP, kept)
-    assert await shared.get(ORG, AGENT, STAMP) == kept
+    await shared.put(ORG, AGENT, EPOCH, kept)
+    assert await shared.get(ORG, AGENT, EPOCH) == kept
 
 
-@pytest.mark.parametrize("other", [Stamp("lease", "later"), Stamp("another", "generation")])
-async def test_under_another_stamp_it_is_nothing(shared: SharedDirectives, other: Stamp) -> None:
-    """A change was made since, or the instance is another: what was read before must not come after."""
-    await shared.put(ORG, AGENT, STAMP, FOUND)
+@pytest.mark.parametrize("other", [LATER, ""])
+async def test_under_another_epoch_there_is_nothing(shared: SharedDirectives, other: str) -> None:
+    """A change was made since: a directive that was read before it is not served after it."""
+    await shared.put(ORG, AGENT, EPOCH, FOUND)
     assert await shared.get(ORG, AGENT, other) is None
 
 
 async def test_every_agent_has_its_own(shared: SharedDirectives) -> None:
     """And every organization."""
-    await shared.put(ORG, AGENT, STAMP, FOUND)
-    assert await shared.get(ORG, uuid4(), STAMP) is None
-    assert await shared.get(uuid4(), AGENT, STAMP) is None
+    await shared.put(ORG, AGENT, EPOCH, FOUND)
+    assert await shared.get(ORG, uuid4(), EPOCH) is None
+    assert await shared.get(uuid4(), AGENT, EPOCH) is None
 
 
 async def test_the_last_one_put_counts(shared: SharedDirectives) -> None:
     """Whatever was there before."""
-    await shared.put(ORG, AGENT, STAMP, FOUND)
-    await shared.put(ORG, AGENT, STAMP, SharedDirective(None))
-    assert await shared.get(ORG, AGENT, STAMP) == SharedDirective(None)
+    await shared.put(ORG, AGENT, EPOCH, FOUND)
+    await shared.put(ORG, AGENT, EPOCH, SharedDirective(None))
+    assert await shared.get(ORG, AGENT, EPOCH) == SharedDirective(None)
 
 
 async def test_where_nothing_is_kept_nothing_is_found() -> None:
     """A process that is alone has no others."""
     none = NoSharedDirectives()
-    await none.put(ORG, AGENT, STAMP, FOUND)
-    assert await none.get(ORG, AGENT, STAMP) is None
+    await none.put(ORG, AGENT, EPOCH, FOUND)
+    assert await none.get(ORG, AGENT, EPOCH) is None
 
 
 @pytest.mark.integration
@@ -78,8 +77,8 @@ async def test_redis_out_of_reach_is_passed_over() -> None:
     with socket.socket() as silent:  # bound, so that nobody else listens there
         silent.bind(("127.0.0.1", 0))
         worker = RedisWorker(f"redis://127.0.0.1:{silent.getsockname()[1]}")
-        await worker.directives.put(ORG, AGENT, STAMP, FOUND)
-        assert await worker.directives.get(ORG, AGENT, STAMP) is None
+        await worker.directives.put(ORG, AGENT, EPOCH, FOUND)
+        assert await worker.directives.get(ORG, AGENT, EPOCH) is None
         await worker.link.close()
 
 
@@ -88,15 +87,15 @@ async def test_redis_out_of_reach_is_passed_over() -> None:
 async def test_what_an_intruder_writes_is_a_miss(redis_url: str, junk: bytes) -> None:
     """It is counted, fetched from the source and written over."""
     worker = RedisWorker(redis_url)
-    await worker.directives.put(ORG, AGENT, STAMP, FOUND)
+    await worker.directives.put(ORG, AGENT, EPOCH, FOUND)
     with Redis.from_url(redis_url) as intruder:
         (key,) = intruder.scan_iter()
         intruder.set(key, junk)
-    assert await worker.directives.get(ORG, AGENT, STAMP) is None
+    assert await worker.directives.get(ORG, AGENT, EPOCH) is None
     assert worker.unverified == 1
 
-    await worker.directives.put(ORG, AGENT, STAMP, FOUND)
-    assert await worker.directives.get(ORG, AGENT, STAMP) == FOUND
+    await worker.directives.put(ORG, AGENT, EPOCH, FOUND)
+    assert await worker.directives.get(ORG, AGENT, EPOCH) == FOUND
     await worker.link.close()
 
 
@@ -104,22 +103,21 @@ async def test_what_an_intruder_writes_is_a_miss(redis_url: str, junk: bytes) ->
 async def test_an_entry_that_is_copied_elsewhere_is_a_miss(redis_url: str) -> None:
     """From one agent to another, from one epoch to a later one, or back after its lifetime."""
     worker, other = RedisWorker(redis_url), uuid4()
-    later = Stamp("lease", "later")
     with Redis.from_url(redis_url) as intruder:
-        await worker.directives.put(ORG, AGENT, STAMP, FOUND)
+        await worker.directives.put(ORG, AGENT, EPOCH, FOUND)
         (key,) = intruder.scan_iter()
         sealed = intruder.get(key)
-        await worker.directives.put(ORG, other, STAMP, SharedDirective(None))
-        await worker.directives.put(ORG, AGENT, later, SharedDirective(None))
+        await worker.directives.put(ORG, other, EPOCH, SharedDirective(None))
+        await worker.directives.put(ORG, AGENT, LATER, SharedDirective(None))
         for written in intruder.scan_iter():
             intruder.set(written, sealed)
 
-    assert await worker.directives.get(ORG, other, STAMP) is None
-    assert await worker.directives.get(ORG, AGENT, later) is None
+    assert await worker.directives.get(ORG, other, EPOCH) is None
+    assert await worker.directives.get(ORG, AGENT, LATER) is None
     assert worker.unverified == 2
-    assert await worker.directives.get(ORG, AGENT, STAMP) == FOUND
+    assert await worker.directives.get(ORG, AGENT, EPOCH) == FOUND
     worker.clock.advance(timedelta(seconds=61))
-    assert await worker.directives.get(ORG, AGENT, STAMP) is None
+    assert await worker.directives.get(ORG, AGENT, EPOCH) is None
     await worker.link.close()
 
 
@@ -127,7 +125,7 @@ async def test_an_entry_that_is_copied_elsewhere_is_a_miss(redis_url: str) -> No
 async def test_what_is_kept_in_redis_expires(redis_url: str) -> None:
     """With its minute."""
     worker = RedisWorker(redis_url)
-    await worker.directives.put(ORG, AGENT, STAMP, FOUND)
+    await worker.directives.put(ORG, AGENT, EPOCH, FOUND)
     with Redis.from_url(redis_url) as client:
         (key,) = client.scan_iter()
         assert 0 < client.pttl(key) <= 60_000

@@ -36,7 +36,8 @@ async def verifier(request: pytest.FixtureRequest, identity: Identity) -> AsyncI
         return
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(serving(identity))
-        yield GrpcTokenVerifier(await stack.enter_async_context(asking(server.port)))
+        channel = await stack.enter_async_context(asking(server.port))
+        yield GrpcTokenVerifier(channel, identity.clock)
 
 
 async def refuses(verifier: TokenVerifier, token: PersonalAccessToken) -> None:
@@ -47,16 +48,16 @@ async def refuses(verifier: TokenVerifier, token: PersonalAccessToken) -> None:
 
 
 async def test_a_live_token_is_its_principal(verifier: TokenVerifier, identity: Identity) -> None:
-    """Everything that the grant and the organization say, to the microsecond, and nothing else."""
+    """Everything that the grant and the organization say, what remains of its life, and nothing else."""
     user = await identity.manage.create_user(identity.org.id, "ada@example.com")
-    expires_at = identity.clock.now() + timedelta(days=400, microseconds=7)
+    expires_at = identity.clock.now() + timedelta(days=400, milliseconds=7)
     grant = TokenGrant("x", ADMIN, user.id, identity.agent.id, expires_at)
     token = await identity.manage.create_token(identity.org.id, grant)
 
-    assert await verifier.verify(token) == Principal(
-        identity.org.id, token.token_id, ADMIN, user.id, identity.agent.id, expires_at, 60
+    assert (await verifier.verify(token)).value == Principal(
+        identity.org.id, token.token_id, ADMIN, user.id, identity.agent.id, 400 * 86_400 + 0.007, 60
     )
-    assert await verifier.verify(identity.admin) == Principal(
+    assert (await verifier.verify(identity.admin)).value == Principal(
         identity.org.id, identity.admin.token_id, ADMIN, rate_limit_rpm=60
     )
 
@@ -66,7 +67,7 @@ async def test_permissions_come_bit_for_bit(verifier: TokenVerifier, identity: I
     """Unassigned bits too."""
     token = await identity.manage.create_token(identity.org.id, TokenGrant("x", permissions_of(bitmap)))
 
-    permissions = (await verifier.verify(token)).permissions
+    permissions = (await verifier.verify(token)).value.permissions
 
     assert int(permissions) == bitmap
     assert isinstance(permissions, Permission)
@@ -78,7 +79,17 @@ async def test_a_limit_is_the_organizations_own(verifier: TokenVerifier, identit
     organization = await identity.manage.create_organization("other", limit)
     token = await identity.manage.create_token(organization.id, TokenGrant("x", AGENT_DEFAULT))
 
-    assert (await verifier.verify(token)).rate_limit_rpm == limit
+    assert (await verifier.verify(token)).value.rate_limit_rpm == limit
+
+
+async def test_the_epoch_comes_with_the_principal(verifier: TokenVerifier, identity: Identity) -> None:
+    """It is there at the first time, stays while nothing changes, and is another one after a revocation."""
+    epochs = [(await verifier.verify(identity.token)).epoch for _ in range(2)]
+    await identity.manage.revoke_token(identity.org.id, identity.admin.token_id)
+    epochs += [(await verifier.verify(identity.token)).epoch for _ in range(2)]
+
+    assert all(epoch.was_read and epoch.value for epoch in epochs)
+    assert epochs[0] == epochs[1] != epochs[2] == epochs[3]
 
 
 async def test_an_unknown_token_is_refused(verifier: TokenVerifier, identity: Identity) -> None:

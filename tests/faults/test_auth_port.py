@@ -16,13 +16,21 @@ from grpc_health.v1 import health_pb2
 from harness.auth import bearer
 from harness.auth_port import MANY, AuthPort, no_message, outcome
 from harness.production import SERVICE_TOKEN
+from harness.relay import Relay
 from ibex.adapters.grpc.connections import MAX_STRANGER_CALLS
 from ibex.adapters.grpc.generated import auth_pb2, auth_pb2_grpc
 from ibex.adapters.grpc.lanes import LaneLimits
+from ibex.adapters.grpc.verifiers import GrpcTokenVerifier
+from ibex.adapters.grpc.watch_streams import GrpcWatch
+from ibex.adapters.postgres.roles import AUTH_ROLE
+from ibex.adapters.system.clock import SystemClock
+from ibex.domain.errors import TokenSourceUnavailableError
+from ibex.domain.freshness.change_log import First
 from ibex.domain.identity import PersonalAccessToken
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from harness.postgres import PostgresDatabase
     from harness.redis import RedisServer
@@ -200,3 +208,51 @@ async def test_guessed_tokens_of_administrators(auth: AuthPort) -> None:
     assert (Code.RESOURCE_EXHAUSTED, "too-many-calls") in outcomes
     assert {len(page.tokens) for page in listed} == {len(listed[0].tokens)}
     assert SERVICE_TOKEN not in "\n".join(auth.process.lines)
+
+
+async def test_watches_without_the_credential(auth: AuthPort) -> None:
+    """Each is refused before it is opened, takes no place of a worker's, and is counted."""
+    async with auth.proxy() as connected, auth.stranger() as stranger:
+        watch: Any = stranger.stream_stream(f"{SERVICE}/Watch")
+        calls = [outcome(anext(aiter(watch(no_message(), timeout=WAIT_S)))) for _ in range(MAX_STRANGER_CALLS - 1)]
+        outcomes = set(await asyncio.gather(*calls))
+        async with GrpcWatch(connected).open(None) as stream:
+            stream.ping(1)
+            first = await asyncio.wait_for(anext(aiter(stream)), WAIT_S)
+        await auth.unaffected(connected)
+
+    assert outcomes == {(Code.FAILED_PRECONDITION, "service-credential")}
+    assert auth.calls()["Watch", "FAILED_PRECONDITION"] >= MAX_STRANGER_CALLS - 1
+    assert isinstance(first, First)
+
+
+@pytest.fixture
+def relayed(
+    module_postgres: PostgresDatabase, module_redis: RedisServer, tmp_path: Path
+) -> Iterator[tuple[AuthPort, Relay]]:
+    """A process of its own, and the link to its PostgreSQL."""
+    with Relay.running(module_postgres.socket) as postgres:
+        url = f"postgresql://{AUTH_ROLE}@127.0.0.1:{postgres.port}/{module_postgres.name}"
+        with AuthPort.running(module_postgres, module_redis.url, tmp_path, IBEX_AUTH_DATABASE_URL=url) as running:
+            yield running, postgres
+
+
+@pytest.mark.parametrize("how", ["cut", "stall"])
+async def test_auth_stays_in_service_without_postgresql(relayed: tuple[AuthPort, Relay], how: str) -> None:
+    """It is degraded and not unhealthy: proxies serve what they have cached on its word that PostgreSQL is gone."""
+    auth, postgres = relayed
+    async with auth.proxy() as connected:
+        await auth.validates(connected)
+        await asyncio.to_thread(postgres.cut if how == "cut" else postgres.stall)
+        with pytest.raises(TokenSourceUnavailableError):
+            await GrpcTokenVerifier(connected, SystemClock()).verify(auth.token)
+        during = await asyncio.to_thread(auth.readiness)
+        await asyncio.to_thread(postgres.heal)
+        await asyncio.to_thread(auth.wait_until_ready)
+        await auth.unaffected(connected)
+    calls = auth.calls()
+
+    assert during[:2] == (200, "degraded")
+    assert during[2]["postgres"] in {"failed", "timeout"}
+    assert during[2]["redis"] == "ok"
+    assert calls["ValidateToken", "UNAVAILABLE"] == 1

@@ -258,7 +258,7 @@ def test_a_flood_of_unknown_tokens_reaches_neither_auth_nor_the_record(stack: Re
     ids = [uuid4() for _ in range(FLOOD)]
     flood = [chat_request(base_url, "gpt-4o", {**_unknown(), "x-request-id": str(request_id)}) for request_id in ids]
 
-    answers = as_fast_as_answered(base_url, flood, connections=10, most=FLOOD).answers
+    answers = as_fast_as_answered(base_url, flood, connections=200, most=FLOOD).answers
 
     assert [answer.status for answer in answers] == [401] * FLOOD
     assert stack.metric(lookups, outcome="passed") - passed < FLOOD / 100
@@ -313,7 +313,7 @@ def _unknown() -> dict[str, str]:
 
 
 def _wait_for_the_filter(stack: RecordStack, lookups: str) -> None:
-    """Ask with unknown tokens until the filter stops one: auth makes it anew when it starts."""
+    """Ask with unknown tokens until the filter excludes one: a worker builds it after it starts."""
     deadline = time.monotonic() + WAIT_S
     body = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hi"}]}
     before = stack.metric(lookups, outcome="absent")

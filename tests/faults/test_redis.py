@@ -162,22 +162,24 @@ def test_an_intruder_writes_to_redis(
     clickhouse: ClickHouseDatabase,
     tmp_path: Path,
 ) -> None:
-    """Every cached directive is replaced; a proxy that knows none yet uses the real one, which its receipt names."""
+    """Every cached directive is replaced again and again; the proxy uses the real one, which its receipt names."""
     redis = redis_server.client()
-    with served(redis_server.url, postgres, clickhouse, tmp_path) as scene:
+    with served(redis_server.url, postgres, clickhouse, tmp_path, IBEX_DIRECTIVE_CACHE_TTL="2") as scene:
 
         def cached() -> list[bytes]:
             assert scene.ask().status_code == 200
             return list(redis.scan_iter("ibex:*directive*"))
 
+        def forge() -> None:
+            for key in redis.scan_iter("ibex:*directive*"):
+                sealed = redis_server.command("GET", key)
+                if sealed is not None:  # it expires
+                    redis.set(key, sealed.replace(b"Be brief.", FORGED[:9].encode()))
+
         until(cached)
-        scene.production.stop_latest()
-        for key in redis.scan_iter("ibex:*directive*"):
-            sealed = redis_server.command("GET", key)
-            redis.set(key, sealed.replace(b"Be brief.", FORGED[:9].encode()))
-        scene.address = scene.production.start_proxy()
 
         def looked() -> bool:
+            forge()
             assert scene.ask().headers["x-ibex-directive"].startswith("1@")
             return scene.metric("cache_entries_unverified_total") > 0
 

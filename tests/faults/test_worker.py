@@ -92,7 +92,7 @@ def watched(proxy: Loopback) -> Iterator[Loopback]:
 def test_the_clock_is_set(watched: Loopback, hours: int) -> None:
     """By an hour, with an answer under way: it is served, as the next is, and no duration is negative or an hour long.
 
-    The lease, the limit's window and the token go on: whoever was admitted is.
+    The watch, the limit's window and the token go on: a caller that was admitted stays admitted.
     """
     gate = Gate()
     watched.provider.put((Pause(gate), *completion("well")))

@@ -21,18 +21,20 @@ from ibex.adapters.grpc.generated import auth_pb2_grpc
 from ibex.adapters.grpc.server import AuthServer, ServerLimits, ServerSecurity
 from ibex.adapters.grpc.service import IdentityUseCases
 from ibex.adapters.grpc.verifiers import GrpcAgentVerifier, GrpcTokenVerifier
-from ibex.adapters.memory.announcements import RecordingAnnouncements
+from ibex.adapters.grpc.watch_service import WatchService
 from ibex.adapters.memory.clock import ManualClock
+from ibex.adapters.memory.epochs import InMemoryEpochs
 from ibex.adapters.memory.identity import InMemoryIdentity
 from ibex.adapters.memory.ids import SequentialIds
 from ibex.domain.errors import AuthUnavailableError, ServiceDegradedError, SourceUnavailableError
+from ibex.domain.freshness.change_log import WatchServer
 from ibex.domain.manage_identity import ManageIdentity, TokenGrant, VerifyAgent, VerifyToken
 from ibex.domain.permissions import ADMIN, AGENT_DEFAULT
 from ibex.domain.token_hash import TokenPeppers
 
 if TYPE_CHECKING:
     import signal
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from ibex.adapters.grpc.calls import CallObserver
     from ibex.adapters.grpc.tls import ClientTls
@@ -94,9 +96,13 @@ class Identity:
     admin: PersonalAccessToken = field(init=False)
 
     def __post_init__(self) -> None:
-        self.manage = ManageIdentity(self.store, PEPPERS, RecordingAnnouncements(), self.clock, self.ids)
-        tokens = VerifyToken(self.store, PEPPERS, self.clock)
-        self.use_cases = IdentityUseCases(tokens, VerifyAgent(self.store), tokens, self.manage)
+        self.epochs = InMemoryEpochs(self.clock, SequentialIds())
+        self.manage = ManageIdentity(self.store, PEPPERS, self.epochs, self.clock, self.ids)
+        self.watch_server = WatchServer(self.store.change_log)
+        tokens = VerifyToken(self.store, PEPPERS, self.epochs, self.clock)
+        agents = VerifyAgent(self.store, self.epochs)
+        watch = WatchService(self.watch_server, self.store)
+        self.use_cases = IdentityUseCases(tokens, agents, tokens, self.manage, watch)
 
     @classmethod
     async def settled(cls) -> Identity:
@@ -122,7 +128,7 @@ async def serving(
     observer: CallObserver | None = None,
     limits: ServerLimits | None = None,
 ) -> AsyncIterator[AuthServer]:
-    """Serve on loopback."""
+    """Serve on loopback, and answer the pings of its watches."""
     server = AuthServer(
         f"{LOOPBACK}:{port}",
         identity.use_cases,
@@ -133,15 +139,17 @@ async def serving(
         limits=limits or ServerLimits(stop_grace_s=0),
     )
     await server.start()
+    answering = asyncio.create_task(identity.watch_server.run())
     try:
         yield server
     finally:
         await server.stop()
+        answering.cancel()
 
 
 @asynccontextmanager
 async def asking(
-    port: int,
+    port: int | Sequence[int],
     *,
     credential: str | None = CREDENTIAL,
     tls: ClientTls | None = None,
@@ -149,9 +157,10 @@ async def asking(
     max_in_flight: int = 128,
     host: str = LOOPBACK,
 ) -> AsyncIterator[GrpcAuthChannel]:
-    """Open a client's connection."""
+    """Open a client's connections, to one port or to several replicas."""
+    ports = (port,) if isinstance(port, int) else port
     channel = GrpcAuthChannel(
-        f"{host}:{port}",
+        ",".join(f"{host}:{each}" for each in ports),
         lambda: REQUEST_ID,
         security=ChannelSecurity(credential, tls),
         timeout_s=timeout_s,
@@ -208,9 +217,9 @@ async def cannot_be_checked(channel: GrpcAuthChannel, identity: Identity) -> flo
     """Assert that neither token nor agent can be checked, for no reason of the source's; return how long it took."""
     started = time.monotonic()
     with pytest.raises(ServiceDegradedError) as token_error:
-        await GrpcTokenVerifier(channel).verify(identity.token)
+        await GrpcTokenVerifier(channel, identity.clock).verify(identity.token)
     with pytest.raises(AuthUnavailableError) as agent_error:
-        await GrpcAgentVerifier(channel).verify(identity.org.id, identity.agent.id)
+        await GrpcAgentVerifier(channel, identity.clock).verify(identity.org.id, identity.agent.id)
     assert not isinstance(token_error.value, SourceUnavailableError)
     assert not isinstance(agent_error.value, SourceUnavailableError)
     return time.monotonic() - started
@@ -218,12 +227,12 @@ async def cannot_be_checked(channel: GrpcAuthChannel, identity: Identity) -> flo
 
 async def until_answered(channel: GrpcAuthChannel, token: PersonalAccessToken) -> Principal:
     """Verify until there is an answer: each try waits for a connection and ends by its own deadline."""
-    verifier = GrpcTokenVerifier(channel)
+    verifier = GrpcTokenVerifier(channel, ManualClock())
     async with asyncio.timeout(20):
         while True:
             await channel.connected()
             try:
-                return await verifier.verify(token)
+                return (await verifier.verify(token)).value
             except ServiceDegradedError:
                 continue
 

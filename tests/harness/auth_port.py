@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import time
 import urllib.request
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import grpc
 from prometheus_client.parser import text_string_to_metric_families
@@ -19,7 +21,7 @@ from harness.few_descriptors import DESCRIPTORS
 from harness.process import IbexProcess
 from harness.production import SERVICE_TOKEN, START_TIMEOUT_S
 from ibex.adapters.grpc.verifiers import GrpcTokenVerifier
-from ibex.adapters.memory.announcements import RecordingAnnouncements
+from ibex.adapters.memory.epochs import NoEpochs
 from ibex.adapters.postgres.database import Database
 from ibex.adapters.postgres.identity import PostgresIdentity
 from ibex.adapters.postgres.roles import AUTH_ROLE
@@ -96,7 +98,8 @@ class AuthPort:
 
     async def validates(self, channel: GrpcAuthChannel) -> None:
         """Assert that a live token is validated."""
-        assert (await GrpcTokenVerifier(channel).verify(self.token)).org_id == self.org_id
+        fetched = await GrpcTokenVerifier(channel, SystemClock()).verify(self.token)
+        assert fetched.value.org_id == self.org_id
 
     async def unaffected(self, connected: GrpcAuthChannel) -> None:
         """Assert that validation works for a proxy that is connected and for one that connects now."""
@@ -121,6 +124,19 @@ class AuthPort:
                 if sample.name == "ibex_auth_call_duration_seconds_count"
             }
 
+    def readiness(self) -> tuple[int, str, dict[str, str]]:
+        """Return the status code of /ready, what it says, and what it says of each check."""
+        with urllib.request.urlopen(f"{self.ops}/ready", timeout=START_TIMEOUT_S) as response:  # noqa: S310 - loopback
+            report = json.load(response)
+            return response.status, report["status"], {name: one["status"] for name, one in report["checks"].items()}
+
+    def wait_until_ready(self) -> None:
+        """Wait until nothing is missing any more."""
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while self.readiness()[1] != "ok":
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
     @property
     def admin_metadata(self) -> Any:
         """Return what the administrator presents."""
@@ -134,11 +150,11 @@ async def _organization(url: str) -> tuple[UUID, PersonalAccessToken, PersonalAc
         manage = ManageIdentity(
             PostgresIdentity(database),
             TokenPeppers({"k": PEPPER}),
-            RecordingAnnouncements(),
+            NoEpochs(SystemClock()),
             SystemClock(),
             SystemIds(),
         )
-        organization = await manage.create_organization("acme")
+        organization = await manage.create_organization(f"acme {uuid4()}")  # a database may serve several
         token = await manage.create_token(organization.id, TokenGrant("agent", AGENT_DEFAULT))
         admin = await manage.create_token(organization.id, TokenGrant("administrator", ADMIN))
         return organization.id, token, admin

@@ -4,34 +4,41 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from ibex.adapters.memory.board import InMemoryBoard
 from ibex.adapters.memory.clock import ManualClock
+from ibex.adapters.memory.epochs import InMemoryEpochs
+from ibex.adapters.memory.identity import InMemoryIdentity
 from ibex.adapters.memory.ids import SequentialIds
-from ibex.adapters.memory.known_tokens import NoFilter
 from ibex.adapters.memory.observers import RecordingObserver
 from ibex.adapters.memory.rate_limits import InMemoryRateLimiter
 from ibex.adapters.memory.shared_directives import InMemorySharedDirectives
+from ibex.adapters.memory.watch import InProcessWatch
 from ibex.domain.admit_caller import AdmitCaller, Credentials
 from ibex.domain.auth_calls import AuthCalls
 from ibex.domain.cached_identity import (
     CachedAgents,
     CachedDirectives,
     CachedTokens,
-    agent_lifetimes,
-    directive_lifetimes,
-    token_lifetimes,
+    agent_policy,
+    directive_policy,
+    token_policy,
 )
 from ibex.domain.chat import ChatRequest, Member, Message
 from ibex.domain.complete_chat import ChatCall, CompleteChat
 from ibex.domain.directives import Directive, InjectionMode, text_hash
 from ibex.domain.errors import ErrorCode, IbexError
 from ibex.domain.fair_share import Capacity, Reservation
-from ibex.domain.fresh_cache import FreshCache
-from ibex.domain.freshness import Kind
+from ibex.domain.freshness.cache import Fetched, FreshCache
+from ibex.domain.freshness.change_log import WatchServer
+from ibex.domain.freshness.kinds import Kind, unknown_epoch
+from ibex.domain.freshness.token_filter import TokenFilter
+from ibex.domain.freshness.unknown_tokens import UnknownTokens
+from ibex.domain.freshness.validity import Validity
+from ibex.domain.freshness.watch import Watch
 from ibex.domain.identity import Agent, AgentStatus, PersonalAccessToken, Principal
 from ibex.domain.journal import Batch, JournalUnavailableError, Sink
 from ibex.domain.permissions import AGENT_DEFAULT
@@ -43,11 +50,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from datetime import datetime
 
+    from ibex.domain.clock import Clock
     from ibex.domain.directives import DirectiveLookup
     from ibex.domain.exchange import Exchange
-    from ibex.domain.freshness import News
+    from ibex.domain.freshness.kinds import Epoch
     from ibex.domain.identity import AgentVerifier, TokenVerifier
-    from ibex.domain.known_tokens import KnownTokens
     from ibex.domain.rate_limits import Tally
 
 ORG = UUID(int=0x0A)
@@ -58,8 +65,11 @@ TOKEN = PersonalAccessToken.issue(UUID(int=0x2A), bytes(range(32)))
 BEARER = f"Bearer {TOKEN.reveal()}"
 REQUEST_ID = UUID(int=0x3A)
 CALL_TIMEOUT_S = 0.05
+DIRECTIVE_TTL_S = 60
+MOMENT = timedelta(microseconds=1)
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 BODY_BYTES = 100
+EPOCH_SEED = 1
 DIRECTIVE_TEXT = "Answer in rhyme."
 DIRECTIVE = Directive(UUID(int=0x4A), 3, InjectionMode.SYSTEM_FIRST, DIRECTIVE_TEXT, text_hash(DIRECTIVE_TEXT))
 
@@ -130,47 +140,58 @@ def event(data: bytes) -> StreamEvent:
     return StreamEvent(b"data: " + data + b"\n\n", data)
 
 
+async def _read(epochs: InMemoryEpochs | None, org_id: UUID) -> Epoch:
+    return unknown_epoch(0) if epochs is None else await epochs.read_or_create(org_id)
+
+
 @dataclass(slots=True)
 class ScriptedTokens:
-    """A ``TokenVerifier`` with one answer."""
+    """A ``TokenVerifier`` with one answer. Like auth it reads the epoch first, where ``epochs`` are given."""
 
     answer: Principal | Exception
     asked: list[UUID] = field(default_factory=list)
     on_asked: Callable[[], None] = _nothing
+    epochs: InMemoryEpochs | None = None
 
-    async def verify(self, token: PersonalAccessToken) -> Principal:
-        """Give the answer."""
+    async def verify(self, token: PersonalAccessToken) -> Fetched[Principal]:
+        """Return the answer."""
         self.asked.append(token.token_id)
         self.on_asked()
+        answer = self.answer
+        if isinstance(answer, Exception):
+            await pause()
+            raise answer
+        epoch = await _read(self.epochs, answer.org_id)
         await pause()
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return self.answer
+        return Fetched(answer, epoch)
 
 
 @dataclass(slots=True)
 class ScriptedAgents:
-    """An ``AgentVerifier`` with one answer."""
+    """An ``AgentVerifier`` with one answer. Like auth it reads the epoch first, where ``epochs`` are given."""
 
     answer: Agent | Exception
     asked: list[tuple[UUID, UUID]] = field(default_factory=list)
     on_asked: Callable[[], None] = _nothing
+    epochs: InMemoryEpochs | None = None
 
-    async def verify(self, org_id: UUID, agent_id: UUID) -> Agent:
-        """Give the answer."""
+    async def verify(self, org_id: UUID, agent_id: UUID) -> Fetched[Agent]:
+        """Return the answer."""
         self.asked.append((org_id, agent_id))
         self.on_asked()
+        answer = self.answer
+        epoch = await _read(self.epochs, org_id)
         await pause()
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return self.answer
+        if isinstance(answer, Exception):
+            raise answer
+        return Fetched(answer, epoch)
 
 
 @dataclass(slots=True)
 class WaitingRateLimiter:
-    """The in-memory limiter, behind a wait; its news are ``board``'s."""
+    """The in-memory limiter, behind a wait. ``asked`` holds the organizations whose epoch alone was read."""
 
-    board: InMemoryBoard
+    epochs: InMemoryEpochs
     counted: list[UUID] = field(default_factory=list)
     asked: list[UUID] = field(default_factory=list)
     on_asked: Callable[[], None] = _nothing
@@ -178,7 +199,7 @@ class WaitingRateLimiter:
 
     def __post_init__(self) -> None:
         """Make the limiter."""
-        self.limiter = InMemoryRateLimiter(self.board.news)
+        self.limiter = InMemoryRateLimiter(self.epochs)
 
     async def count(self, org_id: UUID, now: datetime) -> Tally:
         """Count."""
@@ -187,11 +208,11 @@ class WaitingRateLimiter:
         await pause()
         return await self.limiter.count(org_id, now)
 
-    async def news(self, org_id: UUID) -> News:
-        """Give the news."""
+    async def epoch(self, org_id: UUID) -> Epoch:
+        """Read the epoch."""
         self.asked.append(org_id)
         await pause()
-        return await self.limiter.news(org_id)
+        return await self.limiter.epoch(org_id)
 
 
 @dataclass(slots=True)
@@ -338,35 +359,54 @@ class BodyReader:
         return self.answer
 
 
+def without_filter(clock: Clock) -> UnknownTokens:
+    """Return what a worker has whose Bloom filter is not complete: it refuses nothing."""
+    identity = InMemoryIdentity()
+    watch = Watch(InProcessWatch(WatchServer(identity.change_log)), Validity(), clock, lambda: 0.0)
+    return UnknownTokens(TokenFilter(identity, bytes(16)), watch, clock)
+
+
 @dataclass(slots=True)
 class Caches:
-    """Caches as a worker has them, empty, and what they were heard to do."""
+    """Caches as a worker has them, empty, what they were heard to do, and what the watch has proved."""
 
     clock: ManualClock
     heard: list[tuple[str, Kind]] = field(default_factory=list)
     shared_directives: InMemorySharedDirectives = field(default_factory=InMemorySharedDirectives)
+    validity: Validity = field(default_factory=Validity)
     calls: AuthCalls = field(init=False)
 
     def __post_init__(self) -> None:
         """Share the calls to auth."""
         self.calls = AuthCalls(self.clock, timeout_s=CALL_TIMEOUT_S)
 
-    def tokens(self, source: TokenVerifier, known: KnownTokens | None = None) -> CachedTokens:
+    def confirm(self) -> None:
+        """Receive a pong whose ping was sent now."""
+        self.validity.confirm(self.clock.monotonic_ns())
+
+    def event(self, kind: Kind, org_id: UUID = ORG) -> None:
+        """Receive an event. A moment goes by: only what is fetched after an event is valid."""
+        self.validity.invalidate(kind, org_id, self.clock.monotonic_ns())
+        self.clock.advance(MOMENT)
+
+    def tokens(self, source: TokenVerifier, unknown: UnknownTokens | None = None) -> CachedTokens:
         """Return a cache of tokens over a source."""
-        lifetimes = token_lifetimes(self.clock, while_source_is_down_s=300)
-        cache: FreshCache[bytes, Principal] = FreshCache(Kind.TOKENS, {}, lifetimes, self.clock, self)
-        return CachedTokens(source, known or NoFilter(), cache, self.calls)
+        policy = token_policy(stale_if_error_s=300)
+        cache: FreshCache[bytes, Principal] = FreshCache(Kind.TOKENS, {}, policy, self.validity, self.clock, self)
+        return CachedTokens(source, unknown or without_filter(self.clock), cache, self.calls)
 
     def agents(self, source: AgentVerifier) -> CachedAgents:
         """Return a cache of agents over a source."""
-        lifetimes = agent_lifetimes(while_source_is_down_s=300)
-        return CachedAgents(source, FreshCache(Kind.AGENTS, {}, lifetimes, self.clock, self, absent={}), self.calls)
+        policy = agent_policy(stale_if_error_s=300)
+        cache = FreshCache(Kind.AGENTS, {}, policy, self.validity, self.clock, self, absent={})
+        return CachedAgents(source, cache, self.calls, self.clock)
 
     def directives(self, source: DirectiveLookup) -> CachedDirectives:
         """Return a cache of directives over a source."""
-        lifetimes = directive_lifetimes(60, last_known_s=300)
+        policy = directive_policy(DIRECTIVE_TTL_S, last_known_s=300)
+        cache = FreshCache(Kind.DIRECTIVES, {}, policy, self.validity, self.clock, self)
         return CachedDirectives(
-            source, self.shared_directives, FreshCache(Kind.DIRECTIVES, {}, lifetimes, self.clock, self)
+            source, self.shared_directives, cache, self.validity, self.clock, shared_ttl_s=DIRECTIVE_TTL_S
         )
 
     def hit(self, kind: Kind) -> None:
@@ -401,10 +441,11 @@ class ChatScene:
     def __init__(self, answer: CompletionBody | CompletionStream | Exception, request: ChatRequest) -> None:
         self.clock = ManualClock()
         self.ids = SequentialIds()
-        self.tokens = ScriptedTokens(principal())
-        self.agents = ScriptedAgents(Agent(AGENT, ORG, AgentStatus.ACTIVE))
+        self.epochs = InMemoryEpochs(self.clock, SequentialIds(EPOCH_SEED))
+        self.tokens = ScriptedTokens(principal(), epochs=self.epochs)
+        self.agents = ScriptedAgents(Agent(AGENT, ORG, AgentStatus.ACTIVE), epochs=self.epochs)
         self.caches = Caches(self.clock)
-        self.rate_limiter = WaitingRateLimiter(InMemoryBoard(self.clock, self.ids))
+        self.rate_limiter = WaitingRateLimiter(self.epochs)
         self.directives = ScriptedDirectives(DIRECTIVE)
         self.provider = ScriptedProvider(answer)
         self.journal = ScriptedJournal()

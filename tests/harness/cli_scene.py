@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ibex.adapters.memory.announcements import RecordingAnnouncements
 from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.memory.directives import InMemoryDirectives
+from ibex.adapters.memory.epochs import InMemoryEpochs
 from ibex.adapters.memory.identity import InMemoryIdentity
 from ibex.adapters.memory.ids import SequentialIds
 from ibex.adapters.memory.sessions import InMemorySessions
@@ -54,15 +54,14 @@ class CliScene:
     def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         clock, ids = ManualClock(), SequentialIds()
         self.clock = clock
+        epochs = InMemoryEpochs(clock, SequentialIds(1))
         self.store = InMemoryIdentity()
-        self.directives = InMemoryDirectives(self.store, clock)
+        self.directives = InMemoryDirectives(self.store, clock, self.store.change_log)
         self.sessions = InMemorySessions(clock)
         self.traces = InMemoryTraces(clock)
         self.use_cases = Administration(
-            identity=ManageIdentity(
-                self.store, TokenPeppers({"k": bytes(range(16))}), RecordingAnnouncements(), clock, ids
-            ),
-            directives=ManageDirectives(self.directives, RecordingAnnouncements(), clock, ids),
+            identity=ManageIdentity(self.store, TokenPeppers({"k": bytes(range(16))}), epochs, clock, ids),
+            directives=ManageDirectives(self.directives, epochs, clock, ids),
             sessions=self.sessions,
             traces=self.traces,
         )

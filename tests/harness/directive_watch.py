@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from contextlib import contextmanager
+from collections import Counter
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -13,7 +14,7 @@ from urllib.parse import urlsplit
 from harness.directive_changes import DirectiveOperator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from harness.revocation import RelayedStack
 
@@ -24,12 +25,16 @@ _BODY = b'{"model":"gpt-4o","messages":[{"role":"user","content":"Hi"}]}'
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One answer: when its request was sent and its head was here, in monotonic seconds, status and version, or 0."""
+    """One answer: when its request was sent and its head was here, in monotonic seconds, status and version, or 0.
+
+    ``is_cached`` is what X-IBEX-Auth-Cached says.
+    """
 
     sent: float
     answered: float
     status: int
     version: int
+    is_cached: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +42,13 @@ class Change:
     """How a change came into force, in seconds from when the change had returned.
 
     ``first_s``: until the answer of the first request sent since then that carried it. ``old_s``: until the last
-    request was sent that carried the old one, 0 if none was. ``failed``: answers other than 200. ``went_back``: answers
-    with another one on a connection that had seen the new one.
+    request was sent that carried the old one, 0 if none was. ``failed``: answers other than 200, by status.
+    ``went_back``: answers with another one on a connection that had seen the new one.
     """
 
     first_s: float
     old_s: float
-    failed: int
+    failed: Mapping[int, int]
     went_back: int
 
 
@@ -71,6 +76,10 @@ class DirectiveWatch:
             self._stopping = True
             thread.join(WAIT_S)
 
+    def since(self, moment: float) -> list[Seen]:
+        """Return the answers to requests that were sent since a moment."""
+        return [seen for client in self.seen for seen in list(client) if seen.sent >= moment]
+
     def wait_until_all(self, is_so: Callable[[Seen], bool]) -> None:
         """Wait until the latest answer of every client is so."""
         deadline = time.monotonic() + WAIT_S
@@ -88,17 +97,20 @@ class DirectiveWatch:
             f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {self.token}\r\n"
             f"content-type: application/json\r\ncontent-length: {len(_BODY)}\r\n\r\n"
         )
-        reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
         while not self._stopping:
-            sent = time.monotonic()
-            writer.write(head.encode() + _BODY)
-            lines = (await reader.readuntil(b"\r\n\r\n")).decode().lower().split("\r\n")
-            headers = dict(line.split(": ", 1) for line in lines[1:] if line)
-            version = int(headers.get("x-ibex-directive", "0@").partition("@")[0])
-            seen.append(Seen(sent, time.monotonic(), int(lines[0].split()[1]), version))
-            await reader.readexactly(int(headers["content-length"]))
-            await asyncio.sleep(self.pause_s)
-        writer.close()
+            reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+            with suppress(asyncio.IncompleteReadError, OSError):  # a refusal may end the connection
+                while not self._stopping:
+                    sent = time.monotonic()
+                    writer.write(head.encode() + _BODY)
+                    lines = (await reader.readuntil(b"\r\n\r\n")).decode().lower().split("\r\n")
+                    headers = dict(line.split(": ", 1) for line in lines[1:] if line)
+                    version = int(headers.get("x-ibex-directive", "0@").partition("@")[0])
+                    is_cached = headers.get("x-ibex-auth-cached") == "true"
+                    seen.append(Seen(sent, time.monotonic(), int(lines[0].split()[1]), version, is_cached))
+                    await reader.readexactly(int(headers["content-length"]))
+                    await asyncio.sleep(self.pause_s)
+            writer.close()
 
 
 def change_under(
@@ -108,10 +120,12 @@ def change_under(
     *,
     rollback_to: int | None = None,
     pause_s: float = 0.0,
+    hold_s: float = 0.0,
 ) -> Change:
     """Under load, break something, set a new text or go back to an old one, and see; mend it afterwards.
 
-    ``pause_s`` is how long each of the clients waits between its requests.
+    ``pause_s`` is how long each of the clients waits between its requests. ``hold_s`` is for how long it stays broken
+    after the change; by default until all clients have seen the new text.
     """
     operator = DirectiveOperator(stack.production.environ)
     watch = DirectiveWatch(stack.address, stack.installation.agent_token.reveal(), pause_s)
@@ -121,14 +135,20 @@ def change_under(
         try:
             changed = operator.set("Answer in rhyme.") if rollback_to is None else operator.rollback(rollback_to)
             number, returned = changed.version, changed.returned
-            watch.wait_until_all(lambda seen: seen.version == number and seen.sent >= returned)
+            if not hold_s:
+                watch.wait_until_all(lambda seen: seen.version == number and seen.sent >= returned)
+            time.sleep(hold_s)
         finally:
             mend_it()
-    since = [seen for client in watch.seen for seen in client if seen.sent >= returned]
+        watch.wait_until_all(lambda seen: seen.version == number and seen.sent >= returned)
+    all_seen = [seen for client in watch.seen for seen in client]
+    since = [seen for seen in all_seen if seen.sent >= returned]
     return Change(
         first_s=min(seen.answered for seen in since if seen.version == number) - returned,
-        old_s=max((seen.sent - returned for seen in since if seen.version != number), default=0.0),
-        failed=sum(seen.status != 200 for client in watch.seen for seen in client),
+        old_s=max(
+            (seen.sent - returned for seen in since if seen.status == 200 and seen.version != number), default=0.0
+        ),
+        failed=Counter(seen.status for seen in all_seen if seen.status != 200),
         went_back=sum(
             _went_back([one.version for one in client if one.status == 200], number) for client in watch.seen
         ),

@@ -1,4 +1,4 @@
-"""Where callers are admitted, with scripted neighbours, caches and a board."""
+"""Where callers are admitted, with scripted neighbours, caches and epochs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from uuid import UUID
 from harness.chat_scene import (
     AGENT,
     BEARER,
+    EPOCH_SEED,
+    MOMENT,
     ORG,
     Caches,
     ScriptedAgents,
@@ -15,29 +17,28 @@ from harness.chat_scene import (
     WaitingRateLimiter,
     principal,
 )
-from ibex.adapters.memory.board import InMemoryBoard
 from ibex.adapters.memory.clock import ManualClock
+from ibex.adapters.memory.epochs import InMemoryEpochs
 from ibex.adapters.memory.ids import SequentialIds
 from ibex.domain.admit_caller import AdmitCaller, Credentials
 from ibex.domain.identity import Agent, AgentStatus
-from ibex.domain.known_tokens import FILTER_BITS
 from ibex.domain.open_exchange import OpenExchange
 from ibex.domain.refused_requests import RefusedRequests
 
 if TYPE_CHECKING:
     from ibex.domain.exchange import Caller
-    from ibex.domain.freshness import Kind
+    from ibex.domain.freshness.kinds import Kind
 
 
 class Door:
     """The use case with its neighbours and the notes of one request."""
 
     def __init__(self) -> None:
-        self.tokens = ScriptedTokens(principal())
-        self.agents = ScriptedAgents(Agent(AGENT, ORG, AgentStatus.ACTIVE))
         self.clock = ManualClock()
-        self.board = InMemoryBoard(self.clock, SequentialIds())
-        self.rate_limiter = WaitingRateLimiter(self.board)
+        self.epochs = InMemoryEpochs(self.clock, SequentialIds(EPOCH_SEED))
+        self.tokens = ScriptedTokens(principal(), epochs=self.epochs)
+        self.agents = ScriptedAgents(Agent(AGENT, ORG, AgentStatus.ACTIVE), epochs=self.epochs)
+        self.rate_limiter = WaitingRateLimiter(self.epochs)
         self.caches = Caches(self.clock)
         self.notes = OpenExchange.begin(self.clock, UUID(int=1), "t" * 32)
         self.admit = AdmitCaller(
@@ -53,21 +54,21 @@ class Door:
         await self.admit(Credentials(authorization, agent_id), self.notes)
         return self.notes.caller
 
-    async def knock_twice(self) -> None:
-        """Be let in until token and agent are remembered under a stamp, the board's lease being valid."""
-        connection = await self.board.connection()
-        await self.board.finish_filter(connection, await self.board.begin_filter(connection), bytes(FILTER_BITS // 8))
-        await self.renew()
-        await self.knock()
+    async def warm(self) -> None:
+        """Be let in, so that token and agent are cached."""
         await self.knock()
         for asked in (self.tokens.asked, self.agents.asked, self.rate_limiter.counted, self.rate_limiter.asked):
             asked.clear()
 
-    async def renew(self) -> None:
-        """Have a valid lease."""
-        connection = await self.board.connection()
-        assert await self.board.renew(connection, await self.board.begin_turn(connection) or "")
+    def confirm(self) -> None:
+        """Receive a pong whose ping was sent now."""
+        self.caches.confirm()
 
-    async def announce(self, kind: Kind) -> None:
-        """Say that something has changed."""
-        await self.board.announce(await self.board.connection(), ORG, [kind])
+    async def change(self) -> None:
+        """Make a change known through the organization's epoch, as every process that makes a change does."""
+        self.clock.advance(MOMENT)
+        await self.epochs.replace(ORG)
+
+    def event(self, kind: Kind) -> None:
+        """Make a change known through the watch alone, as where it was made by SQL."""
+        self.caches.event(kind)

@@ -76,7 +76,7 @@ class Faults:
         }[between]
 
     def _to_redis(self, region: Region) -> list[Link]:
-        return [process.to_epochs for process in (*region.replicas, *region.workers)]
+        return [*(replica.to_epochs for replica in region.replicas), *(worker.to_epochs for worker in region.workers)]
 
     def _change_soon(self) -> None:
         async def change() -> None:
@@ -98,7 +98,7 @@ class Faults:
         """Cut all links to PostgreSQL; it may come back as another incarnation."""
         links = self.links("auth-postgres")
         await self._cut(links)
-        if self._world.rules.begins_incarnations and self._random.random() < 0.5:  # noqa: PLR2004 - it crashed, or a standby was promoted
+        if self._world.rules.begins_incarnations and self._random.random() < 0.5:
             self._world.store.change_log.begin_incarnation()
             for link in links:
                 link.reset()
@@ -175,7 +175,7 @@ class Faults:
     async def _become_another(self, number: int, content: dict[UUID, str]) -> None:
         region = self._world.regions[number]
         links = self._to_redis(region)
-        if self._random.random() < 0.4:  # noqa: PLR2004 - the old one was away for a while
+        if self._random.random() < 0.4:
             mode = self._random.choice((Mode.REFUSING, Mode.STALLED))
             for link in links:
                 link.cut(mode)

@@ -108,23 +108,24 @@ class Link:
     async def carry(self, resets: int, *, back: bool) -> None:
         """Wait as long as one message of a stream takes. Raises ``UnreachableError`` if the stream broke."""
         while True:
-            if resets != self.resets or self.mode is Mode.REFUSING:
-                raise UnreachableError
+            self._check(resets)
             if not self.mode.holds(back=back):
                 await asyncio.sleep(self.random.uniform(0.0001, self.slowest_s))
-                if resets != self.resets or self.mode is Mode.REFUSING:
-                    raise UnreachableError
+                self._check(resets)
                 if not self.mode.holds(back=back):
                     return
             await self._changed.wait()
 
+    def _check(self, resets: int) -> None:
+        if resets != self.resets or self.mode is Mode.REFUSING:
+            raise UnreachableError
+
     async def _travel(self, resets: int, cargo: Callable[[], Awaitable[object]] | None = None) -> None:
         if self.mode is not Mode.REFUSING:
             await asyncio.sleep(self.random.uniform(0.0001, self.slowest_s))
-        if resets != self.resets or self.mode is Mode.REFUSING:
-            raise UnreachableError
+        self._check(resets)
         if self.mode.holds(back=cargo is None):
-            if cargo is not None and self.random.random() < 0.5:  # noqa: PLR2004 - some packets are never sent again
+            if cargo is not None and self.random.random() < 0.5:
                 self._kept.append(cargo)
             await asyncio.get_running_loop().create_future()
 
@@ -344,7 +345,9 @@ class SimulatedStream:
 class StreamsOverLink:
     """A worker's ``WatchConnector``, to whichever replica ``choose`` names."""
 
-    def __init__(self, link: Link, choose: Callable[[], WatchServer | None], on_open: Callable[[SimulatedStream], None]) -> None:
+    def __init__(
+        self, link: Link, choose: Callable[[], WatchServer | None], on_open: Callable[[SimulatedStream], None]
+    ) -> None:
         self._link = link
         self._choose = choose
         self._on_open = on_open

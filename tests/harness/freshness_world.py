@@ -35,9 +35,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
-    from ibex.domain.clock import Clock
-    from ibex.domain.identity import Agent, PersonalAccessToken, Principal
-    from ibex.domain.ids import IdSource
+    from ibex.domain.identity import PersonalAccessToken
 
 T = TypeVar("T")
 
@@ -135,7 +133,9 @@ class WatchedStore(InMemoryIdentity):
 class World:
     """All of it. ``live`` lets it run; what it finds wrong is a ``ViolatedError``."""
 
-    def __init__(self, seed: int, *, only: str = "", at_a_time: int = 1, regions: int = 0, rules: Rules | None = None) -> None:
+    def __init__(
+        self, seed: int, *, only: str = "", at_a_time: int = 1, regions: int = 0, rules: Rules | None = None
+    ) -> None:
         """Take the seed, the one kind of fault that shall happen if it is not any, and how many at a time.
 
         ``regions`` is how many there are; 0 leaves it to the seed.

@@ -31,7 +31,6 @@ from ibex.adapters.memory.sessions import InMemorySessions
 from ibex.adapters.memory.traces import InMemoryTraces
 from ibex.adapters.openai.transport import Http1Transport
 from ibex.domain.bootstrap import FirstNames, bootstrap
-from ibex.domain.keep_fresh import KeepFresh
 from ibex.entrypoints.containers import Management, application_of
 from ibex.entrypoints.environments import EmbeddedAdapters
 from ibex.entrypoints.lifespan import running
@@ -75,7 +74,7 @@ class ShiftedClock:
 
 @dataclass(slots=True)
 class _Heard:
-    """The ``LeaseObserver`` and the ``ExchangeObserver`` of the proxy."""
+    """The ``ExchangeObserver`` of the proxy."""
 
     exchanges: list[tuple[Exchange, bool]] = field(default_factory=list)
     aggregates: list[Exchange] = field(default_factory=list)
@@ -93,12 +92,6 @@ class _Heard:
         with self.news:
             self.aggregates.append(exchange)
             self.news.notify_all()
-
-    def renewed(self) -> None:
-        """Nothing depends on it."""
-
-    def not_renewed(self, why: str) -> None:
-        """Nothing depends on it."""
 
 
 class Loopback:
@@ -158,13 +151,16 @@ class Loopback:
         adapters = EmbeddedAdapters()
         adapters.clock.override(providers.Object(self.clock))
         adapters.identity.override(providers.Singleton(InMemoryIdentity))
-        adapters.directives.override(providers.Singleton(InMemoryDirectives, adapters.identity, adapters.clock))
+        log = adapters.identity.provided.change_log
+        directives = providers.Singleton(InMemoryDirectives, adapters.identity, adapters.clock, log)
+        adapters.directives.override(directives)
         adapters.sessions.override(providers.Singleton(InMemorySessions, adapters.clock))
         adapters.traces.override(providers.Singleton(InMemoryTraces, adapters.clock))
         adapters.resources.override(providers.List(adapters.journal))
         adapters.checks.override(providers.List())
-        outbox = adapters.identity.provided.outbox
-        adapters.keep_fresh.override(providers.Singleton(KeepFresh, outbox, adapters.board, self._heard))
+        adapters.change_log.override(log)
+        adapters.live_tokens.override(adapters.identity)
+        adapters.background.override(providers.List(adapters.watch_server, adapters.loop_lag))  # nothing is pruned
         return adapters
 
     async def _serve(self) -> None:

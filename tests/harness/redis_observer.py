@@ -1,4 +1,4 @@
-"""Who hears how Redis does, and remembers."""
+"""An observer of Redis that records what it is told."""
 
 from __future__ import annotations
 
@@ -13,16 +13,14 @@ class RecordingRedisObserver:
     failures: list[str] = field(default_factory=list)
     questions_failed: int = 0
     times_passed_over: int = 0
-    leased: bool = False
 
-    def answered(self, questions: int, duration_ns: int, *, leased: bool) -> None:
-        """Remember a round trip."""
+    def answered(self, questions: int, duration_ns: int) -> None:
+        """Record a round trip."""
         assert duration_ns >= 0
-        self.leased = leased
         self.trips.append(questions)
 
     def failed(self, reason: str, questions: int = 1) -> None:
-        """Remember a failure."""
+        """Record a failure."""
         self.failures.append(reason)
         self.questions_failed += questions
 

@@ -74,8 +74,8 @@ class SentinelScene:
         until(lambda: self._seen_by_all()["num-slaves"] == b"1" and self._seen_by_all()["flags"] == b"master")
 
     def fail_over(self) -> None:
-        """Have the Sentinels swap primary and replica, both of which go on living."""
-        self.sentinels[0].command("SENTINEL", "FAILOVER", SERVICE)
+        """Have the Sentinels swap primary and replica, both of which go on living, once the replica is suitable."""
+        until(lambda: self.sentinels[0].command("SENTINEL", "FAILOVER", SERVICE))
 
     def _seen_by_all(self) -> dict[str, bytes]:
         """Return the last Sentinel's view of the primary, if all three know each other."""
@@ -145,6 +145,20 @@ class ClusterScene:
             seen |= {one[2][1] for one in ranges if one[0] <= slot <= one[1]}
         alive = [server for server in self.servers if server.process is not None and server.port in seen]
         return alive[0] if len(seen) == 1 and alive else None
+
+    @contextmanager
+    def without_promotions(self) -> Iterator[None]:
+        """Have no replica take the place of a primary for as long as this lasts."""
+        self._forbid_promotions("yes")
+        try:
+            yield
+        finally:
+            self._forbid_promotions("no")
+
+    def _forbid_promotions(self, forbid: str) -> None:
+        for server in self.servers:
+            if server.process is not None:
+                server.client().config_set("cluster-replica-no-failover", forbid)
 
     def start(self, server: RedisServer) -> None:
         """Start a node, in the state in which it was killed."""

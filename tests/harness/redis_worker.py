@@ -1,4 +1,4 @@
-"""A worker's side of Redis, with a clock that stands still and an observer that remembers."""
+"""A worker's side of Redis, with a clock that stands still and an observer that records what it is told."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from harness.redis_observer import RecordingRedisObserver
 from ibex.adapters.memory.clock import ManualClock
-from ibex.adapters.redis.known_tokens import RedisKnownTokens
+from ibex.adapters.redis.epochs import RedisEpochs
 from ibex.adapters.redis.link import RedisLink
 from ibex.adapters.redis.rate_limits import RedisRateLimiter
 from ibex.adapters.redis.shared_directives import RedisSharedDirectives
@@ -25,16 +25,16 @@ UNHURRIED_S = 10.0
 
 
 class RedisWorker:
-    """A link, and all that goes over it; ``clock`` is for what shall pass in real time, which no minute does."""
+    """A link, and everything that uses it. ``clock`` measures how old a reading is; no minute passes meanwhile."""
 
     def __init__(self, url: str, timeout_s: float = UNHURRIED_S, clock: Clock | None = None) -> None:
         self.clock = ManualClock()
         real = self.clock if clock is None else clock
         self.heard = RecordingRedisObserver()
         self.link = RedisLink(url, real, self.heard, timeout_s=timeout_s)
-        self.limiter = RedisRateLimiter(self.link, self.clock, SystemIds())
+        self.limiter = RedisRateLimiter(self.link, real)
+        self.epochs = RedisEpochs(self.link, real, SystemIds())
         self.unverified = 0
-        self.known = RedisKnownTokens(self.link)
         self.directives = RedisSharedDirectives(
             self.link, self.clock, Seal(b"a key of this test"), 60, self._count_unverified
         )

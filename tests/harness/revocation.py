@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import signal
 import tempfile
@@ -10,9 +11,10 @@ import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 import grpc
+import psycopg
 
 from harness.clickhouse import ClickHouseDatabase
 from harness.load import Load
@@ -24,7 +26,7 @@ from ibex.adapters.clickhouse.engine import ClickHouseEngine
 from ibex.adapters.clickhouse.migrate import migrate as migrate_clickhouse
 from ibex.adapters.grpc.generated import auth_pb2, auth_pb2_grpc
 from ibex.adapters.postgres import migrate as postgres_migrate
-from ibex.adapters.postgres.roles import AUTH_ROLE
+from ibex.adapters.postgres.roles import APP_ROLE, AUTH_ROLE
 from ibex.adapters.postgres.server import DATABASE, PostgresServer
 from ibex.domain.bootstrap import FirstNames, Installation, bootstrap
 from ibex.domain.manage_identity import TokenGrant
@@ -34,6 +36,7 @@ from ibex.entrypoints.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
+    from typing import LiteralString
     from uuid import UUID
 
     from harness.process import IbexProcess
@@ -41,6 +44,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+Revoker: TypeAlias = Literal["auth", "operator", "sql"]
+"""How a token is revoked: by a call to auth, by an operator's command, or by SQL past IBEX."""
 LINKS = ("proxy-redis", "auth-redis", "proxy-auth", "auth-postgres")
 AFTER_S = 6.0
 """How long is waited for a served request after a revocation: longer than the bound."""
@@ -69,7 +74,7 @@ class RelayedStack:
     direct_auth: str
     address: str
     installation: Installation
-    postgres: PostgresServer
+    database: PostgresDatabase
     clients: int = 8
     a_second: float | None = None
     """How often each of the tokens is used; None for as often as possible."""
@@ -92,7 +97,8 @@ class RelayedStack:
             stack.callback(production.stop)
             to_redis = ("127.0.0.1", redis.port)
             relays = {name: stack.enter_context(Relay.running(to_redis)) for name in ("proxy-redis", "auth-redis")}
-            relays["auth-postgres"] = stack.enter_context(Relay.running(postgres.socket))
+            for name in ("auth-postgres", "proxy-postgres"):
+                relays[name] = stack.enter_context(Relay.running(postgres.socket))
             auth = production.start_auth(
                 IBEX_REDIS_URL=f"redis://127.0.0.1:{relays['auth-redis'].port}/0",
                 IBEX_AUTH_DATABASE_URL=f"postgresql://{AUTH_ROLE}@127.0.0.1:{relays['auth-postgres'].port}/{postgres.name}",
@@ -102,16 +108,20 @@ class RelayedStack:
             relays["proxy-auth"] = stack.enter_context(Relay.running((host, int(port))))
             address = production.start_proxy(
                 workers=2,
+                IBEX_DATABASE_URL=f"postgresql://{APP_ROLE}@127.0.0.1:{relays['proxy-postgres'].port}/{postgres.name}",
                 IBEX_REDIS_URL=f"redis://127.0.0.1:{relays['proxy-redis'].port}/0",
                 IBEX_AUTH_ADDRESS=f"127.0.0.1:{relays['proxy-auth'].port}",
             )
-            yield cls(production, relays, redis, auth, direct, address, installation, postgres.server)
+            yield cls(production, relays, redis, auth, direct, address, installation, postgres)
 
-    def revoke_under(self, break_it: Callable[[], None], mend_it: Callable[[], None], *, by_auth: bool) -> Outcome:
-        """Under load of two tokens, break something, revoke one of them, and see; mend it afterwards.
-
-        ``by_auth`` revokes through auth, else an operator does it at the source.
-        """
+    def revoke_under(
+        self,
+        break_it: Callable[[], object] = lambda: None,
+        mend_it: Callable[[], object] = lambda: None,
+        *,
+        by: Revoker = "auth",
+    ) -> Outcome:
+        """Under load of two tokens, break something, revoke one of them, and see; mend it afterwards."""
         doomed, live = self.new_token(), self.new_token()
         with (
             Load(self.address, doomed.reveal, self.clients, a_second=self.a_second).running() as load,
@@ -125,23 +135,21 @@ class RelayedStack:
             broken = time.monotonic()
             break_it()
             try:
-                self.revoke(doomed, by_auth=by_auth)
+                self.revoke(doomed, by)
                 revoked = time.monotonic()
-                while time.monotonic() < max(revoked, load.last(200)) + AFTER_S / 2:
+                while time.monotonic() < max(revoked + AFTER_S, load.last(200) + AFTER_S / 2):
                     time.sleep(0.05)  # nothing tells that something will not come
                     if time.monotonic() > revoked + 2 * AFTER_S:
                         break
-                outcome = Outcome(
-                    max(0.0, load.last(200) - revoked), dict(other.statuses(broken)), dict(load.statuses(revoked))
-                )
             finally:
                 mend_it()
             mended = time.monotonic()
             other.wait_for(200, mended, 2 * AFTER_S)
-        return outcome
+            load.wait_for(401, mended, 2 * AFTER_S)
+        return Outcome(max(0.0, load.last(200) - revoked), dict(other.statuses(broken)), dict(load.statuses(revoked)))
 
     def new_token(self) -> PersonalAccessToken:
-        """Make a token that is bound to the first agent; return once it is known everywhere."""
+        """Make a token that is bound to the first agent."""
         org_id, agent_id = self.installation.organization.id, self.installation.agent.id
 
         async def create(use_cases: Administration) -> PersonalAccessToken:
@@ -149,14 +157,23 @@ class RelayedStack:
 
         return asyncio.run(_administer(Settings.load(self.production.environ), create))
 
-    def revoke(self, token: PersonalAccessToken, *, by_auth: bool) -> None:
-        """Revoke a token; return when the call has."""
+    def revoke(self, token: PersonalAccessToken, by: Revoker) -> None:
+        """Revoke a token; return when that is committed and the call has returned."""
         org_id = self.installation.organization.id
-        if by_auth:
+        if by == "auth":
             self._revoke_at_auth(org_id, token.token_id)
-            return
-        settings = Settings.load(self.production.environ)
-        asyncio.run(_administer(settings, lambda use_cases: use_cases.identity.revoke_token(org_id, token.token_id)))
+        elif by == "sql":
+            self.sql("UPDATE tokens SET revoked_at = now() WHERE id = %s", token.token_id)
+        else:
+            settings = Settings.load(self.production.environ)
+            asyncio.run(
+                _administer(settings, lambda use_cases: use_cases.identity.revoke_token(org_id, token.token_id))
+            )
+
+    def sql(self, statement: LiteralString, *values: object) -> None:
+        """Commit a change directly in PostgreSQL, as its superuser."""
+        with psycopg.connect(self.database.superuser_url) as connection:
+            connection.execute(statement, values)
 
     def _revoke_at_auth(self, org_id: UUID, token_id: UUID) -> None:
         with grpc.insecure_channel(self.direct_auth) as channel:
@@ -165,6 +182,18 @@ class RelayedStack:
                 metadata=(("authorization", f"Bearer {self.installation.admin_token.reveal()}"),),
                 timeout=AFTER_S,
             )
+
+    def freeze_worker(self) -> None:
+        """Stop one of the workers with SIGSTOP."""
+        os.kill(min(self.production.workers()), signal.SIGSTOP)
+
+    def thaw_worker(self) -> None:
+        """Let it continue."""
+        os.kill(min(self.production.workers()), signal.SIGCONT)
+
+    def flush_redis(self) -> None:
+        """Remove everything from Redis."""
+        self.redis.command("FLUSHALL")
 
     def freeze_auth(self) -> None:
         """Stop auth with SIGSTOP."""

@@ -50,8 +50,8 @@ async def test_what_is_not_named_is_said() -> None:
             raise AssertionError("it must not get here")
 
 
-async def test_in_production_changes_have_to_be_announced() -> None:
-    """Who changes something there needs the Redis that the proxies look at."""
+async def test_in_production_changes_need_the_redis_of_the_proxies() -> None:
+    """A change replaces the organization's epoch there, so it is in force at the next request."""
     environ = {
         "IBEX_ENV": "production",
         "IBEX_DATABASE_URL": "postgresql://ibex_app@127.0.0.1:1/ibex",

@@ -15,7 +15,7 @@ import pytest
 
 from harness.dev import IbexDev, folder_of_its_own
 from harness.process import IbexProcess
-from ibex.domain.freshness import BOUND_S
+from ibex.domain.freshness.kinds import BOUND_S
 from ibex.entrypoints.embedded import FIRST_DIRECTIVE
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def _children(pid: int) -> list[int]:
 
 
 def test_a_token_that_another_process_revokes_is_refused_within_the_bound(dev: IbexDev) -> None:
-    """What another terminal revokes is found in the outbox, half a second later at most."""
+    """The watch finds in the log of changes what another terminal revokes."""
     token = dev.ibex_json("token", "create", "--name", "short-lived", "--agent", dev.installation["agent_id"])["token"]
     assert _ask(dev, token=token).status_code == 200
     display_prefix = token[: len("ibex_pat_") + 36]

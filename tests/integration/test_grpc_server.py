@@ -44,7 +44,7 @@ async def test_a_live_token_is_its_principal(scene: Scene) -> None:
     assert (bound.org_id, bound.token_id) == (str(identity.org.id), str(identity.token.token_id))
     assert (bound.agent_id, bound.permissions, bound.rate_limit_rpm) == (str(identity.agent.id), int(AGENT_DEFAULT), 60)
     assert free.permissions == int(ADMIN)
-    assert not any(free.HasField(name) for name in ("user_id", "agent_id", "expires_at"))
+    assert not any(free.HasField(name) for name in ("user_id", "agent_id", "remaining"))
 
 
 async def test_whatever_is_wrong_with_a_token_is_answered_alike(scene: Scene) -> None:
@@ -152,14 +152,27 @@ async def test_a_call_that_takes_too_long_is_given_up() -> None:
     assert identity.store.abandoned.is_set()
 
 
-async def test_the_callers_deadline_ends_the_work(scene: Scene) -> None:
-    """Once nobody waits for the answer the store is not kept busy."""
+async def test_a_source_that_does_not_answer_is_said_before_the_callers_deadline(scene: Scene) -> None:
+    """A caller that hears so may serve what it has cached. The store is not kept busy."""
     scene.identity.store.hangs = True
 
     with pytest.raises(grpc.aio.AioRpcError) as raised:
-        await scene.service.ValidateToken(asking_for(scene.identity.token), timeout=0.05, metadata=SERVICE_METADATA)
+        await scene.service.ValidateToken(asking_for(scene.identity.token), timeout=2, metadata=SERVICE_METADATA)
 
-    assert raised.value.code() is Code.DEADLINE_EXCEEDED
+    assert raised.value.code() is Code.UNAVAILABLE
+    assert (raised.value.trailing_metadata() or {}).get("ibex-reason") == "source-unavailable"
+    await scene.identity.store.abandoned.wait()
+    assert scene.observer.calls == [("ValidateToken", "UNAVAILABLE")]
+
+
+async def test_a_caller_that_goes_ends_the_work(scene: Scene) -> None:
+    """Once nobody waits for the answer the store is not kept busy."""
+    scene.identity.store.hangs = True
+
+    call = scene.service.ValidateToken(asking_for(scene.identity.token), metadata=SERVICE_METADATA)
+    await scene.identity.store.asked.wait()
+    call.cancel()
+
     await scene.identity.store.abandoned.wait()
     await scene.observer.one_ended.wait()
     assert scene.observer.calls == [("ValidateToken", "CANCELLED")]

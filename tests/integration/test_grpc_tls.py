@@ -50,7 +50,32 @@ async def test_tls_connects_who_trusts_each_other(identity: Identity, authority:
     tls = client_tls(authority, authority if mutual else None)
     async with serving(identity, security=security) as server, asking(server.port, tls=tls) as channel:
         await channel.ping()
-        assert (await GrpcTokenVerifier(channel).verify(identity.token)).org_id == identity.org.id
+        fetched = await GrpcTokenVerifier(channel, identity.clock).verify(identity.token)
+
+    assert fetched.value.org_id == identity.org.id
+
+
+async def test_each_replica_shows_a_certificate_for_the_address_that_was_asked_for(
+    identity: Identity, authority: trustme.CA
+) -> None:
+    """One for an address, one for a name, which is resolved; a third for another name gets no call."""
+    issued = authority.issue_cert("auth.example")
+    chain = b"".join(blob.bytes() for blob in issued.cert_chain_pems)
+    foreign = ServerSecurity(CREDENTIAL, ServerTls(chain, issued.private_key_pem.bytes()))
+    other = await Identity.settled()
+    async with (
+        serving(identity, security=server_tls(authority)) as server,
+        serving(other, security=foreign) as impostor,
+        asking((server.port, impostor.port), tls=client_tls(authority)) as by_address,
+        asking(server.port, tls=client_tls(authority), host="localhost") as by_name,
+    ):
+        for channel in (by_address, by_name):
+            await channel.connected()
+            for _ in range(4):
+                await GrpcTokenVerifier(channel, identity.clock).verify(identity.token)
+
+    assert identity.store.finds > 0
+    assert other.store.finds == 0
 
 
 @pytest.mark.parametrize("end", ["plaintext", "untrusted server", "no certificate", "another authority's"])

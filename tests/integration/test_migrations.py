@@ -74,9 +74,9 @@ async def test_two_migrations_at_once_wait_for_each_other(empty_postgres: Postgr
 def test_a_migration_that_fails_leaves_nothing(empty_postgres: PostgresDatabase) -> None:
     """All of a run is one transaction."""
     with psycopg.connect(empty_postgres.owner_url) as connection:
-        connection.execute("CREATE TABLE outbox ()")  # in the way of the last table
+        connection.execute("CREATE TABLE change_incarnation ()")  # in the way of the last table
     before = _objects(empty_postgres)
-    with pytest.raises(migrate.MigrationError, match="outbox"):
+    with pytest.raises(migrate.MigrationError, match="change_incarnation"):
         migrate.upgrade(empty_postgres.owner_url)
     assert _objects(empty_postgres) == before
 

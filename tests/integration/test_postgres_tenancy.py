@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 
 APP_TABLES = ("directives", "directive_versions", "sessions", "checkpoints")
-AUTH_TABLES = ("organizations", "users", "agents", "tokens", "outbox")
+AUTH_TABLES = ("organizations", "users", "agents", "tokens")
+LOG_TABLES = ("changes", "change_snapshots", "change_incarnation")
 
 
 @pytest.fixture
@@ -123,10 +124,33 @@ def test_the_app_role_cannot_read_identity(postgres: PostgresDatabase, table: st
         _count(connection, table)
 
 
-def test_the_app_role_cannot_read_the_outbox(postgres: PostgresDatabase) -> None:
-    """It writes what it changed, and reads nothing of others."""
+@pytest.mark.parametrize("table", LOG_TABLES)
+def test_the_app_role_cannot_read_the_log_of_changes(postgres: PostgresDatabase, table: str) -> None:
+    """Its triggers write what it changed. It reads nothing of other organizations."""
     with _as_app(postgres, uuid4()) as connection, pytest.raises(errors.InsufficientPrivilege):
-        _count(connection, "outbox")
+        _count(connection, table)
+
+
+def test_the_auth_role_reads_the_changes_of_every_organization(
+    postgres: PostgresDatabase, two_tenants: tuple[NamedAgent, NamedAgent]
+) -> None:
+    """The changes of identity and those that the app role made to directives."""
+    with psycopg.connect(postgres.auth_url) as connection:
+        found = connection.execute("SELECT DISTINCT org_id, kind FROM changes").fetchall()
+    kinds = ("tokens", "agents", "directives")
+    assert set(found) == {(agent.org_id, kind) for agent in two_tenants for kind in kinds}
+
+
+@pytest.mark.parametrize(
+    "statement", ["UPDATE changes SET kind = 'agents'", "UPDATE change_incarnation SET value = DEFAULT"]
+)
+def test_the_auth_role_cannot_rewrite_the_log_of_changes(
+    postgres: PostgresDatabase, two_tenants: object, statement: str
+) -> None:
+    """It appends and prunes."""
+    del two_tenants
+    with psycopg.connect(postgres.auth_url) as connection, pytest.raises(errors.InsufficientPrivilege):
+        connection.execute(statement.encode())
 
 
 @pytest.mark.parametrize("table", APP_TABLES)
@@ -143,7 +167,7 @@ def test_the_auth_role_sees_identity_of_every_organization(
     """It has to: a token says whose it is only after it was found."""
     del two_tenants
     with psycopg.connect(postgres.auth_url) as connection:
-        assert _count(connection, table) == (4 if table == "outbox" else 2)  # of each tenant's token and directive
+        assert _count(connection, table) == 2
 
 
 @pytest.mark.parametrize("statement", ["UPDATE checkpoints SET latency_ms = 0", "DELETE FROM checkpoints"])
@@ -185,14 +209,14 @@ def test_the_app_role_cannot_write_into_another_organization(
         changed = connection.execute("UPDATE sessions SET turn_count = 9 WHERE org_id = %s", [theirs.org_id])
         assert changed.rowcount == 0
         with pytest.raises(errors.InsufficientPrivilege, match="row-level security"):
-            connection.execute("INSERT INTO outbox (org_id, kind) VALUES (%s, 'directives')", [theirs.org_id])
+            connection.execute("INSERT INTO changes (org_id, kind) VALUES (%s, 'directives')", [theirs.org_id])
 
 
-def test_the_app_role_makes_only_directives_doubtful(
+def test_the_app_role_logs_only_changes_of_directives(
     postgres: PostgresDatabase, two_tenants: tuple[NamedAgent, NamedAgent]
 ) -> None:
-    """It cannot say that tokens or agents changed."""
-    insert = "INSERT INTO outbox (org_id, kind) VALUES (%s, %s)"
+    """It cannot log a change of tokens or agents."""
+    insert = "INSERT INTO changes (org_id, kind) VALUES (%s, %s)"
     with _as_app(postgres, two_tenants[0].org_id) as connection:
         connection.execute(insert, [two_tenants[0].org_id, "directives"])
         with pytest.raises(errors.InsufficientPrivilege, match="row-level security"):

@@ -117,7 +117,7 @@ def test_a_changed_directive_is_in_the_very_next_request_of_both_workers(
 
 
 def test_what_an_operator_changes_is_in_force_for_every_worker_at_the_next_request(stack: TwoWorkers) -> None:
-    """A directive, its rollback, an agent's state, an organization's: the command announces each before it returns."""
+    """A directive, its rollback, an agent's state, an organization's: the command replaces the epoch before it returns."""
     latest = stack.production.ibex("directive", "set", "one", "Answer in rhyme.", "--json")["number"]
     assert stack.seen() == {(200, latest)}
     for command, expected in (
@@ -133,7 +133,7 @@ def test_what_an_operator_changes_is_in_force_for_every_worker_at_the_next_reque
 
 
 def test_a_revoked_token_is_refused_by_every_worker_at_the_next_request(stack: TwoWorkers) -> None:
-    """The command announces it before it returns."""
+    """The command replaces the organization's epoch before it returns."""
     token = stack.production.ibex("token", "create", "--name", "doomed", "--agent", "one", "--json")["token"]
     bearer = {"Authorization": f"Bearer {token}"}
     assert {status for status, _ in stack.seen(**bearer)} == {200}
@@ -179,7 +179,7 @@ def test_auth_tells_who_watches_over_it(stack: TwoWorkers) -> None:
     with httpx.Client(base_url=address, trust_env=False) as client:
         assert client.get("/health").json() == {"status": "ok", "checks": {}}
         ready = client.get("/ready").json()
-        assert "ibex_auth_lease_turns_total" in client.get("/metrics").text
+        assert "ibex_auth_call_duration_seconds_count" in client.get("/metrics").text
         assert client.get("/v1/models").status_code == 404
     assert (ready["status"], set(ready["checks"])) == ("ok", {"postgres", "redis"})
 

@@ -1,4 +1,4 @@
-"""Redis killed, frozen, emptied, started anew; and how its round trips are shared."""
+"""Redis killed, frozen, emptied and started again; and how its round trips are shared."""
 
 from __future__ import annotations
 
@@ -12,25 +12,13 @@ from redis.crc import key_slot
 
 from harness.redis_observer import RecordingRedisObserver
 from ibex.adapters.memory.clock import ManualClock
-from ibex.adapters.redis.board import RedisBoard
 from ibex.adapters.redis.breaker import FAILURES_IN_A_ROW, PAUSE_S
-from ibex.adapters.redis.keys import (
-    FILTER_KEY,
-    LEASE_KEY,
-    MADE_KEY,
-    generations_key,
-    mark_key,
-    ticket_key,
-    window_key,
-)
-from ibex.adapters.redis.known_tokens import RedisKnownTokens
+from ibex.adapters.redis.epochs import RedisEpochs
+from ibex.adapters.redis.keys import directive_key, epoch_key, window_key
 from ibex.adapters.redis.link import LinkError, RedisLink
 from ibex.adapters.redis.rate_limits import RedisRateLimiter
 from ibex.adapters.redis.urls import Address
 from ibex.adapters.system.ids import SystemIds
-from ibex.domain.announce import BoardUnavailableError
-from ibex.domain.freshness import Kind
-from ibex.domain.known_tokens import filter_of
 from ibex.domain.rate_limits import window_of
 
 if TYPE_CHECKING:
@@ -52,8 +40,8 @@ class Worker:
         self.clock = ManualClock()
         self.heard = RecordingRedisObserver()
         self.link = RedisLink(server.url, self.clock, self.heard, timeout_s=timeout_s)
-        self.limiter = RedisRateLimiter(self.link, self.clock, SystemIds())
-        self.known = RedisKnownTokens(self.link)
+        self.limiter = RedisRateLimiter(self.link, self.clock)
+        self.epochs = RedisEpochs(self.link, self.clock, SystemIds())
 
     async def count(self) -> int:
         """Count a request."""
@@ -69,35 +57,12 @@ async def worker(redis_server: RedisServer) -> AsyncIterator[Worker]:
     await made.link.close()
 
 
-@pytest.fixture
-async def board(redis_server: RedisServer) -> AsyncIterator[RedisBoard]:
-    """Auth's side of it."""
-    made = RedisBoard(redis_server.url, SystemIds())
-    yield made
-    await made.close()
-
-
-async def vouch(board: RedisBoard, *token_ids: object) -> None:
-    """Make a filter and renew the lease."""
-    connection = await board.connection()
-    mark = await board.begin_filter(connection)
-    await board.finish_filter(connection, mark, filter_of(token_ids))  # type: ignore[arg-type]  # ids, in these tests
-    assert await renew(board)
-
-
-async def renew(board: RedisBoard) -> bool:
-    """Take a ticket and renew the lease with it, if there is one to take."""
-    connection = await board.connection()
-    ticket = await board.begin_turn(connection)
-    return ticket is not None and await board.renew(connection, ticket)
-
-
 async def test_what_is_asked_in_one_turn_is_one_round_trip(worker: Worker) -> None:
     """However many requests, of however many organizations, and whatever else is asked."""
     now = worker.clock.now()
     orgs = [uuid4() for _ in range(10)]
     await asyncio.gather(
-        *(worker.limiter.count(org, now) for org in orgs * 10), worker.limiter.news(ORG), worker.known.excludes(uuid4())
+        *(worker.limiter.count(org, now) for org in orgs * 10), worker.limiter.epoch(ORG), worker.epochs.replace(ORG)
     )
 
     assert worker.heard.trips == [102]
@@ -133,7 +98,7 @@ async def test_a_frozen_redis_costs_few_requests_their_bound_and_then_none(redis
     assert [await worker.count() for _ in range(6)] == [1, 2, 3, 4, 5, 6]
     assert worker.heard.questions_failed == 1
     assert worker.heard.times_passed_over == 5
-    assert (await worker.limiter.news(ORG)).lease is None
+    assert not (await worker.limiter.epoch(ORG)).was_read
 
     redis_server.resume()
     await worker.link.open()
@@ -167,7 +132,8 @@ async def test_a_redis_that_refuses_connections_opens_the_circuit_breaker(redis_
 
 
 async def test_a_redis_that_comes_back_is_used_again(redis_server: RedisServer, worker: Worker) -> None:
-    """It has lost everything: counts begin anew, nobody vouches, no token is unknown."""
+    """It has lost everything: counts begin at one, and no organization has an epoch."""
+    await worker.epochs.replace(ORG)
     await worker.count()
     redis_server.kill()
     assert await worker.count() == 1
@@ -175,128 +141,33 @@ async def test_a_redis_that_comes_back_is_used_again(redis_server: RedisServer, 
 
     assert await worker.count() == 1
     assert await worker.count() == 2
-    assert not await worker.known.excludes(uuid4())
+    epoch = await worker.limiter.epoch(ORG)
+    assert (epoch.value, epoch.was_read) == (None, True)
 
 
-async def test_a_redis_that_was_emptied_vouches_for_nothing(
-    redis_server: RedisServer, worker: Worker, board: RedisBoard
-) -> None:
-    """Neither lease nor filter are left, and generations are others."""
-    await vouch(board)
-    before = await worker.limiter.news(ORG)
-    assert before.lease is not None
+async def test_a_redis_that_was_emptied_proves_nothing(redis_server: RedisServer, worker: Worker) -> None:
+    """An absent epoch proves no change. The one that is created next proves one, whatever was read before."""
+    await worker.epochs.replace(ORG)
+    before = await worker.limiter.epoch(ORG)
     redis_server.client().flushall()
 
-    after = await worker.limiter.news(ORG)
+    emptied = await worker.limiter.epoch(ORG)
+    await worker.epochs.replace(ORG)
+    created = await worker.limiter.epoch(ORG)
 
-    assert after.lease is None
-    assert not set(after.generations.values()) & set(before.generations.values())
-    assert not await worker.known.excludes(uuid4())
-    assert not await renew(board)
-
-
-async def test_a_filter_that_is_made_while_redis_is_emptied_is_not_kept(
-    redis_server: RedisServer, board: RedisBoard
-) -> None:
-    """Tokens that were added before are not in it."""
-    connection = await board.connection()
-    mark = await board.begin_filter(connection)
-    redis_server.client().flushall()
-
-    assert not await board.finish_filter(connection, mark, filter_of([]))
+    assert (emptied.value, emptied.was_read) == (None, True)
+    assert not emptied.proves_change_since(before, before.asked_ns)
+    assert created.proves_change_since(before, before.asked_ns)
+    assert created.proves_change_since(emptied, emptied.asked_ns)
 
 
-async def test_a_lease_of_another_instance_is_none(
-    redis_server: RedisServer, worker: Worker, board: RedisBoard
-) -> None:
-    """As after a fail-over: a replica has the lease and the filter of the one whose last second of writes it lacks."""
-    await vouch(board)
-    assert await worker.known.excludes(uuid4())
-    client = redis_server.client()
-    client.set(LEASE_KEY, "another-instance its-mark", px=60_000)
-    client.set(MADE_KEY, "another-instance its-mark")
+async def test_a_change_reaches_a_redis_that_closed_the_connection(redis_server: RedisServer, worker: Worker) -> None:
+    """Administration replaces an epoch rarely, so its connection is idle for hours."""
+    await worker.epochs.replace(ORG)
+    redis_server.client().client_kill_filter(_type="normal", skipme=True)
 
-    assert (await worker.limiter.news(ORG)).lease is None
-    assert not await worker.known.excludes(uuid4())
-    assert not await board.add_tokens(await board.connection(), [uuid4()])
-    assert not await renew(board)
-
-
-async def test_an_instance_that_is_back_is_vouched_for_by_another_lease(
-    redis_server: RedisServer, worker: Worker, board: RedisBoard
-) -> None:
-    """Under its old name it may lack what it was told before it was replaced, so nothing remembered is proven."""
-    await vouch(board)
-    before = (await worker.limiter.news(ORG)).lease
-    redis_server.client().set(MADE_KEY, "another-instance its-mark")
-
-    await vouch(board)
-
-    after = (await worker.limiter.news(ORG)).lease
-    assert None not in {before, after}
-    assert before != after
-
-
-async def test_a_lease_counts_from_its_ticket(redis_server: RedisServer, board: RedisBoard) -> None:
-    """A renewal that comes late vouches for no longer, and one that comes too late not at all."""
-    await vouch(board)
-    client, connection = redis_server.client(), await board.connection()
-    late, too_late = [await board.begin_turn(connection) for _ in range(2)]
-    assert late is not None
-    assert too_late is not None
-    client.pexpire(ticket_key(late), 300)
-    client.delete(ticket_key(too_late), LEASE_KEY)
-
-    assert not await board.renew(connection, too_late)
-    assert not client.exists(LEASE_KEY)
-    assert await board.renew(connection, late)
-    assert 0 < client.pttl(LEASE_KEY) <= 300
-
-
-async def test_a_ticket_is_for_the_filter_that_was_there(redis_server: RedisServer, board: RedisBoard) -> None:
-    """Who emptied the outbox before another was made does not know what that one lacks."""
-    await vouch(board)
-    connection = await board.connection()
-    ticket = await board.begin_turn(connection)
-    assert ticket is not None
-    redis_server.client().delete(FILTER_KEY)
-    mark = await board.begin_filter(connection)
-    await board.finish_filter(connection, mark, filter_of([]))
-
-    assert not await board.renew(connection, ticket)
-    assert await renew(board)
-
-
-async def test_a_board_that_was_cut_off_knows(redis_server: RedisServer, board: RedisBoard) -> None:
-    """The connection after it is another, to another instance."""
-    first = await board.connection()
-    redis_server.kill()
-    with pytest.raises(BoardUnavailableError):
-        await board.announce(first, ORG, [Kind.TOKENS])
-    with pytest.raises(BoardUnavailableError):
-        await board.connection()
-    redis_server.start()
-
-    second = await board.connection()
-
-    assert second.number > first.number
-    assert second.instance != first.instance
-    with pytest.raises(BoardUnavailableError):
-        await board.renew(first, "ticket")
-
-
-async def test_a_board_does_not_wait_for_a_frozen_redis(redis_server: RedisServer) -> None:
-    """And its answer, when it comes, is nobody's."""
-    board = RedisBoard(redis_server.url, SystemIds(), timeout_s=0.05)
-    connection = await board.connection()
-    redis_server.pause()
-
-    with pytest.raises(BoardUnavailableError):
-        await board.announce(connection, ORG, [Kind.TOKENS])
-    redis_server.resume()
-    with pytest.raises(BoardUnavailableError):
-        await board.announce(connection, ORG, [Kind.TOKENS])
-    await board.close()
+    assert await worker.epochs.replace(ORG)
+    assert worker.heard.failures == []
 
 
 async def test_a_password_is_presented_and_never_shown(redis_server: RedisServer) -> None:
@@ -314,23 +185,21 @@ async def test_a_password_is_presented_and_never_shown(redis_server: RedisServer
     assert CANARY not in f"{raised.value!r} {Address.parse(right)!r} {link!r}"
 
 
-async def test_what_redis_keeps_expires(redis_server: RedisServer, worker: Worker, board: RedisBoard) -> None:
-    """But for the filter: another replaces it."""
-    await vouch(board)
-    await board.begin_filter(await board.connection())
-    await board.begin_turn(await board.connection())
+async def test_what_redis_keeps_expires(redis_server: RedisServer, worker: Worker) -> None:
+    """Counts and epochs, created or replaced; the contract of shared directives has theirs."""
     await worker.count()
+    await asyncio.gather(worker.epochs.replace(ORG), worker.epochs.read_or_create(uuid4()))
     client = redis_server.client()
 
-    lasting = [key for key in client.scan_iter() if client.ttl(key) == -1]
+    keys = list(client.scan_iter())
 
-    assert sorted(lasting) == sorted([FILTER_KEY.encode(), MADE_KEY.encode()])
+    assert len(keys) == 3
+    assert [key for key in keys if client.ttl(key) == -1] == []
 
 
-def test_the_keys_of_a_script_lie_in_one_slot() -> None:
+def test_the_keys_of_an_organization_lie_in_one_slot() -> None:
     """A Redis Cluster refuses a script otherwise."""
-    of_org = {window_key(ORG, window_of(ManualClock().now())), generations_key(ORG)}
-    of_all = {LEASE_KEY, FILTER_KEY, MADE_KEY, mark_key("mark"), ticket_key("ticket")}
+    keys = {window_key(ORG, window_of(ManualClock().now())), epoch_key(ORG), directive_key(ORG, uuid4(), "name")}
 
-    assert len({key_slot(key.encode()) for key in of_org}) == 1
-    assert len({key_slot(key.encode()) for key in of_all}) == 1
+    assert len(keys) == 3
+    assert len({key_slot(key.encode()) for key in keys}) == 1

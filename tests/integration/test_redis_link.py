@@ -14,19 +14,17 @@ import trustme
 from harness.garbage import finding
 from harness.redis_worker import RedisWorker
 from harness.tls_front import HOST, tls_front
-from ibex.adapters.redis.board import RedisBoard
 from ibex.adapters.redis.breaker import FAILURES_IN_A_ROW
-from ibex.adapters.redis.keys import LEASE_KEY, generations_key
+from ibex.adapters.redis.epochs import TRIES
+from ibex.adapters.redis.keys import epoch_key
 from ibex.adapters.redis.server import MOST_UNDER_WAY, TIMEOUT_S
-from ibex.adapters.system.ids import SystemIds
-from ibex.domain.announce import BoardUnavailableError
-from ibex.domain.freshness import Kind
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
     from harness.redis import RedisServer
+    from ibex.domain.freshness.kinds import Epoch
 
 pytestmark = pytest.mark.integration
 
@@ -147,7 +145,7 @@ async def test_who_asks_while_a_connection_is_made_does_not_wait_long(redis_serv
 
     redis_server.resume()
     await worker.link.open()
-    assert (await worker.count(ORG)).news.generations
+    assert (await worker.count(ORG)).epoch.was_read
     await worker.link.close()
 
 
@@ -156,15 +154,15 @@ async def test_a_late_answer_is_nobodys(redis_server: RedisServer) -> None:
     worker, other = RedisWorker(redis_server.url, timeout_s=TIMEOUT_S), uuid4()
     await worker.link.open()
     redis_server.pause()
-    assert (await worker.count(ORG)).news.generations == {}
+    assert not (await worker.count(ORG)).epoch.was_read
     redis_server.resume()
 
     unhurried = RedisWorker(redis_server.url)
-    expected = (await unhurried.count(other)).news.generations
-    while not (news := await worker.limiter.news(other)).generations:
+    expected = await unhurried.epochs.read_or_create(other)
+    while not (epoch := await worker.limiter.epoch(other)).was_read:
         worker.clock.advance(timedelta(seconds=2))
 
-    assert news.generations == expected
+    assert epoch.value == expected.value is not None
     await worker.link.close()
     await unhurried.link.close()
 
@@ -216,45 +214,55 @@ async def test_redis_may_forget_the_scripts(redis_server: RedisServer, worker: R
     assert worker.heard.failures == []
 
 
-@pytest.mark.parametrize("junk", [b"\xff\xfe", b"", b"x" * 100_000], ids=["no text", "nothing", "much"])
-async def test_a_lease_that_is_none_vouches_for_nothing(
-    redis_server: RedisServer, worker: RedisWorker, junk: bytes
+@pytest.mark.parametrize("value", [b"\xff\xfe", b"", b"x" * 100_000], ids=["no text", "nothing", "much"])
+async def test_an_epoch_of_any_bytes_is_equal_to_itself_only(
+    redis_server: RedisServer, worker: RedisWorker, value: bytes
 ) -> None:
-    """And leaves nobody waiting."""
-    redis_server.client().set(LEASE_KEY, junk)
+    """It is compared, never parsed; auth and the worker read the same."""
+    client, seen = redis_server.client(), []
+    for written in (value, b"another", value):
+        client.set(epoch_key(ORG), written)
+        seen.append((await worker.count(ORG)).epoch)
+
+    assert seen[0].value == seen[2].value != seen[1].value
+    assert seen[2].proves_change_since(seen[1], 0)
+    assert not seen[2].proves_change_since(seen[0], 0)
+    assert (await unhurried_reading(worker)).value == seen[2].value
+
+
+async def unhurried_reading(worker: RedisWorker) -> Epoch:
+    """Return what auth reads; a reading that a busy machine delays is made again."""
+    while not (epoch := await worker.epochs.read_or_create(ORG)).was_read:
+        pass
+    return epoch
+
+
+async def test_an_epoch_key_of_another_type_is_an_unknown_epoch(redis_server: RedisServer, worker: RedisWorker) -> None:
+    """Someone wrote it past IBEX. Requests are counted in process, auth answers, and nobody is left waiting."""
+    redis_server.client().rpush(epoch_key(ORG), "junk")
 
     tally = await worker.count(ORG)
 
-    assert (tally.count, tally.news.lease) == (1, None)
-
-
-async def test_a_generation_of_any_bytes_is_equal_to_itself_only(
-    redis_server: RedisServer, worker: RedisWorker
-) -> None:
-    """It is compared, never read."""
-    client, seen = redis_server.client(), []
-    for value in (b"\xff", b"\xfe", b"\xff"):
-        client.hset(generations_key(ORG), Kind.TOKENS, value)
-        seen.append((await worker.limiter.news(ORG)).generations[Kind.TOKENS])
-
-    assert seen[0] == seen[2] != seen[1]
+    assert (tally.count, tally.epoch.was_read) == (1, False)
+    assert not (await worker.epochs.read_or_create(ORG)).was_read
+    assert await worker.epochs.replace(ORG), "the next change writes over it"
+    assert (await worker.count(ORG)).epoch.was_read
 
 
 async def test_redis_holds_numbers_and_ids_and_nothing_else(redis_server: RedisServer, worker: RedisWorker) -> None:
     """No token and no secret could be read there: nobody gives the adapter any."""
-    token_id = uuid4()
+    await worker.epochs.replace(ORG)
     await worker.count(ORG)
-    await worker.known.excludes(token_id)
     client = redis_server.client()
 
     keys = {key.decode() for key in client.scan_iter()}
-    values: list[bytes] = client.hvals(generations_key(ORG))  # type: ignore[assignment]  # a client that decodes nothing
 
     assert {key.rpartition(":")[0] if ":rpm:" in key else key for key in keys} == {
         f"ibex:{{{ORG}}}:rpm",
-        generations_key(ORG),
+        epoch_key(ORG),
     }
-    assert all(UUID(value.decode()) for value in values)
+    value: bytes = client.get(epoch_key(ORG))  # type: ignore[assignment]  # a client that decodes nothing
+    assert str(UUID(value.decode())) == value.decode()
 
 
 async def test_a_wrong_password_is_an_outage_like_any_other(redis_server: RedisServer) -> None:
@@ -275,7 +283,7 @@ async def test_a_url_may_name_user_and_database(redis_server: RedisServer) -> No
     client.acl_setuser("kim", enabled=True, passwords=["+s3:cret"], keys=["ibex:*"], categories=["+@all"])
     worker = RedisWorker(redis_server.url.replace("redis://", "redis://kim:s3%3Acret@").replace("/0", "/3"))
 
-    assert (await worker.count(ORG)).news.generations
+    assert (await worker.count(ORG)).epoch.was_read
 
     assert set(client.info("keyspace")) == {"db3"}
     await worker.link.close()
@@ -287,7 +295,7 @@ async def test_a_url_may_name_a_unix_socket(redis_server: RedisServer, tmp_path:
     redis_server.start("--unixsocket", str(tmp_path / "s"))
     worker = RedisWorker(f"unix://{tmp_path / 's'}")
 
-    assert (await worker.count(ORG)).news.generations
+    assert (await worker.count(ORG)).epoch.was_read
     await worker.link.close()
 
 
@@ -303,18 +311,19 @@ async def test_tls_is_for_who_trusts_the_authority(redis_server: RedisServer, tm
         await knows.link.close()
         await doubts.link.close()
 
-    assert sent.news.generations
-    assert (kept.count, kept.news.generations) == (1, {})
+    assert sent.epoch.was_read
+    assert (kept.count, kept.epoch.was_read) == (1, False)
     assert doubts.heard.failures == ["cannot connect (SSLCertVerificationError)"]
 
 
-async def test_nobody_waits_for_anothers_connecting_to_the_board(redis_server: RedisServer) -> None:
-    """Each change that is announced to a frozen Redis fails within its own bound."""
-    board, loop = RedisBoard(redis_server.url, SystemIds(), timeout_s=TIMEOUT_S), asyncio.get_running_loop()
+async def test_no_change_waits_for_the_epochs_of_others(redis_server: RedisServer) -> None:
+    """To replace an epoch in a frozen Redis fails within the bound of its own tries."""
+    admin, loop = RedisWorker(redis_server.url, timeout_s=TIMEOUT_S), asyncio.get_running_loop()
     redis_server.pause()
     began = loop.time()
 
-    failed = await asyncio.gather(*(board.connection() for _ in range(ARRIVALS)), return_exceptions=True)
+    replaced = await asyncio.gather(*(admin.epochs.replace(uuid4()) for _ in range(ARRIVALS)))
 
-    assert loop.time() - began < SLACK * TIMEOUT_S
-    assert {type(error) for error in failed} == {BoardUnavailableError}
+    assert loop.time() - began < SLACK * TRIES * TIMEOUT_S
+    assert replaced == [False] * ARRIVALS
+    await admin.link.close()

@@ -1,4 +1,4 @@
-"""What readiness asks (spec 3)."""
+"""What readiness asks."""
 
 from __future__ import annotations
 
@@ -37,5 +37,9 @@ def readiness_checks(*, auth: Pingable, **advisory: Pingable) -> Sequence[Readin
 
 
 def auth_checks(*, postgres: Pingable, redis: Pingable) -> Sequence[ReadinessCheck]:
-    """Return auth's checks: without PostgreSQL it knows nobody."""
-    return (PingCheck("postgres", postgres, critical=True), PingCheck("redis", redis))
+    """Return auth's checks. All are advisory: auth answers without PostgreSQL too, and proxies need that answer.
+
+    It is on the word of auth that proxies serve cached identity during an outage of PostgreSQL (stale-if-error). An
+    orchestrator that took auth out of service then would turn that into an outage of every proxy.
+    """
+    return (PingCheck("postgres", postgres), PingCheck("redis", redis))

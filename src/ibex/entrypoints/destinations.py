@@ -27,8 +27,9 @@ DESTINATIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "IBEX_REDIS_URL": (),
     "OTEL_EXPORTER_OTLP_ENDPOINT": (),
     "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": (),
-    # It is sent nowhere.
+    # These are sent nowhere.
     "IBEX_TOKEN_PEPPERS": (),
+    "IBEX_CACHE_KEY": (),
     # Libraries read these from the environment, and send them where IBEX's settings say.
     "PGPASSWORD": _DATABASES,
     "PGSSLPASSWORD": _DATABASES,

@@ -48,7 +48,7 @@ from ibex.adapters.telemetry.loop_lag import LoopLag
 from ibex.adapters.telemetry.metrics import Metrics
 from ibex.adapters.telemetry.ops import AuthMetrics
 from ibex.adapters.telemetry.registry import Registry
-from ibex.adapters.telemetry.round_trips import RedisTelemetry
+from ibex.adapters.telemetry.round_trips import RateLimitTelemetry, RedisTelemetry
 from ibex.domain.freshness.change_log import PruneChanges, WatchServer
 from ibex.domain.manage_identity import VerifyAgent, VerifyToken
 from ibex.domain.providers import ProviderRegistry
@@ -242,7 +242,7 @@ class EmbeddedAdapters(_ProxyAdapters):
     rate_limiter = providers.Singleton(InMemoryRateLimiter, epochs)
     shared_directives = providers.Singleton(NoSharedDirectives)
     change_log = providers.Singleton(PostgresChangeLog, identity_database)
-    live_tokens = change_log
+    live_tokens = providers.Singleton(PostgresChangeLog, identity_database)
     watch_server = providers.Singleton(WatchServer, change_log)
     watch_connector = providers.Singleton(InProcessWatch, watch_server)
 
@@ -272,8 +272,9 @@ class ProductionAdapters(_ProxyAdapters):
 
     redis_telemetry = providers.Singleton(RedisTelemetry, _ProxyAdapters.registry)
     link = providers.Singleton(_link, _Adapters.settings, _Adapters.clock, redis_telemetry)
+    rate_limit_telemetry = providers.Singleton(RateLimitTelemetry, _ProxyAdapters.registry)
     rate_limiter = providers.Singleton(
-        RedisRateLimiter, link, _Adapters.clock, redis_telemetry.provided.counted_in_process
+        RedisRateLimiter, link, _Adapters.clock, rate_limit_telemetry.provided.counted_in_process
     )
     shared_directives = providers.Singleton(
         WatchedSharedDirectives,

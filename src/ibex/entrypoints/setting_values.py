@@ -161,6 +161,15 @@ def host_and_port(value: str) -> str:
     return value
 
 
+def auth_addresses(value: str) -> str:
+    """Return the addresses of auth without blanks: ``host:port`` each, separated by commas, perhaps with ``dns:///``."""
+    parts = [part.strip() for part in value.split(",")]
+    for part in parts:
+        if "/" in host_and_port(part.removeprefix("dns:///")):
+            raise ValueError
+    return ",".join(parts)
+
+
 def service_token(value: str) -> Secret[str]:
     """Return a credential that is long enough not to be guessed."""
     if len(value) < 32 or not value.isascii():  # noqa: PLR2004 - 128 bits and more, however it is written

@@ -14,6 +14,7 @@ from ibex.entrypoints.setting_values import (
     SECONDS,
     Secret,
     Variable,
+    auth_addresses,
     delay,
     host_and_port,
     idle_seconds,
@@ -160,9 +161,10 @@ class Settings(TracingSettings):
         None,
         Variable(
             "IBEX_AUTH_ADDRESS",
-            host_and_port,
-            "host:port",
-            "Where auth is asked over gRPC. Without it identity is looked up in PostgreSQL, in this process.",
+            auth_addresses,
+            "host:port or dns:///name:port, or several, separated by commas",
+            "Where auth is asked over gRPC. Replicas are asked in turn: every address of a name, and every one that is "
+            "listed. Without it identity is looked up in PostgreSQL, in this process.",
         ),
     )
     auth_timeout_s: float = setting(
@@ -218,7 +220,7 @@ class Settings(TracingSettings):
                 "redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"
             ),
             "a redis://, rediss:// or unix:// URL; redis+sentinel://host:port,…/service; redis+cluster://host:port,…",
-            "Redis, for rate limits and for how fresh cached identity is.",
+            "Redis, for rate limits, and so that a change is in force at the next request.",
             is_secret=True,
         ),
     )
@@ -260,7 +262,7 @@ class Settings(TracingSettings):
             "IBEX_AUTH_STALE_IF_ERROR",
             delay,
             "seconds, 0 to 86400",
-            "How long a proven entry is served while auth cannot reach its database.",
+            "How long an entry is served while auth cannot reach PostgreSQL; 0 with several regions.",
         ),
     )
     directive_stale_if_error_s: float = setting(
@@ -274,7 +276,7 @@ class Settings(TracingSettings):
     )
     directive_cache_ttl_s: float = setting(
         60.0,
-        Variable("IBEX_DIRECTIVE_CACHE_TTL", seconds, SECONDS, "How long a directive is remembered, changes apart."),
+        Variable("IBEX_DIRECTIVE_CACHE_TTL", seconds, SECONDS, "How long a directive is cached if nothing changes it."),
     )
     max_request_body_bytes: int = setting(
         10 * 1024 * 1024,

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from harness.chat_scene import AGENT, BEARER, ORG, OTHER_AGENT, OTHER_ORG, TOKEN, principal
+from harness.chat_scene import AGENT, BEARER, MOMENT, ORG, OTHER_AGENT, OTHER_ORG, TOKEN, principal
 from harness.door import Door
 from ibex.domain.admit_caller import Credentials
 from ibex.domain.errors import (
@@ -20,11 +20,13 @@ from ibex.domain.errors import (
     RateLimitedError,
 )
 from ibex.domain.exchange import Caller
-from ibex.domain.freshness import Kind
+from ibex.domain.freshness.kinds import Kind
+from ibex.domain.freshness.validity import UNCONFIRMED_S
 from ibex.domain.identity import Agent, AgentStatus
 from ibex.domain.open_exchange import OpenExchange
 
 ACTIVE = Agent(AGENT, ORG, AgentStatus.ACTIVE)
+UNCONFIRMED = timedelta(seconds=UNCONFIRMED_S) + MOMENT
 FOREIGN_PATH = Credentials(BEARER, str(AGENT), str(OTHER_ORG))
 WELL = Credentials(BEARER, str(AGENT))
 
@@ -43,10 +45,10 @@ async def refused(door: Door, credentials: Credentials) -> IbexError:
 
 
 async def door_beyond_the_bound(limit: int = 3) -> Door:
-    """Return a door whose organization has used up its refusals, with token and agent remembered."""
+    """Return a door whose organization has used up its refusals, with token and agent cached."""
     door = Door()
     door.tokens.answer = principal(rate_limit_rpm=limit)
-    await door.knock_twice()
+    await door.warm()
     for _ in range(limit):
         assert isinstance(await refused(door, FOREIGN_PATH), InsufficientPermissionsError)
         assert door.notes.is_excess_refusal is False
@@ -69,7 +71,7 @@ def calls(door: Door) -> int:
 async def test_an_absent_agent_is_looked_up_once() -> None:
     """The second request is refused by what the first found; it costs the round trip that confirms it."""
     door = Door()
-    await door.knock_twice()
+    await door.warm()
     door.agents.answer = AgentNotAuthorizedError()
     unknown = Credentials(BEARER, str(OTHER_AGENT))
 
@@ -77,40 +79,39 @@ async def test_an_absent_agent_is_looked_up_once() -> None:
         assert isinstance(await refused(door, unknown), AgentNotAuthorizedError)
         assert door.notes.caller == Caller(ORG, TOKEN.token_id)
 
-    assert door.agents.asked[0] == (ORG, OTHER_AGENT)
-    assert len(door.agents.asked) <= 2  # the first one was fetched before any news of the organization
+    assert door.agents.asked == [(ORG, OTHER_AGENT)]
     assert (door.tokens.asked, door.rate_limiter.counted) == ([], [])
     assert len(door.rate_limiter.asked) == 3
 
 
-async def test_an_agent_that_was_created_is_admitted_at_once() -> None:
-    """Its creation is announced like any change, so the next request looks it up again."""
+async def test_an_agent_that_was_created_is_admitted_after_its_event() -> None:
+    """Its creation is a change like any other, so the next request looks it up again."""
     door = Door()
-    await door.knock_twice()
+    await door.warm()
     door.agents.answer = AgentNotAuthorizedError()
     for _ in range(3):
         await refused(door, Credentials(BEARER, str(OTHER_AGENT)))
 
     door.agents.answer = Agent(OTHER_AGENT, ORG, AgentStatus.ACTIVE)
-    await door.announce(Kind.AGENTS)
+    door.event(Kind.AGENTS)
     await door.admit(Credentials(BEARER, str(OTHER_AGENT)), request_of(door))
 
     assert door.notes.caller == Caller(ORG, TOKEN.token_id, OTHER_AGENT)
 
 
-async def test_an_agent_that_was_created_is_admitted_without_news_too() -> None:
-    """Where nobody can confirm it, an absence holds no longer than anything else."""
+async def test_an_agent_that_was_created_is_admitted_without_its_event_too() -> None:
+    """While the watch is away, an absence holds no longer than anything else."""
     door = Door()
     door.agents.answer = AgentNotAuthorizedError()
     await refused(door, WELL)
 
     door.agents.answer = ACTIVE
-    door.clock.advance(timedelta(seconds=2, microseconds=1))
+    door.clock.advance(UNCONFIRMED)
     await door.admit(WELL, request_of(door))
 
 
 async def test_beyond_the_bound_refusals_cost_nobody_anything() -> None:
-    """Foreign paths and agents that are not remembered: no call to auth, none to Redis."""
+    """Foreign paths and agents that are not cached: no call to auth, none to Redis."""
     door = await door_beyond_the_bound()
 
     for number in range(1_000):
@@ -125,7 +126,7 @@ async def test_beyond_the_bound_refusals_cost_nobody_anything() -> None:
 
 
 async def test_beyond_the_bound_a_valid_caller_is_still_admitted() -> None:
-    """Token and agent are remembered; the request is counted and confirmed as ever."""
+    """Token and agent are cached; the request is counted, and both are validated as ever."""
     door = await door_beyond_the_bound()
 
     await door.admit(WELL, request_of(door))
@@ -137,7 +138,8 @@ async def test_beyond_the_bound_a_valid_caller_is_still_admitted() -> None:
 async def test_beyond_the_bound_requests_over_the_limit_cost_nobody_anything() -> None:
     """The first one beyond it is counted; then it is known until the minute ends."""
     door = await door_beyond_the_bound()
-    await door.admit(WELL, request_of(door))  # the third
+    for _ in range(2):
+        await door.admit(WELL, request_of(door))  # the second and the third
     for _ in range(100):
         error = await refused(door, WELL)
         assert isinstance(error, RateLimitedError)
@@ -145,52 +147,65 @@ async def test_beyond_the_bound_requests_over_the_limit_cost_nobody_anything() -
         assert door.notes.rate_limit is not None
         assert (door.notes.rate_limit.allowed, door.notes.rate_limit.remaining) == (False, 0)
 
-    assert door.rate_limiter.counted == [ORG, ORG]
+    assert door.rate_limiter.counted == [ORG] * 3
     door.clock.advance(timedelta(seconds=55))
-    await door.renew()
     await door.admit(WELL, request_of(door))
 
 
-async def test_beyond_the_bound_a_revoked_token_is_refused_as_such_within_its_grace() -> None:
-    """Two seconds after it was last confirmed it is confirmed again, whatever else the request is refused for."""
+async def test_beyond_the_bound_a_revoked_token_is_refused_as_such_when_it_is_unconfirmed() -> None:
+    """Three seconds after it was last confirmed it is fetched, whatever else the request is refused for."""
     for credentials in (FOREIGN_PATH, Credentials(BEARER, str(OTHER_AGENT)), WELL):
         door = await door_beyond_the_bound()
         for _ in range(3):
             await door.rate_limiter.limiter.count(ORG, door.clock.now())  # over its limit, too
         await refused(door, WELL)
         door.tokens.answer = InvalidTokenError()
-        await door.announce(Kind.TOKENS)
-        door.clock.advance(timedelta(seconds=2, microseconds=1))
+        await door.change()
+        door.clock.advance(UNCONFIRMED)
 
         assert isinstance(await refused(door, credentials), InvalidTokenError)
 
 
-async def test_beyond_the_bound_a_limit_that_was_raised_holds_after_the_grace() -> None:
-    """The round trip that confirms the token brings the news of it."""
+async def test_beyond_the_bound_a_revoked_token_is_refused_as_such_after_its_event() -> None:
+    """At the next request, although it costs no round trip."""
+    for credentials in (FOREIGN_PATH, Credentials(BEARER, str(OTHER_AGENT)), WELL):
+        door = await door_beyond_the_bound()
+        for _ in range(3):
+            await door.rate_limiter.limiter.count(ORG, door.clock.now())
+        await refused(door, WELL)
+        door.tokens.answer = InvalidTokenError()
+        door.event(Kind.TOKENS)
+
+        assert isinstance(await refused(door, credentials), InvalidTokenError)
+
+
+async def test_beyond_the_bound_a_limit_that_was_raised_holds_when_the_token_is_unconfirmed() -> None:
+    """The token is fetched then, and with it the limit."""
     door = await door_beyond_the_bound()
-    await door.admit(WELL, request_of(door))
+    for _ in range(2):
+        await door.admit(WELL, request_of(door))
     for _ in range(2):
         assert isinstance(await refused(door, WELL), RateLimitedError)
     door.tokens.answer = principal(rate_limit_rpm=100)
-    await door.announce(Kind.TOKENS)
-    door.clock.advance(timedelta(seconds=2, microseconds=1))
+    await door.change()
+    door.clock.advance(UNCONFIRMED)
 
     await door.admit(WELL, request_of(door))
 
 
 async def test_beyond_the_bound_an_inactive_agent_is_refused_without_a_call() -> None:
-    """As long as it was confirmed a moment ago; one that was activated is admitted after the grace."""
+    """As long as the watch confirms it; one that was activated is admitted when it is unconfirmed."""
     door = await door_beyond_the_bound(30)
     door.agents.answer = Agent(AGENT, ORG, AgentStatus.PAUSED)
-    await door.announce(Kind.AGENTS)
+    door.event(Kind.AGENTS)
     assert isinstance(await refused(door, WELL), AgentSuspendedError)
     forget_what_was_asked(door)
 
     assert isinstance(await refused(door, WELL), AgentSuspendedError)
     assert calls(door) == 0
     door.agents.answer = ACTIVE
-    await door.announce(Kind.AGENTS)
-    door.clock.advance(timedelta(seconds=2, microseconds=1))
+    await door.change()
+    door.clock.advance(UNCONFIRMED)
     await door.admit(WELL, request_of(door))
 
 

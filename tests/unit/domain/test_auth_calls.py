@@ -13,12 +13,16 @@ from harness.chat_scene import AGENT, ORG, principal
 from ibex.adapters.memory.clock import ManualClock
 from ibex.domain.auth_calls import LIMITS, MOST_CALLS, MOST_WAITING_OF_A_TENANT, AuthCalls, CallShares
 from ibex.domain.errors import AuthUnavailableError, InvalidTokenError, ServiceDegradedError
+from ibex.domain.freshness.cache import Fetched
+from ibex.domain.freshness.kinds import unknown_epoch
 from ibex.domain.guessed_secrets import LANE_BURST, Share
 from ibex.domain.identity import Agent, AgentStatus, Principal
 
 KNOWN = UUID(int=7)
 REAL = b"r" * 32
 LONG_S = 60.0
+WHOSE = Fetched(principal(), unknown_epoch(0))
+NOBODY: Fetched[Agent | None] = Fetched(None, unknown_epoch(0))
 
 
 @dataclass(slots=True)
@@ -28,21 +32,21 @@ class Auth:
     let_go: asyncio.Event = field(default_factory=asyncio.Event)
     asked: int = 0
 
-    async def refuse(self) -> Principal:
+    async def refuse(self) -> Fetched[Principal]:
         """Say that the secret is wrong."""
         self.asked += 1
         await self.let_go.wait()
         raise InvalidTokenError
 
-    async def confirm(self) -> Principal:
+    async def confirm(self) -> Fetched[Principal]:
         """Say whose token it is."""
-        return principal()
+        return WHOSE
 
-    async def no_agent(self) -> Agent | None:
+    async def no_agent(self) -> Fetched[Agent | None]:
         """Say that there is no such agent."""
         self.asked += 1
         await self.let_go.wait()
-        return None
+        return NOBODY
 
 
 @dataclass(slots=True)
@@ -63,7 +67,7 @@ class Scene:
         """Let the clock go on instead."""
         self.clock.advance(timedelta(seconds=seconds))
 
-    def guess(self, number: int, token_id: UUID = KNOWN) -> asyncio.Task[Principal]:
+    def guess(self, number: int, token_id: UUID = KNOWN) -> asyncio.Task[Fetched[Principal]]:
         """Begin to try a wrong secret."""
         return asyncio.create_task(self.calls.verify_token(b"%032d" % number, token_id, self.auth.refuse))
 
@@ -81,8 +85,8 @@ async def test_guesses_at_a_known_id_take_few_calls_and_a_live_token_none_of_the
     await settle()
 
     assert scene.auth.asked == 6 + LIMITS[Share.LANE]
-    assert await scene.calls.verify_token(REAL, UUID(int=8), scene.auth.confirm) == principal()
-    assert await scene.calls.verify_token(REAL, UUID(int=8), scene.auth.confirm) == principal()
+    assert await scene.calls.verify_token(REAL, UUID(int=8), scene.auth.confirm) == WHOSE
+    assert await scene.calls.verify_token(REAL, UUID(int=8), scene.auth.confirm) == WHOSE
     scene.auth.let_go.set()
     outcomes = await asyncio.gather(*guesses, return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {InvalidTokenError, ServiceDegradedError}
@@ -111,7 +115,7 @@ async def test_a_token_confirmed_before_is_checked_at_once_while_its_id_is_guess
     await settle()
 
     for _ in range(100):
-        assert await scene.calls.verify_token(REAL, KNOWN, scene.auth.confirm) == principal()
+        assert await scene.calls.verify_token(REAL, KNOWN, scene.auth.confirm) == WHOSE
     scene.auth.let_go.set()
     await asyncio.gather(*guesses, return_exceptions=True)
 
@@ -119,9 +123,9 @@ async def test_a_token_confirmed_before_is_checked_at_once_while_its_id_is_guess
 async def test_made_up_agents_take_their_share_and_wait_in_turn() -> None:
     """Another organization's new agent waits for one of those at most, and a known agent for none."""
     scene = Scene()
-    agent = Agent(AGENT, ORG, AgentStatus.ACTIVE)
+    agent: Fetched[Agent | None] = Fetched(Agent(AGENT, ORG, AgentStatus.ACTIVE), unknown_epoch(0))
 
-    async def found() -> Agent | None:
+    async def found() -> Fetched[Agent | None]:
         return agent
 
     await scene.calls.verify_agent((1, 1), found)
@@ -134,7 +138,7 @@ async def test_made_up_agents_take_their_share_and_wait_in_turn() -> None:
     assert not other.done()
     scene.auth.let_go.set()
     assert await other == agent
-    assert await asyncio.gather(*asked) == [None] * 100
+    assert await asyncio.gather(*asked) == [NOBODY] * 100
 
 
 async def test_a_call_that_gets_no_slot_in_time_says_when_to_come_again() -> None:
@@ -148,8 +152,8 @@ async def test_a_call_that_gets_no_slot_in_time_says_when_to_come_again() -> Non
             await late
         assert raised.value.retry_after_s == 1
     scene.auth.let_go.set()
-    assert await asyncio.gather(*asked[: LIMITS[Share.AGENT]]) == [None] * LIMITS[Share.AGENT]
-    assert await scene.calls.verify_agent((1, 1), scene.auth.no_agent) is None
+    assert await asyncio.gather(*asked[: LIMITS[Share.AGENT]]) == [NOBODY] * LIMITS[Share.AGENT]
+    assert await scene.calls.verify_agent((1, 1), scene.auth.no_agent) == NOBODY
 
 
 async def test_no_share_and_not_all_of_them_together_take_what_is_reserved() -> None:
@@ -221,11 +225,11 @@ async def test_an_outage_does_not_count_as_a_guess() -> None:
     """The owner of a token that auth could not check is not held for a guesser."""
     scene = Scene()
 
-    async def down() -> Principal:
+    async def down() -> Fetched[Principal]:
         raise ServiceDegradedError
 
     for _ in range(20):
         with pytest.raises(ServiceDegradedError):
             await scene.calls.verify_token(REAL, KNOWN, down)
-    assert await scene.calls.verify_token(REAL, KNOWN, scene.auth.confirm) == principal()
+    assert await scene.calls.verify_token(REAL, KNOWN, scene.auth.confirm) == WHOSE
     assert scene.refused == []

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from ibex.adapters.memory.announcements import RecordingAnnouncements
 from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.memory.directives import InMemoryDirectives
+from ibex.adapters.memory.epochs import InMemoryEpochs
 from ibex.adapters.memory.identity import InMemoryIdentity
 from ibex.adapters.memory.ids import SequentialIds
 from ibex.domain.bootstrap import FirstNames, Installation, bootstrap
@@ -24,10 +24,11 @@ class Site:
 
     def __init__(self) -> None:
         clock, ids, store = ManualClock(), SequentialIds(), InMemoryIdentity()
+        epochs = InMemoryEpochs(clock, SequentialIds(1))
         self.directives = InMemoryDirectives(store, clock)
-        self.manage_identity = ManageIdentity(store, PEPPERS, RecordingAnnouncements(), clock, ids)
-        self.manage_directives = ManageDirectives(self.directives, RecordingAnnouncements(), clock, ids)
-        self.verify = VerifyToken(store, PEPPERS, clock)
+        self.manage_identity = ManageIdentity(store, PEPPERS, epochs, clock, ids)
+        self.manage_directives = ManageDirectives(self.directives, epochs, clock, ids)
+        self.verify = VerifyToken(store, PEPPERS, epochs, clock)
 
     async def bootstrap(self) -> Installation:
         """Make the first of everything."""
@@ -40,7 +41,7 @@ async def test_the_agents_token_can_chat_as_the_agent() -> None:
 
     made = await site.bootstrap()
 
-    principal = await site.verify.verify(made.agent_token)
+    principal = (await site.verify.verify(made.agent_token)).value
     assert (principal.org_id, principal.agent_id) == (made.organization.id, made.agent.id)
     assert principal.permissions == AGENT_DEFAULT
     assert allows(principal.permissions, CHAT)
@@ -52,7 +53,7 @@ async def test_the_administrators_token_may_manage_and_is_bound_to_no_agent() ->
 
     made = await site.bootstrap()
 
-    principal = await site.verify.verify(made.admin_token)
+    principal = (await site.verify.verify(made.admin_token)).value
     assert (principal.permissions, principal.user_id, principal.agent_id) == (ADMIN, made.admin.id, None)
 
 

@@ -11,7 +11,7 @@ import pytest
 from harness.simulated_time import LoopClock, SimulatedLoop, in_simulated_time
 from ibex.domain.errors import InvalidTokenError, ServiceDegradedError, TokenSourceUnavailableError
 from ibex.domain.freshness.cache import Entry, Fetched, FreshCache, Policy
-from ibex.domain.freshness.kinds import NS, Epoch, Kind, unknown_epoch
+from ibex.domain.freshness.kinds import Epoch, Kind, unknown_epoch
 from ibex.domain.freshness.validity import Validity
 
 ORG = UUID(int=1)

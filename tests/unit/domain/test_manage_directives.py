@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from ibex.adapters.memory.announcements import RecordingAnnouncements
+from harness.office import WatchedEpochs
 from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.memory.directives import InMemoryDirectives
 from ibex.adapters.memory.identity import InMemoryIdentity
@@ -17,7 +17,8 @@ from ibex.adapters.memory.ids import SequentialIds
 from ibex.domain.directive_diff import Basis
 from ibex.domain.directives import Directive, InjectionMode
 from ibex.domain.errors import NotFoundError
-from ibex.domain.freshness import Kind
+from ibex.domain.freshness.change_log import Change
+from ibex.domain.freshness.kinds import Kind
 from ibex.domain.manage_directives import DirectiveState, ManageDirectives
 from ibex.domain.manage_identity import ManageIdentity, NamedAgent
 from ibex.domain.token_hash import TokenPeppers
@@ -31,9 +32,9 @@ class Desk:
     def __init__(self, clock: ManualClock, identity: InMemoryIdentity, agent: NamedAgent, ids: SequentialIds) -> None:
         self.clock = clock
         self.identity = identity
-        self.store = store = InMemoryDirectives(identity, clock)
-        self.announced = RecordingAnnouncements()
-        self.manage = ManageDirectives(store, self.announced, clock, ids)
+        self.store = store = InMemoryDirectives(identity, clock, identity.change_log)
+        self.epochs = WatchedEpochs(clock, SequentialIds(1))
+        self.manage = ManageDirectives(store, self.epochs, clock, ids)
         self.agent = agent
 
     @property
@@ -50,7 +51,9 @@ class Desk:
 async def desk() -> Desk:
     """A desk whose agent has no directive yet."""
     clock, ids, identity = ManualClock(), SequentialIds(), InMemoryIdentity()
-    people = ManageIdentity(identity, TokenPeppers({"k": bytes(16)}), RecordingAnnouncements(), clock, ids)
+    people = ManageIdentity(
+        identity, TokenPeppers({"k": bytes(16)}), WatchedEpochs(clock, SequentialIds(1)), clock, ids
+    )
     organization = await people.create_organization("acme")
     agent = await people.create_agent(organization.id, "support")
     return Desk(clock, identity, agent, ids)
@@ -145,7 +148,7 @@ class Forgetful(InMemoryDirectives):
 async def test_without_a_note_the_number_before_is_what_a_text_is_compared_with(desk: Desk) -> None:
     """And the diff says so."""
     store = Forgetful(desk.identity, desk.clock)
-    manage = ManageDirectives(store, RecordingAnnouncements(), desk.clock, SequentialIds())
+    manage = ManageDirectives(store, desk.epochs, desk.clock, SequentialIds())
     for text in ("one", "two", "three"):
         await manage.set(*desk.key, text, author=AUTHOR)
 
@@ -209,23 +212,42 @@ async def test_no_text_is_shown(desk: Desk) -> None:
     assert "my secret" not in repr(await desk.in_force())
 
 
-async def test_each_change_is_announced(desk: Desk) -> None:
-    """A new text, a way back and an end; looking is no change."""
-    change = (desk.agent.org_id, Kind.DIRECTIVES)
+async def test_each_change_replaces_the_epoch_and_is_in_the_log(desk: Desk) -> None:
+    """A new text, a rollback and a deactivation; looking is no change."""
+    org_id, log = desk.agent.org_id, desk.identity.change_log
+    position = (await log.read(None)).position
     await desk.manage.set(*desk.key, "one", author=AUTHOR)
-    assert desk.announced.changes == [change]
+    assert desk.epochs.replaced == [org_id]
     await desk.manage.rollback(*desk.key, 1)
-    assert desk.announced.changes == [change] * 2
+    assert desk.epochs.replaced == [org_id] * 2
     await desk.manage.deactivate(*desk.key)
-    assert desk.announced.changes == [change] * 3
+    assert desk.epochs.replaced == [org_id] * 3
+    assert (await log.read(position)).changes == [Change(org_id, Kind.DIRECTIVES)] * 3
 
     await desk.manage.show(*desk.key)
     await desk.manage.history(*desk.key)
-    assert desk.announced.changes == [change] * 3
+    assert desk.epochs.replaced == [org_id] * 3
 
 
-async def test_a_change_that_found_nothing_is_not_announced(desk: Desk) -> None:
-    """Nor is a text that may not be one."""
+async def test_the_epoch_is_replaced_after_the_commit(desk: Desk) -> None:
+    """A request that reads the new epoch finds the new text."""
+    seen: list[Directive | None] = []
+
+    async def look(_org_id: UUID) -> None:
+        seen.append(await desk.in_force())
+
+    desk.epochs.on_replaced = look
+    await desk.manage.set(*desk.key, "one", author=AUTHOR)
+    await desk.manage.deactivate(*desk.key)
+
+    first, second = seen
+    assert first is not None
+    assert (first.text, second) == ("one", None)
+
+
+async def test_a_change_that_found_nothing_replaces_no_epoch(desk: Desk) -> None:
+    """Nor does a text that may not be one."""
+    position = (await desk.identity.change_log.read(None)).position
     with pytest.raises(ValueError, match="a directive"):
         await desk.manage.set(*desk.key, "", author=AUTHOR)
     with pytest.raises(NotFoundError):
@@ -235,4 +257,5 @@ async def test_a_change_that_found_nothing_is_not_announced(desk: Desk) -> None:
     with pytest.raises(NotFoundError):
         await desk.manage.rollback(*desk.key, 1)
 
-    assert desk.announced.changes == []
+    assert desk.epochs.replaced == []
+    assert (await desk.identity.change_log.read(position)).changes == []

@@ -4,31 +4,25 @@ from __future__ import annotations
 
 from datetime import timedelta
 from typing import TYPE_CHECKING, Never
-from uuid import UUID
 
 import pytest
 
-from ibex.adapters.memory.announcements import RecordingAnnouncements
+from harness.office import GRANT, MISSING, PEPPERS, Office
 from ibex.adapters.memory.clock import ManualClock
+from ibex.adapters.memory.epochs import InMemoryEpochs
 from ibex.adapters.memory.identity import InMemoryIdentity
 from ibex.adapters.memory.ids import SequentialIds
 from ibex.domain.errors import (
     AgentNotAuthorizedError,
     AgentSourceUnavailableError,
     AuthUnavailableError,
-    InvalidTokenError,
     NotFoundError,
-    OutcomeUnknownError,
     ServiceDegradedError,
     TokenSourceUnavailableError,
 )
-from ibex.domain.freshness import Kind
 from ibex.domain.identity import Agent, AgentStatus, PersonalAccessToken, Principal
 from ibex.domain.manage_identity import (
     AlreadyExistsError,
-    ManageIdentity,
-    NamedAgent,
-    Organization,
     OrganizationStatus,
     StoredToken,
     TokenGrant,
@@ -39,39 +33,7 @@ from ibex.domain.permissions import ADMIN, AGENT_DEFAULT, CHAT
 from ibex.domain.token_hash import TokenPeppers
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
-PEPPERS = TokenPeppers({"k1": b"a pepper of some length"})
-MISSING = UUID(int=404)
-
-
-class Office:
-    """The use cases over an in-memory store."""
-
-    def __init__(self) -> None:
-        self.clock = ManualClock()
-        self.store = InMemoryIdentity()
-        self.announced = RecordingAnnouncements()
-        self.manage = ManageIdentity(self.store, PEPPERS, self.announced, self.clock, SequentialIds())
-        self.verify_token = VerifyToken(self.store, PEPPERS, self.clock)
-        self.verify_agent = VerifyAgent(self.store)
-
-    async def settled(self) -> tuple[Organization, NamedAgent]:
-        """Return an organization that has an agent."""
-        organization = await self.manage.create_organization("acme", 60)
-        agent = await self.manage.create_agent(organization.id, "support")
-        assert self.announced.changes in ([], [(organization.id, Kind.AGENTS)])
-        self.announced.changes.clear()
-        return organization, agent
-
-    async def refuses(self, token: PersonalAccessToken) -> None:
-        """Assert that a token is refused, with the one message that all refusals have."""
-        with pytest.raises(InvalidTokenError) as raised:
-            await self.verify_token.verify(token)
-        assert str(raised.value) == InvalidTokenError.default_message
-
-
-GRANT = TokenGrant("laptop", CHAT)
+    from uuid import UUID
 
 
 async def test_a_live_token_is_its_principal() -> None:
@@ -84,13 +46,14 @@ async def test_a_live_token_is_its_principal() -> None:
 
     token = await office.manage.create_token(organization.id, grant)
 
-    assert await office.verify_token.verify(token) == Principal(
+    office.clock.advance(timedelta(hours=1))
+    assert (await office.verify_token.verify(token)).value == Principal(
         org_id=organization.id,
         token_id=token.token_id,
         permissions=ADMIN,
         user_id=user.id,
         agent_id=agent.id,
-        expires_at=expires_at,
+        remaining_s=23 * 3_600,
         rate_limit_rpm=60,
     )
 
@@ -126,7 +89,7 @@ async def test_an_unknown_token_costs_the_work_of_a_known_one() -> None:
 
     office = Office()
     peppers = Watched({"k1": bytes(16)})
-    office.verify_token = VerifyToken(office.store, peppers, office.clock)
+    office.verify_token = VerifyToken(office.store, peppers, office.epochs, office.clock)
 
     await office.refuses(PersonalAccessToken.issue(MISSING, bytes(32)))
 
@@ -152,7 +115,7 @@ async def test_a_revoked_token_is_refused_from_then_on() -> None:
     await office.manage.revoke_token(organization.id, revoked.token_id)
 
     await office.refuses(revoked)
-    assert (await office.verify_token.verify(other)).token_id == other.token_id
+    assert (await office.verify_token.verify(other)).value.token_id == other.token_id
 
 
 async def test_a_token_is_refused_from_its_expiry_on() -> None:
@@ -187,7 +150,8 @@ async def test_a_token_of_a_pepper_that_is_gone_is_refused() -> None:
     office = Office()
     organization, _ = await office.settled()
     token = await office.manage.create_token(organization.id, GRANT)
-    office.verify_token = VerifyToken(office.store, TokenPeppers({"k2": b"a pepper of some length"}), office.clock)
+    other_peppers = TokenPeppers({"k2": b"a pepper of some length"})
+    office.verify_token = VerifyToken(office.store, other_peppers, office.epochs, office.clock)
 
     await office.refuses(token)
 
@@ -212,9 +176,8 @@ async def test_an_agent_is_the_organizations_own() -> None:
     other = await office.manage.create_organization("other")
     await office.manage.set_agent_status(organization.id, agent.id, AgentStatus.PAUSED)
 
-    assert await office.verify_agent.verify(organization.id, agent.id) == Agent(
-        agent.id, organization.id, AgentStatus.PAUSED
-    )
+    found = await office.verify_agent.verify(organization.id, agent.id)
+    assert found.value == Agent(agent.id, organization.id, AgentStatus.PAUSED)
     messages = set()
     for org_id, agent_id in ((other.id, agent.id), (organization.id, MISSING)):
         with pytest.raises(AgentNotAuthorizedError) as raised:
@@ -238,11 +201,13 @@ class LostStore(InMemoryIdentity):
 async def test_a_store_that_is_lost_is_said_to_be() -> None:
     """Verifying fails as the source's own word, in the default's words, each port with its kind of error."""
     token = PersonalAccessToken.issue(MISSING, bytes(32))
+    clock = ManualClock()
+    epochs = InMemoryEpochs(clock, SequentialIds())
 
     with pytest.raises(TokenSourceUnavailableError) as no_token:
-        await VerifyToken(LostStore(), PEPPERS, ManualClock()).verify(token)
+        await VerifyToken(LostStore(), PEPPERS, epochs, clock).verify(token)
     with pytest.raises(AgentSourceUnavailableError) as no_agent:
-        await VerifyAgent(LostStore()).verify(MISSING, MISSING)
+        await VerifyAgent(LostStore(), epochs).verify(MISSING, MISSING)
 
     assert isinstance(no_token.value, ServiceDegradedError)
     assert isinstance(no_agent.value, AuthUnavailableError)
@@ -310,92 +275,6 @@ async def test_revoking_again_keeps_the_first_time() -> None:
 
     stored: list[StoredToken] = list(await office.manage.tokens(organization.id))
     assert [t.revoked_at for t in stored] == [revoked_at]
-
-
-async def test_each_change_is_announced_by_its_kind() -> None:
-    """Tokens and the organization they hang on are one kind, agents the other; a new token is put into the filter."""
-    office = Office()
-    organization, agent = await office.settled()
-    assert (office.announced.changes, office.announced.new_tokens) == ([], [])
-
-    token = await office.manage.create_token(organization.id, GRANT)
-    assert (office.announced.changes, office.announced.new_tokens) == ([], [token.token_id])
-
-    await office.manage.revoke_token(organization.id, token.token_id)
-    await office.manage.set_agent_status(organization.id, agent.id, AgentStatus.PAUSED)
-    await office.manage.set_organization_status(organization.id, OrganizationStatus.SUSPENDED)
-    kinds = [Kind.TOKENS, Kind.AGENTS, Kind.TOKENS]
-    assert office.announced.changes == [(organization.id, kind) for kind in kinds]
-    assert office.announced.new_tokens == [token.token_id]
-
-
-async def test_a_new_agent_is_announced() -> None:
-    """A proxy may remember that the organization has no such agent."""
-    office = Office()
-    organization = await office.manage.create_organization("acme")
-    assert office.announced.changes == []
-
-    await office.manage.create_agent(organization.id, "support")
-
-    assert office.announced.changes == [(organization.id, Kind.AGENTS)]
-
-
-async def test_what_is_announced_has_been_committed() -> None:
-    """Whoever hears of a change and looks finds it made."""
-
-    class Listening(RecordingAnnouncements):
-        async def changed(self, org_id: UUID, kind: Kind) -> None:
-            await super().changed(org_id, kind)
-            seen.append([t.revoked_at is not None for t in await office.store.tokens(org_id)])
-
-        async def token_created(self, token_id: UUID) -> None:
-            await super().token_created(token_id)
-            seen.append(await office.store.find_token(token_id) is not None)
-
-    seen: list[object] = []
-    office = Office()
-    office.manage = ManageIdentity(office.store, PEPPERS, Listening(), office.clock, SequentialIds())
-    organization, _ = await office.settled()
-    token = await office.manage.create_token(organization.id, GRANT)
-    await office.manage.revoke_token(organization.id, token.token_id)
-
-    assert seen == [[], True, [True]]
-
-
-async def test_a_change_that_found_nothing_is_not_announced() -> None:
-    """Nothing has changed."""
-    office = Office()
-    organization, agent = await office.settled()
-
-    with pytest.raises(NotFoundError):
-        await office.manage.revoke_token(organization.id, MISSING)
-    with pytest.raises(NotFoundError):
-        await office.manage.set_agent_status(MISSING, agent.id, AgentStatus.PAUSED)
-    with pytest.raises(NotFoundError):
-        await office.manage.set_organization_status(MISSING, OrganizationStatus.SUSPENDED)
-    with pytest.raises(NotFoundError):
-        await office.manage.create_token(MISSING, GRANT)
-
-    assert (office.announced.changes, office.announced.new_tokens) == ([], [])
-
-
-async def test_a_change_of_unknown_outcome_is_announced() -> None:
-    """It may have been committed; who asked is told that nobody knows."""
-
-    class Unknown(InMemoryIdentity):
-        async def revoke_token(self, org_id: UUID, token_id: UUID, now: datetime) -> bool:
-            await super().revoke_token(org_id, token_id, now)
-            raise OutcomeUnknownError
-
-    office = Office()
-    office.store = Unknown()
-    office.manage = ManageIdentity(office.store, PEPPERS, office.announced, office.clock, SequentialIds())
-    organization, _ = await office.settled()
-    token = await office.manage.create_token(organization.id, GRANT)
-
-    with pytest.raises(OutcomeUnknownError):
-        await office.manage.revoke_token(organization.id, token.token_id)
-    assert office.announced.changes == [(organization.id, Kind.TOKENS)]
 
 
 @pytest.mark.parametrize("name", ["", "  ", "x" * 129, "a\nb", "\x1b[31m"])

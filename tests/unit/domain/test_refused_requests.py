@@ -39,6 +39,8 @@ NOT_COUNTED = {
     ErrorCode.AUTH_UNAVAILABLE,
     ErrorCode.PROVIDER_UNAVAILABLE,
     ErrorCode.PROVIDER_TIMEOUT,
+    ErrorCode.REQUEST_TIMEOUT,  # both come after the request was counted against the limit
+    ErrorCode.HEADERS_TOO_LARGE,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -28,6 +29,8 @@ from ibex.domain.freshness.watch import PING_INTERVAL_S, SILENCE_S, StreamLostEr
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from ibex.domain.freshness.change_log import ChangesRead
 
 ORG = UUID(int=1)
 
@@ -84,7 +87,7 @@ async def test_streams_at_the_same_position_share_a_read() -> None:
     class Counted(InMemoryChangeLog):
         reads = 0
 
-        async def read(self, since: str | None) -> object:  # type: ignore[override]  # it only passes it on
+        async def read(self, since: str | None) -> ChangesRead:
             self.reads += 1
             return await super().read(since)
 
@@ -205,10 +208,10 @@ class ScriptedStream:
 async def test_a_stream_that_is_of_no_use_is_replaced(behaviour: str, replaced_after_s: float) -> None:
     """Soon, and then ever more rarely."""
     connector = Scripted(*[behaviour] * 50)
-    async with running(Watch(connector, Validity(), LoopClock(), lambda: 1.0)):  # type: ignore[arg-type]  # as used
+    async with running(Watch(connector, Validity(), LoopClock(), lambda: 1.0)):
         await asyncio.sleep(30)
     times = [time for time, _ in connector.opened]
-    gaps = [after - before - replaced_after_s for before, after in zip(times, times[1:], strict=False)]
+    gaps = [after - before - replaced_after_s for before, after in itertools.pairwise(times)]
     assert 0.05 <= gaps[0] < 0.05 + PING_INTERVAL_S + 0.01
     assert max(gaps) <= 1.0 + PING_INTERVAL_S + 0.01
     assert len(times) > 8
@@ -218,7 +221,7 @@ async def test_a_stream_that_is_of_no_use_is_replaced(behaviour: str, replaced_a
 async def test_a_new_stream_resumes_from_the_last_pong() -> None:
     """So it repeats what came after it."""
     connector = Scripted("answers once")
-    async with running(Watch(connector, Validity(), LoopClock(), lambda: 0.0)):  # type: ignore[arg-type]  # as used
+    async with running(Watch(connector, Validity(), LoopClock(), lambda: 0.0)):
         await asyncio.sleep(4)
     assert [position for _, position in connector.opened][:2] == [None, "b"]
 
@@ -226,7 +229,7 @@ async def test_a_new_stream_resumes_from_the_last_pong() -> None:
 @in_simulated_time
 async def test_waiting_can_be_given_up() -> None:
     """A request does not wait for ever for a watch that is away."""
-    watch = Watch(Scripted(), Validity(), LoopClock(), lambda: 0.0)  # type: ignore[arg-type]  # as used
+    watch = Watch(Scripted(), Validity(), LoopClock(), lambda: 0.0)
     with suppress(TimeoutError):
         async with asyncio.timeout(1):
             await watch.pong_after(0)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from ibex.entrypoints.checks import PingCheck, readiness_checks
+from ibex.adapters.http.drain import Drain
+from ibex.adapters.http.readiness import Health, Readiness
+from ibex.adapters.memory.clock import ManualClock
+from ibex.entrypoints.checks import PingCheck, auth_checks, readiness_checks
 
 
 class Server:
@@ -23,6 +26,24 @@ def test_only_identity_is_critical() -> None:
     """Completions go on without PostgreSQL's records and without ClickHouse."""
     checks = readiness_checks(auth=Server(), redis=Server(), postgres=Server())
     assert {check.name: check.critical for check in checks} == {"auth": True, "redis": False, "postgres": False}
+
+
+def test_nothing_that_auth_needs_is_critical() -> None:
+    """Auth that cannot reach PostgreSQL must stay in service: what it answers allows proxies to serve cached tokens."""
+    assert {check.name: check.critical for check in auth_checks(postgres=Server(), redis=Server())} == {
+        "postgres": False,
+        "redis": False,
+    }
+
+
+async def test_auth_without_postgresql_is_ready_and_says_what_is_missing() -> None:
+    """Degraded, not unhealthy."""
+    checks = auth_checks(postgres=Server(is_up=False), redis=Server())
+
+    report = await Readiness(checks, Drain(), ManualClock()).report()
+
+    assert report.status is Health.DEGRADED
+    assert {name: result.status for name, result in report.checks.items()} == {"postgres": "failed", "redis": "ok"}
 
 
 async def test_a_server_that_is_down_fails_its_check() -> None:

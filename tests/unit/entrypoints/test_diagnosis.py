@@ -7,7 +7,6 @@ import asyncio
 import pytest
 
 from ibex.adapters.postgres.roles import UnsafeRoleError
-from ibex.domain.announce import BoardUnavailableError
 from ibex.domain.errors import ServiceDegradedError
 from ibex.domain.sessions import SinkUnavailableError
 from ibex.entrypoints.diagnosis import Examination, Result, Verdict, diagnose, ok
@@ -42,7 +41,6 @@ async def test_what_is_well_needs_no_remedy() -> None:
         (ServiceDegradedError("The database is not available."), "The database is not available."),
         (UnsafeRoleError("it owns tables"), "it owns tables"),
         (SinkUnavailableError("ClickHouse is not there"), "ClickHouse is not there"),
-        (BoardUnavailableError("Redis is not there"), "Redis is not there"),
         (ConnectionRefusedError(111, "Connection refused"), "Connection refused"),
         (RuntimeError(f"postgresql://me:{SECRET}@db"), "It failed (RuntimeError)."),
         (OSError(f"postgresql://me:{SECRET}@db"), "It failed (OSError)."),

@@ -34,8 +34,9 @@ def test_both_environments_offer_what_the_application_takes() -> None:
     """Beyond that each has what only it needs."""
     wanted = {
         "clock", "ids", "settings", "traces", "journal", "metrics", "directives", "sessions", "transport",
-        "completion_providers", "token_verifier", "agent_verifier", "rate_limiter", "known_tokens", "resources",
+        "completion_providers", "token_verifier", "agent_verifier", "rate_limiter", "live_tokens", "resources",
         "background", "checks", "registry", "metric_regions", "own_region", "loop_lag",
+        "watch_connector", "watch_telemetry", "cache_telemetry", "shared_directives",
     }  # fmt: skip
 
     assert wanted <= set(EmbeddedAdapters.providers) & set(ProductionAdapters.providers)
@@ -63,7 +64,9 @@ async def test_what_others_work_with_is_complete(environment: type[OperatorAdapt
     adapters.check_dependencies()
 
     for name, provider in adapters.providers.items():
-        if name not in {"resources", "checks"}:
+        if name in {"resources", "background"}:
+            assert [id(one) for one in provider()] == [id(one) for one in provider()], name
+        elif name != "checks":
             assert provider() is provider(), name
 
 

@@ -22,6 +22,7 @@ class Resource:
         self.name = name
         self.notes = notes
         self.fails = fails
+        self.runs = False
 
     async def open(self) -> None:
         """Open, or fail to."""
@@ -43,11 +44,18 @@ class Resource:
 
     async def run(self) -> None:
         """Go on until it is cancelled."""
-        await asyncio.Event().wait()
+        self.runs = True
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.runs = False
 
     async def drain(self) -> None:
         """Settle, as the use case calls it."""
         self.notes.append(f"drain {self.name}")
+
+
+BACKGROUND = ("watch", "token_filter", "adopt_journals", "abandon_sessions")
 
 
 class Graph:
@@ -63,7 +71,8 @@ class Graph:
             setattr(self, name, give(name))
         self.resources = lambda: [give(name)() for name in ("database", "traces", "journal")]
         self.journal = give("journal")
-        self.adopt_journals, self.abandon_sessions = give("adopt_journals"), give("abandon_sessions")
+        for name in BACKGROUND:
+            setattr(self, name, give(name))
         self.background = self.deliveries = list
         self.span_export = lambda: None
 
@@ -95,6 +104,16 @@ async def test_what_was_opened_is_closed_when_a_later_one_fails() -> None:
         async with running(cast("Any", Graph(notes, failing="traces"))):
             raise AssertionError("it must not get here")
     assert notes == [*OPENED[:2], "close traces", "close database"]
+
+
+async def test_what_goes_on_in_the_background_runs_while_requests_are_served() -> None:
+    """The watch and its filter among it; afterwards nothing of it goes on."""
+    graph: Any = Graph([])
+    work = [getattr(graph, name)() for name in BACKGROUND]
+    async with running(graph):
+        await asyncio.sleep(0)
+        assert [one.runs for one in work] == [True] * len(work)
+    assert [one.runs for one in work] == [False] * len(work)
 
 
 class FullJournal(Resource):

@@ -26,6 +26,9 @@ KEY = "AAECAwQFBgcICQoLDA0ODw=="
         (values.url("http"), "http://x", "http://x"),
         (values.globs, "gpt-*, o1", ("gpt-*", "o1")),
         (values.host_and_port, "[::1]:9091", "[::1]:9091"),
+        (values.auth_addresses, "auth:9091", "auth:9091"),
+        (values.auth_addresses, "dns:///auth:9091", "dns:///auth:9091"),
+        (values.auth_addresses, "10.0.0.1:9091, [::1]:9092", "10.0.0.1:9091,[::1]:9092"),
     ],
 )
 def test_what_is_allowed_is_read(parse: Callable[[str], Any], text: str, expected: object) -> None:
@@ -50,6 +53,10 @@ def test_what_is_allowed_is_read(parse: Callable[[str], Any], text: str, expecte
         (values.host_and_port, "9091"),
         (values.host_and_port, ":9091"),
         (values.host_and_port, "host:70000"),
+        (values.auth_addresses, "auth"),
+        (values.auth_addresses, "auth:9091,"),
+        (values.auth_addresses, "https://auth:9091"),
+        (values.auth_addresses, "dns://resolver/auth:9091"),
         (values.service_token, "short"),
         (values.peppers, "k"),
         (values.peppers, f":{KEY}"),

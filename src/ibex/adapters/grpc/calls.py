@@ -96,11 +96,11 @@ class AroundCalls(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
         kind = KIND_OF.get(method)
+        name = method.rpartition("/")[2]
         if handler is not None and handler.stream_stream is not None and kind is CallKind.WATCH:
-            return self._watching(handler)
+            return self._watching(name, handler)
         if handler is None or handler.unary_unary is None or kind is None:
             return grpc.stream_unary_rpc_method_handler(self._refuse_unknown)
-        name = method.rpartition("/")[2]
         observer = self._unobserved if kind is CallKind.HEALTH else self._observer
 
         async def call(requests: AsyncIterator[bytes], context: Context) -> bytes:
@@ -108,16 +108,22 @@ class AroundCalls(grpc.aio.ServerInterceptor):
 
         return grpc.stream_unary_rpc_method_handler(call)
 
-    def _watching(self, handler: Handler) -> Handler:
+    def _watching(self, name: str, handler: Handler) -> Handler:
         async def watch(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+            started_ns, status, refusal = self._clock.monotonic_ns(), CANCELLED, None
             self._observer.began(request_id_in(context.invocation_metadata() or ()) or self._ids.uuid7())
             try:
                 async for response in self._gate.stream(handler, requests, context):
                     yield response
+                status = OK
             except Exception as error:  # noqa: BLE001 - whatever it is, it becomes a status
                 refusal = refusal_of(error)
                 if refusal.reason is Reason.INTERNAL:
                     self._observer.failed(error)
+                status = refusal.status.name
+            finally:
+                self._observer.ended(name, status, self._clock.monotonic_ns() - started_ns)
+            if refusal is not None:
                 await _abort(context, refusal)
 
         return grpc.stream_stream_rpc_method_handler(watch)

@@ -24,6 +24,7 @@ from ibex.domain.permissions import permissions_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from google.protobuf.duration_pb2 import Duration
     from google.protobuf.timestamp_pb2 import Timestamp
 
     from ibex.domain.manage_identity import StoredToken
@@ -33,6 +34,7 @@ MAX_NAME_CHARACTERS: Final = 128
 DEFAULT_PAGE_SIZE: Final = 50
 MAX_PAGE_SIZE: Final = 200
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_LONGEST_S: Final = 10_000 * 366 * 86_400
 _MICROSECOND: Final = timedelta(microseconds=1)
 _POSITION: Final = struct.Struct(">q16s")
 _STATUSES: Final = {
@@ -74,7 +76,7 @@ def principal_in(
         permissions=permissions_of(response.permissions),
         user_id=UUID(response.user_id) if response.HasField("user_id") else None,
         agent_id=UUID(response.agent_id) if response.HasField("agent_id") else None,
-        remaining_s=response.remaining.ToTimedelta().total_seconds() if response.HasField("remaining") else None,
+        remaining_s=_seconds_in(response.remaining) if response.HasField("remaining") else None,
         rate_limit_rpm=response.rate_limit_rpm if response.HasField("rate_limit_rpm") else None,
     )
     return Fetched(principal, epoch_in(response, asked_ns))
@@ -191,6 +193,12 @@ def _text(value: UUID | None) -> str | None:
 
 def _time(timestamp: Timestamp) -> datetime:
     return timestamp.ToDatetime(UTC)
+
+
+def _seconds_in(duration: Duration) -> float:
+    if not 0 <= duration.seconds <= _LONGEST_S:
+        raise ValueError("the token's remaining life is out of range")
+    return duration.seconds + duration.nanos / 1_000_000_000
 
 
 def _status(number: int) -> AgentStatus:

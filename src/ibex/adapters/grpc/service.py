@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ibex.adapters.grpc.callers import check_grant
 from ibex.adapters.grpc.generated import auth_pb2, auth_pb2_grpc
@@ -16,12 +17,12 @@ from ibex.adapters.grpc.messages import (
     principal_message,
     uuid_in,
 )
-from ibex.domain.errors import InvalidTokenError
+from ibex.domain.errors import InvalidTokenError, ServiceDegradedError
 from ibex.domain.identity import PersonalAccessToken
 from ibex.domain.permissions import Permission
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable
 
     import grpc
 
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 
     Context = grpc.aio.ServicerContext[Any, Any]
 
+T = TypeVar("T")
+
+SOURCE_SHARE: Final = 0.7
+"""The share of a caller's deadline that the source may take: the rest is for saying that it does not answer."""
 SERVICE: Final = auth_pb2.DESCRIPTOR.services_by_name["AuthService"].full_name
 
 
@@ -62,20 +67,20 @@ class AuthService(auth_pb2_grpc.AuthServiceServicer):
         self._callers = callers
 
     async def ValidateToken(  # noqa: N802 - the protocol's name
-        self, request: auth_pb2.ValidateTokenRequest, _context: Context
+        self, request: auth_pb2.ValidateTokenRequest, context: Context
     ) -> auth_pb2.ValidateTokenResponse:
         """Return the principal of a token."""
         token = PersonalAccessToken.parse(request.access_token)
         if token is None:
             raise InvalidTokenError
-        return principal_message(await self._identity.tokens.verify(token))
+        return principal_message(await _in_time(context, self._identity.tokens.verify(token)))
 
     async def ValidateAgent(  # noqa: N802 - the protocol's name
-        self, request: auth_pb2.ValidateAgentRequest, _context: Context
+        self, request: auth_pb2.ValidateAgentRequest, context: Context
     ) -> auth_pb2.ValidateAgentResponse:
         """Return the organization's agent with its status."""
         org_id, agent_id = uuid_in("org_id", request.org_id), uuid_in("agent_id", request.agent_id)
-        return agent_message(await self._identity.agents.verify(org_id, agent_id))
+        return agent_message(await _in_time(context, self._identity.agents.verify(org_id, agent_id)))
 
     async def Watch(  # noqa: N802 - the protocol's name
         self, request_iterator: AsyncIterator[auth_pb2.WatchRequest], _context: Context
@@ -119,6 +124,32 @@ class AuthService(auth_pb2_grpc.AuthServiceServicer):
         await self._callers.admit_administrator(_metadata(context), org_id, *either)
         size, after = page_size_in(request), position_in(request)
         return page_message(await self._identity.manage.tokens(org_id, after, size + 1), size)
+
+
+async def _in_time(context: Context, verified: Awaitable[T]) -> T:
+    """Return what was verified. Raises ``ServiceDegradedError`` while the caller can still be told.
+
+    A proxy that hears that the source does not answer may serve what it has cached. One that hears nothing may not.
+    """
+    remaining_s: Any = context.time_remaining()  # None without a deadline, whatever its stub says
+    if remaining_s is None:
+        return await verified
+    # Not asyncio.timeout: it waits until what it cancels has ended, which takes long on a stalled connection.
+    task = asyncio.ensure_future(verified)
+    task.add_done_callback(_retrieve)
+    try:
+        await asyncio.wait([task], timeout=remaining_s * SOURCE_SHARE)
+        if not task.done():
+            raise ServiceDegradedError
+        return task.result()
+    finally:
+        task.cancel()
+        del task  # it may hold the error, whose traceback holds this frame
+
+
+def _retrieve(task: asyncio.Future[Any]) -> None:
+    if not task.cancelled():
+        task.exception()  # nobody may wait for it any more
 
 
 def _metadata(context: Context) -> Metadata:

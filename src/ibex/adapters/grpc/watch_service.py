@@ -9,6 +9,7 @@ from uuid import UUID
 from ibex.adapters.grpc.generated import auth_pb2
 from ibex.adapters.grpc.watch_messages import page_response, watch_response
 from ibex.domain.errors import FieldCode, FieldError, ServiceDegradedError, ValidationError
+from ibex.domain.freshness.change_log import Events, First
 from ibex.domain.freshness.token_filter import TokensUnavailableError
 
 if TYPE_CHECKING:
@@ -20,33 +21,44 @@ if TYPE_CHECKING:
 MAX_PAGE: Final = 10_000
 MAX_CHANGES: Final = 500
 """Changes in one response: it stays far below the largest message."""
-MAX_QUEUED: Final = 10_000
+MAX_QUEUED: Final = 1_000
 """Responses that wait for a worker that does not read. Its stream is ended then, and it resumes from its last pong."""
 
 
 class _Client:
     """The server's end of one stream."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_queued: int) -> None:
         self.responses: asyncio.Queue[auth_pb2.WatchResponse | None] = asyncio.Queue()
+        self._max_queued = max_queued
+        self._owes_pong = False
+        self._has_ended = False
 
     def send(self, message: WatchMessage) -> None:
-        if self.responses.qsize() >= MAX_QUEUED:
+        """Queue a message. A pong is always queued after its events: without it the worker could not get on."""
+        if self._has_ended:
+            return
+        if self.responses.qsize() >= self._max_queued and not self._owes_pong:
             self.end()
             return
+        self._owes_pong = isinstance(message, Events | First)
         for response in _split(watch_response(message)):
             self.responses.put_nowait(response)
 
     def end(self) -> None:
-        self.responses.put_nowait(None)
+        """End the stream after what is queued."""
+        if not self._has_ended:
+            self._has_ended = True
+            self.responses.put_nowait(None)
 
 
 class WatchService:
     """Translates the streams of ``Watch`` to a ``WatchServer``, and ``TokenFilter`` to a ``LiveTokens``."""
 
-    def __init__(self, server: WatchServer, live_tokens: LiveTokens) -> None:
+    def __init__(self, server: WatchServer, live_tokens: LiveTokens, *, max_queued: int = MAX_QUEUED) -> None:
         self._server = server
         self._live_tokens = live_tokens
+        self._max_queued = max_queued
         self._clients: set[_Client] = set()
 
     async def watch(self, requests: AsyncIterator[auth_pb2.WatchRequest]) -> AsyncIterator[auth_pb2.WatchResponse]:
@@ -54,7 +66,7 @@ class WatchService:
         opening = await anext(requests, None)
         if opening is None or opening.WhichOneof("request") != "open":
             raise ValidationError((FieldError("open", FieldCode.REQUIRED, "must be the first request"),))
-        client = _Client()
+        client = _Client(self._max_queued)
         self._clients.add(client)
         self._server.open(client, opening.open.position or None)
         reading = asyncio.ensure_future(self._read(client, requests))

@@ -6,12 +6,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ibex.domain.directives import Directive, InjectionMode
+from ibex.domain.freshness.kinds import Kind
 from ibex.domain.manage_directives import DirectiveState, DirectiveVersion
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from uuid import UUID
 
+    from ibex.adapters.memory.change_log import InMemoryChangeLog
     from ibex.domain.clock import Clock
     from ibex.domain.manage_directives import DirectiveDraft
     from ibex.domain.manage_identity import IdentityStore
@@ -20,10 +22,11 @@ if TYPE_CHECKING:
 class InMemoryDirectives:
     """A ``DirectiveStore`` and a ``DirectiveLookup`` of this process; gone with it."""
 
-    def __init__(self, identity: IdentityStore, clock: Clock) -> None:
-        """Take who knows which agents there are."""
+    def __init__(self, identity: IdentityStore, clock: Clock, change_log: InMemoryChangeLog | None = None) -> None:
+        """Take the store of the agents, and the log to which changes are appended where there is one."""
         self._identity = identity
         self._clock = clock
+        self._change_log = change_log
         self._states: dict[tuple[UUID, UUID], DirectiveState] = {}
         self._versions: dict[tuple[UUID, UUID], list[DirectiveVersion]] = {}
 
@@ -53,6 +56,7 @@ class InMemoryDirectives:
         self._states[key] = DirectiveState(
             agent_id, mode or kept, is_active=True, version=version, changed_at=now, previous_number=previous
         )
+        self._changed(org_id)
         return self._states[key]
 
     async def state(self, org_id: UUID, agent_id: UUID) -> DirectiveState | None:
@@ -87,4 +91,9 @@ class InMemoryDirectives:
             changed_at=self._clock.now(),
             previous_number=before.previous_number if stays else before.version.number,
         )
+        self._changed(key[0])
         return self._states[key]
+
+    def _changed(self, org_id: UUID) -> None:
+        if self._change_log is not None:
+            self._change_log.append(org_id, Kind.DIRECTIVES)

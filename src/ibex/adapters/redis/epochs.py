@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from ibex.adapters.redis.keys import EPOCH_TTL_S, READ_OR_CREATE, epoch_key
@@ -11,6 +12,7 @@ from ibex.domain.freshness.kinds import Epoch, unknown_epoch
 if TYPE_CHECKING:
     from uuid import UUID
 
+    from ibex.adapters.redis.connection import Command
     from ibex.adapters.redis.link import RedisLink
     from ibex.domain.clock import Clock
     from ibex.domain.ids import IdSource
@@ -43,12 +45,19 @@ class RedisEpochs:
         return Epoch(answer.reply.decode(errors="surrogateescape"), was_read=True, asked_ns=asked_ns)
 
     async def replace(self, org_id: UUID) -> bool:
-        """Replace the epoch; see ``Epochs``. Tries a few times, each within the link's time limit."""
-        value = str(self._ids.uuid7())
+        """Replace the epoch; see ``Epochs``. Tries a few times, each within the link's time limit.
+
+        Each try has a value of its own. Redis may have set the value of a try that was not answered; to set it again
+        after another process has replaced it would bring a former epoch back.
+        """
         for _ in range(TRIES):
-            answer, _place = await self._link.ask(
-                org_id, ("replace", value), lambda _: ("SET", epoch_key(org_id), value, "EX", EPOCH_TTL_S)
-            )
+            value = str(self._ids.uuid7())
+            command = ("SET", epoch_key(org_id), value, "EX", EPOCH_TTL_S)
+            answer, _place = await self._link.ask(org_id, ("replace", value), partial(_same, command))
             if answer is not None:
                 return True
         return False
+
+
+def _same(command: Command, _askers: int) -> Command:
+    return command

@@ -124,11 +124,12 @@ class ServerLink:
             await self._connection.close()
 
     async def fresh_connection(self) -> ServerConnection:
-        """Return a new connection, for something that is not a request. Raises ``LinkError``."""
+        """Return a new connection to a server that answers. Raises ``LinkError``."""
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 connection = ServerConnection(await self._prepare())
                 await connection.open()
+                await connection.call([("PING",)])  # a frozen server accepts connections; a refusal is an answer too
         except TimeoutError:
             raise LinkError("timeout in connecting") from None
         return connection

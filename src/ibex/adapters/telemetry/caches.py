@@ -47,7 +47,7 @@ class CacheTelemetry:
         )
         self._filter = registry.counters(
             "filter_lookups_total",
-            "Tokens looked for in a complete Bloom filter: absent, or passed to auth; false_positive if auth refuses them.",
+            "Tokens asked of a complete Bloom filter: absent, or passed to auth; false_positive if auth refuses them.",
             "outcome",
         )
         self._calls_refused = registry.counters(

@@ -1,4 +1,4 @@
-"""How Redis does (spec 6, 12)."""
+"""Metrics of Redis: its round trips, and the requests that it did not count."""
 
 from __future__ import annotations
 
@@ -14,21 +14,18 @@ _BUCKETS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.0
 
 
 class RedisTelemetry:
-    """Hears of round trips. An outage is two lines, its first failure and its end."""
+    """A ``RedisObserver``. An outage is two log lines: its first failure and its end."""
 
     def __init__(self, registry: Registry) -> None:
         self._duration = registry.histogram("redis_round_trip_seconds", "Round trips that came back.", _BUCKETS)
         questions = registry.counters(
             "redis_questions_total",
-            "What was asked of Redis: answered; or failed or passed over, and so counted in process.",
+            "What was asked of Redis: answered, failed, or passed over since Redis had just failed.",
             "outcome",
         )
         self._answered = questions.of("answered")
         self._failed = questions.of("failed")
         self._passed_over = questions.of("passed_over")
-        self._fallbacks = registry.counter(
-            "rate_limit_fallbacks_total", "Requests counted in process, since Redis did not count them."
-        )
         self._failing = False
 
     def answered(self, questions: int, duration_ns: int) -> None:
@@ -46,10 +43,19 @@ class RedisTelemetry:
             self._failing = True
             _LOG.warning("Redis does not answer", reason=reason)
 
-    def counted_in_process(self) -> None:
-        """Count a request that Redis did not."""
-        self._fallbacks.add()
-
     def passed_over(self) -> None:
         """Redis was not asked."""
         self._passed_over.add()
+
+
+class RateLimitTelemetry:
+    """Counts requests that Redis did not count."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._fallbacks = registry.counter(
+            "rate_limit_fallbacks_total", "Requests counted in process, since Redis did not count them."
+        )
+
+    def counted_in_process(self) -> None:
+        """Count one."""
+        self._fallbacks.add()

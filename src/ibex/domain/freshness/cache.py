@@ -70,7 +70,8 @@ class Lookup(Generic[K, V]):
     """What one request found under a key. It must be validated before the request acts on it.
 
     ``began_ns`` is when the request looked. ``is_stale`` is set where the entry was served although the source could
-    not be asked; ``from_cache`` is unset where the value was fetched for this request.
+    not be asked, which was found out at ``stale_ns``; ``from_cache`` is unset where the value was fetched for this
+    request.
     """
 
     key: K
@@ -79,6 +80,7 @@ class Lookup(Generic[K, V]):
     from_cache: bool
     began_ns: int
     is_stale: bool = False
+    stale_ns: int = 0
 
     @property
     def value(self) -> V:
@@ -167,12 +169,12 @@ class FreshCache(Generic[K, V]):
         self._observer.refetched(self._kind)
         try:
             lookup.entry = await self._fetched(lookup.key, lookup.fetch, now_ns, epoch)
-            lookup.from_cache = False
+            lookup.from_cache = lookup.is_stale = False
         except _OUTAGES as outage:
             if not self._may_serve_stale(lookup, epoch, outage, now_ns):
                 raise
             self._observer.served_stale(self._kind)
-            lookup.is_stale = True
+            lookup.is_stale, lookup.stale_ns = True, self._clock.monotonic_ns()
         return lookup.entry.value
 
     async def get(self, key: K, epoch: Epoch, fetch: Fetch[V]) -> Lookup[K, V]:
@@ -185,6 +187,9 @@ class FreshCache(Generic[K, V]):
     def is_valid(self, lookup: Lookup[K, V], epoch: Epoch) -> bool:
         """Return whether a request may act on what it looked up, by the watch and by a reading of the epoch."""
         entry, now_ns = lookup.entry, self._clock.monotonic_ns()
+        if lookup.is_stale:
+            # The source was asked a moment ago. Asking again would only take time: the epoch decides.
+            return now_ns - lookup.stale_ns <= _FETCH_TOO_OLD_NS and self._is_unchanged(entry, epoch, now_ns)
         if now_ns >= entry.expires_ns and (lookup.from_cache or now_ns - entry.began_ns > _FETCH_TOO_OLD_NS):
             return False
         if epoch.proves_change_since(entry.epoch, entry.began_ns):
@@ -206,6 +211,11 @@ class FreshCache(Generic[K, V]):
             return False
         if is_invalid:
             return False
+        return self._is_unchanged(entry, epoch, now_ns)
+
+    @staticmethod
+    def _is_unchanged(entry: Entry[V], epoch: Epoch, now_ns: int) -> bool:
+        """Return whether an epoch that was read a moment ago is known, and is that of the entry."""
         was_read_just_now = now_ns - epoch.asked_ns <= _FETCH_TOO_OLD_NS
         return epoch.value is not None and was_read_just_now and epoch.value == entry.epoch.value
 

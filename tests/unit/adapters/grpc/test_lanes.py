@@ -33,7 +33,7 @@ class Caller:
 @pytest.mark.parametrize("full", CallKind)
 def test_a_full_lane_leaves_the_others_free(full: CallKind) -> None:
     """One more call of its kind is refused, until one has ended."""
-    lanes = LaneLimits(1, 1, 1).lanes()
+    lanes = LaneLimits(1, 1, 1, 1).lanes()
     with lanes[full]:
         for kind, lane in lanes.items():
             if kind is full:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -25,6 +26,8 @@ from ibex.adapters.grpc.messages import (
     uuid_in,
 )
 from ibex.domain.errors import ValidationError
+from ibex.domain.freshness.cache import Fetched
+from ibex.domain.freshness.kinds import Epoch, unknown_epoch
 from ibex.domain.identity import Agent, AgentStatus, PersonalAccessToken, Principal
 from ibex.domain.manage_identity import TokenGrant, TokenPosition
 from ibex.domain.permissions import ADMIN, permissions_of
@@ -32,6 +35,11 @@ from ibex.domain.permissions import ADMIN, permissions_of
 TIMES = st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30), timezones=st.just(UTC))  # noqa: DTZ001
 IDS = st.uuids()
 ORG, OTHER = UUID(int=1), UUID(int=2)
+ASKED_NS = 7
+UNKNOWN = unknown_epoch(1)
+EPOCHS = st.just(UNKNOWN) | st.builds(
+    Epoch, value=st.none() | st.text(min_size=1), was_read=st.just(value=True), asked_ns=st.just(1)
+)
 
 
 @given(
@@ -42,36 +50,43 @@ ORG, OTHER = UUID(int=1), UUID(int=2)
         permissions=st.integers(0, (1 << 56) - 1).map(permissions_of),
         user_id=st.none() | IDS,
         agent_id=st.none() | IDS,
-        expires_at=st.none() | TIMES,
+        remaining_s=st.none() | st.integers(1, 10**12).map(lambda milliseconds: milliseconds / 1_000),
         rate_limit_rpm=st.none() | st.integers(0, (1 << 31) - 1),
-    )
+    ),
+    EPOCHS,
 )
-def test_a_principal_comes_back_as_it_was(principal: Principal) -> None:
-    """Through the bytes on the wire, to the microsecond, with what is absent."""
-    wire = principal_message(principal).SerializeToString()
+def test_a_principal_comes_back_as_it_was(principal: Principal, epoch: Epoch) -> None:
+    """Through the bytes on the wire, with the epoch and with what is absent."""
+    wire = principal_message(Fetched(principal, epoch)).SerializeToString()
 
     token = PersonalAccessToken.issue(principal.token_id, bytes(32))
-    assert principal_in(auth_pb2.ValidateTokenResponse.FromString(wire), token) == principal
+    fetched = principal_in(auth_pb2.ValidateTokenResponse.FromString(wire), token, ASKED_NS)
+    assert fetched == Fetched(principal, replace(epoch, asked_ns=ASKED_NS))
 
 
+@pytest.mark.parametrize(
+    "epoch", [Epoch("a", was_read=True, asked_ns=1), Epoch(None, was_read=True, asked_ns=1), UNKNOWN]
+)
 @pytest.mark.parametrize("status", AgentStatus)
-def test_an_agent_comes_back_as_it_was(status: AgentStatus) -> None:
-    """In every status."""
+def test_an_agent_comes_back_as_it_was(status: AgentStatus, epoch: Epoch) -> None:
+    """In every status. An absent epoch and an unknown one stay apart, and its time is that of the one who asks."""
     agent = Agent(UUID(int=3), ORG, status)
+    wire = agent_message(Fetched(agent, epoch)).SerializeToString()
 
-    assert agent_in(agent_message(agent), ORG, agent.id) == agent
+    fetched = agent_in(auth_pb2.ValidateAgentResponse.FromString(wire), ORG, agent.id, ASKED_NS)
+    assert fetched == Fetched(agent, replace(epoch, asked_ns=ASKED_NS))
 
 
 def test_an_answer_about_another_is_refused() -> None:
     """Nobody is taken for somebody else, whatever is confused on the other end."""
     token = PersonalAccessToken.issue(UUID(int=5), bytes(32))
-    agent = agent_message(Agent(UUID(int=3), ORG, AgentStatus.ACTIVE))
+    agent = agent_message(Fetched(Agent(UUID(int=3), ORG, AgentStatus.ACTIVE), UNKNOWN))
 
     with pytest.raises(ValueError, match="another token"):
-        principal_in(principal_message(Principal(ORG, UUID(int=6), ADMIN)), token)
+        principal_in(principal_message(Fetched(Principal(ORG, UUID(int=6), ADMIN), UNKNOWN)), token, ASKED_NS)
     for org_id, agent_id in ((OTHER, UUID(int=3)), (ORG, UUID(int=4))):
         with pytest.raises(ValueError, match="another agent"):
-            agent_in(agent, org_id, agent_id)
+            agent_in(agent, org_id, agent_id, ASKED_NS)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +97,8 @@ def test_an_answer_about_another_is_refused() -> None:
         {"permissions": 1 << 63},
         {"user_id": ""},
         {"agent_id": "x"},
-        {"expires_at": {"seconds": 1 << 60}},
+        {"remaining": {"seconds": 1 << 60}},
+        {"remaining": {"seconds": -1}},
     ],
     ids=str,
 )
@@ -92,7 +108,7 @@ def test_a_principal_that_makes_no_sense_is_refused(fields: dict[str, object]) -
     whole = {"org_id": str(ORG), "token_id": str(token.token_id), "permissions": 1}
 
     with pytest.raises(ValueError):  # noqa: PT011 - by whatever refuses it
-        principal_in(auth_pb2.ValidateTokenResponse(**(whole | fields)), token)  # type: ignore[arg-type]
+        principal_in(auth_pb2.ValidateTokenResponse(**(whole | fields)), token, ASKED_NS)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("number", [0, 5, 99])
@@ -105,7 +121,7 @@ def test_an_agents_status_that_is_not_known_is_refused(number: int) -> None:
     )
 
     with pytest.raises(ValueError, match="status"):
-        agent_in(message, ORG, OTHER)
+        agent_in(message, ORG, OTHER, ASKED_NS)
 
 
 def test_a_listed_token_shows_no_digest() -> None:

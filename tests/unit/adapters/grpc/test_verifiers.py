@@ -11,6 +11,7 @@ from ibex.adapters.grpc.generated import auth_pb2
 from ibex.adapters.grpc.messages import agent_message, principal_message
 from ibex.adapters.grpc.statuses import CallFailedError
 from ibex.adapters.grpc.verifiers import GrpcAgentVerifier, GrpcTokenVerifier
+from ibex.adapters.memory.clock import ManualClock
 from ibex.domain.errors import (
     AgentNotAuthorizedError,
     AgentSourceUnavailableError,
@@ -20,10 +21,14 @@ from ibex.domain.errors import (
     ServiceDegradedError,
     TokenSourceUnavailableError,
 )
+from ibex.domain.freshness.cache import Fetched
+from ibex.domain.freshness.kinds import Epoch
 from ibex.domain.identity import Agent, AgentStatus, PersonalAccessToken, Principal
 from ibex.domain.permissions import CHAT
 
 ORG, AGENT = UUID(int=1), UUID(int=2)
+CLOCK = ManualClock()
+EPOCH = Epoch("a", was_read=True, asked_ns=CLOCK.monotonic_ns())
 TOKEN = PersonalAccessToken.issue(UUID(int=3), b"c" * 32)
 
 
@@ -59,20 +64,20 @@ class Calls:
 
 
 async def test_a_token_is_asked_for_and_its_principal_returned() -> None:
-    """The whole token goes out, once."""
+    """The whole token goes out, once. The epoch comes with it, as read when the call began on this side's clock."""
     principal = Principal(ORG, TOKEN.token_id, CHAT)
-    calls = Calls(token=principal_message(principal))
+    calls = Calls(token=principal_message(Fetched(principal, EPOCH)))
 
-    assert await GrpcTokenVerifier(calls).verify(TOKEN) == principal
+    assert await GrpcTokenVerifier(calls, CLOCK).verify(TOKEN) == Fetched(principal, EPOCH)
     assert calls.asked == [auth_pb2.ValidateTokenRequest(access_token=TOKEN.reveal())]
 
 
 async def test_an_agent_is_asked_for_and_returned() -> None:
     """For the organization that asks."""
     agent = Agent(AGENT, ORG, AgentStatus.PAUSED)
-    calls = Calls(agent=agent_message(agent))
+    calls = Calls(agent=agent_message(Fetched(agent, EPOCH)))
 
-    assert await GrpcAgentVerifier(calls).verify(ORG, AGENT) == agent
+    assert await GrpcAgentVerifier(calls, CLOCK).verify(ORG, AGENT) == Fetched(agent, EPOCH)
     assert calls.asked == [auth_pb2.ValidateAgentRequest(agent_id=str(AGENT), org_id=str(ORG))]
 
 
@@ -99,9 +104,9 @@ async def test_a_failed_call_is_the_ports_error(
 ) -> None:
     """Each verifier believes what concerns it; the error's cause says how the call failed."""
     with pytest.raises(token_error) as of_token:
-        await GrpcTokenVerifier(Calls(failed=failed)).verify(TOKEN)
+        await GrpcTokenVerifier(Calls(failed=failed), CLOCK).verify(TOKEN)
     with pytest.raises(agent_error) as of_agent:
-        await GrpcAgentVerifier(Calls(failed=failed)).verify(ORG, AGENT)
+        await GrpcAgentVerifier(Calls(failed=failed), CLOCK).verify(ORG, AGENT)
 
     assert (type(of_token.value), type(of_agent.value)) == (token_error, agent_error)
     assert of_token.value.__cause__ is failed
@@ -110,6 +115,6 @@ async def test_a_failed_call_is_the_ports_error(
 async def test_an_answer_that_makes_no_sense_is_an_outage() -> None:
     """It says nothing about the token or the agent."""
     with pytest.raises(ServiceDegradedError):
-        await GrpcTokenVerifier(Calls()).verify(TOKEN)
+        await GrpcTokenVerifier(Calls(), CLOCK).verify(TOKEN)
     with pytest.raises(AuthUnavailableError):
-        await GrpcAgentVerifier(Calls()).verify(ORG, AGENT)
+        await GrpcAgentVerifier(Calls(), CLOCK).verify(ORG, AGENT)

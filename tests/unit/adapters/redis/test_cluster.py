@@ -91,7 +91,7 @@ async def test_a_question_that_moved_goes_to_the_node_that_is_named() -> None:
     cluster = ScriptedCluster(in_range(0, 16_383, b"one", 1))
     await cluster.refresh_now()
     link = cast("Any", cluster.link_for(TAG_OF_SLOT_0))
-    asking, moved = (Question(lambda _askers, _instance: ("GET", "a"), asking=asking) for asking in (True, False))
+    asking, moved = (Question(lambda _askers: ("GET", "a"), asking=asking) for asking in (True, False))
 
     cluster.redirect(link, asking, AskError("0 two:2"), 1.0)
     assert cluster.node_for(TAG_OF_SLOT_0) == ("one", 1)

@@ -9,7 +9,6 @@ from uuid import UUID
 from harness.chat_scene import DIRECTIVE
 from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.redis.shared_directives import RedisSharedDirectives
-from ibex.domain.freshness import Stamp
 from ibex.domain.sealed import Seal
 from ibex.domain.shared_directives import SharedDirective
 
@@ -25,9 +24,9 @@ class RecordingLink:
 
     commands: list[tuple[Any, ...]] = field(default_factory=list)
 
-    async def ask(self, _tag: object, _key: object, build: Callable[[int, str], tuple[Any, ...]]) -> tuple[None, int]:
+    async def ask(self, _tag: object, _key: object, build: Callable[[int], tuple[Any, ...]]) -> tuple[None, int]:
         """Note the command; no answer comes."""
-        self.commands.append(build(1, "instance"))
+        self.commands.append(build(1))
         return None, 1
 
 
@@ -35,8 +34,8 @@ async def test_keys_lie_with_their_organization_and_expire() -> None:
     """So that a cluster has them in the slot of its other keys, and nothing is kept for ever."""
     link = RecordingLink()
     shared = RedisSharedDirectives(cast("Any", link), ManualClock(), Seal(b"key"), 1.5)
-    await shared.put(ORG, AGENT, Stamp("l", "g"), SharedDirective(DIRECTIVE))
-    assert await shared.get(ORG, AGENT, Stamp("l", "g")) is None
+    await shared.put(ORG, AGENT, "epoch", SharedDirective(DIRECTIVE))
+    assert await shared.get(ORG, AGENT, "epoch") is None
     (put, get) = link.commands
     assert (put[0], put[3:]) == ("SET", ("PX", 1_500))
     assert put[1].startswith(f"ibex:{{{ORG}}}:directive:{AGENT}:")

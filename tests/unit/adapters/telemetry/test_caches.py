@@ -11,12 +11,15 @@ from harness.chat_scene import AGENT, ORG, TOKEN, ScriptedTokens, principal
 from ibex.adapters.telemetry.caches import CacheTelemetry, WatchedCache, WatchedSharedDirectives, WatchedTokens
 from ibex.adapters.telemetry.registry import Registry
 from ibex.domain.errors import InvalidTokenError
-from ibex.domain.freshness import Kind, Stamp
+from ibex.domain.freshness.kinds import Kind
 from ibex.domain.guessed_secrets import Share
 from ibex.domain.shared_directives import SharedDirective
 
 if TYPE_CHECKING:
     from uuid import UUID
+
+
+EPOCH = "an epoch"
 
 
 def _counted(registry: Registry) -> list[str]:
@@ -111,11 +114,11 @@ class _Shared:
     def __init__(self) -> None:
         self.kept: SharedDirective | None = None
 
-    async def get(self, _org_id: UUID, _agent_id: UUID, _stamp: Stamp) -> SharedDirective | None:
+    async def get(self, _org_id: UUID, _agent_id: UUID, _epoch: str) -> SharedDirective | None:
         """Return it."""
         return self.kept
 
-    async def put(self, _org_id: UUID, _agent_id: UUID, _stamp: Stamp, shared: SharedDirective) -> None:
+    async def put(self, _org_id: UUID, _agent_id: UUID, _epoch: str, shared: SharedDirective) -> None:
         """Keep it."""
         self.kept = shared
 
@@ -124,11 +127,10 @@ async def test_what_is_found_among_all_workers_is_counted() -> None:
     """That an agent has no directive is found too."""
     registry = Registry("ibex_proxy_")
     watched = WatchedSharedDirectives(_Shared(), CacheTelemetry(registry))
-    stamp = Stamp("lease", "generation")
 
-    assert await watched.get(ORG, AGENT, stamp) is None
-    await watched.put(ORG, AGENT, stamp, SharedDirective(None))
-    assert await watched.get(ORG, AGENT, stamp) == SharedDirective(None)
+    assert await watched.get(ORG, AGENT, EPOCH) is None
+    await watched.put(ORG, AGENT, EPOCH, SharedDirective(None))
+    assert await watched.get(ORG, AGENT, EPOCH) == SharedDirective(None)
 
     assert sorted(_counted(registry)) == [
         'ibex_proxy_cache_lookups_total{kind="directives",outcome="hit",tier="shared"} 1.0',

@@ -1,82 +1,83 @@
-"""What is counted and told of the lease."""
+"""What is counted and logged of a worker's watch."""
 
 from __future__ import annotations
 
+from uuid import UUID
+
 from structlog.testing import capture_logs
 
-from ibex.adapters.telemetry.freshness import LeaseAge, LeaseTelemetry
+from ibex.adapters.telemetry.freshness import WatchTelemetry
 from ibex.adapters.telemetry.registry import Registry
+from ibex.domain.freshness.change_log import Change
+from ibex.domain.freshness.kinds import Kind
+
+ORG = UUID(int=0x0A)
+S = 1_000_000_000
 
 
-def _counted(registry: Registry) -> list[str]:
+class Clock:
+    """The worker's monotonic clock."""
+
+    def __init__(self) -> None:
+        self.now_ns = 5 * S
+
+    def __call__(self) -> int:
+        """Return the time in nanoseconds."""
+        return self.now_ns
+
+
+def shown(registry: Registry, name: str) -> list[str]:
+    """Return the lines of a metric."""
     lines = registry.render()[0].decode().splitlines()
-    return [line for line in lines if line.startswith("ibex") and "lease_turns" in line]
+    return sorted(line.removeprefix("ibex_proxy_") for line in lines if line.startswith(f"ibex_proxy_{name}"))
 
 
-def test_turns_are_counted_under_the_services_name() -> None:
-    """By outcome: renewed, or why not."""
-    registry = Registry("ibex_auth_")
-    telemetry = LeaseTelemetry(registry)
+def test_events_are_counted_by_kind_and_resets_for_themselves() -> None:
+    """A created token is an event of its kind like any other."""
+    registry = Registry("ibex_proxy_")
+    telemetry = WatchTelemetry(registry, Clock())
 
-    telemetry.renewed()
-    telemetry.not_renewed("board")
-    telemetry.not_renewed("board")
+    telemetry.reset()
+    telemetry.changed(Change(ORG, Kind.TOKENS))
+    telemetry.changed(Change(ORG, Kind.TOKENS, UUID(int=1)))
+    telemetry.changed(Change(ORG, Kind.DIRECTIVES))
 
-    assert sorted(_counted(registry)) == [
-        'ibex_auth_lease_turns_total{outcome="board"} 2.0',
-        'ibex_auth_lease_turns_total{outcome="renewed"} 1.0',
+    assert shown(registry, "watch_events") == [
+        'watch_events_total{kind="directives"} 1.0',
+        'watch_events_total{kind="tokens"} 2.0',
     ]
+    assert shown(registry, "watch_resets") == ["watch_resets_total 1.0"]
 
 
-def test_a_lease_that_is_not_renewed_is_told_once() -> None:
-    """A line when it fails, one when the reason is another, one when it is renewed again; none in good times."""
-    telemetry = LeaseTelemetry(Registry("ibex_auth_"))
+def test_the_age_is_that_of_the_ping_that_was_answered_last() -> None:
+    """From the start on, if none ever was; a pong that took long makes it no younger."""
+    clock, registry = Clock(), Registry("ibex_proxy_")
+    telemetry = WatchTelemetry(registry, clock)
+
+    clock.now_ns += 2 * S
+    assert shown(registry, "watch_confirmation") == ["watch_confirmation_age_seconds 2.0"]
+    telemetry.confirmed(clock.now_ns - S // 2)
+    assert shown(registry, "watch_confirmation") == ["watch_confirmation_age_seconds 0.5"]
+
+
+def test_a_watch_that_is_not_confirmed_is_two_lines_however_long() -> None:
+    """Its end and its return; none while it is confirmed."""
+    clock, registry = Clock(), Registry("ibex_proxy_")
+    telemetry = WatchTelemetry(registry, clock)
 
     with capture_logs() as logged:
-        telemetry.renewed()
-        for _ in range(50):
-            telemetry.not_renewed("board")
-        telemetry.not_renewed("outbox")
-        telemetry.renewed()
-        telemetry.renewed()
-        telemetry.not_renewed("board")
+        for _ in range(10):
+            clock.now_ns += S
+            telemetry.confirmed(clock.now_ns)
+            registry.render()
+        for _ in range(10):
+            clock.now_ns += S
+            registry.render()
+        for _ in range(2):
+            telemetry.confirmed(clock.now_ns)
+            registry.render()
 
-    assert [(line["log_level"], line.get("reason")) for line in logged] == [
-        ("warning", "board"),
-        ("warning", "outbox"),
-        ("info", None),
-        ("warning", "board"),
+    assert [(line["log_level"], line["source"]) for line in logged] == [
+        ("warning", "ibex.freshness"),
+        ("info", "ibex.freshness"),
     ]
-
-
-def test_a_first_turn_that_comes_too_early_is_no_warning() -> None:
-    """As in every healthy start; if the second is no better, it is one."""
-    healthy, ill = (LeaseTelemetry(Registry("ibex_auth_")) for _ in range(2))
-
-    with capture_logs() as logged:
-        healthy.not_renewed("filter")
-        healthy.renewed()
-        ill.not_renewed("filter")
-        ill.not_renewed("filter")
-
-    assert [(line["log_level"], line["event"]) for line in logged] == [
-        ("info", "lease is not renewed yet"),
-        ("info", "lease is not renewed yet"),
-        ("warning", "lease is not renewed"),
-    ]
-
-
-def test_a_lease_grows_old_until_it_is_renewed() -> None:
-    """From the start on, if it never was."""
-    now_ns = [5_000_000_000]
-    registry = Registry("ibex_auth_")
-    age = LeaseAge(registry, "Old.", lambda: now_ns[0])
-
-    def shown() -> str:
-        text = registry.render()[0].decode()
-        return next(line for line in text.splitlines() if line.startswith("ibex_auth_lease_age_seconds "))
-
-    now_ns[0] += 3_500_000_000
-    assert shown() == "ibex_auth_lease_age_seconds 3.5"
-    age.renewed()
-    assert shown() == "ibex_auth_lease_age_seconds 0.0"
