@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import resource
 import signal
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -23,7 +25,6 @@ from ibex.adapters.clickhouse.connection import disconnect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from harness.clickhouse import ClickHouseDatabase
     from harness.openai_wire import Script
@@ -175,6 +176,30 @@ def test_a_thousand_idle_connections(served: Served) -> None:
         served.provider.put(completion("well"))
         client.send(served.chat(stream=False))
         assert client.response().status == 200
+
+
+def test_a_process_that_has_no_descriptor_left(served: Served) -> None:
+    """503 OVERLOADED with when to come again, and one line in the log; afterwards it is served."""
+    with RawClient.connected(served.address) as client:
+        client.send(b"GET /health HTTP/1.1\r\nhost: ibex.test\r\n\r\n")
+        assert client.response().status == 200
+        pid = served.process.process.pid
+        before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        taken = {int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+        lowest = min(set(range(len(taken) + 1)) - taken)
+        assert before[0] == before[1]  # it has raised its soft limit
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (lowest, before[1]))
+        for _ in range(5):
+            client.send(served.chat(stream=False))
+            seen = client.response()
+            assert seen.outcome == (503, "OVERLOADED")
+            assert int(seen.headers["retry-after"]) >= 1
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+        assert len([line for line in served.process.lines if "No file descriptor is left" in line]) == 1
+        served.provider.put(completion("well"))
+        client.send(served.chat(stream=False))
+        assert client.response().status == 200
+    assert len(served.provider.requests) == 1
 
 
 def _idle(served: Served) -> RawClient:

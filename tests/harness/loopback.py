@@ -24,6 +24,7 @@ from dependency_injector import providers
 from harness.http_scene import served
 from harness.openai_wire import completion, completion_body, stream_events, text_deltas, text_stream
 from harness.raw_http import WAIT_S, RawClient, Seen
+from ibex.adapters.http.connections import ConnectionLimits
 from ibex.adapters.memory.directives import InMemoryDirectives
 from ibex.adapters.memory.identity import InMemoryIdentity
 from ibex.adapters.memory.sessions import InMemorySessions
@@ -93,7 +94,7 @@ class _Heard:
 class Loopback:
     """A running proxy; ``provider`` is what it asks, ``address`` where it is. Use it from the test's own thread."""
 
-    def __init__(self, provider: ScriptedOpenAI, journal: Path, environ: dict[str, str], slow_s: float) -> None:
+    def __init__(self, provider: ScriptedOpenAI, journal: Path, environ: dict[str, str]) -> None:
         self.provider = provider
         self.address = ""
         self.clock = ShiftedClock()
@@ -106,7 +107,7 @@ class Loopback:
             "IBEX_RATE_LIMIT_DEFAULT_RPM": "0",
         }
         self._settings = Settings.load({**own, **environ})
-        self._slow_s = slow_s
+        self._slow_s = float(environ.get("slow_s", ConnectionLimits().slow_s))
         self._heard = _Heard()
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -117,14 +118,12 @@ class Loopback:
 
     @classmethod
     @contextmanager
-    def running(
-        cls, provider: ScriptedOpenAI, journal: Path, *, slow_s: float = 30.0, **environ: str
-    ) -> Iterator[Loopback]:
+    def running(cls, provider: ScriptedOpenAI, journal: Path, **environ: str) -> Iterator[Loopback]:
         """Run a proxy with these settings. At the end all that it has seen must be on record, once.
 
-        ``slow_s`` is for how long a client may read too slowly.
+        ``slow_s`` among them is how long a client may read too slowly, which no setting says.
         """
-        proxy = cls(provider, journal, environ, slow_s)
+        proxy = cls(provider, journal, environ)
         proxy._thread.start()
         serving = asyncio.run_coroutine_threadsafe(proxy._serve(), proxy._loop)
         try:

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from typing import Final
 
+import pytest
+
 MEASURE: Final = """
 import os, resource, sys
 from pathlib import Path
@@ -49,3 +51,34 @@ def test_no_more_than_is_allowed() -> None:
 def test_a_process_that_may_open_nothing_more() -> None:
     """Goes on as it is."""
     assert room(2_000, allowed=100, taken=95)[1] == 0
+
+
+LIMITS: Final = """
+import logging, resource, sys
+from ibex.entrypoints.descriptors import connection_limit, prepare_descriptors
+from ibex.entrypoints.settings import Settings
+
+soft, hard, concurrency = map(int, sys.argv[1:])
+resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+settings = Settings(max_concurrency=concurrency)
+logging.basicConfig(stream=sys.stdout, format="%(levelname)s")
+prepare_descriptors(settings)
+print(resource.getrlimit(resource.RLIMIT_NOFILE)[0], connection_limit(settings))
+"""
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "concurrency", "said"),
+    [
+        (256, 8_000, 2_000, ["8000 6680"]),
+        (256, 1_024, 2_000, ["WARNING", "1024 352"]),
+        (256, 1_024, 100, ["1024 604"]),
+        (256, 340, 100, ["WARNING", "340 10"]),
+    ],
+)
+def test_the_soft_limit_is_raised_to_the_hard_one(soft: int, hard: int, concurrency: int, said: list[str]) -> None:
+    """A warning tells where it is too low; a worker then takes as many connections as its descriptors allow."""
+    arguments = map(str, (soft, hard, concurrency))
+    run = subprocess.run([sys.executable, "-c", LIMITS, *arguments], capture_output=True, text=True, check=True)
+
+    assert run.stdout.splitlines() == said

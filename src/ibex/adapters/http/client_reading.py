@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ _TCP_INFO: Final = getattr(socket, "TCP_INFO", None)
 _BYTES_ACKED: Final = struct.Struct("@Q")
 _BYTES_ACKED_AT: Final = 120
 """Where ``tcpi_bytes_acked`` is in Linux's ``struct tcp_info``."""
+_AT_ONCE: Final = struct.pack("@ii", 1, 0)
 _LOOKS: Final = 4
 """How often a client is looked at within the shorter of its two time limits."""
 
@@ -70,9 +72,17 @@ class ClientReading:
             self._taken_since = taken
         is_slow = bool(in_window) and now - self._since >= limits.slow_s
         if is_slow or now - self._progress_at >= limits.stall_s:
-            self._transport.abort()
+            self._reset()
         else:
             self._look_later(now)
+
+    def _reset(self) -> None:
+        """Abort, and let the system drop what it holds for the client as well, which may be megabytes."""
+        sock = self._transport.get_extra_info("socket")
+        if sock is not None:
+            with suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+        self._transport.abort()
 
     def _bytes_taken(self) -> int:
         """Return how many bytes the client's end has acknowledged, else what the transport's buffer lacks to be full.

@@ -9,6 +9,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 from ibex.adapters.http.asgi import BODY, START
 
 if TYPE_CHECKING:
+    from weakref import ref
+
     from uvicorn._types import ASGI3Application, ASGIReceiveEvent
 
     from ibex.adapters.http.asgi import Headers, Message
@@ -137,7 +139,7 @@ class ResponseCycle(RequestResponseCycle):
         """End the connection of an application that has failed, after a bare 500 if nothing was sent."""
         self.keep_alive = False
         if not self.response_started:
-            self.more_body = True
+            self.more_body, self.chunked_encoding, self._until_closed = True, False, False
             await self.send({"type": START, "status": 500, "headers": [(b"content-length", b"%d" % len(_FAILED))]})
             await self.send({"type": BODY, "body": _FAILED})
             return
@@ -148,3 +150,11 @@ class ResponseCycle(RequestResponseCycle):
 
 def _do_nothing() -> None:
     """Do nothing."""
+
+
+def whole_body(weak: ref[RequestResponseCycle]) -> bytes | None:
+    """Return a request's body if all of it is here, and nothing else of it has been received."""
+    cycle = weak()
+    if cycle is None or cycle.more_body or cycle.waiting_for_100_continue or cycle.disconnected:
+        return None
+    return bytes(cycle.body)

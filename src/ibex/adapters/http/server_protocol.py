@@ -17,7 +17,8 @@ from ibex.adapters.http.client_reading import ClientReading
 from ibex.adapters.http.connections import MAX_DISCARDED_BYTES, ConnectionLimits, ConnectionTable
 from ibex.adapters.http.edge import REFUSED
 from ibex.adapters.http.errors import NotHttpError
-from ibex.adapters.http.response_cycle import ResponseCycle
+from ibex.adapters.http.request_fields import MAX_HEAD_BYTES, MAX_HEADERS, wrong_with_fields
+from ibex.adapters.http.response_cycle import ResponseCycle, whole_body
 from ibex.domain.errors import HeadersTooLargeError, OverloadedError
 
 if TYPE_CHECKING:
@@ -31,14 +32,15 @@ if TYPE_CHECKING:
     from ibex.adapters.http.connections import State
     from ibex.domain.errors import IbexError
 
-MAX_HEAD_BYTES: Final = 64 << 10
-MAX_HEADERS: Final = 256
 MAX_PIPELINED: Final = 8
 """With more requests waiting behind a running one nothing is read, so that it is not heard when the client leaves."""
 MAX_QUEUED: Final = 128
 """A client that sends more requests at once, behind a running one, is cut off: each of them takes 3 KiB."""
 _FRAMING_PER_BYTE: Final = 16
 """So many bytes of chunk framing for each byte of a body are not counted as too much."""
+_LARGE_READ: Final = 64 << 10
+_AFTER_LARGE_READ_S: Final = 0.01
+"""How long nothing is thrown away after a large read."""
 _LINE_ENDS: Final = {"1.0": b" HTTP/1.0\r\n", "1.1": b" HTTP/1.1\r\n"}
 _OF_ANOTHER_PROTOCOL: Final = {b"SOURCE", b"PRI"}
 """Methods that the parser knows from ICE and HTTP/2. Those of RTSP it refuses by itself."""
@@ -220,9 +222,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         """Feed the parser, unless nothing more is read."""
         reading = self._reading
         if reading == _DISCARDED:
-            self._discarded_bytes += len(data)
-            if self._discarded_bytes > MAX_DISCARDED_BYTES:
-                self.transport.abort()
+            self._count_discarded(len(data))
             return
         if reading == _BODY:
             self._framing_bytes += len(data)
@@ -245,6 +245,15 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._read = b""
             if self._framing_bytes or self.state is self._table.framing:
                 self._wait_for_framing()
+
+    def _count_discarded(self, size: int) -> None:
+        """Bound what is thrown away, in all and at a time: the system would be asked for 8 MiB before others' turn."""
+        self._discarded_bytes += size
+        if self._discarded_bytes > MAX_DISCARDED_BYTES:
+            self.transport.abort()
+        elif size >= _LARGE_READ and not self.transport.is_closing():
+            self.transport.pause_reading()
+            self.loop.call_later(_AFTER_LARGE_READ_S, self.transport.resume_reading)
 
     def _feed(self, data: bytes) -> None:
         try:
@@ -309,8 +318,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._table.enter(self, self._table.request)
             super().on_headers_complete()
             # weakly: the cycle has the scope, and what refers to itself is left for the collector (ADR 0033)
-            whole_body = partial(_whole_body, ref(self.cycle))
-            self.scope["extensions"][WHOLE_BODY] = whole_body  # type: ignore[assignment]  # the same
+            body = partial(whole_body, ref(self.cycle))
+            self.scope["extensions"][WHOLE_BODY] = body  # type: ignore[assignment]  # the same
             if self.pipeline:
                 self.cycle.__class__ = ResponseCycle
             if self._left is not None:
@@ -336,22 +345,10 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._head_bytes = self._framing_bytes = self._trailers = 0
 
     def _wrong_with_head(self) -> IbexError | None:
-        size, hosts, wrong_coding, chunked = len(self.url), 0, False, False
-        for name, value in self.headers:
-            size += len(name) + len(value)
-            if name == b"host":
-                hosts += 1
-            elif name == b"transfer-encoding":
-                wrong_coding = chunked or value.lower() != b"chunked"
-                chunked = True
-        if len(self.headers) > MAX_HEADERS or size > MAX_HEAD_BYTES:
-            return HeadersTooLargeError()
         version = self.parser.get_http_version()
         if version not in _LINE_ENDS or not self._is_http(version) or len(self.pipeline) >= MAX_QUEUED:
             return NotHttpError()
-        # RFC 9112, 3.2 and 6.1
-        wrong_host = hosts > 1 or (hosts == 0 and version == "1.1")
-        return NotHttpError() if wrong_host or wrong_coding or (chunked and version == "1.0") else None
+        return wrong_with_fields(self.url, self.headers, version)
 
     def _is_http(self, version: str) -> bool:
         """Return whether the request line is as RFC 9112 wants it.
@@ -401,11 +398,3 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             on_response=self.on_response_complete,
         )
         self._start_asgi_task(self.cycle, self.app)
-
-
-def _whole_body(weak: ref[RequestResponseCycle]) -> bytes | None:
-    """Return a request's body if all of it is here, and nothing else of it has been received."""
-    cycle = weak()
-    if cycle is None or cycle.more_body or cycle.waiting_for_100_continue or cycle.disconnected:
-        return None
-    return bytes(cycle.body)

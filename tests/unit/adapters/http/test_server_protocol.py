@@ -11,7 +11,8 @@ from uvicorn.server import ServerState
 
 from harness.server_connection import Connection, RecordingTransport
 from ibex.adapters.http.client import CUT, WATCH
-from ibex.adapters.http.server_protocol import MAX_HEAD_BYTES, MAX_HEADERS, LimitedHttpProtocol
+from ibex.adapters.http.request_fields import MAX_HEAD_BYTES, MAX_HEADERS
+from ibex.adapters.http.server_protocol import LimitedHttpProtocol
 
 if TYPE_CHECKING:
     from ibex.adapters.http.asgi import Receive, Scope, Send

@@ -1,0 +1,31 @@
+"""What is wrong with a request's header fields beyond what the parser refuses."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from ibex.adapters.http.errors import NotHttpError
+from ibex.domain.errors import HeadersTooLargeError
+
+if TYPE_CHECKING:
+    from ibex.adapters.http.asgi import Headers
+    from ibex.domain.errors import IbexError
+
+MAX_HEAD_BYTES: Final = 64 << 10
+MAX_HEADERS: Final = 256
+
+
+def wrong_with_fields(url: bytes, headers: Headers, version: str) -> IbexError | None:
+    """Return why a request is refused for its fields: their size, its hosts, its transfer codings (RFC 9112)."""
+    size, hosts, wrong_coding, chunked = len(url), 0, False, False
+    for name, value in headers:
+        size += len(name) + len(value)
+        if name == b"host":
+            hosts += 1
+        elif name == b"transfer-encoding":
+            wrong_coding = chunked or value.lower() != b"chunked"
+            chunked = True
+    if len(headers) > MAX_HEADERS or size > MAX_HEAD_BYTES:
+        return HeadersTooLargeError()
+    wrong_host = hosts > 1 or (hosts == 0 and version == "1.1")
+    return NotHttpError() if wrong_host or wrong_coding or (chunked and version == "1.0") else None
