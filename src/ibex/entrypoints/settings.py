@@ -352,8 +352,7 @@ class Settings(LimitSettings):
 
     def require_service_identity(self) -> None:
         """Raise ``MissingSettingError`` where auth in production could not tell a proxy from anybody else."""
-        unset = self.auth_service_token is None and self.auth_client_ca_file is None
-        if self.env is Environment.PRODUCTION and unset:
+        if self.env is Environment.PRODUCTION and self.auth_service_token is self.auth_client_ca_file is None:
             raise MissingSettingError(
                 "IBEX_AUTH_SERVICE_TOKEN is not set; IBEX_ENV=production needs it where proxies show no certificate"
                 " (IBEX_AUTH_CLIENT_CA_FILE): without either, anybody who can connect may validate tokens."
