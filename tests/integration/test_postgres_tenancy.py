@@ -143,7 +143,9 @@ def test_the_auth_role_sees_identity_of_every_organization(
     """It has to: a token says whose it is only after it was found."""
     del two_tenants
     with psycopg.connect(postgres.auth_url) as connection:
-        assert _count(connection, table) == (6 if table == "outbox" else 2)  # of each tenant's agent, token and directive
+        assert _count(connection, table) == (
+            6 if table == "outbox" else 2
+        )  # of each tenant's agent, token and directive
 
 
 @pytest.mark.parametrize("statement", ["UPDATE checkpoints SET latency_ms = 0", "DELETE FROM checkpoints"])

@@ -122,10 +122,13 @@ def test_a_worker_imports_nothing_of_the_folder_where_it_starts(production: Prod
 def test_settings_of_the_folder_and_of_dotenv_reach_workers(production: Production) -> None:
     """Whatever the process that watches over them has read, wherever that was."""
     home = Home(production.folder / "elsewhere")
-    of_the_home, of_dotenv = ("IBEX_DATABASE_URL", "IBEX_CLICKHOUSE_URL"), (
-        "IBEX_REDIS_URL",
-        "IBEX_AUTH_ADDRESS",
-        "IBEX_AUTH_SERVICE_TOKEN",  # where the address comes from, for it decides where the token is sent
+    of_the_home, of_dotenv = (
+        ("IBEX_DATABASE_URL", "IBEX_CLICKHOUSE_URL"),
+        (
+            "IBEX_REDIS_URL",
+            "IBEX_AUTH_ADDRESS",
+            "IBEX_AUTH_SERVICE_TOKEN",  # where the address comes from, for it decides where the token is sent
+        ),
     )
     environ = {name: value for name, value in production.environ.items() if name not in of_the_home + of_dotenv}
     (production.folder / ".env").write_text("".join(f"{name}={production.environ[name]}\n" for name in of_dotenv))

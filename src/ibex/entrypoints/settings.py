@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from ibex.entrypoints.limit_settings import LimitSettings
 from ibex.entrypoints.setting_values import (
     SECONDS,
     Secret,
@@ -27,7 +28,6 @@ from ibex.entrypoints.setting_values import (
     text,
     url,
 )
-from ibex.entrypoints.limit_settings import LimitSettings
 from ibex.entrypoints.unsafe_settings import half_of_tls, unsafe_credential
 
 if TYPE_CHECKING:
@@ -352,7 +352,8 @@ class Settings(LimitSettings):
 
     def require_service_identity(self) -> None:
         """Raise ``MissingSettingError`` where auth in production could not tell a proxy from anybody else."""
-        if self.env is Environment.PRODUCTION and self.auth_service_token is self.auth_client_ca_file is None:
+        has_either = self.auth_service_token is not None or self.auth_client_ca_file is not None
+        if self.env is Environment.PRODUCTION and not has_either:
             raise MissingSettingError(
                 "IBEX_AUTH_SERVICE_TOKEN is not set; IBEX_ENV=production needs it where proxies show no certificate"
                 " (IBEX_AUTH_CLIENT_CA_FILE): without either, anybody who can connect may validate tokens."

@@ -72,15 +72,6 @@ def test_a_wrong_value_is_named_and_shown_unless_it_is_a_secret() -> None:
     assert "canary" not in str(raised.value)
 
 
-def test_the_budget_for_bodies_holds_a_largest_body_in_its_reserved_quarter() -> None:
-    """Else an organization with nothing in flight could not send one while others use their share."""
-    assert Settings().body_budget_bytes == 256 << 20
-    sizes = {"IBEX_MAX_REQUEST_BODY_BYTES": "4096", "IBEX_BODY_BUDGET_BYTES": "16384"}
-    assert Settings.load(sizes).body_budget_bytes == 16_384
-    with pytest.raises(SettingsError, match="IBEX_BODY_BUDGET_BYTES is 16383; it must be at least 16384"):
-        Settings.load({**sizes, "IBEX_BODY_BUDGET_BYTES": "16383"})
-
-
 def test_what_is_empty_is_not_set() -> None:
     """As in a compose file that passes on what is not there."""
     assert Settings.load({"IBEX_PORT": " ", "IBEX_REDIS_URL": ""}) == Settings()
