@@ -39,7 +39,7 @@ from ibex.entrypoints.proxy_server import connection_limits
 from ibex.entrypoints.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from harness.openai import ScriptedOpenAI
@@ -202,7 +202,7 @@ class Loopback:
         sessions = self._adapters.sessions()
         own = await sessions.sessions(org_id, len(settled))
         turns = [turn.request_id for session in own for turn in await sessions.turns(org_id, session.id)]
-        traces = await self._adapters.traces().tail(org_id, 2 * len(settled) + 1)
+        traces: Sequence[Trace] = await self._adapters.traces().tail(org_id, 2 * len(settled) + 1)
         assert Counter(turns) == Counter(e.request_id for e in settled if e.reached_provider)
         by_themselves = [e for e in settled if e.emitter_seq]
         excess = Counter(e.error_code for e in settled if not e.emitter_seq)
