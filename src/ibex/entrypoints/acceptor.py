@@ -17,7 +17,7 @@ HESITATION_S: Final = 0.002
 """How long a process that has more connections than another lets that one accept; it may be dead, or frozen."""
 PAUSE_S: Final = 0.1
 """How long nothing is accepted after the operating system had no room for another connection."""
-TELL_S: Final = 60.0
+LOG_INTERVAL_S: Final = 60.0
 """How often that is logged, at most."""
 _LOG: Final = logging.getLogger("ibex.serve")
 
@@ -71,7 +71,7 @@ class Acceptor:
         self._share = share
         self._connections = connections
         self._close_one = close_one
-        self._told_at = -math.inf
+        self._logged_at = -math.inf
         self._loop = asyncio.get_running_loop()
         self._connecting: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -128,8 +128,8 @@ class Acceptor:
     def _make_room(self, error: OSError) -> None:
         """Close a connection that is not needed, and accept again after a pause."""
         now = self._loop.time()
-        if now - self._told_at >= TELL_S:
-            self._told_at = now
+        if now - self._logged_at >= LOG_INTERVAL_S:
+            self._logged_at = now
             _LOG.warning("No connection can be accepted at the moment: %s", error.strerror)
         if self._close_one is not None:
             self._close_one()

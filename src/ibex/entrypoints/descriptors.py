@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 PER_REQUEST: Final = 2
 """The client's connection, and the one to the provider."""
-OF_THE_PROCESS: Final = 320
+RESERVED_DESCRIPTORS: Final = 320
 """More than it has open without any request: its databases, its journal, and connections that it is about to close."""
-MOST: Final = 1 << 20
+MAX_OPEN_FILES: Final = 1 << 20
 """The limit is not raised further. Some systems allow a thousand times that, and programs make tables of that size."""
 _LOG: Final = logging.getLogger("ibex.descriptors")
 
@@ -26,7 +26,7 @@ def prepare_descriptors(settings: Settings) -> None:
     Logs a warning where the limit is too low for ``IBEX_MAX_CONCURRENCY``. Call it before there are threads.
     """
     allowed = raise_limit()
-    wanted = PER_REQUEST * settings.max_concurrency + OF_THE_PROCESS
+    wanted = PER_REQUEST * settings.max_concurrency + RESERVED_DESCRIPTORS
     if allowed < wanted:
         _LOG.warning(
             "The limit of open files is %d, too low for IBEX_MAX_CONCURRENCY=%d, which needs %d. This process takes at "
@@ -42,14 +42,14 @@ def prepare_descriptors(settings: Settings) -> None:
 def raise_limit() -> int:
     """Raise the soft limit of open files to the hard one, and return it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = MOST if hard == resource.RLIM_INFINITY else min(hard, MOST)
+    most = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
     if soft != resource.RLIM_INFINITY and soft < most:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
         except (OSError, ValueError):  # some systems allow less than their hard limit says
             return soft
         return most
-    return MOST if soft == resource.RLIM_INFINITY else soft
+    return MAX_OPEN_FILES if soft == resource.RLIM_INFINITY else soft
 
 
 def connection_limit(settings: Settings) -> int:
@@ -58,7 +58,7 @@ def connection_limit(settings: Settings) -> int:
     Half of what the process itself does not need is for clients, and more where the provider gets fewer connections.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    free = max(2, (MOST if soft == resource.RLIM_INFINITY else soft) - OF_THE_PROCESS)
+    free = max(2, (MAX_OPEN_FILES if soft == resource.RLIM_INFINITY else soft) - RESERVED_DESCRIPTORS)
     to_provider = min(settings.openai_max_connections, settings.max_concurrency, free // 2)
     return min(settings.max_connections, free - to_provider)
 

@@ -28,7 +28,7 @@ from ibex.entrypoints.setting_values import (
     text,
     url,
 )
-from ibex.entrypoints.unsafe_settings import half_of_tls, unsafe_credential
+from ibex.entrypoints.unsafe_settings import incomplete_tls, unsafe_credential
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -314,7 +314,7 @@ class Settings(LimitSettings):
                 shown = "(a secret, not shown)" if variable.is_secret else repr(raw)
                 raise SettingsError(f"{variable.name} is {shown}; allowed: {variable.allowed}.") from None
         settings = cls(**values)
-        settings.refuse_half_configured_tls()
+        settings.refuse_incomplete_tls()
         settings.refuse_small_body_budget()
         settings.refuse_unsafe_production(environ)
         return settings
@@ -328,9 +328,9 @@ class Settings(LimitSettings):
                 "IBEX_MAX_REQUEST_BODY_BYTES, so that a quarter of it holds a largest body."
             )
 
-    def refuse_half_configured_tls(self) -> None:
+    def refuse_incomplete_tls(self) -> None:
         """Raise ``SettingsError`` where files for TLS between proxy and auth lack others that they need."""
-        wrong = half_of_tls(self, variables())
+        wrong = incomplete_tls(self, variables())
         if wrong is not None:
             raise SettingsError(wrong)
 

@@ -24,7 +24,7 @@ _TLS_NEEDS: Final = (
 _SERVICE_TOKEN: Final = "auth_service_token"  # noqa: S105 - a setting's name
 
 
-def half_of_tls(settings: object, variables: Sequence[tuple[str, Variable]]) -> str | None:
+def incomplete_tls(settings: object, variables: Sequence[tuple[str, Variable]]) -> str | None:
     """Say which file for TLS between proxy and auth lacks another one; None if none does."""
     names = {name: variable.name for name, variable in variables}
     for name, needed in _TLS_NEEDS:

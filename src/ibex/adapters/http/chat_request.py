@@ -23,12 +23,12 @@ from ibex.adapters.http.nesting import (
     SMALL_BYTES,
     TooDeepError,
     TooMuchStructureError,
-    depth_checked,
+    check_depth,
+    check_structure,
     is_deeper_than,
-    structure_checked,
 )
 from ibex.domain.chat import INCLUDE_USAGE, MESSAGES, STREAM_OPTIONS, ChatRequest, Member, Message, UserMessage
-from ibex.domain.errors import MOST_FIELD_ERRORS, FieldCode, FieldError, InvalidJsonError, ValidationError
+from ibex.domain.errors import MAX_FIELD_ERRORS, FieldCode, FieldError, InvalidJsonError, ValidationError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Generator, Iterable
@@ -106,7 +106,7 @@ def read_chat_request(body: bytes) -> ChatRequest:
 
     Raises ``InvalidJsonError`` if it is not one JSON object in UTF-8, and ``ValidationError`` for wrong fields.
     """
-    reading = chat_request_read(body)
+    reading = chat_request_steps(body)
     while True:
         try:
             next(reading)
@@ -115,12 +115,12 @@ def read_chat_request(body: bytes) -> ChatRequest:
             return request
 
 
-async def read_chat_request_in_turns(body: bytes) -> ChatRequest:
+async def read_chat_request_in_steps(body: bytes) -> ChatRequest:
     """Return the request that a body is, and let other requests run in between where that takes long.
 
     Raises what ``read_chat_request`` does.
     """
-    reading = chat_request_read(body)
+    reading = chat_request_steps(body)
     while True:
         try:
             next(reading)
@@ -130,7 +130,7 @@ async def read_chat_request_in_turns(body: bytes) -> ChatRequest:
         await asyncio.sleep(0)
 
 
-def chat_request_read(body: bytes) -> Generator[None, None, ChatRequest]:
+def chat_request_steps(body: bytes) -> Generator[None, None, ChatRequest]:
     """Read a request in steps; a body of some KiB takes one. No step is longer than one pass over the body."""
     members = yield from _members(body)
     reading = _Reading()
@@ -161,7 +161,7 @@ def chat_request_read(body: bytes) -> Generator[None, None, ChatRequest]:
 def _members(body: bytes) -> Generator[None, None, tuple[Member, ...]]:
     try:
         if len(body) > _LARGE_BYTES:
-            yield from _large_body_checked(body)
+            yield from _check_large_body(body)
         elif not body.isascii():
             body.decode()
     except UnicodeDecodeError:
@@ -172,7 +172,7 @@ def _members(body: bytes) -> Generator[None, None, tuple[Member, ...]]:
     # Messages are looked at one by one: most of them have so few brackets that nothing needs to be looked at.
     for member in kept:
         if len(member.raw) >= MAX_DEPTH and member.name != MESSAGES:
-            too_deep = yield from depth_checked(MAX_DEPTH - 1, member.raw)
+            too_deep = yield from check_depth(MAX_DEPTH - 1, member.raw)
             if too_deep:
                 raise _too_deep()
     return kept
@@ -189,10 +189,10 @@ def _split(body: bytes) -> tuple[Member, ...]:
         raise InvalidJsonError(detail=str(error)) from None  # names a position, quotes nothing
 
 
-def _large_body_checked(body: bytes) -> Generator[None, None, None]:
+def _check_large_body(body: bytes) -> Generator[None, None, None]:
     """Make sure that one pass of the parser is short enough. Raises ``UnicodeDecodeError`` and ``ValidationError``."""
     try:
-        yield from structure_checked(body, most=MAX_STRUCTURE, depth=MAX_DEPTH)
+        yield from check_structure(body, most=MAX_STRUCTURE, depth=MAX_DEPTH)
     except TooDeepError:
         raise _too_deep() from None
     except TooMuchStructureError:
@@ -228,7 +228,7 @@ class _Reading:
 
     def _refuse(self, field: str, code: FieldCode, message: str) -> None:
         self.errors.append(FieldError(field, code, message))
-        if len(self.errors) >= MOST_FIELD_ERRORS:
+        if len(self.errors) >= MAX_FIELD_ERRORS:
             raise ValidationError(tuple(self.errors))
 
     def understood(self, members: Iterable[Member], names: frozenset[str], path: str) -> dict[str, bytes]:
@@ -295,7 +295,7 @@ class _Reading:
             if len(element) <= SMALL_BYTES:
                 too_deep = is_deeper_than(MAX_DEPTH - 2, element)
             else:
-                too_deep = yield from depth_checked(MAX_DEPTH - 2, element)
+                too_deep = yield from check_depth(MAX_DEPTH - 2, element)
             members = self._message_members(index, element, too_deep=too_deep)
             if members is None:
                 continue

@@ -67,8 +67,8 @@ class ClientReading:
         if taken != self._taken:
             self._taken, self._progress_at = taken, now
         in_window = taken - self._taken_since
-        if in_window >= limits.least_rate * limits.slow_s:  # the next window begins where this much is used up
-            self._since = min(now, self._since + in_window / limits.least_rate)
+        if in_window >= limits.min_bytes_per_s * limits.slow_s:  # the next window begins where this much is used up
+            self._since = min(now, self._since + in_window / limits.min_bytes_per_s)
             self._taken_since = taken
         is_slow = bool(in_window) and now - self._since >= limits.slow_s
         if is_slow or now - self._progress_at >= limits.stall_s:

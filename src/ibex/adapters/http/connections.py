@@ -45,7 +45,7 @@ class ConnectionLimits:
     """The limits of a worker's client connections. Times are in seconds.
 
     A client that reads nothing of what waits for it is cut off after ``stall_s``, one that reads less than
-    ``least_rate`` bytes a second after ``slow_s``.
+    ``min_bytes_per_s`` bytes a second after ``slow_s``.
     """
 
     head_s: float = 10.0
@@ -53,7 +53,7 @@ class ConnectionLimits:
     keep_alive_s: float = 75.0
     linger_s: float = 2.0
     slow_s: float = 30.0
-    least_rate: int = 1024
+    min_bytes_per_s: int = 1024
     connections: int = 10_000
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _STATE_KEY: Final = "ibex.request"
 _TRACEPARENT = re.compile(rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-((?!0{16})[0-9a-f]{16}-[0-9a-f]{2})(-.*)?")
-_NO_IDS: Final = frozenset({UUID(int=0), UUID(int=2**128 - 1)})
+_RESERVED_UUIDS: Final = frozenset({UUID(int=0), UUID(int=2**128 - 1)})
 """The nil and the max UUID (RFC 9562) stand for no id."""
 _OPTIONAL_SPACE: Final = b" \t"
 
@@ -82,7 +82,7 @@ def context_of(scope: Scope) -> RequestContext:
 
 def _request_id(value: bytes | None) -> UUID | None:
     found = None if value is None else uuid_in(value.decode("latin-1"))
-    return None if found in _NO_IDS else found
+    return None if found in _RESERVED_UUIDS else found
 
 
 def _trace_context(traceparent: bytes | None) -> tuple[str | None, str | None]:

@@ -54,7 +54,7 @@ def is_deeper_than(limit: int, text: bytes) -> bool:
     """Tell whether arrays and objects in ``text``, which must be valid JSON, are nested more than ``limit`` deep.
 
     Linear in the text, and next to free where there are not even that many brackets. For texts of ``SMALL_BYTES``;
-    ``depth_checked`` looks at longer ones.
+    ``check_depth`` looks at longer ones.
     """
     if not occur_more_than(limit, (b"[", b"{"), text):
         return False
@@ -64,20 +64,20 @@ def is_deeper_than(limit: int, text: bytes) -> bool:
     return any(map(limit.__lt__, accumulate(steps)))
 
 
-def depth_checked(limit: int, text: bytes) -> Generator[None, None, bool]:
+def check_depth(limit: int, text: bytes) -> Generator[None, None, bool]:
     """Tell, in steps, what ``is_deeper_than`` tells, of a text of any length."""
     if len(text) <= SMALL_BYTES:
         return is_deeper_than(limit, text)
     if not occur_more_than(limit, (b"[", b"{"), text):
         return False
     try:
-        yield from scanned(text, most=len(text), depth=limit)
+        yield from scan(text, most=len(text), depth=limit)
     except TooDeepError:
         return True
     return False
 
 
-def structure_checked(text: bytes, *, most: int, depth: int) -> Generator[None, None, None]:
+def check_structure(text: bytes, *, most: int, depth: int) -> Generator[None, None, None]:
     """Make sure, in steps, that parsing ``text`` takes a bounded time, before anything is parsed.
 
     Raises ``TooMuchStructureError`` for more than ``most`` brackets and commas outside of strings, and may raise
@@ -92,11 +92,11 @@ def structure_checked(text: bytes, *, most: int, depth: int) -> Generator[None, 
                 found += weight * text.count(byte, begin, end)
         yield
         if found > most:
-            yield from scanned(text, most=most, depth=depth)
+            yield from scan(text, most=most, depth=depth)
             return
 
 
-def scanned(text: bytes, *, most: int, depth: int) -> Generator[None, None, None]:
+def scan(text: bytes, *, most: int, depth: int) -> Generator[None, None, None]:
     """Read through ``text`` in steps. Raises ``TooMuchStructureError`` and ``TooDeepError``, as soon as it knows.
 
     What it says of a text that is not JSON means nothing.

@@ -15,7 +15,7 @@ MAX_HEAD_BYTES: Final = 64 << 10
 MAX_HEADERS: Final = 256
 
 
-def wrong_with_fields(url: bytes, headers: Headers, version: str) -> IbexError | None:
+def header_error(url: bytes, headers: Headers, version: str) -> IbexError | None:
     """Return why a request is refused for its fields: their size, its hosts, its transfer codings (RFC 9112)."""
     size, hosts, wrong_coding, chunked = len(url), 0, False, False
     for name, value in headers:

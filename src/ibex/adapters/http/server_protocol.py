@@ -17,7 +17,7 @@ from ibex.adapters.http.client_reading import ClientReading
 from ibex.adapters.http.connections import MAX_DISCARDED_BYTES, ConnectionLimits, ConnectionTable
 from ibex.adapters.http.edge import REFUSED
 from ibex.adapters.http.errors import NotHttpError
-from ibex.adapters.http.request_fields import MAX_HEAD_BYTES, MAX_HEADERS, wrong_with_fields
+from ibex.adapters.http.request_fields import MAX_HEAD_BYTES, MAX_HEADERS, header_error
 from ibex.adapters.http.response_cycle import ResponseCycle, whole_body
 from ibex.domain.errors import HeadersTooLargeError, OverloadedError
 
@@ -96,7 +96,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._framing_bytes = 0
         self._trailers = 0
         self._discarded_bytes = 0
-        self._found_wrong: IbexError | None = None
+        self._error: IbexError | None = None
 
     @classmethod
     def limited(cls, limits: ConnectionLimits) -> type[LimitedHttpProtocol]:
@@ -109,7 +109,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         """Begin."""
         super().connection_made(transport)
         if not self._table.join(self):
-            self._found_wrong = OverloadedError("The proxy has no room for more connections.")
+            self._error = OverloadedError("The proxy has no room for more connections.")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End. uvicorn itself tells only the request that came last, not one before it that is still running."""
@@ -237,7 +237,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         try:
             self._feed(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):  # CONNECT stops it again
-            self._refuse(self._found_wrong or NotHttpError())
+            self._refuse(self._error or NotHttpError())
             return
         if self._reading == _HEAD:
             self._wait_for_head()
@@ -304,14 +304,14 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             return
         self._trailers += 1
         if self._trailers > MAX_HEADERS:
-            self._found_wrong = HeadersTooLargeError()
-            raise self._found_wrong
+            self._error = HeadersTooLargeError()
+            raise self._error
 
     def on_headers_complete(self) -> None:
         """Hand the request over, or raise why not; its scope gets the extension ``client.WHOLE_BODY``."""
-        self._found_wrong = self._found_wrong or self._wrong_with_head()
-        if self._found_wrong is not None:
-            raise self._found_wrong
+        self._error = self._error or self._head_error()
+        if self._error is not None:
+            raise self._error
         if not self.parser.should_upgrade():
             self._reading = _BODY
             self._head_is_timed = False
@@ -344,11 +344,11 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._is_first_in_read = False
         self._head_bytes = self._framing_bytes = self._trailers = 0
 
-    def _wrong_with_head(self) -> IbexError | None:
+    def _head_error(self) -> IbexError | None:
         version = self.parser.get_http_version()
         if version not in _LINE_ENDS or not self._is_http(version) or len(self.pipeline) >= MAX_QUEUED:
             return NotHttpError()
-        return wrong_with_fields(self.url, self.headers, version)
+        return header_error(self.url, self.headers, version)
 
     def _is_http(self, version: str) -> bool:
         """Return whether the request line is as RFC 9112 wants it.

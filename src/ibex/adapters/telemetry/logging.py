@@ -19,7 +19,7 @@ import msgspec
 import structlog
 
 from ibex.adapters.telemetry.current_request import CURRENT
-from ibex.adapters.telemetry.unblocking_output import UnblockingOutput, pieces
+from ibex.adapters.telemetry.nonblocking_output import NonblockingOutput, pieces
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,9 +88,9 @@ class _Unfailing:
         self._lines: list[bytes] = []
         self._retry: asyncio.TimerHandle | None = None
         self._dropped = 0
-        self._output: UnblockingOutput | None = None
+        self._output: NonblockingOutput | None = None
         with suppress(*_LOST, AttributeError):  # a stream in memory has no descriptor
-            self._output = UnblockingOutput(cast("TextIO", stream).fileno())
+            self._output = NonblockingOutput(cast("TextIO", stream).fileno())
 
     @property
     def dropped(self) -> int:

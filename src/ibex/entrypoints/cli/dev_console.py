@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 import rich_click as click
 
-from ibex.adapters.telemetry.unblocking_output import UnblockingOutput
-from ibex.entrypoints.foreign_text import on_one_line
+from ibex.adapters.telemetry.nonblocking_output import NonblockingOutput
+from ibex.entrypoints.untrusted_text import sanitize_line
 
 if TYPE_CHECKING:
     from ibex.domain.exchange import Exchange
@@ -30,9 +30,9 @@ class DevConsole:
         """Take the folder's name, as the user gave it, and how to call the command line."""
         self._home = home
         self._command = command
-        self._output: UnblockingOutput | None = None
+        self._output: NonblockingOutput | None = None
         with suppress(OSError, ValueError, AttributeError):  # a stream in memory has no descriptor, a closed one none
-            self._output = UnblockingOutput(sys.stdout.fileno())
+            self._output = NonblockingOutput(sys.stdout.fileno())
 
     @property
     def observer(self) -> DevConsole:
@@ -100,8 +100,8 @@ See also: {self._command} chat, directive show {installation.agent_name}, traces
         usage, timings = exchange.summary.usage, exchange.timings
         parts = [
             click.style(str(exchange.status), fg=_COLOURS.get(exchange.status // 100)),
-            f"{on_one_line(exchange.model or '-')}{' stream' if exchange.is_streaming else ''}",
-            f"session {on_one_line(exchange.session.handle) if exchange.session else '-'}",
+            f"{sanitize_line(exchange.model or '-')}{' stream' if exchange.is_streaming else ''}",
+            f"session {sanitize_line(exchange.session.handle) if exchange.session else '-'}",
             f"tokens {_count(usage.input_tokens)}→{_count(usage.output_tokens)}",
             f"total {timings.total_ns / _NS_IN_MS:.1f} ms",
             f"overhead {timings.overhead_ns / _NS_IN_MS:.1f} ms",

@@ -10,14 +10,14 @@ import socket
 import time
 from typing import Final
 
-TELL_S: Final = 60.0
+LOG_INTERVAL_S: Final = 60.0
 """How often it is logged, at most."""
 _NO_DESCRIPTOR: Final = {errno.EMFILE, errno.ENFILE}
 _LOG: Final = logging.getLogger(__name__)
 
 
 class _Log:
-    told_at = -math.inf
+    logged_at = -math.inf
 
 
 def has_no_descriptor(error: OSError) -> bool:
@@ -28,8 +28,8 @@ def has_no_descriptor(error: OSError) -> bool:
     lacks = error.errno in _NO_DESCRIPTOR or (isinstance(error, socket.gaierror) and not _is_one_left())
     if lacks:
         now = time.monotonic()
-        if now - _Log.told_at >= TELL_S:
-            _Log.told_at = now
+        if now - _Log.logged_at >= LOG_INTERVAL_S:
+            _Log.logged_at = now
             _LOG.warning("No file descriptor is left for a connection to the provider; requests get 503 OVERLOADED.")
     return lacks
 

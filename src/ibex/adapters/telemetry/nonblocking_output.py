@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-MOST_WAITING_BYTES: Final = 1 << 20
+MAX_BUFFERED_BYTES: Final = 1 << 20
 
 
-class UnblockingOutput:
+class NonblockingOutput:
     """Lines on their way to a descriptor, which stays open and keeps its flags: other processes may share it."""
 
     def __init__(self, descriptor: int) -> None:
@@ -34,7 +34,7 @@ class UnblockingOutput:
     def write(self, *lines: bytes) -> bool:
         """Write whole lines; return whether all that waited is written. No line that is written is torn."""
         for piece in pieces(lines):
-            if self._waiting_bytes + len(piece) > MOST_WAITING_BYTES:
+            if self._waiting_bytes + len(piece) > MAX_BUFFERED_BYTES:
                 self.dropped += piece.count(b"\n")
             else:
                 self._waiting.append(piece)

@@ -18,12 +18,12 @@ _OBEYED: Final = re.compile(
 )
 
 
-def harmless(text: object) -> str:
+def sanitize(text: object) -> str:
     """Return a text as it can be printed, with its lines and tabs."""
     return _OBEYED.sub(REPLACEMENT, str(text))
 
 
-def on_one_line(text: object) -> str:
+def sanitize_line(text: object) -> str:
     """Return a text as it can stand in a line or a table: nothing but what is visible, and spaces."""
     said = str(text)
     if said.isprintable():
@@ -31,6 +31,6 @@ def on_one_line(text: object) -> str:
     return "".join(character if character.isprintable() else REPLACEMENT for character in said)
 
 
-def harmless_json(document: str) -> str:
+def sanitize_json(document: str) -> str:
     """Return a JSON document that says the same, with escapes for what a terminal would obey."""
     return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", document)
