@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from ibex.adapters.http.asgi import Answer, Headers, Message, Receive, Scope, Send
     from ibex.domain.fair_share import Reservation
 
-CUT: Final = "ibex.cut"
-"""A scope's extension: a function that drops the connection."""
 WATCH: Final = "ibex.watch"
 """A scope's extension: takes what is to be called if the client leaves before its answer is complete."""
 WHOLE_BODY: Final = "ibex.whole_body"

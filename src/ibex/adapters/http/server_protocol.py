@@ -12,7 +12,7 @@ import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from ibex.adapters.http.client import CUT, WATCH, WHOLE_BODY
+from ibex.adapters.http.client import WATCH, WHOLE_BODY
 from ibex.adapters.http.client_reading import ClientReading
 from ibex.adapters.http.connections import MAX_DISCARDED_BYTES, ConnectionLimits, ConnectionTable
 from ibex.adapters.http.edge import REFUSED
@@ -288,10 +288,10 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             table.enter(self, table.framing)
 
     def on_message_begin(self) -> None:
-        """Begin a request; its scope gets the extensions ``client.CUT`` and ``client.WATCH``."""
+        """Begin a request; its scope gets the extension ``client.WATCH``."""
         super().on_message_begin()
         self._reading = _HEAD
-        extensions = {CUT: self.transport.abort, WATCH: self._watch}
+        extensions = {WATCH: self._watch}
         self.scope["extensions"] = extensions  # type: ignore[typeddict-item]  # typed for its own extensions
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -383,7 +383,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._table.enter(self, self._table.request)
         scope = cast("Scope", self.scope)
         scope.update({"method": "", "path": "", "raw_path": b"", "query_string": b"", "headers": []})
-        scope["extensions"] = {CUT: self.transport.abort, WATCH: self._watch, REFUSED: why}
+        scope["extensions"] = {WATCH: self._watch, REFUSED: why}
         self.cycle = ResponseCycle(
             scope=self.scope,
             transport=self.transport,
