@@ -18,7 +18,7 @@ HESITATION_S: Final = 0.002
 PAUSE_S: Final = 0.1
 """How long nothing is accepted after the operating system had no room for another connection."""
 LOG_INTERVAL_S: Final = 60.0
-"""How often that is logged, at most."""
+"""The minimum time between two warnings."""
 _LOG: Final = logging.getLogger("ibex.serve")
 
 
@@ -62,9 +62,9 @@ class Acceptor:
         connections: Callable[[], int],
         close_one: Callable[[], object] | None = None,
     ) -> None:
-        """Take a listening socket, which its maker closes, and how many connections there are.
+        """Take a listening socket, which the caller closes, and a function that counts the connections.
 
-        ``close_one`` is called when the system has no room for another connection, to close one that is not needed.
+        ``close_one`` is called to close an unneeded connection if the system cannot accept another one.
         """
         self._listener = listener
         self._make_protocol = make_protocol
@@ -126,7 +126,7 @@ class Acceptor:
         self._share.tell(self._number())
 
     def _make_room(self, error: OSError) -> None:
-        """Close a connection that is not needed, and accept again after a pause."""
+        """Close an unneeded connection, and resume accepting after a pause."""
         now = self._loop.time()
         if now - self._logged_at >= LOG_INTERVAL_S:
             self._logged_at = now

@@ -320,7 +320,7 @@ class Settings(LimitSettings):
         return settings
 
     def refuse_small_body_budget(self) -> None:
-        """Raise ``SettingsError`` where the reserved quarter of the budget does not hold a largest body."""
+        """Raise ``SettingsError`` if the reserved quarter of the budget is smaller than the largest body."""
         least = 4 * self.max_request_body_bytes
         if self.body_budget_bytes < least:
             raise SettingsError(
@@ -329,15 +329,15 @@ class Settings(LimitSettings):
             )
 
     def refuse_incomplete_tls(self) -> None:
-        """Raise ``SettingsError`` where files for TLS between proxy and auth lack others that they need."""
+        """Raise ``SettingsError`` if a TLS file between proxy and auth is set without another that it needs."""
         wrong = incomplete_tls(self, variables())
         if wrong is not None:
             raise SettingsError(wrong)
 
     def refuse_unsafe_production(self, environ: Mapping[str, str]) -> None:
-        """Raise ``SettingsError`` for what production must have and lacks.
+        """Raise ``SettingsError`` if production lacks a credential or has a weak one.
 
-        ``environ`` is what client libraries read themselves.
+        ``environ`` is the environment, which client libraries read themselves.
         """
         if self.env is not Environment.PRODUCTION:
             return
@@ -351,7 +351,7 @@ class Settings(LimitSettings):
             raise SettingsError(wrong)
 
     def require_service_identity(self) -> None:
-        """Raise ``MissingSettingError`` where auth in production could not tell a proxy from anybody else."""
+        """Raise ``MissingSettingError`` if auth in production has no way to authenticate proxies."""
         has_either = self.auth_service_token is not None or self.auth_client_ca_file is not None
         if self.env is Environment.PRODUCTION and not has_either:
             raise MissingSettingError(

@@ -1,4 +1,4 @@
-"""What is wrong with settings that would fail open, in words for a user. No message holds a value (ADR 0039)."""
+"""Checks for settings that would fail open, with messages for the user. No message contains a value (ADR 0039)."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _TLS_NEEDS: Final = (
     ("auth_client_key_file", "auth_client_cert_file"),
     ("auth_client_cert_file", "auth_ca_file"),
 )
-"""A file for TLS, and another that it needs. The first three are auth's, the others the proxy's."""
+"""Pairs of a TLS file and another that it requires. The first three are auth's, the others the proxy's."""
 _SERVICE_TOKEN: Final = "auth_service_token"  # noqa: S105 - a setting's name
 
 
 def incomplete_tls(settings: object, variables: Sequence[tuple[str, Variable]]) -> str | None:
-    """Say which file for TLS between proxy and auth lacks another one; None if none does."""
+    """Return a message if a TLS file between proxy and auth is set without another that it needs, else None."""
     names = {name: variable.name for name, variable in variables}
     for name, needed in _TLS_NEEDS:
         if getattr(settings, name) is not None and getattr(settings, needed) is None:
@@ -39,9 +39,9 @@ def unsafe_credential(
     allowed: Collection[str],
     environ: Mapping[str, str],
 ) -> str | None:
-    """Say which secret is easily guessed, or which server asks for none; None if all is well.
+    """Return a message for the first secret that is easily guessed, or server without a credential; else None.
 
-    ``allowed`` names the servers that may go without. ``environ`` is what client libraries read themselves.
+    ``allowed`` names the servers that need no credential. ``environ`` is the environment, which client libraries read.
     """
     if (password := environ.get("PGPASSWORD")) and is_weak_password(password):
         return "PGPASSWORD is easily guessed; IBEX_ENV=production refuses it. Use a random one."

@@ -1,8 +1,7 @@
-"""Text of others on this terminal: what a model, a client, a server or a database said (ADR 0043).
+"""Sanitizing of untrusted text for terminals: text of a model, a client, a server or a database (ADR 0043).
 
-A terminal obeys what is in it: a control character clears the screen, sets the clipboard, or shows what is there in
-another order. Each such character is shown as a replacement character. None is a part of a word in any script; joiners,
-which some scripts and emoji need, stay.
+Control characters can clear the screen, set the clipboard or reorder what is shown. Each is replaced by a replacement
+character. No script needs them in a word. Joiners, which some scripts and emoji need, stay.
 """
 
 from __future__ import annotations
@@ -11,20 +10,20 @@ import re
 from typing import Final
 
 REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
-# C0 but tab and newline, DEL and C1; marks, embeddings, overrides and isolates of direction; line and paragraph
-# separators; annotations; surrogates, which cannot be written at all.
-_OBEYED: Final = re.compile(
+# C0 except tab and newline, DEL and C1; bidirectional marks, embeddings, overrides and isolates; line and paragraph
+# separators; annotations; surrogates, which cannot be encoded.
+_UNSAFE: Final = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ufff9-\ufffb\ud800-\udfff]"
 )
 
 
 def sanitize(text: object) -> str:
-    """Return a text as it can be printed, with its lines and tabs."""
-    return _OBEYED.sub(REPLACEMENT, str(text))
+    """Return a text that is safe to print, with its newlines and tabs."""
+    return _UNSAFE.sub(REPLACEMENT, str(text))
 
 
 def sanitize_line(text: object) -> str:
-    """Return a text as it can stand in a line or a table: nothing but what is visible, and spaces."""
+    """Return a text that is safe in a line or a table: printable characters only."""
     said = str(text)
     if said.isprintable():
         return said
@@ -32,5 +31,5 @@ def sanitize_line(text: object) -> str:
 
 
 def sanitize_json(document: str) -> str:
-    """Return a JSON document that says the same, with escapes for what a terminal would obey."""
-    return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", document)
+    """Return an equal JSON document with control characters escaped."""
+    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", document)

@@ -115,7 +115,7 @@ class ClickHouseTraces:
     async def find(self, org_id: UUID, request_id: UUID) -> Sequence[Trace]:
         """Return the traces with this request id, the latest first; see ``TraceHistory``.
 
-        An id that says when it was made and is found there is not looked for in all of the past as well.
+        A UUIDv7 holds its creation time. If it is found near that time, the rest of the table is not searched.
         """
         found: dict[tuple[UUID, int], Trace] = {}
         for begins, ends in _windows(request_id, datetime.now(UTC)):

@@ -55,7 +55,7 @@ class ChatRoute:
         self._capacity = capacity
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request. Nothing is sent to a client that has gone."""
+        """Answer one request. A client that has gone gets nothing."""
         reservation = Reservation(self._capacity)
         context = context_of(scope)
         try:

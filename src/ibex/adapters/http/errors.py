@@ -168,7 +168,9 @@ def _headers(error: IbexError, allow: str | None) -> Headers:
     if TABLE[error.code][1] == _AUTHENTICATION:
         headers.append((b"www-authenticate", b"Bearer"))  # RFC 6750, section 3
     if isinstance(error, RequestTimeoutError):
-        headers.append((b"connection", b"close"))  # RFC 9110, section 15.5.9: the rest of the body is not read
+        headers.append(
+            (b"connection", b"close")
+        )  # RFC 9110, section 15.5.9: the server does not read the rest of the body
     if allow:
         headers.append((b"allow", allow.encode("latin-1")))
     return headers

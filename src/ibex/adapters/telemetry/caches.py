@@ -51,7 +51,7 @@ class CacheTelemetry:
         )
 
     def call_refused(self, share: Share) -> None:
-        """Count a call to auth that was not made, since its share of the calls was taken."""
+        """Count a call to auth that was refused because its share of the calls was in use."""
         self._calls_refused.of(share).add()
 
     def hit(self, kind: Kind) -> None:

@@ -102,7 +102,7 @@ class Conversation:
             for choice in event["choices"]:
                 part = choice["delta"].get("content") or ""
                 parts.append(part)
-                sys.stdout.write(sanitize(part))  # character by character, so that none is made of two parts
+                sys.stdout.write(sanitize(part))  # works on single characters, so chunks can be sanitized one by one
                 sys.stdout.flush()
         click.echo()
         return "".join(parts), usage
@@ -171,9 +171,9 @@ def _is_option(name: str) -> bool:
 
 
 def _refuse_misdirected(invocation: Invocation, token: str | None) -> None:
-    """Raise ``SettingsError`` where ``.env`` alone says which proxy is asked, and the token is not from there.
+    """Raise ``SettingsError`` if only ``.env`` names the proxy, and the token comes from elsewhere.
 
-    The default folder's own token is as much the current directory's as ``.env`` is.
+    The token of the default home is exempt: like ``.env``, that home is in the current directory.
     """
     if token is None and invocation.home.path == Path(DEFAULT_HOME):
         return

@@ -31,7 +31,7 @@ class DevConsole:
         self._home = home
         self._command = command
         self._output: NonblockingOutput | None = None
-        with suppress(OSError, ValueError, AttributeError):  # a stream in memory has no descriptor, a closed one none
+        with suppress(OSError, ValueError, AttributeError):  # a stream in memory, or a closed one, has no descriptor
             self._output = NonblockingOutput(sys.stdout.fileno())
 
     @property
@@ -87,7 +87,7 @@ See also: {self._command} chat, directive show {installation.agent_name}, traces
         self._say(f"stopped; the data stays in {self._home}.")
 
     def _say(self, text: str) -> None:
-        """Write a line, if its reader still reads: IBEX serves, and ends, without one."""
+        """Write a line without waiting for the reader: IBEX must serve and stop without one."""
         output = self._output
         if output is None:
             click.echo(text)
@@ -117,7 +117,7 @@ See also: {self._command} chat, directive show {installation.agent_name}, traces
         self._say("  ".join(parts))
 
     def aggregated(self, exchange: Exchange, *, journaled: bool) -> None:
-        """Say nothing: each of the requests has its line."""
+        """Print nothing: each of the requests has its own line."""
 
 
 def _moved(address: str, settings: Settings) -> str:

@@ -1,4 +1,4 @@
-"""Whether a connection failed because this process, or the machine, has no file descriptor left."""
+"""Detection of failed connections for want of a file descriptor, in this process or on the machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import time
 from typing import Final
 
 LOG_INTERVAL_S: Final = 60.0
-"""How often it is logged, at most."""
+"""The minimum time between two log lines."""
 _NO_DESCRIPTOR: Final = {errno.EMFILE, errno.ENFILE}
 _LOG: Final = logging.getLogger(__name__)
 
@@ -21,9 +21,9 @@ class _Log:
 
 
 def has_no_descriptor(error: OSError) -> bool:
-    """Return whether that is why an attempt to connect failed, and log it once in a while.
+    """Return whether an attempt to connect failed for want of a file descriptor; log it at most once a minute.
 
-    A name that could not be looked up does not say why; so a descriptor is tried.
+    A failed name lookup does not report its cause, so this tries to open a file.
     """
     lacks = error.errno in _NO_DESCRIPTOR or (isinstance(error, socket.gaierror) and not _is_one_left())
     if lacks:
