@@ -203,7 +203,7 @@ class AdmitCaller:
             now = notes.clock.now()
             if self._refused.is_beyond(principal.org_id, now):
                 raise RateLimitedError(
-                    "The organization has had too many requests refused in this minute.",
+                    "Too many requests of the organization were refused in this minute.",
                     retry_after_s=seconds_left(now),
                 )
         return await self._agents.recall(principal.org_id, agent_id)

@@ -8,7 +8,7 @@ call. The queue is round-robin by tenant: the token id of a token call, the orga
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from ibex.domain.errors import AuthUnavailableError, InvalidTokenError, ServiceDegradedError
 from ibex.domain.guessed_secrets import GuessedSecrets, LeakyBucket, RecentlyConfirmed, Share
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from ibex.domain.clock import Clock
     from ibex.domain.identity import Agent, Principal
-
-T = TypeVar("T")
 
 MAX_CALLS: Final = 128
 LIMITS: Final[Mapping[Share, int]] = {
@@ -193,8 +191,8 @@ class AuthCalls:
 
         Raises ``AuthUnavailableError`` if the call got no slot.
         """
-        proven = self._agents.has(key, self._clock.monotonic_ns())
-        share = Share.PROVEN if proven else Share.AGENT
+        is_confirmed = self._agents.has(key, self._clock.monotonic_ns())
+        share = Share.PROVEN if is_confirmed else Share.AGENT
         if not await self._shares.enter(share, key[0], self._timeout_s):
             self._refused(share)
             raise AuthUnavailableError(retry_after_s=RETRY_AFTER_S)

@@ -150,6 +150,6 @@ class Reservation:
 
 _MESSAGES: Final = {
     Limit.AUTHENTICATION: "Too many requests are being authenticated. Retry later.",
-    Limit.SLOTS: "Your organization has too many requests in flight. Retry when some of them have ended.",
+    Limit.SLOTS: "Your organization has too many requests in flight. Retry when some have finished.",
     Limit.BODY_BYTES: "The request bodies that your organization has in flight are too large. Retry later.",
 }

@@ -20,11 +20,11 @@ K = TypeVar("K", bound="Hashable")
 FREE_GUESSES: Final = 5
 """Failed secrets of one token id in a minute before further attempts use the lane."""
 WINDOW_S: Final = 60
-PROVEN_S: Final = 3_600
+CONFIRMED_S: Final = 3_600
 LANE_CALLS_A_SECOND: Final = 50
 LANE_BURST: Final = 8
 MAX_TOKEN_IDS: Final = 10_000
-MAX_PROVEN: Final = 20_000
+MAX_CONFIRMED: Final = 20_000
 _NS: Final = 1_000_000_000
 
 
@@ -46,7 +46,7 @@ class Share(StrEnum):
 class RecentlyConfirmed(Generic[K]):
     """Keys that auth confirmed within the last hour. Beyond ``most`` keys, the oldest confirmation is dropped."""
 
-    def __init__(self, most: int = MAX_PROVEN) -> None:
+    def __init__(self, most: int = MAX_CONFIRMED) -> None:
         self._most = most
         self._confirmed_ns: dict[K, int] = {}
 
@@ -64,7 +64,7 @@ class RecentlyConfirmed(Generic[K]):
     def has(self, key: K, now_ns: int) -> bool:
         """Return whether the key was confirmed within the last hour."""
         confirmed_ns = self._confirmed_ns.get(key)
-        return confirmed_ns is not None and now_ns - confirmed_ns < PROVEN_S * _NS
+        return confirmed_ns is not None and now_ns - confirmed_ns < CONFIRMED_S * _NS
 
     def __len__(self) -> int:
         """Return the number of keys."""
@@ -96,14 +96,14 @@ class GuessedSecrets:
     are tried with its id.
     """
 
-    def __init__(self, *, most_ids: int = MAX_TOKEN_IDS, most_proven: int = MAX_PROVEN) -> None:
+    def __init__(self, *, most_ids: int = MAX_TOKEN_IDS, most_confirmed: int = MAX_CONFIRMED) -> None:
         self._most_ids = most_ids
         self._windows: dict[UUID, _Window] = {}
-        self._proven: RecentlyConfirmed[bytes] = RecentlyConfirmed(most_proven)
+        self._confirmed: RecentlyConfirmed[bytes] = RecentlyConfirmed(most_confirmed)
 
     def begin(self, digest: bytes, token_id: UUID, now_ns: int) -> Attempt:
         """Begin to check a token. ``confirmed``, ``failed`` or ``undecided`` must follow."""
-        if self._proven.has(digest, now_ns):
+        if self._confirmed.has(digest, now_ns):
             return Attempt(token_id, Share.PROVEN)
         window = self._windows.pop(token_id, None)
         if window is None or now_ns - window.began_ns >= WINDOW_S * _NS:
@@ -120,13 +120,13 @@ class GuessedSecrets:
 
     def confirmed(self, attempt: Attempt, digest: bytes, now_ns: int) -> None:
         """End an attempt: auth confirmed the token."""
-        self._proven.add(digest, now_ns)
+        self._confirmed.add(digest, now_ns)
         self.undecided(attempt)
 
     def failed(self, attempt: Attempt, digest: bytes) -> None:
         """End an attempt: auth refused the token. The attempt still counts."""
         del attempt
-        self._proven.discard(digest)
+        self._confirmed.discard(digest)
 
     def undecided(self, attempt: Attempt) -> None:
         """End an attempt without an answer of auth. The attempt no longer counts."""

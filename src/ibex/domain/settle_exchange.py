@@ -74,7 +74,7 @@ class Settlement:
 
 
 class SettleExchange:
-    """Closes notebooks. A failed authentication, whose organization nobody knows, is observed and written nowhere.
+    """Closes notebooks. A failed authentication has no known organization: it is observed, but not recorded.
 
     Refusals beyond their organization's limit are aggregated and recorded within a second, as one exchange for each
     organization and code.

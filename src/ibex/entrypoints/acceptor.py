@@ -130,7 +130,7 @@ class Acceptor:
         now = self._loop.time()
         if now - self._logged_at >= LOG_INTERVAL_S:
             self._logged_at = now
-            _LOG.warning("No connection can be accepted at the moment: %s", error.strerror)
+            _LOG.warning("Cannot accept connections at the moment: %s", error.strerror)
         if self._close_one is not None:
             self._close_one()
         self._wait(PAUSE_S, self._resume)

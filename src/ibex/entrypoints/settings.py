@@ -325,7 +325,7 @@ class Settings(LimitSettings):
         if self.body_budget_bytes < least:
             raise SettingsError(
                 f"IBEX_BODY_BUDGET_BYTES is {self.body_budget_bytes}; it must be at least {least}, 4 times "
-                "IBEX_MAX_REQUEST_BODY_BYTES, so that a quarter of it holds a largest body."
+                "IBEX_MAX_REQUEST_BODY_BYTES, so that a quarter of it fits the largest body."
             )
 
     def refuse_incomplete_tls(self) -> None:
@@ -343,8 +343,8 @@ class Settings(LimitSettings):
             return
         if self.auth_address is not None and self.auth_service_token is None and self.auth_client_cert_file is None:
             raise MissingSettingError(
-                "IBEX_AUTH_SERVICE_TOKEN is not set; IBEX_ENV=production needs it where the proxy shows auth no"
-                " certificate (IBEX_AUTH_CLIENT_CERT_FILE)."
+                "IBEX_AUTH_SERVICE_TOKEN is not set. With IBEX_ENV=production a proxy needs it, or a client certificate"
+                " (IBEX_AUTH_CLIENT_CERT_FILE), to authenticate to auth."
             )
         wrong = unsafe_credential(self, variables(), self.allow_insecure, environ)
         if wrong is not None:
@@ -355,8 +355,8 @@ class Settings(LimitSettings):
         has_either = self.auth_service_token is not None or self.auth_client_ca_file is not None
         if self.env is Environment.PRODUCTION and not has_either:
             raise MissingSettingError(
-                "IBEX_AUTH_SERVICE_TOKEN is not set; IBEX_ENV=production needs it where proxies show no certificate"
-                " (IBEX_AUTH_CLIENT_CA_FILE): without either, anybody who can connect may validate tokens."
+                "IBEX_AUTH_SERVICE_TOKEN is not set. With IBEX_ENV=production auth needs it, or client certificates"
+                " (IBEX_AUTH_CLIENT_CA_FILE): without either, any client that can connect may validate tokens."
             )
 
     def require_provider(self) -> None:

@@ -29,7 +29,7 @@ def incomplete_tls(settings: object, variables: Sequence[tuple[str, Variable]]) 
     names = {name: variable.name for name, variable in variables}
     for name, needed in _TLS_NEEDS:
         if getattr(settings, name) is not None and getattr(settings, needed) is None:
-            return f"{names[name]} is set and {names[needed]} is not. Set both: TLS needs the two together."
+            return f"{names[name]} is set and {names[needed]} is not. Set both: TLS needs the two files together."
     return None
 
 
@@ -44,21 +44,21 @@ def unsafe_credential(
     ``allowed`` names the servers that need no credential. ``environ`` is the environment, which client libraries read.
     """
     if (password := environ.get("PGPASSWORD")) and is_weak_password(password):
-        return "PGPASSWORD is easily guessed; IBEX_ENV=production refuses it. Use a random one."
+        return "PGPASSWORD is easily guessed; IBEX_ENV=production refuses it. Use a random password."
     for name, variable in variables:
         value = getattr(settings, name)
         weak_token = name == _SERVICE_TOKEN and value is not None and is_weak_token(value.reveal())
         if weak_token or is_for_development(value):
             return (
-                f"{variable.name} is a development credential, or one that is easily guessed; IBEX_ENV=production"
-                " refuses it. Use a random one."
+                f"{variable.name} is a development credential or easily guessed; IBEX_ENV=production refuses it. Use"
+                " a random one."
             )
         server = SERVER_OF.get(name)
         if server is None or value is None or server in allowed:
             continue
         if not has_credential(server, value.reveal(), environ):
             return (
-                f"{variable.name} has no password and no other credential; IBEX_ENV=production refuses that. Put one"
-                f" into the URL, or allow it with IBEX_ALLOW_INSECURE={server}."
+                f"{variable.name} has no password or other credential; IBEX_ENV=production refuses that. Put one into"
+                f" the URL, or allow it with IBEX_ALLOW_INSECURE={server}."
             )
     return None

@@ -8,7 +8,7 @@ import pytest
 
 from ibex.domain.guessed_secrets import (
     FREE_GUESSES,
-    PROVEN_S,
+    CONFIRMED_S,
     WINDOW_S,
     GuessedSecrets,
     LeakyBucket,
@@ -64,10 +64,10 @@ def test_a_token_confirmed_within_the_hour_never_uses_the_lane() -> None:
     guesses = GuessedSecrets()
     guesses.confirmed(guesses.begin(REAL, TOKEN, 0), REAL, 0)
     for number in range(100):
-        guess(guesses, number, PROVEN_S * NS - 1)
+        guess(guesses, number, CONFIRMED_S * NS - 1)
 
-    assert guesses.begin(REAL, TOKEN, PROVEN_S * NS - 1).share is Share.PROVEN
-    assert guesses.begin(REAL, TOKEN, PROVEN_S * NS).share is Share.LANE
+    assert guesses.begin(REAL, TOKEN, CONFIRMED_S * NS - 1).share is Share.PROVEN
+    assert guesses.begin(REAL, TOKEN, CONFIRMED_S * NS).share is Share.LANE
 
 
 def test_a_token_that_auth_refuses_is_proven_no_more() -> None:

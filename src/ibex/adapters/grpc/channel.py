@@ -179,7 +179,7 @@ class GrpcAuthChannel:
         Auth closes connections that do not present the service credential in time, and closes them first under an
         attack. So each new connection makes a health check at once.
 
-        This looks now and then. The library would tell of changes, but whoever waits for one and is cancelled leaves an
+        This polls. The library can report changes, but a cancelled wait for one leaves an
         event behind that later disturbs another event loop.
         """
         seen = None

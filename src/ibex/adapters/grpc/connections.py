@@ -47,7 +47,7 @@ class ConnectionTable:
 
         A full table first closes another connection, but never one of a service.
         """
-        if len(self._roles) >= self._max_connections and not self._make_room():
+        if len(self._roles) >= self._max_connections and not self._evict_one():
             return False
         self._roles[name] = PeerRole.UNAUTHENTICATED
         self._by_role[PeerRole.UNAUTHENTICATED][name] = connection
@@ -84,7 +84,7 @@ class ConnectionTable:
         else:
             self._close(name, PeerRole.UNAUTHENTICATED)
 
-    def _make_room(self) -> bool:
+    def _evict_one(self) -> bool:
         for role in (PeerRole.UNAUTHENTICATED, PeerRole.ADMINISTRATOR):
             oldest = next(iter(self._by_role[role]), None)
             if oldest is not None:

@@ -43,7 +43,7 @@ DEFAULT_LIMITS: Final = Limits()
 # Who opens the address in a browser, or leaves the /v1 out of an SDK's base URL, comes here first. SDKs show no more.
 _WAY: Final = (
     "Not found. The API is under /v1, as in POST /v1/chat/completions; GET /schema describes all of it."
-    " A path is taken as it is written: without empty segments, a slash at its end or escapes."
+    " Paths are not normalized: send no empty segments, no slash at the end and no escapes."
 )
 _MODEL_PREFIX: Final = b"/v1/models/"
 _NO_DOTS: Final = rb"(?!\.{1,2}(?:/|$))"

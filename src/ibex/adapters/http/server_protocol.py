@@ -109,7 +109,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         """Begin."""
         super().connection_made(transport)
         if not self._table.join(self):
-            self._error = OverloadedError("The proxy has no room for more connections.")
+            self._error = OverloadedError("The proxy has too many connections. Retry later.")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the running request too. uvicorn ends only the last one that arrived."""

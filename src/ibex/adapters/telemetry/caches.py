@@ -47,7 +47,7 @@ class CacheTelemetry:
             "outcome",
         )
         self._calls_refused = registry.counters(
-            "auth_calls_refused_total", "Calls to auth that were not made: their share of the calls was taken.", "share"
+            "auth_calls_refused_total", "Calls to auth that were refused because their share was in use.", "share"
         )
 
     def call_refused(self, share: Share) -> None:
