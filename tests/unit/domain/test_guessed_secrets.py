@@ -7,8 +7,8 @@ from uuid import UUID
 import pytest
 
 from ibex.domain.guessed_secrets import (
-    FREE_GUESSES,
     CONFIRMED_S,
+    FREE_GUESSES,
     WINDOW_S,
     GuessedSecrets,
     LeakyBucket,
