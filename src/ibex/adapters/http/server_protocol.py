@@ -64,11 +64,11 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     """One client connection.
 
     Heads, trailers and the framing of chunks are limited in size. ``ConnectionTable`` limits how long the connection
-    stays in each of its states, and ``ClientReading`` how long it waits for a client to read. The application can
-    register a callback for the departure of the client (``client.WATCH``).
+    stays in each of its states, and ``ClientReading`` how long it waits for a client to read. ``client.WATCH`` tells the
+    application when the client leaves.
 
-    Trailers are not added to the headers, and upgrades are ignored. A request that is not valid HTTP ends the connection,
-    with an error response unless another response is being sent.
+    Trailers are not added to the headers, and upgrades are ignored. A request that is not valid HTTP ends the
+    connection, with an error response unless another response is being sent.
     """
 
     table: ClassVar[ConnectionTable | None] = None
@@ -170,8 +170,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def _watch(self, left: Callable[[], None]) -> None:
         """Call ``left`` when the connection is lost before the response to the running request is complete.
 
-        The server notices this only while it reads; it therefore resumes reading, which a large body or pipelined requests
-        may have paused.
+        The server notices this only while it reads, so this resumes reading after a large body or pipelined requests.
         """
         self._left = left
         self._read_on()
