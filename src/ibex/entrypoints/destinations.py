@@ -59,6 +59,6 @@ def misdirected(
 def misdirection(secret: str, destination: str, file: str) -> str:
     """Return the error message for a misdirected secret."""
     return (
-        f"{destination} is set in {file}, but {secret} comes from the environment. {file} must not redirect it. Set"
+        f"{destination} is in {file}, but {secret} comes from the environment. {file} must not redirect it. Set"
         f" {destination} in the environment too, or set {secret} in {file} and not in the environment."
     )

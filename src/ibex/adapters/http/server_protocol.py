@@ -64,8 +64,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     """One client connection.
 
     Heads, trailers and the framing of chunks are limited in size. ``ConnectionTable`` limits how long the connection
-    stays in each of its states, and ``ClientReading`` how long it waits for a client to read. ``client.WATCH`` tells the
-    application when the client leaves.
+    stays in each of its states, and ``ClientReading`` how long it waits for a client to read. The application
+    learns through ``client.WATCH`` when the client leaves.
 
     Trailers are not added to the headers, and upgrades are ignored. A request that is not valid HTTP ends the
     connection, with an error response unless another response is being sent.
