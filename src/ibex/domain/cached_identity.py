@@ -29,7 +29,7 @@ AgentKey: TypeAlias = "tuple[int, int]"
 """Organization and agent as the numbers that their ids are, which are hashed and compared at a tenth of the price."""
 RecalledPrincipal: TypeAlias = "Recalled[TokenDigest, Principal]"
 RecalledAgent: TypeAlias = "Recalled[AgentKey, Agent | None]"
-"""The value is None where the organization has no such agent."""
+"""The value is None if the organization has no such agent."""
 
 ENTRY_LIFETIME_S: Final = 30.0
 _BEFORE_EXPIRY_S: Final = 5.0
@@ -50,7 +50,7 @@ def token_lifetimes(clock: Clock, *, while_source_is_down_s: float) -> Lifetimes
 
 
 def agent_lifetimes(*, while_source_is_down_s: float) -> Lifetimes[Agent | None]:
-    """Return how long agents are remembered, and absent ones; those are not served while the source is down."""
+    """Return the lifetimes of cached agents. The absence of an agent is cached too, but not served stale."""
     return Lifetimes(lambda _: ENTRY_LIFETIME_S, while_source_is_down_s, lambda agent: agent is not None)
 
 
@@ -88,7 +88,7 @@ class CachedTokens:
         return recalled
 
     def is_recent(self, recalled: RecalledPrincipal) -> bool:
-        """Tell whether the token was confirmed so recently that it may be acted on without news."""
+        """Return whether the token was confirmed recently enough to be used without asking for changes."""
         return self._cache.is_recent(recalled)
 
     async def confirm(self, recalled: RecalledPrincipal, news: News) -> Principal:
@@ -114,7 +114,7 @@ def _parsed(text: str) -> PersonalAccessToken:
 
 
 class CachedAgents:
-    """Agents by organization and id, and that an organization has no such agent."""
+    """A cache of agents by organization and id. It also caches that an agent does not exist."""
 
     def __init__(self, verifier: AgentVerifier, cache: FreshCache[AgentKey, Agent | None], calls: AuthCalls) -> None:
         self._verifier = verifier
@@ -122,18 +122,18 @@ class CachedAgents:
         self._calls = calls
 
     async def recall(self, org_id: UUID, agent_id: UUID) -> RecalledAgent:
-        """Return what is known of an agent, its value None for no such agent.
+        """Return an agent from the cache or the source; the value is None if it does not exist.
 
-        Raises as ``AgentVerifier`` does, but for ``AgentNotAuthorizedError``.
+        Raises what ``AgentVerifier`` raises, except ``AgentNotAuthorizedError``.
         """
         return await self._cache.recall((org_id.int, agent_id.int), lambda: self._fetch(org_id, agent_id))
 
     def kept(self, org_id: UUID, agent_id: UUID) -> RecalledAgent | None:
-        """Return what is remembered of an agent, None where nothing is; nobody is asked."""
+        """Return the cached entry of an agent without asking the source; None if there is no entry."""
         return self._cache.kept((org_id.int, agent_id.int), lambda: self._fetch(org_id, agent_id))
 
     def is_recent(self, recalled: RecalledAgent) -> bool:
-        """Tell whether the agent was confirmed so recently that it may be acted on without news."""
+        """Return whether the agent was confirmed recently enough to be used without asking for changes."""
         return self._cache.is_recent(recalled)
 
     async def confirm(self, recalled: RecalledAgent, news: News) -> Agent:

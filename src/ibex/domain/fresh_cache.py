@@ -81,7 +81,7 @@ class Lifetimes(Generic[V]):
 class FreshCache(Generic[K, V]):
     """Entries of one kind, in a mapping that may forget any of them at any time.
 
-    Entries whose value is None are kept in ``absent`` where that is given, so that they never evict others.
+    Entries whose value is None are kept in ``absent``, if it is given, so that they never evict others.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class FreshCache(Generic[K, V]):
             return None if entry is None else Recalled(key, entry, fetch, from_cache=True)
 
     def is_recent(self, recalled: Recalled[K, V]) -> bool:
-        """Tell whether the value may be acted on without news: it is unexpired and was confirmed a moment ago."""
+        """Return whether the entry is unexpired and was confirmed within the grace period."""
         return judge(recalled.entry, None, self._clock.monotonic_ns()) is Verdict.SERVE
 
     async def confirm(self, recalled: Recalled[K, V], news: News) -> V:

@@ -28,7 +28,7 @@ from ibex.entrypoints.setting_values import (
     text,
     url,
 )
-from ibex.entrypoints.unsafe_settings import half_of_tls, unsafe_credential
+from ibex.entrypoints.unsafe_settings import incomplete_tls, unsafe_credential
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -314,49 +314,49 @@ class Settings(LimitSettings):
                 shown = "(a secret, not shown)" if variable.is_secret else repr(raw)
                 raise SettingsError(f"{variable.name} is {shown}; allowed: {variable.allowed}.") from None
         settings = cls(**values)
-        settings.refuse_half_configured_tls()
+        settings.refuse_incomplete_tls()
         settings.refuse_small_body_budget()
         settings.refuse_unsafe_production(environ)
         return settings
 
     def refuse_small_body_budget(self) -> None:
-        """Raise ``SettingsError`` where the reserved quarter of the budget does not hold a largest body."""
+        """Raise ``SettingsError`` if the reserved quarter of the budget is smaller than the largest body."""
         least = 4 * self.max_request_body_bytes
         if self.body_budget_bytes < least:
             raise SettingsError(
                 f"IBEX_BODY_BUDGET_BYTES is {self.body_budget_bytes}; it must be at least {least}, 4 times "
-                "IBEX_MAX_REQUEST_BODY_BYTES, so that a quarter of it holds a largest body."
+                "IBEX_MAX_REQUEST_BODY_BYTES, so that a quarter of it fits the largest body."
             )
 
-    def refuse_half_configured_tls(self) -> None:
-        """Raise ``SettingsError`` where files for TLS between proxy and auth lack others that they need."""
-        wrong = half_of_tls(self, variables())
+    def refuse_incomplete_tls(self) -> None:
+        """Raise ``SettingsError`` if a TLS file between proxy and auth is set without another that it needs."""
+        wrong = incomplete_tls(self, variables())
         if wrong is not None:
             raise SettingsError(wrong)
 
     def refuse_unsafe_production(self, environ: Mapping[str, str]) -> None:
-        """Raise ``SettingsError`` for what production must have and lacks.
+        """Raise ``SettingsError`` if production lacks a credential or has a weak one.
 
-        ``environ`` is what client libraries read themselves.
+        ``environ`` is the environment, which client libraries read themselves.
         """
         if self.env is not Environment.PRODUCTION:
             return
         if self.auth_address is not None and self.auth_service_token is None and self.auth_client_cert_file is None:
             raise MissingSettingError(
-                "IBEX_AUTH_SERVICE_TOKEN is not set; IBEX_ENV=production needs it where the proxy shows auth no"
-                " certificate (IBEX_AUTH_CLIENT_CERT_FILE)."
+                "IBEX_AUTH_SERVICE_TOKEN is not set. With IBEX_ENV=production a proxy needs it, or a client certificate"
+                " (IBEX_AUTH_CLIENT_CERT_FILE), to authenticate to auth."
             )
         wrong = unsafe_credential(self, variables(), self.allow_insecure, environ)
         if wrong is not None:
             raise SettingsError(wrong)
 
     def require_service_identity(self) -> None:
-        """Raise ``MissingSettingError`` where auth in production could not tell a proxy from anybody else."""
+        """Raise ``MissingSettingError`` if auth in production has no way to authenticate proxies."""
         has_either = self.auth_service_token is not None or self.auth_client_ca_file is not None
         if self.env is Environment.PRODUCTION and not has_either:
             raise MissingSettingError(
-                "IBEX_AUTH_SERVICE_TOKEN is not set; IBEX_ENV=production needs it where proxies show no certificate"
-                " (IBEX_AUTH_CLIENT_CA_FILE): without either, anybody who can connect may validate tokens."
+                "IBEX_AUTH_SERVICE_TOKEN is not set. With IBEX_ENV=production auth needs it, or client certificates"
+                " (IBEX_AUTH_CLIENT_CA_FILE): without either, any client that can connect may validate tokens."
             )
 
     def require_provider(self) -> None:

@@ -191,7 +191,7 @@ async def test_a_revoked_token_is_invalid_as_soon_as_the_news_say_so() -> None:
 
 
 async def test_a_token_is_served_while_auths_store_is_down_but_never_beyond_its_expiry() -> None:
-    """Proven by the news all along, and yet over when it is over."""
+    """RecentlyConfirmed by the news all along, and yet over when it is over."""
     clock = ManualClock()
     verifier = ScriptedTokens(principal(expires_at=clock.now() + timedelta(seconds=60)))
     tokens = Caches(clock).tokens(verifier)

@@ -110,7 +110,7 @@ async def test_without_news_grace_counts_from_the_fetch() -> None:
 
 
 async def test_an_entry_that_has_run_out_is_fetched_anew() -> None:
-    """Proven or not."""
+    """RecentlyConfirmed or not."""
     bench = Bench()
     await bench.warm()
     bench.source.value = "two"

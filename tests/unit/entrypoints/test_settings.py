@@ -6,7 +6,7 @@ import pytest
 
 from ibex.entrypoints.setting_values import Secret
 from ibex.entrypoints.settings import MissingSettingError, Settings, SettingsError, variables
-from ibex.entrypoints.unsafe_settings import half_of_tls, unsafe_credential
+from ibex.entrypoints.unsafe_settings import incomplete_tls, unsafe_credential
 
 PRODUCTION = {
     "IBEX_ENV": "production",
@@ -185,5 +185,5 @@ def test_only_known_servers_may_be_insecure() -> None:
 
 def test_nothing_is_unsafe_where_nothing_is_set() -> None:
     """The checks say what is wrong, and only that."""
-    assert half_of_tls(Settings(), variables()) is None
+    assert incomplete_tls(Settings(), variables()) is None
     assert unsafe_credential(Settings(), variables(), (), {}) is None

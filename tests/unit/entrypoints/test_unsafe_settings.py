@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ibex.entrypoints.settings import Settings, variables
-from ibex.entrypoints.unsafe_settings import half_of_tls, unsafe_credential
+from ibex.entrypoints.unsafe_settings import incomplete_tls, unsafe_credential
 
 
 def test_half_of_tls_and_a_guessed_password_are_told() -> None:
     """By the names of their variables."""
-    assert "IBEX_AUTH_KEY_FILE" in (half_of_tls(Settings(auth_cert_file="x"), variables()) or "")
+    assert "IBEX_AUTH_KEY_FILE" in (incomplete_tls(Settings(auth_cert_file="x"), variables()) or "")
     assert "PGPASSWORD" in (unsafe_credential(Settings(), variables(), (), {"PGPASSWORD": "ibex"}) or "")

@@ -174,12 +174,12 @@ class GrpcAuthChannel:
             self._in_flight -= 1
 
     async def _keep_warm(self, channel: grpc.aio.Channel) -> None:
-        """Connect again whenever the connection has gone, log it, and introduce this proxy on a new connection.
+        """Reconnect when the connection is lost, log it, and authenticate on each new connection.
 
-        Auth closes connections that have not presented the service credential in time, and under an attack soon. So a
-        new connection carries one call at once, whether or not a request needs it.
+        Auth closes connections that do not present the service credential in time, and closes them first under an
+        attack. So each new connection makes a health check at once.
 
-        This looks now and then. The library would tell of changes, but whoever waits for one and is cancelled leaves an
+        This polls. The library can report changes, but a cancelled wait for one leaves an
         event behind that later disturbs another event loop.
         """
         seen = None

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.auth import CREDENTIAL, Identity, bearer
+from ibex.adapters.grpc.call_limits import CallKind, CallLimits
 from ibex.adapters.grpc.callers import Callers
-from ibex.adapters.grpc.connections import ConnectionTable, Standing
+from ibex.adapters.grpc.connections import ConnectionTable, PeerRole
 from ibex.adapters.grpc.gate import Gate
-from ibex.adapters.grpc.lanes import CallKind, LaneLimits
 from ibex.adapters.grpc.statuses import ServiceCredentialError, TooManyCallsError
 
 if TYPE_CHECKING:
@@ -47,23 +47,23 @@ async def unread() -> AsyncIterator[bytes]:
 
 
 @pytest.mark.parametrize(
-    ("metadata", "raised", "standing"),
+    ("metadata", "raised", "role"),
     [
-        ((), ServiceCredentialError, Standing.STRANGER),
-        (bearer("wrong"), ServiceCredentialError, Standing.STRANGER),
-        (bearer(CREDENTIAL), TooManyCallsError, Standing.SERVICE),
+        ((), ServiceCredentialError, PeerRole.UNAUTHENTICATED),
+        (bearer("wrong"), ServiceCredentialError, PeerRole.UNAUTHENTICATED),
+        (bearer(CREDENTIAL), TooManyCallsError, PeerRole.SERVICE),
     ],
 )
 async def test_the_credential_comes_first_then_the_place(
-    metadata: Any, raised: type[Exception], standing: Standing
+    metadata: Any, raised: type[Exception], role: PeerRole
 ) -> None:
-    """Neither reads the message. Only the right credential raises the connection's standing."""
+    """Neither reads the message. Only the right credential raises the connection's role."""
     identity, table = await Identity.settled(), ConnectionTable(1)
     table.add("1", Connection())
-    gate = Gate(Callers(identity.use_cases.tokens, CREDENTIAL, identity.clock), table, LaneLimits(validation=0))
+    gate = Gate(Callers(identity.use_cases.tokens, CREDENTIAL, identity.clock), table, CallLimits(validation=0))
     context: Any = Context(metadata)
 
     with pytest.raises(raised):
         await gate.run(CallKind.VALIDATION, None, unread(), context)
 
-    assert table.standing("1") is standing
+    assert table.role("1") is role
