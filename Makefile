@@ -85,7 +85,7 @@ bench: $(STAMP) ## the numbers of performance, beside nginx and the peers that a
 	@PYTHONPATH=tests $(BIN)/python -m benchmarks.bench $(ARGS)
 
 .PHONY: bench-gate
-bench-gate: $(STAMP) ## fail if a request costs a tenth more than in a baseline, two minutes; BASE=<commit> to name it
+bench-gate: $(STAMP) ## fail if a request costs a tenth more than in a baseline commit (BASE=<commit>); takes two minutes
 	@PYTHONPATH=tests $(BIN)/python -m benchmarks.bench_gate $(if $(BASE),--base $(BASE)) $(ARGS)
 
 .PHONY: bench-peers
@@ -125,7 +125,7 @@ bench-directives: $(STAMP) ## measure how soon a changed directive is in force, 
 	@PYTHONPATH=tests $(BIN)/python benchmarks/directives.py $(ARGS)
 
 .PHONY: bench-attacks
-bench-attacks: $(STAMP) ## measure what attacks cost another organization, half an hour; ARGS="--seconds 10 --only trailers"
+bench-attacks: $(STAMP) ## measure what attacks cost another organization; takes half an hour; ARGS="--seconds 10 --only trailers"
 	@PYTHONPATH=tests $(BIN)/python -m benchmarks.attacks $(ARGS)
 
 .PHONY: fuzz

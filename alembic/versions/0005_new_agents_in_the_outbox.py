@@ -1,4 +1,4 @@
-"""Agents that were created leave a row in the outbox too: proxies remember that an organization has no such agent."""
+"""Add created agents to the outbox, because proxies cache that an organization has no such agent."""
 
 # ruff: noqa: INP001 - a folder of scripts that Alembic loads by path, no package
 
@@ -13,10 +13,10 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Note creations."""
+    """Include creations in the outbox."""
     op.execute("CREATE TRIGGER outbox_new AFTER INSERT ON agents FOR EACH ROW EXECUTE FUNCTION note_change('agents')")
 
 
 def downgrade() -> None:
-    """Forget creations again."""
+    """Exclude creations from the outbox again."""
     op.execute("DROP TRIGGER outbox_new ON agents")

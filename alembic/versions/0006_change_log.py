@@ -149,7 +149,7 @@ def _make_outbox() -> None:
     }
     for function, values in bodies.items():
         op.execute(
-            f"CREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS $$\n"  # noqa: S608 - all of it above
+            f"CREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS $$\n"
             f"BEGIN\n  INSERT INTO public.outbox {values};\n  RETURN NULL;\nEND $$"
         )
     for trigger, table, events, function, kind in _OUTBOX_TRIGGERS:

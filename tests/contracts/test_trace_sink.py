@@ -160,7 +160,9 @@ async def test_all_requests_with_one_id_are_found(store: TraceStore, *, has_time
     """Clients may use an id twice; the latest comes first, and nobody else's request does."""
     now_ms = int(datetime.now(UTC).timestamp() * 1_000)
     request_id = UUID(int=now_ms << 80 | 7 << 76 | 2 << 62 | 7) if has_time_in_it else uuid4()
-    traces = [traced(an_exchange(), minutes_ago=minutes, request_id=request_id) for minutes in (1, 5, 3)]
+    traces = [
+        traced(an_exchange(emitter_seq=minutes), minutes_ago=minutes, request_id=request_id) for minutes in (1, 5, 3)
+    ]
     await store.write(traces, "a-batch")
     await store.write([traced(an_exchange())], "another-batch")
     assert await store.find(ORG, request_id) == [traces[0], traces[2], traces[1]]

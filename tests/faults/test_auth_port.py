@@ -17,9 +17,9 @@ from harness.auth import bearer
 from harness.auth_port import MANY, AuthPort, no_message, outcome
 from harness.production import SERVICE_TOKEN
 from harness.relay import Relay
-from ibex.adapters.grpc.connections import MAX_STRANGER_CALLS
+from ibex.adapters.grpc.call_limits import CallLimits
+from ibex.adapters.grpc.connections import MAX_UNAUTHENTICATED_CALLS
 from ibex.adapters.grpc.generated import auth_pb2, auth_pb2_grpc
-from ibex.adapters.grpc.lanes import LaneLimits
 from ibex.adapters.grpc.verifiers import GrpcTokenVerifier
 from ibex.adapters.grpc.watch_streams import GrpcWatch
 from ibex.adapters.postgres.roles import AUTH_ROLE
@@ -110,9 +110,9 @@ async def test_many_health_watches_on_one_connection(auth: AuthPort) -> None:
         method: Any = channel.unary_stream(f"{HEALTH}/Watch")
         return await outcome(anext(aiter(method(request, timeout=WAIT_S))))
 
-    async with auth.proxy() as connected, auth.stranger() as stranger:
-        first = await watch(stranger)
-        codes = {code for code, _ in await asyncio.gather(*(watch(stranger) for _ in range(1_000)))}
+    async with auth.proxy() as connected, auth.unauthenticated() as channel:
+        first = await watch(channel)
+        codes = {code for code, _ in await asyncio.gather(*(watch(channel) for _ in range(1_000)))}
         await auth.unaffected(connected)
 
     assert first[0] is Code.UNIMPLEMENTED
@@ -122,27 +122,28 @@ async def test_many_health_watches_on_one_connection(auth: AuthPort) -> None:
 @pytest.mark.parametrize("method", ["ValidateToken", "ValidateAgent"])
 async def test_calls_without_the_credential_that_send_no_message(auth: AuthPort, method: str) -> None:
     """They are refused before anything of them is read, and take no place of a proxy."""
-    async with auth.proxy() as connected, auth.stranger() as stranger:
-        call: Any = stranger.stream_unary(f"{SERVICE}/{method}")
-        calls = [outcome(call(no_message(), timeout=WAIT_S)) for _ in range(MAX_STRANGER_CALLS - 1)]
+    async with auth.proxy() as connected, auth.unauthenticated() as channel:
+        call: Any = channel.stream_unary(f"{SERVICE}/{method}")
+        calls = [outcome(call(no_message(), timeout=WAIT_S)) for _ in range(MAX_UNAUTHENTICATED_CALLS - 1)]
         outcomes = set(await asyncio.gather(*calls))
         await auth.unaffected(connected)
 
     assert outcomes == {(Code.FAILED_PRECONDITION, "service-credential")}
-    assert auth.calls()[method, "FAILED_PRECONDITION"] >= MAX_STRANGER_CALLS - 1
+    assert auth.calls()[method, "FAILED_PRECONDITION"] >= MAX_UNAUTHENTICATED_CALLS - 1
 
 
 @pytest.mark.parametrize("method", [f"{HEALTH}/Check", f"{SERVICE}/ListTokens"])
-async def test_calls_of_strangers_that_send_no_message(auth: AuthPort, method: str) -> None:
-    """They wait in a bounded room. Validation, health checks and administration find theirs."""
+async def test_unauthenticated_calls_that_send_no_message(auth: AuthPort, method: str) -> None:
+    """They wait, at most so many at a time. Validation, health checks and administration find theirs."""
     request = auth_pb2.ListTokensRequest(org_id=str(auth.org_id))
-    async with auth.proxy() as connected, auth.stranger() as another:
-        strangers = [grpc.aio.insecure_channel(f"127.0.0.1:{auth.port}") for _ in range(6)]
+    async with auth.proxy() as connected, auth.unauthenticated() as another:
+        channels = [grpc.aio.insecure_channel(f"127.0.0.1:{auth.port}") for _ in range(6)]
         waiting = []
-        for channel in strangers:
+        for channel in channels:
             call: Any = channel.stream_unary(method)
             waiting += [
-                asyncio.create_task(outcome(call(no_message(), timeout=WAIT_S))) for _ in range(MAX_STRANGER_CALLS - 1)
+                asyncio.create_task(outcome(call(no_message(), timeout=WAIT_S)))
+                for _ in range(MAX_UNAUTHENTICATED_CALLS - 1)
             ]
         check: Any = another.unary_unary(f"{HEALTH}/Check")
         await check(b"", timeout=WAIT_S)
@@ -154,7 +155,7 @@ async def test_calls_of_strangers_that_send_no_message(auth: AuthPort, method: s
         for task in waiting:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
-        for channel in strangers:
+        for channel in channels:
             await channel.close()
 
     assert done
@@ -167,8 +168,8 @@ async def test_administration_that_hangs_takes_nothing_from_validation(
 ) -> None:
     """Changes wait for a lock: as many as may, the next is refused at once. Validation has its own connections."""
     request = auth_pb2.CreateTokenRequest(org_id=str(auth.org_id), name="x")
-    most = LaneLimits().administration
-    async with auth.proxy() as connected, auth.stranger() as channel:
+    most = CallLimits().administration
+    async with auth.proxy() as connected, auth.unauthenticated() as channel:
         service = auth_pb2_grpc.AuthServiceStub(channel)
         await service.ListTokens(auth_pb2.ListTokensRequest(org_id=str(auth.org_id)), metadata=auth.admin_metadata)
         with psycopg.connect(module_postgres.superuser_url) as lock:
@@ -196,7 +197,7 @@ async def test_guessed_tokens_of_administrators(auth: AuthPort) -> None:
     def guess() -> Any:
         return bearer(PersonalAccessToken.issue(uuid4(), secrets.token_bytes(32)).reveal())
 
-    async with auth.proxy() as connected, auth.stranger() as channel:
+    async with auth.proxy() as connected, auth.unauthenticated() as channel:
         service = auth_pb2_grpc.AuthServiceStub(channel)
         await service.ListTokens(request, metadata=auth.admin_metadata)
         guesses = [asyncio.create_task(outcome(service.ListTokens(request, metadata=guess()))) for _ in range(200)]
@@ -212,9 +213,11 @@ async def test_guessed_tokens_of_administrators(auth: AuthPort) -> None:
 
 async def test_watches_without_the_credential(auth: AuthPort) -> None:
     """Each is refused before it is opened, takes no place of a worker's, and is counted."""
-    async with auth.proxy() as connected, auth.stranger() as stranger:
+    async with auth.proxy() as connected, auth.unauthenticated() as stranger:
         watch: Any = stranger.stream_stream(f"{SERVICE}/Watch")
-        calls = [outcome(anext(aiter(watch(no_message(), timeout=WAIT_S)))) for _ in range(MAX_STRANGER_CALLS - 1)]
+        calls = [
+            outcome(anext(aiter(watch(no_message(), timeout=WAIT_S)))) for _ in range(MAX_UNAUTHENTICATED_CALLS - 1)
+        ]
         outcomes = set(await asyncio.gather(*calls))
         async with GrpcWatch(connected).open(None) as stream:
             stream.ping(1)
@@ -222,7 +225,7 @@ async def test_watches_without_the_credential(auth: AuthPort) -> None:
         await auth.unaffected(connected)
 
     assert outcomes == {(Code.FAILED_PRECONDITION, "service-credential")}
-    assert auth.calls()["Watch", "FAILED_PRECONDITION"] >= MAX_STRANGER_CALLS - 1
+    assert auth.calls()["Watch", "FAILED_PRECONDITION"] >= MAX_UNAUTHENTICATED_CALLS - 1
     assert isinstance(first, First)
 
 

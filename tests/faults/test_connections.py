@@ -43,6 +43,8 @@ def _chunk(data: bytes) -> bytes:
 
 BODY = _chunk(json.dumps(REQUEST).encode())
 TOO_LARGE = "content-length: 11534336"
+DISCARDED_AT_MOST = 48 << 20
+"""What is discarded after the refusal, and what the system's buffers on both sides hold."""
 ENDLESS = {
     "one trailer": b"0\r\nx-trailer: " + b"a" * 200_000,
     "many trailers": b"0\r\n" + b"t: a\r\n" * 300,
@@ -84,7 +86,8 @@ def test_trailers_that_trickle(proxy: Loopback, path: str) -> None:
         proxy.assert_healthy()
         _trickle(client)
     if path == CHAT:
-        assert (proxy.record(request_id).status, proxy.record(request_id).reached_provider) == (499, False)
+        exchange = proxy.record(request_id)  # the time limits of the trailers and of the body end at the same moment
+        assert (exchange.status, exchange.reached_provider) in {(408, False), (499, False)}
     else:
         assert proxy.recorded_nothing_of(str(request_id))
 
@@ -96,7 +99,7 @@ def test_endless_trailers_cost_others_nothing(proxy: Loopback) -> None:
         attacks = [threads.submit(_send_trailers, proxy) for _ in range(4)]
         during = _slowest_health(proxy)
         sent = [attack.result() for attack in attacks]
-    assert max(sent) < 24 << 20
+    assert max(sent) < DISCARDED_AT_MOST
     assert during < before + 1.0  # it was 11 s
 
 

@@ -90,7 +90,7 @@ class AuthPort:
             yield channel
 
     @asynccontextmanager
-    async def stranger(self) -> AsyncIterator[grpc.aio.Channel]:
+    async def unauthenticated(self) -> AsyncIterator[grpc.aio.Channel]:
         """Connect by gRPC without any credential, on a connection of its own."""
         options = (("grpc.use_local_subchannel_pool", 1),)
         async with grpc.aio.insecure_channel(f"{LOOPBACK}:{self.port}", options=options) as channel:

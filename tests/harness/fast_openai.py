@@ -76,7 +76,7 @@ _END_OF_STREAM = chunked(b"data: " + _LAST.encode() + b"\n\n") + chunked(DONE) +
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class LeakyBucket:
     """How a model behaves: seconds to its first byte, give or take, and a stream's events, so many a second.
 
     Each event is larger by ``padding`` bytes.
@@ -89,14 +89,14 @@ class Pace:
     padding: int = 0
 
 
-PACE = Pace()
+PACE = LeakyBucket()
 
 
 @dataclass(slots=True)
 class FastOpenAI:
     """What the connections of one process share."""
 
-    pace: Pace
+    pace: LeakyBucket
     draw: random.Random
     lost: dict[str, int] = field(default_factory=dict)
     received: Counter[str] = field(default_factory=Counter)
@@ -209,7 +209,7 @@ class _Connection(asyncio.Protocol):
         )
 
 
-async def serve(listener: socket.socket, pace: Pace, seed: int) -> None:
+async def serve(listener: socket.socket, pace: LeakyBucket, seed: int) -> None:
     """Serve until SIGINT or SIGTERM."""
     server = FastOpenAI(pace, random.Random(seed))  # noqa: S311 - a pace, no secret
     loop = asyncio.get_running_loop()
@@ -232,7 +232,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--events-a-second", type=float, default=PACE.events_a_second)
     parser.add_argument("--padding", type=int, default=PACE.padding)
     options = parser.parse_args(arguments)
-    pace = Pace(options.first_s, options.give_or_take_s, options.events, options.events_a_second, options.padding)
+    pace = LeakyBucket(
+        options.first_s, options.give_or_take_s, options.events, options.events_a_second, options.padding
+    )
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((LOOPBACK, options.port))

@@ -17,7 +17,6 @@ from harness.freshness_links import (
     TokensOverLink,
     UnreachableError,
 )
-from ibex.adapters.memory.epochs import InMemoryEpochs
 from ibex.domain.admit_caller import AdmitCaller
 from ibex.domain.auth_calls import AuthCalls
 from ibex.domain.cached_identity import CachedAgents, CachedTokens, agent_policy, token_policy
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from harness.freshness_links import SimulatedStream
+    from ibex.adapters.memory.epochs import InMemoryEpochs
     from ibex.adapters.memory.identity import InMemoryIdentity
     from ibex.domain.clock import Clock
     from ibex.domain.freshness.cache import Fetched

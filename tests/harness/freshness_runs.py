@@ -1,6 +1,6 @@
 """Runs many simulated worlds on all processors and reports the worst.
 
-PYTHONPATH=tests python -m harness.freshness_runs [worlds [seconds of each [first seed [the one kind of fault [at a time]]]]]
+PYTHONPATH=tests python -m harness.freshness_runs [worlds [seconds of each [first seed [kind of fault [at a time]]]]]
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import uvicorn
 
 from harness.chat_scene import AGENT, BEARER, ChatScene, ScriptedStream, chat_request, pause
 from ibex.adapters.http.app import create_app
-from ibex.adapters.http.client import CUT, Limits
+from ibex.adapters.http.client import Limits
 from ibex.adapters.http.connections import ConnectionLimits
 from ibex.adapters.http.drain import Drain
 from ibex.adapters.http.errors import status_of
@@ -23,7 +23,7 @@ from ibex.domain.providers import CompletionBody, ProviderRegistry
 from ibex.domain.settle_exchange import ExchangeObserver, SettleExchange
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Iterator, Sequence
     from uuid import UUID
 
     from ibex.adapters.http.asgi import App, Message
@@ -211,10 +211,9 @@ def encoded(headers: dict[str, str | None]) -> list[tuple[bytes, bytes]]:
     return [(n.encode(), v.encode("latin-1")) for n, v in headers.items() if v is not None]
 
 
-def chat_scope(*more: tuple[bytes, bytes], cut: Callable[[], None] | None = None) -> dict[str, Any]:
-    """Return the scope of a chat request with the usual headers and more; ``cut`` drops its connection."""
-    scope = scope_of("POST", CHAT, [*encoded(HEADERS), *more])
-    return scope if cut is None else scope | {"extensions": {CUT: cut}}
+def chat_scope(*more: tuple[bytes, bytes]) -> dict[str, Any]:
+    """Return the scope of a chat request with the usual headers and more."""
+    return scope_of("POST", CHAT, [*encoded(HEADERS), *more])
 
 
 def scope_of(method: str, path: str, headers: Sequence[tuple[bytes, bytes]]) -> dict[str, Any]:

@@ -38,7 +38,7 @@ from ibex.entrypoints.proxy_server import connection_limits
 from ibex.entrypoints.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from harness.openai import ScriptedOpenAI
@@ -185,19 +185,23 @@ class Loopback:
         await self._started
 
     async def _assert_all_on_record(self) -> None:
-        for installation in (self._made, self._neighbour):
-            await self._assert_on_record(installation.organization.id)
+        traces = [
+            trace
+            for installation in (self._made, self._neighbour)
+            for trace in await self._assert_on_record(installation.organization.id)
+        ]
+        assert sorted(t.emitter_seq for t in traces) == list(range(1, len(traces) + 1))
 
-    async def _assert_on_record(self, org_id: UUID) -> None:
+    async def _assert_on_record(self, org_id: UUID) -> Sequence[Trace]:
+        """Return the organization's traces."""
         settled = [e for e, _ in self._heard.exchanges if e.caller is not None and e.caller.org_id == org_id]
         sessions = self._adapters.sessions()
         own = await sessions.sessions(org_id, len(settled))
         turns = [turn.request_id for session in own for turn in await sessions.turns(org_id, session.id)]
-        traces = await self._adapters.traces().tail(org_id, 2 * len(settled) + 1)
+        traces: Sequence[Trace] = await self._adapters.traces().tail(org_id, 2 * len(settled) + 1)
         assert Counter(turns) == Counter(e.request_id for e in settled if e.reached_provider)
         by_themselves = [e for e in settled if e.emitter_seq]
         excess = Counter(e.error_code for e in settled if not e.emitter_seq)
-        assert sorted(t.emitter_seq for t in traces) == list(range(1, len(traces) + 1))
         together = {e.emitter_seq for e in self._heard.aggregates}
         assert Counter(t.request_id for t in traces if t.emitter_seq not in together) == Counter(
             e.request_id for e in by_themselves
@@ -206,6 +210,7 @@ class Loopback:
         for trace in traces:
             repeated[trace.error_code] += trace.repeated if trace.emitter_seq in together else 0
         assert +repeated == excess
+        return traces
 
     @property
     def token(self) -> str:

@@ -371,7 +371,7 @@ async def test_connections_that_reach_their_age_cost_no_call() -> None:
 
 async def test_a_proxy_introduces_itself_and_stays() -> None:
     """It makes a call as soon as it is connected, and stays connected where a stranger that came later is closed."""
-    limits = ServerLimits(prove_within_s=2.0, stop_grace_s=0)
+    limits = ServerLimits(authentication_timeout_s=2.0, stop_grace_s=0)
     async with serving(await Identity.settled(), limits=limits) as server, asking(server.port) as channel:
         await channel.connected()
         before = clients_of(server.port)

@@ -14,8 +14,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from harness.auth import CREDENTIAL, LOOPBACK, REQUEST_ID, Identity, bearer, serving, stub
 from harness.auth_scene import SERVICE_METADATA, Code, Recorder, Scene, asking_about, asking_for
+from ibex.adapters.grpc.call_limits import CallLimits
 from ibex.adapters.grpc.generated import auth_pb2
-from ibex.adapters.grpc.lanes import LaneLimits
 from ibex.adapters.grpc.server import ServerLimits, ServerSecurity
 from ibex.adapters.grpc.service import SERVICE
 from ibex.domain.errors import InternalError, InvalidTokenError, ServiceDegradedError
@@ -182,7 +182,7 @@ async def test_more_calls_than_the_server_takes_are_refused() -> None:
     """At once, and before anything is looked up."""
     identity = await Identity.settled()
     identity.store.hangs = True
-    limits = ServerLimits(LaneLimits(validation=1), stop_grace_s=0)
+    limits = ServerLimits(CallLimits(validation=1), stop_grace_s=0)
     async with serving(identity, limits=limits) as server, stub(server.port) as service:
         first = service.ValidateToken(asking_for(identity.token), metadata=SERVICE_METADATA)
         await identity.store.asked.wait()

@@ -12,8 +12,8 @@ import pytest
 
 from harness.auth import Identity, asking, serving, stub
 from harness.auth_scene import SERVICE_METADATA, Code, Recorder
+from ibex.adapters.grpc.call_limits import CallLimits
 from ibex.adapters.grpc.generated import auth_pb2
-from ibex.adapters.grpc.lanes import LaneLimits
 from ibex.adapters.grpc.server import ServerLimits
 from ibex.adapters.grpc.verifiers import GrpcTokenVerifier
 from ibex.adapters.grpc.watch_service import MAX_CHANGES, MAX_PAGE
@@ -231,7 +231,7 @@ async def test_many_streams_get_every_change(channel: GrpcAuthChannel, identity:
 async def test_streams_have_a_lane_of_their_own() -> None:
     """One too many is refused, validation goes on, and a stream that ends makes room."""
     identity = await Identity.settled()
-    limits = ServerLimits(LaneLimits(watch=2), stop_grace_s=0)
+    limits = ServerLimits(CallLimits(watch=2), stop_grace_s=0)
     async with asyncio.timeout(WAIT_S), serving(identity, limits=limits) as server, asking(server.port) as channel:
         await channel.connected()
         watch = GrpcWatch(channel)

@@ -1,4 +1,4 @@
-"""Every change that makes cached entries outdated is in the log, whatever commits when and whatever happens to the server."""
+"""Every change that makes cached entries outdated is in the log, whatever happens to the server."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ def test_a_changed_directive_is_in_the_very_next_request_of_both_workers(
 
 
 def test_what_an_operator_changes_is_in_force_for_every_worker_at_the_next_request(stack: TwoWorkers) -> None:
-    """A directive, its rollback, an agent's state, an organization's: the command replaces the epoch before it returns."""
+    """A directive, its rollback, the state of an agent or an organization: the command replaces the epoch."""
     latest = stack.production.ibex("directive", "set", "one", "Answer in rhyme.", "--json")["number"]
     assert stack.seen() == {(200, latest)}
     for command, expected in (

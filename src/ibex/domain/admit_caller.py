@@ -76,9 +76,9 @@ class AdmitCaller:
     What is remembered of a caller says to which organization it belongs, which never changes; one round trip counts the
     request and brings the organization's news; by those, what is remembered is confirmed or looked up anew.
 
-    Beyond its bound of refusals, an organization's requests cost no other service anything unless they may be admitted:
-    an agent that the worker does not hold is not looked up, and a request that is refused by what was confirmed a
-    moment ago is refused without asking again (ADR 0041).
+    An organization that exceeds its limit of refusals causes calls to other services only for requests that may be
+    admitted. The use case does not look up agents that are not cached, and it refuses a request without a round trip
+    if the cached entries that decide it were confirmed a moment ago (ADR 0041).
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class AdmitCaller:
         return principal
 
     def note_refusal(self, notes: OpenExchange, error: IbexError) -> None:
-        """Count the refusal of a request that was admitted; one that was refused here is counted already."""
+        """Count the refusal of an admitted request. This use case counts its own refusals itself."""
         self._refused.note(notes, error)
 
     def _check_limit(self, count: int, notes: OpenExchange, now: datetime) -> None:
@@ -167,8 +167,8 @@ class AdmitCaller:
     def _refuse_at_once(self, token: TokenLookup, agent: AgentLookup, notes: OpenExchange, now: datetime) -> None:
         """Refuse a request over the limit without counting it, where that is known and the caller is valid.
 
-        The count only grows within a minute. Token and agent must have been confirmed a moment ago; if not, the round
-        trip confirms them, so that a revoked token is refused as such.
+        This is safe because the count only grows within a minute. Token and agent must have been confirmed a moment
+        ago; otherwise the round trip confirms them, so that a revoked token gets 401.
         """
         count = self._refused.requests_over_limit(token.value.org_id, now)
         if count and self._tokens.is_valid(token, _unread(notes)) and self._agents.is_valid(agent, _unread(notes)):
@@ -228,7 +228,7 @@ class AdmitCaller:
             now = notes.clock.now()
             if self._refused.is_beyond(principal.org_id, now):
                 raise RateLimitedError(
-                    "The organization has had too many requests refused in this minute.",
+                    "Too many requests of the organization were refused in this minute.",
                     retry_after_s=seconds_left(now),
                 )
         return await self._agents.look_up(principal.org_id, agent_id)
@@ -254,7 +254,7 @@ def _check_reach(principal: Principal, credentials: Credentials) -> None:
 
 def _bearer(authorization: str | None) -> str:
     scheme, _, credential = (authorization or "").strip(" \t").partition(" ")
-    credential = credential.strip(" ")  # any other blank is a part of it, which no token has
+    credential = credential.strip(" ")  # any other whitespace stays, and makes the token invalid
     if scheme.lower() != "bearer" or not credential:
         raise MissingTokenError
     return credential

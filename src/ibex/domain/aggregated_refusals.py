@@ -1,4 +1,4 @@
-"""Refusals beyond an organization's bound, put together: one exchange stands for all of one code (ADR 0041)."""
+"""Aggregation of refusals beyond an organization's limit: one exchange for each organization and code (ADR 0041)."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class _Aggregate:
 
 
 class AggregatedRefusals:
-    """Exchanges of refused requests, by organization and code, until they are taken."""
+    """Aggregates of refused requests by organization and error code."""
 
     def __init__(self) -> None:
         self._aggregates: dict[tuple[UUID | None, ErrorCode | None], _Aggregate] = {}
 
     def add(self, exchange: Exchange) -> None:
-        """Add one refusal; it has a caller."""
+        """Add one refusal, whose caller must be known."""
         caller = exchange.caller
         key = (caller.org_id if caller is not None else None, exchange.error_code)
         found = self._aggregates.get(key)
@@ -41,10 +41,10 @@ class AggregatedRefusals:
         found.one_agent = found.one_agent and caller == found.first.caller
 
     def take(self) -> list[Exchange]:
-        """Return one exchange for each organization and code, and forget them.
+        """Return one exchange for each organization and code, and clear the aggregates.
 
-        It is the first one, completed when the last was, without what belongs to one request alone. It names an agent
-        if all of the refusals had the same caller. Its number is still to be given.
+        Each is a copy of the first refusal with the completion time of the last one, and without session, model and
+        message hash. It names an agent only if all refusals have the same caller. The caller assigns ``emitter_seq``.
         """
         taken, self._aggregates = self._aggregates, {}
         return [_exchange_of(aggregate) for aggregate in taken.values()]

@@ -1,17 +1,17 @@
-"""The calls of a worker to auth: bounded in number, in shares, so that no flood takes the calls of live tokens.
+"""Concurrency limits for a worker's calls to auth, so that a flood cannot starve the calls for live tokens.
 
-The event loop makes some 5,000 calls a second, so 128 take about 25 ms; more at a time would all miss their deadline.
-A call beyond its share waits for at most the timeout of a call. Those that wait take turns by tenant: a token id's for
-tokens, an organization's for agents. ADR 0040 says what each share is for.
+The event loop makes some 5,000 calls a second, so 128 take about 25 ms; with more in flight, all would miss their
+deadline. Each share of the calls has its own limit and queue. A call waits in the queue for at most the timeout of a
+call. The queue is round-robin by tenant: the token id of a token call, the organization of an agent call (ADR 0040).
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from ibex.domain.errors import AuthUnavailableError, InvalidTokenError, ServiceDegradedError
-from ibex.domain.guessed_secrets import GuessedSecrets, Pace, Proven, Share
+from ibex.domain.guessed_secrets import GuessedSecrets, LeakyBucket, RecentlyConfirmed, Share
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -21,9 +21,7 @@ if TYPE_CHECKING:
     from ibex.domain.freshness.cache import Fetched
     from ibex.domain.identity import Agent, Principal
 
-T = TypeVar("T")
-
-MOST_CALLS: Final = 128
+MAX_CALLS: Final = 128
 LIMITS: Final[Mapping[Share, int]] = {
     Share.PROVEN: 96,
     Share.FIRST_SEEN: 40,
@@ -31,28 +29,31 @@ LIMITS: Final[Mapping[Share, int]] = {
     Share.SUSPECT: 16,
     Share.LANE: 8,
 }
-"""Calls at a time. All but ``PROVEN`` add up to 96: a quarter of all calls is reserved for it, a quarter for them."""
-MOST_WAITING: Final = 1_000
-MOST_WAITING_OF_A_TENANT: Final = 250
+"""Maximum of concurrent calls by share.
+
+``PROVEN`` is limited to 96, and so is the sum of the others: each side always has a quarter of ``MAX_CALLS`` to itself.
+"""
+MAX_WAITING: Final = 1_000
+MAX_WAITING_PER_TENANT: Final = 250
 RETRY_AFTER_S: Final = 1.0
 _NS: Final = 1_000_000_000
 
 
-def _nobody(_share: Share) -> None:
+def _ignore(_share: Share) -> None:
     pass
 
 
 class _Queue:
-    """Calls of one share that wait. Tenants take turns."""
+    """A bounded round-robin queue of the waiting calls of one share."""
 
     def __init__(self) -> None:
         self._tenants: dict[int, dict[asyncio.Future[bool], None]] = {}
         self._waiting = 0
 
     def add(self, tenant: int) -> asyncio.Future[bool] | None:
-        """Return what becomes True when it is this call's turn; None where too many wait."""
+        """Return a future that becomes True when a slot is free; None if the queue is full."""
         own = self._tenants.get(tenant)
-        if self._waiting >= MOST_WAITING or (own is not None and len(own) >= MOST_WAITING_OF_A_TENANT):
+        if self._waiting >= MAX_WAITING or (own is not None and len(own) >= MAX_WAITING_PER_TENANT):
             return None
         turn: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._tenants.setdefault(tenant, {})[turn] = None
@@ -60,7 +61,7 @@ class _Queue:
         return turn
 
     def remove(self, tenant: int, turn: asyncio.Future[bool]) -> None:
-        """Take a call that does not wait any more out of the queue."""
+        """Remove a call that has stopped waiting."""
         own = self._tenants.get(tenant)
         if own is not None and turn in own:
             del own[turn]
@@ -69,7 +70,7 @@ class _Queue:
                 del self._tenants[tenant]
 
     def next(self) -> asyncio.Future[bool] | None:
-        """Take out the call whose turn it is; None where none waits."""
+        """Remove and return the next call; None if the queue is empty."""
         if not self._tenants:
             return None
         tenant = next(iter(self._tenants))
@@ -83,7 +84,7 @@ class _Queue:
 
 
 class CallShares:
-    """Slots for calls, in shares."""
+    """Slots for concurrent calls, limited in total and by share."""
 
     def __init__(self) -> None:
         self._in_flight = dict.fromkeys(Share, 0)
@@ -91,7 +92,7 @@ class CallShares:
         self._queues = {share: _Queue() for share in Share}
 
     async def enter(self, share: Share, tenant: int, timeout_s: float) -> bool:
-        """Take a slot, to be given back by ``leave``; False where none becomes free within the timeout."""
+        """Take a slot, which ``leave`` releases. Return False if no slot becomes free within the timeout."""
         if self._is_free(share):
             self._take(share)
             return True
@@ -103,14 +104,14 @@ class CallShares:
             return await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled() and turn.result():
-                self.leave(share)  # its turn had come already
+                self.leave(share)  # it had been given a slot already
             raise
         finally:
             timer.cancel()
             self._queues[share].remove(tenant, turn)
 
     def leave(self, share: Share) -> None:
-        """Give a slot back; it goes to a call that waits, proven ones first."""
+        """Release a slot, and give free slots to waiting calls, ``PROVEN`` first."""
         self._in_flight[share] -= 1
         self._total -= 1
         for other in Share:
@@ -120,11 +121,11 @@ class CallShares:
                     turn.set_result(True)
 
     def in_flight(self, share: Share) -> int:
-        """Return how many slots of a share are taken."""
+        """Return the number of a share's calls in flight."""
         return self._in_flight[share]
 
     def _is_free(self, share: Share) -> bool:
-        return self._total < MOST_CALLS and self._in_flight[share] < LIMITS[share]
+        return self._total < MAX_CALLS and self._in_flight[share] < LIMITS[share]
 
     def _take(self, share: Share) -> None:
         self._in_flight[share] += 1
@@ -137,32 +138,32 @@ def _give_up(turn: asyncio.Future[bool]) -> None:
 
 
 class AuthCalls:
-    """Makes a worker's calls to auth, each within its share. Remembers which tokens and agents auth has confirmed."""
+    """Runs a worker's calls to auth within their shares. Remembers which tokens and agents auth has confirmed."""
 
     def __init__(
         self,
         clock: Clock,
         *,
         timeout_s: float,
-        refused: Callable[[Share], None] = _nobody,
+        refused: Callable[[Share], None] = _ignore,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Take how long a call may wait for a slot, in seconds, and what hears of each that got none."""
+        """Set how long a call may wait for a slot, in seconds, and a callback for the share of each refused call."""
         self._clock = clock
         self._timeout_s = timeout_s
         self._refused = refused
         self._sleep = sleep
         self._shares = CallShares()
         self._guesses = GuessedSecrets()
-        self._pace = Pace()
-        self._agents: Proven[tuple[int, int]] = Proven()
+        self._lane_bucket = LeakyBucket()
+        self._agents: RecentlyConfirmed[tuple[int, int]] = RecentlyConfirmed()
 
     async def verify_token(
         self, digest: bytes, token_id: UUID, verify: Callable[[], Awaitable[Fetched[Principal]]]
     ) -> Fetched[Principal]:
         """Return what ``verify`` returns, and raise what it raises.
 
-        Raises ``ServiceDegradedError`` where there was no slot for the call.
+        Raises ``ServiceDegradedError`` if the call got no slot.
         """
         attempt = self._guesses.begin(digest, token_id, self._clock.monotonic_ns())
         share = attempt.share
@@ -191,10 +192,10 @@ class AuthCalls:
     ) -> Fetched[Agent | None]:
         """Return what ``verify`` returns for an organization's agent, None for no such agent; raise what it raises.
 
-        Raises ``AuthUnavailableError`` where there was no slot for the call.
+        Raises ``AuthUnavailableError`` if the call got no slot.
         """
-        proven = self._agents.has(key, self._clock.monotonic_ns())
-        share = Share.PROVEN if proven else Share.AGENT
+        is_confirmed = self._agents.has(key, self._clock.monotonic_ns())
+        share = Share.PROVEN if is_confirmed else Share.AGENT
         if not await self._shares.enter(share, key[0], self._timeout_s):
             self._refused(share)
             raise AuthUnavailableError(retry_after_s=RETRY_AFTER_S)
@@ -211,8 +212,8 @@ class AuthCalls:
     async def _enter(self, share: Share, tenant: int) -> bool:
         left_s = self._timeout_s
         if share is Share.LANE:
-            wait_ns = self._pace.reserve(self._clock.monotonic_ns(), int(left_s * _NS))
-            if wait_ns is None:  # its turn would come too late
+            wait_ns = self._lane_bucket.reserve(self._clock.monotonic_ns(), int(left_s * _NS))
+            if wait_ns is None:  # the lane is full for longer than the timeout
                 return False
             if wait_ns:
                 await self._sleep(wait_ns / _NS)

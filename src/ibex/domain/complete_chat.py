@@ -48,14 +48,14 @@ if TYPE_CHECKING:
 
 SESSION_HEADER = "X-IBEX-Session-ID"
 _HASHED_AT_ONCE_BYTES = 256 << 10
-"""To hash more takes longer than it takes to hand it to a thread, in which it holds up nobody."""
+"""Larger bodies are hashed in a thread: hashing them would block the event loop for longer than the handover."""
 
 
 @value
 class ChatCall:
-    """What a client sent. ``read_request`` reads and understands the body. Only called once the caller has a slot.
+    """A chat request as the client sent it. ``read_request`` reads and parses the body, once the request has a slot.
 
-    ``reservation`` is what the request holds of the worker's capacity. The caller releases it after the response.
+    ``reservation`` is the request's part of the worker's capacity. The adapter releases it after the response.
     ``has_gone`` tells, when the call is cancelled, whether that is because the client has left.
     """
 
@@ -126,7 +126,7 @@ class CompleteChat:
             await self._settle.settle(notes, error=InternalError())
             raise
         finally:
-            call.reservation.release_body()  # no retry needs it: the provider has answered, or is not asked any more
+            call.reservation.release_body()  # no retry follows, so nothing needs the body
 
     async def _complete(self, call: ChatCall, notes: OpenExchange) -> ChatReply:
         reservation = call.reservation
@@ -137,19 +137,19 @@ class CompleteChat:
             reservation.capacity.end_authentication()
         if notes.caller is None:
             raise InternalError
-        # After the rate limit, which so bounds how often a request can be refused a slot and leave a trace of that.
+        # After the rate limit, so that the limit also bounds the traces of requests that get no slot.
         reservation.take_slot(notes.caller.org_id)
         wrong_headers = _wrong_headers(call)
         if not wrong_headers:
             notes.session = self._session(call, notes.caller)
         request = await self._read(call, notes, wrong_headers)
         provider = self._providers.route(request.model)
-        notes.model = request.model  # a name that is not routed may be any text: it is not kept
+        notes.model = request.model  # only once it is routed: any other name is arbitrary text, which is not recorded
         request = await self._direct(request, notes, await self._admit.recheck(admitted, notes))
         asked = request.asking_for_usage() if provider.reports_stream_usage else request
         hide_usage = asked is not request
         outgoing = OutgoingRequest(asked.model, asked.stream, asked.body)
-        del request, asked  # they hold five copies of the body, which must not stay while the provider thinks
+        del request, asked  # frees five copies of the body before the provider is asked
         await self._admit.recheck(admitted, notes)  # looking up the directive may have taken a while
         return await self._ask(provider, outgoing, notes, hide_usage=hide_usage)
 

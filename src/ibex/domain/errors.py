@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar, Final
 
-MOST_FIELD_ERRORS: Final = 32
-"""As many wrong fields as one answer tells: the answer to a request is not longer for what is wrong with it."""
+MAX_FIELD_ERRORS: Final = 32
+"""The maximum of field errors in one response, which bounds the size of the response."""
 
 
 class ErrorCode(StrEnum):
@@ -85,14 +85,14 @@ class InvalidJsonError(IbexError):
 
 
 class ValidationError(IbexError):
-    """Fields or headers are wrong; ``field_errors`` lists them, the first ``MOST_FIELD_ERRORS``."""
+    """Fields or headers are invalid. ``field_errors`` lists the first ``MAX_FIELD_ERRORS`` of them."""
 
     code = ErrorCode.VALIDATION_ERROR
     default_message = "The request is not valid."
 
     def __init__(self, field_errors: tuple[FieldError, ...]) -> None:
         super().__init__("; ".join(f"{e.field}: {e.message}" for e in field_errors[:3]) or None)
-        self.field_errors = field_errors[:MOST_FIELD_ERRORS]
+        self.field_errors = field_errors[:MAX_FIELD_ERRORS]
 
 
 class MissingAgentIdError(IbexError):
@@ -166,7 +166,7 @@ class PayloadTooLargeError(IbexError):
 
 
 class HeadersTooLargeError(IbexError):
-    """The fields around a request's body, or what frames the body, are too large or too many."""
+    """The headers, the trailers or the chunk framing of a request are too large or too many."""
 
     code = ErrorCode.HEADERS_TOO_LARGE
     default_message = "The request's headers or trailers are too large or too many."

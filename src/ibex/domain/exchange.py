@@ -79,8 +79,8 @@ class Exchange:
     been its own choice. ``reached_provider`` decides whether there is a checkpoint. ``status`` is how it came out, as
     the client's protocol counts that (499: the client had gone), also where a stream's 200 had been sent before.
     ``error_code`` is None for a success. ``emitter_seq`` counts from 1 without gaps in the process ``emitter_id``, and
-    is 0 for what is not put on record by itself. ``repeated`` is how many requests this stands for: more than 1 for
-    refusals that were put together (``aggregated_refusals``).
+    is 0 for an exchange that is not recorded by itself. ``repeated`` is the number of requests that it stands for: more
+    than 1 only for aggregated refusals (``aggregated_refusals``).
     """
 
     id: UUID

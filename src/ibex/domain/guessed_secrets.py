@@ -1,9 +1,8 @@
-"""Guesses at the secrets of known tokens: which attempts count as guesses, and which calls of auth they may take.
+"""Detection of guessed secrets: counts failed attempts per token id and assigns each call to auth a share.
 
-A token's id is safe to log, so an attacker may know it. A random secret with a known id passes the filter of live
-tokens, and only auth can refuse it. ``GuessedSecrets`` counts such attempts per token id and says which share of the
-calls each one belongs to; ``domain.auth_calls`` holds the shares apart. Nothing here waits: time comes as an argument,
-in nanoseconds of the monotonic clock.
+A token's id is safe to log, so an attacker may know it. A random secret with a known id passes the Bloom filter of live
+tokens, and only auth can refuse it. ``GuessedSecrets`` counts such attempts; ``domain.auth_calls`` limits the calls of
+each share. Nothing here waits. Time is an argument, in nanoseconds of the monotonic clock.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ if TYPE_CHECKING:
 K = TypeVar("K", bound="Hashable")
 
 FREE_GUESSES: Final = 5
-"""Failed secrets of one token id in a minute, before its other attempts go through the lane."""
+"""Failed secrets of one token id in a minute before further attempts use the lane."""
 WINDOW_S: Final = 60
-PROVEN_S: Final = 3_600
+CONFIRMED_S: Final = 3_600
 LANE_CALLS_A_SECOND: Final = 50
 LANE_BURST: Final = 8
-MOST_IDS: Final = 10_000
-MOST_PROVEN: Final = 20_000
+MAX_TOKEN_IDS: Final = 10_000
+MAX_CONFIRMED: Final = 20_000
 _NS: Final = 1_000_000_000
 
 
@@ -33,8 +32,8 @@ class Share(StrEnum):
     """The shares of the calls that a worker makes to auth.
 
     ``PROVEN`` is for tokens and agents that auth confirmed within the last hour, ``FIRST_SEEN`` for other tokens,
-    ``SUSPECT`` for tokens of whose id another secret failed or is being checked, ``LANE`` for those beyond the limit of
-    failed secrets, and ``AGENT`` for agents that were not confirmed within the last hour.
+    ``SUSPECT`` for tokens whose id has another secret that failed or is being checked, ``LANE`` for token ids beyond
+    ``FREE_GUESSES``, and ``AGENT`` for agents that were not confirmed within the last hour.
     """
 
     PROVEN = "proven"
@@ -44,15 +43,15 @@ class Share(StrEnum):
     LANE = "lane"
 
 
-class Proven(Generic[K]):
-    """Keys that auth confirmed within the last hour; beyond ``most``, the one confirmed longest ago is forgotten."""
+class RecentlyConfirmed(Generic[K]):
+    """Keys that auth confirmed within the last hour. Beyond ``most`` keys, the oldest confirmation is dropped."""
 
-    def __init__(self, most: int = MOST_PROVEN) -> None:
+    def __init__(self, most: int = MAX_CONFIRMED) -> None:
         self._most = most
         self._confirmed_ns: dict[K, int] = {}
 
     def add(self, key: K, now_ns: int) -> None:
-        """Note that the key was confirmed now."""
+        """Record that the key was confirmed now."""
         self._confirmed_ns.pop(key, None)
         self._confirmed_ns[key] = now_ns
         if len(self._confirmed_ns) > self._most:
@@ -63,18 +62,18 @@ class Proven(Generic[K]):
         self._confirmed_ns.pop(key, None)
 
     def has(self, key: K, now_ns: int) -> bool:
-        """Tell whether the key was confirmed within the last hour."""
+        """Return whether the key was confirmed within the last hour."""
         confirmed_ns = self._confirmed_ns.get(key)
-        return confirmed_ns is not None and now_ns - confirmed_ns < PROVEN_S * _NS
+        return confirmed_ns is not None and now_ns - confirmed_ns < CONFIRMED_S * _NS
 
     def __len__(self) -> int:
-        """Return how many keys are kept."""
+        """Return the number of keys."""
         return len(self._confirmed_ns)
 
 
 @dataclass(slots=True)
 class _Window:
-    """Attempts at one token id since ``began_ns`` that failed or are under way."""
+    """The attempts at one token id since ``began_ns`` that failed or are in flight."""
 
     began_ns: int
     attempts: int = 0
@@ -82,7 +81,7 @@ class _Window:
 
 @dataclass(slots=True)
 class Attempt:
-    """One secret that is being checked, and the share that its call belongs to."""
+    """A secret that is being checked, and the share of its call."""
 
     token_id: UUID
     share: Share
@@ -90,20 +89,21 @@ class Attempt:
 
 
 class GuessedSecrets:
-    """Counts failed secrets per token id. Its memory is bounded; beyond that, it forgets what is oldest.
+    """Counts failed secrets per token id. Memory is bounded: beyond the maximum, the oldest ids are dropped.
 
-    An attempt counts while it is under way, so that guesses in parallel do not pass as first ones. A token is known by
-    its digest. A token that was confirmed within the last hour is never counted, whatever else is tried with its id.
+    An attempt counts while it is in flight, so that parallel guesses are not all treated as the first one. Tokens are
+    identified by their digest. A token that was confirmed within the last hour is never counted, whatever other secrets
+    are tried with its id.
     """
 
-    def __init__(self, *, most_ids: int = MOST_IDS, most_proven: int = MOST_PROVEN) -> None:
+    def __init__(self, *, most_ids: int = MAX_TOKEN_IDS, most_confirmed: int = MAX_CONFIRMED) -> None:
         self._most_ids = most_ids
         self._windows: dict[UUID, _Window] = {}
-        self._proven: Proven[bytes] = Proven(most_proven)
+        self._confirmed: RecentlyConfirmed[bytes] = RecentlyConfirmed(most_confirmed)
 
     def begin(self, digest: bytes, token_id: UUID, now_ns: int) -> Attempt:
-        """Begin to check a token; end it with ``confirmed``, ``failed`` or ``undecided``."""
-        if self._proven.has(digest, now_ns):
+        """Begin to check a token. ``confirmed``, ``failed`` or ``undecided`` must follow."""
+        if self._confirmed.has(digest, now_ns):
             return Attempt(token_id, Share.PROVEN)
         window = self._windows.pop(token_id, None)
         if window is None or now_ns - window.began_ns >= WINDOW_S * _NS:
@@ -119,17 +119,17 @@ class GuessedSecrets:
         return Attempt(token_id, share, window)
 
     def confirmed(self, attempt: Attempt, digest: bytes, now_ns: int) -> None:
-        """The token is live."""
-        self._proven.add(digest, now_ns)
+        """End an attempt: auth confirmed the token."""
+        self._confirmed.add(digest, now_ns)
         self.undecided(attempt)
 
     def failed(self, attempt: Attempt, digest: bytes) -> None:
-        """The token is not live: auth refused it. The attempt goes on counting."""
+        """End an attempt: auth refused the token. The attempt still counts."""
         del attempt
-        self._proven.discard(digest)
+        self._confirmed.discard(digest)
 
     def undecided(self, attempt: Attempt) -> None:
-        """Auth did not answer, or was not asked: the attempt says nothing about the secret."""
+        """End an attempt without an answer of auth. The attempt no longer counts."""
         window = attempt.window
         if window is None:
             return
@@ -138,12 +138,12 @@ class GuessedSecrets:
             del self._windows[attempt.token_id]
 
     def __len__(self) -> int:
-        """Return how many token ids are counted."""
+        """Return the number of token ids."""
         return len(self._windows)
 
 
-class Pace:
-    """At most so many turns a second, and so many at once after a pause."""
+class LeakyBucket:
+    """A rate limit of ``a_second`` calls with bursts of ``burst`` calls."""
 
     def __init__(self, a_second: int = LANE_CALLS_A_SECOND, burst: int = LANE_BURST) -> None:
         self._interval_ns = _NS // a_second
@@ -151,9 +151,9 @@ class Pace:
         self._next_ns = 0
 
     def reserve(self, now_ns: int, at_most_ns: int) -> int | None:
-        """Take a turn and return how long to wait for it; None, and no turn, where that is longer than ``at_most_ns``.
+        """Reserve a call and return how long to wait for it; None, and no reservation, if that exceeds ``at_most_ns``.
 
-        A turn that nobody uses after all is lost.
+        A reservation that is not used is lost.
         """
         due_ns = max(self._next_ns, now_ns)
         wait_ns = max(0, due_ns - self._allowance_ns - now_ns)

@@ -19,9 +19,9 @@ _TEXT = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 def uuid_in(text: str) -> UUID | None:
-    """Return the UUID that a text is, None for any other text.
+    """Return the UUID for a text in the form 8-4-4-4-12, None for any other text.
 
-    ``UUID`` itself takes more: braces, ``urn:uuid:``, no hyphens, underscores, digits of other scripts.
+    ``UUID`` also accepts braces, ``urn:uuid:``, missing hyphens, underscores and digits of other scripts.
     """
     return UUID(text) if _TEXT.fullmatch(text) else None
 

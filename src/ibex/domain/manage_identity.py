@@ -301,7 +301,7 @@ class ManageIdentity:
             await self._store.add_agent(agent)
             return True
 
-        await self._changes.make(org_id, add())  # its absence may be remembered
+        await self._changes.make(org_id, add())  # its absence may be cached
         return agent
 
     async def agents(self, org_id: UUID) -> Sequence[NamedAgent]:

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class OpenExchange:
-    """What is known so far. What the client is told of it (headers) is read from here as well.
+    """The state of an exchange in flight. The headers of the response are derived from it as well.
 
-    ``limit_rpm`` is the organization's limit as it is remembered, 0 for unlimited. ``is_excess_refusal`` tells of a
-    refused request whether it is beyond its organization's bound; None while it is not refused.
+    ``limit_rpm`` is the organization's limit as cached, 0 for unlimited. ``is_excess_refusal`` is whether a refused
+    request is beyond its organization's limit of refusals; None while the request is not refused.
     """
 
     clock: Clock

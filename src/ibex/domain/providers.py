@@ -29,7 +29,7 @@ class StreamEvent:
 
 @value
 class OutgoingRequest:
-    """What a provider is asked: the model, whether for a stream, and the whole body. The repr holds no text."""
+    """A request to a provider: the model, whether to stream, and the whole body. The repr shows no content."""
 
     model: str
     stream: bool

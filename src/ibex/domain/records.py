@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ibex.domain.traces import Trace
 
 
-MOST_OF_AN_ID: Final = 100
+MAX_TRACES_PER_REQUEST_ID: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ class EmitterRecord:
 
     ``missing`` is how many numbers between the two have no trace, ``repeated`` how many traces have another one's
     number: both are 0, or something was lost or counted twice. What a process lost after its last trace does not show.
-    ``requests`` is how many requests the traces stand for: one may stand for many refused ones.
+    ``requests`` is the number of requests that the traces stand for: one trace may stand for many refused requests.
     """
 
     emitter_id: UUID
@@ -129,8 +129,8 @@ class TraceHistory(Protocol):
     async def find(self, org_id: UUID, request_id: UUID) -> Sequence[Trace]:
         """Return the traces with this request id, the latest first; a client may use one more than once.
 
-        At most ``MOST_OF_AN_ID``; empty if there is none. A trace is found by the id of its checkpoint, too: of the
-        turns of one request id, all but the first have that in its place.
+        At most ``MAX_TRACES_PER_REQUEST_ID``; empty if there is none. The id of a checkpoint finds its trace, too:
+        if a client uses a request id again, the later checkpoints are stored under their own id.
         """
 
     async def summary(self, org_id: UUID, span: timedelta) -> Sequence[ModelSummary]:

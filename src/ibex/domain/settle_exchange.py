@@ -32,11 +32,11 @@ class ExchangeObserver(Protocol):
     def settled(self, exchange: Exchange, *, journaled: bool) -> None:
         """Take note. ``journaled`` is False where there is nothing to keep, or the journal could not keep it.
 
-        A refusal that is recorded together with others has ``emitter_seq`` 0, and ``journaled`` is True.
+        An aggregated refusal has ``emitter_seq`` 0, and ``journaled`` is True.
         """
 
     def aggregated(self, exchange: Exchange, *, journaled: bool) -> None:
-        """Take note of the exchange that was recorded for ``exchange.repeated`` refusals, each settled before."""
+        """Take note of an aggregate of ``exchange.repeated`` refusals, each of which was reported to ``settled``."""
 
 
 _CUT_OFF: Final = InternalError()
@@ -74,10 +74,10 @@ class Settlement:
 
 
 class SettleExchange:
-    """Closes notebooks. A failed authentication, whose organization nobody knows, is observed and written nowhere.
+    """Closes notebooks. A failed authentication has no known organization: it is observed, but not recorded.
 
-    Refusals beyond their organization's bound are put together and recorded a second later at the latest, one exchange
-    for each organization and code.
+    Refusals beyond their organization's limit are aggregated and recorded within a second, as one exchange for each
+    organization and code.
     """
 
     def __init__(
@@ -144,11 +144,11 @@ class SettleExchange:
         return task
 
     async def drain(self) -> None:
-        """Return once everything that is being recorded or closed is, refusals that were put together included."""
-        self._flush()
+        """Return once everything that is being recorded or closed is, aggregated refusals included."""
+        self._flush_aggregates()
         while self._running:
             await asyncio.wait(self._running)
-            self._flush()
+            self._flush_aggregates()
 
     def _record(self, exchange: Exchange, settlement: Settlement | None) -> None:
         """Begin to record; without a task of its own, which every request would pay for."""
@@ -156,7 +156,7 @@ class SettleExchange:
             self._tell(exchange, settlement, journaled=False)
             return
         if not exchange.emitter_seq:
-            self._put_together(exchange)
+            self._aggregate(exchange)
             self._tell(exchange, settlement, journaled=True)
             return
         try:
@@ -168,13 +168,13 @@ class SettleExchange:
         self._running.add(appending)
         appending.add_done_callback(partial(self._appended, exchange, settlement))
 
-    def _put_together(self, exchange: Exchange) -> None:
+    def _aggregate(self, exchange: Exchange) -> None:
         self._excess.add(exchange)
         if self._next_flush is None:
-            self._next_flush = asyncio.get_running_loop().call_later(FLUSH_INTERVAL_S, self._flush)
+            self._next_flush = asyncio.get_running_loop().call_later(FLUSH_INTERVAL_S, self._flush_aggregates)
 
-    def _flush(self) -> None:
-        """Begin to record the refusals that were put together."""
+    def _flush_aggregates(self) -> None:
+        """Begin to record the aggregated refusals."""
         if self._next_flush is None:
             return
         self._next_flush.cancel()
@@ -191,7 +191,7 @@ class SettleExchange:
         self._tell(exchange, settlement, journaled=journaled)
 
     def _tell(self, exchange: Exchange, settlement: Settlement | None, *, journaled: bool) -> None:
-        """Tell the observers, then those who wait; for what stands for many refusals nobody waits."""
+        """Tell the observers, then complete the settlement. An aggregate has none."""
         try:
             for observer in self._observers:
                 tell = observer.aggregated if settlement is None else observer.settled

@@ -22,7 +22,7 @@ class Trace:
 
     ``agent_id``, ``session_id`` and ``checkpoint_id`` are the nil UUID where the request was refused before it had one,
     and texts are empty where there is nothing to say: ClickHouse's columns are not nullable for that (ADR 0007).
-    ``repeated`` is how many requests the row stands for; what counts requests sums it up (ADR 0041).
+    ``repeated`` is the number of requests that the row stands for. Queries that count requests sum it (ADR 0041).
     """
 
     request_id: UUID

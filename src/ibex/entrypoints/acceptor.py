@@ -17,8 +17,8 @@ HESITATION_S: Final = 0.002
 """How long a process that has more connections than another lets that one accept; it may be dead, or frozen."""
 PAUSE_S: Final = 0.1
 """How long nothing is accepted after the operating system had no room for another connection."""
-TELL_S: Final = 60.0
-"""How often that is logged, at most."""
+LOG_INTERVAL_S: Final = 60.0
+"""The minimum time between two warnings."""
 _LOG: Final = logging.getLogger("ibex.serve")
 
 
@@ -62,16 +62,16 @@ class Acceptor:
         connections: Callable[[], int],
         close_one: Callable[[], object] | None = None,
     ) -> None:
-        """Take a listening socket, which its maker closes, and how many connections there are.
+        """Take a listening socket, which the caller closes, and a function that counts the connections.
 
-        ``close_one`` is called when the system has no room for another connection, to close one that is not needed.
+        ``close_one`` is called to close an unneeded connection if the system cannot accept another one.
         """
         self._listener = listener
         self._make_protocol = make_protocol
         self._share = share
         self._connections = connections
         self._close_one = close_one
-        self._told_at = -math.inf
+        self._logged_at = -math.inf
         self._loop = asyncio.get_running_loop()
         self._connecting: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -126,11 +126,11 @@ class Acceptor:
         self._share.tell(self._number())
 
     def _make_room(self, error: OSError) -> None:
-        """Close a connection that is not needed, and accept again after a pause."""
+        """Close an unneeded connection, and resume accepting after a pause."""
         now = self._loop.time()
-        if now - self._told_at >= TELL_S:
-            self._told_at = now
-            _LOG.warning("No connection can be accepted at the moment: %s", error.strerror)
+        if now - self._logged_at >= LOG_INTERVAL_S:
+            self._logged_at = now
+            _LOG.warning("Cannot accept connections at the moment: %s", error.strerror)
         if self._close_one is not None:
             self._close_one()
         self._wait(PAUSE_S, self._resume)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ibex.entrypoints.settings import Settings
 
 OTHER_DESCRIPTORS: Final = 128
-"""What auth has open besides connections to its gRPC port: databases, Redis, logs, its ops port."""
+"""Descriptors reserved for everything but gRPC connections: databases, Redis, logs, the ops port."""
 _LOG = logging.getLogger("ibex.auth")
 
 
@@ -104,9 +104,9 @@ def _server(settings: Settings, adapters: AuthAdapters) -> AuthServer:
 def _limits(settings: Settings) -> ServerLimits:
     descriptors, _ = limits.getrlimit(limits.RLIMIT_NOFILE)
     if descriptors == limits.RLIM_INFINITY:
-        return ServerLimits(prove_within_s=settings.header_timeout_s)
+        return ServerLimits(authentication_timeout_s=settings.header_timeout_s)
     room = connections_within(descriptors, OTHER_DESCRIPTORS)
-    return ServerLimits(max_connections=room, prove_within_s=settings.header_timeout_s)
+    return ServerLimits(max_connections=room, authentication_timeout_s=settings.header_timeout_s)
 
 
 def _tls(settings: Settings) -> ServerTls | None:

@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from ibex.entrypoints.settings import Settings
 
 _MORE_AUTHENTICATING: Final = 1_000
-"""How many more requests than there are slots may be in authentication at a time (ADR 0042)."""
+"""The limit of concurrent authentications beyond the number of slots (ADR 0042)."""
 
 
 def _all_observers(telemetry: RequestTelemetry, more: Sequence[ExchangeObserver]) -> Sequence[ExchangeObserver]:
@@ -83,7 +83,7 @@ def _deliveries(of: _Deliveries, journal: Journal) -> Sequence[DeliverExchanges]
 
 
 def _absent_agents(cache_size: int) -> LRUCache[Any, Any]:
-    """Return where it is remembered that agents are absent; those never make a live agent's entry go."""
+    """Return a separate cache for absent agents, so that they never evict the entry of a live agent."""
     return LRUCache(max(1, cache_size // 4))
 
 

@@ -1,6 +1,6 @@
-"""Which credentials production accepts: whether a server's URL has one, and whether a secret is easily guessed.
+"""Checks of credentials for production: whether a URL has one, and whether a secret is easily guessed (ADR 0039).
 
-Nothing here connects, and no message holds a value (ADR 0039).
+Nothing here connects.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Server(StrEnum):
-    """A server that IBEX connects to with a credential, as ``IBEX_ALLOW_INSECURE`` names it."""
+    """The servers that need a credential, by their names in ``IBEX_ALLOW_INSECURE``."""
 
     REDIS = "redis"
     CLICKHOUSE = "clickhouse"
@@ -31,7 +31,7 @@ SERVER_OF: Final[Mapping[str, Server]] = {
     "clickhouse_url": Server.CLICKHOUSE,
     "redis_url": Server.REDIS,
 }
-"""The server that each setting leads to."""
+"""The server of each URL setting."""
 
 WORDS: Final = frozenset(
     {
@@ -47,9 +47,9 @@ _LIBPQ_PASSWORD: Final = "PGPASSWORD"  # noqa: S105 - a variable's name
 
 
 def has_credential(server: Server, url: str, environ: Mapping[str, str]) -> bool:
-    """Tell whether a URL authenticates: by a password, a certificate, a token, or over a socket of this machine.
+    """Return whether a URL authenticates by a password, a certificate, a token or a local socket.
 
-    ``environ`` is what the client library reads besides the URL: libpq takes a password and a host from there.
+    ``environ`` is the environment, from which libpq also reads a password and a host.
     """
     parts = urlsplit(url)
     if any(passwords_in(url)):
@@ -58,21 +58,21 @@ def has_credential(server: Server, url: str, environ: Mapping[str, str]) -> bool
 
 
 def passwords_in(url: str) -> Sequence[str]:
-    """Return the passwords in a URL: before its host, and in its query, as each client library takes it there."""
+    """Return the passwords in a URL, both before the host and in the query, where client libraries accept them too."""
     parts = urlsplit(url)
     found = [unquote(parts.password)] if parts.password else []
     return found + [value for name, value in parse_qsl(parts.query) if name in {"password", "sslpassword"} and value]
 
 
 def is_weak_url(url: str) -> bool:
-    """Tell whether a URL holds a password that is easily guessed, its user's name among them."""
+    """Return whether a URL has a password that is easily guessed, such as the user name."""
     parts = urlsplit(url)
     users = {unquote(parts.username or ""), *(v for k, v in parse_qsl(parts.query) if k in {"user", "username"})}
     return any(is_weak_password(password) or password in users for password in passwords_in(url))
 
 
 def is_weak_password(password: str) -> bool:
-    """Tell whether a password is a well-known word, perhaps with a number after it, or a pattern."""
+    """Return whether a password is a well-known word, with or without a number after it, or a pattern."""
     letters = re.sub(r"[^a-z0-9]", "", password.lower())
     if letters.isdecimal() and len(letters) < _FEW_DIGITS:
         return True
@@ -80,19 +80,19 @@ def is_weak_password(password: str) -> bool:
 
 
 def is_weak_token(token: str) -> bool:
-    """Tell whether a long credential is a pattern, has few different characters, or is what an example has."""
+    """Return whether a long credential is a pattern, has few different characters, or is a placeholder."""
     letters = re.sub(r"[^a-z0-9]", "", token.lower())
     return is_pattern(token.encode()) or len(set(token)) < _FEW_CHARACTERS or any(w in letters for w in _PLACEHOLDERS)
 
 
 def is_weak_key(key: bytes) -> bool:
-    """Tell whether a key of random bytes is none: a pattern, or few different bytes."""
+    """Return whether a key is not random: a pattern, or few different bytes."""
     return is_pattern(key) or len(set(key)) < _FEW_CHARACTERS
 
 
 def is_pattern(value: bytes) -> bool:
-    """Tell whether a value repeats a part of itself, or counts up or down."""
-    if len(value) < 2:  # noqa: PLR2004 - a pair makes a step
+    """Return whether a value repeats a part of itself, or counts up or down."""
+    if len(value) < 2:  # noqa: PLR2004 - a step takes two bytes
         return True
     repeats = any(value == (value[:n] * (len(value) // n + 1))[: len(value)] for n in range(1, len(value) // 2 + 1))
     steps = {later - earlier for earlier, later in pairwise(value)}

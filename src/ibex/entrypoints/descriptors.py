@@ -12,21 +12,21 @@ if TYPE_CHECKING:
     from ibex.entrypoints.settings import Settings
 
 PER_REQUEST: Final = 2
-"""The client's connection, and the one to the provider."""
-OF_THE_PROCESS: Final = 320
-"""More than it has open without any request: its databases, its journal, and connections that it is about to close."""
-MOST: Final = 1 << 20
-"""The limit is not raised further. Some systems allow a thousand times that, and programs make tables of that size."""
+"""One connection to the client, and one to the provider."""
+RESERVED_DESCRIPTORS: Final = 320
+"""Descriptors for everything but requests: databases, the journal, and connections that are about to be closed."""
+MAX_OPEN_FILES: Final = 1 << 20
+"""The highest soft limit to set. Some systems allow a thousand times more, and programs size tables by the limit."""
 _LOG: Final = logging.getLogger("ibex.descriptors")
 
 
 def prepare_descriptors(settings: Settings) -> None:
-    """Raise the soft limit of open files to the hard one, and make room in the kernel's table for the requests.
+    """Raise the soft limit of open files to the hard limit, and grow the kernel's table for the requests.
 
-    Logs a warning where the limit is too low for ``IBEX_MAX_CONCURRENCY``. Call it before there are threads.
+    Log a warning if the limit is too low for ``IBEX_MAX_CONCURRENCY``. Call this before the process starts threads.
     """
     allowed = raise_limit()
-    wanted = PER_REQUEST * settings.max_concurrency + OF_THE_PROCESS
+    wanted = PER_REQUEST * settings.max_concurrency + RESERVED_DESCRIPTORS
     if allowed < wanted:
         _LOG.warning(
             "The limit of open files is %d, too low for IBEX_MAX_CONCURRENCY=%d, which needs %d. This process takes at "
@@ -40,31 +40,31 @@ def prepare_descriptors(settings: Settings) -> None:
 
 
 def raise_limit() -> int:
-    """Raise the soft limit of open files to the hard one, and return it."""
+    """Raise the soft limit of open files to the hard limit, and return it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = MOST if hard == resource.RLIM_INFINITY else min(hard, MOST)
+    most = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
     if soft != resource.RLIM_INFINITY and soft < most:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-        except (OSError, ValueError):  # some systems allow less than their hard limit says
+        except (OSError, ValueError):  # some systems allow less than the hard limit
             return soft
         return most
-    return MOST if soft == resource.RLIM_INFINITY else soft
+    return MAX_OPEN_FILES if soft == resource.RLIM_INFINITY else soft
 
 
 def connection_limit(settings: Settings) -> int:
-    """Return how many client connections a worker takes, as its descriptors allow at the moment.
+    """Return the maximum of client connections that the limit of open files allows a worker.
 
-    Half of what the process itself does not need is for clients, and more where the provider gets fewer connections.
+    Clients get at least half of the descriptors that are not reserved, and more if the provider needs less than half.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    free = max(2, (MOST if soft == resource.RLIM_INFINITY else soft) - OF_THE_PROCESS)
+    free = max(2, (MAX_OPEN_FILES if soft == resource.RLIM_INFINITY else soft) - RESERVED_DESCRIPTORS)
     to_provider = min(settings.openai_max_connections, settings.max_concurrency, free // 2)
     return min(settings.max_connections, free - to_provider)
 
 
 def make_room_for_descriptors(count: int) -> None:
-    """Let the kernel's table of this process's open files have room for so many.
+    """Grow the kernel's table of this process's open files to this size.
 
     The table grows when it is full. In a process of several threads, a thread that opens a file then waits until no
     processor can still be reading the old table: an event loop stood still for 10 to 20 ms each time its connections
@@ -76,7 +76,7 @@ def make_room_for_descriptors(count: int) -> None:
         return
     try:
         os.close(fcntl.fcntl(null, fcntl.F_DUPFD_CLOEXEC, count - 1))
-    except (OSError, ValueError):  # the last one is taken: the table is as large as it may be
+    except (OSError, ValueError):  # the last descriptor is in use: the table has its full size
         pass
     finally:
         os.close(null)

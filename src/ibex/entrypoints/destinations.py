@@ -1,6 +1,6 @@
-"""Where each secret is sent, and the rule that `.env` does not decide it for a secret of the environment (ADR 0039).
+"""The destinations of secrets, and the rule that `.env` must not redirect a secret from the environment (ADR 0039).
 
-A `.env` is read from whatever directory a command is run in. It may come from somebody else, say with a repository.
+A command reads the `.env` of its current directory, which may come from somebody else, for example with a repository.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ DESTINATIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "IBEX_AUTH_SERVICE_TOKEN": _AUTH,
     "IBEX_AUTH_CLIENT_KEY_FILE": _AUTH,
     "IBEX_TOKEN": ("IBEX_URL", "IBEX_HOST", "IBEX_PORT"),
-    # These name the server themselves.
+    # These contain their own destination.
     "IBEX_DATABASE_URL": (),
     "IBEX_AUTH_DATABASE_URL": (),
     "IBEX_OWNER_DATABASE_URL": (),
@@ -27,10 +27,10 @@ DESTINATIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "IBEX_REDIS_URL": (),
     "OTEL_EXPORTER_OTLP_ENDPOINT": (),
     "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": (),
-    # These are sent nowhere.
+    # These are never sent.
     "IBEX_TOKEN_PEPPERS": (),
     "IBEX_CACHE_KEY": (),
-    # Libraries read these from the environment, and send them where IBEX's settings say.
+    # Libraries read these from the environment, and send them to the servers in IBEX's settings.
     "PGPASSWORD": _DATABASES,
     "PGSSLPASSWORD": _DATABASES,
     "OTEL_EXPORTER_OTLP_HEADERS": _SPANS,
@@ -38,16 +38,16 @@ DESTINATIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "OTEL_EXPORTER_OTLP_CLIENT_KEY": _SPANS,
     "OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY": _SPANS,
 }
-"""For each variable that holds a secret, the variables that say where it is sent, or whom to trust there."""
+"""For each variable with a secret, the variables that set its destination, or the CA to trust there."""
 
 ONLY_CHAT_SENDS: Final = "IBEX_TOKEN"
-"""No other command sends it, so that its destinations are checked there."""
+"""The secret that only ``ibex chat`` sends, so only that command checks its destinations."""
 
 
 def misdirected(
     environ: Mapping[str, str], dotenv: Mapping[str, str], secrets: Iterable[str] = tuple(DESTINATIONS)
 ) -> tuple[str, str] | None:
-    """Return a secret of the environment and its destination that only the file names; None if there is none."""
+    """Return a secret from the environment and its destination that only the file sets; None if there is none."""
     for secret in secrets:
         if not environ.get(secret, "").strip():
             continue
@@ -58,8 +58,8 @@ def misdirected(
 
 
 def misdirection(secret: str, destination: str, file: str) -> str:
-    """Return what to tell a user."""
+    """Return the error message for a misdirected secret."""
     return (
-        f"{destination} is in {file}, but {secret} comes from the environment, and {file} does not decide where that is"
-        f" sent. Set {destination} in the environment too, or {secret} in {file} and not in the environment."
+        f"{destination} is in {file}, but {secret} comes from the environment. {file} must not redirect it. Set"
+        f" {destination} in the environment too, or set {secret} in {file} and not in the environment."
     )

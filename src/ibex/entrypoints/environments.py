@@ -320,8 +320,7 @@ class OperatorAdapters(_Adapters):
 class AuthAdapters(_Adapters):
     """What auth works with: identity at the source, the log of changes, and the epochs.
 
-    Administration has database connections of its own. Validation, which every request to a proxy may need, cannot wait
-    for them, nor can administration occupy those of validation.
+    Administration has a database pool of its own, so that it cannot take the connections that validation needs.
     """
 
     identity_database = providers.Singleton(_database, _Adapters.settings.provided.auth_database_url, AUTH_ROLE)

@@ -10,9 +10,9 @@ from ibex.domain.errors import IbexError
 from ibex.domain.journal import JournalUnavailableError
 from ibex.domain.manage_identity import AlreadyExistsError
 from ibex.domain.sessions import SinkUnavailableError
-from ibex.entrypoints.foreign_text import harmless
 from ibex.entrypoints.home import HomeInUseError
 from ibex.entrypoints.settings import SettingsError
+from ibex.entrypoints.untrusted_text import sanitize
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,5 +58,5 @@ def _said(failure: Exception) -> str:
 
 
 def _fail(message: str, code: int) -> int:
-    sys.stderr.write(f"ibex: {harmless(message)}\n")
+    sys.stderr.write(f"ibex: {sanitize(message)}\n")
     return code

@@ -178,7 +178,7 @@ def service_token(value: str) -> Secret[str]:
 
 
 def insecure_servers(value: str) -> tuple[str, ...]:
-    """Return the servers that are named, separated by commas. Raises ``ValueError`` for any other name."""
+    """Parse a comma-separated list of servers. Raises ``ValueError`` for an unknown name."""
     return tuple(Server(part.strip().lower()).value for part in value.split(",") if part.strip())
 
 
@@ -187,7 +187,7 @@ EMBEDDED_PEPPER = "home"
 
 
 def is_for_development(value: object) -> bool:
-    """Tell whether a setting's value is a secret that the embedded default made, or that is easily guessed."""
+    """Return whether a setting's value is a secret of the embedded default, or easily guessed."""
     if not isinstance(value, Secret):
         return False
     revealed = value.reveal()

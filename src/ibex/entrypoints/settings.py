@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from ibex.entrypoints.cache_settings import CacheSettings
 from ibex.entrypoints.setting_values import (
     SECONDS,
     Secret,
@@ -29,8 +30,7 @@ from ibex.entrypoints.setting_values import (
     text,
     url,
 )
-from ibex.entrypoints.tracing_settings import TracingSettings
-from ibex.entrypoints.unsafe_settings import half_of_tls, unsafe_credential
+from ibex.entrypoints.unsafe_settings import incomplete_tls, unsafe_credential
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,7 +62,7 @@ POSTGRES_URL = "a postgresql:// URL"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings(TracingSettings):
+class Settings(CacheSettings):
     """All settings of a process. Durations are in seconds, sizes in bytes; None where a variable is not set."""
 
     env: Environment = setting(
@@ -236,103 +236,6 @@ class Settings(TracingSettings):
             "Where each connection to Redis gets user and password, instead of from the URL.",
         ),
     )
-    cache_key: Secret[str] | None = setting(
-        None,
-        Variable(
-            "IBEX_CACHE_KEY",
-            service_token,
-            "at least 32 characters",
-            "Authenticates directives in Redis, the same for all workers; without it IBEX_AUTH_SERVICE_TOKEN does. "
-            "Without either, directives are not cached in Redis.",
-            is_secret=True,
-        ),
-    )
-    auth_cache_size: int = setting(
-        5_000,
-        Variable(
-            "IBEX_AUTH_CACHE_SIZE",
-            int_between(1, 1_000_000),
-            "1 to 1000000 entries",
-            "How many tokens, agents and directives each a worker remembers.",
-        ),
-    )
-    auth_stale_if_error_s: float = setting(
-        300.0,
-        Variable(
-            "IBEX_AUTH_STALE_IF_ERROR",
-            delay,
-            "seconds, 0 to 86400",
-            "How long an entry is served while auth cannot reach PostgreSQL; 0 with several regions.",
-        ),
-    )
-    directive_stale_if_error_s: float = setting(
-        300.0,
-        Variable(
-            "IBEX_DIRECTIVE_STALE_IF_ERROR",
-            delay,
-            "seconds, 0 to 86400",
-            "How long the last known directive holds where neither Redis nor PostgreSQL answers.",
-        ),
-    )
-    directive_cache_ttl_s: float = setting(
-        60.0,
-        Variable("IBEX_DIRECTIVE_CACHE_TTL", seconds, SECONDS, "How long a directive is cached if nothing changes it."),
-    )
-    max_request_body_bytes: int = setting(
-        10 * 1024 * 1024,
-        Variable(
-            "IBEX_MAX_REQUEST_BODY_BYTES",
-            int_between(1_024, 1 << 30),
-            "1024 to 1073741824 bytes",
-            "Larger request bodies are refused with 413.",
-        ),
-    )
-    max_concurrency: int = setting(
-        2_000,
-        Variable(
-            "IBEX_MAX_CONCURRENCY",
-            int_between(1, 1_000_000),
-            "1 to 1000000",
-            "Chat requests at a time, for each worker; one organization alone gets three quarters (docs/limits.md).",
-        ),
-    )
-    body_budget_bytes: int = setting(
-        256 * 1024 * 1024,
-        Variable(
-            "IBEX_BODY_BUDGET_BYTES",
-            int_between(4_096, 1 << 40),
-            "4096 to 2^40 bytes, and 4 times IBEX_MAX_REQUEST_BODY_BYTES at least",
-            "Bytes of request bodies in flight, for each worker; one organization alone gets three quarters.",
-        ),
-    )
-    header_timeout_s: float = setting(
-        10.0,
-        Variable(
-            "IBEX_HEADER_TIMEOUT",
-            seconds,
-            SECONDS,
-            "How long a head or trailers may take, and a new connection may be silent. A body that stands still for so "
-            "long is refused with 408.",
-        ),
-    )
-    keep_alive_s: float = setting(
-        75.0,
-        Variable("IBEX_KEEP_ALIVE", seconds, SECONDS, "How long a connection is kept open for another request."),
-    )
-    max_connections: int = setting(
-        10_000,
-        Variable(
-            "IBEX_MAX_CONNECTIONS",
-            int_between(1, 1_000_000),
-            "1 to 1000000",
-            "Client connections at a time, for each worker; fewer where the limit of open files is low. Beyond it, "
-            "connections without a request are closed, the ones that never had one first.",
-        ),
-    )
-    client_stall_timeout_s: float = setting(
-        60.0,
-        Variable("IBEX_CLIENT_STALL_TIMEOUT", seconds, SECONDS, "A client that reads nothing for so long is cut off."),
-    )
     shutdown_timeout_s: float = setting(
         30.0, Variable("IBEX_SHUTDOWN_TIMEOUT", seconds, SECONDS, "How long running requests may finish on SIGTERM.")
     )
@@ -394,49 +297,49 @@ class Settings(TracingSettings):
                 shown = "(a secret, not shown)" if variable.is_secret else repr(raw)
                 raise SettingsError(f"{variable.name} is {shown}; allowed: {variable.allowed}.") from None
         settings = cls(**values)
-        settings.refuse_half_configured_tls()
+        settings.refuse_incomplete_tls()
         settings.refuse_small_body_budget()
         settings.refuse_unsafe_production(environ)
         return settings
 
     def refuse_small_body_budget(self) -> None:
-        """Raise ``SettingsError`` where the reserved quarter of the budget does not hold a largest body."""
+        """Raise ``SettingsError`` if the reserved quarter of the budget is smaller than the largest body."""
         least = 4 * self.max_request_body_bytes
         if self.body_budget_bytes < least:
             raise SettingsError(
                 f"IBEX_BODY_BUDGET_BYTES is {self.body_budget_bytes}; it must be at least {least}, 4 times "
-                "IBEX_MAX_REQUEST_BODY_BYTES, so that a quarter of it holds a largest body."
+                "IBEX_MAX_REQUEST_BODY_BYTES, so that a quarter of it fits the largest body."
             )
 
-    def refuse_half_configured_tls(self) -> None:
-        """Raise ``SettingsError`` where files for TLS between proxy and auth lack others that they need."""
-        wrong = half_of_tls(self, variables())
+    def refuse_incomplete_tls(self) -> None:
+        """Raise ``SettingsError`` if a TLS file between proxy and auth is set without another that it needs."""
+        wrong = incomplete_tls(self, variables())
         if wrong is not None:
             raise SettingsError(wrong)
 
     def refuse_unsafe_production(self, environ: Mapping[str, str]) -> None:
-        """Raise ``SettingsError`` for what production must have and lacks.
+        """Raise ``SettingsError`` if production lacks a credential or has a weak one.
 
-        ``environ`` is what client libraries read themselves.
+        ``environ`` is the environment, which client libraries read themselves.
         """
         if self.env is not Environment.PRODUCTION:
             return
         if self.auth_address is not None and self.auth_service_token is None and self.auth_client_cert_file is None:
             raise MissingSettingError(
-                "IBEX_AUTH_SERVICE_TOKEN is not set; IBEX_ENV=production needs it where the proxy shows auth no"
-                " certificate (IBEX_AUTH_CLIENT_CERT_FILE)."
+                "IBEX_AUTH_SERVICE_TOKEN is not set. With IBEX_ENV=production a proxy needs it, or a client certificate"
+                " (IBEX_AUTH_CLIENT_CERT_FILE), to authenticate to auth."
             )
         wrong = unsafe_credential(self, variables(), self.allow_insecure, environ)
         if wrong is not None:
             raise SettingsError(wrong)
 
     def require_service_identity(self) -> None:
-        """Raise ``MissingSettingError`` where auth in production could not tell a proxy from anybody else."""
-        unset = self.auth_service_token is None and self.auth_client_ca_file is None
-        if self.env is Environment.PRODUCTION and unset:
+        """Raise ``MissingSettingError`` if auth in production has no way to authenticate proxies."""
+        has_either = self.auth_service_token is not None or self.auth_client_ca_file is not None
+        if self.env is Environment.PRODUCTION and not has_either:
             raise MissingSettingError(
-                "IBEX_AUTH_SERVICE_TOKEN is not set; IBEX_ENV=production needs it where proxies show no certificate"
-                " (IBEX_AUTH_CLIENT_CA_FILE): without either, anybody who can connect may validate tokens."
+                "IBEX_AUTH_SERVICE_TOKEN is not set. With IBEX_ENV=production auth needs it, or client certificates"
+                " (IBEX_AUTH_CLIENT_CA_FILE): without either, any client that can connect may validate tokens."
             )
 
     def require_provider(self) -> None:

@@ -1,4 +1,4 @@
-"""What is wrong with settings that would fail open, in words for a user. No message holds a value (ADR 0039)."""
+"""Checks for settings that would fail open, with messages for the user. No message contains a value (ADR 0039)."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _TLS_NEEDS: Final = (
     ("auth_client_key_file", "auth_client_cert_file"),
     ("auth_client_cert_file", "auth_ca_file"),
 )
-"""A file for TLS, and another that it needs. The first three are auth's, the others the proxy's."""
+"""Pairs of a TLS file and another that it requires. The first three are auth's, the others the proxy's."""
 _SERVICE_TOKEN: Final = "auth_service_token"  # noqa: S105 - a setting's name
 
 
-def half_of_tls(settings: object, variables: Sequence[tuple[str, Variable]]) -> str | None:
-    """Say which file for TLS between proxy and auth lacks another one; None if none does."""
+def incomplete_tls(settings: object, variables: Sequence[tuple[str, Variable]]) -> str | None:
+    """Return a message if a TLS file between proxy and auth is set without another that it needs, else None."""
     names = {name: variable.name for name, variable in variables}
     for name, needed in _TLS_NEEDS:
         if getattr(settings, name) is not None and getattr(settings, needed) is None:
-            return f"{names[name]} is set and {names[needed]} is not. Set both: TLS needs the two together."
+            return f"{names[name]} is set and {names[needed]} is not. Set both: TLS needs the two files together."
     return None
 
 
@@ -39,26 +39,26 @@ def unsafe_credential(
     allowed: Collection[str],
     environ: Mapping[str, str],
 ) -> str | None:
-    """Say which secret is easily guessed, or which server asks for none; None if all is well.
+    """Return a message for the first secret that is easily guessed, or server without a credential; else None.
 
-    ``allowed`` names the servers that may go without. ``environ`` is what client libraries read themselves.
+    ``allowed`` names the servers that need no credential. ``environ`` is the environment, which client libraries read.
     """
     if (password := environ.get("PGPASSWORD")) and is_weak_password(password):
-        return "PGPASSWORD is easily guessed; IBEX_ENV=production refuses it. Use a random one."
+        return "PGPASSWORD is easily guessed; IBEX_ENV=production refuses it. Use a random password."
     for name, variable in variables:
         value = getattr(settings, name)
         weak_token = name == _SERVICE_TOKEN and value is not None and is_weak_token(value.reveal())
         if weak_token or is_for_development(value):
             return (
-                f"{variable.name} is a development credential, or one that is easily guessed; IBEX_ENV=production"
-                " refuses it. Use a random one."
+                f"{variable.name} is a development credential or easily guessed; IBEX_ENV=production refuses it. Use"
+                " a random one."
             )
         server = SERVER_OF.get(name)
         if server is None or value is None or server in allowed:
             continue
         if not has_credential(server, value.reveal(), environ):
             return (
-                f"{variable.name} has no password and no other credential; IBEX_ENV=production refuses that. Put one"
-                f" into the URL, or allow it with IBEX_ALLOW_INSECURE={server}."
+                f"{variable.name} has no password or other credential; IBEX_ENV=production refuses that. Put one into"
+                f" the URL, or allow it with IBEX_ALLOW_INSECURE={server}."
             )
     return None

@@ -11,7 +11,7 @@ import pytest
 
 from harness.chat_scene import AGENT, ORG, principal
 from ibex.adapters.memory.clock import ManualClock
-from ibex.domain.auth_calls import LIMITS, MOST_CALLS, MOST_WAITING_OF_A_TENANT, AuthCalls, CallShares
+from ibex.domain.auth_calls import LIMITS, MAX_CALLS, MAX_WAITING_PER_TENANT, AuthCalls, CallShares
 from ibex.domain.errors import AuthUnavailableError, InvalidTokenError, ServiceDegradedError
 from ibex.domain.freshness.cache import Fetched
 from ibex.domain.freshness.kinds import unknown_epoch
@@ -160,7 +160,7 @@ async def test_no_share_and_not_all_of_them_together_take_what_is_reserved() -> 
     """A quarter of all calls stays for proven tokens and agents, and a quarter for the others."""
     shares = CallShares()
     unproven = [share for share in Share if share is not Share.PROVEN]
-    assert sum(LIMITS[share] for share in unproven) + 32 == MOST_CALLS == LIMITS[Share.PROVEN] + 32
+    assert sum(LIMITS[share] for share in unproven) + 32 == MAX_CALLS == LIMITS[Share.PROVEN] + 32
     for share in unproven:
         for _ in range(LIMITS[share]):
             assert await shares.enter(share, 1, 0)
@@ -212,7 +212,7 @@ async def test_how_many_wait_is_bounded() -> None:
     shares = CallShares()
     for _ in range(LIMITS[Share.LANE]):
         assert await shares.enter(Share.LANE, 1, LONG_S)
-    waiting = [asyncio.create_task(shares.enter(Share.LANE, 1, LONG_S)) for _ in range(MOST_WAITING_OF_A_TENANT)]
+    waiting = [asyncio.create_task(shares.enter(Share.LANE, 1, LONG_S)) for _ in range(MAX_WAITING_PER_TENANT)]
     await settle()
 
     assert not await shares.enter(Share.LANE, 1, LONG_S)

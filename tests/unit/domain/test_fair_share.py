@@ -37,7 +37,7 @@ def test_whatever_is_taken_and_given_back(capacity: int, steps: list[tuple[UUID,
         if gives_back:
             back = min(amount, held[org_id])
             if back:
-                share.give_back(org_id, back)
+                share.release(org_id, back)
                 held[org_id] -= back
         else:
             total = sum(held.values()) + amount
@@ -49,7 +49,7 @@ def test_whatever_is_taken_and_given_back(capacity: int, steps: list[tuple[UUID,
         assert len(share) == sum(amount > 0 for amount in held.values())
     for org_id, amount in held.items():
         if amount:
-            share.give_back(org_id, amount)
+            share.release(org_id, amount)
     assert (share.in_use, len(share)) == (0, 0)
     assert fill(share, A) >= open_part(capacity)
 

@@ -6,7 +6,15 @@ from uuid import UUID
 
 import pytest
 
-from ibex.domain.guessed_secrets import FREE_GUESSES, PROVEN_S, WINDOW_S, GuessedSecrets, Pace, Proven, Share
+from ibex.domain.guessed_secrets import (
+    CONFIRMED_S,
+    FREE_GUESSES,
+    WINDOW_S,
+    GuessedSecrets,
+    LeakyBucket,
+    RecentlyConfirmed,
+    Share,
+)
 
 NS = 1_000_000_000
 TOKEN = UUID(int=1)
@@ -56,10 +64,10 @@ def test_a_token_confirmed_within_the_hour_never_uses_the_lane() -> None:
     guesses = GuessedSecrets()
     guesses.confirmed(guesses.begin(REAL, TOKEN, 0), REAL, 0)
     for number in range(100):
-        guess(guesses, number, PROVEN_S * NS - 1)
+        guess(guesses, number, CONFIRMED_S * NS - 1)
 
-    assert guesses.begin(REAL, TOKEN, PROVEN_S * NS - 1).share is Share.PROVEN
-    assert guesses.begin(REAL, TOKEN, PROVEN_S * NS).share is Share.LANE
+    assert guesses.begin(REAL, TOKEN, CONFIRMED_S * NS - 1).share is Share.PROVEN
+    assert guesses.begin(REAL, TOKEN, CONFIRMED_S * NS).share is Share.LANE
 
 
 def test_a_token_that_auth_refuses_is_proven_no_more() -> None:
@@ -102,7 +110,7 @@ def test_memory_is_bounded() -> None:
     guesses = GuessedSecrets(most_ids=10)
     for number in range(100):
         guess(guesses, number, token_id=UUID(int=number))
-    proven: Proven[int] = Proven(most=10)
+    proven: RecentlyConfirmed[int] = RecentlyConfirmed(most=10)
     for number in range(100):
         proven.add(number, number)
     proven.add(95, 100)
@@ -114,7 +122,7 @@ def test_memory_is_bounded() -> None:
 
 def test_the_pace_allows_a_burst_and_then_its_rate() -> None:
     """Whoever would have to wait too long gets no turn, and takes none from others."""
-    pace = Pace(a_second=50, burst=3)
+    pace = LeakyBucket(a_second=50, burst=3)
 
     assert [pace.reserve(NS, 50_000_000) for _ in range(7)] == [0, 0, 0, 20_000_000, 40_000_000, None, None]
     assert pace.reserve(NS + 20_000_000, 50_000_000) == 40_000_000

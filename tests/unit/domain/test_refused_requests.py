@@ -27,7 +27,7 @@ from ibex.domain.errors import (
 )
 from ibex.domain.exchange import Caller
 from ibex.domain.open_exchange import OpenExchange
-from ibex.domain.refused_requests import WHERE_UNLIMITED, RefusedRequests, is_refusal, seconds_left
+from ibex.domain.refused_requests import DEFAULT_WHEN_UNLIMITED, RefusedRequests, is_refusal, seconds_left
 
 UNKNOWN_AGENT = AgentNotAuthorizedError()
 NOT_COUNTED = {
@@ -39,8 +39,6 @@ NOT_COUNTED = {
     ErrorCode.AUTH_UNAVAILABLE,
     ErrorCode.PROVIDER_UNAVAILABLE,
     ErrorCode.PROVIDER_TIMEOUT,
-    ErrorCode.REQUEST_TIMEOUT,  # both come after the request was counted against the limit
-    ErrorCode.HEADERS_TOO_LARGE,
 }
 
 
@@ -88,7 +86,7 @@ def test_an_organization_has_as_many_refusals_as_its_limit() -> None:
     assert refuse(refused, clock) is False
 
 
-@pytest.mark.parametrize(("default_rpm", "bound"), [(2, 2), (0, WHERE_UNLIMITED)])
+@pytest.mark.parametrize(("default_rpm", "bound"), [(2, 2), (0, DEFAULT_WHEN_UNLIMITED)])
 def test_an_unlimited_organization_has_the_defaults_refusals(default_rpm: int, bound: int) -> None:
     """And 600 a minute where the default is unlimited too: what is refused is bounded everywhere."""
     clock, refused = ManualClock(), RefusedRequests(default_rpm=default_rpm)

@@ -6,7 +6,7 @@ import pytest
 
 from ibex.entrypoints.setting_values import Secret
 from ibex.entrypoints.settings import MissingSettingError, Settings, SettingsError, variables
-from ibex.entrypoints.unsafe_settings import half_of_tls, unsafe_credential
+from ibex.entrypoints.unsafe_settings import incomplete_tls, unsafe_credential
 
 PRODUCTION = {
     "IBEX_ENV": "production",
@@ -70,15 +70,6 @@ def test_a_wrong_value_is_named_and_shown_unless_it_is_a_secret() -> None:
     with pytest.raises(SettingsError, match=r"IBEX_DATABASE_URL is .a secret, not shown.") as raised:
         Settings.load({"IBEX_DATABASE_URL": "mysql://canary@h"})
     assert "canary" not in str(raised.value)
-
-
-def test_the_budget_for_bodies_holds_a_largest_body_in_its_reserved_quarter() -> None:
-    """Else an organization with nothing in flight could not send one while others use their share."""
-    assert Settings().body_budget_bytes == 256 << 20
-    sizes = {"IBEX_MAX_REQUEST_BODY_BYTES": "4096", "IBEX_BODY_BUDGET_BYTES": "16384"}
-    assert Settings.load(sizes).body_budget_bytes == 16_384
-    with pytest.raises(SettingsError, match="IBEX_BODY_BUDGET_BYTES is 16383; it must be at least 16384"):
-        Settings.load({**sizes, "IBEX_BODY_BUDGET_BYTES": "16383"})
 
 
 def test_what_is_empty_is_not_set() -> None:
@@ -194,5 +185,5 @@ def test_only_known_servers_may_be_insecure() -> None:
 
 def test_nothing_is_unsafe_where_nothing_is_set() -> None:
     """The checks say what is wrong, and only that."""
-    assert half_of_tls(Settings(), variables()) is None
+    assert incomplete_tls(Settings(), variables()) is None
     assert unsafe_credential(Settings(), variables(), (), {}) is None

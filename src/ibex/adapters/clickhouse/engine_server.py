@@ -86,7 +86,7 @@ def _serve(path: Path, listener: socket.socket, password: str) -> int:
     from ibex.adapters.clickhouse.engine_statements import Engine, EngineError  # noqa: PLC0415
 
     try:
-        os.chdir(path)  # what the engine takes is like a URL: a `?` in a folder's name would begin options
+        os.chdir(path)  # the engine parses its argument like a URL: a `?` in the path would begin options
         engine = Engine(".")
     except EngineError as error:
         raise EngineStartError(f"the engine does not start on its data: {error.text}") from None

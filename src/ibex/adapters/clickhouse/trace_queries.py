@@ -72,7 +72,7 @@ WHERE org_id = {{org_id:UUID}}
 ORDER BY requested_at DESC, emitter_seq DESC
 LIMIT {{limit:UInt64}}
 """  # noqa: S608 - the same
-"""The requests of an id in a window of time. The key does not have the id: time is what keeps it short."""
+"""The traces of a request id in a time window. The id is not in the sorting key, so the window limits the scan."""
 
 SUMMARY: Final = f"""
 SELECT

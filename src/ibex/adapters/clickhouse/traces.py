@@ -14,7 +14,7 @@ from clickhouse_connect.driver.exceptions import DatabaseError
 from ibex.adapters.clickhouse import content_coding
 from ibex.adapters.clickhouse.connection import TIMEOUT_S, Address, Connection, reason_of
 from ibex.adapters.clickhouse.trace_queries import COLUMNS, EMITTERS, FIND, SLOW, SUMMARY, TABLE, TAIL, TIMELINE
-from ibex.domain.records import MOST_OF_AN_ID, EmitterRecord, ModelSummary, TimeSlice
+from ibex.domain.records import MAX_TRACES_PER_REQUEST_ID, EmitterRecord, ModelSummary, TimeSlice
 from ibex.domain.sessions import SinkRefusedError
 from ibex.domain.traces import Trace
 
@@ -115,17 +115,17 @@ class ClickHouseTraces:
     async def find(self, org_id: UUID, request_id: UUID) -> Sequence[Trace]:
         """Return the traces with this request id, the latest first; see ``TraceHistory``.
 
-        An id that says when it was made and is found there is not looked for in all of the past as well.
+        A UUIDv7 holds its creation time. If it is found near that time, the rest of the table is not searched.
         """
         found: dict[tuple[UUID, int], Trace] = {}
         for begins, ends in _windows(request_id, datetime.now(UTC)):
             if found and request_id.version == _UUID7 and begins == _EPOCH:
                 break
-            bound = {"from_us": _unix_us(begins), "until_us": _unix_us(ends), "limit": MOST_OF_AN_ID}
+            bound = {"from_us": _unix_us(begins), "until_us": _unix_us(ends), "limit": MAX_TRACES_PER_REQUEST_ID}
             rows = await self._rows(FIND, {"org_id": org_id, "request_id": request_id, **bound})
             found |= {(trace.emitter_id, trace.emitter_seq): trace for trace in (Trace(*row) for row in rows)}
         latest_first = sorted(found.values(), key=lambda trace: (trace.requested_at, trace.emitter_seq), reverse=True)
-        return latest_first[:MOST_OF_AN_ID]
+        return latest_first[:MAX_TRACES_PER_REQUEST_ID]
 
     async def summary(self, org_id: UUID, span: timedelta) -> Sequence[ModelSummary]:
         """Return one row a model and provider for the span that ends now by ClickHouse's clock, most requests first."""

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
-from ibex.adapters.grpc.lanes import Lane
+from ibex.adapters.grpc.call_limits import ConcurrencyLimit
 from ibex.adapters.grpc.metadata import bearer_in
 from ibex.adapters.grpc.statuses import ServiceCredentialError, TooManyCallsError
 from ibex.domain.errors import InsufficientPermissionsError, InvalidTokenError, MissingTokenError
@@ -24,56 +24,56 @@ if TYPE_CHECKING:
     from ibex.domain.permissions import Permission
 
 
-UNPROVEN_AT_A_TIME: Final = 4
+MAX_UNCONFIRMED_CALLS: Final = 4
 FAILURES_PER_S: Final = 20
-FAILURES_AT_ONCE: Final = 100
-PROVEN_FOR_S: Final = 3_600
-_MOST_PROVEN: Final = 1_000
+FAILURE_BURST: Final = 100
+CONFIRMED_FOR_S: Final = 3_600
+_MAX_CONFIRMED: Final = 1_000
 _NS: Final = 1_000_000_000
 
 
 class GuessLimit:
-    """A bound on what tokens that were not verified lately may cost, so that guessing cannot occupy administration.
+    """Limits the verification of unconfirmed tokens, so that guessed tokens cannot starve administration.
 
-    A token that was verified within the last hour is never held back. It is remembered by its SHA-256 digest.
+    The limit does not apply to tokens that auth verified within the last hour, kept by their SHA-256 digest.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._lane = Lane(UNPROVEN_AT_A_TIME)
-        self._proven: OrderedDict[bytes, int] = OrderedDict()
-        self._budget = float(FAILURES_AT_ONCE)
+        self._unconfirmed = ConcurrencyLimit(MAX_UNCONFIRMED_CALLS)
+        self._confirmed: OrderedDict[bytes, int] = OrderedDict()
+        self._budget = float(FAILURE_BURST)
         self._budget_at_ns = clock.monotonic_ns()
 
     async def verify(self, tokens: TokenVerifier, token: PersonalAccessToken) -> Principal:
-        """Verify a token. Raises ``TooManyCallsError`` for an unproven one, and what the verifier raises."""
+        """Verify a token. Raises what the verifier raises, and ``TooManyCallsError`` for an unconfirmed token."""
         digest = sha256(token.reveal().encode()).digest()
         now_ns = self._clock.monotonic_ns()
-        proven_ns = self._proven.get(digest)
-        if proven_ns is not None and now_ns - proven_ns < PROVEN_FOR_S * _NS:
+        confirmed_ns = self._confirmed.get(digest)
+        if confirmed_ns is not None and now_ns - confirmed_ns < CONFIRMED_FOR_S * _NS:
             return await self._verify(tokens, token, digest)
         self._refill(now_ns)
         if self._budget < 1:
             raise TooManyCallsError
-        with self._lane:
+        with self._unconfirmed:
             return await self._verify(tokens, token, digest)
 
     async def _verify(self, tokens: TokenVerifier, token: PersonalAccessToken, digest: bytes) -> Principal:
         try:
             principal = (await tokens.verify(token)).value
         except InvalidTokenError:
-            self._proven.pop(digest, None)
+            self._confirmed.pop(digest, None)
             self._budget -= 1
             raise
-        self._proven[digest] = self._clock.monotonic_ns()
-        self._proven.move_to_end(digest)
-        if len(self._proven) > _MOST_PROVEN:
-            self._proven.popitem(last=False)
+        self._confirmed[digest] = self._clock.monotonic_ns()
+        self._confirmed.move_to_end(digest)
+        if len(self._confirmed) > _MAX_CONFIRMED:
+            self._confirmed.popitem(last=False)
         return principal
 
     def _refill(self, now_ns: int) -> None:
         earned = (now_ns - self._budget_at_ns) / _NS * FAILURES_PER_S
-        self._budget = min(float(FAILURES_AT_ONCE), self._budget + earned)
+        self._budget = min(float(FAILURE_BURST), self._budget + earned)
         self._budget_at_ns = now_ns
 
 
@@ -81,7 +81,7 @@ class Callers:
     """Admits callers or raises. The repr shows no credential."""
 
     def __init__(self, administrators: TokenVerifier, service_credential: str | None, clock: Clock) -> None:
-        """Take what a service must present; None admits every service. Raises ``ValueError`` for an empty one."""
+        """Set the credential of services; None admits every service. Raises ``ValueError`` for an empty credential."""
         if service_credential is not None and not service_credential.strip():
             raise ValueError("a service credential is not empty")
         self._administrators = administrators

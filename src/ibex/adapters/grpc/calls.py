@@ -1,4 +1,4 @@
-"""What happens around every call: its request id, its deadline, its status, the observer."""
+"""The interceptor of every call: request id, deadline, status, observer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import grpc
 
-from ibex.adapters.grpc.lanes import KIND_OF, CallKind
+from ibex.adapters.grpc.call_limits import KIND_OF, CallKind
 from ibex.adapters.grpc.metadata import REQUEST_ID_KEY, request_id_in
 from ibex.adapters.grpc.statuses import REASON_KEY, Reason, UnknownMethodError, refusal_of
 
@@ -66,8 +66,8 @@ class AroundCalls(grpc.aio.ServerInterceptor):
 
     It admits, limits, times and answers unary calls, and admits and limits the streams of the watch.
 
-    A handler that takes a stream of requests gets the call before its message has arrived. So a caller without the
-    service credential is refused without reading anything of it, and takes no place that a proxy needs.
+    It registers each method as a request stream, so that it runs before the message has arrived. A caller without the
+    service credential is therefore refused before its message is read, and does not count as a running call.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class AroundCalls(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
-        """Return the call's handler with everything around it."""
+        """Return a handler that wraps the call's own."""
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
         kind = KIND_OF.get(method)
@@ -129,7 +129,7 @@ class AroundCalls(grpc.aio.ServerInterceptor):
         return grpc.stream_stream_rpc_method_handler(watch)
 
     async def _refuse_unknown(self, _requests: AsyncIterator[bytes], context: Context) -> bytes:
-        self._gate.proved_nothing(context)
+        self._gate.count_unauthenticated_call(context)
         return await _abort(context, refusal_of(UnknownMethodError()))
 
     async def _call(

@@ -1,18 +1,21 @@
-"""Which connections auth keeps when it has no room for all of them (ADR 0038). This module opens no socket."""
+"""The table of client connections to auth's gRPC port, and which one to close when it is full (ADR 0038).
+
+This module opens no socket.
+"""
 
 from __future__ import annotations
 
 from enum import IntEnum
 from typing import Final, Protocol
 
-MAX_STRANGER_CALLS: Final = 100
-"""Calls that a connection may make before one of them proves a caller."""
+MAX_UNAUTHENTICATED_CALLS: Final = 100
+"""Calls that a connection may make without authenticating before it is closed."""
 
 
-class Standing(IntEnum):
-    """What the calls of a connection have proven so far. The lowest is closed first."""
+class PeerRole(IntEnum):
+    """The highest role that a caller on a connection has authenticated as. The lowest role is closed first."""
 
-    STRANGER = 0
+    UNAUTHENTICATED = 0
     ADMINISTRATOR = 1
     SERVICE = 2
 
@@ -21,75 +24,75 @@ class Closable(Protocol):
     """A connection that can be closed."""
 
     def close_now(self) -> None:
-        """Close it and discard what it has not sent. Must not call back into the table."""
+        """Close the connection and discard unsent data. Must not call back into the table."""
 
 
 class ConnectionTable:
-    """At most ``room`` connections, by name. A full table closes the oldest of the lowest standing."""
+    """Connections by name, with a maximum. A full table closes the oldest connection of the lowest role."""
 
-    def __init__(self, room: int) -> None:
-        """Take the number of connections. Raises ``ValueError`` for none."""
-        if room < 1:
-            raise ValueError("a table has room for one connection at least")
-        self._room = room
-        self._by_standing: dict[Standing, dict[str, Closable]] = {standing: {} for standing in Standing}
-        self._standing: dict[str, Standing] = {}
-        self._stranger_calls: dict[str, int] = {}
+    def __init__(self, max_connections: int) -> None:
+        """Set the maximum. Raises ``ValueError`` if it is less than 1."""
+        if max_connections < 1:
+            raise ValueError("max_connections must be at least 1")
+        self._max_connections = max_connections
+        self._by_role: dict[PeerRole, dict[str, Closable]] = {role: {} for role in PeerRole}
+        self._roles: dict[str, PeerRole] = {}
+        self._unauthenticated_calls: dict[str, int] = {}
 
     def __len__(self) -> int:
-        return len(self._standing)
+        return len(self._roles)
 
     def add(self, name: str, connection: Closable) -> bool:
-        """Keep a new connection. Return whether there is room, if need be after closing another one.
+        """Add a connection and return True; return False if the table is full of connections of services.
 
-        Connections of services are never closed for it.
+        A full table first closes another connection, but never one of a service.
         """
-        if len(self._standing) >= self._room and not self._make_room():
+        if len(self._roles) >= self._max_connections and not self._evict_one():
             return False
-        self._standing[name] = Standing.STRANGER
-        self._by_standing[Standing.STRANGER][name] = connection
+        self._roles[name] = PeerRole.UNAUTHENTICATED
+        self._by_role[PeerRole.UNAUTHENTICATED][name] = connection
         return True
 
     def remove(self, name: str) -> None:
         """Forget a connection. A name that is not in the table is ignored."""
-        standing = self._standing.pop(name, None)
-        if standing is not None:
-            del self._by_standing[standing][name]
-            self._stranger_calls.pop(name, None)
+        role = self._roles.pop(name, None)
+        if role is not None:
+            del self._by_role[role][name]
+            self._unauthenticated_calls.pop(name, None)
 
-    def standing(self, name: str) -> Standing | None:
-        """Return what a connection has proven; None if it is not in the table."""
-        return self._standing.get(name)
+    def role(self, name: str) -> PeerRole | None:
+        """Return the role of a connection; None if it is not in the table."""
+        return self._roles.get(name)
 
-    def proved(self, name: str, standing: Standing) -> None:
-        """Raise a connection's standing. It is never lowered."""
-        current = self._standing.get(name)
-        if current is None or current >= standing:
+    def authenticated(self, name: str, role: PeerRole) -> None:
+        """Record that a caller on this connection has authenticated. A role is never lowered."""
+        current = self._roles.get(name)
+        if current is None or current >= role:
             return
-        connection = self._by_standing[current].pop(name)
-        self._by_standing[standing][name] = connection
-        self._standing[name] = standing
-        self._stranger_calls.pop(name, None)
+        connection = self._by_role[current].pop(name)
+        self._by_role[role][name] = connection
+        self._roles[name] = role
+        self._unauthenticated_calls.pop(name, None)
 
-    def called(self, name: str) -> None:
-        """Count a call that proves nothing. A connection that makes only such calls is closed after some."""
-        if self._standing.get(name) is not Standing.STRANGER:
+    def count_unauthenticated_call(self, name: str) -> None:
+        """Count a call without authentication; close the connection at ``MAX_UNAUTHENTICATED_CALLS``."""
+        if self._roles.get(name) is not PeerRole.UNAUTHENTICATED:
             return
-        calls = self._stranger_calls.get(name, 0) + 1
-        if calls < MAX_STRANGER_CALLS:
-            self._stranger_calls[name] = calls
+        calls = self._unauthenticated_calls.get(name, 0) + 1
+        if calls < MAX_UNAUTHENTICATED_CALLS:
+            self._unauthenticated_calls[name] = calls
         else:
-            self._close(name, Standing.STRANGER)
+            self._close(name, PeerRole.UNAUTHENTICATED)
 
-    def _make_room(self) -> bool:
-        for standing in (Standing.STRANGER, Standing.ADMINISTRATOR):
-            oldest = next(iter(self._by_standing[standing]), None)
+    def _evict_one(self) -> bool:
+        for role in (PeerRole.UNAUTHENTICATED, PeerRole.ADMINISTRATOR):
+            oldest = next(iter(self._by_role[role]), None)
             if oldest is not None:
-                self._close(oldest, standing)
+                self._close(oldest, role)
                 return True
         return False
 
-    def _close(self, name: str, standing: Standing) -> None:
-        connection = self._by_standing[standing][name]
+    def _close(self, name: str, role: PeerRole) -> None:
+        connection = self._by_role[role][name]
         self.remove(name)
         connection.close_now()

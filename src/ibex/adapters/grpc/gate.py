@@ -1,4 +1,4 @@
-"""The way of a call to its handler: credential, place, message, in this order (ADR 0038)."""
+"""The checks before a call reaches its handler: credential, concurrency limit, message, in this order (ADR 0038)."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
 
-from ibex.adapters.grpc.connections import Standing
-from ibex.adapters.grpc.front import connection_of
-from ibex.adapters.grpc.lanes import CallKind, LaneLimits, WaitingRoom, first_message
+from ibex.adapters.grpc.call_limits import CallKind, CallLimits, PendingCalls, first_message
+from ibex.adapters.grpc.connections import PeerRole
 from ibex.adapters.grpc.metadata import bearer_in
+from ibex.adapters.grpc.relay import connection_of
 from ibex.adapters.grpc.statuses import ServiceCredentialError
 from ibex.domain.errors import FieldCode, FieldError, ValidationError
 
@@ -26,44 +26,47 @@ if TYPE_CHECKING:
 
 
 class Gate:
-    """Lets calls through to their handlers, as many of each kind as there may be."""
+    """Admits calls to their handlers, within a concurrency limit for each kind."""
 
-    def __init__(self, callers: Callers, connections: ConnectionTable, limits: LaneLimits) -> None:
+    def __init__(self, callers: Callers, connections: ConnectionTable, limits: CallLimits) -> None:
         self._callers = callers
         self._connections = connections
-        self._lanes = limits.lanes()
-        self._named_health = limits.lanes()[CallKind.HEALTH]
-        self._waiting = WaitingRoom()
+        self._limits = limits.by_kind()
+        self._service_health_limit = limits.by_kind()[CallKind.HEALTH]
+        self._waiting = PendingCalls()
 
-    def proved_nothing(self, context: Context) -> None:
-        """Note a call that nobody needs to be trusted for."""
-        self._connections.called(connection_of(context.peer()))
+    def count_unauthenticated_call(self, context: Context) -> None:
+        """Count a call that does not authenticate against the limit of its connection."""
+        self._connections.count_unauthenticated_call(connection_of(context.peer()))
 
     async def run(self, kind: CallKind, handler: Handler, requests: AsyncIterator[bytes], context: Context) -> bytes:
-        """Return the handler's answer. Raises ``ServiceCredentialError``, ``TooManyCallsError``, and what it raises."""
+        """Return the handler's response.
+
+        Raises ``ServiceCredentialError``, ``TooManyCallsError``, and what the handler raises.
+        """
         connection = connection_of(context.peer())
         if self._is_service(kind, context, connection):
-            with self._named_health if kind is CallKind.HEALTH else self._lanes[kind]:
+            with self._service_health_limit if kind is CallKind.HEALTH else self._limits[kind]:
                 return await _answer(handler, await first_message(requests), context)
-        self._connections.called(connection)
+        self._connections.count_unauthenticated_call(connection)
         message = await self._waiting.first_message(requests)
-        with self._lanes[kind]:
+        with self._limits[kind]:
             response = await _answer(handler, message, context)
         if kind is CallKind.ADMINISTRATION:
-            self._connections.proved(connection, Standing.ADMINISTRATOR)
+            self._connections.authenticated(connection, PeerRole.ADMINISTRATOR)
         return response
 
     async def stream(self, handler: Handler, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
         """Return a service's stream of responses. Raises ``ServiceCredentialError``, ``TooManyCallsError``."""
         self._is_service(CallKind.WATCH, context, connection_of(context.peer()))
-        with self._lanes[CallKind.WATCH]:
+        with self._limits[CallKind.WATCH]:
             async for response in handler.stream_stream(_messages(handler, requests), context):
                 yield handler.response_serializer(response)
 
     def _is_service(self, kind: CallKind, context: Context, connection: str) -> bool:
-        """Tell whether a service calls. Raises ``ServiceCredentialError`` if it must and does not.
+        """Return whether the caller is a service. Raises ``ServiceCredentialError`` if it must be one and is not.
 
-        Anybody may check health; one that presents a credential learns whether it is the right one.
+        A health check needs no credential, but a wrong one is refused.
         """
         if kind is CallKind.ADMINISTRATION:
             return False
@@ -73,9 +76,9 @@ class Gate:
         try:
             self._callers.admit_service(metadata)
         except ServiceCredentialError:
-            self._connections.called(connection)
+            self._connections.count_unauthenticated_call(connection)
             raise
-        self._connections.proved(connection, Standing.SERVICE)
+        self._connections.authenticated(connection, PeerRole.SERVICE)
         return True
 
 
@@ -85,7 +88,10 @@ async def _messages(handler: Handler, requests: AsyncIterator[bytes]) -> AsyncIt
 
 
 async def _answer(handler: Handler, request: bytes, context: Context) -> bytes:
-    """Read the message here, not in the library: it would answer one that cannot be read as a bug, and log it."""
+    """Decode the message, run the handler, encode the response.
+
+    grpc would log a message that cannot be decoded, and answer it, as an internal error.
+    """
     message = _message(handler, request)
     response: bytes = handler.response_serializer(await handler.unary_unary(message, context))
     return response

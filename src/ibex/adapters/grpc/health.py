@@ -1,7 +1,6 @@
-"""``grpc.health.v1.Health``: its method ``Check`` alone.
+"""The service ``grpc.health.v1.Health``, with ``Check`` only.
 
-``Watch`` is not offered. A stream that stays open costs a place for as long as its caller likes, and anybody may ask
-for health (ADR 0038).
+``Watch`` is not offered: its streams have no time limit and need no credential (ADR 0038).
 """
 
 from __future__ import annotations
@@ -24,17 +23,17 @@ class Health:
         self._status = health_pb2.HealthCheckResponse.SERVING
 
     def stop_serving(self) -> None:
-        """Answer NOT_SERVING from now on."""
+        """Report NOT_SERVING from now on."""
         self._status = health_pb2.HealthCheckResponse.NOT_SERVING
 
     async def check(self, request: health_pb2.HealthCheckRequest, _context: Any) -> health_pb2.HealthCheckResponse:
-        """Return whether a service is served. Raises ``UnknownServiceError``."""
+        """Return the health of a service. Raises ``UnknownServiceError``."""
         if request.service not in self._services:
             raise UnknownServiceError
         return health_pb2.HealthCheckResponse(status=self._status)
 
     def handler(self) -> grpc.GenericRpcHandler:
-        """Return the service as gRPC takes it."""
+        """Return the gRPC handler of the service."""
         check = grpc.unary_unary_rpc_method_handler(
             self.check,
             request_deserializer=health_pb2.HealthCheckRequest.FromString,

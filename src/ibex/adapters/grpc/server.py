@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Final
 
 import grpc
 
+from ibex.adapters.grpc.call_limits import CallLimits
 from ibex.adapters.grpc.callers import Callers
 from ibex.adapters.grpc.calls import MAX_CALL_S, AroundCalls, Unobserved
-from ibex.adapters.grpc.front import Front, bind
 from ibex.adapters.grpc.gate import Gate
 from ibex.adapters.grpc.generated import auth_pb2_grpc
 from ibex.adapters.grpc.health import Health
-from ibex.adapters.grpc.lanes import LaneLimits
+from ibex.adapters.grpc.relay import Relay, bind
 from ibex.adapters.grpc.service import SERVICE, AuthService
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 MAX_MESSAGE_BYTES: Final = 64 << 10
 MAX_CONNECTIONS: Final = 1_000
 MAX_STREAMS: Final = 256
-"""Calls at a time on one connection, twice what a proxy makes. A client waits before it opens more."""
+"""Concurrent calls on one connection, twice what a proxy makes. A client queues further calls itself."""
 DESCRIPTORS_OF_A_CONNECTION: Final = 3
 """The client's socket, and both ends of the Unix connection to gRPC."""
 _OPTIONS: Final = (
@@ -45,31 +45,31 @@ _OPTIONS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class ServerLimits:
-    """Bounds on calls and connections; durations are in seconds.
+    """Limits of calls and connections. Durations are in seconds.
 
-    A connection must prove its caller by a call within ``prove_within_s``. After ``max_connection_age_s``, varied by a
-    tenth, its client is asked to connect again; calls under way may finish.
+    A caller must authenticate on each connection within ``authentication_timeout_s``. After ``max_connection_age_s``,
+    give or take a tenth, the server asks the client to reconnect; running calls finish.
     """
 
-    lanes: LaneLimits = field(default_factory=LaneLimits)
+    calls: CallLimits = field(default_factory=CallLimits)
     max_call_s: float = MAX_CALL_S
     stop_grace_s: float = 10.0
     max_connections: int = MAX_CONNECTIONS
-    prove_within_s: float = 10.0
+    authentication_timeout_s: float = 10.0
     max_connection_age_s: float = 1_800.0
 
 
 def connections_within(descriptors: int, others: int) -> int:
-    """Return how many connections a process has room for that may open so many descriptors and needs some for others.
+    """Return the maximum of connections for a limit of open files, of which the process needs ``others`` itself.
 
-    At least one, and no more than ``MAX_CONNECTIONS``.
+    At least 1, at most ``MAX_CONNECTIONS``.
     """
     return max(1, min(MAX_CONNECTIONS, (descriptors - others) // DESCRIPTORS_OF_A_CONNECTION))
 
 
 @dataclass(frozen=True, slots=True)
 class ServerSecurity:
-    """The credential that callers of validation must present, None for no credential; and TLS, None for plaintext."""
+    """The service credential that validation requires (None: no credential), and TLS (None: plaintext)."""
 
     service_credential: str | None = field(default=None, repr=False)
     tls: ServerTls | None = None
@@ -78,7 +78,7 @@ class ServerSecurity:
 class AuthServer:
     """``ibex.auth.v1.AuthService`` on a port. Health is SERVING from start to stop.
 
-    It stays so while the store is lost: the service answers that itself. The ops port reports the store's health.
+    It stays SERVING while the store is unavailable: calls report that. The ops port reports the store's health.
     """
 
     def __init__(
@@ -97,8 +97,8 @@ class AuthServer:
         callers = Callers(identity.administrators, security.service_credential, clock)
         self._service = AuthService(identity, callers)
         self._watch = identity.watch
-        self._front = Front(limits.max_connections, limits.prove_within_s)
-        gate = Gate(callers, self._front.table, limits.lanes)
+        self._relay = Relay(limits.max_connections, limits.authentication_timeout_s)
+        gate = Gate(callers, self._relay.table, limits.calls)
         self._around = AroundCalls(gate, ids, clock, observer or Unobserved(), max_call_s=limits.max_call_s)
         self._tls = security.tls
         self._limits = limits
@@ -124,7 +124,7 @@ class AuthServer:
         auth_pb2_grpc.add_AuthServiceServicer_to_server(self._service, server)
         server.add_generic_rpc_handlers((self._health.handler(),))
         try:
-            inner = self._front.prepare()
+            inner = self._relay.prepare()
             if self._tls is None:
                 server.add_insecure_port(inner)
             else:
@@ -134,22 +134,22 @@ class AuthServer:
             for listener in listeners:
                 listener.close()
             await server.stop(None)
-            await self._front.close()
+            await self._relay.close()
             reason = str(error) if isinstance(error, OSError) else "are certificate and key PEM, and a pair?"
             raise OSError(f"cannot serve on {self._address}: {reason}") from None
         self._port = listeners[0].getsockname()[1]
         self._server = server
-        await self._front.start(listeners)
+        await self._relay.start(listeners)
 
     async def stop(self) -> None:
         """Take no new calls, let those under way finish within the grace, then cancel them. Again: does nothing."""
         server, self._server = self._server, None
         if server is not None:
             self._health.stop_serving()
-            self._front.stop_accepting()
+            self._relay.stop_accepting()
             self._watch.end_all()
             await server.stop(self._limits.stop_grace_s)
-            await self._front.close()
+            await self._relay.close()
 
     async def wait(self) -> None:
         """Return once the server has stopped."""

@@ -43,10 +43,10 @@ SERVICE: Final = auth_pb2.DESCRIPTOR.services_by_name["AuthService"].full_name
 
 @dataclass(frozen=True, slots=True)
 class IdentityUseCases:
-    """What the service does, at the source.
+    """The use cases behind the service.
 
-    ``administrators`` verifies the tokens of administrators. With ``manage`` it uses other connections to the database
-    than ``tokens`` and ``agents``, so that administration and validation cannot starve each other.
+    ``administrators`` verifies the tokens of administrators. It shares a database pool with ``manage``; ``tokens`` and
+    ``agents`` use another one, so that administration and validation cannot starve each other.
     """
 
     tokens: TokenVerifier
@@ -59,7 +59,7 @@ class IdentityUseCases:
 class AuthService(auth_pb2_grpc.AuthServiceServicer):
     """``ibex.auth.v1.AuthService``; see the protocol's definition. Raises the domain's errors.
 
-    The gate has checked the service credential of those that validate.
+    ``Gate`` checks the service credential before a validation call arrives here.
     """
 
     def __init__(self, identity: IdentityUseCases, callers: Callers) -> None:

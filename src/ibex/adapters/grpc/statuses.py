@@ -55,7 +55,7 @@ class ServiceCredentialError(Exception):
 
 
 class TooManyCallsError(Exception):
-    """The server runs as many calls of this kind as it may. Nothing was looked up."""
+    """A concurrency limit or the limit of failed tokens is reached. Nothing was looked up."""
 
 
 class UnknownMethodError(Exception):

@@ -43,12 +43,12 @@ DEFAULT_LIMITS: Final = Limits()
 # Who opens the address in a browser, or leaves the /v1 out of an SDK's base URL, comes here first. SDKs show no more.
 _WAY: Final = (
     "Not found. The API is under /v1, as in POST /v1/chat/completions; GET /schema describes all of it."
-    " A path is taken as it is written: without empty segments, a slash at its end or escapes."
+    " Paths are not normalized: send no empty segments, no slash at the end and no escapes."
 )
 _MODEL_PREFIX: Final = b"/v1/models/"
 _NO_DOTS: Final = rb"(?!\.{1,2}(?:/|$))"
 _PATH: Final = re.compile(rb"/|(?:/%b[A-Za-z0-9._~!$&'()*+,=:@-]+)+" % _NO_DOTS)
-# Clients escape a model's id as one segment: a colon or a slash in it may come as %3A or %2F.
+# Clients escape a model's id as one segment, so a colon or a slash in it may arrive as %3A or %2F.
 _MODEL_PATH: Final = re.compile(rb"(?:/%b(?:[A-Za-z0-9._~!$&'()*+,=:@-]|%%[0-9A-Fa-f]{2})+)+" % _NO_DOTS)
 
 
@@ -133,7 +133,7 @@ def _router(handlers: Sequence[HTTPRouteHandler], way: str | None = None) -> App
     )
 
     async def literally(scope: Scope, receive: Receive, send: Send) -> None:
-        """Find nothing under a path that is written in another way than its route; the framework would normalize it."""
+        """Answer 404 for a path that is not spelled exactly like its route. Litestar would normalize it."""
         if scope["type"] == "http" and not _is_literal(scope["raw_path"], scope["path"]):
             raise NotFoundError(way)
         await cast("App", router)(scope, receive, send)
@@ -142,7 +142,7 @@ def _router(handlers: Sequence[HTTPRouteHandler], way: str | None = None) -> App
 
 
 def _is_literal(raw_path: bytes, path: str) -> bool:
-    """Tell whether a path is the one way to write it: no escape but in a model's id, no empty segment, no dots."""
+    """Return whether a path is in its one accepted form: escapes only in a model's id, no empty segments, no dots."""
     if raw_path.startswith(_MODEL_PREFIX):
         return _MODEL_PATH.fullmatch(raw_path) is not None and "//" not in path and path.isprintable()
     return _PATH.fullmatch(raw_path) is not None

@@ -55,7 +55,7 @@ class CallerRoutes:
         try:
             provider = self._providers.route(name)
         except ProviderNotConfiguredError:
-            unknown = NotFoundError("No such model is routed.")
+            unknown = NotFoundError("No provider serves this model.")
             self._admit.note_refusal(notes, unknown)
             raise unknown from None
         await _answer(self._model(name, provider.name), notes)(scope, receive, send)

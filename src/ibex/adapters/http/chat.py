@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ibex.adapters.http.asgi import JSON, Answer
-from ibex.adapters.http.chat_request import read_chat_request_in_turns
+from ibex.adapters.http.chat_request import read_chat_request_in_steps
 from ibex.adapters.http.client import Client
 from ibex.adapters.http.context import context_of
 from ibex.adapters.http.exchange_headers import exchange_headers
@@ -55,7 +55,7 @@ class ChatRoute:
         self._capacity = capacity
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request. Nothing is sent to a client that has gone."""
+        """Answer one request. A client that has gone gets nothing."""
         reservation = Reservation(self._capacity)
         context = context_of(scope)
         try:
@@ -133,7 +133,7 @@ async def _read_request(context: RequestContext, client: Client, reservation: Re
     length = context.field(b"content-length")
     body = await client.read_body(int(length) if length and length.isdecimal() else None, reservation)
     try:
-        request = await read_chat_request_in_turns(body)
+        request = await read_chat_request_in_steps(body)
     except ValidationError as error:
         raise ValidationError((*wrong_headers, *error.field_errors)) from None
     if wrong_headers:

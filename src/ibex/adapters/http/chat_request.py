@@ -23,12 +23,12 @@ from ibex.adapters.http.nesting import (
     SMALL_BYTES,
     TooDeepError,
     TooMuchStructureError,
-    depth_checked,
+    check_depth,
+    check_structure,
     is_deeper_than,
-    structure_checked,
 )
 from ibex.domain.chat import INCLUDE_USAGE, MESSAGES, STREAM_OPTIONS, ChatRequest, Member, Message, UserMessage
-from ibex.domain.errors import MOST_FIELD_ERRORS, FieldCode, FieldError, InvalidJsonError, ValidationError
+from ibex.domain.errors import MAX_FIELD_ERRORS, FieldCode, FieldError, InvalidJsonError, ValidationError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Generator, Iterable
@@ -39,7 +39,7 @@ MAX_MODEL_CHARACTERS: Final = 256
 MAX_MESSAGES: Final = MAX_ELEMENTS
 MAX_DEPTH: Final = 64
 MAX_STRUCTURE: Final = 500_000
-"""Brackets and commas outside of strings; an array of 300,000 numbers, the most that embeddings take, has fewer."""
+"""The maximum of brackets and commas outside strings. OpenAI's largest input, 300,000 numbers, is within it."""
 MAX_TEMPERATURE: Final = 2
 MAX_TOKENS: Final = 1_048_576
 ROLES: Final = ("system", "developer", "user", "assistant", "tool", "function")
@@ -49,7 +49,7 @@ _UNDERSTOOD: Final = frozenset({"model", MESSAGES, "stream", STREAM_OPTIONS, "te
 _UNDERSTOOD_IN_A_MESSAGE: Final = ("role", "content")
 _UNDERSTOOD_IN_STREAM_OPTIONS: Final = frozenset({INCLUDE_USAGE})
 _LONGEST_UNDERSTOOD: Final = max(map(len, _UNDERSTOOD))
-# Names of OpenAI's API that fold to no understood one. A look-up costs a quarter of folding the name.
+# Names in OpenAI's API that do not case-fold to a parsed name. A look-up costs a quarter of folding the name.
 _KNOWN_ORDINARY: Final = frozenset(
     {
         "frequency_penalty",
@@ -88,16 +88,16 @@ _INTEGER = re.compile(rb"[0-9]{1,7}")
 _NUMBER_START: Final = frozenset(b"-0123456789")
 _MAX_SCALAR_BYTES: Final = 64
 _BYTES_PER_CHARACTER: Final = 12
-"""A character outside of the basic plane can be written as two escapes of six bytes."""
+"""A character outside the Basic Multilingual Plane can be written as two escapes of six bytes each."""
 _TOO_DEEP: Final = f"must not be nested deeper than {MAX_DEPTH} levels"
 _TOO_MUCH: Final = f"must have at most {MAX_STRUCTURE:,} brackets and commas outside of strings"
 _FOLDED: Final = "must be written exactly so: another member's name differs from it only in case"
 _LARGE_BYTES: Final = 2 << 20
-"""What the parser passes over in some milliseconds, whatever it is; a longer body is looked at before it is parsed."""
+"""The parser takes a few milliseconds for this size, whatever the content. Larger bodies are checked first."""
 _UTF8_BYTES: Final = 1 << 20
 _BYTES_PER_STEP: Final = 64 << 10
 _BYTES_PER_MESSAGE: Final = 2 << 10
-"""What reading a message costs beside its length, as a length: some 4 us."""
+"""The fixed cost of reading a message, some 4 us, expressed as a length."""
 _SPLITTER: Final = ObjectSplitter()
 
 
@@ -106,7 +106,7 @@ def read_chat_request(body: bytes) -> ChatRequest:
 
     Raises ``InvalidJsonError`` if it is not one JSON object in UTF-8, and ``ValidationError`` for wrong fields.
     """
-    reading = chat_request_read(body)
+    reading = chat_request_steps(body)
     while True:
         try:
             next(reading)
@@ -115,12 +115,12 @@ def read_chat_request(body: bytes) -> ChatRequest:
             return request
 
 
-async def read_chat_request_in_turns(body: bytes) -> ChatRequest:
-    """Return the request that a body is, and let other requests run in between where that takes long.
+async def read_chat_request_in_steps(body: bytes) -> ChatRequest:
+    """Parse a body, and yield to the event loop between the steps of a large one.
 
-    Raises what ``read_chat_request`` does.
+    Raises what ``read_chat_request`` raises.
     """
-    reading = chat_request_read(body)
+    reading = chat_request_steps(body)
     while True:
         try:
             next(reading)
@@ -130,8 +130,8 @@ async def read_chat_request_in_turns(body: bytes) -> ChatRequest:
         await asyncio.sleep(0)
 
 
-def chat_request_read(body: bytes) -> Generator[None, None, ChatRequest]:
-    """Read a request in steps; a body of some KiB takes one. No step is longer than one pass over the body."""
+def chat_request_steps(body: bytes) -> Generator[None, None, ChatRequest]:
+    """Parse a request in steps. A body of a few KiB takes one; no step is longer than one pass over the body."""
     members = yield from _members(body)
     reading = _Reading()
     fields = reading.understood(members, _UNDERSTOOD, "")
@@ -161,7 +161,7 @@ def chat_request_read(body: bytes) -> Generator[None, None, ChatRequest]:
 def _members(body: bytes) -> Generator[None, None, tuple[Member, ...]]:
     try:
         if len(body) > _LARGE_BYTES:
-            yield from _large_body_checked(body)
+            yield from _check_large_body(body)
         elif not body.isascii():
             body.decode()
     except UnicodeDecodeError:
@@ -169,10 +169,10 @@ def _members(body: bytes) -> Generator[None, None, tuple[Member, ...]]:
     kept = _split(body)
     if len(body) > _BYTES_PER_STEP:
         yield
-    # Messages are looked at one by one: most of them have so few brackets that nothing needs to be looked at.
+    # Messages are checked one by one: most have too few brackets to be nested too deeply.
     for member in kept:
         if len(member.raw) >= MAX_DEPTH and member.name != MESSAGES:
-            too_deep = yield from depth_checked(MAX_DEPTH - 1, member.raw)
+            too_deep = yield from check_depth(MAX_DEPTH - 1, member.raw)
             if too_deep:
                 raise _too_deep()
     return kept
@@ -189,10 +189,10 @@ def _split(body: bytes) -> tuple[Member, ...]:
         raise InvalidJsonError(detail=str(error)) from None  # names a position, quotes nothing
 
 
-def _large_body_checked(body: bytes) -> Generator[None, None, None]:
-    """Make sure that one pass of the parser is short enough. Raises ``UnicodeDecodeError`` and ``ValidationError``."""
+def _check_large_body(body: bytes) -> Generator[None, None, None]:
+    """Check that parsing a body takes a bounded time. Raises ``UnicodeDecodeError`` and ``ValidationError``."""
     try:
-        yield from structure_checked(body, most=MAX_STRUCTURE, depth=MAX_DEPTH)
+        yield from check_structure(body, most=MAX_STRUCTURE, depth=MAX_DEPTH)
     except TooDeepError:
         raise _too_deep() from None
     except TooMuchStructureError:
@@ -218,9 +218,9 @@ def _too_deep() -> ValidationError:
 
 
 class _Reading:
-    """Understands fields one by one and remembers what is wrong. A wrong field's value is any of its type.
+    """Parses the fields one by one and collects the errors. The value of a wrong field is any of its type.
 
-    Raises ``ValidationError`` once as many fields are wrong as an answer tells.
+    Raises ``ValidationError`` as soon as there are ``MAX_FIELD_ERRORS`` errors.
     """
 
     def __init__(self) -> None:
@@ -228,14 +228,14 @@ class _Reading:
 
     def _refuse(self, field: str, code: FieldCode, message: str) -> None:
         self.errors.append(FieldError(field, code, message))
-        if len(self.errors) >= MOST_FIELD_ERRORS:
+        if len(self.errors) >= MAX_FIELD_ERRORS:
             raise ValidationError(tuple(self.errors))
 
     def understood(self, members: Iterable[Member], names: frozenset[str], path: str) -> dict[str, bytes]:
         """Return the members that have these names.
 
-        A second member of a name is refused, and so is a name that folds to one of these: a server that ignores case
-        may read the one or the other.
+        Refuse a duplicate, and a name that case-folds to one of these: a server that ignores case may read either of
+        the two.
         """
         found: dict[str, bytes] = {}
         for member in members:
@@ -250,7 +250,9 @@ class _Reading:
         return found
 
     def _refuse_folded(self, name: str, names: Collection[str], path: str) -> None:
-        if len(name) <= _LONGEST_UNDERSTOOD and (folded := name.casefold()) in names:  # folding makes nothing shorter
+        if (
+            len(name) <= _LONGEST_UNDERSTOOD and (folded := name.casefold()) in names
+        ):  # case folding never shortens a name
             self._refuse(path + folded, FieldCode.INVALID_FORMAT, _FOLDED)
 
     def model(self, raw: bytes) -> str:
@@ -295,7 +297,7 @@ class _Reading:
             if len(element) <= SMALL_BYTES:
                 too_deep = is_deeper_than(MAX_DEPTH - 2, element)
             else:
-                too_deep = yield from depth_checked(MAX_DEPTH - 2, element)
+                too_deep = yield from check_depth(MAX_DEPTH - 2, element)
             members = self._message_members(index, element, too_deep=too_deep)
             if members is None:
                 continue
@@ -318,7 +320,7 @@ class _Reading:
         return None
 
     def _role(self, index: int, members: list[tuple[str, Raw]]) -> str:
-        if len(members) == 2 and members[0][0] == "role" and members[1][0] == "content":  # noqa: PLR2004 - as most are
+        if len(members) == 2 and members[0][0] == "role" and members[1][0] == "content":  # noqa: PLR2004 - the usual message
             role = _role_as_written(members[0][1])
             if role is not None:
                 return role
@@ -347,7 +349,7 @@ class _Reading:
             self._refuse(path + "role", FieldCode.INVALID_ENUM, f"must be one of {', '.join(ROLES)}")
 
     def boolean(self, field: str, raw: bytes) -> bool:
-        value = _BOOLEANS.get(raw) if len(raw) <= _MAX_SCALAR_BYTES else None  # to look it up takes a pass over it
+        value = _BOOLEANS.get(raw) if len(raw) <= _MAX_SCALAR_BYTES else None  # hashing takes a pass over it
         if value is None:
             self._refuse(field, FieldCode.INVALID_FORMAT, "must be a boolean")
         return value or False
@@ -384,7 +386,7 @@ def _text(raw: bytes) -> str | None:
 
 
 def _role_as_written(raw: bytes | Raw) -> str | None:
-    """Return the role, None if it is not one of ``ROLES``, whether or not it is written with escapes."""
+    """Return the role, which may be written with escapes; None if it is not one of ``ROLES``."""
     if len(raw) > _MAX_SCALAR_BYTES:
         return None
     written = bytes(raw)

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from ibex.adapters.http.asgi import Answer, Headers, Message, Receive, Scope, Send
     from ibex.domain.fair_share import Reservation
 
-CUT: Final = "ibex.cut"
-"""A scope's extension: a function that drops the connection."""
 WATCH: Final = "ibex.watch"
 """A scope's extension: takes what is to be called if the client leaves before its answer is complete."""
 WHOLE_BODY: Final = "ibex.whole_body"
@@ -49,7 +47,7 @@ class Limits:
 
 
 _PIECE_BYTES: Final = 64 * 1024
-"""Small chunks of a body are joined into pieces of this size, since each object takes more than its bytes."""
+"""Small chunks of a body are joined into pieces of this size, because each bytes object has an overhead."""
 
 
 class Client:
@@ -139,7 +137,7 @@ class Client:
             _append(pieces, chunk)
             more = message.get("more_body", False)
             if more and self._time() > due + self._limits.body_silence_s:
-                raise RequestTimeoutError  # a client that always has a byte ready keeps the timer from firing
+                raise RequestTimeoutError  # a client that always has a byte ready prevents the timer from firing
         return b"".join(pieces)
 
     async def answer(self, answer: Answer) -> None:
@@ -172,7 +170,7 @@ class Client:
         await self._deliver({"type": BODY, "body": last, "more_body": False})
 
     async def _next_message(self, due: float) -> Message:
-        """Return the next part of the body; raise ``RequestTimeoutError`` at ``due``, or after too long a silence."""
+        """Return the next part of the body. Raises ``RequestTimeoutError`` at ``due`` or after ``body_silence_s``."""
         try:
             async with Deadline(min(due, self._time() + self._limits.body_silence_s)):
                 message = await self._receive()

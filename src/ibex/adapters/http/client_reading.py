@@ -1,4 +1,4 @@
-"""Whether a client reads what is sent to it, and how fast (ADR 0037)."""
+"""A watch over how fast a client reads its response (ADR 0037)."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 _TCP_INFO: Final = getattr(socket, "TCP_INFO", None)
 _BYTES_ACKED: Final = struct.Struct("@Q")
 _BYTES_ACKED_AT: Final = 120
-"""Where ``tcpi_bytes_acked`` is in Linux's ``struct tcp_info``."""
+"""The offset of ``tcpi_bytes_acked`` in Linux's ``struct tcp_info``."""
 _AT_ONCE: Final = struct.pack("@ii", 1, 0)
 _LOOKS: Final = 4
-"""How often a client is looked at within the shorter of its two time limits."""
+"""The number of checks within the shorter of the two time limits."""
 
 
 class ClientReading:
-    """Aborts a connection whose client leaves bytes waiting and reads too slowly, or not at all.
+    """Aborts a connection whose client reads too slowly, or not at all, while bytes are buffered for it.
 
-    It watches from ``begin`` until nothing waits. Progress is what the client's end has acknowledged: the buffer of the
-    transport shrinks only when the kernel's own has room, which is megabytes later.
+    It runs from ``begin`` until the transport's write buffer is empty. Progress is what the client's TCP has
+    acknowledged: the write buffer shrinks only when the kernel's buffer has drained, which is megabytes later.
     """
 
     __slots__ = ("_due", "_limits", "_progress_at", "_since", "_taken", "_taken_since", "_timer", "_transport")
@@ -40,14 +40,14 @@ class ClientReading:
         self._taken_since = 0
 
     def begin(self) -> None:
-        """Watch from now on. Idempotent."""
+        """Start to watch. Idempotent."""
         if self._timer is None:
             self._since = self._progress_at = asyncio.get_running_loop().time()
             self._taken = self._taken_since = self._bytes_taken()
             self._look_later(self._since)
 
     def end(self) -> None:
-        """Do not watch any more. Idempotent."""
+        """Stop watching. Idempotent."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -67,8 +67,8 @@ class ClientReading:
         if taken != self._taken:
             self._taken, self._progress_at = taken, now
         in_window = taken - self._taken_since
-        if in_window >= limits.least_rate * limits.slow_s:  # the next window begins where this much is used up
-            self._since = min(now, self._since + in_window / limits.least_rate)
+        if in_window >= limits.min_bytes_per_s * limits.slow_s:  # the next window begins when this amount is used up
+            self._since = min(now, self._since + in_window / limits.min_bytes_per_s)
             self._taken_since = taken
         is_slow = bool(in_window) and now - self._since >= limits.slow_s
         if is_slow or now - self._progress_at >= limits.stall_s:
@@ -77,7 +77,7 @@ class ClientReading:
             self._look_later(now)
 
     def _reset(self) -> None:
-        """Abort, and let the system drop what it holds for the client as well, which may be megabytes."""
+        """Abort with a reset, so that the kernel also drops its send buffer, which may be megabytes."""
         sock = self._transport.get_extra_info("socket")
         if sock is not None:
             with suppress(OSError):
@@ -85,9 +85,9 @@ class ClientReading:
         self._transport.abort()
 
     def _bytes_taken(self) -> int:
-        """Return how many bytes the client's end has acknowledged, else what the transport's buffer lacks to be full.
+        """Return the number of bytes that the client's TCP has acknowledged.
 
-        The latter, on systems that do not tell, is only good for comparing.
+        On systems without that figure, return the negative size of the write buffer, which also grows with progress.
         """
         sock = self._transport.get_extra_info("socket")
         if _TCP_INFO is not None and sock is not None and sock.family != socket.AF_UNIX:

@@ -1,14 +1,14 @@
-"""The client connections of a worker: the state of each, the timer over each state, and how many there may be.
+"""The client connections of a worker: their states, a timer for each state, and the maximum of connections.
 
 Every connection is in exactly one state. Each state that waits for the client has a time limit (ADR 0037):
 
 =============  ===============================================  =========================================  ============
-state          the connection waits for                         it is aborted after                        makes room
+state          the connection waits for                         it is aborted after                        evicted
 =============  ===============================================  =========================================  ============
 NEW            the head of its first request                    ``head_s``, and ``head_s`` from the first  first
                                                                 byte
 OVERLOADED     the head of a request that gets 503, because     ``head_s``                                 beyond a
-               the worker has no room for the connection                                                   reserve
+               the worker has reached its maximum                                                          reserve
 LINGERING      the client to stop sending after a response      ``linger_s``, or ``MAX_DISCARDED_BYTES``   second
                that closes the connection
 IDLE           the first byte of the next request               ``keep_alive_s``                           third
@@ -19,10 +19,10 @@ REQUEST        the application, which has its own deadlines     (the body's and 
                for the body and for the provider
 =============  ===============================================  =========================================  ============
 
-A client that leaves a response unread is in one of these states as well, and ``ClientReading`` watches it beside them.
+``ClientReading`` watches a client that does not read its response, whatever the state of the connection.
 
-One timer serves all connections of a state: they all have the same time limit, so the first to enter is the first due.
-A request costs one removal and one insertion, no timer of its own.
+All connections in a state have the same time limit, so they are due in the order in which they entered, and one timer
+serves all of them. A request costs one removal and one insertion, but no timer of its own.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from typing import Final, Protocol
 from ibex.domain.deadline import PatientTimer
 
 MAX_DISCARDED_BYTES: Final = 16 << 20
-"""How much of what a client sends after its response is read and discarded."""
+"""The maximum of bytes that are read and discarded after a response."""
 OVERLOAD_RESERVE: Final = 64
-"""So many connections beyond the limit are accepted to be told that the worker is full."""
+"""Connections accepted beyond the limit, to answer their first request with 503."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
     """The limits of a worker's client connections. Times are in seconds.
 
-    A client that reads nothing of what waits for it is cut off after ``stall_s``, one that reads less than
-    ``least_rate`` bytes a second after ``slow_s``.
+    A client that reads nothing is cut off after ``stall_s``, a client that reads less than ``min_bytes_per_s`` after
+    ``slow_s``.
     """
 
     head_s: float = 10.0
@@ -53,24 +53,24 @@ class ConnectionLimits:
     keep_alive_s: float = 75.0
     linger_s: float = 2.0
     slow_s: float = 30.0
-    least_rate: int = 1024
+    min_bytes_per_s: int = 1024
     connections: int = 10_000
 
 
 class Tracked(Protocol):
-    """A connection as the table sees it. ``state`` is None once the connection has left the table."""
+    """The interface of a connection in the table. ``state`` is None once the connection has left the table."""
 
     state: State | None
 
     def overdue(self, state: State) -> None:
-        """Abort the connection, or enter a state again: the time limit of ``state`` is over."""
+        """Abort the connection or re-enter a state, because the time limit of ``state`` has passed."""
 
     def abort(self) -> None:
-        """Drop the connection, with what is still to be sent."""
+        """Abort the connection and discard unsent data."""
 
 
 class State:
-    """A state, and the connections in it, the longest first, under one timer. Without a time limit it lists none."""
+    """A state with its connections, oldest first, and their timer. A state without a time limit keeps no list."""
 
     __slots__ = ("_timer", "limit_s", "members", "name")
 
@@ -84,7 +84,7 @@ class State:
         return f"<{self.name}: {len(self.members)}>"
 
     def add(self, connection: Tracked) -> None:
-        """Add a connection, which is due after the whole time limit."""
+        """Add a connection and start its time limit."""
         if self.limit_s is None:
             return
         due = asyncio.get_running_loop().time() + self.limit_s
@@ -108,7 +108,7 @@ class State:
 
 
 class ConnectionTable:
-    """All client connections of a worker by state. No operation looks at more than a few of them."""
+    """All client connections of a worker by state. Operations take constant time."""
 
     def __init__(self, limits: ConnectionLimits) -> None:
         self.limits = limits
@@ -123,7 +123,7 @@ class ConnectionTable:
         self.request = State("request", None)
 
     def join(self, connection: Tracked) -> bool:
-        """Add a connection. Return False if there is no room for its requests, even without all that can be closed."""
+        """Add a connection. Return False if its requests get 503, because the table is full of running requests."""
         if self.count >= self.limits.connections:
             self.close_one()
         has_room = self.count < self.limits.connections
@@ -135,7 +135,7 @@ class ConnectionTable:
         return has_room
 
     def enter(self, connection: Tracked, state: State) -> None:
-        """Move a connection to a state, with the whole time limit of that state. One that has left stays out."""
+        """Move a connection to a state and start its time limit. A connection that has left the table stays out."""
         old = connection.state
         if old is not None:
             old.members.pop(connection, None)
@@ -152,7 +152,7 @@ class ConnectionTable:
             self.count -= 1
 
     def close_one(self) -> bool:
-        """Abort the connection that matters least; return False if all of them carry requests."""
+        """Abort the first connection in the order of the table above; return False if all of them carry requests."""
         return any(self._close_first(state) for state in (self.new, self.lingering, self.idle, self.head))
 
     def _close_first(self, state: State) -> bool:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 _STATE_KEY: Final = "ibex.request"
 _TRACEPARENT = re.compile(rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-((?!0{16})[0-9a-f]{16}-[0-9a-f]{2})(-.*)?")
-_NO_IDS: Final = frozenset({UUID(int=0), UUID(int=2**128 - 1)})
-"""The nil and the max UUID (RFC 9562) stand for no id."""
+_RESERVED_UUIDS: Final = frozenset({UUID(int=0), UUID(int=2**128 - 1)})
+"""The nil and the max UUID (RFC 9562), which are not valid request ids."""
 _OPTIONAL_SPACE: Final = b" \t"
 
 
@@ -59,9 +59,9 @@ class RequestContext:
         return context
 
     def field(self, name: bytes) -> str | None:
-        """Return a header field's value, None where it is absent.
+        """Return the value of a header, None if it is absent.
 
-        Only spaces and tabs may surround it (RFC 9110, 5.5); any other blank, such as a no-break space, belongs to it.
+        Only spaces and tabs are stripped (RFC 9110, 5.5). Other whitespace, such as a no-break space, is a part of it.
         """
         value = self.fields.get(name)
         return None if value is None else value.strip(_OPTIONAL_SPACE).decode("latin-1")
@@ -82,7 +82,7 @@ def context_of(scope: Scope) -> RequestContext:
 
 def _request_id(value: bytes | None) -> UUID | None:
     found = None if value is None else uuid_in(value.decode("latin-1"))
-    return None if found in _NO_IDS else found
+    return None if found in _RESERVED_UUIDS else found
 
 
 def _trace_context(traceparent: bytes | None) -> tuple[str | None, str | None]:

@@ -39,7 +39,7 @@ class Edge:
         *,
         straight: Mapping[tuple[str, bytes], App] = _NONE,
     ) -> None:
-        """Take the routes, and those that are reached past the router (ADR 0020), by method and path as it is sent."""
+        """Take the router, and the routes that bypass it (ADR 0020) by method and raw path."""
         self._app = app
         self._straight = straight
         self._errors = errors

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from ibex.adapters.http.context import RequestContext
     from ibex.domain.clock import Clock
 
-_MOST_FIELD_CHARACTERS: Final = 128
-_MOST_CHARACTERS: Final = 512
+_MAX_FIELD_CHARACTERS: Final = 128
+_MAX_CHARACTERS: Final = 512
 _INVALID: Final = "invalid_request_error"
 _AUTHENTICATION: Final = "authentication_error"
 _PERMISSION: Final = "permission_error"
@@ -137,7 +137,7 @@ class ErrorAnswers:
             # OpenAI's SDKs show this member only: what the provider found wrong has to be in it.
             "message": (refused and refused.detail) or error.message,
             "param": refused.param if refused else next((e.field for e in field_errors), None),
-            "detail": error.detail if refused or error.detail is None else error.detail[:_MOST_CHARACTERS],
+            "detail": error.detail if refused or error.detail is None else error.detail[:_MAX_CHARACTERS],
             "provider_code": refused and refused.provider_code,
             "docs_url": self._docs_base and f"{self._docs_base}/{error.code}",
             "request_id": context.request_id,
@@ -149,9 +149,9 @@ class ErrorAnswers:
 
 def _field_error(error: FieldError) -> dict[str, str]:
     return {
-        "field": error.field[:_MOST_FIELD_CHARACTERS],
+        "field": error.field[:_MAX_FIELD_CHARACTERS],
         "code": error.code,
-        "message": error.message[:_MOST_CHARACTERS],
+        "message": error.message[:_MAX_CHARACTERS],
     }
 
 
@@ -168,7 +168,9 @@ def _headers(error: IbexError, allow: str | None) -> Headers:
     if TABLE[error.code][1] == _AUTHENTICATION:
         headers.append((b"www-authenticate", b"Bearer"))  # RFC 6750, section 3
     if isinstance(error, RequestTimeoutError):
-        headers.append((b"connection", b"close"))  # RFC 9110, section 15.5.9: the rest of the body is not read
+        headers.append(
+            (b"connection", b"close")
+        )  # RFC 9110, section 15.5.9: the server does not read the rest of the body
     if allow:
         headers.append((b"allow", allow.encode("latin-1")))
     return headers

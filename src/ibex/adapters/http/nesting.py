@@ -1,7 +1,7 @@
-"""How much structure a JSON text has and how deeply it is nested, without building any of it.
+"""Limits on the structure and the nesting of a JSON text, checked without parsing it.
 
-The functions that return a generator work in steps of about a millisecond: between two of them the event loop may serve
-other requests (ADR 0043).
+The functions that return a generator work in steps of about a millisecond, between which the event loop can serve other
+requests (ADR 0043).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
 SMALL_BYTES: Final = 64 << 10
-"""What is looked at in one step."""
+"""The maximum size of a text that is checked in one step."""
 _STEP_BYTES: Final = 16 << 10
 _COUNTED_BYTES: Final = 1 << 20
 _WEIGHTS: Final = ((b",", 1), (b"[", 2), (b"{", 2))
@@ -31,7 +31,7 @@ class TooDeepError(Exception):
 
 
 class TooMuchStructureError(Exception):
-    """There are more brackets and commas outside of strings than the limit."""
+    """The text has more brackets and commas outside strings than the limit."""
 
 
 def occur_more_than(limit: int, wanted: tuple[bytes, ...], text: bytes) -> bool:
@@ -53,8 +53,8 @@ def occur_more_than(limit: int, wanted: tuple[bytes, ...], text: bytes) -> bool:
 def is_deeper_than(limit: int, text: bytes) -> bool:
     """Tell whether arrays and objects in ``text``, which must be valid JSON, are nested more than ``limit`` deep.
 
-    Linear in the text, and next to free where there are not even that many brackets. For texts of ``SMALL_BYTES``;
-    ``depth_checked`` looks at longer ones.
+    Takes linear time, and almost none for a text with fewer brackets than ``limit``. For texts up to ``SMALL_BYTES``;
+    use ``check_depth`` for longer ones.
     """
     if not occur_more_than(limit, (b"[", b"{"), text):
         return False
@@ -64,25 +64,25 @@ def is_deeper_than(limit: int, text: bytes) -> bool:
     return any(map(limit.__lt__, accumulate(steps)))
 
 
-def depth_checked(limit: int, text: bytes) -> Generator[None, None, bool]:
-    """Tell, in steps, what ``is_deeper_than`` tells, of a text of any length."""
+def check_depth(limit: int, text: bytes) -> Generator[None, None, bool]:
+    """Return, in steps, whether a text of any length is nested more deeply than ``limit``."""
     if len(text) <= SMALL_BYTES:
         return is_deeper_than(limit, text)
     if not occur_more_than(limit, (b"[", b"{"), text):
         return False
     try:
-        yield from scanned(text, most=len(text), depth=limit)
+        yield from scan(text, most=len(text), depth=limit)
     except TooDeepError:
         return True
     return False
 
 
-def structure_checked(text: bytes, *, most: int, depth: int) -> Generator[None, None, None]:
-    """Make sure, in steps, that parsing ``text`` takes a bounded time, before anything is parsed.
+def check_structure(text: bytes, *, most: int, depth: int) -> Generator[None, None, None]:
+    """Check, in steps, that parsing ``text`` takes a bounded time.
 
-    Raises ``TooMuchStructureError`` for more than ``most`` brackets and commas outside of strings, and may raise
-    ``TooDeepError`` for nesting beyond ``depth``. Counting those within strings too is ten times as fast as telling
-    them apart, and enough for all but texts that hold programs or tables.
+    Raises ``TooMuchStructureError`` for more than ``most`` brackets and commas outside strings, and may raise
+    ``TooDeepError`` for nesting beyond ``depth``. The first count includes strings, because that is ten times as fast.
+    Only a text that exceeds the limit with them, such as source code or tables, is scanned.
     """
     found = 0
     for begin in range(0, len(text), _COUNTED_BYTES):
@@ -92,19 +92,19 @@ def structure_checked(text: bytes, *, most: int, depth: int) -> Generator[None, 
                 found += weight * text.count(byte, begin, end)
         yield
         if found > most:
-            yield from scanned(text, most=most, depth=depth)
+            yield from scan(text, most=most, depth=depth)
             return
 
 
-def scanned(text: bytes, *, most: int, depth: int) -> Generator[None, None, None]:
-    """Read through ``text`` in steps. Raises ``TooMuchStructureError`` and ``TooDeepError``, as soon as it knows.
+def scan(text: bytes, *, most: int, depth: int) -> Generator[None, None, None]:
+    """Scan ``text`` in steps. Raises ``TooMuchStructureError`` or ``TooDeepError`` as soon as a limit is exceeded.
 
-    What it says of a text that is not JSON means nothing.
+    For a text that is not JSON the result is undefined.
     """
     begin, level, found, in_string = 0, 0, 0, 0
     while begin < len(text):
         piece = text[begin : begin + _STEP_BYTES]
-        if piece.endswith(b"\\"):  # an escape is not to be cut into two
+        if piece.endswith(b"\\"):  # do not split an escape
             backslashes = len(piece) - len(piece.rstrip(b"\\"))
             if backslashes % 2:
                 piece += text[begin + len(piece) : begin + len(piece) + 1]

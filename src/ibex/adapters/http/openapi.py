@@ -125,6 +125,7 @@ _CALLER_ERRORS: Final = (
     ErrorCode.INVALID_TOKEN,
     ErrorCode.INSUFFICIENT_PERMISSIONS,
     ErrorCode.SERVICE_DEGRADED,
+    ErrorCode.OVERLOADED,
     ErrorCode.INTERNAL_ERROR,
 )
 _AGENT_ERRORS: Final = (
@@ -160,7 +161,8 @@ def openapi_document(limits: Limits) -> dict[str, Any]:
                 "get": _get("Describe a routed model.", _ref("Model"), (*_CALLER_ERRORS, ErrorCode.NOT_FOUND)),
             },
             "/v1/internal/auth-probe": {"get": _probe()},
-            "/v1/orgs/{org_id}/auth-probe": {"parameters": [_ORG_ID], "get": _probe()},
+            # A path that is percent-encoded is not a route.
+            "/v1/orgs/{org_id}/auth-probe": {"parameters": [_ORG_ID], "get": _probe(ErrorCode.NOT_FOUND)},
             "/health": {"get": _open("Whether the process is alive.", _ref("Health"))},
             "/ready": {
                 "get": _open("Whether the process should be sent requests.", _ref("Health"))
@@ -198,8 +200,9 @@ def _chat(limits: Limits) -> dict[str, Any]:
     }
 
 
-def _probe() -> dict[str, Any]:
-    operation = _get("Authenticate, check the agent, count the request.", {"type": "object"}, _AGENT_ERRORS)
+def _probe(*more: ErrorCode) -> dict[str, Any]:
+    errors = (*_AGENT_ERRORS, *more)
+    operation = _get("Authenticate, check the agent, count the request.", {"type": "object"}, errors)
     return operation | {"parameters": [_AGENT_ID]}
 
 

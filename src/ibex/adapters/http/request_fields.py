@@ -1,4 +1,4 @@
-"""What is wrong with a request's header fields beyond what the parser refuses."""
+"""Checks of a request's headers that the parser does not make."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ MAX_HEAD_BYTES: Final = 64 << 10
 MAX_HEADERS: Final = 256
 
 
-def wrong_with_fields(url: bytes, headers: Headers, version: str) -> IbexError | None:
-    """Return why a request is refused for its fields: their size, its hosts, its transfer codings (RFC 9112)."""
+def header_error(url: bytes, headers: Headers, version: str) -> IbexError | None:
+    """Return the error in a request's headers: size, Host, Transfer-Encoding (RFC 9112); None if there is none."""
     size, hosts, wrong_coding, chunked = len(url), 0, False, False
     for name, value in headers:
         size += len(name) + len(value)

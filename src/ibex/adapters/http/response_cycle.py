@@ -1,4 +1,4 @@
-"""One request on a connection, and the response to it, as uvicorn and ASGI see both."""
+"""The ASGI cycle of one request and its response, based on uvicorn's."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ if TYPE_CHECKING:
     from ibex.domain.errors import IbexError
 
 _JOINED_BYTES: Final = 16 << 10
-"""Up to this size a body is copied behind its head: that costs less than writing it as a piece of its own."""
+"""Bodies up to this size are copied behind the head, which costs less than a separate write."""
 _WITHOUT_BODY: Final = {204, 304}
 _FAILED: Final = b"Internal Server Error"
 
 
 class ResponseCycle(RequestResponseCycle):
-    """A request whose response is written as it is given: the application's header names are in lower case.
+    """A cycle that writes headers without checking them, and head and body together.
 
-    Its base checks each name and value with a regular expression, which costs as much as making the response, and
-    writes head and body one after the other, each of which wakes the client. Here the head of a response of known
-    length is held until its body comes.
+    uvicorn's cycle checks each name and value with a regular expression, which costs as much as making the response. It
+    writes head and body separately, each of which wakes the client. This class requires header names in lower case and
+    holds the head of a response of known length until the body follows.
 
-    A response that begins before the request's body has ended closes the connection. The protocol does that: it is told
-    of the end of every response, and looks at ``keep_alive``.
+    A response that begins before the end of the request's body closes the connection: the cycle clears ``keep_alive``,
+    which the protocol reads at the end of the response.
     """
 
     refusal: IbexError | None = None
-    """Why the rest of the body cannot be read."""
+    """The error that ``receive`` raises, because the rest of the body cannot be read."""
     _held = b""
     _until_closed = False
 
     async def run_asgi(self, app: ASGI3Application) -> None:
-        """Run the application. The edge answers its exceptions, so one that arrives here is a bug of the edge."""
+        """Run the application. The edge handles all exceptions, so one that arrives here is a bug in the edge."""
         try:
             await app(self.scope, self.receive, self.send)  # type: ignore[arg-type]  # typed for its own messages
         except BaseException as error:
@@ -48,27 +48,27 @@ class ResponseCycle(RequestResponseCycle):
             if not self.response_complete and not self.disconnected:
                 await self._break_off()
         finally:
-            self.on_response = _do_nothing  # it leads back to the connection
+            self.on_response = _do_nothing  # break the reference cycle with the connection
 
     async def receive(self) -> ASGIReceiveEvent:
-        """Return the next part of the body; raises ``refusal`` if there is one."""
+        """Return the next part of the body. Raises ``refusal`` if it is set."""
         message = await super().receive()
         if self.refusal is not None and not self.response_complete and not self.disconnected:
             raise self.refusal
         return message
 
     def refuse(self, why: IbexError) -> None:
-        """Let the application hear of a body that cannot be read, where it reads it."""
+        """Make ``receive`` raise an error, because the rest of the body cannot be read."""
         self.refusal = why
         self.message_event.set()
 
     async def send(self, message: Message) -> None:  # type: ignore[override]  # typed for its own messages
-        """Send a part of the response; to a client that has gone nothing is sent."""
+        """Send a part of the response; do nothing if the client has gone."""
         if self.flow.write_paused and not self.disconnected:
             await self.flow.drain()
         if self.disconnected:
             return
-        if self.chunked_encoding and message.get("more_body"):  # a part of a stream, before all others
+        if self.chunked_encoding and message.get("more_body"):  # the most frequent case first: a part of a stream
             chunk = message["body"]
             if chunk:
                 self.transport.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
@@ -94,7 +94,7 @@ class ResponseCycle(RequestResponseCycle):
                 continue
             lines.append(b"%b: %b\r\n" % (name, value))
         is_open = not has_length and self.scope["method"] != "HEAD" and status not in _WITHOUT_BODY
-        if is_open and self.scope["http_version"] == "1.0":  # which knows no chunks (RFC 9112, 6.1)
+        if is_open and self.scope["http_version"] == "1.0":  # without chunked coding (RFC 9112, 6.1)
             self._until_closed, self.keep_alive = True, False
         elif is_open:
             self.chunked_encoding = True
@@ -121,7 +121,7 @@ class ResponseCycle(RequestResponseCycle):
             self.on_response()
 
     def _send_counted(self, body: bytes, *, more: bool) -> None:
-        """Send a part of a body that has a length, has none by definition, or ends with the connection."""
+        """Send a part of a body that is not chunked: it has a length, is never sent, or ends with the connection."""
         if self.scope["method"] == "HEAD":
             body, self.expected_content_length = b"", 0
         if not self._until_closed:
@@ -136,7 +136,7 @@ class ResponseCycle(RequestResponseCycle):
             self.transport.write(head + body)
 
     async def _break_off(self) -> None:
-        """End the connection of an application that has failed, after a bare 500 if nothing was sent."""
+        """Close the connection after an application error, with a bare 500 if nothing was sent yet."""
         self.keep_alive = False
         if not self.response_started:
             self.more_body, self.chunked_encoding, self._until_closed = True, False, False
@@ -153,7 +153,7 @@ def _do_nothing() -> None:
 
 
 def whole_body(weak: ref[RequestResponseCycle]) -> bytes | None:
-    """Return a request's body if all of it is here, and nothing else of it has been received."""
+    """Return a request's body if it has arrived completely and the client is connected; else None."""
     cycle = weak()
     if cycle is None or cycle.more_body or cycle.waiting_for_100_continue or cycle.disconnected:
         return None

@@ -12,12 +12,12 @@ import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from ibex.adapters.http.client import CUT, WATCH, WHOLE_BODY
+from ibex.adapters.http.client import WATCH, WHOLE_BODY
 from ibex.adapters.http.client_reading import ClientReading
 from ibex.adapters.http.connections import MAX_DISCARDED_BYTES, ConnectionLimits, ConnectionTable
 from ibex.adapters.http.edge import REFUSED
 from ibex.adapters.http.errors import NotHttpError
-from ibex.adapters.http.request_fields import MAX_HEAD_BYTES, MAX_HEADERS, wrong_with_fields
+from ibex.adapters.http.request_fields import MAX_HEAD_BYTES, MAX_HEADERS, header_error
 from ibex.adapters.http.response_cycle import ResponseCycle, whole_body
 from ibex.domain.errors import HeadersTooLargeError, OverloadedError
 
@@ -35,26 +35,26 @@ if TYPE_CHECKING:
 MAX_PIPELINED: Final = 8
 """With more requests waiting behind a running one nothing is read, so that it is not heard when the client leaves."""
 MAX_QUEUED: Final = 128
-"""A client that sends more requests at once, behind a running one, is cut off: each of them takes 3 KiB."""
+"""The maximum of pipelined requests behind a running one; a client that sends more is cut off. Each takes 3 KiB."""
 _FRAMING_PER_BYTE: Final = 16
-"""So many bytes of chunk framing for each byte of a body are not counted as too much."""
+"""Bytes of chunk framing allowed for each byte of the body."""
 _LARGE_READ: Final = 64 << 10
 _AFTER_LARGE_READ_S: Final = 0.01
-"""How long nothing is thrown away after a large read."""
+"""The pause in reading after a large read is discarded."""
 _LINE_ENDS: Final = {"1.0": b" HTTP/1.0\r\n", "1.1": b" HTTP/1.1\r\n"}
 _OF_ANOTHER_PROTOCOL: Final = {b"SOURCE", b"PRI"}
-"""Methods that the parser knows from ICE and HTTP/2. Those of RTSP it refuses by itself."""
+"""Methods of ICE and HTTP/2, which the parser accepts. It refuses those of RTSP itself."""
 _OF_THE_UPGRADE: Final = {b"connection", b"upgrade", b"http2-settings"}
 
 
 class _Reading(IntEnum):
-    """What of a request is read next."""
+    """The part of a request that is read next."""
 
     NOTHING_YET = 0
     HEAD = 1
     BODY = 2
     DISCARDED = 3
-    """Nothing more: whatever comes is thrown away."""
+    """Nothing: all further data is discarded."""
 
 
 _NOTHING_YET, _HEAD, _BODY, _DISCARDED = _Reading
@@ -64,15 +64,15 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     """One client connection.
 
     Heads, trailers and the framing of chunks are limited in size. ``ConnectionTable`` limits how long the connection
-    stays in each of its states, and ``ClientReading`` how long it waits for a client to read. An application can drop
-    the connection, and hears of it when the client leaves.
+    stays in each of its states, and ``ClientReading`` how long it waits for a client to read. The application
+    learns through ``client.WATCH`` when the client leaves.
 
-    Trailers are not headers. An upgrade that is offered is not taken. A request that is not valid HTTP ends the
+    Trailers are not added to the headers, and upgrades are ignored. A request that is not valid HTTP ends the
     connection, with an error response unless another response is being sent.
     """
 
     table: ClassVar[ConnectionTable | None] = None
-    """Shared by all connections of a worker. Without one, each connection is alone."""
+    """The table of all connections of a worker; if None, each connection has its own."""
 
     def __init__(
         self,
@@ -96,11 +96,11 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._framing_bytes = 0
         self._trailers = 0
         self._discarded_bytes = 0
-        self._found_wrong: IbexError | None = None
+        self._error: IbexError | None = None
 
     @classmethod
     def limited(cls, limits: ConnectionLimits) -> type[LimitedHttpProtocol]:
-        """Return this protocol with limits and a table of its own; uvicorn makes its instances itself."""
+        """Return a subclass with these limits and a table. uvicorn creates the instances."""
         return type(cls.__name__, (cls,), {"table": ConnectionTable(limits)})
 
     # The connection
@@ -109,10 +109,10 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         """Begin."""
         super().connection_made(transport)
         if not self._table.join(self):
-            self._found_wrong = OverloadedError("The proxy has no room for more connections.")
+            self._error = OverloadedError("The proxy has too many connections. Retry later.")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End. uvicorn itself tells only the request that came last, not one before it that is still running."""
+        """End the running request too. uvicorn ends only the last one that arrived."""
         self._table.leave(self)
         running, self._running = self._running, None
         if running is not None and not running.response_complete:
@@ -128,7 +128,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._client_reading.end()
 
     def eof_received(self) -> None:
-        """The client sends nothing more, and counts as gone. It may still read a response that is complete."""
+        """Treat a half-closed client as gone, but let it read a response that is complete."""
         if self.transport.get_write_buffer_size():
             if self._running is None:
                 self._table.enter(self, self._table.lingering)
@@ -136,7 +136,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
                 self.transport.abort()
 
     def shutdown(self) -> None:
-        """Close the connection, or after the requests that are here."""
+        """Close the connection once the requests on it are answered."""
         cycle: RequestResponseCycle | None = self.cycle
         if cycle is not None and not cycle.response_complete:
             cycle.keep_alive = False
@@ -144,21 +144,21 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def overdue(self, state: State) -> None:
-        """Abort: the connection has been in a state for too long."""
+        """Abort the connection, unless unsent response data or paused reading explains the delay."""
         if state is self._table.lingering and self.transport.get_write_buffer_size():
             self._watch_reading()
             self._table.enter(self, state)
-        elif self.flow.read_paused and self._running is not None:  # the rest may have come, and is not read
+        elif self.flow.read_paused and self._running is not None:  # reading is paused, so the rest may have arrived
             self._table.enter(self, state)
         else:
             self.transport.abort()
 
     def abort(self) -> None:
-        """Drop the connection, with what is still to be sent."""
+        """Abort the connection and discard unsent data."""
         self.transport.abort()
 
     def pause_writing(self) -> None:
-        """Stop the application, since the client reads too slowly, and watch how fast it reads."""
+        """Pause the application until the client has read more, and watch how fast it reads."""
         super().pause_writing()
         self._watch_reading()
 
@@ -170,7 +170,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def _watch(self, left: Callable[[], None]) -> None:
         """Call ``left`` when the connection is lost before the response to the running request is complete.
 
-        That is only heard while the connection is read; a large body has paused that, and so have requests behind it.
+        The server notices this only while it reads, so this resumes reading after a large body or pipelined requests.
         """
         self._left = left
         self._read_on()
@@ -182,7 +182,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     # Responses
 
     def on_response_complete(self) -> None:
-        """Go on with the next request, or close."""
+        """Start the next request, or close the connection."""
         running, self._running, self._left = self._running, None, None
         self.server_state.total_requests += 1
         if self.transport.is_closing():
@@ -204,7 +204,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def _linger(self) -> None:
         """Half-close, and discard what the client still sends.
 
-        A client that writes before it reads would otherwise get a reset, and lose the response with it.
+        Closing at once would send a reset to a client that is still writing, which can destroy the unread response.
         """
         self._discard()
         self._table.enter(self, self._table.lingering)
@@ -219,7 +219,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     # What the client sends
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser, unless nothing more is read."""
+        """Feed the parser, unless data is being discarded."""
         reading = self._reading
         if reading == _DISCARDED:
             self._count_discarded(len(data))
@@ -237,7 +237,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         try:
             self._feed(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):  # CONNECT stops it again
-            self._refuse(self._found_wrong or NotHttpError())
+            self._refuse(self._error or NotHttpError())
             return
         if self._reading == _HEAD:
             self._wait_for_head()
@@ -247,7 +247,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
                 self._wait_for_framing()
 
     def _count_discarded(self, size: int) -> None:
-        """Bound what is thrown away, in all and at a time: the system would be asked for 8 MiB before others' turn."""
+        """Limit the discarded bytes in total, and pause after a large read so that other connections get their turn."""
         self._discarded_bytes += size
         if self._discarded_bytes > MAX_DISCARDED_BYTES:
             self.transport.abort()
@@ -266,7 +266,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self.parser.feed_data(b"\r\n".join(lines) + data[offered.args[0] :])
 
     def _wait_for_head(self) -> None:
-        """Limit the head that is being read: its size, and its time from the first byte on."""
+        """Limit the size of an incomplete head, and the time since its first byte."""
         if self._head_bytes > MAX_HEAD_BYTES:
             self._refuse(HeadersTooLargeError())
         elif not self._head_is_timed:
@@ -278,7 +278,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
                 table.enter(self, table.new if self.state is table.new else table.head)
 
     def _wait_for_framing(self) -> None:
-        """Limit what of a body is not its content: the framing of chunks, and trailers."""
+        """Limit chunk framing and trailers, in size and time."""
         table = self._table
         if self._framing_bytes > MAX_HEAD_BYTES:
             self._refuse(HeadersTooLargeError())
@@ -288,14 +288,14 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             table.enter(self, table.framing)
 
     def on_message_begin(self) -> None:
-        """Begin a request; its scope gets the extensions ``client.CUT`` and ``client.WATCH``."""
+        """Begin a request; its scope gets the extension ``client.WATCH``."""
         super().on_message_begin()
         self._reading = _HEAD
-        extensions = {CUT: self.transport.abort, WATCH: self._watch}
+        extensions = {WATCH: self._watch}
         self.scope["extensions"] = extensions  # type: ignore[typeddict-item]  # typed for its own extensions
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header; what comes after the body is not one (RFC 9110, 6.5.1), but is limited like one."""
+        """Add a header. Trailers are ignored (RFC 9110, 6.5.1), but limited like headers."""
         if self._reading == _HEAD:  # as its base does, which would take another call for each header
             name = name.lower()
             if name == b"expect" and value.lower() == b"100-continue":
@@ -304,14 +304,14 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             return
         self._trailers += 1
         if self._trailers > MAX_HEADERS:
-            self._found_wrong = HeadersTooLargeError()
-            raise self._found_wrong
+            self._error = HeadersTooLargeError()
+            raise self._error
 
     def on_headers_complete(self) -> None:
         """Hand the request over, or raise why not; its scope gets the extension ``client.WHOLE_BODY``."""
-        self._found_wrong = self._found_wrong or self._wrong_with_head()
-        if self._found_wrong is not None:
-            raise self._found_wrong
+        self._error = self._error or self._head_error()
+        if self._error is not None:
+            raise self._error
         if not self.parser.should_upgrade():
             self._reading = _BODY
             self._head_is_timed = False
@@ -326,7 +326,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
                 self._read_on()
 
     def on_body(self, body: bytes) -> None:
-        """Keep a part of the body for the application."""
+        """Buffer a part of the body for the application."""
         content = self.cycle.body
         content += body
         if len(content) > HIGH_WATER_LIMIT:
@@ -336,7 +336,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._framing_bytes = max(0, self._framing_bytes - _FRAMING_PER_BYTE * len(body))
 
     def on_message_complete(self) -> None:
-        """End the body. The next head may begin."""
+        """End the body."""
         if self._reading == _BODY:
             self.cycle.more_body = False
             self.cycle.message_event.set()
@@ -344,17 +344,17 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._is_first_in_read = False
         self._head_bytes = self._framing_bytes = self._trailers = 0
 
-    def _wrong_with_head(self) -> IbexError | None:
+    def _head_error(self) -> IbexError | None:
         version = self.parser.get_http_version()
         if version not in _LINE_ENDS or not self._is_http(version) or len(self.pipeline) >= MAX_QUEUED:
             return NotHttpError()
-        return wrong_with_fields(self.url, self.headers, version)
+        return header_error(self.url, self.headers, version)
 
     def _is_http(self, version: str) -> bool:
-        """Return whether the request line is as RFC 9112 wants it.
+        """Return whether the request line is valid (RFC 9112).
 
-        The parser does not tell RTSP/1.0 and ICE/1.0 from HTTP/1.0, and takes several spaces and fragments. Of a
-        request that begins within a read, the line is looked for; the parser does not tell where it is.
+        The parser does not tell RTSP/1.0 and ICE/1.0 from HTTP/1.0, and accepts several spaces and fragments. It does
+        not report where a request begins within a read either, so this searches for the line of a pipelined one.
         """
         method = self.parser.get_method()
         line = b"%b %b%b" % (method, self.url, _LINE_ENDS[version])
@@ -364,7 +364,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         return is_there and method not in _OF_ANOTHER_PROTOCOL and b"#" not in self.url
 
     def _refuse(self, why: IbexError) -> None:
-        """Let the application tell why, and close; a response that is being sent is only cut off."""
+        """Answer with an error and close; abort if that would interrupt or overtake another response."""
         cycle: RequestResponseCycle | None = self.cycle
         if cycle is None or cycle.response_complete:
             self._discard()
@@ -383,7 +383,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._table.enter(self, self._table.request)
         scope = cast("Scope", self.scope)
         scope.update({"method": "", "path": "", "raw_path": b"", "query_string": b"", "headers": []})
-        scope["extensions"] = {CUT: self.transport.abort, WATCH: self._watch, REFUSED: why}
+        scope["extensions"] = {WATCH: self._watch, REFUSED: why}
         self.cycle = ResponseCycle(
             scope=self.scope,
             transport=self.transport,

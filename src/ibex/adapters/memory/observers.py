@@ -57,7 +57,7 @@ class RecordingObserver:
         self.exchanges.append(Settled(exchange, journaled))
 
     def aggregated(self, exchange: Exchange, *, journaled: bool) -> None:
-        """Remember what was recorded for many refusals."""
+        """Record an aggregate of refusals."""
         self.aggregates.append(Settled(exchange, journaled))
 
     def delivered(self, sink: Sink, rows: int, duration_ns: int) -> None:

@@ -7,7 +7,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from ibex.domain.records import MOST_OF_AN_ID, EmitterRecord, ModelSummary, TimeSlice
+from ibex.domain.records import MAX_TRACES_PER_REQUEST_ID, EmitterRecord, ModelSummary, TimeSlice
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -39,7 +39,7 @@ class InMemoryTraces:
     async def find(self, org_id: UUID, request_id: UUID) -> Sequence[Trace]:
         """Return the traces with this request id, the latest first; see ``TraceHistory``."""
         own = [t for t in self._traces if t.org_id == org_id and request_id in (t.request_id, t.checkpoint_id)]
-        return sorted(own, key=attrgetter("requested_at", "emitter_seq"), reverse=True)[:MOST_OF_AN_ID]
+        return sorted(own, key=attrgetter("requested_at", "emitter_seq"), reverse=True)[:MAX_TRACES_PER_REQUEST_ID]
 
     async def summary(self, org_id: UUID, span: timedelta) -> Sequence[ModelSummary]:
         """Return one row a model and provider for the span that ends now, most requests first."""

@@ -122,8 +122,8 @@ class PostgresChangeLog:
             return ChangesRead(await self._position(connection), None)
         if current != incarnation or not reaches_back:
             return ChangesRead(f"{current}/{now}", None)
-        found = [Change(org_id, Kind(kind), token) for *_, org_id, kind, token in rows if org_id is not None]
-        return ChangesRead(f"{current}/{now}", found)
+        found = (Change(org_id, Kind(kind), token) for *_, org_id, kind, token in rows if org_id is not None)
+        return ChangesRead(f"{current}/{now}", list(dict.fromkeys(found)))
 
     async def _position(self, connection: AsyncConnection[Any]) -> str:
         """Return the position now, and begin an incarnation if the database has none."""

@@ -110,9 +110,9 @@ class PostgresServer:
         return self.url(_SUPERUSER, database)
 
     def _is_ours(self, pid: int) -> bool:
-        """Tell whether a process is a server on this data; process ids are used again, above all after a reboot.
+        """Return whether a process is the server of this data directory, since process ids are reused.
 
-        A server's working directory is its data.
+        The working directory of a PostgreSQL server is its data directory.
         """
         try:
             return Path(f"/proc/{pid}/cwd").samefile(self._data)
@@ -130,10 +130,10 @@ class PostgresServer:
             _make_readable(_programs())
 
     def _socket_directory(self) -> Path:
-        """Return where the socket is: with the data, or in the temporary folder where that path cannot hold one.
+        """Return the directory of the socket: beside the data, or a temporary directory if that path is unsuitable.
 
-        It may be too long, or have a character that has a meaning in a list of folders, in PostgreSQL or in its client
-        library, or to the shell that starts the server.
+        A path is unsuitable if it is too long for a socket, or has a character with a special meaning to PostgreSQL, to
+        libpq or to the shell that starts the server.
         """
         if len(os.fsencode(self._directory / _SOCKET)) <= _MAX_SOCKET_PATH and _PLAIN.fullmatch(str(self._directory)):
             return self._directory
@@ -184,7 +184,7 @@ class PostgresServer:
                 time.sleep(_PAUSE_S)
 
     def _pg_ctl(self, action: str, *options: str) -> None:
-        """Run ``pg_ctl``. It passes paths to a shell, so they are relative: none holds a name that a user chose."""
+        """Run ``pg_ctl``. It passes paths to a shell, so all paths are relative: none has a name that a user chose."""
         self._run("pg_ctl", action, f"--pgdata={self._data.name}", "--wait", f"--timeout={_TIMEOUT_S}", *options)
 
     def _run(self, program: str, *arguments: str) -> None:

@@ -51,11 +51,11 @@ class CacheTelemetry:
             "outcome",
         )
         self._calls_refused = registry.counters(
-            "auth_calls_refused_total", "Calls to auth that were not made: their share of the calls was taken.", "share"
+            "auth_calls_refused_total", "Calls to auth that were refused because their share was in use.", "share"
         )
 
     def call_refused(self, share: Share) -> None:
-        """Count a call to auth that was not made, since its share of the calls was taken."""
+        """Count a call to auth that was refused because its share of the calls was in use."""
         self._calls_refused.of(share).add()
 
     def hit(self, kind: Kind) -> None:

@@ -1,4 +1,4 @@
-"""Metrics of a worker's capacity: what is in use, and which limit refused how many requests."""
+"""Metrics of a worker's capacity: usage, and refusals by limit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class CapacityTelemetry:
-    """Reads a ``Capacity`` whenever metrics are read, so that requests pay nothing for it."""
+    """Reads a ``Capacity`` when metrics are scraped, at no cost to requests."""
 
     def __init__(self, registry: Registry, capacity: Capacity) -> None:
         self._capacity = capacity

@@ -1,4 +1,4 @@
-"""How many lines of the log were dropped."""
+"""The metric of dropped log lines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def count_dropped_lines(registry: Registry) -> None:
-    """Declare the counter of lines that this process could not write."""
-    counter = registry.counter("log_lines_dropped_total", "Lines of the log that could not be written.")
+    """Register the counter of log lines that this process could not write."""
+    counter = registry.counter("log_lines_dropped_total", "Log lines that could not be written.")
     counter.catch_up(lines_dropped())
     registry.refreshed_by(lambda: counter.catch_up(lines_dropped()))

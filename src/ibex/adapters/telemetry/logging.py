@@ -19,7 +19,7 @@ import msgspec
 import structlog
 
 from ibex.adapters.telemetry.current_request import CURRENT
-from ibex.adapters.telemetry.unblocking_output import UnblockingOutput, pieces
+from ibex.adapters.telemetry.nonblocking_output import NonblockingOutput, pieces
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,20 +81,20 @@ RETRY_S: Final = 0.05
 
 
 class _Unfailing:
-    """A stream that fails and stops nobody: what cannot be written waits for a while, then it is dropped."""
+    """A stream that never raises and never blocks. It buffers what cannot be written, and drops it beyond a limit."""
 
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
         self._lines: list[bytes] = []
         self._retry: asyncio.TimerHandle | None = None
         self._dropped = 0
-        self._output: UnblockingOutput | None = None
+        self._output: NonblockingOutput | None = None
         with suppress(*_LOST, AttributeError):  # a stream in memory has no descriptor
-            self._output = UnblockingOutput(cast("TextIO", stream).fileno())
+            self._output = NonblockingOutput(cast("TextIO", stream).fileno())
 
     @property
     def dropped(self) -> int:
-        """How many lines were dropped."""
+        """The number of dropped lines."""
         return self._dropped + (self._output.dropped if self._output is not None else 0)
 
     def write(self, text: str) -> int:
@@ -120,7 +120,7 @@ class _Unfailing:
             self._write_lines()
 
     def close(self) -> None:
-        """Write what there is room for, and let go of the stream."""
+        """Write what the stream accepts at once, drop the rest, and detach from the stream."""
         self._write_lines()
         output, self._output = self._output, None
         if output is not None:
@@ -133,7 +133,7 @@ class _Unfailing:
         if output is None or getattr(self._stream, "closed", False):
             self._write_to_stream(lines)
         elif not output.write(*lines) and self._retry is None:
-            with suppress(RuntimeError):  # without an event loop the next line is the next try
+            with suppress(RuntimeError):  # without an event loop, the next line retries
                 self._retry = asyncio.get_running_loop().call_later(RETRY_S, self._try_again)
 
     def _try_again(self) -> None:
@@ -155,7 +155,7 @@ class _Unfailing:
 
 @dataclass(slots=True)
 class _Log:
-    """Where this process's lines go; nowhere before logging is configured."""
+    """The log output of this process; None before logging is configured."""
 
     stream: _Unfailing | None = None
     takes_access_lines: bool = False
@@ -166,7 +166,7 @@ _log: Final = _Log()
 
 
 def lines_dropped() -> int:
-    """Return how many lines nobody will read: their reader had stopped reading, or the disk was full."""
+    """Return the number of dropped lines, because their reader stopped reading or the disk was full."""
     return _log.dropped_before + (_log.stream.dropped if _log.stream is not None else 0)
 
 
@@ -177,7 +177,7 @@ def write_line(line: Callable[[], bytes]) -> None:
 
 
 def in_ascii(line: bytes) -> bytes:
-    """Return a line of JSON with escapes for what is not printable ASCII: a terminal obeys some of it."""
+    """Return a line of JSON in ASCII, with control characters escaped, since a terminal would interpret them."""
     if line.isascii() and b"\x7f" not in line:
         return line
     return _NOT_ASCII.sub(_escape, line.decode("utf-8", "replace")).encode("ascii")

@@ -144,7 +144,7 @@ class Metrics:
             self._provider_ended(exchange)
 
     def refusals_lost(self, number: int) -> None:
-        """Count refusals that were recorded together and could not be journaled."""
+        """Count aggregated refusals that could not be journaled."""
         self._journal_losses.of(Sink.TRACES).add(number)
 
     def _provider_ended(self, exchange: Exchange) -> None:

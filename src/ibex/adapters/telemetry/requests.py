@@ -51,7 +51,7 @@ class RequestTelemetry:
             _LOG.warning("exchange not journaled")
 
     def aggregated(self, exchange: Exchange, *, journaled: bool) -> None:
-        """Refusals were recorded together; each was counted when it was settled."""
+        """Count an aggregate that was lost. Its refusals were counted when each was settled."""
         if not journaled:
             self._metrics.refusals_lost(exchange.repeated)
             _LOG.warning("exchange not journaled", repeated=exchange.repeated)

@@ -24,6 +24,10 @@ FETCH_TOO_OLD_S: Final = 1.0
 """The result of a fetch that began earlier is not used: the process may have been paused meanwhile."""
 MAX_FETCHES: Final = 4
 """How often one request fetches before it gives up. Only a process that is paused repeatedly needs more than two."""
+UNKNOWN_EPOCH_NS: Final = 3 * NS
+"""How long an entry is served whose epoch was unknown at its fetch, if the epoch can be read now."""
+OUTAGE_NS: Final = 3 * NS
+"""How long after a failed fetch stale entries are served without waiting for another one."""
 _FETCH_TOO_OLD_NS: Final = int(FETCH_TOO_OLD_S * NS)
 _OUTAGES: Final = (ServiceDegradedError, AuthUnavailableError)
 
@@ -136,6 +140,9 @@ class FreshCache(Generic[K, V]):
         self._clock = clock
         self._observer = observer
         self._flights: dict[K, _Flight[V]] = {}
+        self._outage: Exception | None = None
+        """The outage that the last fetch met; None if the source answered. Only its type matters."""
+        self._outage_ns = 0
 
     def cached(self, key: K, fetch: Fetch[V]) -> Lookup[K, V] | None:
         """Return the cached entry, valid or not; None if there is none. Fetches nothing."""
@@ -167,14 +174,24 @@ class FreshCache(Generic[K, V]):
             self._observer.hit(self._kind)
             return lookup.entry.value
         self._observer.refetched(self._kind)
+        outage = self._outage if now_ns - self._outage_ns <= OUTAGE_NS else None
+        if outage is not None and self._may_serve_stale(lookup, epoch, outage, now_ns):
+            # The source has just failed. Another fetch finds out in the background whether it is back.
+            if lookup.key not in self._flights:
+                self._start(lookup.key, lookup.fetch)
+            return self._served_stale(lookup)
         try:
             lookup.entry = await self._fetched(lookup.key, lookup.fetch, now_ns, epoch)
             lookup.from_cache = lookup.is_stale = False
         except _OUTAGES as outage:
             if not self._may_serve_stale(lookup, epoch, outage, now_ns):
                 raise
-            self._observer.served_stale(self._kind)
-            lookup.is_stale, lookup.stale_ns = True, self._clock.monotonic_ns()
+            return self._served_stale(lookup)
+        return lookup.entry.value
+
+    def _served_stale(self, lookup: Lookup[K, V]) -> V:
+        self._observer.served_stale(self._kind)
+        lookup.is_stale, lookup.stale_ns = True, self._clock.monotonic_ns()
         return lookup.entry.value
 
     async def get(self, key: K, epoch: Epoch, fetch: Fetch[V]) -> Lookup[K, V]:
@@ -193,6 +210,9 @@ class FreshCache(Generic[K, V]):
         if now_ns >= entry.expires_ns and (lookup.from_cache or now_ns - entry.began_ns > _FETCH_TOO_OLD_NS):
             return False
         if epoch.proves_change_since(entry.epoch, entry.began_ns):
+            return False
+        has_unknown_epoch = not entry.epoch.was_read and entry.value is not None
+        if has_unknown_epoch and epoch.value is not None and now_ns - entry.began_ns > UNKNOWN_EPOCH_NS:
             return False
         org_id = self._policy.org_of(lookup.key, entry.value)
         return self._validity.may_serve(self._kind, org_id, entry.began_ns, now_ns)
@@ -267,12 +287,16 @@ class FreshCache(Generic[K, V]):
     async def _fetch(self, key: K, fetch: Fetch[V], began_ns: int) -> Entry[V]:
         try:
             fetched = await fetch()
-        except _OUTAGES:
+        except _OUTAGES as outage:
+            self._outage = type(outage)()  # without the traceback, which holds this frame (ADR 0033)
+            self._outage_ns = self._clock.monotonic_ns()
             raise
         except Exception:
+            self._outage = None
             if not self._has_newer(key, began_ns):
                 self._forget(key)
             raise
+        self._outage = None
         lifetime_ns = int(self._policy.lifetime_s(fetched.value) * NS)
         entry = Entry(fetched.value, fetched.epoch, began_ns, began_ns + lifetime_ns)
         org_id = self._policy.org_of(key, fetched.value)

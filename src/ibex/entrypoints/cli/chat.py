@@ -17,9 +17,9 @@ from ibex.entrypoints.cli.invocation import NothingRunsError
 from ibex.entrypoints.cli.output import DotenvOption
 from ibex.entrypoints.cli.tables import terminal_width, wrapped
 from ibex.entrypoints.destinations import ONLY_CHAT_SENDS
-from ibex.entrypoints.foreign_text import harmless, on_one_line
 from ibex.entrypoints.home import DEFAULT_HOME
 from ibex.entrypoints.settings import MissingSettingError, Settings
+from ibex.entrypoints.untrusted_text import sanitize, sanitize_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,14 +84,14 @@ class Conversation:
             told = {"session": f"session {session}", **told}
             self.told_session = session
         for line in wrapped(told, terminal_width()):
-            click.secho(on_one_line(line), dim=True, err=True)
+            click.secho(sanitize_line(line), dim=True, err=True)
 
     def _show(self, response: httpx.Response) -> tuple[str, dict[str, Any]]:
         if not self.stream:
             response.read()
             answer = response.json()
             text = answer["choices"][0]["message"].get("content") or ""
-            click.echo(harmless(text))
+            click.echo(sanitize(text))
             return text, answer.get("usage") or {}
         parts: list[str] = []
         usage: dict[str, Any] = {}
@@ -102,7 +102,7 @@ class Conversation:
             for choice in event["choices"]:
                 part = choice["delta"].get("content") or ""
                 parts.append(part)
-                sys.stdout.write(harmless(part))  # character by character, so that none is made of two parts
+                sys.stdout.write(sanitize(part))  # works on single characters, so chunks can be sanitized one by one
                 sys.stdout.flush()
         click.echo()
         return "".join(parts), usage
@@ -171,9 +171,9 @@ def _is_option(name: str) -> bool:
 
 
 def _refuse_misdirected(invocation: Invocation, token: str | None) -> None:
-    """Raise ``SettingsError`` where ``.env`` alone says which proxy is asked, and the token is not from there.
+    """Raise ``SettingsError`` if only ``.env`` names the proxy, and the token comes from elsewhere.
 
-    The default folder's own token is as much the current directory's as ``.env`` is.
+    The token of the default home is exempt: like ``.env``, that home is in the current directory.
     """
     if token is None and invocation.home.path == Path(DEFAULT_HOME):
         return
@@ -218,7 +218,7 @@ def _converse(conversation: Conversation) -> None:
         except click.ClickException as failure:
             if not typed:
                 raise
-            failure.message = harmless(failure.message)  # type: ignore[misc]  # final to subclasses
+            failure.message = sanitize(failure.message)  # type: ignore[misc]  # final to subclasses
             failure.show()
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 import rich_click as click
 
-from ibex.adapters.telemetry.unblocking_output import UnblockingOutput
-from ibex.entrypoints.foreign_text import on_one_line
+from ibex.adapters.telemetry.nonblocking_output import NonblockingOutput
+from ibex.entrypoints.untrusted_text import sanitize_line
 
 if TYPE_CHECKING:
     from ibex.domain.exchange import Exchange
@@ -30,9 +30,9 @@ class DevConsole:
         """Take the folder's name, as the user gave it, and how to call the command line."""
         self._home = home
         self._command = command
-        self._output: UnblockingOutput | None = None
-        with suppress(OSError, ValueError, AttributeError):  # a stream in memory has no descriptor, a closed one none
-            self._output = UnblockingOutput(sys.stdout.fileno())
+        self._output: NonblockingOutput | None = None
+        with suppress(OSError, ValueError, AttributeError):  # a stream in memory, or a closed one, has no descriptor
+            self._output = NonblockingOutput(sys.stdout.fileno())
 
     @property
     def observer(self) -> DevConsole:
@@ -87,7 +87,7 @@ See also: {self._command} chat, directive show {installation.agent_name}, traces
         self._say(f"stopped; the data stays in {self._home}.")
 
     def _say(self, text: str) -> None:
-        """Write a line, if its reader still reads: IBEX serves, and ends, without one."""
+        """Write a line without waiting for the reader: IBEX must serve and stop without one."""
         output = self._output
         if output is None:
             click.echo(text)
@@ -100,8 +100,8 @@ See also: {self._command} chat, directive show {installation.agent_name}, traces
         usage, timings = exchange.summary.usage, exchange.timings
         parts = [
             click.style(str(exchange.status), fg=_COLOURS.get(exchange.status // 100)),
-            f"{on_one_line(exchange.model or '-')}{' stream' if exchange.is_streaming else ''}",
-            f"session {on_one_line(exchange.session.handle) if exchange.session else '-'}",
+            f"{sanitize_line(exchange.model or '-')}{' stream' if exchange.is_streaming else ''}",
+            f"session {sanitize_line(exchange.session.handle) if exchange.session else '-'}",
             f"tokens {_count(usage.input_tokens)}→{_count(usage.output_tokens)}",
             f"total {timings.total_ns / _NS_IN_MS:.1f} ms",
             f"overhead {timings.overhead_ns / _NS_IN_MS:.1f} ms",
@@ -117,7 +117,7 @@ See also: {self._command} chat, directive show {installation.agent_name}, traces
         self._say("  ".join(parts))
 
     def aggregated(self, exchange: Exchange, *, journaled: bool) -> None:
-        """Say nothing: each of the requests has its line."""
+        """Print nothing: each of the requests has its own line."""
 
 
 def _moved(address: str, settings: Settings) -> str:

@@ -11,7 +11,7 @@ import rich_click as click
 from ibex.domain.directive_diff import Basis
 from ibex.domain.directives import InjectionMode
 from ibex.entrypoints.cli.output import Row, json_option, org_option, show_one, show_rows, shown
-from ibex.entrypoints.foreign_text import harmless
+from ibex.entrypoints.untrusted_text import sanitize
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -87,7 +87,7 @@ def show_directive(invocation: Invocation, agent: str, org: str | None, *, as_js
         show_one({**_state_row(state), "text": state.version.text}, as_json=True)
         return
     show_one(_state_row(state), as_json=False)
-    click.echo(f"\n{harmless(state.version.text)}")
+    click.echo(f"\n{sanitize(state.version.text)}")
 
 
 @directive.command("history")
@@ -133,7 +133,7 @@ def diff(
     for line in (f"--- {_side(found.before)}", f"+++ {_side(found.after)}"):
         click.secho(line, bold=True, color=colour)
     for line in found.lines:
-        click.secho(harmless(line), fg=_COLOURS.get(line[0]), color=colour)
+        click.secho(sanitize(line), fg=_COLOURS.get(line[0]), color=colour)
     if not found.lines:
         click.echo("The texts are equal.")
 

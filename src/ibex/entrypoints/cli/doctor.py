@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final
 import rich_click as click
 
 from ibex.entrypoints.cli.output import DotenvOption, json_option, show_one
-from ibex.entrypoints.foreign_text import harmless
 from ibex.entrypoints.outcome import EXIT_FAILED
+from ibex.entrypoints.untrusted_text import sanitize
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,7 +79,7 @@ def _show(found: Sequence[Finding]) -> None:
     said_before = None
     for finding in found:
         verdict = click.style(f"{finding.verdict.value:<6}", fg=_COLOURS[finding.verdict.value])
-        click.echo(f"{verdict}  {finding.name:<{width}}  {harmless(finding.said)}")
+        click.echo(f"{verdict}  {finding.name:<{width}}  {sanitize(finding.said)}")
         if finding.remedy is not None and finding.remedy != said_before:
-            click.echo(f"{_MARGIN}→ {harmless(finding.remedy)}")
+            click.echo(f"{_MARGIN}→ {sanitize(finding.remedy)}")
         said_before = finding.remedy

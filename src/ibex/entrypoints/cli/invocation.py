@@ -83,8 +83,8 @@ class Invocation:
     def environ_with_dotenv(self) -> dict[str, str]:
         """Return the environment over the file ``.env``, which production does not read.
 
-        Raises ``SettingsError`` where the file itself asks for production, where it is not UTF-8, and where it would
-        decide where a secret of the environment is sent.
+        Raises ``SettingsError`` if the file sets production, if it is not UTF-8, or if it sets the destination of a
+        secret from the environment.
         """
         if self.in_production:
             return dict(self.environ)
@@ -101,9 +101,9 @@ class Invocation:
         return together
 
     def refuse_misdirected_token(self, secret: str | None) -> None:
-        """Raise ``SettingsError`` where ``.env`` alone would decide which proxy gets a token that is not its own.
+        """Raise ``SettingsError`` if only ``.env`` names the proxy that would get a token from elsewhere.
 
-        ``secret`` is the token of an option, of the environment or of the folder; None where ``.env`` has it.
+        ``secret`` is the token of an option, of the environment or of the home; None if it is in ``.env``.
         """
         if secret is None or self.in_production:
             return
@@ -116,7 +116,7 @@ class Invocation:
 
         try:
             return {name: value for name, value in dotenv_values(self.dotenv, interpolate=False).items() if value}
-        except UnicodeDecodeError:  # its message would show a part of the file
+        except UnicodeDecodeError:  # its message would contain a part of the file
             raise SettingsError(f"{self.dotenv} is not UTF-8.") from None
 
     @contextmanager

@@ -16,9 +16,9 @@ from ibex.entrypoints.cli.processes import auth, bootstrap_command, dev, migrate
 from ibex.entrypoints.cli.records import sessions
 from ibex.entrypoints.cli.traces import traces
 from ibex.entrypoints.collector import collect_rarely
-from ibex.entrypoints.foreign_text import harmless
 from ibex.entrypoints.home import DEFAULT_HOME, Home
 from ibex.entrypoints.outcome import EXIT_FAILED, exit_code_of
+from ibex.entrypoints.untrusted_text import sanitize
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None, invocation: Invocation | None = Non
         try:
             code: Any = cli.main(arguments, prog_name="ibex", standalone_mode=False, obj=invocation)
         except click.ClickException as wrong:
-            wrong.message = harmless(wrong.message)  # type: ignore[misc]  # final to subclasses
+            wrong.message = sanitize(wrong.message)  # type: ignore[misc]  # final to subclasses
             wrong.show()
             return wrong.exit_code
         except click.Abort:

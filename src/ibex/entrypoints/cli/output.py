@@ -9,7 +9,7 @@ import msgspec
 import rich_click as click
 
 from ibex.entrypoints.cli.tables import Columns, table, terminal_width
-from ibex.entrypoints.foreign_text import harmless_json, on_one_line
+from ibex.entrypoints.untrusted_text import sanitize_json, sanitize_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -96,7 +96,7 @@ def show_one(row: Row, *, as_json: bool) -> None:
 
 def write_json(value: Any) -> None:
     """Write one JSON document."""
-    click.echo(harmless_json(msgspec.json.encode(value).decode()))
+    click.echo(sanitize_json(msgspec.json.encode(value).decode()))
 
 
 def shown(value: Any) -> str:
@@ -111,4 +111,4 @@ def shown(value: Any) -> str:
         case float():
             return f"{value:.3f}"
         case _:
-            return on_one_line(value)
+            return sanitize_line(value)

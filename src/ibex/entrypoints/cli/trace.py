@@ -46,7 +46,7 @@ class _Found:
 def show_trace(invocation: Invocation, request: str, org: str | None, *, as_json: bool) -> None:
     """Show all that is on record about one request, given by its id: the response header X-Request-ID.
 
-    Where a client has used the id for several requests, all of them are shown, the latest first.
+    If a client has used the id for several requests, all of them are shown, the latest first.
     """
     request_id = uuid_of(request)
 

@@ -10,10 +10,10 @@ import pytest
 
 from harness.auth import CREDENTIAL, Identity, bearer
 from ibex.adapters.grpc.callers import (
-    FAILURES_AT_ONCE,
+    CONFIRMED_FOR_S,
+    FAILURE_BURST,
     FAILURES_PER_S,
-    PROVEN_FOR_S,
-    UNPROVEN_AT_A_TIME,
+    MAX_UNCONFIRMED_CALLS,
     Callers,
     GuessLimit,
     check_grant,
@@ -90,9 +90,9 @@ async def test_guesses_are_bounded_and_a_proven_token_is_not(identity: Identity)
     guess = PersonalAccessToken.issue(OTHER, bytes(32))
     await guesses.verify(tokens, identity.admin)
 
-    raised = [await fails(guesses, identity, guess) for _ in range(FAILURES_AT_ONCE + 1)]
+    raised = [await fails(guesses, identity, guess) for _ in range(FAILURE_BURST + 1)]
 
-    assert raised == [InvalidTokenError] * FAILURES_AT_ONCE + [TooManyCallsError]
+    assert raised == [InvalidTokenError] * FAILURE_BURST + [TooManyCallsError]
     assert await fails(guesses, identity, identity.token) is TooManyCallsError
     await guesses.verify(tokens, identity.admin)
     identity.clock.advance(timedelta(seconds=2 / FAILURES_PER_S))
@@ -106,10 +106,10 @@ async def test_a_token_that_was_proven_long_ago_is_not_proven(identity: Identity
     """An hour is long."""
     guesses, tokens = GuessLimit(identity.clock), identity.use_cases.tokens
     await guesses.verify(tokens, identity.admin)
-    identity.clock.advance(timedelta(seconds=PROVEN_FOR_S))
+    identity.clock.advance(timedelta(seconds=CONFIRMED_FOR_S))
     identity.store.hangs = True
-    waiting = [asyncio.create_task(guesses.verify(tokens, identity.admin)) for _ in range(UNPROVEN_AT_A_TIME)]
-    while identity.store.finds < 1 + UNPROVEN_AT_A_TIME:  # noqa: ASYNC110 - each has its turn of the event loop
+    waiting = [asyncio.create_task(guesses.verify(tokens, identity.admin)) for _ in range(MAX_UNCONFIRMED_CALLS)]
+    while identity.store.finds < 1 + MAX_UNCONFIRMED_CALLS:  # noqa: ASYNC110 - each has its turn of the event loop
         await asyncio.sleep(0)
 
     assert await fails(guesses, identity, identity.admin) is TooManyCallsError

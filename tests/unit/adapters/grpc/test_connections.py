@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ibex.adapters.grpc.connections import MAX_STRANGER_CALLS, ConnectionTable, Standing
+from ibex.adapters.grpc.connections import MAX_UNAUTHENTICATED_CALLS, ConnectionTable, PeerRole
 
 
 class Connection:
@@ -18,29 +18,29 @@ class Connection:
         self.closed = True
 
 
-def filled(*standings: Standing) -> tuple[ConnectionTable, list[Connection]]:
-    """Return a full table with connections of these standings, the oldest first."""
-    table = ConnectionTable(len(standings))
-    connections = [Connection() for _ in standings]
-    for name, (connection, standing) in enumerate(zip(connections, standings, strict=True)):
+def filled(*roles: PeerRole) -> tuple[ConnectionTable, list[Connection]]:
+    """Return a full table with connections of these roles, the oldest first."""
+    table = ConnectionTable(len(roles))
+    connections = [Connection() for _ in roles]
+    for name, (connection, role) in enumerate(zip(connections, roles, strict=True)):
         assert table.add(str(name), connection)
-        table.proved(str(name), standing)
+        table.authenticated(str(name), role)
     return table, connections
 
 
 @pytest.mark.parametrize(
-    ("standings", "closed"),
+    ("roles", "closed"),
     [
-        ((Standing.STRANGER, Standing.STRANGER), 0),
-        ((Standing.SERVICE, Standing.STRANGER), 1),
-        ((Standing.ADMINISTRATOR, Standing.STRANGER), 1),
-        ((Standing.SERVICE, Standing.ADMINISTRATOR), 1),
-        ((Standing.ADMINISTRATOR, Standing.ADMINISTRATOR), 0),
+        ((PeerRole.UNAUTHENTICATED, PeerRole.UNAUTHENTICATED), 0),
+        ((PeerRole.SERVICE, PeerRole.UNAUTHENTICATED), 1),
+        ((PeerRole.ADMINISTRATOR, PeerRole.UNAUTHENTICATED), 1),
+        ((PeerRole.SERVICE, PeerRole.ADMINISTRATOR), 1),
+        ((PeerRole.ADMINISTRATOR, PeerRole.ADMINISTRATOR), 0),
     ],
 )
-def test_a_full_table_closes_the_oldest_of_the_lowest_standing(standings: tuple[Standing, ...], closed: int) -> None:
+def test_a_full_table_closes_the_oldest_of_the_lowest_standing(roles: tuple[PeerRole, ...], closed: int) -> None:
     """One for each that comes."""
-    table, connections = filled(*standings)
+    table, connections = filled(*roles)
 
     assert table.add("new", Connection())
 
@@ -50,7 +50,7 @@ def test_a_full_table_closes_the_oldest_of_the_lowest_standing(standings: tuple[
 
 def test_services_are_never_closed_for_another() -> None:
     """The new one is refused, until one of them has gone."""
-    table, connections = filled(Standing.SERVICE, Standing.SERVICE)
+    table, connections = filled(PeerRole.SERVICE, PeerRole.SERVICE)
 
     assert not table.add("new", Connection())
     table.remove("0")
@@ -62,27 +62,27 @@ def test_services_are_never_closed_for_another() -> None:
 
 def test_standing_only_rises() -> None:
     """What is not in the table has none."""
-    table, _ = filled(Standing.SERVICE)
+    table, _ = filled(PeerRole.SERVICE)
 
-    table.proved("0", Standing.ADMINISTRATOR)
-    table.proved("unknown", Standing.SERVICE)
+    table.authenticated("0", PeerRole.ADMINISTRATOR)
+    table.authenticated("unknown", PeerRole.SERVICE)
 
-    assert table.standing("0") is Standing.SERVICE
-    assert table.standing("unknown") is None
+    assert table.role("0") is PeerRole.SERVICE
+    assert table.role("unknown") is None
 
 
-@pytest.mark.parametrize("standing", Standing)
-def test_a_stranger_makes_only_so_many_calls(standing: Standing) -> None:
+@pytest.mark.parametrize("role", PeerRole)
+def test_an_unauthenticated_connection_makes_only_so_many_calls(role: PeerRole) -> None:
     """A connection that has proven a caller makes as many as it likes."""
-    table, (connection,) = filled(standing)
-    for _ in range(MAX_STRANGER_CALLS - 1):
-        table.called("0")
+    table, (connection,) = filled(role)
+    for _ in range(MAX_UNAUTHENTICATED_CALLS - 1):
+        table.count_unauthenticated_call("0")
     assert not connection.closed
 
-    table.called("0")
-    table.called("0")
+    table.count_unauthenticated_call("0")
+    table.count_unauthenticated_call("0")
 
-    assert [connection.closed, len(table)] == ([True, 0] if standing is Standing.STRANGER else [False, 1])
+    assert [connection.closed, len(table)] == ([True, 0] if role is PeerRole.UNAUTHENTICATED else [False, 1])
 
 
 def test_a_table_has_room() -> None:

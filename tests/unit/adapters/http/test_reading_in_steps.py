@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from ibex.adapters.http.chat_request import chat_request_read
+from ibex.adapters.http.chat_request import chat_request_steps
 from ibex.domain.errors import InvalidJsonError, ValidationError
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def timed(work: Callable[[], object]) -> float:
 
 def longest_step(body: bytes) -> float:
     """Return the processor time, in seconds, of the longest step of reading a body."""
-    reading, longest = chat_request_read(body), 0.0
+    reading, longest = chat_request_steps(body), 0.0
     while True:
         began = time.thread_time()
         try:

@@ -3,45 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 import pytest
-import uvicorn
-from uvicorn.server import ServerState
 
-from harness.server_connection import Connection, RecordingTransport
-from ibex.adapters.http.client import CUT, WATCH
+from harness.server_connection import Connection
+from ibex.adapters.http.client import WATCH
 from ibex.adapters.http.request_fields import MAX_HEAD_BYTES, MAX_HEADERS
-from ibex.adapters.http.server_protocol import LimitedHttpProtocol
-
-if TYPE_CHECKING:
-    from ibex.adapters.http.asgi import Receive, Scope, Send
-
-
-async def test_each_request_can_cut_its_connection() -> None:
-    """The extension in the scope drops the connection with what is still to be sent."""
-    scopes: list[Scope] = []
-    answered = asyncio.Event()
-
-    async def app(scope: Scope, _receive: Receive, send: Send) -> None:
-        scopes.append(scope)
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
-        await send({"type": "http.response.body", "body": b""})
-        answered.set()
-
-    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off")
-    config.load()
-    transport = RecordingTransport()
-    protocol = LimitedHttpProtocol(config=config, server_state=ServerState(), app_state={})
-    protocol.connection_made(transport)
-
-    protocol.data_received(b"GET /a HTTP/1.1\r\nhost: a\r\n\r\n")
-    await answered.wait()
-    assert not transport.aborted
-    scopes[0]["extensions"][CUT]()
-
-    assert transport.aborted
-    protocol.connection_lost(None)
 
 
 async def test_an_answer_is_written_at_once() -> None:

@@ -1,4 +1,4 @@
-"""Whether a connection failed because this process, or the machine, has no file descriptor left."""
+"""Detection of failed connections for want of a file descriptor, in this process or on the machine."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ import socket
 import time
 from typing import Final
 
-TELL_S: Final = 60.0
-"""How often it is logged, at most."""
+LOG_INTERVAL_S: Final = 60.0
+"""The minimum time between two log lines."""
 _NO_DESCRIPTOR: Final = {errno.EMFILE, errno.ENFILE}
 _LOG: Final = logging.getLogger(__name__)
 
 
 class _Log:
-    told_at = -math.inf
+    logged_at = -math.inf
 
 
 def has_no_descriptor(error: OSError) -> bool:
-    """Return whether that is why an attempt to connect failed, and log it once in a while.
+    """Return whether an attempt to connect failed for want of a file descriptor; log it at most once a minute.
 
-    A name that could not be looked up does not say why; so a descriptor is tried.
+    A failed name lookup does not report its cause, so this tries to open a file.
     """
     lacks = error.errno in _NO_DESCRIPTOR or (isinstance(error, socket.gaierror) and not _is_one_left())
     if lacks:
         now = time.monotonic()
-        if now - _Log.told_at >= TELL_S:
-            _Log.told_at = now
+        if now - _Log.logged_at >= LOG_INTERVAL_S:
+            _Log.logged_at = now
             _LOG.warning("No file descriptor is left for a connection to the provider; requests get 503 OVERLOADED.")
     return lacks
 

@@ -64,8 +64,8 @@ class ConnectionPool:
         """Return a connection to send one request on; ``fresh``: not one that was kept.
 
         ``connect_s`` bounds the making of a connection, ``wait_s`` the waiting for one where no more may be made.
-        Raises ``httpx.ConnectError``, ``ConnectTimeout``, and ``PoolTimeout`` where too many wait, or for too long, or
-        where the process has no file descriptor left.
+        Raises ``httpx.ConnectError``, ``ConnectTimeout``, and ``PoolTimeout`` if too many requests wait, if one
+        waits for too long, or if no file descriptor is left.
         """
         kept = None if fresh else self.kept()
         if kept is not None:

@@ -1,7 +1,7 @@
-"""Output that never waits for its reader (ADR 0043).
+"""Output that never blocks on its reader (ADR 0043).
 
-A pipe that nobody reads is full after 64 KiB; the write that comes then stops the whole process, event loop and signal
-handlers included. What cannot be written at once waits in memory, and what finds no room there is dropped and counted.
+A pipe without a reader is full after 64 KiB; the next write blocks the whole process, event loop and signal handlers
+included. Lines that cannot be written at once are buffered in memory; beyond a limit they are dropped and counted.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-MOST_WAITING_BYTES: Final = 1 << 20
+MAX_BUFFERED_BYTES: Final = 1 << 20
 
 
-class UnblockingOutput:
-    """Lines on their way to a descriptor, which stays open and keeps its flags: other processes may share it."""
+class NonblockingOutput:
+    """A line buffer for a descriptor. Leaves the descriptor open and its flags unchanged: processes may share it."""
 
     def __init__(self, descriptor: int) -> None:
-        """Take a descriptor that is open for writing."""
+        """Set the descriptor, which must be open for writing."""
         self._own: socket.socket | int | None = None
         self._send = self._sender(descriptor)
         self._waiting: deque[bytes] = deque()
@@ -32,9 +32,9 @@ class UnblockingOutput:
         self.dropped = 0
 
     def write(self, *lines: bytes) -> bool:
-        """Write whole lines; return whether all that waited is written. No line that is written is torn."""
+        """Write whole lines. Return whether the buffer is empty afterwards."""
         for piece in pieces(lines):
-            if self._waiting_bytes + len(piece) > MOST_WAITING_BYTES:
+            if self._waiting_bytes + len(piece) > MAX_BUFFERED_BYTES:
                 self.dropped += piece.count(b"\n")
             else:
                 self._waiting.append(piece)
@@ -42,7 +42,7 @@ class UnblockingOutput:
         return self.write_waiting()
 
     def write_waiting(self) -> bool:
-        """Write what the reader has room for; return whether that is everything."""
+        """Write as much of the buffer as the reader accepts. Return whether the buffer is empty afterwards."""
         while self._waiting:
             piece = self._waiting.popleft()
             self._waiting_bytes -= len(piece)
@@ -50,7 +50,7 @@ class UnblockingOutput:
                 written = self._send(piece)
             except BlockingIOError:
                 written = 0
-            except OSError:  # no reader any more, or no room on the disk
+            except OSError:  # the reader has closed its end, or the disk is full
                 self.dropped += piece.count(b"\n")
                 continue
             if written < len(piece):
@@ -60,7 +60,7 @@ class UnblockingOutput:
         return True
 
     def close(self) -> None:
-        """Drop what waits, and close what was opened for writing."""
+        """Discard the buffer, and close the descriptors that this object opened."""
         own, self._own = self._own, None
         if isinstance(own, socket.socket):
             own.close()
@@ -68,15 +68,15 @@ class UnblockingOutput:
             os.close(own)
 
     def _sender(self, descriptor: int) -> Callable[[bytes], int]:
-        """Return what writes a piece, or a part of it, at once. Raises ``BlockingIOError`` where there is no room."""
+        """Return a function that writes as much of a piece as it can, or raises ``BlockingIOError``."""
         mode = os.fstat(descriptor).st_mode
         if stat.S_ISSOCK(mode):
             self._own = peer = socket.socket(fileno=os.dup(descriptor))
             return lambda piece: peer.send(piece, socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0))
         if not (stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)):
             return lambda piece: os.write(descriptor, piece)
-        # The flag O_NONBLOCK belongs to what all holders of the descriptor share: the shell, workers, another program.
-        # A pipe or terminal that is opened again has flags of its own.
+        # O_NONBLOCK belongs to the open file description, which the shell, workers and other programs share. Opening a
+        # pipe or terminal again creates a description with its own flags.
         with suppress(OSError):
             self._own = again = os.open(
                 f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -86,7 +86,7 @@ class UnblockingOutput:
 
 
 def _written_if_ready(descriptor: int, piece: bytes) -> int:
-    """Write to a pipe of another user, which cannot be opened again. One that is ready has room for ``PIPE_BUF``."""
+    """Write to a pipe of another user, which cannot be opened again. If it is writable, ``PIPE_BUF`` bytes fit."""
     poll = select.poll()
     poll.register(descriptor, select.POLLOUT)
     if not poll.poll(0):
@@ -95,7 +95,10 @@ def _written_if_ready(descriptor: int, piece: bytes) -> int:
 
 
 def pieces(lines: tuple[bytes, ...] | list[bytes]) -> Iterator[bytes]:
-    """Yield the lines joined, as many as a pipe that several processes share takes at once: none is torn then."""
+    """Yield the lines joined into pieces of at most ``PIPE_BUF`` bytes, unless one line is longer.
+
+    Several processes can write such pieces to one pipe without mixing their lines.
+    """
     piece: list[bytes] = []
     size = 0
     for line in lines:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ibex.adapters.telemetry.unblocking_output import MOST_WAITING_BYTES, UnblockingOutput
+from ibex.adapters.telemetry.nonblocking_output import MAX_BUFFERED_BYTES, NonblockingOutput
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +31,7 @@ def pipe() -> Iterator[list[int]]:
             os.close(end)
 
 
-def read_all(descriptor: int, output: UnblockingOutput) -> bytes:
+def read_all(descriptor: int, output: NonblockingOutput) -> bytes:
     """Read until everything that waits is written, and that."""
     os.set_blocking(descriptor, False)
     text = b""
@@ -46,7 +46,7 @@ def read_all(descriptor: int, output: UnblockingOutput) -> bytes:
 
 def test_what_a_full_pipe_does_not_take_is_written_later(pipe: list[int]) -> None:
     """Whole lines, all of them, in their order; the descriptor's own flags are not touched."""
-    output = UnblockingOutput(pipe[1])
+    output = NonblockingOutput(pipe[1])
     flags = fcntl.fcntl(pipe[1], fcntl.F_GETFL)
     lines = [b"%d %b" % (number, LINE) for number in range(MANY)]
 
@@ -60,14 +60,14 @@ def test_what_a_full_pipe_does_not_take_is_written_later(pipe: list[int]) -> Non
 
 def test_what_waits_is_bounded(pipe: list[int]) -> None:
     """What comes after that is dropped and counted; what is written is whole lines."""
-    output = UnblockingOutput(pipe[1])
-    count = 3 * MOST_WAITING_BYTES // len(LINE)
+    output = NonblockingOutput(pipe[1])
+    count = 3 * MAX_BUFFERED_BYTES // len(LINE)
     for _ in range(count):
         output.write(LINE)
 
     text = read_all(pipe[0], output)
 
-    assert len(text) <= MOST_WAITING_BYTES + 8_192
+    assert len(text) <= MAX_BUFFERED_BYTES + 8_192
     assert text == LINE * (len(text) // len(LINE))
     assert output.dropped == count - len(text) // len(LINE) > 0
     assert output.write(LINE)
@@ -76,7 +76,7 @@ def test_what_waits_is_bounded(pipe: list[int]) -> None:
 
 def test_a_line_that_is_longer_than_the_pipe_is_not_torn(pipe: list[int]) -> None:
     """Its rest comes first, whatever is written meanwhile."""
-    output = UnblockingOutput(pipe[1])
+    output = NonblockingOutput(pipe[1])
     long = b"y" * 100_000 + b"\n"
     output.write(LINE, long)
     output.write(LINE)
@@ -86,7 +86,7 @@ def test_a_line_that_is_longer_than_the_pipe_is_not_torn(pipe: list[int]) -> Non
 
 def test_a_reader_that_has_gone_costs_the_lines(pipe: list[int]) -> None:
     """Nothing is raised, and nothing waits for nobody."""
-    output = UnblockingOutput(pipe[1])
+    output = NonblockingOutput(pipe[1])
     os.close(pipe[0])
     pipe[0] = -1
     assert output.write(LINE, LINE)
@@ -102,7 +102,7 @@ def test_a_pipe_of_another_user(pipe: list[int], monkeypatch: pytest.MonkeyPatch
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(os, "open", refuse)
-    output = UnblockingOutput(pipe[1])
+    output = NonblockingOutput(pipe[1])
     monkeypatch.undo()
     lines = [b"%d %b" % (number, LINE) for number in range(MANY)]
     assert not output.write(*lines)
@@ -114,7 +114,7 @@ def test_a_socket_that_is_not_read() -> None:
     """As the journal of systemd gives one."""
     reader, writer = socket.socketpair()
     with reader, writer:
-        output = UnblockingOutput(writer.fileno())
+        output = NonblockingOutput(writer.fileno())
         lines = [b"%d %b" % (number, LINE) for number in range(1_000)]
         output.write(*lines)
         assert read_all(reader.fileno(), output) == b"".join(lines)
@@ -127,7 +127,7 @@ def test_a_socket_that_is_not_read() -> None:
 def test_a_file_takes_everything(tmp_path: Path) -> None:
     """It is written to as it is."""
     with (tmp_path / "log").open("ab") as file:
-        output = UnblockingOutput(file.fileno())
+        output = NonblockingOutput(file.fileno())
         assert output.write(*[LINE] * MANY)
         output.close()
     assert (tmp_path / "log").read_bytes() == LINE * MANY

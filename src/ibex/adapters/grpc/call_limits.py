@@ -1,4 +1,4 @@
-"""Limits on how many calls run at a time, one for each kind, so that no kind can starve another (ADR 0038)."""
+"""Concurrency limits, one for each kind of call, so that no kind can starve another (ADR 0038)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_WAITING: Final = 256
 
 
 class CallKind(Enum):
-    """What a method is for."""
+    """The kinds of methods, each with its own concurrency limit."""
 
     VALIDATION = "validation"
     ADMINISTRATION = "administration"
@@ -36,33 +36,33 @@ KIND_OF: Final[Mapping[str, CallKind]] = {
     "/ibex.auth.v1.AuthService/ListTokens": CallKind.ADMINISTRATION,
     "/grpc.health.v1.Health/Check": CallKind.HEALTH,
 }
-"""Every method that is served. A method that is not in it is UNIMPLEMENTED."""
+"""All methods that auth serves. Any other method is UNIMPLEMENTED."""
 
 
 @dataclass(frozen=True, slots=True)
-class LaneLimits:
-    """Calls of each kind at a time. One more is RESOURCE_EXHAUSTED at once."""
+class CallLimits:
+    """The maximum of concurrent calls of each kind. Calls beyond it fail at once with RESOURCE_EXHAUSTED."""
 
     validation: int = 1_000
     administration: int = 16
     health: int = 100
     watch: int = 4_000
 
-    def lanes(self) -> Mapping[CallKind, Lane]:
-        """Return a lane for each kind."""
+    def by_kind(self) -> Mapping[CallKind, ConcurrencyLimit]:
+        """Return a new concurrency limit for each kind."""
         return {
-            CallKind.VALIDATION: Lane(self.validation),
-            CallKind.ADMINISTRATION: Lane(self.administration),
-            CallKind.HEALTH: Lane(self.health),
-            CallKind.WATCH: Lane(self.watch),
+            CallKind.VALIDATION: ConcurrencyLimit(self.validation),
+            CallKind.ADMINISTRATION: ConcurrencyLimit(self.administration),
+            CallKind.HEALTH: ConcurrencyLimit(self.health),
+            CallKind.WATCH: ConcurrencyLimit(self.watch),
         }
 
 
-class Lane:
-    """So many calls at a time: a context manager for each of them. Raises ``TooManyCallsError`` if it is full."""
+class ConcurrencyLimit:
+    """A context manager around each call. Raises ``TooManyCallsError`` if ``max_calls`` calls run already."""
 
-    def __init__(self, places: int) -> None:
-        self._free = places
+    def __init__(self, max_calls: int) -> None:
+        self._free = max_calls
 
     def __enter__(self) -> None:
         if self._free < 1:
@@ -83,30 +83,30 @@ async def first_message(requests: AsyncIterator[bytes]) -> bytes:
         raise ValidationError((FieldError("message", FieldCode.REQUIRED, "is missing"),)) from None
 
 
-class WaitingRoom:
-    """Calls that have not sent their message and have proven nothing. When it is full, the oldest is refused.
+class PendingCalls:
+    """Unauthenticated calls that have not sent their message yet. Beyond the maximum, the oldest call is refused.
 
-    An honest caller sends its message together with the call's headers and so waits for no time at all.
+    An ordinary client sends the message together with the headers, so its call does not wait here.
     """
 
-    def __init__(self, places: int = MAX_WAITING) -> None:
-        self._places = places
+    def __init__(self, max_calls: int = MAX_WAITING) -> None:
+        self._max_calls = max_calls
         self._waiting: dict[asyncio.Timeout, None] = {}
 
     async def first_message(self, requests: AsyncIterator[bytes]) -> bytes:
-        """Return the message. Raises ``ValidationError``, and ``TooManyCallsError`` if others need the place."""
-        gives_way = asyncio.timeout(None)
+        """Return the message. Raises ``ValidationError``, and ``TooManyCallsError`` if newer calls replace it."""
+        timeout = asyncio.timeout(None)
         try:
-            async with gives_way:
-                if len(self._waiting) >= self._places:
+            async with timeout:
+                if len(self._waiting) >= self._max_calls:
                     oldest = next(iter(self._waiting))
                     del self._waiting[oldest]
                     oldest.reschedule(0)
-                self._waiting[gives_way] = None
+                self._waiting[timeout] = None
                 return await first_message(requests)
         except TimeoutError:
-            if gives_way.expired():
+            if timeout.expired():
                 raise TooManyCallsError from None
             raise
         finally:
-            self._waiting.pop(gives_way, None)
+            self._waiting.pop(timeout, None)

@@ -1,4 +1,4 @@
-"""The relay in front of the gRPC server: what it binds, passes on and closes."""
+"""The relay in relay of the gRPC server: what it binds, passes on and closes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ibex.adapters.grpc.connections import Standing
-from ibex.adapters.grpc.front import Front, bind, connection_of
+from ibex.adapters.grpc.connections import PeerRole
 from ibex.adapters.grpc.health import Health
+from ibex.adapters.grpc.relay import Relay, bind, connection_of
 from ibex.adapters.grpc.statuses import UnknownServiceError
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ WAIT_S = 30.0
 
 
 @asynccontextmanager
-async def echoing(front: Front) -> AsyncIterator[int]:
-    """Run a server that echoes behind a front; give the front's port."""
+async def echoing(relay: Relay) -> AsyncIterator[int]:
+    """Run a server that echoes behind a relay; give the relay's port."""
 
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65_536):
@@ -31,24 +31,24 @@ async def echoing(front: Front) -> AsyncIterator[int]:
             await writer.drain()
         writer.close()
 
-    server = await asyncio.start_unix_server(echo, front.prepare().removeprefix("unix:"))
+    server = await asyncio.start_unix_server(echo, relay.prepare().removeprefix("unix:"))
     listeners = bind("127.0.0.1:0")
     port = listeners[0].getsockname()[1]
-    await front.start(listeners)
+    await relay.start(listeners)
     try:
         yield port
     finally:
-        await front.close()
-        await front.close()
+        await relay.close()
+        await relay.close()
         server.close()
         await asyncio.sleep(0)
 
 
 async def test_bytes_pass_both_ways_however_many() -> None:
     """A reader that begins late gets all of them, in their order."""
-    front = Front(10, WAIT_S)
+    relay = Relay(10, WAIT_S)
     sent = bytes(range(256)) * (MUCH // 256)
-    async with asyncio.timeout(WAIT_S), echoing(front) as port:
+    async with asyncio.timeout(WAIT_S), echoing(relay) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         sending = asyncio.create_task(_send(writer, sent))
         received = await reader.readexactly(len(sent))
@@ -66,18 +66,18 @@ async def _send(writer: asyncio.StreamWriter, data: bytes) -> None:
 
 async def test_what_proves_nothing_is_closed_and_forgotten() -> None:
     """A connection that has proven a caller stays."""
-    front = Front(10, 0.5)
-    async with asyncio.timeout(WAIT_S), echoing(front) as port:
+    relay = Relay(10, 0.5)
+    async with asyncio.timeout(WAIT_S), echoing(relay) as port:
         proven, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"x")
         assert await proven.readexactly(1) == b"x"
-        front.table.proved("1", Standing.SERVICE)
+        relay.table.authenticated("1", PeerRole.SERVICE)
         silent, other = await asyncio.open_connection("127.0.0.1", port)
         with suppress(ConnectionError):
             assert await silent.read() == b""
         writer.write(b"y")
         assert await proven.readexactly(1) == b"y"
-        assert len(front.table) == 1
+        assert len(relay.table) == 1
         writer.close()
         other.close()
         await writer.wait_closed()
@@ -103,7 +103,7 @@ def test_all_addresses_of_a_host_have_one_port(address: str) -> None:
 
 def test_a_call_is_traced_to_its_connection() -> None:
     """By the last part of its peer's path."""
-    assert connection_of("unix:/tmp/ibex-auth-x/12") == "12"
+    assert connection_of("unix:folder/12") == "12"
 
 
 async def test_health_that_stops_serving_says_so() -> None:

@@ -7,7 +7,7 @@ import unicodedata
 
 import pytest
 
-from ibex.entrypoints.foreign_text import harmless, harmless_json, on_one_line
+from ibex.entrypoints.untrusted_text import sanitize, sanitize_json, sanitize_line
 
 ESC, BEL, CSI, OSC = chr(0x1B), chr(7), chr(0x9B), chr(0x9D)
 ATTACKS = {
@@ -32,7 +32,7 @@ ATTACKS = {
 def test_what_a_terminal_obeys_is_shown_as_a_replacement_character(name: str) -> None:
     """One for each, and the rest stays; also if it comes character by character, as streams are cut anywhere."""
     text = ATTACKS[name]
-    for shown in (harmless(text), "".join(map(harmless, text)), on_one_line(text)):
+    for shown in (sanitize(text), "".join(map(sanitize, text)), sanitize_line(text)):
         assert len(shown) == len(text)
         assert "\ufffd" in shown
         assert not any(unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"} for c in shown)
@@ -50,18 +50,18 @@ def test_what_a_terminal_obeys_is_shown_as_a_replacement_character(name: str) ->
 )
 def test_texts_of_all_scripts_stay(text: str) -> None:
     """With lines and tabs, joiners and no-break spaces."""
-    assert harmless(text) == text
+    assert sanitize(text) == text
 
 
 def test_a_table_has_no_lines_within_its_cells() -> None:
     """Neither lines nor tabs."""
-    assert on_one_line("a\nb\tc") == "a\ufffdb\ufffdc"
-    assert on_one_line("a b") == "a b"
+    assert sanitize_line("a\nb\tc") == "a\ufffdb\ufffdc"
+    assert sanitize_line("a b") == "a b"
 
 
 @pytest.mark.parametrize("name", [name for name in ATTACKS if "surrogate" not in name])
 def test_a_json_document_says_the_same(name: str) -> None:
     """With escapes instead."""
-    document = harmless_json(json.dumps({"x": ATTACKS[name]}, ensure_ascii=False))
+    document = sanitize_json(json.dumps({"x": ATTACKS[name]}, ensure_ascii=False))
     assert json.loads(document) == {"x": ATTACKS[name]}
     assert document.isprintable()

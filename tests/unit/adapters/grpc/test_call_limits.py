@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ibex.adapters.grpc.lanes import CallKind, LaneLimits, WaitingRoom
+from ibex.adapters.grpc.call_limits import CallKind, CallLimits, PendingCalls
 from ibex.adapters.grpc.server import MAX_CONNECTIONS, connections_within
 from ibex.adapters.grpc.statuses import TooManyCallsError
 from ibex.domain.errors import ValidationError
@@ -31,27 +31,27 @@ class Caller:
 
 
 @pytest.mark.parametrize("full", CallKind)
-def test_a_full_lane_leaves_the_others_free(full: CallKind) -> None:
+def test_a_full_limit_leaves_the_others_free(full: CallKind) -> None:
     """One more call of its kind is refused, until one has ended."""
-    lanes = LaneLimits(1, 1, 1, 1).lanes()
-    with lanes[full]:
-        for kind, lane in lanes.items():
+    limits = CallLimits(1, 1, 1, 1).by_kind()
+    with limits[full]:
+        for kind, limit in limits.items():
             if kind is full:
-                with pytest.raises(TooManyCallsError), lane:
+                with pytest.raises(TooManyCallsError), limit:
                     raise AssertionError
             else:
-                with lane:
+                with limit:
                     pass
-    with lanes[full]:
+    with limits[full]:
         pass
 
 
-async def test_the_oldest_of_a_full_waiting_room_gives_way() -> None:
+async def test_the_oldest_of_as_many_pending_calls_as_there_may_be_is_refused() -> None:
     """Those that stay get their messages."""
-    room, callers = WaitingRoom(2), [Caller() for _ in range(3)]
+    pending, callers = PendingCalls(2), [Caller() for _ in range(3)]
     waiting = []
     for caller in callers:
-        waiting.append(asyncio.create_task(room.first_message(caller.requests())))
+        waiting.append(asyncio.create_task(pending.first_message(caller.requests())))
         await caller.asked.wait()
 
     with pytest.raises(TooManyCallsError):
@@ -61,16 +61,16 @@ async def test_the_oldest_of_a_full_waiting_room_gives_way() -> None:
     assert await asyncio.gather(*waiting[1:]) == [b"message"] * 2
 
 
-async def test_a_callers_own_deadline_is_not_the_rooms() -> None:
+async def test_a_callers_own_deadline_is_not_a_refusal() -> None:
     """It stays a timeout, and its place is free afterwards."""
-    room = WaitingRoom(1)
+    pending = PendingCalls(1)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.001):
-            await room.first_message(Caller().requests())
+            await pending.first_message(Caller().requests())
 
     caller = Caller()
     caller.send.set()
-    assert await room.first_message(caller.requests()) == b"message"
+    assert await pending.first_message(caller.requests()) == b"message"
 
 
 async def test_a_call_that_ends_without_a_message() -> None:
@@ -81,10 +81,10 @@ async def test_a_call_that_ends_without_a_message() -> None:
         yield b""
 
     with pytest.raises(ValidationError):
-        await WaitingRoom().first_message(nothing())
+        await PendingCalls().first_message(nothing())
 
 
-@pytest.mark.parametrize(("descriptors", "room"), [(0, 1), (256, 42), (1_024, 298), (1 << 20, MAX_CONNECTIONS)])
-def test_connections_are_fewer_than_descriptors(descriptors: int, room: int) -> None:
+@pytest.mark.parametrize(("descriptors", "most"), [(0, 1), (256, 42), (1_024, 298), (1 << 20, MAX_CONNECTIONS)])
+def test_connections_are_fewer_than_descriptors(descriptors: int, most: int) -> None:
     """Three for each, beside those that the process needs for other things."""
-    assert connections_within(descriptors, 128) == room
+    assert connections_within(descriptors, 128) == most

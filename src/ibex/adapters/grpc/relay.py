@@ -1,9 +1,9 @@
-"""The TCP side of auth's gRPC port: a relay that decides which connections reach gRPC at all (ADR 0038).
+"""A TCP relay in front of auth's gRPC server that limits connections and closes unauthenticated ones (ADR 0038).
 
-gRPC's core refuses new connections when it has enough and cannot close one that it has accepted. This front accepts,
-closes what proves nothing in time, and passes bytes on to the gRPC server, which listens on a Unix socket in a folder
-that only this user may enter. TLS passes through it unchanged. The name of the relay's end of each Unix connection
-appears as the peer of its calls; that is how a call is traced back to its connection.
+gRPC's core can refuse new connections at a limit, but it cannot close one that it has accepted. The relay accepts the
+TCP connections, closes those on which no caller authenticates in time, and forwards bytes to the gRPC server, which
+listens on a Unix socket in a directory that only this user can enter. TLS passes through unchanged. The relay binds its
+end of each Unix connection to a name, which gRPC reports as the peer of each call; this maps a call to its connection.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
-from ibex.adapters.grpc.connections import ConnectionTable, Standing
+from ibex.adapters.grpc.connections import ConnectionTable, PeerRole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,18 +27,18 @@ _FLUSH_S: Final = 5.0
 _TURNS_TO_CLOSE: Final = 5
 _SERVER: Final = "server"
 _MAX_SOCKET_PATH: Final = 90
-_FALLBACK: Final = "/dev/shm"  # noqa: S108 - a folder of random name and mode 0700 is made in it
+_FALLBACK: Final = "/dev/shm"  # noqa: S108 - TemporaryDirectory creates a directory with a random name and mode 0700 in it
 
 
 def connection_of(peer: str) -> str:
-    """Return the name of the connection that a call came by, from the peer that gRPC states."""
+    """Return the name of a call's connection, from the peer that gRPC reports."""
     return peer.rpartition("/")[2]
 
 
 def bind(address: str) -> Sequence[socket.socket]:
     """Return bound TCP sockets for ``host:port``: one for each address of the host, all with the same port.
 
-    A wildcard takes IPv4 and IPv6 where the system has both. Raises ``OSError`` if an address cannot be bound.
+    A wildcard address binds IPv4 and IPv6 if the system has both. Raises ``OSError`` if an address cannot be bound.
     """
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
@@ -63,65 +63,67 @@ def _addresses(host: str, port: int) -> Sequence[tuple[socket.AddressFamily, str
     return list(dict.fromkeys((family, str(address[0])) for family, _, _, _, address in found))
 
 
-class Front:
-    """The connections to one gRPC server. Runs in the event loop that starts it."""
+class Relay:
+    """Relays client connections to one gRPC server. Runs in the event loop that starts it."""
 
-    def __init__(self, room: int, prove_within_s: float) -> None:
-        """Take how many connections there may be, and the seconds until a call must have proven its caller."""
-        self.table = ConnectionTable(room)
-        self._prove_within_s = prove_within_s
+    def __init__(self, max_connections: int, authentication_timeout_s: float) -> None:
+        """Set the maximum number of connections, and how long each has to authenticate, in seconds."""
+        self.table = ConnectionTable(max_connections)
+        self._authentication_timeout_s = authentication_timeout_s
         self._numbers = itertools.count(1)
         self._servers: list[asyncio.Server] = []
-        self._open: set[_Outer] = set()
+        self._open: set[_ClientSide] = set()
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def prepare(self) -> str:
-        """Make the folder of the Unix socket and return the address that gRPC is to listen on."""
+        """Create the directory of the Unix socket and return the address for gRPC to listen on."""
         self._folder = _private_folder()
         return f"unix:{self._folder.name}/{_SERVER}"
 
     async def start(self, listeners: Sequence[socket.socket]) -> None:
-        """Accept connections on these sockets, which it closes in the end."""
+        """Accept connections on these sockets. The relay owns and closes them."""
         loop = asyncio.get_running_loop()
         for listener in listeners:
-            self._servers.append(await loop.create_server(lambda: _Outer(self), sock=listener, backlog=BACKLOG))
+            self._servers.append(await loop.create_server(lambda: _ClientSide(self), sock=listener, backlog=BACKLOG))
 
     def stop_accepting(self) -> None:
-        """Take no new connections. Those that are open stay."""
+        """Stop accepting connections. Open connections stay."""
         servers, self._servers = self._servers, []
         for server in servers:
             server.close()
 
     async def close(self) -> None:
-        """Close every connection and remove the folder. Doing it again does nothing."""
+        """Close all connections and remove the directory. Idempotent."""
         self.stop_accepting()
-        for outer in list(self._open):
-            outer.close_now()
-        for _ in range(_TURNS_TO_CLOSE):  # of the event loop: both ends of a connection close one after the other
+        for client in list(self._open):
+            client.close_now()
+        for _ in range(_TURNS_TO_CLOSE):  # turns of the event loop: the two ends of a connection close in turn
             await asyncio.sleep(0)
         folder, self._folder = self._folder, None
         if folder is not None:
             folder.cleanup()
 
-    def opened(self, outer: _Outer) -> str | None:
-        """Register an accepted connection. Return its name, or None if there is no room for it."""
+    def opened(self, client: _ClientSide) -> str | None:
+        """Register an accepted connection. Return its name, or None if the table is full."""
         name = str(next(self._numbers))
-        if not self.table.add(name, outer):
+        if not self.table.add(name, client):
             return None
-        self._open.add(outer)
-        asyncio.get_running_loop().call_later(self._prove_within_s, self._examine, name, outer)
+        self._open.add(client)
+        asyncio.get_running_loop().call_later(
+            self._authentication_timeout_s, self._close_unless_authenticated, name, client
+        )
         return name
 
-    def closed(self, name: str, outer: _Outer) -> None:
+    def closed(self, name: str, client: _ClientSide) -> None:
         """Forget a connection."""
         self.table.remove(name)
-        self._open.discard(outer)
+        self._open.discard(client)
 
     def dial(self, name: str) -> socket.socket:
-        """Return a socket that is connected to the gRPC server, its own end under this name. Raises ``OSError``."""
+        """Return a socket connected to the gRPC server, with its own end bound to this name. Raises ``OSError``."""
         folder = self._folder
         if folder is None:
-            raise OSError("the front is closed")
+            raise OSError("the relay is closed")
         inner = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         own = f"{folder.name}/{name}"
         try:
@@ -136,21 +138,21 @@ class Front:
                 Path(own).unlink()
         return inner
 
-    def _examine(self, name: str, outer: _Outer) -> None:
-        if self.table.standing(name) is Standing.STRANGER:
-            outer.close_now()
+    def _close_unless_authenticated(self, name: str, client: _ClientSide) -> None:
+        if self.table.role(name) is PeerRole.UNAUTHENTICATED:
+            client.close_now()
 
 
 def _private_folder() -> tempfile.TemporaryDirectory[str]:
-    """Make a folder for this user alone. Raises ``OSError`` where nothing is writable."""
-    places = [Path(place) for place in (_gettempdir(), _FALLBACK) if place]
-    for place in places:
+    """Create a directory that only this user can enter. Raises ``OSError`` if no candidate is writable."""
+    folders = [Path(parent) for parent in (_gettempdir(), _FALLBACK) if parent]
+    for parent in folders:
         with suppress(OSError):
-            folder = tempfile.TemporaryDirectory(prefix="ibex-auth-", dir=place)
+            folder = tempfile.TemporaryDirectory(prefix="ibex-auth-", dir=parent)
             if len(os.fsencode(folder.name)) <= _MAX_SOCKET_PATH:
                 return folder
             folder.cleanup()
-    raise OSError("auth needs a temporary folder for a Unix socket; TMPDIR names one, with a short path")
+    raise OSError("auth needs a writable temporary directory for a Unix socket; set TMPDIR to one with a short path")
 
 
 def _gettempdir() -> str | None:
@@ -167,55 +169,55 @@ class _End(asyncio.Protocol):
     other: asyncio.Transport | None = None
 
     def data_received(self, data: bytes) -> None:
-        """Pass it on."""
+        """Forward the data to the other end."""
         if self.other is not None:
             self.other.write(data)
 
     def pause_writing(self) -> None:
-        """This end takes no more: read no more from the other."""
+        """Pause reading from the other end, because this end's write buffer is full."""
         if self.other is not None and not self.other.is_closing():
             self.other.pause_reading()
 
     def resume_writing(self) -> None:
-        """This end takes more again."""
+        """Resume reading from the other end."""
         if self.other is not None and not self.other.is_closing():
             self.other.resume_reading()
 
 
-class _Inner(_End):
+class _ServerSide(_End):
     """The relay's connection to the gRPC server."""
 
-    def __init__(self, outer: _Outer) -> None:
-        self._outer = outer
+    def __init__(self, client: _ClientSide) -> None:
+        self._client = client
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Join the two ends."""
+        """Connect the two ends."""
         self.transport = cast("asyncio.Transport", transport)
-        self.other = self._outer.transport
+        self.other = self._client.transport
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the protocol's name
-        """Close the client's end once it has what was sent."""
+        """Close the client's end after its write buffer is sent."""
         self.other = None
-        self._outer.inner_lost()
+        self._client.server_lost()
 
 
-class _Outer(_End):
-    """A client's connection. The gRPC server is not connected to before the client has sent something."""
+class _ClientSide(_End):
+    """A client's connection. The relay connects to the gRPC server when the first bytes arrive."""
 
-    def __init__(self, front: Front) -> None:
-        self._front = front
+    def __init__(self, relay: Relay) -> None:
+        self._relay = relay
         self._name: str | None = None
         self._dialing: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take it if there is room."""
+        """Register the connection; abort it if the table is full."""
         self.transport = cast("asyncio.Transport", transport)
-        self._name = self._front.opened(self)
+        self._name = self._relay.opened(self)
         if self._name is None:
             self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Pass it on; connect first if this is the first of it."""
+        """Forward the data; connect to the server first if this is the first data."""
         if self.other is not None:
             self.other.write(data)
         elif self._dialing is None and self._name is not None and self.transport is not None:
@@ -224,11 +226,11 @@ class _Outer(_End):
 
     async def _dial(self, name: str, first: bytes) -> None:
         try:
-            inner = self._front.dial(name)
+            inner = self._relay.dial(name)
         except OSError:
             self.close_now()
             return
-        transport, _ = await asyncio.get_running_loop().create_unix_connection(lambda: _Inner(self), sock=inner)
+        transport, _ = await asyncio.get_running_loop().create_unix_connection(lambda: _ServerSide(self), sock=inner)
         if self.transport is None or self.transport.is_closing():
             transport.abort()
             return
@@ -242,15 +244,15 @@ class _Outer(_End):
         if other is not None:
             other.abort()
         if self._name is not None:
-            self._front.closed(self._name, self)
+            self._relay.closed(self._name, self)
 
     def close_now(self) -> None:
-        """Close it and discard what it has not sent."""
+        """Abort the connection and discard unsent data."""
         if self.transport is not None:
             self.transport.abort()
 
-    def inner_lost(self) -> None:
-        """Send what is left, for a moment, and close."""
+    def server_lost(self) -> None:
+        """Flush the write buffer for at most ``_FLUSH_S``, then close."""
         self.other = None
         if self.transport is not None and not self.transport.is_closing():
             self.transport.close()
