@@ -8,7 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ibex.entrypoints.limit_settings import LimitSettings
-from ibex.entrypoints.setting_values import SECONDS, Secret, Variable, delay, int_between, seconds, setting
+from ibex.entrypoints.setting_values import (
+    SECONDS,
+    Secret,
+    Variable,
+    delay,
+    int_between,
+    seconds,
+    service_token,
+    setting,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
