@@ -1,4 +1,4 @@
-"""The Bloom filter of live tokens, and the refusal of tokens that it excludes."""
+"""The Bloom filter of live tokens."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from harness.simulated_time import LoopClock, in_simulated_time
-from ibex.domain.errors import InvalidTokenError, ServiceDegradedError
+from harness.simulated_time import in_simulated_time
 from ibex.domain.freshness.change_log import Change
 from ibex.domain.freshness.kinds import Kind
 from ibex.domain.freshness.token_filter import (
@@ -22,7 +21,6 @@ from ibex.domain.freshness.token_filter import (
     TokensPage,
     TokensUnavailableError,
 )
-from ibex.domain.freshness.unknown_tokens import LONGEST_WAIT_S, MAX_WAITING, UnknownTokens
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -167,71 +165,3 @@ async def test_it_is_built_again_when_half_of_its_tokens_are_gone() -> None:
         del tokens.ids[10_000:]
         await asyncio.sleep(RECOUNT_S + 5)
         assert token_filter.definitely_absent(gone)
-
-
-@dataclass(slots=True)
-class Pongs:
-    """A watch whose pongs come when the test says so."""
-
-    pong: asyncio.Event = field(default_factory=asyncio.Event)
-
-    async def pong_after(self, began_ns: int) -> None:  # noqa: ARG002 - a watch's
-        """Wait for it."""
-        await self.pong.wait()
-
-
-async def complete(*ids: UUID) -> TokenFilter:
-    """Return a complete filter."""
-    token_filter = TokenFilter(Tokens(list(ids)), KEY)
-    async with building(token_filter):
-        token_filter.reset()
-        await asyncio.sleep(1)
-    assert token_filter.is_complete
-    return token_filter
-
-
-@in_simulated_time
-async def test_an_excluded_token_is_refused_after_a_pong() -> None:
-    """Not before."""
-    pongs = Pongs()
-    unknown = UnknownTokens(await complete(), pongs, LoopClock())  # type: ignore[arg-type]  # as much as is used
-    refusing = asyncio.ensure_future(unknown.refuse(uuid4()))
-    await asyncio.sleep(1.4)
-    assert not refusing.done()
-    pongs.pong.set()
-    with pytest.raises(InvalidTokenError):
-        await refusing
-
-
-@in_simulated_time
-async def test_a_token_that_was_created_just_before_is_not_refused() -> None:
-    """Its event comes before the pong."""
-    pongs, token_filter, new = Pongs(), await complete(), uuid4()
-    unknown = UnknownTokens(token_filter, pongs, LoopClock())  # type: ignore[arg-type]  # as much as is used
-    refusing = asyncio.ensure_future(unknown.refuse(new))
-    await asyncio.sleep(0.1)
-    token_filter.changed(created(new))
-    pongs.pong.set()
-    await refusing
-
-
-@in_simulated_time
-async def test_without_a_pong_auth_is_asked() -> None:
-    """The watch is being replaced: the filter may lack a token."""
-    unknown = UnknownTokens(await complete(), Pongs(), LoopClock())  # type: ignore[arg-type]  # as much as is used
-    began = asyncio.get_running_loop().time()
-    await unknown.refuse(uuid4())
-    assert asyncio.get_running_loop().time() - began == pytest.approx(LONGEST_WAIT_S)
-
-
-@in_simulated_time
-async def test_only_so_many_wait() -> None:
-    """A flood of unknown tokens does not fill the memory; a token that may be live does not wait at all."""
-    live = uuid4()
-    unknown = UnknownTokens(await complete(live), Pongs(), LoopClock())  # type: ignore[arg-type]  # as much as is used
-    waiting = [asyncio.ensure_future(unknown.refuse(uuid4())) for _ in range(MAX_WAITING)]
-    await asyncio.sleep(0)
-    with pytest.raises(ServiceDegradedError):
-        await unknown.refuse(uuid4())
-    await unknown.refuse(live)
-    await asyncio.gather(*waiting)
