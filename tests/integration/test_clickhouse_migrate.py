@@ -72,7 +72,7 @@ def test_a_row_of_a_program_that_does_not_know_repeated_stands_for_one(clickhous
     with connected(clickhouse) as client:
         name = {"name": clickhouse.name}
         client.command(
-            "INSERT INTO {name:Identifier}.llm_traces (request_id, requested_at) SELECT generateUUIDv4(), now64(6, 'UTC')",
+            "INSERT INTO {name:Identifier}.llm_traces (request_id, requested_at) SELECT generateUUIDv4(), now64(6)",
             parameters=name,
         )
         found = client.query("SELECT repeated FROM {name:Identifier}.llm_traces", parameters=name).result_rows
