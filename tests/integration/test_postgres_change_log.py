@@ -289,3 +289,51 @@ async def test_expired_tokens_are_not_live(
         connection.execute("UPDATE tokens SET expires_at = now() - interval '1 s' WHERE id = %s", [tokens[0]])
     assert list((await reader.log.page(None, 10)).token_ids) == [tokens[1]]
     assert await reader.log.count() == 1
+
+
+async def test_a_long_transaction_keeps_nobody_from_resuming(
+    postgres: PostgresDatabase, identity: PostgresIdentity, reader: Reader
+) -> None:
+    """It may be open for longer than the log reaches back; what it changes comes when it commits."""
+    agent = await settle_in(identity)
+    with psycopg.connect(postgres.auth_url) as slow:
+        slow.execute("UPDATE agents SET status = 'archived' WHERE id = %s", [agent.id])
+        await reader.new()
+        await _prune(reader.log)
+        assert await reader.new() == []
+        await _prune(reader.log)
+        assert await reader.new() == []
+    assert await reader.new() == [Change(agent.org_id, Kind.AGENTS)]
+
+
+@pytest.mark.parametrize("position", ["", "none", "a/b", "00000000-0000-0000-0000-000000000000/1:1:", "x" * 4_096])
+async def test_a_position_that_is_not_one_of_this_database(reader: Reader, position: str) -> None:
+    """A worker that sends it begins again, instead of failing for ever."""
+    read = await reader.log.read(position)
+    assert read.changes is None
+    assert (await reader.log.read(read.position)).changes == []
+
+
+async def test_a_position_from_another_cluster_s_future(reader: Reader) -> None:
+    """A database that was restored from a dump has the incarnation, but not the transaction ids."""
+    assert reader.position is not None
+    incarnation, _, _ = reader.position.partition("/")
+    assert (await reader.log.read(f"{incarnation}/999999999:999999999:")).changes is None
+
+
+async def test_more_changes_than_are_worth_sending(
+    postgres: PostgresDatabase, identity: PostgresIdentity, reader: Reader
+) -> None:
+    """The reader begins again; equal ones count once."""
+    agent = await settle_in(identity)
+    await reader.new()
+    with psycopg.connect(postgres.superuser_url) as connection:
+        for differs in (False, True):
+            connection.execute(
+                "INSERT INTO changes (org_id, kind, live_token)"
+                " SELECT %s, 'tokens', CASE WHEN %s THEN gen_random_uuid() END FROM generate_series(1, 10001)",
+                [agent.org_id, differs],
+            )
+            connection.commit()
+            expected = [Change(agent.org_id, Kind.TOKENS)] if not differs else None
+            assert await reader.new() == expected

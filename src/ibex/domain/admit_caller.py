@@ -15,6 +15,7 @@ from ibex.domain.errors import (
     MissingAgentIdError,
     MissingTokenError,
     RateLimitedError,
+    ServiceDegradedError,
     ValidationError,
 )
 from ibex.domain.exchange import Caller, Stage
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from ibex.domain.refused_requests import RefusedRequests
 
 AGENT_HEADER = "X-IBEX-Agent-ID"
+MAX_RECHECKS = 3
+"""How often one request is checked again. Waiting for one entry may outdate the other."""
 RECENT_NS = 1_000_000_000
 """A reading of the epoch that is older is made again before the provider is asked."""
 _REFUSALS = (
@@ -106,10 +109,14 @@ class AdmitCaller:
             notes.enter(Stage.RATE_LIMIT)
             if self._refused.beyond:
                 self._refuse_at_once(token, agent, notes, now)
-            tally = await self._rate_limiter.count(token.value.org_id, now)
+            claimed = token.value
+            tally = await self._rate_limiter.count(claimed.org_id, now)
             notes.enter(Stage.AUTHENTICATE)
             principal = await self._tokens.validate(token, tally.epoch)
-            await self._check_active(agent, tally.epoch)
+            admitted = await self._check_active(agent, tally.epoch)
+            if principal is not claimed:
+                _check_reach(principal, credentials)
+                _check_binding(principal, admitted.id)
             notes.enter(None)
             notes.auth_cached = token.from_cache and agent.from_cache
             notes.auth_stale = token.is_stale or agent.is_stale
@@ -126,16 +133,20 @@ class AdmitCaller:
 
         Reading a slow body may have taken a minute. Raises what admitting raises.
         """
-        epoch, now_ns = admitted.epoch, notes.clock.monotonic_ns()
-        is_recent = now_ns - epoch.asked_ns <= RECENT_NS
-        if is_recent and self._tokens.is_valid(admitted.token, epoch) and self._agents.is_valid(admitted.agent, epoch):
-            return epoch
-        if not is_recent:
-            epoch = admitted.epoch = await self._rate_limiter.epoch(admitted.token.value.org_id)
-        await self._tokens.validate(admitted.token, epoch)
-        await self._check_active(admitted.agent, epoch)
-        notes.auth_stale = admitted.token.is_stale or admitted.agent.is_stale
-        return epoch
+        for _ in range(MAX_RECHECKS):
+            if notes.clock.monotonic_ns() - admitted.epoch.asked_ns > RECENT_NS:
+                admitted.epoch = await self._rate_limiter.epoch(admitted.token.value.org_id)
+            if self.is_current(admitted):
+                return admitted.epoch
+            await self._tokens.validate(admitted.token, admitted.epoch)
+            await self._check_active(admitted.agent, admitted.epoch)
+            notes.auth_stale = admitted.token.is_stale or admitted.agent.is_stale
+        raise ServiceDegradedError
+
+    def is_current(self, admitted: Admitted) -> bool:
+        """Return whether token and agent are both valid now, by the last reading of the epoch. Waits for nothing."""
+        epoch = admitted.epoch
+        return self._tokens.is_valid(admitted.token, epoch) and self._agents.is_valid(admitted.agent, epoch)
 
     async def authenticate(self, credentials: Credentials, notes: OpenExchange) -> Principal:
         """Admit a caller without an agent, uncounted."""
@@ -222,8 +233,7 @@ class AdmitCaller:
         agent_id = _agent_id(claimed) if claimed is not None else principal.agent_id
         if agent_id is None:
             raise MissingAgentIdError
-        if principal.agent_id not in (None, agent_id):
-            raise AgentNotAuthorizedError
+        _check_binding(principal, agent_id)
         if self._refused.beyond and self._agents.cached(principal.org_id, agent_id) is None:
             now = notes.clock.now()
             if self._refused.is_beyond(principal.org_id, now):
@@ -243,6 +253,12 @@ class AdmitCaller:
 def _unread(notes: OpenExchange) -> Epoch:
     """Return an epoch that proves nothing: the watch alone decides."""
     return unknown_epoch(notes.clock.monotonic_ns())
+
+
+def _check_binding(principal: Principal, agent_id: UUID) -> None:
+    """Raise unless the token is bound to no agent, or to this one."""
+    if principal.agent_id not in (None, agent_id):
+        raise AgentNotAuthorizedError
 
 
 def _check_reach(principal: Principal, credentials: Credentials) -> None:

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from ibex.domain.errors import AgentNotAuthorizedError, InvalidTokenError
 from ibex.domain.freshness.cache import Fetched, Policy
-from ibex.domain.freshness.kinds import NS, unknown_epoch
+from ibex.domain.freshness.kinds import NS, Kind, unknown_epoch
 from ibex.domain.identity import PersonalAccessToken
 from ibex.domain.shared_directives import SharedDirective
 
@@ -213,9 +213,14 @@ class CachedDirectives:
         if epoch.value is None:
             return Fetched(await self._source.active(org_id, agent_id), epoch)
         if self._validity.may_read_shared(org_id, self._clock.monotonic_ns(), self._shared_ttl_ns):
+            # Another worker read it from the source at some time before. It is as current as this worker's watch.
+            confirmed_ns = self._validity.confirmed_ns
             known = await self._shared.get(org_id, agent_id, epoch.value)
             if known is not None:
-                return Fetched(known.directive, epoch)
+                return Fetched(known.directive, epoch, as_of_ns=confirmed_ns)
+        began_ns = self._clock.monotonic_ns()
         directive = await self._source.active(org_id, agent_id)
-        await self._shared.put(org_id, agent_id, epoch.value, SharedDirective(directive))
+        took_ns = self._clock.monotonic_ns() - began_ns
+        if took_ns < NS and began_ns > self._validity.invalidated_ns(Kind.DIRECTIVES, org_id):
+            await self._shared.put(org_id, agent_id, epoch.value, SharedDirective(directive))
         return Fetched(directive, epoch)

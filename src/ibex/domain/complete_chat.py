@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, TypeAlias
 
+from ibex.domain.admit_caller import MAX_RECHECKS
 from ibex.domain.chat_stream import ChatStream
 from ibex.domain.completion import MalformedCompletionError, summarize_body
 from ibex.domain.directives import inject
@@ -35,13 +36,13 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from uuid import UUID
 
-    from ibex.domain.admit_caller import AdmitCaller, Credentials
+    from ibex.domain.admit_caller import AdmitCaller, Admitted, Credentials
     from ibex.domain.cached_identity import CachedDirectives
     from ibex.domain.chat import ChatRequest
     from ibex.domain.clock import Clock
+    from ibex.domain.directives import Directive
     from ibex.domain.exchange import Caller
     from ibex.domain.fair_share import Reservation
-    from ibex.domain.freshness.kinds import Epoch
     from ibex.domain.ids import IdSource
     from ibex.domain.providers import CompletionProvider, ProviderRegistry
     from ibex.domain.settle_exchange import SettleExchange
@@ -145,12 +146,14 @@ class CompleteChat:
         request = await self._read(call, notes, wrong_headers)
         provider = self._providers.route(request.model)
         notes.model = request.model  # only once it is routed: any other name is arbitrary text, which is not recorded
-        request = await self._direct(request, notes, await self._admit.recheck(admitted, notes))
+        notes.directive = await self._directive(admitted, notes)
+        notes.enter(Stage.INJECT)
+        request = inject(request, notes.directive)
+        notes.enter(None)
         asked = request.asking_for_usage() if provider.reports_stream_usage else request
         hide_usage = asked is not request
         outgoing = OutgoingRequest(asked.model, asked.stream, asked.body)
         del request, asked  # frees five copies of the body before the provider is asked
-        await self._admit.recheck(admitted, notes)  # looking up the directive may have taken a while
         return await self._ask(provider, outgoing, notes, hide_usage=hide_usage)
 
     def _session(self, call: ChatCall, caller: Caller | None) -> SessionRef:
@@ -173,16 +176,22 @@ class CompleteChat:
             notes.messages_hash = await asyncio.to_thread(request.messages_hash)
         return request
 
-    async def _direct(self, request: ChatRequest, notes: OpenExchange, epoch: Epoch) -> ChatRequest:
+    async def _directive(self, admitted: Admitted, notes: OpenExchange) -> Directive | None:
+        """Return the directive in force, at a moment at which token, agent and directive are all valid.
+
+        Nothing is awaited between that moment and asking the provider, so a pause of the process cannot come between.
+        Raises what admitting and looking up a directive raise.
+        """
         if notes.caller is None or notes.caller.agent_id is None:
             raise InternalError
-        notes.enter(Stage.DIRECTIVE)
-        found = await self._directives.look_up(notes.caller.org_id, notes.caller.agent_id, epoch)
-        notes.directive = found.value
-        notes.enter(Stage.INJECT)
-        injected = inject(request, notes.directive)
-        notes.enter(None)
-        return injected
+        for _ in range(MAX_RECHECKS):
+            epoch = await self._admit.recheck(admitted, notes)
+            notes.enter(Stage.DIRECTIVE)
+            found = await self._directives.look_up(notes.caller.org_id, notes.caller.agent_id, epoch)
+            notes.enter(None)
+            if self._admit.is_current(admitted) and (found.is_stale or self._directives.is_valid(found, epoch)):
+                return found.value
+        raise ServiceDegradedError
 
     async def _ask(
         self, provider: CompletionProvider, request: OutgoingRequest, notes: OpenExchange, *, hide_usage: bool

@@ -97,6 +97,7 @@ async def test_the_shared_cache_is_not_read_while_an_epoch_may_have_been_lost(wh
         second.caches.event(Kind.DIRECTIVES)
     elif why == "a stream that did not resume":
         second.caches.validity.invalidate_all(second.clock.monotonic_ns())
+        second.wait(0.001)
     else:
         second.wait(3.001)
     source.answer = None

@@ -7,6 +7,7 @@ after them is not missed.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 from psycopg.rows import tuple_row
@@ -31,17 +32,30 @@ COUNT_TIMEOUT_S: Final = 30.0
 _NOW: Final = """
 SELECT (SELECT value FROM change_incarnation)::text, pg_current_snapshot()::text, pg_is_in_recovery()
 """
-# One statement, so one snapshot: what it does not return was committed after the position that it returns.
+# One statement, so one snapshot: what it does not return was committed after the position that it returns. A position
+# cannot be resumed from if a change was pruned that it has not seen, or if it is from another cluster's future.
 _READ: Final = """
 WITH since AS (SELECT %(snapshot)s::pg_snapshot AS snapshot)
 SELECT i.value::text, pg_current_snapshot()::text, pg_is_in_recovery(),
-       NOT EXISTS (SELECT FROM change_snapshots p
-                   WHERE p.is_pruned AND pg_snapshot_xmax(p.snapshot::pg_snapshot) > pg_snapshot_xmin(s.snapshot)),
+       pg_snapshot_xmax(s.snapshot) <= pg_snapshot_xmax(pg_current_snapshot())
+         AND NOT EXISTS (
+           SELECT FROM change_snapshots p
+           WHERE p.is_pruned
+             AND (pg_snapshot_xmax(p.snapshot::pg_snapshot) > pg_snapshot_xmax(s.snapshot)
+                  OR EXISTS (SELECT FROM pg_snapshot_xip(s.snapshot) AS running(xid)
+                             WHERE pg_visible_in_snapshot(running.xid, p.snapshot::pg_snapshot)))),
        c.org_id, c.kind, c.live_token
 FROM since s
 LEFT JOIN change_incarnation i ON true
-LEFT JOIN changes c ON c.xid >= pg_snapshot_xmin(s.snapshot) AND NOT pg_visible_in_snapshot(c.xid, s.snapshot)
+LEFT JOIN LATERAL (
+  SELECT DISTINCT org_id, kind, live_token FROM changes
+  WHERE xid >= pg_snapshot_xmin(s.snapshot) AND NOT pg_visible_in_snapshot(xid, s.snapshot)
+  LIMIT %(limit)s
+) c ON true
 """
+MAX_CHANGES: Final = 10_000
+"""A reader that is further behind cannot resume: evicting everything is cheaper than so many events."""
+_POSITION: Final = re.compile(r"[0-9a-f-]{36}/[0-9]{1,20}:[0-9]{1,20}:[0-9,]*", re.ASCII)
 _BEGIN_INCARNATION: Final = "INSERT INTO change_incarnation DEFAULT VALUES ON CONFLICT DO NOTHING"
 _COUNT: Final = "SELECT count(*) FROM tokens WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())"
 _PAGE: Final = """
@@ -49,7 +63,8 @@ SELECT id FROM tokens
 WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now()) AND id > %(after)s
 ORDER BY id LIMIT %(limit)s
 """
-_FIRST: Final = "00000000-0000-0000-0000-000000000000"
+_KINDS: Final = frozenset(Kind)
+_LOWEST_ID: Final = "00000000-0000-0000-0000-000000000000"
 _TAKE_SNAPSHOT: Final = "INSERT INTO change_snapshots DEFAULT VALUES"
 # Changes that were visible an hour ago go; the snapshot that says so stays, and all before it go too.
 _PRUNE: Final = """
@@ -61,7 +76,8 @@ WITH horizon AS (
   DELETE FROM changes c USING horizon h
   WHERE c.xid < pg_snapshot_xmax(h.snapshot) AND pg_visible_in_snapshot(c.xid, h.snapshot)
 ), older AS (
-  DELETE FROM change_snapshots s USING horizon h WHERE s.id < h.id
+  DELETE FROM change_snapshots s USING horizon h
+  WHERE s.id < h.id AND s.taken_at < now() - make_interval(secs => 2 * %(horizon_s)s)
 )
 UPDATE change_snapshots s SET is_pruned = true FROM horizon h WHERE s.id = h.id
 """
@@ -102,7 +118,7 @@ class PostgresChangeLog:
 
     async def page(self, after: UUID | None, limit: int) -> TokensPage:
         """Return a page of live tokens; see ``LiveTokens``."""
-        rows = await self._tokens(_PAGE, {"after": after or _FIRST, "limit": limit})
+        rows = await self._tokens(_PAGE, {"after": after or _LOWEST_ID, "limit": limit})
         token_ids = [row[0] for row in rows]
         return TokensPage(token_ids, token_ids[-1] if len(token_ids) == limit else None)
 
@@ -115,15 +131,18 @@ class PostgresChangeLog:
 
     async def _since(self, connection: AsyncConnection[Any], since: str) -> ChangesRead:
         incarnation, _, snapshot = since.partition("/")
-        rows = await _rows(connection, _READ, {"snapshot": snapshot})
+        if not _POSITION.fullmatch(since):
+            return ChangesRead(await self._position(connection), None)
+        rows = await _rows(connection, _READ, {"snapshot": snapshot, "limit": MAX_CHANGES + 1})
         current, now, in_recovery, reaches_back = rows[0][:4]
         _check(in_recovery=in_recovery)
         if current is None:
             return ChangesRead(await self._position(connection), None)
-        if current != incarnation or not reaches_back:
+        is_known = all(kind in _KINDS for *_, org_id, kind, _ in rows if org_id is not None)
+        if current != incarnation or not reaches_back or not is_known or len(rows) > MAX_CHANGES:
             return ChangesRead(f"{current}/{now}", None)
-        found = (Change(org_id, Kind(kind), token) for *_, org_id, kind, token in rows if org_id is not None)
-        return ChangesRead(f"{current}/{now}", list(dict.fromkeys(found)))
+        found = [Change(org_id, Kind(kind), token) for *_, org_id, kind, token in rows if org_id is not None]
+        return ChangesRead(f"{current}/{now}", found)
 
     async def _position(self, connection: AsyncConnection[Any]) -> str:
         """Return the position now, and begin an incarnation if the database has none."""

@@ -50,10 +50,15 @@ class CacheObserver(Protocol):
 
 @dataclass(slots=True)
 class Fetched(Generic[V]):
-    """What a fetch returned: the value, and the organization's epoch as it was read before the value."""
+    """What a fetch returned: the value, and the organization's epoch as it was read before the value.
+
+    ``as_of_ns`` is the time at which the value was known to be current, if it does not come from the source itself;
+    None if it was read from the source after the fetch began.
+    """
 
     value: V
     epoch: Epoch
+    as_of_ns: int | None = None
 
 
 Fetch: TypeAlias = "Callable[[], Awaitable[Fetched[V]]]"
@@ -61,7 +66,7 @@ Fetch: TypeAlias = "Callable[[], Awaitable[Fetched[V]]]"
 
 @dataclass(slots=True)
 class Entry(Generic[V]):
-    """A fetched value. Its fetch began at ``began_ns``; it expires at ``expires_ns``."""
+    """A fetched value. It was current at ``began_ns``, when its fetch began or before; it expires at ``expires_ns``."""
 
     value: V
     epoch: Epoch
@@ -184,7 +189,7 @@ class FreshCache(Generic[K, V]):
             lookup.entry = await self._fetched(lookup.key, lookup.fetch, now_ns, epoch)
             lookup.from_cache = lookup.is_stale = False
         except _OUTAGES as outage:
-            if not self._may_serve_stale(lookup, epoch, outage, now_ns):
+            if not self._may_serve_stale(lookup, epoch, outage, self._clock.monotonic_ns()):
                 raise
             return self._served_stale(lookup)
         return lookup.entry.value
@@ -196,17 +201,22 @@ class FreshCache(Generic[K, V]):
 
     async def get(self, key: K, epoch: Epoch, fetch: Fetch[V]) -> Lookup[K, V]:
         """Look up and validate at once, where the epoch is known beforehand."""
-        lookup = await self.look_up(key, fetch)
-        if lookup.from_cache:
+        lookup = self.cached(key, fetch)
+        if lookup is not None:
             await self.validate(lookup, epoch)
-        return lookup
+            return lookup
+        self._observer.missed(self._kind)
+        began_ns = self._clock.monotonic_ns()
+        entry = await self._fetched(key, fetch, began_ns, epoch)
+        return Lookup(key, entry, fetch, from_cache=False, began_ns=began_ns)
 
     def is_valid(self, lookup: Lookup[K, V], epoch: Epoch) -> bool:
         """Return whether a request may act on what it looked up, by the watch and by a reading of the epoch."""
         entry, now_ns = lookup.entry, self._clock.monotonic_ns()
         if lookup.is_stale:
-            # The source was asked a moment ago. Asking again would only take time: the epoch decides.
-            return now_ns - lookup.stale_ns <= _FETCH_TOO_OLD_NS and self._is_unchanged(entry, epoch, now_ns)
+            # The source was asked a moment ago. Asking again would only take time: epoch and events decide.
+            is_recent = now_ns - lookup.stale_ns <= _FETCH_TOO_OLD_NS
+            return is_recent and self._is_unchanged(entry, epoch, now_ns) and not self._is_invalidated(lookup)
         if now_ns >= entry.expires_ns and (lookup.from_cache or now_ns - entry.began_ns > _FETCH_TOO_OLD_NS):
             return False
         if epoch.proves_change_since(entry.epoch, entry.began_ns):
@@ -216,6 +226,10 @@ class FreshCache(Generic[K, V]):
             return False
         org_id = self._policy.org_of(lookup.key, entry.value)
         return self._validity.may_serve(self._kind, org_id, entry.began_ns, now_ns)
+
+    def _is_invalidated(self, lookup: Lookup[K, V]) -> bool:
+        org_id = self._policy.org_of(lookup.key, lookup.entry.value)
+        return lookup.entry.began_ns <= self._validity.invalidated_ns(self._kind, org_id)
 
     def _may_serve_stale(self, lookup: Lookup[K, V], epoch: Epoch, outage: Exception, now_ns: int) -> bool:
         entry = lookup.entry
@@ -298,7 +312,8 @@ class FreshCache(Generic[K, V]):
             raise
         self._outage = None
         lifetime_ns = int(self._policy.lifetime_s(fetched.value) * NS)
-        entry = Entry(fetched.value, fetched.epoch, began_ns, began_ns + lifetime_ns)
+        as_of_ns = began_ns if fetched.as_of_ns is None else min(began_ns, fetched.as_of_ns)
+        entry = Entry(fetched.value, fetched.epoch, as_of_ns, began_ns + lifetime_ns)
         org_id = self._policy.org_of(key, fetched.value)
         is_valid = began_ns > self._validity.invalidated_ns(self._kind, org_id)
         if lifetime_ns > 0 and is_valid and not self._has_newer(key, began_ns):

@@ -26,7 +26,7 @@ _CHUNK_TOKENS: Final = 250
 """Tokens that are added in one turn of the event loop: about half a millisecond."""
 RETRY_S: Final = 1.0
 RECOUNT_S: Final = 600.0
-"""How often live tokens are counted, to find out whether half of the filter's tokens are gone."""
+"""How often live tokens are counted, so that the filter is built again once half of its tokens are gone."""
 
 
 class TokensUnavailableError(Exception):
@@ -116,7 +116,7 @@ class TokenFilter:
         return 0 if self._complete is None else self._complete.size_bytes
 
     def definitely_absent(self, token_id: UUID) -> bool:
-        """Return True if the token was not live at the last pong; False if it was, or if that is not known."""
+        """Return True if the filter does not contain the token; False if it may, or if the filter is not complete."""
         return self._complete is not None and self._complete.definitely_absent(token_id)
 
     def reset(self) -> None:
@@ -150,8 +150,8 @@ class TokenFilter:
                     self._should_build.clear()
                     await self._build()
             except TokensUnavailableError:
-                if self._complete is None:
-                    self._should_build.set()
+                self._building, self._since_build = None, []
+                self._should_build.set()
                 await asyncio.sleep(RETRY_S)
 
     async def _is_half_gone(self) -> bool:

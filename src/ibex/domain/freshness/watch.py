@@ -64,7 +64,7 @@ class WatchListener(Protocol):
 class Watch:
     """Keeps one stream open, and tells ``validity`` and the listeners what it proves.
 
-    ``position`` is that of the last pong: a new stream resumes from there, so it repeats what came after it.
+    It keeps the position of the last pong. A new stream starts there, and repeats any later event.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Watch:
         self._sent_ns: dict[int, int] = {}
         self._heard_ns = 0
         self._is_useless = False
-        self._waiters: list[tuple[int, asyncio.Future[None]]] = []
+        self._waiters: dict[asyncio.Future[None], int] = {}
         self._backoff_s = FIRST_BACKOFF_S
 
     async def run(self) -> None:
@@ -102,8 +102,11 @@ class Watch:
         if self._validity.confirmed_ns > began_ns:
             return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append((began_ns, waiter))
-        await waiter
+        self._waiters[waiter] = began_ns
+        try:
+            await waiter
+        finally:
+            self._waiters.pop(waiter, None)
 
     async def _follow_one(self) -> None:
         self._sent_ns.clear()
@@ -117,8 +120,7 @@ class Watch:
                     await asyncio.wait([receiving], timeout=PING_INTERVAL_S)
             finally:
                 receiving.cancel()
-                with suppress(StreamLostError, asyncio.CancelledError):
-                    await receiving
+                await asyncio.gather(receiving, return_exceptions=True)
 
     def _is_silent(self) -> bool:
         return self._clock.monotonic_ns() - self._heard_ns > int(SILENCE_S * NS)
@@ -163,11 +165,6 @@ class Watch:
         self._validity.confirm(sent_ns)
         for listener in self._listeners:
             listener.confirmed(sent_ns)
-        waiters, self._waiters = self._waiters, []
-        for began_ns, waiter in waiters:
-            if waiter.done():
-                continue
-            if began_ns < sent_ns:
+        for waiter, began_ns in self._waiters.items():
+            if began_ns < sent_ns and not waiter.done():
                 waiter.set_result(None)
-            else:
-                self._waiters.append((began_ns, waiter))
