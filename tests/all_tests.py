@@ -1,6 +1,8 @@
-"""`make test`: all tests. Those of running programs mostly wait; meanwhile the others are run beside them.
+"""`make test`: all tests, on two tracks at a time.
 
-What the others say is shown when both have ended. The exit code is the worse of the two.
+Tests of running programs mostly wait for something. The first track has those in ``tests/integration``. The second has
+all others, which compute, and then those in ``tests/faults``. What the second track prints is shown when it has ended.
+The exit code is the worst of all.
 """
 
 from __future__ import annotations
@@ -9,24 +11,34 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from typing import Final
+import threading
+from typing import IO, Final
 
-RUNNING_PROGRAMS: Final = ("tests/integration", "tests/faults")
+INTEGRATION: Final = "tests/integration"
+FAULTS: Final = "tests/faults"
 NICENESS: Final = "5"
-"""Of the others: what is tested with time limits goes first."""
+"""Of the tests that compute: tests with time limits go first."""
 
 
 def main() -> int:
     """Run them in the current folder, and return the exit code."""
     pytest = [sys.executable, "-m", "pytest"]
-    aside = [f"--ignore={folder}" for folder in RUNNING_PROGRAMS]
-    others = ["nice", "-n", NICENESS, *pytest, "-p", "no:cacheprovider", *aside]
+    others = [*pytest, "-p", "no:cacheprovider", f"--ignore={INTEGRATION}", f"--ignore={FAULTS}"]
+    second_track = (["nice", "-n", NICENESS, *others], [*pytest, "-p", "no:cacheprovider", FAULTS])
+    codes: list[int] = []
     with tempfile.TemporaryFile("w+") as output:
-        with subprocess.Popen(others, stdout=output, stderr=subprocess.STDOUT) as beside:
-            first = subprocess.run([*pytest, *RUNNING_PROGRAMS], check=False).returncode
+        beside = threading.Thread(target=_run, args=(second_track, output, codes))
+        beside.start()
+        first = subprocess.run([*pytest, INTEGRATION], check=False).returncode
+        beside.join()
         output.seek(0)
         shutil.copyfileobj(output, sys.stdout)
-    return max(first, beside.returncode)
+    return max(first, *codes)
+
+
+def _run(commands: tuple[list[str], ...], output: IO[str], codes: list[int]) -> None:
+    for command in commands:
+        codes.append(subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False).returncode)
 
 
 if __name__ == "__main__":
