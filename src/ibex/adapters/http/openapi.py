@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from ibex.adapters.http.client import Limits
 
 _UUID: Final = {"type": "string", "format": "uuid"}
+_EVENT: Final = {
+    "description": "One server-sent event. Its data is a chunk of the completion in JSON, an error, or [DONE].",
+    "type": "object",
+    "properties": {"data": {"type": "string"}},
+}
 _TEXT: Final = {"type": "string"}
 _EVERY_RESPONSE: Final = {
     "X-Request-ID": {"schema": _UUID, "description": "The request's own, if it was a UUID; else a new UUIDv7."},
@@ -188,7 +193,7 @@ def openapi_document(limits: Limits) -> dict[str, Any]:
 
 def _chat(limits: Limits) -> dict[str, Any]:
     answer = _response("The provider's answer.", _ref("ChatCompletion"))
-    answer["content"]["text/event-stream"] = {"schema": _TEXT}
+    answer["content"]["text/event-stream"] = {"schema": _EVENT}
     answer["headers"] |= _EXCHANGE_HEADERS
     refused = {str(status): _response("The provider refused it.", _ref("Error")) for status in _REFUSED_BY_PROVIDER}
     return {

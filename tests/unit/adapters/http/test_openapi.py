@@ -57,7 +57,9 @@ def test_the_chat_route_names_its_errors_and_its_token() -> None:
 
     expected = {200, 400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 431, 500, 501, 503, 504}
     assert set(operation["responses"]) == {str(status) for status in expected}
-    assert set(operation["responses"]["200"]["content"]) == {"application/json", "text/event-stream"}
+    content = operation["responses"]["200"]["content"]
+    assert set(content) == {"application/json", "text/event-stream"}
+    assert content["text/event-stream"]["schema"]["properties"] == {"data": {"type": "string"}}
     assert DOCUMENT["security"] == [{"pat": []}]
     assert DOCUMENT["paths"]["/health"]["get"]["security"] == []
     assert "X-Request-ID" in operation["responses"]["429"]["headers"]
