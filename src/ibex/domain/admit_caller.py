@@ -42,7 +42,7 @@ AGENT_HEADER = "X-IBEX-Agent-ID"
 MAX_RECHECKS = 3
 """How often one request is checked again. Waiting for one entry may outdate the other."""
 RECENT_NS = 1_000_000_000
-"""A reading of the epoch that is older is made again before the provider is asked."""
+"""An older reading of the epoch is repeated before the provider is asked."""
 _REFUSALS = (
     InsufficientPermissionsError,
     MissingAgentIdError,

@@ -66,7 +66,7 @@ ORDER BY id LIMIT %(limit)s
 _KINDS: Final = frozenset(Kind)
 _LOWEST_ID: Final = "00000000-0000-0000-0000-000000000000"
 _TAKE_SNAPSHOT: Final = "INSERT INTO change_snapshots DEFAULT VALUES"
-# Changes that were visible an hour ago go; the snapshot that says so stays, and all before it go too.
+# Delete what was visible an hour ago. Keep that snapshot as the mark, and delete those that are twice as old.
 _PRUNE: Final = """
 WITH horizon AS (
   SELECT id, snapshot::pg_snapshot AS snapshot FROM change_snapshots

@@ -1,6 +1,6 @@
 """How long cached identity and directives may be served: the watch, the epoch and the cache (ADR 0045).
 
-INVARIANT 1: No request is served more than ``BOUND_S`` after a change that forbids it was committed.
+INVARIANT 1: No request is served more than ``BOUND_S`` after the commit of a change that forbids it.
 
 INVARIANT 2: No live token is refused with 401.
 

@@ -25,7 +25,7 @@ FETCH_TOO_OLD_S: Final = 1.0
 MAX_FETCHES: Final = 4
 """How often one request fetches before it gives up. Only a process that is paused repeatedly needs more than two."""
 UNKNOWN_EPOCH_NS: Final = 3 * NS
-"""How long an entry is served whose epoch was unknown at its fetch, if the epoch can be read now."""
+"""How long an entry that was fetched with an unknown epoch is served once the epoch can be read."""
 OUTAGE_NS: Final = 3 * NS
 """How long after a failed fetch stale entries are served without waiting for another one."""
 _FETCH_TOO_OLD_NS: Final = int(FETCH_TOO_OLD_S * NS)
@@ -256,8 +256,8 @@ class FreshCache(Generic[K, V]):
     async def _fetched(self, key: K, fetch: Fetch[V], arrived_ns: int, epoch: Epoch | None) -> Entry[V]:
         """Return an entry for a request that arrived at ``arrived_ns``; join a fetch in flight where that is enough.
 
-        A fetch that began before the request arrived may be older than a change that the request must see: a refusal is
-        then asked for again, and so is a value that an event has invalidated since.
+        A fetch that began before the request arrived may predate a change that the request must see. Then a refusal, or
+        a value that has been invalidated since, is fetched again.
         """
         since_ns = self._clock.monotonic_ns() - _FETCH_TOO_OLD_NS
         for _ in range(MAX_FETCHES):

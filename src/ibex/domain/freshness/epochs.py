@@ -26,11 +26,11 @@ class Epochs(Protocol):
         """Return the organization's epoch, and create one if it has none; *unknown* after 10 ms without an answer."""
 
     async def replace(self, org_id: UUID) -> bool:
-        """Replace the organization's epoch by a value that it never had; False if the store could not be reached."""
+        """Replace the organization's epoch with a value that it never had; False if the store could not be reached."""
 
 
 class Changes:
-    """Makes changes so that every one of them replaces the organization's epoch before it reports success."""
+    """Makes each change replace the organization's epoch before it reports success."""
 
     def __init__(self, epochs: Epochs) -> None:
         self._epochs = epochs

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 MAX_WAITING: Final = 1_000
 """Requests with unknown tokens that wait for a pong at a time, per worker."""
 LONGEST_WAIT_S: Final = 1.5
-"""After so long without a pong auth is asked: the watch is being replaced."""
+"""If no pong has come by then, auth is asked: the watch is being replaced."""
 
 
 class UnknownTokens:
@@ -42,7 +42,7 @@ class UnknownTokens:
         """Return if the token may be live.
 
         A token that the filter excludes waits for the pong of a ping that was sent after the request arrived: a token
-        that was created just before arrives as an event until then. Raises ``InvalidTokenError`` if the filter still
+        that was created just before has arrived as an event by then. Raises ``InvalidTokenError`` if the filter still
         excludes it, and ``ServiceDegradedError`` where too many requests wait.
         """
         if not self._filter.is_complete:

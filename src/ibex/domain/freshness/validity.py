@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from uuid import UUID
 
 UNCONFIRMED_S: Final = 3.0
-"""How long an entry is served after the last confirmation, or after the begin of its own fetch if that is later."""
+"""How long an entry is served after the last confirmation, or after the start of its fetch if that is later."""
 SHARED_TTL_S: Final = 60.0
 """How long a worker does not read directives from the shared cache after an event: the longest that one lives there."""
 MAX_INVALIDATIONS: Final = 100_000
-"""Organizations and kinds whose last change is remembered. Beyond it, the oldest invalidates entries of all others."""
+"""Organizations and kinds whose last change is remembered. Beyond that, entries older than the oldest are invalid."""
 _UNCONFIRMED_NS: Final = int(UNCONFIRMED_S * NS)
 _LONG_AGO: Final = -(1 << 62)
 
@@ -53,7 +53,7 @@ class Validity:
         return max(self._invalidated.get((kind, org_id), _LONG_AGO), self._all_invalidated_ns)
 
     def confirmed_since(self, began_ns: int) -> int:
-        """Return up to when an entry whose fetch began at ``began_ns`` is known to be true, unless invalidated."""
+        """Return up to when an entry whose fetch began at ``began_ns`` is known to be current, unless invalidated."""
         return max(self.confirmed_ns, began_ns)
 
     def may_serve(self, kind: Kind, org_id: UUID, began_ns: int, now_ns: int) -> bool:
