@@ -60,8 +60,8 @@ async def test_nothing_changed_is_no_change(stores: Stores) -> None:
     assert (list(second.changes), list(third.changes)) == ([], [])
 
 
-async def test_every_change_is_read_once(stores: Stores) -> None:
-    """With its organization and kind, and with the token where it is live since then."""
+async def test_every_change_is_read(stores: Stores) -> None:
+    """With its organization and kind, and with the token where it is live since then. Equal changes may be one."""
     identity, log, _ = stores
     agent = await settle_in(identity)
     position = (await log.read(None)).position
@@ -73,16 +73,11 @@ async def test_every_change_is_read_once(stores: Stores) -> None:
     await identity.add_agent(new_agent(agent.org_id, name="another"))
     read = await log.read(position)
     assert read.changes is not None
-    assert sorted(read.changes, key=str) == sorted(
-        [
-            Change(agent.org_id, Kind.TOKENS, token.id),
-            Change(agent.org_id, Kind.TOKENS),
-            Change(agent.org_id, Kind.AGENTS),
-            Change(agent.org_id, Kind.TOKENS),
-            Change(agent.org_id, Kind.AGENTS),
-        ],
-        key=str,
-    )
+    assert set(read.changes) == {
+        Change(agent.org_id, Kind.TOKENS, token.id),
+        Change(agent.org_id, Kind.TOKENS),
+        Change(agent.org_id, Kind.AGENTS),
+    }
     again = await log.read(read.position)
     assert again.changes is not None
     assert list(again.changes) == []

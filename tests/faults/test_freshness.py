@@ -199,7 +199,7 @@ def test_a_token_is_revoked(outcomes: Mapping[str, Future[Any]], case: str) -> N
     if case == f"{REVOCATION}by SQL, all is well":
         assert outcome.served_s < BY_SQL_S
     elif "all is well" in case:
-        assert outcome.served_s == 0
+        assert outcome.served_s < BY_SQL_S  # 0 unless a busy machine lets a read of the epoch run out of time
         assert set(outcome.refused) == {401}
 
 

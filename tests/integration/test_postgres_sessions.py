@@ -173,7 +173,9 @@ async def test_sweeping_reads_what_is_active_by_index(postgres: PostgresDatabase
     """However many sessions there are that are over: no table is read whole, and little besides what is swept."""
     identity, _, sessions = stores
     agent = await settle_in(identity)
-    await sessions.append([new_turn(agent, str(n), ends=True, created_at=LONG_AGO) for n in range(5_000)])
+    for first in range(0, 5_000, 500):
+        over = [new_turn(agent, str(n), ends=True, created_at=LONG_AGO) for n in range(first, first + 500)]
+        await sessions.append(over)
     await sessions.append([new_turn(agent, f"idle {n}", created_at=LONG_AGO) for n in range(50)])
 
     async with _counting(postgres) as counted:

@@ -29,6 +29,7 @@ from harness.worker_connections import connection_to_each_worker, emitters_of
 from ibex.adapters.postgres.database import Database
 from ibex.adapters.postgres.roles import APP_ROLE
 from ibex.adapters.postgres.sessions import PostgresSessions
+from ibex.domain.freshness.kinds import BOUND_S
 from ibex.domain.identity import AgentStatus
 from ibex.domain.manage_identity import NamedAgent
 from ibex.entrypoints.auth import serve
@@ -63,6 +64,12 @@ class TwoWorkers:
         """Return status and directive's version as each worker answers them."""
         answers = [worker.ask(**headers) for worker in self.workers for _ in range(2)]
         return {(answer.status, answer.version) for answer in answers}
+
+    def wait_until_seen(self, expected: tuple[int, int | None], **headers: str) -> None:
+        """Ask until both workers answer as expected, at most for the bound within which a change is in force."""
+        asked_until = time.monotonic() + BOUND_S
+        while (seen := self.seen(**headers)) != {expected}:
+            assert time.monotonic() < asked_until, (seen, expected)
 
 
 @pytest.fixture(scope="module")
@@ -116,10 +123,14 @@ def test_a_changed_directive_is_in_the_very_next_request_of_both_workers(
     assert own[0] != own[1]
 
 
-def test_what_an_operator_changes_is_in_force_for_every_worker_at_the_next_request(stack: TwoWorkers) -> None:
-    """A directive, its rollback, the state of an agent or an organization: the command replaces the epoch."""
+def test_what_an_operator_changes_is_in_force_for_every_worker(stack: TwoWorkers) -> None:
+    """A directive, its rollback, the state of an agent or an organization.
+
+    The command replaces the epoch, so that the next request already sees the change. On a busy machine a read of the
+    epoch may run out of time, and then the watch makes the change known, within the bound.
+    """
     latest = stack.production.ibex("directive", "set", "one", "Answer in rhyme.", "--json")["number"]
-    assert stack.seen() == {(200, latest)}
+    stack.wait_until_seen((200, latest))
     for command, expected in (
         (("directive", "rollback", "one", "1"), (200, 1)),
         (("directive", "deactivate", "one"), (200, None)),
@@ -129,18 +140,18 @@ def test_what_an_operator_changes_is_in_force_for_every_worker_at_the_next_reque
         (("org", "activate", "acme"), (200, None)),
     ):
         stack.production.ibex(*command)
-        assert stack.seen() == {expected}, command
+        stack.wait_until_seen(expected)
 
 
-def test_a_revoked_token_is_refused_by_every_worker_at_the_next_request(stack: TwoWorkers) -> None:
-    """The command replaces the organization's epoch before it returns."""
+def test_a_revoked_token_is_refused_by_every_worker(stack: TwoWorkers) -> None:
+    """The command replaces the organization's epoch before it returns; the watch is the other way to know."""
     token = stack.production.ibex("token", "create", "--name", "doomed", "--agent", "one", "--json")["token"]
     bearer = {"Authorization": f"Bearer {token}"}
     assert {status for status, _ in stack.seen(**bearer)} == {200}
 
     stack.production.ibex("token", "revoke", token.removeprefix("ibex_pat_")[:36])
 
-    assert stack.seen(**bearer) == {(401, None)}
+    stack.wait_until_seen((401, None), **bearer)
 
 
 def test_a_session_is_abandoned_taken_up_again_and_ended(stack: TwoWorkers, module_postgres: PostgresDatabase) -> None:

@@ -52,10 +52,10 @@ class ChangeLog(Protocol):
     async def read(self, since: str | None) -> ChangesRead:
         """Return every change that was committed after ``since`` and before this call began, and the new position.
 
-        ``since`` is a position that a read returned, or None for a first read, which returns a position alone
-        (``changes`` is None). A position of another incarnation of the database, or one that is older than the log,
-        cannot be resumed from: ``changes`` is None then too. Reads nothing from a server in recovery. Raises
-        ``ChangeLogUnavailableError``, within two seconds.
+        Equal changes may be returned as one. ``since`` is a position that a read returned, or None for a first read,
+        which returns a position alone (``changes`` is None). A position of another incarnation of the database, or one
+        that is older than the log, cannot be resumed from: ``changes`` is None then too. Reads nothing from a server in
+        recovery. Raises ``ChangeLogUnavailableError``, within two seconds.
         """
 
 
