@@ -104,7 +104,7 @@ _DEACTIVATE = Statement(update(directives).where(_OF_AGENT).values(is_active=Fal
 
 
 class PostgresDirectives:
-    """A ``DirectiveStore`` and a ``DirectiveLookup``. Every change leaves its row in the outbox, by trigger."""
+    """A ``DirectiveStore`` and a ``DirectiveLookup``. A trigger records every change in the change log."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -68,7 +68,7 @@ _REVOKE_TOKEN = Statement(
 
 
 class PostgresIdentity:
-    """An ``IdentityStore``. Every change leaves its row in the outbox, by trigger, in the same transaction."""
+    """An ``IdentityStore``. A trigger records every change in the change log, in the same transaction."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
