@@ -139,10 +139,10 @@ def test_nobody_reads_what_ibex_dev_says(end: str, number: int) -> None:
             address, token = of(home, "running.json")["address"], of(home, "installation.json")["agent_token"]
             seen = [ask(address, token) for _ in range(REQUESTS)]
             assert {answer.status_code for answer in seen} == {200}
-            access = [json.loads(line) for line in (home / "proxy.log").read_text().splitlines()]
-            told = {line.get("request_id") for line in access if line["event"] == "request"}
-            assert {answer.headers["x-request-id"] for answer in seen} <= told
             assert dev.stop(number) == 0
+        access = [json.loads(line) for line in (home / "proxy.log").read_text().splitlines()]
+        told = {line.get("request_id") for line in access if line["event"] == "request"}
+        assert {answer.headers["x-request-id"] for answer in seen} <= told
         assert processes_on(home) == []
 
 
