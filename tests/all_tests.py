@@ -1,8 +1,9 @@
 """`make test`: all tests, on three tracks at a time.
 
-Tests of running programs mostly wait for something, so two tracks of them share the machine: those in ``tests/integration``
-and those in ``tests/faults``. The third track has all others, which compute, with a lower priority. What the second and
-the third track print is shown when all have ended. The exit code is the first that is not 0.
+Tests of running programs mostly wait for something, so two tracks of them share the machine: those in
+``tests/integration`` and those in ``tests/faults``. The third track has all others, which compute, with a lower
+priority. What the second and the third track print is shown when all have ended. The exit code is the first that is
+not 0.
 """
 
 from __future__ import annotations
