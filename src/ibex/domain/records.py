@@ -129,7 +129,7 @@ class TraceHistory(Protocol):
     async def find(self, org_id: UUID, request_id: UUID) -> Sequence[Trace]:
         """Return the traces with this request id, the latest first; a client may use one more than once.
 
-        At most ``MAX_TRACES_PER_REQUEST_ID``; empty if there is none. The id of a checkpoint finds its trace, too:
+        At most ``MAX_TRACES_PER_REQUEST_ID``; empty if no trace matches. The id of a checkpoint finds its trace, too:
         if a client uses a request id again, the later checkpoints are stored under their own id.
         """
 

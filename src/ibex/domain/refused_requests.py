@@ -58,7 +58,7 @@ class RefusedRequests:
         self.beyond: dict[int, int] = {}
         """Organizations at or beyond their limit of refusals, with their last request count over the rate limit.
 
-        The count is 0 if there is none. While the dict is empty, the request path uses nothing else of this object.
+        The count is 0 if no request exceeded the rate limit. While the dict is empty, the request path reads only it.
         """
 
     def note(self, notes: OpenExchange, error: IbexError) -> None:
@@ -87,7 +87,7 @@ class RefusedRequests:
             self.beyond[org_id.int] = 0 if allowed else count
 
     def requests_over_limit(self, org_id: UUID, now: datetime) -> int:
-        """Return the last request count that exceeded the rate limit in this minute; 0 if there is none.
+        """Return the last request count that exceeded the rate limit in this minute, or 0 if none did.
 
         Known only for organizations beyond their limit of refusals.
         """

@@ -47,7 +47,7 @@ ONLY_CHAT_SENDS: Final = "IBEX_TOKEN"
 def misdirected(
     environ: Mapping[str, str], dotenv: Mapping[str, str], secrets: Iterable[str] = tuple(DESTINATIONS)
 ) -> tuple[str, str] | None:
-    """Return a secret from the environment and its destination that only the file sets; None if there is none."""
+    """Return a secret of the environment whose destination only the file sets, and that destination; otherwise None."""
     for secret in secrets:
         if not environ.get(secret, "").strip():
             continue

@@ -16,7 +16,7 @@ MAX_HEADERS: Final = 256
 
 
 def header_error(url: bytes, headers: Headers, version: str) -> IbexError | None:
-    """Return the error in a request's headers: size, Host, Transfer-Encoding (RFC 9112); None if there is none."""
+    """Return the error in a request's headers (size, Host, Transfer-Encoding; RFC 9112), or None if they are valid."""
     size, hosts, wrong_coding, chunked = len(url), 0, False, False
     for name, value in headers:
         size += len(name) + len(value)

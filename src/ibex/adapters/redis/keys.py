@@ -50,7 +50,7 @@ class Script:
 
 COUNT: Final = Script(
     f"""
-    -- KEYS: window, epoch. ARGV: how many requests. Returns their count and the epoch, or false where there is none.
+    -- KEYS: window, epoch. ARGV: number of requests. Returns the new count, and the epoch or false if it is not set.
     local count = 0
     if tonumber(ARGV[1]) > 0 then
       count = redis.call('INCRBY', KEYS[1], ARGV[1])
@@ -78,4 +78,4 @@ PROBES: Final[tuple[tuple[str | int, ...], ...]] = (
     ("INCRBY", _PROBE, 1),
     ("EXPIRE", _PROBE, 1),
 )
-"""All commands that requests need, on keys that expire within a second: a user who may run these can serve."""
+"""Every command that serving requests needs, on keys that expire within a second. Checks a Redis user's permissions."""

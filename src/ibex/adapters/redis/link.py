@@ -100,7 +100,9 @@ class RedisLink:
         return list(dict.fromkeys(refused))
 
     async def ask(self, tag: UUID | str, key: object, build: Callable[[int], Command]) -> tuple[Answer | None, int]:
-        """Ask together with all who ask in this turn; None if Redis did not answer in time or is not asked now.
+        """Send the question with all others of this event loop iteration.
+
+        Returns None as the answer if Redis did not answer in time, or if the link is not asking it now.
 
         ``tag`` is the hash tag of all keys of the command. Callers with an equal ``key`` ask the same; with the answer
         comes the caller's own place among them, from 1, also where one of them leaves. ``build`` is given their number

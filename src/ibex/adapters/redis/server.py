@@ -62,7 +62,7 @@ class Answer:
 
 @dataclass(slots=True)
 class Question:
-    """One command, for all who ask the same; ``build`` gets their number."""
+    """One command shared by identical questions. ``build`` receives the number of questions."""
 
     build: Callable[[int], Command]
     waiting: list[asyncio.Future[Answer]] = field(default_factory=list)
@@ -135,7 +135,7 @@ class ServerLink:
         return connection
 
     async def ask(self, key: object, build: Callable[[int], Command]) -> tuple[Answer | None, int]:
-        """Ask together with all who ask in this turn; see ``RedisLink.ask``."""
+        """Send the question with all others of this event loop iteration; see ``RedisLink.ask``."""
         loop = asyncio.get_running_loop()
         if not self._may_ask(loop):
             self._observer.passed_over()
@@ -163,7 +163,7 @@ class ServerLink:
         self._next_ends = ends if self._next_ends is None else min(ends, self._next_ends)
 
     def leave(self) -> None:
-        """Connect anew for what is asked from now on: another server is the one to ask."""
+        """Reconnect for all later questions, because another server is now responsible."""
         connection, self._connection = self._connection, None
         if connection is not None:
             task = asyncio.get_running_loop().create_task(_close_after(connection, list(self._under_way)))
@@ -296,7 +296,7 @@ class ServerLink:
             self.on_failure()
 
     async def _go_again(self, trip: _Trip) -> None:
-        """Connect anew: the server closed the connection while nothing was under way, so nothing was done twice."""
+        """Reconnect after the server closed an idle connection. No command is repeated, since none was in flight."""
         await self._drop(trip.connection)
         questions, trip.questions = trip.questions, []
         for question in questions:

@@ -150,7 +150,7 @@ class FreshCache(Generic[K, V]):
         self._outage_ns = 0
 
     def cached(self, key: K, fetch: Fetch[V]) -> Lookup[K, V] | None:
-        """Return the cached entry, valid or not; None if there is none. Fetches nothing."""
+        """Return the cached entry, valid or not, or None if the key is not cached. Never fetches."""
         entry = self._entries.get(key)
         if entry is None and self._absent is not None:
             entry = self._absent.get(key)
@@ -159,7 +159,7 @@ class FreshCache(Generic[K, V]):
         return Lookup(key, entry, fetch, from_cache=True, began_ns=self._clock.monotonic_ns())
 
     async def look_up(self, key: K, fetch: Fetch[V]) -> Lookup[K, V]:
-        """Return the cached entry or, if there is none, fetch it. Raises what ``fetch`` raises."""
+        """Return the cached entry, or fetch it if the key is not cached. Raises what ``fetch`` raises."""
         lookup = self.cached(key, fetch)
         if lookup is not None:
             return lookup
