@@ -10,16 +10,16 @@ import signal
 import subprocess
 import sys
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
-from harness.dev import folder_of_its_own
+from harness.dev import folder_of_its_own, processes_on
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
@@ -112,19 +112,6 @@ def ask(address: str, token: str, model: str = "gpt-4o") -> httpx.Response:
 def of(home: Path, file: str) -> dict[str, Any]:
     """Return what the folder says."""
     found: dict[str, Any] = json.loads((home / file).read_text())
-    return found
-
-
-def processes_on(home: Path) -> list[str]:
-    """Return the processes that have the folder among their arguments."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            command = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if str(home) in command:
-            found.append(command)
     return found
 
 

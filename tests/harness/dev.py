@@ -81,3 +81,16 @@ class IbexDev:
     def stop(self, number: int = signal.SIGINT) -> int:
         """Send a signal to it alone and return its exit code."""
         return self.running.stop(number)
+
+
+def processes_on(home: Path) -> list[str]:
+    """Return the processes that have the folder among their arguments."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if str(home) in command:
+            found.append(command)
+    return found

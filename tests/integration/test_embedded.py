@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from harness.dev import IbexDev, folder_of_its_own
+from harness.dev import IbexDev, folder_of_its_own, processes_on
 from harness.process import IbexProcess
 from ibex.domain.freshness.kinds import BOUND_S
 from ibex.entrypoints.embedded import FIRST_DIRECTIVE
@@ -139,23 +139,10 @@ def _content(path: Path) -> bytes:
 
 def test_ctrl_c_ends_everything_that_was_started(dev: IbexDev) -> None:
     """Exit code 0, and none of its processes is left."""
-    assert len(_processes_on(dev.home)) >= 3  # itself, PostgreSQL, the engine
+    assert len(processes_on(dev.home)) >= 3  # itself, PostgreSQL, the engine
     assert dev.stop(signal.SIGINT) == 0, "\n".join(dev.lines)
-    assert _processes_on(dev.home) == []
+    assert processes_on(dev.home) == []
     assert f"stopped; the data stays in {dev.home}." in dev.lines
-
-
-def _processes_on(home: Path) -> list[str]:
-    """Return the command lines that name the folder."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            command = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if str(home) in command:
-            found.append(command)
-    return found
 
 
 def _ask(
@@ -175,7 +162,7 @@ def test_a_start_that_is_told_to_stop_leaves_nothing_behind() -> None:
         starting.wait_for_line("starting PostgreSQL", 30)
 
         assert starting.stop(signal.SIGTERM) == 128 + signal.SIGTERM
-        assert _processes_on(home) == []
+        assert processes_on(home) == []
 
 
 def test_a_folder_whose_name_a_shell_would_run() -> None:
