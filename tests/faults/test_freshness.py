@@ -17,6 +17,7 @@ import pytest
 from harness.directive_watch import DirectiveWatch, change_under
 from harness.load import Load
 from harness.postgres import another_database
+from harness.production import PATIENCE
 from harness.redis import RedisServer
 from harness.revocation import LINKS, RelayedStack, relayed_stack
 from harness.side_by_side import side_by_side
@@ -43,8 +44,6 @@ HOLD_S = 6.0
 BY_SQL_S = 1.0
 """How soon a change that is made by SQL is in force while nothing fails: a ping is sent every half second."""
 OUTAGE_S = 10.0
-PATIENCE = {"IBEX_AUTH_TIMEOUT": "0.5", "IBEX_REDIS_TIMEOUT": "0.5"}
-"""A slow answer of a busy machine is not to be taken for a fault."""
 REVOCATION = "a token is revoked: "
 CHANGE = "a directive is changed: "
 SQL = "changes are made by SQL: "
@@ -199,17 +198,16 @@ def test_a_token_is_revoked(outcomes: Mapping[str, Future[Any]], case: str) -> N
     if case == f"{REVOCATION}by SQL, all is well":
         assert outcome.served_s < BY_SQL_S
     elif "all is well" in case:
-        assert outcome.served_s < BY_SQL_S  # 0 unless a busy machine lets a read of the epoch run out of time
+        assert outcome.served_s == 0
         assert set(outcome.refused) == {401}
 
 
 @pytest.mark.parametrize("case", [f"{CHANGE}all is well"])
 def test_a_directive_is_changed(outcomes: Mapping[str, Future[Any]], case: str) -> None:
-    """The new text is in force soon after a change has returned, and no worker goes back to the old one."""
+    """No request that is sent after a change has returned carries the old text: neither a new one nor a rollback."""
     changes: list[Change] = outcomes[case].result()
 
-    assert max(change.old_s for change in changes) < BY_SQL_S
-    assert [(change.failed, change.went_back) for change in changes] == [({}, 0)] * 3
+    assert [(change.old_s, change.failed, change.went_back) for change in changes] == [(0.0, {}, 0)] * 3
 
 
 @pytest.mark.parametrize("case", [name for name in CASES if name.startswith(f"{CHANGE}redis")])
@@ -265,7 +263,7 @@ def test_postgres_is_stopped() -> None:
     assert set(probed) == {200}
     assert late
     assert all(one.is_cached for one in late)
-    assert outcome.served_s < BY_SQL_S  # the epoch may be read too late for a while: then the watch decides
+    assert outcome.served_s == 0
     assert set(outcome.live) == {200}
 
 

@@ -170,7 +170,7 @@ class CachedAgents:
         try:
             fetched = await self._verifier.verify(org_id, agent_id)
         except AgentNotAuthorizedError:
-            # The refusal names no epoch. The event of the agent's creation invalidates this entry.
+            # The refusal names no epoch: the next request looks the agent up with its own reading.
             return Fetched(None, unknown_epoch(asked_ns))
         return Fetched(fetched.value, fetched.epoch)
 

@@ -68,8 +68,11 @@ def calls(door: Door) -> int:
     return sum(len(one) for one in asked)
 
 
-async def test_an_absent_agent_is_looked_up_once() -> None:
-    """The second request is refused by what the first found; it costs the round trip that confirms it."""
+async def test_an_absent_agent_is_looked_up_twice() -> None:
+    """The refusal names no epoch, so the second request looks it up with its own reading of the epoch.
+
+    Later requests are refused by what it found; each costs the round trip that confirms it.
+    """
     door = Door()
     await door.warm()
     door.agents.answer = AgentNotAuthorizedError()
@@ -79,7 +82,7 @@ async def test_an_absent_agent_is_looked_up_once() -> None:
         assert isinstance(await refused(door, unknown), AgentNotAuthorizedError)
         assert door.notes.caller == Caller(ORG, TOKEN.token_id)
 
-    assert door.agents.asked == [(ORG, OTHER_AGENT)]
+    assert door.agents.asked == [(ORG, OTHER_AGENT)] * 2
     assert (door.tokens.asked, door.rate_limiter.counted) == ([], [])
     assert len(door.rate_limiter.asked) == 3
 
@@ -94,6 +97,21 @@ async def test_an_agent_that_was_created_is_admitted_after_its_event() -> None:
 
     door.agents.answer = Agent(OTHER_AGENT, ORG, AgentStatus.ACTIVE)
     door.event(Kind.AGENTS)
+    await door.admit(Credentials(BEARER, str(OTHER_AGENT)), request_of(door))
+
+    assert door.notes.caller == Caller(ORG, TOKEN.token_id, OTHER_AGENT)
+
+
+async def test_an_agent_that_was_created_is_admitted_at_the_next_request() -> None:
+    """Its creation replaces the epoch by which its absence is known."""
+    door = Door()
+    await door.warm()
+    door.agents.answer = AgentNotAuthorizedError()
+    for _ in range(3):
+        await refused(door, Credentials(BEARER, str(OTHER_AGENT)))
+
+    door.agents.answer = Agent(OTHER_AGENT, ORG, AgentStatus.ACTIVE)
+    await door.change()
     await door.admit(Credentials(BEARER, str(OTHER_AGENT)), request_of(door))
 
     assert door.notes.caller == Caller(ORG, TOKEN.token_id, OTHER_AGENT)

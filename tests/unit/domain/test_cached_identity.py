@@ -155,7 +155,7 @@ async def test_a_cached_token_costs_no_look_at_the_filter() -> None:
     tokens = Caches(ManualClock()).tokens(verifier, unknown)
 
     for _ in range(4):
-        assert await tokens.validate(await tokens.look_up(TOKEN.reveal()), read()) == principal()
+        assert await tokens.validate(await tokens.look_up(TOKEN.reveal()), unknown_epoch(0)) == principal()
 
     assert verifier.asked == unknown.asked == [TOKEN.token_id]
 
@@ -204,7 +204,7 @@ async def test_agents_are_cached_by_organization() -> None:
 
     for _ in range(2):
         for of in ((ORG, AGENT), (OTHER_ORG, AGENT), (ORG, OTHER_AGENT)):
-            await agents.validate(await agents.look_up(*of), read())
+            await agents.validate(await agents.look_up(*of), unknown_epoch(0))
 
     assert verifier.asked == [(ORG, AGENT), (OTHER_ORG, AGENT), (ORG, OTHER_AGENT)]
 
@@ -277,6 +277,6 @@ async def test_a_guess_disturbs_no_entry_of_the_real_token() -> None:
         guess = PersonalAccessToken.issue(TOKEN.token_id, bytes([number]) * 32)
         with pytest.raises(InvalidTokenError):
             await tokens.look_up(guess.reveal())
-        assert await tokens.validate(await tokens.look_up(TOKEN.reveal()), read()) == principal()
+        assert await tokens.validate(await tokens.look_up(TOKEN.reveal()), unknown_epoch(0)) == principal()
 
     assert len(source.asked) == 12

@@ -24,8 +24,6 @@ FETCH_TOO_OLD_S: Final = 1.0
 """The result of a fetch that began earlier is not used: the process may have been paused meanwhile."""
 MAX_FETCHES: Final = 4
 """How often one request fetches before it gives up. Only a process that is paused repeatedly needs more than two."""
-UNKNOWN_EPOCH_NS: Final = 3 * NS
-"""How long an entry that was fetched with an unknown epoch is served once the epoch can be read."""
 OUTAGE_NS: Final = 3 * NS
 """How long after a failed fetch stale entries are served without waiting for another one."""
 _FETCH_TOO_OLD_NS: Final = int(FETCH_TOO_OLD_S * NS)
@@ -80,7 +78,7 @@ class Lookup(Generic[K, V]):
 
     ``began_ns`` is when the request looked. ``is_stale`` is set where the entry was served although the source could
     not be asked, which was found out at ``stale_ns``; ``from_cache`` is unset where the value was fetched for this
-    request.
+    request. ``fetch_failed`` is set where a fetch for this request met an outage.
     """
 
     key: K
@@ -90,6 +88,7 @@ class Lookup(Generic[K, V]):
     began_ns: int
     is_stale: bool = False
     stale_ns: int = 0
+    fetch_failed: bool = False
 
     @property
     def value(self) -> V:
@@ -180,24 +179,30 @@ class FreshCache(Generic[K, V]):
             return lookup.entry.value
         self._observer.refetched(self._kind)
         outage = self._outage if now_ns - self._outage_ns <= OUTAGE_NS else None
-        if outage is not None and self._may_serve_stale(lookup, epoch, outage, now_ns):
+        if outage is not None and self._is_served_in(outage, lookup, epoch):
             # The source has just failed. Another fetch finds out in the background whether it is back.
             if lookup.key not in self._flights:
-                self._start(lookup.key, lookup.fetch)
-            return self._served_stale(lookup)
+                self._start(lookup.key, lookup.fetch, epoch)
+            return lookup.entry.value
         try:
             lookup.entry = await self._fetched(lookup.key, lookup.fetch, now_ns, epoch)
-            lookup.from_cache = lookup.is_stale = False
+            lookup.from_cache = lookup.is_stale = lookup.fetch_failed = False
         except _OUTAGES as outage:
-            if not self._may_serve_stale(lookup, epoch, outage, self._clock.monotonic_ns()):
+            if not self._is_served_in(outage, lookup, epoch):
                 raise
-            return self._served_stale(lookup)
         return lookup.entry.value
 
-    def _served_stale(self, lookup: Lookup[K, V]) -> V:
+    def _is_served_in(self, outage: Exception, lookup: Lookup[K, V], epoch: Epoch) -> bool:
+        """Return whether what was looked up is served although a fetch met an outage, and note in it that it is."""
+        lookup.fetch_failed = True
+        if self.is_valid(lookup, epoch):
+            return True  # only its epoch was missing
+        now_ns = self._clock.monotonic_ns()
+        if not self._may_serve_stale(lookup, epoch, outage, now_ns):
+            return False
         self._observer.served_stale(self._kind)
-        lookup.is_stale, lookup.stale_ns = True, self._clock.monotonic_ns()
-        return lookup.entry.value
+        lookup.is_stale, lookup.stale_ns = True, now_ns
+        return True
 
     async def get(self, key: K, epoch: Epoch, fetch: Fetch[V]) -> Lookup[K, V]:
         """Look up and validate at once, where the epoch is known beforehand."""
@@ -221,8 +226,8 @@ class FreshCache(Generic[K, V]):
             return False
         if epoch.proves_change_since(entry.epoch, entry.began_ns):
             return False
-        has_unknown_epoch = not entry.epoch.was_read and entry.value is not None
-        if has_unknown_epoch and epoch.value is not None and now_ns - entry.began_ns > UNKNOWN_EPOCH_NS:
+        lacks_epoch = epoch.value is not None and not entry.epoch.was_read
+        if lacks_epoch and lookup.from_cache and not lookup.fetch_failed:
             return False
         org_id = self._policy.org_of(lookup.key, entry.value)
         return self._validity.may_serve(self._kind, org_id, entry.began_ns, now_ns)
@@ -263,7 +268,7 @@ class FreshCache(Generic[K, V]):
         for _ in range(MAX_FETCHES):
             flight = self._flights.get(key)
             if flight is None or flight.began_ns < since_ns or flight.task.done():
-                flight = self._start(key, fetch)
+                flight = self._start(key, fetch, epoch)
             since_ns = arrived_ns
             try:
                 entry = await asyncio.shield(flight.task)
@@ -284,9 +289,9 @@ class FreshCache(Generic[K, V]):
                 return entry
         raise ServiceDegradedError
 
-    def _start(self, key: K, fetch: Fetch[V]) -> _Flight[V]:
+    def _start(self, key: K, fetch: Fetch[V], epoch: Epoch | None) -> _Flight[V]:
         began_ns = self._clock.monotonic_ns()
-        task = asyncio.get_running_loop().create_task(self._fetch(key, fetch, began_ns))
+        task = asyncio.get_running_loop().create_task(self._fetch(key, fetch, epoch, began_ns))
         flight = self._flights[key] = _Flight(began_ns, task)
         task.add_done_callback(lambda done: self._landed(key, done))
         return flight
@@ -298,7 +303,8 @@ class FreshCache(Generic[K, V]):
         if not task.cancelled():
             task.exception()  # every request that waited may have gone
 
-    async def _fetch(self, key: K, fetch: Fetch[V], began_ns: int) -> Entry[V]:
+    async def _fetch(self, key: K, fetch: Fetch[V], epoch: Epoch | None, began_ns: int) -> Entry[V]:
+        """Fetch an entry and keep it. ``epoch`` was read before, and is the entry's where the fetch returns none."""
         try:
             fetched = await fetch()
         except _OUTAGES as outage:
@@ -313,7 +319,8 @@ class FreshCache(Generic[K, V]):
         self._outage = None
         lifetime_ns = int(self._policy.lifetime_s(fetched.value) * NS)
         as_of_ns = began_ns if fetched.as_of_ns is None else min(began_ns, fetched.as_of_ns)
-        entry = Entry(fetched.value, fetched.epoch, as_of_ns, began_ns + lifetime_ns)
+        read = fetched.epoch if fetched.epoch.was_read or epoch is None else epoch
+        entry = Entry(fetched.value, read, as_of_ns, began_ns + lifetime_ns)
         org_id = self._policy.org_of(key, fetched.value)
         is_valid = began_ns > self._validity.invalidated_ns(self._kind, org_id)
         if lifetime_ns > 0 and is_valid and not self._has_newer(key, began_ns):

@@ -15,6 +15,7 @@ from ibex.domain.freshness.kinds import Epoch, Kind, unknown_epoch
 from ibex.domain.freshness.validity import Validity
 
 ORG = UUID(int=1)
+DOWN = TokenSourceUnavailableError()
 
 
 @dataclass(slots=True)
@@ -59,7 +60,8 @@ class Scene:
         )
         self.cache = FreshCache(Kind.TOKENS, self.entries, policy, self.validity, self.clock, self.observer)
         self.value = "old"
-        self.source_epoch = "e1"
+        self.source_epoch: str | None = "e1"
+        """None where the source cannot read the epoch."""
         self.error: Exception | None = None
         self.fetch_s = 0.0
         self.fetches = 0
@@ -75,7 +77,8 @@ class Scene:
     async def fetch(self) -> Fetched[str]:
         """Return the value as it was when the fetch began."""
         self.fetches += 1
-        value, epoch, error = self.value, self.read(self.source_epoch), self.error
+        value, error = self.value, self.error
+        epoch = self.nothing_read() if self.source_epoch is None else self.read(self.source_epoch)
         await asyncio.sleep(self.fetch_s)
         if error is not None:
             raise error
@@ -108,6 +111,42 @@ async def test_a_different_epoch_is_a_fetch() -> None:
     assert await scene.serve(scene.read("e2")) == "new"
     assert await scene.serve(scene.read("e2")) == "new"
     assert scene.fetches == 2
+
+
+@in_simulated_time
+async def test_an_entry_without_an_epoch_is_fetched_at_the_next_request() -> None:
+    """With the epoch that the request has read: from then on a change is seen at once, whatever the source can read."""
+    scene = Scene()
+    scene.source_epoch = None
+    assert await scene.serve() == "old"
+    assert await scene.serve(scene.nothing_read()) == "old"
+    assert scene.fetches == 1
+    for _ in range(3):
+        await asyncio.sleep(0.1)
+        assert await scene.serve(scene.read("e1")) == "old"
+    assert scene.fetches == 2
+    assert scene.entries["k"].epoch.value == "e1"
+    scene.value = "new"
+    assert await scene.serve(scene.read("e2")) == "new"
+    assert scene.fetches == 3
+
+
+@in_simulated_time
+async def test_an_entry_without_an_epoch_is_served_while_the_watch_confirms_it_and_the_source_is_down() -> None:
+    """It is as current as any that is served where Redis is down, and no request is refused for it."""
+    scene = Scene()
+    scene.source_epoch = None
+    await scene.serve()
+    scene.error = DOWN
+    for _ in range(5):
+        await asyncio.sleep(0.5)
+        lookup = await scene.cache.look_up("k", scene.fetch)
+        assert await scene.cache.validate(lookup, scene.read()) == "old"
+        assert scene.cache.is_valid(lookup, scene.read())
+        assert not lookup.is_stale
+    await asyncio.sleep(0.6)
+    with pytest.raises(TokenSourceUnavailableError):
+        await scene.serve()
 
 
 @in_simulated_time
@@ -234,9 +273,6 @@ async def test_a_refusal_drops_the_entry() -> None:
     with pytest.raises(InvalidTokenError):
         await scene.serve()
     assert scene.entries == {}
-
-
-DOWN = TokenSourceUnavailableError()
 
 
 @in_simulated_time
