@@ -118,7 +118,7 @@ proto: $(STAMP) ## write the code that comes of proto/ anew
 
 .PHONY: bench-identity
 bench-identity: $(STAMP) ## measure authentication and revocation, healthy and under faults; ARGS=--quick for few tries
-	@PYTHONPATH=tests $(BIN)/python benchmarks/identity.py $(ARGS)
+	@PYTHONPATH=tests $(BIN)/python -m benchmarks.identity $(ARGS)
 
 .PHONY: bench-directives
 bench-directives: $(STAMP) ## measure how soon a changed directive is in force, with Redis and without; ARGS=--quick for few tries

@@ -1,8 +1,9 @@
 """`make bench-identity`: what authenticating costs, and how long a revoked token is served, healthy and under faults.
 
 Auth, two proxy workers, PostgreSQL, Redis and a ClickHouse engine on loopback, a relay in each link. ``--quick`` makes
-few tries of each; the full run takes about half an hour. ``--revocations`` measures revocation alone, and
-``--tokens 3000000`` measures a worker that starts with so many live tokens, alone.
+few tries of each; the full run takes about three quarters of an hour. Alone can be measured: revocation
+(``--revocations``), revocation with Sentinel, a Cluster and a second region (``--topologies``), two auth replicas
+(``--replicas``), and a worker that starts with so many live tokens (``--tokens 3000000``).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from uuid import uuid4
 import grpc
 import httpx
 import psycopg
+from benchmarks import identity_topologies
 
 from harness.chat_scene import AGENT, BEARER, ORG, TOKEN, Caches, ScriptedAgents, ScriptedTokens, principal
 from harness.load import PROBE, Load
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
 _parser = argparse.ArgumentParser(description="Measure authentication and revocation.")
 _parser.add_argument("--quick", action="store_true", help="few tries of each")
 _parser.add_argument("--revocations", action="store_true", help="measure revocation alone")
+_parser.add_argument("--topologies", action="store_true", help="measure Sentinel, Cluster and a second region alone")
+_parser.add_argument("--replicas", action="store_true", help="measure two auth replicas alone")
 _parser.add_argument("--tokens", type=int, default=0, help="measure a worker's start with so many live tokens, alone")
 OPTIONS = _parser.parse_args()
 QUICK = OPTIONS.quick
@@ -53,6 +57,7 @@ HEALTHY_TRIES, FAULT_TRIES = (3, 1) if QUICK else (50, 10)
 CLIENTS = 100
 FILTER_TOKENS, FILTER_PROBES = (100_000, 100_000) if QUICK else (1_000_000, 200_000)
 OUTAGE_S = 5 if QUICK else 60
+REPLICAS_OUTAGE_S = 5 if QUICK else 30
 FLOOD_S = 5
 _IN_PROCESS = 20_000
 UNKNOWN_TOKENS = 100_000
@@ -72,6 +77,11 @@ def main() -> None:
     if OPTIONS.revocations:
         with relayed_stack(IBEX_AUTH_TIMEOUT="0.2") as stack:
             _revocations(stack)
+    if OPTIONS.topologies:
+        identity_topologies.revocations(_tell, FAULT_TRIES)
+    if OPTIONS.replicas:
+        identity_topologies.auth_replicas(_say, REPLICAS_OUTAGE_S)
+    if OPTIONS.revocations or OPTIONS.topologies or OPTIONS.replicas:
         return
     asyncio.run(_in_process())
     _filter()
@@ -80,6 +90,8 @@ def main() -> None:
         _flood(stack)
         _outages(stack)
         _revocations(stack)
+    identity_topologies.revocations(_tell, FAULT_TRIES)
+    identity_topologies.auth_replicas(_say, REPLICAS_OUTAGE_S)
 
 
 def _say(line: str) -> None:

@@ -89,10 +89,32 @@ class RelayedStack:
         folder: Path,
         **environ: str,
     ) -> Iterator[RelayedStack]:
-        """Start everything, with a first installation, and stop it afterwards; ``environ`` is for all processes."""
+        """Start everything, with a first installation, and stop it afterwards; ``environ`` is for all processes.
+
+        With an ``IBEX_REDIS_URL`` of its own, of Sentinels or a Cluster, no relay is between them and the processes.
+        """
         production = Production.over(postgres, clickhouse, redis.url, folder, **environ)
-        operator = Settings.load(production.environ)
-        installation = asyncio.run(_administer(operator, _bootstrap))
+        installation = asyncio.run(_administer(Settings.load(production.environ), _bootstrap))
+        with cls._started(production, postgres, redis, installation, environ.get("IBEX_REDIS_URL")) as stack:
+            yield stack
+
+    @contextmanager
+    def beside(self, redis: RedisServer, folder: Path) -> Iterator[RelayedStack]:
+        """Start a second region: auth and a proxy with a Redis of their own on this stack's PostgreSQL."""
+        environ = {**self.production.environ, "IBEX_REDIS_URL": redis.url, "IBEX_JOURNAL_DIR": str(folder / "journal")}
+        with self._started(Production(environ, folder), self.database, redis, self.installation, None) as stack:
+            yield stack
+
+    @classmethod
+    @contextmanager
+    def _started(
+        cls,
+        production: Production,
+        postgres: PostgresDatabase,
+        redis: RedisServer,
+        installation: Installation,
+        redis_url: str | None,
+    ) -> Iterator[RelayedStack]:
         with ExitStack() as stack:
             stack.callback(production.stop)
             to_redis = ("127.0.0.1", redis.port)
@@ -100,7 +122,7 @@ class RelayedStack:
             for name in ("auth-postgres", "proxy-postgres"):
                 relays[name] = stack.enter_context(Relay.running(postgres.socket))
             auth = production.start_auth(
-                IBEX_REDIS_URL=f"redis://127.0.0.1:{relays['auth-redis'].port}/0",
+                IBEX_REDIS_URL=redis_url or f"redis://127.0.0.1:{relays['auth-redis'].port}/0",
                 IBEX_AUTH_DATABASE_URL=f"postgresql://{AUTH_ROLE}@127.0.0.1:{relays['auth-postgres'].port}/{postgres.name}",
             )
             direct = production.environ["IBEX_AUTH_ADDRESS"]
@@ -109,7 +131,7 @@ class RelayedStack:
             address = production.start_proxy(
                 workers=2,
                 IBEX_DATABASE_URL=f"postgresql://{APP_ROLE}@127.0.0.1:{relays['proxy-postgres'].port}/{postgres.name}",
-                IBEX_REDIS_URL=f"redis://127.0.0.1:{relays['proxy-redis'].port}/0",
+                IBEX_REDIS_URL=redis_url or f"redis://127.0.0.1:{relays['proxy-redis'].port}/0",
                 IBEX_AUTH_ADDRESS=f"127.0.0.1:{relays['proxy-auth'].port}",
             )
             yield cls(production, relays, redis, auth, direct, address, installation, postgres)
@@ -204,27 +226,47 @@ class RelayedStack:
         self.auth.process.send_signal(signal.SIGCONT)
 
 
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """The servers of a benchmark, migrated, and a folder for the processes that use them."""
+
+    postgres: PostgresDatabase
+    clickhouse: ClickHouseDatabase
+    redis: RedisServer
+    folder: Path
+
+    @classmethod
+    @contextmanager
+    def running(cls) -> Iterator[Servers]:
+        """Start them, and stop them afterwards."""
+        folder = Path(tempfile.mkdtemp(prefix="ibex-bench-"))
+        program = redis_server_program()
+        if program is None:
+            raise SystemExit("there is no redis-server")
+        postgres, engine = PostgresServer(folder / "postgres"), ClickHouseEngine(folder / "clickhouse")
+        redis = RedisServer.on_free_port(program)
+        with ExitStack() as stack:
+            stack.callback(shutil.rmtree, folder)
+            for server in (postgres, engine):
+                stack.callback(server.stop)
+                server.start()
+            stack.callback(redis.kill)
+            redis.start()
+            database = PostgresDatabase(postgres, DATABASE)
+            postgres_migrate.upgrade(database.owner_url)
+            traces = ClickHouseDatabase(f"{engine.url.rstrip('/')}/ibex", "ibex")
+            migrate_clickhouse(traces.url)
+            yield cls(database, traces, redis, folder)
+
+
 @contextmanager
 def relayed_stack(**environ: str) -> Iterator[RelayedStack]:
     """Start such a stack with servers of its own, for a benchmark; ``environ`` is for all of its processes."""
-    folder = Path(tempfile.mkdtemp(prefix="ibex-bench-"))
-    program = redis_server_program()
-    if program is None:
-        raise SystemExit("there is no redis-server")
-    postgres, engine = PostgresServer(folder / "postgres"), ClickHouseEngine(folder / "clickhouse")
-    redis = RedisServer.on_free_port(program)
-    with ExitStack() as stack:
-        stack.callback(shutil.rmtree, folder)
-        for server in (postgres, engine):
-            stack.callback(server.stop)
-            server.start()
-        stack.callback(redis.kill)
-        redis.start()
-        database = PostgresDatabase(postgres, DATABASE)
-        postgres_migrate.upgrade(database.owner_url)
-        traces = ClickHouseDatabase(f"{engine.url.rstrip('/')}/ibex", "ibex")
-        migrate_clickhouse(traces.url)
-        yield stack.enter_context(RelayedStack.running(database, traces, redis, folder, **environ))
+    with (
+        Servers.running() as own,
+        RelayedStack.running(own.postgres, own.clickhouse, own.redis, own.folder, **environ) as stack,
+    ):
+        yield stack
 
 
 async def _administer(settings: Settings, work: Callable[[Administration], Awaitable[T]]) -> T:
