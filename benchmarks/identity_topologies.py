@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 TOKENS: Final = 20
 CLIENTS: Final = 50
+A_SECOND: Final = 500.0
 PHASE_S: Final = 5.0
 
 
@@ -55,7 +56,7 @@ def _nothing() -> None:
 def _failures(
     stack: AuthReplicas, break_it: Callable[[], object], mend_it: Callable[[], object], lasts_s: float
 ) -> str:
-    with stack.load(CLIENTS, None).running() as load:
+    with stack.load(CLIENTS, A_SECOND).running() as load:
         time.sleep(PHASE_S)
         began, asked = time.monotonic(), [stack.validations(number) for number in range(2)]
         break_it()
