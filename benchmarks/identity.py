@@ -53,7 +53,9 @@ _parser.add_argument("--replicas", action="store_true", help="measure two auth r
 _parser.add_argument("--tokens", type=int, default=0, help="measure a worker's start with so many live tokens, alone")
 OPTIONS = _parser.parse_args()
 QUICK = OPTIONS.quick
-HEALTHY_TRIES, FAULT_TRIES = (3, 1) if QUICK else (50, 10)
+HEALTHY_TRIES, FAULT_TRIES = (3, 1) if QUICK else (20, 10)
+REVOKED_A_SECOND = 200.0
+"""How often a token is used while it is revoked, and so is a live one beside it."""
 CLIENTS = 100
 FILTER_TOKENS, FILTER_PROBES = (100_000, 100_000) if QUICK else (1_000_000, 200_000)
 OUTAGE_S = 5 if QUICK else 60
@@ -228,7 +230,7 @@ def _outages(stack: RelayedStack) -> None:
 
 
 def _revocations(stack: RelayedStack) -> None:
-    loaded = replace(stack, clients=CLIENTS // 2)
+    loaded = replace(stack, clients=CLIENTS // 2, a_second=REVOKED_A_SECOND)
     _tell("healthy", [loaded.revoke_under() for _ in range(HEALTHY_TRIES)])
     _tell("healthy, by SQL", [loaded.revoke_under(by="sql") for _ in range(FAULT_TRIES)])
     _tell("Redis emptied", [loaded.revoke_under(stack.flush_redis) for _ in range(FAULT_TRIES)])

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 TOKENS: Final = 20
 CLIENTS: Final = 50
-A_SECOND: Final = 500.0
+A_SECOND: Final = 200.0
 PHASE_S: Final = 5.0
 
 
@@ -90,7 +90,7 @@ def revocations(tell: Callable[[str, list[Outcome]], None], tries: int) -> None:
         stack.callback(redis.kill)
         redis.start()
         second = stack.enter_context(first.beside(redis, _folder(own, "second")))
-        second.clients = CLIENTS
+        second.clients, second.a_second = CLIENTS, A_SECOND
         seen_there = replace(second, production=first.production)
         tell("in another region", [seen_there.revoke_under(by="operator") for _ in range(tries)])
         for how in ("cut", "stall"):
@@ -109,7 +109,7 @@ def _stack(own: Servers, folder: Path, **environ: str) -> AbstractContextManager
 
 
 def _revoked(stack: RelayedStack, break_it: Callable[[], object], mend_it: Callable[[], object]) -> Outcome:
-    loaded = replace(stack, clients=CLIENTS)
+    loaded = replace(stack, clients=CLIENTS, a_second=A_SECOND)
     return loaded.revoke_under(break_it, mend_it)
 
 
