@@ -1,4 +1,4 @@
-"""What several modules here share, since it takes seconds to start."""
+"""Fixtures that several modules here use."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ import pytest
 
 from harness.dev import IbexDev, folder_of_its_own
 from harness.openai import ScriptedOpenAI
+from ibex.adapters.postgres.database import Database
+from ibex.adapters.postgres.roles import APP_ROLE, AUTH_ROLE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
+
+    from harness.postgres import PostgresDatabase
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +32,21 @@ def provided_dev(upstream: ScriptedOpenAI) -> Iterator[IbexDev]:
         running = IbexDev.start(folder / "home", {**provider, "OPENAI_RETRY_BASE_DELAY": "0.001"})
         yield running
         assert running.stop() == 0
+
+
+@pytest.fixture
+async def auth(postgres: PostgresDatabase) -> AsyncIterator[Database]:
+    """The database as auth sees it."""
+    database = Database(postgres.auth_url, AUTH_ROLE)
+    await database.open()
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def app(postgres: PostgresDatabase) -> AsyncIterator[Database]:
+    """The database as the proxy sees it."""
+    database = Database(postgres.app_url, APP_ROLE)
+    await database.open()
+    yield database
+    await database.close()

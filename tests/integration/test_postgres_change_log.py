@@ -11,10 +11,8 @@ import pytest
 from harness.tenants import later, new_agent, new_draft, new_token, settle_in
 from harness.turns import new_turn
 from ibex.adapters.postgres.change_log import PostgresChangeLog
-from ibex.adapters.postgres.database import Database
 from ibex.adapters.postgres.directives import PostgresDirectives
 from ibex.adapters.postgres.identity import PostgresIdentity
-from ibex.adapters.postgres.roles import APP_ROLE, AUTH_ROLE
 from ibex.adapters.postgres.sessions import PostgresSessions
 from ibex.domain.errors import NotFoundError
 from ibex.domain.freshness.change_log import Change, ChangeLogUnavailableError
@@ -24,30 +22,12 @@ from ibex.domain.identity import AgentStatus
 from ibex.domain.manage_identity import OrganizationStatus
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from uuid import UUID
 
     from harness.postgres import PostgresDatabase
+    from ibex.adapters.postgres.database import Database
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture
-async def auth(postgres: PostgresDatabase) -> AsyncIterator[Database]:
-    """The database as auth sees it."""
-    database = Database(postgres.auth_url, AUTH_ROLE)
-    await database.open()
-    yield database
-    await database.close()
-
-
-@pytest.fixture
-async def app(postgres: PostgresDatabase) -> AsyncIterator[Database]:
-    """The database as the proxy sees it."""
-    database = Database(postgres.app_url, APP_ROLE)
-    await database.open()
-    yield database
-    await database.close()
 
 
 class Reader:

@@ -26,29 +26,11 @@ from ibex.domain.manage_identity import AlreadyExistsError
 from ibex.domain.sessions import SinkUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Iterator
 
     from harness.postgres import PostgresDatabase
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture
-async def auth(postgres: PostgresDatabase) -> AsyncIterator[Database]:
-    """The database as auth sees it."""
-    database = Database(postgres.auth_url, AUTH_ROLE)
-    await database.open()
-    yield database
-    await database.close()
-
-
-@pytest.fixture
-async def app(postgres: PostgresDatabase) -> AsyncIterator[Database]:
-    """The database as the proxy sees it."""
-    database = Database(postgres.app_url, APP_ROLE)
-    await database.open()
-    yield database
-    await database.close()
 
 
 async def test_a_server_that_is_down_is_an_outage_and_comes_back_by_itself(
