@@ -127,9 +127,10 @@ class Faults:
     async def slow(self, between: str) -> None:
         """Make one link so slow that some of what goes over it is too late."""
         link = self._random.choice(self.links(between))
-        usual, link.slowest_s = link.slowest_s, link.timeout_s * self._random.uniform(0.05, 0.6)
+        slowest_s = link.timeout_s * self._random.uniform(0.05, 0.6)
+        link.delays_s.append(slowest_s)
         await self._hold()
-        link.slowest_s = usual
+        link.delays_s.remove(slowest_s)
 
     async def kill(self) -> None:
         """Kill an auth replica and start it again."""

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+USUAL_DELAY_S = 0.003
 LATE_BY_S = 2.0
 """A segment that was lost is sent again so long after the link is whole, though its sender has given up since."""
 COMMIT_TIMEOUT_S = 2.0
@@ -63,11 +64,14 @@ class Mode(Enum):
 
 @dataclass(slots=True)
 class Link:
-    """One process's way to another; ``timeout_s`` is how long it waits for an answer."""
+    """One process's way to another; ``timeout_s`` is how long it waits for an answer.
+
+    ``delays_s`` holds the longest delay of a message: the usual one, and one for each fault that makes the link slow.
+    """
 
     random: Random
     timeout_s: float
-    slowest_s: float = 0.003
+    delays_s: list[float] = field(default_factory=lambda: [USUAL_DELAY_S])
     mode: Mode = Mode.WHOLE
     resets: int = 0
     _kept: list[Callable[[], Awaitable[object]]] = field(default_factory=list)
@@ -110,7 +114,7 @@ class Link:
         while True:
             self._check(resets)
             if not self.mode.holds(back=back):
-                await asyncio.sleep(self.random.uniform(0.0001, self.slowest_s))
+                await asyncio.sleep(self.random.uniform(0.0001, max(self.delays_s)))
                 self._check(resets)
                 if not self.mode.holds(back=back):
                     return
@@ -122,7 +126,7 @@ class Link:
 
     async def _travel(self, resets: int, cargo: Callable[[], Awaitable[object]] | None = None) -> None:
         if self.mode is not Mode.REFUSING:
-            await asyncio.sleep(self.random.uniform(0.0001, self.slowest_s))
+            await asyncio.sleep(self.random.uniform(0.0001, max(self.delays_s)))
         self._check(resets)
         if self.mode.holds(back=cargo is None):
             if cargo is not None and self.random.random() < 0.5:
