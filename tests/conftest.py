@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,12 @@ def pytest_asyncio_loop_factories(
     """Run what is marked with ``both_loops`` on both, the rest on asyncio's own."""
     del config
     return _LOOPS if item.get_closest_marker("both_loops") else {"asyncio": asyncio.new_event_loop}
+
+
+def pytest_collection_finish() -> None:
+    """Exempt what exists by now, tests and modules, from collections: it lives to the end, and looking takes long."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
