@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -11,6 +12,7 @@ PAGE = (ROOT / "docs" / "faults.md").read_text()
 NAMED = sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", PAGE)))
 
 
+@cache
 def names_in(path: str) -> set[str]:
     """Return the names of the tests in a file, those of its classes included."""
     defined = ast.walk(ast.parse((ROOT / path).read_text()))
