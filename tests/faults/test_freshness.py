@@ -7,24 +7,28 @@ that is made by SQL, past IBEX, is in force within a second. Each case has a sta
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
-from threading import Lock
+from threading import Barrier, BrokenBarrierError, Lock
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from harness.dev import folder_of_its_own
 from harness.directive_watch import DirectiveWatch, change_under
 from harness.load import Load
-from harness.postgres import another_database
-from harness.production import PATIENCE
+from harness.postgres import PostgresDatabase, another_database
+from harness.production import PATIENCE, START_TIMEOUT_S
 from harness.redis import RedisServer
-from harness.revocation import LINKS, RelayedStack, relayed_stack
+from harness.revocation import LINKS, RelayedStack
 from harness.side_by_side import side_by_side
 from ibex.adapters.postgres import migrate
+from ibex.adapters.postgres.server import DATABASE, PostgresServer
 from ibex.domain.freshness.kinds import BOUND_S
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Callable, Iterator, Mapping
     from concurrent.futures import Future
     from pathlib import Path
@@ -32,14 +36,17 @@ if TYPE_CHECKING:
 
     from harness.clickhouse import ClickHouseDatabase
     from harness.directive_watch import Change, Seen
-    from harness.postgres import PostgresDatabase
-    from harness.revocation import Outcome
+    from harness.revocation import Outcome, Revoker
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
-STACKS = 3
+STACKS = 4
 USES_A_SECOND = 60.0
+"""How often each token is used while nothing fails: the very next request has to be right."""
+USES_A_SECOND_IN_A_FAULT = 25.0
+"""As often as the bound, which is seconds, needs: stacks side by side share the processors."""
 PAUSE_S = 0.05
+PAUSE_IN_A_FAULT_S = 0.15
 HOLD_S = 6.0
 BY_SQL_S = 1.0
 """How soon a change that is made by SQL is in force while nothing fails: a ping is sent every half second."""
@@ -47,6 +54,7 @@ OUTAGE_S = 10.0
 REVOCATION = "a token is revoked: "
 CHANGE = "a directive is changed: "
 SQL = "changes are made by SQL: "
+STOPPED = "PostgreSQL is stopped"
 SQL_CHANGES: Mapping[str, tuple[LiteralString, LiteralString, tuple[int, bool]]] = {
     "the directive is deactivated": (
         "UPDATE directives SET is_active = false",
@@ -67,6 +75,14 @@ SQL_CHANGES: Mapping[str, tuple[LiteralString, LiteralString, tuple[int, bool]]]
 """A change, its reverse, and what requests get in between: the status, and whether they carry a directive."""
 
 
+def _revoke_without_a_fault(stack: RelayedStack, by: Revoker = "auth") -> Outcome:
+    stack.a_second = USES_A_SECOND
+    try:
+        return stack.revoke_under(by=by)
+    finally:
+        stack.a_second = USES_A_SECOND_IN_A_FAULT
+
+
 def _link(stack: RelayedStack, link: str, how: str) -> Outcome:
     relay = stack.relays[link]
     # Auth could not revoke anything without PostgreSQL.
@@ -80,12 +96,13 @@ def _several_changes(stack: RelayedStack) -> list[Change]:
 
 def _change_under_link(stack: RelayedStack, link: str, how: str) -> Change:
     relay = stack.relays[link]
-    return change_under(stack, getattr(relay, how), relay.heal, pause_s=PAUSE_S, hold_s=HOLD_S)
+    return change_under(stack, getattr(relay, how), relay.heal, pause_s=PAUSE_IN_A_FAULT_S, hold_s=HOLD_S)
 
 
 def _change_without_redis(stack: RelayedStack, rollback_to: int | None) -> Change:
-    change_under(stack, pause_s=PAUSE_S)  # so that version 1 is not in force
-    return change_under(stack, stack.redis.pause, stack.redis.resume, rollback_to=rollback_to, pause_s=PAUSE_S)
+    change = partial(change_under, stack, pause_s=PAUSE_IN_A_FAULT_S)
+    change()  # so that version 1 is not in force
+    return change(stack.redis.pause, stack.redis.resume, rollback_to=rollback_to)
 
 
 def _sql_changes(stack: RelayedStack) -> Mapping[str, tuple[float, float]]:
@@ -110,11 +127,52 @@ def _seen(seen: Seen) -> tuple[int, bool]:
     return seen.status, seen.version > 0
 
 
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """What clients saw while PostgreSQL was stopped, and of a revocation afterwards.
+
+    ``late`` was sent more than the bound after the stop, and answered before PostgreSQL started again.
+    """
+
+    seen: list[Seen]
+    late: list[Seen]
+    probed: Counter[int]
+    outcome: Outcome
+
+
+def _stop_postgres(stack: RelayedStack) -> Stopped:
+    server, token = stack.database.server, stack.installation.agent_token.reveal
+    watch = DirectiveWatch(stack.address, token(), PAUSE_IN_A_FAULT_S)
+    load = Load(stack.address, token, stack.clients, a_second=stack.a_second)
+    with watch.running(), load.running():
+        watch.wait_until_all(_is_served)
+        began = time.monotonic()
+        server.stop()
+        stopped = time.monotonic()
+        time.sleep(OUTAGE_S)  # that it is served throughout is what is tested
+        lasted = time.monotonic()
+        server.start()
+        watch.wait_until_all(_is_served_since(time.monotonic()))
+        server.restart(immediate=True)
+        watch.wait_until_all(_is_served_since(time.monotonic()))
+        seen, probed = watch.since(began), load.statuses(began)
+    late = [one for one in seen if stopped + BOUND_S < one.sent and one.answered < lasted]
+    return Stopped(seen, late, probed, _revoke_without_a_fault(stack))
+
+
+def _is_served(seen: Seen) -> bool:
+    return seen.status == 200
+
+
+def _is_served_since(moment: float) -> Callable[[Seen], bool]:
+    return lambda seen: seen.status == 200 and seen.sent >= moment
+
+
 # First the cases that need a stack to which nothing has happened yet, then the longest.
 CASES: Mapping[str, Callable[[RelayedStack], Any]] = {
-    f"{REVOCATION}all is well": lambda stack: stack.revoke_under(),
+    f"{REVOCATION}all is well": _revoke_without_a_fault,
     f"{CHANGE}all is well": _several_changes,
-    f"{REVOCATION}by SQL, all is well": lambda stack: stack.revoke_under(by="sql"),
+    f"{REVOCATION}by SQL, all is well": partial(_revoke_without_a_fault, by="sql"),
     f"{SQL}all is well": _sql_changes,
     **{
         f"{REVOCATION}{link}, {how}": partial(_link, link=link, how=how)
@@ -141,6 +199,9 @@ CASES: Mapping[str, Callable[[RelayedStack], Any]] = {
     },
 }
 
+WITH_POSTGRES: Mapping[str, Callable[[RelayedStack], Any]] = {STOPPED: _stop_postgres}
+"""The cases that need a PostgreSQL to themselves."""
+
 
 @pytest.fixture(scope="module")
 def outcomes(
@@ -154,20 +215,37 @@ def outcomes(
     migrating = Lock()
 
     @contextmanager
-    def stack(number: int) -> Iterator[RelayedStack]:
-        folder = tmp_path_factory.getbasetemp() / f"stack-{number}"
+    def stack_on(database: PostgresDatabase, folder: Path) -> Iterator[RelayedStack]:
         folder.mkdir()
         redis = RedisServer.on_free_port(redis_program)
         redis.start()
         try:
-            with another_database(migrated_postgres.server) as database:
-                with migrating:  # which several threads cannot do at a time
-                    migrate.upgrade(database.owner_url)
-                with RelayedStack.running(database, module_clickhouse, redis, folder, **PATIENCE) as running:
-                    running.a_second = USES_A_SECOND
-                    yield running
+            with migrating:  # which several threads cannot do at a time
+                migrate.upgrade(database.owner_url)
+            with RelayedStack.running(database, module_clickhouse, redis, folder, **PATIENCE) as running:
+                running.a_second = USES_A_SECOND_IN_A_FAULT
+                with suppress(BrokenBarrierError):
+                    all_started.wait(START_TIMEOUT_S)  # one that starts takes the processors from the others
+                yield running
         finally:
             redis.kill()
+
+    @contextmanager
+    def stack(number: int) -> Iterator[RelayedStack]:
+        folder = tmp_path_factory.getbasetemp() / f"stack-{number}"
+        with another_database(migrated_postgres.server) as database, stack_on(database, folder) as running:
+            yield running
+
+    @contextmanager
+    def stack_with_postgres(_: int) -> Iterator[RelayedStack]:
+        with folder_of_its_own() as folder:
+            server = PostgresServer(folder / "postgres")
+            try:
+                server.start()
+                with stack_on(PostgresDatabase(server, DATABASE), folder / "stack") as running:
+                    yield running
+            finally:
+                server.stop()
 
     asked = [item for item in request.session.items if item.path == request.path]
     wanted = {
@@ -176,8 +254,13 @@ def outcomes(
         if isinstance(item, pytest.Function) and hasattr(item, "callspec")
     }
     cases = {name: case for name, case in CASES.items() if name in wanted}
-    with side_by_side(stack, STACKS, cases) as running:
-        yield running
+    alone = {name: case for name, case in WITH_POSTGRES.items() if name in wanted}
+    all_started = Barrier(min(STACKS, len(cases)) + len(alone))
+    with (
+        side_by_side(stack_with_postgres, 1, alone) as running_alone,
+        side_by_side(stack, STACKS, cases) as running,
+    ):
+        yield {**running, **running_alone}
 
 
 @pytest.mark.parametrize("case", [name for name in CASES if name.startswith(REVOCATION)])
@@ -238,38 +321,14 @@ def test_a_change_is_made_by_sql(outcomes: Mapping[str, Future[Any]], case: str)
     assert max(max(one) for one in took.values()) < BY_SQL_S, took
 
 
-def test_postgres_is_stopped() -> None:
+@pytest.mark.parametrize("case", [STOPPED])
+def test_postgres_is_stopped(outcomes: Mapping[str, Future[Any]], case: str) -> None:
     """For ten seconds, then crashes: known tokens are served throughout, as cached ones, and no change is missed."""
-    with relayed_stack(**PATIENCE) as stack:
-        server, token = stack.database.server, stack.installation.agent_token.reveal
-        watch = DirectiveWatch(stack.address, token(), PAUSE_S)
-        load = Load(stack.address, token, stack.clients, a_second=USES_A_SECOND)
-        with watch.running(), load.running():
-            watch.wait_until_all(_is_served)
-            began = time.monotonic()
-            server.stop()
-            stopped = time.monotonic()
-            time.sleep(OUTAGE_S)  # that it is served throughout is what is tested
-            lasted = time.monotonic()
-            server.start()
-            watch.wait_until_all(_is_served_since(time.monotonic()))
-            server.restart(immediate=True)
-            watch.wait_until_all(_is_served_since(time.monotonic()))
-            seen, probed = watch.since(began), load.statuses(began)
-        late = [one for one in seen if stopped + BOUND_S < one.sent and one.answered < lasted]
-        outcome = stack.revoke_under()
+    stopped: Stopped = outcomes[case].result()
 
-    assert {(one.status, one.version) for one in seen} == {(200, 1)}
-    assert set(probed) == {200}
-    assert late
-    assert all(one.is_cached for one in late)
-    assert outcome.served_s == 0
-    assert set(outcome.live) == {200}
-
-
-def _is_served(seen: Seen) -> bool:
-    return seen.status == 200
-
-
-def _is_served_since(moment: float) -> Callable[[Seen], bool]:
-    return lambda seen: seen.status == 200 and seen.sent >= moment
+    assert {(one.status, one.version) for one in stopped.seen} == {(200, 1)}
+    assert set(stopped.probed) == {200}
+    assert stopped.late
+    assert all(one.is_cached for one in stopped.late)
+    assert stopped.outcome.served_s == 0
+    assert set(stopped.outcome.live) == {200}
