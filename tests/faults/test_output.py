@@ -115,45 +115,48 @@ def of(home: Path, file: str) -> dict[str, Any]:
     return found
 
 
+@pytest.fixture(scope="module")
+def home() -> Iterator[Path]:
+    """The folder of one installation: making its servers takes seconds, and starting them again does not."""
+    with folder_of_its_own() as folder:
+        yield folder / "home"
+
+
 @pytest.mark.parametrize(("end", "number"), [("closed", signal.SIGTERM), ("not read", signal.SIGINT)])
-def test_nobody_reads_what_ibex_dev_says(end: str, number: int) -> None:
+def test_nobody_reads_what_ibex_dev_says(home: Path, end: str, number: int) -> None:
     """Requests are answered and recorded; a signal ends it and its servers, with exit code 0."""
-    with folder_of_its_own() as folder:
-        home = folder / "home"
-        with speaking(home, "dev") as dev:
-            dev.read_until("Ctrl-C ends everything")
-            dev.stop_reading(end)
-            address, token = of(home, "running.json")["address"], of(home, "installation.json")["agent_token"]
-            seen = [ask(address, token) for _ in range(REQUESTS)]
-            assert {answer.status_code for answer in seen} == {200}
-            assert dev.stop(number) == 0
-        access = [json.loads(line) for line in (home / "proxy.log").read_text().splitlines()]
-        told = {line.get("request_id") for line in access if line["event"] == "request"}
-        assert {answer.headers["x-request-id"] for answer in seen} <= told
-        assert processes_on(home) == []
+    with speaking(home, "dev") as dev:
+        dev.read_until("Ctrl-C ends everything")
+        dev.stop_reading(end)
+        address, token = of(home, "running.json")["address"], of(home, "installation.json")["agent_token"]
+        seen = [ask(address, token) for _ in range(REQUESTS)]
+        assert {answer.status_code for answer in seen} == {200}
+        assert dev.stop(number) == 0
+    access = [json.loads(line) for line in (home / "proxy.log").read_text().splitlines()]
+    told = {line.get("request_id") for line in access if line["event"] == "request"}
+    assert {answer.headers["x-request-id"] for answer in seen} <= told
+    assert processes_on(home) == []
 
 
-def test_nobody_reads_the_log_of_ibex_serve() -> None:
+def test_nobody_reads_the_log_of_ibex_serve(home: Path) -> None:
     """Requests are answered, dropped lines are counted, SIGTERM ends it; what was read of the log is ASCII."""
-    with folder_of_its_own() as folder:
-        home = folder / "home"
-        with speaking(home, "dev") as dev:
-            dev.read_until("Ctrl-C ends everything")
-            token = of(home, "installation.json")["agent_token"]
-            for end in ENDS:
-                with speaking(home, "serve") as proxy:
-                    address = json.loads(proxy.read_line("listening on"))["event"].removeprefix("listening on ")
-                    assert ask(address, token, f"gpt-4o-\N{MOUNTAIN}{OBEYED}").status_code in {200, 400}
-                    line = proxy.read_line('"ibex.access"')
-                    assert line.isascii()
-                    assert line.isprintable()
-                    proxy.stop_reading(end)
-                    assert {ask(address, token).status_code for _ in range(REQUESTS)} == {200}
-                    if end == "closed":
-                        assert dropped(address) >= REQUESTS - 1
-                    assert proxy.stop(signal.SIGTERM) == 0
-            assert dev.stop(signal.SIGTERM) == 0
-        assert processes_on(home) == []
+    with speaking(home, "dev") as dev:
+        dev.read_until("Ctrl-C ends everything")
+        token = of(home, "installation.json")["agent_token"]
+        for end in ENDS:
+            with speaking(home, "serve") as proxy:
+                address = json.loads(proxy.read_line("listening on"))["event"].removeprefix("listening on ")
+                assert ask(address, token, f"gpt-4o-\N{MOUNTAIN}{OBEYED}").status_code in {200, 400}
+                line = proxy.read_line('"ibex.access"')
+                assert line.isascii()
+                assert line.isprintable()
+                proxy.stop_reading(end)
+                assert {ask(address, token).status_code for _ in range(REQUESTS)} == {200}
+                if end == "closed":
+                    assert dropped(address) >= REQUESTS - 1
+                assert proxy.stop(signal.SIGTERM) == 0
+        assert dev.stop(signal.SIGTERM) == 0
+    assert processes_on(home) == []
 
 
 def dropped(address: str) -> float:
