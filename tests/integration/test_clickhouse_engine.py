@@ -46,6 +46,21 @@ pytestmark = pytest.mark.integration
 ORG = UUID("0190c0de-0000-7000-8000-0000000000a1")
 
 
+@pytest.fixture(scope="module")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data directory of ``shared_engine``."""
+    return tmp_path_factory.mktemp("shared") / "clickhouse"
+
+
+@pytest.fixture(scope="module")
+def shared_engine(shared_folder: Path) -> Iterator[ClickHouseEngine]:
+    """An engine, running, without any database: for tests that neither end it nor make one in it."""
+    engine = ClickHouseEngine(shared_folder)
+    engine.start()
+    yield engine
+    engine.stop()
+
+
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[ClickHouseEngine]:
     """An engine of the test's own, running."""
@@ -103,11 +118,11 @@ def _has_ended(pid: int, timeout_s: float) -> bool:
 # The protocol.
 
 
-def test_it_gives_way_to_what_answers_requests(engine: ClickHouseEngine) -> None:
+def test_it_gives_way_to_what_answers_requests(shared_engine: ClickHouseEngine) -> None:
     """It shares their processors."""
-    assert engine.pid is not None
+    assert shared_engine.pid is not None
     usual = os.getpriority(os.PRIO_PROCESS, 0)
-    assert os.getpriority(os.PRIO_PROCESS, engine.pid) == usual + NICE
+    assert os.getpriority(os.PRIO_PROCESS, shared_engine.pid) == usual + NICE
 
 
 def test_commands_say_what_they_did(client: Client) -> None:
@@ -214,9 +229,9 @@ def test_statements_run_side_by_side(clickhouse: ClickHouseDatabase) -> None:
         assert list(threads.map(ask, range(20))) == list(range(20))
 
 
-def test_only_who_has_the_password_may_ask(engine: ClickHouseEngine) -> None:
+def test_only_who_has_the_password_may_ask(shared_engine: ClickHouseEngine) -> None:
     """Nobody else, and it is reachable on loopback only."""
-    parts = urlsplit(engine.url)
+    parts = urlsplit(shared_engine.url)
     address = f"http://{parts.hostname}:{parts.port}/"
     assert parts.hostname == "127.0.0.1"
     with httpx.Client(trust_env=False) as http:
@@ -224,7 +239,7 @@ def test_only_who_has_the_password_may_ask(engine: ClickHouseEngine) -> None:
         assert http.post(address, content="SELECT 1").status_code == 401
         assert http.post(address, content="SELECT 1", auth=("ibex", "wrong")).status_code == 403
         assert http.post(address, content="SELECT 1", auth=(parts.username or "", parts.password or "")).text == "1\n"
-    with pytest.raises(DatabaseError) as caught, connected(engine.url.replace(parts.password or "", "wrong")):
+    with pytest.raises(DatabaseError) as caught, connected(shared_engine.url.replace(parts.password or "", "wrong")):
         pass
     assert caught.value.code == 516
 
@@ -329,22 +344,22 @@ async def test_a_sink_whose_server_comes_late_connects_by_itself(tmp_path: Path)
     engine.stop()
 
 
-async def test_a_schema_that_is_missing_is_told(engine: ClickHouseEngine) -> None:
+async def test_a_schema_that_is_missing_is_told(shared_engine: ClickHouseEngine) -> None:
     """The code and name of the error, nothing of the rows."""
-    traces = ClickHouseTraces(engine.url)
+    traces = ClickHouseTraces(shared_engine.url)
     await traces.open()
     with pytest.raises(SinkUnavailableError, match="UNKNOWN_DATABASE, code 81"):
         await traces.write(new_traces(1), "a-batch")
     await traces.close()
 
 
-def test_two_engines_on_one_directory_are_refused(engine: ClickHouseEngine, tmp_path: Path) -> None:
+def test_two_engines_on_one_directory_are_refused(shared_engine: ClickHouseEngine, shared_folder: Path) -> None:
     """The second says who has it and leaves nothing running; the first goes on."""
-    second = ClickHouseEngine(tmp_path / "clickhouse")
-    with pytest.raises(EngineStartError, match=f"process {engine.pid} runs an engine on this data directory"):
+    second = ClickHouseEngine(shared_folder)
+    with pytest.raises(EngineStartError, match=f"process {shared_engine.pid} runs an engine on this data directory"):
         second.start()
     assert second.pid is None
-    with connected(engine.url) as client:
+    with connected(shared_engine.url) as client:
         assert client.command("SELECT 1") == 1
 
 
@@ -373,23 +388,23 @@ def test_it_ends_with_its_parent(tmp_path: Path) -> None:
     assert _has_ended(pid, 20)
 
 
-def test_a_terminal_cannot_interrupt_it(engine: ClickHouseEngine) -> None:
+def test_a_terminal_cannot_interrupt_it(shared_engine: ClickHouseEngine) -> None:
     """It is a session of its own: Ctrl-C is for its parent, which stops it in its turn."""
-    assert engine.pid is not None
-    assert os.getsid(engine.pid) == engine.pid
+    assert shared_engine.pid is not None
+    assert os.getsid(shared_engine.pid) == shared_engine.pid
 
 
-def test_its_password_is_nowhere_to_be_seen(engine: ClickHouseEngine, tmp_path: Path) -> None:
+def test_its_password_is_nowhere_to_be_seen(shared_engine: ClickHouseEngine, shared_folder: Path) -> None:
     """Neither in arguments nor environment, neither in its files nor in its repr; and a second engine has another."""
-    password = urlsplit(engine.url).password or ""
+    password = urlsplit(shared_engine.url).password or ""
     assert len(password) >= 32
     for name in ("cmdline", "environ"):
-        assert password.encode() not in Path(f"/proc/{engine.pid}/{name}").read_bytes()
-    files = [path for path in (tmp_path / "clickhouse").rglob("*") if path.is_file()]
+        assert password.encode() not in Path(f"/proc/{shared_engine.pid}/{name}").read_bytes()
+    files = [path for path in shared_folder.rglob("*") if path.is_file()]
     assert files
     assert not [path for path in files if password.encode() in path.read_bytes()]
-    assert password not in repr(engine)
-    assert password not in ClickHouseEngine(tmp_path).__dict__.values()
+    assert password not in repr(shared_engine)
+    assert password not in ClickHouseEngine(shared_folder).__dict__.values()
 
 
 def test_its_files_are_its_owners_only(engine: ClickHouseEngine, tmp_path: Path) -> None:
