@@ -15,8 +15,10 @@ import pytest
 
 from harness.process import IbexProcess
 from harness.production import START_TIMEOUT_S, Production
+from ibex.entrypoints import workers
 from ibex.entrypoints.home import Home
-from ibex.entrypoints.workers import Place
+from ibex.entrypoints.settings import Settings
+from ibex.entrypoints.workers import Place, watch_over
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,6 +85,14 @@ def test_one_that_cannot_start_ends_them_all(production: Production) -> None:
 
     assert watcher.wait() == 1
     assert any("ended with code 1" in line for line in watcher.lines)
+
+
+def test_one_that_cannot_start_may_take_long(production: Production, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine is no reason to try again and again: what counts is that it never served."""
+    (production.folder / "journal").write_text("a file where a folder should be")
+    monkeypatch.setattr(workers, "EARLY_S", 0.0)
+
+    assert watch_over(Settings.load(production.environ), {**os.environ, **production.environ}, 1) == 1
 
 
 def test_a_role_that_may_do_too_much_is_told_without_a_traceback(

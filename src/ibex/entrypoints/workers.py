@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Final
 
-from ibex.adapters.telemetry.region import shared_memory
+from ibex.adapters.telemetry.region import Region, shared_memory
 from ibex.entrypoints.proxy_server import BACKLOG, address_of, listen
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("ibex.workers")
 EARLY_S: Final = 5.0
-"""A worker that fails sooner cannot start: it is not tried again and again. One that was killed is."""
+"""A worker that fails sooner is not tried again and again, nor is one that never served. One that was killed is."""
 RESTART_DELAY_S: Final = 0.5
 AFTER_SHUTDOWN_S: Final = 15.0
 """What a worker may take beyond ``IBEX_SHUTDOWN_TIMEOUT``, for its sinks; then it is killed."""
@@ -79,6 +79,7 @@ class _Workers:
             loop.add_signal_handler(number, self._stopping.set)
         self._lifeline, kept_open = os.pipe()
         self._metrics = shared_memory(self._count)
+        self._regions = Region.all_of(self._metrics)
         try:
             _LOG.info("%d workers on %s", self._count, address_of(self._listener))
             await asyncio.gather(*(self._hold(number) for number in range(self._count)))
@@ -99,12 +100,18 @@ class _Workers:
                 await self._stop(worker)
                 return
             _LOG.error("worker %d ended with code %d", number, worker.returncode)
-            if worker.returncode > 0 and loop.time() - started < EARLY_S:
+            is_early = loop.time() - started < EARLY_S
+            if worker.returncode > 0 and (is_early or not self._has_served(number, worker)):
                 self._exit_code = worker.returncode
                 self._stopping.set()
                 return
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), RESTART_DELAY_S)
+
+    def _has_served(self, number: int, worker: Process) -> bool:
+        """Return whether a worker got as far as serving, however long that takes on a busy machine."""
+        region = self._regions[number]
+        return region.pid == worker.pid and region.turned_ns > 0
 
     async def _spawn(self, number: int) -> Process:
         place = Place(self._listener.fileno(), self._lifeline, number, self._metrics)
