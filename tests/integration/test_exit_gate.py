@@ -17,10 +17,10 @@ import pytest
 from harness.openai import ScriptedOpenAI
 from harness.openai_wire import error
 
-pytestmark = pytest.mark.integration
+TIMEOUT_S = 90
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(TIMEOUT_S + 30)]
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT_S = 90
 
 
 def gate(results: Path, *arguments: str, **environ: str) -> tuple[subprocess.CompletedProcess[str], Any]:
