@@ -109,7 +109,7 @@ class AdmitCaller:
             notes.enter(Stage.RATE_LIMIT)
             if self._refused.beyond:
                 self._refuse_at_once(token, agent, notes, now)
-            claimed = token.value
+            claimed = token.entry.value
             tally = await self._rate_limiter.count(claimed.org_id, now)
             notes.enter(Stage.AUTHENTICATE)
             principal = await self._tokens.validate(token, tally.epoch)
@@ -136,17 +136,17 @@ class AdmitCaller:
         for _ in range(MAX_RECHECKS):
             if notes.clock.monotonic_ns() - admitted.epoch.asked_ns > RECENT_NS:
                 admitted.epoch = await self._rate_limiter.epoch(admitted.token.value.org_id)
-            if self.is_current(admitted):
+            if self.is_current(admitted, notes.clock.monotonic_ns()):
                 return admitted.epoch
             await self._tokens.validate(admitted.token, admitted.epoch)
             await self._check_active(admitted.agent, admitted.epoch)
             notes.auth_stale = admitted.token.is_stale or admitted.agent.is_stale
         raise ServiceDegradedError
 
-    def is_current(self, admitted: Admitted) -> bool:
+    def is_current(self, admitted: Admitted, now_ns: int) -> bool:
         """Return whether token and agent are both valid now, by the last reading of the epoch. Waits for nothing."""
-        epoch = admitted.epoch
-        return self._tokens.is_valid(admitted.token, epoch) and self._agents.is_valid(admitted.agent, epoch)
+        epoch, agents = admitted.epoch, self._agents
+        return self._tokens.is_valid(admitted.token, epoch, now_ns) and agents.is_valid(admitted.agent, epoch, now_ns)
 
     async def authenticate(self, credentials: Credentials, notes: OpenExchange) -> Principal:
         """Admit a caller without an agent, uncounted."""
@@ -182,14 +182,17 @@ class AdmitCaller:
         ago; otherwise the round trip confirms them, so that a revoked token gets 401.
         """
         count = self._refused.requests_over_limit(token.value.org_id, now)
-        if count and self._tokens.is_valid(token, _unread(notes)) and self._agents.is_valid(agent, _unread(notes)):
+        now_ns, unread = _unread(notes)
+        if count and self.is_current(Admitted(token, agent, unread), now_ns):
             notes.enter(None)
             notes.auth_cached = token.from_cache and agent.from_cache
             self._check_limit(count, notes, now)
 
     def _is_known_recently(self, token: TokenLookup, notes: OpenExchange) -> bool:
-        now = notes.clock.now()
-        return self._refused.is_beyond(token.value.org_id, now) and self._tokens.is_valid(token, _unread(notes))
+        if not self._refused.is_beyond(token.value.org_id, notes.clock.now()):
+            return False
+        now_ns, unread = _unread(notes)
+        return self._tokens.is_valid(token, unread, now_ns)
 
     async def _look_up(self, credentials: Credentials, notes: OpenExchange) -> tuple[TokenLookup, AgentLookup]:
         """Return what is known of token and agent, checked for what of it never changes.
@@ -198,7 +201,7 @@ class AdmitCaller:
         is refused is not counted, since who goes on regardless must not use up others' requests.
         """
         token = await self._look_up_token(credentials, notes)
-        claimed = token.value
+        claimed = token.entry.value
         org_id = claimed.org_id
         try:
             _check_reach(claimed, credentials)
@@ -207,7 +210,7 @@ class AdmitCaller:
             if token.from_cache and not self._is_known_recently(token, notes):
                 await self._tokens.validate(token, await self._rate_limiter.epoch(org_id))
             raise
-        found = agent.value
+        found = agent.entry.value
         if found is None or found.status is not AgentStatus.ACTIVE:
             found = await self._validate_inactive(token, agent, notes)
         notes.caller = Caller(org_id, claimed.token_id, found.id)
@@ -215,7 +218,8 @@ class AdmitCaller:
 
     async def _validate_inactive(self, token: TokenLookup, agent: AgentLookup, notes: OpenExchange) -> Agent:
         """Return the agent, which may be active by now. Raises ``AgentSuspendedError`` and as the caches do."""
-        if self._is_known_recently(token, notes) and self._agents.is_valid(agent, _unread(notes)):
+        now_ns, unread = _unread(notes)
+        if self._is_known_recently(token, notes) and self._agents.is_valid(agent, unread, now_ns):
             raise AgentNotAuthorizedError if agent.value is None else AgentSuspendedError
         epoch = await self._rate_limiter.epoch(token.value.org_id)
         await self._tokens.validate(token, epoch)
@@ -223,7 +227,7 @@ class AdmitCaller:
 
     async def _look_up_token(self, credentials: Credentials, notes: OpenExchange) -> TokenLookup:
         lookup = await self._tokens.look_up(_bearer(credentials.authorization))
-        principal = lookup.value
+        principal = lookup.entry.value
         own = principal.rate_limit_rpm
         notes.caller = Caller(principal.org_id, principal.token_id)
         notes.limit_rpm = self._default_rpm if own is None else own
@@ -250,14 +254,16 @@ class AdmitCaller:
         return agent
 
 
-def _unread(notes: OpenExchange) -> Epoch:
-    """Return an epoch that proves nothing: the watch alone decides."""
-    return unknown_epoch(notes.clock.monotonic_ns())
+def _unread(notes: OpenExchange) -> tuple[int, Epoch]:
+    """Return the time, and an epoch that proves nothing: the watch alone decides."""
+    now_ns = notes.clock.monotonic_ns()
+    return now_ns, unknown_epoch(now_ns)
 
 
 def _check_binding(principal: Principal, agent_id: UUID) -> None:
     """Raise unless the token is bound to no agent, or to this one."""
-    if principal.agent_id not in (None, agent_id):
+    bound = principal.agent_id
+    if bound is not None and bound is not agent_id and bound != agent_id:
         raise AgentNotAuthorizedError
 
 

@@ -101,9 +101,9 @@ class CachedTokens:
         await self._unknown.refuse(token.token_id)
         return await self._cache.look_up(digest, fetch)
 
-    def is_valid(self, lookup: TokenLookup, epoch: Epoch) -> bool:
-        """Return whether a request may act on what it looked up."""
-        return self._cache.is_valid(lookup, epoch)
+    def is_valid(self, lookup: TokenLookup, epoch: Epoch, now_ns: int) -> bool:
+        """Return whether a request may act now on what it looked up."""
+        return self._cache.is_valid(lookup, epoch, now_ns)
 
     async def validate(self, lookup: TokenLookup, epoch: Epoch) -> Principal:
         """Return the principal that is in force now. Raises what ``TokenVerifier`` raises."""
@@ -151,9 +151,9 @@ class CachedAgents:
         """Return the cached agent, valid or not; None if it is not cached. Asks nobody."""
         return self._cache.cached((org_id.int, agent_id.int), partial(self._fetch, org_id, agent_id))
 
-    def is_valid(self, lookup: AgentLookup, epoch: Epoch) -> bool:
-        """Return whether a request may act on what it looked up."""
-        return self._cache.is_valid(lookup, epoch)
+    def is_valid(self, lookup: AgentLookup, epoch: Epoch, now_ns: int) -> bool:
+        """Return whether a request may act now on what it looked up."""
+        return self._cache.is_valid(lookup, epoch, now_ns)
 
     async def validate(self, lookup: AgentLookup, epoch: Epoch) -> Agent:
         """Return the agent as it is now. Raises what ``AgentVerifier`` raises."""
@@ -199,9 +199,14 @@ class CachedDirectives:
         """Return the directive in force, validated. Raises what ``DirectiveLookup`` raises."""
         return await self._cache.get((org_id.int, agent_id.int), epoch, partial(self._fetch, org_id, agent_id, epoch))
 
-    def is_valid(self, lookup: DirectiveEntry, epoch: Epoch) -> bool:
-        """Return whether a request may act on what it looked up."""
-        return self._cache.is_valid(lookup, epoch)
+    def valid(self, org_id: UUID, agent_id: UUID, epoch: Epoch, now_ns: int) -> DirectiveEntry | None:
+        """Return the cached directive if a request may act on it now, else None. Asks nobody."""
+        fetch = partial(self._fetch, org_id, agent_id, epoch)
+        return self._cache.valid((org_id.int, agent_id.int), epoch, now_ns, fetch)
+
+    def is_valid(self, lookup: DirectiveEntry, epoch: Epoch, now_ns: int) -> bool:
+        """Return whether a request may act now on what it looked up."""
+        return self._cache.is_valid(lookup, epoch, now_ns)
 
     async def validate(self, lookup: DirectiveEntry, epoch: Epoch) -> Directive | None:
         """Return the directive in force now. Raises what ``DirectiveLookup`` raises."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, TypeAlias
 
-from ibex.domain.admit_caller import MAX_RECHECKS
+from ibex.domain.admit_caller import MAX_RECHECKS, RECENT_NS
 from ibex.domain.chat_stream import ChatStream
 from ibex.domain.completion import MalformedCompletionError, summarize_body
 from ibex.domain.directives import inject
@@ -182,14 +182,30 @@ class CompleteChat:
         Nothing is awaited between that moment and asking the provider, so a pause of the process cannot come between.
         Raises what admitting and looking up a directive raise.
         """
-        if notes.caller is None or notes.caller.agent_id is None:
+        caller = notes.caller
+        if caller is None or caller.agent_id is None:
             raise InternalError
+        notes.enter(Stage.DIRECTIVE)
+        epoch, now_ns = admitted.epoch, self._clock.monotonic_ns()
+        if now_ns - epoch.asked_ns <= RECENT_NS and self._admit.is_current(admitted, now_ns):
+            cached = self._directives.valid(caller.org_id, caller.agent_id, epoch, now_ns)
+            if cached is not None:  # as for most requests: one check is enough
+                return cached.entry.value
+        notes.enter(None)
+        return await self._looked_up_directive(admitted, notes, caller.org_id, caller.agent_id)
+
+    async def _looked_up_directive(
+        self, admitted: Admitted, notes: OpenExchange, org_id: UUID, agent_id: UUID
+    ) -> Directive | None:
         for _ in range(MAX_RECHECKS):
             epoch = await self._admit.recheck(admitted, notes)
             notes.enter(Stage.DIRECTIVE)
-            found = await self._directives.look_up(notes.caller.org_id, notes.caller.agent_id, epoch)
+            found = await self._directives.look_up(org_id, agent_id, epoch)
             notes.enter(None)
-            if self._admit.is_current(admitted) and (found.is_stale or self._directives.is_valid(found, epoch)):
+            now_ns = self._clock.monotonic_ns()
+            if self._admit.is_current(admitted, now_ns) and (
+                found.is_stale or self._directives.is_valid(found, epoch, now_ns)
+            ):
                 return found.value
         raise ServiceDegradedError
 

@@ -156,6 +156,6 @@ async def test_a_directive_is_validated_by_a_later_reading() -> None:
     source.answer = None
     later = read("f", worker.clock.monotonic_ns())
 
-    assert not worker.directives.is_valid(lookup, later)
+    assert not worker.directives.is_valid(lookup, later, worker.clock.monotonic_ns())
     assert await worker.directives.validate(lookup, later) is None
-    assert worker.directives.is_valid(lookup, later)
+    assert worker.directives.is_valid(lookup, later, worker.clock.monotonic_ns())

@@ -64,28 +64,31 @@ Fetch: TypeAlias = "Callable[[], Awaitable[Fetched[V]]]"
 
 @dataclass(slots=True)
 class Entry(Generic[V]):
-    """A fetched value. It was current at ``began_ns``, when its fetch began or before; it expires at ``expires_ns``."""
+    """A fetched value of an organization.
+
+    It was current at ``began_ns``, when its fetch began or before; it expires at ``expires_ns``.
+    """
 
     value: V
     epoch: Epoch
     began_ns: int
     expires_ns: int
+    org_id: UUID
 
 
 @dataclass(slots=True)
 class Lookup(Generic[K, V]):
     """What one request found under a key. It must be validated before the request acts on it.
 
-    ``began_ns`` is when the request looked. ``is_stale`` is set where the entry was served although the source could
-    not be asked, which was found out at ``stale_ns``; ``from_cache`` is unset where the value was fetched for this
-    request. ``fetch_failed`` is set where a fetch for this request met an outage.
+    ``is_stale`` is set where the entry was served although the source could not be asked, which was found out at
+    ``stale_ns``; ``from_cache`` is unset where the value was fetched for this request. ``fetch_failed`` is set where a
+    fetch for this request met an outage.
     """
 
     key: K
     entry: Entry[V]
     fetch: Fetch[V] = field(repr=False)  # it may hold a secret
     from_cache: bool
-    began_ns: int
     is_stale: bool = False
     stale_ns: int = 0
     fetch_failed: bool = False
@@ -150,12 +153,20 @@ class FreshCache(Generic[K, V]):
 
     def cached(self, key: K, fetch: Fetch[V]) -> Lookup[K, V] | None:
         """Return the cached entry, valid or not, or None if the key is not cached. Never fetches."""
-        entry = self._entries.get(key)
-        if entry is None and self._absent is not None:
-            entry = self._absent.get(key)
-        if entry is None:
+        entry: Entry[V] | None
+        try:
+            entry = self._entries[key]  # cachetools' ``get`` would look it up twice
+        except KeyError:
+            entry = None if self._absent is None else self._absent.get(key)
+        return None if entry is None else Lookup(key, entry, fetch, from_cache=True)
+
+    def valid(self, key: K, epoch: Epoch, now_ns: int, fetch: Fetch[V]) -> Lookup[K, V] | None:
+        """Return the cached entry if a request may act on it now, else None. Never fetches."""
+        lookup = self.cached(key, fetch)
+        if lookup is None or not self.is_valid(lookup, epoch, now_ns):
             return None
-        return Lookup(key, entry, fetch, from_cache=True, began_ns=self._clock.monotonic_ns())
+        self._observer.hit(self._kind)
+        return lookup
 
     async def look_up(self, key: K, fetch: Fetch[V]) -> Lookup[K, V]:
         """Return the cached entry, or fetch it if the key is not cached. Raises what ``fetch`` raises."""
@@ -163,9 +174,8 @@ class FreshCache(Generic[K, V]):
         if lookup is not None:
             return lookup
         self._observer.missed(self._kind)
-        began_ns = self._clock.monotonic_ns()
-        entry = await self._fetched(key, fetch, began_ns, None)
-        return Lookup(key, entry, fetch, from_cache=False, began_ns=began_ns)
+        entry = await self._fetched(key, fetch, self._clock.monotonic_ns(), None)
+        return Lookup(key, entry, fetch, from_cache=False)
 
     async def validate(self, lookup: Lookup[K, V], epoch: Epoch) -> V:
         """Return the value that is in force now; fetch it where the watch or the epoch do not allow the entry.
@@ -174,7 +184,7 @@ class FreshCache(Generic[K, V]):
         what it acts on is still valid. Raises what its ``fetch`` raises.
         """
         now_ns = self._clock.monotonic_ns()
-        if self.is_valid(lookup, epoch):
+        if self.is_valid(lookup, epoch, now_ns):
             self._observer.hit(self._kind)
             return lookup.entry.value
         self._observer.refetched(self._kind)
@@ -195,9 +205,9 @@ class FreshCache(Generic[K, V]):
     def _is_served_in(self, outage: Exception, lookup: Lookup[K, V], epoch: Epoch) -> bool:
         """Return whether what was looked up is served although a fetch met an outage, and note in it that it is."""
         lookup.fetch_failed = True
-        if self.is_valid(lookup, epoch):
-            return True  # only its epoch was missing
         now_ns = self._clock.monotonic_ns()
+        if self.is_valid(lookup, epoch, now_ns):
+            return True  # only its epoch was missing
         if not self._may_serve_stale(lookup, epoch, outage, now_ns):
             return False
         self._observer.served_stale(self._kind)
@@ -211,34 +221,32 @@ class FreshCache(Generic[K, V]):
             await self.validate(lookup, epoch)
             return lookup
         self._observer.missed(self._kind)
-        began_ns = self._clock.monotonic_ns()
-        entry = await self._fetched(key, fetch, began_ns, epoch)
-        return Lookup(key, entry, fetch, from_cache=False, began_ns=began_ns)
+        entry = await self._fetched(key, fetch, self._clock.monotonic_ns(), epoch)
+        return Lookup(key, entry, fetch, from_cache=False)
 
-    def is_valid(self, lookup: Lookup[K, V], epoch: Epoch) -> bool:
-        """Return whether a request may act on what it looked up, by the watch and by a reading of the epoch."""
-        entry, now_ns = lookup.entry, self._clock.monotonic_ns()
+    def is_valid(self, lookup: Lookup[K, V], epoch: Epoch, now_ns: int) -> bool:
+        """Return whether a request may act now on what it looked up, by the watch and by a reading of the epoch."""
+        entry = lookup.entry
         if lookup.is_stale:
             # The source was asked a moment ago. Asking again would only take time: epoch and events decide.
             is_recent = now_ns - lookup.stale_ns <= _FETCH_TOO_OLD_NS
             return is_recent and self._is_unchanged(entry, epoch, now_ns) and not self._is_invalidated(lookup)
         if now_ns >= entry.expires_ns and (lookup.from_cache or now_ns - entry.began_ns > _FETCH_TOO_OLD_NS):
             return False
-        if epoch.proves_change_since(entry.epoch, entry.began_ns):
-            return False
-        lacks_epoch = epoch.value is not None and not entry.epoch.was_read
-        if lacks_epoch and lookup.from_cache and not lookup.fetch_failed:
-            return False
-        org_id = self._policy.org_of(lookup.key, entry.value)
-        return self._validity.may_serve(self._kind, org_id, entry.began_ns, now_ns)
+        if epoch.value is not None and epoch.value != entry.epoch.value:  # else it proves nothing
+            if epoch.proves_change_since(entry.epoch, entry.began_ns):
+                return False
+            if not entry.epoch.was_read and lookup.from_cache and not lookup.fetch_failed:
+                return False
+        return self._validity.may_serve(self._kind, entry.org_id, entry.began_ns, now_ns)
 
     def _is_invalidated(self, lookup: Lookup[K, V]) -> bool:
-        org_id = self._policy.org_of(lookup.key, lookup.entry.value)
-        return lookup.entry.began_ns <= self._validity.invalidated_ns(self._kind, org_id)
+        entry = lookup.entry
+        return entry.began_ns <= self._validity.invalidated_ns(self._kind, entry.org_id)
 
     def _may_serve_stale(self, lookup: Lookup[K, V], epoch: Epoch, outage: Exception, now_ns: int) -> bool:
         entry = lookup.entry
-        invalidated_ns = self._validity.invalidated_ns(self._kind, self._policy.org_of(lookup.key, entry.value))
+        invalidated_ns = self._validity.invalidated_ns(self._kind, entry.org_id)
         is_invalid = entry.began_ns <= invalidated_ns
         age_ns = now_ns - (invalidated_ns if is_invalid else self._validity.confirmed_since(entry.began_ns))
         if age_ns < self._policy.last_known_s * NS:
@@ -281,7 +289,7 @@ class FreshCache(Generic[K, V]):
             finally:
                 began_ns = flight.began_ns
                 del flight  # its task may hold the error, whose traceback holds this frame (ADR 0033)
-            invalidated_ns = self._validity.invalidated_ns(self._kind, self._policy.org_of(key, entry.value))
+            invalidated_ns = self._validity.invalidated_ns(self._kind, entry.org_id)
             is_outdated = began_ns <= invalidated_ns < arrived_ns
             if epoch is not None and began_ns < arrived_ns and epoch.value != entry.epoch.value:
                 is_outdated = is_outdated or (epoch.value is not None and entry.epoch.was_read)
@@ -320,8 +328,8 @@ class FreshCache(Generic[K, V]):
         lifetime_ns = int(self._policy.lifetime_s(fetched.value) * NS)
         as_of_ns = began_ns if fetched.as_of_ns is None else min(began_ns, fetched.as_of_ns)
         read = fetched.epoch if fetched.epoch.was_read or epoch is None else epoch
-        entry = Entry(fetched.value, read, as_of_ns, began_ns + lifetime_ns)
         org_id = self._policy.org_of(key, fetched.value)
+        entry = Entry(fetched.value, read, as_of_ns, began_ns + lifetime_ns, org_id)
         is_valid = began_ns > self._validity.invalidated_ns(self._kind, org_id)
         if lifetime_ns > 0 and is_valid and not self._has_newer(key, began_ns):
             self._keep(key, entry)

@@ -28,14 +28,15 @@ class Validity:
     """
 
     def __init__(self) -> None:
-        self._invalidated: OrderedDict[tuple[Kind, UUID], int] = OrderedDict()
+        self._invalidated: OrderedDict[tuple[Kind, int], int] = OrderedDict()  # by UUID.int: a UUID's hash is slow
         self._all_invalidated_ns = _LONG_AGO
         self.confirmed_ns = _LONG_AGO
 
     def invalidate(self, kind: Kind, org_id: UUID, now_ns: int) -> None:
         """Invalidate the entries of an organization and kind whose fetches began before now."""
-        self._invalidated[kind, org_id] = now_ns
-        self._invalidated.move_to_end((kind, org_id))
+        key = kind, org_id.int
+        self._invalidated[key] = now_ns
+        self._invalidated.move_to_end(key)
         if len(self._invalidated) > MAX_INVALIDATIONS:
             _, self._all_invalidated_ns = self._invalidated.popitem(last=False)
 
@@ -50,17 +51,24 @@ class Validity:
 
     def invalidated_ns(self, kind: Kind, org_id: UUID) -> int:
         """Return when entries of an organization and kind were invalidated last; long ago if never."""
-        return max(self._invalidated.get((kind, org_id), _LONG_AGO), self._all_invalidated_ns)
+        return max(self._invalidated.get((kind, org_id.int), _LONG_AGO), self._all_invalidated_ns)
 
     def confirmed_since(self, began_ns: int) -> int:
         """Return up to when an entry whose fetch began at ``began_ns`` is known to be current, unless invalidated."""
         return max(self.confirmed_ns, began_ns)
 
     def may_serve(self, kind: Kind, org_id: UUID, began_ns: int, now_ns: int) -> bool:
-        """Return whether an entry whose fetch began at ``began_ns`` may be served now."""
-        if now_ns - self.confirmed_since(began_ns) > _UNCONFIRMED_NS:
+        """Return whether an entry whose fetch began at ``began_ns`` may be served now.
+
+        A request asks this five times, so ``confirmed_since`` and ``invalidated_ns`` are written out here: 1 call
+        instead of 7.
+        """
+        if now_ns - began_ns > _UNCONFIRMED_NS and now_ns - self.confirmed_ns > _UNCONFIRMED_NS:
             return False
-        return began_ns > self.invalidated_ns(kind, org_id)
+        if began_ns <= self._all_invalidated_ns:
+            return False
+        key, invalidated = (kind, org_id.int), self._invalidated
+        return key not in invalidated or began_ns > invalidated[key]
 
     def may_read_shared(self, org_id: UUID, now_ns: int, ttl_ns: int) -> bool:
         """Return whether a directive may be read from the shared cache: see ADR 0045, "Directives in Redis"."""

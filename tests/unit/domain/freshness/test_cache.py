@@ -142,7 +142,7 @@ async def test_an_entry_without_an_epoch_is_served_while_the_watch_confirms_it_a
         await asyncio.sleep(0.5)
         lookup = await scene.cache.look_up("k", scene.fetch)
         assert await scene.cache.validate(lookup, scene.read()) == "old"
-        assert scene.cache.is_valid(lookup, scene.read())
+        assert scene.cache.is_valid(lookup, scene.read(), scene.clock.monotonic_ns())
         assert not lookup.is_stale
     await asyncio.sleep(0.6)
     with pytest.raises(TokenSourceUnavailableError):
@@ -247,10 +247,10 @@ async def test_a_lookup_that_is_validated_a_minute_later_is_fetched() -> None:
     """What a request found before it read a slow body is checked again."""
     scene = Scene()
     lookup = await scene.cache.look_up("k", scene.fetch)
-    assert scene.cache.is_valid(lookup, scene.read())
+    assert scene.cache.is_valid(lookup, scene.read(), scene.clock.monotonic_ns())
     scene.value = "new"
     await asyncio.sleep(60)
-    assert not scene.cache.is_valid(lookup, scene.read())
+    assert not scene.cache.is_valid(lookup, scene.read(), scene.clock.monotonic_ns())
     assert await scene.cache.validate(lookup, scene.read()) == "new"
 
 
