@@ -47,7 +47,7 @@ class FairShare:
     def take(self, org_id: UUID, amount: int = 1) -> bool:
         """Take an amount for an organization. Return False and take nothing if that exceeds its share."""
         key = org_id.int
-        held = self._held.get(key, 0)
+        held = self._held[key] if key in self._held else 0  # noqa: SIM401 - no call
         in_use = self.in_use + amount
         if in_use > self._open and (in_use > self.capacity or held * SMALL >= self.capacity):
             return False

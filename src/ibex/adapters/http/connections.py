@@ -61,6 +61,7 @@ class Tracked(Protocol):
     """The interface of a connection in the table. ``state`` is None once the connection has left the table."""
 
     state: State | None
+    loop: asyncio.AbstractEventLoop
 
     def overdue(self, state: State) -> None:
         """Abort the connection or re-enter a state, because the time limit of ``state`` has passed."""
@@ -87,7 +88,7 @@ class State:
         """Add a connection and start its time limit."""
         if self.limit_s is None:
             return
-        due = asyncio.get_running_loop().time() + self.limit_s
+        due = connection.loop.time() + self.limit_s
         self.members[connection] = due
         if self._timer is None:
             self._timer = PatientTimer(due, self._end_overdue)
@@ -138,7 +139,8 @@ class ConnectionTable:
         """Move a connection to a state and start its time limit. A connection that has left the table stays out."""
         old = connection.state
         if old is not None:
-            old.members.pop(connection, None)
+            if connection in old.members:
+                del old.members[connection]
             connection.state = state
             if state.limit_s is not None:
                 state.add(connection)
@@ -147,7 +149,8 @@ class ConnectionTable:
         """Remove a connection that has ended. Idempotent."""
         old = connection.state
         if old is not None:
-            old.members.pop(connection, None)
+            if connection in old.members:
+                del old.members[connection]
             connection.state = None
             self.count -= 1
 

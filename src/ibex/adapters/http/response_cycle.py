@@ -85,14 +85,14 @@ class ResponseCycle(RequestResponseCycle):
         """Send the head of the response, or hold it until the body comes."""
         if self.more_body:
             self.keep_alive = False
-        lines, has_length = [STATUS_LINE[status]], False
-        for name, value in [*self.default_headers, *headers]:
+        fields, has_length = [*self.default_headers, *headers], False
+        for name, value in fields:
             if name == b"content-length":
                 self.expected_content_length, has_length = int(value), True
             elif name == b"connection":
                 self.keep_alive = self.keep_alive and value.lower() != b"close"
-                continue
-            lines.append(b"%b: %b\r\n" % (name, value))
+        kept = [b"%b: %b\r\n" % (name, value) for name, value in fields if name != b"connection"]
+        lines = [STATUS_LINE[status], *kept]
         is_open = not has_length and self.scope["method"] != "HEAD" and status not in _WITHOUT_BODY
         if is_open and self.scope["http_version"] == "1.0":  # without chunked coding (RFC 9112, 6.1)
             self._until_closed, self.keep_alive = True, False

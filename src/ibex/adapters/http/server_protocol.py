@@ -348,7 +348,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         version = self.parser.get_http_version()
         if version not in _LINE_ENDS or not self._is_http(version) or len(self.pipeline) >= MAX_QUEUED:
             return NotHttpError()
-        return header_error(self.url, self.headers, version)
+        return header_error(self.url, self.headers, version, len(self._read))
 
     def _is_http(self, version: str) -> bool:
         """Return whether the request line is valid (RFC 9112).
