@@ -15,11 +15,8 @@ class CircuitBreaker:
     def __init__(self) -> None:
         self._failures = 0
         self._open_until_ns = 0
-
-    @property
-    def is_closed(self) -> bool:
+        self.is_closed = True
         """Whether calls are unrestricted."""
-        return self._failures < FAILURES_IN_A_ROW
 
     def allows(self, now_ns: int, calls_under_way: int) -> bool:
         """Tell whether one more call may start now; a half-open breaker allows one at a time."""
@@ -27,9 +24,10 @@ class CircuitBreaker:
 
     def succeeded(self) -> None:
         """Close the breaker."""
-        self._failures = 0
+        self._failures, self.is_closed = 0, True
 
     def failed(self, now_ns: int) -> None:
         """Count a failure; open the breaker when there are enough of them."""
         self._failures += 1
+        self.is_closed = self._failures < FAILURES_IN_A_ROW
         self._open_until_ns = now_ns + int(PAUSE_S * _NS)

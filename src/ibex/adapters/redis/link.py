@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import NoPermissionError
 
@@ -14,7 +14,7 @@ from ibex.adapters.redis.server import TIMEOUT_S, Answer, RedisObserver, ServerL
 from ibex.adapters.redis.urls import Address, Topology
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable
     from uuid import UUID
 
     from redis.asyncio.connection import AbstractConnection
@@ -99,7 +99,9 @@ class RedisLink:
             ]
         return list(dict.fromkeys(refused))
 
-    async def ask(self, tag: UUID | str, key: object, build: Callable[[int], Command]) -> tuple[Answer | None, int]:
+    def ask(
+        self, tag: UUID | str, key: object, build: Callable[[int], Command]
+    ) -> Coroutine[Any, Any, tuple[Answer | None, int]]:
         """Send the question with all others of this event loop iteration.
 
         Returns None as the answer if Redis did not answer in time, or if the link is not asking it now.
@@ -109,10 +111,11 @@ class RedisLink:
         and returns the one command for all of them.
         """
         link = self._one or self._cluster.link_for(tag)
-        if link is None:
-            self._observer.passed_over()
-            return None, 0
-        return await link.ask(key, build)
+        return self._pass_over() if link is None else link.ask(key, build)
+
+    async def _pass_over(self) -> tuple[Answer | None, int]:
+        self._observer.passed_over()
+        return None, 0
 
     async def _servers(self) -> Iterable[ServerLink]:
         if self._one is not None:

@@ -76,6 +76,7 @@ class _Trip:
     questions: list[Question]
     connection: ServerConnection
     ends: float
+    task: asyncio.Task[None] | None = None
     is_late: bool = False
 
 
@@ -137,7 +138,7 @@ class ServerLink:
     async def ask(self, key: object, build: Callable[[int], Command]) -> tuple[Answer | None, int]:
         """Send the question with all others of this event loop iteration; see ``RedisLink.ask``."""
         loop = asyncio.get_running_loop()
-        if not self._may_ask(loop):
+        if (self._connecting is not None or not self._breaker.is_closed) and not self._may_ask(loop):
             self._observer.passed_over()
             return None, 0
         if not self._next:
@@ -191,7 +192,8 @@ class ServerLink:
             if loop.time() >= self._patience_ends:
                 self._turn_away()
         elif len(self._under_way) < MOST_UNDER_WAY:
-            task = loop.create_task(self._travel(_Trip(self._taken(), self._connection, ends)))
+            trip = _Trip(self._taken(), self._connection, ends)
+            task = trip.task = loop.create_task(self._travel(trip))
             self._under_way.add(task)
             task.add_done_callback(self._ended)
 
@@ -233,8 +235,8 @@ class ServerLink:
 
     async def _travel(self, trip: _Trip) -> None:
         """Make one round trip and hand out what it brings. Nobody is left waiting."""
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        bound = loop.call_at(trip.ends, lambda: loop.call_later(_LATE_S, _give_up, trip, task))
+        loop = asyncio.get_running_loop()
+        bound = loop.call_at(trip.ends, lambda: loop.call_later(_LATE_S, _give_up, trip))
         try:
             if await trip.connection.is_stale():
                 await self._go_again(trip)
@@ -251,15 +253,18 @@ class ServerLink:
         finally:
             bound.cancel()
             _disappoint(trip.questions)
-            trip.questions = []
+            trip.questions, trip.task = [], None  # which has the trip
 
     async def _round_trip(self, trip: _Trip) -> list[Any]:
         """Return a reply for each question; a script that the server lacks is sent to it."""
-        connection = trip.connection
-        commands = [question.build(len(question.waiting)) for question in trip.questions]
-        replies = await _call(connection, trip.questions, commands)
-        lacking = [n for n, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-        if lacking:
+        connection, is_asking = trip.connection, False
+        commands: list[Command] = []
+        for question in trip.questions:
+            commands.append(question.build(len(question.waiting)))
+            is_asking = is_asking or question.asking
+        replies = await (_call(connection, trip.questions, commands) if is_asking else connection.call(commands))
+        if NoScriptError in map(type, replies):
+            lacking = [n for n, reply in enumerate(replies) if type(reply) is NoScriptError]
             with_text = [("EVAL", TEXTS[commands[n][1]], *commands[n][2:]) for n in lacking]
             again = await _call(connection, [trip.questions[n] for n in lacking], with_text)
             for n, reply in zip(lacking, again, strict=True):
@@ -267,9 +272,10 @@ class ServerLink:
         return replies
 
     async def _arrived(self, trip: _Trip, asked_ns: int, replies: list[Any]) -> None:
-        answered = 0
+        answered, refused = 0, False
         for question, reply in zip(trip.questions, replies, strict=True):
             if isinstance(reply, ResponseError):
+                refused = True
                 await self._refused(trip, question, reply)
                 continue
             answer = Answer(asked_ns, reply, len(question.waiting))
@@ -282,6 +288,8 @@ class ServerLink:
             self._observer.answered(answered, self._clock.monotonic_ns() - asked_ns)
         elif any(question.waiting for question in trip.questions):
             self._breaker.failed(self._clock.monotonic_ns())
+        if not refused:
+            trip.questions = []
 
     async def _refused(self, trip: _Trip, question: Question, reply: ResponseError) -> None:
         """Redirect a question, or count it as failed; give the connection up if another server is the one to ask."""
@@ -337,10 +345,10 @@ async def _close_after(connection: ServerConnection, round_trips: list[asyncio.T
     await connection.close()
 
 
-def _give_up(trip: _Trip, task: asyncio.Task[None] | None) -> None:
-    if trip.questions and task is not None:
+def _give_up(trip: _Trip) -> None:
+    if trip.questions and trip.task is not None:
         trip.is_late = True
-        task.cancel()
+        trip.task.cancel()
 
 
 def _count(questions: list[Question]) -> int:
