@@ -108,19 +108,24 @@ class ChatRoute:
 
 
 def _call(scope: Scope, context: RequestContext, client: Client, reservation: Reservation) -> ChatCall:
+    session_end = context.field(b"x-ibex-session-end")
+    if session_end is not None:
+        session_end = session_end.lower()
     return ChatCall(
         request_id=context.request_id,
         trace_id=context.trace_id,
         credentials=context.credentials(scope),
-        read_request=partial(_read_request, context, client, reservation),
+        read_request=partial(_read_request, context, client, reservation, session_end),
         reservation=reservation,
         has_gone=lambda: client.gone,
         session_handle=context.field(b"x-ibex-session-id"),
-        ends_session=_ENDS.get(_session_end(context), False),
+        ends_session=session_end in _ENDS and _ENDS[session_end],
     )
 
 
-async def _read_request(context: RequestContext, client: Client, reservation: Reservation) -> ChatRequest:
+async def _read_request(
+    context: RequestContext, client: Client, reservation: Reservation, session_end: str | None
+) -> ChatRequest:
     """Read and understand the body; what is wrong with a header that only now matters is told together with it."""
     media_type, _, _ = (context.field(b"content-type") or "").partition(";")
     if media_type.strip(" \t").lower() != "application/json":
@@ -128,7 +133,7 @@ async def _read_request(context: RequestContext, client: Client, reservation: Re
     if context.field(b"content-encoding") not in (None, "", "identity"):
         raise UnsupportedMediaTypeError("The request body must not be compressed.")
     wrong_headers: tuple[FieldError, ...] = ()
-    if _session_end(context) not in _ENDS:
+    if session_end not in _ENDS:
         wrong_headers = (FieldError("X-IBEX-Session-End", FieldCode.INVALID_ENUM, "must be true or false"),)
     length = context.field(b"content-length")
     body = await client.read_body(int(length) if length and length.isdecimal() else None, reservation)
@@ -139,8 +144,3 @@ async def _read_request(context: RequestContext, client: Client, reservation: Re
     if wrong_headers:
         raise ValidationError(wrong_headers)
     return request
-
-
-def _session_end(context: RequestContext) -> str | None:
-    value = context.field(b"x-ibex-session-end")
-    return None if value is None else value.lower()

@@ -26,9 +26,11 @@ def exchange_headers(notes: OpenExchange | None) -> Headers:
         headers.append((b"x-ibex-directive", notes.directive.receipt.encode("ascii")))
     decision = notes.rate_limit
     if decision is not None and decision.limit:
-        headers.append((b"x-ratelimit-limit", b"%d" % decision.limit))
-        headers.append((b"x-ratelimit-remaining", b"%d" % decision.remaining))
-        headers.append((b"x-ratelimit-reset", b"%d" % decision.reset_unix_s))
+        headers += [
+            (b"x-ratelimit-limit", b"%d" % decision.limit),
+            (b"x-ratelimit-remaining", b"%d" % decision.remaining),
+            (b"x-ratelimit-reset", b"%d" % decision.reset_unix_s),
+        ]
     if notes.auth_stale:
         headers.append((b"x-ibex-auth-cached", b"true"))
     provider_request_id = notes.provider_request_id
@@ -42,10 +44,8 @@ def exchange_headers(notes: OpenExchange | None) -> Headers:
 
 def _timing(notes: OpenExchange) -> list[bytes]:
     """Return the stages that were gone through; of a provider that is still speaking, the time until now."""
-    timing = []
-    for stage, name in _STAGES:
-        if stage in notes.stage_ns:
-            timing.append(b"%b;dur=%.3f" % (name, notes.stage_ns[stage] / 1e6))
+    stage_ns = notes.stage_ns
+    timing = [b"%b;dur=%.3f" % (name, stage_ns[stage] / 1e6) for stage, name in _STAGES if stage in stage_ns]
     if notes.provider_asked_ns is not None and notes.provider_ended_ns is None:
         so_far_ns = notes.clock.monotonic_ns() - notes.provider_asked_ns
         timing.append(b"%b;dur=%.3f" % (Stage.PROVIDER.encode("ascii"), so_far_ns / 1e6))

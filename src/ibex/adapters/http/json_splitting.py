@@ -97,7 +97,7 @@ def split_array(text: bytes) -> list[bytes]:
     A list of millions of tiny elements would take a hundred times its text in memory, so an array with enough commas to
     be too long is read into a structure of optional places: that gives up at the first element too many.
     """
-    if not occur_more_than(MAX_ELEMENTS - 1, (b",",), text):
+    if len(text) <= MAX_ELEMENTS or not occur_more_than(MAX_ELEMENTS - 1, (b",",), text):
         return [bytes(element) for element in _ELEMENTS.decode(text)]
     if not text.startswith(b"["):
         raise NotThatTypeError

@@ -68,7 +68,8 @@ class ResponseCycle(RequestResponseCycle):
             await self.flow.drain()
         if self.disconnected:
             return
-        if self.chunked_encoding and message.get("more_body"):  # the most frequent case first: a part of a stream
+        # The most frequent case first: a part of a stream. ``get`` would be a call for each.
+        if self.chunked_encoding and "more_body" in message and message["more_body"]:
             chunk = message["body"]
             if chunk:
                 self.transport.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
