@@ -154,6 +154,21 @@ async def test_the_directive_is_the_one_in_force_after_the_body() -> None:
     assert scene.provider.asked[0].body == chat_request().body
 
 
+async def test_a_directive_that_an_event_changes_during_the_body_is_looked_up_again() -> None:
+    """The epoch was read a moment ago: the event alone tells of it."""
+    scene = await Scene.warm()
+
+    def meanwhile() -> None:
+        scene.directives.answer = None
+        scene.caches.event(Kind.DIRECTIVES)
+
+    scene.body.on_asked = meanwhile
+    await scene.answered()
+
+    assert scene.directives.asked == [(ORG, AGENT)]
+    assert scene.provider.asked[0].body == chat_request().body
+
+
 async def test_a_revocation_during_the_lookup_of_the_directive_is_refused() -> None:
     """Its source may have been slow too: the last check is the one before the provider."""
     scene = Scene()  # nothing is cached: the directive is fetched
