@@ -61,7 +61,7 @@ check: $(STAMP) ## lint, types, import contracts, generated pages and code, migr
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m ibex.entrypoints.settings_reference --check
 	@$(BIN)/python proto/generate.py --check
-	@$(BIN)/pytest -q tests/integration/test_migrations.py
+	@$(BIN)/pytest -q tests/integration/test_migrations.py::test_migrations_go_up_down_and_up
 
 .PHONY: format
 format: $(STAMP) ## format the code and sort the imports
