@@ -1,9 +1,8 @@
-"""`make test`: all tests, on three tracks at a time.
+"""`make test`: all tests, on four tracks at a time.
 
-Tests of running programs mostly wait for something, so two tracks of them share the machine: those in
-``tests/integration`` and those in ``tests/faults``. The third track has all others, which compute, with a lower
-priority. What the second and the third track print is shown when all have ended. The exit code is the first that is
-not 0.
+Tests of running programs mostly wait for something, so three tracks of them share the machine: two halves of
+``tests/integration``, and ``tests/faults``. The fourth track has all others, which compute, with a lower priority. What
+all but the first track print is shown when all have ended. The exit code is the first that is not 0.
 """
 
 from __future__ import annotations
@@ -12,6 +11,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Final
 
 INTEGRATION: Final = "tests/integration"
@@ -24,13 +25,19 @@ def main() -> int:
     """Run them in the current folder, and return the exit code."""
     pytest = [sys.executable, "-m", "pytest"]
     beside = [*pytest, "-p", "no:cacheprovider"]
-    computing = ["nice", "-n", NICENESS, *beside, f"--ignore={INTEGRATION}", f"--ignore={FAULTS}"]
-    with tempfile.TemporaryFile() as faults, tempfile.TemporaryFile() as others:
-        tracks = [
-            (subprocess.Popen([*beside, FAULTS], stdout=faults, stderr=subprocess.STDOUT), faults),
-            (subprocess.Popen(computing, stdout=others, stderr=subprocess.STDOUT), others),
-        ]
-        codes = [subprocess.run([*pytest, INTEGRATION], check=False).returncode]
+    modules = sorted(map(str, Path(INTEGRATION).glob("test_*.py")))
+    half = len(modules) // 2
+    commands = [
+        [*beside, FAULTS],
+        [*beside, *modules[half:]],
+        ["nice", "-n", NICENESS, *beside, f"--ignore={INTEGRATION}", f"--ignore={FAULTS}"],
+    ]
+    with ExitStack() as files:
+        tracks = []
+        for command in commands:
+            output = files.enter_context(tempfile.TemporaryFile())
+            tracks.append((subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT), output))
+        codes = [subprocess.run([*pytest, *modules[:half]], check=False).returncode]
         for process, output in tracks:
             codes.append(process.wait())
             output.seek(0)
