@@ -129,7 +129,7 @@ class AroundCalls(grpc.aio.ServerInterceptor):
         return grpc.stream_stream_rpc_method_handler(watch)
 
     async def _refuse_unknown(self, _requests: AsyncIterator[bytes], context: Context) -> bytes:
-        self._gate.count_unauthenticated_call(context)
+        self._gate.count_unknown_method(context)
         return await _abort(context, refusal_of(UnknownMethodError()))
 
     async def _call(

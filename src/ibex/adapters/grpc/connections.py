@@ -10,6 +10,8 @@ from typing import Final, Protocol
 
 MAX_UNAUTHENTICATED_CALLS: Final = 100
 """Calls that a connection may make without authenticating before it is closed."""
+CALLS_PER_UNKNOWN_METHOD: Final = 10
+"""A call of a method that auth does not have counts as this many. Clients of IBEX make none."""
 
 
 class PeerRole(IntEnum):
@@ -74,11 +76,11 @@ class ConnectionTable:
         self._roles[name] = role
         self._unauthenticated_calls.pop(name, None)
 
-    def count_unauthenticated_call(self, name: str) -> None:
-        """Count a call without authentication; close the connection at ``MAX_UNAUTHENTICATED_CALLS``."""
+    def count_unauthenticated_call(self, name: str, calls: int = 1) -> None:
+        """Count a call without authentication, as so many; close the connection at ``MAX_UNAUTHENTICATED_CALLS``."""
         if self._roles.get(name) is not PeerRole.UNAUTHENTICATED:
             return
-        calls = self._unauthenticated_calls.get(name, 0) + 1
+        calls += self._unauthenticated_calls.get(name, 0)
         if calls < MAX_UNAUTHENTICATED_CALLS:
             self._unauthenticated_calls[name] = calls
         else:

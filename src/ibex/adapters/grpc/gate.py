@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.message import DecodeError
 
 from ibex.adapters.grpc.call_limits import CallKind, CallLimits, PendingCalls, first_message
-from ibex.adapters.grpc.connections import PeerRole
+from ibex.adapters.grpc.connections import CALLS_PER_UNKNOWN_METHOD, PeerRole
 from ibex.adapters.grpc.metadata import bearer_in
 from ibex.adapters.grpc.relay import connection_of
 from ibex.adapters.grpc.statuses import ServiceCredentialError
@@ -35,9 +35,9 @@ class Gate:
         self._service_health_limit = limits.by_kind()[CallKind.HEALTH]
         self._waiting = PendingCalls()
 
-    def count_unauthenticated_call(self, context: Context) -> None:
-        """Count a call that does not authenticate against the limit of its connection."""
-        self._connections.count_unauthenticated_call(connection_of(context.peer()))
+    def count_unknown_method(self, context: Context) -> None:
+        """Count a call of an unknown method against the limit of its connection, unless that has authenticated."""
+        self._connections.count_unauthenticated_call(connection_of(context.peer()), CALLS_PER_UNKNOWN_METHOD)
 
     async def run(self, kind: CallKind, handler: Handler, requests: AsyncIterator[bytes], context: Context) -> bytes:
         """Return the handler's response.

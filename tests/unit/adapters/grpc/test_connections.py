@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from ibex.adapters.grpc.connections import MAX_UNAUTHENTICATED_CALLS, ConnectionTable, PeerRole
+from ibex.adapters.grpc.connections import (
+    CALLS_PER_UNKNOWN_METHOD,
+    MAX_UNAUTHENTICATED_CALLS,
+    ConnectionTable,
+    PeerRole,
+)
 
 
 class Connection:
@@ -83,6 +88,18 @@ def test_an_unauthenticated_connection_makes_only_so_many_calls(role: PeerRole) 
     table.count_unauthenticated_call("0")
 
     assert [connection.closed, len(table)] == ([True, 0] if role is PeerRole.UNAUTHENTICATED else [False, 1])
+
+
+def test_a_call_of_an_unknown_method_counts_as_several() -> None:
+    """Nobody who belongs there makes one."""
+    table, (connection,) = filled(PeerRole.UNAUTHENTICATED)
+    for _ in range(MAX_UNAUTHENTICATED_CALLS // CALLS_PER_UNKNOWN_METHOD - 1):
+        table.count_unauthenticated_call("0", CALLS_PER_UNKNOWN_METHOD)
+    assert not connection.closed
+
+    table.count_unauthenticated_call("0", CALLS_PER_UNKNOWN_METHOD)
+
+    assert connection.closed
 
 
 def test_a_table_has_room() -> None:
