@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import socket
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Sequence
 
     from ibex.adapters.telemetry.region import Region
@@ -137,9 +137,7 @@ class Acceptor:
 
     async def _connect(self, connection: socket.socket) -> None:
         try:
-            connection.settimeout(0)
-            if connection.family != socket.AF_UNIX:
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # Event loops set TCP_NODELAY and O_NONBLOCK themselves.
             _, protocol = await self._loop.connect_accepted_socket(self._make_protocol, connection)
         except OSError:  # it broke before it began
             connection.close()
