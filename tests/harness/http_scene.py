@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ibex.adapters.http.asgi import App, Message
     from ibex.adapters.http.observer import RequestObserver
     from ibex.adapters.http.readiness import ReadinessCheck
+    from ibex.domain.errors import ErrorCode
     from ibex.domain.open_exchange import OpenExchange
     from ibex.domain.providers import CompletionStream
 
@@ -77,6 +78,11 @@ class RecordingRequestObserver:
         assert duration_ns >= 0
         self.requests.append(Ended(method, route, status, notes))
         self.one_over.set()
+
+    def refused(self, method: str, route: str, status: int, code: ErrorCode, duration_ns: int) -> None:
+        """Remember the refusal."""
+        assert code
+        self.ended(method, route, status, duration_ns, None)
 
 
 @dataclass(slots=True)
@@ -346,6 +352,7 @@ async def served(app: App, limits: ConnectionLimits | None = None) -> AsyncItera
             lifespan="off",
             access_log=False,
             log_config=None,
+            proxy_headers=False,
             timeout_graceful_shutdown=1,
         )
         server = _Server(config)

@@ -34,6 +34,11 @@ def _checksum(text: str) -> str:
     return "".join(reversed(digits))
 
 
+def has_token_shape(text: str) -> bool:
+    """Return whether a text may be a token, without computing its checksum."""
+    return _SHAPE.fullmatch(text) is not None
+
+
 class PersonalAccessToken:
     """A token whose shape and checksum are right; whether it is anybody's is for a ``TokenVerifier`` to say.
 

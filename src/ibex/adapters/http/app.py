@@ -13,6 +13,7 @@ from litestar.types import ASGIApp  # noqa: TC002 - the framework reads the hand
 from ibex.adapters.http.callers import CallerRoutes
 from ibex.adapters.http.chat import ChatRoute
 from ibex.adapters.http.client import Limits
+from ibex.adapters.http.early_refusal import EarlyRefusals
 from ibex.adapters.http.edge import Edge
 from ibex.adapters.http.errors import ErrorAnswers
 from ibex.adapters.http.openapi import openapi_document
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 CHAT_PATHS: Final = ("/v1/chat/completions", "/v1/orgs/{org_id:str}/chat/completions")
 PROBE_PATHS: Final = ("/v1/internal/auth-probe", "/v1/orgs/{org_id:str}/auth-probe")
+_NEED_TOKEN: Final = {b"POST": CHAT_PATHS, b"GET": (*PROBE_PATHS, "/v1/models")}
+"""The routes that are refused without a token by the head of a request alone (ADR 0047)."""
 DEFAULT_LIMITS: Final = Limits()
 # Who opens the address in a browser, or leaves the /v1 out of an SDK's base URL, comes here first. SDKs show no more.
 _WAY: Final = (
@@ -94,7 +97,9 @@ def create_app(  # noqa: PLR0913 - one argument a part: the object graph ends he
         ],
         _WAY,
     )
-    return Edge(router, errors, observer, clock, ids, straight={("POST", CHAT_PATHS[0].encode()): chat})
+    early = EarlyRefusals(_NEED_TOKEN, errors, observer, clock, ids)
+    straight = {("POST", CHAT_PATHS[0].encode()): chat}
+    return Edge(router, errors, observer, clock, ids, straight=straight, early_refusals=early)
 
 
 def create_ops_app(

@@ -30,6 +30,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Final, Protocol
 
 from ibex.domain.deadline import PatientTimer
@@ -55,6 +56,16 @@ class ConnectionLimits:
     slow_s: float = 30.0
     min_bytes_per_s: int = 1024
     connections: int = 10_000
+
+
+class Reading(IntEnum):
+    """The part of a request that is read next."""
+
+    NOTHING_YET = 0
+    HEAD = 1
+    BODY = 2
+    DISCARDED = 3
+    """Nothing: all further data is discarded."""
 
 
 class Tracked(Protocol):

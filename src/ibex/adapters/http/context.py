@@ -72,6 +72,10 @@ class RequestContext:
         return Credentials(self.field(b"authorization"), self.field(b"x-ibex-agent-id"), org_id)
 
 
+NO_REQUEST: Final = RequestContext(UUID(int=0), "", 0, {})
+"""For what is rendered before there is a request."""
+
+
 def context_of(scope: Scope) -> RequestContext:
     """Return the context that ``RequestContext.begin`` left."""
     context = scope["state"][_STATE_KEY]

@@ -15,6 +15,7 @@ from ibex.domain.errors import ClientClosedRequestError, InternalError
 
 if TYPE_CHECKING:
     from ibex.adapters.http.asgi import App, Message, Receive, Scope, Send
+    from ibex.adapters.http.early_refusal import EarlyRefusals
     from ibex.adapters.http.errors import ErrorAnswers
     from ibex.adapters.http.observer import RequestObserver
     from ibex.domain.clock import Clock
@@ -38,8 +39,13 @@ class Edge:
         ids: IdSource,
         *,
         straight: Mapping[tuple[str, bytes], App] = _NONE,
+        early_refusals: EarlyRefusals | None = None,
     ) -> None:
-        """Take the router, and the routes that bypass it (ADR 0020) by method and raw path."""
+        """Take the router, and the routes that bypass it (ADR 0020) by method and raw path.
+
+        ``early_refusals`` is for the server's protocol, which may refuse by them what it then does not pass on.
+        """
+        self.early_refusals = early_refusals
         self._app = app
         self._straight = straight
         self._errors = errors

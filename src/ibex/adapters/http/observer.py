@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from uuid import UUID
 
+    from ibex.domain.errors import ErrorCode
     from ibex.domain.open_exchange import OpenExchange
 
 
 class RequestObserver(Protocol):
     """Port: hears of every HTTP request once it begins and once it ends. Quick; never raises, never blocks.
 
-    All three are called in the request's own task, and what happens for the request in other tasks is started by it, so
-    that a context variable set by ``began`` is seen wherever the request goes.
+    ``refused`` follows ``began`` in the same callback of the event loop. The others are called in the request's own
+    task, and what happens for the request in other tasks is started by it, so that a context variable set by ``began``
+    is seen wherever the request goes.
     """
 
     def began(self, request_id: UUID, trace_id: str, parent: str | None = None) -> None:
@@ -29,3 +31,6 @@ class RequestObserver(Protocol):
         ``route`` is a template, "" where none fits. ``status`` is what was sent, 499 where nothing was. ``notes`` is
         None where nobody was to be admitted; of a chat request an exchange was settled before, if it came that far.
         """
+
+    def refused(self, method: str, route: str, status: int, code: ErrorCode, duration_ns: int) -> None:
+        """The request is over, in place of ``ended``: it was refused by its head alone, and leaves no exchange."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Final
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from weakref import ref
 
     from uvicorn._types import ASGI3Application, ASGIReceiveEvent
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
     from ibex.adapters.http.asgi import Headers, Message
     from ibex.domain.errors import IbexError
@@ -147,6 +149,23 @@ class ResponseCycle(RequestResponseCycle):
         self.response_complete = True
         self.message_event.set()
         self.on_response()
+
+
+def last_cycle(connection: HttpToolsProtocol) -> ResponseCycle:
+    """Return a cycle for the last response on a connection, to a request whose body is not read."""
+    return ResponseCycle(
+        scope=connection.scope,
+        transport=connection.transport,
+        flow=connection.flow,
+        logger=connection.logger,
+        access_logger=connection.access_logger,
+        access_log=False,
+        default_headers=connection.server_state.default_headers,
+        message_event=asyncio.Event(),
+        expect_100_continue=False,
+        keep_alive=False,
+        on_response=connection.on_response_complete,
+    )
 
 
 def _do_nothing() -> None:

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
-from enum import IntEnum
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Final, cast
 from weakref import ref
 
 import httptools
-from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from ibex.adapters.http.client import WATCH, WHOLE_BODY
 from ibex.adapters.http.client_reading import ClientReading
-from ibex.adapters.http.connections import MAX_DISCARDED_BYTES, ConnectionLimits, ConnectionTable
+from ibex.adapters.http.connections import MAX_DISCARDED_BYTES, ConnectionLimits, ConnectionTable, Reading
 from ibex.adapters.http.edge import REFUSED
 from ibex.adapters.http.errors import NotHttpError
-from ibex.adapters.http.request_fields import MAX_HEAD_BYTES, MAX_HEADERS, header_error
-from ibex.adapters.http.response_cycle import ResponseCycle, whole_body
+from ibex.adapters.http.request_fields import MAX_HEAD_BYTES, MAX_HEADERS, end_of_request_line, header_error
+from ibex.adapters.http.response_cycle import ResponseCycle, last_cycle, whole_body
 from ibex.domain.errors import HeadersTooLargeError, OverloadedError
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
     from uvicorn._types import ASGI3Application
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 
     from ibex.adapters.http.asgi import Scope
     from ibex.adapters.http.connections import State
+    from ibex.adapters.http.early_refusal import EarlyRefusal, EarlyRefusals
     from ibex.domain.errors import IbexError
 
 MAX_PIPELINED: Final = 8
@@ -41,23 +41,10 @@ _FRAMING_PER_BYTE: Final = 16
 _LARGE_READ: Final = 64 << 10
 _AFTER_LARGE_READ_S: Final = 0.01
 """The pause in reading after a large read is discarded."""
-_LINE_ENDS: Final = {"1.0": b" HTTP/1.0\r\n", "1.1": b" HTTP/1.1\r\n"}
-_OF_ANOTHER_PROTOCOL: Final = {b"SOURCE", b"PRI"}
-"""Methods of ICE and HTTP/2, which the parser accepts. It refuses those of RTSP itself."""
 _OF_THE_UPGRADE: Final = {b"connection", b"upgrade", b"http2-settings"}
 
 
-class _Reading(IntEnum):
-    """The part of a request that is read next."""
-
-    NOTHING_YET = 0
-    HEAD = 1
-    BODY = 2
-    DISCARDED = 3
-    """Nothing: all further data is discarded."""
-
-
-_NOTHING_YET, _HEAD, _BODY, _DISCARDED = _Reading
+_NOTHING_YET, _HEAD, _BODY, _DISCARDED = Reading
 
 
 class LimitedHttpProtocol(HttpToolsProtocol):
@@ -97,6 +84,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._trailers = 0
         self._discarded_bytes = 0
         self._error: IbexError | None = None
+        self._early: EarlyRefusals | None = getattr(self.app, "early_refusals", None)
+        self._refused: EarlyRefusal | None = None
 
     @classmethod
     def limited(cls, limits: ConnectionLimits) -> type[LimitedHttpProtocol]:
@@ -106,8 +95,11 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     # The connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as its base
-        """Begin."""
-        super().connection_made(transport)
+        """Begin. The addresses are left out of the scope: finding them costs more than joining the table."""
+        self.connections.add(self)
+        self.transport = transport
+        self.flow = FlowControl(transport)
+        self.scheme = "http"
         if not self._table.join(self):
             self._error = OverloadedError("The proxy has too many connections. Retry later.")
 
@@ -237,9 +229,12 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         try:
             self._feed(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):  # CONNECT stops it again
-            self._refuse(self._error or NotHttpError())
+            if self._reading != _DISCARDED:
+                self._refuse(self._error or NotHttpError())
             return
-        if self._reading == _HEAD:
+        if self._refused is not None:
+            self._end_refused(keep_alive=False)
+        elif self._reading == _HEAD:
             self._wait_for_head()
         else:
             self._read = b""
@@ -289,6 +284,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Begin a request; its scope gets the extension ``client.WATCH``."""
+        if self._reading == _DISCARDED:
+            raise NotHttpError
         super().on_message_begin()
         self._reading = _HEAD
         extensions = {WATCH: self._watch}
@@ -315,6 +312,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if not self.parser.should_upgrade():
             self._reading = _BODY
             self._head_is_timed = False
+            if self._is_refused():
+                return
             self._table.enter(self, self._table.request)
             super().on_headers_complete()
             # weakly: the cycle has the scope, and what refers to itself is left for the collector (ADR 0033)
@@ -327,6 +326,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Buffer a part of the body for the application."""
+        if self._refused is not None:
+            return
         content = self.cycle.body
         content += body
         if len(content) > HIGH_WATER_LIMIT:
@@ -337,31 +338,41 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """End the body."""
-        if self._reading == _BODY:
+        if self._refused is not None:
+            self._end_refused(keep_alive=self.parser.should_keep_alive() and self.parser.get_http_version() == "1.1")
+        elif self._reading == _BODY:
             self.cycle.more_body = False
             self.cycle.message_event.set()
-        self._reading = _NOTHING_YET
+        if self._reading != _DISCARDED:
+            self._reading = _NOTHING_YET
         self._is_first_in_read = False
         self._head_bytes = self._framing_bytes = self._trailers = 0
 
+    def _is_refused(self) -> bool:
+        """Return whether its head refuses the request: only the first of a read, as it may hold thousands."""
+        if self._early is None or self._running is not None or not self._is_first_in_read:
+            return False
+        self._refused = self._early.find(self.parser.get_method(), self.url, self.headers)
+        return self._refused is not None
+
+    def _end_refused(self, *, keep_alive: bool) -> None:
+        """Answer a request that is refused by its head. The rest of its body is discarded with the connection."""
+        refused, self._refused = cast("EarlyRefusal", self._refused), None
+        self.server_state.total_requests += 1
+        self.transport.write(refused.response(self.server_state.default_headers, keep_alive=keep_alive))
+        if keep_alive:
+            self._table.enter(self, self._table.idle)
+        else:
+            self._linger()
+
     def _head_error(self) -> IbexError | None:
-        version = self.parser.get_http_version()
-        if version not in _LINE_ENDS or not self._is_http(version) or len(self.pipeline) >= MAX_QUEUED:
+        method, version = self.parser.get_method(), self.parser.get_http_version()
+        before = (self._read, self._after_line)
+        after_line = end_of_request_line(method, self.url, version, *before, is_first=self._is_first_in_read)
+        if after_line is None or len(self.pipeline) >= MAX_QUEUED:
             return NotHttpError()
+        self._after_line = after_line
         return header_error(self.url, self.headers, version, len(self._read))
-
-    def _is_http(self, version: str) -> bool:
-        """Return whether the request line is valid (RFC 9112).
-
-        The parser does not tell RTSP/1.0 and ICE/1.0 from HTTP/1.0, and accepts several spaces and fragments. It does
-        not report where a request begins within a read either, so this searches for the line of a pipelined one.
-        """
-        method = self.parser.get_method()
-        line = b"%b %b%b" % (method, self.url, _LINE_ENDS[version])
-        at = self._read.find(line, self._after_line)
-        is_there = at == 0 or (at > 0 and not (self._is_first_in_read and self._read[:at].strip(b"\r\n")))
-        self._after_line = at + len(line)
-        return is_there and method not in _OF_ANOTHER_PROTOCOL and b"#" not in self.url
 
     def _refuse(self, why: IbexError) -> None:
         """Answer with an error and close; abort if that would interrupt or overtake another response."""
@@ -384,17 +395,5 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         scope = cast("Scope", self.scope)
         scope.update({"method": "", "path": "", "raw_path": b"", "query_string": b"", "headers": []})
         scope["extensions"] = {WATCH: self._watch, REFUSED: why}
-        self.cycle = ResponseCycle(
-            scope=self.scope,
-            transport=self.transport,
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=False,
-            default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=False,
-            keep_alive=False,
-            on_response=self.on_response_complete,
-        )
+        self.cycle = last_cycle(self)
         self._start_asgi_task(self.cycle, self.app)

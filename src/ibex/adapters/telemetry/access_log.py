@@ -16,6 +16,7 @@ from ibex.adapters.telemetry.current_request import CURRENT
 from ibex.adapters.telemetry.logging import write_line
 
 if TYPE_CHECKING:
+    from ibex.domain.errors import ErrorCode
     from ibex.domain.exchange import Caller, Exchange
 
 _MODEL_CHARACTERS: Final = 64
@@ -60,7 +61,7 @@ class _Line(msgspec.Struct, omit_defaults=True, gc=False):
     overhead_ms: float | None = None
 
 
-def write_access_line(
+def write_access_line(  # noqa: PLR0913 - what the line says
     method: str,
     route: str,
     status: int,
@@ -69,12 +70,17 @@ def write_access_line(
     exchange: Exchange | None,
     caller: Caller | None,
     provider_status: int | None = None,
+    code: ErrorCode | None = None,
 ) -> None:
-    """Write the line, with the ids of the current request. What does not apply is left out."""
+    """Write the line, with the ids of the current request. What does not apply is left out.
+
+    ``code`` is that of a request that was refused and left no exchange.
+    """
 
     def line() -> bytes:
         made = _made(method, route, status, duration_ns, exchange, caller)
         made.provider_status = provider_status
+        made.error_code = made.error_code or code
         return _encode(made) + b"\n"
 
     write_line(line)

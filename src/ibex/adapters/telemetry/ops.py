@@ -14,6 +14,7 @@ from ibex.adapters.telemetry.registry import Registry
 if TYPE_CHECKING:
     from uuid import UUID
 
+    from ibex.domain.errors import ErrorCode
     from ibex.domain.open_exchange import OpenExchange
 
 _LOG: structlog.typing.FilteringBoundLogger = structlog.get_logger(source="ibex.ops")
@@ -50,3 +51,6 @@ class OpsTelemetry:
     def ended(self, method: str, route: str, status: int, duration_ns: int, notes: OpenExchange | None) -> None:  # noqa: ARG002 - a RequestObserver's
         """The request is over."""
         CURRENT.set(None)
+
+    def refused(self, method: str, route: str, status: int, code: ErrorCode, duration_ns: int) -> None:
+        """Nothing: no route of the ops port needs a token."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from ibex.adapters.telemetry.metrics import Metrics
+    from ibex.domain.errors import ErrorCode
     from ibex.domain.exchange import Exchange
     from ibex.domain.open_exchange import OpenExchange
 
@@ -68,6 +69,12 @@ class RequestTelemetry:
         write_access_line(
             method, route, outcome, duration_ns, exchange=exchange, caller=caller, provider_status=provider_status
         )
+        CURRENT.set(None)
+
+    def refused(self, method: str, route: str, status: int, code: ErrorCode, duration_ns: int) -> None:
+        """The request was refused by its head alone."""
+        self._metrics.request_ended(method, route, status, duration_ns)
+        write_access_line(method, route, status, duration_ns, exchange=None, caller=None, code=code)
         CURRENT.set(None)
 
     def _count_admission(self, notes: OpenExchange) -> None:

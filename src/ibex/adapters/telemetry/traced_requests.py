@@ -10,10 +10,12 @@ from ibex.adapters.telemetry.spans import FinishedRequest
 if TYPE_CHECKING:
     from uuid import UUID
 
+    from ibex.adapters.telemetry.current_request import CurrentRequest
     from ibex.adapters.telemetry.requests import RequestTelemetry
     from ibex.adapters.telemetry.span_export import SpanExport
     from ibex.adapters.telemetry.spans import SpanMaker
     from ibex.domain.clock import Clock
+    from ibex.domain.errors import ErrorCode
     from ibex.domain.open_exchange import OpenExchange
 
 _NOT_TRACED: Final = frozenset({"/health", "/ready", "/metrics", "/schema"})
@@ -44,8 +46,25 @@ class TracedRequests:
         """The request is over: make its spans of what it left."""
         request = CURRENT.get()
         self._telemetry.ended(method, route, status, duration_ns, notes)
-        if request is None or route in _NOT_TRACED:
-            return
+        if request is not None and route not in _NOT_TRACED:
+            self._trace(request, method, route, status, duration_ns, notes)
+
+    def refused(self, method: str, route: str, status: int, code: ErrorCode, duration_ns: int) -> None:
+        """The request was refused by its head alone: make its span."""
+        request = CURRENT.get()
+        self._telemetry.refused(method, route, status, code, duration_ns)
+        if request is not None:
+            self._trace(request, method, route, status, duration_ns, None)
+
+    def _trace(
+        self,
+        request: CurrentRequest,
+        method: str,
+        route: str,
+        status: int,
+        duration_ns: int,
+        notes: OpenExchange | None,
+    ) -> None:
         finished = FinishedRequest(
             trace_id=request.trace_id,
             request_id=request.request_id,

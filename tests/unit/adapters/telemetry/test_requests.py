@@ -279,3 +279,23 @@ async def test_no_secret_is_in_logs_metrics_or_our_own_errors(log: io.StringIO, 
     assert len(access_lines(log)) == 4
     if sound.status >= 400 and name != "refused":
         assert CANARY.encode() not in sound.body
+
+
+def test_a_request_refused_by_its_head_is_counted_and_written_down(log: io.StringIO) -> None:
+    """Once, with its ids and the error's code; it is not under way any more."""
+    metrics = Metrics(ManualClock(), FullJournal())
+    telemetry = RequestTelemetry(metrics)
+    request_id = UUID(int=7)
+
+    telemetry.began(request_id, "ab" * 16)
+    telemetry.refused("POST", CHAT, 401, ErrorCode.MISSING_TOKEN, 2_000_000)
+    write_out()
+
+    (line,) = [json.loads(line) for line in log.getvalue().splitlines()]
+    assert (line["request_id"], line["trace_id"]) == (str(request_id), "ab" * 16)
+    assert (line["status"], line["error_code"], line["route"]) == (401, "MISSING_TOKEN", CHAT)
+    lines = metrics.render()[0].decode().splitlines()
+    (counted,) = [line for line in lines if line.startswith("ibex_proxy_request_duration_seconds_count{")]
+    (under_way,) = [line for line in lines if line.startswith("ibex_proxy_requests_under_way")]
+    assert all(f'"{label}"' in counted for label in (CHAT, "POST", "401"))
+    assert (float(counted.split()[-1]), float(under_way.split()[-1])) == (1.0, 0.0)

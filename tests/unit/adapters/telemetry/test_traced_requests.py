@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import pytest
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
@@ -21,7 +22,7 @@ from ibex.adapters.telemetry.requests import RequestTelemetry
 from ibex.adapters.telemetry.span_export import SpanExport
 from ibex.adapters.telemetry.spans import SpanMaker
 from ibex.adapters.telemetry.traced_requests import TracedRequests
-from ibex.domain.errors import InvalidTokenError, ProviderRefusedError, Refusal
+from ibex.domain.errors import ErrorCode, InvalidTokenError, ProviderRefusedError, Refusal
 from ibex.domain.providers import CompletionBody
 
 if TYPE_CHECKING:
@@ -192,3 +193,16 @@ async def test_no_secret_is_in_any_exported_byte(traced: Traced, name: str, body
     assert sum(span.parent is None for span in spans) == 6
     for secret in SECRETS:
         assert secret.encode() not in exported
+
+
+async def test_a_request_refused_by_its_head_is_one_span(traced: Traced) -> None:
+    """Without stages, in the client's trace."""
+    telemetry = TracedRequests(
+        RequestTelemetry(traced.metrics), SpanMaker(Resource({}), DEFAULT_ON, {}), traced.export, SystemClock()
+    )
+    telemetry.began(UUID(int=7), TRACE, "b7ad6b7169203331-01")
+    telemetry.refused("POST", CHAT, 401, ErrorCode.MISSING_TOKEN, 2_000_000)
+
+    (span,) = await traced.spans()
+    assert span.name == f"POST {CHAT}"
+    assert f"{span.context.trace_id:032x}" == TRACE
