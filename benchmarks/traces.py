@@ -141,7 +141,7 @@ class Question:
 def _of_an_hour(size: str, org: UUID) -> list[Question]:
     hour: dict[str, object] = {"org_id": org, "span_us": HOUR // _US}
     return [
-        Question(f"tail, {size}", lambda t: t.tail(org, 20), TAIL, {**hour, "limit": 20, "after_us": 0}),
+        Question(f"tail, {size}", lambda t: t.tail(org, 20), TAIL, {**hour, "limit": 20}),
         Question(f"summary of the last hour, {size}", lambda t: t.summary(org, HOUR), SUMMARY, hour),
         Question(f"slow of the last hour, {size}", lambda t: t.slow(org, HOUR, 10), SLOW, {**hour, "limit": 10}),
     ]

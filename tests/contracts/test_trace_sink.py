@@ -184,14 +184,23 @@ async def test_the_tail_reaches_back_as_far_as_it_must(store: TraceStore) -> Non
         assert list(await store.tail(ORG, limit)) == traces[-limit:]
 
 
-async def test_the_tail_goes_on_after_a_moment(store: TraceStore) -> None:
-    """Only what was requested later than that very microsecond."""
-    traces = [traced(an_exchange(), minutes_ago=minutes) for minutes in (3, 2, 1)]
-    await store.write(traces, "a-batch")
-    after = traces[0].requested_at
-    assert list(await store.tail(ORG, 10, after)) == traces[1:]
-    assert list(await store.tail(ORG, 10, after - timedelta(microseconds=1))) == traces
-    assert list(await store.tail(ORG, 10, traces[-1].requested_at)) == []
+async def test_traces_are_found_by_when_they_were_inserted(store: TraceStore) -> None:
+    """However long ago they were requested, and however many there are; another organization's are not."""
+    early = [traced(an_exchange(), minutes_ago=minutes) for minutes in (3, 2, 1)]
+    late = [traced(an_exchange(), minutes_ago=minutes) for minutes in (60 * 24 * 10, 5, *([0.5] * 120))]
+    began = await store.now()
+    await store.write([*early, traced(an_exchange(), org_id=uuid4())], "early")
+    between = (await store.inserted(ORG, began))[-1].inserted_at + timedelta(microseconds=1)
+    await store.write(late, "late")
+
+    assert [one.trace for one in await store.inserted(ORG, began)][:3] == early
+    assert [one.trace for one in await store.inserted(ORG, between)][:2] == late[:2]
+    assert len(await store.inserted(ORG, between)) == 122
+    assert await store.inserted(ORG, await store.now() + timedelta(minutes=1)) == []
+    times = [one.inserted_at for one in await store.inserted(ORG, began)]
+    assert times == sorted(times)
+    assert began <= times[0]
+    assert times[-1] <= await store.now()
 
 
 async def test_an_organization_sees_only_its_own(store: TraceStore) -> None:

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class UsedIndex:
-    """One index of one read: the columns that the query bounds, and how many granules are left of how many."""
+    """One index of one read: the columns that the query bounds, and how many granules are left of how many.
+
+    A skip index has no columns.
+    """
 
     kind: str
     keys: tuple[str, ...]
@@ -37,7 +40,7 @@ def explained(client: Client, query: str, values: Mapping[str, object]) -> list[
 
 def _used(index: Mapping[str, Any]) -> UsedIndex:
     kind = index["Type"].replace("-", "")  # engine and server do not agree on how to write MinMax
-    return UsedIndex(kind, tuple(index["Keys"]), index["Selected Granules"], index["Initial Granules"])
+    return UsedIndex(kind, tuple(index.get("Keys", ())), index["Selected Granules"], index["Initial Granules"])
 
 
 def _steps(plan: Any) -> Iterator[Mapping[str, Any]]:

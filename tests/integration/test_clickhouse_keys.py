@@ -9,7 +9,7 @@ import pytest
 
 from harness.explained import explained
 from ibex.adapters.clickhouse.connection import disconnect
-from ibex.adapters.clickhouse.trace_queries import COLUMNS, EMITTERS, FIND, SLOW, SUMMARY, TAIL, TIMELINE
+from ibex.adapters.clickhouse.trace_queries import COLUMNS, EMITTERS, FIND, INSERTED, SLOW, SUMMARY, TAIL, TIMELINE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -51,7 +51,7 @@ def client(module_clickhouse: ClickHouseDatabase) -> Iterator[Client]:
 @pytest.mark.parametrize(
     ("query", "bound"),
     [
-        (TAIL, {"limit": 20, "after_us": 0}),
+        (TAIL, {"limit": 20}),
         (SUMMARY, {}),
         (TIMELINE, {"slice_us": HOUR_US // 60}),
         (SLOW, {"limit": 10}),
@@ -72,6 +72,16 @@ def test_a_question_about_an_organization_reads_its_part_of_the_table(
     assert read[-1].selected <= read[0].of // 4
 
 
+def test_following_reads_what_was_inserted_lately(client: Client, module_clickhouse: ClickHouseDatabase) -> None:
+    """Twice a second: the skip index leaves the few granules that hold anything new."""
+    values = {"database": module_clickhouse.name, "org_id": ORG, "since_us": NOW_US - 60_000_000}
+
+    (read,) = explained(client, INSERTED, values)
+
+    assert [index.kind for index in read][-2:] == ["PrimaryKey", "Skip"]
+    assert read[-1].selected <= 2
+
+
 def test_looking_for_gaps_reads_no_month_before_its_span(client: Client, module_clickhouse: ClickHouseDatabase) -> None:
     """It is about all organizations; time bounds it: by part, by partition, and in the key, each time that it reads."""
     values = {"database": module_clickhouse.name, "span_us": HOUR_US}
@@ -85,9 +95,9 @@ def test_looking_for_gaps_reads_no_month_before_its_span(client: Client, module_
 
 
 def test_the_columns_are_the_tables(client: Client, module_clickhouse: ClickHouseDatabase) -> None:
-    """Rows are written and read by these names."""
+    """Rows are written and read by these names; ClickHouse itself says when a row was inserted."""
     found = client.query(
         "SELECT name FROM system.columns WHERE database = {name:String} AND table = 'llm_traces' ORDER BY position",
         parameters={"name": module_clickhouse.name},
     ).result_rows
-    assert [row[0] for row in found] == list(COLUMNS)
+    assert [row[0] for row in found if row[0] != "inserted_at"] == list(COLUMNS)

@@ -64,7 +64,29 @@ def test_the_table_is_what_the_spec_says(clickhouse: ClickHouseDatabase) -> None
         described = client.query(
             "DESCRIBE TABLE {name:Identifier}.llm_traces", parameters={"name": clickhouse.name}
         ).named_results()
-        assert {row["name"]: row["type"] for row in described} == dict(COLUMNS)
+        own = {"inserted_at": "DateTime64(6, 'UTC')"}
+        assert {row["name"]: row["type"] for row in described} == {**COLUMNS, **own}
+
+
+def test_rows_from_before_inserted_at_are_not_new(empty_clickhouse: ClickHouseDatabase) -> None:
+    """Following after an upgrade does not show all that was there before; what is written after it is new."""
+    migrate(empty_clickhouse.url, files=migrations()[:2])
+    columns = "(request_id, requested_at, completed_at"
+    values = "generateUUIDv4(), now64(6) - toIntervalDay(2), now64(6) - toIntervalDay(1)"
+    with connected(empty_clickhouse) as client:
+        name = {"name": empty_clickhouse.name}
+        client.command(f"INSERT INTO {{name:Identifier}}.llm_traces {columns}) SELECT {values}", parameters=name)
+        migrate(empty_clickhouse.url)
+        client.command(
+            f"INSERT INTO {{name:Identifier}}.llm_traces {columns}, operation) SELECT {values}, 'chat.completions'",
+            parameters=name,
+        )
+        found = client.query(
+            "SELECT operation, inserted_at > now64(6) - toIntervalHour(1), inserted_at = completed_at"
+            " FROM {name:Identifier}.llm_traces ORDER BY operation",
+            parameters=name,
+        ).result_rows
+    assert [tuple(row) for row in found] == [("", 0, 1), ("chat.completions", 1, 0)]
 
 
 def test_a_row_of_a_program_that_does_not_know_repeated_stands_for_one(clickhouse: ClickHouseDatabase) -> None:
@@ -94,12 +116,17 @@ def test_the_time_to_live_follows_its_setting(clickhouse: ClickHouseDatabase) ->
         assert migrate(clickhouse.url, ttl_days=days) == []
 
 
+def _next(name: str, later: int = 1) -> str:
+    """Return the name of a file that comes so many after the last of IBEX's own."""
+    return f"{len(NAMES) + later:04}_{name}"
+
+
 def test_what_is_missing_is_applied_in_order(clickhouse: ClickHouseDatabase) -> None:
     """Later files build on earlier ones, over several runs."""
-    first = [*migrations(), Migration("0003_a", "CREATE TABLE {database:Identifier}.a (n UInt8) ENGINE = Memory;")]
-    later = [*first, Migration("0004_b", "ALTER TABLE {database:Identifier}.a ADD COLUMN m UInt8;\nSELECT 1;")]
-    assert migrate(clickhouse.url, files=first) == ["0003_a"]
-    assert migrate(clickhouse.url, files=later) == ["0004_b"]
+    first = [*migrations(), Migration(_next("a"), "CREATE TABLE {database:Identifier}.a (n UInt8) ENGINE = Memory;")]
+    later = [*first, Migration(_next("b", 2), "ALTER TABLE {database:Identifier}.a ADD COLUMN m UInt8;\nSELECT 1;")]
+    assert migrate(clickhouse.url, files=first) == [_next("a")]
+    assert migrate(clickhouse.url, files=later) == [_next("b", 2)]
     with connected(clickhouse) as client:
         asked = client.query("SELECT m FROM {name:Identifier}.a LIMIT 0", parameters={"name": clickhouse.name})
     assert asked.column_names == ("m",)
@@ -108,10 +135,10 @@ def test_what_is_missing_is_applied_in_order(clickhouse: ClickHouseDatabase) -> 
 def test_a_run_that_was_cut_short_is_finished_by_the_next(clickhouse: ClickHouseDatabase) -> None:
     """A file whose second statement failed is not recorded and is run again."""
     good = "CREATE TABLE IF NOT EXISTS {database:Identifier}.a (n UInt8) ENGINE = Memory;\n"
-    broken = Migration("0003_a", good + "SELECT throwIf(1);")
+    broken = Migration(_next("a"), good + "SELECT throwIf(1);")
     with pytest.raises(MigrationError, match="FUNCTION_THROW_IF_VALUE_IS_NON_ZERO"):
         migrate(clickhouse.url, files=[*migrations(), broken])
-    assert migrate(clickhouse.url, files=[*migrations(), Migration("0003_a", good)]) == ["0003_a"]
+    assert migrate(clickhouse.url, files=[*migrations(), Migration(_next("a"), good)]) == [_next("a")]
 
 
 def test_a_file_that_was_changed_afterwards_is_refused(clickhouse: ClickHouseDatabase) -> None:
@@ -124,7 +151,7 @@ def test_a_file_that_was_changed_afterwards_is_refused(clickhouse: ClickHouseDat
 
 def test_a_newer_database_is_refused(clickhouse: ClickHouseDatabase) -> None:
     """An older program does not touch what a newer one has migrated."""
-    newer = Migration(f"{len(NAMES) + 1:04}_newer", "SELECT 1;")
+    newer = Migration(_next("newer"), "SELECT 1;")
     migrate(clickhouse.url, files=[*migrations(), newer])
     with pytest.raises(MigrationError, match=f"at version {newer.version}"):
         migrate(clickhouse.url)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import field
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ibex.domain.completion import CompletionSummary
 from ibex.domain.values import value
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from ibex.domain.errors import ErrorCode
+
+
+CHAT_COMPLETIONS: Final = "chat.completions"
+"""The name of the operation behind ``POST /v1/chat/completions``."""
 
 
 class Stage(StrEnum):
@@ -80,7 +84,7 @@ class Exchange:
     the client's protocol counts that (499: the client had gone), also where a stream's 200 had been sent before.
     ``error_code`` is None for a success. ``emitter_seq`` counts from 1 without gaps in the process ``emitter_id``, and
     is 0 for an exchange that is not recorded by itself. ``repeated`` is the number of requests that it stands for: more
-    than 1 only for aggregated refusals (``aggregated_refusals``).
+    than 1 only for aggregated refusals (``aggregated_refusals``). ``operation`` is the kind of request, never empty.
     """
 
     id: UUID
@@ -107,3 +111,4 @@ class Exchange:
     directive: DirectiveReceipt | None = None
     auth_cached: bool = False
     repeated: int = 1
+    operation: str = CHAT_COMPLETIONS

@@ -120,11 +120,29 @@ class EmitterRecord:
     requests: int
 
 
+@dataclass(frozen=True, slots=True)
+class InsertedTrace:
+    """A trace, and when it was inserted by the store's clock."""
+
+    inserted_at: datetime
+    trace: Trace
+
+
 class TraceHistory(Protocol):
     """Port: reads traces, of one organization but where it says so. Methods raise ``sessions.SinkUnavailableError``."""
 
-    async def tail(self, org_id: UUID, limit: int, after: datetime | None = None) -> Sequence[Trace]:
-        """Return the latest traces, oldest of them first; with ``after``, only what was requested later."""
+    async def tail(self, org_id: UUID, limit: int) -> Sequence[Trace]:
+        """Return the traces that were requested last, the oldest of them first."""
+
+    async def now(self) -> datetime:
+        """Return the time by the clock that ``inserted`` goes by."""
+
+    async def inserted(self, org_id: UUID, since: datetime) -> Sequence[InsertedTrace]:
+        """Return all traces that were inserted at ``since`` or later, in the order of their insertion.
+
+        A trace can appear a moment after another one with a later time of insertion: an insert takes time, and each
+        server of a cluster has a clock of its own.
+        """
 
     async def find(self, org_id: UUID, request_id: UUID) -> Sequence[Trace]:
         """Return the traces with this request id, the latest first; a client may use one more than once.

@@ -58,6 +58,7 @@ class Trace:
     emitter_id: UUID
     emitter_seq: int
     repeated: int
+    operation: str
 
 
 def trace_of(exchange: Exchange) -> Trace | None:
@@ -100,6 +101,7 @@ def trace_of(exchange: Exchange) -> Trace | None:
         emitter_id=exchange.emitter_id,
         emitter_seq=exchange.emitter_seq,
         repeated=exchange.repeated,
+        operation=exchange.operation,
     )
 
 

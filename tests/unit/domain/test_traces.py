@@ -52,6 +52,7 @@ def test_a_trace_is_the_exchange_field_for_field() -> None:
         emitter_id=UUID(int=3),
         emitter_seq=4,
         repeated=1,
+        operation="chat.completions",
     )
 
 

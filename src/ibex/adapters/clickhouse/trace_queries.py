@@ -46,6 +46,7 @@ COLUMNS: Final[Mapping[str, str]] = {
     "emitter_id": "UUID",
     "emitter_seq": "UInt64",
     "repeated": "UInt32",
+    "operation": "LowCardinality(String)",
 }
 """The columns and their types, in the order of ``Trace``'s fields."""
 
@@ -56,11 +57,21 @@ _IN_SPAN: Final = "org_id = {org_id:UUID} AND requested_at >= now64(6, 'UTC') - 
 TAIL: Final = f"""
 SELECT {_ALL}
 FROM {_FROM}
-WHERE {_IN_SPAN} AND requested_at > fromUnixTimestamp64Micro({{after_us:Int64}}, 'UTC')
+WHERE {_IN_SPAN}
 ORDER BY requested_at DESC, emitter_seq DESC
 LIMIT {{limit:UInt64}}
 """  # noqa: S608 - names of our own
-"""The latest traces of a span that ends now, after a moment."""
+"""The latest traces of a span that ends now."""
+
+NOW: Final = "SELECT now64(6, 'UTC')"
+
+INSERTED: Final = f"""
+SELECT inserted_at, {_ALL}
+FROM {_FROM}
+WHERE org_id = {{org_id:UUID}} AND inserted_at >= fromUnixTimestamp64Micro({{since_us:Int64}}, 'UTC')
+ORDER BY inserted_at, requested_at, emitter_id, emitter_seq
+"""  # noqa: S608 - the same
+"""The traces inserted since a moment. The skip index on ``inserted_at`` limits the scan."""
 
 FIND: Final = f"""
 SELECT {_ALL}

@@ -13,8 +13,19 @@ from clickhouse_connect.driver.exceptions import DatabaseError
 
 from ibex.adapters.clickhouse import content_coding
 from ibex.adapters.clickhouse.connection import TIMEOUT_S, Address, Connection, reason_of
-from ibex.adapters.clickhouse.trace_queries import COLUMNS, EMITTERS, FIND, SLOW, SUMMARY, TABLE, TAIL, TIMELINE
-from ibex.domain.records import MAX_TRACES_PER_REQUEST_ID, EmitterRecord, ModelSummary, TimeSlice
+from ibex.adapters.clickhouse.trace_queries import (
+    COLUMNS,
+    EMITTERS,
+    FIND,
+    INSERTED,
+    NOW,
+    SLOW,
+    SUMMARY,
+    TABLE,
+    TAIL,
+    TIMELINE,
+)
+from ibex.domain.records import MAX_TRACES_PER_REQUEST_ID, EmitterRecord, InsertedTrace, ModelSummary, TimeSlice
 from ibex.domain.sessions import SinkRefusedError
 from ibex.domain.traces import Trace
 
@@ -102,15 +113,24 @@ class ClickHouseTraces:
         if traces:
             await self._connection.run(lambda client: self._insert(client, traces, batch_token))
 
-    async def tail(self, org_id: UUID, limit: int, after: datetime | None = None) -> Sequence[Trace]:
-        """Return the latest traces, oldest of them first; with ``after``, only what was requested later."""
+    async def tail(self, org_id: UUID, limit: int) -> Sequence[Trace]:
+        """Return the traces that were requested last, the oldest of them first."""
         rows: Sequence[Sequence[Any]] = ()
-        for span in (*(() if after else _TAIL_SPANS), _EVER):
-            bound = {"limit": limit, "after_us": _unix_us(after) if after else 0, "span_us": span // _US}
-            rows = await self._rows(TAIL, {"org_id": org_id, **bound})
+        for span in (*_TAIL_SPANS, _EVER):
+            rows = await self._rows(TAIL, {"org_id": org_id, "limit": limit, "span_us": span // _US})
             if len(rows) == limit:
                 break
         return [Trace(*row) for row in reversed(rows)]
+
+    async def now(self) -> datetime:
+        """Return the time by ClickHouse's clock."""
+        ((now,),) = await self._rows(NOW, {})
+        return now if isinstance(now, datetime) else datetime.now(UTC)
+
+    async def inserted(self, org_id: UUID, since: datetime) -> Sequence[InsertedTrace]:
+        """Return all traces that were inserted at ``since`` or later; see ``TraceHistory``."""
+        rows = await self._rows(INSERTED, {"org_id": org_id, "since_us": _unix_us(since)})
+        return [InsertedTrace(inserted_at, Trace(*row)) for inserted_at, *row in rows]
 
     async def find(self, org_id: UUID, request_id: UUID) -> Sequence[Trace]:
         """Return the traces with this request id, the latest first; see ``TraceHistory``.

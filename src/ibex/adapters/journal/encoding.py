@@ -15,7 +15,7 @@ import msgspec
 
 from ibex.domain.completion import CompletionSummary
 from ibex.domain.errors import ErrorCode  # noqa: TC001 - the same
-from ibex.domain.exchange import Caller, DirectiveReceipt, Exchange, SessionRef, Timings
+from ibex.domain.exchange import CHAT_COMPLETIONS, Caller, DirectiveReceipt, Exchange, SessionRef, Timings
 
 VERSION: Final = 1
 
@@ -67,6 +67,7 @@ class _Exchange(msgspec.Struct, frozen=True):
     directive: _Directive | None = None
     auth_cached: bool = False
     repeated: int = 1
+    operation: str = CHAT_COMPLETIONS
 
 
 _encoder = msgspec.msgpack.Encoder(uuid_format="bytes")
@@ -114,4 +115,5 @@ def decode(encoded: bytes) -> Exchange:
         directive=DirectiveReceipt(directive.version_id, directive.version, directive.sha256) if directive else None,
         auth_cached=row.auth_cached,
         repeated=row.repeated,
+        operation=row.operation,
     )

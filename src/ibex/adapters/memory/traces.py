@@ -7,7 +7,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from ibex.domain.records import MAX_TRACES_PER_REQUEST_ID, EmitterRecord, ModelSummary, TimeSlice
+from ibex.domain.records import MAX_TRACES_PER_REQUEST_ID, EmitterRecord, InsertedTrace, ModelSummary, TimeSlice
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -23,6 +23,7 @@ class InMemoryTraces:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._traces: list[Trace] = []
+        self._inserted: list[InsertedTrace] = []
         self._tokens: set[str] = set()
 
     async def write(self, traces: Sequence[Trace], batch_token: str) -> None:
@@ -30,11 +31,22 @@ class InMemoryTraces:
         if batch_token not in self._tokens:
             self._tokens.add(batch_token)
             self._traces.extend(traces)
+            now = self._clock.now()
+            self._inserted.extend(InsertedTrace(now, trace) for trace in traces)
 
-    async def tail(self, org_id: UUID, limit: int, after: datetime | None = None) -> Sequence[Trace]:
-        """Return the latest traces, oldest of them first; with ``after``, only what was requested later."""
-        own = [t for t in self._traces if t.org_id == org_id and (after is None or t.requested_at > after)]
+    async def tail(self, org_id: UUID, limit: int) -> Sequence[Trace]:
+        """Return the traces that were requested last, the oldest of them first."""
+        own = [t for t in self._traces if t.org_id == org_id]
         return sorted(own, key=attrgetter("requested_at", "emitter_seq"))[-limit:] if limit else []
+
+    async def now(self) -> datetime:
+        """Return the clock's time."""
+        return self._clock.now()
+
+    async def inserted(self, org_id: UUID, since: datetime) -> Sequence[InsertedTrace]:
+        """Return all traces that were inserted at ``since`` or later; see ``TraceHistory``."""
+        own = [one for one in self._inserted if one.trace.org_id == org_id and one.inserted_at >= since]
+        return sorted(own, key=lambda one: (one.inserted_at, one.trace.requested_at))
 
     async def find(self, org_id: UUID, request_id: UUID) -> Sequence[Trace]:
         """Return the traces with this request id, the latest first; see ``TraceHistory``."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import rich_click as click
 
+from ibex.domain.follow_traces import FollowTraces
 from ibex.entrypoints.cli.charts import bar, sparkline, stacked
 from ibex.entrypoints.cli.identity import span_of
 from ibex.entrypoints.cli.output import GrowingTable, Row, json_option, org_option, show_one, show_rows, write_json
@@ -97,7 +98,9 @@ def traces() -> None:
 
 @traces.command("tail")
 @click.option("-n", "--limit", type=click.IntRange(1, 10_000), default=20, show_default=True)
-@click.option("-f", "--follow", is_flag=True, help="Go on with what comes; with --json a line each.")
+@click.option(
+    "-f", "--follow", is_flag=True, help="Then show every trace as it is stored; with --json, one document a line."
+)
 @org_option
 @json_option
 @click.pass_obj
@@ -105,17 +108,18 @@ def tail(invocation: Invocation, limit: int, org: str | None, *, follow: bool, a
     """Show the latest requests, the newest last; ``traces show`` takes what stands under request.
 
     A trace has its session's id, not the client's handle (X-IBEX-Session-ID): ``sessions show`` takes either and tells
-    both.
+    both. ``-f`` follows the order in which traces are stored, which is when requests end.
     """
 
     async def work(use_cases: Administration) -> None:
         organization = await invocation.organization(use_cases, org)
-        found = await use_cases.traces.tail(organization.id, limit)
         if not follow:
+            found = await use_cases.traces.tail(organization.id, limit)
             rows = [_trace_row(trace, as_json=as_json) for trace in found]
             show_rows(rows, as_json=as_json, empty="There is no trace yet.", columns=_TAIL_COLUMNS, spare=_TAIL_SPARE)
             return
-        latest = None
+        following = FollowTraces(use_cases.traces, organization.id)
+        found = await following.begin(limit)
         table = GrowingTable(_TAIL_COLUMNS, _TAIL_SPARE)
         while True:
             rows = [_trace_row(trace, as_json=as_json) for trace in found]
@@ -125,10 +129,8 @@ def tail(invocation: Invocation, limit: int, org: str | None, *, follow: bool, a
             else:
                 table.add(rows)
             sys.stdout.flush()
-            for trace in found:
-                latest = trace.requested_at
             await asyncio.sleep(_POLL_S)
-            found = await use_cases.traces.tail(organization.id, limit, after=latest)
+            found = await following.next()
 
     try:
         invocation.administer(work)

@@ -13,10 +13,11 @@ import pytest
 from harness.exchanges import REQUESTED_AT, an_exchange
 from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.memory.traces import InMemoryTraces
+from ibex.domain.records import InsertedTrace
 from ibex.domain.traces import trace_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from datetime import datetime
 
     from harness.cli_scene import CliScene
@@ -26,38 +27,40 @@ if TYPE_CHECKING:
 def traces(number: int) -> list[Trace]:
     """Return so many traces, a second apart."""
     made = [
-        trace_of(an_exchange(request_id=UUID(int=n + 1), requested_at=REQUESTED_AT + timedelta(seconds=n)))
+        trace_of(
+            an_exchange(request_id=UUID(int=n + 1), requested_at=REQUESTED_AT + timedelta(seconds=n), emitter_seq=n + 1)
+        )
         for n in range(number)
     ]
     return [trace for trace in made if trace is not None]
 
 
-class EndsWithCtrlC(list["Trace"]):
-    """Some traces; whoever looks at them again, once all are shown, is interrupted."""
-
-    def __init__(self, found: Sequence[Trace]) -> None:
-        super().__init__(found)
-        self.looks = 0
-
-    def __iter__(self) -> Iterator[Trace]:
-        self.looks += 1
-        if self.looks > 1:
-            raise KeyboardInterrupt
-        return super().__iter__()
-
-
 class Watched(InMemoryTraces):
-    """A history of which the first look is interrupted at its end."""
+    """A history; whoever has followed it to its end is interrupted."""
 
-    def __init__(self, found: Sequence[Trace]) -> None:
+    def __init__(self, found: Sequence[Trace], *later: Sequence[Trace]) -> None:
         super().__init__(ManualClock())
-        self.found = EndsWithCtrlC(found)
-        self.asked: list[tuple[UUID, int, datetime | None]] = []
+        self.found = found
+        self.later = list(later)
+        self.interrupts_tail = False
+        self.looks = 0
+        self.asked: list[tuple[UUID, int]] = []
 
-    async def tail(self, org_id: UUID, limit: int, after: datetime | None = None) -> Sequence[Trace]:
+    async def tail(self, org_id: UUID, limit: int) -> Sequence[Trace]:
         """Return what there is."""
-        self.asked.append((org_id, limit, after))
+        self.asked.append((org_id, limit))
+        if self.interrupts_tail:
+            raise KeyboardInterrupt
         return self.found
+
+    async def inserted(self, _org_id: UUID, _since: datetime) -> Sequence[InsertedTrace]:
+        """Return what was there when following began, and then what came later, a batch a look."""
+        self.looks += 1
+        if self.looks == 1:
+            return [InsertedTrace(await self.now(), trace) for trace in self.found]
+        if not self.later:
+            raise KeyboardInterrupt
+        return [InsertedTrace(await self.now(), trace) for trace in self.later.pop(0)]
 
 
 @pytest.fixture
@@ -80,7 +83,7 @@ def test_ctrl_c_is_how_following_ends(ibex: CliScene, watched: Watched) -> None:
     lines = [row.split() for row in rows]
     assert [(line[2], line[4], line[5]) for line in lines] == [("200", "gpt-4o", "11→7")] * 2
     (asked,) = watched.asked
-    assert asked[1:] == (7, None)
+    assert asked[1:] == (7,)
 
 
 def test_programs_follow_a_document_a_line(ibex: CliScene, watched: Watched) -> None:
@@ -89,14 +92,26 @@ def test_programs_follow_a_document_a_line(ibex: CliScene, watched: Watched) -> 
 
     assert done.code == 0
     rows = [json.loads(line) for line in done.out.splitlines()]
-    assert [row["request_id"] for row in rows] == [str(trace.request_id) for trace in list.__iter__(watched.found)]
+    assert [row["request_id"] for row in rows] == [str(trace.request_id) for trace in watched.found]
     assert rows[0]["directive_hash"] == "c3" * 32
 
 
 def test_ctrl_c_is_a_failure_where_there_was_an_end_to_wait_for(ibex: CliScene, watched: Watched) -> None:
     """Without following, an interruption means that the answer is not all of it: exit code 1, no traceback."""
-    watched.found.looks = 1
+    watched.interrupts_tail = True
     done = ibex.run("traces", "tail", "--json")
 
     assert (done.code, done.out, done.err.strip()) == (1, "", "")
     assert len(watched.asked) == 1
+
+
+def test_everything_that_comes_is_shown(ibex: CliScene) -> None:
+    """120 requests at once, and a long stream that was requested before all of them: one line each."""
+    ibex.run("org", "create", "acme")
+    long, *burst = traces(121)
+    ibex.use_cases = replace(ibex.use_cases, traces=Watched([], burst, [long]))
+
+    done = ibex.run("traces", "tail", "-f", "--json")
+
+    shown = [json.loads(line)["request_id"] for line in done.out.splitlines()]
+    assert shown == [str(trace.request_id) for trace in (*burst, long)]
