@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
@@ -197,6 +197,23 @@ async def test_a_page_begins_after_a_position_that_no_token_has(store: IdentityS
         third,
     ]
     assert await store.tokens(agent.org_id, TokenPosition(MIDNIGHT - timedelta(days=1), UUID(int=0)), 1) == [first]
+
+
+async def test_live_tokens_are_counted_by_their_key(store: IdentityStore) -> None:
+    """Of all organizations; neither revoked ones nor expired ones."""
+    one, other = new_organization(), new_organization()
+    now = datetime.now(UTC)
+    for organization in (one, other):
+        await store.add_organization(organization)
+    assert dict(await store.live_tokens_by_key(now)) == {}
+    kept = [new_token(one.id), new_token(other.id), new_token(one.id, expires_at=now + timedelta(seconds=1))]
+    gone = [new_token(one.id, expires_at=now), new_token(one.id)]
+    for token in (*kept, *gone):
+        await store.add_token(token)
+    await store.add_token(replace(new_token(other.id), key_id="older"))
+    await store.revoke_token(one.id, gone[1].id, now)
+
+    assert dict(await store.live_tokens_by_key(now)) == {"test": 3, "older": 1}
 
 
 async def test_a_token_is_revoked_once(store: IdentityStore) -> None:

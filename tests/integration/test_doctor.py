@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import pytest
 
 from harness.auth import Identity, serving
 from harness.servers import free_port
+from harness.tenants import new_organization, new_token
+from ibex.adapters.postgres.database import Database
+from ibex.adapters.postgres.identity import PostgresIdentity
+from ibex.adapters.postgres.roles import AUTH_ROLE
+from ibex.domain.identity import PersonalAccessToken
+from ibex.domain.token_hash import TokenPeppers
 from ibex.entrypoints.diagnosis import TIMEOUT_S, Finding, Verdict, diagnose
 from ibex.entrypoints.examinations import Surroundings, examinations
 from ibex.entrypoints.settings import Settings
@@ -47,6 +56,56 @@ async def test_servers_that_are_there_are_well(
 
     assert [by_name[name].verdict.value for name in SERVERS] == ["ok", "advice", "ok", "ok"]
     assert by_name["identity"].said == "there is no organization yet"
+
+
+async def test_live_tokens_whose_pepper_is_gone_are_a_failure(postgres: PostgresDatabase, tmp_path: Path) -> None:
+    """By key id, of all organizations; a revoked one and an expired one are nobody's worry."""
+    organization = new_organization()
+    long_ago = datetime(2020, 1, 1, tzinfo=UTC)
+    tokens = [new_token(organization.id), new_token(organization.id, expires_at=long_ago), new_token(organization.id)]
+    database = Database(postgres.auth_url, AUTH_ROLE)
+    await database.open()
+    store = PostgresIdentity(database)
+    await store.add_organization(organization)
+    for token in tokens:
+        await store.add_token(token)
+    await store.revoke_token(organization.id, tokens[2].id, long_ago)
+    await database.close()
+
+    by_name = await found(tmp_path, IBEX_AUTH_DATABASE_URL=postgres.auth_url)
+
+    assert by_name["identity"].verdict is Verdict.FAILED
+    assert by_name["identity"].said == ("1 live token of the pepper test cannot be verified: IBEX_TOKEN_PEPPERS has k")
+
+
+@pytest.mark.parametrize(
+    "pepper", ["AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="]
+)
+async def test_the_token_of_a_folder_whose_pepper_was_made_anew_is_a_failure(
+    postgres: PostgresDatabase, tmp_path: Path, pepper: str
+) -> None:
+    """The key id is the same, the pepper is not: only the token itself can tell."""
+    organization, token = new_organization(), PersonalAccessToken.issue(uuid4(), bytes(32))
+    peppers = TokenPeppers({"k": bytes(range(32))})
+    key_id, digest = peppers.hash(token)
+    stored = replace(new_token(organization.id), id=token.token_id, key_id=key_id, digest=digest)
+    database = Database(postgres.auth_url, AUTH_ROLE)
+    await database.open()
+    await PostgresIdentity(database).add_organization(organization)
+    await PostgresIdentity(database).add_token(stored)
+    await database.close()
+    settings = Settings.load({"IBEX_AUTH_DATABASE_URL": postgres.auth_url, "IBEX_TOKEN_PEPPERS": f"k:{pepper}"})
+    around = Surroundings("", None, tmp_path, token=token.reveal())
+
+    findings = await diagnose([one for one in examinations(settings, around) if one.name == "identity"])
+
+    assert token.reveal() not in repr((findings, around))
+    (finding,) = findings
+    if pepper.startswith("AAEC"):
+        assert finding.verdict is Verdict.OK
+    else:
+        assert finding.verdict is Verdict.FAILED
+        assert f"ibex_pat_{token.token_id} cannot be verified" in finding.said
 
 
 async def test_databases_that_are_not_migrated_are_told_as_such(

@@ -20,7 +20,7 @@ from ibex.domain.freshness.epochs import Changes
 from ibex.domain.identity import AgentStatus, PersonalAccessToken, Principal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
     from uuid import UUID
 
@@ -144,11 +144,16 @@ class IdentityStore(Protocol):
         ``after`` leaves out those up to a position, whether or not a token is there; ``limit`` those beyond so many.
         """
 
+    async def live_tokens_by_key(self, now: datetime) -> Mapping[str, int]:
+        """Return how many tokens of all organizations are neither revoked nor expired, by the key id of the pepper."""
+
     async def revoke_token(self, org_id: UUID, token_id: UUID, now: datetime) -> bool:
         """Revoke a token; False if the organization has no such token. Revoking again keeps the first time."""
 
 
 MAX_NAME_CHARACTERS = 128
+MAX_RATE_LIMIT_RPM = (1 << 31) - 1
+"""The largest limit of requests per minute that an organization can have; 0 is unlimited."""
 MAX_REMEMBERED_ORGANIZATIONS = 50_000
 
 
@@ -270,7 +275,9 @@ class ManageIdentity:
         self._ids = ids
 
     async def create_organization(self, name: str, rate_limit_rpm: int | None = None) -> Organization:
-        """Create an active organization. Raises ``AlreadyExistsError``."""
+        """Create an active organization. Raises ``AlreadyExistsError``, and ``ValueError`` for what it cannot be."""
+        if rate_limit_rpm is not None and not 0 <= rate_limit_rpm <= MAX_RATE_LIMIT_RPM:
+            raise ValueError(f"a limit is 0 to {MAX_RATE_LIMIT_RPM:,} requests per minute")
         organization = Organization(
             self._ids.uuid7(), check_name(name), OrganizationStatus.ACTIVE, rate_limit_rpm, self._clock.now()
         )

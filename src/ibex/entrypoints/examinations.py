@@ -6,30 +6,39 @@ import asyncio
 import os
 import shutil
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Protocol
 
 import httpx
 
 from ibex.adapters.grpc.channel import CredentialRefusedError
+from ibex.adapters.journal.store import LEAST_ROOM_BYTES
 from ibex.adapters.postgres.reachable import why_unreachable
+from ibex.domain.identity import PersonalAccessToken
 from ibex.domain.sessions import SinkUnavailableError
+from ibex.domain.token_hash import TokenPeppers
 from ibex.domain.traces import NOBODY
 from ibex.entrypoints.diagnosis import Examination, Result, Verdict, ok
 from ibex.entrypoints.environments import OperatorAdapters, ProductionAdapters
+from ibex.entrypoints.refused_key import KEY_REFUSED, last_refusal
 from ibex.entrypoints.settings import Environment, variables
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
     from pathlib import Path
 
+    from ibex.domain.manage_identity import IdentityStore
     from ibex.entrypoints.settings import Settings
 
 _HTTP_TIMEOUT_S: Final = 4.0
 _OK: Final = 200
-_KEY_REFUSED: Final = (401, 403)
 _NO_KEY_HERE: Final = (
     "OPENAI_API_KEY is not set here, and what the running proxy asks is not known from here; without a key it is echo"
+)
+_START_WITH_A_VALID_KEY: Final = "Start it with an OPENAI_API_KEY that the provider takes."
+_PEPPER_IS_GONE: Final = (
+    "Those tokens get 401. Add the pepper to IBEX_TOKEN_PEPPERS again, or revoke them and create others."
 )
 _DEAD_LETTERS: Final = "*/dead-letters.jsonl"
 _MIB: Final = 1 << 20
@@ -46,13 +55,16 @@ class Surroundings:
     """What is known besides the settings.
 
     ``start`` says how to start what does not run. ``proxy`` is the proxy's address, None where none is known;
-    ``journal`` is the folder of journals; ``transport`` is for tests.
+    ``journal`` is the folder of journals; ``log`` is the log of what runs on the folder, and ``token`` the agent's
+    token of its first start, where there are any; ``transport`` is for tests.
     """
 
     start: str
     proxy: str | None
     journal: Path
     transport: httpx.AsyncBaseTransport | None = None
+    log: Path | None = None
+    token: str | None = field(default=None, repr=False)
 
 
 def examinations(settings: Settings, around: Surroundings) -> Sequence[Examination]:
@@ -100,10 +112,33 @@ class _Clinic:
         if reason is not None:
             return Result(Verdict.FAILED, reason, "IBEX_AUTH_DATABASE_URL says where it is, and as whom to connect.")
         async with _opened(self._operator.identity_database()):
-            found = await self._operator.identity().organizations()
+            identity = self._operator.identity()
+            found = await identity.organizations()
+            lost = await self._tokens_without_pepper(identity)
+        if lost is not None:
+            return lost
         if not found:
             return Result(Verdict.ADVICE, "there is no organization yet", "`ibex bootstrap` makes the first.")
-        return ok(f"{len(found)} organization{'' if len(found) == 1 else 's'} can be read as ibex_auth")
+        return ok(f"{_counted(len(found), 'organization')} can be read as ibex_auth")
+
+    async def _tokens_without_pepper(self, identity: IdentityStore) -> Result | None:
+        """Return a failure if there are live tokens that no pepper of these settings verifies."""
+        secret = self._settings.token_peppers
+        peppers = secret.reveal() if secret is not None else {}
+        by_key = await identity.live_tokens_by_key(datetime.now(UTC))
+        gone = {key: number for key, number in by_key.items() if key not in peppers}
+        if gone:
+            tokens = f"{_counted(sum(gone.values()), 'live token')} of the pepper {', '.join(sorted(gone))}"
+            said = f"{tokens} cannot be verified: IBEX_TOKEN_PEPPERS has {', '.join(peppers)}"
+            return Result(Verdict.FAILED, said, _PEPPER_IS_GONE)
+        token = PersonalAccessToken.parse(self._around.token or "")
+        stored = await identity.find_token(token.token_id) if token is not None else None
+        if token is None or stored is None or stored[0].revoked_at is not None:
+            return None
+        if not TokenPeppers(peppers).matches(token, stored[0].key_id, stored[0].digest):
+            said = f"ibex_pat_{token.token_id} cannot be verified: its pepper {stored[0].key_id} has changed"
+            return Result(Verdict.FAILED, said, _PEPPER_IS_GONE)
+        return None
 
     async def clickhouse(self) -> Result:
         if self._settings.clickhouse_url is None:
@@ -155,11 +190,20 @@ class _Clinic:
         if key is None and self._settings.env is Environment.PRODUCTION:
             return Result(Verdict.ADVICE, "OPENAI_API_KEY is not set here", "`ibex serve` needs it in production.")
         if key is None:
+            refused = await asyncio.to_thread(last_refusal, self._around.log) if self._around.log else None
+            if refused is not None:
+                said = f"the provider refused the running proxy's key ({refused.status}) at {refused.at}"
+                return Result(Verdict.FAILED, said, _START_WITH_A_VALID_KEY)
             return Result(Verdict.ABSENT, _NO_KEY_HERE)
-        status, _ = await self._get(f"{base.rstrip('/')}/models", {"Authorization": f"Bearer {key.reveal()}"})
-        if status in _KEY_REFUSED:
+        own = {"Authorization": f"Bearer {key.reveal()}"}
+        status, _ = await self._ask("GET", f"{base.rstrip('/')}/models", own)
+        refused_as = status if status in KEY_REFUSED else None
+        if refused_as is None:  # some servers list their models to everybody; none completes an empty request
+            asked, _ = await self._ask("POST", f"{base.rstrip('/')}/chat/completions", own)
+            refused_as = asked if asked in KEY_REFUSED else None
+        if refused_as is not None:
             return Result(
-                Verdict.FAILED, f"{base} refuses the key ({status})", "OPENAI_API_KEY must be one of its keys."
+                Verdict.FAILED, f"{base} refuses the key ({refused_as})", "OPENAI_API_KEY must be one of its keys."
             )
         if status != _OK:
             said = f"{base} answers {status} when asked for its models"
@@ -172,9 +216,13 @@ class _Clinic:
         return await asyncio.to_thread(_journal, self._around.journal, self._settings.journal_max_bytes)
 
     async def proxy(self) -> Result:
-        address = self._around.proxy or f"http://{self._settings.host}:{self._settings.port}"
+        address = self._around.proxy
+        if address is None:
+            return Result(
+                Verdict.ADVICE, "no proxy is known to run", f"{self._around.start} IBEX_URL says where one is."
+            )
         try:
-            status, report = await self._get(f"{address}/ready", {})
+            status, report = await self._ask("GET", f"{address}/ready", {})
         except httpx.HTTPError as error:
             said = f"none answers at {address} ({type(error).__name__})"
             return Result(Verdict.ADVICE, said, f"{self._around.start} IBEX_URL says where else one is.")
@@ -192,16 +240,25 @@ class _Clinic:
         variable = dict(variables())[name]
         return Result(Verdict.FAILED, f"{variable.name} is not set", self._around.start)
 
-    async def _get(self, url: str, headers: Mapping[str, str]) -> tuple[int, dict[str, dict[str, dict[str, str]]]]:
-        """Return the status and the JSON object, which is empty for anything else. Raises ``httpx.HTTPError``."""
+    async def _ask(
+        self, method: str, url: str, headers: Mapping[str, str]
+    ) -> tuple[int, dict[str, dict[str, dict[str, str]]]]:
+        """Ask, in a POST with an empty JSON object, and return the status and the JSON object of the answer.
+
+        The object is empty for anything else. Raises ``httpx.HTTPError``.
+        """
         transport = self._around.transport
         async with httpx.AsyncClient(timeout=_HTTP_TIMEOUT_S, trust_env=False, transport=transport) as client:
-            response = await client.get(url, headers=dict(headers))
+            response = await client.request(method, url, headers=dict(headers), json={} if method == "POST" else None)
         try:
             content = response.json()
         except ValueError:
             content = None
         return response.status_code, content if isinstance(content, dict) else {}
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 @asynccontextmanager
@@ -226,6 +283,9 @@ def _journal(folder: Path, max_bytes: int) -> Result:
             Verdict.ADVICE, said, "Each line has the row and the reason; remove the file once it is dealt with."
         )
     free = shutil.disk_usage(existing).free
+    if free < LEAST_ROOM_BYTES:
+        said = f"the disk of {folder} is full ({free // 1_024:,} KiB free): what requests leave is lost"
+        return Result(Verdict.FAILED, said, "Make room there, or set IBEX_JOURNAL_DIR to a folder on another disk.")
     if free < max_bytes:
         said = f"{free // _MIB} MiB are free for {folder}, which may take {max_bytes // _MIB}"
         return Result(Verdict.ADVICE, said, "Make room, or set IBEX_JOURNAL_MAX_BYTES to less.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
+from harness.small_disk import small_disk
 from ibex.entrypoints.diagnosis import Finding, Verdict, diagnose
 from ibex.entrypoints.examinations import Surroundings, examinations
 from ibex.entrypoints.settings import Settings
@@ -31,11 +32,19 @@ def refuse(_request: httpx.Request) -> httpx.Response:
     raise httpx.ConnectError("refused")
 
 
+PROXY = "http://127.0.0.1:8080"
+
+
 async def found(
-    folder: Path, answer: Callable[[httpx.Request], httpx.Response] = refuse, **environ: str
+    folder: Path,
+    answer: Callable[[httpx.Request], httpx.Response] = refuse,
+    *,
+    proxy: str | None = PROXY,
+    log: Path | None = None,
+    **environ: str,
 ) -> dict[str, Finding]:
     """Return the findings by name; ``answer`` is the provider's and the proxy's."""
-    around = Surroundings(START, None, folder, httpx.MockTransport(answer))
+    around = Surroundings(START, proxy, folder, httpx.MockTransport(answer), log)
     findings = await diagnose(examinations(Settings.load(environ), around))
     return {finding.name: finding for finding in findings}
 
@@ -96,8 +105,61 @@ async def test_the_provider_is_asked_with_the_key(tmp_path: Path, status: int, v
 
     assert (by_name["provider"].verdict, said in by_name["provider"].said) == (verdict, True)
     assert (asked[0].url.path, asked[0].headers["authorization"]) == ("/v1/models", f"Bearer {KEY}")
-    assert "authorization" not in asked[1].headers
+    assert "authorization" not in asked[-1].headers
     assert KEY not in repr(by_name)
+
+
+async def test_a_provider_that_lists_its_models_to_everybody_is_asked_more(tmp_path: Path) -> None:
+    """An empty request for a completion costs nothing, and tells whether the key is taken."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(401 if request.method == "POST" else 200, json={})
+
+    by_name = await found(tmp_path, answer, OPENAI_API_KEY=KEY, OPENAI_BASE_URL="http://127.0.0.1:9/v1")
+
+    assert by_name["provider"].verdict is Verdict.FAILED
+    assert by_name["provider"].said == "http://127.0.0.1:9/v1 refuses the key (401)"
+
+
+def access_line(status: int | None, second: int, attempts: int | None = 1) -> str:
+    """Return an access line of a request that the provider answered so."""
+    own = {"source": "ibex.access", "timestamp": f"2026-01-02T03:04:{second:02}Z"}
+    return json.dumps({**own, "attempts": attempts, "provider_status": status}, separators=(",", ":")) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (
+            [access_line(None, 1), access_line(401, 2), access_line(None, 3, None), "half a li"],
+            "(401) at 2026-01-02T03",
+        ),
+        ([access_line(403, 1)], "(403) at"),
+        ([access_line(401, 1), access_line(None, 2)], None),
+        ([access_line(500, 1)], None),
+        ([], None),
+    ],
+    ids=["refused last", "forbidden", "replaced since", "another fault", "no request yet"],
+)
+async def test_the_key_of_what_runs_on_the_folder_is_judged_by_its_log(
+    tmp_path: Path, lines: list[str], said: str | None
+) -> None:
+    """The key is not known here; what the provider said of it last is."""
+    log = tmp_path / "proxy.log"
+    log.write_text("".join(lines))
+
+    by_name = await found(tmp_path, log=log)
+
+    assert by_name["provider"].verdict is (Verdict.FAILED if said else Verdict.ABSENT)
+    assert (said or "not set here") in by_name["provider"].said
+
+
+async def test_without_an_address_no_proxy_is_asked(tmp_path: Path) -> None:
+    """What answers at the default address is another folder's."""
+    by_name = await found(tmp_path, lambda _: ready(), proxy=None)
+
+    assert (by_name["proxy"].verdict, by_name["proxy"].said) == (Verdict.ADVICE, "no proxy is known to run")
+    assert START in (by_name["proxy"].remedy or "")
 
 
 async def test_a_provider_that_cannot_be_reached_is_a_failure(tmp_path: Path) -> None:
@@ -158,6 +220,17 @@ async def test_what_a_database_refused_for_good_is_pointed_at(tmp_path: Path) ->
     by_name = await found(tmp_path)
 
     assert (by_name["journal"].verdict, str(letters) in by_name["journal"].said) == (Verdict.ADVICE, True)
+
+
+async def test_a_full_disk_is_a_failure(tmp_path: Path) -> None:
+    """The journal needs a little room to write anything; the folder is named."""
+    with small_disk(tmp_path / "small", 1 << 21) as disk:
+        assert (await found(disk.path / "journal"))["journal"].verdict is Verdict.ADVICE
+        disk.fill()
+        finding = (await found(disk.path / "journal"))["journal"]
+
+    assert finding.verdict is Verdict.FAILED
+    assert f"the disk of {tmp_path / 'small' / 'journal'} is full (0 KiB free)" in finding.said
 
 
 async def test_a_disk_that_has_less_than_the_journal_may_take_is_told(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from ibex.domain.identity import Agent
 from ibex.domain.manage_identity import AlreadyExistsError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
     from uuid import UUID
 
@@ -114,6 +115,13 @@ class InMemoryIdentity:
         """Return the organization's tokens, oldest first; see ``IdentityStore``."""
         own = sorted((t for t in self._tokens.values() if t.org_id == org_id), key=_position)
         return [t for t in own if after is None or _position(t) > (after.created_at, after.id)][:limit]
+
+    async def live_tokens_by_key(self, now: datetime) -> Mapping[str, int]:
+        """Return how many live tokens there are by key id; see ``IdentityStore``."""
+        live = (
+            t for t in self._tokens.values() if t.revoked_at is None and (t.expires_at is None or t.expires_at > now)
+        )
+        return Counter(token.key_id for token in live)
 
     async def revoke_token(self, org_id: UUID, token_id: UUID, now: datetime) -> bool:
         """Revoke a token; False if the organization has no such token. Revoking again keeps the first time."""

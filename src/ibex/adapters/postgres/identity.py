@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Integer, bindparam, func, insert, select, tuple_, update
+from sqlalchemy import Integer, bindparam, func, insert, or_, select, tuple_, update
 
 from ibex.adapters.postgres.statements import Statement
 from ibex.adapters.postgres.tables import agents, organizations, tokens, users
@@ -59,6 +59,14 @@ _OWN_TOKENS = (
 _TOKENS = Statement(_OWN_TOKENS)
 _TOKENS_AFTER = Statement(
     _OWN_TOKENS.where(tuple_(tokens.c.created_at, tokens.c.id) > tuple_(bindparam("after_time"), bindparam("after_id")))
+)
+_LIVE_BY_KEY = Statement(
+    select(tokens.c.key_id, func.count().label("live"))
+    .where(
+        tokens.c.revoked_at.is_(None),
+        or_(tokens.c.expires_at.is_(None), tokens.c.expires_at > bindparam("now")),
+    )
+    .group_by(tokens.c.key_id)
 )
 _REVOKE_TOKEN = Statement(
     update(tokens)
@@ -153,6 +161,10 @@ class PostgresIdentity:
                 _TOKENS_AFTER, org_id=org_id, most=limit, after_time=after.created_at, after_id=after.id
             )
         return [_token(row) for row in rows]
+
+    async def live_tokens_by_key(self, now: datetime) -> Mapping[str, int]:
+        """Return how many live tokens there are by key id; see ``IdentityStore``."""
+        return {row["key_id"]: row["live"] for row in await self._rows(_LIVE_BY_KEY, now=now)}
 
     async def revoke_token(self, org_id: UUID, token_id: UUID, now: datetime) -> bool:
         """Revoke a token; False if the organization has no such token. Revoking again keeps the first time."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from ibex.entrypoints.cli.invocation import Invocation
     from ibex.entrypoints.diagnosis import Finding
+    from ibex.entrypoints.settings import Settings
 
 _COLOURS: Final = {"ok": "green", "advice": "yellow", "absent": None, "failed": "red"}
 _MARGIN: Final = " " * 8
@@ -42,11 +43,13 @@ def doctor(invocation: Invocation, url: str | None, *, as_json: bool) -> int:
 
     with invocation.explaining():
         settings = invocation.settings()
-    running = invocation.home.running_address()
+    running, installation = invocation.home.running_address(), invocation.home.installation()
     around = Surroundings(
         start=_start(invocation, running),
-        proxy=url or running,
+        proxy=url or running or _chosen_address(invocation, settings),
         journal=Path(settings.journal_dir) if running is None else invocation.home.journal,
+        log=invocation.home.log if running is not None else None,
+        token=installation.agent_token if running is not None and installation is not None else None,
     )
     found = [*_of_the_settings(invocation), *asyncio.run(diagnose(invocation.examine(settings, around)))]
     failed = [finding for finding in found if finding.verdict is Verdict.FAILED]
@@ -54,8 +57,27 @@ def doctor(invocation: Invocation, url: str | None, *, as_json: bool) -> int:
         show_one({"healthy": not failed, "findings": [asdict(finding) for finding in found]}, as_json=True)
     else:
         _show(found)
-        click.echo(f"\n{len(failed)} of {len(found)} failed." if failed else "\nNothing is wrong.")
+        click.echo(f"\n{_verdict(found)}")
     return EXIT_FAILED if failed else 0
+
+
+def _chosen_address(invocation: Invocation, settings: Settings) -> str | None:
+    """Return the address of the settings if they are about a proxy; None if they are about a folder where none runs.
+
+    What answers at the default address then is another folder's.
+    """
+    environ = invocation.environ_with_dotenv()
+    chosen = any(environ.get(name, "").strip() for name in ("IBEX_HOST", "IBEX_PORT"))
+    if chosen or settings.database_url is not None or invocation.in_production:
+        return f"http://{settings.host}:{settings.port}"
+    return None
+
+
+def _verdict(found: Sequence[Finding]) -> str:
+    number = {verdict: sum(one.verdict.value == verdict for one in found) for verdict in ("failed", "advice")}
+    if number["failed"]:
+        return f"{number['failed']} of {len(found)} failed."
+    return f"Nothing failed; there is advice on {number['advice']}." if number["advice"] else "Nothing is wrong."
 
 
 def _start(invocation: Invocation, running: str | None) -> str:

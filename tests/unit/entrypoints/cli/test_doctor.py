@@ -45,8 +45,10 @@ def test_where_nothing_is_wrong_it_says_so(ibex: CliScene) -> None:
         "advice  proxy       almost",
         "        → Do that.",
         "",
-        "Nothing is wrong.",
+        "Nothing failed; there is advice on 1.",
     ]
+    ibex.examinations = [WELL, ABSENT]
+    assert ibex.run("doctor").out.splitlines()[-1] == "Nothing is wrong."
 
 
 def test_what_fails_is_the_exit_code(ibex: CliScene) -> None:
@@ -113,6 +115,42 @@ def test_a_dotenv_that_production_does_not_read_is_told(ibex: CliScene) -> None:
     (finding,) = ibex.run("doctor", "--json").json["findings"]
 
     assert finding["said"] == f"There is a {ibex.dotenv}, which is not read where IBEX_ENV=production."
+
+
+def surroundings(ibex: CliScene, environ: dict[str, str], *options: str) -> Surroundings:
+    """Return what is known besides the settings when the doctor is asked so."""
+    asked: list[Surroundings] = []
+
+    def examine(_settings: Settings, around: Surroundings) -> list[Examination]:
+        asked.append(around)
+        return []
+
+    invocation = Invocation(ibex.home, environ, dotenv=str(ibex.dotenv), examine=examine)
+    assert main(["doctor", *options], invocation) == 0
+    return asked[0]
+
+
+def test_another_folders_proxy_is_not_this_ones(ibex: CliScene) -> None:
+    """Where nothing runs on the folder, what answers at the default address is not asked; a named one is."""
+    assert surroundings(ibex, {}).proxy is None
+    assert surroundings(ibex, {"IBEX_PORT": "9000"}).proxy == "http://127.0.0.1:9000"
+    assert surroundings(ibex, {"IBEX_DATABASE_URL": "postgresql://db/ibex"}).proxy == "http://127.0.0.1:8080"
+    assert surroundings(ibex, {}, "--url", "http://else:1").proxy == "http://else:1"
+
+
+def test_what_runs_on_the_folder_is_known_with_its_log_and_token(ibex: CliScene) -> None:
+    """Both are the folder's; where nothing runs, neither says anything of now."""
+    installation = ibex.install()
+    around = surroundings(ibex, {})
+    assert (around.proxy, around.log, around.token) == (None, None, None)
+    with ibex.home.claim():
+        ibex.home.announce("http://127.0.0.1:9", {})
+        around = surroundings(ibex, {})
+    assert (around.proxy, around.log, around.token) == (
+        "http://127.0.0.1:9",
+        ibex.home.log,
+        installation.agent_token,
+    )
 
 
 @pytest.mark.parametrize(("environ", "start"), [({}, "dev` starts IBEX"), ({"IBEX_ENV": "production"}, "`ibex serve`")])
