@@ -44,8 +44,8 @@ async def stores(request: pytest.FixtureRequest) -> AsyncIterator[Stores]:
     await auth.close()
 
 
-def _version(draft: DirectiveDraft, number: int) -> DirectiveVersion:
-    return DirectiveVersion(draft.id, number, draft.text, draft.sha256, draft.author, draft.created_at)
+def _version(draft: DirectiveDraft, number: int, mode: InjectionMode = InjectionMode.SYSTEM_FIRST) -> DirectiveVersion:
+    return DirectiveVersion(draft.id, number, draft.text, draft.sha256, draft.author, draft.created_at, mode)
 
 
 def _in_force(draft: DirectiveDraft, number: int, mode: InjectionMode) -> Directive:
@@ -86,7 +86,11 @@ async def test_a_further_version_takes_force_and_keeps_the_mode(stores: Stores) 
     assert await store.active(*of) == _in_force(drafts[1], 2, InjectionMode.USER_PREPEND)
     await store.add_version(*of, drafts[2], InjectionMode.SYSTEM_APPEND)
     assert await store.active(*of) == _in_force(drafts[2], 3, InjectionMode.SYSTEM_APPEND)
-    assert await store.history(*of) == [_version(drafts[n - 1], n) for n in (3, 2, 1)]
+    assert await store.history(*of) == [
+        _version(drafts[2], 3, InjectionMode.SYSTEM_APPEND),
+        _version(drafts[1], 2, InjectionMode.USER_PREPEND),
+        _version(drafts[0], 1, InjectionMode.USER_PREPEND),
+    ]
 
 
 async def test_the_longest_text_fits(stores: Stores) -> None:
@@ -114,6 +118,41 @@ async def test_a_rollback_moves_the_pointer(stores: Stores) -> None:
     assert len(await store.history(*of)) == 2
     await store.add_version(*of, drafts[2], None)
     assert await store.active(*of) == _in_force(drafts[2], 3, InjectionMode.SYSTEM_FIRST)
+
+
+async def test_a_rollback_restores_the_mode(stores: Stores) -> None:
+    """The mode belongs to the version, as its text does; the next version keeps the restored one."""
+    identity, store = stores
+    agent, drafts = await settle_in(identity), [new_draft(f"version {n}") for n in (1, 2, 3)]
+    of = (agent.org_id, agent.id)
+    await store.add_version(*of, drafts[0], InjectionMode.USER_PREPEND)
+    await store.add_version(*of, drafts[1], InjectionMode.SYSTEM_APPEND)
+    state = await store.activate(*of, 1)
+    assert state is not None
+    assert (state.mode, state.version.mode) == (InjectionMode.USER_PREPEND, InjectionMode.USER_PREPEND)
+    assert await store.active(*of) == _in_force(drafts[0], 1, InjectionMode.USER_PREPEND)
+    await store.activate(*of, 2)
+    assert await store.active(*of) == _in_force(drafts[1], 2, InjectionMode.SYSTEM_APPEND)
+    await store.activate(*of, 1)
+    await store.add_version(*of, drafts[2], None)
+    assert await store.active(*of) == _in_force(drafts[2], 3, InjectionMode.USER_PREPEND)
+
+
+async def test_what_is_in_force_already_is_no_new_version(stores: Stores) -> None:
+    """Text and mode count: another mode, or what was in force once, or is switched off, is a new version."""
+    identity, store = stores
+    agent, mode = await settle_in(identity), InjectionMode.SYSTEM_APPEND
+    of = (agent.org_id, agent.id)
+    first = await store.add_version(*of, new_draft("one"), mode)
+    repeated = await asyncio.gather(*(store.add_version(*of, new_draft("one"), again) for again in (None, mode) * 4))
+    assert repeated == [first] * 8
+    steps = (("one", InjectionMode.SYSTEM_FIRST), ("two", None), ("one", None))
+    states = [await store.add_version(*of, new_draft(text), chosen) for text, chosen in steps]
+    assert [state and state.version.number for state in states] == [2, 3, 4]
+    await store.deactivate(*of)
+    last = await store.add_version(*of, new_draft("one"), None)
+    assert last is not None
+    assert (last.version.number, last.is_active) == (5, True)
 
 
 @pytest.mark.parametrize("number", [0, -1, 2])

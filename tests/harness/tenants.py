@@ -66,8 +66,9 @@ def new_token(
     )
 
 
-def new_draft(text: str = "Be brief.") -> DirectiveDraft:
-    """Return a directive's version before it has a number."""
+def new_draft(text: str | None = None) -> DirectiveDraft:
+    """Return a directive's version before it has a number, by default with a text that no other one has."""
+    text = f"Be brief. {uuid4()}" if text is None else text
     return DirectiveDraft(uuid4(), text, text_hash(text), "someone@example.com", later())
 
 

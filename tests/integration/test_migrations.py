@@ -38,6 +38,23 @@ SELECT 'right ' || grantee || ' ' || privilege_type || ' ' || table_name FROM in
 WHERE table_schema = 'public' AND grantee LIKE 'ibex\\_a%%'
 """
 
+_A_DIRECTIVE = """
+WITH o AS (
+    INSERT INTO organizations (id, name, status, created_at)
+    VALUES ('00000000-0000-0000-0000-000000000001', 'acme', 'active', now()) RETURNING id
+), a AS (
+    INSERT INTO agents (id, org_id, name, status, created_at) SELECT id, id, 'support', 'active', now() FROM o
+    RETURNING id
+), d AS (
+    INSERT INTO directives (agent_id, org_id, injection_mode, is_active, active_version_id)
+    SELECT id, id, 'user_prepend', true, id FROM a RETURNING agent_id
+)
+INSERT INTO directive_versions (id, agent_id, org_id, number, text, sha256, author, created_at)
+SELECT CASE n WHEN 1 THEN agent_id ELSE gen_random_uuid() END, agent_id, agent_id, n,
+       CASE n WHEN 1 THEN 'one' ELSE 'two' END, repeat('a', 64), 'me', now()
+FROM d, generate_series(1, 2) AS n
+"""
+
 
 def _objects(database: PostgresDatabase) -> set[str]:
     with psycopg.connect(database.superuser_url) as connection:
@@ -55,6 +72,23 @@ def test_migrations_go_up_down_and_up(empty_postgres: PostgresDatabase) -> None:
     assert _objects(empty_postgres) == {"table alembic_version", "table alembic_version_pkc"}
     assert migrate.upgrade(url) == migrate.head()
     assert _objects(empty_postgres) == made
+
+
+async def test_versions_of_before_get_the_mode_of_their_directive(empty_postgres: PostgresDatabase) -> None:
+    """That is how they would have been injected after a rollback; nothing else about them changes."""
+    migrate.upgrade(empty_postgres.owner_url, "0006")
+    with psycopg.connect(empty_postgres.superuser_url) as connection:
+        connection.execute(_A_DIRECTIVE)
+    migrate.upgrade(empty_postgres.owner_url)
+    with psycopg.connect(empty_postgres.superuser_url) as connection:
+        found = connection.execute("SELECT injection_mode, text FROM directive_versions ORDER BY number").fetchall()
+        forced = connection.execute(
+            "SELECT relname FROM pg_class WHERE relforcerowsecurity AND relname LIKE 'directive%' ORDER BY relname"
+        ).fetchall()
+        with pytest.raises(psycopg.DatabaseError, match="directive_versions"):
+            connection.execute("UPDATE directive_versions SET text = 'x'")
+    assert found == [("user_prepend", "one"), ("user_prepend", "two")]
+    assert forced == [("directive_versions",), ("directives",)]
 
 
 def test_migrating_again_changes_nothing(empty_postgres: PostgresDatabase) -> None:

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class DirectiveVersion:
-    """One immutable version. ``number`` counts from 1 per agent; its repr shows no text."""
+    """One immutable version. ``number`` counts from 1 per agent; its repr shows no text.
+
+    ``mode`` is None if an older IBEX, running beside this one during an upgrade, added the version.
+    """
 
     id: UUID
     number: int
@@ -31,6 +34,7 @@ class DirectiveVersion:
     sha256: str
     author: str
     created_at: datetime
+    mode: InjectionMode | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,10 @@ class DirectiveState:
     version: DirectiveVersion
     changed_at: datetime
     previous_number: int | None
+
+    def already_has(self, draft: DirectiveDraft, mode: InjectionMode | None) -> bool:
+        """Return whether the draft's text is in force in this mode; None is any."""
+        return self.is_active and self.version.text == draft.text and mode in (None, self.mode)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +79,8 @@ class DirectiveStore(Protocol):
     ) -> DirectiveState | None:
         """Add a version under the next number and put it in force, creating and activating the directive.
 
-        ``mode`` None keeps the mode, ``system_first`` for a new directive. None if the organization has no such agent.
+        ``mode`` None keeps the mode, ``system_first`` for a new directive. If this text is in force in this mode
+        already, nothing changes. None if the organization has no such agent.
         """
 
     async def state(self, org_id: UUID, agent_id: UUID) -> DirectiveState | None:
@@ -81,7 +90,7 @@ class DirectiveStore(Protocol):
         """Return all versions, newest first; empty if the agent has no directive."""
 
     async def activate(self, org_id: UUID, agent_id: UUID, number: int) -> DirectiveState | None:
-        """Put a version in force and activate the directive; None if there is no such version.
+        """Put a version's text and mode in force and activate the directive; None if there is no such version.
 
         Putting in force what is in force already leaves the version before it the same.
         """
@@ -102,10 +111,21 @@ class ManageDirectives:
     async def set(
         self, org_id: UUID, agent_id: UUID, text: str, *, author: str, mode: InjectionMode | None = None
     ) -> DirectiveState:
-        """Put a new text in force. Raises ``ValueError`` for a text that may not be one, and ``NotFoundError``."""
+        """Put a text in force in a mode, by default the present one, as a new version.
+
+        If they are in force already, nothing changes, and the present state is returned. Raises ``ValueError`` for a
+        text that may not be one, and ``NotFoundError``.
+        """
         check_text(text)
         draft = DirectiveDraft(self._ids.uuid7(), text, text_hash(text), author, self._clock.now())
-        state = await self._change(org_id, self._store.add_version(org_id, agent_id, draft, mode))
+        state: DirectiveState | None = None
+
+        async def add() -> bool:
+            nonlocal state
+            state = await self._store.add_version(org_id, agent_id, draft, mode)
+            return state is not None and state.version.id == draft.id
+
+        await self._changes.make(org_id, add())
         if state is None:
             raise NotFoundError("There is no such agent.")
         return state
@@ -149,7 +169,10 @@ class ManageDirectives:
         return DirectiveDiff(old, new, unified_lines(old.text if old else "", new.text), basis)
 
     async def rollback(self, org_id: UUID, agent_id: UUID, number: int) -> DirectiveState:
-        """Put an earlier version in force again: the pointer moves, nothing is copied. Raises ``NotFoundError``."""
+        """Put an earlier version, text and mode, in force again: the pointer moves, nothing is copied.
+
+        Raises ``NotFoundError``.
+        """
         state = await self._change(org_id, self._store.activate(org_id, agent_id, number))
         if state is None:
             raise _no_version(number, [version.number for version in await self._store.history(org_id, agent_id)])

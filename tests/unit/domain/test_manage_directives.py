@@ -245,6 +245,32 @@ async def test_the_epoch_is_replaced_after_the_commit(desk: Desk) -> None:
     assert (first.text, second) == ("one", None)
 
 
+async def test_setting_what_is_in_force_changes_nothing(desk: Desk) -> None:
+    """No version, no epoch, no entry in the log; the present state is returned."""
+    made = await desk.manage.set(*desk.key, "one", author=AUTHOR, mode=InjectionMode.SYSTEM_APPEND)
+    position = (await desk.identity.change_log.read(None)).position
+    desk.clock.advance(timedelta(seconds=1))
+
+    assert await desk.manage.set(*desk.key, "one", author="someone else") == made
+    assert await desk.manage.set(*desk.key, "one", author=AUTHOR, mode=InjectionMode.SYSTEM_APPEND) == made
+
+    assert len(await desk.manage.history(*desk.key)) == 1
+    assert len(desk.epochs.replaced) == 1
+    assert (await desk.identity.change_log.read(position)).changes == []
+
+
+async def test_rolling_back_restores_the_mode(desk: Desk) -> None:
+    """A version is a text with its mode."""
+    await desk.manage.set(*desk.key, "one", author=AUTHOR, mode=InjectionMode.USER_PREPEND)
+    await desk.manage.set(*desk.key, "two", author=AUTHOR, mode=InjectionMode.SYSTEM_APPEND)
+
+    state = await desk.manage.rollback(*desk.key, 1)
+
+    in_force = await desk.in_force()
+    assert in_force is not None
+    assert (state.mode, in_force.mode) == (InjectionMode.USER_PREPEND, InjectionMode.USER_PREPEND)
+
+
 async def test_a_change_that_found_nothing_replaces_no_epoch(desk: Desk) -> None:
     """Nor does a text that may not be one."""
     position = (await desk.identity.change_log.read(None)).position

@@ -45,16 +45,18 @@ class InMemoryDirectives:
         if await self._identity.find_agent(org_id, agent_id) is None:
             return None
         key = (org_id, agent_id)
+        before = self._states.get(key)
+        if before is not None and before.already_has(draft, mode):
+            return before
         versions = self._versions.setdefault(key, [])
         number = len(versions) + 1
-        version = DirectiveVersion(draft.id, number, draft.text, draft.sha256, draft.author, draft.created_at)
+        mode = mode or (before.mode if before is not None else InjectionMode.SYSTEM_FIRST)
+        version = DirectiveVersion(draft.id, number, draft.text, draft.sha256, draft.author, draft.created_at, mode)
         versions.append(version)
-        before = self._states.get(key)
-        kept = before.mode if before is not None else InjectionMode.SYSTEM_FIRST
         previous = before.version.number if before is not None else None
         now = self._clock.now()
         self._states[key] = DirectiveState(
-            agent_id, mode or kept, is_active=True, version=version, changed_at=now, previous_number=previous
+            agent_id, mode, is_active=True, version=version, changed_at=now, previous_number=previous
         )
         self._changed(org_id)
         return self._states[key]
@@ -86,6 +88,7 @@ class InMemoryDirectives:
         stays = before.version == version
         self._states[key] = replace(
             before,
+            mode=version.mode or before.mode,
             is_active=is_active,
             version=version,
             changed_at=self._clock.now(),

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 _OF_AGENT = and_(directives.c.agent_id == bindparam("of_agent"), directives.c.org_id == bindparam("of_org"))
 _PREVIOUS = versions.alias("previous")
-_STATE = Statement(
+_STATE_OF_AGENT = (
     select(
-        directives.c.injection_mode,
+        directives.c.injection_mode.label("mode"),
         directives.c.is_active,
         directives.c.updated_at,
         _PREVIOUS.c.number.label("previous_number"),
@@ -37,6 +37,8 @@ _STATE = Statement(
     .outerjoin(_PREVIOUS, _PREVIOUS.c.id == directives.c.previous_version_id)
     .where(_OF_AGENT)
 )
+_STATE = Statement(_STATE_OF_AGENT)
+_LOCKED_STATE = Statement(_STATE_OF_AGENT.with_for_update(of=directives))
 _ACTIVE = Statement(
     select(directives.c.injection_mode, versions.c.id, versions.c.number, versions.c.text, versions.c.sha256)
     .join(versions, versions.c.id == directives.c.active_version_id)
@@ -69,7 +71,7 @@ _POINT_AT_NEW = Statement(
 )
 _ADD_VERSION = Statement(
     insert(versions).from_select(
-        ["id", "agent_id", "org_id", "number", "text", "sha256", "author", "created_at"],
+        ["id", "agent_id", "org_id", "number", "text", "sha256", "author", "created_at", "injection_mode"],
         select(
             bindparam("id", type_=versions.c.id.type),
             bindparam("of_agent", type_=versions.c.agent_id.type),
@@ -79,6 +81,7 @@ _ADD_VERSION = Statement(
             bindparam("sha256", type_=Text()),
             bindparam("author", type_=Text()),
             bindparam("created_at", type_=versions.c.created_at.type),
+            select(directives.c.injection_mode).where(_OF_AGENT).scalar_subquery(),
         ).where(versions.c.agent_id == bindparam("of_agent"), versions.c.org_id == bindparam("of_org")),
     )
 )
@@ -93,6 +96,7 @@ _ACTIVATE = Statement(
     .values(
         is_active=True,
         active_version_id=versions.c.id,
+        injection_mode=func.coalesce(versions.c.injection_mode, directives.c.injection_mode),
         previous_version_id=case(
             (directives.c.active_version_id == versions.c.id, directives.c.previous_version_id),
             else_=directives.c.active_version_id,
@@ -128,6 +132,9 @@ class PostgresDirectives:
         of = {"of_org": org_id, "of_agent": agent_id}
         try:
             async with self._database.transaction(org_id) as connection:
+                state = await _state(connection, org_id, agent_id, _LOCKED_STATE)
+                if state is not None and state.already_has(draft, mode):
+                    return state
                 await _POINT_AT_NEW.run(connection, **of, mode=mode and mode.value, version_id=draft.id)
                 await _ADD_VERSION.run(
                     connection,
@@ -169,13 +176,15 @@ class PostgresDirectives:
             return await _state(connection, org_id, agent_id) if changed.rowcount else None
 
 
-async def _state(connection: AsyncConnection[Any], org_id: UUID, agent_id: UUID) -> DirectiveState | None:
-    row = await (await _STATE.run(connection, of_org=org_id, of_agent=agent_id)).fetchone()
+async def _state(
+    connection: AsyncConnection[Any], org_id: UUID, agent_id: UUID, statement: Statement = _STATE
+) -> DirectiveState | None:
+    row = await (await statement.run(connection, of_org=org_id, of_agent=agent_id)).fetchone()
     if row is None:
         return None
     return DirectiveState(
         agent_id=agent_id,
-        mode=InjectionMode(row["injection_mode"]),
+        mode=InjectionMode(row["mode"]),
         is_active=row["is_active"],
         version=_version(row),
         changed_at=row["updated_at"],
@@ -184,4 +193,12 @@ async def _state(connection: AsyncConnection[Any], org_id: UUID, agent_id: UUID)
 
 
 def _version(row: Mapping[str, Any]) -> DirectiveVersion:
-    return DirectiveVersion(row["id"], row["number"], row["text"], row["sha256"], row["author"], row["created_at"])
+    return DirectiveVersion(
+        id=row["id"],
+        number=row["number"],
+        text=row["text"],
+        sha256=row["sha256"],
+        author=row["author"],
+        created_at=row["created_at"],
+        mode=InjectionMode(row["injection_mode"]) if row["injection_mode"] else None,
+    )

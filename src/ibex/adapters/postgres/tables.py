@@ -205,9 +205,11 @@ directive_versions = Table(
     _text("sha256"),
     _text("author"),
     _time("created_at"),
+    _text("injection_mode", nullable=True),  # empty where an IBEX of before the column added the version
     PrimaryKeyConstraint("id"),
     UniqueConstraint("id", "agent_id", "org_id"),
     UniqueConstraint("agent_id", "org_id", "number"),
+    _one_of("injection_mode", InjectionMode),
     ForeignKeyConstraint(["agent_id", "org_id"], ["directives.agent_id", "directives.org_id"]),
     CheckConstraint(f"octet_length(text) BETWEEN 1 AND {MAX_TEXT_BYTES}", name="text"),
     _sha256("sha256"),

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import rich_click as click
 
 from ibex.domain.directive_diff import Basis
-from ibex.domain.directives import InjectionMode
+from ibex.domain.directives import MAX_TEXT_BYTES, InjectionMode
 from ibex.entrypoints.cli.output import Row, json_option, org_option, show_one, show_rows, shown
 from ibex.entrypoints.untrusted_text import sanitize
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from io import TextIOWrapper
+    from typing import TextIO
     from uuid import UUID
 
     from ibex.domain.manage_directives import DirectiveState, DirectiveVersion, ManageDirectives
@@ -28,6 +29,7 @@ _HISTORY_COLUMNS: Final = {
     "number": "version",
     "in_force": "in force",
     "receipt": "receipt",
+    "mode": "mode",
     "bytes": "bytes",
     "author": "author",
     "created_at": "created",
@@ -47,7 +49,7 @@ def directive() -> None:
 @click.argument("agent")
 @click.argument("text", required=False)
 @click.option("--file", type=click.File(encoding="utf-8"), help="Take the text from a file, - for standard input.")
-@click.option("--mode", type=click.Choice([mode.value for mode in InjectionMode]), help="By default it stays.")
+@click.option("--mode", type=click.Choice([mode.value for mode in InjectionMode]), help="By default the present one.")
 @click.option("--author", help="By default who runs this.")
 @org_option
 @json_option
@@ -63,10 +65,13 @@ def set_directive(  # noqa: PLR0913 - an argument an option
     *,
     as_json: bool,
 ) -> None:
-    """Put a new text in force; it holds from the next request on."""
+    """Put a text in force as a new version; it holds from the next request on.
+
+    A version is a text with its mode. If both are in force already, nothing changes.
+    """
     if (text is None) == (file is None):
         raise click.UsageError("Give the text, or --file, and not both.")
-    words = file.read() if file is not None else sys.stdin.read() if text == "-" else text or ""
+    words = _read(file or sys.stdin) if text is None or text == "-" else text
     chosen = InjectionMode(mode) if mode else None
 
     async def change(directives: ManageDirectives, org_id: UUID, agent_id: UUID) -> DirectiveState:
@@ -145,7 +150,7 @@ def diff(
 @json_option
 @click.pass_obj
 def rollback(invocation: Invocation, agent: str, number: int, org: str | None, *, as_json: bool) -> None:
-    """Put an earlier version's text in force again; the mode stays as it is now."""
+    """Put an earlier version in force again: its text and its mode."""
 
     async def change(directives: ManageDirectives, org_id: UUID, agent_id: UUID) -> DirectiveState:
         return await directives.rollback(org_id, agent_id, number)
@@ -161,6 +166,17 @@ def rollback(invocation: Invocation, agent: str, number: int, org: str | None, *
 def deactivate(invocation: Invocation, agent: str, org: str | None, *, as_json: bool) -> None:
     """Stop injecting, until a version is set or rolled back to."""
     _change(invocation, agent, org, lambda d, org_id, agent_id: d.deactivate(org_id, agent_id), as_json=as_json)
+
+
+def _read(file: TextIO) -> str:
+    """Return a file's text; of one that is too long, no more is read than shows it. Raises ``click.UsageError``."""
+    try:
+        text = file.read(MAX_TEXT_BYTES + 1)
+    except UnicodeDecodeError:
+        raise click.UsageError(f"{file.name} is not UTF-8.") from None
+    if len(text) > MAX_TEXT_BYTES:
+        raise click.UsageError(f"{file.name} is too long: a directive has 1 to {MAX_TEXT_BYTES:,} bytes.")
+    return text
 
 
 def _run(
@@ -193,17 +209,18 @@ def _side(version: DirectiveVersion | None) -> str:
     if version is None:
         return "nothing"
     row = _version_row(version)
-    return f"version {row['receipt']} of {shown(row['created_at'])} by {shown(row['author'])}"
+    mode = f" ({row['mode']})" if row["mode"] else ""
+    return f"version {row['receipt']}{mode} of {shown(row['created_at'])} by {shown(row['author'])}"
 
 
 def _state_row(state: DirectiveState) -> Row:
     return {
         "agent_id": str(state.agent_id),
-        "mode": state.mode.value,
         "is_active": state.is_active,
         "changed_at": state.changed_at,
         "previous": state.previous_number,
         **_version_row(state.version),
+        "mode": state.mode.value,
     }
 
 
@@ -221,6 +238,7 @@ def _version_row(version: DirectiveVersion) -> Row:
     return {
         "number": version.number,
         "receipt": f"{version.number}@{version.sha256[:8]}",
+        "mode": version.mode.value if version.mode else None,
         "sha256": version.sha256,
         "bytes": len(version.text.encode()),
         "author": version.author,

@@ -59,6 +59,8 @@ def test_a_text_comes_from_a_file_or_from_standard_input(
         (["set", "one", "text", "--file", "-"], 2, "not both"),
         (["set", "one", ""], 1, "1 to 32,768 bytes"),
         (["set", "one", "x" * 32_769], 1, "1 to 32,768 bytes"),
+        (["set", "one", "--file", "/dev/zero"], 2, "/dev/zero is too long: a directive has 1 to 32,768 bytes."),
+        (["set", "one", "--file", "/bin/true"], 2, "is not UTF-8"),
         (["set", "nobody", "text"], 1, "no agent"),
         (["show", "one"], 1, "has no directive"),
         (["rollback", "one", "1"], 1, "has no directive"),
@@ -78,8 +80,9 @@ def test_what_cannot_be_done_is_said(ibex: CliScene, arguments: list[str], code:
 
 
 def test_going_back_moves_the_pointer(ibex: CliScene) -> None:
-    """The history stays, newest first; a mode that is not given stays too; deactivated is said."""
+    """The history stays, newest first; the mode comes back with the text; deactivated is said."""
     ibex.run("directive", "set", "one", "first", "--mode", "system_append")
+    ibex.run("directive", "set", "one", "second", "--mode", "user_prepend")
     ibex.run("directive", "set", "one", "second")
 
     back = ibex.run("directive", "rollback", "one", "1", "--json").json
@@ -87,7 +90,8 @@ def test_going_back_moves_the_pointer(ibex: CliScene) -> None:
 
     assert (back["number"], back["mode"], back["is_active"]) == (1, "system_append", True)
     assert (off["number"], off["is_active"]) == (1, False)
-    assert [row["number"] for row in ibex.run("directive", "history", "one", "--json").json] == [2, 1]
+    rows = ibex.run("directive", "history", "one", "--json").json
+    assert [(row["number"], row["mode"]) for row in rows] == [(2, "user_prepend"), (1, "system_append")]
 
 
 def test_the_history_marks_what_is_in_force(ibex: CliScene) -> None:
@@ -151,8 +155,8 @@ def test_two_versions_are_compared(ibex: CliScene) -> None:
     found = ibex.run("directive", "diff", "one", "--json").json
 
     assert [line.partition(" of ")[0] for line in lines[:2]] == [
-        f"--- version {found['after']['receipt'].replace('3@', '1@')}",
-        f"+++ version {found['before']['receipt']}",
+        f"--- version {found['after']['receipt'].replace('3@', '1@')} (system_first)",
+        f"+++ version {found['before']['receipt']} (system_first)",
     ]
     assert lines[2:] == ["@@ -1 +1,2 @@", " Be brief.", "+Be kind."]
     assert (found["before"]["number"], found["after"]["number"]) == (2, 3)

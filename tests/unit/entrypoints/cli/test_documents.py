@@ -25,7 +25,7 @@ TOKEN = {
     *("id", "display_prefix", "name", "status", "agent_id", "user_id"),
     *("permissions", "created_at", "expires_at", "revoked_at"),
 }
-VERSION = {"number", "receipt", "sha256", "bytes", "author", "created_at"}
+VERSION = {"number", "receipt", "sha256", "bytes", "author", "created_at", "mode"}
 DIRECTIVE = {"agent_id", "mode", "is_active", "changed_at", "previous", *VERSION}
 SESSION = {
     *("id", "handle", "agent_id", "status", "model", "provider", "turn_count", "total_input_tokens"),
@@ -131,7 +131,11 @@ def test_a_sessions_turns_are_objects_in_it(ibex: CliScene) -> None:
         ("org list", "id name status rpm created", ["acme", "active"]),
         ("agent list", "id name status created", ["one", "active"]),
         ("token list", "token name status agent permissions expires created", ["laptop", "live", "agent"]),
-        ("directive history one", "version in force receipt bytes author created", ["1", "since", "8", "me"]),
+        (
+            "directive history one",
+            "version in force receipt mode bytes author created",
+            ["1", "since", "system_first", "8", "me"],
+        ),
         (
             "sessions list",
             "session status turns tokens in out model last turn",
