@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from redis.credentials import CredentialProvider
 
     from ibex.adapters.redis.link import RedisObserver
+    from ibex.adapters.telemetry.journal import MeasuredJournal
     from ibex.domain.clock import Clock
     from ibex.domain.freshness.epochs import Epochs
     from ibex.domain.ids import IdSource
@@ -95,6 +96,16 @@ def _completion_providers(settings: Settings, transport: httpx.AsyncBaseTranspor
     if key is None:
         return ProviderRegistry([EchoProvider(clock, settings.openai_models, first_byte_delay_s=settings.echo_delay_s)])
     return ProviderRegistry([OpenAIProvider(_openai_config(settings, key.reveal()), transport, clock)])
+
+
+COMPLETION_ROUTES: Final = ("/v1/chat/completions", "/v1/orgs/{org_id}/chat/completions")
+"""The templates of the routes whose refusals have an alert."""
+
+
+def _metrics(clock: Clock, journal: MeasuredJournal, registry: Registry, routed: ProviderRegistry) -> Metrics:
+    """Return the metrics, with a series from the start for each provider and each route of completions."""
+    names = dict.fromkeys(name for _, name in routed.patterns)
+    return Metrics(clock, journal, registry, providers=names, routes=COMPLETION_ROUTES)
 
 
 def _transport(settings: Settings) -> httpx.AsyncBaseTransport:
@@ -217,7 +228,6 @@ class _ProxyAdapters(_Adapters):
     metric_regions = providers.Object(())
     own_region = providers.Object(0)
     registry = providers.Singleton(Registry, "ibex_proxy_", metric_regions, own_region)
-    metrics = providers.Singleton(Metrics, _Adapters.clock, journal, registry)
     cache_telemetry = providers.Singleton(CacheTelemetry, registry)
     watch_telemetry = providers.Singleton(WatchTelemetry, registry)
     loop_lag = providers.Singleton(LoopLag, registry, _Adapters.clock)
@@ -228,6 +238,7 @@ class _ProxyAdapters(_Adapters):
 
     transport = providers.Singleton(_transport, _Adapters.settings)
     completion_providers = providers.Singleton(_completion_providers, _Adapters.settings, transport, _Adapters.clock)
+    metrics = providers.Singleton(_metrics, _Adapters.clock, journal, registry, completion_providers)
 
 
 class EmbeddedAdapters(_ProxyAdapters):

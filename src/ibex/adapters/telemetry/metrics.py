@@ -17,6 +17,8 @@ from ibex.domain.exchange import Stage
 from ibex.domain.journal import Sink
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from ibex.adapters.telemetry.instruments import Histogram
     from ibex.adapters.telemetry.journal import MeasuredJournal
     from ibex.domain.clock import Clock
@@ -28,13 +30,36 @@ _REQUEST: Final = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.05, 
 _PROVIDER: Final = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300)
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 _NO_ROUTE: Final = "none"
+_PROVIDER_FAULTS: Final = (
+    ErrorCode.PROVIDER_UNAVAILABLE,
+    ErrorCode.PROVIDER_TIMEOUT,
+    ErrorCode.RATE_LIMITED,
+    ErrorCode.INVALID_REQUEST,
+    ErrorCode.OVERLOADED,
+)
+_MODES: Final = ("buffered", "stream")
 
 
 class Metrics:
-    """The metrics of a proxy process that tell of requests and what they leave."""
+    """The metrics of a proxy process that tell of requests and what they leave.
 
-    def __init__(self, clock: Clock, journal: MeasuredJournal, registry: Registry | None = None) -> None:
-        """Take where to declare them; by default in a registry of their own, of this process alone."""
+    What an alert names is exported from the start, with 0: Prometheus takes the first value that it sees of a series
+    for where the series begins, so that a counter that appears with 1 has not increased.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        journal: MeasuredJournal,
+        registry: Registry | None = None,
+        *,
+        providers: Collection[str] = (),
+        routes: Collection[str] = (),
+    ) -> None:
+        """Take where to declare them, by default in a registry of their own, of this process alone.
+
+        ``providers`` are the names of those that are routed to, ``routes`` the templates that completions come by.
+        """
         self._clock = clock
         self.registry = registry = registry or Registry("ibex_proxy_")
         self._journal = JournalTelemetry(registry, journal, clock)
@@ -49,12 +74,14 @@ class Metrics:
         self._directive, self._inject = stages.of(Stage.DIRECTIVE), stages.of(Stage.INJECT)
         decisions = registry.counters("rate_limit_decisions_total", "Requests judged.", "decision")
         self._allowed, self._limited = decisions.of("allowed"), decisions.of("limited")
-        self._declare_provider(registry)
+        self._declare_provider(registry, providers)
+        for route in routes:
+            self._requests.of(route, "POST", "503")
         self._failures = registry.counter("internal_errors_total", "Exceptions that nobody foresaw.")
         self._declare_sinks(registry)
         count_dropped_lines(registry)
 
-    def _declare_provider(self, registry: Registry) -> None:
+    def _declare_provider(self, registry: Registry, names: Collection[str]) -> None:
         by_provider = ("provider", "mode")
         self._provider = registry.histograms(
             "provider_duration_seconds", "From asking a provider to its last byte.", _PROVIDER, *by_provider
@@ -70,6 +97,11 @@ class Metrics:
             "stream_duration_seconds", "Streams, from their first byte to their last.", _PROVIDER, "ending"
         )
         self._disconnects = registry.counters("client_disconnects_total", "Clients that left before the end.", "phase")
+        for name in names:
+            for code in _PROVIDER_FAULTS:
+                self._provider_errors.of(name, code)
+            for mode in _MODES:
+                self._provider.of(name, mode)
 
     def _declare_sinks(self, registry: Registry) -> None:
         self._journal_losses = registry.counters(
@@ -86,6 +118,9 @@ class Metrics:
             merge=Merge.MAX,
             divisor=1_000_000,
         )
+        for sink in Sink:
+            for counters in (self._journal_losses, self._buried, self._sink_failures):
+                counters.of(sink)
 
     def render(self) -> tuple[bytes, str]:
         """Return all metrics in Prometheus' text format, and its content type."""
