@@ -165,6 +165,19 @@ def test_a_start_that_is_told_to_stop_leaves_nothing_behind() -> None:
         assert processes_on(home) == []
 
 
+def test_the_end_of_the_terminal_ends_everything() -> None:
+    """SIGHUP while it serves, and while the servers start: neither of them is left running."""
+    with folder_of_its_own() as folder:
+        running = IbexDev.start(folder / "home", {})
+        assert len(processes_on(running.home)) >= 3
+        assert running.stop(signal.SIGHUP) == 0, "\n".join(running.lines)
+        assert processes_on(running.home) == []
+        starting = IbexProcess.spawn(["--home", str(folder / "home"), "dev", "--port", "0"], {}, folder)
+        starting.wait_for_line("starting PostgreSQL", 30)
+        assert starting.stop(signal.SIGHUP) == 128 + signal.SIGTERM
+        assert processes_on(folder / "home") == []
+
+
 def test_a_folder_whose_name_a_shell_would_run() -> None:
     """Quotes, `$`, backquotes, commas and spaces are part of a name: nothing is run, and what is printed works."""
     with folder_of_its_own() as folder:

@@ -12,6 +12,7 @@ from ibex.adapters.postgres.roles import UnsafeRoleError
 from ibex.adapters.redis.link import LinkError
 from ibex.domain.errors import IbexError
 from ibex.domain.sessions import SinkUnavailableError
+from ibex.entrypoints.outcome import said_of_the_system
 from ibex.entrypoints.settings import SettingsError
 
 if TYPE_CHECKING:
@@ -88,6 +89,6 @@ def _said(error: Exception, timeout_s: float) -> str:
         case TimeoutError():
             return f"There was no answer within {timeout_s:g} s."
         case OSError() if error.strerror:
-            return error.strerror
+            return said_of_the_system(error)
         case _:
             return str(error) if isinstance(error, _SAY_NO_SECRET) else f"It failed ({type(error).__name__})."

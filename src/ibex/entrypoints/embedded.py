@@ -97,6 +97,7 @@ def run(home: Home, environ: Mapping[str, str], console: Console) -> int:
     Returns the exit code. Raises ``HomeInUseError``, ``SettingsError``, ``OSError`` where the address is taken, and the
     servers' own errors where one does not start.
     """
+    _end_on_hangup()
     with home.claim():
         own = {"IBEX_TOKEN_PEPPERS": home.token_peppers(), "IBEX_JOURNAL_DIR": str(home.journal)}
         wanted = Settings.load({**environ, **own})
@@ -113,6 +114,12 @@ def run(home: Home, environ: Mapping[str, str], console: Console) -> int:
                 code = 128 + signal.SIGTERM
     console.stopped()
     return code
+
+
+def _end_on_hangup() -> None:
+    """Take the end of the terminal as SIGTERM, so that the servers end too; ``nohup`` still has it ignored."""
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
 
 
 def _open_log(path: Path) -> TextIO:

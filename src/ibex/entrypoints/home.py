@@ -58,7 +58,10 @@ class Home:
 
     @contextmanager
     def claim(self) -> Iterator[None]:
-        """Create the folder and hold it for this process; raises ``HomeInUseError`` if another process does."""
+        """Create the folder and hold it for this process; raises ``HomeInUseError`` if another process does.
+
+        Raises ``OSError`` with the name of a folder or file that cannot be made or written.
+        """
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -67,8 +70,9 @@ class Home:
             except OSError:
                 owner = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
                 raise HomeInUseError(f"IBEX already runs on {self.path} (process {owner}).") from None
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+            with _naming(self._lock):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, str(os.getpid()).encode(), 0)
             self._running.unlink(missing_ok=True)
             yield
             self._running.unlink(missing_ok=True)
@@ -119,12 +123,25 @@ class Home:
             os.close(descriptor)
 
 
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Give errors of the system the file's name, which those of an open file lack: of a full disk, for one."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
 def _write_private(path: Path, text: str) -> None:
     part = path.with_suffix(path.suffix + ".part")
     part.unlink(missing_ok=True)
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
-    part.replace(path)
+    with _naming(path):
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        part.replace(path)
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

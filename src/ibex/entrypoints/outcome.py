@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Final
 
@@ -54,7 +55,18 @@ def exit_code_of(work: Callable[[], int]) -> int:
 def _said(failure: Exception) -> str:
     if isinstance(failure, IbexError):
         return failure.message
-    return (failure.strerror if isinstance(failure, OSError) else None) or str(failure)
+    if isinstance(
+        failure, (UnicodeEncodeError, UnicodeDecodeError)
+    ):  # its own words are about codecs, and quote the text
+        return "What was given has characters that cannot be written as UTF-8, or is not UTF-8."
+    return said_of_the_system(failure) if isinstance(failure, OSError) else str(failure)
+
+
+def said_of_the_system(error: OSError) -> str:
+    """Return what the system says, and of which file or folder."""
+    if error.strerror and error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return error.strerror or str(error)
 
 
 def _fail(message: str, code: int) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from harness.small_disk import small_disk
 from ibex.entrypoints.home import FirstInstallation, Home, HomeInUseError
 
 if TYPE_CHECKING:
@@ -81,3 +82,24 @@ def test_what_runs_is_announced_as_long_as_it_runs(home: Home) -> None:
     assert home.running_address() is None
     with home.claim():
         assert home.running_address() is None
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path: Path) -> None:
+    """The system names no file when there is no room for what is written."""
+    with small_disk(tmp_path / "small", 1 << 16) as disk:
+        home = Home(disk.path / "home")
+        home.path.mkdir()
+        disk.fill()
+        with pytest.raises(OSError, match="No space left") as full, home.claim():
+            raise AssertionError("it must not get here")
+
+    assert str(full.value.filename).startswith(str(tmp_path / "small" / "home"))
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    """A file in its way, for one."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="Not a directory") as wrong, Home(tmp_path / "file" / "home").claim():
+        raise AssertionError("it must not get here")
+
+    assert wrong.value.filename == str(tmp_path / "file" / "home")

@@ -28,6 +28,12 @@ def test_work_that_is_done_has_its_own_code(capsys: pytest.CaptureFixture[str]) 
         (NotFoundError("There is no such agent."), 1, "ibex: There is no such agent.\n"),
         (JournalUnavailableError("The journal is no directory."), 1, "ibex: The journal is no directory.\n"),
         (ConnectionRefusedError(111, "Connection refused"), 1, "ibex: Connection refused\n"),
+        (PermissionError(13, "Permission denied", "/srv/ibex"), 1, "ibex: /srv/ibex: Permission denied\n"),
+        (
+            UnicodeEncodeError("utf-8", "canary", 0, 1, "surrogates not allowed"),
+            1,
+            "ibex: What was given has characters that cannot be written as UTF-8, or is not UTF-8.\n",
+        ),
         (WorkFailedError("IBEX_X_URL: nothing listens there"), 1, "ibex: IBEX_X_URL: nothing listens there\n"),
         (UnsafeRoleError("the role 'ibex' owns tables"), 1, "ibex: the role 'ibex' owns tables\n"),
         (ValueError("it has no digit"), 1, "ibex: it has no digit\n"),

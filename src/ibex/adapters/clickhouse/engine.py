@@ -85,7 +85,7 @@ class ClickHouseEngine:
             self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
             log = os.open(self._path / LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         except OSError as error:
-            raise EngineStartError(f"the data directory cannot be used: {error.strerror}") from None
+            raise EngineStartError(f"the data directory {self._path} cannot be used: {error.strerror}") from None
         try:
             self._process = subprocess.Popen(  # noqa: S603 - a module of our own, no shell
                 [

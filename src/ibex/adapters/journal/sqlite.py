@@ -91,7 +91,7 @@ class SqliteJournal:
             self._under_way = UnderWay(self._held.path / _NOTES)
         except OSError as error:
             await self.close()
-            raise unavailable(error) from None
+            raise unavailable(error, self._directory) from None
         path = self._held.path / JOURNAL
         self._second = SecondConnection(path)
         self._aside = ThreadPoolExecutor(1, thread_name_prefix="ibex-journal-aside")
@@ -103,7 +103,7 @@ class SqliteJournal:
             await self._on_the_side(self._find_oldest)
         except OSError as error:
             await self.close()
-            raise unavailable(error) from None
+            raise unavailable(error, self._directory) from None
         except BaseException:
             await self.close()
             raise
@@ -278,7 +278,7 @@ class SqliteJournal:
         try:
             bodies = self._second.bodies(span)
         except sqlite3.Error as error:
-            raise unavailable(error) from None
+            raise unavailable(error, self._directory) from None
         exchanges = []
         for body in bodies:
             try:
@@ -305,7 +305,7 @@ class SqliteJournal:
         try:
             ended = {_id(body) for body in self._second.all_bodies()}
         except sqlite3.Error as error:
-            raise unavailable(error) from None
+            raise unavailable(error, self._directory) from None
         left = []
         for slot, body in notes:
             exchange = _decoded(body)

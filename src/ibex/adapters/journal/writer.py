@@ -145,7 +145,7 @@ class Writer:
             if not _is_disk_full(error):
                 # After an I/O error only a fresh look at the file tells what is in it.
                 self._close_store()
-            return unavailable(error)
+            return unavailable(error, self._path.parent)
 
     def _close_store(self) -> None:
         store, self._store = self._store, None
@@ -166,12 +166,13 @@ class Writer:
             _wake(work.done, outcome)
 
 
-def unavailable(error: Exception) -> JournalUnavailableError:
-    """Return what an error of the disk means, without its text."""
+def unavailable(error: Exception, directory: Path) -> JournalUnavailableError:
+    """Return what an error of the disk that holds a directory means, without its text."""
     kind = JournalFullError if _is_of_the_disk(error) else JournalUnavailableError
     if isinstance(error, OSError):
-        return kind(f"the journal's directory cannot be used ({error.strerror})")
-    return kind(f"the journal cannot be used ({getattr(error, 'sqlite_errorname', None) or type(error).__name__})")
+        return kind(f"the journal's directory {directory} cannot be used ({error.strerror})")
+    reason = getattr(error, "sqlite_errorname", None) or type(error).__name__
+    return kind(f"the journal in {directory} cannot be used ({reason})")
 
 
 def _append(store: Store, *, bodies: Sequence[bytes]) -> Span:

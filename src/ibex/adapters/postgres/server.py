@@ -204,10 +204,10 @@ class PostgresServer:
                 check=False,
             )
         except OSError as error:
-            raise PostgresServerError(f"{program} cannot be run: {error}") from error
+            raise PostgresServerError(f"{program} cannot be run in {self._directory}: {error}") from error
         if done.returncode != 0:
             said = (done.stderr or done.stdout).strip()
-            raise PostgresServerError(f"{program} failed: {said}\n{self._end_of_log()}".strip())
+            raise PostgresServerError(f"{program} failed in {self._directory}: {said}\n{self._end_of_log()}".strip())
 
     def _end_of_log(self) -> str:
         try:

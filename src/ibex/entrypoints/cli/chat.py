@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ import httpx
 import rich_click as click
 from click.core import ParameterSource
 
+from ibex.domain.sessions import is_handle
 from ibex.entrypoints.cli.invocation import NothingRunsError
 from ibex.entrypoints.cli.output import DotenvOption
 from ibex.entrypoints.cli.tables import terminal_width, wrapped
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 _LIKE: Final = "http://127.0.0.1:8080"
 _TIMEOUT_S: Final = 150.0
 _OK: Final = 200
+_PRINTABLE: Final = re.compile(r"[!-~]+")
 _SESSION: Final = "x-ibex-session-id"
 _WAYS_OUT: Final = {
     "PROVIDER_NOT_CONFIGURED": " --model takes one of those, which IBEX_OPENAI_MODELS names.",
@@ -54,6 +57,9 @@ class Conversation:
 
     def say(self, prompt: str) -> None:
         """Send a prompt and show the answer. Raises ``click.ClickException`` with the proxy's own words."""
+        for what, text in (("The prompt", prompt), ("--model", self.model)):
+            if not _is_utf8(text):
+                raise click.UsageError(f"{what} is not UTF-8.")
         messages = [*self.messages, {"role": "user", "content": prompt}]
         body: dict[str, Any] = {"model": self.model, "messages": messages, "stream": self.stream}
         if self.stream:
@@ -147,6 +153,13 @@ def chat(  # noqa: PLR0913 - an argument an option
         raise click.UsageError(
             f"There is no token. {invocation.nothing_runs()} Or give --token, or set IBEX_TOKEN, and IBEX_URL."
         )
+    if not _PRINTABLE.fullmatch(secret):
+        raise click.UsageError(
+            "The token (--token or IBEX_TOKEN) has characters that no token has. A token begins with ibex_pat_;"
+            " `ibex token create` makes one."
+        )
+    if session and not is_handle(session):
+        raise click.UsageError("--session takes 1 to 128 characters of A-Z a-z 0-9 . _ : -")
     headers = {"Authorization": f"Bearer {secret}"}
     if agent:
         headers["X-IBEX-Agent-ID"] = _agent_id(invocation, agent, org)
@@ -163,6 +176,15 @@ def chat(  # noqa: PLR0913 - an argument an option
             conversation.say(prompt)
             return
         _converse(conversation)
+
+
+def _is_utf8(text: str) -> bool:
+    """Return whether text is Unicode; bytes of a command line that are not UTF-8 are lone surrogates in Python."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_option(name: str) -> bool:

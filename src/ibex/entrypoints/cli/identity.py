@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 
 from ibex.domain.identity import AgentStatus
-from ibex.domain.manage_identity import OrganizationStatus, TokenGrant
+from ibex.domain.manage_identity import MAX_RATE_LIMIT_RPM, OrganizationStatus, TokenGrant
 from ibex.domain.permissions import NAMED_SETS, Permission, permissions_of
 from ibex.entrypoints.cli.invocation import uuid_of
 from ibex.entrypoints.cli.output import Row, json_option, org_option, show_one, show_rows
@@ -47,7 +47,9 @@ def org() -> None:
 
 @org.command("create")
 @click.argument("name")
-@click.option("--rpm", type=click.IntRange(min=0), help="Requests per minute, 0 for unlimited; else the default.")
+@click.option(
+    "--rpm", type=click.IntRange(0, MAX_RATE_LIMIT_RPM), help="Requests per minute, 0 for unlimited; else the default."
+)
 @json_option
 @click.pass_obj
 def create_org(invocation: Invocation, name: str, rpm: int | None, *, as_json: bool) -> None:

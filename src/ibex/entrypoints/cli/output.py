@@ -100,14 +100,17 @@ def write_json(value: Any) -> None:
 
 
 def shown(value: Any) -> str:
-    """Return a value as a person reads it, on one line: times are local, and nothing in it moves the cursor."""
+    """Return a value as a person reads it, on one line; nothing in it moves the cursor.
+
+    Times are local and have their offset from UTC.
+    """
     match value:
         case None | "":
             return _NOTHING
         case bool():
             return "yes" if value else "no"
         case datetime():
-            return value.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+            return value.astimezone().isoformat(" ", "seconds")
         case float():
             return f"{value:.3f}"
         case _:

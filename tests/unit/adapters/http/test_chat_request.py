@@ -145,6 +145,24 @@ def test_what_is_not_one_json_object_in_utf8_is_refused_as_such(text: bytes) -> 
 
 
 @pytest.mark.parametrize(
+    "text", ["\\ud800", "a\\uD83Db", "\\ud800" + "x" * 100, "\\udc00", "\\ud83d\\ud83d", "x\\udbff\\n"]
+)
+def test_a_lone_surrogate_is_named_as_the_reason(text: str) -> None:
+    """Wherever it stands; not as a truncation, nor is a truncation taken for one."""
+    with pytest.raises(InvalidJsonError) as refusal:
+        read_chat_request(body(messages=b'[{"role":"user","content":"' + text.encode() + b'"}]'))
+    assert "lone surrogate" in (refusal.value.detail or "")
+    with pytest.raises(InvalidJsonError) as refusal:
+        read_chat_request(b'{"model":"gpt-4o","messages":[{"role":"user","content":"\\ud83d')
+    assert "truncated" in (refusal.value.detail or "")
+
+
+def test_a_pair_of_surrogates_is_taken() -> None:
+    """It is how clients without UTF-8 write most emoji."""
+    assert read_chat_request(body(messages=b'[{"role":"user","content":"\\ud83d\\ude00"}]')).messages
+
+
+@pytest.mark.parametrize(
     ("value", "code"),
     [
         (b"", FieldCode.REQUIRED),

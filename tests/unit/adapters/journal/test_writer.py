@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import sqlite3
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,8 +19,6 @@ from ibex.adapters.system.ids import SystemIds
 from ibex.domain.journal import JournalFullError, JournalUnavailableError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ibex.adapters.journal.store import Store
 
 
@@ -71,17 +70,18 @@ async def test_stopping_does_first_what_is_queued(tmp_path: Path) -> None:
 
 def test_an_error_of_the_disk_is_named_and_not_quoted() -> None:
     """By SQLite's own name for it, where it has one."""
-    assert str(unavailable(ValueError("canary"))) == "the journal cannot be used (ValueError)"
+    said = str(unavailable(ValueError("canary"), Path("/var/journal")))
+    assert said == "the journal in /var/journal cannot be used (ValueError)"
 
 
 @pytest.mark.parametrize(
     ("number", "full"), [(errno.ENOSPC, True), (errno.EDQUOT, True), (errno.EACCES, False), (errno.ENOTDIR, False)]
 )
 def test_a_disk_without_room_is_told_from_a_path_that_is_wrong(number: int, *, full: bool) -> None:
-    """The first may be used again later, the second needs an operator; neither error names the path."""
-    told = unavailable(OSError(number, os.strerror(number), "/canary"))
+    """The first may be used again later, the second needs an operator; both name the journal's directory."""
+    told = unavailable(OSError(number, os.strerror(number), "/canary"), Path("/var/journal"))
     assert isinstance(told, JournalFullError) is full
-    assert os.strerror(number) in str(told)
+    assert str(told) == f"the journal's directory /var/journal cannot be used ({os.strerror(number)})"
     assert "canary" not in str(told)
 
 
@@ -97,5 +97,5 @@ def test_what_sqlite_says_of_the_disk_counts_as_no_room(tmp_path: Path) -> None:
     with pytest.raises(sqlite3.Error) as no_room:
         small.execute("INSERT INTO t VALUES (zeroblob(100000))")
     small.close()
-    assert not isinstance(unavailable(not_ours.value), JournalFullError)
-    assert isinstance(unavailable(no_room.value), JournalFullError)
+    assert not isinstance(unavailable(not_ours.value, tmp_path), JournalFullError)
+    assert isinstance(unavailable(no_room.value, tmp_path), JournalFullError)

@@ -308,3 +308,22 @@ def test_where_names_cannot_be_looked_up_an_agent_is_an_id(ibex: CliScene, proxy
     assert (done.code, proxy.asked) == (2, [])
     assert "--agent takes an id here" in done.err
     assert "`ibex agent list`" in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["hi", "--token", "ü"], "The token (--token or IBEX_TOKEN) has characters that no token has."),
+        (["hi", "--token", "a b"], "has characters that no token has."),
+        (["hi", "--token", "t", "--session", "ü"], "--session takes 1 to 128 characters"),
+        (["a\udcffb", "--token", "t"], "The prompt is not UTF-8."),
+        (["hi", "--token", "t", "--model", "\udcff"], "--model is not UTF-8."),
+    ],
+)
+def test_what_cannot_be_sent_is_wrong_usage(ibex: CliScene, proxy: Proxy, arguments: list[str], said: str) -> None:
+    """In words, before anything is sent; a token is not quoted."""
+    done = ibex.run("chat", *arguments, "--url", "http://127.0.0.1:1")
+
+    assert (done.code, done.out, proxy.asked) == (2, "", [])
+    assert said in " ".join(done.err.replace("│", " ").split())
+    assert "codec" not in done.err

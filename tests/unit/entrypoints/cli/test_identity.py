@@ -114,3 +114,11 @@ def test_permissions_are_a_name_or_a_bitmap(ibex: CliScene, permissions: str, sh
     ibex.run("token", "create", "--name", "t", "--permissions", permissions)
 
     assert [row["permissions"] for row in ibex.run("token", "list", "--json").json] == [shown]
+
+
+def test_a_limit_beyond_all_bounds_is_wrong_usage(ibex: CliScene) -> None:
+    """The largest is one that the database can hold."""
+    done = ibex.run("org", "create", "acme", "--rpm", "99999999999999")
+    assert (done.code, done.out) == (2, "")
+    assert "2147483647" in done.err
+    assert ibex.run("org", "create", "acme", "--rpm", "2147483647", "--json").json["rate_limit_rpm"] == 2_147_483_647

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -67,8 +68,20 @@ def test_nothing_in_a_text_reaches_the_terminal_but_its_characters() -> None:
     assert shown("gpt\x1b[2J\n\u202e4") == "gpt\ufffd[2J\ufffd\ufffd4"
 
 
-def test_times_are_local() -> None:
-    """To the second, without a zone: the reader's own."""
-    moment = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
-
-    assert shown(moment) == moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+@pytest.mark.parametrize(
+    ("zone", "expected"),
+    [
+        ("UTC", "2026-01-02 03:04:05+00:00"),
+        ("Asia/Kolkata", "2026-01-02 08:34:05+05:30"),
+        ("America/New_York", "2026-01-01 22:04:05-05:00"),
+    ],
+)
+def test_times_are_local_and_say_their_zone(monkeypatch: pytest.MonkeyPatch, zone: str, expected: str) -> None:
+    """To the second, with the offset from UTC: a table may be read elsewhere than it was made."""
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        assert shown(datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)) == expected
+    finally:
+        monkeypatch.undo()
+        time.tzset()
