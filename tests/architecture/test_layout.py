@@ -22,7 +22,6 @@ NAMES_THAT_SAY_NOTHING = {"util", "utils", "helper", "helpers", "common", "base"
 NOTHING_RUNS = {
     "adapters/http/observer.py": "a port of this adapter",
     "domain/clock.py": "a port",
-    "domain/exchange.py": "values; what is made of them is tested with sessions, traces and open_exchange",
     "domain/records.py": "values and ports of reading what is on record",
 }
 CLOCKS_AND_DICE = {"time", "random", "secrets", "os"}

@@ -32,7 +32,7 @@ _FULL = Exchange(
     ),
     status=200,
     error_code=None,
-    caller=Caller(UUID(int=5), UUID(int=6), UUID(int=7)),
+    caller=Caller(UUID(int=5), UUID(int=6), UUID(int=7), UUID(int=10)),
     session=SessionRef(UUID(int=8), "conversation-1"),
     model="gpt-4o",
     provider="openai",

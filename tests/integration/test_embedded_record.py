@@ -21,7 +21,7 @@ MESSAGES = b'[ {"role":"user",  "content":"caf\\u00e9 \\/ caf\xc3\xa9", "x": 1.5
 MEMBERS = b'"model": "gpt-4o-mini", "messages": ' + MESSAGES + b', "temperature": 1.0, "unknown":{"b":1,"a":[1e2]}'
 DIRECTIVE = 'Be "brief".'
 VISIBLE_WITHIN_S = 5.0
-MAY_BE_EMPTY = {"error_code", "cached_tokens", "reasoning_tokens"}
+MAY_BE_EMPTY = {"error_code", "cached_tokens", "reasoning_tokens", "user_id"}
 NIL = "00000000-0000-0000-0000-000000000000"
 
 

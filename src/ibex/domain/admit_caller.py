@@ -213,7 +213,7 @@ class AdmitCaller:
         found = agent.entry.value
         if found is None or found.status is not AgentStatus.ACTIVE:
             found = await self._validate_inactive(token, agent, notes)
-        notes.caller = Caller(org_id, claimed.token_id, found.id)
+        notes.caller = Caller.of(claimed, found.id)
         return token, agent
 
     async def _validate_inactive(self, token: TokenLookup, agent: AgentLookup, notes: OpenExchange) -> Agent:
@@ -229,7 +229,7 @@ class AdmitCaller:
         lookup = await self._tokens.look_up(_bearer(credentials.authorization))
         principal = lookup.entry.value
         own = principal.rate_limit_rpm
-        notes.caller = Caller(principal.org_id, principal.token_id)
+        notes.caller = Caller.of(principal)
         notes.limit_rpm = self._default_rpm if own is None else own
         return lookup
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import field
+from datetime import datetime  # noqa: TC003 - the journal reads the annotations when the program runs
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
+from uuid import UUID  # noqa: TC003 - the same
 
 from ibex.domain.completion import CompletionSummary
+from ibex.domain.errors import ErrorCode  # noqa: TC001 - the same
 from ibex.domain.values import value
 
 if TYPE_CHECKING:
-    from datetime import datetime
-    from uuid import UUID
-
-    from ibex.domain.errors import ErrorCode
-
+    from ibex.domain.identity import Principal
 
 CHAT_COMPLETIONS: Final = "chat.completions"
 """The name of the operation behind ``POST /v1/chat/completions``."""
@@ -59,11 +58,20 @@ class DirectiveReceipt:
 
 @value
 class Caller:
-    """Who made the request, as far as it was verified; ``agent_id`` is None until the agent was."""
+    """Who made the request, as far as it was verified.
+
+    ``agent_id`` is None until the agent was, ``user_id`` where the token is nobody's own.
+    """
 
     org_id: UUID
     token_id: UUID
     agent_id: UUID | None = None
+    user_id: UUID | None = None
+
+    @classmethod
+    def of(cls, principal: Principal, agent_id: UUID | None = None) -> Caller:
+        """Return the holder of a token, as the agent or before that is known."""
+        return cls(principal.org_id, principal.token_id, agent_id, principal.user_id)
 
 
 @value

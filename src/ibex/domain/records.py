@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
+from ibex.domain.sessions import Turn
+from ibex.domain.values import value
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime, timedelta
@@ -35,24 +38,11 @@ class SessionRecord:
     updated_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class TurnRecord:
-    """One stored checkpoint; ``latency_ms`` is in milliseconds, token counts are None where unknown."""
+@value
+class TurnRecord(Turn):
+    """One stored checkpoint, and its place in the session from 0."""
 
-    id: UUID
     turn_index: int
-    request_id: UUID
-    messages_hash: str
-    completion_hash: str | None
-    input_tokens: int | None
-    output_tokens: int | None
-    model: str
-    provider: str
-    latency_ms: int
-    provider_request_id: str | None
-    is_streaming: bool
-    is_complete: bool
-    created_at: datetime
 
 
 class SessionHistory(Protocol):

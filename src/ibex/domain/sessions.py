@@ -28,29 +28,39 @@ class SessionStatus(StrEnum):
 
 
 @value
-class Checkpoint:
-    """The record of one turn. ``turn_index`` is given by the store, in the order in which turns arrive there.
+class Turn:
+    """What is recorded of one turn, and can be looked at.
 
-    ``latency_ms`` is the whole request's, in milliseconds. Token counts are None where the provider did not say.
+    ``latency_ms`` is the whole request's, in milliseconds. Token counts are None where the provider did not say,
+    ``user_id`` where the token is nobody's own, ``token_id`` in records from before it was recorded.
     """
 
     id: UUID
     request_id: UUID
-    org_id: UUID
-    agent_id: UUID
-    session: SessionRef
+    token_id: UUID | None
+    user_id: UUID | None
+    operation: str
     messages_hash: str
     completion_hash: str | None
     input_tokens: int | None
     output_tokens: int | None
     model: str
     provider: str
-    directive_version_id: UUID | None
     latency_ms: int
     provider_request_id: str | None
     is_streaming: bool
     is_complete: bool
     created_at: datetime
+
+
+@value
+class Checkpoint(Turn):
+    """The record of one turn, as it is stored. ``turn_index`` is given by the store, in the order of arrival there."""
+
+    org_id: UUID
+    agent_id: UUID
+    session: SessionRef
+    directive_version_id: UUID | None
 
 
 def is_handle(text: str) -> bool:
@@ -69,6 +79,9 @@ def checkpoint_of(exchange: Exchange) -> Checkpoint | None:
         request_id=exchange.request_id,
         org_id=caller.org_id,
         agent_id=caller.agent_id,
+        token_id=caller.token_id,
+        user_id=caller.user_id,
+        operation=exchange.operation,
         session=session,
         messages_hash=exchange.messages_hash or "",
         completion_hash=summary.completion_hash,

@@ -21,7 +21,8 @@ class Trace:
     """One row. Durations are in milliseconds with microsecond resolution; no text of any message is ever in it.
 
     ``agent_id``, ``session_id`` and ``checkpoint_id`` are the nil UUID where the request was refused before it had one,
-    and texts are empty where there is nothing to say: ClickHouse's columns are not nullable for that (ADR 0007).
+    ``user_id`` where the token has no user, ``token_id`` where the row stands for requests with several tokens. Texts
+    are empty where there is nothing to say: ClickHouse's columns are not nullable for that (ADR 0007).
     ``repeated`` is the number of requests that the row stands for. Queries that count requests sum it (ADR 0041).
     """
 
@@ -59,6 +60,8 @@ class Trace:
     emitter_seq: int
     repeated: int
     operation: str
+    token_id: UUID
+    user_id: UUID
 
 
 def trace_of(exchange: Exchange) -> Trace | None:
@@ -102,6 +105,8 @@ def trace_of(exchange: Exchange) -> Trace | None:
         emitter_seq=exchange.emitter_seq,
         repeated=exchange.repeated,
         operation=exchange.operation,
+        token_id=caller.token_id,
+        user_id=caller.user_id or NOBODY,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import timedelta
 from uuid import UUID
 
@@ -46,6 +47,18 @@ async def test_a_bearer_is_understood_as_rfc_9110_writes_it(authorization: str) 
 
     assert await door.knock(authorization) == Caller(ORG, TOKEN.token_id, AGENT)
     assert door.tokens.asked == [TOKEN.token_id]
+
+
+@pytest.mark.parametrize("agent_id", [str(AGENT), None])
+async def test_the_tokens_user_is_part_of_the_caller(agent_id: str | None) -> None:
+    """It goes on record with the token, also of a request that is refused before its agent is known."""
+    door = Door()
+    door.tokens.answer = principal(user_id=UUID(int=77))
+
+    with suppress(MissingAgentIdError):
+        await door.knock(agent_id=agent_id)
+
+    assert door.notes.caller == Caller(ORG, TOKEN.token_id, AGENT if agent_id else None, UUID(int=77))
 
 
 @pytest.mark.parametrize("authorization", [None, "", " ", "Bearer", "Bearer ", "Bearer\t", "Basic abc", TOKEN.reveal()])

@@ -56,3 +56,19 @@ def test_it_is_the_first_one_less_what_only_one_request_has() -> None:
     together.add(replace(later, caller=replace(CALLER, agent_id=None)))
     (mixed,) = together.take()
     assert mixed.caller == replace(CALLER, agent_id=None)
+
+
+def test_it_names_a_token_only_where_it_is_that_of_all() -> None:
+    """Or else the record would blame one token for what others did."""
+    together = AggregatedRefusals()
+    own = replace(CALLER, user_id=UUID(int=8))
+    together.add(refusal(caller=own))
+    together.add(refusal(caller=replace(own, agent_id=UUID(int=9))))
+    (of_one_token,) = together.take()
+    assert of_one_token.caller == replace(own, agent_id=None)
+
+    together.add(refusal(caller=own))
+    together.add(refusal(caller=replace(own, token_id=UUID(int=9))))
+    together.add(refusal(caller=own))
+    (of_several,) = together.take()
+    assert of_several.caller == Caller(ORG, UUID(int=0))

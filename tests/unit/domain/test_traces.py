@@ -53,6 +53,8 @@ def test_a_trace_is_the_exchange_field_for_field() -> None:
         emitter_seq=4,
         repeated=1,
         operation="chat.completions",
+        token_id=UUID(int=6),
+        user_id=UUID(int=10),
     )
 
 

@@ -5,50 +5,29 @@ Values are bound by the server; what is put into the text here are names of our 
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TYPE_CHECKING, Final
+
+from ibex.domain.traces import Trace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 TABLE: Final = "llm_traces"
 
-COLUMNS: Final[Mapping[str, str]] = {
-    "request_id": "UUID",
-    "org_id": "UUID",
-    "agent_id": "UUID",
-    "session_id": "UUID",
-    "checkpoint_id": "UUID",
-    "model": "LowCardinality(String)",
-    "provider": "LowCardinality(String)",
-    "is_streaming": "Bool",
-    "input_tokens": "UInt32",
-    "output_tokens": "UInt32",
-    "total_tokens": "UInt32",
-    "cached_tokens": "UInt32",
-    "reasoning_tokens": "UInt32",
-    "auth_ms": "Float64",
-    "rate_limit_ms": "Float64",
-    "directive_ms": "Float64",
-    "inject_ms": "Float64",
-    "provider_ttfb_ms": "Float64",
-    "proxy_overhead_ms": "Float64",
-    "total_latency_ms": "Float64",
-    "status_code": "UInt16",
-    "is_complete": "Bool",
-    "error_code": "LowCardinality(String)",
-    "finish_reason": "LowCardinality(String)",
-    "attempts": "UInt32",
-    "directive_version_id": "UUID",
-    "directive_hash": "LowCardinality(String)",
-    "auth_cache": "LowCardinality(String)",
-    "requested_at": "DateTime64(6, 'UTC')",
-    "completed_at": "DateTime64(6, 'UTC')",
-    "emitter_id": "UUID",
-    "emitter_seq": "UInt64",
-    "repeated": "UInt32",
-    "operation": "LowCardinality(String)",
+_TYPES: Final[Mapping[str, str]] = {
+    "UUID": "UUID",
+    "str": "LowCardinality(String)",
+    "bool": "Bool",
+    "int": "UInt32",
+    "float": "Float64",
+    "datetime": "DateTime64(6, 'UTC')",
 }
-"""The columns and their types, in the order of ``Trace``'s fields."""
+_TYPES_OF_THEIR_OWN: Final[Mapping[str, str]] = {"status_code": "UInt16", "emitter_seq": "UInt64"}
+COLUMNS: Final[Mapping[str, str]] = {
+    field.name: _TYPES_OF_THEIR_OWN.get(field.name) or _TYPES[str(field.type)] for field in fields(Trace)
+}
+"""The columns and their types: the fields of ``Trace``, in their order."""
 
 _ALL: Final = ", ".join(COLUMNS)
 _FROM: Final = f"{{database:Identifier}}.{TABLE}"

@@ -18,6 +18,7 @@ from ibex.adapters.http.json_splitting import (
     ObjectSplitter,
     TooManyError,
     split_array,
+    why_not_json,
 )
 from ibex.adapters.http.nesting import (
     SMALL_BYTES,
@@ -91,12 +92,6 @@ _BYTES_PER_CHARACTER: Final = 12
 """A character outside the Basic Multilingual Plane can be written as two escapes of six bytes each."""
 _TOO_DEEP: Final = f"must not be nested deeper than {MAX_DEPTH} levels"
 _TOO_MUCH: Final = f"must have at most {MAX_STRUCTURE:,} brackets and commas outside of strings"
-_LONE_SURROGATE: Final = (
-    "A string has a lone surrogate: \\ud800 to \\udbff and \\udc00 to \\udfff are valid in pairs only."
-)
-_HIGH_SURROGATE: Final = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}")
-_POSITION: Final = re.compile(r"\(byte ([0-9]+)\)")
-_SURROGATE_TAIL: Final = 16  # an escape, and less than another after it
 _FOLDED: Final = "must be written exactly so: another member's name differs from it only in case"
 _LARGE_BYTES: Final = 2 << 20
 """The parser takes a few milliseconds for this size, whatever the content. Larger bodies are checked first."""
@@ -192,22 +187,7 @@ def _split(body: bytes) -> tuple[Member, ...]:
     except TooManyError:
         raise _wrong("body", FieldCode.TOO_MANY, f"must have at most {MAX_MEMBERS} members") from None
     except NotJsonError as error:
-        raise InvalidJsonError(detail=_reason(body, str(error))) from None
-
-
-def _reason(body: bytes, said: str) -> str:
-    """Return why a body is not JSON: the parser's words, which name a position and quote nothing.
-
-    Of a high surrogate without a low one, the parser says that the text, or an escape, ends too soon.
-    """
-    found = _POSITION.search(said)
-    if found is None and not body[-_SURROGATE_TAIL:].rstrip().endswith(b"}"):
-        return said
-    ends = int(found[1]) + 1 if found is not None else len(body)
-    lone = "end of hex escape" in said or found is None
-    if "surrogate" in said or (lone and _HIGH_SURROGATE.search(body, max(0, ends - _SURROGATE_TAIL), ends)):
-        return _LONE_SURROGATE
-    return said
+        raise InvalidJsonError(detail=why_not_json(body, error)) from None
 
 
 def _check_large_body(body: bytes) -> Generator[None, None, None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -17,6 +18,14 @@ MAX_ELEMENTS: Final = 4_096
 
 NotJsonError = msgspec.DecodeError
 NotThatTypeError = msgspec.ValidationError
+
+
+_LONE_SURROGATE: Final = (
+    "A string has a lone surrogate: \\ud800 to \\udbff and \\udc00 to \\udfff are valid in pairs only."
+)
+_HIGH_SURROGATE: Final = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}")
+_POSITION: Final = re.compile(r"\(byte ([0-9]+)\)")
+_SURROGATE_TAIL: Final = 16  # an escape, and less than another after it
 
 
 class TooManyError(Exception):
@@ -107,3 +116,19 @@ def split_array(text: bytes) -> list[bytes]:
         raise TooManyError from None
     elements: Iterable[Raw | UnsetType] = msgspec.structs.astuple(places)
     return [bytes(element) for element in elements if not isinstance(element, UnsetType)]
+
+
+def why_not_json(body: bytes, error: NotJsonError) -> str:
+    """Return why a body is not JSON: the parser's words, which name a position and quote nothing.
+
+    Of a high surrogate without a low one, the parser says that the text, or an escape, ends too soon.
+    """
+    said = str(error)
+    found = _POSITION.search(said)
+    if found is None and not body[-_SURROGATE_TAIL:].rstrip().endswith(b"}"):
+        return said
+    ends = int(found[1]) + 1 if found is not None else len(body)
+    lone = "end of hex escape" in said or found is None
+    if "surrogate" in said or (lone and _HIGH_SURROGATE.search(body, max(0, ends - _SURROGATE_TAIL), ends)):
+        return _LONE_SURROGATE
+    return said

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from ibex.domain.records import SessionRecord, TurnRecord
-from ibex.domain.sessions import SessionStatus
+from ibex.domain.sessions import SessionStatus, Turn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -112,19 +112,5 @@ def _status_after(status: SessionStatus, checkpoint: Checkpoint) -> SessionStatu
 
 
 def _turn(checkpoint: Checkpoint, turn_index: int, request_id: UUID) -> TurnRecord:
-    return TurnRecord(
-        id=checkpoint.id,
-        turn_index=turn_index,
-        request_id=request_id,
-        messages_hash=checkpoint.messages_hash,
-        completion_hash=checkpoint.completion_hash,
-        input_tokens=checkpoint.input_tokens,
-        output_tokens=checkpoint.output_tokens,
-        model=checkpoint.model,
-        provider=checkpoint.provider,
-        latency_ms=checkpoint.latency_ms,
-        provider_request_id=checkpoint.provider_request_id,
-        is_streaming=checkpoint.is_streaming,
-        is_complete=checkpoint.is_complete,
-        created_at=checkpoint.created_at,
-    )
+    own = {field.name: getattr(checkpoint, field.name) for field in fields(Turn)}
+    return TurnRecord(**{**own, "turn_index": turn_index, "request_id": request_id})

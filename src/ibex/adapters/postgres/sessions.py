@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, Final, LiteralString
 from uuid import UUID
 
@@ -12,6 +12,7 @@ import msgspec
 import psycopg
 from psycopg.types.json import Jsonb
 from sqlalchemy import Uuid, bindparam, or_, select
+from sqlalchemy.dialects import postgresql
 
 from ibex.adapters.postgres.failures import domain_error
 from ibex.adapters.postgres.statements import Statement
@@ -37,19 +38,26 @@ _TAKE_TURNS: Final[LiteralString] = """
 SELECT set_config('enable_nestloop', 'off', true), pg_advisory_xact_lock(hashtextextended(%(key)s, 0))
 """
 
+# The columns of a checkpoint that are the fields of ``Checkpoint``; the statement gives the others out.
+_OWN: Final = [column for column in checkpoints.c if column.name not in {"session_id", "org_id", "turn_index"}]
+_DIALECT: Final = postgresql.dialect()  # type: ignore[no-untyped-call]
+_TYPED: Final = ", ".join(f"{column.name} {column.type.compile(_DIALECT)}" for column in _OWN)
+_NAMES: Final = ", ".join(column.name for column in _OWN)
+_VALUES: Final = ", ".join(
+    "CASE WHEN f.request_id_taken THEN f.id ELSE f.request_id END"
+    if column.name == "request_id"
+    else f"f.{column.name}"
+    for column in _OWN
+)
+
 # What is known already is looked up key by key (LATERAL, LIMIT): a join may read all that the organization ever had.
-_APPEND: Final[LiteralString] = """
+_APPEND: Final = f"""
 WITH incoming AS (
   SELECT r.*, (r.session->>'id')::uuid AS session_id, r.session->>'handle' AS handle,
          (r.session->>'ends')::boolean AS ends
   FROM ROWS FROM (jsonb_to_recordset(%(batch)s) AS (
-    id uuid, request_id uuid, agent_id uuid, session jsonb, messages_hash text, completion_hash text,
-    input_tokens integer, output_tokens integer, model text, provider text, directive_version_id uuid,
-    latency_ms bigint, provider_request_id text, is_streaming boolean, is_complete boolean, created_at timestamptz
-  )) WITH ORDINALITY AS r (
-    id, request_id, agent_id, session, messages_hash, completion_hash, input_tokens, output_tokens, model, provider,
-    directive_version_id, latency_ms, provider_request_id, is_streaming, is_complete, created_at, position
-  )
+    session jsonb, directive_version_id uuid, {_TYPED}
+  )) WITH ORDINALITY AS r (session, directive_version_id, {_NAMES}, position)
 ), fresh AS (
   SELECT i.*,
          row_number() OVER (PARTITION BY i.session_id ORDER BY i.position) AS turn,
@@ -91,16 +99,10 @@ WITH incoming AS (
     completed_at = coalesce(s.completed_at, excluded.completed_at)
   RETURNING s.id, s.turn_count
 )
-INSERT INTO checkpoints (
-  id, session_id, org_id, agent_id, turn_index, request_id, messages_hash, completion_hash, input_tokens,
-  output_tokens, model, provider, latency_ms, provider_request_id, is_streaming, is_complete, created_at
-)
-SELECT f.id, f.session_id, %(org_id)s, f.agent_id, t.turn_count - f.turns + f.turn - 1,
-       CASE WHEN f.request_id_taken THEN f.id ELSE f.request_id END,
-       f.messages_hash, f.completion_hash, f.input_tokens, f.output_tokens, f.model, f.provider, f.latency_ms,
-       f.provider_request_id, f.is_streaming, f.is_complete, f.created_at
+INSERT INTO checkpoints (session_id, org_id, turn_index, {_NAMES})
+SELECT f.session_id, %(org_id)s, t.turn_count - f.turns + f.turn - 1, {_VALUES}
 FROM fresh f JOIN touched t ON t.id = f.session_id
-"""
+""".encode()  # noqa: S608 - names of our own tables
 
 # A function of the schema's, which runs as ``ibex_sweeper``: this role sees one organization at a time (ADR 0027).
 _ABANDON: Final[LiteralString] = "SELECT abandon_idle_sessions(%(idle_since)s, %(most)s)"
@@ -254,19 +256,4 @@ def _session(row: Mapping[str, Any]) -> SessionRecord:
 
 
 def _turn(row: Mapping[str, Any]) -> TurnRecord:
-    return TurnRecord(
-        id=row["id"],
-        turn_index=row["turn_index"],
-        request_id=row["request_id"],
-        messages_hash=row["messages_hash"],
-        completion_hash=row["completion_hash"],
-        input_tokens=row["input_tokens"],
-        output_tokens=row["output_tokens"],
-        model=row["model"],
-        provider=row["provider"],
-        latency_ms=row["latency_ms"],
-        provider_request_id=row["provider_request_id"],
-        is_streaming=row["is_streaming"],
-        is_complete=row["is_complete"],
-        created_at=row["created_at"],
-    )
+    return TurnRecord(**{field.name: row[field.name] for field in fields(TurnRecord)})

@@ -37,6 +37,7 @@ from sqlalchemy.dialects.postgresql.base import ischema_names
 from sqlalchemy.types import UserDefinedType
 
 from ibex.domain.directives import MAX_TEXT_BYTES, InjectionMode
+from ibex.domain.exchange import CHAT_COMPLETIONS
 from ibex.domain.identity import AgentStatus
 from ibex.domain.manage_identity import OrganizationStatus
 from ibex.domain.sessions import SessionStatus
@@ -272,6 +273,10 @@ checkpoints = Table(
     Column("is_streaming", Boolean(), nullable=False),
     Column("is_complete", Boolean(), nullable=False),
     _time("created_at"),
+    # Of no table: what is recorded of a token outlives it. Empty in rows from before the columns.
+    _uuid("token_id", nullable=True),
+    _uuid("user_id", nullable=True),
+    Column("operation", Text(), nullable=False, server_default=CHAT_COMPLETIONS),
     PrimaryKeyConstraint("id"),
     UniqueConstraint("session_id", "turn_index"),
     # Within the organization: a client may choose its request ids, and must not learn of another tenant's by a clash.

@@ -41,6 +41,9 @@ class _Line(msgspec.Struct, omit_defaults=True, gc=False):
     trace_id: str | None = None
     org_id: UUID | None = None
     agent_id: UUID | None = None
+    token_id: UUID | None = None
+    user_id: UUID | None = None
+    operation: str | None = None
     error_code: str | None = None
     session_id: UUID | None = None
     model: str | None = None
@@ -97,6 +100,7 @@ def _made(
     who = exchange.caller if exchange is not None else caller
     if who is not None:
         line.org_id, line.agent_id = who.org_id, who.agent_id
+        line.token_id, line.user_id = who.token_id, who.user_id
     if exchange is not None:
         _tell(line, exchange)
     return line
@@ -105,6 +109,7 @@ def _made(
 def _tell(line: _Line, exchange: Exchange) -> None:
     timings, summary = exchange.timings, exchange.summary
     line.status, line.error_code = exchange.status, exchange.error_code
+    line.operation = exchange.operation
     line.session_id = exchange.session.id if exchange.session is not None else None
     if exchange.provider is not None and exchange.model is not None:
         # What no provider serves is not a model's name but whatever the client wrote there.

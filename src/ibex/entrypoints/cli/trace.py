@@ -124,9 +124,12 @@ def _sections(found: _Found) -> Mapping[str, Mapping[str, str]]:
         "who": {
             "organization": f"{shown(found.organization.name)} ({trace.org_id})",
             "agent": f"{shown(found.agent_name)} ({trace.agent_id})" if trace.agent_id.int else "-",
+            "token": f"ibex_pat_{trace.token_id}" if trace.token_id.int else "-",
+            "user": str(trace.user_id) if trace.user_id.int else "-",
             "auth cache": shown(trace.auth_cache),
         },
         "what": {
+            "operation": shown(trace.operation),
             "model": shown(trace.model),
             "provider": shown(trace.provider),
             "streaming": shown(trace.is_streaming),

@@ -77,6 +77,14 @@ def test_bytes_of_an_earlier_or_later_program_are_read() -> None:
     assert decode(_WRITTEN_BY_VERSION_1) == _BARE
 
 
+def test_whose_request_it_was_and_of_what_kind_survives() -> None:
+    """Bytes of before are of a chat completion, by nobody in particular."""
+    own = replace(_BARE, caller=Caller(UUID(int=7), UUID(int=8), user_id=UUID(int=9)), operation="embeddings")
+    assert decode(encode(own)) == own
+    before = decode(_WRITTEN_BY_VERSION_1)
+    assert (before.operation, before.caller and before.caller.user_id) == ("chat.completions", None)
+
+
 def test_another_version_is_refused_by_name() -> None:
     """A version that this program does not know is not guessed at."""
     with pytest.raises(UnreadableExchangeError, match="version 2"):

@@ -34,6 +34,9 @@ def test_a_chat_request_is_told_in_one_line() -> None:
             "duration_ms": 1_234.567,
             "org_id": str(UUID(int=5)),
             "agent_id": str(UUID(int=7)),
+            "token_id": str(UUID(int=6)),
+            "user_id": str(UUID(int=10)),
+            "operation": "chat.completions",
             "session_id": str(UUID(int=8)),
             "model": "gpt-4o",
             "provider": "openai",
@@ -62,7 +65,8 @@ def test_another_request_is_told_without_an_exchange() -> None:
 
     health, models = lines
     assert set(health) == {"event", "level", "timestamp", "source", "method", "route", "status", "duration_ms"}
-    assert models["org_id"] == str(UUID(int=5))
+    assert (models["org_id"], models["token_id"]) == (str(UUID(int=5)), str(UUID(int=6)))
+    assert not {"user_id", "operation"} & set(models)
 
 
 def test_a_refusal_says_why() -> None:
@@ -86,12 +90,12 @@ def test_a_models_name_is_bounded_and_is_one(provider: str | None, logged_model:
 
 
 def test_neither_handle_nor_token_nor_hash_is_written() -> None:
-    """A session's handle is the client's text; its id is ours."""
+    """A session's handle is the client's text, its id is ours; so is a token's id, which is not the token."""
     with logged() as lines:
         write_access_line("POST", CHAT, 200, 1, exchange=an_exchange(), caller=None)
 
     values = {str(value) for value in lines[0].values()}
-    assert not {"conversation-1", str(UUID(int=6)), "a1" * 32, "b2" * 32} & values
+    assert not {"conversation-1", "a1" * 32, "b2" * 32} & values
 
 
 def test_a_line_has_the_ids_of_its_request() -> None:

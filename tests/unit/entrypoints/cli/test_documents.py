@@ -33,7 +33,17 @@ SESSION = {
 }
 TURN = {
     *("id", "turn_index", "request_id", "messages_hash", "completion_hash", "input_tokens", "output_tokens", "model"),
-    *("provider", "latency_ms", "provider_request_id", "is_streaming", "is_complete", "created_at"),
+    *(
+        "token_id",
+        "user_id",
+        "operation",
+        "provider",
+        "latency_ms",
+        "provider_request_id",
+        "is_streaming",
+        "is_complete",
+        "created_at",
+    ),
 }
 TRACE = {field.name for field in fields(Trace)}
 SUMMARY = {"requests", "errors", "input_tokens", "output_tokens", "slice_seconds", "models", "timeline"}
