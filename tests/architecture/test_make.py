@@ -1,0 +1,70 @@
+"""What ``make`` installs, for what, and how often; by what it says that it would run."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+RUN, DEVELOP = "'.[embedded]'", "'.[dev]'"
+INSTALLERS = pytest.mark.parametrize("uv", ["", "uv"], ids=["pip", "uv"])
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """What of a fresh clone ``make`` looks at."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy2(ROOT / name, tmp_path)
+    (tmp_path / ".venv").mkdir()
+    return tmp_path
+
+
+def would_run(clone: Path, target: str, uv: str) -> str:
+    """Return the commands of a target."""
+    done = subprocess.run(
+        ["make", "--dry-run", f"UV={uv}", target], cwd=clone, capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
+def installed(clone: Path, *stamps: str) -> None:
+    """Leave what an installation leaves."""
+    for stamp in stamps:
+        (clone / ".venv" / stamp).touch()
+
+
+@INSTALLERS
+@pytest.mark.parametrize(
+    ("target", "wanted", "other"), [("run", RUN, DEVELOP), ("test", DEVELOP, RUN), ("check", DEVELOP, RUN)]
+)
+def test_each_target_installs_what_it_needs(clone: Path, uv: str, target: str, wanted: str, other: str) -> None:
+    """Running needs less than developing; the installer says what it does, since that takes a while."""
+    commands = would_run(clone, target, uv)
+
+    assert wanted in commands
+    assert other not in commands
+    (install,) = [line for line in commands.splitlines() if wanted in line]
+    assert "--quiet" not in install
+    assert install.startswith("uv pip install" if uv else ".venv/bin/python -m pip install")
+
+
+@INSTALLERS
+def test_after_testing_running_installs_nothing(clone: Path, uv: str) -> None:
+    """What developing needs holds what running needs."""
+    assert "touch .venv/.installed .venv/.installed-to-run" in would_run(clone, "test", uv)
+    installed(clone, ".installed", ".installed-to-run")
+
+    assert "install" not in would_run(clone, "run", uv)
+    assert "pip install" not in would_run(clone, "test", uv)
+
+
+@INSTALLERS
+def test_after_running_testing_adds_what_is_missing(clone: Path, uv: str) -> None:
+    """In the same environment."""
+    installed(clone, ".installed-to-run")
+
+    assert "install" not in would_run(clone, "run", uv)
+    assert DEVELOP in would_run(clone, "test", uv)
