@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
-STACKS = 4
+STACKS = 3
 USES_A_SECOND = 60.0
 """How often each token is used while nothing fails: the very next request has to be right."""
 USES_A_SECOND_IN_A_FAULT = 25.0
