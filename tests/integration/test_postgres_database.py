@@ -278,7 +278,7 @@ async def test_a_link_that_was_cut_heals_by_itself(postgres: PostgresDatabase) -
 
 async def test_a_full_pool_is_an_outage_only_for_whom_it_is_full(postgres: PostgresDatabase) -> None:
     """Who waits longer than the pool's timeout is told so; the pool is whole afterwards."""
-    database = Database(postgres.app_url, APP_ROLE, pool_size=1, pool_timeout_s=0.1)
+    database = Database(postgres.app_url, APP_ROLE, pool_size=1, pool_timeout_s=1)  # time to connect
     await database.open()
     async with database.transaction():
         with pytest.raises(ServiceDegradedError, match="PoolTimeout"):
