@@ -29,7 +29,7 @@ ASKED: Final = 200
 
 @pytest.fixture(scope="module")
 def stack(
-    migrated_postgres: PostgresDatabase,
+    module_postgres: PostgresDatabase,
     module_clickhouse: ClickHouseDatabase,
     module_redis: RedisServer,
     tmp_path_factory: pytest.TempPathFactory,
@@ -37,7 +37,7 @@ def stack(
     """Two replicas, and two workers that ask them."""
     folder = tmp_path_factory.mktemp("replicas")
     with AuthReplicas.running(
-        migrated_postgres, module_clickhouse, module_redis.url, folder, tokens=TOKENS, **PATIENCE
+        module_postgres, module_clickhouse, module_redis.url, folder, tokens=TOKENS, **PATIENCE
     ) as running:
         yield running
 
