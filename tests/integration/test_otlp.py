@@ -6,6 +6,7 @@ import json
 import signal
 import time
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -15,6 +16,7 @@ from harness.openai import ScriptedOpenAI
 from harness.openai_wire import completion
 from harness.otlp import OtlpReceiver, said
 from harness.process import IbexProcess
+from ibex.domain.identity import PersonalAccessToken
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -154,16 +156,22 @@ def test_a_request_is_one_trace_at_the_receiver(installation: Installation, rece
 
 
 def test_a_refused_request_and_the_last_ones_before_the_end(installation: Installation, receiver: OtlpReceiver) -> None:
-    """What waits when SIGTERM comes is sent; a client that does not sample is not traced."""
+    """What waits when SIGTERM comes is sent; a client that does not sample is not traced.
+
+    A request that is refused by its head alone has a span, and no stages.
+    """
     proxy = installation.serve(OTEL_EXPORTER_OTLP_ENDPOINT=receiver.address, OTEL_BSP_SCHEDULE_DELAY="3600000")
-    refused = proxy.ask({"Authorization": "Bearer canary"})
+    unknown = PersonalAccessToken.issue(uuid4(), b"canary".ljust(32)).reveal()
+    by_head, by_auth = (proxy.ask({"Authorization": f"Bearer {token}"}) for token in ("canary", unknown))
     proxy.ask({"traceparent": f"00-{TRACE}-{CLIENT}-00"})
     assert proxy.process.stop(signal.SIGTERM) == 0
 
-    own, authenticate = sorted(receiver.wait_for_spans(2), key=lambda span: bool(span.parent_span_id))
-    assert (refused.status_code, said(own)["error.type"]) == (401, "INVALID_TOKEN")
-    assert own.trace_id.hex() == refused.headers["x-trace-id"]
-    assert authenticate.name == "authenticate"
+    spans = {(span.trace_id.hex(), bool(span.parent_span_id)): span for span in receiver.wait_for_spans(3)}
+    for refused in (by_head, by_auth):
+        own = spans.pop((refused.headers["x-trace-id"], False))
+        assert (refused.status_code, said(own)["error.type"]) == (401, "INVALID_TOKEN")
+    assert spans.keys() == {(by_auth.headers["x-trace-id"], True)}
+    assert [span.name for span in spans.values()] == ["authenticate"]
     assert len(receiver.bodies) == 1
 
 
