@@ -64,6 +64,7 @@ class FinishedRequest:
     """A request that is over. ``status`` is what was sent, 499 where nothing was; ``ended_at`` is when.
 
     ``parent`` is its client's span, ``<span id>-<flags>``. Of ``exchange`` and ``notes`` there is what there is.
+    ``code`` is the error of a request that was refused and left no exchange.
     """
 
     trace_id: str
@@ -76,6 +77,7 @@ class FinishedRequest:
     duration_ns: int
     exchange: Exchange | None = None
     notes: OpenExchange | None = None
+    code: ErrorCode | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +240,7 @@ def _of_request(request: FinishedRequest) -> Attributes:
         if exchange.session is not None:
             attributes["gen_ai.conversation.id"] = str(exchange.session.id)
     elif request.status >= _REFUSED:
-        attributes["error.type"] = str(request.status)
+        attributes["error.type"] = str(request.status) if request.code is None else request.code.value
     who = exchange or notes
     if who is not None and who.caller is not None:
         attributes["ibex.org.id"] = str(who.caller.org_id)

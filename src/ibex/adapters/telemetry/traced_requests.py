@@ -54,7 +54,7 @@ class TracedRequests:
         request = CURRENT.get()
         self._telemetry.refused(method, route, status, code, duration_ns)
         if request is not None:
-            self._trace(request, method, route, status, duration_ns, None)
+            self._trace(request, method, route, status, duration_ns, None, code)
 
     def _trace(
         self,
@@ -64,6 +64,7 @@ class TracedRequests:
         status: int,
         duration_ns: int,
         notes: OpenExchange | None,
+        code: ErrorCode | None = None,
     ) -> None:
         finished = FinishedRequest(
             trace_id=request.trace_id,
@@ -76,5 +77,6 @@ class TracedRequests:
             duration_ns=duration_ns,
             exchange=request.exchange,
             notes=notes,
+            code=code,
         )
         self._export.take(self._maker.spans_of(finished))
