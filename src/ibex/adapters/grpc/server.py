@@ -13,6 +13,7 @@ from ibex.adapters.grpc.calls import MAX_CALL_S, AroundCalls, Unobserved
 from ibex.adapters.grpc.gate import Gate
 from ibex.adapters.grpc.generated import auth_pb2_grpc
 from ibex.adapters.grpc.health import Health
+from ibex.adapters.grpc.pauses import PauseDetector
 from ibex.adapters.grpc.relay import Relay, bind
 from ibex.adapters.grpc.service import SERVICE, AuthService
 
@@ -95,7 +96,8 @@ class AuthServer:
         """Take ``host:port``, port 0 for any that is free. Constructing it binds nothing."""
         self._address = address
         callers = Callers(identity.administrators, security.service_credential, clock)
-        self._service = AuthService(identity, callers)
+        self._pauses = PauseDetector()
+        self._service = AuthService(identity, callers, self._pauses)
         self._watch = identity.watch
         self._relay = Relay(limits.max_connections, limits.authentication_timeout_s)
         gate = Gate(callers, self._relay.table, limits.calls)
@@ -139,12 +141,14 @@ class AuthServer:
             raise OSError(f"cannot serve on {self._address}: {reason}") from None
         self._port = listeners[0].getsockname()[1]
         self._server = server
+        self._pauses.start()
         await self._relay.start(listeners)
 
     async def stop(self) -> None:
         """Take no new calls, let those under way finish within the grace, then cancel them. Again: does nothing."""
         server, self._server = self._server, None
         if server is not None:
+            self._pauses.stop()
             self._health.stop_serving()
             self._relay.stop_accepting()
             self._watch.end_all()

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from ibex.adapters.grpc.callers import Callers
     from ibex.adapters.grpc.metadata import Metadata
+    from ibex.adapters.grpc.pauses import PauseDetector
     from ibex.adapters.grpc.watch_service import WatchService
     from ibex.domain.identity import AgentVerifier, TokenVerifier
     from ibex.domain.manage_identity import ManageIdentity
@@ -38,6 +39,8 @@ T = TypeVar("T")
 
 SOURCE_SHARE: Final = 0.7
 """The share of a caller's deadline that the source may take: the rest is for saying that it does not answer."""
+AFTER_PAUSE_S: Final = 1.0
+"""A call that begins within this time after a pause of this process may have been sent during the pause."""
 SERVICE: Final = auth_pb2.DESCRIPTOR.services_by_name["AuthService"].full_name
 
 
@@ -62,9 +65,10 @@ class AuthService(auth_pb2_grpc.AuthServiceServicer):
     ``Gate`` checks the service credential before a validation call arrives here.
     """
 
-    def __init__(self, identity: IdentityUseCases, callers: Callers) -> None:
+    def __init__(self, identity: IdentityUseCases, callers: Callers, pauses: PauseDetector) -> None:
         self._identity = identity
         self._callers = callers
+        self._pauses = pauses
 
     async def ValidateToken(  # noqa: N802 - the protocol's name
         self, request: auth_pb2.ValidateTokenRequest, context: Context
@@ -73,14 +77,14 @@ class AuthService(auth_pb2_grpc.AuthServiceServicer):
         token = PersonalAccessToken.parse(request.access_token)
         if token is None:
             raise InvalidTokenError
-        return principal_message(await _in_time(context, self._identity.tokens.verify(token)))
+        return principal_message(await self._in_time(context, self._identity.tokens.verify(token)))
 
     async def ValidateAgent(  # noqa: N802 - the protocol's name
         self, request: auth_pb2.ValidateAgentRequest, context: Context
     ) -> auth_pb2.ValidateAgentResponse:
         """Return the organization's agent with its status."""
         org_id, agent_id = uuid_in("org_id", request.org_id), uuid_in("agent_id", request.agent_id)
-        return agent_message(await _in_time(context, self._identity.agents.verify(org_id, agent_id)))
+        return agent_message(await self._in_time(context, self._identity.agents.verify(org_id, agent_id)))
 
     async def Watch(  # noqa: N802 - the protocol's name
         self, request_iterator: AsyncIterator[auth_pb2.WatchRequest], _context: Context
@@ -125,26 +129,29 @@ class AuthService(auth_pb2_grpc.AuthServiceServicer):
         size, after = page_size_in(request), position_in(request)
         return page_message(await self._identity.manage.tokens(org_id, after, size + 1), size)
 
+    async def _in_time(self, context: Context, verified: Awaitable[T]) -> T:
+        """Return what was verified. Raises ``ServiceDegradedError`` while the caller can still be told.
 
-async def _in_time(context: Context, verified: Awaitable[T]) -> T:
-    """Return what was verified. Raises ``ServiceDegradedError`` while the caller can still be told.
-
-    A proxy that hears that the source does not answer may serve what it has cached. One that hears nothing may not.
-    """
-    remaining_s: Any = context.time_remaining()  # None without a deadline, whatever its stub says
-    if remaining_s is None:
-        return await verified
-    # Not asyncio.timeout: it waits until what it cancels has ended, which takes long on a stalled connection.
-    task = asyncio.ensure_future(verified)
-    task.add_done_callback(_retrieve)
-    try:
-        await asyncio.wait([task], timeout=remaining_s * SOURCE_SHARE)
-        if not task.done():
-            raise ServiceDegradedError
-        return task.result()
-    finally:
-        task.cancel()
-        del task  # it may hold the error, whose traceback holds this frame
+        A proxy that hears that the source does not answer may serve what it has cached. One that hears nothing may not.
+        So a call that may have waited for this process, which was paused, says nothing of the source: ``TimeoutError``.
+        """
+        remaining_s: Any = context.time_remaining()  # None without a deadline, whatever its stub says
+        if remaining_s is None:
+            return await verified
+        # Not asyncio.timeout: it waits until what it cancels has ended, which takes long on a stalled connection.
+        task = asyncio.ensure_future(verified)
+        task.add_done_callback(_retrieve)
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        try:
+            await asyncio.wait([task], timeout=remaining_s * SOURCE_SHARE)
+            if not task.done():
+                was_paused = self._pauses.ended_after(began_s - AFTER_PAUSE_S, loop.time())
+                raise TimeoutError if was_paused else ServiceDegradedError
+            return task.result()
+        finally:
+            task.cancel()
+            del task  # it may hold the error, whose traceback holds this frame
 
 
 def _retrieve(task: asyncio.Future[Any]) -> None:
