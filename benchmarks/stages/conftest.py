@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ibex.entrypoints.collector import collect_rarely
+from ibex.entrypoints.process_tuning import collect_rarely
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -20,9 +20,9 @@ from ibex.adapters.telemetry.auth_calls import AuthCallTelemetry
 from ibex.adapters.telemetry.logging import configure_logging
 from ibex.adapters.telemetry.ops import OpsTelemetry
 from ibex.entrypoints.containers import Management
-from ibex.entrypoints.descriptors import raise_limit
 from ibex.entrypoints.environments import AuthAdapters, read_file
 from ibex.entrypoints.lifespan import working
+from ibex.entrypoints.process_tuning import raise_limit
 from ibex.entrypoints.proxy_server import BACKLOG, address_of, listen, serve_http
 
 if TYPE_CHECKING:

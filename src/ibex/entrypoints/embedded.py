@@ -17,12 +17,12 @@ from ibex.adapters.postgres.server import OWNER_ROLE, PostgresServer, PostgresSe
 from ibex.adapters.telemetry.logging import configure_logging
 from ibex.domain.bootstrap import FirstNames, bootstrap
 from ibex.entrypoints.containers import Management, application_of
-from ibex.entrypoints.descriptors import prepare_descriptors
 from ibex.entrypoints.environments import EmbeddedAdapters
 from ibex.entrypoints.home import FirstInstallation
 from ibex.entrypoints.keep_running import KeepRunning, Server
 from ibex.entrypoints.lifespan import running, working
 from ibex.entrypoints.migrations import migrate
+from ibex.entrypoints.process_tuning import prepare_descriptors
 from ibex.entrypoints.proxy_server import BACKLOG, address_of, listen, serve_http
 from ibex.entrypoints.settings import Settings
 from ibex.entrypoints.tracing import check_tracing

@@ -13,7 +13,7 @@ import uvloop
 from ibex.adapters.telemetry.logging import configure_logging
 from ibex.adapters.telemetry.region import Region
 from ibex.entrypoints.acceptor import Share
-from ibex.entrypoints.descriptors import prepare_descriptors
+from ibex.entrypoints.process_tuning import prepare_descriptors
 from ibex.entrypoints.proxy_server import BACKLOG, address_of, listen, serve_http
 from ibex.entrypoints.settings import Environment, MissingSettingError, Settings, SettingsError
 from ibex.entrypoints.tracing import check_tracing

@@ -16,9 +16,7 @@ import uvicorn
 from ibex.adapters.http.connections import ConnectionLimits
 from ibex.adapters.http.server_protocol import LimitedHttpProtocol
 from ibex.entrypoints.acceptor import Acceptor, Served, Share
-from ibex.entrypoints.allocator import keep_freed_memory
-from ibex.entrypoints.collector import collect_rarely
-from ibex.entrypoints.descriptors import connection_limit
+from ibex.entrypoints.process_tuning import collect_rarely, connection_limit, keep_freed_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

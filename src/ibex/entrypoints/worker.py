@@ -9,8 +9,8 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from ibex.entrypoints.collector import collect_rarely
 from ibex.entrypoints.outcome import exit_code_of
+from ibex.entrypoints.process_tuning import collect_rarely
 from ibex.entrypoints.settings import Settings
 
 if TYPE_CHECKING:

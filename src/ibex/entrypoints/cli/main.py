@@ -15,9 +15,9 @@ from ibex.entrypoints.cli.invocation import Invocation
 from ibex.entrypoints.cli.processes import auth, bootstrap_command, dev, migrate, serve
 from ibex.entrypoints.cli.records import sessions
 from ibex.entrypoints.cli.traces import traces
-from ibex.entrypoints.collector import collect_rarely
 from ibex.entrypoints.home import DEFAULT_HOME, Home
 from ibex.entrypoints.outcome import EXIT_FAILED, exit_code_of
+from ibex.entrypoints.process_tuning import collect_rarely
 from ibex.entrypoints.untrusted_text import sanitize
 
 

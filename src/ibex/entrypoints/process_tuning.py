@@ -1,8 +1,10 @@
-"""The file descriptors of a process that holds many connections (ADR 0035, ADR 0037)."""
+"""Process tuning: the cycle collector (ADR 0033), the allocator (ADR 0034), open files (ADR 0035, ADR 0037)."""
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
+import gc
 import logging
 import os
 import resource
@@ -11,6 +13,13 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from ibex.entrypoints.settings import Settings
 
+GC_THRESHOLDS: Final = (50_000, 20, 20)
+KEPT_BYTES: Final = 64 << 20
+"""The process keeps this much freed memory, and returns what is beyond it to the kernel."""
+_LARGEST_KEPT_BYTES: Final = 32 << 20
+"""A larger block returns to the kernel as soon as it is freed. glibc accepts no higher limit."""
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
 PER_REQUEST: Final = 2
 """One connection to the client, and one to the provider."""
 RESERVED_DESCRIPTORS: Final = 320
@@ -18,6 +27,23 @@ RESERVED_DESCRIPTORS: Final = 320
 MAX_OPEN_FILES: Final = 1 << 20
 """The highest soft limit to set. Some systems allow a thousand times more, and programs size tables by the limit."""
 _LOG: Final = logging.getLogger("ibex.descriptors")
+
+
+def collect_rarely() -> None:
+    """Raise the thresholds of the cycle collector.
+
+    With the default thresholds, the collector examines imported modules again and again, a sixth of the time to start,
+    and later the objects of the requests in flight, while other requests wait. Requests leave no cycles behind.
+    """
+    gc.set_threshold(*GC_THRESHOLDS)
+
+
+def keep_freed_memory() -> bool:
+    """Make the allocator keep freed memory for reuse. Return False if the C library has no such setting (musl)."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    return bool(mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)) and bool(mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT_BYTES))
 
 
 def prepare_descriptors(settings: Settings) -> None:

@@ -1,17 +1,70 @@
-"""The limit of open files is raised, and their table has room before it is needed (ADR 0035, ADR 0037)."""
+"""Process tuning: the cycle collector, the allocator, and the limit and the table of open files."""
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from typing import Final
 
 import pytest
 
-MEASURE: Final = """
+from ibex.entrypoints.process_tuning import GC_THRESHOLDS, collect_rarely, keep_freed_memory
+
+COPIES: Final = 50
+MEASURE_FAULTS: Final = f"""
+import resource, sys
+from ibex.entrypoints.process_tuning import keep_freed_memory
+if sys.argv[1] == "kept" and not keep_freed_memory():
+    sys.exit(3)
+body = bytes(8 << 20)
+def copy():
+    return [bytearray(body) for _ in range(3)]
+copy()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range({COPIES}):
+    copy()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(how: str) -> int:
+    """Return how many pages a process of its own got from the kernel."""
+    run = subprocess.run([sys.executable, "-c", MEASURE_FAULTS, how], capture_output=True, text=True, check=False)
+    if run.returncode == 3:
+        pytest.skip("this C library has no such setting")
+    assert run.returncode == 0, run.stderr
+    return int(run.stdout)
+
+
+def test_large_copies_get_the_same_pages_again() -> None:
+    """Beside what happens without it, which gets new ones for every copy."""
+    assert faults("kept") < COPIES < faults("as it is") / 100
+
+
+def test_a_c_library_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing happens."""
+    monkeypatch.setattr("ctypes.CDLL", lambda _name: object())
+
+    assert not keep_freed_memory()
+
+
+def test_the_thresholds_of_the_collector_are_raised() -> None:
+    """Far above Python's own, which are 700 to 2,000 objects."""
+    before = gc.get_threshold()
+    try:
+        collect_rarely()
+
+        assert gc.get_threshold() == GC_THRESHOLDS
+        assert GC_THRESHOLDS[0] > 2_000
+    finally:
+        gc.set_threshold(*before)
+
+
+MEASURE_SLOTS: Final = """
 import os, resource, sys
 from pathlib import Path
-from ibex.entrypoints.descriptors import make_room_for_descriptors
+from ibex.entrypoints.process_tuning import make_room_for_descriptors
 
 def slots():
     return int(Path("/proc/self/status").read_text().split("FDSize:")[1].split()[0])
@@ -28,7 +81,7 @@ print(slots(), len(os.listdir("/proc/self/fd")) - before)
 def room(count: int, allowed: int, taken: int = 0) -> tuple[int, int]:
     """Return how large the table of a process of its own is then, and how many files more are open than before."""
     arguments = map(str, (count, allowed, taken))
-    run = subprocess.run([sys.executable, "-c", MEASURE, *arguments], capture_output=True, text=True, check=True)
+    run = subprocess.run([sys.executable, "-c", MEASURE_SLOTS, *arguments], capture_output=True, text=True, check=True)
     slots, more = map(int, run.stdout.split())
     return slots, more
 
@@ -55,7 +108,7 @@ def test_a_process_that_may_open_nothing_more() -> None:
 
 LIMITS: Final = """
 import logging, resource, sys
-from ibex.entrypoints.descriptors import connection_limit, prepare_descriptors
+from ibex.entrypoints.process_tuning import connection_limit, prepare_descriptors
 from ibex.entrypoints.settings import Settings
 
 soft, hard, concurrency = map(int, sys.argv[1:])
