@@ -28,7 +28,8 @@ class Hanging:
     async def verify(self, token: PersonalAccessToken) -> Fetched[Principal]:
         """Hang."""
         del token
-        return await asyncio.get_running_loop().create_future()
+        never: asyncio.Future[Fetched[Principal]] = asyncio.get_running_loop().create_future()
+        return await never
 
 
 class Context:
