@@ -53,7 +53,7 @@ _parser.add_argument("--replicas", action="store_true", help="measure two auth r
 _parser.add_argument("--tokens", type=int, default=0, help="measure a worker's start with so many live tokens, alone")
 OPTIONS = _parser.parse_args()
 QUICK = OPTIONS.quick
-HEALTHY_TRIES, FAULT_TRIES = (3, 1) if QUICK else (20, 10)
+HEALTHY_TRIES, FAULT_TRIES = (3, 1) if QUICK else (10, 10)
 REVOKED_A_SECOND = 200.0
 """How often a token is used while it is revoked, and so is a live one beside it."""
 CLIENTS = 100
