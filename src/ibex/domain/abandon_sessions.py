@@ -65,7 +65,7 @@ class AbandonSessions:
             await self._sleep(LOOK_EVERY_S)
 
     async def sweep(self) -> None:
-        """Abandon what is idle now, batch by batch; leave it to who is at it already. Raises nothing but bugs."""
+        """Abandon the sessions that are idle now, in batches, unless another process does. Raises no outage."""
         idle_since = self._clock.now() - self._idle
         count: int | None = BATCH
         while count == BATCH:

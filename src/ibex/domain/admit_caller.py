@@ -195,10 +195,11 @@ class AdmitCaller:
         return self._tokens.is_valid(token, unread, now_ns)
 
     async def _look_up(self, credentials: Credentials, notes: OpenExchange) -> tuple[TokenLookup, AgentLookup]:
-        """Return what is known of token and agent, checked for what of it never changes.
+        """Return the cached token and agent, after checks of those parts that never change.
 
-        A token that is none any more is refused as that and for nothing else, which would tell of the organization. Who
-        is refused is not counted, since who goes on regardless must not use up others' requests.
+        Before a refusal the token is validated, so that a revoked one never reveals details of its organization.
+        A refused request does not count towards the rate limit: a client that goes on must not use up the requests of
+        others.
         """
         token = await self._look_up_token(credentials, notes)
         claimed = token.entry.value

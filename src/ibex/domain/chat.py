@@ -70,7 +70,7 @@ class Message:
 
 @value
 class UserMessage:
-    """The first message with the role of user: where it stands, and what takes it apart, for who needs its members."""
+    """The first message with the role of user: its index, and a function that splits it into its members."""
 
     index: int
     take_apart: Callable[[], tuple[Member, ...]]

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 LATE_S: Final = 0.05
-"""A timer that fires so late was kept by the loop, not by who is waited for."""
+"""A timer that fires later than this was delayed by the event loop, not by what it waits for."""
 GRACE_S: Final = 0.25
-"""How long what came meanwhile is looked for then."""
+"""How much longer it then waits for what may have arrived meanwhile."""
 
 
 class PatientTimer:

@@ -58,9 +58,9 @@ class DirectiveReceipt:
 
 @value
 class Caller:
-    """Who made the request, as far as it was verified.
+    """The verified caller of a request.
 
-    ``agent_id`` is None until the agent was, ``user_id`` where the token is nobody's own.
+    ``agent_id`` is None until the agent is verified. ``user_id`` is None if the token belongs to no user.
     """
 
     org_id: UUID

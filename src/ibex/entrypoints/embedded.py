@@ -144,7 +144,7 @@ async def _run(
             app = application.app()
             async with running(application):
                 installation = home.installation() or await _install(home, Management(adapters=adapters))
-                listener.listen(BACKLOG)  # from here on who comes waits a moment instead of being refused
+                listener.listen(BACKLOG)  # from here on clients wait in the backlog instead of being refused
                 home.announce(address_of(listener), {name: environ[name] for name in ANNOUNCED})
                 console.ready(address_of(listener), installation, settings)
                 await serve_http(app, listener, settings, lambda: _begin_to_stop(application, console))

@@ -109,7 +109,7 @@ class Home:
         return str(found["address"]) if found else None
 
     def _announced(self) -> dict[str, Any] | None:
-        """Return the announcement, unless who made it died without taking it back."""
+        """Return the announcement; None if its process died without withdrawing it."""
         if not self._lock.exists():
             return None
         descriptor = os.open(self._lock, os.O_RDWR)

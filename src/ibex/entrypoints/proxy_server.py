@@ -83,7 +83,7 @@ class DrainingServer(uvicorn.Server):
 def listen(host: str, port: int, setting: str = "IBEX_PORT") -> socket.socket:
     """Return a bound TCP socket; port 0 takes any free one. Raises ``OSError`` if the address is taken or not ours.
 
-    ``setting`` is what the port comes from, for who is told that it is taken.
+    ``setting`` is the setting that the port comes from. The error names it.
     """
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     listener = socket.socket(family, kind, protocol)

@@ -343,7 +343,7 @@ class Settings(CacheSettings):
             )
 
     def require_provider(self) -> None:
-        """Raise ``MissingSettingError`` where production lacks the provider's key; who asks the provider calls it."""
+        """Raise ``MissingSettingError`` if production lacks the provider's key."""
         if self.env is Environment.PRODUCTION and self.openai_api_key is None:
             raise MissingSettingError("OPENAI_API_KEY is not set; IBEX_ENV=production needs a provider key.")
 

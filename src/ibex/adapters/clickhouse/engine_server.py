@@ -30,7 +30,7 @@ USER: Final = "ibex"
 HOST: Final = "127.0.0.1"
 STATEMENTS_AT_ONCE: Final = 8
 NICE: Final = 5
-"""How much the engine gives way to what runs beside it: requests have somebody who waits for them, traces do not."""
+"""The niceness of the engine. Clients wait for requests; nobody waits for traces."""
 GRACE_S: Final = 5
 _IDLE_CONNECTION_S: Final = 600
 _LOCK: Final = "ibex-engine.lock"

@@ -125,7 +125,7 @@ def create_ops_app(
 
 
 def _router(handlers: Sequence[HTTPRouteHandler], way: str | None = None) -> App:
-    """Return what finds the handler; ``way`` is told to who asks for a path that has none."""
+    """Return the router. ``way`` is the message for a path without a handler."""
 
     def lost(_request: Request[Any, Any, Any], _error: NotFoundException) -> NoReturn:
         raise NotFoundError(way)

@@ -212,7 +212,7 @@ class Client:
                 await self.send_chunk(KEEP_ALIVE)
 
     def _leave(self) -> None:
-        """Cancel the block, since nobody is there who waits for what it does."""
+        """Cancel the block, because the client has left."""
         if self._finished or self._block is None:
             return
         self._finished = self.gone = self._cancelled_block = True

@@ -42,7 +42,7 @@ class Health(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """How one check came out: ``status`` is ok, failed or timeout; why it failed is for logs, not for who asks."""
+    """The result of one check. ``status`` is ok, failed or timeout; the reason of a failure is only logged."""
 
     status: str
     critical: bool
@@ -51,14 +51,14 @@ class CheckResult:
 
 @dataclass(frozen=True, slots=True)
 class ReadinessReport:
-    """The answer to the question."""
+    """The result of all checks."""
 
     status: Health
     checks: dict[str, CheckResult]
 
 
 class Readiness:
-    """Asks all checks at once. Who comes meanwhile shares the answer: the route is open to all, what it asks is not."""
+    """Runs all checks at once. Concurrent requests share one run, because anybody may call the route."""
 
     def __init__(
         self,

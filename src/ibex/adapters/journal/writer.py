@@ -158,7 +158,7 @@ class Writer:
         return Snapshot(store.last_position, store.stored_bytes, dict(store.acknowledged)) if store else None
 
     def _tell(self, group: Group) -> None:
-        """Hand the group over, then wake who waits for it. In the event loop."""
+        """Hand the group over, then wake its waiters. Runs in the event loop."""
         self._on_group(group)
         for append in group.appends:
             _wake(append.done, None if isinstance(group.where, Span) else group.where)

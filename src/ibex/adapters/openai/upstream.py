@@ -62,9 +62,9 @@ class Upstream(Protocol):
 def upstream_over(
     transport: httpx.AsyncBaseTransport, url: httpx.URL, headers: Sequence[tuple[bytes, bytes]], connect_s: float
 ) -> Upstream:
-    """Return the way to a URL, with these headers on every request, over a transport; who made that closes it.
+    """Return the upstream at a URL, over a transport, with these headers on every request.
 
-    ``connect_s`` bounds connecting, and waiting for a connection, in seconds.
+    ``connect_s`` limits connecting, and waiting for a connection, in seconds. The caller closes the transport.
     """
     kind = _Direct if isinstance(transport, Http1Transport) else _Httpx
     return cast("Upstream", kind(transport, url, headers, connect_s))  # type: ignore[arg-type]

@@ -106,7 +106,7 @@ class PostgresServer:
         return f"postgresql://{quote(role)}@/{quote(database)}?host={quote(str(self._socket_directory()), safe='')}"
 
     def superuser_url(self, database: str = "postgres") -> str:
-        """Return the URL for the server's own superuser: who may do anything with this server, and nothing else."""
+        """Return the URL for the superuser of this server."""
         return self.url(_SUPERUSER, database)
 
     def _is_ours(self, pid: int) -> bool:

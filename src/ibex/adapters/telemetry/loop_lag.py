@@ -20,7 +20,7 @@ _BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5)
 
 
 class LoopLag:
-    """Measures its own lateness, and notes for who reads from another process that this loop turns."""
+    """Measures its own lateness, and keeps the heartbeat that other processes read."""
 
     def __init__(
         self, registry: Registry, clock: Clock, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep

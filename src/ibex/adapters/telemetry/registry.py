@@ -90,7 +90,7 @@ class Registry:
         self._refreshes.append(refresh)
 
     def turned(self) -> None:
-        """Note that the event loop turns, and bring gauges up to date for who reads them from another process."""
+        """Note a heartbeat of the event loop, and update the gauges that other processes read."""
         self._own.turned_ns = time.monotonic_ns()
         for refresh in self._refreshes:
             refresh()

@@ -33,7 +33,7 @@ class StaleConnectionError(httpx.RemoteProtocolError):
 
 
 class Owner(Protocol):
-    """Who is told what becomes of a connection; no call waits."""
+    """The owner of a connection. The connection reports its state by these calls, which do not wait."""
 
     def connected(self, connection: Connection) -> None:
         """The connection is made."""
@@ -322,7 +322,7 @@ class Reply(httpx.AsyncByteStream):
         self.wake()
 
     def wake(self) -> None:
-        """Let the reader look, who waits for progress."""
+        """Wake the reader, which waits for progress."""
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)

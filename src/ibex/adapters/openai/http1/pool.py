@@ -37,7 +37,7 @@ class PoolLimits:
 
 
 class ConnectionPool:
-    """The connections to one origin. They belong to no request: one that is being made serves who waits longest.
+    """A pool of connections to one origin. A new connection belongs to no request: it goes to the first waiter.
 
     So a request that is cancelled while it waits has nothing to clean up. The youngest of the kept connections is used
     first, so that the others grow old and are closed.
@@ -80,7 +80,7 @@ class ConnectionPool:
         self._open.add(connection)
 
     def released(self, connection: Connection) -> None:
-        """Take a connection back: it goes to who waits longest."""
+        """Take a connection back, and give it to the first waiter."""
         if self._origin.tls is not None:
             self._origin.tls.remember(connection.ssl_object)
         self._offer(connection)
@@ -183,12 +183,12 @@ class ConnectionPool:
         task.add_done_callback(self._connecting.discard)
 
     async def _connect(self, connect_s: float | None) -> None:
-        """Make a connection for who waits longest, or tell him why there is none."""
+        """Connect for the first waiter, or give it the error."""
         task = asyncio.current_task()
         try:
             async with asyncio.timeout(connect_s):
                 connection = await self._new_connection()
-        except Exception as error:  # noqa: BLE001 - whatever it is, who waits must hear of it
+        except Exception as error:  # noqa: BLE001 - the waiter must get any error
             if task is not None:
                 self._connecting.discard(task)
             waiter = self._next_in_line()
