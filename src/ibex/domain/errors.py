@@ -207,7 +207,7 @@ class ServiceDegradedError(RetryableError):
     """Something that must be known to answer safely cannot be known now."""
 
     code = ErrorCode.SERVICE_DEGRADED
-    default_message = "The request cannot be checked at the moment."
+    default_message = "Authentication is temporarily unavailable. Retry later."
 
 
 class OutcomeUnknownError(ServiceDegradedError):
@@ -218,7 +218,7 @@ class AuthUnavailableError(RetryableError):
     """The agent cannot be checked now."""
 
     code = ErrorCode.AUTH_UNAVAILABLE
-    default_message = "The agent cannot be checked at the moment."
+    default_message = "The agent cannot be verified right now. Retry later."
 
 
 class SourceUnavailableError(RetryableError):
@@ -240,7 +240,7 @@ class OverloadedError(RetryableError):
     """A bounded resource of the proxy is full. ``attempts`` is how many tries had reached the provider before that."""
 
     code = ErrorCode.OVERLOADED
-    default_message = "The proxy is at its capacity."
+    default_message = "The proxy is at capacity. Retry later."
 
     def __init__(
         self,
@@ -258,7 +258,7 @@ class ProviderNotConfiguredError(IbexError):
     """No provider routes this model."""
 
     code = ErrorCode.PROVIDER_NOT_CONFIGURED
-    default_message = "No provider is configured for this model: GET /v1/models lists what is."
+    default_message = "No provider is configured for this model. GET /v1/models lists the available models."
 
 
 class ProviderError(RetryableError):

@@ -1,4 +1,4 @@
-"""What the command line works with: the administrative use cases over the servers that the settings name."""
+"""The administrative use cases with the servers of the settings, for the command line."""
 
 from __future__ import annotations
 

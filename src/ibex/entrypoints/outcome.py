@@ -58,7 +58,7 @@ def _said(failure: Exception) -> str:
     if isinstance(
         failure, (UnicodeEncodeError, UnicodeDecodeError)
     ):  # its own words are about codecs, and quote the text
-        return "What was given has characters that cannot be written as UTF-8, or is not UTF-8."
+        return "The input is not valid UTF-8."
     return said_of_the_system(failure) if isinstance(failure, OSError) else str(failure)
 
 

@@ -29,7 +29,7 @@ _SERVERS: Final = ("auth_address", "redis_url", "database_url", "clickhouse_url"
 
 
 def serve(environ: Mapping[str, str], workers: int = 1) -> int:
-    """Run the proxy against the servers that the settings name; return its exit code.
+    """Run the proxy with the servers of the settings; return its exit code.
 
     The settings are read from ``environ``; several workers get the same as their environment. Raises ``SettingsError``
     if a server is not named, and ``OSError`` if the address cannot be listened on.

@@ -1,4 +1,4 @@
-"""One of several workers as a process: ``python -m ibex.entrypoints.worker <place>``, for who watches over them.
+"""A worker process: ``python -m ibex.entrypoints.worker <place>``. The supervisor starts it.
 
 It imports nothing of the command line, which no request needs. Its settings are its environment's alone.
 """

@@ -32,7 +32,7 @@ def test_work_that_is_done_has_its_own_code(capsys: pytest.CaptureFixture[str]) 
         (
             UnicodeEncodeError("utf-8", "canary", 0, 1, "surrogates not allowed"),
             1,
-            "ibex: What was given has characters that cannot be written as UTF-8, or is not UTF-8.\n",
+            "ibex: The input is not valid UTF-8.\n",
         ),
         (WorkFailedError("IBEX_X_URL: nothing listens there"), 1, "ibex: IBEX_X_URL: nothing listens there\n"),
         (UnsafeRoleError("the role 'ibex' owns tables"), 1, "ibex: the role 'ibex' owns tables\n"),

@@ -118,11 +118,12 @@ class Conversation:
 @click.argument("prompt", required=False)
 @click.option("--model", default="gpt-4o-mini", show_default=True)
 @click.option(
-    "--agent", help="Id, or name where the settings of administration are at hand; by default the token's own."
+    "--agent",
+    help="The agent's id, or its name if this command can reach the database. Default: the agent of the token.",
 )
-@click.option("--session", help="Record the turns under this session; what was said in it before is not sent again.")
+@click.option("--session", help="Record the turns under this session. Earlier turns are not sent again.")
 @click.option("--no-stream", is_flag=True, help="Wait for the whole answer.")
-@click.option("--org", cls=DotenvOption, envvar="IBEX_ORG", help="The organization that has the agent of this name.")
+@click.option("--org", cls=DotenvOption, envvar="IBEX_ORG", help="The organization of the named agent.")
 @click.option(
     "--url",
     cls=DotenvOption,
@@ -248,9 +249,9 @@ def _base_url(address: str) -> httpx.URL:
     try:
         url = httpx.URL(address)
     except httpx.InvalidURL as error:
-        raise click.UsageError(f"The proxy's address is none: {error}.") from None
+        raise click.UsageError(f"Invalid proxy URL: {error}.") from None
     if url.scheme not in {"http", "https"} or not url.host:
-        raise click.UsageError(f"The proxy's address is none: {address!r} is not like {_LIKE}.")
+        raise click.UsageError(f"Invalid proxy URL {address!r}: it must look like {_LIKE}.")
     return url
 
 
@@ -284,7 +285,7 @@ def _refused(response: httpx.Response, asked: str) -> click.ClickException:
 
 
 def _no_ibex(response: httpx.Response, asked: str) -> click.ClickException:
-    return click.ClickException(f"The server at {asked} answered {response.status_code} and is no IBEX.")
+    return click.ClickException(f"The server at {asked} answered {response.status_code}. It is not IBEX.")
 
 
 def _told(response: httpx.Response, usage: dict[str, Any]) -> dict[str, str]:

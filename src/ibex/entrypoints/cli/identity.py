@@ -151,7 +151,7 @@ def token() -> None:
     "--permissions",
     default="agent",
     show_default=True,
-    help=f"One of {', '.join(NAMED_SETS)}, or a bitmap as a number.",
+    help=f"One of {', '.join(NAMED_SETS)}, or a bitmask as a number.",
 )
 @click.option("--expires", help="After this time: 90s, 15m, 1h, 30d. By default never.")
 @org_option
@@ -231,7 +231,7 @@ def _permissions(text: str) -> Permission:
     try:
         return permissions_of(int(text, 0))
     except ValueError:
-        raise click.BadParameter(f"{text!r} is none of {', '.join(NAMED_SETS)}, nor a bitmap below 2^56") from None
+        raise click.BadParameter(f"{text!r} must be {', '.join(NAMED_SETS)} or a bitmask below 2^56") from None
 
 
 def _org_row(found: Organization) -> Row:

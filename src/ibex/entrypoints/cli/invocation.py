@@ -133,7 +133,7 @@ class Invocation:
     def unread(self) -> str:
         """Say that there is a ``.env`` that is not read; empty where it is, or there is none."""
         if self.in_production and Path(self.dotenv).is_file():
-            return f"There is a {self.dotenv}, which is not read where IBEX_ENV=production."
+            return f"{self.dotenv} exists, but it is not read with IBEX_ENV=production."
         return ""
 
     def no_settings(self) -> Sequence[str]:
@@ -143,7 +143,7 @@ class Invocation:
         for name in sorted(self.environ_with_dotenv()):
             if name.startswith("IBEX_") and name not in known:
                 close = get_close_matches(name, known, 1)
-                said.append(f"{name} is no setting" + (f"; did you mean {close[0]}?" if close else ""))
+                said.append(f"Unknown setting {name}." + (f" Did you mean {close[0]}?" if close else ""))
         return said
 
     @property
@@ -171,9 +171,9 @@ class Invocation:
 
     def nothing_runs(self) -> str:
         """Say that nothing runs on the folder, and how to start it."""
-        absent = "" if self.home.path.is_dir() else ", which is not there yet"
+        absent = "" if self.home.path.is_dir() else " (the directory does not exist)"
         named = "" if self.home.path == Path(DEFAULT_HOME) else f" --home {shlex.quote(str(self.home.path))}"
-        return f"Nothing runs on {self.home.path}{absent}: `ibex{named} dev` starts IBEX there."
+        return f"No IBEX instance runs in {self.home.path}{absent}. Start one: `ibex{named} dev`."
 
     async def organization(self, use_cases: Administration, wanted: str | None) -> Organization:
         """Return the organization of this id or name; without one, the folder's first, or the only one there is.
@@ -189,7 +189,7 @@ class Invocation:
         if len(found) == 1:
             return found[0]
         if not found:
-            raise NotFoundError("There is no organization yet: ibex bootstrap makes the first.")
+            raise NotFoundError("There is no organization yet. Create the first one: `ibex bootstrap`.")
         raise click.UsageError(f"Which organization? --org takes one of {', '.join(o.name for o in found)}.")
 
     async def agent(self, use_cases: Administration, org: Organization, wanted: str) -> NamedAgent:

@@ -28,7 +28,7 @@ from ibex.entrypoints.untrusted_text import sanitize
     envvar="IBEX_HOME",
     default=DEFAULT_HOME,
     show_default=True,
-    help="The folder of the embedded default; commands find there what runs.",
+    help="The folder of the embedded instance. Commands find the running instance there.",
 )
 @click.version_option(package_name="ibex-harness", prog_name="ibex")
 @click.pass_context

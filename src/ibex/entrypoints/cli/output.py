@@ -39,7 +39,7 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def org_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the option ``--org``."""
-    help_text = "Id or name; by default the folder's first organization, or the only one."
+    help_text = "Id or name. Default: the folder's first organization, or the only one."
     return click.option("--org", cls=DotenvOption, envvar="IBEX_ORG", help=help_text)(command)
 
 

@@ -31,9 +31,9 @@ _ELSEWHERE: Final = (
 
 
 @click.command()
-@click.option("--host", help="The address to listen on; else IBEX_HOST.")
-@click.option("--port", help="The port, 0 for any free one; else IBEX_PORT.")
-@click.option("--echo-delay", help="Seconds that the echo provider thinks; else IBEX_ECHO_DELAY.")
+@click.option("--host", help="The address to listen on. Default: IBEX_HOST.")
+@click.option("--port", help="The port, or 0 for any free one. Default: IBEX_PORT.")
+@click.option("--echo-delay", help="Seconds before the echo provider answers. Default: IBEX_ECHO_DELAY.")
 @click.pass_obj
 def dev(invocation: Invocation, host: str | None, port: str | None, echo_delay: str | None) -> None:
     """Start IBEX with everything it needs, embedded, on one folder."""
@@ -59,7 +59,7 @@ def _short(path: str) -> str:
 @click.option("--workers", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes on one port.")
 @click.pass_obj
 def serve(invocation: Invocation, workers: int) -> None:
-    """Run the proxy against the servers that the settings name."""
+    """Start the proxy with the servers of the settings."""
     from ibex.entrypoints.proxy import serve as run  # noqa: PLC0415 - keeps --help quick
 
     environ = invocation.environ_of_settings()
@@ -70,13 +70,13 @@ def serve(invocation: Invocation, workers: int) -> None:
 
 @click.group()
 def auth() -> None:
-    """Auth, which owns identity: organizations, users, agents, tokens."""
+    """The auth service: organizations, users, agents and tokens."""
 
 
 @auth.command("serve")
 @click.pass_obj
 def serve_auth(invocation: Invocation) -> None:
-    """Run auth: gRPC for proxies, HTTP for who watches over it."""
+    """Start the auth service (gRPC for proxies; HTTP for health and metrics)."""
     from ibex.entrypoints.auth import serve as run  # noqa: PLC0415 - keeps --help quick
 
     with invocation.explaining():

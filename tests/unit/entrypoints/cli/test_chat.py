@@ -196,7 +196,7 @@ def _refuse() -> httpx.Response:
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (lambda: httpx.Response(404, text="<html>"), "is no IBEX"),
+        (lambda: httpx.Response(404, text="<html>"), "It is not IBEX"),
         (_refuse, "No proxy answers at http://127.0.0.1:8080"),
     ],
 )

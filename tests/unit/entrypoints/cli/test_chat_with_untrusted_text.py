@@ -19,7 +19,7 @@ OWN = {"x-ibex-session-id": "s-1"}
 ANSWER = {"choices": [{"message": {"content": "Hello"}}]}
 STREAM = f"data: {json.dumps({'choices': [{'delta': {'content': 'Hello'}}]})}\n\ndata: [DONE]\n\n"
 REFUSAL = {"error": {"code": "RATE_LIMITED", "message": "Too many requests.", "request_id": "r-1"}}
-NO_IBEX = "The server at http://127.0.0.1:8080 answered {} and is no IBEX."
+NO_IBEX = "The server at http://127.0.0.1:8080 answered {}. It is not IBEX."
 
 
 def ask(ibex: CliScene, *arguments: str) -> Done:

@@ -101,8 +101,8 @@ def test_what_looks_like_a_setting_and_is_none_is_told(ibex: CliScene) -> None:
 
     assert done.code == 0
     assert done.out.splitlines()[:3] == [
-        "advice  settings    IBEX_PRT is no setting; did you mean IBEX_PORT?",
-        "advice  settings    IBEX_ZZZZZZZZZZZZZZZZ is no setting",
+        "advice  settings    Unknown setting IBEX_PRT. Did you mean IBEX_PORT?",
+        "advice  settings    Unknown setting IBEX_ZZZZZZZZZZZZZZZZ.",
         "ok      PostgreSQL  it answers",
     ]
 
@@ -114,7 +114,7 @@ def test_a_dotenv_that_production_does_not_read_is_told(ibex: CliScene) -> None:
 
     (finding,) = ibex.run("doctor", "--json").json["findings"]
 
-    assert finding["said"] == f"There is a {ibex.dotenv}, which is not read where IBEX_ENV=production."
+    assert finding["said"] == f"{ibex.dotenv} exists, but it is not read with IBEX_ENV=production."
 
 
 def surroundings(ibex: CliScene, environ: dict[str, str], *options: str) -> Surroundings:
@@ -153,7 +153,7 @@ def test_what_runs_on_the_folder_is_known_with_its_log_and_token(ibex: CliScene)
     )
 
 
-@pytest.mark.parametrize(("environ", "start"), [({}, "dev` starts IBEX"), ({"IBEX_ENV": "production"}, "`ibex serve`")])
+@pytest.mark.parametrize(("environ", "start"), [({}, "Start one: `ibex"), ({"IBEX_ENV": "production"}, "`ibex serve`")])
 def test_production_is_not_sent_to_the_embedded_default(ibex: CliScene, environ: dict[str, str], start: str) -> None:
     """What starts what does not run is another thing there."""
     asked: list[Surroundings] = []

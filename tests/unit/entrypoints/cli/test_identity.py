@@ -86,8 +86,8 @@ def test_a_token_is_revoked_by_what_names_it(ibex: CliScene) -> None:
     [
         (["revoke", str(UUID(int=9))], 1, "no such token"),
         (["revoke", "laptop"], 2, "is not an id"),
-        (["create", "--name", "t", "--permissions", "everything"], 2, "none of"),
-        (["create", "--name", "t", "--permissions", hex(1 << 60)], 2, "bitmap"),
+        (["create", "--name", "t", "--permissions", "everything"], 2, "must be agent"),
+        (["create", "--name", "t", "--permissions", hex(1 << 60)], 2, "bitmask"),
         (["create", "--name", "t", "--expires", "soon"], 2, "time span"),
         (["create", "--name", "t", "--expires", "0s"], 2, "time span"),
         (["create", "--name", "t", "--expires", ""], 2, "time span"),

@@ -127,11 +127,11 @@ def test_where_nothing_runs_the_way_to_start_it_comes_first(ibex: CliScene) -> N
 
     absent, missing = ibex.run("org", "list").err.splitlines()
 
-    start = f"`ibex --home {ibex.home.path} dev` starts IBEX there."
-    assert absent == f"ibex: Nothing runs on {ibex.home.path}, which is not there yet: {start}"
+    start = f"Start one: `ibex --home {ibex.home.path} dev`."
+    assert absent == f"ibex: No IBEX instance runs in {ibex.home.path} (the directory does not exist). {start}"
     assert missing == "Or, for servers elsewhere: IBEX_DATABASE_URL is not set."
     ibex.install()
-    assert ibex.run("org", "list").err.startswith(f"ibex: Nothing runs on {ibex.home.path}: {start}\n")
+    assert ibex.run("org", "list").err.startswith(f"ibex: No IBEX instance runs in {ibex.home.path}. {start}\n")
 
 
 def test_in_production_what_is_missing_is_all_that_is_said(ibex: CliScene) -> None:
@@ -142,7 +142,7 @@ def test_in_production_what_is_missing_is_all_that_is_said(ibex: CliScene) -> No
     done = ibex.run("org", "list")
 
     assert (done.code, done.err.splitlines()[0]) == (2, "ibex: IBEX_DATABASE_URL is not set.")
-    assert "Nothing runs" not in done.err
+    assert "No IBEX instance" not in done.err
 
 
 def test_an_id_is_taken_in_any_case(ibex: CliScene) -> None:

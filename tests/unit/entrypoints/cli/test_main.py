@@ -43,7 +43,7 @@ def test_a_setting_that_is_missing_is_told_with_the_way_out(ibex: CliScene) -> N
     done = ibex.run("org", "list")
 
     assert done.code == 2
-    assert "dev` starts IBEX there" in done.err
+    assert "Start one: `ibex" in done.err
 
 
 def test_a_process_that_lacks_a_setting_says_so(ibex: CliScene) -> None:
