@@ -1,4 +1,4 @@
-"""`make exit-gate`: what "done" means (spec 15), each with its figure and its limit. The exit code is the outcome.
+"""`make exit-gate`: the figures that must hold, with their limits (docs/performance.md). The exit code is the outcome.
 
 Brings up the production wiring on loopback (two workers, auth, PostgreSQL, Redis, a ClickHouse engine, a provider at a
 model's pace), measures, and writes benchmarks/results/exit-gate.json. ``--only smoke matrix`` measures some of it.

@@ -1,4 +1,4 @@
-"""Tokens that were created leave a row in the outbox too: the filter of live tokens must hold them (spec 5)."""
+"""Tokens that were created leave a row in the outbox too: the filter of live tokens must hold them."""
 
 # ruff: noqa: INP001 - a folder of scripts that Alembic loads by path, no package
 

@@ -1,4 +1,4 @@
-"""A function that abandons idle sessions of every organization, and the role with the right to that alone (spec 9)."""
+"""A function that abandons idle sessions of every organization, and the role with the right to that alone."""
 
 # ruff: noqa: INP001 - a folder of scripts that Alembic loads by path, no package
 

@@ -1,1 +1,1 @@
-"""`make exit-gate`: what "done" means (spec 15), measured."""
+"""`make exit-gate`: what "done" means (docs/performance.md), measured."""

@@ -1,4 +1,4 @@
-"""Dashboards and the page on metrics speak of metrics that there are, and the page of all of them (spec 12)."""
+"""Dashboards and the page on metrics speak of metrics that there are, and the page of all of them."""
 
 from __future__ import annotations
 

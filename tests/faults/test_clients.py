@@ -1,4 +1,4 @@
-"""Clients that go, stop reading, trickle or come in floods (spec 8, 11; faults.md), through the whole proxy."""
+"""Clients that go, stop reading, trickle or come in floods (docs/faults.md), through the whole proxy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nothing is lost and nothing is twice, whatever dies under load (spec 11)."""
+"""Nothing is lost and nothing is twice, whatever dies under load."""
 
 from __future__ import annotations
 

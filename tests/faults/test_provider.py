@@ -1,4 +1,4 @@
-"""The provider fails before anything of its answer is at the client (spec 3, 8; faults.md): always an envelope.
+"""The provider fails before anything of its answer is at the client (docs/faults.md): always an envelope.
 
 Each request goes from a client's socket through the whole proxy to a scripted provider's; afterwards the next one is
 served by the same process, and every request is on record once.

@@ -1,4 +1,4 @@
-"""PostgreSQL, ClickHouse or the journal's disk fails under the record (spec 11, faults.md).
+"""PostgreSQL, ClickHouse or the journal's disk fails under the record (docs/faults.md).
 
 Completions go on; what cannot be stored waits in the journal and arrives once, or its loss is counted. Afterwards the
 next request is on record without a restart.

@@ -1,4 +1,4 @@
-"""Requests that are malformed, hostile or too large (spec 3; faults.md), through the whole proxy.
+"""Requests that are malformed, hostile or too large (docs/faults.md), through the whole proxy.
 
 A body is judged once its caller is known, so that a refusal of it is on record; of what is no HTTP nobody knows whose
 it was. What is refused never reaches the provider.

@@ -1,4 +1,4 @@
-"""A stream has an odd shape, or breaks after the client has its head (spec 8; faults.md): forwarded, or told.
+"""A stream has an odd shape, or breaks after the client has its head (docs/faults.md): forwarded, or told.
 
 Each goes from a scripted provider's socket through the whole proxy to a client's.
 """

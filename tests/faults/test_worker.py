@@ -1,4 +1,4 @@
-"""What befalls the proxy's own process: its event loop stands still, its clock is set (faults.md)."""
+"""What befalls the proxy's own process: its event loop stands still, its clock is set (docs/faults.md)."""
 
 from __future__ import annotations
 

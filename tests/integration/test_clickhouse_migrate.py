@@ -53,7 +53,7 @@ def test_an_empty_server_gets_everything(empty_clickhouse: ClickHouseDatabase) -
 
 
 def test_the_table_is_what_the_spec_says(clickhouse: ClickHouseDatabase) -> None:
-    """Columns, partitions by month, the order that queries go by, 90 days, a window for repeated batches (spec 10)."""
+    """Columns, partitions by month, the order that queries go by, 90 days, a window for repeated batches."""
     table = _table(clickhouse)
     assert table["engine"] == "MergeTree"
     assert table["partition_key"] == "toYYYYMM(requested_at)"

@@ -169,7 +169,7 @@ directives = st.none() | st.builds(
 
 
 def directed(request: dict[str, Any], directive: Directive | None) -> dict[str, Any]:
-    """Return what the provider is to read, by the words of spec 7, worked out on parsed JSON."""
+    """Return what the provider is to read by the rules of the directive's mode, worked out on parsed JSON."""
     expected = dict(request)
     if request.get("stream") is True:
         expected["stream_options"] = {**request.get("stream_options", {}), "include_usage": True}

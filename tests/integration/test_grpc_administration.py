@@ -1,4 +1,4 @@
-"""Tokens are made, revoked and listed by those who may, through real sockets (spec 4)."""
+"""Tokens are made, revoked and listed by those who may, through real sockets."""
 
 from __future__ import annotations
 

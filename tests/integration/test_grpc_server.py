@@ -1,4 +1,4 @@
-"""The auth service through real sockets: every method, every status (spec 4)."""
+"""The auth service through real sockets: every method, every status."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TLS between the proxy and auth, one-sided and mutual (spec 4)."""
+"""TLS between the proxy and auth, one-sided and mutual."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The HTTP surface is what ``/schema`` says (spec 3): requests made of the document, in and out of its rules."""
+"""The HTTP surface is what ``/schema`` says: requests made of the document, in and out of its rules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The security matrix (spec 4), row by row: two proxy workers, auth in its own process, real PostgreSQL and Redis.
+"""The security matrix, row by row: two proxy workers, auth in its own process, real PostgreSQL and Redis.
 
 Every answer that a test here gets is also looked at by row 6: the envelope, its request id, and no secret in it.
 """
@@ -283,7 +283,7 @@ class TestRow6Envelope:
     """What everybody is told, and nobody."""
 
     def test_every_error_is_one_envelope(self, matrix: Matrix) -> None:
-        """JSON, in the shape of spec 3, with the header's request id."""
+        """JSON, in the envelope of every error, with the header's request id."""
         for path in ("/nothing", "/v1/models"):
             matrix.ask(None, path=path)
         errors = [answer for answer in matrix.answers if answer.status_code >= 400]

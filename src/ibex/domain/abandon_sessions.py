@@ -1,4 +1,4 @@
-"""USE CASE: abandon sessions that nobody goes on with (spec 9). A turn that comes later makes one active again."""
+"""USE CASE: abandon sessions that nobody goes on with (ADR 0027). A turn that comes later makes one active again."""
 
 from __future__ import annotations
 

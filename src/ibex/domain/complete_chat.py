@@ -245,7 +245,7 @@ def shutting_down() -> ServiceDegradedError:
 
 
 def _wrong_headers(call: ChatCall) -> tuple[FieldError, ...]:
-    """What is wrong with the call's own headers: told together with what is wrong with the body (spec 3)."""
+    """What is wrong with the call's own headers: told together with what is wrong with the body."""
     if call.session_handle is None or is_handle(call.session_handle):
         return ()
     allowed = "must be 1 to 128 characters of A-Z a-z 0-9 . _ : -"

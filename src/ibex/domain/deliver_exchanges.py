@@ -1,7 +1,7 @@
 """USE CASE: carry exchanges from the journal to one sink, in batches, until the process ends.
 
 At least once, and in effect exactly once: a batch is acknowledged after the sink has it, comes again with the same
-members and token until then, and both sinks recognize what they already hold (spec 11). A batch that a sink refuses
+members and token until then, and both sinks recognize what they already hold (ADR 0026). A batch that a sink refuses
 for what is in it is halved until the row that it will never take stands alone; that one is laid aside.
 """
 

@@ -1,4 +1,4 @@
-"""An agent's versioned instruction, and how it gets among the messages of a request (spec 7)."""
+"""An agent's versioned instruction, and how it gets among the messages of a request."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ MAX_FIELD_ERRORS: Final = 32
 
 
 class ErrorCode(StrEnum):
-    """The stable, public name of each error (spec 3)."""
+    """The stable, public name of each error."""
 
     INVALID_JSON = "INVALID_JSON"
     VALIDATION_ERROR = "VALIDATION_ERROR"
@@ -40,7 +40,7 @@ class ErrorCode(StrEnum):
 
 
 class FieldCode(StrEnum):
-    """Why one field was refused (spec 3)."""
+    """Why one field was refused."""
 
     REQUIRED = "REQUIRED"
     TOO_LONG = "TOO_LONG"
@@ -224,7 +224,7 @@ class AuthUnavailableError(RetryableError):
 class SourceUnavailableError(RetryableError):
     """Who knows tokens and agents has answered: it cannot look them up now.
 
-    That is more than silence: while no change has been announced either, what it said before still holds (spec 5).
+    That is more than silence: while no change has been announced either, what it said before still holds (ADR 0045).
     """
 
 

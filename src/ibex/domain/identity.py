@@ -1,4 +1,4 @@
-"""Who is calling: personal access tokens, principals, agents (spec 4)."""
+"""Who is calling: personal access tokens, principals, agents."""
 
 from __future__ import annotations
 

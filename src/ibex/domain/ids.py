@@ -52,7 +52,7 @@ def uuid7(unix_ms: int, entropy: bytes) -> UUID:
 
 
 def session_id(org_id: UUID, agent_id: UUID, handle: str) -> UUID:
-    """Return the id of the session that a client calls ``handle``, unique to its organization and agent (spec 9)."""
+    """Return the id of the session that a client calls ``handle``, unique to its organization and agent."""
     hashed = _hashed(org_id.int, agent_id.int).copy()
     hashed.update(handle.encode())
     return UUID(bytes=hashed.digest()[:16], version=5)

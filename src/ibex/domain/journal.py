@@ -1,4 +1,4 @@
-"""The journal: exchanges that are finished and not yet delivered, safe on local disk (spec 11)."""
+"""The journal: exchanges that are finished and not yet delivered, safe on local disk (ADR 0026)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Batch:
 class Journal(Protocol):
     """Port: keeps exchanges until every sink has them.
 
-    When it is full, it drops what only the traces wait for, oldest first, before it refuses anything (spec 11).
+    When it is full, it drops what only the traces wait for, oldest first, before it refuses anything (ADR 0026).
     """
 
     def begin(self, exchange: Exchange) -> None:

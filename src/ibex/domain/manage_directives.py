@@ -1,4 +1,4 @@
-"""USE CASE: what an operator does with an agent's directive: set, look, go back (spec 7)."""
+"""USE CASE: what an operator does with an agent's directive: set, look, go back."""
 
 from __future__ import annotations
 

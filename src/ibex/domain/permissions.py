@@ -1,4 +1,4 @@
-"""The 64-bit permission bitmap of a token (spec 4)."""
+"""The 64-bit permission bitmap of a token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The LLM APIs behind the proxy (spec 8)."""
+"""The LLM APIs behind the proxy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests per minute and organization, in calendar-minute windows (spec 6)."""
+"""Requests per minute and organization, in calendar-minute windows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sessions and their checkpoints (spec 9)."""
+"""Sessions and their checkpoints."""
 
 from __future__ import annotations
 

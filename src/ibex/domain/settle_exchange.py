@@ -127,7 +127,7 @@ class SettleExchange:
         """Return once the exchange is on record. The first call decides, later ones wait for it.
 
         Being cancelled ends the waiting, never the recording. Nothing that the journal or an observer does is raised
-        here: the client's answer does not depend on it (spec 11).
+        here: the client's answer does not depend on it (ADR 0005).
         """
         if notes.settlement is None:
             notes.provider_ended()

@@ -1,4 +1,4 @@
-"""Directives between a worker's memory and the source: what one worker has looked up, the others need not (spec 7)."""
+"""The shared cache of directives, between the cache of each worker and the source (ADR 0045)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a token is kept: HMAC-SHA256 under a pepper, found by its id, compared in constant time (spec 4)."""
+"""How a token is kept: HMAC-SHA256 under a pepper, found by its id, compared in constant time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The analytics row of one request (spec 10)."""
+"""The trace of a request: its row for analytics."""
 
 from __future__ import annotations
 

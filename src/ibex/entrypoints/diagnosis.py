@@ -1,4 +1,4 @@
-"""What is examined when something does not work, and what each examination found (spec 13)."""
+"""The checks of `ibex doctor`, and their results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings: read once at start from environment variables, typed and frozen (spec 14).
+"""Settings: read once at start from environment variables, typed and frozen (docs/configuration.md).
 
 Every field of ``Settings`` is one variable; its ``Variable`` says how it is read and what the reference page says.
 ``.env.example`` and ``docs/configuration.md`` are written from here by ``ibex.entrypoints.settings_reference``.

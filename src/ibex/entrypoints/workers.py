@@ -1,4 +1,4 @@
-"""Several proxy processes on one listening socket, and the process that watches over them (spec 2)."""
+"""Several proxy processes on one listening socket, and the process that watches over them (ADR 0023)."""
 
 from __future__ import annotations
 

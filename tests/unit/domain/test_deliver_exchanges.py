@@ -437,7 +437,7 @@ async def test_running_goes_on_until_it_is_cancelled() -> None:
 
 
 def test_the_figures_are_those_of_the_specification() -> None:
-    """At most 200 ms or 1,000 rows (spec 11)."""
+    """At most 200 ms or 1,000 rows."""
     assert (deliver_exchanges.LINGER_S, deliver_exchanges.BATCH_ROWS) == (0.2, 1_000)
 
 

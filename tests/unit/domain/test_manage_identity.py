@@ -78,7 +78,7 @@ async def test_an_unknown_token_is_refused() -> None:
 
 
 async def test_an_unknown_token_costs_the_work_of_a_known_one() -> None:
-    """Its absence cannot be timed: there is a comparison all the same (spec 4)."""
+    """Its absence cannot be timed: there is a comparison all the same."""
 
     class Watched(TokenPeppers):
         spent = 0

@@ -1,4 +1,4 @@
-"""Traces in ClickHouse (spec 10): written in batches, read for one organization."""
+"""Traces in ClickHouse (ADR 0007): written in batches, read for one organization."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""gRPC: the service that answers for identity, and the verifiers that ask it (spec 4)."""
+"""gRPC: the service that answers for identity, and the verifiers that ask it (ADR 0024)."""

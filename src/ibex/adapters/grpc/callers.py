@@ -1,4 +1,4 @@
-"""Who may call what: services by their credential, administrators by their own token (spec 4)."""
+"""Who may call what: services by their credential, administrators by their own token (ADR 0024)."""
 
 from __future__ import annotations
 

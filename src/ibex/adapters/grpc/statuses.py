@@ -2,7 +2,7 @@
 
 A status alone is not an answer: proxies, broken connections and wrong addresses make them too, and a client library
 turns any HTTP 401 that it meets into UNAUTHENTICATED. So every answer of ours names its reason in trailing metadata,
-and only status and reason together mean anything: no outage looks like a token that is not valid (spec 5).
+and only status and reason together mean anything: no outage looks like a token that is not valid (ADR 0045).
 """
 
 from __future__ import annotations

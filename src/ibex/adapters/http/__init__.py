@@ -1,1 +1,1 @@
-"""The HTTP surface on Litestar: routes, headers, validation, envelopes (spec 3)."""
+"""The HTTP surface on Litestar: routes, headers, validation, envelopes."""

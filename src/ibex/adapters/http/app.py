@@ -1,4 +1,4 @@
-"""The HTTP surface, put together (spec 3)."""
+"""The HTTP surface, put together."""
 
 from __future__ import annotations
 

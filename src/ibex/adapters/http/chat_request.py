@@ -1,4 +1,4 @@
-"""From the bytes of a body to a ``ChatRequest``; all that is wrong with it is told at once (spec 3, "Validation")."""
+"""From the bytes of a body to a ``ChatRequest``; all that is wrong with it is told at once (ADR 0043)."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Drain:
-    """A switch that is turned once, when the process is told to end; readiness follows it at once (spec 11)."""
+    """A switch that is turned once, when the process is told to end; readiness follows it at once."""
 
     def __init__(self) -> None:
         self._begun = False

@@ -1,4 +1,4 @@
-"""The one table of what an error is in HTTP, and the one function that makes an envelope of it (spec 3)."""
+"""The one table of what an error is in HTTP, and the one function that makes an envelope of it."""
 
 from __future__ import annotations
 
@@ -159,8 +159,8 @@ def _headers(error: IbexError, allow: str | None) -> Headers:
     by_provider = isinstance(error, ProviderError)
     headers = [(b"x-ibex-error-source", b"provider" if by_provider else b"proxy")]
     if by_provider or isinstance(error, ProviderNotConfiguredError):
-        # The provider was asked again as often as is sensible: OpenAI's SDKs must not multiply that (spec 8). And what
-        # is not configured will not be so in a second, though they take any 5xx for a failure that passes.
+        # IBEX has retried already (ADR 0019), and OpenAI's SDKs, which retry after any 5xx, must not multiply that.
+        # Nor does a retry configure a provider.
         headers.append((b"x-should-retry", b"false"))
     retry_after_s = _retry_after_s(error)
     if retry_after_s is not None:

@@ -1,4 +1,4 @@
-"""What a client is told of its exchange, in response headers (spec 3)."""
+"""What a client is told of its exchange, in response headers."""
 
 from __future__ import annotations
 

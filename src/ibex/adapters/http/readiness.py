@@ -1,4 +1,4 @@
-"""Whether this process should be sent requests: what it depends on, asked within a bound (spec 3)."""
+"""Whether this process should be sent requests: what it depends on, asked within a bound."""
 
 from __future__ import annotations
 

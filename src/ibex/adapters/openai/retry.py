@@ -1,4 +1,4 @@
-"""When to ask a provider again, and after how long (spec 8). Nothing here waits, reads a clock or draws a number."""
+"""When to ask a provider again, and after how long (ADR 0019). Nothing here waits, reads a clock or draws a number."""
 
 from __future__ import annotations
 

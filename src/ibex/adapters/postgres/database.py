@@ -33,7 +33,7 @@ MAX_WAITING: Final = 1_000
 STATEMENT_TIMEOUT_S: Final = 5
 # Longer than that, so that it is for servers that do not answer at all.
 TRANSACTION_TIMEOUT_S: Final = 6.0
-# A change that may have been made already must be known, or known to be in doubt, before the bound of spec 5 is over.
+# A change that may have been made already must be known, or known to be in doubt, before the bound of ADR 0045 is over.
 COMMIT_TIMEOUT_S: Final = 2.0
 # Statements here go by key. A plan made while a table was small is kept, by connections and by foreign-key checks, when
 # it has grown; with ``enable_seqscan`` off such a plan does not read all of it for every row.

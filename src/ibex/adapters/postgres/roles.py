@@ -1,4 +1,4 @@
-"""The database roles of IBEX, and the refusal to run with more rights than they have (spec 4)."""
+"""The database roles of IBEX, and the refusal to run with more rights than they have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one description of the schema; Alembic brings a database to it, and a test holds the two together (spec 4, 7, 9).
+"""The one description of the schema; Alembic brings a database to it, and a test holds the two together.
 
 Ownership is structural: whatever belongs to an agent or a session refers to it together with the organization, since
 foreign-key and uniqueness checks see through row-level security.

@@ -1,4 +1,4 @@
-"""What is remembered where, and what came of looking there (spec 5, 12).
+"""What is remembered where, and what came of looking there (ADR 0045).
 
 Tiers are ``worker``, a process's own memory, and ``shared``, Redis.
 """

@@ -1,6 +1,6 @@
 """Logs as JSON lines on one stream: this project's own and, through the standard library's logging, everybody else's.
 
-Exceptions are logged as types and places in the code. Their messages are not: nobody knows what is in them (spec 3).
+Exceptions are logged as types and places in the code. Their messages are not: nobody knows what is in them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whether the event loop keeps up: how late a timer comes that is always running (spec 12)."""
+"""Whether the event loop keeps up: how late a timer comes that is always running."""
 
 from __future__ import annotations
 

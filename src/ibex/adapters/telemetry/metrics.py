@@ -1,4 +1,4 @@
-"""Prometheus metrics, ``ibex_proxy_<noun>_<unit>`` (spec 12); ``docs/metrics.md`` says what each is good for.
+"""Prometheus metrics, ``ibex_proxy_<noun>_<unit>`` (ADR 0028); ``docs/metrics.md`` says what each is good for.
 
 Labels are route templates and enumerations, never an organization, agent, session, token or model: whoever can send a
 request could make new time series of those.

@@ -1,4 +1,4 @@
-"""The command line (spec 13)."""
+"""The command line."""
 
 from ibex.entrypoints.cli.main import main
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 READ_BYTES: Final = 64 * 1024
-MAX_UNREAD_BYTES: Final = 32 * 1024  # with a read, and what waits for the client, 256 KiB at most (spec 8)
+MAX_UNREAD_BYTES: Final = 32 * 1024  # with a read, and what waits for the client, 256 KiB at most
 MAX_HEAD_BYTES: Final = 64 * 1024
 MAX_HEADERS: Final = 256
 _JOINED_BYTES: Final = 16 * 1024
