@@ -34,7 +34,9 @@ def auth_replicas(say: Callable[[str], None], outage_s: float) -> None:
     """
     with (
         Servers.running() as own,
-        AuthReplicas.running(own.postgres, own.clickhouse, own.redis.url, own.folder, tokens=TOKENS) as stack,
+        AuthReplicas.running(
+            own.postgres, own.clickhouse, own.redis.url, own.folder, tokens=TOKENS, IBEX_AUTH_TIMEOUT="0.2"
+        ) as stack,
     ):
         server = own.postgres.server
         faults: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {

@@ -6,6 +6,7 @@ The clock is held, so that all of a flood is in one minute.
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -13,20 +14,22 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from harness.loopback import REQUEST
+from harness.loopback import REQUEST, Loopback
+from harness.openai import ScriptedOpenAI
 from harness.openai_wire import completion
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-    from harness.loopback import Loopback
     from ibex.domain.traces import Trace
 
 pytestmark = pytest.mark.integration
 
 LIMIT = 40
 FLOOD = 1_000
-SETTINGS = {"IBEX_RATE_LIMIT_DEFAULT_RPM": str(LIMIT)}
+SETTINGS = {"IBEX_RATE_LIMIT_DEFAULT_RPM": str(LIMIT), "IBEX_REFUSAL_DELAY": "0.0001"}
+DELAY_S = 0.2
 BODY = json.dumps(REQUEST).encode()
 NOT_ROUTED = (501, "PROVIDER_NOT_CONFIGURED")
 
@@ -117,3 +120,18 @@ def test_requests_beyond_the_limit(flooded: Loopback) -> None:
     assert sum(row.repeated for row in rows) == FLOOD
     assert sum(row.repeated == 1 for row in rows) <= served + LIMIT + 2
     assert all(row.error_code == "RATE_LIMITED" for row in rows if row.repeated > 1)
+
+
+def test_refusals_beyond_the_limit_are_delayed(tmp_path: Path) -> None:
+    """A client that asks on one connection, and does not wait, cannot take more than a few answers a second."""
+    limits = {"IBEX_RATE_LIMIT_DEFAULT_RPM": "2", "IBEX_REFUSAL_DELAY": str(DELAY_S)}
+    with ScriptedOpenAI.in_thread() as provider, Loopback.running(provider, tmp_path, **limits) as proxy:
+        proxy.clock.held_at = proxy.clock.now()
+        wrong = proxy.head("content-length: 2") + b"{}"
+        send(proxy, [wrong] * 4)  # two are counted, two refused
+        began = time.monotonic()
+        outcomes, _ = send(proxy, [wrong] * 3)
+        took_s = time.monotonic() - began
+
+    assert outcomes == {(429, "RATE_LIMITED"): 3}
+    assert took_s >= 3 * DELAY_S

@@ -63,6 +63,7 @@ AGENT = UUID(int=0x1A)
 OTHER_AGENT = UUID(int=0x1B)
 TOKEN = PersonalAccessToken.issue(UUID(int=0x2A), bytes(range(32)))
 BEARER = f"Bearer {TOKEN.reveal()}"
+REFUSAL_DELAY_S = 0.25
 REQUEST_ID = UUID(int=0x3A)
 CALL_TIMEOUT_S = 0.05
 DIRECTIVE_TTL_S = 60
@@ -456,11 +457,25 @@ class ChatScene:
         self.session_handle: str | None = "conversation-1"
         self.ends_session = False
         self.capacity = Capacity(slots=100, body_bytes=1 << 28, most_authenticating=100)
+        self.refusals = RefusedRequests(default_rpm=600)
+        self.delays: list[float] = []
+        """The delays of refusals, in seconds. No test waits for them."""
+
+    async def _delay(self, seconds: float) -> None:
+        self.delays.append(seconds)
 
     def admit_caller(self) -> AdmitCaller:
         """Return the use case's first half."""
         tokens, agents = self.caches.tokens(self.tokens), self.caches.agents(self.agents)
-        return AdmitCaller(tokens, agents, self.rate_limiter, RefusedRequests(default_rpm=600), default_rpm=600)
+        return AdmitCaller(
+            tokens,
+            agents,
+            self.rate_limiter,
+            self.refusals,
+            default_rpm=600,
+            refusal_delay_s=REFUSAL_DELAY_S,
+            sleep=self._delay,
+        )
 
     def use_case(self) -> CompleteChat:
         """Return the use case over the neighbours as they are now."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from ibex.domain.errors import (
     MissingTokenError,
     RateLimitedError,
     ServiceDegradedError,
+    TooManyGuessesError,
     ValidationError,
 )
 from ibex.domain.exchange import Caller, Stage
@@ -28,6 +30,7 @@ from ibex.domain.refused_requests import seconds_left
 from ibex.domain.values import value
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from datetime import datetime
     from uuid import UUID
 
@@ -92,13 +95,20 @@ class AdmitCaller:
         refused: RefusedRequests,
         *,
         default_rpm: int,
+        refusal_delay_s: float = 0.0,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Take the limit, in requests per minute, of organizations that set none of their own."""
+        """Set the limit of organizations without one of their own, in requests per minute, and the delay of refusals.
+
+        ``refusal_delay_s`` is the delay of a refusal beyond the limit of refusals, in seconds.
+        """
         self._tokens = tokens
         self._agents = agents
         self._rate_limiter = rate_limiter
         self._refused = refused
         self._default_rpm = default_rpm
+        self._refusal_delay_s = refusal_delay_s
+        self._sleep = sleep
 
     async def __call__(self, credentials: Credentials, notes: OpenExchange) -> Admitted:
         """Admit a caller that acts as an agent, and return what it was admitted by. The notes then name the caller."""
@@ -164,6 +174,14 @@ class AdmitCaller:
     def note_refusal(self, notes: OpenExchange, error: IbexError) -> None:
         """Count the refusal of an admitted request. This use case counts its own refusals itself."""
         self._refused.note(notes, error)
+
+    async def delay_refusal(self, notes: OpenExchange, error: IbexError) -> None:
+        """Wait before the response to a refusal beyond a limit of refusals; return at once for any other.
+
+        A client that repeats such a request as soon as it is answered would take CPU time from other organizations.
+        """
+        if notes.is_excess_refusal or isinstance(error, TooManyGuessesError):
+            await self._sleep(self._refusal_delay_s)
 
     def _check_limit(self, count: int, notes: OpenExchange, now: datetime) -> None:
         decision = notes.rate_limit = decide(count=count, limit=notes.limit_rpm, now=now)

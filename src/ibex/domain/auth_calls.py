@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from ibex.domain.errors import AuthUnavailableError, InvalidTokenError, ServiceDegradedError
+from ibex.domain.errors import AuthUnavailableError, InvalidTokenError, ServiceDegradedError, TooManyGuessesError
 from ibex.domain.guessed_secrets import GuessedSecrets, LeakyBucket, RecentlyConfirmed, Share
 
 if TYPE_CHECKING:
@@ -171,7 +171,8 @@ class AuthCalls:
         try:
             if not await self._enter(share, token_id.int):
                 self._refused(share)
-                raise ServiceDegradedError(retry_after_s=RETRY_AFTER_S)
+                refusal = TooManyGuessesError if share is Share.LANE else ServiceDegradedError
+                raise refusal(retry_after_s=RETRY_AFTER_S)
             try:
                 fetched = await verify()
             finally:

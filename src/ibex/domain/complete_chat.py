@@ -119,6 +119,7 @@ class CompleteChat:
         except IbexError as error:
             self._admit.note_refusal(notes, error)
             await self._settle.settle(notes, error=error)
+            await self._admit.delay_refusal(notes, error)
             return ChatRefusal(notes, error)
         except asyncio.CancelledError:
             await self._settle.settle(notes, error=ClientClosedRequestError() if call.has_gone() else shutting_down())

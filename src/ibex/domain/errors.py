@@ -210,6 +210,10 @@ class ServiceDegradedError(RetryableError):
     default_message = "Authentication is temporarily unavailable. Retry later."
 
 
+class TooManyGuessesError(ServiceDegradedError):
+    """Too many wrong secrets for one token id: another attempt is not made now (ADR 0040)."""
+
+
 class OutcomeUnknownError(ServiceDegradedError):
     """A change was sent to be committed and no answer came: it was made, or was not, or will yet be."""
 

@@ -209,6 +209,7 @@ class Application(containers.DeclarativeContainer):
         adapters.rate_limiter,
         refused_requests,
         default_rpm=settings.provided.rate_limit_default_rpm,
+        refusal_delay_s=settings.provided.refusal_delay_s,
     )
     complete_chat = providers.Singleton(
         CompleteChat,

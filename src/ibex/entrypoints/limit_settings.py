@@ -63,6 +63,15 @@ class LimitSettings(TracingSettings):
             "without a request are closed, first those that never had one.",
         ),
     )
+    refusal_delay_s: float = setting(
+        0.25,
+        Variable(
+            "IBEX_REFUSAL_DELAY",
+            seconds,
+            SECONDS,
+            "How long refusals are delayed for an organization beyond its limit of refusals, and for guessed secrets.",
+        ),
+    )
     client_stall_timeout_s: float = setting(
         60.0,
         Variable(

@@ -12,7 +12,7 @@ import pytest
 from harness.chat_scene import AGENT, ORG, principal
 from ibex.adapters.memory.clock import ManualClock
 from ibex.domain.auth_calls import LIMITS, MAX_CALLS, MAX_WAITING_PER_TENANT, AuthCalls, CallShares
-from ibex.domain.errors import AuthUnavailableError, InvalidTokenError, ServiceDegradedError
+from ibex.domain.errors import AuthUnavailableError, InvalidTokenError, ServiceDegradedError, TooManyGuessesError
 from ibex.domain.freshness.cache import Fetched
 from ibex.domain.freshness.kinds import unknown_epoch
 from ibex.domain.guessed_secrets import LANE_BURST, Share
@@ -89,7 +89,7 @@ async def test_guesses_at_a_known_id_take_few_calls_and_a_live_token_none_of_the
     assert await scene.calls.verify_token(REAL, UUID(int=8), scene.auth.confirm) == WHOSE
     scene.auth.let_go.set()
     outcomes = await asyncio.gather(*guesses, return_exceptions=True)
-    assert {type(outcome) for outcome in outcomes} == {InvalidTokenError, ServiceDegradedError}
+    assert {type(outcome) for outcome in outcomes} == {InvalidTokenError, TooManyGuessesError}
     assert all(o.retry_after_s == 1 for o in outcomes if isinstance(o, ServiceDegradedError))
     assert set(scene.refused) == {Share.LANE}
 

@@ -21,6 +21,7 @@ from harness.chat_scene import (
     ORG,
     OTHER_AGENT,
     OTHER_ORG,
+    REFUSAL_DELAY_S,
     REQUEST_ID,
     TOKEN,
     TRACE_ID,
@@ -57,6 +58,7 @@ from ibex.domain.errors import (
     RateLimitedError,
     Refusal,
     ServiceDegradedError,
+    TooManyGuessesError,
     ValidationError,
 )
 from ibex.domain.exchange import Caller, DirectiveReceipt, Timings
@@ -65,6 +67,7 @@ from ibex.domain.ids import session_id
 from ibex.domain.permissions import READ_ONLY, Permission
 from ibex.domain.providers import CompletionBody
 from ibex.domain.rate_limits import RateLimitDecision
+from ibex.domain.refused_requests import RefusedRequests
 from ibex.domain.sessions import checkpoint_of
 from ibex.domain.traces import trace_of
 
@@ -242,6 +245,31 @@ async def test_a_caller_over_its_limit_is_refused_before_its_body_is_read() -> N
 
     scene.clock.advance(timedelta(seconds=55))
     assert isinstance(await complete(scene.call()), ChatAnswer)
+
+
+async def test_refusals_beyond_the_limit_of_refusals_are_delayed() -> None:
+    """After they are on record, so that no figure of theirs has the delay. Those within the limit are not delayed."""
+    scene = scene_of()
+    scene.refusals = RefusedRequests(default_rpm=2)
+    scene.tokens.answer = principal(rate_limit_rpm=2)
+    scene.credentials = Credentials(BEARER, str(OTHER_AGENT))
+    scene.agents.answer = AgentNotAuthorizedError()
+    complete = scene.use_case()
+
+    for number in range(1, 5):
+        assert isinstance(await complete(scene.call()), ChatRefusal)
+        assert len(scene.delays) == max(0, number - 2)
+
+    assert set(scene.delays) == {REFUSAL_DELAY_S}
+
+
+async def test_guesses_beyond_their_limit_are_delayed() -> None:
+    """As everything that can be tried again and again."""
+    scene = scene_of()
+    for error, delays in ((ServiceDegradedError(), []), (TooManyGuessesError(), [REFUSAL_DELAY_S])):
+        scene.tokens.answer = error
+        assert isinstance(await scene.use_case()(scene.call()), ChatRefusal)
+        assert scene.delays == delays
 
 
 async def test_all_wrong_headers_and_fields_are_told_at_once() -> None:
