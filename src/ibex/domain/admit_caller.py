@@ -122,8 +122,11 @@ class AdmitCaller:
             claimed = token.entry.value
             tally = await self._rate_limiter.count(claimed.org_id, now)
             notes.enter(Stage.AUTHENTICATE)
-            principal = await self._tokens.validate(token, tally.epoch)
-            admitted = await self._check_active(agent, tally.epoch)
+            epoch = tally.epoch
+            principal = await self._tokens.validate(token, epoch)
+            if token.is_stale:  # finding out may have taken long, and only a recent reading vouches for the agent
+                epoch = await self._rate_limiter.epoch(claimed.org_id)
+            admitted = await self._check_active(agent, epoch)
             if principal is not claimed:
                 _check_reach(principal, credentials)
                 _check_binding(principal, admitted.id)
@@ -136,7 +139,7 @@ class AdmitCaller:
         except IbexError as error:
             self._refused.note(notes, error)
             raise
-        return Admitted(token, agent, tally.epoch)
+        return Admitted(token, agent, epoch)
 
     async def recheck(self, admitted: Admitted, notes: OpenExchange) -> Epoch:
         """Check again what a caller was admitted by, and return the reading of the epoch that it was checked by.

@@ -11,6 +11,7 @@ import pytest
 from harness.chat_scene import (
     AGENT,
     BEARER,
+    MOMENT,
     ORG,
     OTHER_AGENT,
     OTHER_ORG,
@@ -21,6 +22,7 @@ from harness.door import Door
 from ibex.domain.admit_caller import Credentials
 from ibex.domain.errors import (
     AgentNotAuthorizedError,
+    AgentSourceUnavailableError,
     AgentSuspendedError,
     AuthUnavailableError,
     FieldCode,
@@ -31,9 +33,11 @@ from ibex.domain.errors import (
     MissingTokenError,
     RateLimitedError,
     ServiceDegradedError,
+    TokenSourceUnavailableError,
     ValidationError,
 )
 from ibex.domain.exchange import Caller
+from ibex.domain.freshness.validity import UNCONFIRMED_S
 from ibex.domain.identity import Agent, AgentStatus
 from ibex.domain.permissions import ADMIN, CHAT, READ_ONLY, Permission
 
@@ -245,3 +249,17 @@ def test_credentials_show_no_token() -> None:
     shown = repr(Credentials(BEARER, "an agent", "an organization"))
 
     assert shown == "<Credentials agent_id='an agent' org_id='an organization'>"
+
+
+async def test_an_agent_is_served_stale_however_long_it_took_to_find_out_that_the_token_is() -> None:
+    """The reading of the epoch that vouches for the agent is made after that."""
+    door = Door()
+    await door.epochs.read_or_create(ORG)
+    await door.warm()
+    door.clock.advance(timedelta(seconds=UNCONFIRMED_S) + MOMENT)
+    for source, error in ((door.tokens, TokenSourceUnavailableError()), (door.agents, AgentSourceUnavailableError())):
+        source.answer = error
+        source.on_asked = lambda: door.clock.advance(timedelta(seconds=0.7))
+
+    assert await door.knock() == Caller(ORG, TOKEN.token_id, AGENT)
+    assert door.notes.auth_stale
