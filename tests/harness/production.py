@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 START_TIMEOUT_S = 30
 COMMAND_TIMEOUT_S = 120
-PATIENCE = {"IBEX_AUTH_TIMEOUT": "0.5", "IBEX_REDIS_TIMEOUT": "0.5"}
+PATIENCE = {"IBEX_AUTH_TIMEOUT": "0.8", "IBEX_REDIS_TIMEOUT": "0.5"}
 """Settings with which a slow answer of a busy machine is not taken for a fault."""
 SERVICE_TOKEN = "a-service-token-for-tests-0123456789"
 BOOTSTRAP = (
