@@ -50,7 +50,7 @@ def directive() -> None:
 @click.argument("text", required=False)
 @click.option("--file", type=click.File(encoding="utf-8"), help="Take the text from a file, - for standard input.")
 @click.option("--mode", type=click.Choice([mode.value for mode in InjectionMode]), help="By default the present one.")
-@click.option("--author", help="Default: the user who runs this command.")
+@click.option("--author", help="The author of this version. Defaults to the current user.")
 @org_option
 @json_option
 @click.pass_obj
