@@ -180,6 +180,23 @@ async def test_who_waits_when_the_link_is_closed_is_answered(redis_server: Redis
     assert client.info("stats")["total_connections_received"] == connections
 
 
+async def test_a_closed_link_connects_no_more(redis_server: RedisServer, worker: RedisWorker) -> None:
+    """Neither for what is asked while it closes nor for what is asked later: nothing would close that connection."""
+    client = redis_server.client()
+    connections = client.info("stats")["total_connections_received"]
+    redis_server.pause()
+    asked = [await worker.depart(ORG)]
+    closing = asyncio.create_task(worker.link.close())
+    asked.append(await worker.depart(ORG))
+    await closing
+    redis_server.resume()
+    asked.append(await worker.depart(ORG))
+
+    tallies = await asyncio.gather(*asked)
+    assert not any(tally.epoch.was_read for tally in tallies)
+    assert client.info("stats")["total_connections_received"] == connections
+
+
 async def test_when_all_who_asked_have_left_the_connection_is_kept(worker: RedisWorker) -> None:
     """Clients that leave are no failure of Redis."""
     asking = await worker.depart(ORG)

@@ -41,6 +41,7 @@ class ClusterLinks:
         self.reason = ""
         """Why the slots could not be learned when they were last asked for."""
         self._closing: set[asyncio.Task[None]] = set()
+        self._is_closed = False
 
     async def open(self) -> None:
         """Learn the slots and connect to the primaries that are there."""
@@ -48,11 +49,15 @@ class ClusterLinks:
         await asyncio.gather(*(link.open() for link in self._links.values()))
 
     async def close(self) -> None:
-        """Disconnect from all."""
+        """Disconnect from all, for good."""
+        self._is_closed = True
         if self._refreshing is not None:
             self._refreshing.cancel()
             await asyncio.gather(self._refreshing, return_exceptions=True)
-        await asyncio.gather(*self._closing, *(link.close() for link in self._links.values()))
+        await asyncio.gather(*self._closing)
+        while self._links:  # a redirection may add a link meanwhile
+            links, self._links = list(self._links.values()), {}
+            await asyncio.gather(*(link.close() for link in links))
 
     def link_for(self, tag: UUID | str) -> ServerLink | None:
         """Return the link to the primary of a hash tag; None if no primary is known."""
@@ -67,6 +72,8 @@ class ClusterLinks:
 
     def refresh(self) -> None:
         """Learn the slots again, soon: at most every ``REFRESH_SPACING_S``."""
+        if self._is_closed:
+            return
         if self._refreshing is not None:
             self._again = True
             return

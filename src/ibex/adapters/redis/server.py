@@ -104,6 +104,7 @@ class ServerLink:
         self._next_ends: float | None = None
         self._under_way: set[asyncio.Task[None]] = set()
         self._leaving: set[asyncio.Task[None]] = set()
+        self._is_closed = False
         self.on_failure: Callable[[], None] = lambda: None
         """Called for each failure, and when the server says that it is not, or no longer, the one to ask."""
         self.redirect: Callable[[ServerLink, Question, AskError, float], None] | None = None
@@ -115,7 +116,8 @@ class ServerLink:
             await asyncio.wait([self._start_connecting()])
 
     async def close(self) -> None:
-        """Disconnect. What is under way, or waits for it, is not answered."""
+        """Disconnect for good. What is under way, or waits for it, is not answered; nor is what is asked later."""
+        self._is_closed = True
         self._turn_away()
         tasks = [*self._under_way, *([self._connecting] if self._connecting is not None else [])]
         for task in tasks:
@@ -182,6 +184,9 @@ class ServerLink:
     def _depart(self) -> None:
         """Send what was asked on its way, or let it wait for a connection or a place; its time limit runs."""
         if not self._next:
+            return
+        if self._is_closed:
+            self._turn_away()
             return
         loop = asyncio.get_running_loop()
         ends = self._next_ends = loop.time() + self._timeout_s if self._next_ends is None else self._next_ends
