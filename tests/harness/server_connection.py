@@ -27,6 +27,7 @@ class RecordingTransport(asyncio.Transport):
         self.writings: list[bytes] = []
         self.aborted = False
         self.half_closed = False
+        self.is_read = True
         self.unsent = 0
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -60,10 +61,12 @@ class RecordingTransport(asyncio.Transport):
         return default
 
     def pause_reading(self) -> None:
-        """Go on regardless."""
+        """Remember it; what a test feeds arrives regardless."""
+        self.is_read = False
 
     def resume_reading(self) -> None:
-        """Go on regardless."""
+        """Remember it."""
+        self.is_read = True
 
     def close(self) -> None:
         """Be closed."""

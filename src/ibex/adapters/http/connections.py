@@ -37,6 +37,10 @@ from ibex.domain.deadline import PatientTimer
 
 MAX_DISCARDED_BYTES: Final = 16 << 20
 """The maximum of bytes that are read and discarded after a response."""
+DISCARDED_BYTES_PER_S: Final = 64 << 20
+"""The maximum of bytes that a worker discards in a second, on all connections together."""
+_SHORT_PAUSE_S: Final = 0.0005
+"""A shorter pause in reading costs more than reading on."""
 OVERLOAD_RESERVE: Final = 64
 """Connections accepted beyond the limit, to answer their first request with 503."""
 
@@ -56,6 +60,33 @@ class ConnectionLimits:
     slow_s: float = 30.0
     min_bytes_per_s: int = 1024
     connections: int = 10_000
+
+
+class DiscardRate:
+    """A worker's limit on discarding. Clients whose requests were refused must not use up its CPU time with the rest.
+
+    One connection alone gets the whole rate; several share it in the order in which their bytes arrive.
+    """
+
+    __slots__ = ("_bytes_per_s", "_free_at")
+
+    def __init__(self, bytes_per_s: int = DISCARDED_BYTES_PER_S) -> None:
+        self._bytes_per_s = bytes_per_s
+        self._free_at = 0.0
+
+    def count(self, size: int, transport: asyncio.Transport) -> None:
+        """Count bytes of a connection that were discarded, and pause reading it until the rate allows more."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        self._free_at = max(self._free_at, now) + size / self._bytes_per_s
+        if self._free_at - now > _SHORT_PAUSE_S:
+            transport.pause_reading()
+            loop.call_at(self._free_at, _resume_reading, transport)
+
+
+def _resume_reading(transport: asyncio.Transport) -> None:
+    if not transport.is_closing():
+        transport.resume_reading()
 
 
 class Reading(IntEnum):
@@ -124,6 +155,7 @@ class ConnectionTable:
 
     def __init__(self, limits: ConnectionLimits) -> None:
         self.limits = limits
+        self.discarding = DiscardRate()
         self.count = 0
         self.new = State("new", limits.head_s)
         self.overloaded = State("overloaded", limits.head_s)

@@ -38,9 +38,6 @@ MAX_QUEUED: Final = 128
 """The maximum of pipelined requests behind a running one; a client that sends more is cut off. Each takes 3 KiB."""
 _FRAMING_PER_BYTE: Final = 16
 """Bytes of chunk framing allowed for each byte of the body."""
-_LARGE_READ: Final = 64 << 10
-_AFTER_LARGE_READ_S: Final = 0.01
-"""The pause in reading after a large read is discarded."""
 _OF_THE_UPGRADE: Final = {b"connection", b"upgrade", b"http2-settings"}
 
 
@@ -242,13 +239,12 @@ class LimitedHttpProtocol(HttpToolsProtocol):
                 self._wait_for_framing()
 
     def _count_discarded(self, size: int) -> None:
-        """Limit the discarded bytes in total, and pause after a large read so that other connections get their turn."""
+        """Limit the discarded bytes of the connection in total, and those of the worker in each second."""
         self._discarded_bytes += size
         if self._discarded_bytes > MAX_DISCARDED_BYTES:
             self.transport.abort()
-        elif size >= _LARGE_READ and not self.transport.is_closing():
-            self.transport.pause_reading()
-            self.loop.call_later(_AFTER_LARGE_READ_S, self.transport.resume_reading)
+        elif not self.transport.is_closing():
+            self._table.discarding.count(size, self.transport)
 
     def _feed(self, data: bytes) -> None:
         try:

@@ -9,7 +9,13 @@ import pytest
 
 from harness.server_connection import Connection
 from harness.simulated_time import SimulatedLoop, in_simulated_time
-from ibex.adapters.http.connections import OVERLOAD_RESERVE, ConnectionLimits, ConnectionTable, State
+from ibex.adapters.http.connections import (
+    DISCARDED_BYTES_PER_S,
+    OVERLOAD_RESERVE,
+    ConnectionLimits,
+    ConnectionTable,
+    State,
+)
 from ibex.adapters.http.server_protocol import LimitedHttpProtocol
 
 if TYPE_CHECKING:
@@ -113,6 +119,30 @@ async def test_bytes_while_lingering_buy_no_time() -> None:
 
     assert connection.transport.aborted
     await connection.finish()
+
+
+@pytest.mark.parametrize("clients", [1, 4])
+@in_simulated_time
+async def test_a_worker_discards_at_a_limited_rate(clients: int) -> None:
+    """However many connections send on after a refusal; each gets its turn, and one alone gets the whole rate."""
+    server, piece, seconds = Server(), b"A" * (256 << 10), 0.2
+    connections = [server.connect() for _ in range(clients)]
+    for connection in connections:
+        connection.protocol.data_received(TOO_LARGE)
+        await connection.settle()
+    discarded = [0] * clients
+    ends = asyncio.get_running_loop().time() + seconds
+    while asyncio.get_running_loop().time() < ends:
+        for number, connection in enumerate(connections):
+            if connection.transport.is_read:
+                connection.protocol.data_received(piece)
+                discarded[number] += len(piece)
+        await asyncio.sleep(0.0005)
+
+    assert 0.8 < sum(discarded) / (DISCARDED_BYTES_PER_S * seconds) < 1.2
+    assert min(discarded) > 0.8 * max(discarded)
+    for connection in connections:
+        await connection.finish()
 
 
 @in_simulated_time
