@@ -18,6 +18,7 @@ from ibex.domain.errors import (
     RateLimitedError,
     ServiceDegradedError,
     TooManyGuessesError,
+    TooManyLookupsError,
     ValidationError,
 )
 from ibex.domain.exchange import Caller, Stage
@@ -179,11 +180,11 @@ class AdmitCaller:
         self._refused.note(notes, error)
 
     async def delay_refusal(self, notes: OpenExchange, error: IbexError) -> None:
-        """Wait before the response to a refusal beyond a limit of refusals; return at once for any other.
+        """Wait before the response to a refusal beyond a limit of refusals or lookups; return at once for any other.
 
         A client that repeats such a request as soon as it is answered would take CPU time from other organizations.
         """
-        if notes.is_excess_refusal or isinstance(error, TooManyGuessesError):
+        if notes.is_excess_refusal or isinstance(error, TooManyGuessesError | TooManyLookupsError):
             await self._sleep(self._refusal_delay_s)
 
     def _check_limit(self, count: int, notes: OpenExchange, now: datetime) -> None:

@@ -8,9 +8,11 @@ call. The queue is round-robin by tenant: the token id of a token call, the orga
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from ibex.domain.errors import AuthUnavailableError, InvalidTokenError, ServiceDegradedError, TooManyGuessesError
+from ibex.domain.errors import InvalidTokenError, ServiceDegradedError, TooManyGuessesError, TooManyLookupsError
 from ibex.domain.guessed_secrets import GuessedSecrets, LeakyBucket, RecentlyConfirmed, Share
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ LIMITS: Final[Mapping[Share, int]] = {
 
 ``PROVEN`` is limited to 96, and so is the sum of the others: each side always has a quarter of ``MAX_CALLS`` to itself.
 """
+MAX_AGENT_CALLS_PER_ORG: Final = 8
+"""Maximum of concurrent ``AGENT`` calls of one organization."""
 MAX_WAITING: Final = 1_000
 MAX_WAITING_PER_TENANT: Final = 250
 RETRY_AFTER_S: Final = 1.0
@@ -69,32 +73,33 @@ class _Queue:
             if not own:
                 del self._tenants[tenant]
 
-    def next(self) -> asyncio.Future[bool] | None:
-        """Remove and return the next call; None if the queue is empty."""
-        if not self._tenants:
+    def next(self, may_run: Callable[[int], bool]) -> tuple[int, asyncio.Future[bool]] | None:
+        """Remove the next call whose tenant may run one more, and return both; None if there is none."""
+        tenant = next(filter(may_run, self._tenants), None)
+        if tenant is None:
             return None
-        tenant = next(iter(self._tenants))
         own = self._tenants.pop(tenant)
         turn = next(iter(own))
         del own[turn]
         self._waiting -= 1
         if own:
             self._tenants[tenant] = own  # behind the others
-        return turn
+        return tenant, turn
 
 
 class CallShares:
-    """Slots for concurrent calls, limited in total and by share."""
+    """Slots for concurrent calls, limited in total, by share, and for agents by organization."""
 
     def __init__(self) -> None:
         self._in_flight = dict.fromkeys(Share, 0)
+        self._agent_calls: Counter[int] = Counter()
         self._total = 0
         self._queues = {share: _Queue() for share in Share}
 
     async def enter(self, share: Share, tenant: int, timeout_s: float) -> bool:
         """Take a slot, which ``leave`` releases. Return False if no slot becomes free within the timeout."""
-        if self._is_free(share):
-            self._take(share)
+        if self._is_free(share) and self._may_run(share, tenant):
+            self._take(share, tenant)
             return True
         turn = self._queues[share].add(tenant)
         if turn is None:
@@ -104,20 +109,26 @@ class CallShares:
             return await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled() and turn.result():
-                self.leave(share)  # it had been given a slot already
+                self.leave(share, tenant)  # it had been given a slot already
             raise
         finally:
             timer.cancel()
             self._queues[share].remove(tenant, turn)
 
-    def leave(self, share: Share) -> None:
+    def leave(self, share: Share, tenant: int) -> None:
         """Release a slot, and give free slots to waiting calls, ``PROVEN`` first."""
         self._in_flight[share] -= 1
         self._total -= 1
+        if share is Share.AGENT:
+            self._agent_calls[tenant] -= 1
+            if not self._agent_calls[tenant]:
+                del self._agent_calls[tenant]
         for other in Share:
-            while self._is_free(other) and (turn := self._queues[other].next()) is not None:
+            may_run = partial(self._may_run, other)
+            while self._is_free(other) and (found := self._queues[other].next(may_run)) is not None:
+                next_tenant, turn = found
                 if not turn.done():
-                    self._take(other)
+                    self._take(other, next_tenant)
                     turn.set_result(True)
 
     def in_flight(self, share: Share) -> int:
@@ -127,9 +138,14 @@ class CallShares:
     def _is_free(self, share: Share) -> bool:
         return self._total < MAX_CALLS and self._in_flight[share] < LIMITS[share]
 
-    def _take(self, share: Share) -> None:
+    def _may_run(self, share: Share, tenant: int) -> bool:
+        return share is not Share.AGENT or self._agent_calls[tenant] < MAX_AGENT_CALLS_PER_ORG
+
+    def _take(self, share: Share, tenant: int) -> None:
         self._in_flight[share] += 1
         self._total += 1
+        if share is Share.AGENT:
+            self._agent_calls[tenant] += 1
 
 
 def _give_up(turn: asyncio.Future[bool]) -> None:
@@ -176,7 +192,7 @@ class AuthCalls:
             try:
                 fetched = await verify()
             finally:
-                self._shares.leave(share)
+                self._shares.leave(share, token_id.int)
             self._guesses.confirmed(attempt, digest, self._clock.monotonic_ns())
             is_decided = True
         except InvalidTokenError:
@@ -193,17 +209,17 @@ class AuthCalls:
     ) -> Fetched[Agent | None]:
         """Return what ``verify`` returns for an organization's agent, None for no such agent; raise what it raises.
 
-        Raises ``AuthUnavailableError`` if the call got no slot.
+        Raises ``TooManyLookupsError`` if the call got no slot.
         """
         is_confirmed = self._agents.has(key, self._clock.monotonic_ns())
         share = Share.PROVEN if is_confirmed else Share.AGENT
         if not await self._shares.enter(share, key[0], self._timeout_s):
             self._refused(share)
-            raise AuthUnavailableError(retry_after_s=RETRY_AFTER_S)
+            raise TooManyLookupsError(retry_after_s=RETRY_AFTER_S)
         try:
             fetched = await verify()
         finally:
-            self._shares.leave(share)
+            self._shares.leave(share, key[0])
         if fetched.value is None:
             self._agents.discard(key)
         else:

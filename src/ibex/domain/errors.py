@@ -225,6 +225,10 @@ class AuthUnavailableError(RetryableError):
     default_message = "The agent cannot be verified right now. Retry later."
 
 
+class TooManyLookupsError(AuthUnavailableError):
+    """Too many lookups of unverified agents are in progress: another one is not made now (ADR 0040)."""
+
+
 class SourceUnavailableError(RetryableError):
     """Who knows tokens and agents has answered: it cannot look them up now.
 

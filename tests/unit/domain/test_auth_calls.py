@@ -11,8 +11,15 @@ import pytest
 
 from harness.chat_scene import AGENT, ORG, principal
 from ibex.adapters.memory.clock import ManualClock
-from ibex.domain.auth_calls import LIMITS, MAX_CALLS, MAX_WAITING_PER_TENANT, AuthCalls, CallShares
-from ibex.domain.errors import AuthUnavailableError, InvalidTokenError, ServiceDegradedError, TooManyGuessesError
+from ibex.domain.auth_calls import (
+    LIMITS,
+    MAX_AGENT_CALLS_PER_ORG,
+    MAX_CALLS,
+    MAX_WAITING_PER_TENANT,
+    AuthCalls,
+    CallShares,
+)
+from ibex.domain.errors import InvalidTokenError, ServiceDegradedError, TooManyGuessesError, TooManyLookupsError
 from ibex.domain.freshness.cache import Fetched
 from ibex.domain.freshness.kinds import unknown_epoch
 from ibex.domain.guessed_secrets import LANE_BURST, Share
@@ -120,8 +127,8 @@ async def test_a_token_confirmed_before_is_checked_at_once_while_its_id_is_guess
     await asyncio.gather(*guesses, return_exceptions=True)
 
 
-async def test_made_up_agents_take_their_share_and_wait_in_turn() -> None:
-    """Another organization's new agent waits for one of those at most, and a known agent for none."""
+async def test_made_up_agents_take_few_calls_of_their_share() -> None:
+    """Another organization's new agent waits for none of them, and a known agent neither."""
     scene = Scene()
     agent: Fetched[Agent | None] = Fetched(Agent(AGENT, ORG, AgentStatus.ACTIVE), unknown_epoch(0))
 
@@ -131,28 +138,43 @@ async def test_made_up_agents_take_their_share_and_wait_in_turn() -> None:
     await scene.calls.verify_agent((1, 1), found)
     asked = [asyncio.create_task(scene.calls.verify_agent((1, n), scene.auth.no_agent)) for n in range(2, 102)]
     await settle()
-    assert scene.auth.asked == LIMITS[Share.AGENT]
+    assert scene.auth.asked == MAX_AGENT_CALLS_PER_ORG
     assert await scene.calls.verify_agent((1, 1), found) == agent
-    other = asyncio.create_task(scene.calls.verify_agent((2, 1), found))
+    assert await scene.calls.verify_agent((2, 1), found) == agent
+    scene.auth.let_go.set()
+    assert await asyncio.gather(*asked) == [NOBODY] * 100
+
+
+async def test_organizations_share_the_calls_for_agents_in_turn() -> None:
+    """If the made-up agents of several organizations fill the share, another one waits for one of those at most."""
+    scene = Scene()
+    full = LIMITS[Share.AGENT] // MAX_AGENT_CALLS_PER_ORG
+    asked = [
+        asyncio.create_task(scene.calls.verify_agent((org, n), scene.auth.no_agent))
+        for org in range(full)
+        for n in range(20)
+    ]
+    await settle()
+    assert scene.auth.asked == LIMITS[Share.AGENT]
+    other = asyncio.create_task(scene.calls.verify_agent((full, 1), scene.auth.no_agent))
     await settle()
     assert not other.done()
     scene.auth.let_go.set()
-    assert await other == agent
-    assert await asyncio.gather(*asked) == [NOBODY] * 100
+    assert await asyncio.gather(other, *asked) == [NOBODY] * (20 * full + 1)
 
 
 async def test_a_call_that_gets_no_slot_in_time_says_when_to_come_again() -> None:
     """503 for an agent as for a token; the slots come back."""
     scene = Scene(timeout_s=0.001)
     asked = [asyncio.create_task(scene.calls.verify_agent((1, n), scene.auth.no_agent)) for n in range(40)]
-    await asyncio.wait(asked[LIMITS[Share.AGENT] :])
+    await asyncio.wait(asked[MAX_AGENT_CALLS_PER_ORG:])
 
-    for late in asked[LIMITS[Share.AGENT] :]:
-        with pytest.raises(AuthUnavailableError) as raised:
+    for late in asked[MAX_AGENT_CALLS_PER_ORG:]:
+        with pytest.raises(TooManyLookupsError) as raised:
             await late
         assert raised.value.retry_after_s == 1
     scene.auth.let_go.set()
-    assert await asyncio.gather(*asked[: LIMITS[Share.AGENT]]) == [NOBODY] * LIMITS[Share.AGENT]
+    assert await asyncio.gather(*asked[:MAX_AGENT_CALLS_PER_ORG]) == [NOBODY] * MAX_AGENT_CALLS_PER_ORG
     assert await scene.calls.verify_agent((1, 1), scene.auth.no_agent) == NOBODY
 
 
@@ -162,8 +184,8 @@ async def test_no_share_and_not_all_of_them_together_take_what_is_reserved() -> 
     unproven = [share for share in Share if share is not Share.PROVEN]
     assert sum(LIMITS[share] for share in unproven) + 32 == MAX_CALLS == LIMITS[Share.PROVEN] + 32
     for share in unproven:
-        for _ in range(LIMITS[share]):
-            assert await shares.enter(share, 1, 0)
+        for tenant in range(LIMITS[share]):
+            assert await shares.enter(share, tenant, 0)
 
     for _ in range(32):
         assert await shares.enter(Share.PROVEN, 1, 0)
@@ -185,7 +207,7 @@ async def test_tenants_that_wait_take_turns() -> None:
     waiting = [asyncio.create_task(wait(tenant)) for tenant in [1] * 100 + [2]]
     await settle()
     for _ in range(101):
-        shares.leave(Share.LANE)
+        shares.leave(Share.LANE, 1)
         await asyncio.sleep(0)
     await asyncio.gather(*waiting)
     assert order.index(2) == 1
@@ -201,7 +223,7 @@ async def test_a_call_that_is_cancelled_while_it_waits_takes_no_slot() -> None:
     await settle()
     before.cancel()
     await settle()
-    shares.leave(Share.LANE)
+    shares.leave(Share.LANE, 1)
     at_its_turn.cancel()
     assert await asyncio.gather(before, at_its_turn, return_exceptions=True)
     assert shares.in_flight(Share.LANE) == LIMITS[Share.LANE] - 1

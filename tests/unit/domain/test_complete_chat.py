@@ -59,6 +59,7 @@ from ibex.domain.errors import (
     Refusal,
     ServiceDegradedError,
     TooManyGuessesError,
+    TooManyLookupsError,
     ValidationError,
 )
 from ibex.domain.exchange import Caller, DirectiveReceipt, Timings
@@ -263,13 +264,24 @@ async def test_refusals_beyond_the_limit_of_refusals_are_delayed() -> None:
     assert set(scene.delays) == {REFUSAL_DELAY_S}
 
 
-async def test_guesses_beyond_their_limit_are_delayed() -> None:
-    """As everything that can be tried again and again."""
+@pytest.mark.parametrize(
+    ("of_the_token", "error", "delays"),
+    [
+        (True, ServiceDegradedError(), []),
+        (True, TooManyGuessesError(), [REFUSAL_DELAY_S]),
+        (False, AuthUnavailableError(), []),
+        (False, TooManyLookupsError(), [REFUSAL_DELAY_S]),
+    ],
+)
+async def test_guesses_and_lookups_beyond_their_limit_are_delayed(
+    error: IbexError, delays: list[float], *, of_the_token: bool
+) -> None:
+    """An outage is not."""
     scene = scene_of()
-    for error, delays in ((ServiceDegradedError(), []), (TooManyGuessesError(), [REFUSAL_DELAY_S])):
-        scene.tokens.answer = error
-        assert isinstance(await scene.use_case()(scene.call()), ChatRefusal)
-        assert scene.delays == delays
+    (scene.tokens if of_the_token else scene.agents).answer = error
+
+    assert isinstance(await scene.use_case()(scene.call()), ChatRefusal)
+    assert scene.delays == delays
 
 
 async def test_all_wrong_headers_and_fields_are_told_at_once() -> None:
