@@ -37,6 +37,10 @@ LIMITS: Final[Mapping[Share, int]] = {
 """
 MAX_AGENT_CALLS_PER_ORG: Final = 8
 """Maximum of concurrent ``AGENT`` calls of one organization."""
+ABSENT_AGENTS_A_SECOND: Final = 50
+ABSENT_AGENTS_BURST: Final = 20
+"""Lookups of agents that do not exist, by organization. Lookups that find an agent do not count."""
+MAX_ORGS_WITH_ABSENT_AGENTS: Final = 10_000
 MAX_WAITING: Final = 1_000
 MAX_WAITING_PER_TENANT: Final = 250
 RETRY_AFTER_S: Final = 1.0
@@ -173,6 +177,7 @@ class AuthCalls:
         self._guesses = GuessedSecrets()
         self._lane_bucket = LeakyBucket()
         self._agents: RecentlyConfirmed[tuple[int, int]] = RecentlyConfirmed()
+        self._absent_agents: dict[int, LeakyBucket] = {}
 
     async def verify_token(
         self, digest: bytes, token_id: UUID, verify: Callable[[], Awaitable[Fetched[Principal]]]
@@ -185,7 +190,8 @@ class AuthCalls:
         share = attempt.share
         is_decided = False
         try:
-            if not await self._enter(share, token_id.int):
+            bucket = self._lane_bucket if share is Share.LANE else None
+            if not await self._enter(share, token_id.int, bucket):
                 self._refused(share)
                 refusal = TooManyGuessesError if share is Share.LANE else ServiceDegradedError
                 raise refusal(retry_after_s=RETRY_AFTER_S)
@@ -211,28 +217,47 @@ class AuthCalls:
 
         Raises ``TooManyLookupsError`` if the call got no slot.
         """
-        is_confirmed = self._agents.has(key, self._clock.monotonic_ns())
-        share = Share.PROVEN if is_confirmed else Share.AGENT
-        if not await self._shares.enter(share, key[0], self._timeout_s):
+        org_id, now_ns = key[0], self._clock.monotonic_ns()
+        if self._agents.has(key, now_ns):
+            share, bucket = Share.PROVEN, None
+        else:
+            share, bucket = Share.AGENT, self._absent_agents_of(org_id)
+        if not await self._enter(share, org_id, bucket):
             self._refused(share)
             raise TooManyLookupsError(retry_after_s=RETRY_AFTER_S)
+        is_absent = False
         try:
             fetched = await verify()
+            is_absent = fetched.value is None
         finally:
-            self._shares.leave(share, key[0])
-        if fetched.value is None:
+            self._shares.leave(share, org_id)
+            if bucket is not None and not is_absent:
+                bucket.refund()
+        if is_absent:
             self._agents.discard(key)
         else:
             self._agents.add(key, self._clock.monotonic_ns())
         return fetched
 
-    async def _enter(self, share: Share, tenant: int) -> bool:
+    def _absent_agents_of(self, org_id: int) -> LeakyBucket:
+        bucket = self._absent_agents.get(org_id)
+        if bucket is None:
+            bucket = self._absent_agents[org_id] = LeakyBucket(ABSENT_AGENTS_A_SECOND, ABSENT_AGENTS_BURST)
+            if len(self._absent_agents) > MAX_ORGS_WITH_ABSENT_AGENTS:
+                del self._absent_agents[next(iter(self._absent_agents))]
+        return bucket
+
+    async def _enter(self, share: Share, tenant: int, bucket: LeakyBucket | None = None) -> bool:
+        """Take a slot, after waiting for the bucket's turn if there is one. Return False if that takes too long."""
         left_s = self._timeout_s
-        if share is Share.LANE:
-            wait_ns = self._lane_bucket.reserve(self._clock.monotonic_ns(), int(left_s * _NS))
-            if wait_ns is None:  # the lane is full for longer than the timeout
+        if bucket is not None:
+            wait_ns = bucket.reserve(self._clock.monotonic_ns(), int(left_s * _NS))
+            if wait_ns is None:  # the bucket is full for longer than the timeout
                 return False
             if wait_ns:
                 await self._sleep(wait_ns / _NS)
                 left_s -= wait_ns / _NS
-        return await self._shares.enter(share, tenant, left_s)
+        has_slot = await self._shares.enter(share, tenant, left_s)
+        if bucket is not None and not has_slot:
+            bucket.refund()
+        return has_slot

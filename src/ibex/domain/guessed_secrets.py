@@ -153,7 +153,7 @@ class LeakyBucket:
     def reserve(self, now_ns: int, at_most_ns: int) -> int | None:
         """Reserve a call and return how long to wait for it; None, and no reservation, if that exceeds ``at_most_ns``.
 
-        A reservation that is not used is lost.
+        A reservation that is not used is lost, unless ``refund`` takes it back.
         """
         due_ns = max(self._next_ns, now_ns)
         wait_ns = max(0, due_ns - self._allowance_ns - now_ns)
@@ -161,3 +161,7 @@ class LeakyBucket:
             return None
         self._next_ns = due_ns + self._interval_ns
         return wait_ns
+
+    def refund(self) -> None:
+        """Take a reservation back: its call does not count."""
+        self._next_ns -= self._interval_ns

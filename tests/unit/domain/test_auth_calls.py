@@ -12,6 +12,8 @@ import pytest
 from harness.chat_scene import AGENT, ORG, principal
 from ibex.adapters.memory.clock import ManualClock
 from ibex.domain.auth_calls import (
+    ABSENT_AGENTS_A_SECOND,
+    ABSENT_AGENTS_BURST,
     LIMITS,
     MAX_AGENT_CALLS_PER_ORG,
     MAX_CALLS,
@@ -176,6 +178,33 @@ async def test_a_call_that_gets_no_slot_in_time_says_when_to_come_again() -> Non
     scene.auth.let_go.set()
     assert await asyncio.gather(*asked[:MAX_AGENT_CALLS_PER_ORG]) == [NOBODY] * MAX_AGENT_CALLS_PER_ORG
     assert await scene.calls.verify_agent((1, 1), scene.auth.no_agent) == NOBODY
+
+
+async def test_lookups_of_agents_that_do_not_exist_have_a_pace() -> None:
+    """Fifty a second of one organization. Agents that exist do not count, nor do other organizations' lookups."""
+    scene = Scene(timeout_s=0.05)
+    scene.auth.let_go.set()
+    agent: Fetched[Agent | None] = Fetched(Agent(AGENT, ORG, AgentStatus.ACTIVE), unknown_epoch(0))
+
+    async def found() -> Fetched[Agent | None]:
+        return agent
+
+    for number in range(1_000):
+        assert await scene.calls.verify_agent((1, 10_000 + number), found) == agent
+    began_ns = scene.clock.monotonic_ns()
+    refused = 0
+    for number in range(1_000):
+        try:
+            await scene.calls.verify_agent((1, number), scene.auth.no_agent)
+        except TooManyLookupsError:
+            refused += 1
+            scene.clock.advance(timedelta(milliseconds=1))
+        assert await scene.calls.verify_agent((2, number), found) == agent
+
+    took_s = (scene.clock.monotonic_ns() - began_ns) / 1e9
+    assert refused + scene.auth.asked == 1_000
+    assert scene.auth.asked <= ABSENT_AGENTS_BURST + ABSENT_AGENTS_A_SECOND * took_s + 3  # which wait for their turn
+    assert set(scene.refused) <= {Share.AGENT}
 
 
 async def test_no_share_and_not_all_of_them_together_take_what_is_reserved() -> None:
