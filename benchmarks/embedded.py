@@ -17,7 +17,7 @@ import httpx
 
 from harness.dev import IbexDev
 from harness.openai import ScriptedOpenAI
-from ibex.adapters.clickhouse.connection import Address, disconnect
+from ibex.adapters.clickhouse.connection import ClickHouseAddress, disconnect
 
 if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
@@ -50,7 +50,9 @@ def _start(home: Path, environ: dict[str, str]) -> tuple[float, IbexDev]:
 
 
 def _requests(dev: IbexDev, *, stream: bool) -> None:
-    address = Address.parse(json.loads((dev.home / "running.json").read_text())["environ"]["IBEX_CLICKHOUSE_URL"])
+    address = ClickHouseAddress.parse(
+        json.loads((dev.home / "running.json").read_text())["environ"]["IBEX_CLICKHOUSE_URL"]
+    )
     clickhouse = address.connect()
     body = {"model": "gpt-4o", "stream": stream, "messages": [{"role": "user", "content": "What is an ibex?"}]}
     bearer = {"Authorization": f"Bearer {dev.installation['agent_token']}"}

@@ -34,11 +34,11 @@ from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.memory.epochs import InMemoryEpochs
 from ibex.adapters.memory.rate_limits import InMemoryRateLimiter
 from ibex.adapters.system.ids import SystemIds
-from ibex.domain.admit_caller import AdmitCaller, Credentials
 from ibex.domain.freshness.token_filter import BloomFilter
-from ibex.domain.identity import Agent, AgentStatus, PersonalAccessToken
-from ibex.domain.open_exchange import OpenExchange
-from ibex.domain.refused_requests import RefusedRequests
+from ibex.domain.identity.model import Agent, AgentStatus, PersonalAccessToken
+from ibex.domain.proxying.admission import Admission, Credentials
+from ibex.domain.proxying.refused_requests import RefusedRequests
+from ibex.domain.record.in_flight import InFlightExchange
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,10 +106,10 @@ async def _in_process() -> None:
     caches, epochs = Caches(clock), InMemoryEpochs(clock, SystemIds())
     tokens = caches.tokens(ScriptedTokens(principal(), epochs=epochs))
     agents = caches.agents(ScriptedAgents(Agent(AGENT, ORG, AgentStatus.ACTIVE), epochs=epochs))
-    admit = AdmitCaller(tokens, agents, InMemoryRateLimiter(epochs), RefusedRequests(default_rpm=0), default_rpm=0)
+    admit = Admission(tokens, agents, InMemoryRateLimiter(epochs), RefusedRequests(default_rpm=0), default_rpm=0)
     credentials = Credentials(BEARER, str(AGENT))
     for _ in range(3):
-        await admit(credentials, OpenExchange.begin(clock, uuid4(), ""))
+        await admit(credentials, InFlightExchange.begin(clock, uuid4(), ""))
     epoch = epochs.read(ORG)
 
     async def authenticate() -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from harness.explained import explained
-from ibex.adapters.clickhouse.connection import Address, disconnect
+from ibex.adapters.clickhouse.connection import ClickHouseAddress, disconnect
 from ibex.adapters.clickhouse.engine import ClickHouseEngine
 from ibex.adapters.clickhouse.migrate import migrate
 from ibex.adapters.clickhouse.trace_queries import COLUMNS, EMITTERS, FIND, SLOW, SUMMARY, TAIL, TIMELINE
@@ -87,7 +87,7 @@ def main() -> None:
         try:
             url = f"{engine.url.rstrip('/')}/ibex"
             migrate(url)
-            client = Address.parse(url).connect(timeout_s=600)
+            client = ClickHouseAddress.parse(url).connect(timeout_s=600)
             _fill(client, rows)
             _size(client)
             asyncio.run(_ask(url, client))

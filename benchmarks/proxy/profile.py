@@ -27,7 +27,7 @@ REST: Final = "event loop, interpreter"
 _SAMPLES_A_SECOND: Final = 250
 _FUNCTIONS: Final = 20
 _PARTS: Final = {
-    "ibex/adapters/http/": "HTTP towards the client",
+    "ibex/adapters/http_server/": "HTTP towards the client",
     "ibex/adapters/openai/": "HTTP to the provider, and the fold",
     "ibex/adapters/redis/": "rate limit, freshness (Redis)",
     "ibex/adapters/grpc/": "auth (gRPC)",

@@ -12,8 +12,8 @@ from benchmarks.proxy.targets import DIRECT, NGINX, WORKERS, ibex_name
 from benchmarks.proxy.turns import accounted, in_turns, say
 
 from harness.request_load import as_fast_as_answered, chat_request
-from ibex.domain.manage_identity import TokenGrant
-from ibex.domain.permissions import AGENT_DEFAULT
+from ibex.domain.identity.management import TokenGrant
+from ibex.domain.identity.permissions import AGENT_DEFAULT
 from ibex.entrypoints.administration import administration
 from ibex.entrypoints.settings import Settings
 

@@ -29,9 +29,11 @@ from ibex.adapters.system.clock import SystemClock
 from ibex.adapters.system.ids import SystemIds
 from ibex.adapters.telemetry.caches import CacheTelemetry
 from ibex.adapters.telemetry.metrics import Metrics
-from ibex.domain.admit_caller import AdmitCaller, Credentials
-from ibex.domain.auth_calls import AuthCalls
-from ibex.domain.cached_identity import (
+from ibex.domain.freshness.cache import FreshCache
+from ibex.domain.freshness.kinds import NS, Epoch, Kind
+from ibex.domain.freshness.validity import Validity
+from ibex.domain.identity.auth_calls import AuthCalls
+from ibex.domain.identity.cache import (
     CachedAgents,
     CachedDirectives,
     CachedTokens,
@@ -39,14 +41,12 @@ from ibex.domain.cached_identity import (
     directive_policy,
     token_policy,
 )
-from ibex.domain.exchange import Caller, SessionRef, Stage
-from ibex.domain.freshness.cache import FreshCache
-from ibex.domain.freshness.kinds import NS, Epoch, Kind
-from ibex.domain.freshness.validity import Validity
-from ibex.domain.identity import Agent, AgentStatus
-from ibex.domain.open_exchange import OpenExchange
-from ibex.domain.rate_limits import decide
-from ibex.domain.refused_requests import RefusedRequests
+from ibex.domain.identity.model import Agent, AgentStatus
+from ibex.domain.identity.rate_limits import decide
+from ibex.domain.proxying.admission import Admission, Credentials
+from ibex.domain.proxying.refused_requests import RefusedRequests
+from ibex.domain.record.exchange import Caller, SessionRef, Stage
+from ibex.domain.record.in_flight import InFlightExchange
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -87,7 +87,7 @@ class Warm:
     agents: CachedAgents
     directives: CachedDirectives
     epoch: Epoch
-    admit: AdmitCaller
+    admit: Admission
     credentials: Credentials
 
 
@@ -124,7 +124,7 @@ def warm_caches() -> Warm:
         clock,
         shared_ttl_s=60,
     )
-    admit = AdmitCaller(tokens, agents, InMemoryRateLimiter(epochs), RefusedRequests(default_rpm=0), default_rpm=0)
+    admit = Admission(tokens, agents, InMemoryRateLimiter(epochs), RefusedRequests(default_rpm=0), default_rpm=0)
     scene = Warm(clock, tokens, agents, directives, epoch, admit, Credentials(BEARER, str(AGENT)))
     asyncio.run(_fetch(scene))
     return scene
@@ -152,22 +152,22 @@ def body_of(messages: int, *, size: int | None = None) -> bytes:
 BODIES: Final = {"small": body_of(2), "10_messages": body_of(10), "1_MB": body_of(10, size=REQUEST_BYTES)}
 
 
-def notes_of_a_request(clock: SystemClock) -> OpenExchange:
+def notes_of_a_request(clock: SystemClock) -> InFlightExchange:
     """Return the notebook of a request that went through every stage, to be settled."""
-    notes = OpenExchange.begin(clock, TOKEN.token_id, "0af7651916cd43dd8448eb211c80319c")
-    notes.caller = Caller(ORG, TOKEN.token_id, AGENT)
-    notes.session = SessionRef(TOKEN.token_id, "conversation-1")
-    notes.stage_ns = {
+    in_flight = InFlightExchange.begin(clock, TOKEN.token_id, "0af7651916cd43dd8448eb211c80319c")
+    in_flight.caller = Caller(ORG, TOKEN.token_id, AGENT)
+    in_flight.session = SessionRef(TOKEN.token_id, "conversation-1")
+    in_flight.stage_ns = {
         Stage.AUTHENTICATE: 12_345,
         Stage.RATE_LIMIT: 456_789,
         Stage.DIRECTIVE: 4_567,
         Stage.INJECT: 9_876,
     }
-    notes.rate_limit = decide(count=17, limit=600, now=clock.now())
-    notes.directive = DIRECTIVE
-    notes.model, notes.messages_hash = "gpt-4o", "a1" * 32
-    notes.provider_asked("openai")
-    notes.provider_answered(1, "req_0123456789abcdef")
-    notes.provider_spoke()
-    notes.provider_ended()
-    return notes
+    in_flight.rate_limit = decide(count=17, limit=600, now=clock.now())
+    in_flight.directive = DIRECTIVE
+    in_flight.model, in_flight.messages_hash = "gpt-4o", "a1" * 32
+    in_flight.provider_asked("openai")
+    in_flight.provider_answered(1, "req_0123456789abcdef")
+    in_flight.provider_spoke()
+    in_flight.provider_ended()
+    return in_flight

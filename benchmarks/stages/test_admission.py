@@ -10,13 +10,13 @@ from benchmarks.stages.scene import driven, warm_caches
 
 from harness.chat_scene import AGENT, DIRECTIVE, ORG, TOKEN
 from ibex.domain.freshness.kinds import Epoch
-from ibex.domain.identity import PersonalAccessToken
-from ibex.domain.open_exchange import OpenExchange
+from ibex.domain.identity.model import PersonalAccessToken
+from ibex.domain.record.in_flight import InFlightExchange
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
 
-    from ibex.domain.identity import Agent, Principal
+    from ibex.domain.identity.model import Agent, Principal
 
 pytestmark = pytest.mark.benchmark(group="1 admission")
 
@@ -58,13 +58,13 @@ def test_verify_agent_from_lru(benchmark: BenchmarkFixture) -> None:
 
 
 def test_admit_caller_counting_in_memory(benchmark: BenchmarkFixture) -> None:
-    """The whole first half of a request with its notes: token, agent, count, validation; no round trip."""
+    """The whole first half of a request with its exchange in flight: token, agent, count, validation; no round trip."""
     scene = warm_caches()
 
-    async def admit() -> OpenExchange:
-        notes = OpenExchange.begin(scene.clock, TOKEN.token_id, "")
-        await scene.admit(scene.credentials, notes)
-        return notes
+    async def admit() -> InFlightExchange:
+        in_flight = InFlightExchange.begin(scene.clock, TOKEN.token_id, "")
+        await scene.admit(scene.credentials, in_flight)
+        return in_flight
 
     assert benchmark(driven(admit)).auth_cached
 
@@ -79,11 +79,11 @@ def test_resolve_directive_from_lru(benchmark: BenchmarkFixture) -> None:
 def test_recheck_before_the_provider_is_asked(benchmark: BenchmarkFixture) -> None:
     """Check token and agent once more, where the epoch was read a moment ago."""
     scene = warm_caches()
-    notes = OpenExchange.begin(scene.clock, TOKEN.token_id, "")
-    admitted = driven(lambda: scene.admit(scene.credentials, notes))()
+    in_flight = InFlightExchange.begin(scene.clock, TOKEN.token_id, "")
+    admitted = driven(lambda: scene.admit(scene.credentials, in_flight))()
 
     async def recheck() -> Epoch:
         admitted.epoch = Epoch(scene.epoch.value, was_read=True, asked_ns=scene.clock.monotonic_ns())
-        return await scene.admit.recheck(admitted, notes)
+        return await scene.admit.recheck(admitted, in_flight)
 
     assert benchmark(driven(recheck)).value == scene.epoch.value

@@ -8,13 +8,13 @@ import pytest
 from benchmarks.stages.scene import notes_of_a_request
 
 from harness.chat_scene import REQUEST_ID, TRACE_ID
-from ibex.adapters.http.context import RequestContext
-from ibex.adapters.http.errors import ErrorAnswers
-from ibex.adapters.http.exchange_headers import exchange_headers
+from ibex.adapters.http_server.context import RequestContext
+from ibex.adapters.http_server.errors import ErrorAnswers
+from ibex.adapters.http_server.exchange_headers import exchange_headers
 from ibex.adapters.openai.sse import EventSplitter
 from ibex.adapters.system.clock import SystemClock
-from ibex.domain.completion import CompletionFold, EventKind, summarize_body
 from ibex.domain.errors import FieldCode, FieldError, ValidationError
+from ibex.domain.proxying.completion import CompletionFold, EventKind, summarize_body
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture

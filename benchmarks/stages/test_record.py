@@ -13,7 +13,7 @@ from benchmarks.stages.scene import notes_of_a_request
 from harness.exchanges import an_exchange
 from harness.journal_entries import FullJournal
 from harness.logs import logging_to
-from ibex.adapters.http.errors import status_of
+from ibex.adapters.http_server.errors import status_of
 from ibex.adapters.journal.encoding import decode, encode
 from ibex.adapters.memory.journal import InMemoryJournal
 from ibex.adapters.system.clock import SystemClock
@@ -23,17 +23,17 @@ from ibex.adapters.telemetry.caches import CacheTelemetry
 from ibex.adapters.telemetry.metrics import Metrics
 from ibex.adapters.telemetry.round_trips import RedisTelemetry
 from ibex.domain.freshness.kinds import Kind
-from ibex.domain.sessions import checkpoint_of
-from ibex.domain.settle_exchange import SettleExchange
-from ibex.domain.traces import trace_of
+from ibex.domain.record.recorder import Recorder
+from ibex.domain.record.sessions import checkpoint_of
+from ibex.domain.record.traces import trace_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
     from pytest_benchmark.fixture import BenchmarkFixture
 
-    from ibex.domain.exchange import Exchange
-    from ibex.domain.open_exchange import OpenExchange
+    from ibex.domain.record.exchange import Exchange
+    from ibex.domain.record.in_flight import InFlightExchange
 
 pytestmark = pytest.mark.benchmark(group="4 record")
 
@@ -68,29 +68,29 @@ def logging_to_nowhere() -> Iterator[None]:
         yield
 
 
-def _settle() -> SettleExchange:
-    return SettleExchange(_Unkept(), [], SystemIds(), status_of)
+def _recorder() -> Recorder:
+    return Recorder(_Unkept(), [], SystemIds(), status_of)
 
 
 def _in_turns(
-    loop: asyncio.AbstractEventLoop, settle: Callable[[OpenExchange], Coroutine[Any, Any, None]]
+    loop: asyncio.AbstractEventLoop, settle: Callable[[InFlightExchange], Coroutine[Any, Any, None]]
 ) -> Callable[[], None]:
-    notes = notes_of_a_request(SystemClock())
+    in_flight = notes_of_a_request(SystemClock())
 
     def turn() -> None:
-        notes.settlement = None
-        loop.run_until_complete(settle(notes))
+        in_flight.recording = None
+        loop.run_until_complete(settle(in_flight))
 
     return turn
 
 
 def test_settle_building_the_exchange(benchmark: BenchmarkFixture) -> None:
-    """Make one value of the notes, with an id of its own: what is done when the provider is asked, too."""
-    settle, notes = _settle(), notes_of_a_request(SystemClock())
+    """Make one value of the exchange in flight, with an id of its own: what is done when the provider is asked, too."""
+    settle, in_flight = _recorder(), notes_of_a_request(SystemClock())
 
     def begin() -> None:
-        notes.begun_id = None
-        settle.begin(notes)
+        in_flight.begun_id = None
+        settle.begin(in_flight)
 
     benchmark(begin)
 
@@ -98,7 +98,7 @@ def test_settle_building_the_exchange(benchmark: BenchmarkFixture) -> None:
 def test_nothing_in_a_turn_of_the_loop(benchmark: BenchmarkFixture, loop: asyncio.AbstractEventLoop) -> None:
     """A turn of an event loop in which nothing is done: what is to be taken off the next figure."""
 
-    async def nothing(_: OpenExchange) -> None:
+    async def nothing(_: InFlightExchange) -> None:
         pass
 
     benchmark(_in_turns(loop, nothing))
@@ -107,7 +107,7 @@ def test_nothing_in_a_turn_of_the_loop(benchmark: BenchmarkFixture, loop: asynci
 def test_settle_in_a_turn_of_the_loop(benchmark: BenchmarkFixture, loop: asyncio.AbstractEventLoop) -> None:
     """Build the exchange and hand it to a journal, and wait until observers have heard of it."""
     benchmark.extra_info["less"] = "test_nothing_in_a_turn_of_the_loop"
-    benchmark(_in_turns(loop, _settle().settle))
+    benchmark(_in_turns(loop, _recorder().settle))
 
 
 def test_encode_for_the_journal(benchmark: BenchmarkFixture) -> None:

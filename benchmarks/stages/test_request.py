@@ -9,9 +9,9 @@ import pytest
 from benchmarks.stages.scene import BODIES
 
 from harness.chat_scene import DIRECTIVE
-from ibex.adapters.http.chat_request import read_chat_request
-from ibex.domain.chat import encode_object
-from ibex.domain.directives import InjectionMode, inject
+from ibex.adapters.http_server.chat_request import read_chat_request
+from ibex.domain.directives.model import InjectionMode, inject
+from ibex.domain.proxying.chat import encode_object
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture

@@ -20,9 +20,9 @@ MOST_LINES_OF_A_FILE = 400
 MOST_LINES_OF_A_FUNCTION = 50
 NAMES_THAT_SAY_NOTHING = {"util", "utils", "helper", "helpers", "common", "base", "manager", "managers", "misc"}
 NOTHING_RUNS = {
-    "adapters/http/observer.py": "a port of this adapter",
+    "adapters/http_server/observer.py": "a port of this adapter",
     "domain/clock.py": "a port",
-    "domain/records.py": "values and ports of reading what is on record",
+    "domain/record/history.py": "values and ports of reading what is on record",
 }
 CLOCKS_AND_DICE = {"time", "random", "secrets", "os"}
 IMPURE_NAMES = {"uuid1", "uuid4", "urandom", "utcnow", "today"}

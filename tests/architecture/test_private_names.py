@@ -15,8 +15,8 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from ibex.adapters.clickhouse import engine_server
-from ibex.adapters.http.response_cycle import ResponseCycle
-from ibex.adapters.http.server_protocol import LimitedHttpProtocol
+from ibex.adapters.http_server.response_cycle import ResponseCycle
+from ibex.adapters.http_server.server_protocol import LimitedHttpProtocol
 from ibex.entrypoints.proxy_server import DrainingServer
 
 if TYPE_CHECKING:

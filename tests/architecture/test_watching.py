@@ -40,7 +40,7 @@ async def exported() -> dict[str, Family]:
     for environment in (ProductionAdapters, EmbeddedAdapters):
         adapters = environment()
         application = application_of(adapters, settings)
-        for made in (application.app, application.abandon_sessions, adapters.background, adapters.loop_lag):
+        for made in (application.app, application.abandon_idle_sessions, adapters.background, adapters.loop_lag):
             made()
         families |= adapters.registry().families
     auth = AuthAdapters()

@@ -16,13 +16,13 @@ from ibex.domain.errors import (
     AuthUnavailableError,
     ServiceDegradedError,
 )
-from ibex.domain.identity import Agent, AgentStatus
-from ibex.domain.manage_identity import VerifyAgent
+from ibex.domain.identity.management import VerifyAgent
+from ibex.domain.identity.model import Agent, AgentStatus
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from ibex.domain.identity import AgentVerifier
+    from ibex.domain.identity.model import AgentVerifier
 
 
 @pytest.fixture

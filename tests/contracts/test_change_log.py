@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from harness.tenants import later, new_agent, new_organization, new_token, settle_in
+from harness.tenants import attach, later, new_agent, new_organization, new_token
 from ibex.adapters.memory.identity import InMemoryIdentity
 from ibex.adapters.postgres.change_log import PostgresChangeLog
 from ibex.adapters.postgres.database import Database
@@ -15,8 +15,8 @@ from ibex.adapters.postgres.identity import PostgresIdentity
 from ibex.adapters.postgres.roles import AUTH_ROLE
 from ibex.domain.freshness.change_log import Change
 from ibex.domain.freshness.kinds import Kind
-from ibex.domain.identity import AgentStatus
-from ibex.domain.manage_identity import OrganizationStatus
+from ibex.domain.identity.management import OrganizationStatus
+from ibex.domain.identity.model import AgentStatus
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from ibex.domain.freshness.change_log import ChangeLog
     from ibex.domain.freshness.token_filter import LiveTokens
-    from ibex.domain.manage_identity import IdentityStore
+    from ibex.domain.identity.management import IdentityStore
 
     Stores = tuple[IdentityStore, ChangeLog, LiveTokens]
 
@@ -63,7 +63,7 @@ async def test_nothing_changed_is_no_change(stores: Stores) -> None:
 async def test_every_change_is_read(stores: Stores) -> None:
     """With its organization and kind, and with the token where it is live since then. Equal changes may be one."""
     identity, log, _ = stores
-    agent = await settle_in(identity)
+    agent = await attach(identity)
     position = (await log.read(None)).position
     token = new_token(agent.org_id)
     await identity.add_token(token)
@@ -86,7 +86,7 @@ async def test_every_change_is_read(stores: Stores) -> None:
 async def test_any_number_of_readers_follow(stores: Stores) -> None:
     """What one has read is there for another."""
     identity, log, _ = stores
-    agent = await settle_in(identity)
+    agent = await attach(identity)
     position = (await log.read(None)).position
     await identity.set_agent_status(agent.org_id, agent.id, AgentStatus.PAUSED)
     for _ in range(3):
@@ -97,7 +97,7 @@ async def test_any_number_of_readers_follow(stores: Stores) -> None:
 async def test_live_tokens_come_in_pages(stores: Stores) -> None:
     """Each once, in order of id; revoked ones never."""
     identity, _, tokens = stores
-    agent = await settle_in(identity)
+    agent = await attach(identity)
     other = new_organization(name="other")
     await identity.add_organization(other)
     made = [new_token(org_id) for org_id in (agent.org_id, other.id) for _ in range(4)]

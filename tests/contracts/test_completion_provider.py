@@ -1,4 +1,4 @@
-"""What every ``CompletionProvider`` promises."""
+"""What every ``Provider`` promises."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from ibex.adapters.openai.echo import EchoProvider
 from ibex.adapters.openai.provider import OpenAIProvider
 from ibex.adapters.openai.sse import EventSplitter
 from ibex.adapters.openai.transport import default_transport
-from ibex.domain.chat import Message
-from ibex.domain.completion import DONE, CompletionFold, summarize_body
-from ibex.domain.providers import CompletionBody, OutgoingRequest, ProviderRegistry
+from ibex.domain.proxying.chat import Message
+from ibex.domain.proxying.completion import DONE, CompletionFold, summarize_body
+from ibex.domain.proxying.provider import ProviderBody, ProviderRegistry, ProviderRequest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from ibex.domain.providers import CompletionProvider, CompletionStream, StreamEvent
+    from ibex.domain.proxying.provider import Provider, ProviderStream, StreamEvent
 
 WORDS = ("One", " two", " drei 🙂")
 TEXT = "".join(WORDS)
@@ -37,7 +37,7 @@ class Stage(Protocol):
     """A provider that can be made to answer a text."""
 
     @property
-    def provider(self) -> CompletionProvider:
+    def provider(self) -> Provider:
         """The provider."""
 
     def will_answer(self) -> None:
@@ -69,7 +69,7 @@ class MemoryStage:
 
     def will_answer(self) -> None:
         """Put a body in."""
-        self.provider.answers.append(CompletionBody(completion_body(TEXT), provider_request_id="req_1"))
+        self.provider.answers.append(ProviderBody(completion_body(TEXT), provider_request_id="req_1"))
 
     def will_stream(self) -> None:
         """Put a stream in."""
@@ -173,24 +173,24 @@ async def stage(request: pytest.FixtureRequest) -> AsyncIterator[Stage]:
         assert transport.open_requests == 0
 
 
-def request_for(text: str = TEXT, *, stream: bool = False) -> OutgoingRequest:
+def request_for(text: str = TEXT, *, stream: bool = False) -> ProviderRequest:
     """Return a request whose last user message is the text; a stream is asked for usage."""
     message = Message("user", json.dumps({"role": "user", "content": text}).encode())
     asked = chat_request(stream=stream).with_messages((message,)).asking_for_usage()
-    return OutgoingRequest(asked.model, asked.stream, asked.body)
+    return ProviderRequest(asked.model, asked.stream, asked.body)
 
 
-async def streamed(stage: Stage) -> CompletionStream:
+async def streamed(stage: Stage) -> ProviderStream:
     """Ask for a stream."""
     answer = await stage.provider.complete(request_for(stream=True))
-    assert not isinstance(answer, CompletionBody)
+    assert not isinstance(answer, ProviderBody)
     return answer
 
 
-async def buffered(stage: Stage) -> CompletionBody:
+async def buffered(stage: Stage) -> ProviderBody:
     """Ask for a body."""
     answer = await stage.provider.complete(request_for())
-    assert isinstance(answer, CompletionBody)
+    assert isinstance(answer, ProviderBody)
     return answer
 
 

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from harness.tenants import new_agent, new_draft, settle_in
+from harness.tenants import attach, new_agent, new_draft
 from ibex.adapters.memory.directives import InMemoryDirectives
 from ibex.adapters.memory.identity import InMemoryIdentity
 from ibex.adapters.postgres.database import Database
@@ -16,14 +16,14 @@ from ibex.adapters.postgres.directives import PostgresDirectives
 from ibex.adapters.postgres.identity import PostgresIdentity
 from ibex.adapters.postgres.roles import APP_ROLE, AUTH_ROLE
 from ibex.adapters.system.clock import SystemClock
-from ibex.domain.directives import MAX_TEXT_BYTES, Directive, InjectionMode
-from ibex.domain.manage_directives import DirectiveVersion
+from ibex.domain.directives.management import DirectiveVersion
+from ibex.domain.directives.model import MAX_TEXT_BYTES, Directive, InjectionMode
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from ibex.domain.manage_directives import DirectiveDraft, DirectiveState
-    from ibex.domain.manage_identity import IdentityStore
+    from ibex.domain.directives.management import DirectiveDraft, DirectiveState
+    from ibex.domain.identity.management import IdentityStore
 
     Stores = tuple[IdentityStore, InMemoryDirectives | PostgresDirectives]
 
@@ -55,7 +55,7 @@ def _in_force(draft: DirectiveDraft, number: int, mode: InjectionMode) -> Direct
 async def test_an_agent_without_a_directive_has_none(stores: Stores) -> None:
     """Absence is None or empty, everywhere."""
     identity, store = stores
-    agent = await settle_in(identity)
+    agent = await attach(identity)
     of = (agent.org_id, agent.id)
     assert await store.active(*of) is None
     assert await store.state(*of) is None
@@ -67,7 +67,7 @@ async def test_an_agent_without_a_directive_has_none(stores: Stores) -> None:
 async def test_the_first_version_creates_and_activates_the_directive(stores: Stores) -> None:
     """It has number 1, goes before everything unless told otherwise, and is in force."""
     identity, store = stores
-    agent, draft = await settle_in(identity), new_draft("Grüße höflich: 你好 🙂 \\ % 'x'")
+    agent, draft = await attach(identity), new_draft("Grüße höflich: 你好 🙂 \\ % 'x'")
     made = await store.add_version(agent.org_id, agent.id, draft, None)
     assert made == await store.state(agent.org_id, agent.id)
     assert made is not None
@@ -79,7 +79,7 @@ async def test_the_first_version_creates_and_activates_the_directive(stores: Sto
 async def test_a_further_version_takes_force_and_keeps_the_mode(stores: Stores) -> None:
     """Numbers count up; the mode changes only when one is given."""
     identity, store = stores
-    agent, drafts = await settle_in(identity), [new_draft(f"version {n}") for n in (1, 2, 3)]
+    agent, drafts = await attach(identity), [new_draft(f"version {n}") for n in (1, 2, 3)]
     of = (agent.org_id, agent.id)
     await store.add_version(*of, drafts[0], InjectionMode.USER_PREPEND)
     await store.add_version(*of, drafts[1], None)
@@ -96,7 +96,7 @@ async def test_a_further_version_takes_force_and_keeps_the_mode(stores: Stores) 
 async def test_the_longest_text_fits(stores: Stores) -> None:
     """32,768 bytes are stored as they are."""
     identity, store = stores
-    agent, draft = await settle_in(identity), new_draft("é" * (MAX_TEXT_BYTES // 2))
+    agent, draft = await attach(identity), new_draft("é" * (MAX_TEXT_BYTES // 2))
     await store.add_version(agent.org_id, agent.id, draft, None)
     found = await store.active(agent.org_id, agent.id)
     assert found is not None
@@ -106,7 +106,7 @@ async def test_the_longest_text_fits(stores: Stores) -> None:
 async def test_a_rollback_moves_the_pointer(stores: Stores) -> None:
     """An earlier version is in force again; nothing is added to the history, whose end the next version follows."""
     identity, store = stores
-    agent, drafts = await settle_in(identity), [new_draft(f"version {n}") for n in (1, 2, 3)]
+    agent, drafts = await attach(identity), [new_draft(f"version {n}") for n in (1, 2, 3)]
     of = (agent.org_id, agent.id)
     await store.add_version(*of, drafts[0], None)
     await store.add_version(*of, drafts[1], None)
@@ -123,7 +123,7 @@ async def test_a_rollback_moves_the_pointer(stores: Stores) -> None:
 async def test_a_rollback_restores_the_mode(stores: Stores) -> None:
     """The mode belongs to the version, as its text does; the next version keeps the restored one."""
     identity, store = stores
-    agent, drafts = await settle_in(identity), [new_draft(f"version {n}") for n in (1, 2, 3)]
+    agent, drafts = await attach(identity), [new_draft(f"version {n}") for n in (1, 2, 3)]
     of = (agent.org_id, agent.id)
     await store.add_version(*of, drafts[0], InjectionMode.USER_PREPEND)
     await store.add_version(*of, drafts[1], InjectionMode.SYSTEM_APPEND)
@@ -141,7 +141,7 @@ async def test_a_rollback_restores_the_mode(stores: Stores) -> None:
 async def test_what_is_in_force_already_is_no_new_version(stores: Stores) -> None:
     """Text and mode count: another mode, or what was in force once, or is switched off, is a new version."""
     identity, store = stores
-    agent, mode = await settle_in(identity), InjectionMode.SYSTEM_APPEND
+    agent, mode = await attach(identity), InjectionMode.SYSTEM_APPEND
     of = (agent.org_id, agent.id)
     first = await store.add_version(*of, new_draft("one"), mode)
     repeated = await asyncio.gather(*(store.add_version(*of, new_draft("one"), again) for again in (None, mode) * 4))
@@ -159,7 +159,7 @@ async def test_what_is_in_force_already_is_no_new_version(stores: Stores) -> Non
 async def test_an_unknown_version_cannot_be_activated(stores: Stores, number: int) -> None:
     """None, and what is in force stays."""
     identity, store = stores
-    agent, draft = await settle_in(identity), new_draft()
+    agent, draft = await attach(identity), new_draft()
     await store.add_version(agent.org_id, agent.id, draft, None)
     assert await store.activate(agent.org_id, agent.id, number) is None
     assert await store.active(agent.org_id, agent.id) == _in_force(draft, 1, InjectionMode.SYSTEM_FIRST)
@@ -168,7 +168,7 @@ async def test_an_unknown_version_cannot_be_activated(stores: Stores, number: in
 async def test_a_deactivated_directive_is_not_injected(stores: Stores) -> None:
     """The lookup says None, the state keeps its version; activating or adding one puts it in force again."""
     identity, store = stores
-    agent, draft = await settle_in(identity), new_draft()
+    agent, draft = await attach(identity), new_draft()
     of = (agent.org_id, agent.id)
     await store.add_version(*of, draft, None)
     state = await store.deactivate(*of)
@@ -185,7 +185,7 @@ async def test_a_deactivated_directive_is_not_injected(stores: Stores) -> None:
 async def test_a_change_notes_when_it_was_and_what_was_in_force_before(stores: Stores) -> None:
     """What is in force already, or was switched off, is not what was before itself; nor is another agent's."""
     identity, store = stores
-    agent = await settle_in(identity)
+    agent = await attach(identity)
     sibling = new_agent(agent.org_id)
     await identity.add_agent(sibling)
     of = (agent.org_id, agent.id)
@@ -220,7 +220,7 @@ async def test_a_change_notes_when_it_was_and_what_was_in_force_before(stores: S
 async def test_two_agents_of_an_organization_number_their_own_versions(stores: Stores) -> None:
     """Numbers count per agent, and each agent has its own text."""
     identity, store = stores
-    agent = await settle_in(identity)
+    agent = await attach(identity)
     sibling = new_agent(agent.org_id)
     await identity.add_agent(sibling)
     first, second = new_draft("first"), new_draft("second")
@@ -233,7 +233,7 @@ async def test_two_agents_of_an_organization_number_their_own_versions(stores: S
 async def test_another_organizations_agent_has_no_directive_here(stores: Stores) -> None:
     """A foreign agent is no different from none, for reading and for writing; its own directive stays as it is."""
     identity, store = stores
-    ours, theirs = await settle_in(identity), await settle_in(identity)
+    ours, theirs = await attach(identity), await attach(identity)
     draft = new_draft()
     await store.add_version(theirs.org_id, theirs.id, draft, None)
     foreign = (ours.org_id, theirs.id)
@@ -249,14 +249,14 @@ async def test_another_organizations_agent_has_no_directive_here(stores: Stores)
 async def test_a_version_for_no_agent_is_none(stores: Stores) -> None:
     """An agent that does not exist gets no directive."""
     identity, store = stores
-    agent = await settle_in(identity)
+    agent = await attach(identity)
     assert await store.add_version(agent.org_id, uuid4(), new_draft(), None) is None
 
 
 async def test_versions_added_at_once_get_numbers_of_their_own(stores: Stores) -> None:
     """Concurrent operators lose nothing: the numbers are 1 to n, without gaps."""
     identity, store = stores
-    agent = await settle_in(identity)
+    agent = await attach(identity)
     await asyncio.gather(*(store.add_version(agent.org_id, agent.id, new_draft(f"{n}"), None) for n in range(8)))
     history = await store.history(agent.org_id, agent.id)
     assert [version.number for version in history] == list(range(8, 0, -1))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from harness.redis import RedisServer
     from harness.redis_topologies import ClusterScene
     from ibex.domain.freshness.epochs import Epochs
-    from ibex.domain.rate_limits import RateLimiter
+    from ibex.domain.identity.rate_limits import RateLimiter
 
 NOW = ManualClock().now()
 TRIES = 20

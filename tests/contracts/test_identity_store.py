@@ -9,19 +9,19 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from harness.tenants import MIDNIGHT, later, new_agent, new_organization, new_token, new_user, settle_in
+from harness.tenants import MIDNIGHT, attach, later, new_agent, new_organization, new_token, new_user
 from ibex.adapters.memory.identity import InMemoryIdentity
 from ibex.adapters.postgres.database import Database
 from ibex.adapters.postgres.identity import PostgresIdentity
 from ibex.adapters.postgres.roles import AUTH_ROLE
 from ibex.domain.errors import NotFoundError
-from ibex.domain.identity import Agent, AgentStatus
-from ibex.domain.manage_identity import AlreadyExistsError, OrganizationStatus, TokenPosition
+from ibex.domain.identity.management import AlreadyExistsError, OrganizationStatus, TokenPosition
+from ibex.domain.identity.model import Agent, AgentStatus
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from ibex.domain.manage_identity import IdentityStore
+    from ibex.domain.identity.management import IdentityStore
 
 
 @pytest.fixture(params=["memory", pytest.param("postgres", marks=pytest.mark.integration)])
@@ -52,14 +52,14 @@ async def test_a_token_is_found_with_its_organization(store: IdentityStore) -> N
 
 async def test_an_unknown_token_is_none(store: IdentityStore) -> None:
     """Absence is None, also where there are other tokens."""
-    agent = await settle_in(store)
+    agent = await attach(store)
     await store.add_token(new_token(agent.org_id))
     assert await store.find_token(uuid4()) is None
 
 
 async def test_an_agent_is_found_by_its_own_organization_only(store: IdentityStore) -> None:
     """Another organization's agent is no different from none."""
-    ours, theirs = await settle_in(store), await settle_in(store)
+    ours, theirs = await attach(store), await attach(store)
     assert await store.find_agent(ours.org_id, ours.id) == Agent(ours.id, ours.org_id, AgentStatus.ACTIVE)
     assert await store.find_agent(ours.org_id, theirs.id) is None
     assert await store.find_agent(ours.org_id, uuid4()) is None
@@ -84,7 +84,7 @@ async def test_organizations_are_listed_oldest_first(store: IdentityStore) -> No
 
 async def test_an_organization_is_suspended(store: IdentityStore) -> None:
     """The new status shows in the list and beside its tokens; an unknown organization is False."""
-    agent = await settle_in(store)
+    agent = await attach(store)
     token = new_token(agent.org_id)
     await store.add_token(token)
     assert await store.set_organization_status(agent.org_id, OrganizationStatus.SUSPENDED)
@@ -97,7 +97,7 @@ async def test_an_organization_is_suspended(store: IdentityStore) -> None:
 
 async def test_an_email_address_is_taken_within_its_organization(store: IdentityStore) -> None:
     """Two organizations may have a user of one address, one organization may not."""
-    ours, theirs = await settle_in(store), await settle_in(store)
+    ours, theirs = await attach(store), await attach(store)
     await store.add_user(new_user(ours.org_id, "ada@example.com"))
     await store.add_user(new_user(theirs.org_id, "ada@example.com"))
     with pytest.raises(AlreadyExistsError):
@@ -106,7 +106,7 @@ async def test_an_email_address_is_taken_within_its_organization(store: Identity
 
 async def test_an_agent_name_is_taken_within_its_organization(store: IdentityStore) -> None:
     """Two organizations may have an agent of one name, one organization may not."""
-    ours, theirs = await settle_in(store), await settle_in(store)
+    ours, theirs = await attach(store), await attach(store)
     await store.add_agent(new_agent(ours.org_id, "writer"))
     await store.add_agent(new_agent(theirs.org_id, "writer"))
     with pytest.raises(AlreadyExistsError):
@@ -115,7 +115,7 @@ async def test_an_agent_name_is_taken_within_its_organization(store: IdentitySto
 
 async def test_agents_are_listed_oldest_first_for_one_organization(store: IdentityStore) -> None:
     """Only the organization's own are listed, in the order of their creation."""
-    first, theirs = await settle_in(store), await settle_in(store)
+    first, theirs = await attach(store), await attach(store)
     third, second = replace(new_agent(first.org_id), created_at=later() + timedelta(hours=1)), new_agent(first.org_id)
     await store.add_agent(third)
     await store.add_agent(second)
@@ -127,7 +127,7 @@ async def test_agents_are_listed_oldest_first_for_one_organization(store: Identi
 @pytest.mark.parametrize("status", AgentStatus)
 async def test_an_agent_changes_its_status(store: IdentityStore, status: AgentStatus) -> None:
     """Every status can be set, by the agent's own organization only."""
-    ours, theirs = await settle_in(store), await settle_in(store)
+    ours, theirs = await attach(store), await attach(store)
     assert await store.set_agent_status(ours.org_id, ours.id, status)
     assert not await store.set_agent_status(ours.org_id, theirs.id, AgentStatus.ARCHIVED)
     assert not await store.set_agent_status(ours.org_id, uuid4(), status)
@@ -137,7 +137,7 @@ async def test_an_agent_changes_its_status(store: IdentityStore, status: AgentSt
 
 async def test_a_token_for_a_foreign_agent_or_user_is_refused(store: IdentityStore) -> None:
     """Ownership is checked where tokens are stored: another organization's agent and user are not found."""
-    ours, theirs = await settle_in(store), await settle_in(store)
+    ours, theirs = await attach(store), await attach(store)
     their_user = new_user(theirs.org_id)
     await store.add_user(their_user)
     for foreign in (
@@ -163,7 +163,7 @@ async def test_nothing_is_added_to_an_unknown_organization(store: IdentityStore)
 
 async def test_tokens_are_listed_oldest_first_for_one_organization(store: IdentityStore) -> None:
     """Revoked ones are listed too; another organization's never."""
-    ours, theirs = await settle_in(store), await settle_in(store)
+    ours, theirs = await attach(store), await attach(store)
     first, second = new_token(ours.org_id), new_token(ours.org_id, agent_id=ours.id)
     for token in (second, first, new_token(theirs.org_id)):
         await store.add_token(token)
@@ -174,7 +174,7 @@ async def test_tokens_are_listed_oldest_first_for_one_organization(store: Identi
 
 async def test_tokens_are_listed_in_pages(store: IdentityStore) -> None:
     """Each page goes on right after the last token of the one before, among tokens of one moment too; then none."""
-    ours, theirs = await settle_in(store), await settle_in(store)
+    ours, theirs = await attach(store), await attach(store)
     moment = later()
     same_moment = sorted((replace(new_token(ours.org_id), created_at=moment) for _ in range(4)), key=lambda t: t.id)
     newest = new_token(ours.org_id)
@@ -188,7 +188,7 @@ async def test_tokens_are_listed_in_pages(store: IdentityStore) -> None:
 
 async def test_a_page_begins_after_a_position_that_no_token_has(store: IdentityStore) -> None:
     """A position is a place in the order, not a token; without a limit all of the rest comes."""
-    agent = await settle_in(store)
+    agent = await attach(store)
     first, second, third = (new_token(agent.org_id) for _ in range(3))
     for token in (first, second, third):
         await store.add_token(token)
@@ -218,7 +218,7 @@ async def test_live_tokens_are_counted_by_their_key(store: IdentityStore) -> Non
 
 async def test_a_token_is_revoked_once(store: IdentityStore) -> None:
     """Revoking again succeeds and keeps the first time."""
-    agent = await settle_in(store)
+    agent = await attach(store)
     token, now = new_token(agent.org_id), later()
     await store.add_token(token)
     assert await store.revoke_token(agent.org_id, token.id, now)
@@ -228,7 +228,7 @@ async def test_a_token_is_revoked_once(store: IdentityStore) -> None:
 
 async def test_another_organization_cannot_revoke_a_token(store: IdentityStore) -> None:
     """A foreign or unknown token is False, and stays live."""
-    ours, theirs = await settle_in(store), await settle_in(store)
+    ours, theirs = await attach(store), await attach(store)
     token = new_token(theirs.org_id)
     await store.add_token(token)
     assert not await store.revoke_token(ours.org_id, token.id, later())

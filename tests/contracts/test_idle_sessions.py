@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.tenants import settle_in
+from harness.tenants import attach
 from harness.turns import new_turn, session_of
 from ibex.adapters.memory.identity import InMemoryIdentity
 from ibex.adapters.memory.sessions import InMemorySessions
@@ -16,13 +16,13 @@ from ibex.adapters.postgres.identity import PostgresIdentity
 from ibex.adapters.postgres.roles import APP_ROLE, AUTH_ROLE
 from ibex.adapters.postgres.sessions import PostgresSessions
 from ibex.adapters.system.clock import SystemClock
-from ibex.domain.sessions import SessionStatus
+from ibex.domain.record.sessions import SessionStatus
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from ibex.domain.manage_identity import IdentityStore
-    from ibex.domain.sessions import Checkpoint
+    from ibex.domain.identity.management import IdentityStore
+    from ibex.domain.record.sessions import Checkpoint
 
     Store = InMemorySessions | PostgresSessions
     Stores = tuple[IdentityStore, Store]
@@ -55,7 +55,7 @@ async def _status(store: Store, turn: Checkpoint) -> SessionStatus:
 async def test_what_is_idle_is_abandoned_in_every_organization(stores: Stores) -> None:
     """By its latest turn, not its first; to the microsecond. Nothing else of the session changes."""
     identity, store = stores
-    ours, theirs = await settle_in(identity), await settle_in(identity)
+    ours, theirs = await attach(identity), await attach(identity)
     idle = [new_turn(agent, "idle", created_at=NOON - MINUTE) for agent in (ours, theirs)]
     at_that_moment = new_turn(ours, "then", created_at=NOON)
     used_again = [new_turn(ours, "used", created_at=NOON + n * MINUTE) for n in (-60, 1)]
@@ -77,7 +77,7 @@ async def test_what_is_idle_is_abandoned_in_every_organization(stores: Stores) -
 async def test_the_oldest_come_first_and_no_more_than_asked_for(stores: Stores) -> None:
     """So that a backlog is worked off batch by batch."""
     identity, store = stores
-    agent = await settle_in(identity)
+    agent = await attach(identity)
     turns = [new_turn(agent, f"s{n}", created_at=NOON - n * MINUTE) for n in (1, 5, 3, 4, 2)]
     await store.append(turns)
 
@@ -92,7 +92,7 @@ async def test_the_oldest_come_first_and_no_more_than_asked_for(stores: Stores) 
 async def test_a_turn_makes_an_abandoned_session_active_again(stores: Stores) -> None:
     """And idle again later; its turns are numbered on."""
     identity, store = stores
-    agent = await settle_in(identity)
+    agent = await attach(identity)
     turn = new_turn(agent, created_at=NOON - MINUTE)
     await store.append([turn])
     await store.abandon(NOON, 10)
@@ -108,7 +108,7 @@ async def test_a_turn_makes_an_abandoned_session_active_again(stores: Stores) ->
 async def test_a_turn_that_ends_an_abandoned_session_completes_it(stores: Stores) -> None:
     """What its client says counts for more than that it was late."""
     identity, store = stores
-    agent = await settle_in(identity)
+    agent = await attach(identity)
     turn = new_turn(agent, created_at=NOON - MINUTE)
     await store.append([turn])
     await store.abandon(NOON, 10)
@@ -121,7 +121,7 @@ async def test_a_turn_that_ends_an_abandoned_session_completes_it(stores: Stores
 async def test_what_is_completed_is_left_alone(stores: Stores) -> None:
     """However long ago."""
     identity, store = stores
-    turn = new_turn(await settle_in(identity), ends=True, created_at=NOON - MINUTE)
+    turn = new_turn(await attach(identity), ends=True, created_at=NOON - MINUTE)
     await store.append([turn])
 
     assert await store.abandon(NOON, 10) == 0
@@ -132,7 +132,7 @@ async def test_what_had_a_turn_just_now_is_left_alone_whatever_is_asked(stores: 
     """Whoever may call this cannot end what is going on."""
     identity, store = stores
     now = datetime.now(UTC)
-    turn = new_turn(await settle_in(identity), created_at=now)
+    turn = new_turn(await attach(identity), created_at=now)
     await store.append([turn])
 
     assert await store.abandon(now + timedelta(days=1), 10) == 0

@@ -12,13 +12,13 @@ from harness.journal_entries import new_exchange
 from ibex.adapters.journal.sqlite import MAX_BYTES, SqliteJournal
 from ibex.adapters.memory.journal import InMemoryJournal
 from ibex.adapters.system.ids import SystemIds
-from ibex.domain.journal import Batch, Journal, JournalUnavailableError, Sink
+from ibex.domain.record.journal import Batch, Journal, JournalUnavailableError, Sink
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from ibex.domain.exchange import Exchange
+    from ibex.domain.record.exchange import Exchange
 
 NEVER_S = 30.0
 

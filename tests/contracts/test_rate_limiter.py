@@ -21,7 +21,7 @@ from ibex.adapters.system.ids import SystemIds
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from ibex.domain.rate_limits import RateLimiter
+    from ibex.domain.identity.rate_limits import RateLimiter
 
 NOW = ManualClock().now()
 

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from harness.tenants import later, new_agent, settle_in
+from harness.tenants import attach, later, new_agent
 from harness.turns import new_turn, session_of
 from ibex.adapters.memory.identity import InMemoryIdentity
 from ibex.adapters.memory.sessions import InMemorySessions
@@ -18,14 +18,14 @@ from ibex.adapters.postgres.identity import PostgresIdentity
 from ibex.adapters.postgres.roles import APP_ROLE, AUTH_ROLE
 from ibex.adapters.postgres.sessions import PostgresSessions
 from ibex.adapters.system.clock import SystemClock
-from ibex.domain.records import SessionRecord, TurnRecord
-from ibex.domain.sessions import SessionStatus
+from ibex.domain.record.history import SessionRecord, TurnRecord
+from ibex.domain.record.sessions import SessionStatus
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from ibex.domain.manage_identity import IdentityStore
-    from ibex.domain.sessions import Checkpoint
+    from ibex.domain.identity.management import IdentityStore
+    from ibex.domain.record.sessions import Checkpoint
 
     Store = InMemorySessions | PostgresSessions
     Stores = tuple[IdentityStore, Store]
@@ -77,7 +77,7 @@ async def _only_session(store: Store, turn: Checkpoint) -> SessionRecord:
 async def test_the_first_turn_opens_its_session(stores: Stores) -> None:
     """The session has the turn's model, provider, totals and times; the turn has index 0 and comes back equal."""
     identity, store = stores
-    agent = await settle_in(identity)
+    agent = await attach(identity)
     turn = new_turn(agent, "chat:1")
     await store.append([turn])
     assert await _only_session(store, turn) == SessionRecord(
@@ -100,7 +100,7 @@ async def test_the_first_turn_opens_its_session(stores: Stores) -> None:
 async def test_turns_are_numbered_in_order_of_arrival(stores: Stores) -> None:
     """Indices count on within and over batches; totals add up; model and provider stay the first turn's."""
     identity, store = stores
-    agent = await settle_in(identity)
+    agent = await attach(identity)
     turns = [new_turn(agent, model=f"gpt-{n}", provider=f"p{n}", latency_ms=n) for n in range(5)]
     await store.append(turns[:2])
     await store.append(turns[2:])
@@ -116,7 +116,7 @@ async def test_turns_are_numbered_in_order_of_arrival(stores: Stores) -> None:
 async def test_a_turn_of_which_little_is_known(stores: Stores) -> None:
     """Unknown counts and hashes stay unknown in the turn and add nothing to the totals."""
     identity, store = stores
-    agent = await settle_in(identity)
+    agent = await attach(identity)
     turn = new_turn(
         agent,
         completion_hash=None,
@@ -135,7 +135,7 @@ async def test_a_turn_of_which_little_is_known(stores: Stores) -> None:
 async def test_a_batch_that_comes_again_changes_nothing(stores: Stores) -> None:
     """Idempotent by checkpoint id: alone, among new ones, and twice in one batch."""
     identity, store = stores
-    agent = await settle_in(identity)
+    agent = await attach(identity)
     first, second, third = (new_turn(agent) for _ in range(3))
     await store.append([first, second])
     before = await _only_session(store, first)
@@ -151,7 +151,7 @@ async def test_a_batch_that_comes_again_changes_nothing(stores: Stores) -> None:
 async def test_an_ending_turn_completes_its_session(stores: Stores) -> None:
     """Wherever the turn stands in its batch; and a further turn is recorded without opening the session again."""
     identity, store = stores
-    agent = await settle_in(identity)
+    agent = await attach(identity)
     first = new_turn(agent)
     await store.append([first])
     await store.append([new_turn(agent, ends=True), new_turn(agent)])
@@ -164,7 +164,7 @@ async def test_an_ending_turn_completes_its_session(stores: Stores) -> None:
 async def test_a_session_may_end_with_its_first_turn(stores: Stores) -> None:
     """It is completed from the start."""
     identity, store = stores
-    turn = new_turn(await settle_in(identity), ends=True)
+    turn = new_turn(await attach(identity), ends=True)
     await store.append([turn])
     assert (await _only_session(store, turn)).status is SessionStatus.COMPLETED
 
@@ -172,7 +172,7 @@ async def test_a_session_may_end_with_its_first_turn(stores: Stores) -> None:
 async def test_sessions_of_one_batch_are_kept_apart(stores: Stores) -> None:
     """Turns of several sessions, agents and organizations may be mixed; each is numbered and summed on its own."""
     identity, store = stores
-    ours, theirs = await settle_in(identity), await settle_in(identity)
+    ours, theirs = await attach(identity), await attach(identity)
     sibling = new_agent(ours.org_id)
     await identity.add_agent(sibling)
     owners = [(ours, "x"), (theirs, "x"), (ours, "y"), (sibling, "x")]
@@ -189,7 +189,7 @@ async def test_sessions_of_one_batch_are_kept_apart(stores: Stores) -> None:
 async def test_a_request_id_used_twice_loses_no_turn(stores: Stores) -> None:
     """Clients may use an id again, within a batch, in another session, later: the turn is kept under its own id."""
     identity, store = stores
-    agent, other = await settle_in(identity), await settle_in(identity)
+    agent, other = await attach(identity), await attach(identity)
     request_id = uuid4()
     first, second, third = (new_turn(agent, handle, request_id=request_id) for handle in ("x", "x", "y"))
     foreign = new_turn(other, request_id=request_id)
@@ -206,7 +206,7 @@ async def test_a_request_id_used_twice_loses_no_turn(stores: Stores) -> None:
 async def test_text_that_no_database_holds_is_kept_as_far_as_it_can(stores: Stores) -> None:
     """A NUL or half a surrogate pair in a client's or provider's word loses no turn, nor what comes with it."""
     identity, store = stores
-    agent = await settle_in(identity)
+    agent = await attach(identity)
     odd = new_turn(agent, model="gpt-\x00\ud800-x", provider_request_id="r\x00\udfff")
     await store.append([odd, new_turn(agent)])
     recorded = await store.turns(agent.org_id, session_of(odd))
@@ -218,7 +218,7 @@ async def test_text_that_no_database_holds_is_kept_as_far_as_it_can(stores: Stor
 async def test_sessions_are_listed_by_last_use(stores: Stores) -> None:
     """Latest first, cut at the limit; only the organization's own."""
     identity, store = stores
-    agent, other = await settle_in(identity), await settle_in(identity)
+    agent, other = await attach(identity), await attach(identity)
     await store.append([new_turn(agent, "a"), new_turn(agent, "b"), new_turn(agent, "c"), new_turn(other, "d")])
     await store.append([new_turn(agent, "a")])
     assert [session.handle for session in await store.sessions(agent.org_id, 10)] == ["a", "c", "b"]
@@ -229,7 +229,7 @@ async def test_sessions_are_listed_by_last_use(stores: Stores) -> None:
 async def test_a_turn_that_comes_late_does_not_make_its_session_older(stores: Stores) -> None:
     """``updated_at`` is the latest turn's time, in whatever order turns arrive."""
     identity, store = stores
-    agent = await settle_in(identity)
+    agent = await attach(identity)
     turn = new_turn(agent, created_at=later() + timedelta(minutes=1))
     await store.append([turn])
     await store.append([new_turn(agent)])
@@ -239,8 +239,8 @@ async def test_a_turn_that_comes_late_does_not_make_its_session_older(stores: St
 async def test_a_session_is_found_by_id_or_handle(stores: Stores) -> None:
     """An id goes before a handle that looks like it; of several with one handle the latest is found."""
     identity, store = stores
-    agent = await settle_in(identity)
-    sibling, other = new_agent(agent.org_id), await settle_in(identity)
+    agent = await attach(identity)
+    sibling, other = new_agent(agent.org_id), await attach(identity)
     await identity.add_agent(sibling)
     first, second = new_turn(agent, "chat"), new_turn(sibling, "chat")
     disguised = new_turn(agent, str(session_of(first)))
@@ -256,7 +256,7 @@ async def test_a_session_is_found_by_id_or_handle(stores: Stores) -> None:
 async def test_another_organizations_session_is_not_found(stores: Stores) -> None:
     """Neither it nor its turns, though the id is right."""
     identity, store = stores
-    ours, theirs = await settle_in(identity), await settle_in(identity)
+    ours, theirs = await attach(identity), await attach(identity)
     turn = new_turn(theirs)
     await store.append([turn])
     assert await store.find(ours.org_id, str(session_of(turn))) is None
@@ -266,7 +266,7 @@ async def test_another_organizations_session_is_not_found(stores: Stores) -> Non
 async def test_an_empty_batch_is_nothing(stores: Stores) -> None:
     """No error, no session."""
     identity, store = stores
-    agent = await settle_in(identity)
+    agent = await attach(identity)
     await store.append([])
     assert await store.sessions(agent.org_id, 10) == []
 
@@ -274,7 +274,7 @@ async def test_an_empty_batch_is_nothing(stores: Stores) -> None:
 async def test_batches_that_arrive_at_once_are_counted_once(stores: Stores) -> None:
     """Several writers with overlapping batches over the same sessions: every turn once, indices without gaps."""
     identity, store = stores
-    agent = await settle_in(identity)
+    agent = await attach(identity)
     turns = [new_turn(agent, f"s{n % 3}", request_id=uuid4()) for n in range(30)]
     batches = [turns[start : start + 20] for start in (0, 10, 5, 0)] + [turns[::-1]]
     await asyncio.gather(*(store.append(batch) for batch in batches))

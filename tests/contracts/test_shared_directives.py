@@ -13,12 +13,12 @@ from redis import Redis
 from harness.chat_scene import DIRECTIVE
 from harness.redis_worker import RedisWorker
 from ibex.adapters.memory.shared_directives import InMemorySharedDirectives, NoSharedDirectives
-from ibex.domain.shared_directives import SharedDirective
+from ibex.domain.directives.shared import SharedDirective
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from ibex.domain.shared_directives import SharedDirectives
+    from ibex.domain.directives.shared import SharedDirectives
 
 ORG, AGENT = uuid4(), uuid4()
 EPOCH, LATER = "an epoch", "a later epoch"

@@ -12,14 +12,14 @@ import pytest
 from harness.auth import Identity, asking, serving
 from ibex.adapters.grpc.verifiers import GrpcTokenVerifier
 from ibex.domain.errors import InvalidTokenError, ServiceDegradedError, TokenSourceUnavailableError
-from ibex.domain.identity import PersonalAccessToken, Principal
-from ibex.domain.manage_identity import OrganizationStatus, TokenGrant, VerifyToken
-from ibex.domain.permissions import ADMIN, AGENT_DEFAULT, Permission, permissions_of
+from ibex.domain.identity.management import OrganizationStatus, TokenGrant, VerifyToken
+from ibex.domain.identity.model import PersonalAccessToken, Principal
+from ibex.domain.identity.permissions import ADMIN, AGENT_DEFAULT, Permission, permissions_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from ibex.domain.identity import TokenVerifier
+    from ibex.domain.identity.model import TokenVerifier
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from harness.exchanges import an_exchange
 from ibex.adapters.clickhouse.traces import ClickHouseTraces
 from ibex.adapters.memory.traces import InMemoryTraces
 from ibex.adapters.system.clock import SystemClock
-from ibex.domain.records import EmitterRecord, TimeSlice, TraceHistory
-from ibex.domain.traces import Trace, TraceSink, trace_of
+from ibex.domain.record.history import EmitterRecord, TimeSlice, TraceHistory
+from ibex.domain.record.traces import Trace, TraceSink, trace_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -13,13 +13,13 @@ from harness.exchanges import a_refusal, an_exchange
 from ibex.adapters.clickhouse.traces import ClickHouseTraces
 from ibex.adapters.memory.traces import InMemoryTraces
 from ibex.adapters.system.clock import SystemClock
-from ibex.domain.records import ModelSummary, TraceHistory
-from ibex.domain.traces import Trace, TraceSink, trace_of
+from ibex.domain.record.history import ModelSummary, TraceHistory
+from ibex.domain.record.traces import Trace, TraceSink, trace_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from ibex.domain.exchange import Exchange
+    from ibex.domain.record.exchange import Exchange
 
 ORG = UUID("0190c0de-0000-7000-8000-0000000000a1")
 HOUR = timedelta(hours=1)

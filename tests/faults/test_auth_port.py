@@ -26,7 +26,7 @@ from ibex.adapters.postgres.roles import AUTH_ROLE
 from ibex.adapters.system.clock import SystemClock
 from ibex.domain.errors import TokenSourceUnavailableError
 from ibex.domain.freshness.change_log import First
-from ibex.domain.identity import PersonalAccessToken
+from ibex.domain.identity.model import PersonalAccessToken
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,7 +14,7 @@ from harness.loopback import REQUEST, Loopback
 from harness.openai import ScriptedOpenAI
 from harness.openai_wire import completion, completion_body
 from harness.raw_http import WAIT_S, RawClient
-from ibex.adapters.http.client import Limits
+from ibex.adapters.http_server.client_connection import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

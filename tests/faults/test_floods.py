@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from ibex.domain.traces import Trace
+    from ibex.domain.record.traces import Trace
 
 pytestmark = pytest.mark.integration
 

@@ -19,8 +19,8 @@ import pytest
 from harness.record_stack import POLL_S, WAIT_S, Answer, RecordStack
 from harness.request_load import as_fast_as_answered, chat_request
 from harness.small_disk import SmallDisk, small_disk
-from ibex.domain.guessed_secrets import FREE_GUESSES, LANE_BURST, LANE_CALLS_A_SECOND
-from ibex.domain.identity import PersonalAccessToken
+from ibex.domain.identity.guessed_secrets import FREE_GUESSES, LANE_BURST, LANE_CALLS_A_SECOND
+from ibex.domain.identity.model import PersonalAccessToken
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

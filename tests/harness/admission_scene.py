@@ -14,9 +14,6 @@ from ibex.adapters.memory.watch import InProcessWatch
 from ibex.adapters.system.ids import SystemIds
 from ibex.adapters.telemetry.caches import CacheTelemetry
 from ibex.adapters.telemetry.registry import Registry
-from ibex.domain.admit_caller import AdmitCaller, Admitted, Credentials
-from ibex.domain.auth_calls import AuthCalls
-from ibex.domain.cached_identity import CachedAgents, CachedTokens, agent_policy, token_policy
 from ibex.domain.freshness.cache import FreshCache
 from ibex.domain.freshness.change_log import WatchServer
 from ibex.domain.freshness.kinds import Kind
@@ -24,18 +21,21 @@ from ibex.domain.freshness.token_filter import TokenFilter
 from ibex.domain.freshness.unknown_tokens import UnknownTokens
 from ibex.domain.freshness.validity import Validity
 from ibex.domain.freshness.watch import Watch
-from ibex.domain.manage_identity import ManageIdentity, TokenGrant, VerifyAgent, VerifyToken
-from ibex.domain.open_exchange import OpenExchange
-from ibex.domain.permissions import CHAT
-from ibex.domain.refused_requests import RefusedRequests
-from ibex.domain.token_hash import TokenPeppers
+from ibex.domain.identity.auth_calls import AuthCalls
+from ibex.domain.identity.cache import CachedAgents, CachedTokens, agent_policy, token_policy
+from ibex.domain.identity.management import ManageIdentity, TokenGrant, VerifyAgent, VerifyToken
+from ibex.domain.identity.permissions import CHAT
+from ibex.domain.identity.token_hash import TokenPeppers
+from ibex.domain.proxying.admission import Admission, Admitted, Credentials
+from ibex.domain.proxying.refused_requests import RefusedRequests
+from ibex.domain.record.in_flight import InFlightExchange
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from uuid import UUID
 
     from ibex.domain.clock import Clock
-    from ibex.domain.identity import PersonalAccessToken
+    from ibex.domain.identity.model import PersonalAccessToken
 
 _UNHURRIED_S = 10.0
 _TENANTS = 20
@@ -72,7 +72,7 @@ class AdmissionScene:
         def cache(kind: Kind, policy: Any, absent: Any = None) -> FreshCache[Any, Any]:
             return FreshCache(kind, {}, policy, validity, clock, observer, absent)
 
-        self._admit = AdmitCaller(
+        self._admission = Admission(
             CachedTokens(
                 VerifyToken(self.store, peppers, self.auth.epochs, clock),
                 unknown,
@@ -110,9 +110,9 @@ class AdmissionScene:
         raise AssertionError("auth never reads an epoch in time")
 
     async def admit(self, tenant: Tenant, token: PersonalAccessToken) -> Admitted:
-        """Admit a request of a tenant. Raises as ``AdmitCaller``."""
+        """Admit a request of a tenant. Raises as ``Admission``."""
         credentials = Credentials(f"Bearer {token.reveal()}", str(tenant.agent_id))
-        return await self._admit(credentials, OpenExchange.begin(self.clock, REQUEST_ID, TRACE_ID))
+        return await self._admission(credentials, InFlightExchange.begin(self.clock, REQUEST_ID, TRACE_ID))
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[AdmissionScene]:

@@ -28,9 +28,9 @@ from ibex.adapters.memory.identity import InMemoryIdentity
 from ibex.adapters.memory.ids import SequentialIds
 from ibex.domain.errors import AuthUnavailableError, ServiceDegradedError, SourceUnavailableError
 from ibex.domain.freshness.change_log import WatchServer
-from ibex.domain.manage_identity import ManageIdentity, TokenGrant, VerifyAgent, VerifyToken
-from ibex.domain.permissions import ADMIN, AGENT_DEFAULT
-from ibex.domain.token_hash import TokenPeppers
+from ibex.domain.identity.management import ManageIdentity, TokenGrant, VerifyAgent, VerifyToken
+from ibex.domain.identity.permissions import ADMIN, AGENT_DEFAULT
+from ibex.domain.identity.token_hash import TokenPeppers
 
 if TYPE_CHECKING:
     import signal
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
     from ibex.adapters.grpc.calls import CallObserver
     from ibex.adapters.grpc.tls import ClientTls
-    from ibex.domain.identity import Agent, PersonalAccessToken, Principal
-    from ibex.domain.manage_identity import NamedAgent, Organization, StoredToken
+    from ibex.domain.identity.management import NamedAgent, Organization, StoredToken
+    from ibex.domain.identity.model import Agent, PersonalAccessToken, Principal
 
 LOOPBACK = "127.0.0.1"
 CREDENTIAL = "a service credential of some length"

@@ -27,9 +27,9 @@ from ibex.adapters.postgres.identity import PostgresIdentity
 from ibex.adapters.postgres.roles import AUTH_ROLE
 from ibex.adapters.system.clock import SystemClock
 from ibex.adapters.system.ids import SystemIds
-from ibex.domain.manage_identity import ManageIdentity, TokenGrant
-from ibex.domain.permissions import ADMIN, AGENT_DEFAULT
-from ibex.domain.token_hash import TokenPeppers
+from ibex.domain.identity.management import ManageIdentity, TokenGrant
+from ibex.domain.identity.permissions import ADMIN, AGENT_DEFAULT
+from ibex.domain.identity.token_hash import TokenPeppers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from harness.postgres import PostgresDatabase
     from ibex.adapters.grpc.channel import GrpcAuthChannel
-    from ibex.domain.identity import PersonalAccessToken
+    from ibex.domain.identity.model import PersonalAccessToken
 
 PEPPER = bytes(range(32))
 PEPPERS = "k:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="

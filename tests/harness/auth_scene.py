@@ -10,15 +10,15 @@ import pytest
 
 from harness.auth import CREDENTIAL, bearer
 from ibex.adapters.grpc.generated import auth_pb2
-from ibex.domain.manage_identity import TokenGrant
+from ibex.domain.identity.management import TokenGrant
 
 if TYPE_CHECKING:
     from uuid import UUID
 
     from harness.auth import Identity
     from ibex.adapters.grpc.server import AuthServer
-    from ibex.domain.identity import PersonalAccessToken
-    from ibex.domain.permissions import Permission
+    from ibex.domain.identity.model import PersonalAccessToken
+    from ibex.domain.identity.permissions import Permission
 
 Code = grpc.StatusCode
 SERVICE_METADATA = bearer(CREDENTIAL)

@@ -17,21 +17,8 @@ from ibex.adapters.memory.observers import RecordingObserver
 from ibex.adapters.memory.rate_limits import InMemoryRateLimiter
 from ibex.adapters.memory.shared_directives import InMemorySharedDirectives
 from ibex.adapters.memory.watch import InProcessWatch
-from ibex.domain.admit_caller import AdmitCaller, Credentials
-from ibex.domain.auth_calls import AuthCalls
-from ibex.domain.cached_identity import (
-    CachedAgents,
-    CachedDirectives,
-    CachedTokens,
-    agent_policy,
-    directive_policy,
-    token_policy,
-)
-from ibex.domain.chat import ChatRequest, Member, Message
-from ibex.domain.complete_chat import ChatCall, CompleteChat
-from ibex.domain.directives import Directive, InjectionMode, text_hash
+from ibex.domain.directives.model import Directive, InjectionMode, text_hash
 from ibex.domain.errors import ErrorCode, IbexError
-from ibex.domain.fair_share import Capacity, Reservation
 from ibex.domain.freshness.cache import Fetched, FreshCache
 from ibex.domain.freshness.change_log import WatchServer
 from ibex.domain.freshness.kinds import Kind, unknown_epoch
@@ -39,23 +26,42 @@ from ibex.domain.freshness.token_filter import TokenFilter
 from ibex.domain.freshness.unknown_tokens import UnknownTokens
 from ibex.domain.freshness.validity import Validity
 from ibex.domain.freshness.watch import Watch
-from ibex.domain.identity import Agent, AgentStatus, PersonalAccessToken, Principal
-from ibex.domain.journal import Batch, JournalUnavailableError, Sink
-from ibex.domain.permissions import AGENT_DEFAULT
-from ibex.domain.providers import CompletionBody, CompletionStream, OutgoingRequest, ProviderRegistry, StreamEvent
-from ibex.domain.refused_requests import RefusedRequests
-from ibex.domain.settle_exchange import SettleExchange
+from ibex.domain.identity.auth_calls import AuthCalls
+from ibex.domain.identity.cache import (
+    CachedAgents,
+    CachedDirectives,
+    CachedTokens,
+    agent_policy,
+    directive_policy,
+    token_policy,
+)
+from ibex.domain.identity.model import Agent, AgentStatus, PersonalAccessToken, Principal
+from ibex.domain.identity.permissions import AGENT_DEFAULT
+from ibex.domain.proxying.admission import Admission, Credentials
+from ibex.domain.proxying.capacity import Capacity, Reservation
+from ibex.domain.proxying.chat import ChatRequest, Member, Message
+from ibex.domain.proxying.provider import (
+    ProviderBody,
+    ProviderRegistry,
+    ProviderRequest,
+    ProviderStream,
+    StreamEvent,
+)
+from ibex.domain.proxying.proxy_request import IncomingRequest, ProxyRequest
+from ibex.domain.proxying.refused_requests import RefusedRequests
+from ibex.domain.record.journal import Batch, JournalUnavailableError, Sink
+from ibex.domain.record.recorder import Recorder
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from datetime import datetime
 
     from ibex.domain.clock import Clock
-    from ibex.domain.directives import DirectiveLookup
-    from ibex.domain.exchange import Exchange
+    from ibex.domain.directives.model import DirectiveLookup
     from ibex.domain.freshness.kinds import Epoch
-    from ibex.domain.identity import AgentVerifier, TokenVerifier
-    from ibex.domain.rate_limits import Tally
+    from ibex.domain.identity.model import AgentVerifier, TokenVerifier
+    from ibex.domain.identity.rate_limits import Tally
+    from ibex.domain.record.exchange import Exchange
 
 ORG = UUID(int=0x0A)
 OTHER_ORG = UUID(int=0x0B)
@@ -130,10 +136,10 @@ def chat_request(*, stream: bool = False, include_usage: bool | None = None, mod
     )
 
 
-def outgoing_request(*, stream: bool = False, include_usage: bool | None = None) -> OutgoingRequest:
+def outgoing_request(*, stream: bool = False, include_usage: bool | None = None) -> ProviderRequest:
     """Return ``chat_request`` as a provider is asked it, without a directive."""
     asked = chat_request(stream=stream, include_usage=include_usage)
-    return OutgoingRequest(asked.model, asked.stream, asked.body)
+    return ProviderRequest(asked.model, asked.stream, asked.body)
 
 
 def event(data: bytes) -> StreamEvent:
@@ -236,7 +242,7 @@ class ScriptedDirectives:
 
 @dataclass(slots=True)
 class ScriptedStream:
-    """A ``CompletionStream`` that gives out its reads one by one; an exception among them is raised."""
+    """A ``ProviderStream`` that gives out its reads one by one; an exception among them is raised."""
 
     reads: Sequence[Sequence[StreamEvent] | Exception]
     attempts: int = 1
@@ -266,18 +272,18 @@ class ScriptedStream:
 
 @dataclass(slots=True)
 class ScriptedProvider:
-    """A ``CompletionProvider`` with one answer."""
+    """A ``Provider`` with one answer."""
 
-    answer: CompletionBody | CompletionStream | Exception
+    answer: ProviderBody | ProviderStream | Exception
     reports_stream_usage: bool = True
     name: str = "openai"
     models: tuple[str, ...] = ("gpt-*",)
-    asked: list[OutgoingRequest] = field(default_factory=list)
+    asked: list[ProviderRequest] = field(default_factory=list)
     on_asked: Callable[[], None] = _nothing
     cancelled: int = 0
     handed_out: int = 0
 
-    async def complete(self, request: OutgoingRequest) -> CompletionBody | CompletionStream:
+    async def complete(self, request: ProviderRequest) -> ProviderBody | ProviderStream:
         """Give the answer."""
         self.asked.append(request)
         self.on_asked()
@@ -439,7 +445,7 @@ def principal(**changes: Any) -> Principal:
 class ChatScene:
     """Everything that a chat call meets; change a neighbour's answer before calling."""
 
-    def __init__(self, answer: CompletionBody | CompletionStream | Exception, request: ChatRequest) -> None:
+    def __init__(self, answer: ProviderBody | ProviderStream | Exception, request: ChatRequest) -> None:
         self.clock = ManualClock()
         self.ids = SequentialIds()
         self.epochs = InMemoryEpochs(self.clock, SequentialIds(EPOCH_SEED))
@@ -452,7 +458,7 @@ class ChatScene:
         self.journal = ScriptedJournal()
         self.observer = RecordingObserver()
         self.body = BodyReader(request)
-        self.settle = SettleExchange(self.journal, [self.observer], self.ids, status_of)
+        self.recorder = Recorder(self.journal, [self.observer], self.ids, status_of)
         self.credentials = Credentials(BEARER, str(AGENT))
         self.session_handle: str | None = "conversation-1"
         self.ends_session = False
@@ -464,10 +470,10 @@ class ChatScene:
     async def _delay(self, seconds: float) -> None:
         self.delays.append(seconds)
 
-    def admit_caller(self) -> AdmitCaller:
+    def admission(self) -> Admission:
         """Return the use case's first half."""
         tokens, agents = self.caches.tokens(self.tokens), self.caches.agents(self.agents)
-        return AdmitCaller(
+        return Admission(
             tokens,
             agents,
             self.rate_limiter,
@@ -477,20 +483,20 @@ class ChatScene:
             sleep=self._delay,
         )
 
-    def use_case(self) -> CompleteChat:
+    def use_case(self) -> ProxyRequest:
         """Return the use case over the neighbours as they are now."""
-        return CompleteChat(
-            admit=self.admit_caller(),
+        return ProxyRequest(
+            admit=self.admission(),
             directives=self.caches.directives(self.directives),
             providers=ProviderRegistry([self.provider]),
-            settle=self.settle,
+            recorder=self.recorder,
             clock=self.clock,
             ids=self.ids,
         )
 
-    def call(self) -> ChatCall:
+    def call(self) -> IncomingRequest:
         """Return the call of the scene's client."""
-        return ChatCall(
+        return IncomingRequest(
             request_id=REQUEST_ID,
             trace_id=TRACE_ID,
             credentials=self.credentials,

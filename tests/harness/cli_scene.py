@@ -14,9 +14,9 @@ from ibex.adapters.memory.identity import InMemoryIdentity
 from ibex.adapters.memory.ids import SequentialIds
 from ibex.adapters.memory.sessions import InMemorySessions
 from ibex.adapters.memory.traces import InMemoryTraces
-from ibex.domain.manage_directives import ManageDirectives
-from ibex.domain.manage_identity import ManageIdentity
-from ibex.domain.token_hash import TokenPeppers
+from ibex.domain.directives.management import ManageDirectives
+from ibex.domain.identity.management import ManageIdentity
+from ibex.domain.identity.token_hash import TokenPeppers
 from ibex.entrypoints.administration import Administration
 from ibex.entrypoints.cli.invocation import Invocation
 from ibex.entrypoints.cli.main import main
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import httpx
     import pytest
 
-    from ibex.entrypoints.diagnosis import Examination
+    from ibex.entrypoints.diagnosis import DoctorCheck
     from ibex.entrypoints.settings import Settings
 
 
@@ -69,14 +69,14 @@ class CliScene:
         self.environ: dict[str, str] = {}
         self.failure: Exception | None = None
         self.transport: httpx.BaseTransport | None = None
-        self.examinations: Sequence[Examination] = ()
+        self.doctor_checks: Sequence[DoctorCheck] = ()
         self.dotenv = folder / ".env"
         self._capsys = capsys
 
     def run(self, *arguments: str) -> Done:
         """Run a command in this process."""
         invocation = Invocation(
-            self.home, self.environ, self._open, self.transport, str(self.dotenv), lambda *_: self.examinations
+            self.home, self.environ, self._open, self.transport, str(self.dotenv), lambda *_: self.doctor_checks
         )
         code = main(list(arguments), invocation)
         captured = self._capsys.readouterr()

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import pytest
 
-from ibex.adapters.clickhouse.connection import Address, disconnect
+from ibex.adapters.clickhouse.connection import ClickHouseAddress, disconnect
 from ibex.adapters.clickhouse.engine import ClickHouseEngine
 from ibex.adapters.clickhouse.migrate import migrate
 
@@ -37,7 +37,7 @@ class ClickHouseDatabase:
 
     def client(self) -> Client:
         """Return a client of it, to be closed with ``disconnect``."""
-        return Address.parse(self.url).connect()
+        return ClickHouseAddress.parse(self.url).connect()
 
     def dump(self) -> str:
         """Return every trace, as text: for looking for what must not be there."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
     from uuid import UUID
 
-    from ibex.domain.manage_directives import DirectiveState, ManageDirectives
+    from ibex.domain.directives.management import DirectiveState, ManageDirectives
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,18 +20,18 @@ from harness.chat_scene import (
 from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.memory.epochs import InMemoryEpochs
 from ibex.adapters.memory.ids import SequentialIds
-from ibex.domain.admit_caller import AdmitCaller, Credentials
-from ibex.domain.identity import Agent, AgentStatus
-from ibex.domain.open_exchange import OpenExchange
-from ibex.domain.refused_requests import RefusedRequests
+from ibex.domain.identity.model import Agent, AgentStatus
+from ibex.domain.proxying.admission import Admission, Credentials
+from ibex.domain.proxying.refused_requests import RefusedRequests
+from ibex.domain.record.in_flight import InFlightExchange
 
 if TYPE_CHECKING:
-    from ibex.domain.exchange import Caller
     from ibex.domain.freshness.kinds import Kind
+    from ibex.domain.record.exchange import Caller
 
 
 class Door:
-    """The use case with its neighbours and the notes of one request."""
+    """The use case with its neighbours and the exchange in flight of one request."""
 
     def __init__(self) -> None:
         self.clock = ManualClock()
@@ -40,8 +40,8 @@ class Door:
         self.agents = ScriptedAgents(Agent(AGENT, ORG, AgentStatus.ACTIVE), epochs=self.epochs)
         self.rate_limiter = WaitingRateLimiter(self.epochs)
         self.caches = Caches(self.clock)
-        self.notes = OpenExchange.begin(self.clock, UUID(int=1), "t" * 32)
-        self.admit = AdmitCaller(
+        self.in_flight = InFlightExchange.begin(self.clock, UUID(int=1), "t" * 32)
+        self.admit = Admission(
             self.caches.tokens(self.tokens),
             self.caches.agents(self.agents),
             self.rate_limiter,
@@ -50,9 +50,9 @@ class Door:
         )
 
     async def knock(self, authorization: str | None = BEARER, agent_id: str | None = str(AGENT)) -> Caller | None:
-        """Ask to be let in, and return who the notes say came."""
-        await self.admit(Credentials(authorization, agent_id), self.notes)
-        return self.notes.caller
+        """Ask to be let in, and return who the exchange in flight say came."""
+        await self.admit(Credentials(authorization, agent_id), self.in_flight)
+        return self.in_flight.caller
 
     async def warm(self) -> None:
         """Be let in, so that token and agent are cached."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from harness.freshness_links import Link
-    from harness.freshness_processes import Process, Region
+    from harness.freshness_processes import Process, SharedMemorySegment
     from harness.freshness_world import World
 
 LOSS_S = 1.0
@@ -75,7 +75,7 @@ class Faults:
             "proxy-auth": [worker.to_auth for worker in world.workers],
         }[between]
 
-    def _to_redis(self, region: Region) -> list[Link]:
+    def _to_redis(self, region: SharedMemorySegment) -> list[Link]:
         return [*(replica.to_epochs for replica in region.replicas), *(worker.to_epochs for worker in region.workers)]
 
     def _change_soon(self) -> None:

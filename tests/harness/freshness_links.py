@@ -13,7 +13,7 @@ from ibex.domain.freshness.change_log import ChangeLogUnavailableError
 from ibex.domain.freshness.kinds import Epoch, unknown_epoch
 from ibex.domain.freshness.token_filter import TokensUnavailableError
 from ibex.domain.freshness.watch import StreamLostError
-from ibex.domain.rate_limits import Tally
+from ibex.domain.identity.rate_limits import Tally
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from ibex.domain.freshness.cache import Fetched
     from ibex.domain.freshness.change_log import ChangesRead, WatchMessage, WatchServer
     from ibex.domain.freshness.token_filter import TokensPage
-    from ibex.domain.identity import Agent, AgentStatus, PersonalAccessToken, Principal
-    from ibex.domain.manage_identity import NamedAgent, Organization, OrganizationStatus, StoredToken
+    from ibex.domain.identity.management import NamedAgent, Organization, OrganizationStatus, StoredToken
+    from ibex.domain.identity.model import Agent, AgentStatus, PersonalAccessToken, Principal
 
 T = TypeVar("T")
 

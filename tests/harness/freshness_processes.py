@@ -17,9 +17,6 @@ from harness.freshness_links import (
     TokensOverLink,
     UnreachableError,
 )
-from ibex.domain.admit_caller import AdmitCaller
-from ibex.domain.auth_calls import AuthCalls
-from ibex.domain.cached_identity import CachedAgents, CachedTokens, agent_policy, token_policy
 from ibex.domain.errors import IbexError
 from ibex.domain.freshness.cache import FreshCache
 from ibex.domain.freshness.change_log import WatchServer
@@ -28,9 +25,12 @@ from ibex.domain.freshness.token_filter import TokenFilter, TokensUnavailableErr
 from ibex.domain.freshness.unknown_tokens import UnknownTokens
 from ibex.domain.freshness.validity import Validity
 from ibex.domain.freshness.watch import Watch
-from ibex.domain.manage_identity import ManageIdentity, VerifyAgent, VerifyToken
-from ibex.domain.refused_requests import RefusedRequests
-from ibex.domain.token_hash import TokenPeppers
+from ibex.domain.identity.auth_calls import AuthCalls
+from ibex.domain.identity.cache import CachedAgents, CachedTokens, agent_policy, token_policy
+from ibex.domain.identity.management import ManageIdentity, VerifyAgent, VerifyToken
+from ibex.domain.identity.token_hash import TokenPeppers
+from ibex.domain.proxying.admission import Admission
+from ibex.domain.proxying.refused_requests import RefusedRequests
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -44,9 +44,9 @@ if TYPE_CHECKING:
     from ibex.domain.clock import Clock
     from ibex.domain.freshness.cache import Fetched
     from ibex.domain.freshness.token_filter import TokensPage
-    from ibex.domain.identity import Agent, PersonalAccessToken, Principal
+    from ibex.domain.identity.management import IdentityStore
+    from ibex.domain.identity.model import Agent, PersonalAccessToken, Principal
     from ibex.domain.ids import IdSource
-    from ibex.domain.manage_identity import IdentityStore
 
 EPOCHS_TIMEOUT_S = 0.5
 COUNTER_TIMEOUT_S = 0.05
@@ -81,7 +81,7 @@ class Parts:
 
 
 @dataclass(slots=True)
-class Region:
+class SharedMemorySegment:
     """A Redis, and what runs beside it. ``stale_if_error_s`` is 0 where there are several regions."""
 
     epochs: InMemoryEpochs
@@ -151,7 +151,7 @@ class Process:
 class Replica(Process):
     """One auth process, which can be killed and started again."""
 
-    def __init__(self, parts: Parts, region: Region, on_bug: Callable[[BaseException], None]) -> None:
+    def __init__(self, parts: Parts, region: SharedMemorySegment, on_bug: Callable[[BaseException], None]) -> None:
         super().__init__(on_bug)
         self._parts = parts
         self._region = region
@@ -197,7 +197,7 @@ class Worker(Process):
     def __init__(
         self,
         parts: Parts,
-        region: Region,
+        region: SharedMemorySegment,
         at: Callable[[Worker, Callable[[Replica], Awaitable[object]]], Awaitable[object]],
         on_bug: Callable[[BaseException], None],
     ) -> None:
@@ -228,7 +228,7 @@ class Worker(Process):
             calls,
             clock,
         )
-        self.admit = AdmitCaller(tokens, agents, counter, RefusedRequests(default_rpm=0), default_rpm=0)
+        self.admit = Admission(tokens, agents, counter, RefusedRequests(default_rpm=0), default_rpm=0)
         self._last: Replica | None = None
         self.spawn(self.watch.run())
         self.spawn(self.filter.run())

@@ -16,26 +16,26 @@ from typing import TYPE_CHECKING, TypeVar
 
 from harness.freshness_faults import Faults
 from harness.freshness_links import UnreachableError
-from harness.freshness_processes import STALE_IF_ERROR_S, Parts, Region, Replica, Rules, Worker
+from harness.freshness_processes import STALE_IF_ERROR_S, Parts, Replica, Rules, SharedMemorySegment, Worker
 from harness.simulated_time import LoopClock
 from harness.tenants import new_agent, new_organization
 from ibex.adapters.memory.epochs import InMemoryEpochs
 from ibex.adapters.memory.identity import InMemoryIdentity
 from ibex.adapters.memory.ids import SequentialIds
-from ibex.domain.admit_caller import Credentials
 from ibex.domain.errors import AgentSuspendedError, InvalidTokenError, RetryableError
 from ibex.domain.freshness.kinds import BOUND_S
-from ibex.domain.identity import AgentStatus
-from ibex.domain.manage_identity import OrganizationStatus, TokenGrant
-from ibex.domain.open_exchange import OpenExchange
-from ibex.domain.permissions import AGENT_DEFAULT
+from ibex.domain.identity.management import OrganizationStatus, TokenGrant
+from ibex.domain.identity.model import AgentStatus
+from ibex.domain.identity.permissions import AGENT_DEFAULT
+from ibex.domain.proxying.admission import Credentials
+from ibex.domain.record.in_flight import InFlightExchange
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
     from datetime import datetime
     from uuid import UUID
 
-    from ibex.domain.identity import PersonalAccessToken
+    from ibex.domain.identity.model import PersonalAccessToken
 
 T = TypeVar("T")
 
@@ -149,7 +149,9 @@ class World:
         self.parts = Parts(self.random, clock, ids, self.store, self.rules)
         number = regions or self.random.choice((1, 1, 2))
         stale_if_error_s = STALE_IF_ERROR_S if number == 1 else 0.0
-        self.regions = [Region(InMemoryEpochs(clock, ids), stale_if_error_s, each) for each in range(number)]
+        self.regions = [
+            SharedMemorySegment(InMemoryEpochs(clock, ids), stale_if_error_s, each) for each in range(number)
+        ]
         self.tenants: dict[UUID, Tenant] = {}
         self.revocations: defaultdict[UUID, Ban] = defaultdict(Ban)
         self.holders: list[Holder] = []
@@ -242,7 +244,7 @@ class World:
     # What is asked of auth, at whichever replica is up
 
     def _at_a_replica_of(
-        self, region: Region
+        self, region: SharedMemorySegment
     ) -> Callable[[Worker, Callable[[Replica], Awaitable[object]]], Awaitable[object]]:
         async def ask(_worker: Worker, what: Callable[[Replica], Awaitable[object]]) -> object:
             alive = [replica for replica in region.replicas if replica.alive]
@@ -271,15 +273,15 @@ class World:
 
     async def _request(self, worker: Worker, holder: Holder) -> None:
         began, well = self.now, self.is_well
-        notes = OpenExchange.begin(self.clock, holder.token.token_id, "t" * 32)
+        in_flight = InFlightExchange.begin(self.clock, holder.token.token_id, "t" * 32)
         credentials = Credentials(f"Bearer {holder.token.reveal()}", str(holder.tenant.agent_id))
         try:
             await worker.may_run.wait()
-            admitted = await worker.admit(credentials, notes)
+            admitted = await worker.admit(credentials, in_flight)
             await asyncio.sleep(self.random.choice((0.0, 0.0, 0.01, 4.0)) * self.random.random())
             await worker.may_run.wait()
             if self.rules.checks_again:
-                await worker.admit.recheck(admitted, notes)
+                await worker.admit.recheck(admitted, in_flight)
         except InvalidTokenError:
             outcome = "invalid"
         except AgentSuspendedError:

@@ -13,25 +13,25 @@ from urllib.parse import unquote
 import uvicorn
 
 from harness.chat_scene import AGENT, BEARER, ChatScene, ScriptedStream, chat_request, pause
-from ibex.adapters.http.app import create_app
-from ibex.adapters.http.client import Limits
-from ibex.adapters.http.connections import ConnectionLimits
-from ibex.adapters.http.drain import Drain
-from ibex.adapters.http.errors import status_of
-from ibex.adapters.http.server_protocol import LimitedHttpProtocol
-from ibex.domain.providers import CompletionBody, ProviderRegistry
-from ibex.domain.settle_exchange import ExchangeObserver, SettleExchange
+from ibex.adapters.http_server.app import create_app
+from ibex.adapters.http_server.client_connection import Limits
+from ibex.adapters.http_server.connections import ConnectionLimits
+from ibex.adapters.http_server.drain import Drain
+from ibex.adapters.http_server.errors import status_of
+from ibex.adapters.http_server.server_protocol import LimitedHttpProtocol
+from ibex.domain.proxying.provider import ProviderBody, ProviderRegistry
+from ibex.domain.record.recorder import ExchangeObserver, Recorder
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
     from uuid import UUID
 
-    from ibex.adapters.http.asgi import App, Message
-    from ibex.adapters.http.observer import RequestObserver
-    from ibex.adapters.http.readiness import ReadinessCheck
+    from ibex.adapters.http_server.asgi import App, Message
+    from ibex.adapters.http_server.observer import RequestObserver
+    from ibex.adapters.http_server.readiness import ReadinessCheck
     from ibex.domain.errors import ErrorCode
-    from ibex.domain.open_exchange import OpenExchange
-    from ibex.domain.providers import CompletionStream
+    from ibex.domain.proxying.provider import ProviderStream
+    from ibex.domain.record.in_flight import InFlightExchange
 
 CHAT = "/v1/chat/completions"
 REQUEST = b'{"model":"gpt-4o","messages":[{"role":"user","content":"Hello"}]}'
@@ -51,7 +51,7 @@ class Ended:
     method: str
     route: str
     status: int
-    notes: OpenExchange | None
+    in_flight: InFlightExchange | None
 
 
 @dataclass(slots=True)
@@ -73,10 +73,10 @@ class RecordingRequestObserver:
         """Remember the exception."""
         self.failures.append(error)
 
-    def ended(self, method: str, route: str, status: int, duration_ns: int, notes: OpenExchange | None) -> None:
+    def ended(self, method: str, route: str, status: int, duration_ns: int, in_flight: InFlightExchange | None) -> None:
         """Remember the end."""
         assert duration_ns >= 0
-        self.requests.append(Ended(method, route, status, notes))
+        self.requests.append(Ended(method, route, status, in_flight))
         self.one_over.set()
 
     def refused(self, method: str, route: str, status: int, code: ErrorCode, duration_ns: int) -> None:
@@ -107,7 +107,7 @@ class ScriptedCheck:
 
 @dataclass(slots=True)
 class HeldStream:
-    """A ``CompletionStream`` that gives out what is put into its queue; None ends it."""
+    """A ``ProviderStream`` that gives out what is put into its queue; None ends it."""
 
     queue: asyncio.Queue[Sequence[Any] | Exception | None] = field(default_factory=asyncio.Queue)
     attempts: int = 1
@@ -128,9 +128,9 @@ class HeldStream:
 
 @dataclass(slots=True)
 class HeldProvider:
-    """A ``CompletionProvider`` that does not answer before it is let go; tells when it is asked and when cancelled."""
+    """A ``Provider`` that does not answer before it is let go; tells when it is asked and when cancelled."""
 
-    answer: CompletionBody
+    answer: ProviderBody
     reports_stream_usage: bool = True
     name: str = "openai"
     models: tuple[str, ...] = ("gpt-*",)
@@ -138,7 +138,7 @@ class HeldProvider:
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     let_go: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def complete(self, request: object) -> CompletionBody:
+    async def complete(self, request: object) -> ProviderBody:
         """Wait, then answer."""
         assert request is not None
         self.asked.set()
@@ -173,8 +173,8 @@ class Response:
 class HttpScene:
     """A chat scene with HTTP around it; change what a neighbour answers before calling."""
 
-    def __init__(self, answer: CompletionBody | CompletionStream | Exception | None = None) -> None:
-        self.chat = ChatScene(CompletionBody(COMPLETION) if answer is None else answer, chat_request())
+    def __init__(self, answer: ProviderBody | ProviderStream | Exception | None = None) -> None:
+        self.chat = ChatScene(ProviderBody(COMPLETION) if answer is None else answer, chat_request())
         self.observer: RecordingRequestObserver = RecordingRequestObserver()
         self.checks: list[ReadinessCheck] = []
         self.drain = Drain()
@@ -185,10 +185,10 @@ class HttpScene:
     def app(self, observer: RequestObserver | None = None, exchange_observers: Sequence[ExchangeObserver] = ()) -> App:
         """Return the application over the neighbours as they are now."""
         chat = self.chat
-        chat.settle = SettleExchange(chat.journal, [chat.observer, *exchange_observers], chat.ids, status_of)
+        chat.recorder = Recorder(chat.journal, [chat.observer, *exchange_observers], chat.ids, status_of)
         return create_app(
-            complete_chat=chat.use_case(),
-            admit_caller=chat.admit_caller(),
+            proxy_request=chat.use_case(),
+            admission=chat.admission(),
             providers=ProviderRegistry([chat.provider]),
             clock=chat.clock,
             ids=chat.ids,

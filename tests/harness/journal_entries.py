@@ -13,8 +13,8 @@ from harness.exchanges import REQUESTED_AT, an_exchange
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from ibex.domain.exchange import Exchange
-    from ibex.domain.journal import Sink
+    from ibex.domain.record.exchange import Exchange
+    from ibex.domain.record.journal import Sink
 
 _sequence = count(1)
 

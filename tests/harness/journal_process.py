@@ -9,7 +9,7 @@ import sys
 from harness.journal_entries import new_exchange
 from ibex.adapters.journal.sqlite import SqliteJournal
 from ibex.adapters.system.ids import SystemIds
-from ibex.domain.journal import JournalUnavailableError, Sink
+from ibex.domain.record.journal import JournalUnavailableError, Sink
 
 DISK_BYTES = 300_000
 CONCURRENCY = 20

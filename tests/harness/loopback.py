@@ -24,15 +24,15 @@ from dependency_injector import providers
 from harness.http_scene import served
 from harness.openai_wire import completion, completion_body, stream_events, text_deltas, text_stream
 from harness.raw_http import WAIT_S, RawClient, Seen
-from ibex.adapters.http.connections import ConnectionLimits
+from ibex.adapters.http_server.connections import ConnectionLimits
 from ibex.adapters.memory.directives import InMemoryDirectives
 from ibex.adapters.memory.identity import InMemoryIdentity
 from ibex.adapters.memory.sessions import InMemorySessions
 from ibex.adapters.memory.traces import InMemoryTraces
 from ibex.adapters.openai.transport import Http1Transport
-from ibex.domain.bootstrap import FirstNames, bootstrap
 from ibex.entrypoints.containers import Management, application_of
 from ibex.entrypoints.environments import EmbeddedAdapters
+from ibex.entrypoints.first_installation import FirstNames, bootstrap
 from ibex.entrypoints.lifespan import running
 from ibex.entrypoints.proxy_server import connection_limits
 from ibex.entrypoints.settings import Settings
@@ -43,10 +43,10 @@ if TYPE_CHECKING:
 
     from harness.openai import ScriptedOpenAI
     from harness.openai_wire import Script
-    from ibex.adapters.http.client import Limits
-    from ibex.domain.bootstrap import Installation
-    from ibex.domain.exchange import Exchange
-    from ibex.domain.traces import Trace
+    from ibex.adapters.http_server.client_connection import Limits
+    from ibex.domain.record.exchange import Exchange
+    from ibex.domain.record.traces import Trace
+    from ibex.entrypoints.first_installation import Installation
 
 CHAT = "/v1/chat/completions"
 DIRECTIVE = "Be brief."
@@ -80,7 +80,7 @@ class _Heard:
     aggregates: list[Exchange] = field(default_factory=list)
     news: threading.Condition = field(default_factory=threading.Condition)
 
-    def settled(self, exchange: Exchange, *, journaled: bool) -> None:
+    def recorded(self, exchange: Exchange, *, journaled: bool) -> None:
         """Remember an exchange."""
         with self.news:
             self.exchanges.append((exchange, journaled))

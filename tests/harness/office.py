@@ -12,16 +12,16 @@ from ibex.adapters.memory.epochs import InMemoryEpochs
 from ibex.adapters.memory.identity import InMemoryIdentity
 from ibex.adapters.memory.ids import SequentialIds
 from ibex.domain.errors import InvalidTokenError
-from ibex.domain.manage_identity import ManageIdentity, TokenGrant, VerifyAgent, VerifyToken
-from ibex.domain.permissions import CHAT
-from ibex.domain.token_hash import TokenPeppers
+from ibex.domain.identity.management import ManageIdentity, TokenGrant, VerifyAgent, VerifyToken
+from ibex.domain.identity.permissions import CHAT
+from ibex.domain.identity.token_hash import TokenPeppers
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from ibex.domain.freshness.change_log import Change
-    from ibex.domain.identity import PersonalAccessToken
-    from ibex.domain.manage_identity import NamedAgent, Organization
+    from ibex.domain.identity.management import NamedAgent, Organization
+    from ibex.domain.identity.model import PersonalAccessToken
 
 PEPPERS = TokenPeppers({"k1": b"a pepper of some length"})
 MISSING = UUID(int=404)

@@ -30,7 +30,7 @@ from harness.postgres import PostgresDatabase
 from harness.production import BOOTSTRAP, Production
 from harness.redis import RedisServer, redis_server_program
 from harness.small_disk import mounted
-from ibex.adapters.clickhouse.connection import Address, disconnect
+from ibex.adapters.clickhouse.connection import ClickHouseAddress, disconnect
 from ibex.adapters.clickhouse.engine import ClickHouseEngine
 from ibex.adapters.clickhouse.migrate import migrate
 from ibex.adapters.postgres import migrate as postgres_migrate
@@ -186,7 +186,7 @@ class Oracle:
             return connection.execute(query.encode()).fetchall()
 
     def _traces(self) -> list[Row]:
-        client = Address.parse(self.clickhouse_url).connect()
+        client = ClickHouseAddress.parse(self.clickhouse_url).connect()
         try:
             return list(client.query("SELECT * FROM ibex.llm_traces").named_results())
         finally:

@@ -12,13 +12,13 @@ from ibex.adapters.redis.link import RedisLink
 from ibex.adapters.redis.rate_limits import RedisRateLimiter
 from ibex.adapters.redis.shared_directives import RedisSharedDirectives
 from ibex.adapters.system.ids import SystemIds
-from ibex.domain.sealed import Seal
+from ibex.domain.directives.seal import Seal
 
 if TYPE_CHECKING:
     from uuid import UUID
 
     from ibex.domain.clock import Clock
-    from ibex.domain.rate_limits import Tally
+    from ibex.domain.identity.rate_limits import Tally
 
 UNHURRIED_S = 10.0
 """A bound for tests that are about something else."""

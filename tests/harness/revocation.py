@@ -28,10 +28,10 @@ from ibex.adapters.grpc.generated import auth_pb2, auth_pb2_grpc
 from ibex.adapters.postgres import migrate as postgres_migrate
 from ibex.adapters.postgres.roles import APP_ROLE, AUTH_ROLE
 from ibex.adapters.postgres.server import DATABASE, PostgresServer
-from ibex.domain.bootstrap import FirstNames, Installation, bootstrap
-from ibex.domain.manage_identity import TokenGrant
-from ibex.domain.permissions import AGENT_DEFAULT
+from ibex.domain.identity.management import TokenGrant
+from ibex.domain.identity.permissions import AGENT_DEFAULT
 from ibex.entrypoints.administration import Administration, administration
+from ibex.entrypoints.first_installation import FirstNames, Installation, bootstrap
 from ibex.entrypoints.settings import Settings
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from harness.process import IbexProcess
-    from ibex.domain.identity import PersonalAccessToken
+    from ibex.domain.identity.model import PersonalAccessToken
 
 T = TypeVar("T")
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 from uvicorn.server import ServerState
 
-from ibex.adapters.http.edge import REFUSED
-from ibex.adapters.http.errors import status_of
-from ibex.adapters.http.server_protocol import LimitedHttpProtocol
+from ibex.adapters.http_server.errors import status_of
+from ibex.adapters.http_server.outer_middleware import REFUSED
+from ibex.adapters.http_server.server_protocol import LimitedHttpProtocol
 from ibex.domain.errors import IbexError
 
 if TYPE_CHECKING:
-    from ibex.adapters.http.asgi import Receive, Scope, Send
+    from ibex.adapters.http_server.asgi import Receive, Scope, Send
     from ibex.domain.errors import ErrorCode
 
 

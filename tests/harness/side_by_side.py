@@ -33,7 +33,7 @@ def side_by_side(
         try:
             with stack_of(number) as stack:
                 for name in _taken_from(waiting):
-                    _settle(outcomes[name], partial(cases[name], stack))
+                    _recorder(outcomes[name], partial(cases[name], stack))
         except Exception as error:
             for name in _taken_from(waiting):
                 outcomes[name].set_exception(error)
@@ -54,7 +54,7 @@ def _taken_from(waiting: SimpleQueue[str]) -> Iterator[str]:
             return
 
 
-def _settle(outcome: Future[Any], case: Callable[[], Any]) -> None:
+def _recorder(outcome: Future[Any], case: Callable[[], Any]) -> None:
     try:
         outcome.set_result(case())
     except Exception as error:  # noqa: BLE001 - whoever asks for the outcome gets it

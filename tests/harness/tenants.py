@@ -7,14 +7,14 @@ from itertools import count
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
-from ibex.domain.directives import text_hash
-from ibex.domain.identity import AgentStatus
-from ibex.domain.manage_directives import DirectiveDraft
-from ibex.domain.manage_identity import NamedAgent, Organization, OrganizationStatus, StoredToken, User
-from ibex.domain.permissions import AGENT_DEFAULT
+from ibex.domain.directives.management import DirectiveDraft
+from ibex.domain.directives.model import text_hash
+from ibex.domain.identity.management import NamedAgent, Organization, OrganizationStatus, StoredToken, User
+from ibex.domain.identity.model import AgentStatus
+from ibex.domain.identity.permissions import AGENT_DEFAULT
 
 if TYPE_CHECKING:
-    from ibex.domain.manage_identity import IdentityStore
+    from ibex.domain.identity.management import IdentityStore
 
 MIDNIGHT = datetime(2031, 5, 1, tzinfo=UTC)
 _moments = count()
@@ -72,7 +72,7 @@ def new_draft(text: str | None = None) -> DirectiveDraft:
     return DirectiveDraft(uuid4(), text, text_hash(text), "someone@example.com", later())
 
 
-async def settle_in(identity: IdentityStore) -> NamedAgent:
+async def attach(identity: IdentityStore) -> NamedAgent:
     """Store an organization with one agent and return the agent."""
     organization = new_organization()
     await identity.add_organization(organization)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
 from harness.tenants import later
-from ibex.domain.exchange import SessionRef
 from ibex.domain.ids import session_id
-from ibex.domain.sessions import Checkpoint
+from ibex.domain.record.exchange import SessionRef
+from ibex.domain.record.sessions import Checkpoint
 
 if TYPE_CHECKING:
-    from ibex.domain.manage_identity import NamedAgent
+    from ibex.domain.identity.management import NamedAgent
 
 
 def new_turn(agent: NamedAgent, handle: str = "a-session", *, ends: bool = False, **changes: Any) -> Checkpoint:

@@ -1,11 +1,11 @@
-"""A connection to a provider with nobody at its other end: fed by hand, its owner taking notes."""
+"""A connection to a provider with nobody at its other end: fed by hand, its owner taking in_flight."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Any
 
-from ibex.adapters.openai.http1.connection import READ_BYTES, Connection
+from ibex.adapters.openai.http1.connection import READ_BYTES, Http1Connection
 
 
 class FakeTransport(asyncio.Transport):
@@ -57,25 +57,25 @@ class Unwired:
     """A connection with nobody at its other end, and its owner."""
 
     def __init__(self) -> None:
-        self.made: list[Connection] = []
-        self.kept: list[Connection] = []
-        self.gone: list[Connection] = []
+        self.made: list[Http1Connection] = []
+        self.kept: list[Http1Connection] = []
+        self.gone: list[Http1Connection] = []
         self.transport = FakeTransport()
-        self.connection = Connection(self, memoryview(bytearray(READ_BYTES)))
+        self.connection = Http1Connection(self, memoryview(bytearray(READ_BYTES)))
         self.connection.connection_made(self.transport)
 
-    def connected(self, connection: Connection) -> None:
+    def connected(self, connection: Http1Connection) -> None:
         """Take note."""
         self.made.append(connection)
 
-    def released(self, connection: Connection) -> None:
+    def released(self, connection: Http1Connection) -> None:
         """Keep it if it is open, as the pool does."""
         if connection.is_open:
             self.kept.append(connection)
         else:
             connection.close()
 
-    def lost(self, connection: Connection) -> None:
+    def lost(self, connection: Http1Connection) -> None:
         """Take note."""
         self.gone.append(connection)
 

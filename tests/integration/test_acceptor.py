@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from ibex.adapters.telemetry.region import REGION_BYTES, Region
-from ibex.entrypoints.acceptor import Acceptor, Served, Share
+from ibex.adapters.telemetry.shared_memory import REGION_BYTES, SharedMemorySegment
+from ibex.entrypoints.acceptor import Acceptor, ConnectionBalancer, Served
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,11 +36,11 @@ class Greeting(Served):
 class Process:
     """What stands for one of the processes on a socket."""
 
-    def __init__(self, listener: socket.socket, regions: list[Region], number: int) -> None:
+    def __init__(self, listener: socket.socket, regions: list[SharedMemorySegment], number: int) -> None:
         self.connections: list[Greeting] = []
         self.ends_with_the_first = False
-        regions[number].settle_in()
-        share = Share(regions, number)
+        regions[number].attach()
+        share = ConnectionBalancer(regions, number)
         self._listener = listener.dup()
         self._acceptor = Acceptor(self._listener, self._made, share, self.connections.__len__)
 
@@ -64,10 +64,10 @@ def listener() -> Iterator[socket.socket]:
         yield listener
 
 
-def regions_for(number: int) -> list[Region]:
+def regions_for(number: int) -> list[SharedMemorySegment]:
     """Return the regions of so many processes."""
     memory = mmap.mmap(-1, number * REGION_BYTES)
-    return [Region(memory, own) for own in range(number)]
+    return [SharedMemorySegment(memory, own) for own in range(number)]
 
 
 @contextmanager
@@ -108,7 +108,7 @@ async def test_connections_are_shared_evenly(listener: socket.socket, *, at_once
 async def test_nobody_waits_for_a_process_that_does_not_accept(listener: socket.socket) -> None:
     """It has fewer connections, and is dead or frozen."""
     regions = regions_for(2)
-    regions[1].settle_in()
+    regions[1].attach()
     process = Process(listener, regions, 0)
     with clients() as stack:
         said = [await greeted(stack, listener) for _ in range(3)]
@@ -131,7 +131,7 @@ async def test_what_the_system_has_no_room_for_is_accepted_later(listener: socke
             return super().accept()
 
     full = Full(fileno=listener.dup().detach())
-    acceptor = Acceptor(full, Greeting, Share(), int)
+    acceptor = Acceptor(full, Greeting, ConnectionBalancer(), int)
     with clients() as stack:
         assert await greeted(stack, listener) == b"hello"
     acceptor.close()
@@ -155,10 +155,10 @@ async def test_what_is_accepted_just_before_the_end_is_told_of_it(listener: sock
 def test_a_place_that_nobody_has_taken_yet_does_not_count() -> None:
     """Its connections are 0, but nobody would accept them there."""
     regions = regions_for(2)
-    share = Share(regions, 0)
+    share = ConnectionBalancer(regions, 0)
     assert not share.is_ahead(5)
-    regions[1].settle_in()
+    regions[1].attach()
     assert share.is_ahead(5)
     regions[1].connections = 5
     assert not share.is_ahead(5)
-    assert not Share().is_ahead(5)
+    assert not ConnectionBalancer().is_ahead(5)

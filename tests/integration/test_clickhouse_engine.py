@@ -31,8 +31,8 @@ from ibex.adapters.clickhouse.engine import ClickHouseEngine, EngineStartError
 from ibex.adapters.clickhouse.engine_server import NICE
 from ibex.adapters.clickhouse.migrate import migrate
 from ibex.adapters.clickhouse.traces import ClickHouseTraces
-from ibex.domain.sessions import SinkUnavailableError
-from ibex.domain.traces import Trace, trace_of
+from ibex.domain.record.sessions import SinkUnavailableError
+from ibex.domain.record.traces import Trace, trace_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,8 +14,8 @@ from harness.exchanges import an_exchange
 from harness.relay import Relay
 from ibex.adapters.clickhouse.connection import disconnect
 from ibex.adapters.clickhouse.traces import ClickHouseTraces
-from ibex.domain.sessions import SinkRefusedError, SinkUnavailableError
-from ibex.domain.traces import Trace, trace_of
+from ibex.domain.record.sessions import SinkRefusedError, SinkUnavailableError
+from ibex.domain.record.traces import Trace, trace_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

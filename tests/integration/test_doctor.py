@@ -15,10 +15,10 @@ from harness.tenants import new_organization, new_token
 from ibex.adapters.postgres.database import Database
 from ibex.adapters.postgres.identity import PostgresIdentity
 from ibex.adapters.postgres.roles import AUTH_ROLE
-from ibex.domain.identity import PersonalAccessToken
-from ibex.domain.token_hash import TokenPeppers
+from ibex.domain.identity.model import PersonalAccessToken
+from ibex.domain.identity.token_hash import TokenPeppers
 from ibex.entrypoints.diagnosis import TIMEOUT_S, Finding, Verdict, diagnose
-from ibex.entrypoints.examinations import Surroundings, examinations
+from ibex.entrypoints.doctor_checks import Surroundings, doctor_checks
 from ibex.entrypoints.settings import Settings
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ async def found(folder: Path, timeout_s: float = TIMEOUT_S, **environ: str) -> d
     """Return the findings by name."""
     own = {"IBEX_TOKEN_PEPPERS": "k:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="}
     around = Surroundings("Start it.", f"http://127.0.0.1:{free_port()}", folder)
-    findings = await diagnose(examinations(Settings.load({**own, **environ}), around), timeout_s=timeout_s)
+    findings = await diagnose(doctor_checks(Settings.load({**own, **environ}), around), timeout_s=timeout_s)
     return {finding.name: finding for finding in findings}
 
 
@@ -97,7 +97,7 @@ async def test_the_token_of_a_folder_whose_pepper_was_made_anew_is_a_failure(
     settings = Settings.load({"IBEX_AUTH_DATABASE_URL": postgres.auth_url, "IBEX_TOKEN_PEPPERS": f"k:{pepper}"})
     around = Surroundings("", None, tmp_path, token=token.reveal())
 
-    findings = await diagnose([one for one in examinations(settings, around) if one.name == "identity"])
+    findings = await diagnose([one for one in doctor_checks(settings, around) if one.name == "identity"])
 
     assert token.reveal() not in repr((findings, around))
     (finding,) = findings
@@ -121,7 +121,7 @@ async def test_databases_that_are_not_migrated_are_told_as_such(
 
     for name in SERVERS[:3]:
         assert by_name[name].verdict.value == "failed"
-        assert "`ibex migrate`" in (by_name[name].remedy or "")
+        assert "`ibex migrate`" in (by_name[name].hint or "")
 
 
 async def test_servers_that_are_not_there_are_failures(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ async def test_an_auth_that_refuses_the_service_token_is_not_said_to_be_away(tmp
         )
 
     assert by_name["auth"].said == "Auth refuses the service credential."
-    assert by_name["auth"].remedy == "IBEX_AUTH_SERVICE_TOKEN must be the same here and where auth runs."
+    assert by_name["auth"].hint == "IBEX_AUTH_SERVICE_TOKEN must be the same here and where auth runs."
 
 
 async def test_a_user_of_redis_that_lacks_a_command_is_told_which(redis_server: RedisServer, tmp_path: Path) -> None:
@@ -163,9 +163,9 @@ async def test_a_user_of_redis_that_lacks_a_command_is_told_which(redis_server: 
     redis_server.command("ACL", "SETUSER", "kim", "-@scripting", "-@dangerous")
     url = redis_server.url.replace("redis://", f"redis://kim:{PASSWORD}@")
     settings = Settings.load({"IBEX_REDIS_URL": url})
-    (redis,) = (one for one in examinations(settings, Surroundings("", None, tmp_path)) if one.name == "Redis")
+    (redis,) = (one for one in doctor_checks(settings, Surroundings("", None, tmp_path)) if one.name == "Redis")
 
     (finding,) = await diagnose([redis])
 
     assert (finding.verdict, finding.said) == (Verdict.FAILED, "its user may not: EVALSHA, EVAL")
-    assert finding.remedy == "`ACL SETUSER <user> +evalsha +eval` allows it."
+    assert finding.hint == "`ACL SETUSER <user> +evalsha +eval` allows it."

@@ -22,7 +22,7 @@ from harness.openai_wire import DONE, JSON_TYPE, SSE_TYPE, USAGE, Send, chunk_ev
 from ibex.adapters.openai.config import ApiKey, OpenAIConfig
 from ibex.adapters.openai.provider import OpenAIProvider
 from ibex.adapters.openai.transport import default_transport
-from ibex.domain.directives import Directive, InjectionMode, text_hash
+from ibex.domain.directives.model import Directive, InjectionMode, text_hash
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -28,7 +28,7 @@ from harness.openai_wire import (
     text_stream,
 )
 from harness.servers import free_port
-from ibex.domain.identity import PersonalAccessToken
+from ibex.domain.identity.model import PersonalAccessToken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

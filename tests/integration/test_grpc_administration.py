@@ -11,9 +11,9 @@ import pytest
 from harness.auth import Identity, bearer, serving, stub
 from harness.auth_scene import SERVICE_METADATA, Code, Recorder, Scene, asking_for
 from ibex.adapters.grpc.generated import auth_pb2
-from ibex.domain.identity import PersonalAccessToken
-from ibex.domain.manage_identity import TokenGrant
-from ibex.domain.permissions import ADMIN, AGENT_DEFAULT, READ_ONLY, Permission
+from ibex.domain.identity.management import TokenGrant
+from ibex.domain.identity.model import PersonalAccessToken
+from ibex.domain.identity.permissions import ADMIN, AGENT_DEFAULT, READ_ONLY, Permission
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -36,7 +36,7 @@ from ibex.domain.errors import (
     ServiceDegradedError,
     TokenSourceUnavailableError,
 )
-from ibex.domain.identity import PersonalAccessToken
+from ibex.domain.identity.model import PersonalAccessToken
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

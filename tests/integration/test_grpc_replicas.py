@@ -25,7 +25,7 @@ from ibex.domain.errors import (
 )
 from ibex.domain.freshness.change_log import First
 from ibex.domain.freshness.kinds import Kind
-from ibex.domain.identity import PersonalAccessToken
+from ibex.domain.identity.model import PersonalAccessToken
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence

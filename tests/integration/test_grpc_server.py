@@ -19,9 +19,9 @@ from ibex.adapters.grpc.generated import auth_pb2
 from ibex.adapters.grpc.server import ServerLimits, ServerSecurity
 from ibex.adapters.grpc.service import SERVICE
 from ibex.domain.errors import InternalError, InvalidTokenError, ServiceDegradedError
-from ibex.domain.identity import PersonalAccessToken
-from ibex.domain.manage_identity import OrganizationStatus, TokenGrant
-from ibex.domain.permissions import ADMIN, AGENT_DEFAULT
+from ibex.domain.identity.management import OrganizationStatus, TokenGrant
+from ibex.domain.identity.model import PersonalAccessToken
+from ibex.domain.identity.permissions import ADMIN, AGENT_DEFAULT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

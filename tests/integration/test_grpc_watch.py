@@ -24,9 +24,9 @@ from ibex.domain.freshness.kinds import Kind
 from ibex.domain.freshness.token_filter import TokenFilter, TokensUnavailableError
 from ibex.domain.freshness.validity import Validity
 from ibex.domain.freshness.watch import StreamLostError, Watch
-from ibex.domain.identity import AgentStatus
-from ibex.domain.manage_identity import TokenGrant
-from ibex.domain.permissions import AGENT_DEFAULT
+from ibex.domain.identity.management import TokenGrant
+from ibex.domain.identity.model import AgentStatus
+from ibex.domain.identity.permissions import AGENT_DEFAULT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

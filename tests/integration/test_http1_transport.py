@@ -32,7 +32,7 @@ from ibex.adapters.openai.transport import FRESH, Http1Transport
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from ibex.adapters.openai.http1.connection import Connection
+    from ibex.adapters.openai.http1.connection import Http1Connection
     from ibex.adapters.openai.http1.tls import ResumingContext
 
 pytestmark = [pytest.mark.integration, pytest.mark.both_loops]
@@ -117,10 +117,10 @@ async def test_the_line_is_bounded_in_number_and_time(openai_server: ScriptedOpe
 
 async def test_who_comes_while_a_connection_is_handed_over_gets_one_of_its_own(openai_server: ScriptedOpenAI) -> None:
     """There is room for it, though the other is open and still being made: it must not wait for that to be released."""
-    later: list[asyncio.Task[Connection]] = []
+    later: list[asyncio.Task[Http1Connection]] = []
 
     class Pool(ConnectionPool):
-        def connected(self, connection: Connection) -> None:
+        def connected(self, connection: Http1Connection) -> None:
             super().connected(connection)
             if not later:
                 later.append(asyncio.create_task(self.get(connect_s=60, wait_s=60)))

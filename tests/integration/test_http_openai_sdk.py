@@ -21,14 +21,14 @@ from ibex.domain.errors import (
     Refusal,
     ServiceDegradedError,
 )
-from ibex.domain.providers import CompletionBody
+from ibex.domain.proxying.provider import ProviderBody
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionMessageParam
 
 pytestmark = pytest.mark.integration
 
-ANSWER = CompletionBody(
+ANSWER = ProviderBody(
     b'{"id":"c1","object":"chat.completion","created":1,"model":"gpt-4o","choices":[{"index":0,"finish_reason":"stop",'
     b'"message":{"role":"assistant","content":"Hi"}}],"usage":{"prompt_tokens":1,"completion_tokens":1,"total_tokens":2}}'
 )

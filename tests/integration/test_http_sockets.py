@@ -23,16 +23,16 @@ from harness.http_scene import (
     scripted_stream,
     served,
 )
-from ibex.adapters.http.client import Limits
-from ibex.adapters.http.connections import ConnectionLimits
+from ibex.adapters.http_server.client_connection import Limits
+from ibex.adapters.http_server.connections import ConnectionLimits
 from ibex.domain.errors import ProviderUnavailableError
-from ibex.domain.fair_share import Capacity
-from ibex.domain.providers import CompletionBody
+from ibex.domain.proxying.capacity import Capacity
+from ibex.domain.proxying.provider import ProviderBody
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from ibex.domain.exchange import Exchange
+    from ibex.domain.record.exchange import Exchange
 
 pytestmark = pytest.mark.integration
 
@@ -238,7 +238,7 @@ async def test_a_stream_that_dies_ends_well_formed() -> None:
 async def test_a_client_that_goes_before_its_completion_stops_the_provider() -> None:
     """Closing the connection cancels the provider's request within a second."""
     scene = HttpScene()
-    provider = HeldProvider(CompletionBody(COMPLETION))
+    provider = HeldProvider(ProviderBody(COMPLETION))
     scene.chat.provider = provider  # type: ignore[assignment]  # another provider of the same port
     async with served(scene.app()) as (url, _):
         _, writer = await connect(url)
@@ -310,7 +310,7 @@ async def test_a_client_that_stops_reading_slows_the_provider_and_is_cut() -> No
 
 async def test_a_client_that_does_not_read_a_whole_answer_is_cut() -> None:
     """The exchange is over, and its bytes do not stay in memory for as long as the client likes."""
-    scene = HttpScene(CompletionBody(b'{"x":"' + b"x" * 20_000_000 + b'"}'))
+    scene = HttpScene(ProviderBody(b'{"x":"' + b"x" * 20_000_000 + b'"}'))
     async with served(scene.app(), ConnectionLimits(stall_s=0.2)) as (url, server):
         reader, writer = await connect(url)
         reader._transport.pause_reading()  # type: ignore[attr-defined]  # noqa: SLF001 - asyncio has no public way not to read
@@ -325,7 +325,7 @@ async def test_a_client_that_does_not_read_a_whole_answer_is_cut() -> None:
 async def test_a_client_that_reads_slowly_gets_everything() -> None:
     """As long as it reads at all, however long it takes altogether."""
     body = b'{"x":"' + b"x" * 6_000_000 + b'"}'
-    scene = HttpScene(CompletionBody(body))
+    scene = HttpScene(ProviderBody(body))
     async with served(scene.app(), ConnectionLimits(stall_s=0.4)) as (url, _):
         reader, writer = await connect(url)
         writer.write(whole(REQUEST, "connection: close"))
@@ -379,7 +379,7 @@ async def test_a_client_of_http_1_0(*, stream: bool) -> None:
 
 async def test_more_requests_than_are_served_at_a_time() -> None:
     """One too many is told so at once, with when to come again; the others are not disturbed."""
-    provider = HeldProvider(CompletionBody(COMPLETION))
+    provider = HeldProvider(ProviderBody(COMPLETION))
     scene = HttpScene()
     scene.chat.provider = provider  # type: ignore[assignment]  # another provider of the same port
     scene.chat.capacity = Capacity(slots=1, body_bytes=1 << 20, most_authenticating=1)
@@ -415,7 +415,7 @@ async def test_a_server_that_is_told_to_end_tells_its_clients() -> None:
 
 async def test_a_request_that_the_end_cuts_off_is_not_its_clients_leaving() -> None:
     """One that waits for the provider beyond the grace is on record as 503: nobody closed the connection."""
-    provider = HeldProvider(CompletionBody(COMPLETION))
+    provider = HeldProvider(ProviderBody(COMPLETION))
     scene = HttpScene()
     scene.chat.provider = provider  # type: ignore[assignment]  # another provider of the same port
     async with served(scene.app()) as (url, server), httpx.AsyncClient(base_url=url, headers=FIELDS) as client:

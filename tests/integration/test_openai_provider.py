@@ -64,14 +64,14 @@ from ibex.domain.errors import (
     ProviderUnavailableError,
     Refusal,
 )
-from ibex.domain.providers import CompletionBody
+from ibex.domain.proxying.provider import ProviderBody
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from harness.openai_wire import Script
     from ibex.adapters.openai.httpx_transport import CancelSafeTransport
-    from ibex.domain.providers import StreamEvent
+    from ibex.domain.proxying.provider import StreamEvent
 
 pytestmark = [pytest.mark.integration, pytest.mark.both_loops]
 
@@ -107,10 +107,10 @@ class Client:
         await self.is_healthy()
         return raised.value
 
-    async def answers(self, text: str = "well", **config: Any) -> CompletionBody:
+    async def answers(self, text: str = "well", **config: Any) -> ProviderBody:
         """Ask, and return the body, which must be this completion's; the next request must be answered."""
         body = await self.provider(**config).complete(outgoing_request())
-        assert isinstance(body, CompletionBody)
+        assert isinstance(body, ProviderBody)
         assert body.body == completion_body(text)
         await self.is_healthy()
         return body
@@ -137,7 +137,7 @@ class Client:
         assert self.transport.open_requests == 0
         self.server.put(completion("healthy"), text_stream("healthy"))
         body = await self.provider(max_retries=0).complete(outgoing_request())
-        assert isinstance(body, CompletionBody)
+        assert isinstance(body, ProviderBody)
         assert body.body == completion_body("healthy")
         healthy = await self.provider(max_retries=0).complete(outgoing_request(stream=True))
         assert isinstance(healthy, OpenAIStream)
@@ -569,6 +569,6 @@ async def test_more_requests_than_connections(openai_server: ScriptedOpenAI) -> 
     assert raised.value.retry_after_s == 1
     for gate in gates:
         gate.open()
-    assert all(isinstance(body, CompletionBody) for body in await asyncio.gather(*asking))
+    assert all(isinstance(body, ProviderBody) for body in await asyncio.gather(*asking))
     await client.is_healthy()
     await transport.aclose()

@@ -16,7 +16,7 @@ from harness.openai import ScriptedOpenAI
 from harness.openai_wire import completion
 from harness.otlp import OtlpReceiver, said
 from harness.process import IbexProcess
-from ibex.domain.identity import PersonalAccessToken
+from ibex.domain.identity.model import PersonalAccessToken
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -8,7 +8,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from harness.tenants import later, new_agent, new_draft, new_token, settle_in
+from harness.tenants import attach, later, new_agent, new_draft, new_token
 from harness.turns import new_turn
 from ibex.adapters.postgres.change_log import PostgresChangeLog
 from ibex.adapters.postgres.directives import PostgresDirectives
@@ -18,8 +18,8 @@ from ibex.domain.errors import NotFoundError
 from ibex.domain.freshness.change_log import Change, ChangeLogUnavailableError
 from ibex.domain.freshness.kinds import Kind
 from ibex.domain.freshness.token_filter import TokensUnavailableError
-from ibex.domain.identity import AgentStatus
-from ibex.domain.manage_identity import OrganizationStatus
+from ibex.domain.identity.management import OrganizationStatus
+from ibex.domain.identity.model import AgentStatus
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -60,7 +60,7 @@ def identity(auth: Database) -> PostgresIdentity:
 
 async def test_changes_of_identity_are_logged(identity: PostgresIdentity, reader: Reader) -> None:
     """Creation, revocation and an organization's status concern tokens; an agent and its status concern agents."""
-    agent = await settle_in(identity)
+    agent = await attach(identity)
     assert await reader.new() == [Change(agent.org_id, Kind.AGENTS)]
     token = new_token(agent.org_id)
     await identity.add_token(token)
@@ -75,7 +75,7 @@ async def test_changes_of_identity_are_logged(identity: PostgresIdentity, reader
 
 async def test_changes_of_directives_are_logged(identity: PostgresIdentity, app: Database, reader: Reader) -> None:
     """The first version (the absence of one is cached too), every further one, a rollback, a deactivation."""
-    agent, store = await settle_in(identity), PostgresDirectives(app)
+    agent, store = await attach(identity), PostgresDirectives(app)
     await reader.new()
     of = (agent.org_id, agent.id)
     for change in (
@@ -90,7 +90,7 @@ async def test_changes_of_directives_are_logged(identity: PostgresIdentity, app:
 
 async def test_what_changes_nothing_is_not_logged(identity: PostgresIdentity, app: Database, reader: Reader) -> None:
     """A change that found nothing to change, or failed, leaves no row: both are one transaction."""
-    agent, store = await settle_in(identity), PostgresDirectives(app)
+    agent, store = await attach(identity), PostgresDirectives(app)
     await reader.new()
     await identity.revoke_token(agent.org_id, uuid4(), later())
     await store.activate(agent.org_id, agent.id, 7)
@@ -117,7 +117,7 @@ async def test_a_change_that_is_made_by_sql_is_logged(
     is_live_again: bool,  # noqa: FBT001 - a parameter
 ) -> None:
     """A token that is live again is named, since the workers' filters must have it."""
-    agent = await settle_in(identity)
+    agent = await attach(identity)
     token = new_token(agent.org_id)
     await identity.add_token(token)
     await identity.revoke_token(agent.org_id, token.id, later())
@@ -131,7 +131,7 @@ async def test_a_temporary_table_does_not_swallow_a_change(
     postgres: PostgresDatabase, identity: PostgresIdentity, reader: Reader
 ) -> None:
     """The triggers name their schema, so that no other table comes first."""
-    agent = await settle_in(identity)
+    agent = await attach(identity)
     await reader.new()
     with psycopg.connect(postgres.auth_url) as connection:
         connection.execute("CREATE TEMP TABLE changes (org_id uuid, kind text)")
@@ -143,7 +143,7 @@ async def test_a_change_that_commits_late_is_not_missed(
     postgres: PostgresDatabase, identity: PostgresIdentity, reader: Reader
 ) -> None:
     """It began before others that were read long ago, and its row has the lower number."""
-    agent = await settle_in(identity)
+    agent = await attach(identity)
     await reader.new()
     with psycopg.connect(postgres.auth_url) as slow:
         slow.execute("UPDATE agents SET status = 'archived' WHERE id = %s", [agent.id])
@@ -158,7 +158,7 @@ async def test_a_change_that_is_rolled_back_never_comes(
     postgres: PostgresDatabase, identity: PostgresIdentity, reader: Reader
 ) -> None:
     """Nothing was changed."""
-    agent = await settle_in(identity)
+    agent = await attach(identity)
     await reader.new()
     with psycopg.connect(postgres.auth_url) as aborted:
         aborted.execute("UPDATE agents SET status = 'archived' WHERE id = %s", [agent.id])
@@ -170,7 +170,7 @@ async def test_a_clean_restart_can_be_resumed_from(
     postgres: PostgresDatabase, identity: PostgresIdentity, reader: Reader
 ) -> None:
     """Nothing is lost in it."""
-    agent = await settle_in(identity)
+    agent = await attach(identity)
     await reader.new()
     await identity.set_agent_status(agent.org_id, agent.id, AgentStatus.PAUSED)
     postgres.server.restart()
@@ -181,7 +181,7 @@ async def test_a_crash_is_another_incarnation(
     postgres: PostgresDatabase, identity: PostgresIdentity, reader: Reader
 ) -> None:
     """Its transaction ids may be used again, so a position of before cannot be resumed from."""
-    agent = await settle_in(identity)
+    agent = await attach(identity)
     await reader.new()
     postgres.server.restart(immediate=True)
     assert await reader.new() is None
@@ -205,7 +205,7 @@ async def test_pruning_removes_what_is_old_and_says_so(
     postgres: PostgresDatabase, auth: Database, identity: PostgresIdentity, reader: Reader
 ) -> None:
     """A reader that was away meanwhile cannot resume; one that was not goes on."""
-    agent = await settle_in(identity)
+    agent = await attach(identity)
     away = Reader(auth)
     await away.new()
     await identity.set_agent_status(agent.org_id, agent.id, AgentStatus.PAUSED)
@@ -222,7 +222,7 @@ async def test_pruning_keeps_what_was_not_visible_then(
     postgres: PostgresDatabase, identity: PostgresIdentity, reader: Reader
 ) -> None:
     """A transaction that was running when the snapshot was taken has not been read by anybody."""
-    agent = await settle_in(identity)
+    agent = await attach(identity)
     with psycopg.connect(postgres.auth_url) as slow:
         slow.execute("UPDATE agents SET status = 'archived' WHERE id = %s", [agent.id])
         await _prune(reader.log, 1)
@@ -234,7 +234,7 @@ async def test_pruning_with_an_hour_keeps_an_hour(
     postgres: PostgresDatabase, identity: PostgresIdentity, reader: Reader
 ) -> None:
     """Whatever happens within it can be resumed from."""
-    await settle_in(identity)
+    await attach(identity)
     rows = _rows(postgres)
     for _ in range(3):
         await reader.log.prune()
@@ -259,7 +259,7 @@ async def test_expired_tokens_are_not_live(
     postgres: PostgresDatabase, identity: PostgresIdentity, reader: Reader
 ) -> None:
     """The filter does not hold them."""
-    agent = await settle_in(identity)
+    agent = await attach(identity)
     tokens: list[UUID] = []
     for _ in range(2):
         token = new_token(agent.org_id)
@@ -275,7 +275,7 @@ async def test_a_long_transaction_keeps_nobody_from_resuming(
     postgres: PostgresDatabase, identity: PostgresIdentity, reader: Reader
 ) -> None:
     """It may be open for longer than the log reaches back; what it changes comes when it commits."""
-    agent = await settle_in(identity)
+    agent = await attach(identity)
     with psycopg.connect(postgres.auth_url) as slow:
         slow.execute("UPDATE agents SET status = 'archived' WHERE id = %s", [agent.id])
         await reader.new()
@@ -305,7 +305,7 @@ async def test_more_changes_than_are_worth_sending(
     postgres: PostgresDatabase, identity: PostgresIdentity, reader: Reader
 ) -> None:
     """The reader begins again; equal ones count once."""
-    agent = await settle_in(identity)
+    agent = await attach(identity)
     await reader.new()
     with psycopg.connect(postgres.superuser_url) as connection:
         for differs in (False, True):

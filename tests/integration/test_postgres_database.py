@@ -13,7 +13,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from harness.tenants import new_draft, new_organization, settle_in
+from harness.tenants import attach, new_draft, new_organization
 from harness.turns import new_turn, session_of
 from ibex.adapters.postgres.database import COMMIT_TIMEOUT_S, Database
 from ibex.adapters.postgres.directives import PostgresDirectives
@@ -22,8 +22,8 @@ from ibex.adapters.postgres.roles import APP_ROLE, AUTH_ROLE
 from ibex.adapters.postgres.sessions import PostgresSessions
 from ibex.domain.errors import OutcomeUnknownError, ServiceDegradedError
 from ibex.domain.freshness.kinds import BOUND_S
-from ibex.domain.manage_identity import AlreadyExistsError
-from ibex.domain.sessions import SinkUnavailableError
+from ibex.domain.identity.management import AlreadyExistsError
+from ibex.domain.record.sessions import SinkUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +37,7 @@ async def test_a_server_that_is_down_is_an_outage_and_comes_back_by_itself(
     postgres: PostgresDatabase, auth: Database, app: Database
 ) -> None:
     """Lookups are degraded and sinks unavailable, never "not found"; afterwards the same objects work."""
-    agent = await settle_in(PostgresIdentity(auth))
+    agent = await attach(PostgresIdentity(auth))
     turn = new_turn(agent)
     postgres.server.stop()
     outcomes = await asyncio.gather(
@@ -62,7 +62,7 @@ async def test_a_restart_between_two_requests_is_not_noticed(
     postgres: PostgresDatabase, auth: Database, app: Database
 ) -> None:
     """Connections that died in the pool are passed over, after an orderly stop and after a crash."""
-    agent = await settle_in(PostgresIdentity(auth))
+    agent = await attach(PostgresIdentity(auth))
     for immediate in (False, True):
         await asyncio.gather(*(app.ping() for _ in range(20)))  # several connections are in the pool
         postgres.server.restart(immediate=immediate)
@@ -83,7 +83,7 @@ async def test_a_transaction_that_was_cut_off_leaves_nothing(
     postgres: PostgresDatabase, auth: Database, app: Database
 ) -> None:
     """A connection lost in the middle rolls back, and its error is an outage."""
-    agent = await settle_in(PostgresIdentity(auth))
+    agent = await attach(PostgresIdentity(auth))
     insert = b"INSERT INTO changes (org_id, kind) VALUES (%s, 'directives')"
 
     async def change() -> None:
@@ -133,7 +133,7 @@ async def test_a_commit_without_an_answer_has_an_unknown_outcome(
     postgres: PostgresDatabase, auth: Database, app: Database
 ) -> None:
     """The server has gone when it is asked to commit; gone before that, it has certainly not."""
-    agent = await settle_in(PostgresIdentity(auth))
+    agent = await attach(PostgresIdentity(auth))
 
     async def change(*, gone_before: bool) -> None:
         async with app.transaction(agent.org_id) as connection:
@@ -312,7 +312,7 @@ async def test_a_read_only_server_degrades_changes_and_nothing_else(
     postgres: PostgresDatabase, auth: Database, app: Database
 ) -> None:
     """As after a fail-over to a standby: lookups answer, a change fails clearly, checkpoints wait."""
-    agent = await settle_in(PostgresIdentity(auth))
+    agent = await attach(PostgresIdentity(auth))
     with psycopg.connect(postgres.superuser_url, autocommit=True) as connection:
         try:
             connection.execute("ALTER SYSTEM SET default_transaction_read_only = on")

@@ -11,14 +11,14 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from harness.tenants import new_agent, new_draft, settle_in
+from harness.tenants import attach, new_agent, new_draft
 from harness.turns import new_turn, session_of
 from ibex.adapters.postgres.database import Database
 from ibex.adapters.postgres.directives import PostgresDirectives
 from ibex.adapters.postgres.identity import PostgresIdentity
 from ibex.adapters.postgres.roles import APP_ROLE, AUTH_ROLE
 from ibex.adapters.postgres.sessions import PostgresSessions
-from ibex.domain.sessions import SessionStatus, SinkRefusedError, SinkUnavailableError
+from ibex.domain.record.sessions import SessionStatus, SinkRefusedError, SinkUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -46,7 +46,7 @@ async def stores(postgres: PostgresDatabase) -> AsyncIterator[Stores]:
 async def test_a_turn_revives_an_abandoned_session(postgres: PostgresDatabase, stores: Stores) -> None:
     """It is not idle any more; one in error stays so."""
     identity, _, sessions = stores
-    agent = await settle_in(identity)
+    agent = await attach(identity)
     for before, after in ((SessionStatus.ABANDONED, SessionStatus.ACTIVE), (SessionStatus.ERROR, SessionStatus.ERROR)):
         turn = new_turn(agent, before.value)
         await sessions.append([turn])
@@ -63,7 +63,7 @@ async def test_a_session_remembers_when_it_was_completed_and_under_which_directi
 ) -> None:
     """The first turn's directive version; the first ending turn's time, whatever comes after."""
     identity, directives, sessions = stores
-    agent, drafts = await settle_in(identity), [new_draft("one"), new_draft("two")]
+    agent, drafts = await attach(identity), [new_draft("one"), new_draft("two")]
     for draft in drafts:
         await directives.add_version(agent.org_id, agent.id, draft, None)
     first = new_turn(agent, directive_version_id=drafts[0].id)
@@ -79,7 +79,7 @@ async def test_a_session_remembers_when_it_was_completed_and_under_which_directi
 async def test_a_turn_of_an_agent_that_is_not_the_organizations_is_refused(stores: Stores) -> None:
     """With it all of its organization's batch, so that it can be halved; other organizations' are stored."""
     identity, _, sessions = stores
-    ours, theirs = await settle_in(identity), await settle_in(identity)
+    ours, theirs = await attach(identity), await attach(identity)
     good, bad, foreign = new_turn(ours), new_turn(new_agent(ours.org_id), "bad"), new_turn(theirs)
     with pytest.raises(SinkRefusedError, match="fk_sessions_agent_id_org_id"):
         await sessions.append([foreign, good, bad])
@@ -90,7 +90,7 @@ async def test_a_turn_of_an_agent_that_is_not_the_organizations_is_refused(store
 async def test_a_failure_says_nothing_of_the_row(stores: Stores) -> None:
     """PostgreSQL quotes the row that it refuses; the error does not."""
     identity, _, sessions = stores
-    turn = new_turn(await settle_in(identity), "a-handle-to-find", messages_hash="not-a-hash", model="gpt-to-find")
+    turn = new_turn(await attach(identity), "a-handle-to-find", messages_hash="not-a-hash", model="gpt-to-find")
     with pytest.raises(SinkRefusedError) as caught:
         await sessions.append([turn])
     assert "ck_checkpoints_messages_hash" in str(caught.value)
@@ -102,7 +102,7 @@ async def test_a_failure_says_nothing_of_the_row(stores: Stores) -> None:
 async def test_a_number_that_does_not_fit_is_refused(stores: Stores) -> None:
     """It would be refused for ever; what cannot be stored at the moment only, by contrast, is kept and tried again."""
     identity, _, sessions = stores
-    agent = await settle_in(identity)
+    agent = await attach(identity)
     with pytest.raises(SinkRefusedError, match="NumericValueOutOfRange"):
         await sessions.append([new_turn(agent), new_turn(agent, input_tokens=1 << 40)])
     assert await sessions.sessions(agent.org_id, 10) == []
@@ -111,7 +111,7 @@ async def test_a_number_that_does_not_fit_is_refused(stores: Stores) -> None:
 async def test_a_table_that_is_not_as_it_should_be_refuses_no_row(postgres: PostgresDatabase, stores: Stores) -> None:
     """A missing right is no row's fault: the batch waits until it is there again."""
     identity, _, sessions = stores
-    agent = await settle_in(identity)
+    agent = await attach(identity)
     with psycopg.connect(postgres.superuser_url, autocommit=True) as connection:
         connection.execute("REVOKE INSERT ON checkpoints FROM ibex_app")
         try:
@@ -125,7 +125,7 @@ async def test_a_table_that_is_not_as_it_should_be_refuses_no_row(postgres: Post
 async def test_a_large_batch_is_read_and_checked_by_key(postgres: PostgresDatabase, stores: Stores) -> None:
     """A connection that planned while the tables were small does not read them whole when they have grown."""
     identity, _, sessions = stores
-    agent = await settle_in(identity)
+    agent = await attach(identity)
     for _ in range(8):
         await sessions.append([new_turn(agent)])
     read = (
@@ -148,7 +148,7 @@ async def test_a_large_batch_is_read_and_checked_by_key(postgres: PostgresDataba
 async def test_one_replica_sweeps_at_a_time(postgres: PostgresDatabase, stores: Stores) -> None:
     """Who comes while another is at it is told so at once, and does not wait."""
     identity, _, sessions = stores
-    await sessions.append([new_turn(await settle_in(identity), created_at=LONG_AGO)])
+    await sessions.append([new_turn(await attach(identity), created_at=LONG_AGO)])
     with psycopg.connect(postgres.app_url) as other:
         other.execute("SELECT abandon_idle_sessions('-infinity', 1)")  # its transaction goes on
         assert await sessions.abandon(LONG_AGO + timedelta(days=1), 10) is None
@@ -158,7 +158,7 @@ async def test_one_replica_sweeps_at_a_time(postgres: PostgresDatabase, stores: 
 async def test_a_session_that_is_in_use_is_passed_over(postgres: PostgresDatabase, stores: Stores) -> None:
     """A turn that is being recorded is not waited for: it makes its session active anyway."""
     identity, _, sessions = stores
-    agent = await settle_in(identity)
+    agent = await attach(identity)
     used, idle = (new_turn(agent, handle, created_at=LONG_AGO) for handle in ("used", "idle"))
     await sessions.append([used, idle])
     with psycopg.connect(postgres.superuser_url) as other:
@@ -172,7 +172,7 @@ async def test_a_session_that_is_in_use_is_passed_over(postgres: PostgresDatabas
 async def test_sweeping_reads_what_is_active_by_index(postgres: PostgresDatabase, stores: Stores) -> None:
     """However many sessions there are that are over: no table is read whole, and little besides what is swept."""
     identity, _, sessions = stores
-    agent = await settle_in(identity)
+    agent = await attach(identity)
     for first in range(0, 5_000, 500):
         over = [new_turn(agent, str(n), ends=True, created_at=LONG_AGO) for n in range(first, first + 500)]
         await sessions.append(over)
@@ -189,7 +189,7 @@ async def test_sweeping_reads_what_is_active_by_index(postgres: PostgresDatabase
 async def test_looking_at_sessions_reads_no_table_whole(postgres: PostgresDatabase, stores: Stores) -> None:
     """A list, a session by its handle or its id, its turns: all by index."""
     identity, _, sessions = stores
-    agent = await settle_in(identity)
+    agent = await attach(identity)
     turns = [new_turn(agent, str(n)) for n in range(1_000)]
     await sessions.append(turns)
 

@@ -12,7 +12,7 @@ import pytest
 from psycopg import errors, sql
 from psycopg.types.json import Jsonb
 
-from harness.tenants import new_draft, new_organization, new_token, new_user, settle_in
+from harness.tenants import attach, new_draft, new_organization, new_token, new_user
 from harness.turns import new_turn, session_of
 from ibex.adapters.postgres.database import Database
 from ibex.adapters.postgres.directives import PostgresDirectives
@@ -23,7 +23,7 @@ from ibex.adapters.postgres.tables import METADATA
 
 if TYPE_CHECKING:
     from harness.postgres import PostgresDatabase
-    from ibex.domain.manage_identity import NamedAgent
+    from ibex.domain.identity.management import NamedAgent
 
 pytestmark = pytest.mark.integration
 
@@ -39,7 +39,7 @@ async def two_tenants(postgres: PostgresDatabase) -> tuple[NamedAgent, NamedAgen
     await auth.open()
     await app.open()
     identity = PostgresIdentity(auth)
-    agents = (await settle_in(identity), await settle_in(identity))
+    agents = (await attach(identity), await attach(identity))
     for agent in agents:
         await identity.add_user(new_user(agent.org_id))
         await identity.add_token(new_token(agent.org_id, agent_id=agent.id))

@@ -29,8 +29,8 @@ from harness.worker_connections import connection_to_each_worker, emitters_of
 from ibex.adapters.postgres.database import Database
 from ibex.adapters.postgres.roles import APP_ROLE
 from ibex.adapters.postgres.sessions import PostgresSessions
-from ibex.domain.identity import AgentStatus
-from ibex.domain.manage_identity import NamedAgent
+from ibex.domain.identity.management import NamedAgent
+from ibex.domain.identity.model import AgentStatus
 from ibex.entrypoints.auth import serve
 from ibex.entrypoints.settings import Settings, SettingsError
 

@@ -17,9 +17,9 @@ from ibex.adapters.redis.epochs import RedisEpochs
 from ibex.adapters.redis.keys import directive_key, epoch_key, window_key
 from ibex.adapters.redis.link import LinkError, RedisLink
 from ibex.adapters.redis.rate_limits import RedisRateLimiter
-from ibex.adapters.redis.urls import Address
+from ibex.adapters.redis.urls import RedisAddress
 from ibex.adapters.system.ids import SystemIds
-from ibex.domain.rate_limits import window_of
+from ibex.domain.identity.rate_limits import window_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -182,7 +182,7 @@ async def test_a_password_is_presented_and_never_shown(redis_server: RedisServer
     client.config_set("requirepass", "")
     await link.close()
 
-    assert CANARY not in f"{raised.value!r} {Address.parse(right)!r} {link!r}"
+    assert CANARY not in f"{raised.value!r} {RedisAddress.parse(right)!r} {link!r}"
 
 
 async def test_what_redis_keeps_expires(redis_server: RedisServer, worker: Worker) -> None:

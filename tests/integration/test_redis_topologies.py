@@ -24,10 +24,10 @@ from ibex.adapters.redis.keys import window_key
 from ibex.adapters.redis.link import RedisLink
 from ibex.adapters.redis.server import TIMEOUT_S
 from ibex.adapters.system.clock import SystemClock
+from ibex.domain.directives.shared import SharedDirective
 from ibex.domain.errors import InvalidTokenError
 from ibex.domain.freshness.kinds import BOUND_S
-from ibex.domain.rate_limits import window_of
-from ibex.domain.shared_directives import SharedDirective
+from ibex.domain.identity.rate_limits import window_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -19,9 +19,9 @@ import pytest
 
 from harness.production import Production
 from harness.worker_connections import TRUSTS_NOBODY
-from ibex.domain.identity import AgentStatus, PersonalAccessToken
-from ibex.domain.manage_identity import TokenGrant
-from ibex.domain.permissions import ADMIN, AGENT_DEFAULT, READ_ONLY, Permission
+from ibex.domain.identity.management import TokenGrant
+from ibex.domain.identity.model import AgentStatus, PersonalAccessToken
+from ibex.domain.identity.permissions import ADMIN, AGENT_DEFAULT, READ_ONLY, Permission
 from ibex.entrypoints.administration import administration
 from ibex.entrypoints.settings import Settings
 
@@ -57,7 +57,7 @@ class Tenant:
         return str(self.agents[AgentStatus.ACTIVE])
 
 
-async def _settle(use_cases: Administration, name: str, rpm: int | None = None) -> Tenant:
+async def _recorder(use_cases: Administration, name: str, rpm: int | None = None) -> Tenant:
     identity = use_cases.identity
     organization = await identity.create_organization(name, rpm)
     tenant = Tenant(organization.id)
@@ -129,9 +129,9 @@ def matrix(
     async def settle() -> list[Tenant]:
         async with administration(settings) as use_cases:
             return [
-                await _settle(use_cases, "a"),
-                await _settle(use_cases, "b"),
-                await _settle(use_cases, "small", SMALL_LIMIT),
+                await _recorder(use_cases, "a"),
+                await _recorder(use_cases, "b"),
+                await _recorder(use_cases, "small", SMALL_LIMIT),
             ]
 
     a, b, small = asyncio.run(settle())

@@ -13,7 +13,7 @@ from harness.exchanges import a_refusal, an_exchange
 from ibex.adapters.clickhouse.connection import disconnect
 from ibex.adapters.clickhouse.migrate import migrate
 from ibex.adapters.clickhouse.traces import ClickHouseTraces
-from ibex.domain.traces import trace_of
+from ibex.domain.record.traces import trace_of
 
 if TYPE_CHECKING:
     from harness.clickhouse import ClickHouseDatabase

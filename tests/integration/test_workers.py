@@ -18,7 +18,7 @@ from harness.production import START_TIMEOUT_S, Production
 from ibex.entrypoints import workers
 from ibex.entrypoints.home import Home
 from ibex.entrypoints.settings import Settings
-from ibex.entrypoints.workers import Place, watch_over
+from ibex.entrypoints.workers import WorkerSlot, watch_over
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -157,4 +157,4 @@ def test_several_workers_need_auth_and_redis(production: Production) -> None:
 
 def test_a_place_is_told_in_one_word() -> None:
     """On the worker's command line."""
-    assert Place.parse(str(Place(3, 5, 1, 7))) == Place(3, 5, 1, 7)
+    assert WorkerSlot.parse(str(WorkerSlot(3, 5, 1, 7))) == WorkerSlot(3, 5, 1, 7)

@@ -1,7 +1,7 @@
-"""`make peers`: servers that speak OpenAI's API, straight and behind IBEX, by the OpenAI SDK; a table scene x peer.
+"""`make peers`: servers that speak OpenAI's API, direct and behind IBEX, by the OpenAI SDK; a table scene x peer.
 
 `ok`: the same came out both ways. `400`: refused both ways; `401>503`: IBEX says the latter for the former, as it
-should. `peer>503`: a stream that is not labelled as one. `peer`: the SDK cannot read what comes straight. `-`: not to
+should. `peer>503`: a stream that is not labelled as one. `peer`: the SDK cannot read what comes direct. `-`: not to
 be had there. `IBEX`: the difference is IBEX's, and the exit code 1. ARGS names some of the peers; -v tells what came.
 """
 
@@ -51,15 +51,15 @@ def _outcome(ask: Callable[[], object]) -> Outcome:
         return repr(error), _UNREADABLE
 
 
-def _verdict(straight: Outcome, through: Outcome, *, unlabelled: bool) -> str:
-    if straight[1] == _UNREADABLE:
+def _verdict(direct: Outcome, through: Outcome, *, unlabelled: bool) -> str:
+    if direct[1] == _UNREADABLE:
         return "peer"
-    if straight[1] is None:
+    if direct[1] is None:
         ours = "peer>503" if unlabelled and through[1] == _UNAVAILABLE else IBEX_S_FAULT
-        return "ok" if straight == through else ours
-    if through[1] != (straight[1] if straight[1] in _PASSED_ON else _UNAVAILABLE):
+        return "ok" if direct == through else ours
+    if through[1] != (direct[1] if direct[1] in _PASSED_ON else _UNAVAILABLE):
         return IBEX_S_FAULT
-    return f"{straight[1]}" if straight[1] == through[1] else f"{straight[1]}>{through[1]}"
+    return f"{direct[1]}" if direct[1] == through[1] else f"{direct[1]}>{through[1]}"
 
 
 class Stage:
@@ -69,7 +69,7 @@ class Stage:
         models = {peer.model, peer.tools, peer.slow, peer.limited, UNKNOWN_MODEL} - {None}
         environ = {"OPENAI_API_KEY": key, "OPENAI_BASE_URL": base_url, "IBEX_OPENAI_MODELS": ",".join(map(str, models))}
         self._peer = peer
-        self._straight = openai.OpenAI(base_url=base_url, api_key=key, max_retries=0)
+        self._direct = openai.OpenAI(base_url=base_url, api_key=key, max_retries=0)
         self.dev = IbexDev.start(folder / key, environ | {"OPENAI_RETRY_BASE_DELAY": "0.1"})
         self.dev.ibex_json("agent", "create", "bare")
         token = self.dev.ibex_json("token", "create", "--name", "peers", "--agent", "bare")["token"]
@@ -81,8 +81,11 @@ class Stage:
         model = of_its_own.get(name.partition(",")[0]) or self._peer.model
         if name == "rate limited" and not self._peer.limited:
             return "-", None
-        straight, through = (_outcome(lambda to=to: scene(to, model)) for to in (self._straight, self._through))  # type: ignore[misc]
-        return _verdict(straight, through, unlabelled=self._peer.unlabelled and "streamed" in name), (straight, through)
+        direct, through = (_outcome(lambda to=to: scene(to, model)) for to in (self._direct, self._through))  # type: ignore[misc]
+        return _verdict(direct, through, unlabelled=self._peer.unlabelled and "streamed" in name), (
+            direct,
+            through,
+        )
 
     def recorded(self, name: str, scene: Scene, model: str) -> tuple[str, object]:
         """Return as a cell what is on record of a turn: its tokens, which its client did not ask for, and its end."""

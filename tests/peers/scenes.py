@@ -1,4 +1,4 @@
-"""What is asked of each peer, once straight and once through IBEX: each scene returns what came out, to be compared."""
+"""What is asked of each peer, once directly and once through IBEX: each scene returns what came out, to be compared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can go wrong, by meaning. No HTTP here: ``adapters.http`` has the one table of statuses and envelopes."""
+"""What can go wrong, by meaning. No HTTP here: ``adapters.http_server`` has the one table of statuses and envelopes."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Sequence
 
-    from ibex.adapters.telemetry.region import Region
+    from ibex.adapters.telemetry.shared_memory import SharedMemorySegment
 
 HESITATION_S: Final = 0.002
 """How long a process that has more connections than another lets that one accept; it may be dead, or frozen."""
@@ -22,10 +22,10 @@ LOG_INTERVAL_S: Final = 60.0
 _LOG: Final = logging.getLogger("ibex.serve")
 
 
-class Share:
+class ConnectionBalancer:
     """What the processes on one socket tell each other: how many connections each has."""
 
-    def __init__(self, regions: Sequence[Region] = (), own: int = 0) -> None:
+    def __init__(self, regions: Sequence[SharedMemorySegment] = (), own: int = 0) -> None:
         """Take the regions of all, and which of them is this process's; none for a process that is alone."""
         self._own = regions[own] if regions else None
         self._others = [region for number, region in enumerate(regions) if number != own]
@@ -58,7 +58,7 @@ class Acceptor:
         self,
         listener: socket.socket,
         make_protocol: Callable[[], Served],
-        share: Share,
+        share: ConnectionBalancer,
         connections: Callable[[], int],
         close_one: Callable[[], object] | None = None,
     ) -> None:

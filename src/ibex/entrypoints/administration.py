@@ -13,9 +13,9 @@ from ibex.entrypoints.settings import Environment
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from ibex.domain.manage_directives import ManageDirectives
-    from ibex.domain.manage_identity import ManageIdentity
-    from ibex.domain.records import SessionHistory, TraceHistory
+    from ibex.domain.directives.management import ManageDirectives
+    from ibex.domain.identity.management import ManageIdentity
+    from ibex.domain.record.history import SessionHistory, TraceHistory
     from ibex.entrypoints.settings import Settings
 
 NEEDED = ("database_url", "auth_database_url", "clickhouse_url", "token_peppers")

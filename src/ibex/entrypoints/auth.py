@@ -14,8 +14,8 @@ import uvloop
 from ibex.adapters.grpc.server import AuthServer, ServerLimits, ServerSecurity, connections_within
 from ibex.adapters.grpc.service import IdentityUseCases
 from ibex.adapters.grpc.tls import ServerTls
-from ibex.adapters.http.app import create_ops_app
-from ibex.adapters.http.drain import Drain
+from ibex.adapters.http_server.app import create_ops_app
+from ibex.adapters.http_server.drain import Drain
 from ibex.adapters.telemetry.auth_calls import AuthCallTelemetry
 from ibex.adapters.telemetry.logging import configure_logging
 from ibex.adapters.telemetry.ops import OpsTelemetry

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ibex.adapters.http.readiness import ReadinessCheck
+    from ibex.adapters.http_server.readiness import ReadinessCheck
 
 
 class Pingable(Protocol):

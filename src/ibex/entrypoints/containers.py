@@ -11,20 +11,24 @@ from typing import TYPE_CHECKING, Any, Final
 from cachetools import LRUCache
 from dependency_injector import containers, providers
 
-from ibex.adapters.http.app import create_app
-from ibex.adapters.http.client import Limits
-from ibex.adapters.http.drain import Drain
-from ibex.adapters.http.errors import status_of
+from ibex.adapters.http_server.app import create_app
+from ibex.adapters.http_server.client_connection import Limits
+from ibex.adapters.http_server.drain import Drain
+from ibex.adapters.http_server.errors import status_of
 from ibex.adapters.telemetry.caches import WatchedCache
 from ibex.adapters.telemetry.capacity import CapacityTelemetry
 from ibex.adapters.telemetry.deliveries import DeliveryTelemetry
 from ibex.adapters.telemetry.requests import RequestTelemetry
 from ibex.adapters.telemetry.sweeps import SweepTelemetry
-from ibex.domain.abandon_sessions import AbandonSessions
-from ibex.domain.admit_caller import AdmitCaller
-from ibex.domain.adopt_journals import AdoptJournals
-from ibex.domain.auth_calls import AuthCalls
-from ibex.domain.cached_identity import (
+from ibex.domain.directives.management import ManageDirectives
+from ibex.domain.freshness.cache import FreshCache
+from ibex.domain.freshness.kinds import Kind
+from ibex.domain.freshness.token_filter import TokenFilter
+from ibex.domain.freshness.unknown_tokens import UnknownTokens
+from ibex.domain.freshness.validity import Validity
+from ibex.domain.freshness.watch import Watch
+from ibex.domain.identity.auth_calls import AuthCalls
+from ibex.domain.identity.cache import (
     CachedAgents,
     CachedDirectives,
     CachedTokens,
@@ -32,19 +36,15 @@ from ibex.domain.cached_identity import (
     directive_policy,
     token_policy,
 )
-from ibex.domain.complete_chat import CompleteChat
-from ibex.domain.deliver_exchanges import CheckpointDelivery, DeliverExchanges, TraceDelivery
-from ibex.domain.fair_share import Capacity
-from ibex.domain.freshness.cache import FreshCache
-from ibex.domain.freshness.kinds import Kind
-from ibex.domain.freshness.token_filter import TokenFilter
-from ibex.domain.freshness.unknown_tokens import UnknownTokens
-from ibex.domain.freshness.validity import Validity
-from ibex.domain.freshness.watch import Watch
-from ibex.domain.manage_directives import ManageDirectives
-from ibex.domain.manage_identity import ManageIdentity
-from ibex.domain.refused_requests import RefusedRequests
-from ibex.domain.settle_exchange import SettleExchange
+from ibex.domain.identity.management import ManageIdentity
+from ibex.domain.proxying.admission import Admission
+from ibex.domain.proxying.capacity import Capacity
+from ibex.domain.proxying.proxy_request import ProxyRequest
+from ibex.domain.proxying.refused_requests import RefusedRequests
+from ibex.domain.record.delivery import CheckpointDelivery, DeliverExchanges, TraceDelivery
+from ibex.domain.record.idle_sessions import AbandonIdleSessions
+from ibex.domain.record.orphaned_journals import RecoverJournals
+from ibex.domain.record.recorder import Recorder
 from ibex.entrypoints.tracing import check_tracing, request_observer, span_export
 
 if TYPE_CHECKING:
@@ -52,10 +52,10 @@ if TYPE_CHECKING:
 
     from ibex.adapters.telemetry.registry import Registry
     from ibex.domain.clock import Clock
-    from ibex.domain.journal import Journal
-    from ibex.domain.sessions import SessionStore
-    from ibex.domain.settle_exchange import ExchangeObserver
-    from ibex.domain.traces import TraceSink
+    from ibex.domain.record.journal import Journal
+    from ibex.domain.record.recorder import ExchangeObserver
+    from ibex.domain.record.sessions import SessionStore
+    from ibex.domain.record.traces import TraceSink
     from ibex.entrypoints.settings import Settings
 
 _MORE_AUTHENTICATING: Final = 1_000
@@ -121,8 +121,8 @@ class Application(containers.DeclarativeContainer):
     delivery_telemetry = providers.Singleton(DeliveryTelemetry, adapters.metrics)
     drain = providers.Singleton(Drain)
 
-    settle_exchange = providers.Singleton(
-        SettleExchange,
+    recorder = providers.Singleton(
+        Recorder,
         adapters.journal,
         providers.Callable(_all_observers, request_telemetry, observers),
         adapters.ids,
@@ -202,8 +202,8 @@ class Application(containers.DeclarativeContainer):
         adapters.clock,
         shared_ttl_s=settings.provided.directive_cache_ttl_s,
     )
-    admit_caller = providers.Singleton(
-        AdmitCaller,
+    admission = providers.Singleton(
+        Admission,
         cached_tokens,
         cached_agents,
         adapters.rate_limiter,
@@ -211,12 +211,12 @@ class Application(containers.DeclarativeContainer):
         default_rpm=settings.provided.rate_limit_default_rpm,
         refusal_delay_s=settings.provided.refusal_delay_s,
     )
-    complete_chat = providers.Singleton(
-        CompleteChat,
-        admit_caller,
+    proxy_request = providers.Singleton(
+        ProxyRequest,
+        admission,
         cached_directives,
-        adapters.completion_providers,
-        settle_exchange,
+        adapters.provider_registry,
+        recorder,
         adapters.clock,
         adapters.ids,
     )
@@ -224,9 +224,9 @@ class Application(containers.DeclarativeContainer):
         _Deliveries, adapters.sessions, adapters.traces, delivery_telemetry, adapters.clock
     )
     deliveries = providers.Singleton(_deliveries, deliveries_of, adapters.journal)
-    adopt_journals = providers.Singleton(AdoptJournals, adapters.left_journals, settle_exchange, deliveries_of)
-    abandon_sessions = providers.Singleton(
-        AbandonSessions,
+    recover_journals = providers.Singleton(RecoverJournals, adapters.orphaned_journals, recorder, deliveries_of)
+    abandon_idle_sessions = providers.Singleton(
+        AbandonIdleSessions,
         adapters.sessions,
         adapters.clock,
         providers.Singleton(SweepTelemetry, adapters.registry),
@@ -237,9 +237,9 @@ class Application(containers.DeclarativeContainer):
     capacity = providers.Singleton(_capacity, settings, adapters.registry)
     app = providers.Singleton(
         create_app,
-        complete_chat=complete_chat,
-        admit_caller=admit_caller,
-        providers=adapters.completion_providers,
+        proxy_request=proxy_request,
+        admission=admission,
+        providers=adapters.provider_registry,
         clock=adapters.clock,
         ids=adapters.ids,
         render_metrics=adapters.metrics.provided.render,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from ibex.adapters.postgres.roles import UnsafeRoleError
 from ibex.adapters.redis.link import LinkError
 from ibex.domain.errors import IbexError
-from ibex.domain.sessions import SinkUnavailableError
+from ibex.domain.record.sessions import SinkUnavailableError
 from ibex.entrypoints.outcome import said_of_the_system
 from ibex.entrypoints.settings import SettingsError
 
@@ -33,20 +33,20 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What an examination says of what it has looked at; ``remedy`` is what to do, None where nothing is."""
+    """What an examination says of what it has looked at; ``hint`` is what to do, None where nothing is."""
 
     verdict: Verdict
     said: str
-    remedy: str | None = None
+    hint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Examination:
-    """One thing to look at. What is raised by ``look`` is a failure, for which ``remedy`` is what to do."""
+class DoctorCheck:
+    """One thing to look at. What is raised by ``look`` is a failure, for which ``hint`` is what to do."""
 
     name: str
     look: Callable[[], Awaitable[Result]]
-    remedy: str
+    hint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Finding:
     name: str
     verdict: Verdict
     said: str
-    remedy: str | None
+    hint: str | None
     took_ms: float
 
 
@@ -65,20 +65,20 @@ def ok(said: str) -> Result:
     return Result(Verdict.OK, said)
 
 
-async def diagnose(examinations: Sequence[Examination], *, timeout_s: float = TIMEOUT_S) -> Sequence[Finding]:
+async def diagnose(doctor_checks: Sequence[DoctorCheck], *, timeout_s: float = TIMEOUT_S) -> Sequence[Finding]:
     """Examine everything, one after the other, each for so long at most. Raises nothing of what goes wrong."""
-    return [await _examine(examination, timeout_s) for examination in examinations]
+    return [await _examine(examination, timeout_s) for examination in doctor_checks]
 
 
-async def _examine(examination: Examination, timeout_s: float) -> Finding:
+async def _examine(examination: DoctorCheck, timeout_s: float) -> Finding:
     began = time.monotonic()
     try:
         async with asyncio.timeout(timeout_s):
             result = await examination.look()
     except Exception as error:  # noqa: BLE001 - that it is there to be told
-        result = Result(Verdict.FAILED, _said(error, timeout_s), examination.remedy)
+        result = Result(Verdict.FAILED, _said(error, timeout_s), examination.hint)
     took_ms = (time.monotonic() - began) * 1_000
-    return Finding(examination.name, result.verdict, result.said, result.remedy, took_ms)
+    return Finding(examination.name, result.verdict, result.said, result.hint, took_ms)
 
 
 def _said(error: Exception, timeout_s: float) -> str:

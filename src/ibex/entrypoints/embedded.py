@@ -15,9 +15,9 @@ from ibex.adapters.clickhouse.engine import ClickHouseEngine, EngineStartError
 from ibex.adapters.postgres.roles import APP_ROLE, AUTH_ROLE
 from ibex.adapters.postgres.server import OWNER_ROLE, PostgresServer, PostgresServerError
 from ibex.adapters.telemetry.logging import configure_logging
-from ibex.domain.bootstrap import FirstNames, bootstrap
 from ibex.entrypoints.containers import Management, application_of
 from ibex.entrypoints.environments import EmbeddedAdapters
+from ibex.entrypoints.first_installation import FirstNames, bootstrap
 from ibex.entrypoints.home import FirstInstallation
 from ibex.entrypoints.keep_running import KeepRunning, Server
 from ibex.entrypoints.lifespan import running, working
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import TextIO
 
-    from ibex.domain.settle_exchange import ExchangeObserver
+    from ibex.domain.record.recorder import ExchangeObserver
     from ibex.entrypoints.containers import Application
     from ibex.entrypoints.home import Home
 

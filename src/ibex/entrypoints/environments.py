@@ -17,7 +17,7 @@ from ibex.adapters.grpc.verifiers import GrpcAgentVerifier, GrpcTokenVerifier
 from ibex.adapters.grpc.watch_service import WatchService
 from ibex.adapters.grpc.watch_streams import GrpcLiveTokens, GrpcWatch
 from ibex.adapters.journal.directories import claim_any
-from ibex.adapters.journal.left_journals import LeftSqliteJournals
+from ibex.adapters.journal.orphaned_journals import OrphanedSqliteJournals
 from ibex.adapters.journal.sqlite import SqliteJournal
 from ibex.adapters.memory.epochs import InMemoryEpochs, NoEpochs
 from ibex.adapters.memory.rate_limits import InMemoryRateLimiter
@@ -49,11 +49,11 @@ from ibex.adapters.telemetry.metrics import Metrics
 from ibex.adapters.telemetry.ops import AuthMetrics
 from ibex.adapters.telemetry.registry import Registry
 from ibex.adapters.telemetry.round_trips import RateLimitTelemetry, RedisTelemetry
+from ibex.domain.directives.seal import Seal
 from ibex.domain.freshness.change_log import PruneChanges, WatchServer
-from ibex.domain.manage_identity import VerifyAgent, VerifyToken
-from ibex.domain.providers import ProviderRegistry
-from ibex.domain.sealed import Seal
-from ibex.domain.token_hash import TokenPeppers
+from ibex.domain.identity.management import VerifyAgent, VerifyToken
+from ibex.domain.identity.token_hash import TokenPeppers
+from ibex.domain.proxying.provider import ProviderRegistry
 from ibex.entrypoints.checks import auth_checks, readiness_checks
 from ibex.entrypoints.openai_settings import Transport
 from ibex.entrypoints.settings import SettingsError
@@ -68,9 +68,9 @@ if TYPE_CHECKING:
     from ibex.adapters.redis.link import RedisObserver
     from ibex.adapters.telemetry.journal import MeasuredJournal
     from ibex.domain.clock import Clock
+    from ibex.domain.directives.shared import SharedDirectives
     from ibex.domain.freshness.epochs import Epochs
     from ibex.domain.ids import IdSource
-    from ibex.domain.shared_directives import SharedDirectives
     from ibex.entrypoints.setting_values import Secret
     from ibex.entrypoints.settings import Settings
 
@@ -224,7 +224,9 @@ class _ProxyAdapters(_Adapters):
         max_bytes=_Adapters.settings.provided.journal_max_bytes,
         claim=providers.Object(claim_any),
     )
-    left_journals = providers.Singleton(LeftSqliteJournals, _Adapters.settings.provided.journal_dir, _Adapters.ids)
+    orphaned_journals = providers.Singleton(
+        OrphanedSqliteJournals, _Adapters.settings.provided.journal_dir, _Adapters.ids
+    )
     metric_regions = providers.Object(())
     own_region = providers.Object(0)
     registry = providers.Singleton(Registry, "ibex_proxy_", metric_regions, own_region)
@@ -237,8 +239,8 @@ class _ProxyAdapters(_Adapters):
     sessions = providers.Singleton(PostgresSessions, database)
 
     transport = providers.Singleton(_transport, _Adapters.settings)
-    completion_providers = providers.Singleton(_completion_providers, _Adapters.settings, transport, _Adapters.clock)
-    metrics = providers.Singleton(_metrics, _Adapters.clock, journal, registry, completion_providers)
+    provider_registry = providers.Singleton(_completion_providers, _Adapters.settings, transport, _Adapters.clock)
+    metrics = providers.Singleton(_metrics, _Adapters.clock, journal, registry, provider_registry)
 
 
 class EmbeddedAdapters(_ProxyAdapters):

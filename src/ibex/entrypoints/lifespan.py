@@ -7,14 +7,14 @@ import logging
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ibex.domain.journal import JournalFullError, JournalUnavailableError
+from ibex.domain.record.journal import JournalFullError, JournalUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from ibex.domain.deliver_exchanges import DeliverExchanges
-    from ibex.domain.journal import Journal
-    from ibex.domain.settle_exchange import SettleExchange
+    from ibex.domain.record.delivery import DeliverExchanges
+    from ibex.domain.record.journal import Journal
+    from ibex.domain.record.recorder import Recorder
     from ibex.entrypoints.containers import Application
 
 _LOG = logging.getLogger("ibex.lifespan")
@@ -39,8 +39,8 @@ async def running(application: Application, *, open_again_s: float = OPEN_AGAIN_
             *adapters.background(),
             application.watch(),
             application.token_filter(),
-            application.adopt_journals(),
-            application.abandon_sessions(),
+            application.recover_journals(),
+            application.abandon_idle_sessions(),
         ]
         for resource in adapters.resources():
             stack.push_async_callback(resource.close)
@@ -48,26 +48,26 @@ async def running(application: Application, *, open_again_s: float = OPEN_AGAIN_
                 await resource.open()
             except JournalFullError as full:
                 _LOG.error("serving without a journal until its disk has room: %s", full)
-                background.append(_LateJournal(resource, application.settle_exchange(), open_again_s))
+                background.append(_LateJournal(resource, application.recorder(), open_again_s))
         stack.push_async_callback(adapters.transport().aclose)
-        await _recover(application.settle_exchange(), adapters.journal())
+        await _recover(application.recorder(), adapters.journal())
         await stack.enter_async_context(working(background))
         await stack.enter_async_context(delivering(application.deliveries()))
-        stack.push_async_callback(application.settle_exchange().drain)
+        stack.push_async_callback(application.recorder().drain)
         yield
 
 
-async def _recover(settle: SettleExchange, journal: Journal) -> None:
+async def _recover(recorder: Recorder, journal: Journal) -> None:
     with suppress(JournalUnavailableError):  # what cannot be settled now is found again by the next start
-        await settle.recover(journal)
+        await recorder.recover(journal)
 
 
 class _LateJournal:
     """Opens a journal whose disk had no room at the start: a worker that was killed then must not stay away for it."""
 
-    def __init__(self, journal: Any, settle: SettleExchange, every_s: float) -> None:
+    def __init__(self, journal: Any, recorder: Recorder, every_s: float) -> None:
         self._journal = journal
-        self._settle = settle
+        self._recorder = recorder
         self._every_s = every_s
 
     async def run(self) -> None:
@@ -79,7 +79,7 @@ class _LateJournal:
             except JournalUnavailableError:
                 continue
             _LOG.info("the journal is open")
-            await _recover(self._settle, self._journal)
+            await _recover(self._recorder, self._journal)
             return
 
 

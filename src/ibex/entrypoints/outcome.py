@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Final
 
 from ibex.adapters.postgres.roles import UnsafeRoleError
 from ibex.domain.errors import IbexError
-from ibex.domain.journal import JournalUnavailableError
-from ibex.domain.manage_identity import AlreadyExistsError
-from ibex.domain.sessions import SinkUnavailableError
+from ibex.domain.identity.management import AlreadyExistsError
+from ibex.domain.record.journal import JournalUnavailableError
+from ibex.domain.record.sessions import SinkUnavailableError
 from ibex.entrypoints.home import HomeInUseError
 from ibex.entrypoints.settings import SettingsError
 from ibex.entrypoints.untrusted_text import sanitize

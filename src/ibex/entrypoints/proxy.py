@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Final
 import uvloop
 
 from ibex.adapters.telemetry.logging import configure_logging
-from ibex.adapters.telemetry.region import Region
-from ibex.entrypoints.acceptor import Share
+from ibex.adapters.telemetry.shared_memory import SharedMemorySegment
+from ibex.entrypoints.acceptor import ConnectionBalancer
 from ibex.entrypoints.process_tuning import prepare_descriptors
 from ibex.entrypoints.proxy_server import BACKLOG, address_of, listen, serve_http
 from ibex.entrypoints.settings import Environment, MissingSettingError, Settings, SettingsError
 from ibex.entrypoints.tracing import check_tracing
-from ibex.entrypoints.workers import Place, end_with_parent, watch_over
+from ibex.entrypoints.workers import WorkerSlot, end_with_parent, watch_over
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,10 +44,10 @@ def serve(environ: Mapping[str, str], workers: int = 1) -> int:
     if workers > 1:
         return watch_over(settings, environ, workers)
     with listen(settings.host, settings.port) as listener:
-        return _run(settings, listener, Place(-1, -1, 0))
+        return _run(settings, listener, WorkerSlot(-1, -1, 0))
 
 
-def serve_as_worker(settings: Settings, place: Place) -> int:
+def serve_as_worker(settings: Settings, place: WorkerSlot) -> int:
     """Run one of several workers, on the socket that it was given; return its exit code."""
     configure_logging(settings.log_level)
     with socket.socket(fileno=place.listener) as listener:
@@ -84,7 +84,7 @@ def _refuse_unfit_for_several(settings: Settings) -> None:
         )
 
 
-def _run(settings: Settings, listener: socket.socket, place: Place) -> int:
+def _run(settings: Settings, listener: socket.socket, place: WorkerSlot) -> int:
     from ibex.entrypoints.containers import application_of  # noqa: PLC0415
     from ibex.entrypoints.lifespan import running  # noqa: PLC0415
 
@@ -92,15 +92,15 @@ def _run(settings: Settings, listener: socket.socket, place: Place) -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its core writes lines of its own, which are no JSON
 
     async def run() -> None:
-        if place.lifeline >= 0:
-            end_with_parent(place.lifeline)
+        if place.parent_pipe >= 0:
+            end_with_parent(place.parent_pipe)
         adapters = adapters_for(settings)
-        share = Share()
+        share = ConnectionBalancer()
         if place.metrics >= 0:
-            regions = Region.all_of(place.metrics)
+            regions = SharedMemorySegment.all_of(place.metrics)
             adapters.metric_regions.override(regions)
             adapters.own_region.override(place.number)
-            share = Share(regions, place.number)
+            share = ConnectionBalancer(regions, place.number)
         application = application_of(adapters, settings)
         app = application.app()
         async with running(application):

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import uvicorn
 
-from ibex.adapters.http.connections import ConnectionLimits
-from ibex.adapters.http.server_protocol import LimitedHttpProtocol
-from ibex.entrypoints.acceptor import Acceptor, Served, Share
+from ibex.adapters.http_server.connections import ConnectionLimits
+from ibex.adapters.http_server.server_protocol import LimitedHttpProtocol
+from ibex.entrypoints.acceptor import Acceptor, ConnectionBalancer, Served
 from ibex.entrypoints.process_tuning import collect_rarely, connection_limit, keep_freed_memory
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class DrainingServer(uvicorn.Server):
     A second SIGINT ends the waiting. Must run in the main thread's event loop.
     """
 
-    def __init__(self, config: uvicorn.Config, on_drain: Callable[[], None], share: Share) -> None:
+    def __init__(self, config: uvicorn.Config, on_drain: Callable[[], None], share: ConnectionBalancer) -> None:
         super().__init__(config)
         self._on_drain = on_drain
         self._share = share
@@ -116,7 +116,11 @@ def connection_limits(settings: Settings) -> ConnectionLimits:
 
 
 async def serve_http(
-    app: Any, listener: socket.socket, settings: Settings, on_drain: Callable[[], None], share: Share | None = None
+    app: Any,
+    listener: socket.socket,
+    settings: Settings,
+    on_drain: Callable[[], None],
+    share: ConnectionBalancer | None = None,
 ) -> None:
     """Serve until a signal comes; return once running requests have finished or the time to shut down is over.
 
@@ -141,7 +145,7 @@ async def serve_http(
         backlog=BACKLOG,
         timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout_s)),
     )
-    server = DrainingServer(config, on_drain, share or Share())
+    server = DrainingServer(config, on_drain, share or ConnectionBalancer())
     listener.listen(BACKLOG)
     await server.serve(sockets=[listener])
     if server.server_state.tasks:  # cut off by now, but what they leave is not on record yet

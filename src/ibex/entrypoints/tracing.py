@@ -11,11 +11,11 @@ from ibex.entrypoints.settings import SettingsError
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
 
-    from ibex.adapters.http.observer import RequestObserver
+    from ibex.adapters.http_server.observer import RequestObserver
     from ibex.adapters.telemetry.registry import Registry
     from ibex.adapters.telemetry.requests import RequestTelemetry
     from ibex.adapters.telemetry.span_export import SpanExport
-    from ibex.adapters.telemetry.spans import Address
+    from ibex.adapters.telemetry.spans import ServerAddress
     from ibex.domain.clock import Clock
     from ibex.entrypoints.settings import Settings
 
@@ -99,10 +99,10 @@ def _resource() -> Resource:
     return own
 
 
-def _providers(settings: Settings) -> dict[str, Address]:
-    from ibex.adapters.telemetry.spans import Address  # noqa: PLC0415 - needs the extra
+def _providers(settings: Settings) -> dict[str, ServerAddress]:
+    from ibex.adapters.telemetry.spans import ServerAddress  # noqa: PLC0415 - needs the extra
 
     if settings.openai_api_key is None:
         return {}  # the echo answers, which is nowhere
     parts = urlsplit(settings.openai_base_url)
-    return {"openai": Address(parts.hostname or "", parts.port or _PORTS[parts.scheme])}
+    return {"openai": ServerAddress(parts.hostname or "", parts.port or _PORTS[parts.scheme])}

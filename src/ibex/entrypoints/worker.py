@@ -23,10 +23,10 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     def run() -> int:
         settings = Settings.load(environ)
         from ibex.entrypoints.proxy import serve_as_worker  # noqa: PLC0415 - once the thresholds are raised
-        from ibex.entrypoints.workers import Place  # noqa: PLC0415 - the same
+        from ibex.entrypoints.workers import WorkerSlot  # noqa: PLC0415 - the same
 
         (place,) = arguments
-        return serve_as_worker(settings, Place.parse(place))
+        return serve_as_worker(settings, WorkerSlot.parse(place))
 
     collect_rarely()
     return exit_code_of(run)

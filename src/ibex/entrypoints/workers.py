@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Final
 
-from ibex.adapters.telemetry.region import Region, shared_memory
+from ibex.adapters.telemetry.shared_memory import SharedMemorySegment, shared_memory
 from ibex.entrypoints.proxy_server import BACKLOG, address_of, listen
 
 if TYPE_CHECKING:
@@ -30,19 +30,19 @@ AFTER_SHUTDOWN_S: Final = 15.0
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class WorkerSlot:
     """What a worker is given: the listening socket, a pipe that ends with who watches over it, and its number.
 
     And the memory in which all workers count (ADR 0029). What it has not is -1.
     """
 
     listener: int
-    lifeline: int
+    parent_pipe: int
     number: int
     metrics: int = -1
 
     @classmethod
-    def parse(cls, text: str) -> Place:
+    def parse(cls, text: str) -> WorkerSlot:
         """Read what ``str`` wrote. Raises ``ValueError``."""
         numbers = [int(number) for number in text.split(",")]
         if len(numbers) != len(fields(cls)):
@@ -50,7 +50,7 @@ class Place:
         return cls(*numbers)
 
     def __str__(self) -> str:
-        return f"{self.listener},{self.lifeline},{self.number},{self.metrics}"
+        return f"{self.listener},{self.parent_pipe},{self.number},{self.metrics}"
 
 
 def watch_over(settings: Settings, environ: Mapping[str, str], count: int) -> int:
@@ -77,14 +77,14 @@ class _Workers:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stopping.set)
-        self._lifeline, kept_open = os.pipe()
+        self._parent_pipe, kept_open = os.pipe()
         self._metrics = shared_memory(self._count)
-        self._regions = Region.all_of(self._metrics)
+        self._regions = SharedMemorySegment.all_of(self._metrics)
         try:
             _LOG.info("%d workers on %s", self._count, address_of(self._listener))
             await asyncio.gather(*(self._hold(number) for number in range(self._count)))
         finally:
-            os.close(self._lifeline)
+            os.close(self._parent_pipe)
             os.close(kept_open)
             os.close(self._metrics)
         return self._exit_code
@@ -111,10 +111,10 @@ class _Workers:
     def _has_served(self, number: int, worker: Process) -> bool:
         """Return whether a worker got as far as serving, however long that takes on a busy machine."""
         region = self._regions[number]
-        return region.pid == worker.pid and region.turned_ns > 0
+        return region.pid == worker.pid and region.heartbeat_ns > 0
 
     async def _spawn(self, number: int) -> Process:
-        place = Place(self._listener.fileno(), self._lifeline, number, self._metrics)
+        place = WorkerSlot(self._listener.fileno(), self._parent_pipe, number, self._metrics)
         return await asyncio.create_subprocess_exec(
             sys.executable,
             "-P",  # what lies in the folder it is started from is not for it to import
@@ -122,7 +122,7 @@ class _Workers:
             "ibex.entrypoints.worker",
             str(place),
             env=self._environ,
-            pass_fds=(place.listener, place.lifeline, place.metrics),
+            pass_fds=(place.listener, place.parent_pipe, place.metrics),
             start_new_session=True,  # Ctrl-C is for the process that watches; it tells them
         )
 
@@ -144,12 +144,12 @@ class _Workers:
             self._exit_code = self._exit_code or 1
 
 
-def end_with_parent(lifeline: int) -> None:
+def end_with_parent(parent_pipe: int) -> None:
     """Treat the end of who watches over this worker as SIGTERM; to be called in its event loop."""
     loop = asyncio.get_running_loop()
 
     def ended() -> None:
-        loop.remove_reader(lifeline)
+        loop.remove_reader(parent_pipe)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    loop.add_reader(lifeline, ended)
+    loop.add_reader(parent_pipe, ended)

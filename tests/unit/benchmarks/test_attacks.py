@@ -17,7 +17,7 @@ from benchmarks.attacks.verdict import percentile, summary, withstood
 from benchmarks.attacks.victim import MIX, Plan, Sample
 from benchmarks.attacks.wire import Answer, AnswerParser
 
-from ibex.domain.identity import PersonalAccessToken
+from ibex.domain.identity.model import PersonalAccessToken
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

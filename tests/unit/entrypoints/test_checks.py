@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ibex.adapters.http.drain import Drain
-from ibex.adapters.http.readiness import Health, Readiness
+from ibex.adapters.http_server.drain import Drain
+from ibex.adapters.http_server.readiness import Health, Readiness
 from ibex.adapters.memory.clock import ManualClock
 from ibex.entrypoints.checks import PingCheck, auth_checks, readiness_checks
 

@@ -47,7 +47,7 @@ def test_a_key_decides_who_answers(environ: dict[str, str], key: str, expected: 
     """Without a key the echo answers for OpenAI's models, with one OpenAI does."""
     adapters = EmbeddedAdapters()
     application_of(adapters, Settings.load({**environ, "OPENAI_API_KEY": key}))
-    assert isinstance(adapters.completion_providers().route("gpt-4o-mini"), expected)
+    assert isinstance(adapters.provider_registry().route("gpt-4o-mini"), expected)
 
 
 def test_an_application_without_its_adapters_is_refused() -> None:
@@ -64,5 +64,5 @@ def test_a_setting_that_the_provider_cannot_use_is_named(environ: dict[str, str]
     adapters = EmbeddedAdapters()
     application_of(adapters, Settings.load({"OPENAI_API_KEY": "sk-something", **environ, variable: value}))
     with pytest.raises(SettingsError, match=variable) as raised:
-        adapters.completion_providers()
+        adapters.provider_registry()
     assert value not in str(raised.value)

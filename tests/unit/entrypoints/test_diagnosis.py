@@ -1,4 +1,4 @@
-"""How examinations come out."""
+"""How doctor_checks come out."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import pytest
 
 from ibex.adapters.postgres.roles import UnsafeRoleError
 from ibex.domain.errors import ServiceDegradedError
-from ibex.domain.sessions import SinkUnavailableError
-from ibex.entrypoints.diagnosis import Examination, Result, Verdict, diagnose, ok
+from ibex.domain.record.sessions import SinkUnavailableError
+from ibex.entrypoints.diagnosis import DoctorCheck, Result, Verdict, diagnose, ok
 
 SECRET = "canary"
 
 
-def failing(error: Exception) -> Examination:
+def failing(error: Exception) -> DoctorCheck:
     """Return an examination that ends so."""
 
     async def look() -> Result:
         raise error
 
-    return Examination("it", look, "Do this.")
+    return DoctorCheck("it", look, "Do this.")
 
 
 async def test_what_is_well_needs_no_remedy() -> None:
@@ -29,9 +29,9 @@ async def test_what_is_well_needs_no_remedy() -> None:
     async def look() -> Result:
         return ok("it answers")
 
-    (found,) = await diagnose([Examination("it", look, "Do this.")])
+    (found,) = await diagnose([DoctorCheck("it", look, "Do this.")])
 
-    assert (found.name, found.verdict, found.said, found.remedy) == ("it", Verdict.OK, "it answers", None)
+    assert (found.name, found.verdict, found.said, found.hint) == ("it", Verdict.OK, "it answers", None)
     assert found.took_ms >= 0
 
 
@@ -50,7 +50,7 @@ async def test_what_fails_is_told_with_what_to_do(error: Exception, said: str) -
     """In words that can hold no secret; what is not known to be without is told by its kind alone."""
     (found,) = await diagnose([failing(error)])
 
-    assert (found.verdict, found.said, found.remedy) == (Verdict.FAILED, said, "Do this.")
+    assert (found.verdict, found.said, found.hint) == (Verdict.FAILED, said, "Do this.")
 
 
 async def test_what_does_not_answer_is_not_waited_for() -> None:
@@ -60,17 +60,17 @@ async def test_what_does_not_answer_is_not_waited_for() -> None:
         await asyncio.Event().wait()
         return ok("never")
 
-    found = await diagnose([Examination("it", look, "Do this."), failing(ValueError())], timeout_s=0.01)
+    found = await diagnose([DoctorCheck("it", look, "Do this."), failing(ValueError())], timeout_s=0.01)
 
     assert [finding.said for finding in found] == ["There was no answer within 0.01 s.", "It failed (ValueError)."]
 
 
 async def test_advice_is_passed_on() -> None:
-    """With its own remedy instead of the one for failures."""
+    """With its own hint instead of the one for failures."""
 
     async def look() -> Result:
         return Result(Verdict.ADVICE, "almost", "Do that.")
 
-    (found,) = await diagnose([Examination("it", look, "Do this.")])
+    (found,) = await diagnose([DoctorCheck("it", look, "Do this.")])
 
-    assert (found.verdict, found.remedy) == (Verdict.ADVICE, "Do that.")
+    assert (found.verdict, found.hint) == (Verdict.ADVICE, "Do that.")

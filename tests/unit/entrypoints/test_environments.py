@@ -34,7 +34,7 @@ def test_both_environments_offer_what_the_application_takes() -> None:
     """Beyond that each has what only it needs."""
     wanted = {
         "clock", "ids", "settings", "traces", "journal", "metrics", "directives", "sessions", "transport",
-        "completion_providers", "token_verifier", "agent_verifier", "rate_limiter", "live_tokens", "resources",
+        "provider_registry", "token_verifier", "agent_verifier", "rate_limiter", "live_tokens", "resources",
         "background", "checks", "registry", "metric_regions", "own_region", "loop_lag",
         "watch_connector", "watch_telemetry", "cache_telemetry", "shared_directives",
     }  # fmt: skip

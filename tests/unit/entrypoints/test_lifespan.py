@@ -10,8 +10,8 @@ import pytest
 from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.memory.journal import InMemoryJournal
 from ibex.adapters.memory.observers import RecordingObserver
-from ibex.domain.deliver_exchanges import CheckpointDelivery, DeliverExchanges
-from ibex.domain.journal import JournalFullError
+from ibex.domain.record.delivery import CheckpointDelivery, DeliverExchanges
+from ibex.domain.record.journal import JournalFullError
 from ibex.entrypoints.lifespan import delivering, running
 
 
@@ -55,7 +55,7 @@ class Resource:
         self.notes.append(f"drain {self.name}")
 
 
-BACKGROUND = ("watch", "token_filter", "adopt_journals", "abandon_sessions")
+BACKGROUND = ("watch", "token_filter", "recover_journals", "abandon_idle_sessions")
 
 
 class Graph:
@@ -67,7 +67,7 @@ class Graph:
             return lambda: resource
 
         self.adapters = self
-        for name in ("transport", "settle_exchange"):
+        for name in ("transport", "recorder"):
             setattr(self, name, give(name))
         self.resources = lambda: [give(name)() for name in ("database", "traces", "journal")]
         self.journal = give("journal")
@@ -89,7 +89,7 @@ async def test_what_is_opened_is_closed_in_reverse() -> None:
         *OPENED,
         "recover journal",
         "serve",
-        "drain settle_exchange",
+        "drain recorder",
         "close transport",
         "close journal",
         "close traces",
@@ -146,7 +146,7 @@ async def test_a_journal_without_room_keeps_nobody_from_serving() -> None:
         await asyncio.sleep(0)
     assert notes == [
         *("open traces", "no room", "recover journal", "serve", "no room", "no room", "open journal"),
-        *("recover journal", "drain settle_exchange", "close transport", "close journal", "close traces"),
+        *("recover journal", "drain recorder", "close transport", "close journal", "close traces"),
     ]
 
 

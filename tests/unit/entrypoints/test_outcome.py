@@ -6,7 +6,7 @@ import pytest
 
 from ibex.adapters.postgres.roles import UnsafeRoleError
 from ibex.domain.errors import NotFoundError
-from ibex.domain.journal import JournalUnavailableError
+from ibex.domain.record.journal import JournalUnavailableError
 from ibex.entrypoints.outcome import WorkFailedError, exit_code_of
 from ibex.entrypoints.settings import SettingsError
 

@@ -20,7 +20,7 @@ from clickhouse_connect.driver.exceptions import OperationalError
 from clickhouse_connect.driver.httputil import get_pool_manager_options
 from urllib3 import PoolManager
 
-from ibex.domain.sessions import SinkRefusedError, SinkUnavailableError
+from ibex.domain.record.sessions import SinkRefusedError, SinkUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +43,7 @@ for _library in ("np", "pd", "pd_time_test", "arrow", "pl"):
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class ClickHouseAddress:
     """Where ClickHouse is, and the database in it that is IBEX's. The repr shows no password."""
 
     dsn: str = field(repr=False)
@@ -52,7 +52,7 @@ class Address:
     database: str = DATABASE
 
     @classmethod
-    def parse(cls, url: str) -> Address:
+    def parse(cls, url: str) -> ClickHouseAddress:
         """Read ``http[s]://user:password@host:port/database`` or ``chdb:///directory?database=name``.
 
         ``clickhouse[s]://`` means the same as ``http[s]://``, ``chdb://`` alone an engine in memory. Without a database
@@ -95,7 +95,7 @@ class Address:
         )
 
 
-class Connection:
+class ClickHouseConnection:
     """Runs work on a client in its thread, connecting when there is none. Constructing it connects to nothing."""
 
     def __init__(self, connect: Callable[[], Client], *, timeout_s: float = TIMEOUT_S) -> None:

@@ -20,13 +20,13 @@ from urllib.parse import parse_qsl
 from uuid import uuid4
 
 from ibex.adapters.clickhouse import content_coding
-from ibex.adapters.clickhouse.engine_statements import UNKNOWN, EngineError, Statement
+from ibex.adapters.clickhouse.engine_statements import UNKNOWN, EngineError, EngineStatement
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
     from concurrent.futures import Executor
 
-    from ibex.adapters.clickhouse.engine_statements import Answer, Engine
+    from ibex.adapters.clickhouse.engine_statements import Engine, StatementResult
 
     Scope = Mapping[str, Any]
     Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -167,7 +167,7 @@ async def _read_body(receive: Receive) -> bytes:
 
 def _statement(
     method: str, path: str, headers: Mapping[str, str], parameters: dict[str, str], body: bytes
-) -> Statement:
+) -> EngineStatement:
     if path != "/" or method not in {"GET", "HEAD", "POST"}:
         raise _ProtocolError(UNKNOWN, "There is no resource of this name. (UNKNOWN)", 404)
     for wanted in ("compress", "decompress"):
@@ -181,7 +181,7 @@ def _statement(
     text = query + b"\n" + body if query and body else query or body
     if not text.strip():
         raise _ProtocolError(62, "Syntax error: Empty query. (SYNTAX_ERROR)")
-    return Statement(
+    return EngineStatement(
         text,
         settings={n: v for n, v in parameters.items() if n not in _OWN_PARAMETERS and not n.startswith("param_")},
         parameters={n.removeprefix("param_"): v for n, v in parameters.items() if n.startswith("param_")},
@@ -212,7 +212,7 @@ def _form_fields(content_type: str, body: bytes) -> dict[str, str]:
     return fields
 
 
-def _success(answer: Answer, coding: str, headers: Mapping[str, str]) -> _Response:
+def _success(answer: StatementResult, coding: str, headers: Mapping[str, str]) -> _Response:
     summary = {
         "read_rows": str(answer.read_rows),
         "written_rows": str(answer.written_rows),

@@ -41,7 +41,7 @@ class EngineError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Statement:
+class EngineStatement:
     """A statement, with the rows after it if it is an INSERT with data, and what holds for it alone."""
 
     text: bytes
@@ -53,7 +53,7 @@ class Statement:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class StatementResult:
     """The result's bytes and format, empty for a statement without a result, and what it took."""
 
     body: bytes
@@ -74,7 +74,7 @@ class Engine:
         except RuntimeError as error:
             raise _engine_error(error) from None
 
-    def run(self, statement: Statement) -> Answer:
+    def run(self, statement: EngineStatement) -> StatementResult:
         """Run a statement on a connection of its own: settings and database end with it. Raises ``EngineError``."""
         connection = _connect(self._path)
         try:
@@ -97,7 +97,7 @@ def _connect(path: str) -> Any:
     return chdb.connect(path)  # type: ignore[no-untyped-call]  # it has annotations everywhere but here
 
 
-def _insert(connection: Any, insert: re.Match[bytes], statement: Statement) -> Answer:
+def _insert(connection: Any, insert: re.Match[bytes], statement: EngineStatement) -> StatementResult:
     """Insert rows as a stream: in a statement, the engine would take the first bytes of binary rows for white space.
 
     What the table itself refuses, a constraint say, a stream does not tell; so text goes as a statement.
@@ -105,10 +105,10 @@ def _insert(connection: Any, insert: re.Match[bytes], statement: Statement) -> A
     with connection.send_insert(insert["head"].decode(), insert["format"].decode()) as stream:
         stream.append(statement.text[insert.end() :])
         done = stream.finish()
-    return Answer(b"", "", 0, done.rows_written, round(done.elapsed * 1e9))
+    return StatementResult(b"", "", 0, done.rows_written, round(done.elapsed * 1e9))
 
 
-def _query(connection: Any, statement: Statement) -> Answer:
+def _query(connection: Any, statement: EngineStatement) -> StatementResult:
     is_insert = _INSERT.match(statement.text) is not None
     own_format = None if is_insert else _FORMAT.search(statement.text[-_TAIL_BYTES:])
     wanted = own_format["name"].decode() if own_format else statement.default_format or _PLAIN
@@ -118,7 +118,7 @@ def _query(connection: Any, statement: Statement) -> Answer:
         statement.text, _PLAIN + "WithNames" if asks_names else wanted, params=dict(statement.parameters)
     )
     body = bytes(result.bytes() or b"")
-    return Answer(
+    return StatementResult(
         body=body.partition(b"\n")[2] if asks_names else body,
         format=wanted if body or own_format else "",
         read_rows=result.rows_read(),
@@ -127,7 +127,7 @@ def _query(connection: Any, statement: Statement) -> Answer:
     )
 
 
-def _preparations(statement: Statement) -> list[str]:
+def _preparations(statement: EngineStatement) -> list[str]:
     settings = {**statement.settings, **({"readonly": "2"} if statement.read_only else {})}
     for name in settings:
         if not _SETTING.fullmatch(name):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from ibex.adapters.clickhouse.connection import Address, disconnect, reason_of
+from ibex.adapters.clickhouse.connection import ClickHouseAddress, disconnect, reason_of
 from ibex.adapters.clickhouse.trace_queries import TABLE
 
 if TYPE_CHECKING:
@@ -80,9 +80,9 @@ def migrate(url: str, *, ttl_days: int = TTL_DAYS, files: Sequence[Migration] | 
     """Apply what is missing and return its names; with nothing missing, nothing is changed.
 
     The database is created if it is not there, and traces live for ``ttl_days`` from the start of their day. Takes a
-    URL as ``Address.parse`` does. Raises ``MigrationError``, and ``ValueError`` for a URL that cannot be one.
+    URL as ``ClickHouseAddress.parse`` does. Raises ``MigrationError``, and ``ValueError`` for a URL that cannot be one.
     """
-    address = Address.parse(url)
+    address = ClickHouseAddress.parse(url)
     wanted = migrations() if files is None else files
     try:
         client = address.connect(_TIMEOUT_S)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING, Final
 
-from ibex.domain.traces import Trace
+from ibex.domain.record.traces import Trace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,7 +12,7 @@ from clickhouse_connect.driver.binding import quote_identifier
 from clickhouse_connect.driver.exceptions import DatabaseError
 
 from ibex.adapters.clickhouse import content_coding
-from ibex.adapters.clickhouse.connection import TIMEOUT_S, Address, Connection, reason_of
+from ibex.adapters.clickhouse.connection import TIMEOUT_S, ClickHouseAddress, ClickHouseConnection, reason_of
 from ibex.adapters.clickhouse.trace_queries import (
     COLUMNS,
     EMITTERS,
@@ -25,9 +25,9 @@ from ibex.adapters.clickhouse.trace_queries import (
     TAIL,
     TIMELINE,
 )
-from ibex.domain.records import MAX_TRACES_PER_REQUEST_ID, EmitterRecord, InsertedTrace, ModelSummary, TimeSlice
-from ibex.domain.sessions import SinkRefusedError
-from ibex.domain.traces import Trace
+from ibex.domain.record.history import MAX_TRACES_PER_REQUEST_ID, EmitterRecord, InsertedTrace, ModelSummary, TimeSlice
+from ibex.domain.record.sessions import SinkRefusedError
+from ibex.domain.record.traces import Trace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -90,8 +90,8 @@ class ClickHouseTraces:
 
     def __init__(self, url: str, *, timeout_s: float = TIMEOUT_S) -> None:
         """Take a URL as ``connection.Address.parse`` does; raises ``ValueError`` as it does."""
-        self._address = Address.parse(url)
-        self._connection = Connection(partial(self._address.connect, timeout_s), timeout_s=timeout_s)
+        self._address = ClickHouseAddress.parse(url)
+        self._connection = ClickHouseConnection(partial(self._address.connect, timeout_s), timeout_s=timeout_s)
 
     def __repr__(self) -> str:
         return f"<ClickHouseTraces at {self._address!r}>"

@@ -11,17 +11,17 @@ from ibex.adapters.grpc.call_limits import ConcurrencyLimit
 from ibex.adapters.grpc.metadata import bearer_in
 from ibex.adapters.grpc.statuses import ServiceCredentialError, TooManyCallsError
 from ibex.domain.errors import InsufficientPermissionsError, InvalidTokenError, MissingTokenError
-from ibex.domain.identity import PersonalAccessToken
-from ibex.domain.permissions import allows
+from ibex.domain.identity.model import PersonalAccessToken
+from ibex.domain.identity.permissions import allows
 
 if TYPE_CHECKING:
     from uuid import UUID
 
     from ibex.adapters.grpc.metadata import Metadata
     from ibex.domain.clock import Clock
-    from ibex.domain.identity import Principal, TokenVerifier
-    from ibex.domain.manage_identity import TokenGrant
-    from ibex.domain.permissions import Permission
+    from ibex.domain.identity.management import TokenGrant
+    from ibex.domain.identity.model import Principal, TokenVerifier
+    from ibex.domain.identity.permissions import Permission
 
 
 MAX_UNCONFIRMED_CALLS: Final = 4

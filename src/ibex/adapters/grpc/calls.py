@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from ibex.adapters.grpc.gate import Gate
-    from ibex.adapters.grpc.statuses import Refusal
+    from ibex.adapters.grpc.statuses import CallRefusal
     from ibex.domain.clock import Clock
     from ibex.domain.ids import IdSource
 
@@ -163,6 +163,6 @@ class AroundCalls(grpc.aio.ServerInterceptor):
         return response
 
 
-async def _abort(context: Context, refusal: Refusal, *trailing: tuple[str, str]) -> bytes:
+async def _abort(context: Context, refusal: CallRefusal, *trailing: tuple[str, str]) -> bytes:
     await context.abort(refusal.status, refusal.message, ((REASON_KEY, refusal.reason.value), *trailing))
     return b""

@@ -29,7 +29,7 @@ class Closable(Protocol):
         """Close the connection and discard unsent data. Must not call back into the table."""
 
 
-class ConnectionTable:
+class GrpcConnections:
     """Connections by name, with a maximum. A full table closes the oldest connection of the lowest role."""
 
     def __init__(self, max_connections: int) -> None:

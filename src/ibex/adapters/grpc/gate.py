@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import grpc
 
     from ibex.adapters.grpc.callers import Callers
-    from ibex.adapters.grpc.connections import ConnectionTable
+    from ibex.adapters.grpc.connections import GrpcConnections
 
     Context = grpc.aio.ServicerContext[bytes, bytes]
     Handler = Any  # a grpc.RpcMethodHandler, whose stub knows no asynchronous ones
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class Gate:
     """Admits calls to their handlers, within a concurrency limit for each kind."""
 
-    def __init__(self, callers: Callers, connections: ConnectionTable, limits: CallLimits) -> None:
+    def __init__(self, callers: Callers, connections: GrpcConnections, limits: CallLimits) -> None:
         self._callers = callers
         self._connections = connections
         self._limits = limits.by_kind()

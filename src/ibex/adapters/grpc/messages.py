@@ -17,9 +17,9 @@ from ibex.adapters.grpc.watch_messages import epoch_in, epoch_message
 from ibex.domain import ids
 from ibex.domain.errors import FieldCode, FieldError, ValidationError
 from ibex.domain.freshness.cache import Fetched
-from ibex.domain.identity import Agent, AgentStatus, PersonalAccessToken, Principal
-from ibex.domain.manage_identity import TokenGrant, TokenPosition
-from ibex.domain.permissions import permissions_of
+from ibex.domain.identity.management import TokenGrant, TokenPosition
+from ibex.domain.identity.model import Agent, AgentStatus, PersonalAccessToken, Principal
+from ibex.domain.identity.permissions import permissions_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from google.protobuf.duration_pb2 import Duration
     from google.protobuf.timestamp_pb2 import Timestamp
 
-    from ibex.domain.manage_identity import StoredToken
-    from ibex.domain.permissions import Permission
+    from ibex.domain.identity.management import StoredToken
+    from ibex.domain.identity.permissions import Permission
 
 MAX_NAME_CHARACTERS: Final = 128
 DEFAULT_PAGE_SIZE: Final = 50

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
-from ibex.adapters.grpc.connections import ConnectionTable, PeerRole
+from ibex.adapters.grpc.connections import GrpcConnections, PeerRole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,7 +68,7 @@ class Relay:
 
     def __init__(self, max_connections: int, authentication_timeout_s: float) -> None:
         """Set the maximum number of connections, and how long each has to authenticate, in seconds."""
-        self.table = ConnectionTable(max_connections)
+        self.table = GrpcConnections(max_connections)
         self._authentication_timeout_s = authentication_timeout_s
         self._numbers = itertools.count(1)
         self._servers: list[asyncio.Server] = []

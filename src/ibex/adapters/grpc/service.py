@@ -18,8 +18,8 @@ from ibex.adapters.grpc.messages import (
     uuid_in,
 )
 from ibex.domain.errors import InvalidTokenError, ServiceDegradedError
-from ibex.domain.identity import PersonalAccessToken
-from ibex.domain.permissions import Permission
+from ibex.domain.identity.model import PersonalAccessToken
+from ibex.domain.identity.permissions import Permission
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from ibex.adapters.grpc.metadata import Metadata
     from ibex.adapters.grpc.pauses import PauseDetector
     from ibex.adapters.grpc.watch_service import WatchService
-    from ibex.domain.identity import AgentVerifier, TokenVerifier
-    from ibex.domain.manage_identity import ManageIdentity
+    from ibex.domain.identity.management import ManageIdentity
+    from ibex.domain.identity.model import AgentVerifier, TokenVerifier
 
     Context = grpc.aio.ServicerContext[Any, Any]
 

@@ -66,7 +66,7 @@ class UnknownServiceError(Exception):
     """A health check names a service that the server does not have."""
 
 
-class Refusal(NamedTuple):
+class CallRefusal(NamedTuple):
     """An answer other than OK. The message holds nothing of the request."""
 
     status: StatusCode
@@ -84,7 +84,7 @@ class CallFailedError(Exception):
 
 
 _DOWN: Final = "Identity cannot be looked up or changed at the moment."
-_INTERNAL: Final = Refusal(StatusCode.INTERNAL, Reason.INTERNAL, InternalError.default_message)
+_INTERNAL: Final = CallRefusal(StatusCode.INTERNAL, Reason.INTERNAL, InternalError.default_message)
 # The first that fits counts; without words of the table an error speaks for itself.
 _REFUSALS: Final[tuple[tuple[type[Exception], StatusCode, Reason, str | None], ...]] = (
     (InvalidTokenError, StatusCode.UNAUTHENTICATED, Reason.INVALID_TOKEN, InvalidTokenError.default_message),
@@ -116,11 +116,11 @@ _AGENT_ERRORS: Final[Mapping[tuple[StatusCode, str | None], type[IbexError]]] = 
 }
 
 
-def refusal_of(error: Exception) -> Refusal:
+def refusal_of(error: Exception) -> CallRefusal:
     """Return how the server answers an error; what is not in the table is internal, and nothing of it is said."""
     for kind, status, reason, words in _REFUSALS:
         if isinstance(error, kind):
-            return Refusal(status, reason, words or (error.message if isinstance(error, IbexError) else ""))
+            return CallRefusal(status, reason, words or (error.message if isinstance(error, IbexError) else ""))
     return _INTERNAL
 
 

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
     from ibex.domain.clock import Clock
     from ibex.domain.freshness.cache import Fetched
-    from ibex.domain.identity import Agent, PersonalAccessToken, Principal
+    from ibex.domain.identity.model import Agent, PersonalAccessToken, Principal
 
 
-class AuthCalls(Protocol):
+class AuthChannel(Protocol):
     """What of ``GrpcAuthChannel`` the verifiers use. Both raise ``CallFailedError``."""
 
     async def validate_token(self, request: auth_pb2.ValidateTokenRequest) -> auth_pb2.ValidateTokenResponse:
@@ -30,7 +30,7 @@ class AuthCalls(Protocol):
 class GrpcTokenVerifier:
     """A ``TokenVerifier`` that asks within the channel's deadline."""
 
-    def __init__(self, channel: AuthCalls, clock: Clock) -> None:
+    def __init__(self, channel: AuthChannel, clock: Clock) -> None:
         self._channel = channel
         self._clock = clock
 
@@ -49,7 +49,7 @@ class GrpcTokenVerifier:
 class GrpcAgentVerifier:
     """An ``AgentVerifier`` that asks within the channel's deadline."""
 
-    def __init__(self, channel: AuthCalls, clock: Clock) -> None:
+    def __init__(self, channel: AuthChannel, clock: Clock) -> None:
         self._channel = channel
         self._clock = clock
 

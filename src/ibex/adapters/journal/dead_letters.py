@@ -14,7 +14,7 @@ import msgspec
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ibex.domain.journal import Sink
+    from ibex.domain.record.journal import Sink
 
 FILE: Final = "dead-letters.jsonl"
 MAX_BYTES: Final = 64 * 1024 * 1024

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
-from ibex.domain.journal import JournalUnavailableError
+from ibex.domain.record.journal import JournalUnavailableError
 
 if TYPE_CHECKING:
     from pathlib import Path

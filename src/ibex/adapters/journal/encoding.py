@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from ibex.domain.exchange import Exchange
+from ibex.domain.record.exchange import Exchange
 
 VERSION: Final = 1
 

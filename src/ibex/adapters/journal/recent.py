@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ibex.adapters.journal.store import Span
-    from ibex.domain.exchange import Exchange
+    from ibex.domain.record.exchange import Exchange
 
 MOST: Final = 4_000
 

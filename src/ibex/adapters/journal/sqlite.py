@@ -19,22 +19,22 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from ibex.adapters.journal.ages import Ages
 from ibex.adapters.journal.dead_letters import lay_aside
 from ibex.adapters.journal.directories import JOURNAL, Claim, claim
 from ibex.adapters.journal.encoding import UnreadableExchangeError, decode, encode
+from ibex.adapters.journal.in_flight_log import InFlightLog
+from ibex.adapters.journal.oldest_pending import OldestPending
 from ibex.adapters.journal.recent import RecentExchanges
 from ibex.adapters.journal.store import CHECKPOINT_BYTES, SecondConnection, Span, Store
-from ibex.adapters.journal.under_way import UnderWay
 from ibex.adapters.journal.writer import ROW_BYTES, Group, Snapshot, Writer, unavailable
-from ibex.domain.journal import Batch, JournalUnavailableError, Sink
+from ibex.domain.record.journal import Batch, JournalUnavailableError, Sink
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
 
-    from ibex.domain.exchange import Exchange
     from ibex.domain.ids import IdSource
+    from ibex.domain.record.exchange import Exchange
 
 MAX_BYTES: Final = 1 << 30
 _NOTES: Final = "under-way"
@@ -68,13 +68,13 @@ class SqliteJournal:
         self._queued_bytes = 0
         self._since_checkpoint = 0
         self._recent = RecentExchanges()
-        self._ages = Ages()
+        self._ages = OldestPending()
         self._known = Snapshot(0, 0, dict.fromkeys(Sink, 0))
         self._more = {sink: asyncio.Event() for sink in Sink}
         self._left_open: list[Exchange] = []
         self._held: Claim | None = None
         self._writer: Writer | None = None
-        self._under_way: UnderWay | None = None
+        self._under_way: InFlightLog | None = None
         self.traces_dropped = 0
         """How many exchanges the traces will never get, for want of room."""
 
@@ -85,17 +85,17 @@ class SqliteJournal:
         then it can be tried again; else ``JournalUnavailableError``.
         """
         self._recent = RecentExchanges()
-        self._ages = Ages()
+        self._ages = OldestPending()
         try:
             self._held = await asyncio.to_thread(self._claim, self._directory)
-            self._under_way = UnderWay(self._held.path / _NOTES)
+            self._under_way = InFlightLog(self._held.path / _NOTES)
         except OSError as error:
             await self.close()
             raise unavailable(error, self._directory) from None
         path = self._held.path / JOURNAL
         self._second = SecondConnection(path)
         self._aside = ThreadPoolExecutor(1, thread_name_prefix="ibex-journal-aside")
-        self._writer = Writer(path, self._ids, full_sync=self._full_sync, on_group=self._settle)
+        self._writer = Writer(path, self._ids, full_sync=self._full_sync, on_group=self._recorder)
         self._writer.start()
         try:
             self._journal_id = await self._writer.do(lambda store: store.journal_id)
@@ -243,7 +243,7 @@ class SqliteJournal:
             raise JournalUnavailableError("the journal is not open")
         return self._writer
 
-    def _settle(self, group: Group) -> None:
+    def _recorder(self, group: Group) -> None:
         """Take note of what the writer has done."""
         if group.snapshot is not None:
             self._known = group.snapshot
@@ -297,7 +297,7 @@ class SqliteJournal:
                 if exchange is not None:
                     self._ages.add(first, exchange.completed_at)
 
-    def _find_left_open(self, under_way: UnderWay) -> list[Exchange]:
+    def _find_left_open(self, under_way: InFlightLog) -> list[Exchange]:
         """Return the notes of exchanges that did not end: a commit may have come, and its note's wiping not."""
         notes = under_way.found()
         if not notes:

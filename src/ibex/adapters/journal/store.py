@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from ibex.domain.journal import JournalFullError, JournalUnavailableError, Sink
+from ibex.domain.record.journal import JournalFullError, JournalUnavailableError, Sink
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

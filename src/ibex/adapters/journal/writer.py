@@ -13,15 +13,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from ibex.adapters.journal.store import ROWS_PER_INSERT, Span, Store
-from ibex.domain.journal import JournalFullError, JournalUnavailableError
+from ibex.domain.record.journal import JournalFullError, JournalUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from ibex.domain.exchange import Exchange
     from ibex.domain.ids import IdSource
-    from ibex.domain.journal import Sink
+    from ibex.domain.record.exchange import Exchange
+    from ibex.domain.record.journal import Sink
 
 # What a row costs besides its body: its header, its key, its share of the page.
 ROW_BYTES: Final = 16

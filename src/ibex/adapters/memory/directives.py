@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ibex.domain.directives import Directive, InjectionMode
+from ibex.domain.directives.management import DirectiveState, DirectiveVersion
+from ibex.domain.directives.model import Directive, InjectionMode
 from ibex.domain.freshness.kinds import Kind
-from ibex.domain.manage_directives import DirectiveState, DirectiveVersion
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from ibex.adapters.memory.change_log import InMemoryChangeLog
     from ibex.domain.clock import Clock
-    from ibex.domain.manage_directives import DirectiveDraft
-    from ibex.domain.manage_identity import IdentityStore
+    from ibex.domain.directives.management import DirectiveDraft
+    from ibex.domain.identity.management import IdentityStore
 
 
 class InMemoryDirectives:

@@ -10,16 +10,15 @@ from ibex.adapters.memory.change_log import InMemoryChangeLog
 from ibex.domain.errors import NotFoundError
 from ibex.domain.freshness.kinds import Kind
 from ibex.domain.freshness.token_filter import TokensPage
-from ibex.domain.identity import Agent
-from ibex.domain.manage_identity import AlreadyExistsError
+from ibex.domain.identity.management import AlreadyExistsError
+from ibex.domain.identity.model import Agent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
     from uuid import UUID
 
-    from ibex.domain.identity import AgentStatus
-    from ibex.domain.manage_identity import (
+    from ibex.domain.identity.management import (
         NamedAgent,
         Organization,
         OrganizationStatus,
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
         TokenPosition,
         User,
     )
+    from ibex.domain.identity.model import AgentStatus
 
 
 class InMemoryIdentity:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from ibex.domain.journal import Batch, JournalUnavailableError, Sink
+from ibex.domain.record.journal import Batch, JournalUnavailableError, Sink
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from uuid import UUID
 
-    from ibex.domain.exchange import Exchange
+    from ibex.domain.record.exchange import Exchange
 
 MOST: Final = 100_000
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ibex.domain.exchange import Exchange
-    from ibex.domain.journal import Sink
+    from ibex.domain.record.exchange import Exchange
+    from ibex.domain.record.journal import Sink
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class DeliveryFailed:
 
 
 @dataclass(frozen=True, slots=True)
-class Buried:
+class DeadLettered:
     """A sink will never take an exchange."""
 
     sink: Sink
@@ -50,9 +50,9 @@ class RecordingObserver:
 
     exchanges: list[Settled] = field(default_factory=list)
     aggregates: list[Settled] = field(default_factory=list)
-    deliveries: list[Delivered | DeliveryFailed | Buried] = field(default_factory=list)
+    deliveries: list[Delivered | DeliveryFailed | DeadLettered] = field(default_factory=list)
 
-    def settled(self, exchange: Exchange, *, journaled: bool) -> None:
+    def recorded(self, exchange: Exchange, *, journaled: bool) -> None:
         """Remember a settled exchange."""
         self.exchanges.append(Settled(exchange, journaled))
 
@@ -70,4 +70,4 @@ class RecordingObserver:
 
     def buried(self, sink: Sink, reason: str) -> None:
         """Remember what was laid aside."""
-        self.deliveries.append(Buried(sink, reason))
+        self.deliveries.append(DeadLettered(sink, reason))

@@ -12,7 +12,7 @@ from ibex.domain.errors import IbexError, ProviderUnavailableError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from ibex.domain.providers import CompletionBody, OutgoingRequest, StreamEvent
+    from ibex.domain.proxying.provider import ProviderBody, ProviderRequest, StreamEvent
 
 
 class Silence(Enum):
@@ -25,7 +25,7 @@ Read: TypeAlias = "Sequence[StreamEvent] | IbexError | Silence"
 
 
 class InMemoryStream:
-    """A ``CompletionStream`` that gives out the reads it was made of, raising the errors among them.
+    """A ``ProviderStream`` that gives out the reads it was made of, raising the errors among them.
 
     ``given`` counts the reads given out, ``closed`` says whether it was closed, ``cancelled`` how often the wait for a
     read was given up.
@@ -66,7 +66,7 @@ class InMemoryStream:
 
 
 class InMemoryProvider:
-    """A ``CompletionProvider`` that gives its answers in the order they were put in, each once.
+    """A ``Provider`` that gives its answers in the order they were put in, each once.
 
     It raises the errors among them, and ``ProviderUnavailableError`` when none is left. ``requests`` are those that it
     was asked; ``cancelled`` counts those of them that were given up while it was silent.
@@ -74,7 +74,7 @@ class InMemoryProvider:
 
     def __init__(
         self,
-        *answers: CompletionBody | InMemoryStream | IbexError | Silence,
+        *answers: ProviderBody | InMemoryStream | IbexError | Silence,
         name: str = "memory",
         models: tuple[str, ...] = ("*",),
         reports_stream_usage: bool = True,
@@ -83,11 +83,11 @@ class InMemoryProvider:
         self.models = models
         self.reports_stream_usage = reports_stream_usage
         self.answers = deque(answers)
-        self.requests: list[OutgoingRequest] = []
+        self.requests: list[ProviderRequest] = []
         self.cancelled = 0
 
-    async def complete(self, request: OutgoingRequest) -> CompletionBody | InMemoryStream:
-        """Give the next answer; see ``CompletionProvider``."""
+    async def complete(self, request: ProviderRequest) -> ProviderBody | InMemoryStream:
+        """Give the next answer; see ``Provider``."""
         self.requests.append(request)
         answer = self.answers.popleft() if self.answers else ProviderUnavailableError()
         if isinstance(answer, Silence):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ibex.domain.rate_limits import Tally, WindowCounter
+from ibex.domain.identity.rate_limits import Tally, WindowCounter
 
 if TYPE_CHECKING:
     from datetime import datetime

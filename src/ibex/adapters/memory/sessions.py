@@ -6,8 +6,8 @@ from dataclasses import fields, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from ibex.domain.records import SessionRecord, TurnRecord
-from ibex.domain.sessions import SessionStatus, Turn
+from ibex.domain.record.history import SessionRecord, TurnRecord
+from ibex.domain.record.sessions import SessionStatus, Turn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from ibex.domain.clock import Clock
-    from ibex.domain.sessions import Checkpoint
+    from ibex.domain.record.sessions import Checkpoint
 
 LEFT_ALONE: Final = timedelta(minutes=1)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from ibex.domain.shared_directives import SharedDirective
+    from ibex.domain.directives.shared import SharedDirective
 
 
 class InMemorySharedDirectives:

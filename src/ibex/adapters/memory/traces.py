@@ -7,14 +7,14 @@ from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from ibex.domain.records import MAX_TRACES_PER_REQUEST_ID, EmitterRecord, InsertedTrace, ModelSummary, TimeSlice
+from ibex.domain.record.history import MAX_TRACES_PER_REQUEST_ID, EmitterRecord, InsertedTrace, ModelSummary, TimeSlice
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from uuid import UUID
 
     from ibex.domain.clock import Clock
-    from ibex.domain.traces import Trace
+    from ibex.domain.record.traces import Trace
 
 
 class InMemoryTraces:

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Final
 
 from ibex.adapters.openai.errors import FAILURES, UnreadableAnswerError
 from ibex.adapters.openai.gunzip import Gunzip
-from ibex.domain.values import value
+from ibex.domain.value_object import value_object
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from ibex.adapters.openai.upstream import Answer
+    from ibex.adapters.openai.upstream import UpstreamResponse
 
 MAX_BODY_BYTES: Final = 64 * 1024 * 1024
 MAX_DRAIN_BYTES: Final = 64 * 1024
 MAX_DRAIN_S: Final = 0.1
 
 
-@value
+@value_object
 class TimeLimits:
     """The moments, in the event loop's time, of the deadline and of the first byte; the longest silence, in seconds."""
 
@@ -40,7 +40,7 @@ class AnswerBody:
     ``UnreadableAnswerError``.
     """
 
-    def __init__(self, answer: Answer, limits: TimeLimits) -> None:
+    def __init__(self, answer: UpstreamResponse, limits: TimeLimits) -> None:
         self.limits = limits
         self._answer = answer
         self._chunks: AsyncIterator[bytes] = aiter(answer)
@@ -101,13 +101,13 @@ class AnswerBody:
             with suppress(Exception):  # the connection is gone either way, and nobody could do anything about it
                 await self._answer.aclose()
 
-    async def distrust(self) -> None:
+    async def discard_connection(self) -> None:
         """Close the connection even though the body has ended: what was framed as its end cannot be it.
 
         What comes after it may still lie in the connection, and would be taken for the answer to the next request.
         """
         with suppress(Exception):
-            await self._answer.distrust()
+            await self._answer.discard_connection()
 
     async def _next_chunk(self) -> bytes | None:
         now = asyncio.get_running_loop().time()

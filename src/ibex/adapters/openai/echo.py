@@ -10,19 +10,19 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from ibex.adapters.openai.config import DEFAULT_MODELS
-from ibex.domain.providers import CompletionBody, StreamEvent
+from ibex.domain.proxying.provider import ProviderBody, StreamEvent
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from ibex.domain.clock import Clock
-    from ibex.domain.providers import OutgoingRequest
+    from ibex.domain.proxying.provider import ProviderRequest
 
 _WORDS = re.compile(r"\s*\S+|\s+$")
 
 
 class EchoProvider:
-    """A ``CompletionProvider`` that answers with the text of the last user message, empty where there is none.
+    """A ``Provider`` that answers with the text of the last user message, empty where there is none.
 
     A token is a word with the blanks before it; the prompt's tokens are those of all messages' texts. There is always
     one choice and it is always text, whatever the request says of ``n``, tools or ``response_format``. A stream has an
@@ -49,8 +49,8 @@ class EchoProvider:
         self._sleep = sleep
         self._numbers = count(1)
 
-    async def complete(self, request: OutgoingRequest) -> CompletionBody | EchoStream:
-        """Answer; see ``CompletionProvider``. Raises nothing of its own."""
+    async def complete(self, request: ProviderRequest) -> ProviderBody | EchoStream:
+        """Answer; see ``Provider``. Raises nothing of its own."""
         sent = json.loads(request.body, parse_int=float)  # int() refuses numbers of many digits
         echo = self._echo(request.model, sent["messages"])
         await self._sleep(self._first_byte_delay_s)
@@ -59,7 +59,7 @@ class EchoProvider:
             events = [_event(chunk) for chunk in echo.chunks(with_usage=_wants_usage(sent))]
             events.append(StreamEvent(b"data: [DONE]\n\n", b"[DONE]"))
             return EchoStream(events, request_id, self._sleep, self._chunk_delay_s)
-        return CompletionBody(_json(echo.completion()), provider_request_id=request_id)
+        return ProviderBody(_json(echo.completion()), provider_request_id=request_id)
 
     def _echo(self, model: str, messages: Sequence[dict[str, Any]]) -> _Echo:
         now = self._clock.now()
@@ -74,7 +74,7 @@ class EchoProvider:
 
 
 class EchoStream:
-    """A ``CompletionStream`` of events that are all there already; each is given out as a read of its own."""
+    """A ``ProviderStream`` of events that are all there already; each is given out as a read of its own."""
 
     attempts = 1
 

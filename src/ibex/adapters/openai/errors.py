@@ -20,19 +20,19 @@ from ibex.domain.errors import (
     ProviderUnavailableError,
     Refusal,
 )
-from ibex.domain.values import value
+from ibex.domain.value_object import value_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from ibex.domain.errors import ProviderError, RetryableError
 
-    _OfAnswer = Callable[["RefusedAnswer", "Trail"], ProviderError]
-    _OfFailure = Callable[["Trail"], RetryableError]
+    _OfAnswer = Callable[["RefusedAnswer", "AttemptInfo"], ProviderError]
+    _OfFailure = Callable[["AttemptInfo"], RetryableError]
 
 
-@value
-class Trail:
+@value_object
+class AttemptInfo:
     """Which request it was: the number of tries up to it, and the provider's own id of it, None where it gave none."""
 
     attempts: int
@@ -55,26 +55,26 @@ class UnreadableAnswerError(Exception):
     """An answer's body is too large, badly compressed, or compressed in a way that was not asked for."""
 
 
-def error_of_answer(answer: RefusedAnswer, trail: Trail) -> ProviderError:
+def error_of_answer(answer: RefusedAnswer, attempt: AttemptInfo) -> ProviderError:
     """Return the error that an answer's status means."""
-    return _OF_STATUS.get(answer.status, _unavailable)(answer, trail)
+    return _OF_STATUS.get(answer.status, _unavailable)(answer, attempt)
 
 
-def error_of_failure(failure: Exception, trail: Trail) -> RetryableError:
+def error_of_failure(failure: Exception, attempt: AttemptInfo) -> RetryableError:
     """Return the error that one of ``FAILURES`` means."""
-    return next(make for kind, make in _OF_FAILURE.items() if isinstance(failure, kind))(trail)
+    return next(make for kind, make in _OF_FAILURE.items() if isinstance(failure, kind))(attempt)
 
 
-def no_completion(trail: Trail) -> ProviderUnavailableError:
+def no_completion(attempt: AttemptInfo) -> ProviderUnavailableError:
     """Return the error for a success that holds nothing of use."""
-    return ProviderUnavailableError("The provider's answer is not a completion.", **_said(trail))
+    return ProviderUnavailableError("The provider's answer is not a completion.", **_said(attempt))
 
 
-def _said(trail: Trail) -> dict[str, Any]:
-    return {"attempts": trail.attempts, "provider_request_id": trail.provider_request_id}
+def _said(attempt: AttemptInfo) -> dict[str, Any]:
+    return {"attempts": attempt.attempts, "provider_request_id": attempt.provider_request_id}
 
 
-def _refused(refusal: Refusal, answer: RefusedAnswer, trail: Trail) -> ProviderRefusedError:
+def _refused(refusal: Refusal, answer: RefusedAnswer, attempt: AttemptInfo) -> ProviderRefusedError:
     judgement = _judgement(answer.body)
     return ProviderRefusedError(
         refusal,
@@ -82,7 +82,7 @@ def _refused(refusal: Refusal, answer: RefusedAnswer, trail: Trail) -> ProviderR
         provider_type=_text(judgement.get("type")),
         provider_code=_text(judgement.get("code")),
         param=_text(judgement.get("param")),
-        **_said(trail),
+        **_said(attempt),
     )
 
 
@@ -99,24 +99,24 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def _rate_limited(answer: RefusedAnswer, trail: Trail) -> ProviderRateLimitedError:
-    return ProviderRateLimitedError(retry_after_s=answer.retry_after_s, provider_status=answer.status, **_said(trail))
+def _rate_limited(answer: RefusedAnswer, attempt: AttemptInfo) -> ProviderRateLimitedError:
+    return ProviderRateLimitedError(retry_after_s=answer.retry_after_s, provider_status=answer.status, **_said(attempt))
 
 
-def _unavailable(answer: RefusedAnswer, trail: Trail) -> ProviderUnavailableError:
-    return ProviderUnavailableError(retry_after_s=answer.retry_after_s, provider_status=answer.status, **_said(trail))
+def _unavailable(answer: RefusedAnswer, attempt: AttemptInfo) -> ProviderUnavailableError:
+    return ProviderUnavailableError(retry_after_s=answer.retry_after_s, provider_status=answer.status, **_said(attempt))
 
 
-def _connections_used_up(trail: Trail) -> OverloadedError:
-    return OverloadedError(retry_after_s=1, attempts=trail.attempts - 1)  # this one was none
+def _connections_used_up(attempt: AttemptInfo) -> OverloadedError:
+    return OverloadedError(retry_after_s=1, attempts=attempt.attempts - 1)  # this one was none
 
 
-def _timed_out(trail: Trail) -> ProviderTimeoutError:
-    return ProviderTimeoutError(**_said(trail))
+def _timed_out(attempt: AttemptInfo) -> ProviderTimeoutError:
+    return ProviderTimeoutError(**_said(attempt))
 
 
-def _broken(trail: Trail) -> ProviderUnavailableError:
-    return ProviderUnavailableError(**_said(trail))
+def _broken(attempt: AttemptInfo) -> ProviderUnavailableError:
+    return ProviderUnavailableError(**_said(attempt))
 
 
 _OF_STATUS: Final[Mapping[int, _OfAnswer]] = {

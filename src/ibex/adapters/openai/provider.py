@@ -13,8 +13,8 @@ from ibex import __version__
 from ibex.adapters.openai.body import MAX_BODY_BYTES, AnswerBody, TimeLimits
 from ibex.adapters.openai.errors import (
     FAILURES,
+    AttemptInfo,
     RefusedAnswer,
-    Trail,
     error_of_answer,
     error_of_failure,
     no_completion,
@@ -23,16 +23,16 @@ from ibex.adapters.openai.http1.connection import StaleConnectionError
 from ibex.adapters.openai.retry import RETRIED_FAILURES, RETRIED_STATUSES, RetryPolicy, asked_delay_s, next_delay
 from ibex.adapters.openai.stream import OpenAIStream
 from ibex.adapters.openai.upstream import EVENT_STREAM, upstream_over
-from ibex.domain.providers import CompletionBody
+from ibex.domain.proxying.provider import ProviderBody
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from ibex.adapters.openai.config import OpenAIConfig
-    from ibex.adapters.openai.upstream import Answer
+    from ibex.adapters.openai.upstream import UpstreamResponse
     from ibex.domain.clock import Clock
     from ibex.domain.errors import IbexError
-    from ibex.domain.providers import OutgoingRequest
+    from ibex.domain.proxying.provider import ProviderRequest
 
 MAX_ERROR_BODY_BYTES: Final = 64 * 1024
 MAX_ERROR_BODY_S: Final = 5.0
@@ -55,7 +55,7 @@ class _Failure:
 
 
 class OpenAIProvider:
-    """A ``CompletionProvider`` over OpenAI's API or a server that speaks it.
+    """A ``Provider`` over OpenAI's API or a server that speaks it.
 
     The transport is used directly, not through ``httpx.AsyncClient``: that would follow redirects, keep cookies and
     cost more than all of IBEX's own work on a request. Whoever made the transport closes it.
@@ -90,8 +90,8 @@ class OpenAIProvider:
         )
         self._upstream = upstream_over(transport, url, headers, config.connect_timeout_s)
 
-    async def complete(self, request: OutgoingRequest) -> CompletionBody | OpenAIStream:
-        """Ask, again where that is safe, and return the answer; see ``CompletionProvider``.
+    async def complete(self, request: ProviderRequest) -> ProviderBody | OpenAIStream:
+        """Ask, again where that is safe, and return the answer; see ``Provider``.
 
         Raises ``OverloadedError`` too, where all connections are in use.
         """
@@ -120,8 +120,8 @@ class OpenAIProvider:
         return next_delay(self._policy, retries, jitter=self._jitter(), asked_s=failure.asked_s, left_s=left_s)
 
     async def _try(
-        self, request: OutgoingRequest, attempts: int, deadline: float, *, fresh: bool
-    ) -> CompletionBody | OpenAIStream | _Failure:
+        self, request: ProviderRequest, attempts: int, deadline: float, *, fresh: bool
+    ) -> ProviderBody | OpenAIStream | _Failure:
         now = asyncio.get_running_loop().time()
         limits = TimeLimits(deadline, now + self._config.first_byte_timeout_s, self._config.idle_timeout_s)
         try:
@@ -129,41 +129,41 @@ class OpenAIProvider:
             answer = await self._upstream.post(request.body, stream=request.stream, by=by, fresh=fresh)
         except FAILURES as failure:
             return _Failure(
-                error_of_failure(failure, Trail(attempts)),
+                error_of_failure(failure, AttemptInfo(attempts)),
                 may_retry=isinstance(failure, RETRIED_FAILURES),
                 was_stale=isinstance(failure, StaleConnectionError),
             )
-        trail = Trail(attempts, _provider_request_id(answer))
+        attempt = AttemptInfo(attempts, _provider_request_id(answer))
         body = AnswerBody(answer, limits)
         if request.stream and _begins_stream(answer) and body.is_readable:
-            return OpenAIStream(body, trail)
+            return OpenAIStream(body, attempt)
         try:
             if 200 <= answer.status < 300:  # noqa: PLR2004 - RFC 9110, section 15.3
-                return await _completion(request, answer, body, trail)
-            return await self._refusal(answer, body, trail)
+                return await _completion(request, answer, body, attempt)
+            return await self._refusal(answer, body, attempt)
         finally:
             await body.aclose()
 
-    async def _refusal(self, answer: Answer, body: AnswerBody, trail: Trail) -> _Failure:
+    async def _refusal(self, answer: UpstreamResponse, body: AnswerBody, attempt: AttemptInfo) -> _Failure:
         asked_s = asked_delay_s(answer.header, self._clock.now())
         refused = RefusedAnswer(answer.status, await _error_text(body), asked_s)
-        return _Failure(error_of_answer(refused, trail), answer.status in RETRIED_STATUSES, asked_s)
+        return _Failure(error_of_answer(refused, attempt), answer.status in RETRIED_STATUSES, asked_s)
 
 
 async def _completion(
-    request: OutgoingRequest, answer: Answer, body: AnswerBody, trail: Trail
-) -> CompletionBody | _Failure:
+    request: ProviderRequest, answer: UpstreamResponse, body: AnswerBody, attempt: AttemptInfo
+) -> ProviderBody | _Failure:
     """Read a success. What is not JSON as a whole is none, and no try of ours made it so: it is not asked for again."""
     if request.stream or not body.is_readable or not _may_be_json(answer):
-        return _Failure(no_completion(trail))
+        return _Failure(no_completion(attempt))
     try:
         text = await body.read_all(MAX_BODY_BYTES)
     except FAILURES as failure:
-        return _Failure(error_of_failure(failure, trail))
+        return _Failure(error_of_failure(failure, attempt))
     if not text.lstrip().startswith(b"{") or not text.rstrip().endswith(b"}"):
-        await body.distrust()
-        return _Failure(no_completion(trail))
-    return CompletionBody(text, trail.attempts, trail.provider_request_id)
+        await body.discard_connection()
+        return _Failure(no_completion(attempt))
+    return ProviderBody(text, attempt.attempts, attempt.provider_request_id)
 
 
 async def _error_text(body: AnswerBody) -> bytes | None:
@@ -177,20 +177,20 @@ async def _error_text(body: AnswerBody) -> bytes | None:
         return None
 
 
-def _begins_stream(answer: Answer) -> bool:
+def _begins_stream(answer: UpstreamResponse) -> bool:
     return answer.status == httpx.codes.OK and _media_type(answer) in EVENT_STREAMS
 
 
-def _media_type(answer: Answer) -> str:
+def _media_type(answer: UpstreamResponse) -> str:
     return answer.header("content-type").partition(";")[0].strip().lower()
 
 
-def _may_be_json(answer: Answer) -> bool:
+def _may_be_json(answer: UpstreamResponse) -> bool:
     media_type = _media_type(answer)
     return media_type in {"", "application/json"} or media_type.endswith("+json")
 
 
-def _provider_request_id(answer: Answer) -> str | None:
+def _provider_request_id(answer: UpstreamResponse) -> str | None:
     """Return the provider's id if it is one that can be passed on in a header and kept."""
     value = answer.header("x-request-id")
     fits = 0 < len(value) <= MAX_REQUEST_ID_LENGTH and value.isascii() and value.isprintable()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from ibex.domain.providers import StreamEvent
+from ibex.domain.proxying.provider import StreamEvent
 
 MAX_EVENT_BYTES: Final = 4 * 1024 * 1024
 

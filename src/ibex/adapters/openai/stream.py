@@ -6,25 +6,25 @@ from typing import TYPE_CHECKING
 
 from ibex.adapters.openai.errors import FAILURES, error_of_failure
 from ibex.adapters.openai.sse import EventSplitter
-from ibex.domain.completion import DONE
+from ibex.domain.proxying.completion import DONE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ibex.adapters.openai.body import AnswerBody
-    from ibex.adapters.openai.errors import Trail
+    from ibex.adapters.openai.errors import AttemptInfo
     from ibex.domain.errors import IbexError
-    from ibex.domain.providers import StreamEvent
+    from ibex.domain.proxying.provider import StreamEvent
 
 
 class OpenAIStream:
-    """A ``CompletionStream`` over an answer's body; it owns the body and closes it."""
+    """A ``ProviderStream`` over an answer's body; it owns the body and closes it."""
 
-    def __init__(self, body: AnswerBody, trail: Trail) -> None:
-        self.attempts = trail.attempts
-        self.provider_request_id = trail.provider_request_id
+    def __init__(self, body: AnswerBody, attempt: AttemptInfo) -> None:
+        self.attempts = attempt.attempts
+        self.provider_request_id = attempt.provider_request_id
         self._body = body
-        self._trail = trail
+        self._attempt = attempt
         self._splitter = EventSplitter()
         self._done = False
         self._ended = False
@@ -47,7 +47,7 @@ class OpenAIStream:
             del failure  # its traceback has this frame
 
     async def aclose(self) -> None:
-        """Stop the provider, or drain what little comes after ``[DONE]``; see ``CompletionStream``."""
+        """Stop the provider, or drain what little comes after ``[DONE]``; see ``ProviderStream``."""
         was_stopped = not self._ended
         self._ended = True
         self._failure = None
@@ -60,7 +60,7 @@ class OpenAIStream:
             if self._ended:  # closed while this was waiting
                 return []
             self._ended = True
-            self._failure = error_of_failure(failure, self._trail)
+            self._failure = error_of_failure(failure, self._attempt)
             return self._splitter.finish(cut=True)
         if chunk is not None:
             events = self._splitter.feed(chunk)
@@ -71,5 +71,5 @@ class OpenAIStream:
             if event.data == DONE:
                 self._done = True
         if self._ended and not self._done:
-            await self._body.distrust()
+            await self._body.discard_connection()
         return events

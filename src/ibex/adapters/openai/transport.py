@@ -12,7 +12,7 @@ from ibex.adapters.openai.http1.tls import client_context
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ibex.adapters.openai.http1.connection import Connection
+    from ibex.adapters.openai.http1.connection import Http1Connection
     from ibex.adapters.openai.http1.tls import ResumingContext
 
 MAX_CONNECTIONS: Final = 1_000
@@ -91,7 +91,7 @@ class _Network:
 
     __slots__ = ("_connection",)
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Http1Connection) -> None:
         self._connection = connection
 
     def get_extra_info(self, info: str) -> object:

@@ -16,13 +16,13 @@ from ibex.domain.deadline import Deadline
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from ibex.adapters.openai.http1.connection import Reply
+    from ibex.adapters.openai.http1.connection import Http1Response
 
 EVENT_STREAM: Final = "text/event-stream"
 _JSON: Final = "application/json"
 
 
-class Answer(Protocol):
+class UpstreamResponse(Protocol):
     """An answer whose head is here; its body is read by iterating, at most once, and it must be closed.
 
     ``read_by``, in the event loop's time, may be moved between two readings; reading raises ``TimeoutError`` then, and
@@ -44,14 +44,14 @@ class Answer(Protocol):
     async def aclose(self) -> None:
         """Give the connection back if the body was read to its end, else close it. Idempotent."""
 
-    async def distrust(self) -> None:
+    async def discard_connection(self) -> None:
         """Close the connection whatever was read of it, where it is known."""
 
 
 class Upstream(Protocol):
     """Where requests go to."""
 
-    async def post(self, body: bytes, *, stream: bool, by: float, fresh: bool) -> Answer:
+    async def post(self, body: bytes, *, stream: bool, by: float, fresh: bool) -> UpstreamResponse:
         """Send a request; return its answer once the head of it is here.
 
         ``stream``: events are wanted. ``by`` is when there has to be a head, in the event loop's time. ``fresh``: not
@@ -83,7 +83,7 @@ class _Direct:
             b"\r\n".join((*lines, b"accept: %b" % accept.encode(), b"content-length: ")) for accept in _ACCEPTED
         )
 
-    async def post(self, body: bytes, *, stream: bool, by: float, fresh: bool) -> Reply:
+    async def post(self, body: bytes, *, stream: bool, by: float, fresh: bool) -> Http1Response:
         """Send; see ``Upstream``."""
         connection = None if fresh else self._pool.kept()
         if connection is None:
@@ -130,7 +130,7 @@ class _Httpx:
 
 
 class HttpxAnswer:
-    """An ``Answer`` that httpx's transport gave.
+    """An ``UpstreamResponse`` that httpx's transport gave.
 
     It relies on the transport for one thing: to close an answer's stream, which may be asked for more than once, cannot
     be spoilt by a cancellation.
@@ -146,7 +146,7 @@ class HttpxAnswer:
         self._chunks = aiter(self._stream)
 
     def header(self, name: str) -> str:
-        """Return a field's value; see ``Answer``."""
+        """Return a field's value; see ``UpstreamResponse``."""
         return str(self._response.headers.get(name, ""))
 
     def rest(self) -> bytes | None:
@@ -157,17 +157,17 @@ class HttpxAnswer:
         return self
 
     async def __anext__(self) -> bytes:
-        """Return the next bytes; see ``Answer``."""
+        """Return the next bytes; see ``UpstreamResponse``."""
         if self.read_by is None:
             return await anext(self._chunks)
         async with Deadline(self.read_by):
             return await anext(self._chunks)
 
     async def aclose(self) -> None:
-        """Close the stream; see ``Answer``."""
+        """Close the stream; see ``UpstreamResponse``."""
         await self._stream.aclose()
 
-    async def distrust(self) -> None:
+    async def discard_connection(self) -> None:
         """Close the connection, if the transport tells which it is."""
         network_stream = self._response.extensions.get("network_stream")
         if network_stream is not None:

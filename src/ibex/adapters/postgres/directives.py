@@ -10,9 +10,9 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from ibex.adapters.postgres.statements import Statement
 from ibex.adapters.postgres.tables import directive_versions as versions
 from ibex.adapters.postgres.tables import directives
-from ibex.domain.directives import Directive, InjectionMode
+from ibex.domain.directives.management import DirectiveState, DirectiveVersion
+from ibex.domain.directives.model import Directive, InjectionMode
 from ibex.domain.errors import NotFoundError
-from ibex.domain.manage_directives import DirectiveState, DirectiveVersion
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from psycopg import AsyncConnection
 
     from ibex.adapters.postgres.database import Database
-    from ibex.domain.manage_directives import DirectiveDraft
+    from ibex.domain.directives.management import DirectiveDraft
 
 _OF_AGENT = and_(directives.c.agent_id == bindparam("of_agent"), directives.c.org_id == bindparam("of_org"))
 _PREVIOUS = versions.alias("previous")

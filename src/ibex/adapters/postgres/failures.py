@@ -11,7 +11,7 @@ import psycopg
 from psycopg import errors
 
 from ibex.domain.errors import InternalError, NotFoundError, ServiceDegradedError
-from ibex.domain.manage_identity import AlreadyExistsError
+from ibex.domain.identity.management import AlreadyExistsError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,9 +8,9 @@ from sqlalchemy import Integer, bindparam, func, insert, or_, select, tuple_, up
 
 from ibex.adapters.postgres.statements import Statement
 from ibex.adapters.postgres.tables import agents, organizations, tokens, users
-from ibex.domain.identity import Agent, AgentStatus
-from ibex.domain.manage_identity import NamedAgent, Organization, OrganizationStatus, StoredToken
-from ibex.domain.permissions import permissions_of
+from ibex.domain.identity.management import NamedAgent, Organization, OrganizationStatus, StoredToken
+from ibex.domain.identity.model import Agent, AgentStatus
+from ibex.domain.identity.permissions import permissions_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from ibex.adapters.postgres.database import Database
-    from ibex.domain.manage_identity import TokenPosition, User
+    from ibex.domain.identity.management import TokenPosition, User
 
 _FIND_TOKEN = Statement(
     select(

@@ -18,16 +18,16 @@ from ibex.adapters.postgres.failures import domain_error
 from ibex.adapters.postgres.statements import Statement
 from ibex.adapters.postgres.tables import checkpoints, sessions
 from ibex.domain.errors import IbexError
-from ibex.domain.manage_identity import AlreadyExistsError
-from ibex.domain.records import SessionRecord, TurnRecord
-from ibex.domain.sessions import SessionStatus, SinkRefusedError, SinkUnavailableError
+from ibex.domain.identity.management import AlreadyExistsError
+from ibex.domain.record.history import SessionRecord, TurnRecord
+from ibex.domain.record.sessions import SessionStatus, SinkRefusedError, SinkUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime
 
     from ibex.adapters.postgres.database import Database
-    from ibex.domain.sessions import Checkpoint
+    from ibex.domain.record.sessions import Checkpoint
 
 _ROWS_PER_PIECE: Final = 100
 

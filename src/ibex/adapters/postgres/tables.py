@@ -36,11 +36,11 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql.base import ischema_names
 from sqlalchemy.types import UserDefinedType
 
-from ibex.domain.directives import MAX_TEXT_BYTES, InjectionMode
-from ibex.domain.exchange import CHAT_COMPLETIONS
-from ibex.domain.identity import AgentStatus
-from ibex.domain.manage_identity import OrganizationStatus
-from ibex.domain.sessions import SessionStatus
+from ibex.domain.directives.model import MAX_TEXT_BYTES, InjectionMode
+from ibex.domain.identity.management import OrganizationStatus
+from ibex.domain.identity.model import AgentStatus
+from ibex.domain.record.exchange import CHAT_COMPLETIONS
+from ibex.domain.record.sessions import SessionStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from redis.exceptions import AskError
 
     from ibex.adapters.redis.server import Question, RedisObserver, ServerLink
-    from ibex.adapters.redis.urls import Address
+    from ibex.adapters.redis.urls import RedisAddress
 
 REFRESH_SPACING_S: Final = 0.5
 _NODE_TIMEOUT_S: Final = 0.5
@@ -28,7 +28,9 @@ Node = tuple[str, int]
 class ClusterLinks:
     """One link for each primary. While the primary of a slot is away, questions about it are not answered."""
 
-    def __init__(self, address: Address, observer: RedisObserver, link_to: Callable[[str, int], ServerLink]) -> None:
+    def __init__(
+        self, address: RedisAddress, observer: RedisObserver, link_to: Callable[[str, int], ServerLink]
+    ) -> None:
         """Take what makes the link to a node."""
         self._address = address
         self._observer = observer

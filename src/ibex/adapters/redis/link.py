@@ -10,8 +10,8 @@ from ibex.adapters.redis.cluster import ClusterLinks
 from ibex.adapters.redis.connection import LinkError
 from ibex.adapters.redis.keys import PROBES
 from ibex.adapters.redis.sentinel import SentinelPrimary
-from ibex.adapters.redis.server import TIMEOUT_S, Answer, RedisObserver, ServerLink
-from ibex.adapters.redis.urls import Address, Topology
+from ibex.adapters.redis.server import TIMEOUT_S, RedisObserver, RedisReply, ServerLink
+from ibex.adapters.redis.urls import RedisAddress, Topology
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ibex.adapters.redis.connection import Command
     from ibex.domain.clock import Clock
 
-__all__ = ["Answer", "LinkError", "RedisLink", "RedisObserver", "Unheard"]
+__all__ = ["LinkError", "RedisLink", "RedisObserver", "RedisReply", "Unheard"]
 
 
 class Unheard:
@@ -52,7 +52,7 @@ class RedisLink:
         credential_provider: CredentialProvider | None = None,
     ) -> None:
         """Take seconds for a round trip. Raises ``ValueError`` for a URL that Redis is not reached by."""
-        self._address = Address.parse(url, credential_provider)
+        self._address = RedisAddress.parse(url, credential_provider)
         self._clock = clock
         self._observer = observer
         self._timeout_s = timeout_s
@@ -101,7 +101,7 @@ class RedisLink:
 
     def ask(
         self, tag: UUID | str, key: object, build: Callable[[int], Command]
-    ) -> Coroutine[Any, Any, tuple[Answer | None, int]]:
+    ) -> Coroutine[Any, Any, tuple[RedisReply | None, int]]:
         """Send the question with all others of this event loop iteration.
 
         Returns None as the answer if Redis did not answer in time, or if the link is not asking it now.
@@ -113,7 +113,7 @@ class RedisLink:
         link = self._one or self._cluster.link_for(tag)
         return self._pass_over() if link is None else link.ask(key, build)
 
-    async def _pass_over(self) -> tuple[Answer | None, int]:
+    async def _pass_over(self) -> tuple[RedisReply | None, int]:
         self._observer.passed_over()
         return None, 0
 

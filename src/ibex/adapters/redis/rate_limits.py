@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ibex.adapters.redis.keys import COUNT, epoch_key, window_key
 from ibex.domain.freshness.kinds import Epoch, unknown_epoch
-from ibex.domain.rate_limits import Tally, WindowCounter, window_of
+from ibex.domain.identity.rate_limits import Tally, WindowCounter, window_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from ibex.adapters.redis.connection import Command
-    from ibex.adapters.redis.link import Answer, RedisLink
+    from ibex.adapters.redis.link import RedisReply, RedisLink
     from ibex.domain.clock import Clock
 
 
@@ -50,7 +50,7 @@ def _command(org_id: UUID, minute: int, requests: int) -> Command:
     return COUNT.call((window_key(org_id, minute), epoch_key(org_id)), requests)
 
 
-def _epoch(answer: Answer) -> Epoch:
+def _epoch(answer: RedisReply) -> Epoch:
     if answer.understood is None:
         value = answer.reply[1]
         text = None if value is None else value.decode(errors="surrogateescape")  # any value can be compared

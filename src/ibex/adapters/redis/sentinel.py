@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection
     from redis.asyncio.sentinel import Sentinel
 
-    from ibex.adapters.redis.urls import Address
+    from ibex.adapters.redis.urls import RedisAddress
 
 CHECK_S: Final = 1.0
 
@@ -26,7 +26,7 @@ class SentinelPrimary:
     After a fail-over, Sentinel lets the old primary take writes for another ten seconds if it is still running.
     """
 
-    def __init__(self, address: Address, on_switch: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, address: RedisAddress, on_switch: Callable[[], None] = lambda: None) -> None:
         """Take what is called when there is another primary."""
         self._address = address
         self._on_switch = on_switch

@@ -48,7 +48,7 @@ class RedisObserver(Protocol):
 
 
 @dataclass(slots=True)
-class Answer:
+class RedisReply:
     """What came of one question: one object for all its ``askers``, where the first leaves what it ``understood``.
 
     ``asked_ns`` is when Redis was asked.
@@ -65,7 +65,7 @@ class Question:
     """One command shared by identical questions. ``build`` receives the number of questions."""
 
     build: Callable[[int], Command]
-    waiting: list[asyncio.Future[Answer]] = field(default_factory=list)
+    waiting: list[asyncio.Future[RedisReply]] = field(default_factory=list)
     redirects: int = 0
     asking: bool = False
     """Whether a Cluster's node has to be told that it is asked for a slot that is moving to it."""
@@ -137,7 +137,7 @@ class ServerLink:
             raise LinkError("timeout in connecting") from None
         return connection
 
-    async def ask(self, key: object, build: Callable[[int], Command]) -> tuple[Answer | None, int]:
+    async def ask(self, key: object, build: Callable[[int], Command]) -> tuple[RedisReply | None, int]:
         """Send the question with all others of this event loop iteration; see ``RedisLink.ask``."""
         loop = asyncio.get_running_loop()
         if (self._connecting is not None or not self._breaker.is_closed) and not self._may_ask(loop):
@@ -148,7 +148,7 @@ class ServerLink:
         question = self._next.get(key)
         if question is None:
             question = self._next[key] = Question(build)
-        answered: asyncio.Future[Answer] = loop.create_future()
+        answered: asyncio.Future[RedisReply] = loop.create_future()
         question.waiting.append(answered)
         place = len(question.waiting)
         try:
@@ -283,7 +283,7 @@ class ServerLink:
                 refused = True
                 await self._refused(trip, question, reply)
                 continue
-            answer = Answer(asked_ns, reply, len(question.waiting))
+            answer = RedisReply(asked_ns, reply, len(question.waiting))
             answered += answer.askers
             for future in question.waiting:
                 if not future.done():

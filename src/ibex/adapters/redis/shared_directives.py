@@ -8,9 +8,9 @@ from uuid import UUID  # noqa: TC003 - msgspec reads the annotations when the pr
 import msgspec
 
 from ibex.adapters.redis.keys import directive_key
-from ibex.domain.directives import Directive, InjectionMode
-from ibex.domain.sealed import Rejection, Seal
-from ibex.domain.shared_directives import SharedDirective
+from ibex.domain.directives.model import Directive, InjectionMode
+from ibex.domain.directives.seal import Rejection, Seal
+from ibex.domain.directives.shared import SharedDirective
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -49,7 +49,7 @@ class Topology(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class RedisAddress:
     """A parsed URL. The repr shows no password."""
 
     topology: Topology
@@ -62,7 +62,7 @@ class Address:
     sentinel_options: dict[str, Any] = field(repr=False, default_factory=dict)
 
     @classmethod
-    def parse(cls, url: str, credential_provider: CredentialProvider | None = None) -> Address:
+    def parse(cls, url: str, credential_provider: CredentialProvider | None = None) -> RedisAddress:
         """Read a URL; ``credential_provider`` takes the place of its user and password.
 
         Reads certificates from disk, once. Raises ``ValueError`` for anything else than the URLs above, for an unknown
@@ -95,7 +95,7 @@ class Address:
         options: dict[str, Any],
         credential_provider: CredentialProvider | None,
         service: str = "",
-    ) -> Address:
+    ) -> RedisAddress:
         kind = options.pop("connection_class", Connection)
         known = {"username", "password", "db", "path"} | {name for name in options if _is_tls(kind, name)}
         sentinel = {

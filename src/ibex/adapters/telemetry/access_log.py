@@ -17,7 +17,7 @@ from ibex.adapters.telemetry.logging import write_line
 
 if TYPE_CHECKING:
     from ibex.domain.errors import ErrorCode
-    from ibex.domain.exchange import Caller, Exchange
+    from ibex.domain.record.exchange import Caller, Exchange
 
 _MODEL_CHARACTERS: Final = 64
 _encode: Final = msgspec.json.Encoder().encode

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from ibex.adapters.telemetry.registry import Registry
+    from ibex.domain.directives.shared import SharedDirective, SharedDirectives
     from ibex.domain.freshness.cache import Fetched
-    from ibex.domain.guessed_secrets import Share
-    from ibex.domain.identity import PersonalAccessToken, Principal, TokenVerifier
-    from ibex.domain.shared_directives import SharedDirective, SharedDirectives
+    from ibex.domain.identity.guessed_secrets import Share
+    from ibex.domain.identity.model import PersonalAccessToken, Principal, TokenVerifier
 
 _WORKER: Final = "worker"
 _SHARED: Final = "shared"

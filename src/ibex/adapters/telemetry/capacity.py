@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ibex.domain.fair_share import Limit
+from ibex.domain.proxying.capacity import Limit
 
 if TYPE_CHECKING:
     from ibex.adapters.telemetry.registry import Registry
-    from ibex.domain.fair_share import Capacity
+    from ibex.domain.proxying.capacity import Capacity
 
 
 class CapacityTelemetry:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from ibex.domain.exchange import Exchange
+    from ibex.domain.record.exchange import Exchange
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ import structlog
 
 if TYPE_CHECKING:
     from ibex.adapters.telemetry.metrics import Metrics
-    from ibex.domain.journal import Sink
+    from ibex.domain.record.journal import Sink
 
 _LOG: structlog.typing.FilteringBoundLogger = structlog.get_logger(source="ibex.deliveries")
 

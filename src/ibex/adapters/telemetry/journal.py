@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Protocol
 
 from ibex.adapters.telemetry.exposition import Merge
-from ibex.domain.journal import Sink
+from ibex.domain.record.journal import Sink
 
 if TYPE_CHECKING:
     from datetime import datetime

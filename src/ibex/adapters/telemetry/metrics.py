@@ -13,8 +13,8 @@ from ibex.adapters.telemetry.journal import JournalTelemetry
 from ibex.adapters.telemetry.log_lines import count_dropped_lines
 from ibex.adapters.telemetry.registry import Registry
 from ibex.domain.errors import ErrorCode
-from ibex.domain.exchange import Stage
-from ibex.domain.journal import Sink
+from ibex.domain.record.exchange import Stage
+from ibex.domain.record.journal import Sink
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from ibex.adapters.telemetry.instruments import Histogram
     from ibex.adapters.telemetry.journal import MeasuredJournal
     from ibex.domain.clock import Clock
-    from ibex.domain.exchange import Exchange
-    from ibex.domain.rate_limits import RateLimitDecision
+    from ibex.domain.identity.rate_limits import RateLimitDecision
+    from ibex.domain.record.exchange import Exchange
 
 _QUICK: Final = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 1.0)
 _REQUEST: Final = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from ibex.domain.errors import ErrorCode
-    from ibex.domain.open_exchange import OpenExchange
+    from ibex.domain.record.in_flight import InFlightExchange
 
 _LOG: structlog.typing.FilteringBoundLogger = structlog.get_logger(source="ibex.ops")
 
@@ -48,7 +48,7 @@ class OpsTelemetry:
         self._metrics.failures.add()
         _LOG.error("unforeseen exception", exception=describe(error))
 
-    def ended(self, method: str, route: str, status: int, duration_ns: int, notes: OpenExchange | None) -> None:  # noqa: ARG002 - a RequestObserver's
+    def ended(self, method: str, route: str, status: int, duration_ns: int, in_flight: InFlightExchange | None) -> None:  # noqa: ARG002 - a RequestObserver's
         """The request is over."""
         CURRENT.set(None)
 

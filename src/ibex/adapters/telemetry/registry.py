@@ -11,7 +11,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from ibex.adapters.telemetry.exposition import Family, Merge, Merged, process_lines
 from ibex.adapters.telemetry.instruments import Counter, Gauge, Histogram, Labelled
-from ibex.adapters.telemetry.region import Region
+from ibex.adapters.telemetry.shared_memory import SharedMemorySegment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,12 +24,12 @@ _NS: Final = 1_000_000_000
 class Registry:
     """Declares metrics, each once, all of them under one prefix. Labels are route templates and enumerations."""
 
-    def __init__(self, prefix: str, regions: Sequence[Region] = (), own: int = 0) -> None:
+    def __init__(self, prefix: str, regions: Sequence[SharedMemorySegment] = (), own: int = 0) -> None:
         """Take the regions of all processes of the service, and which of them is this one's; none for a single one."""
         self._prefix = prefix
-        self._regions = tuple(regions) or (Region.private(),)
+        self._regions = tuple(regions) or (SharedMemorySegment.private(),)
         self._own = self._regions[own]
-        self._own.settle_in()
+        self._own.attach()
         self._families: dict[str, Family] = {}
         self._refreshes: list[Callable[[], None]] = []
         self._up = self._declare(
@@ -91,7 +91,7 @@ class Registry:
 
     def turned(self) -> None:
         """Note a heartbeat of the event loop, and update the gauges that other processes read."""
-        self._own.turned_ns = time.monotonic_ns()
+        self._own.heartbeat_ns = time.monotonic_ns()
         for refresh in self._refreshes:
             refresh()
 
@@ -104,8 +104,8 @@ class Registry:
         for number, region in enumerate(self._regions):
             lives = region in living
             merged[self._up.name].add((), [lives], str(number))
-            if lives and region.turned_ns:
-                merged[self._silent.name].add((), [now_ns - region.turned_ns], str(number))
+            if lives and region.heartbeat_ns:
+                merged[self._silent.name].add((), [now_ns - region.heartbeat_ns], str(number))
             self._take_in(merged, region, str(number), lives=lives)
         lines = [line for family in merged.values() for line in family.lines()]
         lines += process_lines((str(self._regions.index(region)), self._said_of(region.pid)) for region in living)
@@ -115,7 +115,7 @@ class Registry:
         self._asked_pid = pid
         return self._system.collect()
 
-    def _take_in(self, merged: Mapping[str, Merged], region: Region, worker: str, *, lives: bool) -> None:
+    def _take_in(self, merged: Mapping[str, Merged], region: SharedMemorySegment, worker: str, *, lives: bool) -> None:
         for series in region.series():
             into = merged.get(series.name)
             if into is None or into.family.size != series.size:

@@ -9,15 +9,15 @@ import structlog
 from ibex.adapters.telemetry.access_log import write_access_line
 from ibex.adapters.telemetry.current_request import CURRENT, CurrentRequest
 from ibex.adapters.telemetry.logging import describe
-from ibex.domain.exchange import Stage
+from ibex.domain.record.exchange import Stage
 
 if TYPE_CHECKING:
     from uuid import UUID
 
     from ibex.adapters.telemetry.metrics import Metrics
     from ibex.domain.errors import ErrorCode
-    from ibex.domain.exchange import Exchange
-    from ibex.domain.open_exchange import OpenExchange
+    from ibex.domain.record.exchange import Exchange
+    from ibex.domain.record.in_flight import InFlightExchange
 
 _LOG: structlog.typing.FilteringBoundLogger = structlog.get_logger(source="ibex.requests")
 
@@ -42,7 +42,7 @@ class RequestTelemetry:
         self._metrics.request_failed()
         _LOG.error("unforeseen exception", exception=describe(error))
 
-    def settled(self, exchange: Exchange, *, journaled: bool) -> None:
+    def recorded(self, exchange: Exchange, *, journaled: bool) -> None:
         """An exchange was settled. One that no request left is counted all the same."""
         self._metrics.exchange_settled(exchange, journaled=journaled)
         request = CURRENT.get()
@@ -57,15 +57,15 @@ class RequestTelemetry:
             self._metrics.refusals_lost(exchange.repeated)
             _LOG.warning("exchange not journaled", repeated=exchange.repeated)
 
-    def ended(self, method: str, route: str, status: int, duration_ns: int, notes: OpenExchange | None) -> None:
+    def ended(self, method: str, route: str, status: int, duration_ns: int, in_flight: InFlightExchange | None) -> None:
         """The request is over. How it came out is the exchange's to say, where there is one."""
         request = CURRENT.get()
         exchange = request.exchange if request is not None else None
         outcome = status if exchange is None else exchange.status
         self._metrics.request_ended(method, route, outcome, duration_ns)
-        if exchange is None and notes is not None:
-            self._count_admission(notes)
-        caller, provider_status = (None, None) if notes is None else (notes.caller, notes.provider_status)
+        if exchange is None and in_flight is not None:
+            self._count_admission(in_flight)
+        caller, provider_status = (None, None) if in_flight is None else (in_flight.caller, in_flight.provider_status)
         write_access_line(
             method, route, outcome, duration_ns, exchange=exchange, caller=caller, provider_status=provider_status
         )
@@ -77,6 +77,6 @@ class RequestTelemetry:
         write_access_line(method, route, status, duration_ns, exchange=None, caller=None, code=code)
         CURRENT.set(None)
 
-    def _count_admission(self, notes: OpenExchange) -> None:
-        stage_ns = notes.stage_ns
-        self._metrics.admitted(stage_ns.get(Stage.AUTHENTICATE), stage_ns.get(Stage.RATE_LIMIT), notes.rate_limit)
+    def _count_admission(self, in_flight: InFlightExchange) -> None:
+        stage_ns = in_flight.stage_ns
+        self._metrics.admitted(stage_ns.get(Stage.AUTHENTICATE), stage_ns.get(Stage.RATE_LIMIT), in_flight.rate_limit)

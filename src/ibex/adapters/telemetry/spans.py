@@ -29,7 +29,7 @@ from opentelemetry.trace import (
 
 from ibex import __version__
 from ibex.domain.errors import ErrorCode
-from ibex.domain.exchange import Stage
+from ibex.domain.record.exchange import Stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace.sampling import Sampler
     from opentelemetry.util.types import AnyValue
 
-    from ibex.domain.exchange import Exchange
-    from ibex.domain.open_exchange import OpenExchange
+    from ibex.domain.record.exchange import Exchange
+    from ibex.domain.record.in_flight import InFlightExchange
 
 Attributes: TypeAlias = "dict[str, AnyValue]"
 _Stage: TypeAlias = "tuple[str, int | None, Attributes]"
@@ -63,7 +63,7 @@ _NO_STATE: Final = TraceState()
 class FinishedRequest:
     """A request that is over. ``status`` is what was sent, 499 where nothing was; ``ended_at`` is when.
 
-    ``parent`` is its client's span, ``<span id>-<flags>``. Of ``exchange`` and ``notes`` there is what there is.
+    ``parent`` is its client's span, ``<span id>-<flags>``. Of ``exchange`` and ``in_flight`` there is what there is.
     ``code`` is the error of a request that was refused and left no exchange.
     """
 
@@ -76,12 +76,12 @@ class FinishedRequest:
     ended_at: datetime
     duration_ns: int
     exchange: Exchange | None = None
-    notes: OpenExchange | None = None
+    in_flight: InFlightExchange | None = None
     code: ErrorCode | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class ServerAddress:
     """Where a provider is."""
 
     host: str
@@ -107,7 +107,7 @@ class SpanMaker:
     The SDK's spans are made without its tracer, which would take fifteen times as long (ADR 0032).
     """
 
-    def __init__(self, resource: Resource, sampler: Sampler, providers: Mapping[str, Address]) -> None:
+    def __init__(self, resource: Resource, sampler: Sampler, providers: Mapping[str, ServerAddress]) -> None:
         self._resource = _HashedOnce(resource)
         self._sampler = sampler
         self._providers = dict(providers)
@@ -144,11 +144,11 @@ class SpanMaker:
         Where they stand is reckoned: admission at the front, and what leads to the provider at the back; the request's
         body is read in between. What authentication takes after the request was counted is told with the rest of it.
         """
-        exchange, notes = request.exchange, request.notes
+        exchange, in_flight = request.exchange, request.in_flight
         if exchange is None:
-            if notes is not None:
-                at = began_ns + _lag(request, notes.requested_at, 0)
-                spent = notes.stage_ns.get
+            if in_flight is not None:
+                at = began_ns + _lag(request, in_flight.requested_at, 0)
+                spent = in_flight.stage_ns.get
                 auth_ns, rate_limit_ns = (spent(stage) for stage in (Stage.AUTHENTICATE, Stage.RATE_LIMIT))
                 admission: list[_Stage] = [("authenticate", auth_ns, {}), ("rate_limit", rate_limit_ns, {})]
                 yield from self._in_a_row(parent, at, admission)
@@ -233,7 +233,7 @@ def _of_request(request: FinishedRequest) -> Attributes:
         attributes["http.route"] = request.route
     if request.status != _CLIENT_GONE:
         attributes["http.response.status_code"] = request.status
-    exchange, notes = request.exchange, request.notes
+    exchange, in_flight = request.exchange, request.in_flight
     if exchange is not None:
         if exchange.error_code is not None:
             attributes["error.type"] = exchange.error_code.value
@@ -241,7 +241,7 @@ def _of_request(request: FinishedRequest) -> Attributes:
             attributes["gen_ai.conversation.id"] = str(exchange.session.id)
     elif request.status >= _REFUSED:
         attributes["error.type"] = str(request.status) if request.code is None else request.code.value
-    who = exchange or notes
+    who = exchange or in_flight
     if who is not None and who.caller is not None:
         attributes["ibex.org.id"] = str(who.caller.org_id)
         if who.caller.agent_id is not None:

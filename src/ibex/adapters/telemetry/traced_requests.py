@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ibex.adapters.telemetry.spans import SpanMaker
     from ibex.domain.clock import Clock
     from ibex.domain.errors import ErrorCode
-    from ibex.domain.open_exchange import OpenExchange
+    from ibex.domain.record.in_flight import InFlightExchange
 
 _NOT_TRACED: Final = frozenset({"/health", "/ready", "/metrics", "/schema"})
 """What is asked every few seconds by who watches over the proxy."""
@@ -42,12 +42,12 @@ class TracedRequests:
         """Something unforeseen was raised."""
         self._telemetry.failed(error)
 
-    def ended(self, method: str, route: str, status: int, duration_ns: int, notes: OpenExchange | None) -> None:
+    def ended(self, method: str, route: str, status: int, duration_ns: int, in_flight: InFlightExchange | None) -> None:
         """The request is over: make its spans of what it left."""
         request = CURRENT.get()
-        self._telemetry.ended(method, route, status, duration_ns, notes)
+        self._telemetry.ended(method, route, status, duration_ns, in_flight)
         if request is not None and route not in _NOT_TRACED:
-            self._trace(request, method, route, status, duration_ns, notes)
+            self._trace(request, method, route, status, duration_ns, in_flight)
 
     def refused(self, method: str, route: str, status: int, code: ErrorCode, duration_ns: int) -> None:
         """The request was refused by its head alone: make its span."""
@@ -63,7 +63,7 @@ class TracedRequests:
         route: str,
         status: int,
         duration_ns: int,
-        notes: OpenExchange | None,
+        in_flight: InFlightExchange | None,
         code: ErrorCode | None = None,
     ) -> None:
         finished = FinishedRequest(
@@ -76,7 +76,7 @@ class TracedRequests:
             ended_at=self._clock.now(),
             duration_ns=duration_ns,
             exchange=request.exchange,
-            notes=notes,
+            in_flight=in_flight,
             code=code,
         )
         self._export.take(self._maker.spans_of(finished))

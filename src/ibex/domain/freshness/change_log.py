@@ -7,7 +7,7 @@ from collections import defaultdict
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
-from ibex.domain.values import value
+from ibex.domain.value_object import value_object
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -23,7 +23,7 @@ class ChangeLogUnavailableError(Exception):
     """The log of changes cannot be read."""
 
 
-@value
+@value_object
 class Change:
     """One committed change of an organization's tokens, agents or directives.
 
@@ -35,7 +35,7 @@ class Change:
     live_token: UUID | None = None
 
 
-@value
+@value_object
 class ChangesRead:
     """What one read of the log returned: the position that it reached, and the changes since the position asked for.
 
@@ -82,21 +82,21 @@ class PruneChanges:
                 await self._log.prune()
 
 
-@value
+@value_object
 class First:
     """The first message of a stream that does not resume: everything that the worker has cached may be outdated."""
 
     position: str
 
 
-@value
+@value_object
 class Events:
     """Changes, in any order; they may repeat earlier ones."""
 
     changes: Sequence[Change]
 
 
-@value
+@value_object
 class Pong:
     """The answer to a ping: every change that was committed before the ping arrived has been sent."""
 
@@ -104,7 +104,7 @@ class Pong:
     position: str
 
 
-@value
+@value_object
 class SourceUnavailable:
     """The replica cannot read the log. The worker should ask another replica."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final
 
-from ibex.domain.values import value
+from ibex.domain.value_object import value_object
 
 BOUND_S: Final = 5.0
 """A change takes effect within this time after its commit, under any single fault."""
@@ -20,7 +20,7 @@ class Kind(StrEnum):
     DIRECTIVES = "directives"
 
 
-@value
+@value_object
 class Epoch:
     """One reading of an organization's epoch.
 

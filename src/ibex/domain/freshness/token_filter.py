@@ -8,7 +8,7 @@ import math
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
-from ibex.domain.values import value
+from ibex.domain.value_object import value_object
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +33,7 @@ class TokensUnavailableError(Exception):
     """The live tokens cannot be listed now."""
 
 
-@value
+@value_object
 class TokensPage:
     """A page of the ids of live tokens that have not expired; ``next_after`` is where the next page begins, or None."""
 

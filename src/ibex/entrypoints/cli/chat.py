@@ -14,7 +14,7 @@ import httpx
 import rich_click as click
 from click.core import ParameterSource
 
-from ibex.domain.sessions import is_handle
+from ibex.domain.record.sessions import is_handle
 from ibex.entrypoints.cli.invocation import NothingRunsError
 from ibex.entrypoints.cli.output import DotenvOption
 from ibex.entrypoints.cli.tables import terminal_width, wrapped

@@ -14,7 +14,7 @@ from ibex.adapters.telemetry.nonblocking_output import NonblockingOutput
 from ibex.entrypoints.untrusted_text import sanitize_line
 
 if TYPE_CHECKING:
-    from ibex.domain.exchange import Exchange
+    from ibex.domain.record.exchange import Exchange
     from ibex.entrypoints.home import FirstInstallation
     from ibex.entrypoints.settings import Settings
 
@@ -95,7 +95,7 @@ See also: {self._command} chat, directive show {installation.agent_name}, traces
             line = text if sys.stdout.isatty() and not os.environ.get("NO_COLOR") else click.unstyle(text)
             output.write(f"{line}\n".encode(sys.stdout.encoding or "utf-8", "replace"))
 
-    def settled(self, exchange: Exchange, *, journaled: bool) -> None:
+    def recorded(self, exchange: Exchange, *, journaled: bool) -> None:
         """Tell of one request in one line: outcome, session, tokens, timings."""
         usage, timings = exchange.summary.usage, exchange.timings
         parts = [

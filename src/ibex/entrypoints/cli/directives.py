@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import rich_click as click
 
-from ibex.domain.directive_diff import Basis
-from ibex.domain.directives import MAX_TEXT_BYTES, InjectionMode
+from ibex.domain.directives.diff import Basis
+from ibex.domain.directives.model import MAX_TEXT_BYTES, InjectionMode
 from ibex.entrypoints.cli.output import Row, json_option, org_option, show_one, show_rows, shown
 from ibex.entrypoints.untrusted_text import sanitize
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import TextIO
     from uuid import UUID
 
-    from ibex.domain.manage_directives import DirectiveState, DirectiveVersion, ManageDirectives
+    from ibex.domain.directives.management import DirectiveState, DirectiveVersion, ManageDirectives
     from ibex.entrypoints.administration import Administration
     from ibex.entrypoints.cli.invocation import Invocation
 

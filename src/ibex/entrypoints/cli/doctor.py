@@ -39,7 +39,7 @@ def doctor(invocation: Invocation, url: str | None, *, as_json: bool) -> int:
     Exit code 1 if something does not work, 2 if a setting is wrong.
     """
     from ibex.entrypoints.diagnosis import Verdict, diagnose  # noqa: PLC0415 - keeps --help quick
-    from ibex.entrypoints.examinations import Surroundings  # noqa: PLC0415 - the same
+    from ibex.entrypoints.doctor_checks import Surroundings  # noqa: PLC0415 - the same
 
     with invocation.explaining():
         settings = invocation.settings()
@@ -102,6 +102,6 @@ def _show(found: Sequence[Finding]) -> None:
     for finding in found:
         verdict = click.style(f"{finding.verdict.value:<6}", fg=_COLOURS[finding.verdict.value])
         click.echo(f"{verdict}  {finding.name:<{width}}  {sanitize(finding.said)}")
-        if finding.remedy is not None and finding.remedy != said_before:
-            click.echo(f"{_MARGIN}→ {sanitize(finding.remedy)}")
-        said_before = finding.remedy
+        if finding.hint is not None and finding.hint != said_before:
+            click.echo(f"{_MARGIN}→ {sanitize(finding.hint)}")
+        said_before = finding.hint

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from ibex.domain.identity import AgentStatus
-from ibex.domain.manage_identity import MAX_RATE_LIMIT_RPM, OrganizationStatus, TokenGrant
-from ibex.domain.permissions import NAMED_SETS, Permission, permissions_of
+from ibex.domain.identity.management import MAX_RATE_LIMIT_RPM, OrganizationStatus, TokenGrant
+from ibex.domain.identity.model import AgentStatus
+from ibex.domain.identity.permissions import NAMED_SETS, Permission, permissions_of
 from ibex.entrypoints.cli.invocation import uuid_of
 from ibex.entrypoints.cli.output import Row, json_option, org_option, show_one, show_rows
 
 if TYPE_CHECKING:
-    from ibex.domain.identity import PersonalAccessToken
-    from ibex.domain.manage_identity import NamedAgent, Organization, StoredToken
+    from ibex.domain.identity.management import NamedAgent, Organization, StoredToken
+    from ibex.domain.identity.model import PersonalAccessToken
     from ibex.entrypoints.administration import Administration
     from ibex.entrypoints.cli.invocation import Invocation
 

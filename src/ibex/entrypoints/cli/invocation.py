@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from ibex.domain.manage_identity import NamedAgent, Organization
+    from ibex.domain.identity.management import NamedAgent, Organization
     from ibex.entrypoints.administration import Administration
-    from ibex.entrypoints.diagnosis import Examination
-    from ibex.entrypoints.examinations import Surroundings
+    from ibex.entrypoints.diagnosis import DoctorCheck
+    from ibex.entrypoints.doctor_checks import Surroundings
     from ibex.entrypoints.home import Home
 
 T = TypeVar("T")
@@ -47,10 +47,10 @@ def _real(settings: Settings) -> AbstractAsyncContextManager[Administration]:
     return administration(settings)
 
 
-def _real_examinations(settings: Settings, around: Surroundings) -> Sequence[Examination]:
-    from ibex.entrypoints.examinations import examinations  # noqa: PLC0415 - keeps --help quick
+def _real_examinations(settings: Settings, around: Surroundings) -> Sequence[DoctorCheck]:
+    from ibex.entrypoints.doctor_checks import doctor_checks  # noqa: PLC0415 - keeps --help quick
 
-    return examinations(settings, around)
+    return doctor_checks(settings, around)
 
 
 @dataclass(slots=True)
@@ -62,7 +62,7 @@ class Invocation:
     open_administration: Callable[[Settings], AbstractAsyncContextManager[Administration]] = _real
     transport: httpx.BaseTransport | None = None
     dotenv: str = ".env"
-    examine: Callable[[Settings, Surroundings], Sequence[Examination]] = _real_examinations
+    examine: Callable[[Settings, Surroundings], Sequence[DoctorCheck]] = _real_examinations
 
     def settings(self) -> Settings:
         """Return the settings: the environment's over those of what runs on the folder. Raises ``SettingsError``."""

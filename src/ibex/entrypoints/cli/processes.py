@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Final
 import rich_click as click
 from click.exceptions import Exit
 
-from ibex.domain.bootstrap import FirstNames, Installation, bootstrap
 from ibex.entrypoints.cli.dev_console import DevConsole
 from ibex.entrypoints.cli.output import json_option, show_one
+from ibex.entrypoints.first_installation import FirstNames, Installation, bootstrap
 from ibex.entrypoints.home import DEFAULT_HOME
 
 if TYPE_CHECKING:

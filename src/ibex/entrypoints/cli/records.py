@@ -12,7 +12,7 @@ from ibex.entrypoints.cli.charts import bar
 from ibex.entrypoints.cli.output import Row, json_option, org_option, show_one, show_rows, write_json
 
 if TYPE_CHECKING:
-    from ibex.domain.records import SessionRecord, TurnRecord
+    from ibex.domain.record.history import SessionRecord, TurnRecord
     from ibex.entrypoints.administration import Administration
     from ibex.entrypoints.cli.invocation import Invocation
 

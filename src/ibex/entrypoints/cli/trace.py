@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from uuid import UUID
 
-    from ibex.domain.manage_identity import Organization
-    from ibex.domain.records import SessionRecord
-    from ibex.domain.traces import Trace
+    from ibex.domain.identity.management import Organization
+    from ibex.domain.record.history import SessionRecord
+    from ibex.domain.record.traces import Trace
     from ibex.entrypoints.administration import Administration
     from ibex.entrypoints.cli.invocation import Invocation
 

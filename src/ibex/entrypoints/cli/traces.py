@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import rich_click as click
 
-from ibex.domain.follow_traces import FollowTraces
+from ibex.domain.record.trace_follower import TraceFollower
 from ibex.entrypoints.cli.charts import bar, sparkline, stacked
 from ibex.entrypoints.cli.identity import span_of
 from ibex.entrypoints.cli.output import GrowingTable, Row, json_option, org_option, show_one, show_rows, write_json
@@ -20,8 +20,8 @@ from ibex.entrypoints.cli.trace import answer_ms, show_trace, tokens_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ibex.domain.records import EmitterRecord, ModelSummary, TimeSlice
-    from ibex.domain.traces import Trace
+    from ibex.domain.record.history import EmitterRecord, ModelSummary, TimeSlice
+    from ibex.domain.record.traces import Trace
     from ibex.entrypoints.administration import Administration
     from ibex.entrypoints.cli.invocation import Invocation
 
@@ -118,7 +118,7 @@ def tail(invocation: Invocation, limit: int, org: str | None, *, follow: bool, a
             rows = [_trace_row(trace, as_json=as_json) for trace in found]
             show_rows(rows, as_json=as_json, empty="There is no trace yet.", columns=_TAIL_COLUMNS, spare=_TAIL_SPARE)
             return
-        following = FollowTraces(use_cases.traces, organization.id)
+        following = TraceFollower(use_cases.traces, organization.id)
         found = await following.begin(limit)
         table = GrowingTable(_TAIL_COLUMNS, _TAIL_SPARE)
         while True:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, cast
 import pytest
 from clickhouse_connect.driver.exceptions import DatabaseError, OperationalError
 
-from ibex.adapters.clickhouse.connection import Address, Connection, reason_of
-from ibex.domain.sessions import SinkUnavailableError
+from ibex.adapters.clickhouse.connection import ClickHouseAddress, ClickHouseConnection, reason_of
+from ibex.domain.record.sessions import SinkUnavailableError
 
 if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
@@ -53,20 +53,22 @@ def _as_client(client: RecordingClient) -> Client:
 )
 def test_an_address_is_read(url: str, interface: str, dsn: str, database: str) -> None:
     """The database is taken out of it, TLS is decided by the scheme, the port is the scheme's own."""
-    assert Address.parse(url) == Address(dsn, interface, Address.parse(url).host, database)
+    assert ClickHouseAddress.parse(url) == ClickHouseAddress(
+        dsn, interface, ClickHouseAddress.parse(url).host, database
+    )
 
 
 @pytest.mark.parametrize("url", ["", "db:8123", "tcp://canary@db", "http://", "http://u:canary@db:x", "http://[canary"])
 def test_what_is_no_address_is_refused_without_being_quoted(url: str) -> None:
     """The error may be logged, the URL may not: it holds a password."""
     with pytest.raises(ValueError, match="ClickHouse URL") as caught:
-        Address.parse(url)
+        ClickHouseAddress.parse(url)
     assert "canary" not in str(caught.value)
 
 
 def test_an_address_shows_no_password() -> None:
     """Its repr is safe to log."""
-    assert "canary" not in repr(Address.parse("http://u:canary@db/ibex"))
+    assert "canary" not in repr(ClickHouseAddress.parse("http://u:canary@db/ibex"))
 
 
 def test_a_reason_names_the_kind_of_failure_only() -> None:
@@ -87,7 +89,7 @@ async def test_work_runs_in_one_thread_of_its_own() -> None:
         made.append(threading.get_ident())
         return _as_client(client)
 
-    connection = Connection(connect)
+    connection = ClickHouseConnection(connect)
     connection.open()
     threads = {await connection.run(lambda _: threading.get_ident()) for _ in range(3)}
     await connection.close()
@@ -106,7 +108,7 @@ async def test_connecting_is_tried_again() -> None:
             raise OperationalError("canary")
         return _as_client(outcome)
 
-    connection = Connection(connect)
+    connection = ClickHouseConnection(connect)
     connection.open()
     with pytest.raises(SinkUnavailableError, match="no connection") as caught:
         await connection.run(lambda _: 1)
@@ -118,7 +120,7 @@ async def test_connecting_is_tried_again() -> None:
 
 async def test_any_failure_is_an_unavailable_sink() -> None:
     """Also what the library did not mean to raise; the next piece of work is not affected."""
-    connection = Connection(lambda: _as_client(RecordingClient()))
+    connection = ClickHouseConnection(lambda: _as_client(RecordingClient()))
     connection.open()
 
     def fail(_: Client) -> None:
@@ -134,7 +136,7 @@ async def test_work_that_takes_too_long_is_given_up() -> None:
     """Who waits is told in time; what was queued behind it and given up never runs."""
     release = threading.Event()
     ran: list[object] = []
-    connection = Connection(lambda: _as_client(RecordingClient()), timeout_s=0.01)
+    connection = ClickHouseConnection(lambda: _as_client(RecordingClient()), timeout_s=0.01)
     connection.open()
     for work in (lambda _: release.wait(), ran.append):
         with pytest.raises(SinkUnavailableError, match=r"within 0\.01 s"):
@@ -155,7 +157,7 @@ async def test_closing_waits_for_what_runs() -> None:
         release.wait()
         finished.append(list(client.closed))
 
-    connection = Connection(lambda: _as_client(client))
+    connection = ClickHouseConnection(lambda: _as_client(client))
     connection.open()
     waiting = asyncio.create_task(connection.run(work))
     await begun.wait()
@@ -170,7 +172,7 @@ async def test_closing_waits_for_what_runs() -> None:
 
 async def test_a_connection_that_is_not_open_is_unavailable() -> None:
     """Before opening and after closing; closing twice is fine."""
-    connection = Connection(lambda: _as_client(RecordingClient()))
+    connection = ClickHouseConnection(lambda: _as_client(RecordingClient()))
     await connection.close()
     with pytest.raises(SinkUnavailableError, match="not open"):
         await connection.run(lambda _: 1)

@@ -14,7 +14,7 @@ import pytest
 
 from ibex.adapters.clickhouse import content_coding, engine_http
 from ibex.adapters.clickhouse.engine_http import EngineHttp
-from ibex.adapters.clickhouse.engine_statements import Answer, EngineError, Statement
+from ibex.adapters.clickhouse.engine_statements import EngineError, EngineStatement, StatementResult
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -27,19 +27,19 @@ class RecordingEngine:
     """Answers every statement with one row, unless it is given an error to raise."""
 
     def __init__(self) -> None:
-        self.statements: list[Statement] = []
+        self.statements: list[EngineStatement] = []
         self.error: Exception | None = None
 
-    def run(self, statement: Statement) -> Answer:
+    def run(self, statement: EngineStatement) -> StatementResult:
         """Remember it."""
         self.statements.append(statement)
         if self.error is not None:
             raise self.error
-        return Answer(b"1\tx\n" * 100, "TabSeparated", read_rows=7, written_rows=3, elapsed_ns=12)
+        return StatementResult(b"1\tx\n" * 100, "TabSeparated", read_rows=7, written_rows=3, elapsed_ns=12)
 
 
 @dataclass
-class Reply:
+class Http1Response:
     """What was answered."""
 
     status: int
@@ -62,7 +62,7 @@ class Front:
         query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         body: bytes = b"",
-    ) -> Reply:
+    ) -> Http1Response:
         """Send one request, its body in two pieces."""
         half = len(body) // 2
         events: list[dict[str, Any]] = [
@@ -89,7 +89,7 @@ class Front:
         await self.app(scope, receive, send)
         start, end = sent
         said = {name.decode(): value.decode() for name, value in start["headers"]}
-        return Reply(start["status"], said, end["body"])
+        return Http1Response(start["status"], said, end["body"])
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from ibex.adapters.clickhouse.engine_statements import Engine, EngineError, Statement
+from ibex.adapters.clickhouse.engine_statements import Engine, EngineError, EngineStatement
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,9 +29,9 @@ def database(engine_in_memory: Engine) -> Iterator[str]:
     engine_in_memory.run(_statement(f"DROP DATABASE {name}"))
 
 
-def _statement(text: str | bytes, **arguments: object) -> Statement:
+def _statement(text: str | bytes, **arguments: object) -> EngineStatement:
     # Here, since loading the engine takes longer than most runs that do without it.
-    return Statement(text.encode() if isinstance(text, str) else text, **arguments)  # type: ignore[arg-type]
+    return EngineStatement(text.encode() if isinstance(text, str) else text, **arguments)  # type: ignore[arg-type]
 
 
 def _count(engine: Engine, database: str) -> int:

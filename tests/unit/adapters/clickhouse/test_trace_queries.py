@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 
 from ibex.adapters.clickhouse.trace_queries import COLUMNS, EMITTERS, SLOW, SUMMARY, TAIL, TIMELINE
-from ibex.domain.traces import Trace
+from ibex.domain.record.traces import Trace
 
 
 def test_the_columns_are_a_traces_fields() -> None:

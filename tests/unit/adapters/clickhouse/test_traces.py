@@ -14,11 +14,11 @@ from clickhouse_connect.driver.exceptions import DatabaseError
 
 from harness.exchanges import an_exchange
 from ibex.adapters.clickhouse import content_coding
-from ibex.adapters.clickhouse.connection import Connection
+from ibex.adapters.clickhouse.connection import ClickHouseConnection
 from ibex.adapters.clickhouse.trace_queries import COLUMNS
 from ibex.adapters.clickhouse.traces import ClickHouseTraces
-from ibex.domain.sessions import SinkRefusedError, SinkUnavailableError
-from ibex.domain.traces import Trace, trace_of
+from ibex.domain.record.sessions import SinkRefusedError, SinkUnavailableError
+from ibex.domain.record.traces import Trace, trace_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -67,7 +67,7 @@ class RecordingClient:
 async def over(client: RecordingClient) -> AsyncIterator[ClickHouseTraces]:
     """Hold traces whose connection is this client."""
     traces = ClickHouseTraces("http://u:p@127.0.0.1:1/my`db")
-    traces._connection = Connection(lambda: cast("Client", client))  # noqa: SLF001 - nothing else leads to a server
+    traces._connection = ClickHouseConnection(lambda: cast("Client", client))  # noqa: SLF001 - nothing else leads to a server
     await traces.open()
     yield traces
     await traces.close()

@@ -20,9 +20,9 @@ from ibex.adapters.grpc.callers import (
 )
 from ibex.adapters.grpc.statuses import ServiceCredentialError, TooManyCallsError
 from ibex.domain.errors import InsufficientPermissionsError, InvalidTokenError, MissingTokenError
-from ibex.domain.identity import PersonalAccessToken, Principal
-from ibex.domain.manage_identity import TokenGrant
-from ibex.domain.permissions import ADMIN, AGENT_DEFAULT, Permission, permissions_of
+from ibex.domain.identity.management import TokenGrant
+from ibex.domain.identity.model import PersonalAccessToken, Principal
+from ibex.domain.identity.permissions import ADMIN, AGENT_DEFAULT, Permission, permissions_of
 
 ORG, AGENT, OTHER = UUID(int=1), UUID(int=2), UUID(int=3)
 

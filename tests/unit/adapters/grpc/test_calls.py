@@ -14,7 +14,7 @@ import pytest
 from ibex.adapters.grpc.call_limits import KIND_OF, CallLimits
 from ibex.adapters.grpc.callers import Callers
 from ibex.adapters.grpc.calls import AroundCalls, Unobserved
-from ibex.adapters.grpc.connections import ConnectionTable
+from ibex.adapters.grpc.connections import GrpcConnections
 from ibex.adapters.grpc.gate import Gate
 from ibex.adapters.grpc.generated import auth_pb2
 from ibex.adapters.memory.clock import ManualClock
@@ -92,7 +92,7 @@ class Scene:
         self.clock = ManualClock()
         self.recorder = Recorder()
         self.handler: Any = grpc.unary_unary_rpc_method_handler(behavior, bytes.decode, str.encode)
-        gate = Gate(Callers(Nobody(), None, self.clock), ConnectionTable(1), CallLimits())
+        gate = Gate(Callers(Nobody(), None, self.clock), GrpcConnections(1), CallLimits())
         self.around = AroundCalls(gate, SequentialIds(), self.clock, self.recorder, max_call_s=max_call_s)
 
     async def intercept(self, method: str) -> Any:

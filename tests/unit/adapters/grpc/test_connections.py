@@ -7,7 +7,7 @@ import pytest
 from ibex.adapters.grpc.connections import (
     CALLS_PER_UNKNOWN_METHOD,
     MAX_UNAUTHENTICATED_CALLS,
-    ConnectionTable,
+    GrpcConnections,
     PeerRole,
 )
 
@@ -23,9 +23,9 @@ class Connection:
         self.closed = True
 
 
-def filled(*roles: PeerRole) -> tuple[ConnectionTable, list[Connection]]:
+def filled(*roles: PeerRole) -> tuple[GrpcConnections, list[Connection]]:
     """Return a full table with connections of these roles, the oldest first."""
-    table = ConnectionTable(len(roles))
+    table = GrpcConnections(len(roles))
     connections = [Connection() for _ in roles]
     for name, (connection, role) in enumerate(zip(connections, roles, strict=True)):
         assert table.add(str(name), connection)
@@ -105,4 +105,4 @@ def test_a_call_of_an_unknown_method_counts_as_several() -> None:
 def test_a_table_has_room() -> None:
     """A bound of none would refuse everybody."""
     with pytest.raises(ValueError, match="at least"):
-        ConnectionTable(0)
+        GrpcConnections(0)

@@ -9,7 +9,7 @@ import pytest
 from harness.auth import CREDENTIAL, Identity, bearer
 from ibex.adapters.grpc.call_limits import CallKind, CallLimits
 from ibex.adapters.grpc.callers import Callers
-from ibex.adapters.grpc.connections import ConnectionTable, PeerRole
+from ibex.adapters.grpc.connections import GrpcConnections, PeerRole
 from ibex.adapters.grpc.gate import Gate
 from ibex.adapters.grpc.statuses import ServiceCredentialError, TooManyCallsError
 
@@ -58,7 +58,7 @@ async def test_the_credential_comes_first_then_the_place(
     metadata: Any, raised: type[Exception], role: PeerRole
 ) -> None:
     """Neither reads the message. Only the right credential raises the connection's role."""
-    identity, table = await Identity.settled(), ConnectionTable(1)
+    identity, table = await Identity.settled(), GrpcConnections(1)
     table.add("1", Connection())
     gate = Gate(Callers(identity.use_cases.tokens, CREDENTIAL, identity.clock), table, CallLimits(validation=0))
     context: Any = Context(metadata)

@@ -28,9 +28,9 @@ from ibex.adapters.grpc.messages import (
 from ibex.domain.errors import ValidationError
 from ibex.domain.freshness.cache import Fetched
 from ibex.domain.freshness.kinds import Epoch, unknown_epoch
-from ibex.domain.identity import Agent, AgentStatus, PersonalAccessToken, Principal
-from ibex.domain.manage_identity import TokenGrant, TokenPosition
-from ibex.domain.permissions import ADMIN, permissions_of
+from ibex.domain.identity.management import TokenGrant, TokenPosition
+from ibex.domain.identity.model import Agent, AgentStatus, PersonalAccessToken, Principal
+from ibex.domain.identity.permissions import ADMIN, permissions_of
 
 TIMES = st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30), timezones=st.just(UTC))  # noqa: DTZ001
 IDS = st.uuids()

@@ -16,7 +16,7 @@ from ibex.domain.errors import ServiceDegradedError
 
 if TYPE_CHECKING:
     from ibex.domain.freshness.cache import Fetched
-    from ibex.domain.identity import PersonalAccessToken, Principal
+    from ibex.domain.identity.model import PersonalAccessToken, Principal
 
 REQUEST = auth_pb2.ValidateTokenRequest(access_token=TOKEN.reveal())
 DEADLINE_S = 0.5

@@ -23,8 +23,8 @@ from ibex.domain.errors import (
 )
 from ibex.domain.freshness.cache import Fetched
 from ibex.domain.freshness.kinds import Epoch
-from ibex.domain.identity import Agent, AgentStatus, PersonalAccessToken, Principal
-from ibex.domain.permissions import CHAT
+from ibex.domain.identity.model import Agent, AgentStatus, PersonalAccessToken, Principal
+from ibex.domain.identity.permissions import CHAT
 
 ORG, AGENT = UUID(int=1), UUID(int=2)
 CLOCK = ManualClock()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ibex.adapters.journal import dead_letters
 from ibex.adapters.journal.dead_letters import FILE, lay_aside
-from ibex.domain.journal import Sink
+from ibex.domain.record.journal import Sink
 
 if TYPE_CHECKING:
     from pathlib import Path

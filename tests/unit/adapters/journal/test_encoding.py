@@ -11,10 +11,10 @@ import pytest
 
 from harness.journal_entries import new_exchange
 from ibex.adapters.journal.encoding import UnreadableExchangeError, decode, encode
-from ibex.domain.chat import Usage
-from ibex.domain.completion import CompletionSummary
 from ibex.domain.errors import ErrorCode
-from ibex.domain.exchange import Caller, Exchange, Timings
+from ibex.domain.proxying.chat import Usage
+from ibex.domain.proxying.completion import ResponseSummary
+from ibex.domain.record.exchange import Caller, Exchange, Timings
 
 _MOMENT = datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC)
 _BARE = Exchange(
@@ -29,7 +29,7 @@ _BARE = Exchange(
     status=429,
     error_code=ErrorCode.RATE_LIMITED,
     caller=Caller(UUID(int=7), UUID(int=8)),
-    summary=CompletionSummary(usage=Usage(input_tokens=9)),
+    summary=ResponseSummary(usage=Usage(input_tokens=9)),
 )
 # What version 1 wrote of _BARE, field by field; journals on disk hold such bytes, so this never changes.
 _WRITTEN_BY_VERSION_1 = msgspec.msgpack.encode(

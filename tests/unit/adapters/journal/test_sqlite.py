@@ -22,7 +22,7 @@ from ibex.adapters.journal.recent import MOST
 from ibex.adapters.journal.sqlite import SqliteJournal
 from ibex.adapters.journal.store import CHECKPOINT_BYTES
 from ibex.adapters.system.ids import SystemIds
-from ibex.domain.journal import JournalUnavailableError, Sink
+from ibex.domain.record.journal import JournalUnavailableError, Sink
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

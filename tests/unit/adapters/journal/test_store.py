@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 
 from ibex.adapters.journal.store import ROWS_PER_INSERT, SecondConnection, Span, Store
-from ibex.domain.journal import JournalUnavailableError, Sink
+from ibex.domain.record.journal import JournalUnavailableError, Sink
 
 if TYPE_CHECKING:
     from pathlib import Path

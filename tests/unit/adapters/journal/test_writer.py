@@ -16,7 +16,7 @@ from ibex.adapters.journal.encoding import encode
 from ibex.adapters.journal.store import ROWS_PER_INSERT, Span
 from ibex.adapters.journal.writer import Group, Writer, unavailable
 from ibex.adapters.system.ids import SystemIds
-from ibex.domain.journal import JournalFullError, JournalUnavailableError
+from ibex.domain.record.journal import JournalFullError, JournalUnavailableError
 
 if TYPE_CHECKING:
     from ibex.adapters.journal.store import Store

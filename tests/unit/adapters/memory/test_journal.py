@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness.journal_entries import new_exchange
 from ibex.adapters.memory.journal import InMemoryJournal
-from ibex.domain.journal import Sink
+from ibex.domain.record.journal import Sink
 
 
 async def test_what_every_sink_has_is_forgotten() -> None:

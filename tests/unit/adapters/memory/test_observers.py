@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from harness.exchanges import a_refusal, an_exchange
 from ibex.adapters.memory.observers import Delivered, DeliveryFailed, RecordingObserver, Settled
-from ibex.domain.journal import Sink
+from ibex.domain.record.journal import Sink
 
 if TYPE_CHECKING:
-    from ibex.domain.deliver_exchanges import DeliveryObserver
-    from ibex.domain.settle_exchange import ExchangeObserver
+    from ibex.domain.record.delivery import DeliveryObserver
+    from ibex.domain.record.recorder import ExchangeObserver
 
 
 def test_settled_exchanges_are_remembered_in_order() -> None:
@@ -18,8 +18,8 @@ def test_settled_exchanges_are_remembered_in_order() -> None:
     observer = RecordingObserver()
     port: ExchangeObserver = observer
 
-    port.settled(an_exchange(), journaled=True)
-    port.settled(a_refusal(), journaled=False)
+    port.recorded(an_exchange(), journaled=True)
+    port.recorded(a_refusal(), journaled=False)
 
     assert observer.exchanges == [Settled(an_exchange(), journaled=True), Settled(a_refusal(), journaled=False)]
 

@@ -9,12 +9,12 @@ import pytest
 from harness.chat_scene import event, outgoing_request, pause
 from ibex.adapters.memory.providers import InMemoryProvider, InMemoryStream, Silence
 from ibex.domain.errors import ProviderTimeoutError, ProviderUnavailableError
-from ibex.domain.providers import CompletionBody
+from ibex.domain.proxying.provider import ProviderBody
 
 
 async def test_answers_come_in_their_order_and_requests_are_remembered() -> None:
     """Each once; an error is raised, and so is the lack of an answer."""
-    body, stream = CompletionBody(b"{}"), InMemoryStream()
+    body, stream = ProviderBody(b"{}"), InMemoryStream()
     provider = InMemoryProvider(body, ProviderTimeoutError())
     provider.answers.append(stream)
     requests = [outgoing_request(), outgoing_request(stream=True), outgoing_request()]

@@ -8,7 +8,7 @@ from datetime import timedelta
 from harness.exchanges import an_exchange
 from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.memory.traces import InMemoryTraces
-from ibex.domain.traces import trace_of
+from ibex.domain.record.traces import trace_of
 
 
 async def test_the_span_ends_by_the_clock_that_it_was_given() -> None:

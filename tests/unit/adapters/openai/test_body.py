@@ -172,7 +172,7 @@ async def test_a_distrusted_answer_has_its_connection_closed() -> None:
     """Where the transport shows it; elsewhere nothing happens."""
     network_stream = FakeNetworkStream()
     response = httpx.Response(200, stream=FakeBody(()), extensions={"network_stream": network_stream})
-    await AnswerBody(HttpxAnswer(response), TimeLimits(0, 0, 0)).distrust()
+    await AnswerBody(HttpxAnswer(response), TimeLimits(0, 0, 0)).discard_connection()
     assert network_stream.closed == 1
     body, _ = body_of()
-    await body.distrust()
+    await body.discard_connection()

@@ -12,27 +12,27 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from harness.chat_scene import outgoing_request
 from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.openai.echo import EchoProvider, EchoStream
-from ibex.domain.completion import CompletionFold, EventKind, summarize_body
-from ibex.domain.providers import CompletionBody, OutgoingRequest
+from ibex.domain.proxying.completion import CompletionFold, EventKind, summarize_body
+from ibex.domain.proxying.provider import ProviderBody, ProviderRequest
 
 NOW = 1_767_323_045
 
 
-def request_of(*messages: dict[str, Any], stream: bool = False, include_usage: bool | None = None) -> OutgoingRequest:
+def request_of(*messages: dict[str, Any], stream: bool = False, include_usage: bool | None = None) -> ProviderRequest:
     """Return a request with these messages."""
     asked = outgoing_request(stream=stream, include_usage=include_usage)
     body = json.dumps(json.loads(asked.body) | {"messages": messages}).encode()
     return replace(asked, body=body)
 
 
-async def buffered(provider: EchoProvider, request: OutgoingRequest) -> ChatCompletion:
+async def buffered(provider: EchoProvider, request: ProviderRequest) -> ChatCompletion:
     """Ask, and read the answer as OpenAI's SDK would."""
     answer = await provider.complete(request)
-    assert isinstance(answer, CompletionBody)
+    assert isinstance(answer, ProviderBody)
     return ChatCompletion.model_validate_json(answer.body, strict=True)
 
 
-async def streamed(provider: EchoProvider, request: OutgoingRequest) -> list[ChatCompletionChunk]:
+async def streamed(provider: EchoProvider, request: ProviderRequest) -> list[ChatCompletionChunk]:
     """Ask, and read the stream's chunks as OpenAI's SDK would."""
     answer = await provider.complete(request)
     assert isinstance(answer, EchoStream)
@@ -74,7 +74,7 @@ async def test_it_repeats_the_last_user_message() -> None:
 async def test_all_text_of_a_message_is_repeated_and_nothing_else(content: object, text: str) -> None:
     """Parts are joined; what is no text is left out, and what is odd is no error."""
     answer = await EchoProvider(ManualClock()).complete(request_of({"role": "user", "content": content}))
-    assert isinstance(answer, CompletionBody)
+    assert isinstance(answer, ProviderBody)
     assert json.loads(answer.body)["choices"][0]["message"]["content"] == text
 
 
@@ -136,7 +136,7 @@ async def test_a_stream_and_a_body_have_the_same_summary() -> None:
     message = {"role": "user", "content": "Grüße an alle"}
     body = await provider.complete(request_of(message))
     stream = await provider.complete(request_of(message, stream=True, include_usage=True))
-    assert isinstance(body, CompletionBody)
+    assert isinstance(body, ProviderBody)
     assert isinstance(stream, EchoStream)
     fold = CompletionFold()
     kinds = [fold.add(event.data or b"") async for (event,) in stream]
@@ -149,7 +149,7 @@ async def test_each_answer_has_an_id_of_its_own() -> None:
     """Also at the same moment, and the provider's own id too."""
     provider = EchoProvider(ManualClock())
     answers = [await provider.complete(outgoing_request()) for _ in range(3)]
-    assert len({json.loads(a.body)["id"] for a in answers if isinstance(a, CompletionBody)}) == 3
+    assert len({json.loads(a.body)["id"] for a in answers if isinstance(a, ProviderBody)}) == 3
     assert len({answer.provider_request_id for answer in answers}) == 3
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from ibex.adapters.openai.errors import (
     FAILURES,
+    AttemptInfo,
     RefusedAnswer,
-    Trail,
     UnreadableAnswerError,
     error_of_answer,
     error_of_failure,
@@ -28,7 +28,7 @@ from ibex.domain.errors import (
     Refusal,
 )
 
-TRAIL = Trail(3, "req_1")
+TRAIL = AttemptInfo(3, "req_1")
 CANARY = "canary-5b1f"
 BODY = json.dumps({"error": {"message": f"No {CANARY}", "type": "t", "param": "messages", "code": "c"}}).encode()
 
@@ -44,7 +44,7 @@ BODY = json.dumps({"error": {"message": f"No {CANARY}", "type": "t", "param": "m
     ],
 )
 def test_a_request_found_wrong_is_told_with_the_providers_words(status: int, refusal: Refusal) -> None:
-    """Message, type, code and parameter of OpenAI's error are kept, and so is the trail."""
+    """Message, type, code and parameter of OpenAI's error are kept, and so is the attempt."""
     error = error_of_answer(RefusedAnswer(status, BODY), TRAIL)
     assert isinstance(error, ProviderRefusedError)
     assert (error.refusal, error.detail, error.provider_type) == (refusal, f"No {CANARY}", "t")

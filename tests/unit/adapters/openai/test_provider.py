@@ -29,7 +29,7 @@ from ibex.domain.errors import (
     ProviderUnavailableError,
     Refusal,
 )
-from ibex.domain.providers import CompletionBody
+from ibex.domain.proxying.provider import ProviderBody
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,7 +70,7 @@ async def test_a_buffered_answer_comes_byte_for_byte() -> None:
     """With the number of tries and the provider's own id; its connection is given back."""
     scene = Scene(buffered("Grüße"))
     answer = await scene.provider.complete(outgoing_request())
-    assert answer == CompletionBody(completion_body("Grüße"), 1, REQUEST_ID)
+    assert answer == ProviderBody(completion_body("Grüße"), 1, REQUEST_ID)
     assert scene.transport.bodies[0].ended
     assert scene.transport.all_closed
 
@@ -246,7 +246,7 @@ async def test_json_by_any_of_its_names_is_a_completion(content_type: str) -> No
     body = completion_body("Hi")
     for headers in ({"content-type": content_type}, {}):
         answer = await Scene(FakeAnswer(200, headers, (body,))).provider.complete(outgoing_request())
-        assert isinstance(answer, CompletionBody)
+        assert isinstance(answer, ProviderBody)
         assert answer.body == body
 
 
@@ -286,7 +286,7 @@ async def test_compression_that_was_not_asked_for_is_undone() -> None:
     data = gzip.compress(completion_body("Hi"))
     headers = {"content-type": "application/json", "content-encoding": "gzip"}
     answer = await Scene(FakeAnswer(200, headers, (data[:9], data[9:]))).provider.complete(outgoing_request())
-    assert isinstance(answer, CompletionBody)
+    assert isinstance(answer, ProviderBody)
     assert answer.body == completion_body("Hi")
 
 

@@ -14,14 +14,14 @@ from harness.cancellation import Cut, Moment, run_cut
 from harness.openai_wire import DONE, stream_events, text_deltas
 from harness.upstream import HUSH, FakeBody, FakeNetworkStream
 from ibex.adapters.openai.body import AnswerBody, TimeLimits
-from ibex.adapters.openai.errors import Trail
+from ibex.adapters.openai.errors import AttemptInfo
 from ibex.adapters.openai.stream import OpenAIStream
 from ibex.adapters.openai.upstream import HttpxAnswer
 from ibex.domain.errors import ProviderTimeoutError, ProviderUnavailableError
 
 if TYPE_CHECKING:
     from harness.upstream import Chunk
-    from ibex.domain.providers import StreamEvent
+    from ibex.domain.proxying.provider import StreamEvent
 
 LONG_S = 30.0
 EVENTS = stream_events(text_deltas("Grüße", " 🙂"))
@@ -38,7 +38,7 @@ class Scene:
         response = httpx.Response(200, headers={"content-encoding": coding}, stream=self.body, extensions=extensions)
         now = asyncio.get_running_loop().time()
         body = AnswerBody(HttpxAnswer(response), TimeLimits(now + LONG_S, now + LONG_S, idle_s))
-        self.stream = OpenAIStream(body, Trail(2, "req_7"))
+        self.stream = OpenAIStream(body, AttemptInfo(2, "req_7"))
         self.events: list[StreamEvent] = []
         self.reads = 0
 

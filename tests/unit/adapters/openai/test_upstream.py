@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from ibex.adapters.openai.http1.connection import READ_BYTES, Connection
+from ibex.adapters.openai.http1.connection import READ_BYTES, Http1Connection
 from ibex.adapters.openai.http1.pool import PoolLimits
 from ibex.adapters.openai.transport import Http1Transport
 from ibex.adapters.openai.upstream import upstream_over
@@ -17,7 +17,7 @@ from ibex.adapters.openai.upstream import upstream_over
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from ibex.adapters.openai.upstream import Answer, Upstream
+    from ibex.adapters.openai.upstream import Upstream, UpstreamResponse
 
 HEADERS = ((b"host", b"provider.test"), (b"authorization", b"Bearer sk-1"))
 URL = httpx.URL("http://provider.test/v1/chat/completions?a=b")
@@ -62,7 +62,7 @@ class Direct:
     def __init__(self) -> None:
         self.transport = Http1Transport(PoolLimits(1, 0))
         self.pool = self.transport.pool(URL)
-        self.connection = Connection(self.pool, memoryview(bytearray(READ_BYTES)))
+        self.connection = Http1Connection(self.pool, memoryview(bytearray(READ_BYTES)))
         self.wire = Wire()
         self.connection.connection_made(self.wire)
         self.pool.released(self.connection)
@@ -92,7 +92,7 @@ def far() -> float:
 
 
 @asynccontextmanager
-async def answered(upstream: Upstream, direct: Direct | None = None) -> AsyncIterator[Answer]:
+async def answered(upstream: Upstream, direct: Direct | None = None) -> AsyncIterator[UpstreamResponse]:
     """Ask, let the answer come, and close it afterwards."""
     asking = asyncio.create_task(upstream.post(b"{}", stream=False, by=far(), fresh=False))
     await asyncio.sleep(0)
@@ -164,5 +164,5 @@ async def test_a_distrusted_connection_is_not_used_again() -> None:
     direct = Direct()
     async with answered(upstream_over(direct.transport, URL, HEADERS, 1.0), direct) as answer:
         answer.rest()
-        await answer.distrust()
+        await answer.discard_connection()
     assert direct.pool.kept() is None

@@ -12,7 +12,7 @@ from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 from ibex.adapters.postgres.failures import _BY_CONSTRAINT, domain_error
 from ibex.adapters.postgres.tables import METADATA
 from ibex.domain.errors import InternalError, NotFoundError, ServiceDegradedError
-from ibex.domain.manage_identity import AlreadyExistsError
+from ibex.domain.identity.management import AlreadyExistsError
 
 
 @pytest.mark.parametrize(

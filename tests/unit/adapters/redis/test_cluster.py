@@ -10,7 +10,7 @@ from redis.exceptions import AskError, MovedError
 from harness.redis_observer import RecordingRedisObserver
 from ibex.adapters.redis.cluster import ClusterLinks
 from ibex.adapters.redis.server import Question
-from ibex.adapters.redis.urls import Address
+from ibex.adapters.redis.urls import RedisAddress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +43,7 @@ class ScriptedCluster(ClusterLinks):
     def __init__(self, *ranges: list[Any]) -> None:
         self.ranges = list(ranges)
         self.asked: list[tuple[str, int]] = []
-        address = Address.parse("redis+cluster://one:1,two:2")
+        address = RedisAddress.parse("redis+cluster://one:1,two:2")
         super().__init__(address, RecordingRedisObserver(), lambda *node: cast("Any", RecordingLink(node)))
 
     async def _slots_by(self, node: tuple[str, int]) -> list[Any]:

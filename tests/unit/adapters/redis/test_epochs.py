@@ -12,7 +12,7 @@ from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.memory.ids import SequentialIds
 from ibex.adapters.redis.epochs import READ_TIMEOUT_S, TRIES, RedisEpochs
 from ibex.adapters.redis.keys import READ_OR_CREATE
-from ibex.adapters.redis.server import Answer
+from ibex.adapters.redis.server import RedisReply
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,14 +31,14 @@ class ScriptedLink:
 
     async def ask(
         self, tag: object, _key: object, build: Callable[[int], tuple[Any, ...]]
-    ) -> tuple[Answer | None, int]:
+    ) -> tuple[RedisReply | None, int]:
         """Give the next reply."""
         assert tag == ORG
         self.commands.append(build(1))
         if self.hangs:
             await asyncio.get_running_loop().create_future()
         reply = self.replies.pop(0)
-        return (None if reply is None else Answer(7, reply, 1)), 1
+        return (None if reply is None else RedisReply(7, reply, 1)), 1
 
 
 def epochs_over(link: ScriptedLink) -> RedisEpochs:

@@ -9,8 +9,8 @@ from uuid import UUID
 from harness.chat_scene import DIRECTIVE
 from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.redis.shared_directives import RedisSharedDirectives
-from ibex.domain.sealed import Seal
-from ibex.domain.shared_directives import SharedDirective
+from ibex.domain.directives.seal import Seal
+from ibex.domain.directives.shared import SharedDirective
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,7 +11,7 @@ from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocket
 from redis.credentials import UsernamePasswordCredentialProvider
 
 from ibex.adapters.redis.credentials import credential_provider
-from ibex.adapters.redis.urls import Address, Topology
+from ibex.adapters.redis.urls import RedisAddress, Topology
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,9 +26,9 @@ def given() -> UsernamePasswordCredentialProvider:
 
 def test_a_url_says_where_and_as_whom() -> None:
     """With its escapes undone; what it leaves out is Redis' default."""
-    full = Address.parse("redis://kim:p%40ss@cache.example:6380/3").connection()
-    bare = Address.parse("redis://").connection()
-    path = Address.parse("unix:///run/redis.sock?db=2").connection()
+    full = RedisAddress.parse("redis://kim:p%40ss@cache.example:6380/3").connection()
+    bare = RedisAddress.parse("redis://").connection()
+    path = RedisAddress.parse("unix:///run/redis.sock?db=2").connection()
 
     assert isinstance(full, Connection)
     assert (full.host, full.port, full.db, full.username, full.password) == ("cache.example", 6380, 3, "kim", "p@ss")
@@ -40,7 +40,7 @@ def test_a_url_says_where_and_as_whom() -> None:
 
 def test_a_url_with_sentinel_names_them_and_the_service() -> None:
     """The user, the password and the database are the server's; the Sentinels have their own."""
-    address = Address.parse(
+    address = RedisAddress.parse(
         "redis+sentinel://kim:p%40ss@one:1,[::1]:2,three/main/4?sentinel_username=sam&sentinel_password=s%3At"
     )
     connection = address.connection("primary", 7)
@@ -61,7 +61,7 @@ def test_a_url_with_sentinel_names_them_and_the_service() -> None:
 
 def test_a_url_of_a_cluster_names_some_nodes() -> None:
     """A connection goes to any node."""
-    address = Address.parse("rediss+cluster://kim:secret@one,two:7000")
+    address = RedisAddress.parse("rediss+cluster://kim:secret@one,two:7000")
     connection = address.connection("three", 7001)
 
     assert (address.topology, address.nodes) == (Topology.CLUSTER, (("one", 6379), ("two", 7000)))
@@ -72,7 +72,7 @@ def test_a_url_of_a_cluster_names_some_nodes() -> None:
 def test_an_address_shows_no_password() -> None:
     """Wherever it is printed."""
     for url in ("redis://kim:{}@localhost", "redis+sentinel://h:1/s?sentinel_password={}", "redis+cluster://:{}@h"):
-        assert CANARY not in repr(Address.parse(url.format(CANARY)))
+        assert CANARY not in repr(RedisAddress.parse(url.format(CANARY)))
 
 
 def test_tls_verifies_unless_it_is_told_not_to(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_tls_verifies_unless_it_is_told_not_to(tmp_path: Path) -> None:
     authority = tmp_path / "ca.pem"
     trustme.CA().cert_pem.write_to_path(str(authority))
     addresses = {
-        options: Address.parse(f"rediss://localhost{options}")
+        options: RedisAddress.parse(f"rediss://localhost{options}")
         for options in ("", f"?ssl_ca_certs={authority}", "?ssl_cert_reqs=none")
     }
     authority.unlink()
@@ -92,7 +92,7 @@ def test_tls_verifies_unless_it_is_told_not_to(tmp_path: Path) -> None:
     assert (none.verify_mode, none.check_hostname) == (ssl.CERT_NONE, False)
 
 
-def context_of(address: Address) -> ssl.SSLContext:
+def context_of(address: RedisAddress) -> ssl.SSLContext:
     """Return the context with which a connection is made."""
     connection = address.connection()
     assert isinstance(connection, SSLConnection)
@@ -122,7 +122,7 @@ def context_of(address: Address) -> ssl.SSLContext:
 def test_what_a_url_asks_for_is_done_or_refused(url: str) -> None:
     """An option that is not heeded, of TLS above all, would be taken for one that is."""
     with pytest.raises(ValueError, match=r"(?i)redis|db|port") as raised:
-        Address.parse(url.replace("://", f"://kim:{CANARY}@"))
+        RedisAddress.parse(url.replace("://", f"://kim:{CANARY}@"))
 
     assert CANARY not in str(raised.value)
 
@@ -130,7 +130,7 @@ def test_what_a_url_asks_for_is_done_or_refused(url: str) -> None:
 def test_a_provider_takes_the_place_of_user_and_password() -> None:
     """It is asked for each connection."""
     provider = credential_provider(f"{__name__}:given")
-    connection = Address.parse("redis://kim:in-the-url@localhost", provider).connection()
+    connection = RedisAddress.parse("redis://kim:in-the-url@localhost", provider).connection()
 
     assert connection.credential_provider is provider
     assert (connection.username, connection.password) == (None, None)

@@ -12,7 +12,7 @@ from harness.logs import logged
 from ibex.adapters.telemetry.access_log import write_access_line
 from ibex.adapters.telemetry.current_request import CURRENT, CurrentRequest
 from ibex.domain.errors import ErrorCode
-from ibex.domain.exchange import Caller
+from ibex.domain.record.exchange import Caller
 
 CHAT = "/v1/chat/completions"
 

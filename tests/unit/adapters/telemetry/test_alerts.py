@@ -18,8 +18,8 @@ from ibex.adapters.telemetry.metrics import Metrics
 from ibex.adapters.telemetry.ops import AuthMetrics
 from ibex.adapters.telemetry.round_trips import RedisTelemetry
 from ibex.domain.errors import ErrorCode
-from ibex.domain.fair_share import Capacity, Limit
-from ibex.domain.journal import Sink
+from ibex.domain.proxying.capacity import Capacity, Limit
+from ibex.domain.record.journal import Sink
 from ibex.entrypoints.environments import COMPLETION_ROUTES
 
 ROOT = Path(__file__).parents[4]

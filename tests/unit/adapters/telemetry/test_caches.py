@@ -10,10 +10,10 @@ import pytest
 from harness.chat_scene import AGENT, ORG, TOKEN, ScriptedTokens, principal
 from ibex.adapters.telemetry.caches import CacheTelemetry, WatchedCache, WatchedSharedDirectives, WatchedTokens
 from ibex.adapters.telemetry.registry import Registry
+from ibex.domain.directives.shared import SharedDirective
 from ibex.domain.errors import InvalidTokenError
 from ibex.domain.freshness.kinds import Kind
-from ibex.domain.guessed_secrets import Share
-from ibex.domain.shared_directives import SharedDirective
+from ibex.domain.identity.guessed_secrets import Share
 
 if TYPE_CHECKING:
     from uuid import UUID

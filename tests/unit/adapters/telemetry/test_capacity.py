@@ -9,7 +9,7 @@ import pytest
 from ibex.adapters.telemetry.capacity import CapacityTelemetry
 from ibex.adapters.telemetry.registry import Registry
 from ibex.domain.errors import OverloadedError
-from ibex.domain.fair_share import Capacity, Reservation
+from ibex.domain.proxying.capacity import Capacity, Reservation
 
 
 def test_what_is_in_use_and_what_was_refused() -> None:

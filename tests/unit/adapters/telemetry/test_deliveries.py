@@ -8,7 +8,7 @@ from harness.journal_entries import FullJournal
 from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.telemetry.deliveries import DeliveryTelemetry
 from ibex.adapters.telemetry.metrics import Metrics
-from ibex.domain.journal import Sink
+from ibex.domain.record.journal import Sink
 
 
 def test_an_outage_is_two_lines_however_long() -> None:

@@ -8,7 +8,7 @@ from harness.journal_entries import FullJournal
 from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.telemetry.journal import JournalTelemetry
 from ibex.adapters.telemetry.registry import Registry
-from ibex.domain.journal import Sink
+from ibex.domain.record.journal import Sink
 
 
 def test_the_journal_is_asked_whenever_somebody_looks() -> None:

@@ -13,9 +13,9 @@ from harness.journal_entries import FullJournal
 from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.telemetry.metrics import Metrics
 from ibex.domain.errors import ErrorCode
-from ibex.domain.exchange import Timings
-from ibex.domain.journal import Sink
-from ibex.domain.rate_limits import decide
+from ibex.domain.identity.rate_limits import decide
+from ibex.domain.record.exchange import Timings
+from ibex.domain.record.journal import Sink
 
 TIMINGS = Timings(
     auth_ns=1_000_000,

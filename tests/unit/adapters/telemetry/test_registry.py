@@ -11,8 +11,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ibex.adapters.telemetry.exposition import Merge
-from ibex.adapters.telemetry.region import REGION_BYTES, Region
 from ibex.adapters.telemetry.registry import Registry
+from ibex.adapters.telemetry.shared_memory import REGION_BYTES, SharedMemorySegment
 
 
 def lines(registry: Registry) -> list[str]:
@@ -24,7 +24,7 @@ def lines(registry: Registry) -> list[str]:
 def two() -> tuple[Registry, Registry]:
     """Return the registries of two workers, which are one process here."""
     memory = mmap.mmap(-1, 2 * REGION_BYTES)
-    first, second = ([Region(memory, n) for n in range(2)] for _ in range(2))
+    first, second = ([SharedMemorySegment(memory, n) for n in range(2)] for _ in range(2))
     return Registry("t_", first, 0), Registry("t_", second, 1)
 
 
@@ -66,12 +66,12 @@ def test_whichever_worker_is_asked_shows_all_of_them() -> None:
 def test_of_a_worker_that_died_what_it_counted_stays() -> None:
     """Its gauges, which are of nobody now, do not."""
     memory = mmap.mmap(-1, 2 * REGION_BYTES)
-    registry = Registry("t_", [Region(memory, n) for n in range(2)], 0)
+    registry = Registry("t_", [SharedMemorySegment(memory, n) for n in range(2)], 0)
     registry.counter("a_total", "A.").add()
     registry.gauges("b", "B.").of().set(1)
     with subprocess.Popen([sys.executable, "-c", ""]) as gone:
         pass
-    left = Region(memory, 1)
+    left = SharedMemorySegment(memory, 1)
     left._head[2] = gone.pid  # noqa: SLF001 - as a process writes that has ended
     left.slots_of("t_a_total", (), 1)[0] = 5
     left.slots_of("t_b", (), 1)[0] = 7
@@ -85,11 +85,11 @@ def test_of_a_worker_that_died_what_it_counted_stays() -> None:
 def test_how_long_a_sibling_has_been_silent_is_seen_from_outside() -> None:
     """One that is blocked cannot say so itself."""
     memory = mmap.mmap(-1, 2 * REGION_BYTES)
-    registry = Registry("t_", [Region(memory, n) for n in range(2)], 0)
-    sibling = Region(memory, 1)
-    sibling.settle_in()
+    registry = Registry("t_", [SharedMemorySegment(memory, n) for n in range(2)], 0)
+    sibling = SharedMemorySegment(memory, 1)
+    sibling.attach()
     assert 't_event_loop_silent_seconds{worker="1"}' not in registry.render()[0].decode()
-    sibling.turned_ns = time.monotonic_ns() - 5_000_000_000
+    sibling.heartbeat_ns = time.monotonic_ns() - 5_000_000_000
 
     [silent] = [
         sample.value
@@ -105,9 +105,9 @@ def test_a_place_that_nobody_took_yet_and_series_that_nobody_knows_are_left_out(
     """The worker that comes may be of another version."""
     first, _ = two()
     memory = mmap.mmap(-1, 2 * REGION_BYTES)
-    alone = Registry("t_", [Region(memory, n) for n in range(2)], 0)
+    alone = Registry("t_", [SharedMemorySegment(memory, n) for n in range(2)], 0)
     alone.counter("a_total", "A.").add()
-    other = Region(memory, 1)
+    other = SharedMemorySegment(memory, 1)
     other.slots_of("t_a_total", (), 2)
     other.slots_of("t_unknown", (), 1)
 

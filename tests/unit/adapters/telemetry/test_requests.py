@@ -30,13 +30,13 @@ from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.telemetry.metrics import Metrics
 from ibex.adapters.telemetry.requests import RequestTelemetry
 from ibex.domain.errors import ErrorCode, InvalidTokenError, ProviderRefusedError, ProviderUnavailableError, Refusal
-from ibex.domain.journal import JournalUnavailableError
-from ibex.domain.providers import CompletionBody
+from ibex.domain.proxying.provider import ProviderBody
+from ibex.domain.record.journal import JournalUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ibex.adapters.http.asgi import App
+    from ibex.adapters.http_server.asgi import App
     from ibex.domain.errors import IbexError
 
 CANARY = "canary-b7ad6b71"
@@ -166,7 +166,7 @@ async def test_what_the_provider_answered_is_the_operators_to_see(
 async def test_a_client_that_left_is_499(log: io.StringIO) -> None:
     """In the line and in the count."""
     scene = HttpScene()
-    provider = HeldProvider(CompletionBody(COMPLETION))
+    provider = HeldProvider(ProviderBody(COMPLETION))
     scene.chat.provider = provider  # type: ignore[assignment]  # another provider of the same port
     watched = Watched(scene)
     exchange = AsgiCall((REQUEST,))
@@ -235,7 +235,7 @@ def scenes() -> dict[str, HttpScene]:
     bug_in_directives = HttpScene()
     bug_in_directives.chat.directives.answer = ValueError(DIRECTIVE_TEXT)
     return {
-        "answered": HttpScene(CompletionBody(COMPLETION)),
+        "answered": HttpScene(ProviderBody(COMPLETION)),
         "streamed": HttpScene(scripted_stream([chunk], [event(b"[DONE]")])),
         "unknown token": unknown,
         "bug in authentication": bug_in_auth,
@@ -243,7 +243,7 @@ def scenes() -> dict[str, HttpScene]:
         "bug in the provider": HttpScene(RuntimeError(CANARY, TOKEN.reveal())),
         "bug within a stream": HttpScene(scripted_stream([chunk], KeyError(CANARY))),
         "refused": HttpScene(ProviderRefusedError(Refusal.BAD_REQUEST, detail=f"Invalid value: {CANARY}")),
-        "not a completion": HttpScene(CompletionBody(CANARY.encode())),
+        "not a completion": HttpScene(ProviderBody(CANARY.encode())),
     }
 
 

@@ -16,10 +16,10 @@ from opentelemetry.trace import SpanKind, StatusCode
 from harness.exchanges import REQUESTED_AT, a_refusal, an_exchange
 from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.system.ids import SystemIds
-from ibex.adapters.telemetry.spans import Address, FinishedRequest, SpanMaker
+from ibex.adapters.telemetry.spans import FinishedRequest, ServerAddress, SpanMaker
 from ibex.domain.errors import ErrorCode
-from ibex.domain.exchange import Caller, Stage, Timings
-from ibex.domain.open_exchange import OpenExchange
+from ibex.domain.record.exchange import Caller, Stage, Timings
+from ibex.domain.record.in_flight import InFlightExchange
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
@@ -45,7 +45,7 @@ CHAT_REQUEST = FinishedRequest(
 
 def made(sampler: Sampler = DEFAULT_ON, **changes: Any) -> list[ReadableSpan]:
     """Return the spans of a chat request, but for these changes."""
-    maker = SpanMaker(Resource({"service.name": "test"}), sampler, {"openai": Address("api.example", 8443)})
+    maker = SpanMaker(Resource({"service.name": "test"}), sampler, {"openai": ServerAddress("api.example", 8443)})
     return maker.spans_of(replace(CHAT_REQUEST, **changes))
 
 
@@ -208,10 +208,10 @@ def test_a_client_that_left() -> None:
 def test_a_request_that_leaves_no_exchange_has_the_stages_of_its_notebook() -> None:
     """A probe, or the list of models."""
     clock = ManualClock(REQUESTED_AT)
-    notes = OpenExchange.begin(clock, UUID(int=2), TRACE)
-    notes.stage_ns[Stage.AUTHENTICATE] = 30_000
-    notes.caller = Caller(UUID(int=5), UUID(int=6), UUID(int=7))
-    own, *stages = made(method="GET", route="/v1/models", exchange=None, notes=notes)
+    in_flight = InFlightExchange.begin(clock, UUID(int=2), TRACE)
+    in_flight.stage_ns[Stage.AUTHENTICATE] = 30_000
+    in_flight.caller = Caller(UUID(int=5), UUID(int=6), UUID(int=7))
+    own, *stages = made(method="GET", route="/v1/models", exchange=None, in_flight=in_flight)
 
     assert own.name == "GET /v1/models"
     assert attributes(own)["ibex.agent.id"] == str(UUID(int=7))

@@ -23,14 +23,14 @@ from ibex.adapters.telemetry.span_export import SpanExport
 from ibex.adapters.telemetry.spans import SpanMaker
 from ibex.adapters.telemetry.traced_requests import TracedRequests
 from ibex.domain.errors import ErrorCode, InvalidTokenError, ProviderRefusedError, Refusal
-from ibex.domain.providers import CompletionBody
+from ibex.domain.proxying.provider import ProviderBody
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from opentelemetry.sdk.trace import ReadableSpan
 
-    from ibex.adapters.http.asgi import App
+    from ibex.adapters.http_server.asgi import App
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 CANARY = "canary-b7ad6b71"
@@ -149,12 +149,12 @@ def scenes() -> dict[str, Any]:
     bug = HttpScene()
     bug.chat.directives.answer = ValueError(DIRECTIVE_TEXT)
     return {
-        "answered": HttpScene(CompletionBody(COMPLETION)),
+        "answered": HttpScene(ProviderBody(COMPLETION)),
         "streamed": HttpScene(scripted_stream([chunk], [event(b"[DONE]")])),
         "bug in directives": bug,
         "bug within a stream": HttpScene(scripted_stream([chunk], KeyError(CANARY))),
         "refused": HttpScene(ProviderRefusedError(Refusal.BAD_REQUEST, detail=f"Invalid value: {CANARY}")),
-        "not a completion": HttpScene(CompletionBody(CANARY.encode())),
+        "not a completion": HttpScene(ProviderBody(CANARY.encode())),
     }
 
 

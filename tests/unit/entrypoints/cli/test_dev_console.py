@@ -32,7 +32,7 @@ def test_what_is_needed_is_printed_once(
 
 def test_a_request_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     """Outcome, session, tokens, timings and the directive's receipt."""
-    DevConsole(".ibex").settled(an_exchange(), journaled=True)
+    DevConsole(".ibex").recorded(an_exchange(), journaled=True)
 
     (line,) = capsys.readouterr().out.splitlines()
     assert line == (
@@ -44,7 +44,7 @@ def test_a_request_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_refusal_says_which(capsys: pytest.CaptureFixture[str]) -> None:
     """What is not known is a dash or a question mark."""
     refused = a_refusal(error_code=ErrorCode.AGENT_SUSPENDED)
-    DevConsole(".ibex").settled(refused, journaled=False)
+    DevConsole(".ibex").recorded(refused, journaled=False)
 
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("403  -  session -  tokens ?→?")
@@ -67,6 +67,6 @@ def test_it_says_what_takes_a_moment(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_a_model_that_a_client_has_named_is_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     """And moves no cursor."""
-    DevConsole(".ibex").settled(an_exchange(model="m\n\x1b[2J\x9b\u202e"), journaled=True)
+    DevConsole(".ibex").recorded(an_exchange(model="m\n\x1b[2J\x9b\u202e"), journaled=True)
 
     assert capsys.readouterr().out.startswith("200  m\ufffd\ufffd[2J\ufffd\ufffd stream  session")

@@ -15,7 +15,7 @@ from ibex.entrypoints.home import FirstInstallation
 from ibex.entrypoints.settings import Settings
 
 if TYPE_CHECKING:
-    from ibex.domain.exchange import Exchange
+    from ibex.domain.record.exchange import Exchange
 
 TOKEN = "ibex_pat_canary"
 INSTALLATION = FirstInstallation("org", "acme", "agent-1", "assistant", TOKEN, "ibex_pat_admin")
@@ -23,7 +23,7 @@ INSTALLATION = FirstInstallation("org", "acme", "agent-1", "assistant", TOKEN, "
 
 def line_of(exchange: Exchange, capsys: pytest.CaptureFixture[str], *, journaled: bool = True) -> str:
     """Return what the console says of a request, which must be one line."""
-    DevConsole(".ibex").settled(exchange, journaled=journaled)
+    DevConsole(".ibex").recorded(exchange, journaled=journaled)
     (line,) = capsys.readouterr().out.splitlines()
     return str(click.unstyle(line))
 
@@ -63,8 +63,8 @@ def test_the_token_is_on_the_banner_alone(capsys: pytest.CaptureFixture[str]) ->
     console.ready("http://127.0.0.1:8080", INSTALLATION, Settings())
     banner = capsys.readouterr().out
     for exchange in (an_exchange(), a_refusal(error_code=ErrorCode.RATE_LIMITED)):
-        console.settled(exchange, journaled=True)
-        console.settled(exchange, journaled=False)
+        console.recorded(exchange, journaled=True)
+        console.recorded(exchange, journaled=False)
     console.stopping()
     lines = capsys.readouterr().out
 

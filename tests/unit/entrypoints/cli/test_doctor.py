@@ -9,21 +9,21 @@ import pytest
 
 from ibex.entrypoints.cli.invocation import Invocation
 from ibex.entrypoints.cli.main import main
-from ibex.entrypoints.diagnosis import Examination, Result, Verdict, ok
+from ibex.entrypoints.diagnosis import DoctorCheck, Result, Verdict, ok
 
 if TYPE_CHECKING:
     from harness.cli_scene import CliScene
-    from ibex.entrypoints.examinations import Surroundings
+    from ibex.entrypoints.doctor_checks import Surroundings
     from ibex.entrypoints.settings import Settings
 
 
-def examination(name: str, result: Result) -> Examination:
+def examination(name: str, result: Result) -> DoctorCheck:
     """Return an examination that comes out so."""
 
     async def look() -> Result:
         return result
 
-    return Examination(name, look, "Do this.")
+    return DoctorCheck(name, look, "Do this.")
 
 
 WELL = examination("PostgreSQL", ok("it answers"))
@@ -34,7 +34,7 @@ ILL = [examination(name, Result(Verdict.FAILED, "not there", "Start it.")) for n
 
 def test_where_nothing_is_wrong_it_says_so(ibex: CliScene) -> None:
     """A line a thing; what is absent, and advice, are no failures."""
-    ibex.examinations = [WELL, ABSENT, ADVICE]
+    ibex.doctor_checks = [WELL, ABSENT, ADVICE]
 
     done = ibex.run("doctor")
 
@@ -47,13 +47,13 @@ def test_where_nothing_is_wrong_it_says_so(ibex: CliScene) -> None:
         "",
         "Nothing failed; there is advice on 1.",
     ]
-    ibex.examinations = [WELL, ABSENT]
+    ibex.doctor_checks = [WELL, ABSENT]
     assert ibex.run("doctor").out.splitlines()[-1] == "Nothing is wrong."
 
 
 def test_what_fails_is_the_exit_code(ibex: CliScene) -> None:
     """What to do is said once where it is the same for several."""
-    ibex.examinations = [WELL, *ILL]
+    ibex.doctor_checks = [WELL, *ILL]
 
     done = ibex.run("doctor")
 
@@ -68,21 +68,21 @@ def test_what_fails_is_the_exit_code(ibex: CliScene) -> None:
 
 
 @pytest.mark.parametrize(("found", "code"), [([WELL, ADVICE], 0), ([WELL, *ILL], 1)])
-def test_programs_get_one_document(ibex: CliScene, found: list[Examination], code: int) -> None:
+def test_programs_get_one_document(ibex: CliScene, found: list[DoctorCheck], code: int) -> None:
     """With the same exit codes."""
-    ibex.examinations = found
+    ibex.doctor_checks = found
 
     done = ibex.run("doctor", "--json")
 
     told = json.loads(done.out)
     assert (done.code, told["healthy"]) == (code, code == 0)
-    assert set(told["findings"][0]) == {"name", "verdict", "said", "remedy", "took_ms"}
+    assert set(told["findings"][0]) == {"name", "verdict", "said", "hint", "took_ms"}
     assert [finding["name"] for finding in told["findings"]] == [examination.name for examination in found]
 
 
 def test_a_wrong_setting_is_named_before_anything_is_looked_at(ibex: CliScene) -> None:
     """As by every command: exit code 2."""
-    ibex.examinations = [WELL]
+    ibex.doctor_checks = [WELL]
     ibex.environ["IBEX_PORT"] = "high"
 
     done = ibex.run("doctor")
@@ -93,7 +93,7 @@ def test_a_wrong_setting_is_named_before_anything_is_looked_at(ibex: CliScene) -
 
 def test_what_looks_like_a_setting_and_is_none_is_told(ibex: CliScene) -> None:
     """With the one that is nearest, if one is near; not of other programs' variables, nor of the command line's own."""
-    ibex.examinations = [WELL]
+    ibex.doctor_checks = [WELL]
     ibex.environ |= {"IBEX_PRT": "1", "IBEX_TOKEN": "t", "IBEX_HOME": "h", "PRT": "1"}
     ibex.dotenv.write_text("IBEX_ZZZZZZZZZZZZZZZZ=1\nPORT=1\nIBEX_LOG_LEVEL=info\n")
 
@@ -121,7 +121,7 @@ def surroundings(ibex: CliScene, environ: dict[str, str], *options: str) -> Surr
     """Return what is known besides the settings when the doctor is asked so."""
     asked: list[Surroundings] = []
 
-    def examine(_settings: Settings, around: Surroundings) -> list[Examination]:
+    def examine(_settings: Settings, around: Surroundings) -> list[DoctorCheck]:
         asked.append(around)
         return []
 
@@ -158,7 +158,7 @@ def test_production_is_not_sent_to_the_embedded_default(ibex: CliScene, environ:
     """What starts what does not run is another thing there."""
     asked: list[Surroundings] = []
 
-    def examine(_settings: Settings, around: Surroundings) -> list[Examination]:
+    def examine(_settings: Settings, around: Surroundings) -> list[DoctorCheck]:
         asked.append(around)
         return []
 

@@ -11,13 +11,13 @@ import pytest
 
 from harness.exchanges import REQUESTED_AT, an_exchange
 from harness.turns import new_turn
-from ibex.domain.exchange import Caller
-from ibex.domain.records import EmitterRecord, ModelSummary, TimeSlice
-from ibex.domain.traces import Trace, trace_of
+from ibex.domain.record.exchange import Caller
+from ibex.domain.record.history import EmitterRecord, ModelSummary, TimeSlice
+from ibex.domain.record.traces import Trace, trace_of
 
 if TYPE_CHECKING:
     from harness.cli_scene import CliScene
-    from ibex.domain.manage_identity import NamedAgent
+    from ibex.domain.identity.management import NamedAgent
 
 ORG = {"id", "name", "status", "rate_limit_rpm", "created_at"}
 AGENT = {"id", "org_id", "name", "status", "created_at"}

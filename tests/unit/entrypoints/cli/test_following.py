@@ -13,15 +13,15 @@ import pytest
 from harness.exchanges import REQUESTED_AT, an_exchange
 from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.memory.traces import InMemoryTraces
-from ibex.domain.records import InsertedTrace
-from ibex.domain.traces import trace_of
+from ibex.domain.record.history import InsertedTrace
+from ibex.domain.record.traces import trace_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
     from harness.cli_scene import CliScene
-    from ibex.domain.traces import Trace
+    from ibex.domain.record.traces import Trace
 
 
 def traces(number: int) -> list[Trace]:

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from ibex.domain.identity import PersonalAccessToken
+from ibex.domain.identity.model import PersonalAccessToken
 
 if TYPE_CHECKING:
     from harness.cli_scene import CliScene

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ibex.domain.errors import NotFoundError, ServiceDegradedError
-from ibex.domain.manage_identity import AlreadyExistsError
+from ibex.domain.identity.management import AlreadyExistsError
 from ibex.entrypoints.home import HomeInUseError
 from ibex.entrypoints.settings import MissingSettingError, SettingsError
 

@@ -15,8 +15,8 @@ from rich.cells import cell_len
 
 from harness.exchanges import REQUESTED_AT, a_refusal, an_exchange
 from harness.turns import new_turn
-from ibex.domain.exchange import Caller
-from ibex.domain.traces import trace_of
+from ibex.domain.record.exchange import Caller
+from ibex.domain.record.traces import trace_of
 
 if TYPE_CHECKING:
     from harness.cli_scene import CliScene

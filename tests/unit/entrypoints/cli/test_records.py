@@ -11,7 +11,7 @@ from harness.turns import new_turn
 
 if TYPE_CHECKING:
     from harness.cli_scene import CliScene
-    from ibex.domain.manage_identity import NamedAgent
+    from ibex.domain.identity.management import NamedAgent
 
 
 @pytest.fixture

@@ -9,13 +9,13 @@ from uuid import UUID
 
 import pytest
 
-from ibex.domain.identity import PersonalAccessToken
-from ibex.domain.manage_identity import TokenGrant
-from ibex.domain.permissions import AGENT_DEFAULT
+from ibex.domain.identity.management import TokenGrant
+from ibex.domain.identity.model import PersonalAccessToken
+from ibex.domain.identity.permissions import AGENT_DEFAULT
 
 if TYPE_CHECKING:
     from harness.cli_scene import CliScene
-    from ibex.domain.manage_identity import StoredToken
+    from ibex.domain.identity.management import StoredToken
 
 
 @pytest.fixture(autouse=True)

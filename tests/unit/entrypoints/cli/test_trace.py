@@ -12,15 +12,15 @@ import pytest
 
 from harness.exchanges import REQUESTED_AT, a_refusal, an_exchange
 from harness.turns import new_turn
-from ibex.domain.exchange import Caller, DirectiveReceipt
-from ibex.domain.traces import Trace, trace_of
+from ibex.domain.record.exchange import Caller, DirectiveReceipt
+from ibex.domain.record.traces import Trace, trace_of
 from ibex.entrypoints.cli.output import shown
 from ibex.entrypoints.cli.trace import answer_ms, tokens_of
 
 if TYPE_CHECKING:
     from harness.cli_scene import CliScene
-    from ibex.domain.exchange import Exchange
-    from ibex.domain.manage_identity import NamedAgent
+    from ibex.domain.identity.management import NamedAgent
+    from ibex.domain.record.exchange import Exchange
 
 REQUEST = str(UUID(int=2))
 

@@ -13,13 +13,13 @@ import pytest
 from harness.exchanges import REQUESTED_AT, a_refusal, an_exchange
 from harness.turns import new_turn
 from ibex.domain.errors import ErrorCode
-from ibex.domain.exchange import Caller, Timings
-from ibex.domain.traces import trace_of
+from ibex.domain.record.exchange import Caller, Timings
+from ibex.domain.record.traces import trace_of
 
 if TYPE_CHECKING:
     from harness.cli_scene import CliScene
-    from ibex.domain.manage_identity import NamedAgent
-    from ibex.domain.traces import Trace
+    from ibex.domain.identity.management import NamedAgent
+    from ibex.domain.record.traces import Trace
 
 
 @pytest.fixture

@@ -35,18 +35,18 @@ class StaleConnectionError(httpx.RemoteProtocolError):
 class Owner(Protocol):
     """The owner of a connection. The connection reports its state by these calls, which do not wait."""
 
-    def connected(self, connection: Connection) -> None:
+    def connected(self, connection: Http1Connection) -> None:
         """The connection is made."""
 
-    def released(self, connection: Connection) -> None:
+    def released(self, connection: Http1Connection) -> None:
         """An answer was read to its end. The connection can be used again if it is open; if not, close it."""
 
-    def lost(self, connection: Connection) -> None:
+    def lost(self, connection: Http1Connection) -> None:
         """The connection is closed."""
 
 
-class Connection(asyncio.BufferedProtocol):
-    """Sends one request at a time and feeds what comes to its ``Reply``. Never reads ahead of the reader for long.
+class Http1Connection(asyncio.BufferedProtocol):
+    """Sends one request at a time and feeds what arrives to its ``Http1Response``. Never reads far ahead of the reader.
 
     ``buffer`` is where the operating system puts what is read; it may be shared by all connections of an event loop,
     since it is emptied before another one is read. A connection on which anything was out of order is closed.
@@ -57,7 +57,7 @@ class Connection(asyncio.BufferedProtocol):
         self._buffer = buffer
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._parser: httptools.HttpResponseParser = cast("httptools.HttpResponseParser", None)
-        self._reply: Reply | None = None
+        self._reply: Http1Response | None = None
         self._paused = False
         self._spoilt = False
         self._until_eof = False
@@ -80,11 +80,11 @@ class Connection(asyncio.BufferedProtocol):
         """The TLS layer, None where there is none."""
         return self._transport.get_extra_info("ssl_object")
 
-    def send(self, head: bytes, body: bytes) -> Reply:
+    def send(self, head: bytes, body: bytes) -> Http1Response:
         """Send a request; return the answer to come, which must be closed."""
         self.requests += 1
         self._bytes_beside_body = 0
-        self._reply = reply = Reply(self)
+        self._reply = reply = Http1Response(self)
         if len(body) <= _JOINED_BYTES:
             self._transport.write(head + body)
         else:
@@ -96,7 +96,7 @@ class Connection(asyncio.BufferedProtocol):
         self._spoilt = True
         self._transport.abort()
 
-    def finish(self, reply: Reply) -> None:
+    def finish(self, reply: Http1Response) -> None:
         """The reader has left: give the connection back, unless something of the exchange is still under way."""
         if self._reply is not reply:
             return
@@ -228,14 +228,14 @@ class Connection(asyncio.BufferedProtocol):
         self.close()
 
 
-class Reply(httpx.AsyncByteStream):
+class Http1Response(httpx.AsyncByteStream):
     """The answer to one request, as it arrives: first the head, then the body by iterating. One task may read it.
 
     Reading raises ``TimeoutError`` at ``read_by``, in the event loop's time; None is no limit. One timer is for all
     that is read of an answer: one for every event of a stream would cost as much as reading it.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Http1Connection) -> None:
         self.connection = connection
         self.read_by: float | None = None
         self.status = 0
@@ -288,7 +288,7 @@ class Reply(httpx.AsyncByteStream):
         pieces = self.unread()
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    async def distrust(self) -> None:
+    async def discard_connection(self) -> None:
         """Close the connection, though the answer is complete."""
         self.connection.close()
 
@@ -359,7 +359,7 @@ class Reply(httpx.AsyncByteStream):
         waiter.set_exception(TimeoutError())
 
 
-def _of_losing(exc: Exception | None, reply: Reply, *, reused: bool) -> Exception:
+def _of_losing(exc: Exception | None, reply: Http1Response, *, reused: bool) -> Exception:
     if reused and not reply.status and not reply.headers:
         return StaleConnectionError("the server had closed a kept connection")
     if exc is not None:

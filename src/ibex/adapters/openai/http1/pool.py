@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import httpx
 
-from ibex.adapters.openai.http1.connection import READ_BYTES, Connection
+from ibex.adapters.openai.http1.connection import READ_BYTES, Http1Connection
 from ibex.adapters.openai.http1.descriptors import has_no_descriptor
 
 if TYPE_CHECKING:
@@ -47,10 +47,10 @@ class ConnectionPool:
         self._origin = origin
         self._limits = limits
         self._buffer = memoryview(bytearray(READ_BYTES))
-        self._idle: deque[Connection] = deque()
-        self._open: set[Connection] = set()
+        self._idle: deque[Http1Connection] = deque()
+        self._open: set[Http1Connection] = set()
         self._connecting: set[asyncio.Task[None]] = set()
-        self._line: deque[asyncio.Future[Connection]] = deque()
+        self._line: deque[asyncio.Future[Http1Connection]] = deque()
         self._sweep: asyncio.TimerHandle | None = None
         self._all_gone = asyncio.Event()
         self._closed = False
@@ -60,7 +60,7 @@ class ConnectionPool:
         """How many connections have a request on them."""
         return sum(connection.is_in_use for connection in self._open)
 
-    async def get(self, *, connect_s: float | None, wait_s: float | None, fresh: bool = False) -> Connection:
+    async def get(self, *, connect_s: float | None, wait_s: float | None, fresh: bool = False) -> Http1Connection:
         """Return a connection to send one request on; ``fresh``: not one that was kept.
 
         ``connect_s`` bounds the making of a connection, ``wait_s`` the waiting for one where no more may be made.
@@ -71,21 +71,21 @@ class ConnectionPool:
         if kept is not None:
             return kept
         while True:
-            connection = await self._in_line(connect_s, wait_s)
+            connection = await self._waiters(connect_s, wait_s)
             if connection.is_open:
                 return connection
 
-    def connected(self, connection: Connection) -> None:
+    def connected(self, connection: Http1Connection) -> None:
         """Count a connection that there is from now on."""
         self._open.add(connection)
 
-    def released(self, connection: Connection) -> None:
+    def released(self, connection: Http1Connection) -> None:
         """Take a connection back, and give it to the first waiter."""
         if self._origin.tls is not None:
             self._origin.tls.remember(connection.ssl_object)
         self._offer(connection)
 
-    def lost(self, connection: Connection) -> None:
+    def lost(self, connection: Http1Connection) -> None:
         """A connection is closed: there is room for another."""
         self._open.discard(connection)
         if connection in self._idle:
@@ -111,7 +111,7 @@ class ConnectionPool:
         if self._open:
             await self._all_gone.wait()
 
-    def kept(self) -> Connection | None:
+    def kept(self) -> Http1Connection | None:
         """Return a connection that was kept, None if there is none."""
         while self._idle:
             connection = self._idle.pop()
@@ -120,10 +120,10 @@ class ConnectionPool:
             connection.close()
         return None
 
-    async def _in_line(self, connect_s: float | None, wait_s: float | None) -> Connection:
+    async def _waiters(self, connect_s: float | None, wait_s: float | None) -> Http1Connection:
         if self._closed:
             raise _closed()
-        waiter: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[Http1Connection] = asyncio.get_running_loop().create_future()
         self._line.append(waiter)
         if self._has_room():
             self._start_connecting(connect_s)
@@ -142,14 +142,14 @@ class ConnectionPool:
         finally:
             del waiter  # which may have the error, whose traceback has this frame (ADR 0033)
 
-    def _leave(self, waiter: asyncio.Future[Connection]) -> None:
+    def _leave(self, waiter: asyncio.Future[Http1Connection]) -> None:
         """Pass on what a waiter was given that does not take it any more."""
         if waiter in self._line:
             self._line.remove(waiter)
         if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
             self._offer(waiter.result())
 
-    def _offer(self, connection: Connection) -> None:
+    def _offer(self, connection: Http1Connection) -> None:
         if self._closed or not connection.is_open:
             connection.close()
             return
@@ -163,7 +163,7 @@ class ConnectionPool:
         if self._sweep is None:
             self._sweep = loop.call_later(self._limits.keep_s, self._close_the_old)
 
-    def _next_in_line(self) -> asyncio.Future[Connection] | None:
+    def _next_in_line(self) -> asyncio.Future[Http1Connection] | None:
         while self._line:
             waiter = self._line.popleft()
             if not waiter.done():
@@ -201,15 +201,15 @@ class ConnectionPool:
             self._offer(connection)
             self._connect_for_the_line(connect_s)  # until now it counted twice, as open and as being made
 
-    async def _new_connection(self) -> Connection:
+    async def _new_connection(self) -> Http1Connection:
         origin = self._origin
         _, connection = await asyncio.get_running_loop().create_connection(
             self._made, origin.host, origin.port, ssl=origin.tls, server_hostname=origin.host if origin.tls else None
         )
         return connection
 
-    def _made(self) -> Connection:
-        return Connection(self, self._buffer)
+    def _made(self) -> Http1Connection:
+        return Http1Connection(self, self._buffer)
 
     def _close_the_old(self) -> None:
         loop = asyncio.get_running_loop()
@@ -220,7 +220,7 @@ class ConnectionPool:
             oldest = self._idle[0].idle_since
             self._sweep = loop.call_at(oldest + self._limits.keep_s, self._close_the_old)
 
-    def _age_s(self, connection: Connection) -> float:
+    def _age_s(self, connection: Http1Connection) -> float:
         return asyncio.get_running_loop().time() - connection.idle_since
 
 

@@ -21,7 +21,7 @@ from ibex.adapters.openai.http1.connection import (
 from ibex.domain.deadline import GRACE_S
 
 if TYPE_CHECKING:
-    from ibex.adapters.openai.http1.connection import Reply
+    from ibex.adapters.openai.http1.connection import Http1Response
 
 HEAD = b"POST / HTTP/1.1\r\nhost: x\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n"
@@ -30,7 +30,7 @@ OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n"
 class Scene(Unwired):
     """Requests on an unwired connection."""
 
-    def send(self) -> Reply:
+    def send(self) -> Http1Response:
         """Send a request."""
         return self.connection.send(HEAD, b"{}")
 

@@ -1,0 +1,235 @@
+"""The client of one request: its body, the answer's way to it, and whether it is still there."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Self
+
+from ibex.adapters.http_server.asgi import BODY, DISCONNECT, START
+from ibex.domain.deadline import Deadline
+from ibex.domain.errors import ClientClosedRequestError, PayloadTooLargeError, RequestTimeoutError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from ibex.adapters.http_server.asgi import Headers, Message, Receive, Response, Scope, Send
+    from ibex.domain.proxying.capacity import Reservation
+
+WATCH: Final = "ibex.watch"
+"""A scope's extension: takes what is to be called if the client leaves before its answer is complete."""
+WHOLE_BODY: Final = "ibex.whole_body"
+"""A scope's extension: returns the body if it has come as a whole, else None."""
+KEEP_ALIVE: Final = b": keep-alive\n\n"
+_BLANK_LINES: Final = (b"\n\n", b"\n\r", b"\r\r", b"\n\r\n", b"\r\r\n")
+_STREAM_HEADERS: Final = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What clients may take. Sizes are in bytes, times in seconds.
+
+    After ``keep_alive_s`` of silence a stream gets a comment. A body must be complete within ``body_s``, plus one
+    second for each ``body_bytes_per_s`` of its declared length, or of what has arrived where none is declared. No
+    silence in it may exceed ``body_silence_s``.
+    """
+
+    max_request_body_bytes: int = 10 * 1024 * 1024
+    body_silence_s: float = 10.0
+    body_s: float = 60.0
+    body_bytes_per_s: int = 128 * 1024
+    keep_alive_s: float = 15.0
+
+
+_PIECE_BYTES: Final = 64 * 1024
+"""Small chunks of a body are joined into pieces of this size, because each bytes object has an overhead."""
+
+
+class ClientConnection:
+    """Use it as a context manager around all of a request's work.
+
+    From the end of its body on it is watched: if it goes, the block is cancelled and ``gone`` is set; leaving the block
+    then raises nothing, nor does ``ClientClosedRequestError``. A cancellation from elsewhere goes through.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, limits: Limits) -> None:
+        extensions = scope.get("extensions", {})
+        self._watch = extensions.get(WATCH, self._watch_by_receiving)
+        self._whole_body: Callable[[], bytes | None] = extensions.get(WHOLE_BODY, _unknown)
+        self._receive = receive
+        self._send = send
+        self._limits = limits
+        self._block: asyncio.Task[object] | None = None
+        self._cancellations = 0
+        self._cancelled_block = False
+        self._companions: list[asyncio.Task[None]] = []
+        self._sending = False
+        self._last_sent_s = 0.0
+        self._time = asyncio.get_running_loop().time
+        self._last_chunk = b"\n\n"
+        self._finished = False
+        self.gone = False
+        self.answered = False
+        self.streaming = False
+
+    async def __aenter__(self) -> Self:
+        self._block = asyncio.current_task()
+        self._cancellations = self._block.cancelling() if self._block else 0
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        self._finished = True
+        companions, self._companions = self._companions, []  # whose errors' tracebacks lead back to here
+        for companion in companions:
+            companion.cancel()
+        if companions:
+            await asyncio.wait(companions)
+        if self._cancelled_block and self._block is not None:
+            only_ours = self._block.uncancel() <= self._cancellations
+            return only_ours and isinstance(error, asyncio.CancelledError | ClientClosedRequestError)
+        return isinstance(error, ClientClosedRequestError)
+
+    async def read_body(self, declared_bytes: int | None, reservation: Reservation) -> bytes:
+        """Return the whole body, after reserving its bytes: a declared length before reading, else each chunk.
+
+        Raises ``PayloadTooLargeError``, before reading anything if the declared length says so, ``OverloadedError`` if
+        the bytes cannot be reserved, ``RequestTimeoutError`` if the body does not arrive in time, and
+        ``ClientClosedRequestError`` if the client goes before the end.
+        """
+        most = self._limits.max_request_body_bytes
+        if declared_bytes is not None and declared_bytes > most:
+            raise _too_large(most)
+        whole = self._whole_body()
+        if whole is not None:  # as most are: nothing to wait for
+            if len(whole) > most:
+                raise _too_large(most)
+            reservation.reserve_body(len(whole))
+            self._watch(self._leave)
+            return whole
+        if declared_bytes is not None:
+            reservation.reserve_body(declared_bytes)
+        body = await self._receive_body(declared_bytes, reservation)
+        self._watch(self._leave)
+        return body
+
+    async def _receive_body(self, declared_bytes: int | None, reservation: Reservation) -> bytes:
+        most, bytes_per_s = self._limits.max_request_body_bytes, self._limits.body_bytes_per_s
+        pieces: list[bytes | bytearray] = []
+        size = 0
+        more = True
+        latest = self._time() + self._limits.body_s
+        while more:
+            due = latest + (size if declared_bytes is None else declared_bytes) / bytes_per_s
+            message = await self._next_message(due)
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            if size > most:
+                raise _too_large(most)
+            if declared_bytes is None:
+                reservation.reserve_body(len(chunk))
+            _append(pieces, chunk)
+            more = message.get("more_body", False)
+            if more and self._time() > due + self._limits.body_silence_s:
+                raise RequestTimeoutError  # a client that always has a byte ready prevents the timer from firing
+        return b"".join(pieces)
+
+    async def answer(self, answer: Response) -> None:
+        """Send a whole answer. To a client that has gone nothing is sent, here and below."""
+        self.answered = True
+        self._finished = True  # before the last byte: an answered request is over to the server, as if its client left
+        await self._deliver(*answer.messages())
+
+    async def begin_stream(self, headers: Headers) -> None:
+        """Send the head of a stream; from now on its silences are filled."""
+        self.answered = self.streaming = True
+        await self._deliver({"type": START, "status": 200, "headers": _STREAM_HEADERS + headers})
+        self._companions.append(asyncio.create_task(self._fill_silences()))
+
+    async def send_chunk(self, chunk: bytes) -> None:
+        """Send a part of a stream at once, when the client has taken most of what was sent before."""
+        self._last_chunk = chunk
+        self._sending = True
+        try:
+            await self._send({"type": BODY, "body": chunk, "more_body": True})
+        finally:
+            self._sending = False
+            self._last_sent_s = self._time()
+
+    async def end_stream(self, last: bytes = b"") -> None:
+        """Send the end of a stream, with a last event or without; it is one of its own, whatever was cut before it."""
+        self._finished = True
+        if last and not self._last_chunk.endswith(_BLANK_LINES):
+            last = b"\n\n" + last
+        await self._deliver({"type": BODY, "body": last, "more_body": False})
+
+    async def _next_message(self, due: float) -> Message:
+        """Return the next part of the body. Raises ``RequestTimeoutError`` at ``due`` or after ``body_silence_s``."""
+        try:
+            async with Deadline(min(due, self._time() + self._limits.body_silence_s)):
+                message = await self._receive()
+        except TimeoutError:
+            raise RequestTimeoutError from None
+        if message["type"] == DISCONNECT:
+            self.gone = True
+            raise ClientClosedRequestError
+        return message
+
+    async def _deliver(self, *messages: Message) -> None:
+        self._sending = True
+        try:
+            for message in messages:
+                await self._send(message)
+        finally:
+            self._sending = False
+            self._last_sent_s = self._time()
+
+    def _watch_by_receiving(self, left: Callable[[], None]) -> None:
+        """Watch as any ASGI server lets one, with a task of its own: that costs as much as reading the body."""
+
+        async def watch() -> None:
+            if (await self._receive())["type"] == DISCONNECT:  # after the end of the body nothing else may come
+                left()
+
+        self._companions.append(asyncio.create_task(watch()))
+
+    async def _fill_silences(self) -> None:
+        loop = asyncio.get_running_loop()
+        while not self._finished:
+            remaining_s = self._last_sent_s + self._limits.keep_alive_s - loop.time()
+            if remaining_s > 0:
+                await asyncio.sleep(remaining_s)
+            elif self._sending or not self._last_chunk.endswith(_BLANK_LINES):
+                # What waits for the client's reading breaks the silence itself; within an event a comment is none.
+                await asyncio.sleep(self._limits.keep_alive_s)
+            else:
+                await self.send_chunk(KEEP_ALIVE)
+
+    def _leave(self) -> None:
+        """Cancel the block, because the client has left."""
+        if self._finished or self._block is None:
+            return
+        self._finished = self.gone = self._cancelled_block = True
+        self._block.cancel()
+
+
+def _append(pieces: list[bytes | bytearray], chunk: bytes) -> None:
+    last = pieces[-1] if pieces else None
+    if isinstance(last, bytearray) and len(last) < _PIECE_BYTES:
+        last += chunk
+    else:
+        pieces.append(bytearray(chunk) if pieces and len(chunk) < _PIECE_BYTES else chunk)
+
+
+def _unknown() -> None:
+    """Return None: a server that lacks the extension."""
+
+
+def _too_large(most: int) -> PayloadTooLargeError:
+    return PayloadTooLargeError(f"The request body must have at most {most} bytes.")

@@ -1,0 +1,97 @@
+"""What the whole HTTP layer knows of one request: its ids, its header fields and, once there is one, its notebook."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+from ibex.domain.ids import uuid_in
+from ibex.domain.proxying.admission import Credentials
+
+if TYPE_CHECKING:
+    from ibex.adapters.http_server.asgi import Scope
+    from ibex.domain.ids import IdSource
+    from ibex.domain.record.in_flight import InFlightExchange
+
+_STATE_KEY: Final = "ibex.request"
+_TRACEPARENT = re.compile(rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-((?!0{16})[0-9a-f]{16}-[0-9a-f]{2})(-.*)?")
+_RESERVED_UUIDS: Final = frozenset({UUID(int=0), UUID(int=2**128 - 1)})
+"""The nil and the max UUID (RFC 9562), which are not valid request ids."""
+_OPTIONAL_SPACE: Final = b" \t"
+
+
+@dataclass(slots=True)
+class RequestContext:
+    """One request. ``started_ns`` is of the monotonic clock; ``in_flight`` is None until somebody was to be admitted.
+
+    ``parent`` is the client's span, as the rest of its trace context says it: ``<span id>-<flags>``; None without one.
+    Header fields have lower-case names. Repeated ones are combined with a comma (RFC 9110, 5.3): two tokens, agents or
+    content types are then one that is not valid, whichever of them was meant.
+    """
+
+    request_id: UUID
+    trace_id: str
+    started_ns: int
+    fields: dict[bytes, bytes]
+    parent: str | None = None
+    in_flight: InFlightExchange | None = None
+
+    def __repr__(self) -> str:
+        return f"<RequestContext {self.request_id}>"
+
+    @classmethod
+    def begin(cls, scope: Scope, ids: IdSource, started_ns: int) -> RequestContext:
+        """Make the context of a request that has just come in, and leave it in its scope."""
+        fields: dict[bytes, bytes] = {}
+        for name, value in scope["headers"]:
+            fields[name] = fields[name] + b", " + value if name in fields else value
+        trace_id, parent = _trace_context(fields.get(b"traceparent"))
+        context = cls(
+            request_id=_request_id(fields.get(b"x-request-id")) or ids.uuid7(),
+            trace_id=trace_id or ids.uuid7().hex,
+            started_ns=started_ns,
+            fields=fields,
+            parent=parent,
+        )
+        scope.setdefault("state", {})[_STATE_KEY] = context
+        return context
+
+    def field(self, name: bytes) -> str | None:
+        """Return the value of a header, None if it is absent.
+
+        Only spaces and tabs are stripped (RFC 9110, 5.5). Other whitespace, such as a no-break space, is a part of it.
+        """
+        value = self.fields.get(name)
+        return None if value is None else value.strip(_OPTIONAL_SPACE).decode("latin-1")
+
+    def credentials(self, scope: Scope) -> Credentials:
+        """Return what the client claims to be."""
+        org_id = scope.get("path_params", {}).get("org_id")
+        return Credentials(self.field(b"authorization"), self.field(b"x-ibex-agent-id"), org_id)
+
+
+NO_REQUEST: Final = RequestContext(UUID(int=0), "", 0, {})
+"""For what is rendered before there is a request."""
+
+
+def context_of(scope: Scope) -> RequestContext:
+    """Return the context that ``RequestContext.begin`` left."""
+    context = scope["state"][_STATE_KEY]
+    if not isinstance(context, RequestContext):
+        raise TypeError("the scope holds no request context")
+    return context
+
+
+def _request_id(value: bytes | None) -> UUID | None:
+    found = None if value is None else uuid_in(value.decode("latin-1"))
+    return None if found in _RESERVED_UUIDS else found
+
+
+def _trace_context(traceparent: bytes | None) -> tuple[str | None, str | None]:
+    """Return trace id and parent of a valid W3C trace context header; an unknown version may go on after a dash."""
+    match = _TRACEPARENT.fullmatch(traceparent or b"")
+    if match is None or (match[1] == b"00" and match[4] is not None):
+        return None, None
+    return match[2].decode("ascii"), match[3].decode("ascii")

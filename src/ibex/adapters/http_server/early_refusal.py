@@ -1,0 +1,150 @@
+"""Requests that are refused by their head alone, because it holds no well-formed token (ADR 0047).
+
+Anybody who can connect can cause such refusals. Through the routes, one costs a task, an ASGI cycle, an in-flight
+exchange and an envelope, 300 µs of CPU; here it costs 130 µs. This module decides by the head and renders the response
+at once. Any other request, and any other refusal, takes the usual path.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from ibex.adapters.http_server.context import NO_REQUEST, RequestContext
+from ibex.domain.errors import InvalidTokenError, MissingTokenError
+from ibex.domain.identity.model import has_token_shape
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ibex.adapters.http_server.asgi import Headers
+    from ibex.adapters.http_server.errors import ErrorAnswers
+    from ibex.adapters.http_server.observer import RequestObserver
+    from ibex.domain.clock import Clock
+    from ibex.domain.errors import IbexError
+    from ibex.domain.ids import IdSource
+
+_PARAMETER: Final = re.compile(r"\\{(\w+)(?::str)?\\}")
+_SEGMENT: Final = r"(?!\.{1,2}(?:/|$))[A-Za-z0-9._~!$&'()*+,=:@-]+"
+_CLOSE: Final = b"connection: close\r\n"
+
+
+class EarlyRefusals:
+    """Refuses requests without a well-formed token, on routes that need one."""
+
+    def __init__(
+        self,
+        routes: Mapping[bytes, Sequence[str]],
+        errors: ErrorAnswers,
+        observer: RequestObserver,
+        clock: Clock,
+        ids: IdSource,
+    ) -> None:
+        """Set the routes that need a token: templates of paths, by method."""
+        self._routes: dict[tuple[bytes, bytes], str] = {}
+        self._patterns: dict[bytes, list[tuple[re.Pattern[bytes], str]]] = {}
+        for method, templates in routes.items():
+            for template in templates:
+                self._add(method, template)
+        self._missing = _Template(errors, MissingTokenError())
+        self._invalid = _Template(errors, InvalidTokenError())
+        self._observer = observer
+        self._clock = clock
+        self._ids = ids
+
+    def find(self, method: bytes, url: bytes, headers: Headers) -> EarlyRefusal | None:
+        """Return the refusal of a request; None if it must take the usual way."""
+        fields = [value for name, value in headers if name == b"authorization"]
+        template = self._template(fields)
+        if template is None:
+            return None
+        path = url.partition(b"?")[0]
+        route = self._routes.get((method, path)) or self._route_with_parameter(method, path)
+        if route is None:
+            return None
+        context = RequestContext.begin({"headers": headers}, self._ids, self._clock.monotonic_ns())
+        return EarlyRefusal(self, template, context, method.decode("ascii"), route)
+
+    def respond(self, refusal: EarlyRefusal, default_headers: Headers, *, keep_alive: bool) -> bytes:
+        """Return the response to a refused request, and tell the observer that the request is over."""
+        context, template = refusal.context, refusal.template
+        duration_ns = self._clock.monotonic_ns() - context.started_ns
+        body = template.body(context, msgspec.json.encode(self._clock.now()))
+        response = b"".join(
+            (
+                template.status_line,
+                *[b"%b: %b\r\n" % header for header in default_headers],
+                template.headers,
+                b"content-length: %d\r\nx-request-id: %b\r\nx-trace-id: %b\r\nx-response-time: %.3f\r\n"
+                % (len(body), str(context.request_id).encode(), context.trace_id.encode(), duration_ns / 1e6),
+                b"\r\n" if keep_alive else _CLOSE + b"\r\n",
+                body,
+            )
+        )
+        self._observer.began(context.request_id, context.trace_id, context.parent)
+        self._observer.refused(refusal.method, refusal.route, template.status, template.code, duration_ns)
+        return response
+
+    def _template(self, authorization: Sequence[bytes]) -> _Template | None:
+        """Return what to answer to an Authorization header; None if a token may be in it."""
+        if not authorization:
+            return self._missing
+        # As ``Admission`` reads it; a test compares the two.
+        scheme, _, credential = b", ".join(authorization).strip(b" \t").partition(b" ")
+        credential = credential.strip(b" ")
+        if scheme.lower() != b"bearer" or not credential:
+            return self._missing
+        return None if has_token_shape(credential.decode("latin-1")) else self._invalid
+
+    def _add(self, method: bytes, template: str) -> None:
+        route = template.replace(":str}", "}")
+        if "{" not in template:
+            self._routes[method, template.encode()] = route
+            return
+        pattern = _PARAMETER.sub(lambda _: _SEGMENT, re.escape(template))
+        self._patterns.setdefault(method, []).append((re.compile(pattern.encode()), route))
+
+    def _route_with_parameter(self, method: bytes, path: bytes) -> str | None:
+        return next((route for pattern, route in self._patterns.get(method, ()) if pattern.fullmatch(path)), None)
+
+
+class EarlyRefusal:
+    """One request that is refused, from the end of its head until it is answered."""
+
+    __slots__ = ("_refusals", "context", "method", "route", "template")
+
+    def __init__(
+        self, refusals: EarlyRefusals, template: _Template, context: RequestContext, method: str, route: str
+    ) -> None:
+        self._refusals = refusals
+        self.template = template
+        self.context = context
+        self.method = method
+        self.route = route
+
+    def response(self, default_headers: Headers, *, keep_alive: bool) -> bytes:
+        """Return the response, and tell the observer that the request is over. To be called once."""
+        return self._refusals.respond(self, default_headers, keep_alive=keep_alive)
+
+
+class _Template:
+    """The response to one error, rendered but for what differs between requests."""
+
+    def __init__(self, errors: ErrorAnswers, error: IbexError) -> None:
+        answer = errors.answer(error, NO_REQUEST)
+        self.code = error.code
+        self.status = answer.status
+        self.status_line = STATUS_LINE[answer.status]
+        headers = [(b"content-type", answer.content_type), *answer.headers]
+        self.headers = b"".join(b"%b: %b\r\n" % header for header in headers)
+        envelope = errors.envelope(error, NO_REQUEST)
+        envelope["error"] |= {"request_id": "@", "timestamp": "@"}
+        self._before_id, self._before_time, self._end = msgspec.json.encode(envelope).split(b'"@"')
+
+    def body(self, context: RequestContext, now: bytes) -> bytes:
+        """Return the envelope. ``now`` is a timestamp in JSON."""
+        request_id = str(context.request_id).encode()
+        return b'%b"%b"%b%b%b' % (self._before_id, request_id, self._before_time, now, self._end)

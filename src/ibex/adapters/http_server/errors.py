@@ -1,0 +1,184 @@
+"""The one table of what an error is in HTTP, and the one function that makes an envelope of it."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
+
+from ibex.adapters.http_server.asgi import JSON, Response
+from ibex.adapters.http_server.exchange_headers import exchange_headers
+from ibex.domain.errors import (
+    AuthUnavailableError,
+    ErrorCode,
+    FieldCode,
+    FieldError,
+    IbexError,
+    InternalError,
+    MethodNotAllowedError,
+    NotFoundError,
+    OverloadedError,
+    ProviderError,
+    ProviderNotConfiguredError,
+    ProviderRefusedError,
+    Refusal,
+    RequestTimeoutError,
+    RetryableError,
+    ServiceDegradedError,
+    ValidationError,
+)
+
+if TYPE_CHECKING:
+    from ibex.adapters.http_server.asgi import Headers
+    from ibex.adapters.http_server.context import RequestContext
+    from ibex.domain.clock import Clock
+
+_MAX_FIELD_CHARACTERS: Final = 128
+_MAX_CHARACTERS: Final = 512
+_INVALID: Final = "invalid_request_error"
+_AUTHENTICATION: Final = "authentication_error"
+_PERMISSION: Final = "permission_error"
+_RATE_LIMIT: Final = "rate_limit_error"
+_SERVER: Final = "server_error"
+
+TABLE: Final = {
+    ErrorCode.INVALID_JSON: (400, _INVALID),
+    ErrorCode.VALIDATION_ERROR: (400, _INVALID),
+    ErrorCode.INVALID_REQUEST: (400, _INVALID),
+    ErrorCode.MISSING_AGENT_ID: (400, _INVALID),
+    ErrorCode.MISSING_TOKEN: (401, _AUTHENTICATION),
+    ErrorCode.INVALID_TOKEN: (401, _AUTHENTICATION),
+    ErrorCode.INSUFFICIENT_PERMISSIONS: (403, _PERMISSION),
+    ErrorCode.AGENT_NOT_AUTHORIZED: (403, _PERMISSION),
+    ErrorCode.AGENT_SUSPENDED: (403, _PERMISSION),
+    ErrorCode.NOT_FOUND: (404, _INVALID),
+    ErrorCode.METHOD_NOT_ALLOWED: (405, _INVALID),
+    ErrorCode.REQUEST_TIMEOUT: (408, _INVALID),
+    ErrorCode.PAYLOAD_TOO_LARGE: (413, _INVALID),
+    ErrorCode.UNSUPPORTED_MEDIA_TYPE: (415, _INVALID),
+    ErrorCode.HEADERS_TOO_LARGE: (431, _INVALID),
+    ErrorCode.RATE_LIMITED: (429, _RATE_LIMIT),
+    ErrorCode.CLIENT_CLOSED_REQUEST: (499, _INVALID),
+    ErrorCode.INTERNAL_ERROR: (500, _SERVER),
+    ErrorCode.PROVIDER_NOT_CONFIGURED: (501, _SERVER),
+    ErrorCode.SERVICE_DEGRADED: (503, _SERVER),
+    ErrorCode.AUTH_UNAVAILABLE: (503, _SERVER),
+    ErrorCode.PROVIDER_UNAVAILABLE: (503, _SERVER),
+    ErrorCode.OVERLOADED: (503, _SERVER),
+    ErrorCode.PROVIDER_TIMEOUT: (504, _SERVER),
+}
+
+
+class NotHttpError(IbexError):
+    """What came is not HTTP/1.1 as RFC 9112 has it."""
+
+    code = ErrorCode.VALIDATION_ERROR
+    default_message = "The request is not valid HTTP/1.1."
+
+
+_REFUSALS: Final = {
+    Refusal.BAD_REQUEST: 400,
+    Refusal.NOT_FOUND: 404,
+    Refusal.CONFLICT: 409,
+    Refusal.TOO_LARGE: 413,
+    Refusal.UNPROCESSABLE: 422,
+}
+_SAYS_WHEN: Final = (ServiceDegradedError, AuthUnavailableError, OverloadedError)
+
+
+def status_of(error: IbexError | None) -> int:
+    """Return the HTTP status of an outcome: 200 for none, 499 where the client had gone."""
+    if error is None:
+        return 200
+    if isinstance(error, ProviderRefusedError):
+        return _REFUSALS[error.refusal]
+    return TABLE[error.code][0]
+
+
+def domain_error(error: Exception) -> IbexError:
+    """Return what an exception means; what nobody foresaw is an ``InternalError`` that says nothing of it."""
+    if isinstance(error, IbexError):
+        return error
+    if isinstance(error, NotFoundException):
+        return NotFoundError()
+    if isinstance(error, MethodNotAllowedException):
+        return MethodNotAllowedError()
+    if isinstance(error, HTTPException) and error.status_code < 500:  # noqa: PLR2004 - the framework's other refusals
+        return ValidationError((FieldError("Host", FieldCode.INVALID_FORMAT, "must be a host name"),))
+    return InternalError()
+
+
+class ErrorAnswers:
+    """Turns errors into answers and events, all of them in the one envelope."""
+
+    def __init__(self, clock: Clock, docs_base: str | None) -> None:
+        """Take the URL under which every error's code has a page, or None where there are no such pages."""
+        self._clock = clock
+        self._docs_base = docs_base.rstrip("/") if docs_base else None
+
+    def answer(self, error: IbexError, context: RequestContext, *, allow: str | None = None) -> Response:
+        """Return the answer to send. ``allow`` is the methods that a 405 names."""
+        body = msgspec.json.encode(self.envelope(error, context))
+        return Response(status_of(error), JSON, body, exchange_headers(context.in_flight) + _headers(error, allow))
+
+    def event(self, error: IbexError, context: RequestContext) -> bytes:
+        """Return the event that ends a stream which has failed."""
+        return b"data: " + msgspec.json.encode(self.envelope(error, context)) + b"\n\n"
+
+    def envelope(self, error: IbexError, context: RequestContext) -> dict[str, Any]:
+        """Return the envelope: members that do not apply are left out, ``param`` is null."""
+        field_errors = error.field_errors if isinstance(error, ValidationError) else ()
+        refused = error if isinstance(error, ProviderRefusedError) else None
+        content: dict[str, Any] = {
+            "code": error.code,
+            "type": (refused and refused.provider_type) or TABLE[error.code][1],
+            # OpenAI's SDKs show this member only: what the provider found wrong has to be in it.
+            "message": (refused and refused.detail) or error.message,
+            "param": refused.param if refused else next((e.field for e in field_errors), None),
+            "detail": error.detail if refused or error.detail is None else error.detail[:_MAX_CHARACTERS],
+            "provider_code": refused and refused.provider_code,
+            "docs_url": self._docs_base and f"{self._docs_base}/{error.code}",
+            "request_id": context.request_id,
+            "timestamp": self._clock.now(),
+            "field_errors": [_field_error(e) for e in field_errors] or None,
+        }
+        return {"error": {name: value for name, value in content.items() if value is not None or name == "param"}}
+
+
+def _field_error(error: FieldError) -> dict[str, str]:
+    return {
+        "field": error.field[:_MAX_FIELD_CHARACTERS],
+        "code": error.code,
+        "message": error.message[:_MAX_CHARACTERS],
+    }
+
+
+def _headers(error: IbexError, allow: str | None) -> Headers:
+    by_provider = isinstance(error, ProviderError)
+    headers = [(b"x-ibex-error-source", b"provider" if by_provider else b"proxy")]
+    if by_provider or isinstance(error, ProviderNotConfiguredError):
+        # IBEX has retried already (ADR 0019), and OpenAI's SDKs, which retry after any 5xx, must not multiply that.
+        # Nor does a retry configure a provider.
+        headers.append((b"x-should-retry", b"false"))
+    retry_after_s = _retry_after_s(error)
+    if retry_after_s is not None:
+        headers.append((b"retry-after", b"%d" % retry_after_s))
+    if TABLE[error.code][1] == _AUTHENTICATION:
+        headers.append((b"www-authenticate", b"Bearer"))  # RFC 6750, section 3
+    if isinstance(error, RequestTimeoutError):
+        headers.append(
+            (b"connection", b"close")
+        )  # RFC 9110, section 15.5.9: the server does not read the rest of the body
+    if allow:
+        headers.append((b"allow", allow.encode("latin-1")))
+    return headers
+
+
+def _retry_after_s(error: IbexError) -> int | None:
+    if not isinstance(error, RetryableError):
+        return None
+    if error.retry_after_s is None or not math.isfinite(error.retry_after_s):
+        return 1 if isinstance(error, _SAYS_WHEN) else None
+    return max(1, math.ceil(error.retry_after_s))

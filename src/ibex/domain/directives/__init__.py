@@ -1,0 +1,1 @@
+"""Directives: an agent's versioned instruction, its management, and its cache."""

@@ -1,0 +1,1 @@
+"""Identity: organizations with their limits, agents, tokens and permissions; their management and their caches."""

@@ -1,0 +1,48 @@
+"""How a token is kept: HMAC-SHA256 under a pepper, found by its id, compared in constant time."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ibex.domain.identity.model import PersonalAccessToken
+
+_MIN_PEPPER_BYTES = 16
+
+
+class TokenPeppers:
+    """The peppers by key id, the newest last; its repr shows the key ids only."""
+
+    def __init__(self, peppers: Mapping[str, bytes]) -> None:
+        """Raise ``ValueError`` if there is none or one is shorter than 16 bytes."""
+        if not peppers:
+            raise ValueError("at least one token pepper is required")
+        if any(len(pepper) < _MIN_PEPPER_BYTES for pepper in peppers.values()):
+            raise ValueError(f"a token pepper has at least {_MIN_PEPPER_BYTES} bytes")
+        self._peppers = dict(peppers)
+        self._newest = next(reversed(self._peppers))
+
+    def hash(self, token: PersonalAccessToken) -> tuple[str, bytes]:
+        """Return the newest key id and the token's digest under it."""
+        return self._newest, self._digest(self._peppers[self._newest], token)
+
+    def matches(self, token: PersonalAccessToken, key_id: str, digest: bytes) -> bool:
+        """Tell whether the digest is the token's; a key id that is gone matches nothing, in the same time."""
+        pepper = self._peppers.get(key_id)
+        expected = self._digest(pepper or self._peppers[self._newest], token)
+        return hmac.compare_digest(expected, digest) and pepper is not None
+
+    def spend_time(self, token: PersonalAccessToken) -> None:
+        """Do the work of ``matches`` for a token that nobody has, so that its absence cannot be timed."""
+        hmac.compare_digest(self._digest(self._peppers[self._newest], token), bytes(32))
+
+    @staticmethod
+    def _digest(pepper: bytes, token: PersonalAccessToken) -> bytes:
+        return hmac.digest(pepper, token.reveal().encode("ascii"), hashlib.sha256)
+
+    def __repr__(self) -> str:
+        return f"<TokenPeppers {', '.join(self._peppers)}>"

@@ -1,0 +1,316 @@
+"""USE CASE: may this caller come in? Authenticate, check the agent, count the request."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ibex.domain.errors import (
+    AgentNotAuthorizedError,
+    AgentSuspendedError,
+    FieldCode,
+    FieldError,
+    IbexError,
+    InsufficientPermissionsError,
+    MissingAgentIdError,
+    MissingTokenError,
+    RateLimitedError,
+    ServiceDegradedError,
+    TooManyGuessesError,
+    TooManyLookupsError,
+    ValidationError,
+)
+from ibex.domain.freshness.kinds import unknown_epoch
+from ibex.domain.identity.model import AgentStatus
+from ibex.domain.identity.permissions import CHAT, allows
+from ibex.domain.identity.rate_limits import decide
+from ibex.domain.ids import uuid_in
+from ibex.domain.proxying.refused_requests import seconds_left
+from ibex.domain.record.exchange import Caller, Stage
+from ibex.domain.value_object import value_object
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from datetime import datetime
+    from uuid import UUID
+
+    from ibex.domain.freshness.kinds import Epoch
+    from ibex.domain.identity.cache import AgentLookup, CachedAgents, CachedTokens, TokenLookup
+    from ibex.domain.identity.model import Agent, Principal
+    from ibex.domain.identity.rate_limits import RateLimiter
+    from ibex.domain.proxying.refused_requests import RefusedRequests
+    from ibex.domain.record.in_flight import InFlightExchange
+
+AGENT_HEADER = "X-IBEX-Agent-ID"
+MAX_RECHECKS = 3
+"""How often one request is checked again. Waiting for one entry may outdate the other."""
+RECENT_NS = 1_000_000_000
+"""An older reading of the epoch is repeated before the provider is asked."""
+_REFUSALS = (
+    InsufficientPermissionsError,
+    MissingAgentIdError,
+    ValidationError,
+    AgentNotAuthorizedError,
+    RateLimitedError,
+)
+
+
+@value_object
+class Credentials:
+    """What a client claims, as its headers and path say; None where they do not. The repr holds no token."""
+
+    authorization: str | None
+    agent_id: str | None = None
+    org_id: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<Credentials agent_id={self.agent_id!r} org_id={self.org_id!r}>"
+
+
+@dataclass(slots=True)
+class Admitted:
+    """What a caller was admitted by. It is checked again before the provider is asked."""
+
+    token: TokenLookup
+    agent: AgentLookup
+    epoch: Epoch
+
+
+class Admission:
+    """Admits verified callers and records them in the exchange; raises the refusals of ``errors`` for all others.
+
+    What is remembered of a caller says to which organization it belongs, which never changes; one round trip counts the
+    request and brings the organization's news; by those, what is remembered is confirmed or looked up anew.
+
+    An organization that exceeds its limit of refusals causes calls to other services only for requests that may be
+    admitted. The use case does not look up agents that are not cached, and it refuses a request without a round trip
+    if the cached entries that decide it were confirmed a moment ago (ADR 0041).
+    """
+
+    def __init__(
+        self,
+        tokens: CachedTokens,
+        agents: CachedAgents,
+        rate_limiter: RateLimiter,
+        refused: RefusedRequests,
+        *,
+        default_rpm: int,
+        refusal_delay_s: float = 0.0,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """Set the limit of organizations without one of their own, in requests per minute, and the delay of refusals.
+
+        ``refusal_delay_s`` is the delay of a refusal beyond the limit of refusals, in seconds.
+        """
+        self._tokens = tokens
+        self._agents = agents
+        self._rate_limiter = rate_limiter
+        self._refused = refused
+        self._default_rpm = default_rpm
+        self._refusal_delay_s = refusal_delay_s
+        self._sleep = sleep
+
+    async def __call__(self, credentials: Credentials, in_flight: InFlightExchange) -> Admitted:
+        """Admit a caller that acts as an agent, and return what it was admitted by. Sets ``in_flight.caller``."""
+        try:
+            in_flight.enter(Stage.AUTHENTICATE)
+            token, agent = await self._look_up(credentials, in_flight)
+            now = in_flight.clock.now()
+            in_flight.enter(Stage.RATE_LIMIT)
+            if self._refused.beyond:
+                self._refuse_at_once(token, agent, in_flight, now)
+            claimed = token.entry.value
+            tally = await self._rate_limiter.count(claimed.org_id, now)
+            in_flight.enter(Stage.AUTHENTICATE)
+            epoch = tally.epoch
+            principal = await self._tokens.validate(token, epoch)
+            if token.is_stale:  # finding out may have taken long, and only a recent reading vouches for the agent
+                epoch = await self._rate_limiter.epoch(claimed.org_id)
+            admitted = await self._check_active(agent, epoch)
+            if principal is not claimed:
+                _check_reach(principal, credentials)
+                _check_binding(principal, admitted.id)
+            in_flight.enter(None)
+            in_flight.auth_cached = token.from_cache and agent.from_cache
+            in_flight.auth_stale = token.is_stale or agent.is_stale
+            own = principal.rate_limit_rpm
+            in_flight.limit_rpm = self._default_rpm if own is None else own
+            self._check_limit(tally.count, in_flight, now)
+        except IbexError as error:
+            self._refused.note(in_flight, error)
+            raise
+        return Admitted(token, agent, epoch)
+
+    async def recheck(self, admitted: Admitted, in_flight: InFlightExchange) -> Epoch:
+        """Check again what a caller was admitted by, and return the reading of the epoch that it was checked by.
+
+        Reading a slow body may have taken a minute. Raises what admitting raises.
+        """
+        for _ in range(MAX_RECHECKS):
+            if in_flight.clock.monotonic_ns() - admitted.epoch.asked_ns > RECENT_NS:
+                admitted.epoch = await self._rate_limiter.epoch(admitted.token.value.org_id)
+            if self.is_current(admitted, in_flight.clock.monotonic_ns()):
+                return admitted.epoch
+            await self._tokens.validate(admitted.token, admitted.epoch)
+            await self._check_active(admitted.agent, admitted.epoch)
+            in_flight.auth_stale = admitted.token.is_stale or admitted.agent.is_stale
+        raise ServiceDegradedError
+
+    def is_current(self, admitted: Admitted, now_ns: int) -> bool:
+        """Return whether token and agent are both valid now, by the last reading of the epoch. Waits for nothing."""
+        epoch, agents = admitted.epoch, self._agents
+        return self._tokens.is_valid(admitted.token, epoch, now_ns) and agents.is_valid(admitted.agent, epoch, now_ns)
+
+    async def authenticate(self, credentials: Credentials, in_flight: InFlightExchange) -> Principal:
+        """Admit a caller without an agent, uncounted."""
+        try:
+            token = await self._look_up_token(credentials, in_flight)
+            principal = token.value
+            if not self._is_known_recently(token, in_flight):
+                principal = await self._tokens.validate(token, await self._rate_limiter.epoch(principal.org_id))
+            _check_reach(principal, credentials)
+        except IbexError as error:
+            self._refused.note(in_flight, error)
+            raise
+        return principal
+
+    def note_refusal(self, in_flight: InFlightExchange, error: IbexError) -> None:
+        """Count the refusal of an admitted request. This use case counts its own refusals itself."""
+        self._refused.note(in_flight, error)
+
+    async def delay_refusal(self, in_flight: InFlightExchange, error: IbexError) -> None:
+        """Wait before the response to a refusal beyond a limit of refusals or lookups; return at once for any other.
+
+        A client that repeats such a request as soon as it is answered would take CPU time from other organizations.
+        """
+        if in_flight.is_excess_refusal or isinstance(error, TooManyGuessesError | TooManyLookupsError):
+            await self._sleep(self._refusal_delay_s)
+
+    def _check_limit(self, count: int, in_flight: InFlightExchange, now: datetime) -> None:
+        decision = in_flight.rate_limit = decide(count=count, limit=in_flight.limit_rpm, now=now)
+        if self._refused.beyond and in_flight.caller is not None:
+            self._refused.requests_counted(in_flight.caller.org_id, now, count, allowed=decision.allowed)
+        if not decision.allowed:
+            raise RateLimitedError(
+                f"The organization's limit of {in_flight.limit_rpm} requests per minute is reached.",
+                retry_after_s=decision.retry_after_s,
+            )
+
+    def _refuse_at_once(
+        self, token: TokenLookup, agent: AgentLookup, in_flight: InFlightExchange, now: datetime
+    ) -> None:
+        """Refuse a request over the limit without counting it, where that is known and the caller is valid.
+
+        This is safe because the count only grows within a minute. Token and agent must have been confirmed a moment
+        ago; otherwise the round trip confirms them, so that a revoked token gets 401.
+        """
+        count = self._refused.requests_over_limit(token.value.org_id, now)
+        now_ns, unread = _unread(in_flight)
+        if count and self.is_current(Admitted(token, agent, unread), now_ns):
+            in_flight.enter(None)
+            in_flight.auth_cached = token.from_cache and agent.from_cache
+            self._check_limit(count, in_flight, now)
+
+    def _is_known_recently(self, token: TokenLookup, in_flight: InFlightExchange) -> bool:
+        if not self._refused.is_beyond(token.value.org_id, in_flight.clock.now()):
+            return False
+        now_ns, unread = _unread(in_flight)
+        return self._tokens.is_valid(token, unread, now_ns)
+
+    async def _look_up(self, credentials: Credentials, in_flight: InFlightExchange) -> tuple[TokenLookup, AgentLookup]:
+        """Return the cached token and agent, after checks of those parts that never change.
+
+        Before a refusal the token is validated, so that a revoked one never reveals details of its organization.
+        A refused request does not count towards the rate limit: a client that goes on must not use up the requests of
+        others.
+        """
+        token = await self._look_up_token(credentials, in_flight)
+        claimed = token.entry.value
+        org_id = claimed.org_id
+        try:
+            _check_reach(claimed, credentials)
+            agent = await self._look_up_agent(claimed, credentials.agent_id, in_flight)
+        except _REFUSALS:
+            if token.from_cache and not self._is_known_recently(token, in_flight):
+                await self._tokens.validate(token, await self._rate_limiter.epoch(org_id))
+            raise
+        found = agent.entry.value
+        if found is None or found.status is not AgentStatus.ACTIVE:
+            found = await self._validate_inactive(token, agent, in_flight)
+        in_flight.caller = Caller.of(claimed, found.id)
+        return token, agent
+
+    async def _validate_inactive(self, token: TokenLookup, agent: AgentLookup, in_flight: InFlightExchange) -> Agent:
+        """Return the agent, which may be active by now. Raises ``AgentSuspendedError`` and as the caches do."""
+        now_ns, unread = _unread(in_flight)
+        if self._is_known_recently(token, in_flight) and self._agents.is_valid(agent, unread, now_ns):
+            raise AgentNotAuthorizedError if agent.value is None else AgentSuspendedError
+        epoch = await self._rate_limiter.epoch(token.value.org_id)
+        await self._tokens.validate(token, epoch)
+        return await self._check_active(agent, epoch)
+
+    async def _look_up_token(self, credentials: Credentials, in_flight: InFlightExchange) -> TokenLookup:
+        lookup = await self._tokens.look_up(_bearer(credentials.authorization))
+        principal = lookup.entry.value
+        own = principal.rate_limit_rpm
+        in_flight.caller = Caller.of(principal)
+        in_flight.limit_rpm = self._default_rpm if own is None else own
+        return lookup
+
+    async def _look_up_agent(
+        self, principal: Principal, claimed: str | None, in_flight: InFlightExchange
+    ) -> AgentLookup:
+        agent_id = _agent_id(claimed) if claimed is not None else principal.agent_id
+        if agent_id is None:
+            raise MissingAgentIdError
+        _check_binding(principal, agent_id)
+        if self._refused.beyond and self._agents.cached(principal.org_id, agent_id) is None:
+            now = in_flight.clock.now()
+            if self._refused.is_beyond(principal.org_id, now):
+                raise RateLimitedError(
+                    "Too many requests of the organization were refused in this minute.",
+                    retry_after_s=seconds_left(now),
+                )
+        return await self._agents.look_up(principal.org_id, agent_id)
+
+    async def _check_active(self, lookup: AgentLookup, epoch: Epoch) -> Agent:
+        agent = await self._agents.validate(lookup, epoch)
+        if agent.status is not AgentStatus.ACTIVE:
+            raise AgentSuspendedError
+        return agent
+
+
+def _unread(in_flight: InFlightExchange) -> tuple[int, Epoch]:
+    """Return the time, and an epoch that proves nothing: the watch alone decides."""
+    now_ns = in_flight.clock.monotonic_ns()
+    return now_ns, unknown_epoch(now_ns)
+
+
+def _check_binding(principal: Principal, agent_id: UUID) -> None:
+    """Raise unless the token is bound to no agent, or to this one."""
+    bound = principal.agent_id
+    if bound is not None and bound is not agent_id and bound != agent_id:
+        raise AgentNotAuthorizedError
+
+
+def _check_reach(principal: Principal, credentials: Credentials) -> None:
+    """Raise unless the principal may chat, in the organization that the path names if it names one."""
+    foreign_path = credentials.org_id is not None and credentials.org_id.lower() != str(principal.org_id)
+    if foreign_path or not allows(principal.permissions, CHAT):
+        raise InsufficientPermissionsError
+
+
+def _bearer(authorization: str | None) -> str:
+    scheme, _, credential = (authorization or "").strip(" \t").partition(" ")
+    credential = credential.strip(" ")  # any other whitespace stays, and makes the token invalid
+    if scheme.lower() != "bearer" or not credential:
+        raise MissingTokenError
+    return credential
+
+
+def _agent_id(claimed: str) -> UUID:
+    found = uuid_in(claimed)
+    if found is None:
+        raise ValidationError((FieldError(AGENT_HEADER, FieldCode.INVALID_FORMAT, "must be a UUID"),))
+    return found

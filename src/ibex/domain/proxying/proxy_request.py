@@ -1,0 +1,259 @@
+"""USE CASE: one chat completion, from a claim to an answer.
+
+authenticate → verify the agent → count → read the body → look up the directive → inject it → ask the provider; and,
+whatever came of it, one exchange on record before the client has the last byte.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, TypeAlias
+
+from ibex.domain.directives.model import inject
+from ibex.domain.errors import (
+    ClientClosedRequestError,
+    FieldCode,
+    FieldError,
+    IbexError,
+    InternalError,
+    OverloadedError,
+    ProviderError,
+    ProviderUnavailableError,
+    ServiceDegradedError,
+    ValidationError,
+)
+from ibex.domain.ids import session_id
+from ibex.domain.proxying.admission import MAX_RECHECKS, RECENT_NS
+from ibex.domain.proxying.completion import MalformedResponseError, summarize_body
+from ibex.domain.proxying.provider import ProviderBody, ProviderRequest
+from ibex.domain.proxying.streaming import StreamedResponse
+from ibex.domain.record.exchange import SessionRef, Stage
+from ibex.domain.record.in_flight import InFlightExchange
+from ibex.domain.record.sessions import is_handle
+from ibex.domain.value_object import value_object
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from uuid import UUID
+
+    from ibex.domain.clock import Clock
+    from ibex.domain.directives.model import Directive
+    from ibex.domain.identity.cache import CachedDirectives
+    from ibex.domain.ids import IdSource
+    from ibex.domain.proxying.admission import Admission, Admitted, Credentials
+    from ibex.domain.proxying.capacity import Reservation
+    from ibex.domain.proxying.chat import ChatRequest
+    from ibex.domain.proxying.provider import Provider, ProviderRegistry
+    from ibex.domain.record.exchange import Caller
+    from ibex.domain.record.recorder import Recorder
+
+SESSION_HEADER = "X-IBEX-Session-ID"
+_HASHED_AT_ONCE_BYTES = 256 << 10
+"""Larger bodies are hashed in a thread: hashing them would block the event loop for longer than the handover."""
+
+
+@value_object
+class IncomingRequest:
+    """A chat request as the client sent it. ``read_request`` reads and parses the body, once the request has a slot.
+
+    ``reservation`` is the request's part of the worker's capacity. The adapter releases it after the response.
+    ``has_gone`` tells, when the call is cancelled, whether that is because the client has left.
+    """
+
+    request_id: UUID
+    trace_id: str
+    credentials: Credentials
+    read_request: Callable[[], Awaitable[ChatRequest]]
+    reservation: Reservation
+    has_gone: Callable[[], bool] = lambda: True
+    session_handle: str | None = None
+    ends_session: bool = False
+
+
+@value_object
+class BufferedResponse:
+    """A whole answer: the provider's bytes."""
+
+    in_flight: InFlightExchange
+    body: bytes
+
+    def __repr__(self) -> str:
+        return f"<BufferedResponse {len(self.body)} bytes>"
+
+
+@value_object
+class RefusedResponse:
+    """No answer, and why."""
+
+    in_flight: InFlightExchange
+    error: IbexError
+
+
+ProxyResponse: TypeAlias = BufferedResponse | StreamedResponse | RefusedResponse
+
+
+class ProxyRequest:
+    """Answers chat calls. All refusals happen before anything of an answer is sent."""
+
+    def __init__(
+        self,
+        admit: Admission,
+        directives: CachedDirectives,
+        providers: ProviderRegistry,
+        recorder: Recorder,
+        clock: Clock,
+        ids: IdSource,
+    ) -> None:
+        self._admission = admit
+        self._directives = directives
+        self._providers = providers
+        self._recorder = recorder
+        self._clock = clock
+        self._ids = ids
+
+    async def __call__(self, call: IncomingRequest) -> ProxyResponse:
+        """Answer one call. When it is cancelled the provider is stopped and the turn recorded."""
+        in_flight = InFlightExchange.begin(self._clock, call.request_id, call.trace_id)
+        try:
+            return await self._complete(call, in_flight)
+        except IbexError as error:
+            self._admission.note_refusal(in_flight, error)
+            await self._recorder.record(in_flight, error=error)
+            await self._admission.delay_refusal(in_flight, error)
+            return RefusedResponse(in_flight, error)
+        except asyncio.CancelledError:
+            await self._recorder.record(
+                in_flight, error=ClientClosedRequestError() if call.has_gone() else shutting_down()
+            )
+            raise
+        except Exception:
+            await self._recorder.record(in_flight, error=InternalError())
+            raise
+        finally:
+            call.reservation.release_body()  # no retry follows, so nothing needs the body
+
+    async def _complete(self, call: IncomingRequest, in_flight: InFlightExchange) -> ProxyResponse:
+        reservation = call.reservation
+        reservation.capacity.begin_authentication()
+        try:
+            admitted = await self._admission(call.credentials, in_flight)
+        finally:
+            reservation.capacity.end_authentication()
+        if in_flight.caller is None:
+            raise InternalError
+        # After the rate limit, so that the limit also bounds the traces of requests that get no slot.
+        reservation.take_slot(in_flight.caller.org_id)
+        wrong_headers = _wrong_headers(call)
+        if not wrong_headers:
+            in_flight.session = self._session(call, in_flight.caller)
+        request = await self._read(call, in_flight, wrong_headers)
+        provider = self._providers.route(request.model)
+        in_flight.model = (
+            request.model
+        )  # only once it is routed: any other name is arbitrary text, which is not recorded
+        in_flight.directive = await self._directive(admitted, in_flight)
+        in_flight.enter(Stage.INJECT)
+        request = inject(request, in_flight.directive)
+        in_flight.enter(None)
+        asked = request.asking_for_usage() if provider.reports_stream_usage else request
+        hide_usage = asked is not request
+        outgoing = ProviderRequest(asked.model, asked.stream, asked.body)
+        del request, asked  # frees five copies of the body before the provider is asked
+        return await self._ask(provider, outgoing, in_flight, hide_usage=hide_usage)
+
+    def _session(self, call: IncomingRequest, caller: Caller | None) -> SessionRef:
+        if caller is None or caller.agent_id is None:
+            raise InternalError
+        handle = str(self._ids.uuid7()) if call.session_handle is None else call.session_handle
+        return SessionRef(session_id(caller.org_id, caller.agent_id, handle), handle, call.ends_session)
+
+    async def _read(
+        self, call: IncomingRequest, in_flight: InFlightExchange, wrong_headers: tuple[FieldError, ...]
+    ) -> ChatRequest:
+        try:
+            request = await call.read_request()
+        except ValidationError as error:
+            raise ValidationError((*wrong_headers, *error.field_errors)) from None
+        if wrong_headers:
+            raise ValidationError(wrong_headers)
+        in_flight.is_streaming = request.stream
+        if len(request.body) <= _HASHED_AT_ONCE_BYTES:
+            in_flight.messages_hash = request.messages_hash()
+        else:
+            in_flight.messages_hash = await asyncio.to_thread(request.messages_hash)
+        return request
+
+    async def _directive(self, admitted: Admitted, in_flight: InFlightExchange) -> Directive | None:
+        """Return the directive in force, at a moment at which token, agent and directive are all valid.
+
+        Nothing is awaited between that moment and asking the provider, so a pause of the process cannot come between.
+        Raises what admitting and looking up a directive raise.
+        """
+        caller = in_flight.caller
+        if caller is None or caller.agent_id is None:
+            raise InternalError
+        in_flight.enter(Stage.DIRECTIVE)
+        epoch, now_ns = admitted.epoch, self._clock.monotonic_ns()
+        if now_ns - epoch.asked_ns <= RECENT_NS and self._admission.is_current(admitted, now_ns):
+            cached = self._directives.valid(caller.org_id, caller.agent_id, epoch, now_ns)
+            if cached is not None:  # as for most requests: one check is enough
+                return cached.entry.value
+        in_flight.enter(None)
+        return await self._looked_up_directive(admitted, in_flight, caller.org_id, caller.agent_id)
+
+    async def _looked_up_directive(
+        self, admitted: Admitted, in_flight: InFlightExchange, org_id: UUID, agent_id: UUID
+    ) -> Directive | None:
+        for _ in range(MAX_RECHECKS):
+            epoch = await self._admission.recheck(admitted, in_flight)
+            in_flight.enter(Stage.DIRECTIVE)
+            found = await self._directives.look_up(org_id, agent_id, epoch)
+            in_flight.enter(None)
+            now_ns = self._clock.monotonic_ns()
+            if self._admission.is_current(admitted, now_ns) and (
+                found.is_stale or self._directives.is_valid(found, epoch, now_ns)
+            ):
+                return found.value
+        raise ServiceDegradedError
+
+    async def _ask(
+        self, provider: Provider, request: ProviderRequest, in_flight: InFlightExchange, *, hide_usage: bool
+    ) -> BufferedResponse | StreamedResponse:
+        in_flight.provider_asked(provider.name)
+        self._recorder.begin(in_flight)
+        try:
+            answer = await provider.complete(request)
+        except ProviderError as error:
+            in_flight.provider_answered(error.attempts, error.provider_request_id, error.provider_status)
+            raise
+        except OverloadedError as error:
+            in_flight.provider_not_reached(error.attempts)
+            raise
+        in_flight.provider_answered(answer.attempts, answer.provider_request_id)
+        if not isinstance(answer, ProviderBody):
+            return StreamedResponse(answer, in_flight, self._recorder, hide_usage=hide_usage)
+        in_flight.provider_spoke()
+        in_flight.provider_ended()
+        try:
+            summary = summarize_body(answer.body)
+        except MalformedResponseError:
+            raise ProviderUnavailableError(
+                "The provider's answer is not a completion.",
+                provider_request_id=answer.provider_request_id,
+                attempts=answer.attempts,
+            ) from None
+        await self._recorder.record(in_flight, summary=summary)
+        return BufferedResponse(in_flight, answer.body)
+
+
+def shutting_down() -> ServiceDegradedError:
+    """Return what a client is told, and the record says, of a request that the end of the process cut off."""
+    return ServiceDegradedError("The proxy is shutting down.")
+
+
+def _wrong_headers(call: IncomingRequest) -> tuple[FieldError, ...]:
+    """What is wrong with the call's own headers: told together with what is wrong with the body."""
+    if call.session_handle is None or is_handle(call.session_handle):
+        return ()
+    allowed = "must be 1 to 128 characters of A-Z a-z 0-9 . _ : -"
+    return (FieldError(SESSION_HEADER, FieldCode.INVALID_FORMAT, allowed),)

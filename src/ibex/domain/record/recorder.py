@@ -1,0 +1,222 @@
+"""USE CASE: record an exchange exactly once, whatever happens to the request's task or to the process.
+
+An exchange is begun in the journal when it reaches the provider, and recorded when it ends. The next process that opens
+the journal recovers the exchanges that a dead process had begun.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from ibex.domain.errors import InternalError
+from ibex.domain.proxying.completion import ResponseSummary
+from ibex.domain.record.aggregated_refusals import FLUSH_INTERVAL_S, AggregatedRefusals
+from ibex.domain.record.exchange import Exchange
+from ibex.domain.record.in_flight import Recording
+from ibex.domain.record.journal import JournalUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Sequence
+
+    from ibex.domain.errors import IbexError
+    from ibex.domain.ids import IdSource
+    from ibex.domain.record.in_flight import InFlightExchange
+    from ibex.domain.record.journal import Journal
+
+
+class ExchangeObserver(Protocol):
+    """Port: receives every recorded exchange (access log, metrics). Quick; never raises, never blocks."""
+
+    def recorded(self, exchange: Exchange, *, journaled: bool) -> None:
+        """Take note. ``journaled`` is False where there is nothing to keep, or the journal could not keep it.
+
+        An aggregated refusal has ``emitter_seq`` 0, and ``journaled`` is True.
+        """
+
+    def aggregated(self, exchange: Exchange, *, journaled: bool) -> None:
+        """Take note of an aggregate of ``exchange.repeated`` refusals, each of which was reported to ``recorded``."""
+
+
+_CUT_OFF: Final = InternalError()
+_NOTHING_KNOWN: Final = ResponseSummary()
+
+
+def report_bug(whose: str, error: Exception) -> None:
+    """Hand an exception that a port does not announce to the event loop's handler, so that the caller can go on."""
+    context = {"message": f"{whose} raised what its port does not announce", "exception": error}
+    asyncio.get_running_loop().call_exception_handler(context)
+
+
+class Recorder:
+    """Records exchanges. A failed authentication has no known organization: it is observed, but not journaled.
+
+    Refusals beyond their organization's limit are aggregated and recorded within a second, as one exchange for each
+    organization and code.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        observers: Sequence[ExchangeObserver],
+        ids: IdSource,
+        status_of: Callable[[IbexError | None], int],
+    ) -> None:
+        """Take the protocol's own table of what an error's status is; the domain only records the number."""
+        self._journal = journal
+        self._observers = observers
+        self._ids = ids
+        self._status_of = status_of
+        self._emitter_id = ids.uuid7()
+        self._last_seq = 0
+        self._running: set[asyncio.Future[None]] = set()
+        self._excess = AggregatedRefusals()
+        self._next_flush: asyncio.TimerHandle | None = None
+
+    def begin(self, in_flight: InFlightExchange) -> None:
+        """Note that the provider is asked now."""
+        if in_flight.caller is not None and in_flight.begun_id is None:
+            in_flight.begun_id = self._ids.uuid7()
+            try:
+                self._journal.begin(self._exchange(in_flight, _CUT_OFF, _NOTHING_KNOWN, 0))
+            except Exception as error:  # noqa: BLE001 - its port announces none
+                report_bug("the journal", error)
+
+    async def recover(self, journal: Journal) -> None:
+        """Record the exchanges that a dead process had begun in this journal, as incomplete.
+
+        They get an emitter id and numbers of their own: this process's numbers must have no gap if the journal takes
+        one of them later. Raises ``JournalUnavailableError``; the next call finds the exchanges that are left.
+        """
+        emitter_id = self._ids.uuid7()
+        for number, begun in enumerate(journal.left_open(), 1):
+            await journal.append(replace(begun, emitter_id=emitter_id, emitter_seq=number))
+
+    async def record(
+        self,
+        in_flight: InFlightExchange,
+        *,
+        error: IbexError | None = None,
+        summary: ResponseSummary | None = None,
+    ) -> None:
+        """Return once the exchange is on record. The first call decides, later ones wait for it.
+
+        Being cancelled ends the waiting, never the recording. Nothing that the journal or an observer does is raised
+        here: the client's answer does not depend on it (ADR 0005).
+        """
+        if in_flight.recording is None:
+            in_flight.provider_ended()
+            exchange = self._close(in_flight, error, summary or _NOTHING_KNOWN)
+            in_flight.recording = Recording()
+            self._record(exchange, in_flight.recording)
+        await in_flight.recording.wait()
+
+    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Begin work that must come to its end whoever stops waiting for it; ``drain`` waits for it too."""
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
+
+    async def drain(self) -> None:
+        """Return once everything that is being recorded or closed is, aggregated refusals included."""
+        self._flush_aggregates()
+        while self._running:
+            await asyncio.wait(self._running)
+            self._flush_aggregates()
+
+    def _record(self, exchange: Exchange, recording: Recording | None) -> None:
+        """Begin to record; without a task of its own, which every request would pay for."""
+        if exchange.caller is None:
+            self._tell(exchange, recording, journaled=False)
+            return
+        if not exchange.emitter_seq:
+            self._aggregate(exchange)
+            self._tell(exchange, recording, journaled=True)
+            return
+        try:
+            appending = self._journal.append(exchange)
+        except Exception as error:  # noqa: BLE001 - its port announces none
+            report_bug("the journal", error)
+            self._tell(exchange, recording, journaled=False)
+            return
+        self._running.add(appending)
+        appending.add_done_callback(partial(self._appended, exchange, recording))
+
+    def _aggregate(self, exchange: Exchange) -> None:
+        self._excess.add(exchange)
+        if self._next_flush is None:
+            self._next_flush = asyncio.get_running_loop().call_later(FLUSH_INTERVAL_S, self._flush_aggregates)
+
+    def _flush_aggregates(self) -> None:
+        """Begin to record the aggregated refusals."""
+        if self._next_flush is None:
+            return
+        self._next_flush.cancel()
+        self._next_flush = None
+        for aggregate in self._excess.take():
+            self._record(replace(aggregate, emitter_seq=self._next_seq()), None)
+
+    def _appended(self, exchange: Exchange, recording: Recording | None, appending: asyncio.Future[None]) -> None:
+        self._running.discard(appending)
+        error = None if appending.cancelled() else appending.exception()
+        if isinstance(error, Exception) and not isinstance(error, JournalUnavailableError):
+            report_bug("the journal", error)  # its port announces no other
+        journaled = error is None and not appending.cancelled()  # observers count what is not kept
+        self._tell(exchange, recording, journaled=journaled)
+
+    def _tell(self, exchange: Exchange, recording: Recording | None, *, journaled: bool) -> None:
+        """Tell the observers, then complete the recording. An aggregate has none."""
+        try:
+            for observer in self._observers:
+                tell = observer.aggregated if recording is None else observer.recorded
+                try:
+                    tell(exchange, journaled=journaled)
+                except Exception as error:  # noqa: BLE001 - its port announces none
+                    report_bug("an observer", error)
+        finally:
+            if recording is not None:
+                recording.end()
+
+    def _close(self, in_flight: InFlightExchange, error: IbexError | None, summary: ResponseSummary) -> Exchange:
+        recorded_by_itself = in_flight.caller is not None and not (
+            in_flight.is_excess_refusal and in_flight.begun_id is None
+        )
+        return self._exchange(in_flight, error, summary, self._next_seq() if recorded_by_itself else 0)
+
+    def _next_seq(self) -> int:
+        self._last_seq += 1
+        return self._last_seq
+
+    def _exchange(
+        self, in_flight: InFlightExchange, error: IbexError | None, summary: ResponseSummary, emitter_seq: int
+    ) -> Exchange:
+        return Exchange(
+            id=in_flight.begun_id or self._ids.uuid7(),
+            request_id=in_flight.request_id,
+            trace_id=in_flight.trace_id,
+            emitter_id=self._emitter_id,
+            emitter_seq=emitter_seq,
+            requested_at=in_flight.requested_at,
+            completed_at=max(
+                in_flight.requested_at, in_flight.clock.now()
+            ),  # a clock that is set back makes no negative span
+            timings=in_flight.timings(),
+            status=self._status_of(error),
+            error_code=error.code if error else None,
+            caller=in_flight.caller,
+            session=in_flight.session,
+            model=in_flight.model,
+            provider=in_flight.provider,
+            provider_request_id=in_flight.provider_request_id,
+            attempts=in_flight.attempts,
+            reached_provider=in_flight.provider_asked_ns is not None,
+            is_streaming=in_flight.is_streaming,
+            is_complete=error is None,
+            messages_hash=in_flight.messages_hash,
+            summary=summary,
+            directive=in_flight.directive_receipt(),
+            auth_cached=in_flight.auth_cached,
+        )

@@ -1,0 +1,121 @@
+"""Sessions and their checkpoints."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol
+
+from ibex.domain.value_object import value_object
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+    from uuid import UUID
+
+    from ibex.domain.record.exchange import Exchange, SessionRef
+
+_HANDLE = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
+
+
+class SessionStatus(StrEnum):
+    """A session's state."""
+
+    ACTIVE = "active"
+    COMPLETED = "completed"
+    ABANDONED = "abandoned"
+    ERROR = "error"
+
+
+@value_object
+class Turn:
+    """What is recorded of one turn, and can be looked at.
+
+    ``latency_ms`` is the whole request's, in milliseconds. Token counts are None where the provider did not say,
+    ``user_id`` where the token is nobody's own, ``token_id`` in records from before it was recorded.
+    """
+
+    id: UUID
+    request_id: UUID
+    token_id: UUID | None
+    user_id: UUID | None
+    operation: str
+    messages_hash: str
+    completion_hash: str | None
+    input_tokens: int | None
+    output_tokens: int | None
+    model: str
+    provider: str
+    latency_ms: int
+    provider_request_id: str | None
+    is_streaming: bool
+    is_complete: bool
+    created_at: datetime
+
+
+@value_object
+class Checkpoint(Turn):
+    """The record of one turn, as it is stored. ``turn_index`` is given by the store, in the order of arrival there."""
+
+    org_id: UUID
+    agent_id: UUID
+    session: SessionRef
+    directive_version_id: UUID | None
+
+
+def is_handle(text: str) -> bool:
+    """Tell whether a client may call a session this."""
+    return _HANDLE.fullmatch(text) is not None
+
+
+def checkpoint_of(exchange: Exchange) -> Checkpoint | None:
+    """Return the checkpoint that an exchange leaves, or None if it did not reach the provider."""
+    caller, session = exchange.caller, exchange.session
+    if not exchange.reached_provider or caller is None or caller.agent_id is None or session is None:
+        return None
+    summary = exchange.summary
+    return Checkpoint(
+        id=exchange.id,
+        request_id=exchange.request_id,
+        org_id=caller.org_id,
+        agent_id=caller.agent_id,
+        token_id=caller.token_id,
+        user_id=caller.user_id,
+        operation=exchange.operation,
+        session=session,
+        messages_hash=exchange.messages_hash or "",
+        completion_hash=summary.completion_hash,
+        input_tokens=summary.usage.input_tokens,
+        output_tokens=summary.usage.output_tokens,
+        model=exchange.model or "",
+        provider=exchange.provider or "",
+        directive_version_id=exchange.directive.version_id if exchange.directive else None,
+        latency_ms=exchange.timings.total_ns // 1_000_000,
+        provider_request_id=exchange.provider_request_id,
+        is_streaming=exchange.is_streaming,
+        is_complete=exchange.is_complete,
+        created_at=exchange.completed_at,
+    )
+
+
+class SessionStore(Protocol):
+    """Port: where checkpoints are kept."""
+
+    async def append(self, checkpoints: Sequence[Checkpoint]) -> None:
+        """Store checkpoints in order, creating their sessions and adding to their totals.
+
+        All of an organization's or none. Idempotent by ``Checkpoint.id``: one that is there already changes nothing. A
+        turn with ``session.ends`` completes its session. Raises ``SinkUnavailableError`` if it cannot be done now; then
+        the same batch may come again. Raises ``SinkRefusedError`` if one is among them that it will never take.
+        """
+
+
+class SinkUnavailableError(Exception):
+    """A sink cannot take a batch now; the batch is to be kept and tried again. Its message holds no row's content."""
+
+
+class SinkRefusedError(Exception):
+    """A sink refuses a batch because of what is in it: sent again it would be refused again.
+
+    Its message holds no row's content.
+    """

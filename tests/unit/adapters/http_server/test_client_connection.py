@@ -1,0 +1,317 @@
+"""A client is watched, answered within a bound, and its leaving ends the block and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from harness.chat_scene import ORG
+from harness.http_scene import AsgiCall
+from ibex.adapters.http_server.asgi import Response
+from ibex.adapters.http_server.client_connection import WATCH, WHOLE_BODY, ClientConnection, Limits
+from ibex.domain.errors import OverloadedError, PayloadTooLargeError, RequestTimeoutError
+from ibex.domain.proxying.capacity import Capacity, Reservation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ibex.adapters.http_server.asgi import Message
+
+ANSWER = Response(200, b"text/plain", b"abc", [])
+
+
+def client_of(call: AsgiCall, limits: Limits | None = None) -> ClientConnection:
+    """Return the client of a call."""
+    return ClientConnection({}, call.receive, call.send, limits or Limits())
+
+
+def reservation(capacity: Capacity | None = None) -> Reservation:
+    """Return the reservation of a request that has a slot."""
+    made = Reservation(capacity or Capacity(slots=10, body_bytes=1 << 30, most_authenticating=10))
+    made.take_slot(ORG)
+    return made
+
+
+async def until_gone(client: ClientConnection) -> None:
+    """Return once the client has left and the block was cancelled for it."""
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.Event().wait()
+    assert client.gone
+
+
+async def test_a_block_of_a_client_that_leaves_is_cancelled_quietly() -> None:
+    """The wait in it ends, what is after the block goes on, and the task is not left cancelled."""
+    call = AsgiCall()
+    cancelled = False
+
+    async with client_of(call) as client:
+        await client.read_body(None, reservation())
+        call.leave.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled = True
+            raise
+
+    assert cancelled
+    assert client.gone
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+    await asyncio.sleep(0)
+
+
+async def test_a_server_that_tells_who_leaves_needs_no_task_that_waits_for_it() -> None:
+    """It is asked to tell from the end of the body on; what it tells after the answer changes nothing."""
+    told: list[Callable[[], None]] = []
+    call = AsgiCall()
+    before = asyncio.all_tasks()
+    async with ClientConnection({"extensions": {WATCH: told.append}}, call.receive, call.send, Limits()) as client:
+        assert not told
+        await client.read_body(None, reservation())
+        assert asyncio.all_tasks() == before
+        told[0]()
+        await until_gone(client)
+
+    async with ClientConnection({"extensions": {WATCH: told.append}}, call.receive, call.send, Limits()) as client:
+        await client.answer(ANSWER)
+        told[0]()
+    assert not client.gone
+
+
+async def test_a_client_that_has_its_answer_may_leave() -> None:
+    """To the server an answered request is over, and that is no leaving."""
+    call = AsgiCall()
+
+    async with client_of(call) as client:
+        await client.read_body(None, reservation())
+        await client.answer(ANSWER)
+        for _ in range(9):
+            await asyncio.sleep(0)
+
+    assert call.response().body == b"abc"
+    assert not client.gone
+
+
+async def test_a_cancellation_from_elsewhere_goes_through() -> None:
+    """Only the client's own leaving is swallowed."""
+    inside = asyncio.Event()
+
+    async def block() -> None:
+        async with client_of(AsgiCall()) as client:
+            await client.read_body(None, reservation())
+            inside.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(block())
+    await inside.wait()
+    task.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_cancellation_from_elsewhere_counts_more_than_leaving() -> None:
+    """Both at once: the task that was to end ends."""
+    call = AsgiCall()
+    inside = asyncio.Event()
+
+    async def block() -> None:
+        async with client_of(call) as client:
+            await client.read_body(None, reservation())
+            inside.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await until_gone(client)
+
+    task = asyncio.create_task(block())
+    await inside.wait()
+    task.cancel()
+    call.leave.set()
+
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_other_exceptions_leave_the_block() -> None:
+    """A bug is no client's leaving."""
+
+    async def block() -> None:
+        async with client_of(AsgiCall()) as client:
+            await client.read_body(None, reservation())
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        await block()
+
+
+async def test_no_companion_outlives_the_block() -> None:
+    """Neither who watches nor who fills silences."""
+    before = asyncio.all_tasks()
+    async with client_of(AsgiCall()) as client:
+        await client.read_body(None, reservation())
+        await client.begin_stream([])
+        assert len(asyncio.all_tasks() - before) >= 2
+        await client.end_stream()
+
+    assert not {t for t in asyncio.all_tasks() - before if not t.done()}
+
+
+async def test_a_body_of_the_limit_is_read_and_one_byte_more_is_not() -> None:
+    """By declaration or by count."""
+    limits = Limits(max_request_body_bytes=3)
+    async with client_of(AsgiCall((b"a", b"bc")), limits) as client:
+        assert await client.read_body(3, reservation()) == b"abc"
+    async with client_of(AsgiCall((b"abc", b"d")), limits) as client:
+        with pytest.raises(PayloadTooLargeError):
+            await client.read_body(None, reservation())
+    async with client_of(AsgiCall((b"abc",)), limits) as client:
+        with pytest.raises(PayloadTooLargeError):
+            await client.read_body(4, reservation())
+
+
+async def test_a_body_in_one_part_is_not_copied() -> None:
+    """Ten megabytes are ten megabytes."""
+    body = bytes(1000)
+    async with client_of(AsgiCall((body,))) as client:
+        assert await client.read_body(1000, reservation()) is body
+
+
+async def test_a_silence_is_not_filled_while_something_waits_to_be_read() -> None:
+    """A comment never comes between a chunk and the client's reading of it, and a client that reads again gets both."""
+    call = AsgiCall()
+    async with client_of(call, Limits(keep_alive_s=0.005)) as client:
+        await client.begin_stream([])
+        call.accept.clear()
+        chunk = asyncio.create_task(client.send_chunk(b"data: 1\n\n"))
+        await asyncio.wait([chunk], timeout=0.03)
+        assert not chunk.done()
+        call.accept.set()
+        await chunk
+        await client.end_stream()
+
+    assert call.response().chunks[0] == b"data: 1\n\n"
+
+
+@pytest.mark.parametrize("before", [b"", b"data: a\n\n", b"data: a\r\n\r\n", b"data: a\r\r"])
+async def test_the_last_event_of_a_stream_is_one_of_its_own(before: bytes) -> None:
+    """After half an event it begins anew; after a whole one nothing comes between."""
+    for half in (b"", b"data: half", b": half\n"):
+        call = AsgiCall()
+        async with client_of(call) as client:
+            await client.begin_stream([])
+            for chunk in filter(None, (before, half)):
+                await client.send_chunk(chunk)
+            await client.end_stream(b"data: last\n\n")
+        between = b"\n\n" if half else b""
+        assert call.response().body == before + half + between + b"data: last\n\n"
+
+
+async def test_half_an_event_is_not_broken_by_a_comment() -> None:
+    """The silence goes on until the rest of it is there."""
+    call = AsgiCall()
+    async with client_of(call, Limits(keep_alive_s=0.001)) as client:
+        await client.begin_stream([])
+        await client.send_chunk(b"data: ha")
+        await asyncio.sleep(0.02)  # many silences
+        await client.send_chunk(b"lf\n\n")
+        await client.end_stream()
+    assert call.response().body.replace(b": keep-alive\n\n", b"") == b"data: half\n\n"
+    assert b"ha: keep" not in call.response().body
+
+
+async def test_a_body_that_stands_still() -> None:
+    """It times out, and the client can still be told so."""
+    call = AsgiCall((b"a",), ends=False)
+    async with client_of(call, Limits(body_silence_s=0.01)) as client:
+        with pytest.raises(RequestTimeoutError):
+            await client.read_body(None, reservation())
+        assert not client.gone
+        await client.answer(ANSWER)
+    assert call.response().body == b"abc"
+
+
+@pytest.mark.parametrize(("declared", "least_s"), [(None, 0.05), (1_000, 0.15)])
+async def test_a_body_that_only_trickles(declared: int | None, least_s: float) -> None:
+    """A byte now and then does not keep a slot: the deadline counts what is declared, else what has arrived."""
+    clock = asyncio.get_running_loop()
+    began = clock.time()
+    limits = Limits(body_silence_s=5, body_s=0.05, body_bytes_per_s=10_000)
+
+    async def trickle() -> Message:
+        await asyncio.sleep(0.005)
+        return {"type": "http.request", "body": b"a", "more_body": True}
+
+    async with ClientConnection({}, trickle, AsgiCall().send, limits) as client:
+        with pytest.raises(RequestTimeoutError):
+            await client.read_body(declared, reservation())
+    assert clock.time() - began >= least_s
+
+
+async def test_a_body_that_always_has_a_byte_more() -> None:
+    """The deadline holds although the event loop never gets to its timer."""
+    limits = Limits(body_silence_s=0.01, body_s=0.01)
+
+    async def trickle() -> Message:
+        return {"type": "http.request", "body": b"a", "more_body": True}
+
+    async with ClientConnection({}, trickle, AsgiCall().send, limits) as client:
+        with pytest.raises(RequestTimeoutError):
+            await client.read_body(None, reservation())
+
+
+async def test_a_body_in_many_chunks_is_joined() -> None:
+    """Small ones and large ones, in their order."""
+    parts = (b"a", b"", b"b" * 70_000, b"c" * 65_535, b"d", b"e", b"f" * 70_000)
+    async with client_of(AsgiCall(parts)) as client:
+        assert await client.read_body(None, reservation()) == b"".join(parts)
+
+
+async def test_a_declared_length_is_reserved_before_anything_is_read() -> None:
+    """What finds no room is not read, and leaves no reservation."""
+    capacity = Capacity(slots=10, body_bytes=100, most_authenticating=10)
+    for most, reads in ((75, 1), (76, 0)):
+        held = reservation(capacity)
+        other = reservation(capacity)
+        other.reserve_body(10)
+        call = AsgiCall((b"a",))
+        async with client_of(call) as client:
+            if reads:
+                await client.read_body(most - 10, held)
+            else:
+                with pytest.raises(OverloadedError):
+                    await client.read_body(most - 10, held)
+        assert capacity.body_bytes.in_use == (most if reads else 10)
+        assert bool(call.given) is bool(reads)
+        held.release()
+        other.release()
+    assert (capacity.body_bytes.in_use, capacity.slots.in_use) == (0, 0)
+
+
+async def test_chunks_are_reserved_as_they_arrive() -> None:
+    """The chunk that finds no room ends the reading."""
+    capacity = Capacity(slots=10, body_bytes=100, most_authenticating=10)
+    held = reservation(capacity)
+    call = AsgiCall((b"a" * 40, b"b" * 35, b"c", b"d"))
+    async with client_of(call) as client:
+        with pytest.raises(OverloadedError):
+            await client.read_body(None, held)
+    assert call.given == 3
+    assert capacity.body_bytes.in_use == 75
+    held.release()
+    assert len(capacity.body_bytes) == 0
+
+
+async def test_a_body_that_came_with_its_head_is_reserved_too() -> None:
+    """It takes memory like any other."""
+    capacity = Capacity(slots=10, body_bytes=100, most_authenticating=10)
+    call = AsgiCall()
+    scope = {"extensions": {WHOLE_BODY: lambda: b"abc", WATCH: lambda _: None}}
+    async with ClientConnection(scope, call.receive, call.send, Limits()) as client:
+        held = reservation(capacity)
+        assert await client.read_body(3, held) == b"abc"
+        assert capacity.body_bytes.in_use == 3
+        held.release()

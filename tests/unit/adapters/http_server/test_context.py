@@ -1,0 +1,128 @@
+"""What is known of a request from its headers alone."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import pytest
+
+from harness.chat_scene import BEARER
+from harness.http_scene import scope_of
+from ibex.adapters.http_server.context import RequestContext, context_of
+from ibex.adapters.memory.ids import SequentialIds
+
+ID = "0190163D-8694-739B-AEA5-966C26F8AD91"
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+
+
+def context(*headers: tuple[bytes, bytes]) -> RequestContext:
+    """Return the context of a request with these headers."""
+    return RequestContext.begin(scope_of("GET", "/", headers), SequentialIds(), 0)
+
+
+def test_a_request_id_that_is_a_uuid_is_kept() -> None:
+    """In either case of its letters."""
+    assert context((b"x-request-id", ID.encode())).request_id == UUID(ID)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"42",
+        b"{" + ID.encode() + b"}",
+        ID.replace("-", "").encode(),
+        b"urn:uuid:" + ID.encode(),
+        b"\xff",
+        str(UUID(int=0)).encode(),
+        str(UUID(int=2**128 - 1)).upper().encode(),
+        ID.replace("0", "\u0660").encode(),
+        b"\xa0" + ID.encode(),
+    ],
+)
+def test_any_other_request_id_is_replaced(value: bytes) -> None:
+    """By a UUIDv7 of our own."""
+    assert context((b"x-request-id", value)).request_id.version == 7
+
+
+def test_two_request_ids_are_none() -> None:
+    """Nobody knows which is meant."""
+    assert context((b"x-request-id", ID.encode()), (b"x-request-id", ID.encode())).request_id != UUID(ID)
+
+
+@pytest.mark.parametrize(
+    "traceparent",
+    [
+        f"00-{TRACE}-b7ad6b7169203331-01",
+        f"00-{TRACE}-b7ad6b7169203331-00",
+        f"01-{TRACE}-b7ad6b7169203331-01",
+        f"cc-{TRACE}-b7ad6b7169203331-01-what-the-future-brings",
+    ],
+)
+def test_a_valid_trace_context_is_honoured(traceparent: str) -> None:
+    """Later versions are read as far as they are known (W3C Trace Context); so is the client's span, with its flags."""
+    begun = context((b"traceparent", traceparent.encode()))
+
+    assert begun.trace_id == TRACE
+    assert begun.parent == traceparent[36:55]
+
+
+@pytest.mark.parametrize(
+    "traceparent",
+    [
+        "",
+        f"ff-{TRACE}-b7ad6b7169203331-01",
+        f"00-{'0' * 32}-b7ad6b7169203331-01",
+        f"00-{TRACE}-{'0' * 16}-01",
+        f"00-{TRACE}-b7ad6b7169203331-01-more",
+        f"00-{TRACE.upper()}-b7ad6b7169203331-01",
+        f"00-{TRACE}-b7ad6b7169203331",
+        f"00-{TRACE}-b7ad6b7169203331-01\n",
+    ],
+)
+def test_an_invalid_trace_context_is_not(traceparent: str) -> None:
+    """A trace id is made instead: 32 hex digits. It has no parent."""
+    begun = context((b"traceparent", traceparent.encode()))
+
+    assert begun.trace_id != TRACE
+    assert len(bytes.fromhex(begun.trace_id)) == 16
+    assert begun.parent is None
+
+
+def test_repeated_header_fields_are_combined() -> None:
+    """As RFC 9110 has it, so that two tokens are none that is valid."""
+    twice = context((b"authorization", b"Bearer a"), (b"authorization", b"Bearer b"))
+
+    assert twice.field(b"authorization") == "Bearer a, Bearer b"
+    assert twice.field(b"x-absent") is None
+
+
+def test_credentials_are_what_headers_and_path_say() -> None:
+    """None where they say nothing."""
+    scope = scope_of("GET", "/", [(b"authorization", BEARER.encode()), (b"x-ibex-agent-id", b" agent ")])
+    claimed = RequestContext.begin(scope, SequentialIds(), 0).credentials(scope | {"path_params": {"org_id": "org"}})
+
+    assert (claimed.authorization, claimed.agent_id, claimed.org_id) == (BEARER, "agent", "org")
+    nothing = context().credentials({})
+    assert (nothing.authorization, nothing.agent_id, nothing.org_id) == (None, None, None)
+
+
+def test_the_context_is_found_in_the_scope() -> None:
+    """Whatever else is in its state; its repr shows no header."""
+    scope = scope_of("GET", "/", [(b"authorization", BEARER.encode())]) | {"state": {"a": 1}}
+    begun = RequestContext.begin(scope, SequentialIds(), 0)
+
+    assert context_of(scope) is begun
+    assert BEARER[-9:] not in repr(begun)
+    with pytest.raises(TypeError):
+        context_of({"state": {"ibex.request": None}})
+
+
+@pytest.mark.parametrize("blank", [b"\xa0", b"\x85", b"\x1c", b"\x1f", b"\x0b", b"\x0c", b"\xc2\xa0", b"\xe2\x80\x8b"])
+@pytest.mark.parametrize("name", [b"authorization", b"x-ibex-agent-id", b"content-type", b"x-ibex-session-end"])
+def test_only_spaces_and_tabs_surround_a_value(name: bytes, blank: bytes) -> None:
+    """Any other blank is a part of it (RFC 9110, 5.5), and makes it another value."""
+    value = b"true"
+    assert context((name, b" \t" + value + b"\t ")).field(name) == "true"
+    assert context((name, blank + value)).field(name) == (blank + value).decode("latin-1")
+    assert context((name, value + blank)).field(name) == (value + blank).decode("latin-1")

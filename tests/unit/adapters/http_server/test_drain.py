@@ -1,0 +1,15 @@
+"""The switch is turned once."""
+
+from __future__ import annotations
+
+from ibex.adapters.http_server.drain import Drain
+
+
+def test_a_drain_begins_once() -> None:
+    """Beginning again changes nothing."""
+    drain = Drain()
+
+    assert not drain.begun
+    drain.begin()
+    drain.begin()
+    assert drain.begun

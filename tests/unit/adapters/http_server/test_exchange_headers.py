@@ -1,0 +1,82 @@
+"""Clients are told what is known, and nothing of what is not."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from harness.chat_scene import DIRECTIVE, REQUEST_ID, TRACE_ID
+from ibex.adapters.http_server.exchange_headers import exchange_headers
+from ibex.adapters.memory.clock import ManualClock
+from ibex.domain.identity.rate_limits import decide
+from ibex.domain.record.exchange import SessionRef, Stage
+from ibex.domain.record.in_flight import InFlightExchange
+
+
+def notebook() -> tuple[InFlightExchange, ManualClock]:
+    """Return an empty notebook and its clock."""
+    clock = ManualClock()
+    return InFlightExchange.begin(clock, REQUEST_ID, TRACE_ID), clock
+
+
+def headers(in_flight: InFlightExchange | None) -> dict[str, str]:
+    """Return the headers as text."""
+    return {name.decode(): value.decode() for name, value in exchange_headers(in_flight)}
+
+
+def test_an_empty_notebook_tells_nothing() -> None:
+    """And neither does none."""
+    assert headers(notebook()[0]) == headers(None) == {}
+
+
+def test_a_full_notebook_tells_all() -> None:
+    """Session, directive, limit, provider's id, and the stages in milliseconds."""
+    in_flight, clock = notebook()
+    in_flight.session = SessionRef(REQUEST_ID, "conversation-1")
+    in_flight.directive = DIRECTIVE
+    in_flight.rate_limit = decide(count=3, limit=10, now=clock.now())
+    in_flight.provider_request_id = "req_1"
+    for stage, microseconds in ((Stage.AUTHENTICATE, 120), (Stage.INJECT, 7)):
+        in_flight.enter(stage)
+        clock.advance(timedelta(microseconds=microseconds))
+    in_flight.enter(None)
+    in_flight.provider_asked("openai")
+    clock.advance(timedelta(milliseconds=250))
+    in_flight.provider_ended()
+
+    assert headers(in_flight) == {
+        "x-ibex-session-id": "conversation-1",
+        "x-ibex-directive": DIRECTIVE.receipt,
+        "x-ratelimit-limit": "10",
+        "x-ratelimit-remaining": "7",
+        "x-ratelimit-reset": str(int(clock.now().timestamp()) // 60 * 60 + 60),
+        "x-ibex-provider-request-id": "req_1",
+        "server-timing": "auth;dur=0.120, inject;dur=0.007, provider;dur=250.000",
+    }
+
+
+def test_a_provider_that_still_speaks_is_timed_until_now() -> None:
+    """A stream's head says how long its 200 took."""
+    in_flight, clock = notebook()
+    in_flight.provider_asked("openai")
+    clock.advance(timedelta(milliseconds=80))
+
+    assert headers(in_flight)["server-timing"] == "provider;dur=80.000"
+
+
+def test_who_has_no_limit_hears_of_none() -> None:
+    """Unlimited organizations get no rate limit headers."""
+    in_flight, clock = notebook()
+    in_flight.rate_limit = decide(count=3, limit=0, now=clock.now())
+
+    assert headers(in_flight) == {}
+
+
+@pytest.mark.parametrize("value", ["", "a\r\nset-cookie: b", "ü", "a b", "x" * 257])
+def test_a_provider_cannot_write_headers(value: str) -> None:
+    """An id that is not of plain visible characters is left out."""
+    in_flight, _ = notebook()
+    in_flight.provider_request_id = value
+
+    assert headers(in_flight) == {}

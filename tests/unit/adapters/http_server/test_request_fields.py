@@ -1,0 +1,38 @@
+"""The header fields that a request may have."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ibex.adapters.http_server.request_fields import MAX_HEAD_BYTES, MAX_HEADERS, header_error
+
+if TYPE_CHECKING:
+    from ibex.adapters.http_server.asgi import Headers
+
+HOST = (b"host", b"a")
+CHUNKED = (b"transfer-encoding", b"chunked")
+LARGE_READ = 2 * MAX_HEAD_BYTES
+"""The size of a read with a body behind the head."""
+
+
+def test_one_host_and_one_coding() -> None:
+    """HTTP/1.0 needs no host, and has no codings."""
+    assert header_error(b"/", [HOST, CHUNKED], "1.1", LARGE_READ) is None
+    assert header_error(b"/", [], "1.0", LARGE_READ) is None
+    wrong: tuple[Headers, ...] = (
+        [],
+        [HOST, HOST],
+        [HOST, CHUNKED, CHUNKED],
+        [HOST, (b"transfer-encoding", b"gzip, chunked")],
+    )
+    found = [header_error(b"/", fields, "1.1", LARGE_READ) for fields in wrong]
+    found.append(header_error(b"/", [HOST, CHUNKED], "1.0", LARGE_READ))
+    assert [error and error.code for error in found] == ["VALIDATION_ERROR"] * 5
+
+
+def test_fields_are_bounded() -> None:
+    """In number and, with the URL, in bytes."""
+    assert header_error(b"/", [HOST] + [(b"x", b"")] * (MAX_HEADERS - 1), "1.1", LARGE_READ) is None
+    many = header_error(b"/", [HOST] + [(b"x", b"")] * MAX_HEADERS, "1.1", LARGE_READ)
+    large = header_error(b"/" * MAX_HEAD_BYTES, [HOST], "1.1", LARGE_READ)
+    assert [error and error.code for error in (many, large)] == ["HEADERS_TOO_LARGE"] * 2

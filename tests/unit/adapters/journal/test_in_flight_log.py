@@ -1,0 +1,96 @@
+"""The slots of what is under way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import pytest
+
+from ibex.adapters.journal.in_flight_log import SLOT_BYTES, InFlightLog
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def notes_in(path: Path) -> list[bytes]:
+    """Return what the next process finds."""
+    file = InFlightLog(path)
+    found = [body for _, body in file.found()]
+    file.close()
+    return found
+
+
+def test_notes_are_found_until_they_are_wiped(tmp_path: Path) -> None:
+    """In any order, by whoever opens the file next."""
+    path = tmp_path / "under-way"
+    file = InFlightLog(path)
+    assert file.found() == []
+    ids = [uuid4() for _ in range(5)]
+    for number, exchange_id in enumerate(ids):
+        assert file.note(exchange_id, b"note %d" % number)
+    for number in (0, 3):
+        file.wipe(ids[number])
+    assert notes_in(path) == [b"note 1", b"note 2", b"note 4"]
+    file.close()
+
+
+def test_slots_are_used_again(tmp_path: Path) -> None:
+    """The file is as large as the most that was ever under way at a time."""
+    path = tmp_path / "under-way"
+    file = InFlightLog(path)
+    for _ in range(100):
+        first, second = uuid4(), uuid4()
+        file.note(first, b"a")
+        file.note(second, b"b")
+        file.wipe(first)
+        file.wipe(second)
+    file.close()
+    assert path.stat().st_size <= 2 * SLOT_BYTES
+
+
+def test_found_notes_can_be_claimed_or_freed(tmp_path: Path) -> None:
+    """A claimed one goes with its exchange, a freed one at once."""
+    path = tmp_path / "under-way"
+    file = InFlightLog(path)
+    file.note(uuid4(), b"a")
+    file.note(uuid4(), b"b")
+    file.close()
+    file = InFlightLog(path)
+    (first, _), (second, _) = file.found()
+    mine = uuid4()
+    file.claim(mine, first)
+    file.free(second)
+    assert notes_in(path) == [b"a"]
+    file.wipe(mine)
+    assert notes_in(path) == []
+    file.close()
+
+
+@pytest.mark.parametrize("cut", range(1, 30))
+def test_a_note_that_was_cut_short_is_none(cut: int, tmp_path: Path) -> None:
+    """Wherever the disk ended."""
+    path = tmp_path / "under-way"
+    file = InFlightLog(path)
+    file.note(uuid4(), b"x" * 21)
+    file.close()
+    path.write_bytes(path.read_bytes()[:-cut])
+    assert notes_in(path) == []
+
+
+def test_a_damaged_note_is_none(tmp_path: Path) -> None:
+    """Its checksum tells."""
+    path = tmp_path / "under-way"
+    file = InFlightLog(path)
+    file.note(uuid4(), b"abc")
+    file.close()
+    path.write_bytes(path.read_bytes().replace(b"abc", b"abd"))
+    assert notes_in(path) == []
+
+
+def test_a_note_that_is_too_large_is_not_kept(tmp_path: Path) -> None:
+    """The slots have one size."""
+    file = InFlightLog(tmp_path / "under-way")
+    assert not file.note(uuid4(), bytes(SLOT_BYTES))
+    file.wipe(uuid4())
+    file.close()

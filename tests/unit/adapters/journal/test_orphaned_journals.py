@@ -1,0 +1,65 @@
+"""The journals of processes that are gone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness.journal_entries import new_exchange
+from ibex.adapters.journal.directories import claim_any
+from ibex.adapters.journal.orphaned_journals import OrphanedSqliteJournals
+from ibex.adapters.journal.sqlite import SqliteJournal
+from ibex.adapters.system.ids import SystemIds
+from ibex.domain.record.journal import Sink
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ibex.domain.record.exchange import Exchange
+
+
+async def a_journal(root: Path, *exchanges: Exchange, begun: Exchange | None = None) -> SqliteJournal:
+    """Return an open journal below the root with these exchanges."""
+    journal = SqliteJournal(root, SystemIds(), claim=claim_any)
+    await journal.open()
+    for exchange in exchanges:
+        await journal.append(exchange)
+    if begun is not None:
+        journal.begin(begun)
+    return journal
+
+
+async def test_only_what_is_left_and_not_empty_is_taken(tmp_path: Path) -> None:
+    """Not the journals of the living, not empty ones, and each once."""
+    left = new_exchange()
+    journals = [await a_journal(tmp_path, new_exchange()), await a_journal(tmp_path), await a_journal(tmp_path, left)]
+    await journals[1].close()
+    await journals[2].close()
+    found = OrphanedSqliteJournals(tmp_path, SystemIds())
+
+    taken = await found.take()
+
+    assert taken is not None
+    batch = await taken.next_batch(Sink.TRACES, 10)
+    assert batch is not None
+    assert batch.exchanges == [left]
+    assert await found.take() is None
+    await found.give_back(taken)
+    again = await found.take()
+    assert again is not None
+    await found.give_back(again)
+    await journals[0].close()
+
+
+async def test_something_begun_is_something_left(tmp_path: Path) -> None:
+    """Though nothing was appended."""
+    begun = new_exchange()
+    await (await a_journal(tmp_path, begun=begun)).close()
+    taken = await OrphanedSqliteJournals(tmp_path, SystemIds()).take()
+    assert taken is not None
+    assert list(taken.left_open()) == [begun]
+    await OrphanedSqliteJournals(tmp_path, SystemIds()).give_back(taken)
+
+
+async def test_nothing_is_left_where_nothing_ever_was(tmp_path: Path) -> None:
+    """A root that does not exist is an empty one."""
+    assert await OrphanedSqliteJournals(tmp_path / "none", SystemIds()).take() is None

@@ -1,0 +1,100 @@
+"""Memory that outlives who writes it, and can be read from elsewhere."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import subprocess
+import sys
+
+from ibex.adapters.telemetry.shared_memory import REGION_BYTES, SharedMemorySegment, shared_memory
+
+
+def test_what_is_written_is_read_by_others() -> None:
+    """Under its name and labels, as it is now; also what comes after they have looked."""
+    memory = mmap.mmap(-1, REGION_BYTES)
+    writer, reader = SharedMemorySegment(memory), SharedMemorySegment(memory)
+    writer.slots_of("a", ("x",), 2)[1] = 7
+    (first,) = reader.series()
+    writer.slots_of("b", (), 1)[0] = -3
+    writer.slots_of("a", ("x",), 2)[0] += 1
+
+    assert (first.name, first.labels) == ("a", ("x",))
+    assert [(series.name, list(reader.numbers(series))) for series in reader.series()] == [("a", [1, 7]), ("b", [-3])]
+
+
+def test_a_successor_goes_on_counting() -> None:
+    """The same series, the same slots; one of another size, as a new version may have it, is a series of its own."""
+    memory = mmap.mmap(-1, REGION_BYTES)
+    SharedMemorySegment(memory).slots_of("a", (), 2)[1] = 7
+    successor = SharedMemorySegment(memory)
+
+    assert successor.slots_of("a", (), 2).tolist() == [0, 7]
+    assert successor.slots_of("a", (), 3).tolist() == [0, 0, 0]
+    assert len(SharedMemorySegment(memory).series()) == 2
+
+
+def test_regions_do_not_touch_each_other() -> None:
+    """Each is its part of the memory, and says who writes it."""
+    memory = mmap.mmap(-1, 2 * REGION_BYTES)
+    first, second = SharedMemorySegment(memory, 0), SharedMemorySegment(memory, 1)
+    first.attach()
+    first.heartbeat_ns = 5
+    first.slots_of("a", (), 1)[0] = 1
+
+    assert (first.pid, first.heartbeat_ns) == (os.getpid(), 5)
+    assert (second.pid, second.heartbeat_ns) == (0, 0)
+    assert not second.series()
+    first.attach()
+    assert first.heartbeat_ns == 0
+
+
+def test_another_process_counts_into_the_same_memory() -> None:
+    """What it counted is there when it was killed in the middle of its work."""
+    descriptor = os.memfd_create("metrics")
+    os.ftruncate(descriptor, 2 * REGION_BYTES)
+    script = f"""if True:
+        import mmap, os, signal
+        from ibex.adapters.telemetry.shared_memory import SharedMemorySegment
+        region = SharedMemorySegment(mmap.mmap({descriptor}, 0), 1)
+        region.slots_of("a", ("x",), 1)[0] += 41
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    subprocess.run([sys.executable, "-c", script], pass_fds=[descriptor], check=False)
+    region = SharedMemorySegment(mmap.mmap(descriptor, 0), 1)
+    os.close(descriptor)
+
+    region.slots_of("a", ("x",), 1)[0] += 1
+
+    (series,) = region.series()
+    assert list(region.numbers(series)) == [42]
+
+
+def test_a_region_that_is_full_breaks_nothing() -> None:
+    """What finds no room is counted where nobody sees it; what is there goes on."""
+    region = SharedMemorySegment.private()
+    kept = region.slots_of("kept", (), 1)
+    for number in range(100):
+        region.slots_of("long", ("n" * 9_999 + str(number),), 1)[0] += 1
+    lost = region.slots_of("wide", (), 1 << 17)
+    lost[5] += 1
+    kept[0] += 1
+
+    assert 10 < len([series for series in region.series() if series.name == "long"]) < 100
+    assert not [series for series in region.series() if series.name == "wide"]
+    assert region.slots_of("kept", (), 1)[0] == 1
+
+
+def test_processes_share_memory_by_its_descriptor() -> None:
+    """What another process that was given it writes is read here."""
+    memory = shared_memory(2)
+    write = "import sys; from ibex.adapters.telemetry.shared_memory import SharedMemorySegment\n"
+    write += "SharedMemorySegment.all_of(int(sys.argv[1]))[1].slots_of('a', (), 1)[0] = 7"
+    regions = SharedMemorySegment.all_of(memory)
+
+    subprocess.run([sys.executable, "-c", write, str(memory)], pass_fds=(memory,), check=True)
+    os.close(memory)
+
+    assert [list(region.series()) for region in regions[:1]] == [[]]
+    (series,) = regions[1].series()
+    assert regions[1].numbers(series) == [7]

@@ -1,0 +1,95 @@
+"""Sealed cache entries: whatever is changed, they do not open."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import pytest
+
+from ibex.domain.directives.seal import Rejection, Seal, hkdf
+
+ORG, AGENT, OTHER = UUID(int=1), UUID(int=2), UUID(int=3)
+EPOCH, NOW_MS, TTL_MS = "an epoch", 1_700_000_000_000, 60_000
+VALUE = b"Be kind."
+SEAL = Seal(b"a service token of 32 characters")
+SEALED = SEAL.close(ORG, AGENT, EPOCH, NOW_MS, VALUE)
+
+
+def opened(
+    sealed: bytes = SEALED,
+    *,
+    seal: Seal = SEAL,
+    org_id: UUID = ORG,
+    agent_id: UUID = AGENT,
+    epoch: str = EPOCH,
+    now_ms: int = NOW_MS,
+) -> bytes | Rejection:
+    """Open an entry where it belongs, apart from what a test says."""
+    return seal.open(org_id, agent_id, epoch, now_ms, TTL_MS, sealed)
+
+
+@pytest.mark.parametrize("value", [b"", VALUE, bytes(range(256)) * 256])
+@pytest.mark.parametrize("epoch", ["", EPOCH, "\udcff of any bytes"])
+def test_what_was_sealed_opens(value: bytes, epoch: str) -> None:
+    """With every value and epoch."""
+    assert opened(SEAL.close(ORG, AGENT, epoch, NOW_MS, value), epoch=epoch) == value
+
+
+def test_in_another_place_it_does_not_verify() -> None:
+    """Organization, agent, epoch and key are all covered."""
+    assert opened(org_id=OTHER) is Rejection.UNVERIFIED
+    assert opened(agent_id=OTHER) is Rejection.UNVERIFIED
+    assert opened(org_id=AGENT, agent_id=ORG) is Rejection.UNVERIFIED
+    assert opened(epoch="another") is Rejection.UNVERIFIED
+    assert opened(seal=Seal(b"another service token of 32 chars")) is Rejection.UNVERIFIED
+
+
+@pytest.mark.parametrize("position", range(len(SEALED)))
+def test_no_byte_can_be_changed(position: int) -> None:
+    """Not of the format, the time of issue, the HMAC or the value."""
+    changed = bytearray(SEALED)
+    changed[position] ^= 1
+    assert opened(bytes(changed)) is Rejection.UNVERIFIED
+
+
+@pytest.mark.parametrize("length", range(len(SEALED)))
+def test_no_byte_can_be_cut_off(length: int) -> None:
+    """Nor added."""
+    assert opened(SEALED[:length]) is Rejection.UNVERIFIED
+    assert opened(SEALED + SEALED[:length] + b"\0") is Rejection.UNVERIFIED
+
+
+def test_no_byte_passes_from_one_part_to_the_next() -> None:
+    """An epoch and a value that are the same bytes one after the other have different HMACs."""
+    sealed = SEAL.close(ORG, AGENT, "a", NOW_MS, b"bc")
+    time, mac = sealed[:9], sealed[9:41]
+    assert opened(time + mac + b"bc", epoch="a") == b"bc"
+    assert opened(time + mac + b"c", epoch="ab") is Rejection.UNVERIFIED
+
+
+@pytest.mark.parametrize(("late_ms", "counts"), [(0, True), (TTL_MS, True), (TTL_MS + 1, False), (-TTL_MS - 1, False)])
+def test_it_opens_for_one_lifetime(late_ms: int, counts: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    """An entry that is put back later is a miss, also where the clocks of two workers differ."""
+    assert opened(now_ms=NOW_MS + late_ms) == (VALUE if counts else Rejection.EXPIRED)
+
+
+def test_names_depend_on_epoch_and_key() -> None:
+    """So that workers with another key, as during a rotation, do not meet entries that they cannot verify."""
+    names = {SEAL.name(EPOCH), SEAL.name("another"), Seal(b"another").name(EPOCH)}
+    assert len(names) == 3
+    assert SEAL.name(EPOCH) == Seal(b"a service token of 32 characters").name(EPOCH)
+    assert {len(name) for name in names} == {32}
+
+
+def test_no_secret_is_shown() -> None:
+    """Neither what the key is derived from nor the key."""
+    assert "canary" not in repr(Seal(b"canary"))
+    assert hkdf(b"canary", b"directive cache 1").hex() not in repr(Seal(b"canary"))
+
+
+def test_the_key_is_derived_byhkdf() -> None:
+    """As the library of reference derives it."""
+    kdf = pytest.importorskip("cryptography.hazmat.primitives.kdf.hkdf")
+    hashes = pytest.importorskip("cryptography.hazmat.primitives.hashes")
+    reference = kdf.HKDF(algorithm=hashes.SHA256(), length=32, salt=b"ibex", info=b"purpose").derive(b"secret")
+    assert hkdf(b"secret", b"purpose") == reference

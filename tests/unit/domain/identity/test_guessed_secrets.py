@@ -1,0 +1,129 @@
+"""Which attempts at a token count as guesses, and how often the lane lets one through."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import pytest
+
+from ibex.domain.identity.guessed_secrets import (
+    CONFIRMED_S,
+    FREE_GUESSES,
+    WINDOW_S,
+    GuessedSecrets,
+    LeakyBucket,
+    RecentlyConfirmed,
+    Share,
+)
+
+NS = 1_000_000_000
+TOKEN = UUID(int=1)
+OTHER = UUID(int=2)
+REAL = b"r" * 32
+
+
+def guess(guesses: GuessedSecrets, number: int, now_ns: int = 0, token_id: UUID = TOKEN) -> Share:
+    """Try a wrong secret to the end, and return the share that it was in."""
+    digest = b"%032d" % number
+    attempt = guesses.begin(digest, token_id, now_ns)
+    guesses.failed(attempt, digest)
+    return attempt.share
+
+
+def test_more_than_five_failed_secrets_of_an_id_go_through_the_lane() -> None:
+    """The first is like any new token, the next few are suspect; other ids are not concerned."""
+    guesses = GuessedSecrets()
+
+    shares = [guess(guesses, number) for number in range(FREE_GUESSES + 3)]
+
+    assert shares == [Share.FIRST_SEEN, *[Share.SUSPECT] * FREE_GUESSES, Share.LANE, Share.LANE]
+    assert guess(guesses, 99, token_id=OTHER) is Share.FIRST_SEEN
+
+
+def test_guesses_at_the_same_time_count_before_they_fail() -> None:
+    """Else a thousand in parallel would all be first ones."""
+    guesses = GuessedSecrets()
+
+    shares = [guesses.begin(b"%032d" % number, TOKEN, 0).share for number in range(FREE_GUESSES + 3)]
+
+    assert shares[-2:] == [Share.LANE, Share.LANE]
+
+
+def test_a_minute_later_an_id_begins_anew() -> None:
+    """Not a nanosecond before."""
+    guesses = GuessedSecrets()
+    for number in range(10):
+        guess(guesses, number)
+
+    assert guess(guesses, 10, WINDOW_S * NS - 1) is Share.LANE
+    assert guess(guesses, 11, WINDOW_S * NS) is Share.FIRST_SEEN
+
+
+def test_a_token_confirmed_within_the_hour_never_uses_the_lane() -> None:
+    """However many secrets fail with its id: nobody can push its owner there. After an hour it is like any other."""
+    guesses = GuessedSecrets()
+    guesses.confirmed(guesses.begin(REAL, TOKEN, 0), REAL, 0)
+    for number in range(100):
+        guess(guesses, number, CONFIRMED_S * NS - 1)
+
+    assert guesses.begin(REAL, TOKEN, CONFIRMED_S * NS - 1).share is Share.PROVEN
+    assert guesses.begin(REAL, TOKEN, CONFIRMED_S * NS).share is Share.LANE
+
+
+def test_a_token_that_auth_refuses_is_proven_no_more() -> None:
+    """A revoked token that is tried on and on is a guess."""
+    guesses = GuessedSecrets()
+    guesses.confirmed(guesses.begin(REAL, TOKEN, 0), REAL, 0)
+    guesses.failed(guesses.begin(REAL, TOKEN, 0), REAL)
+
+    assert guesses.begin(REAL, TOKEN, 0).share is Share.FIRST_SEEN
+
+
+@pytest.mark.parametrize("outcome", ["confirmed", "undecided"])
+def test_what_is_no_failure_does_not_count(outcome: str) -> None:
+    """A live token, or an outage, leaves nothing behind."""
+    guesses = GuessedSecrets()
+    for number in range(20):
+        digest = b"%032d" % number
+        attempt = guesses.begin(digest, TOKEN, 0)
+        assert attempt.share is Share.FIRST_SEEN
+        if outcome == "confirmed":
+            guesses.confirmed(attempt, digest, 0)
+        else:
+            guesses.undecided(attempt)
+
+    assert len(guesses) == 0
+
+
+def test_an_attempt_that_ends_in_another_window_changes_nothing_there() -> None:
+    """Its own window is gone."""
+    guesses = GuessedSecrets()
+    slow = guesses.begin(REAL, TOKEN, 0)
+    guess(guesses, 1, WINDOW_S * NS)
+    guesses.undecided(slow)
+
+    assert guess(guesses, 2, WINDOW_S * NS) is Share.SUSPECT
+
+
+def test_memory_is_bounded() -> None:
+    """Ids and digests that an attacker makes up push out the oldest, and no more are kept than were agreed."""
+    guesses = GuessedSecrets(most_ids=10)
+    for number in range(100):
+        guess(guesses, number, token_id=UUID(int=number))
+    proven: RecentlyConfirmed[int] = RecentlyConfirmed(most=10)
+    for number in range(100):
+        proven.add(number, number)
+    proven.add(95, 100)
+
+    assert len(guesses) == 10
+    assert len(proven) == 10
+    assert (proven.has(89, 100), proven.has(90, 100)) == (False, True)
+
+
+def test_the_pace_allows_a_burst_and_then_its_rate() -> None:
+    """Whoever would have to wait too long gets no turn, and takes none from others."""
+    pace = LeakyBucket(a_second=50, burst=3)
+
+    assert [pace.reserve(NS, 50_000_000) for _ in range(7)] == [0, 0, 0, 20_000_000, 40_000_000, None, None]
+    assert pace.reserve(NS + 20_000_000, 50_000_000) == 40_000_000
+    assert [pace.reserve(3 * NS, 0) for _ in range(4)] == [0, 0, 0, None]

@@ -1,0 +1,207 @@
+"""How a change of identity is made known, and what verifying says of the changes before it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from harness.office import GRANT, MISSING, PEPPERS, Office
+from ibex.adapters.memory.epochs import InMemoryEpochs
+from ibex.adapters.memory.identity import InMemoryIdentity
+from ibex.adapters.memory.ids import SequentialIds
+from ibex.domain.errors import NotFoundError, OutcomeUnknownError
+from ibex.domain.freshness.change_log import Change
+from ibex.domain.freshness.kinds import Kind
+from ibex.domain.identity.management import ManageIdentity, OrganizationStatus, VerifyAgent, VerifyToken
+from ibex.domain.identity.model import AgentStatus, PersonalAccessToken
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from uuid import UUID
+
+    from ibex.domain.freshness.kinds import Epoch
+
+
+async def test_each_change_replaces_the_epoch() -> None:
+    """A new token replaces none: nobody can have cached anything that it changes."""
+    office = Office()
+    organization, agent = await office.settled()
+    other = await office.manage.create_organization("other")
+
+    token = await office.manage.create_token(organization.id, GRANT)
+    assert office.epochs.replaced == []
+
+    epochs = [office.epochs.read(organization.id).value]
+    for change in (
+        office.manage.revoke_token(organization.id, token.token_id),
+        office.manage.set_agent_status(organization.id, agent.id, AgentStatus.PAUSED),
+        office.manage.set_organization_status(organization.id, OrganizationStatus.SUSPENDED),
+        office.manage.create_agent(organization.id, "another"),  # its absence may be cached
+    ):
+        await change
+        epochs.append(office.epochs.read(organization.id).value)
+    assert len(set(epochs)) == 5
+    assert office.epochs.replaced == [organization.id] * 4
+    assert office.epochs.read(other.id).value is None
+
+
+async def test_each_change_is_in_the_log_by_its_kind() -> None:
+    """The organization's is a change of its tokens; a new token is there by its id, for the filters."""
+    office = Office()
+    organization, agent = await office.settled()
+    position = await office.position()
+
+    token = await office.manage.create_token(organization.id, GRANT)
+    await office.manage.revoke_token(organization.id, token.token_id)
+    await office.manage.set_agent_status(organization.id, agent.id, AgentStatus.PAUSED)
+    await office.manage.set_organization_status(organization.id, OrganizationStatus.SUSPENDED)
+
+    assert await office.changes_since(position) == [
+        Change(organization.id, Kind.TOKENS, token.token_id),
+        Change(organization.id, Kind.TOKENS),
+        Change(organization.id, Kind.AGENTS),
+        Change(organization.id, Kind.TOKENS),
+    ]
+
+
+async def test_the_epoch_is_replaced_after_the_commit_and_before_the_change_is_reported() -> None:
+    """A request that reads the new epoch finds the change made; a request that is sent after the report reads it."""
+    office = Office()
+    organization, _ = await office.settled()
+    token = await office.manage.create_token(organization.id, GRANT)
+    seen: list[bool] = []
+
+    async def look(org_id: UUID) -> None:
+        seen.extend(t.revoked_at is not None for t in await office.store.tokens(org_id))
+
+    office.epochs.on_replaced = look
+    before = office.epochs.read(organization.id)
+    await office.manage.revoke_token(organization.id, token.token_id)
+
+    assert seen == [True]
+    assert office.epochs.read(organization.id).proves_change_since(before, 0)
+
+
+async def test_the_epoch_is_read_before_what_it_vouches_for() -> None:
+    """A change between the two readings is never hidden: the epoch that is returned is the older one."""
+    office = Office()
+    organization, agent = await office.settled()
+    token = await office.manage.create_token(organization.id, GRANT)
+
+    class Interrupted(InMemoryEpochs):
+        async def read_or_create(self, org_id: UUID) -> Epoch:
+            read = await super().read_or_create(org_id)
+            await self.replace(org_id)  # a change is made between the epoch and what is read next
+            return read
+
+    epochs = Interrupted(office.clock, SequentialIds(2))
+    of_token = await VerifyToken(office.store, PEPPERS, epochs, office.clock).verify(token)
+    assert of_token.epoch.value is not None
+    assert epochs.read(organization.id).proves_change_since(of_token.epoch, 0)
+    of_agent = await VerifyAgent(office.store, epochs).verify(organization.id, agent.id)
+    assert of_agent.epoch.value not in {None, of_token.epoch.value}
+    assert epochs.read(organization.id).proves_change_since(of_agent.epoch, 0)
+
+
+async def test_verifying_returns_the_epoch_and_creates_one_where_there_is_none() -> None:
+    """Twice the same while nothing changes, for a token as for an agent; an unknown token creates none."""
+    office = Office()
+    organization, agent = await office.settled()
+    token = await office.manage.create_token(organization.id, GRANT)
+    office.epochs.become({})
+
+    await office.refuses(PersonalAccessToken.issue(MISSING, bytes(32)))
+    assert office.epochs.content() == {}
+
+    of_token = await office.verify_token.verify(token)
+    of_agent = await office.verify_agent.verify(organization.id, agent.id)
+    assert of_token.epoch.value is not None
+    assert of_token.epoch.was_read
+    assert of_agent.epoch.value == of_token.epoch.value
+    assert office.epochs.content() == {organization.id: of_token.epoch.value}
+
+
+async def test_a_change_that_found_nothing_replaces_no_epoch() -> None:
+    """Nothing has changed."""
+    office = Office()
+    organization, agent = await office.settled()
+
+    with pytest.raises(NotFoundError):
+        await office.manage.revoke_token(organization.id, MISSING)
+    with pytest.raises(NotFoundError):
+        await office.manage.set_agent_status(MISSING, agent.id, AgentStatus.PAUSED)
+    with pytest.raises(NotFoundError):
+        await office.manage.set_organization_status(MISSING, OrganizationStatus.SUSPENDED)
+    with pytest.raises(NotFoundError):
+        await office.manage.create_token(MISSING, GRANT)
+
+    assert office.epochs.replaced == []
+
+
+async def test_a_change_of_unknown_outcome_replaces_the_epoch() -> None:
+    """It may have been committed; the operator is told that the outcome is unknown."""
+
+    class Unknown(InMemoryIdentity):
+        async def revoke_token(self, org_id: UUID, token_id: UUID, now: datetime) -> bool:
+            await super().revoke_token(org_id, token_id, now)
+            raise OutcomeUnknownError
+
+    office = Office()
+    office.store = Unknown()
+    office.manage = ManageIdentity(office.store, PEPPERS, office.epochs, office.clock, SequentialIds())
+    organization, _ = await office.settled()
+    token = await office.manage.create_token(organization.id, GRANT)
+
+    with pytest.raises(OutcomeUnknownError):
+        await office.manage.revoke_token(organization.id, token.token_id)
+    assert office.epochs.replaced == [organization.id]
+
+
+async def test_a_change_is_made_without_a_store_of_epochs() -> None:
+    """Redis is away: the change is committed and reported, and the watch makes it known."""
+    office = Office()
+    organization, _ = await office.settled()
+    token = await office.manage.create_token(organization.id, GRANT)
+    office.epochs.reachable = False
+    position = await office.position()
+
+    await office.manage.revoke_token(organization.id, token.token_id)
+
+    await office.refuses(token)
+    assert await office.changes_since(position) == [Change(organization.id, Kind.TOKENS)]
+
+
+async def test_a_change_that_has_begun_replaces_the_epoch_although_its_caller_is_gone() -> None:
+    """A cancelled call leaves no committed change that the epoch does not tell of."""
+    committed, go_on = asyncio.Event(), asyncio.Event()
+
+    class Slow(InMemoryIdentity):
+        async def revoke_token(self, org_id: UUID, token_id: UUID, now: datetime) -> bool:
+            revoked = await super().revoke_token(org_id, token_id, now)
+            committed.set()
+            await go_on.wait()
+            return revoked
+
+    office = Office()
+    office.store = Slow()
+    office.manage = ManageIdentity(office.store, PEPPERS, office.epochs, office.clock, SequentialIds())
+    organization, _ = await office.settled()
+    token = await office.manage.create_token(organization.id, GRANT)
+    replaced = asyncio.Event()
+
+    async def note(_org_id: UUID) -> None:
+        replaced.set()
+
+    office.epochs.on_replaced = note
+    call = asyncio.ensure_future(office.manage.revoke_token(organization.id, token.token_id))
+    await committed.wait()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert office.epochs.replaced == []
+
+    go_on.set()
+    await replaced.wait()
+    assert office.epochs.replaced == [organization.id]

@@ -1,0 +1,96 @@
+"""Calendar-minute windows."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ibex.adapters.memory.clock import ManualClock
+from ibex.domain.identity.rate_limits import UNLIMITED, WINDOW_S, RateLimitDecision, WindowCounter, decide, window_of
+
+MINUTE = datetime(2026, 3, 4, 5, 6, tzinfo=UTC)
+TIMES = st.datetimes(datetime(1970, 1, 1), datetime(9000, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - bounds are naive
+
+
+@pytest.mark.parametrize(
+    ("offset", "reset_in"),
+    [
+        (timedelta(), 60),
+        (timedelta(microseconds=1), 60),
+        (timedelta(seconds=1), 59),
+        (timedelta(seconds=59), 1),
+        (timedelta(seconds=59, microseconds=999_999), 1),
+    ],
+)
+def test_a_refused_client_waits_for_the_end_of_the_window(offset: timedelta, reset_in: int) -> None:
+    """Retry-After counts whole seconds to the next calendar minute, and is never 0."""
+    decision = decide(count=11, limit=10, now=MINUTE + offset)
+
+    assert decision == RateLimitDecision(
+        allowed=False,
+        limit=10,
+        remaining=0,
+        reset_unix_s=int(MINUTE.timestamp()) + 60,
+        retry_after_s=reset_in,
+    )
+
+
+@pytest.mark.parametrize(("count", "allowed", "remaining"), [(1, True, 9), (9, True, 1), (10, True, 0), (11, False, 0)])
+def test_the_request_that_reaches_the_limit_is_the_last_one(count: int, remaining: int, *, allowed: bool) -> None:
+    """Exactly ``limit`` requests are allowed, and what remains counts down to 0."""
+    decision = decide(count=count, limit=10, now=MINUTE)
+
+    assert (decision.allowed, decision.remaining) == (allowed, remaining)
+
+
+def test_unlimited_is_never_refused() -> None:
+    """A limit of 0 lets everything pass and says so as a limit of 0."""
+    decision = decide(count=10**9, limit=UNLIMITED, now=MINUTE)
+
+    assert (decision.allowed, decision.limit, decision.remaining, decision.retry_after_s) == (True, 0, 0, 0)
+
+
+def test_windows_are_calendar_minutes() -> None:
+    """A window begins with the minute and ends before the next one; another time zone is no other window."""
+    last = MINUTE + timedelta(seconds=59, microseconds=999_999)
+
+    assert window_of(MINUTE) == window_of(last) == window_of(MINUTE + timedelta(minutes=1)) - 1
+    assert window_of(datetime.fromisoformat("2026-03-04T05:06:00+00:00")) == window_of(
+        datetime.fromisoformat("2026-03-04T10:36:00+05:30")
+    )
+
+
+@given(count=st.integers(1, 10**9), limit=st.integers(1, 10**6), now=TIMES)
+def test_a_decision_is_always_sound(count: int, limit: int, now: datetime) -> None:
+    """Whatever the count, the limit and the time: bounds hold, and refusal and wait go together."""
+    decision = decide(count=count, limit=limit, now=now)
+
+    assert decision.allowed is (count <= limit)
+    assert 0 <= decision.remaining < limit
+    assert 0 < decision.reset_unix_s - now.timestamp() <= WINDOW_S
+    assert decision.retry_after_s in (range(1) if decision.allowed else range(1, WINDOW_S + 1))
+    assert decision.reset_unix_s % WINDOW_S == 0
+
+
+def test_a_window_that_is_over_is_forgotten() -> None:
+    """However many organizations called in the past minutes: memory holds those of one minute."""
+    counter, clock = WindowCounter(), ManualClock()
+    for minute in range(3):
+        for org in range(1_000):
+            counter.count(UUID(int=1_000 * minute + org), clock.now())
+        assert len(counter) == 1_000
+        clock.advance(timedelta(minutes=1))
+    counter.count(UUID(int=1), clock.now())
+
+    assert len(counter) == 1
+
+
+def test_a_clock_that_was_ahead_for_a_while_refuses_nobody() -> None:
+    """Setting it an hour ahead and back begins windows anew, and never counts an hour into one."""
+    counter, start = WindowCounter(), ManualClock().now()
+    for moment in (start, start + timedelta(hours=1), start, start + timedelta(minutes=1)):
+        assert [counter.count(UUID(int=1), moment) for _ in range(3)] == [1, 2, 3]

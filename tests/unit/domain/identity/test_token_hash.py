@@ -1,0 +1,75 @@
+"""How tokens are kept."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from uuid import UUID
+
+import pytest
+
+from ibex.domain.identity.model import PersonalAccessToken
+from ibex.domain.identity.token_hash import TokenPeppers
+
+OLD = b"an old pepper, 21 byt"
+NEW = b"a new pepper of 24 bytes"
+TOKEN = PersonalAccessToken.issue(UUID(int=1), bytes(32))
+OTHER = PersonalAccessToken.issue(UUID(int=1), bytes(31) + b"\x01")
+
+
+def test_a_digest_is_the_hmac_of_the_whole_token_under_the_newest_pepper() -> None:
+    """HMAC-SHA256, by the standard library's own."""
+    key_id, digest = TokenPeppers({"old": OLD, "new": NEW}).hash(TOKEN)
+
+    assert (key_id, digest) == ("new", hmac.new(NEW, TOKEN.reveal().encode(), hashlib.sha256).digest())
+
+
+def test_a_token_matches_its_own_digest_only() -> None:
+    """Another secret under the same id does not match, nor does another digest."""
+    peppers = TokenPeppers({"k": NEW})
+    key_id, digest = peppers.hash(TOKEN)
+
+    assert peppers.matches(TOKEN, key_id, digest)
+    assert not peppers.matches(OTHER, key_id, digest)
+    assert not peppers.matches(TOKEN, key_id, bytes(32))
+    assert not peppers.matches(TOKEN, key_id, b"")
+
+
+def test_tokens_of_an_older_pepper_still_match() -> None:
+    """Rotation is adding a pepper: what was hashed before stays valid."""
+    key_id, digest = TokenPeppers({"old": OLD}).hash(TOKEN)
+
+    assert TokenPeppers({"old": OLD, "new": NEW}).matches(TOKEN, key_id, digest)
+
+
+def test_tokens_of_a_pepper_that_is_gone_match_nothing() -> None:
+    """Also where the digest is the one under the newest pepper: the key id is part of the claim."""
+    peppers = TokenPeppers({"new": NEW})
+    _, digest_under_newest = peppers.hash(TOKEN)
+
+    assert not peppers.matches(TOKEN, "old", digest_under_newest)
+    assert not peppers.matches(TOKEN, "old", TokenPeppers({"old": OLD}).hash(TOKEN)[1])
+
+
+def test_nobodys_token_costs_time_and_says_nothing() -> None:
+    """The dummy comparison works for any token."""
+    TokenPeppers({"k": NEW}).spend_time(TOKEN)
+
+
+@pytest.mark.parametrize("peppers", [{}, {"short": b"15 bytes of it."}, {"good": NEW, "short": b""}])
+def test_too_little_pepper_is_refused(peppers: dict[str, bytes]) -> None:
+    """None at all, or one under 16 bytes; the message holds none of it."""
+    with pytest.raises(ValueError, match="pepper") as raised:
+        TokenPeppers(peppers)
+
+    assert "15 bytes" not in str(raised.value)
+
+
+def test_peppers_are_not_shown() -> None:
+    """The repr names key ids only, and later changes of the mapping do not reach in."""
+    given = {"old": OLD, "new": NEW}
+    peppers = TokenPeppers(given)
+    given.clear()
+
+    assert repr(peppers) == "<TokenPeppers old, new>"
+    assert peppers.hash(TOKEN)[0] == "new"

@@ -1,0 +1,265 @@
+"""Who may come in, and who may not."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+
+from harness.chat_scene import (
+    AGENT,
+    BEARER,
+    MOMENT,
+    ORG,
+    OTHER_AGENT,
+    OTHER_ORG,
+    TOKEN,
+    principal,
+)
+from harness.door import Door
+from ibex.domain.errors import (
+    AgentNotAuthorizedError,
+    AgentSourceUnavailableError,
+    AgentSuspendedError,
+    AuthUnavailableError,
+    FieldCode,
+    IbexError,
+    InsufficientPermissionsError,
+    InvalidTokenError,
+    MissingAgentIdError,
+    MissingTokenError,
+    RateLimitedError,
+    ServiceDegradedError,
+    TokenSourceUnavailableError,
+    ValidationError,
+)
+from ibex.domain.freshness.validity import UNCONFIRMED_S
+from ibex.domain.identity.model import Agent, AgentStatus
+from ibex.domain.identity.permissions import ADMIN, CHAT, READ_ONLY, Permission
+from ibex.domain.proxying.admission import Credentials
+from ibex.domain.record.exchange import Caller
+
+
+@pytest.mark.parametrize(
+    "authorization", [BEARER, BEARER.replace("Bearer", "bearer"), BEARER.replace(" ", "   "), f"  {BEARER} "]
+)
+async def test_a_bearer_is_understood_as_rfc_9110_writes_it(authorization: str) -> None:
+    """The scheme's case does not count, and neither does the space around."""
+    door = Door()
+
+    assert await door.knock(authorization) == Caller(ORG, TOKEN.token_id, AGENT)
+    assert door.tokens.asked == [TOKEN.token_id]
+
+
+@pytest.mark.parametrize("agent_id", [str(AGENT), None])
+async def test_the_tokens_user_is_part_of_the_caller(agent_id: str | None) -> None:
+    """It goes on record with the token, also of a request that is refused before its agent is known."""
+    door = Door()
+    door.tokens.answer = principal(user_id=UUID(int=77))
+
+    with suppress(MissingAgentIdError):
+        await door.knock(agent_id=agent_id)
+
+    assert door.in_flight.caller == Caller(ORG, TOKEN.token_id, AGENT if agent_id else None, UUID(int=77))
+
+
+@pytest.mark.parametrize("authorization", [None, "", " ", "Bearer", "Bearer ", "Bearer\t", "Basic abc", TOKEN.reveal()])
+async def test_without_a_bearer_the_token_is_missing(authorization: str | None) -> None:
+    """Nobody is asked about it."""
+    door = Door()
+
+    with pytest.raises(MissingTokenError):
+        await door.knock(authorization)
+    assert door.tokens.asked == []
+    assert door.in_flight.caller is None
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        "Bearer x",
+        BEARER + "0",
+        BEARER[:-1],
+        f"{BEARER} {TOKEN.reveal()}",
+        f"{BEARER}, {BEARER}",
+        BEARER.upper().replace("BEARER", "Bearer"),
+        "Bearer \ud800",
+    ],
+)
+async def test_a_malformed_token_is_invalid_without_being_looked_up(authorization: str) -> None:
+    """Shape and checksum are judged here, so that a flood of garbage costs nobody anything."""
+    door = Door()
+
+    with pytest.raises(InvalidTokenError) as raised:
+        await door.knock(authorization)
+    assert door.tokens.asked == []
+    assert str(raised.value) == InvalidTokenError.default_message
+
+
+@pytest.mark.parametrize("error", [InvalidTokenError(), ServiceDegradedError()])
+async def test_what_the_verifier_says_is_the_answer(error: IbexError) -> None:
+    """Unknown is 401, cannot be known is 503: never the one for the other."""
+    door = Door()
+    door.tokens.answer = error
+
+    with pytest.raises(type(error)) as raised:
+        await door.knock()
+    assert raised.value is error
+    assert door.in_flight.caller is None
+    assert door.agents.asked == []
+
+
+@pytest.mark.parametrize("permissions", [Permission(0), READ_ONLY, CHAT & ~Permission.SESSION_CREATE])
+async def test_every_permission_of_chat_is_needed(permissions: Permission) -> None:
+    """One missing bit refuses; the organization is known by then."""
+    door = Door()
+    door.tokens.answer = principal(permissions=permissions)
+
+    with pytest.raises(InsufficientPermissionsError):
+        await door.knock()
+    assert door.in_flight.caller == Caller(ORG, TOKEN.token_id)
+    assert door.agents.asked == []
+
+
+@pytest.mark.parametrize(
+    ("path", "admitted"), [(str(ORG), True), (str(ORG).upper(), True), (str(OTHER_ORG), False), ("x", False)]
+)
+async def test_a_path_names_the_tokens_own_organization(path: str, *, admitted: bool) -> None:
+    """Another's is 403, whatever the token may do otherwise."""
+    door = Door()
+    door.tokens.answer = principal(permissions=ADMIN)
+
+    if admitted:
+        await door.admit(Credentials(BEARER, str(AGENT), path), door.in_flight)
+        return
+    with pytest.raises(InsufficientPermissionsError):
+        await door.admit(Credentials(BEARER, str(AGENT), path), door.in_flight)
+
+
+@pytest.mark.parametrize(
+    ("bound_to", "claimed", "agent_or_error"),
+    [
+        (None, str(AGENT), AGENT),
+        (None, str(AGENT).upper(), AGENT),
+        (AGENT, None, AGENT),
+        (AGENT, str(AGENT), AGENT),
+        (None, None, MissingAgentIdError),
+        (AGENT, str(OTHER_AGENT), AgentNotAuthorizedError),
+        (OTHER_AGENT, str(AGENT), AgentNotAuthorizedError),
+        (None, "", ValidationError),
+        (None, "assistant", ValidationError),
+        (AGENT, "assistant", ValidationError),
+    ],
+)
+async def test_which_agent_it_is(
+    bound_to: UUID | None, claimed: str | None, agent_or_error: UUID | type[IbexError]
+) -> None:
+    """The header's, or the one that the token is bound to; a bound token is no other agent's."""
+    door = Door()
+    door.tokens.answer = principal(agent_id=bound_to)
+
+    if isinstance(agent_or_error, UUID):
+        assert await door.knock(agent_id=claimed) == Caller(ORG, TOKEN.token_id, agent_or_error)
+        assert door.agents.asked == [(ORG, agent_or_error)]
+        return
+    with pytest.raises(agent_or_error):
+        await door.knock(agent_id=claimed)
+    assert door.agents.asked == []
+    assert door.rate_limiter.counted == []
+
+
+async def test_a_wrong_agent_header_is_named() -> None:
+    """The field is the header; its value is not repeated."""
+    door = Door()
+
+    with pytest.raises(ValidationError) as raised:
+        await door.knock(agent_id="assistant")
+    (field,) = raised.value.field_errors
+    assert (field.field, field.code) == ("X-IBEX-Agent-ID", FieldCode.INVALID_FORMAT)
+    assert "assistant" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (Agent(AGENT, ORG, AgentStatus.PAUSED), AgentSuspendedError),
+        (Agent(AGENT, ORG, AgentStatus.SUSPENDED), AgentSuspendedError),
+        (Agent(AGENT, ORG, AgentStatus.ARCHIVED), AgentSuspendedError),
+        (AgentNotAuthorizedError(), AgentNotAuthorizedError),
+        (AuthUnavailableError(), AuthUnavailableError),
+    ],
+)
+async def test_an_agent_that_may_not_act_is_refused_uncounted(
+    answer: Agent | Exception, error: type[IbexError]
+) -> None:
+    """Only an active agent's requests count against its organization."""
+    door = Door()
+    door.agents.answer = answer
+
+    with pytest.raises(error):
+        await door.knock()
+    assert door.in_flight.caller == Caller(ORG, TOKEN.token_id)
+    assert door.rate_limiter.counted == []
+
+
+@pytest.mark.parametrize(("own", "limit"), [(None, 600), (0, 0), (7, 7)])
+async def test_the_organizations_own_limit_goes_before_the_default(own: int | None, limit: int) -> None:
+    """None takes the default; 0 is unlimited and not the default."""
+    door = Door()
+    door.tokens.answer = principal(rate_limit_rpm=own)
+
+    await door.knock()
+
+    assert door.rate_limiter.counted == [ORG]
+    assert door.in_flight.rate_limit is not None
+    assert door.in_flight.rate_limit.limit == limit
+
+
+async def test_a_request_over_the_limit_is_told_how_long_to_wait() -> None:
+    """The refusal has the wait, the exchange in flight has the decision, and the next minute is open."""
+    door = Door()
+    door.tokens.answer = principal(rate_limit_rpm=1)
+    await door.knock()
+
+    with pytest.raises(RateLimitedError, match="limit of 1 requests per minute") as raised:
+        await door.knock()
+    assert raised.value.retry_after_s == 55
+    assert door.in_flight.rate_limit is not None
+    assert not door.in_flight.rate_limit.allowed
+
+    door.clock.advance(timedelta(seconds=55))
+    await door.knock()
+
+
+async def test_authenticating_alone_needs_no_agent_and_counts_nothing() -> None:
+    """What lists models asks who it is, and no more."""
+    door = Door()
+
+    who = await door.admit.authenticate(Credentials(BEARER), door.in_flight)
+
+    assert who == principal()
+    assert door.in_flight.caller == Caller(ORG, TOKEN.token_id)
+    assert (door.agents.asked, door.rate_limiter.counted) == ([], [])
+
+
+def test_credentials_show_no_token() -> None:
+    """Their repr has the agent and the organization that were claimed."""
+    shown = repr(Credentials(BEARER, "an agent", "an organization"))
+
+    assert shown == "<Credentials agent_id='an agent' org_id='an organization'>"
+
+
+async def test_an_agent_is_served_stale_however_long_it_took_to_find_out_that_the_token_is() -> None:
+    """The reading of the epoch that vouches for the agent is made after that."""
+    door = Door()
+    await door.epochs.read_or_create(ORG)
+    await door.warm()
+    door.clock.advance(timedelta(seconds=UNCONFIRMED_S) + MOMENT)
+    for source, error in ((door.tokens, TokenSourceUnavailableError()), (door.agents, AgentSourceUnavailableError())):
+        source.answer = error
+        source.on_asked = lambda: door.clock.advance(timedelta(seconds=0.7))
+
+    assert await door.knock() == Caller(ORG, TOKEN.token_id, AGENT)
+    assert door.in_flight.auth_stale

@@ -1,0 +1,313 @@
+"""Callers that are cached: admitted without a call, and refused as soon as the watch or the epoch allow it no more."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from harness.chat_scene import AGENT, BEARER, MOMENT, ORG, TOKEN, principal
+from harness.door import Door
+from ibex.domain.errors import (
+    AgentNotAuthorizedError,
+    AgentSourceUnavailableError,
+    AgentSuspendedError,
+    AuthUnavailableError,
+    IbexError,
+    InvalidTokenError,
+    RateLimitedError,
+    ServiceDegradedError,
+    TokenSourceUnavailableError,
+)
+from ibex.domain.freshness.kinds import Kind
+from ibex.domain.identity.model import Agent, AgentStatus
+from ibex.domain.proxying.admission import Credentials
+from ibex.domain.record.exchange import Caller
+
+
+async def test_a_cached_caller_is_admitted_without_a_call() -> None:
+    """One round trip counts the request and reads the epoch; the exchange says that both entries were cached."""
+    door = Door()
+    await door.warm()
+
+    assert await door.knock() == Caller(ORG, TOKEN.token_id, AGENT)
+
+    assert (door.tokens.asked, door.agents.asked) == ([], [])
+    assert (door.rate_limiter.counted, door.rate_limiter.asked) == ([ORG], [])
+    assert (door.in_flight.auth_cached, door.in_flight.auth_stale) == (True, False)
+
+
+async def test_what_it_was_admitted_by_is_returned() -> None:
+    """The entries, and the reading of the epoch: they are checked again before the provider is asked."""
+    door = Door()
+    await door.warm()
+
+    admitted = await door.admit(Credentials(BEARER, str(AGENT)), door.in_flight)
+
+    assert admitted.epoch == door.epochs.read(ORG)
+    assert (admitted.token.value, admitted.agent.value) == (principal(), Agent(AGENT, ORG, AgentStatus.ACTIVE))
+
+
+async def test_a_revoked_token_is_refused_at_the_next_request() -> None:
+    """It is cached and would be served for half a minute; the epoch, which the same round trip reads, differs."""
+    door = Door()
+    await door.warm()
+    door.tokens.answer = InvalidTokenError()
+    await door.change()
+
+    for _ in range(2):
+        with pytest.raises(InvalidTokenError):
+            await door.knock()
+    assert len(door.tokens.asked) == 2
+
+
+async def test_a_revoked_token_is_refused_after_its_event() -> None:
+    """Where it was revoked by SQL, and nobody replaced the epoch."""
+    door = Door()
+    await door.warm()
+    door.tokens.answer = InvalidTokenError()
+    door.event(Kind.TOKENS)
+
+    with pytest.raises(InvalidTokenError):
+        await door.knock()
+    assert (door.tokens.asked, door.agents.asked) == ([TOKEN.token_id], [])
+
+
+async def test_a_revoked_token_is_refused_three_seconds_after_the_last_pong() -> None:
+    """Where neither an event nor another epoch tells of it. While pongs arrive, nothing is fetched."""
+    door = Door()
+    await door.warm()
+    door.tokens.answer = InvalidTokenError()
+
+    for _ in range(5):
+        door.clock.advance(timedelta(seconds=2))
+        door.confirm()
+        await door.knock()
+    door.clock.advance(timedelta(seconds=3))
+    await door.knock()
+    assert door.tokens.asked == []
+    door.clock.advance(MOMENT)
+    with pytest.raises(InvalidTokenError):
+        await door.knock()
+
+
+async def test_a_lost_epoch_is_no_fetch() -> None:
+    """After a flush of Redis no organization's entries are fetched at once; the watch holds the bound."""
+    door = Door()
+    await door.warm()
+    door.epochs.become({})
+
+    await door.knock()
+    assert (door.tokens.asked, door.agents.asked) == ([], [])
+
+
+@pytest.mark.parametrize("known_by", ["the epoch", "the event"])
+async def test_an_agents_suspension_holds_from_the_next_request_on(known_by: str) -> None:
+    """The event names what has changed; the epoch stands for everything of the organization."""
+    door = Door()
+    await door.warm()
+    door.agents.answer = Agent(AGENT, ORG, AgentStatus.SUSPENDED)
+    if known_by == "the epoch":
+        await door.change()
+    else:
+        door.event(Kind.AGENTS)
+
+    with pytest.raises(AgentSuspendedError):
+        await door.knock()
+    assert door.tokens.asked == ([TOKEN.token_id] if known_by == "the epoch" else [])
+    assert door.agents.asked == [(ORG, AGENT)]
+
+
+async def test_an_agent_that_is_cached_as_suspended_is_refused_without_a_call_and_uncounted() -> None:
+    """A client that keeps sending costs auth nothing and uses up nobody's requests."""
+    door = Door()
+    await door.warm()
+    door.agents.answer = Agent(AGENT, ORG, AgentStatus.SUSPENDED)
+    door.event(Kind.AGENTS)
+    with pytest.raises(AgentSuspendedError):
+        await door.knock()
+    door.agents.asked.clear()
+    door.rate_limiter.counted.clear()
+
+    for _ in range(3):
+        with pytest.raises(AgentSuspendedError):
+            await door.knock()
+
+    assert (door.agents.asked, door.rate_limiter.counted) == ([], [])
+    assert door.rate_limiter.asked == [ORG] * 3
+
+
+@pytest.mark.parametrize(
+    "credentials",
+    [
+        pytest.param(Credentials(BEARER, str(AGENT)), id="its agent was suspended"),
+        pytest.param(Credentials(BEARER, "none"), id="no agent's id"),
+        pytest.param(Credentials(BEARER, str(AGENT), str(AGENT)), id="another organization's path"),
+    ],
+)
+async def test_a_revoked_token_is_told_nothing_else(credentials: Credentials) -> None:
+    """What else would be wrong with the request is the organization's business: the token is refused first."""
+    door = Door()
+    await door.warm()
+    door.agents.answer = Agent(AGENT, ORG, AgentStatus.SUSPENDED)
+    door.event(Kind.AGENTS)
+    with pytest.raises(AgentSuspendedError):
+        await door.knock()
+    door.tokens.answer = InvalidTokenError()
+    await door.change()
+
+    with pytest.raises(InvalidTokenError):
+        await door.admit(credentials, door.in_flight)
+
+
+async def test_an_agent_that_is_active_again_is_let_in_at_the_next_request() -> None:
+    """Cached as paused until then; its request is counted this time."""
+    door = Door()
+    await door.warm()
+    door.agents.answer = Agent(AGENT, ORG, AgentStatus.PAUSED)
+    door.event(Kind.AGENTS)
+    with pytest.raises(AgentSuspendedError):
+        await door.knock()
+    door.agents.answer = Agent(AGENT, ORG, AgentStatus.ACTIVE)
+    door.event(Kind.AGENTS)
+    door.rate_limiter.counted.clear()
+
+    assert await door.knock() == Caller(ORG, TOKEN.token_id, AGENT)
+    assert door.rate_limiter.counted == [ORG]
+
+
+async def test_the_limit_is_the_one_that_holds_now() -> None:
+    """Not the cached one: a change of the organization is a change of its tokens."""
+    door = Door()
+    await door.warm()
+    door.tokens.answer = principal(rate_limit_rpm=1)
+    await door.change()
+
+    with pytest.raises(RateLimitedError, match="limit of 1 requests"):
+        await door.knock()
+    assert door.in_flight.auth_cached is False
+
+
+@pytest.mark.parametrize("invalidated", ["tokens", "agents"])
+async def test_a_request_was_served_from_the_cache_only_if_both_entries_were(invalidated: str) -> None:
+    """One of the two that was fetched is enough for it not to be."""
+    door = Door()
+    await door.warm()
+    door.event(Kind(invalidated))
+
+    await door.knock()
+    assert door.in_flight.auth_cached is False
+    await door.knock()
+    assert door.in_flight.auth_cached is True
+
+
+async def test_a_request_that_is_served_stale_says_so() -> None:
+    """Auth answers that its database is down, and the epoch is the one of the entry."""
+    door = Door()
+    await door.warm()
+    door.tokens.answer = TokenSourceUnavailableError()
+    door.clock.advance(timedelta(seconds=31))
+
+    await door.knock()
+
+    assert (door.in_flight.auth_cached, door.in_flight.auth_stale) == (False, True)
+    assert door.in_flight.caller == Caller(ORG, TOKEN.token_id, AGENT)
+
+
+async def test_authenticating_alone_is_as_fresh() -> None:
+    """What needs no agent reads the epoch too."""
+    door = Door()
+    await door.warm()
+    door.tokens.answer = InvalidTokenError()
+    await door.change()
+
+    with pytest.raises(InvalidTokenError):
+        await door.admit.authenticate(Credentials(BEARER), door.in_flight)
+    assert (door.rate_limiter.counted, door.rate_limiter.asked) == ([], [ORG])
+
+
+async def test_a_recheck_of_a_moment_ago_costs_nothing() -> None:
+    """Most bodies are read at once: no round trip, no call."""
+    door = Door()
+    await door.warm()
+    admitted = await door.admit(Credentials(BEARER, str(AGENT)), door.in_flight)
+    door.clock.advance(timedelta(seconds=1))
+
+    assert await door.admit.recheck(admitted, door.in_flight) is admitted.epoch
+
+    assert (door.tokens.asked, door.agents.asked, door.rate_limiter.asked) == ([], [], [])
+
+
+async def test_a_recheck_reads_the_epoch_again_when_its_reading_is_old() -> None:
+    """After a slow body. It counts no second request, and where pongs arrived it calls nobody."""
+    door = Door()
+    await door.warm()
+    admitted = await door.admit(Credentials(BEARER, str(AGENT)), door.in_flight)
+    door.clock.advance(timedelta(seconds=20))
+    door.confirm()
+
+    assert await door.admit.recheck(admitted, door.in_flight) == door.epochs.read(ORG)
+    assert await door.admit.recheck(admitted, door.in_flight) == door.epochs.read(ORG)
+
+    assert (door.tokens.asked, door.agents.asked) == ([], [])
+    assert (door.rate_limiter.counted, door.rate_limiter.asked) == ([ORG], [ORG])
+
+
+@pytest.mark.parametrize("known_by", ["the epoch", "the event", "nothing"])
+@pytest.mark.parametrize(
+    ("answers", "error"),
+    [
+        ({"tokens": InvalidTokenError()}, InvalidTokenError),
+        ({"agents": Agent(AGENT, ORG, AgentStatus.SUSPENDED)}, AgentSuspendedError),
+        ({"agents": AgentNotAuthorizedError()}, AgentNotAuthorizedError),
+        ({"tokens": ServiceDegradedError()}, ServiceDegradedError),
+        ({"agents": AuthUnavailableError()}, AuthUnavailableError),
+    ],
+)
+async def test_a_recheck_a_minute_later_refuses_what_changed_meanwhile(
+    known_by: str, answers: dict[str, Any], error: type[IbexError]
+) -> None:
+    """Whether the epoch, the watch or neither tells of it; a call that fails is an outage and not a refusal."""
+    door = Door()
+    await door.warm()
+    admitted = await door.admit(Credentials(BEARER, str(AGENT)), door.in_flight)
+    for name, answer in answers.items():
+        getattr(door, name).answer = answer
+    if known_by == "the epoch":
+        await door.change()
+    elif known_by == "the event":
+        for kind in (Kind.TOKENS, Kind.AGENTS):
+            door.event(kind)
+    door.clock.advance(timedelta(minutes=1))
+
+    with pytest.raises(error):
+        await door.admit.recheck(admitted, door.in_flight)
+
+
+async def test_a_recheck_refuses_at_once_what_an_event_has_told() -> None:
+    """Within the second in which the epoch is not read again."""
+    door = Door()
+    await door.warm()
+    admitted = await door.admit(Credentials(BEARER, str(AGENT)), door.in_flight)
+    door.tokens.answer = InvalidTokenError()
+    door.event(Kind.TOKENS)
+
+    with pytest.raises(InvalidTokenError):
+        await door.admit.recheck(admitted, door.in_flight)
+    assert door.rate_limiter.asked == []
+
+
+async def test_a_recheck_during_an_outage_is_served_stale_and_says_so() -> None:
+    """The body took a minute; meanwhile auth's database went down, and the epoch is unchanged."""
+    door = Door()
+    await door.warm()
+    admitted = await door.admit(Credentials(BEARER, str(AGENT)), door.in_flight)
+    assert not door.in_flight.auth_stale
+    door.tokens.answer = TokenSourceUnavailableError()
+    door.agents.answer = AgentSourceUnavailableError()
+    door.clock.advance(timedelta(minutes=1))
+
+    await door.admit.recheck(admitted, door.in_flight)
+
+    assert door.in_flight.auth_stale

@@ -1,0 +1,141 @@
+"""A capacity is never exceeded, one organization never has all of it, and what is released is there again."""
+
+from __future__ import annotations
+
+from itertools import count
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ibex.domain.errors import OverloadedError
+from ibex.domain.proxying.capacity import RESERVED, SMALL, Capacity, FairShare, Limit, Reservation
+
+A, B, C = (UUID(int=number) for number in (1, 2, 3))
+STEPS = st.lists(
+    st.tuples(st.sampled_from([A, B, C]), st.integers(1, 40), st.booleans()), max_size=200
+)  # organization, amount, and whether it gives back something of what it holds instead
+
+
+def open_part(capacity: int) -> int:
+    """Return what is there for everybody."""
+    return capacity - capacity // RESERVED
+
+
+def fill(share: FairShare, org_id: UUID, amount: int = 1) -> int:
+    """Take until no more is granted; return how much that was."""
+    return next(taken for taken in count(0, amount) if not share.take(org_id, amount))
+
+
+@given(st.integers(1, 400), STEPS)
+def test_whatever_is_taken_and_given_back(capacity: int, steps: list[tuple[UUID, int, bool]]) -> None:
+    """The rule decides each grant, the sums are right, and an organization that holds nothing is forgotten."""
+    share = FairShare(capacity)
+    held = {A: 0, B: 0, C: 0}
+    for org_id, amount, gives_back in steps:
+        if gives_back:
+            back = min(amount, held[org_id])
+            if back:
+                share.release(org_id, back)
+                held[org_id] -= back
+        else:
+            total = sum(held.values()) + amount
+            fits = total <= open_part(capacity) or (total <= capacity and held[org_id] < capacity / SMALL)
+            assert share.take(org_id, amount) is fits
+            held[org_id] += amount * fits
+        assert {org_id: share.held_by(org_id) for org_id in held} == held
+        assert share.in_use == sum(held.values()) <= capacity
+        assert len(share) == sum(amount > 0 for amount in held.values())
+    for org_id, amount in held.items():
+        if amount:
+            share.release(org_id, amount)
+    assert (share.in_use, len(share)) == (0, 0)
+    assert fill(share, A) >= open_part(capacity)
+
+
+@pytest.mark.parametrize("capacity", [1, 2, 3, 4, 10, 100, 2_000, 2_001])
+def test_one_organization_alone(capacity: int) -> None:
+    """It gets three quarters, or all of a capacity of which there are no quarters."""
+    share = FairShare(capacity)
+    assert fill(share, A) == open_part(capacity)
+
+
+@given(st.integers(4, 2_000), st.integers(4, 2_000))
+def test_a_second_organization_finds_room(capacity: int, first: int) -> None:
+    """Whatever a first one takes, a second gets a tenth of the capacity."""
+    share = FairShare(capacity)
+    for _ in range(first):
+        share.take(A)
+    taken = fill(share, B)
+    assert taken >= min(capacity / SMALL, capacity // RESERVED)
+    assert share.held_by(A) <= open_part(capacity)
+
+
+def test_the_largest_amount_fits_into_the_reserved_quarter() -> None:
+    """As a declared body does, of which the settings require that it is a quarter at most."""
+    share = FairShare(400)
+    assert fill(share, A) == 300
+    assert share.take(B, 100)
+    assert not share.take(C)
+
+
+def of(capacity: Capacity, org_id: UUID) -> Reservation:
+    """Return a reservation with a slot."""
+    reservation = Reservation(capacity)
+    reservation.take_slot(org_id)
+    return reservation
+
+
+def test_a_refusal_is_counted_and_says_when_to_come_again() -> None:
+    """By limit; it takes nothing of what others use."""
+    capacity = Capacity(slots=4, body_bytes=100, most_authenticating=1)
+    held = [of(capacity, A) for _ in range(3)]
+    held[0].reserve_body(75)
+    with pytest.raises(OverloadedError, match="requests in flight") as slots:
+        of(capacity, A)
+    with pytest.raises(OverloadedError, match="bodies"):
+        held[1].reserve_body(1)
+    capacity.begin_authentication()
+    with pytest.raises(OverloadedError, match="authenticated"):
+        capacity.begin_authentication()
+    capacity.end_authentication()
+    capacity.begin_authentication()
+
+    assert slots.value.retry_after_s == 1
+    assert capacity.refusals == {Limit.AUTHENTICATION: 1, Limit.SLOTS: 1, Limit.BODY_BYTES: 1}
+    assert (capacity.slots.in_use, capacity.body_bytes.in_use, capacity.authenticating) == (3, 75, 1)
+    of(capacity, B).reserve_body(25)
+
+
+def test_a_reservation_is_released_once() -> None:
+    """However often it is; its body may go before its slot."""
+    capacity = Capacity(slots=4, body_bytes=100, most_authenticating=1)
+    one, other = of(capacity, A), of(capacity, A)
+    one.reserve_body(10)
+    one.reserve_body(0)
+    one.reserve_body(5)
+    other.reserve_body(7)
+    one.release_body()
+    one.release_body()
+    assert (capacity.slots.in_use, capacity.body_bytes.in_use) == (2, 7)
+    one.release()
+    one.release()
+    assert (capacity.slots.in_use, capacity.body_bytes.in_use) == (1, 7)
+    other.release()
+    other.release_body()
+    assert (capacity.slots.in_use, capacity.body_bytes.in_use) == (0, 0)
+
+
+def test_a_refused_reservation_holds_nothing() -> None:
+    """Neither of the slot nor of the bytes that it did not get."""
+    capacity = Capacity(slots=1, body_bytes=100, most_authenticating=1)
+    held = of(capacity, A)
+    refused = Reservation(capacity)
+    with pytest.raises(OverloadedError):
+        refused.take_slot(A)
+    refused.release()
+    with pytest.raises(OverloadedError):
+        held.reserve_body(101)
+    held.release()
+    assert (capacity.slots.in_use, capacity.body_bytes.in_use) == (0, 0)

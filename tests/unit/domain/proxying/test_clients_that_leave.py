@@ -1,0 +1,190 @@
+"""A client may go at any moment: every suspension of a call is cancelled here, one by one and then in pairs."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from harness.cancellation import Cut, Moment, Run, run_cut
+from harness.chat_scene import DISK_FULL, ChatScene, ScriptedStream, chat_request, event
+from ibex.domain.errors import ErrorCode, IbexError, ProviderUnavailableError
+from ibex.domain.proxying.provider import ProviderBody
+from ibex.domain.proxying.streaming import StreamedResponse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ibex.domain.proxying.proxy_request import IncomingRequest, ProxyResponse
+
+HEL = event(b'{"choices":[{"index":0,"delta":{"content":"Hel"},"finish_reason":null}]}')
+LO = event(b'{"choices":[{"index":0,"delta":{"content":"lo"},"finish_reason":"stop"}]}')
+USAGE = event(b'{"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":2,"total_tokens":7}}')
+DONE = event(b"[DONE]")
+BODY = b'{"choices":[{"index":0,"finish_reason":"stop","message":{"content":"Hello"}}]}'
+
+
+def buffered() -> ChatScene:
+    """A scene with a buffered answer."""
+    return ChatScene(ProviderBody(BODY), chat_request())
+
+
+def streamed() -> ChatScene:
+    """A scene with a streamed answer in three reads."""
+    return ChatScene(ScriptedStream([[HEL], [LO], [USAGE, DONE]]), chat_request(stream=True))
+
+
+def dying() -> ChatScene:
+    """A scene whose provider dies midway."""
+    return ChatScene(ScriptedStream([[HEL], ProviderUnavailableError()]), chat_request(stream=True))
+
+
+def refused() -> ChatScene:
+    """A scene whose provider cannot be reached."""
+    return ChatScene(ProviderUnavailableError(), chat_request())
+
+
+def unrecorded() -> ChatScene:
+    """A scene with a streamed answer and a journal whose disk is full."""
+    scene = streamed()
+    scene.journal.failure = DISK_FULL
+    return scene
+
+
+SCENES = {scene.__name__: scene for scene in (buffered, streamed, dying, refused, unrecorded)}
+
+
+@dataclass(slots=True)
+class Client:
+    """What a client got; it behaves as an HTTP adapter must: whatever happens to it, it closes its stream."""
+
+    scene: ChatScene
+    reply: ProxyResponse | None = None
+    received: bytes = b""
+    error: IbexError | None = None
+
+    async def run(self) -> None:
+        """Call, take the whole answer, close."""
+        call = self.scene.call()
+        try:
+            await self._run(call)
+        finally:
+            call.reservation.release()
+
+    async def _run(self, call: IncomingRequest) -> None:
+        try:
+            self.reply = await self.scene.use_case()(call)
+        finally:
+            assert self.scene.capacity.body_bytes.in_use == 0  # nothing needs the body any more
+        if not isinstance(self.reply, StreamedResponse):
+            return
+        try:
+            async for chunk in self.reply:
+                self.received += chunk
+        except IbexError as error:
+            self.error = error
+        finally:
+            await self.reply.aclose()
+
+
+async def cut_run(make: Callable[[], ChatScene], *cuts: Cut) -> tuple[Client, Run]:
+    """Run one client to its end or its cancellation, and let what must be recorded be recorded."""
+    client = Client(make())
+    run = await run_cut(client.run, *cuts)
+    await client.scene.recorder.drain()
+    return client, run
+
+
+def assert_nothing_is_left(client: Client, run: Run) -> None:
+    """Assert what holds however a call ended."""
+    scene = client.scene
+    assert run.complaints == []
+    assert (scene.capacity.authenticating, len(scene.capacity.slots), len(scene.capacity.body_bytes)) == (0, 0, 0)
+    assert run.tasks_left == []
+    assert len(scene.observer.exchanges) == 1
+    assert scene.journaled is (scene.exchange.caller is not None and scene.journal.failure is None)
+    assert scene.exchange.emitter_seq == (0 if scene.exchange.caller is None else 1)
+    upstream = scene.provider.answer
+    if isinstance(upstream, ScriptedStream):
+        assert upstream.closed == scene.provider.handed_out
+    assert scene.provider.cancelled + scene.provider.handed_out <= 1
+
+
+def assert_the_record_is_true(client: Client, run: Run) -> None:
+    """Assert that the exchange says complete only if the answer was, and otherwise whose fault it was."""
+    scene, exchange = client.scene, client.scene.exchange
+    assert exchange.reached_provider is bool(scene.provider.asked)
+    if exchange.is_complete:
+        assert exchange.error_code is None
+        assert exchange.summary.completion_hash is not None
+    else:
+        assert exchange.error_code in {ErrorCode.CLIENT_CLOSED_REQUEST, ErrorCode.PROVIDER_UNAVAILABLE}
+        assert b"[DONE]" not in client.received
+    if exchange.error_code is ErrorCode.CLIENT_CLOSED_REQUEST:
+        assert run.was_cancelled
+        assert exchange.status == 499
+
+
+@pytest.mark.parametrize("moment", Moment)
+@pytest.mark.parametrize("scene", SCENES)
+async def test_a_client_may_leave_at_every_suspension(scene: str, moment: Moment) -> None:
+    """However far a call had come: upstream is stopped, one exchange on record, no task left, no complaint."""
+    codes = set()
+    for suspension in itertools.count(1):
+        client, run = await cut_run(SCENES[scene], Cut(suspension, moment))
+        assert_nothing_is_left(client, run)
+        assert_the_record_is_true(client, run)
+        codes.add(client.scene.exchange.error_code)
+        if run.cuts_reached == 0:
+            break
+        assert run.was_cancelled
+
+    assert suspension > 8
+    assert ErrorCode.CLIENT_CLOSED_REQUEST in codes
+
+
+async def cuts_after(scene: Callable[[], ChatScene], first: int) -> int:
+    """Cut at ``first`` and at every suspension after it; return how many of these pairs there are."""
+    for second in itertools.count(first + 1):
+        client, run = await cut_run(scene, Cut(first), Cut(second))
+        assert_nothing_is_left(client, run)
+        assert_the_record_is_true(client, run)
+        if run.cuts_reached < 2:
+            return run.cuts_reached and second - first
+    raise AssertionError
+
+
+@pytest.mark.parametrize("scene", SCENES)
+async def test_a_client_may_be_cancelled_twice(scene: str) -> None:
+    """A second cancellation, while the first is being recorded or upstream closed, ends the waiting only."""
+    for first in itertools.count(1):
+        if not await cuts_after(SCENES[scene], first):
+            break
+
+    assert first > 8
+
+
+@pytest.mark.parametrize("scene", [buffered, streamed])
+async def test_a_call_that_is_left_alone_is_complete(scene: Callable[[], ChatScene]) -> None:
+    """The harness itself changes nothing: uncut, the same calls end well."""
+    client, run = await cut_run(scene)
+
+    assert_nothing_is_left(client, run)
+    assert client.scene.exchange.is_complete
+    assert not run.was_cancelled
+
+
+async def test_an_exchange_that_was_complete_stays_so_when_its_client_goes() -> None:
+    """Once [DONE] is being recorded the answer is whole: a client that goes then is not noted (ADR 0005)."""
+    outcomes = []
+    for suspension in itertools.count(1):
+        client, run = await cut_run(streamed, Cut(suspension))
+        if run.cuts_reached == 0:
+            break
+        outcomes.append(client.scene.exchange.is_complete)
+
+    assert outcomes == sorted(outcomes)
+    assert outcomes[0] is False
+    assert outcomes[-1] is True

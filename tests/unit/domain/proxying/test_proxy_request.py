@@ -1,0 +1,510 @@
+"""One chat completion, from a claim to an answer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import pytest
+
+from harness.chat_scene import (
+    AGENT,
+    BEARER,
+    DIRECTIVE,
+    DIRECTIVE_TEXT,
+    DISK_FULL,
+    ORG,
+    OTHER_AGENT,
+    OTHER_ORG,
+    REFUSAL_DELAY_S,
+    REQUEST_ID,
+    TOKEN,
+    TRACE_ID,
+    ChatScene,
+    ScriptedStream,
+    chat_request,
+    event,
+    principal,
+)
+from ibex.domain.errors import (
+    AgentNotAuthorizedError,
+    AgentSuspendedError,
+    AuthUnavailableError,
+    ErrorCode,
+    FieldCode,
+    FieldError,
+    IbexError,
+    InsufficientPermissionsError,
+    InvalidJsonError,
+    InvalidTokenError,
+    MissingAgentIdError,
+    MissingTokenError,
+    OverloadedError,
+    PayloadTooLargeError,
+    ProviderNotConfiguredError,
+    ProviderRateLimitedError,
+    ProviderRefusedError,
+    ProviderTimeoutError,
+    ProviderUnavailableError,
+    RateLimitedError,
+    Refusal,
+    ServiceDegradedError,
+    TooManyGuessesError,
+    TooManyLookupsError,
+    ValidationError,
+)
+from ibex.domain.identity.model import Agent, AgentStatus
+from ibex.domain.identity.permissions import READ_ONLY, Permission
+from ibex.domain.identity.rate_limits import RateLimitDecision
+from ibex.domain.ids import session_id
+from ibex.domain.proxying.admission import Credentials
+from ibex.domain.proxying.chat import ChatRequest, Usage
+from ibex.domain.proxying.provider import ProviderBody
+from ibex.domain.proxying.proxy_request import BufferedResponse, RefusedResponse
+from ibex.domain.proxying.refused_requests import RefusedRequests
+from ibex.domain.proxying.streaming import StreamedResponse
+from ibex.domain.record.exchange import Caller, DirectiveReceipt, Timings
+from ibex.domain.record.sessions import checkpoint_of
+from ibex.domain.record.traces import trace_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+BODY = (
+    b'{ "id": "c-1", "model": "gpt-4o-2024-08-06", "choices": [ {"index": 0, "finish_reason": "stop",'
+    b' "message": {"role": "assistant", "content": "Hi \\u00e4"} } ],'
+    b' "usage": {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18,'
+    b' "prompt_tokens_details": {"cached_tokens": 5}, "completion_tokens_details": {"reasoning_tokens": 2}} }\n'
+)
+ANSWER = ProviderBody(BODY, attempts=2, provider_request_id="req_1")
+WRONG_FIELD = FieldError("model", FieldCode.REQUIRED, "is required")
+
+
+def scene_of(answer: ProviderBody | Exception = ANSWER) -> ChatScene:
+    """Return a scene whose provider gives a buffered answer."""
+    return ChatScene(answer, chat_request())
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One reason for a refusal, and how far the request must have come."""
+
+    arrange: Callable[[ChatScene], object]
+    error: type[IbexError]
+    caller: Caller | None = None
+    body_read: bool = False
+    directive_asked: bool = False
+    provider_asked: bool = False
+
+
+WITH_TOKEN = Caller(ORG, TOKEN.token_id)
+WITH_AGENT = Caller(ORG, TOKEN.token_id, AGENT)
+
+
+def given(**answers: object) -> Callable[[ChatScene], None]:
+    """Return what gives the neighbours of these names these answers, and the scene these values."""
+
+    def arrange(scene: ChatScene) -> None:
+        for name, answer in answers.items():
+            neighbour = getattr(scene, name)
+            if hasattr(neighbour, "answer"):
+                neighbour.answer = answer
+            else:
+                setattr(scene, name, answer)
+
+    return arrange
+
+
+def claiming(
+    authorization: str | None = BEARER, agent_id: str | None = str(AGENT), org_id: str | None = None
+) -> Callable[[ChatScene], None]:
+    """Return what makes the client claim this."""
+    return given(credentials=Credentials(authorization, agent_id, org_id))
+
+
+def agent_is(status: AgentStatus) -> Callable[[ChatScene], None]:
+    """Return what gives the agent this status."""
+    return given(agents=Agent(AGENT, ORG, status))
+
+
+REFUSALS = {
+    "no authorization": Row(claiming(None), MissingTokenError),
+    "another scheme": Row(claiming("Basic dXNlcjpwYXNz"), MissingTokenError),
+    "an empty bearer": Row(claiming("Bearer "), MissingTokenError),
+    "garbage": Row(claiming("Bearer sk-something-else"), InvalidTokenError),
+    "a wrong checksum": Row(claiming(BEARER[:-1] + ("1" if BEARER[-1] == "0" else "0")), InvalidTokenError),
+    "a token that nobody has": Row(given(tokens=InvalidTokenError()), InvalidTokenError),
+    "a token that cannot be checked": Row(given(tokens=ServiceDegradedError()), ServiceDegradedError),
+    "another organization's path": Row(claiming(org_id=str(OTHER_ORG)), InsufficientPermissionsError, WITH_TOKEN),
+    "no permissions": Row(given(tokens=principal(permissions=Permission(0))), InsufficientPermissionsError, WITH_TOKEN),
+    "read only": Row(given(tokens=principal(permissions=READ_ONLY)), InsufficientPermissionsError, WITH_TOKEN),
+    "no agent": Row(claiming(agent_id=None), MissingAgentIdError, WITH_TOKEN),
+    "an agent that is no UUID": Row(claiming(agent_id="support"), ValidationError, WITH_TOKEN),
+    "an agent that the token is not bound to": Row(
+        given(tokens=principal(agent_id=OTHER_AGENT)), AgentNotAuthorizedError, WITH_TOKEN
+    ),
+    "an agent that the organization has not": Row(
+        given(agents=AgentNotAuthorizedError()), AgentNotAuthorizedError, WITH_TOKEN
+    ),
+    "an agent that cannot be checked": Row(given(agents=AuthUnavailableError()), AuthUnavailableError, WITH_TOKEN),
+    "a paused agent": Row(agent_is(AgentStatus.PAUSED), AgentSuspendedError, WITH_TOKEN),
+    "a suspended agent": Row(agent_is(AgentStatus.SUSPENDED), AgentSuspendedError, WITH_TOKEN),
+    "an archived agent": Row(agent_is(AgentStatus.ARCHIVED), AgentSuspendedError, WITH_TOKEN),
+    "a body that is no JSON": Row(given(body=InvalidJsonError()), InvalidJsonError, WITH_AGENT, body_read=True),
+    "a body that is too large": Row(
+        given(body=PayloadTooLargeError()), PayloadTooLargeError, WITH_AGENT, body_read=True
+    ),
+    "a body with a wrong field": Row(
+        given(body=ValidationError((WRONG_FIELD,))), ValidationError, WITH_AGENT, body_read=True
+    ),
+    "a session that cannot be called so": Row(
+        given(session_handle="spaces are not allowed"), ValidationError, WITH_AGENT, body_read=True
+    ),
+    "an empty session": Row(given(session_handle=""), ValidationError, WITH_AGENT, body_read=True),
+    "a model that nobody serves": Row(
+        given(body=chat_request(model="llama")), ProviderNotConfiguredError, WITH_AGENT, body_read=True
+    ),
+    "a directive that cannot be known": Row(
+        given(directives=ServiceDegradedError()),
+        ServiceDegradedError,
+        WITH_AGENT,
+        body_read=True,
+        directive_asked=True,
+    ),
+} | {
+    f"the provider fails with {type(error).__name__}": Row(
+        given(provider=error), type(error), WITH_AGENT, body_read=True, directive_asked=True, provider_asked=True
+    )
+    for error in (
+        ProviderUnavailableError(attempts=4),
+        ProviderTimeoutError(provider_request_id="req_9"),
+        ProviderRateLimitedError(retry_after_s=3),
+        ProviderRefusedError(Refusal.NOT_FOUND, provider_code="model_not_found"),
+    )
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+async def test_a_refusal_stops_where_it_is_found(name: str) -> None:
+    """Each refusal has its error, and nothing behind it was touched: neither body nor directive nor provider."""
+    row = REFUSALS[name]
+    scene = scene_of()
+    row.arrange(scene)
+
+    reply = await scene.use_case()(scene.call())
+
+    assert isinstance(reply, RefusedResponse)
+    assert type(reply.error) is row.error
+    assert (scene.body.reads, len(scene.directives.asked), len(scene.provider.asked)) == (
+        int(row.body_read),
+        int(row.directive_asked),
+        int(row.provider_asked),
+    )
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+async def test_a_refusal_is_on_record_as_far_as_the_caller_is_known(name: str) -> None:
+    """Without an organization nothing is written; with one, the exchange; with a provider asked, a checkpoint too."""
+    row = REFUSALS[name]
+    scene = scene_of()
+    row.arrange(scene)
+
+    await scene.use_case()(scene.call())
+
+    assert scene.journaled is (row.caller is not None)
+    assert scene.exchange.caller == row.caller
+    assert scene.exchange.error_code is row.error.code
+    assert not scene.exchange.is_complete
+    assert (scene.exchange.model is not None) is (row.directive_asked or row.provider_asked)  # once it is routed
+    assert (trace_of(scene.exchange) is not None) is (row.caller is not None)
+    assert (checkpoint_of(scene.exchange) is not None) is row.provider_asked
+
+
+async def test_a_caller_over_its_limit_is_refused_before_its_body_is_read() -> None:
+    """The request after the last allowed one is a 429 with a wait; the next minute is a new one."""
+    scene = scene_of()
+    scene.tokens.answer = principal(rate_limit_rpm=2)
+    complete = scene.use_case()
+
+    replies = [await complete(scene.call()) for _ in range(3)]
+
+    assert [type(reply) for reply in replies] == [BufferedResponse, BufferedResponse, RefusedResponse]
+    refusal = replies[2]
+    assert isinstance(refusal, RefusedResponse)
+    assert isinstance(refusal.error, RateLimitedError)
+    assert refusal.error.retry_after_s == 55
+    assert refusal.in_flight.rate_limit == RateLimitDecision(
+        allowed=False, limit=2, remaining=0, reset_unix_s=1_767_323_100, retry_after_s=55
+    )
+    assert scene.body.reads == len(scene.provider.asked) == 2
+    assert [s.exchange.emitter_seq for s in scene.observer.exchanges] == [1, 2, 3]
+
+    scene.clock.advance(timedelta(seconds=55))
+    assert isinstance(await complete(scene.call()), BufferedResponse)
+
+
+async def test_refusals_beyond_the_limit_of_refusals_are_delayed() -> None:
+    """After they are on record, so that no figure of theirs has the delay. Those within the limit are not delayed."""
+    scene = scene_of()
+    scene.refusals = RefusedRequests(default_rpm=2)
+    scene.tokens.answer = principal(rate_limit_rpm=2)
+    scene.credentials = Credentials(BEARER, str(OTHER_AGENT))
+    scene.agents.answer = AgentNotAuthorizedError()
+    complete = scene.use_case()
+
+    for number in range(1, 5):
+        assert isinstance(await complete(scene.call()), RefusedResponse)
+        assert len(scene.delays) == max(0, number - 2)
+
+    assert set(scene.delays) == {REFUSAL_DELAY_S}
+
+
+@pytest.mark.parametrize(
+    ("of_the_token", "error", "delays"),
+    [
+        (True, ServiceDegradedError(), []),
+        (True, TooManyGuessesError(), [REFUSAL_DELAY_S]),
+        (False, AuthUnavailableError(), []),
+        (False, TooManyLookupsError(), [REFUSAL_DELAY_S]),
+    ],
+)
+async def test_guesses_and_lookups_beyond_their_limit_are_delayed(
+    error: IbexError, delays: list[float], *, of_the_token: bool
+) -> None:
+    """An outage is not."""
+    scene = scene_of()
+    (scene.tokens if of_the_token else scene.agents).answer = error
+
+    assert isinstance(await scene.use_case()(scene.call()), RefusedResponse)
+    assert scene.delays == delays
+
+
+async def test_all_wrong_headers_and_fields_are_told_at_once() -> None:
+    """A client that sent a wrong session and a wrong field hears of both."""
+    scene = scene_of()
+    given(body=ValidationError((WRONG_FIELD,)), session_handle="no/slash")(scene)
+
+    reply = await scene.use_case()(scene.call())
+
+    assert isinstance(reply, RefusedResponse)
+    assert isinstance(reply.error, ValidationError)
+    assert [e.field for e in reply.error.field_errors] == ["X-IBEX-Session-ID", "model"]
+    assert scene.exchange.session is None
+
+
+async def test_a_buffered_answer_is_the_providers_bytes() -> None:
+    """The body is given back as the same object, and is on record by then."""
+    scene = scene_of()
+
+    reply = await scene.use_case()(scene.call())
+
+    assert isinstance(reply, BufferedResponse)
+    assert reply.body is BODY
+    assert scene.journaled
+
+
+async def test_everything_about_a_buffered_answer_is_on_record() -> None:
+    """The exchange holds the caller, the session, the routing, the usage, the hashes and how long it took."""
+    scene = scene_of()
+    scene.ends_session = True
+
+    await scene.use_case()(scene.call())
+
+    exchange = scene.exchange
+    assert (exchange.request_id, exchange.trace_id, exchange.caller) == (REQUEST_ID, TRACE_ID, WITH_AGENT)
+    assert exchange.session is not None
+    assert exchange.session.id == session_id(ORG, AGENT, "conversation-1")
+    assert (exchange.session.handle, exchange.session.ends) == ("conversation-1", True)
+    assert (exchange.model, exchange.provider, exchange.is_streaming) == ("gpt-4o", "openai", False)
+    assert (exchange.attempts, exchange.provider_request_id) == (2, "req_1")
+    assert exchange.summary.usage == Usage(11, 7, 18, 5, 2)
+    assert exchange.summary.model == "gpt-4o-2024-08-06"
+    assert exchange.summary.completion_hash == hashlib.sha256("Hi ä".encode()).hexdigest()
+    assert exchange.messages_hash == hashlib.sha256(chat_request().raw_messages).hexdigest()
+    assert exchange.directive == DirectiveReceipt(DIRECTIVE.version_id, 3, DIRECTIVE.sha256)
+    assert (exchange.status, exchange.error_code, exchange.is_complete) == (200, None, True)
+    assert exchange.reached_provider
+    assert exchange.emitter_seq == 1
+
+
+async def test_the_directive_is_the_first_thing_that_the_provider_reads() -> None:
+    """The provider gets the directive before the client's messages, whose bytes are all there."""
+    scene = scene_of()
+
+    await scene.use_case()(scene.call())
+
+    (asked,) = scene.provider.asked
+    first, *others = json.loads(asked.body)["messages"]
+    assert first == {"role": "system", "content": DIRECTIVE_TEXT}
+    assert others == [json.loads(message.raw) for message in chat_request().messages]
+    assert chat_request().messages[0].raw in asked.body
+
+
+async def test_without_a_directive_the_body_goes_on_untouched() -> None:
+    """A buffered request of an agent without a directive reaches the provider as the very object that came."""
+    scene = scene_of()
+    scene.directives.answer = None
+
+    reply = await scene.use_case()(scene.call())
+
+    assert isinstance(scene.body.answer, ChatRequest)
+    assert scene.provider.asked[0].body is scene.body.answer.body
+    assert reply.in_flight.directive is None
+    assert scene.exchange.directive is None
+
+
+@pytest.mark.parametrize(
+    ("reports_usage", "client_asked", "asked_upstream"), [(True, None, True), (True, False, True), (False, None, False)]
+)
+async def test_usage_is_asked_for_on_every_stream_of_a_provider_that_has_it(
+    *, reports_usage: bool, client_asked: bool | None, asked_upstream: bool
+) -> None:
+    """The provider is asked for usage, also against the client's own word; never one that refuses the option."""
+    scene = ChatScene(ScriptedStream([]), chat_request(stream=True, include_usage=client_asked))
+    scene.provider.reports_stream_usage = reports_usage
+
+    reply = await scene.use_case()(scene.call())
+
+    assert isinstance(reply, StreamedResponse)
+    await reply.aclose()
+    (asked,) = scene.provider.asked
+    sent = json.loads(asked.body).get("stream_options")
+    assert sent == ({"include_usage": True} if asked_upstream else None)
+
+
+async def test_a_request_without_a_session_gets_one() -> None:
+    """The generated handle is a UUID, which the client is told, and each request has its own."""
+    scene = scene_of()
+    scene.session_handle = None
+    complete = scene.use_case()
+
+    replies = [await complete(scene.call()) for _ in range(2)]
+
+    handles = [reply.in_flight.session.handle for reply in replies if reply.in_flight.session]
+    assert len(set(handles)) == 2
+    assert all(UUID(handle).version == 7 for handle in handles)
+
+
+async def test_a_bound_token_needs_no_agent_header() -> None:
+    """The agent that a token is bound to is the default."""
+    scene = scene_of()
+    scene.tokens.answer = principal(agent_id=AGENT)
+    scene.credentials = Credentials(BEARER)
+
+    assert isinstance(await scene.use_case()(scene.call()), BufferedResponse)
+    assert scene.exchange.caller == WITH_AGENT
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"<html>busy</html>", b"[]", b'{"error": {"message": "secret words", "type": "server_error"}}', b"\xff"],
+)
+async def test_a_200_that_is_no_completion_is_a_failure_of_the_provider(body: bytes) -> None:
+    """It is refused as PROVIDER_UNAVAILABLE, with the request id and the attempts, and none of its text."""
+    scene = scene_of(ProviderBody(body, attempts=3, provider_request_id="req_7"))
+
+    reply = await scene.use_case()(scene.call())
+
+    assert isinstance(reply, RefusedResponse)
+    assert isinstance(reply.error, ProviderUnavailableError)
+    assert "secret" not in repr(reply.error)
+    assert (scene.exchange.attempts, scene.exchange.provider_request_id) == (3, "req_7")
+    assert scene.exchange.reached_provider
+
+
+@pytest.mark.parametrize(("attempts", "reached"), [(0, False), (2, True)])
+async def test_who_finds_no_way_to_the_provider_has_not_reached_it(attempts: int, *, reached: bool) -> None:
+    """Unless an earlier try had; the turn is on record only where the provider may have seen it."""
+    scene = scene_of(OverloadedError(retry_after_s=1, attempts=attempts))
+
+    reply = await scene.use_case()(scene.call())
+
+    assert isinstance(reply, RefusedResponse)
+    assert isinstance(reply.error, OverloadedError)
+    assert (scene.exchange.attempts, scene.exchange.reached_provider) == (attempts, reached)
+
+
+async def test_what_a_failed_provider_says_of_itself_is_on_record() -> None:
+    """Attempts and the provider's request id of an error reach the exchange."""
+    scene = scene_of(ProviderTimeoutError(attempts=4, provider_request_id="req_5"))
+
+    await scene.use_case()(scene.call())
+
+    assert (scene.exchange.attempts, scene.exchange.provider_request_id) == (4, "req_5")
+
+
+async def test_a_bug_is_raised_and_on_record_as_one() -> None:
+    """An exception that is no refusal goes to the caller as it is; the exchange says INTERNAL_ERROR."""
+    scene = scene_of()
+    scene.directives.answer = RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        await scene.use_case()(scene.call())
+
+    assert scene.journaled
+    assert scene.exchange.error_code is ErrorCode.INTERNAL_ERROR
+
+
+async def test_a_journal_that_is_down_does_not_touch_the_answer() -> None:
+    """The client gets its answer; observers hear that the exchange was not kept."""
+    scene = scene_of()
+    scene.journal.failure = DISK_FULL
+
+    reply = await scene.use_case()(scene.call())
+
+    assert isinstance(reply, BufferedResponse)
+    assert not scene.journaled
+    assert scene.exchange.is_complete
+
+
+async def test_stages_are_timed_apart() -> None:
+    """Only what is inside a stage counts for it, and the provider's time is not the proxy's."""
+    scene = scene_of()
+    scene.tokens.on_asked = partial(scene.clock.advance, timedelta(milliseconds=1))
+    scene.agents.on_asked = partial(scene.clock.advance, timedelta(milliseconds=2))
+    scene.rate_limiter.on_asked = partial(scene.clock.advance, timedelta(milliseconds=3))
+    scene.body.on_asked = partial(scene.clock.advance, timedelta(milliseconds=4))
+    scene.directives.on_asked = partial(scene.clock.advance, timedelta(milliseconds=5))
+    scene.provider.on_asked = partial(scene.clock.advance, timedelta(milliseconds=100))
+
+    await scene.use_case()(scene.call())
+
+    assert scene.exchange.timings == Timings(
+        auth_ns=3_000_000,
+        rate_limit_ns=3_000_000,
+        directive_ns=5_000_000,
+        inject_ns=0,
+        provider_ttfb_ns=100_000_000,
+        overhead_ns=15_000_000,
+        total_ns=115_000_000,
+    )
+    assert scene.exchange.completed_at - scene.exchange.requested_at == timedelta(milliseconds=115)
+
+
+async def test_a_clock_that_is_set_back_makes_no_negative_span() -> None:
+    """An exchange never ends before it began, whatever the wall clock says."""
+    scene = scene_of()
+    scene.provider.on_asked = partial(scene.clock.set, scene.clock.now() - timedelta(hours=1))
+
+    await scene.use_case()(scene.call())
+
+    assert scene.exchange.completed_at == scene.exchange.requested_at
+
+
+async def test_nothing_that_a_call_holds_is_shown_in_a_repr() -> None:
+    """Neither token nor text is in the repr of a call, its answer or its exchange in flight."""
+    scene = scene_of()
+    call = scene.call()
+
+    reply = await scene.use_case()(call)
+
+    for shown in (repr(call), repr(reply), repr(scene.exchange), repr(ScriptedStream([[event(BODY)]]).reads)):
+        assert TOKEN.reveal()[-49:] not in shown
+        assert "Hello" not in shown
+        assert "Hi " not in shown
+        assert DIRECTIVE_TEXT not in shown

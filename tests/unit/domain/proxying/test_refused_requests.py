@@ -1,0 +1,148 @@
+"""Which refusals count, and when an organization has had enough of them."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+
+from harness.chat_scene import ORG, OTHER_ORG
+from ibex.adapters.memory.clock import ManualClock
+from ibex.domain import errors
+from ibex.domain.errors import (
+    AgentNotAuthorizedError,
+    ErrorCode,
+    IbexError,
+    InternalError,
+    InvalidTokenError,
+    OverloadedError,
+    ProviderError,
+    ProviderRateLimitedError,
+    ProviderRefusedError,
+    RateLimitedError,
+    Refusal,
+    ServiceDegradedError,
+    ValidationError,
+)
+from ibex.domain.proxying.refused_requests import DEFAULT_WHEN_UNLIMITED, RefusedRequests, is_refusal, seconds_left
+from ibex.domain.record.exchange import Caller
+from ibex.domain.record.in_flight import InFlightExchange
+
+UNKNOWN_AGENT = AgentNotAuthorizedError()
+NOT_COUNTED = {
+    ErrorCode.MISSING_TOKEN,
+    ErrorCode.INVALID_TOKEN,
+    ErrorCode.CLIENT_CLOSED_REQUEST,
+    ErrorCode.INTERNAL_ERROR,
+    ErrorCode.SERVICE_DEGRADED,
+    ErrorCode.AUTH_UNAVAILABLE,
+    ErrorCode.PROVIDER_UNAVAILABLE,
+    ErrorCode.PROVIDER_TIMEOUT,
+}
+
+
+def notes_of(clock: ManualClock, org_id: UUID = ORG, limit: int = 3) -> InFlightExchange:
+    """Return the exchange in flight of a request whose organization is known."""
+    in_flight = InFlightExchange.begin(clock, UUID(int=1), "t" * 32)
+    in_flight.caller = Caller(org_id, UUID(int=2))
+    in_flight.limit_rpm = limit
+    return in_flight
+
+
+def refuse(refused: RefusedRequests, clock: ManualClock, org_id: UUID = ORG, limit: int = 3) -> bool | None:
+    """Count one refusal, and return whether it is beyond the bound."""
+    in_flight = notes_of(clock, org_id, limit)
+    refused.note(in_flight, UNKNOWN_AGENT)
+    return in_flight.is_excess_refusal
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [k for k in vars(errors).values() if isinstance(k, type) and issubclass(k, IbexError) and k is not IbexError],
+)
+def test_which_errors_are_refusals(kind: type[IbexError]) -> None:
+    """What the client or its organization did, decided by the proxy; no outage, no bug, nothing of the provider's."""
+    if kind is ValidationError:
+        error: IbexError = ValidationError(())
+    elif kind is ProviderRefusedError:
+        error = ProviderRefusedError(Refusal.BAD_REQUEST)
+    else:
+        error = kind()
+
+    assert is_refusal(error) == (kind.code not in NOT_COUNTED and not issubclass(kind, ProviderError))
+
+
+def test_an_organization_has_as_many_refusals_as_its_limit() -> None:
+    """The next ones are excess, until the minute is over; another organization has its own."""
+    clock, refused = ManualClock(), RefusedRequests(default_rpm=600)
+
+    assert [refuse(refused, clock) for _ in range(5)] == [False, False, False, True, True]
+    assert refused.is_beyond(ORG, clock.now())
+    assert refuse(refused, clock, OTHER_ORG) is False
+    assert not refused.is_beyond(OTHER_ORG, clock.now())
+    clock.advance(timedelta(minutes=1))
+    assert not refused.is_beyond(ORG, clock.now())
+    assert refuse(refused, clock) is False
+
+
+@pytest.mark.parametrize(("default_rpm", "bound"), [(2, 2), (0, DEFAULT_WHEN_UNLIMITED)])
+def test_an_unlimited_organization_has_the_defaults_refusals(default_rpm: int, bound: int) -> None:
+    """And 600 a minute where the default is unlimited too: what is refused is bounded everywhere."""
+    clock, refused = ManualClock(), RefusedRequests(default_rpm=default_rpm)
+
+    assert [refuse(refused, clock, limit=0) for _ in range(bound + 1)] == [False] * bound + [True]
+
+
+def test_a_refusal_counts_once_however_often_it_is_noted() -> None:
+    """The admission notes it, and so does the use case around it."""
+    clock, refused = ManualClock(), RefusedRequests(default_rpm=600)
+    in_flight = notes_of(clock, limit=1)
+    for _ in range(3):
+        refused.note(in_flight, UNKNOWN_AGENT)
+
+    assert in_flight.is_excess_refusal is False
+
+
+@pytest.mark.parametrize(
+    "error", [InvalidTokenError(), InternalError(), ServiceDegradedError(), ProviderRateLimitedError()]
+)
+def test_other_errors_do_not_count(error: IbexError) -> None:
+    """Nor does the refusal of a request whose organization is not known."""
+    clock, refused = ManualClock(), RefusedRequests(default_rpm=600)
+    in_flight = notes_of(clock, limit=1)
+    refused.note(in_flight, error)
+    stranger = InFlightExchange.begin(clock, UUID(int=1), "t" * 32)
+    refused.note(stranger, RateLimitedError())
+
+    assert (in_flight.is_excess_refusal, stranger.is_excess_refusal, refused.beyond) == (None, None, {})
+
+
+def test_the_count_over_the_limit_is_kept_while_it_holds() -> None:
+    """Only beyond the bound and in the same minute, and no longer than the last count is over the limit."""
+    clock, refused = ManualClock(), RefusedRequests(default_rpm=600)
+    refused.requests_counted(ORG, clock.now(), 9, allowed=False)
+    assert refused.requests_over_limit(ORG, clock.now()) == 0
+    for _ in range(3):
+        refuse(refused, clock)
+
+    refused.requests_counted(ORG, clock.now(), 9, allowed=False)
+    assert refused.requests_over_limit(ORG, clock.now()) == 9
+    refused.requests_counted(ORG, clock.now(), 1, allowed=True)
+    assert refused.requests_over_limit(ORG, clock.now()) == 0
+    refused.requests_counted(ORG, clock.now(), 9, allowed=False)
+    clock.advance(timedelta(minutes=1))
+    assert refused.requests_over_limit(ORG, clock.now()) == 0
+
+
+def test_overload_of_an_organization_is_a_refusal() -> None:
+    """A flood beyond its slots leaves as few rows as one beyond its limit."""
+    assert is_refusal(OverloadedError(retry_after_s=1))
+
+
+def test_what_is_left_of_a_minute_is_at_least_a_second() -> None:
+    """And a whole minute at its begin."""
+    clock = ManualClock()
+    begin = clock.now().replace(second=0, microsecond=0)
+    assert seconds_left(begin) == 60
+    assert seconds_left(begin + timedelta(seconds=59, microseconds=999_999)) == 1

@@ -1,0 +1,331 @@
+"""A streamed answer on its way to the client."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+
+from harness.chat_scene import DISK_FULL, ChatScene, ScriptedStream, chat_request, event
+from ibex.domain.errors import (
+    ErrorCode,
+    IbexError,
+    ProviderTimeoutError,
+    ProviderUnavailableError,
+)
+from ibex.domain.proxying.chat import Usage
+from ibex.domain.proxying.provider import StreamEvent
+from ibex.domain.proxying.streaming import StreamedResponse
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+ROLE = event(b'{"choices":[{"index":0,"delta":{"role":"assistant"},"finish_reason":null}],"usage":null}')
+HEL = event(b'{"choices":[{"index":0,"delta":{"content":"Hel"},"finish_reason":null}],"usage":null}')
+LO = event(b'{"choices":[{"index":0,"delta":{"content":"lo"},"finish_reason":null}],"usage":null}')
+STOP = event(b'{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}],"usage":null}')
+USAGE = event(b'{"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":2,"total_tokens":7}}')
+ERROR = event(b'{"error":{"message":"overloaded","type":"server_error"}}')
+DONE = event(b"[DONE]")
+COMMENT = StreamEvent(b": keep-alive\n\n")
+LATE = event(b'{"late":true}')
+
+HELLO_HASH = hashlib.sha256(b"Hello").hexdigest()
+
+
+def scene_of(*reads: Sequence[StreamEvent] | Exception, include_usage: bool | None = None) -> ChatScene:
+    """Return a scene whose provider streams these reads."""
+    return ChatScene(ScriptedStream(reads, attempts=2), chat_request(stream=True, include_usage=include_usage))
+
+
+async def started(scene: ChatScene) -> StreamedResponse:
+    """Return the stream that the scene's client is answered with."""
+    reply = await scene.use_case()(scene.call())
+    assert isinstance(reply, StreamedResponse)
+    return reply
+
+
+async def received(scene: ChatScene) -> tuple[list[bytes], IbexError | None]:
+    """Return what a client that stays to the end gets, and the error that it must hear of."""
+    stream = await started(scene)
+    chunks = []
+    try:
+        async for chunk in stream:
+            chunks.append(chunk)  # noqa: PERF401 - what came before an error counts too
+    except IbexError as error:
+        return chunks, error
+    finally:
+        await stream.aclose()
+    return chunks, None
+
+
+def raw(*events: StreamEvent) -> bytes:
+    """Return the bytes of events."""
+    return b"".join(e.raw for e in events)
+
+
+async def test_events_are_forwarded_as_they_came_read_by_read() -> None:
+    """Each read is one chunk of exactly the provider's bytes, comments and what is no event included."""
+    garbage = StreamEvent(b"data: {nonsense\r\n\r\n", b"{nonsense")
+    scene = scene_of([ROLE, HEL], [COMMENT], [garbage], [LO, STOP], [DONE])
+
+    chunks, error = await received(scene)
+
+    assert chunks == [raw(ROLE, HEL), raw(COMMENT), raw(garbage), raw(LO, STOP), raw(DONE)]
+    assert error is None
+
+
+async def test_everything_about_a_stream_is_on_record() -> None:
+    """A stream's exchange holds usage, hash, finish reason, attempts and the provider's request id."""
+    scene = scene_of([ROLE, HEL], [LO, STOP], [USAGE, DONE])
+
+    await received(scene)
+
+    exchange = scene.exchange
+    assert scene.journaled
+    assert exchange.summary.usage == Usage(5, 2, 7)
+    assert exchange.summary.completion_hash == HELLO_HASH
+    assert exchange.summary.finish_reason == "stop"
+    assert (exchange.attempts, exchange.provider_request_id) == (2, "req_stream")
+    assert (exchange.status, exchange.error_code) == (200, None)
+    assert exchange.is_complete
+    assert exchange.is_streaming
+
+
+@pytest.mark.parametrize(("include_usage", "hidden"), [(None, True), (False, True), (True, False)])
+async def test_the_usage_event_is_hidden_from_who_had_not_asked_for_it(
+    *, include_usage: bool | None, hidden: bool
+) -> None:
+    """The final usage chunk reaches only a client that asked for it; it is on record in any case."""
+    scene = scene_of([HEL, STOP], [USAGE], [DONE], include_usage=include_usage)
+
+    chunks, _ = await received(scene)
+
+    assert b"".join(chunks) == (raw(HEL, STOP, DONE) if hidden else raw(HEL, STOP, USAGE, DONE))
+    assert b"" not in chunks
+    assert scene.exchange.summary.usage.total_tokens == 7
+
+
+async def test_a_provider_that_was_not_asked_for_usage_has_nothing_hidden() -> None:
+    """Where the option is switched off, what looks like a usage chunk is the provider's own and goes on."""
+    scene = scene_of([HEL, STOP, USAGE, DONE])
+    scene.provider.reports_stream_usage = False
+
+    chunks, _ = await received(scene)
+
+    assert chunks == [raw(HEL, STOP, USAGE, DONE)]
+
+
+async def test_an_event_with_usage_and_a_choice_is_never_hidden() -> None:
+    """Servers that put usage into the last chunk of text lose none of it."""
+    both = event(b'{"choices":[{"index":0,"delta":{"content":"!"},"finish_reason":"stop"}],"usage":{"total_tokens":3}}')
+    scene = scene_of([both, DONE])
+
+    chunks, _ = await received(scene)
+
+    assert chunks == [raw(both, DONE)]
+    assert scene.exchange.summary.usage.total_tokens == 3
+
+
+async def test_done_is_sent_only_when_the_exchange_is_in_the_journal() -> None:
+    """Up to the chunk before [DONE] nothing is on record; with [DONE] in the client's hand it is."""
+    scene = scene_of([HEL, STOP], [DONE])
+    stream = await started(scene)
+
+    assert await anext(stream) == raw(HEL, STOP)
+    assert not scene.journal.kept
+    assert await anext(stream) == raw(DONE)
+    assert len(scene.journal.kept) == 1
+    await stream.aclose()
+
+
+async def test_nothing_is_forwarded_after_done() -> None:
+    """What a provider says after [DONE], in the same read or a later one, is neither sent nor read."""
+    scene = scene_of([HEL, STOP, DONE, LATE], [LATE])
+
+    chunks, error = await received(scene)
+
+    assert chunks == [raw(HEL, STOP, DONE)]
+    assert error is None
+    upstream = scene.provider.answer
+    assert isinstance(upstream, ScriptedStream)
+    assert (upstream.given, upstream.closed) == (1, 1)
+
+
+async def test_a_clean_end_after_a_finish_reason_is_a_good_one() -> None:
+    """A server that never says [DONE] has answered all the same (ADR 0006)."""
+    scene = scene_of([HEL, LO], [STOP])
+
+    chunks, error = await received(scene)
+
+    assert (chunks, error) == ([raw(HEL, LO), raw(STOP)], None)
+    assert scene.exchange.is_complete
+    assert scene.exchange.summary.completion_hash == HELLO_HASH
+
+
+@pytest.mark.parametrize("reads", [([HEL, LO],), ([COMMENT],), ()])
+async def test_an_end_without_a_finish_reason_is_a_failure(reads: tuple[Sequence[StreamEvent], ...]) -> None:
+    """What came is delivered, then the error; attempts and request id, known from the headers, stay on record."""
+    scene = scene_of(*reads)
+
+    chunks, error = await received(scene)
+
+    assert chunks == [raw(*read) for read in reads]
+    assert isinstance(error, ProviderUnavailableError)
+    assert not scene.exchange.is_complete
+    assert scene.exchange.error_code is ErrorCode.PROVIDER_UNAVAILABLE
+    assert (scene.exchange.attempts, scene.exchange.provider_request_id) == (2, "req_stream")
+
+
+@pytest.mark.parametrize("failure", [ProviderUnavailableError(), ProviderTimeoutError()])
+async def test_a_provider_that_dies_midway_is_told_of_after_what_it_said(failure: IbexError) -> None:
+    """Text that came is delivered and hashed; then the error is raised, once, the exchange being on record."""
+    scene = scene_of([HEL, LO], failure)
+    stream = await started(scene)
+
+    assert await anext(stream) == raw(HEL, LO)
+    with pytest.raises(type(failure)) as raised:
+        await anext(stream)
+    assert raised.value is failure
+    assert len(scene.journal.kept) == 1
+    with pytest.raises(StopAsyncIteration):
+        await anext(stream)
+    await stream.aclose()
+
+    assert scene.exchange.error_code is failure.code
+    assert scene.exchange.summary.completion_hash == HELLO_HASH
+    assert (scene.exchange.attempts, scene.exchange.provider_request_id) == (2, "req_stream")
+
+
+@pytest.mark.parametrize("ending", [[DONE], [], ProviderUnavailableError()])
+async def test_an_error_in_band_is_forwarded_and_a_failure(
+    ending: Sequence[StreamEvent] | Exception,
+) -> None:
+    """The provider's own error event is all that the client hears, however the stream ends after it."""
+    scene = scene_of([HEL, STOP], [ERROR], ending)
+
+    chunks, error = await received(scene)
+
+    assert b"".join(chunks).startswith(raw(HEL, STOP, ERROR))
+    assert error is None
+    assert not scene.exchange.is_complete
+    assert scene.exchange.error_code is ErrorCode.PROVIDER_UNAVAILABLE
+
+
+async def test_a_failure_after_a_finish_reason_is_a_failure() -> None:
+    """A connection that breaks rather than ends leaves no complete answer, although a finish reason had come."""
+    scene = scene_of([HEL, STOP], ProviderUnavailableError())
+
+    _, error = await received(scene)
+
+    assert isinstance(error, ProviderUnavailableError)
+    assert not scene.exchange.is_complete
+
+
+async def test_a_bug_of_the_adapter_is_raised_and_on_record_as_one() -> None:
+    """An exception that the port does not know goes on as it is; the exchange says INTERNAL_ERROR."""
+    scene = scene_of([HEL], RuntimeError("a bug"))
+    stream = await started(scene)
+
+    await anext(stream)
+    with pytest.raises(RuntimeError, match="a bug"):
+        await anext(stream)
+    await stream.aclose()
+
+    assert scene.exchange.error_code is ErrorCode.INTERNAL_ERROR
+
+
+async def test_a_client_that_leaves_midway_is_recorded_as_gone() -> None:
+    """Closing early stops the provider, and records what had come under 499."""
+    scene = scene_of([HEL, LO], [STOP], [DONE])
+    stream = await started(scene)
+    await anext(stream)
+
+    await stream.aclose()
+
+    upstream = scene.provider.answer
+    assert isinstance(upstream, ScriptedStream)
+    assert upstream.closed == 1
+    assert scene.journaled
+    assert (scene.exchange.status, scene.exchange.error_code) == (499, ErrorCode.CLIENT_CLOSED_REQUEST)
+    assert scene.exchange.summary.completion_hash == HELLO_HASH
+    assert not scene.exchange.is_complete
+
+
+async def test_closing_twice_closes_once() -> None:
+    """A second aclose() finds everything done; so does iterating on."""
+    scene = scene_of([HEL], [DONE])
+    stream = await started(scene)
+
+    await stream.aclose()
+    await stream.aclose()
+
+    upstream = scene.provider.answer
+    assert isinstance(upstream, ScriptedStream)
+    assert upstream.closed == 1
+    assert len(scene.observer.exchanges) == 1
+    assert [chunk async for chunk in stream] == []
+
+
+async def test_a_provider_that_cannot_be_closed_leaves_the_exchange_on_record() -> None:
+    """Whatever goes wrong in closing upstream is reported, and the turn of the client that left is not lost."""
+    scene = scene_of([HEL], [DONE])
+    stream = await started(scene)
+    upstream = scene.provider.answer
+    assert isinstance(upstream, ScriptedStream)
+    upstream.close_failure = RuntimeError("a bug")
+    reports: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reports.append(context))
+
+    await stream.aclose()
+
+    assert scene.journaled
+    assert [report["exception"] for report in reports] == [upstream.close_failure]
+
+
+async def test_a_journal_that_is_down_does_not_touch_the_stream() -> None:
+    """The client gets all of it and [DONE]; observers hear that the exchange was not kept."""
+    scene = scene_of([HEL, STOP], [DONE])
+    scene.journal.failure = DISK_FULL
+
+    chunks, error = await received(scene)
+
+    assert (chunks, error) == ([raw(HEL, STOP), raw(DONE)], None)
+    assert not scene.journaled
+
+
+async def test_draining_waits_for_a_stream_that_is_being_closed() -> None:
+    """A shut-down that begins while an abandoned stream still closes upstream loses nothing of it."""
+    scene = scene_of([HEL], [DONE])
+    stream = await started(scene)
+    upstream = scene.provider.answer
+    assert isinstance(upstream, ScriptedStream)
+    upstream.pauses_in_closing = 9
+    leaving = asyncio.create_task(stream.aclose())
+    await asyncio.sleep(0)
+    leaving.cancel()
+    await asyncio.wait([leaving])
+
+    assert not upstream.closed
+    await scene.recorder.drain()
+
+    assert scene.journaled
+
+
+async def test_the_first_byte_and_the_last_are_timed() -> None:
+    """Time to first byte ends with the first read, overhead leaves out the whole time of the provider's stream."""
+    scene = scene_of([HEL], [STOP, DONE])
+    scene.provider.on_asked = partial(scene.clock.advance, timedelta(milliseconds=250))
+    stream = await started(scene)
+    await anext(stream)
+    scene.clock.advance(timedelta(milliseconds=30))
+    await anext(stream)
+    scene.clock.advance(timedelta(milliseconds=999))
+    await stream.aclose()
+
+    timings = scene.exchange.timings
+    assert (timings.provider_ttfb_ns, timings.total_ns, timings.overhead_ns) == (250_000_000, 280_000_000, 0)

@@ -1,0 +1,449 @@
+"""Carrying exchanges from the journal to a sink."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import pytest
+
+from harness.exchanges import a_refusal, an_exchange
+from ibex.adapters.memory.clock import ManualClock
+from ibex.adapters.memory.journal import InMemoryJournal
+from ibex.adapters.memory.observers import DeadLettered, Delivered, DeliveryFailed, RecordingObserver
+from ibex.domain.record import delivery
+from ibex.domain.record.delivery import (
+    BATCH_ROWS,
+    LINGER_S,
+    ROWS_PER_PIECE,
+    CheckpointDelivery,
+    DeliverExchanges,
+    TraceDelivery,
+)
+from ibex.domain.record.journal import Batch, JournalUnavailableError, Sink
+from ibex.domain.record.sessions import SinkRefusedError, SinkUnavailableError, checkpoint_of
+from ibex.domain.record.traces import trace_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ibex.domain.record.exchange import Exchange
+    from ibex.domain.record.sessions import Checkpoint
+    from ibex.domain.record.traces import Trace
+
+
+@dataclass(slots=True)
+class ScriptedSink:
+    """A ``SessionStore`` and a ``TraceSink`` that fail as often as they are told to."""
+
+    failures: list[BaseException] = field(default_factory=list)
+    checkpoints: list[list[Checkpoint]] = field(default_factory=list)
+    traces: list[tuple[list[Trace], str]] = field(default_factory=list)
+    on_asked: Callable[[], object] = lambda: None
+    calls: int = 0
+    taken: asyncio.Queue[int] = field(default_factory=asyncio.Queue)
+
+    async def append(self, checkpoints: Sequence[Checkpoint]) -> None:
+        """Take checkpoints, or fail."""
+        self._fail()
+        self.checkpoints.append(list(checkpoints))
+        self.taken.put_nowait(len(checkpoints))
+
+    async def write(self, traces: Sequence[Trace], batch_token: str) -> None:
+        """Take traces, or fail."""
+        self._fail()
+        self.traces.append((list(traces), batch_token))
+
+    def _fail(self) -> None:
+        self.calls += 1
+        self.on_asked()
+        if self.failures:
+            raise self.failures.pop(0)
+
+
+class Belt:
+    """A delivery with its journal, sink and observer; its sleeps are noted, and end when ``wake`` is set."""
+
+    def __init__(self, *failures: BaseException, jitter: float = 0.0) -> None:
+        self.clock = ManualClock()
+        self.journal = InMemoryJournal()
+        self.sink = ScriptedSink(list(failures))
+        self.observer = RecordingObserver()
+        self.slept: list[float] = []
+        self.asleep = asyncio.Event()
+        self.wake = asyncio.Event()
+        self.wake.set()
+        self.sleeps_until_cancelled = 1_000
+        self._jitter = jitter
+
+    def delivery(self, sink: Sink = Sink.CHECKPOINTS) -> DeliverExchanges:
+        """Return the use case for one of the sinks."""
+        return DeliverExchanges(
+            self.journal,
+            CheckpointDelivery(self.sink) if sink is Sink.CHECKPOINTS else TraceDelivery(self.sink),
+            self.observer,
+            self.clock,
+            jitter=lambda: self._jitter,
+            sleep=self._sleep,
+        )
+
+    async def fill(self, count: int, first: int = 1) -> list[Exchange]:
+        """Put so many exchanges into the journal."""
+        exchanges = [an_exchange(id=UUID(int=1_000 + i), emitter_seq=i) for i in range(first, first + count)]
+        for exchange in exchanges:
+            await self.journal.append(exchange)
+        return exchanges
+
+    async def run(self, sleeps: int) -> None:
+        """Run the delivery of checkpoints, cancelled at its so-manieth sleep."""
+        self.sleeps_until_cancelled = sleeps
+        task = asyncio.create_task(self.delivery().run())
+        await asyncio.wait([task])
+        assert task.cancelled()
+
+    async def _sleep(self, duration_s: float) -> None:
+        self.slept.append(duration_s)
+        if len(self.slept) == self.sleeps_until_cancelled:
+            raise asyncio.CancelledError
+        self.asleep.set()
+        await asyncio.sleep(0)
+        await self.wake.wait()
+
+
+async def test_checkpoints_go_to_the_store_in_order() -> None:
+    """A batch is stored, then acknowledged; then there is nothing more."""
+    belt = Belt()
+    exchanges = await belt.fill(3)
+    delivery = belt.delivery()
+
+    assert await delivery.deliver_next() is True
+    assert belt.sink.checkpoints == [[checkpoint_of(exchange) for exchange in exchanges]]
+    assert belt.journal.depth(Sink.CHECKPOINTS) == 0
+    assert await delivery.deliver_next() is None
+
+
+async def test_traces_go_with_their_batchs_token() -> None:
+    """The token is what makes the same batch count once."""
+    belt = Belt()
+    exchanges = await belt.fill(2)
+    batch = await belt.journal.next_batch(Sink.TRACES, BATCH_ROWS)
+    assert batch is not None
+
+    assert await belt.delivery(Sink.TRACES).deliver_next() is True
+    assert belt.sink.traces == [([trace_of(exchange) for exchange in exchanges], batch.token)]
+
+
+async def test_each_sink_goes_at_its_own_pace() -> None:
+    """What one sink has taken is still there for the other."""
+    belt = Belt()
+    await belt.fill(2)
+
+    await belt.delivery(Sink.CHECKPOINTS).deliver_next()
+
+    assert (belt.journal.depth(Sink.CHECKPOINTS), belt.journal.depth(Sink.TRACES)) == (0, 2)
+    await belt.delivery(Sink.TRACES).deliver_next()
+    assert belt.journal.depth(Sink.TRACES) == 0
+
+
+@pytest.mark.parametrize(("sink", "caller_known"), [(Sink.CHECKPOINTS, True), (Sink.TRACES, False)])
+async def test_a_batch_without_rows_is_acknowledged_unsent(sink: Sink, *, caller_known: bool) -> None:
+    """Refusals leave no checkpoint, and the unknown no trace: no empty insert is made of them."""
+    belt = Belt()
+    await belt.journal.append(a_refusal() if caller_known else a_refusal(caller=None))
+
+    assert await belt.delivery(sink).deliver_next() is True
+    assert belt.sink.calls == 0
+    assert belt.journal.depth(sink) == 0
+
+
+@pytest.mark.parametrize("sink", list(Sink))
+async def test_a_large_batch_lets_others_run_while_its_rows_are_made(sink: Sink) -> None:
+    """A thousand rows are some milliseconds of work: whoever waits for the event loop gets it in between."""
+    belt = Belt()
+    await belt.fill(BATCH_ROWS)
+    turns = 0
+
+    async def somebody_else() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    other = asyncio.create_task(somebody_else())
+    await belt.delivery(sink).deliver_next()
+    other.cancel()
+    assert turns >= BATCH_ROWS // ROWS_PER_PIECE - 1
+    assert belt.journal.depth(sink) == 0
+
+
+async def test_refusals_among_turns_are_left_out() -> None:
+    """Only what has a row is sent; all of it is acknowledged."""
+    belt = Belt()
+    (first,) = await belt.fill(1)
+    await belt.journal.append(a_refusal())
+    (second,) = await belt.fill(1, first=2)
+
+    await belt.delivery().deliver_next()
+
+    assert belt.sink.checkpoints == [[checkpoint_of(first), checkpoint_of(second)]]
+    assert belt.journal.depth(Sink.CHECKPOINTS) == 0
+
+
+async def test_a_batch_that_failed_comes_again_the_same() -> None:
+    """Same members, same token, also when more has come since: both sinks count on it."""
+    belt = Belt(SinkUnavailableError("down"))
+    exchanges = await belt.fill(2)
+    delivery = belt.delivery(Sink.TRACES)
+    before = await belt.journal.next_batch(Sink.TRACES, BATCH_ROWS)
+    assert before is not None
+
+    assert await delivery.deliver_next() is False
+    assert belt.journal.depth(Sink.TRACES) == 2
+    await belt.fill(1, first=3)
+    assert await delivery.deliver_next() is True
+
+    assert belt.sink.traces == [([trace_of(exchange) for exchange in exchanges], before.token)]
+    assert belt.journal.depth(Sink.TRACES) == 1
+
+
+async def test_observers_hear_how_delivery_goes() -> None:
+    """How many rows, how long it took, and why not."""
+    belt = Belt(SinkUnavailableError("the store is down"))
+    belt.sink.on_asked = lambda: belt.clock.advance(timedelta(milliseconds=3))
+    await belt.fill(2)
+    delivery = belt.delivery()
+
+    await delivery.deliver_next()
+    await delivery.deliver_next()
+
+    assert belt.observer.deliveries == [
+        DeliveryFailed(Sink.CHECKPOINTS, 2, "the store is down"),
+        Delivered(Sink.CHECKPOINTS, 2, 3_000_000),
+    ]
+
+
+class PickySink(ScriptedSink):
+    """Refuses whatever has one of these numbers among it."""
+
+    poisoned: frozenset[int] = frozenset()
+    asked: list[tuple[str, list[int]]]
+
+    async def write(self, traces: Sequence[Trace], batch_token: str) -> None:
+        """Take them all or none."""
+        numbers = [trace.emitter_seq for trace in traces]
+        self.asked.append((batch_token, numbers))
+        if self.poisoned & set(numbers):
+            raise SinkRefusedError("a type that it has not")
+        await super().write(traces, batch_token)
+
+
+@pytest.mark.parametrize("poisoned", [{1}, {8}, {3, 4}, {1, 5, 8}, set(range(1, 9))])
+async def test_a_poisoned_row_ends_alone(poisoned: set[int]) -> None:
+    """All others are stored once, it is laid aside, and the next batch goes on."""
+    belt = Belt()
+    sink = PickySink()
+    sink.poisoned, sink.asked = frozenset(poisoned), []
+    belt.sink = sink
+    exchanges = await belt.fill(8)
+
+    assert await belt.delivery(Sink.TRACES).deliver_next() is True
+
+    stored = sorted(trace.emitter_seq for traces, _ in sink.traces for trace in traces)
+    assert stored == [n for n in range(1, 9) if n not in poisoned]
+    buried = [exchange for _, exchange, _ in belt.journal.buried]
+    assert buried == [exchanges[n - 1] for n in sorted(poisoned)]
+    assert belt.observer.deliveries[:-1] == [DeadLettered(Sink.TRACES, "a type that it has not")] * len(poisoned)
+    assert belt.journal.depth(Sink.TRACES) == 0
+
+
+async def test_halves_keep_their_tokens() -> None:
+    """A batch that is halved, interrupted and halved again is recognized by the sink."""
+    belt = Belt()
+    sink = PickySink([SinkUnavailableError("gone")])
+    sink.poisoned, sink.asked = frozenset({1}), []
+    belt.sink = sink
+    await belt.fill(4)
+    delivery = belt.delivery(Sink.TRACES)
+
+    assert await delivery.deliver_next() is False
+    before = list(sink.asked)
+    assert await delivery.deliver_next() is True
+
+    assert sink.asked[len(before) :][: len(before)] == before
+    assert len({token for token, _ in sink.asked}) == len({tuple(numbers) for _, numbers in sink.asked})
+
+
+async def test_a_journal_is_run_dry() -> None:
+    """Until nothing is left, through failures."""
+    belt = Belt(SinkUnavailableError("gone"), SinkUnavailableError("gone"))
+    await belt.fill(3)
+    await belt.delivery().run_dry()
+    assert belt.journal.depth(Sink.CHECKPOINTS) == 0
+    assert len(belt.slept) == 2
+
+
+async def test_a_bug_of_a_sink_is_a_failure_like_any_other() -> None:
+    """It keeps the batch and ends nothing; its message, which may hold a row, goes nowhere."""
+    belt = Belt(RuntimeError("secret row"))
+    await belt.fill(1)
+    delivery = belt.delivery()
+
+    assert await delivery.deliver_next() is False
+    assert belt.observer.deliveries == [DeliveryFailed(Sink.CHECKPOINTS, 1, "RuntimeError")]
+    assert await delivery.deliver_next() is True
+
+
+@pytest.mark.parametrize("when", ["next_batch", "acknowledge"])
+async def test_a_journal_that_is_down_is_tried_again(when: str) -> None:
+    """Nothing ends with it; what a sink took and could not be acknowledged comes again, and is recognized there."""
+
+    class FailingOnce(InMemoryJournal):
+        failed = False
+
+        async def next_batch(self, sink: Sink, limit: int) -> Batch | None:
+            self._fail("next_batch")
+            return await super().next_batch(sink, limit)
+
+        async def acknowledge(self, sink: Sink, batch: Batch) -> None:
+            self._fail("acknowledge")
+            await super().acknowledge(sink, batch)
+
+        def _fail(self, method: str) -> None:
+            if method == when and not self.failed:
+                self.failed = True
+                raise JournalUnavailableError("the disk is gone")
+
+    belt = Belt()
+    belt.journal = FailingOnce()
+    await belt.fill(1)
+    delivery = belt.delivery()
+
+    assert await delivery.deliver_next() is False
+    assert await delivery.deliver_next() is True
+    assert belt.journal.depth(Sink.CHECKPOINTS) == 0
+    first, *_ = belt.observer.deliveries
+    assert first == DeliveryFailed(Sink.CHECKPOINTS, int(when == "acknowledge"), "the disk is gone")
+    assert len({tuple(rows) for rows in belt.sink.checkpoints}) == 1
+
+
+async def test_a_delivery_that_is_cancelled_is_not_acknowledged() -> None:
+    """A batch that a shut-down interrupts is delivered again."""
+    belt = Belt(asyncio.CancelledError())
+    await belt.fill(1)
+    delivery = belt.delivery()
+
+    with pytest.raises(asyncio.CancelledError):
+        await delivery.deliver_next()
+    assert belt.journal.depth(Sink.CHECKPOINTS) == 1
+    assert belt.observer.deliveries == []
+
+
+async def test_flushing_delivers_all_there_is() -> None:
+    """Batch by batch, until nothing is left."""
+    belt = Belt()
+    await belt.fill(2 * BATCH_ROWS + 1)
+
+    await belt.delivery().flush()
+
+    assert [len(rows) for rows in belt.sink.checkpoints] == [BATCH_ROWS, BATCH_ROWS, 1]
+    assert belt.journal.depth(Sink.CHECKPOINTS) == 0
+
+
+async def test_flushing_ends_at_a_failure() -> None:
+    """A sink that is down does not hold up a shut-down: the journal keeps the rest."""
+    belt = Belt(SinkUnavailableError("down"))
+    await belt.fill(1)
+
+    await belt.delivery().flush()
+
+    assert belt.slept == []
+    assert belt.journal.depth(Sink.CHECKPOINTS) == 1
+
+
+async def test_what_comes_within_the_linger_shares_a_batch() -> None:
+    """A trickle is not delivered row by row: the first one is waited on for 200 ms, then all go together."""
+    belt = Belt()
+    belt.wake.clear()
+    running = asyncio.create_task(belt.delivery().run())
+    await asyncio.sleep(0)
+    await belt.fill(1)
+    await belt.asleep.wait()
+    await belt.fill(2, first=2)
+    belt.wake.set()
+
+    assert await belt.sink.taken.get() == 3
+    assert belt.slept[0] == LINGER_S
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def test_full_batches_follow_each_other_without_a_pause() -> None:
+    """A backlog is worked off as fast as the sink takes it."""
+    belt = Belt()
+    await belt.fill(3 * BATCH_ROWS + 5)
+
+    await belt.run(sleeps=1)
+
+    assert [len(rows) for rows in belt.sink.checkpoints] == [BATCH_ROWS] * 3
+    assert belt.slept == [LINGER_S]
+
+
+@pytest.mark.parametrize(
+    ("jitter", "expected"), [(0.0, [0.1, 0.2, 0.4, 0.8, 1.6, 2.5, 2.5]), (1.0, [0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0])]
+)
+async def test_retries_have_growing_jittered_capped_delays_and_no_end(jitter: float, expected: list[float]) -> None:
+    """Between half the delay and all of it; doubled each time, up to 5 seconds; for as long as it takes."""
+    belt = Belt(*(SinkUnavailableError("down") for _ in range(100)), jitter=jitter)
+    await belt.fill(1)
+
+    await belt.run(sleeps=80)
+
+    assert belt.slept[:7] == pytest.approx(expected)
+    assert set(belt.slept[7:]) == {expected[-1]}
+    assert belt.journal.depth(Sink.CHECKPOINTS) == 1
+
+
+async def test_a_success_makes_the_next_failure_a_first_one() -> None:
+    """Delays begin anew after the sink has come back."""
+    belt = Belt(*(SinkUnavailableError("down") for _ in range(3)))
+    await belt.fill(2 * BATCH_ROWS)
+    calls_before_failing_again = 4
+
+    def fail_again() -> None:
+        if belt.sink.calls == calls_before_failing_again + 1:
+            belt.sink.failures.append(SinkUnavailableError("down again"))
+
+    belt.sink.on_asked = fail_again
+    await belt.run(sleeps=4)
+
+    assert belt.slept == pytest.approx([0.1, 0.2, 0.4, 0.1])
+
+
+async def test_running_goes_on_until_it_is_cancelled() -> None:
+    """An empty journal is waited at, and what comes later is delivered."""
+    belt = Belt()
+    running = asyncio.create_task(belt.delivery().run())
+    for first in (1, 2, 3):
+        await belt.fill(1, first=first)
+        assert await belt.sink.taken.get() == 1
+
+    assert not running.done()
+    running.cancel()
+    await asyncio.wait([running])
+    assert running.cancelled()
+
+
+def test_the_figures_are_those_of_the_specification() -> None:
+    """At most 200 ms or 1,000 rows."""
+    assert (delivery.LINGER_S, delivery.BATCH_ROWS) == (0.2, 1_000)
+
+
+def test_a_delivery_names_its_sink() -> None:
+    """The sink decides which position of the journal it moves."""
+    sink = ScriptedSink()
+
+    assert CheckpointDelivery(sink).sink is Sink.CHECKPOINTS
+    assert TraceDelivery(sink).sink is Sink.TRACES

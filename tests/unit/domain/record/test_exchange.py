@@ -1,0 +1,17 @@
+"""What an exchange is made of."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from ibex.domain.identity.model import Principal
+from ibex.domain.identity.permissions import CHAT
+from ibex.domain.record.exchange import Caller
+
+
+def test_a_caller_is_the_holder_of_a_token() -> None:
+    """With the token's user, where it has one, and the agent once it is known."""
+    principal = Principal(UUID(int=1), UUID(int=2), CHAT, user_id=UUID(int=3), agent_id=UUID(int=4))
+
+    assert Caller.of(principal) == Caller(UUID(int=1), UUID(int=2), None, UUID(int=3))
+    assert Caller.of(principal, UUID(int=5)) == Caller(UUID(int=1), UUID(int=2), UUID(int=5), UUID(int=3))

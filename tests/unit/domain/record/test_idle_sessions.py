@@ -1,0 +1,102 @@
+"""Sweeping idle sessions, turn by turn."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from ibex.adapters.memory.clock import ManualClock
+from ibex.domain.record.idle_sessions import BATCH, LOOK_EVERY_S, AbandonIdleSessions
+from ibex.domain.record.sessions import SinkUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+IDLE_S = 1_800.0
+OUTAGE = SinkUnavailableError("it is down")
+
+
+class Scene:
+    """The use case over a store whose answers are scripted; it is over at its so-manieth sleep."""
+
+    def __init__(self, *answers: int | SinkUnavailableError | None, sleeps: int = 1) -> None:
+        self.clock = ManualClock()
+        self.asked: list[tuple[datetime, int]] = []
+        self.observed = Observed()
+        self.slept: list[float] = []
+        self._answers: Sequence[int | SinkUnavailableError | None] = answers
+        self._sleeps = sleeps
+
+    async def run(self) -> None:
+        """Sweep."""
+        use_case = AbandonIdleSessions(self, self.clock, self.observed, idle_s=IDLE_S, sleep=self._sleep)
+        await asyncio.wait([asyncio.create_task(use_case.run())])
+
+    async def abandon(self, idle_since: datetime, limit: int) -> int | None:
+        """Answer with what is next."""
+        self.asked.append((idle_since, limit))
+        answer = self._answers[len(self.asked) - 1]
+        if isinstance(answer, SinkUnavailableError):
+            raise answer
+        return answer
+
+    async def _sleep(self, duration_s: float) -> None:
+        self.slept.append(duration_s)
+        self.clock.advance(timedelta(seconds=duration_s))
+        if len(self.slept) == self._sleeps:
+            raise asyncio.CancelledError
+
+
+@dataclass(slots=True)
+class Observed:
+    """A ``SweepObserver`` that remembers."""
+
+    counts: list[int] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    def abandoned(self, sessions: int) -> None:
+        """Remember."""
+        self.counts.append(sessions)
+
+    def sweep_failed(self, reason: str) -> None:
+        """Remember."""
+        self.failures.append(reason)
+
+
+async def test_sessions_are_swept_every_minute() -> None:
+    """Those without a turn for as long as the setting says, by the clock of that moment."""
+    scene = Scene(2, 0, 1, sleeps=3)
+    began = scene.clock.now()
+    await scene.run()
+    idle = timedelta(seconds=IDLE_S)
+    minute = timedelta(seconds=LOOK_EVERY_S)
+    assert scene.asked == [(began + n * minute - idle, BATCH) for n in range(3)]
+    assert scene.slept == [LOOK_EVERY_S] * 3
+    assert scene.observed.counts == [2, 1]
+
+
+async def test_a_backlog_is_swept_in_batches() -> None:
+    """One after the other, all by the same moment, until one is not full."""
+    scene = Scene(BATCH, BATCH, 7)
+    await scene.run()
+    assert len(set(scene.asked)) == 1
+    assert scene.observed.counts == [BATCH, BATCH, 7]
+
+
+async def test_who_finds_another_at_it_leaves_it_to_that_one() -> None:
+    """Also in the middle of a backlog."""
+    scene = Scene(None, BATCH, None, sleeps=2)
+    await scene.run()
+    assert scene.observed.counts == [BATCH]
+    assert scene.observed.failures == []
+
+
+async def test_an_outage_ends_a_sweep_and_not_the_sweeper() -> None:
+    """It is observed, and the next sweep makes up for it."""
+    scene = Scene(BATCH, OUTAGE, 5, sleeps=2)
+    await scene.run()
+    assert scene.observed.counts == [BATCH, 5]
+    assert scene.observed.failures == ["it is down"]

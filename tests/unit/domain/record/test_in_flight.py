@@ -1,0 +1,117 @@
+"""The notebook of one running request."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from uuid import UUID
+
+from ibex.adapters.memory.clock import ManualClock
+from ibex.domain.directives.model import Directive, InjectionMode
+from ibex.domain.record.exchange import DirectiveReceipt, Stage, Timings
+from ibex.domain.record.in_flight import InFlightExchange
+
+MS = timedelta(milliseconds=1)
+
+
+def opened() -> tuple[InFlightExchange, ManualClock]:
+    """Return a notebook that was opened now, and its clock."""
+    clock = ManualClock()
+    return InFlightExchange.begin(clock, UUID(int=1), "t" * 32), clock
+
+
+def test_what_was_not_reached_has_no_duration() -> None:
+    """A request that is refused at once has its total and nothing else."""
+    in_flight, clock = opened()
+    clock.advance(2 * MS)
+
+    assert in_flight.timings() == Timings(overhead_ns=2_000_000, total_ns=2_000_000)
+
+
+def test_a_stage_that_was_left_by_a_refusal_has_its_duration() -> None:
+    """How long a refusal took is what one wants to know of it; asked again later, it has not grown."""
+    in_flight, clock = opened()
+    in_flight.enter(Stage.AUTHENTICATE)
+    clock.advance(3 * MS)
+
+    assert in_flight.timings().auth_ns == 3_000_000
+    clock.advance(MS)
+    assert in_flight.timings().auth_ns == 3_000_000
+
+
+def test_a_stage_that_is_entered_twice_adds_up() -> None:
+    """Both durations count."""
+    in_flight, clock = opened()
+    for _ in range(2):
+        in_flight.enter(Stage.DIRECTIVE)
+        clock.advance(2 * MS)
+        in_flight.enter(None)
+        clock.advance(MS)
+
+    assert in_flight.timings().directive_ns == 4_000_000
+
+
+def test_a_stage_ends_where_the_next_begins() -> None:
+    """No stage is taken for another, and none has to be ended."""
+    in_flight, clock = opened()
+    for milliseconds, stage in enumerate((Stage.AUTHENTICATE, Stage.RATE_LIMIT, Stage.DIRECTIVE, Stage.INJECT), 1):
+        in_flight.enter(stage)
+        clock.advance(milliseconds * MS)
+
+    timings = in_flight.timings()
+    assert (timings.auth_ns, timings.rate_limit_ns, timings.directive_ns, timings.inject_ns) == (
+        1_000_000,
+        2_000_000,
+        3_000_000,
+        4_000_000,
+    )
+
+
+def test_overhead_is_all_that_is_not_the_provider() -> None:
+    """From asking the provider to its last byte is the provider's; before and after is ours."""
+    in_flight, clock = opened()
+    clock.advance(5 * MS)
+    in_flight.provider_asked("openai")
+    clock.advance(100 * MS)
+    in_flight.provider_spoke()
+    clock.advance(50 * MS)
+    in_flight.provider_spoke()
+    in_flight.provider_ended()
+    clock.advance(2 * MS)
+    in_flight.provider_ended()
+
+    assert in_flight.provider == "openai"
+    assert in_flight.timings() == Timings(provider_ttfb_ns=100_000_000, overhead_ns=7_000_000, total_ns=157_000_000)
+
+
+def test_a_provider_that_was_not_asked_neither_speaks_nor_ends() -> None:
+    """A refusal before the provider has no provider's time."""
+    in_flight, clock = opened()
+    clock.advance(MS)
+    in_flight.provider_spoke()
+    in_flight.provider_ended()
+
+    assert in_flight.timings().provider_ttfb_ns is None
+    assert in_flight.provider_ended_ns is None
+    assert Stage.PROVIDER not in in_flight.stage_ns
+
+
+def test_the_wall_clock_has_no_part_in_durations() -> None:
+    """A clock that is set back or ahead while a request runs changes no duration."""
+    in_flight, clock = opened()
+    in_flight.enter(Stage.RATE_LIMIT)
+    clock.advance(MS)
+    clock.set(clock.now() - timedelta(hours=1))
+    clock.advance(MS)
+
+    assert in_flight.timings().rate_limit_ns == in_flight.timings().total_ns == 2_000_000
+
+
+def test_the_receipt_of_a_directive_holds_no_text() -> None:
+    """Which version was injected, by id, number and hash; None without one."""
+    in_flight, _ = opened()
+    assert in_flight.directive_receipt() is None
+
+    in_flight.directive = Directive(UUID(int=2), 4, InjectionMode.SYSTEM_FIRST, "secret", "ab" * 32)
+
+    assert in_flight.directive_receipt() == DirectiveReceipt(UUID(int=2), 4, "ab" * 32)
+    assert "secret" not in repr(in_flight)

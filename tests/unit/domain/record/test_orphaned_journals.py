@@ -1,0 +1,124 @@
+"""Taking over what others left."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from harness.chat_scene import status_of
+from harness.exchanges import an_exchange
+from ibex.adapters.memory.clock import ManualClock
+from ibex.adapters.memory.ids import SequentialIds
+from ibex.adapters.memory.journal import InMemoryJournal
+from ibex.adapters.memory.observers import RecordingObserver
+from ibex.adapters.memory.sessions import InMemorySessions
+from ibex.adapters.memory.traces import InMemoryTraces
+from ibex.domain.record.delivery import CheckpointDelivery, DeliverExchanges, TraceDelivery
+from ibex.domain.record.journal import Journal, JournalUnavailableError, Sink
+from ibex.domain.record.orphaned_journals import LOOK_EVERY_S, RecoverJournals
+from ibex.domain.record.recorder import Recorder
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ibex.domain.record.exchange import Exchange
+
+
+class LeftJournal(InMemoryJournal):
+    """A journal with something begun in it."""
+
+    def __init__(self, left: Sequence[Exchange] = ()) -> None:
+        super().__init__()
+        self.left = list(left)
+
+    def left_open(self) -> Sequence[Exchange]:
+        """Return what was begun."""
+        return self.left
+
+
+@dataclass(slots=True)
+class ScriptedLeftJournals:
+    """Gives journals one after the other, then none."""
+
+    journals: list[Journal]
+    given_back: list[Journal] = field(default_factory=list)
+
+    async def take(self) -> Journal | None:
+        """Give the next one."""
+        return self.journals.pop(0) if self.journals else None
+
+    async def give_back(self, journal: Journal) -> None:
+        """Take it back."""
+        self.given_back.append(journal)
+
+
+class Scene:
+    """The use case over journals that were left; it ends at its so-manieth sleep."""
+
+    def __init__(self, *journals: Journal, sleeps: int = 1) -> None:
+        self.left = ScriptedLeftJournals(list(journals))
+        self.sessions, self.traces = InMemorySessions(ManualClock()), InMemoryTraces(ManualClock())
+        self.own = InMemoryJournal()
+        self.recorder = Recorder(self.own, [], SequentialIds(), status_of)
+        self.slept: list[float] = []
+        self._sleeps = sleeps
+
+    def deliveries(self, journal: Journal) -> Sequence[DeliverExchanges]:
+        """Return the deliveries of a journal."""
+        return [
+            DeliverExchanges(journal, to, RecordingObserver(), ManualClock(), jitter=lambda: 0.0)
+            for to in (CheckpointDelivery(self.sessions), TraceDelivery(self.traces))
+        ]
+
+    async def run(self) -> None:
+        """Adopt."""
+        use_case = RecoverJournals(self.left, self.recorder, self.deliveries, sleep=self._sleep)
+        await asyncio.wait([asyncio.create_task(use_case.run())])
+
+    async def _sleep(self, duration_s: float) -> None:
+        self.slept.append(duration_s)
+        if len(self.slept) == self._sleeps:
+            raise asyncio.CancelledError
+
+
+async def test_everything_of_every_journal_is_delivered() -> None:
+    """To both sinks, and the journal is given back empty."""
+    first, second = LeftJournal(), LeftJournal()
+    for journal in (first, first, second):
+        await journal.append(an_exchange())
+    scene = Scene(first, second)
+    await scene.run()
+    assert scene.left.given_back == [first, second]
+    assert [journal.depth(sink) for journal in (first, second) for sink in Sink] == [0] * 4
+    assert scene.slept == [LOOK_EVERY_S]
+
+
+async def test_what_was_begun_is_settled_where_it_lies() -> None:
+    """As incomplete, under numbers of the process that adopts it, in the journal that was left."""
+    begun = an_exchange(is_complete=False, emitter_seq=0)
+    journal = LeftJournal([begun])
+    scene = Scene(journal)
+    await scene.run()
+    caller = begun.caller
+    assert caller is not None
+    (trace,) = await scene.traces.tail(caller.org_id, 10)
+    assert (trace.request_id, trace.is_complete, trace.emitter_seq) == (begun.request_id, False, 1)
+    assert trace.emitter_id != begun.emitter_id
+    assert scene.own.depth(Sink.TRACES) == 0
+
+
+async def test_a_journal_that_fails_is_given_back() -> None:
+    """And looked for again after a while."""
+
+    class Failing(LeftJournal):
+        def append(self, exchange: Exchange) -> asyncio.Future[None]:
+            failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            failed.set_exception(JournalUnavailableError(f"no room for {exchange.id}"))
+            return failed
+
+    journal = Failing([an_exchange()])
+    scene = Scene(journal, sleeps=2)
+    await scene.run()
+    assert scene.left.given_back == [journal]
+    assert len(scene.slept) == 2

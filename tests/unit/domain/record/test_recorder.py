@@ -1,0 +1,327 @@
+"""Putting a finished exchange on record."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import pytest
+
+from harness.chat_scene import DISK_FULL, ScriptedJournal, status_of
+from harness.exchanges import an_exchange
+from ibex.adapters.memory.clock import ManualClock
+from ibex.adapters.memory.ids import SequentialIds
+from ibex.adapters.memory.observers import RecordingObserver
+from ibex.domain.errors import ErrorCode, ProviderUnavailableError, RateLimitedError
+from ibex.domain.proxying.completion import ResponseSummary
+from ibex.domain.record.exchange import Caller
+from ibex.domain.record.in_flight import InFlightExchange
+from ibex.domain.record.recorder import Recorder
+
+if TYPE_CHECKING:
+    from ibex.domain.errors import IbexError
+    from ibex.domain.record.exchange import Exchange
+
+CALLER = Caller(UUID(int=1), UUID(int=2))
+
+
+class Desk:
+    """A use case with its journal and its observer."""
+
+    def __init__(self) -> None:
+        self.journal = ScriptedJournal()
+        self.observer = RecordingObserver()
+        self.recorder = Recorder(self.journal, [self.observer], SequentialIds(), status_of)
+
+    @staticmethod
+    def in_flight(caller: Caller | None = CALLER) -> InFlightExchange:
+        """Return the exchange in flight of a new request."""
+        in_flight = InFlightExchange.begin(ManualClock(), UUID(int=3), "t" * 32)
+        in_flight.caller = caller
+        return in_flight
+
+
+async def test_settling_returns_when_the_exchange_is_in_the_journal() -> None:
+    """By then the journal has it and observers have heard of it."""
+    desk = Desk()
+
+    await desk.recorder.record(desk.in_flight(), summary=ResponseSummary(finish_reason="stop"))
+
+    (kept,) = desk.journal.kept
+    assert (kept.is_complete, kept.status, kept.summary.finish_reason) == (True, 200, "stop")
+    assert [(s.exchange, s.journaled) for s in desk.observer.exchanges] == [(kept, True)]
+
+
+async def test_the_first_settlement_decides() -> None:
+    """Later ones, also while the first is under way, wait for it and change nothing."""
+    desk = Desk()
+    in_flight = desk.in_flight()
+
+    await asyncio.gather(
+        desk.recorder.record(in_flight, error=RateLimitedError()),
+        desk.recorder.record(in_flight),
+        desk.recorder.record(in_flight, error=ProviderUnavailableError()),
+    )
+    await desk.recorder.record(in_flight)
+
+    (kept,) = desk.journal.kept
+    assert kept.error_code is ErrorCode.RATE_LIMITED
+    assert len(desk.observer.exchanges) == 1
+
+
+async def test_a_cancelled_waiter_leaves_the_recording_to_end() -> None:
+    """The waiting ends, the recording goes on, and drain() waits for it."""
+    desk = Desk()
+    waiting = asyncio.create_task(desk.recorder.record(desk.in_flight()))
+    await asyncio.sleep(0)
+    waiting.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert not desk.journal.kept
+    await desk.recorder.drain()
+
+    assert len(desk.journal.kept) == 1
+    assert desk.observer.exchanges[0].journaled
+
+
+async def test_draining_with_nothing_to_do_returns_at_once() -> None:
+    """And again after a recording."""
+    desk = Desk()
+
+    await desk.recorder.drain()
+    await desk.recorder.record(desk.in_flight())
+    await desk.recorder.drain()
+
+
+async def test_a_journal_that_is_down_is_told_to_observers_only() -> None:
+    """Settling succeeds; the number that was given is missing in the journal and so shows the loss."""
+    desk = Desk()
+    desk.journal.failure = DISK_FULL
+    await desk.recorder.record(desk.in_flight())
+    desk.journal.failure = None
+    await desk.recorder.record(desk.in_flight())
+
+    assert [(s.journaled, s.exchange.emitter_seq) for s in desk.observer.exchanges] == [(False, 1), (True, 2)]
+    assert [exchange.emitter_seq for exchange in desk.journal.kept] == [2]
+
+
+async def test_who_is_not_known_is_not_written_down() -> None:
+    """Without an organization there is no row; observers hear of it, and no number is used up."""
+    desk = Desk()
+
+    await desk.recorder.record(desk.in_flight())
+    await desk.recorder.record(desk.in_flight(None), error=RateLimitedError())
+    await desk.recorder.record(desk.in_flight())
+
+    assert [exchange.emitter_seq for exchange in desk.journal.kept] == [1, 2]
+    assert [s.exchange.emitter_seq for s in desk.observer.exchanges] == [1, 0, 2]
+    assert [s.journaled for s in desk.observer.exchanges] == [True, False, True]
+
+
+async def test_numbers_have_no_gaps_under_concurrency() -> None:
+    """A hundred requests that end together, some unknown and some cancelled, leave 1 to n in the journal."""
+    desk = Desk()
+    settling = [
+        asyncio.create_task(desk.recorder.record(desk.in_flight(None if i % 5 == 0 else CALLER))) for i in range(100)
+    ]
+    await asyncio.sleep(0)
+    for task in settling[::3]:
+        task.cancel()
+    await asyncio.wait(settling)
+    await desk.recorder.drain()
+
+    assert [exchange.emitter_seq for exchange in desk.journal.kept] == list(range(1, 81))
+    assert len({exchange.id for exchange in desk.journal.kept}) == 80
+    assert len({exchange.emitter_id for exchange in desk.journal.kept}) == 1
+
+
+async def test_two_processes_are_two_emitters() -> None:
+    """Each counts for itself."""
+    ids = SequentialIds()
+    journal = ScriptedJournal()
+    for _ in range(2):
+        await Recorder(journal, [], ids, status_of).record(Desk.in_flight())
+
+    first, second = journal.kept
+    assert first.emitter_id != second.emitter_id
+    assert first.emitter_seq == second.emitter_seq == 1
+
+
+async def test_all_observers_hear_in_their_order() -> None:
+    """Log and metrics see the same exchange."""
+    desk = Desk()
+    other = RecordingObserver()
+    recorder = Recorder(desk.journal, [desk.observer, other], SequentialIds(), status_of)
+
+    await recorder.record(desk.in_flight())
+
+    assert desk.observer.exchanges == other.exchanges
+
+
+async def test_what_reaches_the_provider_is_noted_first() -> None:
+    """Under the id that it is settled under, as incomplete; a second time changes nothing."""
+    desk = Desk()
+    in_flight = desk.in_flight()
+    in_flight.provider_asked("openai")
+    desk.recorder.begin(in_flight)
+    desk.recorder.begin(in_flight)
+    await desk.recorder.record(in_flight)
+
+    (begun,) = desk.journal.begun
+    (kept,) = desk.journal.kept
+    assert (begun.id, begun.is_complete, begun.reached_provider, begun.emitter_seq) == (kept.id, False, True, 0)
+    assert (kept.is_complete, kept.emitter_seq) == (True, 1)
+
+
+async def test_what_a_predecessor_left_open_is_settled_under_our_own_numbers() -> None:
+    """Its own ended with it, wherever that was; so neither sequence has a gap."""
+    desk = Desk()
+    journal = ScriptedJournal()
+    journal.left = [an_exchange(is_complete=False), an_exchange(is_complete=False)]
+    await desk.recorder.recover(journal)
+    await desk.recorder.record(desk.in_flight())
+
+    (own,) = desk.journal.kept
+    assert [e.emitter_seq for e in (*journal.kept, own)] == [1, 2, 1]
+    (emitter_id,) = {e.emitter_id for e in journal.kept}
+    assert emitter_id != own.emitter_id
+    assert not any(e.is_complete for e in journal.kept)
+
+
+async def test_what_an_answer_has_said_of_itself_stands() -> None:
+    """An error after its headers knows less than they did."""
+    desk = Desk()
+    in_flight = desk.in_flight()
+    in_flight.provider_answered(2, "of the headers")
+
+    await desk.recorder.record(
+        in_flight, error=ProviderUnavailableError(attempts=4, provider_request_id="of the error")
+    )
+
+    (kept,) = desk.journal.kept
+    assert (kept.attempts, kept.provider_request_id) == (2, "of the headers")
+
+
+@pytest.mark.parametrize("waiter_leaves", [False, True])
+async def test_a_bug_of_the_journal_is_reported_and_fails_no_request(*, waiter_leaves: bool) -> None:
+    """What the port does not announce is handed to the loop, once; observers hear that nothing was kept."""
+    desk = Desk()
+    desk.journal.failure = RuntimeError("a bug")
+    reports: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reports.append(context))
+
+    settling = asyncio.create_task(desk.recorder.record(desk.in_flight()))
+    await asyncio.sleep(0)
+    if waiter_leaves:
+        settling.cancel()
+    await asyncio.wait([settling])
+    await desk.recorder.drain()
+
+    assert settling.cancelled() or settling.result() is None
+    assert [report["exception"] for report in reports] == [desk.journal.failure]
+    assert [s.journaled for s in desk.observer.exchanges] == [False]
+
+
+class Appending(ScriptedJournal):
+    """A journal whose ``append`` does as it is told: it raises, or returns a future in some state."""
+
+    def __init__(self, outcome: str) -> None:
+        super().__init__()
+        self._outcome = outcome
+
+    def append(self, exchange: Exchange) -> asyncio.Future[None]:
+        """Do so."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        match self._outcome:
+            case "raises":
+                raise RuntimeError("a bug")
+            case "done":
+                self.kept.append(exchange)
+                future.set_result(None)
+            case "failed":
+                future.set_exception(DISK_FULL)
+            case "cancelled":
+                future.cancel()
+        return future
+
+
+@pytest.mark.parametrize(
+    ("outcome", "journaled", "bugs"),
+    [("raises", False, 1), ("done", True, 0), ("failed", False, 0), ("cancelled", False, 0)],
+)
+async def test_whatever_becomes_of_the_append_everybody_hears(outcome: str, *, journaled: bool, bugs: int) -> None:
+    """Observers, once, and all who wait; nothing is left to drain."""
+    desk, observer = Desk(), RecordingObserver()
+    recorder = Recorder(Appending(outcome), [observer], SequentialIds(), status_of)
+    reports: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reports.append(context))
+    in_flight = desk.in_flight()
+
+    async with asyncio.timeout(10):
+        await asyncio.gather(recorder.record(in_flight), recorder.record(in_flight))
+        await recorder.drain()
+
+    assert [s.journaled for s in observer.exchanges] == [journaled]
+    assert len(reports) == bugs
+
+
+async def test_an_exchange_that_cannot_be_made_is_settled_when_it_can() -> None:
+    """Whoever settles next is not left waiting for what never began."""
+    desk = Desk()
+    failing = iter([RuntimeError("a bug")])
+
+    def status(error: IbexError | None) -> int:
+        for bug in failing:
+            raise bug
+        return status_of(error)
+
+    recorder = Recorder(desk.journal, [desk.observer], SequentialIds(), status)
+    in_flight = desk.in_flight()
+
+    with pytest.raises(RuntimeError):
+        await recorder.record(in_flight)
+    async with asyncio.timeout(10):
+        await recorder.record(in_flight)
+
+    assert len(desk.journal.kept) == 1
+
+
+async def test_who_waits_hears_of_the_end_whatever_an_observer_raises() -> None:
+    """Also where it is no error but the end of everything."""
+
+    class Ending:
+        def recorded(self, exchange: Exchange, *, journaled: bool) -> None:
+            del exchange, journaled
+            raise asyncio.CancelledError
+
+        def aggregated(self, exchange: Exchange, *, journaled: bool) -> None:
+            """Nothing is put together here."""
+
+    recorder = Recorder(Desk().journal, [Ending()], SequentialIds(), status_of)
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+
+    async with asyncio.timeout(10):
+        await recorder.record(Desk.in_flight())
+
+
+async def test_a_bug_of_an_observer_keeps_nobody_from_hearing() -> None:
+    """The other observers hear of the exchange, and the request goes on."""
+
+    class Deaf:
+        def recorded(self, exchange: Exchange, *, journaled: bool) -> None:
+            raise RuntimeError(f"a bug {exchange.emitter_seq} {journaled}")
+
+        def aggregated(self, exchange: Exchange, *, journaled: bool) -> None:
+            """Nothing is put together here."""
+
+    desk = Desk()
+    recorder = Recorder(desk.journal, [Deaf(), desk.observer], SequentialIds(), status_of)
+    reports: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reports.append(context))
+
+    await recorder.record(desk.in_flight())
+
+    assert desk.observer.exchanges[0].journaled
+    assert [report["message"] for report in reports] == ["an observer raised what its port does not announce"]

@@ -1,0 +1,90 @@
+"""Sessions, and the checkpoint that an exchange leaves."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.exchanges import an_exchange
+from ibex.domain.proxying.chat import Usage
+from ibex.domain.proxying.completion import ResponseSummary
+from ibex.domain.record.exchange import Caller, SessionRef, Timings
+from ibex.domain.record.sessions import Checkpoint, checkpoint_of, is_handle
+
+ALLOWED = "ABCXYZabcxyz0189._:-"
+
+
+def test_a_checkpoint_is_the_exchange_field_for_field() -> None:
+    """Every field has its source; the id is the exchange's own, the latency is whole milliseconds."""
+    exchange = an_exchange()
+
+    assert checkpoint_of(exchange) == Checkpoint(
+        id=UUID(int=1),
+        request_id=UUID(int=2),
+        org_id=UUID(int=5),
+        agent_id=UUID(int=7),
+        token_id=UUID(int=6),
+        user_id=UUID(int=10),
+        operation="chat.completions",
+        session=SessionRef(UUID(int=8), "conversation-1"),
+        messages_hash="a1" * 32,
+        completion_hash="b2" * 32,
+        input_tokens=11,
+        output_tokens=7,
+        model="gpt-4o",
+        provider="openai",
+        directive_version_id=UUID(int=9),
+        latency_ms=1_234,
+        provider_request_id="req_1",
+        is_streaming=True,
+        is_complete=True,
+        created_at=exchange.completed_at,
+    )
+
+
+def test_what_the_provider_did_not_say_stays_unknown() -> None:
+    """Unknown is None, not zero; no directive is no version."""
+    checkpoint = checkpoint_of(
+        an_exchange(
+            summary=ResponseSummary(usage=Usage()),
+            directive=None,
+            provider_request_id=None,
+            is_complete=False,
+            is_streaming=False,
+            timings=Timings(total_ns=999_999),
+        )
+    )
+
+    assert checkpoint is not None
+    assert (checkpoint.input_tokens, checkpoint.output_tokens, checkpoint.completion_hash) == (None, None, None)
+    assert (checkpoint.directive_version_id, checkpoint.provider_request_id) == (None, None)
+    assert (checkpoint.is_complete, checkpoint.is_streaming, checkpoint.latency_ms) == (False, False, 0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"reached_provider": False},
+        {"caller": None},
+        {"caller": Caller(UUID(int=5), UUID(int=6))},
+        {"session": None},
+    ],
+)
+def test_what_did_not_reach_the_provider_leaves_no_checkpoint(changes: dict[str, object]) -> None:
+    """A turn needs a provider, an agent and a session."""
+    assert checkpoint_of(an_exchange(**changes)) is None
+
+
+@given(st.text(st.sampled_from(ALLOWED), min_size=1, max_size=128))
+def test_a_client_may_call_its_session_this(handle: str) -> None:
+    """Up to 128 ASCII letters, digits, dots, underscores, colons and hyphens."""
+    assert is_handle(handle)
+
+
+@pytest.mark.parametrize("handle", ["", "a" * 129, "a b", "a/b", "ä", "a\n", "\n", "a\x00", "٣", "{}"])
+def test_a_client_may_not_call_its_session_that(handle: str) -> None:
+    """Nothing else, not even a digit of another script or a newline at the end."""
+    assert not is_handle(handle)

@@ -1,0 +1,43 @@
+"""Values are compared by content, and nobody changes them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+from ibex.domain.proxying.chat import Member
+from ibex.domain.record.exchange import Caller, Exchange
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CHANGES_A_VALUE = """
+from ibex.domain.proxying.chat import Member
+Member("model", b"1").name = "other"
+"""
+
+
+def test_values_of_one_content_are_equal_and_one_key() -> None:
+    """As with any frozen dataclass."""
+    assert Member("model", b"1") == Member("model", b"1") != Member("model", b"2")
+    assert len({Member("model", b"1"), Member("model", b"1")}) == 1
+
+
+def test_values_have_no_dictionary() -> None:
+    """Fields are slots: nothing can be put into a value besides."""
+    for kind in (Member, Caller, Exchange):
+        assert not hasattr(kind, "__dict__") or "__slots__" in vars(kind)
+
+
+def test_changing_a_value_does_not_pass_the_type_checker(tmp_path: Path) -> None:
+    """That is what holds the promise, since nothing does at run time."""
+    program = tmp_path / "changes.py"
+    program.write_text(CHANGES_A_VALUE)
+    checked = subprocess.run(
+        [sys.executable, "-m", "mypy", "--cache-dir", str(tmp_path / "cache"), str(program)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert 'Property "name" defined in "Member" is read-only' in checked.stdout
