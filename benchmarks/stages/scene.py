@@ -29,18 +29,12 @@ from ibex.adapters.system.clock import SystemClock
 from ibex.adapters.system.ids import SystemIds
 from ibex.adapters.telemetry.caches import CacheTelemetry
 from ibex.adapters.telemetry.metrics import Metrics
+from ibex.domain.directives.cache import CachedDirectives, directive_policy
 from ibex.domain.freshness.cache import FreshCache
 from ibex.domain.freshness.kinds import NS, Epoch, Kind
 from ibex.domain.freshness.validity import Validity
 from ibex.domain.identity.auth_calls import AuthCalls
-from ibex.domain.identity.cache import (
-    CachedAgents,
-    CachedDirectives,
-    CachedTokens,
-    agent_policy,
-    directive_policy,
-    token_policy,
-)
+from ibex.domain.identity.cache import CachedAgents, CachedTokens, agent_policy, token_policy
 from ibex.domain.identity.model import Agent, AgentStatus
 from ibex.domain.identity.rate_limits import decide
 from ibex.domain.proxying.admission import Admission, Credentials

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 import pytest
 from benchmarks.stages.scene import notes_of_a_request
 
+from harness.chat_requests import summary_of
 from harness.chat_scene import REQUEST_ID, TRACE_ID
 from ibex.adapters.http_server.context import RequestContext
 from ibex.adapters.http_server.errors import ErrorAnswers
 from ibex.adapters.http_server.exchange_headers import exchange_headers
-from ibex.adapters.openai.sse import EventSplitter
+from ibex.adapters.openai_api.chat_response import ChatResponseReader, EventKind
+from ibex.adapters.openai_api.server_sent_events import EventSplitter
 from ibex.adapters.system.clock import SystemClock
 from ibex.domain.errors import FieldCode, FieldError, ValidationError
-from ibex.domain.proxying.completion import CompletionFold, EventKind, summarize_body
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
@@ -39,12 +40,12 @@ _BODY = (
 
 def test_sse_split_and_fold_of_one_event(benchmark: BenchmarkFixture) -> None:
     """Find the event in what was read, and take its text, finish reason and usage."""
-    splitter, fold = EventSplitter(), CompletionFold()
+    splitter, fold = EventSplitter(), ChatResponseReader()
 
     def take() -> EventKind | None:
         kind = None
         for event in splitter.feed(_EVENT):
-            kind = fold.add(event.data) if event.data is not None else None
+            kind = fold.read_data(event.data) if event.data is not None else None
         return kind
 
     assert benchmark(take) is EventKind.DATA
@@ -52,7 +53,7 @@ def test_sse_split_and_fold_of_one_event(benchmark: BenchmarkFixture) -> None:
 
 def test_summarize_body(benchmark: BenchmarkFixture) -> None:
     """Take usage, finish reason and hash out of a buffered answer."""
-    assert benchmark(summarize_body, _BODY).finish_reason == "stop"
+    assert benchmark(summary_of, _BODY).finish_reason == "stop"
 
 
 def test_exchange_headers(benchmark: BenchmarkFixture) -> None:

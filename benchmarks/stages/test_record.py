@@ -107,7 +107,7 @@ def test_nothing_in_a_turn_of_the_loop(benchmark: BenchmarkFixture, loop: asynci
 def test_settle_in_a_turn_of_the_loop(benchmark: BenchmarkFixture, loop: asyncio.AbstractEventLoop) -> None:
     """Build the exchange and hand it to a journal, and wait until observers have heard of it."""
     benchmark.extra_info["less"] = "test_nothing_in_a_turn_of_the_loop"
-    benchmark(_in_turns(loop, _recorder().settle))
+    benchmark(_in_turns(loop, _recorder().record))
 
 
 def test_encode_for_the_journal(benchmark: BenchmarkFixture) -> None:

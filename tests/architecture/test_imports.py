@@ -17,6 +17,10 @@ LINT_IMPORTS = Path(sys.executable).parent / "lint-imports"
 
 INWARD = "Imports go inward: entrypoints, then adapters, then domain"
 INDEPENDENT = "No adapter package imports another"
+LAYERED = "The packages of the domain are layers"
+ALONE = "The libraries import no adapter"
+HIDDEN = "Of the adapters, only the provider uses the libraries"
+FORMATLESS = "The HTTP client knows no wire format"
 PURE = "The domain imports no third-party package"
 LEAN = "A worker imports nothing of the command line"
 UNWIRED = "Only entrypoints import dependency-injector"
@@ -50,7 +54,11 @@ def test_all_contracts_are_kept() -> None:
     assert result.returncode == 0, result.stdout
     assert [line.removesuffix(" KEPT") for line in result.stdout.splitlines() if line.endswith(" KEPT")] == [
         INWARD,
+        LAYERED,
         INDEPENDENT,
+        ALONE,
+        HIDDEN,
+        FORMATLESS,
         PURE,
         LEAN,
         UNWIRED,
@@ -63,6 +71,11 @@ def test_all_contracts_are_kept() -> None:
         ("domain/ids.py", "import ibex.adapters.system.ids", INWARD),
         ("adapters/memory/ids.py", "import ibex.entrypoints.settings", INWARD),
         ("adapters/memory/ids.py", "from ibex.adapters.system import ids", INDEPENDENT),
+        ("domain/identity/model.py", "import ibex.domain.record.exchange", LAYERED),
+        ("domain/ids.py", "import ibex.domain.errors", LAYERED),
+        ("adapters/openai_api/raw_json.py", "import ibex.adapters.system.ids", ALONE),
+        ("adapters/http_server/drain.py", "import ibex.adapters.openai_api.raw_json", HIDDEN),
+        ("adapters/http_client/retry.py", "import ibex.adapters.openai_api.raw_json", FORMATLESS),
         ("domain/ids.py", "import msgspec", PURE),
         ("entrypoints/proxy.py", "import ibex.entrypoints.cli.output", LEAN),
         ("adapters/memory/ids.py", "from dependency_injector import containers", UNWIRED),

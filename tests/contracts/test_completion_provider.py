@@ -9,19 +9,21 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
+from harness.chat_requests import summary_of
 from harness.chat_scene import chat_request
 from harness.openai import ScriptedOpenAI
 from harness.openai_wire import Gate, Pause, completion, completion_body, open_stream, stream_events, text_deltas
 from harness.openai_wire import text_stream as streamed_text
+from ibex.adapters.http_client.transport import default_transport
 from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.memory.providers import InMemoryProvider, InMemoryStream, Silence
 from ibex.adapters.openai.config import ApiKey, OpenAIConfig
 from ibex.adapters.openai.echo import EchoProvider
 from ibex.adapters.openai.provider import OpenAIProvider
-from ibex.adapters.openai.sse import EventSplitter
-from ibex.adapters.openai.transport import default_transport
-from ibex.domain.proxying.chat import Message
-from ibex.domain.proxying.completion import DONE, CompletionFold, summarize_body
+from ibex.adapters.openai_api.chat_completions import ChatCompletions
+from ibex.adapters.openai_api.chat_request import Message
+from ibex.adapters.openai_api.chat_response import DONE, ChatResponseReader
+from ibex.adapters.openai_api.server_sent_events import EventSplitter
 from ibex.domain.proxying.provider import ProviderBody, ProviderRegistry, ProviderRequest
 
 if TYPE_CHECKING:
@@ -177,7 +179,7 @@ def request_for(text: str = TEXT, *, stream: bool = False) -> ProviderRequest:
     """Return a request whose last user message is the text; a stream is asked for usage."""
     message = Message("user", json.dumps({"role": "user", "content": text}).encode())
     asked = chat_request(stream=stream).with_messages((message,)).asking_for_usage()
-    return ProviderRequest(asked.model, asked.stream, asked.body)
+    return ProviderRequest(ChatCompletions.path, asked.model, asked.is_streaming, asked.body)
 
 
 async def streamed(stage: Stage) -> ProviderStream:
@@ -199,7 +201,7 @@ async def test_a_buffered_request_gets_one_completion(stage: Stage) -> None:
     stage.will_answer()
     answer = await buffered(stage)
     assert json.loads(answer.body)["choices"][0]["message"]["content"] == TEXT
-    summary = summarize_body(answer.body)
+    summary = summary_of(answer.body)
     assert (summary.model, summary.finish_reason) == ("gpt-4o", "stop")
     assert summary.usage.total_tokens is not None
     assert answer.attempts == 1
@@ -226,14 +228,14 @@ async def test_a_stream_that_is_asked_for_usage_tells_it(stage: Stage) -> None:
     """A provider that says it reports usage does; the fold finds it and a good end."""
     stage.will_stream()
     stream = await streamed(stage)
-    fold = CompletionFold()
+    fold = ChatResponseReader()
     async for events in stream:
         for event in events:
-            fold.add(event.data or b"")
+            fold.read_data(event.data or b"")
     await stream.aclose()
     assert stage.provider.reports_stream_usage
     assert fold.summary().usage.total_tokens is not None
-    assert (fold.finished, fold.failed) == (True, False)
+    assert (fold.is_complete, fold.failed) == (True, False)
 
 
 @pytest.mark.parametrize("reads", [0, 1, 100])

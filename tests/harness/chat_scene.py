@@ -17,6 +17,10 @@ from ibex.adapters.memory.observers import RecordingObserver
 from ibex.adapters.memory.rate_limits import InMemoryRateLimiter
 from ibex.adapters.memory.shared_directives import InMemorySharedDirectives
 from ibex.adapters.memory.watch import InProcessWatch
+from ibex.adapters.openai_api.chat_completions import ChatCompletions
+from ibex.adapters.openai_api.chat_request import ChatRequest, Message
+from ibex.adapters.openai_api.raw_json import Member
+from ibex.domain.directives.cache import CachedDirectives, directive_policy
 from ibex.domain.directives.model import Directive, InjectionMode, text_hash
 from ibex.domain.errors import ErrorCode, IbexError
 from ibex.domain.freshness.cache import Fetched, FreshCache
@@ -27,19 +31,11 @@ from ibex.domain.freshness.unknown_tokens import UnknownTokens
 from ibex.domain.freshness.validity import Validity
 from ibex.domain.freshness.watch import Watch
 from ibex.domain.identity.auth_calls import AuthCalls
-from ibex.domain.identity.cache import (
-    CachedAgents,
-    CachedDirectives,
-    CachedTokens,
-    agent_policy,
-    directive_policy,
-    token_policy,
-)
+from ibex.domain.identity.cache import CachedAgents, CachedTokens, agent_policy, token_policy
 from ibex.domain.identity.model import Agent, AgentStatus, PersonalAccessToken, Principal
 from ibex.domain.identity.permissions import AGENT_DEFAULT
 from ibex.domain.proxying.admission import Admission, Credentials
 from ibex.domain.proxying.capacity import Capacity, Reservation
-from ibex.domain.proxying.chat import ChatRequest, Member, Message
 from ibex.domain.proxying.provider import (
     ProviderBody,
     ProviderRegistry,
@@ -127,7 +123,7 @@ def chat_request(*, stream: bool = False, include_usage: bool | None = None, mod
     body = b"{ " + b", ".join(b'"%s": %s' % (m.name.encode(), m.raw) for m in members) + b" }"
     return ChatRequest(
         model=model,
-        stream=stream,
+        is_streaming=stream,
         body=body,
         members=tuple(members),
         messages=(message,),
@@ -139,7 +135,7 @@ def chat_request(*, stream: bool = False, include_usage: bool | None = None, mod
 def outgoing_request(*, stream: bool = False, include_usage: bool | None = None) -> ProviderRequest:
     """Return ``chat_request`` as a provider is asked it, without a directive."""
     asked = chat_request(stream=stream, include_usage=include_usage)
-    return ProviderRequest(asked.model, asked.stream, asked.body)
+    return ProviderRequest(ChatCompletions.path, asked.model, asked.is_streaming, asked.body)
 
 
 def event(data: bytes) -> StreamEvent:
@@ -356,14 +352,25 @@ class BodyReader:
     reads: int = 0
     on_asked: Callable[[], None] = _nothing
 
-    async def __call__(self) -> ChatRequest:
-        """Read the body."""
+    async def __call__(self, _body: bytes) -> ChatRequest:
+        """Read the body, and parse it."""
         self.reads += 1
         self.on_asked()
         await pause()
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
+
+
+class ScriptedOperation(ChatCompletions):
+    """Chat completions whose requests are read and parsed as the scene says."""
+
+    def __init__(self, body: BodyReader) -> None:
+        self._body = body
+
+    async def parse(self, body: bytes) -> ChatRequest:
+        """Return the request of the scene; see ``Operation``."""
+        return await self._body(body)
 
 
 def without_filter(clock: Clock) -> UnknownTokens:
@@ -497,18 +504,19 @@ class ChatScene:
     def call(self) -> IncomingRequest:
         """Return the call of the scene's client."""
         return IncomingRequest(
+            operation=ScriptedOperation(self.body),
             request_id=REQUEST_ID,
             trace_id=TRACE_ID,
             credentials=self.credentials,
-            read_request=partial(self._read, reservation := Reservation(self.capacity)),
+            read_body=partial(self._read, reservation := Reservation(self.capacity)),
             reservation=reservation,
             session_handle=self.session_handle,
             ends_session=self.ends_session,
         )
 
-    async def _read(self, reservation: Reservation) -> ChatRequest:
+    async def _read(self, reservation: Reservation) -> bytes:
         reservation.reserve_body(BODY_BYTES)
-        return await self.body()
+        return b""
 
     @property
     def exchange(self) -> Exchange:

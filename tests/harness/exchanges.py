@@ -7,9 +7,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from ibex.domain.proxying.chat import Usage
-from ibex.domain.proxying.completion import ResponseSummary
 from ibex.domain.record.exchange import Caller, DirectiveReceipt, Exchange, SessionRef, Timings
+from ibex.domain.record.summary import ResponseSummary, Usage
 
 REQUESTED_AT = datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC)
 
@@ -44,6 +43,7 @@ _FULL = Exchange(
     messages_hash="a1" * 32,
     summary=ResponseSummary("gpt-4o-2024-08-06", Usage(11, 7, 18, 5, 3), "stop", "b2" * 32),
     directive=DirectiveReceipt(UUID(int=9), 3, "c3" * 32),
+    operation="chat.completions",
 )
 
 

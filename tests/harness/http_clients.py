@@ -67,17 +67,24 @@ def _over_client(client: Any, upstream: str) -> Forward:
 
 
 async def ibex(upstream: str) -> Forward:
-    """IBEX's own transport, as the provider's adapter calls it."""
-    from ibex.adapters.openai.transport import default_transport  # noqa: PLC0415
+    """IBEX's own HTTP client, as the provider's adapter calls it."""
+    from ibex.adapters.http_client.transport import default_transport  # noqa: PLC0415
+    from ibex.adapters.http_client.upstream import upstream_over  # noqa: PLC0415
 
-    return _over_transport(default_transport(CONNECTIONS), upstream)
+    url = httpx.URL(upstream)
+    root, _, path = str(url).rpartition("/")
+    fields = [(b"host", url.netloc), *((name.encode(), value.encode()) for name, value in _JSON.items())]
+    over = upstream_over(default_transport(CONNECTIONS), httpx.URL(f"{root}/"), fields, 5.0)
 
+    async def forward(body: bytes) -> bytes:
+        by = asyncio.get_running_loop().time() + 60
+        response = await over.post(path, body, stream=False, by=by, fresh=False)
+        try:
+            return b"".join([chunk async for chunk in response])
+        finally:
+            await response.aclose()
 
-async def ibex_in_client(upstream: str) -> Forward:
-    """The same, behind httpx's client."""
-    from ibex.adapters.openai.transport import default_transport  # noqa: PLC0415
-
-    return _over_client(httpx.AsyncClient(transport=default_transport(CONNECTIONS)), upstream)
+    return forward
 
 
 async def httpx_transport(upstream: str) -> Forward:
@@ -183,8 +190,7 @@ async def blacksheep(upstream: str) -> Forward:
 
 CLIENTS: dict[str, Callable[[str], Awaitable[Forward]]] = {
     "no upstream": no_upstream,
-    "IBEX's transport": ibex,
-    "IBEX's transport in httpx.AsyncClient": ibex_in_client,
+    "IBEX's HTTP client": ibex,
     "httpx.AsyncHTTPTransport": httpx_transport,
     "httpx.AsyncClient": httpx_client,
     "httpx2.AsyncClient": httpx2_client,

@@ -19,6 +19,7 @@ from ibex.adapters.http_server.connections import ConnectionLimits
 from ibex.adapters.http_server.drain import Drain
 from ibex.adapters.http_server.errors import status_of
 from ibex.adapters.http_server.server_protocol import LimitedHttpProtocol
+from ibex.adapters.openai_api.chat_completions import ChatCompletions
 from ibex.domain.proxying.provider import ProviderBody, ProviderRegistry
 from ibex.domain.record.recorder import ExchangeObserver, Recorder
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from ibex.adapters.http_server.asgi import App, Message
     from ibex.adapters.http_server.observer import RequestObserver
+    from ibex.adapters.http_server.openapi import DocumentedOperation
     from ibex.adapters.http_server.readiness import ReadinessCheck
     from ibex.domain.errors import ErrorCode
     from ibex.domain.proxying.provider import ProviderStream
@@ -180,6 +182,7 @@ class HttpScene:
         self.drain = Drain()
         self.limits = Limits()
         self.docs_base: str | None = None
+        self.operations: list[DocumentedOperation] = [ChatCompletions()]
         self.metrics = b"metrics 1\n"
 
     def app(self, observer: RequestObserver | None = None, exchange_observers: Sequence[ExchangeObserver] = ()) -> App:
@@ -187,6 +190,7 @@ class HttpScene:
         chat = self.chat
         chat.recorder = Recorder(chat.journal, [chat.observer, *exchange_observers], chat.ids, status_of)
         return create_app(
+            operations=self.operations,
             proxy_request=chat.use_case(),
             admission=chat.admission(),
             providers=ProviderRegistry([chat.provider]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from ibex.adapters.openai.http1.connection import READ_BYTES, Http1Connection
+from ibex.adapters.http_client.connection import READ_BYTES, Http1Connection
 
 
 class FakeTransport(asyncio.Transport):

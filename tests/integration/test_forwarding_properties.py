@@ -19,9 +19,9 @@ from harness.chat_scene import DIRECTIVE
 from harness.http_scene import CHAT, HEADERS, HttpScene, served
 from harness.openai import ScriptedOpenAI
 from harness.openai_wire import DONE, JSON_TYPE, SSE_TYPE, USAGE, Send, chunk_event, chunked, head
+from ibex.adapters.http_client.transport import default_transport
 from ibex.adapters.openai.config import ApiKey, OpenAIConfig
 from ibex.adapters.openai.provider import OpenAIProvider
-from ibex.adapters.openai.transport import default_transport
 from ibex.domain.directives.model import Directive, InjectionMode, text_hash
 
 if TYPE_CHECKING:

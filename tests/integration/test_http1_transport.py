@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import httpx
 import pytest
@@ -24,16 +24,17 @@ from harness.openai_wire import (
     connection_close,
     open_stream,
 )
-from ibex.adapters.openai.http1.connection import StaleConnectionError
-from ibex.adapters.openai.http1.pool import ConnectionPool, Origin, PoolLimits
-from ibex.adapters.openai.http1.tls import client_context
-from ibex.adapters.openai.transport import FRESH, Http1Transport
+from ibex.adapters.http_client.connection import StaleConnectionError
+from ibex.adapters.http_client.pool import ConnectionPool, Origin, PoolLimits
+from ibex.adapters.http_client.tls import client_context
+from ibex.adapters.http_client.transport import Http1Transport
+from ibex.adapters.http_client.upstream import upstream_over
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from ibex.adapters.openai.http1.connection import Http1Connection
-    from ibex.adapters.openai.http1.tls import ResumingContext
+    from ibex.adapters.http_client.connection import Http1Connection
+    from ibex.adapters.http_client.tls import ResumingContext
 
 pytestmark = [pytest.mark.integration, pytest.mark.both_loops]
 
@@ -51,19 +52,23 @@ async def transport_with(
         await transport.aclose()
 
 
-def request(server: ScriptedOpenAI, **extensions: Any) -> httpx.Request:
-    """Return a request to the server."""
-    return httpx.Request("POST", f"{server.base_url}/chat/completions", content=b"{}", extensions=extensions)
+def root(server: ScriptedOpenAI) -> httpx.URL:
+    """Return the root of the server's API."""
+    return httpx.URL(f"{server.base_url}/")
 
 
-async def ask(transport: Http1Transport, server: ScriptedOpenAI, **extensions: Any) -> bytes:
-    """Send a request and read its answer."""
-    response = await transport.handle_async_request(request(server, **extensions))
-    assert isinstance(response.stream, httpx.AsyncByteStream)
+async def ask(
+    transport: Http1Transport, server: ScriptedOpenAI, *, wait_s: float = 60, is_fresh: bool = False
+) -> bytes:
+    """Send a request and return the body of its response. ``wait_s`` limits the wait for a connection."""
+    url = root(server)
+    upstream = upstream_over(transport, url, [(b"host", url.netloc)], wait_s)
+    by = asyncio.get_running_loop().time() + 60
+    response = await upstream.post("chat/completions", b"{}", stream=False, by=by, fresh=is_fresh)
     try:
-        return b"".join([chunk async for chunk in response.stream])
+        return b"".join([chunk async for chunk in response])
     finally:
-        await response.stream.aclose()
+        await response.aclose()
 
 
 async def test_the_connection_used_last_is_used_next(openai_server: ScriptedOpenAI) -> None:
@@ -106,7 +111,7 @@ async def test_the_line_is_bounded_in_number_and_time(openai_server: ScriptedOpe
         first = asyncio.create_task(ask(transport, openai_server))
         await openai_server.request()
         with pytest.raises(httpx.PoolTimeout):
-            await ask(transport, openai_server, timeout={"pool": 0.01})
+            await ask(transport, openai_server, wait_s=0.01)
         second = asyncio.create_task(ask(transport, openai_server))
         await asyncio.sleep(0)
         with pytest.raises(httpx.PoolTimeout):
@@ -184,7 +189,7 @@ async def test_a_kept_connection_that_dies_under_a_request(openai_server: Script
         await ask(transport, openai_server)
         with pytest.raises(StaleConnectionError):
             await ask(transport, openai_server)
-        assert await ask(transport, openai_server, **{FRESH: True}) == completion_body("ok")
+        assert await ask(transport, openai_server, is_fresh=True) == completion_body("ok")
 
 
 async def test_a_fresh_connection_is_one_that_was_not_kept(openai_server: ScriptedOpenAI) -> None:
@@ -192,7 +197,7 @@ async def test_a_fresh_connection_is_one_that_was_not_kept(openai_server: Script
     async with transport_with() as transport:
         openai_server.put(completion("ok"), completion("ok"))
         await ask(transport, openai_server)
-        await ask(transport, openai_server, **{FRESH: True})
+        await ask(transport, openai_server, is_fresh=True)
         assert [one.connection for one in openai_server.requests] == [1, 2]
 
 
@@ -244,12 +249,13 @@ async def test_a_tls_session_is_resumed() -> None:
     resumed = []
     for _ in range(3):
         server.put(connection_close("ok"))
-        response = await transport.handle_async_request(request(server))
-        assert isinstance(response.stream, httpx.AsyncByteStream)
-        tls_layer = response.extensions["network_stream"].get_extra_info("ssl_object")
-        assert b"".join([chunk async for chunk in response.stream]) == completion_body("ok")
-        resumed.append(tls_layer.session_reused)
-        await response.stream.aclose()
+        connection = await transport.pool(root(server)).get(connect_s=60, wait_s=60)
+        assert connection.ssl_object is not None
+        response = connection.send(b"POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n", b"{}")
+        await response.head()
+        assert b"".join([chunk async for chunk in response]) == completion_body("ok")
+        resumed.append(connection.ssl_object.session_reused)
+        await response.aclose()
     assert resumed == [False, True, True]
     await transport.aclose()
     await server.stop()

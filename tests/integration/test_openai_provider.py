@@ -47,13 +47,13 @@ from harness.openai_wire import (
     text_deltas,
     text_stream,
 )
+from ibex.adapters.http_client.httpx_transport import httpx_transport
+from ibex.adapters.http_client.pool import PoolLimits
+from ibex.adapters.http_client.transport import Http1Transport, default_transport
 from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.openai.config import ApiKey, OpenAIConfig
-from ibex.adapters.openai.http1.pool import PoolLimits
-from ibex.adapters.openai.httpx_transport import httpx_transport
 from ibex.adapters.openai.provider import OpenAIProvider
 from ibex.adapters.openai.stream import OpenAIStream
-from ibex.adapters.openai.transport import Http1Transport, default_transport
 from ibex.domain.errors import (
     IbexError,
     OverloadedError,
@@ -70,7 +70,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from harness.openai_wire import Script
-    from ibex.adapters.openai.httpx_transport import CancelSafeTransport
+    from ibex.adapters.http_client.httpx_transport import CancelSafeTransport
     from ibex.domain.proxying.provider import StreamEvent
 
 pytestmark = [pytest.mark.integration, pytest.mark.both_loops]

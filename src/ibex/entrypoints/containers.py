@@ -20,6 +20,7 @@ from ibex.adapters.telemetry.capacity import CapacityTelemetry
 from ibex.adapters.telemetry.deliveries import DeliveryTelemetry
 from ibex.adapters.telemetry.requests import RequestTelemetry
 from ibex.adapters.telemetry.sweeps import SweepTelemetry
+from ibex.domain.directives.cache import CachedDirectives, directive_policy
 from ibex.domain.directives.management import ManageDirectives
 from ibex.domain.freshness.cache import FreshCache
 from ibex.domain.freshness.kinds import Kind
@@ -28,14 +29,7 @@ from ibex.domain.freshness.unknown_tokens import UnknownTokens
 from ibex.domain.freshness.validity import Validity
 from ibex.domain.freshness.watch import Watch
 from ibex.domain.identity.auth_calls import AuthCalls
-from ibex.domain.identity.cache import (
-    CachedAgents,
-    CachedDirectives,
-    CachedTokens,
-    agent_policy,
-    directive_policy,
-    token_policy,
-)
+from ibex.domain.identity.cache import CachedAgents, CachedTokens, agent_policy, token_policy
 from ibex.domain.identity.management import ManageIdentity
 from ibex.domain.proxying.admission import Admission
 from ibex.domain.proxying.capacity import Capacity
@@ -45,6 +39,7 @@ from ibex.domain.record.delivery import CheckpointDelivery, DeliverExchanges, Tr
 from ibex.domain.record.idle_sessions import AbandonIdleSessions
 from ibex.domain.record.orphaned_journals import RecoverJournals
 from ibex.domain.record.recorder import Recorder
+from ibex.entrypoints.operations import OPERATIONS
 from ibex.entrypoints.tracing import check_tracing, request_observer, span_export
 
 if TYPE_CHECKING:
@@ -233,10 +228,12 @@ class Application(containers.DeclarativeContainer):
         idle_s=settings.provided.session_idle_timeout_s,
     )
 
+    operations = providers.Object(OPERATIONS)
     limits = providers.Singleton(_limits, settings)
     capacity = providers.Singleton(_capacity, settings, adapters.registry)
     app = providers.Singleton(
         create_app,
+        operations=operations,
         proxy_request=proxy_request,
         admission=admission,
         providers=adapters.provider_registry,

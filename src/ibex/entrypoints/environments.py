@@ -16,6 +16,9 @@ from ibex.adapters.grpc.tls import ClientTls
 from ibex.adapters.grpc.verifiers import GrpcAgentVerifier, GrpcTokenVerifier
 from ibex.adapters.grpc.watch_service import WatchService
 from ibex.adapters.grpc.watch_streams import GrpcLiveTokens, GrpcWatch
+from ibex.adapters.http_client.httpx_transport import httpx_transport
+from ibex.adapters.http_client.transport import Http1Transport, default_transport
+from ibex.adapters.http_server.openapi import operation_paths
 from ibex.adapters.journal.directories import claim_any
 from ibex.adapters.journal.orphaned_journals import OrphanedSqliteJournals
 from ibex.adapters.journal.sqlite import SqliteJournal
@@ -25,9 +28,7 @@ from ibex.adapters.memory.shared_directives import NoSharedDirectives
 from ibex.adapters.memory.watch import InProcessWatch
 from ibex.adapters.openai.config import ApiKey, OpenAIConfig
 from ibex.adapters.openai.echo import EchoProvider
-from ibex.adapters.openai.httpx_transport import httpx_transport
 from ibex.adapters.openai.provider import OpenAIProvider
-from ibex.adapters.openai.transport import default_transport
 from ibex.adapters.postgres.change_log import PostgresChangeLog
 from ibex.adapters.postgres.database import POOL_SIZE, Database
 from ibex.adapters.postgres.directives import PostgresDirectives
@@ -56,6 +57,7 @@ from ibex.domain.identity.token_hash import TokenPeppers
 from ibex.domain.proxying.provider import ProviderRegistry
 from ibex.entrypoints.checks import auth_checks, readiness_checks
 from ibex.entrypoints.openai_settings import Transport
+from ibex.entrypoints.operations import OPERATIONS
 from ibex.entrypoints.settings import SettingsError
 
 if TYPE_CHECKING:
@@ -98,17 +100,14 @@ def _completion_providers(settings: Settings, transport: httpx.AsyncBaseTranspor
     return ProviderRegistry([OpenAIProvider(_openai_config(settings, key.reveal()), transport, clock)])
 
 
-COMPLETION_ROUTES: Final = ("/v1/chat/completions", "/v1/orgs/{org_id}/chat/completions")
-"""The templates of the routes whose refusals have an alert."""
-
-
 def _metrics(clock: Clock, journal: MeasuredJournal, registry: Registry, routed: ProviderRegistry) -> Metrics:
-    """Return the metrics, with a series from the start for each provider and each route of completions."""
+    """Return the metrics, with a series from the start for each provider and each route of an operation."""
+    routes = [path for operation in OPERATIONS for path in operation_paths(operation)]
     names = dict.fromkeys(name for _, name in routed.patterns)
-    return Metrics(clock, journal, registry, providers=names, routes=COMPLETION_ROUTES)
+    return Metrics(clock, journal, registry, providers=names, routes=routes)
 
 
-def _transport(settings: Settings) -> httpx.AsyncBaseTransport:
+def _transport(settings: Settings) -> Http1Transport | httpx.AsyncBaseTransport:
     chosen = settings.openai_transport
     if chosen is Transport.DIRECT:
         return default_transport(settings.openai_max_connections)

@@ -6,14 +6,14 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from ibex.domain.proxying.chat import Member
+from ibex.adapters.openai_api.raw_json import Member
 from ibex.domain.record.exchange import Caller, Exchange
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 CHANGES_A_VALUE = """
-from ibex.domain.proxying.chat import Member
+from ibex.adapters.openai_api.raw_json import Member
 Member("model", b"1").name = "other"
 """
 

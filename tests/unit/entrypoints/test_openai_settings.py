@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ibex.adapters.openai.httpx_transport import CancelSafeTransport
-from ibex.adapters.openai.transport import Http1Transport
+from ibex.adapters.http_client.httpx_transport import CancelSafeTransport
+from ibex.adapters.http_client.transport import Http1Transport
 from ibex.entrypoints.environments import EmbeddedAdapters
 from ibex.entrypoints.openai_settings import Transport
 from ibex.entrypoints.settings import Settings, SettingsError

@@ -14,15 +14,15 @@ from ibex.adapters.http_server.callers import CallerRoutes
 from ibex.adapters.http_server.client_connection import Limits
 from ibex.adapters.http_server.early_refusal import EarlyRefusals
 from ibex.adapters.http_server.errors import ErrorAnswers
-from ibex.adapters.http_server.openapi import openapi_document
-from ibex.adapters.http_server.operations import OperationRoutes
+from ibex.adapters.http_server.openapi import openapi_document, operation_paths
+from ibex.adapters.http_server.ops_routes import OpsRoutes
 from ibex.adapters.http_server.outer_middleware import OuterMiddleware
 from ibex.adapters.http_server.proxy_route import ProxyRoute
 from ibex.adapters.http_server.readiness import Readiness
 from ibex.domain.errors import NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from litestar import Request
     from litestar.handlers import HTTPRouteHandler
@@ -30,22 +30,21 @@ if TYPE_CHECKING:
     from ibex.adapters.http_server.asgi import App, Receive, Scope, Send
     from ibex.adapters.http_server.drain import Drain
     from ibex.adapters.http_server.observer import RequestObserver
+    from ibex.adapters.http_server.openapi import DocumentedOperation
     from ibex.adapters.http_server.readiness import ReadinessCheck
     from ibex.domain.clock import Clock
     from ibex.domain.ids import IdSource
     from ibex.domain.proxying.admission import Admission
     from ibex.domain.proxying.capacity import Capacity
+    from ibex.domain.proxying.operation import Operation
     from ibex.domain.proxying.provider import ProviderRegistry
     from ibex.domain.proxying.proxy_request import ProxyRequest
 
-CHAT_PATHS: Final = ("/v1/chat/completions", "/v1/orgs/{org_id:str}/chat/completions")
 PROBE_PATHS: Final = ("/v1/internal/auth-probe", "/v1/orgs/{org_id:str}/auth-probe")
-_NEED_TOKEN: Final = {b"POST": CHAT_PATHS, b"GET": (*PROBE_PATHS, "/v1/models")}
-"""The routes that are refused without a token by the head of a request alone (ADR 0047)."""
 DEFAULT_LIMITS: Final = Limits()
 # Who opens the address in a browser, or leaves the /v1 out of an SDK's base URL, comes here first. SDKs show no more.
 _WAY: Final = (
-    "Not found. The API is under /v1, as in POST /v1/chat/completions; GET /schema describes all of it."
+    "Not found. The API is under /v1, as in POST {path}; GET /schema describes all of it."
     " Paths are not normalized: send no empty segments, no slash at the end and no escapes."
 )
 _MODEL_PREFIX: Final = b"/v1/models/"
@@ -57,6 +56,7 @@ _MODEL_PATH: Final = re.compile(rb"(?:/%b(?:[A-Za-z0-9._~!$&'()*+,=:@-]|%%[0-9A-
 
 def create_app(  # noqa: PLR0913 - one argument a part: the object graph ends here
     *,
+    operations: Sequence[DocumentedOperation],
     proxy_request: ProxyRequest,
     admission: Admission,
     providers: ProviderRegistry,
@@ -75,31 +75,32 @@ def create_app(  # noqa: PLR0913 - one argument a part: the object graph ends he
     ``render_metrics`` returns a body and its content type. Errors carry a ``docs_url`` under ``error_docs_base``.
     """
     errors = ErrorAnswers(clock, error_docs_base)
-    chat = ProxyRoute(proxy_request, errors, observer, limits, capacity)
+    posts = {
+        _routes(operation): ProxyRoute(operation, proxy_request, errors, observer, limits, capacity)
+        for operation in operations
+    }
     callers = CallerRoutes(admission, providers, clock, capacity)
     readiness = Readiness(readiness_checks, drain, clock)
-    operations = OperationRoutes(readiness, errors, render_metrics, openapi_document(limits))
+    ops = OpsRoutes(readiness, errors, render_metrics, openapi_document(operations, limits))
     reads = {
         PROBE_PATHS: callers.probe,
         ("/v1/models",): callers.models,
         ("/v1/models/{model_id:path}",): callers.model,
-        ("/health",): operations.health,
-        ("/ready",): operations.ready,
-        ("/metrics",): operations.metrics,
-        ("/schema",): operations.schema,
+        ("/health",): ops.health,
+        ("/ready",): ops.ready,
+        ("/metrics",): ops.metrics,
+        ("/schema",): ops.schema,
     }
-    router = _router(
-        [
-            _no_options(CHAT_PATHS, allow="POST"),  # first: to a path that has none the framework adds its own
-            *(_no_options(paths, allow="GET") for paths in reads),
-            _post(CHAT_PATHS, chat),
-            *(_get(paths, app) for paths, app in reads.items()),
-        ],
-        _WAY,
-    )
-    early = EarlyRefusals(_NEED_TOKEN, errors, observer, clock, ids)
-    fast_paths = {("POST", CHAT_PATHS[0].encode()): chat}
+    router = _router(_handlers(reads, posts), _WAY.format(path=next(iter(posts))[0]))
+    need_token = {b"POST": [path for paths in posts for path in paths], b"GET": [*PROBE_PATHS, "/v1/models"]}
+    early = EarlyRefusals(need_token, errors, observer, clock, ids)
+    fast_paths = {("POST", paths[0].encode()): app for paths, app in posts.items()}
     return OuterMiddleware(router, errors, observer, clock, ids, fast_paths=fast_paths, early_refusals=early)
+
+
+def _routes(operation: Operation) -> tuple[str, ...]:
+    """Return the paths of an operation as the router writes them."""
+    return tuple(path.replace("{org_id}", "{org_id:str}") for path in operation_paths(operation))
 
 
 def create_ops_app(
@@ -113,15 +114,27 @@ def create_ops_app(
 ) -> App:
     """Return an ASGI application with ``/health``, ``/ready`` and ``/metrics`` alone: for what speaks gRPC."""
     errors = ErrorAnswers(clock, None)
-    operations = OperationRoutes(Readiness(readiness_checks, drain, clock), errors, render_metrics, {})
-    reads = {("/health",): operations.health, ("/ready",): operations.ready, ("/metrics",): operations.metrics}
-    router = _router(
-        [
-            *(_no_options(paths, allow="GET") for paths in reads),
-            *(_get(paths, app) for paths, app in reads.items()),
-        ]
-    )
+    ops = OpsRoutes(Readiness(readiness_checks, drain, clock), errors, render_metrics, {})
+    reads: dict[tuple[str, ...], App] = {
+        ("/health",): ops.health,
+        ("/ready",): ops.ready,
+        ("/metrics",): ops.metrics,
+    }
+    router = _router(_handlers(reads, {}))
     return OuterMiddleware(router, errors, observer, clock, ids)
+
+
+def _handlers(reads: Mapping[tuple[str, ...], App], posts: Mapping[tuple[str, ...], App]) -> Sequence[HTTPRouteHandler]:
+    """Return the handlers of applications by their paths.
+
+    The handlers of OPTIONS come first: the framework adds one of its own to each path that has none.
+    """
+    return [
+        *(_no_options(paths, allow="POST") for paths in posts),
+        *(_no_options(paths, allow="GET") for paths in reads),
+        *(_post(paths, app) for paths, app in posts.items()),
+        *(_get(paths, app) for paths, app in reads.items()),
+    ]
 
 
 def _router(handlers: Sequence[HTTPRouteHandler], way: str | None = None) -> App:

@@ -123,9 +123,9 @@ class ErrorAnswers:
         body = msgspec.json.encode(self.envelope(error, context))
         return Response(status_of(error), JSON, body, exchange_headers(context.in_flight) + _headers(error, allow))
 
-    def event(self, error: IbexError, context: RequestContext) -> bytes:
-        """Return the event that ends a stream which has failed."""
-        return b"data: " + msgspec.json.encode(self.envelope(error, context)) + b"\n\n"
+    def encoded_envelope(self, error: IbexError, context: RequestContext) -> bytes:
+        """Return the envelope as JSON on one line."""
+        return msgspec.json.encode(self.envelope(error, context))
 
     def envelope(self, error: IbexError, context: RequestContext) -> dict[str, Any]:
         """Return the envelope: members that do not apply are left out, ``param`` is null."""

@@ -1,31 +1,22 @@
-"""The OpenAPI document (OpenAPI 3.1), by hand: the routes are raw ASGI applications, which nothing can describe for us.
+"""The OpenAPI document (OpenAPI 3.1), written by hand: the routes are raw ASGI applications without type information.
 
-Bounds are taken from where they are checked, so that the two cannot disagree.
+Each operation documents its own request and response.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from ibex.adapters.http_server.chat_request import (
-    MAX_MESSAGES,
-    MAX_MODEL_CHARACTERS,
-    MAX_TEMPERATURE,
-    MAX_TOKENS,
-    ROLES,
-)
 from ibex.adapters.http_server.errors import TABLE
 from ibex.domain.errors import ErrorCode, FieldCode
+from ibex.domain.proxying.operation import Operation
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from ibex.adapters.http_server.client_connection import Limits
 
 _UUID: Final = {"type": "string", "format": "uuid"}
-_EVENT: Final = {
-    "description": "One server-sent event. Its data is a chunk of the completion in JSON, an error, or [DONE].",
-    "type": "object",
-    "properties": {"data": {"type": "string"}},
-}
 _TEXT: Final = {"type": "string"}
 _EVERY_RESPONSE: Final = {
     "X-Request-ID": {"schema": _UUID, "description": "The request's own, if it was a UUID; else a new UUIDv7."},
@@ -62,36 +53,6 @@ _SESSION: Final = (
         "description": "Whether this turn completes the session.",
     },
 )
-_OPTIONAL_TOKENS: Final = {"type": ["integer", "null"], "minimum": 1, "maximum": MAX_TOKENS}
-_CHAT_REQUEST: Final = {
-    "type": "object",
-    "required": ["model", "messages"],
-    "description": "OpenAI's chat completion request. Members that are not listed go to the provider as they are.",
-    "additionalProperties": True,
-    "properties": {
-        "model": {"type": "string", "minLength": 1, "maxLength": MAX_MODEL_CHARACTERS},
-        "messages": {
-            "type": "array",
-            "minItems": 1,
-            "maxItems": MAX_MESSAGES,
-            "items": {
-                "type": "object",
-                "required": ["role"],
-                "properties": {"role": {"type": "string", "enum": list(ROLES)}},
-                "additionalProperties": True,
-            },
-        },
-        "stream": {"type": ["boolean", "null"]},
-        "stream_options": {
-            "type": ["object", "null"],
-            "properties": {"include_usage": {"type": ["boolean", "null"]}},
-            "additionalProperties": True,
-        },
-        "temperature": {"type": ["number", "null"], "minimum": 0, "maximum": MAX_TEMPERATURE},
-        "max_tokens": _OPTIONAL_TOKENS,
-        "max_completion_tokens": _OPTIONAL_TOKENS,
-    },
-}
 _ERROR: Final = {
     "type": "object",
     "required": ["error"],
@@ -142,7 +103,7 @@ _AGENT_ERRORS: Final = (
     ErrorCode.AUTH_UNAVAILABLE,
     ErrorCode.RATE_LIMITED,
 )
-_CHAT_ERRORS: Final = tuple(
+_PROXY_ERRORS: Final = tuple(
     code
     for code in ErrorCode
     if code not in (ErrorCode.METHOD_NOT_ALLOWED, ErrorCode.CLIENT_CLOSED_REQUEST, ErrorCode.NOT_FOUND)
@@ -150,7 +111,24 @@ _CHAT_ERRORS: Final = tuple(
 _REFUSED_BY_PROVIDER: Final = (404, 409, 413, 422)  # besides 400
 
 
-def openapi_document(limits: Limits) -> dict[str, Any]:
+class DocumentedOperation(Operation, Protocol):
+    """An operation that documents itself."""
+
+    @property
+    def summary(self) -> str:
+        """What a request does, as a sentence in the imperative."""
+
+    @property
+    def schemas(self) -> Mapping[str, Mapping[str, Any]]:
+        """The JSON Schemas of ``request`` and ``response``, and of a stream's ``event`` if the operation streams."""
+
+
+def operation_paths(operation: Operation) -> tuple[str, str]:
+    """Return the templates of an operation's two paths, without and with the organization."""
+    return f"/v1/{operation.path}", f"/v1/orgs/{{org_id}}/{operation.path}"
+
+
+def openapi_document(operations: Sequence[DocumentedOperation], limits: Limits) -> dict[str, Any]:
     """Return the document that describes every route."""
     models = {"type": "object", "properties": {"object": _TEXT, "data": {"type": "array", "items": _ref("Model")}}}
     return {
@@ -158,8 +136,7 @@ def openapi_document(limits: Limits) -> dict[str, Any]:
         "info": {"title": "IBEX", "version": "1", "description": "An LLM proxy with OpenAI's chat completion API."},
         "security": [{"pat": []}],
         "paths": {
-            "/v1/chat/completions": {"post": _chat(limits)},
-            "/v1/orgs/{org_id}/chat/completions": {"parameters": [_ORG_ID], "post": _chat(limits)},
+            **_operation_items(operations, limits),
             "/v1/models": {"get": _get("List the models that are routed.", models, _CALLER_ERRORS)},
             "/v1/models/{model_id}": {
                 "parameters": [{"name": "model_id", "in": "path", "required": True, "schema": _TEXT}],
@@ -181,8 +158,7 @@ def openapi_document(limits: Limits) -> dict[str, Any]:
                 "pat": {"type": "http", "scheme": "bearer", "description": "A personal access token of IBEX."}
             },
             "schemas": {
-                "ChatRequest": _CHAT_REQUEST,
-                "ChatCompletion": {"type": "object", "description": "The provider's answer, byte for byte."},
+                **_operation_schemas(operations),
                 "Error": _ERROR,
                 "Model": {"type": "object", "properties": {"id": _TEXT, "object": _TEXT, "owned_by": _TEXT}},
                 "Health": {"type": "object", "properties": {"status": _TEXT, "checks": {"type": "object"}}},
@@ -191,17 +167,38 @@ def openapi_document(limits: Limits) -> dict[str, Any]:
     }
 
 
-def _chat(limits: Limits) -> dict[str, Any]:
-    answer = _response("The provider's answer.", _ref("ChatCompletion"))
-    answer["content"]["text/event-stream"] = {"schema": _EVENT}
+def _operation_items(operations: Sequence[DocumentedOperation], limits: Limits) -> dict[str, Any]:
+    items: dict[str, Any] = {}
+    for operation in operations:
+        path, path_of_org = operation_paths(operation)
+        items[path] = {"post": _post(operation, limits)}
+        items[path_of_org] = {"parameters": [_ORG_ID], "post": _post(operation, limits)}
+    return items
+
+
+def _operation_schemas(operations: Sequence[DocumentedOperation]) -> dict[str, Any]:
+    return {_name(operation, kind): schema for operation in operations for kind, schema in operation.schemas.items()}
+
+
+def _name(operation: Operation, kind: str) -> str:
+    """Return the name of a schema, such as ``chat.completions.request``."""
+    return f"{operation.name}.{kind}"
+
+
+def _post(operation: DocumentedOperation, limits: Limits) -> dict[str, Any]:
+    schema = _ref(_name(operation, "response"))
+    answer = _response("The provider's response.", schema)
+    if "event" in operation.schemas:
+        answer["content"]["text/event-stream"] = {"schema": _ref(_name(operation, "event"))}
     answer["headers"] |= _EXCHANGE_HEADERS
     refused = {str(status): _response("The provider refused it.", _ref("Error")) for status in _REFUSED_BY_PROVIDER}
+    body = {"required": True, "content": {"application/json": {"schema": _ref(_name(operation, "request"))}}}
     return {
-        "summary": "Complete a chat.",
+        "summary": operation.summary,
         "description": f"A body has at most {limits.max_request_body_bytes} bytes.",
-        "parameters": [_AGENT_ID, *_SESSION],
-        "requestBody": {"required": True, "content": {"application/json": {"schema": _ref("ChatRequest")}}},
-        "responses": refused | _responses(_ref("ChatCompletion"), _CHAT_ERRORS) | {"200": answer},
+        "parameters": [_AGENT_ID, *(_SESSION if operation.makes_turn else ())],
+        "requestBody": body,
+        "responses": refused | _responses(schema, _PROXY_ERRORS) | {"200": answer},
     }
 
 

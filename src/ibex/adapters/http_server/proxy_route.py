@@ -1,4 +1,4 @@
-"""The chat route: between an HTTP request and the use case, in both directions."""
+"""The route of an operation: between an HTTP request and the use case, in both directions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ibex.adapters.http_server.asgi import JSON, Response
-from ibex.adapters.http_server.chat_request import read_chat_request_in_steps
 from ibex.adapters.http_server.client_connection import ClientConnection
 from ibex.adapters.http_server.context import context_of
 from ibex.adapters.http_server.exchange_headers import exchange_headers
@@ -18,7 +17,6 @@ from ibex.domain.errors import (
     IbexError,
     InternalError,
     UnsupportedMediaTypeError,
-    ValidationError,
 )
 from ibex.domain.proxying.capacity import Reservation
 from ibex.domain.proxying.proxy_request import BufferedResponse, IncomingRequest, RefusedResponse, shutting_down
@@ -30,11 +28,12 @@ if TYPE_CHECKING:
     from ibex.adapters.http_server.errors import ErrorAnswers
     from ibex.adapters.http_server.observer import RequestObserver
     from ibex.domain.proxying.capacity import Capacity
-    from ibex.domain.proxying.chat import ChatRequest
+    from ibex.domain.proxying.operation import Operation
     from ibex.domain.proxying.proxy_request import ProxyRequest, ProxyResponse
     from ibex.domain.proxying.streaming import StreamedResponse
 
 _ENDS = {None: False, "false": False, "true": True}
+_WRONG_SESSION_END = (FieldError("X-IBEX-Session-End", FieldCode.INVALID_ENUM, "must be true or false"),)
 
 
 class ProxyRoute:
@@ -42,12 +41,14 @@ class ProxyRoute:
 
     def __init__(
         self,
+        operation: Operation,
         proxy_request: ProxyRequest,
         errors: ErrorAnswers,
         observer: RequestObserver,
         limits: Limits,
         capacity: Capacity,
     ) -> None:
+        self._operation = operation
         self._proxy_request = proxy_request
         self._errors = errors
         self._observer = observer
@@ -61,7 +62,7 @@ class ProxyRoute:
         try:
             async with ClientConnection(scope, receive, send, self._limits) as client:
                 try:
-                    reply = await self._proxy_request(_call(scope, context, client, reservation))
+                    reply = await self._proxy_request(self._incoming(scope, context, client, reservation))
                     context.in_flight = reply.in_flight
                     await self._reply(reply, context, client)
                 except asyncio.CancelledError:
@@ -104,43 +105,35 @@ class ProxyRoute:
         if not client.answered:
             await client.answer(self._errors.answer(error, context))
         elif client.streaming:
-            await client.end_stream(self._errors.event(error, context))
+            envelope = self._errors.encoded_envelope(error, context)
+            await client.end_stream(self._operation.error_event(envelope))
+
+    def _incoming(
+        self, scope: Scope, context: RequestContext, client: ClientConnection, reservation: Reservation
+    ) -> IncomingRequest:
+        session_end = context.field(b"x-ibex-session-end")
+        if session_end is not None:
+            session_end = session_end.lower()
+        return IncomingRequest(
+            operation=self._operation,
+            request_id=context.request_id,
+            trace_id=context.trace_id,
+            credentials=context.credentials(scope),
+            read_body=partial(_read_body, context, client, reservation),
+            reservation=reservation,
+            has_gone=lambda: client.gone,
+            session_handle=context.field(b"x-ibex-session-id"),
+            ends_session=_ENDS.get(session_end, False),
+            wrong_headers=() if session_end in _ENDS else _WRONG_SESSION_END,
+        )
 
 
-def _call(scope: Scope, context: RequestContext, client: ClientConnection, reservation: Reservation) -> IncomingRequest:
-    session_end = context.field(b"x-ibex-session-end")
-    if session_end is not None:
-        session_end = session_end.lower()
-    return IncomingRequest(
-        request_id=context.request_id,
-        trace_id=context.trace_id,
-        credentials=context.credentials(scope),
-        read_request=partial(_read_request, context, client, reservation, session_end),
-        reservation=reservation,
-        has_gone=lambda: client.gone,
-        session_handle=context.field(b"x-ibex-session-id"),
-        ends_session=session_end in _ENDS and _ENDS[session_end],
-    )
-
-
-async def _read_request(
-    context: RequestContext, client: ClientConnection, reservation: Reservation, session_end: str | None
-) -> ChatRequest:
-    """Read and understand the body; what is wrong with a header that only now matters is told together with it."""
+async def _read_body(context: RequestContext, client: ClientConnection, reservation: Reservation) -> bytes:
+    """Return the body, after checks of the headers that describe it."""
     media_type, _, _ = (context.field(b"content-type") or "").partition(";")
     if media_type.strip(" \t").lower() != "application/json":
         raise UnsupportedMediaTypeError
     if context.field(b"content-encoding") not in (None, "", "identity"):
         raise UnsupportedMediaTypeError("The request body must not be compressed.")
-    wrong_headers: tuple[FieldError, ...] = ()
-    if session_end not in _ENDS:
-        wrong_headers = (FieldError("X-IBEX-Session-End", FieldCode.INVALID_ENUM, "must be true or false"),)
     length = context.field(b"content-length")
-    body = await client.read_body(int(length) if length and length.isdecimal() else None, reservation)
-    try:
-        request = await read_chat_request_in_steps(body)
-    except ValidationError as error:
-        raise ValidationError((*wrong_headers, *error.field_errors)) from None
-    if wrong_headers:
-        raise ValidationError(wrong_headers)
-    return request
+    return await client.read_body(int(length) if length and length.isdecimal() else None, reservation)

@@ -52,12 +52,15 @@ class OpenAIConfig:
 
     def __post_init__(self) -> None:
         """Raise ``ValueError`` if the base URL is none that can be asked."""
-        self.completions_url()
+        self.root_url()
 
-    def completions_url(self) -> httpx.URL:
-        """Return the address of chat completions; raises ``ValueError`` without the URL, which may hold a password."""
+    def root_url(self) -> httpx.URL:
+        """Return the root of the API, which ends with a slash.
+
+        Raises ``ValueError``, whose message does not contain the URL, because it may hold a password.
+        """
         try:
-            url = httpx.URL(self.base_url.rstrip("/") + "/chat/completions")
+            url = httpx.URL(self.base_url.rstrip("/") + "/")
         except httpx.InvalidURL:
             raise ValueError("the base URL is not a URL") from None
         if url.scheme not in {"http", "https"} or not url.host:

@@ -55,7 +55,7 @@ class EchoProvider:
         echo = self._echo(request.model, sent["messages"])
         await self._sleep(self._first_byte_delay_s)
         request_id = f"req_{echo.number}"
-        if request.stream:
+        if request.is_streaming:
             events = [_event(chunk) for chunk in echo.chunks(with_usage=_wants_usage(sent))]
             events.append(StreamEvent(b"data: [DONE]\n\n", b"[DONE]"))
             return EchoStream(events, request_id, self._sleep, self._chunk_delay_s)

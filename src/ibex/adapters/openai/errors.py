@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import httpx
 import msgspec
 
+from ibex.adapters.http_client.failures import UnreadableResponseError
 from ibex.domain.errors import (
     OverloadedError,
     ProviderRateLimitedError,
@@ -49,10 +50,6 @@ class RefusedAnswer:
 
     def __repr__(self) -> str:
         return f"<RefusedAnswer {self.status}>"
-
-
-class UnreadableAnswerError(Exception):
-    """An answer's body is too large, badly compressed, or compressed in a way that was not asked for."""
 
 
 def error_of_answer(answer: RefusedAnswer, attempt: AttemptInfo) -> ProviderError:
@@ -134,9 +131,6 @@ _OF_FAILURE: Final[Mapping[type[Exception], _OfFailure]] = {  # the first that f
     httpx.TimeoutException: _timed_out,
     TimeoutError: _timed_out,
     httpx.TransportError: _broken,
-    UnreadableAnswerError: _broken,
+    UnreadableResponseError: _broken,
     OSError: _broken,
 }
-
-FAILURES: Final = tuple(_OF_FAILURE)
-"""What asking and reading may raise."""

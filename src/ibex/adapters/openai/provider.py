@@ -10,26 +10,21 @@ from typing import TYPE_CHECKING, Final
 import httpx
 
 from ibex import __version__
-from ibex.adapters.openai.body import MAX_BODY_BYTES, AnswerBody, TimeLimits
-from ibex.adapters.openai.errors import (
-    FAILURES,
-    AttemptInfo,
-    RefusedAnswer,
-    error_of_answer,
-    error_of_failure,
-    no_completion,
-)
-from ibex.adapters.openai.http1.connection import StaleConnectionError
-from ibex.adapters.openai.retry import RETRIED_FAILURES, RETRIED_STATUSES, RetryPolicy, asked_delay_s, next_delay
+from ibex.adapters.http_client.connection import StaleConnectionError
+from ibex.adapters.http_client.failures import FAILURES
+from ibex.adapters.http_client.response_body import MAX_BODY_BYTES, ResponseBody, TimeLimits
+from ibex.adapters.http_client.retry import RETRIED_FAILURES, RETRIED_STATUSES, RetryPolicy, asked_delay_s, next_delay
+from ibex.adapters.http_client.upstream import EVENT_STREAM, upstream_over
+from ibex.adapters.openai.errors import AttemptInfo, RefusedAnswer, error_of_answer, error_of_failure, no_completion
 from ibex.adapters.openai.stream import OpenAIStream
-from ibex.adapters.openai.upstream import EVENT_STREAM, upstream_over
 from ibex.domain.proxying.provider import ProviderBody
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from ibex.adapters.http_client.transport import Http1Transport
+    from ibex.adapters.http_client.upstream import UpstreamResponse
     from ibex.adapters.openai.config import OpenAIConfig
-    from ibex.adapters.openai.upstream import UpstreamResponse
     from ibex.domain.clock import Clock
     from ibex.domain.errors import IbexError
     from ibex.domain.proxying.provider import ProviderRequest
@@ -66,7 +61,7 @@ class OpenAIProvider:
     def __init__(
         self,
         config: OpenAIConfig,
-        transport: httpx.AsyncBaseTransport,
+        transport: Http1Transport | httpx.AsyncBaseTransport,
         clock: Clock,
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -80,7 +75,7 @@ class OpenAIProvider:
         self._clock = clock
         self._sleep = sleep
         self._jitter = jitter
-        url = config.completions_url()
+        url = config.root_url()
         headers = (
             (b"host", url.netloc),
             (b"authorization", b"Bearer " + config.api_key.reveal().encode("ascii")),
@@ -126,7 +121,8 @@ class OpenAIProvider:
         limits = TimeLimits(deadline, now + self._config.first_byte_timeout_s, self._config.idle_timeout_s)
         try:
             by = min(limits.first_byte, deadline)
-            answer = await self._upstream.post(request.body, stream=request.stream, by=by, fresh=fresh)
+            stream = request.is_streaming
+            answer = await self._upstream.post(request.path, request.body, stream=stream, by=by, fresh=fresh)
         except FAILURES as failure:
             return _Failure(
                 error_of_failure(failure, AttemptInfo(attempts)),
@@ -134,8 +130,8 @@ class OpenAIProvider:
                 was_stale=isinstance(failure, StaleConnectionError),
             )
         attempt = AttemptInfo(attempts, _provider_request_id(answer))
-        body = AnswerBody(answer, limits)
-        if request.stream and _begins_stream(answer) and body.is_readable:
+        body = ResponseBody(answer, limits)
+        if request.is_streaming and _begins_stream(answer) and body.is_readable:
             return OpenAIStream(body, attempt)
         try:
             if 200 <= answer.status < 300:  # noqa: PLR2004 - RFC 9110, section 15.3
@@ -144,17 +140,17 @@ class OpenAIProvider:
         finally:
             await body.aclose()
 
-    async def _refusal(self, answer: UpstreamResponse, body: AnswerBody, attempt: AttemptInfo) -> _Failure:
+    async def _refusal(self, answer: UpstreamResponse, body: ResponseBody, attempt: AttemptInfo) -> _Failure:
         asked_s = asked_delay_s(answer.header, self._clock.now())
         refused = RefusedAnswer(answer.status, await _error_text(body), asked_s)
         return _Failure(error_of_answer(refused, attempt), answer.status in RETRIED_STATUSES, asked_s)
 
 
 async def _completion(
-    request: ProviderRequest, answer: UpstreamResponse, body: AnswerBody, attempt: AttemptInfo
+    request: ProviderRequest, answer: UpstreamResponse, body: ResponseBody, attempt: AttemptInfo
 ) -> ProviderBody | _Failure:
     """Read a success. What is not JSON as a whole is none, and no try of ours made it so: it is not asked for again."""
-    if request.stream or not body.is_readable or not _may_be_json(answer):
+    if request.is_streaming or not body.is_readable or not _may_be_json(answer):
         return _Failure(no_completion(attempt))
     try:
         text = await body.read_all(MAX_BODY_BYTES)
@@ -166,7 +162,7 @@ async def _completion(
     return ProviderBody(text, attempt.attempts, attempt.provider_request_id)
 
 
-async def _error_text(body: AnswerBody) -> bytes | None:
+async def _error_text(body: ResponseBody) -> bytes | None:
     """Return the body of an error; None if it is too large, too slow or broken: the status says enough."""
     body.limits = body.limits.until(asyncio.get_running_loop().time() + MAX_ERROR_BODY_S)
     if not body.is_readable:

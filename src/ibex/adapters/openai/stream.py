@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ibex.adapters.openai.errors import FAILURES, error_of_failure
-from ibex.adapters.openai.sse import EventSplitter
-from ibex.domain.proxying.completion import DONE
+from ibex.adapters.http_client.failures import FAILURES
+from ibex.adapters.openai.errors import error_of_failure
+from ibex.adapters.openai_api.chat_response import DONE
+from ibex.adapters.openai_api.server_sent_events import EventSplitter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ibex.adapters.openai.body import AnswerBody
+    from ibex.adapters.http_client.response_body import ResponseBody
     from ibex.adapters.openai.errors import AttemptInfo
     from ibex.domain.errors import IbexError
     from ibex.domain.proxying.provider import StreamEvent
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 class OpenAIStream:
     """A ``ProviderStream`` over an answer's body; it owns the body and closes it."""
 
-    def __init__(self, body: AnswerBody, attempt: AttemptInfo) -> None:
+    def __init__(self, body: ResponseBody, attempt: AttemptInfo) -> None:
         self.attempts = attempt.attempts
         self.provider_request_id = attempt.provider_request_id
         self._body = body

@@ -39,7 +39,6 @@ from sqlalchemy.types import UserDefinedType
 from ibex.domain.directives.model import MAX_TEXT_BYTES, InjectionMode
 from ibex.domain.identity.management import OrganizationStatus
 from ibex.domain.identity.model import AgentStatus
-from ibex.domain.record.exchange import CHAT_COMPLETIONS
 from ibex.domain.record.sessions import SessionStatus
 
 if TYPE_CHECKING:
@@ -276,7 +275,7 @@ checkpoints = Table(
     # Of no table: what is recorded of a token outlives it. Empty in rows from before the columns.
     _uuid("token_id", nullable=True),
     _uuid("user_id", nullable=True),
-    Column("operation", Text(), nullable=False, server_default=CHAT_COMPLETIONS),
+    Column("operation", Text(), nullable=False, server_default="chat.completions"),
     PrimaryKeyConstraint("id"),
     UniqueConstraint("session_id", "turn_index"),
     # Within the organization: a client may choose its request ids, and must not learn of another tenant's by a clash.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from ibex.adapters.redis.connection import Command
-    from ibex.adapters.redis.link import RedisReply, RedisLink
+    from ibex.adapters.redis.link import RedisLink, RedisReply
     from ibex.domain.clock import Clock
 
 

@@ -182,7 +182,7 @@ class SpanMaker:
             attributes["server.address"], attributes["server.port"] = address.host, address.port
         code = exchange.error_code
         status = _UNSET if code in (None, ErrorCode.CLIENT_CLOSED_REQUEST) else _ERROR
-        name = f"chat {_model(exchange)}"
+        name = f"{_operation(exchange)} {_model(exchange)}"
         return self._span(name, parent.trace_id, parent, SpanKind.CLIENT, attributes, (began_ns, ended_ns, status))
 
     def _span(
@@ -260,10 +260,15 @@ def _model(exchange: Exchange) -> str:
     return (exchange.model or "")[:_MODEL_CHARACTERS]
 
 
+def _operation(exchange: Exchange) -> str:
+    """Return the name in OpenTelemetry's conventions: ``chat`` for ``chat.completions``."""
+    return exchange.operation.partition(".")[0]
+
+
 def _of_asking(exchange: Exchange) -> Attributes:
     summary, usage = exchange.summary, exchange.summary.usage
     told: dict[str, AnyValue | None] = {
-        "gen_ai.operation.name": "chat",
+        "gen_ai.operation.name": _operation(exchange),
         "gen_ai.provider.name": exchange.provider or "",
         "gen_ai.request.model": _model(exchange),
         "gen_ai.request.stream": exchange.is_streaming,

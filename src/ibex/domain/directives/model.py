@@ -1,28 +1,21 @@
-"""An agent's versioned instruction, and how it gets among the messages of a request."""
+"""An agent's versioned instruction."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Protocol
-
-from ibex.domain.proxying.chat import Member, Message, encode_object
 
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from ibex.domain.proxying.chat import ChatRequest, UserMessage
-
 MAX_TEXT_BYTES: Final = 32_768
 _RECEIPT_HEX_DIGITS = 8
-_INSTRUCTING_ROLES = frozenset({"system", "developer"})
 
 
 class InjectionMode(StrEnum):
-    """Where the directive goes."""
+    """Where a directive is injected into the messages of a request."""
 
     SYSTEM_FIRST = "system_first"
     SYSTEM_APPEND = "system_append"
@@ -71,59 +64,3 @@ class DirectiveLookup(Protocol):
 
         Raises ``ServiceDegradedError`` if that cannot be found out now: a directive is never silently skipped.
         """
-
-
-def inject(request: ChatRequest, directive: Directive | None) -> ChatRequest:
-    """Return the request with the directive among its messages; without a directive, the request itself.
-
-    No message of the client's is dropped, merged, reordered or re-encoded. ``user_prepend`` without a user message, or
-    with one whose content is neither text nor a list of parts, acts as ``system_first``.
-    """
-    if directive is None:
-        return request
-    if directive.mode is InjectionMode.USER_PREPEND:
-        prepended = _prepended(request.first_user, directive)
-        if prepended is not None:
-            index, message = prepended
-            return request.with_messages((*request.messages[:index], message, *request.messages[index + 1 :]))
-    position = _after_instructions(request) if directive.mode is InjectionMode.SYSTEM_APPEND else 0
-    return request.with_messages(
-        (*request.messages[:position], _system_message(directive), *request.messages[position:])
-    )
-
-
-def _after_instructions(request: ChatRequest) -> int:
-    last = max((i for i, m in enumerate(request.messages) if m.role in _INSTRUCTING_ROLES), default=-1)
-    return last + 1
-
-
-def _system_message(directive: Directive) -> Message:
-    return Message("system", b'{"role":"system","content":' + _encoded(directive.text) + b"}")
-
-
-def _prepended(user: UserMessage | None, directive: Directive) -> tuple[int, Message] | None:
-    if user is None:
-        return None
-    own = user.take_apart()
-    members = tuple(Member(m.name, _with_prefix(m.raw, directive)) if m.name == "content" else m for m in own)
-    if members == own:
-        return None
-    return user.index, Message("user", encode_object(members))
-
-
-def _with_prefix(content: bytes, directive: Directive) -> bytes:
-    prefix = _encoded(f"[DIRECTIVE]: {directive.text}\n\n")
-    match content[:1]:
-        case b'"':
-            return prefix[:-1] + content[1:]
-        case b"[":
-            rest = content[1:].lstrip()
-            separator = b"" if rest.startswith(b"]") else b","
-            return b'[{"type":"text","text":' + prefix + b"}" + separator + rest
-        case _:
-            return content
-
-
-@lru_cache(maxsize=256)  # of at most 32 KiB each; to encode one takes as long as all else that is done here
-def _encoded(text: str) -> bytes:
-    return json.dumps(text, ensure_ascii=False).encode()

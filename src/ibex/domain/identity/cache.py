@@ -1,4 +1,4 @@
-"""Tokens, agents and directives as a worker caches them (ADR 0045)."""
+"""A worker's caches of tokens and agents (ADR 0045)."""
 
 from __future__ import annotations
 
@@ -7,20 +7,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, TypeAlias
 from uuid import UUID
 
-from ibex.domain.directives.shared import SharedDirective
 from ibex.domain.errors import AgentNotAuthorizedError, InvalidTokenError
 from ibex.domain.freshness.cache import Fetched, Policy
-from ibex.domain.freshness.kinds import NS, Kind, unknown_epoch
+from ibex.domain.freshness.kinds import unknown_epoch
 from ibex.domain.identity.model import PersonalAccessToken
 
 if TYPE_CHECKING:
     from ibex.domain.clock import Clock
-    from ibex.domain.directives.model import Directive, DirectiveLookup
-    from ibex.domain.directives.shared import SharedDirectives
     from ibex.domain.freshness.cache import FreshCache, Lookup
     from ibex.domain.freshness.kinds import Epoch
     from ibex.domain.freshness.unknown_tokens import UnknownTokens
-    from ibex.domain.freshness.validity import Validity
     from ibex.domain.identity.auth_calls import AuthCalls
     from ibex.domain.identity.model import Agent, AgentVerifier, Principal, TokenVerifier
 
@@ -29,8 +25,7 @@ AgentKey: TypeAlias = "tuple[int, int]"
 """Organization and agent as integers, which hash ten times as fast as UUIDs."""
 TokenLookup: TypeAlias = "Lookup[TokenDigest, Principal]"
 AgentLookup: TypeAlias = "Lookup[AgentKey, Agent | None]"
-"""The value is None where the organization has no such agent."""
-DirectiveEntry: TypeAlias = "Lookup[AgentKey, Directive | None]"
+"""The value is None if the organization has no such agent."""
 
 ENTRY_LIFETIME_S: Final = 30.0
 _BEFORE_EXPIRY_S: Final = 5.0
@@ -60,15 +55,6 @@ def agent_policy(*, stale_if_error_s: float) -> Policy[AgentKey, Agent | None]:
         stale_if_error_s=stale_if_error_s,
         outlives_s=lambda agent: 0.0 if agent is None else None,
     )
-
-
-def directive_policy(lifetime_s: float, *, last_known_s: float = 0.0) -> Policy[AgentKey, Directive | None]:
-    """Return how directives are cached, the absence of one included.
-
-    Where nobody can be asked, the last known directive holds for ``last_known_s`` after its last confirmation: an old
-    rule is better than none.
-    """
-    return Policy(org_of=lambda key, _: UUID(int=key[0]), lifetime_s=lambda _: lifetime_s, last_known_s=last_known_s)
 
 
 class CachedTokens:
@@ -173,59 +159,3 @@ class CachedAgents:
             # The refusal names no epoch: the next request looks the agent up with its own reading.
             return Fetched(None, unknown_epoch(asked_ns))
         return Fetched(fetched.value, fetched.epoch)
-
-
-class CachedDirectives:
-    """Directives by organization and agent: from this worker's cache, the shared cache, or the source."""
-
-    def __init__(
-        self,
-        source: DirectiveLookup,
-        shared: SharedDirectives,
-        cache: FreshCache[AgentKey, Directive | None],
-        validity: Validity,
-        clock: Clock,
-        *,
-        shared_ttl_s: float,
-    ) -> None:
-        self._source = source
-        self._shared = shared
-        self._cache = cache
-        self._validity = validity
-        self._clock = clock
-        self._shared_ttl_ns = int(shared_ttl_s * NS)
-
-    async def look_up(self, org_id: UUID, agent_id: UUID, epoch: Epoch) -> DirectiveEntry:
-        """Return the directive in force, validated. Raises what ``DirectiveLookup`` raises."""
-        return await self._cache.get((org_id.int, agent_id.int), epoch, partial(self._fetch, org_id, agent_id, epoch))
-
-    def valid(self, org_id: UUID, agent_id: UUID, epoch: Epoch, now_ns: int) -> DirectiveEntry | None:
-        """Return the cached directive if a request may act on it now, else None. Asks nobody."""
-        fetch = partial(self._fetch, org_id, agent_id, epoch)
-        return self._cache.valid((org_id.int, agent_id.int), epoch, now_ns, fetch)
-
-    def is_valid(self, lookup: DirectiveEntry, epoch: Epoch, now_ns: int) -> bool:
-        """Return whether a request may act now on what it looked up."""
-        return self._cache.is_valid(lookup, epoch, now_ns)
-
-    async def validate(self, lookup: DirectiveEntry, epoch: Epoch) -> Directive | None:
-        """Return the directive in force now. Raises what ``DirectiveLookup`` raises."""
-        org_id, agent_id = (UUID(int=number) for number in lookup.key)
-        lookup.fetch = partial(self._fetch, org_id, agent_id, epoch)
-        return await self._cache.validate(lookup, epoch)
-
-    async def _fetch(self, org_id: UUID, agent_id: UUID, epoch: Epoch) -> Fetched[Directive | None]:
-        if epoch.value is None:
-            return Fetched(await self._source.active(org_id, agent_id), epoch)
-        if self._validity.may_read_shared(org_id, self._clock.monotonic_ns(), self._shared_ttl_ns):
-            # Another worker read it from the source at some time before. It is as current as this worker's watch.
-            confirmed_ns = self._validity.confirmed_ns
-            known = await self._shared.get(org_id, agent_id, epoch.value)
-            if known is not None:
-                return Fetched(known.directive, epoch, as_of_ns=confirmed_ns)
-        began_ns = self._clock.monotonic_ns()
-        directive = await self._source.active(org_id, agent_id)
-        took_ns = self._clock.monotonic_ns() - began_ns
-        if took_ns < NS and began_ns > self._validity.invalidated_ns(Kind.DIRECTIVES, org_id):
-            await self._shared.put(org_id, agent_id, epoch.value, SharedDirective(directive))
-        return Fetched(directive, epoch)

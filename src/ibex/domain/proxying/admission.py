@@ -23,7 +23,7 @@ from ibex.domain.errors import (
 )
 from ibex.domain.freshness.kinds import unknown_epoch
 from ibex.domain.identity.model import AgentStatus
-from ibex.domain.identity.permissions import CHAT, allows
+from ibex.domain.identity.permissions import CHAT, Permission, allows
 from ibex.domain.identity.rate_limits import decide
 from ibex.domain.ids import uuid_in
 from ibex.domain.proxying.refused_requests import seconds_left
@@ -111,11 +111,16 @@ class Admission:
         self._refusal_delay_s = refusal_delay_s
         self._sleep = sleep
 
-    async def __call__(self, credentials: Credentials, in_flight: InFlightExchange) -> Admitted:
-        """Admit a caller that acts as an agent, and return what it was admitted by. Sets ``in_flight.caller``."""
+    async def __call__(
+        self, credentials: Credentials, in_flight: InFlightExchange, permission: Permission = CHAT
+    ) -> Admitted:
+        """Admit a caller that acts as an agent and has a permission; return what it was admitted by.
+
+        Sets ``in_flight.caller``.
+        """
         try:
             in_flight.enter(Stage.AUTHENTICATE)
-            token, agent = await self._look_up(credentials, in_flight)
+            token, agent = await self._look_up(credentials, in_flight, permission)
             now = in_flight.clock.now()
             in_flight.enter(Stage.RATE_LIMIT)
             if self._refused.beyond:
@@ -129,7 +134,7 @@ class Admission:
                 epoch = await self._rate_limiter.epoch(claimed.org_id)
             admitted = await self._check_active(agent, epoch)
             if principal is not claimed:
-                _check_reach(principal, credentials)
+                _check_reach(principal, credentials, permission)
                 _check_binding(principal, admitted.id)
             in_flight.enter(None)
             in_flight.auth_cached = token.from_cache and agent.from_cache
@@ -162,14 +167,16 @@ class Admission:
         epoch, agents = admitted.epoch, self._agents
         return self._tokens.is_valid(admitted.token, epoch, now_ns) and agents.is_valid(admitted.agent, epoch, now_ns)
 
-    async def authenticate(self, credentials: Credentials, in_flight: InFlightExchange) -> Principal:
-        """Admit a caller without an agent, uncounted."""
+    async def authenticate(
+        self, credentials: Credentials, in_flight: InFlightExchange, permission: Permission = CHAT
+    ) -> Principal:
+        """Admit a caller that has a permission, without an agent. The request is not counted."""
         try:
             token = await self._look_up_token(credentials, in_flight)
             principal = token.value
             if not self._is_known_recently(token, in_flight):
                 principal = await self._tokens.validate(token, await self._rate_limiter.epoch(principal.org_id))
-            _check_reach(principal, credentials)
+            _check_reach(principal, credentials, permission)
         except IbexError as error:
             self._refused.note(in_flight, error)
             raise
@@ -218,7 +225,9 @@ class Admission:
         now_ns, unread = _unread(in_flight)
         return self._tokens.is_valid(token, unread, now_ns)
 
-    async def _look_up(self, credentials: Credentials, in_flight: InFlightExchange) -> tuple[TokenLookup, AgentLookup]:
+    async def _look_up(
+        self, credentials: Credentials, in_flight: InFlightExchange, permission: Permission
+    ) -> tuple[TokenLookup, AgentLookup]:
         """Return the cached token and agent, after checks of those parts that never change.
 
         Before a refusal the token is validated, so that a revoked one never reveals details of its organization.
@@ -229,7 +238,7 @@ class Admission:
         claimed = token.entry.value
         org_id = claimed.org_id
         try:
-            _check_reach(claimed, credentials)
+            _check_reach(claimed, credentials, permission)
             agent = await self._look_up_agent(claimed, credentials.agent_id, in_flight)
         except _REFUSALS:
             if token.from_cache and not self._is_known_recently(token, in_flight):
@@ -294,10 +303,10 @@ def _check_binding(principal: Principal, agent_id: UUID) -> None:
         raise AgentNotAuthorizedError
 
 
-def _check_reach(principal: Principal, credentials: Credentials) -> None:
-    """Raise unless the principal may chat, in the organization that the path names if it names one."""
+def _check_reach(principal: Principal, credentials: Credentials, permission: Permission) -> None:
+    """Raise unless the principal has the permission, in the organization of the path if the path names one."""
     foreign_path = credentials.org_id is not None and credentials.org_id.lower() != str(principal.org_id)
-    if foreign_path or not allows(principal.permissions, CHAT):
+    if foreign_path or not allows(principal.permissions, permission):
         raise InsufficientPermissionsError
 
 

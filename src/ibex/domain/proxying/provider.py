@@ -14,10 +14,9 @@ if TYPE_CHECKING:
 
 @value_object
 class StreamEvent:
-    """One server-sent event of a provider's stream.
+    """One event of a provider's stream.
 
-    ``raw`` is every byte of it, its closing blank line included; ``data`` is its data field, lines joined as the WHATWG
-    HTML standard says (9.2.6), None for comments and for what is no event at all. The repr holds no text.
+    ``raw`` is every byte of it. ``data`` is its payload, None if it has none. The repr shows no content.
     """
 
     raw: bytes
@@ -29,19 +28,23 @@ class StreamEvent:
 
 @value_object
 class ProviderRequest:
-    """A request to a provider: the model, whether to stream, and the whole body. The repr shows no content."""
+    """A request to a provider: the path of the operation, the model, whether to stream, and the whole body.
 
+    The repr shows no content.
+    """
+
+    path: str
     model: str
-    stream: bool
+    is_streaming: bool
     body: bytes
 
     def __repr__(self) -> str:
-        return f"<ProviderRequest stream={self.stream} bytes={len(self.body)}>"
+        return f"<ProviderRequest {self.path} streaming={self.is_streaming} bytes={len(self.body)}>"
 
 
 @value_object
 class ProviderBody:
-    """A whole answer: its bytes as the provider sent them, how many tries it took, the provider's id of the request."""
+    """A buffered response: the provider's bytes, the number of attempts, and the provider's id of the request."""
 
     body: bytes
     attempts: int = 1
@@ -52,7 +55,7 @@ class ProviderBody:
 
 
 class ProviderStream(Protocol):
-    """A stream whose 200 has come. Iterating it gives, for each read, the events that the read completed.
+    """A stream that has begun successfully. Iterating it gives, for each read, the events that the read completed.
 
     Iteration raises ``ProviderUnavailableError`` when the connection dies and ``ProviderTimeoutError`` when the
     provider falls silent; bytes that came before are given out first. It ends when the provider ends it.
@@ -60,11 +63,11 @@ class ProviderStream(Protocol):
 
     @property
     def attempts(self) -> int:
-        """How many tries it took to get this stream."""
+        """The number of attempts that it took to get this stream."""
 
     @property
     def provider_request_id(self) -> str | None:
-        """The provider's own id of the request; None where it gave none."""
+        """The provider's own id of the request; None if it gave none."""
 
     def __aiter__(self) -> AsyncIterator[Sequence[StreamEvent]]:
         """Give out the events; may be called once."""
@@ -86,10 +89,10 @@ class Provider(Protocol):
 
     @property
     def reports_stream_usage(self) -> bool:
-        """Whether it takes ``stream_options.include_usage``, so that usage is known of every stream."""
+        """Whether it reports the usage of a stream if it is asked to."""
 
     async def complete(self, request: ProviderRequest) -> ProviderBody | ProviderStream:
-        """Send the request's body as it is; return a stream if ``request.stream``, else a body.
+        """Send the request's body as it is; return a stream if ``request.is_streaming``, else a body.
 
         Raises the errors of the provider from ``errors``, after such retries as are safe; no text of the provider's
         401, 403 or 5xx answers is in them. Cancelling it ends the upstream request.

@@ -1,7 +1,7 @@
-"""USE CASE: one chat completion, from a claim to an answer.
+"""USE CASE: proxy one request to a provider, whatever its operation.
 
-authenticate → verify the agent → count → read the body → look up the directive → inject it → ask the provider; and,
-whatever came of it, one exchange on record before the client has the last byte.
+Authenticate, verify the agent, count the request, read and parse the body, look up the directive and inject it, ask the
+provider, and forward the response. Whatever the outcome, the exchange is recorded before the client has the last byte.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, TypeAlias
 
-from ibex.domain.directives.model import inject
 from ibex.domain.errors import (
     ClientClosedRequestError,
     FieldCode,
@@ -24,7 +23,7 @@ from ibex.domain.errors import (
 )
 from ibex.domain.ids import session_id
 from ibex.domain.proxying.admission import MAX_RECHECKS, RECENT_NS
-from ibex.domain.proxying.completion import MalformedResponseError, summarize_body
+from ibex.domain.proxying.operation import MalformedResponseError
 from ibex.domain.proxying.provider import ProviderBody, ProviderRequest
 from ibex.domain.proxying.streaming import StreamedResponse
 from ibex.domain.record.exchange import SessionRef, Stage
@@ -37,12 +36,12 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from ibex.domain.clock import Clock
+    from ibex.domain.directives.cache import CachedDirectives
     from ibex.domain.directives.model import Directive
-    from ibex.domain.identity.cache import CachedDirectives
     from ibex.domain.ids import IdSource
     from ibex.domain.proxying.admission import Admission, Admitted, Credentials
     from ibex.domain.proxying.capacity import Reservation
-    from ibex.domain.proxying.chat import ChatRequest
+    from ibex.domain.proxying.operation import Operation, OperationRequest, ResponseReader
     from ibex.domain.proxying.provider import Provider, ProviderRegistry
     from ibex.domain.record.exchange import Caller
     from ibex.domain.record.recorder import Recorder
@@ -54,25 +53,28 @@ _HASHED_AT_ONCE_BYTES = 256 << 10
 
 @value_object
 class IncomingRequest:
-    """A chat request as the client sent it. ``read_request`` reads and parses the body, once the request has a slot.
+    """A request as the client sent it. ``read_body`` reads the body; it is only called once the request has a slot.
 
     ``reservation`` is the request's part of the worker's capacity. The adapter releases it after the response.
-    ``has_gone`` tells, when the call is cancelled, whether that is because the client has left.
+    ``has_gone`` returns, when the use case is cancelled, whether the client has left. ``wrong_headers`` are reported
+    together with the wrong fields of the body.
     """
 
+    operation: Operation
     request_id: UUID
     trace_id: str
     credentials: Credentials
-    read_request: Callable[[], Awaitable[ChatRequest]]
+    read_body: Callable[[], Awaitable[bytes]]
     reservation: Reservation
     has_gone: Callable[[], bool] = lambda: True
     session_handle: str | None = None
     ends_session: bool = False
+    wrong_headers: tuple[FieldError, ...] = ()
 
 
 @value_object
 class BufferedResponse:
-    """A whole answer: the provider's bytes."""
+    """A buffered response. The repr shows no content."""
 
     in_flight: InFlightExchange
     body: bytes
@@ -83,7 +85,7 @@ class BufferedResponse:
 
 @value_object
 class RefusedResponse:
-    """No answer, and why."""
+    """No response, and the reason."""
 
     in_flight: InFlightExchange
     error: IbexError
@@ -93,7 +95,7 @@ ProxyResponse: TypeAlias = BufferedResponse | StreamedResponse | RefusedResponse
 
 
 class ProxyRequest:
-    """Answers chat calls. All refusals happen before anything of an answer is sent."""
+    """Proxies requests. All refusals happen before anything of a response is sent."""
 
     def __init__(
         self,
@@ -112,10 +114,10 @@ class ProxyRequest:
         self._ids = ids
 
     async def __call__(self, call: IncomingRequest) -> ProxyResponse:
-        """Answer one call. When it is cancelled the provider is stopped and the turn recorded."""
-        in_flight = InFlightExchange.begin(self._clock, call.request_id, call.trace_id)
+        """Return the response to a request. A cancellation stops the provider and records the exchange."""
+        in_flight = InFlightExchange.begin(self._clock, call.request_id, call.trace_id, call.operation.name)
         try:
-            return await self._complete(call, in_flight)
+            return await self._proxy(call, in_flight)
         except IbexError as error:
             self._admission.note_refusal(in_flight, error)
             await self._recorder.record(in_flight, error=error)
@@ -132,11 +134,11 @@ class ProxyRequest:
         finally:
             call.reservation.release_body()  # no retry follows, so nothing needs the body
 
-    async def _complete(self, call: IncomingRequest, in_flight: InFlightExchange) -> ProxyResponse:
-        reservation = call.reservation
+    async def _proxy(self, call: IncomingRequest, in_flight: InFlightExchange) -> ProxyResponse:
+        operation, reservation = call.operation, call.reservation
         reservation.capacity.begin_authentication()
         try:
-            admitted = await self._admission(call.credentials, in_flight)
+            admitted = await self._admission(call.credentials, in_flight, operation.permission)
         finally:
             reservation.capacity.end_authentication()
         if in_flight.caller is None:
@@ -144,22 +146,22 @@ class ProxyRequest:
         # After the rate limit, so that the limit also bounds the traces of requests that get no slot.
         reservation.take_slot(in_flight.caller.org_id)
         wrong_headers = _wrong_headers(call)
-        if not wrong_headers:
+        if operation.makes_turn and not wrong_headers:
             in_flight.session = self._session(call, in_flight.caller)
         request = await self._read(call, in_flight, wrong_headers)
         provider = self._providers.route(request.model)
-        in_flight.model = (
-            request.model
-        )  # only once it is routed: any other name is arbitrary text, which is not recorded
-        in_flight.directive = await self._directive(admitted, in_flight)
+        in_flight.model = request.model  # only once it is routed: any other name is arbitrary text and is not recorded
+        in_flight.directive = await self._directive(admitted, in_flight, takes_directive=operation.takes_directive)
         in_flight.enter(Stage.INJECT)
-        request = inject(request, in_flight.directive)
+        if in_flight.directive is not None:
+            request = request.with_directive(in_flight.directive)
         in_flight.enter(None)
-        asked = request.asking_for_usage() if provider.reports_stream_usage else request
-        hide_usage = asked is not request
-        outgoing = ProviderRequest(asked.model, asked.stream, asked.body)
-        del request, asked  # frees five copies of the body before the provider is asked
-        return await self._ask(provider, outgoing, in_flight, hide_usage=hide_usage)
+        if provider.reports_stream_usage:
+            request = request.asking_for_usage()
+        reader = request.response_reader()
+        outgoing = ProviderRequest(operation.path, request.model, request.is_streaming, request.body)
+        del request  # frees copies of the body before the provider is asked
+        return await self._ask(provider, outgoing, reader, in_flight)
 
     def _session(self, call: IncomingRequest, caller: Caller | None) -> SessionRef:
         if caller is None or caller.agent_id is None:
@@ -169,37 +171,45 @@ class ProxyRequest:
 
     async def _read(
         self, call: IncomingRequest, in_flight: InFlightExchange, wrong_headers: tuple[FieldError, ...]
-    ) -> ChatRequest:
+    ) -> OperationRequest:
+        body = await call.read_body()
         try:
-            request = await call.read_request()
+            request = await call.operation.parse(body)
         except ValidationError as error:
             raise ValidationError((*wrong_headers, *error.field_errors)) from None
         if wrong_headers:
             raise ValidationError(wrong_headers)
-        in_flight.is_streaming = request.stream
-        if len(request.body) <= _HASHED_AT_ONCE_BYTES:
-            in_flight.messages_hash = request.messages_hash()
+        in_flight.is_streaming = request.is_streaming
+        if len(body) <= _HASHED_AT_ONCE_BYTES:
+            in_flight.messages_hash = request.content_hash()
         else:
-            in_flight.messages_hash = await asyncio.to_thread(request.messages_hash)
+            in_flight.messages_hash = await asyncio.to_thread(request.content_hash)
         return request
 
-    async def _directive(self, admitted: Admitted, in_flight: InFlightExchange) -> Directive | None:
+    async def _directive(
+        self, admitted: Admitted, in_flight: InFlightExchange, *, takes_directive: bool
+    ) -> Directive | None:
         """Return the directive in force, at a moment at which token, agent and directive are all valid.
 
-        Nothing is awaited between that moment and asking the provider, so a pause of the process cannot come between.
-        Raises what admitting and looking up a directive raise.
+        Nothing is awaited between that moment and asking the provider, so that no pause of the process can come in
+        between. Without ``takes_directive``, check the token and the agent only, and return None. Raises what admitting
+        and looking up a directive raise.
         """
         caller = in_flight.caller
         if caller is None or caller.agent_id is None:
             raise InternalError
+        org_id, agent_id = caller.org_id, caller.agent_id
+        if not takes_directive:
+            await self._admission.recheck(admitted, in_flight)
+            return None
         in_flight.enter(Stage.DIRECTIVE)
         epoch, now_ns = admitted.epoch, self._clock.monotonic_ns()
         if now_ns - epoch.asked_ns <= RECENT_NS and self._admission.is_current(admitted, now_ns):
-            cached = self._directives.valid(caller.org_id, caller.agent_id, epoch, now_ns)
+            cached = self._directives.valid(org_id, agent_id, epoch, now_ns)
             if cached is not None:  # as for most requests: one check is enough
                 return cached.entry.value
         in_flight.enter(None)
-        return await self._looked_up_directive(admitted, in_flight, caller.org_id, caller.agent_id)
+        return await self._looked_up_directive(admitted, in_flight, org_id, agent_id)
 
     async def _looked_up_directive(
         self, admitted: Admitted, in_flight: InFlightExchange, org_id: UUID, agent_id: UUID
@@ -217,7 +227,7 @@ class ProxyRequest:
         raise ServiceDegradedError
 
     async def _ask(
-        self, provider: Provider, request: ProviderRequest, in_flight: InFlightExchange, *, hide_usage: bool
+        self, provider: Provider, request: ProviderRequest, reader: ResponseReader, in_flight: InFlightExchange
     ) -> BufferedResponse | StreamedResponse:
         in_flight.provider_asked(provider.name)
         self._recorder.begin(in_flight)
@@ -231,19 +241,19 @@ class ProxyRequest:
             raise
         in_flight.provider_answered(answer.attempts, answer.provider_request_id)
         if not isinstance(answer, ProviderBody):
-            return StreamedResponse(answer, in_flight, self._recorder, hide_usage=hide_usage)
+            return StreamedResponse(answer, reader, in_flight, self._recorder)
         in_flight.provider_spoke()
         in_flight.provider_ended()
         try:
-            summary = summarize_body(answer.body)
+            body = reader.read_body(answer.body)
         except MalformedResponseError:
             raise ProviderUnavailableError(
                 "The provider's answer is not a completion.",
                 provider_request_id=answer.provider_request_id,
                 attempts=answer.attempts,
             ) from None
-        await self._recorder.record(in_flight, summary=summary)
-        return BufferedResponse(in_flight, answer.body)
+        await self._recorder.record(in_flight, summary=reader.summary())
+        return BufferedResponse(in_flight, body)
 
 
 def shutting_down() -> ServiceDegradedError:
@@ -252,8 +262,8 @@ def shutting_down() -> ServiceDegradedError:
 
 
 def _wrong_headers(call: IncomingRequest) -> tuple[FieldError, ...]:
-    """What is wrong with the call's own headers: told together with what is wrong with the body."""
-    if call.session_handle is None or is_handle(call.session_handle):
-        return ()
+    """Return what is wrong with the headers, to be reported together with the wrong fields of the body."""
+    if not call.operation.makes_turn or call.session_handle is None or is_handle(call.session_handle):
+        return call.wrong_headers
     allowed = "must be 1 to 128 characters of A-Z a-z 0-9 . _ : -"
-    return (FieldError(SESSION_HEADER, FieldCode.INVALID_FORMAT, allowed),)
+    return (FieldError(SESSION_HEADER, FieldCode.INVALID_FORMAT, allowed), *call.wrong_headers)

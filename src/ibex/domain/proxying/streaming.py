@@ -1,4 +1,4 @@
-"""A streamed answer on its way to the client."""
+"""A streamed response on its way to the client."""
 
 from __future__ import annotations
 
@@ -6,34 +6,33 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from ibex.domain.errors import ClientClosedRequestError, IbexError, InternalError, ProviderUnavailableError
-from ibex.domain.proxying.completion import CompletionFold, EventKind
 from ibex.domain.record.recorder import report_bug
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ibex.domain.proxying.operation import ResponseReader
     from ibex.domain.proxying.provider import ProviderStream, StreamEvent
     from ibex.domain.record.in_flight import InFlightExchange
     from ibex.domain.record.recorder import Recorder
 
 
 class StreamedResponse:
-    """Iterate it for the bytes to send; it folds what it forwards and puts the exchange on record before ``[DONE]``.
+    """An async iterator over the bytes to send. Records the exchange before it returns the event that ends the stream.
 
-    Iteration ends where the provider's stream ended well. Where it did not, everything that came is given out and then
-    the error that the client must hear of is raised, the exchange being on record by then. Whoever iterates must call
-    ``aclose()`` at the end, whatever happened; a stream that is closed early was left by its client.
+    The iteration ends normally if the provider completed the stream. Otherwise it returns everything that arrived,
+    records the exchange, and then raises the error that the client must be told. Always call ``aclose()`` at the end: a
+    stream that is closed early counts as abandoned by its client.
     """
 
     def __init__(
-        self, upstream: ProviderStream, in_flight: InFlightExchange, recorder: Recorder, *, hide_usage: bool
+        self, upstream: ProviderStream, reader: ResponseReader, in_flight: InFlightExchange, recorder: Recorder
     ) -> None:
         self.in_flight = in_flight
         self._upstream = upstream
         self._events = aiter(upstream)
+        self._reader = reader
         self._recorder = recorder
-        self._hide_usage = hide_usage
-        self._fold = CompletionFold()
         self._ended = False
         self._failure: IbexError | None = None
         self._closing: asyncio.Task[None] | None = None
@@ -46,7 +45,7 @@ class StreamedResponse:
             try:
                 events = await anext(self._events)
             except StopAsyncIteration:
-                await self._end(None if self._well_ended() else _cut_short())
+                await self._end(None if self._is_complete() else _cut_short())
                 break
             except IbexError as error:
                 await self._end(error)
@@ -55,7 +54,7 @@ class StreamedResponse:
                 await self._end(InternalError())
                 raise
             self.in_flight.provider_spoke()
-            forwarded = await self._take(events)
+            forwarded = await self._read(events)
             if forwarded:
                 return forwarded
         failure, self._failure = self._failure, None
@@ -67,36 +66,33 @@ class StreamedResponse:
             del failure  # its traceback has this frame
 
     async def aclose(self, why: IbexError | None = None) -> None:
-        """Stop the provider and put the exchange on record. Idempotent; being cancelled does not stop it.
+        """Stop the provider and record the exchange. Idempotent; a cancellation does not stop it.
 
-        ``why`` says why a stream is closed before its end, if its client has not left.
+        ``why`` is the reason if the stream is closed early and the client has not left.
         """
         if self._closing is None:
             self._closing = self._recorder.start(self._close(why or ClientClosedRequestError()))
         await asyncio.shield(self._closing)
 
-    async def _take(self, events: Sequence[StreamEvent]) -> bytes:
+    async def _read(self, events: Sequence[StreamEvent]) -> bytes:
+        reader = self._reader
         forwarded = []
         for event in events:
-            kind = EventKind.DATA if event.data is None else self._fold.add(event.data)
-            if kind is EventKind.DONE:
-                await self._end(None if not self._fold.failed else _failed_in_band(), heard=True)
-            if kind is EventKind.USAGE_ONLY and self._hide_usage:
-                continue
-            forwarded.append(event.raw)
-            if self._ended:
+            forwarded.append(reader.read_event(event))
+            if reader.has_ended:
+                await self._end(_failed_in_band() if reader.failed else None, is_told=True)
                 break
         return b"".join(forwarded)
 
-    def _well_ended(self) -> bool:
-        return self._fold.finished and not self._fold.failed
+    def _is_complete(self) -> bool:
+        return self._reader.is_complete and not self._reader.failed
 
-    async def _end(self, failure: IbexError | None, *, heard: bool = False) -> None:
-        """Settle. ``heard``: the client has been told of the failure by the provider's own event."""
+    async def _end(self, failure: IbexError | None, *, is_told: bool = False) -> None:
+        """Record the exchange. ``is_told`` is whether the provider's own event tells the client of the failure."""
         self._ended = True
-        self._failure = None if heard or self._fold.failed else failure
+        self._failure = None if is_told or self._reader.failed else failure
         self.in_flight.provider_ended()
-        await self._recorder.record(self.in_flight, error=failure, summary=self._fold.summary())
+        await self._recorder.record(self.in_flight, error=failure, summary=self._reader.summary())
 
     async def _close(self, why: IbexError) -> None:
         self._ended = True
@@ -104,8 +100,8 @@ class StreamedResponse:
             await self._upstream.aclose()
         except Exception as error:  # noqa: BLE001 - its port announces none
             report_bug("the provider", error)
-        # the first recording decides: this one, if the end had not come
-        await self._recorder.record(self.in_flight, error=why, summary=self._fold.summary())
+        # Only the first recording counts: this one, if the stream had not ended.
+        await self._recorder.record(self.in_flight, error=why, summary=self._reader.summary())
 
 
 def _cut_short() -> ProviderUnavailableError:

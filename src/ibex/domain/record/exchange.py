@@ -5,18 +5,15 @@ from __future__ import annotations
 from dataclasses import field
 from datetime import datetime  # noqa: TC003 - the journal reads the annotations when the program runs
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 from uuid import UUID  # noqa: TC003 - the same
 
 from ibex.domain.errors import ErrorCode  # noqa: TC001 - the same
-from ibex.domain.proxying.completion import ResponseSummary
+from ibex.domain.record.summary import ResponseSummary
 from ibex.domain.value_object import value_object
 
 if TYPE_CHECKING:
     from ibex.domain.identity.model import Principal
-
-CHAT_COMPLETIONS: Final = "chat.completions"
-"""The name of the operation behind ``POST /v1/chat/completions``."""
 
 
 class Stage(StrEnum):
@@ -92,7 +89,7 @@ class Exchange:
     the client's protocol counts that (499: the client had gone), also where a stream's 200 had been sent before.
     ``error_code`` is None for a success. ``emitter_seq`` counts from 1 without gaps in the process ``emitter_id``, and
     is 0 for an exchange that is not recorded by itself. ``repeated`` is the number of requests that it stands for: more
-    than 1 only for aggregated refusals (``aggregated_refusals``). ``operation`` is the kind of request, never empty.
+    than 1 only for aggregated refusals (``aggregated_refusals``). ``operation`` is the name of the operation.
     """
 
     id: UUID
@@ -119,4 +116,4 @@ class Exchange:
     directive: DirectiveReceipt | None = None
     auth_cached: bool = False
     repeated: int = 1
-    operation: str = CHAT_COMPLETIONS
+    operation: str = ""

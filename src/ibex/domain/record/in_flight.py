@@ -55,6 +55,7 @@ class InFlightExchange:
     trace_id: str
     requested_at: datetime
     started_ns: int
+    operation: str = ""
     stage_ns: dict[Stage, int] = field(default_factory=dict)
     stage: Stage | None = None
     stage_since_ns: int = 0
@@ -80,9 +81,9 @@ class InFlightExchange:
     recording: Recording | None = None
 
     @classmethod
-    def begin(cls, clock: Clock, request_id: UUID, trace_id: str) -> InFlightExchange:
+    def begin(cls, clock: Clock, request_id: UUID, trace_id: str, operation: str = "") -> InFlightExchange:
         """Begin an exchange now."""
-        return cls(clock, request_id, trace_id, clock.now(), clock.monotonic_ns())
+        return cls(clock, request_id, trace_id, clock.now(), clock.monotonic_ns(), operation)
 
     def enter(self, stage: Stage | None) -> None:
         """Begin a stage, or none; the one that ran until now has ended. Times in the same stage add up."""

@@ -12,11 +12,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ibex.domain.errors import InternalError
-from ibex.domain.proxying.completion import ResponseSummary
 from ibex.domain.record.aggregated_refusals import FLUSH_INTERVAL_S, AggregatedRefusals
 from ibex.domain.record.exchange import Exchange
 from ibex.domain.record.in_flight import Recording
 from ibex.domain.record.journal import JournalUnavailableError
+from ibex.domain.record.summary import ResponseSummary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -219,4 +219,5 @@ class Recorder:
             summary=summary,
             directive=in_flight.directive_receipt(),
             auth_cached=in_flight.auth_cached,
+            operation=in_flight.operation,
         )

@@ -75,7 +75,7 @@ def trace_of(exchange: Exchange) -> Trace | None:
         org_id=caller.org_id,
         agent_id=caller.agent_id or NOBODY,
         session_id=exchange.session.id if exchange.session else NOBODY,
-        checkpoint_id=exchange.id if exchange.reached_provider else NOBODY,
+        checkpoint_id=exchange.id if exchange.reached_provider and exchange.session is not None else NOBODY,
         model=exchange.model or "",
         provider=exchange.provider or "",
         is_streaming=exchange.is_streaming,

@@ -13,6 +13,7 @@ from ibex.adapters.http_server.context import RequestContext
 from ibex.adapters.http_server.errors import TABLE, ErrorAnswers, domain_error, status_of
 from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.memory.ids import SequentialIds
+from ibex.adapters.openai_api.chat_completions import ChatCompletions
 from ibex.domain.errors import (
     AuthUnavailableError,
     ClientClosedRequestError,
@@ -191,7 +192,8 @@ def test_a_stream_ends_with_the_same_envelope() -> None:
     """One event, one line, closed by a blank one."""
     context = RequestContext.begin(scope_of("POST", "/", []), SequentialIds(), 0)
 
-    event = ErrorAnswers(ManualClock(), None).event(ProviderTimeoutError("a\nb"), context)
+    envelope = ErrorAnswers(ManualClock(), None).encoded_envelope(ProviderTimeoutError("a\nb"), context)
+    event = ChatCompletions().error_event(envelope)
 
     assert event.startswith(b'data: {"error":')
     assert event.endswith(b"}\n\n")

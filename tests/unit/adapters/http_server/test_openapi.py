@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from harness.chat_requests import parse
 from harness.http_scene import REQUEST
-from ibex.adapters.http_server.app import CHAT_PATHS, PROBE_PATHS
-from ibex.adapters.http_server.chat_request import read_chat_request
+from ibex.adapters.http_server.app import PROBE_PATHS
 from ibex.adapters.http_server.client_connection import Limits
-from ibex.adapters.http_server.openapi import openapi_document
+from ibex.adapters.http_server.openapi import openapi_document, operation_paths
+from ibex.adapters.openai_api.chat_completions import ChatCompletions
 
-DOCUMENT = openapi_document(Limits())
+DOCUMENT = openapi_document([ChatCompletions()], Limits())
 PLAIN = {"/v1/models", "/v1/models/{model_id}", "/health", "/ready", "/metrics", "/schema"}
 
 
@@ -25,7 +26,7 @@ def references(value: Any) -> set[str]:
 
 def test_every_route_is_described() -> None:
     """By its template, with its one method."""
-    templates = {re.sub(r":\w+}", "}", path) for path in (*CHAT_PATHS, *PROBE_PATHS)}
+    templates = {re.sub(r":\w+}", "}", path) for path in (*operation_paths(ChatCompletions()), *PROBE_PATHS)}
 
     assert set(DOCUMENT["paths"]) == PLAIN | templates
     for path, item in DOCUMENT["paths"].items():
@@ -41,13 +42,13 @@ def test_every_reference_leads_somewhere() -> None:
 
 def test_the_bounds_are_those_that_are_checked() -> None:
     """A request at the documented bounds is taken."""
-    properties = DOCUMENT["components"]["schemas"]["ChatRequest"]["properties"]
+    properties = DOCUMENT["components"]["schemas"]["chat.completions.request"]["properties"]
     body = REQUEST[:-1] + b',"temperature":%d,"max_tokens":%d}' % (
         properties["temperature"]["maximum"],
         properties["max_tokens"]["maximum"],
     )
 
-    assert read_chat_request(body.replace(b"gpt-4o", b"m" * properties["model"]["maxLength"])).model
+    assert parse(body.replace(b"gpt-4o", b"m" * properties["model"]["maxLength"])).model
     assert properties["messages"]["maxItems"] == 4096
 
 
@@ -59,7 +60,7 @@ def test_the_chat_route_names_its_errors_and_its_token() -> None:
     assert set(operation["responses"]) == {str(status) for status in expected}
     content = operation["responses"]["200"]["content"]
     assert set(content) == {"application/json", "text/event-stream"}
-    assert content["text/event-stream"]["schema"]["properties"] == {"data": {"type": "string"}}
+    assert content["text/event-stream"]["schema"] == {"$ref": "#/components/schemas/chat.completions.event"}
     assert DOCUMENT["security"] == [{"pat": []}]
     assert DOCUMENT["paths"]["/health"]["get"]["security"] == []
     assert "X-Request-ID" in operation["responses"]["429"]["headers"]

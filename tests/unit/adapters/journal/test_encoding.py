@@ -12,9 +12,8 @@ import pytest
 from harness.journal_entries import new_exchange
 from ibex.adapters.journal.encoding import UnreadableExchangeError, decode, encode
 from ibex.domain.errors import ErrorCode
-from ibex.domain.proxying.chat import Usage
-from ibex.domain.proxying.completion import ResponseSummary
 from ibex.domain.record.exchange import Caller, Exchange, Timings
+from ibex.domain.record.summary import ResponseSummary, Usage
 
 _MOMENT = datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC)
 _BARE = Exchange(
@@ -78,11 +77,11 @@ def test_bytes_of_an_earlier_or_later_program_are_read() -> None:
 
 
 def test_whose_request_it_was_and_of_what_kind_survives() -> None:
-    """Bytes of before are of a chat completion, by nobody in particular."""
+    """Bytes of before name neither."""
     own = replace(_BARE, caller=Caller(UUID(int=7), UUID(int=8), user_id=UUID(int=9)), operation="embeddings")
     assert decode(encode(own)) == own
     before = decode(_WRITTEN_BY_VERSION_1)
-    assert (before.operation, before.caller and before.caller.user_id) == ("chat.completions", None)
+    assert (before.operation, before.caller and before.caller.user_id) == ("", None)
 
 
 def test_another_version_is_refused_by_name() -> None:

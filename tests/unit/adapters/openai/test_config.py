@@ -29,15 +29,15 @@ def test_a_key_that_cannot_stand_in_a_header_is_refused_unseen(key: str) -> None
 @pytest.mark.parametrize(
     ("base_url", "address"),
     [
-        ("https://api.openai.com/v1", "https://api.openai.com/v1/chat/completions"),
-        ("https://api.openai.com/v1/", "https://api.openai.com/v1/chat/completions"),
-        ("http://127.0.0.1:8000", "http://127.0.0.1:8000/chat/completions"),
-        ("https://[::1]:8443/openai/v1", "https://[::1]:8443/openai/v1/chat/completions"),
+        ("https://api.openai.com/v1", "https://api.openai.com/v1/"),
+        ("https://api.openai.com/v1/", "https://api.openai.com/v1/"),
+        ("http://127.0.0.1:8000", "http://127.0.0.1:8000/"),
+        ("https://[::1]:8443/openai/v1", "https://[::1]:8443/openai/v1/"),
     ],
 )
-def test_completions_are_below_the_base_url(base_url: str, address: str) -> None:
-    """With or without a slash at its end."""
-    assert str(OpenAIConfig(api_key=ApiKey(KEY), base_url=base_url).completions_url()) == address
+def test_the_root_ends_with_a_slash(base_url: str, address: str) -> None:
+    """Whether or not the base URL does."""
+    assert str(OpenAIConfig(api_key=ApiKey(KEY), base_url=base_url).root_url()) == address
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from harness.chat_requests import summary_of
 from harness.chat_scene import outgoing_request
 from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.openai.echo import EchoProvider, EchoStream
-from ibex.domain.proxying.completion import CompletionFold, EventKind, summarize_body
+from ibex.adapters.openai_api.chat_response import ChatResponseReader, EventKind
 from ibex.domain.proxying.provider import ProviderBody, ProviderRequest
 
 NOW = 1_767_323_045
@@ -138,10 +139,10 @@ async def test_a_stream_and_a_body_have_the_same_summary() -> None:
     stream = await provider.complete(request_of(message, stream=True, include_usage=True))
     assert isinstance(body, ProviderBody)
     assert isinstance(stream, EchoStream)
-    fold = CompletionFold()
-    kinds = [fold.add(event.data or b"") async for (event,) in stream]
+    fold = ChatResponseReader()
+    kinds = [fold.read_data(event.data or b"") async for (event,) in stream]
     assert kinds[-2:] == [EventKind.USAGE_ONLY, EventKind.DONE]
-    assert fold.summary() == summarize_body(body.body)
+    assert fold.summary() == summary_of(body.body)
     assert fold.summary().completion_hash is not None
 
 

@@ -8,15 +8,8 @@ import ssl
 import httpx
 import pytest
 
-from ibex.adapters.openai.errors import (
-    FAILURES,
-    AttemptInfo,
-    RefusedAnswer,
-    UnreadableAnswerError,
-    error_of_answer,
-    error_of_failure,
-    no_completion,
-)
+from ibex.adapters.http_client.failures import FAILURES, UnreadableResponseError
+from ibex.adapters.openai.errors import AttemptInfo, RefusedAnswer, error_of_answer, error_of_failure, no_completion
 from ibex.domain.errors import (
     IbexError,
     OverloadedError,
@@ -112,7 +105,7 @@ def test_no_text_of_the_provider_is_in_an_error_that_is_not_about_the_request(st
         (httpx.UnsupportedProtocol("x"), ProviderUnavailableError),
         (ssl.SSLCertVerificationError("x"), ProviderUnavailableError),
         (OSError("x"), ProviderUnavailableError),
-        (UnreadableAnswerError(), ProviderUnavailableError),
+        (UnreadableResponseError(), ProviderUnavailableError),
         (httpx.ConnectTimeout("x"), ProviderTimeoutError),
         (httpx.ReadTimeout("x"), ProviderTimeoutError),
         (TimeoutError(), ProviderTimeoutError),

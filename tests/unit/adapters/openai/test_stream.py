@@ -13,10 +13,10 @@ import pytest
 from harness.cancellation import Cut, Moment, run_cut
 from harness.openai_wire import DONE, stream_events, text_deltas
 from harness.upstream import HUSH, FakeBody, FakeNetworkStream
-from ibex.adapters.openai.body import AnswerBody, TimeLimits
+from ibex.adapters.http_client.response_body import ResponseBody, TimeLimits
+from ibex.adapters.http_client.upstream import HttpxResponse
 from ibex.adapters.openai.errors import AttemptInfo
 from ibex.adapters.openai.stream import OpenAIStream
-from ibex.adapters.openai.upstream import HttpxAnswer
 from ibex.domain.errors import ProviderTimeoutError, ProviderUnavailableError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Scene:
         extensions = {"network_stream": self.network_stream}
         response = httpx.Response(200, headers={"content-encoding": coding}, stream=self.body, extensions=extensions)
         now = asyncio.get_running_loop().time()
-        body = AnswerBody(HttpxAnswer(response), TimeLimits(now + LONG_S, now + LONG_S, idle_s))
+        body = ResponseBody(HttpxResponse(response), TimeLimits(now + LONG_S, now + LONG_S, idle_s))
         self.stream = OpenAIStream(body, AttemptInfo(2, "req_7"))
         self.events: list[StreamEvent] = []
         self.reads = 0

@@ -10,6 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from harness.journal_entries import FullJournal
+from ibex.adapters.http_server.openapi import operation_paths
 from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.telemetry.auth_calls import AuthCallTelemetry
 from ibex.adapters.telemetry.capacity import CapacityTelemetry
@@ -20,7 +21,7 @@ from ibex.adapters.telemetry.round_trips import RedisTelemetry
 from ibex.domain.errors import ErrorCode
 from ibex.domain.proxying.capacity import Capacity, Limit
 from ibex.domain.record.journal import Sink
-from ibex.entrypoints.environments import COMPLETION_ROUTES
+from ibex.entrypoints.operations import OPERATIONS
 
 ROOT = Path(__file__).parents[4]
 NAME = re.compile(r"(ibex_(?:proxy|auth)_\w+)(?:\{([^}]*)\})?")
@@ -54,7 +55,12 @@ def named() -> list[tuple[str, str]]:
 def exported() -> dict[str, list[dict[str, str]]]:
     """Return the labels of every sample, by name, of a proxy and an auth to which nothing has happened yet."""
     clock = ManualClock()
-    proxy = Metrics(clock, FullJournal(), providers=["openai"], routes=COMPLETION_ROUTES)
+    proxy = Metrics(
+        clock,
+        FullJournal(),
+        providers=["openai"],
+        routes=[path for operation in OPERATIONS for path in operation_paths(operation)],
+    )
     RedisTelemetry(proxy.registry)
     WatchTelemetry(proxy.registry)
     CapacityTelemetry(proxy.registry, Capacity(slots=8, body_bytes=1 << 20, most_authenticating=8))

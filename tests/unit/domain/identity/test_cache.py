@@ -25,6 +25,7 @@ from harness.chat_scene import (
 from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.memory.epochs import InMemoryEpochs
 from ibex.adapters.memory.ids import SequentialIds
+from ibex.domain.directives.cache import directive_policy
 from ibex.domain.errors import (
     AgentNotAuthorizedError,
     InvalidTokenError,
@@ -34,13 +35,7 @@ from ibex.domain.freshness.cache import FreshCache
 from ibex.domain.freshness.kinds import Epoch, Kind, unknown_epoch
 from ibex.domain.freshness.unknown_tokens import UnknownTokens
 from ibex.domain.freshness.validity import Validity
-from ibex.domain.identity.cache import (
-    CachedAgents,
-    CachedTokens,
-    agent_policy,
-    directive_policy,
-    token_policy,
-)
+from ibex.domain.identity.cache import CachedAgents, CachedTokens, agent_policy, token_policy
 from ibex.domain.identity.model import Agent, AgentStatus, PersonalAccessToken
 
 if TYPE_CHECKING:

@@ -31,6 +31,7 @@ from harness.chat_scene import (
     event,
     principal,
 )
+from ibex.adapters.openai_api.chat_request import ChatRequest
 from ibex.domain.errors import (
     AgentNotAuthorizedError,
     AgentSuspendedError,
@@ -63,13 +64,13 @@ from ibex.domain.identity.permissions import READ_ONLY, Permission
 from ibex.domain.identity.rate_limits import RateLimitDecision
 from ibex.domain.ids import session_id
 from ibex.domain.proxying.admission import Credentials
-from ibex.domain.proxying.chat import ChatRequest, Usage
 from ibex.domain.proxying.provider import ProviderBody
 from ibex.domain.proxying.proxy_request import BufferedResponse, RefusedResponse
 from ibex.domain.proxying.refused_requests import RefusedRequests
 from ibex.domain.proxying.streaming import StreamedResponse
 from ibex.domain.record.exchange import Caller, DirectiveReceipt, Timings
 from ibex.domain.record.sessions import checkpoint_of
+from ibex.domain.record.summary import Usage
 from ibex.domain.record.traces import trace_of
 
 if TYPE_CHECKING:

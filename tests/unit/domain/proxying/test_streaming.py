@@ -17,9 +17,9 @@ from ibex.domain.errors import (
     ProviderTimeoutError,
     ProviderUnavailableError,
 )
-from ibex.domain.proxying.chat import Usage
 from ibex.domain.proxying.provider import StreamEvent
 from ibex.domain.proxying.streaming import StreamedResponse
+from ibex.domain.record.summary import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

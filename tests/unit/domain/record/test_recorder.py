@@ -14,10 +14,10 @@ from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.memory.ids import SequentialIds
 from ibex.adapters.memory.observers import RecordingObserver
 from ibex.domain.errors import ErrorCode, ProviderUnavailableError, RateLimitedError
-from ibex.domain.proxying.completion import ResponseSummary
 from ibex.domain.record.exchange import Caller
 from ibex.domain.record.in_flight import InFlightExchange
 from ibex.domain.record.recorder import Recorder
+from ibex.domain.record.summary import ResponseSummary
 
 if TYPE_CHECKING:
     from ibex.domain.errors import IbexError

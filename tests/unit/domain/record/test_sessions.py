@@ -9,10 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.exchanges import an_exchange
-from ibex.domain.proxying.chat import Usage
-from ibex.domain.proxying.completion import ResponseSummary
 from ibex.domain.record.exchange import Caller, SessionRef, Timings
 from ibex.domain.record.sessions import Checkpoint, checkpoint_of, is_handle
+from ibex.domain.record.summary import ResponseSummary, Usage
 
 ALLOWED = "ABCXYZabcxyz0189._:-"
 

@@ -1,0 +1,165 @@
+"""A chat completion request: parsed where IBEX must understand it, the client's own bytes everywhere else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
+
+from ibex.adapters.openai_api.chat_response import ChatResponseReader
+from ibex.adapters.openai_api.raw_json import Member, encode_array, encode_object, put
+from ibex.domain.directives.model import InjectionMode
+from ibex.domain.value_object import value_object
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ibex.domain.directives.model import Directive
+
+MESSAGES: Final = "messages"
+STREAM_OPTIONS: Final = "stream_options"
+INCLUDE_USAGE: Final = "include_usage"
+_INSTRUCTING_ROLES: Final = frozenset({"system", "developer"})
+
+
+@value_object
+class Message:
+    """One message: its role, and the JSON text of the whole object."""
+
+    role: str
+    raw: bytes
+
+    def __repr__(self) -> str:
+        return f"<Message role={self.role} bytes={len(self.raw)}>"
+
+
+@value_object
+class UserMessage:
+    """The first message with the role ``user``: its index, and a function that splits it into its members."""
+
+    index: int
+    take_apart: Callable[[], tuple[Member, ...]]
+
+
+@value_object
+class ChatRequest:
+    """A valid chat completion request, an ``OperationRequest``. Its repr shows no content.
+
+    ``body`` is what the client sent, until something is changed in it. ``members`` are its top-level members in their
+    order, including duplicates of members that IBEX does not understand. ``raw_messages`` is the JSON text of
+    ``messages`` as the client wrote it, whatever is injected later. ``stream_options`` is empty if the client gave
+    none. ``hides_usage`` is whether the proxy, and not the client, asked for usage on the stream.
+    """
+
+    model: str
+    is_streaming: bool
+    body: bytes
+    members: tuple[Member, ...]
+    messages: tuple[Message, ...]
+    raw_messages: bytes
+    first_user: UserMessage | None = None
+    stream_options: tuple[Member, ...] = ()
+    hides_usage: bool = False
+
+    def __repr__(self) -> str:
+        return f"<ChatRequest messages={len(self.messages)} streaming={self.is_streaming} bytes={len(self.body)}>"
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether the client itself asked for usage on its stream."""
+        return any(m.name == INCLUDE_USAGE and m.raw == b"true" for m in self.stream_options)
+
+    def content_hash(self) -> str:
+        """Return the SHA-256, in hex, of ``messages`` as the client wrote it."""
+        return hashlib.sha256(self.raw_messages).hexdigest()
+
+    def with_directive(self, directive: Directive) -> ChatRequest:
+        """Return the request with the directive among its messages.
+
+        No message of the client is dropped, merged, reordered or re-encoded. ``user_prepend`` without a user message,
+        or with one whose content is neither text nor a list of parts, acts as ``system_first``.
+        """
+        messages = self.messages
+        if directive.mode is InjectionMode.USER_PREPEND:
+            prepended = _prepended(self.first_user, directive)
+            if prepended is not None:
+                index, message = prepended
+                return self.with_messages((*messages[:index], message, *messages[index + 1 :]))
+        position = _after_instructions(messages) if directive.mode is InjectionMode.SYSTEM_APPEND else 0
+        return self.with_messages((*messages[:position], _system_message(directive), *messages[position:]))
+
+    def with_messages(self, messages: tuple[Message, ...]) -> ChatRequest:
+        """Return the request with other messages. Every other member keeps its place and its bytes."""
+        raw = encode_array([message.raw for message in messages])
+        return self._with_member(Member(MESSAGES, raw), messages, self.stream_options, hides_usage=self.hides_usage)
+
+    def asking_for_usage(self) -> ChatRequest:
+        """Return the request with ``stream_options.include_usage`` set; itself if it is no stream, or asks already."""
+        if not self.is_streaming or self.wants_usage:
+            return self
+        options = put(self.stream_options, Member(INCLUDE_USAGE, b"true"))
+        member = Member(STREAM_OPTIONS, encode_object(options))
+        return self._with_member(member, self.messages, options, hides_usage=True)
+
+    def response_reader(self) -> ChatResponseReader:
+        """Return the reader of the response to this request."""
+        return ChatResponseReader(hides_usage=self.hides_usage)
+
+    def _with_member(
+        self,
+        member: Member,
+        messages: tuple[Message, ...],
+        stream_options: tuple[Member, ...],
+        *,
+        hides_usage: bool,
+    ) -> ChatRequest:
+        members = put(self.members, member)
+        return ChatRequest(
+            self.model,
+            self.is_streaming,
+            encode_object(members),
+            members,
+            messages,
+            self.raw_messages,
+            self.first_user,
+            stream_options,
+            hides_usage,
+        )
+
+
+def _after_instructions(messages: tuple[Message, ...]) -> int:
+    last = max((i for i, message in enumerate(messages) if message.role in _INSTRUCTING_ROLES), default=-1)
+    return last + 1
+
+
+def _system_message(directive: Directive) -> Message:
+    return Message("system", b'{"role":"system","content":' + _encoded(directive.text) + b"}")
+
+
+def _prepended(user: UserMessage | None, directive: Directive) -> tuple[int, Message] | None:
+    if user is None:
+        return None
+    own = user.take_apart()
+    members = tuple(Member(m.name, _with_prefix(m.raw, directive)) if m.name == "content" else m for m in own)
+    if members == own:
+        return None
+    return user.index, Message("user", encode_object(members))
+
+
+def _with_prefix(content: bytes, directive: Directive) -> bytes:
+    prefix = _encoded(f"[DIRECTIVE]: {directive.text}\n\n")
+    match content[:1]:
+        case b'"':
+            return prefix[:-1] + content[1:]
+        case b"[":
+            rest = content[1:].lstrip()
+            separator = b"" if rest.startswith(b"]") else b","
+            return b'[{"type":"text","text":' + prefix + b"}" + separator + rest
+        case _:
+            return content
+
+
+@lru_cache(maxsize=256)  # of at most 32 KiB each; encoding one takes as long as the rest of the injection
+def _encoded(text: str) -> bytes:
+    return json.dumps(text, ensure_ascii=False).encode()

@@ -1,0 +1,232 @@
+"""The response to a chat completion request, read while it passes through: usage, finish reason, hash of the text.
+
+No text is kept. The text of each choice goes through a running SHA-256 of its UTF-8. The hash of a response with one
+choice is the hash of its text; with several choices, the hash of their hashes in the order of their index. Without any
+text it is None. A lone surrogate, which JSON can escape but UTF-8 cannot encode, counts as three bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final
+
+from ibex.adapters.openai_api.chunk_template import ChunkTemplate, chunk_template_of
+from ibex.domain.proxying.operation import MalformedResponseError
+from ibex.domain.record.summary import ResponseSummary, Usage
+
+if TYPE_CHECKING:
+    from ibex.domain.proxying.provider import StreamEvent
+
+DONE: Final = b"[DONE]"
+_JSON_SPACE: Final = " \t\n\r"
+_raw_decode = json.JSONDecoder().raw_decode
+_LONGEST_NAME: Final = 256
+_MOST_CHOICES: Final = 128  # OpenAI's limit for ``n``; it bounds the memory that a broken provider can use
+
+
+class EventKind(Enum):
+    """The kinds of events that the proxy distinguishes."""
+
+    DATA = "data"
+    USAGE_ONLY = "usage_only"
+    ERROR = "error"
+    DONE = "done"
+
+
+class ChatResponseReader:
+    """The ``ResponseReader`` of chat completions."""
+
+    def __init__(self, *, hides_usage: bool = False) -> None:
+        """Set whether the client gets no event that holds only usage, because the proxy asked for it."""
+        self._hides_usage = hides_usage
+        self._told_model: str | None = None
+        self._model: str | None = None
+        self._usage = Usage()
+        self._finish_reason: str | None = None
+        self._texts: dict[int, _TextHash] = {}
+        self._template: tuple[ChunkTemplate, _TextHash] | None = None
+        self.has_ended = False
+        self.failed = False
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether a finish reason has been read."""
+        return self._finish_reason is not None
+
+    def read_body(self, body: bytes) -> bytes:
+        """Read a buffered response; see ``ResponseReader``."""
+        answer = _object(body)
+        if answer is None or answer.get("error"):
+            raise MalformedResponseError
+        self._take(answer, "message")
+        return body
+
+    def read_event(self, event: StreamEvent) -> bytes:
+        """Read an event; see ``ResponseReader``."""
+        data = event.data
+        if data is not None:
+            kind = self.read_data(data)
+            if kind is EventKind.DONE:
+                self.has_ended = True
+            elif kind is EventKind.USAGE_ONLY and self._hides_usage:
+                return b""
+        return event.raw
+
+    def read_data(self, data: bytes) -> EventKind:
+        """Read the data of one event and return what kind of event it is."""
+        if self._template is not None:
+            template, hashed = self._template
+            text = template.text_of(data)
+            if text is not None:
+                if text:
+                    hashed.add(text)
+                return EventKind.DATA
+        if data.startswith(DONE):  # as OpenAI's SDKs judge it, which read no further
+            return EventKind.DONE
+        event = _object(data)
+        if event is None:
+            return EventKind.DATA
+        if event.get("error"):
+            self.failed = True
+            return EventKind.ERROR
+        was_finished = self._finish_reason is not None
+        self._take(event, "delta")
+        if event.get("usage") is None:  # as of all events but the last
+            self._learn(data, event)
+            return EventKind.DATA
+        return EventKind.USAGE_ONLY if _is_usage_only(event, was_finished=was_finished) else EventKind.DATA
+
+    def _learn(self, data: bytes, event: dict[str, Any]) -> None:
+        """Derive the template of the next events if this one holds only a text of one choice.
+
+        A text with escapes yields no template; the previous one stays in use.
+        """
+        choices = event.get("choices")
+        if type(choices) is not list or len(choices) != 1 or type(choices[0]) is not dict:
+            return
+        choice = choices[0]
+        delta, index = choice.get("delta"), choice.get("index")
+        text = delta.get("content") if type(delta) is dict else None
+        if type(text) is str and text and type(index) is int and choice.get("finish_reason") is None:
+            hashed, template = self._texts.get(index), chunk_template_of(data, text)
+            if hashed is not None and template is not None:
+                self._template = template, hashed
+
+    def _take(self, answer: dict[str, Any], text_holder: str) -> None:
+        """Read a response or a chunk. ``text_holder`` is the member of a choice that holds its text."""
+        model = answer.get("model")
+        if model != self._told_model and type(model) is str:
+            self._told_model, self._model = model, _name(model)
+            self._template = None  # its events say another model
+        usage = answer.get("usage")
+        if type(usage) is dict:
+            self._usage = _usage(usage)
+        choices = answer.get("choices")
+        for choice in choices if type(choices) is list else ():
+            if type(choice) is dict:
+                self._take_choice(choice, text_holder)
+
+    def _take_choice(self, choice: dict[str, Any], text_holder: str) -> None:
+        reason = choice.get("finish_reason")
+        if type(reason) is str:
+            self._finish_reason = _name(reason)
+        holder = choice.get(text_holder)
+        text = holder.get("content") if type(holder) is dict else None
+        if type(text) is not str or not text:
+            return
+        index = choice.get("index")
+        key = index if isinstance(index, int) else 0
+        hashed = self._texts.get(key)
+        if hashed is None:
+            if len(self._texts) == _MOST_CHOICES:
+                return
+            hashed = self._texts[key] = _TextHash()
+        hashed.add(text)
+
+    def summary(self) -> ResponseSummary:
+        """Return what is known so far."""
+        return ResponseSummary(self._model, self._usage, self._finish_reason, self._completion_hash())
+
+    def _completion_hash(self) -> str | None:
+        digests = [self._texts[index].hexdigest() for index in sorted(self._texts)]
+        if len(digests) > 1:
+            return hashlib.sha256("".join(digests).encode()).hexdigest()
+        return digests[0] if digests else None
+
+
+class _TextHash:
+    """The running hash of one choice's text, the same however the text was cut, even within a surrogate pair."""
+
+    __slots__ = ("_hash", "_high")
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+        self._high = ""
+
+    def add(self, text: str) -> None:
+        """Take more of the text, not empty."""
+        if self._high:
+            joined = (self._high + text).encode("utf-16-le", "surrogatepass")
+            text, self._high = joined.decode("utf-16-le", "surrogatepass"), ""
+        if "\ud800" <= text[-1] <= "\udbff":
+            text, self._high = text[:-1], text[-1]
+        self._hash.update(text.encode("utf-8", "surrogatepass"))
+
+    def hexdigest(self) -> str:
+        """Return the hash of what was taken."""
+        whole = self._hash.copy()
+        whole.update(self._high.encode("utf-8", "surrogatepass"))
+        return whole.hexdigest()
+
+
+def _name(text: str) -> str:
+    """Return a provider's name for something as every sink can keep it: not long, without NUL and lone surrogates."""
+    return text[:_LONGEST_NAME].encode("utf-8", "replace").decode().replace("\x00", "\ufffd")
+
+
+def _is_usage_only(event: dict[str, Any], *, was_finished: bool) -> bool:
+    """Tell whether a chunk has nothing but usage: no choices, or after the finish reason choices that say nothing.
+
+    OpenAI sends the former; LiteLLM's proxy sends ``[{"index":0,"delta":{}}]``.
+    """
+    choices = event.get("choices")
+    if not isinstance(event.get("usage"), dict) or not isinstance(choices, list):
+        return False
+    return not choices or (was_finished and all(map(_says_nothing, choices)))
+
+
+def _says_nothing(choice: object) -> bool:
+    if not isinstance(choice, dict):
+        return False
+    return all(name == "index" or value is None or (name, value) == ("delta", {}) for name, value in choice.items())
+
+
+def _object(text: bytes) -> dict[str, Any] | None:
+    try:
+        if not text.startswith(b'{"'):
+            value = json.loads(text)
+        else:  # what begins so is UTF-8, and need not be asked which of JSON's old encodings it has
+            decoded = text.decode("utf-8", "surrogatepass")
+            value, end = _raw_decode(decoded)
+            if end != len(decoded) and decoded[end:].strip(_JSON_SPACE):
+                return None
+    except (ValueError, RecursionError):
+        return None
+    return value if type(value) is dict else None
+
+
+def _usage(usage: dict[str, Any]) -> Usage:
+    return Usage(
+        input_tokens=_count(usage, "prompt_tokens"),
+        output_tokens=_count(usage, "completion_tokens"),
+        total_tokens=_count(usage, "total_tokens"),
+        cached_tokens=_count(usage.get("prompt_tokens_details"), "cached_tokens"),
+        reasoning_tokens=_count(usage.get("completion_tokens_details"), "reasoning_tokens"),
+    )
+
+
+def _count(holder: object, name: str) -> int | None:
+    value = holder.get(name) if type(holder) is dict else None
+    return value if type(value) is int and 0 <= value < 1 << 31 else None

@@ -1,0 +1,60 @@
+"""Undoing gzip within bounds."""
+
+from __future__ import annotations
+
+import gzip
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ibex.adapters.http_client.failures import UnreadableResponseError
+from ibex.adapters.http_client.gunzip import PIECE_BYTES, Gunzip
+
+PLENTY = 1 << 20
+
+
+def inflate(chunks: list[bytes], max_bytes: int = PLENTY) -> list[bytes]:
+    """Return the pieces that chunks hold."""
+    gunzip = Gunzip(max_bytes)
+    pieces = [piece for chunk in chunks for piece in gunzip.feed(chunk)]
+    gunzip.finish()
+    return pieces
+
+
+@given(texts=st.lists(st.binary(max_size=50), max_size=3), step=st.integers(1, 40))
+def test_it_gives_back_what_was_compressed(texts: list[bytes], step: int) -> None:
+    """Cut anywhere, in one member or several (RFC 1952, section 2.2)."""
+    data = b"".join(gzip.compress(text) for text in texts)
+    chunks = [data[i : i + step] for i in range(0, len(data), step)]
+    pieces = inflate(chunks)
+    assert b"".join(pieces) == b"".join(texts)
+    assert all(pieces)
+
+
+def test_a_small_chunk_that_holds_much_comes_in_bounded_pieces() -> None:
+    """However well it was compressed, a piece is at most 64 KiB."""
+    pieces = inflate([gzip.compress(bytes(1_000_000))])
+    assert sum(map(len, pieces)) == 1_000_000
+    assert max(map(len, pieces)) <= PIECE_BYTES
+
+
+def test_more_than_the_limit_is_refused_before_it_is_inflated() -> None:
+    """A bomb does not go off: not much more than the limit is ever made of it."""
+    pieces: list[bytes] = []
+    gunzip = Gunzip(100_000)
+    with pytest.raises(UnreadableResponseError):
+        pieces.extend(gunzip.feed(gzip.compress(bytes(50_000_000))))
+    assert sum(map(len, pieces)) <= 100_000
+
+
+@pytest.mark.parametrize("data", [b"not gzip at all", gzip.compress(b"text")[:-1], gzip.compress(b"text") + b"junk"])
+def test_what_is_no_whole_gzip_is_refused(data: bytes) -> None:
+    """Also what ends too early or goes on with something else."""
+    with pytest.raises(UnreadableResponseError):
+        inflate([data])
+
+
+def test_nothing_is_nothing() -> None:
+    """An empty body, though declared as gzip, is an empty body."""
+    assert inflate([]) == []

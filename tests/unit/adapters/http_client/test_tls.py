@@ -1,0 +1,49 @@
+"""What a TLS context trusts and remembers, without a connection."""
+
+from __future__ import annotations
+
+import ssl
+from typing import TYPE_CHECKING
+
+import pytest
+import trustme
+
+from ibex.adapters.http_client.tls import client_context
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_certificates_and_names_are_verified(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By Mozilla's authorities, where nothing else is said."""
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    monkeypatch.delenv("SSL_CERT_DIR", raising=False)
+    context = client_context()
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
+    assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
+    assert context.cert_store_stats()["x509_ca"] > 50
+
+
+def test_the_authorities_of_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """And no others."""
+    bundle = tmp_path / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(str(bundle))
+    monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
+    monkeypatch.delenv("SSL_CERT_DIR", raising=False)
+    assert client_context().cert_store_stats()["x509_ca"] == 1
+
+
+def test_authorities_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An error at start, not a connection that trusts nobody or everybody."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
+    with pytest.raises(OSError, match="No such file"):
+        client_context()
+
+
+def test_plain_connections_leave_nothing_to_remember() -> None:
+    """Nor does a TLS layer without a session."""
+    context = client_context()
+    context.remember(None)
+    layer = context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname="provider.example")
+    context.remember(layer)
+    assert context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname="provider.example").session is None

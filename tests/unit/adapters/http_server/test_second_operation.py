@@ -1,0 +1,188 @@
+"""The seam: another operation is one module, here the class below, and an entry in the list of operations."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import pytest
+
+from harness.chat_scene import ScriptedStream, event, principal
+from harness.http_scene import REQUEST, HttpScene
+from ibex.domain.errors import FieldCode, FieldError, InvalidJsonError, ProviderUnavailableError, ValidationError
+from ibex.domain.identity.permissions import Permission
+from ibex.domain.proxying.operation import MalformedResponseError
+from ibex.domain.proxying.provider import ProviderBody
+from ibex.domain.record.sessions import checkpoint_of
+from ibex.domain.record.summary import ResponseSummary, Usage
+from ibex.domain.record.traces import NOBODY, trace_of
+
+if TYPE_CHECKING:
+    from ibex.domain.directives.model import Directive
+    from ibex.domain.proxying.provider import StreamEvent
+
+
+class Count(msgspec.Struct):
+    """A request to count words, and the response."""
+
+    model: str
+    text: str = ""
+    words: int = 0
+    stream: bool = False
+
+
+class CountRequest:
+    """The ``OperationRequest``: the client's own bytes, whatever happens."""
+
+    def __init__(self, parsed: Count, body: bytes) -> None:
+        self.model = parsed.model
+        self.is_streaming = parsed.stream
+        self.body = body
+
+    def content_hash(self) -> str:
+        """Return the hash of the body."""
+        return hashlib.sha256(self.body).hexdigest()
+
+    def with_directive(self, directive: Directive) -> CountRequest:
+        """Never be asked to."""
+        raise AssertionError(directive)
+
+    def asking_for_usage(self) -> CountRequest:
+        """Return itself."""
+        return self
+
+    def response_reader(self) -> CountReader:
+        """Return the reader."""
+        return CountReader()
+
+
+class CountReader:
+    """The ``ResponseReader``: the words are the usage; an event with the word ``end`` ends a stream."""
+
+    def __init__(self) -> None:
+        self.has_ended = False
+        self.failed = False
+        self._words: int | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the words are known."""
+        return self._words is not None
+
+    def read_body(self, body: bytes) -> bytes:
+        """Read the words."""
+        try:
+            self._words = msgspec.json.decode(body, type=Count).words
+        except msgspec.MsgspecError:
+            raise MalformedResponseError from None
+        return body.replace(b"internal", b"public")
+
+    def read_event(self, event: StreamEvent) -> bytes:
+        """Hide what is internal."""
+        self.has_ended = event.data == b"end"
+        return b"" if event.data == b"internal" else event.raw
+
+    def summary(self) -> ResponseSummary:
+        """Return the words as tokens."""
+        return ResponseSummary("counter", Usage(output_tokens=self._words), "stop")
+
+
+class CountWords:
+    """The ``Operation``."""
+
+    name: Final = "words.count"
+    path: Final = "words/count"
+    permission: Final = Permission.MEMORY_READ
+    takes_directive: Final = False
+    makes_turn: Final = False
+    summary: Final = "Count words."
+    schemas: Final[dict[str, dict[str, Any]]] = {"request": {"type": "object"}, "response": {"type": "object"}}
+
+    async def parse(self, body: bytes) -> CountRequest:
+        """Parse a body."""
+        try:
+            return CountRequest(msgspec.json.decode(body, type=Count), body)
+        except msgspec.ValidationError:
+            raise ValidationError((FieldError("model", FieldCode.REQUIRED, "is required"),)) from None
+        except msgspec.DecodeError:
+            raise InvalidJsonError from None
+
+    def error_event(self, envelope: bytes) -> bytes:
+        """Return an event with a name."""
+        return b"event: failed\ndata: " + envelope + b"\n\n"
+
+
+PATH = "/v1/words/count"
+BODY = b'{"model":"gpt-4o","text":"one two"}'
+
+
+def scene_of(answer: Any) -> HttpScene:
+    """Return a scene with both operations."""
+    scene = HttpScene(answer)
+    scene.operations = [*scene.operations, CountWords()]
+    return scene
+
+
+async def test_it_is_served_beside_the_other() -> None:
+    """The provider gets the client's bytes on the operation's path, without a directive."""
+    scene = scene_of(ProviderBody(b'{"model":"m","words":2,"text":"internal"}'))
+
+    response = await scene.post(BODY, PATH)
+
+    assert (response.status, response.body) == (200, b'{"model":"m","words":2,"text":"public"}')
+    (asked,) = scene.chat.provider.asked
+    assert (asked.path, asked.body, asked.is_streaming) == ("words/count", BODY, False)
+    assert scene.chat.directives.asked == []
+    assert "x-ibex-session-id" not in response.headers
+    assert (await scene.post(REQUEST)).headers["x-ibex-session-id"]
+
+
+async def test_what_it_leaves_on_record() -> None:
+    """A trace with its name, its hash and its usage; no turn of a session, so no checkpoint."""
+    scene = scene_of(ProviderBody(b'{"model":"m","words":2}'))
+    await scene.post(BODY, PATH)
+
+    exchange = scene.chat.exchange
+    trace = trace_of(exchange)
+    assert trace is not None
+    assert (exchange.operation, trace.operation, trace.checkpoint_id) == ("words.count", "words.count", NOBODY)
+    assert (exchange.messages_hash, exchange.summary.usage.output_tokens) == (hashlib.sha256(BODY).hexdigest(), 2)
+    assert checkpoint_of(exchange) is None
+
+
+async def test_its_own_refusals_are_told_as_all_others() -> None:
+    """Fields, JSON, and a response that is none."""
+    scene = scene_of(ProviderBody(b"no JSON"))
+    assert (await scene.post(b"{}", PATH)).error["field_errors"][0]["field"] == "model"
+    assert (await scene.post(b"{", PATH)).error["code"] == "INVALID_JSON"
+    assert (await scene.post(BODY, PATH)).error["code"] == "PROVIDER_UNAVAILABLE"
+
+
+async def test_its_permission_is_asked_for() -> None:
+    """Its own, not that of chat."""
+    for permission, status in ((Permission.MEMORY_READ, 200), (Permission.TRACE_READ, 403)):
+        scene = scene_of(ProviderBody(b'{"model":"m","words":2}'))
+        scene.chat.tokens.answer = principal(permissions=permission)
+        assert (await scene.post(BODY, PATH)).status == status
+
+
+async def test_its_streams_end_and_fail_in_its_own_way() -> None:
+    """What it hides is hidden, its last event ends the stream, and an error is its own kind of event."""
+    body = BODY[:-1] + b',"stream":true}'
+    ended = scene_of(ScriptedStream([[event(b"1"), event(b"internal")], [event(b"end")]]))
+    assert (await ended.post(body, PATH)).body == b"data: 1\n\ndata: end\n\n"
+
+    failed = await scene_of(ScriptedStream([[event(b"1")], ProviderUnavailableError()])).post(body, PATH)
+    assert failed.body.startswith(b"data: 1\n\nevent: failed\ndata: {")
+    assert json.loads(failed.body.rpartition(b"data: ")[2])["error"]["code"] == "PROVIDER_UNAVAILABLE"
+
+
+@pytest.mark.parametrize("path", [PATH, "/v1/orgs/{org_id}/words/count"])
+async def test_it_is_documented(path: str) -> None:
+    """With its schemas."""
+    document = json.loads((await scene_of(ProviderBody(b"{}")).get("/schema")).body)
+
+    assert document["paths"][path]["post"]["summary"] == "Count words."
+    assert "words.count.request" in document["components"]["schemas"]

@@ -1,0 +1,309 @@
+"""Folding an answer into what is recorded of it."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.chat_requests import summary_of
+from ibex.adapters.openai_api.chat_response import ChatResponseReader, EventKind
+from ibex.domain.proxying.operation import MalformedResponseError
+from ibex.domain.record.summary import ResponseSummary, Usage
+
+ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=40)
+
+
+def sha(text: str) -> str:
+    """Return the SHA-256 of a text's UTF-8."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def body_of(*texts: str | None, **members: Any) -> bytes:
+    """Return a buffered answer with a choice for each text."""
+    choices = [
+        {"index": i, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+        for i, text in enumerate(texts)
+    ]
+    return json.dumps({"model": "m-1", "choices": choices} | members).encode()
+
+
+def chunk_of(text: str | None, index: int = 0, finish_reason: str | None = None) -> bytes:
+    """Return the data of a stream's event with one piece of text."""
+    choice = {"index": index, "delta": {"content": text}, "finish_reason": finish_reason}
+    return json.dumps({"model": "m-1", "choices": [choice], "usage": None}).encode()
+
+
+def folded(*events: bytes) -> ResponseSummary:
+    """Return the summary of a stream."""
+    fold = ChatResponseReader()
+    for event in events:
+        fold.read_data(event)
+    return fold.summary()
+
+
+def utf16_pieces(text: str, cuts: list[int]) -> list[str]:
+    """Cut a text between any two UTF-16 code units, as servers in JavaScript do."""
+    units = text.encode("utf-16-le", "surrogatepass")
+    edges = [0, *sorted({2 * (cut % (len(units) // 2 + 1)) for cut in cuts}), len(units)]
+    return [units[start:end].decode("utf-16-le", "surrogatepass") for start, end in itertools.pairwise(edges)]
+
+
+@given(ANY_TEXT, st.lists(st.integers(0, 200), max_size=8))
+def test_a_stream_has_the_hash_of_the_buffered_answer(text: str, cuts: list[int]) -> None:
+    """However the text is cut, even within a surrogate pair."""
+    pieces = [chunk_of(piece) for piece in utf16_pieces(text, cuts)]
+
+    assert folded(*pieces).completion_hash == summary_of(body_of(text)).completion_hash
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.text(min_size=1, max_size=5)), min_size=1, max_size=20))
+def test_choices_that_arrive_interleaved_are_told_apart(pieces: list[tuple[int, str]]) -> None:
+    """One choice: the hash of its text. Several: the hash of their hashes in the order of their index."""
+    texts: dict[int, str] = {}
+    for index, piece in pieces:
+        texts[index] = texts.get(index, "") + piece
+    hashes = [sha(texts[index]) for index in sorted(texts)]
+    expected = hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+    assert folded(*(chunk_of(piece, index) for index, piece in pieces)).completion_hash == expected
+
+
+def test_several_buffered_choices_have_one_hash() -> None:
+    """The same rule as for streams."""
+    expected = hashlib.sha256((sha("one") + sha("two")).encode()).hexdigest()
+
+    assert summary_of(body_of("one", "two")).completion_hash == expected
+
+
+def test_the_hash_is_that_of_the_text_in_utf_8() -> None:
+    """Anyone who has the text can make it."""
+    assert summary_of(body_of("Grüße 😀")).completion_hash == hashlib.sha256("Grüße 😀".encode()).hexdigest()
+
+
+@pytest.mark.parametrize("content", ["\ud83d", "a\udfff"])
+def test_lone_surrogates_count_as_themselves(content: str) -> None:
+    """An escape that is half of nothing is hashed, never an error."""
+    assert summary_of(body_of(content)).completion_hash == sha(content)
+    assert folded(chunk_of(content), chunk_of("b")).completion_hash == sha(content + "b")
+
+
+def test_a_summary_may_be_taken_before_the_end() -> None:
+    """Asking early changes nothing of what comes later."""
+    fold = ChatResponseReader()
+    fold.read_data(chunk_of("a\ud83d"))
+
+    assert fold.summary().completion_hash == sha("a\ud83d")
+    fold.read_data(chunk_of("\ude00"))
+    assert fold.summary().completion_hash == sha("a😀")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        body_of(None),
+        body_of(""),
+        body_of(),
+        b'{"choices":[{"index":0,"message":{"tool_calls":[{"id":"1"}],"content":null},"finish_reason":"tool_calls"}]}',
+        b'{"choices":[{"message":{"content":[{"type":"text","text":"a"}]}}]}',
+        b'{"choices":[{"message":null},null,7,[]]}',
+        b'{"choices":{"0":1}}',
+        b"{}",
+    ],
+)
+def test_without_a_text_there_is_no_hash(body: bytes) -> None:
+    """Tool calls, empty texts and shapes that are not known: none, and no error."""
+    assert summary_of(body).completion_hash is None
+
+
+def test_tool_calls_are_an_end_like_any_other() -> None:
+    """A stream of tool calls has no text and yet finishes."""
+    fold = ChatResponseReader()
+    fold.read_data(b'{"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"function":{"arguments":"{"}}]}}]}')
+    assert not fold.is_complete
+    fold.read_data(b'{"choices":[{"index":0,"delta":{},"finish_reason":"tool_calls"}]}')
+
+    assert fold.is_complete
+    assert fold.summary() == ResponseSummary(finish_reason="tool_calls")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"null", b"[]", b'"text"', b"7", b"<html>", b"{", b'{"a":1} {}', b"\xff\xfe", b'{"a":"\xff"}', b"[" * 10**5],
+)
+def test_a_body_that_is_no_object_is_malformed(body: bytes) -> None:
+    """Whatever it is, in bounded time, and never another error."""
+    with pytest.raises(MalformedResponseError):
+        summary_of(body)
+
+
+@pytest.mark.parametrize("error", [{"message": "no", "code": None}, "no", ["no"], 1])
+def test_a_body_that_is_an_error_is_malformed(error: object) -> None:
+    """A 200 whose body says error is no success."""
+    with pytest.raises(MalformedResponseError):
+        summary_of(body_of("text", error=error))
+
+
+def test_an_error_that_is_null_is_none() -> None:
+    """Some servers send the member always."""
+    assert summary_of(body_of("text", error=None)).completion_hash == sha("text")
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b"[DONE]", EventKind.DONE),
+        (b"[DONE] ", EventKind.DONE),
+        (b"[done]", EventKind.DATA),
+        (b"", EventKind.DATA),
+        (b"{", EventKind.DATA),
+        (b"[]", EventKind.DATA),
+        (b"{" * 10**5, EventKind.DATA),
+        (b'{"choices":' + b"[" * 10**5, EventKind.DATA),
+        (b'{"n":' + b"9" * 10**5 + b"}", EventKind.DATA),
+        (b'{"choices":[],"usage":{"total_tokens":1}}', EventKind.USAGE_ONLY),
+        (b'{"choices":[],"usage":{}}', EventKind.USAGE_ONLY),
+        (b'{"choices":[],"usage":null}', EventKind.DATA),
+        (b'{"choices":[],"prompt_filter_results":[]}', EventKind.DATA),
+        (b'{"usage":{"total_tokens":1}}', EventKind.DATA),
+        (b'{"choices":null,"usage":{"total_tokens":1}}', EventKind.DATA),
+        (b'{"choices":[{}],"usage":{"total_tokens":1}}', EventKind.DATA),
+        (b'{"error":{"message":"no"}}', EventKind.ERROR),
+        (b'{"error":"no","choices":[],"usage":{"total_tokens":1}}', EventKind.ERROR),
+        (b'{"error":null,"choices":[]}', EventKind.DATA),
+    ],
+)
+def test_what_an_event_is(data: bytes, kind: EventKind) -> None:
+    """Each kind is told by its shape; what is not understood is data, and goes on."""
+    fold = ChatResponseReader()
+
+    assert fold.read_data(data) is kind
+    assert fold.failed is (kind is EventKind.ERROR)
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b'{"choices":[{"index":0,"delta":{}}],"usage":{}}', EventKind.USAGE_ONLY),
+        (b'{"choices":[{"index":0,"delta":{},"finish_reason":null,"logprobs":null}],"usage":{}}', EventKind.USAGE_ONLY),
+        (b'{"choices":[{"delta":{}},{"delta":null}],"usage":{}}', EventKind.USAGE_ONLY),
+        (b'{"choices":[{"delta":{}},{"delta":{"content":"."}}],"usage":{}}', EventKind.DATA),
+        (b'{"choices":[{"delta":{"content":""}}],"usage":{}}', EventKind.DATA),
+        (b'{"choices":[{"delta":{},"finish_reason":"stop"}],"usage":{}}', EventKind.DATA),
+        (b'{"choices":[{"delta":{},"something":"new"}],"usage":{}}', EventKind.DATA),
+        (b'{"choices":[{"delta":{}}],"usage":null}', EventKind.DATA),
+        (b'{"choices":[null],"usage":{}}', EventKind.DATA),
+    ],
+)
+def test_usage_may_come_with_choices_that_say_nothing(data: bytes, kind: EventKind) -> None:
+    """Once the finish reason has come, as LiteLLM has it; a choice that says anything, or may, is data."""
+    finished = ChatResponseReader()
+    finished.read_data(chunk_of(None, finish_reason="stop"))
+
+    assert finished.read_data(data) is kind
+    assert ChatResponseReader().read_data(data) is EventKind.DATA
+
+
+@given(st.binary(max_size=60))
+def test_no_bytes_make_folding_raise(data: bytes) -> None:
+    """A stream is folded beside the forwarding and can never break it."""
+    ChatResponseReader().read_data(data)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["choices", "delta", "message", "content", "index", "usage", "total_tokens", "error"]),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(st.lists(JSON, max_size=5))
+def test_no_json_makes_folding_raise(values: list[object]) -> None:
+    """Not even known names with wrong types."""
+    folded(*(json.dumps(value).encode() for value in values))
+
+
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        (
+            {
+                "prompt_tokens": 11,
+                "completion_tokens": 7,
+                "total_tokens": 18,
+                "prompt_tokens_details": {"cached_tokens": 5},
+                "completion_tokens_details": {"reasoning_tokens": 3},
+            },
+            Usage(11, 7, 18, 5, 3),
+        ),
+        ({"prompt_tokens": 0, "prompt_tokens_details": None}, Usage(0)),
+        ({}, Usage()),
+        (None, Usage()),
+        ("many", Usage()),
+        ({"prompt_tokens": True, "completion_tokens": "7", "total_tokens": 1.0}, Usage()),
+        (
+            {"prompt_tokens": -1, "completion_tokens": 1 << 31, "total_tokens": (1 << 31) - 1},
+            Usage(None, None, (1 << 31) - 1),
+        ),
+        ({"prompt_tokens": 10**30, "prompt_tokens_details": [], "completion_tokens_details": "x"}, Usage()),
+    ],
+)
+def test_usage_is_what_the_provider_counted(usage: object, expected: Usage) -> None:
+    """Only counts that a column can hold; what is no such count is unknown, not zero."""
+    assert summary_of(body_of("a", usage=usage)).usage == expected
+
+
+def test_the_last_usage_of_a_stream_counts() -> None:
+    """Null on the way is no news; a later count takes the place of an earlier one."""
+    summary = folded(
+        b'{"choices":[],"usage":{"total_tokens":1}}',
+        chunk_of("a"),
+        b'{"choices":[],"usage":{"total_tokens":2}}',
+        chunk_of("b"),
+    )
+
+    assert summary.usage == Usage(total_tokens=2)
+
+
+def test_model_and_finish_reason_are_the_last_that_were_said() -> None:
+    """Values of another type are passed over."""
+    summary = folded(
+        b'{"model":"first"}', chunk_of("a", finish_reason="length"), b'{"model":7,"choices":[{"finish_reason":0}]}'
+    )
+
+    assert (summary.model, summary.finish_reason) == ("m-1", "length")
+
+
+@pytest.mark.parametrize("name", ["m\x00\ud800", "m" * 10_000])
+def test_names_of_the_provider_are_such_that_every_sink_keeps_them(name: str) -> None:
+    """No NUL, no lone surrogate, no length without end: an exchange is not lost for what its provider calls things."""
+    summary = folded(json.dumps({"model": name, "choices": [{"finish_reason": name}]}).encode())
+    for kept in (summary.model, summary.finish_reason):
+        assert kept is not None
+        assert kept.startswith("m")
+        assert len(kept.encode()) <= 256
+        assert "\x00" not in kept
+
+
+def test_choices_without_end_are_not_kept_without_end() -> None:
+    """A broken provider cannot make the proxy hold a hash for each of a million choices."""
+    fold = ChatResponseReader()
+    for index in range(200):
+        fold.read_data(chunk_of("a", index))
+    at_200 = fold.summary()
+    fold.read_data(chunk_of("a", 10**6))
+
+    assert fold.summary() == at_200
+    assert at_200.completion_hash == hashlib.sha256((sha("a") * 128).encode()).hexdigest()

@@ -1,0 +1,124 @@
+"""Events that differ in their text alone are understood as all others are, without being parsed."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ibex.adapters.openai_api import chat_response
+from ibex.adapters.openai_api.chat_response import ChatResponseReader, EventKind
+from ibex.adapters.openai_api.chunk_template import ChunkTemplate, chunk_template_of
+
+if TYPE_CHECKING:
+    from ibex.domain.record.summary import ResponseSummary
+
+TEXTS = st.text(st.sampled_from('ab ü€\U0001f9cc"\\\n\x00\ud83e\udd8c{}'), max_size=4)
+CUTS = st.tuples(st.integers(0, 400), st.integers(0, 3), st.binary(max_size=3))
+
+
+def chunk(text: str, *, padding: str | None = "aX7", ascii_only: bool = False, **members: Any) -> bytes:
+    """Return an event as OpenAI writes it."""
+    choice = {"index": 0, "delta": {"content": text}, "logprobs": None, "finish_reason": None}
+    event = {"id": "chatcmpl-1", "model": "m-1", "choices": [choice | members], "usage": None}
+    padded = event if padding is None else event | {"obfuscation": padding}
+    return json.dumps(padded, separators=(",", ":"), ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
+
+
+def fold(events: list[bytes]) -> tuple[ResponseSummary, list[EventKind]]:
+    """Return what is made of a stream."""
+    folding = ChatResponseReader()
+    kinds = [folding.read_data(event) for event in events]
+    return folding.summary(), kinds
+
+
+def parsed(events: list[bytes]) -> tuple[ResponseSummary, list[EventKind]]:
+    """Return the same of events none of which is like another: each ends with more spaces."""
+    return fold([event + b" " * number for number, event in enumerate(events, 1)])
+
+
+@given(st.lists(st.builds(chunk, TEXTS, padding=st.none() | st.text("abc7", max_size=3), ascii_only=st.booleans())))
+def test_a_stream_of_them(events: list[bytes]) -> None:
+    """Whatever their texts and padding are."""
+    assert fold(events) == parsed(events)
+
+
+@given(st.text("ab ü", min_size=1, max_size=3), st.lists(st.tuples(TEXTS, CUTS), max_size=6))
+def test_a_stream_of_almost_such(first: str, others: list[tuple[str, tuple[int, int, bytes]]]) -> None:
+    """Some bytes of an event are others: it may be no JSON any more, or say something else."""
+    events = [chunk(first)]
+    for text, (at, removed, put) in others:
+        event = chunk(text)
+        begin = at % len(event)
+        events += (event[:begin] + put + event[begin + removed :], chunk(text))
+
+    assert fold(events) == parsed(events)
+
+
+@pytest.mark.parametrize(
+    ("event", "expected"),
+    [
+        (chunk("Hi"), "Hi"),
+        (chunk("Hi", padding="longer"), "Hi"),
+        (chunk("Hi", padding=""), "Hi"),
+        (chunk("Hi ü€"), "Hi ü€"),
+        (chunk(""), ""),
+        (chunk("Hi", padding=None), None),
+        (chunk("Hi", padding='"'), None),
+        (chunk('"'), None),
+        (chunk("\n"), None),
+        (chunk("Hi", index=1), None),
+        (chunk("Hi", finish_reason="stop"), None),
+        (chunk("Hi").replace(b"Hi", b"\xff"), None),
+        (chunk("Hi").replace(b"Hi", b"\x01"), None),
+        (chunk("Hi") + b" ", None),
+        (chunk("Hi")[:-1], None),
+    ],
+)
+def test_which_are_alike(event: bytes, expected: str | None) -> None:
+    """No other event is taken for one, and such are not parsed."""
+    template = chunk_template_of(chunk("Well"), "Well")
+
+    assert template is not None
+    assert template.text_of(event) == expected
+
+
+@pytest.mark.parametrize(
+    ("event", "text"),
+    [
+        (b'{"choices":[{"index":0,"delta":{"content": "Hi"}}]}', "Hi"),
+        (b'{"x":{"content":"Hi"},"choices":[{"index":0,"delta":{"content":"Hi"}}]}', "Hi"),
+        (b'{"choices":[{"index":0,"delta":{"a\\"content":"Hi","content":"Hi"}}]}', "Hi"),
+        (b'{"choices":[{"index":0,"delta":{"content":"H\\u0069"}}]}', "Hi"),
+        (b'{"choices":[{"index":0,"delta":{"content":"Hi, there"}}]}', "Hi"),
+    ],
+)
+def test_what_nothing_is_like(event: bytes, text: str) -> None:
+    """Where it is not certain which of its bytes are the text."""
+    assert chunk_template_of(event, text) is None
+
+
+def test_a_text_with_escapes_does_not_unlearn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It alone is parsed; what comes after it is still known by what came before."""
+    were_parsed: list[bytes] = []
+
+    def look_and_tell(event: bytes, text: str) -> ChunkTemplate | None:
+        were_parsed.append(event)
+        return chunk_template_of(event, text)
+
+    monkeypatch.setattr(chat_response, "chunk_template_of", look_and_tell)
+
+    fold([chunk("Hi"), chunk("\n"), chunk("there"), chunk('"'), chunk("Bye")])
+
+    assert were_parsed == [chunk("Hi"), chunk("\n"), chunk('"')]
+
+
+def test_a_model_that_changes_and_changes_back() -> None:
+    """The last one that was said counts, also where an event that is like an earlier one says it."""
+    events = [chunk("Hi"), chunk("").replace(b"m-1", b"m-2"), chunk("there")]
+
+    assert fold(events) == parsed(events)
+    assert fold(events)[0].model == "m-1"

@@ -1,0 +1,204 @@
+"""How a directive gets among the messages of a request."""
+
+from __future__ import annotations
+
+import copy
+import json
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.chat_requests import inject
+from ibex.adapters.openai_api.chat_request import ChatRequest, Message, UserMessage
+from ibex.adapters.openai_api.raw_json import Member, encode_object
+from ibex.domain.directives.model import Directive, InjectionMode, text_hash
+
+TEXT = 'Say "ä" \\ and\nnothing else.'
+SYSTEM = b'{ "role":"system", "content":"You are \\u00e4." }'
+DEVELOPER = b'{"role" : "developer","content":"Be terse."}'
+ASSISTANT = b'{"content":null,"role":"assistant","tool_calls":[ {"id":"1","function":{"arguments":"{ }"}} ]}'
+TOOL = b'{"role":"tool","tool_call_id":"1","content":"4.50"}'
+USER = b'{"role":"user","name":"kim","content":"Hi \\ud83d there"}'
+SECOND_USER = b'{"role":"user","content":"Again"}'
+
+
+def directive_of(mode: InjectionMode, text: str = TEXT) -> Directive:
+    """Return a directive."""
+    return Directive(UUID(int=1), 7, mode, text, text_hash(text))
+
+
+def message_of(raw: bytes) -> Message:
+    """Return the message of a JSON text."""
+    return Message(json.loads(raw)["role"], raw)
+
+
+def request_of(*raws: bytes) -> ChatRequest:
+    """Return a request of these messages, understood as the HTTP adapter would; values have no inner raw bytes."""
+    messages = tuple(map(message_of, raws))
+    index = next((i for i, m in enumerate(messages) if m.role == "user"), None)
+    user = None
+    if index is not None:
+        pairs = json.loads(messages[index].raw, object_pairs_hook=list)
+        members_of_it = tuple(Member(name, _raw_value(messages[index].raw, name)) for name, _ in pairs)
+        user = UserMessage(index, lambda: members_of_it)
+    raw_messages = b"[ " + b" , ".join(raws) + b" ]"
+    members = (Member("model", b'"m"'), Member("messages", raw_messages), Member("tools", b"[ {} ]"))
+    return ChatRequest("m", False, encode_object(members), members, messages, raw_messages, user)  # noqa: FBT003 - by order
+
+
+def _raw_value(raw: bytes, name: str) -> bytes:
+    """Cut out a value as it stands: what follows its name, up to where a JSON value ends."""
+    start = raw.index(f'"{name}"'.encode()) + len(name) + 2
+    start = raw.index(b":", start) + 1
+    text = raw[start:].decode().lstrip()
+    _, end = json.JSONDecoder().raw_decode(text)
+    return text[:end].encode()
+
+
+def parsed(request: ChatRequest) -> list[dict[str, object]]:
+    """Return the messages as the provider reads them out of the body."""
+    messages: list[dict[str, object]] = json.loads(request.body)["messages"]
+    return messages
+
+
+def test_without_a_directive_a_request_is_itself() -> None:
+    """The very object: its bytes are untouched."""
+    request = request_of(SYSTEM, USER)
+
+    assert inject(request, None) is request
+
+
+@pytest.mark.parametrize("raws", [(USER,), (SYSTEM, USER), (USER, DEVELOPER, ASSISTANT, TOOL), (ASSISTANT,)])
+def test_system_first_stands_before_everything(raws: tuple[bytes, ...]) -> None:
+    """A system message in front; every message of the client's follows, byte for byte."""
+    injected = inject(request_of(*raws), directive_of(InjectionMode.SYSTEM_FIRST))
+
+    assert [m.raw for m in injected.messages[1:]] == list(raws)
+    assert parsed(injected)[0] == {"role": "system", "content": TEXT}
+
+
+@pytest.mark.parametrize(
+    ("raws", "position"),
+    [
+        ((USER,), 0),
+        ((SYSTEM, USER), 1),
+        ((SYSTEM, DEVELOPER, USER), 2),
+        ((USER, SYSTEM, ASSISTANT, USER), 2),
+        ((USER, ASSISTANT, TOOL, DEVELOPER), 4),
+        ((ASSISTANT, TOOL), 0),
+    ],
+)
+def test_system_append_stands_after_the_last_instruction(raws: tuple[bytes, ...], position: int) -> None:
+    """After the last system or developer message, wherever that is; first where there is none."""
+    injected = inject(request_of(*raws), directive_of(InjectionMode.SYSTEM_APPEND))
+
+    assert parsed(injected)[position] == {"role": "system", "content": TEXT}
+    assert [m.raw for m in injected.messages[:position] + injected.messages[position + 1 :]] == list(raws)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b'"Hi"', f"[DIRECTIVE]: {TEXT}\n\nHi"),
+        (b'""', f"[DIRECTIVE]: {TEXT}\n\n"),
+        (
+            b'[ {"type":"image_url","image_url":{"url":"data:x"}} ]',
+            [
+                {"type": "text", "text": f"[DIRECTIVE]: {TEXT}\n\n"},
+                {"type": "image_url", "image_url": {"url": "data:x"}},
+            ],
+        ),
+        (b"[]", [{"type": "text", "text": f"[DIRECTIVE]: {TEXT}\n\n"}]),
+        (b"[ \n ]", [{"type": "text", "text": f"[DIRECTIVE]: {TEXT}\n\n"}]),
+    ],
+)
+def test_user_prepend_stands_in_front_of_the_first_user_message(content: bytes, expected: object) -> None:
+    """In front of a text, as the first part of a list; the message's other members and other messages stay."""
+    user = b'{"role":"user","name":"kim","content":' + content + b',"x":1.0}'
+
+    injected = inject(request_of(SYSTEM, ASSISTANT, user, SECOND_USER), directive_of(InjectionMode.USER_PREPEND))
+
+    assert parsed(injected)[2] == {"role": "user", "name": "kim", "content": expected, "x": 1.0}
+    assert b'"x":1.0' in injected.messages[2].raw
+    assert [m.raw for m in (*injected.messages[:2], *injected.messages[3:])] == [SYSTEM, ASSISTANT, SECOND_USER]
+
+
+def test_user_prepend_keeps_the_bytes_of_the_users_own_text() -> None:
+    """Escapes, even of half a surrogate pair, go on as the client wrote them."""
+    injected = inject(request_of(USER), directive_of(InjectionMode.USER_PREPEND))
+
+    assert injected.messages[0].raw.endswith(b'\\n\\nHi \\ud83d there"}')
+
+
+@pytest.mark.parametrize(
+    "raws",
+    [
+        (SYSTEM, ASSISTANT),
+        (b'{"role":"user","content":null}',),
+        (b'{"role":"user"}',),
+        (b'{"role":"user","content":7}', SECOND_USER),
+    ],
+)
+def test_user_prepend_without_a_user_text_acts_as_system_first(raws: tuple[bytes, ...]) -> None:
+    """No user message, or none that could hold it: the directive is a safety rule and is never left out."""
+    injected = inject(request_of(*raws), directive_of(InjectionMode.USER_PREPEND))
+
+    assert parsed(injected)[0] == {"role": "system", "content": TEXT}
+    assert [m.raw for m in injected.messages[1:]] == list(raws)
+
+
+MESSAGES = st.lists(
+    st.one_of(
+        st.sampled_from([SYSTEM, DEVELOPER, ASSISTANT, TOOL, USER, SECOND_USER]),
+        st.builds(
+            lambda role, content: json.dumps({"role": role, "content": content}).encode(),
+            st.sampled_from(["system", "developer", "user", "assistant", "tool", "function"]),
+            st.one_of(
+                st.none(),
+                st.text(),
+                st.lists(st.fixed_dictionaries({"type": st.just("text"), "text": st.text()}), max_size=3),
+            ),
+        ),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(MESSAGES, st.sampled_from(InjectionMode), st.text(st.characters(codec="utf-8"), min_size=1))
+def test_a_mode_never_drops_merges_or_reorders(raws: list[bytes], mode: InjectionMode, text: str) -> None:
+    """The client's messages are all there, in their order and byte for byte, but for the one that is prefixed."""
+    request = request_of(*raws)
+    before = copy.deepcopy(request)
+
+    injected = inject(request, directive_of(mode, text))
+
+    assert request == before
+    assert [json.loads(m.raw) for m in injected.messages] == parsed(injected)
+    assert json.loads(injected.body)["tools"] == [{}]
+    assert injected.raw_messages == request.raw_messages
+    if len(injected.messages) == len(raws):
+        assert mode is InjectionMode.USER_PREPEND
+        assert request.first_user is not None
+        index = request.first_user.index
+        assert _without_prefix(parsed(injected)[index], f"[DIRECTIVE]: {text}\n\n") == json.loads(raws[index])
+        assert [m.raw for i, m in enumerate(injected.messages) if i != index] == [
+            raw for i, raw in enumerate(raws) if i != index
+        ]
+    else:
+        own = {"role": "system", "content": text}
+        assert any(
+            parsed(injected)[i] == own and [m.raw for m in injected.messages[:i] + injected.messages[i + 1 :]] == raws
+            for i in range(len(injected.messages))
+        )
+
+
+def _without_prefix(message: dict[str, object], prefix: str) -> dict[str, object]:
+    content = message["content"]
+    if isinstance(content, str):
+        return message | {"content": content.removeprefix(prefix)}
+    assert isinstance(content, list)
+    assert content[0] == {"type": "text", "text": prefix}
+    return message | {"content": content[1:]}

@@ -1,0 +1,37 @@
+"""Depth is counted right, and only outside of texts."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ibex.adapters.openai_api.nesting import is_deeper_than
+
+values = st.recursive(
+    st.text('[]{}"\\a', max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text('[]{}"\\a', max_size=5), inner, max_size=3),
+    max_leaves=20,
+)
+
+
+def depth(value: Any) -> int:
+    """Return how deep a value is nested."""
+    if isinstance(value, dict):
+        return 1 + max(map(depth, value.values()), default=0)
+    return 1 + max(map(depth, value), default=0) if isinstance(value, list) else 0
+
+
+@settings(max_examples=300, deadline=None)
+@given(values, st.integers(0, 6))
+def test_it_agrees_with_a_walk_over_the_decoded_value(value: Any, limit: int) -> None:
+    """Brackets, quotes and backslashes within texts count for nothing."""
+    assert is_deeper_than(limit, json.dumps(value).encode()) == (depth(value) > limit)
+
+
+def test_many_shallow_brackets_are_not_deep() -> None:
+    """Breadth is no depth."""
+    assert not is_deeper_than(2, b"[" + b"[]," * 10_000 + b"{}]")
+    assert is_deeper_than(1, b"[" + b"[]," * 10_000 + b"{}]")
