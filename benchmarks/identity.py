@@ -25,7 +25,7 @@ import httpx
 import psycopg
 from benchmarks import identity_topologies
 
-from harness.chat_scene import AGENT, BEARER, ORG, TOKEN, Caches, ScriptedAgents, ScriptedTokens, principal
+from harness.chat_scene import AGENT, ORG, TOKEN, TOKEN_TEXT, Caches, ScriptedAgents, ScriptedTokens, principal
 from harness.load import PROBE, Load
 from harness.loopback import resident_kib
 from harness.revocation import LINKS, RelayedStack, relayed_stack
@@ -107,7 +107,7 @@ async def _in_process() -> None:
     tokens = caches.tokens(ScriptedTokens(principal(), epochs=epochs))
     agents = caches.agents(ScriptedAgents(Agent(AGENT, ORG, AgentStatus.ACTIVE), epochs=epochs))
     admit = Admission(tokens, agents, InMemoryRateLimiter(epochs), RefusedRequests(default_rpm=0), default_rpm=0)
-    credentials = Credentials(BEARER, str(AGENT))
+    credentials = Credentials(TOKEN_TEXT, str(AGENT))
     for _ in range(3):
         await admit(credentials, InFlightExchange.begin(clock, uuid4(), ""))
     epoch = epochs.read(ORG)

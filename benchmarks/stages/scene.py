@@ -11,10 +11,10 @@ from cachetools import LRUCache
 
 from harness.chat_scene import (
     AGENT,
-    BEARER,
     DIRECTIVE,
     ORG,
     TOKEN,
+    TOKEN_TEXT,
     ScriptedAgents,
     ScriptedDirectives,
     ScriptedTokens,
@@ -119,7 +119,7 @@ def warm_caches() -> Warm:
         shared_ttl_s=60,
     )
     admit = Admission(tokens, agents, InMemoryRateLimiter(epochs), RefusedRequests(default_rpm=0), default_rpm=0)
-    scene = Warm(clock, tokens, agents, directives, epoch, admit, Credentials(BEARER, str(AGENT)))
+    scene = Warm(clock, tokens, agents, directives, epoch, admit, Credentials(TOKEN_TEXT, str(AGENT)))
     asyncio.run(_fetch(scene))
     return scene
 

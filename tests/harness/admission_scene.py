@@ -111,7 +111,7 @@ class AdmissionScene:
 
     async def admit(self, tenant: Tenant, token: PersonalAccessToken) -> Admitted:
         """Admit a request of a tenant. Raises as ``Admission``."""
-        credentials = Credentials(f"Bearer {token.reveal()}", str(tenant.agent_id))
+        credentials = Credentials(token.reveal(), str(tenant.agent_id))
         return await self._admission(credentials, InFlightExchange.begin(self.clock, REQUEST_ID, TRACE_ID))
 
     @asynccontextmanager

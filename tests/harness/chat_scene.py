@@ -64,7 +64,8 @@ OTHER_ORG = UUID(int=0x0B)
 AGENT = UUID(int=0x1A)
 OTHER_AGENT = UUID(int=0x1B)
 TOKEN = PersonalAccessToken.issue(UUID(int=0x2A), bytes(range(32)))
-BEARER = f"Bearer {TOKEN.reveal()}"
+TOKEN_TEXT = TOKEN.reveal()
+BEARER = f"Bearer {TOKEN_TEXT}"
 REFUSAL_DELAY_S = 0.25
 REQUEST_ID = UUID(int=0x3A)
 CALL_TIMEOUT_S = 0.05
@@ -466,7 +467,7 @@ class ChatScene:
         self.observer = RecordingObserver()
         self.body = BodyReader(request)
         self.recorder = Recorder(self.journal, [self.observer], self.ids, status_of)
-        self.credentials = Credentials(BEARER, str(AGENT))
+        self.credentials = Credentials(TOKEN_TEXT, str(AGENT))
         self.session_handle: str | None = "conversation-1"
         self.ends_session = False
         self.capacity = Capacity(slots=100, body_bytes=1 << 28, most_authenticating=100)

@@ -7,10 +7,10 @@ from uuid import UUID
 
 from harness.chat_scene import (
     AGENT,
-    BEARER,
     EPOCH_SEED,
     MOMENT,
     ORG,
+    TOKEN_TEXT,
     Caches,
     ScriptedAgents,
     ScriptedTokens,
@@ -49,9 +49,9 @@ class Door:
             default_rpm=600,
         )
 
-    async def knock(self, authorization: str | None = BEARER, agent_id: str | None = str(AGENT)) -> Caller | None:
-        """Ask to be let in, and return who the exchange in flight say came."""
-        await self.admit(Credentials(authorization, agent_id), self.in_flight)
+    async def knock(self, token: str | None = TOKEN_TEXT, agent_id: str | None = str(AGENT)) -> Caller | None:
+        """Ask to be let in, and return the caller."""
+        await self.admit(Credentials(token, agent_id), self.in_flight)
         return self.in_flight.caller
 
     async def warm(self) -> None:

@@ -274,7 +274,7 @@ class World:
     async def _request(self, worker: Worker, holder: Holder) -> None:
         began, well = self.now, self.is_well
         in_flight = InFlightExchange.begin(self.clock, holder.token.token_id, "t" * 32)
-        credentials = Credentials(f"Bearer {holder.token.reveal()}", str(holder.tenant.agent_id))
+        credentials = Credentials(holder.token.reveal(), str(holder.tenant.agent_id))
         try:
             await worker.may_run.wait()
             admitted = await worker.admit(credentials, in_flight)

@@ -69,7 +69,16 @@ class RequestContext:
     def credentials(self, scope: Scope) -> Credentials:
         """Return what the client claims to be."""
         org_id = scope.get("path_params", {}).get("org_id")
-        return Credentials(self.field(b"authorization"), self.field(b"x-ibex-agent-id"), org_id)
+        return Credentials(bearer_token(self.field(b"authorization")), self.field(b"x-ibex-agent-id"), org_id)
+
+
+def bearer_token(authorization: str | None) -> str | None:
+    """Return the token in an Authorization header (RFC 6750, 2.1), None if there is none.
+
+    White space other than spaces belongs to the token, and makes it invalid.
+    """
+    scheme, _, credential = (authorization or "").strip(" \t").partition(" ")
+    return credential.strip(" ") or None if scheme.lower() == "bearer" else None
 
 
 NO_REQUEST: Final = RequestContext(UUID(int=0), "", 0, {})

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from ibex.adapters.http_server.context import NO_REQUEST, RequestContext
+from ibex.adapters.http_server.context import NO_REQUEST, RequestContext, bearer_token
 from ibex.domain.errors import InvalidTokenError, MissingTokenError
 from ibex.domain.identity.model import has_token_shape
 
@@ -92,12 +92,10 @@ class EarlyRefusals:
         """Return what to answer to an Authorization header; None if a token may be in it."""
         if not authorization:
             return self._missing
-        # As ``Admission`` reads it; a test compares the two.
-        scheme, _, credential = b", ".join(authorization).strip(b" \t").partition(b" ")
-        credential = credential.strip(b" ")
-        if scheme.lower() != b"bearer" or not credential:
+        token = bearer_token(b", ".join(authorization).decode("latin-1"))
+        if token is None:
             return self._missing
-        return None if has_token_shape(credential.decode("latin-1")) else self._invalid
+        return None if has_token_shape(token) else self._invalid
 
     def _add(self, method: bytes, template: str) -> None:
         route = template.replace(":str}", "}")

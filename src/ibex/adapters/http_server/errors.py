@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -29,6 +30,8 @@ from ibex.domain.errors import (
     ServiceDegradedError,
     ValidationError,
 )
+from ibex.domain.proxying.admission import AGENT_FIELD
+from ibex.domain.proxying.proxy_request import SESSION_FIELD
 
 if TYPE_CHECKING:
     from ibex.adapters.http_server.asgi import Headers
@@ -69,6 +72,8 @@ TABLE: Final = {
     ErrorCode.OVERLOADED: (503, _SERVER),
     ErrorCode.PROVIDER_TIMEOUT: (504, _SERVER),
 }
+
+_HEADERS_OF_FIELDS: Final = {AGENT_FIELD: "X-IBEX-Agent-ID", SESSION_FIELD: "X-IBEX-Session-ID"}
 
 
 class NotHttpError(IbexError):
@@ -129,7 +134,10 @@ class ErrorAnswers:
 
     def envelope(self, error: IbexError, context: RequestContext) -> dict[str, Any]:
         """Return the envelope: members that do not apply are left out, ``param`` is null."""
-        field_errors = error.field_errors if isinstance(error, ValidationError) else ()
+        field_errors: tuple[FieldError, ...] = ()
+        if isinstance(error, ValidationError):
+            error = _with_names_of_headers(error)
+            field_errors = error.field_errors
         refused = error if isinstance(error, ProviderRefusedError) else None
         content: dict[str, Any] = {
             "code": error.code,
@@ -145,6 +153,13 @@ class ErrorAnswers:
             "field_errors": [_field_error(e) for e in field_errors] or None,
         }
         return {"error": {name: value for name, value in content.items() if value is not None or name == "param"}}
+
+
+def _with_names_of_headers(error: ValidationError) -> ValidationError:
+    """Return the error with the headers as the client knows them."""
+    return ValidationError(
+        tuple(replace(e, field=_HEADERS_OF_FIELDS.get(e.field, e.field)) for e in error.field_errors)
+    )
 
 
 def _field_error(error: FieldError) -> dict[str, str]:

@@ -124,7 +124,7 @@ class ProxyRoute:
             has_gone=lambda: client.gone,
             session_handle=context.field(b"x-ibex-session-id"),
             ends_session=_ENDS.get(session_end, False),
-            wrong_headers=() if session_end in _ENDS else _WRONG_SESSION_END,
+            wrong_fields=() if session_end in _ENDS else _WRONG_SESSION_END,
         )
 
 

@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from ibex.domain.proxying.refused_requests import RefusedRequests
     from ibex.domain.record.in_flight import InFlightExchange
 
-AGENT_HEADER = "X-IBEX-Agent-ID"
+AGENT_FIELD = "agent_id"
+"""The field of ``FieldError`` for the agent's id. Adapters name it as their protocol does."""
 MAX_RECHECKS = 3
 """How often one request is checked again. Waiting for one entry may outdate the other."""
 RECENT_NS = 1_000_000_000
@@ -58,9 +59,9 @@ _REFUSALS = (
 
 @value_object
 class Credentials:
-    """What a client claims, as its headers and path say; None where they do not. The repr holds no token."""
+    """What a client claims; None if it does not say. The repr shows no token."""
 
-    authorization: str | None
+    token: str | None
     agent_id: str | None = None
     org_id: str | None = None
 
@@ -260,7 +261,7 @@ class Admission:
         return await self._check_active(agent, epoch)
 
     async def _look_up_token(self, credentials: Credentials, in_flight: InFlightExchange) -> TokenLookup:
-        lookup = await self._tokens.look_up(_bearer(credentials.authorization))
+        lookup = await self._tokens.look_up(_token_in(credentials))
         principal = lookup.entry.value
         own = principal.rate_limit_rpm
         in_flight.caller = Caller.of(principal)
@@ -310,16 +311,14 @@ def _check_reach(principal: Principal, credentials: Credentials, permission: Per
         raise InsufficientPermissionsError
 
 
-def _bearer(authorization: str | None) -> str:
-    scheme, _, credential = (authorization or "").strip(" \t").partition(" ")
-    credential = credential.strip(" ")  # any other whitespace stays, and makes the token invalid
-    if scheme.lower() != "bearer" or not credential:
+def _token_in(credentials: Credentials) -> str:
+    if credentials.token is None:
         raise MissingTokenError
-    return credential
+    return credentials.token
 
 
 def _agent_id(claimed: str) -> UUID:
     found = uuid_in(claimed)
     if found is None:
-        raise ValidationError((FieldError(AGENT_HEADER, FieldCode.INVALID_FORMAT, "must be a UUID"),))
+        raise ValidationError((FieldError(AGENT_FIELD, FieldCode.INVALID_FORMAT, "must be a UUID"),))
     return found

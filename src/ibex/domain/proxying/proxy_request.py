@@ -46,7 +46,8 @@ if TYPE_CHECKING:
     from ibex.domain.record.exchange import Caller
     from ibex.domain.record.recorder import Recorder
 
-SESSION_HEADER = "X-IBEX-Session-ID"
+SESSION_FIELD = "session_id"
+"""The field of ``FieldError`` for the session's handle. Adapters name it as their protocol does."""
 _HASHED_AT_ONCE_BYTES = 256 << 10
 """Larger bodies are hashed in a thread: hashing them would block the event loop for longer than the handover."""
 
@@ -56,7 +57,7 @@ class IncomingRequest:
     """A request as the client sent it. ``read_body`` reads the body; it is only called once the request has a slot.
 
     ``reservation`` is the request's part of the worker's capacity. The adapter releases it after the response.
-    ``has_gone`` returns, when the use case is cancelled, whether the client has left. ``wrong_headers`` are reported
+    ``has_gone`` returns, when the use case is cancelled, whether the client has left. ``wrong_fields`` are reported
     together with the wrong fields of the body.
     """
 
@@ -69,7 +70,7 @@ class IncomingRequest:
     has_gone: Callable[[], bool] = lambda: True
     session_handle: str | None = None
     ends_session: bool = False
-    wrong_headers: tuple[FieldError, ...] = ()
+    wrong_fields: tuple[FieldError, ...] = ()
 
 
 @value_object
@@ -145,10 +146,10 @@ class ProxyRequest:
             raise InternalError
         # After the rate limit, so that the limit also bounds the traces of requests that get no slot.
         reservation.take_slot(in_flight.caller.org_id)
-        wrong_headers = _wrong_headers(call)
-        if operation.makes_turn and not wrong_headers:
+        wrong_fields = _wrong_fields(call)
+        if operation.makes_turn and not wrong_fields:
             in_flight.session = self._session(call, in_flight.caller)
-        request = await self._read(call, in_flight, wrong_headers)
+        request = await self._read(call, in_flight, wrong_fields)
         provider = self._providers.route(request.model)
         in_flight.model = request.model  # only once it is routed: any other name is arbitrary text and is not recorded
         in_flight.directive = await self._directive(admitted, in_flight, takes_directive=operation.takes_directive)
@@ -170,15 +171,15 @@ class ProxyRequest:
         return SessionRef(session_id(caller.org_id, caller.agent_id, handle), handle, call.ends_session)
 
     async def _read(
-        self, call: IncomingRequest, in_flight: InFlightExchange, wrong_headers: tuple[FieldError, ...]
+        self, call: IncomingRequest, in_flight: InFlightExchange, wrong_fields: tuple[FieldError, ...]
     ) -> OperationRequest:
         body = await call.read_body()
         try:
             request = await call.operation.parse(body)
         except ValidationError as error:
-            raise ValidationError((*wrong_headers, *error.field_errors)) from None
-        if wrong_headers:
-            raise ValidationError(wrong_headers)
+            raise ValidationError((*wrong_fields, *error.field_errors)) from None
+        if wrong_fields:
+            raise ValidationError(wrong_fields)
         in_flight.is_streaming = request.is_streaming
         if len(body) <= _HASHED_AT_ONCE_BYTES:
             in_flight.messages_hash = request.content_hash()
@@ -261,9 +262,9 @@ def shutting_down() -> ServiceDegradedError:
     return ServiceDegradedError("The proxy is shutting down.")
 
 
-def _wrong_headers(call: IncomingRequest) -> tuple[FieldError, ...]:
-    """Return what is wrong with the headers, to be reported together with the wrong fields of the body."""
+def _wrong_fields(call: IncomingRequest) -> tuple[FieldError, ...]:
+    """Return what is wrong outside of the body, to be reported together with the wrong fields of the body."""
     if not call.operation.makes_turn or call.session_handle is None or is_handle(call.session_handle):
-        return call.wrong_headers
+        return call.wrong_fields
     allowed = "must be 1 to 128 characters of A-Z a-z 0-9 . _ : -"
-    return (FieldError(SESSION_HEADER, FieldCode.INVALID_FORMAT, allowed), *call.wrong_headers)
+    return (FieldError(SESSION_FIELD, FieldCode.INVALID_FORMAT, allowed), *call.wrong_fields)

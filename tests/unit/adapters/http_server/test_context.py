@@ -6,9 +6,9 @@ from uuid import UUID
 
 import pytest
 
-from harness.chat_scene import BEARER
+from harness.chat_scene import BEARER, TOKEN_TEXT
 from harness.http_scene import scope_of
-from ibex.adapters.http_server.context import RequestContext, context_of
+from ibex.adapters.http_server.context import RequestContext, bearer_token, context_of
 from ibex.adapters.memory.ids import SequentialIds
 
 ID = "0190163D-8694-739B-AEA5-966C26F8AD91"
@@ -102,9 +102,29 @@ def test_credentials_are_what_headers_and_path_say() -> None:
     scope = scope_of("GET", "/", [(b"authorization", BEARER.encode()), (b"x-ibex-agent-id", b" agent ")])
     claimed = RequestContext.begin(scope, SequentialIds(), 0).credentials(scope | {"path_params": {"org_id": "org"}})
 
-    assert (claimed.authorization, claimed.agent_id, claimed.org_id) == (BEARER, "agent", "org")
+    assert (claimed.token, claimed.agent_id, claimed.org_id) == (TOKEN_TEXT, "agent", "org")
     nothing = context().credentials({})
-    assert (nothing.authorization, nothing.agent_id, nothing.org_id) == (None, None, None)
+    assert (nothing.token, nothing.agent_id, nothing.org_id) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    "authorization", [BEARER, BEARER.replace("Bearer", "bearer"), BEARER.replace(" ", "   "), f"  {BEARER} "]
+)
+def test_a_bearer_is_understood_as_rfc_9110_writes_it(authorization: str) -> None:
+    """The scheme's case does not count, and neither does the space around."""
+    assert bearer_token(authorization) == TOKEN_TEXT
+
+
+@pytest.mark.parametrize("authorization", [None, "", " ", "Bearer", "Bearer ", "Bearer\t", "Basic abc", TOKEN_TEXT])
+def test_without_a_bearer_there_is_no_token(authorization: str | None) -> None:
+    """Nor with another scheme."""
+    assert bearer_token(authorization) is None
+
+
+@pytest.mark.parametrize("token", ["x", "a b", "a, Bearer a", "\xa0a", "\ta"])
+def test_whatever_follows_the_scheme_is_the_token(token: str) -> None:
+    """Whether it is one is judged elsewhere."""
+    assert bearer_token(f"Bearer {token}") == token
 
 
 def test_the_context_is_found_in_the_scope() -> None:

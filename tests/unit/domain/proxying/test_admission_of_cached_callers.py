@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness.chat_scene import AGENT, BEARER, MOMENT, ORG, TOKEN, principal
+from harness.chat_scene import AGENT, MOMENT, ORG, TOKEN, TOKEN_TEXT, principal
 from harness.door import Door
 from ibex.domain.errors import (
     AgentNotAuthorizedError,
@@ -43,7 +43,7 @@ async def test_what_it_was_admitted_by_is_returned() -> None:
     door = Door()
     await door.warm()
 
-    admitted = await door.admit(Credentials(BEARER, str(AGENT)), door.in_flight)
+    admitted = await door.admit(Credentials(TOKEN_TEXT, str(AGENT)), door.in_flight)
 
     assert admitted.epoch == door.epochs.read(ORG)
     assert (admitted.token.value, admitted.agent.value) == (principal(), Agent(AGENT, ORG, AgentStatus.ACTIVE))
@@ -141,9 +141,9 @@ async def test_an_agent_that_is_cached_as_suspended_is_refused_without_a_call_an
 @pytest.mark.parametrize(
     "credentials",
     [
-        pytest.param(Credentials(BEARER, str(AGENT)), id="its agent was suspended"),
-        pytest.param(Credentials(BEARER, "none"), id="no agent's id"),
-        pytest.param(Credentials(BEARER, str(AGENT), str(AGENT)), id="another organization's path"),
+        pytest.param(Credentials(TOKEN_TEXT, str(AGENT)), id="its agent was suspended"),
+        pytest.param(Credentials(TOKEN_TEXT, "none"), id="no agent's id"),
+        pytest.param(Credentials(TOKEN_TEXT, str(AGENT), str(AGENT)), id="another organization's path"),
     ],
 )
 async def test_a_revoked_token_is_told_nothing_else(credentials: Credentials) -> None:
@@ -223,7 +223,7 @@ async def test_authenticating_alone_is_as_fresh() -> None:
     await door.change()
 
     with pytest.raises(InvalidTokenError):
-        await door.admit.authenticate(Credentials(BEARER), door.in_flight)
+        await door.admit.authenticate(Credentials(TOKEN_TEXT), door.in_flight)
     assert (door.rate_limiter.counted, door.rate_limiter.asked) == ([], [ORG])
 
 
@@ -231,7 +231,7 @@ async def test_a_recheck_of_a_moment_ago_costs_nothing() -> None:
     """Most bodies are read at once: no round trip, no call."""
     door = Door()
     await door.warm()
-    admitted = await door.admit(Credentials(BEARER, str(AGENT)), door.in_flight)
+    admitted = await door.admit(Credentials(TOKEN_TEXT, str(AGENT)), door.in_flight)
     door.clock.advance(timedelta(seconds=1))
 
     assert await door.admit.recheck(admitted, door.in_flight) is admitted.epoch
@@ -243,7 +243,7 @@ async def test_a_recheck_reads_the_epoch_again_when_its_reading_is_old() -> None
     """After a slow body. It counts no second request, and where pongs arrived it calls nobody."""
     door = Door()
     await door.warm()
-    admitted = await door.admit(Credentials(BEARER, str(AGENT)), door.in_flight)
+    admitted = await door.admit(Credentials(TOKEN_TEXT, str(AGENT)), door.in_flight)
     door.clock.advance(timedelta(seconds=20))
     door.confirm()
 
@@ -271,7 +271,7 @@ async def test_a_recheck_a_minute_later_refuses_what_changed_meanwhile(
     """Whether the epoch, the watch or neither tells of it; a call that fails is an outage and not a refusal."""
     door = Door()
     await door.warm()
-    admitted = await door.admit(Credentials(BEARER, str(AGENT)), door.in_flight)
+    admitted = await door.admit(Credentials(TOKEN_TEXT, str(AGENT)), door.in_flight)
     for name, answer in answers.items():
         getattr(door, name).answer = answer
     if known_by == "the epoch":
@@ -289,7 +289,7 @@ async def test_a_recheck_refuses_at_once_what_an_event_has_told() -> None:
     """Within the second in which the epoch is not read again."""
     door = Door()
     await door.warm()
-    admitted = await door.admit(Credentials(BEARER, str(AGENT)), door.in_flight)
+    admitted = await door.admit(Credentials(TOKEN_TEXT, str(AGENT)), door.in_flight)
     door.tokens.answer = InvalidTokenError()
     door.event(Kind.TOKENS)
 
@@ -302,7 +302,7 @@ async def test_a_recheck_during_an_outage_is_served_stale_and_says_so() -> None:
     """The body took a minute; meanwhile auth's database went down, and the epoch is unchanged."""
     door = Door()
     await door.warm()
-    admitted = await door.admit(Credentials(BEARER, str(AGENT)), door.in_flight)
+    admitted = await door.admit(Credentials(TOKEN_TEXT, str(AGENT)), door.in_flight)
     assert not door.in_flight.auth_stale
     door.tokens.answer = TokenSourceUnavailableError()
     door.agents.answer = AgentSourceUnavailableError()

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from harness.chat_scene import AGENT, BEARER, MOMENT, ORG, OTHER_AGENT, OTHER_ORG, TOKEN, principal
+from harness.chat_scene import AGENT, MOMENT, ORG, OTHER_AGENT, OTHER_ORG, TOKEN, TOKEN_TEXT, principal
 from harness.door import Door
 from ibex.domain.errors import (
     AgentNotAuthorizedError,
@@ -27,8 +27,8 @@ from ibex.domain.record.in_flight import InFlightExchange
 
 ACTIVE = Agent(AGENT, ORG, AgentStatus.ACTIVE)
 UNCONFIRMED = timedelta(seconds=UNCONFIRMED_S) + MOMENT
-FOREIGN_PATH = Credentials(BEARER, str(AGENT), str(OTHER_ORG))
-WELL = Credentials(BEARER, str(AGENT))
+FOREIGN_PATH = Credentials(TOKEN_TEXT, str(AGENT), str(OTHER_ORG))
+WELL = Credentials(TOKEN_TEXT, str(AGENT))
 
 
 def request_of(door: Door) -> InFlightExchange:
@@ -76,7 +76,7 @@ async def test_an_absent_agent_is_looked_up_twice() -> None:
     door = Door()
     await door.warm()
     door.agents.answer = AgentNotAuthorizedError()
-    unknown = Credentials(BEARER, str(OTHER_AGENT))
+    unknown = Credentials(TOKEN_TEXT, str(OTHER_AGENT))
 
     for _ in range(3):
         assert isinstance(await refused(door, unknown), AgentNotAuthorizedError)
@@ -93,11 +93,11 @@ async def test_an_agent_that_was_created_is_admitted_after_its_event() -> None:
     await door.warm()
     door.agents.answer = AgentNotAuthorizedError()
     for _ in range(3):
-        await refused(door, Credentials(BEARER, str(OTHER_AGENT)))
+        await refused(door, Credentials(TOKEN_TEXT, str(OTHER_AGENT)))
 
     door.agents.answer = Agent(OTHER_AGENT, ORG, AgentStatus.ACTIVE)
     door.event(Kind.AGENTS)
-    await door.admit(Credentials(BEARER, str(OTHER_AGENT)), request_of(door))
+    await door.admit(Credentials(TOKEN_TEXT, str(OTHER_AGENT)), request_of(door))
 
     assert door.in_flight.caller == Caller(ORG, TOKEN.token_id, OTHER_AGENT)
 
@@ -108,11 +108,11 @@ async def test_an_agent_that_was_created_is_admitted_at_the_next_request() -> No
     await door.warm()
     door.agents.answer = AgentNotAuthorizedError()
     for _ in range(3):
-        await refused(door, Credentials(BEARER, str(OTHER_AGENT)))
+        await refused(door, Credentials(TOKEN_TEXT, str(OTHER_AGENT)))
 
     door.agents.answer = Agent(OTHER_AGENT, ORG, AgentStatus.ACTIVE)
     await door.change()
-    await door.admit(Credentials(BEARER, str(OTHER_AGENT)), request_of(door))
+    await door.admit(Credentials(TOKEN_TEXT, str(OTHER_AGENT)), request_of(door))
 
     assert door.in_flight.caller == Caller(ORG, TOKEN.token_id, OTHER_AGENT)
 
@@ -134,7 +134,7 @@ async def test_beyond_the_bound_refusals_cost_nobody_anything() -> None:
 
     for number in range(1_000):
         assert isinstance(await refused(door, FOREIGN_PATH), InsufficientPermissionsError)
-        unknown = Credentials(BEARER, str(UUID(int=1 << 64 | number)))
+        unknown = Credentials(TOKEN_TEXT, str(UUID(int=1 << 64 | number)))
         error = await refused(door, unknown)
         assert isinstance(error, RateLimitedError)
         assert error.retry_after_s == 55
@@ -172,7 +172,7 @@ async def test_beyond_the_bound_requests_over_the_limit_cost_nobody_anything() -
 
 async def test_beyond_the_bound_a_revoked_token_is_refused_as_such_when_it_is_unconfirmed() -> None:
     """Three seconds after it was last confirmed it is fetched, whatever else the request is refused for."""
-    for credentials in (FOREIGN_PATH, Credentials(BEARER, str(OTHER_AGENT)), WELL):
+    for credentials in (FOREIGN_PATH, Credentials(TOKEN_TEXT, str(OTHER_AGENT)), WELL):
         door = await door_beyond_the_bound()
         for _ in range(3):
             await door.rate_limiter.limiter.count(ORG, door.clock.now())  # over its limit, too
@@ -186,7 +186,7 @@ async def test_beyond_the_bound_a_revoked_token_is_refused_as_such_when_it_is_un
 
 async def test_beyond_the_bound_a_revoked_token_is_refused_as_such_after_its_event() -> None:
     """At the next request, although it costs no round trip."""
-    for credentials in (FOREIGN_PATH, Credentials(BEARER, str(OTHER_AGENT)), WELL):
+    for credentials in (FOREIGN_PATH, Credentials(TOKEN_TEXT, str(OTHER_AGENT)), WELL):
         door = await door_beyond_the_bound()
         for _ in range(3):
             await door.rate_limiter.limiter.count(ORG, door.clock.now())
@@ -231,7 +231,7 @@ async def test_beyond_the_bound_a_caller_that_lists_models_is_known_without_a_ca
     """And is refused what it may not do."""
     door = await door_beyond_the_bound()
 
-    assert (await door.admit.authenticate(Credentials(BEARER), request_of(door))).org_id == ORG
+    assert (await door.admit.authenticate(Credentials(TOKEN_TEXT), request_of(door))).org_id == ORG
     with pytest.raises(InsufficientPermissionsError):
         await door.admit.authenticate(FOREIGN_PATH, request_of(door))
 

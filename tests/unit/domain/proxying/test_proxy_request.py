@@ -14,7 +14,6 @@ import pytest
 
 from harness.chat_scene import (
     AGENT,
-    BEARER,
     DIRECTIVE,
     DIRECTIVE_TEXT,
     DISK_FULL,
@@ -24,6 +23,7 @@ from harness.chat_scene import (
     REFUSAL_DELAY_S,
     REQUEST_ID,
     TOKEN,
+    TOKEN_TEXT,
     TRACE_ID,
     ChatScene,
     ScriptedStream,
@@ -122,10 +122,10 @@ def given(**answers: object) -> Callable[[ChatScene], None]:
 
 
 def claiming(
-    authorization: str | None = BEARER, agent_id: str | None = str(AGENT), org_id: str | None = None
+    token: str | None = TOKEN_TEXT, agent_id: str | None = str(AGENT), org_id: str | None = None
 ) -> Callable[[ChatScene], None]:
     """Return what makes the client claim this."""
-    return given(credentials=Credentials(authorization, agent_id, org_id))
+    return given(credentials=Credentials(token, agent_id, org_id))
 
 
 def agent_is(status: AgentStatus) -> Callable[[ChatScene], None]:
@@ -134,11 +134,9 @@ def agent_is(status: AgentStatus) -> Callable[[ChatScene], None]:
 
 
 REFUSALS = {
-    "no authorization": Row(claiming(None), MissingTokenError),
-    "another scheme": Row(claiming("Basic dXNlcjpwYXNz"), MissingTokenError),
-    "an empty bearer": Row(claiming("Bearer "), MissingTokenError),
-    "garbage": Row(claiming("Bearer sk-something-else"), InvalidTokenError),
-    "a wrong checksum": Row(claiming(BEARER[:-1] + ("1" if BEARER[-1] == "0" else "0")), InvalidTokenError),
+    "no token": Row(claiming(None), MissingTokenError),
+    "garbage": Row(claiming("sk-something-else"), InvalidTokenError),
+    "a wrong checksum": Row(claiming(TOKEN_TEXT[:-1] + ("1" if TOKEN_TEXT[-1] == "0" else "0")), InvalidTokenError),
     "a token that nobody has": Row(given(tokens=InvalidTokenError()), InvalidTokenError),
     "a token that cannot be checked": Row(given(tokens=ServiceDegradedError()), ServiceDegradedError),
     "another organization's path": Row(claiming(org_id=str(OTHER_ORG)), InsufficientPermissionsError, WITH_TOKEN),
@@ -254,7 +252,7 @@ async def test_refusals_beyond_the_limit_of_refusals_are_delayed() -> None:
     scene = scene_of()
     scene.refusals = RefusedRequests(default_rpm=2)
     scene.tokens.answer = principal(rate_limit_rpm=2)
-    scene.credentials = Credentials(BEARER, str(OTHER_AGENT))
+    scene.credentials = Credentials(TOKEN_TEXT, str(OTHER_AGENT))
     scene.agents.answer = AgentNotAuthorizedError()
     complete = scene.use_case()
 
@@ -294,7 +292,7 @@ async def test_all_wrong_headers_and_fields_are_told_at_once() -> None:
 
     assert isinstance(reply, RefusedResponse)
     assert isinstance(reply.error, ValidationError)
-    assert [e.field for e in reply.error.field_errors] == ["X-IBEX-Session-ID", "model"]
+    assert [e.field for e in reply.error.field_errors] == ["session_id", "model"]
     assert scene.exchange.session is None
 
 
@@ -395,7 +393,7 @@ async def test_a_bound_token_needs_no_agent_header() -> None:
     """The agent that a token is bound to is the default."""
     scene = scene_of()
     scene.tokens.answer = principal(agent_id=AGENT)
-    scene.credentials = Credentials(BEARER)
+    scene.credentials = Credentials(TOKEN_TEXT)
 
     assert isinstance(await scene.use_case()(scene.call()), BufferedResponse)
     assert scene.exchange.caller == WITH_AGENT
