@@ -92,7 +92,7 @@ def _traces(url: Secret[str]) -> ClickHouseTraces:
     return ClickHouseTraces(url.reveal())
 
 
-def _completion_providers(settings: Settings, transport: httpx.AsyncBaseTransport, clock: Clock) -> ProviderRegistry:
+def _provider_registry(settings: Settings, transport: httpx.AsyncBaseTransport, clock: Clock) -> ProviderRegistry:
     """Route the configured models to OpenAI's API or, without a key, to the echo."""
     key = settings.openai_api_key
     if key is None:
@@ -238,7 +238,7 @@ class _ProxyAdapters(_Adapters):
     sessions = providers.Singleton(PostgresSessions, database)
 
     transport = providers.Singleton(_transport, _Adapters.settings)
-    provider_registry = providers.Singleton(_completion_providers, _Adapters.settings, transport, _Adapters.clock)
+    provider_registry = providers.Singleton(_provider_registry, _Adapters.settings, transport, _Adapters.clock)
     metrics = providers.Singleton(_metrics, _Adapters.clock, journal, registry, provider_registry)
 
 
