@@ -28,9 +28,9 @@ from benchmarks import identity_topologies
 from harness.chat_scene import AGENT, ORG, TOKEN, TOKEN_TEXT, Caches, ScriptedAgents, ScriptedTokens, principal
 from harness.load import PROBE, Load
 from harness.loopback import resident_kib
+from harness.memory.clock import ManualClock
 from harness.revocation import LINKS, RelayedStack, relayed_stack
 from ibex.adapters.grpc.generated import auth_pb2, auth_pb2_grpc
-from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.memory.epochs import InMemoryEpochs
 from ibex.adapters.memory.rate_limits import InMemoryRateLimiter
 from ibex.adapters.system.ids import SystemIds

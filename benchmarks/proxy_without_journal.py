@@ -6,7 +6,7 @@ import sys
 
 from dependency_injector import providers
 
-from ibex.adapters.memory.journal import InMemoryJournal
+from harness.memory.journal import InMemoryJournal
 from ibex.entrypoints.cli.main import main
 from ibex.entrypoints.environments import ProductionAdapters
 

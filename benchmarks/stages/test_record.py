@@ -13,9 +13,9 @@ from benchmarks.stages.scene import notes_of_a_request
 from harness.exchanges import an_exchange
 from harness.journal_entries import FullJournal
 from harness.logs import logging_to
+from harness.memory.journal import InMemoryJournal
 from ibex.adapters.http_server.errors import status_of
 from ibex.adapters.journal.encoding import decode, encode
-from ibex.adapters.memory.journal import InMemoryJournal
 from ibex.adapters.system.clock import SystemClock
 from ibex.adapters.system.ids import SystemIds
 from ibex.adapters.telemetry.access_log import write_access_line

@@ -7,8 +7,8 @@ from uuid import uuid4
 
 import pytest
 
+from harness.memory.identity import InMemoryIdentity
 from harness.tenants import attach, later, new_agent, new_organization, new_token
-from ibex.adapters.memory.identity import InMemoryIdentity
 from ibex.adapters.postgres.change_log import PostgresChangeLog
 from ibex.adapters.postgres.database import Database
 from ibex.adapters.postgres.identity import PostgresIdentity

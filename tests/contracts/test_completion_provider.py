@@ -11,12 +11,11 @@ import pytest
 
 from harness.chat_requests import summary_of
 from harness.chat_scene import chat_request
+from harness.memory.clock import ManualClock
 from harness.openai import ScriptedOpenAI
-from harness.openai_wire import Gate, Pause, completion, completion_body, open_stream, stream_events, text_deltas
+from harness.openai_wire import Gate, Pause, completion, open_stream, stream_events
 from harness.openai_wire import text_stream as streamed_text
 from ibex.adapters.http_client.transport import default_transport
-from ibex.adapters.memory.clock import ManualClock
-from ibex.adapters.memory.providers import InMemoryProvider, InMemoryStream, Silence
 from ibex.adapters.openai.config import ApiKey, OpenAIConfig
 from ibex.adapters.openai.echo import EchoProvider
 from ibex.adapters.openai.provider import OpenAIProvider
@@ -61,35 +60,6 @@ class Stage(Protocol):
 def events_of(*raw: bytes) -> list[StreamEvent]:
     """Return the events in some bytes."""
     return EventSplitter().feed(b"".join(raw))
-
-
-@dataclass(slots=True)
-class MemoryStage:
-    """The twin."""
-
-    provider: InMemoryProvider
-
-    def will_answer(self) -> None:
-        """Put a body in."""
-        self.provider.answers.append(ProviderBody(completion_body(TEXT), provider_request_id="req_1"))
-
-    def will_stream(self) -> None:
-        """Put a stream in."""
-        events = events_of(*stream_events(text_deltas(*WORDS)))
-        self.provider.answers.append(InMemoryStream(*([event] for event in events), provider_request_id="req_1"))
-
-    def will_stall(self) -> None:
-        """Put a stream in that falls silent."""
-        first = events_of(*stream_events(())[:1])
-        self.provider.answers.append(InMemoryStream(first, Silence.FOR_EVER))
-
-    def will_think(self) -> None:
-        """Put silence in."""
-        self.provider.answers.append(Silence.FOR_EVER)
-
-    async def was_asked_to_stop(self) -> None:
-        """Look whether it was."""
-        assert self.provider.cancelled == 1
 
 
 class EchoStage:
@@ -157,12 +127,10 @@ class OpenAIStage:
         await (await self.server.request(1)).closed_at()
 
 
-@pytest.fixture(params=["memory", "echo", pytest.param("openai", marks=pytest.mark.integration)])
+@pytest.fixture(params=["echo", pytest.param("openai", marks=pytest.mark.integration)])
 async def stage(request: pytest.FixtureRequest) -> AsyncIterator[Stage]:
     """A provider, alone."""
-    if request.param == "memory":
-        yield MemoryStage(InMemoryProvider())
-    elif request.param == "echo":
+    if request.param == "echo":
         yield EchoStage()
     else:
         server = ScriptedOpenAI()

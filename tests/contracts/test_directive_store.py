@@ -8,9 +8,9 @@ from uuid import uuid4
 
 import pytest
 
+from harness.memory.directives import InMemoryDirectives
+from harness.memory.identity import InMemoryIdentity
 from harness.tenants import attach, new_agent, new_draft
-from ibex.adapters.memory.directives import InMemoryDirectives
-from ibex.adapters.memory.identity import InMemoryIdentity
 from ibex.adapters.postgres.database import Database
 from ibex.adapters.postgres.directives import PostgresDirectives
 from ibex.adapters.postgres.identity import PostgresIdentity

@@ -10,8 +10,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from harness.memory.clock import ManualClock
 from harness.redis_worker import RedisWorker
-from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.memory.epochs import InMemoryEpochs, NoEpochs
 from ibex.adapters.memory.rate_limits import InMemoryRateLimiter
 from ibex.adapters.redis.epochs import READ_TIMEOUT_S

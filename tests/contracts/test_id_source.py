@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ibex.adapters.memory.ids import SequentialIds
+from harness.memory.ids import SequentialIds
 from ibex.adapters.system.ids import SystemIds
 
 if TYPE_CHECKING:

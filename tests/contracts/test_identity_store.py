@@ -9,8 +9,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from harness.memory.identity import InMemoryIdentity
 from harness.tenants import MIDNIGHT, attach, later, new_agent, new_organization, new_token, new_user
-from ibex.adapters.memory.identity import InMemoryIdentity
 from ibex.adapters.postgres.database import Database
 from ibex.adapters.postgres.identity import PostgresIdentity
 from ibex.adapters.postgres.roles import AUTH_ROLE

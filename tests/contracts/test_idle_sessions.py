@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from harness.memory.identity import InMemoryIdentity
+from harness.memory.sessions import InMemorySessions
 from harness.tenants import attach
 from harness.turns import new_turn, session_of
-from ibex.adapters.memory.identity import InMemoryIdentity
-from ibex.adapters.memory.sessions import InMemorySessions
 from ibex.adapters.postgres.database import Database
 from ibex.adapters.postgres.identity import PostgresIdentity
 from ibex.adapters.postgres.roles import APP_ROLE, AUTH_ROLE

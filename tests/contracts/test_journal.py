@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 
 from harness.journal_entries import new_exchange
+from harness.memory.journal import InMemoryJournal
 from ibex.adapters.journal.sqlite import MAX_BYTES, SqliteJournal
-from ibex.adapters.memory.journal import InMemoryJournal
 from ibex.adapters.system.ids import SystemIds
 from ibex.domain.record.journal import Batch, Journal, JournalUnavailableError, Sink
 
@@ -243,7 +243,7 @@ async def test_ending_what_was_begun_keeps_one_exchange(journal: Journal) -> Non
 async def test_burying_leaves_the_batch_to_be_acknowledged(journal: Journal) -> None:
     """It is laid aside, not taken out."""
     (exchange,) = await _filled(journal, 1)
-    await journal.bury(Sink.TRACES, exchange, "a type that it has not")
+    await journal.dead_letter(Sink.TRACES, exchange, "a type that it has not")
     batch = await _next(journal, Sink.TRACES)
     await journal.acknowledge(Sink.TRACES, batch)
     assert journal.depth(Sink.TRACES) == 0

@@ -9,8 +9,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from harness.memory.clock import ManualClock
 from harness.redis_observer import RecordingRedisObserver
-from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.memory.epochs import InMemoryEpochs
 from ibex.adapters.memory.rate_limits import InMemoryRateLimiter
 from ibex.adapters.redis.link import RedisLink

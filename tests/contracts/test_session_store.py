@@ -9,10 +9,10 @@ from uuid import uuid4
 
 import pytest
 
+from harness.memory.identity import InMemoryIdentity
+from harness.memory.sessions import InMemorySessions
 from harness.tenants import attach, later, new_agent
 from harness.turns import new_turn, session_of
-from ibex.adapters.memory.identity import InMemoryIdentity
-from ibex.adapters.memory.sessions import InMemorySessions
 from ibex.adapters.postgres.database import Database
 from ibex.adapters.postgres.identity import PostgresIdentity
 from ibex.adapters.postgres.roles import APP_ROLE, AUTH_ROLE

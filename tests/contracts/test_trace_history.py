@@ -13,8 +13,8 @@ from uuid import UUID, uuid4
 import pytest
 
 from harness.exchanges import an_exchange
+from harness.memory.traces import InMemoryTraces
 from ibex.adapters.clickhouse.traces import ClickHouseTraces
-from ibex.adapters.memory.traces import InMemoryTraces
 from ibex.adapters.system.clock import SystemClock
 from ibex.domain.record.history import EmitterRecord, TimeSlice, TraceHistory
 from ibex.domain.record.traces import Trace, TraceSink, trace_of

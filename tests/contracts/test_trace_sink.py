@@ -10,8 +10,8 @@ from uuid import UUID, uuid4
 import pytest
 
 from harness.exchanges import a_refusal, an_exchange
+from harness.memory.traces import InMemoryTraces
 from ibex.adapters.clickhouse.traces import ClickHouseTraces
-from ibex.adapters.memory.traces import InMemoryTraces
 from ibex.adapters.system.clock import SystemClock
 from ibex.domain.record.history import ModelSummary, TraceHistory
 from ibex.domain.record.traces import Trace, TraceSink, trace_of

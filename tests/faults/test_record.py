@@ -137,10 +137,10 @@ def test_postgres_takes_no_more_connections(stack: RecordStack) -> None:
 
 def test_postgres_refuses_one_row(stack: RecordStack) -> None:
     """It ends in the dead letters alone; what came with it is stored, its own trace as well."""
-    buried = stack.counter(BURIED, "checkpoints")
+    dead_lettered = stack.counter(BURIED, "checkpoints")
     stack.alter("ALTER TABLE checkpoints ADD CONSTRAINT no_poison CHECK (model <> 'gpt-poison') NOT VALID")
     answers = stack.ask(5) + (poisoned := stack.ask(1, model="gpt-poison")) + stack.ask(5)
-    buried.wait()
+    dead_lettered.wait()
     stack.alter("ALTER TABLE checkpoints DROP CONSTRAINT no_poison")
 
     assert all(answer.complete for answer in answers)
@@ -179,10 +179,10 @@ def test_clickhouse_is_frozen(stack: RecordStack) -> None:
 
 def test_clickhouse_refuses_one_row(stack: RecordStack) -> None:
     """It ends in the dead letters alone; what came with it is stored, its own checkpoint as well."""
-    buried = stack.counter(BURIED, "traces")
+    dead_lettered = stack.counter(BURIED, "traces")
     stack.tell_clickhouse("ADD CONSTRAINT no_poison CHECK model != 'gpt-poison'")
     answers = stack.ask(5) + (poisoned := stack.ask(1, model="gpt-poison")) + stack.ask(5)
-    buried.wait()
+    dead_lettered.wait()
     stack.assert_recorded(answers, traces=10)
     stack.tell_clickhouse("DROP CONSTRAINT no_poison")
 

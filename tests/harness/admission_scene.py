@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.chat_scene import REQUEST_ID, TRACE_ID
+from harness.memory.identity import InMemoryIdentity
 from harness.redis_worker import RedisWorker
-from ibex.adapters.memory.identity import InMemoryIdentity
 from ibex.adapters.memory.watch import InProcessWatch
 from ibex.adapters.system.ids import SystemIds
 from ibex.adapters.telemetry.caches import CacheTelemetry

@@ -16,16 +16,16 @@ from uuid import UUID
 import grpc
 import pytest
 
+from harness.memory.clock import ManualClock
+from harness.memory.identity import InMemoryIdentity
+from harness.memory.ids import SequentialIds
 from ibex.adapters.grpc.channel import ChannelSecurity, GrpcAuthChannel
 from ibex.adapters.grpc.generated import auth_pb2_grpc
 from ibex.adapters.grpc.server import AuthServer, ServerLimits, ServerSecurity
 from ibex.adapters.grpc.service import IdentityUseCases
 from ibex.adapters.grpc.verifiers import GrpcAgentVerifier, GrpcTokenVerifier
 from ibex.adapters.grpc.watch_service import WatchService
-from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.memory.epochs import InMemoryEpochs
-from ibex.adapters.memory.identity import InMemoryIdentity
-from ibex.adapters.memory.ids import SequentialIds
 from ibex.domain.errors import AuthUnavailableError, ServiceDegradedError, SourceUnavailableError
 from ibex.domain.freshness.change_log import WatchServer
 from ibex.domain.identity.management import ManageIdentity, TokenGrant, VerifyAgent, VerifyToken

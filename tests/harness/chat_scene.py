@@ -9,11 +9,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from ibex.adapters.memory.clock import ManualClock
+from harness.memory.clock import ManualClock
+from harness.memory.identity import InMemoryIdentity
+from harness.memory.ids import SequentialIds
+from harness.memory.observers import RecordingObserver
 from ibex.adapters.memory.epochs import InMemoryEpochs
-from ibex.adapters.memory.identity import InMemoryIdentity
-from ibex.adapters.memory.ids import SequentialIds
-from ibex.adapters.memory.observers import RecordingObserver
 from ibex.adapters.memory.rate_limits import InMemoryRateLimiter
 from ibex.adapters.memory.shared_directives import InMemorySharedDirectives
 from ibex.adapters.memory.watch import InProcessWatch
@@ -313,7 +313,7 @@ class ScriptedJournal:
         """Give what a predecessor is to have left."""
         return self.left
 
-    async def bury(self, sink: Sink, exchange: Exchange, reason: str) -> None:
+    async def dead_letter(self, sink: Sink, exchange: Exchange, reason: str) -> None:
         """Not asked in this scene."""
         raise NotImplementedError
 

@@ -7,13 +7,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ibex.adapters.memory.clock import ManualClock
-from ibex.adapters.memory.directives import InMemoryDirectives
+from harness.memory.clock import ManualClock
+from harness.memory.directives import InMemoryDirectives
+from harness.memory.identity import InMemoryIdentity
+from harness.memory.ids import SequentialIds
+from harness.memory.sessions import InMemorySessions
+from harness.memory.traces import InMemoryTraces
 from ibex.adapters.memory.epochs import InMemoryEpochs
-from ibex.adapters.memory.identity import InMemoryIdentity
-from ibex.adapters.memory.ids import SequentialIds
-from ibex.adapters.memory.sessions import InMemorySessions
-from ibex.adapters.memory.traces import InMemoryTraces
 from ibex.domain.directives.management import ManageDirectives
 from ibex.domain.identity.management import ManageIdentity
 from ibex.domain.identity.token_hash import TokenPeppers

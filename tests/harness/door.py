@@ -17,9 +17,9 @@ from harness.chat_scene import (
     WaitingRateLimiter,
     principal,
 )
-from ibex.adapters.memory.clock import ManualClock
+from harness.memory.clock import ManualClock
+from harness.memory.ids import SequentialIds
 from ibex.adapters.memory.epochs import InMemoryEpochs
-from ibex.adapters.memory.ids import SequentialIds
 from ibex.domain.identity.model import Agent, AgentStatus
 from ibex.domain.proxying.admission import Admission, Credentials
 from ibex.domain.proxying.refused_requests import RefusedRequests

@@ -22,14 +22,14 @@ import uvloop
 from dependency_injector import providers
 
 from harness.http_scene import served
+from harness.memory.directives import InMemoryDirectives
+from harness.memory.identity import InMemoryIdentity
+from harness.memory.sessions import InMemorySessions
+from harness.memory.traces import InMemoryTraces
 from harness.openai_wire import completion, completion_body, stream_events, text_deltas, text_stream
 from harness.raw_http import WAIT_S, RawClient, Seen
 from ibex.adapters.http_client.transport import Http1Transport
 from ibex.adapters.http_server.connections import ConnectionLimits
-from ibex.adapters.memory.directives import InMemoryDirectives
-from ibex.adapters.memory.identity import InMemoryIdentity
-from ibex.adapters.memory.sessions import InMemorySessions
-from ibex.adapters.memory.traces import InMemoryTraces
 from ibex.entrypoints.containers import Management, application_of
 from ibex.entrypoints.environments import EmbeddedAdapters
 from ibex.entrypoints.first_installation import FirstNames, bootstrap

@@ -7,10 +7,10 @@ from uuid import UUID
 
 import pytest
 
-from ibex.adapters.memory.clock import ManualClock
+from harness.memory.clock import ManualClock
+from harness.memory.identity import InMemoryIdentity
+from harness.memory.ids import SequentialIds
 from ibex.adapters.memory.epochs import InMemoryEpochs
-from ibex.adapters.memory.identity import InMemoryIdentity
-from ibex.adapters.memory.ids import SequentialIds
 from ibex.domain.errors import InvalidTokenError
 from ibex.domain.identity.management import ManageIdentity, TokenGrant, VerifyAgent, VerifyToken
 from ibex.domain.identity.permissions import CHAT

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from harness.memory.clock import ManualClock
 from harness.redis_observer import RecordingRedisObserver
-from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.redis.epochs import RedisEpochs
 from ibex.adapters.redis.link import RedisLink
 from ibex.adapters.redis.rate_limits import RedisRateLimiter

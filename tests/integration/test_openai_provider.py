@@ -11,6 +11,7 @@ import trustme
 
 from harness.cancellation import Cut, Moment, run_cut
 from harness.chat_scene import outgoing_request
+from harness.memory.clock import ManualClock
 from harness.openai import ScriptedOpenAI
 from harness.openai_wire import (
     DONE,
@@ -50,7 +51,6 @@ from harness.openai_wire import (
 from ibex.adapters.http_client.httpx_transport import httpx_transport
 from ibex.adapters.http_client.pool import PoolLimits
 from ibex.adapters.http_client.transport import Http1Transport, default_transport
-from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.openai.config import ApiKey, OpenAIConfig
 from ibex.adapters.openai.provider import OpenAIProvider
 from ibex.adapters.openai.stream import OpenAIStream

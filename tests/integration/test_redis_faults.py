@@ -10,8 +10,8 @@ from uuid import uuid4
 import pytest
 from redis.crc import key_slot
 
+from harness.memory.clock import ManualClock
 from harness.redis_observer import RecordingRedisObserver
-from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.redis.breaker import FAILURES_IN_A_ROW, PAUSE_S
 from ibex.adapters.redis.epochs import RedisEpochs
 from ibex.adapters.redis.keys import directive_key, epoch_key, window_key

@@ -16,10 +16,10 @@ from redis.crc import key_slot
 
 from harness.admission_scene import AdmissionScene, Tenant
 from harness.chat_scene import DIRECTIVE
+from harness.memory.clock import ManualClock
 from harness.redis_worker import UNHURRIED_S, RedisWorker
 from harness.relay import Relay
 from harness.tls_front import HOST, tls_front
-from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.redis.keys import window_key
 from ibex.adapters.redis.link import RedisLink
 from ibex.adapters.redis.server import TIMEOUT_S

@@ -3,8 +3,8 @@
 Nothing here imports a third-party package, knows a wire format, reads a clock or draws a random number: time is
 ``clock.Clock``, ids are ``ids.IdSource``.
 
-``proxying.proxy_request`` is the path of a request; read it first. ``docs/architecture.md`` names the other files on it,
-in order. The packages are layers, each of which may import those below it:
+``proxying.proxy_request`` is the path of a request; read it first. ``docs/architecture.md`` names the other files on
+it, in order. The packages are layers, each of which may import those below it:
 
 * ``proxying``: one request to a provider, whatever its operation
 * ``record``: what a request leaves behind, and its delivery to sessions and traces

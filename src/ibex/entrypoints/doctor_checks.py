@@ -69,19 +69,19 @@ class Surroundings:
 
 def doctor_checks(settings: Settings, around: Surroundings) -> Sequence[DoctorCheck]:
     """Return what there is to look at, in the order in which things depend on each other."""
-    clinic = _Doctor(settings, around)
+    doctor = _Doctor(settings, around)
     migrate = "`ibex migrate` brings the schema up to date; {} says where the server is, and as whom to connect."
     return (
-        DoctorCheck("PostgreSQL", clinic.postgres, migrate.format("IBEX_DATABASE_URL")),
-        DoctorCheck("identity", clinic.identity, migrate.format("IBEX_AUTH_DATABASE_URL")),
-        DoctorCheck("ClickHouse", clinic.clickhouse, migrate.format("IBEX_CLICKHOUSE_URL")),
+        DoctorCheck("PostgreSQL", doctor.postgres, migrate.format("IBEX_DATABASE_URL")),
+        DoctorCheck("identity", doctor.identity, migrate.format("IBEX_AUTH_DATABASE_URL")),
+        DoctorCheck("ClickHouse", doctor.clickhouse, migrate.format("IBEX_CLICKHOUSE_URL")),
         DoctorCheck(
-            "Redis", clinic.redis, "IBEX_REDIS_URL says where it is; requests are served without it meanwhile."
+            "Redis", doctor.redis, "IBEX_REDIS_URL says where it is; requests are served without it meanwhile."
         ),
-        DoctorCheck("auth", clinic.auth, "`ibex auth serve` starts it; IBEX_AUTH_ADDRESS says where it is."),
-        DoctorCheck("provider", clinic.provider, "OPENAI_BASE_URL says where it is; is there a way out of here to it?"),
-        DoctorCheck("journal", clinic.journal, "IBEX_JOURNAL_DIR must be a folder that IBEX may write to."),
-        DoctorCheck("proxy", clinic.proxy, around.start),
+        DoctorCheck("auth", doctor.auth, "`ibex auth serve` starts it; IBEX_AUTH_ADDRESS says where it is."),
+        DoctorCheck("provider", doctor.provider, "OPENAI_BASE_URL says where it is; is there a way out of here to it?"),
+        DoctorCheck("journal", doctor.journal, "IBEX_JOURNAL_DIR must be a folder that IBEX may write to."),
+        DoctorCheck("proxy", doctor.proxy, around.start),
     )
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from harness.memory.clock import ManualClock
 from ibex.adapters.http_server.drain import Drain
 from ibex.adapters.http_server.readiness import Health, Readiness
-from ibex.adapters.memory.clock import ManualClock
 from ibex.entrypoints.checks import PingCheck, auth_checks, readiness_checks
 
 

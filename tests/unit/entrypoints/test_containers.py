@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from dependency_injector.errors import Error
 
 from ibex.adapters.openai.echo import EchoProvider
 from ibex.adapters.openai.provider import OpenAIProvider
-from ibex.entrypoints.containers import Application, application_of
+from ibex.entrypoints.containers import application_of
 from ibex.entrypoints.environments import EmbeddedAdapters
 from ibex.entrypoints.settings import Settings, SettingsError
 
@@ -48,12 +47,6 @@ def test_a_key_decides_who_answers(environ: dict[str, str], key: str, expected: 
     adapters = EmbeddedAdapters()
     application_of(adapters, Settings.load({**environ, "OPENAI_API_KEY": key}))
     assert isinstance(adapters.provider_registry().route("gpt-4o-mini"), expected)
-
-
-def test_an_application_without_its_adapters_is_refused() -> None:
-    """What is missing is found out at the start."""
-    with pytest.raises(Error):
-        Application().check_dependencies()
 
 
 @pytest.mark.parametrize(

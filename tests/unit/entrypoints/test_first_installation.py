@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from ibex.adapters.memory.clock import ManualClock
-from ibex.adapters.memory.directives import InMemoryDirectives
+from harness.memory.clock import ManualClock
+from harness.memory.directives import InMemoryDirectives
+from harness.memory.identity import InMemoryIdentity
+from harness.memory.ids import SequentialIds
 from ibex.adapters.memory.epochs import InMemoryEpochs
-from ibex.adapters.memory.identity import InMemoryIdentity
-from ibex.adapters.memory.ids import SequentialIds
 from ibex.domain.directives.management import ManageDirectives
 from ibex.domain.identity.management import AlreadyExistsError, ManageIdentity, VerifyToken
 from ibex.domain.identity.permissions import ADMIN, AGENT_DEFAULT, CHAT, allows

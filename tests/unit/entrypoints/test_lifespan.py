@@ -7,9 +7,9 @@ from typing import Any, cast
 
 import pytest
 
-from ibex.adapters.memory.clock import ManualClock
-from ibex.adapters.memory.journal import InMemoryJournal
-from ibex.adapters.memory.observers import RecordingObserver
+from harness.memory.clock import ManualClock
+from harness.memory.journal import InMemoryJournal
+from harness.memory.observers import RecordingObserver
 from ibex.domain.record.delivery import CheckpointDelivery, DeliverExchanges
 from ibex.domain.record.journal import JournalFullError
 from ibex.entrypoints.lifespan import delivering, running

@@ -1,4 +1,4 @@
-"""What the whole HTTP layer knows of one request: its ids, its header fields and, once there is one, its notebook."""
+"""What the whole HTTP layer knows of one request: its ids, its header fields and, once there is one, its exchange."""
 
 from __future__ import annotations
 

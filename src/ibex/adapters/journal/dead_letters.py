@@ -20,7 +20,7 @@ FILE: Final = "dead-letters.jsonl"
 MAX_BYTES: Final = 64 * 1024 * 1024
 
 
-def lay_aside(directory: Path, sink: Sink, reason: str, letter: dict[str, Any]) -> None:
+def append_dead_letter(directory: Path, sink: Sink, reason: str, letter: dict[str, Any]) -> None:
     """Add a line, unless the file has grown too large or cannot be written: that it was lost is counted elsewhere."""
     try:
         line = msgspec.json.encode({"sink": sink.value, "reason": reason, **letter}) + b"\n"

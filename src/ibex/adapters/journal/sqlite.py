@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from ibex.adapters.journal.dead_letters import lay_aside
+from ibex.adapters.journal.dead_letters import append_dead_letter
 from ibex.adapters.journal.directories import JOURNAL, Claim, claim
 from ibex.adapters.journal.encoding import UnreadableExchangeError, decode, encode
 from ibex.adapters.journal.in_flight_log import InFlightLog
@@ -74,7 +74,7 @@ class SqliteJournal:
         self._left_open: list[Exchange] = []
         self._held: Claim | None = None
         self._writer: Writer | None = None
-        self._under_way: InFlightLog | None = None
+        self._in_flight_log: InFlightLog | None = None
         self.traces_dropped = 0
         """How many exchanges the traces will never get, for want of room."""
 
@@ -88,7 +88,7 @@ class SqliteJournal:
         self._ages = OldestPending()
         try:
             self._held = await asyncio.to_thread(self._claim, self._directory)
-            self._under_way = InFlightLog(self._held.path / _NOTES)
+            self._in_flight_log = InFlightLog(self._held.path / _NOTES)
         except OSError as error:
             await self.close()
             raise unavailable(error, self._directory) from None
@@ -99,7 +99,7 @@ class SqliteJournal:
         self._writer.start()
         try:
             self._journal_id = await self._writer.do(lambda store: store.journal_id)
-            self._left_open = await self._on_the_side(self._find_left_open, self._under_way)
+            self._left_open = await self._on_the_side(self._find_left_open, self._in_flight_log)
             await self._on_the_side(self._find_oldest)
         except OSError as error:
             await self.close()
@@ -115,9 +115,9 @@ class SqliteJournal:
             await writer.stop()
             self._aside.submit(self._second.close)
             await asyncio.to_thread(self._aside.shutdown)
-        under_way, self._under_way = self._under_way, None
-        if under_way is not None:
-            under_way.close()
+        in_flight_log, self._in_flight_log = self._in_flight_log, None
+        if in_flight_log is not None:
+            in_flight_log.close()
         held, self._held = self._held, None
         if held is not None:
             held.release()
@@ -130,10 +130,10 @@ class SqliteJournal:
 
     def begin(self, exchange: Exchange) -> None:
         """Note an exchange that is under way. Raises nothing."""
-        if self._under_way is not None:
+        if self._in_flight_log is not None:
             body = _encoded(exchange)
             if body is not None:
-                self._under_way.note(exchange.id, body)
+                self._in_flight_log.note(exchange.id, body)
 
     def left_open(self) -> Sequence[Exchange]:
         """Return what whoever had the journal before began and did not end."""
@@ -187,11 +187,11 @@ class SqliteJournal:
         """Record that the sink has the batch. Raises ``JournalUnavailableError``; the batch then comes again."""
         await self._open_writer().do(lambda store: store.acknowledge(sink, batch.last_position))
 
-    async def bury(self, sink: Sink, exchange: Exchange, reason: str) -> None:
+    async def dead_letter(self, sink: Sink, exchange: Exchange, reason: str) -> None:
         """Lay an exchange aside; see ``dead_letters``."""
         if self._held is not None:
             letter = {"id": exchange.id, "exchange": msgspec.to_builtins(exchange)}
-            await self._on_the_side(lay_aside, self._held.path, sink, reason, letter)
+            await self._on_the_side(append_dead_letter, self._held.path, sink, reason, letter)
 
     async def wait_for_more(self, sink: Sink, timeout_s: float) -> None:
         """Return once there is something that the sink has not acknowledged, or after the timeout in seconds."""
@@ -235,8 +235,8 @@ class SqliteJournal:
 
         What somebody else had begun stays, to be found again.
         """
-        if self._under_way is not None and all(exchange.id != left.id for left in self._left_open):
-            self._under_way.wipe(exchange.id)
+        if self._in_flight_log is not None and all(exchange.id != left.id for left in self._left_open):
+            self._in_flight_log.wipe(exchange.id)
 
     def _open_writer(self) -> Writer:
         if self._writer is None:
@@ -256,9 +256,9 @@ class SqliteJournal:
         if isinstance(group.where, Span):
             self._recent.add(group.where, [append.exchange for append in group.appends])
             self._ages.add(group.where.first, group.appends[0].exchange.completed_at)
-            if self._under_way is not None:
+            if self._in_flight_log is not None:
                 for append in group.appends:
-                    self._under_way.wipe(append.exchange.id)
+                    self._in_flight_log.wipe(append.exchange.id)
         else:
             for append in group.appends:
                 self._wipe_lost(append.exchange)
@@ -285,7 +285,7 @@ class SqliteJournal:
                 exchanges.append(decode(body))
             except UnreadableExchangeError as error:
                 if self._held is not None:
-                    lay_aside(self._held.path, sink, str(error), {"body": body.hex()})
+                    append_dead_letter(self._held.path, sink, str(error), {"body": body.hex()})
         return exchanges
 
     def _find_oldest(self) -> None:
@@ -297,9 +297,9 @@ class SqliteJournal:
                 if exchange is not None:
                     self._ages.add(first, exchange.completed_at)
 
-    def _find_left_open(self, under_way: InFlightLog) -> list[Exchange]:
+    def _find_left_open(self, in_flight_log: InFlightLog) -> list[Exchange]:
         """Return the notes of exchanges that did not end: a commit may have come, and its note's wiping not."""
-        notes = under_way.found()
+        notes = in_flight_log.found()
         if not notes:
             return []
         try:
@@ -310,9 +310,9 @@ class SqliteJournal:
         for slot, body in notes:
             exchange = _decoded(body)
             if exchange is None or exchange.id in ended:
-                under_way.free(slot)
+                in_flight_log.free(slot)
             else:
-                under_way.claim(exchange.id, slot)
+                in_flight_log.claim(exchange.id, slot)
                 left.append(exchange)
         return left
 

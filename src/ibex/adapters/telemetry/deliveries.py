@@ -34,7 +34,7 @@ class DeliveryTelemetry:
             self._failing.add(sink)
             _LOG.warning("sink takes no batches", sink=sink, rows=rows, reason=reason)
 
-    def buried(self, sink: Sink, reason: str) -> None:
+    def dead_lettered(self, sink: Sink, reason: str) -> None:
         """A sink will never take an exchange."""
-        self._metrics.buried(sink)
+        self._metrics.dead_lettered(sink)
         _LOG.error("exchange laid aside in the dead letters", sink=sink, reason=reason)

@@ -202,7 +202,7 @@ class Metrics:
         self._rows.of(sink).add(rows)
         self._delivered_at.of(sink).set(int(self._clock.now().timestamp() * 1_000_000))
 
-    def buried(self, sink: Sink) -> None:
+    def dead_lettered(self, sink: Sink) -> None:
         """Count an exchange that was laid aside."""
         self._buried.of(sink).add()
 

@@ -217,7 +217,7 @@ def _client_span(trace_id: int, parent: str | None) -> SpanContext | None:
 
 
 def _lag(request: FinishedRequest, requested_at: datetime, total_ns: int) -> int:
-    """Return how long after the request's begin its notebook was opened, within what a set clock leaves possible."""
+    """Return how long after the request's begin its exchange was begun, within what a set clock leaves possible."""
     lag_ns = _unix_ns(requested_at) - (_unix_ns(request.ended_at) - request.duration_ns)
     return max(0, min(lag_ns, request.duration_ns - total_ns))
 

@@ -46,7 +46,7 @@ class DeliveryObserver(Protocol):
         ``reason`` holds no row's content.
         """
 
-    def buried(self, sink: Sink, reason: str) -> None:
+    def dead_lettered(self, sink: Sink, reason: str) -> None:
         """An exchange was laid aside, since the sink will never take it."""
 
 
@@ -160,8 +160,8 @@ class DeliverExchanges:
                     await self._deliver(half)
                 return
             for exchange in batch.exchanges:
-                await self._journal.bury(self._delivery.sink, exchange, str(refusal))
-            self._observer.buried(self._delivery.sink, str(refusal))
+                await self._journal.dead_letter(self._delivery.sink, exchange, str(refusal))
+            self._observer.dead_lettered(self._delivery.sink, str(refusal))
 
     def _failed(self, rows: int, reason: str) -> bool:
         self._failures += 1

@@ -82,7 +82,7 @@ class Journal(Protocol):
         Raises ``JournalUnavailableError`` if it cannot be recorded now; the batch then comes again.
         """
 
-    async def bury(self, sink: Sink, exchange: Exchange, reason: str) -> None:
+    async def dead_letter(self, sink: Sink, exchange: Exchange, reason: str) -> None:
         """Lay an exchange that the sink will never take aside, for a person to look at. Never raises."""
 
     async def wait_for_more(self, sink: Sink, timeout_s: float) -> None:

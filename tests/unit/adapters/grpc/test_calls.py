@@ -11,14 +11,14 @@ from uuid import UUID
 import grpc
 import pytest
 
+from harness.memory.clock import ManualClock
+from harness.memory.ids import SequentialIds
 from ibex.adapters.grpc.call_limits import KIND_OF, CallLimits
 from ibex.adapters.grpc.callers import Callers
 from ibex.adapters.grpc.calls import AroundCalls, Unobserved
 from ibex.adapters.grpc.connections import GrpcConnections
 from ibex.adapters.grpc.gate import Gate
 from ibex.adapters.grpc.generated import auth_pb2
-from ibex.adapters.memory.clock import ManualClock
-from ibex.adapters.memory.ids import SequentialIds
 from ibex.domain.errors import InvalidTokenError
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ from uuid import UUID
 import pytest
 from grpc import StatusCode
 
+from harness.memory.clock import ManualClock
 from ibex.adapters.grpc.generated import auth_pb2
 from ibex.adapters.grpc.messages import agent_message, principal_message
 from ibex.adapters.grpc.statuses import CallFailedError
 from ibex.adapters.grpc.verifiers import GrpcAgentVerifier, GrpcTokenVerifier
-from ibex.adapters.memory.clock import ManualClock
 from ibex.domain.errors import (
     AgentNotAuthorizedError,
     AgentSourceUnavailableError,

@@ -6,9 +6,9 @@ import asyncio
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from harness.memory.identity import InMemoryIdentity
 from ibex.adapters.grpc.generated import auth_pb2
 from ibex.adapters.grpc.watch_service import MAX_CHANGES, WatchService
-from ibex.adapters.memory.identity import InMemoryIdentity
 from ibex.domain.freshness.change_log import WatchServer
 from ibex.domain.freshness.kinds import Kind
 

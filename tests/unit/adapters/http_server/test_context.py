@@ -8,8 +8,8 @@ import pytest
 
 from harness.chat_scene import BEARER, TOKEN_TEXT
 from harness.http_scene import scope_of
+from harness.memory.ids import SequentialIds
 from ibex.adapters.http_server.context import RequestContext, bearer_token, context_of
-from ibex.adapters.memory.ids import SequentialIds
 
 ID = "0190163D-8694-739B-AEA5-966C26F8AD91"
 TRACE = "0af7651916cd43dd8448eb211c80319c"

@@ -9,10 +9,10 @@ import pytest
 from litestar.exceptions import ClientException, MethodNotAllowedException, NotFoundException
 
 from harness.http_scene import scope_of
+from harness.memory.clock import ManualClock
+from harness.memory.ids import SequentialIds
 from ibex.adapters.http_server.context import RequestContext
 from ibex.adapters.http_server.errors import TABLE, ErrorAnswers, domain_error, status_of
-from ibex.adapters.memory.clock import ManualClock
-from ibex.adapters.memory.ids import SequentialIds
 from ibex.adapters.openai_api.chat_completions import ChatCompletions
 from ibex.domain.errors import (
     AuthUnavailableError,

@@ -7,15 +7,15 @@ from datetime import timedelta
 import pytest
 
 from harness.chat_scene import DIRECTIVE, REQUEST_ID, TRACE_ID
+from harness.memory.clock import ManualClock
 from ibex.adapters.http_server.exchange_headers import exchange_headers
-from ibex.adapters.memory.clock import ManualClock
 from ibex.domain.identity.rate_limits import decide
 from ibex.domain.record.exchange import SessionRef, Stage
 from ibex.domain.record.in_flight import InFlightExchange
 
 
-def notebook() -> tuple[InFlightExchange, ManualClock]:
-    """Return an empty notebook and its clock."""
+def new_exchange() -> tuple[InFlightExchange, ManualClock]:
+    """Return a new exchange and its clock."""
     clock = ManualClock()
     return InFlightExchange.begin(clock, REQUEST_ID, TRACE_ID), clock
 
@@ -27,12 +27,12 @@ def headers(in_flight: InFlightExchange | None) -> dict[str, str]:
 
 def test_an_empty_notebook_tells_nothing() -> None:
     """And neither does none."""
-    assert headers(notebook()[0]) == headers(None) == {}
+    assert headers(new_exchange()[0]) == headers(None) == {}
 
 
 def test_a_full_notebook_tells_all() -> None:
     """Session, directive, limit, provider's id, and the stages in milliseconds."""
-    in_flight, clock = notebook()
+    in_flight, clock = new_exchange()
     in_flight.session = SessionRef(REQUEST_ID, "conversation-1")
     in_flight.directive = DIRECTIVE
     in_flight.rate_limit = decide(count=3, limit=10, now=clock.now())
@@ -58,7 +58,7 @@ def test_a_full_notebook_tells_all() -> None:
 
 def test_a_provider_that_still_speaks_is_timed_until_now() -> None:
     """A stream's head says how long its 200 took."""
-    in_flight, clock = notebook()
+    in_flight, clock = new_exchange()
     in_flight.provider_asked("openai")
     clock.advance(timedelta(milliseconds=80))
 
@@ -67,7 +67,7 @@ def test_a_provider_that_still_speaks_is_timed_until_now() -> None:
 
 def test_who_has_no_limit_hears_of_none() -> None:
     """Unlimited organizations get no rate limit headers."""
-    in_flight, clock = notebook()
+    in_flight, clock = new_exchange()
     in_flight.rate_limit = decide(count=3, limit=0, now=clock.now())
 
     assert headers(in_flight) == {}
@@ -76,7 +76,7 @@ def test_who_has_no_limit_hears_of_none() -> None:
 @pytest.mark.parametrize("value", ["", "a\r\nset-cookie: b", "ü", "a b", "x" * 257])
 def test_a_provider_cannot_write_headers(value: str) -> None:
     """An id that is not of plain visible characters is left out."""
-    in_flight, _ = notebook()
+    in_flight, _ = new_exchange()
     in_flight.provider_request_id = value
 
     assert headers(in_flight) == {}

@@ -8,10 +8,10 @@ from uuid import UUID
 import pytest
 
 from harness.http_scene import CHAT, AsgiCall, HttpScene, RecordingRequestObserver, call, scope_of
+from harness.memory.clock import ManualClock
+from harness.memory.ids import SequentialIds
 from ibex.adapters.http_server.errors import ErrorAnswers
 from ibex.adapters.http_server.outer_middleware import OuterMiddleware
-from ibex.adapters.memory.clock import ManualClock
-from ibex.adapters.memory.ids import SequentialIds
 
 if TYPE_CHECKING:
     from ibex.adapters.http_server.asgi import App, Receive, Scope, Send

@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 from harness.http_scene import ScriptedCheck
+from harness.memory.clock import ManualClock
 from ibex.adapters.http_server.drain import Drain
 from ibex.adapters.http_server.readiness import Health, Readiness
-from ibex.adapters.memory.clock import ManualClock
 
 
 def readiness_of(*checks: ScriptedCheck, drain: Drain | None = None, timeout_s: float = 5.0) -> Readiness:

@@ -7,7 +7,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from ibex.adapters.journal import dead_letters
-from ibex.adapters.journal.dead_letters import FILE, lay_aside
+from ibex.adapters.journal.dead_letters import FILE, append_dead_letter
 from ibex.domain.record.journal import Sink
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 def test_letters_are_lines(tmp_path: Path) -> None:
     """One JSON object each, in a file that is its owner's alone."""
-    lay_aside(tmp_path, Sink.TRACES, "too large", {"id": "a"})
-    lay_aside(tmp_path, Sink.CHECKPOINTS, "no such agent", {"id": "b", "exchange": {"model": "gpt-4o"}})
+    append_dead_letter(tmp_path, Sink.TRACES, "too large", {"id": "a"})
+    append_dead_letter(tmp_path, Sink.CHECKPOINTS, "no such agent", {"id": "b", "exchange": {"model": "gpt-4o"}})
     first, second = map(json.loads, (tmp_path / FILE).read_text().splitlines())
     assert first == {"sink": "traces", "reason": "too large", "id": "a"}
     assert second["exchange"] == {"model": "gpt-4o"}
@@ -28,7 +28,7 @@ def test_letters_are_lines(tmp_path: Path) -> None:
 
 def test_text_without_bytes_is_left_out(tmp_path: Path) -> None:
     """The id is what matters."""
-    lay_aside(tmp_path, Sink.TRACES, "r", {"id": "a", "model": "\ud800"})
+    append_dead_letter(tmp_path, Sink.TRACES, "r", {"id": "a", "model": "\ud800"})
     assert json.loads((tmp_path / FILE).read_text()) == {"sink": "traces", "reason": "r", "id": "a"}
 
 
@@ -36,10 +36,10 @@ def test_the_file_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """A sink that refuses everything does not fill the disk."""
     monkeypatch.setattr(dead_letters, "MAX_BYTES", 100)
     for _ in range(50):
-        lay_aside(tmp_path, Sink.TRACES, "r", {"id": "a"})
+        append_dead_letter(tmp_path, Sink.TRACES, "r", {"id": "a"})
     assert 0 < (tmp_path / FILE).stat().st_size <= 100
 
 
 def test_a_directory_that_is_gone_is_survived(tmp_path: Path) -> None:
     """Nothing is raised for the sake of a letter."""
-    lay_aside(tmp_path / "gone", Sink.TRACES, "r", {"id": "a"})
+    append_dead_letter(tmp_path / "gone", Sink.TRACES, "r", {"id": "a"})

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from ibex.adapters.memory.clock import ManualClock
+from harness.memory.clock import ManualClock
+from harness.memory.ids import SequentialIds
 from ibex.adapters.memory.epochs import InMemoryEpochs, NoEpochs
-from ibex.adapters.memory.ids import SequentialIds
 
 ORG, OTHER = UUID(int=1), UUID(int=2)
 

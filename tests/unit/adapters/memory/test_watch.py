@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from ibex.adapters.memory.change_log import InMemoryChangeLog
+from harness.memory.change_log import InMemoryChangeLog
 from ibex.adapters.memory.watch import InProcessWatch
 from ibex.domain.freshness.change_log import Change, Events, First, Pong, WatchServer
 from ibex.domain.freshness.kinds import Kind

@@ -11,7 +11,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from harness.chat_requests import summary_of
 from harness.chat_scene import outgoing_request
-from ibex.adapters.memory.clock import ManualClock
+from harness.memory.clock import ManualClock
 from ibex.adapters.openai.echo import EchoProvider, EchoStream
 from ibex.adapters.openai_api.chat_response import ChatResponseReader, EventKind
 from ibex.domain.proxying.provider import ProviderBody, ProviderRequest

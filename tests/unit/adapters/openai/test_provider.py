@@ -12,10 +12,10 @@ import pytest
 
 from harness.cancellation import Cut, Moment, run_cut
 from harness.chat_scene import outgoing_request
+from harness.memory.clock import ManualClock
 from harness.openai_wire import REQUEST_ID, completion_body, stream_events, text_deltas
 from harness.upstream import HUSH, FakeAnswer, FakeTransport, Hush, buffered, refused, streamed
 from ibex import __version__
-from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.openai import provider as provider_module
 from ibex.adapters.openai.config import ApiKey, OpenAIConfig
 from ibex.adapters.openai.provider import OpenAIProvider

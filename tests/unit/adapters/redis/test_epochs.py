@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
+from harness.memory.clock import ManualClock
+from harness.memory.ids import SequentialIds
 from harness.simulated_time import LoopClock, in_simulated_time
-from ibex.adapters.memory.clock import ManualClock
-from ibex.adapters.memory.ids import SequentialIds
 from ibex.adapters.redis.epochs import READ_TIMEOUT_S, TRIES, RedisEpochs
 from ibex.adapters.redis.keys import READ_OR_CREATE
 from ibex.adapters.redis.server import RedisReply

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 from harness.chat_scene import DIRECTIVE
-from ibex.adapters.memory.clock import ManualClock
+from harness.memory.clock import ManualClock
 from ibex.adapters.redis.shared_directives import RedisSharedDirectives
 from ibex.domain.directives.seal import Seal
 from ibex.domain.directives.shared import SharedDirective

@@ -10,8 +10,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from harness.journal_entries import FullJournal
+from harness.memory.clock import ManualClock
 from ibex.adapters.http_server.openapi import operation_paths
-from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.telemetry.auth_calls import AuthCallTelemetry
 from ibex.adapters.telemetry.capacity import CapacityTelemetry
 from ibex.adapters.telemetry.freshness import WatchTelemetry

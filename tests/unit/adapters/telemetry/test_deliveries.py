@@ -5,7 +5,7 @@ from __future__ import annotations
 from structlog.testing import capture_logs
 
 from harness.journal_entries import FullJournal
-from ibex.adapters.memory.clock import ManualClock
+from harness.memory.clock import ManualClock
 from ibex.adapters.telemetry.deliveries import DeliveryTelemetry
 from ibex.adapters.telemetry.metrics import Metrics
 from ibex.domain.record.journal import Sink

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from harness.journal_entries import FullJournal
-from ibex.adapters.memory.clock import ManualClock
+from harness.memory.clock import ManualClock
 from ibex.adapters.telemetry.journal import JournalTelemetry
 from ibex.adapters.telemetry.registry import Registry
 from ibex.domain.record.journal import Sink

@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 from datetime import timedelta
 
-from ibex.adapters.memory.clock import ManualClock
+from harness.memory.clock import ManualClock
 from ibex.adapters.system.clock import SystemClock
 from ibex.adapters.telemetry.loop_lag import EVERY_S, LoopLag
 from ibex.adapters.telemetry.registry import Registry

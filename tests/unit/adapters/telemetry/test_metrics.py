@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from harness.exchanges import an_exchange
 from harness.journal_entries import FullJournal
-from ibex.adapters.memory.clock import ManualClock
+from harness.memory.clock import ManualClock
 from ibex.adapters.telemetry.metrics import Metrics
 from ibex.domain.errors import ErrorCode
 from ibex.domain.identity.rate_limits import decide
@@ -216,7 +216,7 @@ def test_sinks_and_the_journal_are_watched() -> None:
     own.delivered(Sink.TRACES, 1_000, 30_000_000)
     own.delivered(Sink.TRACES, 5, 10_000_000)
     own.sink_failed(Sink.CHECKPOINTS)
-    own.buried(Sink.TRACES)
+    own.dead_lettered(Sink.TRACES)
     journal.depths[Sink.TRACES] = 9
 
     found = samples(own)

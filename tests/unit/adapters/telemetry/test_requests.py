@@ -26,7 +26,7 @@ from harness.http_scene import (
 )
 from harness.journal_entries import FullJournal
 from harness.logs import logging_to, write_out
-from ibex.adapters.memory.clock import ManualClock
+from harness.memory.clock import ManualClock
 from ibex.adapters.telemetry.metrics import Metrics
 from ibex.adapters.telemetry.requests import RequestTelemetry
 from ibex.domain.errors import ErrorCode, InvalidTokenError, ProviderRefusedError, ProviderUnavailableError, Refusal

@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.sampling import DEFAULT_ON, ParentBased, Sampler, T
 from opentelemetry.trace import SpanKind, StatusCode
 
 from harness.exchanges import REQUESTED_AT, a_refusal, an_exchange
-from ibex.adapters.memory.clock import ManualClock
+from harness.memory.clock import ManualClock
 from ibex.adapters.system.ids import SystemIds
 from ibex.adapters.telemetry.spans import FinishedRequest, ServerAddress, SpanMaker
 from ibex.domain.errors import ErrorCode
@@ -81,7 +81,7 @@ def test_a_request_is_a_span_with_one_child_a_stage() -> None:
 
 
 def test_stages_follow_one_another_within_the_request() -> None:
-    """Admission from the moment on at which the notebook was opened, the provider up to the end."""
+    """Admission from the moment on at which the exchange was begun, the provider up to the end."""
     own, *stages = made()
     times = [(span.start_time or 0, span.end_time or 0) for span in stages]
 

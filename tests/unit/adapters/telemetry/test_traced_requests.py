@@ -15,7 +15,7 @@ from harness.chat_scene import DIRECTIVE_TEXT, ORG, TOKEN, event
 from harness.http_scene import CHAT, HEADERS, REQUEST, HttpScene, call, scripted_stream
 from harness.journal_entries import FullJournal
 from harness.logs import logged
-from ibex.adapters.memory.clock import ManualClock
+from harness.memory.clock import ManualClock
 from ibex.adapters.system.clock import SystemClock
 from ibex.adapters.telemetry.metrics import Metrics
 from ibex.adapters.telemetry.requests import RequestTelemetry

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness.chat_scene import AGENT, DIRECTIVE, DIRECTIVE_TTL_S, ORG, OTHER_AGENT, Caches, ScriptedDirectives
-from ibex.adapters.memory.clock import ManualClock
+from harness.memory.clock import ManualClock
 from ibex.domain.errors import ServiceDegradedError
 from ibex.domain.freshness.kinds import Epoch, Kind, unknown_epoch
 

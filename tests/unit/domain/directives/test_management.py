@@ -9,11 +9,11 @@ from uuid import UUID
 
 import pytest
 
+from harness.memory.clock import ManualClock
+from harness.memory.directives import InMemoryDirectives
+from harness.memory.identity import InMemoryIdentity
+from harness.memory.ids import SequentialIds
 from harness.office import WatchedEpochs
-from ibex.adapters.memory.clock import ManualClock
-from ibex.adapters.memory.directives import InMemoryDirectives
-from ibex.adapters.memory.identity import InMemoryIdentity
-from ibex.adapters.memory.ids import SequentialIds
 from ibex.domain.directives.diff import Basis
 from ibex.domain.directives.management import DirectiveState, ManageDirectives
 from ibex.domain.directives.model import Directive, InjectionMode

@@ -11,8 +11,8 @@ from uuid import UUID
 
 import pytest
 
+from harness.memory.change_log import InMemoryChangeLog
 from harness.simulated_time import LoopClock, in_simulated_time
-from ibex.adapters.memory.change_log import InMemoryChangeLog
 from ibex.adapters.memory.watch import InProcessWatch
 from ibex.domain.freshness.change_log import (
     Change,

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from harness.chat_scene import AGENT, ORG, principal
-from ibex.adapters.memory.clock import ManualClock
+from harness.memory.clock import ManualClock
 from ibex.domain.errors import InvalidTokenError, ServiceDegradedError, TooManyGuessesError, TooManyLookupsError
 from ibex.domain.freshness.cache import Fetched
 from ibex.domain.freshness.kinds import unknown_epoch

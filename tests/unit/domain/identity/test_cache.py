@@ -22,9 +22,9 @@ from harness.chat_scene import (
     ScriptedTokens,
     principal,
 )
-from ibex.adapters.memory.clock import ManualClock
+from harness.memory.clock import ManualClock
+from harness.memory.ids import SequentialIds
 from ibex.adapters.memory.epochs import InMemoryEpochs
-from ibex.adapters.memory.ids import SequentialIds
 from ibex.domain.directives.cache import directive_policy
 from ibex.domain.errors import (
     AgentNotAuthorizedError,

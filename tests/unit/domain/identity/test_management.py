@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Never
 
 import pytest
 
+from harness.memory.clock import ManualClock
+from harness.memory.identity import InMemoryIdentity
+from harness.memory.ids import SequentialIds
 from harness.office import GRANT, MISSING, PEPPERS, Office
-from ibex.adapters.memory.clock import ManualClock
 from ibex.adapters.memory.epochs import InMemoryEpochs
-from ibex.adapters.memory.identity import InMemoryIdentity
-from ibex.adapters.memory.ids import SequentialIds
 from ibex.domain.errors import (
     AgentNotAuthorizedError,
     AgentSourceUnavailableError,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ibex.adapters.memory.clock import ManualClock
+from harness.memory.clock import ManualClock
 from ibex.domain.identity.rate_limits import UNLIMITED, WINDOW_S, RateLimitDecision, WindowCounter, decide, window_of
 
 MINUTE = datetime(2026, 3, 4, 5, 6, tzinfo=UTC)

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from harness.chat_scene import ORG, OTHER_ORG
-from ibex.adapters.memory.clock import ManualClock
+from harness.memory.clock import ManualClock
 from ibex.domain import errors
 from ibex.domain.errors import (
     AgentNotAuthorizedError,

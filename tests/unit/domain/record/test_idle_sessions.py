@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from ibex.adapters.memory.clock import ManualClock
+from harness.memory.clock import ManualClock
 from ibex.domain.record.idle_sessions import BATCH, LOOK_EVERY_S, AbandonIdleSessions
 from ibex.domain.record.sessions import SinkUnavailableError
 

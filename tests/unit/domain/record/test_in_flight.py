@@ -1,11 +1,11 @@
-"""The notebook of one running request."""
+"""The state of a request in flight."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 from uuid import UUID
 
-from ibex.adapters.memory.clock import ManualClock
+from harness.memory.clock import ManualClock
 from ibex.domain.directives.model import Directive, InjectionMode
 from ibex.domain.record.exchange import DirectiveReceipt, Stage, Timings
 from ibex.domain.record.in_flight import InFlightExchange
@@ -14,7 +14,7 @@ MS = timedelta(milliseconds=1)
 
 
 def opened() -> tuple[InFlightExchange, ManualClock]:
-    """Return a notebook that was opened now, and its clock."""
+    """Return an exchange that begins now, and its clock."""
     clock = ManualClock()
     return InFlightExchange.begin(clock, UUID(int=1), "t" * 32), clock
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from harness.chat_scene import status_of
 from harness.exchanges import an_exchange
-from ibex.adapters.memory.clock import ManualClock
-from ibex.adapters.memory.ids import SequentialIds
-from ibex.adapters.memory.journal import InMemoryJournal
-from ibex.adapters.memory.observers import RecordingObserver
-from ibex.adapters.memory.sessions import InMemorySessions
-from ibex.adapters.memory.traces import InMemoryTraces
+from harness.memory.clock import ManualClock
+from harness.memory.ids import SequentialIds
+from harness.memory.journal import InMemoryJournal
+from harness.memory.observers import RecordingObserver
+from harness.memory.sessions import InMemorySessions
+from harness.memory.traces import InMemoryTraces
 from ibex.domain.record.delivery import CheckpointDelivery, DeliverExchanges, TraceDelivery
 from ibex.domain.record.journal import Journal, JournalUnavailableError, Sink
 from ibex.domain.record.orphaned_journals import LOOK_EVERY_S, RecoverJournals

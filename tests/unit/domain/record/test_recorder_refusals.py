@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from harness.chat_scene import DISK_FULL, ScriptedJournal, status_of
-from ibex.adapters.memory.clock import ManualClock
-from ibex.adapters.memory.ids import SequentialIds
-from ibex.adapters.memory.observers import RecordingObserver
+from harness.memory.clock import ManualClock
+from harness.memory.ids import SequentialIds
+from harness.memory.observers import RecordingObserver
 from ibex.domain.errors import InsufficientPermissionsError, OverloadedError, RateLimitedError
 from ibex.domain.record.exchange import Caller
 from ibex.domain.record.in_flight import InFlightExchange

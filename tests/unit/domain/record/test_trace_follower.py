@@ -8,8 +8,8 @@ from uuid import UUID, uuid4
 import pytest
 
 from harness.exchanges import REQUESTED_AT, an_exchange
-from ibex.adapters.memory.clock import ManualClock
-from ibex.adapters.memory.traces import InMemoryTraces
+from harness.memory.clock import ManualClock
+from harness.memory.traces import InMemoryTraces
 from ibex.domain.record.trace_follower import OVERLAP, TraceFollower
 from ibex.domain.record.traces import Trace, trace_of
 

@@ -11,8 +11,8 @@ from uuid import UUID
 import pytest
 
 from harness.exchanges import REQUESTED_AT, an_exchange
-from ibex.adapters.memory.clock import ManualClock
-from ibex.adapters.memory.traces import InMemoryTraces
+from harness.memory.clock import ManualClock
+from harness.memory.traces import InMemoryTraces
 from ibex.domain.record.history import InsertedTrace
 from ibex.domain.record.traces import trace_of
 

@@ -27,7 +27,7 @@ class InMemoryJournal:
         self._fixed: dict[Sink, Batch] = {}
         self._more = {sink: asyncio.Event() for sink in Sink}
         self.begun: dict[UUID, Exchange] = {}
-        self.buried: list[tuple[Sink, Exchange, str]] = []
+        self.dead_lettered: list[tuple[Sink, Exchange, str]] = []
         self.traces_dropped = 0
 
     def begin(self, exchange: Exchange) -> None:
@@ -73,9 +73,9 @@ class InMemoryJournal:
         del self._exchanges[: everybody_has - self._forgotten]
         self._forgotten = everybody_has
 
-    async def bury(self, sink: Sink, exchange: Exchange, reason: str) -> None:
+    async def dead_letter(self, sink: Sink, exchange: Exchange, reason: str) -> None:
         """Keep it with the others of its fate."""
-        self.buried.append((sink, exchange, reason))
+        self.dead_lettered.append((sink, exchange, reason))
 
     async def wait_for_more(self, sink: Sink, timeout_s: float) -> None:
         """Return once there is something that the sink has not acknowledged, or after the timeout in seconds."""

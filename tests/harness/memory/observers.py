@@ -68,6 +68,6 @@ class RecordingObserver:
         """Remember a failed delivery."""
         self.deliveries.append(DeliveryFailed(sink, rows, reason))
 
-    def buried(self, sink: Sink, reason: str) -> None:
+    def dead_lettered(self, sink: Sink, reason: str) -> None:
         """Remember what was laid aside."""
         self.deliveries.append(DeadLettered(sink, reason))

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from uuid import UUID
 
-    from ibex.adapters.memory.change_log import InMemoryChangeLog
+    from harness.memory.change_log import InMemoryChangeLog
     from ibex.domain.clock import Clock
     from ibex.domain.directives.management import DirectiveDraft
     from ibex.domain.identity.management import IdentityStore

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ibex.adapters.memory.change_log import InMemoryChangeLog
+from harness.memory.change_log import InMemoryChangeLog
 from ibex.domain.errors import NotFoundError
 from ibex.domain.freshness.kinds import Kind
 from ibex.domain.freshness.token_filter import TokensPage
