@@ -69,8 +69,8 @@ def test_all_contracts_are_kept() -> None:
     ("module", "line", "contract"),
     [
         ("domain/ids.py", "import ibex.adapters.system.ids", INWARD),
-        ("tests/harness/memory/ids.py", "import ibex.entrypoints.settings", INWARD),
-        ("tests/harness/memory/ids.py", "from ibex.adapters.system import ids", INDEPENDENT),
+        ("adapters/memory/epochs.py", "import ibex.entrypoints.settings", INWARD),
+        ("adapters/memory/epochs.py", "from ibex.adapters.system import ids", INDEPENDENT),
         ("domain/identity/model.py", "import ibex.domain.record.exchange", LAYERED),
         ("domain/ids.py", "import ibex.domain.errors", LAYERED),
         ("adapters/openai_api/raw_json.py", "import ibex.adapters.system.ids", ALONE),
@@ -78,7 +78,7 @@ def test_all_contracts_are_kept() -> None:
         ("adapters/http_client/retry.py", "import ibex.adapters.openai_api.raw_json", FORMATLESS),
         ("domain/ids.py", "import msgspec", PURE),
         ("entrypoints/proxy.py", "import ibex.entrypoints.cli.output", LEAN),
-        ("tests/harness/memory/ids.py", "from dependency_injector import containers", UNWIRED),
+        ("adapters/memory/epochs.py", "from dependency_injector import containers", UNWIRED),
     ],
 )
 def test_a_wrong_import_breaks_its_contract(copy: Path, module: str, line: str, contract: str) -> None:

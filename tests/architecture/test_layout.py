@@ -23,6 +23,7 @@ NOTHING_RUNS = {
     "adapters/http_server/observer.py": "a port of this adapter",
     "domain/clock.py": "a port",
     "adapters/http_client/failures.py": "exceptions",
+    "adapters/http_server/representations.py": "bodies of responses",
     "adapters/openai_api/chat_schemas.py": "JSON Schemas, which the document's tests read",
     "domain/proxying/operation.py": "a port",
     "domain/record/history.py": "values and ports of reading what is on record",

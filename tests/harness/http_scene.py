@@ -196,7 +196,7 @@ class HttpScene:
             providers=ProviderRegistry([chat.provider]),
             clock=chat.clock,
             ids=chat.ids,
-            render_metrics=lambda: (self.metrics, "text/plain; version=0"),
+            render_metrics=lambda: (self.metrics, "text/plain; version=0; charset=utf-8"),
             readiness_checks=self.checks,
             drain=self.drain,
             observer=observer or self.observer,

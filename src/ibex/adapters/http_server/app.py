@@ -5,17 +5,23 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
-from litestar import Litestar, get, post, route
+from litestar import Litestar, post, route
 from litestar.enums import HttpMethod
 from litestar.exceptions import MethodNotAllowedException, NotFoundException
 from litestar.types import ASGIApp  # noqa: TC002 - the framework reads the handlers' annotations at run time
 
-from ibex.adapters.http_server.callers import CallerRoutes
+from ibex.adapters.http_server.callers import (
+    CALLER_PATHS,
+    MODELS_PATH,
+    PROBE_PATH,
+    PROBE_PATH_OF_ORG,
+    CallerRoutes,
+)
 from ibex.adapters.http_server.client_connection import Limits
 from ibex.adapters.http_server.early_refusal import EarlyRefusals
 from ibex.adapters.http_server.errors import ErrorAnswers
-from ibex.adapters.http_server.openapi import openapi_document, operation_paths
-from ibex.adapters.http_server.ops_routes import OpsRoutes
+from ibex.adapters.http_server.openapi import DOCUMENT_PATH, SCHEMA_PATH, openapi_config, operation_paths
+from ibex.adapters.http_server.ops_routes import OPS_PATHS, ops_handlers
 from ibex.adapters.http_server.outer_middleware import OuterMiddleware
 from ibex.adapters.http_server.proxy_route import ProxyRoute
 from ibex.adapters.http_server.readiness import Readiness
@@ -26,6 +32,7 @@ if TYPE_CHECKING:
 
     from litestar import Request
     from litestar.handlers import HTTPRouteHandler
+    from litestar.openapi.config import OpenAPIConfig
 
     from ibex.adapters.http_server.asgi import App, Receive, Scope, Send
     from ibex.adapters.http_server.drain import Drain
@@ -40,7 +47,6 @@ if TYPE_CHECKING:
     from ibex.domain.proxying.provider import ProviderRegistry
     from ibex.domain.proxying.proxy_request import ProxyRequest
 
-PROBE_PATHS: Final = ("/v1/internal/auth-probe", "/v1/orgs/{org_id:str}/auth-probe")
 DEFAULT_LIMITS: Final = Limits()
 # Who opens the address in a browser, or leaves the /v1 out of an SDK's base URL, comes here first. SDKs show no more.
 _WAY: Final = (
@@ -80,19 +86,14 @@ def create_app(  # noqa: PLR0913 - one argument a part: the object graph ends he
         for operation in operations
     }
     callers = CallerRoutes(admission, providers, clock, capacity)
-    readiness = Readiness(readiness_checks, drain, clock)
-    ops = OpsRoutes(readiness, errors, render_metrics, openapi_document(operations, limits))
-    reads = {
-        PROBE_PATHS: callers.probe,
-        ("/v1/models",): callers.models,
-        ("/v1/models/{model_id:path}",): callers.model,
-        ("/health",): ops.health,
-        ("/ready",): ops.ready,
-        ("/metrics",): ops.metrics,
-        ("/schema",): ops.schema,
+    ops = ops_handlers(Readiness(readiness_checks, drain, clock), errors, render_metrics)
+    reads = (*callers.handlers(), *ops)
+    way = _WAY.format(path=next(iter(posts))[0])
+    router = _router(reads, posts, (*CALLER_PATHS, *OPS_PATHS), openapi_config(operations, limits), way)
+    need_token = {
+        b"POST": [path for paths in posts for path in paths],
+        b"GET": [PROBE_PATH, PROBE_PATH_OF_ORG, MODELS_PATH],
     }
-    router = _router(_handlers(reads, posts), _WAY.format(path=next(iter(posts))[0]))
-    need_token = {b"POST": [path for paths in posts for path in paths], b"GET": [*PROBE_PATHS, "/v1/models"]}
     early = EarlyRefusals(need_token, errors, observer, clock, ids)
     fast_paths = {("POST", paths[0].encode()): app for paths, app in posts.items()}
     return OuterMiddleware(router, errors, observer, clock, ids, fast_paths=fast_paths, early_refusals=early)
@@ -114,49 +115,49 @@ def create_ops_app(
 ) -> App:
     """Return an ASGI application with ``/health``, ``/ready`` and ``/metrics`` alone: for what speaks gRPC."""
     errors = ErrorAnswers(clock, None)
-    ops = OpsRoutes(Readiness(readiness_checks, drain, clock), errors, render_metrics, {})
-    reads: dict[tuple[str, ...], App] = {
-        ("/health",): ops.health,
-        ("/ready",): ops.ready,
-        ("/metrics",): ops.metrics,
-    }
-    router = _router(_handlers(reads, {}))
-    return OuterMiddleware(router, errors, observer, clock, ids)
+    ops = ops_handlers(Readiness(readiness_checks, drain, clock), errors, render_metrics)
+    return OuterMiddleware(_router(ops, {}, OPS_PATHS), errors, observer, clock, ids)
 
 
-def _handlers(reads: Mapping[tuple[str, ...], App], posts: Mapping[tuple[str, ...], App]) -> Sequence[HTTPRouteHandler]:
-    """Return the handlers of applications by their paths.
-
-    The handlers of OPTIONS come first: the framework adds one of its own to each path that has none.
-    """
-    return [
-        *(_no_options(paths, allow="POST") for paths in posts),
-        *(_no_options(paths, allow="GET") for paths in reads),
-        *(_post(paths, app) for paths, app in posts.items()),
-        *(_get(paths, app) for paths, app in reads.items()),
-    ]
-
-
-def _router(handlers: Sequence[HTTPRouteHandler], way: str | None = None) -> App:
+def _router(
+    reads: Sequence[HTTPRouteHandler],
+    posts: Mapping[tuple[str, ...], App],
+    paths_of_reads: Sequence[str],
+    openapi: OpenAPIConfig | None = None,
+    way: str | None = None,
+) -> App:
     """Return the router. ``way`` is the message for a path without a handler."""
 
     def lost(_request: Request[Any, Any, Any], _error: NotFoundException) -> NoReturn:
         raise NotFoundError(way)
 
     router = Litestar(
-        route_handlers=list(handlers),
+        route_handlers=[
+            # First: the framework adds an OPTIONS handler of its own to each path that has none.
+            *(_no_options(paths, allow="POST") for paths in posts),
+            *(_no_options((path,), allow="GET") for path in paths_of_reads),
+            *(_post(paths, app) for paths, app in posts.items()),
+            *reads,
+        ],
         exception_handlers={NotFoundException: lost, Exception: _hand_over},
-        openapi_config=None,
+        openapi_config=openapi,
         logging_config=None,
     )
 
     async def literally(scope: Scope, receive: Receive, send: Send) -> None:
         """Answer 404 for a path that is not spelled exactly like its route. Litestar would normalize it."""
-        if scope["type"] == "http" and not _is_literal(scope["raw_path"], scope["path"]):
+        if scope["type"] == "http" and not _is_served(scope["raw_path"], scope["path"]):
             raise NotFoundError(way)
         await cast("App", router)(scope, receive, send)
 
     return literally
+
+
+def _is_served(raw_path: bytes, path: str) -> bool:
+    """Return whether a path may be a route. Litestar would answer an unknown path below the schema with a page."""
+    if path.startswith(f"{SCHEMA_PATH}/") and path != DOCUMENT_PATH:
+        return False
+    return _is_literal(raw_path, path)
 
 
 def _is_literal(raw_path: bytes, path: str) -> bool:
@@ -166,20 +167,12 @@ def _is_literal(raw_path: bytes, path: str) -> bool:
     return _PATH.fullmatch(raw_path) is not None
 
 
-# The handlers return raw ASGI applications: the framework's own ``asgi`` handlers answer 500 on every path that has a
+# A handler returns a raw ASGI application: the framework's own ``asgi`` handlers answer 500 on every path that has a
 # parameter and take any method, and this way costs three microseconds more than they do.
 
 
 def _post(paths: Sequence[str], app: App) -> HTTPRouteHandler:
-    @post(list(paths))
-    async def handler() -> ASGIApp:
-        return cast("ASGIApp", app)
-
-    return handler
-
-
-def _get(paths: Sequence[str], app: App) -> HTTPRouteHandler:
-    @get(list(paths))
+    @post(list(paths), include_in_schema=False)
     async def handler() -> ASGIApp:
         return cast("ASGIApp", app)
 
@@ -187,7 +180,7 @@ def _get(paths: Sequence[str], app: App) -> HTTPRouteHandler:
 
 
 def _no_options(paths: Sequence[str], *, allow: str) -> HTTPRouteHandler:
-    @route(list(paths), http_method=[HttpMethod.OPTIONS])
+    @route(list(paths), http_method=[HttpMethod.OPTIONS], include_in_schema=False)
     async def handler() -> None:
         raise MethodNotAllowedException(headers={"allow": allow})
 

@@ -1,37 +1,92 @@
-"""Routes that need a caller and no completion: the models that are routed, and the probe of everything before one."""
+"""Routes that need a token and reach no provider: the models that are routed, and the probe."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
-import msgspec
+from litestar import Request, Response, get
+from litestar.params import FromPath, HeaderParameter
 
-from ibex.adapters.http_server.asgi import JSON, Response
 from ibex.adapters.http_server.context import context_of
 from ibex.adapters.http_server.exchange_headers import exchange_headers
-from ibex.domain.errors import NotFoundError, ProviderNotConfiguredError
+from ibex.adapters.http_server.openapi import AGENT_ERRORS, CALLER_ERRORS, error_responses
+from ibex.adapters.http_server.representations import Model, ModelList, ProbeResult
+from ibex.domain.errors import ErrorCode, InternalError, NotFoundError, ProviderNotConfiguredError
 from ibex.domain.record.in_flight import InFlightExchange
 
 if TYPE_CHECKING:
-    from ibex.adapters.http_server.asgi import Receive, Scope, Send
+    from collections.abc import Mapping, Sequence
+
+    from litestar.handlers import HTTPRouteHandler
+
     from ibex.domain.clock import Clock
     from ibex.domain.proxying.admission import Admission
     from ibex.domain.proxying.capacity import Capacity
     from ibex.domain.proxying.provider import ProviderRegistry
 
+PROBE_PATH: Final = "/v1/internal/auth-probe"
+PROBE_PATH_OF_ORG: Final = "/v1/orgs/{org_id:str}/auth-probe"
+MODELS_PATH: Final = "/v1/models"
+MODEL_PATH: Final = "/v1/models/{model_id:path}"
+CALLER_PATHS: Final = (PROBE_PATH, PROBE_PATH_OF_ORG, MODELS_PATH, MODEL_PATH)
+_AGENT_HEADER: Final = HeaderParameter(
+    name="X-IBEX-Agent-ID", description="The agent's id. Required unless the token is bound to an agent."
+)
+
 
 class CallerRoutes:
-    """ASGI applications that raise the refusals of ``Admission``. None of them leaves an exchange on record."""
+    """Handlers that raise the refusals of ``Admission``. They record no exchange."""
 
-    def __init__(self, admit: Admission, providers: ProviderRegistry, clock: Clock, capacity: Capacity) -> None:
-        self._admission = admit
+    def __init__(self, admission: Admission, providers: ProviderRegistry, clock: Clock, capacity: Capacity) -> None:
+        self._admission = admission
         self._capacity = capacity
         self._providers = providers
         self._clock = clock
         self._since_unix_s = int(clock.now().timestamp())
 
-    async def probe(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Authenticate, check the agent, count the request; and nothing else."""
+    def handlers(self) -> Sequence[HTTPRouteHandler]:
+        """Return the handlers."""
+
+        @get(
+            PROBE_PATH,
+            summary="Authenticate, verify the agent, count the request.",
+            responses=error_responses(*AGENT_ERRORS),
+        )
+        async def probe(
+            request: Request[Any, Any, Any],
+            agent_id: Annotated[str | None, _AGENT_HEADER] = None,  # noqa: ARG001 - for the document
+        ) -> Response[ProbeResult]:
+            return await self._probe(request.scope)
+
+        @get(
+            PROBE_PATH_OF_ORG,
+            summary="Authenticate, verify the agent, count the request.",
+            responses=error_responses(*AGENT_ERRORS, ErrorCode.NOT_FOUND),
+        )
+        async def probe_of_org(
+            request: Request[Any, Any, Any],
+            org_id: FromPath[str],  # noqa: ARG001 - for the document
+            agent_id: Annotated[str | None, _AGENT_HEADER] = None,  # noqa: ARG001 - for the document
+        ) -> Response[ProbeResult]:
+            return await self._probe(request.scope)
+
+        @get(MODELS_PATH, summary="List the models that are routed.", responses=error_responses(*CALLER_ERRORS))
+        async def models(request: Request[Any, Any, Any]) -> Response[ModelList]:
+            in_flight = await self._authenticated(request.scope)
+            found = [self._model(pattern, provider) for pattern, provider in self._providers.patterns]
+            return Response(ModelList(found), headers=_headers(in_flight))
+
+        @get(
+            MODEL_PATH,
+            summary="Describe a model that is routed.",
+            responses=error_responses(*CALLER_ERRORS, ErrorCode.NOT_FOUND),
+        )
+        async def model(request: Request[Any, Any, Any], model_id: FromPath[str]) -> Response[Model]:
+            return await self._describe(request.scope, model_id.removeprefix("/"))
+
+        return [probe, probe_of_org, models, model]
+
+    async def _probe(self, scope: Mapping[str, Any]) -> Response[ProbeResult]:
         in_flight = self._begin(scope)
         self._capacity.begin_authentication()
         try:
@@ -39,28 +94,21 @@ class CallerRoutes:
         finally:
             self._capacity.end_authentication()
         caller = in_flight.caller
-        answer = {"status": "ok", "org_id": caller and caller.org_id, "agent_id": caller and caller.agent_id}
-        await _answer(answer, in_flight)(scope, receive, send)
+        if caller is None or caller.agent_id is None:
+            raise InternalError
+        return Response(ProbeResult(caller.org_id, caller.agent_id), headers=_headers(in_flight))
 
-    async def models(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """List what is routed, in OpenAI's shape. A pattern stands for itself."""
+    async def _describe(self, scope: Mapping[str, Any], name: str) -> Response[Model]:
         in_flight = await self._authenticated(scope)
-        models = [self._model(pattern, provider) for pattern, provider in self._providers.patterns]
-        await _answer({"object": "list", "data": models}, in_flight)(scope, receive, send)
-
-    async def model(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Describe one model that is routed. Raises ``NotFoundError`` for all others."""
-        in_flight = await self._authenticated(scope)
-        name = scope["path_params"]["model_id"].removeprefix("/")
         try:
             provider = self._providers.route(name)
         except ProviderNotConfiguredError:
             unknown = NotFoundError("No provider serves this model.")
             self._admission.note_refusal(in_flight, unknown)
             raise unknown from None
-        await _answer(self._model(name, provider.name), in_flight)(scope, receive, send)
+        return Response(self._model(name, provider.name), headers=_headers(in_flight))
 
-    async def _authenticated(self, scope: Scope) -> InFlightExchange:
+    async def _authenticated(self, scope: Mapping[str, Any]) -> InFlightExchange:
         in_flight = self._begin(scope)
         self._capacity.begin_authentication()
         try:
@@ -69,14 +117,14 @@ class CallerRoutes:
             self._capacity.end_authentication()
         return in_flight
 
-    def _begin(self, scope: Scope) -> InFlightExchange:
+    def _begin(self, scope: Mapping[str, Any]) -> InFlightExchange:
         context = context_of(scope)
         context.in_flight = InFlightExchange.begin(self._clock, context.request_id, context.trace_id)
         return context.in_flight
 
-    def _model(self, name: str, owner: str) -> dict[str, Any]:
-        return {"id": name, "object": "model", "created": self._since_unix_s, "owned_by": owner}
+    def _model(self, name: str, owner: str) -> Model:
+        return Model(name, self._since_unix_s, owner)
 
 
-def _answer(content: dict[str, Any], in_flight: InFlightExchange) -> Response:
-    return Response(200, JSON, msgspec.json.encode(content), exchange_headers(in_flight))
+def _headers(in_flight: InFlightExchange) -> dict[str, str]:
+    return {name.decode("ascii"): value.decode("ascii") for name, value in exchange_headers(in_flight)}

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from ibex.domain.ids import uuid_in
 from ibex.domain.proxying.admission import Credentials
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ibex.adapters.http_server.asgi import Scope
     from ibex.domain.ids import IdSource
     from ibex.domain.record.in_flight import InFlightExchange
@@ -66,7 +68,7 @@ class RequestContext:
         value = self.fields.get(name)
         return None if value is None else value.strip(_OPTIONAL_SPACE).decode("latin-1")
 
-    def credentials(self, scope: Scope) -> Credentials:
+    def credentials(self, scope: Mapping[str, Any]) -> Credentials:
         """Return what the client claims to be."""
         org_id = scope.get("path_params", {}).get("org_id")
         return Credentials(bearer_token(self.field(b"authorization")), self.field(b"x-ibex-agent-id"), org_id)
@@ -85,7 +87,7 @@ NO_REQUEST: Final = RequestContext(UUID(int=0), "", 0, {})
 """For what is rendered before there is a request."""
 
 
-def context_of(scope: Scope) -> RequestContext:
+def context_of(scope: Mapping[str, Any]) -> RequestContext:
     """Return the context that ``RequestContext.begin`` left."""
     context = scope["state"][_STATE_KEY]
     if not isinstance(context, RequestContext):

@@ -1,21 +1,33 @@
-"""The OpenAPI document (OpenAPI 3.1), written by hand: the routes are raw ASGI applications without type information.
+"""The OpenAPI document (OpenAPI 3.1) and its page.
 
-Each operation documents its own request and response.
+Litestar generates the document from the typed handlers. The routes of operations are raw ASGI applications, so their
+part is added here: each operation documents its own request and response.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from litestar.enums import MediaType
+from litestar.openapi.config import OpenAPIConfig
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.plugins import JsonRenderPlugin, SwaggerRenderPlugin
+from litestar.openapi.spec import Components, SecurityScheme
+
 from ibex.adapters.http_server.errors import TABLE
-from ibex.domain.errors import ErrorCode, FieldCode
+from ibex.adapters.http_server.representations import ErrorEnvelope
+from ibex.domain.errors import ErrorCode
 from ibex.domain.proxying.operation import Operation
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from litestar import Request
 
     from ibex.adapters.http_server.client_connection import Limits
 
+SCHEMA_PATH: Final = "/schema"
+DOCUMENT_PATH: Final = "/schema/openapi.json"
 _UUID: Final = {"type": "string", "format": "uuid"}
 _TEXT: Final = {"type": "string"}
 _EVERY_RESPONSE: Final = {
@@ -53,40 +65,7 @@ _SESSION: Final = (
         "description": "Whether this turn completes the session.",
     },
 )
-_ERROR: Final = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["code", "type", "message", "param", "request_id", "timestamp"],
-            "properties": {
-                "code": {"type": "string", "enum": [code.value for code in ErrorCode]},
-                "type": _TEXT,
-                "message": _TEXT,
-                "param": {"type": ["string", "null"]},
-                "detail": _TEXT,
-                "provider_code": _TEXT,
-                "docs_url": {"type": "string", "format": "uri"},
-                "request_id": _UUID,
-                "timestamp": {"type": "string", "format": "date-time"},
-                "field_errors": {
-                    "type": "array",
-                    "items": {
-                        "type": "object",
-                        "required": ["field", "code", "message"],
-                        "properties": {
-                            "field": _TEXT,
-                            "code": {"type": "string", "enum": [code.value for code in FieldCode]},
-                            "message": _TEXT,
-                        },
-                    },
-                },
-            },
-        }
-    },
-}
-_CALLER_ERRORS: Final = (
+CALLER_ERRORS: Final = (
     ErrorCode.MISSING_TOKEN,
     ErrorCode.INVALID_TOKEN,
     ErrorCode.INSUFFICIENT_PERMISSIONS,
@@ -94,8 +73,8 @@ _CALLER_ERRORS: Final = (
     ErrorCode.OVERLOADED,
     ErrorCode.INTERNAL_ERROR,
 )
-_AGENT_ERRORS: Final = (
-    *_CALLER_ERRORS,
+AGENT_ERRORS: Final = (
+    *CALLER_ERRORS,
     ErrorCode.VALIDATION_ERROR,
     ErrorCode.MISSING_AGENT_ID,
     ErrorCode.AGENT_NOT_AUTHORIZED,
@@ -128,43 +107,64 @@ def operation_paths(operation: Operation) -> tuple[str, str]:
     return f"/v1/{operation.path}", f"/v1/orgs/{{org_id}}/{operation.path}"
 
 
-def openapi_document(operations: Sequence[DocumentedOperation], limits: Limits) -> dict[str, Any]:
-    """Return the document that describes every route."""
-    models = {"type": "object", "properties": {"object": _TEXT, "data": {"type": "array", "items": _ref("Model")}}}
+def openapi_config(operations: Sequence[DocumentedOperation], limits: Limits) -> OpenAPIConfig:
+    """Return Litestar's configuration: a page at ``/schema``, the document at ``/schema/openapi.json``."""
+
+    def complete(document: dict[str, Any]) -> dict[str, Any]:
+        schemas = document["components"]["schemas"] | _operation_schemas(operations)
+        return document | {
+            "paths": _operation_items(operations, limits) | document["paths"],
+            "components": document["components"] | {"schemas": schemas},
+        }
+
+    scheme = SecurityScheme(type="http", scheme="bearer", description="A personal access token of IBEX.")
+    return OpenAPIConfig(
+        title="IBEX",
+        version="1",
+        description="An LLM proxy with OpenAI's API.",
+        security=[{"pat": []}],
+        components=Components(security_schemes={"pat": scheme}),
+        path=SCHEMA_PATH,
+        render_plugins=[_Page(complete), _Document(complete)],
+    )
+
+
+class _Page(SwaggerRenderPlugin):
+    """The page, with the document in it. The browser loads the script from a content delivery network."""
+
+    def __init__(self, complete: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        super().__init__(path="/")
+        self._complete = complete
+
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
+        return super().render(request, self._complete(openapi_schema))
+
+
+class _Document(JsonRenderPlugin):
+    """The document as JSON."""
+
+    def __init__(self, complete: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        super().__init__(media_type=MediaType.JSON)
+        self._complete = complete
+
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
+        return super().render(request, self._complete(openapi_schema))
+
+
+def error_responses(*codes: ErrorCode) -> dict[int, ResponseSpec]:
+    """Return Litestar's description of error responses, by status."""
+    named = _codes_by_status(codes)
     return {
-        "openapi": "3.1.0",
-        "info": {"title": "IBEX", "version": "1", "description": "An LLM proxy with OpenAI's chat completion API."},
-        "security": [{"pat": []}],
-        "paths": {
-            **_operation_items(operations, limits),
-            "/v1/models": {"get": _get("List the models that are routed.", models, _CALLER_ERRORS)},
-            "/v1/models/{model_id}": {
-                "parameters": [{"name": "model_id", "in": "path", "required": True, "schema": _TEXT}],
-                "get": _get("Describe a routed model.", _ref("Model"), (*_CALLER_ERRORS, ErrorCode.NOT_FOUND)),
-            },
-            "/v1/internal/auth-probe": {"get": _probe()},
-            # A path that is percent-encoded is not a route.
-            "/v1/orgs/{org_id}/auth-probe": {"parameters": [_ORG_ID], "get": _probe(ErrorCode.NOT_FOUND)},
-            "/health": {"get": _open("Whether the process is alive.", _ref("Health"))},
-            "/ready": {
-                "get": _open("Whether the process should be sent requests.", _ref("Health"))
-                | {"responses": _responses(_ref("Health"), ()) | {"503": _response("Not ready.", _ref("Health"))}}
-            },
-            "/metrics": {"get": _open("Prometheus metrics.", _TEXT, "text/plain")},
-            "/schema": {"get": _open("This document.", {"type": "object"})},
-        },
-        "components": {
-            "securitySchemes": {
-                "pat": {"type": "http", "scheme": "bearer", "description": "A personal access token of IBEX."}
-            },
-            "schemas": {
-                **_operation_schemas(operations),
-                "Error": _ERROR,
-                "Model": {"type": "object", "properties": {"id": _TEXT, "object": _TEXT, "owned_by": _TEXT}},
-                "Health": {"type": "object", "properties": {"status": _TEXT, "checks": {"type": "object"}}},
-            },
-        },
+        status: ResponseSpec(ErrorEnvelope, generate_examples=False, description=", ".join(names))
+        for status, names in named.items()
     }
+
+
+def _codes_by_status(codes: Iterable[ErrorCode]) -> dict[int, list[str]]:
+    found: dict[int, list[str]] = {}
+    for code in codes:
+        found.setdefault(TABLE[code][0], []).append(code)
+    return found
 
 
 def _operation_items(operations: Sequence[DocumentedOperation], limits: Limits) -> dict[str, Any]:
@@ -191,37 +191,22 @@ def _post(operation: DocumentedOperation, limits: Limits) -> dict[str, Any]:
     if "event" in operation.schemas:
         answer["content"]["text/event-stream"] = {"schema": _ref(_name(operation, "event"))}
     answer["headers"] |= _EXCHANGE_HEADERS
-    refused = {str(status): _response("The provider refused it.", _ref("Error")) for status in _REFUSED_BY_PROVIDER}
+    refused = {
+        str(status): _response("The provider refused it.", _ref("ErrorEnvelope")) for status in _REFUSED_BY_PROVIDER
+    }
     body = {"required": True, "content": {"application/json": {"schema": _ref(_name(operation, "request"))}}}
     return {
         "summary": operation.summary,
         "description": f"A body has at most {limits.max_request_body_bytes} bytes.",
         "parameters": [_AGENT_ID, *(_SESSION if operation.makes_turn else ())],
         "requestBody": body,
-        "responses": refused | _responses(schema, _PROXY_ERRORS) | {"200": answer},
+        "responses": refused | _errors(_PROXY_ERRORS) | {"200": answer},
     }
 
 
-def _probe(*more: ErrorCode) -> dict[str, Any]:
-    errors = (*_AGENT_ERRORS, *more)
-    operation = _get("Authenticate, check the agent, count the request.", {"type": "object"}, errors)
-    return operation | {"parameters": [_AGENT_ID]}
-
-
-def _get(summary: str, schema: dict[str, Any], errors: tuple[ErrorCode, ...]) -> dict[str, Any]:
-    return {"summary": summary, "responses": _responses(schema, errors)}
-
-
-def _open(summary: str, schema: dict[str, Any], content_type: str = "application/json") -> dict[str, Any]:
-    return {"summary": summary, "security": [], "responses": {"200": _response(summary, schema, content_type)}}
-
-
-def _responses(schema: dict[str, Any], errors: tuple[ErrorCode, ...]) -> dict[str, Any]:
-    codes: dict[str, list[str]] = {}
-    for code in errors:
-        codes.setdefault(str(TABLE[code][0]), []).append(code)
-    told = {status: _response(", ".join(named), _ref("Error")) for status, named in codes.items()}
-    return {"200": _response("As asked.", schema)} | told
+def _errors(codes: Iterable[ErrorCode]) -> dict[str, Any]:
+    named = _codes_by_status(codes)
+    return {str(status): _response(", ".join(names), _ref("ErrorEnvelope")) for status, names in named.items()}
 
 
 def _response(description: str, schema: dict[str, Any], content_type: str = "application/json") -> dict[str, Any]:

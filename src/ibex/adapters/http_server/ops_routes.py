@@ -1,62 +1,58 @@
-"""Routes for who runs the proxy: health, readiness, metrics, and the description of all routes."""
+"""Routes for operators: health, readiness and metrics. They need no token."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+from litestar import Request, Response, get
 
-from ibex.adapters.http_server.asgi import JSON, Response
 from ibex.adapters.http_server.context import context_of
-from ibex.adapters.http_server.readiness import Health
-from ibex.domain.errors import ServiceDegradedError
+from ibex.adapters.http_server.openapi import error_responses
+from ibex.adapters.http_server.readiness import Health, ReadinessReport
+from ibex.adapters.http_server.representations import Liveness
+from ibex.domain.errors import ErrorCode, ServiceDegradedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
+    from collections.abc import Callable, Sequence
 
-    from ibex.adapters.http_server.asgi import Receive, Scope, Send
+    from litestar.handlers import HTTPRouteHandler
+
     from ibex.adapters.http_server.errors import ErrorAnswers
     from ibex.adapters.http_server.readiness import Readiness
 
-_ALIVE = Response(200, JSON, b'{"status":"ok","checks":{}}', [])
+OPS_PATHS = ("/health", "/ready", "/metrics")
+_CHARSET = "; charset=utf-8"
+_OPEN: list[dict[str, list[str]]] = [{}]
+"""The security requirement of a route that needs no token."""
 
 
-class OpsRoutes:
-    """ASGI applications that need no caller."""
+def ops_handlers(
+    readiness: Readiness, errors: ErrorAnswers, render_metrics: Callable[[], tuple[bytes, str]]
+) -> Sequence[HTTPRouteHandler]:
+    """Return the handlers. ``render_metrics`` returns the metrics and their content type."""
 
-    def __init__(
-        self,
-        readiness: Readiness,
-        errors: ErrorAnswers,
-        render_metrics: Callable[[], tuple[bytes, str]],
-        schema: dict[str, Any],
-    ) -> None:
-        """Take what renders the metrics to a body and its content type, and the OpenAPI document."""
-        self._readiness = readiness
-        self._errors = errors
-        self._render_metrics = render_metrics
-        self._schema = Response(200, JSON, msgspec.json.encode(schema), [])
+    @get("/health", summary="Report whether the process is alive.", security=_OPEN)
+    async def health() -> Liveness:
+        return Liveness()
 
-    async def health(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Say that the process is alive; touches nothing."""
-        await _ALIVE(scope, receive, send)
+    @get(
+        "/ready",
+        summary="Report whether the process should be sent requests.",
+        security=_OPEN,
+        responses=error_responses(ErrorCode.SERVICE_DEGRADED),
+    )
+    async def ready(request: Request[Any, Any, Any]) -> Response[ReadinessReport]:
+        report = await readiness.report()
+        if report.status is not Health.UNHEALTHY:
+            return Response(report)
+        envelope = errors.envelope(ServiceDegradedError("The proxy is not ready."), context_of(request.scope))
+        content: Any = msgspec.to_builtins(report) | envelope
+        return Response(content, status_code=503)
 
-    async def ready(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Say how the checks came out; a 503 is an envelope too, as every error is."""
-        report = await self._readiness.report()
-        content = msgspec.to_builtins(report)
-        status = 200
-        if report.status is Health.UNHEALTHY:
-            status = 503
-            content |= self._errors.envelope(ServiceDegradedError("The proxy is not ready."), context_of(scope))
-        await Response(status, JSON, msgspec.json.encode(content), [])(scope, receive, send)
+    @get("/metrics", summary="Return the metrics in Prometheus's format.", media_type="text/plain", security=_OPEN)
+    async def metrics() -> Response[bytes]:
+        body, content_type = render_metrics()
+        return Response(body, media_type=content_type.removesuffix(_CHARSET))  # which the framework adds again
 
-    async def metrics(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Show the metrics as they are now."""
-        body, content_type = self._render_metrics()
-        await Response(200, content_type.encode("latin-1"), body, [])(scope, receive, send)
-
-    async def schema(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Show the OpenAPI document."""
-        await self._schema(scope, receive, send)
+    return [health, ready, metrics]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ibex.domain.errors import ErrorCode
     from ibex.domain.record.in_flight import InFlightExchange
 
-_NOT_TRACED: Final = frozenset({"/health", "/ready", "/metrics", "/schema"})
+_NOT_TRACED: Final = frozenset({"/health", "/ready", "/metrics", "/schema", "/schema/openapi.json"})
 """What is asked every few seconds by who watches over the proxy."""
 
 

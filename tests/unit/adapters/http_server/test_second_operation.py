@@ -182,7 +182,7 @@ async def test_its_streams_end_and_fail_in_its_own_way() -> None:
 @pytest.mark.parametrize("path", [PATH, "/v1/orgs/{org_id}/words/count"])
 async def test_it_is_documented(path: str) -> None:
     """With its schemas."""
-    document = json.loads((await scene_of(ProviderBody(b"{}")).get("/schema")).body)
+    document = json.loads((await scene_of(ProviderBody(b"{}")).get("/schema/openapi.json")).body)
 
     assert document["paths"][path]["post"]["summary"] == "Count words."
     assert "words.count.request" in document["components"]["schemas"]
