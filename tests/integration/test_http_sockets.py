@@ -103,13 +103,14 @@ async def test_every_error_of_the_server_is_an_envelope(method: str, path: str, 
     assert response.headers["x-request-id"] == response.json()["error"]["request_id"]
 
 
-async def test_head_has_the_headers_of_an_error_and_no_body() -> None:
-    """A HEAD response has none by definition; the connection stays in step."""
-    async with served(HttpScene().app()) as (url, _), httpx.AsyncClient(base_url=url) as client:
-        response = await client.head("/health")
-        after = await client.get("/health")
-
-    assert (response.status_code, response.content, after.status_code) == (405, b"", 200)
+async def test_head_is_get_without_the_body() -> None:
+    """On every GET route; also an error has the headers that its body would have. The connection stays in step."""
+    async with served(HttpScene().app()) as (url, _), httpx.AsyncClient(base_url=url, headers=FIELDS) as client:
+        for path, status in (("/health", 200), ("/v1/models", 200), ("/metrics", 200), (CHAT, 405), ("/nothing", 404)):
+            head, get = await client.head(path), await client.get(path)
+            assert (head.status_code, head.content, get.status_code) == (status, b"", status)
+            assert head.headers["content-type"] == get.headers["content-type"]
+            assert int(head.headers["content-length"]) == len(get.content)
 
 
 async def test_a_bug_leaves_the_server_serving() -> None:

@@ -135,7 +135,7 @@ def _router(
         route_handlers=[
             # First: the framework adds an OPTIONS handler of its own to each path that has none.
             *(_no_options(paths, allow="POST") for paths in posts),
-            *(_no_options((path,), allow="GET") for path in paths_of_reads),
+            *(_no_options((path,), allow="GET, HEAD") for path in paths_of_reads),
             *(_post(paths, app) for paths, app in posts.items()),
             *reads,
         ],
@@ -148,9 +148,21 @@ def _router(
         """Answer 404 for a path that is not spelled exactly like its route. Litestar would normalize it."""
         if scope["type"] == "http" and not _is_served(scope["raw_path"], scope["path"]):
             raise NotFoundError(way)
-        await cast("App", router)(scope, receive, send)
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            await _as_get(cast("App", router), scope, receive, send)
+        else:
+            await cast("App", router)(scope, receive, send)
 
     return literally
+
+
+async def _as_get(app: App, scope: Scope, receive: Receive, send: Send) -> None:
+    """Serve HEAD like GET (RFC 9110, 9.3.2). The server leaves the body out."""
+    as_get = {**scope, "method": "GET"}
+    try:
+        await app(as_get, receive, send)
+    finally:
+        scope["path_template"] = as_get.get("path_template", "")
 
 
 def _is_served(raw_path: bytes, path: str) -> bool:
@@ -188,5 +200,9 @@ def _no_options(paths: Sequence[str], *, allow: str) -> HTTPRouteHandler:
 
 
 def _hand_over(_request: Request[Any, Any, Any], error: Exception) -> NoReturn:
-    """Let the edge answer: nothing but it makes envelopes."""
+    """Leave the response to the outer middleware, which makes all envelopes."""
+    if isinstance(error, MethodNotAllowedException) and error.headers:
+        allow = error.headers.get("allow", "").split(", ")
+        if "GET" in allow and "HEAD" not in allow:
+            raise MethodNotAllowedException(headers={"allow": ", ".join([*allow, "HEAD"])}) from None
     raise error

@@ -45,7 +45,8 @@ def edge_of(app: App, observer: RecordingRequestObserver | None = None) -> Outer
         ("GET", "/", 404, ""),
         ("GET", "/schema/nothing", 404, ""),
         ("GET", CHAT, 405, ""),
-        ("HEAD", "/health", 405, ""),
+        ("HEAD", "/health", 200, "/health"),
+        ("HEAD", "/nothing", 404, ""),
         ("DELETE", "/v1/orgs/x/auth-probe", 405, ""),
         ("TRACE", CHAT, 405, ""),
         ("OPTIONS", CHAT, 405, CHAT),
@@ -75,7 +76,15 @@ async def test_every_response_has_its_headers_and_every_error_the_envelope(
     assert scene.observer.begun == [UUID(REQUEST_ID)]
 
 
-@pytest.mark.parametrize(("method", "path", "allow"), [("GET", CHAT, "POST"), ("OPTIONS", "/health", "GET")])
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("GET", CHAT, "POST"),
+        ("HEAD", CHAT, "POST"),
+        ("OPTIONS", "/health", "GET, HEAD"),
+        ("POST", "/ready", "GET, HEAD"),
+    ],
+)
 async def test_a_405_names_what_is_allowed(method: str, path: str, allow: str) -> None:
     """As RFC 9110 requires; OPTIONS is not among it."""
     assert (await HttpScene().get(path, method)).headers["allow"] == allow
