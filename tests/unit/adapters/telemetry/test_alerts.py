@@ -39,7 +39,7 @@ VALUES = {
 
 def expressions() -> list[str]:
     """Return the alerts' expressions: those of the page, and the text of rule files in ``deploy``."""
-    page = (ROOT / "docs" / "metrics.md").read_text().split("## What to be woken for")[1]
+    page = (ROOT / "docs" / "metrics.md").read_text().split("## Alerts")[1]
     found = [line.split("`")[1] for line in page.splitlines() if line.startswith("|") and "`" in line]
     texts = [path.read_text() for path in sorted((ROOT / "deploy").rglob("*.y*ml"))]
     return [*found, *(text for text in texts if "- alert:" in text)]
