@@ -18,7 +18,7 @@ from ibex.adapters.postgres.roles import AUTH_ROLE
 from ibex.domain.identity.model import PersonalAccessToken
 from ibex.domain.identity.token_hash import TokenPeppers
 from ibex.entrypoints.diagnosis import TIMEOUT_S, Finding, Verdict, diagnose
-from ibex.entrypoints.doctor_checks import Surroundings, doctor_checks
+from ibex.entrypoints.doctor_checks import DoctorContext, doctor_checks
 from ibex.entrypoints.settings import Settings
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ SERVERS = ("PostgreSQL", "identity", "ClickHouse", "Redis")
 async def found(folder: Path, timeout_s: float = TIMEOUT_S, **environ: str) -> dict[str, Finding]:
     """Return the findings by name."""
     own = {"IBEX_TOKEN_PEPPERS": "k:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="}
-    around = Surroundings("Start it.", f"http://127.0.0.1:{free_port()}", folder)
+    around = DoctorContext("Start it.", f"http://127.0.0.1:{free_port()}", folder)
     findings = await diagnose(doctor_checks(Settings.load({**own, **environ}), around), timeout_s=timeout_s)
     return {finding.name: finding for finding in findings}
 
@@ -95,7 +95,7 @@ async def test_the_token_of_a_folder_whose_pepper_was_made_anew_is_a_failure(
     await PostgresIdentity(database).add_token(stored)
     await database.close()
     settings = Settings.load({"IBEX_AUTH_DATABASE_URL": postgres.auth_url, "IBEX_TOKEN_PEPPERS": f"k:{pepper}"})
-    around = Surroundings("", None, tmp_path, token=token.reveal())
+    around = DoctorContext("", None, tmp_path, token=token.reveal())
 
     findings = await diagnose([one for one in doctor_checks(settings, around) if one.name == "identity"])
 
@@ -163,7 +163,7 @@ async def test_a_user_of_redis_that_lacks_a_command_is_told_which(redis_server: 
     redis_server.command("ACL", "SETUSER", "kim", "-@scripting", "-@dangerous")
     url = redis_server.url.replace("redis://", f"redis://kim:{PASSWORD}@")
     settings = Settings.load({"IBEX_REDIS_URL": url})
-    (redis,) = (one for one in doctor_checks(settings, Surroundings("", None, tmp_path)) if one.name == "Redis")
+    (redis,) = (one for one in doctor_checks(settings, DoctorContext("", None, tmp_path)) if one.name == "Redis")
 
     (finding,) = await diagnose([redis])
 

@@ -10,7 +10,7 @@ import pytest
 
 from harness.small_disk import small_disk
 from ibex.entrypoints.diagnosis import Finding, Verdict, diagnose
-from ibex.entrypoints.doctor_checks import Surroundings, doctor_checks
+from ibex.entrypoints.doctor_checks import DoctorContext, doctor_checks
 from ibex.entrypoints.settings import Settings
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ async def found(
     **environ: str,
 ) -> dict[str, Finding]:
     """Return the findings by name; ``answer`` is the provider's and the proxy's."""
-    around = Surroundings(START, proxy, folder, httpx.MockTransport(answer), log)
+    around = DoctorContext(START, proxy, folder, httpx.MockTransport(answer), log)
     findings = await diagnose(doctor_checks(Settings.load(environ), around))
     return {finding.name: finding for finding in findings}
 
@@ -76,7 +76,7 @@ async def test_in_production_no_echo_is_promised(tmp_path: Path) -> None:
 async def test_a_proxy_that_asks_auth_needs_redis(tmp_path: Path) -> None:
     """Without it a revoked token would be found out late."""
     settings = Settings.load({"IBEX_AUTH_ADDRESS": "127.0.0.1:1"})
-    (redis,) = (one for one in doctor_checks(settings, Surroundings(START, None, tmp_path)) if one.name == "Redis")
+    (redis,) = (one for one in doctor_checks(settings, DoctorContext(START, None, tmp_path)) if one.name == "Redis")
 
     (finding,) = await diagnose([redis])
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ibex.entrypoints.cli.output import shown
+from ibex.entrypoints.cli.output import display
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -113,10 +113,10 @@ def test_the_history_marks_what_is_in_force(ibex: CliScene) -> None:
     now = ibex.clock.now()
 
     assert marks() == [(2, False, None), (1, True, now.isoformat().replace("+00:00", "Z"))]
-    assert column() == ["-", f"since {shown(now)}"]
+    assert column() == ["-", f"since {display(now)}"]
     ibex.run("directive", "deactivate", "one")
     assert [in_force for _, in_force, _ in marks()] == [False, False]
-    assert column() == ["-", f"off since {shown(now)}"]
+    assert column() == ["-", f"off since {display(now)}"]
 
 
 def test_after_a_rollback_what_was_in_force_is_compared(ibex: CliScene) -> None:

@@ -14,7 +14,7 @@ from harness.exchanges import REQUESTED_AT, a_refusal, an_exchange
 from harness.turns import new_turn
 from ibex.domain.record.exchange import Caller, DirectiveReceipt
 from ibex.domain.record.traces import Trace, trace_of
-from ibex.entrypoints.cli.output import shown
+from ibex.entrypoints.cli.output import display
 from ibex.entrypoints.cli.trace import answer_ms, tokens_of
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def test_a_request_is_shown_in_groups(ibex: CliScene, agent: NamedAgent) -> None
     found = fields(ibex.run("traces", "show", REQUEST.upper()).out)
 
     assert found["request", "id"] == REQUEST
-    assert found["request", "requested"] == shown(REQUESTED_AT)
+    assert found["request", "requested"] == display(REQUESTED_AT)
     assert found["who", "organization"] == f"acme ({agent.org_id})"
     assert found["who", "agent"] == f"support ({agent.id})"
     assert found["what", "model"] == "gpt-4o"
