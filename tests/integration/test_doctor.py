@@ -75,7 +75,9 @@ async def test_live_tokens_whose_pepper_is_gone_are_a_failure(postgres: Postgres
     by_name = await found(tmp_path, IBEX_AUTH_DATABASE_URL=postgres.auth_url)
 
     assert by_name["identity"].verdict is Verdict.FAILED
-    assert by_name["identity"].said == ("1 live token of the pepper test cannot be verified: IBEX_TOKEN_PEPPERS has k")
+    assert by_name["identity"].said == (
+        "1 live token cannot be verified: IBEX_TOKEN_PEPPERS has no pepper test, only k"
+    )
 
 
 @pytest.mark.parametrize(
@@ -153,7 +155,7 @@ async def test_an_auth_that_refuses_the_service_token_is_not_said_to_be_away(tmp
         )
 
     assert by_name["auth"].said == "Auth refuses the service credential."
-    assert by_name["auth"].hint == "IBEX_AUTH_SERVICE_TOKEN must be the same here and where auth runs."
+    assert by_name["auth"].hint == "Set IBEX_AUTH_SERVICE_TOKEN to the same value here and on auth."
 
 
 async def test_a_user_of_redis_that_lacks_a_command_is_told_which(redis_server: RedisServer, tmp_path: Path) -> None:
@@ -167,5 +169,5 @@ async def test_a_user_of_redis_that_lacks_a_command_is_told_which(redis_server: 
 
     (finding,) = await diagnose([redis])
 
-    assert (finding.verdict, finding.said) == (Verdict.FAILED, "its user may not: EVALSHA, EVAL")
-    assert finding.hint == "`ACL SETUSER <user> +evalsha +eval` allows it."
+    assert (finding.verdict, finding.said) == (Verdict.FAILED, "the Redis user lacks permission for EVALSHA, EVAL")
+    assert finding.hint == "Run `ACL SETUSER <user> +evalsha +eval` on Redis."

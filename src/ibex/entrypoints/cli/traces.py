@@ -199,7 +199,7 @@ def slow(invocation: Invocation, since: str, limit: int, org: str | None, *, as_
     rows = [_slow_row(trace, longest, as_json=as_json) for trace in found]
     show_rows(rows, as_json=as_json, empty=f"No request in the last {since}.", columns=_SLOW_COLUMNS, spare=_STAGES)
     if found and not as_json:
-        click.echo("\n█ IBEX itself   ▓ waiting for the first byte of the provider   ░ until its last byte")
+        click.echo("\n█ IBEX itself   ▓ provider to first byte   ░ provider to last byte")
 
 
 @traces.command("gaps")

@@ -45,7 +45,7 @@ def test_where_nothing_is_wrong_it_says_so(ibex: CliScene) -> None:
         "advice  proxy       almost",
         "        → Do that.",
         "",
-        "Nothing failed; there is advice on 1.",
+        "No check failed. 1 gave advice.",
     ]
     ibex.doctor_checks = [WELL, ABSENT]
     assert ibex.run("doctor").out.splitlines()[-1] == "Nothing is wrong."
@@ -63,7 +63,7 @@ def test_what_fails_is_the_exit_code(ibex: CliScene) -> None:
         "        → Start it.",
         "failed  other       not there",
         "",
-        "2 of 3 failed.",
+        "2 of 3 checks failed.",
     ]
 
 
@@ -114,7 +114,10 @@ def test_a_dotenv_that_production_does_not_read_is_told(ibex: CliScene) -> None:
 
     (finding,) = ibex.run("doctor", "--json").json["findings"]
 
-    assert finding["said"] == f"{ibex.dotenv} exists, but it is not read with IBEX_ENV=production."
+    assert (
+        finding["said"]
+        == f"{ibex.dotenv} exists, but IBEX_ENV=production does not read it. Use the environment instead."
+    )
 
 
 def surroundings(ibex: CliScene, environ: dict[str, str], *options: str) -> DoctorContext:
