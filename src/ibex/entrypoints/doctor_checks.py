@@ -54,7 +54,7 @@ class _Resource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DoctorContext:
-    """What the checks need besides the settings.
+    """The inputs of the checks, in addition to the settings.
 
     ``start`` is the hint for a missing instance. ``proxy`` is the URL of the proxy, None if unknown. ``journal`` is the
     folder of the journals. ``log`` is the log of the running instance and ``token`` its first agent's token; both are
@@ -234,7 +234,7 @@ class _Doctor:
             return Result(Verdict.FAILED, said, "Its log has the reason. If it is not an IBEX proxy, correct IBEX_URL.")
         if bad:
             said = f"{address} serves, but without {bad}"
-            return Result(Verdict.ADVICE, said, "Requests are served. docs/faults.md lists what each fault affects.")
+            return Result(Verdict.ADVICE, said, "Requests are served. docs/faults.md lists the consequences.")
         return ok(f"{address} is ready")
 
     def _not_set(self, name: str) -> Result:

@@ -94,7 +94,7 @@ def delay(value: str) -> float:
 def idle_seconds(value: str) -> float:
     """Return a duration in seconds, from a minute to a year."""
     number = float(value)
-    if not 60 <= number <= 31_536_000:  # noqa: PLR2004 - a minute, the minimum of the function in PostgreSQL, and a year
+    if not 60 <= number <= 31_536_000:  # noqa: PLR2004 - a minute, the minimum that PostgreSQL accepts, and a year
         raise ValueError
     return number
 

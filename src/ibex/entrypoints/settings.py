@@ -257,7 +257,7 @@ class Settings(CacheSettings):
             "IBEX_JOURNAL_DIR",
             text,
             "a directory",
-            "The journal, which keeps each exchange until PostgreSQL and ClickHouse have it. Default: inside `--home`.",
+            "The folder of the journal, which keeps exchanges until both databases have them. Default: in `--home`.",
         ),
     )
     journal_sync: JournalSync = setting(

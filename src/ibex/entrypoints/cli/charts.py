@@ -18,7 +18,7 @@ def bar(value: float, longest: float) -> str:
 
 
 def stacked(parts: Sequence[tuple[str, float]], longest: float) -> str:
-    """Return a bar with a segment for each part, in its character. A part shorter than half a cell may be invisible."""
+    """Return a bar with a segment for each part, in its character. A part shorter than half a cell can be invisible."""
     if longest <= 0:
         return ""
     drawn, done = "", 0.0

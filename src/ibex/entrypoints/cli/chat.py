@@ -254,7 +254,7 @@ def _base_url(address: str) -> httpx.URL:
     try:
         url = httpx.URL(address)
     except httpx.InvalidURL as error:
-        raise click.UsageError(f"Invalid proxy URL: {error}.") from None
+        raise click.UsageError(f"Invalid proxy URL: {error}. It must look like {_EXAMPLE_URL}.") from None
     if url.scheme not in {"http", "https"} or not url.host:
         raise click.UsageError(f"Invalid proxy URL {address!r}. It must look like {_EXAMPLE_URL}.")
     return url
@@ -295,7 +295,7 @@ def _not_ibex(response: httpx.Response, url: str) -> click.ClickException:
 
 
 def _receipt(response: httpx.Response, usage: dict[str, Any]) -> dict[str, str]:
-    """Return what to print about a response. Headers that an intermediary has removed are omitted."""
+    """Return the parts of the receipt by name. Headers that an intermediary removed are omitted."""
     receipt = {
         name: f"{name} {response.headers[header]}"
         for name, header in (("request", "x-request-id"), ("directive", "x-ibex-directive"))

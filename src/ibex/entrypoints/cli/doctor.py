@@ -1,4 +1,4 @@
-"""``ibex doctor``: checks the settings and all dependencies, and prints what to do about each fault."""
+"""``ibex doctor``: checks the settings and all dependencies, and prints a hint for each problem."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _MARGIN: Final = " " * 8
 @json_option
 @click.pass_obj
 def doctor(invocation: Invocation, url: str | None, *, as_json: bool) -> int:
-    """Check the settings and everything that IBEX depends on, and print what to do about each problem.
+    """Check the settings and everything that IBEX depends on, and print how to fix each problem.
 
     The exit code is 1 if a check failed, and 2 if a setting is invalid.
     """

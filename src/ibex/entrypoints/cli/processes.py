@@ -1,4 +1,4 @@
-"""Commands that start processes or set up what they need: ``dev``, ``serve``, ``auth``, ``migrate``, ``bootstrap``."""
+"""Commands that start processes or prepare databases: ``dev``, ``serve``, ``auth``, ``migrate``, ``bootstrap``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SERVER_SETTINGS: Final = (
     "IBEX_AUTH_ADDRESS",
     "IBEX_REDIS_URL",
 )
-"""Settings that name servers. A user who sets one of them does not mean the embedded instance."""
+"""Settings that name servers. If one of them is set, the user does not mean the embedded instance."""
 
 
 @click.command()

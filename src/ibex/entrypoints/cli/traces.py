@@ -109,10 +109,10 @@ def traces() -> None:
 @json_option
 @click.pass_obj
 def tail(invocation: Invocation, limit: int, org: str | None, *, follow: bool, as_json: bool) -> None:
-    """Show the latest requests, the newest last. ``traces show`` takes the id in the column "request".
+    """Show the latest requests, the newest last. `ibex traces show` takes the id in the column "request".
 
-    A trace contains the id of its session, not the client's handle (X-IBEX-Session-ID). ``sessions show`` takes either
-    and shows both. ``-f`` shows traces in the order in which they are stored, which is the order of the requests' ends.
+    A trace contains the id of its session, not the client's handle (X-IBEX-Session-ID). `ibex sessions show` takes
+    either and shows both. With -f, traces appear in the order in which they are stored: when their requests end.
     """
 
     async def work(use_cases: Administration) -> None:
@@ -261,6 +261,6 @@ def _trace_row(trace: Trace, *, as_json: bool) -> Row:
         "tokens": tokens_of(trace),
         "provider_ttfb_ms": trace.provider_ttfb_ms or None,
         "directive": trace.directive_hash[:8],
-        # A request without a checkpoint did not reach the provider, so its session may not exist.
+        # A request without a checkpoint did not reach the provider, so its session might not exist.
         "session_id": trace.session_id if trace.checkpoint_id.int else None,
     }
