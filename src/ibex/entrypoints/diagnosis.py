@@ -1,4 +1,4 @@
-"""How `ibex doctor` runs its checks, and their results."""
+"""The runner of the checks of `ibex doctor`, and the types of their results."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ def secret_text(value: str) -> Secret[str]:
 
 
 def module_and_name(value: str) -> str:
-    """Return ``module:name``, with identifiers that Python accepts."""
+    """Return ``module:name``. Both are Python identifiers; the module can have dots."""
     module, _, name = value.partition(":")
     if not name.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
         raise ValueError

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Named = TypeVar("Named", "Organization", "NamedAgent")
-_MOST_NAMES: Final = 5
+_MAX_LISTED_NAMES: Final = 5
 """A message lists existing names only if there are at most this many."""
 
 
@@ -132,7 +132,10 @@ class Invocation:
     def ignored_dotenv(self) -> str:
         """Return a message if ``.env`` exists but is not read, as in production; else an empty string."""
         if self.in_production and Path(self.dotenv).is_file():
-            return f"{self.dotenv} exists, but IBEX_ENV=production does not read it. Use the environment instead."
+            return (
+                f"{self.dotenv} exists, but IBEX_ENV=production does not read it."
+                " Set its variables in the environment instead."
+            )
         return ""
 
     def unknown_settings(self) -> Sequence[str]:
@@ -142,7 +145,8 @@ class Invocation:
         for name in sorted(self.environ_with_dotenv()):
             if name.startswith("IBEX_") and name not in known:
                 close = get_close_matches(name, known, 1)
-                messages.append(f"Unknown setting {name}." + (f" Did you mean {close[0]}?" if close else ""))
+                hint = f"Did you mean {close[0]}?" if close else "It has no effect. Remove it."
+                messages.append(f"Unknown setting {name}. {hint}")
         return messages
 
     @property
@@ -153,7 +157,7 @@ class Invocation:
     def administer(self, work: Callable[[Administration], Awaitable[T]]) -> T:
         """Run ``work`` with the use cases of the configured servers, and return its result.
 
-        Raises ``NoInstanceError`` if no servers are configured and no instance runs in the home folder.
+        If a required setting is not set, raises ``MissingSettingError`` in production, else ``NoInstanceError``.
         """
 
         async def run() -> T:
@@ -198,7 +202,7 @@ class Invocation:
         hint = " `ibex agent list` lists its agents."
         if not found:
             hint = " Create one with `ibex agent create`."
-        elif len(found) <= _MOST_NAMES:
+        elif len(found) <= _MAX_LISTED_NAMES:
             hint = f" Its agents are: {', '.join(agent.name for agent in found)}."
         return _find(found, wanted, f"There is no agent {wanted!r} in the organization {org.name!r}.{hint}")
 

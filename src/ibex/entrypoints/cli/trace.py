@@ -56,7 +56,7 @@ def show_trace(invocation: Invocation, request: str, org: str | None, *, as_json
         if not traces:
             raise NotFoundError(
                 f"There is no trace of request {request_id} in the organization {organization.name!r}. A trace appears"
-                " half a second after its request ends. A request that was refused with 401 has none."
+                " half a second after its request ends. A request that was refused with 401 can have none."
             )
         return [await _complete(use_cases, organization, trace) for trace in traces]
 

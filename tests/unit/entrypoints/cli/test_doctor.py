@@ -102,7 +102,7 @@ def test_what_looks_like_a_setting_and_is_none_is_told(ibex: CliScene) -> None:
     assert done.code == 0
     assert done.out.splitlines()[:3] == [
         "advice  settings    Unknown setting IBEX_PRT. Did you mean IBEX_PORT?",
-        "advice  settings    Unknown setting IBEX_ZZZZZZZZZZZZZZZZ.",
+        "advice  settings    Unknown setting IBEX_ZZZZZZZZZZZZZZZZ. It has no effect. Remove it.",
         "ok      PostgreSQL  it answers",
     ]
 
@@ -114,10 +114,7 @@ def test_a_dotenv_that_production_does_not_read_is_told(ibex: CliScene) -> None:
 
     (finding,) = ibex.run("doctor", "--json").json["findings"]
 
-    assert (
-        finding["said"]
-        == f"{ibex.dotenv} exists, but IBEX_ENV=production does not read it. Use the environment instead."
-    )
+    assert finding["said"].startswith(f"{ibex.dotenv} exists, but IBEX_ENV=production does not read it. Set its")
 
 
 def surroundings(ibex: CliScene, environ: dict[str, str], *options: str) -> DoctorContext:
