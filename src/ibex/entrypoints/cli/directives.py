@@ -137,11 +137,11 @@ def diff(
         show_one({**sides, "basis": found.basis.value, **counted, "lines": list(found.lines)}, as_json=True)
         return
     if found.basis in _COMPARED:
-        after = f"version {found.after.number}"
+        version = f"version {found.after.number}"
         if found.before is None:
-            click.echo(f"There is no earlier version to compare {after} with.")
+            click.echo(f"There is no earlier version to compare {version} with.")
         else:
-            click.echo(_COMPARED[found.basis].format(before=f"version {found.before.number}", after=after))
+            click.echo(_COMPARED[found.basis].format(before=f"version {found.before.number}", after=version))
     colour = False if invocation.environ.get("NO_COLOR") else None  # None: on a terminal
     for line in (f"--- {_side(found.before)}", f"+++ {_side(found.after)}"):
         click.secho(line, bold=True, color=colour)
