@@ -129,7 +129,7 @@ def history(invocation: Invocation, agent: str, org: str | None, *, as_json: boo
 def diff(
     invocation: Invocation, agent: str, before: int | None, after: int | None, org: str | None, *, as_json: bool
 ) -> None:
-    """Compare version BEFORE with AFTER. Default: the version in force before with the one that is in force."""
+    """Compare version BEFORE with AFTER. AFTER defaults to the version in force, BEFORE to the one before it."""
     found = _run(invocation, agent, org, lambda d, org_id, agent_id: d.diff(org_id, agent_id, before, after))
     if as_json:
         sides = {"before": found.before and _version_row(found.before), "after": _version_row(found.after)}
