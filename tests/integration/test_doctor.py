@@ -18,7 +18,7 @@ from ibex.adapters.postgres.roles import AUTH_ROLE
 from ibex.domain.identity.model import PersonalAccessToken
 from ibex.domain.identity.token_hash import TokenPeppers
 from ibex.entrypoints.diagnosis import TIMEOUT_S, Finding, Verdict, diagnose
-from ibex.entrypoints.doctor_checks import Surroundings, doctor_checks
+from ibex.entrypoints.doctor_checks import DoctorContext, doctor_checks
 from ibex.entrypoints.settings import Settings
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ SERVERS = ("PostgreSQL", "identity", "ClickHouse", "Redis")
 async def found(folder: Path, timeout_s: float = TIMEOUT_S, **environ: str) -> dict[str, Finding]:
     """Return the findings by name."""
     own = {"IBEX_TOKEN_PEPPERS": "k:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="}
-    around = Surroundings("Start it.", f"http://127.0.0.1:{free_port()}", folder)
+    around = DoctorContext("Start it.", f"http://127.0.0.1:{free_port()}", folder)
     findings = await diagnose(doctor_checks(Settings.load({**own, **environ}), around), timeout_s=timeout_s)
     return {finding.name: finding for finding in findings}
 
@@ -75,7 +75,9 @@ async def test_live_tokens_whose_pepper_is_gone_are_a_failure(postgres: Postgres
     by_name = await found(tmp_path, IBEX_AUTH_DATABASE_URL=postgres.auth_url)
 
     assert by_name["identity"].verdict is Verdict.FAILED
-    assert by_name["identity"].said == ("1 live token of the pepper test cannot be verified: IBEX_TOKEN_PEPPERS has k")
+    assert by_name["identity"].said == (
+        "1 live token cannot be verified: IBEX_TOKEN_PEPPERS has no pepper test, only k"
+    )
 
 
 @pytest.mark.parametrize(
@@ -95,7 +97,7 @@ async def test_the_token_of_a_folder_whose_pepper_was_made_anew_is_a_failure(
     await PostgresIdentity(database).add_token(stored)
     await database.close()
     settings = Settings.load({"IBEX_AUTH_DATABASE_URL": postgres.auth_url, "IBEX_TOKEN_PEPPERS": f"k:{pepper}"})
-    around = Surroundings("", None, tmp_path, token=token.reveal())
+    around = DoctorContext("", None, tmp_path, token=token.reveal())
 
     findings = await diagnose([one for one in doctor_checks(settings, around) if one.name == "identity"])
 
@@ -153,7 +155,7 @@ async def test_an_auth_that_refuses_the_service_token_is_not_said_to_be_away(tmp
         )
 
     assert by_name["auth"].said == "Auth refuses the service credential."
-    assert by_name["auth"].hint == "IBEX_AUTH_SERVICE_TOKEN must be the same here and where auth runs."
+    assert by_name["auth"].hint == "Set IBEX_AUTH_SERVICE_TOKEN to the same value here and on auth."
 
 
 async def test_a_user_of_redis_that_lacks_a_command_is_told_which(redis_server: RedisServer, tmp_path: Path) -> None:
@@ -163,9 +165,9 @@ async def test_a_user_of_redis_that_lacks_a_command_is_told_which(redis_server: 
     redis_server.command("ACL", "SETUSER", "kim", "-@scripting", "-@dangerous")
     url = redis_server.url.replace("redis://", f"redis://kim:{PASSWORD}@")
     settings = Settings.load({"IBEX_REDIS_URL": url})
-    (redis,) = (one for one in doctor_checks(settings, Surroundings("", None, tmp_path)) if one.name == "Redis")
+    (redis,) = (one for one in doctor_checks(settings, DoctorContext("", None, tmp_path)) if one.name == "Redis")
 
     (finding,) = await diagnose([redis])
 
-    assert (finding.verdict, finding.said) == (Verdict.FAILED, "its user may not: EVALSHA, EVAL")
-    assert finding.hint == "`ACL SETUSER <user> +evalsha +eval` allows it."
+    assert (finding.verdict, finding.said) == (Verdict.FAILED, "the Redis user lacks permission for EVALSHA, EVAL")
+    assert finding.hint == "Run `ACL SETUSER <user> +evalsha +eval` on Redis."

@@ -1,7 +1,4 @@
-"""The settings of caches: how much they hold, for how long, and how entries in Redis are authenticated.
-
-A part of ``Settings``.
-"""
+"""The settings of caches, a part of ``Settings``: size, lifetime, and the key that authenticates entries in Redis."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ from ibex.entrypoints.setting_values import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheSettings(LimitSettings):
-    """Times are in seconds."""
+    """Sizes and lifetimes of caches. Times are in seconds."""
 
     auth_cache_size: int = setting(
         5_000,
@@ -30,7 +27,7 @@ class CacheSettings(LimitSettings):
             "IBEX_AUTH_CACHE_SIZE",
             int_between(1, 1_000_000),
             "1 to 1000000 entries",
-            "How many tokens, agents and directives each a worker remembers.",
+            "How many tokens, how many agents and how many directives each worker caches.",
         ),
     )
     auth_stale_if_error_s: float = setting(
@@ -39,7 +36,7 @@ class CacheSettings(LimitSettings):
             "IBEX_AUTH_STALE_IF_ERROR",
             delay,
             "seconds, 0 to 86400",
-            "How long an entry is served while auth cannot reach PostgreSQL; 0 with several regions.",
+            "How long a cached entry is used while auth cannot reach PostgreSQL. Set 0 with several regions.",
         ),
     )
     directive_stale_if_error_s: float = setting(
@@ -48,12 +45,14 @@ class CacheSettings(LimitSettings):
             "IBEX_DIRECTIVE_STALE_IF_ERROR",
             delay,
             "seconds, 0 to 86400",
-            "How long the last known directive holds where neither Redis nor PostgreSQL answers.",
+            "How long the last known directive is used while neither Redis nor PostgreSQL answers.",
         ),
     )
     directive_cache_ttl_s: float = setting(
         60.0,
-        Variable("IBEX_DIRECTIVE_CACHE_TTL", seconds, SECONDS, "How long a directive is cached if nothing changes it."),
+        Variable(
+            "IBEX_DIRECTIVE_CACHE_TTL", seconds, SECONDS, "How long a directive that does not change stays cached."
+        ),
     )
     cache_key: Secret[str] | None = setting(
         None,
@@ -61,8 +60,8 @@ class CacheSettings(LimitSettings):
             "IBEX_CACHE_KEY",
             service_token,
             "at least 32 characters",
-            "Authenticates directives in Redis, the same for all workers; without it IBEX_AUTH_SERVICE_TOKEN does. "
-            "Without either, directives are not cached in Redis.",
+            "The key that authenticates directives in Redis, the same for all workers. Default: the value of "
+            "IBEX_AUTH_SERVICE_TOKEN. If neither is set, directives are not cached in Redis.",
             is_secret=True,
         ),
     )

@@ -1,4 +1,4 @@
-"""The checks of `ibex doctor`, and their results."""
+"""The runner of the checks of `ibex doctor`, and the types of their results."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from ibex.adapters.postgres.roles import UnsafeRoleError
 from ibex.adapters.redis.link import LinkError
 from ibex.domain.errors import IbexError
 from ibex.domain.record.sessions import SinkUnavailableError
-from ibex.entrypoints.outcome import said_of_the_system
+from ibex.entrypoints.outcome import os_error_message
 from ibex.entrypoints.settings import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
 TIMEOUT_S: Final = 5.0
-_SAY_NO_SECRET: Final = (UnsafeRoleError, LinkError, SinkUnavailableError, SettingsError)
+_WITHOUT_SECRETS: Final = (UnsafeRoleError, LinkError, SinkUnavailableError, SettingsError)
 
 
 class Verdict(StrEnum):
-    """How an examination came out: ``advice`` and ``absent`` are no failures."""
+    """The outcome of a check. ``ADVICE`` and ``ABSENT`` are not failures."""
 
     OK = "ok"
     ADVICE = "advice"
@@ -33,7 +33,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What an examination says of what it has looked at; ``hint`` is what to do, None where nothing is."""
+    """The result of a check. ``said`` describes the outcome; ``hint`` is the action to take, None if there is none."""
 
     verdict: Verdict
     said: str
@@ -42,16 +42,16 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class DoctorCheck:
-    """One thing to look at. What is raised by ``look`` is a failure, for which ``hint`` is what to do."""
+    """A named check. If ``run`` raises, the check has failed, and ``hint`` is the action to take."""
 
     name: str
-    look: Callable[[], Awaitable[Result]]
+    run: Callable[[], Awaitable[Result]]
     hint: str
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """How one examination came out, and how many milliseconds it took."""
+    """The result of a named check, and its duration in milliseconds."""
 
     name: str
     verdict: Verdict
@@ -61,34 +61,37 @@ class Finding:
 
 
 def ok(said: str) -> Result:
-    """Return that all is well."""
+    """Return a successful result."""
     return Result(Verdict.OK, said)
 
 
 async def diagnose(doctor_checks: Sequence[DoctorCheck], *, timeout_s: float = TIMEOUT_S) -> Sequence[Finding]:
-    """Examine everything, one after the other, each for so long at most. Raises nothing of what goes wrong."""
-    return [await _examine(examination, timeout_s) for examination in doctor_checks]
+    """Run the checks one after the other and return a finding for each, in the same order.
+
+    A check that raises or takes longer than ``timeout_s`` is a failed finding. Errors do not propagate.
+    """
+    return [await _run(check, timeout_s) for check in doctor_checks]
 
 
-async def _examine(examination: DoctorCheck, timeout_s: float) -> Finding:
+async def _run(check: DoctorCheck, timeout_s: float) -> Finding:
     began = time.monotonic()
     try:
         async with asyncio.timeout(timeout_s):
-            result = await examination.look()
-    except Exception as error:  # noqa: BLE001 - that it is there to be told
-        result = Result(Verdict.FAILED, _said(error, timeout_s), examination.hint)
+            result = await check.run()
+    except Exception as error:  # noqa: BLE001 - every error of a check is a finding
+        result = Result(Verdict.FAILED, _message_of(error, timeout_s), check.hint)
     took_ms = (time.monotonic() - began) * 1_000
-    return Finding(examination.name, result.verdict, result.said, result.hint, took_ms)
+    return Finding(check.name, result.verdict, result.said, result.hint, took_ms)
 
 
-def _said(error: Exception, timeout_s: float) -> str:
-    """Return an error's words where they are known to hold no secret, such as a URL's password; else its kind."""
+def _message_of(error: Exception, timeout_s: float) -> str:
+    """Return the message of an error that never contains a secret, such as a password in a URL; else its type."""
     match error:
         case IbexError():
             return error.message
         case TimeoutError():
-            return f"There was no answer within {timeout_s:g} s."
+            return f"No answer within {timeout_s:g} s."
         case OSError() if error.strerror:
-            return said_of_the_system(error)
+            return os_error_message(error)
         case _:
-            return str(error) if isinstance(error, _SAY_NO_SECRET) else f"It failed ({type(error).__name__})."
+            return str(error) if isinstance(error, _WITHOUT_SECRETS) else f"Failed with {type(error).__name__}."

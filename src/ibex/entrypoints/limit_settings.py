@@ -27,7 +27,7 @@ class LimitSettings(TracingSettings):
             "IBEX_MAX_CONCURRENCY",
             int_between(1, 1_000_000),
             "1 to 1000000",
-            "Concurrent chat requests per worker. One organization can use at most three quarters (docs/limits.md).",
+            "Concurrent requests per worker. One organization can use at most three quarters (docs/limits.md).",
         ),
     )
     body_budget_bytes: int = setting(
@@ -59,8 +59,8 @@ class LimitSettings(TracingSettings):
             "IBEX_MAX_CONNECTIONS",
             int_between(1, 1_000_000),
             "1 to 1000000",
-            "Concurrent client connections per worker; fewer if the limit of open files is low. Beyond it, connections "
-            "without a request are closed, first those that never had one.",
+            "Concurrent client connections per worker, fewer if the limit of open files is low. Beyond it, IBEX closes "
+            "connections without a request, first those that never had one.",
         ),
     )
     refusal_delay_s: float = setting(
@@ -69,7 +69,7 @@ class LimitSettings(TracingSettings):
             "IBEX_REFUSAL_DELAY",
             seconds,
             SECONDS,
-            "How long refusals are delayed for an organization beyond its limit of refusals, and for guessed secrets.",
+            "The delay of refusals for an organization beyond its limit of refused requests, and for guessed secrets.",
         ),
     )
     client_stall_timeout_s: float = setting(

@@ -1,4 +1,4 @@
-"""The settings of the way to OpenAI's API, or to a server that speaks it; a part of ``settings.Settings``."""
+"""The settings of requests to OpenAI's API or a compatible server, a part of ``settings.Settings``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ibex.entrypoints.setting_values import (
 
 
 class Transport(StrEnum):
-    """What carries requests to the provider (ADR 0025)."""
+    """The HTTP client that sends requests to the provider (ADR 0025)."""
 
     DIRECT = "direct"
     HTTPX = "httpx"
@@ -29,46 +29,77 @@ class Transport(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenAISettings:
-    """Durations are in seconds; the key is None where it is not set."""
+    """URL, key, models, limits and retries of the provider. Durations are in seconds. A key of None is not set."""
 
     openai_api_key: Secret[str] | None = setting(
         None,
         Variable(
             "OPENAI_API_KEY",
             secret_text,
-            "OpenAI's API key",
-            "Without it the built-in echo provider answers (development only).",
+            "an API key",
+            "The key for the provider. If not set, the built-in echo provider answers (development only).",
             is_secret=True,
         ),
     )
     openai_base_url: str = setting(
         "https://api.openai.com/v1",
         Variable(
-            "OPENAI_BASE_URL", url("http", "https"), "an http:// or https:// URL", "Where OpenAI's API is spoken."
+            "OPENAI_BASE_URL",
+            url("http", "https"),
+            "an http:// or https:// URL",
+            "The base URL of OpenAI's API or of a compatible server.",
         ),
     )
     openai_models: tuple[str, ...] = setting(
         ("gpt-*", "chatgpt-*", "o[0-9]*"),
-        Variable("IBEX_OPENAI_MODELS", globs, "model names or globs, separated by commas", "The models routed there."),
+        Variable(
+            "IBEX_OPENAI_MODELS",
+            globs,
+            "model names or globs, separated by commas",
+            "The models that are sent to OPENAI_BASE_URL.",
+        ),
     )
     openai_request_timeout_s: float = setting(
-        120.0, Variable("OPENAI_REQUEST_TIMEOUT", seconds, SECONDS, "The most a request may take, retries included.")
+        120.0,
+        Variable(
+            "OPENAI_REQUEST_TIMEOUT",
+            seconds,
+            SECONDS,
+            "The time limit of a request to the provider, with all retries and the whole response.",
+        ),
     )
     openai_connect_timeout_s: float = setting(
-        5.0, Variable("IBEX_OPENAI_CONNECT_TIMEOUT", seconds, SECONDS, "The most a connection may take.")
+        5.0, Variable("IBEX_OPENAI_CONNECT_TIMEOUT", seconds, SECONDS, "The time limit of connecting to the provider.")
     )
     openai_first_byte_timeout_s: float = setting(
         120.0,
-        Variable("IBEX_OPENAI_FIRST_BYTE_TIMEOUT", seconds, SECONDS, "From a try to the first byte of its answer."),
+        Variable(
+            "IBEX_OPENAI_FIRST_BYTE_TIMEOUT",
+            seconds,
+            SECONDS,
+            "The time limit from an attempt to the first byte of the response body.",
+        ),
     )
     openai_idle_timeout_s: float = setting(
-        60.0, Variable("IBEX_OPENAI_IDLE_TIMEOUT", seconds, SECONDS, "The longest silence within an answer.")
+        60.0, Variable("IBEX_OPENAI_IDLE_TIMEOUT", seconds, SECONDS, "The longest pause within a response.")
     )
     openai_max_retries: int = setting(
-        3, Variable("OPENAI_MAX_RETRIES", int_between(0, 10), "0 to 10", "Tries after the first one.")
+        3,
+        Variable(
+            "OPENAI_MAX_RETRIES",
+            int_between(0, 10),
+            "0 to 10",
+            "The maximum number of retries after the first attempt.",
+        ),
     )
     openai_retry_base_delay_s: float = setting(
-        0.5, Variable("OPENAI_RETRY_BASE_DELAY", seconds, SECONDS, "The first retry's delay; it doubles each time.")
+        0.5,
+        Variable(
+            "OPENAI_RETRY_BASE_DELAY",
+            seconds,
+            SECONDS,
+            "The delay before the first retry. It doubles with each further retry.",
+        ),
     )
     openai_stream_usage: bool = setting(
         True,  # noqa: FBT003 - a default, as dataclasses.field takes it
@@ -76,7 +107,7 @@ class OpenAISettings:
             "IBEX_OPENAI_STREAM_USAGE",
             on_off,
             "on or off",
-            "off for servers that refuse stream_options.include_usage.",
+            "Requests token usage in streams (stream_options.include_usage). Use off for servers that refuse it.",
         ),
     )
     openai_transport: Transport = setting(
@@ -85,7 +116,7 @@ class OpenAISettings:
             "IBEX_OPENAI_TRANSPORT",
             Transport,
             "direct, httpx or http2",
-            "direct is the fastest; httpx goes through the environment's HTTPS_PROXY, http2 speaks HTTP/2 as well.",
+            "`direct` is the fastest. `httpx` uses the forward proxy in HTTPS_PROXY. `http2` does too, with HTTP/2.",
         ),
     )
     openai_max_connections: int = setting(
@@ -94,6 +125,6 @@ class OpenAISettings:
             "IBEX_OPENAI_MAX_CONNECTIONS",
             int_between(1, 60_000),
             "1 to 60000",
-            "Connections to the provider, for each worker; as many requests wait for one before they are refused.",
+            "Connections to the provider per worker. As many requests can wait for one; IBEX refuses further ones.",
         ),
     )

@@ -1,4 +1,4 @@
-"""How a process ends: an exit code that scripts can use, and one line on standard error where it failed."""
+"""Exit codes for scripts, and the line on standard error that reports a failure."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ EXIT_USAGE: Final = 2
 
 
 class WorkFailedError(Exception):
-    """What was asked for could not be done, for the world's reasons; the message is one line and names no secret."""
+    """A command failed for a reason outside IBEX. The message is one line and contains no secret."""
 
 
-EXPECTED: Final = (
+EXPECTED_ERRORS: Final = (
     WorkFailedError,
     UnsafeRoleError,
     IbexError,
@@ -37,33 +37,34 @@ EXPECTED: Final = (
     OSError,
     ValueError,
 )
-"""What is told in one line: the world's failures. Anything else is a bug and shows itself."""
+"""Errors with a cause outside IBEX, which are reported in one line. Any other error is a bug and propagates."""
 
 
 def exit_code_of(work: Callable[[], int]) -> int:
-    """Do a process's work and return its exit code: the work's own, 1 where it failed, 2 for wrong settings."""
+    """Run ``work`` and return an exit code: that of ``work``, 1 if it failed, or 2 for invalid settings.
+
+    A failure is reported on standard error.
+    """
     try:
         return work()
     except KeyboardInterrupt:
         return EXIT_FAILED
-    except SettingsError as wrong:
-        return _fail(str(wrong), EXIT_USAGE)
-    except EXPECTED as failure:
-        return _fail(_said(failure), EXIT_FAILED)
+    except SettingsError as invalid:
+        return _fail(str(invalid), EXIT_USAGE)
+    except EXPECTED_ERRORS as failure:
+        return _fail(_message_of(failure), EXIT_FAILED)
 
 
-def _said(failure: Exception) -> str:
+def _message_of(failure: Exception) -> str:
     if isinstance(failure, IbexError):
         return failure.message
-    if isinstance(
-        failure, (UnicodeEncodeError, UnicodeDecodeError)
-    ):  # its own words are about codecs, and quote the text
+    if isinstance(failure, (UnicodeEncodeError, UnicodeDecodeError)):  # their messages are about codecs, and quote text
         return "The input is not valid UTF-8."
-    return said_of_the_system(failure) if isinstance(failure, OSError) else str(failure)
+    return os_error_message(failure) if isinstance(failure, OSError) else str(failure)
 
 
-def said_of_the_system(error: OSError) -> str:
-    """Return what the system says, and of which file or folder."""
+def os_error_message(error: OSError) -> str:
+    """Return the operating system's message, after the name of the file or folder if there is one."""
     if error.strerror and error.filename is not None:
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
     return error.strerror or str(error)

@@ -1,4 +1,4 @@
-"""What a setting is read with: parsers that raise ``ValueError`` or ``KeyError``, and secrets that do not show."""
+"""Parsers of settings, which raise ``ValueError`` or ``KeyError``, and a type for secrets that no repr reveals."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SECONDS: Final = "seconds, more than 0 and at most 86400"
 
 
 class Secret(Generic[T]):
-    """A value that shows itself through ``reveal()`` only."""
+    """A value that only ``reveal()`` returns. Its repr does not contain it."""
 
     __slots__ = ("_value",)
 
@@ -41,7 +41,11 @@ class Secret(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """How one setting is read: ``parse`` raises ``ValueError``; ``allowed`` says what it takes, in words."""
+    """An environment variable: its parser, and its texts in messages and in the reference.
+
+    ``parse`` raises ``ValueError`` or ``KeyError`` for an invalid value. ``allowed`` describes the valid ones.
+    If ``is_secret``, no message contains the value.
+    """
 
     name: str
     parse: Callable[[str], Any]
@@ -51,19 +55,19 @@ class Variable:
 
 
 def setting(default: Any, variable: Variable) -> Any:
-    """Return the field of a settings class that is read from a variable."""
+    """Return a dataclass field whose value is read from a variable."""
     return field(default=default, metadata={"variable": variable})
 
 
 def text(value: str) -> str:
-    """Return a text that is not empty."""
+    """Return a non-empty text."""
     if not value:
         raise ValueError
     return value
 
 
 def int_between(low: int, high: int) -> Callable[[str], int]:
-    """Return what reads an integer from ``low`` to ``high``."""
+    """Return a parser of integers from ``low`` to ``high``, both included."""
 
     def parse(value: str) -> int:
         number = int(value)
@@ -75,7 +79,7 @@ def int_between(low: int, high: int) -> Callable[[str], int]:
 
 
 def seconds(value: str) -> float:
-    """Return a duration of more than 0 and at most a day."""
+    """Return a duration in seconds, more than 0 and at most a day."""
     number = float(value)
     if not 0 < number <= 86_400:  # noqa: PLR2004 - a day
         raise ValueError
@@ -83,25 +87,25 @@ def seconds(value: str) -> float:
 
 
 def delay(value: str) -> float:
-    """Return a duration of 0 to a day."""
+    """Return a duration in seconds, from 0 to a day."""
     return 0.0 if float(value) == 0 else seconds(value)
 
 
 def idle_seconds(value: str) -> float:
-    """Return a duration of a minute to a year."""
+    """Return a duration in seconds, from a minute to a year."""
     number = float(value)
-    if not 60 <= number <= 31_536_000:  # noqa: PLR2004 - a minute, which PostgreSQL's function holds to, and a year
+    if not 60 <= number <= 31_536_000:  # noqa: PLR2004 - a minute, the minimum that PostgreSQL accepts, and a year
         raise ValueError
     return number
 
 
 def on_off(value: str) -> bool:
-    """Return whether it is on. Raises ``KeyError`` for anything but on and off."""
+    """Return True for ``on`` and False for ``off``, in any case. Raises ``KeyError`` for anything else."""
     return {"on": True, "off": False}[value.lower()]
 
 
 def url(*schemes: str) -> Callable[[str], str]:
-    """Return what reads a URL of one of these schemes."""
+    """Return a parser of URLs with one of these schemes."""
 
     def parse(value: str) -> str:
         if value.partition("://")[0] not in schemes:
@@ -112,18 +116,18 @@ def url(*schemes: str) -> Callable[[str], str]:
 
 
 def secret_url(*schemes: str) -> Callable[[str], Secret[str]]:
-    """Return what reads a URL that may hold a password."""
+    """Return a parser of URLs that can contain a password."""
     parse = url(*schemes)
     return lambda value: Secret(parse(value))
 
 
 def secret_text(value: str) -> Secret[str]:
-    """Return a text that is not shown."""
+    """Return a non-empty text as a secret."""
     return Secret(text(value))
 
 
 def module_and_name(value: str) -> str:
-    """Return ``module:name``."""
+    """Return ``module:name``. Both are Python identifiers; the module can have dots."""
     module, _, name = value.partition(":")
     if not name.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
         raise ValueError
@@ -131,7 +135,7 @@ def module_and_name(value: str) -> str:
 
 
 def globs(value: str) -> tuple[str, ...]:
-    """Return patterns that are separated by commas."""
+    """Return patterns from a comma-separated list of at least one."""
     patterns = tuple(part.strip() for part in value.split(",") if part.strip())
     if not patterns:
         raise ValueError
@@ -139,7 +143,7 @@ def globs(value: str) -> tuple[str, ...]:
 
 
 def peppers(value: str) -> Secret[dict[str, bytes]]:
-    """Return keys by their ids: ``id:base64`` of at least 16 bytes, separated by commas."""
+    """Return keys by id from a comma-separated list of ``id:base64``. A key has at least 16 bytes."""
     peppers = {}
     for part in value.split(","):
         key_id, _, encoded = part.strip().partition(":")
@@ -154,7 +158,7 @@ def peppers(value: str) -> Secret[dict[str, bytes]]:
 
 
 def host_and_port(value: str) -> str:
-    """Return ``host:port``, an IPv6 host in brackets."""
+    """Return ``host:port``. An IPv6 host is in brackets."""
     host, _, port = value.rpartition(":")
     if not host or not 0 <= int(port) <= 65_535:  # noqa: PLR2004 - TCP's
         raise ValueError
@@ -162,7 +166,7 @@ def host_and_port(value: str) -> str:
 
 
 def auth_addresses(value: str) -> str:
-    """Return the addresses of auth without blanks: ``host:port`` each, separated by commas, perhaps with ``dns:///``."""
+    """Return a comma-separated list of ``host:port`` without blanks. Each address can have the prefix ``dns:///``."""
     parts = [part.strip() for part in value.split(",")]
     for part in parts:
         if "/" in host_and_port(part.removeprefix("dns:///")):
@@ -171,8 +175,8 @@ def auth_addresses(value: str) -> str:
 
 
 def service_token(value: str) -> Secret[str]:
-    """Return a credential that is long enough not to be guessed."""
-    if len(value) < 32 or not value.isascii():  # noqa: PLR2004 - 128 bits and more, however it is written
+    """Return a credential of at least 32 ASCII characters."""
+    if len(value) < 32 or not value.isascii():  # noqa: PLR2004 - at least 128 bits, in any encoding
         raise ValueError
     return Secret(value)
 
@@ -183,11 +187,11 @@ def insecure_servers(value: str) -> tuple[str, ...]:
 
 
 EMBEDDED_PEPPER = "home"
-"""The id of the pepper that the embedded default makes for itself."""
+"""The key id of the pepper that the embedded instance generates for itself."""
 
 
 def is_for_development(value: object) -> bool:
-    """Return whether a setting's value is a secret of the embedded default, or easily guessed."""
+    """Return whether a value is a secret of the embedded instance, or easily guessed."""
     if not isinstance(value, Secret):
         return False
     revealed = value.reveal()

@@ -1,7 +1,7 @@
 """Settings: read once at start from environment variables, typed and frozen (docs/configuration.md).
 
-Every field of ``Settings`` is one variable; its ``Variable`` says how it is read and what the reference page says.
-``.env.example`` and ``docs/configuration.md`` are written from here by ``ibex.entrypoints.settings_reference``.
+Each field of ``Settings`` is one environment variable. Its ``Variable`` has the parser and the text of the reference.
+``ibex.entrypoints.settings_reference`` generates ``.env.example`` and ``docs/configuration.md`` from these fields.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ if TYPE_CHECKING:
 
 
 class SettingsError(Exception):
-    """A variable has a value that it cannot have; the message names variable, value and what is allowed."""
+    """A setting is invalid. The message names the variable, its value unless it is a secret, and the allowed values."""
 
 
 class MissingSettingError(SettingsError):
-    """Variables that are needed are not set; the message names each and says what it takes."""
+    """Required settings are not set. The message names each variable and the values that it accepts."""
 
 
 class Environment(StrEnum):
-    """Where this runs; production refuses what is only fit for development."""
+    """The deployment environment. Production refuses development credentials."""
 
     DEVELOPMENT = "development"
     PRODUCTION = "production"
 
 
 class JournalSync(StrEnum):
-    """What a journaled exchange survives: the process's death, or a power loss as well."""
+    """The durability of the journal: ``NORMAL`` survives a crash of the process, ``FULL`` a power loss too."""
 
     NORMAL = "normal"
     FULL = "full"
@@ -63,7 +63,7 @@ POSTGRES_URL = "a postgresql:// URL"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings(CacheSettings):
-    """All settings of a process. Durations are in seconds, sizes in bytes; None where a variable is not set."""
+    """All settings of a process. Durations are in seconds, sizes in bytes. None means not set."""
 
     env: Environment = setting(
         Environment.DEVELOPMENT,
@@ -71,7 +71,7 @@ class Settings(CacheSettings):
             "IBEX_ENV",
             Environment,
             "development or production",
-            "Production refuses development credentials, and reads no `.env`, which so cannot ask for it.",
+            "`production` refuses development credentials and does not read `.env`, so set it in the environment.",
         ),
     )
     allow_insecure: tuple[str, ...] = setting(
@@ -79,12 +79,12 @@ class Settings(CacheSettings):
         Variable(
             "IBEX_ALLOW_INSECURE",
             insecure_servers,
-            "redis, clickhouse, postgres, separated by commas",
-            "The servers that production may use without a credential.",
+            "redis, clickhouse or postgres, several separated by commas",
+            "The servers that production can use without a credential.",
         ),
     )
     host: str = setting(
-        "127.0.0.1", Variable("IBEX_HOST", text, "an address or host name", "The address that the proxy listens on.")
+        "127.0.0.1", Variable("IBEX_HOST", text, "an IP address or host name", "The address that the proxy listens on.")
     )
     port: int = setting(
         8080, Variable("IBEX_PORT", int_between(0, 65_535), "0 to 65535, 0 for any free port", "The proxy's port.")
@@ -95,7 +95,7 @@ class Settings(CacheSettings):
             "IBEX_LOG_LEVEL",
             lambda value: {"debug": "debug", "info": "info", "warning": "warning", "error": "error"}[value.lower()],
             "debug, info, warning or error",
-            "The least severe log lines that are written.",
+            "The minimum severity of log lines.",
         ),
     )
     database_url: Secret[str] | None = setting(
@@ -104,7 +104,7 @@ class Settings(CacheSettings):
             "IBEX_DATABASE_URL",
             secret_url("postgresql"),
             POSTGRES_URL,
-            "PostgreSQL as the role ibex_app: directives, sessions, checkpoints.",
+            "The PostgreSQL database of directives, sessions and checkpoints, with the role ibex_app.",
             is_secret=True,
         ),
     )
@@ -114,7 +114,7 @@ class Settings(CacheSettings):
             "IBEX_AUTH_DATABASE_URL",
             secret_url("postgresql"),
             POSTGRES_URL,
-            "PostgreSQL as the role ibex_auth: organizations, users, agents, tokens.",
+            "The PostgreSQL database of organizations, users, agents and tokens, with the role ibex_auth.",
             is_secret=True,
         ),
     )
@@ -124,7 +124,7 @@ class Settings(CacheSettings):
             "IBEX_OWNER_DATABASE_URL",
             secret_url("postgresql"),
             POSTGRES_URL,
-            "PostgreSQL as the owner of the schema; only `ibex migrate` uses it.",
+            "The PostgreSQL database, with the role that owns the schema. Only `ibex migrate` uses it.",
             is_secret=True,
         ),
     )
@@ -134,7 +134,7 @@ class Settings(CacheSettings):
             "IBEX_CLICKHOUSE_URL",
             secret_url("http", "https", "clickhouse", "clickhouses", "chdb"),
             "an http[s]://, clickhouse[s]:// or chdb:// URL",
-            "ClickHouse, for traces; chdb:///folder is an engine in the process, for one process alone.",
+            "The ClickHouse database of traces. chdb:///folder is an engine inside the process, for one process only.",
             is_secret=True,
         ),
     )
@@ -144,7 +144,7 @@ class Settings(CacheSettings):
             "IBEX_TOKEN_PEPPERS",
             peppers,
             "key_id:base64 of at least 16 bytes, several separated by commas, the newest last",
-            "The keys under which tokens are hashed; rotate by adding one.",
+            "The keys that tokens are hashed with. To rotate, append a new key and keep the old ones.",
             is_secret=True,
         ),
     )
@@ -154,7 +154,7 @@ class Settings(CacheSettings):
             "IBEX_RATE_LIMIT_DEFAULT_RPM",
             int_between(0, 1_000_000_000),
             "requests per minute, 0 for unlimited",
-            "The limit of organizations that set none of their own.",
+            "The rate limit of organizations that have none of their own.",
         ),
     )
     auth_address: str | None = setting(
@@ -163,12 +163,12 @@ class Settings(CacheSettings):
             "IBEX_AUTH_ADDRESS",
             auth_addresses,
             "host:port or dns:///name:port, or several, separated by commas",
-            "Where auth is asked over gRPC. Replicas are asked in turn: every address of a name, and every one that is "
-            "listed. Without it identity is looked up in PostgreSQL, in this process.",
+            "The gRPC address of auth. Calls rotate over all replicas: each listed address, and each address that a "
+            "name resolves to. If not set, this process looks up identity in PostgreSQL itself.",
         ),
     )
     auth_timeout_s: float = setting(
-        0.05, Variable("IBEX_AUTH_TIMEOUT", seconds, SECONDS, "The most that asking auth may take.")
+        0.05, Variable("IBEX_AUTH_TIMEOUT", seconds, SECONDS, "The time limit of a call to auth, with its retry.")
     )
     auth_service_token: Secret[str] | None = setting(
         None,
@@ -176,40 +176,43 @@ class Settings(CacheSettings):
             "IBEX_AUTH_SERVICE_TOKEN",
             service_token,
             "at least 32 characters",
-            "The proxy's own credential at auth; the same at both.",
+            "The credential of the proxy at auth. Set the same value on both.",
             is_secret=True,
         ),
     )
     auth_ca_file: str | None = setting(
-        None, Variable("IBEX_AUTH_CA_FILE", text, "a PEM file", "Auth must show a certificate of this authority: TLS.")
+        None, Variable("IBEX_AUTH_CA_FILE", text, "a PEM file", "The CA of auth's certificate. Enables TLS to auth.")
     )
     auth_client_cert_file: str | None = setting(
-        None, Variable("IBEX_AUTH_CLIENT_CERT_FILE", text, "a PEM file", "The proxy's certificate: mutual TLS.")
+        None, Variable("IBEX_AUTH_CLIENT_CERT_FILE", text, "a PEM file", "The proxy's certificate, for mutual TLS.")
     )
     auth_client_key_file: str | None = setting(
-        None, Variable("IBEX_AUTH_CLIENT_KEY_FILE", text, "a PEM file", "Its private key.")
+        None,
+        Variable("IBEX_AUTH_CLIENT_KEY_FILE", text, "a PEM file", "The private key of IBEX_AUTH_CLIENT_CERT_FILE."),
     )
     auth_listen: str = setting(
         "127.0.0.1:9091",
-        Variable("IBEX_AUTH_LISTEN", host_and_port, "host:port, port 0 for any free one", "Where auth serves gRPC."),
+        Variable("IBEX_AUTH_LISTEN", host_and_port, "host:port, port 0 for any free port", "Auth's gRPC address."),
     )
     auth_ops_listen: str = setting(
         "127.0.0.1:8081",
         Variable(
             "IBEX_AUTH_OPS_LISTEN",
             host_and_port,
-            "host:port, port 0 for any free one",
-            "Where auth serves /health, /ready and /metrics over HTTP.",
+            "host:port, port 0 for any free port",
+            "Auth's HTTP address, for /health, /ready and /metrics.",
         ),
     )
     auth_cert_file: str | None = setting(
-        None, Variable("IBEX_AUTH_CERT_FILE", text, "a PEM file", "Auth's certificate: TLS.")
+        None, Variable("IBEX_AUTH_CERT_FILE", text, "a PEM file", "The server certificate of auth. Enables TLS.")
     )
-    auth_key_file: str | None = setting(None, Variable("IBEX_AUTH_KEY_FILE", text, "a PEM file", "Its private key."))
+    auth_key_file: str | None = setting(
+        None, Variable("IBEX_AUTH_KEY_FILE", text, "a PEM file", "The private key of IBEX_AUTH_CERT_FILE.")
+    )
     auth_client_ca_file: str | None = setting(
         None,
         Variable(
-            "IBEX_AUTH_CLIENT_CA_FILE", text, "a PEM file", "Clients of auth must show a certificate of this one."
+            "IBEX_AUTH_CLIENT_CA_FILE", text, "a PEM file", "Auth requires client certificates signed by this CA."
         ),
     )
     redis_url: Secret[str] | None = setting(
@@ -220,24 +223,24 @@ class Settings(CacheSettings):
                 "redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"
             ),
             "a redis://, rediss:// or unix:// URL; redis+sentinel://host:port,…/service; redis+cluster://host:port,…",
-            "Redis, for rate limits, and so that a change is in force at the next request.",
+            "The Redis server. It counts requests, and makes changes take effect at the next request.",
             is_secret=True,
         ),
     )
     redis_timeout_s: float = setting(
-        0.05, Variable("IBEX_REDIS_TIMEOUT", seconds, SECONDS, "The most that a request waits for Redis.")
+        0.05, Variable("IBEX_REDIS_TIMEOUT", seconds, SECONDS, "The longest time that a request waits for Redis.")
     )
     redis_credential_provider: str | None = setting(
         None,
         Variable(
             "IBEX_REDIS_CREDENTIAL_PROVIDER",
             module_and_name,
-            "module:factory, a Python function that returns a CredentialProvider of redis-py",
-            "Where each connection to Redis gets user and password, instead of from the URL.",
+            "module:factory, a Python function that returns a redis-py CredentialProvider",
+            "Supplies the user and password of each connection to Redis, in place of those in the URL.",
         ),
     )
     shutdown_timeout_s: float = setting(
-        30.0, Variable("IBEX_SHUTDOWN_TIMEOUT", seconds, SECONDS, "How long running requests may finish on SIGTERM.")
+        30.0, Variable("IBEX_SHUTDOWN_TIMEOUT", seconds, SECONDS, "The time for requests to finish after SIGTERM.")
     )
     error_docs_base: str | None = setting(
         None,
@@ -245,7 +248,7 @@ class Settings(CacheSettings):
             "IBEX_ERROR_DOCS_BASE",
             url("http", "https"),
             "an http:// or https:// URL",
-            "Errors carry a docs_url: this, a slash, and their code.",
+            "Adds a docs_url to each error: this URL, a slash and the error code.",
         ),
     )
     journal_dir: str = setting(
@@ -254,18 +257,23 @@ class Settings(CacheSettings):
             "IBEX_JOURNAL_DIR",
             text,
             "a directory",
-            "Where finished exchanges wait until both sinks have them; by default in the folder of `--home`.",
+            "The folder of the journal, which keeps exchanges until both databases have them. Default: in `--home`.",
         ),
     )
     journal_sync: JournalSync = setting(
         JournalSync.NORMAL,
         Variable(
-            "IBEX_JOURNAL_SYNC", JournalSync, "normal or full", "full survives power loss, at a third of the rate."
+            "IBEX_JOURNAL_SYNC", JournalSync, "normal or full", "`full` survives a power loss, at a third of the rate."
         ),
     )
     journal_max_bytes: int = setting(
         1 << 30,
-        Variable("IBEX_JOURNAL_MAX_BYTES", int_between(65_536, 1 << 40), "65536 to 2^40 bytes", "The journal's bound."),
+        Variable(
+            "IBEX_JOURNAL_MAX_BYTES",
+            int_between(65_536, 1 << 40),
+            "65536 to 2^40 bytes",
+            "The maximum size of each worker's journal.",
+        ),
     )
     session_idle_timeout_s: float = setting(
         1_800.0,
@@ -273,19 +281,25 @@ class Settings(CacheSettings):
             "IBEX_SESSION_IDLE_TIMEOUT",
             idle_seconds,
             "seconds, 60 to 31536000",
-            "A session without a turn for so long is abandoned; a later turn makes it active again.",
+            "A session without a turn for this long becomes abandoned. A later turn makes it active again.",
         ),
     )
     trace_ttl_days: int = setting(
-        90, Variable("IBEX_TRACE_TTL_DAYS", int_between(1, 36_500), "1 to 36500 days", "How long traces are kept.")
+        90,
+        Variable(
+            "IBEX_TRACE_TTL_DAYS",
+            int_between(1, 36_500),
+            "1 to 36500 days",
+            "How long traces are kept. `ibex migrate` applies a change.",
+        ),
     )
     echo_delay_s: float = setting(
-        0.0, Variable("IBEX_ECHO_DELAY", delay, "seconds, 0 to 86400", "How long the echo provider thinks.")
+        0.0, Variable("IBEX_ECHO_DELAY", delay, "seconds, 0 to 86400", "The delay of the echo provider's answers.")
     )
 
     @classmethod
     def load(cls, environ: Mapping[str, str]) -> Settings:
-        """Read the settings; an empty variable counts as not set. Raises ``SettingsError`` for a wrong value."""
+        """Read the settings. An empty variable counts as not set. Raises ``SettingsError`` for an invalid value."""
         values = {}
         for name, variable in variables():
             raw = environ.get(variable.name, "").strip()
@@ -303,16 +317,16 @@ class Settings(CacheSettings):
         return settings
 
     def refuse_small_body_budget(self) -> None:
-        """Raise ``SettingsError`` if the reserved quarter of the budget is smaller than the largest body."""
+        """Raise ``SettingsError`` if a quarter of the body budget is smaller than the largest allowed body."""
         least = 4 * self.max_request_body_bytes
         if self.body_budget_bytes < least:
             raise SettingsError(
-                f"IBEX_BODY_BUDGET_BYTES is {self.body_budget_bytes}; it must be at least {least}, 4 times "
-                "IBEX_MAX_REQUEST_BODY_BYTES, so that a quarter of it fits the largest body."
+                f"IBEX_BODY_BUDGET_BYTES is {self.body_budget_bytes}; it must be at least {least}, which is 4 times "
+                "IBEX_MAX_REQUEST_BODY_BYTES. Raise it, or lower IBEX_MAX_REQUEST_BODY_BYTES."
             )
 
     def refuse_incomplete_tls(self) -> None:
-        """Raise ``SettingsError`` if a TLS file between proxy and auth is set without another that it needs."""
+        """Raise ``SettingsError`` if a TLS file of proxy or auth is set without another file that it requires."""
         wrong = incomplete_tls(self, variables())
         if wrong is not None:
             raise SettingsError(wrong)
@@ -320,37 +334,40 @@ class Settings(CacheSettings):
     def refuse_unsafe_production(self, environ: Mapping[str, str]) -> None:
         """Raise ``SettingsError`` if production lacks a credential or has a weak one.
 
-        ``environ`` is the environment, which client libraries read themselves.
+        ``environ`` is the environment of the process: client libraries read credentials from it, such as PGPASSWORD.
         """
         if self.env is not Environment.PRODUCTION:
             return
         if self.auth_address is not None and self.auth_service_token is None and self.auth_client_cert_file is None:
             raise MissingSettingError(
-                "IBEX_AUTH_SERVICE_TOKEN is not set. With IBEX_ENV=production a proxy needs it, or a client certificate"
-                " (IBEX_AUTH_CLIENT_CERT_FILE), to authenticate to auth."
+                "IBEX_AUTH_SERVICE_TOKEN is not set. With IBEX_ENV=production a proxy needs it to authenticate to auth."
+                " Set it to the same value as on auth, or use a client certificate (IBEX_AUTH_CLIENT_CERT_FILE)."
             )
         wrong = unsafe_credential(self, variables(), self.allow_insecure, environ)
         if wrong is not None:
             raise SettingsError(wrong)
 
     def require_service_identity(self) -> None:
-        """Raise ``MissingSettingError`` if auth in production has no way to authenticate proxies."""
+        """Raise ``MissingSettingError`` if auth in production could not authenticate proxies."""
         has_either = self.auth_service_token is not None or self.auth_client_ca_file is not None
         if self.env is Environment.PRODUCTION and not has_either:
             raise MissingSettingError(
-                "IBEX_AUTH_SERVICE_TOKEN is not set. With IBEX_ENV=production auth needs it, or client certificates"
-                " (IBEX_AUTH_CLIENT_CA_FILE): without either, any client that can connect may validate tokens."
+                "IBEX_AUTH_SERVICE_TOKEN is not set. With IBEX_ENV=production auth needs it to authenticate proxies:"
+                " without it, any client that can connect could validate tokens. Set it to a random value, the same as"
+                " on the proxies, or require client certificates (IBEX_AUTH_CLIENT_CA_FILE)."
             )
 
     def require_provider(self) -> None:
-        """Raise ``MissingSettingError`` if production lacks the provider's key."""
+        """Raise ``MissingSettingError`` if production has no key for the provider."""
         if self.env is Environment.PRODUCTION and self.openai_api_key is None:
-            raise MissingSettingError("OPENAI_API_KEY is not set; IBEX_ENV=production needs a provider key.")
+            raise MissingSettingError(
+                "OPENAI_API_KEY is not set. With IBEX_ENV=production a proxy needs it: a key for OPENAI_BASE_URL."
+            )
 
     def require(self, *names: str) -> None:
-        """Raise ``MissingSettingError`` for those of these settings, by field name, that are not set: a line each."""
+        """Raise ``MissingSettingError``, with one line for each of these settings (field names) that is not set."""
         missing = [
-            f"{variable.name} is not set; it takes {variable.allowed}. {variable.meaning}"
+            f"{variable.name} is not set. Set it to {variable.allowed}. {variable.meaning}"
             for name, variable in variables()
             if name in names and getattr(self, name) is None
         ]
@@ -359,5 +376,5 @@ class Settings(CacheSettings):
 
 
 def variables() -> tuple[tuple[str, Variable], ...]:
-    """Return every setting's field name with its variable, in order."""
+    """Return the field name and the ``Variable`` of every setting, in the order of the reference."""
     return tuple((f.name, f.metadata["variable"]) for f in fields(Settings))

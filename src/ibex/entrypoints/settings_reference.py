@@ -1,6 +1,7 @@
-"""Writes the pages that tell of the settings: ``python -m ibex.entrypoints.settings_reference [--check]``.
+"""Generator of the pages about settings: ``python -m ibex.entrypoints.settings_reference [--check]``.
 
-They are generated so that they cannot be wrong; ``--check`` writes nothing and exits 1 if one of them is not current.
+The pages are generated so that they always match the code. ``--check`` writes nothing and exits with 1 if a page is
+out of date.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from ibex.entrypoints.settings import Settings, variables
 ENV_EXAMPLE = Path(".env.example")
 REFERENCE = Path("docs/configuration.md")
 COMMAND_LINE = {
-    "IBEX_HOME": "the folder of the embedded default (`--home`)",
-    "IBEX_ORG": "the organization that is meant (`--org`)",
-    "IBEX_URL": "the proxy that `ibex chat` talks to (`--url`)",
-    "IBEX_TOKEN": "the token that it presents (`--token`)",
+    "IBEX_HOME": "the folder of the embedded instance (`--home`)",
+    "IBEX_ORG": "the organization that commands work on (`--org`)",
+    "IBEX_URL": "the URL of the proxy, for `ibex chat` and `ibex doctor` (`--url`)",
+    "IBEX_TOKEN": "the token that `ibex chat` sends (`--token`)",
 }
-_COMMAND_LINE = "The command line takes these besides, each instead of an option; all but the first also from `.env`:"
+_COMMAND_LINE = "Commands also read these variables, each in place of an option. All but the first can be in `.env`:"
 
 
 def _default(name: str) -> str:
@@ -41,8 +42,8 @@ def _default(name: str) -> str:
 
 
 def env_example() -> str:
-    """Return the text of ``.env.example``: every variable with its meaning, commented out at its default."""
-    lines = ["# In development IBEX reads these from a file named .env; `make run` needs none of them.", ""]
+    """Return the text of ``.env.example``: every variable with its meaning, commented out, at its default value."""
+    lines = ["# In development IBEX reads these settings from a file named .env. `make run` requires none of them.", ""]
     for name, variable in variables():
         meaning = f"# {variable.meaning} Allowed: {variable.allowed}."
         lines += [meaning, f"#{variable.name}={_default(name)}", ""]
@@ -54,9 +55,9 @@ def reference() -> str:
     lines = [
         "# Configuration",
         "",
-        "Environment variables, read once at start; in development also from a file `.env`. A wrong value is one",
-        "message that names variable, value and what is allowed, and exit code 2. This page is generated from",
-        "`src/ibex/entrypoints/settings.py`.",
+        "IBEX reads its settings from environment variables, once at start; in development also from the file `.env`.",
+        "For an invalid value, a command prints the variable, the value and the allowed values, and exits with code 2.",
+        "This page is generated from `src/ibex/entrypoints/settings.py`.",
         "",
         "| variable | default | allowed | meaning |",
         "|---|---|---|---|",
@@ -71,7 +72,7 @@ def reference() -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Write the pages, or with ``--check`` tell whether they are current."""
+    """Write the pages and return 0. With ``--check``, write nothing and return 1 if a page is out of date."""
     stale = []
     for path, text in ((ENV_EXAMPLE, env_example()), (REFERENCE, reference())):
         if path.exists() and path.read_text(encoding="utf-8") == text:
@@ -81,7 +82,7 @@ def main(arguments: list[str]) -> int:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
     if stale and "--check" in arguments:
-        sys.stderr.write(f"not current: {', '.join(stale)}; run make settings-reference\n")
+        sys.stderr.write(f"Out of date: {', '.join(stale)}. Run `make settings-reference`.\n")
         return 1
     return 0
 

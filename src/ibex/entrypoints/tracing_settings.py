@@ -1,7 +1,7 @@
-"""The settings of OpenTelemetry's traces, under the names that its specification gives them; a part of ``Settings``.
+"""The settings of OpenTelemetry traces, a part of ``Settings``. The names are those of OpenTelemetry's specification.
 
-Only what IBEX must know is here. The SDK reads all other ``OTEL_*`` variables (headers, timeouts, certificates,
-compression, samplers, resource attributes) itself, from the process's environment.
+The SDK reads all other ``OTEL_*`` variables (headers, timeouts, certificates, compression, samplers, resource
+attributes) itself, from the environment of the process.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _PATH = "/v1/traces"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TracingSettings(OpenAISettings):
-    """Sizes count spans; None where a variable is not set. A URL may hold a password."""
+    """The destination and the queue of spans. Sizes are numbers of spans. A URL can contain a password."""
 
     otlp_endpoint: Secret[str] | None = setting(
         None,
@@ -25,7 +25,7 @@ class TracingSettings(OpenAISettings):
             "OTEL_EXPORTER_OTLP_ENDPOINT",
             secret_url("http", "https"),
             _URL,
-            "Where OpenTelemetry spans are sent, below /v1/traces. Needs `pip install ibex-harness[otel]`.",
+            "The base URL for OpenTelemetry spans, which go to its /v1/traces. Needs `pip install ibex-harness[otel]`.",
             is_secret=True,
         ),
     )
@@ -35,25 +35,32 @@ class TracingSettings(OpenAISettings):
             "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
             secret_url("http", "https"),
             _URL,
-            "The same, as the whole URL; it goes before the other.",
+            "The full URL for spans. It takes precedence over OTEL_EXPORTER_OTLP_ENDPOINT.",
             is_secret=True,
         ),
     )
     otlp_protocol: str = setting(
         "http/protobuf",
-        Variable("OTEL_EXPORTER_OTLP_PROTOCOL", text, "http/protobuf", "How they are sent; there is this way alone."),
+        Variable(
+            "OTEL_EXPORTER_OTLP_PROTOCOL",
+            text,
+            "http/protobuf",
+            "The protocol of the spans. IBEX supports only http/protobuf.",
+        ),
     )
     traces_exporter: str = setting(
-        "otlp", Variable("OTEL_TRACES_EXPORTER", text, "otlp or none", "none: no spans, whatever else is set.")
+        "otlp", Variable("OTEL_TRACES_EXPORTER", text, "otlp or none", "`none` turns spans off.")
     )
-    otel_disabled: str = setting("false", Variable("OTEL_SDK_DISABLED", text, "true or false", "true: the same."))
+    otel_disabled: str = setting(
+        "false", Variable("OTEL_SDK_DISABLED", text, "true or false", "`true` turns spans off.")
+    )
     span_queue: int = setting(
         2_048,
         Variable(
             "OTEL_BSP_MAX_QUEUE_SIZE",
             int_between(16, 1_000_000),
             "16 to 1000000",
-            "Spans that wait to be sent, for each worker; a request has up to six, and has none if there is no room.",
+            "Spans that wait to be sent, per worker. A request has up to six; if they do not fit, they are dropped.",
         ),
     )
     span_batch: int = setting(
@@ -62,13 +69,13 @@ class TracingSettings(OpenAISettings):
             "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
             int_between(1, 1_000_000),
             "1 to 1000000",
-            "Spans that are sent together; larger batches hold requests up for longer.",
+            "Spans that are sent in one batch. A larger batch delays concurrent requests for longer.",
         ),
     )
 
     @property
     def traces_url(self) -> str | None:
-        """Where spans are sent; None where none are made."""
+        """The URL that spans are sent to; None if tracing is off."""
         if self.otel_disabled.lower() == "true" or self.traces_exporter == "none":
             return None
         if self.otlp_traces_endpoint is not None:

@@ -1,4 +1,4 @@
-"""Checks for settings that would fail open, with messages for the user. No message contains a value (ADR 0039)."""
+"""Checks for insecure settings, with messages for the user. No message contains a value (ADR 0039)."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _TLS_NEEDS: Final = (
     ("auth_client_key_file", "auth_client_cert_file"),
     ("auth_client_cert_file", "auth_ca_file"),
 )
-"""Pairs of a TLS file and another that it requires. The first three are auth's, the others the proxy's."""
+"""Pairs of a TLS file and another file that it requires. The first three are for auth, the others for the proxy."""
 _SERVICE_TOKEN: Final = "auth_service_token"  # noqa: S105 - a setting's name
 
 
 def incomplete_tls(settings: object, variables: Sequence[tuple[str, Variable]]) -> str | None:
-    """Return a message if a TLS file between proxy and auth is set without another that it needs, else None."""
+    """Return a message if a TLS file of proxy or auth is set without another file that it requires, else None."""
     names = {name: variable.name for name, variable in variables}
     for name, needed in _TLS_NEEDS:
         if getattr(settings, name) is not None and getattr(settings, needed) is None:
-            return f"{names[name]} is set and {names[needed]} is not. Set both: TLS needs the two files together."
+            return f"{names[name]} is set and {names[needed]} is not. Set both files, or neither."
     return None
 
 
@@ -39,26 +39,27 @@ def unsafe_credential(
     allowed: Collection[str],
     environ: Mapping[str, str],
 ) -> str | None:
-    """Return a message for the first secret that is easily guessed, or server without a credential; else None.
+    """Return a message for the first secret that is easily guessed or server without a credential, else None.
 
-    ``allowed`` names the servers that need no credential. ``environ`` is the environment, which client libraries read.
+    Servers in ``allowed`` need no credential. ``environ`` is the environment of the process, where client libraries
+    find credentials too.
     """
     if (password := environ.get("PGPASSWORD")) and is_weak_password(password):
-        return "PGPASSWORD is easily guessed; IBEX_ENV=production refuses it. Use a random password."
+        return "PGPASSWORD is easily guessed, which IBEX_ENV=production refuses. Set it to a random password."
     for name, variable in variables:
         value = getattr(settings, name)
         weak_token = name == _SERVICE_TOKEN and value is not None and is_weak_token(value.reveal())
         if weak_token or is_for_development(value):
             return (
-                f"{variable.name} is a development credential or easily guessed; IBEX_ENV=production refuses it. Use"
-                " a random one."
+                f"{variable.name} is a development credential or easily guessed, which IBEX_ENV=production refuses."
+                " Set it to a random value."
             )
         server = SERVER_OF.get(name)
         if server is None or value is None or server in allowed:
             continue
         if not has_credential(server, value.reveal(), environ):
             return (
-                f"{variable.name} has no password or other credential; IBEX_ENV=production refuses that. Put one into"
-                f" the URL, or allow it with IBEX_ALLOW_INSECURE={server}."
+                f"{variable.name} has no password or other credential, which IBEX_ENV=production refuses. Add one to"
+                f" the URL, or set IBEX_ALLOW_INSECURE={server} to connect without."
             )
     return None

@@ -42,8 +42,8 @@ async def test_what_is_well_needs_no_remedy() -> None:
         (UnsafeRoleError("it owns tables"), "it owns tables"),
         (SinkUnavailableError("ClickHouse is not there"), "ClickHouse is not there"),
         (ConnectionRefusedError(111, "Connection refused"), "Connection refused"),
-        (RuntimeError(f"postgresql://me:{SECRET}@db"), "It failed (RuntimeError)."),
-        (OSError(f"postgresql://me:{SECRET}@db"), "It failed (OSError)."),
+        (RuntimeError(f"postgresql://me:{SECRET}@db"), "Failed with RuntimeError."),
+        (OSError(f"postgresql://me:{SECRET}@db"), "Failed with OSError."),
     ],
 )
 async def test_what_fails_is_told_with_what_to_do(error: Exception, said: str) -> None:
@@ -62,7 +62,7 @@ async def test_what_does_not_answer_is_not_waited_for() -> None:
 
     found = await diagnose([DoctorCheck("it", look, "Do this."), failing(ValueError())], timeout_s=0.01)
 
-    assert [finding.said for finding in found] == ["There was no answer within 0.01 s.", "It failed (ValueError)."]
+    assert [finding.said for finding in found] == ["No answer within 0.01 s.", "Failed with ValueError."]
 
 
 async def test_advice_is_passed_on() -> None:

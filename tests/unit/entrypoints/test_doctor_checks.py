@@ -10,7 +10,7 @@ import pytest
 
 from harness.small_disk import small_disk
 from ibex.entrypoints.diagnosis import Finding, Verdict, diagnose
-from ibex.entrypoints.doctor_checks import Surroundings, doctor_checks
+from ibex.entrypoints.doctor_checks import DoctorContext, doctor_checks
 from ibex.entrypoints.settings import Settings
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ async def found(
     **environ: str,
 ) -> dict[str, Finding]:
     """Return the findings by name; ``answer`` is the provider's and the proxy's."""
-    around = Surroundings(START, proxy, folder, httpx.MockTransport(answer), log)
+    around = DoctorContext(START, proxy, folder, httpx.MockTransport(answer), log)
     findings = await diagnose(doctor_checks(Settings.load(environ), around))
     return {finding.name: finding for finding in findings}
 
@@ -61,8 +61,8 @@ async def test_what_is_not_set_is_named(tmp_path: Path) -> None:
     }
     assert by_name["PostgreSQL"].said == "IBEX_DATABASE_URL is not set"
     assert by_name["PostgreSQL"].hint == START
-    assert "the running proxy asks is not known from here" in by_name["provider"].said
-    assert by_name["proxy"].said == "none answers at http://127.0.0.1:8080 (ConnectError)"
+    assert "the key of a running proxy cannot be checked" in by_name["provider"].said
+    assert by_name["proxy"].said == "no proxy answers at http://127.0.0.1:8080 (ConnectError)"
 
 
 async def test_in_production_no_echo_is_promised(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ async def test_in_production_no_echo_is_promised(tmp_path: Path) -> None:
 async def test_a_proxy_that_asks_auth_needs_redis(tmp_path: Path) -> None:
     """Without it a revoked token would be found out late."""
     settings = Settings.load({"IBEX_AUTH_ADDRESS": "127.0.0.1:1"})
-    (redis,) = (one for one in doctor_checks(settings, Surroundings(START, None, tmp_path)) if one.name == "Redis")
+    (redis,) = (one for one in doctor_checks(settings, DoctorContext(START, None, tmp_path)) if one.name == "Redis")
 
     (finding,) = await diagnose([redis])
 
@@ -86,7 +86,7 @@ async def test_a_proxy_that_asks_auth_needs_redis(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("status", "verdict", "said"),
     [
-        (200, "ok", "takes the key"),
+        (200, "ok", "accepts the key"),
         (401, "failed", "refuses the key (401)"),
         (403, "failed", "refuses the key (403)"),
         (404, "advice", "answers 404"),
@@ -158,7 +158,7 @@ async def test_without_an_address_no_proxy_is_asked(tmp_path: Path) -> None:
     """What answers at the default address is another folder's."""
     by_name = await found(tmp_path, lambda _: ready(), proxy=None)
 
-    assert (by_name["proxy"].verdict, by_name["proxy"].said) == (Verdict.ADVICE, "no proxy is known to run")
+    assert (by_name["proxy"].verdict, by_name["proxy"].said) == (Verdict.ADVICE, "no running proxy was found")
     assert START in (by_name["proxy"].hint or "")
 
 
@@ -166,7 +166,7 @@ async def test_a_provider_that_cannot_be_reached_is_a_failure(tmp_path: Path) ->
     """With what may be in between."""
     by_name = await found(tmp_path, OPENAI_API_KEY=KEY)
 
-    assert (by_name["provider"].verdict, by_name["provider"].said) == (Verdict.FAILED, "It failed (ConnectError).")
+    assert (by_name["provider"].verdict, by_name["provider"].said) == (Verdict.FAILED, "Failed with ConnectError.")
     assert KEY not in repr(by_name)
 
 
@@ -193,7 +193,7 @@ async def test_the_proxy_is_asked_whether_it_is_ready(
 
 async def test_the_journals_folder_may_be_made_later(tmp_path: Path) -> None:
     """Where its parent can be written to."""
-    assert (await found(tmp_path / "a" / "b"))["journal"].said == f"{tmp_path / 'a' / 'b'} can be made"
+    assert (await found(tmp_path / "a" / "b"))["journal"].said == f"{tmp_path / 'a' / 'b'} can be created"
     assert (await found(tmp_path))["journal"].said == f"{tmp_path} can be written to"
 
 
@@ -237,4 +237,7 @@ async def test_a_disk_that_has_less_than_the_journal_may_take_is_told(tmp_path: 
     """Before it is full."""
     by_name = await found(tmp_path, IBEX_JOURNAL_MAX_BYTES=str(1 << 40))
 
-    assert (by_name["journal"].verdict, "MiB are free" in by_name["journal"].said) == (Verdict.ADVICE, True)
+    assert (by_name["journal"].verdict, "MiB free, but the journal can grow to" in by_name["journal"].said) == (
+        Verdict.ADVICE,
+        True,
+    )

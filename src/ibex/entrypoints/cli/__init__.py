@@ -1,4 +1,4 @@
-"""The command line."""
+"""The command line ``ibex``."""
 
 from ibex.entrypoints.cli.main import main
 

@@ -1,4 +1,4 @@
-"""Lets ``python -m ibex.entrypoints.cli`` be ``ibex``."""
+"""Makes ``python -m ibex.entrypoints.cli`` equivalent to ``ibex``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Numbers to look at, in one line of a terminal."""
+"""Bars and sparklines: numbers drawn in one line of a terminal."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ if TYPE_CHECKING:
 
 CELLS: Final = 24
 _LEVELS: Final = "▁▂▃▄▅▆▇█"
-_NOTHING: Final = "·"
+_ZERO: Final = "·"
 
 
 def bar(value: float, longest: float) -> str:
-    """Return a bar as long as the value is of the longest; what is not 0 can be seen."""
+    """Return a bar of ``CELLS`` characters for ``longest``, and in proportion for less. Only 0 has no character."""
     return "▇" * max(1, round(CELLS * value / longest)) if longest > 0 and value > 0 else ""
 
 
 def stacked(parts: Sequence[tuple[str, float]], longest: float) -> str:
-    """Return a bar of parts, each in its own character; a part that is too short for half a cell is not seen."""
+    """Return a bar with a segment for each part, in its character. A part shorter than half a cell can be invisible."""
     if longest <= 0:
         return ""
     drawn, done = "", 0.0
@@ -29,6 +29,6 @@ def stacked(parts: Sequence[tuple[str, float]], longest: float) -> str:
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """Return a character a value, as high as it is of the highest; a point for 0."""
+    """Return a character for each value, with a height in proportion to the highest value, and a dot for 0."""
     highest = max(values, default=0)
-    return "".join(_LEVELS[round((len(_LEVELS) - 1) * value / highest)] if value > 0 else _NOTHING for value in values)
+    return "".join(_LEVELS[round((len(_LEVELS) - 1) * value / highest)] if value > 0 else _ZERO for value in values)

@@ -1,4 +1,4 @@
-"""``ibex chat``: a prompt through the running proxy, and what became of it."""
+"""``ibex chat``: sends prompts through a proxy, and prints the responses and their receipts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import rich_click as click
 from click.core import ParameterSource
 
 from ibex.domain.record.sessions import is_handle
-from ibex.entrypoints.cli.invocation import NothingRunsError
+from ibex.entrypoints.cli.invocation import NoInstanceError
 from ibex.entrypoints.cli.output import DotenvOption
 from ibex.entrypoints.cli.tables import terminal_width, wrapped
 from ibex.entrypoints.destinations import ONLY_CHAT_SENDS
@@ -29,37 +29,37 @@ if TYPE_CHECKING:
     from ibex.entrypoints.administration import Administration
     from ibex.entrypoints.cli.invocation import Invocation
 
-_LIKE: Final = "http://127.0.0.1:8080"
+_EXAMPLE_URL: Final = "http://127.0.0.1:8080"
 _TIMEOUT_S: Final = 150.0
 _OK: Final = 200
 _PRINTABLE: Final = re.compile(r"[!-~]+")
 _SESSION: Final = "x-ibex-session-id"
-_WAYS_OUT: Final = {
-    "PROVIDER_NOT_CONFIGURED": " --model takes one of those, which IBEX_OPENAI_MODELS names.",
-    "MISSING_AGENT_ID": " --agent takes one of `ibex agent list`.",
+_HINTS: Final = {
+    "PROVIDER_NOT_CONFIGURED": " Choose a --model that matches IBEX_OPENAI_MODELS.",
+    "MISSING_AGENT_ID": " Choose an --agent from `ibex agent list`.",
 }
 
-_OF_ANOTHER: Final = frozenset({"INVALID_TOKEN", "NOT_FOUND"})
-"""What a proxy says that is not the one which was meant."""
+_WRONG_PROXY_CODES: Final = frozenset({"INVALID_TOKEN", "NOT_FOUND"})
+"""Error codes that often mean that the request went to another proxy than intended."""
 
 
 @dataclass(slots=True)
 class Conversation:
-    """What was said so far, and under which session."""
+    """A conversation with a model: its messages, its session, and the connection to the proxy."""
 
     client: httpx.Client
     model: str
     headers: dict[str, str]
     stream: bool
-    way_out: str
+    hint: str
     messages: list[dict[str, str]] = field(default_factory=list)
-    told_session: str | None = None
+    printed_session: str | None = None
 
-    def say(self, prompt: str) -> None:
-        """Send a prompt and show the answer. Raises ``click.ClickException`` with the proxy's own words."""
-        for what, text in (("The prompt", prompt), ("--model", self.model)):
+    def send(self, prompt: str) -> None:
+        """Send a prompt and print the response. Raises ``click.ClickException`` with the message of the proxy."""
+        for name, text in (("The prompt", prompt), ("--model", self.model)):
             if not _is_utf8(text):
-                raise click.UsageError(f"{what} is not UTF-8.")
+                raise click.UsageError(f"{name} is not valid UTF-8.")
         messages = [*self.messages, {"role": "user", "content": prompt}]
         body: dict[str, Any] = {"model": self.model, "messages": messages, "stream": self.stream}
         if self.stream:
@@ -68,28 +68,28 @@ class Conversation:
             with self.client.stream("POST", "/v1/chat/completions", json=body, headers=self.headers) as response:
                 if response.status_code != _OK:
                     response.read()
-                    raise _refused(response, self._asked)
+                    raise _error_of(response, self._url)
                 if _SESSION not in response.headers:
-                    raise _no_ibex(response, self._asked)
+                    raise _not_ibex(response, self._url)
                 text, usage = self._show(response)
         except httpx.HTTPError as error:
-            reason = f"No proxy answers at {self._asked} ({type(error).__name__}). {self.way_out}"
+            reason = f"No proxy answers at {self._url} ({type(error).__name__}). {self.hint}"
             raise click.ClickException(reason) from None
         self.messages = [*messages, {"role": "assistant", "content": text}]
-        self._tell(response, usage)
+        self._print_receipt(response, usage)
         self.headers["X-IBEX-Session-ID"] = response.headers[_SESSION]
 
     @property
-    def _asked(self) -> str:
+    def _url(self) -> str:
         return str(self.client.base_url).rstrip("/")
 
-    def _tell(self, response: httpx.Response, usage: dict[str, Any]) -> None:
-        """Say what became of it; the session only where it is another one than before."""
-        told = _told(response, usage)
-        if self.told_session != (session := response.headers[_SESSION]):
-            told = {"session": f"session {session}", **told}
-            self.told_session = session
-        for line in wrapped(told, terminal_width()):
+    def _print_receipt(self, response: httpx.Response, usage: dict[str, Any]) -> None:
+        """Print the ids, tokens and timings of a response on standard error; the session only when it changes."""
+        receipt = _receipt(response, usage)
+        if self.printed_session != (session := response.headers[_SESSION]):
+            receipt = {"session": f"session {session}", **receipt}
+            self.printed_session = session
+        for line in wrapped(receipt, terminal_width()):
             click.secho(sanitize_line(line), dim=True, err=True)
 
     def _show(self, response: httpx.Response) -> tuple[str, dict[str, Any]]:
@@ -108,7 +108,7 @@ class Conversation:
             for choice in event["choices"]:
                 part = choice["delta"].get("content") or ""
                 parts.append(part)
-                sys.stdout.write(sanitize(part))  # works on single characters, so chunks can be sanitized one by one
+                sys.stdout.write(sanitize(part))  # works on single characters, so each part can be sanitized by itself
                 sys.stdout.flush()
         click.echo()
         return "".join(parts), usage
@@ -116,23 +116,28 @@ class Conversation:
 
 @click.command()
 @click.argument("prompt", required=False)
-@click.option("--model", default="gpt-4o-mini", show_default=True)
+@click.option("--model", default="gpt-4o-mini", show_default=True, help="The model to ask.")
 @click.option(
     "--agent",
-    help="The agent's id, or its name if this command can reach the database. Default: the agent of the token.",
+    help="The id of the agent, or its name if this command can reach the database. Default: the agent of the token.",
 )
 @click.option("--session", help="Record the turns under this session. Earlier turns are not sent again.")
-@click.option("--no-stream", is_flag=True, help="Wait for the whole answer.")
-@click.option("--org", cls=DotenvOption, envvar="IBEX_ORG", help="The organization of the named agent.")
+@click.option("--no-stream", is_flag=True, help="Wait for the whole response instead of streaming it.")
+@click.option("--org", cls=DotenvOption, envvar="IBEX_ORG", help="Id or name of the organization of the agent.")
 @click.option(
     "--url",
     cls=DotenvOption,
     envvar="IBEX_URL",
-    help="The proxy's address; by default what runs on the folder, or else what IBEX_HOST and IBEX_PORT say.",
+    help="The URL of the proxy. Default: the instance in the home folder, else the proxy at IBEX_HOST and IBEX_PORT.",
 )
-@click.option("--token", cls=DotenvOption, envvar="IBEX_TOKEN", help="By default the folder's first agent's.")
+@click.option(
+    "--token",
+    cls=DotenvOption,
+    envvar="IBEX_TOKEN",
+    help="The token to send. Default: that of the first agent in the home folder.",
+)
 @click.pass_obj
-def chat(  # noqa: PLR0913 - an argument an option
+def chat(  # noqa: PLR0913 - one argument for each option
     invocation: Invocation,
     prompt: str | None,
     model: str,
@@ -144,7 +149,7 @@ def chat(  # noqa: PLR0913 - an argument an option
     *,
     no_stream: bool,
 ) -> None:
-    """Send a prompt through the proxy; without one, hold a conversation."""
+    """Send a prompt through the proxy. Without a prompt, start a conversation."""
     installation = invocation.home.installation()
     known = url or invocation.home.running_address()
     if known is None or (url is not None and not _is_option("url")):
@@ -152,35 +157,35 @@ def chat(  # noqa: PLR0913 - an argument an option
     secret = token or (installation.agent_token if installation else None)
     if secret is None:
         raise click.UsageError(
-            f"There is no token. {invocation.nothing_runs()} Or give --token, or set IBEX_TOKEN, and IBEX_URL."
+            f"No token was found. {invocation.no_instance()} For a proxy elsewhere, set IBEX_URL and IBEX_TOKEN."
         )
     if not _PRINTABLE.fullmatch(secret):
         raise click.UsageError(
-            "The token (--token or IBEX_TOKEN) has characters that no token has. A token begins with ibex_pat_;"
-            " `ibex token create` makes one."
+            "The token (--token or IBEX_TOKEN) contains characters that are not allowed in a token. A token begins with"
+            " ibex_pat_. Create one with `ibex token create`."
         )
     if session and not is_handle(session):
-        raise click.UsageError("--session takes 1 to 128 characters of A-Z a-z 0-9 . _ : -")
+        raise click.UsageError("--session must be 1 to 128 characters of A-Z a-z 0-9 . _ : -")
     headers = {"Authorization": f"Bearer {secret}"}
     if agent:
         headers["X-IBEX-Agent-ID"] = _agent_id(invocation, agent, org)
     if session:
         headers["X-IBEX-Session-ID"] = session
     address = known or _address_of_settings(invocation)
-    way_out = "--url and IBEX_URL say where else to look."
+    hint = "Check that it runs, or choose another proxy with --url or IBEX_URL."
     if known is None:
-        way_out = f"{invocation.nothing_runs()} For one elsewhere: --url or IBEX_URL."
+        hint = f"{invocation.no_instance()} For a proxy elsewhere, set --url or IBEX_URL."
     base = _base_url(address)
     with httpx.Client(base_url=base, timeout=_TIMEOUT_S, transport=invocation.transport, trust_env=False) as client:
-        conversation = Conversation(client, model, headers, not no_stream, way_out)
+        conversation = Conversation(client, model, headers, not no_stream, hint)
         if prompt is not None:
-            conversation.say(prompt)
+            conversation.send(prompt)
             return
         _converse(conversation)
 
 
 def _is_utf8(text: str) -> bool:
-    """Return whether text is Unicode; bytes of a command line that are not UTF-8 are lone surrogates in Python."""
+    """Return whether a text can be encoded. Python decodes invalid bytes of the command line as lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -194,9 +199,9 @@ def _is_option(name: str) -> bool:
 
 
 def _refuse_misdirected(invocation: Invocation, token: str | None) -> None:
-    """Raise ``SettingsError`` if only ``.env`` names the proxy, and the token comes from elsewhere.
+    """Raise ``SettingsError`` if ``.env`` alone decides which proxy gets a token that is not in ``.env``.
 
-    The token of the default home is exempt: like ``.env``, that home is in the current directory.
+    The token of the default home folder is exempt: like ``.env``, that folder is in the current directory.
     """
     if token is None and invocation.home.path == Path(DEFAULT_HOME):
         return
@@ -205,7 +210,7 @@ def _refuse_misdirected(invocation: Invocation, token: str | None) -> None:
 
 
 def _agent_id(invocation: Invocation, wanted: str, org: str | None) -> str:
-    """Return the id that is wanted, or that of a name. Raises ``click.UsageError`` where names cannot be looked up."""
+    """Return the id of an agent, given by id or name. Raises ``click.UsageError`` if names cannot be looked up."""
     try:
         return str(UUID(wanted))
     except ValueError:
@@ -217,13 +222,13 @@ def _agent_id(invocation: Invocation, wanted: str, org: str | None) -> str:
 
     try:
         return invocation.administer(work)
-    except (NothingRunsError, MissingSettingError):
-        reason = f"--agent takes an id here, and {wanted!r} is none: the settings that names are looked up with are not"
-        raise click.UsageError(f"{reason} at hand. `ibex agent list` shows the id, where they are.") from None
+    except (NoInstanceError, MissingSettingError):
+        reason = f"--agent {wanted!r} is not an id, and names cannot be looked up without the database settings."
+        raise click.UsageError(f"{reason} Give the id, which `ibex agent list` shows on the server.") from None
 
 
 def _address_of_settings(invocation: Invocation) -> str:
-    """Return where the settings have a proxy listen; the others of them are not for who only asks it."""
+    """Return the URL of the proxy at IBEX_HOST and IBEX_PORT. Other settings are not read, so they can be invalid."""
     environ = invocation.environ_of_settings()
     settings = Settings.load({name: environ[name] for name in ("IBEX_HOST", "IBEX_PORT") if name in environ})
     host = f"[{settings.host}]" if ":" in settings.host.strip("[]") else settings.host
@@ -231,15 +236,15 @@ def _address_of_settings(invocation: Invocation) -> str:
 
 
 def _converse(conversation: Conversation) -> None:
-    """Say what is typed until the end of input; a person whose prompt has failed may go on, a script may not."""
-    typed = sys.stdin.isatty()
-    if typed:
-        click.echo("Ctrl-D ends the conversation.", err=True)
+    """Send each line of standard input as a prompt. A failure ends the conversation unless the input is a terminal."""
+    is_interactive = sys.stdin.isatty()
+    if is_interactive:
+        click.echo("Press Ctrl-D to end the conversation.", err=True)
     for line in _lines():
         try:
-            conversation.say(line)
+            conversation.send(line)
         except click.ClickException as failure:
-            if not typed:
+            if not is_interactive:
                 raise
             failure.message = sanitize(failure.message)  # type: ignore[misc]  # final to subclasses
             failure.show()
@@ -249,14 +254,14 @@ def _base_url(address: str) -> httpx.URL:
     try:
         url = httpx.URL(address)
     except httpx.InvalidURL as error:
-        raise click.UsageError(f"Invalid proxy URL: {error}.") from None
+        raise click.UsageError(f"Invalid proxy URL: {error}. It must look like {_EXAMPLE_URL}.") from None
     if url.scheme not in {"http", "https"} or not url.host:
-        raise click.UsageError(f"Invalid proxy URL {address!r}: it must look like {_LIKE}.")
+        raise click.UsageError(f"Invalid proxy URL {address!r}. It must look like {_EXAMPLE_URL}.")
     return url
 
 
 def _lines() -> Iterator[str]:
-    """Give out what is typed until the end of input."""
+    """Yield the lines of standard input that are not blank."""
     while True:
         try:
             line = input("> " if sys.stdin.isatty() else "")
@@ -273,30 +278,31 @@ def _events(response: httpx.Response) -> Iterator[dict[str, Any]]:
             yield json.loads(line.removeprefix("data: "))
 
 
-def _refused(response: httpx.Response, asked: str) -> click.ClickException:
+def _error_of(response: httpx.Response, url: str) -> click.ClickException:
     try:
         error = response.json()["error"]
-        way_out = _WAYS_OUT.get(error["code"], "")
-        if error["code"] in _OF_ANOTHER:
-            way_out = f" Asked was {asked}; --url and IBEX_URL say where else to look."
-        return click.ClickException(f"{error['code']}: {error['message']}{way_out} (request {error['request_id']})")
+        hint = _HINTS.get(error["code"], "")
+        if error["code"] in _WRONG_PROXY_CODES:
+            hint = f" The request went to {url}. For another proxy, use --url or IBEX_URL."
+        return click.ClickException(f"{error['code']}: {error['message']}{hint} (request {error['request_id']})")
     except (ValueError, KeyError, TypeError):
-        return _no_ibex(response, asked)
+        return _not_ibex(response, url)
 
 
-def _no_ibex(response: httpx.Response, asked: str) -> click.ClickException:
-    return click.ClickException(f"The server at {asked} answered {response.status_code}. It is not IBEX.")
+def _not_ibex(response: httpx.Response, url: str) -> click.ClickException:
+    reason = f"The server at {url} answered {response.status_code}, but it is not IBEX."
+    return click.ClickException(f"{reason} Check --url, IBEX_URL, IBEX_HOST and IBEX_PORT.")
 
 
-def _told(response: httpx.Response, usage: dict[str, Any]) -> dict[str, str]:
-    """Return what to say of an answer; what stands between may take headers away."""
-    told = {
+def _receipt(response: httpx.Response, usage: dict[str, Any]) -> dict[str, str]:
+    """Return the parts of the receipt by name. Headers that an intermediary removed are omitted."""
+    receipt = {
         name: f"{name} {response.headers[header]}"
         for name, header in (("request", "x-request-id"), ("directive", "x-ibex-directive"))
         if header in response.headers
     }
     if usage:
-        told["tokens"] = f"tokens {usage.get('prompt_tokens')}→{usage.get('completion_tokens')}"
+        receipt["tokens"] = f"tokens {usage.get('prompt_tokens')}→{usage.get('completion_tokens')}"
     if "server-timing" in response.headers:
-        told["timing"] = f"{response.headers['server-timing'].replace(';dur=', ' ')} ms"
-    return told
+        receipt["timing"] = f"{response.headers['server-timing'].replace(';dur=', ' ')} ms"
+    return receipt

@@ -1,4 +1,4 @@
-"""What ``ibex dev`` says on its terminal: plain lines, so that what is pasted from it works."""
+"""The terminal output of ``ibex dev``: plain lines, so that copied commands work when they are pasted."""
 
 from __future__ import annotations
 
@@ -24,46 +24,46 @@ _QUESTION: Final = {"model": "gpt-4o-mini", "messages": [{"role": "user", "conte
 
 
 class DevConsole:
-    """The terminal; it hears of each request itself."""
+    """The terminal. It observes exchanges, and prints a line for each request."""
 
     def __init__(self, home: str, command: str = "ibex") -> None:
-        """Take the folder's name, as the user gave it, and how to call the command line."""
+        """Take the home folder as the user gave it, and the command line for the suggestions that it prints."""
         self._home = home
         self._command = command
         self._output: NonblockingOutput | None = None
-        with suppress(OSError, ValueError, AttributeError):  # a stream in memory, or a closed one, has no descriptor
+        with suppress(OSError, ValueError, AttributeError):  # a stream in memory or a closed one has no descriptor
             self._output = NonblockingOutput(sys.stdout.fileno())
 
     @property
     def observer(self) -> DevConsole:
-        """Return who hears of each request."""
+        """Return the observer of exchanges."""
         return self
 
     def starting(self, what: str) -> None:
-        """Say what takes a moment."""
-        self._say(f"starting {what} ...")
+        """Print what is starting."""
+        self._print(f"starting {what} ...")
 
     def ready(self, address: str, installation: FirstInstallation, settings: Settings) -> None:
-        """Say where it listens, with what token, who answers, and what to paste."""
+        """Print the URL, the token, the provider, and commands for a first request."""
         token = installation.agent_token
-        self._say(
+        self._print(
             f"""
 {click.style("IBEX is ready.", bold=True)}
 
-  address   {address}{_moved(address, settings)}
+  address   {address}{_port_note(address, settings)}
   token     {token}
-  agent     {installation.agent_name} ({installation.agent_id}), which the token is bound to
+  agent     {installation.agent_name} ({installation.agent_id}); the token works for this agent only
   provider  {_provider(settings)}
   data      {self._home} (log: {self._home}/proxy.log)
 
-{click.style("Paste this into another terminal:", bold=True)}
+{click.style("Send a request from another terminal:", bold=True)}
 
 curl {address}/v1/chat/completions \\
   -H 'Authorization: Bearer {token}' \\
   -H 'Content-Type: application/json' \\
   -d '{json.dumps(_QUESTION)}'
 
-{click.style("or this into Python (pip install openai):", bold=True)}
+{click.style("Or from Python (pip install openai):", bold=True)}
 
 from openai import OpenAI
 
@@ -74,20 +74,20 @@ answer = client.chat.completions.create(
 )
 print(answer.choices[0].message.content)
 
-See also: {self._command} chat, directive show {installation.agent_name}, traces tail. Ctrl-C ends everything.
+Next: {self._command} chat, directive show {installation.agent_name}, traces tail. Ctrl-C stops IBEX and its servers.
 """
         )
 
     def stopping(self) -> None:
-        """Say that it ends, and how to end it now."""
-        self._say("stopping: running requests may finish; Ctrl-C again cuts them off ...")
+        """Print that IBEX is stopping, and how to stop it at once."""
+        self._print("stopping: requests in flight can finish; press Ctrl-C again to cancel them ...")
 
     def stopped(self) -> None:
-        """Say that it has ended, and where what is kept is."""
-        self._say(f"stopped; the data stays in {self._home}.")
+        """Print that IBEX has stopped, and where its data is."""
+        self._print(f"stopped; the data stays in {self._home}.")
 
-    def _say(self, text: str) -> None:
-        """Write a line without waiting for the reader: IBEX must serve and stop without one."""
+    def _print(self, text: str) -> None:
+        """Write a line without blocking: IBEX must serve and stop even if no process reads its output."""
         output = self._output
         if output is None:
             click.echo(text)
@@ -96,7 +96,7 @@ See also: {self._command} chat, directive show {installation.agent_name}, traces
             output.write(f"{line}\n".encode(sys.stdout.encoding or "utf-8", "replace"))
 
     def recorded(self, exchange: Exchange, *, journaled: bool) -> None:
-        """Tell of one request in one line: outcome, session, tokens, timings."""
+        """Print one line for a request: outcome, session, tokens and timings."""
         usage, timings = exchange.summary.usage, exchange.timings
         parts = [
             click.style(str(exchange.status), fg=_COLOURS.get(exchange.status // 100)),
@@ -114,16 +114,16 @@ See also: {self._command} chat, directive show {installation.agent_name}, traces
             parts.append(click.style(exchange.error_code, fg="red"))
         if not journaled and exchange.caller is not None:
             parts.append(click.style("not journaled", fg="red"))
-        self._say("  ".join(parts))
+        self._print("  ".join(parts))
 
     def aggregated(self, exchange: Exchange, *, journaled: bool) -> None:
-        """Print nothing: each of the requests has its own line."""
+        """Print nothing: ``recorded`` prints a line for each of these requests."""
 
 
-def _moved(address: str, settings: Settings) -> str:
-    """Say that the port is not the one that was expected."""
-    moved = settings.port != 0 and not address.endswith(f":{settings.port}")
-    return f"   (port {settings.port} is taken)" if moved else ""
+def _port_note(address: str, settings: Settings) -> str:
+    """Return a note if another port is used because the one of the settings is taken, else an empty string."""
+    is_other_port = settings.port != 0 and not address.endswith(f":{settings.port}")
+    return f"   (port {settings.port} is taken)" if is_other_port else ""
 
 
 def _count(tokens: int | None) -> str:
@@ -132,5 +132,5 @@ def _count(tokens: int | None) -> str:
 
 def _provider(settings: Settings) -> str:
     if settings.openai_api_key is None:
-        return "echo, which repeats what you say (set OPENAI_API_KEY to reach OpenAI)"
+        return "echo, which returns your own message (to use OpenAI, set OPENAI_API_KEY and restart)"
     return f"OpenAI's API at {settings.openai_base_url}"

@@ -1,4 +1,4 @@
-"""An agent's directive: set it, look at it, go back."""
+"""Commands for the directive of an agent: set, show, compare, roll back and deactivate."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import rich_click as click
 
 from ibex.domain.directives.diff import Basis
 from ibex.domain.directives.model import MAX_TEXT_BYTES, InjectionMode
-from ibex.entrypoints.cli.output import Row, json_option, org_option, show_one, show_rows, shown
+from ibex.entrypoints.cli.output import Row, display, json_option, org_option, show_one, show_rows
 from ibex.entrypoints.untrusted_text import sanitize
 
 if TYPE_CHECKING:
@@ -35,26 +35,30 @@ _HISTORY_COLUMNS: Final = {
     "created_at": "created",
 }
 _COMPARED: Final = {
-    Basis.IN_FORCE_BEFORE: "What was in force before, {before}, and what is now, {after}.",
-    Basis.NUMBER_BEFORE: "What was in force before {after} was not noted; by number it is {before}.",
+    Basis.IN_FORCE_BEFORE: "Comparing {before}, which was in force before, with {after}, which is in force now.",
+    Basis.NUMBER_BEFORE: "Comparing {before} with {after}. The version in force before {after} is not recorded.",
 }
 
 
 @click.group()
 def directive() -> None:
-    """Directives: what agents are told before anything else."""
+    """Manage directives, the instructions that IBEX adds to the requests of an agent."""
 
 
 @directive.command("set")
 @click.argument("agent")
 @click.argument("text", required=False)
-@click.option("--file", type=click.File(encoding="utf-8"), help="Take the text from a file, - for standard input.")
-@click.option("--mode", type=click.Choice([mode.value for mode in InjectionMode]), help="By default the present one.")
-@click.option("--author", help="The author of this version. Defaults to the current user.")
+@click.option("--file", type=click.File(encoding="utf-8"), help="Read the text from a file; - is standard input.")
+@click.option(
+    "--mode",
+    type=click.Choice([mode.value for mode in InjectionMode]),
+    help="Where the text is injected. Default: the current mode.",
+)
+@click.option("--author", help="The author of this version. Default: the current user of the system.")
 @org_option
 @json_option
 @click.pass_obj
-def set_directive(  # noqa: PLR0913 - an argument an option
+def set_directive(  # noqa: PLR0913 - one argument for each option
     invocation: Invocation,
     agent: str,
     text: str | None,
@@ -65,17 +69,17 @@ def set_directive(  # noqa: PLR0913 - an argument an option
     *,
     as_json: bool,
 ) -> None:
-    """Put a text in force as a new version; it holds from the next request on.
+    """Set the directive of an agent to a new version, which applies from the next request on.
 
-    A version is a text with its mode. If both are in force already, nothing changes.
+    A version is a text and its mode. If both are in force already, no version is created.
     """
     if (text is None) == (file is None):
-        raise click.UsageError("Give the text, or --file, and not both.")
-    words = _read(file or sys.stdin) if text is None or text == "-" else text
+        raise click.UsageError("Give the text either as an argument or with --file.")
+    content = _read(file or sys.stdin) if text is None or text == "-" else text
     chosen = InjectionMode(mode) if mode else None
 
     async def change(directives: ManageDirectives, org_id: UUID, agent_id: UUID) -> DirectiveState:
-        return await directives.set(org_id, agent_id, words, author=author or getpass.getuser(), mode=chosen)
+        return await directives.set(org_id, agent_id, content, author=author or getpass.getuser(), mode=chosen)
 
     _change(invocation, agent, org, change, as_json=as_json)
 
@@ -86,7 +90,7 @@ def set_directive(  # noqa: PLR0913 - an argument an option
 @json_option
 @click.pass_obj
 def show_directive(invocation: Invocation, agent: str, org: str | None, *, as_json: bool) -> None:
-    """Show the directive in force, with its text."""
+    """Show the current directive of an agent, with its text."""
     state = _run(invocation, agent, org, lambda directives, org_id, agent_id: directives.show(org_id, agent_id))
     if as_json:
         show_one({**_state_row(state), "text": state.version.text}, as_json=True)
@@ -101,7 +105,7 @@ def show_directive(invocation: Invocation, agent: str, org: str | None, *, as_js
 @json_option
 @click.pass_obj
 def history(invocation: Invocation, agent: str, org: str | None, *, as_json: bool) -> None:
-    """List all versions, newest first, and which of them is in force since when."""
+    """List all versions, newest first, and mark the one in force."""
 
     async def work(
         directives: ManageDirectives, org_id: UUID, agent_id: UUID
@@ -111,7 +115,8 @@ def history(invocation: Invocation, agent: str, org: str | None, *, as_json: boo
 
     versions, state = _run(invocation, agent, org, work)
     rows = [_history_row(version, state, as_json=as_json) for version in versions]
-    show_rows(rows, as_json=as_json, empty="The agent has no directive.", columns=_HISTORY_COLUMNS, spare=("receipt",))
+    empty = "The agent has no directive. Set one with `ibex directive set`."
+    show_rows(rows, as_json=as_json, empty=empty, columns=_HISTORY_COLUMNS, spare=("receipt",))
 
 
 @directive.command("diff")
@@ -124,7 +129,7 @@ def history(invocation: Invocation, agent: str, org: str | None, *, as_json: boo
 def diff(
     invocation: Invocation, agent: str, before: int | None, after: int | None, org: str | None, *, as_json: bool
 ) -> None:
-    """Compare two versions: BEFORE with AFTER, or with the one in force; by default with what was in force before."""
+    """Compare version BEFORE with AFTER. AFTER defaults to the version in force, BEFORE to the one before it."""
     found = _run(invocation, agent, org, lambda d, org_id, agent_id: d.diff(org_id, agent_id, before, after))
     if as_json:
         sides = {"before": found.before and _version_row(found.before), "after": _version_row(found.after)}
@@ -132,8 +137,11 @@ def diff(
         show_one({**sides, "basis": found.basis.value, **counted, "lines": list(found.lines)}, as_json=True)
         return
     if found.basis in _COMPARED:
-        old = f"version {found.before.number}" if found.before else "nothing"
-        click.echo(_COMPARED[found.basis].format(before=old, after=f"version {found.after.number}"))
+        version = f"version {found.after.number}"
+        if found.before is None:
+            click.echo(f"There is no earlier version to compare {version} with.")
+        else:
+            click.echo(_COMPARED[found.basis].format(before=f"version {found.before.number}", after=version))
     colour = False if invocation.environ.get("NO_COLOR") else None  # None: on a terminal
     for line in (f"--- {_side(found.before)}", f"+++ {_side(found.after)}"):
         click.secho(line, bold=True, color=colour)
@@ -150,7 +158,7 @@ def diff(
 @json_option
 @click.pass_obj
 def rollback(invocation: Invocation, agent: str, number: int, org: str | None, *, as_json: bool) -> None:
-    """Put an earlier version in force again: its text and its mode."""
+    """Restore the text and the mode of an earlier version."""
 
     async def change(directives: ManageDirectives, org_id: UUID, agent_id: UUID) -> DirectiveState:
         return await directives.rollback(org_id, agent_id, number)
@@ -164,18 +172,18 @@ def rollback(invocation: Invocation, agent: str, number: int, org: str | None, *
 @json_option
 @click.pass_obj
 def deactivate(invocation: Invocation, agent: str, org: str | None, *, as_json: bool) -> None:
-    """Stop injecting, until a version is set or rolled back to."""
+    """Stop injecting the directive until a version is set or restored."""
     _change(invocation, agent, org, lambda d, org_id, agent_id: d.deactivate(org_id, agent_id), as_json=as_json)
 
 
 def _read(file: TextIO) -> str:
-    """Return a file's text; of one that is too long, no more is read than shows it. Raises ``click.UsageError``."""
+    """Return the text of a file. Raises ``click.UsageError`` if it is not UTF-8 or too long, even if it is endless."""
     try:
         text = file.read(MAX_TEXT_BYTES + 1)
     except UnicodeDecodeError:
-        raise click.UsageError(f"{file.name} is not UTF-8.") from None
+        raise click.UsageError(f"{file.name} is not valid UTF-8. A directive is a UTF-8 text file.") from None
     if len(text) > MAX_TEXT_BYTES:
-        raise click.UsageError(f"{file.name} is too long: a directive has 1 to {MAX_TEXT_BYTES:,} bytes.")
+        raise click.UsageError(f"{file.name} is too long. A directive has 1 to {MAX_TEXT_BYTES:,} bytes.")
     return text
 
 
@@ -201,7 +209,7 @@ def _change(
     *,
     as_json: bool,
 ) -> None:
-    """Change the directive and show, without its text, what is in force now."""
+    """Change the directive and print its new state, without the text."""
     show_one(_state_row(_run(invocation, agent, org, work)), as_json=as_json)
 
 
@@ -210,7 +218,7 @@ def _side(version: DirectiveVersion | None) -> str:
         return "nothing"
     row = _version_row(version)
     mode = f" ({row['mode']})" if row["mode"] else ""
-    return f"version {row['receipt']}{mode} of {shown(row['created_at'])} by {shown(row['author'])}"
+    return f"version {row['receipt']}{mode} of {display(row['created_at'])} by {display(row['author'])}"
 
 
 def _state_row(state: DirectiveState) -> Row:
@@ -231,7 +239,7 @@ def _history_row(version: DirectiveVersion, state: DirectiveState | None, *, as_
     since = latest.changed_at if latest is not None else None
     if as_json:
         return {**row, "in_force": in_force, "in_force_since": since if in_force else None}
-    return {**row, "in_force": since and f"{'since' if in_force else 'off since'} {shown(since)}"}
+    return {**row, "in_force": since and f"{'since' if in_force else 'off since'} {display(since)}"}
 
 
 def _version_row(version: DirectiveVersion) -> Row:

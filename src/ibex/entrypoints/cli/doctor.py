@@ -1,4 +1,4 @@
-"""``ibex doctor``: what does not work, and what to do."""
+"""``ibex doctor``: checks the settings and all dependencies, and prints a hint for each problem."""
 
 from __future__ import annotations
 
@@ -29,79 +29,79 @@ _MARGIN: Final = " " * 8
     "--url",
     cls=DotenvOption,
     envvar="IBEX_URL",
-    help="The proxy's address; by default what runs on the folder, or else what IBEX_HOST and IBEX_PORT say.",
+    help="The URL of the proxy. Default: the instance in the home folder, else the proxy at IBEX_HOST and IBEX_PORT.",
 )
 @json_option
 @click.pass_obj
 def doctor(invocation: Invocation, url: str | None, *, as_json: bool) -> int:
-    """Look at the settings and at everything that IBEX depends on, and say what to do.
+    """Check the settings and everything that IBEX depends on, and print how to fix each problem.
 
-    Exit code 1 if something does not work, 2 if a setting is wrong.
+    The exit code is 1 if a check failed, and 2 if a setting is invalid.
     """
     from ibex.entrypoints.diagnosis import Verdict, diagnose  # noqa: PLC0415 - keeps --help quick
-    from ibex.entrypoints.doctor_checks import Surroundings  # noqa: PLC0415 - the same
+    from ibex.entrypoints.doctor_checks import DoctorContext  # noqa: PLC0415 - keeps --help quick
 
-    with invocation.explaining():
+    with invocation.explaining_missing_settings():
         settings = invocation.settings()
     running, installation = invocation.home.running_address(), invocation.home.installation()
-    around = Surroundings(
-        start=_start(invocation, running),
+    context = DoctorContext(
+        start=_start_hint(invocation, running),
         proxy=url or running or _chosen_address(invocation, settings),
         journal=Path(settings.journal_dir) if running is None else invocation.home.journal,
         log=invocation.home.log if running is not None else None,
         token=installation.agent_token if running is not None and installation is not None else None,
     )
-    found = [*_of_the_settings(invocation), *asyncio.run(diagnose(invocation.examine(settings, around)))]
+    found = [*_settings_findings(invocation), *asyncio.run(diagnose(invocation.doctor_checks(settings, context)))]
     failed = [finding for finding in found if finding.verdict is Verdict.FAILED]
     if as_json:
         show_one({"healthy": not failed, "findings": [asdict(finding) for finding in found]}, as_json=True)
     else:
         _show(found)
-        click.echo(f"\n{_verdict(found)}")
+        click.echo(f"\n{_conclusion(found)}")
     return EXIT_FAILED if failed else 0
 
 
 def _chosen_address(invocation: Invocation, settings: Settings) -> str | None:
-    """Return the address of the settings if they are about a proxy; None if they are about a folder where none runs.
+    """Return the URL at which the settings expect a proxy; None if they do not configure one.
 
-    What answers at the default address then is another folder's.
+    In that case, a proxy at the default address belongs to another home folder.
     """
     environ = invocation.environ_with_dotenv()
-    chosen = any(environ.get(name, "").strip() for name in ("IBEX_HOST", "IBEX_PORT"))
-    if chosen or settings.database_url is not None or invocation.in_production:
+    is_configured = any(environ.get(name, "").strip() for name in ("IBEX_HOST", "IBEX_PORT"))
+    if is_configured or settings.database_url is not None or invocation.in_production:
         return f"http://{settings.host}:{settings.port}"
     return None
 
 
-def _verdict(found: Sequence[Finding]) -> str:
+def _conclusion(found: Sequence[Finding]) -> str:
     number = {verdict: sum(one.verdict.value == verdict for one in found) for verdict in ("failed", "advice")}
     if number["failed"]:
-        return f"{number['failed']} of {len(found)} failed."
-    return f"Nothing failed; there is advice on {number['advice']}." if number["advice"] else "Nothing is wrong."
+        return f"{number['failed']} of {len(found)} checks failed."
+    return f"No check failed. {number['advice']} gave advice." if number["advice"] else "Nothing is wrong."
 
 
-def _start(invocation: Invocation, running: str | None) -> str:
+def _start_hint(invocation: Invocation, running: str | None) -> str:
     if running is not None:
-        return f"What runs on {invocation.home.path} may say why."
-    if invocation.in_production:  # `ibex dev` is no way out there
-        return "Production takes its settings from the environment alone; `ibex serve` starts a proxy."
-    return invocation.nothing_runs()
+        return f"See {invocation.home.log} for the reason."
+    if invocation.in_production:  # `ibex dev` does not apply there
+        return "Production reads settings only from the environment. Start a proxy with `ibex serve`."
+    return invocation.no_instance()
 
 
-def _of_the_settings(invocation: Invocation) -> Sequence[Finding]:
-    """Return what is taken for a setting and is not read: nothing else would tell of it."""
+def _settings_findings(invocation: Invocation) -> Sequence[Finding]:
+    """Return findings about variables that look like settings but have no effect; no other command reports them."""
     from ibex.entrypoints.diagnosis import Finding, Verdict  # noqa: PLC0415 - keeps --help quick
 
-    said = [*invocation.no_settings(), *filter(None, [invocation.unread()])]
-    return [Finding("settings", Verdict.ADVICE, line, None, 0.0) for line in said]
+    messages = [*invocation.unknown_settings(), *filter(None, [invocation.ignored_dotenv()])]
+    return [Finding("settings", Verdict.ADVICE, message, None, 0.0) for message in messages]
 
 
 def _show(found: Sequence[Finding]) -> None:
     width = max((len(finding.name) for finding in found), default=0)
-    said_before = None
+    previous_hint = None
     for finding in found:
         verdict = click.style(f"{finding.verdict.value:<6}", fg=_COLOURS[finding.verdict.value])
         click.echo(f"{verdict}  {finding.name:<{width}}  {sanitize(finding.said)}")
-        if finding.hint is not None and finding.hint != said_before:
+        if finding.hint is not None and finding.hint != previous_hint:
             click.echo(f"{_MARGIN}→ {sanitize(finding.hint)}")
-        said_before = finding.hint
+        previous_hint = finding.hint

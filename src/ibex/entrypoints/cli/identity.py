@@ -1,4 +1,4 @@
-"""Organizations, agents and tokens."""
+"""Commands for organizations, agents and tokens."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import rich_click as click
 from ibex.domain.identity.management import MAX_RATE_LIMIT_RPM, OrganizationStatus, TokenGrant
 from ibex.domain.identity.model import AgentStatus
 from ibex.domain.identity.permissions import NAMED_SETS, Permission, permissions_of
-from ibex.entrypoints.cli.invocation import uuid_of
+from ibex.entrypoints.cli.invocation import parse_uuid
 from ibex.entrypoints.cli.output import Row, json_option, org_option, show_one, show_rows
 
 if TYPE_CHECKING:
@@ -20,35 +20,37 @@ if TYPE_CHECKING:
     from ibex.entrypoints.administration import Administration
     from ibex.entrypoints.cli.invocation import Invocation
 
-_ORG_STATES = {"suspend": OrganizationStatus.SUSPENDED, "activate": OrganizationStatus.ACTIVE}
-_AGENT_STATES = {
+_ORG_STATUSES = {"suspend": OrganizationStatus.SUSPENDED, "activate": OrganizationStatus.ACTIVE}
+_AGENT_STATUSES = {
     "pause": AgentStatus.PAUSED,
     "suspend": AgentStatus.SUSPENDED,
     "archive": AgentStatus.ARCHIVED,
     "activate": AgentStatus.ACTIVE,
 }
-_SPAN = re.compile(r"(\d{1,6})([smhd])")
+_TIME_SPAN = re.compile(r"(\d{1,6})([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _PREFIX = "ibex_pat_"
 
 
-def span_of(text: str) -> timedelta:
-    """Return the time span that ``90s``, ``15m``, ``1h`` or ``30d`` is. Raises ``click.BadParameter``."""
-    match = _SPAN.fullmatch(text)
+def parse_time_span(text: str) -> timedelta:
+    """Parse a time span such as ``90s``, ``15m``, ``1h`` or ``30d``. Raises ``click.BadParameter``."""
+    match = _TIME_SPAN.fullmatch(text)
     if match is None or int(match[1]) == 0:
-        raise click.BadParameter(f"{text!r} is not a time span such as 90s, 15m, 1h or 30d")
+        raise click.BadParameter(f"{text!r} is not a time span such as 90s, 15m, 1h or 30d.")
     return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
 @click.group()
 def org() -> None:
-    """Organizations: the tenants."""
+    """Manage organizations, the tenants of IBEX."""
 
 
 @org.command("create")
 @click.argument("name")
 @click.option(
-    "--rpm", type=click.IntRange(0, MAX_RATE_LIMIT_RPM), help="Requests per minute, 0 for unlimited; else the default."
+    "--rpm",
+    type=click.IntRange(0, MAX_RATE_LIMIT_RPM),
+    help="Requests per minute, 0 for unlimited. Default: IBEX_RATE_LIMIT_DEFAULT_RPM.",
 )
 @json_option
 @click.pass_obj
@@ -65,29 +67,30 @@ def list_orgs(invocation: Invocation, *, as_json: bool) -> None:
     """List all organizations."""
     found = invocation.administer(lambda use_cases: use_cases.identity.organizations())
     columns = {"id": "id", "name": "name", "status": "status", "rate_limit_rpm": "rpm", "created_at": "created"}
-    show_rows([_org_row(o) for o in found], as_json=as_json, empty="There is no organization yet.", columns=columns)
+    empty = "There is no organization yet. Create one with `ibex org create`."
+    show_rows([_org_row(one) for one in found], as_json=as_json, empty=empty, columns=columns)
 
 
 def _org_command(verb: str) -> None:
-    @org.command(verb, help=f"{verb.capitalize()} an organization; the tokens of a suspended one are refused.")
+    @org.command(verb, help=f"{verb.capitalize()} an organization. Requests of a suspended organization are refused.")
     @click.argument("organization")
     @click.pass_obj
     def change(invocation: Invocation, organization: str) -> None:
         async def work(use_cases: Administration) -> str:
             found = await invocation.organization(use_cases, organization)
-            await use_cases.identity.set_organization_status(found.id, _ORG_STATES[verb])
+            await use_cases.identity.set_organization_status(found.id, _ORG_STATUSES[verb])
             return found.name
 
-        click.echo(f"{invocation.administer(work)} is {_ORG_STATES[verb]}.")
+        click.echo(f"{invocation.administer(work)} is {_ORG_STATUSES[verb]}.")
 
 
-for _verb in _ORG_STATES:
+for _verb in _ORG_STATUSES:
     _org_command(_verb)
 
 
 @click.group()
 def agent() -> None:
-    """Agents: who acts in an organization."""
+    """Manage agents, which send the requests of an organization."""
 
 
 @agent.command("create")
@@ -110,18 +113,19 @@ def create_agent(invocation: Invocation, name: str, org: str | None, *, as_json:
 @json_option
 @click.pass_obj
 def list_agents(invocation: Invocation, org: str | None, *, as_json: bool) -> None:
-    """List an organization's agents."""
+    """List the agents of an organization."""
 
     async def work(use_cases: Administration) -> list[Row]:
         organization = await invocation.organization(use_cases, org)
         return [_agent_row(found) for found in await use_cases.identity.agents(organization.id)]
 
     columns = {"id": "id", "name": "name", "status": "status", "created_at": "created"}
-    show_rows(invocation.administer(work), as_json=as_json, empty="There is no agent yet.", columns=columns)
+    empty = "There is no agent yet. Create one with `ibex agent create`."
+    show_rows(invocation.administer(work), as_json=as_json, empty=empty, columns=columns)
 
 
 def _agent_command(verb: str) -> None:
-    @agent.command(verb, help=f"{verb.capitalize()} an agent; only an active one may act.")
+    @agent.command(verb, help=f"{verb.capitalize()} an agent. Only the requests of an active agent are served.")
     @click.argument("agent")
     @org_option
     @click.pass_obj
@@ -129,31 +133,31 @@ def _agent_command(verb: str) -> None:
         async def work(use_cases: Administration) -> str:
             organization = await invocation.organization(use_cases, org)
             found = await invocation.agent(use_cases, organization, agent)
-            await use_cases.identity.set_agent_status(organization.id, found.id, _AGENT_STATES[verb])
+            await use_cases.identity.set_agent_status(organization.id, found.id, _AGENT_STATUSES[verb])
             return found.name
 
-        click.echo(f"{invocation.administer(work)} is {_AGENT_STATES[verb]}.")
+        click.echo(f"{invocation.administer(work)} is {_AGENT_STATUSES[verb]}.")
 
 
-for _verb in _AGENT_STATES:
+for _verb in _AGENT_STATUSES:
     _agent_command(_verb)
 
 
 @click.group()
 def token() -> None:
-    """Personal access tokens."""
+    """Manage personal access tokens."""
 
 
 @token.command("create")
-@click.option("--name", required=True, help="What the token is for.")
-@click.option("--agent", help="Bind it to this agent: id or name.")
+@click.option("--name", required=True, help="A name for the token, such as its purpose.")
+@click.option("--agent", help="Id or name of the only agent that the token works for. Default: any agent.")
 @click.option(
     "--permissions",
     default="agent",
     show_default=True,
-    help=f"One of {', '.join(NAMED_SETS)}, or a bitmask as a number.",
+    help=f"{', '.join(NAMED_SETS)}, or a bitmask of permissions as a number.",
 )
-@click.option("--expires", help="After this time: 90s, 15m, 1h, 30d. By default never.")
+@click.option("--expires", help="The time span until it expires: 90s, 15m, 1h, 30d. Default: never.")
 @org_option
 @json_option
 @click.pass_obj
@@ -167,9 +171,9 @@ def create_token(
     *,
     as_json: bool,
 ) -> None:
-    """Create a token and show it, this once."""
+    """Create a token and print it. It is shown only once."""
     granted = _permissions(permissions)
-    expires_at = None if expires is None else datetime.now(UTC) + span_of(expires)
+    expires_at = None if expires is None else datetime.now(UTC) + parse_time_span(expires)
 
     async def work(use_cases: Administration) -> PersonalAccessToken:
         organization = await invocation.organization(use_cases, org)
@@ -182,7 +186,7 @@ def create_token(
         show_one({"id": str(made.token_id), "name": name, "token": made.reveal()}, as_json=True)
         return
     click.echo(made.reveal())
-    click.echo("It is not stored and cannot be shown again.", err=True)
+    click.echo("Store the token now: IBEX keeps only a hash of it and cannot show it again.", err=True)
 
 
 @token.command("list")
@@ -190,7 +194,7 @@ def create_token(
 @json_option
 @click.pass_obj
 def list_tokens(invocation: Invocation, org: str | None, *, as_json: bool) -> None:
-    """List an organization's tokens; never the tokens themselves."""
+    """List the tokens of an organization, without their secrets."""
     now = datetime.now(UTC)
 
     async def work(use_cases: Administration) -> list[Row]:
@@ -206,7 +210,8 @@ def list_tokens(invocation: Invocation, org: str | None, *, as_json: bool) -> No
         "expires_at": "expires",
         "created_at": "created",
     }
-    show_rows(invocation.administer(work), as_json=as_json, empty="There is no token yet.", columns=columns)
+    empty = "There is no token yet. Create one with `ibex token create`."
+    show_rows(invocation.administer(work), as_json=as_json, empty=empty, columns=columns)
 
 
 @token.command("revoke")
@@ -214,8 +219,8 @@ def list_tokens(invocation: Invocation, org: str | None, *, as_json: bool) -> No
 @org_option
 @click.pass_obj
 def revoke_token(invocation: Invocation, token: str, org: str | None) -> None:
-    """Revoke a token, given by its id or by the part of it that names it (ibex_pat_<id>)."""
-    token_id = uuid_of(token.removeprefix(_PREFIX).partition("_")[0])
+    """Revoke a token, given as its id, as ibex_pat_<id>, or as the whole token."""
+    token_id = parse_uuid(token.removeprefix(_PREFIX).partition("_")[0])
 
     async def work(use_cases: Administration) -> None:
         organization = await invocation.organization(use_cases, org)
@@ -231,7 +236,7 @@ def _permissions(text: str) -> Permission:
     try:
         return permissions_of(int(text, 0))
     except ValueError:
-        raise click.BadParameter(f"{text!r} must be {', '.join(NAMED_SETS)} or a bitmask below 2^56") from None
+        raise click.BadParameter(f"{text!r} must be {', '.join(NAMED_SETS)} or a bitmask below 2^56.") from None
 
 
 def _org_row(found: Organization) -> Row:

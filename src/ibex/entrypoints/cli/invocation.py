@@ -1,4 +1,4 @@
-"""What every command gets: the folder, the environment, and the way to the use cases."""
+"""The context of every command: the home folder, the environment, the settings and the administrative use cases."""
 
 from __future__ import annotations
 
@@ -29,50 +29,52 @@ if TYPE_CHECKING:
     from ibex.domain.identity.management import NamedAgent, Organization
     from ibex.entrypoints.administration import Administration
     from ibex.entrypoints.diagnosis import DoctorCheck
-    from ibex.entrypoints.doctor_checks import Surroundings
+    from ibex.entrypoints.doctor_checks import DoctorContext
     from ibex.entrypoints.home import Home
 
 T = TypeVar("T")
 Named = TypeVar("Named", "Organization", "NamedAgent")
-_FEW: Final = 5
+_MAX_LISTED_NAMES: Final = 5
+"""A message lists existing names only if there are at most this many."""
 
 
-class NothingRunsError(SettingsError):
-    """There is nothing to work with; the message says how to start it, and what would name it elsewhere."""
+class NoInstanceError(SettingsError):
+    """No IBEX instance runs in the home folder, and the settings name no servers. The message says how to start one."""
 
 
-def _real(settings: Settings) -> AbstractAsyncContextManager[Administration]:
+def _open_administration(settings: Settings) -> AbstractAsyncContextManager[Administration]:
     from ibex.entrypoints.administration import administration  # noqa: PLC0415 - keeps --help quick
 
     return administration(settings)
 
 
-def _real_examinations(settings: Settings, around: Surroundings) -> Sequence[DoctorCheck]:
+def _doctor_checks(settings: Settings, context: DoctorContext) -> Sequence[DoctorCheck]:
     from ibex.entrypoints.doctor_checks import doctor_checks  # noqa: PLC0415 - keeps --help quick
 
-    return doctor_checks(settings, around)
+    return doctor_checks(settings, context)
 
 
 @dataclass(slots=True)
 class Invocation:
-    """One run of the command line. Tests put other things into its fields."""
+    """One run of the command line. Tests replace its fields."""
 
     home: Home
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
-    open_administration: Callable[[Settings], AbstractAsyncContextManager[Administration]] = _real
+    open_administration: Callable[[Settings], AbstractAsyncContextManager[Administration]] = _open_administration
     transport: httpx.BaseTransport | None = None
     dotenv: str = ".env"
-    examine: Callable[[Settings, Surroundings], Sequence[DoctorCheck]] = _real_examinations
+    doctor_checks: Callable[[Settings, DoctorContext], Sequence[DoctorCheck]] = _doctor_checks
 
     def settings(self) -> Settings:
-        """Return the settings: the environment's over those of what runs on the folder. Raises ``SettingsError``."""
+        """Return the settings, read from ``environ_of_settings``. Raises ``SettingsError`` if one is invalid."""
         return Settings.load(self.environ_of_settings())
 
     def environ_of_settings(self) -> dict[str, str]:
-        """Return what the settings are read from: the environment over ``.env`` over what runs on the folder.
+        """Return the variables that settings are read from.
 
-        Of the latter two only what is a setting: it is the environment of workers, and what else ``.env`` holds, say
-        for another program's ``PYTHONPATH``, is not for them. The journal is the folder's where nothing else is said.
+        The environment takes precedence over ``.env``, which takes precedence over the instance that runs in the home
+        folder. From the latter two only settings are taken: workers get this environment, and must not get variables
+        for other programs, such as PYTHONPATH. The journal is in the home folder unless IBEX_JOURNAL_DIR is set.
         """
         names = {variable.name for _, variable in variables()}
         found = {**self.home.running_environ(), **self.environ_with_dotenv()}
@@ -81,35 +83,35 @@ class Invocation:
         return {name: value for name, value in found.items() if name in names or name in self.environ}
 
     def environ_with_dotenv(self) -> dict[str, str]:
-        """Return the environment over the file ``.env``, which production does not read.
+        """Return the environment, with the variables of ``.env`` that it lacks. Production does not read ``.env``.
 
-        Raises ``SettingsError`` if the file sets production, if it is not UTF-8, or if it sets the destination of a
-        secret from the environment.
+        Raises ``SettingsError`` if the file sets IBEX_ENV=production, is not UTF-8, or sets the destination of a secret
+        that the environment contains.
         """
         if self.in_production:
             return dict(self.environ)
         found = self._dotenv()
-        together = {**found, **self.environ}
-        if _is_production(together):
+        merged = {**found, **self.environ}
+        if _is_production(merged):
             raise SettingsError(
-                f"IBEX_ENV=production is in {self.dotenv}, which production does not read;"
-                " set it in the environment, and the other settings with it."
+                f"IBEX_ENV=production is set in {self.dotenv}, which production does not read."
+                " Set it and the other settings in the environment instead."
             )
-        wrong = misdirected(self.environ, found, DESTINATIONS.keys() - {ONLY_CHAT_SENDS})
-        if wrong is not None:
-            raise SettingsError(misdirection(*wrong, self.dotenv))
-        return together
+        misdirected_secret = misdirected(self.environ, found, DESTINATIONS.keys() - {ONLY_CHAT_SENDS})
+        if misdirected_secret is not None:
+            raise SettingsError(misdirection(*misdirected_secret, self.dotenv))
+        return merged
 
     def refuse_misdirected_token(self, secret: str | None) -> None:
-        """Raise ``SettingsError`` if only ``.env`` names the proxy that would get a token from elsewhere.
+        """Raise ``SettingsError`` if ``.env`` alone decides which proxy gets a token that is not in ``.env``.
 
-        ``secret`` is the token of an option, of the environment or of the home; None if it is in ``.env``.
+        ``secret`` is the token from an option, the environment or the home folder; None if it is from ``.env``.
         """
         if secret is None or self.in_production:
             return
-        wrong = misdirected({**self.environ, ONLY_CHAT_SENDS: secret}, self._dotenv(), (ONLY_CHAT_SENDS,))
-        if wrong is not None:
-            raise SettingsError(misdirection(*wrong, self.dotenv))
+        misdirected_secret = misdirected({**self.environ, ONLY_CHAT_SENDS: secret}, self._dotenv(), (ONLY_CHAT_SENDS,))
+        if misdirected_secret is not None:
+            raise SettingsError(misdirection(*misdirected_secret, self.dotenv))
 
     def _dotenv(self) -> dict[str, str]:
         from dotenv import dotenv_values  # noqa: PLC0415 - keeps --help quick
@@ -117,44 +119,45 @@ class Invocation:
         try:
             return {name: value for name, value in dotenv_values(self.dotenv, interpolate=False).items() if value}
         except UnicodeDecodeError:  # its message would contain a part of the file
-            raise SettingsError(f"{self.dotenv} is not UTF-8.") from None
+            raise SettingsError(f"{self.dotenv} is not valid UTF-8. Save it as UTF-8, or remove it.") from None
 
     @contextmanager
-    def explaining(self, advice: str = "") -> Iterator[None]:
-        """Add to a setting that is missing in the block what may explain it, and the advice, where there is any.
-
-        Raises ``MissingSettingError``.
-        """
+    def explaining_missing_settings(self, hint: str = "") -> Iterator[None]:
+        """Add a possible cause and the hint to the message of a ``MissingSettingError`` that the block raises."""
         try:
             yield
         except MissingSettingError as missing:
-            raise MissingSettingError("\n".join(filter(None, (str(missing), self.unread(), advice)))) from None
+            raise MissingSettingError("\n".join(filter(None, (str(missing), self.ignored_dotenv(), hint)))) from None
 
-    def unread(self) -> str:
-        """Say that there is a ``.env`` that is not read; empty where it is, or there is none."""
+    def ignored_dotenv(self) -> str:
+        """Return a message if ``.env`` exists but is not read, as in production; else an empty string."""
         if self.in_production and Path(self.dotenv).is_file():
-            return f"{self.dotenv} exists, but it is not read with IBEX_ENV=production."
+            return (
+                f"{self.dotenv} exists, but IBEX_ENV=production does not read it."
+                " Set its variables in the environment instead."
+            )
         return ""
 
-    def no_settings(self) -> Sequence[str]:
-        """Say of each variable that looks like one of IBEX's and is none which one may be meant, a line each."""
+    def unknown_settings(self) -> Sequence[str]:
+        """Return a message for each variable that begins with ``IBEX_`` and is not a setting, with a similar name."""
         known = [*(variable.name for _, variable in variables()), *COMMAND_LINE]
-        said = []
+        messages = []
         for name in sorted(self.environ_with_dotenv()):
             if name.startswith("IBEX_") and name not in known:
                 close = get_close_matches(name, known, 1)
-                said.append(f"Unknown setting {name}." + (f" Did you mean {close[0]}?" if close else ""))
-        return said
+                hint = f"Did you mean {close[0]}?" if close else "It has no effect. Remove it."
+                messages.append(f"Unknown setting {name}. {hint}")
+        return messages
 
     @property
     def in_production(self) -> bool:
-        """Whether the environment says so."""
+        """Whether the environment has IBEX_ENV=production."""
         return _is_production(self.environ)
 
     def administer(self, work: Callable[[Administration], Awaitable[T]]) -> T:
-        """Run work over the servers that the settings name and return what it returns.
+        """Run ``work`` with the use cases of the configured servers, and return its result.
 
-        Raises ``NothingRunsError`` where there are no such settings.
+        If a required setting is not set, raises ``MissingSettingError`` in production, else ``NoInstanceError``.
         """
 
         async def run() -> T:
@@ -162,57 +165,62 @@ class Invocation:
                 return await work(use_cases)
 
         try:
-            with self.explaining():
+            with self.explaining_missing_settings():
                 return asyncio.run(run())
         except MissingSettingError as missing:
             if self.in_production:
                 raise
-            raise NothingRunsError(f"{self.nothing_runs()}\nOr, for servers elsewhere: {missing}") from None
+            raise NoInstanceError(f"{self.no_instance()}\nOr configure servers elsewhere: {missing}") from None
 
-    def nothing_runs(self) -> str:
-        """Say that nothing runs on the folder, and how to start it."""
-        absent = "" if self.home.path.is_dir() else " (the directory does not exist)"
-        named = "" if self.home.path == Path(DEFAULT_HOME) else f" --home {shlex.quote(str(self.home.path))}"
-        return f"No IBEX instance runs in {self.home.path}{absent}. Start one: `ibex{named} dev`."
+    def no_instance(self) -> str:
+        """Return the message that no instance runs in the home folder, with the command that starts one."""
+        missing = "" if self.home.path.is_dir() else " (the directory does not exist)"
+        option = "" if self.home.path == Path(DEFAULT_HOME) else f" --home {shlex.quote(str(self.home.path))}"
+        return f"No IBEX instance runs in {self.home.path}{missing}. Start one: `ibex{option} dev`."
 
     async def organization(self, use_cases: Administration, wanted: str | None) -> Organization:
-        """Return the organization of this id or name; without one, the folder's first, or the only one there is.
+        """Return the organization with this id or name; if None, the first one of the home folder, or the only one.
 
-        Raises ``NotFoundError``, and ``click.UsageError`` where there are several to choose from.
+        Raises ``NotFoundError`` if there is none, and ``click.UsageError`` if several qualify.
         """
         found = await use_cases.identity.organizations()
         installation = self.home.installation()
         if wanted is None and installation is not None:
             wanted = installation.org_id
         if wanted is not None:
-            return _named(found, wanted, f"There is no organization {wanted!r}.")
+            return _find(found, wanted, f"There is no organization {wanted!r}. `ibex org list` lists them.")
         if len(found) == 1:
             return found[0]
         if not found:
-            raise NotFoundError("There is no organization yet. Create the first one: `ibex bootstrap`.")
-        raise click.UsageError(f"Which organization? --org takes one of {', '.join(o.name for o in found)}.")
+            raise NotFoundError("There is no organization yet. Create the first one with `ibex bootstrap`.")
+        names = ", ".join(organization.name for organization in found)
+        raise click.UsageError(f"There are several organizations. Choose one with --org or IBEX_ORG: {names}.")
 
     async def agent(self, use_cases: Administration, org: Organization, wanted: str) -> NamedAgent:
-        """Return the organization's agent of this id or name. Raises ``NotFoundError``."""
+        """Return the agent of the organization with this id or name. Raises ``NotFoundError`` if there is none."""
         found = await use_cases.identity.agents(org.id)
-        there_is = f" It has {', '.join(agent.name for agent in found)}." if 0 < len(found) <= _FEW else ""
-        return _named(found, wanted, f"There is no agent {wanted!r} in the organization {org.name!r}.{there_is}")
+        hint = " `ibex agent list` lists its agents."
+        if not found:
+            hint = " Create one with `ibex agent create`."
+        elif len(found) <= _MAX_LISTED_NAMES:
+            hint = f" Its agents are: {', '.join(agent.name for agent in found)}."
+        return _find(found, wanted, f"There is no agent {wanted!r} in the organization {org.name!r}.{hint}")
 
 
 def _is_production(environ: Mapping[str, str]) -> bool:
     return environ.get("IBEX_ENV", "").strip() == Environment.PRODUCTION
 
 
-def _named(things: Iterable[Named], wanted: str, otherwise: str) -> Named:
+def _find(things: Iterable[Named], wanted: str, not_found: str) -> Named:
     for thing in things:
         if thing.name == wanted or str(thing.id) == wanted.lower():
             return thing
-    raise NotFoundError(otherwise)
+    raise NotFoundError(not_found)
 
 
-def uuid_of(text: str) -> UUID:
-    """Return the UUID that a user typed. Raises ``click.BadParameter``."""
+def parse_uuid(text: str) -> UUID:
+    """Parse an argument as a UUID. Raises ``click.BadParameter``."""
     try:
         return UUID(text)
     except ValueError:
-        raise click.BadParameter(f"{text!r} is not an id") from None
+        raise click.BadParameter(f"{text!r} is not an id. An id is a UUID.") from None

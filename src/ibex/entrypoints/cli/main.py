@@ -1,4 +1,4 @@
-"""The root of the command line."""
+"""The root of the command line: global options, the list of commands, and the exit code."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from ibex.entrypoints.untrusted_text import sanitize
 @click.version_option(package_name="ibex-harness", prog_name="ibex")
 @click.pass_context
 def cli(context: click.Context, home: Path) -> None:
-    """An LLM proxy: authenticates, limits, directs, forwards and records every request to OpenAI's API."""
+    """IBEX, an LLM proxy that authenticates, rate-limits, directs, forwards and records requests to OpenAI's API."""
     if context.obj is None:
         context.obj = Invocation(Home(home))
 
@@ -57,17 +57,17 @@ for _command in (
 
 
 def main(arguments: list[str] | None = None, invocation: Invocation | None = None) -> int:
-    """Run the command line and return its exit code: 0 done, 1 failed, 2 wrong usage or settings."""
-    if invocation is None:  # a process of its own, which begins by importing much that stays
+    """Run a command and return its exit code: 0 for success, 1 for a failure, 2 for invalid usage or settings."""
+    if invocation is None:  # a new process, whose imports create many objects that live until it ends
         collect_rarely()
 
     def run() -> int:
         try:
             code: Any = cli.main(arguments, prog_name="ibex", standalone_mode=False, obj=invocation)
-        except click.ClickException as wrong:
-            wrong.message = sanitize(wrong.message)  # type: ignore[misc]  # final to subclasses
-            wrong.show()
-            return wrong.exit_code
+        except click.ClickException as failure:
+            failure.message = sanitize(failure.message)  # type: ignore[misc]  # final to subclasses
+            failure.show()
+            return failure.exit_code
         except click.Abort:
             return EXIT_FAILED
         return code if isinstance(code, int) else 0

@@ -1,4 +1,4 @@
-"""Tables for people, JSON for programs."""
+"""The output of commands: tables on a terminal, JSON for programs. Also the options that many commands share."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from ibex.entrypoints.cli.invocation import Invocation
 
 Row = dict[str, Any]
-_NOTHING: Final = "-"
+_ABSENT: Final = "-"
 
 
 class DotenvOption(click.Option):
-    """An option instead of which a variable may stand, in the environment or in ``.env``."""
+    """An option whose value can come from a variable in the environment or in ``.env``."""
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
-        """Return the variable's value, the environment's before the file's; None where it has none."""
+        """Return the value of the variable from the environment, else from ``.env``; None if neither has it."""
         found = super().resolve_envvar_value(ctx)
         invocation: Invocation | None = ctx.obj
         if found is not None or invocation is None or not isinstance(self.envvar, str):
@@ -33,22 +33,23 @@ class DotenvOption(click.Option):
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the option ``--json``."""
-    return click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")(command)
+    """Add the option ``--json`` to a command."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(command)
 
 
 def org_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the option ``--org``."""
-    help_text = "Id or name. Default: the folder's first organization, or the only one."
+    """Add the option ``--org`` to a command."""
+    help_text = "Id or name of the organization. Default: the first one of the home folder, or the only one."
     return click.option("--org", cls=DotenvOption, envvar="IBEX_ORG", help=help_text)(command)
 
 
 def show_rows(
     rows: Sequence[Row], *, as_json: bool, empty: str, columns: Mapping[str, str], spare: Collection[str] = ()
 ) -> None:
-    """Show many things: a table of the columns (name to heading), or JSON of everything.
+    """Print rows as a table, or as a JSON list with all fields.
 
-    What is ``spare`` is left out on a terminal that has no room for it.
+    ``columns`` maps names of fields to headings. Columns in ``spare`` are omitted if the terminal is too narrow.
+    ``empty`` is printed in place of a table without rows.
     """
     if as_json:
         write_json(list(rows))
@@ -56,7 +57,7 @@ def show_rows(
     if not rows:
         click.echo(empty)
         return
-    texts = [{name: shown(row[name]) for name in columns} for row in rows]
+    texts = [{name: display(row[name]) for name in columns} for row in rows]
     lines = list(table(columns, texts, terminal_width(), spare))
     headings = len(lines) // (len(rows) + 1)
     for number, line in enumerate(lines):
@@ -64,17 +65,17 @@ def show_rows(
 
 
 class GrowingTable:
-    """Many things as they come: the headings once, and columns that are as wide as the first things need."""
+    """A table whose rows arrive over time. The headings are printed once; the first rows determine the widths."""
 
     def __init__(self, columns: Mapping[str, str], spare: Collection[str] = ()) -> None:
-        """Take what ``show_rows`` takes."""
+        """Take ``columns`` and ``spare`` as ``show_rows`` does."""
         self._headings = columns
         self._spare = spare
         self._columns: Columns | None = None
 
     def add(self, rows: Sequence[Row]) -> None:
-        """Show some more; nothing before the first."""
-        texts = [{name: shown(row[name]) for name in self._headings} for row in rows]
+        """Print more rows, after the headings if they are the first ones."""
+        texts = [{name: display(row[name]) for name in self._headings} for row in rows]
         if self._columns is None and texts:
             self._columns = Columns(self._headings, texts, terminal_width(), self._spare)
             for line in self._columns.lines(self._headings):
@@ -85,28 +86,28 @@ class GrowingTable:
 
 
 def show_one(row: Row, *, as_json: bool) -> None:
-    """Show one thing: a line a field, or JSON."""
+    """Print one row as a line for each field, or as a JSON object."""
     if as_json:
         write_json(row)
         return
     width = max(map(len, row))
     for name, value in row.items():
-        click.echo(f"{name:<{width}}  {shown(value)}")
+        click.echo(f"{name:<{width}}  {display(value)}")
 
 
 def write_json(value: Any) -> None:
-    """Write one JSON document."""
+    """Print one JSON document, with control characters escaped."""
     click.echo(sanitize_json(msgspec.json.encode(value).decode()))
 
 
-def shown(value: Any) -> str:
-    """Return a value as a person reads it, on one line; nothing in it moves the cursor.
+def display(value: Any) -> str:
+    """Return a value as text on one line, without control characters.
 
-    Times are local and have their offset from UTC.
+    None and the empty string are a dash. Times are local, with their offset from UTC.
     """
     match value:
         case None | "":
-            return _NOTHING
+            return _ABSENT
         case bool():
             return "yes" if value else "no"
         case datetime():

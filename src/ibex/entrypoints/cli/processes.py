@@ -1,4 +1,4 @@
-"""Starting processes and preparing what they need: ``dev``, ``serve``, ``auth``, ``migrate``, ``bootstrap``."""
+"""Commands that start processes or prepare databases: ``dev``, ``serve``, ``auth``, ``migrate``, ``bootstrap``."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
     from ibex.entrypoints.administration import Administration
     from ibex.entrypoints.cli.invocation import Invocation
 
-_ELSEWHERE: Final = (
+_SERVER_SETTINGS: Final = (
     "IBEX_DATABASE_URL",
     "IBEX_AUTH_DATABASE_URL",
     "IBEX_CLICKHOUSE_URL",
     "IBEX_AUTH_ADDRESS",
     "IBEX_REDIS_URL",
 )
-"""Who sets one of these has servers elsewhere in mind, and does not look for the embedded default."""
+"""Settings that name servers. If one of them is set, the user does not mean the embedded instance."""
 
 
 @click.command()
-@click.option("--host", help="The address to listen on. Default: IBEX_HOST.")
-@click.option("--port", help="The port, or 0 for any free one. Default: IBEX_PORT.")
+@click.option("--host", help="The address to listen on. Default: IBEX_HOST, or 127.0.0.1.")
+@click.option("--port", help="The port, or 0 for any free one. Default: IBEX_PORT, or 8080 if it is free.")
 @click.option("--echo-delay", help="Seconds before the echo provider answers. Default: IBEX_ECHO_DELAY.")
 @click.pass_obj
 def dev(invocation: Invocation, host: str | None, port: str | None, echo_delay: str | None) -> None:
-    """Start IBEX with everything it needs, embedded, on one folder."""
+    """Start IBEX with embedded servers, which keep their data in the home folder."""
     from ibex.entrypoints.embedded import run  # noqa: PLC0415 - keeps --help quick
 
     chosen = {"IBEX_HOST": host, "IBEX_PORT": port, "IBEX_ECHO_DELAY": echo_delay}
@@ -46,25 +46,31 @@ def dev(invocation: Invocation, host: str | None, port: str | None, echo_delay: 
     }
     home = invocation.home.path
     command = shlex.quote(_short(sys.argv[0])) if Path(sys.argv[0]).name == "ibex" else "ibex"
-    elsewhere = "" if home == Path(DEFAULT_HOME) else f" --home {shlex.quote(str(home))}"
-    raise Exit(run(invocation.home, environ, DevConsole(str(home), command + elsewhere)))
+    option = "" if home == Path(DEFAULT_HOME) else f" --home {shlex.quote(str(home))}"
+    raise Exit(run(invocation.home, environ, DevConsole(str(home), command + option)))
 
 
 def _short(path: str) -> str:
-    """Return a path as one would type it here."""
+    """Return the path, relative to the current directory if that is shorter."""
     return min(path, os.path.relpath(path), key=len)
 
 
 @click.command()
-@click.option("--workers", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes on one port.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 256),
+    default=1,
+    show_default=True,
+    help="The number of worker processes, which share one port.",
+)
 @click.pass_obj
 def serve(invocation: Invocation, workers: int) -> None:
-    """Start the proxy with the servers of the settings."""
+    """Start the proxy with the servers that the settings name."""
     from ibex.entrypoints.proxy import serve as run  # noqa: PLC0415 - keeps --help quick
 
     environ = invocation.environ_of_settings()
-    elsewhere = workers > 1 or invocation.in_production or any(environ.get(name) for name in _ELSEWHERE)
-    with invocation.explaining("" if elsewhere else invocation.nothing_runs()):
+    has_servers = workers > 1 or invocation.in_production or any(environ.get(name) for name in _SERVER_SETTINGS)
+    with invocation.explaining_missing_settings("" if has_servers else invocation.no_instance()):
         raise Exit(run(environ, workers))
 
 
@@ -79,33 +85,33 @@ def serve_auth(invocation: Invocation) -> None:
     """Start the auth service (gRPC for proxies; HTTP for health and metrics)."""
     from ibex.entrypoints.auth import serve as run  # noqa: PLC0415 - keeps --help quick
 
-    with invocation.explaining():
+    with invocation.explaining_missing_settings():
         raise Exit(run(invocation.settings()))
 
 
 @click.command()
 @click.pass_obj
 def migrate(invocation: Invocation) -> None:
-    """Bring PostgreSQL and ClickHouse to this version's schema."""
+    """Migrate PostgreSQL and ClickHouse to the schema of this version."""
     from ibex.entrypoints.migrations import migrate as run  # noqa: PLC0415 - keeps --help quick
 
-    with invocation.explaining():
+    with invocation.explaining_missing_settings():
         done = run(invocation.settings())
     for line in done:
         click.echo(line)
 
 
 @click.command("bootstrap")
-@click.option("--org", "organization", required=True, help="The first organization's name.")
-@click.option("--admin-email", required=True, help="Its administrator.")
-@click.option("--agent", required=True, help="Its first agent's name.")
-@click.option("--directive", required=True, help="What the agent is told.")
+@click.option("--org", "organization", required=True, help="The name of the first organization.")
+@click.option("--admin-email", required=True, help="The email address of its administrator.")
+@click.option("--agent", required=True, help="The name of its first agent.")
+@click.option("--directive", required=True, help="The directive of the agent, which IBEX adds to its requests.")
 @json_option
 @click.pass_obj
 def bootstrap_command(
     invocation: Invocation, organization: str, admin_email: str, agent: str, directive: str, *, as_json: bool
 ) -> None:
-    """Make a first organization, administrator, agent and two tokens; the tokens are shown this once."""
+    """Create a first organization with an administrator, an agent and two tokens. Tokens are shown only once."""
     names = FirstNames(organization, admin_email, agent, directive)
 
     async def work(use_cases: Administration) -> Installation:

@@ -1,4 +1,4 @@
-"""Looking at the record: sessions with their turns."""
+"""Commands that show sessions and their turns."""
 
 from __future__ import annotations
 
@@ -41,23 +41,24 @@ _TURN_COLUMNS: Final = {
 
 @click.group()
 def sessions() -> None:
-    """Sessions and their turns."""
+    """Show sessions and their turns."""
 
 
 @sessions.command("list")
-@click.option("--limit", type=click.IntRange(1, 1_000), default=20, show_default=True)
+@click.option("--limit", type=click.IntRange(1, 1_000), default=20, show_default=True, help="The most to list.")
 @org_option
 @json_option
 @click.pass_obj
 def list_sessions(invocation: Invocation, limit: int, org: str | None, *, as_json: bool) -> None:
-    """List the sessions that were used last, latest first."""
+    """List the most recently used sessions, latest first."""
 
     async def work(use_cases: Administration) -> list[Row]:
         organization = await invocation.organization(use_cases, org)
         return [_session_row(found) for found in await use_cases.sessions.sessions(organization.id, limit)]
 
     rows = invocation.administer(work)
-    show_rows(rows, as_json=as_json, empty="There is no session yet.", columns=_SESSION_COLUMNS)
+    empty = "There is no session yet. The first request of an agent starts one."
+    show_rows(rows, as_json=as_json, empty=empty, columns=_SESSION_COLUMNS)
 
 
 @sessions.command("show")
@@ -66,7 +67,7 @@ def list_sessions(invocation: Invocation, limit: int, org: str | None, *, as_jso
 @json_option
 @click.pass_obj
 def show_session(invocation: Invocation, session: str, org: str | None, *, as_json: bool) -> None:
-    """Show a session, given by its handle or its id, with all its turns."""
+    """Show a session with all its turns. SESSION is its handle or its id."""
 
     async def work(use_cases: Administration) -> tuple[Row, list[Row]]:
         organization = await invocation.organization(use_cases, org)
@@ -74,7 +75,7 @@ def show_session(invocation: Invocation, session: str, org: str | None, *, as_js
         if found is None:
             raise NotFoundError(
                 f"There is no session {session!r} in the organization {organization.name!r}."
-                " There is one once a request of it has reached the provider."
+                " A session exists once one of its requests has reached the provider. `ibex sessions list` lists them."
             )
         turns = await use_cases.sessions.turns(organization.id, found.id)
         return _session_row(found), [_turn_row(turn) for turn in turns]
@@ -87,7 +88,7 @@ def show_session(invocation: Invocation, session: str, org: str | None, *, as_js
     click.echo()
     longest = max((turn["latency_ms"] for turn in turns), default=0)
     turns = [{**turn, "bar": bar(turn["latency_ms"], longest)} for turn in turns]
-    show_rows(turns, as_json=False, empty="It has no turns.", columns=_TURN_COLUMNS)
+    show_rows(turns, as_json=False, empty="The session has no turns.", columns=_TURN_COLUMNS)
 
 
 def _session_row(found: SessionRecord) -> Row:

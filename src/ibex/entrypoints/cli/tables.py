@@ -1,6 +1,6 @@
-"""Tables that fit the terminal: what is too wide goes on in a further line, and nothing is cut.
+"""Tables that fit the terminal: a row that is too wide continues on further lines, and no cell is cut.
 
-What is cut or folded within a cell can be neither read nor copied, and most cells here are ids.
+Most cells are ids. A cell that is cut or folded could not be copied.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ _INDENT: Final = "    "
 
 
 def terminal_width() -> int | None:
-    """Return how many columns the terminal has; None where nobody looks: a line a row is best for programs."""
+    """Return the width of the terminal in columns. None if there is no terminal: programs get one line per row."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def table(
     headings: Mapping[str, str], rows: Sequence[Mapping[str, str]], width: int | None, spare: Collection[str] = ()
 ) -> Iterator[str]:
-    """Give out the lines of a table, its headings first; each row has as many lines as the headings.
+    """Yield the lines of a table, headings first. Each row has as many lines as the headings.
 
-    ``headings`` has the columns' names and what stands above them, ``width`` is None for as wide as it gets. Columns in
-    ``spare`` are left out where the width is not enough for all.
+    ``headings`` maps names of columns to headings. ``width`` is the maximum width, None for no maximum. Columns in
+    ``spare`` are omitted if the width is not enough for all columns.
     """
     columns = Columns(headings, rows, width, spare)
     for row in (headings, *rows):
@@ -37,7 +37,7 @@ def table(
 
 
 class Columns:
-    """How wide the columns are and in which line each stands: what rows have that make one table, however late."""
+    """The layout of a table: the width of each column, and the line that it is on. Later rows use the same layout."""
 
     def __init__(
         self,
@@ -46,24 +46,24 @@ class Columns:
         width: int | None,
         spare: Collection[str] = (),
     ) -> None:
-        """Make room for the headings and for these rows; the arguments are those of ``table``."""
+        """Compute the layout for the headings and these rows. The arguments are those of ``table``."""
         self._widths = {name: max(cell_len(row[name]) for row in (headings, *rows)) for name in headings}
         self._lines = list(_split(self._widths, width, spare))
 
     def lines(self, row: Mapping[str, str]) -> Iterator[str]:
-        """Give out the lines of a row. A cell that is wider than its column moves what is behind it, and no other."""
+        """Yield the lines of a row. A cell wider than its column shifts the cells after it on that line."""
         for number, names in enumerate(self._lines):
             yield _line([(row[name], self._widths[name]) for name in names], number)
 
 
 def wrapped(row: Mapping[str, str], width: int | None) -> Iterator[str]:
-    """Give out the lines of a row that stands for itself."""
+    """Yield the lines of a single row that is not part of a table."""
     for number, names in enumerate(_split({name: cell_len(text) for name, text in row.items()}, width, ())):
         yield _line([(row[name], 0) for name in names], number)
 
 
 def _split(widths: Mapping[str, int], width: int | None, spare: Collection[str]) -> Iterator[list[str]]:
-    """Give out which columns stand in which line: as many as fit, one at least."""
+    """Yield the columns of each line: as many as fit, at least one."""
     if width is not None and sum(widths.values()) + _GAP * (len(widths) - 1) > width:
         widths = {name: needed for name, needed in widths.items() if name not in spare}
     names: list[str] = []

@@ -1,4 +1,4 @@
-"""All that is on record about one request."""
+"""``ibex traces show``: everything that is recorded about one request."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import rich_click as click
 
 from ibex.domain.errors import NotFoundError
 from ibex.entrypoints.cli.charts import bar
-from ibex.entrypoints.cli.invocation import uuid_of
-from ibex.entrypoints.cli.output import json_option, org_option, shown, write_json
+from ibex.entrypoints.cli.invocation import parse_uuid
+from ibex.entrypoints.cli.output import display, json_option, org_option, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,7 +28,7 @@ _TIME_WIDTH: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A trace, and what its ids lead to; None where they lead to nothing."""
+    """A trace, and the names and the session that its ids refer to; None if they do not exist."""
 
     trace: Trace
     organization: Organization
@@ -44,19 +44,19 @@ class _Found:
 @json_option
 @click.pass_obj
 def show_trace(invocation: Invocation, request: str, org: str | None, *, as_json: bool) -> None:
-    """Show all that is on record about one request, given by its id: the response header X-Request-ID.
+    """Show everything that is recorded about a request. REQUEST is its id, from the response header X-Request-ID.
 
-    If a client has used the id for several requests, all of them are shown, the latest first.
+    If a client has used the same id for several requests, all of them are shown, the latest first.
     """
-    request_id = uuid_of(request)
+    request_id = parse_uuid(request)
 
     async def work(use_cases: Administration) -> list[_Found]:
         organization = await invocation.organization(use_cases, org)
         traces = await use_cases.traces.find(organization.id, request_id)
         if not traces:
             raise NotFoundError(
-                f"There is no trace of request {request_id} in the organization {organization.name!r}. There is one"
-                " half a second after a request's end, unless it was refused before its organization was known (401)."
+                f"There is no trace of request {request_id} in the organization {organization.name!r}. A trace appears"
+                " half a second after its request ends. A request that was refused with 401 can have none."
             )
         return [await _complete(use_cases, organization, trace) for trace in traces]
 
@@ -73,8 +73,8 @@ def show_trace(invocation: Invocation, request: str, org: str | None, *, as_json
 
 
 def _document(found: _Found) -> Mapping[str, Any]:
-    also = {name: getattr(found, name) for name in ("agent_name", "directive_number", "session", "turn_index")}
-    return {**asdict(found.trace), **also}
+    related = {name: getattr(found, name) for name in ("agent_name", "directive_number", "session", "turn_index")}
+    return {**asdict(found.trace), **related}
 
 
 def _show(found: _Found) -> None:
@@ -85,18 +85,18 @@ def _show(found: _Found) -> None:
     click.secho("time in ms", bold=True)
     for name, duration_ms in _times(found.trace).items():
         drawn = bar(duration_ms, found.trace.total_latency_ms)
-        click.echo(f"  {name:<{_NAME_WIDTH}}  {shown(duration_ms or None):>{_TIME_WIDTH}}  {drawn}".rstrip())
+        click.echo(f"  {name:<{_NAME_WIDTH}}  {display(duration_ms or None):>{_TIME_WIDTH}}  {drawn}".rstrip())
 
 
 def answer_ms(trace: Trace) -> float:
-    """Return how long the provider's answer took from its first byte to its last, in milliseconds."""
+    """Return the milliseconds from the first to the last byte of the provider's response; 0 without a first byte."""
     if not trace.provider_ttfb_ms:
         return 0.0
     return max(0.0, trace.total_latency_ms - trace.proxy_overhead_ms - trace.provider_ttfb_ms)
 
 
 def tokens_of(trace: Trace) -> str | None:
-    """Return the tokens that went in and out; None for a request that reached no provider."""
+    """Return the input and output tokens; None for a request that did not reach a provider."""
     return f"{trace.input_tokens}→{trace.output_tokens}" if trace.checkpoint_id.int else None
 
 
@@ -118,34 +118,34 @@ def _sections(found: _Found) -> Mapping[str, Mapping[str, str]]:
     return {
         "request": {
             "id": str(trace.request_id),
-            "requested": shown(trace.requested_at),
-            "completed": shown(trace.completed_at),
+            "requested": display(trace.requested_at),
+            "completed": display(trace.completed_at),
         },
-        "who": {
-            "organization": f"{shown(found.organization.name)} ({trace.org_id})",
-            "agent": f"{shown(found.agent_name)} ({trace.agent_id})" if trace.agent_id.int else "-",
+        "caller": {
+            "organization": f"{display(found.organization.name)} ({trace.org_id})",
+            "agent": f"{display(found.agent_name)} ({trace.agent_id})" if trace.agent_id.int else "-",
             "token": f"ibex_pat_{trace.token_id}" if trace.token_id.int else "-",
             "user": str(trace.user_id) if trace.user_id.int else "-",
-            "auth cache": shown(trace.auth_cache),
+            "auth cache": display(trace.auth_cache),
         },
-        "what": {
-            "operation": shown(trace.operation),
-            "model": shown(trace.model),
-            "provider": shown(trace.provider),
-            "streaming": shown(trace.is_streaming),
-            "tries": shown(trace.attempts or None),
+        "model call": {
+            "operation": display(trace.operation),
+            "model": display(trace.model),
+            "provider": display(trace.provider),
+            "streaming": display(trace.is_streaming),
+            "attempts": display(trace.attempts or None),
         },
         "directive": _directive(found),
         "outcome": {
-            "status": shown(trace.status_code),
-            "complete": shown(trace.is_complete),
+            "status": display(trace.status_code),
+            "complete": display(trace.is_complete),
             "error": _error(trace),
-            "finish": shown(trace.finish_reason),
+            "finish": display(trace.finish_reason),
         },
         "tokens": {
             "in": f"{trace.input_tokens}, {trace.cached_tokens} of them cached",
             "out": f"{trace.output_tokens}, {trace.reasoning_tokens} of them reasoning",
-            "total": shown(trace.total_tokens),
+            "total": display(trace.total_tokens),
         }
         if trace.checkpoint_id.int
         else {"total": "-"},
@@ -155,8 +155,8 @@ def _sections(found: _Found) -> Mapping[str, Mapping[str, str]]:
 
 def _error(trace: Trace) -> str:
     if trace.repeated == 1:
-        return shown(trace.error_code)
-    return f"{shown(trace.error_code)}, one row for {trace.repeated:,} refused requests"
+        return display(trace.error_code)
+    return f"{display(trace.error_code)}, one row for {trace.repeated:,} refused requests"
 
 
 def _directive(found: _Found) -> Mapping[str, str]:
@@ -164,7 +164,7 @@ def _directive(found: _Found) -> Mapping[str, str]:
     if not trace.directive_version_id.int:
         return {"version": "-"}
     return {
-        "version": f"{shown(found.directive_number)}@{trace.directive_hash[:8]}",
+        "version": f"{display(found.directive_number)}@{trace.directive_hash[:8]}",
         "id": str(trace.directive_version_id),
     }
 
@@ -173,8 +173,8 @@ def _record(found: _Found) -> Mapping[str, str]:
     trace, session = found.trace, found.session
     rows = {"session": _id(trace.session_id)}
     if session is not None:
-        turns = f"{shown(found.turn_index)}, of {session.turn_count} so far; the session is {session.status.value}"
-        rows |= {"handle": shown(session.handle), "turn": turns}
+        turns = f"{display(found.turn_index)}, of {session.turn_count} so far; the session is {session.status.value}"
+        rows |= {"handle": display(session.handle), "turn": turns}
     process = f"{trace.emitter_id}, number {trace.emitter_seq}"
     return {**rows, "checkpoint": _id(trace.checkpoint_id), "process": process}
 
@@ -184,7 +184,7 @@ def _id(found: UUID) -> str:
 
 
 def _times(trace: Trace) -> Mapping[str, float]:
-    """Return the whole, its three parts, and the stages of the first."""
+    """Return the durations to print, in milliseconds: the total, its three parts, and the stages of the first part."""
     return {
         "total": trace.total_latency_ms,
         "IBEX itself": trace.proxy_overhead_ms,

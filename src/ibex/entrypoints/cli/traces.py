@@ -1,4 +1,4 @@
-"""Looking at traces: the latest, the slowest, their sums, and whether all are there."""
+"""Commands that show traces: the latest, the slowest, a summary, and a check that none is missing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import rich_click as click
 
 from ibex.domain.record.trace_follower import TraceFollower
 from ibex.entrypoints.cli.charts import bar, sparkline, stacked
-from ibex.entrypoints.cli.identity import span_of
+from ibex.entrypoints.cli.identity import parse_time_span
 from ibex.entrypoints.cli.output import GrowingTable, Row, json_option, org_option, show_one, show_rows, write_json
 from ibex.entrypoints.cli.tables import terminal_width
 from ibex.entrypoints.cli.trace import answer_ms, show_trace, tokens_of
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 EXIT_GAPS: Final = 1
 SLICES: Final = 60
-_BESIDE_SLICES: Final = 34
-_STILL_WRITING: Final = timedelta(minutes=1)
+_LABELS_WIDTH: Final = 34
+_RECENT: Final = timedelta(minutes=1)
 _POLL_S: Final = 0.5
 _TAIL_COLUMNS: Final = {
     "requested_at": "requested",
@@ -43,6 +43,7 @@ _TAIL_COLUMNS: Final = {
     "request_id": "request",
     "session_id": "session id (internal)",
 }
+_NO_TRACES: Final = "There is no trace yet. Each request to the proxy leaves one."
 _TAIL_SPARE: Final = ("provider_ttfb_ms", "directive")
 _SUMMARY_COLUMNS: Final = {
     "model": "model",
@@ -71,7 +72,7 @@ _SLOW_COLUMNS: Final = {
     "provider_ttfb_ms": "ttfb ms",
     "answer_ms": "answer",
     "proxy_overhead_ms": "overhead",
-    "attempts": "tries",
+    "attempts": "attempts",
     **_STAGES,
 }
 _EMITTER_COLUMNS: Final = {
@@ -88,27 +89,30 @@ _EMITTER_COLUMNS: Final = {
 
 
 def _since_option(default: str) -> Callable[[Callable[..., object]], Callable[..., object]]:
-    return click.option("--since", default=default, show_default=True, help="The span that ends now: 15m, 1h, 30d.")
+    return click.option("--since", default=default, show_default=True, help="The time span, until now: 15m, 1h, 30d.")
 
 
 @click.group()
 def traces() -> None:
-    """Traces: one row a request."""
+    """Show traces, the records of requests."""
 
 
 @traces.command("tail")
-@click.option("-n", "--limit", type=click.IntRange(1, 10_000), default=20, show_default=True)
+@click.option("-n", "--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="The most to show.")
 @click.option(
-    "-f", "--follow", is_flag=True, help="Then show every trace as it is stored; with --json, one document a line."
+    "-f",
+    "--follow",
+    is_flag=True,
+    help="Keep running and show each new trace as it is stored; with --json, one document per line.",
 )
 @org_option
 @json_option
 @click.pass_obj
 def tail(invocation: Invocation, limit: int, org: str | None, *, follow: bool, as_json: bool) -> None:
-    """Show the latest requests, the newest last; ``traces show`` takes what stands under request.
+    """Show the latest requests, the newest last. `ibex traces show` takes the id in the column "request".
 
-    A trace has its session's id, not the client's handle (X-IBEX-Session-ID): ``sessions show`` takes either and tells
-    both. ``-f`` follows the order in which traces are stored, which is when requests end.
+    A trace contains the id of its session, not the client's handle (X-IBEX-Session-ID). `ibex sessions show` takes
+    either and shows both. With -f, traces appear in the order in which they are stored: when their requests end.
     """
 
     async def work(use_cases: Administration) -> None:
@@ -116,7 +120,7 @@ def tail(invocation: Invocation, limit: int, org: str | None, *, follow: bool, a
         if not follow:
             found = await use_cases.traces.tail(organization.id, limit)
             rows = [_trace_row(trace, as_json=as_json) for trace in found]
-            show_rows(rows, as_json=as_json, empty="There is no trace yet.", columns=_TAIL_COLUMNS, spare=_TAIL_SPARE)
+            show_rows(rows, as_json=as_json, empty=_NO_TRACES, columns=_TAIL_COLUMNS, spare=_TAIL_SPARE)
             return
         following = TraceFollower(use_cases.traces, organization.id)
         found = await following.begin(limit)
@@ -148,10 +152,10 @@ traces.add_command(show_trace)
 @json_option
 @click.pass_obj
 def summary(invocation: Invocation, since: str, org: str | None, *, as_json: bool) -> None:
-    """Sum up requests by model, and over time: counts, errors, tokens, percentiles in milliseconds."""
-    span = span_of(since)
+    """Summarize requests by model and over time: counts, errors, tokens, and percentiles in milliseconds."""
+    span = parse_time_span(since)
     width = None if as_json else terminal_width()
-    slices_shown = SLICES if width is None else min(SLICES, max(1, width - _BESIDE_SLICES))
+    slices_shown = SLICES if width is None else min(SLICES, max(1, width - _LABELS_WIDTH))
 
     async def work(use_cases: Administration) -> tuple[Sequence[ModelSummary], Sequence[TimeSlice]]:
         organization = await invocation.organization(use_cases, org)
@@ -170,21 +174,21 @@ def summary(invocation: Invocation, since: str, org: str | None, *, as_json: boo
     show_rows(rows_shown, as_json=False, empty=f"No request in the last {since}.", columns=_SUMMARY_COLUMNS)
     if models:
         click.echo()
-        _show_time("requests", slices, totals, f"{totals['requests']:,}")
-        _show_time("errors", slices, totals, f"{totals['errors']:,}, {totals['errors'] / totals['requests']:.1%}")
-        _show_time("input_tokens", slices, totals, f"{totals['input_tokens']:,} tokens")
-        _show_time("output_tokens", slices, totals, f"{totals['output_tokens']:,} tokens")
+        _show_timeline("requests", slices, totals, f"{totals['requests']:,}")
+        _show_timeline("errors", slices, totals, f"{totals['errors']:,}, {totals['errors'] / totals['requests']:.1%}")
+        _show_timeline("input_tokens", slices, totals, f"{totals['input_tokens']:,} tokens")
+        _show_timeline("output_tokens", slices, totals, f"{totals['output_tokens']:,} tokens")
 
 
 @traces.command("slow")
 @_since_option("1h")
-@click.option("-n", "--limit", type=click.IntRange(1, 1_000), default=10, show_default=True)
+@click.option("-n", "--limit", type=click.IntRange(1, 1_000), default=10, show_default=True, help="The most to show.")
 @org_option
 @json_option
 @click.pass_obj
 def slow(invocation: Invocation, since: str, limit: int, org: str | None, *, as_json: bool) -> None:
-    """Show the slowest requests, and where their time went."""
-    span = span_of(since)
+    """Show the slowest requests, and where they spent their time."""
+    span = parse_time_span(since)
 
     async def work(use_cases: Administration) -> Sequence[Trace]:
         organization = await invocation.organization(use_cases, org)
@@ -195,7 +199,7 @@ def slow(invocation: Invocation, since: str, limit: int, org: str | None, *, as_
     rows = [_slow_row(trace, longest, as_json=as_json) for trace in found]
     show_rows(rows, as_json=as_json, empty=f"No request in the last {since}.", columns=_SLOW_COLUMNS, spare=_STAGES)
     if found and not as_json:
-        click.echo("\n█ IBEX itself   ▓ the provider, to its first byte   ░ the provider, to its last")
+        click.echo("\n█ IBEX itself   ▓ provider to first byte   ░ provider to last byte")
 
 
 @traces.command("gaps")
@@ -203,28 +207,26 @@ def slow(invocation: Invocation, since: str, limit: int, org: str | None, *, as_
 @json_option
 @click.pass_obj
 def gaps(invocation: Invocation, since: str, *, as_json: bool) -> int:
-    """Prove that no trace was lost: each process numbers what it puts on record, through all organizations.
+    """Check that no trace is missing. Each process numbers its records, across all organizations.
 
-    Exit code 1 if a number is missing or is there twice. The span must be shorter than traces are kept.
+    The exit code is 1 if a number is missing or repeated. The span must be shorter than IBEX_TRACE_TTL_DAYS.
     """
-    span = span_of(since)
+    span = parse_time_span(since)
     found = invocation.administer(lambda use_cases: use_cases.traces.emitters(span))
     rows = [_emitter_row(one) for one in found]
     show_rows(rows, as_json=as_json, empty=f"No trace in the last {since}.", columns=_EMITTER_COLUMNS)
     missing, repeated = (sum(getattr(one, name) for one in found) for name in ("missing", "repeated"))
     if found and not as_json:
-        counted = (
-            f"{sum(one.rows for one in found):,} traces of {len(found)} process{'' if len(found) == 1 else 'es'}: "
-        )
-        verdict = f"{missing:,} missing, {repeated:,} repeated." if missing or repeated else "none is missing."
-        click.echo(f"\n{counted}{verdict}")
+        processes = f"{len(found)} process{'' if len(found) == 1 else 'es'}"
+        outcome = f"{missing:,} missing, {repeated:,} repeated." if missing or repeated else "none is missing."
+        click.echo(f"\n{sum(one.rows for one in found):,} traces of {processes}: {outcome}")
     return EXIT_GAPS if missing or repeated else 0
 
 
-def _show_time(name: str, slices: Sequence[TimeSlice], totals: Row, said: str) -> None:
+def _show_timeline(name: str, slices: Sequence[TimeSlice], totals: Row, note: str) -> None:
     if totals[name]:
         label = name.removesuffix("_tokens")
-        click.echo(f"{label:<8}  {sparkline([getattr(one, name) for one in slices])}  {said}")
+        click.echo(f"{label:<8}  {sparkline([getattr(one, name) for one in slices])}  {note}")
 
 
 def _slow_row(trace: Trace, longest: float, *, as_json: bool) -> Row:
@@ -238,7 +240,7 @@ def _slow_row(trace: Trace, longest: float, *, as_json: bool) -> Row:
 
 
 def _summary_row(found: ModelSummary, longest: float) -> Row:
-    """Return what there is to say: no percentiles without a complete request, nor tokens of what nobody answered."""
+    """Return a row without percentiles if no request is complete, and without tokens if no provider was asked."""
     row = {name: value or None if name.endswith("_ms") else value for name, value in asdict(found).items()}
     if not found.provider:
         row = {**row, "input_tokens": found.input_tokens or None, "output_tokens": found.output_tokens or None}
@@ -246,7 +248,7 @@ def _summary_row(found: ModelSummary, longest: float) -> Row:
 
 
 def _emitter_row(found: EmitterRecord) -> Row:
-    return {**asdict(found), "still_writing": datetime.now(UTC) - found.last_completed_at < _STILL_WRITING}
+    return {**asdict(found), "still_writing": datetime.now(UTC) - found.last_completed_at < _RECENT}
 
 
 def _trace_row(trace: Trace, *, as_json: bool) -> Row:
@@ -259,6 +261,6 @@ def _trace_row(trace: Trace, *, as_json: bool) -> Row:
         "tokens": tokens_of(trace),
         "provider_ttfb_ms": trace.provider_ttfb_ms or None,
         "directive": trace.directive_hash[:8],
-        # Of a session that no request has got through there is nothing to show; the one at hand has not.
+        # A request without a checkpoint did not reach the provider, so its session might not exist.
         "session_id": trace.session_id if trace.checkpoint_id.int else None,
     }

@@ -19,7 +19,10 @@ OWN = {"x-ibex-session-id": "s-1"}
 ANSWER = {"choices": [{"message": {"content": "Hello"}}]}
 STREAM = f"data: {json.dumps({'choices': [{'delta': {'content': 'Hello'}}]})}\n\ndata: [DONE]\n\n"
 REFUSAL = {"error": {"code": "RATE_LIMITED", "message": "Too many requests.", "request_id": "r-1"}}
-NO_IBEX = "The server at http://127.0.0.1:8080 answered {}. It is not IBEX."
+NO_IBEX = (
+    "The server at http://127.0.0.1:8080 answered {}, but it is not IBEX."
+    " Check --url, IBEX_URL, IBEX_HOST and IBEX_PORT."
+)
 
 
 def ask(ibex: CliScene, *arguments: str) -> Done:

@@ -101,5 +101,5 @@ def test_what_to_run_next_is_called_as_this_was(capsys: pytest.CaptureFixture[st
     DevConsole("else", ".venv/bin/ibex --home else").ready("http://127.0.0.1:8080", INSTALLATION, Settings())
 
     banner = capsys.readouterr().out
-    assert "See also: .venv/bin/ibex --home else chat, directive show assistant" in banner
+    assert "Next: .venv/bin/ibex --home else chat, directive show assistant" in banner
     assert "else/proxy.log" in banner

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ibex.entrypoints.cli.output import shown
+from ibex.entrypoints.cli.output import display
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,11 +56,11 @@ def test_a_text_comes_from_a_file_or_from_standard_input(
     ("arguments", "code", "said"),
     [
         (["set", "one"], 2, "Give the text"),
-        (["set", "one", "text", "--file", "-"], 2, "not both"),
+        (["set", "one", "text", "--file", "-"], 2, "either as an argument or with --file"),
         (["set", "one", ""], 1, "1 to 32,768 bytes"),
         (["set", "one", "x" * 32_769], 1, "1 to 32,768 bytes"),
-        (["set", "one", "--file", "/dev/zero"], 2, "/dev/zero is too long: a directive has 1 to 32,768 bytes."),
-        (["set", "one", "--file", "/bin/true"], 2, "is not UTF-8"),
+        (["set", "one", "--file", "/dev/zero"], 2, "/dev/zero is too long. A directive has 1 to 32,768 bytes."),
+        (["set", "one", "--file", "/bin/true"], 2, "is not valid UTF-8"),
         (["set", "nobody", "text"], 1, "no agent"),
         (["show", "one"], 1, "has no directive"),
         (["rollback", "one", "1"], 1, "has no directive"),
@@ -76,7 +76,7 @@ def test_what_cannot_be_done_is_said(ibex: CliScene, arguments: list[str], code:
 
     assert done.code == code
     assert said in done.err
-    assert ibex.run("directive", "history", "one").out == "The agent has no directive.\n"
+    assert ibex.run("directive", "history", "one").out.startswith("The agent has no directive. ")
 
 
 def test_going_back_moves_the_pointer(ibex: CliScene) -> None:
@@ -113,10 +113,10 @@ def test_the_history_marks_what_is_in_force(ibex: CliScene) -> None:
     now = ibex.clock.now()
 
     assert marks() == [(2, False, None), (1, True, now.isoformat().replace("+00:00", "Z"))]
-    assert column() == ["-", f"since {shown(now)}"]
+    assert column() == ["-", f"since {display(now)}"]
     ibex.run("directive", "deactivate", "one")
     assert [in_force for _, in_force, _ in marks()] == [False, False]
-    assert column() == ["-", f"off since {shown(now)}"]
+    assert column() == ["-", f"off since {display(now)}"]
 
 
 def test_after_a_rollback_what_was_in_force_is_compared(ibex: CliScene) -> None:
@@ -127,7 +127,7 @@ def test_after_a_rollback_what_was_in_force_is_compared(ibex: CliScene) -> None:
 
     lines = ibex.run("directive", "diff", "one").out.splitlines()
 
-    assert lines[0] == "What was in force before, version 3, and what is now, version 1."
+    assert lines[0] == "Comparing version 3, which was in force before, with version 1, which is in force now."
     assert "-third" in lines
     assert "+first" in lines
     assert ibex.run("directive", "diff", "one", "--json").json["basis"] == "in_force_before"
@@ -170,7 +170,7 @@ def test_the_first_version_is_compared_with_nothing(ibex: CliScene) -> None:
     ibex.run("directive", "set", "one", TEXT)
 
     out = ibex.run("directive", "diff", "one").out
-    assert out.startswith("What was in force before, nothing, and what is now, version 1.\n--- nothing\n+++ version 1@")
+    assert out.startswith("There is no earlier version to compare version 1 with.\n--- nothing\n+++ version 1@")
     assert ibex.run("directive", "diff", "one", "--json").json["before"] is None
 
 

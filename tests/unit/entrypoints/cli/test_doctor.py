@@ -13,7 +13,7 @@ from ibex.entrypoints.diagnosis import DoctorCheck, Result, Verdict, ok
 
 if TYPE_CHECKING:
     from harness.cli_scene import CliScene
-    from ibex.entrypoints.doctor_checks import Surroundings
+    from ibex.entrypoints.doctor_checks import DoctorContext
     from ibex.entrypoints.settings import Settings
 
 
@@ -45,7 +45,7 @@ def test_where_nothing_is_wrong_it_says_so(ibex: CliScene) -> None:
         "advice  proxy       almost",
         "        → Do that.",
         "",
-        "Nothing failed; there is advice on 1.",
+        "No check failed. 1 gave advice.",
     ]
     ibex.doctor_checks = [WELL, ABSENT]
     assert ibex.run("doctor").out.splitlines()[-1] == "Nothing is wrong."
@@ -63,7 +63,7 @@ def test_what_fails_is_the_exit_code(ibex: CliScene) -> None:
         "        → Start it.",
         "failed  other       not there",
         "",
-        "2 of 3 failed.",
+        "2 of 3 checks failed.",
     ]
 
 
@@ -102,7 +102,7 @@ def test_what_looks_like_a_setting_and_is_none_is_told(ibex: CliScene) -> None:
     assert done.code == 0
     assert done.out.splitlines()[:3] == [
         "advice  settings    Unknown setting IBEX_PRT. Did you mean IBEX_PORT?",
-        "advice  settings    Unknown setting IBEX_ZZZZZZZZZZZZZZZZ.",
+        "advice  settings    Unknown setting IBEX_ZZZZZZZZZZZZZZZZ. It has no effect. Remove it.",
         "ok      PostgreSQL  it answers",
     ]
 
@@ -114,18 +114,18 @@ def test_a_dotenv_that_production_does_not_read_is_told(ibex: CliScene) -> None:
 
     (finding,) = ibex.run("doctor", "--json").json["findings"]
 
-    assert finding["said"] == f"{ibex.dotenv} exists, but it is not read with IBEX_ENV=production."
+    assert finding["said"].startswith(f"{ibex.dotenv} exists, but IBEX_ENV=production does not read it. Set its")
 
 
-def surroundings(ibex: CliScene, environ: dict[str, str], *options: str) -> Surroundings:
+def surroundings(ibex: CliScene, environ: dict[str, str], *options: str) -> DoctorContext:
     """Return what is known besides the settings when the doctor is asked so."""
-    asked: list[Surroundings] = []
+    asked: list[DoctorContext] = []
 
-    def examine(_settings: Settings, around: Surroundings) -> list[DoctorCheck]:
+    def examine(_settings: Settings, around: DoctorContext) -> list[DoctorCheck]:
         asked.append(around)
         return []
 
-    invocation = Invocation(ibex.home, environ, dotenv=str(ibex.dotenv), examine=examine)
+    invocation = Invocation(ibex.home, environ, dotenv=str(ibex.dotenv), doctor_checks=examine)
     assert main(["doctor", *options], invocation) == 0
     return asked[0]
 
@@ -156,12 +156,12 @@ def test_what_runs_on_the_folder_is_known_with_its_log_and_token(ibex: CliScene)
 @pytest.mark.parametrize(("environ", "start"), [({}, "Start one: `ibex"), ({"IBEX_ENV": "production"}, "`ibex serve`")])
 def test_production_is_not_sent_to_the_embedded_default(ibex: CliScene, environ: dict[str, str], start: str) -> None:
     """What starts what does not run is another thing there."""
-    asked: list[Surroundings] = []
+    asked: list[DoctorContext] = []
 
-    def examine(_settings: Settings, around: Surroundings) -> list[DoctorCheck]:
+    def examine(_settings: Settings, around: DoctorContext) -> list[DoctorCheck]:
         asked.append(around)
         return []
 
-    assert main(["doctor"], Invocation(ibex.home, environ, dotenv=str(ibex.dotenv), examine=examine)) == 0
+    assert main(["doctor"], Invocation(ibex.home, environ, dotenv=str(ibex.dotenv), doctor_checks=examine)) == 0
 
     assert [start in around.start for around in asked] == [True]

@@ -174,7 +174,7 @@ def test_a_sessions_turns_are_objects_in_it(ibex: CliScene) -> None:
         ),
         (
             "traces slow",
-            "requested status model total ms request ttfb ms answer overhead tries auth limit directive inject",
+            "requested status model total ms request ttfb ms answer overhead attempts auth limit directive inject",
             ["200", "gpt-4o", "1234.567", "▓" * 5 + "░" * 19, "250.000", "977.778", "6.789", "2", "1.001", "2.002"],
         ),
         (

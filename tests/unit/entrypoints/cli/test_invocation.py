@@ -37,7 +37,7 @@ def test_a_dotenv_that_is_no_text_is_named(tmp_path: Path) -> None:
     dotenv = tmp_path / ".env"
     dotenv.write_bytes(b"OPENAI_API_KEY=secret\xff\n")
 
-    with pytest.raises(SettingsError, match=r"\.env is not UTF-8\.$") as raised:
+    with pytest.raises(SettingsError, match=r"\.env is not valid UTF-8\. Save it as UTF-8, or remove it\.$") as raised:
         Invocation(Home(tmp_path / "home"), {}, dotenv=str(dotenv)).settings()
 
     assert "secret" not in str(raised.value)
@@ -111,14 +111,14 @@ def test_a_name_that_nothing_has_is_repeated(ibex: CliScene, wanted: str) -> Non
     ibex.run("org", "create", "acme")
     message = f"ibex: There is no agent {wanted!r} in the organization 'acme'."
 
-    assert ibex.run("agent", "pause", wanted).err == f"{message}\n"
+    assert ibex.run("agent", "pause", wanted).err == f"{message} Create one with `ibex agent create`.\n"
     for name in ("one", "two"):
         ibex.run("agent", "create", name)
     done = ibex.run("agent", "pause", wanted)
-    assert (done.code, done.err) == (1, f"{message} It has one, two.\n")
+    assert (done.code, done.err) == (1, f"{message} Its agents are: one, two.\n")
     for number in range(4):
         ibex.run("agent", "create", f"another-{number}")
-    assert ibex.run("agent", "pause", wanted).err == f"{message}\n"
+    assert ibex.run("agent", "pause", wanted).err == f"{message} `ibex agent list` lists its agents.\n"
 
 
 def test_where_nothing_runs_the_way_to_start_it_comes_first(ibex: CliScene) -> None:
@@ -129,7 +129,7 @@ def test_where_nothing_runs_the_way_to_start_it_comes_first(ibex: CliScene) -> N
 
     start = f"Start one: `ibex --home {ibex.home.path} dev`."
     assert absent == f"ibex: No IBEX instance runs in {ibex.home.path} (the directory does not exist). {start}"
-    assert missing == "Or, for servers elsewhere: IBEX_DATABASE_URL is not set."
+    assert missing == "Or configure servers elsewhere: IBEX_DATABASE_URL is not set."
     ibex.install()
     assert ibex.run("org", "list").err.startswith(f"ibex: No IBEX instance runs in {ibex.home.path}. {start}\n")
 

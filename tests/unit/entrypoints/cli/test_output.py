@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ibex.entrypoints.cli.output import GrowingTable, Row, show_one, show_rows, shown
+from ibex.entrypoints.cli.output import GrowingTable, Row, display, show_one, show_rows
 
 COLUMNS = {"id": "id", "name": "name"}
 ROWS: list[Row] = [{"id": "1", "name": "[bold]one[/bold]", "hidden": 1}, {"id": "2", "name": None, "hidden": 2}]
@@ -60,12 +60,12 @@ def test_one_thing_is_a_line_a_field(capsys: pytest.CaptureFixture[str]) -> None
 )
 def test_values_are_written_for_people(value: Any, expected: str) -> None:
     """Numbers in three decimals, and 0 is not nothing."""
-    assert shown(value) == expected
+    assert display(value) == expected
 
 
 def test_nothing_in_a_text_reaches_the_terminal_but_its_characters() -> None:
     """A model's name may be what a client wrote there: no escape sequence, no new line."""
-    assert shown("gpt\x1b[2J\n\u202e4") == "gpt\ufffd[2J\ufffd\ufffd4"
+    assert display("gpt\x1b[2J\n\u202e4") == "gpt\ufffd[2J\ufffd\ufffd4"
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_times_are_local_and_say_their_zone(monkeypatch: pytest.MonkeyPatch, zon
     monkeypatch.setenv("TZ", zone)
     time.tzset()
     try:
-        assert shown(datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)) == expected
+        assert display(datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)) == expected
     finally:
         monkeypatch.undo()
         time.tzset()

@@ -93,7 +93,9 @@ def test_several_workers_cannot_share_an_engine(ibex: CliScene) -> None:
 def test_production_says_that_it_does_not_read_dotenv(ibex: CliScene, command: list[str]) -> None:
     """Where there is one, and something is missing."""
     ibex.environ |= {"IBEX_ENV": "production", "OPENAI_API_KEY": "sk-x"}
-    said = f"{ibex.dotenv} exists, but it is not read with IBEX_ENV=production."
+    said = (
+        f"{ibex.dotenv} exists, but IBEX_ENV=production does not read it. Set its variables in the environment instead."
+    )
     assert said not in ibex.run(*command).err
     ibex.dotenv.write_text("IBEX_PORT=1\n")
 
@@ -110,7 +112,7 @@ def test_dotenv_cannot_ask_for_production(ibex: CliScene, command: list[str]) ->
     done = ibex.run(*command)
 
     assert (done.code, done.err.count("\n")) == (2, 1)
-    assert "which production does not read; set it in the environment" in done.err
+    assert "which production does not read. Set it and the other settings in the environment" in done.err
     ibex.environ["IBEX_ENV"] = "development"
     assert ibex.run("org", "list").code == 0
 

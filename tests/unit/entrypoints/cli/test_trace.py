@@ -14,7 +14,7 @@ from harness.exchanges import REQUESTED_AT, a_refusal, an_exchange
 from harness.turns import new_turn
 from ibex.domain.record.exchange import Caller, DirectiveReceipt
 from ibex.domain.record.traces import Trace, trace_of
-from ibex.entrypoints.cli.output import shown
+from ibex.entrypoints.cli.output import display
 from ibex.entrypoints.cli.trace import answer_ms, tokens_of
 
 if TYPE_CHECKING:
@@ -78,11 +78,11 @@ def test_a_request_is_shown_in_groups(ibex: CliScene, agent: NamedAgent) -> None
     found = fields(ibex.run("traces", "show", REQUEST.upper()).out)
 
     assert found["request", "id"] == REQUEST
-    assert found["request", "requested"] == shown(REQUESTED_AT)
-    assert found["who", "organization"] == f"acme ({agent.org_id})"
-    assert found["who", "agent"] == f"support ({agent.id})"
-    assert found["what", "model"] == "gpt-4o"
-    assert found["what", "tries"] == "2"
+    assert found["request", "requested"] == display(REQUESTED_AT)
+    assert found["caller", "organization"] == f"acme ({agent.org_id})"
+    assert found["caller", "agent"] == f"support ({agent.id})"
+    assert found["model call", "model"] == "gpt-4o"
+    assert found["model call", "attempts"] == "2"
     assert found["directive", "version"] == f"2@{trace.directive_hash[:8]}"
     assert (found["outcome", "status"], found["outcome", "finish"]) == ("200", "stop")
     assert found["tokens", "in"] == "11, 5 of them cached"
@@ -130,7 +130,7 @@ def test_a_refusal_has_a_dash_for_what_it_never_had(ibex: CliScene, agent: Named
     told = ibex.run("traces", "show", REQUEST, "--json").json
 
     assert found["outcome", "error"] == "AGENT_NOT_AUTHORIZED"
-    assert found["who", "agent"] == f"- ({UUID(int=404)})"
+    assert found["caller", "agent"] == f"- ({UUID(int=404)})"
     for absent in (("directive", "version"), ("tokens", "total"), ("record", "session"), ("time in ms", "answer")):
         assert found[absent] == "-"
     assert [told[name] for name in ("agent_name", "directive_number", "session", "turn_index")] == [None] * 4

@@ -121,7 +121,8 @@ def test_an_organization_can_be_chosen_wherever_there_is_one(ibex: CliScene, pat
 
     done = ibex.run(*path, *given, *named, "--org", "globex")
 
-    assert (done.code, done.out, done.err) == (1, "", "ibex: There is no organization 'globex'.\n")
+    message = "ibex: There is no organization 'globex'. `ibex org list` lists them.\n"
+    assert (done.code, done.out, done.err) == (1, "", message)
 
 
 def test_the_organization_that_is_named_goes_before_the_folders(ibex: CliScene) -> None:
