@@ -35,7 +35,7 @@ def test_both_environments_offer_what_the_application_takes() -> None:
     wanted = {
         "clock", "ids", "settings", "traces", "journal", "metrics", "directives", "sessions", "transport",
         "provider_registry", "token_verifier", "agent_verifier", "rate_limiter", "live_tokens", "resources",
-        "background", "checks", "registry", "metric_regions", "own_region", "loop_lag",
+        "background", "checks", "registry", "metric_segments", "own_segment", "loop_lag",
         "watch_connector", "watch_telemetry", "cache_telemetry", "shared_directives",
     }  # fmt: skip
 

@@ -64,7 +64,8 @@ def test_a_lock_that_nobody_holds_stops_nobody(home: Home, left: str) -> None:
     with home.claim(), pytest.raises(HomeInUseError) as raised, Home(home.path).claim():
         raise AssertionError("it must not get here")
 
-    assert str(raised.value) == f"IBEX already runs on {home.path} (process {os.getpid()})."
+    expected = f"IBEX is already running in {home.path} (pid {os.getpid()}). Stop it, or pass another --home."
+    assert str(raised.value) == expected
 
 
 def test_the_second_claim_takes_nothing_from_the_first(home: Home) -> None:

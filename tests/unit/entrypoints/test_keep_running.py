@@ -45,7 +45,7 @@ class FakeServer:
 @asynccontextmanager
 async def kept_running(*servers: FakeServer) -> AsyncIterator[asyncio.Task[None]]:
     """Look after servers while the block runs."""
-    keep = KeepRunning([server.watched() for server in servers], look_every_s=OFTEN_S)
+    keep = KeepRunning([server.watched() for server in servers], check_interval_s=OFTEN_S)
     task = asyncio.create_task(keep.run())
     yield task
     task.cancel()

@@ -140,7 +140,7 @@ async def test_a_journal_without_room_keeps_nobody_from_serving() -> None:
     graph, journal = Graph(notes), FullJournal(notes, tries=3)
     graph.journal = lambda: journal
     graph.resources = lambda: [Resource("traces", notes), journal]
-    async with running(cast("Any", graph), open_again_s=0.001):
+    async with running(cast("Any", graph), journal_retry_s=0.001):
         notes.append("serve")
         await journal.is_open.wait()
         await asyncio.sleep(0)

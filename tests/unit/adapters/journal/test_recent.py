@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.journal_entries import new_exchange
-from ibex.adapters.journal.recent import MOST, RecentExchanges
+from ibex.adapters.journal.recent import MAX_EXCHANGES, RecentExchanges
 from ibex.adapters.journal.store import Span
 
 
@@ -40,10 +40,10 @@ def test_what_is_forgotten_is_gone() -> None:
     recent = RecentExchanges()
     exchanges = [new_exchange() for _ in range(3)]
     recent.add(Span(1, 3), exchanges)
-    recent.forget(2)
+    recent.discard_through(2)
     assert recent.get(Span(2, 3)) is None
     assert recent.get(Span(3, 3)) == exchanges[2:]
-    recent.forget(10)
+    recent.discard_through(10)
     assert recent.get(Span(3, 3)) is None
     later = new_exchange()
     recent.add(Span(4, 4), [later])
@@ -54,6 +54,6 @@ def test_it_is_bounded() -> None:
     """The oldest go first."""
     recent = RecentExchanges()
     exchange = new_exchange()
-    recent.add(Span(1, MOST + 1), [exchange] * (MOST + 1))
+    recent.add(Span(1, MAX_EXCHANGES + 1), [exchange] * (MAX_EXCHANGES + 1))
     assert recent.get(Span(1, 1)) is None
-    assert recent.get(Span(2, MOST + 1)) == [exchange] * MOST
+    assert recent.get(Span(2, MAX_EXCHANGES + 1)) == [exchange] * MAX_EXCHANGES

@@ -18,7 +18,7 @@ import pytest
 from harness.journal_entries import new_exchange
 from ibex.adapters.journal.directories import JournalInUseError
 from ibex.adapters.journal.encoding import encode
-from ibex.adapters.journal.recent import MOST
+from ibex.adapters.journal.recent import MAX_EXCHANGES
 from ibex.adapters.journal.sqlite import SqliteJournal
 from ibex.adapters.journal.store import CHECKPOINT_BYTES
 from ibex.adapters.system.ids import SystemIds
@@ -187,7 +187,7 @@ async def test_a_closed_journal_refuses(tmp_path: Path) -> None:
 async def test_a_backlog_is_read_from_disk(tmp_path: Path) -> None:
     """More than memory keeps comes in order all the same, and the log beside the file stays small."""
     exchange = new_exchange()
-    number = MOST + 500
+    number = MAX_EXCHANGES + 500
     async with opened(tmp_path) as journal:
         await asyncio.gather(*(journal.append(exchange) for _ in range(number)))
         taken = 0
@@ -205,20 +205,20 @@ async def test_a_journal_tells_since_when_the_oldest_waits(tmp_path: Path) -> No
     """For each sink; over a restart, and no more once the sink has it."""
     exchanges = [new_exchange() for _ in range(3)]
     async with opened(tmp_path) as journal:
-        assert journal.waits_since(Sink.TRACES) is None
+        assert journal.pending_since(Sink.TRACES) is None
         for exchange in exchanges:
             await journal.append(exchange)
         batch = await journal.next_batch(Sink.TRACES, 2)
         assert batch is not None
         await journal.acknowledge(Sink.TRACES, batch)
-        assert journal.waits_since(Sink.TRACES) == exchanges[2].completed_at
-        assert journal.waits_since(Sink.CHECKPOINTS) == exchanges[0].completed_at
+        assert journal.pending_since(Sink.TRACES) == exchanges[2].completed_at
+        assert journal.pending_since(Sink.CHECKPOINTS) == exchanges[0].completed_at
     async with opened(tmp_path) as journal:
-        assert journal.waits_since(Sink.CHECKPOINTS) == exchanges[0].completed_at
+        assert journal.pending_since(Sink.CHECKPOINTS) == exchanges[0].completed_at
         batch = await journal.next_batch(Sink.CHECKPOINTS, 3)
         assert batch is not None
         await journal.acknowledge(Sink.CHECKPOINTS, batch)
-        assert journal.waits_since(Sink.CHECKPOINTS) is None
+        assert journal.pending_since(Sink.CHECKPOINTS) is None
 
 
 async def test_a_damaged_exchange_is_laid_aside(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from ibex.adapters.journal.store import ROWS_PER_INSERT, SecondConnection, Span, Store
+from ibex.adapters.journal.store import ROWS_PER_INSERT, BackgroundConnection, Span, Store
 from ibex.domain.record.journal import JournalUnavailableError, Sink
 
 if TYPE_CHECKING:
@@ -25,14 +25,14 @@ def test_a_file_keeps_its_identity_and_its_state(tmp_path: Path) -> None:
     with closing(_open(tmp_path)) as store:
         store.append([b"one", b"two", b"three"])
         store.acknowledge(Sink.TRACES, 1)
-        fixed = store.fix(Sink.TRACES, 1)
+        fixed = store.fix_batch(Sink.TRACES, 1)
         identity = store.journal_id
     with closing(_open(tmp_path)) as store:
         assert store.journal_id == identity
         assert store.last_position == 3
         assert store.stored_bytes == len("onetwothree")
         assert store.acknowledged == {Sink.TRACES: 1, Sink.CHECKPOINTS: 0}
-        assert store.fix(Sink.TRACES, 100) == fixed == Span(2, 2)
+        assert store.fix_batch(Sink.TRACES, 100) == fixed == Span(2, 2)
 
 
 def test_positions_go_on_after_everything_was_delivered(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_positions_go_on_after_everything_was_delivered(tmp_path: Path) -> None:
 def test_space_is_used_again(tmp_path: Path) -> None:
     """A journal that is drained as it fills does not grow."""
     body = bytes(1_000)
-    with closing(_open(tmp_path)) as store, closing(SecondConnection(store.path)) as second:
+    with closing(_open(tmp_path)) as store, closing(BackgroundConnection(store.path)) as second:
         sizes = []
         for _ in range(20):
             last = store.append([body] * ROWS_PER_INSERT).last
@@ -63,7 +63,7 @@ def test_space_is_used_again(tmp_path: Path) -> None:
 
 def test_the_second_connection_reads_what_the_first_has_committed(tmp_path: Path) -> None:
     """In order, and only the span."""
-    with closing(_open(tmp_path)) as store, closing(SecondConnection(store.path)) as second:
+    with closing(_open(tmp_path)) as store, closing(BackgroundConnection(store.path)) as second:
         store.append([b"one", b"two", b"three"])
         assert second.bodies(Span(2, 3)) == [b"two", b"three"]
         store.append([b"four"])
@@ -72,7 +72,7 @@ def test_the_second_connection_reads_what_the_first_has_committed(tmp_path: Path
 
 def test_the_second_connection_recovers(tmp_path: Path) -> None:
     """An error is not for ever."""
-    with closing(SecondConnection(tmp_path / "journal.sqlite")) as second:
+    with closing(BackgroundConnection(tmp_path / "journal.sqlite")) as second:
         with pytest.raises(sqlite3.Error):
             second.bodies(Span(1, 1))
         second.checkpoint()

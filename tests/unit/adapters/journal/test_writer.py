@@ -35,7 +35,7 @@ async def test_what_has_queued_is_one_group(tmp_path: Path) -> None:
     writer.start()
     await asyncio.gather(*(append.done for append in appends))
     await writer.stop()
-    assert [group.where for group in groups if group.appends] == [
+    assert [group.appended for group in groups if group.appends] == [
         Span(1, ROWS_PER_INSERT),
         Span(ROWS_PER_INSERT + 1, 300),
     ]
@@ -52,9 +52,9 @@ async def test_an_error_is_told_to_who_waits_for_it_alone(tmp_path: Path) -> Non
         raise sqlite3.OperationalError(f"canary {store.last_position}")
 
     with pytest.raises(JournalUnavailableError, match="OperationalError") as raised:
-        await writer.do(fail)
+        await writer.call(fail)
     assert "canary" not in str(raised.value)
-    assert await writer.do(lambda store: store.last_position) == 0
+    assert await writer.call(lambda store: store.last_position) == 0
     await writer.stop()
 
 

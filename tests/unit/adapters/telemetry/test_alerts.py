@@ -67,7 +67,7 @@ def exported() -> dict[str, list[dict[str, str]]]:
     auth = AuthMetrics()
     RedisTelemetry(auth.registry)
     AuthCallTelemetry(auth)
-    proxy.registry.turned()
+    proxy.registry.heartbeat()
     found: dict[str, list[dict[str, str]]] = {}
     for metrics in (proxy, auth):
         for family in text_string_to_metric_families(metrics.render()[0].decode()):

@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness.chat_scene import AGENT, ORG, TOKEN, ScriptedTokens, principal
-from ibex.adapters.telemetry.caches import CacheTelemetry, WatchedCache, WatchedSharedDirectives, WatchedTokens
+from ibex.adapters.telemetry.caches import (
+    CacheTelemetry,
+    InstrumentedCache,
+    InstrumentedSharedDirectives,
+    InstrumentedTokenVerifier,
+)
 from ibex.adapters.telemetry.registry import Registry
 from ibex.domain.directives.shared import SharedDirective
 from ibex.domain.errors import InvalidTokenError
@@ -71,7 +76,7 @@ def test_calls_that_were_not_made_are_counted_by_their_share() -> None:
 def test_what_has_to_make_room_is_counted() -> None:
     """The entry that was not looked at for longest; one that is replaced or taken out is none."""
     registry = Registry("ibex_proxy_")
-    cache = WatchedCache(2, Kind.AGENTS, CacheTelemetry(registry))
+    cache = InstrumentedCache(2, Kind.AGENTS, CacheTelemetry(registry))
     cache["a"], cache["b"] = 1, 2
     cache["a"] = 3
     assert _counted(registry) == []
@@ -87,15 +92,15 @@ async def test_a_token_that_the_filter_passed_on_and_nobody_has_is_a_false_posit
     """One that was not looked for there, or is somebody's, is none."""
     registry = Registry("ibex_proxy_")
     telemetry = CacheTelemetry(registry)
-    nobodys = WatchedTokens(ScriptedTokens(InvalidTokenError()), telemetry)
-    somebodys = WatchedTokens(ScriptedTokens(principal()), telemetry)
+    nobodys = InstrumentedTokenVerifier(ScriptedTokens(InvalidTokenError()), telemetry)
+    somebodys = InstrumentedTokenVerifier(ScriptedTokens(principal()), telemetry)
 
-    async def look_up(tokens: WatchedTokens, *, filtered: bool) -> None:
+    async def look_up(tokens: InstrumentedTokenVerifier, *, filtered: bool) -> None:
         if filtered:
-            telemetry.filtered(excluded=False)
+            telemetry.filtered(is_absent=False)
         await tokens.verify(TOKEN)
 
-    telemetry.filtered(excluded=True)
+    telemetry.filtered(is_absent=True)
     for tokens, filtered in ((nobodys, False), (nobodys, True), (nobodys, False)):
         with pytest.raises(InvalidTokenError):
             await asyncio.create_task(look_up(tokens, filtered=filtered))
@@ -126,7 +131,7 @@ class _Shared:
 async def test_what_is_found_among_all_workers_is_counted() -> None:
     """That an agent has no directive is found too."""
     registry = Registry("ibex_proxy_")
-    watched = WatchedSharedDirectives(_Shared(), CacheTelemetry(registry))
+    watched = InstrumentedSharedDirectives(_Shared(), CacheTelemetry(registry))
 
     assert await watched.get(ORG, AGENT, EPOCH) is None
     await watched.put(ORG, AGENT, EPOCH, SharedDirective(None))

@@ -14,7 +14,7 @@ def text_of(family: Family, *series: tuple[tuple[str, ...], list[int], str]) -> 
     for one in series:
         merged.add(*one)
     head, kind, *lines = "".join(merged.lines()).splitlines()
-    assert head == f"# HELP {family.name} {family.meaning}"
+    assert head == f"# HELP {family.name} {family.documentation}"
     assert kind == f"# TYPE {family.name} {family.kind}"
     return lines
 

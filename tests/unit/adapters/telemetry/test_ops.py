@@ -22,7 +22,7 @@ def test_what_is_raised_is_counted_and_told_without_its_message() -> None:
         telemetry.began(UUID(int=2), "t")
         telemetry.failed(RuntimeError("canary"))
 
-    assert [line["event"] for line in logged] == ["unforeseen exception"]
+    assert [line["event"] for line in logged] == ["unhandled exception"]
     assert "canary" not in str(logged)
     assert b"ibex_auth_internal_errors_total 1.0" in metrics.render()[0]
     CURRENT.set(None)

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ibex.adapters.telemetry.exposition import Merge
 from ibex.adapters.telemetry.registry import Registry
-from ibex.adapters.telemetry.shared_memory import REGION_BYTES, SharedMemorySegment
+from ibex.adapters.telemetry.shared_memory import SEGMENT_BYTES, SharedMemorySegment
 
 
 def lines(registry: Registry) -> list[str]:
@@ -23,7 +23,7 @@ def lines(registry: Registry) -> list[str]:
 
 def two() -> tuple[Registry, Registry]:
     """Return the registries of two workers, which are one process here."""
-    memory = mmap.mmap(-1, 2 * REGION_BYTES)
+    memory = mmap.mmap(-1, 2 * SEGMENT_BYTES)
     first, second = ([SharedMemorySegment(memory, n) for n in range(2)] for _ in range(2))
     return Registry("t_", first, 0), Registry("t_", second, 1)
 
@@ -65,7 +65,7 @@ def test_whichever_worker_is_asked_shows_all_of_them() -> None:
 
 def test_of_a_worker_that_died_what_it_counted_stays() -> None:
     """Its gauges, which are of nobody now, do not."""
-    memory = mmap.mmap(-1, 2 * REGION_BYTES)
+    memory = mmap.mmap(-1, 2 * SEGMENT_BYTES)
     registry = Registry("t_", [SharedMemorySegment(memory, n) for n in range(2)], 0)
     registry.counter("a_total", "A.").add()
     registry.gauges("b", "B.").of().set(1)
@@ -84,7 +84,7 @@ def test_of_a_worker_that_died_what_it_counted_stays() -> None:
 
 def test_how_long_a_sibling_has_been_silent_is_seen_from_outside() -> None:
     """One that is blocked cannot say so itself."""
-    memory = mmap.mmap(-1, 2 * REGION_BYTES)
+    memory = mmap.mmap(-1, 2 * SEGMENT_BYTES)
     registry = Registry("t_", [SharedMemorySegment(memory, n) for n in range(2)], 0)
     sibling = SharedMemorySegment(memory, 1)
     sibling.attach()
@@ -104,7 +104,7 @@ def test_how_long_a_sibling_has_been_silent_is_seen_from_outside() -> None:
 def test_a_place_that_nobody_took_yet_and_series_that_nobody_knows_are_left_out() -> None:
     """The worker that comes may be of another version."""
     first, _ = two()
-    memory = mmap.mmap(-1, 2 * REGION_BYTES)
+    memory = mmap.mmap(-1, 2 * SEGMENT_BYTES)
     alone = Registry("t_", [SharedMemorySegment(memory, n) for n in range(2)], 0)
     alone.counter("a_total", "A.").add()
     other = SharedMemorySegment(memory, 1)
@@ -126,11 +126,11 @@ def test_gauges_are_brought_up_to_date_before_they_are_read() -> None:
         asked.append(1)
         gauge.set(len(asked))
 
-    first.refreshed_by(refresh)
+    first.on_refresh(refresh)
 
     assert "t_b 1.0" in lines(first)
     assert "t_b 1.0" in lines(second)
-    first.turned()
+    first.heartbeat()
     assert "t_b 2.0" in lines(second)
 
 
@@ -139,7 +139,7 @@ def test_a_name_is_declared_once_and_used_with_its_labels() -> None:
     registry = Registry("t_")
     by = registry.counters("a_total", "A.", "x")
 
-    with pytest.raises(ValueError, match="t_a_total is declared already"):
+    with pytest.raises(ValueError, match="t_a_total is already declared"):
         registry.counter("a_total", "A.")
     with pytest.raises(ValueError, match="has the labels"):
         by.of("y", "z")

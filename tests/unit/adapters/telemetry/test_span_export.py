@@ -228,7 +228,7 @@ async def test_a_setting_that_the_sdk_does_not_take_is_told_without_its_value(mo
         await scene.export.open()
         await scene.export.close()
 
-    assert [line["event"] for line in lines] == ["OpenTelemetry does not take a setting"]
+    assert [line["event"] for line in lines] == ["OpenTelemetry rejected a setting"]
     assert "canary" not in str(lines)
 
 
