@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 BACKLOG = 2048
 SWITCH_INTERVAL_S = 0.0005
-"""How long a thread keeps the interpreter lock while another waits for it. Python's default is ten times that."""
+"""The time for which a thread keeps the interpreter lock while another waits. Python's default is ten times that."""
 RECORD_TIMEOUT_S = 5.0
 """The time for requests that were cut off at the shutdown to record their exchanges."""
 

@@ -31,7 +31,7 @@ AFTER_SHUTDOWN_S: Final = 15.0
 
 @dataclass(frozen=True, slots=True)
 class WorkerSlot:
-    """What the supervisor passes to a worker: file descriptors, and the worker's number, counted from 0.
+    """The arguments of a worker: file descriptors, and its number, counted from 0.
 
     The descriptors are the listening socket, the read end of a pipe that closes when the supervisor ends, and the
     shared memory of the metrics (ADR 0029). An absent descriptor is -1.

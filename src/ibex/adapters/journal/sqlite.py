@@ -125,7 +125,7 @@ class SqliteJournal:
 
     async def ping(self) -> None:
         """Check that the journal accepts exchanges and is not almost full. Raises ``JournalUnavailableError``."""
-        await self._open_writer().call(Store.probe)
+        await self._require_writer().call(Store.probe)
         if self._bytes() + self._max_bytes // _DROP_DIVISOR > self._max_bytes:
             raise JournalUnavailableError(f"the journal is almost full (maximum {self._max_bytes:,} bytes)")
 
@@ -173,7 +173,7 @@ class SqliteJournal:
         A batch that was fixed with another limit keeps its members. A row that cannot be decoded becomes a dead letter
         and is missing from the batch. Raises ``JournalUnavailableError``.
         """
-        writer = self._open_writer()
+        writer = self._require_writer()
         if self.depth(sink) == 0:
             return None
         span = await writer.call(lambda store: store.fix_batch(sink, limit))
@@ -186,7 +186,7 @@ class SqliteJournal:
 
     async def acknowledge(self, sink: Sink, batch: Batch) -> None:
         """Record that the sink has the batch. Raises ``JournalUnavailableError``; the batch is then delivered again."""
-        await self._open_writer().call(lambda store: store.acknowledge(sink, batch.last_position))
+        await self._require_writer().call(lambda store: store.acknowledge(sink, batch.last_position))
 
     async def dead_letter(self, sink: Sink, exchange: Exchange, reason: str) -> None:
         """Append an exchange to the dead-letter file; see ``dead_letters``."""
@@ -215,7 +215,7 @@ class SqliteJournal:
         return self._snapshot.stored_bytes
 
     def pending_since(self, sink: Sink) -> datetime | None:
-        """Return the time from which the oldest exchange for the sink is pending, None if nothing is pending."""
+        """Return the time since which the oldest exchange for the sink is pending, None if nothing is."""
         if self.depth(sink) <= 0:
             return None
         return self._oldest_pending.at(self._snapshot.acknowledged[sink] + 1)
@@ -241,7 +241,7 @@ class SqliteJournal:
         if self._in_flight_log is not None and all(exchange.id != left.id for left in self._left_open):
             self._in_flight_log.remove(exchange.id)
 
-    def _open_writer(self) -> Writer:
+    def _require_writer(self) -> Writer:
         if self._writer is None:
             raise JournalUnavailableError("the journal is not open")
         return self._writer

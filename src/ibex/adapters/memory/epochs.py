@@ -1,4 +1,4 @@
-"""Epochs in memory, where production has them in Redis."""
+"""Epochs in memory. In production they are in Redis."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _WORKER: Final = "worker"
 _SHARED: Final = "shared"
 _PASSED: Final[ContextVar[bool]] = ContextVar("ibex_filter_passed", default=False)
-"""Whether the Bloom filter passed the token that the current task verifies."""
+"""True if the Bloom filter passed the token that the current task verifies."""
 
 
 class CacheTelemetry:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Merge(Enum):
-    """How the values of several processes are merged. ``EACH`` keeps one series for each, labelled ``worker``."""
+    """The way to merge the values of several processes. ``EACH`` keeps one series for each, labelled ``worker``."""
 
     SUM = "sum"
     MAX = "max"

@@ -28,7 +28,7 @@ class MeasuredJournal(Protocol):
         """Return the total size, in bytes, of the pending exchanges."""
 
     def pending_since(self, sink: Sink) -> datetime | None:
-        """Return the time from which the oldest exchange for the sink is pending, None if nothing is pending."""
+        """Return the time since which the oldest exchange for the sink is pending, None if nothing is."""
 
 
 class JournalTelemetry:
