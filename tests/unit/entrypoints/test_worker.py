@@ -1,4 +1,4 @@
-"""A worker that cannot begin says why as every command does; that it serves is tests/integration's."""
+"""Errors at the start of a worker. ``tests/integration`` has the tests of a serving worker."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import pytest
         ({}, "3,4", 1, "ibex: a worker slot has 4 numbers, not 2"),
     ],
 )
-def test_what_is_wrong_is_one_line(environ: dict[str, str], place: str, code: int, said: str) -> None:
-    """And an exit code by which the process that watches over workers can end with them."""
+def test_an_error_is_one_line(environ: dict[str, str], place: str, code: int, said: str) -> None:
+    """The exit code lets the supervisor stop the other workers."""
     worker = subprocess.run(
         [sys.executable, "-m", "ibex.entrypoints.worker", place],
         env=environ,

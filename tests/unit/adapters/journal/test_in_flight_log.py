@@ -1,4 +1,4 @@
-"""The slots of what is under way."""
+"""The slots of the in-flight log."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 
 def entries_in(path: Path) -> list[bytes]:
-    """Return what the next process finds."""
+    """Return the entries that the next process reads."""
     file = InFlightLog(path)
     found = [body for _, body in file.read_entries()]
     file.close()
     return found
 
 
-def test_notes_are_found_until_they_are_wiped(tmp_path: Path) -> None:
-    """In any order, by whoever opens the file next."""
+def test_entries_are_read_until_they_are_removed(tmp_path: Path) -> None:
+    """Removal works in any order."""
     path = tmp_path / "under-way"
     file = InFlightLog(path)
     assert file.read_entries() == []
@@ -35,8 +35,8 @@ def test_notes_are_found_until_they_are_wiped(tmp_path: Path) -> None:
     file.close()
 
 
-def test_slots_are_used_again(tmp_path: Path) -> None:
-    """The file is as large as the most that was ever under way at a time."""
+def test_slots_are_reused(tmp_path: Path) -> None:
+    """The file grows only with the maximum number of concurrent exchanges."""
     path = tmp_path / "under-way"
     file = InFlightLog(path)
     for _ in range(100):
@@ -49,8 +49,8 @@ def test_slots_are_used_again(tmp_path: Path) -> None:
     assert path.stat().st_size <= 2 * SLOT_BYTES
 
 
-def test_found_notes_can_be_claimed_or_freed(tmp_path: Path) -> None:
-    """A claimed one goes with its exchange, a freed one at once."""
+def test_entries_of_a_former_process_can_be_adopted_or_cleared(tmp_path: Path) -> None:
+    """An adopted entry is removed with its exchange, a cleared one at once."""
     path = tmp_path / "under-way"
     file = InFlightLog(path)
     file.write(uuid4(), b"a")
@@ -68,8 +68,8 @@ def test_found_notes_can_be_claimed_or_freed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", range(1, 30))
-def test_a_note_that_was_cut_short_is_none(cut: int, tmp_path: Path) -> None:
-    """Wherever the disk ended."""
+def test_an_incomplete_entry_is_ignored(cut: int, tmp_path: Path) -> None:
+    """At whatever byte the write ended."""
     path = tmp_path / "under-way"
     file = InFlightLog(path)
     file.write(uuid4(), b"x" * 21)
@@ -78,8 +78,8 @@ def test_a_note_that_was_cut_short_is_none(cut: int, tmp_path: Path) -> None:
     assert entries_in(path) == []
 
 
-def test_a_damaged_note_is_none(tmp_path: Path) -> None:
-    """Its checksum tells."""
+def test_a_damaged_entry_is_ignored(tmp_path: Path) -> None:
+    """Its checksum is wrong."""
     path = tmp_path / "under-way"
     file = InFlightLog(path)
     file.write(uuid4(), b"abc")
@@ -88,8 +88,8 @@ def test_a_damaged_note_is_none(tmp_path: Path) -> None:
     assert entries_in(path) == []
 
 
-def test_a_note_that_is_too_large_is_not_kept(tmp_path: Path) -> None:
-    """The slots have one size."""
+def test_an_entry_that_is_too_large_is_not_written(tmp_path: Path) -> None:
+    """All slots have the same size."""
     file = InFlightLog(tmp_path / "under-way")
     assert not file.write(uuid4(), bytes(SLOT_BYTES))
     file.remove(uuid4())

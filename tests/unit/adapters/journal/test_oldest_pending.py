@@ -1,4 +1,4 @@
-"""Since when what waits has waited."""
+"""The age of pending exchanges."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from ibex.adapters.journal.oldest_pending import MAX_SAMPLES, OldestPending
 
 
 def at(seconds: float) -> timedelta:
-    """Return what is to be added to a time."""
+    """Return an offset from the first time."""
     return timedelta(seconds=seconds)
 
 
-def test_an_exchange_has_waited_since_it_came_or_a_moment_longer() -> None:
-    """Those of a tenth of a second count as old as the first of them."""
+def test_an_age_is_exact_to_a_tenth_of_a_second() -> None:
+    """Exchanges of the same tenth of a second count as old as the first of them."""
     oldest = OldestPending()
     for position in range(1, 41):
         oldest.add(position, REQUESTED_AT + at(position * 0.05))
@@ -24,8 +24,8 @@ def test_an_exchange_has_waited_since_it_came_or_a_moment_longer() -> None:
     assert oldest.at(0) is None
 
 
-def test_what_is_gone_is_forgotten_and_what_waits_is_not() -> None:
-    """The mark before the first that waits is the one that tells of it."""
+def test_only_samples_of_delivered_exchanges_are_discarded() -> None:
+    """The last sample before the first pending exchange is kept."""
     oldest = OldestPending()
     for position in (10, 20, 30):
         oldest.add(position, REQUESTED_AT + at(position))
@@ -37,8 +37,8 @@ def test_what_is_gone_is_forgotten_and_what_waits_is_not() -> None:
     assert oldest.at(1_001) == REQUESTED_AT + at(30)
 
 
-def test_a_queue_of_days_takes_no_more_memory() -> None:
-    """It is told more coarsely, never younger than it is; afterwards as finely as before."""
+def test_the_number_of_samples_is_bounded() -> None:
+    """A long queue gets coarser, but never younger, ages. An empty one restores the resolution."""
     oldest = OldestPending()
     for position in range(1, 50_001):
         oldest.add(position, REQUESTED_AT + at(position))

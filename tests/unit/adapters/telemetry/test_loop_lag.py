@@ -1,4 +1,4 @@
-"""How late the event loop is."""
+"""The lag of the event loop."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def shown(registry: Registry, name: str) -> float:
     raise AssertionError(name)
 
 
-async def test_what_blocks_the_loop_for_a_second_shows() -> None:
-    """At the next turn, in the buckets of what must not happen."""
+async def test_a_blocked_loop_is_measured() -> None:
+    """At the next iteration, in one of the upper buckets."""
     registry = Registry("t_")
     running = asyncio.create_task(LoopLag(registry, SystemClock()).run())
     await asyncio.sleep(0)
@@ -39,7 +39,7 @@ async def test_what_blocks_the_loop_for_a_second_shows() -> None:
 
 
 async def test_a_loop_that_keeps_up_has_no_lag() -> None:
-    """A timer that comes too early is not late; every turn is noted for the siblings."""
+    """A timer that fires too early is not late. Each iteration is a heartbeat for the other workers."""
     registry = Registry("t_")
     clock, waits = ManualClock(), iter((INTERVAL_S, INTERVAL_S / 2, INTERVAL_S + 3))
     turns: list[int] = []
