@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("ibex.workers")
 EARLY_S: Final = 5.0
-"""A worker that fails within this time, or before it served, is not restarted. A worker that was killed is."""
+"""If a worker fails within this time, or before it served, all are stopped. One that was killed is restarted."""
 RESTART_DELAY_S: Final = 0.5
 AFTER_SHUTDOWN_S: Final = 15.0
 """The time that a worker has beyond ``IBEX_SHUTDOWN_TIMEOUT`` to flush its sinks, before it is killed."""

@@ -203,12 +203,12 @@ class _SdkLines(logging.Handler):
         self._logger = logging.getLogger("opentelemetry")
 
     def listen(self) -> None:
-        """Handle the SDK's log lines instead of the root logger."""
+        """Receive the SDK's log records, and keep them from the root logger."""
         self._logger.addHandler(self)
         self._logger.propagate = False
 
     def stop_listening(self) -> None:
-        """Return the SDK's log lines to the root logger."""
+        """Pass the SDK's log records to the root logger again."""
         self._logger.removeHandler(self)
         self._logger.propagate = True
 
