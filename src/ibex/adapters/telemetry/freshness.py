@@ -51,11 +51,11 @@ class WatchTelemetry:
         self._confirmed_ns = ping_sent_ns
         if self._is_old:
             self._is_old = False
-            _LOG.info("the watch of auth is confirmed again")
+            _LOG.info("the watch of auth is confirmed again; cached entries are served")
 
     def _refresh(self) -> None:
         age_ns = self._now_ns() - self._confirmed_ns
         self._age.set(age_ns)
         if age_ns > _OLD_NS and not self._is_old:
             self._is_old = True
-            _LOG.warning("the watch of auth is not confirmed: entries are fetched every 3 s")
+            _LOG.warning("the watch of auth is not confirmed; cached entries are refetched every 3 s")
