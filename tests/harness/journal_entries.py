@@ -45,7 +45,7 @@ class FullJournal:
         """Return what waits for a sink."""
         return self.depths.get(sink, 0)
 
-    def waits_since(self, sink: Sink) -> datetime | None:
+    def pending_since(self, sink: Sink) -> datetime | None:
         """Return since when something waits."""
         return self.since.get(sink)
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from ibex.adapters.telemetry.shared_memory import REGION_BYTES, SharedMemorySegment
-from ibex.entrypoints.acceptor import Acceptor, ConnectionBalancer, Served
+from ibex.adapters.telemetry.shared_memory import SEGMENT_BYTES, SharedMemorySegment
+from ibex.entrypoints.acceptor import Acceptor, ClosableProtocol, ConnectionBalancer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.integration, pytest.mark.both_loops]
 
 
-class Greeting(Served):
+class Greeting(ClosableProtocol):
     """Says hello."""
 
     was_told_to_end = False
@@ -66,7 +66,7 @@ def listener() -> Iterator[socket.socket]:
 
 def regions_for(number: int) -> list[SharedMemorySegment]:
     """Return the regions of so many processes."""
-    memory = mmap.mmap(-1, number * REGION_BYTES)
+    memory = mmap.mmap(-1, number * SEGMENT_BYTES)
     return [SharedMemorySegment(memory, own) for own in range(number)]
 
 

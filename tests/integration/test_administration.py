@@ -75,7 +75,7 @@ def test_both_databases_are_migrated_and_then_current(
     first, second = migrate(settings), migrate(settings)
     assert first[0] == second[0] == f"PostgreSQL is at revision {head()}."
     assert "applied" in first[1]
-    assert second[1] == "ClickHouse is current."
+    assert second[1] == "ClickHouse is up to date."
 
 
 def test_another_time_to_live_alters_the_table(

@@ -34,7 +34,7 @@ def test_an_address_that_is_taken_is_refused(listener: socket.socket) -> None:
     listener.listen()
     port = listener.getsockname()[1]
     for setting, given in (("IBEX_PORT", ()), ("IBEX_AUTH_OPS_LISTEN", ("IBEX_AUTH_OPS_LISTEN",))):
-        with pytest.raises(OSError, match=f"in use; {setting} takes another port, 0 for any free one"):
+        with pytest.raises(OSError, match=rf"in use\. Choose another port with {setting} \(0 for any free port\)"):
             listen("127.0.0.1", port, *given)
 
 
@@ -55,7 +55,7 @@ def test_a_port_that_auth_cannot_have_is_told_with_its_setting(listener: socket.
         assert auth.wait() == 1
         (line,) = (line for line in auth.lines if line.startswith("ibex:"))
         assert taken in line
-        assert f"; {setting} takes another" in line
+        assert f"with {setting} (" in line
 
 
 def test_a_wildcard_address_is_shown_as_one_that_can_be_asked() -> None:

@@ -18,7 +18,7 @@ from harness.production import START_TIMEOUT_S, Production
 from ibex.entrypoints import workers
 from ibex.entrypoints.home import Home
 from ibex.entrypoints.settings import Settings
-from ibex.entrypoints.workers import WorkerSlot, watch_over
+from ibex.entrypoints.workers import WorkerSlot, supervise
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -92,7 +92,7 @@ def test_one_that_cannot_start_may_take_long(production: Production, monkeypatch
     (production.folder / "journal").write_text("a file where a folder should be")
     monkeypatch.setattr(workers, "EARLY_S", 0.0)
 
-    assert watch_over(Settings.load(production.environ), {**os.environ, **production.environ}, 1) == 1
+    assert supervise(Settings.load(production.environ), {**os.environ, **production.environ}, 1) == 1
 
 
 def test_a_role_that_may_do_too_much_is_told_without_a_traceback(

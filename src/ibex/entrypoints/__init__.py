@@ -1,1 +1,1 @@
-"""Where it is all put together: settings, wiring, processes, the command line."""
+"""The composition root: settings, wiring, processes and the command line."""

@@ -1,4 +1,4 @@
-"""The administrative use cases with the servers of the settings, for the command line."""
+"""The administrative use cases over the configured servers, for the command line."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from ibex.entrypoints.settings import Settings
 
 NEEDED = ("database_url", "auth_database_url", "clickhouse_url", "token_peppers")
-"""The settings, by field name, without which there is nothing to administer."""
+"""The field names of the required settings."""
 
 
 @dataclass(frozen=True, slots=True)
 class Administration:
-    """The use cases, open and ready."""
+    """The administrative use cases, over opened adapters."""
 
     identity: ManageIdentity
     directives: ManageDirectives
@@ -34,9 +34,9 @@ class Administration:
 
 @asynccontextmanager
 async def administration(settings: Settings) -> AsyncIterator[Administration]:
-    """Open the use cases and close them afterwards; a server that is down fails at its first use, not here.
+    """Open the adapters, and close them afterwards. A server that is down causes an error at its first use, not here.
 
-    Raises ``SettingsError`` if a setting of ``NEEDED`` is not set, nor in production if Redis is not named.
+    Raises ``SettingsError`` if a setting of ``NEEDED``, or in production ``IBEX_REDIS_URL``, is not set.
     """
     settings.require(*NEEDED)
     if settings.env is Environment.PRODUCTION:

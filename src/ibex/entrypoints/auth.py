@@ -1,4 +1,4 @@
-"""Auth as a process: gRPC for proxies and administrators, HTTP for health and metrics."""
+"""The auth service as a process: gRPC for proxies and administrators, HTTP for health and metrics."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ibex.adapters.telemetry.logging import configure_logging
 from ibex.adapters.telemetry.ops import OpsTelemetry
 from ibex.entrypoints.containers import Management
 from ibex.entrypoints.environments import AuthAdapters, read_file
-from ibex.entrypoints.lifespan import working
+from ibex.entrypoints.lifespan import in_background
 from ibex.entrypoints.process_tuning import raise_limit
 from ibex.entrypoints.proxy_server import BACKLOG, address_of, listen, serve_http
 
@@ -36,13 +36,13 @@ _LOG = logging.getLogger("ibex.auth")
 
 
 def serve(settings: Settings) -> int:
-    """Run auth until a signal comes; return its exit code.
+    """Run the auth service until SIGINT or SIGTERM, and return its exit code.
 
-    Raises ``SettingsError`` for what it needs and lacks, and ``OSError`` if an address cannot be listened on.
+    Raises ``SettingsError`` if a required setting is missing, and ``OSError`` if an address cannot be bound.
     """
     configure_logging(settings.log_level)
     raise_limit()
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its core writes lines of its own, which are no JSON
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's core would write lines that are not JSON
     settings.require("auth_database_url", "token_peppers", "redis_url")
     settings.require_service_identity()
     host, _, port = settings.auth_ops_listen.rpartition(":")
@@ -70,12 +70,12 @@ async def _serve(settings: Settings, ops: socket.socket) -> None:
         for resource in adapters.resources():
             stack.push_async_callback(resource.close)
             await resource.open()
-        await stack.enter_async_context(working(adapters.background()))
+        await stack.enter_async_context(in_background(adapters.background()))
         stack.push_async_callback(server.stop)
         try:
             await server.start()
         except OSError as error:
-            raise OSError(f"{error}; IBEX_AUTH_LISTEN takes another address, port 0 for any free one") from None
+            raise OSError(f"{error}. Choose another address with IBEX_AUTH_LISTEN (port 0 for any free port)") from None
         ops.listen(BACKLOG)
         _LOG.info("serving gRPC on port %d, health and metrics on %s", server.port, address_of(ops))
         await serve_http(ops_app, ops, settings, drain.begin)
@@ -112,6 +112,6 @@ def _limits(settings: Settings) -> ServerLimits:
 def _tls(settings: Settings) -> ServerTls | None:
     certificate = read_file("IBEX_AUTH_CERT_FILE", settings.auth_cert_file)
     key = read_file("IBEX_AUTH_KEY_FILE", settings.auth_key_file)
-    if certificate is None or key is None:  # one without the other is refused when settings are loaded
+    if certificate is None or key is None:  # the settings reject one without the other
         return None
     return ServerTls(certificate, key, read_file("IBEX_AUTH_CLIENT_CA_FILE", settings.auth_client_ca_file))

@@ -1,4 +1,4 @@
-"""What readiness asks."""
+"""The readiness checks of the proxy and of the auth service."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ if TYPE_CHECKING:
 
 
 class Pingable(Protocol):
-    """Something that can be asked for a sign of life."""
+    """A dependency with a ping."""
 
     async def ping(self) -> None:
-        """Return if it answers, raise if it does not."""
+        """Return if the dependency is available, otherwise raise."""
 
 
 @dataclass(frozen=True, slots=True)
 class PingCheck:
-    """A ``ReadinessCheck`` by ping."""
+    """A ``ReadinessCheck`` that pings a dependency."""
 
     name: str
     target: Pingable
     critical: bool = False
 
     async def check(self) -> None:
-        """Ask."""
+        """Ping the dependency; see ``ReadinessCheck``."""
         await self.target.ping()
 
 
 def readiness_checks(*, auth: Pingable, **advisory: Pingable) -> Sequence[ReadinessCheck]:
-    """Return the proxy's checks: without auth nobody can be let in, without the others completions go on."""
+    """Return the proxy's checks. Only auth is critical; requests can be served without the others."""
     return (PingCheck("auth", auth, critical=True), *(PingCheck(name, target) for name, target in advisory.items()))
 
 
 def auth_checks(*, postgres: Pingable, redis: Pingable) -> Sequence[ReadinessCheck]:
-    """Return auth's checks. All are advisory: auth answers without PostgreSQL too, and proxies need that answer.
+    """Return auth's checks. All are advisory: auth also answers without PostgreSQL, and proxies need that answer.
 
-    It is on the word of auth that proxies serve cached identity during an outage of PostgreSQL (stale-if-error). An
-    orchestrator that took auth out of service then would turn that into an outage of every proxy.
+    Proxies serve cached identities during an outage of PostgreSQL only if auth confirms the outage (stale-if-error). An
+    orchestrator that then took auth out of service would cause an outage of every proxy.
     """
     return (PingCheck("postgres", postgres), PingCheck("redis", redis))

@@ -1,6 +1,6 @@
-"""The object graph: the use cases over one environment's adapters (``environments``), and what is served over those.
+"""The object graph: the use cases over the adapters of one environment (``environments``), and the ASGI application.
 
-Every provider is synchronous and constructs its object once; opening and closing is ``lifespan``'s.
+Every provider is synchronous and constructs its object once. ``lifespan`` opens and closes the objects.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ibex.adapters.http_server.app import create_app
 from ibex.adapters.http_server.client_connection import Limits
 from ibex.adapters.http_server.drain import Drain
 from ibex.adapters.http_server.errors import status_of
-from ibex.adapters.telemetry.caches import WatchedCache
+from ibex.adapters.telemetry.caches import InstrumentedCache
 from ibex.adapters.telemetry.capacity import CapacityTelemetry
 from ibex.adapters.telemetry.deliveries import DeliveryTelemetry
 from ibex.adapters.telemetry.requests import RequestTelemetry
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from ibex.entrypoints.settings import Settings
 
 _MORE_AUTHENTICATING: Final = 1_000
-"""The limit of concurrent authentications beyond the number of slots (ADR 0042)."""
+"""The number of concurrent authentications beyond the number of request slots (ADR 0042)."""
 
 
 def _all_observers(telemetry: RequestTelemetry, more: Sequence[ExchangeObserver]) -> Sequence[ExchangeObserver]:
@@ -62,19 +62,21 @@ def _all_observers(telemetry: RequestTelemetry, more: Sequence[ExchangeObserver]
 
 
 class _Deliveries:
-    """Makes the deliveries of a journal, one a sink."""
+    """A factory of the deliveries of a journal, one for each sink."""
 
     def __init__(self, sessions: SessionStore, traces: TraceSink, telemetry: DeliveryTelemetry, clock: Clock) -> None:
-        self._to = (CheckpointDelivery(sessions), TraceDelivery(traces))
+        self._sinks = (CheckpointDelivery(sessions), TraceDelivery(traces))
         self._telemetry = telemetry
         self._clock = clock
 
     def __call__(self, journal: Journal) -> Sequence[DeliverExchanges]:
-        return [DeliverExchanges(journal, to, self._telemetry, self._clock, jitter=random.random) for to in self._to]
+        return [
+            DeliverExchanges(journal, sink, self._telemetry, self._clock, jitter=random.random) for sink in self._sinks
+        ]
 
 
-def _deliveries(of: _Deliveries, journal: Journal) -> Sequence[DeliverExchanges]:
-    return of(journal)
+def _deliveries(make: _Deliveries, journal: Journal) -> Sequence[DeliverExchanges]:
+    return make(journal)
 
 
 def _absent_agents(cache_size: int) -> LRUCache[Any, Any]:
@@ -101,9 +103,9 @@ def _capacity(settings: Settings, registry: Registry) -> Capacity:
 
 
 class Application(containers.DeclarativeContainer):
-    """The use cases over one environment's adapters, and the ASGI application over those.
+    """The use cases over one environment's adapters, and the ASGI application.
 
-    ``observers`` hear of exchanges besides logs and metrics.
+    ``observers`` receive each recorded exchange, in addition to logs and metrics.
     """
 
     settings: providers.Dependency[Settings] = providers.Dependency()
@@ -149,7 +151,9 @@ class Application(containers.DeclarativeContainer):
         providers.Singleton(
             FreshCache,
             Kind.TOKENS,
-            providers.Singleton(WatchedCache, settings.provided.auth_cache_size, Kind.TOKENS, adapters.cache_telemetry),
+            providers.Singleton(
+                InstrumentedCache, settings.provided.auth_cache_size, Kind.TOKENS, adapters.cache_telemetry
+            ),
             providers.Singleton(token_policy, stale_if_error_s=settings.provided.auth_stale_if_error_s),
             validity,
             adapters.clock,
@@ -163,7 +167,9 @@ class Application(containers.DeclarativeContainer):
         providers.Singleton(
             FreshCache,
             Kind.AGENTS,
-            providers.Singleton(WatchedCache, settings.provided.auth_cache_size, Kind.AGENTS, adapters.cache_telemetry),
+            providers.Singleton(
+                InstrumentedCache, settings.provided.auth_cache_size, Kind.AGENTS, adapters.cache_telemetry
+            ),
             providers.Singleton(agent_policy, stale_if_error_s=settings.provided.auth_stale_if_error_s),
             validity,
             adapters.clock,
@@ -182,7 +188,7 @@ class Application(containers.DeclarativeContainer):
             FreshCache,
             Kind.DIRECTIVES,
             providers.Singleton(
-                WatchedCache, settings.provided.auth_cache_size, Kind.DIRECTIVES, adapters.cache_telemetry
+                InstrumentedCache, settings.provided.auth_cache_size, Kind.DIRECTIVES, adapters.cache_telemetry
             ),
             providers.Singleton(
                 directive_policy,
@@ -250,7 +256,7 @@ class Application(containers.DeclarativeContainer):
 
 
 class Management(containers.DeclarativeContainer):
-    """The administrative use cases over adapters that keep identity and directives."""
+    """The administrative use cases over one environment's adapters."""
 
     adapters = providers.DependenciesContainer()
 
@@ -265,9 +271,10 @@ class Management(containers.DeclarativeContainer):
 def application_of(
     adapters: containers.DeclarativeContainer, settings: Settings, observers: Sequence[ExchangeObserver] = ()
 ) -> Application:
-    """Return the application over an environment's adapters, complete: raises what the container finds missing.
+    """Return the application over an environment's adapters.
 
-    Raises ``SettingsError`` where spans are asked for that cannot be sent.
+    Raises ``SettingsError`` if tracing is configured but not possible, and dependency-injector's error if a dependency
+    is undefined.
     """
     check_tracing(settings)
     adapters.settings.override(settings)

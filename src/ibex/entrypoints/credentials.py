@@ -1,6 +1,6 @@
 """Checks of credentials for production: whether a URL has one, and whether a secret is easily guessed (ADR 0039).
 
-Nothing here connects.
+The checks open no connection.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def is_weak_key(key: bytes) -> bool:
 
 def is_pattern(value: bytes) -> bool:
     """Return whether a value repeats a part of itself, or counts up or down."""
-    if len(value) < 2:  # noqa: PLR2004 - a step takes two bytes
+    if len(value) < 2:  # noqa: PLR2004 - a pattern needs two bytes
         return True
     repeats = any(value == (value[:n] * (len(value) // n + 1))[: len(value)] for n in range(1, len(value) // 2 + 1))
     steps = {later - earlier for earlier, later in pairwise(value)}

@@ -1,6 +1,6 @@
 """The destinations of secrets, and the rule that `.env` must not redirect a secret from the environment (ADR 0039).
 
-A command reads the `.env` of its current directory, which may come from somebody else, for example with a repository.
+A command reads the `.env` of its current directory, which can come from a third party, for example with a repository.
 """
 
 from __future__ import annotations

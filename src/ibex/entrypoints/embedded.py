@@ -1,4 +1,4 @@
-"""The embedded default, ``ibex dev``: PostgreSQL and the ClickHouse engine from wheels, one folder, one command."""
+"""The embedded default, ``ibex dev``: the proxy, with PostgreSQL and the ClickHouse engine from wheels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ibex.entrypoints.environments import EmbeddedAdapters
 from ibex.entrypoints.first_installation import FirstNames, bootstrap
 from ibex.entrypoints.home import FirstInstallation
 from ibex.entrypoints.keep_running import KeepRunning, Server
-from ibex.entrypoints.lifespan import running, working
+from ibex.entrypoints.lifespan import in_background, running
 from ibex.entrypoints.migrations import migrate
 from ibex.entrypoints.process_tuning import prepare_descriptors
 from ibex.entrypoints.proxy_server import BACKLOG, address_of, listen, serve_http
@@ -44,29 +44,29 @@ ANNOUNCED = (
     "IBEX_CLICKHOUSE_URL",
     "IBEX_TOKEN_PEPPERS",
 )
-"""What other commands need to reach what runs here."""
+"""The settings that other commands need to reach the running servers."""
 FIRST_DIRECTIVE = "You are a helpful assistant. Answer briefly and say so when you do not know."
-"""What the first agent is told until its operator says otherwise."""
+"""The first agent's directive, until its operator changes it."""
 
 
 class Console(Protocol):
-    """What the terminal is told."""
+    """The terminal output of ``ibex dev``."""
 
     @property
     def observer(self) -> ExchangeObserver:
-        """Hears of each request."""
+        """An observer that prints each recorded exchange."""
 
     def starting(self, what: str) -> None:
-        """Something that takes a moment begins."""
+        """Report that a slow step begins."""
 
     def ready(self, address: str, installation: FirstInstallation, settings: Settings) -> None:
-        """Requests can come."""
+        """Report that the proxy accepts requests."""
 
     def stopping(self) -> None:
-        """It is about to end."""
+        """Report that the shutdown begins."""
 
     def stopped(self) -> None:
-        """Everything that was started has ended."""
+        """Report that every process has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +74,15 @@ class _Servers:
     postgres: PostgresServer
     clickhouse: ClickHouseEngine
 
-    def watched(self) -> tuple[Server, ...]:
-        """Return them as they are looked after."""
+    def supervised(self) -> tuple[Server, ...]:
+        """Return both servers, for ``KeepRunning``."""
         return (
             Server("PostgreSQL", lambda: self.postgres.pid is not None, self.postgres.start),
             Server("the ClickHouse engine", lambda: self.clickhouse.running, self.clickhouse.start),
         )
 
     def environ(self) -> dict[str, str]:
-        """Return the variables that lead to them."""
+        """Return the environment variables that contain the servers' URLs."""
         return {
             "IBEX_DATABASE_URL": self.postgres.url(APP_ROLE),
             "IBEX_AUTH_DATABASE_URL": self.postgres.url(AUTH_ROLE),
@@ -92,10 +92,9 @@ class _Servers:
 
 
 def run(home: Home, environ: Mapping[str, str], console: Console) -> int:
-    """Start everything on a folder, serve until a signal comes, and end everything that was started.
+    """Start the servers in a folder, serve until a signal arrives, and stop the servers. Return the exit code.
 
-    Returns the exit code. Raises ``HomeInUseError``, ``SettingsError``, ``OSError`` where the address is taken, and the
-    servers' own errors where one does not start.
+    Raises ``HomeInUseError``, ``SettingsError``, and ``OSError`` if the address is in use or a server does not start.
     """
     _end_on_hangup()
     with home.claim():
@@ -108,7 +107,7 @@ def run(home: Home, environ: Mapping[str, str], console: Console) -> int:
             code = 0
             try:
                 runner.run(_run(home, {**environ, **own}, wanted, console, chosen_port="IBEX_PORT" in environ))
-            except KeyboardInterrupt:  # before there was anything to drain
+            except KeyboardInterrupt:  # before the proxy served requests
                 code = 128 + signal.SIGINT
             except asyncio.CancelledError:
                 code = 128 + signal.SIGTERM
@@ -117,7 +116,7 @@ def run(home: Home, environ: Mapping[str, str], console: Console) -> int:
 
 
 def _end_on_hangup() -> None:
-    """Take the end of the terminal as SIGTERM, so that the servers end too; ``nohup`` still has it ignored."""
+    """Handle SIGHUP like SIGTERM, so that closing the terminal stops the servers. ``nohup`` still ignores it."""
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
 
@@ -130,9 +129,9 @@ def _open_log(path: Path) -> TextIO:
 async def _run(
     home: Home, environ: Mapping[str, str], wanted: Settings, console: Console, *, chosen_port: bool
 ) -> None:
-    running_task = asyncio.current_task()
-    if running_task is not None:  # until requests are served, which has its own way of ending
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running_task.cancel)
+    current_task = asyncio.current_task()
+    if current_task is not None:  # ``serve_http`` replaces this handler
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, current_task.cancel)
     with _listen(wanted, chosen=chosen_port) as listener:
         console.starting("PostgreSQL and the ClickHouse engine")
         async with _servers(home) as servers:
@@ -144,7 +143,7 @@ async def _run(
             app = application.app()
             async with running(application):
                 installation = home.installation() or await _install(home, Management(adapters=adapters))
-                listener.listen(BACKLOG)  # from here on clients wait in the backlog instead of being refused
+                listener.listen(BACKLOG)  # from now on, clients wait in the backlog
                 home.announce(address_of(listener), {name: environ[name] for name in ANNOUNCED})
                 console.ready(address_of(listener), installation, settings)
                 await serve_http(app, listener, settings, lambda: _begin_to_stop(application, console))
@@ -157,7 +156,7 @@ def _begin_to_stop(application: Application, console: Console) -> None:
 
 
 def _listen(settings: Settings, *, chosen: bool) -> socket.socket:
-    """Bind the port; a default one that is taken gives way to any free one, a chosen one does not."""
+    """Bind the port. If it is in use, take any free port, unless the user has chosen the port."""
     if not chosen:
         with suppress(OSError):
             return listen(settings.host, settings.port)
@@ -167,7 +166,7 @@ def _listen(settings: Settings, *, chosen: bool) -> socket.socket:
 
 @asynccontextmanager
 async def _servers(home: Home) -> AsyncIterator[_Servers]:
-    """Hold both servers, started at the same time, and again should one end."""
+    """Start both servers concurrently, restart one if it ends, and stop both afterwards."""
     servers = _Servers(PostgresServer(home.postgres), ClickHouseEngine(home.clickhouse))
     async with AsyncExitStack() as stack:
         stack.push_async_callback(asyncio.to_thread, servers.postgres.stop)
@@ -180,19 +179,19 @@ async def _servers(home: Home) -> AsyncIterator[_Servers]:
         try:
             outcomes = await asyncio.shield(starting)
         except asyncio.CancelledError:
-            await starting  # a start that is under way must be over before it can be undone
+            await starting  # a running start must end before it can be undone
             raise
         for outcome in outcomes:
             if isinstance(outcome, (PostgresServerError, EngineStartError)):
-                raise OSError(str(outcome)) from outcome  # the world's: a full disk, say
+                raise OSError(str(outcome)) from outcome  # not a bug, but for example a full disk
             if isinstance(outcome, BaseException):
                 raise outcome
-        async with working([KeepRunning(servers.watched())]):
+        async with in_background([KeepRunning(servers.supervised())]):
             yield servers
 
 
 async def _install(home: Home, management: Management) -> FirstInstallation:
-    """Make the first organization with its agent and tokens; a name that is taken gets a number."""
+    """Create the first organization with its agent and tokens. If its name is taken, append a number."""
     identity = management.identity()
     taken = {organization.name for organization in await identity.organizations()}
     name = next(name for name in ("default", *(f"default-{n}" for n in range(2, 1_000))) if name not in taken)

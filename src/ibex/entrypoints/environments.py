@@ -1,6 +1,6 @@
-"""The adapters, by environment: the same names, whatever stands behind them.
+"""The adapters of each environment. Every environment uses the same names for the same ports.
 
-Every provider is synchronous and constructs its object once; opening and closing is ``lifespan``'s.
+Every provider is synchronous and constructs its object once. ``lifespan`` opens and closes the objects.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from ibex.adapters.redis.rate_limits import RedisRateLimiter
 from ibex.adapters.redis.shared_directives import RedisSharedDirectives
 from ibex.adapters.system.clock import SystemClock
 from ibex.adapters.system.ids import SystemIds
-from ibex.adapters.telemetry.caches import CacheTelemetry, WatchedSharedDirectives, WatchedTokens
+from ibex.adapters.telemetry.caches import CacheTelemetry, InstrumentedSharedDirectives, InstrumentedTokenVerifier
 from ibex.adapters.telemetry.current_request import CURRENT
 from ibex.adapters.telemetry.freshness import WatchTelemetry
 from ibex.adapters.telemetry.loop_lag import LoopLag
@@ -93,7 +93,7 @@ def _traces(url: Secret[str]) -> ClickHouseTraces:
 
 
 def _provider_registry(settings: Settings, transport: httpx.AsyncBaseTransport, clock: Clock) -> ProviderRegistry:
-    """Route the configured models to OpenAI's API or, without a key, to the echo."""
+    """Route the configured models to OpenAI or, without an API key, to the echo provider."""
     key = settings.openai_api_key
     if key is None:
         return ProviderRegistry([EchoProvider(clock, settings.openai_models, first_byte_delay_s=settings.echo_delay_s)])
@@ -101,7 +101,7 @@ def _provider_registry(settings: Settings, transport: httpx.AsyncBaseTransport, 
 
 
 def _metrics(clock: Clock, journal: MeasuredJournal, registry: Registry, routed: ProviderRegistry) -> Metrics:
-    """Return the metrics, with a series from the start for each provider and each route of an operation."""
+    """Return the metrics, with the series of each provider and each route of an operation."""
     routes = [path for operation in OPERATIONS for path in operation_paths(operation)]
     names = dict.fromkeys(name for _, name in routed.patterns)
     return Metrics(clock, journal, registry, providers=names, routes=routes)
@@ -146,7 +146,7 @@ def _openai_config(settings: Settings, key: str) -> OpenAIConfig:
 
 
 def read_file(variable: str, path: str | None) -> bytes | None:
-    """Return a file's content, None where none is named. Raises ``SettingsError`` if it cannot be read."""
+    """Return the content of a file, None if ``path`` is None. Raises ``SettingsError`` if it cannot be read."""
     if path is None:
         return None
     try:
@@ -180,7 +180,7 @@ def _credential_provider(settings: Settings) -> CredentialProvider | None:
     try:
         return credential_provider(settings.redis_credential_provider)
     except ValueError as wrong:
-        raise SettingsError(f"IBEX_REDIS_CREDENTIAL_PROVIDER is wrong: {wrong}.") from None
+        raise SettingsError(f"IBEX_REDIS_CREDENTIAL_PROVIDER is invalid: {wrong}.") from None
 
 
 def _link(settings: Settings, clock: Clock, telemetry: RedisObserver) -> RedisLink:
@@ -203,7 +203,7 @@ def _shared_directives(
     return RedisSharedDirectives(link, clock, seal, settings.directive_cache_ttl_s, on_unverified)
 
 
-def _operators_epochs(link: RedisLink | None, clock: Clock, ids: IdSource) -> Epochs:
+def _operator_epochs(link: RedisLink | None, clock: Clock, ids: IdSource) -> Epochs:
     return NoEpochs(clock) if link is None else RedisEpochs(link, clock, ids)
 
 
@@ -226,9 +226,9 @@ class _ProxyAdapters(_Adapters):
     orphaned_journals = providers.Singleton(
         OrphanedSqliteJournals, _Adapters.settings.provided.journal_dir, _Adapters.ids
     )
-    metric_regions = providers.Object(())
-    own_region = providers.Object(0)
-    registry = providers.Singleton(Registry, "ibex_proxy_", metric_regions, own_region)
+    metric_segments = providers.Object(())
+    own_segment = providers.Object(0)
+    registry = providers.Singleton(Registry, "ibex_proxy_", metric_segments, own_segment)
     cache_telemetry = providers.Singleton(CacheTelemetry, registry)
     watch_telemetry = providers.Singleton(WatchTelemetry, registry)
     loop_lag = providers.Singleton(LoopLag, registry, _Adapters.clock)
@@ -243,7 +243,7 @@ class _ProxyAdapters(_Adapters):
 
 
 class EmbeddedAdapters(_ProxyAdapters):
-    """One process with its identity next to it: PostgreSQL and ClickHouse by URL, the rest in memory (ADR 0009)."""
+    """The adapters of a single process without auth and Redis, whose tasks are done in process (ADR 0009)."""
 
     identity_database = providers.Singleton(_database, _Adapters.settings.provided.auth_database_url, AUTH_ROLE)
     identity = providers.Singleton(PostgresIdentity, identity_database)
@@ -272,11 +272,13 @@ class EmbeddedAdapters(_ProxyAdapters):
 
 
 class ProductionAdapters(_ProxyAdapters):
-    """One of many: auth over gRPC, Redis, PostgreSQL and ClickHouse by address."""
+    """The adapters of a production worker: auth over gRPC, Redis, PostgreSQL and ClickHouse."""
 
     channel = providers.Singleton(_channel, _Adapters.settings, _Adapters.ids)
     token_verifier = providers.Singleton(
-        WatchedTokens, providers.Singleton(GrpcTokenVerifier, channel, _Adapters.clock), _ProxyAdapters.cache_telemetry
+        InstrumentedTokenVerifier,
+        providers.Singleton(GrpcTokenVerifier, channel, _Adapters.clock),
+        _ProxyAdapters.cache_telemetry,
     )
     agent_verifier = providers.Singleton(GrpcAgentVerifier, channel, _Adapters.clock)
     watch_connector = providers.Singleton(GrpcWatch, channel)
@@ -289,7 +291,7 @@ class ProductionAdapters(_ProxyAdapters):
         RedisRateLimiter, link, _Adapters.clock, rate_limit_telemetry.provided.counted_in_process
     )
     shared_directives = providers.Singleton(
-        WatchedSharedDirectives,
+        InstrumentedSharedDirectives,
         providers.Singleton(
             _shared_directives,
             _Adapters.settings,
@@ -313,7 +315,7 @@ class ProductionAdapters(_ProxyAdapters):
 
 
 class OperatorAdapters(_Adapters):
-    """What the command line works with: identity, directives and the record, at the source."""
+    """The adapters of the command line: identity, directives and the record, directly from the databases."""
 
     database = providers.Singleton(_database, _Adapters.settings.provided.database_url, APP_ROLE)
     directives = providers.Singleton(PostgresDirectives, database)
@@ -324,15 +326,15 @@ class OperatorAdapters(_Adapters):
     identity = providers.Singleton(PostgresIdentity, identity_database)
     peppers = providers.Singleton(_peppers, _Adapters.settings.provided.token_peppers)
     link = providers.Singleton(_link_if_any, _Adapters.settings, _Adapters.clock)
-    epochs = providers.Singleton(_operators_epochs, link, _Adapters.clock, _Adapters.ids)
+    epochs = providers.Singleton(_operator_epochs, link, _Adapters.clock, _Adapters.ids)
 
     resources = providers.List(identity_database, database, traces)
 
 
 class AuthAdapters(_Adapters):
-    """What auth works with: identity at the source, the log of changes, and the epochs.
+    """The adapters of the auth service: identity, the change log and the epochs.
 
-    Administration has a database pool of its own, so that it cannot take the connections that validation needs.
+    Administration has a separate database pool, so that it cannot use up the connections that validation needs.
     """
 
     identity_database = providers.Singleton(_database, _Adapters.settings.provided.auth_database_url, AUTH_ROLE)

@@ -1,4 +1,4 @@
-"""USE CASE: make a fresh installation usable: an organization, its administrator, an agent with a directive, tokens."""
+"""USE CASE: set up a new installation: an organization, an administrator, an agent with a directive, and tokens."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class FirstNames:
-    """What the first things are called."""
+    """The names for a new installation, and the first directive."""
 
     organization: str
     admin_email: str
@@ -26,7 +26,7 @@ class FirstNames:
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """What was made. The agent's token is bound to the agent; the administrator's may manage, and chat too."""
+    """The created objects. The agent's token is bound to the agent; the administrator's can manage and chat."""
 
     organization: Organization
     admin: User
@@ -37,7 +37,7 @@ class Installation:
 
 
 async def bootstrap(identity: ManageIdentity, directives: ManageDirectives, names: FirstNames) -> Installation:
-    """Make the first of everything. Raises ``AlreadyExistsError`` if the organization's name is taken."""
+    """Create the objects of a new installation. Raises ``AlreadyExistsError`` if the organization's name is taken."""
     organization = await identity.create_organization(names.organization)
     admin = await identity.create_user(organization.id, names.admin_email)
     agent = await identity.create_agent(organization.id, names.agent)

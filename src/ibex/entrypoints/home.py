@@ -1,6 +1,6 @@
-"""The folder of the embedded default (``.ibex/``): data, secrets made on first start, and what is running there now.
+"""The folder of the embedded default (``.ibex/``): data, generated secrets, and the address of the running proxy.
 
-Everything in it is for its owner's eyes only (0700, files 0600).
+Only the owner can access it (mode 0700, files 0600).
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ DEFAULT_HOME = ".ibex"
 
 
 class HomeInUseError(Exception):
-    """Another process runs on this folder; the message says which."""
+    """Another process uses this folder. The message contains its process id."""
 
 
 @dataclass(frozen=True, slots=True)
 class FirstInstallation:
-    """What the first start made, with its tokens: kept so that they can be shown again. The repr shows no token."""
+    """The objects that the first start created, with their tokens, to show them again. The repr shows no token."""
 
     org_id: str
     org_name: str
@@ -43,7 +43,7 @@ class FirstInstallation:
 
 
 class Home:
-    """One such folder. Constructing it touches nothing."""
+    """The folder of an installation. The constructor does not access the disk."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -58,9 +58,10 @@ class Home:
 
     @contextmanager
     def claim(self) -> Iterator[None]:
-        """Create the folder and hold it for this process; raises ``HomeInUseError`` if another process does.
+        """Create the folder if necessary, and lock it for this process.
 
-        Raises ``OSError`` with the name of a folder or file that cannot be made or written.
+        Raises ``HomeInUseError`` if another process holds the lock, and ``OSError`` with the file's name if a folder or
+        file cannot be created or written.
         """
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o600)
@@ -69,7 +70,9 @@ class Home:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 owner = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
-                raise HomeInUseError(f"IBEX already runs on {self.path} (process {owner}).") from None
+                raise HomeInUseError(
+                    f"IBEX is already running in {self.path} (pid {owner}). Stop it, or pass another --home."
+                ) from None
             with _naming(self._lock):
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, str(os.getpid()).encode(), 0)
@@ -80,36 +83,36 @@ class Home:
             os.close(descriptor)
 
     def token_peppers(self) -> str:
-        """Return this folder's own pepper, as ``IBEX_TOKEN_PEPPERS`` takes it; made when it is first asked for."""
+        """Return the folder's pepper in the format of ``IBEX_TOKEN_PEPPERS``. The first call generates it."""
         if not self._peppers.exists():
             _write_private(self._peppers, f"{EMBEDDED_PEPPER}:" + base64.b64encode(secrets.token_bytes(32)).decode())
         return self._peppers.read_text(encoding="ascii")
 
     def installation(self) -> FirstInstallation | None:
-        """Return what the first start made; None before it."""
+        """Return the objects that the first start created, None before it."""
         found = _read_json(self._installation)
         return FirstInstallation(**found) if found else None
 
     def remember_installation(self, installation: FirstInstallation) -> None:
-        """Keep what the first start made."""
+        """Store the objects that the first start created."""
         _write_private(self._installation, json.dumps(asdict(installation), indent=2))
 
     def announce(self, address: str, environ: Mapping[str, str]) -> None:
-        """Say, for other commands on this folder, where the proxy listens and which settings reach its servers."""
+        """Store, for other commands, the proxy's address and the settings that reach its servers."""
         _write_private(self._running, json.dumps({"address": address, "environ": dict(environ)}, indent=2))
 
     def running_environ(self) -> dict[str, str]:
-        """Return the settings that reach the running servers; empty if nothing runs here."""
+        """Return the settings that reach the running servers; empty if IBEX is not running."""
         found = self._announced()
         return dict(found["environ"]) if found else {}
 
     def running_address(self) -> str | None:
-        """Return the running proxy's ``http://host:port``; None if nothing runs here."""
+        """Return the running proxy's ``http://host:port``, None if IBEX is not running."""
         found = self._announced()
         return str(found["address"]) if found else None
 
     def _announced(self) -> dict[str, Any] | None:
-        """Return the announcement; None if its process died without withdrawing it."""
+        """Return what ``announce`` stored, None if its process is no longer alive."""
         if not self._lock.exists():
             return None
         descriptor = os.open(self._lock, os.O_RDWR)
@@ -125,7 +128,7 @@ class Home:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Give errors of the system the file's name, which those of an open file lack: of a full disk, for one."""
+    """Add the file's name to an ``OSError`` that lacks it, such as that of a write to a full disk."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Starting again a server of `ibex dev` that has ended by itself."""
+"""A supervisor that restarts the servers of ``ibex dev``."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 _LOG = logging.getLogger("ibex.dev")
-LOOK_EVERY_S: Final = 1.0
+CHECK_INTERVAL_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server by its name, how to tell whether it runs, and how to start it, which may block and fail."""
+    """A supervised server. ``runs`` returns whether it is running; ``start`` can block and raise."""
 
     name: str
     runs: Callable[[], bool]
@@ -24,29 +24,29 @@ class Server:
 
 
 class KeepRunning:
-    """Looks after servers until it is cancelled; a start that is under way then comes to its end first."""
+    """Restarts servers that have ended. A cancellation waits for a running start to end."""
 
-    def __init__(self, servers: Sequence[Server], *, look_every_s: float = LOOK_EVERY_S) -> None:
+    def __init__(self, servers: Sequence[Server], *, check_interval_s: float = CHECK_INTERVAL_S) -> None:
         self._servers = servers
-        self._look_every_s = look_every_s
+        self._check_interval_s = check_interval_s
 
     async def run(self) -> None:
-        """Look again and again; one that cannot be started is tried again."""
+        """Check the servers periodically until cancelled. A failed start is retried at the next check."""
         while True:
             for server in self._servers:
                 if not server.runs():
                     await self._start(server)
-            await asyncio.sleep(self._look_every_s)
+            await asyncio.sleep(self._check_interval_s)
 
     async def _start(self, server: Server) -> None:
-        _LOG.error("%s has ended; it is started again", server.name)
+        _LOG.error("%s ended unexpectedly; restarting it", server.name)
         starting = asyncio.create_task(asyncio.to_thread(server.start))
         try:
             await asyncio.shield(starting)
         except asyncio.CancelledError:
-            await asyncio.wait([starting])  # else it would be stopped before it runs, and go on running afterwards
+            await asyncio.wait([starting])  # otherwise ``stop`` could run before the start ends
             raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, the other servers and the next look go on
-            _LOG.error("%s does not start (%s)", server.name, type(error).__name__)
+        except Exception as error:  # noqa: BLE001 - the other servers and the next check must go on
+            _LOG.error("%s failed to start (%s)", server.name, type(error).__name__)
         else:
-            _LOG.info("%s runs again", server.name)
+            _LOG.info("%s is running again", server.name)

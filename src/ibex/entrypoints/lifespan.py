@@ -1,4 +1,4 @@
-"""Opening and closing what runs, in order and in reverse."""
+"""Opening the application's resources in order, and closing them in reverse."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("ibex.lifespan")
 FLUSH_TIMEOUT_S = 5.0
-OPEN_AGAIN_S = 1.0
+JOURNAL_RETRY_S = 1.0
 
 
 @asynccontextmanager
-async def running(application: Application, *, open_again_s: float = OPEN_AGAIN_S) -> AsyncIterator[None]:
-    """Hold open what serving requests needs. Afterwards: settle, flush both sinks within a bound, close; spans last.
+async def running(application: Application, *, journal_retry_s: float = JOURNAL_RETRY_S) -> AsyncIterator[None]:
+    """Open what serving requests needs. Afterwards drain the recorder, flush both sinks, and close; spans come last.
 
-    What a sink cannot take within the bound stays in the journal for the next start. A journal whose disk has no room
-    is tried again every so many seconds; meanwhile requests are served, and what they leave is lost and counted.
+    Exchanges that a sink cannot store within ``FLUSH_TIMEOUT_S`` stay in the journal for the next start. If the disk of
+    the journal is full, opening it is retried every ``journal_retry_s`` seconds. Requests are served in the meantime;
+    their exchanges are lost and counted.
     """
     adapters = application.adapters
     async with AsyncExitStack() as stack:
@@ -47,33 +48,33 @@ async def running(application: Application, *, open_again_s: float = OPEN_AGAIN_
             try:
                 await resource.open()
             except JournalFullError as full:
-                _LOG.error("serving without a journal until its disk has room: %s", full)
-                background.append(_LateJournal(resource, application.recorder(), open_again_s))
+                _LOG.error("serving without a journal, retrying: %s", full)
+                background.append(_LateJournal(resource, application.recorder(), journal_retry_s))
         stack.push_async_callback(adapters.transport().aclose)
         await _recover(application.recorder(), adapters.journal())
-        await stack.enter_async_context(working(background))
+        await stack.enter_async_context(in_background(background))
         await stack.enter_async_context(delivering(application.deliveries()))
         stack.push_async_callback(application.recorder().drain)
         yield
 
 
 async def _recover(recorder: Recorder, journal: Journal) -> None:
-    with suppress(JournalUnavailableError):  # what cannot be settled now is found again by the next start
+    with suppress(JournalUnavailableError):  # the next start tries again
         await recorder.recover(journal)
 
 
 class _LateJournal:
-    """Opens a journal whose disk had no room at the start: a worker that was killed then must not stay away for it."""
+    """A background task that opens the journal once its disk has room, so that a full disk does not prevent a start."""
 
-    def __init__(self, journal: Any, recorder: Recorder, every_s: float) -> None:
+    def __init__(self, journal: Any, recorder: Recorder, retry_s: float) -> None:
         self._journal = journal
         self._recorder = recorder
-        self._every_s = every_s
+        self._retry_s = retry_s
 
     async def run(self) -> None:
-        """Try until it is open, then settle what was left in it."""
+        """Retry until the journal is open, then record the exchanges that a former process left unfinished."""
         while True:
-            await asyncio.sleep(self._every_s)
+            await asyncio.sleep(self._retry_s)
             try:
                 await self._journal.open()
             except JournalUnavailableError:
@@ -83,17 +84,17 @@ class _LateJournal:
             return
 
 
-class Work(Protocol):
-    """Something that goes on until it is cancelled."""
+class BackgroundTask(Protocol):
+    """A task that runs until it is cancelled."""
 
     async def run(self) -> None:
-        """Go on."""
+        """Run the task."""
 
 
 @asynccontextmanager
-async def working(work: Sequence[Work]) -> AsyncIterator[None]:
-    """Let work go on in the background; at the end it is over."""
-    tasks = [asyncio.create_task(one.run()) for one in work]
+async def in_background(background: Sequence[BackgroundTask]) -> AsyncIterator[None]:
+    """Run tasks in the background. At the end, cancel them and wait until they have ended."""
+    tasks = [asyncio.create_task(one.run()) for one in background]
     try:
         yield
     finally:
@@ -104,9 +105,9 @@ async def working(work: Sequence[Work]) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def delivering(deliveries: Sequence[DeliverExchanges]) -> AsyncIterator[None]:
-    """Deliver in the background; at the end give each sink what is left, within the bound."""
+    """Run deliveries in the background. At the end, flush each sink within ``FLUSH_TIMEOUT_S``."""
     try:
-        async with working(deliveries):
+        async with in_background(deliveries):
             yield
     finally:
         with suppress(TimeoutError):

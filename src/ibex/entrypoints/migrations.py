@@ -1,4 +1,4 @@
-"""Bringing both databases to the schema of this version."""
+"""Migration of both databases to the schema of this version."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 
 def migrate(settings: Settings) -> list[str]:
-    """Migrate PostgreSQL as its owner and ClickHouse; return what was done, a line each.
+    """Migrate PostgreSQL, as its owner, and ClickHouse. Return a report with one line for each database.
 
-    Raises ``SettingsError`` if a URL is not set, and ``WorkFailedError``, which names the URL's variable.
+    Raises ``SettingsError`` if a URL is not set, and ``WorkFailedError`` with the name of the URL's variable if a
+    migration fails.
     """
     settings.require("owner_database_url", "clickhouse_url")
     if settings.owner_database_url is None or settings.clickhouse_url is None:
@@ -32,5 +33,5 @@ def migrate(settings: Settings) -> list[str]:
         raise WorkFailedError(f"IBEX_CLICKHOUSE_URL: {error}") from None
     return [
         f"PostgreSQL is at revision {revision}.",
-        f"ClickHouse: {', '.join(applied)} applied." if applied else "ClickHouse is current.",
+        f"ClickHouse: {', '.join(applied)} applied." if applied else "ClickHouse is up to date.",
     ]

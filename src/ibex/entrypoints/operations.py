@@ -1,4 +1,4 @@
-"""The operations that IBEX serves: their routes, metrics and documentation follow from this list."""
+"""The operations that IBEX serves. Routes, metrics and the OpenAPI document are derived from this list."""
 
 from __future__ import annotations
 

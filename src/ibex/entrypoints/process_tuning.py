@@ -1,4 +1,4 @@
-"""Process tuning: the cycle collector (ADR 0033), the allocator (ADR 0034), open files (ADR 0035, ADR 0037)."""
+"""Process tuning: garbage collector (ADR 0033), malloc (ADR 0034), limit and table of open files (ADR 0035, 0037)."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _LOG: Final = logging.getLogger("ibex.descriptors")
 
 
 def collect_rarely() -> None:
-    """Raise the thresholds of the cycle collector.
+    """Raise the thresholds of the garbage collector.
 
-    With the default thresholds, the collector examines imported modules again and again, a sixth of the time to start,
-    and later the objects of the requests in flight, while other requests wait. Requests leave no cycles behind.
+    With the default thresholds, the collector scans imported modules repeatedly, which takes a sixth of the start-up
+    time, and later the objects of requests in flight, while other requests wait. Requests leave no cycles behind.
     """
     gc.set_threshold(*GC_THRESHOLDS)
 
@@ -98,7 +98,7 @@ def make_room_for_descriptors(count: int) -> None:
     """
     try:
         null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:  # there is no room for one
+    except OSError:  # no free descriptor
         return
     try:
         os.close(fcntl.fcntl(null, fcntl.F_DUPFD_CLOEXEC, count - 1))

@@ -1,4 +1,4 @@
-"""The proxy as a process: the application between its opened adapters and the HTTP server."""
+"""The proxy as a process: one worker, or a supervisor with several of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ibex.entrypoints.process_tuning import prepare_descriptors
 from ibex.entrypoints.proxy_server import BACKLOG, address_of, listen, serve_http
 from ibex.entrypoints.settings import Environment, MissingSettingError, Settings, SettingsError
 from ibex.entrypoints.tracing import check_tracing
-from ibex.entrypoints.workers import WorkerSlot, end_with_parent, watch_over
+from ibex.entrypoints.workers import WorkerSlot, end_with_parent, supervise
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,37 +29,37 @@ _SERVERS: Final = ("auth_address", "redis_url", "database_url", "clickhouse_url"
 
 
 def serve(environ: Mapping[str, str], workers: int = 1) -> int:
-    """Run the proxy with the servers of the settings; return its exit code.
+    """Run the proxy with the settings in ``environ``, and return its exit code.
 
-    The settings are read from ``environ``; several workers get the same as their environment. Raises ``SettingsError``
-    if a server is not named, and ``OSError`` if the address cannot be listened on.
+    Several workers get ``environ`` as their environment. Raises ``SettingsError`` if a required setting is missing, and
+    ``OSError`` if the address cannot be bound.
     """
     settings = Settings.load(environ)
     configure_logging(settings.log_level)
     settings.require_provider()
     if workers > 1:
-        _refuse_unfit_for_several(settings)
+        _require_shared_servers(settings)
     _is_embedded(settings)
     check_tracing(settings)
     if workers > 1:
-        return watch_over(settings, environ, workers)
+        return supervise(settings, environ, workers)
     with listen(settings.host, settings.port) as listener:
         return _run(settings, listener, WorkerSlot(-1, -1, 0))
 
 
-def serve_as_worker(settings: Settings, place: WorkerSlot) -> int:
-    """Run one of several workers, on the socket that it was given; return its exit code."""
+def serve_as_worker(settings: Settings, slot: WorkerSlot) -> int:
+    """Run one of several workers on the socket of its slot, and return its exit code."""
     configure_logging(settings.log_level)
-    with socket.socket(fileno=place.listener) as listener:
-        return _run(settings, listener, place)
+    with socket.socket(fileno=slot.listener) as listener:
+        return _run(settings, listener, slot)
 
 
 def adapters_for(settings: Settings) -> EmbeddedAdapters | ProductionAdapters:
-    """Return the adapters that the settings choose: with auth and Redis by address, or with neither.
+    """Return production adapters if auth or Redis is configured, and embedded adapters otherwise.
 
-    Raises ``SettingsError`` if what these need is not named.
+    With ``IBEX_ENV=production`` it returns production adapters. Raises ``SettingsError`` if a setting is missing.
     """
-    # Here, as in ``_run``, since who only watches over workers needs none of it: a second of importing, and 60 MiB.
+    # Imported here and in ``_run``, because the supervisor does not need them: they take a second and 60 MiB.
     from ibex.entrypoints.environments import EmbeddedAdapters, ProductionAdapters  # noqa: PLC0415
 
     return EmbeddedAdapters() if _is_embedded(settings) else ProductionAdapters()
@@ -73,40 +73,42 @@ def _is_embedded(settings: Settings) -> bool:
     return False
 
 
-def _refuse_unfit_for_several(settings: Settings) -> None:
+def _require_shared_servers(settings: Settings) -> None:
     try:
         settings.require(*_SERVERS)
     except MissingSettingError as missing:
-        raise MissingSettingError(f"{missing}\nSeveral workers need all of them, auth and Redis too.") from None
+        raise MissingSettingError(
+            f"{missing}\nSeveral workers share PostgreSQL, ClickHouse, auth and Redis. Set these, or use one worker."
+        ) from None
     if settings.clickhouse_url is not None and settings.clickhouse_url.reveal().startswith("chdb:"):
         raise SettingsError(
-            "IBEX_CLICKHOUSE_URL is chdb://, which is for one process alone; several workers need a server."
+            "IBEX_CLICKHOUSE_URL is chdb://, which only one process can use. Several workers need a ClickHouse server."
         )
 
 
-def _run(settings: Settings, listener: socket.socket, place: WorkerSlot) -> int:
+def _run(settings: Settings, listener: socket.socket, slot: WorkerSlot) -> int:
     from ibex.entrypoints.containers import application_of  # noqa: PLC0415
     from ibex.entrypoints.lifespan import running  # noqa: PLC0415
 
     prepare_descriptors(settings)
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its core writes lines of its own, which are no JSON
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's core would write lines that are not JSON
 
     async def run() -> None:
-        if place.parent_pipe >= 0:
-            end_with_parent(place.parent_pipe)
+        if slot.parent_pipe >= 0:
+            end_with_parent(slot.parent_pipe)
         adapters = adapters_for(settings)
-        share = ConnectionBalancer()
-        if place.metrics >= 0:
-            regions = SharedMemorySegment.all_of(place.metrics)
-            adapters.metric_regions.override(regions)
-            adapters.own_region.override(place.number)
-            share = ConnectionBalancer(regions, place.number)
+        balancer = ConnectionBalancer()
+        if slot.metrics >= 0:
+            segments = SharedMemorySegment.all_of(slot.metrics)
+            adapters.metric_segments.override(segments)
+            adapters.own_segment.override(slot.number)
+            balancer = ConnectionBalancer(segments, slot.number)
         application = application_of(adapters, settings)
         app = application.app()
         async with running(application):
             listener.listen(BACKLOG)
             _LOG.info("listening on %s", address_of(listener))
-            await serve_http(app, listener, settings, application.drain().begin, share)
+            await serve_http(app, listener, settings, application.drain().begin, balancer)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run())

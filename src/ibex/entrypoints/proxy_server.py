@@ -1,4 +1,4 @@
-"""The HTTP server under the proxy: uvicorn, with signals that drain instead of cutting off."""
+"""The HTTP server of the proxy: uvicorn with a graceful shutdown."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import uvicorn
 
 from ibex.adapters.http_server.connections import ConnectionLimits
 from ibex.adapters.http_server.server_protocol import LimitedHttpProtocol
-from ibex.entrypoints.acceptor import Acceptor, ConnectionBalancer, Served
+from ibex.entrypoints.acceptor import Acceptor, ClosableProtocol, ConnectionBalancer
 from ibex.entrypoints.process_tuning import collect_rarely, connection_limit, keep_freed_memory
 
 if TYPE_CHECKING:
@@ -24,26 +24,26 @@ if TYPE_CHECKING:
     from ibex.entrypoints.settings import Settings
 
 BACKLOG = 2048
-SWITCH_S = 0.0005
-"""How long a thread may go on when another wants the interpreter; Python's own is ten times that."""
-LAST_WORDS_S = 5.0
-"""What requests that were cut off at the end may take to be recorded."""
+SWITCH_INTERVAL_S = 0.0005
+"""The time for which a thread keeps the interpreter lock while another waits. Python's default is ten times that."""
+RECORD_TIMEOUT_S = 5.0
+"""The time for requests that were cut off at the shutdown to record their exchanges."""
 
 
 class DrainingServer(uvicorn.Server):
-    """On SIGTERM or SIGINT: says so first, takes no new connection, lets what runs finish, and returns.
+    """A uvicorn server that drains on SIGTERM or SIGINT: it stops accepting, finishes running requests, and returns.
 
-    A second SIGINT ends the waiting. Must run in the main thread's event loop.
+    It calls ``on_drain`` first. A second SIGINT cuts off the running requests. It must run in the main thread.
     """
 
-    def __init__(self, config: uvicorn.Config, on_drain: Callable[[], None], share: ConnectionBalancer) -> None:
+    def __init__(self, config: uvicorn.Config, on_drain: Callable[[], None], balancer: ConnectionBalancer) -> None:
         super().__init__(config)
         self._on_drain = on_drain
-        self._share = share
+        self._balancer = balancer
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Handle both signals while serving; unlike uvicorn's own, do not raise them again afterwards."""
+        """Handle both signals while serving. Unlike uvicorn, do not raise them again afterwards."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._drain, number)
@@ -54,23 +54,23 @@ class DrainingServer(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to accept, from sockets that listen."""
+        """Start accepting connections from listening sockets."""
         await super().startup(sockets=[])
         connections = self.server_state.connections.__len__
         table = cast("type[LimitedHttpProtocol]", self.config.http_protocol_class).table
         acceptors = [
-            Acceptor(listener, self._make_protocol, self._share, connections, table.close_one if table else None)
+            Acceptor(listener, self._make_protocol, self._balancer, connections, table.close_one if table else None)
             for listener in sockets or []
         ]
-        self.servers = cast("list[asyncio.base_events.Server]", acceptors)  # as much of one as is used
+        self.servers = cast("list[asyncio.base_events.Server]", acceptors)  # has the methods that uvicorn calls
 
     async def on_tick(self, counter: int) -> bool:
-        """Tell the other processes how many connections there are, as some have ended; called every 0.1 s."""
-        self._share.tell(len(self.server_state.connections))
+        """Publish the number of connections for the other workers. Uvicorn calls this every 0.1 s."""
+        self._balancer.publish(len(self.server_state.connections))
         return await super().on_tick(counter)
 
-    def _make_protocol(self) -> Served:
-        make = cast("Callable[..., Served]", self.config.http_protocol_class)
+    def _make_protocol(self) -> ClosableProtocol:
+        make = cast("Callable[..., ClosableProtocol]", self.config.http_protocol_class)
         return make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
     def _drain(self, number: int) -> None:
@@ -81,9 +81,9 @@ class DrainingServer(uvicorn.Server):
 
 
 def listen(host: str, port: int, setting: str = "IBEX_PORT") -> socket.socket:
-    """Return a bound TCP socket; port 0 takes any free one. Raises ``OSError`` if the address is taken or not ours.
+    """Return a bound TCP socket. Port 0 binds any free port.
 
-    ``setting`` is the setting that the port comes from. The error names it.
+    Raises ``OSError`` if the address is in use or not local. ``setting`` is the setting to change, for the message.
     """
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     listener = socket.socket(family, kind, protocol)
@@ -93,13 +93,14 @@ def listen(host: str, port: int, setting: str = "IBEX_PORT") -> socket.socket:
         listener.set_inheritable(False)
     except OSError as error:
         listener.close()
-        otherwise = f"; {setting} takes another port, 0 for any free one" if error.errno == errno.EADDRINUSE else ""
-        raise OSError(error.errno, f"{host}:{port}: {error.strerror}{otherwise}") from None
+        in_use = error.errno == errno.EADDRINUSE
+        hint = f". Choose another port with {setting} (0 for any free port)" if in_use else ""
+        raise OSError(error.errno, f"{host}:{port}: {error.strerror}{hint}") from None
     return listener
 
 
 def address_of(listener: socket.socket) -> str:
-    """Return ``http://host:port`` of a bound socket; a wildcard address is shown as loopback."""
+    """Return ``http://host:port`` of a bound socket, with loopback in place of a wildcard address."""
     host, port = listener.getsockname()[:2]
     shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
     return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
@@ -120,18 +121,18 @@ async def serve_http(
     listener: socket.socket,
     settings: Settings,
     on_drain: Callable[[], None],
-    share: ConnectionBalancer | None = None,
+    balancer: ConnectionBalancer | None = None,
 ) -> None:
-    """Serve until a signal comes; return once running requests have finished or the time to shut down is over.
+    """Serve until SIGTERM or SIGINT, then wait for running requests, at most for the shutdown timeout.
 
-    ``share`` is for a process that is one of several on the socket.
+    ``balancer`` is None if the process does not share the socket.
     """
-    # What is there now stays: it is not to be looked through again and again while requests wait.
+    # Exempt the long-lived objects from garbage collection, so that no request waits while they are scanned.
     gc.collect()
     gc.freeze()
     collect_rarely()
-    # The journal's thread and those that encode batches take turns with the event loop, which waits that long for each.
-    sys.setswitchinterval(SWITCH_S)
+    # The event loop waits up to this long for the interpreter lock when the journal's or an encoding thread has it.
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     keep_freed_memory()
     config = uvicorn.Config(
         app,
@@ -145,8 +146,8 @@ async def serve_http(
         backlog=BACKLOG,
         timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout_s)),
     )
-    server = DrainingServer(config, on_drain, share or ConnectionBalancer())
+    server = DrainingServer(config, on_drain, balancer or ConnectionBalancer())
     listener.listen(BACKLOG)
     await server.serve(sockets=[listener])
-    if server.server_state.tasks:  # cut off by now, but what they leave is not on record yet
-        await asyncio.wait(list(server.server_state.tasks), timeout=LAST_WORDS_S)
+    if server.server_state.tasks:  # they are cut off, but their exchanges are not recorded yet
+        await asyncio.wait(list(server.server_state.tasks), timeout=RECORD_TIMEOUT_S)

@@ -1,4 +1,4 @@
-"""Whether the provider refuses the key of what runs on a folder: its access lines say so, its key is not known here."""
+"""Detection of a refused API key from the access log of a running proxy, whose key this process does not have."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ _LOOKED_AT_BYTES: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class RefusedKey:
-    """The provider's status, and the time of the request."""
+    """The provider's status (401 or 403), and the time of the request."""
 
     status: int
     at: str
 
 
 def last_refusal(log: Path) -> RefusedKey | None:
-    """Return the refusal, if the last request in the log that reached a provider got one. Reads a megabyte at most."""
+    """Return the refusal of the last request in the log that reached a provider, None if it was not refused.
+
+    Reads at most the last MiB of the log.
+    """
     for line in reversed(_last_lines(log)):
         entry = _access_line(line)
         if entry.get("attempts"):
@@ -47,6 +50,6 @@ def _access_line(line: bytes) -> dict[str, Any]:
         return {}
     try:
         entry = msgspec.json.decode(line)
-    except msgspec.DecodeError:  # cut off, where reading began
+    except msgspec.DecodeError:  # the first line is incomplete
         return {}
     return entry if isinstance(entry, dict) else {}

@@ -1,4 +1,4 @@
-"""OpenTelemetry, where the settings ask for it. Where they do not nothing of it is imported."""
+"""Wiring of OpenTelemetry. Its packages are only imported if the settings enable tracing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PORTS: Final = {"http": 80, "https": 443}
 
 
 def check_tracing(settings: Settings) -> None:
-    """Raise ``SettingsError`` where spans are asked for that cannot be sent."""
+    """Raise ``SettingsError`` if the settings enable tracing but spans cannot be exported."""
     if settings.traces_url is None:
         return
     if settings.otlp_protocol != "http/protobuf":
@@ -44,12 +44,12 @@ def check_tracing(settings: Settings) -> None:
 def _is_installed(module: str) -> bool:
     try:
         return find_spec(module) is not None
-    except ModuleNotFoundError:  # not even a package that it is in
+    except ModuleNotFoundError:  # the parent package is missing
         return False
 
 
 def span_export(settings: Settings, registry: Registry, clock: Clock) -> SpanExport | None:
-    """Return the way out for spans, None where there are none. Raises ``SettingsError`` as ``check_tracing``."""
+    """Return the exporter of spans, None if tracing is off. Raises ``SettingsError`` like ``check_tracing``."""
     url = settings.traces_url
     if url is None:
         return None
@@ -70,7 +70,7 @@ def span_export(settings: Settings, registry: Registry, clock: Clock) -> SpanExp
 def request_observer(
     telemetry: RequestTelemetry, export: SpanExport | None, settings: Settings, clock: Clock
 ) -> RequestObserver:
-    """Return who hears of requests: the telemetry itself, or the same with spans."""
+    """Return the observer of requests: the telemetry itself, or with tracing a wrapper that also exports spans."""
     if export is None:
         return telemetry
     from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415 - an extra
@@ -79,22 +79,22 @@ def request_observer(
     from ibex.adapters.telemetry.traced_requests import TracedRequests  # noqa: PLC0415 - the same
 
     resource = _resource()
-    sampler = TracerProvider(resource=resource, shutdown_on_exit=False).sampler  # which reads OTEL_TRACES_SAMPLER
+    sampler = TracerProvider(resource=resource, shutdown_on_exit=False).sampler  # reads OTEL_TRACES_SAMPLER
     return TracedRequests(telemetry, SpanMaker(resource, sampler, _providers(settings)), export, clock)
 
 
 def _resource() -> Resource:
-    """Return who sends: as the environment says, and with a name of our own where it gives none.
+    """Return the resource of the environment, with the service name ``ibex-proxy`` if the environment has none.
 
-    The SDK gives every process an instance id.
+    The SDK adds an instance id for each process.
     """
     from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource  # noqa: PLC0415 - an extra
 
-    from ibex import __version__  # noqa: PLC0415 - beside it
+    from ibex import __version__  # noqa: PLC0415 - only needed here
 
-    told = Resource.create()
-    own = Resource({SERVICE_VERSION: __version__}).merge(told)
-    if str(told.attributes[SERVICE_NAME]).startswith("unknown_service"):
+    configured = Resource.create()
+    own = Resource({SERVICE_VERSION: __version__}).merge(configured)
+    if str(configured.attributes[SERVICE_NAME]).startswith("unknown_service"):
         return own.merge(Resource({SERVICE_NAME: SERVICE}))
     return own
 
@@ -103,6 +103,6 @@ def _providers(settings: Settings) -> dict[str, ServerAddress]:
     from ibex.adapters.telemetry.spans import ServerAddress  # noqa: PLC0415 - needs the extra
 
     if settings.openai_api_key is None:
-        return {}  # the echo answers, which is nowhere
+        return {}  # the echo provider has no server
     parts = urlsplit(settings.openai_base_url)
     return {"openai": ServerAddress(parts.hostname or "", parts.port or _PORTS[parts.scheme])}

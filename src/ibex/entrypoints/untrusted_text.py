@@ -1,7 +1,7 @@
 """Sanitizing of untrusted text for terminals: text of a model, a client, a server or a database (ADR 0043).
 
-Control characters can clear the screen, set the clipboard or reorder what is shown. Each is replaced by a replacement
-character. No script needs them in a word. Joiners, which some scripts and emoji need, stay.
+Control characters can clear the screen, set the clipboard or reorder text. Each becomes a replacement character. No
+script needs them within a word. Joiners, which some scripts and emoji need, are kept.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ _UNSAFE: Final = re.compile(
 
 
 def sanitize(text: object) -> str:
-    """Return a text that is safe to print, with its newlines and tabs."""
+    """Return the text with unsafe characters replaced. Newlines and tabs are kept."""
     return _UNSAFE.sub(REPLACEMENT, str(text))
 
 
 def sanitize_line(text: object) -> str:
-    """Return a text that is safe in a line or a table: printable characters only."""
-    said = str(text)
-    if said.isprintable():
-        return said
-    return "".join(character if character.isprintable() else REPLACEMENT for character in said)
+    """Return the text with every unprintable character replaced, for one line or a table cell."""
+    line = str(text)
+    if line.isprintable():
+        return line
+    return "".join(character if character.isprintable() else REPLACEMENT for character in line)
 
 
 def sanitize_json(document: str) -> str:
-    """Return an equal JSON document with control characters escaped."""
+    """Return an equivalent JSON document with unsafe characters escaped."""
     return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", document)

@@ -1,6 +1,6 @@
-"""A worker process: ``python -m ibex.entrypoints.worker <place>``. The supervisor starts it.
+"""A worker process: ``python -m ibex.entrypoints.worker <slot>``. The supervisor starts it.
 
-It imports nothing of the command line, which no request needs. Its settings are its environment's alone.
+It does not import the command line, which no request needs. It reads its settings only from the environment.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Serve on the place that is the only argument; return the exit code: 0 done, 1 failed, 2 wrong settings."""
+    """Serve with the ``WorkerSlot`` in the only argument. Return 0 when done, 1 on failure, 2 on invalid settings."""
 
     def run() -> int:
         settings = Settings.load(environ)
-        from ibex.entrypoints.proxy import serve_as_worker  # noqa: PLC0415 - once the thresholds are raised
-        from ibex.entrypoints.workers import WorkerSlot  # noqa: PLC0415 - the same
+        from ibex.entrypoints.proxy import serve_as_worker  # noqa: PLC0415 - after ``collect_rarely``
+        from ibex.entrypoints.workers import WorkerSlot  # noqa: PLC0415 - the same reason
 
-        (place,) = arguments
-        return serve_as_worker(settings, WorkerSlot.parse(place))
+        (slot,) = arguments
+        return serve_as_worker(settings, WorkerSlot.parse(slot))
 
     collect_rarely()
     return exit_code_of(run)

@@ -20,7 +20,7 @@ PEPPER = "k:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
 
 @pytest.fixture
 def environ(tmp_path: Path) -> dict[str, str]:
-    """Settings that name servers which need not be there."""
+    """Return settings of servers that do not exist."""
     return {
         "IBEX_DATABASE_URL": "postgresql://ibex_app@127.0.0.1:1/ibex",
         "IBEX_AUTH_DATABASE_URL": "postgresql://ibex_auth@127.0.0.1:1/ibex",
@@ -31,7 +31,7 @@ def environ(tmp_path: Path) -> dict[str, str]:
 
 
 def test_the_whole_application_can_be_built_without_any_server(environ: dict[str, str]) -> None:
-    """Constructing connects to nothing; every provider gives one object, always the same."""
+    """The constructors do not connect. Every provider always returns the same object."""
     application = application_of(EmbeddedAdapters(), Settings.load(environ))
     for name, provider in application.providers.items():
         if name not in {"adapters", "deliveries", "observers", "settings"}:
@@ -42,8 +42,8 @@ def test_the_whole_application_can_be_built_without_any_server(environ: dict[str
 @pytest.mark.parametrize(
     ("key", "expected"), [("", EchoProvider), ("sk-something", OpenAIProvider)], ids=["without a key", "with a key"]
 )
-def test_a_key_decides_who_answers(environ: dict[str, str], key: str, expected: type) -> None:
-    """Without a key the echo answers for OpenAI's models, with one OpenAI does."""
+def test_the_api_key_decides_between_openai_and_the_echo(environ: dict[str, str], key: str, expected: type) -> None:
+    """Without a key, the echo provider answers for OpenAI's models."""
     adapters = EmbeddedAdapters()
     application_of(adapters, Settings.load({**environ, "OPENAI_API_KEY": key}))
     assert isinstance(adapters.provider_registry().route("gpt-4o-mini"), expected)
@@ -53,7 +53,7 @@ def test_a_key_decides_who_answers(environ: dict[str, str], key: str, expected: 
     ("variable", "value"), [("OPENAI_API_KEY", "sk-ca\u00f1ary"), ("OPENAI_BASE_URL", "https://u:p@api.example/v1")]
 )
 def test_a_setting_that_the_provider_cannot_use_is_named(environ: dict[str, str], variable: str, value: str) -> None:
-    """As a wrong setting, and without its value, which may hold a secret."""
+    """As an invalid setting, without its value, which can contain a secret."""
     adapters = EmbeddedAdapters()
     application_of(adapters, Settings.load({"OPENAI_API_KEY": "sk-something", **environ, variable: value}))
     with pytest.raises(SettingsError, match=variable) as raised:

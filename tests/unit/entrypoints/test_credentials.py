@@ -1,4 +1,4 @@
-"""Which passwords, tokens and keys are easily guessed."""
+"""Detection of weak passwords, tokens and keys."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from ibex.entrypoints.settings import variables
         *("1234", "0000000", "aaaaaaaaaaaa", "abcabcabc", "abcdefghij", "987654321", "x"),
     ],
 )
-def test_a_password_that_is_tried_first(password: str) -> None:
-    """Words in any writing, with a number after them, and patterns."""
+def test_weak_passwords(password: str) -> None:
+    """Words in any case, with a number after them, and patterns."""
     assert is_weak_password(password)
 
 
 @pytest.mark.parametrize("password", ["8d1f77c2", "correct horse battery", "passwordless-kudzu", "zq9-Lw!3"])
-def test_a_password_that_is_not(password: str) -> None:
-    """A word may be a part of it."""
+def test_strong_passwords(password: str) -> None:
+    """A word can be a part of it."""
     assert not is_weak_password(password)
 
 
@@ -39,13 +39,13 @@ def test_a_password_that_is_not(password: str) -> None:
         "your-token-goes-here-" + "z9" * 8,
     ],
 )
-def test_a_token_that_is_no_secret(token: str) -> None:
-    """Repeated, of few characters, or an example's."""
+def test_weak_tokens(token: str) -> None:
+    """Repetitions, few different characters, and placeholders."""
     assert is_weak_token(token)
 
 
-def test_random_credentials_are_taken() -> None:
-    """However they are written."""
+def test_random_credentials_are_strong() -> None:
+    """In any encoding."""
     for _ in range(200):
         key = secrets.token_bytes(16)
         assert not is_weak_key(key)
@@ -69,7 +69,7 @@ def test_passwords_are_found_wherever_a_library_takes_them(url: str, passwords: 
 
 
 def test_every_server_of_the_settings_is_known() -> None:
-    """A new URL of a server cannot be forgotten. Spans are sent without a credential as well."""
+    """A new URL setting cannot be forgotten. Spans can be sent without a credential."""
     urls = {name for name, variable in variables() if variable.is_secret and name.endswith("_url")}
 
     assert set(SERVER_OF) == urls

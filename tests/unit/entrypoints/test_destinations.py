@@ -1,4 +1,4 @@
-"""A `.env` does not decide where a secret of the environment is sent."""
+"""A `.env` must not redirect a secret of the environment."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def invocation(folder: Path, environ: dict[str, str], *lines: str) -> Invocation
 
 
 def test_every_secret_has_its_destinations() -> None:
-    """A new setting that is a secret needs a line in the table; its destinations are settings too."""
+    """A new secret setting needs an entry in the table. Its destinations are settings too."""
     named = {variable.name for _, variable in variables()} | set(COMMAND_LINE)
     secrets = {variable.name for _, variable in variables() if variable.is_secret}
 
@@ -41,7 +41,7 @@ def test_every_secret_has_its_destinations() -> None:
 
 @pytest.mark.parametrize(("secret", "destination"), PAIRS)
 def test_a_secret_of_the_environment_is_not_redirected(tmp_path: Path, secret: str, destination: str) -> None:
-    """It is refused, with both names and neither value."""
+    """The error contains both names and neither value."""
     elsewhere = invocation(tmp_path, {secret: "canary-1"}, f"{destination}=canary-2")
 
     for read in (elsewhere.environ_with_dotenv, elsewhere.environ_of_settings, elsewhere.settings):
@@ -53,8 +53,10 @@ def test_a_secret_of_the_environment_is_not_redirected(tmp_path: Path, secret: s
 
 
 @pytest.mark.parametrize(("secret", "destination"), PAIRS)
-def test_whatever_comes_from_one_place_is_taken(tmp_path: Path, secret: str, destination: str) -> None:
-    """Both from the file, or both from the environment, whatever the file says besides; and the secret alone."""
+def test_a_secret_and_its_destination_from_one_source_are_accepted(
+    tmp_path: Path, secret: str, destination: str
+) -> None:
+    """Both from the file or both from the environment; also a secret without a destination."""
     both = {secret: "x", destination: "y"}
     assert invocation(tmp_path, {}, f"{secret}=x", f"{destination}=y").environ_with_dotenv() == both
     assert invocation(tmp_path, both, f"{destination}=z").environ_with_dotenv() == both

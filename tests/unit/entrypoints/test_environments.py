@@ -1,4 +1,4 @@
-"""The same names, whatever stands behind them."""
+"""The adapters of each environment have the same names."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ ENVIRON = {
 }
 
 
-def test_both_environments_offer_what_the_application_takes() -> None:
-    """Beyond that each has what only it needs."""
+def test_both_environments_have_the_names_that_the_application_uses() -> None:
+    """In addition, each has its own names."""
     wanted = {
         "clock", "ids", "settings", "traces", "journal", "metrics", "directives", "sessions", "transport",
         "provider_registry", "token_verifier", "agent_verifier", "rate_limiter", "live_tokens", "resources",
-        "background", "checks", "registry", "metric_regions", "own_region", "loop_lag",
+        "background", "checks", "registry", "metric_segments", "own_segment", "loop_lag",
         "watch_connector", "watch_telemetry", "cache_telemetry", "shared_directives",
     }  # fmt: skip
 
@@ -46,7 +46,7 @@ def test_both_environments_offer_what_the_application_takes() -> None:
 async def test_either_makes_a_whole_application_without_any_server(
     environment: type[EmbeddedAdapters | ProductionAdapters], tmp_path: Path
 ) -> None:
-    """Constructing connects to nothing; every provider gives one object, always the same."""
+    """The constructors do not connect. Every provider always returns the same object."""
     settings = Settings.load({**ENVIRON, "IBEX_JOURNAL_DIR": str(tmp_path)})
     application = application_of(environment(), settings)
 
@@ -57,8 +57,8 @@ async def test_either_makes_a_whole_application_without_any_server(
 
 
 @pytest.mark.parametrize("environment", [OperatorAdapters, AuthAdapters])
-async def test_what_others_work_with_is_complete(environment: type[OperatorAdapters | AuthAdapters]) -> None:
-    """The command line's and auth's."""
+async def test_the_other_adapters_are_complete(environment: type[OperatorAdapters | AuthAdapters]) -> None:
+    """Those of the command line and of auth."""
     adapters = environment()
     adapters.settings.override(Settings.load(ENVIRON))
     adapters.check_dependencies()
@@ -80,8 +80,8 @@ async def test_what_others_work_with_is_complete(environment: type[OperatorAdapt
         (("IBEX_CLICKHOUSE_URL",), "IBEX_CLICKHOUSE_URL is not set"),
     ],
 )
-def test_the_settings_choose(without: tuple[str, ...], expected: type | str) -> None:
-    """Auth and Redis by address, or neither: one alone is a mistake, and is said."""
+def test_the_settings_select_the_environment(without: tuple[str, ...], expected: type | str) -> None:
+    """Auth and Redis, or neither. One without the other is an error that names the missing setting."""
     settings = Settings.load({name: value for name, value in ENVIRON.items() if name not in without})
 
     if isinstance(expected, str):
@@ -92,7 +92,7 @@ def test_the_settings_choose(without: tuple[str, ...], expected: type | str) -> 
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    """With its variable; none is no file."""
+    """With its variable. Without a path there is no file to read."""
     (tmp_path / "ca.pem").write_bytes(b"pem")
 
     assert read_file("IBEX_AUTH_CA_FILE", str(tmp_path / "ca.pem")) == b"pem"

@@ -1,4 +1,4 @@
-"""Making a fresh installation usable."""
+"""Setting up a new installation."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Site:
         self.verify = VerifyToken(store, PEPPERS, epochs, clock)
 
     async def bootstrap(self) -> Installation:
-        """Make the first of everything."""
+        """Create the objects of a new installation."""
         return await bootstrap(self.manage_identity, self.manage_directives, NAMES)
 
 
 async def test_the_agents_token_can_chat_as_the_agent() -> None:
-    """It is bound, so that a client needs nothing but the token."""
+    """The token is bound to the agent, so a client needs nothing else."""
     site = Site()
 
     made = await site.bootstrap()
@@ -69,8 +69,8 @@ async def test_the_directive_is_in_force() -> None:
     assert made.directive.version.author == "admin@example.com"
 
 
-async def test_a_second_time_is_refused() -> None:
-    """What is there stays as it is."""
+async def test_a_second_bootstrap_with_the_same_name_fails() -> None:
+    """The existing objects do not change."""
     site = Site()
     made = await site.bootstrap()
 
@@ -80,7 +80,7 @@ async def test_a_second_time_is_refused() -> None:
 
 
 async def test_an_installation_shows_no_secret() -> None:
-    """Neither token nor directive is in its repr."""
+    """Its repr contains neither token nor directive."""
     made = await Site().bootstrap()
 
     assert made.agent_token.reveal()[46:] not in repr(made)

@@ -1,4 +1,4 @@
-"""The folder of the embedded default: one owner, private files, and what is found there."""
+"""The folder of the embedded default: its lock, its permissions and its files."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ INSTALLATION = FirstInstallation("org", "acme", "agent", "assistant", "ibex_pat_
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
-    """A folder that is not there yet."""
+    """A folder that does not exist yet."""
     return Home(tmp_path / "deep" / "home")
 
 
 def test_one_process_at_a_time(home: Home) -> None:
-    """The second is told who the first is; afterwards the folder is free again."""
+    """The error contains the first process's id. Afterwards the folder can be claimed again."""
     with home.claim(), pytest.raises(HomeInUseError, match=str(os.getpid())), Home(home.path).claim():
         raise AssertionError("it must not get here")
     with home.claim():
         assert home.path.is_dir()
 
 
-def test_nothing_in_it_is_for_others(home: Home) -> None:
-    """Folder 0700, files 0600, whatever the umask."""
+def test_only_the_owner_has_access(home: Home) -> None:
+    """The folder is 0700 and its files are 0600, whatever the umask."""
     before = os.umask(0)
     try:
         with home.claim():
@@ -49,8 +49,8 @@ def test_nothing_in_it_is_for_others(home: Home) -> None:
     assert stat.S_IMODE(home.path.stat().st_mode) == 0o700
 
 
-def test_the_pepper_is_made_once_and_is_the_folders_own(home: Home, tmp_path: Path) -> None:
-    """32 random bytes under a name."""
+def test_the_pepper_is_generated_once(home: Home, tmp_path: Path) -> None:
+    """32 random bytes with a name, different for each folder."""
     other = Home(tmp_path / "other")
     with home.claim(), other.claim():
         pepper = home.token_peppers()
@@ -59,8 +59,8 @@ def test_the_pepper_is_made_once_and_is_the_folders_own(home: Home, tmp_path: Pa
     assert len(base64.b64decode(pepper.partition(":")[2])) == 32
 
 
-def test_the_first_installation_is_remembered(home: Home) -> None:
-    """None before it; its repr shows no token."""
+def test_the_first_installation_is_stored(home: Home) -> None:
+    """None before it. Its repr contains no token."""
     assert home.installation() is None
     with home.claim():
         home.remember_installation(INSTALLATION)
@@ -68,8 +68,8 @@ def test_the_first_installation_is_remembered(home: Home) -> None:
     assert "ibex_pat" not in repr(INSTALLATION)
 
 
-def test_what_runs_is_announced_as_long_as_it_runs(home: Home) -> None:
-    """An announcement that was left behind by a process that died is none."""
+def test_an_announcement_is_valid_while_its_process_lives(home: Home) -> None:
+    """An announcement of a dead process is ignored."""
     assert (home.running_address(), home.running_environ()) == (None, {})
     with home.claim():
         home.announce("http://127.0.0.1:4242", {"IBEX_PORT": "1"})
@@ -84,8 +84,8 @@ def test_what_runs_is_announced_as_long_as_it_runs(home: Home) -> None:
         assert home.running_address() is None
 
 
-def test_a_full_disk_is_told_with_the_file(tmp_path: Path) -> None:
-    """The system names no file when there is no room for what is written."""
+def test_the_error_of_a_full_disk_names_the_file(tmp_path: Path) -> None:
+    """The system's own error does not."""
     with small_disk(tmp_path / "small", 1 << 16) as disk:
         home = Home(disk.path / "home")
         home.path.mkdir()
@@ -96,8 +96,8 @@ def test_a_full_disk_is_told_with_the_file(tmp_path: Path) -> None:
     assert str(full.value.filename).startswith(str(tmp_path / "small" / "home"))
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
-    """A file in its way, for one."""
+def test_the_error_for_a_folder_that_cannot_be_created_names_it(tmp_path: Path) -> None:
+    """For example, because a parent is a file."""
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="Not a directory") as wrong, Home(tmp_path / "file" / "home").claim():
         raise AssertionError("it must not get here")

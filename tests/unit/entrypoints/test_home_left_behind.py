@@ -1,4 +1,4 @@
-"""What is found in the folder after a process has died, or after somebody has been at its files."""
+"""The state of the folder after a process died, or after its files were changed."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ FILES = {"token_peppers", "installation.json", "running.json"}
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
-    """A folder that is not there yet."""
+    """A folder that does not exist yet."""
     return Home(tmp_path / "home")
 
 
 def fill(home: Home) -> None:
-    """Write everything that is written there."""
+    """Write every file of the folder."""
     home.token_peppers()
     home.remember_installation(INSTALLATION)
     home.announce("http://127.0.0.1:1", {})
 
 
-def test_asking_touches_nothing(home: Home) -> None:
-    """Commands that look for what runs do not leave a folder behind."""
+def test_reading_creates_nothing(home: Home) -> None:
+    """A command that looks for a running proxy does not create the folder."""
     assert home.installation() is None
     assert home.running_address() is None
     assert home.running_environ() == {}
@@ -40,7 +40,7 @@ def test_asking_touches_nothing(home: Home) -> None:
 
 
 def test_a_claim_that_fails_leaves_the_folder_free(home: Home) -> None:
-    """And what was announced is no longer believed."""
+    """A former announcement is no longer valid."""
 
     def start() -> None:
         with home.claim():
@@ -56,19 +56,20 @@ def test_a_claim_that_fails_leaves_the_folder_free(home: Home) -> None:
 
 
 @pytest.mark.parametrize("left", ["", "99999999999999999999", "no number"])
-def test_a_lock_that_nobody_holds_stops_nobody(home: Home, left: str) -> None:
-    """Whatever a process that died wrote into it; the second one is told of who holds it now, and of no one else."""
+def test_the_content_of_a_lock_file_does_not_matter(home: Home, left: str) -> None:
+    """A lock file of a dead process does not lock. The error contains the id of the current owner."""
     home.path.mkdir()
     (home.path / "lock").write_text(left)
 
     with home.claim(), pytest.raises(HomeInUseError) as raised, Home(home.path).claim():
         raise AssertionError("it must not get here")
 
-    assert str(raised.value) == f"IBEX already runs on {home.path} (process {os.getpid()})."
+    expected = f"IBEX is already running in {home.path} (pid {os.getpid()}). Stop it, or pass another --home."
+    assert str(raised.value) == expected
 
 
-def test_the_second_claim_takes_nothing_from_the_first(home: Home) -> None:
-    """The announcement stands, and is readable by who was refused."""
+def test_a_failed_claim_does_not_affect_the_first(home: Home) -> None:
+    """The announcement stays readable."""
     with home.claim():
         home.announce("http://127.0.0.1:4242", {})
         other = Home(home.path)
@@ -78,8 +79,8 @@ def test_the_second_claim_takes_nothing_from_the_first(home: Home) -> None:
         assert other.running_address() == "http://127.0.0.1:4242"
 
 
-def test_half_a_file_of_a_process_that_died_is_no_obstacle(home: Home) -> None:
-    """Neither its contents nor its mode is taken over."""
+def test_an_incomplete_file_of_a_dead_process_is_replaced(home: Home) -> None:
+    """Neither its content nor its mode is kept."""
     with home.claim():
         for name in FILES:
             (home.path / f"{name}.part").write_text("half a f")
@@ -92,8 +93,8 @@ def test_half_a_file_of_a_process_that_died_is_no_obstacle(home: Home) -> None:
         assert {stat.S_IMODE(path.stat().st_mode) for path in home.path.iterdir()} == {0o600}
 
 
-def test_a_file_that_was_opened_to_others_is_closed_by_the_next_writing(home: Home) -> None:
-    """What is replaced does not keep the old one's mode."""
+def test_writing_restores_the_mode_of_a_file(home: Home) -> None:
+    """A replaced file does not keep the mode of the old one."""
     with home.claim():
         fill(home)
         (home.path / "installation.json").chmod(0o644)
@@ -102,8 +103,8 @@ def test_a_file_that_was_opened_to_others_is_closed_by_the_next_writing(home: Ho
         assert stat.S_IMODE((home.path / "installation.json").stat().st_mode) == 0o600
 
 
-def test_what_is_left_is_found_by_the_next_process(home: Home) -> None:
-    """Installation and pepper outlive the claim: tokens stay valid from one start to the next."""
+def test_the_next_process_finds_installation_and_pepper(home: Home) -> None:
+    """Tokens therefore stay valid after a restart."""
     with home.claim():
         fill(home)
         pepper = home.token_peppers()
@@ -115,8 +116,8 @@ def test_what_is_left_is_found_by_the_next_process(home: Home) -> None:
 
 
 @pytest.mark.parametrize("text", ["", '{"org_id": "01', "{'org_id': 1}", "\x00" * 64])
-def test_an_installation_that_cannot_be_read_is_not_taken_for_none(home: Home, text: str) -> None:
-    """Else the next start would make another one beside it."""
+def test_a_damaged_installation_file_is_an_error(home: Home, text: str) -> None:
+    """Otherwise the next start would create another installation."""
     with home.claim():
         fill(home)
         (home.path / "installation.json").write_text(text)
@@ -125,8 +126,8 @@ def test_an_installation_that_cannot_be_read_is_not_taken_for_none(home: Home, t
             home.installation()
 
 
-def test_an_announcement_that_cannot_be_read_is_not_taken_for_none(home: Home) -> None:
-    """Else a command would go to other servers than those that run; without a claim it is not even looked at."""
+def test_a_damaged_announcement_is_an_error(home: Home) -> None:
+    """Otherwise a command could use other servers. Without a claim the file is not read."""
     with home.claim():
         (home.path / "running.json").write_text('{"address": "http')
         with pytest.raises(ValueError, match="Unterminated string"):

@@ -1,4 +1,4 @@
-"""A server that ends by itself is started again."""
+"""A server that ends is restarted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OFTEN_S = 0.001
 
 
 class FakeServer:
-    """Ends when it is told to; some of its starts fail, and one may be held up."""
+    """A server that ends on demand. Some of its starts fail, and one can block."""
 
     def __init__(self, *, failing_starts: int = 0) -> None:
         self.running = True
@@ -28,7 +28,7 @@ class FakeServer:
         self._failing = failing_starts
 
     def start(self) -> None:
-        """Start, or fail to."""
+        """Start, fail or block."""
         self.starts += 1
         self.started.set()
         assert self.may_start.wait(10)
@@ -37,15 +37,15 @@ class FakeServer:
         self.running = True
         self.runs_again.set()
 
-    def watched(self) -> Server:
-        """Return it as it is looked after."""
+    def supervised(self) -> Server:
+        """Return the server for ``KeepRunning``."""
         return Server("a server", lambda: self.running, self.start)
 
 
 @asynccontextmanager
 async def kept_running(*servers: FakeServer) -> AsyncIterator[asyncio.Task[None]]:
-    """Look after servers while the block runs."""
-    keep = KeepRunning([server.watched() for server in servers], look_every_s=OFTEN_S)
+    """Supervise servers during the block."""
+    keep = KeepRunning([server.supervised() for server in servers], check_interval_s=OFTEN_S)
     task = asyncio.create_task(keep.run())
     yield task
     task.cancel()
@@ -56,8 +56,8 @@ async def _until_it_runs(server: FakeServer) -> None:
     assert await asyncio.to_thread(server.runs_again.wait, 10)
 
 
-async def test_a_server_that_ended_is_started_again() -> None:
-    """The other one is left alone."""
+async def test_a_server_that_ended_is_restarted() -> None:
+    """The other one is not."""
     ending, other = FakeServer(), FakeServer()
     async with kept_running(ending, other):
         ending.running = False
@@ -65,8 +65,8 @@ async def test_a_server_that_ended_is_started_again() -> None:
     assert (ending.starts, other.starts) == (1, 0)
 
 
-async def test_a_start_that_fails_is_tried_again() -> None:
-    """And keeps nobody from being started."""
+async def test_a_failed_start_is_retried() -> None:
+    """It does not prevent the restart of other servers."""
     failing, other = FakeServer(failing_starts=2), FakeServer()
     async with kept_running(failing, other):
         failing.running = other.running = False
@@ -75,8 +75,8 @@ async def test_a_start_that_fails_is_tried_again() -> None:
     assert failing.starts == 3
 
 
-async def test_a_start_that_is_under_way_ends_before_the_looking_after() -> None:
-    """Whoever stops the servers next finds one that runs."""
+async def test_a_cancellation_waits_for_a_running_start() -> None:
+    """So that the servers can then be stopped."""
     server = FakeServer()
     async with kept_running(server) as task:
         server.may_start.clear()

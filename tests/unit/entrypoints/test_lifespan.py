@@ -1,4 +1,4 @@
-"""Opening in order, closing in reverse, and giving the sinks what is left."""
+"""Opening in order, closing in reverse, and flushing the sinks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ibex.entrypoints.lifespan import delivering, running
 
 
 class Resource:
-    """Notes when it is opened and closed; may fail to open."""
+    """A resource that records when it is opened and closed, and can fail to open."""
 
     def __init__(self, name: str, notes: list[str], *, fails: bool = False) -> None:
         self.name = name
@@ -35,15 +35,15 @@ class Resource:
         self.notes.append(f"close {self.name}")
 
     async def aclose(self) -> None:
-        """Close, as a transport calls it."""
+        """Close, like a transport."""
         self.notes.append(f"close {self.name}")
 
     async def recover(self, journal: Resource) -> None:
-        """Settle what was left open."""
+        """Record the recovery."""
         self.notes.append(f"recover {journal.name}")
 
     async def run(self) -> None:
-        """Go on until it is cancelled."""
+        """Run until cancelled."""
         self.runs = True
         try:
             await asyncio.Event().wait()
@@ -51,7 +51,7 @@ class Resource:
             self.runs = False
 
     async def drain(self) -> None:
-        """Settle, as the use case calls it."""
+        """Record the drain."""
         self.notes.append(f"drain {self.name}")
 
 
@@ -59,7 +59,7 @@ BACKGROUND = ("watch", "token_filter", "recover_journals", "abandon_idle_session
 
 
 class Graph:
-    """The part of a container that ``running`` asks for."""
+    """The part of a container that ``running`` uses."""
 
     def __init__(self, notes: list[str], *, failing: str = "") -> None:
         def give(name: str) -> Any:
@@ -80,8 +80,8 @@ class Graph:
 OPENED = ["open database", "open traces", "open journal"]
 
 
-async def test_what_is_opened_is_closed_in_reverse() -> None:
-    """What runs is settled first; the journal closes after those who read it."""
+async def test_resources_are_closed_in_reverse() -> None:
+    """The recorder is drained first, and the journal is closed after the deliveries."""
     notes: list[str] = []
     async with running(cast("Any", Graph(notes))):
         notes.append("serve")
@@ -97,8 +97,8 @@ async def test_what_is_opened_is_closed_in_reverse() -> None:
     ]
 
 
-async def test_what_was_opened_is_closed_when_a_later_one_fails() -> None:
-    """A start that fails leaves nothing open."""
+async def test_resources_are_closed_when_a_later_one_fails_to_open() -> None:
+    """A failed start leaves nothing open."""
     notes: list[str] = []
     with pytest.raises(ConnectionError):
         async with running(cast("Any", Graph(notes, failing="traces"))):
@@ -106,8 +106,8 @@ async def test_what_was_opened_is_closed_when_a_later_one_fails() -> None:
     assert notes == [*OPENED[:2], "close traces", "close database"]
 
 
-async def test_what_goes_on_in_the_background_runs_while_requests_are_served() -> None:
-    """The watch and its filter among it; afterwards nothing of it goes on."""
+async def test_background_tasks_run_while_requests_are_served() -> None:
+    """Among them the watch and its filter. Afterwards none is running."""
     graph: Any = Graph([])
     work = [getattr(graph, name)() for name in BACKGROUND]
     async with running(graph):
@@ -117,7 +117,7 @@ async def test_what_goes_on_in_the_background_runs_while_requests_are_served() -
 
 
 class FullJournal(Resource):
-    """A journal whose disk has no room for so many tries."""
+    """A journal whose disk is full for a number of attempts."""
 
     def __init__(self, notes: list[str], tries: int) -> None:
         super().__init__("journal", notes)
@@ -134,13 +134,13 @@ class FullJournal(Resource):
         self.is_open.set()
 
 
-async def test_a_journal_without_room_keeps_nobody_from_serving() -> None:
-    """It is opened as soon as it can be, and what was left in it settled; it is closed like any other."""
+async def test_a_full_disk_does_not_prevent_a_start() -> None:
+    """The journal is opened and recovered later, and closed like any other."""
     notes: list[str] = []
     graph, journal = Graph(notes), FullJournal(notes, tries=3)
     graph.journal = lambda: journal
     graph.resources = lambda: [Resource("traces", notes), journal]
-    async with running(cast("Any", graph), open_again_s=0.001):
+    async with running(cast("Any", graph), journal_retry_s=0.001):
         notes.append("serve")
         await journal.is_open.wait()
         await asyncio.sleep(0)
@@ -151,15 +151,15 @@ async def test_a_journal_without_room_keeps_nobody_from_serving() -> None:
 
 
 class HungStore:
-    """Never takes a batch."""
+    """A store that never completes a batch."""
 
     async def append(self, _checkpoints: object) -> None:
-        """Wait for ever."""
+        """Block for ever."""
         await asyncio.Event().wait()
 
 
 async def test_deliveries_are_stopped_at_the_end() -> None:
-    """No task is left behind, and an empty journal lets go at once."""
+    """No task is left, and an empty journal is flushed at once."""
     journal = InMemoryJournal()
     delivery = DeliverExchanges(
         journal,

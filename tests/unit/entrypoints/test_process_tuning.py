@@ -1,4 +1,4 @@
-"""Process tuning: the cycle collector, the allocator, and the limit and the table of open files."""
+"""Process tuning: garbage collector, malloc, and the limit and table of open files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def faults(how: str) -> int:
-    """Return how many pages a process of its own got from the kernel."""
+    """Return the number of page faults of a new process."""
     run = subprocess.run([sys.executable, "-c", MEASURE_FAULTS, how], capture_output=True, text=True, check=False)
     if run.returncode == 3:
         pytest.skip("this C library has no such setting")
@@ -37,20 +37,20 @@ def faults(how: str) -> int:
     return int(run.stdout)
 
 
-def test_large_copies_get_the_same_pages_again() -> None:
-    """Beside what happens without it, which gets new ones for every copy."""
+def test_large_copies_reuse_pages() -> None:
+    """A process without the setting gets new pages for every copy."""
     assert faults("kept") < COPIES < faults("as it is") / 100
 
 
-def test_a_c_library_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing happens."""
+def test_a_c_library_without_mallopt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The function returns False and changes nothing."""
     monkeypatch.setattr("ctypes.CDLL", lambda _name: object())
 
     assert not keep_freed_memory()
 
 
 def test_the_thresholds_of_the_collector_are_raised() -> None:
-    """Far above Python's own, which are 700 to 2,000 objects."""
+    """Far above Python's defaults of 700 to 2,000 objects."""
     before = gc.get_threshold()
     try:
         collect_rarely()
@@ -79,30 +79,30 @@ print(slots(), len(os.listdir("/proc/self/fd")) - before)
 
 
 def room(count: int, allowed: int, taken: int = 0) -> tuple[int, int]:
-    """Return how large the table of a process of its own is then, and how many files more are open than before."""
+    """Return the table size of a new process, and how many more files it has open than before."""
     arguments = map(str, (count, allowed, taken))
     run = subprocess.run([sys.executable, "-c", MEASURE_SLOTS, *arguments], capture_output=True, text=True, check=True)
     slots, more = map(int, run.stdout.split())
     return slots, more
 
 
-def test_there_is_room_and_nothing_is_open() -> None:
-    """Without it the table of a process begins with room for 64 or 256."""
+def test_the_table_grows_and_no_file_stays_open() -> None:
+    """Otherwise the table of a process begins with 64 or 256 entries."""
     slots, more = room(4_000, allowed=10_000)
 
     assert (slots >= 4_000, more) == (True, 0)
     assert room(1, allowed=10_000)[0] < 1_000
 
 
-def test_no_more_than_is_allowed() -> None:
-    """The limit of open files bounds it; asking for more is no failure."""
+def test_the_table_is_bounded_by_the_limit() -> None:
+    """Requesting more is not an error."""
     slots, more = room(100_000, allowed=600)
 
     assert (600 <= slots <= 1_024, more) == (True, 0)
 
 
-def test_a_process_that_may_open_nothing_more() -> None:
-    """Goes on as it is."""
+def test_a_process_without_a_free_descriptor() -> None:
+    """It continues unchanged."""
     assert room(2_000, allowed=100, taken=95)[1] == 0
 
 
@@ -130,7 +130,7 @@ print(resource.getrlimit(resource.RLIMIT_NOFILE)[0], connection_limit(settings))
     ],
 )
 def test_the_soft_limit_is_raised_to_the_hard_one(soft: int, hard: int, concurrency: int, said: list[str]) -> None:
-    """A warning tells where it is too low; a worker then takes as many connections as its descriptors allow."""
+    """A low hard limit is logged, and the worker accepts as many connections as it allows."""
     arguments = map(str, (soft, hard, concurrency))
     run = subprocess.run([sys.executable, "-c", LIMITS, *arguments], capture_output=True, text=True, check=True)
 

@@ -1,4 +1,4 @@
-"""Whether the provider refused the key of what runs on a folder, by its log."""
+"""Detection of a refused API key from the access log."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OTHER = {"source": "uvicorn.error", "event": "started"}
 
 
 def logged(*lines: object) -> str:
-    """Return these lines as a log."""
+    """Return a log with these lines."""
     return "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
 
 
@@ -36,13 +36,13 @@ def logged(*lines: object) -> str:
     ids=["last", "last that reached it", "taken since", "another fault", "nothing asked", "no lines of ours", "empty"],
 )
 def test_the_last_request_that_reached_the_provider_counts(tmp_path: Path, text: str, *, refused: bool) -> None:
-    """A key may have been replaced since; a request that did not get that far says nothing."""
+    """The key may have been replaced since. Requests that did not reach the provider are ignored."""
     (tmp_path / "log").write_text(text)
     assert last_refusal(tmp_path / "log") == (RefusedKey(401, "2026-01-02T03:04:05Z") if refused else None)
 
 
-def test_no_more_than_the_end_of_a_long_log_is_read(tmp_path: Path) -> None:
-    """A megabyte; the line in which reading begins is passed over."""
+def test_only_the_end_of_a_long_log_is_read(tmp_path: Path) -> None:
+    """One MiB. The incomplete first line is ignored."""
     (tmp_path / "log").write_text(logged(REFUSED) + logged(OTHER) * 30_000)
     assert last_refusal(tmp_path / "log") is None
     assert last_refusal(tmp_path / "none") is None

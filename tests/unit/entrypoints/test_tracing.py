@@ -1,4 +1,4 @@
-"""OpenTelemetry is there where the settings ask for it, and nowhere else."""
+"""Wiring of OpenTelemetry."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HERE = "http://127.0.0.1:1"
 
 @pytest.fixture
 def environ(tmp_path: Path) -> dict[str, str]:
-    """Settings that name servers which need not be there."""
+    """Return settings of servers that do not exist."""
     return {
         "IBEX_DATABASE_URL": "postgresql://ibex_app@127.0.0.1:1/ibex",
         "IBEX_AUTH_DATABASE_URL": "postgresql://ibex_auth@127.0.0.1:1/ibex",
@@ -35,12 +35,12 @@ def environ(tmp_path: Path) -> dict[str, str]:
 
 
 def application(environ: dict[str, str]) -> Application:
-    """Return the application of these settings."""
+    """Return the application with these settings."""
     return application_of(EmbeddedAdapters(), Settings.load(environ))
 
 
-def test_without_the_setting_nothing_is_between(environ: dict[str, str]) -> None:
-    """Requests are told to whom they always were."""
+def test_without_the_setting_requests_are_not_traced(environ: dict[str, str]) -> None:
+    """The observer is the telemetry itself."""
     plain = application(environ)
 
     assert plain.span_export() is None
@@ -48,15 +48,15 @@ def test_without_the_setting_nothing_is_between(environ: dict[str, str]) -> None
 
 
 def test_with_the_setting_requests_are_traced(environ: dict[str, str]) -> None:
-    """With the same telemetry behind it."""
+    """The tracing observer wraps the same telemetry."""
     traced = application({**environ, ENDPOINT: HERE})
 
     assert traced.span_export() is traced.span_export()
     assert isinstance(traced.request_observer(), TracedRequests)
 
 
-def test_without_the_setting_it_is_not_even_imported() -> None:
-    """Neither what we make of it nor what sends; the client library for Redis imports the rest where it is there."""
+def test_without_the_setting_the_exporter_is_not_imported() -> None:
+    """Nor are our modules for tracing. redis-py imports other parts of OpenTelemetry if they are installed."""
     program = (
         "import ibex.entrypoints.proxy, sys;"
         "ours = {'ibex.adapters.telemetry.' + name for name in ('spans', 'span_export', 'traced_requests')};"
@@ -73,10 +73,10 @@ def test_without_the_setting_it_is_not_even_imported() -> None:
     ],
 )
 @pytest.mark.parametrize("module", ["opentelemetry", EXPORTER])
-def test_without_the_extra_it_is_said_what_to_install(
+def test_without_the_extra_the_error_names_it(
     monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], named: str, module: str
 ) -> None:
-    """At start, as a wrong setting: exit code 2."""
+    """At the start, as an invalid setting (exit code 2)."""
     for name in [name for name in sys.modules if name.startswith(module)]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, module, None)  # as the import system marks what is not there
@@ -88,16 +88,16 @@ def test_without_the_extra_it_is_said_what_to_install(
 @pytest.mark.parametrize(
     ("variable", "value"), [("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"), ("OTEL_TRACES_EXPORTER", "zipkin")]
 )
-def test_another_way_of_sending_is_refused(environ: dict[str, str], variable: str, value: str) -> None:
-    """Where spans are to be sent; else nobody asked for it."""
+def test_another_protocol_or_exporter_is_rejected(environ: dict[str, str], variable: str, value: str) -> None:
+    """Only if an endpoint is set."""
     application({**environ, variable: value})
 
     with pytest.raises(SettingsError, match=f"{variable} is '{value}'; allowed: "):
         application({**environ, variable: value, ENDPOINT: HERE})
 
 
-def test_who_sends_and_where_the_provider_is(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name of our own unless the environment gives one; an instance id for each process."""
+def test_the_resource_and_the_address_of_the_provider(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment can override the service name. Each process has its own instance id."""
     from ibex.entrypoints.tracing import _providers, _resource  # noqa: PLC0415 - the unit is private
 
     own = _resource().attributes

@@ -1,4 +1,4 @@
-"""What a terminal would obey is not printed."""
+"""Control characters are not printed."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ ATTACKS = {
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_what_a_terminal_obeys_is_shown_as_a_replacement_character(name: str) -> None:
-    """One for each, and the rest stays; also if it comes character by character, as streams are cut anywhere."""
+def test_control_characters_are_replaced(name: str) -> None:
+    """One by one, and the rest is kept. The result does not depend on how a stream is split."""
     text = ATTACKS[name]
     for shown in (sanitize(text), "".join(map(sanitize, text)), sanitize_line(text)):
         assert len(shown) == len(text)
@@ -48,20 +48,20 @@ def test_what_a_terminal_obeys_is_shown_as_a_replacement_character(name: str) ->
         "5\u00a0\u20ac",
     ],
 )
-def test_texts_of_all_scripts_stay(text: str) -> None:
-    """With lines and tabs, joiners and no-break spaces."""
+def test_texts_of_all_scripts_are_kept(text: str) -> None:
+    """With newlines, tabs, joiners and no-break spaces."""
     assert sanitize(text) == text
 
 
-def test_a_table_has_no_lines_within_its_cells() -> None:
-    """Neither lines nor tabs."""
+def test_a_line_contains_no_newline_or_tab() -> None:
+    """So a table has no line breaks within its cells."""
     assert sanitize_line("a\nb\tc") == "a\ufffdb\ufffdc"
     assert sanitize_line("a b") == "a b"
 
 
 @pytest.mark.parametrize("name", [name for name in ATTACKS if "surrogate" not in name])
-def test_a_json_document_says_the_same(name: str) -> None:
-    """With escapes instead."""
+def test_a_json_document_stays_equal(name: str) -> None:
+    """Control characters are escaped."""
     document = sanitize_json(json.dumps({"x": ATTACKS[name]}, ensure_ascii=False))
     assert json.loads(document) == {"x": ATTACKS[name]}
     assert document.isprintable()

@@ -1,4 +1,4 @@
-"""A worker that cannot begin says why as every command does; that it serves is tests/integration's."""
+"""Errors at the start of a worker. ``tests/integration`` has the tests of a serving worker."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import pytest
     ("environ", "place", "code", "said"),
     [
         ({"IBEX_PORT": "high"}, "3,4,0,-1", 2, "ibex: IBEX_PORT is 'high'; allowed: 0 to 65535, 0 for any free port."),
-        ({}, "3,4", 1, "ibex: a worker's place is 4 numbers, not 2"),
+        ({}, "3,4", 1, "ibex: a worker slot has 4 numbers, not 2"),
     ],
 )
-def test_what_is_wrong_is_one_line(environ: dict[str, str], place: str, code: int, said: str) -> None:
-    """And an exit code by which the process that watches over workers can end with them."""
+def test_an_error_is_one_line(environ: dict[str, str], place: str, code: int, said: str) -> None:
+    """The exit code lets the supervisor stop the other workers."""
     worker = subprocess.run(
         [sys.executable, "-m", "ibex.entrypoints.worker", place],
         env=environ,

@@ -1,1 +1,1 @@
-"""The journal on local disk, in SQLite."""
+"""The adapter of the port ``Journal``: a SQLite file on local disk."""

@@ -1,6 +1,6 @@
-"""Where exchanges end that a sink will never take: one JSON object a line, for a person to look at.
+"""The dead-letter file: exchanges that a sink rejects for good, one JSON object a line, for an operator to inspect.
 
-There is no secret and no text in an exchange, so there is none here either; the file is its owner's alone all the same.
+An exchange contains no secret and no message text, so this file contains none. Only its owner can read it all the same.
 """
 
 from __future__ import annotations
@@ -21,10 +21,13 @@ MAX_BYTES: Final = 64 * 1024 * 1024
 
 
 def append_dead_letter(directory: Path, sink: Sink, reason: str, letter: dict[str, Any]) -> None:
-    """Add a line, unless the file has grown too large or cannot be written: that it was lost is counted elsewhere."""
+    """Append one line to the file.
+
+    Drop it if the file would exceed ``MAX_BYTES`` or cannot be written; the caller counts every dead letter.
+    """
     try:
         line = msgspec.json.encode({"sink": sink.value, "reason": reason, **letter}) + b"\n"
-    except ValueError:  # text that UTF-8 has no bytes for
+    except ValueError:  # a lone surrogate, which UTF-8 cannot encode
         line = msgspec.json.encode({"sink": sink.value, "reason": reason, "id": str(letter.get("id"))}) + b"\n"
     with suppress(OSError):
         file = os.open(directory / FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -1,8 +1,8 @@
-"""How an exchange lies in the journal: one MessagePack array of the encoding's version and the exchange's fields.
+"""The encoding of an exchange in the journal: a MessagePack array of the format version and the exchange's fields.
 
-Fields are encoded by name, as the domain calls them. Unknown ones are passed over and absent ones take their default,
-so that a field may be added to ``Exchange``, with a default, without a new version. Renaming or removing one needs a
-new version beside the old, since a journal outlives the program that wrote it.
+Fields are encoded by their names in ``Exchange``. The decoder ignores unknown fields, and absent ones get their
+default, so a field with a default can be added without a new version. Renaming or removing a field needs a new version
+beside the old one, because a journal outlives the program that wrote it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ VERSION: Final = 1
 
 
 class UnreadableExchangeError(Exception):
-    """Bytes in the journal are not an exchange of a version that this program knows. The message holds none of them."""
+    """A row of the journal is not an exchange in a supported format version. The message contains none of its bytes."""
 
 
 _encoder = msgspec.msgpack.Encoder(uuid_format="bytes")
@@ -26,16 +26,16 @@ _exchange_decoder = msgspec.msgpack.Decoder(Exchange)
 
 
 def encode(exchange: Exchange) -> bytes:
-    """Return the bytes that ``decode`` makes the same exchange of."""
+    """Return an exchange as bytes. ``decode`` returns an equal exchange for them."""
     return _encoder.encode((VERSION, exchange))
 
 
 def decode(encoded: bytes) -> Exchange:
-    """Return the exchange. Raises ``UnreadableExchangeError``."""
+    """Return the exchange that ``encode`` encoded. Raises ``UnreadableExchangeError``."""
     try:
         version, body = _decoder.decode(encoded)
         if version != VERSION:
-            raise UnreadableExchangeError(f"an exchange in the journal has the unknown version {version}")
+            raise UnreadableExchangeError(f"an exchange in the journal has the unsupported format version {version}")
         return _exchange_decoder.decode(body)
     except msgspec.MsgspecError as error:
-        raise UnreadableExchangeError(f"an exchange in the journal cannot be read ({type(error).__name__})") from None
+        raise UnreadableExchangeError(f"cannot decode an exchange in the journal ({type(error).__name__})") from None

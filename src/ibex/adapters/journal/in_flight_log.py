@@ -1,8 +1,9 @@
-"""What is under way, noted in a file of slots: one is written when a request reaches the provider, wiped at its end.
+"""The in-flight log: a file of fixed-size slots with the exchanges that have not finished.
 
-A note outlives the process, since what is written is the operating system's from then on; it need not outlive the
-machine. One write of a page that is in memory takes some microseconds and so is made in the event loop. Length and
-CRC-32 in front of each note tell one that was cut short, which then is none.
+An entry is written when a request reaches the provider, and cleared when the exchange ends. Entries survive the death
+of the process, because the page cache belongs to the kernel; they need not survive a power loss. Writing to a cached
+page takes a few microseconds, so the event loop does it directly. A length and a CRC-32 precede each entry, so that an
+incomplete entry is detected and ignored.
 """
 
 from __future__ import annotations
@@ -19,45 +20,45 @@ if TYPE_CHECKING:
 SLOT_BYTES: Final = 2_048
 MAX_SLOTS: Final = 65_536
 _HEADER: Final = struct.Struct("<II")
-_WIPED: Final = bytes(_HEADER.size)
+_CLEARED: Final = bytes(_HEADER.size)
 
 
 class InFlightLog:
-    """The file, open. Which slot holds whose note is kept in memory."""
+    """An open in-flight log. The map from exchange to slot is kept in memory."""
 
     def __init__(self, path: Path) -> None:
         """Open the file, or create it. Raises ``OSError``."""
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._slots: dict[int, int] = {}  # by exchanges' ids as numbers, which are cheaper to look up
+        self._slots: dict[int, int] = {}  # keyed by exchange id as an integer, which is cheaper to look up
         self._free: list[int] = []
         self._count = 0
 
-    def found(self) -> list[tuple[int, bytes]]:
-        """Return the notes of who had the file before, each with its slot. To be called once, before all else."""
-        notes = []
+    def read_entries(self) -> list[tuple[int, bytes]]:
+        """Return the entries of a former process, each with its slot. Call this once, before any other method."""
+        entries = []
         self._count = -(-os.fstat(self._file).st_size // SLOT_BYTES)
         for slot in range(self._count):
-            note = self._read(slot)
-            if note is None:
+            entry = self._read(slot)
+            if entry is None:
                 self._free.append(slot)
             else:
-                notes.append((slot, note))
-        return notes
+                entries.append((slot, entry))
+        return entries
 
-    def claim(self, exchange_id: UUID, slot: int) -> None:
-        """Say whose note a slot holds that was found."""
+    def adopt(self, exchange_id: UUID, slot: int) -> None:
+        """Set the exchange of a slot that ``read_entries`` returned, so that ``remove`` finds it."""
         self._slots[exchange_id.int] = slot
 
-    def free(self, slot: int) -> None:
-        """Wipe a slot that was found."""
-        try:  # noqa: SIM105 - a context manager costs as much as the writing
-            os.pwrite(self._file, _WIPED, slot * SLOT_BYTES)
+    def clear(self, slot: int) -> None:
+        """Clear a slot, so that it can be reused."""
+        try:  # noqa: SIM105 - a context manager costs as much as the write
+            os.pwrite(self._file, _CLEARED, slot * SLOT_BYTES)
         except OSError:
             pass
         self._free.append(slot)
 
-    def note(self, exchange_id: UUID, body: bytes) -> bool:
-        """Write a note; False if it cannot be kept, for its size, for want of room, or for the disk's sake."""
+    def write(self, exchange_id: UUID, body: bytes) -> bool:
+        """Write an entry. Return False if it is too large, if no slot is free, or if the disk fails."""
         if len(body) > SLOT_BYTES - _HEADER.size:
             return False
         if self._free:
@@ -74,14 +75,14 @@ class InFlightLog:
         self._slots[exchange_id.int] = slot
         return True
 
-    def wipe(self, exchange_id: UUID) -> None:
-        """Remove a note, if there is one."""
+    def remove(self, exchange_id: UUID) -> None:
+        """Remove the entry of an exchange, if there is one."""
         slot = self._slots.pop(exchange_id.int, None)
         if slot is not None:
-            self.free(slot)
+            self.clear(slot)
 
     def close(self) -> None:
-        """Close the file; its notes stay."""
+        """Close the file. Its entries remain."""
         os.close(self._file)
 
     def _read(self, slot: int) -> bytes | None:

@@ -1,4 +1,4 @@
-"""The journals of processes that are gone, found below the directory that all processes of an installation share."""
+"""Recovery of orphaned journals, in the root directory that all processes of an installation share."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 class OrphanedSqliteJournals:
-    """A ``OrphanedJournals`` over one root directory."""
+    """An ``OrphanedJournals`` that searches one root directory."""
 
     def __init__(self, root: Path | str, ids: IdSource) -> None:
         self._root = Path(root)
         self._ids = ids
 
     async def take(self) -> Journal | None:
-        """Open the journals below the root that nobody has, until one of them is not empty."""
+        """Open unlocked journals below the root, and return the first that is not empty; None if there is none."""
         for file in sorted(self._root.glob(f"*/{JOURNAL}")):
             journal = SqliteJournal(file.parent, self._ids)
             with suppress(JournalUnavailableError):
@@ -34,6 +34,6 @@ class OrphanedSqliteJournals:
         return None
 
     async def give_back(self, journal: Journal) -> None:
-        """Close it."""
+        """Close a journal that ``take`` returned."""
         if isinstance(journal, SqliteJournal):
             await journal.close()

@@ -1,4 +1,4 @@
-"""What was appended last, kept in memory: sinks that keep up need no reading and no decoding."""
+"""The exchanges that were appended last, in memory, so that a sink that keeps up needs no read from disk."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ if TYPE_CHECKING:
     from ibex.adapters.journal.store import Span
     from ibex.domain.record.exchange import Exchange
 
-MOST: Final = 4_000
+MAX_EXCHANGES: Final = 4_000
 
 
 class RecentExchanges:
-    """At most ``MOST`` exchanges with consecutive positions."""
+    """A buffer of at most ``MAX_EXCHANGES`` exchanges with consecutive positions."""
 
     def __init__(self) -> None:
         self._exchanges: deque[Exchange] = deque()
         self._first = 1
 
     def add(self, span: Span, exchanges: Sequence[Exchange]) -> None:
-        """Take the exchanges that have these positions; what does not adjoin them is forgotten."""
+        """Add the exchanges at these positions. Discard the former content if it does not end just before them."""
         if span.first != self._first + len(self._exchanges):
             self._exchanges.clear()
             self._first = span.first
         self._exchanges.extend(exchanges)
-        self.forget(span.last - MOST)
+        self.discard_through(span.last - MAX_EXCHANGES)
 
-    def forget(self, position: int) -> None:
-        """Drop what is at this position or before it."""
+    def discard_through(self, position: int) -> None:
+        """Discard every exchange up to and including this position."""
         while self._exchanges and self._first <= position:
             self._exchanges.popleft()
             self._first += 1
 
     def get(self, span: Span) -> Sequence[Exchange] | None:
-        """Return the exchanges of a span, or None if any of them is not here."""
+        """Return the exchanges of a span, None unless all of them are in the buffer."""
         start = span.first - self._first
         stop = span.last + 1 - self._first
         if start < 0 or stop > len(self._exchanges):

@@ -1,4 +1,4 @@
-"""The thread that writes the journal: it takes what has queued, commits it as one group, and tells the event loop."""
+"""The journal's writer thread: it commits queued exchanges in groups, and reports each group to the event loop."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from ibex.domain.record.exchange import Exchange
     from ibex.domain.record.journal import Sink
 
-# What a row costs besides its body: its header, its key, its share of the page.
+# The overhead of a row besides its body: its header, its key, its share of the page.
 ROW_BYTES: Final = 16
 
 
 @dataclass(slots=True)
 class Append:
-    """An exchange to be kept; ``done`` is told when it is, or why it is not."""
+    """A queued exchange. ``done`` completes when it is committed, and fails if it cannot be."""
 
     exchange: Exchange
     body: bytes
@@ -37,13 +37,13 @@ class Append:
 
     @property
     def size(self) -> int:
-        """The bytes that it takes."""
+        """The number of bytes that the exchange takes in the file."""
         return len(self.body) + ROW_BYTES
 
 
 @dataclass(slots=True)
-class Work:
-    """Anything else that is to be done with the store."""
+class StoreCall:
+    """A queued call of the store, other than an append."""
 
     run: Callable[[Store], Any]
     done: asyncio.Future[Any]
@@ -51,7 +51,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What is known of the store, as of the last transaction."""
+    """The state of the store after its last transaction."""
 
     last_position: int
     stored_bytes: int
@@ -60,16 +60,20 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """What was done together. ``where`` says where the appends are, or why nowhere; ``snapshot`` is None if unknown."""
+    """Appends and calls that were processed together.
+
+    ``appended`` is the positions of the appends, or the error if they were not committed; None without appends.
+    ``snapshot`` is None if the store is closed.
+    """
 
     appends: Sequence[Append]
-    where: Span | JournalUnavailableError | None
-    works: Sequence[tuple[Work, Any]]
+    appended: Span | JournalUnavailableError | None
+    calls: Sequence[tuple[StoreCall, Any]]
     snapshot: Snapshot | None
 
 
 class Writer:
-    """Runs from ``start`` to ``stop``; ``on_group`` is called in the event loop, for each group in its order."""
+    """The writer thread. It calls ``on_group`` in the event loop, once for each group, in order."""
 
     def __init__(self, path: Path, ids: IdSource, *, full_sync: bool, on_group: Callable[[Group], None]) -> None:
         self._path = path
@@ -77,98 +81,98 @@ class Writer:
         self._full_sync = full_sync
         self._on_group = on_group
         self._loop = asyncio.get_running_loop()
-        self._queue: queue.SimpleQueue[Append | Work | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Append | StoreCall | None] = queue.SimpleQueue()
         self._store: Store | None = None
         self._thread = threading.Thread(target=self._run, name="ibex-journal-writer", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def append(self, exchange: Exchange, body: bytes) -> Append:
-        """Queue an exchange."""
+        """Queue an exchange for the next group."""
         append = Append(exchange, body, self._loop.create_future())
         self._queue.put(append)
         return append
 
-    async def do(self, run: Callable[[Store], Any]) -> Any:
-        """Return what ``run`` returns. Raises ``JournalUnavailableError``."""
-        work = Work(run, self._loop.create_future())
-        self._queue.put(work)
+    async def call(self, run: Callable[[Store], Any]) -> Any:
+        """Return the result of ``run``, called with the store in the thread. Raises ``JournalUnavailableError``."""
+        call = StoreCall(run, self._loop.create_future())
+        self._queue.put(call)
         try:
-            return await work.done
+            return await call.done
         finally:
-            del work  # which may have the error, whose traceback has this frame (ADR 0033)
+            del call  # breaks a cycle: its future holds the error, whose traceback holds this frame (ADR 0033)
 
     async def stop(self) -> None:
-        """Do what is queued and end."""
+        """Process everything that is queued, then end the thread."""
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
 
     def _run(self) -> None:
         closing = False
         while not closing:
-            appends, works, closing = self._take()
-            where = self._attempt(partial(_append, bodies=[append.body for append in appends])) if appends else None
-            done = [(work, self._attempt(work.run)) for work in works]
-            group = Group(appends, where, done, self._snapshot())
-            self._loop.call_soon_threadsafe(self._tell, group)
+            appends, calls, closing = self._take()
+            appended = self._attempt(partial(_append, bodies=[append.body for append in appends])) if appends else None
+            done = [(call, self._attempt(call.run)) for call in calls]
+            group = Group(appends, appended, done, self._snapshot())
+            self._loop.call_soon_threadsafe(self._complete, group)
         self._close_store()
 
-    def _take(self) -> tuple[list[Append], list[Work], bool]:
-        """Wait for something to do and return all there is of it, appends apart; the flag says that it is the last."""
+    def _take(self) -> tuple[list[Append], list[StoreCall], bool]:
+        """Wait for the queue, and return its appends, its calls, and whether ``stop`` was called after them."""
         appends: list[Append] = []
-        works: list[Work] = []
+        calls: list[StoreCall] = []
         item = self._queue.get()
         while item is not None:
             if isinstance(item, Append):
                 appends.append(item)
             else:
-                works.append(item)
+                calls.append(item)
             if len(appends) == ROWS_PER_INSERT:
-                return appends, works, False
+                return appends, calls, False
             try:
                 item = self._queue.get_nowait()
             except queue.Empty:
-                return appends, works, False
-        return appends, works, True
+                return appends, calls, False
+        return appends, calls, True
 
     def _attempt(self, run: Callable[[Store], Any]) -> Any:
-        """Return what ``run`` returns, or the error that tells why it did not happen."""
+        """Return the result of ``run``, or the ``JournalUnavailableError`` that it failed with."""
         try:
             if self._store is None:
                 self._store = Store(self._path, self._ids.uuid7(), full_sync=self._full_sync)
             return run(self._store)
         except JournalUnavailableError as error:
             return error
-        except Exception as error:  # noqa: BLE001 - whatever happens, those who wait are told and the thread goes on
+        except Exception as error:  # noqa: BLE001 - the waiting futures must complete, and the thread must go on
             if not _is_disk_full(error):
-                # After an I/O error only a fresh look at the file tells what is in it.
+                # After an I/O error the state in memory may be wrong; reopening reads it from the file.
                 self._close_store()
             return unavailable(error, self._path.parent)
 
     def _close_store(self) -> None:
         store, self._store = self._store, None
         if store is not None:
-            with suppress(sqlite3.Error):  # what was committed is in the file all the same
+            with suppress(sqlite3.Error):  # committed transactions are already in the file
                 store.close()
 
     def _snapshot(self) -> Snapshot | None:
         store = self._store
         return Snapshot(store.last_position, store.stored_bytes, dict(store.acknowledged)) if store else None
 
-    def _tell(self, group: Group) -> None:
-        """Hand the group over, then wake its waiters. Runs in the event loop."""
+    def _complete(self, group: Group) -> None:
+        """Call ``on_group``, then complete the group's futures. Runs in the event loop."""
         self._on_group(group)
         for append in group.appends:
-            _wake(append.done, None if isinstance(group.where, Span) else group.where)
-        for work, outcome in group.works:
-            _wake(work.done, outcome)
+            _set_outcome(append.done, None if isinstance(group.appended, Span) else group.appended)
+        for call, outcome in group.calls:
+            _set_outcome(call.done, outcome)
 
 
 def unavailable(error: Exception, directory: Path) -> JournalUnavailableError:
-    """Return what an error of the disk that holds a directory means, without its text."""
-    kind = JournalFullError if _is_of_the_disk(error) else JournalUnavailableError
+    """Return the domain error for an error of the journal in this directory, without the original message."""
+    kind = JournalFullError if _is_disk_error(error) else JournalUnavailableError
     if isinstance(error, OSError):
         return kind(f"the journal's directory {directory} cannot be used ({error.strerror})")
     reason = getattr(error, "sqlite_errorname", None) or type(error).__name__
@@ -179,20 +183,20 @@ def _append(store: Store, *, bodies: Sequence[bytes]) -> Span:
     return store.append(bodies)
 
 
-def _wake(waiting: asyncio.Future[Any], outcome: Any) -> None:
-    if waiting.done():  # who waited was cancelled
+def _set_outcome(future: asyncio.Future[Any], outcome: Any) -> None:
+    if future.done():  # the waiting task was cancelled
         return
     if isinstance(outcome, BaseException):
-        waiting.set_exception(outcome)
+        future.set_exception(outcome)
     else:
-        waiting.set_result(outcome)
+        future.set_result(outcome)
 
 
 def _is_disk_full(error: Exception) -> bool:
     return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
 
 
-def _is_of_the_disk(error: Exception) -> bool:
-    if isinstance(error, sqlite3.Error):  # the low byte is the family of what follows
+def _is_disk_error(error: Exception) -> bool:
+    if isinstance(error, sqlite3.Error):  # the low byte of an extended code is its primary code
         return getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
     return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG}

@@ -1,1 +1,1 @@
-"""In-memory twins of every port: fakes for tests, and real where one process is enough."""
+"""In-memory adapters, for the embedded default and for processes without a shared store."""

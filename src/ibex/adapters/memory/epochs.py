@@ -1,4 +1,4 @@
-"""Epochs in a dictionary: what Redis keeps for many processes."""
+"""Epochs in memory. In production they are in Redis."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class InMemoryEpochs:
-    """The ``Epochs`` of one process."""
+    """An ``Epochs`` in a dictionary, for a single process."""
 
     def __init__(self, clock: Clock, ids: IdSource) -> None:
         self._clock = clock
@@ -22,7 +22,7 @@ class InMemoryEpochs:
         self._values: dict[UUID, str] = {}
 
     def read(self, org_id: UUID) -> Epoch:
-        """Read an epoch at once."""
+        """Return the epoch without waiting. Its value is None if the organization has none."""
         return Epoch(self._values.get(org_id), was_read=True, asked_ns=self._clock.monotonic_ns())
 
     async def read_or_create(self, org_id: UUID) -> Epoch:
@@ -40,20 +40,20 @@ class InMemoryEpochs:
         return dict(self._values)
 
     def become(self, content: dict[UUID, str]) -> None:
-        """Hold other epochs: those of a replica, or none after a flush."""
+        """Replace all epochs, as a failover or a flush of Redis does."""
         self._values = dict(content)
 
 
 class NoEpochs:
-    """The ``Epochs`` of a process that has no store for them: the watch alone makes its changes known."""
+    """An ``Epochs`` without a store. Changes then reach workers only through the watch."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
 
     async def read_or_create(self, org_id: UUID) -> Epoch:  # noqa: ARG002 - see Epochs
-        """Return an unknown epoch."""
+        """Return an unknown epoch; see ``Epochs``."""
         return unknown_epoch(self._clock.monotonic_ns())
 
     async def replace(self, org_id: UUID) -> bool:  # noqa: ARG002 - see Epochs
-        """Do nothing."""
+        """Do nothing, and return False; see ``Epochs``."""
         return False

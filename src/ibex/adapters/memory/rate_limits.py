@@ -1,4 +1,4 @@
-"""A rate limiter that counts in its own process: the embedded default's."""
+"""The rate limiter of the embedded default, which counts in process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class InMemoryRateLimiter:
-    """A ``RateLimiter`` for one process. It never waits."""
+    """A ``RateLimiter`` for a single process. It never blocks."""
 
     def __init__(self, epochs: InMemoryEpochs) -> None:
         self._epochs = epochs
@@ -26,5 +26,5 @@ class InMemoryRateLimiter:
         return Tally(self._counter.count(org_id, now), self._epochs.read(org_id))
 
     async def epoch(self, org_id: UUID) -> Epoch:
-        """Read the epoch; see ``RateLimiter``."""
+        """Return the epoch; see ``RateLimiter``."""
         return self._epochs.read(org_id)

@@ -1,4 +1,4 @@
-"""Shared directives, in a dictionary; and none at all, for a process that is alone."""
+"""Shared directives in memory, and an adapter that shares none."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ if TYPE_CHECKING:
 
 
 class InMemorySharedDirectives:
-    """A ``SharedDirectives`` of this process; gone with it. Keeps all of them."""
+    """A ``SharedDirectives`` in a dictionary. It is unbounded, and lost with the process."""
 
     def __init__(self) -> None:
         self._shared: dict[tuple[UUID, UUID], tuple[str, SharedDirective]] = {}
 
     async def get(self, org_id: UUID, agent_id: UUID, epoch: str) -> SharedDirective | None:
-        """Return what was put under this very epoch, else None."""
-        kept = self._shared.get((org_id, agent_id))
-        return kept[1] if kept is not None and kept[0] == epoch else None
+        """Return the directive that was stored under this epoch, otherwise None."""
+        stored = self._shared.get((org_id, agent_id))
+        return stored[1] if stored is not None and stored[0] == epoch else None
 
     async def put(self, org_id: UUID, agent_id: UUID, epoch: str, shared: SharedDirective) -> None:
-        """Keep it."""
+        """Store a directive under an epoch, and replace the former one."""
         self._shared[org_id, agent_id] = (epoch, shared)
 
 
 class NoSharedDirectives:
-    """A ``SharedDirectives`` with nothing in it."""
+    """A ``SharedDirectives`` that is always empty."""
 
     async def get(self, org_id: UUID, agent_id: UUID, epoch: str) -> SharedDirective | None:  # noqa: ARG002 - a SharedDirectives'
         """Return None."""
         return None
 
     async def put(self, org_id: UUID, agent_id: UUID, epoch: str, shared: SharedDirective) -> None:
-        """Forget it."""
+        """Do nothing."""

@@ -1,4 +1,4 @@
-"""The watch in one process: the embedded default runs a worker and its auth replica together."""
+"""The watch within one process: the embedded default runs the worker and auth together."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class _Stream:
-    """Both ends of a stream. Messages pass through a queue, as they pass through a network elsewhere."""
+    """Both ends of a stream. A queue takes the place of the network."""
 
     def __init__(self, server: WatchServer) -> None:
         self._server = server
@@ -31,7 +31,7 @@ class _Stream:
 
 
 class InProcessWatch:
-    """A ``WatchConnector`` to a ``WatchServer`` of this process. Its streams never break."""
+    """A ``WatchConnector`` to a ``WatchServer`` in this process. Its streams never fail."""
 
     def __init__(self, server: WatchServer) -> None:
         self._server = server

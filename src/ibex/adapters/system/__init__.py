@@ -1,1 +1,1 @@
-"""The operating system's clock and randomness."""
+"""Adapters of the operating system: the clock, and random identifiers."""

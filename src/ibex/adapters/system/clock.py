@@ -1,4 +1,4 @@
-"""The machine's clock."""
+"""The system clock."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import partial
 
 
 class SystemClock:
-    """A ``Clock`` that reads the machine's; its methods are C's own, since a request reads it some twenty times."""
+    """A ``Clock`` that reads the system clock. Its methods are C functions, as a request calls them about 20 times."""
 
     now = staticmethod(partial(datetime.now, UTC))
     monotonic_ns = staticmethod(time.monotonic_ns)

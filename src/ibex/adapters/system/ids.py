@@ -1,4 +1,4 @@
-"""Identifiers and secrets from the operating system's randomness."""
+"""Random identifiers and secrets from the operating system."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ if TYPE_CHECKING:
 
 
 _ENTROPY_BYTES: Final = 10
-_DRAWN_AT_A_TIME: Final = 256
+_DRAWN_AT_ONCE: Final = 256
 
 
 class SystemIds:
-    """An ``IdSource`` over ``os.urandom`` and the wall clock. For one process; threads may share it."""
+    """An ``IdSource`` over ``os.urandom`` and the wall clock. Threads can share it; processes cannot."""
 
     def __init__(self) -> None:
         self._entropy: deque[bytes] = deque()
 
     def uuid7(self) -> UUID:
-        """Return a new UUIDv7. Its randomness is drawn for many at a time: a request takes four, and each draw waits.
+        """Return a new UUIDv7.
 
-        That is, it lets go of the interpreter lock, which a busy process gets back only from another thread.
+        Entropy is drawn for 256 of them at once. A request needs four, and each draw releases the interpreter lock, for
+        which a busy process must then wait.
         """
         try:
             entropy = self._entropy.popleft()
         except IndexError:
-            drawn = os.urandom(_ENTROPY_BYTES * _DRAWN_AT_A_TIME)
+            drawn = os.urandom(_ENTROPY_BYTES * _DRAWN_AT_ONCE)
             first, *others = [drawn[at : at + _ENTROPY_BYTES] for at in range(0, len(drawn), _ENTROPY_BYTES)]
             self._entropy.extend(others)
             entropy = first

@@ -1,6 +1,6 @@
-"""What is remembered where, and what came of looking there (ADR 0045).
+"""Metrics of the caches: lookups by outcome, and evictions (ADR 0045).
 
-Tiers are ``worker``, a process's own memory, and ``shared``, Redis.
+The tiers are ``worker`` (the memory of one process) and ``shared`` (Redis).
 """
 
 from __future__ import annotations
@@ -25,87 +25,89 @@ if TYPE_CHECKING:
 _WORKER: Final = "worker"
 _SHARED: Final = "shared"
 _PASSED: Final[ContextVar[bool]] = ContextVar("ibex_filter_passed", default=False)
-"""Whether the filter has passed on the token that the running task looks up."""
+"""True if the Bloom filter passed the token that the current task verifies."""
 
 
 class CacheTelemetry:
-    """A ``CacheObserver``."""
+    """A ``CacheObserver`` that counts lookups, evictions and refused calls."""
 
     def __init__(self, registry: Registry) -> None:
         self._lookups = registry.counters(
             "cache_lookups_total",
-            "What came of looking where things are remembered: served, missing, fetched anew, served in an outage.",
+            "Cache lookups: hit, miss, refetch (expired or not confirmed), stale (served while the source was down).",
             "kind",
             "tier",
             "outcome",
         )
         self._hits = {kind: self._lookups.of(kind, _WORKER, "hit") for kind in Kind}
-        self._evictions = registry.counters("cache_evictions_total", "Entries that had to make room.", "kind", "tier")
+        self._evictions = registry.counters(
+            "cache_evictions_total", "Entries evicted to make room for others.", "kind", "tier"
+        )
         self._unverified = registry.counter(
             "cache_entries_unverified_total",
-            "Directives in Redis that were not used: somebody without the key wrote them.",
+            "Directives in Redis that were ignored because their seal is invalid.",
         )
         self._filter = registry.counters(
             "filter_lookups_total",
-            "Tokens asked of a complete Bloom filter: absent, or passed to auth; false_positive if auth refuses them.",
+            "Bloom filter lookups: absent, or passed to auth; false_positive if auth then refused the token.",
             "outcome",
         )
         self._calls_refused = registry.counters(
-            "auth_calls_refused_total", "Calls to auth that were refused because their share was in use.", "share"
+            "auth_calls_refused_total", "Calls to auth that were refused because their share was exhausted.", "share"
         )
 
     def call_refused(self, share: Share) -> None:
-        """Count a call to auth that was refused because its share of the calls was in use."""
+        """Count a call to auth that was refused because its share of the calls was exhausted."""
         self._calls_refused.of(share).add()
 
     def hit(self, kind: Kind) -> None:
-        """Count an entry that was served."""
+        """Count an entry that was served from the cache."""
         self._hits[kind].add()
 
     def missed(self, kind: Kind) -> None:
-        """Count an entry that was not there."""
+        """Count a lookup that found no entry."""
         self._lookups.of(kind, _WORKER, "miss").add()
 
     def refetched(self, kind: Kind) -> None:
-        """Count an entry that was fetched anew."""
+        """Count an entry that was refetched because it had expired or was not confirmed."""
         self._lookups.of(kind, _WORKER, "refetch").add()
 
     def served_stale(self, kind: Kind) -> None:
-        """Count an entry that was served since the source could not be asked."""
+        """Count an entry that was served while its source was unavailable (stale-if-error)."""
         self._lookups.of(kind, _WORKER, "stale").add()
 
     def shared(self, kind: Kind, *, found: bool) -> None:
-        """Count a look at what all workers remember together."""
+        """Count a lookup in the cache that all workers share."""
         self._lookups.of(kind, _SHARED, "hit" if found else "miss").add()
 
     def evicted(self, kind: Kind) -> None:
-        """Count an entry that had to make room for another."""
+        """Count an entry that was evicted to make room for another."""
         self._evictions.of(kind, _WORKER).add()
 
     def unverified(self) -> None:
-        """Count a directive in Redis that does not verify."""
+        """Count a directive in Redis whose seal is invalid."""
         self._unverified.add()
 
-    def filtered(self, excluded: bool) -> None:  # noqa: FBT001 - one answer, told by who knows only that
-        """Count what a complete filter answered, and remember it for what comes of the token."""
-        _PASSED.set(not excluded)
-        self._filter.of("absent" if excluded else "passed").add()
+    def filtered(self, is_absent: bool) -> None:  # noqa: FBT001 - the callback has this one argument
+        """Count a lookup in a complete Bloom filter, and remember its result for ``refused``."""
+        _PASSED.set(not is_absent)
+        self._filter.of("absent" if is_absent else "passed").add()
 
     def refused(self) -> None:
-        """Count a token that the filter passed on, in this task, and that is nobody's."""
+        """Count a false positive: a token that the filter passed in this task and that auth refused."""
         if _PASSED.get():
             self._filter.of("false_positive").add()
 
 
-class WatchedTokens:
-    """A ``TokenVerifier`` that tells of tokens that nobody has."""
+class InstrumentedTokenVerifier:
+    """A ``TokenVerifier`` that counts invalid tokens."""
 
     def __init__(self, verifier: TokenVerifier, telemetry: CacheTelemetry) -> None:
         self._verifier = verifier
         self._telemetry = telemetry
 
     async def verify(self, token: PersonalAccessToken) -> Fetched[Principal]:
-        """Verify; see ``TokenVerifier``."""
+        """Verify a token; see ``TokenVerifier``."""
         try:
             return await self._verifier.verify(token)
         except InvalidTokenError:
@@ -113,34 +115,34 @@ class WatchedTokens:
             raise
 
 
-class WatchedSharedDirectives:
-    """A ``SharedDirectives`` that tells what is found there."""
+class InstrumentedSharedDirectives:
+    """A ``SharedDirectives`` that counts hits and misses."""
 
     def __init__(self, shared: SharedDirectives, telemetry: CacheTelemetry) -> None:
         self._shared = shared
         self._telemetry = telemetry
 
     async def get(self, org_id: UUID, agent_id: UUID, epoch: str) -> SharedDirective | None:
-        """Look; see ``SharedDirectives``."""
+        """Look up a directive; see ``SharedDirectives``."""
         found = await self._shared.get(org_id, agent_id, epoch)
         self._telemetry.shared(Kind.DIRECTIVES, found=found is not None)
         return found
 
     async def put(self, org_id: UUID, agent_id: UUID, epoch: str, shared: SharedDirective) -> None:
-        """Keep; see ``SharedDirectives``."""
+        """Store a directive; see ``SharedDirectives``."""
         await self._shared.put(org_id, agent_id, epoch, shared)
 
 
-class WatchedCache(LRUCache[Any, Any]):
-    """A worker's memory of one kind. It forgets what was not looked at for longest, and tells of it."""
+class InstrumentedCache(LRUCache[Any, Any]):
+    """A worker's LRU cache of one kind, which counts evictions."""
 
     def __init__(self, size: int, kind: Kind, telemetry: CacheTelemetry) -> None:
-        """Take how many entries it has room for."""
+        """Set the maximum number of entries, and their kind."""
         super().__init__(size)
         self._kind = kind
         self._telemetry = telemetry
 
     def popitem(self) -> tuple[Any, Any]:
-        """Make room."""
+        """Count and remove the least recently used entry."""
         self._telemetry.evicted(self._kind)
         return super().popitem()

@@ -12,16 +12,18 @@ if TYPE_CHECKING:
 
 
 class CapacityTelemetry:
-    """Reads a ``Capacity`` when metrics are scraped, at no cost to requests."""
+    """Exports the state of a ``Capacity``. It reads the state only when metrics are refreshed."""
 
     def __init__(self, registry: Registry, capacity: Capacity) -> None:
         self._capacity = capacity
         self._authenticating = registry.gauges("requests_authenticating", "Requests being authenticated.").of()
         self._slots = registry.gauges("request_slots_in_use", "Request slots that organizations hold.").of()
         self._body_bytes = registry.gauges("body_bytes_in_use", "Bytes of request bodies in flight.").of()
-        refusals = registry.counters("capacity_refusals_total", "Requests refused for want of capacity.", "limit")
+        refusals = registry.counters(
+            "capacity_refusals_total", "Requests refused because a capacity limit was reached.", "limit"
+        )
         self._refusals = {limit: refusals.of(limit) for limit in Limit}
-        registry.refreshed_by(self._refresh)
+        registry.on_refresh(self._refresh)
 
     def _refresh(self) -> None:
         capacity = self._capacity

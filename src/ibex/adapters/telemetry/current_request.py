@@ -1,4 +1,4 @@
-"""The request that the running task works for."""
+"""The request that the current task serves."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class CurrentRequest:
-    """Its ids, its client's span (``<span id>-<flags>``), and the exchange that it left once that is settled."""
+    """The ids of a request, the client's span (``<span id>-<flags>``), and the exchange once it is recorded."""
 
     request_id: UUID
     trace_id: str

@@ -1,4 +1,4 @@
-"""Metrics of one or several processes as one text, in Prometheus' format."""
+"""Prometheus' text format for the metrics of one or several processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Merge(Enum):
-    """What several processes' numbers make together: their sum, the greatest, the least, or one each, by ``worker``."""
+    """The way to merge the values of several processes. ``EACH`` keeps one series for each, labelled ``worker``."""
 
     SUM = "sum"
     MAX = "max"
@@ -23,13 +23,14 @@ class Merge(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A metric: ``kind`` as Prometheus has it, ``divisor`` of what is counted to the unit in the name.
+    """A metric. ``kind`` is Prometheus' metric type.
 
-    ``bounds`` are a histogram's, in what is counted.
+    Exported values are the stored integers divided by ``divisor``, which yields the unit in the name. ``bounds`` are
+    the upper bounds of a histogram's buckets, before the division.
     """
 
     name: str
-    meaning: str
+    documentation: str
     kind: str
     labels: tuple[str, ...] = ()
     divisor: int = 1
@@ -38,19 +39,19 @@ class Family:
 
     @property
     def size(self) -> int:
-        """How many numbers a series of it has."""
+        """The number of slots of one series."""
         return len(self.bounds) + 2 if self.kind == "histogram" else 1
 
 
 @dataclass(slots=True)
 class Merged:
-    """The series of one metric, taken together."""
+    """A metric, merged from the series of all processes."""
 
     family: Family
     series: dict[tuple[str, ...], list[int]] = field(default_factory=dict)
 
     def add(self, labels: tuple[str, ...], numbers: Sequence[int], worker: str) -> None:
-        """Take in the series of one process."""
+        """Merge in a series of one process."""
         if self.family.merge is Merge.EACH:
             labels = (*labels, worker)
         known = self.series.get(labels)
@@ -64,9 +65,9 @@ class Merged:
             known[:] = map(int.__add__, known, numbers)
 
     def lines(self) -> Iterator[str]:
-        """Give the text, line by line."""
+        """Yield the lines of the text format."""
         family = self.family
-        yield from _head(family.name, family.meaning, family.kind)
+        yield from _head(family.name, family.documentation, family.kind)
         names = (*family.labels, "worker") if family.merge is Merge.EACH else family.labels
         for values, numbers in self.series.items():
             pairs = sorted(zip(names, values, strict=True))
@@ -78,7 +79,7 @@ class Merged:
 
 
 def process_lines(processes: Iterable[tuple[str, Iterable[Metric]]]) -> Iterator[str]:
-    """Give the text of what the operating system says of each process, which has its number as a label."""
+    """Yield the lines of the operating system's metrics of each process, with its number as the label ``worker``."""
     merged: dict[str, list[str]] = {}
     for worker, metrics in processes:
         for metric in metrics:
@@ -90,12 +91,12 @@ def process_lines(processes: Iterable[tuple[str, Iterable[Metric]]]) -> Iterator
         yield from lines
 
 
-def _head(name: str, meaning: str, kind: str) -> tuple[str, str]:
-    return f"# HELP {name} {meaning}\n", f"# TYPE {name} {kind}\n"
+def _head(name: str, documentation: str, kind: str) -> tuple[str, str]:
+    return f"# HELP {name} {documentation}\n", f"# TYPE {name} {kind}\n"
 
 
 def _histogram(family: Family, labels: str, numbers: Sequence[int]) -> Iterator[str]:
-    """Give a bucket for each bound, each with what is in the ones before; the first number is the sum."""
+    """Yield cumulative buckets, the count and the sum. The first number is the sum, the others are the buckets."""
     before = f"{labels}," if labels else ""
     total = 0
     for bound, number in zip(family.bounds, numbers[1:-1], strict=True):

@@ -1,7 +1,7 @@
-"""What counts and measures, at a price that the request path can pay: some 0.1 µs for a counter, 0.2 for a histogram.
+"""Counters, gauges and histograms for the request path: about 0.1 µs for a counter, 0.2 µs for a histogram.
 
-Each is a few whole numbers in a region. They are bound to their labels once, when the process starts or the labels are
-first seen, and belong to the event loop's thread: no lock, no float, no search but a bisection (ADR 0028).
+An instrument is a few integers in a shared-memory segment. It is bound to its labels once, when the process starts or
+the labels first occur, and only the event loop's thread writes it: no lock and no float arithmetic (ADR 0028).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Counter:
-    """A number that only grows."""
+    """A number that only increases."""
 
     __slots__ = ("_caught_up_to", "_slots")
 
@@ -23,45 +23,45 @@ class Counter:
         self._caught_up_to = 0
 
     def add(self, number: int = 1) -> None:
-        """Count so many more."""
+        """Increase the counter."""
         self._slots[0] += number
 
     def catch_up(self, total: int) -> None:
-        """Count what somebody else has counted since this was last called, given all that they have."""
+        """Add the increase of another counter, given its total, since the last call."""
         self._slots[0] += total - self._caught_up_to
         self._caught_up_to = total
 
 
 class Gauge:
-    """A number as it is now."""
+    """A number that can go up and down."""
 
     __slots__ = ("_slots",)
 
     def __init__(self, slots: memoryview[int]) -> None:
         self._slots = slots
-        slots[0] = 0  # what a process that is gone has left there is nobody's
+        slots[0] = 0  # the segment may contain the value of a former process
 
     def set(self, number: int) -> None:
-        """Replace it."""
+        """Set the value."""
         self._slots[0] = number
 
     def add(self, number: int) -> None:
-        """Make it so much more, or less."""
+        """Change the value by a number, which can be negative."""
         self._slots[0] += number
 
 
 class Histogram:
-    """Durations in nanoseconds: their sum, and how many there were up to each bound and beyond the last."""
+    """Durations in nanoseconds: their sum, and their number for each bucket."""
 
     __slots__ = ("_bounds", "_slots")
 
     def __init__(self, slots: memoryview[int], bounds: Sequence[int]) -> None:
-        """Take the bounds, in nanoseconds and in order; there is a slot for each and two more."""
+        """Set the bounds, ascending and in nanoseconds. There are two more slots than bounds: the sum and +Inf."""
         self._slots = slots
         self._bounds = bounds
 
     def observe(self, duration_ns: int) -> None:
-        """Count one."""
+        """Count one duration."""
         slots = self._slots
         slots[0] += duration_ns
         slots[1 + bisect_left(self._bounds, duration_ns)] += 1
@@ -71,7 +71,7 @@ T = TypeVar("T", bound="Counter | Gauge | Histogram")
 
 
 class Labelled(Generic[T]):
-    """The instruments of one metric, by the values of its labels."""
+    """The instruments of one metric, by label values."""
 
     __slots__ = ("_bound", "_make")
 
@@ -80,7 +80,7 @@ class Labelled(Generic[T]):
         self._bound: dict[tuple[str, ...], T] = {}
 
     def of(self, *labels: str) -> T:
-        """Return the instrument for these values, which come from a bounded set."""
+        """Return the instrument for these label values. Values must come from a bounded set."""
         bound = self._bound.get(labels)
         if bound is None:
             bound = self._bound[labels] = self._make(labels)

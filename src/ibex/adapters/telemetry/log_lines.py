@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def count_dropped_lines(registry: Registry) -> None:
-    """Register the counter of log lines that this process could not write."""
+    """Declare the counter of log lines that this process could not write."""
     counter = registry.counter("log_lines_dropped_total", "Log lines that could not be written.")
     counter.catch_up(lines_dropped())
-    registry.refreshed_by(lambda: counter.catch_up(lines_dropped()))
+    registry.on_refresh(lambda: counter.catch_up(lines_dropped()))

@@ -1,6 +1,6 @@
-"""Logs as JSON lines on one stream: this project's own and, through the standard library's logging, everybody else's.
+"""Logs as JSON lines on one stream: IBEX's own, and those of libraries that use the standard library's logging.
 
-Exceptions are logged as types and places in the code. Their messages are not: nobody knows what is in them.
+Exceptions are logged as types and stack frames, without their messages, which could contain secrets.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 
     from structlog.typing import EventDict, Processor, WrappedLogger
 
-_CHATTY: Final = ("httpx", "httpcore", "asyncio")
-_MOST_CAUSES: Final = 8
-_MOST_FRAMES: Final = 30
+_VERBOSE_LOGGERS: Final = ("httpx", "httpcore", "asyncio")
+_MAX_CAUSES: Final = 8
+_MAX_FRAMES: Final = 30
 
 
 def configure_logging(level: str = "info", stream: TextIO | None = None) -> None:
-    """Send all logs of this process to ``stream`` (standard error by default), from ``level`` on.
+    """Write all logs of this process, from ``level`` up, to ``stream`` (standard error by default).
 
-    May be called again; the last call counts. The access lines of uvicorn are switched off: ``access_log`` writes ours.
+    A further call replaces the configuration. Uvicorn's access log is disabled, because ``access_log`` replaces it.
     """
     shared: list[Processor] = [
         _request_ids,
@@ -44,16 +44,16 @@ def configure_logging(level: str = "info", stream: TextIO | None = None) -> None
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _describe_exception,
     ]
-    former, unfailing = _log.stream, _Unfailing(stream or sys.stderr)
+    former, log_stream = _log.stream, _LogStream(stream or sys.stderr)
     if former is not None:
         _log.dropped_before += former.dropped
         former.close()
-    _log.stream = unfailing
-    stream = cast("TextIO", unfailing)
+    _log.stream = log_stream
+    stream = cast("TextIO", log_stream)
     root = logging.getLogger()
     root.setLevel(level.upper())
-    _log.takes_access_lines = root.level <= logging.INFO
-    structlog.configure(  # past the standard library's logging, which would double the price of every access line
+    _log.access_lines_enabled = root.level <= logging.INFO
+    structlog.configure(  # bypasses the standard library's logging, which would double the cost of a line
         processors=[*shared, _render],
         wrapper_class=structlog.make_filtering_bound_logger(root.level),
         logger_factory=structlog.WriteLoggerFactory(stream),
@@ -67,21 +67,20 @@ def configure_logging(level: str = "info", stream: TextIO | None = None) -> None
         )
     )
     root.handlers = [handler]
-    for name in _CHATTY:
+    for name in _VERBOSE_LOGGERS:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
     logging.getLogger("uvicorn.access").disabled = True
 
 
 _NOT_ASCII: Final = re.compile(r"[\x7f-\U0010ffff]")
-_LOST: Final = (OSError, ValueError)
-"""What writing raises where there is no room any more, and where the stream was closed."""
-
-
+_WRITE_ERRORS: Final = (OSError, ValueError)
+"""The errors of a write to a full disk (``OSError``) or to a closed stream (``ValueError``)."""
 RETRY_S: Final = 0.05
+"""The interval at which buffered lines are written again."""
 
 
-class _Unfailing:
-    """A stream that never raises and never blocks. It buffers what cannot be written, and drops it beyond a limit."""
+class _LogStream:
+    """A stream that never raises or blocks. It buffers lines that cannot be written, and drops them beyond a limit."""
 
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
@@ -89,7 +88,7 @@ class _Unfailing:
         self._retry: asyncio.TimerHandle | None = None
         self._dropped = 0
         self._output: NonblockingOutput | None = None
-        with suppress(*_LOST, AttributeError):  # a stream in memory has no descriptor
+        with suppress(*_WRITE_ERRORS, AttributeError):  # an in-memory stream has no descriptor
             self._output = NonblockingOutput(cast("TextIO", stream).fileno())
 
     @property
@@ -106,21 +105,21 @@ class _Unfailing:
         self._write_lines()
 
     def write_line(self, line: bytes) -> None:
-        """Write bytes past the text layer, in which nothing waits: whoever else writes flushes at once.
+        """Queue a line, and write it at the end of the current event loop iteration.
 
-        Lines of one turn of the event loop go out together, at its end: each system call lets others run, and a busy
-        worker ends dozens of requests in a turn.
+        All lines of an iteration are written with one system call, because a system call releases the interpreter lock
+        and a busy worker ends dozens of requests in an iteration. The text layer is bypassed; it never buffers.
         """
         self._lines.append(line)
         if len(self._lines) > 1:
             return
         try:
             asyncio.get_running_loop().call_soon(self._write_lines)
-        except RuntimeError:  # there is no event loop, so nobody to wait for
+        except RuntimeError:  # without an event loop, write at once
             self._write_lines()
 
     def close(self) -> None:
-        """Write what the stream accepts at once, drop the rest, and detach from the stream."""
+        """Write as much as the stream accepts without blocking, drop the rest, and detach from the stream."""
         self._write_lines()
         output, self._output = self._output, None
         if output is not None:
@@ -134,9 +133,9 @@ class _Unfailing:
             self._write_to_stream(lines)
         elif not output.write(*lines) and self._retry is None:
             with suppress(RuntimeError):  # without an event loop, the next line retries
-                self._retry = asyncio.get_running_loop().call_later(RETRY_S, self._try_again)
+                self._retry = asyncio.get_running_loop().call_later(RETRY_S, self._write_again)
 
-    def _try_again(self) -> None:
+    def _write_again(self) -> None:
         self._retry = None
         self._write_lines()
 
@@ -149,16 +148,16 @@ class _Unfailing:
                     buffer.flush()
                 elif self._stream is not None:
                     self._stream.write(piece.decode())
-        except _LOST:
+        except _WRITE_ERRORS:
             self._dropped += len(lines)
 
 
 @dataclass(slots=True)
 class _Log:
-    """The log output of this process; None before logging is configured."""
+    """The log output of this process. ``stream`` is None before logging is configured."""
 
-    stream: _Unfailing | None = None
-    takes_access_lines: bool = False
+    stream: _LogStream | None = None
+    access_lines_enabled: bool = False
     dropped_before: int = 0
 
 
@@ -166,17 +165,17 @@ _log: Final = _Log()
 
 
 def lines_dropped() -> int:
-    """Return the number of dropped lines, because their reader stopped reading or the disk was full."""
+    """Return the number of lines that were dropped because the reader stopped reading or the disk was full."""
     return _log.dropped_before + (_log.stream.dropped if _log.stream is not None else 0)
 
 
 def write_line(line: Callable[[], bytes]) -> None:
-    """Write a line of level info, as it is made; past the processors, whose rules it must keep by itself."""
-    if _log.takes_access_lines and _log.stream is not None:
-        _log.stream.write_line(in_ascii(line()))
+    """Write a JSON line of level info. ``line`` is only called if that level is enabled. No processor sees the line."""
+    if _log.access_lines_enabled and _log.stream is not None:
+        _log.stream.write_line(to_ascii(line()))
 
 
-def in_ascii(line: bytes) -> bytes:
+def to_ascii(line: bytes) -> bytes:
     """Return a line of JSON in ASCII, with control characters escaped, since a terminal would interpret them."""
     if line.isascii() and b"\x7f" not in line:
         return line
@@ -188,10 +187,10 @@ def _escape(found: re.Match[str]) -> str:
 
 
 def describe(error: BaseException) -> list[dict[str, Any]]:
-    """Return an exception and its causes, outermost first: types and frames, no message and no value."""
+    """Return an exception and its causes, outermost first, as types and frames without messages or values."""
     described: list[dict[str, Any]] = []
     cause: BaseException | None = error
-    while cause is not None and len(described) < _MOST_CAUSES:
+    while cause is not None and len(described) < _MAX_CAUSES:
         described.append({"type": type(cause).__qualname__, "frames": _frames(cause.__traceback__)})
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     return described
@@ -203,7 +202,7 @@ def _frames(traceback: TracebackType | None) -> list[str]:
         code = traceback.tb_frame.f_code
         frames.append(f"{'/'.join(PurePath(code.co_filename).parts[-3:])}:{traceback.tb_lineno} {code.co_qualname}")
         traceback = traceback.tb_next
-    return frames[-_MOST_FRAMES:]
+    return frames[-_MAX_FRAMES:]
 
 
 def _request_ids(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -225,7 +224,7 @@ def _describe_exception(_logger: WrappedLogger, _method: str, event: EventDict) 
 
 
 def _source(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Say whose line it is. Of asyncio's keep the first: the others show a task's repr, and in it its exception's."""
+    """Add the logger's name. Keep only the first line of asyncio's messages; the others contain an exception's repr."""
     event["source"] = event["_record"].name
     if event["source"] == "asyncio":
         event["event"] = event["event"].partition("\n")[0]
@@ -233,8 +232,8 @@ def _source(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict
 
 
 def _render(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
-    return in_ascii(msgspec.json.encode(event, enc_hook=_type_name)).decode("ascii")
+    return to_ascii(msgspec.json.encode(event, enc_hook=_type_name)).decode("ascii")
 
 
 def _type_name(value: Any) -> str:
-    return f"<{type(value).__qualname__}>"  # a repr could show anything
+    return f"<{type(value).__qualname__}>"  # a repr could contain a secret

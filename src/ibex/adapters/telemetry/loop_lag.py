@@ -1,4 +1,4 @@
-"""Whether the event loop keeps up: how late a timer comes that is always running."""
+"""The lag of the event loop, measured as the delay of a recurring timer."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ if TYPE_CHECKING:
     from ibex.adapters.telemetry.registry import Registry
     from ibex.domain.clock import Clock
 
-EVERY_S: Final = 0.1
-"""Often enough to see what blocks for longer; ten times a second some ten microseconds are nothing."""
-_EVERY_NS: Final = int(EVERY_S * 1_000_000_000)
+INTERVAL_S: Final = 0.1
+"""The interval between measurements. It is short enough to show any longer stall; a measurement takes about 10 µs."""
+_INTERVAL_NS: Final = int(INTERVAL_S * 1_000_000_000)
 _BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5)
 
 
 class LoopLag:
-    """Measures its own lateness, and keeps the heartbeat that other processes read."""
+    """A background task that measures the event loop's lag and updates the heartbeat that other processes read."""
 
     def __init__(
         self, registry: Registry, clock: Clock, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     ) -> None:
-        """Take ``sleep``, which waits for seconds."""
+        """Declare the metric. ``sleep`` waits for a number of seconds."""
         self._registry = registry
         self._clock = clock
         self._sleep = sleep
         self._lag = registry.histograms(
-            "event_loop_lag_seconds", "How late a timer of the event loop came.", _BUCKETS, merge=Merge.EACH
+            "event_loop_lag_seconds", "Delay of a recurring timer in the event loop.", _BUCKETS, merge=Merge.EACH
         ).of()
 
     async def run(self) -> None:
-        """Go on until cancelled."""
+        """Measure until cancelled."""
         while True:
-            due_ns = self._clock.monotonic_ns() + _EVERY_NS
-            await self._sleep(EVERY_S)
+            due_ns = self._clock.monotonic_ns() + _INTERVAL_NS
+            await self._sleep(INTERVAL_S)
             self._lag.observe(max(0, self._clock.monotonic_ns() - due_ns))
-            self._registry.turned()
+            self._registry.heartbeat()

@@ -1,7 +1,7 @@
-"""Prometheus metrics, ``ibex_proxy_<noun>_<unit>`` (ADR 0028); ``docs/metrics.md`` says what each is good for.
+"""Prometheus metrics of the proxy, named ``ibex_proxy_<noun>_<unit>`` (ADR 0028). ``docs/metrics.md`` documents them.
 
-Labels are route templates and enumerations, never an organization, agent, session, token or model: whoever can send a
-request could make new time series of those.
+Labels are route templates and enumerations, never an organization, agent, session, token or model. Any client could
+create an unlimited number of time series with those.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from ibex.domain.identity.rate_limits import RateLimitDecision
     from ibex.domain.record.exchange import Exchange
 
-_QUICK: Final = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 1.0)
-_REQUEST: Final = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120)
-_PROVIDER: Final = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300)
+# Upper bounds of histogram buckets, in seconds.
+_STAGE_S: Final = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 1.0)
+_TOTAL_S: Final = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120)
+_PROVIDER_S: Final = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300)
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 _NO_ROUTE: Final = "none"
 _PROVIDER_FAULTS: Final = (
@@ -41,10 +42,10 @@ _MODES: Final = ("buffered", "stream")
 
 
 class Metrics:
-    """The metrics of a proxy process that tell of requests and what they leave.
+    """The metrics of a proxy process for requests, the provider, the journal and the sinks.
 
-    What an alert names is exported from the start, with 0: Prometheus takes the first value that it sees of a series
-    for where the series begins, so that a counter that appears with 1 has not increased.
+    Every series that an alert uses is exported from the start, with 0. Prometheus treats the first value of a series
+    as its beginning, so a counter that first appears with 1 would not count as increased.
     """
 
     def __init__(
@@ -56,47 +57,54 @@ class Metrics:
         providers: Collection[str] = (),
         routes: Collection[str] = (),
     ) -> None:
-        """Take where to declare them, by default in a registry of their own, of this process alone.
+        """Declare the metrics in ``registry``, by default a new one for this process alone.
 
-        ``providers`` are the names of those that are routed to, ``routes`` the templates that completions come by.
+        ``providers`` are the names of the providers, ``routes`` the route templates of the operations. Their series
+        are exported from the start.
         """
         self._clock = clock
         self.registry = registry = registry or Registry("ibex_proxy_")
         self._journal = JournalTelemetry(registry, journal, clock)
         self._requests = registry.histograms(
-            "request_duration_seconds", "Whole requests.", _REQUEST, "route", "method", "status"
+            "request_duration_seconds", "Duration of requests.", _TOTAL_S, "route", "method", "status"
         )
         self._requests_bound: dict[tuple[str, str, int], Histogram] = {}
-        self._under_way = registry.gauges("requests_under_way", "Requests that have not ended.").of()
-        self._overhead = registry.histogram("overhead_seconds", "Chat requests, less the provider's time.", _REQUEST)
-        stages = registry.histograms("stage_duration_seconds", "Stages of admitting and directing.", _QUICK, "stage")
+        self._in_flight = registry.gauges("requests_under_way", "Requests that have not ended.").of()
+        self._overhead = registry.histogram(
+            "overhead_seconds", "Duration of proxied requests without the provider's time.", _TOTAL_S
+        )
+        stages = registry.histograms(
+            "stage_duration_seconds", "Duration of the stages before the provider.", _STAGE_S, "stage"
+        )
         self._auth, self._rate_limit = stages.of(Stage.AUTHENTICATE), stages.of(Stage.RATE_LIMIT)
         self._directive, self._inject = stages.of(Stage.DIRECTIVE), stages.of(Stage.INJECT)
-        decisions = registry.counters("rate_limit_decisions_total", "Requests judged.", "decision")
+        decisions = registry.counters("rate_limit_decisions_total", "Rate limit decisions.", "decision")
         self._allowed, self._limited = decisions.of("allowed"), decisions.of("limited")
         self._declare_provider(registry, providers)
         for route in routes:
             self._requests.of(route, "POST", "503")
-        self._failures = registry.counter("internal_errors_total", "Exceptions that nobody foresaw.")
+        self._failures = registry.counter("internal_errors_total", "Unhandled exceptions (bugs).")
         self._declare_sinks(registry)
         count_dropped_lines(registry)
 
     def _declare_provider(self, registry: Registry, names: Collection[str]) -> None:
         by_provider = ("provider", "mode")
         self._provider = registry.histograms(
-            "provider_duration_seconds", "From asking a provider to its last byte.", _PROVIDER, *by_provider
+            "provider_duration_seconds", "Time to the provider's last byte.", _PROVIDER_S, *by_provider
         )
         self._first_byte = registry.histograms(
-            "provider_first_byte_seconds", "From asking a provider to its first byte.", _PROVIDER, *by_provider
+            "provider_first_byte_seconds", "Time to the provider's first byte.", _PROVIDER_S, *by_provider
         )
         self._provider_errors = registry.counters(
-            "provider_errors_total", "Requests that failed there.", "provider", "code"
+            "provider_errors_total", "Requests that failed at the provider.", "provider", "code"
         )
-        self._provider_retries = registry.counters("provider_retries_total", "Tries after the first.", "provider")
+        self._provider_retries = registry.counters("provider_retries_total", "Attempts after the first.", "provider")
         self._streams = registry.histograms(
-            "stream_duration_seconds", "Streams, from their first byte to their last.", _PROVIDER, "ending"
+            "stream_duration_seconds", "Time from a stream's first byte to its last.", _PROVIDER_S, "ending"
         )
-        self._disconnects = registry.counters("client_disconnects_total", "Clients that left before the end.", "phase")
+        self._disconnects = registry.counters(
+            "client_disconnects_total", "Clients that disconnected before the end of the response.", "phase"
+        )
         for name in names:
             for code in _PROVIDER_FAULTS:
                 self._provider_errors.of(name, code)
@@ -107,19 +115,23 @@ class Metrics:
         self._journal_losses = registry.counters(
             "journal_losses_total", "Exchanges that could not be journaled.", "sink"
         )
-        self._buried = registry.counters("sink_dead_letters_total", "Exchanges that the sink will never take.", "sink")
-        self._batches = registry.histograms("sink_batch_duration_seconds", "Batches taken.", _REQUEST, "sink")
-        self._rows = registry.counters("sink_rows_total", "Exchanges taken.", "sink")
-        self._sink_failures = registry.counters("sink_failures_total", "Batches that could not be taken.", "sink")
+        self._dead_letters = registry.counters(
+            "sink_dead_letters_total", "Exchanges that the sink rejected for good.", "sink"
+        )
+        self._batches = registry.histograms(
+            "sink_batch_duration_seconds", "Duration of storing a batch.", _TOTAL_S, "sink"
+        )
+        self._rows = registry.counters("sink_rows_total", "Exchanges stored.", "sink")
+        self._sink_failures = registry.counters("sink_failures_total", "Batches that could not be stored.", "sink")
         self._delivered_at = registry.gauges(
             "sink_last_delivery_timestamp_seconds",
-            "When a batch was last taken.",
+            "Time at which the last batch was stored.",
             "sink",
             merge=Merge.MAX,
             divisor=1_000_000,
         )
         for sink in Sink:
-            for counters in (self._journal_losses, self._buried, self._sink_failures):
+            for counters in (self._journal_losses, self._dead_letters, self._sink_failures):
                 counters.of(sink)
 
     def render(self) -> tuple[bytes, str]:
@@ -127,27 +139,27 @@ class Metrics:
         return self.registry.render()
 
     def request_began(self) -> None:
-        """Count a request that is under way until it has ended."""
-        self._under_way.add(1)
+        """Count a request as in flight until ``request_ended``."""
+        self._in_flight.add(1)
 
     def request_ended(self, method: str, route: str, status: int, duration_ns: int) -> None:
-        """Count a request of any route."""
-        which = (route, method, status)
-        bound = self._requests_bound.get(which)
+        """Count a request, and its duration. ``route`` is a template, "" if none matches."""
+        key = (route, method, status)
+        bound = self._requests_bound.get(key)
         if bound is None:
             known = method if method in _METHODS else "OTHER"
             bound = self._requests.of(route or _NO_ROUTE, known, str(status))
-            if known is method:  # what is remembered is bounded, as labels are: a client may make up methods
-                self._requests_bound[which] = bound
+            if known is method:  # unknown methods are not kept, because a client could send any number of them
+                self._requests_bound[key] = bound
         bound.observe(duration_ns)
-        self._under_way.add(-1)
+        self._in_flight.add(-1)
 
     def request_failed(self) -> None:
-        """Count something unforeseen."""
+        """Count an unhandled exception."""
         self._failures.add()
 
     def admitted(self, auth_ns: int | None, rate_limit_ns: int | None, decision: RateLimitDecision | None) -> None:
-        """Count the stages and the decision of a request that leaves no exchange, as far as it came."""
+        """Count the stages and the decision of a request without an exchange. A stage that it did not reach is None."""
         if auth_ns is not None:
             self._auth.observe(auth_ns)
         if rate_limit_ns is not None:
@@ -156,7 +168,7 @@ class Metrics:
             (self._allowed if decision.allowed else self._limited).add()
 
     def exchange_settled(self, exchange: Exchange, *, journaled: bool) -> None:
-        """Count what a chat request left behind."""
+        """Count a recorded exchange: its stages, its provider call, and whether the journal lost it."""
         timings = exchange.timings
         if timings.auth_ns is not None:
             self._auth.observe(timings.auth_ns)
@@ -185,29 +197,29 @@ class Metrics:
     def _provider_ended(self, exchange: Exchange) -> None:
         provider, timings = exchange.provider or "", exchange.timings
         mode = "stream" if exchange.is_streaming else "buffered"
-        spoken_ns = timings.total_ns - timings.overhead_ns
-        self._provider.of(provider, mode).observe(spoken_ns)
+        provider_ns = timings.total_ns - timings.overhead_ns
+        self._provider.of(provider, mode).observe(provider_ns)
         if timings.provider_ttfb_ns is not None:
             self._first_byte.of(provider, mode).observe(timings.provider_ttfb_ns)
             if exchange.is_streaming:
-                self._streams.of(_ending(exchange)).observe(spoken_ns - timings.provider_ttfb_ns)
+                self._streams.of(_ending(exchange)).observe(provider_ns - timings.provider_ttfb_ns)
         if exchange.attempts > 1:
             self._provider_retries.of(provider).add(exchange.attempts - 1)
         if exchange.error_code not in (None, ErrorCode.CLIENT_CLOSED_REQUEST, ErrorCode.INTERNAL_ERROR):
             self._provider_errors.of(provider, exchange.error_code).add()
 
     def delivered(self, sink: Sink, rows: int, duration_ns: int) -> None:
-        """Count a batch that a sink took."""
+        """Count a batch that a sink stored, and its exchanges."""
         self._batches.of(sink).observe(duration_ns)
         self._rows.of(sink).add(rows)
         self._delivered_at.of(sink).set(int(self._clock.now().timestamp() * 1_000_000))
 
     def dead_lettered(self, sink: Sink) -> None:
-        """Count an exchange that was laid aside."""
-        self._buried.of(sink).add()
+        """Count an exchange that a sink rejected for good."""
+        self._dead_letters.of(sink).add()
 
     def sink_failed(self, sink: Sink) -> None:
-        """Count a batch that a sink could not take."""
+        """Count a batch that a sink could not store."""
         self._sink_failures.of(sink).add()
 
 

@@ -24,7 +24,7 @@ class NonblockingOutput:
     """A line buffer for a descriptor. Leaves the descriptor open and its flags unchanged: processes may share it."""
 
     def __init__(self, descriptor: int) -> None:
-        """Set the descriptor, which must be open for writing."""
+        """Write to a descriptor, which must be open for writing."""
         self._own: socket.socket | int | None = None
         self._send = self._sender(descriptor)
         self._waiting: deque[bytes] = deque()

@@ -1,4 +1,4 @@
-"""Requests of who watches over a service that speaks gRPC: counted when they fail, else not worth a line."""
+"""Telemetry of the ops port of the auth service (health and metrics): it reports only failures."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class AuthMetrics:
 
     def __init__(self) -> None:
         self.registry = Registry("ibex_auth_")
-        self.failures = self.registry.counter("internal_errors_total", "Exceptions that nobody foresaw.")
+        self.failures = self.registry.counter("internal_errors_total", "Unhandled exceptions (bugs).")
         count_dropped_lines(self.registry)
 
     def render(self) -> tuple[bytes, str]:
@@ -34,23 +34,23 @@ class AuthMetrics:
 
 
 class OpsTelemetry:
-    """A ``RequestObserver`` that is silent unless something unforeseen is raised."""
+    """A ``RequestObserver`` that reports only unhandled exceptions."""
 
     def __init__(self, metrics: AuthMetrics) -> None:
         self._metrics = metrics
 
     def began(self, request_id: UUID, trace_id: str, parent: str | None = None) -> None:
-        """A request has come in."""
+        """Set the ids of a request that begins."""
         CURRENT.set(CurrentRequest(request_id, trace_id, parent))
 
     def failed(self, error: BaseException) -> None:
-        """Log what was raised, without its message."""
+        """Count and log an unhandled exception, without its message."""
         self._metrics.failures.add()
-        _LOG.error("unforeseen exception", exception=describe(error))
+        _LOG.error("unhandled exception", exception=describe(error))
 
     def ended(self, method: str, route: str, status: int, duration_ns: int, in_flight: InFlightExchange | None) -> None:  # noqa: ARG002 - a RequestObserver's
-        """The request is over."""
+        """Clear the ids of the request."""
         CURRENT.set(None)
 
     def refused(self, method: str, route: str, status: int, code: ErrorCode, duration_ns: int) -> None:
-        """Nothing: no route of the ops port needs a token."""
+        """Do nothing. No route of the ops port requires a token, so none is refused."""

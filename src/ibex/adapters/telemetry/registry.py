@@ -1,4 +1,4 @@
-"""The metrics of a process: where they are declared, and shown together with those of its siblings."""
+"""The metrics of a process, and their export together with those of the other workers."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ _NS: Final = 1_000_000_000
 
 
 class Registry:
-    """Declares metrics, each once, all of them under one prefix. Labels are route templates and enumerations."""
+    """Declares metrics under one prefix, and renders those of all workers. Label values come from bounded sets."""
 
-    def __init__(self, prefix: str, regions: Sequence[SharedMemorySegment] = (), own: int = 0) -> None:
-        """Take the regions of all processes of the service, and which of them is this one's; none for a single one."""
+    def __init__(self, prefix: str, segments: Sequence[SharedMemorySegment] = (), own: int = 0) -> None:
+        """Attach to the segment with the index ``own``. A process without other workers passes no segments."""
         self._prefix = prefix
-        self._regions = tuple(regions) or (SharedMemorySegment.private(),)
-        self._own = self._regions[own]
+        self._segments = tuple(segments) or (SharedMemorySegment.private(),)
+        self._own = self._segments[own]
         self._own.attach()
         self._families: dict[str, Family] = {}
         self._refreshes: list[Callable[[], None]] = []
         self._up = self._declare(
             Family(
                 prefix + "worker_up",
-                "Whether the worker is alive; 0 until its place is filled again.",
+                "1 if the worker is alive, 0 until it is restarted.",
                 "gauge",
                 merge=Merge.EACH,
             )
@@ -43,99 +43,101 @@ class Registry:
         self._silent = self._declare(
             Family(
                 prefix + "event_loop_silent_seconds",
-                "How long ago the worker's event loop was last seen to turn.",
+                "Time since the last heartbeat of the worker's event loop.",
                 "gauge",
                 divisor=_NS,
                 merge=Merge.EACH,
             )
         )
-        self._asked_pid = 0
-        self._system = ProcessCollector(pid=lambda: self._asked_pid, registry=None)
+        self._collected_pid = 0
+        self._process_collector = ProcessCollector(pid=lambda: self._collected_pid, registry=None)
 
     @property
     def families(self) -> Mapping[str, Family]:
-        """What is declared, by name."""
+        """The declared metrics, by name."""
         return self._families
 
-    def counters(self, name: str, meaning: str, *labels: str) -> Labelled[Counter]:
+    def counters(self, name: str, documentation: str, *labels: str) -> Labelled[Counter]:
         """Declare a counter with labels; its name ends in ``_total``."""
-        family = self._declare(Family(self._prefix + name, meaning, "counter", labels))
+        family = self._declare(Family(self._prefix + name, documentation, "counter", labels))
         return Labelled(lambda values: Counter(self._slots(family, values)))
 
-    def counter(self, name: str, meaning: str) -> Counter:
-        """Declare a counter without labels, which is there from the beginning."""
-        return self.counters(name, meaning).of()
+    def counter(self, name: str, documentation: str) -> Counter:
+        """Declare a counter without labels. It is exported from the start."""
+        return self.counters(name, documentation).of()
 
     def gauges(
-        self, name: str, meaning: str, *labels: str, merge: Merge = Merge.SUM, divisor: int = 1
+        self, name: str, documentation: str, *labels: str, merge: Merge = Merge.SUM, divisor: int = 1
     ) -> Labelled[Gauge]:
-        """Declare a gauge with labels; what is set is shown divided by ``divisor``."""
-        family = self._declare(Family(self._prefix + name, meaning, "gauge", labels, divisor, merge=merge))
+        """Declare a gauge with labels. Its values are exported divided by ``divisor``."""
+        family = self._declare(Family(self._prefix + name, documentation, "gauge", labels, divisor, merge=merge))
         return Labelled(lambda values: Gauge(self._slots(family, values)))
 
     def histograms(
-        self, name: str, meaning: str, bounds_s: Sequence[float], *labels: str, merge: Merge = Merge.SUM
+        self, name: str, documentation: str, bounds_s: Sequence[float], *labels: str, merge: Merge = Merge.SUM
     ) -> Labelled[Histogram]:
         """Declare a histogram of durations with labels. Bounds are in seconds."""
         bounds = tuple(round(bound * _NS) for bound in bounds_s)
-        family = self._declare(Family(self._prefix + name, meaning, "histogram", labels, _NS, bounds, merge))
+        family = self._declare(Family(self._prefix + name, documentation, "histogram", labels, _NS, bounds, merge))
         return Labelled(lambda values: Histogram(self._slots(family, values), bounds))
 
-    def histogram(self, name: str, meaning: str, bounds_s: Sequence[float]) -> Histogram:
-        """Declare a histogram without labels, which is there from the beginning."""
-        return self.histograms(name, meaning, bounds_s).of()
+    def histogram(self, name: str, documentation: str, bounds_s: Sequence[float]) -> Histogram:
+        """Declare a histogram without labels. It is exported from the start."""
+        return self.histograms(name, documentation, bounds_s).of()
 
-    def refreshed_by(self, refresh: Callable[[], None]) -> None:
-        """Have a function called before this process's metrics are read, and often: it brings gauges up to date."""
+    def on_refresh(self, refresh: Callable[[], None]) -> None:
+        """Add a function that updates gauges. It is called at each heartbeat, and before this process is rendered."""
         self._refreshes.append(refresh)
 
-    def turned(self) -> None:
-        """Note a heartbeat of the event loop, and update the gauges that other processes read."""
+    def heartbeat(self) -> None:
+        """Record a heartbeat of the event loop, and update the gauges that other processes read."""
         self._own.heartbeat_ns = time.monotonic_ns()
         for refresh in self._refreshes:
             refresh()
 
     def render(self) -> tuple[bytes, str]:
         """Return the metrics of all processes in Prometheus' text format, and its content type."""
-        self.turned()
+        self.heartbeat()
         merged = {name: Merged(family) for name, family in self._families.items()}
-        living = [region for region in self._regions if _lives(region.pid)]
+        alive = [segment for segment in self._segments if _is_alive(segment.pid)]
         now_ns = time.monotonic_ns()
-        for number, region in enumerate(self._regions):
-            lives = region in living
-            merged[self._up.name].add((), [lives], str(number))
-            if lives and region.heartbeat_ns:
-                merged[self._silent.name].add((), [now_ns - region.heartbeat_ns], str(number))
-            self._take_in(merged, region, str(number), lives=lives)
+        for number, segment in enumerate(self._segments):
+            is_alive = segment in alive
+            merged[self._up.name].add((), [is_alive], str(number))
+            if is_alive and segment.heartbeat_ns:
+                merged[self._silent.name].add((), [now_ns - segment.heartbeat_ns], str(number))
+            self._merge(merged, segment, str(number), is_alive=is_alive)
         lines = [line for family in merged.values() for line in family.lines()]
-        lines += process_lines((str(self._regions.index(region)), self._said_of(region.pid)) for region in living)
+        lines += process_lines((str(self._segments.index(one)), self._process_metrics(one.pid)) for one in alive)
         return "".join(lines).encode(), CONTENT_TYPE_LATEST
 
-    def _said_of(self, pid: int) -> Iterable[Metric]:
-        self._asked_pid = pid
-        return self._system.collect()
+    def _process_metrics(self, pid: int) -> Iterable[Metric]:
+        self._collected_pid = pid
+        return self._process_collector.collect()
 
-    def _take_in(self, merged: Mapping[str, Merged], region: SharedMemorySegment, worker: str, *, lives: bool) -> None:
-        for series in region.series():
+    def _merge(
+        self, merged: Mapping[str, Merged], segment: SharedMemorySegment, worker: str, *, is_alive: bool
+    ) -> None:
+        for series in segment.series():
             into = merged.get(series.name)
             if into is None or into.family.size != series.size:
-                continue  # of another version of this program, which had the region before
-            if lives or into.family.kind != "gauge":
-                into.add(series.labels, region.numbers(series), worker)
+                continue  # a worker of another version declared it
+            if is_alive or into.family.kind != "gauge":
+                into.add(series.labels, segment.numbers(series), worker)
 
     def _declare(self, family: Family) -> Family:
         if family.name in self._families:
-            raise ValueError(f"{family.name} is declared already")
+            raise ValueError(f"metric {family.name} is already declared")
         self._families[family.name] = family
         return family
 
     def _slots(self, family: Family, labels: tuple[str, ...]) -> memoryview[int]:
         if len(labels) != len(family.labels):
-            raise ValueError(f"{family.name} has the labels {family.labels}")
+            raise ValueError(f"metric {family.name} has the labels {family.labels}, not {len(labels)} values")
         return self._own.slots_of(family.name, labels, family.size)
 
 
-def _lives(pid: int) -> bool:
+def _is_alive(pid: int) -> bool:
     if pid == 0:
         return False
     try:

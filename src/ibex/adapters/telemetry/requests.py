@@ -1,4 +1,4 @@
-"""Where a request's two halves meet: what HTTP saw of it, and the exchange that it left."""
+"""Telemetry of requests: it combines what the HTTP server reports with the recorded exchange."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ _LOG: structlog.typing.FilteringBoundLogger = structlog.get_logger(source="ibex.
 
 
 class RequestTelemetry:
-    """Hears of requests from the HTTP layer and, as an ``ExchangeObserver``, of exchanges from the domain.
+    """A ``RequestObserver`` for the HTTP server, and an ``ExchangeObserver`` for the domain.
 
-    Every request is counted and written down once, when HTTP is done with it. An exchange is settled before that, at
-    once or in a callback that runs in a copy of the request's context: the context variable leads to the same request.
+    Every request is counted and logged once, when the HTTP server reports its end. Its exchange is recorded before,
+    either in the request's task or in a callback with a copy of its context; ``CURRENT`` is the same object in both.
     """
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
     def began(self, request_id: UUID, trace_id: str, parent: str | None = None) -> None:
-        """A request has come in."""
+        """Count a request that begins, and set its ids."""
         self._metrics.request_began()
         CURRENT.set(CurrentRequest(request_id, trace_id, parent))
 
     def failed(self, error: BaseException) -> None:
-        """Log what was raised, without its message."""
+        """Count and log an unhandled exception, without its message."""
         self._metrics.request_failed()
-        _LOG.error("unforeseen exception", exception=describe(error))
+        _LOG.error("unhandled exception", exception=describe(error))
 
     def recorded(self, exchange: Exchange, *, journaled: bool) -> None:
-        """An exchange was settled. One that no request left is counted all the same."""
+        """Count an exchange that was recorded, with or without a current request."""
         self._metrics.exchange_settled(exchange, journaled=journaled)
         request = CURRENT.get()
         if request is not None:
@@ -52,13 +52,13 @@ class RequestTelemetry:
             _LOG.warning("exchange not journaled")
 
     def aggregated(self, exchange: Exchange, *, journaled: bool) -> None:
-        """Count an aggregate that was lost. Its refusals were counted when each was settled."""
+        """Count an aggregate that was not journaled. Its refusals were counted when each of them ended."""
         if not journaled:
             self._metrics.refusals_lost(exchange.repeated)
             _LOG.warning("exchange not journaled", repeated=exchange.repeated)
 
     def ended(self, method: str, route: str, status: int, duration_ns: int, in_flight: InFlightExchange | None) -> None:
-        """The request is over. How it came out is the exchange's to say, where there is one."""
+        """Count and log a request that ended. The status of its exchange, if there is one, takes precedence."""
         request = CURRENT.get()
         exchange = request.exchange if request is not None else None
         outcome = status if exchange is None else exchange.status
@@ -72,7 +72,7 @@ class RequestTelemetry:
         CURRENT.set(None)
 
     def refused(self, method: str, route: str, status: int, code: ErrorCode, duration_ns: int) -> None:
-        """The request was refused by its head alone."""
+        """Count and log a request that was refused because of its head."""
         self._metrics.request_ended(method, route, status, duration_ns)
         write_access_line(method, route, status, duration_ns, exchange=None, caller=None, code=code)
         CURRENT.set(None)

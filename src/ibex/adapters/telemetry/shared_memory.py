@@ -1,7 +1,7 @@
-"""Memory for the metrics of one process: whole numbers in slots, and an index that says whose they are (ADR 0028).
+"""Shared memory for metrics: one segment for each worker, with integer slots and an index of series (ADR 0028).
 
-One process writes a region, in its event loop's thread alone; any process that has it mapped may read it, at any time.
-A process that takes the place of one that died goes on counting where that one stopped.
+A segment has one writer, the event loop's thread of its worker. Any process that maps it can read it at any time. A
+worker that replaces a dead one attaches to the same segment and continues its counters.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
 _HEAD: Final = 64
 _INDEX: Final = (1 << 19) - _HEAD
 _SLOTS: Final = 1 << 20
-REGION_BYTES: Final = _HEAD + _INDEX + _SLOTS
+SEGMENT_BYTES: Final = _HEAD + _INDEX + _SLOTS
 _WORD: Final = 8
-_INDEXED, _TAKEN, _PID, _TURNED, _CONNECTIONS = range(5)
+_INDEX_END, _SLOTS_END, _PID, _HEARTBEAT, _CONNECTIONS = range(5)
 
 
-def shared_memory(regions: int) -> int:
-    """Return a file descriptor of memory for so many regions, to be handed to the processes that share them."""
+def create_shared_memory(segments: int) -> int:
+    """Return a file descriptor of memory for this many segments. Child processes can inherit it."""
     if hasattr(os, "memfd_create"):
         memory = os.memfd_create("ibex-metrics")
-    else:  # a file that has no name: not on Linux, where writing it out could stall whoever counts
+    else:  # not on Linux, where writing back a file could stall the event loop
         with tempfile.TemporaryFile() as file:
             memory = os.dup(file.fileno())
-    os.ftruncate(memory, regions * REGION_BYTES)
+    os.ftruncate(memory, segments * SEGMENT_BYTES)
     return memory
 
 
 class Series(msgspec.Struct, frozen=True, array_like=True):
-    """One entry of the index: a metric, its labels' values, and where its numbers are."""
+    """An entry of the index: a metric, its label values, its first slot and its number of slots."""
 
     name: str
     labels: tuple[str, ...]
@@ -48,11 +48,11 @@ _READER: Final = msgspec.json.Decoder(Series)
 
 
 class SharedMemorySegment:
-    """A region. What nothing was written to yet is empty: all zeros."""
+    """The segment of one worker. A new segment is all zeros, which means that it is empty."""
 
     def __init__(self, memory: mmap.mmap, number: int = 0) -> None:
-        """Take the ``number``-th region of the memory."""
-        view = memoryview(memory)[number * REGION_BYTES : (number + 1) * REGION_BYTES]
+        """Map the segment with this number, counted from 0."""
+        view = memoryview(memory)[number * SEGMENT_BYTES : (number + 1) * SEGMENT_BYTES]
         self._head = view[:_HEAD].cast("q")
         self._index = view[_HEAD : _HEAD + _INDEX]
         self._slots = view[_HEAD + _INDEX :].cast("q")
@@ -61,38 +61,38 @@ class SharedMemorySegment:
 
     @classmethod
     def private(cls) -> SharedMemorySegment:
-        """Return a region that no other process sees."""
-        return cls(mmap.mmap(-1, REGION_BYTES))
+        """Return a segment that is not shared."""
+        return cls(mmap.mmap(-1, SEGMENT_BYTES))
 
     @classmethod
     def all_of(cls, memory: int) -> Sequence[SharedMemorySegment]:
-        """Return the regions behind the file descriptor that ``shared_memory`` returned."""
+        """Return all segments of the memory that ``create_shared_memory`` returned."""
         mapped = mmap.mmap(memory, 0)
-        return [cls(mapped, number) for number in range(len(mapped) // REGION_BYTES)]
+        return [cls(mapped, number) for number in range(len(mapped) // SEGMENT_BYTES)]
 
     def attach(self) -> None:
-        """Be the process that writes here from now on."""
+        """Make this process the writer of the segment."""
         self._head[_PID] = os.getpid()
-        self._head[_TURNED] = 0
+        self._head[_HEARTBEAT] = 0
         self._head[_CONNECTIONS] = 0
 
     @property
     def pid(self) -> int:
-        """The process that writes here or did last; 0 if none ever did."""
+        """The process id of the current or last writer, 0 if no process ever attached."""
         return self._head[_PID]
 
     @property
     def heartbeat_ns(self) -> int:
-        """When its event loop was last seen to turn, by the machine's monotonic clock; 0 if it never was."""
-        return self._head[_TURNED]
+        """The time of the worker's last heartbeat, by the machine's monotonic clock; 0 before the first."""
+        return self._head[_HEARTBEAT]
 
     @heartbeat_ns.setter
     def heartbeat_ns(self, now_ns: int) -> None:
-        self._head[_TURNED] = now_ns
+        self._head[_HEARTBEAT] = now_ns
 
     @property
     def connections(self) -> int:
-        """How many connections of clients the process has, as it said last."""
+        """The number of client connections that the worker last published."""
         return self._head[_CONNECTIONS]
 
     @connections.setter
@@ -100,8 +100,8 @@ class SharedMemorySegment:
         self._head[_CONNECTIONS] = number
 
     def series(self) -> Sequence[Series]:
-        """Return what is in the index by now."""
-        written = self._head[_INDEXED]
+        """Return the entries of the index."""
+        written = self._head[_INDEX_END]
         while self._read_to < written:
             end = self._read_to + _WORD + int.from_bytes(self._index[self._read_to : self._read_to + _WORD], "little")
             self._series.append(_READER.decode(self._index[self._read_to + _WORD : end]))
@@ -109,24 +109,25 @@ class SharedMemorySegment:
         return self._series
 
     def numbers(self, series: Series) -> Sequence[int]:
-        """Return the numbers as they are now."""
+        """Return the current numbers of a series."""
         return self._slots[series.first : series.first + series.size].tolist()
 
     def slots_of(self, name: str, labels: tuple[str, ...], size: int) -> memoryview[int]:
-        """Return the slots of a metric, with what was counted in them, or new ones with zeros.
+        """Return the slots of a series, with the numbers of a former writer, or new slots with zeros.
 
-        If there is no room, which takes more series than routes and enumerations can make, they are seen by nobody.
+        If the segment is full, the slots are private and the series is not exported. Routes and enumerations cannot
+        fill a segment.
         """
         for known in self.series():
             if (known.name, known.labels, known.size) == (name, labels, size):
                 return self._slots[known.first : known.first + size]
-        first, at = self._head[_TAKEN], self._head[_INDEXED]
+        first, at = self._head[_SLOTS_END], self._head[_INDEX_END]
         entry = msgspec.json.encode(Series(name, labels, first, size))
         end = at + _WORD + len(entry)
         if first + size > len(self._slots) or end > len(self._index):
             return memoryview(bytearray(size * _WORD)).cast("q")
         self._index[at : at + _WORD] = len(entry).to_bytes(_WORD, "little")
         self._index[at + _WORD : end] = entry
-        self._head[_TAKEN] = first + size
-        self._head[_INDEXED] = end  # last: whoever reads it finds the entry complete
+        self._head[_SLOTS_END] = first + size
+        self._head[_INDEX_END] = end  # last, so that a concurrent reader never finds an incomplete entry
         return self._slots[first : first + size]

@@ -1,9 +1,9 @@
-"""The way of spans out of the process: a bounded queue, a thread that sends it in batches, and what became of them.
+"""The export of spans: a bounded queue, a thread that sends batches, and metrics of the results.
 
-The queue and the thread are the SDK's, which takes a span in by appending it to a deque. What there is no room for is
-turned away here, whole requests at a time, so that the SDK never drops a part of one (ADR 0032).
+The queue and the thread are those of the OpenTelemetry SDK, which queues a span by appending it to a deque. If the
+queue is full, this module drops all spans of a request, so that the SDK never drops only some of them (ADR 0032).
 
-Needs the extra ``otel``.
+Requires the extra ``otel``.
 """
 
 from __future__ import annotations
@@ -27,17 +27,18 @@ if TYPE_CHECKING:
 
 _LOG: structlog.typing.FilteringBoundLogger = structlog.get_logger(source="ibex.spans")
 FLUSH_TIMEOUT_S: Final = 2.0
-"""What sending the last spans may take when the process ends. Less than the record's sinks get: these keep nothing."""
-GIVING_UP_S: Final = 0.5
+"""The time for sending the last spans when the process ends. Spans matter less than the record, so it is short."""
+ABORT_TIMEOUT_S: Final = 0.5
+"""The additional time for a running export to fail after it was aborted."""
 _NO_ANSWER: Final = "no answer in time"
 _STATUSES: Final = range(100, 600)
-_LINE_EVERY_NS: Final = 60 * 1_000_000_000
+_LOG_INTERVAL_NS: Final = 60 * 1_000_000_000
 
 
 class SpanExport:
-    """Takes spans on the event loop, quickly and whatever happens; open it first.
+    """Queues spans on the event loop, and exports them in a thread. Drops spans while it is not open.
 
-    ``max_queue`` and ``max_batch`` count spans. The thread encodes a batch in Python for some milliseconds.
+    ``max_queue`` and ``max_batch`` are numbers of spans. The thread encodes a batch in a few milliseconds of Python.
     """
 
     def __init__(
@@ -58,21 +59,21 @@ class SpanExport:
         self._offered = 0
         self._sender: _Sender | None = None
         self._processor: BatchSpanProcessor | None = None
-        spans = registry.counters("spans_total", "OpenTelemetry spans, by what became of them.", "outcome")
+        spans = registry.counters("spans_total", "OpenTelemetry spans, by outcome.", "outcome")
         self._exported, self._failed = spans.of("exported"), spans.of("failed")
         self._dropped = spans.of("dropped")
-        registry.refreshed_by(self._refresh)
+        registry.on_refresh(self._refresh)
 
     async def open(self) -> None:
-        """Begin to send. Raises what the exporter does where it is told something that it cannot be."""
+        """Create the exporter, and start the thread. Propagates the exporter's error if a setting is invalid."""
         self._sender = _Sender(self._make_exporter, self._clock)
         self._processor = BatchSpanProcessor(
             self._sender, max_queue_size=self._max_queue, max_export_batch_size=self._max_batch
         )
 
     def take(self, spans: Sequence[ReadableSpan]) -> None:
-        """Queue the spans of one request, all or none; never waits."""
-        if self._processor is None or self._sender is None or self._waiting() + len(spans) > self._max_queue:
+        """Queue all spans of one request, or drop all if the queue lacks room. Never blocks."""
+        if self._processor is None or self._sender is None or self._queued() + len(spans) > self._max_queue:
             self._dropped.add(len(spans))
             return
         self._offered += len(spans)
@@ -80,39 +81,39 @@ class SpanExport:
             self._processor.on_end(span)
 
     async def close(self) -> None:
-        """Send what waits, within the bound; what cannot be sent by then is lost and counted. Idempotent."""
+        """Send the queued spans within the timeout, then drop and count the rest. Idempotent."""
         processor, sender = self._processor, self._sender
         if processor is None or sender is None:
             return
         self._processor = None
-        loop, over = asyncio.get_running_loop(), asyncio.Event()
+        loop, done = asyncio.get_running_loop(), asyncio.Event()
 
         def shut_down() -> None:
             processor.shutdown()  # type: ignore[no-untyped-call]
-            with suppress(RuntimeError):  # nobody waits any more: the loop is closed
-                loop.call_soon_threadsafe(over.set)
+            with suppress(RuntimeError):  # the loop is already closed
+                loop.call_soon_threadsafe(done.set)
 
-        # A thread that the interpreter does not wait for at its end: what it waits for may not answer for long.
+        # A daemon thread, because the collector can hang and the interpreter must not wait for it at exit.
         threading.Thread(target=shut_down, name="ibex-spans-close", daemon=True).start()
-        if not await _within(self._flush_timeout_s, over):
-            sender.give_up()
-            await _within(GIVING_UP_S, over)
+        if not await _is_set_within(self._flush_timeout_s, done):
+            sender.abort()
+            await _is_set_within(ABORT_TIMEOUT_S, done)
         self._refresh()
-        self._failed.add(self._waiting())
+        self._failed.add(self._queued())
         sender.stop_listening()
 
-    def _waiting(self) -> int:
-        """Return how many spans no batch has taken yet: at least so many as the SDK's queue holds."""
+    def _queued(self) -> int:
+        """Return the number of spans that no batch contains yet, which is at least the size of the SDK's queue."""
         return 0 if self._sender is None else self._offered - self._sender.taken
 
     def _refresh(self) -> None:
-        """Bring the metrics up to date, which are the event loop's, with what the thread has counted."""
+        """Copy the thread's counts into the metrics, which only the event loop may write."""
         if self._sender is not None:
             self._exported.catch_up(self._sender.exported)
             self._failed.catch_up(self._sender.failed)
 
 
-async def _within(timeout_s: float, event: asyncio.Event) -> bool:
+async def _is_set_within(timeout_s: float, event: asyncio.Event) -> bool:
     with suppress(TimeoutError):
         async with asyncio.timeout(timeout_s):
             await event.wait()
@@ -120,10 +121,10 @@ async def _within(timeout_s: float, event: asyncio.Event) -> bool:
 
 
 class _Sender(SpanExporter):
-    """The exporter as the SDK's thread sees it. It counts, and writes at most one line a minute of what goes wrong.
+    """A ``SpanExporter`` that wraps the real one. It counts spans, and logs a failure at most once a minute.
 
-    The SDK's own lines, several for each batch, hold messages of exceptions, which may hold a header's value: they are
-    read for what kind of failure it was, and not written.
+    The SDK logs several lines for each batch, with exception messages that can contain the value of a header. Those
+    lines are parsed for the kind of failure, and suppressed.
     """
 
     def __init__(self, make_exporter: Callable[[], SpanExporter], clock: Clock) -> None:
@@ -131,9 +132,9 @@ class _Sender(SpanExporter):
         self.exported = 0
         self.failed = 0
         self._clock = clock
-        self._given_up = False
+        self._aborted = False
         self._is_failing = False
-        self._told_ns: int | None = None
+        self._logged_ns: int | None = None
         self._sdk_lines = _SdkLines()
         self._sdk_lines.listen()
         try:
@@ -144,55 +145,55 @@ class _Sender(SpanExporter):
         self._sdk_lines.is_starting = False
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Send a batch; the SDK calls this in its thread, one batch at a time."""
-        if self._given_up:
-            return SpanExportResult.FAILURE  # and counted as waiting by who gave up
+        """Export a batch. The SDK calls this in its thread, one batch at a time."""
+        if self._aborted:
+            return SpanExportResult.FAILURE  # ``SpanExport.close`` counts these spans as failed
         self.taken += len(spans)
         self._sdk_lines.reason = _NO_ANSWER
         try:
             result = self._exporter.export(spans)
-        except Exception as error:  # noqa: BLE001 - the SDK would log its message
+        except Exception as error:  # noqa: BLE001 - otherwise the SDK logs its message
             self._sdk_lines.reason = type(error).__name__
             result = SpanExportResult.FAILURE
         if result is SpanExportResult.SUCCESS:
             self.exported += len(spans)
-            self._went_well()
+            self._report_success()
         else:
             self.failed += len(spans)
-            self._went_wrong()
+            self._report_failure()
         return result
 
-    def _went_well(self) -> None:
+    def _report_success(self) -> None:
         if self._is_failing:
             self._is_failing = False
             _LOG.info("spans are exported again")
 
-    def _went_wrong(self) -> None:
+    def _report_failure(self) -> None:
         now_ns = self._clock.monotonic_ns()
-        if self._told_ns is None or now_ns - self._told_ns >= _LINE_EVERY_NS:
-            self._told_ns = now_ns
+        if self._logged_ns is None or now_ns - self._logged_ns >= _LOG_INTERVAL_NS:
+            self._logged_ns = now_ns
             self._is_failing = True
             _LOG.warning("spans are not exported", reason=self._sdk_lines.reason, lost=self.failed)
 
-    def give_up(self) -> None:
-        """Let what is being sent fail soon, and all that comes after it at once."""
-        self._given_up = True
+    def abort(self) -> None:
+        """Make the running export fail soon, and every later one at once."""
+        self._aborted = True
         self._exporter.shutdown()
 
     def shutdown(self) -> None:
-        """Close the exporter, unless that was done by giving up."""
-        if not self._given_up:
+        """Close the exporter, unless ``abort`` has closed it."""
+        if not self._aborted:
             self._exporter.shutdown()
 
     def stop_listening(self) -> None:
-        """Leave the SDK's lines to others."""
+        """Stop handling the SDK's log lines."""
         self._sdk_lines.stop_listening()
 
 
 class _SdkLines(logging.Handler):
-    """Takes the SDK's log lines in; ``reason`` is the kind of the latest failure, a status or an exception's type.
+    """A log handler for the SDK. ``reason`` is the kind of the last failure: an HTTP status or an exception type.
 
-    What it finds wrong with its settings at the start is written, without the values.
+    Complaints about settings, which the SDK logs when it starts, are logged again without the values.
     """
 
     def __init__(self) -> None:
@@ -202,21 +203,21 @@ class _SdkLines(logging.Handler):
         self._logger = logging.getLogger("opentelemetry")
 
     def listen(self) -> None:
-        """Take them from now on, instead of whoever has them."""
+        """Receive the SDK's log records, and keep them from the root logger."""
         self._logger.addHandler(self)
         self._logger.propagate = False
 
     def stop_listening(self) -> None:
-        """Take them no more."""
+        """Pass the SDK's log records to the root logger again."""
         self._logger.removeHandler(self)
         self._logger.propagate = True
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Remember what kind of failure a line tells of."""
+        """Extract the kind of failure from a log record."""
         if self.is_starting:
-            _LOG.warning("OpenTelemetry does not take a setting", about=str(record.msg))
-        for told in record.args if isinstance(record.args, tuple) else ():
-            if isinstance(told, BaseException):
-                self.reason = type(told).__name__
-            elif isinstance(told, int) and told in _STATUSES:
-                self.reason = f"HTTP {told}"
+            _LOG.warning("OpenTelemetry rejected a setting", about=str(record.msg))
+        for argument in record.args if isinstance(record.args, tuple) else ():
+            if isinstance(argument, BaseException):
+                self.reason = type(argument).__name__
+            elif isinstance(argument, int) and argument in _STATUSES:
+                self.reason = f"HTTP {argument}"

@@ -1,8 +1,8 @@
-"""The spans of a request, made of its record once it is over: nothing is traced while it runs (ADR 0032).
+"""The OpenTelemetry spans of a request, made from its exchange after it ended (ADR 0032).
 
-Names are those of OpenTelemetry's conventions for HTTP servers and for generative AI, and ``ibex.*`` where these have
-none. What a span holds is what the access line holds: ids, enumerations, numbers and names of models; no text of any
-message, no token, no header, no path. Needs the extra ``otel``.
+Attribute names follow OpenTelemetry's semantic conventions for HTTP servers and for generative AI; others begin with
+``ibex.``. Spans contain the same kinds of values as the access log: ids, enumerations, numbers and model names. They
+contain no message text, token, header or path. Requires the extra ``otel``.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ _NO_STATE: Final = TraceState()
 
 @dataclass(frozen=True, slots=True)
 class FinishedRequest:
-    """A request that is over. ``status`` is what was sent, 499 where nothing was; ``ended_at`` is when.
+    """A request that ended. ``status`` is the status that was sent, 499 if none was.
 
-    ``parent`` is its client's span, ``<span id>-<flags>``. Of ``exchange`` and ``in_flight`` there is what there is.
-    ``code`` is the error of a request that was refused and left no exchange.
+    ``parent`` is the client's span, ``<span id>-<flags>``. ``exchange`` and ``in_flight`` are None if there are none.
+    ``code`` is the error code of a request that was refused without an exchange.
     """
 
     trace_id: str
@@ -82,14 +82,14 @@ class FinishedRequest:
 
 @dataclass(frozen=True, slots=True)
 class ServerAddress:
-    """Where a provider is."""
+    """The address of a provider's server."""
 
     host: str
     port: int
 
 
 class _HashedOnce(Resource):
-    """A resource whose hash is not reckoned anew for each span that is sent, by writing it out as JSON."""
+    """A resource that computes its hash once. The SDK's serializes it as JSON for each exported span."""
 
     def __init__(self, resource: Resource) -> None:
         super().__init__(resource.attributes, resource.schema_url)
@@ -102,9 +102,9 @@ class _HashedOnce(Resource):
 
 
 class SpanMaker:
-    """Makes the spans of requests that are sampled; ``providers`` says where those are that are somewhere.
+    """Makes the spans of sampled requests. ``providers`` maps a provider to its server; the echo provider has none.
 
-    The SDK's spans are made without its tracer, which would take fifteen times as long (ADR 0032).
+    It creates the SDK's spans without the SDK's tracer, which would take fifteen times as long (ADR 0032).
     """
 
     def __init__(self, resource: Resource, sampler: Sampler, providers: Mapping[str, ServerAddress]) -> None:
@@ -115,7 +115,7 @@ class SpanMaker:
         self._new_span_id = RandomIdGenerator().generate_span_id
 
     def spans_of(self, request: FinishedRequest) -> list[ReadableSpan]:
-        """Return the request's span first, then those of its stages; nothing if it is not sampled."""
+        """Return the request's span, then those of its stages. The list is empty if the request is not sampled."""
         method = request.method if request.method in _METHODS else "HTTP"
         name = f"{method} {request.route}" if request.route else method
         trace_id = int(request.trace_id, 16)
@@ -126,12 +126,13 @@ class SpanMaker:
         began_ns = ended_ns - request.duration_ns
         outcome = request.status if request.exchange is None else request.exchange.status
         status = _ERROR if outcome >= _SERVER_ERROR else _UNSET
-        own = self._span(name, trace_id, parent, SpanKind.SERVER, _of_request(request), (began_ns, ended_ns, status))
+        attributes = _request_attributes(request)
+        own = self._span(name, trace_id, parent, SpanKind.SERVER, attributes, (began_ns, ended_ns, status))
         return [own, *self._stages(request, own.context, began_ns)]
 
     def _is_sampled(self, trace_id: int, parent: SpanContext | None, name: str) -> bool:
         if parent is None:
-            # Samplers by ratio compare the low 64 bits, and a UUIDv7's first two of those are always the same.
+            # Ratio samplers compare the low 64 bits, and the first two of those are constant in a UUIDv7.
             context, trace_id = _ROOT, trace_id << 8
         else:
             context = set_span_in_context(NonRecordingSpan(parent), _ROOT)
@@ -139,10 +140,10 @@ class SpanMaker:
         return decision is Decision.RECORD_AND_SAMPLE
 
     def _stages(self, request: FinishedRequest, parent: SpanContext, began_ns: int) -> Iterator[ReadableSpan]:
-        """Give the stages' spans, each as long as was recorded.
+        """Yield the spans of the stages. Their durations are recorded; their positions are computed.
 
-        Where they stand is reckoned: admission at the front, and what leads to the provider at the back; the request's
-        body is read in between. What authentication takes after the request was counted is told with the rest of it.
+        Admission is placed at the beginning, and the directive stages directly before the provider's. The request's
+        body is read in between. All the time of authentication is in one span, also what follows the rate limit.
         """
         exchange, in_flight = request.exchange, request.in_flight
         if exchange is None:
@@ -151,32 +152,32 @@ class SpanMaker:
                 spent = in_flight.stage_ns.get
                 auth_ns, rate_limit_ns = (spent(stage) for stage in (Stage.AUTHENTICATE, Stage.RATE_LIMIT))
                 admission: list[_Stage] = [("authenticate", auth_ns, {}), ("rate_limit", rate_limit_ns, {})]
-                yield from self._in_a_row(parent, at, admission)
+                yield from self._consecutive(parent, at, admission)
             return
         timings = exchange.timings
         at = began_ns + _lag(request, exchange.requested_at, timings.total_ns)
         cached: Attributes = {"ibex.auth.cached": exchange.auth_cached}
         front: list[_Stage] = [("authenticate", timings.auth_ns, cached), ("rate_limit", timings.rate_limit_ns, {})]
-        yield from self._in_a_row(parent, at, front)
-        asking_ns = timings.total_ns - timings.overhead_ns if exchange.reached_provider else 0
-        asked_at = at + timings.total_ns - asking_ns
-        directing_ns = (timings.directive_ns or 0) + (timings.inject_ns or 0)
-        directive = _of_directive(exchange)
+        yield from self._consecutive(parent, at, front)
+        provider_ns = timings.total_ns - timings.overhead_ns if exchange.reached_provider else 0
+        provider_at = at + timings.total_ns - provider_ns
+        directive_ns = (timings.directive_ns or 0) + (timings.inject_ns or 0)
+        directive = _directive_attributes(exchange)
         back: list[_Stage] = [("directive", timings.directive_ns, directive), ("inject", timings.inject_ns, {})]
-        yield from self._in_a_row(parent, asked_at - directing_ns, back)
+        yield from self._consecutive(parent, provider_at - directive_ns, back)
         if exchange.reached_provider:
-            yield self._asking(exchange, parent, asked_at, asked_at + asking_ns)
+            yield self._provider_span(exchange, parent, provider_at, provider_at + provider_ns)
 
-    def _in_a_row(self, parent: SpanContext, at: int, stages: Iterable[_Stage]) -> Iterator[ReadableSpan]:
+    def _consecutive(self, parent: SpanContext, at: int, stages: Iterable[_Stage]) -> Iterator[ReadableSpan]:
         for name, took_ns, attributes in stages:
             if took_ns is not None:
                 times = (at, at + took_ns, _UNSET)
                 yield self._span(name, parent.trace_id, parent, SpanKind.INTERNAL, attributes, times)
                 at += took_ns
 
-    def _asking(self, exchange: Exchange, parent: SpanContext, began_ns: int, ended_ns: int) -> ReadableSpan:
+    def _provider_span(self, exchange: Exchange, parent: SpanContext, began_ns: int, ended_ns: int) -> ReadableSpan:
         provider = exchange.provider or ""
-        attributes = _of_asking(exchange)
+        attributes = _provider_attributes(exchange)
         address = self._providers.get(provider)
         if address is not None:
             attributes["server.address"], attributes["server.port"] = address.host, address.port
@@ -192,12 +193,12 @@ class SpanMaker:
         parent: SpanContext | None,
         kind: SpanKind,
         attributes: Attributes,
-        came_out: tuple[int, int, Status],
+        outcome: tuple[int, int, Status],
     ) -> ReadableSpan:
-        began_ns, ended_ns, status = came_out
+        began_ns, ended_ns, status = outcome
         return ReadableSpan(
             name,
-            SpanContext(trace_id, self._new_span_id(), False, _SAMPLED, _NO_STATE),  # noqa: FBT003 - not from elsewhere
+            SpanContext(trace_id, self._new_span_id(), False, _SAMPLED, _NO_STATE),  # noqa: FBT003 - is_remote
             parent,
             self._resource,
             attributes,
@@ -217,7 +218,7 @@ def _client_span(trace_id: int, parent: str | None) -> SpanContext | None:
 
 
 def _lag(request: FinishedRequest, requested_at: datetime, total_ns: int) -> int:
-    """Return how long after the request's begin its exchange was begun, within what a set clock leaves possible."""
+    """Return the time from the begin of the request to that of its exchange, clamped in case the wall clock was set."""
     lag_ns = _unix_ns(requested_at) - (_unix_ns(request.ended_at) - request.duration_ns)
     return max(0, min(lag_ns, request.duration_ns - total_ns))
 
@@ -226,7 +227,7 @@ def _unix_ns(moment: datetime) -> int:
     return round(moment.timestamp() * 1_000_000) * 1_000
 
 
-def _of_request(request: FinishedRequest) -> Attributes:
+def _request_attributes(request: FinishedRequest) -> Attributes:
     method = request.method if request.method in _METHODS else "_OTHER"
     attributes: Attributes = {"http.request.method": method, "ibex.request.id": str(request.request_id)}
     if request.route:
@@ -241,15 +242,15 @@ def _of_request(request: FinishedRequest) -> Attributes:
             attributes["gen_ai.conversation.id"] = str(exchange.session.id)
     elif request.status >= _REFUSED:
         attributes["error.type"] = str(request.status) if request.code is None else request.code.value
-    who = exchange or in_flight
-    if who is not None and who.caller is not None:
-        attributes["ibex.org.id"] = str(who.caller.org_id)
-        if who.caller.agent_id is not None:
-            attributes["ibex.agent.id"] = str(who.caller.agent_id)
+    source = exchange or in_flight
+    if source is not None and source.caller is not None:
+        attributes["ibex.org.id"] = str(source.caller.org_id)
+        if source.caller.agent_id is not None:
+            attributes["ibex.agent.id"] = str(source.caller.agent_id)
     return attributes
 
 
-def _of_directive(exchange: Exchange) -> Attributes:
+def _directive_attributes(exchange: Exchange) -> Attributes:
     directive = exchange.directive
     if directive is None:
         return {}
@@ -261,13 +262,13 @@ def _model(exchange: Exchange) -> str:
 
 
 def _operation(exchange: Exchange) -> str:
-    """Return the name in OpenTelemetry's conventions: ``chat`` for ``chat.completions``."""
+    """Return the operation's name in OpenTelemetry's conventions, such as ``chat`` for ``chat.completions``."""
     return exchange.operation.partition(".")[0]
 
 
-def _of_asking(exchange: Exchange) -> Attributes:
+def _provider_attributes(exchange: Exchange) -> Attributes:
     summary, usage = exchange.summary, exchange.summary.usage
-    told: dict[str, AnyValue | None] = {
+    attributes: dict[str, AnyValue | None] = {
         "gen_ai.operation.name": _operation(exchange),
         "gen_ai.provider.name": exchange.provider or "",
         "gen_ai.request.model": _model(exchange),
@@ -284,5 +285,5 @@ def _of_asking(exchange: Exchange) -> Attributes:
     }
     first_ns = exchange.timings.provider_ttfb_ns
     if exchange.is_streaming and first_ns is not None:
-        told["gen_ai.response.time_to_first_chunk"] = first_ns / 1e9
-    return {name: value for name, value in told.items() if value is not None}
+        attributes["gen_ai.response.time_to_first_chunk"] = first_ns / 1e9
+    return {name: value for name, value in attributes.items() if value is not None}

@@ -1,4 +1,4 @@
-"""How sweeping idle sessions goes: counted always, written down when it changes."""
+"""Telemetry of the sweep of idle sessions."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ _LOG: structlog.typing.FilteringBoundLogger = structlog.get_logger(source="ibex.
 
 
 class SweepTelemetry:
-    """A ``SweepObserver``. An outage is one line, however long; what was swept after it is another."""
+    """A ``SweepObserver``. It logs one line for each outage, and one for each sweep that abandoned sessions."""
 
     def __init__(self, registry: Registry) -> None:
         self._abandoned = registry.counter("sessions_abandoned_total", "Idle sessions that this process abandoned.")
-        self._failures = registry.counter("session_sweep_failures_total", "Sweeps that could not be made to their end.")
+        self._failures = registry.counter("session_sweep_failures_total", "Sweeps that failed.")
         self._is_failing = False
 
     def abandoned(self, sessions: int) -> None:
-        """Count them."""
+        """Count and log abandoned sessions."""
         self._abandoned.add(sessions)
         self._is_failing = False
         _LOG.info("idle sessions abandoned", sessions=sessions)
 
     def sweep_failed(self, reason: str) -> None:
-        """Count it."""
+        """Count a failed sweep, and log the first failure of an outage."""
         self._failures.add()
         if not self._is_failing:
             self._is_failing = True
-            _LOG.warning("idle sessions cannot be abandoned now", reason=reason)
+            _LOG.warning("sweep of idle sessions failed", reason=reason)

@@ -1,4 +1,4 @@
-"""Requests that are traced besides being counted and written down. Needs the extra ``otel``."""
+"""A ``RequestObserver`` that also exports spans. Requires the extra ``otel``."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from ibex.domain.record.in_flight import InFlightExchange
 
 _NOT_TRACED: Final = frozenset({"/health", "/ready", "/metrics", "/schema", "/schema/openapi.json"})
-"""What is asked every few seconds by who watches over the proxy."""
+"""Routes that monitoring requests every few seconds, and the documentation."""
 
 
 class TracedRequests:
-    """A ``RequestObserver`` around the one that there is without tracing: it hears all, and spans are made at the end.
+    """A ``RequestObserver`` that forwards every call to ``RequestTelemetry``, and makes the spans when a request ends.
 
-    By then the response is sent, and the exchange settled: there is nothing to trace while the request runs.
+    The response is sent and the exchange is recorded by then, so tracing adds no work while the request runs.
     """
 
     def __init__(self, telemetry: RequestTelemetry, maker: SpanMaker, export: SpanExport, clock: Clock) -> None:
@@ -35,22 +35,22 @@ class TracedRequests:
         self._clock = clock
 
     def began(self, request_id: UUID, trace_id: str, parent: str | None = None) -> None:
-        """A request has come in."""
+        """Forward the begin of a request."""
         self._telemetry.began(request_id, trace_id, parent)
 
     def failed(self, error: BaseException) -> None:
-        """Something unforeseen was raised."""
+        """Forward an unhandled exception."""
         self._telemetry.failed(error)
 
     def ended(self, method: str, route: str, status: int, duration_ns: int, in_flight: InFlightExchange | None) -> None:
-        """The request is over: make its spans of what it left."""
+        """Forward the end of a request, and export its spans."""
         request = CURRENT.get()
         self._telemetry.ended(method, route, status, duration_ns, in_flight)
         if request is not None and route not in _NOT_TRACED:
             self._trace(request, method, route, status, duration_ns, in_flight)
 
     def refused(self, method: str, route: str, status: int, code: ErrorCode, duration_ns: int) -> None:
-        """The request was refused by its head alone: make its span."""
+        """Forward the refusal of a request, and export its span."""
         request = CURRENT.get()
         self._telemetry.refused(method, route, status, code, duration_ns)
         if request is not None:

@@ -1,4 +1,4 @@
-"""The file of what no sink will take."""
+"""The dead-letter file."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import pytest
 
 
-def test_letters_are_lines(tmp_path: Path) -> None:
-    """One JSON object each, in a file that is its owner's alone."""
+def test_each_dead_letter_is_one_line(tmp_path: Path) -> None:
+    """Each is a JSON object, in a file that only its owner can read."""
     append_dead_letter(tmp_path, Sink.TRACES, "too large", {"id": "a"})
     append_dead_letter(tmp_path, Sink.CHECKPOINTS, "no such agent", {"id": "b", "exchange": {"model": "gpt-4o"}})
     first, second = map(json.loads, (tmp_path / FILE).read_text().splitlines())
@@ -26,20 +26,20 @@ def test_letters_are_lines(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / FILE).stat().st_mode) == 0o600
 
 
-def test_text_without_bytes_is_left_out(tmp_path: Path) -> None:
-    """The id is what matters."""
+def test_text_that_utf8_cannot_encode_is_left_out(tmp_path: Path) -> None:
+    """The line then contains only the id."""
     append_dead_letter(tmp_path, Sink.TRACES, "r", {"id": "a", "model": "\ud800"})
     assert json.loads((tmp_path / FILE).read_text()) == {"sink": "traces", "reason": "r", "id": "a"}
 
 
 def test_the_file_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sink that refuses everything does not fill the disk."""
+    """A sink that rejects everything does not fill the disk."""
     monkeypatch.setattr(dead_letters, "MAX_BYTES", 100)
     for _ in range(50):
         append_dead_letter(tmp_path, Sink.TRACES, "r", {"id": "a"})
     assert 0 < (tmp_path / FILE).stat().st_size <= 100
 
 
-def test_a_directory_that_is_gone_is_survived(tmp_path: Path) -> None:
-    """Nothing is raised for the sake of a letter."""
+def test_a_missing_directory_raises_nothing(tmp_path: Path) -> None:
+    """The dead letter is lost."""
     append_dead_letter(tmp_path / "gone", Sink.TRACES, "r", {"id": "a"})

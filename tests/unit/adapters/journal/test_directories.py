@@ -1,4 +1,4 @@
-"""One process a directory, and any directory for a process."""
+"""Locks on journal directories."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_a_directory_is_one_process_s(tmp_path: Path) -> None:
-    """Until it is released; who has it is told."""
+def test_only_one_process_can_claim_a_directory(tmp_path: Path) -> None:
+    """Until it is released. The error contains the owner's process id."""
     first = claim(tmp_path / "a")
     with pytest.raises(JournalInUseError, match=str(os.getpid())):
         claim(tmp_path / "a")
@@ -23,8 +23,8 @@ def test_a_directory_is_one_process_s(tmp_path: Path) -> None:
     claim(tmp_path / "a").release()
 
 
-def test_any_directory_is_the_first_that_nobody_has(tmp_path: Path) -> None:
-    """So what was left there is taken up before new ones are made."""
+def test_claim_any_takes_the_first_unlocked_directory(tmp_path: Path) -> None:
+    """Orphaned journals are thus reused before new ones are created."""
     claims = [claim_any(tmp_path / "root") for _ in range(3)]
     assert [one.path.name for one in claims] == ["0", "1", "2"]
     claims[1].release()

@@ -1,4 +1,4 @@
-"""The bytes of an exchange in the journal."""
+"""The encoding of an exchange in the journal."""
 
 from __future__ import annotations
 
@@ -53,52 +53,52 @@ _WRITTEN_BY_VERSION_1 = msgspec.msgpack.encode(
 )
 
 
-def test_an_exchange_survives_in_every_field() -> None:
-    """What is encoded is what is decoded, to the microsecond."""
+def test_every_field_survives() -> None:
+    """The decoded exchange is equal, times to the microsecond."""
     exchange = new_exchange()
     assert decode(encode(exchange)) == exchange
 
 
-def test_refusals_that_were_put_together_keep_their_number() -> None:
-    """One exchange that stands for many; bytes of before stand for one."""
+def test_an_aggregate_keeps_its_number_of_refusals() -> None:
+    """Bytes from before the field count as one refusal."""
     many = replace(_BARE, repeated=1_000)
     assert decode(encode(many)) == many
     assert decode(_WRITTEN_BY_VERSION_1).repeated == 1
 
 
-def test_a_refused_request_survives_without_what_it_never_had() -> None:
-    """Absent parts stay absent."""
+def test_absent_parts_of_a_refusal_stay_absent() -> None:
+    """None stays None."""
     assert decode(encode(_BARE)) == _BARE
 
 
-def test_bytes_of_an_earlier_or_later_program_are_read() -> None:
-    """Absent optional fields take their defaults, unknown fields are passed over."""
+def test_bytes_of_other_versions_of_ibex_are_read() -> None:
+    """Absent fields take their defaults, and unknown fields are ignored."""
     assert decode(_WRITTEN_BY_VERSION_1) == _BARE
 
 
-def test_whose_request_it_was_and_of_what_kind_survives() -> None:
-    """Bytes of before name neither."""
+def test_caller_and_operation_survive() -> None:
+    """Bytes from before these fields contain neither."""
     own = replace(_BARE, caller=Caller(UUID(int=7), UUID(int=8), user_id=UUID(int=9)), operation="embeddings")
     assert decode(encode(own)) == own
     before = decode(_WRITTEN_BY_VERSION_1)
     assert (before.operation, before.caller and before.caller.user_id) == ("", None)
 
 
-def test_another_version_is_refused_by_name() -> None:
-    """A version that this program does not know is not guessed at."""
+def test_an_unsupported_format_version_is_rejected() -> None:
+    """The error contains the version."""
     with pytest.raises(UnreadableExchangeError, match="version 2"):
         decode(msgspec.msgpack.encode([2, {}]))
 
 
 @pytest.mark.parametrize("damaged", [b"", b"\xc1", encode(new_exchange())[:-3], msgspec.msgpack.encode([1, {"id": 1}])])
-def test_damaged_bytes_are_refused(damaged: bytes) -> None:
-    """Damage is one error, whatever it hit."""
+def test_damaged_bytes_are_rejected(damaged: bytes) -> None:
+    """Every kind of damage raises the same error."""
     with pytest.raises(UnreadableExchangeError):
         decode(damaged)
 
 
 def test_an_unreadable_exchange_is_not_quoted() -> None:
-    """The error holds nothing of what could not be read."""
+    """The error contains none of its bytes."""
     damaged = encode(new_exchange(model="canary-model")).replace(b"requested_at", b"REQUESTED_AT")
     with pytest.raises(UnreadableExchangeError) as caught:
         decode(damaged)
@@ -107,6 +107,6 @@ def test_an_unreadable_exchange_is_not_quoted() -> None:
 
 
 def test_every_error_code_survives() -> None:
-    """A code is its public name."""
+    """A code is encoded as its public name."""
     for code in ErrorCode:
         assert decode(encode(replace(_BARE, error_code=code))).error_code is code

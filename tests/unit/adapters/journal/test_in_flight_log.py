@@ -1,4 +1,4 @@
-"""The slots of what is under way."""
+"""The slots of the in-flight log."""
 
 from __future__ import annotations
 
@@ -13,84 +13,84 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def notes_in(path: Path) -> list[bytes]:
-    """Return what the next process finds."""
+def entries_in(path: Path) -> list[bytes]:
+    """Return the entries that the next process reads."""
     file = InFlightLog(path)
-    found = [body for _, body in file.found()]
+    found = [body for _, body in file.read_entries()]
     file.close()
     return found
 
 
-def test_notes_are_found_until_they_are_wiped(tmp_path: Path) -> None:
-    """In any order, by whoever opens the file next."""
+def test_entries_are_read_until_they_are_removed(tmp_path: Path) -> None:
+    """Removal works in any order."""
     path = tmp_path / "under-way"
     file = InFlightLog(path)
-    assert file.found() == []
+    assert file.read_entries() == []
     ids = [uuid4() for _ in range(5)]
     for number, exchange_id in enumerate(ids):
-        assert file.note(exchange_id, b"note %d" % number)
+        assert file.write(exchange_id, b"note %d" % number)
     for number in (0, 3):
-        file.wipe(ids[number])
-    assert notes_in(path) == [b"note 1", b"note 2", b"note 4"]
+        file.remove(ids[number])
+    assert entries_in(path) == [b"note 1", b"note 2", b"note 4"]
     file.close()
 
 
-def test_slots_are_used_again(tmp_path: Path) -> None:
-    """The file is as large as the most that was ever under way at a time."""
+def test_slots_are_reused(tmp_path: Path) -> None:
+    """The file grows only with the maximum number of concurrent exchanges."""
     path = tmp_path / "under-way"
     file = InFlightLog(path)
     for _ in range(100):
         first, second = uuid4(), uuid4()
-        file.note(first, b"a")
-        file.note(second, b"b")
-        file.wipe(first)
-        file.wipe(second)
+        file.write(first, b"a")
+        file.write(second, b"b")
+        file.remove(first)
+        file.remove(second)
     file.close()
     assert path.stat().st_size <= 2 * SLOT_BYTES
 
 
-def test_found_notes_can_be_claimed_or_freed(tmp_path: Path) -> None:
-    """A claimed one goes with its exchange, a freed one at once."""
+def test_entries_of_a_former_process_can_be_adopted_or_cleared(tmp_path: Path) -> None:
+    """An adopted entry is removed with its exchange, a cleared one at once."""
     path = tmp_path / "under-way"
     file = InFlightLog(path)
-    file.note(uuid4(), b"a")
-    file.note(uuid4(), b"b")
+    file.write(uuid4(), b"a")
+    file.write(uuid4(), b"b")
     file.close()
     file = InFlightLog(path)
-    (first, _), (second, _) = file.found()
+    (first, _), (second, _) = file.read_entries()
     mine = uuid4()
-    file.claim(mine, first)
-    file.free(second)
-    assert notes_in(path) == [b"a"]
-    file.wipe(mine)
-    assert notes_in(path) == []
+    file.adopt(mine, first)
+    file.clear(second)
+    assert entries_in(path) == [b"a"]
+    file.remove(mine)
+    assert entries_in(path) == []
     file.close()
 
 
 @pytest.mark.parametrize("cut", range(1, 30))
-def test_a_note_that_was_cut_short_is_none(cut: int, tmp_path: Path) -> None:
-    """Wherever the disk ended."""
+def test_an_incomplete_entry_is_ignored(cut: int, tmp_path: Path) -> None:
+    """At whatever byte the write ended."""
     path = tmp_path / "under-way"
     file = InFlightLog(path)
-    file.note(uuid4(), b"x" * 21)
+    file.write(uuid4(), b"x" * 21)
     file.close()
     path.write_bytes(path.read_bytes()[:-cut])
-    assert notes_in(path) == []
+    assert entries_in(path) == []
 
 
-def test_a_damaged_note_is_none(tmp_path: Path) -> None:
-    """Its checksum tells."""
+def test_a_damaged_entry_is_ignored(tmp_path: Path) -> None:
+    """Its checksum is wrong."""
     path = tmp_path / "under-way"
     file = InFlightLog(path)
-    file.note(uuid4(), b"abc")
+    file.write(uuid4(), b"abc")
     file.close()
     path.write_bytes(path.read_bytes().replace(b"abc", b"abd"))
-    assert notes_in(path) == []
+    assert entries_in(path) == []
 
 
-def test_a_note_that_is_too_large_is_not_kept(tmp_path: Path) -> None:
-    """The slots have one size."""
+def test_an_entry_that_is_too_large_is_not_written(tmp_path: Path) -> None:
+    """All slots have the same size."""
     file = InFlightLog(tmp_path / "under-way")
-    assert not file.note(uuid4(), bytes(SLOT_BYTES))
-    file.wipe(uuid4())
+    assert not file.write(uuid4(), bytes(SLOT_BYTES))
+    file.remove(uuid4())
     file.close()

@@ -1,4 +1,4 @@
-"""The journals of processes that are gone."""
+"""Recovery of orphaned journals."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ async def a_journal(root: Path, *exchanges: Exchange, begun: Exchange | None = N
     return journal
 
 
-async def test_only_what_is_left_and_not_empty_is_taken(tmp_path: Path) -> None:
-    """Not the journals of the living, not empty ones, and each once."""
+async def test_each_orphaned_journal_is_taken_once_unless_it_is_empty(tmp_path: Path) -> None:
+    """Journals of running processes are not taken."""
     left = new_exchange()
     journals = [await a_journal(tmp_path, new_exchange()), await a_journal(tmp_path), await a_journal(tmp_path, left)]
     await journals[1].close()
@@ -50,8 +50,8 @@ async def test_only_what_is_left_and_not_empty_is_taken(tmp_path: Path) -> None:
     await journals[0].close()
 
 
-async def test_something_begun_is_something_left(tmp_path: Path) -> None:
-    """Though nothing was appended."""
+async def test_a_journal_with_only_an_unfinished_exchange_is_taken(tmp_path: Path) -> None:
+    """Nothing was appended to it."""
     begun = new_exchange()
     await (await a_journal(tmp_path, begun=begun)).close()
     taken = await OrphanedSqliteJournals(tmp_path, SystemIds()).take()
@@ -60,6 +60,6 @@ async def test_something_begun_is_something_left(tmp_path: Path) -> None:
     await OrphanedSqliteJournals(tmp_path, SystemIds()).give_back(taken)
 
 
-async def test_nothing_is_left_where_nothing_ever_was(tmp_path: Path) -> None:
-    """A root that does not exist is an empty one."""
+async def test_a_root_that_does_not_exist_has_no_journals(tmp_path: Path) -> None:
+    """No error is raised."""
     assert await OrphanedSqliteJournals(tmp_path / "none", SystemIds()).take() is None

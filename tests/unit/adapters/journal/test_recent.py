@@ -1,14 +1,14 @@
-"""What was appended last, in memory."""
+"""The buffer of the exchanges that were appended last."""
 
 from __future__ import annotations
 
 from harness.journal_entries import new_exchange
-from ibex.adapters.journal.recent import MOST, RecentExchanges
+from ibex.adapters.journal.recent import MAX_EXCHANGES, RecentExchanges
 from ibex.adapters.journal.store import Span
 
 
-def test_a_span_that_is_there_is_given() -> None:
-    """Any span of what was added in succession."""
+def test_a_span_in_the_buffer_is_returned() -> None:
+    """It can cross the borders of what was added together."""
     recent = RecentExchanges()
     exchanges = [new_exchange() for _ in range(5)]
     recent.add(Span(1, 2), exchanges[:2])
@@ -16,8 +16,8 @@ def test_a_span_that_is_there_is_given() -> None:
     assert recent.get(Span(2, 4)) == exchanges[1:4]
 
 
-def test_a_span_that_is_not_wholly_there_is_not_given() -> None:
-    """Neither its beginning nor its end may be missing."""
+def test_a_span_that_is_partly_missing_is_not_returned() -> None:
+    """At its beginning or at its end."""
     recent = RecentExchanges()
     recent.add(Span(11, 12), [new_exchange(), new_exchange()])
     assert recent.get(Span(10, 11)) is None
@@ -25,8 +25,8 @@ def test_a_span_that_is_not_wholly_there_is_not_given() -> None:
     assert recent.get(Span(11, 12)) is not None
 
 
-def test_a_gap_starts_over() -> None:
-    """Positions stay true when something was stored that never came by here."""
+def test_a_gap_clears_the_buffer() -> None:
+    """Positions stay correct after exchanges that were never added."""
     recent = RecentExchanges()
     recent.add(Span(1, 1), [new_exchange()])
     late = new_exchange()
@@ -35,25 +35,25 @@ def test_a_gap_starts_over() -> None:
     assert recent.get(Span(1, 1)) is None
 
 
-def test_what_is_forgotten_is_gone() -> None:
-    """Forgetting further than there is anything is harmless."""
+def test_discarded_exchanges_are_gone() -> None:
+    """Discarding past the end is harmless."""
     recent = RecentExchanges()
     exchanges = [new_exchange() for _ in range(3)]
     recent.add(Span(1, 3), exchanges)
-    recent.forget(2)
+    recent.discard_through(2)
     assert recent.get(Span(2, 3)) is None
     assert recent.get(Span(3, 3)) == exchanges[2:]
-    recent.forget(10)
+    recent.discard_through(10)
     assert recent.get(Span(3, 3)) is None
     later = new_exchange()
     recent.add(Span(4, 4), [later])
     assert recent.get(Span(4, 4)) == [later]
 
 
-def test_it_is_bounded() -> None:
-    """The oldest go first."""
+def test_the_buffer_is_bounded() -> None:
+    """The oldest exchanges are dropped first."""
     recent = RecentExchanges()
     exchange = new_exchange()
-    recent.add(Span(1, MOST + 1), [exchange] * (MOST + 1))
+    recent.add(Span(1, MAX_EXCHANGES + 1), [exchange] * (MAX_EXCHANGES + 1))
     assert recent.get(Span(1, 1)) is None
-    assert recent.get(Span(2, MOST + 1)) == [exchange] * MOST
+    assert recent.get(Span(2, MAX_EXCHANGES + 1)) == [exchange] * MAX_EXCHANGES

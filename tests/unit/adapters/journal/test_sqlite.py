@@ -1,4 +1,4 @@
-"""What the journal on SQLite promises beyond the contract: crashes, disks, processes."""
+"""The promises of the SQLite journal beyond the contract: crashes, disks, processes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 from harness.journal_entries import new_exchange
 from ibex.adapters.journal.directories import JournalInUseError
 from ibex.adapters.journal.encoding import encode
-from ibex.adapters.journal.recent import MOST
+from ibex.adapters.journal.recent import MAX_EXCHANGES
 from ibex.adapters.journal.sqlite import SqliteJournal
 from ibex.adapters.journal.store import CHECKPOINT_BYTES
 from ibex.adapters.system.ids import SystemIds
@@ -51,7 +51,7 @@ def _process(what: str, directory: Path) -> subprocess.Popen[str]:
 
 
 async def test_every_acknowledged_append_survives_sigkill(tmp_path: Path) -> None:
-    """Whatever append had returned for is there after the process was killed under load."""
+    """Every append that had completed is in the journal after the process was killed under load."""
     with _process("append", tmp_path) as process:
         assert process.stdout is not None
         said = [process.stdout.readline().strip() for _ in range(ENOUGH)]
@@ -65,8 +65,8 @@ async def test_every_acknowledged_append_survives_sigkill(tmp_path: Path) -> Non
     assert len(kept) == len(set(kept))
 
 
-async def test_a_full_disk_is_told_and_survived(tmp_path: Path) -> None:
-    """Append refuses while nothing can be written, and takes again once it can; what was kept stays, in full."""
+async def test_a_full_disk_fails_appends_until_there_is_room(tmp_path: Path) -> None:
+    """What was committed before stays complete."""
     with _process("fill", tmp_path) as process:
         assert process.stdout is not None
         kept, delivered = map(int, process.stdout.read().split())
@@ -76,7 +76,7 @@ async def test_a_full_disk_is_told_and_survived(tmp_path: Path) -> None:
 
 
 async def test_the_same_batch_comes_again_after_a_restart(tmp_path: Path) -> None:
-    """Members and token are on disk before a batch is handed out."""
+    """Members and token are on disk before a batch is returned."""
     async with opened(tmp_path) as journal:
         for _ in range(3):
             await journal.append(new_exchange())
@@ -87,8 +87,8 @@ async def test_the_same_batch_comes_again_after_a_restart(tmp_path: Path) -> Non
         assert journal.depth(Sink.TRACES) == 4
 
 
-async def test_positions_are_remembered_over_a_restart(tmp_path: Path) -> None:
-    """What a sink has acknowledged does not come again."""
+async def test_positions_survive_a_restart(tmp_path: Path) -> None:
+    """A sink does not get again what it has acknowledged."""
     exchanges = [new_exchange() for _ in range(3)]
     async with opened(tmp_path) as journal:
         for exchange in exchanges:
@@ -105,8 +105,8 @@ async def test_positions_are_remembered_over_a_restart(tmp_path: Path) -> None:
     assert list(checkpoints.exchanges) == exchanges
 
 
-async def test_a_journal_of_its_own_has_tokens_of_its_own(tmp_path: Path) -> None:
-    """Two journals never give one token for different batches."""
+async def test_two_journals_have_different_batch_tokens(tmp_path: Path) -> None:
+    """Two journals never use the same token for different batches."""
     tokens = set()
     for name in ("a", "b"):
         async with opened(tmp_path / name) as journal:
@@ -117,8 +117,8 @@ async def test_a_journal_of_its_own_has_tokens_of_its_own(tmp_path: Path) -> Non
     assert len(tokens) == 2
 
 
-async def test_only_the_owner_may_look(tmp_path: Path) -> None:
-    """The directory is 0700 and every file in it 0600, whatever the umask and whatever it was before."""
+async def test_only_the_owner_has_access(tmp_path: Path) -> None:
+    """The directory is 0700 and its files are 0600, whatever the umask and the former mode."""
     directory = tmp_path / "deep" / "journal"
     directory.mkdir(parents=True, mode=0o755)
     umask = os.umask(0)
@@ -133,8 +133,8 @@ async def test_only_the_owner_may_look(tmp_path: Path) -> None:
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
 
 
-async def test_a_second_opening_fails_and_says_who_has_it(tmp_path: Path) -> None:
-    """One process at a time; the first is not disturbed, and after it the second may."""
+async def test_a_second_process_cannot_open_the_journal(tmp_path: Path) -> None:
+    """The error contains the owner's process id. The second can open the journal after the first closed it."""
     async with opened(tmp_path) as journal:
         with pytest.raises(JournalInUseError, match=str(os.getpid())):
             await SqliteJournal(tmp_path, SystemIds()).open()
@@ -143,8 +143,8 @@ async def test_a_second_opening_fails_and_says_who_has_it(tmp_path: Path) -> Non
         assert journal.depth(Sink.TRACES) == 1
 
 
-async def test_a_directory_that_cannot_be_made_fails_to_open(tmp_path: Path) -> None:
-    """A file in the way is told, and nothing is left half open."""
+async def test_a_directory_that_cannot_be_created_fails_to_open(tmp_path: Path) -> None:
+    """For example because of a file with its name. Nothing stays open."""
     (tmp_path / "journal").write_text("")
     journal = SqliteJournal(tmp_path / "journal", SystemIds())
     with pytest.raises(JournalUnavailableError, match="directory"):
@@ -153,7 +153,7 @@ async def test_a_directory_that_cannot_be_made_fails_to_open(tmp_path: Path) -> 
 
 
 async def test_a_file_that_is_no_journal_fails_to_open(tmp_path: Path) -> None:
-    """The error names the kind of damage; the lock is let go."""
+    """The error names the kind of damage, and the lock is released."""
     (tmp_path / "journal.sqlite").write_bytes(b"not a database " * 100)
     for _ in range(2):
         with pytest.raises(JournalUnavailableError, match="SQLITE_NOTADB"):
@@ -161,7 +161,7 @@ async def test_a_file_that_is_no_journal_fails_to_open(tmp_path: Path) -> None:
 
 
 async def test_closing_commits_what_is_queued(tmp_path: Path) -> None:
-    """An append that was under way when the journal was closed is there after it."""
+    """An append that was queued when the journal was closed is committed."""
     async with opened(tmp_path) as journal:
         appending = [journal.append(new_exchange()) for _ in range(50)]
         await asyncio.sleep(0)
@@ -170,8 +170,8 @@ async def test_closing_commits_what_is_queued(tmp_path: Path) -> None:
         assert journal.depth(Sink.TRACES) == 50
 
 
-async def test_a_closed_journal_refuses(tmp_path: Path) -> None:
-    """Before it is opened and after it is closed, every operation says so; closing twice is fine."""
+async def test_a_closed_journal_raises(tmp_path: Path) -> None:
+    """Before it is opened and after it is closed. Closing is idempotent."""
     journal = SqliteJournal(tmp_path, SystemIds())
     await journal.close()
     for _ in range(2):
@@ -185,9 +185,9 @@ async def test_a_closed_journal_refuses(tmp_path: Path) -> None:
 
 
 async def test_a_backlog_is_read_from_disk(tmp_path: Path) -> None:
-    """More than memory keeps comes in order all the same, and the log beside the file stays small."""
+    """Exchanges beyond the buffer in memory are returned in order, and the write-ahead log stays small."""
     exchange = new_exchange()
-    number = MOST + 500
+    number = MAX_EXCHANGES + 500
     async with opened(tmp_path) as journal:
         await asyncio.gather(*(journal.append(exchange) for _ in range(number)))
         taken = 0
@@ -201,28 +201,28 @@ async def test_a_backlog_is_read_from_disk(tmp_path: Path) -> None:
     assert log < 32_000_000
 
 
-async def test_a_journal_tells_since_when_the_oldest_waits(tmp_path: Path) -> None:
-    """For each sink; over a restart, and no more once the sink has it."""
+async def test_pending_since_is_the_age_of_the_oldest_exchange(tmp_path: Path) -> None:
+    """For each sink, also after a restart, until the sink has acknowledged it."""
     exchanges = [new_exchange() for _ in range(3)]
     async with opened(tmp_path) as journal:
-        assert journal.waits_since(Sink.TRACES) is None
+        assert journal.pending_since(Sink.TRACES) is None
         for exchange in exchanges:
             await journal.append(exchange)
         batch = await journal.next_batch(Sink.TRACES, 2)
         assert batch is not None
         await journal.acknowledge(Sink.TRACES, batch)
-        assert journal.waits_since(Sink.TRACES) == exchanges[2].completed_at
-        assert journal.waits_since(Sink.CHECKPOINTS) == exchanges[0].completed_at
+        assert journal.pending_since(Sink.TRACES) == exchanges[2].completed_at
+        assert journal.pending_since(Sink.CHECKPOINTS) == exchanges[0].completed_at
     async with opened(tmp_path) as journal:
-        assert journal.waits_since(Sink.CHECKPOINTS) == exchanges[0].completed_at
+        assert journal.pending_since(Sink.CHECKPOINTS) == exchanges[0].completed_at
         batch = await journal.next_batch(Sink.CHECKPOINTS, 3)
         assert batch is not None
         await journal.acknowledge(Sink.CHECKPOINTS, batch)
-        assert journal.waits_since(Sink.CHECKPOINTS) is None
+        assert journal.pending_since(Sink.CHECKPOINTS) is None
 
 
-async def test_a_damaged_exchange_is_laid_aside(tmp_path: Path) -> None:
-    """It is in the dead letters, byte for byte, and the others of its batch are delivered."""
+async def test_a_damaged_exchange_becomes_a_dead_letter(tmp_path: Path) -> None:
+    """It is kept byte for byte, and the others of its batch are delivered."""
     async with opened(tmp_path) as journal:
         for _ in range(3):
             await journal.append(new_exchange())
@@ -240,8 +240,8 @@ async def test_a_damaged_exchange_is_laid_aside(tmp_path: Path) -> None:
     assert (letter["sink"], letter["body"]) == ("traces", "c1")
 
 
-async def test_what_is_under_way_outlives_sigkill(tmp_path: Path) -> None:
-    """What was begun and not ended is found by the next process, what was ended is not, and appending it is its end."""
+async def test_unfinished_exchanges_survive_sigkill(tmp_path: Path) -> None:
+    """The next process finds exactly the unfinished ones. Appending one finishes it."""
     with _process("begin", tmp_path) as process:
         assert process.stdout is not None
         ended, *left = process.stdout.readline().split()
@@ -257,8 +257,8 @@ async def test_what_is_under_way_outlives_sigkill(tmp_path: Path) -> None:
         assert journal.depth(Sink.TRACES) == 1 + len(left)
 
 
-async def test_a_commit_whose_note_was_not_wiped_counts_once(tmp_path: Path) -> None:
-    """A process may die between the two."""
+async def test_a_committed_exchange_with_an_in_flight_entry_counts_once(tmp_path: Path) -> None:
+    """A process can die between the commit and the removal of the entry."""
     exchange = new_exchange()
     async with opened(tmp_path) as journal:
         journal.begin(exchange)
@@ -270,8 +270,8 @@ async def test_a_commit_whose_note_was_not_wiped_counts_once(tmp_path: Path) -> 
         assert journal.depth(Sink.TRACES) == 1
 
 
-async def test_what_was_lost_leaves_no_note(tmp_path: Path) -> None:
-    """It is counted as lost; its note would take a place for ever, and tell the next process that it did not end."""
+async def test_a_lost_exchange_leaves_no_in_flight_entry(tmp_path: Path) -> None:
+    """Otherwise it would occupy a slot for ever, and the next process would find it as unfinished."""
     lost = new_exchange()
     async with opened(tmp_path, max_bytes=100) as journal:
         journal.begin(lost)
@@ -281,8 +281,8 @@ async def test_what_was_lost_leaves_no_note(tmp_path: Path) -> None:
         assert journal.left_open() == []
 
 
-async def test_what_was_left_open_and_cannot_be_settled_is_found_again(tmp_path: Path) -> None:
-    """A journal that is full at the start does not make it lost."""
+async def test_an_unfinished_exchange_that_cannot_be_appended_is_found_again(tmp_path: Path) -> None:
+    """A journal that is full at the start does not lose it."""
     left = new_exchange()
     async with opened(tmp_path) as journal:
         journal.begin(left)
@@ -293,8 +293,8 @@ async def test_what_was_left_open_and_cannot_be_settled_is_found_again(tmp_path:
         assert [exchange.id for exchange in journal.left_open()] == [left.id]
 
 
-async def test_a_full_disk_keeps_no_note_and_disturbs_nothing(tmp_path: Path) -> None:
-    """A note is only for the case that the process dies."""
+async def test_an_in_flight_entry_that_cannot_be_written_is_ignored(tmp_path: Path) -> None:
+    """An entry only matters if the process dies."""
     async with opened(tmp_path) as journal:
         journal.begin(new_exchange(model="m" * 3_000))
         await journal.append(new_exchange())
@@ -302,8 +302,8 @@ async def test_a_full_disk_keeps_no_note_and_disturbs_nothing(tmp_path: Path) ->
         assert journal.left_open() == []
 
 
-async def test_a_journal_that_can_be_written_says_so(tmp_path: Path) -> None:
-    """And one that is almost full says that."""
+async def test_ping_fails_if_the_journal_is_almost_full_or_closed(tmp_path: Path) -> None:
+    """It succeeds while the journal accepts exchanges."""
     async with opened(tmp_path, max_bytes=100_000) as journal:
         await journal.ping()
         with suppress(JournalUnavailableError):
@@ -316,7 +316,7 @@ async def test_a_journal_that_can_be_written_says_so(tmp_path: Path) -> None:
 
 
 async def test_a_batch_that_is_being_delivered_is_dropped_as_a_whole(tmp_path: Path) -> None:
-    """Part of it under another token could be stored twice."""
+    """A part of it under another token could be stored twice."""
     async with opened(tmp_path, max_bytes=200_000) as journal:
         for _ in range(50):
             await journal.append(new_exchange())
@@ -334,8 +334,8 @@ async def test_a_batch_that_is_being_delivered_is_dropped_as_a_whole(tmp_path: P
         assert not {e.id for e in first.exchanges} & {e.id for e in second.exchanges}
 
 
-async def test_an_exchange_that_cannot_be_encoded_is_refused(tmp_path: Path) -> None:
-    """Text without UTF-8 is told as a loss, without quoting it, and the journal goes on."""
+async def test_an_exchange_that_cannot_be_encoded_is_rejected(tmp_path: Path) -> None:
+    """The error does not quote the invalid text, and the journal goes on."""
     async with opened(tmp_path) as journal:
         with pytest.raises(JournalUnavailableError) as caught:
             await journal.append(new_exchange(model="canary\ud800"))
@@ -344,15 +344,15 @@ async def test_an_exchange_that_cannot_be_encoded_is_refused(tmp_path: Path) -> 
         assert journal.depth(Sink.TRACES) == 1
 
 
-async def test_errors_hold_nothing_of_an_exchange(tmp_path: Path) -> None:
-    """A refusal for want of room names the bound only."""
+async def test_errors_contain_nothing_of_an_exchange(tmp_path: Path) -> None:
+    """The error of a full journal contains only its maximum size."""
     async with opened(tmp_path, max_bytes=100) as journal:
         with pytest.raises(JournalUnavailableError) as caught:
             await journal.append(new_exchange(model="canary"))
     assert "canary" not in str(caught.value)
 
 
-def test_an_unknown_sync_is_refused(tmp_path: Path) -> None:
-    """Only normal and full mean something."""
+def test_an_unknown_sync_is_rejected(tmp_path: Path) -> None:
+    """Only normal and full are valid."""
     with pytest.raises(ValueError, match="normal or full"):
         SqliteJournal(tmp_path, SystemIds(), sync="off")

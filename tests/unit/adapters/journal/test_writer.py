@@ -1,4 +1,4 @@
-"""The thread that writes: groups, errors, and the end."""
+"""The writer thread: groups, errors, and the end."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def a_writer(path: Path, groups: list[Group]) -> Writer:
     return Writer(path, SystemIds(), full_sync=False, on_group=groups.append)
 
 
-async def test_what_has_queued_is_one_group(tmp_path: Path) -> None:
-    """Up to the size of a statement; everybody is told after the group was handed over."""
+async def test_queued_appends_form_one_group(tmp_path: Path) -> None:
+    """Up to the rows of a statement. Futures complete after ``on_group``."""
     groups: list[Group] = []
     writer = a_writer(tmp_path / "journal.sqlite", groups)
     appends = [writer.append(exchange, encode(exchange)) for exchange in (new_exchange() for _ in range(300))]
     writer.start()
     await asyncio.gather(*(append.done for append in appends))
     await writer.stop()
-    assert [group.where for group in groups if group.appends] == [
+    assert [group.appended for group in groups if group.appends] == [
         Span(1, ROWS_PER_INSERT),
         Span(ROWS_PER_INSERT + 1, 300),
     ]
@@ -43,8 +43,8 @@ async def test_what_has_queued_is_one_group(tmp_path: Path) -> None:
     assert groups[-1].snapshot.last_position == 300
 
 
-async def test_an_error_is_told_to_who_waits_for_it_alone(tmp_path: Path) -> None:
-    """Without its text; the thread goes on."""
+async def test_an_error_only_fails_its_own_call(tmp_path: Path) -> None:
+    """The error does not contain the original message, and the thread goes on."""
     writer = a_writer(tmp_path / "journal.sqlite", [])
     writer.start()
 
@@ -52,14 +52,14 @@ async def test_an_error_is_told_to_who_waits_for_it_alone(tmp_path: Path) -> Non
         raise sqlite3.OperationalError(f"canary {store.last_position}")
 
     with pytest.raises(JournalUnavailableError, match="OperationalError") as raised:
-        await writer.do(fail)
+        await writer.call(fail)
     assert "canary" not in str(raised.value)
-    assert await writer.do(lambda store: store.last_position) == 0
+    assert await writer.call(lambda store: store.last_position) == 0
     await writer.stop()
 
 
-async def test_stopping_does_first_what_is_queued(tmp_path: Path) -> None:
-    """Nothing that was handed over is forgotten."""
+async def test_stopping_processes_the_queue_first(tmp_path: Path) -> None:
+    """Nothing that was queued is lost."""
     writer = a_writer(tmp_path / "journal.sqlite", [])
     writer.start()
     exchange = new_exchange()
@@ -68,8 +68,8 @@ async def test_stopping_does_first_what_is_queued(tmp_path: Path) -> None:
     assert append.done.done()
 
 
-def test_an_error_of_the_disk_is_named_and_not_quoted() -> None:
-    """By SQLite's own name for it, where it has one."""
+def test_an_error_is_named_but_not_quoted() -> None:
+    """By SQLite's name for it, if it has one."""
     said = str(unavailable(ValueError("canary"), Path("/var/journal")))
     assert said == "the journal in /var/journal cannot be used (ValueError)"
 
@@ -77,16 +77,16 @@ def test_an_error_of_the_disk_is_named_and_not_quoted() -> None:
 @pytest.mark.parametrize(
     ("number", "full"), [(errno.ENOSPC, True), (errno.EDQUOT, True), (errno.EACCES, False), (errno.ENOTDIR, False)]
 )
-def test_a_disk_without_room_is_told_from_a_path_that_is_wrong(number: int, *, full: bool) -> None:
-    """The first may be used again later, the second needs an operator; both name the journal's directory."""
+def test_a_full_disk_differs_from_an_invalid_path(number: int, *, full: bool) -> None:
+    """The first can recover, the second needs an operator. Both name the journal's directory."""
     told = unavailable(OSError(number, os.strerror(number), "/canary"), Path("/var/journal"))
     assert isinstance(told, JournalFullError) is full
     assert str(told) == f"the journal's directory /var/journal cannot be used ({os.strerror(number)})"
     assert "canary" not in str(told)
 
 
-def test_what_sqlite_says_of_the_disk_counts_as_no_room(tmp_path: Path) -> None:
-    """A write that fails; not a file that is none of its."""
+def test_sqlite_errors_of_the_disk_count_as_a_full_journal(tmp_path: Path) -> None:
+    """A file that is not a database does not."""
     (tmp_path / "no-database").write_text("x" * 4_096)
     with sqlite3.connect(tmp_path / "no-database") as none, pytest.raises(sqlite3.Error) as not_ours:
         none.execute("SELECT * FROM sqlite_master")

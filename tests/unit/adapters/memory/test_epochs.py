@@ -1,4 +1,4 @@
-"""Epochs in a dictionary, and the epochs of a process that has no store for them."""
+"""Epochs in memory, and the adapter without a store."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ibex.adapters.memory.epochs import InMemoryEpochs, NoEpochs
 ORG, OTHER = UUID(int=1), UUID(int=2)
 
 
-async def test_an_epoch_is_created_once_and_replaced_by_one_that_it_never_was() -> None:
-    """Of one organization alone."""
+async def test_an_epoch_is_created_once_and_replaced_by_a_new_value() -> None:
+    """Only that of one organization."""
     epochs = InMemoryEpochs(ManualClock(), SequentialIds())
     assert epochs.read(ORG).value is None
     assert epochs.read(ORG).was_read
@@ -32,8 +32,8 @@ async def test_an_epoch_is_created_once_and_replaced_by_one_that_it_never_was() 
     assert epochs.read(OTHER).value == other
 
 
-async def test_epochs_can_be_lost_and_come_back() -> None:
-    """As in a flush, or in a fail-over to a replica that lacks what was written last."""
+async def test_epochs_can_be_lost_and_restored() -> None:
+    """As by a flush, or a failover to a replica that lacks the last writes."""
     epochs = InMemoryEpochs(ManualClock(), SequentialIds())
     await epochs.replace(ORG)
     kept = epochs.content()
@@ -45,7 +45,7 @@ async def test_epochs_can_be_lost_and_come_back() -> None:
 
 
 async def test_without_a_store_every_epoch_is_unknown() -> None:
-    """And no replacement succeeds: the watch alone makes changes known."""
+    """And ``replace`` returns False, so that only the watch distributes changes."""
     epochs = NoEpochs(ManualClock())
     read = await epochs.read_or_create(ORG)
     assert (read.value, read.was_read) == (None, False)

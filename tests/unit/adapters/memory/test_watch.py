@@ -27,7 +27,7 @@ async def test_a_stream_carries_pings_and_messages() -> None:
         assert [await anext(messages), await anext(messages)] == [Events([Change(ORG, Kind.AGENTS)]), Pong(2, "1:1")]
 
 
-async def test_a_stream_that_was_left_is_not_answered() -> None:
+async def test_a_closed_stream_gets_no_pong() -> None:
     """Its ping is dropped with it."""
     server = WatchServer(InMemoryChangeLog())
     async with InProcessWatch(server).open("1:0") as stream:

@@ -1,4 +1,4 @@
-"""The machine's clock; what every clock keeps is in ``tests/contracts``."""
+"""The system clock. ``tests/contracts`` has the tests that every clock passes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import time
 from ibex.adapters.system.clock import SystemClock
 
 
-def test_it_tells_the_machines_time() -> None:
-    """Between two looks at the operating system's own clocks."""
+def test_it_returns_the_systems_time() -> None:
+    """It is between two readings of the system's own clocks."""
     clock = SystemClock()
 
     before = time.time_ns() // 1_000, time.monotonic_ns()

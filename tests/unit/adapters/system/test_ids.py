@@ -1,4 +1,4 @@
-"""Identifiers from the operating system; what every source keeps is in ``tests/contracts``."""
+"""Identifiers from the operating system. ``tests/contracts`` has the tests that every source passes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from ibex.adapters.system.ids import SystemIds
 
 
-def test_an_id_holds_the_time_of_its_making() -> None:
+def test_an_id_contains_its_creation_time() -> None:
     """To the millisecond."""
     before = time.time_ns() // 1_000_000
     made = SystemIds().uuid7()

@@ -1,4 +1,4 @@
-"""One line a request: what is in it, and what is not."""
+"""The access line: its fields, and what it must not contain."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ibex.domain.record.exchange import Caller
 CHAT = "/v1/chat/completions"
 
 
-def test_a_chat_request_is_told_in_one_line() -> None:
-    """Who, what, how long in milliseconds, how it came out."""
+def test_a_proxied_request_has_all_fields() -> None:
+    """Durations are in milliseconds."""
     with logged() as lines:
         write_access_line("POST", CHAT, 200, 1_234_567_891, exchange=an_exchange(), caller=None)
 
@@ -57,8 +57,8 @@ def test_a_chat_request_is_told_in_one_line() -> None:
     ]
 
 
-def test_another_request_is_told_without_an_exchange() -> None:
-    """With its caller, where it had one."""
+def test_a_request_without_an_exchange_has_fewer_fields() -> None:
+    """The caller's ids are included if there is a caller."""
     with logged() as lines:
         write_access_line("GET", "/health", 200, 2_000_000, exchange=None, caller=None)
         write_access_line("GET", "/v1/models", 200, 1, exchange=None, caller=Caller(UUID(int=5), UUID(int=6)))
@@ -69,8 +69,8 @@ def test_another_request_is_told_without_an_exchange() -> None:
     assert not {"user_id", "operation"} & set(models)
 
 
-def test_a_refusal_says_why() -> None:
-    """By its code; what was not reached is left out."""
+def test_a_refusal_has_its_error_code() -> None:
+    """Fields of stages that it did not reach are omitted."""
     with logged() as lines:
         refusal = a_refusal(error_code=ErrorCode.AGENT_SUSPENDED)
         write_access_line("POST", CHAT, 403, 1, exchange=refusal, caller=None)
@@ -80,8 +80,8 @@ def test_a_refusal_says_why() -> None:
 
 
 @pytest.mark.parametrize(("provider", "logged_model"), [("openai", "gpt-" + "x" * 60), (None, None)])
-def test_a_models_name_is_bounded_and_is_one(provider: str | None, logged_model: str | None) -> None:
-    """At most 64 characters; what no provider serves is whatever the client wrote, and not written down."""
+def test_a_model_name_is_bounded_and_needs_a_provider(provider: str | None, logged_model: str | None) -> None:
+    """At most 64 characters. Without a provider it is arbitrary text of the client, and omitted."""
     with logged() as lines:
         exchange = an_exchange(model="gpt-" + "x" * 200, provider=provider)
         write_access_line("POST", CHAT, 200, 1, exchange=exchange, caller=None)
@@ -90,7 +90,7 @@ def test_a_models_name_is_bounded_and_is_one(provider: str | None, logged_model:
 
 
 def test_neither_handle_nor_token_nor_hash_is_written() -> None:
-    """A session's handle is the client's text, its id is ours; so is a token's id, which is not the token."""
+    """The ids of a session and a token are included, but not the session's handle or the token."""
     with logged() as lines:
         write_access_line("POST", CHAT, 200, 1, exchange=an_exchange(), caller=None)
 
@@ -99,7 +99,7 @@ def test_neither_handle_nor_token_nor_hash_is_written() -> None:
 
 
 def test_a_line_has_the_ids_of_its_request() -> None:
-    """As every other line of it."""
+    """Like every other log line of the request."""
     token = CURRENT.set(CurrentRequest(UUID(int=9), "ab" * 16))
     try:
         with logged() as lines:
@@ -110,8 +110,8 @@ def test_a_line_has_the_ids_of_its_request() -> None:
     assert (lines[0]["request_id"], lines[0]["trace_id"]) == (str(UUID(int=9)), "ab" * 16)
 
 
-def test_above_its_level_there_is_no_line() -> None:
-    """It is of level info; there is none either before anybody has said where to."""
+def test_no_line_is_written_above_level_info() -> None:
+    """An access line has the level info."""
     with logged("warning") as lines:
         write_access_line("GET", "/health", 200, 1, exchange=None, caller=None)
 

@@ -1,4 +1,4 @@
-"""Everything that an alert names is exported from the start, so that the first loss is an increase."""
+"""Every series that an alert uses is exported from the start, so that its first increase is visible."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ VALUES = {
 
 
 def expressions() -> list[str]:
-    """Return the alerts' expressions: those of the page, and the text of rule files in ``deploy``."""
+    """Return the expressions of the alerts on the page, and the rule files in ``deploy``."""
     page = (ROOT / "docs" / "metrics.md").read_text().split("## Alerts")[1]
     found = [line.split("`")[1] for line in page.splitlines() if line.startswith("|") and "`" in line]
     texts = [path.read_text() for path in sorted((ROOT / "deploy").rglob("*.y*ml"))]
@@ -46,14 +46,14 @@ def expressions() -> list[str]:
 
 
 def named() -> list[tuple[str, str]]:
-    """Return the metrics that the alerts name, each with the labels that it must have."""
+    """Return the metrics that the alerts use, each with the labels of its selector."""
     pairs = {match.groups(default="") for expression in expressions() for match in NAME.finditer(expression)}
     return sorted((name, labels) for name, labels in pairs)
 
 
 @cache
 def exported() -> dict[str, list[dict[str, str]]]:
-    """Return the labels of every sample, by name, of a proxy and an auth to which nothing has happened yet."""
+    """Return the labels of every sample, by name, of a proxy and an auth service that have just started."""
     clock = ManualClock()
     proxy = Metrics(
         clock,
@@ -67,7 +67,7 @@ def exported() -> dict[str, list[dict[str, str]]]:
     auth = AuthMetrics()
     RedisTelemetry(auth.registry)
     AuthCallTelemetry(auth)
-    proxy.registry.turned()
+    proxy.registry.heartbeat()
     found: dict[str, list[dict[str, str]]] = {}
     for metrics in (proxy, auth):
         for family in text_string_to_metric_families(metrics.render()[0].decode()):
@@ -79,14 +79,14 @@ def exported() -> dict[str, list[dict[str, str]]]:
 
 
 def test_alerts_are_found() -> None:
-    """The page has a table of them."""
+    """The page contains a table of alerts."""
     assert len(expressions()) >= 15
     assert ("ibex_proxy_journal_losses_total", "") in named()
 
 
 @pytest.mark.parametrize(("name", "labels"), named(), ids=lambda value: value)
-def test_what_an_alert_names_is_there_from_the_start(name: str, labels: str) -> None:
-    """With every value of its labels: 0 is what the first loss is compared with."""
+def test_every_series_of_an_alert_is_exported_from_the_start(name: str, labels: str) -> None:
+    """With every label value. The first increase is then one from 0."""
     samples = exported().get(name, [])
     for label, value in re.findall(r'(\w+)="([^"]*)"', labels):
         samples = [sample for sample in samples if f'{label}!="{value}"' in labels or sample.get(label) == value]
@@ -97,6 +97,6 @@ def test_what_an_alert_names_is_there_from_the_start(name: str, labels: str) -> 
         assert name in VALUES, "the values of its labels belong here"
 
 
-def test_the_codes_of_provider_errors_are_errors() -> None:
-    """As the client is told them."""
+def test_the_codes_of_provider_errors_are_error_codes() -> None:
+    """Those that clients receive."""
     assert set(FAULTS) <= {code.value for code in ErrorCode}

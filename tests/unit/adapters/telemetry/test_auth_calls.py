@@ -1,4 +1,4 @@
-"""One line a call of the auth service."""
+"""Telemetry of calls to the auth service."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ID = UUID(int=7)
 
 @pytest.fixture
 def stream() -> Iterator[io.StringIO]:
-    """Where the logs go."""
+    """The stream to which logs are written."""
     stream = io.StringIO()
     with logging_to(stream, "info"):
         yield stream
@@ -36,7 +36,7 @@ def lines(stream: io.StringIO) -> list[dict[str, object]]:
 
 
 def test_a_call_is_one_line(stream: io.StringIO) -> None:
-    """Which method, how it came out, how long it took in milliseconds; afterwards there is no request."""
+    """With method, status and duration in milliseconds. Afterwards there is no current request."""
     metrics = AuthMetrics()
     telemetry = AuthCallTelemetry(metrics)
     telemetry.began(ID)
@@ -59,7 +59,7 @@ def test_a_call_is_one_line(stream: io.StringIO) -> None:
 
 
 def test_every_line_of_a_call_has_its_request_id(stream: io.StringIO) -> None:
-    """Whoever writes it; of what was raised the type and the place, not the message."""
+    """Also the lines of libraries. An exception is logged with its type and frames, without its message."""
     metrics = AuthMetrics()
     telemetry = AuthCallTelemetry(metrics)
     telemetry.began(ID)

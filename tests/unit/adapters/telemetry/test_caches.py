@@ -1,4 +1,4 @@
-"""What is counted of what is remembered."""
+"""Metrics of the caches."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness.chat_scene import AGENT, ORG, TOKEN, ScriptedTokens, principal
-from ibex.adapters.telemetry.caches import CacheTelemetry, WatchedCache, WatchedSharedDirectives, WatchedTokens
+from ibex.adapters.telemetry.caches import (
+    CacheTelemetry,
+    InstrumentedCache,
+    InstrumentedSharedDirectives,
+    InstrumentedTokenVerifier,
+)
 from ibex.adapters.telemetry.registry import Registry
 from ibex.domain.directives.shared import SharedDirective
 from ibex.domain.errors import InvalidTokenError
@@ -32,7 +37,7 @@ def _counted(registry: Registry) -> list[str]:
 
 
 def test_lookups_are_counted_by_kind_tier_and_outcome() -> None:
-    """What a worker remembers, and what all of them do together."""
+    """In the worker's cache and in the shared one."""
     registry = Registry("ibex_proxy_")
     telemetry = CacheTelemetry(registry)
 
@@ -54,8 +59,8 @@ def test_lookups_are_counted_by_kind_tier_and_outcome() -> None:
     ]
 
 
-def test_calls_that_were_not_made_are_counted_by_their_share() -> None:
-    """So an operator sees that secrets are guessed, or agents made up."""
+def test_refused_calls_to_auth_are_counted_by_share() -> None:
+    """They show an operator that secrets are being guessed or agent ids invented."""
     registry = Registry("ibex_proxy_")
     telemetry = CacheTelemetry(registry)
 
@@ -68,10 +73,10 @@ def test_calls_that_were_not_made_are_counted_by_their_share() -> None:
     assert 'ibex_proxy_auth_calls_refused_total{share="agent"} 1.0' in text
 
 
-def test_what_has_to_make_room_is_counted() -> None:
-    """The entry that was not looked at for longest; one that is replaced or taken out is none."""
+def test_evictions_are_counted() -> None:
+    """The least recently used entry is evicted. Replacing or removing an entry is no eviction."""
     registry = Registry("ibex_proxy_")
-    cache = WatchedCache(2, Kind.AGENTS, CacheTelemetry(registry))
+    cache = InstrumentedCache(2, Kind.AGENTS, CacheTelemetry(registry))
     cache["a"], cache["b"] = 1, 2
     cache["a"] = 3
     assert _counted(registry) == []
@@ -83,19 +88,19 @@ def test_what_has_to_make_room_is_counted() -> None:
     assert _counted(registry) == ['ibex_proxy_cache_evictions_total{kind="agents",tier="worker"} 1.0']
 
 
-async def test_a_token_that_the_filter_passed_on_and_nobody_has_is_a_false_positive() -> None:
-    """One that was not looked for there, or is somebody's, is none."""
+async def test_an_invalid_token_that_the_filter_passed_is_a_false_positive() -> None:
+    """A token that was not looked up in the filter, or that is valid, is not."""
     registry = Registry("ibex_proxy_")
     telemetry = CacheTelemetry(registry)
-    nobodys = WatchedTokens(ScriptedTokens(InvalidTokenError()), telemetry)
-    somebodys = WatchedTokens(ScriptedTokens(principal()), telemetry)
+    nobodys = InstrumentedTokenVerifier(ScriptedTokens(InvalidTokenError()), telemetry)
+    somebodys = InstrumentedTokenVerifier(ScriptedTokens(principal()), telemetry)
 
-    async def look_up(tokens: WatchedTokens, *, filtered: bool) -> None:
+    async def look_up(tokens: InstrumentedTokenVerifier, *, filtered: bool) -> None:
         if filtered:
-            telemetry.filtered(excluded=False)
+            telemetry.filtered(is_absent=False)
         await tokens.verify(TOKEN)
 
-    telemetry.filtered(excluded=True)
+    telemetry.filtered(is_absent=True)
     for tokens, filtered in ((nobodys, False), (nobodys, True), (nobodys, False)):
         with pytest.raises(InvalidTokenError):
             await asyncio.create_task(look_up(tokens, filtered=filtered))
@@ -109,28 +114,28 @@ async def test_a_token_that_the_filter_passed_on_and_nobody_has_is_a_false_posit
 
 
 class _Shared:
-    """A ``SharedDirectives`` with room for one."""
+    """A ``SharedDirectives`` with one slot."""
 
     def __init__(self) -> None:
         self.kept: SharedDirective | None = None
 
     async def get(self, _org_id: UUID, _agent_id: UUID, _epoch: str) -> SharedDirective | None:
-        """Return it."""
+        """Return the stored directive."""
         return self.kept
 
     async def put(self, _org_id: UUID, _agent_id: UUID, _epoch: str, shared: SharedDirective) -> None:
-        """Keep it."""
+        """Store a directive."""
         self.kept = shared
 
 
-async def test_what_is_found_among_all_workers_is_counted() -> None:
-    """That an agent has no directive is found too."""
+async def test_lookups_of_shared_directives_are_counted() -> None:
+    """The information that an agent has no directive is also a hit."""
     registry = Registry("ibex_proxy_")
-    watched = WatchedSharedDirectives(_Shared(), CacheTelemetry(registry))
+    observed = InstrumentedSharedDirectives(_Shared(), CacheTelemetry(registry))
 
-    assert await watched.get(ORG, AGENT, EPOCH) is None
-    await watched.put(ORG, AGENT, EPOCH, SharedDirective(None))
-    assert await watched.get(ORG, AGENT, EPOCH) == SharedDirective(None)
+    assert await observed.get(ORG, AGENT, EPOCH) is None
+    await observed.put(ORG, AGENT, EPOCH, SharedDirective(None))
+    assert await observed.get(ORG, AGENT, EPOCH) == SharedDirective(None)
 
     assert sorted(_counted(registry)) == [
         'ibex_proxy_cache_lookups_total{kind="directives",outcome="hit",tier="shared"} 1.0',

@@ -1,4 +1,4 @@
-"""A worker's capacity shows in its metrics as it is when they are read."""
+"""Metrics of a worker's capacity."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ibex.domain.errors import OverloadedError
 from ibex.domain.proxying.capacity import Capacity, Reservation
 
 
-def test_what_is_in_use_and_what_was_refused() -> None:
-    """Each limit has its counter from the start; a refusal is counted once however often metrics are read."""
+def test_usage_and_refusals_are_exported() -> None:
+    """Each limit has its counter from the start. A refusal counts once, however often metrics are rendered."""
     capacity = Capacity(slots=1, body_bytes=100, most_authenticating=10)
     registry = Registry("ibex_proxy_")
     CapacityTelemetry(registry, capacity)

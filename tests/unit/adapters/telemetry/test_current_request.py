@@ -1,4 +1,4 @@
-"""Each task knows its own request."""
+"""Each task has its own current request."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from uuid import UUID
 from ibex.adapters.telemetry.current_request import CURRENT, CurrentRequest
 
 
-async def test_tasks_that_a_request_starts_belong_to_it_and_others_do_not() -> None:
-    """Two requests at the same time do not see each other."""
+async def test_a_task_inherits_the_request_of_the_task_that_started_it() -> None:
+    """Two concurrent requests do not see each other."""
 
     async def request(number: int) -> tuple[int, int]:
         CURRENT.set(CurrentRequest(UUID(int=number), "0" * 32))

@@ -1,4 +1,4 @@
-"""An outage of a sink is counted every time and told twice."""
+"""Every failure of a sink is counted; an outage is logged with two lines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ibex.domain.record.journal import Sink
 
 
 def test_an_outage_is_two_lines_however_long() -> None:
-    """Its first failure and its end; the other sink's outage is its own."""
+    """The first failure and the recovery. Each sink has its own outages."""
     metrics = Metrics(ManualClock(), FullJournal())
     telemetry = DeliveryTelemetry(metrics)
 

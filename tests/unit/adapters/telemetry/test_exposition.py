@@ -1,4 +1,4 @@
-"""Metrics of several processes as one text."""
+"""Prometheus' text format for several processes."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from ibex.adapters.telemetry.exposition import Family, Merge, Merged, process_li
 
 
 def text_of(family: Family, *series: tuple[tuple[str, ...], list[int], str]) -> list[str]:
-    """Return the lines but for the two at the top."""
+    """Return the lines after HELP and TYPE."""
     merged = Merged(family)
     for one in series:
         merged.add(*one)
     head, kind, *lines = "".join(merged.lines()).splitlines()
-    assert head == f"# HELP {family.name} {family.meaning}"
+    assert head == f"# HELP {family.name} {family.documentation}"
     assert kind == f"# TYPE {family.name} {family.kind}"
     return lines
 
 
-def test_counters_are_added_by_their_labels() -> None:
-    """Whatever process they come from."""
+def test_counters_are_summed_by_labels() -> None:
+    """Over all processes."""
     family = Family("x_total", "Things.", "counter", ("a",))
 
     lines = text_of(family, (("p",), [2], "0"), (("q",), [1], "0"), (("p",), [3], "1"))
@@ -28,8 +28,8 @@ def test_counters_are_added_by_their_labels() -> None:
     assert lines == ['x_total{a="p"} 5.0', 'x_total{a="q"} 1.0']
 
 
-def test_gauges_are_added_compared_or_kept_apart() -> None:
-    """As they are declared."""
+def test_gauges_are_merged_as_declared() -> None:
+    """By sum, maximum or minimum, or kept for each process."""
     both = (((), [2_500_000], "0"), ((), [3_000_000], "1"))
 
     assert text_of(Family("s", "S.", "gauge", divisor=1_000_000), *both) == ["s 5.5"]
@@ -41,8 +41,8 @@ def test_gauges_are_added_compared_or_kept_apart() -> None:
     ]
 
 
-def test_buckets_hold_what_the_ones_before_hold() -> None:
-    """Bounds and sum in the unit of the name."""
+def test_buckets_are_cumulative() -> None:
+    """Bounds and sum are in the unit of the name."""
     family = Family("d_seconds", "D.", "histogram", ("a",), 1_000_000_000, (10_000_000, 20_000_000))
 
     lines = text_of(family, (("p",), [40_000_000, 1, 2, 1], "0"), (("p",), [10_000_000, 1, 0, 0], "1"))
@@ -56,15 +56,15 @@ def test_buckets_hold_what_the_ones_before_hold() -> None:
     ]
 
 
-def test_a_metric_without_series_says_that_it_is_there() -> None:
-    """Its meaning and its kind; a histogram without labels has no empty braces."""
+def test_a_metric_without_series_has_help_and_type() -> None:
+    """A histogram without labels has no empty braces."""
     assert text_of(Family("x_total", "Things.", "counter", ("a",))) == []
     bare = text_of(Family("d", "D.", "histogram", (), 1, (1,)), ((), [0, 0, 0], "0"))
     assert bare == ['d_bucket{le="1.0"} 0.0', 'd_bucket{le="+Inf"} 0.0', "d_count 0.0", "d_sum 0.0"]
 
 
-def test_a_value_is_read_as_it_was_written() -> None:
-    """With quotes, backslashes and line ends in it."""
+def test_label_values_are_escaped() -> None:
+    """Quotes, backslashes and line ends are read back unchanged."""
     odd = 'a"b\\n\\c\nd'
     merged = Merged(Family("x_total", "Things.", "counter", ("a",)))
     merged.add((odd,), [1], "0")
@@ -74,8 +74,8 @@ def test_a_value_is_read_as_it_was_written() -> None:
     assert family.samples[0].labels == {"a": odd}
 
 
-def test_what_the_system_says_of_a_process_has_its_number() -> None:
-    """Each metric's series stand together, as the format wants it."""
+def test_process_metrics_have_the_worker_as_label() -> None:
+    """The series of one metric are adjacent, as the format requires."""
 
     def said(size: int) -> list[GaugeMetricFamily | CounterMetricFamily]:
         return [GaugeMetricFamily("size_bytes", "S.", size), CounterMetricFamily("cpu_seconds_total", "C.", 0.5)]

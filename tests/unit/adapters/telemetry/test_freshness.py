@@ -1,4 +1,4 @@
-"""What is counted and logged of a worker's watch."""
+"""Metrics and log lines of a worker's watch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def shown(registry: Registry, name: str) -> list[str]:
     return sorted(line.removeprefix("ibex_proxy_") for line in lines if line.startswith(f"ibex_proxy_{name}"))
 
 
-def test_events_are_counted_by_kind_and_resets_for_themselves() -> None:
+def test_events_are_counted_by_kind_and_resets_apart() -> None:
     """A created token is an event of its kind like any other."""
     registry = Registry("ibex_proxy_")
     telemetry = WatchTelemetry(registry, Clock())
@@ -49,8 +49,8 @@ def test_events_are_counted_by_kind_and_resets_for_themselves() -> None:
     assert shown(registry, "watch_resets") == ["watch_resets_total 1.0"]
 
 
-def test_the_age_is_that_of_the_ping_that_was_answered_last() -> None:
-    """From the start on, if none ever was; a pong that took long makes it no younger."""
+def test_the_age_is_the_time_since_the_last_answered_ping() -> None:
+    """Since the start, if none was answered. A slow pong does not make it younger."""
     clock, registry = Clock(), Registry("ibex_proxy_")
     telemetry = WatchTelemetry(registry, clock)
 
@@ -60,8 +60,8 @@ def test_the_age_is_that_of_the_ping_that_was_answered_last() -> None:
     assert shown(registry, "watch_confirmation") == ["watch_confirmation_age_seconds 0.5"]
 
 
-def test_a_watch_that_is_not_confirmed_is_two_lines_however_long() -> None:
-    """Its end and its return; none while it is confirmed."""
+def test_an_unconfirmed_watch_is_two_lines_however_long() -> None:
+    """Its start and its end. A confirmed watch logs nothing."""
     clock, registry = Clock(), Registry("ibex_proxy_")
     telemetry = WatchTelemetry(registry, clock)
 

@@ -1,4 +1,4 @@
-"""What counts and measures."""
+"""Counters, gauges and histograms."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def slots(size: int) -> memoryview[int]:
     return memoryview(bytearray(8 * size)).cast("q")
 
 
-def test_a_counter_grows_from_what_was_counted_before() -> None:
-    """It may have had another process."""
+def test_a_counter_continues_from_the_value_in_its_slot() -> None:
+    """A former process may have counted there."""
     own = slots(1)
     own[0] = 5
     counter = Counter(own)
@@ -23,8 +23,8 @@ def test_a_counter_grows_from_what_was_counted_before() -> None:
     assert own[0] == 9
 
 
-def test_a_counter_catches_up_with_who_counts_elsewhere() -> None:
-    """What was counted by a process before is kept: this one's total begins at zero."""
+def test_a_counter_catches_up_with_another_counter() -> None:
+    """The value of a former process is kept, because the other total begins at zero."""
     own = slots(1)
     own[0] = 5
     counter = Counter(own)
@@ -34,8 +34,8 @@ def test_a_counter_catches_up_with_who_counts_elsewhere() -> None:
     assert own[0] == 12
 
 
-def test_a_gauge_begins_at_zero_and_is_what_was_set_last() -> None:
-    """What another process has left is nobody's."""
+def test_a_gauge_begins_at_zero_and_has_the_last_value() -> None:
+    """The value of a former process is discarded."""
     own = slots(1)
     own[0] = 5
     gauge = Gauge(own)
@@ -49,7 +49,7 @@ def test_a_gauge_begins_at_zero_and_is_what_was_set_last() -> None:
 
 @pytest.mark.parametrize(("duration", "bucket"), [(0, 1), (10, 1), (11, 2), (20, 2), (21, 3), (1 << 40, 3)])
 def test_a_duration_is_counted_once_in_the_first_bucket_that_holds_it(duration: int, bucket: int) -> None:
-    """A bound belongs to its bucket, as Prometheus has it; beyond the last bound there is one more."""
+    """A bound is part of its bucket, as in Prometheus. Longer durations are in the last bucket."""
     own = slots(4)
     Histogram(own, (10, 20)).observe(duration)
 
@@ -58,7 +58,7 @@ def test_a_duration_is_counted_once_in_the_first_bucket_that_holds_it(duration: 
 
 
 def test_labels_are_bound_once() -> None:
-    """The same values give the same instrument."""
+    """The same label values return the same instrument."""
     made: list[tuple[str, ...]] = []
 
     def make(values: tuple[str, ...]) -> Counter:

@@ -1,4 +1,4 @@
-"""What is shown of the journal."""
+"""Metrics of the journal."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ibex.adapters.telemetry.registry import Registry
 from ibex.domain.record.journal import Sink
 
 
-def test_the_journal_is_asked_whenever_somebody_looks() -> None:
-    """Nothing is remembered."""
+def test_the_journal_is_read_at_every_rendering() -> None:
+    """Nothing is cached."""
     journal = FullJournal({Sink.TRACES: 3})
     clock = ManualClock()
     journal.since[Sink.TRACES] = clock.now() - timedelta(seconds=2.5)

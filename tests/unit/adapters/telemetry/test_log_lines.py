@@ -1,4 +1,4 @@
-"""Lines that could not be written are counted."""
+"""Log lines that could not be written are counted."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from ibex.adapters.telemetry.registry import Registry
 
 
 class Full(io.StringIO):
-    """A stream on which there is no room."""
+    """A stream on a full disk."""
 
     def write(self, _text: str) -> int:
-        """Fail as a file does."""
+        """Raise like a file on a full disk."""
         raise OSError(28, "No space left on device")
 
 
-def test_the_counter_goes_with_what_is_dropped() -> None:
-    """As often as the metrics are read."""
+def test_the_counter_follows_the_dropped_lines() -> None:
+    """It is updated whenever metrics are rendered."""
     registry = Registry("test_")
     count_dropped_lines(registry)
     before = lines_dropped()

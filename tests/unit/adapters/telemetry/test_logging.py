@@ -1,4 +1,4 @@
-"""Logs are JSON lines that hold no exception's message."""
+"""Logs are JSON lines that contain no exception message."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CANARY = "sk-canary-91"
 
 @pytest.fixture(autouse=True)
 def restored_logging() -> Iterator[None]:
-    """Leave the process's logging as it was found."""
+    """Restore the process's logging configuration afterwards."""
     root = logging.getLogger()
     handlers, level = root.handlers, root.level
     yield
@@ -40,19 +40,19 @@ def restored_logging() -> Iterator[None]:
 
 
 def lines(stream: io.StringIO) -> list[dict[str, Any]]:
-    """Return what was logged."""
+    """Return the logged lines."""
     return [json.loads(line) for line in stream.getvalue().splitlines()]
 
 
 def configured(level: str = "info") -> io.StringIO:
-    """Configure logging to a stream and return that."""
+    """Configure logging to a new stream, and return the stream."""
     stream = io.StringIO()
     configure_logging(level, stream)
     return stream
 
 
 def secretive() -> None:
-    """Raise with something that nobody may read, twice over."""
+    """Raise an exception with a secret in its message and in that of its cause."""
     secret = {"token": CANARY}
     try:
         secret[f"another {CANARY}"]
@@ -60,8 +60,8 @@ def secretive() -> None:
         raise RuntimeError(f"{CANARY} {secret}") from error
 
 
-def test_our_own_and_everybodys_lines_look_alike() -> None:
-    """Event, level, time in UTC; the standard library's say whose they are."""
+def test_lines_of_ibex_and_of_libraries_have_the_same_shape() -> None:
+    """Event, level and time in UTC. Lines of libraries have the logger's name as source."""
     stream = configured()
 
     structlog.get_logger().info("ours", count=3, who=UUID(int=5))
@@ -75,7 +75,7 @@ def test_our_own_and_everybodys_lines_look_alike() -> None:
 
 
 def test_every_line_of_a_request_has_its_ids() -> None:
-    """Whoever writes it; outside of a request there are none."""
+    """Also the lines of libraries. Outside of a request there are no ids."""
     stream = configured()
     token = CURRENT.set(CurrentRequest(UUID(int=7), "ab" * 16))
     try:
@@ -91,8 +91,8 @@ def test_every_line_of_a_request_has_its_ids() -> None:
     assert "request_id" not in outside
 
 
-def test_an_exception_is_logged_without_what_it_says() -> None:
-    """Types and places of it and of its cause, in our own lines and in others'; not one value."""
+def test_an_exception_is_logged_without_its_message() -> None:
+    """With the types and frames of it and its cause, in lines of IBEX and of libraries. No value is logged."""
     stream = configured()
     try:
         secretive()
@@ -109,8 +109,8 @@ def test_an_exception_is_logged_without_what_it_says() -> None:
         assert "test_logging.py:" in outer["frames"][-1]
 
 
-async def test_an_exception_that_nobody_awaited_is_logged_without_what_it_says() -> None:
-    """The event loop shows the repr of the task, and in it that of the exception."""
+async def test_an_exception_of_a_task_is_logged_without_its_message() -> None:
+    """The event loop would log the repr of the task, which contains that of the exception."""
     stream = configured()
 
     async def fail() -> None:
@@ -126,8 +126,8 @@ async def test_an_exception_that_nobody_awaited_is_logged_without_what_it_says()
     assert line["exception"][0]["type"] == "RuntimeError"
 
 
-def test_objects_are_not_shown_by_their_repr() -> None:
-    """Nobody knows what a repr shows."""
+def test_objects_are_not_logged_by_their_repr() -> None:
+    """A repr could contain a secret."""
 
     class Holder:
         def __repr__(self) -> str:
@@ -140,8 +140,8 @@ def test_objects_are_not_shown_by_their_repr() -> None:
     assert lines(stream)[0]["holder"].startswith("<")
 
 
-def test_what_is_less_severe_than_the_level_is_not_written() -> None:
-    """Neither ours nor others'; the access lines of the server never."""
+def test_lines_below_the_level_are_not_written() -> None:
+    """Neither those of IBEX nor of libraries. Uvicorn's access lines are never written."""
     stream = configured("warning")
     structlog.get_logger().info("ours")
     logging.getLogger("somebody").info("theirs")
@@ -154,8 +154,8 @@ def test_what_is_less_severe_than_the_level_is_not_written() -> None:
     assert [line["event"] for line in lines(chatty)] == ["ours"]
 
 
-def test_configuring_again_counts() -> None:
-    """The last stream gets everything, the first nothing more."""
+def test_a_second_configuration_replaces_the_first() -> None:
+    """The new stream gets all further lines, and the old one none."""
     first = configured()
     second = configured()
 
@@ -167,7 +167,7 @@ def test_configuring_again_counts() -> None:
 
 
 def test_a_long_chain_of_causes_is_cut() -> None:
-    """A line has a bounded length, also for endless recursion."""
+    """The length of a line is bounded, also for infinite recursion."""
 
     def deep(levels: int) -> int:
         try:
@@ -188,15 +188,15 @@ def test_a_long_chain_of_causes_is_cut() -> None:
 
 
 class FullDisk(io.StringIO):
-    """A stream on which there is no room."""
+    """A stream on a full disk."""
 
     def write(self, _text: str) -> int:
-        """Fail as a file does."""
+        """Raise like a file on a full disk."""
         raise OSError(28, "No space left on device")
 
 
-def test_a_line_that_is_made_already_is_written_as_it_is(tmp_path: Path) -> None:
-    """In its turn among the others, to a file as to a stream of text."""
+def test_an_encoded_line_is_written_unchanged(tmp_path: Path) -> None:
+    """In order with the other lines, to a file and to a text stream."""
     stream = io.StringIO()
     path = tmp_path / "log"
     with path.open("w", encoding="utf-8") as file:
@@ -211,18 +211,18 @@ def test_a_line_that_is_made_already_is_written_as_it_is(tmp_path: Path) -> None
 
 
 class CountingFile(io.BytesIO):
-    """A file that counts how often it is written to."""
+    """A file that counts its writes."""
 
     writes = 0
 
     def write(self, data: Any, /) -> int:
-        """Count."""
+        """Count the write."""
         self.writes += 1
         return super().write(data)
 
 
-async def test_the_lines_of_one_turn_of_the_event_loop_are_written_together() -> None:
-    """With one call; others' lines, which come at once, keep their place."""
+async def test_the_lines_of_one_loop_iteration_are_written_together() -> None:
+    """With one call. Lines of libraries are written at once and keep their position."""
     file = CountingFile()
     with logging_to(io.TextIOWrapper(file, write_through=True)):
         for number in range(3):
@@ -237,20 +237,20 @@ async def test_the_lines_of_one_turn_of_the_event_loop_are_written_together() ->
 
 
 class Pipe(io.BytesIO):
-    """A pipe that is full: only what it takes at once arrives in one piece."""
+    """A pipe that accepts only one piece of ``PIPE_BUF`` bytes at a time."""
 
     def __init__(self) -> None:
         super().__init__()
         self.writes: list[bytes] = []
 
     def write(self, data: Any, /) -> int:
-        """Remember each."""
+        """Record the piece."""
         self.writes.append(bytes(data))
         return len(data)
 
 
-async def test_lines_that_go_out_together_are_not_torn_in_a_shared_pipe() -> None:
-    """Workers write to one: what is longer than a pipe takes at once would be mixed with others' lines."""
+async def test_pieces_are_small_enough_for_a_shared_pipe() -> None:
+    """Longer pieces could be mixed with those of other workers."""
     pipe = Pipe()
     lines = [b'{"event":"%b"}\n' % (b"x" * size) for size in (10, 4_000, 4_080, 90, 3_000, 1_000, 9_000, 10, 10)]
     with logging_to(io.TextIOWrapper(io.BufferedWriter(pipe), write_through=True)):
@@ -263,8 +263,8 @@ async def test_lines_that_go_out_together_are_not_torn_in_a_shared_pipe() -> Non
     assert all(len(written) <= select.PIPE_BUF or written in lines for written in pipe.writes)
 
 
-def test_a_log_that_cannot_be_written_fails_nobody(capsys: pytest.CaptureFixture[str]) -> None:
-    """Neither this project's lines nor others', and nothing is written elsewhere instead."""
+def test_a_log_that_cannot_be_written_raises_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither for IBEX nor for libraries, and nothing is written elsewhere instead."""
     root = logging.getLogger()
     handlers, level = root.handlers, root.level
     try:
@@ -281,7 +281,7 @@ def test_a_log_that_cannot_be_written_fails_nobody(capsys: pytest.CaptureFixture
 
 @pytest.mark.parametrize("text", ["\x1b]52;c;x\x07", "\x9b2J", "\x7f", "\u202e", "\U0001f600 \u6f22"])
 def test_all_lines_are_ascii(text: str) -> None:
-    """With escapes that say the same."""
+    """Other characters are escaped."""
     stream = configured()
     structlog.get_logger().info("ours", text=text)
     logging.getLogger("somebody").warning("theirs %s", text)

@@ -1,4 +1,4 @@
-"""How late the event loop is."""
+"""The lag of the event loop."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from harness.memory.clock import ManualClock
 from ibex.adapters.system.clock import SystemClock
-from ibex.adapters.telemetry.loop_lag import EVERY_S, LoopLag
+from ibex.adapters.telemetry.loop_lag import INTERVAL_S, LoopLag
 from ibex.adapters.telemetry.registry import Registry
 
 
@@ -21,15 +21,15 @@ def shown(registry: Registry, name: str) -> float:
     raise AssertionError(name)
 
 
-async def test_what_blocks_the_loop_for_a_second_shows() -> None:
-    """At the next turn, in the buckets of what must not happen."""
+async def test_a_blocked_loop_is_measured() -> None:
+    """At the next iteration, in one of the upper buckets."""
     registry = Registry("t_")
     running = asyncio.create_task(LoopLag(registry, SystemClock()).run())
     await asyncio.sleep(0)
 
     time.sleep(1)  # noqa: ASYNC251 - that is what is tested
     while shown(registry, "count") == 0:  # noqa: ASYNC110 - it has no event, nor should it
-        await asyncio.sleep(EVERY_S)
+        await asyncio.sleep(INTERVAL_S)
     running.cancel()
     with suppress(asyncio.CancelledError):
         await running
@@ -39,11 +39,11 @@ async def test_what_blocks_the_loop_for_a_second_shows() -> None:
 
 
 async def test_a_loop_that_keeps_up_has_no_lag() -> None:
-    """A timer that comes too early is not late; every turn is noted for the siblings."""
+    """A timer that fires too early is not late. Each iteration is a heartbeat for the other workers."""
     registry = Registry("t_")
-    clock, waits = ManualClock(), iter((EVERY_S, EVERY_S / 2, EVERY_S + 3))
+    clock, waits = ManualClock(), iter((INTERVAL_S, INTERVAL_S / 2, INTERVAL_S + 3))
     turns: list[int] = []
-    registry.refreshed_by(lambda: turns.append(1))
+    registry.on_refresh(lambda: turns.append(1))
 
     async def sleep(_: float) -> None:
         try:

@@ -1,4 +1,4 @@
-"""What is counted, under which names and labels."""
+"""The proxy's metrics, with their names and labels."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def metrics(journal: FullJournal | None = None) -> Metrics:
 
 
 def samples(of: Metrics) -> dict[str, float]:
-    """Return every sample but the buckets, as name{labels}."""
+    """Return every sample except buckets, as name{labels}."""
     body, _ = of.render()
     found = {}
     for family in text_string_to_metric_families(body.decode()):
@@ -45,7 +45,7 @@ def samples(of: Metrics) -> dict[str, float]:
     return {name.removeprefix("ibex_proxy_"): value for name, value in found.items()}
 
 
-def settled(**changes: Any) -> dict[str, float]:
+def samples_after(**changes: Any) -> dict[str, float]:
     """Return the samples after one exchange that was journaled."""
     own = metrics()
     own.exchange_settled(an_exchange(**({"timings": TIMINGS} | changes)), journaled=True)
@@ -65,8 +65,8 @@ def test_a_request_is_counted_by_route_method_and_status() -> None:
     assert found["request_duration_seconds_count{method=OTHER,route=none,status=404}"] == 1
 
 
-def test_requests_under_way_are_those_that_have_not_ended() -> None:
-    """Of any route."""
+def test_requests_in_flight_are_those_that_have_not_ended() -> None:
+    """On any route."""
     own = metrics()
     own.request_began()
     own.request_began()
@@ -76,7 +76,7 @@ def test_requests_under_way_are_those_that_have_not_ended() -> None:
 
 
 def test_buckets_are_fine_below_twenty_milliseconds() -> None:
-    """The budget of the proxy's own time has more than five of them."""
+    """The budget for the proxy's own time covers more than five buckets."""
     own = metrics()
     own.request_ended("GET", "/health", 200, 1)
     body, _ = own.render()
@@ -92,9 +92,9 @@ def test_buckets_are_fine_below_twenty_milliseconds() -> None:
     assert max(bounds[:-1]) >= 120
 
 
-def test_a_chat_request_leaves_its_stages_and_its_overhead() -> None:
-    """In seconds; the provider is no stage of ours."""
-    found = settled()
+def test_stages_and_overhead_of_a_proxied_request_are_observed() -> None:
+    """In seconds. The provider's time is not a stage."""
+    found = samples_after()
 
     assert found["stage_duration_seconds_sum{stage=auth}"] == 0.001
     assert found["stage_duration_seconds_count{stage=inject}"] == 1
@@ -102,9 +102,9 @@ def test_a_chat_request_leaves_its_stages_and_its_overhead() -> None:
     assert not [name for name in found if "stage=provider" in name]
 
 
-def test_stages_that_were_not_reached_are_not_counted() -> None:
-    """A refusal at the door has no directive of zero seconds."""
-    refused = settled(timings=Timings(auth_ns=5, total_ns=5), reached_provider=False, provider=None)
+def test_stages_that_were_not_reached_are_not_observed() -> None:
+    """A request that is refused at admission has no directive stage of zero seconds."""
+    refused = samples_after(timings=Timings(auth_ns=5, total_ns=5), reached_provider=False, provider=None)
 
     assert refused["stage_duration_seconds_count{stage=directive}"] == 0
     assert refused["overhead_seconds_count"] == 0
@@ -112,8 +112,8 @@ def test_stages_that_were_not_reached_are_not_counted() -> None:
 
 @pytest.mark.parametrize(("streaming", "mode"), [(True, "stream"), (False, "buffered")])
 def test_the_provider_is_timed(*, streaming: bool, mode: str) -> None:
-    """To its first byte and to its last; streams apart from bodies."""
-    found = settled(is_streaming=streaming, attempts=3)
+    """To its first byte and to its last, for streams and buffered responses separately."""
+    found = samples_after(is_streaming=streaming, attempts=3)
 
     assert found[f"provider_duration_seconds_sum{{mode={mode},provider=openai}}"] == 0.5
     assert found[f"provider_first_byte_seconds_sum{{mode={mode},provider=openai}}"] == 0.25
@@ -130,9 +130,9 @@ def test_the_provider_is_timed(*, streaming: bool, mode: str) -> None:
         (ErrorCode.INTERNAL_ERROR, False),
     ],
 )
-def test_errors_of_the_provider_are_counted_by_class(code: ErrorCode | None, *, counted: bool) -> None:
-    """A client that leaves and a bug of ours are none of its errors."""
-    found = settled(error_code=code)
+def test_errors_of_the_provider_are_counted_by_code(code: ErrorCode | None, *, counted: bool) -> None:
+    """A client that disconnects and a bug of IBEX are not errors of the provider."""
+    found = samples_after(error_code=code)
 
     assert (f"provider_errors_total{{code={code},provider=openai}}" in found) == counted
 
@@ -146,30 +146,30 @@ def test_errors_of_the_provider_are_counted_by_class(code: ErrorCode | None, *, 
     ],
 )
 def test_streams_are_timed_by_their_ending(code: ErrorCode | None, ending: str) -> None:
-    """From their first byte; only those that gave one. Bodies are no streams."""
-    found = settled(is_streaming=True, error_code=code)
+    """From the first byte, if there was one. Buffered responses are not counted."""
+    found = samples_after(is_streaming=True, error_code=code)
     assert found[f"stream_duration_seconds_count{{ending={ending}}}"] == 1
     assert found[f"stream_duration_seconds_sum{{ending={ending}}}"] == 0.25
     silent = replace(TIMINGS, provider_ttfb_ns=None)
-    assert f"stream_duration_seconds_count{{ending={ending}}}" not in settled(
+    assert f"stream_duration_seconds_count{{ending={ending}}}" not in samples_after(
         is_streaming=True, error_code=code, timings=silent
     )
-    assert f"stream_duration_seconds_count{{ending={ending}}}" not in settled(is_streaming=False, error_code=code)
+    assert f"stream_duration_seconds_count{{ending={ending}}}" not in samples_after(is_streaming=False, error_code=code)
 
 
 @pytest.mark.parametrize(
     ("reached", "streaming", "phase"),
     [(False, False, "before_provider"), (True, False, "buffered"), (True, True, "stream")],
 )
-def test_clients_that_leave_are_counted_by_phase(*, reached: bool, streaming: bool, phase: str) -> None:
-    """Before the provider was asked, while its answer was awaited, or within a stream."""
-    found = settled(error_code=ErrorCode.CLIENT_CLOSED_REQUEST, reached_provider=reached, is_streaming=streaming)
+def test_disconnected_clients_are_counted_by_phase(*, reached: bool, streaming: bool, phase: str) -> None:
+    """Before the provider was asked, while its response was awaited, or within a stream."""
+    found = samples_after(error_code=ErrorCode.CLIENT_CLOSED_REQUEST, reached_provider=reached, is_streaming=streaming)
 
     assert found[f"client_disconnects_total{{phase={phase}}}"] == 1
 
 
 def test_rate_limit_decisions_are_counted() -> None:
-    """Ours, not the provider's; of requests that leave an exchange and of others."""
+    """Those of IBEX, not of the provider, for requests with and without an exchange."""
     own = metrics()
     now = ManualClock().now()
     own.exchange_settled(an_exchange(timings=TIMINGS), journaled=True)
@@ -188,8 +188,8 @@ def test_rate_limit_decisions_are_counted() -> None:
     assert found["rate_limit_decisions_total{decision=limited}"] == 2
 
 
-def test_what_the_journal_could_not_keep_is_counted() -> None:
-    """A failed authentication, of which nothing is to be kept, is no loss."""
+def test_exchanges_that_were_not_journaled_are_counted() -> None:
+    """A failed authentication is not recorded, so it is not lost."""
     own = metrics()
     own.exchange_settled(an_exchange(timings=TIMINGS), journaled=False)
     own.exchange_settled(an_exchange(timings=TIMINGS, caller=None, reached_provider=False), journaled=False)
@@ -199,8 +199,8 @@ def test_what_the_journal_could_not_keep_is_counted() -> None:
     assert found["journal_losses_total{sink=checkpoints}"] == 1
 
 
-def test_a_refused_request_that_could_not_be_kept_is_the_loss_of_a_trace_alone() -> None:
-    """It would have had no checkpoint."""
+def test_a_refused_request_that_was_not_journaled_loses_only_its_trace() -> None:
+    """It would not have had a checkpoint."""
     own = metrics()
     own.exchange_settled(an_exchange(timings=TIMINGS, reached_provider=False), journaled=False)
 
@@ -209,8 +209,8 @@ def test_a_refused_request_that_could_not_be_kept_is_the_loss_of_a_trace_alone()
     assert found["journal_losses_total{sink=checkpoints}"] == 0
 
 
-def test_sinks_and_the_journal_are_watched() -> None:
-    """Batches with their time, rows, failures, when the last one was taken, and what still waits."""
+def test_sinks_and_the_journal_are_measured() -> None:
+    """Batches with their durations, rows, failures, the last delivery, and pending exchanges."""
     journal = FullJournal({Sink.TRACES: 7})
     own = metrics(journal)
     own.delivered(Sink.TRACES, 1_000, 30_000_000)
@@ -232,7 +232,7 @@ def test_sinks_and_the_journal_are_watched() -> None:
 
 
 def test_stages_and_bugs_of_other_routes_are_counted() -> None:
-    """A stage that was not reached is none."""
+    """Stages that were not reached are not observed."""
     own = metrics()
     own.admitted(1_000, None, None)
     own.request_failed()
@@ -244,8 +244,8 @@ def test_stages_and_bugs_of_other_routes_are_counted() -> None:
     assert found["internal_errors_total"] == 1
 
 
-def test_every_name_says_whose_it_is_and_the_process_is_there_too() -> None:
-    """``ibex_proxy_`` in front; two of them in one process do not disturb each other."""
+def test_names_have_a_prefix_and_process_metrics_are_included() -> None:
+    """Every name begins with ``ibex_proxy_``. Two instances in one process are independent."""
     metrics()
     body, content_type = metrics().render()
 
@@ -258,9 +258,9 @@ def test_every_name_says_whose_it_is_and_the_process_is_there_too() -> None:
     assert "process_resident_memory_bytes" in names
 
 
-def test_no_client_can_make_a_time_series() -> None:
-    """Model, session and organization are in no label."""
-    found = settled(model="gpt-canary")
+def test_no_client_can_create_a_time_series() -> None:
+    """Model, session and organization are not labels."""
+    found = samples_after(model="gpt-canary")
 
     assert not [name for name in found if "canary" in name]
     labels = {label.partition("=")[0] for name in found if "{" in name for label in name.split("{")[1][:-1].split(",")}

@@ -1,4 +1,4 @@
-"""Nothing waits for a reader: what it does not take is written later, within a bound, or dropped and counted."""
+"""Output that never blocks: lines that the reader does not accept are buffered, and beyond a limit dropped."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MANY = 200
 
 @pytest.fixture
 def pipe() -> Iterator[list[int]]:
-    """A pipe: the end to read from and the end to write to, each -1 once it is closed."""
+    """A pipe: the read end and the write end, each -1 once it is closed."""
     ends = list(os.pipe())
     fcntl.fcntl(ends[1], fcntl.F_SETPIPE_SZ, 4_096)
     yield ends
@@ -32,7 +32,7 @@ def pipe() -> Iterator[list[int]]:
 
 
 def read_all(descriptor: int, output: NonblockingOutput) -> bytes:
-    """Read until everything that waits is written, and that."""
+    """Read until the buffer is written, and return everything."""
     os.set_blocking(descriptor, False)
     text = b""
     while True:
@@ -44,8 +44,8 @@ def read_all(descriptor: int, output: NonblockingOutput) -> bytes:
                 return text
 
 
-def test_what_a_full_pipe_does_not_take_is_written_later(pipe: list[int]) -> None:
-    """Whole lines, all of them, in their order; the descriptor's own flags are not touched."""
+def test_lines_that_a_full_pipe_does_not_accept_are_written_later(pipe: list[int]) -> None:
+    """All lines arrive whole and in order. The descriptor's flags do not change."""
     output = NonblockingOutput(pipe[1])
     flags = fcntl.fcntl(pipe[1], fcntl.F_GETFL)
     lines = [b"%d %b" % (number, LINE) for number in range(MANY)]
@@ -58,8 +58,8 @@ def test_what_a_full_pipe_does_not_take_is_written_later(pipe: list[int]) -> Non
     output.close()
 
 
-def test_what_waits_is_bounded(pipe: list[int]) -> None:
-    """What comes after that is dropped and counted; what is written is whole lines."""
+def test_the_buffer_is_bounded(pipe: list[int]) -> None:
+    """Further lines are dropped and counted. Only whole lines are written."""
     output = NonblockingOutput(pipe[1])
     count = 3 * MAX_BUFFERED_BYTES // len(LINE)
     for _ in range(count):
@@ -75,7 +75,7 @@ def test_what_waits_is_bounded(pipe: list[int]) -> None:
 
 
 def test_a_line_that_is_longer_than_the_pipe_is_not_torn(pipe: list[int]) -> None:
-    """Its rest comes first, whatever is written meanwhile."""
+    """Its rest is written before any other line."""
     output = NonblockingOutput(pipe[1])
     long = b"y" * 100_000 + b"\n"
     output.write(LINE, long)
@@ -84,8 +84,8 @@ def test_a_line_that_is_longer_than_the_pipe_is_not_torn(pipe: list[int]) -> Non
     output.close()
 
 
-def test_a_reader_that_has_gone_costs_the_lines(pipe: list[int]) -> None:
-    """Nothing is raised, and nothing waits for nobody."""
+def test_lines_for_a_closed_reader_are_dropped(pipe: list[int]) -> None:
+    """Nothing is raised, and nothing is buffered."""
     output = NonblockingOutput(pipe[1])
     os.close(pipe[0])
     pipe[0] = -1
@@ -96,7 +96,7 @@ def test_a_reader_that_has_gone_costs_the_lines(pipe: list[int]) -> None:
 
 
 def test_a_pipe_of_another_user(pipe: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """It cannot be opened again: it is asked first whether it has room."""
+    """It cannot be opened again, so it is polled before each write."""
 
     def refuse(*_: object) -> int:
         raise PermissionError(errno.EACCES, "Permission denied")
@@ -111,7 +111,7 @@ def test_a_pipe_of_another_user(pipe: list[int], monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_socket_that_is_not_read() -> None:
-    """As the journal of systemd gives one."""
+    """Such as the one of systemd's journal."""
     reader, writer = socket.socketpair()
     with reader, writer:
         output = NonblockingOutput(writer.fileno())
@@ -124,8 +124,8 @@ def test_a_socket_that_is_not_read() -> None:
         output.close()
 
 
-def test_a_file_takes_everything(tmp_path: Path) -> None:
-    """It is written to as it is."""
+def test_a_file_accepts_everything(tmp_path: Path) -> None:
+    """It is written directly."""
     with (tmp_path / "log").open("ab") as file:
         output = NonblockingOutput(file.fileno())
         assert output.write(*[LINE] * MANY)

@@ -1,4 +1,4 @@
-"""Requests of who watches over auth: silent unless something unforeseen is raised."""
+"""Telemetry of auth's ops port."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from ibex.adapters.telemetry.current_request import CURRENT
 from ibex.adapters.telemetry.ops import AuthMetrics, OpsTelemetry
 
 
-def test_what_is_raised_is_counted_and_told_without_its_message() -> None:
-    """Anything else is not worth a line: probes come every second."""
+def test_an_exception_is_counted_and_logged_without_its_message() -> None:
+    """Nothing else is logged, because probes arrive every second."""
     metrics = AuthMetrics()
     telemetry = OpsTelemetry(metrics)
     with capture_logs() as logged:
@@ -22,7 +22,7 @@ def test_what_is_raised_is_counted_and_told_without_its_message() -> None:
         telemetry.began(UUID(int=2), "t")
         telemetry.failed(RuntimeError("canary"))
 
-    assert [line["event"] for line in logged] == ["unforeseen exception"]
+    assert [line["event"] for line in logged] == ["unhandled exception"]
     assert "canary" not in str(logged)
     assert b"ibex_auth_internal_errors_total 1.0" in metrics.render()[0]
     CURRENT.set(None)

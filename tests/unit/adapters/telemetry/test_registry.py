@@ -1,4 +1,4 @@
-"""Where metrics are declared, and shown with those of other processes."""
+"""Declaring metrics, and rendering them with those of other workers."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ibex.adapters.telemetry.exposition import Merge
 from ibex.adapters.telemetry.registry import Registry
-from ibex.adapters.telemetry.shared_memory import REGION_BYTES, SharedMemorySegment
+from ibex.adapters.telemetry.shared_memory import SEGMENT_BYTES, SharedMemorySegment
 
 
 def lines(registry: Registry) -> list[str]:
-    """Return what is shown, without what the operating system says and the registry by itself."""
+    """Return the lines of the declared metrics only."""
     own = ("#", "process_", "t_worker_up", "t_event_loop_silent")
     return [line for line in registry.render()[0].decode().splitlines() if not line.startswith(own)]
 
 
 def two() -> tuple[Registry, Registry]:
-    """Return the registries of two workers, which are one process here."""
-    memory = mmap.mmap(-1, 2 * REGION_BYTES)
+    """Return the registries of two workers, within this process."""
+    memory = mmap.mmap(-1, 2 * SEGMENT_BYTES)
     first, second = ([SharedMemorySegment(memory, n) for n in range(2)] for _ in range(2))
     return Registry("t_", first, 0), Registry("t_", second, 1)
 
 
-def test_what_is_declared_is_shown() -> None:
-    """Under the prefix; without labels at once, with labels when there is something."""
+def test_declared_metrics_are_rendered() -> None:
+    """With the prefix. Without labels from the start, with labels once they have a value."""
     registry = Registry("t_")
     registry.counter("a_total", "A.")
     by = registry.counters("b_total", "B.", "x")
@@ -51,8 +51,8 @@ def test_what_is_declared_is_shown() -> None:
     assert set(registry.families) == {"t_a_total", "t_b_total", "t_c", "t_d_seconds"} | of_every_registry
 
 
-def test_whichever_worker_is_asked_shows_all_of_them() -> None:
-    """Sums of what they counted, the process's own numbers by worker."""
+def test_every_worker_renders_the_metrics_of_all() -> None:
+    """Counters are summed, and process metrics have the label ``worker``."""
     registries = two()
     for number, registry in enumerate(registries):
         registry.counter("a_total", "A.").add(number + 1)
@@ -63,9 +63,9 @@ def test_whichever_worker_is_asked_shows_all_of_them() -> None:
         assert registry.render()[0].count(b"\nprocess_resident_memory_bytes{") == 2
 
 
-def test_of_a_worker_that_died_what_it_counted_stays() -> None:
-    """Its gauges, which are of nobody now, do not."""
-    memory = mmap.mmap(-1, 2 * REGION_BYTES)
+def test_the_counters_of_a_dead_worker_stay() -> None:
+    """Its gauges are left out."""
+    memory = mmap.mmap(-1, 2 * SEGMENT_BYTES)
     registry = Registry("t_", [SharedMemorySegment(memory, n) for n in range(2)], 0)
     registry.counter("a_total", "A.").add()
     registry.gauges("b", "B.").of().set(1)
@@ -82,9 +82,9 @@ def test_of_a_worker_that_died_what_it_counted_stays() -> None:
     )
 
 
-def test_how_long_a_sibling_has_been_silent_is_seen_from_outside() -> None:
-    """One that is blocked cannot say so itself."""
-    memory = mmap.mmap(-1, 2 * REGION_BYTES)
+def test_other_workers_see_the_time_since_the_last_heartbeat() -> None:
+    """A blocked worker cannot report it."""
+    memory = mmap.mmap(-1, 2 * SEGMENT_BYTES)
     registry = Registry("t_", [SharedMemorySegment(memory, n) for n in range(2)], 0)
     sibling = SharedMemorySegment(memory, 1)
     sibling.attach()
@@ -101,10 +101,10 @@ def test_how_long_a_sibling_has_been_silent_is_seen_from_outside() -> None:
     assert silent >= 5
 
 
-def test_a_place_that_nobody_took_yet_and_series_that_nobody_knows_are_left_out() -> None:
-    """The worker that comes may be of another version."""
+def test_unused_segments_and_unknown_series_are_left_out() -> None:
+    """Another worker can be of another version."""
     first, _ = two()
-    memory = mmap.mmap(-1, 2 * REGION_BYTES)
+    memory = mmap.mmap(-1, 2 * SEGMENT_BYTES)
     alone = Registry("t_", [SharedMemorySegment(memory, n) for n in range(2)], 0)
     alone.counter("a_total", "A.").add()
     other = SharedMemorySegment(memory, 1)
@@ -115,8 +115,8 @@ def test_a_place_that_nobody_took_yet_and_series_that_nobody_knows_are_left_out(
     assert lines(first) == []
 
 
-def test_gauges_are_brought_up_to_date_before_they_are_read() -> None:
-    """Here at every look, for siblings whenever the loop turns."""
+def test_gauges_are_refreshed_before_they_are_read() -> None:
+    """At each rendering, and at each heartbeat for the other workers."""
     first, second = two()
     asked: list[int] = []
     gauge = first.gauges("b", "B.").of()
@@ -126,20 +126,20 @@ def test_gauges_are_brought_up_to_date_before_they_are_read() -> None:
         asked.append(1)
         gauge.set(len(asked))
 
-    first.refreshed_by(refresh)
+    first.on_refresh(refresh)
 
     assert "t_b 1.0" in lines(first)
     assert "t_b 1.0" in lines(second)
-    first.turned()
+    first.heartbeat()
     assert "t_b 2.0" in lines(second)
 
 
 def test_a_name_is_declared_once_and_used_with_its_labels() -> None:
-    """Two meanings under one name would be added up."""
+    """Two metrics with one name would be summed."""
     registry = Registry("t_")
     by = registry.counters("a_total", "A.", "x")
 
-    with pytest.raises(ValueError, match="t_a_total is declared already"):
+    with pytest.raises(ValueError, match="t_a_total is already declared"):
         registry.counter("a_total", "A.")
     with pytest.raises(ValueError, match="has the labels"):
         by.of("y", "z")

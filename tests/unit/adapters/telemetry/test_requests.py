@@ -1,4 +1,4 @@
-"""Every request is counted once and written down once, with its exchange where it left one; and no secret is."""
+"""Every request is counted once and has one access line, with the data of its exchange; no secret is logged."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ COMPLETION = b'{"choices":[{"index":0,"finish_reason":"stop","message":{"content
 
 @pytest.fixture
 def log() -> Iterator[io.StringIO]:
-    """Everything that is logged, at the most talkative level."""
+    """Everything that is logged, at the lowest level."""
     stream = io.StringIO()
     with logging_to(stream, "debug"):
         yield stream
 
 
-class Watched:
-    """A scene whose application is watched by the real telemetry."""
+class Observed:
+    """A scene whose application reports to the real telemetry."""
 
     def __init__(self, scene: HttpScene) -> None:
         self.metrics = Metrics(ManualClock(), FullJournal())
@@ -62,7 +62,7 @@ class Watched:
         self.app: App = scene.app(telemetry, [telemetry])
 
     def counted(self) -> dict[str, float]:
-        """Return the count of requests by their labels."""
+        """Return the number of requests by labels."""
         text = self.metrics.render()[0].decode()
         prefix = "ibex_proxy_request_duration_seconds_count"
         found = [line.removeprefix(prefix) for line in text.splitlines() if line.startswith(prefix)]
@@ -91,54 +91,54 @@ def access_lines(log: io.StringIO) -> list[dict[str, Any]]:
 async def test_a_request_is_counted_once_and_has_one_line(
     log: io.StringIO, method: str, path: str, route: str, status: int
 ) -> None:
-    """Whether it leaves an exchange or not."""
-    watched = Watched(HttpScene())
+    """With or without an exchange."""
+    observed = Observed(HttpScene())
 
-    response = await call(watched.app, method, path, HEADERS, REQUEST if method == "POST" else b"")
+    response = await call(observed.app, method, path, HEADERS, REQUEST if method == "POST" else b"")
 
-    assert watched.counted() == {f'{{method="{method}",route="{route}",status="{status}"}}': 1.0}
+    assert observed.counted() == {f'{{method="{method}",route="{route}",status="{status}"}}': 1.0}
     (line,) = access_lines(log)
     assert (line["method"], line["status"]) == (method, status)
     assert line["request_id"] == response.headers["x-request-id"]
     assert line["trace_id"] == response.headers["x-trace-id"]
 
 
-async def test_a_chat_requests_line_has_both_halves(log: io.StringIO) -> None:
-    """The route from HTTP, the rest from the exchange."""
-    watched = Watched(HttpScene())
+async def test_the_line_of_a_proxied_request_is_complete(log: io.StringIO) -> None:
+    """The route is from the HTTP server, the rest from the exchange."""
+    observed = Observed(HttpScene())
 
-    await call(watched.app, "POST", f"/v1/orgs/{ORG}/chat/completions", HEADERS, REQUEST)
+    await call(observed.app, "POST", f"/v1/orgs/{ORG}/chat/completions", HEADERS, REQUEST)
 
     (line,) = access_lines(log)
     assert line["route"] == "/v1/orgs/{org_id}/chat/completions"
     assert (line["org_id"], line["agent_id"]) == (str(ORG), str(AGENT))
     assert (line["model"], line["complete"]) == ("gpt-4o", True)
-    assert 'ibex_proxy_rate_limit_decisions_total{decision="allowed"} 1.0' in watched.text()
+    assert 'ibex_proxy_rate_limit_decisions_total{decision="allowed"} 1.0' in observed.text()
 
 
-async def test_a_probes_line_and_stages_come_from_its_notebook(log: io.StringIO) -> None:
-    """It leaves no exchange, and is counted all the same."""
-    watched = Watched(HttpScene())
+async def test_a_probe_is_counted_without_an_exchange(log: io.StringIO) -> None:
+    """Its caller and stages are those of the in-flight exchange."""
+    observed = Observed(HttpScene())
 
-    await call(watched.app, "GET", "/v1/internal/auth-probe", HEADERS)
+    await call(observed.app, "GET", "/v1/internal/auth-probe", HEADERS)
 
     (line,) = access_lines(log)
     assert (line["org_id"], line["agent_id"]) == (str(ORG), str(AGENT))
-    assert 'ibex_proxy_stage_duration_seconds_count{stage="auth"} 1.0' in watched.text()
-    assert 'ibex_proxy_rate_limit_decisions_total{decision="allowed"} 1.0' in watched.text()
+    assert 'ibex_proxy_stage_duration_seconds_count{stage="auth"} 1.0' in observed.text()
+    assert 'ibex_proxy_rate_limit_decisions_total{decision="allowed"} 1.0' in observed.text()
 
 
-async def test_a_stream_that_failed_is_counted_as_it_came_out(log: io.StringIO) -> None:
-    """Its 200 had been sent; how it came out is what counts."""
+async def test_a_failed_stream_is_counted_with_its_final_status(log: io.StringIO) -> None:
+    """Not with the 200 that was sent."""
     hel = event(b'{"choices":[{"index":0,"delta":{"content":"Hel"},"finish_reason":null}]}')
-    watched = Watched(HttpScene(scripted_stream([hel], ProviderUnavailableError())))
+    observed = Observed(HttpScene(scripted_stream([hel], ProviderUnavailableError())))
 
-    response = await call(watched.app, "POST", CHAT, HEADERS, STREAM_REQUEST)
+    response = await call(observed.app, "POST", CHAT, HEADERS, STREAM_REQUEST)
 
     assert response.status == 200
     (line,) = access_lines(log)
     assert (line["status"], line["error_code"]) == (503, "PROVIDER_UNAVAILABLE")
-    assert 'ibex_proxy_stream_duration_seconds_count{ending="failed"} 1.0' in watched.text()
+    assert 'ibex_proxy_stream_duration_seconds_count{ending="failed"} 1.0' in observed.text()
 
 
 @pytest.mark.parametrize(
@@ -150,44 +150,47 @@ async def test_a_stream_that_failed_is_counted_as_it_came_out(log: io.StringIO) 
     ],
 )
 @pytest.mark.parametrize("request_body", [REQUEST, STREAM_REQUEST])
-async def test_what_the_provider_answered_is_the_operators_to_see(
+async def test_a_refusal_of_the_key_is_in_the_access_line(
     log: io.StringIO, error: IbexError, provider_status: int | None, request_body: bytes
 ) -> None:
-    """In the access line, so that a key which it refuses can be told from an outage; the client does not hear of it."""
-    watched = Watched(HttpScene(error))
+    """So that an operator can distinguish it from an outage. The client does not see it."""
+    observed = Observed(HttpScene(error))
 
-    response = await call(watched.app, "POST", CHAT, HEADERS, request_body)
+    response = await call(observed.app, "POST", CHAT, HEADERS, request_body)
 
     (line,) = access_lines(log)
     assert line.get("provider_status") == provider_status
     assert "provider_status" not in response.error
 
 
-async def test_a_client_that_left_is_499(log: io.StringIO) -> None:
-    """In the line and in the count."""
+async def test_a_client_that_disconnected_is_499(log: io.StringIO) -> None:
+    """In the line and in the metric."""
     scene = HttpScene()
     provider = HeldProvider(ProviderBody(COMPLETION))
     scene.chat.provider = provider  # type: ignore[assignment]  # another provider of the same port
-    watched = Watched(scene)
+    observed = Observed(scene)
     exchange = AsgiCall((REQUEST,))
-    task = asyncio.create_task(exchange.run(watched.app, chat_scope()))
+    task = asyncio.create_task(exchange.run(observed.app, chat_scope()))
     await provider.asked.wait()
 
     exchange.leave.set()
     await task
 
     assert [line["status"] for line in access_lines(log)] == [499]
-    assert 'ibex_proxy_client_disconnects_total{phase="buffered"} 1.0' in watched.text()
+    assert 'ibex_proxy_client_disconnects_total{phase="buffered"} 1.0' in observed.text()
 
 
-async def test_requests_at_the_same_time_keep_their_exchanges_apart(log: io.StringIO) -> None:
-    """Each line has its own request's session, even under one and the same request id."""
-    watched = Watched(HttpScene())
+async def test_concurrent_requests_keep_their_exchanges_apart(log: io.StringIO) -> None:
+    """Each line has the session of its request, even if both have the same request id."""
+    observed = Observed(HttpScene())
     same: dict[str, str | None] = {"x-request-id": str(UUID(int=1))}
 
     await asyncio.gather(
-        *(call(watched.app, "POST", CHAT, HEADERS | same | {"x-ibex-session-id": f"s{n}"}, REQUEST) for n in range(20)),
-        *(call(watched.app, "GET", "/health", same) for _ in range(20)),
+        *(
+            call(observed.app, "POST", CHAT, HEADERS | same | {"x-ibex-session-id": f"s{n}"}, REQUEST)
+            for n in range(20)
+        ),
+        *(call(observed.app, "GET", "/health", same) for _ in range(20)),
     )
 
     sessions = [line.get("session_id") for line in access_lines(log)]
@@ -196,37 +199,37 @@ async def test_requests_at_the_same_time_keep_their_exchanges_apart(log: io.Stri
     assert all(("session_id" in line) == (line["route"] == CHAT) for line in access_lines(log))
 
 
-async def test_a_journal_that_is_down_is_told(log: io.StringIO) -> None:
-    """Counted, and a warning with the request's id."""
+async def test_an_unavailable_journal_is_logged(log: io.StringIO) -> None:
+    """It is counted, and a warning has the request's id."""
     scene = HttpScene()
     scene.chat.journal.failure = JournalUnavailableError("the disk is full")
-    watched = Watched(scene)
+    observed = Observed(scene)
 
-    response = await call(watched.app, "POST", CHAT, HEADERS, REQUEST)
+    response = await call(observed.app, "POST", CHAT, HEADERS, REQUEST)
 
     assert response.status == 200
-    assert 'ibex_proxy_journal_losses_total{sink="checkpoints"} 1.0' in watched.text()
+    assert 'ibex_proxy_journal_losses_total{sink="checkpoints"} 1.0' in observed.text()
     (warning,) = [line for line in map(json.loads, log.getvalue().splitlines()) if line["level"] == "warning"]
     assert warning["request_id"] == response.headers["x-request-id"]
 
 
-async def test_refusals_that_could_not_be_recorded_together_are_counted(log: io.StringIO) -> None:
-    """Each of them is lost, and one line tells of all."""
+async def test_refusals_of_a_lost_aggregate_are_counted(log: io.StringIO) -> None:
+    """Each of them counts as lost, with one line for all."""
     scene = HttpScene()
-    watched = Watched(scene)
-    telemetry = RequestTelemetry(watched.metrics)
+    observed = Observed(scene)
+    telemetry = RequestTelemetry(observed.metrics)
     many = an_exchange(error_code=ErrorCode.RATE_LIMITED, reached_provider=False, repeated=1_000)
 
     telemetry.aggregated(many, journaled=True)
     telemetry.aggregated(many, journaled=False)
 
-    assert 'ibex_proxy_journal_losses_total{sink="traces"} 1000.0' in watched.text()
+    assert 'ibex_proxy_journal_losses_total{sink="traces"} 1000.0' in observed.text()
     (warning,) = [line for line in map(json.loads, log.getvalue().splitlines()) if line["level"] == "warning"]
     assert warning["repeated"] == 1_000
 
 
 def scenes() -> dict[str, HttpScene]:
-    """Scenes in which a secret could get out, by what happens in them."""
+    """Return scenes in which a secret could be exposed, by name."""
     chunk = event(b'{"choices":[{"index":0,"delta":{"content":"%s"},"finish_reason":"stop"}]}' % CANARY.encode())
     unknown = HttpScene()
     unknown.chat.tokens.answer = InvalidTokenError()
@@ -261,19 +264,19 @@ BODIES = (
 @pytest.mark.parametrize("name", scenes())
 @pytest.mark.parametrize("body", BODIES)
 async def test_no_secret_is_in_logs_metrics_or_our_own_errors(log: io.StringIO, name: str, body: bytes) -> None:
-    """Token, prompt, completion, directive: in no line, no label, no envelope that is not the provider's word."""
+    """Token, prompt, completion and directive are in no line, label or error of IBEX."""
     scene = scenes()[name]
-    watched = Watched(scene)
+    observed = Observed(scene)
     wrong_headers: dict[str, str | None] = {"x-ibex-session-end": CANARY, "x-ibex-session-id": f"{CANARY} {CANARY}"}
 
-    sound = await call(watched.app, "POST", CHAT, HEADERS, body)
-    refused = await call(watched.app, "POST", f"/v1/orgs/{CANARY}/chat/completions", HEADERS, body)
-    wrong = await call(watched.app, "POST", CHAT, HEADERS | wrong_headers, body)
-    nowhere = await call(watched.app, "GET", f"/{CANARY}?{CANARY}", HEADERS | {"authorization": CANARY})
+    sound = await call(observed.app, "POST", CHAT, HEADERS, body)
+    refused = await call(observed.app, "POST", f"/v1/orgs/{CANARY}/chat/completions", HEADERS, body)
+    wrong = await call(observed.app, "POST", CHAT, HEADERS | wrong_headers, body)
+    nowhere = await call(observed.app, "GET", f"/{CANARY}?{CANARY}", HEADERS | {"authorization": CANARY})
 
     for secret in SECRETS:
         assert secret not in log.getvalue()
-        assert secret not in watched.text()
+        assert secret not in observed.text()
         for response in (refused, wrong, nowhere):
             assert secret.encode() not in response.body
     assert len(access_lines(log)) == 4
@@ -281,8 +284,8 @@ async def test_no_secret_is_in_logs_metrics_or_our_own_errors(log: io.StringIO, 
         assert CANARY.encode() not in sound.body
 
 
-def test_a_request_refused_by_its_head_is_counted_and_written_down(log: io.StringIO) -> None:
-    """Once, with its ids and the error's code; it is not under way any more."""
+def test_a_request_refused_by_its_head_is_counted_and_logged(log: io.StringIO) -> None:
+    """Once, with its ids and the error code. It is not in flight any more."""
     metrics = Metrics(ManualClock(), FullJournal())
     telemetry = RequestTelemetry(metrics)
     request_id = UUID(int=7)

@@ -1,4 +1,4 @@
-"""How Redis does is counted always and told when it changes."""
+"""Every round trip to Redis is counted; an outage is logged with two lines."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ibex.adapters.telemetry.round_trips import RateLimitTelemetry, RedisTelemet
 
 
 def test_an_outage_is_two_lines_however_long() -> None:
-    """Its first failure, and its end; what was not asked is counted."""
+    """The first failure and the recovery. Commands that were not sent are counted."""
     registry = Registry("ibex_proxy_")
     telemetry = RedisTelemetry(registry)
     with capture_logs() as logged:
@@ -28,7 +28,7 @@ def test_an_outage_is_two_lines_however_long() -> None:
 
 
 def test_a_request_that_redis_did_not_count_is_counted() -> None:
-    """In a metric of the proxy: auth, which has the same telemetry of Redis, counts no requests."""
+    """In a metric of the proxy only, because auth counts no requests."""
     registry = Registry("ibex_proxy_")
     RateLimitTelemetry(registry).counted_in_process()
 

@@ -1,4 +1,4 @@
-"""Memory that outlives who writes it, and can be read from elsewhere."""
+"""Shared memory that outlives its writer and that other processes read."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import os
 import subprocess
 import sys
 
-from ibex.adapters.telemetry.shared_memory import REGION_BYTES, SharedMemorySegment, shared_memory
+from ibex.adapters.telemetry.shared_memory import SEGMENT_BYTES, SharedMemorySegment, create_shared_memory
 
 
-def test_what_is_written_is_read_by_others() -> None:
-    """Under its name and labels, as it is now; also what comes after they have looked."""
-    memory = mmap.mmap(-1, REGION_BYTES)
+def test_other_processes_read_what_is_written() -> None:
+    """Under its name and labels, with its current value, also if it was declared after the first read."""
+    memory = mmap.mmap(-1, SEGMENT_BYTES)
     writer, reader = SharedMemorySegment(memory), SharedMemorySegment(memory)
     writer.slots_of("a", ("x",), 2)[1] = 7
     (first,) = reader.series()
@@ -23,9 +23,9 @@ def test_what_is_written_is_read_by_others() -> None:
     assert [(series.name, list(reader.numbers(series))) for series in reader.series()] == [("a", [1, 7]), ("b", [-3])]
 
 
-def test_a_successor_goes_on_counting() -> None:
-    """The same series, the same slots; one of another size, as a new version may have it, is a series of its own."""
-    memory = mmap.mmap(-1, REGION_BYTES)
+def test_a_successor_continues_the_counters() -> None:
+    """In the same slots. A series of another size, as of a new version, gets its own."""
+    memory = mmap.mmap(-1, SEGMENT_BYTES)
     SharedMemorySegment(memory).slots_of("a", (), 2)[1] = 7
     successor = SharedMemorySegment(memory)
 
@@ -34,9 +34,9 @@ def test_a_successor_goes_on_counting() -> None:
     assert len(SharedMemorySegment(memory).series()) == 2
 
 
-def test_regions_do_not_touch_each_other() -> None:
-    """Each is its part of the memory, and says who writes it."""
-    memory = mmap.mmap(-1, 2 * REGION_BYTES)
+def test_segments_are_separate() -> None:
+    """Each has its own slots and writer."""
+    memory = mmap.mmap(-1, 2 * SEGMENT_BYTES)
     first, second = SharedMemorySegment(memory, 0), SharedMemorySegment(memory, 1)
     first.attach()
     first.heartbeat_ns = 5
@@ -50,9 +50,9 @@ def test_regions_do_not_touch_each_other() -> None:
 
 
 def test_another_process_counts_into_the_same_memory() -> None:
-    """What it counted is there when it was killed in the middle of its work."""
+    """Its numbers remain after it was killed."""
     descriptor = os.memfd_create("metrics")
-    os.ftruncate(descriptor, 2 * REGION_BYTES)
+    os.ftruncate(descriptor, 2 * SEGMENT_BYTES)
     script = f"""if True:
         import mmap, os, signal
         from ibex.adapters.telemetry.shared_memory import SharedMemorySegment
@@ -70,8 +70,8 @@ def test_another_process_counts_into_the_same_memory() -> None:
     assert list(region.numbers(series)) == [42]
 
 
-def test_a_region_that_is_full_breaks_nothing() -> None:
-    """What finds no room is counted where nobody sees it; what is there goes on."""
+def test_a_full_segment_breaks_nothing() -> None:
+    """New series are not exported, and the others continue."""
     region = SharedMemorySegment.private()
     kept = region.slots_of("kept", (), 1)
     for number in range(100):
@@ -86,8 +86,8 @@ def test_a_region_that_is_full_breaks_nothing() -> None:
 
 
 def test_processes_share_memory_by_its_descriptor() -> None:
-    """What another process that was given it writes is read here."""
-    memory = shared_memory(2)
+    """The numbers of a process that inherited it are read here."""
+    memory = create_shared_memory(2)
     write = "import sys; from ibex.adapters.telemetry.shared_memory import SharedMemorySegment\n"
     write += "SharedMemorySegment.all_of(int(sys.argv[1]))[1].slots_of('a', (), 1)[0] = 7"
     regions = SharedMemorySegment.all_of(memory)

@@ -1,4 +1,4 @@
-"""Spans leave in the background: nothing waits for them, what becomes of each is counted, and little is said of it."""
+"""The export of spans: it never blocks a request, counts every span, and logs little."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ WAIT_S = 10
 
 
 def spans(count: int) -> list[ReadableSpan]:
-    """Return so many."""
+    """Return this many spans."""
     return [ReadableSpan(f"span {number}", CONTEXT, resource=Resource({})) for number in range(count)]
 
 
 @dataclass(slots=True)
 class ScriptedExporter(SpanExporter):
-    """Comes out as told; a batch waits while ``let_go`` is not set, until the exporter is shut down."""
+    """An exporter with scripted results. A batch blocks until ``let_go`` is set or the exporter is shut down."""
 
     outcomes: list[SpanExportResult | Exception] = field(default_factory=list)
     let_go: threading.Event = field(default_factory=threading.Event)
@@ -58,7 +58,7 @@ class ScriptedExporter(SpanExporter):
         return outcome
 
     def shutdown(self) -> None:
-        """Let what waits go, as a failure."""
+        """Fail the batch that is blocked."""
         self.shut_down += 1
         if not self.deaf and not self.let_go.is_set():
             self.outcomes.insert(0, SpanExportResult.FAILURE)
@@ -66,7 +66,7 @@ class ScriptedExporter(SpanExporter):
 
 
 class Scene:
-    """An export over an exporter, with its metrics."""
+    """An export with a scripted exporter, and its metrics."""
 
     def __init__(self, exporter: SpanExporter, **limits: Any) -> None:
         self.registry = Registry("ibex_proxy_")
@@ -75,15 +75,15 @@ class Scene:
         self.export = SpanExport(lambda: exporter, self.registry, self.clock, **sizes)
 
     def counted(self) -> dict[str, int]:
-        """Return how many spans came to what."""
+        """Return the number of spans by outcome."""
         prefix = "ibex_proxy_spans_total{outcome="
         lines = [line for line in self.registry.render()[0].decode().splitlines() if line.startswith(prefix)]
         pairs = (line.removeprefix(prefix).split("} ") for line in lines)
         return {outcome.strip('"'): int(float(number)) for outcome, number in pairs}
 
 
-async def test_what_is_taken_is_exported_when_it_closes_at_the_latest() -> None:
-    """Into the SDK's own exporter, in order; each counted."""
+async def test_queued_spans_are_exported_before_close_returns() -> None:
+    """Into the SDK's own in-memory exporter, in order. Each is counted."""
     exporter = InMemorySpanExporter()
     scene = Scene(exporter)
     await scene.export.open()
@@ -101,8 +101,8 @@ async def test_what_is_taken_is_exported_when_it_closes_at_the_latest() -> None:
     assert scene.counted() == {"exported": 5, "failed": 0, "dropped": 0}
 
 
-async def test_nobody_waits_for_an_exporter_that_hangs() -> None:
-    """Taking goes on until the queue is full; from then on whole requests are dropped, and counted."""
+async def test_a_hanging_exporter_blocks_nothing() -> None:
+    """Spans are queued until the queue is full, then dropped for whole requests, and counted."""
     exporter = ScriptedExporter()
     scene = Scene(exporter)
     await scene.export.open()
@@ -120,8 +120,8 @@ async def test_nobody_waits_for_an_exporter_that_hangs() -> None:
     assert exporter.shut_down == 1
 
 
-async def test_the_end_of_the_process_waits_for_a_bounded_time() -> None:
-    """What is being sent is given up then, and all that would come after it fails."""
+async def test_close_has_a_timeout() -> None:
+    """Then the running export is aborted, and later ones fail at once."""
     exporter = ScriptedExporter()
     scene = Scene(exporter, flush_timeout_s=0.01)
     await scene.export.open()
@@ -135,8 +135,8 @@ async def test_the_end_of_the_process_waits_for_a_bounded_time() -> None:
     assert exporter.shut_down == 1
 
 
-async def test_an_exporter_that_cannot_even_be_given_up_is_left_behind() -> None:
-    """The process ends all the same; what waited is counted."""
+async def test_close_returns_even_if_the_exporter_cannot_be_aborted() -> None:
+    """The queued spans are counted as failed."""
     exporter = ScriptedExporter(deaf=True)
     scene = Scene(exporter, flush_timeout_s=0.01)
     await scene.export.open()
@@ -151,8 +151,8 @@ async def test_an_exporter_that_cannot_even_be_given_up_is_left_behind() -> None
     await _until(lambda: scene.counted() == {"exported": 4, "failed": 2, "dropped": 0})
 
 
-async def test_what_comes_before_or_after_is_dropped() -> None:
-    """No request may fail for it."""
+async def test_spans_are_dropped_while_the_export_is_not_open() -> None:
+    """No request fails because of it."""
     scene = Scene(InMemorySpanExporter())
     scene.export.take(spans(1))
     await scene.export.open()
@@ -162,8 +162,8 @@ async def test_what_comes_before_or_after_is_dropped() -> None:
     assert scene.counted() == {"exported": 0, "failed": 0, "dropped": 3}
 
 
-async def test_an_outage_is_told_once_a_minute_and_by_its_kind() -> None:
-    """The SDK's lines, with the messages in them, are not written; that it is over is."""
+async def test_an_outage_is_logged_once_a_minute_with_its_kind() -> None:
+    """The SDK's lines and their messages are suppressed. The recovery is logged."""
     failure = SpanExportResult.FAILURE
     exporter = ScriptedExporter([failure, failure, ValueError("canary"), SpanExportResult.SUCCESS])
     exporter.let_go.set()
@@ -197,8 +197,8 @@ async def test_an_outage_is_told_once_a_minute_and_by_its_kind() -> None:
         (("no arguments",), "no answer in time"),
     ],
 )
-async def test_the_sdks_lines_are_read_and_not_written(said: tuple[Any, ...], reason: str) -> None:
-    """But for what kind of failure they tell of; afterwards they are everybody's again."""
+async def test_the_sdks_lines_are_parsed_and_suppressed(said: tuple[Any, ...], reason: str) -> None:
+    """Only the kind of failure is logged. Afterwards the root logger handles them again."""
 
     class Talkative(ScriptedExporter):
         def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
@@ -219,8 +219,8 @@ async def test_the_sdks_lines_are_read_and_not_written(said: tuple[Any, ...], re
     ]
 
 
-async def test_a_setting_that_the_sdk_does_not_take_is_told_without_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A header that is written wrong holds a secret all the same."""
+async def test_an_invalid_setting_is_logged_without_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A malformed header can still contain a secret."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization: canary")
     scene = Scene(InMemorySpanExporter())
     scene.export = SpanExport(OTLPSpanExporter, Registry("ibex_proxy_"), scene.clock, max_queue=10, max_batch=4)
@@ -228,12 +228,12 @@ async def test_a_setting_that_the_sdk_does_not_take_is_told_without_its_value(mo
         await scene.export.open()
         await scene.export.close()
 
-    assert [line["event"] for line in lines] == ["OpenTelemetry does not take a setting"]
+    assert [line["event"] for line in lines] == ["OpenTelemetry rejected a setting"]
     assert "canary" not in str(lines)
 
 
-async def test_an_exporter_that_cannot_be_made_is_the_end_of_it() -> None:
-    """The process does not start; the SDK's lines are everybody's again."""
+async def test_an_exporter_that_cannot_be_created_fails_the_start() -> None:
+    """The root logger handles the SDK's lines again."""
 
     def fail() -> SpanExporter:
         raise RuntimeError

@@ -1,4 +1,4 @@
-"""A request's spans: named as OpenTelemetry's conventions have it, as long as was recorded, and without content."""
+"""The spans of a request: names of OpenTelemetry's conventions, recorded durations, and no content."""
 
 from __future__ import annotations
 
@@ -44,25 +44,25 @@ CHAT_REQUEST = FinishedRequest(
 
 
 def made(sampler: Sampler = DEFAULT_ON, **changes: Any) -> list[ReadableSpan]:
-    """Return the spans of a chat request, but for these changes."""
+    """Return the spans of a proxied request with these changes."""
     maker = SpanMaker(Resource({"service.name": "test"}), sampler, {"openai": ServerAddress("api.example", 8443)})
     return maker.spans_of(replace(CHAT_REQUEST, **changes))
 
 
 def attributes(span: ReadableSpan) -> dict[str, Any]:
-    """Return what a span says."""
+    """Return the attributes of a span."""
     return dict(span.attributes or {})
 
 
 def took(span: ReadableSpan) -> int:
-    """Return how long a span is, in nanoseconds."""
+    """Return the duration of a span, in nanoseconds."""
     assert span.start_time is not None
     assert span.end_time is not None
     return span.end_time - span.start_time
 
 
-def test_a_request_is_a_span_with_one_child_a_stage() -> None:
-    """All in the trace whose id is in log lines and ClickHouse; each as long as was recorded."""
+def test_a_request_is_a_span_with_one_child_per_stage() -> None:
+    """All have the trace id of log lines and ClickHouse. Each has its recorded duration."""
     own, *stages = made()
 
     assert (own.name, own.kind, own.parent) == (f"POST {CHAT}", SpanKind.SERVER, None)
@@ -81,7 +81,7 @@ def test_a_request_is_a_span_with_one_child_a_stage() -> None:
 
 
 def test_stages_follow_one_another_within_the_request() -> None:
-    """Admission from the moment on at which the exchange was begun, the provider up to the end."""
+    """Admission starts when the exchange begins, and the provider's span ends with it."""
     own, *stages = made()
     times = [(span.start_time or 0, span.end_time or 0) for span in stages]
 
@@ -91,16 +91,16 @@ def test_stages_follow_one_another_within_the_request() -> None:
 
 
 @pytest.mark.parametrize("by", [timedelta(hours=-1), timedelta(hours=1)])
-def test_a_clock_that_was_set_puts_no_stage_outside_its_request(by: timedelta) -> None:
-    """Wall-clock times of begin and end are then an hour apart; durations are not."""
+def test_a_clock_change_moves_no_stage_outside_its_request(by: timedelta) -> None:
+    """The wall-clock times of begin and end are an hour apart; the durations are not."""
     own, *stages = made(ended_at=ENDED_AT + by)
 
     assert all((own.start_time or 0) <= (span.start_time or 0) for span in stages)
     assert all((span.end_time or 0) <= (own.end_time or 0) for span in stages)
 
 
-def test_what_the_request_was() -> None:
-    """HTTP's conventions; ids that lead to the record."""
+def test_the_attributes_of_the_request() -> None:
+    """HTTP's conventions, and ids that lead to the record."""
     assert attributes(made()[0]) == {
         "http.request.method": "POST",
         "http.route": CHAT,
@@ -112,8 +112,8 @@ def test_what_the_request_was() -> None:
     }
 
 
-def test_what_the_provider_was_asked_and_said() -> None:
-    """The conventions for generative AI; of the conversation only its size."""
+def test_the_attributes_of_the_provider_call() -> None:
+    """The conventions for generative AI, with only the size of the conversation."""
     assert attributes(made()[-1]) == {
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": "openai",
@@ -133,16 +133,16 @@ def test_what_the_provider_was_asked_and_said() -> None:
     }
 
 
-def test_what_was_injected() -> None:
-    """Which version of the directive; whether authentication was from memory."""
+def test_the_attributes_of_the_directive() -> None:
+    """The version of the directive, and whether the authentication was cached."""
     _, authenticate, _, directive, *_ = made()
 
     assert attributes(authenticate) == {"ibex.auth.cached": False}
     assert attributes(directive) == {"ibex.directive.version_id": str(UUID(int=9)), "ibex.directive.version": 3}
 
 
-def test_a_buffered_answer_of_a_provider_that_is_nowhere() -> None:
-    """What is not known is not said."""
+def test_a_buffered_response_of_the_echo_provider() -> None:
+    """Unknown values are omitted."""
     said = attributes(made(exchange=an_exchange(provider="echo", is_streaming=False, provider_request_id=None))[-1])
 
     assert said["gen_ai.provider.name"] == "echo"
@@ -151,8 +151,8 @@ def test_a_buffered_answer_of_a_provider_that_is_nowhere() -> None:
     assert not missing & set(said)
 
 
-def test_a_refusal_has_its_code_and_the_stages_that_it_came_to() -> None:
-    """A client's mistake is no error of the server's (HTTP's conventions)."""
+def test_a_refusal_has_its_code_and_the_stages_that_it_reached() -> None:
+    """A client error is not an error of the server span (HTTP's conventions)."""
     refusal = a_refusal(error_code=ErrorCode.AGENT_SUSPENDED)
     own, *stages = made(status=403, exchange=refusal, duration_ns=50_000)
 
@@ -162,8 +162,8 @@ def test_a_refusal_has_its_code_and_the_stages_that_it_came_to() -> None:
     assert own.status.status_code is StatusCode.UNSET
 
 
-def test_a_directive_that_could_not_be_had() -> None:
-    """The stages that led nowhere are at the end."""
+def test_a_directive_that_was_unavailable() -> None:
+    """The directive's stage ends with the request."""
     timings = Timings(auth_ns=10_000, rate_limit_ns=5_000, directive_ns=50_000, overhead_ns=100_000, total_ns=100_000)
     failed = an_exchange(
         timings=timings,
@@ -184,7 +184,7 @@ def test_a_directive_that_could_not_be_had() -> None:
 
 
 def test_a_provider_that_failed_after_the_status_was_sent() -> None:
-    """The status is the one that the client saw; both spans say what went wrong."""
+    """The status is the one that was sent; both spans have the error."""
     failed = an_exchange(status=503, error_code=ErrorCode.PROVIDER_UNAVAILABLE, is_complete=False)
     own, *_, asking = made(exchange=failed)
 
@@ -194,8 +194,8 @@ def test_a_provider_that_failed_after_the_status_was_sent() -> None:
         assert span.status.status_code is StatusCode.ERROR
 
 
-def test_a_client_that_left() -> None:
-    """No status was sent, and nobody failed."""
+def test_a_client_that_disconnected() -> None:
+    """There is no HTTP status, and no span has the status ERROR."""
     left = an_exchange(status=499, error_code=ErrorCode.CLIENT_CLOSED_REQUEST, is_complete=False)
     own, *_, asking = made(status=499, exchange=left)
 
@@ -205,7 +205,7 @@ def test_a_client_that_left() -> None:
         assert span.status.status_code is StatusCode.UNSET
 
 
-def test_a_request_that_leaves_no_exchange_has_the_stages_of_its_notebook() -> None:
+def test_a_request_without_an_exchange_has_its_admission_stages() -> None:
     """A probe, or the list of models."""
     clock = ManualClock(REQUESTED_AT)
     in_flight = InFlightExchange.begin(clock, UUID(int=2), TRACE)
@@ -218,8 +218,8 @@ def test_a_request_that_leaves_no_exchange_has_the_stages_of_its_notebook() -> N
     assert [(span.name, took(span)) for span in stages] == [("authenticate", 30_000)]
 
 
-def test_a_request_of_nobody_for_nothing() -> None:
-    """Neither a path nor a method that a client makes up gets into a span."""
+def test_a_request_without_caller_and_route() -> None:
+    """No span contains a path or method that the client invented."""
     (span,) = made(method="CANARY", route="", status=404, exchange=None)
 
     assert span.name == "HTTP"
@@ -232,7 +232,7 @@ def test_a_request_of_nobody_for_nothing() -> None:
 
 
 def test_a_models_name_is_bounded() -> None:
-    """A glob may let a long one through."""
+    """A model pattern can match a long name."""
     asking = made(exchange=an_exchange(model="gpt-" + "x" * 1_000))[-1]
 
     assert len(asking.name) == 69
@@ -240,7 +240,7 @@ def test_a_models_name_is_bounded() -> None:
 
 
 def test_the_clients_span_is_the_parent() -> None:
-    """Of the request's span alone; as one from elsewhere."""
+    """Only of the request's span, and marked as remote."""
     own, *stages = made(parent=f"{CLIENT}-01")
 
     assert own.parent is not None
@@ -251,12 +251,12 @@ def test_the_clients_span_is_the_parent() -> None:
 
 @pytest.mark.parametrize(("flags", "spans"), [("00", 0), ("01", 6), ("02", 0), ("03", 6)])
 def test_the_clients_decision_to_sample_is_kept(flags: str, spans: int) -> None:
-    """Its lowest bit; the others mean other things."""
+    """It is the lowest bit of the flags."""
     assert len(made(parent=f"{CLIENT}-{flags}")) == spans
 
 
-def test_all_spans_are_of_one_resource() -> None:
-    """Which is compared and hashed as the SDK's are: it groups spans by it."""
+def test_all_spans_have_one_resource() -> None:
+    """It equals the SDK's and has the same hash, by which the SDK groups spans."""
     resource = Resource({"service.name": "test"})
     own, other = made()[0].resource, made()[1].resource
 
@@ -264,8 +264,8 @@ def test_all_spans_are_of_one_resource() -> None:
     assert hash(own) == hash(other) == hash(resource)
 
 
-def test_a_ratio_is_a_ratio_of_our_own_ids() -> None:
-    """Though they are UUIDs, of which the sampler would see bits that never change."""
+def test_a_sampling_ratio_holds_for_our_ids() -> None:
+    """Although the low bits of a UUIDv7 that a sampler compares are partly constant."""
     sampler = ParentBased(TraceIdRatioBased(0.25))
     ids = SystemIds()
     sampled = sum(bool(made(sampler, trace_id=ids.uuid7().hex)) for _ in range(2_000))

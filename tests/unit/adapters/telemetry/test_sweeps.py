@@ -1,4 +1,4 @@
-"""An outage is counted every time and told once."""
+"""Every failed sweep is counted; an outage is logged with one line."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from ibex.adapters.telemetry.registry import Registry
 from ibex.adapters.telemetry.sweeps import SweepTelemetry
 
 
-def test_what_is_swept_is_counted_and_an_outage_is_one_line() -> None:
-    """Until something was swept again: then the next failure is news."""
+def test_sweeps_are_counted_and_an_outage_is_one_line() -> None:
+    """After a successful sweep, the next failure is logged again."""
     registry = Registry("ibex_proxy_")
     telemetry = SweepTelemetry(registry)
 

@@ -1,4 +1,4 @@
-"""Requests of the whole HTTP application, traced: one span each, joined to the client's, and no secret in any byte."""
+"""Traced requests through the whole HTTP application."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ COMPLETION = b'{"choices":[{"index":0,"finish_reason":"stop","message":{"content
 
 
 class Traced:
-    """Applications that are traced into memory."""
+    """Applications whose spans are exported into memory."""
 
     def __init__(self) -> None:
         self.exporter = InMemorySpanExporter()
@@ -56,14 +56,14 @@ class Traced:
         return scene.app(TracedRequests(telemetry, maker, self.export, SystemClock()), [telemetry])
 
     async def spans(self) -> tuple[ReadableSpan, ...]:
-        """Return what was exported, once all is."""
+        """Close the export, and return the exported spans."""
         await self.export.close()
         return self.exporter.get_finished_spans()
 
 
 @pytest.fixture
 async def traced() -> AsyncIterator[Traced]:
-    """Tracing into memory, open."""
+    """An open export into memory."""
     traced = Traced()
     with logged():
         await traced.export.open()
@@ -71,8 +71,8 @@ async def traced() -> AsyncIterator[Traced]:
         await traced.export.close()
 
 
-async def test_a_chat_request_is_one_span_with_its_stages(traced: Traced) -> None:
-    """Found by the trace id that the client was told; counted as without tracing."""
+async def test_a_proxied_request_is_one_span_with_its_stages(traced: Traced) -> None:
+    """It has the trace id that the client received, and is counted as without tracing."""
     response = await call(traced.app(HttpScene()), "POST", CHAT, HEADERS, REQUEST)
 
     own, *stages = await traced.spans()
@@ -84,7 +84,7 @@ async def test_a_chat_request_is_one_span_with_its_stages(traced: Traced) -> Non
 
 
 async def test_it_is_joined_to_the_clients_trace(traced: Traced) -> None:
-    """By the header that W3C made for it."""
+    """By W3C's ``traceparent`` header."""
     parent: dict[str, str | None] = {"traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}
     await call(traced.app(HttpScene()), "POST", CHAT, HEADERS | parent, REQUEST)
 
@@ -95,7 +95,7 @@ async def test_it_is_joined_to_the_clients_trace(traced: Traced) -> None:
 
 
 async def test_a_client_that_does_not_sample_is_not_traced(traced: Traced) -> None:
-    """Its flag says so."""
+    """The flag of its span is 0."""
     parent: dict[str, str | None] = {"traceparent": f"00-{TRACE}-b7ad6b7169203331-00"}
     response = await call(traced.app(HttpScene()), "POST", CHAT, HEADERS | parent, REQUEST)
 
@@ -104,7 +104,7 @@ async def test_a_client_that_does_not_sample_is_not_traced(traced: Traced) -> No
 
 
 async def test_a_refused_request_is_traced_as_well(traced: Traced) -> None:
-    """By the code that the client was told."""
+    """With the error code that the client received."""
     scene = HttpScene()
     scene.chat.tokens.answer = InvalidTokenError()
     await call(traced.app(scene), "POST", CHAT, HEADERS, REQUEST)
@@ -115,8 +115,8 @@ async def test_a_refused_request_is_traced_as_well(traced: Traced) -> None:
 
 
 @pytest.mark.parametrize("path", ["/health", "/ready", "/metrics", "/schema"])
-async def test_who_watches_over_it_is_not_traced(traced: Traced, path: str) -> None:
-    """These are asked all day long."""
+async def test_monitoring_is_not_traced(traced: Traced, path: str) -> None:
+    """These routes are requested all day long."""
     await call(traced.app(HttpScene()), "GET", path, {})
 
     assert await traced.spans() == ()
@@ -133,7 +133,7 @@ async def test_a_probe_is_traced(traced: Traced) -> None:
     ]
 
 
-async def test_a_bug_is_told_to_the_telemetry_and_traced(traced: Traced) -> None:
+async def test_a_bug_is_counted_and_traced(traced: Traced) -> None:
     """As an internal error, without its message."""
     scene = HttpScene(RuntimeError(CANARY))
     await call(traced.app(scene), "POST", CHAT, HEADERS, REQUEST)
@@ -144,7 +144,7 @@ async def test_a_bug_is_told_to_the_telemetry_and_traced(traced: Traced) -> None
 
 
 def scenes() -> dict[str, Any]:
-    """Scenes in which a secret could get out, by what happens in them."""
+    """Return scenes in which a secret could be exposed, by name."""
     chunk = event(b'{"choices":[{"index":0,"delta":{"content":"%s"},"finish_reason":"stop"}]}' % CANARY.encode())
     bug = HttpScene()
     bug.chat.directives.answer = ValueError(DIRECTIVE_TEXT)
@@ -169,7 +169,7 @@ BODIES = (
 @pytest.mark.parametrize("name", scenes())
 @pytest.mark.parametrize("body", BODIES)
 async def test_no_secret_is_in_any_exported_byte(traced: Traced, name: str, body: bytes) -> None:
-    """Token, prompt, completion, directive, and what a client writes where something else belongs."""
+    """Token, prompt, completion, directive, and secrets that a client puts in wrong places."""
     app = traced.app(scenes()[name])
     wrong: dict[str, str | None] = {
         "x-ibex-session-end": CANARY,

@@ -70,7 +70,8 @@ def test_several_workers_are_told_all_that_is_missing_at_once(ibex: CliScene) ->
 
     missing = [line.removeprefix("ibex: ").split()[0] for line in done.err.splitlines()[:-1]]
     assert (done.code, missing) == (2, ["IBEX_CLICKHOUSE_URL", "IBEX_AUTH_ADDRESS", "IBEX_REDIS_URL"])
-    assert done.err.splitlines()[-1] == "Several workers need all of them, auth and Redis too."
+    hint = "Several workers share PostgreSQL, ClickHouse, auth and Redis. Set these, or use one worker."
+    assert done.err.splitlines()[-1] == hint
 
 
 def test_several_workers_cannot_share_an_engine(ibex: CliScene) -> None:
@@ -85,7 +86,7 @@ def test_several_workers_cannot_share_an_engine(ibex: CliScene) -> None:
     done = ibex.run("serve", "--workers", "2")
 
     assert done.code == 2
-    assert done.err.startswith("ibex: IBEX_CLICKHOUSE_URL is chdb://, which is for one process alone;")
+    assert done.err.startswith("ibex: IBEX_CLICKHOUSE_URL is chdb://, which only one process can use.")
     assert done.err.count("\n") == 1
 
 
