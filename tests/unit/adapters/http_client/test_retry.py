@@ -8,12 +8,12 @@ import httpx
 import pytest
 
 from ibex.adapters.http_client.retry import (
-    LONGEST_DELAY_S,
+    MAX_DELAY_S,
     RETRIED_FAILURES,
     RETRIED_STATUSES,
     RetryPolicy,
-    asked_delay_s,
     next_delay,
+    requested_delay_s,
 )
 
 POLICY = RetryPolicy(max_retries=3, base_delay_s=0.5)
@@ -23,37 +23,37 @@ PLENTY = 1_000.0
 
 def test_the_delay_doubles_from_one_retry_to_the_next() -> None:
     """Base times two to the power of the retries made, without jitter."""
-    delays = [next_delay(POLICY, n, jitter=0, asked_s=None, left_s=PLENTY) for n in range(4)]
+    delays = [next_delay(POLICY, n, jitter=0, requested_s=None, remaining_s=PLENTY) for n in range(4)]
     assert delays == [0.5, 1.0, 2.0, None]
 
 
 def test_jitter_adds_up_to_one_base_delay() -> None:
     """Clients that failed together do not come back together."""
-    assert next_delay(POLICY, 1, jitter=0.5, asked_s=None, left_s=PLENTY) == 1.25
+    assert next_delay(POLICY, 1, jitter=0.5, requested_s=None, remaining_s=PLENTY) == 1.25
 
 
 def test_no_delay_of_ours_is_longer_than_thirty_seconds() -> None:
     """The cap holds whatever the number of retries."""
     patient = RetryPolicy(max_retries=10, base_delay_s=20)
-    assert next_delay(patient, 9, jitter=1, asked_s=None, left_s=PLENTY) == LONGEST_DELAY_S == 30
+    assert next_delay(patient, 9, jitter=1, requested_s=None, remaining_s=PLENTY) == MAX_DELAY_S == 30
 
 
 def test_without_retries_the_first_failure_is_the_last() -> None:
     """Zero is a number of retries too."""
-    assert next_delay(RetryPolicy(0, 0.5), 0, jitter=0, asked_s=None, left_s=PLENTY) is None
+    assert next_delay(RetryPolicy(0, 0.5), 0, jitter=0, requested_s=None, remaining_s=PLENTY) is None
 
 
 @pytest.mark.parametrize(("asked", "expected"), [(0.0, 0.5), (0.2, 0.5), (7.0, 7.0), (30.0, 30.0), (30.1, None)])
 def test_a_retry_never_comes_before_the_provider_asked(asked: float, expected: float | None) -> None:
     """It waits the longer of both delays; beyond 30 s it gives up rather than come early."""
-    assert next_delay(POLICY, 0, jitter=0, asked_s=asked, left_s=PLENTY) == expected
+    assert next_delay(POLICY, 0, jitter=0, requested_s=asked, remaining_s=PLENTY) == expected
 
 
 @pytest.mark.parametrize(("left", "expected"), [(0.6, 0.5), (0.5, None), (0.1, None), (-1.0, None)])
 def test_a_retry_that_would_miss_the_deadline_is_not_made(left: float, expected: float | None) -> None:
     """There is no use in waiting for a moment that is too late."""
-    assert next_delay(POLICY, 0, jitter=0, asked_s=None, left_s=left) == expected
-    assert next_delay(POLICY, 0, jitter=0, asked_s=0.5, left_s=left) == expected
+    assert next_delay(POLICY, 0, jitter=0, requested_s=None, remaining_s=left) == expected
+    assert next_delay(POLICY, 0, jitter=0, requested_s=0.5, remaining_s=left) == expected
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_a_retry_that_would_miss_the_deadline_is_not_made(left: float, expected:
 )
 def test_the_delay_that_the_provider_asks_for_is_understood(headers: dict[str, str], expected: float | None) -> None:
     """Milliseconds before seconds or a date; what is no time is as if it was not there."""
-    assert asked_delay_s(lambda name: httpx.Headers(headers).get(name, ""), NOW) == expected
+    assert requested_delay_s(lambda name: httpx.Headers(headers).get(name, ""), NOW) == expected
 
 
 def test_only_the_statuses_of_the_contract_are_retried() -> None:

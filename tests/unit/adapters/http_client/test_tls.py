@@ -43,7 +43,7 @@ def test_authorities_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch, tmp_pa
 def test_plain_connections_leave_nothing_to_remember() -> None:
     """Nor does a TLS layer without a session."""
     context = client_context()
-    context.remember(None)
+    context.save_session(None)
     layer = context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname="provider.example")
-    context.remember(layer)
+    context.save_session(layer)
     assert context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname="provider.example").session is None

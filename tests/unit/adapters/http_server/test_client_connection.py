@@ -76,7 +76,7 @@ async def test_a_server_that_tells_who_leaves_needs_no_task_that_waits_for_it() 
         await until_gone(client)
 
     async with ClientConnection({"extensions": {WATCH: told.append}}, call.receive, call.send, Limits()) as client:
-        await client.answer(ANSWER)
+        await client.send_response(ANSWER)
         told[0]()
     assert not client.gone
 
@@ -87,7 +87,7 @@ async def test_a_client_that_has_its_answer_may_leave() -> None:
 
     async with client_of(call) as client:
         await client.read_body(None, reservation())
-        await client.answer(ANSWER)
+        await client.send_response(ANSWER)
         for _ in range(9):
             await asyncio.sleep(0)
 
@@ -230,7 +230,7 @@ async def test_a_body_that_stands_still() -> None:
         with pytest.raises(RequestTimeoutError):
             await client.read_body(None, reservation())
         assert not client.gone
-        await client.answer(ANSWER)
+        await client.send_response(ANSWER)
     assert call.response().body == b"abc"
 
 

@@ -50,7 +50,7 @@ def test_what_is_understood_of_a_request() -> None:
     ]
     assert request.first_user is not None
     assert request.first_user.index == 1
-    assert request.first_user.take_apart() == (Member("content", b"[ 1 ]"), Member("role", b'"us\\u0065r"'))
+    assert request.first_user.split_members() == (Member("content", b"[ 1 ]"), Member("role", b'"us\\u0065r"'))
     assert request.stream_options == (Member("include_usage", b"true"), Member("x", b"1"))
     assert request.wants_usage
     assert request.raw_messages == text[text.index(b"[ {") : text.index(b', "stream"')]

@@ -12,9 +12,9 @@ from ibex.adapters.openai_api.json_splitting import (
     MAX_ELEMENTS,
     MAX_MEMBERS,
     NotJsonError,
-    NotThatTypeError,
     ObjectSplitter,
     TooManyError,
+    WrongTypeError,
     split_array,
 )
 
@@ -59,7 +59,7 @@ def test_no_duplicate_is_lost_however_the_object_is_written(
 @pytest.mark.parametrize("text", [b"[]", b"1", b'"a"', b"null"])
 def test_another_type_is_told_from_no_json(text: bytes) -> None:
     """Other JSON is the narrower error."""
-    with pytest.raises(NotThatTypeError):
+    with pytest.raises(WrongTypeError):
         members(text)
 
 
@@ -68,7 +68,7 @@ def test_what_is_no_json_is_said_to_be_none(text: bytes) -> None:
     """The wider error, and not the narrower one."""
     with pytest.raises(NotJsonError) as raised:
         members(text)
-    assert not isinstance(raised.value, NotThatTypeError)
+    assert not isinstance(raised.value, WrongTypeError)
 
 
 def test_the_bound_on_members_is_anew_for_each_object() -> None:
@@ -105,5 +105,5 @@ def test_one_element_more_is_too_many() -> None:
 @pytest.mark.parametrize("text", [b"{}", b"1", b'"' + b"," * MAX_ELEMENTS + b'"'])
 def test_what_is_no_array_is_said_to_be_none(text: bytes) -> None:
     """Whichever way it would have been read."""
-    with pytest.raises(NotThatTypeError):
+    with pytest.raises(WrongTypeError):
         split_array(text)
