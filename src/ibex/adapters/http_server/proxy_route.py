@@ -68,7 +68,7 @@ class ProxyRoute:
                 except asyncio.CancelledError:
                     if client.gone:
                         raise
-                    # The server shuts down. Do not raise: uvicorn would log the cancellation as an error.
+                    # The server shuts down. Do not raise: it would log the cancellation as an unhandled exception.
                     await self._send_error(shutting_down(), context, client)
         finally:
             reservation.release()
