@@ -215,7 +215,7 @@ class Http1Connection(asyncio.BufferedProtocol):
         """Add a part of the body."""
         self._bytes_since_body = 1
         if self._response is not None and not self._response.is_complete:
-            self._response.take(data)
+            self._response.add_data(data)
 
     def on_message_complete(self) -> None:
         """Complete the response, unless this ends an interim one."""
@@ -260,7 +260,7 @@ class Http1Response(httpx.AsyncByteStream):
         while not self.has_head:
             if self.failure is not None:
                 raise self.failure
-            await self._progress()
+            await self._wait_for_data()
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -272,7 +272,7 @@ class Http1Response(httpx.AsyncByteStream):
                 raise self.failure
             if self.is_complete:
                 raise StopAsyncIteration
-            await self._progress()
+            await self._wait_for_data()
         pieces, self._pieces = self._pieces, []
         self.unread_bytes = 0
         self.connection.resume()
@@ -290,7 +290,7 @@ class Http1Response(httpx.AsyncByteStream):
         """Return the unread part of the body if the body has arrived completely, else None."""
         if not self.is_complete:
             return None
-        pieces = self.unread()
+        pieces = self.take_unread()
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def discard_connection(self) -> None:
@@ -302,21 +302,21 @@ class Http1Response(httpx.AsyncByteStream):
         if self.failure is None and not self.is_complete:
             self.fail(httpx.ReadError("the response was closed while it was read"))
         if self.failure is not None:
-            self.failure.__traceback__ = None  # whose frames refer to this response
+            self.failure.__traceback__ = None  # break the reference cycle: its frames refer to this response
         self._pieces = []
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         self.connection.finish(self)
 
-    def unread(self) -> list[bytes]:
+    def take_unread(self) -> list[bytes]:
         """Return and clear the data that has arrived and was not read yet."""
         pieces = self._pieces
         self._pieces = []
         self.unread_bytes = 0
         return pieces
 
-    def take(self, data: bytes) -> None:
+    def add_data(self, data: bytes) -> None:
         """Buffer a part of the body for the reader."""
         self._pieces.append(data)
         self.unread_bytes += len(data)
@@ -332,18 +332,18 @@ class Http1Response(httpx.AsyncByteStream):
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    async def _progress(self) -> None:
+    async def _wait_for_data(self) -> None:
         loop = asyncio.get_running_loop()
         self._waiter = loop.create_future()
         if self.read_by is not None and (self._timer is None or self._timer_due > self.read_by):
             self._set_timer(loop, self.read_by)
         await self._waiter
 
-    def _set_timer(self, loop: asyncio.AbstractEventLoop, moment: float) -> None:
+    def _set_timer(self, loop: asyncio.AbstractEventLoop, when: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer_due = moment
-        self._timer = loop.call_at(moment, self._check_read_by, loop)
+        self._timer_due = when
+        self._timer = loop.call_at(when, self._check_read_by, loop)
 
     def _check_read_by(self, loop: asyncio.AbstractEventLoop) -> None:
         """Raise ``TimeoutError`` in the reader if ``read_by`` has passed; if it was moved, set the timer again.

@@ -71,9 +71,9 @@ class ConnectionPool:
         Both are in seconds. Raises ``httpx.ConnectError``, ``ConnectTimeout``, and ``PoolTimeout`` if too many requests
         wait, if this one waits too long, or if no file descriptor is left.
         """
-        kept = None if fresh else self.kept()
-        if kept is not None:
-            return kept
+        idle = None if fresh else self.take_idle()
+        if idle is not None:
+            return idle
         while True:
             connection = await self._wait_for_connection(connect_s, wait_s)
             if connection.is_open:
@@ -115,7 +115,7 @@ class ConnectionPool:
         if self._open:
             await self._all_closed.wait()
 
-    def kept(self) -> Http1Connection | None:
+    def take_idle(self) -> Http1Connection | None:
         """Take an idle connection out of the pool and return it; None if there is none."""
         while self._idle:
             connection = self._idle.pop()

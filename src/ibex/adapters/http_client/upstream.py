@@ -89,7 +89,7 @@ class _PooledUpstream:
     async def post(self, path: str, body: bytes, *, stream: bool, by: float, fresh: bool) -> Http1Response:
         """Send a request; see ``Upstream``."""
         head = self._heads.get((path, stream)) or self._head(path, stream=stream)
-        connection = None if fresh else self._pool.kept()
+        connection = None if fresh else self._pool.take_idle()
         if connection is None:
             async with Deadline(by):
                 connection = await self._pool.get(connect_s=self._connect_s, wait_s=self._connect_s, fresh=fresh)

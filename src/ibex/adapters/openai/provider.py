@@ -163,7 +163,7 @@ class OpenAIProvider:
 async def _read_completion(
     request: ProviderRequest, response: UpstreamResponse, body: ResponseBody, attempt: AttemptInfo
 ) -> ProviderBody | _Failure:
-    """Read the body of a success. A body that is not a JSON object is an error, and is not retried."""
+    """Read the body of a success. If it does not begin and end like a JSON object, fail without a retry."""
     if request.is_streaming or not body.is_readable or not _may_be_json(response):
         return _Failure(not_a_completion(attempt))
     try:

@@ -60,7 +60,7 @@ async def test_a_time_limit_that_has_passed_before_the_read() -> None:
         response.read_by = asyncio.get_running_loop().time() + left_s
         reading = asyncio.create_task(anext(response))
         await asyncio.sleep(0)
-        scene.feed(b"HTTP/1.1 103 Early Hints\r\n\r\n")  # wakes the reader, who has nothing to read
+        scene.feed(b"HTTP/1.1 103 Early Hints\r\n\r\n")  # wakes the reader, which has no data to read
         with pytest.raises(TimeoutError):
             await reading
     await response.aclose()

@@ -167,4 +167,4 @@ async def test_a_discarded_connection_is_not_reused() -> None:
     async with posted(upstream_over(direct.transport, URL, HEADERS, 1.0), direct) as response:
         response.rest()
         await response.discard_connection()
-    assert direct.pool.kept() is None
+    assert direct.pool.take_idle() is None
