@@ -105,7 +105,7 @@ async def posted(upstream: Upstream, direct: Direct | None = None) -> AsyncItera
         await response.aclose()
 
 
-async def test_the_request_over_the_own_transport() -> None:
+async def test_the_request_over_ibexs_own_transport() -> None:
     """It has the path below the root, all headers, the accepted type, the length, and the body."""
     direct = Direct()
     async with posted(upstream_over(direct.transport, URL, HEADERS, 1.0), direct):

@@ -65,19 +65,19 @@ async def test_a_disconnect_cancels_the_block_silently() -> None:
 
 async def test_a_server_with_the_watch_extension_needs_no_task() -> None:
     """The callback is registered at the end of the body. A call after the response has no effect."""
-    told: list[Callable[[], None]] = []
+    callbacks: list[Callable[[], None]] = []
     call = AsgiCall()
     before = asyncio.all_tasks()
-    async with ClientConnection({"extensions": {WATCH: told.append}}, call.receive, call.send, Limits()) as client:
-        assert not told
+    async with ClientConnection({"extensions": {WATCH: callbacks.append}}, call.receive, call.send, Limits()) as client:
+        assert not callbacks
         await client.read_body(None, reservation())
         assert asyncio.all_tasks() == before
-        told[0]()
+        callbacks[0]()
         await until_gone(client)
 
-    async with ClientConnection({"extensions": {WATCH: told.append}}, call.receive, call.send, Limits()) as client:
+    async with ClientConnection({"extensions": {WATCH: callbacks.append}}, call.receive, call.send, Limits()) as client:
         await client.send_response(ANSWER)
-        told[0]()
+        callbacks[0]()
     assert not client.gone
 
 

@@ -177,7 +177,7 @@ def test_retry_after_is_whole_seconds_and_at_least_one(error: IbexError, expecte
     ],
 )
 def test_the_source_and_whether_to_retry(error: IbexError, source: str, should_retry: str | None) -> None:
-    """SDKs must not retry an error that IBEX has retried, or that a retry cannot fix. Others they may retry."""
+    """SDKs must not retry an error that IBEX has retried, or that a retry cannot fix. They may retry all others."""
     assert headers(error)["x-ibex-error-source"] == source
     assert headers(error).get("x-should-retry") == should_retry
 

@@ -47,29 +47,29 @@ async def test_the_head_of_a_stream_does_not_wait() -> None:
 async def test_a_disconnect_before_the_end_of_the_response_is_reported() -> None:
     """The callback of the request is called at once, and only once."""
     connection = Connection(waits=True)
-    left: list[str] = []
+    reports: list[str] = []
     connection.protocol.data_received(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
     await connection.began.wait()
-    connection.seen[0]["extensions"][WATCH](lambda: left.append("left"))
+    connection.seen[0]["extensions"][WATCH](lambda: reports.append("left"))
 
     connection.protocol.connection_lost(None)
 
-    assert left == ["left"]
+    assert reports == ["left"]
 
 
 async def test_a_disconnect_after_the_response_is_not_reported() -> None:
     """The connection is idle."""
     connection = Connection(waits=True)
-    left: list[str] = []
+    reports: list[str] = []
     connection.protocol.data_received(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
     await connection.began.wait()
-    connection.seen[0]["extensions"][WATCH](lambda: left.append("left"))
+    connection.seen[0]["extensions"][WATCH](lambda: reports.append("left"))
     connection.may_answer.set()
     await connection.answered.wait()
 
     connection.protocol.connection_lost(None)
 
-    assert not left
+    assert not reports
 
 
 async def test_a_disconnect_is_reported_only_to_the_running_request() -> None:

@@ -139,11 +139,11 @@ async def test_a_stream_and_a_body_have_the_same_summary() -> None:
     stream = await provider.complete(request_of(message, stream=True, include_usage=True))
     assert isinstance(body, ProviderBody)
     assert isinstance(stream, EchoStream)
-    fold = ChatResponseReader()
-    kinds = [fold.read_data(event.data or b"") async for (event,) in stream]
+    reader = ChatResponseReader()
+    kinds = [reader.read_data(event.data or b"") async for (event,) in stream]
     assert kinds[-2:] == [EventKind.USAGE_ONLY, EventKind.DONE]
-    assert fold.summary() == summary_of(body.body)
-    assert fold.summary().completion_hash is not None
+    assert reader.summary() == summary_of(body.body)
+    assert reader.summary().completion_hash is not None
 
 
 async def test_each_response_has_a_unique_id() -> None:

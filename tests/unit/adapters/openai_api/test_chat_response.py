@@ -41,10 +41,10 @@ def chunk_of(text: str | None, index: int = 0, finish_reason: str | None = None)
 
 def streamed_summary(*events: bytes) -> ResponseSummary:
     """Return the summary of a stream."""
-    fold = ChatResponseReader()
+    reader = ChatResponseReader()
     for event in events:
-        fold.read_data(event)
-    return fold.summary()
+        reader.read_data(event)
+    return reader.summary()
 
 
 def utf16_pieces(text: str, cuts: list[int]) -> list[str]:
@@ -95,12 +95,12 @@ def test_lone_surrogates_are_hashed(content: str) -> None:
 
 def test_a_summary_before_the_end() -> None:
     """It does not affect later summaries."""
-    fold = ChatResponseReader()
-    fold.read_data(chunk_of("a\ud83d"))
+    reader = ChatResponseReader()
+    reader.read_data(chunk_of("a\ud83d"))
 
-    assert fold.summary().completion_hash == sha("a\ud83d")
-    fold.read_data(chunk_of("\ude00"))
-    assert fold.summary().completion_hash == sha("a😀")
+    assert reader.summary().completion_hash == sha("a\ud83d")
+    reader.read_data(chunk_of("\ude00"))
+    assert reader.summary().completion_hash == sha("a😀")
 
 
 @pytest.mark.parametrize(
@@ -123,13 +123,13 @@ def test_without_a_text_there_is_no_hash(body: bytes) -> None:
 
 def test_tool_calls_complete_a_stream() -> None:
     """A stream of tool calls has no text, but a finish reason."""
-    fold = ChatResponseReader()
-    fold.read_data(b'{"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"function":{"arguments":"{"}}]}}]}')
-    assert not fold.is_complete
-    fold.read_data(b'{"choices":[{"index":0,"delta":{},"finish_reason":"tool_calls"}]}')
+    reader = ChatResponseReader()
+    reader.read_data(b'{"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"function":{"arguments":"{"}}]}}]}')
+    assert not reader.is_complete
+    reader.read_data(b'{"choices":[{"index":0,"delta":{},"finish_reason":"tool_calls"}]}')
 
-    assert fold.is_complete
-    assert fold.summary() == ResponseSummary(finish_reason="tool_calls")
+    assert reader.is_complete
+    assert reader.summary() == ResponseSummary(finish_reason="tool_calls")
 
 
 @pytest.mark.parametrize(
@@ -180,10 +180,10 @@ def test_an_error_that_is_null_is_ignored() -> None:
 )
 def test_the_kinds_of_events(data: bytes, kind: EventKind) -> None:
     """The content decides. An unknown event is data and is forwarded."""
-    fold = ChatResponseReader()
+    reader = ChatResponseReader()
 
-    assert fold.read_data(data) is kind
-    assert fold.failed is (kind is EventKind.ERROR)
+    assert reader.read_data(data) is kind
+    assert reader.failed is (kind is EventKind.ERROR)
 
 
 @pytest.mark.parametrize(
@@ -290,20 +290,20 @@ def test_the_last_model_and_finish_reason_count() -> None:
 def test_names_are_sanitized_for_the_databases(name: str) -> None:
     """They contain no NUL and no lone surrogate, and are not too long, so that the exchange can be stored."""
     summary = streamed_summary(json.dumps({"model": name, "choices": [{"finish_reason": name}]}).encode())
-    for kept in (summary.model, summary.finish_reason):
-        assert kept is not None
-        assert kept.startswith("m")
-        assert len(kept.encode()) <= 256
-        assert "\x00" not in kept
+    for sanitized in (summary.model, summary.finish_reason):
+        assert sanitized is not None
+        assert sanitized.startswith("m")
+        assert len(sanitized.encode()) <= 256
+        assert "\x00" not in sanitized
 
 
 def test_the_number_of_hashed_choices_is_limited() -> None:
     """A broken provider cannot make the proxy keep the hashes of a million choices."""
-    fold = ChatResponseReader()
+    reader = ChatResponseReader()
     for index in range(200):
-        fold.read_data(chunk_of("a", index))
-    at_200 = fold.summary()
-    fold.read_data(chunk_of("a", 10**6))
+        reader.read_data(chunk_of("a", index))
+    at_200 = reader.summary()
+    reader.read_data(chunk_of("a", 10**6))
 
-    assert fold.summary() == at_200
+    assert reader.summary() == at_200
     assert at_200.completion_hash == hashlib.sha256((sha("a") * 128).encode()).hexdigest()

@@ -28,22 +28,22 @@ def chunk(text: str, *, padding: str | None = "aX7", ascii_only: bool = False, *
     return json.dumps(padded, separators=(",", ":"), ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
 
 
-def fold(events: list[bytes]) -> tuple[ResponseSummary, list[EventKind]]:
-    """Return the summary of a stream."""
-    folding = ChatResponseReader()
-    kinds = [folding.read_data(event) for event in events]
-    return folding.summary(), kinds
+def summary_and_kinds(events: list[bytes]) -> tuple[ResponseSummary, list[EventKind]]:
+    """Return the summary of a stream and the kinds of its events."""
+    reader = ChatResponseReader()
+    kinds = [reader.read_data(event) for event in events]
+    return reader.summary(), kinds
 
 
 def parsed(events: list[bytes]) -> tuple[ResponseSummary, list[EventKind]]:
-    """Return the summary of a stream without templates: each event ends with a different number of spaces."""
-    return fold([event + b" " * number for number, event in enumerate(events, 1)])
+    """Return the same without templates: each event ends with a different number of spaces."""
+    return summary_and_kinds([event + b" " * number for number, event in enumerate(events, 1)])
 
 
 @given(st.lists(st.builds(chunk, TEXTS, padding=st.none() | st.text("abc7", max_size=3), ascii_only=st.booleans())))
 def test_a_stream_of_matching_events(events: list[bytes]) -> None:
-    """Texts and padding may be any."""
-    assert fold(events) == parsed(events)
+    """Texts and padding are arbitrary."""
+    assert summary_and_kinds(events) == parsed(events)
 
 
 @given(st.text("ab ü", min_size=1, max_size=3), st.lists(st.tuples(TEXTS, CUTS), max_size=6))
@@ -55,7 +55,7 @@ def test_a_stream_of_almost_matching_events(first: str, others: list[tuple[str, 
         begin = at % len(event)
         events += (event[:begin] + put + event[begin + removed :], chunk(text))
 
-    assert fold(events) == parsed(events)
+    assert summary_and_kinds(events) == parsed(events)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_a_text_with_escapes_keeps_the_template(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(chat_response, "chunk_template_of", look_and_tell)
 
-    fold([chunk("Hi"), chunk("\n"), chunk("there"), chunk('"'), chunk("Bye")])
+    summary_and_kinds([chunk("Hi"), chunk("\n"), chunk("there"), chunk('"'), chunk("Bye")])
 
     assert were_parsed == [chunk("Hi"), chunk("\n"), chunk('"')]
 
@@ -120,5 +120,5 @@ def test_a_model_that_changes_and_changes_back() -> None:
     """The last model counts, also if the event with it would match an earlier template."""
     events = [chunk("Hi"), chunk("").replace(b"m-1", b"m-2"), chunk("there")]
 
-    assert fold(events) == parsed(events)
-    assert fold(events)[0].model == "m-1"
+    assert summary_and_kinds(events) == parsed(events)
+    assert summary_and_kinds(events)[0].model == "m-1"
