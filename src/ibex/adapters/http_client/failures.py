@@ -1,4 +1,4 @@
-"""What sending a request and reading its response may raise."""
+"""The exceptions that sending a request and reading its response can raise."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import httpx
 
 
 class UnreadableResponseError(Exception):
-    """The body of a response is too large, badly compressed, or compressed in a way that was not asked for."""
+    """The body of a response is too large, corrupt, or in an unsupported content coding."""
 
 
 FAILURES: Final = (httpx.TransportError, TimeoutError, UnreadableResponseError, OSError)

@@ -1,4 +1,4 @@
-"""Undoing a compression that was not asked for."""
+"""Decompression of gzip responses, which some servers send although the client does not accept gzip."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Gunzip:
         self._is_whole = True
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
-        """Yield what a chunk holds, none of it empty; raises ``UnreadableResponseError``."""
+        """Yield the decompressed pieces of a chunk, none of them empty. Raises ``UnreadableResponseError``."""
         while chunk:
-            if self._inflater.eof:  # one more member of the same file
+            if self._inflater.eof:  # gzip allows several members in one stream
                 self._inflater = zlib.decompressobj(_GZIP)
             try:
                 piece = self._inflater.decompress(chunk, PIECE_BYTES)
@@ -40,6 +40,6 @@ class Gunzip:
             chunk = self._inflater.unused_data if self._inflater.eof else self._inflater.unconsumed_tail
 
     def finish(self) -> None:
-        """The stream is over; raises ``UnreadableResponseError`` if it should not be."""
+        """Check the end of the stream. Raises ``UnreadableResponseError`` if it is truncated."""
         if not self._is_whole:
             raise UnreadableResponseError

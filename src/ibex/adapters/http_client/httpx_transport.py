@@ -1,4 +1,4 @@
-"""httpx's own transport, made safe to cancel: for where the way to a provider needs a forward proxy, or HTTP/2."""
+"""A wrapper that makes httpx's transport safe to cancel. It is used with a forward proxy, or for HTTP/2."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ KEEPALIVE_S: Final = 30.0
 def httpx_transport(base_url: str, max_connections: int, *, http2: bool = False) -> CancelSafeTransport:
     """Return a transport with one pool: TLS verified, no redirects, no cookies, the environment's proxy for that URL.
 
-    Raises ``ValueError``, without the proxy's address, which may hold a password, if that is none, and ``ImportError``
-    if ``http2`` is asked for and its library is missing.
+    Raises ``ValueError`` for an invalid proxy URL (the message omits the URL, which may contain a password), and
+    ``ImportError`` if ``http2`` is true and its library is missing.
     """
-    # The pool itself is unlimited: a request that is cancelled while it waits for a place there can leave one taken.
+    # The inner pool is unlimited, because a request that is cancelled while it waits there can leak a slot.
+    # ``CancelSafeTransport`` enforces the limit.
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=max_connections, keepalive_expiry=KEEPALIVE_S)
     try:
         inner = httpx.AsyncHTTPTransport(verify=True, limits=limits, http2=http2, proxy=environment_proxy(base_url))
     except (ValueError, httpx.InvalidURL):
-        raise ValueError("the environment's proxy is none that can be used") from None
+        raise ValueError("invalid proxy URL in the environment (HTTPS_PROXY, HTTP_PROXY or ALL_PROXY)") from None
     return CancelSafeTransport(inner, max_connections)
 
 
 def environment_proxy(base_url: str) -> str | None:
-    """Return the proxy that ``HTTPS_PROXY``, ``HTTP_PROXY``, ``ALL_PROXY`` and ``NO_PROXY`` mean for a URL, or None."""
+    """Return the proxy that ``HTTPS_PROXY``, ``HTTP_PROXY``, ``ALL_PROXY`` and ``NO_PROXY`` set for a URL, or None."""
     url = httpx.URL(base_url)
     if urllib.request.proxy_bypass(url.host):
         return None
@@ -43,13 +44,13 @@ def environment_proxy(base_url: str) -> str | None:
 
 
 class CancelSafeTransport(httpx.AsyncBaseTransport):
-    """Runs another transport's work in tasks of its own, so that no cancellation, however often, cuts its cleaning up.
+    """A transport that runs another transport in separate tasks, so that a cancellation cannot interrupt its clean-up.
 
-    httpcore awaits while it cleans up after a cancellation; a second one in that moment leaves a connection open and
-    its place in the pool taken for ever. Here the caller's cancellation reaches the inner transport once.
+    httpcore awaits while it cleans up after a cancellation. A second cancellation at that moment leaves the connection
+    open and leaks its slot in the pool. With this class, the inner transport receives the cancellation only once.
 
-    Promises: what was cancelled has its connection closed soon after; one request more than ``max_requests`` at a time
-    raises ``httpx.PoolTimeout`` at once; ``aclose()`` returns when nothing is left running.
+    A cancelled request has its connection closed soon after. A request beyond ``max_requests`` raises
+    ``httpx.PoolTimeout`` at once. ``aclose()`` returns once no task is left running.
     """
 
     def __init__(self, inner: httpx.AsyncBaseTransport, max_requests: int) -> None:
@@ -59,7 +60,7 @@ class CancelSafeTransport(httpx.AsyncBaseTransport):
         self.open_requests = 0
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request and return its answer, whose stream must be closed; see ``httpx.AsyncBaseTransport``."""
+        """Send a request and return its response, whose stream must be closed; see ``httpx.AsyncBaseTransport``."""
         if self.open_requests >= self._max_requests:
             raise httpx.PoolTimeout("all connections are in use", request=request)
         self.open_requests += 1
@@ -77,17 +78,17 @@ class CancelSafeTransport(httpx.AsyncBaseTransport):
         return response
 
     async def aclose(self) -> None:
-        """Wait for what is being cleaned up, then close all connections."""
+        """Wait for running tasks, then close all connections."""
         await self.settle()
         await self._inner.aclose()
 
     async def settle(self) -> None:
-        """Return once nothing is being sent, read or cleaned up."""
+        """Wait until no task sends, reads or cleans up."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 
     def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Run work whose end ``aclose`` waits for."""
+        """Run a coroutine in a task that ``aclose`` waits for."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -128,13 +129,13 @@ class _CancelSafeStream(httpx.AsyncByteStream):
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if reading.cancelled() and task is not None and not task.cancelling():
-                raise httpx.ReadError("closed while it was read") from None
+                raise httpx.ReadError("the response was closed while it was read") from None
             raise
 
     async def _close(self) -> None:
         if self._reading is not None:
             await _stop(self._reading)
-        with suppress(Exception):  # the connection is gone either way, and nobody could do anything about it
+        with suppress(Exception):  # the connection is closed either way, and the caller cannot handle the error
             await self._inner.aclose()
         self._transport.open_requests -= 1
 
@@ -144,6 +145,6 @@ async def _next(chunks: AsyncIterator[bytes]) -> bytes | None:
 
 
 async def _stop(task: asyncio.Task[Any]) -> None:
-    """Cancel a task and return when it has ended, however it did."""
+    """Cancel a task and wait until it has ended, with or without an error."""
     task.cancel()
     await asyncio.wait([task])

@@ -1,4 +1,4 @@
-"""An answer's body, read within its time limits."""
+"""The body of a response, read within time limits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ MAX_DRAIN_S: Final = 0.1
 
 @value_object
 class TimeLimits:
-    """The moments, in the event loop's time, of the deadline and of the first byte; the longest silence, in seconds."""
+    """The time limits of reading a body.
+
+    ``deadline`` and ``first_byte`` are points in the event loop's time. ``idle_s`` is the longest silence, in seconds.
+    """
 
     deadline: float
     first_byte: float
@@ -34,36 +37,36 @@ class TimeLimits:
 
 
 class ResponseBody:
-    """Reads one answer's body; must be closed. Gzip, though not asked for, is undone.
+    """The body of one response. It must be closed. Gzip is decompressed, although requests do not ask for it.
 
-    Reading raises one of ``errors.FAILURES``: ``TimeoutError`` at a limit, the transport's own, or
+    Reading raises one of ``failures.FAILURES``: ``TimeoutError`` at a time limit, the transport's exceptions, or
     ``UnreadableResponseError``.
     """
 
-    def __init__(self, answer: UpstreamResponse, limits: TimeLimits) -> None:
+    def __init__(self, response: UpstreamResponse, limits: TimeLimits) -> None:
         self.limits = limits
-        self._answer = answer
-        self._chunks: AsyncIterator[bytes] = aiter(answer)
-        self._coding = answer.header("content-encoding").strip().lower()
+        self._response = response
+        self._chunks: AsyncIterator[bytes] = aiter(response)
+        self._coding = response.header("content-encoding").strip().lower()
         self._gunzip = Gunzip(MAX_BODY_BYTES) if self._coding in {"gzip", "x-gzip"} else None
         self._pieces: Iterator[bytes] = iter(())
         self._has_begun = False
 
     @property
     def is_readable(self) -> bool:
-        """Whether its content coding is one that can be undone."""
+        """Whether the content coding is supported: none, identity or gzip."""
         return self._gunzip is not None or self._coding in {"identity", ""}
 
     async def read(self) -> bytes | None:
         """Return the next bytes, never empty; None at the end."""
         if self._gunzip is not None:
-            return await self._unzipped(self._gunzip)
+            return await self._read_gunzipped(self._gunzip)
         while True:
             chunk = await self._next_chunk()
             if chunk is None or chunk:
                 return chunk
 
-    async def _unzipped(self, gunzip: Gunzip) -> bytes | None:
+    async def _read_gunzipped(self, gunzip: Gunzip) -> bytes | None:
         while True:
             piece = next(self._pieces, None)
             if piece:
@@ -76,7 +79,7 @@ class ResponseBody:
 
     async def read_all(self, max_bytes: int) -> bytes:
         """Return the whole body; raises ``UnreadableResponseError`` if it is larger than ``max_bytes``."""
-        rest = self._answer.rest() if self._gunzip is None else None
+        rest = self._response.rest() if self._gunzip is None else None
         if rest is not None and len(rest) <= max_bytes:
             return rest
         pieces, size = [], 0
@@ -88,9 +91,9 @@ class ResponseBody:
         return b"".join(pieces)
 
     async def aclose(self, *, drain: bool = False) -> None:
-        """Give the connection back if the body was read to its end, else close it. Idempotent, never raises.
+        """Release the connection if the body was read to its end, else close it. Idempotent; never raises an error.
 
-        ``drain``: read first what little may be left, within bounds.
+        If ``drain`` is true, first read the rest of the body, at most ``MAX_DRAIN_BYTES`` in ``MAX_DRAIN_S`` seconds.
         """
         try:
             if drain:
@@ -98,25 +101,25 @@ class ResponseBody:
                 with suppress(*FAILURES):
                     await self.read_all(MAX_DRAIN_BYTES)
         finally:
-            with suppress(Exception):  # the connection is gone either way, and nobody could do anything about it
-                await self._answer.aclose()
+            with suppress(Exception):  # the connection is closed either way, and the caller cannot handle the error
+                await self._response.aclose()
 
     async def discard_connection(self) -> None:
-        """Close the connection even though the body has ended: what was framed as its end cannot be it.
+        """Close the connection although the body has ended, because its framing and its content disagree on the end.
 
-        What comes after it may still lie in the connection, and would be taken for the answer to the next request.
+        Data that is still to come on the connection would be read as the response to the next request.
         """
         with suppress(Exception):
-            await self._answer.discard_connection()
+            await self._response.discard_connection()
 
     async def _next_chunk(self) -> bytes | None:
         now = asyncio.get_running_loop().time()
         limits = self.limits
         limit = now + limits.idle_s if self._has_begun else limits.first_byte
         limit = min(limit, limits.deadline)
-        if limit <= now and self._has_begun:  # a body that is always there at once would never let the timer fire
+        if limit <= now and self._has_begun:  # a body that always has data ready prevents the timer from firing
             raise TimeoutError
-        self._answer.read_by = limit
+        self._response.read_by = limit
         chunk = await anext(self._chunks, None)
         self._has_begun = True
         return chunk

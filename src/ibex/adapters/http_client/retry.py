@@ -1,4 +1,4 @@
-"""When to ask a provider again, and after how long (ADR 0019). Nothing here waits, reads a clock or draws a number."""
+"""The retry policy: whether to retry a request, and after what delay (ADR 0019). Pure functions without I/O."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-LONGEST_DELAY_S: Final = 30.0
+MAX_DELAY_S: Final = 30.0
 
 RETRIED_STATUSES: Final = frozenset({408, 409, 429, 500, 502, 503, 504})
 
@@ -26,56 +26,56 @@ RETRIED_FAILURES: Final = (
     httpx.CloseError,
     httpx.RemoteProtocolError,
 )
-"""What, coming before the status line, means that there was no connection or that it died.
+"""Exceptions before the status line that are retried: the connection failed or was lost.
 
-A peer that sends something else than HTTP is among them: httpx does not tell it from one that just goes. Silence is
-not, since the model may be thinking.
+They include a server that does not send HTTP, because httpx raises the same exception if a server disconnects. They
+exclude a timeout of the response, because the model may still be computing.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often to ask again, and the delay before the first time, in seconds."""
+    """The maximum number of retries, and the delay before the first one, in seconds."""
 
     max_retries: int
     base_delay_s: float
 
 
 def next_delay(
-    policy: RetryPolicy, retries: int, *, jitter: float, asked_s: float | None, left_s: float
+    policy: RetryPolicy, retries: int, *, jitter: float, requested_s: float | None, remaining_s: float
 ) -> float | None:
-    """Return how many seconds to wait before asking again, or None to give up.
+    """Return the delay before the next retry, in seconds; None to give up.
 
-    ``retries`` counts those made so far, ``jitter`` is from 0 to 1, ``asked_s`` is the delay that the provider asked
-    for, if any, and ``left_s`` is the time to the request's deadline. The delay doubles from one retry to the next and
-    is never shorter than the provider asked; if that is more than 30 s, or goes beyond the deadline, the client is
-    better served by the answer that is there.
+    ``retries`` is the number of retries so far, ``jitter`` is from 0 to 1, ``requested_s`` is the delay that the
+    provider asks for (None if it asks for none), and ``remaining_s`` is the time to the request's deadline. The delay
+    doubles with each retry and is never shorter than the provider asks. If the provider asks for more than 30 s, or the
+    delay goes beyond the deadline, the client gets the current response at once.
     """
     if retries >= policy.max_retries:
         return None
-    own = min(policy.base_delay_s * (2**retries + jitter), LONGEST_DELAY_S)
-    if asked_s is not None and asked_s > LONGEST_DELAY_S:
+    backoff_s = min(policy.base_delay_s * (2**retries + jitter), MAX_DELAY_S)
+    if requested_s is not None and requested_s > MAX_DELAY_S:
         return None
-    delay = own if asked_s is None else max(own, asked_s)
-    return delay if delay < left_s else None
+    delay = backoff_s if requested_s is None else max(backoff_s, requested_s)
+    return delay if delay < remaining_s else None
 
 
-def asked_delay_s(header: Callable[[str], str], now: datetime) -> float | None:
-    """Return the seconds to wait that an answer asks for; None if it does not, or not understandably.
+def requested_delay_s(header: Callable[[str], str], now: datetime) -> float | None:
+    """Return the delay that a response asks for, in seconds; None if it asks for none, or the value is invalid.
 
-    ``header`` returns a field's value, "" where there is none.
+    ``header`` returns a header's value, "" if it is absent.
 
-    ``retry-after-ms`` (OpenAI's, milliseconds) comes before ``Retry-After`` (RFC 9110, section 10.2.3: seconds or a
-    date).
+    ``retry-after-ms`` (OpenAI's, in milliseconds) takes precedence over ``Retry-After`` (RFC 9110, section 10.2.3:
+    seconds or a date).
     """
     milliseconds = _number(header("retry-after-ms"))
     if milliseconds is not None:
         return milliseconds / 1000
-    asked = header("retry-after")
-    if not asked:
+    retry_after = header("retry-after")
+    if not retry_after:
         return None
-    seconds = _number(asked)
-    return _seconds_until(asked, now) if seconds is None else seconds
+    seconds = _number(retry_after)
+    return _seconds_until(retry_after, now) if seconds is None else seconds
 
 
 def _number(text: str) -> float | None:
@@ -91,6 +91,6 @@ def _seconds_until(text: str, now: datetime) -> float | None:
         then = parsedate_to_datetime(text)
     except ValueError:
         return None
-    if then.tzinfo is None:  # "-0000": UTC, from a source that does not know its own zone
+    if then.tzinfo is None:  # the zone "-0000": UTC from a source whose own zone is unknown
         then = then.replace(tzinfo=UTC)
     return max(0.0, (then - now).total_seconds())

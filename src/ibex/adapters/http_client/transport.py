@@ -1,4 +1,4 @@
-"""HTTP/1.1 to any number of servers: a connection pool for each (ADR 0025)."""
+"""An HTTP/1.1 transport with a connection pool for each server (ADR 0025)."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ _PORTS: Final = {"http": 80, "https": 443}
 
 
 def default_transport(max_connections: int = MAX_CONNECTIONS) -> Http1Transport:
-    """Return a transport whose pools have this many connections, and as many requests that wait for one."""
+    """Return a transport whose pools have at most this many connections, and as many requests that wait for one."""
     return Http1Transport(PoolLimits(max_connections, max_connections))
 
 
 class Http1Transport:
-    """The connection pools of HTTP/1.1 servers. No forward proxy, redirects, cookies or compression.
+    """A transport over HTTP/1.1 connection pools. No forward proxy, redirects, cookies or compression.
 
-    ``upstream_over`` sends requests over it.
+    Use ``upstream_over`` to send requests.
     """
 
     def __init__(self, limits: PoolLimits, make_tls: Callable[[], ResumingContext] = client_context) -> None:
-        """Set the limits of each pool, and how to make a TLS context."""
+        """Set the limits of each pool, and the function that creates the TLS context of a server."""
         self._limits = limits
         self._make_tls = make_tls
         self._pools: dict[tuple[str, str, int], ConnectionPool] = {}
 
     @property
     def open_requests(self) -> int:
-        """The number of connections with a request on them."""
+        """The number of connections that carry a request."""
         return sum(pool.in_use for pool in self._pools.values())
 
     async def aclose(self) -> None:
@@ -46,7 +46,7 @@ class Http1Transport:
             await pool.aclose()
 
     def pool(self, url: httpx.URL) -> ConnectionPool:
-        """Return the pool of a URL's server."""
+        """Return the pool for a URL's server; create it if it does not exist."""
         key = (url.scheme, url.host, url.port or 0)
         pool = self._pools.get(key)
         if pool is None:

@@ -1,7 +1,7 @@
-"""The way to a provider's server as ``OpenAIProvider`` uses it: a body goes out, an answer comes in.
+"""The upstream: the interface through which a provider sends POST requests to its server and reads the responses.
 
-Any ``httpx.AsyncBaseTransport`` can carry it. IBEX's own is asked past httpx's objects, since making a request and a
-response of them costs as much as all the rest of the way (ADR 0025).
+It works over any ``httpx.AsyncBaseTransport``. IBEX's own transport is used without httpx's request and response
+objects, because creating them costs as much as all the other work (ADR 0025).
 """
 
 from __future__ import annotations
@@ -23,39 +23,39 @@ _JSON: Final = "application/json"
 
 
 class UpstreamResponse(Protocol):
-    """An answer whose head is here; its body is read by iterating, at most once, and it must be closed.
+    """A response whose head has arrived. Iterate over it, at most once, to read the body. It must be closed.
 
-    ``read_by``, in the event loop's time, may be moved between two readings; reading raises ``TimeoutError`` then, and
-    the exceptions of httpx's transports. None is no limit.
+    Reading raises ``TimeoutError`` at ``read_by``, which is in the event loop's time and can be changed between two
+    reads; None means no limit. Reading also raises the exceptions of httpx's transports.
     """
 
     status: int
     read_by: float | None
 
     def header(self, name: str) -> str:
-        """Return a field's value, of a repeated one all with commas, and "" where there is none; lower-case names."""
+        """Return a header's value, "" if it is absent. Repeated ones are joined with commas. Use a lower-case name."""
 
     def rest(self) -> bytes | None:
-        """Return all of the body that was not read, if the end of it is here; None if that is not known."""
+        """Return the unread part of the body if the body has arrived completely, else None."""
 
     def __aiter__(self) -> AsyncIterator[bytes]:
-        """Read the body as it comes."""
+        """Return the parts of the body as they arrive."""
 
     async def aclose(self) -> None:
-        """Give the connection back if the body was read to its end, else close it. Idempotent."""
+        """Release the connection if the body was read to its end, else close it. Idempotent."""
 
     async def discard_connection(self) -> None:
-        """Close the connection whatever was read of it, where it is known."""
+        """Close the connection even if the body was read to its end. Does nothing if the transport hides it."""
 
 
 class Upstream(Protocol):
-    """Where requests go to."""
+    """A server that receives requests below a root URL."""
 
     async def post(self, path: str, body: bytes, *, stream: bool, by: float, fresh: bool) -> UpstreamResponse:
         """Send a request to a path below the root URL; return its response once the head has arrived.
 
-        ``stream``: events are wanted. ``by`` is when there has to be a head, in the event loop's time. ``fresh``: not
-        on a connection that was kept. Raises ``TimeoutError``, and the exceptions of httpx's transports.
+        ``stream`` requests an event stream. ``by`` is the time limit for the head, in the event loop's time. ``fresh``
+        excludes idle connections. Raises ``TimeoutError``, and the exceptions of httpx's transports.
         """
 
 
@@ -65,16 +65,17 @@ def upstream_over(
     headers: Sequence[tuple[bytes, bytes]],
     connect_s: float,
 ) -> Upstream:
-    """Return the upstream at a root URL, over a transport, with these headers on every request.
+    """Return the upstream at a root URL, which sends these headers with every request.
 
-    ``connect_s`` limits connecting, and waiting for a connection, in seconds. The caller closes the transport.
+    ``connect_s`` limits the time to connect, and the wait for a connection, in seconds. The caller closes the
+    transport.
     """
-    kind = _Direct if isinstance(transport, Http1Transport) else _Httpx
+    kind = _PooledUpstream if isinstance(transport, Http1Transport) else _HttpxUpstream
     return cast("Upstream", kind(transport, url, headers, connect_s))  # type: ignore[arg-type]
 
 
-class _Direct:
-    """Over IBEX's own transport: the head of a request is but for its length always the same."""
+class _PooledUpstream:
+    """An upstream over IBEX's own transport. It caches request heads, which differ only in the length of the body."""
 
     def __init__(
         self, transport: Http1Transport, url: httpx.URL, headers: Sequence[tuple[bytes, bytes]], connect_s: float
@@ -86,31 +87,31 @@ class _Direct:
         self._heads: dict[tuple[str, bool], bytes] = {}
 
     async def post(self, path: str, body: bytes, *, stream: bool, by: float, fresh: bool) -> Http1Response:
-        """Send; see ``Upstream``."""
+        """Send a request; see ``Upstream``."""
         head = self._heads.get((path, stream)) or self._head(path, stream=stream)
-        connection = None if fresh else self._pool.kept()
+        connection = None if fresh else self._pool.take_idle()
         if connection is None:
             async with Deadline(by):
                 connection = await self._pool.get(connect_s=self._connect_s, wait_s=self._connect_s, fresh=fresh)
-        reply = connection.send(b"%b%d\r\n\r\n" % (head, len(body)), body)
-        reply.read_by = by
+        response = connection.send(b"%b%d\r\n\r\n" % (head, len(body)), body)
+        response.read_by = by
         try:
-            await reply.head()
+            await response.head()
         except BaseException:
-            await reply.aclose()
+            await response.aclose()
             raise
-        return reply
+        return response
 
     def _head(self, path: str, *, stream: bool) -> bytes:
-        """Return a head up to its length. There are two for each path of an operation."""
+        """Return the head of a request up to the value of content-length, and cache it by path and ``stream``."""
         line = b"POST %b%b HTTP/1.1" % (self._root_path, path.encode("ascii"))
         accept = b"accept: %b" % _ACCEPTED[stream].encode()
         head = self._heads[path, stream] = b"\r\n".join((line, *self._headers, accept, b"content-length: "))
         return head
 
 
-class _Httpx:
-    """Over any of httpx's transports."""
+class _HttpxUpstream:
+    """An upstream over any of httpx's transports."""
 
     def __init__(
         self,
@@ -125,13 +126,13 @@ class _Httpx:
         self._timeouts = {"connect": connect_s, "read": None, "write": None, "pool": connect_s}
 
     async def post(self, path: str, body: bytes, *, stream: bool, by: float, fresh: bool) -> HttpxResponse:
-        """Send; see ``Upstream``. The transport itself replaces connections that the server has closed."""
+        """Send a request; see ``Upstream``. ``fresh`` is ignored: the transport itself replaces closed connections."""
         del fresh
-        own = ((b"accept", _ACCEPTED[stream].encode()), (b"content-length", b"%d" % len(body)))
+        added = ((b"accept", _ACCEPTED[stream].encode()), (b"content-length", b"%d" % len(body)))
         request = httpx.Request(
             "POST",
             self._url.copy_with(raw_path=self._url.raw_path + path.encode("ascii")),
-            headers=[*self._headers, *own],
+            headers=[*self._headers, *added],
             stream=httpx.ByteStream(body),
             extensions={"timeout": self._timeouts},
         )
@@ -141,10 +142,10 @@ class _Httpx:
 
 
 class HttpxResponse:
-    """An ``UpstreamResponse`` that httpx's transport gave.
+    """An ``UpstreamResponse`` from an httpx transport.
 
-    It relies on the transport for one thing: to close an answer's stream, which may be asked for more than once, cannot
-    be spoilt by a cancellation.
+    The transport must guarantee that closing a response's stream is idempotent and safe to cancel
+    (``CancelSafeTransport``).
     """
 
     read_by: float | None
@@ -157,11 +158,11 @@ class HttpxResponse:
         self._chunks = aiter(self._stream)
 
     def header(self, name: str) -> str:
-        """Return a field's value; see ``UpstreamResponse``."""
+        """Return a header's value; see ``UpstreamResponse``."""
         return str(self._response.headers.get(name, ""))
 
     def rest(self) -> bytes | None:
-        """Return None: nobody knows."""
+        """Return None, because httpx does not report what has arrived."""
         return None
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -179,7 +180,7 @@ class HttpxResponse:
         await self._stream.aclose()
 
     async def discard_connection(self) -> None:
-        """Close the connection, if the transport tells which it is."""
+        """Close the connection, if the transport exposes it."""
         network_stream = self._response.extensions.get("network_stream")
         if network_stream is not None:
             await network_stream.aclose()

@@ -1,1 +1,1 @@
-"""The HTTP surface on Litestar: routes, headers, validation, envelopes."""
+"""The HTTP server, on Litestar and uvicorn: connections, routes, headers, error envelopes."""

@@ -1,4 +1,4 @@
-"""ASGI's own shapes (ASGI specification 3.0), and a whole answer as an ASGI application."""
+"""The types of ASGI (ASGI specification 3.0), and a complete response as an ASGI application."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ JSON: Final = b"application/json"
 
 @value_object
 class Response:
-    """A whole answer; calling it sends it. Its repr shows no body."""
+    """A complete response, which is an ASGI application that sends it. Its repr shows no body."""
 
     status: int
     content_type: bytes
@@ -33,14 +33,14 @@ class Response:
         return f"<Response {self.status} {len(self.body)} bytes>"
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
-        """Send it."""
+        """Send the response."""
         for message in self.messages():
             await send(message)
 
     def messages(self) -> tuple[Message, Message]:
-        """Return the two ASGI messages that it is."""
-        own = [(b"content-type", self.content_type), (b"content-length", b"%d" % len(self.body))]
+        """Return the two ASGI messages of the response."""
+        headers = [(b"content-type", self.content_type), (b"content-length", b"%d" % len(self.body))]
         return (
-            {"type": START, "status": self.status, "headers": own + self.headers},
+            {"type": START, "status": self.status, "headers": headers + self.headers},
             {"type": BODY, "body": self.body, "more_body": False},
         )

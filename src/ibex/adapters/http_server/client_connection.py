@@ -1,4 +1,4 @@
-"""The client of one request: its body, the answer's way to it, and whether it is still there."""
+"""The connection to the client of one request: reads the body, sends the response, and detects a disconnect."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from ibex.domain.proxying.capacity import Reservation
 
 WATCH: Final = "ibex.watch"
-"""A scope's extension: takes what is to be called if the client leaves before its answer is complete."""
+"""A scope extension: a function that registers a callback for a disconnect before the response is complete."""
 WHOLE_BODY: Final = "ibex.whole_body"
-"""A scope's extension: returns the body if it has come as a whole, else None."""
+"""A scope extension: a function that returns the body if it has arrived completely, else None."""
 KEEP_ALIVE: Final = b": keep-alive\n\n"
 _BLANK_LINES: Final = (b"\n\n", b"\n\r", b"\r\r", b"\n\r\n", b"\r\r\n")
 _STREAM_HEADERS: Final = [
@@ -32,10 +32,10 @@ _STREAM_HEADERS: Final = [
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What clients may take. Sizes are in bytes, times in seconds.
+    """The limits of a request. Sizes are in bytes, times in seconds.
 
-    After ``keep_alive_s`` of silence a stream gets a comment. A body must be complete within ``body_s``, plus one
-    second for each ``body_bytes_per_s`` of its declared length, or of what has arrived where none is declared. No
+    A stream gets a comment after ``keep_alive_s`` of silence. A body must be complete within ``body_s``, plus one
+    second for each ``body_bytes_per_s`` of its declared length, or of its bytes so far if no length is declared. No
     silence in it may exceed ``body_silence_s``.
     """
 
@@ -47,14 +47,14 @@ class Limits:
 
 
 _PIECE_BYTES: Final = 64 * 1024
-"""Small chunks of a body are joined into pieces of this size, because each bytes object has an overhead."""
+"""The size to which small chunks of a body are joined, because each bytes object has an overhead."""
 
 
 class ClientConnection:
-    """Use it as a context manager around all of a request's work.
+    """The client of one request: a context manager around all of the request's work.
 
-    From the end of its body on it is watched: if it goes, the block is cancelled and ``gone`` is set; leaving the block
-    then raises nothing, nor does ``ClientClosedRequestError``. A cancellation from elsewhere goes through.
+    Once the body is read, a disconnect sets ``gone`` and cancels the block. The context manager then suppresses the
+    cancellation, and also ``ClientClosedRequestError``. A cancellation for another reason propagates.
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, limits: Limits) -> None:
@@ -64,59 +64,60 @@ class ClientConnection:
         self._receive = receive
         self._send = send
         self._limits = limits
-        self._block: asyncio.Task[object] | None = None
+        self._task: asyncio.Task[object] | None = None
         self._cancellations = 0
-        self._cancelled_block = False
-        self._companions: list[asyncio.Task[None]] = []
+        self._has_cancelled_task = False
+        self._background_tasks: list[asyncio.Task[None]] = []
         self._sending = False
         self._last_sent_s = 0.0
         self._time = asyncio.get_running_loop().time
         self._last_chunk = b"\n\n"
         self._finished = False
         self.gone = False
-        self.answered = False
+        self.response_started = False
         self.streaming = False
 
     async def __aenter__(self) -> Self:
-        self._block = asyncio.current_task()
-        self._cancellations = self._block.cancelling() if self._block else 0
+        self._task = asyncio.current_task()
+        self._cancellations = self._task.cancelling() if self._task else 0
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
         self._finished = True
-        companions, self._companions = self._companions, []  # whose errors' tracebacks lead back to here
-        for companion in companions:
-            companion.cancel()
-        if companions:
-            await asyncio.wait(companions)
-        if self._cancelled_block and self._block is not None:
-            only_ours = self._block.uncancel() <= self._cancellations
+        # break reference cycles: the tracebacks of the tasks' errors refer to this object
+        background_tasks, self._background_tasks = self._background_tasks, []
+        for task in background_tasks:
+            task.cancel()
+        if background_tasks:
+            await asyncio.wait(background_tasks)
+        if self._has_cancelled_task and self._task is not None:
+            only_ours = self._task.uncancel() <= self._cancellations
             return only_ours and isinstance(error, asyncio.CancelledError | ClientClosedRequestError)
         return isinstance(error, ClientClosedRequestError)
 
     async def read_body(self, declared_bytes: int | None, reservation: Reservation) -> bytes:
-        """Return the whole body, after reserving its bytes: a declared length before reading, else each chunk.
+        """Return the whole body, and reserve its bytes: a declared length before reading, else each chunk.
 
-        Raises ``PayloadTooLargeError``, before reading anything if the declared length says so, ``OverloadedError`` if
-        the bytes cannot be reserved, ``RequestTimeoutError`` if the body does not arrive in time, and
-        ``ClientClosedRequestError`` if the client goes before the end.
+        Raises ``PayloadTooLargeError`` (before reading if the declared length exceeds the limit), ``OverloadedError``
+        if the bytes cannot be reserved, ``RequestTimeoutError`` if the body does not arrive in time, and
+        ``ClientClosedRequestError`` if the client disconnects before the end.
         """
         most = self._limits.max_request_body_bytes
         if declared_bytes is not None and declared_bytes > most:
             raise _too_large(most)
         whole = self._whole_body()
-        if whole is not None:  # as most are: nothing to wait for
+        if whole is not None:  # most bodies have arrived by now
             if len(whole) > most:
                 raise _too_large(most)
             reservation.reserve_body(len(whole))
-            self._watch(self._leave)
+            self._watch(self._cancel_task)
             return whole
         if declared_bytes is not None:
             reservation.reserve_body(declared_bytes)
         body = await self._receive_body(declared_bytes, reservation)
-        self._watch(self._leave)
+        self._watch(self._cancel_task)
         return body
 
     async def _receive_body(self, declared_bytes: int | None, reservation: Reservation) -> bytes:
@@ -140,20 +141,20 @@ class ClientConnection:
                 raise RequestTimeoutError  # a client that always has a byte ready prevents the timer from firing
         return b"".join(pieces)
 
-    async def answer(self, answer: Response) -> None:
-        """Send a whole answer. To a client that has gone nothing is sent, here and below."""
-        self.answered = True
-        self._finished = True  # before the last byte: an answered request is over to the server, as if its client left
-        await self._deliver(*answer.messages())
+    async def send_response(self, response: Response) -> None:
+        """Send a complete response. If the client has gone, this and the methods below send nothing."""
+        self.response_started = True
+        self._finished = True  # before the last byte, because the server reports a finished response like a disconnect
+        await self._deliver(*response.messages())
 
     async def begin_stream(self, headers: Headers) -> None:
-        """Send the head of a stream; from now on its silences are filled."""
-        self.answered = self.streaming = True
+        """Send the head of a stream. From now on a silence is filled with comments."""
+        self.response_started = self.streaming = True
         await self._deliver({"type": START, "status": 200, "headers": _STREAM_HEADERS + headers})
-        self._companions.append(asyncio.create_task(self._fill_silences()))
+        self._background_tasks.append(asyncio.create_task(self._fill_silences()))
 
     async def send_chunk(self, chunk: bytes) -> None:
-        """Send a part of a stream at once, when the client has taken most of what was sent before."""
+        """Send a part of a stream. First waits until the client has read most of the earlier parts."""
         self._last_chunk = chunk
         self._sending = True
         try:
@@ -163,7 +164,7 @@ class ClientConnection:
             self._last_sent_s = self._time()
 
     async def end_stream(self, last: bytes = b"") -> None:
-        """Send the end of a stream, with a last event or without; it is one of its own, whatever was cut before it."""
+        """End a stream, optionally with a last event. Separate it from an incomplete event by a blank line."""
         self._finished = True
         if last and not self._last_chunk.endswith(_BLANK_LINES):
             last = b"\n\n" + last
@@ -190,14 +191,14 @@ class ClientConnection:
             self._sending = False
             self._last_sent_s = self._time()
 
-    def _watch_by_receiving(self, left: Callable[[], None]) -> None:
-        """Watch as any ASGI server lets one, with a task of its own: that costs as much as reading the body."""
+    def _watch_by_receiving(self, on_left: Callable[[], None]) -> None:
+        """Detect a disconnect on any ASGI server, with a task per request. That costs as much as reading the body."""
 
         async def watch() -> None:
-            if (await self._receive())["type"] == DISCONNECT:  # after the end of the body nothing else may come
-                left()
+            if (await self._receive())["type"] == DISCONNECT:  # the only message after the end of the body
+                on_left()
 
-        self._companions.append(asyncio.create_task(watch()))
+        self._background_tasks.append(asyncio.create_task(watch()))
 
     async def _fill_silences(self) -> None:
         loop = asyncio.get_running_loop()
@@ -206,17 +207,17 @@ class ClientConnection:
             if remaining_s > 0:
                 await asyncio.sleep(remaining_s)
             elif self._sending or not self._last_chunk.endswith(_BLANK_LINES):
-                # What waits for the client's reading breaks the silence itself; within an event a comment is none.
+                # A pending write ends the silence itself, and a comment must not be sent within an event.
                 await asyncio.sleep(self._limits.keep_alive_s)
             else:
                 await self.send_chunk(KEEP_ALIVE)
 
-    def _leave(self) -> None:
-        """Cancel the block, because the client has left."""
-        if self._finished or self._block is None:
+    def _cancel_task(self) -> None:
+        """Cancel the block, because the client has disconnected."""
+        if self._finished or self._task is None:
             return
-        self._finished = self.gone = self._cancelled_block = True
-        self._block.cancel()
+        self._finished = self.gone = self._has_cancelled_task = True
+        self._task.cancel()
 
 
 def _append(pieces: list[bytes | bytearray], chunk: bytes) -> None:
@@ -228,7 +229,7 @@ def _append(pieces: list[bytes | bytearray], chunk: bytes) -> None:
 
 
 def _unknown() -> None:
-    """Return None: a server that lacks the extension."""
+    """Return None, because the server lacks the extension ``WHOLE_BODY``."""
 
 
 def _too_large(most: int) -> PayloadTooLargeError:

@@ -1,4 +1,4 @@
-"""The client connections of a worker: their states, a timer for each state, and the maximum of connections.
+"""The client connections of a worker: their states, a timer for each state, and the maximum number of connections.
 
 Every connection is in exactly one state. Each state that waits for the client has a time limit (ADR 0037):
 
@@ -36,11 +36,11 @@ from typing import Final, Protocol
 from ibex.domain.deadline import PatientTimer
 
 MAX_DISCARDED_BYTES: Final = 16 << 20
-"""The maximum of bytes that are read and discarded after a response."""
+"""The maximum number of bytes that are read and discarded after a response."""
 DISCARDED_BYTES_PER_S: Final = 64 << 20
-"""The maximum of bytes that a worker discards in a second, on all connections together."""
+"""The maximum number of bytes that a worker discards per second, on all connections together."""
 _SHORT_PAUSE_S: Final = 0.0005
-"""A shorter pause in reading costs more than reading on."""
+"""The shortest pause in reading. A shorter one would cost more than it saves."""
 OVERLOAD_RESERVE: Final = 64
 """Connections accepted beyond the limit, to answer their first request with 503."""
 
@@ -63,7 +63,7 @@ class ConnectionLimits:
 
 
 class DiscardRate:
-    """A worker's limit on discarding. Clients whose requests were refused must not use up its CPU time with the rest.
+    """A worker's limit on discarding data, so that clients with refused requests cannot use up its CPU time.
 
     One connection alone gets the whole rate; several share it in the order in which their bytes arrive.
     """
@@ -75,7 +75,7 @@ class DiscardRate:
         self._free_at = 0.0
 
     def count(self, size: int, transport: asyncio.Transport) -> None:
-        """Count bytes of a connection that were discarded, and pause reading it until the rate allows more."""
+        """Count discarded bytes of a connection, and pause reading it until the rate allows more."""
         loop = asyncio.get_running_loop()
         now = loop.time()
         self._free_at = max(self._free_at, now) + size / self._bytes_per_s

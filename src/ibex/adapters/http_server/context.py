@@ -1,4 +1,4 @@
-"""What the whole HTTP layer knows of one request: its ids, its header fields and, once there is one, its exchange."""
+"""The context of one request: its ids, its header fields and, once admission has begun, its exchange."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _OPTIONAL_SPACE: Final = b" \t"
 
 @dataclass(slots=True)
 class RequestContext:
-    """One request. ``started_ns`` is of the monotonic clock; ``in_flight`` is None until somebody was to be admitted.
+    """The context of one request. ``in_flight`` is None until admission begins.
 
-    ``parent`` is the client's span, as the rest of its trace context says it: ``<span id>-<flags>``; None without one.
-    Header fields have lower-case names. Repeated ones are combined with a comma (RFC 9110, 5.3): two tokens, agents or
-    content types are then one that is not valid, whichever of them was meant.
+    ``started_ns`` is a time of the monotonic clock. ``parent`` is the client's span and flags from ``traceparent``, as
+    ``<span id>-<flags>``; None without one. Header fields have lower-case names. Repeated ones are joined with commas
+    (RFC 9110, 5.3), so that a request with two tokens, agents or content types has a single invalid one.
     """
 
     request_id: UUID
@@ -45,7 +45,7 @@ class RequestContext:
 
     @classmethod
     def begin(cls, scope: Scope, ids: IdSource, started_ns: int) -> RequestContext:
-        """Make the context of a request that has just come in, and leave it in its scope."""
+        """Create the context of a new request and store it in the scope."""
         fields: dict[bytes, bytes] = {}
         for name, value in scope["headers"]:
             fields[name] = fields[name] + b", " + value if name in fields else value
@@ -63,13 +63,13 @@ class RequestContext:
     def field(self, name: bytes) -> str | None:
         """Return the value of a header, None if it is absent.
 
-        Only spaces and tabs are stripped (RFC 9110, 5.5). Other whitespace, such as a no-break space, is a part of it.
+        Only spaces and tabs are stripped (RFC 9110, 5.5). Other white space belongs to the value.
         """
         value = self.fields.get(name)
         return None if value is None else value.strip(_OPTIONAL_SPACE).decode("latin-1")
 
     def credentials(self, scope: Mapping[str, Any]) -> Credentials:
-        """Return what the client claims to be."""
+        """Return the credentials that the client presents, which are not verified yet."""
         org_id = scope.get("path_params", {}).get("org_id")
         return Credentials(bearer_token(self.field(b"authorization")), self.field(b"x-ibex-agent-id"), org_id)
 
@@ -84,11 +84,11 @@ def bearer_token(authorization: str | None) -> str | None:
 
 
 NO_REQUEST: Final = RequestContext(UUID(int=0), "", 0, {})
-"""For what is rendered before there is a request."""
+"""The context for responses that are rendered before any request."""
 
 
 def context_of(scope: Mapping[str, Any]) -> RequestContext:
-    """Return the context that ``RequestContext.begin`` left."""
+    """Return the context that ``RequestContext.begin`` stored in the scope."""
     context = scope["state"][_STATE_KEY]
     if not isinstance(context, RequestContext):
         raise TypeError("the scope holds no request context")
@@ -101,7 +101,7 @@ def _request_id(value: bytes | None) -> UUID | None:
 
 
 def _trace_context(traceparent: bytes | None) -> tuple[str | None, str | None]:
-    """Return trace id and parent of a valid W3C trace context header; an unknown version may go on after a dash."""
+    """Return trace id and parent of a W3C ``traceparent`` header. Unknown versions may have more fields."""
     match = _TRACEPARENT.fullmatch(traceparent or b"")
     if match is None or (match[1] == b"00" and match[4] is not None):
         return None, None

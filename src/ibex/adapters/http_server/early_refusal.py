@@ -1,8 +1,8 @@
-"""Requests that are refused by their head alone, because it holds no well-formed token (ADR 0047).
+"""Early refusal of requests whose head contains no well-formed token (ADR 0047).
 
-Anybody who can connect can cause such refusals. Through the routes, one costs a task, an ASGI cycle, an in-flight
-exchange and an envelope, 300 µs of CPU; here it costs 130 µs. This module decides by the head and renders the response
-at once. Any other request, and any other refusal, takes the usual path.
+Any client that can connect can cause such refusals. Through the routes, one costs a task, an ASGI cycle, an in-flight
+exchange and an envelope: 300 µs of CPU. Here it costs 130 µs, because this module decides by the head and renders the
+response at once. All other requests and refusals take the normal path.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class EarlyRefusals:
         clock: Clock,
         ids: IdSource,
     ) -> None:
-        """Set the routes that need a token: templates of paths, by method."""
+        """Set the routes that need a token: path templates by method."""
         self._routes: dict[tuple[bytes, bytes], str] = {}
         self._patterns: dict[bytes, list[tuple[re.Pattern[bytes], str]]] = {}
         for method, templates in routes.items():
@@ -56,7 +56,7 @@ class EarlyRefusals:
         self._ids = ids
 
     def find(self, method: bytes, url: bytes, headers: Headers) -> EarlyRefusal | None:
-        """Return the refusal of a request; None if it must take the usual way."""
+        """Return the refusal of a request; None if it must take the normal path."""
         fields = [value for name, value in headers if name == b"authorization"]
         template = self._template(fields)
         if template is None:
@@ -69,7 +69,7 @@ class EarlyRefusals:
         return EarlyRefusal(self, template, context, method.decode("ascii"), route)
 
     def respond(self, refusal: EarlyRefusal, default_headers: Headers, *, keep_alive: bool) -> bytes:
-        """Return the response to a refused request, and tell the observer that the request is over."""
+        """Return the response to a refused request, and report the end of the request to the observer."""
         context, template = refusal.context, refusal.template
         duration_ns = self._clock.monotonic_ns() - context.started_ns
         body = template.body(context, msgspec.json.encode(self._clock.now()))
@@ -89,7 +89,7 @@ class EarlyRefusals:
         return response
 
     def _template(self, authorization: Sequence[bytes]) -> _Template | None:
-        """Return what to answer to an Authorization header; None if a token may be in it."""
+        """Return the response template for the Authorization headers; None if they may contain a token."""
         if not authorization:
             return self._missing
         token = bearer_token(b", ".join(authorization).decode("latin-1"))
@@ -110,7 +110,7 @@ class EarlyRefusals:
 
 
 class EarlyRefusal:
-    """One request that is refused, from the end of its head until it is answered."""
+    """A request that is refused, from the end of its head until its response."""
 
     __slots__ = ("_refusals", "context", "method", "route", "template")
 
@@ -124,25 +124,25 @@ class EarlyRefusal:
         self.route = route
 
     def response(self, default_headers: Headers, *, keep_alive: bool) -> bytes:
-        """Return the response, and tell the observer that the request is over. To be called once."""
+        """Return the response, and report the end of the request to the observer. Call it once."""
         return self._refusals.respond(self, default_headers, keep_alive=keep_alive)
 
 
 class _Template:
-    """The response to one error, rendered but for what differs between requests."""
+    """The rendered response to one error, without the parts that differ between requests."""
 
     def __init__(self, errors: ErrorAnswers, error: IbexError) -> None:
-        answer = errors.answer(error, NO_REQUEST)
+        response = errors.answer(error, NO_REQUEST)
         self.code = error.code
-        self.status = answer.status
-        self.status_line = STATUS_LINE[answer.status]
-        headers = [(b"content-type", answer.content_type), *answer.headers]
+        self.status = response.status
+        self.status_line = STATUS_LINE[response.status]
+        headers = [(b"content-type", response.content_type), *response.headers]
         self.headers = b"".join(b"%b: %b\r\n" % header for header in headers)
         envelope = errors.envelope(error, NO_REQUEST)
         envelope["error"] |= {"request_id": "@", "timestamp": "@"}
         self._before_id, self._before_time, self._end = msgspec.json.encode(envelope).split(b'"@"')
 
     def body(self, context: RequestContext, now: bytes) -> bytes:
-        """Return the envelope. ``now`` is a timestamp in JSON."""
+        """Return the envelope. ``now`` is the current time in JSON."""
         request_id = str(context.request_id).encode()
         return b'%b"%b"%b%b%b' % (self._before_id, request_id, self._before_time, now, self._end)

@@ -1,4 +1,4 @@
-"""The one table of what an error is in HTTP, and the one function that makes an envelope of it."""
+"""The mapping of domain errors to HTTP: the table of statuses, and the error envelope."""
 
 from __future__ import annotations
 
@@ -77,33 +77,33 @@ _HEADERS_OF_FIELDS: Final = {AGENT_FIELD: "X-IBEX-Agent-ID", SESSION_FIELD: "X-I
 
 
 class NotHttpError(IbexError):
-    """What came is not HTTP/1.1 as RFC 9112 has it."""
+    """The request is not valid HTTP/1.1 (RFC 9112)."""
 
     code = ErrorCode.VALIDATION_ERROR
     default_message = "The request is not valid HTTP/1.1."
 
 
-_REFUSALS: Final = {
+_REFUSAL_STATUSES: Final = {
     Refusal.BAD_REQUEST: 400,
     Refusal.NOT_FOUND: 404,
     Refusal.CONFLICT: 409,
     Refusal.TOO_LARGE: 413,
     Refusal.UNPROCESSABLE: 422,
 }
-_SAYS_WHEN: Final = (ServiceDegradedError, AuthUnavailableError, OverloadedError)
+_WITH_DEFAULT_RETRY_AFTER: Final = (ServiceDegradedError, AuthUnavailableError, OverloadedError)
 
 
 def status_of(error: IbexError | None) -> int:
-    """Return the HTTP status of an outcome: 200 for none, 499 where the client had gone."""
+    """Return the HTTP status of an outcome: 200 without an error, 499 if the client disconnected."""
     if error is None:
         return 200
     if isinstance(error, ProviderRefusedError):
-        return _REFUSALS[error.refusal]
+        return _REFUSAL_STATUSES[error.refusal]
     return TABLE[error.code][0]
 
 
 def domain_error(error: Exception) -> IbexError:
-    """Return what an exception means; what nobody foresaw is an ``InternalError`` that says nothing of it."""
+    """Return the domain error for an exception. An unexpected one becomes an ``InternalError`` without details."""
     if isinstance(error, IbexError):
         return error
     if isinstance(error, NotFoundException):
@@ -116,15 +116,15 @@ def domain_error(error: Exception) -> IbexError:
 
 
 class ErrorAnswers:
-    """Turns errors into answers and events, all of them in the one envelope."""
+    """Renders errors as responses and events, in the error envelope."""
 
     def __init__(self, clock: Clock, docs_base: str | None) -> None:
-        """Take the URL under which every error's code has a page, or None where there are no such pages."""
+        """Set the base URL of the pages about error codes; None if there are none."""
         self._clock = clock
         self._docs_base = docs_base.rstrip("/") if docs_base else None
 
     def answer(self, error: IbexError, context: RequestContext, *, allow: str | None = None) -> Response:
-        """Return the answer to send. ``allow`` is the methods that a 405 names."""
+        """Return the response for an error. ``allow`` is the value of a 405's Allow header."""
         body = msgspec.json.encode(self.envelope(error, context))
         return Response(status_of(error), JSON, body, exchange_headers(context.in_flight) + _headers(error, allow))
 
@@ -133,7 +133,7 @@ class ErrorAnswers:
         return msgspec.json.encode(self.envelope(error, context))
 
     def envelope(self, error: IbexError, context: RequestContext) -> dict[str, Any]:
-        """Return the envelope: members that do not apply are left out, ``param`` is null."""
+        """Return the envelope. Members that do not apply are omitted, except for ``param``, which is null."""
         field_errors: tuple[FieldError, ...] = ()
         if isinstance(error, ValidationError):
             error = _with_names_of_headers(error)
@@ -142,7 +142,7 @@ class ErrorAnswers:
         content: dict[str, Any] = {
             "code": error.code,
             "type": (refused and refused.provider_type) or TABLE[error.code][1],
-            # OpenAI's SDKs show this member only: what the provider found wrong has to be in it.
+            # OpenAI's SDKs show only this member, so it must contain the provider's reason.
             "message": (refused and refused.detail) or error.message,
             "param": refused.param if refused else next((e.field for e in field_errors), None),
             "detail": error.detail if refused or error.detail is None else error.detail[:_MAX_CHARACTERS],
@@ -156,7 +156,7 @@ class ErrorAnswers:
 
 
 def _with_names_of_headers(error: ValidationError) -> ValidationError:
-    """Return the error with the headers as the client knows them."""
+    """Return the error with header names in place of IBEX's internal field names."""
     return ValidationError(
         tuple(replace(e, field=_HEADERS_OF_FIELDS.get(e.field, e.field)) for e in error.field_errors)
     )
@@ -174,8 +174,8 @@ def _headers(error: IbexError, allow: str | None) -> Headers:
     by_provider = isinstance(error, ProviderError)
     headers = [(b"x-ibex-error-source", b"provider" if by_provider else b"proxy")]
     if by_provider or isinstance(error, ProviderNotConfiguredError):
-        # IBEX has retried already (ADR 0019), and OpenAI's SDKs, which retry after any 5xx, must not multiply that.
-        # Nor does a retry configure a provider.
+        # IBEX has retried already (ADR 0019). OpenAI's SDKs retry after any 5xx and would multiply the attempts.
+        # For a provider that is not configured, a retry is useless.
         headers.append((b"x-should-retry", b"false"))
     retry_after_s = _retry_after_s(error)
     if retry_after_s is not None:
@@ -195,5 +195,5 @@ def _retry_after_s(error: IbexError) -> int | None:
     if not isinstance(error, RetryableError):
         return None
     if error.retry_after_s is None or not math.isfinite(error.retry_after_s):
-        return 1 if isinstance(error, _SAYS_WHEN) else None
+        return 1 if isinstance(error, _WITH_DEFAULT_RETRY_AFTER) else None
     return max(1, math.ceil(error.retry_after_s))

@@ -1,4 +1,4 @@
-"""What a client is told of its exchange, in response headers."""
+"""The response headers that describe the exchange to the client."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _STAGES: Final = tuple((stage, stage.value.encode("ascii")) for stage in Stage)
 
 
 def exchange_headers(in_flight: InFlightExchange | None) -> Headers:
-    """Return the headers for what is known by now; empty where nobody was to be admitted."""
+    """Return the headers for the values that are known so far; empty if there is no exchange."""
     if in_flight is None:
         return []
     headers: Headers = []
@@ -43,7 +43,7 @@ def exchange_headers(in_flight: InFlightExchange | None) -> Headers:
 
 
 def _timing(in_flight: InFlightExchange) -> list[bytes]:
-    """Return the stages that were gone through; of a provider that is still speaking, the time until now."""
+    """Return the durations of the stages so far. A provider stage that has not ended counts up to now."""
     stage_ns = in_flight.stage_ns
     timing = [b"%b;dur=%.3f" % (name, stage_ns[stage] / 1e6) for stage, name in _STAGES if stage in stage_ns]
     if in_flight.provider_asked_ns is not None and in_flight.provider_ended_ns is None:

@@ -1,4 +1,4 @@
-"""Who hears of HTTP requests."""
+"""The observer port for HTTP requests."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ if TYPE_CHECKING:
 
 
 class RequestObserver(Protocol):
-    """Port: hears of every HTTP request once it begins and once it ends. Quick; never raises, never blocks.
+    """Port: called at the beginning and the end of every HTTP request. Its methods are fast and never raise or block.
 
-    ``refused`` follows ``began`` in the same callback of the event loop. The others are called in the request's own
-    task, and what happens for the request in other tasks is started by it, so that a context variable set by ``began``
-    is seen wherever the request goes.
+    ``refused`` is called in the same callback of the event loop as ``began``. The other methods are called in the task
+    of the request. That task starts all other tasks of the request, so a context variable that ``began`` sets is
+    visible in all of them.
     """
 
     def began(self, request_id: UUID, trace_id: str, parent: str | None = None) -> None:
-        """A request has come in, for this span of its client's: ``<span id>-<flags>`` as in W3C's trace context."""
+        """A request has begun. ``parent`` is the client's span (W3C Trace Context), as ``<span id>-<flags>``."""
 
     def failed(self, error: BaseException) -> None:
-        """Something unforeseen was raised. Its message may hold anything: it must not be written down."""
+        """An unexpected exception was raised. Do not record its message, which may contain confidential data."""
 
     def ended(self, method: str, route: str, status: int, duration_ns: int, in_flight: InFlightExchange | None) -> None:
-        """The request is over.
+        """The request has ended.
 
-        ``route`` is a template, "" if none matches. ``status`` is what was sent, 499 if nothing was. ``in_flight``
-        is None if no admission was tried. The exchange of a proxied request has been recorded before.
+        ``route`` is the path template, "" if no route matches. ``status`` is the status that was sent, 499 if none was.
+        ``in_flight`` is None if admission did not begin. The exchange of a proxied request is already recorded.
         """
 
     def refused(self, method: str, route: str, status: int, code: ErrorCode, duration_ns: int) -> None:
-        """The request is over, in place of ``ended``: it was refused by its head alone, and leaves no exchange."""
+        """The request was refused by its head alone and leaves no exchange. Called instead of ``ended``."""

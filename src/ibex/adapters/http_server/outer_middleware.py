@@ -1,4 +1,4 @@
-"""The outermost layer: gives every request its ids, every response its headers, every exception an envelope."""
+"""The outermost middleware: it sets request ids and common response headers, and turns exceptions into envelopes."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 
 REFUSED: Final = "ibex.refused"
-"""A scope's extension: the error that the server itself found the request to be."""
-_NONE: Final[Mapping[tuple[str, bytes], App]] = MappingProxyType({})
+"""A scope extension: the error with which the server refuses a request that it could not parse."""
+_NO_FAST_PATHS: Final[Mapping[tuple[str, bytes], App]] = MappingProxyType({})
 
 
 class OuterMiddleware:
-    """An ASGI application around the routes. The one place where requests are counted and exceptions end."""
+    """An ASGI application around the routes. It reports all requests to the observer and handles all exceptions."""
 
     def __init__(
         self,
@@ -38,12 +38,12 @@ class OuterMiddleware:
         clock: Clock,
         ids: IdSource,
         *,
-        fast_paths: Mapping[tuple[str, bytes], App] = _NONE,
+        fast_paths: Mapping[tuple[str, bytes], App] = _NO_FAST_PATHS,
         early_refusals: EarlyRefusals | None = None,
     ) -> None:
-        """Take the router, and the routes that bypass it (ADR 0020) by method and raw path.
+        """Set the router, and the routes that bypass it (ADR 0020), by method and raw path.
 
-        ``early_refusals`` is for the server's protocol, which may refuse by them what it then does not pass on.
+        ``early_refusals`` is for the server protocol, which refuses such requests without calling this application.
         """
         self.early_refusals = early_refusals
         self._app = app
@@ -54,23 +54,23 @@ class OuterMiddleware:
         self._ids = ids
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request; after an exception in the middle of a response the server closes the connection."""
+        """Serve one request. After an exception in the middle of a response, the server closes the connection."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         context = RequestContext.begin(scope, self._ids, self._clock.monotonic_ns())
         self._observer.began(context.request_id, context.trace_id, context.parent)
-        response = _Response(send, context, self._clock)
+        response = _ResponseHead(send, context, self._clock)
         try:
             if REFUSED in scope.get("extensions", {}):
-                raise scope["extensions"][REFUSED]  # noqa: TRY301 - as everything that goes wrong further in
+                raise scope["extensions"][REFUSED]  # noqa: TRY301 - handled like any other error
             fast_path = self._fast_paths.get((scope["method"], scope["raw_path"]))
             if fast_path is None:
                 await self._app(scope, receive, response.send)
             else:
-                scope["path_template"] = scope["path"]  # as the router would
+                scope["path_template"] = scope["path"]  # the router sets it otherwise
                 await fast_path(scope, receive, response.send)
-        except Exception as error:  # noqa: BLE001 - nothing goes further out
+        except Exception as error:  # noqa: BLE001 - the outermost handler
             await self._fail(error, scope, receive, context, response)
         finally:
             self._observer.ended(
@@ -82,18 +82,18 @@ class OuterMiddleware:
             )
 
     async def _fail(
-        self, error: Exception, scope: Scope, receive: Receive, context: RequestContext, response: _Response
+        self, error: Exception, scope: Scope, receive: Receive, context: RequestContext, response: _ResponseHead
     ) -> None:
-        meaning = domain_error(error)
-        if isinstance(meaning, InternalError):
+        mapped = domain_error(error)
+        if isinstance(mapped, InternalError):
             self._observer.failed(error)
         if response.status is None:
             allow = _allowed_methods(error)
-            await self._errors.answer(meaning, context, allow=allow)(scope, receive, response.send)
+            await self._errors.answer(mapped, context, allow=allow)(scope, receive, response.send)
 
 
-class _Response:
-    """Passes a response on; its head gets the headers of every response."""
+class _ResponseHead:
+    """Forwards a response, and adds the common headers to its head."""
 
     __slots__ = ("_clock", "_context", "_send", "status")
 
@@ -107,17 +107,17 @@ class _Response:
         if message["type"] == START:
             self.status = message["status"]
             took_ms = (self._clock.monotonic_ns() - self._context.started_ns) / 1e6
-            own = [
+            added = [
                 (b"x-request-id", str(self._context.request_id).encode("ascii")),
                 (b"x-trace-id", self._context.trace_id.encode("ascii")),
                 (b"x-response-time", b"%.3f" % took_ms),
             ]
-            message = {**message, "headers": [*message["headers"], *own]}
+            message = {**message, "headers": [*message["headers"], *added]}
         await self._send(message)
 
 
 def _allowed_methods(error: Exception) -> str | None:
-    """Return what the router says a 405 must name; it believes that it answers OPTIONS itself, which ours refuse."""
+    """Return the methods for the Allow header of a 405. Litestar adds OPTIONS, which IBEX's routes refuse."""
     if not isinstance(error, MethodNotAllowedException):
         return None
     methods = (error.headers or {}).get("allow", "").split(", ")

@@ -1,4 +1,4 @@
-"""The route of an operation: between an HTTP request and the use case, in both directions."""
+"""The route of an operation: it passes an HTTP request to the use case and sends the response."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from ibex.domain.proxying.proxy_request import ProxyRequest, ProxyResponse
     from ibex.domain.proxying.streaming import StreamedResponse
 
-_ENDS = {None: False, "false": False, "true": True}
-_WRONG_SESSION_END = (FieldError("X-IBEX-Session-End", FieldCode.INVALID_ENUM, "must be true or false"),)
+_SESSION_END_VALUES = {None: False, "false": False, "true": True}
+_SESSION_END_ERRORS = (FieldError("X-IBEX-Session-End", FieldCode.INVALID_ENUM, "must be true or false"),)
 
 
 class ProxyRoute:
-    """A raw ASGI application: the framework's own request and response objects cost more than all stages together."""
+    """A raw ASGI application, because the framework's request and response objects cost more than all other work."""
 
     def __init__(
         self,
@@ -56,30 +56,30 @@ class ProxyRoute:
         self._capacity = capacity
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request. A client that has gone gets nothing."""
+        """Serve one request. If the client has gone, send nothing."""
         reservation = Reservation(self._capacity)
         context = context_of(scope)
         try:
             async with ClientConnection(scope, receive, send, self._limits) as client:
                 try:
-                    reply = await self._proxy_request(self._incoming(scope, context, client, reservation))
-                    context.in_flight = reply.in_flight
-                    await self._reply(reply, context, client)
+                    response = await self._proxy_request(self._incoming_request(scope, context, client, reservation))
+                    context.in_flight = response.in_flight
+                    await self._send_response(response, context, client)
                 except asyncio.CancelledError:
                     if client.gone:
                         raise
-                    # The server ends and would wait no longer. This task ends here too: raising would make it log one.
-                    await self._tell(shutting_down(), context, client)
+                    # The server shuts down. Do not raise: it would log the cancellation as an unhandled exception.
+                    await self._send_error(shutting_down(), context, client)
         finally:
             reservation.release()
 
-    async def _reply(self, reply: ProxyResponse, context: RequestContext, client: ClientConnection) -> None:
-        if isinstance(reply, BufferedResponse):
-            await client.answer(Response(200, JSON, reply.body, exchange_headers(reply.in_flight)))
-        elif isinstance(reply, RefusedResponse):
-            await self._tell(reply.error, context, client)
+    async def _send_response(self, response: ProxyResponse, context: RequestContext, client: ClientConnection) -> None:
+        if isinstance(response, BufferedResponse):
+            await client.send_response(Response(200, JSON, response.body, exchange_headers(response.in_flight)))
+        elif isinstance(response, RefusedResponse):
+            await self._send_error(response.error, context, client)
         else:
-            await self._stream(reply, context, client)
+            await self._stream(response, context, client)
 
     async def _stream(self, stream: StreamedResponse, context: RequestContext, client: ClientConnection) -> None:
         try:
@@ -88,27 +88,27 @@ class ProxyRoute:
                 await client.send_chunk(chunk)
             await client.end_stream()
         except IbexError as error:
-            await self._tell(error, context, client)
-        except Exception as error:  # noqa: BLE001 - the status line is out: this is the last place where it can be told
+            await self._send_error(error, context, client)
+        except Exception as error:  # noqa: BLE001 - the status is sent, so only an event can report it
             self._observer.failed(error)
-            await self._tell(InternalError(), context, client)
+            await self._send_error(InternalError(), context, client)
         except asyncio.CancelledError:
             await stream.aclose(None if client.gone else shutting_down())
             raise
         finally:
             await stream.aclose()
 
-    async def _tell(self, error: IbexError, context: RequestContext, client: ClientConnection) -> None:
-        """Say what went wrong, in the way that is still open."""
+    async def _send_error(self, error: IbexError, context: RequestContext, client: ClientConnection) -> None:
+        """Report an error to the client: by a response or, once a stream has begun, by an event."""
         if isinstance(error, ClientClosedRequestError):
             return
-        if not client.answered:
-            await client.answer(self._errors.answer(error, context))
+        if not client.response_started:
+            await client.send_response(self._errors.answer(error, context))
         elif client.streaming:
             envelope = self._errors.encoded_envelope(error, context)
             await client.end_stream(self._operation.error_event(envelope))
 
-    def _incoming(
+    def _incoming_request(
         self, scope: Scope, context: RequestContext, client: ClientConnection, reservation: Reservation
     ) -> IncomingRequest:
         session_end = context.field(b"x-ibex-session-end")
@@ -123,13 +123,13 @@ class ProxyRoute:
             reservation=reservation,
             has_gone=lambda: client.gone,
             session_handle=context.field(b"x-ibex-session-id"),
-            ends_session=_ENDS.get(session_end, False),
-            wrong_fields=() if session_end in _ENDS else _WRONG_SESSION_END,
+            ends_session=_SESSION_END_VALUES.get(session_end, False),
+            wrong_fields=() if session_end in _SESSION_END_VALUES else _SESSION_END_ERRORS,
         )
 
 
 async def _read_body(context: RequestContext, client: ClientConnection, reservation: Reservation) -> bytes:
-    """Return the body, after checks of the headers that describe it."""
+    """Check the headers that describe the body, and return the body."""
     media_type, _, _ = (context.field(b"content-type") or "").partition(";")
     if media_type.strip(" \t").lower() != "application/json":
         raise UnsupportedMediaTypeError

@@ -1,4 +1,4 @@
-"""Checks of a request's headers that the parser does not make."""
+"""Checks of the request line and headers that the parser does not make."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 MAX_HEAD_BYTES: Final = 64 << 10
 MAX_HEADERS: Final = 256
 _LINE_ENDS: Final = {"1.0": b" HTTP/1.0\r\n", "1.1": b" HTTP/1.1\r\n"}
-_OF_ANOTHER_PROTOCOL: Final = {b"SOURCE", b"PRI"}
-"""Methods of ICE and HTTP/2, which the parser accepts. It refuses those of RTSP itself."""
+_FOREIGN_METHODS: Final = {b"SOURCE", b"PRI"}
+"""Methods of ICE and HTTP/2, which the parser accepts. The parser itself refuses those of RTSP."""
 
 
 def end_of_request_line(
@@ -23,11 +23,11 @@ def end_of_request_line(
 ) -> int | None:
     """Return where a request line ends in ``read``, from ``start`` on; None if it is not valid (RFC 9112).
 
-    The parser does not tell RTSP/1.0 and ICE/1.0 from HTTP/1.0, and accepts several spaces and fragments. It does not
-    report where a request begins within a read either, so this searches for the line of a pipelined one.
+    The parser accepts RTSP/1.0 and ICE/1.0 as HTTP/1.0, and also repeated spaces and fragments. It does not report
+    where a request begins within a read, so this function searches for the line of a pipelined request.
     """
     line_end = _LINE_ENDS.get(version)
-    if line_end is None or method in _OF_ANOTHER_PROTOCOL or b"#" in url:
+    if line_end is None or method in _FOREIGN_METHODS or b"#" in url:
         return None
     line = b"%b %b%b" % (method, url, line_end)
     at = read.find(line, start)

@@ -28,8 +28,8 @@ class ResponseCycle(RequestResponseCycle):
     """A cycle that writes headers without checking them, and head and body together.
 
     uvicorn's cycle checks each name and value with a regular expression, which costs as much as making the response. It
-    writes head and body separately, each of which wakes the client. This class requires header names in lower case and
-    holds the head of a response of known length until the body follows.
+    writes head and body separately, so that the client wakes up twice. This class requires header names in lower case
+    and holds the head of a response of known length until the body follows.
 
     A response that begins before the end of the request's body closes the connection: the cycle clears ``keep_alive``,
     which the protocol reads at the end of the response.
@@ -41,11 +41,11 @@ class ResponseCycle(RequestResponseCycle):
     _until_closed = False
 
     async def run_asgi(self, app: ASGI3Application) -> None:
-        """Run the application. The edge handles all exceptions, so one that arrives here is a bug in the edge."""
+        """Run the application. ``OuterMiddleware`` handles all exceptions, so one that arrives here is a bug."""
         try:
             await app(self.scope, self.receive, self.send)  # type: ignore[arg-type]  # typed for its own messages
         except BaseException as error:
-            self.logger.error("The application failed.", exc_info=error)  # noqa: TRY400 - not the current exception's level
+            self.logger.error("Unhandled exception in the ASGI application.", exc_info=error)  # noqa: TRY400
         try:
             if not self.response_complete and not self.disconnected:
                 await self._break_off()
@@ -59,18 +59,18 @@ class ResponseCycle(RequestResponseCycle):
             raise self.refusal
         return message
 
-    def refuse(self, why: IbexError) -> None:
+    def refuse(self, error: IbexError) -> None:
         """Make ``receive`` raise an error, because the rest of the body cannot be read."""
-        self.refusal = why
+        self.refusal = error
         self.message_event.set()
 
     async def send(self, message: Message) -> None:  # type: ignore[override]  # typed for its own messages
-        """Send a part of the response; do nothing if the client has gone."""
+        """Send a part of the response; do nothing if the client has disconnected."""
         if self.flow.write_paused and not self.disconnected:
             await self.flow.drain()
         if self.disconnected:
             return
-        # The most frequent case first: a part of a stream. ``get`` would be a call for each.
+        # The most frequent case comes first: a part of a stream. ``in`` avoids the call of ``get``.
         if self.chunked_encoding and "more_body" in message and message["more_body"]:
             chunk = message["body"]
             if chunk:
@@ -106,7 +106,7 @@ class ResponseCycle(RequestResponseCycle):
             lines.append(b"connection: close\r\n")
         head = b"".join(lines)
         if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines) or b"\x00" in head:
-            raise RuntimeError("a header of the response has a line break or NUL in it")
+            raise RuntimeError("a header of the response contains a line break or a NUL")
         self.response_started, self.waiting_for_100_continue = True, False
         if has_length:
             self._held = head + b"\r\n"
@@ -124,7 +124,7 @@ class ResponseCycle(RequestResponseCycle):
             self.on_response()
 
     def _send_counted(self, body: bytes, *, more: bool) -> None:
-        """Send a part of a body that is not chunked: it has a length, is never sent, or ends with the connection."""
+        """Send a part of a body without chunking: it has a length, is ended by the connection, or answers HEAD."""
         if self.scope["method"] == "HEAD":
             body, self.expected_content_length = b"", 0
         if not self._until_closed:

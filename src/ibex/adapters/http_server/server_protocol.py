@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol, with the limits that uvicorn and its parser lack (ADR 0037)."""
+"""A subclass of uvicorn's HTTP protocol with the limits that uvicorn and its parser lack (ADR 0037)."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
     from ibex.domain.errors import IbexError
 
 MAX_PIPELINED: Final = 8
-"""With more requests waiting behind a running one nothing is read, so that it is not heard when the client leaves."""
+"""With more pipelined requests than this, reading pauses, and a disconnect of the client is not detected."""
 MAX_QUEUED: Final = 128
-"""The maximum of pipelined requests behind a running one; a client that sends more is cut off. Each takes 3 KiB."""
+"""The maximum number of pipelined requests, about 3 KiB each. A client that sends more is disconnected."""
 _FRAMING_PER_BYTE: Final = 16
 """Bytes of chunk framing allowed for each byte of the body."""
-_OF_THE_UPGRADE: Final = {b"connection", b"upgrade", b"http2-settings"}
+_UPGRADE_HEADERS: Final = {b"connection", b"upgrade", b"http2-settings"}
 
 
 _NOTHING_YET, _HEAD, _BODY, _DISCARDED = Reading
@@ -48,8 +48,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     """One client connection.
 
     Heads, trailers and the framing of chunks are limited in size. ``ConnectionTable`` limits how long the connection
-    stays in each of its states, and ``ClientReading`` how long it waits for a client to read. The application
-    learns through ``client_connection.WATCH`` when the client leaves.
+    stays in each of its states, and ``ClientReading`` how long it waits for a client to read. The extension
+    ``client_connection.WATCH`` reports a disconnect to the application.
 
     Trailers are not added to the headers, and upgrades are ignored. A request that is not valid HTTP ends the
     connection, with an error response unless another response is being sent.
@@ -69,7 +69,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self.state: State | None = None
         self._table = self.table or ConnectionTable(ConnectionLimits())
         self._client_reading: ClientReading | None = None
-        self._left: Callable[[], None] | None = None
+        self._on_client_left: Callable[[], None] | None = None
         self._running: RequestResponseCycle | None = None
         self._reading: int = _NOTHING_YET
         self._read = b""
@@ -82,7 +82,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._discarded_bytes = 0
         self._error: IbexError | None = None
         self._early: EarlyRefusals | None = getattr(self.app, "early_refusals", None)
-        self._refused: EarlyRefusal | None = None
+        self._early_refusal: EarlyRefusal | None = None
 
     @classmethod
     def limited(cls, limits: ConnectionLimits) -> type[LimitedHttpProtocol]:
@@ -92,7 +92,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     # The connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as its base
-        """Begin. The addresses are left out of the scope: finding them costs more than joining the table."""
+        """Join the table. The scope gets no addresses, because looking them up costs more than joining the table."""
         self.connections.add(self)
         self.transport = transport
         self.flow = FlowControl(transport)
@@ -108,16 +108,16 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             running.disconnected = True
             running.message_event.set()
         super().connection_lost(exc)
-        self.scope = self.cycle = None  # type: ignore[assignment]  # as before the first; both lead back to here
+        self.scope = self.cycle = None  # type: ignore[assignment]  # break the reference cycles
         self.pipeline.clear()
-        left, self._left = self._left, None
+        left, self._on_client_left = self._on_client_left, None
         if left is not None:
             left()
         if self._client_reading is not None:
             self._client_reading.end()
 
     def eof_received(self) -> None:
-        """Treat a half-closed client as gone, but let it read a response that is complete."""
+        """Treat a half-closed connection as a disconnect, but let the client read a complete response."""
         if self.transport.get_write_buffer_size():
             if self._running is None:
                 self._table.enter(self, self._table.lingering)
@@ -125,7 +125,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
                 self.transport.abort()
 
     def shutdown(self) -> None:
-        """Close the connection once the requests on it are answered."""
+        """Close the connection after the responses to the requests on it."""
         cycle: RequestResponseCycle | None = self.cycle
         if cycle is not None and not cycle.response_complete:
             cycle.keep_alive = False
@@ -159,12 +159,12 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def _watch(self, left: Callable[[], None]) -> None:
         """Call ``left`` when the connection is lost before the response to the running request is complete.
 
-        The server notices this only while it reads, so this resumes reading after a large body or pipelined requests.
+        The server detects this only while it reads, so this resumes reading after a large body or pipelined requests.
         """
-        self._left = left
-        self._read_on()
+        self._on_client_left = left
+        self._resume_reading()
 
-    def _read_on(self) -> None:
+    def _resume_reading(self) -> None:
         if len(self.pipeline) <= MAX_PIPELINED:
             self.flow.resume_reading()
 
@@ -172,7 +172,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Start the next request, or close the connection."""
-        running, self._running, self._left = self._running, None, None
+        running, self._running, self._on_client_left = self._running, None, None
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
@@ -205,7 +205,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self.pipeline.clear()
         self.flow.resume_reading()
 
-    # What the client sends
+    # Requests
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser, unless data is being discarded."""
@@ -225,18 +225,18 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._read, self._after_line = data, 0
         try:
             self._feed(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):  # CONNECT stops it again
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):  # after CONNECT, the parser stops again
             if self._reading != _DISCARDED:
                 self._refuse(self._error or NotHttpError())
             return
-        if self._refused is not None:
-            self._end_refused(keep_alive=False)
+        if self._early_refusal is not None:
+            self._send_early_refusal(keep_alive=False)
         elif self._reading == _HEAD:
-            self._wait_for_head()
+            self._limit_head()
         else:
             self._read = b""
             if self._framing_bytes or self.state is self._table.framing:
-                self._wait_for_framing()
+                self._limit_framing()
 
     def _count_discarded(self, size: int) -> None:
         """Limit the discarded bytes of the connection in total, and those of the worker in each second."""
@@ -249,15 +249,15 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def _feed(self, data: bytes) -> None:
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as offered:  # may be ignored (RFC 9110, 7.8), but the parser stops for it
-            method, kept = self.parser.get_method(), [h for h in self.headers if h[0] not in _OF_THE_UPGRADE]
+        except httptools.HttpParserUpgrade as offered:  # a server may ignore it (RFC 9110, 7.8), but the parser stops
+            method, kept = self.parser.get_method(), [h for h in self.headers if h[0] not in _UPGRADE_HEADERS]
             lines = [b"%b %b HTTP/1.1" % (method, self.url), *(b"%b: %b" % header for header in kept), b"", b""]
             self.parser = httptools.HttpRequestParser(self)
             self._after_line = 0
             self.parser.feed_data(b"\r\n".join(lines) + data[offered.args[0] :])
 
-    def _wait_for_head(self) -> None:
-        """Limit the size of an incomplete head, and the time since its first byte."""
+    def _limit_head(self) -> None:
+        """Limit the size of an incomplete head, and the time from its first byte."""
         if self._head_bytes > MAX_HEAD_BYTES:
             self._refuse(HeadersTooLargeError())
         elif not self._head_is_timed:
@@ -268,7 +268,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             elif self.state is not table.overloaded:
                 table.enter(self, table.new if self.state is table.new else table.head)
 
-    def _wait_for_framing(self) -> None:
+    def _limit_framing(self) -> None:
         """Limit chunk framing and trailers, in size and time."""
         table = self._table
         if self._framing_bytes > MAX_HEAD_BYTES:
@@ -279,7 +279,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             table.enter(self, table.framing)
 
     def on_message_begin(self) -> None:
-        """Begin a request; its scope gets the extension ``client_connection.WATCH``."""
+        """Begin a request, and add the extension ``client_connection.WATCH`` to its scope."""
         if self._reading == _DISCARDED:
             raise NotHttpError
         super().on_message_begin()
@@ -289,7 +289,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Add a header. Trailers are ignored (RFC 9110, 6.5.1), but limited like headers."""
-        if self._reading == _HEAD:  # as its base does, which would take another call for each header
+        if self._reading == _HEAD:  # a copy of the base method, which saves a call for each header
             name = name.lower()
             if name == b"expect" and value.lower() == b"100-continue":
                 self.expect_100_continue = True
@@ -301,28 +301,28 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             raise self._error
 
     def on_headers_complete(self) -> None:
-        """Hand the request over, or raise why not; its scope gets the extension ``client_connection.WHOLE_BODY``."""
+        """Start the request with the extension ``client_connection.WHOLE_BODY``, or raise the error in its head."""
         self._error = self._error or self._head_error()
         if self._error is not None:
             raise self._error
         if not self.parser.should_upgrade():
             self._reading = _BODY
             self._head_is_timed = False
-            if self._is_refused():
+            if self._is_refused_early():
                 return
             self._table.enter(self, self._table.request)
             super().on_headers_complete()
-            # weakly: the cycle has the scope, and what refers to itself is left for the collector (ADR 0033)
+            # weak, because the cycle refers to the scope, and a reference cycle would need the GC (ADR 0033)
             body = partial(whole_body, ref(self.cycle))
-            self.scope["extensions"][WHOLE_BODY] = body  # type: ignore[assignment]  # the same
+            self.scope["extensions"][WHOLE_BODY] = body  # type: ignore[assignment]  # see on_message_begin
             if self.pipeline:
                 self.cycle.__class__ = ResponseCycle
-            if self._left is not None:
-                self._read_on()
+            if self._on_client_left is not None:
+                self._resume_reading()
 
     def on_body(self, body: bytes) -> None:
         """Buffer a part of the body for the application."""
-        if self._refused is not None:
+        if self._early_refusal is not None:
             return
         content = self.cycle.body
         content += body
@@ -334,8 +334,9 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """End the body."""
-        if self._refused is not None:
-            self._end_refused(keep_alive=self.parser.should_keep_alive() and self.parser.get_http_version() == "1.1")
+        if self._early_refusal is not None:
+            keep_alive = self.parser.should_keep_alive() and self.parser.get_http_version() == "1.1"
+            self._send_early_refusal(keep_alive=keep_alive)
         elif self._reading == _BODY:
             self.cycle.more_body = False
             self.cycle.message_event.set()
@@ -344,16 +345,16 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._is_first_in_read = False
         self._head_bytes = self._framing_bytes = self._trailers = 0
 
-    def _is_refused(self) -> bool:
-        """Return whether its head refuses the request: only the first of a read, as it may hold thousands."""
+    def _is_refused_early(self) -> bool:
+        """Return whether to refuse the request by its head: only the first of a read, which may contain thousands."""
         if self._early is None or self._running is not None or not self._is_first_in_read:
             return False
-        self._refused = self._early.find(self.parser.get_method(), self.url, self.headers)
-        return self._refused is not None
+        self._early_refusal = self._early.find(self.parser.get_method(), self.url, self.headers)
+        return self._early_refusal is not None
 
-    def _end_refused(self, *, keep_alive: bool) -> None:
-        """Answer a request that is refused by its head. The rest of its body is discarded with the connection."""
-        refused, self._refused = cast("EarlyRefusal", self._refused), None
+    def _send_early_refusal(self, *, keep_alive: bool) -> None:
+        """Send the response to a request that is refused by its head. Without ``keep_alive``, discard the rest."""
+        refused, self._early_refusal = cast("EarlyRefusal", self._early_refusal), None
         self.server_state.total_requests += 1
         self.transport.write(refused.response(self.server_state.default_headers, keep_alive=keep_alive))
         if keep_alive:
@@ -363,33 +364,33 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def _head_error(self) -> IbexError | None:
         method, version = self.parser.get_method(), self.parser.get_http_version()
-        before = (self._read, self._after_line)
-        after_line = end_of_request_line(method, self.url, version, *before, is_first=self._is_first_in_read)
+        read, start = self._read, self._after_line
+        after_line = end_of_request_line(method, self.url, version, read, start, is_first=self._is_first_in_read)
         if after_line is None or len(self.pipeline) >= MAX_QUEUED:
             return NotHttpError()
         self._after_line = after_line
         return header_error(self.url, self.headers, version, len(self._read))
 
-    def _refuse(self, why: IbexError) -> None:
-        """Answer with an error and close; abort if that would interrupt or overtake another response."""
+    def _refuse(self, error: IbexError) -> None:
+        """Send an error response and close; abort if that would interrupt or overtake another response."""
         cycle: RequestResponseCycle | None = self.cycle
         if cycle is None or cycle.response_complete:
             self._discard()
-            self._answer_refused(why)
+            self._send_refusal(error)
         elif cycle.more_body and not cycle.response_started:
             self._reading = _DISCARDED
             self._read = b""
             self.flow.resume_reading()
             self._table.enter(self, self._table.request)
-            cast("ResponseCycle", cycle).refuse(why)
+            cast("ResponseCycle", cycle).refuse(error)
         else:
             self.transport.abort()
 
-    def _answer_refused(self, why: IbexError) -> None:
+    def _send_refusal(self, error: IbexError) -> None:
         super().on_message_begin()
         self._table.enter(self, self._table.request)
         scope = cast("Scope", self.scope)
         scope.update({"method": "", "path": "", "raw_path": b"", "query_string": b"", "headers": []})
-        scope["extensions"] = {WATCH: self._watch, REFUSED: why}
+        scope["extensions"] = {WATCH: self._watch, REFUSED: error}
         self.cycle = last_cycle(self)
         self._start_asgi_task(self.cycle, self.app)

@@ -1,1 +1,1 @@
-"""OpenAI's API over HTTP, and the built-in echo that answers in its format."""
+"""Providers: OpenAI's API over HTTP, and a built-in echo that responds in the same format."""

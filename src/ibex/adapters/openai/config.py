@@ -1,4 +1,4 @@
-"""How OpenAI's API is reached: what an operator may choose about it."""
+"""The configuration of the OpenAI provider."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ DEFAULT_MODELS: Final = ("gpt-*", "chatgpt-*", "o[0-9]*")
 
 
 class ApiKey:
-    """The provider's key. It shows itself through ``reveal()`` only."""
+    """The provider's API key. Only ``reveal()`` returns it; the repr does not."""
 
     __slots__ = ("_key",)
 
     def __init__(self, key: str) -> None:
-        """Raise ``ValueError``, without the key in it, if this could not stand in a header."""
+        """Raise ``ValueError``, whose message omits the key, if the key is not valid in a header."""
         if not key or not key.isascii() or not key.isprintable() or " " in key:
-            raise ValueError("an API key is printable ASCII without spaces")
+            raise ValueError("the API key must not be empty, and must be printable ASCII without spaces")
         self._key = key
 
     def reveal(self) -> str:
@@ -31,12 +31,12 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenAIConfig:
-    """Where and how to ask; all durations are in seconds.
+    """The address, the key, the time limits and the retries of the provider. All durations are in seconds.
 
-    ``request_timeout_s`` bounds a request with all its tries and the whole of its answer, streams included.
-    ``first_byte_timeout_s`` bounds the wait from the start of a try to the first byte of its answer's body, which for a
-    buffered answer is the time that the model thinks. ``idle_timeout_s`` bounds every silence after that byte.
-    ``stream_usage`` is off for servers that refuse ``stream_options.include_usage``.
+    ``request_timeout_s`` limits a request with all its attempts and its whole response, streams included.
+    ``first_byte_timeout_s`` limits the wait from the start of an attempt to the first byte of the response body, which
+    for a buffered response includes the time that the model computes. ``idle_timeout_s`` limits each silence after that
+    byte. Set ``stream_usage`` to false for servers that refuse ``stream_options.include_usage``.
     """
 
     api_key: ApiKey
@@ -51,20 +51,20 @@ class OpenAIConfig:
     stream_usage: bool = True
 
     def __post_init__(self) -> None:
-        """Raise ``ValueError`` if the base URL is none that can be asked."""
+        """Raise ``ValueError`` if the base URL is not valid."""
         self.root_url()
 
     def root_url(self) -> httpx.URL:
-        """Return the root of the API, which ends with a slash.
+        """Return the root URL of the API, which ends with a slash.
 
-        Raises ``ValueError``, whose message does not contain the URL, because it may hold a password.
+        Raises ``ValueError`` if it is not valid. The message omits the URL, which may contain a password.
         """
         try:
             url = httpx.URL(self.base_url.rstrip("/") + "/")
         except httpx.InvalidURL:
             raise ValueError("the base URL is not a URL") from None
         if url.scheme not in {"http", "https"} or not url.host:
-            raise ValueError("the base URL is not an http:// or https:// URL with a host")
+            raise ValueError("the base URL must be an http:// or https:// URL with a host")
         if url.userinfo or url.query or url.fragment:
-            raise ValueError("the base URL has no user, no query and no fragment")
+            raise ValueError("the base URL must not have a user, a query or a fragment")
         return url

@@ -1,4 +1,4 @@
-"""The built-in provider for where there is no key: it repeats what it was told, in OpenAI's wire format."""
+"""The built-in provider for use without an API key: it repeats the user's message, in OpenAI's wire format."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _WORDS = re.compile(r"\s*\S+|\s+$")
 
 
 class EchoProvider:
-    """A ``Provider`` that answers with the text of the last user message, empty where there is none.
+    """A ``Provider`` that responds with the text of the last user message, or an empty text if there is none.
 
-    A token is a word with the blanks before it; the prompt's tokens are those of all messages' texts. There is always
-    one choice and it is always text, whatever the request says of ``n``, tools or ``response_format``. A stream has an
-    event for each token. It gives all of a text's parts, joined, and nothing of what is no text.
+    A token is a word with the white space before it; the prompt tokens are those of the texts of all messages. A
+    response has one choice, which is text, whatever the request sets for ``n``, tools or ``response_format``. A stream
+    has one event per token. The text parts of a message are joined; other parts are ignored.
     """
 
     name = "echo"
@@ -41,7 +41,7 @@ class EchoProvider:
         chunk_delay_s: float = 0.0,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Take the seconds that it thinks before it answers and between a stream's events."""
+        """Set the delays before the response and between the events of a stream, in seconds."""
         self.models = models
         self._clock = clock
         self._first_byte_delay_s = first_byte_delay_s
@@ -50,13 +50,13 @@ class EchoProvider:
         self._numbers = count(1)
 
     async def complete(self, request: ProviderRequest) -> ProviderBody | EchoStream:
-        """Answer; see ``Provider``. Raises nothing of its own."""
-        sent = json.loads(request.body, parse_int=float)  # int() refuses numbers of many digits
-        echo = self._echo(request.model, sent["messages"])
+        """Return the echo; see ``Provider``. Raises no provider error."""
+        payload = json.loads(request.body, parse_int=float)  # int() refuses numbers of many digits
+        echo = self._echo(request.model, payload["messages"])
         await self._sleep(self._first_byte_delay_s)
         request_id = f"req_{echo.number}"
         if request.is_streaming:
-            events = [_event(chunk) for chunk in echo.chunks(with_usage=_wants_usage(sent))]
+            events = [_event(chunk) for chunk in echo.chunks(with_usage=_wants_usage(payload))]
             events.append(StreamEvent(b"data: [DONE]\n\n", b"[DONE]"))
             return EchoStream(events, request_id, self._sleep, self._chunk_delay_s)
         return ProviderBody(_json(echo.completion()), provider_request_id=request_id)
@@ -74,7 +74,7 @@ class EchoProvider:
 
 
 class EchoStream:
-    """A ``ProviderStream`` of events that are all there already; each is given out as a read of its own."""
+    """A ``ProviderStream`` over a list of events. Each read returns one event."""
 
     attempts = 1
 
@@ -158,8 +158,8 @@ def _tokens(text: str) -> list[str]:
     return _WORDS.findall(text)
 
 
-def _wants_usage(sent: dict[str, Any]) -> bool:
-    return (sent.get("stream_options") or {}).get("include_usage") is True
+def _wants_usage(payload: dict[str, Any]) -> bool:
+    return (payload.get("stream_options") or {}).get("include_usage") is True
 
 
 def _text(message: dict[str, Any]) -> str:
@@ -172,7 +172,7 @@ def _text(message: dict[str, Any]) -> str:
 
 
 def _json(value: dict[str, Any]) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode("ascii")  # escaped, so lone surrogates pass as they came
+    return json.dumps(value, separators=(",", ":")).encode("ascii")  # escaped, so that lone surrogates survive
 
 
 def _event(chunk: dict[str, Any]) -> StreamEvent:

@@ -1,6 +1,6 @@
-"""The one table from OpenAI's statuses and httpx's exceptions to the domain's errors.
+"""The tables that map OpenAI's statuses and httpx's exceptions to the domain's errors.
 
-No text of the provider is in any of them, but for its judgement of a request that it found wrong.
+The errors contain no text of the provider, except for its reasons to refuse a request of the client.
 """
 
 from __future__ import annotations
@@ -28,95 +28,99 @@ if TYPE_CHECKING:
 
     from ibex.domain.errors import ProviderError, RetryableError
 
-    _OfAnswer = Callable[["RefusedAnswer", "AttemptInfo"], ProviderError]
-    _OfFailure = Callable[["AttemptInfo"], RetryableError]
+    _FromResponse = Callable[["ErrorResponse", "AttemptInfo"], ProviderError]
+    _FromException = Callable[["AttemptInfo"], RetryableError]
 
 
 @value_object
 class AttemptInfo:
-    """Which request it was: the number of tries up to it, and the provider's own id of it, None where it gave none."""
+    """The number of attempts so far, and the provider's id of the current request; None if it gave none."""
 
     attempts: int
     provider_request_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class RefusedAnswer:
-    """An answer that is no success. ``body`` is None where it could not be read; ``retry_after_s`` is in seconds."""
+class ErrorResponse:
+    """A response that is not a success. ``body`` is None if it could not be read; ``retry_after_s`` is in seconds."""
 
     status: int
     body: bytes | None = None
     retry_after_s: float | None = None
 
     def __repr__(self) -> str:
-        return f"<RefusedAnswer {self.status}>"
+        return f"<ErrorResponse {self.status}>"
 
 
-def error_of_answer(answer: RefusedAnswer, attempt: AttemptInfo) -> ProviderError:
-    """Return the error that an answer's status means."""
-    return _OF_STATUS.get(answer.status, _unavailable)(answer, attempt)
+def error_from_response(response: ErrorResponse, attempt: AttemptInfo) -> ProviderError:
+    """Return the domain error for the status of a response."""
+    return _BY_STATUS.get(response.status, _unavailable)(response, attempt)
 
 
-def error_of_failure(failure: Exception, attempt: AttemptInfo) -> RetryableError:
-    """Return the error that one of ``FAILURES`` means."""
-    return next(make for kind, make in _OF_FAILURE.items() if isinstance(failure, kind))(attempt)
+def error_from_exception(failure: Exception, attempt: AttemptInfo) -> RetryableError:
+    """Return the domain error for one of ``http_client.failures.FAILURES``."""
+    return next(make for kind, make in _BY_EXCEPTION.items() if isinstance(failure, kind))(attempt)
 
 
-def no_completion(attempt: AttemptInfo) -> ProviderUnavailableError:
-    """Return the error for a success that holds nothing of use."""
-    return ProviderUnavailableError("The provider's answer is not a completion.", **_said(attempt))
+def not_a_completion(attempt: AttemptInfo) -> ProviderUnavailableError:
+    """Return the error for a response with a success status whose body is not a completion."""
+    return ProviderUnavailableError("The provider's response is not a completion.", **_attempt_fields(attempt))
 
 
-def _said(attempt: AttemptInfo) -> dict[str, Any]:
+def _attempt_fields(attempt: AttemptInfo) -> dict[str, Any]:
     return {"attempts": attempt.attempts, "provider_request_id": attempt.provider_request_id}
 
 
-def _refused(refusal: Refusal, answer: RefusedAnswer, attempt: AttemptInfo) -> ProviderRefusedError:
-    judgement = _judgement(answer.body)
+def _refused(refusal: Refusal, response: ErrorResponse, attempt: AttemptInfo) -> ProviderRefusedError:
+    error_object = _error_object(response.body)
     return ProviderRefusedError(
         refusal,
-        detail=_text(judgement.get("message")),
-        provider_type=_text(judgement.get("type")),
-        provider_code=_text(judgement.get("code")),
-        param=_text(judgement.get("param")),
-        **_said(attempt),
+        detail=_text(error_object.get("message")),
+        provider_type=_text(error_object.get("type")),
+        provider_code=_text(error_object.get("code")),
+        param=_text(error_object.get("param")),
+        **_attempt_fields(attempt),
     )
 
 
-def _judgement(body: bytes | None) -> dict[str, Any]:
-    """Return the members of ``error`` in a body of OpenAI's shape; none if it has another."""
+def _error_object(body: bytes | None) -> dict[str, Any]:
+    """Return the object ``error`` of an error body; empty if the body is not in OpenAI's format."""
     try:
-        judgement = msgspec.json.decode(body or b"", type=dict[str, Any]).get("error")
+        error_object = msgspec.json.decode(body or b"", type=dict[str, Any]).get("error")
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return {}
-    return judgement if isinstance(judgement, dict) else {}
+    return error_object if isinstance(error_object, dict) else {}
 
 
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def _rate_limited(answer: RefusedAnswer, attempt: AttemptInfo) -> ProviderRateLimitedError:
-    return ProviderRateLimitedError(retry_after_s=answer.retry_after_s, provider_status=answer.status, **_said(attempt))
+def _rate_limited(response: ErrorResponse, attempt: AttemptInfo) -> ProviderRateLimitedError:
+    return ProviderRateLimitedError(
+        retry_after_s=response.retry_after_s, provider_status=response.status, **_attempt_fields(attempt)
+    )
 
 
-def _unavailable(answer: RefusedAnswer, attempt: AttemptInfo) -> ProviderUnavailableError:
-    return ProviderUnavailableError(retry_after_s=answer.retry_after_s, provider_status=answer.status, **_said(attempt))
+def _unavailable(response: ErrorResponse, attempt: AttemptInfo) -> ProviderUnavailableError:
+    return ProviderUnavailableError(
+        retry_after_s=response.retry_after_s, provider_status=response.status, **_attempt_fields(attempt)
+    )
 
 
-def _connections_used_up(attempt: AttemptInfo) -> OverloadedError:
-    return OverloadedError(retry_after_s=1, attempts=attempt.attempts - 1)  # this one was none
+def _pool_exhausted(attempt: AttemptInfo) -> OverloadedError:
+    return OverloadedError(retry_after_s=1, attempts=attempt.attempts - 1)  # this attempt sent no request
 
 
 def _timed_out(attempt: AttemptInfo) -> ProviderTimeoutError:
-    return ProviderTimeoutError(**_said(attempt))
+    return ProviderTimeoutError(**_attempt_fields(attempt))
 
 
 def _broken(attempt: AttemptInfo) -> ProviderUnavailableError:
-    return ProviderUnavailableError(**_said(attempt))
+    return ProviderUnavailableError(**_attempt_fields(attempt))
 
 
-_OF_STATUS: Final[Mapping[int, _OfAnswer]] = {
+_BY_STATUS: Final[Mapping[int, _FromResponse]] = {
     400: partial(_refused, Refusal.BAD_REQUEST),
     404: partial(_refused, Refusal.NOT_FOUND),
     409: partial(_refused, Refusal.CONFLICT),
@@ -124,10 +128,10 @@ _OF_STATUS: Final[Mapping[int, _OfAnswer]] = {
     422: partial(_refused, Refusal.UNPROCESSABLE),
     429: _rate_limited,
 }
-"""Any other status, among them 401 and 403 (our key, not the client's), means that the provider is not available."""
+"""Any other status means that the provider is unavailable. This includes 401 and 403, which refuse the proxy's key."""
 
-_OF_FAILURE: Final[Mapping[type[Exception], _OfFailure]] = {  # the first that fits, so the order matters
-    httpx.PoolTimeout: _connections_used_up,
+_BY_EXCEPTION: Final[Mapping[type[Exception], _FromException]] = {  # the first match counts, so the order matters
+    httpx.PoolTimeout: _pool_exhausted,
     httpx.TimeoutException: _timed_out,
     TimeoutError: _timed_out,
     httpx.TransportError: _broken,

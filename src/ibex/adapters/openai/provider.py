@@ -1,4 +1,4 @@
-"""OpenAI's chat completions, asked over an httpx transport."""
+"""The provider for OpenAI's API and compatible servers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,21 @@ from ibex import __version__
 from ibex.adapters.http_client.connection import StaleConnectionError
 from ibex.adapters.http_client.failures import FAILURES
 from ibex.adapters.http_client.response_body import MAX_BODY_BYTES, ResponseBody, TimeLimits
-from ibex.adapters.http_client.retry import RETRIED_FAILURES, RETRIED_STATUSES, RetryPolicy, asked_delay_s, next_delay
+from ibex.adapters.http_client.retry import (
+    RETRIED_FAILURES,
+    RETRIED_STATUSES,
+    RetryPolicy,
+    next_delay,
+    requested_delay_s,
+)
 from ibex.adapters.http_client.upstream import EVENT_STREAM, upstream_over
-from ibex.adapters.openai.errors import AttemptInfo, RefusedAnswer, error_of_answer, error_of_failure, no_completion
+from ibex.adapters.openai.errors import (
+    AttemptInfo,
+    ErrorResponse,
+    error_from_exception,
+    error_from_response,
+    not_a_completion,
+)
 from ibex.adapters.openai.stream import OpenAIStream
 from ibex.domain.proxying.provider import ProviderBody
 
@@ -32,28 +44,28 @@ if TYPE_CHECKING:
 MAX_ERROR_BODY_BYTES: Final = 64 * 1024
 MAX_ERROR_BODY_S: Final = 5.0
 MAX_REQUEST_ID_LENGTH: Final = 256
-EVENT_STREAMS: Final = frozenset({EVENT_STREAM, "text/plain", ""})
-"""What servers of OpenAI's API call a stream of events; some say nothing, or the default of their framework."""
+EVENT_STREAM_TYPES: Final = frozenset({EVENT_STREAM, "text/plain", ""})
+"""The media types of event streams. Some servers send none, or the default of their framework."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """A try that failed. ``asked_s``: how long the provider asks to wait, in seconds.
+    """An attempt that failed. ``requested_s`` is the delay that the provider asks for, in seconds.
 
-    ``was_stale``: the connection had been closed before the request could be read.
+    ``was_stale`` is whether the server had closed the connection before it received the request.
     """
 
     error: IbexError
     may_retry: bool = False
-    asked_s: float | None = None
+    requested_s: float | None = None
     was_stale: bool = False
 
 
 class OpenAIProvider:
-    """A ``Provider`` over OpenAI's API or a server that speaks it.
+    """A ``Provider`` over OpenAI's API or a compatible server.
 
-    The transport is used directly, not through ``httpx.AsyncClient``: that would follow redirects, keep cookies and
-    cost more than all of IBEX's own work on a request. Whoever made the transport closes it.
+    It uses the transport directly, not ``httpx.AsyncClient``, which would follow redirects, keep cookies and cost more
+    than all of IBEX's own work on a request. The caller closes the transport.
     """
 
     name = "openai"
@@ -67,7 +79,7 @@ class OpenAIProvider:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """Take ``sleep`` in seconds and ``jitter``, which gives numbers from 0 to 1."""
+        """``sleep`` takes seconds; ``jitter`` returns a number from 0 to 1."""
         self.models = config.models
         self.reports_stream_usage = config.stream_usage
         self._config = config
@@ -86,35 +98,37 @@ class OpenAIProvider:
         self._upstream = upstream_over(transport, url, headers, config.connect_timeout_s)
 
     async def complete(self, request: ProviderRequest) -> ProviderBody | OpenAIStream:
-        """Ask, again where that is safe, and return the answer; see ``Provider``.
+        """Send the request, retry where that is safe, and return the response; see ``Provider``.
 
-        Raises ``OverloadedError`` too, where all connections are in use.
+        Also raises ``OverloadedError`` if all connections are in use.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._config.request_timeout_s
         attempts, fresh = 0, False
         while True:
             attempts += 1
-            outcome = await self._try(request, attempts, deadline, fresh=fresh)
+            outcome = await self._attempt(request, attempts, deadline, fresh=fresh)
             if not isinstance(outcome, _Failure):
                 return outcome
             if outcome.was_stale and not fresh and self._policy.max_retries:
-                fresh = True  # nothing is wrong with the provider, so there is nothing to wait for
+                fresh = True  # the provider is healthy, so retry without a delay
                 continue
             delay = self._delay(outcome, attempts - 1 - fresh, deadline - loop.time())
             if delay is None:
                 try:
                     raise outcome.error
                 finally:
-                    del outcome  # its error's traceback has this frame
+                    del outcome  # break the reference cycle: the error's traceback contains this frame
             await self._sleep(delay)
 
-    def _delay(self, failure: _Failure, retries: int, left_s: float) -> float | None:
+    def _delay(self, failure: _Failure, retries: int, remaining_s: float) -> float | None:
         if not failure.may_retry:
             return None
-        return next_delay(self._policy, retries, jitter=self._jitter(), asked_s=failure.asked_s, left_s=left_s)
+        return next_delay(
+            self._policy, retries, jitter=self._jitter(), requested_s=failure.requested_s, remaining_s=remaining_s
+        )
 
-    async def _try(
+    async def _attempt(
         self, request: ProviderRequest, attempts: int, deadline: float, *, fresh: bool
     ) -> ProviderBody | OpenAIStream | _Failure:
         now = asyncio.get_running_loop().time()
@@ -122,48 +136,48 @@ class OpenAIProvider:
         try:
             by = min(limits.first_byte, deadline)
             stream = request.is_streaming
-            answer = await self._upstream.post(request.path, request.body, stream=stream, by=by, fresh=fresh)
+            response = await self._upstream.post(request.path, request.body, stream=stream, by=by, fresh=fresh)
         except FAILURES as failure:
             return _Failure(
-                error_of_failure(failure, AttemptInfo(attempts)),
+                error_from_exception(failure, AttemptInfo(attempts)),
                 may_retry=isinstance(failure, RETRIED_FAILURES),
                 was_stale=isinstance(failure, StaleConnectionError),
             )
-        attempt = AttemptInfo(attempts, _provider_request_id(answer))
-        body = ResponseBody(answer, limits)
-        if request.is_streaming and _begins_stream(answer) and body.is_readable:
+        attempt = AttemptInfo(attempts, _provider_request_id(response))
+        body = ResponseBody(response, limits)
+        if request.is_streaming and _is_event_stream(response) and body.is_readable:
             return OpenAIStream(body, attempt)
         try:
-            if 200 <= answer.status < 300:  # noqa: PLR2004 - RFC 9110, section 15.3
-                return await _completion(request, answer, body, attempt)
-            return await self._refusal(answer, body, attempt)
+            if 200 <= response.status < 300:  # noqa: PLR2004 - RFC 9110, section 15.3
+                return await _read_completion(request, response, body, attempt)
+            return await self._read_error(response, body, attempt)
         finally:
             await body.aclose()
 
-    async def _refusal(self, answer: UpstreamResponse, body: ResponseBody, attempt: AttemptInfo) -> _Failure:
-        asked_s = asked_delay_s(answer.header, self._clock.now())
-        refused = RefusedAnswer(answer.status, await _error_text(body), asked_s)
-        return _Failure(error_of_answer(refused, attempt), answer.status in RETRIED_STATUSES, asked_s)
+    async def _read_error(self, response: UpstreamResponse, body: ResponseBody, attempt: AttemptInfo) -> _Failure:
+        requested_s = requested_delay_s(response.header, self._clock.now())
+        refused = ErrorResponse(response.status, await _error_text(body), requested_s)
+        return _Failure(error_from_response(refused, attempt), response.status in RETRIED_STATUSES, requested_s)
 
 
-async def _completion(
-    request: ProviderRequest, answer: UpstreamResponse, body: ResponseBody, attempt: AttemptInfo
+async def _read_completion(
+    request: ProviderRequest, response: UpstreamResponse, body: ResponseBody, attempt: AttemptInfo
 ) -> ProviderBody | _Failure:
-    """Read a success. What is not JSON as a whole is none, and no try of ours made it so: it is not asked for again."""
-    if request.is_streaming or not body.is_readable or not _may_be_json(answer):
-        return _Failure(no_completion(attempt))
+    """Read the body of a success. If it does not begin and end like a JSON object, fail without a retry."""
+    if request.is_streaming or not body.is_readable or not _may_be_json(response):
+        return _Failure(not_a_completion(attempt))
     try:
         text = await body.read_all(MAX_BODY_BYTES)
     except FAILURES as failure:
-        return _Failure(error_of_failure(failure, attempt))
+        return _Failure(error_from_exception(failure, attempt))
     if not text.lstrip().startswith(b"{") or not text.rstrip().endswith(b"}"):
         await body.discard_connection()
-        return _Failure(no_completion(attempt))
+        return _Failure(not_a_completion(attempt))
     return ProviderBody(text, attempt.attempts, attempt.provider_request_id)
 
 
 async def _error_text(body: ResponseBody) -> bytes | None:
-    """Return the body of an error; None if it is too large, too slow or broken: the status says enough."""
+    """Return the body of an error response; None if it is too large, too slow or corrupt. The status is enough then."""
     body.limits = body.limits.until(asyncio.get_running_loop().time() + MAX_ERROR_BODY_S)
     if not body.is_readable:
         return None
@@ -173,21 +187,21 @@ async def _error_text(body: ResponseBody) -> bytes | None:
         return None
 
 
-def _begins_stream(answer: UpstreamResponse) -> bool:
-    return answer.status == httpx.codes.OK and _media_type(answer) in EVENT_STREAMS
+def _is_event_stream(response: UpstreamResponse) -> bool:
+    return response.status == httpx.codes.OK and _media_type(response) in EVENT_STREAM_TYPES
 
 
-def _media_type(answer: UpstreamResponse) -> str:
-    return answer.header("content-type").partition(";")[0].strip().lower()
+def _media_type(response: UpstreamResponse) -> str:
+    return response.header("content-type").partition(";")[0].strip().lower()
 
 
-def _may_be_json(answer: UpstreamResponse) -> bool:
-    media_type = _media_type(answer)
+def _may_be_json(response: UpstreamResponse) -> bool:
+    media_type = _media_type(response)
     return media_type in {"", "application/json"} or media_type.endswith("+json")
 
 
-def _provider_request_id(answer: UpstreamResponse) -> str | None:
-    """Return the provider's id if it is one that can be passed on in a header and kept."""
-    value = answer.header("x-request-id")
+def _provider_request_id(response: UpstreamResponse) -> str | None:
+    """Return the provider's request id; None if it is absent, too long, or not printable ASCII."""
+    value = response.header("x-request-id")
     fits = 0 < len(value) <= MAX_REQUEST_ID_LENGTH and value.isascii() and value.isprintable()
     return value if fits else None

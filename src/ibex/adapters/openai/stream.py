@@ -1,11 +1,11 @@
-"""A streamed answer of OpenAI's API."""
+"""A streamed response of OpenAI's API."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from ibex.adapters.http_client.failures import FAILURES
-from ibex.adapters.openai.errors import error_of_failure
+from ibex.adapters.openai.errors import error_from_exception
 from ibex.adapters.openai_api.chat_response import DONE
 from ibex.adapters.openai_api.server_sent_events import EventSplitter
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class OpenAIStream:
-    """A ``ProviderStream`` over an answer's body; it owns the body and closes it."""
+    """A ``ProviderStream`` over the body of a response. It owns the body and closes it."""
 
     def __init__(self, body: ResponseBody, attempt: AttemptInfo) -> None:
         self.attempts = attempt.attempts
@@ -45,10 +45,10 @@ class OpenAIStream:
         try:
             raise failure
         finally:
-            del failure  # its traceback has this frame
+            del failure  # break the reference cycle: its traceback contains this frame
 
     async def aclose(self) -> None:
-        """Stop the provider, or drain what little comes after ``[DONE]``; see ``ProviderStream``."""
+        """Stop the provider, or drain the few bytes after ``[DONE]``; see ``ProviderStream``."""
         was_stopped = not self._ended
         self._ended = True
         self._failure = None
@@ -58,10 +58,10 @@ class OpenAIStream:
         try:
             chunk = await self._body.read()
         except FAILURES as failure:
-            if self._ended:  # closed while this was waiting
+            if self._ended:  # closed during the read
                 return []
             self._ended = True
-            self._failure = error_of_failure(failure, self._attempt)
+            self._failure = error_from_exception(failure, self._attempt)
             return self._splitter.finish(cut=True)
         if chunk is not None:
             events = self._splitter.feed(chunk)

@@ -1,1 +1,1 @@
-"""A library for OpenAI's wire format: the operations, raw JSON, and server-sent events."""
+"""A library for OpenAI's wire format: operations, raw JSON, and server-sent events."""

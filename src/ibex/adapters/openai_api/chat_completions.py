@@ -1,4 +1,4 @@
-"""The operation chat completions: ``POST /v1/chat/completions``."""
+"""The operation for chat completions: ``POST /v1/chat/completions``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ChatCompletions:
     schemas: Final = SCHEMAS
 
     async def parse(self, body: bytes) -> ChatRequest:
-        """Parse a body; see ``Operation``."""
+        """Parse the body of a request; see ``Operation``."""
         return await parse_in_steps(body)
 
     def error_event(self, envelope: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""Parsing of chat completion requests. All wrong fields are reported at once (ADR 0043)."""
+"""A parser for chat completion requests. It reports all invalid fields at once (ADR 0043)."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from ibex.adapters.openai_api.json_splitting import (
     MAX_ELEMENTS,
     MAX_MEMBERS,
     NotJsonError,
-    NotThatTypeError,
     ObjectSplitter,
     TooManyError,
+    WrongTypeError,
+    describe_json_error,
     split_array,
-    why_not_json,
 )
 from ibex.adapters.openai_api.nesting import (
     SMALL_BYTES,
@@ -58,7 +58,7 @@ _UNDERSTOOD: Final = frozenset({"model", MESSAGES, "stream", STREAM_OPTIONS, "te
 _UNDERSTOOD_IN_A_MESSAGE: Final = ("role", "content")
 _UNDERSTOOD_IN_STREAM_OPTIONS: Final = frozenset({INCLUDE_USAGE})
 _LONGEST_UNDERSTOOD: Final = max(map(len, _UNDERSTOOD))
-# Names in OpenAI's API that do not case-fold to a parsed name. A look-up costs a quarter of folding the name.
+# Names in OpenAI's API that do not case-fold to a parsed name. A lookup takes a quarter of the time of case folding.
 _KNOWN_ORDINARY: Final = frozenset(
     {
         "frequency_penalty",
@@ -99,21 +99,21 @@ _MAX_SCALAR_BYTES: Final = 64
 _BYTES_PER_CHARACTER: Final = 12
 """A character outside the Basic Multilingual Plane can be written as two escapes of six bytes each."""
 _TOO_DEEP: Final = f"must not be nested deeper than {MAX_DEPTH} levels"
-_TOO_MUCH: Final = f"must have at most {MAX_STRUCTURE:,} brackets and commas outside of strings"
-_FOLDED: Final = "must be written exactly so: another member's name differs from it only in case"
+_TOO_MUCH: Final = f"must have at most {MAX_STRUCTURE:,} brackets and commas outside strings"
+_FOLDED: Final = "must be spelled exactly like this: the request has a member whose name differs from it only in case"
 _LARGE_BYTES: Final = 2 << 20
 """The parser takes a few milliseconds for this size, whatever the content. Larger bodies are checked first."""
 _UTF8_BYTES: Final = 1 << 20
 _BYTES_PER_STEP: Final = 64 << 10
 _BYTES_PER_MESSAGE: Final = 2 << 10
-"""The fixed cost of reading a message, some 4 us, expressed as a length."""
+"""The fixed cost of parsing a message, about 4 µs, expressed as a length in bytes."""
 _SPLITTER: Final = ObjectSplitter()
 
 
 async def parse_in_steps(body: bytes) -> ChatRequest:
-    """Return the request that a body is. Yield to the event loop between the steps of a large one.
+    """Parse a body and return the request. Yields to the event loop between the steps of a large one.
 
-    Raises ``InvalidJsonError`` if the body is not one JSON object in UTF-8, and ``ValidationError`` for wrong fields.
+    Raises ``InvalidJsonError`` if the body is not one JSON object in UTF-8, and ``ValidationError`` for invalid fields.
     """
     parsing = chat_request_steps(body)
     while True:
@@ -126,21 +126,21 @@ async def parse_in_steps(body: bytes) -> ChatRequest:
 
 
 def chat_request_steps(body: bytes) -> Generator[None, None, ChatRequest]:
-    """Parse a request in steps. A body of a few KiB takes one; no step is longer than one pass over the body."""
+    """Parse a request in steps. A body of a few KiB takes one; no step takes longer than one pass over the body."""
     members = yield from _members(body)
-    reading = _Reading()
-    fields = reading.understood(members, _UNDERSTOOD, "")
-    model = reading.model(fields.get("model", _NULL))
-    messages, first_user = yield from reading.messages(fields.get(MESSAGES, _NULL))
-    stream = reading.boolean("stream", fields["stream"]) if "stream" in fields else False
-    stream_options = reading.stream_options(fields[STREAM_OPTIONS]) if STREAM_OPTIONS in fields else ()
+    parser = _FieldParser()
+    fields = parser.understood(members, _UNDERSTOOD, "")
+    model = parser.model(fields.get("model", _NULL))
+    messages, first_user = yield from parser.messages(fields.get(MESSAGES, _NULL))
+    stream = parser.boolean("stream", fields["stream"]) if "stream" in fields else False
+    stream_options = parser.stream_options(fields[STREAM_OPTIONS]) if STREAM_OPTIONS in fields else ()
     if "temperature" in fields:
-        reading.temperature(fields["temperature"])
+        parser.temperature(fields["temperature"])
     for name in _TOKENS:
         if name in fields:
-            reading.tokens(name, fields[name])
-    if reading.errors:
-        raise ValidationError(tuple(reading.errors))
+            parser.tokens(name, fields[name])
+    if parser.errors:
+        raise ValidationError(tuple(parser.errors))
     return ChatRequest(
         model=model,
         is_streaming=stream,
@@ -160,11 +160,11 @@ def _members(body: bytes) -> Generator[None, None, tuple[Member, ...]]:
         elif not body.isascii():
             body.decode()
     except UnicodeDecodeError:
-        raise InvalidJsonError(detail="The body is not UTF-8.") from None
+        raise InvalidJsonError(detail="The request body is not valid UTF-8.") from None
     kept = _split(body)
     if len(body) > _BYTES_PER_STEP:
         yield
-    # Messages are checked one by one: most have too few brackets to be nested too deeply.
+    # ``messages`` is checked one message at a time: most have too few brackets to be nested too deeply.
     for member in kept:
         if len(member.raw) >= MAX_DEPTH and member.name != MESSAGES:
             too_deep = yield from check_depth(MAX_DEPTH - 1, member.raw)
@@ -181,7 +181,7 @@ def _split(body: bytes) -> tuple[Member, ...]:
     except TooManyError:
         raise _wrong("body", FieldCode.TOO_MANY, f"must have at most {MAX_MEMBERS} members") from None
     except NotJsonError as error:
-        raise InvalidJsonError(detail=why_not_json(body, error)) from None
+        raise InvalidJsonError(detail=describe_json_error(body, error)) from None
 
 
 def _check_large_body(body: bytes) -> Generator[None, None, None]:
@@ -212,8 +212,8 @@ def _too_deep() -> ValidationError:
     return _wrong("body", FieldCode.INVALID_FORMAT, _TOO_DEEP)
 
 
-class _Reading:
-    """Parses the fields one by one and collects the errors. The value of a wrong field is any of its type.
+class _FieldParser:
+    """A parser for the fields that collects their errors. For an invalid field it returns any value of its type.
 
     Raises ``ValidationError`` as soon as there are ``MAX_FIELD_ERRORS`` errors.
     """
@@ -227,10 +227,10 @@ class _Reading:
             raise ValidationError(tuple(self.errors))
 
     def understood(self, members: Iterable[Member], names: frozenset[str], path: str) -> dict[str, bytes]:
-        """Return the members that have these names.
+        """Return the members with these names.
 
-        Refuse a duplicate, and a name that case-folds to one of these: a server that ignores case may read either of
-        the two.
+        Reports an error for a duplicate, and for a name that case-folds to one of these: a server that ignores case
+        may read either of the two.
         """
         found: dict[str, bytes] = {}
         for member in members:
@@ -245,9 +245,7 @@ class _Reading:
         return found
 
     def _refuse_folded(self, name: str, names: Collection[str], path: str) -> None:
-        if (
-            len(name) <= _LONGEST_UNDERSTOOD and (folded := name.casefold()) in names
-        ):  # case folding never shortens a name
+        if len(name) <= _LONGEST_UNDERSTOOD and (folded := name.casefold()) in names:  # folding never shortens a name
             self._refuse(path + folded, FieldCode.INVALID_FORMAT, _FOLDED)
 
     def model(self, raw: bytes) -> str:
@@ -273,7 +271,7 @@ class _Reading:
             return (), None
         try:
             elements = split_array(raw)
-        except NotThatTypeError:
+        except WrongTypeError:
             self._refuse(MESSAGES, FieldCode.INVALID_FORMAT, "must be an array")
             return (), None
         except TooManyError:
@@ -308,14 +306,14 @@ class _Reading:
             return None
         try:
             return _SPLITTER.split(element)
-        except NotThatTypeError:
+        except WrongTypeError:
             self._refuse(f"{MESSAGES}[{index}]", FieldCode.INVALID_FORMAT, "must be an object")
         except TooManyError:
             self._refuse(f"{MESSAGES}[{index}]", FieldCode.TOO_MANY, f"must have at most {MAX_MEMBERS} members")
         return None
 
     def _role(self, index: int, members: list[tuple[str, Raw]]) -> str:
-        if len(members) == 2 and members[0][0] == "role" and members[1][0] == "content":  # noqa: PLR2004 - the usual message
+        if len(members) == 2 and members[0][0] == "role" and members[1][0] == "content":  # noqa: PLR2004 - most messages
             role = _role_as_written(members[0][1])
             if role is not None:
                 return role
@@ -344,7 +342,7 @@ class _Reading:
             self._refuse(path + "role", FieldCode.INVALID_ENUM, f"must be one of {', '.join(ROLES)}")
 
     def boolean(self, field: str, raw: bytes) -> bool:
-        value = _BOOLEANS.get(raw) if len(raw) <= _MAX_SCALAR_BYTES else None  # hashing takes a pass over it
+        value = _BOOLEANS.get(raw) if len(raw) <= _MAX_SCALAR_BYTES else None  # hashing reads the whole value
         if value is None:
             self._refuse(field, FieldCode.INVALID_FORMAT, "must be a boolean")
         return value or False
@@ -354,7 +352,7 @@ class _Reading:
             return ()
         try:
             members = _kept(_SPLITTER.split(raw))
-        except NotThatTypeError:
+        except WrongTypeError:
             self._refuse(STREAM_OPTIONS, FieldCode.INVALID_FORMAT, "must be an object")
             return ()
         except TooManyError:

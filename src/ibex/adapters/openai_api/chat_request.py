@@ -1,4 +1,4 @@
-"""A chat completion request: parsed where IBEX must understand it, the client's own bytes everywhere else."""
+"""A chat completion request. IBEX parses the fields that it uses and keeps the client's bytes of all others."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ class Message:
 
 @value_object
 class UserMessage:
-    """The first message with the role ``user``: its index, and a function that splits it into its members."""
+    """The first message with the role ``user``: its index, and a function that returns its members."""
 
     index: int
-    take_apart: Callable[[], tuple[Member, ...]]
+    split_members: Callable[[], tuple[Member, ...]]
 
 
 @value_object
 class ChatRequest:
     """A valid chat completion request, an ``OperationRequest``. Its repr shows no content.
 
-    ``body`` is what the client sent, until something is changed in it. ``members`` are its top-level members in their
-    order, including duplicates of members that IBEX does not understand. ``raw_messages`` is the JSON text of
-    ``messages`` as the client wrote it, whatever is injected later. ``stream_options`` is empty if the client gave
-    none. ``hides_usage`` is whether the proxy, and not the client, asked for usage on the stream.
+    ``body`` is what the client sent, until a member is changed. ``members`` are its top-level members in their order,
+    including duplicates of members that IBEX does not parse. ``raw_messages`` is the JSON text of ``messages`` as the
+    client wrote it, before any injection. ``stream_options`` is empty if the client gave none. ``hides_usage`` is true
+    if the proxy, and not the client, asked for usage on the stream.
     """
 
     model: str
@@ -95,7 +95,7 @@ class ChatRequest:
         return self._with_member(Member(MESSAGES, raw), messages, self.stream_options, hides_usage=self.hides_usage)
 
     def asking_for_usage(self) -> ChatRequest:
-        """Return the request with ``stream_options.include_usage`` set; itself if it is no stream, or asks already."""
+        """Return the request with ``stream_options.include_usage`` set; itself if it is no stream or has it set."""
         if not self.is_streaming or self.wants_usage:
             return self
         options = put(self.stream_options, Member(INCLUDE_USAGE, b"true"))
@@ -140,11 +140,11 @@ def _system_message(directive: Directive) -> Message:
 def _prepended(user: UserMessage | None, directive: Directive) -> tuple[int, Message] | None:
     if user is None:
         return None
-    own = user.take_apart()
-    members = tuple(Member(m.name, _with_prefix(m.raw, directive)) if m.name == "content" else m for m in own)
-    if members == own:
+    members = user.split_members()
+    changed = tuple(Member(m.name, _with_prefix(m.raw, directive)) if m.name == "content" else m for m in members)
+    if changed == members:
         return None
-    return user.index, Message("user", encode_object(members))
+    return user.index, Message("user", encode_object(changed))
 
 
 def _with_prefix(content: bytes, directive: Directive) -> bytes:

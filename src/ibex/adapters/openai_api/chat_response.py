@@ -1,8 +1,8 @@
-"""The response to a chat completion request, read while it passes through: usage, finish reason, hash of the text.
+"""A reader for chat completion responses: it extracts usage, finish reason and a hash of the text on the way.
 
-No text is kept. The text of each choice goes through a running SHA-256 of its UTF-8. The hash of a response with one
-choice is the hash of its text; with several choices, the hash of their hashes in the order of their index. Without any
-text it is None. A lone surrogate, which JSON can escape but UTF-8 cannot encode, counts as three bytes.
+It keeps no text. The text of each choice goes through a running SHA-256 of its UTF-8. The hash of a response with one
+choice is the hash of its text; with several choices, the hash of their hashes in the order of their index; without any
+text, None. A lone surrogate, which JSON can escape but UTF-8 cannot encode, counts as three bytes.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class ChatResponseReader:
     """The ``ResponseReader`` of chat completions."""
 
     def __init__(self, *, hides_usage: bool = False) -> None:
-        """Set whether the client gets no event that holds only usage, because the proxy asked for it."""
+        """Set whether to hide the event that contains only usage, because the proxy and not the client asked for it."""
         self._hides_usage = hides_usage
-        self._told_model: str | None = None
+        self._raw_model: str | None = None
         self._model: str | None = None
         self._usage = Usage()
         self._finish_reason: str | None = None
@@ -57,10 +57,10 @@ class ChatResponseReader:
 
     def read_body(self, body: bytes) -> bytes:
         """Read a buffered response; see ``ResponseReader``."""
-        answer = _object(body)
-        if answer is None or answer.get("error"):
+        response = _object(body)
+        if response is None or response.get("error"):
             raise MalformedResponseError
-        self._take(answer, "message")
+        self._read_object(response, "message")
         return body
 
     def read_event(self, event: StreamEvent) -> bytes:
@@ -83,7 +83,7 @@ class ChatResponseReader:
                 if text:
                     hashed.add(text)
                 return EventKind.DATA
-        if data.startswith(DONE):  # as OpenAI's SDKs judge it, which read no further
+        if data.startswith(DONE):  # OpenAI's SDKs compare the start of the data too, and read no further
             return EventKind.DONE
         event = _object(data)
         if event is None:
@@ -92,13 +92,13 @@ class ChatResponseReader:
             self.failed = True
             return EventKind.ERROR
         was_finished = self._finish_reason is not None
-        self._take(event, "delta")
-        if event.get("usage") is None:  # as of all events but the last
-            self._learn(data, event)
+        self._read_object(event, "delta")
+        if event.get("usage") is None:  # all events but the last
+            self._derive_template(data, event)
             return EventKind.DATA
         return EventKind.USAGE_ONLY if _is_usage_only(event, was_finished=was_finished) else EventKind.DATA
 
-    def _learn(self, data: bytes, event: dict[str, Any]) -> None:
+    def _derive_template(self, data: bytes, event: dict[str, Any]) -> None:
         """Derive the template of the next events if this one holds only a text of one choice.
 
         A text with escapes yields no template; the previous one stays in use.
@@ -114,21 +114,21 @@ class ChatResponseReader:
             if hashed is not None and template is not None:
                 self._template = template, hashed
 
-    def _take(self, answer: dict[str, Any], text_holder: str) -> None:
+    def _read_object(self, response: dict[str, Any], text_holder: str) -> None:
         """Read a response or a chunk. ``text_holder`` is the member of a choice that holds its text."""
-        model = answer.get("model")
-        if model != self._told_model and type(model) is str:
-            self._told_model, self._model = model, _name(model)
-            self._template = None  # its events say another model
-        usage = answer.get("usage")
+        model = response.get("model")
+        if model != self._raw_model and type(model) is str:
+            self._raw_model, self._model = model, _name(model)
+            self._template = None  # it contains the previous model
+        usage = response.get("usage")
         if type(usage) is dict:
             self._usage = _usage(usage)
-        choices = answer.get("choices")
+        choices = response.get("choices")
         for choice in choices if type(choices) is list else ():
             if type(choice) is dict:
-                self._take_choice(choice, text_holder)
+                self._read_choice(choice, text_holder)
 
-    def _take_choice(self, choice: dict[str, Any], text_holder: str) -> None:
+    def _read_choice(self, choice: dict[str, Any], text_holder: str) -> None:
         reason = choice.get("finish_reason")
         if type(reason) is str:
             self._finish_reason = _name(reason)
@@ -146,7 +146,7 @@ class ChatResponseReader:
         hashed.add(text)
 
     def summary(self) -> ResponseSummary:
-        """Return what is known so far."""
+        """Return the summary of what has been read so far."""
         return ResponseSummary(self._model, self._usage, self._finish_reason, self._completion_hash())
 
     def _completion_hash(self) -> str | None:
@@ -157,7 +157,7 @@ class ChatResponseReader:
 
 
 class _TextHash:
-    """The running hash of one choice's text, the same however the text was cut, even within a surrogate pair."""
+    """The running hash of one choice's text. Splitting the text, even in a surrogate pair, does not change it."""
 
     __slots__ = ("_hash", "_high")
 
@@ -166,7 +166,7 @@ class _TextHash:
         self._high = ""
 
     def add(self, text: str) -> None:
-        """Take more of the text, not empty."""
+        """Add a part of the text, which must not be empty."""
         if self._high:
             joined = (self._high + text).encode("utf-16-le", "surrogatepass")
             text, self._high = joined.decode("utf-16-le", "surrogatepass"), ""
@@ -175,29 +175,29 @@ class _TextHash:
         self._hash.update(text.encode("utf-8", "surrogatepass"))
 
     def hexdigest(self) -> str:
-        """Return the hash of what was taken."""
+        """Return the hash of the text so far."""
         whole = self._hash.copy()
         whole.update(self._high.encode("utf-8", "surrogatepass"))
         return whole.hexdigest()
 
 
 def _name(text: str) -> str:
-    """Return a provider's name for something as every sink can keep it: not long, without NUL and lone surrogates."""
+    """Return a name in a form that every database accepts: short, without NUL or lone surrogates."""
     return text[:_LONGEST_NAME].encode("utf-8", "replace").decode().replace("\x00", "\ufffd")
 
 
 def _is_usage_only(event: dict[str, Any], *, was_finished: bool) -> bool:
-    """Tell whether a chunk has nothing but usage: no choices, or after the finish reason choices that say nothing.
+    """Return whether a chunk contains only usage: no choices, or only empty choices after the finish reason.
 
     OpenAI sends the former; LiteLLM's proxy sends ``[{"index":0,"delta":{}}]``.
     """
     choices = event.get("choices")
     if not isinstance(event.get("usage"), dict) or not isinstance(choices, list):
         return False
-    return not choices or (was_finished and all(map(_says_nothing, choices)))
+    return not choices or (was_finished and all(map(_is_empty_choice, choices)))
 
 
-def _says_nothing(choice: object) -> bool:
+def _is_empty_choice(choice: object) -> bool:
     if not isinstance(choice, dict):
         return False
     return all(name == "index" or value is None or (name, value) == ("delta", {}) for name, value in choice.items())
@@ -207,7 +207,7 @@ def _object(text: bytes) -> dict[str, Any] | None:
     try:
         if not text.startswith(b'{"'):
             value = json.loads(text)
-        else:  # what begins so is UTF-8, and need not be asked which of JSON's old encodings it has
+        else:  # this start proves UTF-8, so skip the detection of JSON's older encodings
             decoded = text.decode("utf-8", "surrogatepass")
             value, end = _raw_decode(decoded)
             if end != len(decoded) and decoded[end:].strip(_JSON_SPACE):

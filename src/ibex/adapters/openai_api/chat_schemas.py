@@ -1,4 +1,4 @@
-"""JSON Schemas of chat completions. The bounds are those of the parser, so that the two cannot disagree."""
+"""JSON Schemas of chat completions. Their limits come from the parser, so that the two cannot disagree."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _OPTIONAL_TOKENS: Final = {"type": ["integer", "null"], "minimum": 1, "maximum":
 _REQUEST: Final = {
     "type": "object",
     "required": ["model", "messages"],
-    "description": "OpenAI's chat completion request. Members that are not listed go to the provider as they are.",
+    "description": "OpenAI's chat completion request. Unlisted members are passed to the provider unchanged.",
     "additionalProperties": True,
     "properties": {
         "model": {"type": "string", "minLength": 1, "maxLength": MAX_MODEL_CHARACTERS},
@@ -41,7 +41,7 @@ _REQUEST: Final = {
 }
 _RESPONSE: Final = {"type": "object", "description": "The provider's response, byte for byte."}
 _EVENT: Final = {
-    "description": "One server-sent event. Its data is a chunk of the completion in JSON, an error, or [DONE].",
+    "description": "One server-sent event. Its data is a chunk of the completion in JSON, an error in JSON, or [DONE].",
     "type": "object",
     "properties": {"data": {"type": "string"}},
 }

@@ -1,7 +1,7 @@
-"""Events of a stream that differ in their text alone, as nearly all of a stream do.
+"""Chunk templates: a fast path for the events of a stream, nearly all of which differ only in their text.
 
-Such an event needs no parser: where its bytes are those of one that was understood, except for characters inside the
-string that is its text, it is the same JSON with another text. That takes a quarter of the time.
+If an event has the same bytes as a parsed one, except for characters inside the string that is its text, it is the same
+JSON with another text. Comparing it with a template takes a quarter of the time of parsing it.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from ibex.domain.value_object import value_object
 _NAME: Final = b'"content"'
 _BEFORE_TEXT: Final = b'"content":"'
 _BEFORE_PADDING: Final = b'"obfuscation":"'
-"""What OpenAI ends an event with, against who guesses a text from the sizes of packets; as long as it likes."""
+"""Random padding that OpenAI appends to an event, so that packet sizes do not reveal the text. Its length varies."""
 _PADDING: Final = re.compile(rb'[0-9A-Za-z]*"}')
 _NOT_PLAIN: Final = re.compile(rb"[\x00-\x1f\\]")
 
 
 @value_object
 class ChunkTemplate:
-    """What events have before and after their text; ``is_padded``: and after that, some padding."""
+    """The bytes of an event before and after its text. If ``is_padded`` is true, variable padding follows."""
 
     before: bytes
     after: bytes
     is_padded: bool
 
     def text_of(self, event: bytes) -> str | None:
-        """Return the text of an event of this template; None for any other, and for a text with escapes in it."""
+        """Return the text of an event that matches this template; None for any other, and for a text with escapes."""
         if not event.startswith(self.before):
             return None
         begin = len(self.before)
@@ -48,13 +48,13 @@ class ChunkTemplate:
 
 
 def chunk_template_of(event: bytes, text: str) -> ChunkTemplate | None:
-    """Return the template of an event, one JSON object, with this text; None if that is not certain."""
+    """Return the template of an event, a JSON object, with this text; None if the text cannot be located safely."""
     before, found, rest = event.partition(_BEFORE_TEXT)
     if not found or before.endswith(b"\\") or event.count(_NAME) != 1:
         return None
-    told = text.encode("utf-8", "replace")
-    after = rest[len(told) :]
-    if not rest.startswith(told) or not after.startswith(b'"') or _NOT_PLAIN.search(told):
+    encoded = text.encode("utf-8", "replace")
+    after = rest[len(encoded) :]
+    if not rest.startswith(encoded) or not after.startswith(b'"') or _NOT_PLAIN.search(encoded):
         return None
     body, padded, padding = after.partition(_BEFORE_PADDING)
     if padded and _PADDING.fullmatch(padding):

@@ -1,4 +1,4 @@
-"""Taking JSON apart by one level: the parts stay the text that the client wrote (ADR 0003)."""
+"""Splitting JSON by one level: the parts remain the text that the client wrote (ADR 0003)."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ MAX_MEMBERS: Final = 1_024
 MAX_ELEMENTS: Final = 4_096
 
 NotJsonError = msgspec.DecodeError
-NotThatTypeError = msgspec.ValidationError
+WrongTypeError = msgspec.ValidationError
 
 
 _LONE_SURROGATE: Final = (
-    "A string has a lone surrogate: \\ud800 to \\udbff and \\udc00 to \\udfff are valid in pairs only."
+    "A string has a lone surrogate: \\ud800 to \\udbff and \\udc00 to \\udfff are valid only in pairs."
 )
 _HIGH_SURROGATE: Final = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}")
 _POSITION: Final = re.compile(r"\(byte ([0-9]+)\)")
-_SURROGATE_TAIL: Final = 16  # an escape, and less than another after it
+_SURROGATE_TAIL: Final = 16  # an escape and an incomplete one after it
 
 
 class TooManyError(Exception):
-    """An object has more members, or an array more elements, than it is worth keeping in memory."""
+    """An object has more members, or an array more elements, than the limit."""
 
 
 class _Name(str):
-    """A member's name that equals no other, so that a dictionary keeps duplicates, in their order."""
+    """A member's name that equals only itself, so that a dictionary keeps duplicates, in their order."""
 
     __slots__ = ()
 
@@ -51,11 +51,12 @@ _SMALL_BYTES: Final = 64 * 1024
 _DISTINCT: Final = msgspec.json.Decoder(dict[str, Raw])
 
 
-def _is_all_there_is(members: dict[str, Raw], text: bytes | Raw) -> bool:
-    """Tell, where it is certain, that an object has just these members, each once, without keeping names apart.
+def _has_exactly(members: dict[str, Raw], text: bytes | Raw) -> bool:
+    """Return whether an object certainly has exactly these members, each once; False if that is uncertain.
 
-    A name that came twice is in ``members`` once, so that they alone, written without a space, are shorter than the
-    text was. What clients' libraries write is as long; for all else it cannot be told.
+    ``members`` contains a duplicate name only once, so that the members, written without white space, are shorter than
+    the text. For the compact JSON of clients' libraries both have the same length. With white space in the text the
+    result is False.
     """
     length = 1
     for name, raw in members.items():
@@ -64,7 +65,7 @@ def _is_all_there_is(members: dict[str, Raw], text: bytes | Raw) -> bool:
 
 
 class ObjectSplitter:
-    """Splits objects. Not to be shared between threads."""
+    """Splits JSON objects into their members. Not thread-safe."""
 
     def __init__(self) -> None:
         self._decoder = msgspec.json.Decoder(dict[_Name, Raw], dec_hook=self._name)
@@ -73,13 +74,13 @@ class ObjectSplitter:
     def split(self, text: bytes | Raw) -> list[tuple[str, Raw]]:
         """Return the members of an object, duplicates included.
 
-        Raises ``NotThatTypeError`` for other JSON, ``NotJsonError`` (its superclass) for what is none, lone surrogates
-        included, ``RecursionError`` for JSON that is some hundreds deep, and ``TooManyError``, early. Does not look
-        whether strings are UTF-8.
+        Raises ``WrongTypeError`` if the text is JSON but not an object, ``NotJsonError`` (its superclass) if it is not
+        JSON or has a lone surrogate, ``RecursionError`` if it is nested some hundreds of levels deep, and
+        ``TooManyError`` as soon as a limit is exceeded. It does not check that strings are UTF-8.
         """
         if len(text) <= _SMALL_BYTES:
             found = _DISTINCT.decode(text)
-            if len(found) <= MAX_MEMBERS and _is_all_there_is(found, text):
+            if len(found) <= MAX_MEMBERS and _has_exactly(found, text):
                 return list(found.items())
         self._left = MAX_MEMBERS
         return [(str(name), raw) for name, raw in self._decoder.decode(text).items()]
@@ -101,34 +102,36 @@ _BOUNDED_ELEMENTS = msgspec.json.Decoder(
 
 
 def split_array(text: bytes) -> list[bytes]:
-    """Return the elements of an array. ``text`` must be JSON; raises ``NotThatTypeError`` and, early, ``TooManyError``.
+    """Return the elements of an array. ``text`` must be JSON. Raises ``WrongTypeError`` and ``TooManyError``.
 
-    A list of millions of tiny elements would take a hundred times its text in memory, so an array with enough commas to
-    be too long is read into a structure of optional places: that gives up at the first element too many.
+    A list of millions of tiny elements would take a hundred times the memory of its text. An array with enough commas
+    to exceed the limit is therefore parsed into a structure of optional slots, which fails at the first element beyond.
     """
     if len(text) <= MAX_ELEMENTS or not occur_more_than(MAX_ELEMENTS - 1, (b",",), text):
         return [bytes(element) for element in _ELEMENTS.decode(text)]
     if not text.startswith(b"["):
-        raise NotThatTypeError
+        raise WrongTypeError
     try:
-        places = _BOUNDED_ELEMENTS.decode(text)
-    except NotThatTypeError:
+        slots = _BOUNDED_ELEMENTS.decode(text)
+    except WrongTypeError:
         raise TooManyError from None
-    elements: Iterable[Raw | UnsetType] = msgspec.structs.astuple(places)
+    elements: Iterable[Raw | UnsetType] = msgspec.structs.astuple(slots)
     return [bytes(element) for element in elements if not isinstance(element, UnsetType)]
 
 
-def why_not_json(body: bytes, error: NotJsonError) -> str:
-    """Return why a body is not JSON: the parser's words, which name a position and quote nothing.
+def describe_json_error(body: bytes, error: NotJsonError) -> str:
+    """Return the reason why a body is not JSON: the parser's message, which gives a position but quotes no content.
 
-    Of a high surrogate without a low one, the parser says that the text, or an escape, ends too soon.
+    For a high surrogate without a low one, the parser reports a truncated text or escape. Replace that message.
     """
-    said = str(error)
-    found = _POSITION.search(said)
+    message = str(error)
+    found = _POSITION.search(message)
     if found is None and not body[-_SURROGATE_TAIL:].rstrip().endswith(b"}"):
-        return said
+        return message
     ends = int(found[1]) + 1 if found is not None else len(body)
-    lone = "end of hex escape" in said or found is None
-    if "surrogate" in said or (lone and _HIGH_SURROGATE.search(body, max(0, ends - _SURROGATE_TAIL), ends)):
+    may_be_surrogate = "end of hex escape" in message or found is None
+    if "surrogate" in message or (
+        may_be_surrogate and _HIGH_SURROGATE.search(body, max(0, ends - _SURROGATE_TAIL), ends)
+    ):
         return _LONE_SURROGATE
-    return said
+    return message

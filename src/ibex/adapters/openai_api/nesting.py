@@ -35,9 +35,9 @@ class TooMuchStructureError(Exception):
 
 
 def occur_more_than(limit: int, wanted: tuple[bytes, ...], text: bytes) -> bool:
-    """Tell whether these bytes together occur more than ``limit`` times.
+    """Return whether these bytes together occur more than ``limit`` times.
 
-    Looking for one is thirty times as fast as counting all, and a long text has few brackets.
+    Searching is thirty times as fast as counting, and a long text usually has few brackets.
     """
     found = 0
     for byte in wanted:
@@ -51,7 +51,7 @@ def occur_more_than(limit: int, wanted: tuple[bytes, ...], text: bytes) -> bool:
 
 
 def is_deeper_than(limit: int, text: bytes) -> bool:
-    """Tell whether arrays and objects in ``text``, which must be valid JSON, are nested more than ``limit`` deep.
+    """Return whether arrays and objects in ``text``, which must be valid JSON, are nested more than ``limit`` deep.
 
     Takes linear time, and almost none for a text with fewer brackets than ``limit``. For texts up to ``SMALL_BYTES``;
     use ``check_depth`` for longer ones.

@@ -45,8 +45,8 @@ def _joined(parts: list[bytes], end: bytes) -> bytes:
 
 
 def put(members: tuple[Member, ...], member: Member) -> tuple[Member, ...]:
-    """Return the members with ``member`` in the place of its namesake, or at the end if it has none."""
+    """Return the members with ``member`` in place of those of the same name, or at the end if there are none."""
     name = member.name
-    if name in [own.name for own in members]:
-        return tuple([member if own.name == name else own for own in members])
+    if name in [m.name for m in members]:
+        return tuple([member if m.name == name else m for m in members])
     return (*members, member)

@@ -1,4 +1,4 @@
-"""One connection, fed by hand: every way in which an answer can come, and what the connection is worth after it."""
+"""Tests of one connection that is fed by hand: all kinds of responses, and whether it is reusable after them."""
 
 from __future__ import annotations
 
@@ -28,95 +28,95 @@ OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n"
 
 
 class Scene(Unwired):
-    """Requests on an unwired connection."""
+    """A scene that sends requests on an unwired connection."""
 
     def send(self) -> Http1Response:
         """Send a request."""
         return self.connection.send(HEAD, b"{}")
 
-    async def answered(self, data: bytes) -> tuple[int, bytes]:
-        """Send a request, feed the answer, read it and close it; return status and body."""
-        reply = self.send()
+    async def exchange(self, data: bytes) -> tuple[int, bytes]:
+        """Send a request, feed the response, read it and close it; return status and body."""
+        response = self.send()
         self.feed(data)
-        await reply.head()
-        body = b"".join([chunk async for chunk in reply])
-        await reply.aclose()
-        return reply.status, body
+        await response.head()
+        body = b"".join([chunk async for chunk in response])
+        await response.aclose()
+        return response.status, body
 
 
-async def test_a_peer_that_vanishes_is_found_out() -> None:
-    """The system probes the connection: a model may think longer than a middlebox remembers it."""
+async def test_a_dead_peer_is_detected() -> None:
+    """TCP keep-alive is on, because the model may compute longer than a middlebox keeps an idle connection."""
     scene = Scene()
     assert scene.transport.options[socket.SO_KEEPALIVE] == 1
     assert scene.transport.options[socket.TCP_KEEPIDLE] == 60
 
 
 @pytest.mark.both_loops
-async def test_a_limit_that_is_over_before_the_reader_waits() -> None:
-    """Also where the loop's own timers do not know when they are due, as uvloop's that are due at once."""
+async def test_a_time_limit_that_has_passed_before_the_read() -> None:
+    """The read times out, also with uvloop, whose handles of immediate callbacks have no due time."""
     scene = Scene()
-    reply = scene.send()
+    response = scene.send()
     for left_s in (0.0001, -1.0):
-        reply.read_by = asyncio.get_running_loop().time() + left_s
-        reading = asyncio.create_task(anext(reply))
+        response.read_by = asyncio.get_running_loop().time() + left_s
+        reading = asyncio.create_task(anext(response))
         await asyncio.sleep(0)
-        scene.feed(b"HTTP/1.1 103 Early Hints\r\n\r\n")  # wakes the reader, who has nothing to read
+        scene.feed(b"HTTP/1.1 103 Early Hints\r\n\r\n")  # wakes the reader, which has no data to read
         with pytest.raises(TimeoutError):
             await reading
-    await reply.aclose()
+    await response.aclose()
 
 
-async def test_a_reader_waits_until_its_limit() -> None:
-    """Which may come sooner or later than it was said before; what is there by then is read all the same."""
+async def test_a_reader_waits_until_its_time_limit() -> None:
+    """The limit can be moved in both directions. Data that has arrived is read even after the limit."""
     scene = Scene()
     loop = asyncio.get_running_loop()
-    reply = scene.send()
+    response = scene.send()
     scene.feed(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\no")
-    reply.read_by = loop.time() - 1
-    assert await anext(reply) == b"o"
+    response.read_by = loop.time() - 1
+    assert await anext(response) == b"o"
 
-    reply.read_by = loop.time() + 60
-    reading = asyncio.create_task(anext(reply))
+    response.read_by = loop.time() + 60
+    reading = asyncio.create_task(anext(response))
     await asyncio.sleep(0)
     scene.feed(b"k")
     assert await reading == b"k"
-    reply.read_by = began = loop.time() + 0.005
+    response.read_by = began = loop.time() + 0.005
     with pytest.raises(TimeoutError):
-        await anext(reply)
+        await anext(response)
     assert loop.time() >= began
 
-    reply.read_by = loop.time() + 0.005
-    later = asyncio.create_task(anext(reply))
+    response.read_by = loop.time() + 0.005
+    later = asyncio.create_task(anext(response))
     await asyncio.sleep(0)
-    reply.read_by = loop.time() + 0.02
+    response.read_by = loop.time() + 0.02
     with pytest.raises(TimeoutError):
         await later
-    assert loop.time() >= reply.read_by
-    await reply.aclose()
+    assert loop.time() >= response.read_by
+    await response.aclose()
 
 
 @in_simulated_time
-async def test_what_came_while_the_loop_stood_still_is_read() -> None:
-    """The reader's timer, which is found first, lets it be looked for; where there is nothing, time is up then."""
+async def test_data_that_arrived_while_the_loop_was_blocked_is_read() -> None:
+    """The timer fires first but waits a little for the data. Without data, the read times out."""
     scene = Scene()
-    reply = scene.send()
+    response = scene.send()
     loop = asyncio.get_running_loop()
     assert isinstance(loop, SimulatedLoop)
-    reply.read_by = 1.0
+    response.read_by = 1.0
     loop.call_at(2.0, scene.feed, b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\no")
     loop.call_soon(loop.stand_still, 3.0)
-    assert await anext(reply) == b"o"
+    assert await anext(response) == b"o"
 
-    reply.read_by = 4.0
+    response.read_by = 4.0
     loop.call_soon(loop.stand_still, 3.0)
     with pytest.raises(TimeoutError):
-        await anext(reply)
+        await anext(response)
     assert loop.time() == pytest.approx(6.0 + GRACE_S)
-    await reply.aclose()
+    await response.aclose()
 
 
-async def test_a_request_goes_out_as_it_was_given() -> None:
-    """Head and body, in one go."""
+async def test_a_request_is_sent_unchanged() -> None:
+    """Head and body are sent in one write."""
     scene = Scene()
     scene.send()
     assert scene.transport.written == HEAD + b"{}"
@@ -124,7 +124,7 @@ async def test_a_request_goes_out_as_it_was_given() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "status", "body"),
+    ("raw", "status", "body"),
     [
         (OK + b"ok", 200, b"ok"),
         (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\no\r\n1;x=y\r\nk\r\n0\r\n\r\n", 200, b"ok"),
@@ -135,23 +135,23 @@ async def test_a_request_goes_out_as_it_was_given() -> None:
         (b"HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ncontent-length: 2\r\n\r\nok", 200, b"ok"),
     ],
 )
-async def test_an_answer_however_it_is_framed(answer: bytes, status: int, body: bytes) -> None:
-    """Whole or byte by byte it is the same, and the connection serves another request."""
+async def test_a_response_with_any_framing(raw: bytes, status: int, body: bytes) -> None:
+    """A response that arrives byte by byte equals one that arrives at once, and the connection is reusable."""
     scene = Scene()
-    assert await scene.answered(answer) == (status, body)
-    reply = scene.send()
-    for byte in answer:
+    assert await scene.exchange(raw) == (status, body)
+    response = scene.send()
+    for byte in raw:
         scene.feed(bytes([byte]))
-    await reply.head()
-    assert b"".join([chunk async for chunk in reply]) == body
-    assert b"x-sum" not in dict(reply.headers)
-    await reply.aclose()
+    await response.head()
+    assert b"".join([chunk async for chunk in response]) == body
+    assert b"x-sum" not in dict(response.headers)
+    await response.aclose()
     assert scene.kept == [scene.connection] * 2
     assert scene.connection.is_open
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "raw",
     [
         b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok",
         b"HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok",
@@ -159,29 +159,29 @@ async def test_an_answer_however_it_is_framed(answer: bytes, status: int, body: 
         OK + b"ok and more",
     ],
 )
-async def test_a_connection_that_cannot_be_trusted_is_not_kept(answer: bytes) -> None:
-    """The answer was whole; what is said of the connection, or comes after it, forbids to use it again."""
+async def test_a_connection_in_doubt_is_not_reused(raw: bytes) -> None:
+    """The response is complete, but a header or the data after it forbids the reuse of the connection."""
     scene = Scene()
-    assert await scene.answered(answer) == (200, b"ok")
+    assert await scene.exchange(raw) == (200, b"ok")
     assert scene.kept == []
     assert scene.transport.aborted
 
 
 async def test_a_body_that_ends_with_the_connection() -> None:
-    """Neither length nor chunks: the end of the connection is the end of the body (RFC 9112, 6.3)."""
+    """Without a length and chunks, the end of the connection is the end of the body (RFC 9112, 6.3)."""
     scene = Scene()
-    reply = scene.send()
+    response = scene.send()
     scene.feed(b"HTTP/1.0 200 OK\r\n\r\nok")
-    await reply.head()
-    assert await anext(reply) == b"ok"
+    await response.head()
+    assert await anext(response) == b"ok"
     scene.connection.eof_received()
-    assert [chunk async for chunk in reply] == []
-    await reply.aclose()
+    assert [chunk async for chunk in response] == []
+    await response.aclose()
     assert scene.transport.aborted
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "raw",
     [
         b"SSH-2.0-OpenSSH_9.6\r\n",
         b"HTTP/1.1 101 Switching Protocols\r\nupgrade: h2c\r\nconnection: upgrade\r\n\r\n",
@@ -190,20 +190,20 @@ async def test_a_body_that_ends_with_the_connection() -> None:
         b"HTTP/1.1 103 Hints\r\nlink: a\r\n\r\n" * 4_000,
     ],
 )
-async def test_what_is_no_answer(answer: bytes) -> None:
-    """An error, and the connection is closed."""
+async def test_an_invalid_response(raw: bytes) -> None:
+    """It raises an error, and the connection is closed."""
     scene = Scene()
-    reply = scene.send()
-    scene.feed(answer)
+    response = scene.send()
+    scene.feed(raw)
     with pytest.raises(httpx.RemoteProtocolError):
-        await reply.head()
-    await reply.aclose()
+        await response.head()
+    await response.aclose()
     assert scene.transport.aborted
     assert scene.kept == []
 
 
 @pytest.mark.parametrize(
-    ("answer", "error"),
+    ("raw", "error"),
     [
         (OK + b"o", None),
         (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\no\r\n", None),
@@ -211,25 +211,25 @@ async def test_what_is_no_answer(answer: bytes) -> None:
         (OK + b"o", ConnectionResetError()),
     ],
 )
-async def test_a_body_that_is_cut(answer: bytes, error: Exception | None) -> None:
-    """What came is read, then it raises."""
+async def test_a_truncated_body(raw: bytes, error: Exception | None) -> None:
+    """The reader gets the data that arrived, then the error."""
     scene = Scene()
-    reply = scene.send()
-    scene.feed(answer)
-    await reply.head()
+    response = scene.send()
+    scene.feed(raw)
+    await response.head()
     if not scene.transport.aborted:
         scene.connection.eof_received()
     scene.connection.connection_lost(error)
-    assert await anext(reply) == b"o"
+    assert await anext(response) == b"o"
     for _ in range(2):
         with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
-            await anext(reply)
-    await reply.aclose()
+            await anext(response)
+    await response.aclose()
     assert scene.gone == [scene.connection]
 
 
-async def test_a_kept_connection_that_had_been_closed() -> None:
-    """Told from one that dies at its first request, which the server may have read."""
+async def test_a_reused_connection_that_the_server_had_closed() -> None:
+    """It differs from a connection that dies at its first request, which the server may have read."""
     scene = Scene()
     first = scene.send()
     scene.connection.connection_lost(None)
@@ -237,48 +237,48 @@ async def test_a_kept_connection_that_had_been_closed() -> None:
         await first.head()
     assert not isinstance(raised.value, StaleConnectionError)
     kept = Scene()
-    await kept.answered(OK + b"ok")
+    await kept.exchange(OK + b"ok")
     second = kept.send()
     kept.connection.connection_lost(ConnectionResetError())
     with pytest.raises(StaleConnectionError):
         await second.head()
 
 
-async def test_a_kept_connection_that_dies_in_the_answer() -> None:
-    """Its server had read the request, so it was not stale."""
+async def test_a_reused_connection_that_dies_within_the_response() -> None:
+    """It is not stale, because the server had read the request."""
     scene = Scene()
-    await scene.answered(OK + b"ok")
-    reply = scene.send()
+    await scene.exchange(OK + b"ok")
+    response = scene.send()
     scene.feed(b"HTTP/1.1 200 OK\r\nx: y\r\nx-")
     scene.connection.connection_lost(None)
     with pytest.raises(httpx.RemoteProtocolError) as raised:
-        await reply.head()
+        await response.head()
     assert not isinstance(raised.value, StaleConnectionError)
 
 
-async def test_bytes_that_nobody_asked_for() -> None:
-    """They could be taken for the next request's answer."""
+async def test_unsolicited_data() -> None:
+    """The connection is closed, because the data could be read as the response to the next request."""
     scene = Scene()
-    await scene.answered(OK + b"ok")
+    await scene.exchange(OK + b"ok")
     scene.feed(OK + b"ok")
     assert scene.transport.aborted
     assert not scene.connection.is_open
 
 
-async def test_a_reader_that_leaves_before_the_end() -> None:
-    """The connection is closed; leaving twice is leaving once."""
+async def test_closing_an_incomplete_response() -> None:
+    """The connection is closed. A second close has no effect."""
     scene = Scene()
-    reply = scene.send()
+    response = scene.send()
     scene.feed(OK + b"o")
-    await reply.head()
-    await reply.aclose()
-    await reply.aclose()
+    await response.head()
+    await response.aclose()
+    await response.aclose()
     assert scene.transport.aborted
     assert scene.kept == []
 
 
-async def test_leaving_an_answer_long_after_its_connection_serves_another() -> None:
-    """A second close does not touch what is not its own any more."""
+async def test_closing_a_response_after_its_connection_was_reused() -> None:
+    """A late second close does not touch the response that the connection now serves."""
     scene = Scene()
     first = scene.send()
     scene.feed(OK + b"ok")
@@ -290,37 +290,37 @@ async def test_leaving_an_answer_long_after_its_connection_serves_another() -> N
     assert b"".join([chunk async for chunk in second]) == b"ok"
 
 
-async def test_an_answer_that_comes_before_the_request_is_sent() -> None:
-    """What is still to be sent would be taken for the next request, so there is none."""
+async def test_a_response_that_arrives_before_the_request_is_sent() -> None:
+    """The connection is closed, because the rest of the request could be read as the next one."""
     scene = Scene()
     scene.transport.unsent = 1
-    assert await scene.answered(b"HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\nno") == (413, b"no")
+    assert await scene.exchange(b"HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\nno") == (413, b"no")
     assert scene.kept == []
     assert scene.transport.aborted
 
 
 async def test_closing_while_another_task_reads() -> None:
-    """It is told, rather than left waiting."""
+    """The reading task gets an error and does not wait for ever."""
     scene = Scene()
-    reply = scene.send()
-    reading = asyncio.ensure_future(reply.head())
+    response = scene.send()
+    reading = asyncio.ensure_future(response.head())
     await asyncio.sleep(0)
-    await reply.aclose()
+    await response.aclose()
     with pytest.raises(httpx.ReadError):
         await reading
 
 
 async def test_a_reader_that_falls_behind_stops_the_sender() -> None:
-    """No more is held than a read beyond the bound; reading on, all of it is there."""
+    """The buffer exceeds its limit by one read at most. Once the reader reads on, it gets all data."""
     scene = Scene()
-    reply = scene.send()
+    response = scene.send()
     size = MAX_UNREAD_BYTES + 2 * READ_BYTES
     scene.feed(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size)
     scene.feed(b"x" * (MAX_UNREAD_BYTES + 1))
     assert not scene.transport.reading
-    assert len(await anext(reply)) == MAX_UNREAD_BYTES + 1
+    assert len(await anext(response)) == MAX_UNREAD_BYTES + 1
     assert scene.transport.reading
     scene.feed(b"x" * (size - MAX_UNREAD_BYTES - 1))
-    await reply.aclose()
+    await response.aclose()
     assert scene.kept == [scene.connection]
     assert scene.transport.reading

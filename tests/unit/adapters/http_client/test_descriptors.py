@@ -1,4 +1,4 @@
-"""A process without descriptors is told from a provider that cannot be reached."""
+"""Tests that a lack of file descriptors is distinguished from an unreachable provider."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ibex.adapters.http_client.descriptors import has_no_descriptor
 
 
 def test_only_a_lack_of_descriptors_counts() -> None:
-    """A name that is not found, or a refused connection, is the provider's."""
+    """An unknown host name or a refused connection does not count."""
     assert has_no_descriptor(OSError(errno.EMFILE, "Too many open files"))
     assert has_no_descriptor(OSError(errno.ENFILE, "Too many open files in system"))
     assert not has_no_descriptor(ConnectionRefusedError(errno.ECONNREFUSED, "refused"))

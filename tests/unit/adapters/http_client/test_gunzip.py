@@ -1,4 +1,4 @@
-"""Undoing gzip within bounds."""
+"""Tests of bounded decompression."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PLENTY = 1 << 20
 
 
 def inflate(chunks: list[bytes], max_bytes: int = PLENTY) -> list[bytes]:
-    """Return the pieces that chunks hold."""
+    """Return the decompressed pieces of these chunks."""
     gunzip = Gunzip(max_bytes)
     pieces = [piece for chunk in chunks for piece in gunzip.feed(chunk)]
     gunzip.finish()
@@ -23,8 +23,8 @@ def inflate(chunks: list[bytes], max_bytes: int = PLENTY) -> list[bytes]:
 
 
 @given(texts=st.lists(st.binary(max_size=50), max_size=3), step=st.integers(1, 40))
-def test_it_gives_back_what_was_compressed(texts: list[bytes], step: int) -> None:
-    """Cut anywhere, in one member or several (RFC 1952, section 2.2)."""
+def test_it_returns_the_original_data(texts: list[bytes], step: int) -> None:
+    """The stream may be cut anywhere and have several members (RFC 1952, section 2.2)."""
     data = b"".join(gzip.compress(text) for text in texts)
     chunks = [data[i : i + step] for i in range(0, len(data), step)]
     pieces = inflate(chunks)
@@ -32,15 +32,15 @@ def test_it_gives_back_what_was_compressed(texts: list[bytes], step: int) -> Non
     assert all(pieces)
 
 
-def test_a_small_chunk_that_holds_much_comes_in_bounded_pieces() -> None:
-    """However well it was compressed, a piece is at most 64 KiB."""
+def test_a_highly_compressed_chunk_is_inflated_in_bounded_pieces() -> None:
+    """A piece has at most 64 KiB, whatever the compression ratio."""
     pieces = inflate([gzip.compress(bytes(1_000_000))])
     assert sum(map(len, pieces)) == 1_000_000
     assert max(map(len, pieces)) <= PIECE_BYTES
 
 
 def test_more_than_the_limit_is_refused_before_it_is_inflated() -> None:
-    """A bomb does not go off: not much more than the limit is ever made of it."""
+    """A decompression bomb is inflated only a little beyond the limit."""
     pieces: list[bytes] = []
     gunzip = Gunzip(100_000)
     with pytest.raises(UnreadableResponseError):
@@ -49,12 +49,12 @@ def test_more_than_the_limit_is_refused_before_it_is_inflated() -> None:
 
 
 @pytest.mark.parametrize("data", [b"not gzip at all", gzip.compress(b"text")[:-1], gzip.compress(b"text") + b"junk"])
-def test_what_is_no_whole_gzip_is_refused(data: bytes) -> None:
-    """Also what ends too early or goes on with something else."""
+def test_an_invalid_gzip_stream_is_refused(data: bytes) -> None:
+    """So is a stream that is truncated or followed by other data."""
     with pytest.raises(UnreadableResponseError):
         inflate([data])
 
 
-def test_nothing_is_nothing() -> None:
-    """An empty body, though declared as gzip, is an empty body."""
+def test_an_empty_body() -> None:
+    """An empty body is valid even if it is declared as gzip."""
     assert inflate([]) == []

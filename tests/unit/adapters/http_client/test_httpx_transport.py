@@ -1,4 +1,4 @@
-"""What the transport over httpx promises, over an inner transport that cleans up as httpcore does: awaiting."""
+"""Tests of the transport over httpx, with an inner transport that awaits while it cleans up, as httpcore does."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from ibex.adapters.http_client.httpx_transport import CancelSafeTransport, envir
 
 
 class AwaitingTransport(httpx.AsyncBaseTransport):
-    """Holds a place from the request to its close; gives it back only after some waiting, as a pool does."""
+    """A transport that holds a slot until its close, and awaits before it releases the slot, as a pool does."""
 
     def __init__(self, inner: FakeTransport) -> None:
         self._inner = inner
         self.places_taken = 0
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Take a place."""
+        """Take a slot."""
         self.places_taken += 1
         try:
             response = await self._inner.handle_async_request(request)
         except BaseException:
-            await self.give_back()
+            await self.release_slot()
             raise
         assert isinstance(response.stream, httpx.AsyncByteStream)
         response.stream = _Stream(response.stream, self)
         return response
 
-    async def give_back(self) -> None:
-        """Give the place back, in a while."""
+    async def release_slot(self) -> None:
+        """Release the slot after a while."""
         await pause()
         await pause()
         self.places_taken -= 1
@@ -56,16 +56,16 @@ class _Stream(httpx.AsyncByteStream):
     async def aclose(self) -> None:
         if not self._closed:
             self._closed = True
-            await self._transport.give_back()
+            await self._transport.release_slot()
 
 
 def request() -> httpx.Request:
-    """Return some request."""
+    """Return a request."""
     return httpx.Request("POST", "http://provider.example/v1/chat/completions", content=b"{}")
 
 
-async def converse(transport: httpx.AsyncBaseTransport) -> bytes:
-    """Send a request and read its whole answer."""
+async def exchange(transport: httpx.AsyncBaseTransport) -> bytes:
+    """Send a request and read the whole response."""
     response = await transport.handle_async_request(request())
     assert isinstance(response.stream, httpx.AsyncByteStream)
     try:
@@ -74,8 +74,8 @@ async def converse(transport: httpx.AsyncBaseTransport) -> bytes:
         await response.stream.aclose()
 
 
-async def test_an_answer_passes_through_unchanged() -> None:
-    """Status, headers, bytes and extensions."""
+async def test_a_response_passes_through_unchanged() -> None:
+    """Status, headers, bytes and extensions are those of the inner transport."""
     transport = CancelSafeTransport(FakeTransport(streamed(b"a", b"b")), 1)
     response = await transport.handle_async_request(request())
     assert (response.status_code, response.headers["content-type"]) == (200, "text/event-stream")
@@ -87,44 +87,44 @@ async def test_an_answer_passes_through_unchanged() -> None:
 
 
 async def test_a_failure_passes_through_unchanged() -> None:
-    """And takes no place."""
+    """It releases its slot."""
     transport = CancelSafeTransport(FakeTransport(httpx.ConnectError("refused")), 1)
     with pytest.raises(httpx.ConnectError, match="refused"):
-        await converse(transport)
+        await exchange(transport)
     await transport.aclose()
     assert transport.open_requests == 0
 
 
 async def test_a_failure_within_a_body_passes_through_unchanged() -> None:
-    """After what came before it."""
+    """The data before it is read first."""
     transport = CancelSafeTransport(FakeTransport(streamed(b"a", httpx.ReadError("reset"))), 1)
     with pytest.raises(httpx.ReadError, match="reset"):
-        await converse(transport)
+        await exchange(transport)
     assert transport.open_requests == 0
 
 
 async def test_one_request_too_many_is_refused_at_once() -> None:
-    """It does not queue; a place that is given back can be taken again."""
+    """It does not queue. A released slot can be taken again."""
     transport = CancelSafeTransport(FakeTransport(streamed(b"a"), buffered()), 1)
     first = await transport.handle_async_request(request())
     with pytest.raises(httpx.PoolTimeout):
         await transport.handle_async_request(request())
     assert isinstance(first.stream, httpx.AsyncByteStream)
     await first.stream.aclose()
-    assert await converse(transport)
+    assert await exchange(transport)
 
 
-@pytest.mark.parametrize("answer", [buffered(), streamed(b"a", HUSH), HUSH, httpx.ConnectError("x")])
+@pytest.mark.parametrize("outcome", [buffered(), streamed(b"a", HUSH), HUSH, httpx.ConnectError("x")])
 @pytest.mark.parametrize("moment", list(Moment))
-async def test_no_cancellation_keeps_a_place(answer: object, moment: Moment) -> None:
-    """Cut at every wait and again at the next: the inner transport's cleaning up runs to its end."""
+async def test_no_cancellation_leaks_a_slot(outcome: object, moment: Moment) -> None:
+    """Cancel at each wait and again at the next one: the inner transport still completes its clean-up."""
     for suspension in range(1, 9):
-        inner = AwaitingTransport(FakeTransport(answer))  # type: ignore[arg-type]  # a parameter of several types
+        inner = AwaitingTransport(FakeTransport(outcome))  # type: ignore[arg-type]  # a parameter of several types
         transport = CancelSafeTransport(inner, 1)
 
         async def talk(transport: CancelSafeTransport = transport) -> None:
             async with asyncio.timeout(0.05):
-                await converse(transport)
+                await exchange(transport)
 
         try:
             run = await run_cut(talk, Cut(suspension, moment), Cut(suspension + 1, moment))
@@ -136,12 +136,12 @@ async def test_no_cancellation_keeps_a_place(answer: object, moment: Moment) -> 
         assert (inner.places_taken, transport.open_requests) == (0, 0)
 
 
-@pytest.mark.parametrize("answer", [HUSH, streamed(b"a", HUSH)])
-async def test_cancelling_again_and_again_keeps_no_place(answer: object) -> None:
-    """Each turn of the loop brings another cancellation, also while the first one's cleaning up is under way."""
-    inner = AwaitingTransport(FakeTransport(answer))  # type: ignore[arg-type]  # a parameter of several types
+@pytest.mark.parametrize("outcome", [HUSH, streamed(b"a", HUSH)])
+async def test_repeated_cancellations_leak_no_slot(outcome: object) -> None:
+    """Cancel in each cycle of the loop, also during the clean-up after the first cancellation."""
+    inner = AwaitingTransport(FakeTransport(outcome))  # type: ignore[arg-type]  # a parameter of several types
     transport = CancelSafeTransport(inner, 1)
-    talking = asyncio.create_task(converse(transport))
+    talking = asyncio.create_task(exchange(transport))
     for _ in range(20):
         await asyncio.sleep(0)
     assert inner.places_taken == 1
@@ -152,12 +152,12 @@ async def test_cancelling_again_and_again_keeps_no_place(answer: object) -> None
     assert (inner.places_taken, transport.open_requests) == (0, 0)
 
 
-async def test_closing_waits_for_what_is_being_cleaned_up() -> None:
-    """Then the inner transport is closed."""
+async def test_closing_waits_for_clean_up() -> None:
+    """It closes the inner transport after that."""
     fake = FakeTransport(HUSH)
     inner = AwaitingTransport(fake)
     transport = CancelSafeTransport(inner, 1)
-    talking = asyncio.create_task(converse(transport))
+    talking = asyncio.create_task(exchange(transport))
     await pause()
     talking.cancel()
     await asyncio.wait([talking])
@@ -165,8 +165,8 @@ async def test_closing_waits_for_what_is_being_cleaned_up() -> None:
     assert (fake.cancelled, inner.places_taken) == (1, 0)
 
 
-async def test_closing_a_stream_ends_a_read_that_waits() -> None:
-    """Whoever closes need not be whoever reads; the reader was not cancelled, so it is told of a failure."""
+async def test_closing_a_stream_ends_a_waiting_read() -> None:
+    """A reader in another task gets an error, because it was not cancelled itself."""
     transport = CancelSafeTransport(FakeTransport(streamed(b"a", HUSH)), 1)
     response = await transport.handle_async_request(request())
     assert isinstance(response.stream, httpx.AsyncByteStream)
@@ -180,8 +180,8 @@ async def test_closing_a_stream_ends_a_read_that_waits() -> None:
     assert transport.open_requests == 0
 
 
-async def test_it_opens_nothing_until_it_is_asked() -> None:
-    """It can be made at start and closed unused."""
+async def test_it_opens_no_connection_before_the_first_request() -> None:
+    """It can be created at start and closed unused."""
     transport = httpx_transport("https://provider.example/v1", 5)
     await transport.aclose()
     assert transport.open_requests == 0
@@ -201,7 +201,7 @@ async def test_it_opens_nothing_until_it_is_asked() -> None:
 def test_the_proxy_of_the_environment(
     environment: dict[str, str], proxy: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The one for the URL's scheme, else the one for all, unless the host is excepted."""
+    """It is the proxy for the URL's scheme, else the one for all schemes, unless the host is excluded."""
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
@@ -210,8 +210,8 @@ def test_the_proxy_of_the_environment(
     assert environment_proxy("https://provider.example/v1") == proxy
 
 
-def test_a_proxy_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Told without its address, which may hold a password."""
+def test_an_invalid_proxy_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error omits the URL, which may contain a password."""
     monkeypatch.setenv("https_proxy", "gopher://user:canary@proxy.example")
     with pytest.raises(ValueError, match="proxy") as raised:
         httpx_transport("https://provider.example/v1", 5)

@@ -1,4 +1,4 @@
-"""Reading an answer's body within its limits."""
+"""Tests of reading the body of a response within time limits."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ def body_of(
     first_s: float = LONG_S,
     idle_s: float = LONG_S,
 ) -> tuple[ResponseBody, FakeBody]:
-    """Return a body of these chunks, with its limits counted from now."""
+    """Return a body of these chunks, with limits relative to now."""
     fake = FakeBody(chunks)
     response = httpx.Response(200, headers={"content-encoding": coding} if coding else {}, stream=fake)
     now = asyncio.get_running_loop().time()
     return ResponseBody(HttpxResponse(response), TimeLimits(now + deadline_s, now + first_s, idle_s)), fake
 
 
-async def test_it_gives_the_chunks_as_they_come() -> None:
-    """Empty ones apart; then None, again and again."""
+async def test_it_returns_the_chunks_as_they_arrive() -> None:
+    """It skips empty chunks. At the end it returns None, repeatedly."""
     body, _ = body_of(b"a", b"", b"bc")
     assert [await body.read() for _ in range(4)] == [b"a", b"bc", None, None]
 
 
 async def test_the_whole_body_is_its_chunks_joined() -> None:
-    """Up to the limit, which is in bytes."""
+    """A body of exactly the limit is allowed."""
     body, _ = body_of(b"ab", b"cd")
     assert await body.read_all(4) == b"abcd"
 
 
 async def test_a_body_over_the_limit_is_not_read_on() -> None:
-    """It stops at the chunk that goes beyond."""
+    """Reading stops at the chunk that exceeds the limit."""
     body, fake = body_of(b"ab", b"cd", b"ef")
     with pytest.raises(UnreadableResponseError):
         await body.read_all(3)
@@ -57,16 +57,16 @@ async def test_a_body_over_the_limit_is_not_read_on() -> None:
 
 
 @pytest.mark.parametrize("coding", ["gzip", "GZIP", " x-gzip "])
-async def test_gzip_is_undone(coding: str) -> None:
-    """Byte by byte if it comes so."""
+async def test_gzip_is_decompressed(coding: str) -> None:
+    """The data may arrive byte by byte."""
     data = gzip.compress(b"hello")
     body, _ = body_of(*(data[i : i + 1] for i in range(len(data))), coding=coding)
     assert body.is_readable
     assert await body.read_all(100) == b"hello"
 
 
-async def test_gzip_that_ends_too_early_is_no_end() -> None:
-    """What came is given, then the error."""
+async def test_truncated_gzip_is_an_error() -> None:
+    """The reader gets the data that arrived, then the error."""
     body, _ = body_of(gzip.compress(b"hello")[:-3], coding="gzip")
     assert await body.read() == b"hello"
     with pytest.raises(UnreadableResponseError):
@@ -75,20 +75,20 @@ async def test_gzip_that_ends_too_early_is_no_end() -> None:
 
 @pytest.mark.parametrize(("coding", "readable"), [(None, True), ("identity", True), ("", True), ("br", False)])
 async def test_other_codings_are_not_readable(coding: str | None, *, readable: bool) -> None:
-    """They were not asked for and are not guessed at."""
+    """The request did not ask for them, and the body is not decoded."""
     body, _ = body_of(b"x", coding=coding)
     assert body.is_readable is readable
 
 
 async def test_the_first_byte_has_a_limit_of_its_own() -> None:
-    """Silence before it is a timeout."""
+    """Silence before the first byte is a timeout."""
     body, _ = body_of(HUSH, first_s=SHORT_S)
     with pytest.raises(TimeoutError):
         await body.read()
 
 
 async def test_after_the_first_byte_only_silence_is_limited() -> None:
-    """The limit of the first byte has gone by and does not matter any more."""
+    """The limit of the first byte no longer applies."""
     body, _ = body_of(b"a", b"b", HUSH, first_s=SHORT_S, idle_s=SHORT_S)
     assert await body.read() == b"a"
     body.limits = TimeLimits(body.limits.deadline, 0, SHORT_S)
@@ -98,7 +98,7 @@ async def test_after_the_first_byte_only_silence_is_limited() -> None:
 
 
 async def test_the_deadline_ends_a_body_that_never_falls_silent() -> None:
-    """One byte after another, each in time, and yet too long."""
+    """Each byte arrives in time, but the body takes too long."""
     body, fake = body_of(*[b"x"] * 1_000_000, deadline_s=SHORT_S)
     with pytest.raises(TimeoutError):
         await body.read_all(1_000_000)
@@ -106,15 +106,15 @@ async def test_the_deadline_ends_a_body_that_never_falls_silent() -> None:
 
 
 async def test_closing_twice_closes_once() -> None:
-    """And never raises."""
+    """Closing never raises an error."""
     body, fake = body_of(b"a")
     await body.aclose()
     await body.aclose()
     assert fake.closed
 
 
-async def test_a_failing_close_is_kept_quiet() -> None:
-    """The connection is gone either way."""
+async def test_an_error_at_close_is_suppressed() -> None:
+    """The connection is closed either way."""
 
     class Failing(FakeBody):
         async def aclose(self) -> None:
@@ -124,8 +124,8 @@ async def test_a_failing_close_is_kept_quiet() -> None:
     await body.aclose()
 
 
-async def test_draining_reads_the_little_that_is_left() -> None:
-    """So that the connection is at its end when it is given back."""
+async def test_draining_reads_the_rest_of_the_body() -> None:
+    """The connection can be reused only after the end of the body."""
     body, fake = body_of(b"a", b"b", b"c")
     await body.read()
     await body.aclose(drain=True)
@@ -133,21 +133,21 @@ async def test_draining_reads_the_little_that_is_left() -> None:
 
 
 async def test_draining_is_bounded_in_bytes() -> None:
-    """A provider that goes on and on is cut off."""
+    """The connection to a provider that keeps sending is closed."""
     body, fake = body_of(*[bytes(MAX_DRAIN_BYTES)] * 10)
     await body.aclose(drain=True)
     assert (fake.given, fake.closed) == (2, 1)
 
 
 async def test_draining_is_bounded_in_time() -> None:
-    """A provider that leaves its stream open after the end is cut off."""
+    """The connection to a provider that does not end its stream is closed."""
     body, fake = body_of(b"a", HUSH)
     await body.aclose(drain=True)
     assert fake.closed
 
 
-async def test_draining_a_broken_body_is_kept_quiet() -> None:
-    """Nobody waits for these bytes."""
+async def test_an_error_while_draining_is_suppressed() -> None:
+    """No reader needs these bytes."""
     body, fake = body_of(httpx.ReadError("reset"))
     await body.aclose(drain=True)
     assert fake.closed
@@ -155,7 +155,7 @@ async def test_draining_a_broken_body_is_kept_quiet() -> None:
 
 @pytest.mark.parametrize("moment", list(Moment))
 async def test_a_cancelled_close_closes(moment: Moment) -> None:
-    """Whoever drains may be cancelled, again and again; the connection is closed all the same."""
+    """Draining may be cancelled repeatedly; the connection is closed all the same."""
     for cuts in ([Cut(1, moment)], [Cut(1, moment), Cut(2, moment)]):
         body, fake = body_of(b"a", HUSH)
 
@@ -168,8 +168,8 @@ async def test_a_cancelled_close_closes(moment: Moment) -> None:
         assert fake.closed
 
 
-async def test_a_distrusted_answer_has_its_connection_closed() -> None:
-    """Where the transport shows it; elsewhere nothing happens."""
+async def test_discarding_closes_the_connection() -> None:
+    """If the transport hides the connection, discarding does nothing."""
     network_stream = FakeNetworkStream()
     response = httpx.Response(200, stream=FakeBody(()), extensions={"network_stream": network_stream})
     await ResponseBody(HttpxResponse(response), TimeLimits(0, 0, 0)).discard_connection()

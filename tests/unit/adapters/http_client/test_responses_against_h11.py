@@ -1,8 +1,9 @@
-"""Answers of every shape, well-formed and damaged, read beside h11: where it reads a body, ours is the same.
+"""Compare ``Http1Connection`` with h11 on responses of all kinds, valid and damaged.
 
-h11 is strict by design. Where it raises, ours may read on only if nothing can follow on that connection. It keeps no
-connection of HTTP/1.0; ours does where the server asks for it (RFC 9112, section 9.3). Ours passes over empty lines
-after an answer, as RFC 9112, section 2.2 has it for requests, and does not look at reason phrases.
+If h11 accepts a body, IBEX must read the same body. h11 is strict by design: if it refuses a response, IBEX may accept
+it, but must not reuse the connection. h11 never reuses a connection of HTTP/1.0; IBEX does if the server asks for it
+(RFC 9112, section 9.3). IBEX skips empty lines after a response, as RFC 9112, section 2.2, allows for requests, and
+does not check reason phrases.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ HEAD = b"POST / HTTP/1.1\r\nhost: x\r\n\r\n"
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """What a client makes of an answer: None for the status where it makes nothing of it."""
+    """The result of reading a response. ``status`` is None if the response is invalid."""
 
     status: int | None
     headers: tuple[tuple[bytes, bytes], ...] = ()
@@ -34,12 +35,12 @@ class Read:
     reusable: bool = False
 
 
-def by_h11(answer: bytes, *, ends: bool) -> Read:
-    """Read an answer with h11; ``ends``: the connection ends after it."""
+def by_h11(raw: bytes, *, ends: bool) -> Read:
+    """Read a response with h11. If ``ends`` is true, the connection ends after it."""
     client = h11.Connection(h11.CLIENT)
     client.send(h11.Request(method="POST", target="/", headers=[("host", "x"), ("content-length", "0")]))
     client.send(h11.EndOfMessage())
-    client.receive_data(answer)
+    client.receive_data(raw)
     if ends:
         client.receive_data(b"")
     status: int | None = None
@@ -68,25 +69,25 @@ def by_h11(answer: bytes, *, ends: bool) -> Read:
     )
 
 
-def by_ours(answer: bytes, cuts: list[int], *, ends: bool) -> Read:
-    """Read an answer with the connection, in these pieces."""
+def by_ours(raw: bytes, cuts: list[int], *, ends: bool) -> Read:
+    """Read a response with ``Http1Connection``, in these pieces."""
     wire = Unwired()
-    reply = wire.connection.send(HEAD, b"")
-    places = [0, *sorted({cut % (len(answer) + 1) for cut in cuts}), len(answer)]
+    response = wire.connection.send(HEAD, b"")
+    places = [0, *sorted({cut % (len(raw) + 1) for cut in cuts}), len(raw)]
     for start, end in itertools.pairwise(places):
         if start < end and not wire.transport.aborted:
-            wire.feed(answer[start:end])
+            wire.feed(raw[start:end])
     if ends and not wire.transport.aborted:
         wire.connection.eof_received()
         wire.connection.connection_lost(None)
-    status = reply.status if reply.has_head else None
-    body = b"".join(reply.unread())
-    if reply.failure is not None:
-        assert isinstance(reply.failure, httpx.TransportError)
-        return Read(status, tuple((n.lower(), v) for n, v in reply.headers) if status else (), body)
-    wire.connection.finish(reply)
-    headers = tuple((name.lower(), value) for name, value in reply.headers) if status else ()
-    return Read(status, headers, body, reply.is_complete, reusable=wire.connection in wire.kept)
+    status = response.status if response.has_head else None
+    body = b"".join(response.take_unread())
+    if response.failure is not None:
+        assert isinstance(response.failure, httpx.TransportError)
+        return Read(status, tuple((n.lower(), v) for n, v in response.headers) if status else (), body)
+    wire.connection.finish(response)
+    headers = tuple((name.lower(), value) for name, value in response.headers) if status else ()
+    return Read(status, headers, body, response.is_complete, reusable=wire.connection in wire.kept)
 
 
 names = st.sampled_from([b"x-a", b"X-Request-ID", b"content-type", b"server", b"x_b", b"a.b!c"])
@@ -99,8 +100,8 @@ bodies = st.binary(max_size=60)
 
 
 @st.composite
-def answers(draw: st.DrawFn) -> bytes:
-    """Return a well-formed answer, with interim ones before it now and then."""
+def valid_responses(draw: st.DrawFn) -> bytes:
+    """Return a valid response, sometimes with interim responses before it."""
     interim = draw(st.lists(st.sampled_from([b"100 Continue", b"103 Early Hints\r\nlink: </a>"]), max_size=2))
     before = b"".join(b"HTTP/1.1 " + one + b"\r\n\r\n" for one in interim)
     status, body = draw(statuses), draw(bodies)
@@ -122,7 +123,7 @@ def answers(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def chunks(draw: st.DrawFn, body: bytes) -> bytes:
-    """Frame a body as chunks, with extensions and trailers now and then."""
+    """Frame a body as chunks, sometimes with extensions and trailers."""
     places = [0, *sorted({cut % (len(body) + 1) for cut in draw(st.lists(st.integers(0, 99), max_size=4))}), len(body)]
     pieces = [body[start:end] for start, end in itertools.pairwise(places) if start < end]
     extension = draw(st.sampled_from([b"", b";x=y", b";x"]))
@@ -140,24 +141,22 @@ damages = st.sampled_from(
 cutting = st.lists(st.integers(0, 400), max_size=8)
 
 
-@given(answer=answers(), cuts=cutting, ends=st.booleans())
-def test_a_good_answer_is_read_as_h11_reads_it(*, answer: bytes, cuts: list[int], ends: bool) -> None:
-    """Status, headers, body, its end, and whether another request may follow; wherever it was cut."""
-    theirs, ours = by_h11(answer, ends=ends), by_ours(answer, cuts, ends=ends)
+@given(raw=valid_responses(), cuts=cutting, ends=st.booleans())
+def test_a_valid_response_is_read_like_h11_reads_it(*, raw: bytes, cuts: list[int], ends: bool) -> None:
+    """Compare status, headers, body, its end, and whether the connection is reusable, for any cuts."""
+    theirs, ours = by_h11(raw, ends=ends), by_ours(raw, cuts, ends=ends)
     assert (ours.status, ours.body, ours.whole) == (theirs.status, theirs.body, theirs.whole)
     assert ours.headers == theirs.headers
-    assert theirs.reusable or not ours.reusable or b"HTTP/1.0" in answer
-    assert by_ours(answer, [], ends=ends) == ours
+    assert theirs.reusable or not ours.reusable or b"HTTP/1.0" in raw
+    assert by_ours(raw, [], ends=ends) == ours
 
 
 @example(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", 0, b"", 0, [])
-@given(answers(), st.integers(0, 400), damages, st.integers(0, 3), cutting)
-def test_a_damaged_answer_is_never_read_as_another_one(
-    answer: bytes, at: int, damage: bytes, removed: int, cuts: list[int]
-) -> None:
-    """Where both make a whole answer of it, it is the same; where h11 makes none, nothing follows it."""
-    at %= len(answer) + 1
-    damaged = answer[:at] + damage + answer[at + removed :]
+@given(valid_responses(), st.integers(0, 400), damages, st.integers(0, 3), cutting)
+def test_a_damaged_response_is_never_misread(raw: bytes, at: int, damage: bytes, removed: int, cuts: list[int]) -> None:
+    """If both accept it, the results are equal. If h11 refuses it, the connection is not reused."""
+    at %= len(raw) + 1
+    damaged = raw[:at] + damage + raw[at + removed :]
     theirs = by_h11(_EMPTY_LINES.sub(b"\r\n\r\n", _REASON.sub(rb"\1 OK", damaged)), ends=False)
     ours = by_ours(damaged, cuts, ends=False)
     if theirs.whole and ours.whole:
@@ -168,7 +167,7 @@ def test_a_damaged_answer_is_never_read_as_another_one(
 
 
 @given(st.binary(max_size=200), cutting)
-def test_any_bytes_end_in_an_answer_or_an_error(answer: bytes, cuts: list[int]) -> None:
-    """Never in an exception of another kind, and never in a connection that is kept for what was no answer."""
-    read = by_ours(answer, cuts, ends=True)
+def test_any_bytes_end_in_a_response_or_an_error(raw: bytes, cuts: list[int]) -> None:
+    """No other exception is raised, and a connection with an invalid response is never reused."""
+    read = by_ours(raw, cuts, ends=True)
     assert not read.reusable

@@ -1,4 +1,4 @@
-"""When to ask again, and after how long."""
+"""Tests of the retry policy."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import httpx
 import pytest
 
 from ibex.adapters.http_client.retry import (
-    LONGEST_DELAY_S,
+    MAX_DELAY_S,
     RETRIED_FAILURES,
     RETRIED_STATUSES,
     RetryPolicy,
-    asked_delay_s,
     next_delay,
+    requested_delay_s,
 )
 
 POLICY = RetryPolicy(max_retries=3, base_delay_s=0.5)
@@ -21,39 +21,39 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 PLENTY = 1_000.0
 
 
-def test_the_delay_doubles_from_one_retry_to_the_next() -> None:
-    """Base times two to the power of the retries made, without jitter."""
-    delays = [next_delay(POLICY, n, jitter=0, asked_s=None, left_s=PLENTY) for n in range(4)]
+def test_the_delay_doubles_with_each_retry() -> None:
+    """Without jitter, it is the base delay times two to the power of the number of retries."""
+    delays = [next_delay(POLICY, n, jitter=0, requested_s=None, remaining_s=PLENTY) for n in range(4)]
     assert delays == [0.5, 1.0, 2.0, None]
 
 
 def test_jitter_adds_up_to_one_base_delay() -> None:
-    """Clients that failed together do not come back together."""
-    assert next_delay(POLICY, 1, jitter=0.5, asked_s=None, left_s=PLENTY) == 1.25
+    """It spreads the retries of clients that failed at the same time."""
+    assert next_delay(POLICY, 1, jitter=0.5, requested_s=None, remaining_s=PLENTY) == 1.25
 
 
-def test_no_delay_of_ours_is_longer_than_thirty_seconds() -> None:
-    """The cap holds whatever the number of retries."""
+def test_the_backoff_is_at_most_thirty_seconds() -> None:
+    """The maximum holds for any number of retries."""
     patient = RetryPolicy(max_retries=10, base_delay_s=20)
-    assert next_delay(patient, 9, jitter=1, asked_s=None, left_s=PLENTY) == LONGEST_DELAY_S == 30
+    assert next_delay(patient, 9, jitter=1, requested_s=None, remaining_s=PLENTY) == MAX_DELAY_S == 30
 
 
 def test_without_retries_the_first_failure_is_the_last() -> None:
-    """Zero is a number of retries too."""
-    assert next_delay(RetryPolicy(0, 0.5), 0, jitter=0, asked_s=None, left_s=PLENTY) is None
+    """A maximum of zero retries is valid."""
+    assert next_delay(RetryPolicy(0, 0.5), 0, jitter=0, requested_s=None, remaining_s=PLENTY) is None
 
 
 @pytest.mark.parametrize(("asked", "expected"), [(0.0, 0.5), (0.2, 0.5), (7.0, 7.0), (30.0, 30.0), (30.1, None)])
-def test_a_retry_never_comes_before_the_provider_asked(asked: float, expected: float | None) -> None:
-    """It waits the longer of both delays; beyond 30 s it gives up rather than come early."""
-    assert next_delay(POLICY, 0, jitter=0, asked_s=asked, left_s=PLENTY) == expected
+def test_a_retry_is_never_earlier_than_the_provider_asks(asked: float, expected: float | None) -> None:
+    """The longer of both delays counts. Beyond 30 s there is no retry."""
+    assert next_delay(POLICY, 0, jitter=0, requested_s=asked, remaining_s=PLENTY) == expected
 
 
 @pytest.mark.parametrize(("left", "expected"), [(0.6, 0.5), (0.5, None), (0.1, None), (-1.0, None)])
 def test_a_retry_that_would_miss_the_deadline_is_not_made(left: float, expected: float | None) -> None:
-    """There is no use in waiting for a moment that is too late."""
-    assert next_delay(POLICY, 0, jitter=0, asked_s=None, left_s=left) == expected
-    assert next_delay(POLICY, 0, jitter=0, asked_s=0.5, left_s=left) == expected
+    """The client gets the error at once."""
+    assert next_delay(POLICY, 0, jitter=0, requested_s=None, remaining_s=left) == expected
+    assert next_delay(POLICY, 0, jitter=0, requested_s=0.5, remaining_s=left) == expected
 
 
 @pytest.mark.parametrize(
@@ -78,13 +78,13 @@ def test_a_retry_that_would_miss_the_deadline_is_not_made(left: float, expected:
         ({"retry-after-ms": "many", "Retry-After": "12"}, 12.0),
     ],
 )
-def test_the_delay_that_the_provider_asks_for_is_understood(headers: dict[str, str], expected: float | None) -> None:
-    """Milliseconds before seconds or a date; what is no time is as if it was not there."""
-    assert asked_delay_s(lambda name: httpx.Headers(headers).get(name, ""), NOW) == expected
+def test_the_delay_that_the_provider_asks_for_is_parsed(headers: dict[str, str], expected: float | None) -> None:
+    """Milliseconds take precedence over seconds or a date. Invalid values are ignored."""
+    assert requested_delay_s(lambda name: httpx.Headers(headers).get(name, ""), NOW) == expected
 
 
 def test_only_the_statuses_of_the_contract_are_retried() -> None:
-    """No other 4xx, and no other 5xx."""
+    """No other 4xx and no other 5xx is retried."""
     assert {408, 409, 429, 500, 502, 503, 504} == RETRIED_STATUSES
 
 
@@ -103,5 +103,5 @@ def test_only_the_statuses_of_the_contract_are_retried() -> None:
     ],
 )
 def test_a_dead_connection_is_retried_and_a_silent_one_is_not(failure: Exception, *, retried: bool) -> None:
-    """A model that thinks is not asked twice."""
+    """The model may still be computing the response to the first attempt."""
     assert isinstance(failure, RETRIED_FAILURES) is retried

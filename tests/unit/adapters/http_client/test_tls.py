@@ -1,4 +1,4 @@
-"""What a TLS context trusts and remembers, without a connection."""
+"""Tests of a TLS context without a connection: its CAs and its saved session."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def test_certificates_and_names_are_verified(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By Mozilla's authorities, where nothing else is said."""
+    """Mozilla's CAs are the default."""
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
     monkeypatch.delenv("SSL_CERT_DIR", raising=False)
     context = client_context()
@@ -25,7 +25,7 @@ def test_certificates_and_names_are_verified(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_authorities_of_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """And no others."""
+    """They replace the default."""
     bundle = tmp_path / "ca.pem"
     trustme.CA().cert_pem.write_to_path(str(bundle))
     monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
@@ -34,16 +34,16 @@ def test_the_authorities_of_the_environment(monkeypatch: pytest.MonkeyPatch, tmp
 
 
 def test_authorities_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """An error at start, not a connection that trusts nobody or everybody."""
+    """They are an error at start."""
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
     with pytest.raises(OSError, match="No such file"):
         client_context()
 
 
-def test_plain_connections_leave_nothing_to_remember() -> None:
-    """Nor does a TLS layer without a session."""
+def test_connections_without_a_session_save_none() -> None:
+    """These are plain TCP connections, and TLS connections without a session."""
     context = client_context()
-    context.remember(None)
+    context.save_session(None)
     layer = context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname="provider.example")
-    context.remember(layer)
+    context.save_session(layer)
     assert context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname="provider.example").session is None

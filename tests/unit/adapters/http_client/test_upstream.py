@@ -1,4 +1,4 @@
-"""Both ways to a provider's server look the same to who asks: over IBEX's own transport, and over any of httpx's."""
+"""Tests that both upstreams behave alike: the one over IBEX's own transport, and the one over httpx's transports."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ANSWER = b"HTTP/1.1 200 OK\r\nX-Twice: one\r\nx-twice: two\r\nContent-Length: 5\
 
 
 class Wire(asyncio.Transport):
-    """A transport in memory: keeps what is written."""
+    """An in-memory transport that records the written data."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,23 +33,23 @@ class Wire(asyncio.Transport):
         self.closed = False
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Keep it."""
+        """Record the data."""
         self.written += bytes(data)
 
     def is_closing(self) -> bool:
-        """Tell whether it was closed."""
+        """Return whether the transport is closed."""
         return self.closed
 
     def abort(self) -> None:
-        """Close."""
+        """Close the transport."""
         self.closed = True
 
     def get_write_buffer_size(self) -> int:
-        """Return 0: everything is sent."""
+        """Return 0, because all data is sent."""
         return 0
 
     def get_extra_info(self, name: str, default: object = None) -> object:
-        """Return a socket that takes no options, and nothing else."""
+        """Return a stub socket for ``socket``, else None."""
         return self if name == "socket" else default
 
     def setsockopt(self, *_: object) -> None:
@@ -57,7 +57,7 @@ class Wire(asyncio.Transport):
 
 
 class Direct:
-    """IBEX's own transport with one kept connection, which leads nowhere."""
+    """IBEX's own transport with one idle connection to an in-memory wire."""
 
     def __init__(self) -> None:
         self.transport = Http1Transport(PoolLimits(1, 0))
@@ -68,47 +68,47 @@ class Direct:
         self.pool.released(self.connection)
 
     def arrives(self, data: bytes) -> None:
-        """Let the server send something."""
+        """Receive data from the server."""
         buffer = self.connection.get_buffer(-1)
         buffer[: len(data)] = data
         self.connection.buffer_updated(len(data))
 
 
 class Recording(httpx.AsyncBaseTransport):
-    """One of httpx's: keeps the request and gives the answer."""
+    """An httpx transport that records the request and returns a fixed response."""
 
     def __init__(self) -> None:
         self.request: httpx.Request | None = None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Answer."""
+        """Record the request and return the response."""
         self.request = request
         return httpx.Response(200, headers=[("X-Twice", "one"), ("x-twice", "two")], content=b"hello")
 
 
-def far() -> float:
-    """Return a moment that no test reaches."""
+def far_future() -> float:
+    """Return a time that no test reaches."""
     return asyncio.get_running_loop().time() + 60
 
 
 @asynccontextmanager
-async def answered(upstream: Upstream, direct: Direct | None = None) -> AsyncIterator[UpstreamResponse]:
-    """Ask, let the answer come, and close it afterwards."""
-    asking = asyncio.create_task(upstream.post("chat/completions", b"{}", stream=False, by=far(), fresh=False))
+async def posted(upstream: Upstream, direct: Direct | None = None) -> AsyncIterator[UpstreamResponse]:
+    """Send a request, feed the response, and close it at the end."""
+    asking = asyncio.create_task(upstream.post("chat/completions", b"{}", stream=False, by=far_future(), fresh=False))
     await asyncio.sleep(0)
     if direct is not None:
         direct.arrives(ANSWER)
-    answer = await asking
+    response = await asking
     try:
-        yield answer
+        yield response
     finally:
-        await answer.aclose()
+        await response.aclose()
 
 
-async def test_what_is_sent_directly_is_the_head_and_the_body() -> None:
-    """The path below the root, every header, what is accepted, and the length."""
+async def test_the_request_over_ibexs_own_transport() -> None:
+    """It has the path below the root, all headers, the accepted type, the length, and the body."""
     direct = Direct()
-    async with answered(upstream_over(direct.transport, URL, HEADERS, 1.0), direct):
+    async with posted(upstream_over(direct.transport, URL, HEADERS, 1.0), direct):
         pass
     assert direct.wire.written == (
         b"POST /v1/chat/completions HTTP/1.1\r\nhost: provider.test\r\nauthorization: Bearer sk-1\r\n"
@@ -116,10 +116,10 @@ async def test_what_is_sent_directly_is_the_head_and_the_body() -> None:
     )
 
 
-async def test_what_is_sent_over_httpx_is_the_same() -> None:
-    """Header by header."""
+async def test_the_request_over_httpx_is_the_same() -> None:
+    """All headers are equal."""
     transport = Recording()
-    async with answered(upstream_over(transport, URL, HEADERS, 1.0)):
+    async with posted(upstream_over(transport, URL, HEADERS, 1.0)):
         pass
     assert transport.request is not None
     assert transport.request.headers.raw == [
@@ -130,27 +130,27 @@ async def test_what_is_sent_over_httpx_is_the_same() -> None:
 
 
 @pytest.mark.parametrize("over", ["direct", "httpx"])
-async def test_an_answer_is_told_alike(over: str) -> None:
-    """Status, repeated fields with commas, absent ones as nothing, the body."""
+async def test_the_responses_are_the_same(over: str) -> None:
+    """Status and body are equal; repeated headers are joined with commas, absent ones are empty."""
     direct = Direct() if over == "direct" else None
     transport = direct.transport if direct is not None else Recording()
-    async with answered(upstream_over(transport, URL, HEADERS, 1.0), direct) as answer:
-        assert (answer.status, answer.header("x-twice"), answer.header("x-absent")) == (200, "one, two", "")
-        assert b"".join([chunk async for chunk in answer]) == b"hello"
+    async with posted(upstream_over(transport, URL, HEADERS, 1.0), direct) as response:
+        assert (response.status, response.header("x-twice"), response.header("x-absent")) == (200, "one, two", "")
+        assert b"".join([chunk async for chunk in response]) == b"hello"
 
 
-async def test_a_body_that_is_here_can_be_taken_as_a_whole() -> None:
-    """Once; over httpx nobody knows, so it is read."""
+async def test_a_body_that_has_arrived_is_returned_at_once() -> None:
+    """The method returns it once. Over httpx it returns None, and the body must be read."""
     direct = Direct()
-    async with answered(upstream_over(direct.transport, URL, HEADERS, 1.0), direct) as answer:
-        assert answer.rest() == b"hello"
-        assert answer.rest() == b""
-    async with answered(upstream_over(Recording(), URL, HEADERS, 1.0)) as answer:
-        assert answer.rest() is None
+    async with posted(upstream_over(direct.transport, URL, HEADERS, 1.0), direct) as response:
+        assert response.rest() == b"hello"
+        assert response.rest() == b""
+    async with posted(upstream_over(Recording(), URL, HEADERS, 1.0)) as response:
+        assert response.rest() is None
 
 
-async def test_an_answer_that_does_not_begin_in_time_is_given_up() -> None:
-    """The connection with it."""
+async def test_a_response_that_does_not_begin_in_time() -> None:
+    """It raises a timeout and closes the connection."""
     direct = Direct()
     upstream = upstream_over(direct.transport, URL, HEADERS, 1.0)
     with pytest.raises(TimeoutError):
@@ -161,10 +161,10 @@ async def test_an_answer_that_does_not_begin_in_time_is_given_up() -> None:
     assert b"accept: text/event-stream\r\n" in direct.wire.written
 
 
-async def test_a_distrusted_connection_is_not_used_again() -> None:
-    """Though its answer is complete."""
+async def test_a_discarded_connection_is_not_reused() -> None:
+    """It is closed even though its response is complete."""
     direct = Direct()
-    async with answered(upstream_over(direct.transport, URL, HEADERS, 1.0), direct) as answer:
-        answer.rest()
-        await answer.discard_connection()
-    assert direct.pool.kept() is None
+    async with posted(upstream_over(direct.transport, URL, HEADERS, 1.0), direct) as response:
+        response.rest()
+        await response.discard_connection()
+    assert direct.pool.take_idle() is None

@@ -1,4 +1,4 @@
-"""A whole answer is two messages."""
+"""Tests of a complete response as an ASGI application."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from harness.http_scene import AsgiCall
 from ibex.adapters.http_server.asgi import Response
 
 
-async def test_an_answer_sends_its_head_and_its_body() -> None:
-    """Length and type are its own, other headers come as given."""
+async def test_a_response_sends_its_head_and_its_body() -> None:
+    """It sets length and type itself, and sends the other headers unchanged."""
     call = AsgiCall()
 
     await Response(201, b"text/plain", b"abc", [(b"x-a", b"1")])({}, call.receive, call.send)
@@ -17,6 +17,6 @@ async def test_an_answer_sends_its_head_and_its_body() -> None:
     assert response.headers == {"content-type": "text/plain", "content-length": "3", "x-a": "1"}
 
 
-def test_an_answer_does_not_show_its_body() -> None:
-    """A repr in a log tells no secret."""
+def test_the_repr_does_not_contain_the_body() -> None:
+    """A response in a log reveals no content."""
     assert "canary" not in repr(Response(200, b"text/plain", b"canary", []))

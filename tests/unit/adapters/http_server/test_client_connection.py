@@ -1,4 +1,4 @@
-"""A client is watched, answered within a bound, and its leaving ends the block and nothing else."""
+"""Tests of the client connection: disconnects, time limits of the body, and the response."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 ANSWER = Response(200, b"text/plain", b"abc", [])
 
 
-def client_of(call: AsgiCall, limits: Limits | None = None) -> ClientConnection:
-    """Return the client of a call."""
+def connection_of(call: AsgiCall, limits: Limits | None = None) -> ClientConnection:
+    """Return the client connection of a call."""
     return ClientConnection({}, call.receive, call.send, limits or Limits())
 
 
@@ -35,18 +35,18 @@ def reservation(capacity: Capacity | None = None) -> Reservation:
 
 
 async def until_gone(client: ClientConnection) -> None:
-    """Return once the client has left and the block was cancelled for it."""
+    """Wait until the client has disconnected and the block is cancelled for it."""
     with pytest.raises(asyncio.CancelledError):
         await asyncio.Event().wait()
     assert client.gone
 
 
-async def test_a_block_of_a_client_that_leaves_is_cancelled_quietly() -> None:
-    """The wait in it ends, what is after the block goes on, and the task is not left cancelled."""
+async def test_a_disconnect_cancels_the_block_silently() -> None:
+    """The wait in it ends, the code after it runs, and the task is not left cancelled."""
     call = AsgiCall()
     cancelled = False
 
-    async with client_of(call) as client:
+    async with connection_of(call) as client:
         await client.read_body(None, reservation())
         call.leave.set()
         try:
@@ -63,31 +63,31 @@ async def test_a_block_of_a_client_that_leaves_is_cancelled_quietly() -> None:
     await asyncio.sleep(0)
 
 
-async def test_a_server_that_tells_who_leaves_needs_no_task_that_waits_for_it() -> None:
-    """It is asked to tell from the end of the body on; what it tells after the answer changes nothing."""
-    told: list[Callable[[], None]] = []
+async def test_a_server_with_the_watch_extension_needs_no_task() -> None:
+    """The callback is registered at the end of the body. A call after the response has no effect."""
+    callbacks: list[Callable[[], None]] = []
     call = AsgiCall()
     before = asyncio.all_tasks()
-    async with ClientConnection({"extensions": {WATCH: told.append}}, call.receive, call.send, Limits()) as client:
-        assert not told
+    async with ClientConnection({"extensions": {WATCH: callbacks.append}}, call.receive, call.send, Limits()) as client:
+        assert not callbacks
         await client.read_body(None, reservation())
         assert asyncio.all_tasks() == before
-        told[0]()
+        callbacks[0]()
         await until_gone(client)
 
-    async with ClientConnection({"extensions": {WATCH: told.append}}, call.receive, call.send, Limits()) as client:
-        await client.answer(ANSWER)
-        told[0]()
+    async with ClientConnection({"extensions": {WATCH: callbacks.append}}, call.receive, call.send, Limits()) as client:
+        await client.send_response(ANSWER)
+        callbacks[0]()
     assert not client.gone
 
 
-async def test_a_client_that_has_its_answer_may_leave() -> None:
-    """To the server an answered request is over, and that is no leaving."""
+async def test_a_disconnect_after_the_response_is_ignored() -> None:
+    """A server reports the end of a response like a disconnect."""
     call = AsgiCall()
 
-    async with client_of(call) as client:
+    async with connection_of(call) as client:
         await client.read_body(None, reservation())
-        await client.answer(ANSWER)
+        await client.send_response(ANSWER)
         for _ in range(9):
             await asyncio.sleep(0)
 
@@ -95,12 +95,12 @@ async def test_a_client_that_has_its_answer_may_leave() -> None:
     assert not client.gone
 
 
-async def test_a_cancellation_from_elsewhere_goes_through() -> None:
-    """Only the client's own leaving is swallowed."""
+async def test_another_cancellation_propagates() -> None:
+    """Only the cancellation for a disconnect is suppressed."""
     inside = asyncio.Event()
 
     async def block() -> None:
-        async with client_of(AsgiCall()) as client:
+        async with connection_of(AsgiCall()) as client:
             await client.read_body(None, reservation())
             inside.set()
             await asyncio.Event().wait()
@@ -113,13 +113,13 @@ async def test_a_cancellation_from_elsewhere_goes_through() -> None:
         await task
 
 
-async def test_a_cancellation_from_elsewhere_counts_more_than_leaving() -> None:
-    """Both at once: the task that was to end ends."""
+async def test_another_cancellation_takes_precedence_over_a_disconnect() -> None:
+    """If both happen at once, the task ends."""
     call = AsgiCall()
     inside = asyncio.Event()
 
     async def block() -> None:
-        async with client_of(call) as client:
+        async with connection_of(call) as client:
             await client.read_body(None, reservation())
             inside.set()
             try:
@@ -136,11 +136,11 @@ async def test_a_cancellation_from_elsewhere_counts_more_than_leaving() -> None:
         await task
 
 
-async def test_other_exceptions_leave_the_block() -> None:
-    """A bug is no client's leaving."""
+async def test_other_exceptions_propagate() -> None:
+    """A bug is not taken for a disconnect."""
 
     async def block() -> None:
-        async with client_of(AsgiCall()) as client:
+        async with connection_of(AsgiCall()) as client:
             await client.read_body(None, reservation())
             raise RuntimeError
 
@@ -148,10 +148,10 @@ async def test_other_exceptions_leave_the_block() -> None:
         await block()
 
 
-async def test_no_companion_outlives_the_block() -> None:
-    """Neither who watches nor who fills silences."""
+async def test_no_background_task_outlives_the_block() -> None:
+    """This applies to the task that watches the client and the one that fills silences."""
     before = asyncio.all_tasks()
-    async with client_of(AsgiCall()) as client:
+    async with connection_of(AsgiCall()) as client:
         await client.read_body(None, reservation())
         await client.begin_stream([])
         assert len(asyncio.all_tasks() - before) >= 2
@@ -161,29 +161,29 @@ async def test_no_companion_outlives_the_block() -> None:
 
 
 async def test_a_body_of_the_limit_is_read_and_one_byte_more_is_not() -> None:
-    """By declaration or by count."""
+    """The size is declared or counted."""
     limits = Limits(max_request_body_bytes=3)
-    async with client_of(AsgiCall((b"a", b"bc")), limits) as client:
+    async with connection_of(AsgiCall((b"a", b"bc")), limits) as client:
         assert await client.read_body(3, reservation()) == b"abc"
-    async with client_of(AsgiCall((b"abc", b"d")), limits) as client:
+    async with connection_of(AsgiCall((b"abc", b"d")), limits) as client:
         with pytest.raises(PayloadTooLargeError):
             await client.read_body(None, reservation())
-    async with client_of(AsgiCall((b"abc",)), limits) as client:
+    async with connection_of(AsgiCall((b"abc",)), limits) as client:
         with pytest.raises(PayloadTooLargeError):
             await client.read_body(4, reservation())
 
 
 async def test_a_body_in_one_part_is_not_copied() -> None:
-    """Ten megabytes are ten megabytes."""
+    """The result is the same object."""
     body = bytes(1000)
-    async with client_of(AsgiCall((body,))) as client:
+    async with connection_of(AsgiCall((body,))) as client:
         assert await client.read_body(1000, reservation()) is body
 
 
-async def test_a_silence_is_not_filled_while_something_waits_to_be_read() -> None:
-    """A comment never comes between a chunk and the client's reading of it, and a client that reads again gets both."""
+async def test_a_silence_is_not_filled_during_a_pending_write() -> None:
+    """No comment is sent before a chunk that the client has not read yet."""
     call = AsgiCall()
-    async with client_of(call, Limits(keep_alive_s=0.005)) as client:
+    async with connection_of(call, Limits(keep_alive_s=0.005)) as client:
         await client.begin_stream([])
         call.accept.clear()
         chunk = asyncio.create_task(client.send_chunk(b"data: 1\n\n"))
@@ -197,11 +197,11 @@ async def test_a_silence_is_not_filled_while_something_waits_to_be_read() -> Non
 
 
 @pytest.mark.parametrize("before", [b"", b"data: a\n\n", b"data: a\r\n\r\n", b"data: a\r\r"])
-async def test_the_last_event_of_a_stream_is_one_of_its_own(before: bytes) -> None:
-    """After half an event it begins anew; after a whole one nothing comes between."""
+async def test_the_last_event_of_a_stream_is_a_separate_event(before: bytes) -> None:
+    """A blank line separates it from an incomplete event, and only from an incomplete one."""
     for half in (b"", b"data: half", b": half\n"):
         call = AsgiCall()
-        async with client_of(call) as client:
+        async with connection_of(call) as client:
             await client.begin_stream([])
             for chunk in filter(None, (before, half)):
                 await client.send_chunk(chunk)
@@ -210,10 +210,10 @@ async def test_the_last_event_of_a_stream_is_one_of_its_own(before: bytes) -> No
         assert call.response().body == before + half + between + b"data: last\n\n"
 
 
-async def test_half_an_event_is_not_broken_by_a_comment() -> None:
-    """The silence goes on until the rest of it is there."""
+async def test_no_comment_is_sent_within_an_event() -> None:
+    """The silence is filled only after the rest of the event."""
     call = AsgiCall()
-    async with client_of(call, Limits(keep_alive_s=0.001)) as client:
+    async with connection_of(call, Limits(keep_alive_s=0.001)) as client:
         await client.begin_stream([])
         await client.send_chunk(b"data: ha")
         await asyncio.sleep(0.02)  # many silences
@@ -223,20 +223,20 @@ async def test_half_an_event_is_not_broken_by_a_comment() -> None:
     assert b"ha: keep" not in call.response().body
 
 
-async def test_a_body_that_stands_still() -> None:
-    """It times out, and the client can still be told so."""
+async def test_a_stalled_body() -> None:
+    """It times out, and the client can still get a response."""
     call = AsgiCall((b"a",), ends=False)
-    async with client_of(call, Limits(body_silence_s=0.01)) as client:
+    async with connection_of(call, Limits(body_silence_s=0.01)) as client:
         with pytest.raises(RequestTimeoutError):
             await client.read_body(None, reservation())
         assert not client.gone
-        await client.answer(ANSWER)
+        await client.send_response(ANSWER)
     assert call.response().body == b"abc"
 
 
 @pytest.mark.parametrize(("declared", "least_s"), [(None, 0.05), (1_000, 0.15)])
-async def test_a_body_that_only_trickles(declared: int | None, least_s: float) -> None:
-    """A byte now and then does not keep a slot: the deadline counts what is declared, else what has arrived."""
+async def test_a_slow_body(declared: int | None, least_s: float) -> None:
+    """Single bytes do not keep a slot: the time limit depends on the declared size, else on the bytes so far."""
     clock = asyncio.get_running_loop()
     began = clock.time()
     limits = Limits(body_silence_s=5, body_s=0.05, body_bytes_per_s=10_000)
@@ -251,8 +251,8 @@ async def test_a_body_that_only_trickles(declared: int | None, least_s: float) -
     assert clock.time() - began >= least_s
 
 
-async def test_a_body_that_always_has_a_byte_more() -> None:
-    """The deadline holds although the event loop never gets to its timer."""
+async def test_a_body_that_always_has_data_ready() -> None:
+    """The time limit holds although the event loop never runs its timer."""
     limits = Limits(body_silence_s=0.01, body_s=0.01)
 
     async def trickle() -> Message:
@@ -264,21 +264,21 @@ async def test_a_body_that_always_has_a_byte_more() -> None:
 
 
 async def test_a_body_in_many_chunks_is_joined() -> None:
-    """Small ones and large ones, in their order."""
+    """Small and large chunks keep their order."""
     parts = (b"a", b"", b"b" * 70_000, b"c" * 65_535, b"d", b"e", b"f" * 70_000)
-    async with client_of(AsgiCall(parts)) as client:
+    async with connection_of(AsgiCall(parts)) as client:
         assert await client.read_body(None, reservation()) == b"".join(parts)
 
 
-async def test_a_declared_length_is_reserved_before_anything_is_read() -> None:
-    """What finds no room is not read, and leaves no reservation."""
+async def test_a_declared_length_is_reserved_before_reading() -> None:
+    """Without capacity the body is not read, and no reservation is left."""
     capacity = Capacity(slots=10, body_bytes=100, most_authenticating=10)
     for most, reads in ((75, 1), (76, 0)):
         held = reservation(capacity)
         other = reservation(capacity)
         other.reserve_body(10)
         call = AsgiCall((b"a",))
-        async with client_of(call) as client:
+        async with connection_of(call) as client:
             if reads:
                 await client.read_body(most - 10, held)
             else:
@@ -292,11 +292,11 @@ async def test_a_declared_length_is_reserved_before_anything_is_read() -> None:
 
 
 async def test_chunks_are_reserved_as_they_arrive() -> None:
-    """The chunk that finds no room ends the reading."""
+    """The chunk that exceeds the capacity ends the reading."""
     capacity = Capacity(slots=10, body_bytes=100, most_authenticating=10)
     held = reservation(capacity)
     call = AsgiCall((b"a" * 40, b"b" * 35, b"c", b"d"))
-    async with client_of(call) as client:
+    async with connection_of(call) as client:
         with pytest.raises(OverloadedError):
             await client.read_body(None, held)
     assert call.given == 3

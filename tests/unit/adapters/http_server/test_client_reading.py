@@ -1,4 +1,4 @@
-"""A client that does not read is found out, however the event loop is."""
+"""Tests that a client that does not read is detected, also if the event loop is blocked."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ibex.adapters.http_server.connections import ConnectionLimits
 
 
 @in_simulated_time
-async def test_a_client_that_reads_nothing_is_dropped() -> None:
-    """After its time, for which the event loop did not stand still."""
+async def test_a_client_that_reads_nothing_is_disconnected() -> None:
+    """The time for which the event loop is blocked does not count."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, SimulatedLoop)
     transport = RecordingTransport()
@@ -27,7 +27,7 @@ async def test_a_client_that_reads_nothing_is_dropped() -> None:
 
 
 @in_simulated_time
-async def test_it_is_not_watched_when_nothing_waits() -> None:
+async def test_it_is_not_monitored_without_pending_data() -> None:
     """Nor after the end of its connection."""
     for ends in (False, True):
         transport = RecordingTransport()

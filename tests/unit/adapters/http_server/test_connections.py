@@ -1,4 +1,4 @@
-"""Every connection is in a state with a time limit, and the ones that matter least make room (ADR 0037)."""
+"""Tests of the states and time limits of connections, and of eviction (ADR 0037)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Server:
         return Connection(waits=waits, reads=reads, server=self._protocol)
 
     def fill(self, prepare: Callable[[Connection], object] = lambda _: None) -> list[Connection]:
-        """Connect as many clients as there is room for."""
+        """Connect as many clients as the limit allows."""
         connections = [self.connect() for _ in range(LIMITS.connections)]
         for connection in connections:
             prepare(connection)
@@ -59,7 +59,7 @@ SCENARIOS: dict[str, tuple[bool, bool, tuple[bytes, ...], float]] = {
 
 
 def test_each_state_has_a_time_limit() -> None:
-    """But for a running request, whose deadlines are its application's. Each state has a scenario below."""
+    """Only a running request has none, because the application has its deadlines. Each state has a scenario below."""
     states = [value for value in vars(ConnectionTable(LIMITS)).values() if isinstance(value, State)]
 
     assert {state.name for state in states if state.limit_s is None} == {"request"}
@@ -68,8 +68,8 @@ def test_each_state_has_a_time_limit() -> None:
 
 @pytest.mark.parametrize("name", SCENARIOS)
 @in_simulated_time
-async def test_a_silent_client_is_dropped(name: str) -> None:
-    """In each state, when its time is over and not before."""
+async def test_a_silent_client_is_disconnected(name: str) -> None:
+    """This happens in each state, exactly at its time limit."""
     waits, reads, sent, limit_s = SCENARIOS[name]
     connection = Server().connect(waits=waits, reads=reads)
     for data in sent:
@@ -88,8 +88,8 @@ async def test_a_silent_client_is_dropped(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["new", "head", "pipelined", "framing"])
 @in_simulated_time
-async def test_a_client_that_trickles_is_dropped(name: str) -> None:
-    """A byte a second buys no time, but for the first of a connection."""
+async def test_a_slow_client_is_disconnected(name: str) -> None:
+    """A byte per second extends no time limit, except the first byte of a connection."""
     waits, reads, sent, limit_s = SCENARIOS[name]
     connection = Server().connect(waits=waits, reads=reads)
     for data in sent or (b"GET / HTTP/1.1\r\nx: ",):
@@ -105,8 +105,8 @@ async def test_a_client_that_trickles_is_dropped(name: str) -> None:
 
 
 @in_simulated_time
-async def test_bytes_while_lingering_buy_no_time() -> None:
-    """Nor does a response that the client does not read, beyond the limit of that."""
+async def test_data_while_lingering_extends_no_limit() -> None:
+    """An unread response extends it only up to the limit of reading."""
     connection = Server().connect()
     connection.protocol.data_received(TOO_LARGE)
     await connection.settle()
@@ -124,7 +124,7 @@ async def test_bytes_while_lingering_buy_no_time() -> None:
 @pytest.mark.parametrize("clients", [1, 4])
 @in_simulated_time
 async def test_a_worker_discards_at_a_limited_rate(clients: int) -> None:
-    """However many connections send on after a refusal; each gets its turn, and one alone gets the whole rate."""
+    """Connections share the rate in order of arrival. One alone gets the whole rate."""
     server, piece, seconds = Server(), b"A" * (256 << 10), 0.2
     connections = [server.connect() for _ in range(clients)]
     for connection in connections:
@@ -146,8 +146,8 @@ async def test_a_worker_discards_at_a_limited_rate(clients: int) -> None:
 
 
 @in_simulated_time
-async def test_a_kept_connection_is_used_again_and_again() -> None:
-    """Each response gives it the whole time."""
+async def test_a_connection_is_reused_repeatedly() -> None:
+    """Each response restarts its time limit."""
     connection = Server().connect()
     for _ in range(5):
         connection.protocol.data_received(REQUEST)
@@ -160,8 +160,8 @@ async def test_a_kept_connection_is_used_again_and_again() -> None:
 
 
 @in_simulated_time
-async def test_a_loop_that_stood_still_drops_no_connection_at_once() -> None:
-    """What came meanwhile is looked at first."""
+async def test_a_blocked_loop_disconnects_no_client_at_once() -> None:
+    """Data that arrived in that time is read first."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, SimulatedLoop)
     connection = Server().connect()
@@ -177,8 +177,8 @@ async def test_a_loop_that_stood_still_drops_no_connection_at_once() -> None:
 
 
 @in_simulated_time
-async def test_a_slow_reader_is_dropped() -> None:
-    """It takes less than a KiB a second over 30 s, or in the long run. One that takes more is not."""
+async def test_a_slow_reader_is_disconnected() -> None:
+    """It reads less than a KiB per second over 30 s, or in the long run. A faster one is not disconnected."""
     for rate, every_s, dropped in ((300, 1, True), (600, 50, True), (1_100, 1, False), (2_000, 40, False)):
         connection = Server().connect(waits=True)
         connection.protocol.data_received(REQUEST)
@@ -193,8 +193,8 @@ async def test_a_slow_reader_is_dropped() -> None:
 
 
 @in_simulated_time
-async def test_connections_without_a_request_make_room_first() -> None:
-    """The oldest of them; then those that linger, then the one that is idle the longest, never a running one."""
+async def test_connections_without_a_request_are_evicted_first() -> None:
+    """The oldest of them, then lingering ones, then the one that is idle the longest; never a running request."""
     server = Server()
     running = server.connect(waits=True)
     running.protocol.data_received(REQUEST)
@@ -220,8 +220,8 @@ async def test_connections_without_a_request_make_room_first() -> None:
 
 
 @in_simulated_time
-async def test_a_worker_that_is_full_of_requests_says_so() -> None:
-    """Those beyond the limit get 503 OVERLOADED and are closed; no more than a reserve of them stays."""
+async def test_a_worker_that_is_full_of_requests_responds_503() -> None:
+    """Connections beyond the limit get 503 OVERLOADED and are closed. Only a reserve of them stays."""
     server = Server()
     running = [server.connect(waits=True) for _ in range(LIMITS.connections)]
     for connection in running:

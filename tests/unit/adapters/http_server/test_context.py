@@ -1,4 +1,4 @@
-"""What is known of a request from its headers alone."""
+"""Tests of the request context, which is derived from the headers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def context(*headers: tuple[bytes, bytes]) -> RequestContext:
 
 
 def test_a_request_id_that_is_a_uuid_is_kept() -> None:
-    """In either case of its letters."""
+    """Its letters may be in either case."""
     assert context((b"x-request-id", ID.encode())).request_id == UUID(ID)
 
 
@@ -41,12 +41,12 @@ def test_a_request_id_that_is_a_uuid_is_kept() -> None:
     ],
 )
 def test_any_other_request_id_is_replaced(value: bytes) -> None:
-    """By a UUIDv7 of our own."""
+    """The new id is a UUIDv7."""
     assert context((b"x-request-id", value)).request_id.version == 7
 
 
-def test_two_request_ids_are_none() -> None:
-    """Nobody knows which is meant."""
+def test_two_request_ids_are_ignored() -> None:
+    """It is unknown which of them counts."""
     assert context((b"x-request-id", ID.encode()), (b"x-request-id", ID.encode())).request_id != UUID(ID)
 
 
@@ -60,7 +60,7 @@ def test_two_request_ids_are_none() -> None:
     ],
 )
 def test_a_valid_trace_context_is_honoured(traceparent: str) -> None:
-    """Later versions are read as far as they are known (W3C Trace Context); so is the client's span, with its flags."""
+    """Later versions are parsed as far as possible (W3C Trace Context), with the client's span and its flags."""
     begun = context((b"traceparent", traceparent.encode()))
 
     assert begun.trace_id == TRACE
@@ -80,8 +80,8 @@ def test_a_valid_trace_context_is_honoured(traceparent: str) -> None:
         f"00-{TRACE}-b7ad6b7169203331-01\n",
     ],
 )
-def test_an_invalid_trace_context_is_not(traceparent: str) -> None:
-    """A trace id is made instead: 32 hex digits. It has no parent."""
+def test_an_invalid_trace_context_is_replaced(traceparent: str) -> None:
+    """The new trace id has 32 hex digits and no parent."""
     begun = context((b"traceparent", traceparent.encode()))
 
     assert begun.trace_id != TRACE
@@ -89,16 +89,16 @@ def test_an_invalid_trace_context_is_not(traceparent: str) -> None:
     assert begun.parent is None
 
 
-def test_repeated_header_fields_are_combined() -> None:
-    """As RFC 9110 has it, so that two tokens are none that is valid."""
+def test_repeated_header_fields_are_joined() -> None:
+    """RFC 9110 defines that, and it makes two tokens one invalid token."""
     twice = context((b"authorization", b"Bearer a"), (b"authorization", b"Bearer b"))
 
     assert twice.field(b"authorization") == "Bearer a, Bearer b"
     assert twice.field(b"x-absent") is None
 
 
-def test_credentials_are_what_headers_and_path_say() -> None:
-    """None where they say nothing."""
+def test_credentials_come_from_headers_and_path() -> None:
+    """An absent one is None."""
     scope = scope_of("GET", "/", [(b"authorization", BEARER.encode()), (b"x-ibex-agent-id", b" agent ")])
     claimed = RequestContext.begin(scope, SequentialIds(), 0).credentials(scope | {"path_params": {"org_id": "org"}})
 
@@ -110,8 +110,8 @@ def test_credentials_are_what_headers_and_path_say() -> None:
 @pytest.mark.parametrize(
     "authorization", [BEARER, BEARER.replace("Bearer", "bearer"), BEARER.replace(" ", "   "), f"  {BEARER} "]
 )
-def test_a_bearer_is_understood_as_rfc_9110_writes_it(authorization: str) -> None:
-    """The scheme's case does not count, and neither does the space around."""
+def test_a_bearer_token_is_parsed_according_to_rfc_9110(authorization: str) -> None:
+    """The case of the scheme and the surrounding spaces do not matter."""
     assert bearer_token(authorization) == TOKEN_TEXT
 
 
@@ -123,12 +123,12 @@ def test_without_a_bearer_there_is_no_token(authorization: str | None) -> None:
 
 @pytest.mark.parametrize("token", ["x", "a b", "a, Bearer a", "\xa0a", "\ta"])
 def test_whatever_follows_the_scheme_is_the_token(token: str) -> None:
-    """Whether it is one is judged elsewhere."""
+    """Admission validates it."""
     assert bearer_token(f"Bearer {token}") == token
 
 
 def test_the_context_is_found_in_the_scope() -> None:
-    """Whatever else is in its state; its repr shows no header."""
+    """The scope's state may have other members. The repr contains no header."""
     scope = scope_of("GET", "/", [(b"authorization", BEARER.encode())]) | {"state": {"a": 1}}
     begun = RequestContext.begin(scope, SequentialIds(), 0)
 
@@ -140,8 +140,8 @@ def test_the_context_is_found_in_the_scope() -> None:
 
 @pytest.mark.parametrize("blank", [b"\xa0", b"\x85", b"\x1c", b"\x1f", b"\x0b", b"\x0c", b"\xc2\xa0", b"\xe2\x80\x8b"])
 @pytest.mark.parametrize("name", [b"authorization", b"x-ibex-agent-id", b"content-type", b"x-ibex-session-end"])
-def test_only_spaces_and_tabs_surround_a_value(name: bytes, blank: bytes) -> None:
-    """Any other blank is a part of it (RFC 9110, 5.5), and makes it another value."""
+def test_only_spaces_and_tabs_are_stripped(name: bytes, blank: bytes) -> None:
+    """Other white space belongs to the value (RFC 9110, 5.5)."""
     value = b"true"
     assert context((name, b" \t" + value + b"\t ")).field(name) == "true"
     assert context((name, blank + value)).field(name) == (blank + value).decode("latin-1")

@@ -1,4 +1,4 @@
-"""The switch is turned once."""
+"""Tests of the shutdown switch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ibex.adapters.http_server.drain import Drain
 
 
 def test_a_drain_begins_once() -> None:
-    """Beginning again changes nothing."""
+    """Another call has no effect."""
     drain = Drain()
 
     assert not drain.begun

@@ -1,4 +1,4 @@
-"""Requests that the server's protocol refuses by their head alone."""
+"""Tests of requests that the server protocol refuses by their head alone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CHAT_OF_ORG = f"/v1/orgs/{ORG}/chat/completions"
 
 
 class _Proxy:
-    """A connection to the whole application; without ``early``, its requests take the usual path."""
+    """A connection to the whole application. Without ``early``, its requests take the normal path."""
 
     def __init__(self, *, early: bool = True) -> None:
         self.scene = HttpScene()
@@ -34,12 +34,12 @@ class _Proxy:
         self.protocol.connection_made(self.transport)
 
     def send(self, data: bytes) -> bool:
-        """Send bytes; return whether they were answered without a task."""
+        """Send data; return whether the response came without a task."""
         self.protocol.data_received(data)
         return bool(self.transport.written) and not self.state.tasks
 
     async def finish(self) -> bytes:
-        """Return all that was written once no request runs."""
+        """Return all data that was written once no request runs."""
         while self.state.tasks:
             await asyncio.gather(*self.state.tasks)
         self.protocol.connection_lost(None)
@@ -78,8 +78,8 @@ def _parsed(response: bytes) -> tuple[str, dict[str, str], dict[str, Any]]:
         ("traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",),
     ],
 )
-async def test_the_response_is_that_of_the_usual_path(path: str, lines: tuple[str, ...]) -> None:
-    """Except for the stages' times, which there are none of."""
+async def test_the_response_is_that_of_the_normal_path(path: str, lines: tuple[str, ...]) -> None:
+    """Only the times of the stages are missing."""
     early, usual = _Proxy(), _Proxy(early=False)
     sent = _head(*lines, path=path, body=REQUEST)
 
@@ -101,7 +101,7 @@ async def test_the_response_is_that_of_the_usual_path(path: str, lines: tuple[st
 
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/internal/auth-probe", f"/v1/orgs/{ORG}/auth-probe"])
 async def test_every_route_that_needs_a_token_refuses_early(path: str) -> None:
-    """Also those without a body."""
+    """This includes routes without a body."""
     proxy = _Proxy()
 
     assert proxy.send(_head(method="GET", path=path))
@@ -120,8 +120,8 @@ async def test_every_route_that_needs_a_token_refuses_early(path: str) -> None:
         ("POST", CHAT + "/", 404),
     ],
 )
-async def test_other_requests_take_the_usual_path(method: str, path: str, status: int) -> None:
-    """A route that needs no token, and one that does not exist, is not refused for the lack of one."""
+async def test_other_requests_take_the_normal_path(method: str, path: str, status: int) -> None:
+    """They are to a route that needs no token, or to none."""
     proxy = _Proxy()
 
     assert not proxy.send(_head(method=method, path=path))
@@ -129,8 +129,8 @@ async def test_other_requests_take_the_usual_path(method: str, path: str, status
     assert (await proxy.finish()).startswith(b"HTTP/1.1 %d " % status)
 
 
-async def test_a_token_of_the_right_shape_takes_the_usual_path() -> None:
-    """Whether it is anybody's is not for its head to say."""
+async def test_a_well_formed_token_takes_the_normal_path() -> None:
+    """Only admission can tell whether it is valid."""
     proxy = _Proxy()
 
     assert not proxy.send(_head(f"authorization: {BEARER}", body=REQUEST) + REQUEST)
@@ -140,7 +140,7 @@ async def test_a_token_of_the_right_shape_takes_the_usual_path() -> None:
 
 
 async def test_a_refusal_before_the_body_closes_the_connection() -> None:
-    """It lingers, and discards the body."""
+    """It lingers, and the body is discarded."""
     proxy = _Proxy()
 
     assert proxy.send(_head(body=REQUEST))
@@ -156,7 +156,7 @@ async def test_a_refusal_before_the_body_closes_the_connection() -> None:
 
 
 async def test_a_refusal_after_the_body_keeps_the_connection() -> None:
-    """The next request on it is served, whatever it is."""
+    """The next request on it is served, of any kind."""
     proxy = _Proxy()
     whole = _head(body=REQUEST) + REQUEST
 
@@ -172,7 +172,7 @@ async def test_a_refusal_after_the_body_keeps_the_connection() -> None:
 
 @pytest.mark.parametrize(("lines", "version"), [(("connection: close",), "1.1"), ((), "1.0")])
 async def test_a_client_that_wants_no_further_response_gets_none(lines: tuple[str, ...], version: str) -> None:
-    """What it sends behind its request is discarded."""
+    """The data after its request is discarded."""
     proxy = _Proxy()
     whole = _head(*lines, body=REQUEST, version=version) + REQUEST
 
@@ -185,7 +185,7 @@ async def test_a_client_that_wants_no_further_response_gets_none(lines: tuple[st
 
 
 async def test_pipelined_requests_are_answered_in_order() -> None:
-    """Only the first of a read is refused early, so that thousands in one read do not hold the event loop."""
+    """Only the first of a read is refused early, so that thousands in one read do not block the event loop."""
     proxy = _Proxy()
 
     proxy.protocol.data_received(b"".join(_head(body=REQUEST, path=path) + REQUEST for path in (CHAT, "/v1/x", CHAT)))
@@ -195,7 +195,7 @@ async def test_pipelined_requests_are_answered_in_order() -> None:
     assert [part[:3] for part in written.split(b"HTTP/1.1 ")[1:]] == [b"401", b"404", b"401"]
 
 
-async def test_a_head_that_comes_behind_a_running_request_takes_the_usual_path() -> None:
+async def test_a_head_behind_a_running_request_takes_the_normal_path() -> None:
     """Its response has to wait."""
     proxy = _Proxy()
     proxy.protocol.data_received(_head(method="GET", path="/health"))
@@ -206,8 +206,8 @@ async def test_a_head_that_comes_behind_a_running_request_takes_the_usual_path()
     assert (await proxy.finish()).index(b"200 OK") < proxy.transport.written.index(b"401 Unauthorized")
 
 
-async def test_an_invalid_body_behind_the_head_is_refused_as_that() -> None:
-    """There is one response."""
+async def test_an_invalid_body_after_the_head() -> None:
+    """It gets one response, for the invalid body."""
     proxy = _Proxy()
 
     proxy.protocol.data_received(_head("transfer-encoding: chunked") + b"not a size\r\n")
@@ -216,7 +216,7 @@ async def test_an_invalid_body_behind_the_head_is_refused_as_that() -> None:
 
 
 async def test_every_refusal_is_observed_once() -> None:
-    """With its route's template, and without an exchange."""
+    """The observer gets the template of the route, and no exchange."""
     proxy = _Proxy()
     proxy.send(_head(path=CHAT_OF_ORG, body=REQUEST) + REQUEST)
     await proxy.finish()

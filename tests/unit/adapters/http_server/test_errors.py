@@ -1,4 +1,4 @@
-"""Every error has one status, one type, one envelope."""
+"""Tests of the mapping of errors to HTTP."""
 
 from __future__ import annotations
 
@@ -42,21 +42,21 @@ if TYPE_CHECKING:
     from ibex.adapters.http_server.asgi import Response
 
 
-def answer(error: IbexError, docs_base: str | None = None) -> Response:
-    """Return the answer to an error."""
+def response_of(error: IbexError, docs_base: str | None = None) -> Response:
+    """Return the response for an error."""
     context = RequestContext.begin(scope_of("POST", "/", []), SequentialIds(), 0)
     return ErrorAnswers(ManualClock(), docs_base).answer(error, context)
 
 
 def envelope(error: IbexError, docs_base: str | None = None) -> dict[str, Any]:
     """Return the content of an error's envelope."""
-    content: dict[str, Any] = json.loads(answer(error, docs_base).body)["error"]
+    content: dict[str, Any] = json.loads(response_of(error, docs_base).body)["error"]
     return content
 
 
 def headers(error: IbexError) -> dict[str, str]:
-    """Return the headers of an error's answer."""
-    return {name.decode(): value.decode() for name, value in answer(error).headers}
+    """Return the headers of an error's response."""
+    return {name.decode(): value.decode() for name, value in response_of(error).headers}
 
 
 def subclasses(kind: type[IbexError]) -> set[type[IbexError]]:
@@ -65,13 +65,13 @@ def subclasses(kind: type[IbexError]) -> set[type[IbexError]]:
 
 
 def test_every_code_is_in_the_table() -> None:
-    """A new code without a status fails here, not in front of a client."""
+    """A new code without a status fails here, not at a client."""
     assert set(TABLE) == set(ErrorCode)
     assert {kind.code for kind in subclasses(IbexError)} <= set(TABLE)
 
 
 def test_the_statuses_are_those_of_the_spec() -> None:
-    """No error is 200; a client that has gone is 499."""
+    """Without an error it is 200; for a client that disconnected it is 499."""
     assert status_of(None) == 200
     assert status_of(ClientClosedRequestError()) == 499
     assert status_of(ProviderNotConfiguredError()) == 501
@@ -80,7 +80,7 @@ def test_the_statuses_are_those_of_the_spec() -> None:
 
 
 def test_the_envelope_of_a_plain_error() -> None:
-    """What does not apply is left out; param is null, as OpenAI writes it."""
+    """Members that do not apply are omitted, but ``param`` is null, as in OpenAI's API."""
     assert envelope(InvalidTokenError()) == {
         "code": "INVALID_TOKEN",
         "type": "authentication_error",
@@ -92,7 +92,7 @@ def test_the_envelope_of_a_plain_error() -> None:
 
 
 def test_field_errors_are_all_listed() -> None:
-    """The first one is the param, which OpenAI's SDKs show."""
+    """The first one is ``param``, which OpenAI's SDKs show."""
     wrong = (
         FieldError("model", FieldCode.REQUIRED, "is required"),
         FieldError("messages[0].role", FieldCode.INVALID_ENUM, "must be one of these"),
@@ -107,8 +107,8 @@ def test_field_errors_are_all_listed() -> None:
     ]
 
 
-def test_what_the_provider_found_wrong_reaches_the_client() -> None:
-    """Its message, in what SDKs show as well, its type and param, its code under a name of its own."""
+def test_the_providers_error_reaches_the_client() -> None:
+    """``message``, ``type`` and ``param`` are the provider's; its code is in ``provider_code``."""
     refused = ProviderRefusedError(
         Refusal.BAD_REQUEST,
         detail="This model's maximum context length is 8 tokens.",
@@ -126,8 +126,8 @@ def test_what_the_provider_found_wrong_reaches_the_client() -> None:
     assert content["param"] == "messages"
 
 
-def test_a_provider_that_says_nothing_leaves_our_own_words() -> None:
-    """No member is invented for it."""
+def test_a_refusal_without_details_has_the_default_message() -> None:
+    """No member is added for it."""
     content = envelope(ProviderRefusedError(Refusal.CONFLICT))
 
     assert content["message"] == "The provider refused the request."
@@ -136,8 +136,8 @@ def test_a_provider_that_says_nothing_leaves_our_own_words() -> None:
 
 
 @pytest.mark.parametrize("base", ["https://docs.test/errors", "https://docs.test/errors/"])
-def test_documentation_is_linked_where_there_is_some(base: str) -> None:
-    """By the error's code."""
+def test_documentation_is_linked_if_it_exists(base: str) -> None:
+    """The link ends with the code of the error."""
     assert envelope(NotFoundError(), base)["docs_url"] == "https://docs.test/errors/NOT_FOUND"
 
 
@@ -159,7 +159,7 @@ def test_documentation_is_linked_where_there_is_some(base: str) -> None:
     ],
 )
 def test_retry_after_is_whole_seconds_and_at_least_one(error: IbexError, expected: str | None) -> None:
-    """What is known of the wait is told; our own 503s always name one."""
+    """A known delay is sent. The proxy's own 503s always have one."""
     assert headers(error).get("retry-after") == expected
 
 
@@ -176,20 +176,20 @@ def test_retry_after_is_whole_seconds_and_at_least_one(error: IbexError, expecte
         (InternalError(), "proxy", None),
     ],
 )
-def test_whose_error_it_is_and_whether_to_try_again(error: IbexError, source: str, should_retry: str | None) -> None:
-    """What was tried again already, or never helps, no SDK shall multiply; other refusals of its own SDKs may retry."""
+def test_the_source_and_whether_to_retry(error: IbexError, source: str, should_retry: str | None) -> None:
+    """SDKs must not retry an error that IBEX has retried, or that a retry cannot fix. They may retry all others."""
     assert headers(error)["x-ibex-error-source"] == source
     assert headers(error).get("x-should-retry") == should_retry
 
 
 def test_a_missing_token_names_the_scheme() -> None:
-    """As RFC 6750 wants it."""
+    """RFC 6750 requires it."""
     assert headers(MissingTokenError())["www-authenticate"] == "Bearer"
     assert "www-authenticate" not in headers(NotFoundError())
 
 
 def test_a_stream_ends_with_the_same_envelope() -> None:
-    """One event, one line, closed by a blank one."""
+    """It is on one line."""
     context = RequestContext.begin(scope_of("POST", "/", []), SequentialIds(), 0)
 
     envelope = ErrorAnswers(ManualClock(), None).encoded_envelope(ProviderTimeoutError("a\nb"), context)
@@ -212,9 +212,9 @@ def test_a_stream_ends_with_the_same_envelope() -> None:
         (ServiceDegradedError(), ServiceDegradedError),
     ],
 )
-def test_every_exception_means_something(raised: Exception, meaning: type[IbexError]) -> None:
-    """The framework's, the domain's, and bugs, of which nothing leaks."""
+def test_every_exception_is_mapped(raised: Exception, meaning: type[IbexError]) -> None:
+    """These are Litestar's exceptions, the domain's errors, and bugs, whose details are hidden."""
     error = domain_error(raised)
 
     assert type(error) is meaning
-    assert b"secret" not in answer(error).body
+    assert b"secret" not in response_of(error).body

@@ -1,4 +1,4 @@
-"""Clients are told what is known, and nothing of what is not."""
+"""Tests of the response headers that describe an exchange."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def new_exchange() -> tuple[InFlightExchange, ManualClock]:
 
 
 def headers(in_flight: InFlightExchange | None) -> dict[str, str]:
-    """Return the headers as text."""
+    """Return the headers as strings."""
     return {name.decode(): value.decode() for name, value in exchange_headers(in_flight)}
 
 
-def test_an_empty_notebook_tells_nothing() -> None:
-    """And neither does none."""
+def test_a_new_exchange_has_no_headers() -> None:
+    """Nor does a request without an exchange."""
     assert headers(new_exchange()[0]) == headers(None) == {}
 
 
-def test_a_full_notebook_tells_all() -> None:
-    """Session, directive, limit, provider's id, and the stages in milliseconds."""
+def test_a_complete_exchange_has_all_headers() -> None:
+    """Session, directive, limit, the provider's request id, and the stages in milliseconds."""
     in_flight, clock = new_exchange()
     in_flight.session = SessionRef(REQUEST_ID, "conversation-1")
     in_flight.directive = DIRECTIVE
@@ -56,8 +56,8 @@ def test_a_full_notebook_tells_all() -> None:
     }
 
 
-def test_a_provider_that_still_speaks_is_timed_until_now() -> None:
-    """A stream's head says how long its 200 took."""
+def test_a_provider_stage_that_has_not_ended_counts_up_to_now() -> None:
+    """For a stream, it is the time to the provider's head."""
     in_flight, clock = new_exchange()
     in_flight.provider_asked("openai")
     clock.advance(timedelta(milliseconds=80))
@@ -65,7 +65,7 @@ def test_a_provider_that_still_speaks_is_timed_until_now() -> None:
     assert headers(in_flight)["server-timing"] == "provider;dur=80.000"
 
 
-def test_who_has_no_limit_hears_of_none() -> None:
+def test_without_a_limit_there_are_no_limit_headers() -> None:
     """Unlimited organizations get no rate limit headers."""
     in_flight, clock = new_exchange()
     in_flight.rate_limit = decide(count=3, limit=0, now=clock.now())
@@ -74,8 +74,8 @@ def test_who_has_no_limit_hears_of_none() -> None:
 
 
 @pytest.mark.parametrize("value", ["", "a\r\nset-cookie: b", "ü", "a b", "x" * 257])
-def test_a_provider_cannot_write_headers(value: str) -> None:
-    """An id that is not of plain visible characters is left out."""
+def test_an_invalid_provider_request_id_is_omitted(value: str) -> None:
+    """It must consist of visible ASCII characters."""
     in_flight, _ = new_exchange()
     in_flight.provider_request_id = value
 

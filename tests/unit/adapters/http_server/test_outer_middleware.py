@@ -1,4 +1,4 @@
-"""Every response has its ids, every exception its envelope, every request is counted once."""
+"""Tests of the outer middleware: ids, envelopes, and one report of each request."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 REQUEST_ID = "0190163d-8694-739b-aea5-966c26f8ad91"
 
 
-def edge_of(app: App, observer: RecordingRequestObserver | None = None) -> OuterMiddleware:
-    """Return an edge around an application."""
+def middleware_of(app: App, observer: RecordingRequestObserver | None = None) -> OuterMiddleware:
+    """Return a middleware around an application."""
     clock = ManualClock()
     return OuterMiddleware(
         app, ErrorAnswers(clock, None), observer or RecordingRequestObserver(), clock, SequentialIds()
@@ -57,7 +57,7 @@ def edge_of(app: App, observer: RecordingRequestObserver | None = None) -> Outer
 async def test_every_response_has_its_headers_and_every_error_the_envelope(
     method: str, path: str, status: int, route: str
 ) -> None:
-    """The ids are those that were sent, the envelope's is the header's, and the request is counted by its template."""
+    """The ids are those of the request, the envelope has the same id, and the request counts by its template."""
     scene = HttpScene()
     traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -85,13 +85,13 @@ async def test_every_response_has_its_headers_and_every_error_the_envelope(
         ("POST", "/ready", "GET, HEAD"),
     ],
 )
-async def test_a_405_names_what_is_allowed(method: str, path: str, allow: str) -> None:
-    """As RFC 9110 requires; OPTIONS is not among it."""
+async def test_a_405_lists_the_allowed_methods(method: str, path: str, allow: str) -> None:
+    """RFC 9110 requires it. OPTIONS is not among them."""
     assert (await HttpScene().get(path, method)).headers["allow"] == allow
 
 
-async def test_ids_are_made_where_none_came() -> None:
-    """A UUIDv7 for the request, 32 hex digits for the trace; others for the next request."""
+async def test_missing_ids_are_created() -> None:
+    """A UUIDv7 for the request and 32 hex digits for the trace. The next request gets others."""
     app = HttpScene().app()
 
     first, second = [await call(app, "GET", "/health") for _ in range(2)]
@@ -102,8 +102,8 @@ async def test_ids_are_made_where_none_came() -> None:
     assert first.headers["x-trace-id"] != second.headers["x-trace-id"]
 
 
-async def test_a_host_that_is_none_is_refused() -> None:
-    """The framework's own refusals are envelopes as well."""
+async def test_an_invalid_host_is_refused() -> None:
+    """Litestar's own refusals get an envelope too."""
     scope = scope_of("GET", "/health", []) | {"headers": [(b"host", b"a b\x00")]}
     exchange = AsgiCall()
 
@@ -112,15 +112,15 @@ async def test_a_host_that_is_none_is_refused() -> None:
     assert (exchange.response().status, exchange.response().error["code"]) == (400, "VALIDATION_ERROR")
 
 
-async def test_a_bug_is_a_500_that_says_nothing() -> None:
-    """The observer hears of the exception, the client does not."""
+async def test_a_bug_is_a_500_without_details() -> None:
+    """The observer gets the exception, the client does not."""
     observer = RecordingRequestObserver()
     bug = RuntimeError("canary")
 
     async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:
         raise bug
 
-    response = await call(edge_of(app, observer), "GET", "/")
+    response = await call(middleware_of(app, observer), "GET", "/")
 
     assert (response.status, response.error["code"]) == (500, "INTERNAL_ERROR")
     assert b"canary" not in response.body
@@ -128,8 +128,8 @@ async def test_a_bug_is_a_500_that_says_nothing() -> None:
     assert [r.status for r in observer.requests] == [500]
 
 
-async def test_a_bug_within_a_response_leaves_it_unfinished() -> None:
-    """Nothing is added to what was begun: the server then closes the connection, and the client sees that."""
+async def test_a_bug_within_a_response_leaves_it_incomplete() -> None:
+    """The server then closes the connection, which the client detects."""
     observer = RecordingRequestObserver()
 
     async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
@@ -137,33 +137,33 @@ async def test_a_bug_within_a_response_leaves_it_unfinished() -> None:
         raise RuntimeError
 
     exchange = AsgiCall()
-    await edge_of(app, observer)(scope_of("GET", "/", []), exchange.receive, exchange.send)
+    await middleware_of(app, observer)(scope_of("GET", "/", []), exchange.receive, exchange.send)
 
     assert [message["type"] for message in exchange.sent] == ["http.response.start"]
     assert len(observer.failures) == 1
 
 
-async def test_a_request_that_nobody_was_answered_counts_as_left() -> None:
-    """499, as for every client that goes."""
+async def test_a_request_without_a_response_counts_as_a_disconnect() -> None:
+    """Its status is 499."""
     observer = RecordingRequestObserver()
 
     async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:
         pass
 
     exchange = AsgiCall()
-    await edge_of(app, observer)(scope_of("GET", "/", []), exchange.receive, exchange.send)
+    await middleware_of(app, observer)(scope_of("GET", "/", []), exchange.receive, exchange.send)
 
     assert [r.status for r in observer.requests] == [499]
 
 
-async def test_what_is_not_http_goes_through() -> None:
-    """A server's lifespan events are the framework's."""
+async def test_other_scopes_are_passed_on() -> None:
+    """Litestar handles the server's lifespan events."""
     seen = []
 
     async def app(scope: Scope, _receive: Receive, _send: Send) -> None:
         seen.append(scope["type"])
 
     exchange = AsgiCall()
-    await edge_of(app)({"type": "lifespan"}, exchange.receive, exchange.send)
+    await middleware_of(app)({"type": "lifespan"}, exchange.receive, exchange.send)
 
     assert seen == ["lifespan"]

@@ -1,4 +1,4 @@
-"""The chat route: what clients get for what they send, and what happens when they go."""
+"""Tests of the chat route: responses to valid and invalid requests, and disconnects."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ DONE = event(b"[DONE]")
 
 
 def begin(scene: HttpScene, body: bytes = REQUEST) -> tuple[AsgiCall, asyncio.Task[None]]:
-    """Begin a chat request and return it as the server sees it, with its task."""
+    """Send a chat request and return it as the server sees it, with its task."""
     exchange = AsgiCall((body,))
     return exchange, asyncio.create_task(exchange.run(scene.app(), chat_scope()))
 
 
 async def test_a_completion_is_passed_on_byte_for_byte() -> None:
-    """Whatever white space the provider likes; and the client is told of its exchange."""
+    """This includes the provider's white space. The response has the headers of the exchange."""
     response = await HttpScene(ProviderBody(COMPLETION, attempts=1, provider_request_id="req_7")).post()
 
     assert (response.status, response.body) == (200, COMPLETION)
@@ -62,7 +62,7 @@ async def test_a_completion_is_passed_on_byte_for_byte() -> None:
 
 
 async def test_the_provider_gets_the_directive_and_the_clients_messages() -> None:
-    """What goes upstream is what came, with the directive among it."""
+    """The body is that of the client, with the directive injected."""
     scene = HttpScene()
 
     await scene.post(b'{"model":"gpt-4o", "messages" : [{"role":"user","content":"Hi \\u00e4"}],"x":1.00}')
@@ -74,7 +74,7 @@ async def test_the_provider_gets_the_directive_and_the_clients_messages() -> Non
 
 
 async def test_without_a_directive_the_provider_gets_the_clients_bytes() -> None:
-    """Not one of them is different."""
+    """The body is unchanged."""
     scene = HttpScene()
     scene.chat.directives.answer = None
     body = b' { "messages":[{"role":"user"}] ,"model":"gpt-4o","a":1,"a":2 } '
@@ -86,7 +86,7 @@ async def test_without_a_directive_the_provider_gets_the_clients_bytes() -> None
 
 
 async def test_the_session_is_the_clients_or_a_new_one() -> None:
-    """Its handle is told in either case; the end of a session is what the header says."""
+    """The response has its handle. A header of the request ends the session."""
     named, unnamed = HttpScene(), HttpScene()
 
     first = await named.post(headers={"x-ibex-session-id": "conversation-9", "x-ibex-session-end": "True"})
@@ -101,7 +101,7 @@ async def test_the_session_is_the_clients_or_a_new_one() -> None:
 
 
 async def test_an_organizations_own_path_is_for_its_own_tokens() -> None:
-    """Another's is 403, before the body is read."""
+    """Another's token gets 403 before the body is read."""
     own, foreign = HttpScene(), HttpScene()
 
     assert (await own.post(path=f"/v1/orgs/{ORG}/chat/completions")).status == 200
@@ -110,8 +110,8 @@ async def test_an_organizations_own_path_is_for_its_own_tokens() -> None:
     assert (refused.status, refused.error["code"]) == (403, "INSUFFICIENT_PERMISSIONS")
 
 
-async def test_who_is_not_admitted_has_nothing_read() -> None:
-    """Authentication comes before the body, however wrong that is."""
+async def test_without_admission_the_body_is_not_read() -> None:
+    """Authentication comes first, also if the body is invalid."""
     scene = HttpScene()
     scene.chat.tokens.answer = InvalidTokenError()
     exchange = AsgiCall((b"not json",))
@@ -141,8 +141,8 @@ async def test_who_is_not_admitted_has_nothing_read() -> None:
         ({"x-ibex-session-id": "a, a"}, 400, "VALIDATION_ERROR"),
     ],
 )
-async def test_wrong_headers_are_refused(headers: dict[str, str | None], status: int, code: str) -> None:
-    """Each with its own error."""
+async def test_invalid_headers_are_refused(headers: dict[str, str | None], status: int, code: str) -> None:
+    """Each has its own error."""
     response = await HttpScene().post(headers=headers)
 
     assert (response.status, response.error["code"]) == (status, code)
@@ -152,12 +152,12 @@ async def test_wrong_headers_are_refused(headers: dict[str, str | None], status:
     "content_type", ["application/json", "Application/JSON; charset=utf-8", "application/json ;a=b"]
 )
 async def test_json_may_be_declared_with_parameters(content_type: str) -> None:
-    """In any case, with or without a charset."""
+    """The media type may be in any case, with or without a charset."""
     assert (await HttpScene().post(headers={"content-type": content_type})).status == 200
 
 
-async def test_wrong_headers_and_wrong_fields_are_told_together() -> None:
-    """One refusal names all of them."""
+async def test_invalid_headers_and_fields_are_reported_together() -> None:
+    """One error lists all of them."""
     response = await HttpScene().post(
         b'{"messages":[],"stream":7}', headers={"x-ibex-session-id": "a b", "x-ibex-session-end": "perhaps"}
     )
@@ -171,15 +171,15 @@ async def test_wrong_headers_and_wrong_fields_are_told_together() -> None:
     ]
 
 
-async def test_a_body_comes_in_any_number_of_parts() -> None:
-    """They are put together as they come, empty ones too."""
+async def test_a_body_in_any_number_of_parts() -> None:
+    """They are joined in order. Empty parts are allowed."""
     parts = [REQUEST[:7], b"", REQUEST[7:20], REQUEST[20:]]
 
     assert (await HttpScene().post(parts)).status == 200
 
 
-async def test_a_body_that_says_it_is_too_large_is_not_read() -> None:
-    """The declared length alone is refused."""
+async def test_a_body_with_too_large_a_declared_length_is_not_read() -> None:
+    """The declared length is enough to refuse it."""
     scene = HttpScene()
     scene.limits = Limits(max_request_body_bytes=100)
     exchange = AsgiCall((b"x" * 101,))
@@ -191,7 +191,7 @@ async def test_a_body_that_says_it_is_too_large_is_not_read() -> None:
 
 
 async def test_a_body_that_turns_out_too_large_is_not_read_to_its_end() -> None:
-    """Counted while it comes, whatever it had declared; exactly the limit is allowed."""
+    """It is counted as it arrives, for any declared length. A body of exactly the limit is allowed."""
     scene = HttpScene()
     scene.limits = Limits(max_request_body_bytes=len(REQUEST))
 
@@ -202,8 +202,8 @@ async def test_a_body_that_turns_out_too_large_is_not_read_to_its_end() -> None:
     assert fits.status == 200
 
 
-async def test_a_refusal_tells_what_was_known_by_then() -> None:
-    """Session, limit, timings and the provider's id are on errors too."""
+async def test_an_error_response_has_the_headers_of_the_exchange() -> None:
+    """Session, limit, timings and the provider's request id are on errors too."""
     error = ProviderUnavailableError(provider_request_id="req_9", attempts=4)
 
     response = await HttpScene(error).post(headers={"x-ibex-session-id": "s"})
@@ -218,15 +218,15 @@ async def test_a_refusal_tells_what_was_known_by_then() -> None:
 
 @pytest.mark.parametrize(("refusal", "status"), list(zip(Refusal, (400, 404, 409, 413, 422), strict=True)))
 async def test_a_providers_refusal_keeps_its_status(refusal: Refusal, status: int) -> None:
-    """On record as well."""
+    """The record has it too."""
     scene = HttpScene(ProviderRefusedError(refusal, detail="No."))
 
     assert (await scene.post()).status == status
     assert scene.chat.exchange.status == status
 
 
-async def test_the_limit_of_requests_names_the_wait() -> None:
-    """The request over the limit is 429 with a whole number of seconds, and the provider is not asked."""
+async def test_the_rate_limit_sets_retry_after() -> None:
+    """The request beyond the limit gets 429 with whole seconds, and is not sent to the provider."""
     scene = HttpScene()
     app = scene.app()
     responses = [await call(app, "POST", CHAT, HEADERS, REQUEST) for _ in range(601)]
@@ -240,7 +240,7 @@ async def test_the_limit_of_requests_names_the_wait() -> None:
 
 
 async def test_a_stream_is_passed_on_read_by_read() -> None:
-    """Each read is sent at once, as it came; the head is that of an event stream."""
+    """Each read is sent at once and unchanged. The head is that of an event stream."""
     response = await HttpScene(scripted_stream([HEL], [STOP], [DONE])).post(STREAM_REQUEST)
 
     assert response.status == 200
@@ -261,7 +261,7 @@ async def test_a_stream_is_passed_on_read_by_read() -> None:
     ],
 )
 async def test_a_stream_that_fails_ends_with_one_error_event(failure: Exception, code: str) -> None:
-    """What came is delivered, then the envelope as an event, and no [DONE]."""
+    """The data that arrived is sent, then the envelope as an event, and no ``[DONE]``."""
     scene = HttpScene(scripted_stream([HEL], failure))
 
     response = await scene.post(STREAM_REQUEST)
@@ -274,8 +274,8 @@ async def test_a_stream_that_fails_ends_with_one_error_event(failure: Exception,
     assert scene.observer.failures == ([failure] if code == "INTERNAL_ERROR" else [])
 
 
-async def test_a_bug_before_the_answer_is_told_as_one() -> None:
-    """500, nothing of it in the envelope, and the observer hears of it."""
+async def test_a_bug_before_the_response_is_a_500() -> None:
+    """The envelope has no details, and the observer gets the exception."""
     bug = RuntimeError("canary")
     scene = HttpScene(bug)
 
@@ -288,7 +288,7 @@ async def test_a_bug_before_the_answer_is_told_as_one() -> None:
 
 
 async def test_a_silent_stream_is_kept_alive() -> None:
-    """Comments come while the provider says nothing, none once it has ended."""
+    """Comments are sent during a silence of the provider, and none after the end."""
     stream = HeldStream()
     scene = HttpScene(stream)
     scene.limits = Limits(keep_alive_s=0.01)
@@ -305,8 +305,8 @@ async def test_a_silent_stream_is_kept_alive() -> None:
     assert response.body.endswith(DONE.raw)
 
 
-async def test_a_client_that_leaves_a_completion_stops_the_provider() -> None:
-    """The provider's request is cancelled at once, nothing is sent, the turn is on record as 499."""
+async def test_a_disconnect_during_a_completion_stops_the_provider() -> None:
+    """The upstream request is cancelled at once, nothing is sent, and the turn is recorded as 499."""
     scene = HttpScene()
     provider = HeldProvider(ProviderBody(COMPLETION))
     scene.chat.provider = provider  # type: ignore[assignment]  # another provider of the same port
@@ -323,8 +323,8 @@ async def test_a_client_that_leaves_a_completion_stops_the_provider() -> None:
     assert not task.cancelling()
 
 
-async def test_a_client_that_leaves_a_stream_has_it_closed() -> None:
-    """Mid-stream as well: upstream closed, recorded as 499, no error event for nobody."""
+async def test_a_disconnect_during_a_stream_closes_it() -> None:
+    """The upstream stream is closed, the exchange is recorded as 499, and no error event is sent."""
     stream = HeldStream()
     scene = HttpScene(stream)
     exchange, task = begin(scene, STREAM_REQUEST)
@@ -339,8 +339,8 @@ async def test_a_client_that_leaves_a_stream_has_it_closed() -> None:
     assert (scene.chat.exchange.status, scene.chat.exchange.reached_provider) == (499, True)
 
 
-async def test_a_client_that_leaves_within_its_body_is_recorded() -> None:
-    """Nothing is sent and no provider asked."""
+async def test_a_disconnect_within_the_body_is_recorded() -> None:
+    """No response and no upstream request are sent."""
     scene = HttpScene()
     exchange = AsgiCall((REQUEST[:9], REQUEST[9:]))
     exchange.leave.set()
@@ -352,8 +352,8 @@ async def test_a_client_that_leaves_within_its_body_is_recorded() -> None:
     assert scene.chat.provider.asked == []
 
 
-async def test_a_body_that_stands_still_times_out() -> None:
-    """A slow upload cannot hold a slot for ever: the client is told, and the connection is closed."""
+async def test_a_stalled_body_times_out() -> None:
+    """It cannot hold a slot for ever. The client gets an error, and the connection is closed."""
     scene = HttpScene()
     scene.limits = Limits(body_silence_s=0.02)
     exchange = AsgiCall(())
@@ -368,8 +368,8 @@ async def test_a_body_that_stands_still_times_out() -> None:
     assert (scene.chat.capacity.slots.in_use, scene.chat.capacity.body_bytes.in_use) == (0, 0)
 
 
-async def test_a_server_that_ends_tells_a_running_stream() -> None:
-    """Cancelled from outside, a stream gets its error event and its end."""
+async def test_a_shutdown_ends_a_running_stream_with_an_error() -> None:
+    """A stream that is cancelled from outside gets its error event and its end."""
     stream = HeldStream()
     scene = HttpScene(stream)
     exchange, task = begin(scene, STREAM_REQUEST)
@@ -384,8 +384,8 @@ async def test_a_server_that_ends_tells_a_running_stream() -> None:
     assert (scene.chat.exchange.status, scene.chat.exchange.is_complete) == (503, False)
 
 
-async def test_a_server_that_ends_tells_who_waits_for_a_completion() -> None:
-    """Cancelled from outside, a buffered request gets a 503 that may be tried again, and is on record."""
+async def test_a_shutdown_ends_a_buffered_request_with_a_503() -> None:
+    """A buffered request that is cancelled from outside gets a retryable 503, and is recorded."""
     scene = HttpScene()
     provider = HeldProvider(ProviderBody(COMPLETION))
     scene.chat.provider = provider  # type: ignore[assignment]  # another provider of the same port
@@ -404,8 +404,8 @@ async def test_a_server_that_ends_tells_who_waits_for_a_completion() -> None:
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.binary(max_size=60), min_size=1, max_size=4), st.none() | st.text(st.characters(codec="ascii")))
-def test_no_body_is_answered_with_a_server_error(parts: list[bytes], content_type: str | None) -> None:
-    """Whatever bytes come in whatever parts: 400, 413 or 415 with the envelope."""
+def test_no_body_causes_a_server_error(parts: list[bytes], content_type: str | None) -> None:
+    """Any bytes in any parts get 400, 413 or 415 with the envelope."""
     scene = HttpScene()
     scene.limits = Limits(max_request_body_bytes=150)
 

@@ -1,4 +1,4 @@
-"""The header fields that a request may have."""
+"""Tests of the checks of request headers."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ LARGE_READ = 2 * MAX_HEAD_BYTES
 """The size of a read with a body behind the head."""
 
 
-def test_one_host_and_one_coding() -> None:
-    """HTTP/1.0 needs no host, and has no codings."""
+def test_one_host_and_one_transfer_coding() -> None:
+    """HTTP/1.0 needs no Host and has no transfer codings."""
     assert header_error(b"/", [HOST, CHUNKED], "1.1", LARGE_READ) is None
     assert header_error(b"/", [], "1.0", LARGE_READ) is None
     wrong: tuple[Headers, ...] = (
@@ -30,8 +30,8 @@ def test_one_host_and_one_coding() -> None:
     assert [error and error.code for error in found] == ["VALIDATION_ERROR"] * 5
 
 
-def test_fields_are_bounded() -> None:
-    """In number and, with the URL, in bytes."""
+def test_headers_are_limited() -> None:
+    """The limits are on their number and, with the URL, on their bytes."""
     assert header_error(b"/", [HOST] + [(b"x", b"")] * (MAX_HEADERS - 1), "1.1", LARGE_READ) is None
     many = header_error(b"/", [HOST] + [(b"x", b"")] * MAX_HEADERS, "1.1", LARGE_READ)
     large = header_error(b"/" * MAX_HEAD_BYTES, [HOST], "1.1", LARGE_READ)

@@ -1,4 +1,4 @@
-"""A response is as the application says, or the connection ends."""
+"""Tests of responses of applications that violate the protocol."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BODY = {"type": "http.response.body", "body": b"xy"}
     ],
 )
 async def test_an_application_that_fails(messages: list[dict[str, object]], written: bytes) -> None:
-    """A bare 500 if nothing was sent, else nothing more; the connection is closed in any case."""
+    """It gets a bare 500 if nothing was sent, else nothing more. The connection is closed in any case."""
 
     async def app(_scope: object, _receive: object, send: Any) -> None:
         assert isinstance(send.__self__, ResponseCycle)

@@ -1,4 +1,4 @@
-"""The seam: another operation is one module, here the class below, and an entry in the list of operations."""
+"""Tests that another operation is one module, here the class below, and an entry in the list of operations."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Count(msgspec.Struct):
-    """A request to count words, and the response."""
+    """The request body to count words, and the response."""
 
     model: str
     text: str = ""
@@ -34,7 +34,7 @@ class Count(msgspec.Struct):
 
 
 class CountRequest:
-    """The ``OperationRequest``: the client's own bytes, whatever happens."""
+    """The ``OperationRequest``, which never changes the client's bytes."""
 
     def __init__(self, parsed: Count, body: bytes) -> None:
         self.model = parsed.model
@@ -46,11 +46,11 @@ class CountRequest:
         return hashlib.sha256(self.body).hexdigest()
 
     def with_directive(self, directive: Directive) -> CountRequest:
-        """Never be asked to."""
+        """Fail, because the operation takes no directive."""
         raise AssertionError(directive)
 
     def asking_for_usage(self) -> CountRequest:
-        """Return itself."""
+        """Return the request itself."""
         return self
 
     def response_reader(self) -> CountReader:
@@ -68,11 +68,11 @@ class CountReader:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the words are known."""
+        """Whether the number of words is known."""
         return self._words is not None
 
     def read_body(self, body: bytes) -> bytes:
-        """Read the words."""
+        """Read the number of words."""
         try:
             self._words = msgspec.json.decode(body, type=Count).words
         except msgspec.MsgspecError:
@@ -80,7 +80,7 @@ class CountReader:
         return body.replace(b"internal", b"public")
 
     def read_event(self, event: StreamEvent) -> bytes:
-        """Hide what is internal."""
+        """Hide internal events."""
         self.has_ended = event.data == b"end"
         return b"" if event.data == b"internal" else event.raw
 
@@ -118,9 +118,9 @@ PATH = "/v1/words/count"
 BODY = b'{"model":"gpt-4o","text":"one two"}'
 
 
-def scene_of(answer: Any) -> HttpScene:
+def scene_of(response: Any) -> HttpScene:
     """Return a scene with both operations."""
-    scene = HttpScene(answer)
+    scene = HttpScene(response)
     scene.operations = [*scene.operations, CountWords()]
     return scene
 
@@ -139,8 +139,8 @@ async def test_it_is_served_beside_the_other() -> None:
     assert (await scene.post(REQUEST)).headers["x-ibex-session-id"]
 
 
-async def test_what_it_leaves_on_record() -> None:
-    """A trace with its name, its hash and its usage; no turn of a session, so no checkpoint."""
+async def test_its_record() -> None:
+    """A trace with its name, hash and usage. It is no turn of a session, so there is no checkpoint."""
     scene = scene_of(ProviderBody(b'{"model":"m","words":2}'))
     await scene.post(BODY, PATH)
 
@@ -152,16 +152,16 @@ async def test_what_it_leaves_on_record() -> None:
     assert checkpoint_of(exchange) is None
 
 
-async def test_its_own_refusals_are_told_as_all_others() -> None:
-    """Fields, JSON, and a response that is none."""
+async def test_its_errors_are_rendered_like_all_others() -> None:
+    """These are invalid fields, invalid JSON, and an invalid response."""
     scene = scene_of(ProviderBody(b"no JSON"))
     assert (await scene.post(b"{}", PATH)).error["field_errors"][0]["field"] == "model"
     assert (await scene.post(b"{", PATH)).error["code"] == "INVALID_JSON"
     assert (await scene.post(BODY, PATH)).error["code"] == "PROVIDER_UNAVAILABLE"
 
 
-async def test_its_permission_is_asked_for() -> None:
-    """Its own, not that of chat."""
+async def test_it_requires_its_own_permission() -> None:
+    """The permission of chat is not enough."""
     for permission, status in ((Permission.MEMORY_READ, 200), (Permission.TRACE_READ, 403)):
         scene = scene_of(ProviderBody(b'{"model":"m","words":2}'))
         scene.chat.tokens.answer = principal(permissions=permission)
@@ -169,7 +169,7 @@ async def test_its_permission_is_asked_for() -> None:
 
 
 async def test_its_streams_end_and_fail_in_its_own_way() -> None:
-    """What it hides is hidden, its last event ends the stream, and an error is its own kind of event."""
+    """It hides events, defines the event that ends the stream, and renders its own error event."""
     body = BODY[:-1] + b',"stream":true}'
     ended = scene_of(ScriptedStream([[event(b"1"), event(b"internal")], [event(b"end")]]))
     assert (await ended.post(body, PATH)).body == b"data: 1\n\ndata: end\n\n"
@@ -181,7 +181,7 @@ async def test_its_streams_end_and_fail_in_its_own_way() -> None:
 
 @pytest.mark.parametrize("path", [PATH, "/v1/orgs/{org_id}/words/count"])
 async def test_it_is_documented(path: str) -> None:
-    """With its schemas."""
+    """The document has its schemas."""
     document = json.loads((await scene_of(ProviderBody(b"{}")).get("/schema/openapi.json")).body)
 
     assert document["paths"][path]["post"]["summary"] == "Count words."

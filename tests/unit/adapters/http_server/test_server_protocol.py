@@ -1,4 +1,4 @@
-"""The server's protocol hands out the scissors."""
+"""Tests of the server protocol."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ibex.adapters.http_server.client_connection import WATCH
 from ibex.adapters.http_server.request_fields import MAX_HEAD_BYTES, MAX_HEADERS
 
 
-async def test_an_answer_is_written_at_once() -> None:
-    """Head and body of what has a length are one piece, or two at once where the body is large."""
+async def test_a_response_is_written_at_once() -> None:
+    """Head and body of a response with a length are one write, or one call with two parts if the body is large."""
     for size in (0, 1, 1_000_000):
         connection = Connection(body=b"x" * size)
         connection.protocol.data_received(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
@@ -23,8 +23,8 @@ async def test_an_answer_is_written_at_once() -> None:
         assert len(connection.transport.writings) == 1
 
 
-async def test_the_head_of_an_answer_is_not_lost_where_its_body_comes_in_parts() -> None:
-    """Nor where the client asked for the head alone."""
+async def test_the_head_of_a_response_is_written_if_its_body_comes_in_parts() -> None:
+    """It is also written for a HEAD request."""
     for method, parts in ((b"GET", 2), (b"HEAD", 1)):
         connection = Connection(body=b"xy", parts=parts)
         connection.protocol.data_received(method + b" / HTTP/1.1\r\nhost: a\r\n\r\n")
@@ -35,7 +35,7 @@ async def test_the_head_of_an_answer_is_not_lost_where_its_body_comes_in_parts()
 
 
 async def test_the_head_of_a_stream_does_not_wait() -> None:
-    """Its client sees the status while the model still thinks."""
+    """The client gets the status while the model still computes."""
     connection = Connection(waits=True, body=None)
     connection.protocol.data_received(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
     await connection.began.wait()
@@ -44,36 +44,36 @@ async def test_the_head_of_a_stream_does_not_wait() -> None:
     assert (await connection.finish()).endswith(b"0\r\n\r\n")
 
 
-async def test_a_loss_before_the_end_of_the_answer_is_told() -> None:
-    """To who watches the request, at once, and once."""
+async def test_a_disconnect_before_the_end_of_the_response_is_reported() -> None:
+    """The callback of the request is called at once, and only once."""
     connection = Connection(waits=True)
-    left: list[str] = []
+    reports: list[str] = []
     connection.protocol.data_received(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
     await connection.began.wait()
-    connection.seen[0]["extensions"][WATCH](lambda: left.append("left"))
+    connection.seen[0]["extensions"][WATCH](lambda: reports.append("left"))
 
     connection.protocol.connection_lost(None)
 
-    assert left == ["left"]
+    assert reports == ["left"]
 
 
-async def test_a_loss_after_the_answer_is_nobodys_concern() -> None:
-    """The connection was only kept for more."""
+async def test_a_disconnect_after_the_response_is_not_reported() -> None:
+    """The connection is idle."""
     connection = Connection(waits=True)
-    left: list[str] = []
+    reports: list[str] = []
     connection.protocol.data_received(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
     await connection.began.wait()
-    connection.seen[0]["extensions"][WATCH](lambda: left.append("left"))
+    connection.seen[0]["extensions"][WATCH](lambda: reports.append("left"))
     connection.may_answer.set()
     await connection.answered.wait()
 
     connection.protocol.connection_lost(None)
 
-    assert not left
+    assert not reports
 
 
-async def test_a_loss_is_told_to_the_request_that_runs_and_to_no_other() -> None:
-    """Also where others wait behind it: nothing more is written, and nobody is to blame."""
+async def test_a_disconnect_is_reported_only_to_the_running_request() -> None:
+    """Requests may wait behind it. Nothing more is written, and no error is logged."""
     connection = Connection(waits=True)
     connection.protocol.data_received(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n" * 3)
     await connection.began.wait()
@@ -97,8 +97,8 @@ async def test_a_loss_is_told_to_the_request_that_runs_and_to_no_other() -> None
     ],
     ids=["one header without end", "one header", "many headers"],
 )
-async def test_a_head_is_bounded(head: bytes) -> None:
-    """In bytes, also while it is still coming, and in headers: 431, and the connection is closed."""
+async def test_a_head_is_limited(head: bytes) -> None:
+    """The limits are on bytes, also of an incomplete head, and on headers: 431, and the connection is closed."""
     connection = Connection()
     request = b"GET / HTTP/1.1\r\nhost: a\r\n" + head
     for start in range(0, len(request), 10_000):
@@ -111,8 +111,8 @@ async def test_a_head_is_bounded(head: bytes) -> None:
     assert connection.is_over
 
 
-async def test_a_head_within_the_bound_is_taken_again_and_again() -> None:
-    """The bound is a request's, not a connection's; a body does not count."""
+async def test_a_head_within_the_limit_is_accepted_repeatedly() -> None:
+    """The limit is per request, not per connection. A body does not count."""
     connection = Connection()
     body = b"b" * 200_000
     for _ in range(4):
@@ -125,8 +125,8 @@ async def test_a_head_within_the_bound_is_taken_again_and_again() -> None:
     assert (await connection.finish()).count(b"HTTP/1.1 200 ") == 4
 
 
-async def test_trailers_are_no_headers() -> None:
-    """Who filters headers in front of this has seen all of them."""
+async def test_trailers_are_not_headers() -> None:
+    """A filter in front of the proxy has seen all headers."""
     connection = Connection()
     connection.protocol.data_received(
         b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -138,8 +138,8 @@ async def test_trailers_are_no_headers() -> None:
     await connection.finish()
 
 
-async def test_what_is_no_http_does_not_get_into_an_answer() -> None:
-    """The answer that is being sent ends; before one it is 400."""
+async def test_invalid_http_does_not_interrupt_a_response() -> None:
+    """A running response is sent to its end. Without one, the client gets 400."""
     connection = Connection(waits=True)
     connection.protocol.data_received(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
     await connection.began.wait()
@@ -187,8 +187,8 @@ async def test_what_is_no_http_does_not_get_into_an_answer() -> None:
     ],
 )
 @pytest.mark.parametrize("piece", [1, 1_000])
-async def test_what_two_could_read_in_two_ways_is_refused(head: bytes, piece: int) -> None:
-    """Once, however it is cut, and nothing that comes after it is looked at."""
+async def test_an_ambiguous_request_is_refused(head: bytes, piece: int) -> None:
+    """It is refused once, for any cuts, and the data after it is discarded."""
     connection = Connection()
     request = head + b"\r\n"
     for start in range(0, len(request), piece):
@@ -203,8 +203,8 @@ async def test_what_two_could_read_in_two_ways_is_refused(head: bytes, piece: in
 
 
 @pytest.mark.parametrize("cut", [20, 90, 160])
-async def test_an_upgrade_that_is_offered_is_not_taken(cut: int) -> None:
-    """Some clients offer HTTP/2 with their first request; it is answered as any other, body and all."""
+async def test_an_offered_upgrade_is_ignored(cut: int) -> None:
+    """Some clients offer HTTP/2 with their first request. It is served like any other, with its body."""
     connection = Connection()
     request = (
         b"POST /a?b HTTP/1.1\r\nhost: a\r\nconnection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\n"
@@ -223,7 +223,7 @@ async def test_an_upgrade_that_is_offered_is_not_taken(cut: int) -> None:
 
 @pytest.mark.parametrize("second", [b"POST / RTSP/1.0\r\nhost: a\r\n\r\n", b"GET  / HTTP/1.1\r\nhost: a\r\n\r\n"])
 async def test_a_pipelined_request_of_another_protocol_is_refused(second: bytes) -> None:
-    """Also where it does not begin a read. The request before it is cut off, as nothing can follow its response."""
+    """It need not begin a read. The response before it is aborted, because nothing can follow it."""
     connection = Connection()
     connection.protocol.data_received(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n" + second)
     await connection.settle()
@@ -247,8 +247,8 @@ CHUNKED = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
     ],
     ids=["one trailer", "many trailers", "an extension", "a size", "an extension for each byte"],
 )
-async def test_what_frames_a_body_is_bounded(endless: bytes) -> None:
-    """The application hears of it where it reads the body, and its response closes the connection."""
+async def test_the_framing_of_a_body_is_limited(endless: bytes) -> None:
+    """The application gets the error when it reads the body, and its response closes the connection."""
     connection = Connection()
     connection.protocol.data_received(CHUNKED)
     for start in range(0, len(endless), 10_000):
@@ -262,8 +262,8 @@ async def test_what_frames_a_body_is_bounded(endless: bytes) -> None:
     assert b"\r\nconnection: close\r\n" in written
 
 
-async def test_trailers_that_are_too_large_cut_a_response_that_has_begun() -> None:
-    """A status can only be sent once."""
+async def test_too_large_trailers_abort_a_response_that_has_begun() -> None:
+    """The status has been sent already."""
     connection = Connection(waits=True, reads=False)
     connection.protocol.data_received(CHUNKED)
     await connection.began.wait()
@@ -274,8 +274,8 @@ async def test_trailers_that_are_too_large_cut_a_response_that_has_begun() -> No
     await connection.finish()
 
 
-async def test_small_chunks_and_short_trailers_are_taken() -> None:
-    """One byte at a time, with an extension each, for longer than a head may be."""
+async def test_small_chunks_and_short_trailers_are_accepted() -> None:
+    """One byte per chunk with an extension, for longer than the limit of a head."""
     connection = Connection()
     connection.protocol.data_received(CHUNKED)
     for _ in range(200):
@@ -287,8 +287,8 @@ async def test_small_chunks_and_short_trailers_are_taken() -> None:
 
 
 @pytest.mark.parametrize("version", [b"1.0", b"1.1"])
-async def test_a_response_before_the_end_of_the_body_closes(version: bytes) -> None:
-    """The rest of the body is thrown away, up to a limit, and nothing of it is taken for a request."""
+async def test_a_response_before_the_end_of_the_body_closes_the_connection(version: bytes) -> None:
+    """The rest of the body is discarded up to a limit, and never parsed as a request."""
     connection = Connection(reads=False)
     connection.protocol.data_received(b"POST / HTTP/" + version + b"\r\nhost: a\r\ncontent-length: 9000000\r\n\r\n")
     await connection.settle()
@@ -307,8 +307,8 @@ async def test_a_response_before_the_end_of_the_body_closes(version: bytes) -> N
     await connection.finish()
 
 
-async def test_more_requests_at_once_than_are_kept() -> None:
-    """Their client is cut off: each takes memory before the first is answered."""
+async def test_too_many_pipelined_requests() -> None:
+    """The client is disconnected, because each request takes memory before the response to the first."""
     connection = Connection(waits=True)
     connection.protocol.data_received(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n" * 1_000)
 

@@ -1,4 +1,4 @@
-"""What an operator may choose about the provider."""
+"""Tests of the configuration of the OpenAI provider."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from ibex.adapters.openai.config import DEFAULT_MODELS, ApiKey, OpenAIConfig
 KEY = "sk-canary-77"
 
 
-def test_the_key_shows_itself_only_on_demand() -> None:
-    """Neither its own repr nor the configuration's holds it."""
+def test_the_key_is_in_no_repr() -> None:
+    """Neither its own repr nor that of the configuration contains it."""
     config = OpenAIConfig(api_key=ApiKey(KEY))
     assert config.api_key.reveal() == KEY
     assert KEY not in f"{config.api_key!r} {config.api_key} {config!r}"
 
 
 @pytest.mark.parametrize("key", ["", f"{KEY}\r\nX-Evil: 1", f"{KEY}\n", f"Bearer {KEY}", f"{KEY}ü", f"{KEY}\x00"])
-def test_a_key_that_cannot_stand_in_a_header_is_refused_unseen(key: str) -> None:
-    """The error does not hold it."""
+def test_an_invalid_key_is_refused(key: str) -> None:
+    """The error does not contain it."""
     with pytest.raises(ValueError, match="printable") as raised:
         ApiKey(key)
     assert KEY not in str(raised.value)
@@ -36,7 +36,7 @@ def test_a_key_that_cannot_stand_in_a_header_is_refused_unseen(key: str) -> None
     ],
 )
 def test_the_root_ends_with_a_slash(base_url: str, address: str) -> None:
-    """Whether or not the base URL does."""
+    """The base URL may or may not end with one."""
     assert str(OpenAIConfig(api_key=ApiKey(KEY), base_url=base_url).root_url()) == address
 
 
@@ -54,8 +54,8 @@ def test_the_root_ends_with_a_slash(base_url: str, address: str) -> None:
         "https://host:port-secret-88/v1",
     ],
 )
-def test_a_base_url_that_cannot_be_asked_is_refused_unseen(base_url: str) -> None:
-    """At the start, not at the first request; the error does not hold it."""
+def test_an_invalid_base_url_is_refused(base_url: str) -> None:
+    """The configuration refuses it at start. The error does not contain it."""
     with pytest.raises(ValueError, match="base URL") as raised:
         OpenAIConfig(api_key=ApiKey(KEY), base_url=base_url)
     assert "secret-88" not in str(raised.value)
@@ -76,5 +76,5 @@ def test_a_base_url_that_cannot_be_asked_is_refused_unseen(base_url: str) -> Non
     ],
 )
 def test_the_default_models_are_the_gpt_chatgpt_and_o_families(model: str, *, served: bool) -> None:
-    """And nothing that only begins with the same letter."""
+    """They do not match other names that begin with the same letter."""
     assert any(fnmatchcase(model, pattern) for pattern in DEFAULT_MODELS) is served

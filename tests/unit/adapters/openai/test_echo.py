@@ -1,4 +1,4 @@
-"""The built-in provider without a key."""
+"""Tests of the echo provider."""
 
 from __future__ import annotations
 
@@ -27,34 +27,34 @@ def request_of(*messages: dict[str, Any], stream: bool = False, include_usage: b
 
 
 async def buffered(provider: EchoProvider, request: ProviderRequest) -> ChatCompletion:
-    """Ask, and read the answer as OpenAI's SDK would."""
-    answer = await provider.complete(request)
-    assert isinstance(answer, ProviderBody)
-    return ChatCompletion.model_validate_json(answer.body, strict=True)
+    """Send a request, and parse the response as OpenAI's SDK does."""
+    response = await provider.complete(request)
+    assert isinstance(response, ProviderBody)
+    return ChatCompletion.model_validate_json(response.body, strict=True)
 
 
 async def streamed(provider: EchoProvider, request: ProviderRequest) -> list[ChatCompletionChunk]:
-    """Ask, and read the stream's chunks as OpenAI's SDK would."""
-    answer = await provider.complete(request)
-    assert isinstance(answer, EchoStream)
-    *data, done = [event.data or b"" for events in [events async for events in answer] for event in events]
+    """Send a request, and parse the chunks of the stream as OpenAI's SDK does."""
+    response = await provider.complete(request)
+    assert isinstance(response, EchoStream)
+    *data, done = [event.data or b"" for events in [events async for events in response] for event in events]
     assert done == b"[DONE]"
     return [ChatCompletionChunk.model_validate_json(chunk, strict=True) for chunk in data]
 
 
 async def test_it_repeats_the_last_user_message() -> None:
-    """In the shape of a chat completion."""
+    """The response is a chat completion."""
     request = request_of(
         {"role": "system", "content": "Be kind."},
         {"role": "user", "content": "first"},
         {"role": "user", "content": "Hello  there, äöü 🙂\n"},
         {"role": "assistant", "content": "yes"},
     )
-    answer = await buffered(EchoProvider(ManualClock()), request)
-    assert answer.choices[0].message.content == "Hello  there, äöü 🙂\n"
-    assert (answer.choices[0].message.role, answer.choices[0].finish_reason) == ("assistant", "stop")
-    assert (answer.object, answer.created, answer.model) == ("chat.completion", NOW, "gpt-4o")
-    assert (answer.system_fingerprint, answer.id[:9]) == ("echo", "chatcmpl-")
+    response = await buffered(EchoProvider(ManualClock()), request)
+    assert response.choices[0].message.content == "Hello  there, äöü 🙂\n"
+    assert (response.choices[0].message.role, response.choices[0].finish_reason) == ("assistant", "stop")
+    assert (response.object, response.created, response.model) == ("chat.completion", NOW, "gpt-4o")
+    assert (response.system_fingerprint, response.id[:9]) == ("echo", "chatcmpl-")
 
 
 @pytest.mark.parametrize(
@@ -72,38 +72,38 @@ async def test_it_repeats_the_last_user_message() -> None:
         ("lone \ud83d surrogate", "lone \ud83d surrogate"),
     ],
 )
-async def test_all_text_of_a_message_is_repeated_and_nothing_else(content: object, text: str) -> None:
-    """Parts are joined; what is no text is left out, and what is odd is no error."""
-    answer = await EchoProvider(ManualClock()).complete(request_of({"role": "user", "content": content}))
-    assert isinstance(answer, ProviderBody)
-    assert json.loads(answer.body)["choices"][0]["message"]["content"] == text
+async def test_all_text_parts_of_a_message_are_repeated(content: object, text: str) -> None:
+    """They are joined. Other parts are ignored, and malformed ones are no error."""
+    response = await EchoProvider(ManualClock()).complete(request_of({"role": "user", "content": content}))
+    assert isinstance(response, ProviderBody)
+    assert json.loads(response.body)["choices"][0]["message"]["content"] == text
 
 
-async def test_without_a_user_message_the_answer_is_empty() -> None:
-    """It is still an answer."""
-    answer = await buffered(EchoProvider(ManualClock()), request_of({"role": "system", "content": "Be kind."}))
-    assert answer.choices[0].message.content == ""
+async def test_without_a_user_message_the_text_is_empty() -> None:
+    """The response is valid."""
+    response = await buffered(EchoProvider(ManualClock()), request_of({"role": "system", "content": "Be kind."}))
+    assert response.choices[0].message.content == ""
 
 
 async def test_a_number_of_many_digits_in_a_message_is_no_error() -> None:
-    """It is not a number that anyone computes with."""
+    """Python's limit on the digits of an integer does not apply."""
     body = b'{"messages": [{"role": "user", "content": "a", "n": ' + b"9" * 10_000 + b"}]}"
-    answer = await buffered(EchoProvider(ManualClock()), replace(outgoing_request(), body=body))
-    assert answer.choices[0].message.content == "a"
+    response = await buffered(EchoProvider(ManualClock()), replace(outgoing_request(), body=body))
+    assert response.choices[0].message.content == "a"
 
 
 async def test_tokens_are_words() -> None:
-    """The prompt's are those of all messages, the completion's those of the answer."""
+    """Prompt tokens count the words of all messages, completion tokens those of the response."""
     request = request_of({"role": "system", "content": "You are kind."}, {"role": "user", "content": "Hello there "})
-    answer = await buffered(EchoProvider(ManualClock()), request)
-    assert answer.usage is not None
-    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.total_tokens) == (6, 3, 9)
-    assert answer.usage.prompt_tokens_details is not None
-    assert answer.usage.prompt_tokens_details.cached_tokens == 0
+    response = await buffered(EchoProvider(ManualClock()), request)
+    assert response.usage is not None
+    assert (response.usage.prompt_tokens, response.usage.completion_tokens, response.usage.total_tokens) == (6, 3, 9)
+    assert response.usage.prompt_tokens_details is not None
+    assert response.usage.prompt_tokens_details.cached_tokens == 0
 
 
 async def test_a_stream_has_a_chunk_for_each_word() -> None:
-    """The role first, the finish reason last; the pieces joined are the text, blanks included."""
+    """The role comes first and the finish reason last. The joined chunks are the text with its white space."""
     chunks = await streamed(
         EchoProvider(ManualClock()), request_of({"role": "user", "content": "  One two\n\nthree "}, stream=True)
     )
@@ -114,48 +114,48 @@ async def test_a_stream_has_a_chunk_for_each_word() -> None:
     assert len({(chunk.id, chunk.created, chunk.model, chunk.object) for chunk in chunks}) == 1
 
 
-async def test_usage_comes_at_the_end_of_a_stream_that_asked_for_it() -> None:
-    """In a chunk of its own without choices; every other chunk says that it has none."""
+async def test_usage_is_at_the_end_of_a_stream_that_asks_for_it() -> None:
+    """It is in a chunk without choices. In all other chunks it is null."""
     message = {"role": "user", "content": "One two"}
-    answer = await EchoProvider(ManualClock()).complete(request_of(message, stream=True, include_usage=True))
-    assert isinstance(answer, EchoStream)
-    *chunks, last = [json.loads(event.data or b"") async for (event,) in answer if event.data != b"[DONE]"]
+    response = await EchoProvider(ManualClock()).complete(request_of(message, stream=True, include_usage=True))
+    assert isinstance(response, EchoStream)
+    *chunks, last = [json.loads(event.data or b"") async for (event,) in response if event.data != b"[DONE]"]
     assert {chunk["usage"] for chunk in chunks} == {None}
     assert (last["choices"], last["usage"]["total_tokens"]) == ([], 4)
 
 
 @pytest.mark.parametrize("include_usage", [None, False])
-async def test_usage_does_not_come_unasked(*, include_usage: bool | None) -> None:
-    """No chunk has such a member."""
+async def test_a_stream_that_does_not_ask_for_usage_has_none(*, include_usage: bool | None) -> None:
+    """No chunk has the member ``usage``."""
     request = request_of({"role": "user", "content": "Hi"}, stream=True, include_usage=include_usage)
     assert all("usage" not in chunk.model_fields_set for chunk in await streamed(EchoProvider(ManualClock()), request))
 
 
 async def test_a_stream_and_a_body_have_the_same_summary() -> None:
-    """What the domain keeps of either is the same text, usage and end."""
+    """Hash, usage and finish reason are equal."""
     provider = EchoProvider(ManualClock())
     message = {"role": "user", "content": "Grüße an alle"}
     body = await provider.complete(request_of(message))
     stream = await provider.complete(request_of(message, stream=True, include_usage=True))
     assert isinstance(body, ProviderBody)
     assert isinstance(stream, EchoStream)
-    fold = ChatResponseReader()
-    kinds = [fold.read_data(event.data or b"") async for (event,) in stream]
+    reader = ChatResponseReader()
+    kinds = [reader.read_data(event.data or b"") async for (event,) in stream]
     assert kinds[-2:] == [EventKind.USAGE_ONLY, EventKind.DONE]
-    assert fold.summary() == summary_of(body.body)
-    assert fold.summary().completion_hash is not None
+    assert reader.summary() == summary_of(body.body)
+    assert reader.summary().completion_hash is not None
 
 
-async def test_each_answer_has_an_id_of_its_own() -> None:
-    """Also at the same moment, and the provider's own id too."""
+async def test_each_response_has_a_unique_id() -> None:
+    """The ids differ even at the same time, and so does the provider's request id."""
     provider = EchoProvider(ManualClock())
-    answers = [await provider.complete(outgoing_request()) for _ in range(3)]
-    assert len({json.loads(a.body)["id"] for a in answers if isinstance(a, ProviderBody)}) == 3
-    assert len({answer.provider_request_id for answer in answers}) == 3
+    responses = [await provider.complete(outgoing_request()) for _ in range(3)]
+    assert len({json.loads(a.body)["id"] for a in responses if isinstance(a, ProviderBody)}) == 3
+    assert len({response.provider_request_id for response in responses}) == 3
 
 
-async def test_it_thinks_and_pauses_as_long_as_it_was_told() -> None:
-    """Once before the answer, then between the events of a stream."""
+async def test_the_configured_delays() -> None:
+    """There is one delay before the response, and one between the events of a stream."""
     slept: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -168,17 +168,17 @@ async def test_it_thinks_and_pauses_as_long_as_it_was_told() -> None:
     assert slept == [1.5, 1.5, 0.25, 0.25, 0.25]
 
 
-async def test_a_closed_stream_gives_no_more() -> None:
-    """What its reader left is not made up later."""
-    answer = await EchoProvider(ManualClock()).complete(outgoing_request(stream=True))
-    assert isinstance(answer, EchoStream)
-    events = aiter(answer)
+async def test_a_closed_stream_returns_no_more_events() -> None:
+    """Iterating over it ends."""
+    response = await EchoProvider(ManualClock()).complete(outgoing_request(stream=True))
+    assert isinstance(response, EchoStream)
+    events = aiter(response)
     await anext(events)
-    await answer.aclose()
+    await response.aclose()
     assert [event async for event in events] == []
 
 
-def test_it_serves_the_models_it_was_given() -> None:
-    """As the provider would whose place it takes."""
+def test_it_serves_the_configured_models() -> None:
+    """They are those of the provider that it replaces."""
     assert EchoProvider(ManualClock(), ("my-*",)).models == ("my-*",)
     assert "gpt-*" in EchoProvider(ManualClock()).models

@@ -1,4 +1,4 @@
-"""The table from statuses and exceptions to the domain's errors."""
+"""Tests of the mapping from statuses and exceptions to the domain's errors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ import httpx
 import pytest
 
 from ibex.adapters.http_client.failures import FAILURES, UnreadableResponseError
-from ibex.adapters.openai.errors import AttemptInfo, RefusedAnswer, error_of_answer, error_of_failure, no_completion
+from ibex.adapters.openai.errors import (
+    AttemptInfo,
+    ErrorResponse,
+    error_from_exception,
+    error_from_response,
+    not_a_completion,
+)
 from ibex.domain.errors import (
     IbexError,
     OverloadedError,
@@ -21,7 +27,7 @@ from ibex.domain.errors import (
     Refusal,
 )
 
-TRAIL = AttemptInfo(3, "req_1")
+ATTEMPT = AttemptInfo(3, "req_1")
 CANARY = "canary-5b1f"
 BODY = json.dumps({"error": {"message": f"No {CANARY}", "type": "t", "param": "messages", "code": "c"}}).encode()
 
@@ -36,9 +42,9 @@ BODY = json.dumps({"error": {"message": f"No {CANARY}", "type": "t", "param": "m
         (422, Refusal.UNPROCESSABLE),
     ],
 )
-def test_a_request_found_wrong_is_told_with_the_providers_words(status: int, refusal: Refusal) -> None:
-    """Message, type, code and parameter of OpenAI's error are kept, and so is the attempt."""
-    error = error_of_answer(RefusedAnswer(status, BODY), TRAIL)
+def test_a_refused_request_keeps_the_providers_error(status: int, refusal: Refusal) -> None:
+    """The error has the message, type, code and parameter of OpenAI's error, and the attempt."""
+    error = error_from_response(ErrorResponse(status, BODY), ATTEMPT)
     assert isinstance(error, ProviderRefusedError)
     assert (error.refusal, error.detail, error.provider_type) == (refusal, f"No {CANARY}", "t")
     assert (error.provider_code, error.param) == ("c", "messages")
@@ -62,16 +68,16 @@ def test_a_request_found_wrong_is_told_with_the_providers_words(status: int, ref
         b'{"error": ' + b"[" * 100_000,
     ],
 )
-def test_a_refusal_in_another_shape_is_told_without_details(body: bytes | None) -> None:
-    """What is no text of OpenAI's error shape is None."""
-    error = error_of_answer(RefusedAnswer(400, body), TRAIL)
+def test_a_refusal_in_an_unknown_format_has_no_details(body: bytes | None) -> None:
+    """Members that are not strings in OpenAI's error format are None."""
+    error = error_from_response(ErrorResponse(400, body), ATTEMPT)
     assert isinstance(error, ProviderRefusedError)
     assert (error.detail, error.provider_type, error.provider_code, error.param) == (None, None, None, None)
 
 
 def test_the_providers_rate_limit_keeps_its_delay() -> None:
-    """The client hears when to come back."""
-    error = error_of_answer(RefusedAnswer(429, BODY, 7.5), TRAIL)
+    """The client gets the delay that the provider asks for."""
+    error = error_from_response(ErrorResponse(429, BODY, 7.5), ATTEMPT)
     assert isinstance(error, ProviderRateLimitedError)
     assert (error.retry_after_s, error.attempts, error.provider_request_id) == (7.5, 3, "req_1")
     assert error.provider_status == 429
@@ -80,9 +86,9 @@ def test_the_providers_rate_limit_keeps_its_delay() -> None:
 @pytest.mark.parametrize(
     "status", [100, 101, 204, 301, 302, 304, 401, 402, 403, 405, 408, 418, 451, 500, 502, 503, 504, 529, 599]
 )
-def test_any_other_status_means_that_the_provider_is_not_available(status: int) -> None:
-    """401 and 403 among them: it is our key that was refused."""
-    error = error_of_answer(RefusedAnswer(status, BODY, 2), TRAIL)
+def test_any_other_status_means_that_the_provider_is_unavailable(status: int) -> None:
+    """This includes 401 and 403, which refuse the proxy's key."""
+    error = error_from_response(ErrorResponse(status, BODY, 2), ATTEMPT)
     assert isinstance(error, ProviderUnavailableError)
     assert (error.retry_after_s, error.attempts, error.provider_request_id) == (2, 3, "req_1")
     assert error.provider_status == status
@@ -90,10 +96,10 @@ def test_any_other_status_means_that_the_provider_is_not_available(status: int) 
 
 @pytest.mark.parametrize("status", [302, 401, 403, 408, 429, 500, 503, 529])
 def test_no_text_of_the_provider_is_in_an_error_that_is_not_about_the_request(status: int) -> None:
-    """Neither in what is shown nor in what would be logged."""
-    error = error_of_answer(RefusedAnswer(status, BODY), TRAIL)
+    """Neither the message nor the repr contains it."""
+    error = error_from_response(ErrorResponse(status, BODY), ATTEMPT)
     assert CANARY not in repr(vars(error)) + repr(error) + str(error)
-    assert CANARY not in repr(RefusedAnswer(status, BODY))
+    assert CANARY not in repr(ErrorResponse(status, BODY))
 
 
 @pytest.mark.parametrize(
@@ -112,22 +118,22 @@ def test_no_text_of_the_provider_is_in_an_error_that_is_not_about_the_request(st
         (httpx.PoolTimeout("x"), OverloadedError),
     ],
 )
-def test_each_failure_has_its_error(failure: Exception, kind: type[IbexError]) -> None:
-    """And nothing of the failure's own text is in it."""
+def test_each_exception_has_its_error(failure: Exception, kind: type[IbexError]) -> None:
+    """The error does not contain the text of the exception."""
     assert isinstance(failure, FAILURES)
-    error = error_of_failure(failure, TRAIL)
+    error = error_from_exception(failure, ATTEMPT)
     assert type(error) is kind
     assert error.message == kind.default_message
     if isinstance(error, ProviderError):
         assert (error.attempts, error.provider_request_id, error.provider_status) == (3, "req_1", None)
 
 
-def test_a_proxy_without_a_free_connection_says_when_to_come_back() -> None:
-    """It is the proxy that is full, not the provider that failed."""
-    assert error_of_failure(httpx.PoolTimeout("x"), TRAIL).retry_after_s == 1
+def test_a_proxy_without_a_free_connection_sets_a_retry_delay() -> None:
+    """The proxy is overloaded; the provider did not fail."""
+    assert error_from_exception(httpx.PoolTimeout("x"), ATTEMPT).retry_after_s == 1
 
 
-def test_a_success_without_a_completion_names_its_trail() -> None:
-    """So that it can be asked about."""
-    error = no_completion(TRAIL)
+def test_a_success_without_a_completion_has_the_request_id() -> None:
+    """The id lets the operator ask the provider about it."""
+    error = not_a_completion(ATTEMPT)
     assert (error.attempts, error.provider_request_id) == (3, "req_1")

@@ -1,4 +1,4 @@
-"""Asking OpenAI's API, over a transport without sockets."""
+"""Tests of the OpenAI provider over a transport without sockets."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ SHORT_S = 0.02
 
 
 class Scene:
-    """A provider over scripted answers; what it would have slept is recorded."""
+    """A provider over scripted responses. It records the delays instead of sleeping."""
 
-    def __init__(self, *answers: FakeAnswer | Exception | Hush, **config: Any) -> None:
-        self.transport = FakeTransport(*answers)
+    def __init__(self, *responses: FakeAnswer | Exception | Hush, **config: Any) -> None:
+        self.transport = FakeTransport(*responses)
         self.delays: list[float] = []
         self.provider = OpenAIProvider(
             OpenAIConfig(api_key=ApiKey(KEY), **config),
@@ -58,7 +58,7 @@ class Scene:
         await asyncio.sleep(0)
 
     async def fails(self, kind: type[ProviderError], *, stream: bool = False) -> Any:
-        """Ask and return the error, which must be of this kind; all that was opened must be closed."""
+        """Send a request and return its error, which must be of this kind. All responses must be closed."""
         with pytest.raises(kind) as raised:
             await self.provider.complete(outgoing_request(stream=stream))
         assert type(raised.value) is kind
@@ -66,35 +66,35 @@ class Scene:
         return raised.value
 
 
-async def test_a_buffered_answer_comes_byte_for_byte() -> None:
-    """With the number of tries and the provider's own id; its connection is given back."""
+async def test_a_buffered_response_is_returned_byte_for_byte() -> None:
+    """It has the number of attempts and the provider's request id. Its connection is released."""
     scene = Scene(buffered("Grüße"))
-    answer = await scene.provider.complete(outgoing_request())
-    assert answer == ProviderBody(completion_body("Grüße"), 1, REQUEST_ID)
+    response = await scene.provider.complete(outgoing_request())
+    assert response == ProviderBody(completion_body("Grüße"), 1, REQUEST_ID)
     assert scene.transport.bodies[0].ended
     assert scene.transport.all_closed
 
 
-async def test_a_streamed_answer_is_left_open_for_its_reader() -> None:
-    """It is returned as soon as the status has come; closing it is the reader's."""
+async def test_a_streamed_response_is_left_open_for_its_reader() -> None:
+    """It is returned once the head has arrived. The reader closes it."""
     scene = Scene(streamed(*EVENTS))
-    answer = await scene.provider.complete(outgoing_request(stream=True))
-    assert isinstance(answer, OpenAIStream)
-    assert (answer.attempts, answer.provider_request_id, scene.transport.bodies[0].given) == (1, REQUEST_ID, 0)
-    assert [event.raw async for events in answer for event in events] == EVENTS
+    response = await scene.provider.complete(outgoing_request(stream=True))
+    assert isinstance(response, OpenAIStream)
+    assert (response.attempts, response.provider_request_id, scene.transport.bodies[0].given) == (1, REQUEST_ID, 0)
+    assert [event.raw async for events in response for event in events] == EVENTS
     assert scene.transport.bodies[0].closed == 0
-    await answer.aclose()
+    await response.aclose()
     assert scene.transport.all_closed
 
 
 @pytest.mark.parametrize(("stream", "accept"), [(False, "application/json"), (True, "text/event-stream")])
 async def test_only_headers_of_the_allow_list_are_sent(*, stream: bool, accept: str) -> None:
-    """The body goes as it is, to the one address of the configuration."""
+    """The body is sent unchanged, to the configured address."""
     scene = Scene(streamed(*EVENTS) if stream else buffered(), base_url="https://llm.example:8443/v1/")
     request = outgoing_request(stream=stream)
-    answer = await scene.provider.complete(request)
-    if isinstance(answer, OpenAIStream):
-        await answer.aclose()
+    response = await scene.provider.complete(request)
+    if isinstance(response, OpenAIStream):
+        await response.aclose()
     (sent,) = scene.transport.requests
     assert dict(sent.headers) == {
         "host": "llm.example:8443",
@@ -110,18 +110,18 @@ async def test_only_headers_of_the_allow_list_are_sent(*, stream: bool, accept: 
 
 
 async def test_the_connection_has_its_own_timeout() -> None:
-    """It is the transport's to keep."""
+    """The transport applies it."""
     scene = Scene(buffered(), connect_timeout_s=1.5)
     await scene.provider.complete(outgoing_request())
     assert scene.transport.requests[0].extensions["timeout"]["connect"] == 1.5
 
 
 @pytest.mark.parametrize("status", [408, 409, 429, 500, 502, 503, 504])
-async def test_a_passing_failure_is_retried(status: int) -> None:
-    """The delays double; the answer in the end counts all tries, and every answer on the way was closed."""
+async def test_a_transient_failure_is_retried(status: int) -> None:
+    """The delays double. The response counts all attempts, and the failed responses are closed."""
     scene = Scene(refused(status), refused(status), buffered())
-    answer = await scene.provider.complete(outgoing_request())
-    assert (answer.attempts, scene.delays) == (3, [0.5, 1.0])
+    response = await scene.provider.complete(outgoing_request())
+    assert (response.attempts, scene.delays) == (3, [0.5, 1.0])
     assert scene.transport.all_closed
 
 
@@ -134,32 +134,32 @@ async def test_a_passing_failure_is_retried(status: int) -> None:
         httpx.RemoteProtocolError("server disconnected"),
     ],
 )
-async def test_a_connection_that_dies_before_the_answer_is_retried(failure: Exception) -> None:
-    """Also for a stream."""
+async def test_a_connection_that_dies_before_the_response_is_retried(failure: Exception) -> None:
+    """This also applies to a stream."""
     scene = Scene(failure, streamed(*EVENTS))
-    answer = await scene.provider.complete(outgoing_request(stream=True))
-    assert answer.attempts == 2
-    assert isinstance(answer, OpenAIStream)
-    await answer.aclose()
+    response = await scene.provider.complete(outgoing_request(stream=True))
+    assert response.attempts == 2
+    assert isinstance(response, OpenAIStream)
+    await response.aclose()
 
 
-async def test_the_last_answer_decides_the_error() -> None:
-    """After the retries are used up, whatever came before."""
+async def test_the_last_response_decides_the_error() -> None:
+    """Earlier failures do not matter once all retries are used."""
     scene = Scene(httpx.ConnectError("x"), refused(500), refused(503), refused(429, retry_after="9"))
     error = await scene.fails(ProviderRateLimitedError)
     assert (error.attempts, error.retry_after_s, error.provider_request_id) == (4, 9, REQUEST_ID)
     assert scene.delays == [0.5, 1.0, 2.0]
 
 
-async def test_without_retries_the_first_answer_decides() -> None:
-    """Zero retries are one try."""
+async def test_without_retries_the_first_response_decides() -> None:
+    """There is one attempt."""
     scene = Scene(refused(503), max_retries=0)
     error = await scene.fails(ProviderUnavailableError)
     assert (error.attempts, scene.delays) == (1, [])
 
 
-async def test_the_providers_own_delay_is_kept() -> None:
-    """In seconds, milliseconds or as a date by the proxy's clock."""
+async def test_the_delay_that_the_provider_asks_for_is_respected() -> None:
+    """It is in seconds, in milliseconds, or a date."""
     scene = Scene(
         refused(429, retry_after="3"),
         refused(503, retry_after_ms="4500"),
@@ -170,15 +170,15 @@ async def test_the_providers_own_delay_is_kept() -> None:
     assert scene.delays == [3, 4.5, 7]
 
 
-async def test_a_delay_beyond_the_cap_is_passed_on_instead() -> None:
-    """The client hears of it at once."""
+async def test_a_delay_beyond_the_maximum_is_passed_to_the_client() -> None:
+    """The client gets the error at once."""
     scene = Scene(refused(429, retry_after="3600"))
     error = await scene.fails(ProviderRateLimitedError)
     assert (error.attempts, error.retry_after_s, scene.delays) == (1, 3600, [])
 
 
 async def test_a_delay_beyond_the_deadline_is_not_waited_for() -> None:
-    """The answer that is there decides."""
+    """The current response decides the error."""
     scene = Scene(refused(503), request_timeout_s=0.4)
     assert (await scene.fails(ProviderUnavailableError)).attempts == 1
     assert scene.delays == []
@@ -190,15 +190,15 @@ async def test_a_delay_beyond_the_deadline_is_not_waited_for() -> None:
 )
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_refused_request_is_not_sent_again(status: int, refusal: Refusal, *, stream: bool) -> None:
-    """The provider's words on it are kept."""
+    """The error has the provider's message."""
     scene = Scene(refused(status, "too many tokens"))
     error = await scene.fails(ProviderRefusedError, stream=stream)
     assert (error.refusal, error.detail, error.attempts) == (refusal, "too many tokens", 1)
 
 
 @pytest.mark.parametrize("status", [101, 301, 302, 401, 403, 418, 501, 529])
-async def test_any_other_status_is_not_retried_and_says_nothing(status: int) -> None:
-    """No text of it is in the error, no redirect is followed."""
+async def test_any_other_status_is_not_retried_and_has_no_details(status: int) -> None:
+    """The error contains no text of the response, and redirects are not followed."""
     scene = Scene(refused(status, "canary-9a", location="https://elsewhere.example/"))
     error = await scene.fails(ProviderUnavailableError)
     assert "canary" not in repr(vars(error)) + str(error)
@@ -206,7 +206,7 @@ async def test_any_other_status_is_not_retried_and_says_nothing(status: int) -> 
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
         FakeAnswer(400, {}, (httpx.ReadError("cut"),)),
         FakeAnswer(400, {}, (b"{", HUSH)),
@@ -215,14 +215,14 @@ async def test_any_other_status_is_not_retried_and_says_nothing(status: int) -> 
         FakeAnswer(400, {}, ()),
     ],
 )
-async def test_a_refusal_whose_body_cannot_be_read_is_still_a_refusal(answer: FakeAnswer) -> None:
-    """The status says enough."""
-    error = await Scene(answer, idle_timeout_s=SHORT_S).fails(ProviderRefusedError)
+async def test_a_refusal_whose_body_cannot_be_read_is_still_a_refusal(response: FakeAnswer) -> None:
+    """The status is enough."""
+    error = await Scene(response, idle_timeout_s=SHORT_S).fails(ProviderRefusedError)
     assert (error.refusal, error.detail) == (Refusal.BAD_REQUEST, None)
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
         FakeAnswer(200, {"content-type": "text/html"}, (b"<html></html>",)),
         FakeAnswer(200, {"content-type": "text/event-stream"}, tuple(EVENTS)),
@@ -234,24 +234,24 @@ async def test_a_refusal_whose_body_cannot_be_read_is_still_a_refusal(answer: Fa
         FakeAnswer(204, {"content-type": "application/json"}, ()),
     ],
 )
-async def test_a_success_that_is_no_completion_is_none(answer: FakeAnswer) -> None:
-    """It is not asked for again: the provider has answered."""
-    error = await Scene(answer).fails(ProviderUnavailableError)
+async def test_a_success_that_is_not_a_completion_is_an_error(response: FakeAnswer) -> None:
+    """It is not retried, because the provider has responded."""
+    error = await Scene(response).fails(ProviderUnavailableError)
     assert (error.attempts, error.provider_request_id) == (1, None)
 
 
 @pytest.mark.parametrize("content_type", ["application/json; charset=utf-8", "Application/JSON", "application/x+json"])
-async def test_json_by_any_of_its_names_is_a_completion(content_type: str) -> None:
-    """A server that names no type is believed by its bytes."""
+async def test_json_with_any_of_its_media_types_is_a_completion(content_type: str) -> None:
+    """Without a media type, the content decides."""
     body = completion_body("Hi")
     for headers in ({"content-type": content_type}, {}):
-        answer = await Scene(FakeAnswer(200, headers, (body,))).provider.complete(outgoing_request())
-        assert isinstance(answer, ProviderBody)
-        assert answer.body == body
+        response = await Scene(FakeAnswer(200, headers, (body,))).provider.complete(outgoing_request())
+        assert isinstance(response, ProviderBody)
+        assert response.body == body
 
 
-async def test_a_body_cut_off_by_its_own_framing_costs_its_connection() -> None:
-    """The rest of it may still be there, and would be taken for the next answer."""
+async def test_a_body_that_its_framing_cuts_off_closes_the_connection() -> None:
+    """The rest may follow and would be read as the next response."""
     cut = Scene(FakeAnswer(200, {"content-type": "application/json"}, (b'{"id": "cut off',)))
     await cut.fails(ProviderUnavailableError)
     whole = Scene(buffered())
@@ -260,7 +260,7 @@ async def test_a_body_cut_off_by_its_own_framing_costs_its_connection() -> None:
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
         buffered(),
         FakeAnswer(200, {"content-type": "text/html"}, (b"<html></html>",)),
@@ -268,52 +268,52 @@ async def test_a_body_cut_off_by_its_own_framing_costs_its_connection() -> None:
         FakeAnswer(204, {}, ()),
     ],
 )
-async def test_a_success_that_is_no_event_stream_is_no_stream(answer: FakeAnswer) -> None:
-    """An error object in the clothes of a success, among others; before any header went to the client."""
-    await Scene(answer).fails(ProviderUnavailableError, stream=True)
+async def test_a_success_that_is_not_an_event_stream_is_an_error(response: FakeAnswer) -> None:
+    """It is detected before any header is sent to the client."""
+    await Scene(response).fails(ProviderUnavailableError, stream=True)
 
 
 @pytest.mark.parametrize("headers", [{}, {"content-type": "text/plain; charset=utf-8"}])
-async def test_a_stream_by_another_name(headers: dict[str, str]) -> None:
-    """Some servers of OpenAI's API leave it to their framework to say what they send."""
-    answer = await Scene(FakeAnswer(200, headers, tuple(EVENTS))).provider.complete(outgoing_request(stream=True))
-    assert isinstance(answer, OpenAIStream)
-    assert b"".join([event.raw async for events in answer for event in events]) == b"".join(EVENTS)
+async def test_a_stream_with_another_media_type(headers: dict[str, str]) -> None:
+    """Some servers send the default media type of their framework."""
+    response = await Scene(FakeAnswer(200, headers, tuple(EVENTS))).provider.complete(outgoing_request(stream=True))
+    assert isinstance(response, OpenAIStream)
+    assert b"".join([event.raw async for events in response for event in events]) == b"".join(EVENTS)
 
 
-async def test_compression_that_was_not_asked_for_is_undone() -> None:
-    """The client gets what it would have got without."""
+async def test_unrequested_compression_is_decompressed() -> None:
+    """The client gets the decompressed data."""
     data = gzip.compress(completion_body("Hi"))
     headers = {"content-type": "application/json", "content-encoding": "gzip"}
-    answer = await Scene(FakeAnswer(200, headers, (data[:9], data[9:]))).provider.complete(outgoing_request())
-    assert isinstance(answer, ProviderBody)
-    assert answer.body == completion_body("Hi")
+    response = await Scene(FakeAnswer(200, headers, (data[:9], data[9:]))).provider.complete(outgoing_request())
+    assert isinstance(response, ProviderBody)
+    assert response.body == completion_body("Hi")
 
 
-async def test_a_body_that_breaks_is_not_asked_for_again() -> None:
-    """The provider has worked for it, and will be paid."""
-    answer = FakeAnswer(200, {"content-type": "application/json", "x-request-id": "r"}, (b"{", httpx.ReadError("x")))
-    error = await Scene(answer).fails(ProviderUnavailableError)
+async def test_a_truncated_body_is_not_retried() -> None:
+    """The provider has done the work and bills it."""
+    response = FakeAnswer(200, {"content-type": "application/json", "x-request-id": "r"}, (b"{", httpx.ReadError("x")))
+    error = await Scene(response).fails(ProviderUnavailableError)
     assert (error.attempts, error.provider_request_id) == (1, "r")
 
 
-async def test_a_body_that_is_too_large_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The limit is the adapter's own."""
+async def test_a_body_that_is_too_large_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The adapter defines the limit."""
     monkeypatch.setattr(provider_module, "MAX_BODY_BYTES", 100)
     await Scene(buffered("x" * 100)).fails(ProviderUnavailableError)
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_silence_before_the_answer_is_a_timeout_and_not_retried(*, stream: bool) -> None:
-    """The request is given up with it."""
+async def test_silence_before_the_response_is_a_timeout_and_not_retried(*, stream: bool) -> None:
+    """The connection is closed."""
     for config in ({"first_byte_timeout_s": SHORT_S}, {"request_timeout_s": SHORT_S}):
         scene = Scene(HUSH, **config)
         assert (await scene.fails(ProviderTimeoutError, stream=stream)).attempts == 1
         assert scene.transport.cancelled == 1
 
 
-async def test_silence_in_a_buffered_answer_is_a_timeout() -> None:
-    """Before its first byte and after it."""
+async def test_silence_in_a_buffered_response_is_a_timeout() -> None:
+    """The silence may be before its first byte or after it."""
     headers = {"content-type": "application/json"}
     before = FakeAnswer(200, headers, (HUSH,))
     after = FakeAnswer(200, headers, (b"{", HUSH))
@@ -322,8 +322,8 @@ async def test_silence_in_a_buffered_answer_is_a_timeout() -> None:
     await Scene(after, request_timeout_s=SHORT_S).fails(ProviderTimeoutError)
 
 
-async def test_no_free_connection_is_the_proxys_own_overload() -> None:
-    """It is not retried: that would make it worse."""
+async def test_no_free_connection_means_that_the_proxy_is_overloaded() -> None:
+    """It is not retried, because that would increase the load."""
     scene = Scene(httpx.PoolTimeout("full"))
     with pytest.raises(OverloadedError):
         await scene.provider.complete(outgoing_request())
@@ -331,14 +331,14 @@ async def test_no_free_connection_is_the_proxys_own_overload() -> None:
 
 
 @pytest.mark.parametrize("value", ["", "x" * 257, "réq"])
-async def test_an_id_that_cannot_be_passed_on_is_as_if_there_was_none(value: str) -> None:
-    """It goes into a header and a column."""
+async def test_an_invalid_request_id_is_ignored(value: str) -> None:
+    """A valid one fits into a header and a database column."""
     headers = {"content-type": "application/json", "x-request-id": value}
-    answer = await Scene(FakeAnswer(200, headers, (completion_body("Hi"),))).provider.complete(outgoing_request())
-    assert answer.provider_request_id is None
+    response = await Scene(FakeAnswer(200, headers, (completion_body("Hi"),))).provider.complete(outgoing_request())
+    assert response.provider_request_id is None
 
 
-ANSWERS: list[tuple[Sequence[FakeAnswer | Exception | Hush], bool]] = [
+RESPONSES: list[tuple[Sequence[FakeAnswer | Exception | Hush], bool]] = [
     ([buffered()], False),
     ([refused(503), buffered()], False),
     ([refused(400)], False),
@@ -349,23 +349,23 @@ ANSWERS: list[tuple[Sequence[FakeAnswer | Exception | Hush], bool]] = [
 ]
 
 
-@pytest.mark.parametrize(("answers", "stream"), ANSWERS)
-async def test_no_cancellation_leaves_an_answer_open(
-    answers: Sequence[FakeAnswer | Exception | Hush], *, stream: bool
+@pytest.mark.parametrize(("responses", "stream"), RESPONSES)
+async def test_no_cancellation_leaves_a_response_open(
+    responses: Sequence[FakeAnswer | Exception | Hush], *, stream: bool
 ) -> None:
-    """Cancelled at every wait, once or twice in a row, all that was opened is closed and no task is left."""
+    """Cancel once or twice at every wait: all responses are closed and no task is left."""
     cuts_reached = 0
     for suspension in range(1, 16):
         for moment in Moment:
-            scene = Scene(*answers, first_byte_timeout_s=0.1, idle_timeout_s=0.05)
+            scene = Scene(*responses, first_byte_timeout_s=0.1, idle_timeout_s=0.05)
 
             async def converse(scene: Scene = scene) -> None:
                 try:
-                    answer = await scene.provider.complete(outgoing_request(stream=stream))
+                    response = await scene.provider.complete(outgoing_request(stream=stream))
                 except ProviderError:
                     return
-                if isinstance(answer, OpenAIStream):
-                    await answer.aclose()
+                if isinstance(response, OpenAIStream):
+                    await response.aclose()
 
             run = await run_cut(converse, Cut(suspension, moment), Cut(suspension + 1, moment))
             cuts_reached += run.cuts_reached
@@ -375,16 +375,16 @@ async def test_no_cancellation_leaves_an_answer_open(
 
 
 async def test_the_key_and_the_texts_are_in_no_log_and_no_repr(caplog: pytest.LogCaptureFixture) -> None:
-    """At any level, for answers of all kinds."""
+    """This holds at every log level, for all kinds of responses."""
     caplog.set_level(logging.DEBUG)
     scene = Scene(buffered("canary-11"), refused(401, "canary-12"), max_retries=0)
-    answer = await scene.provider.complete(outgoing_request())
+    response = await scene.provider.complete(outgoing_request())
     error = await scene.fails(ProviderUnavailableError)
-    shown = f"{answer!r} {error!r} {scene.provider!r} {vars(scene.provider)['_config']!r} {caplog.text}"
+    shown = f"{response!r} {error!r} {scene.provider!r} {vars(scene.provider)['_config']!r} {caplog.text}"
     assert "canary" not in shown
 
 
-def test_it_says_what_it_is() -> None:
-    """Name, models and whether usage can be asked for, from the configuration."""
+def test_its_properties() -> None:
+    """Name, models and the support for usage come from the configuration."""
     provider = Scene(models=("my-*",), stream_usage=False).provider
     assert (provider.name, provider.models, provider.reports_stream_usage) == ("openai", ("my-*",), False)

@@ -1,4 +1,4 @@
-"""A streamed answer of OpenAI's API."""
+"""Tests of a streamed response of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -51,20 +51,20 @@ class Scene:
 
     @property
     def raw(self) -> bytes:
-        """All bytes that came."""
+        """Return all bytes of the events."""
         return b"".join(event.raw for event in self.events)
 
 
-async def test_each_read_gives_the_events_it_completed() -> None:
-    """An event is not kept waiting for the next, and no read is without events."""
+async def test_each_read_returns_the_events_that_it_completes() -> None:
+    """An event does not wait for the next one, and no read returns an empty list."""
     scene = Scene(EVENTS[0], EVENTS[1] + EVENTS[2][:10], EVENTS[2][10:20], EVENTS[2][20:], EVENTS[3], EVENTS[4])
     await scene.read()
     assert scene.reads == 5
     assert [event.raw for event in scene.events] == EVENTS[:5]
 
 
-async def test_a_stream_cut_at_every_byte_is_whole_again() -> None:
-    """Also within a character; each event's data is JSON."""
+async def test_a_stream_cut_at_every_byte_is_reassembled() -> None:
+    """Cuts may be within a character. The data of each event is JSON."""
     scene = Scene(*(WHOLE[i : i + 1] for i in range(len(WHOLE))))
     await scene.read()
     assert [event.raw for event in scene.events] == EVENTS
@@ -76,20 +76,20 @@ async def test_a_stream_cut_at_every_byte_is_whole_again() -> None:
     assert text == "Grüße 🙂"
 
 
-async def test_it_knows_its_tries_and_the_providers_id() -> None:
-    """For the record."""
+async def test_it_has_the_attempts_and_the_request_id() -> None:
+    """The exchange records both."""
     assert (Scene().stream.attempts, Scene().stream.provider_request_id) == (2, "req_7")
 
 
-async def test_a_compressed_stream_is_undone() -> None:
-    """Though it was not asked for."""
+async def test_a_compressed_stream_is_decompressed() -> None:
+    """The request did not ask for compression."""
     scene = Scene(gzip.compress(WHOLE), coding="gzip")
     await scene.read()
     assert scene.raw == WHOLE
 
 
-async def test_what_came_before_a_break_is_given_out_first() -> None:
-    """Whole events with their data, not half of one, which an error event would become a part of; then the error."""
+async def test_the_events_before_an_error_are_returned_first() -> None:
+    """An incomplete event is dropped, because the error event would become part of it."""
     scene = Scene(EVENTS[0] + EVENTS[1][:10], httpx.ReadError("reset by peer"))
     with pytest.raises(ProviderUnavailableError) as raised:
         await scene.read()
@@ -99,8 +99,8 @@ async def test_what_came_before_a_break_is_given_out_first() -> None:
     assert scene.reads == 1
 
 
-async def test_a_break_after_whole_events_is_an_error_too() -> None:
-    """There is nothing to give out before it."""
+async def test_an_error_after_complete_events() -> None:
+    """No event is left to return before it."""
     scene = Scene(EVENTS[0], httpx.RemoteProtocolError("incomplete chunked read"))
     with pytest.raises(ProviderUnavailableError):
         await scene.read()
@@ -108,7 +108,7 @@ async def test_a_break_after_whole_events_is_an_error_too() -> None:
 
 
 async def test_a_silent_provider_is_a_timeout() -> None:
-    """After what came was given out."""
+    """The events that arrived are returned first."""
     scene = Scene(EVENTS[0] + b"data: ha", HUSH, idle_s=0.02)
     with pytest.raises(ProviderTimeoutError) as raised:
         await scene.read()
@@ -117,14 +117,14 @@ async def test_a_silent_provider_is_a_timeout() -> None:
 
 
 async def test_an_end_without_done_is_an_end() -> None:
-    """Half an event at it is given out as bytes. What that end means is not for the adapter to say."""
+    """An incomplete event is returned without data. The adapter does not judge such an end."""
     scene = Scene(EVENTS[0], b"data: half")
     await scene.read()
     assert [(event.raw, event.data is None) for event in scene.events] == [(EVENTS[0], False), (b"data: half", True)]
 
 
-async def test_the_connection_of_a_stream_that_ended_early_is_not_used_again() -> None:
-    """What its framing called the end was not; that of a stream with ``[DONE]`` is."""
+async def test_the_connection_of_a_stream_without_done_is_not_reused() -> None:
+    """More data may follow the end of its framing. With ``[DONE]`` the connection is reused."""
     early, whole = Scene(EVENTS[0]), Scene(WHOLE)
     await early.read()
     await whole.read()
@@ -132,7 +132,7 @@ async def test_the_connection_of_a_stream_that_ended_early_is_not_used_again() -
 
 
 async def test_closing_a_running_stream_closes_it_at_once() -> None:
-    """Nothing more is read of it, and iterating it further ends."""
+    """Nothing more is read, and iterating over it ends."""
     scene = Scene(EVENTS[0], EVENTS[1], HUSH)
     assert await anext(scene.stream)
     await scene.stream.aclose()
@@ -141,8 +141,8 @@ async def test_closing_a_running_stream_closes_it_at_once() -> None:
     assert scene.events == []
 
 
-async def test_closing_after_done_reads_the_end_that_is_left() -> None:
-    """The reader stops at ``[DONE]``; the connection must be at its end to be used again."""
+async def test_closing_after_done_reads_the_rest() -> None:
+    """The reader stops at ``[DONE]``, and the connection can be reused only after the end of the body."""
     scene = Scene(WHOLE, b"")
     assert await anext(scene.stream)
     await scene.stream.aclose()
@@ -150,7 +150,7 @@ async def test_closing_after_done_reads_the_end_that_is_left() -> None:
 
 
 async def test_closing_after_done_does_not_wait_for_a_provider_that_goes_on() -> None:
-    """The drain is bounded."""
+    """Draining is limited."""
     scene = Scene(WHOLE, HUSH)
     assert await anext(scene.stream)
     await scene.stream.aclose()
@@ -158,7 +158,7 @@ async def test_closing_after_done_does_not_wait_for_a_provider_that_goes_on() ->
 
 
 async def test_closing_twice_or_before_the_first_read_closes_once() -> None:
-    """Idempotent, at any time."""
+    """Closing is idempotent at any time."""
     scene = Scene(WHOLE)
     await scene.stream.aclose()
     await scene.stream.aclose()
@@ -167,7 +167,7 @@ async def test_closing_twice_or_before_the_first_read_closes_once() -> None:
 
 @pytest.mark.parametrize("chunks", [EVENTS[:2], [*EVENTS[:2], HUSH], [WHOLE, HUSH], [EVENTS[0], httpx.ReadError("x")]])
 async def test_no_cancellation_leaves_a_body_open(chunks: list[Chunk]) -> None:
-    """At every wait of reading and closing, before or after what was waited for has come."""
+    """Cancel at every wait of reading and closing, before or after the data has arrived."""
     cuts_reached = 0
     for suspension in range(1, 12):
         for moment in Moment:
@@ -188,7 +188,7 @@ async def test_no_cancellation_leaves_a_body_open(chunks: list[Chunk]) -> None:
     assert cuts_reached >= 4
 
 
-async def test_done_is_known_among_other_events_of_a_read() -> None:
+async def test_done_is_detected_among_other_events_of_a_read() -> None:
     """A comment after it does not hide it."""
     scene = Scene(DONE + b": bye\n\n")
     await scene.read()

@@ -1,4 +1,4 @@
-"""What a body is understood as, what of it is kept as it came, and everything that is refused."""
+"""Tests of the parser for chat completion requests: what it reads, what it keeps unchanged, and what it refuses."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ MESSAGES = b'[{"role":"user","content":"Hi"}]'
 
 
 def body(**members: bytes) -> bytes:
-    """Return a valid body with other members than usual; an empty value leaves one out."""
+    """Return a valid body with these members changed; an empty value removes the member."""
     usual = {"model": b'"gpt-4o"', "messages": MESSAGES}
     return b"{" + b",".join(b'"%s":%s' % (n.encode(), v) for n, v in (usual | members).items() if v) + b"}"
 
 
 def refused(text: bytes) -> list[tuple[str, FieldCode]]:
-    """Return the fields that are refused, with their codes."""
+    """Return the invalid fields with their error codes."""
     with pytest.raises(ValidationError) as raised:
         parse(text)
     return [(e.field, e.code) for e in raised.value.field_errors]
 
 
-def test_what_is_understood_of_a_request() -> None:
-    """Model, stream, messages with their roles, the first user message taken apart, stream options."""
+def test_the_parsed_fields_of_a_request() -> None:
+    """They are model, stream, messages with their roles, the members of the first user message, and stream options."""
     text = (
         b' { "model" : "gpt-4o" ,\n"messages":[ {"role":"system","content":"S"} , '
         b'{"content":[ 1 ],"role":"us\\u0065r"},{"role":"user"}], "stream":true,'
@@ -50,14 +50,14 @@ def test_what_is_understood_of_a_request() -> None:
     ]
     assert request.first_user is not None
     assert request.first_user.index == 1
-    assert request.first_user.take_apart() == (Member("content", b"[ 1 ]"), Member("role", b'"us\\u0065r"'))
+    assert request.first_user.split_members() == (Member("content", b"[ 1 ]"), Member("role", b'"us\\u0065r"'))
     assert request.stream_options == (Member("include_usage", b"true"), Member("x", b"1"))
     assert request.wants_usage
     assert request.raw_messages == text[text.index(b"[ {") : text.index(b', "stream"')]
 
 
-def test_the_body_is_the_very_object_that_came() -> None:
-    """A request without a directive is forwarded as it came: no copy, no byte of it changed."""
+def test_the_body_is_not_copied() -> None:
+    """A request without a directive is forwarded unchanged, without a copy."""
     text = body(temperature=b"1.00", tools=b'[ {"a" : 1e5} ]')
 
     request = parse(text)
@@ -77,7 +77,7 @@ spaces = st.sampled_from([b"", b" ", b"\n\t ", b"\r\n"])
 
 @st.composite
 def written_requests(draw: st.DrawFn) -> tuple[list[tuple[str, bytes]], list[bytes]]:
-    """Return the members of a valid request, and its messages, as any client might have written them."""
+    """Return the members of a valid request, and its messages, in any spelling that a client may use."""
 
     def written(value: Any) -> bytes:
         separators = draw(st.sampled_from([(",", ":"), (", ", ": "), (" ,\n", " :\t")]))
@@ -99,7 +99,7 @@ def written_requests(draw: st.DrawFn) -> tuple[list[tuple[str, bytes]], list[byt
 def test_every_member_keeps_its_bytes_and_its_place(
     written: tuple[list[tuple[str, bytes]], list[bytes]], space: bytes
 ) -> None:
-    """Whatever is sent, duplicates of unknown members included: the raw text of each value is what was sent."""
+    """Each value keeps its raw text. This includes duplicates of members that IBEX does not parse."""
     members, messages = written
     text = b",".join(space + json.dumps(name).encode() + space + b":" + space + raw + space for name, raw in members)
 
@@ -138,7 +138,7 @@ def test_every_member_keeps_its_bytes_and_its_place(
         "{}".encode("utf-16"),
     ],
 )
-def test_what_is_not_one_json_object_in_utf8_is_refused_as_such(text: bytes) -> None:
+def test_a_body_that_is_not_one_json_object_in_utf8_is_refused(text: bytes) -> None:
     """Not JSON, not an object, not UTF-8, raw control characters, lone surrogates: INVALID_JSON."""
     with pytest.raises(InvalidJsonError):
         parse(text)
@@ -148,7 +148,7 @@ def test_what_is_not_one_json_object_in_utf8_is_refused_as_such(text: bytes) -> 
     "text", ["\\ud800", "a\\uD83Db", "\\ud800" + "x" * 100, "\\udc00", "\\ud83d\\ud83d", "x\\udbff\\n"]
 )
 def test_a_lone_surrogate_is_named_as_the_reason(text: str) -> None:
-    """Wherever it stands; not as a truncation, nor is a truncation taken for one."""
+    """It may be anywhere. A truncation is not reported as a lone surrogate, nor the reverse."""
     with pytest.raises(InvalidJsonError) as refusal:
         parse(body(messages=b'[{"role":"user","content":"' + text.encode() + b'"}]'))
     assert "lone surrogate" in (refusal.value.detail or "")
@@ -157,8 +157,8 @@ def test_a_lone_surrogate_is_named_as_the_reason(text: str) -> None:
     assert "truncated" in (refusal.value.detail or "")
 
 
-def test_a_pair_of_surrogates_is_taken() -> None:
-    """It is how clients without UTF-8 write most emoji."""
+def test_a_pair_of_surrogates_is_accepted() -> None:
+    """Many clients write emoji as such a pair."""
     assert parse(body(messages=b'[{"role":"user","content":"\\ud83d\\ude00"}]')).messages
 
 
@@ -176,12 +176,12 @@ def test_a_pair_of_surrogates_is_taken() -> None:
     ],
 )
 def test_model_is_a_text_of_1_to_256_characters(value: bytes, code: FieldCode) -> None:
-    """Anything else is refused; control characters too, since PostgreSQL cannot store all of them."""
+    """Control characters are refused too, because PostgreSQL cannot store all of them."""
     assert refused(body(model=value)) == [("model", code)]
 
 
-def test_a_model_of_256_characters_is_taken() -> None:
-    """The bound counts characters, not bytes."""
+def test_a_model_of_256_characters_is_accepted() -> None:
+    """The limit counts characters, not bytes."""
     assert parse(body(model='"{}"'.format("ü" * 256).encode())).model == "ü" * 256
 
 
@@ -208,20 +208,20 @@ def test_a_model_of_256_characters_is_taken() -> None:
     ],
 )
 def test_messages_are_objects_with_a_role(value: bytes, expected: list[tuple[str, FieldCode]]) -> None:
-    """Each message that is wrong is named by its index."""
+    """Each invalid message is reported with its index."""
     assert refused(body(messages=value)) == expected
 
 
 @pytest.mark.parametrize("role", ["system", "developer", "user", "assistant", "tool", "function"])
-def test_openais_roles_are_taken(role: str) -> None:
-    """All six, and content of any kind or none."""
+def test_openais_roles_are_accepted(role: str) -> None:
+    """There are six. The content may be of any kind, or absent."""
     request = parse(body(messages=b'[{"role":"%s","content":null}]' % role.encode()))
 
     assert [m.role for m in request.messages] == [role]
 
 
-def test_4096_messages_are_taken_and_one_more_is_not() -> None:
-    """The bound is on the elements, however many commas are in their texts."""
+def test_4096_messages_are_accepted_and_one_more_is_not() -> None:
+    """The limit is on elements; commas in their texts do not count."""
     message = b'{"role":"user","content":",,,,"}'
 
     assert len(parse(body(messages=b"[" + b",".join([message] * MAX_MESSAGES) + b"]")).messages) == 4096
@@ -259,8 +259,8 @@ def test_4096_messages_are_taken_and_one_more_is_not() -> None:
         ("stream_options.include_usage", b'{"include_usage":true,"include_usage":false}'),
     ],
 )
-def test_what_is_out_of_bounds_is_refused(field: str, value: bytes) -> None:
-    """Booleans are no numbers, numbers no booleans, texts neither; bounds are those of the spec."""
+def test_values_out_of_bounds_are_refused(field: str, value: bytes) -> None:
+    """A boolean is not a number, a number is not a boolean, and a string is neither."""
     assert refused(body(**{field.partition(".")[0]: value})) == [(field, FieldCode.INVALID_FORMAT)]
 
 
@@ -281,14 +281,14 @@ def test_what_is_out_of_bounds_is_refused(field: str, value: bytes) -> None:
         ("n", b'"whatever the provider says"'),
     ],
 )
-def test_what_is_in_bounds_is_taken_as_it_is_written(field: str, value: bytes) -> None:
-    """What IBEX does not know is the provider's to judge, numbers of ten thousand digits included."""
+def test_values_within_bounds_are_accepted_unchanged(field: str, value: bytes) -> None:
+    """The provider judges the other members, including numbers of ten thousand digits."""
     assert Member(field, value) in parse(body(**{field: value})).members
 
 
 @pytest.mark.parametrize("field", ["stream", "stream_options", "temperature", "max_tokens", "max_completion_tokens"])
-def test_null_is_as_good_as_absent(field: str) -> None:
-    """OpenAI's API takes null for what is optional."""
+def test_null_means_absent(field: str) -> None:
+    """OpenAI's API accepts null for optional members."""
     request = parse(body(**{field: b"null"}))
 
     assert not request.is_streaming
@@ -298,8 +298,8 @@ def test_null_is_as_good_as_absent(field: str) -> None:
 @pytest.mark.parametrize(
     "field", ["model", "messages", "stream", "stream_options", "temperature", "max_tokens", "max_completion_tokens"]
 )
-def test_a_field_that_is_understood_may_come_once(field: str) -> None:
-    """Two of them would let IBEX and the provider understand different things, also when one is written in escapes."""
+def test_a_parsed_field_may_occur_once(field: str) -> None:
+    """With a duplicate, IBEX and the provider could read different values. It may be written with escapes."""
     value = {"model": b'"gpt-4o"', "messages": MESSAGES}.get(field, b"null")
     escaped = b'"\\u%04x%s"' % (ord(field[0]), field[1:].encode())
     text = body(**{field: value})[:-1] + b"," + escaped + b":" + value + b"}"
@@ -307,8 +307,8 @@ def test_a_field_that_is_understood_may_come_once(field: str) -> None:
     assert refused(text) == [(field, FieldCode.INVALID_FORMAT)]
 
 
-def test_all_that_is_wrong_is_told_at_once() -> None:
-    """Every field error of a body is in one refusal."""
+def test_all_invalid_fields_are_reported_at_once() -> None:
+    """One error contains all field errors of a body."""
     text = b'{"messages":[{"role":"x"},7],"stream":1,"temperature":9,"max_tokens":0}'
 
     assert refused(text) == [
@@ -321,8 +321,8 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
     ]
 
 
-def test_no_value_is_in_a_refusal() -> None:
-    """What a client sent, a secret in the wrong place perhaps, is not in what is said about it."""
+def test_no_value_is_in_an_error() -> None:
+    """The client's data, which may contain a misplaced secret, is not in the error."""
     text = body(model=b'["sk-canary"]', temperature=b'"sk-canary"', messages=b'[{"role":"sk-canary"}]')
 
     with pytest.raises(ValidationError) as raised:
@@ -331,8 +331,8 @@ def test_no_value_is_in_a_refusal() -> None:
     assert "canary" not in f"{raised.value!r}{raised.value.message}{raised.value.field_errors}"
 
 
-def test_64_levels_are_taken_and_65_are_not() -> None:
-    """The request's own object is the first level; brackets in texts are none."""
+def test_64_levels_are_accepted_and_65_are_not() -> None:
+    """The request's object is the first level. Brackets in strings do not count."""
 
     def nested(levels: int) -> bytes:
         return body(metadata=b"[" * levels + b'"' + b"[" * 99 + b'\\""' + b"]" * levels)
@@ -341,8 +341,8 @@ def test_64_levels_are_taken_and_65_are_not() -> None:
     assert refused(nested(MAX_DEPTH)) == [("body", FieldCode.INVALID_FORMAT)]
 
 
-def test_a_message_that_is_nested_too_deep_is_named() -> None:
-    """Request, array and message are three levels of the 64."""
+def test_a_message_that_is_nested_too_deep_is_reported() -> None:
+    """Request, array and message are three of the 64 levels."""
 
     def nested(levels: int) -> bytes:
         deep = b'{"role":"user","content":' + b"[" * levels + b"]" * levels + b"}"
@@ -354,7 +354,7 @@ def test_a_message_that_is_nested_too_deep_is_named() -> None:
 
 @pytest.mark.parametrize("opening", [b"[", b'{"a":'])
 def test_a_hundred_thousand_levels_are_refused(opening: bytes) -> None:
-    """Closed or not: neither a crash nor a long wait."""
+    """It neither crashes nor takes long, whether the brackets are closed or not."""
     deep = b'{"messages":' + opening * 100_000
 
     assert refused(deep) == [("body", FieldCode.INVALID_FORMAT)]
@@ -362,8 +362,8 @@ def test_a_hundred_thousand_levels_are_refused(opening: bytes) -> None:
     assert refused(deep + b"1" + closing * 100_001) == [("body", FieldCode.INVALID_FORMAT)]
 
 
-def test_millions_of_tiny_things_are_refused_early() -> None:
-    """Elements and members that would take a hundred times their text in memory are not even split."""
+def test_millions_of_tiny_elements_are_refused_early() -> None:
+    """They are not even split, because they would take a hundred times the memory of their text."""
     elements = b"[" + b"1," * 400_000 + b"1]"
     members = b",".join([b'"a":1'] * 200_000)
 
@@ -375,16 +375,16 @@ def test_millions_of_tiny_things_are_refused_early() -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(st.binary() | st.text().map(str.encode) | json_values.map(lambda value: json.dumps(value).encode()))
-def test_any_bytes_are_understood_or_refused(text: bytes) -> None:
-    """Whatever comes, nothing but the two refusals is raised."""
+def test_any_bytes_are_accepted_or_refused(text: bytes) -> None:
+    """No exception other than the two errors is raised."""
     with contextlib.suppress(InvalidJsonError, ValidationError):
         parse(text)
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.integers(0, 400), st.binary(min_size=1, max_size=3))
-def test_a_request_with_any_damage_is_understood_or_refused(position: int, damage: bytes) -> None:
-    """A valid request with some of its bytes overwritten behaves as well."""
+def test_a_request_with_any_damage_is_accepted_or_refused(position: int, damage: bytes) -> None:
+    """So is a valid request with some bytes overwritten."""
     text = body(stream_options=b'{"include_usage":true}', temperature=b"1.5", max_tokens=b"5", stream=b"true")
     position %= len(text)
 
@@ -407,8 +407,8 @@ FOLDED = {
 
 @pytest.mark.parametrize("name", FOLDED)
 @pytest.mark.parametrize("escaped", [False, True])
-def test_a_name_that_folds_to_an_understood_one_is_refused(name: str, escaped: bool) -> None:  # noqa: FBT001
-    """Beside the real member or instead of it, and however it is written."""
+def test_a_name_that_folds_to_a_parsed_one_is_refused(name: str, escaped: bool) -> None:  # noqa: FBT001
+    """It may be beside the real member or instead of it, and may be written with escapes."""
     member = json.dumps(name, ensure_ascii=escaped).encode() + b":1"
     assert refused(body()[:-1] + b"," + member + b"}") == [(FOLDED[name], FieldCode.INVALID_FORMAT)]
     assert (FOLDED[name], FieldCode.INVALID_FORMAT) in refused(b"{" + member + b"}")
@@ -416,8 +416,8 @@ def test_a_name_that_folds_to_an_understood_one_is_refused(name: str, escaped: b
 
 @pytest.mark.parametrize("name", ["Role", "ROLE", "Content", "CONTENT"])
 @pytest.mark.parametrize("where", ["before", "after", "alone"])
-def test_a_name_that_folds_to_one_of_a_messages_is_refused(name: str, where: str) -> None:
-    """In any message; of the others nothing is said."""
+def test_a_name_that_folds_to_one_of_a_message_is_refused(name: str, where: str) -> None:
+    """This applies to every message, and only to the names that IBEX parses."""
     odd = json.dumps(name).encode() + b':"user"'
     usual = b'"role":"user","content":"x"'
     inside = {"before": odd + b"," + usual, "after": usual + b"," + odd, "alone": odd}[where]
@@ -426,7 +426,7 @@ def test_a_name_that_folds_to_one_of_a_messages_is_refused(name: str, where: str
 
 
 def test_a_name_that_folds_to_one_of_the_stream_options_is_refused() -> None:
-    """``include_usage`` decides what the client is shown."""
+    """``include_usage`` decides which events the client gets."""
     found = refused(body(stream_options=b'{"include_usage":true,"Include_Usage":false}'))
     assert found == [("stream_options.include_usage", FieldCode.INVALID_FORMAT)]
 
@@ -434,22 +434,22 @@ def test_a_name_that_folds_to_one_of_the_stream_options_is_refused() -> None:
 @pytest.mark.parametrize(
     "name", ["Tools", "messages2", "messag\u00e9s", "ro\u0131e", "model ", "Metadata", "x" * 10_000]
 )
-def test_a_name_that_folds_to_none_is_only_odd(name: str) -> None:
+def test_an_unknown_name_is_accepted(name: str) -> None:
     """The provider judges it."""
     member = json.dumps(name).encode() + b":1"
     assert parse(body()[:-1] + b"," + member + b"}").members[-1] == Member(name, b"1")
 
 
-def test_no_more_is_told_than_32_wrong_fields() -> None:
-    """And the reading ends there."""
+def test_at_most_32_invalid_fields_are_reported() -> None:
+    """Parsing ends there."""
     wrong = b"[" + b",".join([b'{"Role":"x","role":"nobody","role":1}'] * MAX_MESSAGES) + b"]"
     found = refused(body(messages=wrong, temperature=b"9"))
     assert len(found) == 32
     assert all(field.startswith("messages[") for field, _ in found)
 
 
-def test_a_long_value_is_judged_by_its_length() -> None:
-    """A name, a role and a boolean of megabytes are not decoded."""
+def test_a_long_value_is_refused_by_its_length() -> None:
+    """A name, a role or a boolean of several megabytes is not decoded."""
     long = b'"' + b"\\ud83d\\ude00" * 100_000 + b'"'
     assert refused(body(model=long)) == [("model", FieldCode.TOO_LONG)]
     assert refused(body(messages=b'[{"role":%s}]' % long)) == [("messages[0].role", FieldCode.INVALID_ENUM)]
@@ -457,8 +457,8 @@ def test_a_long_value_is_judged_by_its_length() -> None:
     assert parse(body(model=b'"' + b"\\ud83d\\ude00" * 256 + b'"')).model == "\U0001f600" * 256
 
 
-def test_what_a_large_body_is_made_of_is_bounded() -> None:
-    """Brackets and commas outside of strings; within strings there may be any number of them."""
+def test_the_structure_of_a_large_body_is_limited() -> None:
+    """The limit counts brackets and commas outside strings. Those within strings do not count."""
     text = json.dumps([{"a": [1, 2]}] * 250_000).encode()
     assert len(text) > 2 << 20
     assert refused(body(x=text)) == [("body", FieldCode.TOO_MANY)]
@@ -468,7 +468,7 @@ def test_what_a_large_body_is_made_of_is_bounded() -> None:
 
 
 def test_a_large_body_that_is_not_utf8() -> None:
-    """Wherever it is not, also at the very end of what is looked at at once."""
+    """The invalid byte may be anywhere, also at the end of a step."""
     for at in (10, 1 << 20, (1 << 20) + 1, 3_000_000):
         text = bytearray(body(x=b'"' + "\u6f22".encode() * 1_100_000 + b'"'))
         text[at] = 0xFF

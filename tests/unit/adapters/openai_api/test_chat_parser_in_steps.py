@@ -1,4 +1,4 @@
-"""No body, right or wrong, holds the event loop: what is done between two of its turns is bounded (ADR 0043)."""
+"""Tests that no body blocks the event loop: the time between two of its cycles is bounded (ADR 0043)."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ MOST_PASSES = 20
 
 
 def nested(value: bytes) -> bytes:
-    """Return a value that is 40 deep."""
+    """Return a value that is nested 40 levels deep."""
     return b"[" * 40 + value + b"]" * 40
 
 
 def filled(unit: bytes, size: int, before: bytes = b"[", after: bytes = b"0]") -> bytes:
-    """Return as much of the unit as the size has room for."""
+    """Repeat the unit up to the size."""
     return before + unit * (size // len(unit)) + after
 
 
@@ -63,14 +63,14 @@ PLACES: dict[str, Callable[[bytes], bytes]] = {
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Return the processor time, in seconds, that something takes this thread."""
+    """Return the processor time of a call in this thread, in seconds."""
     began = time.thread_time()
     work()
     return time.thread_time() - began
 
 
 def longest_step(body: bytes) -> float:
-    """Return the processor time, in seconds, of the longest step of reading a body."""
+    """Return the processor time of the longest step of parsing a body, in seconds."""
     reading, longest = chat_request_steps(body), 0.0
     while True:
         began = time.thread_time()
@@ -83,7 +83,7 @@ def longest_step(body: bytes) -> float:
 
 @pytest.fixture(scope="module")
 def one_pass() -> float:
-    """How long the parser takes, on this machine and now, to pass over ten mebibytes of plain text."""
+    """Return the time that the parser takes on this machine for ten mebibytes of plain text, in seconds."""
     text = b'{"x":"' + b"x" * (10 << 20) + b'"}'
     decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
     return sorted(timed(lambda: decoder.decode(text)) for _ in range(9))[4]
@@ -92,7 +92,7 @@ def one_pass() -> float:
 @pytest.mark.parametrize("kind", VALUES)
 @pytest.mark.parametrize("place", PLACES)
 def test_no_step_is_long(one_pass: float, kind: str, place: str) -> None:
-    """Whatever fills a body, wherever it stands; the best of three, for what else runs on the machine is no step."""
+    """Any content at any place: take the best of three runs, because other processes may delay a step."""
     for size in SIZES:
         if place == "name" and not VALUES[kind](9).startswith(b'"'):
             continue

@@ -1,4 +1,4 @@
-"""A chat request, and what may be changed in it."""
+"""Tests of a chat completion request and its changes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ibex.adapters.openai_api.raw_json import Member, encode_object
 
 
 def request_of(*, stream: bool, options: bytes | None = None, stream_options: tuple[Member, ...] = ()) -> ChatRequest:
-    """Return a request with a member that IBEX does not know on either side of ``stream_options``."""
+    """Return a request with unknown members before and after ``stream_options``."""
     members = [Member("model", b'"m"'), Member("first", b"1e2"), Member("messages", b"[ ]")]
     if options is not None:
         members.append(Member("stream_options", options))
@@ -28,8 +28,8 @@ def request_of(*, stream: bool, options: bytes | None = None, stream_options: tu
     )
 
 
-def test_usage_is_asked_for_where_it_was_not() -> None:
-    """Without stream options they are added at the end; everything else keeps its bytes and its place."""
+def test_usage_is_requested_if_the_client_does_not() -> None:
+    """Absent stream options are added at the end. All other members keep their bytes and place."""
     request = request_of(stream=True)
 
     asking = request.asking_for_usage()
@@ -44,7 +44,7 @@ def test_usage_is_asked_for_where_it_was_not() -> None:
 
 
 def test_other_stream_options_are_kept() -> None:
-    """Options that IBEX does not know stay, in place; a refusal of usage is overruled."""
+    """Unknown options keep their place. ``include_usage: false`` is replaced."""
     options = (Member("include_obfuscation", b" false"), Member("include_usage", b"false"), Member("x", b"[1 ]"))
     request = request_of(stream=True, options=encode_object(options), stream_options=options)
 
@@ -56,8 +56,8 @@ def test_other_stream_options_are_kept() -> None:
     )
 
 
-def test_null_stream_options_become_options() -> None:
-    """``null`` is no options; asking puts an object in its place."""
+def test_null_stream_options_become_an_object() -> None:
+    """``null`` means no options. An object replaces it."""
     asking = request_of(stream=True, options=b"null").asking_for_usage()
 
     assert json.loads(asking.body)["stream_options"] == {"include_usage": True}
@@ -72,13 +72,13 @@ def test_null_stream_options_become_options() -> None:
         ),
     ],
 )
-def test_a_request_that_needs_no_asking_is_itself(request_: ChatRequest) -> None:
-    """A buffered request, or a client that asked itself: the very object, its bytes untouched."""
+def test_a_request_that_needs_no_change_is_returned_itself(request_: ChatRequest) -> None:
+    """It is buffered, or the client asks for usage. The result is the same object."""
     assert request_.asking_for_usage() is request_
 
 
-def test_messages_are_exchanged_in_their_place() -> None:
-    """Other messages stand where the old ones stood; the client's own stay known for their hash."""
+def test_messages_are_replaced_in_their_place() -> None:
+    """The client's own messages are kept for their hash."""
     request = request_of(stream=False)
 
     changed = request.with_messages((Message("user", b'{"role" : "user"}'), Message("tool", b"{}")))
@@ -87,8 +87,8 @@ def test_messages_are_exchanged_in_their_place() -> None:
     assert changed.content_hash() == request.content_hash() == hashlib.sha256(b"[ ]").hexdigest()
 
 
-def test_nothing_shows_text() -> None:
-    """A repr says how much there is, never what."""
+def test_no_repr_contains_text() -> None:
+    """A repr contains sizes but no content."""
     secret = b'"my secret"'
     message = Message("user", secret)
     member = Member("my secret", secret)

@@ -1,4 +1,4 @@
-"""Folding an answer into what is recorded of it."""
+"""Tests of the reader for chat completion responses."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=40)
 
 
 def sha(text: str) -> str:
-    """Return the SHA-256 of a text's UTF-8."""
+    """Return the SHA-256 of the UTF-8 of a text."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def body_of(*texts: str | None, **members: Any) -> bytes:
-    """Return a buffered answer with a choice for each text."""
+    """Return a buffered response with one choice for each text."""
     choices = [
         {"index": i, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
         for i, text in enumerate(texts)
@@ -34,17 +34,17 @@ def body_of(*texts: str | None, **members: Any) -> bytes:
 
 
 def chunk_of(text: str | None, index: int = 0, finish_reason: str | None = None) -> bytes:
-    """Return the data of a stream's event with one piece of text."""
+    """Return the data of a stream event with one part of a text."""
     choice = {"index": index, "delta": {"content": text}, "finish_reason": finish_reason}
     return json.dumps({"model": "m-1", "choices": [choice], "usage": None}).encode()
 
 
-def folded(*events: bytes) -> ResponseSummary:
+def streamed_summary(*events: bytes) -> ResponseSummary:
     """Return the summary of a stream."""
-    fold = ChatResponseReader()
+    reader = ChatResponseReader()
     for event in events:
-        fold.read_data(event)
-    return fold.summary()
+        reader.read_data(event)
+    return reader.summary()
 
 
 def utf16_pieces(text: str, cuts: list[int]) -> list[str]:
@@ -55,52 +55,52 @@ def utf16_pieces(text: str, cuts: list[int]) -> list[str]:
 
 
 @given(ANY_TEXT, st.lists(st.integers(0, 200), max_size=8))
-def test_a_stream_has_the_hash_of_the_buffered_answer(text: str, cuts: list[int]) -> None:
-    """However the text is cut, even within a surrogate pair."""
+def test_a_stream_has_the_hash_of_the_buffered_response(text: str, cuts: list[int]) -> None:
+    """The text may be cut anywhere, even within a surrogate pair."""
     pieces = [chunk_of(piece) for piece in utf16_pieces(text, cuts)]
 
-    assert folded(*pieces).completion_hash == summary_of(body_of(text)).completion_hash
+    assert streamed_summary(*pieces).completion_hash == summary_of(body_of(text)).completion_hash
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.text(min_size=1, max_size=5)), min_size=1, max_size=20))
-def test_choices_that_arrive_interleaved_are_told_apart(pieces: list[tuple[int, str]]) -> None:
-    """One choice: the hash of its text. Several: the hash of their hashes in the order of their index."""
+def test_interleaved_choices_are_hashed_separately(pieces: list[tuple[int, str]]) -> None:
+    """The hash of several choices is the hash of their hashes in the order of their index."""
     texts: dict[int, str] = {}
     for index, piece in pieces:
         texts[index] = texts.get(index, "") + piece
     hashes = [sha(texts[index]) for index in sorted(texts)]
     expected = hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
-    assert folded(*(chunk_of(piece, index) for index, piece in pieces)).completion_hash == expected
+    assert streamed_summary(*(chunk_of(piece, index) for index, piece in pieces)).completion_hash == expected
 
 
 def test_several_buffered_choices_have_one_hash() -> None:
-    """The same rule as for streams."""
+    """The rule is the same as for streams."""
     expected = hashlib.sha256((sha("one") + sha("two")).encode()).hexdigest()
 
     assert summary_of(body_of("one", "two")).completion_hash == expected
 
 
 def test_the_hash_is_that_of_the_text_in_utf_8() -> None:
-    """Anyone who has the text can make it."""
+    """It can be computed from the text alone."""
     assert summary_of(body_of("Grüße 😀")).completion_hash == hashlib.sha256("Grüße 😀".encode()).hexdigest()
 
 
 @pytest.mark.parametrize("content", ["\ud83d", "a\udfff"])
-def test_lone_surrogates_count_as_themselves(content: str) -> None:
-    """An escape that is half of nothing is hashed, never an error."""
+def test_lone_surrogates_are_hashed(content: str) -> None:
+    """They cause no error."""
     assert summary_of(body_of(content)).completion_hash == sha(content)
-    assert folded(chunk_of(content), chunk_of("b")).completion_hash == sha(content + "b")
+    assert streamed_summary(chunk_of(content), chunk_of("b")).completion_hash == sha(content + "b")
 
 
-def test_a_summary_may_be_taken_before_the_end() -> None:
-    """Asking early changes nothing of what comes later."""
-    fold = ChatResponseReader()
-    fold.read_data(chunk_of("a\ud83d"))
+def test_a_summary_before_the_end() -> None:
+    """It does not affect later summaries."""
+    reader = ChatResponseReader()
+    reader.read_data(chunk_of("a\ud83d"))
 
-    assert fold.summary().completion_hash == sha("a\ud83d")
-    fold.read_data(chunk_of("\ude00"))
-    assert fold.summary().completion_hash == sha("a😀")
+    assert reader.summary().completion_hash == sha("a\ud83d")
+    reader.read_data(chunk_of("\ude00"))
+    assert reader.summary().completion_hash == sha("a😀")
 
 
 @pytest.mark.parametrize(
@@ -117,40 +117,40 @@ def test_a_summary_may_be_taken_before_the_end() -> None:
     ],
 )
 def test_without_a_text_there_is_no_hash(body: bytes) -> None:
-    """Tool calls, empty texts and shapes that are not known: none, and no error."""
+    """Tool calls, empty texts and unknown formats have none, and cause no error."""
     assert summary_of(body).completion_hash is None
 
 
-def test_tool_calls_are_an_end_like_any_other() -> None:
-    """A stream of tool calls has no text and yet finishes."""
-    fold = ChatResponseReader()
-    fold.read_data(b'{"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"function":{"arguments":"{"}}]}}]}')
-    assert not fold.is_complete
-    fold.read_data(b'{"choices":[{"index":0,"delta":{},"finish_reason":"tool_calls"}]}')
+def test_tool_calls_complete_a_stream() -> None:
+    """A stream of tool calls has no text, but a finish reason."""
+    reader = ChatResponseReader()
+    reader.read_data(b'{"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"function":{"arguments":"{"}}]}}]}')
+    assert not reader.is_complete
+    reader.read_data(b'{"choices":[{"index":0,"delta":{},"finish_reason":"tool_calls"}]}')
 
-    assert fold.is_complete
-    assert fold.summary() == ResponseSummary(finish_reason="tool_calls")
+    assert reader.is_complete
+    assert reader.summary() == ResponseSummary(finish_reason="tool_calls")
 
 
 @pytest.mark.parametrize(
     "body",
     [b"", b"null", b"[]", b'"text"', b"7", b"<html>", b"{", b'{"a":1} {}', b"\xff\xfe", b'{"a":"\xff"}', b"[" * 10**5],
 )
-def test_a_body_that_is_no_object_is_malformed(body: bytes) -> None:
-    """Whatever it is, in bounded time, and never another error."""
+def test_a_body_that_is_not_an_object_is_malformed(body: bytes) -> None:
+    """No other error is raised, and the time is bounded."""
     with pytest.raises(MalformedResponseError):
         summary_of(body)
 
 
 @pytest.mark.parametrize("error", [{"message": "no", "code": None}, "no", ["no"], 1])
 def test_a_body_that_is_an_error_is_malformed(error: object) -> None:
-    """A 200 whose body says error is no success."""
+    """A 200 with an error in its body is not a success."""
     with pytest.raises(MalformedResponseError):
         summary_of(body_of("text", error=error))
 
 
-def test_an_error_that_is_null_is_none() -> None:
-    """Some servers send the member always."""
+def test_an_error_that_is_null_is_ignored() -> None:
+    """Some servers always send the member."""
     assert summary_of(body_of("text", error=None)).completion_hash == sha("text")
 
 
@@ -178,12 +178,12 @@ def test_an_error_that_is_null_is_none() -> None:
         (b'{"error":null,"choices":[]}', EventKind.DATA),
     ],
 )
-def test_what_an_event_is(data: bytes, kind: EventKind) -> None:
-    """Each kind is told by its shape; what is not understood is data, and goes on."""
-    fold = ChatResponseReader()
+def test_the_kinds_of_events(data: bytes, kind: EventKind) -> None:
+    """The content decides. An unknown event is data and is forwarded."""
+    reader = ChatResponseReader()
 
-    assert fold.read_data(data) is kind
-    assert fold.failed is (kind is EventKind.ERROR)
+    assert reader.read_data(data) is kind
+    assert reader.failed is (kind is EventKind.ERROR)
 
 
 @pytest.mark.parametrize(
@@ -200,8 +200,8 @@ def test_what_an_event_is(data: bytes, kind: EventKind) -> None:
         (b'{"choices":[null],"usage":{}}', EventKind.DATA),
     ],
 )
-def test_usage_may_come_with_choices_that_say_nothing(data: bytes, kind: EventKind) -> None:
-    """Once the finish reason has come, as LiteLLM has it; a choice that says anything, or may, is data."""
+def test_usage_may_come_with_empty_choices(data: bytes, kind: EventKind) -> None:
+    """LiteLLM sends it like this after the finish reason. With any other choice the event is data."""
     finished = ChatResponseReader()
     finished.read_data(chunk_of(None, finish_reason="stop"))
 
@@ -210,8 +210,8 @@ def test_usage_may_come_with_choices_that_say_nothing(data: bytes, kind: EventKi
 
 
 @given(st.binary(max_size=60))
-def test_no_bytes_make_folding_raise(data: bytes) -> None:
-    """A stream is folded beside the forwarding and can never break it."""
+def test_no_bytes_raise_an_error(data: bytes) -> None:
+    """Reading a stream cannot interrupt its forwarding."""
     ChatResponseReader().read_data(data)
 
 
@@ -230,9 +230,9 @@ JSON = st.recursive(
 
 
 @given(st.lists(JSON, max_size=5))
-def test_no_json_makes_folding_raise(values: list[object]) -> None:
-    """Not even known names with wrong types."""
-    folded(*(json.dumps(value).encode() for value in values))
+def test_no_json_raises_an_error(values: list[object]) -> None:
+    """This includes known names with values of wrong types."""
+    streamed_summary(*(json.dumps(value).encode() for value in values))
 
 
 @pytest.mark.parametrize(
@@ -261,13 +261,13 @@ def test_no_json_makes_folding_raise(values: list[object]) -> None:
     ],
 )
 def test_usage_is_what_the_provider_counted(usage: object, expected: Usage) -> None:
-    """Only counts that a column can hold; what is no such count is unknown, not zero."""
+    """Only counts that fit into a database column are used. Any other value is None, not zero."""
     assert summary_of(body_of("a", usage=usage)).usage == expected
 
 
 def test_the_last_usage_of_a_stream_counts() -> None:
-    """Null on the way is no news; a later count takes the place of an earlier one."""
-    summary = folded(
+    """Null is ignored. A later count replaces an earlier one."""
+    summary = streamed_summary(
         b'{"choices":[],"usage":{"total_tokens":1}}',
         chunk_of("a"),
         b'{"choices":[],"usage":{"total_tokens":2}}',
@@ -277,9 +277,9 @@ def test_the_last_usage_of_a_stream_counts() -> None:
     assert summary.usage == Usage(total_tokens=2)
 
 
-def test_model_and_finish_reason_are_the_last_that_were_said() -> None:
-    """Values of another type are passed over."""
-    summary = folded(
+def test_the_last_model_and_finish_reason_count() -> None:
+    """Values of other types are ignored."""
+    summary = streamed_summary(
         b'{"model":"first"}', chunk_of("a", finish_reason="length"), b'{"model":7,"choices":[{"finish_reason":0}]}'
     )
 
@@ -287,23 +287,23 @@ def test_model_and_finish_reason_are_the_last_that_were_said() -> None:
 
 
 @pytest.mark.parametrize("name", ["m\x00\ud800", "m" * 10_000])
-def test_names_of_the_provider_are_such_that_every_sink_keeps_them(name: str) -> None:
-    """No NUL, no lone surrogate, no length without end: an exchange is not lost for what its provider calls things."""
-    summary = folded(json.dumps({"model": name, "choices": [{"finish_reason": name}]}).encode())
-    for kept in (summary.model, summary.finish_reason):
-        assert kept is not None
-        assert kept.startswith("m")
-        assert len(kept.encode()) <= 256
-        assert "\x00" not in kept
+def test_names_are_sanitized_for_the_databases(name: str) -> None:
+    """They contain no NUL and no lone surrogate, and are not too long, so that the exchange can be stored."""
+    summary = streamed_summary(json.dumps({"model": name, "choices": [{"finish_reason": name}]}).encode())
+    for sanitized in (summary.model, summary.finish_reason):
+        assert sanitized is not None
+        assert sanitized.startswith("m")
+        assert len(sanitized.encode()) <= 256
+        assert "\x00" not in sanitized
 
 
-def test_choices_without_end_are_not_kept_without_end() -> None:
-    """A broken provider cannot make the proxy hold a hash for each of a million choices."""
-    fold = ChatResponseReader()
+def test_the_number_of_hashed_choices_is_limited() -> None:
+    """A broken provider cannot make the proxy keep the hashes of a million choices."""
+    reader = ChatResponseReader()
     for index in range(200):
-        fold.read_data(chunk_of("a", index))
-    at_200 = fold.summary()
-    fold.read_data(chunk_of("a", 10**6))
+        reader.read_data(chunk_of("a", index))
+    at_200 = reader.summary()
+    reader.read_data(chunk_of("a", 10**6))
 
-    assert fold.summary() == at_200
+    assert reader.summary() == at_200
     assert at_200.completion_hash == hashlib.sha256((sha("a") * 128).encode()).hexdigest()

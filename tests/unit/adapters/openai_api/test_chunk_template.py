@@ -1,4 +1,4 @@
-"""Events that differ in their text alone are understood as all others are, without being parsed."""
+"""Tests that events that match a chunk template are read like all others, without being parsed."""
 
 from __future__ import annotations
 
@@ -21,41 +21,41 @@ CUTS = st.tuples(st.integers(0, 400), st.integers(0, 3), st.binary(max_size=3))
 
 
 def chunk(text: str, *, padding: str | None = "aX7", ascii_only: bool = False, **members: Any) -> bytes:
-    """Return an event as OpenAI writes it."""
+    """Return an event in OpenAI's format."""
     choice = {"index": 0, "delta": {"content": text}, "logprobs": None, "finish_reason": None}
     event = {"id": "chatcmpl-1", "model": "m-1", "choices": [choice | members], "usage": None}
     padded = event if padding is None else event | {"obfuscation": padding}
     return json.dumps(padded, separators=(",", ":"), ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
 
 
-def fold(events: list[bytes]) -> tuple[ResponseSummary, list[EventKind]]:
-    """Return what is made of a stream."""
-    folding = ChatResponseReader()
-    kinds = [folding.read_data(event) for event in events]
-    return folding.summary(), kinds
+def summary_and_kinds(events: list[bytes]) -> tuple[ResponseSummary, list[EventKind]]:
+    """Return the summary of a stream and the kinds of its events."""
+    reader = ChatResponseReader()
+    kinds = [reader.read_data(event) for event in events]
+    return reader.summary(), kinds
 
 
 def parsed(events: list[bytes]) -> tuple[ResponseSummary, list[EventKind]]:
-    """Return the same of events none of which is like another: each ends with more spaces."""
-    return fold([event + b" " * number for number, event in enumerate(events, 1)])
+    """Return the same without templates: each event ends with a different number of spaces."""
+    return summary_and_kinds([event + b" " * number for number, event in enumerate(events, 1)])
 
 
 @given(st.lists(st.builds(chunk, TEXTS, padding=st.none() | st.text("abc7", max_size=3), ascii_only=st.booleans())))
-def test_a_stream_of_them(events: list[bytes]) -> None:
-    """Whatever their texts and padding are."""
-    assert fold(events) == parsed(events)
+def test_a_stream_of_matching_events(events: list[bytes]) -> None:
+    """Texts and padding are arbitrary."""
+    assert summary_and_kinds(events) == parsed(events)
 
 
 @given(st.text("ab ü", min_size=1, max_size=3), st.lists(st.tuples(TEXTS, CUTS), max_size=6))
-def test_a_stream_of_almost_such(first: str, others: list[tuple[str, tuple[int, int, bytes]]]) -> None:
-    """Some bytes of an event are others: it may be no JSON any more, or say something else."""
+def test_a_stream_of_almost_matching_events(first: str, others: list[tuple[str, tuple[int, int, bytes]]]) -> None:
+    """Some bytes differ, so that the event is not JSON, or has another meaning."""
     events = [chunk(first)]
     for text, (at, removed, put) in others:
         event = chunk(text)
         begin = at % len(event)
         events += (event[:begin] + put + event[begin + removed :], chunk(text))
 
-    assert fold(events) == parsed(events)
+    assert summary_and_kinds(events) == parsed(events)
 
 
 @pytest.mark.parametrize(
@@ -78,8 +78,8 @@ def test_a_stream_of_almost_such(first: str, others: list[tuple[str, tuple[int, 
         (chunk("Hi")[:-1], None),
     ],
 )
-def test_which_are_alike(event: bytes, expected: str | None) -> None:
-    """No other event is taken for one, and such are not parsed."""
+def test_which_events_match(event: bytes, expected: str | None) -> None:
+    """No other event matches, and matching events are not parsed."""
     template = chunk_template_of(chunk("Well"), "Well")
 
     assert template is not None
@@ -96,13 +96,13 @@ def test_which_are_alike(event: bytes, expected: str | None) -> None:
         (b'{"choices":[{"index":0,"delta":{"content":"Hi, there"}}]}', "Hi"),
     ],
 )
-def test_what_nothing_is_like(event: bytes, text: str) -> None:
-    """Where it is not certain which of its bytes are the text."""
+def test_events_without_a_template(event: bytes, text: str) -> None:
+    """It is uncertain which of their bytes are the text."""
     assert chunk_template_of(event, text) is None
 
 
-def test_a_text_with_escapes_does_not_unlearn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It alone is parsed; what comes after it is still known by what came before."""
+def test_a_text_with_escapes_keeps_the_template(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only this event is parsed. The events after it match the earlier template."""
     were_parsed: list[bytes] = []
 
     def look_and_tell(event: bytes, text: str) -> ChunkTemplate | None:
@@ -111,14 +111,14 @@ def test_a_text_with_escapes_does_not_unlearn(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(chat_response, "chunk_template_of", look_and_tell)
 
-    fold([chunk("Hi"), chunk("\n"), chunk("there"), chunk('"'), chunk("Bye")])
+    summary_and_kinds([chunk("Hi"), chunk("\n"), chunk("there"), chunk('"'), chunk("Bye")])
 
     assert were_parsed == [chunk("Hi"), chunk("\n"), chunk('"')]
 
 
 def test_a_model_that_changes_and_changes_back() -> None:
-    """The last one that was said counts, also where an event that is like an earlier one says it."""
+    """The last model counts, also if the event with it would match an earlier template."""
     events = [chunk("Hi"), chunk("").replace(b"m-1", b"m-2"), chunk("there")]
 
-    assert fold(events) == parsed(events)
-    assert fold(events)[0].model == "m-1"
+    assert summary_and_kinds(events) == parsed(events)
+    assert summary_and_kinds(events)[0].model == "m-1"

@@ -1,4 +1,4 @@
-"""How a directive gets among the messages of a request."""
+"""Tests of the injection of a directive into the messages of a request."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def directive_of(mode: InjectionMode, text: str = TEXT) -> Directive:
 
 
 def message_of(raw: bytes) -> Message:
-    """Return the message of a JSON text."""
+    """Return the message with this JSON text."""
     return Message(json.loads(raw)["role"], raw)
 
 
 def request_of(*raws: bytes) -> ChatRequest:
-    """Return a request of these messages, understood as the HTTP adapter would; values have no inner raw bytes."""
+    """Return a parsed request with these messages. Their values contain no nested raw bytes."""
     messages = tuple(map(message_of, raws))
     index = next((i for i, m in enumerate(messages) if m.role == "user"), None)
     user = None
@@ -49,7 +49,7 @@ def request_of(*raws: bytes) -> ChatRequest:
 
 
 def _raw_value(raw: bytes, name: str) -> bytes:
-    """Cut out a value as it stands: what follows its name, up to where a JSON value ends."""
+    """Return the raw text of a value: from behind its name up to the end of the JSON value."""
     start = raw.index(f'"{name}"'.encode()) + len(name) + 2
     start = raw.index(b":", start) + 1
     text = raw[start:].decode().lstrip()
@@ -58,13 +58,13 @@ def _raw_value(raw: bytes, name: str) -> bytes:
 
 
 def parsed(request: ChatRequest) -> list[dict[str, object]]:
-    """Return the messages as the provider reads them out of the body."""
+    """Return the messages as the provider reads them from the body."""
     messages: list[dict[str, object]] = json.loads(request.body)["messages"]
     return messages
 
 
-def test_without_a_directive_a_request_is_itself() -> None:
-    """The very object: its bytes are untouched."""
+def test_without_a_directive_a_request_is_unchanged() -> None:
+    """The body is the same object."""
     request = request_of(SYSTEM, USER)
 
     assert inject(request, None) is request
@@ -72,7 +72,7 @@ def test_without_a_directive_a_request_is_itself() -> None:
 
 @pytest.mark.parametrize("raws", [(USER,), (SYSTEM, USER), (USER, DEVELOPER, ASSISTANT, TOOL), (ASSISTANT,)])
 def test_system_first_stands_before_everything(raws: tuple[bytes, ...]) -> None:
-    """A system message in front; every message of the client's follows, byte for byte."""
+    """A system message comes first. All messages of the client follow, byte for byte."""
     injected = inject(request_of(*raws), directive_of(InjectionMode.SYSTEM_FIRST))
 
     assert [m.raw for m in injected.messages[1:]] == list(raws)
@@ -91,7 +91,7 @@ def test_system_first_stands_before_everything(raws: tuple[bytes, ...]) -> None:
     ],
 )
 def test_system_append_stands_after_the_last_instruction(raws: tuple[bytes, ...], position: int) -> None:
-    """After the last system or developer message, wherever that is; first where there is none."""
+    """It follows the last system or developer message; without one it comes first."""
     injected = inject(request_of(*raws), directive_of(InjectionMode.SYSTEM_APPEND))
 
     assert parsed(injected)[position] == {"role": "system", "content": TEXT}
@@ -115,7 +115,7 @@ def test_system_append_stands_after_the_last_instruction(raws: tuple[bytes, ...]
     ],
 )
 def test_user_prepend_stands_in_front_of_the_first_user_message(content: bytes, expected: object) -> None:
-    """In front of a text, as the first part of a list; the message's other members and other messages stay."""
+    """It is before a text, or the first part of a list. All other members and messages stay."""
     user = b'{"role":"user","name":"kim","content":' + content + b',"x":1.0}'
 
     injected = inject(request_of(SYSTEM, ASSISTANT, user, SECOND_USER), directive_of(InjectionMode.USER_PREPEND))
@@ -126,7 +126,7 @@ def test_user_prepend_stands_in_front_of_the_first_user_message(content: bytes, 
 
 
 def test_user_prepend_keeps_the_bytes_of_the_users_own_text() -> None:
-    """Escapes, even of half a surrogate pair, go on as the client wrote them."""
+    """Escapes stay as the client wrote them, even half of a surrogate pair."""
     injected = inject(request_of(USER), directive_of(InjectionMode.USER_PREPEND))
 
     assert injected.messages[0].raw.endswith(b'\\n\\nHi \\ud83d there"}')
@@ -142,7 +142,7 @@ def test_user_prepend_keeps_the_bytes_of_the_users_own_text() -> None:
     ],
 )
 def test_user_prepend_without_a_user_text_acts_as_system_first(raws: tuple[bytes, ...]) -> None:
-    """No user message, or none that could hold it: the directive is a safety rule and is never left out."""
+    """The directive is a safety rule, so it is never omitted."""
     injected = inject(request_of(*raws), directive_of(InjectionMode.USER_PREPEND))
 
     assert parsed(injected)[0] == {"role": "system", "content": TEXT}
@@ -169,7 +169,7 @@ MESSAGES = st.lists(
 
 @given(MESSAGES, st.sampled_from(InjectionMode), st.text(st.characters(codec="utf-8"), min_size=1))
 def test_a_mode_never_drops_merges_or_reorders(raws: list[bytes], mode: InjectionMode, text: str) -> None:
-    """The client's messages are all there, in their order and byte for byte, but for the one that is prefixed."""
+    """The client's messages keep their order and bytes, except for the one that gets the prefix."""
     request = request_of(*raws)
     before = copy.deepcopy(request)
 

@@ -1,4 +1,4 @@
-"""One level of JSON comes apart, and no byte of the parts changes."""
+"""Tests of splitting JSON by one level without changing the bytes of its parts."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ibex.adapters.openai_api.json_splitting import (
     MAX_ELEMENTS,
     MAX_MEMBERS,
     NotJsonError,
-    NotThatTypeError,
     ObjectSplitter,
     TooManyError,
+    WrongTypeError,
     split_array,
 )
 
@@ -24,15 +24,15 @@ def members(text: bytes) -> list[tuple[str, bytes]]:
     return [(name, bytes(raw)) for name, raw in ObjectSplitter().split(text)]
 
 
-def test_members_come_in_their_order_with_duplicates_and_bytes() -> None:
+def test_members_keep_their_order_duplicates_and_bytes() -> None:
     """Names are decoded, values are not."""
     text = b'{"b" : 1.0e5 ,"a":[1, 2 ],"b":"\\u00e4", "\\u0061":{}}'
 
     assert members(text) == [("b", b"1.0e5"), ("a", b"[1, 2 ]"), ("b", b'"\\u00e4"'), ("a", b"{}")]
 
 
-def test_names_are_plain_texts() -> None:
-    """What made duplicates possible does not leave the module."""
+def test_names_are_plain_strings() -> None:
+    """The internal type that allows duplicates is not returned."""
     assert [type(name) for name, _ in ObjectSplitter().split(b'{"a":1}')] == [str]
 
 
@@ -47,7 +47,7 @@ def test_names_are_plain_texts() -> None:
 def test_no_duplicate_is_lost_however_the_object_is_written(
     pairs: list[tuple[str, object]], comma: str, colon: str, *, ascii_only: bool
 ) -> None:
-    """Compact or with spaces, with escapes or without: what is read by the quick way is read as by the other."""
+    """The fast path gives the same result: compact or with spaces, with escapes or without."""
 
     def written(value: object) -> str:
         return json.dumps(value, ensure_ascii=ascii_only, separators=(",", ":"))
@@ -57,22 +57,22 @@ def test_no_duplicate_is_lost_however_the_object_is_written(
 
 
 @pytest.mark.parametrize("text", [b"[]", b"1", b'"a"', b"null"])
-def test_another_type_is_told_from_no_json(text: bytes) -> None:
-    """Other JSON is the narrower error."""
-    with pytest.raises(NotThatTypeError):
+def test_another_type_is_distinguished_from_invalid_json(text: bytes) -> None:
+    """JSON of another type raises the narrower error."""
+    with pytest.raises(WrongTypeError):
         members(text)
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b'{"a":}', b'{"a":1}}'])
-def test_what_is_no_json_is_said_to_be_none(text: bytes) -> None:
-    """The wider error, and not the narrower one."""
+def test_invalid_json_is_refused(text: bytes) -> None:
+    """It raises the wider error, not the narrower one."""
     with pytest.raises(NotJsonError) as raised:
         members(text)
-    assert not isinstance(raised.value, NotThatTypeError)
+    assert not isinstance(raised.value, WrongTypeError)
 
 
-def test_the_bound_on_members_is_anew_for_each_object() -> None:
-    """A splitter that has given up once works on."""
+def test_the_limit_on_members_applies_to_each_object() -> None:
+    """A splitter works again after it has exceeded the limit."""
     splitter = ObjectSplitter()
     most = b"{" + b",".join([b'"a":1'] * MAX_MEMBERS) + b"}"
 
@@ -83,27 +83,27 @@ def test_the_bound_on_members_is_anew_for_each_object() -> None:
 
 
 def test_elements_keep_their_bytes() -> None:
-    """White space around an element is not its own, that within is."""
+    """White space around an element is stripped, white space within it is not."""
     assert split_array(b'[ 1 , {"a" : 1} ,"x"]') == [b"1", b'{"a" : 1}', b'"x"']
     assert split_array(b"[]") == []
 
 
 @pytest.mark.parametrize("count", [MAX_ELEMENTS - 1, MAX_ELEMENTS])
-def test_as_many_elements_as_are_allowed_come_apart(count: int) -> None:
-    """Both ways of reading give the same, up to the bound."""
+def test_the_maximum_number_of_elements(count: int) -> None:
+    """Both ways of parsing give the same result up to the limit."""
     element = b'[",",1]'
 
     assert split_array(b"[" + b",".join([element] * count) + b"]") == [element] * count
 
 
 def test_one_element_more_is_too_many() -> None:
-    """Found without splitting the rest."""
+    """It is detected without splitting the rest."""
     with pytest.raises(TooManyError):
         split_array(b"[" + b",".join([b"1"] * (MAX_ELEMENTS + 1)) + b"]")
 
 
 @pytest.mark.parametrize("text", [b"{}", b"1", b'"' + b"," * MAX_ELEMENTS + b'"'])
-def test_what_is_no_array_is_said_to_be_none(text: bytes) -> None:
-    """Whichever way it would have been read."""
-    with pytest.raises(NotThatTypeError):
+def test_a_value_that_is_not_an_array_is_refused(text: bytes) -> None:
+    """Both ways of parsing refuse it."""
+    with pytest.raises(WrongTypeError):
         split_array(text)

@@ -1,4 +1,4 @@
-"""Depth is counted right, and only outside of texts."""
+"""Tests of the nesting depth, which is counted outside strings only."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ values = st.recursive(
 
 
 def depth(value: Any) -> int:
-    """Return how deep a value is nested."""
+    """Return the nesting depth of a value."""
     if isinstance(value, dict):
         return 1 + max(map(depth, value.values()), default=0)
     return 1 + max(map(depth, value), default=0) if isinstance(value, list) else 0
@@ -27,11 +27,11 @@ def depth(value: Any) -> int:
 @settings(max_examples=300, deadline=None)
 @given(values, st.integers(0, 6))
 def test_it_agrees_with_a_walk_over_the_decoded_value(value: Any, limit: int) -> None:
-    """Brackets, quotes and backslashes within texts count for nothing."""
+    """Brackets, quotes and backslashes in strings do not count."""
     assert is_deeper_than(limit, json.dumps(value).encode()) == (depth(value) > limit)
 
 
 def test_many_shallow_brackets_are_not_deep() -> None:
-    """Breadth is no depth."""
+    """The number of elements does not matter."""
     assert not is_deeper_than(2, b"[" + b"[]," * 10_000 + b"{}]")
     assert is_deeper_than(1, b"[" + b"[]," * 10_000 + b"{}]")

@@ -1,4 +1,4 @@
-"""Objects and arrays whose values keep their bytes."""
+"""Tests of objects and arrays whose values keep their bytes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MEMBERS = st.lists(st.builds(Member, NAMES, VALUES), max_size=6).map(tuple)
 
 @given(MEMBERS)
 def test_an_object_is_made_of_its_members_bytes(members: tuple[Member, ...]) -> None:
-    """What is encoded parses to the same members in the same order, duplicates included."""
+    """The result parses to the same members in the same order, duplicates included."""
     pairs = json.loads(encode_object(members), object_pairs_hook=list)
 
     assert pairs == [(m.name, json.loads(m.raw, object_pairs_hook=list)) for m in members]
@@ -24,13 +24,13 @@ def test_an_object_is_made_of_its_members_bytes(members: tuple[Member, ...]) -> 
 
 @given(st.lists(VALUES))
 def test_an_array_is_made_of_its_elements_bytes(elements: list[bytes]) -> None:
-    """No element's bytes are touched."""
+    """The bytes of the elements do not change."""
     assert encode_array(elements) == b"[" + b",".join(elements) + b"]"
 
 
 @given(MEMBERS, NAMES)
 def test_putting_a_member_keeps_all_others_in_their_place(members: tuple[Member, ...], name: str) -> None:
-    """All namesakes are replaced, so that no duplicate is left to disagree; a new name goes to the end."""
+    """All members of the same name are replaced, so that no duplicate disagrees. A new name goes to the end."""
     member = Member(name, b'"new"')
 
     result = put(members, member)

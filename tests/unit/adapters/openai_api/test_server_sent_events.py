@@ -1,4 +1,4 @@
-"""Splitting streams of server-sent events."""
+"""Tests of splitting streams of server-sent events."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STREAMS = st.lists(PIECES, max_size=30).map(b"".join)
 
 
 def reference(stream: bytes) -> Events:
-    """Split a whole stream, line by line."""
+    """Split a whole stream line by line."""
     lines = re.findall(rb"([^\r\n]*)(\r\n|\r|\n|\Z)", stream)
     events: Events = []
     raw, data, last_end = b"", [], b""
@@ -81,8 +81,8 @@ def split(stream: bytes, cuts: list[int] | None = None, **options: int) -> Event
         (b"data: [DONE]\n\n", [(b"data: [DONE]\n\n", b"[DONE]")]),
     ],
 )
-def test_a_stream_is_split_as_the_standard_says(stream: bytes, events: Events) -> None:
-    """Every byte is in some event; the data is what a browser would have dispatched."""
+def test_a_stream_is_split_according_to_the_standard(stream: bytes, events: Events) -> None:
+    """Every byte is in some event. The data is that which a browser dispatches."""
     assert split(stream) == events
     assert reference(stream) == events
     assert split(stream, list(range(len(stream)))) == events
@@ -92,7 +92,7 @@ def test_a_stream_is_split_as_the_standard_says(stream: bytes, events: Events) -
 @example(stream=b"\r\r\r\n\n\r", cuts=[1, 2, 3])
 @example(stream=b"\xef\xbb\xbf\r\n\r\n", cuts=[1, 4])
 def test_the_events_are_the_same_wherever_the_stream_is_cut(stream: bytes, cuts: list[int]) -> None:
-    """Cut anywhere, also at every byte, it gives what the reference gives of the whole, and all bytes."""
+    """Any cuts give the result of the reference for the whole stream, and preserve all bytes."""
     expected = reference(stream)
     assert split(stream, cuts) == expected
     assert split(stream, list(range(len(stream)))) == expected
@@ -101,23 +101,23 @@ def test_the_events_are_the_same_wherever_the_stream_is_cut(stream: bytes, cuts:
 
 @given(stream=STREAMS, cuts=st.lists(st.integers(0, 200), max_size=8), most=st.integers(1, 20))
 def test_no_byte_is_lost_of_events_that_are_too_large(stream: bytes, cuts: list[int], most: int) -> None:
-    """Small events keep their data, large ones lose it, wherever they are cut; all bytes are there in their order."""
+    """Small events keep their data and large ones lose it, for any cuts. All bytes stay in order."""
     events = split(stream, cuts, max_event_bytes=most)
     assert b"".join(raw for raw, _ in events) == stream
     small = [data for raw, data in reference(stream) if len(raw) <= most and data is not None]
     assert [data for _, data in events if data is not None] == small
 
 
-def test_a_complete_event_is_given_out_with_its_last_byte() -> None:
-    """It does not wait for the next one, whatever the line ends."""
+def test_a_complete_event_is_returned_with_its_last_byte() -> None:
+    """It does not wait for the next event, for any line end."""
     for stream in (b"data: a\n\n", b"data: a\r\n\r\n", b"data: a\r\r"):
         splitter = EventSplitter()
         given_out = [len(splitter.feed(stream[i : i + 1])) for i in range(len(stream))]
         assert given_out == [0] * (len(stream) - 1) + [1]
 
 
-def test_an_event_over_the_limit_passes_without_being_kept() -> None:
-    """Its pieces leave as they come, its data is unknown, and the next event is understood again."""
+def test_an_event_over_the_limit_is_not_buffered() -> None:
+    """Its parts are returned as they arrive, without data. The next event has its data again."""
     splitter = EventSplitter(max_event_bytes=100)
     assert splitter.feed(b"data: " + b"x" * 90) == []
     (piece,) = splitter.feed(b"y" * 10)
@@ -129,14 +129,14 @@ def test_an_event_over_the_limit_passes_without_being_kept() -> None:
     assert following.data == b"a"
 
 
-def test_a_large_event_of_one_chunk_is_judged_as_one_of_many() -> None:
-    """Its data is unknown too, though it is there at once."""
+def test_a_large_event_in_one_chunk_has_no_data() -> None:
+    """The result does not depend on the number of chunks."""
     (event,) = EventSplitter(max_event_bytes=10).feed(b"data: 1234567890\n\n")
     assert event.data is None
 
 
 def test_a_megabyte_is_within_the_limit_and_split_in_linear_time() -> None:
-    """Four times the bytes in reads of one byte take about four times as long, not sixteen."""
+    """Four times the bytes, read one by one, take about four times as long, not sixteen times."""
 
     def seconds(size: int) -> float:
         splitter, start = EventSplitter(), time.perf_counter()
@@ -152,6 +152,6 @@ def test_a_megabyte_is_within_the_limit_and_split_in_linear_time() -> None:
 
 
 def test_the_events_hide_their_text() -> None:
-    """What is shown of an event is its size."""
+    """The repr of an event contains only its size."""
     (event,) = EventSplitter().feed(b"data: secret\n\n")
     assert "secret" not in repr(event)
