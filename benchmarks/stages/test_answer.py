@@ -10,7 +10,7 @@ from benchmarks.stages.scene import notes_of_a_request
 from harness.chat_requests import summary_of
 from harness.chat_scene import REQUEST_ID, TRACE_ID
 from ibex.adapters.http_server.context import RequestContext
-from ibex.adapters.http_server.errors import ErrorAnswers
+from ibex.adapters.http_server.errors import ErrorResponses
 from ibex.adapters.http_server.exchange_headers import exchange_headers
 from ibex.adapters.openai_api.chat_response import ChatResponseReader, EventKind
 from ibex.adapters.openai_api.server_sent_events import EventSplitter
@@ -63,7 +63,7 @@ def test_exchange_headers(benchmark: BenchmarkFixture) -> None:
 
 def test_error_envelope(benchmark: BenchmarkFixture) -> None:
     """The answer to a request with one wrong field."""
-    answers = ErrorAnswers(SystemClock(), "https://ibex.example/errors")
+    answers = ErrorResponses(SystemClock(), "https://ibex.example/errors")
     error = ValidationError((FieldError("model", FieldCode.REQUIRED, "is required"),))
     context = RequestContext(REQUEST_ID, TRACE_ID, 0, {})
 

@@ -63,6 +63,7 @@ class Http1Connection(asyncio.BufferedProtocol):
         self._is_unusable = False
         self._until_eof = False
         self._bytes_since_body = 0
+        self._has_received = False
         self.requests = 0
         self.idle_since = 0.0
 
@@ -85,6 +86,7 @@ class Http1Connection(asyncio.BufferedProtocol):
         """Send a request and return its response, which has not arrived yet and must be closed."""
         self.requests += 1
         self._bytes_since_body = 0
+        self._has_received = False
         self._response = response = Http1Response(self)
         if len(body) <= _MAX_JOINED_BODY_BYTES:
             self._transport.write(head + body)
@@ -141,6 +143,7 @@ class Http1Connection(asyncio.BufferedProtocol):
         if not self._bytes_since_body and self._buffer[0] != _FIRST_BYTE:  # llhttp would skip empty lines
             self._fail(httpx.RemoteProtocolError("the response is not HTTP"))
             return
+        self._has_received = True
         self._bytes_since_body += nbytes
         try:
             self._parser.feed_data(self._buffer[:nbytes])
@@ -170,7 +173,7 @@ class Http1Connection(asyncio.BufferedProtocol):
         self._is_unusable = True
         response = self._response
         if response is not None and not response.is_complete and response.failure is None:
-            response.fail(_connection_lost_error(exc, response, reused=self.requests > 1))
+            response.fail(_connection_lost_error(exc, is_stale=self.requests > 1 and not self._has_received))
         del self._parser
         self._owner.lost(self)
 
@@ -364,8 +367,8 @@ class Http1Response(httpx.AsyncByteStream):
         waiter.set_exception(TimeoutError())
 
 
-def _connection_lost_error(exc: Exception | None, response: Http1Response, *, reused: bool) -> Exception:
-    if reused and not response.status and not response.headers:
+def _connection_lost_error(exc: Exception | None, *, is_stale: bool) -> Exception:
+    if is_stale:
         return StaleConnectionError("the server had closed a reused connection")
     if exc is not None:
         return httpx.ReadError("the connection was lost")

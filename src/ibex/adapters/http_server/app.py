@@ -19,7 +19,7 @@ from ibex.adapters.http_server.callers import (
 )
 from ibex.adapters.http_server.client_connection import Limits
 from ibex.adapters.http_server.early_refusal import EarlyRefusals
-from ibex.adapters.http_server.errors import ErrorAnswers
+from ibex.adapters.http_server.errors import ErrorResponses
 from ibex.adapters.http_server.openapi import DOCUMENT_PATH, SCHEMA_PATH, openapi_config, operation_paths
 from ibex.adapters.http_server.ops_routes import OPS_PATHS, ops_handlers
 from ibex.adapters.http_server.outer_middleware import OuterMiddleware
@@ -80,7 +80,7 @@ def create_app(  # noqa: PLR0913 - one argument a part: the object graph ends he
 
     ``render_metrics`` returns a body and its content type. Errors carry a ``docs_url`` under ``error_docs_base``.
     """
-    errors = ErrorAnswers(clock, error_docs_base)
+    errors = ErrorResponses(clock, error_docs_base)
     posts = {
         _routes(operation): ProxyRoute(operation, proxy_request, errors, observer, limits, capacity)
         for operation in operations
@@ -114,7 +114,7 @@ def create_ops_app(
     observer: RequestObserver,
 ) -> App:
     """Return an ASGI application with ``/health``, ``/ready`` and ``/metrics`` alone: for what speaks gRPC."""
-    errors = ErrorAnswers(clock, None)
+    errors = ErrorResponses(clock, None)
     ops = ops_handlers(Readiness(readiness_checks, drain, clock), errors, render_metrics)
     return OuterMiddleware(_router(ops, {}, OPS_PATHS), errors, observer, clock, ids)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ibex.adapters.http_server.asgi import Headers
-    from ibex.adapters.http_server.errors import ErrorAnswers
+    from ibex.adapters.http_server.errors import ErrorResponses
     from ibex.adapters.http_server.observer import RequestObserver
     from ibex.domain.clock import Clock
     from ibex.domain.errors import IbexError
@@ -38,7 +38,7 @@ class EarlyRefusals:
     def __init__(
         self,
         routes: Mapping[bytes, Sequence[str]],
-        errors: ErrorAnswers,
+        errors: ErrorResponses,
         observer: RequestObserver,
         clock: Clock,
         ids: IdSource,
@@ -131,8 +131,8 @@ class EarlyRefusal:
 class _Template:
     """The rendered response to one error, without the parts that differ between requests."""
 
-    def __init__(self, errors: ErrorAnswers, error: IbexError) -> None:
-        response = errors.answer(error, NO_REQUEST)
+    def __init__(self, errors: ErrorResponses, error: IbexError) -> None:
+        response = errors.response(error, NO_REQUEST)
         self.code = error.code
         self.status = response.status
         self.status_line = STATUS_LINE[response.status]

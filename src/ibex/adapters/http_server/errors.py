@@ -115,7 +115,7 @@ def domain_error(error: Exception) -> IbexError:
     return InternalError()
 
 
-class ErrorAnswers:
+class ErrorResponses:
     """Renders errors as responses and events, in the error envelope."""
 
     def __init__(self, clock: Clock, docs_base: str | None) -> None:
@@ -123,7 +123,7 @@ class ErrorAnswers:
         self._clock = clock
         self._docs_base = docs_base.rstrip("/") if docs_base else None
 
-    def answer(self, error: IbexError, context: RequestContext, *, allow: str | None = None) -> Response:
+    def response(self, error: IbexError, context: RequestContext, *, allow: str | None = None) -> Response:
         """Return the response for an error. ``allow`` is the value of a 405's Allow header."""
         body = msgspec.json.encode(self.envelope(error, context))
         return Response(status_of(error), JSON, body, exchange_headers(context.in_flight) + _headers(error, allow))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from litestar.handlers import HTTPRouteHandler
 
-    from ibex.adapters.http_server.errors import ErrorAnswers
+    from ibex.adapters.http_server.errors import ErrorResponses
     from ibex.adapters.http_server.readiness import Readiness
 
 OPS_PATHS = ("/health", "/ready", "/metrics")
@@ -28,7 +28,7 @@ _OPEN: list[dict[str, list[str]]] = [{}]
 
 
 def ops_handlers(
-    readiness: Readiness, errors: ErrorAnswers, render_metrics: Callable[[], tuple[bytes, str]]
+    readiness: Readiness, errors: ErrorResponses, render_metrics: Callable[[], tuple[bytes, str]]
 ) -> Sequence[HTTPRouteHandler]:
     """Return the handlers. ``render_metrics`` returns the metrics and their content type."""
 

@@ -16,7 +16,7 @@ from ibex.domain.errors import ClientClosedRequestError, InternalError
 if TYPE_CHECKING:
     from ibex.adapters.http_server.asgi import App, Message, Receive, Scope, Send
     from ibex.adapters.http_server.early_refusal import EarlyRefusals
-    from ibex.adapters.http_server.errors import ErrorAnswers
+    from ibex.adapters.http_server.errors import ErrorResponses
     from ibex.adapters.http_server.observer import RequestObserver
     from ibex.domain.clock import Clock
     from ibex.domain.ids import IdSource
@@ -33,7 +33,7 @@ class OuterMiddleware:
     def __init__(
         self,
         app: App,
-        errors: ErrorAnswers,
+        errors: ErrorResponses,
         observer: RequestObserver,
         clock: Clock,
         ids: IdSource,
@@ -89,7 +89,7 @@ class OuterMiddleware:
             self._observer.failed(error)
         if response.status is None:
             allow = _allowed_methods(error)
-            await self._errors.answer(mapped, context, allow=allow)(scope, receive, response.send)
+            await self._errors.response(mapped, context, allow=allow)(scope, receive, response.send)
 
 
 class _ResponseHead:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ibex.adapters.http_server.asgi import Receive, Scope, Send
     from ibex.adapters.http_server.client_connection import Limits
     from ibex.adapters.http_server.context import RequestContext
-    from ibex.adapters.http_server.errors import ErrorAnswers
+    from ibex.adapters.http_server.errors import ErrorResponses
     from ibex.adapters.http_server.observer import RequestObserver
     from ibex.domain.proxying.capacity import Capacity
     from ibex.domain.proxying.operation import Operation
@@ -43,7 +43,7 @@ class ProxyRoute:
         self,
         operation: Operation,
         proxy_request: ProxyRequest,
-        errors: ErrorAnswers,
+        errors: ErrorResponses,
         observer: RequestObserver,
         limits: Limits,
         capacity: Capacity,
@@ -103,7 +103,7 @@ class ProxyRoute:
         if isinstance(error, ClientClosedRequestError):
             return
         if not client.response_started:
-            await client.send_response(self._errors.answer(error, context))
+            await client.send_response(self._errors.response(error, context))
         elif client.streaming:
             envelope = self._errors.encoded_envelope(error, context)
             await client.end_stream(self._operation.error_event(envelope))

@@ -18,16 +18,6 @@ from ibex.adapters.openai_api.chat_request import (
     Message,
     UserMessage,
 )
-from ibex.adapters.openai_api.json_splitting import (
-    MAX_ELEMENTS,
-    MAX_MEMBERS,
-    NotJsonError,
-    ObjectSplitter,
-    TooManyError,
-    WrongTypeError,
-    describe_json_error,
-    split_array,
-)
 from ibex.adapters.openai_api.nesting import (
     SMALL_BYTES,
     TooDeepError,
@@ -36,7 +26,17 @@ from ibex.adapters.openai_api.nesting import (
     check_structure,
     is_deeper_than,
 )
-from ibex.adapters.openai_api.raw_json import Member
+from ibex.adapters.openai_api.raw_json import (
+    MAX_ELEMENTS,
+    MAX_MEMBERS,
+    Member,
+    NotJsonError,
+    ObjectSplitter,
+    TooManyError,
+    WrongTypeError,
+    describe_json_error,
+    split_array,
+)
 from ibex.domain.errors import MAX_FIELD_ERRORS, FieldCode, FieldError, InvalidJsonError, ValidationError
 
 if TYPE_CHECKING:

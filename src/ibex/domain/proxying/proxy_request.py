@@ -249,7 +249,7 @@ class ProxyRequest:
             body = reader.read_body(answer.body)
         except MalformedResponseError:
             raise ProviderUnavailableError(
-                "The provider's answer is not a completion.",
+                "The provider's response is not a completion.",
                 provider_request_id=answer.provider_request_id,
                 attempts=answer.attempts,
             ) from None

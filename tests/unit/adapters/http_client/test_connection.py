@@ -244,12 +244,17 @@ async def test_a_reused_connection_that_the_server_had_closed() -> None:
         await second.head()
 
 
-async def test_a_reused_connection_that_dies_within_the_response() -> None:
+@pytest.mark.parametrize(
+    "received",
+    [b"HTTP/1.1 200 OK\r\nx: y\r\nx-", b"HTTP/1.1 102 Processing\r\n\r\n", b"H"],
+    ids=["head", "interim", "byte"],
+)
+async def test_a_reused_connection_that_dies_within_the_response(received: bytes) -> None:
     """It is not stale, because the server had read the request."""
     scene = Scene()
     await scene.exchange(OK + b"ok")
     response = scene.send()
-    scene.feed(b"HTTP/1.1 200 OK\r\nx: y\r\nx-")
+    scene.feed(received)
     scene.connection.connection_lost(None)
     with pytest.raises(httpx.RemoteProtocolError) as raised:
         await response.head()

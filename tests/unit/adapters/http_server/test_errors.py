@@ -12,7 +12,7 @@ from harness.http_scene import scope_of
 from harness.memory.clock import ManualClock
 from harness.memory.ids import SequentialIds
 from ibex.adapters.http_server.context import RequestContext
-from ibex.adapters.http_server.errors import TABLE, ErrorAnswers, domain_error, status_of
+from ibex.adapters.http_server.errors import TABLE, ErrorResponses, domain_error, status_of
 from ibex.adapters.openai_api.chat_completions import ChatCompletions
 from ibex.domain.errors import (
     AuthUnavailableError,
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 def response_of(error: IbexError, docs_base: str | None = None) -> Response:
     """Return the response for an error."""
     context = RequestContext.begin(scope_of("POST", "/", []), SequentialIds(), 0)
-    return ErrorAnswers(ManualClock(), docs_base).answer(error, context)
+    return ErrorResponses(ManualClock(), docs_base).response(error, context)
 
 
 def envelope(error: IbexError, docs_base: str | None = None) -> dict[str, Any]:
@@ -192,7 +192,7 @@ def test_a_stream_ends_with_the_same_envelope() -> None:
     """It is on one line."""
     context = RequestContext.begin(scope_of("POST", "/", []), SequentialIds(), 0)
 
-    envelope = ErrorAnswers(ManualClock(), None).encoded_envelope(ProviderTimeoutError("a\nb"), context)
+    envelope = ErrorResponses(ManualClock(), None).encoded_envelope(ProviderTimeoutError("a\nb"), context)
     event = ChatCompletions().error_event(envelope)
 
     assert event.startswith(b'data: {"error":')

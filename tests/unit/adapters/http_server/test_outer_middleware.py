@@ -10,7 +10,7 @@ import pytest
 from harness.http_scene import CHAT, AsgiCall, HttpScene, RecordingRequestObserver, call, scope_of
 from harness.memory.clock import ManualClock
 from harness.memory.ids import SequentialIds
-from ibex.adapters.http_server.errors import ErrorAnswers
+from ibex.adapters.http_server.errors import ErrorResponses
 from ibex.adapters.http_server.outer_middleware import OuterMiddleware
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def middleware_of(app: App, observer: RecordingRequestObserver | None = None) ->
     """Return a middleware around an application."""
     clock = ManualClock()
     return OuterMiddleware(
-        app, ErrorAnswers(clock, None), observer or RecordingRequestObserver(), clock, SequentialIds()
+        app, ErrorResponses(clock, None), observer or RecordingRequestObserver(), clock, SequentialIds()
     )
 
 

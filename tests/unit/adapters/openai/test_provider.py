@@ -18,8 +18,7 @@ from harness.upstream import HUSH, FakeAnswer, FakeTransport, Hush, buffered, re
 from ibex import __version__
 from ibex.adapters.openai import provider as provider_module
 from ibex.adapters.openai.config import ApiKey, OpenAIConfig
-from ibex.adapters.openai.provider import OpenAIProvider
-from ibex.adapters.openai.stream import OpenAIStream
+from ibex.adapters.openai.provider import OpenAIProvider, OpenAIStream
 from ibex.domain.errors import (
     OverloadedError,
     ProviderError,

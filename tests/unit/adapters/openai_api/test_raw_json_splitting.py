@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ibex.adapters.openai_api.json_splitting import (
+from ibex.adapters.openai_api.raw_json import (
     MAX_ELEMENTS,
     MAX_MEMBERS,
     NotJsonError,
