@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ibex.domain.ids import _SESSIONS, session_id, uuid7
+from ibex.domain.ids import _SESSION_NAMESPACE, session_id, uuid7
 
 MILLISECONDS = st.integers(0, (1 << 48) - 1)
 ENTROPY = st.binary(min_size=10, max_size=10)
@@ -51,7 +51,7 @@ def test_a_sessions_id_never_changes() -> None:
 @given(st.uuids(), st.uuids(), st.text(min_size=1))
 def test_a_sessions_id_is_a_name_based_uuid(org: UUID, agent: UUID, handle: str) -> None:
     """As anybody makes it (RFC 9562, section 5.5): of the names of organization, agent and session."""
-    assert session_id(org, agent, handle) == uuid5(_SESSIONS, f"{org}/{agent}/{handle}")
+    assert session_id(org, agent, handle) == uuid5(_SESSION_NAMESPACE, f"{org}/{agent}/{handle}")
 
 
 @given(st.uuids(), st.uuids(), st.uuids(), st.text(min_size=1))

@@ -44,7 +44,7 @@ class Share(StrEnum):
 
 
 class RecentlyConfirmed(Generic[K]):
-    """Keys that auth confirmed within the last hour. Beyond ``most`` keys, the oldest confirmation is dropped."""
+    """A set of keys that auth confirmed within the last hour. Beyond ``most`` keys, the oldest is dropped."""
 
     def __init__(self, most: int = MAX_CONFIRMED) -> None:
         self._most = most
@@ -58,7 +58,7 @@ class RecentlyConfirmed(Generic[K]):
             del self._confirmed_ns[next(iter(self._confirmed_ns))]
 
     def discard(self, key: K) -> None:
-        """Forget a key."""
+        """Remove a key, if it is there."""
         self._confirmed_ns.pop(key, None)
 
     def has(self, key: K, now_ns: int) -> bool:
@@ -129,7 +129,7 @@ class GuessedSecrets:
         self._confirmed.discard(digest)
 
     def undecided(self, attempt: Attempt) -> None:
-        """End an attempt without an answer of auth. The attempt no longer counts."""
+        """End an attempt without an answer from auth. The attempt no longer counts."""
         window = attempt.window
         if window is None:
             return
@@ -143,7 +143,7 @@ class GuessedSecrets:
 
 
 class LeakyBucket:
-    """A rate limit of ``a_second`` calls with bursts of ``burst`` calls."""
+    """A rate limit of ``a_second`` calls per second, with bursts of ``burst`` calls."""
 
     def __init__(self, a_second: int = LANE_CALLS_A_SECOND, burst: int = LANE_BURST) -> None:
         self._interval_ns = _NS // a_second
@@ -163,5 +163,5 @@ class LeakyBucket:
         return wait_ns
 
     def refund(self) -> None:
-        """Take a reservation back: its call does not count."""
+        """Take a reservation back, so that its call does not count."""
         self._next_ns -= self._interval_ns

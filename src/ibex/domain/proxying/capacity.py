@@ -1,4 +1,4 @@
-"""Admission control: a worker's capacity, shared so that no organization can starve another (ADR 0042).
+"""Admission control: a worker's capacity, divided so that no organization can starve another (ADR 0042).
 
 Any organization can use the first three quarters of a capacity. The last quarter is reserved for organizations that
 hold less than a tenth of the capacity. One organization alone can therefore use three quarters, and a second one still
@@ -31,9 +31,9 @@ class Limit(StrEnum):
 
 
 class FairShare:
-    """A capacity that organizations share. Taking and releasing take constant time.
+    """A capacity that organizations share. ``take`` and ``release`` run in constant time.
 
-    Memory is used only for organizations that hold something.
+    Memory is used only for organizations that hold an amount.
     """
 
     __slots__ = ("_held", "_open", "capacity", "in_use")
@@ -47,7 +47,7 @@ class FairShare:
     def take(self, org_id: UUID, amount: int = 1) -> bool:
         """Take an amount for an organization. Return False and take nothing if that exceeds its share."""
         key = org_id.int
-        held = self._held[key] if key in self._held else 0  # noqa: SIM401 - no call
+        held = self._held[key] if key in self._held else 0  # noqa: SIM401 - saves a call
         in_use = self.in_use + amount
         if in_use > self._open and (in_use > self.capacity or held * SMALL >= self.capacity):
             return False
@@ -70,7 +70,7 @@ class FairShare:
         return self._held.get(org_id.int, 0)
 
     def __len__(self) -> int:
-        """Return the number of organizations that hold something."""
+        """Return the number of organizations that hold an amount."""
         return len(self._held)
 
 
@@ -133,7 +133,7 @@ class Reservation:
             self._body_bytes += size
 
     def release_body(self) -> None:
-        """Release the bytes of the body, once nothing needs it any more. Idempotent."""
+        """Release the bytes of the body, which nothing needs any more. Idempotent."""
         size = self._body_bytes
         if size and self._org_id is not None:
             self._body_bytes = 0

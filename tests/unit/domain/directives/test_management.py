@@ -185,7 +185,7 @@ async def test_a_deactivated_directive_is_not_injected_until_it_is_back(desk: De
 @pytest.mark.parametrize("text", ["", "a" * 32_769, "a\x00", "\ud800"])
 async def test_a_text_that_may_not_be_a_directive_changes_nothing(desk: Desk, text: str) -> None:
     """It is refused before anything is stored."""
-    with pytest.raises(ValueError, match="a directive"):
+    with pytest.raises(ValueError, match="A directive"):
         await desk.manage.set(*desk.key, text, author=AUTHOR)
 
     assert list(await desk.manage.history(*desk.key)) == []
@@ -274,7 +274,7 @@ async def test_rolling_back_restores_the_mode(desk: Desk) -> None:
 async def test_a_change_that_found_nothing_replaces_no_epoch(desk: Desk) -> None:
     """Nor does a text that may not be one."""
     position = (await desk.identity.change_log.read(None)).position
-    with pytest.raises(ValueError, match="a directive"):
+    with pytest.raises(ValueError, match="A directive"):
         await desk.manage.set(*desk.key, "", author=AUTHOR)
     with pytest.raises(NotFoundError):
         await desk.manage.set(UUID(int=404), desk.agent.id, "one", author=AUTHOR)

@@ -17,7 +17,7 @@ from harness.memory.observers import DeadLettered, Delivered, DeliveryFailed, Re
 from ibex.domain.record.delivery import (
     BATCH_ROWS,
     LINGER_S,
-    ROWS_PER_PIECE,
+    ROWS_PER_CHUNK,
     CheckpointDelivery,
     DeliverExchanges,
     TraceDelivery,
@@ -174,7 +174,7 @@ async def test_a_large_batch_lets_others_run_while_its_rows_are_made(sink: Sink)
     other = asyncio.create_task(somebody_else())
     await belt.delivery(sink).deliver_next()
     other.cancel()
-    assert turns >= BATCH_ROWS // ROWS_PER_PIECE - 1
+    assert turns >= BATCH_ROWS // ROWS_PER_CHUNK - 1
     assert belt.journal.depth(sink) == 0
 
 
@@ -275,11 +275,11 @@ async def test_halves_keep_their_tokens() -> None:
     assert len({token for token, _ in sink.asked}) == len({tuple(numbers) for _, numbers in sink.asked})
 
 
-async def test_a_journal_is_run_dry() -> None:
+async def test_a_journal_is_drained() -> None:
     """Until nothing is left, through failures."""
     belt = Belt(SinkUnavailableError("gone"), SinkUnavailableError("gone"))
     await belt.fill(3)
-    await belt.delivery().run_dry()
+    await belt.delivery().drain()
     assert belt.journal.depth(Sink.CHECKPOINTS) == 0
     assert len(belt.slept) == 2
 

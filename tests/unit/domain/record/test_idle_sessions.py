@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from harness.memory.clock import ManualClock
-from ibex.domain.record.idle_sessions import BATCH, LOOK_EVERY_S, AbandonIdleSessions
+from ibex.domain.record.idle_sessions import BATCH, SWEEP_INTERVAL_S, AbandonIdleSessions
 from ibex.domain.record.sessions import SinkUnavailableError
 
 if TYPE_CHECKING:
@@ -72,9 +72,9 @@ async def test_sessions_are_swept_every_minute() -> None:
     began = scene.clock.now()
     await scene.run()
     idle = timedelta(seconds=IDLE_S)
-    minute = timedelta(seconds=LOOK_EVERY_S)
+    minute = timedelta(seconds=SWEEP_INTERVAL_S)
     assert scene.asked == [(began + n * minute - idle, BATCH) for n in range(3)]
-    assert scene.slept == [LOOK_EVERY_S] * 3
+    assert scene.slept == [SWEEP_INTERVAL_S] * 3
     assert scene.observed.counts == [2, 1]
 
 

@@ -16,7 +16,7 @@ from harness.memory.sessions import InMemorySessions
 from harness.memory.traces import InMemoryTraces
 from ibex.domain.record.delivery import CheckpointDelivery, DeliverExchanges, TraceDelivery
 from ibex.domain.record.journal import Journal, JournalUnavailableError, Sink
-from ibex.domain.record.orphaned_journals import LOOK_EVERY_S, RecoverJournals
+from ibex.domain.record.orphaned_journals import SCAN_INTERVAL_S, RecoverJournals
 from ibex.domain.record.recorder import Recorder
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ async def test_everything_of_every_journal_is_delivered() -> None:
     await scene.run()
     assert scene.left.given_back == [first, second]
     assert [journal.depth(sink) for journal in (first, second) for sink in Sink] == [0] * 4
-    assert scene.slept == [LOOK_EVERY_S]
+    assert scene.slept == [SCAN_INTERVAL_S]
 
 
 async def test_what_was_begun_is_settled_where_it_lies() -> None:

@@ -324,4 +324,5 @@ async def test_a_bug_of_an_observer_keeps_nobody_from_hearing() -> None:
     await recorder.record(desk.in_flight())
 
     assert desk.observer.exchanges[0].journaled
-    assert [report["message"] for report in reports] == ["an observer raised what its port does not announce"]
+    message = "an observer raised an exception that its port does not declare"
+    assert [report["message"] for report in reports] == [message]
