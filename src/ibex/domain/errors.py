@@ -207,7 +207,7 @@ class RateLimitedError(RetryableError):
 
 
 class ServiceDegradedError(RetryableError):
-    """IBEX cannot verify now what it must verify before it serves the request."""
+    """A service that IBEX needs to serve the request safely is unavailable."""
 
     code = ErrorCode.SERVICE_DEGRADED
     default_message = "Authentication is temporarily unavailable. Retry later."

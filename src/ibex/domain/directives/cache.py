@@ -61,7 +61,7 @@ class CachedDirectives:
         return self._cache.valid((org_id.int, agent_id.int), epoch, now_ns, fetch)
 
     def is_valid(self, lookup: DirectiveEntry, epoch: Epoch, now_ns: int) -> bool:
-        """Return whether a request may act now on what it looked up."""
+        """Return whether a request may act on the lookup now."""
         return self._cache.is_valid(lookup, epoch, now_ns)
 
     async def validate(self, lookup: DirectiveEntry, epoch: Epoch) -> Directive | None:

@@ -31,7 +31,7 @@ _OUTAGES: Final = (ServiceDegradedError, AuthUnavailableError)
 
 
 class CacheObserver(Protocol):
-    """Port: counts what a cache does. Never raises, never blocks."""
+    """Port: counts the hits and misses of a cache. Never raises, never blocks."""
 
     def hit(self, kind: Kind) -> None:
         """Count a lookup that was served from the cache."""

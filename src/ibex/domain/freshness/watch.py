@@ -49,7 +49,7 @@ class WatchConnector(Protocol):
 
 
 class WatchListener(Protocol):
-    """Port: is notified of what the watch receives. Never raises, never blocks."""
+    """Port: receives the events and pongs of a watch. Never raises, never blocks."""
 
     def reset(self) -> None:
         """Handle a stream that began without resuming: changes may have been missed."""

@@ -88,7 +88,7 @@ class CachedTokens:
         return await self._cache.look_up(digest, fetch)
 
     def is_valid(self, lookup: TokenLookup, epoch: Epoch, now_ns: int) -> bool:
-        """Return whether a request may act now on what it looked up."""
+        """Return whether a request may act on the lookup now."""
         return self._cache.is_valid(lookup, epoch, now_ns)
 
     async def validate(self, lookup: TokenLookup, epoch: Epoch) -> Principal:
@@ -138,7 +138,7 @@ class CachedAgents:
         return self._cache.cached((org_id.int, agent_id.int), partial(self._fetch, org_id, agent_id))
 
     def is_valid(self, lookup: AgentLookup, epoch: Epoch, now_ns: int) -> bool:
-        """Return whether a request may act now on what it looked up."""
+        """Return whether a request may act on the lookup now."""
         return self._cache.is_valid(lookup, epoch, now_ns)
 
     async def validate(self, lookup: AgentLookup, epoch: Epoch) -> Agent:

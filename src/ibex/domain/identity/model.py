@@ -40,7 +40,7 @@ def has_token_shape(text: str) -> bool:
 
 
 class PersonalAccessToken:
-    """A token with a valid format and checksum. Only a ``TokenVerifier`` can tell whether it is live.
+    """A token with a valid format and checksum. Only a ``TokenVerifier`` finds out whether it is live.
 
     Only ``reveal()`` returns the secret: repr and str show the display prefix.
     """

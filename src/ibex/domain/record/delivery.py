@@ -128,7 +128,7 @@ class DeliverExchanges:
                 await self._sleep(self._delay_s())
 
     async def flush(self) -> None:
-        """Deliver what the journal has now. Return at the first failure as well, since the journal keeps the rest."""
+        """Deliver all batches that the journal has now. Stop at the first failure: the journal keeps the rest."""
         while await self.deliver_next():
             pass
 

@@ -1,4 +1,4 @@
-"""Sessions, and the checkpoint that an exchange leaves."""
+"""Sessions, and the checkpoint of an exchange."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ALLOWED = "ABCXYZabcxyz0189._:-"
 
 
 def test_a_checkpoint_is_the_exchange_field_for_field() -> None:
-    """Every field has its source; the id is the exchange's own, the latency is whole milliseconds."""
+    """Every field has its source. The id is the exchange's own, the latency is in whole milliseconds."""
     exchange = an_exchange()
 
     assert checkpoint_of(exchange) == Checkpoint(
@@ -45,7 +45,7 @@ def test_a_checkpoint_is_the_exchange_field_for_field() -> None:
 
 
 def test_what_the_provider_did_not_say_stays_unknown() -> None:
-    """Unknown is None, not zero; no directive is no version."""
+    """An unknown value is None, not zero. Without a directive there is no version."""
     checkpoint = checkpoint_of(
         an_exchange(
             summary=ResponseSummary(usage=Usage()),
@@ -85,5 +85,5 @@ def test_a_client_may_call_its_session_this(handle: str) -> None:
 
 @pytest.mark.parametrize("handle", ["", "a" * 129, "a b", "a/b", "ä", "a\n", "\n", "a\x00", "٣", "{}"])
 def test_a_client_may_not_call_its_session_that(handle: str) -> None:
-    """Nothing else, not even a digit of another script or a newline at the end."""
+    """No other character, not even a digit of another script or a newline at the end."""
     assert not is_handle(handle)
