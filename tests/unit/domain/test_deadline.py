@@ -28,7 +28,7 @@ async def test_time_is_up() -> None:
 
 
 @in_simulated_time
-async def test_what_is_done_in_time_is_not_disturbed() -> None:
+async def test_work_in_time_is_not_disturbed() -> None:
     """Neither at the time nor later."""
     async with Deadline(1.0):
         await asyncio.sleep(0.9)
@@ -36,7 +36,7 @@ async def test_what_is_done_in_time_is_not_disturbed() -> None:
 
 
 @in_simulated_time
-async def test_what_came_while_the_loop_stood_still_is_not_late() -> None:
+async def test_data_that_arrived_while_the_loop_was_blocked_is_in_time() -> None:
     """The timer fires first, and gives the loop time to read the data."""
     here = asyncio.Event()
     loop().call_at(2.0, here.set)
@@ -47,7 +47,7 @@ async def test_what_came_while_the_loop_stood_still_is_not_late() -> None:
 
 
 @in_simulated_time
-async def test_what_did_not_come_is_late_all_the_same() -> None:
+async def test_missing_data_is_late_even_if_the_loop_was_blocked() -> None:
     """After the grace period."""
     loop().call_soon(loop().stand_still, 3.0)
     with pytest.raises(TimeoutError):

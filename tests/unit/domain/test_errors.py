@@ -69,7 +69,7 @@ def test_a_validation_error_names_the_first_fields_and_holds_all() -> None:
     assert ValidationError(()).message == ValidationError.default_message
 
 
-def test_what_the_provider_said_of_a_refused_request_is_kept_apart() -> None:
+def test_the_providers_text_is_the_detail_and_not_the_message() -> None:
     """The provider's text is the detail, never the message, so that logs of messages do not contain it."""
     error = ProviderRefusedError(
         Refusal.BAD_REQUEST,

@@ -37,7 +37,7 @@ def test_later_ids_are_greater(first_ms: int, first: bytes, second_ms: int, seco
 
 
 @pytest.mark.parametrize(("unix_ms", "entropy"), [(0, bytes(9)), (0, bytes(11)), (-1, bytes(10)), (1 << 48, bytes(10))])
-def test_what_does_not_fit_is_refused(unix_ms: int, entropy: bytes) -> None:
+def test_values_that_do_not_fit_are_refused(unix_ms: int, entropy: bytes) -> None:
     """Neither more entropy than fits, nor a time outside 48 bits."""
     with pytest.raises(ValueError, match="UUIDv7"):
         uuid7(unix_ms, entropy)
@@ -55,7 +55,7 @@ def test_a_sessions_id_is_a_name_based_uuid(org: UUID, agent: UUID, handle: str)
 
 
 @given(st.uuids(), st.uuids(), st.uuids(), st.text(min_size=1))
-def test_a_handle_is_another_session_for_everybody_else(org: UUID, agent: UUID, other: UUID, handle: str) -> None:
+def test_a_handle_belongs_to_one_organization_and_agent(org: UUID, agent: UUID, other: UUID, handle: str) -> None:
     """The same handle in another organization or of another agent is another session."""
     mine = session_id(org, agent, handle)
 

@@ -55,7 +55,7 @@ class LiveTokens(Protocol):
 
 
 class BloomFilter:
-    """A Bloom filter with ten bits per token. Positions depend on a random key, so no client can make ids collide."""
+    """A Bloom filter that sets ten bits per token. Positions depend on a random key, so no client can choose them."""
 
     def __init__(self, tokens: int, key: bytes) -> None:
         """Create an empty filter for a number of tokens. ``key`` is up to 64 random bytes."""
@@ -78,7 +78,7 @@ class BloomFilter:
         self.added += 1
 
     def definitely_absent(self, token_id: UUID) -> bool:
-        """Return True if the token was never added. Return False if it was, and for one of a thousand others."""
+        """Return True if the token was never added; False if it was, and for one in a thousand that were not."""
         bits = self._bits
         return any(not bits[position >> 3] & (1 << (position & 7)) for position in self._positions(token_id))
 

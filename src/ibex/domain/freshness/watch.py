@@ -42,9 +42,9 @@ class WatchConnector(Protocol):
     """Port: opens streams."""
 
     def open(self, position: str | None) -> AbstractAsyncContextManager[WatchStream]:
-        """Return a stream to a replica, if there are several to another one than the last time.
+        """Return a stream to a replica. With several replicas, it is not the one of the last stream.
 
-        The stream resumes from ``position``; None for a first stream. Entering it raises ``StreamLostError``.
+        The stream resumes from ``position``; None for a first stream. Raises ``StreamLostError`` on entry.
         """
 
 

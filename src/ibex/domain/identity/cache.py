@@ -32,7 +32,7 @@ _BEFORE_EXPIRY_S: Final = 5.0
 
 
 def token_policy(*, stale_if_error_s: float) -> Policy[TokenDigest, Principal]:
-    """Return the caching policy of tokens: 30 s, or less if the token expires earlier."""
+    """Return the caching policy of tokens: 30 s, and at most until 5 s before the token expires."""
 
     def lifetime_s(principal: Principal) -> float:
         if principal.remaining_s is None:

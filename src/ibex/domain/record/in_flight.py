@@ -107,7 +107,7 @@ class InFlightExchange:
         self.provider_status = status
 
     def provider_not_reached(self, attempts: int) -> None:
-        """Note that no connection was available. Without any attempt, the provider counts as not asked."""
+        """Note that no connection was available. If ``attempts`` is 0, the provider counts as not asked."""
         self.attempts = attempts
         if not attempts:
             self.provider_asked_ns = None

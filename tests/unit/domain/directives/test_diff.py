@@ -12,7 +12,7 @@ def test_equal_texts_do_not_differ() -> None:
     assert unified_lines("one\ntwo", "one\ntwo") == []
 
 
-def test_lines_are_gone_new_or_as_they_were() -> None:
+def test_lines_are_removed_added_or_unchanged() -> None:
     """The first character of each line says which."""
     lines = unified_lines("one\ntwo\nthree\n", "one\n2\nthree\nfour\n")
 
@@ -30,7 +30,7 @@ def test_only_a_newline_ends_a_line(character: str) -> None:
     assert unified_lines("", f"one{character}two\n") == ["@@ -0,0 +1 @@", f"+one{character}two"]
 
 
-def test_what_looks_like_a_header_is_counted() -> None:
+def test_lines_that_look_like_a_header_are_counted() -> None:
     """Lines of dashes and pluses are text as well."""
     diff = DirectiveDiff(1, 2, unified_lines("-- a\n++ b\n", "++ a\n++ b\n++ c\n"))
 

@@ -117,7 +117,7 @@ async def test_versions_are_compared(desk: Desk) -> None:
     assert [line[0] for line in (await desk.manage.diff(*desk.key, 1, 3)).lines] == list("@-\\+\\")
 
 
-async def test_what_was_in_force_before_is_what_a_text_is_compared_with(desk: Desk) -> None:
+async def test_a_text_is_compared_with_the_one_in_force_before(desk: Desk) -> None:
     """Through sets and rollbacks. Setting the current version again, or a deactivation in between, changes nothing."""
 
     async def compared() -> tuple[int | None, int, Basis]:
@@ -145,7 +145,7 @@ class Forgetful(InMemoryDirectives):
         return replace(state, previous_number=None) if state is not None else None
 
 
-async def test_without_a_note_the_number_before_is_what_a_text_is_compared_with(desk: Desk) -> None:
+async def test_without_a_record_a_text_is_compared_with_the_number_before(desk: Desk) -> None:
     """The diff reports this basis."""
     store = Forgetful(desk.identity, desk.clock)
     manage = ManageDirectives(store, desk.epochs, desk.clock, SequentialIds())
@@ -183,7 +183,7 @@ async def test_a_deactivated_directive_is_not_injected_until_it_is_back(desk: De
 
 
 @pytest.mark.parametrize("text", ["", "a" * 32_769, "a\x00", "\ud800"])
-async def test_a_text_that_may_not_be_a_directive_changes_nothing(desk: Desk, text: str) -> None:
+async def test_an_invalid_text_changes_nothing(desk: Desk, text: str) -> None:
     """It is refused before the store is called."""
     with pytest.raises(ValueError, match="A directive"):
         await desk.manage.set(*desk.key, text, author=AUTHOR)
@@ -191,7 +191,7 @@ async def test_a_text_that_may_not_be_a_directive_changes_nothing(desk: Desk, te
     assert list(await desk.manage.history(*desk.key)) == []
 
 
-async def test_what_is_not_there_is_not_found(desk: Desk) -> None:
+async def test_missing_agents_and_directives_are_not_found(desk: Desk) -> None:
     """Neither another organization's agent, nor the directive of an agent that has none."""
     with pytest.raises(NotFoundError, match="agent"):
         await desk.manage.set(UUID(int=404), desk.agent.id, "one", author=AUTHOR)
@@ -245,7 +245,7 @@ async def test_the_epoch_is_replaced_after_the_commit(desk: Desk) -> None:
     assert (first.text, second) == ("one", None)
 
 
-async def test_setting_what_is_in_force_changes_nothing(desk: Desk) -> None:
+async def test_setting_the_text_in_force_changes_nothing(desk: Desk) -> None:
     """No version is added, no epoch replaced, no change logged. The current state is returned."""
     made = await desk.manage.set(*desk.key, "one", author=AUTHOR, mode=InjectionMode.SYSTEM_APPEND)
     position = (await desk.identity.change_log.read(None)).position

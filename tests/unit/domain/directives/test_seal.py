@@ -30,7 +30,7 @@ def opened(
 
 @pytest.mark.parametrize("value", [b"", VALUE, bytes(range(256)) * 256])
 @pytest.mark.parametrize("epoch", ["", EPOCH, "\udcff of any bytes"])
-def test_what_was_sealed_opens(value: bytes, epoch: str) -> None:
+def test_a_sealed_entry_opens(value: bytes, epoch: str) -> None:
     """With any value and epoch."""
     assert opened(SEAL.close(ORG, AGENT, epoch, NOW_MS, value), epoch=epoch) == value
 
@@ -87,7 +87,7 @@ def test_no_secret_is_shown() -> None:
     assert hkdf(b"canary", b"directive cache 1").hex() not in repr(Seal(b"canary"))
 
 
-def test_the_key_is_derived_byhkdf() -> None:
+def test_the_key_is_derived_by_hkdf() -> None:
     """With the same result as the reference library."""
     kdf = pytest.importorskip("cryptography.hazmat.primitives.kdf.hkdf")
     hashes = pytest.importorskip("cryptography.hazmat.primitives.hashes")

@@ -200,7 +200,7 @@ async def test_a_fetch_that_an_event_overtakes_is_used_once_and_not_cached() -> 
 
 
 @in_simulated_time
-async def test_a_joined_refusal_is_asked_for_again() -> None:
+async def test_a_joined_refusal_is_fetched_again() -> None:
     """A token that was created during the fetch is not refused."""
     scene = Scene()
     scene.fetch_s, scene.error = 0.02, InvalidTokenError()
@@ -279,7 +279,7 @@ async def test_a_refusal_drops_the_entry() -> None:
 
 
 @in_simulated_time
-async def test_stale_if_error_serves_what_the_epoch_vouches_for() -> None:
+async def test_stale_if_error_serves_an_entry_with_an_unchanged_epoch() -> None:
     """For five minutes, while auth reports that its database is down."""
     scene = Scene()
     await scene.serve()

@@ -34,7 +34,7 @@ STEPS_A_KIND = 200
 
 
 @pytest.mark.parametrize("fault", sorted(KINDS))
-def test_whatever_breaks_the_bound_is_kept(fault: str) -> None:
+def test_the_bound_holds_under_any_single_fault(fault: str) -> None:
     """One kind of fault, repeated, at any moment of the actions of operators and clients."""
     steps = served = 0
     for seed in range(WORLDS_A_KIND):

@@ -52,7 +52,7 @@ class Tokens:
         return TokensPage(ids[:limit], ids[limit - 1] if len(ids) > limit else None)
 
 
-def test_what_was_added_is_never_absent() -> None:
+def test_an_added_token_is_never_absent() -> None:
     """Of other tokens, one in a thousand passes if the filter is filled to its capacity."""
     tokens = [UUID(int=number) for number in range(20_000)]
     bloom = BloomFilter(20_000, KEY)

@@ -55,7 +55,7 @@ async def test_a_first_stream_gets_its_first_position_before_the_pong() -> None:
     assert client.messages == [First("1:0"), Pong(7, "1:0")]
 
 
-async def test_a_stream_that_resumes_gets_what_came_after_its_position() -> None:
+async def test_a_stream_that_resumes_gets_the_events_after_its_position() -> None:
     """The events come first, the pong last."""
     log = InMemoryChangeLog()
     server, client = WatchServer(log), Received()

@@ -168,7 +168,7 @@ async def test_organizations_share_the_calls_for_agents_in_turn() -> None:
     assert await asyncio.gather(other, *asked) == [NOBODY] * (20 * full + 1)
 
 
-async def test_a_call_that_gets_no_slot_in_time_says_when_to_come_again() -> None:
+async def test_a_call_that_gets_no_slot_in_time_is_refused_with_a_delay() -> None:
     """503 with a delay for an agent as for a token. The slots become free again."""
     scene = Scene(timeout_s=0.001)
     asked = [asyncio.create_task(scene.calls.verify_agent((1, n), scene.auth.no_agent)) for n in range(40)]
@@ -210,7 +210,7 @@ async def test_lookups_of_agents_that_do_not_exist_have_a_pace() -> None:
     assert set(scene.refused) <= {Share.AGENT}
 
 
-async def test_no_share_and_not_all_of_them_together_take_what_is_reserved() -> None:
+async def test_the_reserved_calls_of_the_other_side_stay_free() -> None:
     """A quarter of all calls is reserved for proven tokens and agents, and a quarter for the others."""
     shares = CallShares()
     unproven = [share for share in Share if share is not Share.PROVEN]

@@ -78,7 +78,7 @@ def test_a_principal_is_cached_for_less_before_its_token_expires(remaining_s: fl
     assert (policy.stale_if_error_s, policy.last_known_s) == (300, 0)
 
 
-def test_agents_and_directives_are_cached_as_said() -> None:
+def test_agents_and_directives_have_their_policies() -> None:
     """Agents like tokens, directives as configured. Stale-if-error never serves a directive."""
     agents, directives = agent_policy(stale_if_error_s=300), directive_policy(60)
 
@@ -104,7 +104,7 @@ async def test_no_token_is_in_the_cache() -> None:
     assert TOKEN.reveal()[46:80] not in shown
 
 
-async def test_what_is_no_token_is_not_looked_for() -> None:
+async def test_a_malformed_token_is_not_looked_up() -> None:
     """A malformed token is invalid. Neither the filter nor the verifier is asked."""
     verifier, unknown = ScriptedTokens(principal()), Filter()
     tokens = Caches(ManualClock()).tokens(verifier, unknown)

@@ -83,7 +83,7 @@ def test_a_token_that_auth_refuses_is_proven_no_more() -> None:
 
 
 @pytest.mark.parametrize("outcome", ["confirmed", "undecided"])
-def test_what_is_no_failure_does_not_count(outcome: str) -> None:
+def test_only_failures_count(outcome: str) -> None:
     """A live token, or an outage, leaves no window behind."""
     guesses = GuessedSecrets()
     for number in range(20):

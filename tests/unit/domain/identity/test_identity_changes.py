@@ -84,7 +84,7 @@ async def test_the_epoch_is_replaced_after_the_commit_and_before_the_change_is_r
     assert office.epochs.read(organization.id).proves_change_since(before, 0)
 
 
-async def test_the_epoch_is_read_before_what_it_vouches_for() -> None:
+async def test_the_epoch_is_read_before_the_value() -> None:
     """A change between the two reads is never hidden: the returned epoch is the older one."""
     office = Office()
     organization, agent = await office.settled()
@@ -173,7 +173,7 @@ async def test_a_change_is_made_without_a_store_of_epochs() -> None:
     assert await office.changes_since(position) == [Change(organization.id, Kind.TOKENS)]
 
 
-async def test_a_change_that_has_begun_replaces_the_epoch_although_its_caller_is_gone() -> None:
+async def test_a_cancelled_change_still_replaces_the_epoch() -> None:
     """A cancelled call never leaves a committed change with the old epoch."""
     committed, go_on = asyncio.Event(), asyncio.Event()
 

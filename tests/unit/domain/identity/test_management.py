@@ -198,7 +198,7 @@ class LostStore(InMemoryIdentity):
         raise ServiceDegradedError(f"no way to {org_id} and {agent_id}")
 
 
-async def test_a_store_that_is_lost_is_said_to_be() -> None:
+async def test_an_unavailable_store_raises_the_errors_of_the_source() -> None:
     """Verification raises the source's error with the default message, for each port its own kind."""
     token = PersonalAccessToken.issue(MISSING, bytes(32))
     clock = ManualClock()
@@ -215,7 +215,7 @@ async def test_a_store_that_is_lost_is_said_to_be() -> None:
     assert str(no_agent.value) == AuthUnavailableError.default_message
 
 
-async def test_what_is_created_can_be_listed() -> None:
+async def test_created_objects_can_be_listed() -> None:
     """Oldest first, with the times of creation."""
     office = Office()
     first, agent = await office.settled()
@@ -243,7 +243,7 @@ async def test_names_are_taken_once() -> None:
         await office.manage.create_user(organization.id, "kim@example.com")
 
 
-async def test_what_is_not_there_cannot_be_changed() -> None:
+async def test_missing_objects_cannot_be_changed() -> None:
     """Each method raises an error. No object of another organization can be reached."""
     office = Office()
     organization, agent = await office.settled()

@@ -33,7 +33,7 @@ def test_a_token_is_built_as_the_specification_says() -> None:
 
 
 @given(TOKENS)
-def test_what_is_issued_can_be_parsed(token: PersonalAccessToken) -> None:
+def test_an_issued_token_can_be_parsed(token: PersonalAccessToken) -> None:
     """Every issued token is parsed again, with its id."""
     parsed = PersonalAccessToken.parse(token.reveal())
 

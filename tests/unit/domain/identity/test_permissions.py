@@ -48,7 +48,7 @@ def test_every_bit_is_where_the_specification_puts_it() -> None:
     }
 
 
-def test_the_named_sets_can_be_asked_for_by_name() -> None:
+def test_the_named_sets_have_names() -> None:
     """The names that the command line offers."""
     assert NAMED_SETS == {"agent": AGENT_DEFAULT, "chat": CHAT, "read-only": READ_ONLY, "admin": ADMIN}
 
@@ -56,7 +56,7 @@ def test_the_named_sets_can_be_asked_for_by_name() -> None:
 @pytest.mark.parametrize(
     ("granted", "may_chat"), [(AGENT_DEFAULT, True), (CHAT, True), (ADMIN, True), (READ_ONLY, False), (0, False)]
 )
-def test_who_may_chat(granted: int, *, may_chat: bool) -> None:
+def test_permissions_that_allow_chat(granted: int, *, may_chat: bool) -> None:
     """Agents and administrators may; a read-only token and one without permissions may not."""
     assert allows(granted, CHAT) is may_chat
 

@@ -89,7 +89,7 @@ def test_a_window_that_is_over_is_forgotten() -> None:
     assert len(counter) == 1
 
 
-def test_a_clock_that_was_ahead_for_a_while_refuses_nobody() -> None:
+def test_setting_the_clock_ahead_and_back_causes_no_refusals() -> None:
     """Setting it an hour ahead and back begins new windows, and never counts an hour in one."""
     counter, start = WindowCounter(), ManualClock().now()
     for moment in (start, start + timedelta(hours=1), start, start + timedelta(minutes=1)):

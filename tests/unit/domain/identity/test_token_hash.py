@@ -51,7 +51,7 @@ def test_tokens_of_a_pepper_that_is_gone_match_nothing() -> None:
     assert not peppers.matches(TOKEN, "old", TokenPeppers({"old": OLD}).hash(TOKEN)[1])
 
 
-def test_nobodys_token_costs_time_and_says_nothing() -> None:
+def test_spending_time_works_for_any_token() -> None:
     """The dummy comparison accepts any token and returns nothing."""
     TokenPeppers({"k": NEW}).spend_time(TOKEN)
 

@@ -54,7 +54,7 @@ async def test_the_tokens_user_is_part_of_the_caller(agent_id: str | None) -> No
     assert door.in_flight.caller == Caller(ORG, TOKEN.token_id, AGENT if agent_id else None, UUID(int=77))
 
 
-async def test_without_a_token_nobody_is_asked() -> None:
+async def test_without_a_token_there_is_no_call() -> None:
     """The request is refused without a call."""
     door = Door()
 
@@ -88,7 +88,7 @@ async def test_a_malformed_token_is_invalid_without_being_looked_up(token: str) 
 
 
 @pytest.mark.parametrize("error", [InvalidTokenError(), ServiceDegradedError()])
-async def test_what_the_verifier_says_is_the_answer(error: IbexError) -> None:
+async def test_errors_of_the_verifier_are_raised(error: IbexError) -> None:
     """An unknown token is 401, an outage is 503: never one for the other."""
     door = Door()
     door.tokens.answer = error
@@ -206,7 +206,7 @@ async def test_the_organizations_own_limit_goes_before_the_default(own: int | No
     assert door.in_flight.rate_limit.limit == limit
 
 
-async def test_a_request_over_the_limit_is_told_how_long_to_wait() -> None:
+async def test_a_request_over_the_limit_gets_a_retry_delay() -> None:
     """The refusal has the delay, the exchange in flight the decision, and the next minute is free."""
     door = Door()
     door.tokens.answer = principal(rate_limit_rpm=1)

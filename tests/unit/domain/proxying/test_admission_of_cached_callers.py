@@ -38,7 +38,7 @@ async def test_a_cached_caller_is_admitted_without_a_call() -> None:
     assert (door.in_flight.auth_cached, door.in_flight.auth_stale) == (True, False)
 
 
-async def test_what_it_was_admitted_by_is_returned() -> None:
+async def test_the_entries_that_admitted_a_caller_are_returned() -> None:
     """The entries and the reading of the epoch, which are checked again before the provider is asked."""
     door = Door()
     await door.warm()
@@ -146,7 +146,7 @@ async def test_an_agent_that_is_cached_as_suspended_is_refused_without_a_call_an
         pytest.param(Credentials(TOKEN_TEXT, str(AGENT), str(AGENT)), id="another organization's path"),
     ],
 )
-async def test_a_revoked_token_is_told_nothing_else(credentials: Credentials) -> None:
+async def test_a_revoked_token_is_refused_before_any_other_error(credentials: Credentials) -> None:
     """The token is refused first, because other errors would reveal details of the organization."""
     door = Door()
     await door.warm()
@@ -202,7 +202,7 @@ async def test_a_request_was_served_from_the_cache_only_if_both_entries_were(inv
     assert door.in_flight.auth_cached is True
 
 
-async def test_a_request_that_is_served_stale_says_so() -> None:
+async def test_a_request_that_is_served_stale_is_recorded_as_stale() -> None:
     """Auth reports that its database is down, and the epoch is that of the entry."""
     door = Door()
     await door.warm()
@@ -265,7 +265,7 @@ async def test_a_recheck_reads_the_epoch_again_when_its_reading_is_old() -> None
         ({"agents": AuthUnavailableError()}, AuthUnavailableError),
     ],
 )
-async def test_a_recheck_a_minute_later_refuses_what_changed_meanwhile(
+async def test_a_recheck_a_minute_later_refuses_a_changed_caller(
     known_by: str, answers: dict[str, Any], error: type[IbexError]
 ) -> None:
     """By the epoch, by the watch or by neither. A failed call is an outage, not a refusal."""
@@ -285,7 +285,7 @@ async def test_a_recheck_a_minute_later_refuses_what_changed_meanwhile(
         await door.admit.recheck(admitted, door.in_flight)
 
 
-async def test_a_recheck_refuses_at_once_what_an_event_has_told() -> None:
+async def test_a_recheck_refuses_at_once_after_an_event() -> None:
     """Also within the second in which the epoch is not read again."""
     door = Door()
     await door.warm()
@@ -298,7 +298,7 @@ async def test_a_recheck_refuses_at_once_what_an_event_has_told() -> None:
     assert door.rate_limiter.asked == []
 
 
-async def test_a_recheck_during_an_outage_is_served_stale_and_says_so() -> None:
+async def test_a_recheck_during_an_outage_is_served_stale_and_recorded_as_stale() -> None:
     """The body took a minute. Auth's database went down in that time, and the epoch is unchanged."""
     door = Door()
     await door.warm()

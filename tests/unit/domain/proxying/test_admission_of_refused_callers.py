@@ -128,7 +128,7 @@ async def test_an_agent_that_was_created_is_admitted_without_its_event_too() -> 
     await door.admit(WELL, request_of(door))
 
 
-async def test_beyond_the_bound_refusals_cost_nobody_anything() -> None:
+async def test_beyond_the_bound_refusals_cause_no_calls() -> None:
     """Foreign paths and agents that are not cached cause no call to auth and none to Redis."""
     door = await door_beyond_the_bound()
 
@@ -153,7 +153,7 @@ async def test_beyond_the_bound_a_valid_caller_is_still_admitted() -> None:
     assert (door.tokens.asked, door.agents.asked, door.rate_limiter.counted) == ([], [], [ORG])
 
 
-async def test_beyond_the_bound_requests_over_the_limit_cost_nobody_anything() -> None:
+async def test_beyond_the_bound_requests_over_the_limit_cause_no_calls() -> None:
     """The first request over the limit is counted. The others are refused without counting until the minute ends."""
     door = await door_beyond_the_bound()
     for _ in range(2):

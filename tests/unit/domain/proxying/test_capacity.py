@@ -29,7 +29,9 @@ def fill(share: FairShare, org_id: UUID, amount: int = 1) -> int:
 
 
 @given(st.integers(1, 400), STEPS)
-def test_whatever_is_taken_and_given_back(capacity: int, steps: list[tuple[UUID, int, bool]]) -> None:
+def test_every_sequence_of_takes_and_releases_keeps_the_rules(
+    capacity: int, steps: list[tuple[UUID, int, bool]]
+) -> None:
     """Each grant follows the rule, the sums are right, and an organization without an amount uses no memory."""
     share = FairShare(capacity)
     held = {A: 0, B: 0, C: 0}
@@ -87,7 +89,7 @@ def of(capacity: Capacity, org_id: UUID) -> Reservation:
     return reservation
 
 
-def test_a_refusal_is_counted_and_says_when_to_come_again() -> None:
+def test_a_refusal_is_counted_and_has_a_retry_delay() -> None:
     """Counted by limit. A refused request takes nothing from others."""
     capacity = Capacity(slots=4, body_bytes=100, most_authenticating=1)
     held = [of(capacity, A) for _ in range(3)]

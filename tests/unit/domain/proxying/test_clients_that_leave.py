@@ -176,7 +176,7 @@ async def test_a_call_that_is_left_alone_is_complete(scene: Callable[[], ChatSce
     assert not run.was_cancelled
 
 
-async def test_an_exchange_that_was_complete_stays_so_when_its_client_goes() -> None:
+async def test_a_complete_exchange_stays_complete_when_its_client_leaves() -> None:
     """While [DONE] is being recorded the response is complete: a client that leaves then is not recorded (ADR 0005)."""
     outcomes = []
     for suspension in itertools.count(1):

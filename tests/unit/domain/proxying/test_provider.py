@@ -56,7 +56,7 @@ def test_two_claims_on_one_model_refuse_to_start() -> None:
         ProviderRegistry([provider_of("one", "gpt-*"), provider_of("two", "echo", "gpt-*")])
 
 
-def test_what_is_routed_can_be_listed() -> None:
+def test_patterns_can_be_listed() -> None:
     """Every pattern with its provider, in the order of configuration; empty without providers."""
     registry = ProviderRegistry([provider_of("openai", "gpt-*", "o1"), provider_of("echo", "echo")])
 

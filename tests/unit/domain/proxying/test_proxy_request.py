@@ -283,7 +283,7 @@ async def test_guesses_and_lookups_beyond_their_limit_are_delayed(
     assert scene.delays == delays
 
 
-async def test_all_wrong_headers_and_fields_are_told_at_once() -> None:
+async def test_all_wrong_headers_and_fields_are_reported_together() -> None:
     """The error lists a wrong session and a wrong field together."""
     scene = scene_of()
     given(body=ValidationError((WRONG_FIELD,)), session_handle="no/slash")(scene)
@@ -344,7 +344,7 @@ async def test_the_directive_is_the_first_thing_that_the_provider_reads() -> Non
     assert chat_request().messages[0].raw in asked.body
 
 
-async def test_without_a_directive_the_body_goes_on_untouched() -> None:
+async def test_without_a_directive_the_body_is_unchanged() -> None:
     """The body of a buffered request without a directive reaches the provider as the very same object."""
     scene = scene_of()
     scene.directives.answer = None
@@ -417,7 +417,7 @@ async def test_a_200_that_is_no_completion_is_a_failure_of_the_provider(body: by
 
 
 @pytest.mark.parametrize(("attempts", "reached"), [(0, False), (2, True)])
-async def test_who_finds_no_way_to_the_provider_has_not_reached_it(attempts: int, *, reached: bool) -> None:
+async def test_without_a_connection_the_provider_counts_as_not_reached(attempts: int, *, reached: bool) -> None:
     """Unless an earlier attempt had. The turn is recorded only if the provider may have received the request."""
     scene = scene_of(OverloadedError(retry_after_s=1, attempts=attempts))
 
@@ -428,7 +428,7 @@ async def test_who_finds_no_way_to_the_provider_has_not_reached_it(attempts: int
     assert (scene.exchange.attempts, scene.exchange.reached_provider) == (attempts, reached)
 
 
-async def test_what_a_failed_provider_says_of_itself_is_on_record() -> None:
+async def test_attempts_and_request_id_of_a_failed_provider_are_recorded() -> None:
     """The attempts and the request id of a provider's error are in the exchange."""
     scene = scene_of(ProviderTimeoutError(attempts=4, provider_request_id="req_5"))
 

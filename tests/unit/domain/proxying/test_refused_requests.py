@@ -140,7 +140,7 @@ def test_overload_of_an_organization_is_a_refusal() -> None:
     assert is_refusal(OverloadedError(retry_after_s=1))
 
 
-def test_what_is_left_of_a_minute_is_at_least_a_second() -> None:
+def test_the_rest_of_a_minute_is_at_least_a_second() -> None:
     """At its beginning it is the whole minute."""
     clock = ManualClock()
     begin = clock.now().replace(second=0, microsecond=0)

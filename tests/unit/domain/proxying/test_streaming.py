@@ -97,7 +97,7 @@ async def test_everything_about_a_stream_is_on_record() -> None:
 
 
 @pytest.mark.parametrize(("include_usage", "hidden"), [(None, True), (False, True), (True, False)])
-async def test_the_usage_event_is_hidden_from_who_had_not_asked_for_it(
+async def test_the_usage_event_is_hidden_unless_the_client_asked_for_it(
     *, include_usage: bool | None, hidden: bool
 ) -> None:
     """The final usage chunk reaches only a client that asked for it. It is recorded in any case."""
@@ -182,7 +182,7 @@ async def test_an_end_without_a_finish_reason_is_a_failure(reads: tuple[Sequence
 
 
 @pytest.mark.parametrize("failure", [ProviderUnavailableError(), ProviderTimeoutError()])
-async def test_a_provider_that_dies_midway_is_told_of_after_what_it_said(failure: IbexError) -> None:
+async def test_a_broken_stream_delivers_its_events_before_the_error(failure: IbexError) -> None:
     """The received text is delivered and hashed. Then the error is raised, once, after the exchange is recorded."""
     scene = scene_of([HEL, LO], failure)
     stream = await started(scene)
@@ -239,7 +239,7 @@ async def test_a_bug_of_the_adapter_is_raised_and_on_record_as_one() -> None:
     assert scene.exchange.error_code is ErrorCode.INTERNAL_ERROR
 
 
-async def test_a_client_that_leaves_midway_is_recorded_as_gone() -> None:
+async def test_a_client_that_closes_midway_is_recorded() -> None:
     """Closing early stops the provider, and records the received events with status 499."""
     scene = scene_of([HEL, LO], [STOP], [DONE])
     stream = await started(scene)

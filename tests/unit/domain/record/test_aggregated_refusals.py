@@ -38,7 +38,7 @@ def test_one_stands_for_all_of_an_organization_and_code() -> None:
     assert together.take() == []
 
 
-def test_it_is_the_first_one_less_what_only_one_request_has() -> None:
+def test_it_is_the_first_one_without_the_fields_of_one_request() -> None:
     """It spans all of them, and names the agent only if all have the same."""
     together = AggregatedRefusals()
     first = replace(an_exchange(), error_code=ErrorCode.VALIDATION_ERROR, reached_provider=False, caller=CALLER)

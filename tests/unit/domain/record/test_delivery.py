@@ -208,7 +208,7 @@ async def test_a_batch_that_failed_comes_again_the_same() -> None:
     assert belt.journal.depth(Sink.TRACES) == 1
 
 
-async def test_observers_hear_how_delivery_goes() -> None:
+async def test_observers_get_the_outcome_of_deliveries() -> None:
     """They get the number of rows, the duration, and the reason of a failure."""
     belt = Belt(SinkUnavailableError("the store is down"))
     belt.sink.on_asked = lambda: belt.clock.advance(timedelta(milliseconds=3))
@@ -362,7 +362,7 @@ async def test_flushing_ends_at_a_failure() -> None:
     assert belt.journal.depth(Sink.CHECKPOINTS) == 1
 
 
-async def test_what_comes_within_the_linger_shares_a_batch() -> None:
+async def test_exchanges_within_the_linger_time_share_a_batch() -> None:
     """A trickle is not delivered row by row: after the first row, delivery waits for 200 ms, then sends all rows."""
     belt = Belt()
     belt.wake.clear()

@@ -86,7 +86,7 @@ async def test_a_backlog_is_swept_in_batches() -> None:
     assert scene.observed.counts == [BATCH, BATCH, 7]
 
 
-async def test_who_finds_another_at_it_leaves_it_to_that_one() -> None:
+async def test_a_sweep_ends_if_another_process_is_sweeping() -> None:
     """If another process is sweeping, the sweep ends, also in the middle of a backlog."""
     scene = Scene(None, BATCH, None, sleeps=2)
     await scene.run()

@@ -19,7 +19,7 @@ def opened() -> tuple[InFlightExchange, ManualClock]:
     return InFlightExchange.begin(clock, UUID(int=1), "t" * 32), clock
 
 
-def test_what_was_not_reached_has_no_duration() -> None:
+def test_stages_that_were_not_reached_have_no_duration() -> None:
     """A request that is refused at once has only its total."""
     in_flight, clock = opened()
     clock.advance(2 * MS)
@@ -83,7 +83,7 @@ def test_overhead_is_all_that_is_not_the_provider() -> None:
     assert in_flight.timings() == Timings(provider_ttfb_ns=100_000_000, overhead_ns=7_000_000, total_ns=157_000_000)
 
 
-def test_a_provider_that_was_not_asked_neither_speaks_nor_ends() -> None:
+def test_a_provider_that_was_not_asked_has_no_timings() -> None:
     """A refusal before the provider has no provider's time."""
     in_flight, clock = opened()
     clock.advance(MS)

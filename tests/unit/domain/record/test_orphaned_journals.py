@@ -94,7 +94,7 @@ async def test_everything_of_every_journal_is_delivered() -> None:
     assert scene.slept == [SCAN_INTERVAL_S]
 
 
-async def test_what_was_begun_is_settled_where_it_lies() -> None:
+async def test_begun_exchanges_are_recorded_in_the_orphaned_journal() -> None:
     """It is recorded in the same journal, as incomplete, with an emitter id and sequence numbers of its own."""
     begun = an_exchange(is_complete=False, emitter_seq=0)
     journal = LeftJournal([begun])

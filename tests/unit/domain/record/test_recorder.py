@@ -42,7 +42,7 @@ class Desk:
         return in_flight
 
 
-async def test_settling_returns_when_the_exchange_is_in_the_journal() -> None:
+async def test_record_returns_when_the_exchange_is_in_the_journal() -> None:
     """By then the journal has it and the observers were notified."""
     desk = Desk()
 
@@ -53,7 +53,7 @@ async def test_settling_returns_when_the_exchange_is_in_the_journal() -> None:
     assert [(s.exchange, s.journaled) for s in desk.observer.exchanges] == [(kept, True)]
 
 
-async def test_the_first_settlement_decides() -> None:
+async def test_the_first_recording_decides() -> None:
     """Later ones, also during the first, wait for it and change nothing."""
     desk = Desk()
     in_flight = desk.in_flight()
@@ -95,7 +95,7 @@ async def test_draining_with_nothing_to_do_returns_at_once() -> None:
     await desk.recorder.drain()
 
 
-async def test_a_journal_that_is_down_is_told_to_observers_only() -> None:
+async def test_a_journal_that_is_down_is_only_reported_to_observers() -> None:
     """Recording succeeds. The sequence number is missing in the journal, which shows the loss."""
     desk = Desk()
     desk.journal.failure = DISK_FULL
@@ -107,7 +107,7 @@ async def test_a_journal_that_is_down_is_told_to_observers_only() -> None:
     assert [exchange.emitter_seq for exchange in desk.journal.kept] == [2]
 
 
-async def test_who_is_not_known_is_not_written_down() -> None:
+async def test_an_unknown_caller_is_not_journaled() -> None:
     """Without an organization there is no row. Observers are notified, and no sequence number is used."""
     desk = Desk()
 
@@ -149,7 +149,7 @@ async def test_two_processes_are_two_emitters() -> None:
     assert first.emitter_seq == second.emitter_seq == 1
 
 
-async def test_all_observers_hear_in_their_order() -> None:
+async def test_observers_are_notified_in_order() -> None:
     """Log and metrics get the same exchange."""
     desk = Desk()
     other = RecordingObserver()
@@ -160,7 +160,7 @@ async def test_all_observers_hear_in_their_order() -> None:
     assert desk.observer.exchanges == other.exchanges
 
 
-async def test_what_reaches_the_provider_is_noted_first() -> None:
+async def test_an_exchange_is_noted_when_it_reaches_the_provider() -> None:
     """With the id of its later exchange, as incomplete. A second call changes nothing."""
     desk = Desk()
     in_flight = desk.in_flight()
@@ -175,7 +175,7 @@ async def test_what_reaches_the_provider_is_noted_first() -> None:
     assert (kept.is_complete, kept.emitter_seq) == (True, 1)
 
 
-async def test_what_a_predecessor_left_open_is_settled_under_our_own_numbers() -> None:
+async def test_recovered_exchanges_have_their_own_sequence() -> None:
     """Recovered exchanges have an emitter id and a sequence of their own, so no sequence has a gap."""
     desk = Desk()
     journal = ScriptedJournal()
@@ -190,7 +190,7 @@ async def test_what_a_predecessor_left_open_is_settled_under_our_own_numbers() -
     assert not any(e.is_complete for e in journal.kept)
 
 
-async def test_what_an_answer_has_said_of_itself_stands() -> None:
+async def test_an_error_after_the_headers_does_not_replace_them() -> None:
     """An error after the headers does not replace their attempts and request id."""
     desk = Desk()
     in_flight = desk.in_flight()
@@ -254,7 +254,7 @@ class Appending(ScriptedJournal):
     ("outcome", "journaled", "bugs"),
     [("raises", False, 1), ("done", True, 0), ("failed", False, 0), ("cancelled", False, 0)],
 )
-async def test_whatever_becomes_of_the_append_everybody_hears(outcome: str, *, journaled: bool, bugs: int) -> None:
+async def test_every_outcome_reaches_observers_and_waiting_tasks(outcome: str, *, journaled: bool, bugs: int) -> None:
     """Observers are notified once, all waiting tasks end, and nothing is left to drain."""
     desk, observer = Desk(), RecordingObserver()
     recorder = Recorder(Appending(outcome), [observer], SequentialIds(), status_of)
@@ -270,7 +270,7 @@ async def test_whatever_becomes_of_the_append_everybody_hears(outcome: str, *, j
     assert len(reports) == bugs
 
 
-async def test_an_exchange_that_cannot_be_made_is_settled_when_it_can() -> None:
+async def test_a_failed_recording_can_be_repeated() -> None:
     """The next call does not wait for a recording that never began."""
     desk = Desk()
     failing = iter([RuntimeError("a bug")])
@@ -291,7 +291,7 @@ async def test_an_exchange_that_cannot_be_made_is_settled_when_it_can() -> None:
     assert len(desk.journal.kept) == 1
 
 
-async def test_who_waits_hears_of_the_end_whatever_an_observer_raises() -> None:
+async def test_waiting_tasks_end_whatever_an_observer_raises() -> None:
     """Waiting tasks end even if the exception is not an ``Exception``."""
 
     class Ending:
@@ -309,7 +309,7 @@ async def test_who_waits_hears_of_the_end_whatever_an_observer_raises() -> None:
         await recorder.record(Desk.in_flight())
 
 
-async def test_a_bug_of_an_observer_keeps_nobody_from_hearing() -> None:
+async def test_a_bug_of_an_observer_does_not_affect_other_observers() -> None:
     """The other observers are notified, and the request goes on."""
 
     class Deaf:

@@ -107,7 +107,7 @@ async def test_refusals_are_recorded_a_second_after_the_first(monkeypatch: pytes
     await desk.recorder.drain()
 
 
-async def test_what_had_begun_at_the_provider_is_recorded_by_itself() -> None:
+async def test_a_refusal_that_reached_the_provider_is_recorded_individually() -> None:
     """The journal has a note of it, which only its own exchange removes."""
     desk = Desk()
     in_flight, error = _excess(desk, OverloadedError)
@@ -118,7 +118,7 @@ async def test_what_had_begun_at_the_provider_is_recorded_by_itself() -> None:
     assert [(e.emitter_seq, e.repeated) for e in desk.journal.kept] == [(1, 1)]
 
 
-async def test_refusals_that_the_journal_cannot_keep_are_told_of() -> None:
+async def test_refusals_that_the_journal_cannot_store_are_reported() -> None:
     """With their number, so that losses can be counted."""
     desk = Desk(FullDisk())
     for _ in range(3):

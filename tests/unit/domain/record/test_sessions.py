@@ -44,7 +44,7 @@ def test_a_checkpoint_is_the_exchange_field_for_field() -> None:
     )
 
 
-def test_what_the_provider_did_not_say_stays_unknown() -> None:
+def test_values_that_the_provider_did_not_report_stay_unknown() -> None:
     """An unknown value is None, not zero. Without a directive there is no version."""
     checkpoint = checkpoint_of(
         an_exchange(
@@ -72,7 +72,7 @@ def test_what_the_provider_did_not_say_stays_unknown() -> None:
         {"session": None},
     ],
 )
-def test_what_did_not_reach_the_provider_leaves_no_checkpoint(changes: dict[str, object]) -> None:
+def test_an_exchange_that_did_not_reach_the_provider_has_no_checkpoint(changes: dict[str, object]) -> None:
     """A turn needs a provider, an agent and a session."""
     assert checkpoint_of(an_exchange(**changes)) is None
 

@@ -63,7 +63,7 @@ async def test_a_burst_is_shown_whole(scene: Scene) -> None:
     assert await scene.following.next() == burst
 
 
-async def test_what_was_there_before_is_shown_as_far_as_the_limit(scene: Scene) -> None:
+async def test_earlier_traces_are_returned_up_to_the_limit(scene: Scene) -> None:
     """Older traces are not returned later."""
     before = [a_trace(number, requested_after_s=number) for number in range(1, 6)]
     await scene.store(*before)

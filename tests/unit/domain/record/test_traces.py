@@ -58,7 +58,7 @@ def test_a_trace_is_the_exchange_field_for_field() -> None:
     )
 
 
-def test_a_refusal_is_traced_with_nobody_where_nobody_was() -> None:
+def test_a_refusal_is_traced_with_empty_values() -> None:
     """Columns are not nullable: missing values are nil ids, empty texts and zeros (ADR 0007)."""
     trace = trace_of(a_refusal(error_code=ErrorCode.AGENT_SUSPENDED))
 
