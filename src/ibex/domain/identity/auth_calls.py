@@ -38,7 +38,7 @@ LIMITS: Final[Mapping[Share, int]] = {
 """
 MAX_AGENT_CALLS_PER_ORG: Final = 8
 """The maximum number of concurrent ``AGENT`` calls of one organization."""
-ABSENT_AGENTS_A_SECOND: Final = 50
+ABSENT_AGENTS_PER_SECOND: Final = 50
 ABSENT_AGENTS_BURST: Final = 20
 """The rate limit of lookups of absent agents, per organization. Lookups that find an agent do not count."""
 MAX_ORGS_WITH_ABSENT_AGENTS: Final = 10_000
@@ -243,7 +243,7 @@ class AuthCalls:
     def _absent_agents_of(self, org_id: int) -> LeakyBucket:
         bucket = self._absent_agents.get(org_id)
         if bucket is None:
-            bucket = self._absent_agents[org_id] = LeakyBucket(ABSENT_AGENTS_A_SECOND, ABSENT_AGENTS_BURST)
+            bucket = self._absent_agents[org_id] = LeakyBucket(ABSENT_AGENTS_PER_SECOND, ABSENT_AGENTS_BURST)
             if len(self._absent_agents) > MAX_ORGS_WITH_ABSENT_AGENTS:
                 del self._absent_agents[next(iter(self._absent_agents))]
         return bucket

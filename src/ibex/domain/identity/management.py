@@ -191,7 +191,7 @@ class VerifyToken:
         epoch = await self._epochs.read_or_create(org_id)
         found = await self._find(token)
         if found is None:
-            self._peppers.spend_time(token)
+            self._peppers.compare_dummy(token)
             raise InvalidTokenError
         stored, organization = found
         genuine = self._peppers.matches(token, stored.key_id, stored.digest)
@@ -216,7 +216,7 @@ class VerifyToken:
         if org_id is None:
             found = await self._find(token)
             if found is None:
-                self._peppers.spend_time(token)
+                self._peppers.compare_dummy(token)
                 raise InvalidTokenError
             org_id = self._organizations[token.token_id] = found[0].org_id
             if len(self._organizations) > MAX_REMEMBERED_ORGANIZATIONS:

@@ -36,7 +36,7 @@ class TokenPeppers:
         expected = self._digest(pepper or self._peppers[self._newest], token)
         return hmac.compare_digest(expected, digest) and pepper is not None
 
-    def spend_time(self, token: PersonalAccessToken) -> None:
+    def compare_dummy(self, token: PersonalAccessToken) -> None:
         """Do the work of ``matches`` for an unknown token, so that timing does not reveal that it is unknown."""
         hmac.compare_digest(self._digest(self._peppers[self._newest], token), bytes(32))
 

@@ -15,9 +15,9 @@ from ibex.domain.errors import OverloadedError
 if TYPE_CHECKING:
     from uuid import UUID
 
-RESERVED: Final = 4
+RESERVED_DIVISOR: Final = 4
 """The divisor of the reserved part: a quarter."""
-SMALL: Final = 10
+SMALL_DIVISOR: Final = 10
 """The divisor of the threshold: an organization that holds less than a tenth may use the reserved part."""
 RETRY_AFTER_S: Final = 1
 
@@ -41,7 +41,7 @@ class FairShare:
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.in_use = 0
-        self._open = capacity - capacity // RESERVED
+        self._open = capacity - capacity // RESERVED_DIVISOR
         self._held: dict[int, int] = {}  # keyed by UUID.int, because UUID computes its hash in Python each time
 
     def take(self, org_id: UUID, amount: int = 1) -> bool:
@@ -49,7 +49,7 @@ class FairShare:
         key = org_id.int
         held = self._held[key] if key in self._held else 0  # noqa: SIM401 - saves a call
         in_use = self.in_use + amount
-        if in_use > self._open and (in_use > self.capacity or held * SMALL >= self.capacity):
+        if in_use > self._open and (in_use > self.capacity or held * SMALL_DIVISOR >= self.capacity):
             return False
         self._held[key] = held + amount
         self.in_use = in_use

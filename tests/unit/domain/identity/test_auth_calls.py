@@ -15,8 +15,8 @@ from ibex.domain.errors import InvalidTokenError, ServiceDegradedError, TooManyG
 from ibex.domain.freshness.cache import Fetched
 from ibex.domain.freshness.kinds import unknown_epoch
 from ibex.domain.identity.auth_calls import (
-    ABSENT_AGENTS_A_SECOND,
     ABSENT_AGENTS_BURST,
+    ABSENT_AGENTS_PER_SECOND,
     LIMITS,
     MAX_AGENT_CALLS_PER_ORG,
     MAX_CALLS,
@@ -206,7 +206,7 @@ async def test_lookups_of_agents_that_do_not_exist_have_a_pace() -> None:
 
     took_s = (scene.clock.monotonic_ns() - began_ns) / 1e9
     assert refused + scene.auth.asked == 1_000
-    assert scene.auth.asked <= ABSENT_AGENTS_BURST + ABSENT_AGENTS_A_SECOND * took_s + 3  # which wait for their turn
+    assert scene.auth.asked <= ABSENT_AGENTS_BURST + ABSENT_AGENTS_PER_SECOND * took_s + 3  # which wait for their turn
     assert set(scene.refused) <= {Share.AGENT}
 
 

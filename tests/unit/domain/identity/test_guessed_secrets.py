@@ -110,10 +110,10 @@ def test_an_attempt_that_ends_in_another_window_changes_nothing_there() -> None:
 
 def test_memory_is_bounded() -> None:
     """Made-up ids and digests replace the oldest ones, and the maximum is never exceeded."""
-    guesses = GuessedSecrets(most_ids=10)
+    guesses = GuessedSecrets(max_ids=10)
     for number in range(100):
         guess(guesses, number, token_id=UUID(int=number))
-    proven: RecentlyConfirmed[int] = RecentlyConfirmed(most=10)
+    proven: RecentlyConfirmed[int] = RecentlyConfirmed(max_keys=10)
     for number in range(100):
         proven.add(number, number)
     proven.add(95, 100)
@@ -125,7 +125,7 @@ def test_memory_is_bounded() -> None:
 
 def test_the_pace_allows_a_burst_and_then_its_rate() -> None:
     """A call that would wait too long gets no reservation, and delays no other call."""
-    pace = LeakyBucket(a_second=50, burst=3)
+    pace = LeakyBucket(per_second=50, burst=3)
 
     assert [pace.reserve(NS, 50_000_000) for _ in range(7)] == [0, 0, 0, 20_000_000, 40_000_000, None, None]
     assert pace.reserve(NS + 20_000_000, 50_000_000) == 40_000_000

@@ -83,9 +83,9 @@ async def test_an_unknown_token_costs_the_work_of_a_known_one() -> None:
     class Watched(TokenPeppers):
         spent = 0
 
-        def spend_time(self, token: PersonalAccessToken) -> None:
+        def compare_dummy(self, token: PersonalAccessToken) -> None:
             self.spent += 1
-            super().spend_time(token)
+            super().compare_dummy(token)
 
     office = Office()
     peppers = Watched({"k1": bytes(16)})

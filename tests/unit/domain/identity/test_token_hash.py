@@ -53,7 +53,7 @@ def test_tokens_of_a_pepper_that_is_gone_match_nothing() -> None:
 
 def test_spending_time_works_for_any_token() -> None:
     """The dummy comparison accepts any token and returns nothing."""
-    TokenPeppers({"k": NEW}).spend_time(TOKEN)
+    TokenPeppers({"k": NEW}).compare_dummy(TOKEN)
 
 
 @pytest.mark.parametrize("peppers", [{}, {"short": b"15 bytes of it."}, {"good": NEW, "short": b""}])

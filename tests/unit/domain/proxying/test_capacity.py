@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ibex.domain.errors import OverloadedError
-from ibex.domain.proxying.capacity import RESERVED, SMALL, Capacity, FairShare, Limit, Reservation
+from ibex.domain.proxying.capacity import RESERVED_DIVISOR, SMALL_DIVISOR, Capacity, FairShare, Limit, Reservation
 
 A, B, C = (UUID(int=number) for number in (1, 2, 3))
 STEPS = st.lists(
@@ -20,7 +20,7 @@ STEPS = st.lists(
 
 def open_part(capacity: int) -> int:
     """Return the part of a capacity that any organization can use."""
-    return capacity - capacity // RESERVED
+    return capacity - capacity // RESERVED_DIVISOR
 
 
 def fill(share: FairShare, org_id: UUID, amount: int = 1) -> int:
@@ -43,7 +43,7 @@ def test_every_sequence_of_takes_and_releases_keeps_the_rules(
                 held[org_id] -= back
         else:
             total = sum(held.values()) + amount
-            fits = total <= open_part(capacity) or (total <= capacity and held[org_id] < capacity / SMALL)
+            fits = total <= open_part(capacity) or (total <= capacity and held[org_id] < capacity / SMALL_DIVISOR)
             assert share.take(org_id, amount) is fits
             held[org_id] += amount * fits
         assert {org_id: share.held_by(org_id) for org_id in held} == held
@@ -70,7 +70,7 @@ def test_a_second_organization_finds_room(capacity: int, first: int) -> None:
     for _ in range(first):
         share.take(A)
     taken = fill(share, B)
-    assert taken >= min(capacity / SMALL, capacity // RESERVED)
+    assert taken >= min(capacity / SMALL_DIVISOR, capacity // RESERVED_DIVISOR)
     assert share.held_by(A) <= open_part(capacity)
 
 
