@@ -19,7 +19,7 @@ import pytest
 from harness.record_stack import POLL_S, WAIT_S, Answer, RecordStack
 from harness.request_load import as_fast_as_answered, chat_request
 from harness.small_disk import SmallDisk, small_disk
-from ibex.domain.identity.guessed_secrets import FREE_GUESSES, LANE_BURST, LANE_CALLS_A_SECOND
+from ibex.domain.identity.guessed_secrets import FREE_GUESSES, LANE_BURST, LANE_CALLS_PER_SECOND
 from ibex.domain.identity.model import PersonalAccessToken
 
 if TYPE_CHECKING:
@@ -297,7 +297,7 @@ def test_a_flood_of_guesses_at_a_known_token_leaves_live_tokens_alone(stack: Rec
     statuses = Counter(answer.status for answer in answers)
     assert statuses.keys() == {401, 503}
     asked = stack.metric("ibex_proxy_filter_lookups_total", outcome="false_positive") - refused
-    assert asked <= (FREE_GUESSES + 1) * (1 + took_s // 60) + LANE_BURST + LANE_CALLS_A_SECOND * took_s
+    assert asked <= (FREE_GUESSES + 1) * (1 + took_s // 60) + LANE_BURST + LANE_CALLS_PER_SECOND * took_s
     assert stack.metric("ibex_proxy_auth_calls_refused_total", share="lane") > 0
     assert stack.metric("ibex_proxy_auth_calls_refused_total", share="first_seen") == 0
     stack.assert_recorded(seen)

@@ -1,4 +1,4 @@
-"""Time, as an argument."""
+"""Port: the clock."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ if TYPE_CHECKING:
 
 
 class Clock(Protocol):
-    """Port: what time it is. Never blocks, never raises."""
+    """Port: the current time. Never blocks, never raises."""
 
     def now(self) -> datetime:
         """Return the wall-clock time, in UTC and with its time zone set."""
 
     def monotonic_ns(self) -> int:
-        """Return nanoseconds since an arbitrary moment; never goes back, so it is what durations are made of."""
+        """Return nanoseconds since an arbitrary moment. Never goes back, so durations are measured with it."""

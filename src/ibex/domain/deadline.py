@@ -1,7 +1,7 @@
-"""Time limits for those who are waited for, which leave out the time for which the event loop itself stood still.
+"""Time limits that do not count the time for which the event loop itself was blocked.
 
-A loop that was blocked finds the timers that ran out meanwhile before it looks at what came meanwhile. asyncio's own
-timeouts would then fire for all at once, for what is there already.
+After a block, asyncio runs the expired timers before it reads the data that arrived during the block. Its own timeouts
+would then expire all at once, although the data they wait for is there.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 LATE_S: Final = 0.05
-"""A timer that fires later than this was delayed by the event loop, not by what it waits for."""
+"""A timer that fires with more delay than this was delayed by a blocked event loop."""
 GRACE_S: Final = 0.25
-"""How much longer it then waits for what may have arrived meanwhile."""
+"""How much longer such a timer waits, so that the loop can read the data that has arrived."""
 
 
 class PatientTimer:
-    """Calls ``callback`` at the loop's time ``when``, or a little later if the loop was not there at that time."""
+    """A timer that calls ``callback`` at the loop's time ``when``, or ``GRACE_S`` later if the loop was blocked."""
 
     __slots__ = ("_callback", "_handle", "_loop", "_when")
 
@@ -29,13 +29,13 @@ class PatientTimer:
         self._loop = asyncio.get_running_loop()
         self._when = when
         self._callback = callback
-        self._handle = self._loop.call_at(when, self._due)
+        self._handle = self._loop.call_at(when, self._expire)
 
     def cancel(self) -> None:
-        """Call nothing. Idempotent."""
+        """Cancel the timer. Idempotent."""
         self._handle.cancel()
 
-    def _due(self) -> None:
+    def _expire(self) -> None:
         if self._loop.time() - self._when < LATE_S:
             self._callback()
         else:
@@ -43,12 +43,12 @@ class PatientTimer:
 
 
 class Deadline:
-    """``asyncio.timeout_at`` with a ``PatientTimer``: a context manager that raises ``TimeoutError``."""
+    """A context manager like ``asyncio.timeout_at`` with a ``PatientTimer``. Raises ``TimeoutError``."""
 
     __slots__ = ("_timeout", "_timer", "_when")
 
     def __init__(self, when: float) -> None:
-        """Take the moment in the event loop's time, in seconds; a moment that is over is one now."""
+        """Set the deadline in the event loop's time, in seconds. A time in the past means now."""
         self._when = when
         self._timeout = asyncio.timeout(None)
 

@@ -1,4 +1,4 @@
-"""What can go wrong, by meaning. No HTTP here: ``adapters.http_server`` has the one table of statuses and envelopes."""
+"""The errors of IBEX, by meaning, without HTTP: ``adapters.http_server`` has the table of statuses and envelopes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ErrorCode(StrEnum):
 
 
 class FieldCode(StrEnum):
-    """Why one field was refused."""
+    """The reason why a field is invalid."""
 
     REQUIRED = "REQUIRED"
     TOO_LONG = "TOO_LONG"
@@ -51,7 +51,7 @@ class FieldCode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """One field or header that is wrong: where, why, and what would be right. Never holds the value."""
+    """An invalid field or header: its name, the reason, and what is allowed. Never contains the value."""
 
     field: str
     code: FieldCode
@@ -59,9 +59,9 @@ class FieldError:
 
 
 class IbexError(Exception):
-    """Root of everything that IBEX refuses or fails with.
+    """The base class of all errors of IBEX.
 
-    ``message`` is safe to show to a client and to log: no subclass puts a secret or a message's text into it.
+    ``message`` is safe to show to a client and to log: no subclass puts a secret or the text of a conversation into it.
     """
 
     code: ClassVar[ErrorCode] = ErrorCode.INTERNAL_ERROR
@@ -74,7 +74,7 @@ class IbexError(Exception):
 
 
 class InternalError(IbexError):
-    """A bug. Nothing of it leaks to the client."""
+    """A bug in IBEX. The client receives no details."""
 
 
 class InvalidJsonError(IbexError):
@@ -85,7 +85,7 @@ class InvalidJsonError(IbexError):
 
 
 class ValidationError(IbexError):
-    """Fields or headers are invalid. ``field_errors`` lists the first ``MAX_FIELD_ERRORS`` of them."""
+    """Fields or headers are invalid. ``field_errors`` contains the first ``MAX_FIELD_ERRORS`` of them."""
 
     code = ErrorCode.VALIDATION_ERROR
     default_message = "The request is not valid."
@@ -96,49 +96,52 @@ class ValidationError(IbexError):
 
 
 class MissingAgentIdError(IbexError):
-    """No agent was named and the token is bound to none."""
+    """The request names no agent, and the token is bound to none."""
 
     code = ErrorCode.MISSING_AGENT_ID
     default_message = "Name an agent in X-IBEX-Agent-ID, or use a token that is bound to one."
 
 
 class MissingTokenError(IbexError):
-    """No bearer token came with the request."""
+    """The request has no bearer token."""
 
     code = ErrorCode.MISSING_TOKEN
-    default_message = "A personal access token is required: Authorization: Bearer <token>."
+    default_message = "A personal access token is required. Send the header Authorization: Bearer <token>."
 
 
 class InvalidTokenError(IbexError):
-    """The token is malformed, unknown, expired or revoked; which of them is not said."""
+    """The token is malformed, unknown, expired or revoked. The response does not reveal which."""
 
     code = ErrorCode.INVALID_TOKEN
     default_message = "The personal access token is not valid."
 
 
 class InsufficientPermissionsError(IbexError):
-    """The token does not allow this."""
+    """The token lacks a permission that the request needs, or belongs to another organization."""
 
     code = ErrorCode.INSUFFICIENT_PERMISSIONS
-    default_message = "The token's permissions do not allow this."
+    default_message = "The token's permissions do not allow this request."
 
 
 class AgentNotAuthorizedError(IbexError):
-    """The agent is unknown or belongs to another organization; which of them is not said."""
+    """The agent is unknown or of another organization, or the token is bound to another agent.
+
+    The response does not reveal which.
+    """
 
     code = ErrorCode.AGENT_NOT_AUTHORIZED
-    default_message = "The token may not act as this agent."
+    default_message = "The token is not authorized to act as this agent."
 
 
 class AgentSuspendedError(IbexError):
     """The agent is paused, suspended or archived."""
 
     code = ErrorCode.AGENT_SUSPENDED
-    default_message = "The agent is not active."
+    default_message = "The agent is not active. Activate it, or use another agent."
 
 
 class NotFoundError(IbexError):
-    """There is no such route or thing."""
+    """The route or the resource does not exist."""
 
     code = ErrorCode.NOT_FOUND
     default_message = "Not found."
@@ -148,7 +151,7 @@ class MethodNotAllowedError(IbexError):
     """The route exists, but not for this method."""
 
     code = ErrorCode.METHOD_NOT_ALLOWED
-    default_message = "The method is not allowed here."
+    default_message = "The route does not allow this method."
 
 
 class RequestTimeoutError(IbexError):
@@ -180,14 +183,14 @@ class UnsupportedMediaTypeError(IbexError):
 
 
 class ClientClosedRequestError(IbexError):
-    """The client went away; nobody is told, it is only recorded."""
+    """The client closed its request before the end of the response. This error is recorded, but never sent."""
 
     code = ErrorCode.CLIENT_CLOSED_REQUEST
     default_message = "The client closed the request."
 
 
 class RetryableError(IbexError):
-    """Trying again later may help; ``retry_after_s`` is in seconds, None where nothing is known."""
+    """An error after which a retry may succeed. ``retry_after_s`` is in seconds, None if unknown."""
 
     def __init__(
         self, message: str | None = None, *, detail: str | None = None, retry_after_s: float | None = None
@@ -197,55 +200,56 @@ class RetryableError(IbexError):
 
 
 class RateLimitedError(RetryableError):
-    """The organization's limit, or the provider's."""
+    """The rate limit of the organization or of the provider was reached."""
 
     code = ErrorCode.RATE_LIMITED
     default_message = "Too many requests."
 
 
 class ServiceDegradedError(RetryableError):
-    """Something that must be known to answer safely cannot be known now."""
+    """A service that IBEX needs to serve the request safely is unavailable."""
 
     code = ErrorCode.SERVICE_DEGRADED
     default_message = "Authentication is temporarily unavailable. Retry later."
 
 
 class TooManyGuessesError(ServiceDegradedError):
-    """Too many wrong secrets for one token id: another attempt is not made now (ADR 0040)."""
+    """One token id had too many wrong secrets, so the token was not verified (ADR 0040)."""
 
 
 class OutcomeUnknownError(ServiceDegradedError):
-    """A change was sent to be committed and no answer came: it was made, or was not, or will yet be."""
+    """No answer came to the commit of a change. The change may have been made, or may still be made."""
 
 
 class AuthUnavailableError(RetryableError):
-    """The agent cannot be checked now."""
+    """The agent cannot be verified now."""
 
     code = ErrorCode.AUTH_UNAVAILABLE
     default_message = "The agent cannot be verified right now. Retry later."
 
 
 class TooManyLookupsError(AuthUnavailableError):
-    """Too many lookups of unverified agents are in progress: another one is not made now (ADR 0040)."""
+    """Too many lookups of unverified agents are in progress, so this agent was not looked up (ADR 0040)."""
 
 
 class SourceUnavailableError(RetryableError):
-    """Who knows tokens and agents has answered: it cannot look them up now.
+    """Auth reports that it cannot look up tokens or agents now.
 
-    That is more than silence: while no change has been announced either, what it said before still holds (ADR 0045).
+    Unlike a call without an answer, this allows stale-if-error: while the epoch is unchanged, cached entries still hold
+    (ADR 0045).
     """
 
 
 class TokenSourceUnavailableError(ServiceDegradedError, SourceUnavailableError):
-    """The token cannot be checked now, and it is the source itself that says so."""
+    """Auth reports that it cannot look up the token now."""
 
 
 class AgentSourceUnavailableError(AuthUnavailableError, SourceUnavailableError):
-    """The agent cannot be checked now, and it is the source itself that says so."""
+    """Auth reports that it cannot look up the agent now."""
 
 
 class OverloadedError(RetryableError):
-    """A bounded resource of the proxy is full. ``attempts`` is how many tries had reached the provider before that."""
+    """A bounded resource of the proxy is exhausted. ``attempts`` counts the attempts that had reached the provider."""
 
     code = ErrorCode.OVERLOADED
     default_message = "The proxy is at capacity. Retry later."
@@ -263,17 +267,17 @@ class OverloadedError(RetryableError):
 
 
 class ProviderNotConfiguredError(IbexError):
-    """No provider routes this model."""
+    """No provider serves this model."""
 
     code = ErrorCode.PROVIDER_NOT_CONFIGURED
     default_message = "No provider is configured for this model. GET /v1/models lists the available models."
 
 
 class ProviderError(RetryableError):
-    """The provider failed; ``provider_request_id`` and ``attempts`` say which request and after how many tries.
+    """The provider failed. ``provider_request_id`` is its id of the request, ``attempts`` the number of attempts.
 
-    ``provider_status`` is its own number for what it answered, for the operator's eyes alone: 401 in OpenAI's API where
-    it refuses our key. None where there was no answer, or where ``ProviderRefusedError`` tells the client the same.
+    ``provider_status`` is the status code of its response, for operators only: OpenAI's API refuses our key with 401.
+    None if there was no response, and in a ``ProviderRefusedError``, which passes the reason on to the client.
     """
 
     def __init__(
@@ -293,7 +297,7 @@ class ProviderError(RetryableError):
 
 
 class ProviderUnavailableError(ProviderError):
-    """The provider refused our key, failed, or could not be reached."""
+    """The provider refused our key, failed, or was not reachable."""
 
     code = ErrorCode.PROVIDER_UNAVAILABLE
     default_message = "The provider is not available."
@@ -307,14 +311,14 @@ class ProviderTimeoutError(ProviderError):
 
 
 class ProviderRateLimitedError(ProviderError):
-    """The provider's own limit was reached, after retries."""
+    """The provider's own rate limit was reached, even after retries."""
 
     code = ErrorCode.RATE_LIMITED
     default_message = "The provider's rate limit was reached."
 
 
 class Refusal(StrEnum):
-    """How the provider judged a request that it refused; the client is told the same."""
+    """The provider's reason for refusing a request. The client receives the same reason."""
 
     BAD_REQUEST = "bad_request"
     NOT_FOUND = "not_found"
@@ -324,10 +328,10 @@ class Refusal(StrEnum):
 
 
 class ProviderRefusedError(ProviderError):
-    """The provider found the request itself wrong.
+    """The provider refused the request as invalid.
 
-    ``detail`` is the provider's message to the client; ``provider_type``, ``provider_code`` and ``param`` are None
-    where the provider's answer was not in OpenAI's error shape.
+    ``detail`` is the provider's message to the client. ``provider_type``, ``provider_code`` and ``param`` are None if
+    the response was not in OpenAI's error format.
     """
 
     code = ErrorCode.INVALID_REQUEST

@@ -1,4 +1,4 @@
-"""Identifiers: time-ordered for new things, name-based for things that must be found again."""
+"""Identifiers: time-ordered for new objects, name-based for sessions, so that a handle finds its session again."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ if TYPE_CHECKING:
     from hashlib import _Hash
 
 _UUID7_ENTROPY_BYTES = 10
-_SESSIONS = UUID("6f6d2f0e-2f62-5d0a-9a3c-1b0c9d5f7a11")
+_SESSION_NAMESPACE = UUID("6f6d2f0e-2f62-5d0a-9a3c-1b0c9d5f7a11")
 
 
-_TEXT = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_UUID_FORMAT = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 def uuid_in(text: str) -> UUID | None:
-    """Return the UUID for a text in the form 8-4-4-4-12, None for any other text.
+    """Parse a UUID in the form 8-4-4-4-12; return None for any other text.
 
     ``UUID`` also accepts braces, ``urn:uuid:``, missing hyphens, underscores and digits of other scripts.
     """
-    return UUID(text) if _TEXT.fullmatch(text) else None
+    return UUID(text) if _UUID_FORMAT.fullmatch(text) else None
 
 
 class IdSource(Protocol):
-    """Port: where fresh identifiers and secrets come from. Never blocks, never raises."""
+    """Port: a source of new identifiers and secrets. Never blocks, never raises."""
 
     def uuid7(self) -> UUID:
         """Return a new UUIDv7 (RFC 9562, section 5.7): ordered by creation time to the millisecond."""
@@ -42,9 +42,9 @@ def uuid7(unix_ms: int, entropy: bytes) -> UUID:
     Raises ``ValueError`` if the entropy has another length or the time does not fit into 48 bits.
     """
     if len(entropy) != _UUID7_ENTROPY_BYTES:
-        raise ValueError("a UUIDv7 takes exactly 10 bytes of entropy")
+        raise ValueError(f"A UUIDv7 needs {_UUID7_ENTROPY_BYTES} bytes of entropy, not {len(entropy)}.")
     if not 0 <= unix_ms < 1 << 48:
-        raise ValueError("a UUIDv7 holds 48 bits of milliseconds")
+        raise ValueError(f"A UUIDv7 has 48 bits for the milliseconds, too few for {unix_ms}.")
     value = unix_ms << 80 | int.from_bytes(entropy)
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62
@@ -53,12 +53,13 @@ def uuid7(unix_ms: int, entropy: bytes) -> UUID:
 
 def session_id(org_id: UUID, agent_id: UUID, handle: str) -> UUID:
     """Return the id of the session that a client calls ``handle``, unique to its organization and agent."""
-    hashed = _hashed(org_id.int, agent_id.int).copy()
+    hashed = _prefix_hash(org_id.int, agent_id.int).copy()
     hashed.update(handle.encode())
     return UUID(bytes=hashed.digest()[:16], version=5)
 
 
 @lru_cache(maxsize=4_096)
-def _hashed(org_id: int, agent_id: int) -> _Hash:
-    """Return the hash of a name-based UUID (RFC 9562, section 5.5) up to the handle: one for all of an agent's."""
-    return hashlib.sha1(_SESSIONS.bytes + f"{UUID(int=org_id)}/{UUID(int=agent_id)}/".encode(), usedforsecurity=False)
+def _prefix_hash(org_id: int, agent_id: int) -> _Hash:
+    """Return the hash of a name-based UUID (RFC 9562, section 5.5) up to the handle; cached for each agent."""
+    prefix = f"{UUID(int=org_id)}/{UUID(int=agent_id)}/".encode()
+    return hashlib.sha1(_SESSION_NAMESPACE.bytes + prefix, usedforsecurity=False)

@@ -1,4 +1,4 @@
-"""A limit counts the time of who is waited for, not that of a loop which stood still."""
+"""Time limits count the time of the awaited work, not that of a blocked event loop."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def loop() -> SimulatedLoop:
 
 @in_simulated_time
 async def test_time_is_up() -> None:
-    """At the moment that was named; a moment that is over is one now."""
+    """At the given time. A time in the past means now."""
     for when in (1.0, 1.0, 0.5):
         with pytest.raises(TimeoutError):
             async with Deadline(when):
@@ -28,16 +28,16 @@ async def test_time_is_up() -> None:
 
 
 @in_simulated_time
-async def test_what_is_done_in_time_is_not_disturbed() -> None:
-    """Neither then nor later."""
+async def test_work_in_time_is_not_disturbed() -> None:
+    """Neither at the time nor later."""
     async with Deadline(1.0):
         await asyncio.sleep(0.9)
     await asyncio.sleep(5)
 
 
 @in_simulated_time
-async def test_what_came_while_the_loop_stood_still_is_not_late() -> None:
-    """The timer is found first, and waits for what else is found."""
+async def test_data_that_arrived_while_the_loop_was_blocked_is_in_time() -> None:
+    """The timer fires first, and gives the loop time to read the data."""
     here = asyncio.Event()
     loop().call_at(2.0, here.set)
     loop().call_soon(loop().stand_still, 3.0)
@@ -47,8 +47,8 @@ async def test_what_came_while_the_loop_stood_still_is_not_late() -> None:
 
 
 @in_simulated_time
-async def test_what_did_not_come_is_late_all_the_same() -> None:
-    """After a moment in which it could have been found."""
+async def test_missing_data_is_late_even_if_the_loop_was_blocked() -> None:
+    """After the grace period."""
     loop().call_soon(loop().stand_still, 3.0)
     with pytest.raises(TimeoutError):
         async with Deadline(1.0):
@@ -58,7 +58,7 @@ async def test_what_did_not_come_is_late_all_the_same() -> None:
 
 @in_simulated_time
 async def test_a_cancellation_is_none_of_its_business() -> None:
-    """It goes through, and other exceptions do."""
+    """Cancellations and other exceptions pass through."""
     for error in (asyncio.CancelledError, ValueError):
         with pytest.raises(error):
             async with Deadline(1.0):
@@ -67,7 +67,7 @@ async def test_a_cancellation_is_none_of_its_business() -> None:
 
 @in_simulated_time
 async def test_a_timer_that_is_cancelled_calls_nothing() -> None:
-    """Also where it has noticed already that it is late."""
+    """Also if it was already late."""
     called: list[float] = []
     early, late = (PatientTimer(1.0, lambda: called.append(loop().time())) for _ in range(2))
     early.cancel()

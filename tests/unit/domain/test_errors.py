@@ -1,4 +1,4 @@
-"""The error tree."""
+"""The error hierarchy."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ KINDS = [
 
 
 def test_every_code_has_an_error() -> None:
-    """No code is a promise that nothing keeps; only RATE_LIMITED has two sources. A finer kind keeps its code."""
+    """Every code is used by one class; only RATE_LIMITED has two sources. A subclass keeps the code."""
     codes = sorted(kind.code for kind in KINDS if not any(base in KINDS for base in kind.__bases__))
 
     assert set(codes) == set(ErrorCode)
@@ -39,19 +39,19 @@ def test_every_code_has_an_error() -> None:
 
 @pytest.mark.parametrize("code", ErrorCode)
 def test_a_code_is_its_own_name(code: ErrorCode) -> None:
-    """What is on the wire is what the code says."""
+    """The value in responses equals the name of the code."""
     assert code == code.name
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_every_error_has_words_of_its_own(kind: type[IbexError]) -> None:
-    """Only a bug speaks the words of the root: nothing of it leaks."""
+    """Only a bug has the message of the base class, so that no detail of it leaks."""
     assert kind.default_message.endswith((".", ">."))
     assert (kind.default_message == IbexError.default_message) is (kind.code is ErrorCode.INTERNAL_ERROR)
 
 
 def test_a_message_of_its_own_takes_the_place_of_the_default() -> None:
-    """The message is what a client reads; the detail stays beside it."""
+    """The client reads the message; the detail is separate."""
     error = RateLimitedError("Slow down.", detail="more", retry_after_s=3)
 
     assert (str(error), error.message, error.detail, error.retry_after_s) == ("Slow down.", "Slow down.", "more", 3)
@@ -59,7 +59,7 @@ def test_a_message_of_its_own_takes_the_place_of_the_default() -> None:
 
 
 def test_a_validation_error_names_the_first_fields_and_holds_all() -> None:
-    """Its message stays short however much is wrong."""
+    """The message stays short, however many fields are wrong."""
     fields = tuple(FieldError(f"f{i}", FieldCode.REQUIRED, "is required") for i in range(5))
 
     error = ValidationError(fields)
@@ -69,8 +69,8 @@ def test_a_validation_error_names_the_first_fields_and_holds_all() -> None:
     assert ValidationError(()).message == ValidationError.default_message
 
 
-def test_what_the_provider_said_of_a_refused_request_is_kept_apart() -> None:
-    """Its words to the client are detail, never the message, so that logs of messages do not hold them."""
+def test_the_providers_text_is_the_detail_and_not_the_message() -> None:
+    """The provider's text is the detail, never the message, so that logs of messages do not contain it."""
     error = ProviderRefusedError(
         Refusal.BAD_REQUEST,
         detail="too long",

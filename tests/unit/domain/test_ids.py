@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ibex.domain.ids import _SESSIONS, session_id, uuid7
+from ibex.domain.ids import _SESSION_NAMESPACE, session_id, uuid7
 
 MILLISECONDS = st.integers(0, (1 << 48) - 1)
 ENTROPY = st.binary(min_size=10, max_size=10)
@@ -37,26 +37,26 @@ def test_later_ids_are_greater(first_ms: int, first: bytes, second_ms: int, seco
 
 
 @pytest.mark.parametrize(("unix_ms", "entropy"), [(0, bytes(9)), (0, bytes(11)), (-1, bytes(10)), (1 << 48, bytes(10))])
-def test_what_does_not_fit_is_refused(unix_ms: int, entropy: bytes) -> None:
-    """Neither more entropy than there is room for, nor a time outside 48 bits."""
+def test_values_that_do_not_fit_are_refused(unix_ms: int, entropy: bytes) -> None:
+    """Neither more entropy than fits, nor a time outside 48 bits."""
     with pytest.raises(ValueError, match="UUIDv7"):
         uuid7(unix_ms, entropy)
 
 
 def test_a_sessions_id_never_changes() -> None:
-    """Stored sessions are found again by this id: pinned over releases."""
+    """Stored sessions are found by this id, so it is pinned across releases."""
     assert session_id(UUID(int=1), UUID(int=2), "chat-1") == UUID("61be707b-8675-5050-ae75-dab210844b21")
 
 
 @given(st.uuids(), st.uuids(), st.text(min_size=1))
 def test_a_sessions_id_is_a_name_based_uuid(org: UUID, agent: UUID, handle: str) -> None:
-    """As anybody makes it (RFC 9562, section 5.5): of the names of organization, agent and session."""
-    assert session_id(org, agent, handle) == uuid5(_SESSIONS, f"{org}/{agent}/{handle}")
+    """As RFC 9562, section 5.5 defines it, from organization, agent and handle."""
+    assert session_id(org, agent, handle) == uuid5(_SESSION_NAMESPACE, f"{org}/{agent}/{handle}")
 
 
 @given(st.uuids(), st.uuids(), st.uuids(), st.text(min_size=1))
-def test_a_handle_is_another_session_for_everybody_else(org: UUID, agent: UUID, other: UUID, handle: str) -> None:
-    """The same handle in another organization or under another agent is another session."""
+def test_a_handle_belongs_to_one_organization_and_agent(org: UUID, agent: UUID, other: UUID, handle: str) -> None:
+    """The same handle in another organization or of another agent is another session."""
     mine = session_id(org, agent, handle)
 
     assert mine == session_id(org, agent, handle)

@@ -1,4 +1,4 @@
-"""Values are compared by content, and nobody changes them."""
+"""Value objects are compared by content and never changed."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def test_values_of_one_content_are_equal_and_one_key() -> None:
 
 
 def test_values_have_no_dictionary() -> None:
-    """Fields are slots: nothing can be put into a value besides."""
+    """Fields are slots, so a value has no further attributes."""
     for kind in (Member, Caller, Exchange):
         assert not hasattr(kind, "__dict__") or "__slots__" in vars(kind)
 
 
 def test_changing_a_value_does_not_pass_the_type_checker(tmp_path: Path) -> None:
-    """That is what holds the promise, since nothing does at run time."""
+    """Only the type checker enforces immutability."""
     program = tmp_path / "changes.py"
     program.write_text(CHANGES_A_VALUE)
     checked = subprocess.run(

@@ -64,7 +64,7 @@ def error_from_exception(failure: Exception, attempt: AttemptInfo) -> RetryableE
 
 def not_a_completion(attempt: AttemptInfo) -> ProviderUnavailableError:
     """Return the error for a response with a success status whose body is not a completion."""
-    return ProviderUnavailableError("The provider's response is not a completion.", **_attempt_fields(attempt))
+    return ProviderUnavailableError("The provider returned a malformed response.", **_attempt_fields(attempt))
 
 
 def _attempt_fields(attempt: AttemptInfo) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Directives: an agent's versioned instruction, its management, and its cache."""
+"""Directives: the versioned instructions of agents, their management, and their caches."""

@@ -23,16 +23,16 @@ DirectiveEntry: TypeAlias = "Lookup[AgentKey, Directive | None]"
 
 
 def directive_policy(lifetime_s: float, *, last_known_s: float = 0.0) -> Policy[AgentKey, Directive | None]:
-    """Return how directives are cached, the absence of one included.
+    """Return the caching policy of directives, and of the absence of one.
 
-    If neither the shared cache nor the source answers, the last known directive is in force for ``last_known_s`` after
-    its last confirmation: an old directive is better than none.
+    If neither the shared cache nor the source answers, the last known directive stays in force for ``last_known_s``
+    seconds after its last confirmation: an old directive is better than none.
     """
     return Policy(org_of=lambda key, _: UUID(int=key[0]), lifetime_s=lambda _: lifetime_s, last_known_s=last_known_s)
 
 
 class CachedDirectives:
-    """Directives by organization and agent: from this worker's cache, the shared cache, or the source."""
+    """A cache of directives by organization and agent, filled from the shared cache or the source."""
 
     def __init__(
         self,
@@ -56,12 +56,12 @@ class CachedDirectives:
         return await self._cache.get((org_id.int, agent_id.int), epoch, partial(self._fetch, org_id, agent_id, epoch))
 
     def valid(self, org_id: UUID, agent_id: UUID, epoch: Epoch, now_ns: int) -> DirectiveEntry | None:
-        """Return the cached directive if a request may act on it now, else None. Asks nobody."""
+        """Return the cached directive if a request may act on it now, else None. Does no I/O."""
         fetch = partial(self._fetch, org_id, agent_id, epoch)
         return self._cache.valid((org_id.int, agent_id.int), epoch, now_ns, fetch)
 
     def is_valid(self, lookup: DirectiveEntry, epoch: Epoch, now_ns: int) -> bool:
-        """Return whether a request may act now on what it looked up."""
+        """Return whether a request may act on the lookup now."""
         return self._cache.is_valid(lookup, epoch, now_ns)
 
     async def validate(self, lookup: DirectiveEntry, epoch: Epoch) -> Directive | None:
@@ -74,7 +74,7 @@ class CachedDirectives:
         if epoch.value is None:
             return Fetched(await self._source.active(org_id, agent_id), epoch)
         if self._validity.may_read_shared(org_id, self._clock.monotonic_ns(), self._shared_ttl_ns):
-            # Another worker read it from the source at some time before. It is as current as this worker's watch.
+            # Another worker fetched the shared entry earlier, so it is only as current as this worker's watch.
             confirmed_ns = self._validity.confirmed_ns
             known = await self._shared.get(org_id, agent_id, epoch.value)
             if known is not None:

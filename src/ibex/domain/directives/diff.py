@@ -1,4 +1,4 @@
-"""How two versions of a directive differ, line by line."""
+"""The differences between two versions of a directive, line by line."""
 
 from __future__ import annotations
 
@@ -17,18 +17,21 @@ _HEADER_LINES: Final = 2
 
 
 class Basis(StrEnum):
-    """Why a text is compared with another one."""
+    """The reason for the choice of the earlier version in a comparison."""
 
     ASKED = "asked"
+    """The caller named it, or named the later version."""
     IN_FORCE_BEFORE = "in_force_before"
+    """It was in force before the current version."""
     NUMBER_BEFORE = "number_before"
+    """It has the number before; the version that was in force before was not recorded."""
 
 
 @dataclass(frozen=True, slots=True)
 class DirectiveDiff(Generic[Version]):
-    """What has changed from ``before``, None for nothing at all, to ``after``. Its repr shows no text.
+    """The differences between two versions; ``before`` is None for an empty text. The repr shows no text.
 
-    ``lines`` are those of a unified diff without its two lines of header, and without newlines: the first character is
+    ``lines`` are the lines of a unified diff without the two header lines and without newlines: the first character is
     an at sign, a plus, a minus, a space or a backslash. Empty if the texts are equal.
     """
 
@@ -39,17 +42,17 @@ class DirectiveDiff(Generic[Version]):
 
     @property
     def added(self) -> int:
-        """The number of lines that are new."""
+        """The number of added lines."""
         return sum(line.startswith("+") for line in self.lines)
 
     @property
     def removed(self) -> int:
-        """The number of lines that are gone."""
+        """The number of removed lines."""
         return sum(line.startswith("-") for line in self.lines)
 
 
 def unified_lines(before: str, after: str) -> Sequence[str]:
-    """Return the lines of a unified diff, as ``DirectiveDiff`` has them. Only a newline ends a line."""
+    """Return the lines of a unified diff in the format of ``DirectiveDiff``. Only a newline ends a line."""
     found: list[str] = []
     for line in list(unified_diff(_lines(before), _lines(after)))[_HEADER_LINES:]:
         found.append(line.removesuffix("\n"))

@@ -1,4 +1,4 @@
-"""USE CASE: what an operator does with an agent's directive: set, look, go back."""
+"""USE CASE: manage an agent's directive: set, show, compare, roll back and deactivate it."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class DirectiveVersion:
-    """One immutable version. ``number`` counts from 1 per agent; its repr shows no text.
+    """One immutable version. ``number`` counts from 1 for each agent. The repr shows no text.
 
-    ``mode`` is None if an older IBEX, running beside this one during an upgrade, added the version.
+    ``mode`` is None if an older IBEX added the version, during an upgrade.
     """
 
     id: UUID
@@ -39,10 +39,10 @@ class DirectiveVersion:
 
 @dataclass(frozen=True, slots=True)
 class DirectiveState:
-    """An agent's directive as its operator sees it: the version in force, how it is injected, and whether it is.
+    """An agent's directive, for operators: its current version, the mode, and whether it is injected.
 
-    ``changed_at`` is when the version was put in force or, where ``is_active`` is false, taken out of it.
-    ``previous_number`` is the version that was in force before it; None if there was none, or if none was noted then.
+    ``changed_at`` is when the version came into force or, if ``is_active`` is False, was deactivated.
+    ``previous_number`` is the version that was in force before; None if there was none, or if it was not recorded.
     """
 
     agent_id: UUID
@@ -53,13 +53,13 @@ class DirectiveState:
     previous_number: int | None
 
     def already_has(self, draft: DirectiveDraft, mode: InjectionMode | None) -> bool:
-        """Return whether the draft's text is in force in this mode; None is any."""
+        """Return whether the draft's text is in force in this mode; None means any mode."""
         return self.is_active and self.version.text == draft.text and mode in (None, self.mode)
 
 
 @dataclass(frozen=True, slots=True)
 class DirectiveDraft:
-    """A version before it has a number."""
+    """A version to be added, without a number yet. The repr shows no text."""
 
     id: UUID
     text: str = field(repr=False)
@@ -69,18 +69,18 @@ class DirectiveDraft:
 
 
 class DirectiveStore(Protocol):
-    """Port: where directives are kept. Every method raises ``ServiceDegradedError`` while the store cannot be reached.
+    """Port: the store of directives. Every method raises ``ServiceDegradedError`` while the store is unavailable.
 
-    A change that was sent to be committed, and within two seconds is not answered, is an ``OutcomeUnknownError``.
+    A change raises ``OutcomeUnknownError`` if its commit is not answered within two seconds.
     """
 
     async def add_version(
         self, org_id: UUID, agent_id: UUID, draft: DirectiveDraft, mode: InjectionMode | None
     ) -> DirectiveState | None:
-        """Add a version under the next number and put it in force, creating and activating the directive.
+        """Add a version with the next number and put it in force. Creates and activates the directive if necessary.
 
-        ``mode`` None keeps the mode, ``system_first`` for a new directive. If this text is in force in this mode
-        already, nothing changes. None if the organization has no such agent.
+        ``mode`` None keeps the current mode; a new directive gets ``system_first``. If the text is in force in this
+        mode already, nothing changes. Returns None if the organization has no such agent.
         """
 
     async def state(self, org_id: UUID, agent_id: UUID) -> DirectiveState | None:
@@ -90,17 +90,17 @@ class DirectiveStore(Protocol):
         """Return all versions, newest first; empty if the agent has no directive."""
 
     async def activate(self, org_id: UUID, agent_id: UUID, number: int) -> DirectiveState | None:
-        """Put a version's text and mode in force and activate the directive; None if there is no such version.
+        """Put a version's text and mode in force and activate the directive. Return None without such a version.
 
-        Putting in force what is in force already leaves the version before it the same.
+        If the version is in force already, its ``previous_number`` stays the same.
         """
 
     async def deactivate(self, org_id: UUID, agent_id: UUID) -> DirectiveState | None:
-        """Stop injecting; None if the agent has no directive."""
+        """Deactivate the directive, so that it is not injected. Return None if the agent has no directive."""
 
 
 class ManageDirectives:
-    """Sets, shows and rolls back directives."""
+    """Sets, shows, compares, rolls back and deactivates directives."""
 
     def __init__(self, store: DirectiveStore, epochs: Epochs, clock: Clock, ids: IdSource) -> None:
         self._store = store
@@ -111,10 +111,10 @@ class ManageDirectives:
     async def set(
         self, org_id: UUID, agent_id: UUID, text: str, *, author: str, mode: InjectionMode | None = None
     ) -> DirectiveState:
-        """Put a text in force in a mode, by default the present one, as a new version.
+        """Put a text in force as a new version, in ``mode`` or by default in the current mode.
 
-        If they are in force already, nothing changes, and the present state is returned. Raises ``ValueError`` for a
-        text that may not be one, and ``NotFoundError``.
+        If text and mode are in force already, nothing changes, and the current state is returned. Raises ``ValueError``
+        for an invalid text, and ``NotFoundError`` if the organization has no such agent.
         """
         check_text(text)
         draft = DirectiveDraft(self._ids.uuid7(), text, text_hash(text), author, self._clock.now())
@@ -131,7 +131,7 @@ class ManageDirectives:
         return state
 
     async def show(self, org_id: UUID, agent_id: UUID) -> DirectiveState:
-        """Return the directive. Raises ``NotFoundError``."""
+        """Return the directive. Raises ``NotFoundError`` if the agent has none."""
         state = await self._store.state(org_id, agent_id)
         if state is None:
             raise _no_directive()
@@ -144,11 +144,11 @@ class ManageDirectives:
     async def diff(
         self, org_id: UUID, agent_id: UUID, before: int | None = None, after: int | None = None
     ) -> DirectiveDiff[DirectiveVersion]:
-        """Compare two versions, by number: by default the one in force, with what was in force before it.
+        """Compare two versions by number: by default the current version with the one that was in force before it.
 
-        Where that was not noted it is the number before, as it is for an ``after`` that was asked for; the ``basis``
-        says which. Version 1 is compared with nothing. Raises ``NotFoundError`` if there is no directive, or no such
-        version.
+        If that was not recorded, or if only ``after`` is given, ``before`` is the number before ``after``. The
+        ``basis`` of the result names the choice. Version 1 is compared with an empty text. Raises ``NotFoundError`` if
+        there is no directive, or no such version.
         """
         versions = {version.number: version for version in await self._store.history(org_id, agent_id)}
         basis = Basis.ASKED
@@ -157,7 +157,7 @@ class ManageDirectives:
             after = state.version.number
             if before is None:
                 before = state.previous_number
-                # The only version there ever was had nothing before it.
+                # Before the only version, none can have been in force.
                 known = before is not None or len(versions) == 1
                 basis = Basis.IN_FORCE_BEFORE if known else Basis.NUMBER_BEFORE
         if before is None:
@@ -169,9 +169,9 @@ class ManageDirectives:
         return DirectiveDiff(old, new, unified_lines(old.text if old else "", new.text), basis)
 
     async def rollback(self, org_id: UUID, agent_id: UUID, number: int) -> DirectiveState:
-        """Put an earlier version, text and mode, in force again: the pointer moves, nothing is copied.
+        """Put the text and mode of an earlier version in force again, without adding a version.
 
-        Raises ``NotFoundError``.
+        Raises ``NotFoundError`` if there is no such version.
         """
         state = await self._change(org_id, self._store.activate(org_id, agent_id, number))
         if state is None:
@@ -179,7 +179,7 @@ class ManageDirectives:
         return state
 
     async def deactivate(self, org_id: UUID, agent_id: UUID) -> DirectiveState:
-        """Stop injecting until a version is set or activated again. Raises ``NotFoundError``."""
+        """Deactivate the directive until a version is set or rolled back to. Raises ``NotFoundError``."""
         state = await self._change(org_id, self._store.deactivate(org_id, agent_id))
         if state is None:
             raise _no_directive()

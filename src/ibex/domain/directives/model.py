@@ -1,4 +1,4 @@
-"""An agent's versioned instruction."""
+"""The directive of an agent, and the port that looks it up."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _RECEIPT_HEX_DIGITS = 8
 
 
 class InjectionMode(StrEnum):
-    """Where a directive is injected into the messages of a request."""
+    """The place where a directive is injected into the messages of a request."""
 
     SYSTEM_FIRST = "system_first"
     SYSTEM_APPEND = "system_append"
@@ -24,7 +24,7 @@ class InjectionMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Directive:
-    """The version of an agent's directive that is in force. Its repr shows the receipt, never the text."""
+    """The version of an agent's directive that is in force. The repr shows no text."""
 
     version_id: UUID
     version: int
@@ -34,33 +34,33 @@ class Directive:
 
     @property
     def receipt(self) -> str:
-        """``<version>@<first 8 hex digits of the text's SHA-256>``: what a client is told."""
+        """The version for the client: ``<version>@<first 8 hex digits of the text's SHA-256>``."""
         return f"{self.version}@{self.sha256[:_RECEIPT_HEX_DIGITS]}"
 
 
 def text_hash(text: str) -> str:
-    """Return the SHA-256, in hex, of a directive's text in UTF-8."""
+    """Return the SHA-256 of a directive's text in UTF-8, in hex."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def check_text(text: str) -> str:
-    """Return the text if it may be a directive: 1 to 32,768 bytes of UTF-8 without NUL; else raise ``ValueError``."""
+    """Return the text if it is 1 to 32,768 bytes of UTF-8 without NUL; otherwise raise ``ValueError``."""
     try:
         size = len(text.encode())
-    except UnicodeEncodeError:  # it would hold the text
-        raise ValueError("a directive cannot hold lone surrogates, which UTF-8 has no bytes for") from None
+    except UnicodeEncodeError:  # not chained, because it contains the text
+        raise ValueError("A directive must be valid Unicode. This one contains lone surrogates.") from None
     if not 1 <= size <= MAX_TEXT_BYTES:
-        raise ValueError(f"a directive has 1 to {MAX_TEXT_BYTES:,} bytes, this one has {size:,}")
+        raise ValueError(f"A directive must have 1 to {MAX_TEXT_BYTES:,} bytes in UTF-8. This one has {size:,}.")
     if "\x00" in text:
-        raise ValueError("a directive cannot hold NUL characters")
+        raise ValueError("A directive must not contain NUL characters.")
     return text
 
 
 class DirectiveLookup(Protocol):
-    """Port: what is in force for an agent."""
+    """Port: looks up the directive that is in force for an agent."""
 
     async def active(self, org_id: UUID, agent_id: UUID) -> Directive | None:
         """Return the directive in force, or None if the agent has none or it is not active.
 
-        Raises ``ServiceDegradedError`` if that cannot be found out now: a directive is never silently skipped.
+        Raises ``ServiceDegradedError`` if the source is unavailable: a directive is never silently skipped.
         """

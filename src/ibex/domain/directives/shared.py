@@ -13,19 +13,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SharedDirective:
-    """What was looked up for an agent: a directive, or that there is none."""
+    """The result of a lookup for an agent: its directive, or None if it has none in force."""
 
     directive: Directive | None
 
 
 class SharedDirectives(Protocol):
-    """Port: a cache that all workers share. It may lose anything at any time. Its methods never raise.
+    """Port: a cache that all workers share. It may lose any entry at any time. Its methods never raise.
 
-    A directive that is put under an epoch was fetched after that epoch was read.
+    The epoch is part of the key. A directive must have been fetched after its epoch was read.
     """
 
     async def get(self, org_id: UUID, agent_id: UUID, epoch: str) -> SharedDirective | None:
-        """Return what was put under this epoch; None if nothing was, or if the cache does not answer in time."""
+        """Return the entry of this epoch; None if there is none, or if the cache does not answer in time."""
 
     async def put(self, org_id: UUID, agent_id: UUID, epoch: str, shared: SharedDirective) -> None:
-        """Keep it for other workers, for ``IBEX_DIRECTIVE_CACHE_TTL``."""
+        """Store an entry for other workers, for ``IBEX_DIRECTIVE_CACHE_TTL``."""

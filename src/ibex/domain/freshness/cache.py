@@ -1,4 +1,4 @@
-"""The cache of one kind: serves an entry while it is valid, and otherwise fetches it, once for concurrent requests."""
+"""The cache of one kind. Serves an entry while it is valid, and otherwise fetches it, once for concurrent requests."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 FETCH_TOO_OLD_S: Final = 1.0
-"""The result of a fetch that began earlier is not used: the process may have been paused meanwhile."""
+"""The result of a longer fetch is not used, because the process may have been paused during the fetch."""
 MAX_FETCHES: Final = 4
 """How often one request fetches before it gives up. Only a process that is paused repeatedly needs more than two."""
 OUTAGE_NS: Final = 3 * NS
-"""How long after a failed fetch stale entries are served without waiting for another one."""
+"""How long after a failed fetch stale entries are served without waiting for another fetch."""
 _FETCH_TOO_OLD_NS: Final = int(FETCH_TOO_OLD_S * NS)
 _OUTAGES: Final = (ServiceDegradedError, AuthUnavailableError)
 
 
 class CacheObserver(Protocol):
-    """Port: counts what a cache does. Never raises, never blocks."""
+    """Port: counts the hits and misses of a cache. Never raises, never blocks."""
 
     def hit(self, kind: Kind) -> None:
-        """An entry was served."""
+        """Count a lookup that was served from the cache."""
 
     def missed(self, kind: Kind) -> None:
-        """There was no entry."""
+        """Count a lookup without an entry."""
 
     def refetched(self, kind: Kind) -> None:
-        """There was an entry, but it had expired, was invalidated or was not confirmed."""
+        """Count an entry that had expired, was invalidated or was not confirmed."""
 
     def served_stale(self, kind: Kind) -> None:
-        """An entry was served although the source could not be asked (stale-if-error)."""
+        """Count an entry that was served although the source was unavailable (stale-if-error)."""
 
 
 @dataclass(slots=True)
 class Fetched(Generic[V]):
-    """What a fetch returned: the value, and the organization's epoch as it was read before the value.
+    """The result of a fetch: the value, and the organization's epoch as it was read before the value.
 
     ``as_of_ns`` is the time at which the value was known to be current, if it does not come from the source itself;
     None if it was read from the source after the fetch began.
@@ -78,11 +78,10 @@ class Entry(Generic[V]):
 
 @dataclass(slots=True)
 class Lookup(Generic[K, V]):
-    """What one request found under a key. It must be validated before the request acts on it.
+    """An entry as one request found it. It must be validated before the request acts on it.
 
-    ``is_stale`` is set where the entry was served although the source could not be asked, which was found out at
-    ``stale_ns``; ``from_cache`` is unset where the value was fetched for this request. ``fetch_failed`` is set where a
-    fetch for this request met an outage.
+    ``from_cache`` is False if the value was fetched for this request. ``fetch_failed`` is True if a fetch for this
+    request met an outage. ``is_stale`` is True if the entry was served in spite of the outage, at ``stale_ns``.
     """
 
     key: K
@@ -101,13 +100,13 @@ class Lookup(Generic[K, V]):
 
 @dataclass(frozen=True, slots=True)
 class Policy(Generic[K, V]):
-    """How entries of one kind live.
+    """The caching policy of one kind.
 
-    ``org_of`` returns the organization of an entry. ``lifetime_s`` returns how many seconds an entry is served; 0 or
-    less means that it is not cached. ``stale_if_error_s`` is for how many seconds after its last confirmation an entry
-    is served while the source says that it is unavailable, if ``outlives_s``, the value's own remaining life at its
-    fetch, allows it (None for no end of its own). ``last_known_s`` is for how many seconds the last entry is served
-    while nobody can be asked, whatever the epoch.
+    ``org_of`` returns the organization of an entry. ``lifetime_s`` returns for how many seconds an entry is served; 0
+    or less means that it is not cached. ``stale_if_error_s`` is for how many seconds after its last confirmation an
+    entry is served while the source reports that it is unavailable, but no longer than ``outlives_s``, the seconds that
+    the value had left to live when it was fetched (None if it does not expire). ``last_known_s`` is for how many
+    seconds the last entry is served in any outage, whatever the epoch.
     """
 
     org_of: Callable[[K, V], UUID]
@@ -118,15 +117,15 @@ class Policy(Generic[K, V]):
 
 
 @dataclass(slots=True)
-class _Flight(Generic[V]):
+class _InFlightFetch(Generic[V]):
     began_ns: int
     task: asyncio.Task[Entry[V]]
 
 
 class FreshCache(Generic[K, V]):
-    """Entries of one kind, in a mapping that may drop any of them at any time.
+    """A cache of one kind, on a mapping that may drop any entry at any time.
 
-    Entries whose value is None are kept in ``absent`` where that is given, so that they never evict others.
+    Entries whose value is None are kept in ``absent``, if given, so that they never evict others.
     """
 
     def __init__(
@@ -146,7 +145,7 @@ class FreshCache(Generic[K, V]):
         self._validity = validity
         self._clock = clock
         self._observer = observer
-        self._flights: dict[K, _Flight[V]] = {}
+        self._in_flight: dict[K, _InFlightFetch[V]] = {}
         self._outage: Exception | None = None
         """The outage that the last fetch met; None if the source answered. Only its type matters."""
         self._outage_ns = 0
@@ -155,7 +154,7 @@ class FreshCache(Generic[K, V]):
         """Return the cached entry, valid or not, or None if the key is not cached. Never fetches."""
         entry: Entry[V] | None
         try:
-            entry = self._entries[key]  # cachetools' ``get`` would look it up twice
+            entry = self._entries[key]  # ``get`` of cachetools would look the key up twice
         except KeyError:
             entry = None if self._absent is None else self._absent.get(key)
         return None if entry is None else Lookup(key, entry, fetch, from_cache=True)
@@ -178,10 +177,10 @@ class FreshCache(Generic[K, V]):
         return Lookup(key, entry, fetch, from_cache=False)
 
     async def validate(self, lookup: Lookup[K, V], epoch: Epoch) -> V:
-        """Return the value that is in force now; fetch it where the watch or the epoch do not allow the entry.
+        """Return the value that is in force now; fetch it if the watch or the epoch do not allow the entry.
 
-        Updates ``lookup``. Validating the same lookup again, later in the request, is how a request makes sure that
-        what it acts on is still valid. Raises what its ``fetch`` raises.
+        Updates ``lookup``. A request validates the same lookup again later, to make sure that it is still valid. Raises
+        what the lookup's ``fetch`` raises.
         """
         now_ns = self._clock.monotonic_ns()
         if self.is_valid(lookup, epoch, now_ns):
@@ -190,8 +189,8 @@ class FreshCache(Generic[K, V]):
         self._observer.refetched(self._kind)
         outage = self._outage if now_ns - self._outage_ns <= OUTAGE_NS else None
         if outage is not None and self._is_served_in(outage, lookup, epoch):
-            # The source has just failed. Another fetch finds out in the background whether it is back.
-            if lookup.key not in self._flights:
+            # The source has just failed. A fetch in the background checks whether it is available again.
+            if lookup.key not in self._in_flight:
                 self._start(lookup.key, lookup.fetch, epoch)
             return lookup.entry.value
         try:
@@ -203,11 +202,11 @@ class FreshCache(Generic[K, V]):
         return lookup.entry.value
 
     def _is_served_in(self, outage: Exception, lookup: Lookup[K, V], epoch: Epoch) -> bool:
-        """Return whether what was looked up is served although a fetch met an outage, and note in it that it is."""
+        """Return whether the entry is served although a fetch met an outage. Updates ``lookup``."""
         lookup.fetch_failed = True
         now_ns = self._clock.monotonic_ns()
         if self.is_valid(lookup, epoch, now_ns):
-            return True  # only its epoch was missing
+            return True  # only a reading of its epoch was missing
         if not self._may_serve_stale(lookup, epoch, outage, now_ns):
             return False
         self._observer.served_stale(self._kind)
@@ -215,7 +214,7 @@ class FreshCache(Generic[K, V]):
         return True
 
     async def get(self, key: K, epoch: Epoch, fetch: Fetch[V]) -> Lookup[K, V]:
-        """Look up and validate at once, where the epoch is known beforehand."""
+        """Look up and validate an entry in one step, if the epoch is already known. Raises what ``fetch`` raises."""
         lookup = self.cached(key, fetch)
         if lookup is not None:
             await self.validate(lookup, epoch)
@@ -225,15 +224,15 @@ class FreshCache(Generic[K, V]):
         return Lookup(key, entry, fetch, from_cache=False)
 
     def is_valid(self, lookup: Lookup[K, V], epoch: Epoch, now_ns: int) -> bool:
-        """Return whether a request may act now on what it looked up, by the watch and by a reading of the epoch."""
+        """Return whether a request may act on the lookup now, by the watch and by a reading of the epoch."""
         entry = lookup.entry
         if lookup.is_stale:
-            # The source was asked a moment ago. Asking again would only take time: epoch and events decide.
+            # The source failed a moment ago. Another fetch would only take time, so the epoch and events decide.
             is_recent = now_ns - lookup.stale_ns <= _FETCH_TOO_OLD_NS
             return is_recent and self._is_unchanged(entry, epoch, now_ns) and not self._is_invalidated(lookup)
         if now_ns >= entry.expires_ns and (lookup.from_cache or now_ns - entry.began_ns > _FETCH_TOO_OLD_NS):
             return False
-        if epoch.value is not None and epoch.value != entry.epoch.value:  # else it proves nothing
+        if epoch.value is not None and epoch.value != entry.epoch.value:  # otherwise the epoch proves no change
             if epoch.proves_change_since(entry.epoch, entry.began_ns):
                 return False
             if not entry.epoch.was_read and lookup.from_cache and not lookup.fetch_failed:
@@ -262,33 +261,33 @@ class FreshCache(Generic[K, V]):
 
     @staticmethod
     def _is_unchanged(entry: Entry[V], epoch: Epoch, now_ns: int) -> bool:
-        """Return whether an epoch that was read a moment ago is known, and is that of the entry."""
+        """Return whether the epoch was read a moment ago, is known, and equals that of the entry."""
         was_read_just_now = now_ns - epoch.asked_ns <= _FETCH_TOO_OLD_NS
         return epoch.value is not None and was_read_just_now and epoch.value == entry.epoch.value
 
     async def _fetched(self, key: K, fetch: Fetch[V], arrived_ns: int, epoch: Epoch | None) -> Entry[V]:
-        """Return an entry for a request that arrived at ``arrived_ns``; join a fetch in flight where that is enough.
+        """Return an entry for a request that arrived at ``arrived_ns``. Joins a fetch in flight if that is enough.
 
-        A fetch that began before the request arrived may predate a change that the request must see. Then a refusal, or
-        a value that has been invalidated since, is fetched again.
+        A fetch that began before the request arrived may predate a change that the request must see. If such a fetch
+        was refused, or its value has been invalidated since, fetch again.
         """
         since_ns = self._clock.monotonic_ns() - _FETCH_TOO_OLD_NS
         for _ in range(MAX_FETCHES):
-            flight = self._flights.get(key)
-            if flight is None or flight.began_ns < since_ns or flight.task.done():
-                flight = self._start(key, fetch, epoch)
+            fetching = self._in_flight.get(key)
+            if fetching is None or fetching.began_ns < since_ns or fetching.task.done():
+                fetching = self._start(key, fetch, epoch)
             since_ns = arrived_ns
             try:
-                entry = await asyncio.shield(flight.task)
+                entry = await asyncio.shield(fetching.task)
             except _OUTAGES:
                 raise
             except Exception:
-                if flight.began_ns < arrived_ns:
+                if fetching.began_ns < arrived_ns:
                     continue
                 raise
             finally:
-                began_ns = flight.began_ns
-                del flight  # its task may hold the error, whose traceback holds this frame (ADR 0033)
+                began_ns = fetching.began_ns
+                del fetching  # its task may hold an error, whose traceback holds this frame: a cycle (ADR 0033)
             invalidated_ns = self._validity.invalidated_ns(self._kind, entry.org_id)
             is_outdated = began_ns <= invalidated_ns < arrived_ns
             if epoch is not None and began_ns < arrived_ns and epoch.value != entry.epoch.value:
@@ -297,26 +296,26 @@ class FreshCache(Generic[K, V]):
                 return entry
         raise ServiceDegradedError
 
-    def _start(self, key: K, fetch: Fetch[V], epoch: Epoch | None) -> _Flight[V]:
+    def _start(self, key: K, fetch: Fetch[V], epoch: Epoch | None) -> _InFlightFetch[V]:
         began_ns = self._clock.monotonic_ns()
         task = asyncio.get_running_loop().create_task(self._fetch(key, fetch, epoch, began_ns))
-        flight = self._flights[key] = _Flight(began_ns, task)
-        task.add_done_callback(lambda done: self._landed(key, done))
-        return flight
+        fetching = self._in_flight[key] = _InFlightFetch(began_ns, task)
+        task.add_done_callback(lambda done: self._completed(key, done))
+        return fetching
 
-    def _landed(self, key: K, task: asyncio.Task[Entry[V]]) -> None:
-        flight = self._flights.get(key)
-        if flight is not None and flight.task is task:
-            del self._flights[key]
+    def _completed(self, key: K, task: asyncio.Task[Entry[V]]) -> None:
+        fetching = self._in_flight.get(key)
+        if fetching is not None and fetching.task is task:
+            del self._in_flight[key]
         if not task.cancelled():
-            task.exception()  # every request that waited may have gone
+            task.exception()  # marks it as retrieved, because every request that waited may have been cancelled
 
     async def _fetch(self, key: K, fetch: Fetch[V], epoch: Epoch | None, began_ns: int) -> Entry[V]:
-        """Fetch an entry and keep it. ``epoch`` was read before, and is the entry's where the fetch returns none."""
+        """Fetch an entry and store it, with ``epoch``, which was read before, if the fetch could not read one."""
         try:
             fetched = await fetch()
         except _OUTAGES as outage:
-            self._outage = type(outage)()  # without the traceback, which holds this frame (ADR 0033)
+            self._outage = type(outage)()  # a copy without the traceback, which holds this frame: a cycle (ADR 0033)
             self._outage_ns = self._clock.monotonic_ns()
             raise
         except Exception:

@@ -20,7 +20,7 @@ PRUNE_INTERVAL_S: Final = 60.0
 
 
 class ChangeLogUnavailableError(Exception):
-    """The log of changes cannot be read."""
+    """The change log cannot be read or pruned now."""
 
 
 @value_object
@@ -37,9 +37,9 @@ class Change:
 
 @value_object
 class ChangesRead:
-    """What one read of the log returned: the position that it reached, and the changes since the position asked for.
+    """The result of one read of the log: the position that it reached, and the changes since the given position.
 
-    ``changes`` is None where the reader cannot resume from that position: it may have missed any change.
+    ``changes`` is None if the reader cannot resume from that position. Then it may have missed any change.
     """
 
     position: str
@@ -47,15 +47,15 @@ class ChangesRead:
 
 
 class ChangeLog(Protocol):
-    """Port: the changes that were committed, in a log that any number of readers follow."""
+    """Port: the log of committed changes, which any number of readers follow."""
 
     async def read(self, since: str | None) -> ChangesRead:
         """Return every change that was committed after ``since`` and before this call began, and the new position.
 
         Equal changes may be returned as one. ``since`` is a position that a read returned, or None for a first read,
-        which returns a position alone (``changes`` is None). A position of another incarnation of the database, or one
-        that is older than the log, cannot be resumed from: ``changes`` is None then too. Reads nothing from a server in
-        recovery. Raises ``ChangeLogUnavailableError``, within two seconds.
+        which returns only a position (``changes`` is None). A read cannot resume from a position of another incarnation
+        of the database, or from one that is older than the log: then ``changes`` is None as well. Never reads from a
+        server in recovery. Raises ``ChangeLogUnavailableError`` within two seconds.
         """
 
 
@@ -63,14 +63,14 @@ class PrunableLog(Protocol):
     """Port: a log that keeps changes for an hour."""
 
     async def prune(self) -> None:
-        """Delete what is older than the log's horizon. Raises ``ChangeLogUnavailableError``. Idempotent."""
+        """Delete the changes older than the log's horizon. Idempotent. Raises ``ChangeLogUnavailableError``."""
 
 
 class PruneChanges:
-    """Prunes the log once a minute. One per auth replica; several at a time do no harm."""
+    """Prunes the log once a minute. Every auth replica runs this; concurrent runs are safe."""
 
     def __init__(self, log: PrunableLog, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
-        """Take ``sleep``, which waits for seconds."""
+        """Set the log; ``sleep`` waits for seconds."""
         self._log = log
         self._sleep = sleep
 
@@ -84,7 +84,7 @@ class PruneChanges:
 
 @value_object
 class First:
-    """The first message of a stream that does not resume: everything that the worker has cached may be outdated."""
+    """The first message of a stream that does not resume: any entry in the worker's caches may be outdated."""
 
     position: str
 
@@ -142,7 +142,7 @@ class WatchServer:
         self._pings.pop(client, None)
 
     def ping(self, client: WatchClient, number: int) -> None:
-        """Take a ping of a stream. A later ping of the same stream replaces one that is not answered yet."""
+        """Queue a ping of a stream. A later ping of the same stream replaces one that is not answered yet."""
         if client in self._positions:
             self._pings[client] = number
             self._has_pings.set()

@@ -23,28 +23,28 @@ class Epochs(Protocol):
     """
 
     async def read_or_create(self, org_id: UUID) -> Epoch:
-        """Return the organization's epoch, and create one if it has none; *unknown* after 10 ms without an answer."""
+        """Return the organization's epoch; create it if there is none. *Unknown* after 10 ms without an answer."""
 
     async def replace(self, org_id: UUID) -> bool:
-        """Replace the organization's epoch with a value that it never had; False if the store could not be reached."""
+        """Replace the organization's epoch with a value that it never had. Return False if the store is unavailable."""
 
 
 class Changes:
-    """Makes each change replace the organization's epoch before it reports success."""
+    """Runs changes, and replaces the organization's epoch before a change reports success."""
 
     def __init__(self, epochs: Epochs) -> None:
         self._epochs = epochs
-        self._being_made: set[asyncio.Task[Any]] = set()
+        self._pending: set[asyncio.Task[Any]] = set()
 
     async def make(self, org_id: UUID, change: Coroutine[Any, Any, T]) -> T:
-        """Make a change and replace the epoch, unless the change returns a false value: then nothing was changed.
+        """Make a change, and replace the epoch unless the change returns a false value, which means no change.
 
-        Cancelling the caller does not cancel a change that has begun. Raises what the change raises. A change whose
-        outcome is unknown replaces the epoch too.
+        Cancelling the caller does not cancel a change that has begun. Raises what the change raises. The epoch is also
+        replaced if the outcome of the change is unknown.
         """
         making = asyncio.get_running_loop().create_task(self._make(org_id, change))
-        self._being_made.add(making)
-        making.add_done_callback(self._made)
+        self._pending.add(making)
+        making.add_done_callback(self._completed)
         return await asyncio.shield(making)
 
     async def _make(self, org_id: UUID, change: Coroutine[Any, Any, T]) -> T:
@@ -57,7 +57,7 @@ class Changes:
             await self._epochs.replace(org_id)
         return made
 
-    def _made(self, making: asyncio.Task[Any]) -> None:
-        self._being_made.discard(making)
+    def _completed(self, making: asyncio.Task[Any]) -> None:
+        self._pending.discard(making)
         if not making.cancelled():
-            making.exception()  # the caller may have gone
+            making.exception()  # marks it as retrieved, because the caller may have been cancelled

@@ -1,4 +1,4 @@
-"""What is cached, and what a reading of an organization's epoch proves."""
+"""The kinds of cached values, and readings of an organization's epoch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 from ibex.domain.value_object import value_object
 
 BOUND_S: Final = 5.0
-"""A change takes effect within this time after its commit, under any single fault."""
+"""The maximum time from the commit of a change until it takes effect, under any single fault."""
 NS: Final = 1_000_000_000
 
 
@@ -24,8 +24,8 @@ class Kind(StrEnum):
 class Epoch:
     """One reading of an organization's epoch.
 
-    ``value`` is None where the store has no epoch for the organization (*absent*) or where it could not be read
-    (*unknown*; ``was_read`` is False then). ``asked_ns`` is when the reading began, on the reader's monotonic clock.
+    ``value`` is None if the store has no epoch for the organization (*absent*) or if it could not be read (*unknown*;
+    then ``was_read`` is False). ``asked_ns`` is when the reading began, on the reader's monotonic clock.
     """
 
     value: str | None
@@ -35,9 +35,9 @@ class Epoch:
     def proves_change_since(self, fetched: Epoch, fetch_began_ns: int) -> bool:
         """Return whether this reading proves a change after a fetch whose own reading was ``fetched``.
 
-        A flush turns a present epoch into an absent one, and an unknown one says nothing: neither proves a change. An
-        epoch that was absent at the fetch and is present now does. A reading that began before the fetch is older than
-        what the fetch returned, and proves nothing either.
+        An absent epoch proves nothing, because a flush of the store removes epochs. An unknown one proves nothing
+        either. An epoch that was absent at the fetch and is present now proves a change. A reading that began before
+        the fetch is older than the fetched value, and proves nothing.
         """
         if self.value is None or not fetched.was_read or self.asked_ns < fetch_began_ns:
             return False

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ibex.domain.freshness.change_log import Change
 
 FALSE_POSITIVES: Final = 0.001
-"""The share of unknown tokens that the filter does not exclude when it holds as many tokens as it is sized for."""
+"""The rate of unknown tokens that the filter does not exclude, if it contains as many tokens as it is sized for."""
 HASHES: Final = 10
 MIN_TOKENS: Final = 10_000
 PAGE_TOKENS: Final = 5_000
@@ -26,7 +26,7 @@ _CHUNK_TOKENS: Final = 250
 """Tokens that are added in one turn of the event loop: about half a millisecond."""
 RETRY_S: Final = 1.0
 RECOUNT_S: Final = 600.0
-"""How often live tokens are counted, so that the filter is built again once half of its tokens are gone."""
+"""How often live tokens are counted, so that the filter is rebuilt once half of its tokens are not live any more."""
 
 
 class TokensUnavailableError(Exception):
@@ -45,20 +45,20 @@ class LiveTokens(Protocol):
     """Port: lists live tokens."""
 
     async def count(self) -> int:
-        """Return about how many live tokens there are. Raises ``TokensUnavailableError``."""
+        """Return the approximate number of live tokens. Raises ``TokensUnavailableError``."""
 
     async def page(self, after: UUID | None, limit: int) -> TokensPage:
-        """Return up to ``limit`` tokens with ids above ``after``, in order of id; None for the first page.
+        """Return up to ``limit`` tokens with ids above ``after``, in order of id. Pass None for the first page.
 
         Raises ``TokensUnavailableError``.
         """
 
 
 class BloomFilter:
-    """Bits in which each token sets ten. Positions depend on a random key, so that nobody can choose colliding ids."""
+    """A Bloom filter that sets ten bits per token. Positions depend on a random key, so no client can choose them."""
 
     def __init__(self, tokens: int, key: bytes) -> None:
-        """Take the number of tokens that the filter is for, and up to 64 random bytes."""
+        """Create an empty filter for a number of tokens. ``key`` is up to 64 random bytes."""
         self.capacity = max(tokens, MIN_TOKENS)
         self._size = self.capacity * _BITS_PER_TOKEN
         self._bits = bytearray(self._size // 8 + 1)
@@ -67,7 +67,7 @@ class BloomFilter:
 
     @property
     def size_bytes(self) -> int:
-        """The memory that the bits take."""
+        """The memory of the bits, in bytes."""
         return len(self._bits)
 
     def add(self, token_id: UUID) -> None:
@@ -78,7 +78,7 @@ class BloomFilter:
         self.added += 1
 
     def definitely_absent(self, token_id: UUID) -> bool:
-        """Return True if the token was never added; False if it was, or in one case of a thousand if it was not."""
+        """Return True if the token was never added; False if it was, and for one in a thousand that were not."""
         bits = self._bits
         return any(not bits[position >> 3] & (1 << (position & 7)) for position in self._positions(token_id))
 
@@ -93,8 +93,8 @@ class BloomFilter:
 class TokenFilter:
     """The Bloom filter of one worker, as a listener of its watch.
 
-    It excludes nothing until it is complete: it is built page by page after the watch has begun, and every token that
-    is created meanwhile arrives as an event. A stream that does not resume discards it.
+    It excludes nothing until it is complete. It is built page by page after the watch has begun; a token that is
+    created during the build arrives as an event. A stream that does not resume discards the filter.
     """
 
     def __init__(self, live_tokens: LiveTokens, key: bytes) -> None:
@@ -112,7 +112,7 @@ class TokenFilter:
 
     @property
     def size_bytes(self) -> int:
-        """The memory that the filter takes."""
+        """The memory of the filter, in bytes."""
         return 0 if self._complete is None else self._complete.size_bytes
 
     def definitely_absent(self, token_id: UUID) -> bool:
@@ -141,7 +141,7 @@ class TokenFilter:
         """Do nothing: see ``WatchListener``."""
 
     async def run(self) -> None:
-        """Build the filter whenever that is due, until cancelled."""
+        """Build the filter, and rebuild it when necessary, until cancelled."""
         while True:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._should_build.wait(), RECOUNT_S)

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 MAX_WAITING: Final = 1_000
 """Requests with unknown tokens that wait for a pong at a time, per worker."""
 LONGEST_WAIT_S: Final = 1.5
-"""If no pong has come by then, auth is asked: the watch is being replaced."""
+"""After this time without a pong, auth is asked, because the watch is being replaced."""
 
 
 class UnknownTokens:
-    """Tells tokens that cannot be live from those that may be."""
+    """Refuses tokens that cannot be live, by the Bloom filter and the watch."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class UnknownTokens:
         clock: Clock,
         on_answer: Callable[[bool], None] = lambda _excluded: None,
     ) -> None:
-        """Take what is called with each answer of a complete filter: True if it excludes the token."""
+        """Set ``on_answer``, which is called with each answer of a complete filter: True if it excludes the token."""
         self._on_answer = on_answer
         self._filter = token_filter
         self._watch = watch
@@ -43,7 +43,7 @@ class UnknownTokens:
 
         A token that the filter excludes waits for the pong of a ping that was sent after the request arrived: a token
         that was created just before has arrived as an event by then. Raises ``InvalidTokenError`` if the filter still
-        excludes it, and ``ServiceDegradedError`` where too many requests wait.
+        excludes it, and ``ServiceDegradedError`` if too many requests wait.
         """
         if not self._filter.is_complete:
             return

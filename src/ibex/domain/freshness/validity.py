@@ -1,4 +1,4 @@
-"""What a worker's watch has proved: up to when it has received every change, and which entries changes invalidated."""
+"""The state of a worker's watch: the time up to which it has received every change, and the invalidations."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 UNCONFIRMED_S: Final = 3.0
 """How long an entry is served after the last confirmation, or after the start of its fetch if that is later."""
 SHARED_TTL_S: Final = 60.0
-"""How long a worker does not read directives from the shared cache after an event: the longest that one lives there."""
+"""How long a worker does not read the shared directive cache after an event: the longest lifetime of its entries."""
 MAX_INVALIDATIONS: Final = 100_000
-"""Organizations and kinds whose last change is remembered. Beyond that, entries older than the oldest are invalid."""
+"""Organizations and kinds whose last change is kept. Beyond that, entries older than the dropped change are invalid."""
 _UNCONFIRMED_NS: Final = int(UNCONFIRMED_S * NS)
 _LONG_AGO: Final = -(1 << 62)
 
@@ -23,7 +23,7 @@ _LONG_AGO: Final = -(1 << 62)
 class Validity:
     """Decides from the watch alone which entries may be served. Pure: each method takes the time in nanoseconds.
 
-    An event does not search the cache. It notes the time of the change, and an entry whose fetch began before that time
+    An event does not search the cache. It sets the time of the change, and an entry whose fetch began before that time
     is invalid from then on.
     """
 
@@ -46,22 +46,21 @@ class Validity:
         self._invalidated.clear()
 
     def confirm(self, ping_sent_ns: int) -> None:
-        """Note a pong: every change that was committed before its ping was sent has been received."""
+        """Record a pong: every change that was committed before its ping was sent has been received."""
         self.confirmed_ns = max(self.confirmed_ns, ping_sent_ns)
 
     def invalidated_ns(self, kind: Kind, org_id: UUID) -> int:
-        """Return when entries of an organization and kind were invalidated last; long ago if never."""
+        """Return the time of the last invalidation of an organization and kind; a time long ago if there was none."""
         return max(self._invalidated.get((kind, org_id.int), _LONG_AGO), self._all_invalidated_ns)
 
     def confirmed_since(self, began_ns: int) -> int:
-        """Return up to when an entry whose fetch began at ``began_ns`` is known to be current, unless invalidated."""
+        """Return the time up to which an entry fetched at ``began_ns`` is known to be current, unless invalidated."""
         return max(self.confirmed_ns, began_ns)
 
     def may_serve(self, kind: Kind, org_id: UUID, began_ns: int, now_ns: int) -> bool:
         """Return whether an entry whose fetch began at ``began_ns`` may be served now.
 
-        A request asks this five times, so ``confirmed_since`` and ``invalidated_ns`` are written out here: 1 call
-        instead of 7.
+        A request calls this five times, so ``confirmed_since`` and ``invalidated_ns`` are inlined: 1 call instead of 7.
         """
         if now_ns - began_ns > _UNCONFIRMED_NS and now_ns - self.confirmed_ns > _UNCONFIRMED_NS:
             return False

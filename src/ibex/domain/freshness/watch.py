@@ -1,4 +1,4 @@
-"""A worker's watch: one stream to an auth replica, a ping every half second, and what its answers prove."""
+"""A worker's watch: one stream of changes from an auth replica, with a ping (heartbeat) every half second."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 PING_INTERVAL_S: Final = 0.5
 SILENCE_S: Final = 1.5
-"""A stream from which nothing has come for this long is replaced."""
+"""A stream that has delivered nothing for this long is replaced."""
 FIRST_BACKOFF_S: Final = 0.05
 MAX_BACKOFF_S: Final = 1.0
 
 
 class StreamLostError(Exception):
-    """The stream ended, or it could not be opened."""
+    """The stream has ended, or could not be opened."""
 
 
 class WatchStream(Protocol):
@@ -35,36 +35,36 @@ class WatchStream(Protocol):
         """Queue a ping. Never blocks and never raises."""
 
     def __aiter__(self) -> AsyncIterator[WatchMessage]:
-        """Return the messages of the replica, in order. Raises ``StreamLostError`` when the stream ends."""
+        """Iterate over the replica's messages, in order. Raises ``StreamLostError`` when the stream ends."""
 
 
 class WatchConnector(Protocol):
     """Port: opens streams."""
 
     def open(self, position: str | None) -> AbstractAsyncContextManager[WatchStream]:
-        """Return a stream to a replica, another than the one before where there are several.
+        """Return a stream to a replica. With several replicas, it is not the one of the last stream.
 
-        The stream resumes from ``position``; None for a first one. Entering raises ``StreamLostError``.
+        The stream resumes from ``position``; None for a first stream. Raises ``StreamLostError`` on entry.
         """
 
 
 class WatchListener(Protocol):
-    """Port: hears what the watch receives. Never raises, never blocks."""
+    """Port: receives the events and pongs of a watch. Never raises, never blocks."""
 
     def reset(self) -> None:
-        """A stream began without resuming: changes may have been missed."""
+        """Handle a stream that began without resuming: changes may have been missed."""
 
     def changed(self, change: Change) -> None:
-        """A change was received."""
+        """Handle a change."""
 
     def confirmed(self, ping_sent_ns: int) -> None:
-        """A pong was received."""
+        """Handle a pong, whose ping was sent at ``ping_sent_ns``."""
 
 
 class Watch:
-    """Keeps one stream open, and tells ``validity`` and the listeners what it proves.
+    """Keeps one stream open, and passes its messages on to ``validity`` and the listeners.
 
-    It keeps the position of the last pong. A new stream starts there, and repeats any later event.
+    The watch remembers the position of the last pong. A new stream starts there, and repeats any later event.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Watch:
         jitter: Callable[[], float],
         listeners: Sequence[WatchListener] = (),
     ) -> None:
-        """Take ``jitter``, which returns a random number from 0 to 1."""
+        """Set the ports; ``jitter`` returns a random number from 0 to 1."""
         self._connector = connector
         self._validity = validity
         self._clock = clock
@@ -84,8 +84,8 @@ class Watch:
         self._position: str | None = None
         self._last_ping = 0
         self._sent_ns: dict[int, int] = {}
-        self._heard_ns = 0
-        self._is_useless = False
+        self._last_message_ns = 0
+        self._should_reconnect = False
         self._waiters: dict[asyncio.Future[None], int] = {}
         self._backoff_s = FIRST_BACKOFF_S
 
@@ -98,7 +98,7 @@ class Watch:
             self._backoff_s = min(2 * self._backoff_s, MAX_BACKOFF_S)
 
     async def pong_after(self, began_ns: int) -> None:
-        """Return once a pong has confirmed a time after ``began_ns``. Cancel it to stop waiting."""
+        """Wait until a pong has confirmed a time after ``began_ns``."""
         if self._validity.confirmed_ns > began_ns:
             return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -110,12 +110,12 @@ class Watch:
 
     async def _follow_one(self) -> None:
         self._sent_ns.clear()
-        self._heard_ns, self._is_useless = self._clock.monotonic_ns(), False
+        self._last_message_ns, self._should_reconnect = self._clock.monotonic_ns(), False
         async with asyncio.timeout(SILENCE_S) as connecting, self._connector.open(self._position) as stream:
             connecting.reschedule(None)
             receiving = asyncio.ensure_future(self._receive(stream))
             try:
-                while not self._is_useless and not receiving.done() and not self._is_silent():
+                while not self._should_reconnect and not receiving.done() and not self._is_silent():
                     self._ping(stream)
                     await asyncio.wait([receiving], timeout=PING_INTERVAL_S)
             finally:
@@ -123,7 +123,7 @@ class Watch:
                 await asyncio.gather(receiving, return_exceptions=True)
 
     def _is_silent(self) -> bool:
-        return self._clock.monotonic_ns() - self._heard_ns > int(SILENCE_S * NS)
+        return self._clock.monotonic_ns() - self._last_message_ns > int(SILENCE_S * NS)
 
     def _ping(self, stream: WatchStream) -> None:
         self._last_ping += 1
@@ -132,13 +132,13 @@ class Watch:
 
     async def _receive(self, stream: WatchStream) -> None:
         async for message in stream:
-            self._heard_ns = self._clock.monotonic_ns()
-            self.take(message, self._heard_ns)
-            if self._is_useless:
+            self._last_message_ns = self._clock.monotonic_ns()
+            self.take(message, self._last_message_ns)
+            if self._should_reconnect:
                 return
 
     def take(self, message: WatchMessage, now_ns: int) -> None:
-        """Take one message of the current stream."""
+        """Process one message of the current stream."""
         match message:
             case First():
                 self._validity.invalidate_all(now_ns)
@@ -152,7 +152,7 @@ class Watch:
             case Pong(ping, position):
                 self._confirm(ping, position)
             case SourceUnavailable():
-                self._is_useless = True
+                self._should_reconnect = True
 
     def _confirm(self, ping: int, position: str) -> None:
         self._position = position

@@ -1,8 +1,9 @@
 """Concurrency limits for a worker's calls to auth, so that a flood cannot starve the calls for live tokens.
 
-The event loop makes some 5,000 calls a second, so 128 take about 25 ms; with more in flight, all would miss their
-deadline. Each share of the calls has its own limit and queue. A call waits in the queue for at most the timeout of a
-call. The queue is round-robin by tenant: the token id of a token call, the organization of an agent call (ADR 0040).
+The event loop makes about 5,000 calls per second, so 128 calls take about 25 ms. With more in flight, all would miss
+their deadline. Each share of the calls has its own limit and queue. A call waits in the queue for at most the timeout
+of a call. The queue is round-robin by tenant: the token id of a token call, the organization of an agent call
+(ADR 0040).
 """
 
 from __future__ import annotations
@@ -31,15 +32,15 @@ LIMITS: Final[Mapping[Share, int]] = {
     Share.SUSPECT: 16,
     Share.LANE: 8,
 }
-"""Maximum of concurrent calls by share.
+"""The maximum number of concurrent calls of each share.
 
 ``PROVEN`` is limited to 96, and so is the sum of the others: each side always has a quarter of ``MAX_CALLS`` to itself.
 """
 MAX_AGENT_CALLS_PER_ORG: Final = 8
-"""Maximum of concurrent ``AGENT`` calls of one organization."""
-ABSENT_AGENTS_A_SECOND: Final = 50
+"""The maximum number of concurrent ``AGENT`` calls of one organization."""
+ABSENT_AGENTS_PER_SECOND: Final = 50
 ABSENT_AGENTS_BURST: Final = 20
-"""Lookups of agents that do not exist, by organization. Lookups that find an agent do not count."""
+"""The rate limit of lookups of absent agents, per organization. Lookups that find an agent do not count."""
 MAX_ORGS_WITH_ABSENT_AGENTS: Final = 10_000
 MAX_WAITING: Final = 1_000
 MAX_WAITING_PER_TENANT: Final = 250
@@ -78,7 +79,7 @@ class _Queue:
                 del self._tenants[tenant]
 
     def next(self, may_run: Callable[[int], bool]) -> tuple[int, asyncio.Future[bool]] | None:
-        """Remove the next call whose tenant may run one more, and return both; None if there is none."""
+        """Remove the next call whose tenant may run one more; return tenant and call, or None if there is none."""
         tenant = next(filter(may_run, self._tenants), None)
         if tenant is None:
             return None
@@ -113,7 +114,7 @@ class CallShares:
             return await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled() and turn.result():
-                self.leave(share, tenant)  # it had been given a slot already
+                self.leave(share, tenant)  # the call had a slot already
             raise
         finally:
             timer.cancel()
@@ -158,7 +159,7 @@ def _give_up(turn: asyncio.Future[bool]) -> None:
 
 
 class AuthCalls:
-    """Runs a worker's calls to auth within their shares. Remembers which tokens and agents auth has confirmed."""
+    """Runs a worker's calls to auth within their shares. Remembers the tokens and agents that auth has confirmed."""
 
     def __init__(
         self,
@@ -168,7 +169,7 @@ class AuthCalls:
         refused: Callable[[Share], None] = _ignore,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Set how long a call may wait for a slot, in seconds, and a callback for the share of each refused call."""
+        """Set the maximum wait for a slot, in seconds. ``refused`` is called with the share of each refused call."""
         self._clock = clock
         self._timeout_s = timeout_s
         self._refused = refused
@@ -182,9 +183,9 @@ class AuthCalls:
     async def verify_token(
         self, digest: bytes, token_id: UUID, verify: Callable[[], Awaitable[Fetched[Principal]]]
     ) -> Fetched[Principal]:
-        """Return what ``verify`` returns, and raise what it raises.
+        """Return what ``verify`` returns.
 
-        Raises ``ServiceDegradedError`` if the call got no slot.
+        Raises what ``verify`` raises, and ``ServiceDegradedError`` if the call got no slot.
         """
         attempt = self._guesses.begin(digest, token_id, self._clock.monotonic_ns())
         share = attempt.share
@@ -213,9 +214,9 @@ class AuthCalls:
     async def verify_agent(
         self, key: tuple[int, int], verify: Callable[[], Awaitable[Fetched[Agent | None]]]
     ) -> Fetched[Agent | None]:
-        """Return what ``verify`` returns for an organization's agent, None for no such agent; raise what it raises.
+        """Return what ``verify`` returns: the agent, or None if the organization has no such agent.
 
-        Raises ``TooManyLookupsError`` if the call got no slot.
+        Raises what ``verify`` raises, and ``TooManyLookupsError`` if the call got no slot.
         """
         org_id, now_ns = key[0], self._clock.monotonic_ns()
         if self._agents.has(key, now_ns):
@@ -242,7 +243,7 @@ class AuthCalls:
     def _absent_agents_of(self, org_id: int) -> LeakyBucket:
         bucket = self._absent_agents.get(org_id)
         if bucket is None:
-            bucket = self._absent_agents[org_id] = LeakyBucket(ABSENT_AGENTS_A_SECOND, ABSENT_AGENTS_BURST)
+            bucket = self._absent_agents[org_id] = LeakyBucket(ABSENT_AGENTS_PER_SECOND, ABSENT_AGENTS_BURST)
             if len(self._absent_agents) > MAX_ORGS_WITH_ABSENT_AGENTS:
                 del self._absent_agents[next(iter(self._absent_agents))]
         return bucket

@@ -32,7 +32,7 @@ _BEFORE_EXPIRY_S: Final = 5.0
 
 
 def token_policy(*, stale_if_error_s: float) -> Policy[TokenDigest, Principal]:
-    """Return how tokens are cached: for 30 s, and less before the token expires."""
+    """Return the caching policy of tokens: 30 s, and at most until 5 s before the token expires."""
 
     def lifetime_s(principal: Principal) -> float:
         if principal.remaining_s is None:
@@ -48,7 +48,7 @@ def token_policy(*, stale_if_error_s: float) -> Policy[TokenDigest, Principal]:
 
 
 def agent_policy(*, stale_if_error_s: float) -> Policy[AgentKey, Agent | None]:
-    """Return how agents and absent agents are cached: for 30 s. Stale-if-error never serves an absent one."""
+    """Return the caching policy of agents and absent agents: 30 s. Stale-if-error never serves an absent agent."""
     return Policy(
         org_of=lambda key, _: UUID(int=key[0]),
         lifetime_s=lambda _: ENTRY_LIFETIME_S,
@@ -58,7 +58,7 @@ def agent_policy(*, stale_if_error_s: float) -> Policy[AgentKey, Agent | None]:
 
 
 class CachedTokens:
-    """Principals by the SHA-256 of their token. The token itself is not kept."""
+    """A cache of principals by the SHA-256 of their token. The token itself is not stored."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class CachedTokens:
         """Return the cached principal of a token, valid or not; verify the token if it is not cached.
 
         Raises what ``TokenVerifier`` raises, and ``InvalidTokenError`` for a text that is not a token. A token that the
-        Bloom filter excludes costs no call.
+        Bloom filter excludes causes no call to auth.
         """
         digest = _digest(text)
         fetch = partial(self._fetch, digest, text)
@@ -88,7 +88,7 @@ class CachedTokens:
         return await self._cache.look_up(digest, fetch)
 
     def is_valid(self, lookup: TokenLookup, epoch: Epoch, now_ns: int) -> bool:
-        """Return whether a request may act now on what it looked up."""
+        """Return whether a request may act on the lookup now."""
         return self._cache.is_valid(lookup, epoch, now_ns)
 
     async def validate(self, lookup: TokenLookup, epoch: Epoch) -> Principal:
@@ -101,7 +101,7 @@ class CachedTokens:
 
 
 def _digest(text: str) -> TokenDigest:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()  # a client may send any text
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()  # a client can send any text
 
 
 def _parsed(text: str) -> PersonalAccessToken:
@@ -112,7 +112,7 @@ def _parsed(text: str) -> PersonalAccessToken:
 
 
 class CachedAgents:
-    """Agents by organization and id, and absent ones."""
+    """A cache of agents, and of absent agents, by organization and id."""
 
     def __init__(
         self,
@@ -127,22 +127,22 @@ class CachedAgents:
         self._clock = clock
 
     async def look_up(self, org_id: UUID, agent_id: UUID) -> AgentLookup:
-        """Return the cached agent, valid or not; verify it if it is not cached. Its value is None for no such agent.
+        """Return the cached agent, valid or not; verify it if it is not cached. The value is None for an absent agent.
 
         Raises what ``AgentVerifier`` raises, except ``AgentNotAuthorizedError``.
         """
         return await self._cache.look_up((org_id.int, agent_id.int), partial(self._fetch, org_id, agent_id))
 
     def cached(self, org_id: UUID, agent_id: UUID) -> AgentLookup | None:
-        """Return the cached agent, valid or not; None if it is not cached. Asks nobody."""
+        """Return the cached agent, valid or not; None if it is not cached. Does no I/O."""
         return self._cache.cached((org_id.int, agent_id.int), partial(self._fetch, org_id, agent_id))
 
     def is_valid(self, lookup: AgentLookup, epoch: Epoch, now_ns: int) -> bool:
-        """Return whether a request may act now on what it looked up."""
+        """Return whether a request may act on the lookup now."""
         return self._cache.is_valid(lookup, epoch, now_ns)
 
     async def validate(self, lookup: AgentLookup, epoch: Epoch) -> Agent:
-        """Return the agent as it is now. Raises what ``AgentVerifier`` raises."""
+        """Return the agent that is in force now. Raises what ``AgentVerifier`` raises."""
         agent = await self._cache.validate(lookup, epoch)
         if agent is None:
             raise AgentNotAuthorizedError
@@ -156,6 +156,6 @@ class CachedAgents:
         try:
             fetched = await self._verifier.verify(org_id, agent_id)
         except AgentNotAuthorizedError:
-            # The refusal names no epoch: the next request looks the agent up with its own reading.
+            # The refusal contains no epoch: the next request looks the agent up with its own reading.
             return Fetched(None, unknown_epoch(asked_ns))
         return Fetched(fetched.value, fetched.epoch)

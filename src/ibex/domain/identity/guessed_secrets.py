@@ -21,7 +21,7 @@ FREE_GUESSES: Final = 5
 """Failed secrets of one token id in a minute before further attempts use the lane."""
 WINDOW_S: Final = 60
 CONFIRMED_S: Final = 3_600
-LANE_CALLS_A_SECOND: Final = 50
+LANE_CALLS_PER_SECOND: Final = 50
 LANE_BURST: Final = 8
 MAX_TOKEN_IDS: Final = 10_000
 MAX_CONFIRMED: Final = 20_000
@@ -44,21 +44,21 @@ class Share(StrEnum):
 
 
 class RecentlyConfirmed(Generic[K]):
-    """Keys that auth confirmed within the last hour. Beyond ``most`` keys, the oldest confirmation is dropped."""
+    """A set of keys that auth confirmed within the last hour. Beyond ``max_keys``, the oldest is dropped."""
 
-    def __init__(self, most: int = MAX_CONFIRMED) -> None:
-        self._most = most
+    def __init__(self, max_keys: int = MAX_CONFIRMED) -> None:
+        self._max_keys = max_keys
         self._confirmed_ns: dict[K, int] = {}
 
     def add(self, key: K, now_ns: int) -> None:
         """Record that the key was confirmed now."""
         self._confirmed_ns.pop(key, None)
         self._confirmed_ns[key] = now_ns
-        if len(self._confirmed_ns) > self._most:
+        if len(self._confirmed_ns) > self._max_keys:
             del self._confirmed_ns[next(iter(self._confirmed_ns))]
 
     def discard(self, key: K) -> None:
-        """Forget a key."""
+        """Remove a key, if it is there."""
         self._confirmed_ns.pop(key, None)
 
     def has(self, key: K, now_ns: int) -> bool:
@@ -96,10 +96,10 @@ class GuessedSecrets:
     are tried with its id.
     """
 
-    def __init__(self, *, most_ids: int = MAX_TOKEN_IDS, most_confirmed: int = MAX_CONFIRMED) -> None:
-        self._most_ids = most_ids
+    def __init__(self, *, max_ids: int = MAX_TOKEN_IDS, max_confirmed: int = MAX_CONFIRMED) -> None:
+        self._max_ids = max_ids
         self._windows: dict[UUID, _Window] = {}
-        self._confirmed: RecentlyConfirmed[bytes] = RecentlyConfirmed(most_confirmed)
+        self._confirmed: RecentlyConfirmed[bytes] = RecentlyConfirmed(max_confirmed)
 
     def begin(self, digest: bytes, token_id: UUID, now_ns: int) -> Attempt:
         """Begin to check a token. ``confirmed``, ``failed`` or ``undecided`` must follow."""
@@ -109,7 +109,7 @@ class GuessedSecrets:
         if window is None or now_ns - window.began_ns >= WINDOW_S * _NS:
             window = _Window(now_ns)
         self._windows[token_id] = window
-        if len(self._windows) > self._most_ids:
+        if len(self._windows) > self._max_ids:
             del self._windows[next(iter(self._windows))]
         window.attempts += 1
         if window.attempts == 1:
@@ -129,7 +129,7 @@ class GuessedSecrets:
         self._confirmed.discard(digest)
 
     def undecided(self, attempt: Attempt) -> None:
-        """End an attempt without an answer of auth. The attempt no longer counts."""
+        """End an attempt without an answer from auth. The attempt no longer counts."""
         window = attempt.window
         if window is None:
             return
@@ -143,25 +143,25 @@ class GuessedSecrets:
 
 
 class LeakyBucket:
-    """A rate limit of ``a_second`` calls with bursts of ``burst`` calls."""
+    """A rate limit of ``per_second`` calls per second, with bursts of ``burst`` calls."""
 
-    def __init__(self, a_second: int = LANE_CALLS_A_SECOND, burst: int = LANE_BURST) -> None:
-        self._interval_ns = _NS // a_second
+    def __init__(self, per_second: int = LANE_CALLS_PER_SECOND, burst: int = LANE_BURST) -> None:
+        self._interval_ns = _NS // per_second
         self._allowance_ns = self._interval_ns * (burst - 1)
         self._next_ns = 0
 
-    def reserve(self, now_ns: int, at_most_ns: int) -> int | None:
-        """Reserve a call and return how long to wait for it; None, and no reservation, if that exceeds ``at_most_ns``.
+    def reserve(self, now_ns: int, max_wait_ns: int) -> int | None:
+        """Reserve a call and return how long to wait for it; None, and no reservation, if that exceeds ``max_wait_ns``.
 
         A reservation that is not used is lost, unless ``refund`` takes it back.
         """
         due_ns = max(self._next_ns, now_ns)
         wait_ns = max(0, due_ns - self._allowance_ns - now_ns)
-        if wait_ns > at_most_ns:
+        if wait_ns > max_wait_ns:
             return None
         self._next_ns = due_ns + self._interval_ns
         return wait_ns
 
     def refund(self) -> None:
-        """Take a reservation back: its call does not count."""
+        """Take a reservation back, so that its call does not count."""
         self._next_ns -= self._interval_ns

@@ -1,4 +1,4 @@
-"""USE CASES of identity: organizations, users, agents and tokens; and what verifying them means where they are kept."""
+"""USE CASES: manage organizations, users, agents and tokens; verify tokens and agents against the store."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class OrganizationStatus(StrEnum):
-    """An organization's state; the tokens of one that is not active are refused."""
+    """The status of an organization. Tokens are refused unless their organization is active."""
 
     ACTIVE = "active"
     SUSPENDED = "suspended"
@@ -62,7 +62,7 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class NamedAgent:
-    """An agent as its operator sees it."""
+    """An agent with its name, for operators."""
 
     id: UUID
     org_id: UUID
@@ -73,7 +73,7 @@ class NamedAgent:
 
 @dataclass(frozen=True, slots=True)
 class StoredToken:
-    """A token as it is kept: never the token. Times are UTC; None for never."""
+    """The stored record of a token, with a digest instead of the token. Times are UTC; None for never."""
 
     id: UUID
     org_id: UUID
@@ -93,62 +93,65 @@ class StoredToken:
 
 @dataclass(frozen=True, slots=True)
 class TokenPosition:
-    """A place in the list of an organization's tokens: right after the one of this time, in UTC, and this id."""
+    """A position in the list of an organization's tokens: after the token with this id, created at this time in UTC."""
 
     created_at: datetime
     id: UUID
 
 
 class IdentityStore(Protocol):
-    """Port: where identity is kept. Every method raises ``ServiceDegradedError`` while the store cannot be reached.
+    """Port: the store of identity. Every method raises ``ServiceDegradedError`` while the store is unavailable.
 
-    A change that was sent to be committed, and within two seconds is not answered, is an ``OutcomeUnknownError``.
-    Adding something to an organization that does not exist raises ``NotFoundError``.
+    A change raises ``OutcomeUnknownError`` if its commit is not answered within two seconds. Adding something to an
+    organization that does not exist raises ``NotFoundError``.
     """
 
     async def find_token(self, token_id: UUID) -> tuple[StoredToken, Organization] | None:
-        """Return the token with its organization, whatever their state; None if there is none. Writes nothing."""
+        """Return the token and its organization, whatever their status; None if there is no such token. Read-only."""
 
     async def find_agent(self, org_id: UUID, agent_id: UUID) -> Agent | None:
-        """Return the organization's agent; None if it has no such agent. Writes nothing."""
+        """Return the organization's agent; None if it has no such agent. Read-only."""
 
     async def add_organization(self, organization: Organization) -> None:
-        """Store a new organization. Raises ``AlreadyExistsError`` for a name that is taken."""
+        """Store a new organization. Raises ``AlreadyExistsError`` if the name is taken."""
 
     async def organizations(self) -> Sequence[Organization]:
         """Return all organizations, oldest first."""
 
     async def set_organization_status(self, org_id: UUID, status: OrganizationStatus) -> bool:
-        """Change an organization's status; False if there is none."""
+        """Change an organization's status. Return False if there is no such organization."""
 
     async def add_user(self, user: User) -> None:
-        """Store a new user. Raises ``AlreadyExistsError`` for an e-mail address that the organization has."""
+        """Store a new user. Raises ``AlreadyExistsError`` if the organization has a user with this e-mail address."""
 
     async def add_agent(self, agent: NamedAgent) -> None:
-        """Store a new agent. Raises ``AlreadyExistsError`` for a name that the organization has."""
+        """Store a new agent. Raises ``AlreadyExistsError`` if the organization has an agent with this name."""
 
     async def agents(self, org_id: UUID) -> Sequence[NamedAgent]:
         """Return the organization's agents, oldest first."""
 
     async def set_agent_status(self, org_id: UUID, agent_id: UUID, status: AgentStatus) -> bool:
-        """Change an agent's status; False if the organization has no such agent."""
+        """Change an agent's status. Return False if the organization has no such agent."""
 
     async def add_token(self, token: StoredToken) -> None:
-        """Store a new token. Raises ``NotFoundError`` if its agent or user is not the organization's."""
+        """Store a new token. Raises ``NotFoundError`` if its agent or user does not belong to the organization."""
 
     async def tokens(
         self, org_id: UUID, after: TokenPosition | None = None, limit: int | None = None
     ) -> Sequence[StoredToken]:
-        """Return the organization's tokens, oldest first, of one time by their id; none is left out but by argument.
+        """Return the organization's tokens, also revoked and expired ones, ordered by time of creation and id.
 
-        ``after`` leaves out those up to a position, whether or not a token is there; ``limit`` those beyond so many.
+        ``after`` skips the tokens up to a position, where a token need not exist. ``limit`` is the maximum number.
         """
 
     async def live_tokens_by_key(self, now: datetime) -> Mapping[str, int]:
-        """Return how many tokens of all organizations are neither revoked nor expired, by the key id of the pepper."""
+        """Return the number of tokens that are neither revoked nor expired, by the key id of their pepper.
+
+        Counts the tokens of all organizations.
+        """
 
     async def revoke_token(self, org_id: UUID, token_id: UUID, now: datetime) -> bool:
-        """Revoke a token; False if the organization has no such token. Revoking again keeps the first time."""
+        """Revoke a token. Return False if the organization has no such token. A second call keeps the first time."""
 
 
 MAX_NAME_CHARACTERS = 128
@@ -158,21 +161,21 @@ MAX_REMEMBERED_ORGANIZATIONS = 50_000
 
 
 def check_name(name: str) -> str:
-    """Return a name that people can read: 1 to 128 printable characters; else raise ``ValueError``."""
+    """Return the name if it has 1 to 128 printable characters; otherwise raise ``ValueError``."""
     if not len(name.strip()) >= 1 or len(name) > MAX_NAME_CHARACTERS or not name.isprintable():
-        raise ValueError(f"a name has 1 to {MAX_NAME_CHARACTERS} printable characters")
+        raise ValueError(f"A name must have 1 to {MAX_NAME_CHARACTERS} printable characters, at least one not a space.")
     return name
 
 
 class AlreadyExistsError(Exception):
-    """Something of that name is there already; the message says what."""
+    """An object with this name exists already. The message contains its kind."""
 
 
 class VerifyToken:
-    """A ``TokenVerifier`` at the source.
+    """A ``TokenVerifier`` that reads the store.
 
-    The epoch must be read before the token. The token's organization never changes, so it is remembered; a token that
-    is seen for the first time is read twice.
+    The epoch must be read before the token, but only the token names the organization. A token never changes its
+    organization, so this class remembers it; a token that it has not seen before is read twice.
     """
 
     def __init__(self, store: IdentityStore, peppers: TokenPeppers, epochs: Epochs, clock: Clock) -> None:
@@ -188,7 +191,7 @@ class VerifyToken:
         epoch = await self._epochs.read_or_create(org_id)
         found = await self._find(token)
         if found is None:
-            self._peppers.spend_time(token)
+            self._peppers.compare_dummy(token)
             raise InvalidTokenError
         stored, organization = found
         genuine = self._peppers.matches(token, stored.key_id, stored.digest)
@@ -213,7 +216,7 @@ class VerifyToken:
         if org_id is None:
             found = await self._find(token)
             if found is None:
-                self._peppers.spend_time(token)
+                self._peppers.compare_dummy(token)
                 raise InvalidTokenError
             org_id = self._organizations[token.token_id] = found[0].org_id
             if len(self._organizations) > MAX_REMEMBERED_ORGANIZATIONS:
@@ -228,7 +231,7 @@ class VerifyToken:
 
 
 class VerifyAgent:
-    """An ``AgentVerifier`` at the source."""
+    """An ``AgentVerifier`` that reads the store."""
 
     def __init__(self, store: IdentityStore, epochs: Epochs) -> None:
         self._store = store
@@ -248,7 +251,7 @@ class VerifyAgent:
 
 @dataclass(frozen=True, slots=True)
 class TokenGrant:
-    """What a new token shall be good for. ``expires_at`` is UTC, None for never."""
+    """The properties of a new token. ``expires_at`` is UTC, None for never."""
 
     name: str
     permissions: Permission
@@ -258,7 +261,7 @@ class TokenGrant:
 
 
 class ManageIdentity:
-    """What an operator does with organizations, users, agents and tokens."""
+    """Creates, lists and changes organizations, users, agents and tokens, for operators."""
 
     def __init__(
         self,
@@ -275,9 +278,10 @@ class ManageIdentity:
         self._ids = ids
 
     async def create_organization(self, name: str, rate_limit_rpm: int | None = None) -> Organization:
-        """Create an active organization. Raises ``AlreadyExistsError``, and ``ValueError`` for what it cannot be."""
+        """Create an active organization. Raises ``AlreadyExistsError``, and ``ValueError`` for an invalid argument."""
         if rate_limit_rpm is not None and not 0 <= rate_limit_rpm <= MAX_RATE_LIMIT_RPM:
-            raise ValueError(f"a limit is 0 to {MAX_RATE_LIMIT_RPM:,} requests per minute")
+            allowed = f"0 (unlimited) to {MAX_RATE_LIMIT_RPM:,} requests per minute"
+            raise ValueError(f"The rate limit must be {allowed}, not {rate_limit_rpm:,}.")
         organization = Organization(
             self._ids.uuid7(), check_name(name), OrganizationStatus.ACTIVE, rate_limit_rpm, self._clock.now()
         )
@@ -308,7 +312,7 @@ class ManageIdentity:
             await self._store.add_agent(agent)
             return True
 
-        await self._changes.make(org_id, add())  # its absence may be cached
+        await self._changes.make(org_id, add())  # because the absence of the agent may be cached
         return agent
 
     async def agents(self, org_id: UUID) -> Sequence[NamedAgent]:
@@ -322,7 +326,10 @@ class ManageIdentity:
             raise NotFoundError("The organization has no such agent.")
 
     async def create_token(self, org_id: UUID, grant: TokenGrant) -> PersonalAccessToken:
-        """Create a token and return it, this once. Raises ``NotFoundError`` for a foreign agent or user."""
+        """Create a token and return it. It cannot be read again.
+
+        Raises ``NotFoundError`` if the agent or the user does not belong to the organization.
+        """
         token = PersonalAccessToken.issue(self._ids.uuid7(), self._ids.secret())
         key_id, digest = self._peppers.hash(token)
         await self._store.add_token(
@@ -349,7 +356,7 @@ class ManageIdentity:
         return await self._store.tokens(org_id, after, limit)
 
     async def revoke_token(self, org_id: UUID, token_id: UUID) -> None:
-        """Revoke a token, from the next request on. Raises ``NotFoundError``."""
+        """Revoke a token. Raises ``NotFoundError``. See ``freshness.kinds.BOUND_S`` for when workers refuse it."""
         change = self._store.revoke_token(org_id, token_id, self._clock.now())
         if not await self._changes.make(org_id, change):
             raise NotFoundError("The organization has no such token.")

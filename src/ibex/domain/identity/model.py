@@ -1,4 +1,4 @@
-"""Who is calling: personal access tokens, principals, agents."""
+"""Personal access tokens, principals and agents, and the ports that verify them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ibex.domain.freshness.cache import Fetched
     from ibex.domain.identity.permissions import Permission
 
-_SHAPE = re.compile(
+_FORMAT = re.compile(
     r"ibex_pat_"
     r"(?P<id>[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})"
     r"_(?P<secret>[A-Za-z0-9_-]{43})(?P<checksum>[0-9A-Za-z]{6})",
@@ -35,14 +35,14 @@ def _checksum(text: str) -> str:
 
 
 def has_token_shape(text: str) -> bool:
-    """Return whether a text may be a token, without computing its checksum."""
-    return _SHAPE.fullmatch(text) is not None
+    """Return whether a text has the format of a token. Does not check the checksum."""
+    return _FORMAT.fullmatch(text) is not None
 
 
 class PersonalAccessToken:
-    """A token whose shape and checksum are right; whether it is anybody's is for a ``TokenVerifier`` to say.
+    """A token with a valid format and checksum. Only a ``TokenVerifier`` finds out whether it is live.
 
-    The secret leaves through ``reveal()`` only: repr and str show the display prefix.
+    Only ``reveal()`` returns the secret: repr and str show the display prefix.
     """
 
     __slots__ = ("_text", "token_id")
@@ -53,28 +53,28 @@ class PersonalAccessToken:
 
     @classmethod
     def parse(cls, text: str) -> PersonalAccessToken | None:
-        """Return the token that ``text`` is, or None if its shape or its checksum is wrong."""
-        match = _SHAPE.fullmatch(text)
+        """Parse a token. Return None if its format or its checksum is wrong."""
+        match = _FORMAT.fullmatch(text)
         if match is None or _checksum(text[:-_CHECKSUM_DIGITS]) != match["checksum"]:
             return None
         return cls(UUID(match["id"]), text)
 
     @classmethod
     def issue(cls, token_id: UUID, secret: bytes) -> PersonalAccessToken:
-        """Make a new token of an id and 32 random bytes; raises ``ValueError`` for any other number of bytes."""
+        """Create a token from an id and 32 random bytes. Raises ``ValueError`` for any other number of bytes."""
         if len(secret) != _SECRET_BYTES:
-            raise ValueError("a token's secret is 32 bytes")
+            raise ValueError(f"The secret of a token must have {_SECRET_BYTES} bytes, not {len(secret)}.")
         encoded = base64.urlsafe_b64encode(secret).rstrip(b"=").decode("ascii")
         body = f"ibex_pat_{token_id}_{encoded}"
         return cls(token_id, body + _checksum(body))
 
     @property
     def display_prefix(self) -> str:
-        """The part that names the token and is safe to log."""
+        """The part that identifies the token and is safe to log."""
         return f"ibex_pat_{self.token_id}"
 
     def reveal(self) -> str:
-        """Return the whole token: for hashing it, and for showing it once to whom it was made for."""
+        """Return the whole token, to hash it or to show it once after its creation."""
         return self._text
 
     def __repr__(self) -> str:
@@ -87,8 +87,8 @@ class PersonalAccessToken:
 class Principal:
     """The holder of a verified token.
 
-    ``remaining_s`` is how many seconds the token had to live when it was verified; None if it does not expire.
-    ``rate_limit_rpm`` is requests per minute, 0 for unlimited, None where the organization sets none of its own.
+    ``remaining_s`` is the time from the verification to the expiry of the token, in seconds; None if it does not
+    expire. ``rate_limit_rpm`` is requests per minute, 0 for unlimited, None if the organization does not set it.
     """
 
     org_id: UUID
@@ -101,7 +101,7 @@ class Principal:
 
 
 class AgentStatus(StrEnum):
-    """An agent's state; only an active one may act."""
+    """The status of an agent. Only active agents are served."""
 
     ACTIVE = "active"
     PAUSED = "paused"
@@ -119,24 +119,24 @@ class Agent:
 
 
 class TokenVerifier(Protocol):
-    """Port: whose token is this."""
+    """Port: verifies tokens."""
 
     async def verify(self, token: PersonalAccessToken) -> Fetched[Principal]:
         """Return the principal of a live token of an active organization, and the epoch that was read before it.
 
-        Raises ``InvalidTokenError`` if it is unknown, expired or revoked or its organization is not active, and
-        ``ServiceDegradedError`` if that cannot be found out now: a ``TokenSourceUnavailableError`` if where tokens are
-        kept was asked and says so itself. Writes nothing.
+        Raises ``InvalidTokenError`` if the token is unknown, expired or revoked or its organization is not active.
+        Raises ``ServiceDegradedError`` if the token cannot be verified now: its subclass
+        ``TokenSourceUnavailableError`` if auth reports that it cannot look up tokens. Read-only.
         """
 
 
 class AgentVerifier(Protocol):
-    """Port: may this organization act as this agent."""
+    """Port: verifies that an agent belongs to an organization."""
 
     async def verify(self, org_id: UUID, agent_id: UUID) -> Fetched[Agent]:
         """Return the agent, whatever its status, and the epoch that was read before it.
 
-        Raises ``AgentNotAuthorizedError`` if the organization has no such agent (another's is no different from none),
-        and ``AuthUnavailableError`` if that cannot be found out now: an ``AgentSourceUnavailableError`` if where agents
-        are kept was asked and says so itself. Writes nothing.
+        Raises ``AgentNotAuthorizedError`` if the agent does not exist or belongs to another organization. Raises
+        ``AuthUnavailableError`` if the agent cannot be verified now: its subclass ``AgentSourceUnavailableError`` if
+        auth reports that it cannot look up agents. Read-only.
         """

@@ -6,7 +6,7 @@ from enum import IntFlag
 
 
 class Permission(IntFlag):
-    """One bit a right. Bits 56 to 63 are reserved and refused."""
+    """The permissions, one bit each. Bits 56 to 63 are reserved and refused."""
 
     MEMORY_READ = 1 << 0
     MEMORY_WRITE = 1 << 1
@@ -62,15 +62,15 @@ _ALL = (1 << 56) - 1
 
 
 def permissions_of(bitmap: int) -> Permission:
-    """Return the permissions in a bitmap; unassigned bits below 56 are kept and mean nothing yet.
+    """Return the permissions of a bitmap. Unassigned bits below 56 are kept, without a meaning yet.
 
     Raises ``ValueError`` for a negative number and for reserved bits.
     """
     if bitmap < 0 or bitmap & ~_ALL:
-        raise ValueError("permission bits 56 to 63 are reserved")
+        raise ValueError(f"Permissions must be from 0 to 2^56 - 1, not {bitmap:#x}: bits 56 to 63 are reserved.")
     return Permission(bitmap)
 
 
 def allows(granted: int, needed: int) -> bool:
-    """Tell whether every needed bit is granted."""
-    return int.__and__(granted, needed) == needed  # the flags' own operator would make another set of flags
+    """Return whether every needed bit is granted."""
+    return int.__and__(granted, needed) == needed  # faster: the operator of ``IntFlag`` creates another object

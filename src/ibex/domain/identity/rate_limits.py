@@ -1,4 +1,4 @@
-"""Requests per minute and organization, in calendar-minute windows."""
+"""Rate limits in requests per minute and organization, in windows of a calendar minute."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ UNLIMITED = 0
 
 @value_object
 class RateLimitDecision:
-    """Whether a request may go on, and what its client is told of it.
+    """The decision whether a request is allowed, with the details for the client.
 
-    ``limit`` is requests per window, 0 for unlimited; ``reset_unix_s`` is when the window ends, in Unix seconds.
+    ``limit`` is requests per window, 0 for unlimited. ``reset_unix_s`` is the end of the window in Unix seconds,
+    ``retry_after_s`` the seconds until then, 0 if the request is allowed.
     """
 
     allowed: bool
@@ -37,7 +38,7 @@ def window_of(now: datetime) -> int:
 
 
 def decide(*, count: int, limit: int, now: datetime) -> RateLimitDecision:
-    """Judge the ``count``-th request (from 1) of the window that ``now`` lies in."""
+    """Decide on the ``count``-th request, counted from 1, of the window that ``now`` lies in."""
     unix_s = int(now.timestamp())
     reset = (unix_s // WINDOW_S + 1) * WINDOW_S
     if limit == UNLIMITED:
@@ -54,16 +55,17 @@ def decide(*, count: int, limit: int, now: datetime) -> RateLimitDecision:
 
 @value_object
 class Tally:
-    """How many requests an organization has made in the window, this one included, and its epoch."""
+    """An organization's number of requests in the window, including this one, and its epoch."""
 
     count: int
     epoch: Epoch
 
 
 class WindowCounter:
-    """Counts in one process. It remembers one window: its memory is bounded by who called in a minute.
+    """A counter in one process. It keeps one window, so memory is bounded by the organizations of one minute.
 
-    A clock that is set back begins a window anew: a few requests too many, rather than an hour of refusals.
+    If the clock is set back, the counter begins a new window. This allows a few requests too many, instead of refusing
+    all of them for an hour.
     """
 
     def __init__(self) -> None:
@@ -71,7 +73,7 @@ class WindowCounter:
         self._counts: Counter[UUID] = Counter()
 
     def count(self, org_id: UUID, now: datetime) -> int:
-        """Count one request and return how many there were in the window, this one included."""
+        """Count one request, and return the number of requests in the window, including this one."""
         window = window_of(now)
         if window != self._window:
             self._window = window
@@ -80,15 +82,15 @@ class WindowCounter:
         return self._counts[org_id]
 
     def __len__(self) -> int:
-        """Return how many organizations are being counted."""
+        """Return the number of organizations in the window."""
         return len(self._counts)
 
 
 class RateLimiter(Protocol):
     """Port: counts requests, and reads the organization's epoch in the same round trip.
 
-    Never raises, and answers within a bound. An adapter that cannot reach its counter counts in process, reports that
-    in a metric, and returns an *unknown* epoch.
+    Never raises, and returns within a time limit. An adapter that cannot reach its counter counts in process, reports
+    that in a metric, and returns an *unknown* epoch.
     """
 
     async def count(self, org_id: UUID, now: datetime) -> Tally:

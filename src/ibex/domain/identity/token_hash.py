@@ -1,4 +1,4 @@
-"""How a token is kept: HMAC-SHA256 under a pepper, found by its id, compared in constant time."""
+"""Hashing of tokens for the store: HMAC-SHA256 with a pepper, compared in constant time."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _MIN_PEPPER_BYTES = 16
 
 
 class TokenPeppers:
-    """The peppers by key id, the newest last; its repr shows the key ids only."""
+    """The peppers by key id, the newest last. The repr shows only the key ids."""
 
     def __init__(self, peppers: Mapping[str, bytes]) -> None:
-        """Raise ``ValueError`` if there is none or one is shorter than 16 bytes."""
+        """Set the peppers. Raises ``ValueError`` if there is none, or if one is shorter than 16 bytes."""
         if not peppers:
-            raise ValueError("at least one token pepper is required")
+            raise ValueError("At least one token pepper is required.")
         if any(len(pepper) < _MIN_PEPPER_BYTES for pepper in peppers.values()):
-            raise ValueError(f"a token pepper has at least {_MIN_PEPPER_BYTES} bytes")
+            raise ValueError(f"A token pepper must have at least {_MIN_PEPPER_BYTES} bytes.")
         self._peppers = dict(peppers)
         self._newest = next(reversed(self._peppers))
 
@@ -31,13 +31,13 @@ class TokenPeppers:
         return self._newest, self._digest(self._peppers[self._newest], token)
 
     def matches(self, token: PersonalAccessToken, key_id: str, digest: bytes) -> bool:
-        """Tell whether the digest is the token's; a key id that is gone matches nothing, in the same time."""
+        """Return whether the digest is the token's. An unknown key id never matches, and takes the same time."""
         pepper = self._peppers.get(key_id)
         expected = self._digest(pepper or self._peppers[self._newest], token)
         return hmac.compare_digest(expected, digest) and pepper is not None
 
-    def spend_time(self, token: PersonalAccessToken) -> None:
-        """Do the work of ``matches`` for a token that nobody has, so that its absence cannot be timed."""
+    def compare_dummy(self, token: PersonalAccessToken) -> None:
+        """Do the work of ``matches`` for an unknown token, so that timing does not reveal that it is unknown."""
         hmac.compare_digest(self._digest(self._peppers[self._newest], token), bytes(32))
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""USE CASE: may this caller come in? Authenticate, check the agent, count the request."""
+"""USE CASE: admit a caller. Authenticate it, verify its agent, and count the request."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ if TYPE_CHECKING:
     from ibex.domain.record.in_flight import InFlightExchange
 
 AGENT_FIELD = "agent_id"
-"""The field of ``FieldError`` for the agent's id. Adapters name it as their protocol does."""
+"""The field of ``FieldError`` for the agent's id. Adapters replace it with the name in their protocol."""
 MAX_RECHECKS = 3
 """How often one request is checked again. Waiting for one entry may outdate the other."""
-RECENT_NS = 1_000_000_000
-"""An older reading of the epoch is repeated before the provider is asked."""
+MAX_EPOCH_AGE_NS = 1_000_000_000
+"""The maximum age of an epoch reading. An older one is repeated before the provider is asked."""
 _REFUSALS = (
     InsufficientPermissionsError,
     MissingAgentIdError,
@@ -59,7 +59,7 @@ _REFUSALS = (
 
 @value_object
 class Credentials:
-    """What a client claims; None if it does not say. The repr shows no token."""
+    """The client's credentials, not verified; None for those that it did not send. The repr shows no token."""
 
     token: str | None
     agent_id: str | None = None
@@ -71,7 +71,7 @@ class Credentials:
 
 @dataclass(slots=True)
 class Admitted:
-    """What a caller was admitted by. It is checked again before the provider is asked."""
+    """The entries by which a caller was admitted. They are validated again before the provider is asked."""
 
     token: TokenLookup
     agent: AgentLookup
@@ -81,12 +81,13 @@ class Admitted:
 class Admission:
     """Admits verified callers and records them in the exchange; raises the refusals of ``errors`` for all others.
 
-    What is remembered of a caller says to which organization it belongs, which never changes; one round trip counts the
-    request and brings the organization's news; by those, what is remembered is confirmed or looked up anew.
+    A token never changes its organization, so the cached token names the organization before it is validated. One round
+    trip counts the request and reads the organization's epoch. By that epoch the cached token and agent are validated,
+    or fetched again.
 
-    An organization that exceeds its limit of refusals causes calls to other services only for requests that may be
-    admitted. The use case does not look up agents that are not cached, and it refuses a request without a round trip
-    if the cached entries that decide it were confirmed a moment ago (ADR 0041).
+    For an organization beyond its limit of refusals, only requests that may be admitted cause calls to other services:
+    agents that are not cached are not looked up, and a request is refused without a round trip if the cached entries
+    that decide it were confirmed a moment ago (ADR 0041).
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class Admission:
         refusal_delay_s: float = 0.0,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Set the limit of organizations without one of their own, in requests per minute, and the delay of refusals.
+        """Set ``default_rpm``, the rate limit of organizations that set none, in requests per minute.
 
         ``refusal_delay_s`` is the delay of a refusal beyond the limit of refusals, in seconds.
         """
@@ -115,9 +116,9 @@ class Admission:
     async def __call__(
         self, credentials: Credentials, in_flight: InFlightExchange, permission: Permission = CHAT
     ) -> Admitted:
-        """Admit a caller that acts as an agent and has a permission; return what it was admitted by.
+        """Admit a caller that acts as an agent and has ``permission``; return the entries that admitted it.
 
-        Sets ``in_flight.caller``.
+        Sets ``in_flight.caller``. Raises the refusals of ``errors``.
         """
         try:
             in_flight.enter(Stage.AUTHENTICATE)
@@ -126,16 +127,16 @@ class Admission:
             in_flight.enter(Stage.RATE_LIMIT)
             if self._refused.beyond:
                 self._refuse_at_once(token, agent, in_flight, now)
-            claimed = token.entry.value
-            tally = await self._rate_limiter.count(claimed.org_id, now)
+            cached = token.entry.value
+            tally = await self._rate_limiter.count(cached.org_id, now)
             in_flight.enter(Stage.AUTHENTICATE)
             epoch = tally.epoch
             principal = await self._tokens.validate(token, epoch)
-            if token.is_stale:  # finding out may have taken long, and only a recent reading vouches for the agent
-                epoch = await self._rate_limiter.epoch(claimed.org_id)
+            if token.is_stale:  # the failed fetch may have taken long, and the agent needs a recent reading
+                epoch = await self._rate_limiter.epoch(cached.org_id)
             admitted = await self._check_active(agent, epoch)
-            if principal is not claimed:
-                _check_reach(principal, credentials, permission)
+            if principal is not cached:
+                _check_permission(principal, credentials, permission)
                 _check_binding(principal, admitted.id)
             in_flight.enter(None)
             in_flight.auth_cached = token.from_cache and agent.from_cache
@@ -149,12 +150,13 @@ class Admission:
         return Admitted(token, agent, epoch)
 
     async def recheck(self, admitted: Admitted, in_flight: InFlightExchange) -> Epoch:
-        """Check again what a caller was admitted by, and return the reading of the epoch that it was checked by.
+        """Validate the token and the agent again, and return the reading of the epoch that confirms them.
 
-        Reading a slow body may have taken a minute. Raises what admitting raises.
+        Reading a slow body may have taken a minute. Raises the same refusals as admission, and ``ServiceDegradedError``
+        after ``MAX_RECHECKS`` attempts.
         """
         for _ in range(MAX_RECHECKS):
-            if in_flight.clock.monotonic_ns() - admitted.epoch.asked_ns > RECENT_NS:
+            if in_flight.clock.monotonic_ns() - admitted.epoch.asked_ns > MAX_EPOCH_AGE_NS:
                 admitted.epoch = await self._rate_limiter.epoch(admitted.token.value.org_id)
             if self.is_current(admitted, in_flight.clock.monotonic_ns()):
                 return admitted.epoch
@@ -164,33 +166,36 @@ class Admission:
         raise ServiceDegradedError
 
     def is_current(self, admitted: Admitted, now_ns: int) -> bool:
-        """Return whether token and agent are both valid now, by the last reading of the epoch. Waits for nothing."""
+        """Return whether token and agent are both valid now, by the last reading of the epoch. Does no I/O."""
         epoch, agents = admitted.epoch, self._agents
         return self._tokens.is_valid(admitted.token, epoch, now_ns) and agents.is_valid(admitted.agent, epoch, now_ns)
 
     async def authenticate(
         self, credentials: Credentials, in_flight: InFlightExchange, permission: Permission = CHAT
     ) -> Principal:
-        """Admit a caller that has a permission, without an agent. The request is not counted."""
+        """Return the principal of a caller that has ``permission``. Needs no agent, and does not count the request.
+
+        Raises the refusals of ``errors``.
+        """
         try:
             token = await self._look_up_token(credentials, in_flight)
             principal = token.value
-            if not self._is_known_recently(token, in_flight):
+            if not self._was_confirmed_recently(token, in_flight):
                 principal = await self._tokens.validate(token, await self._rate_limiter.epoch(principal.org_id))
-            _check_reach(principal, credentials, permission)
+            _check_permission(principal, credentials, permission)
         except IbexError as error:
             self._refused.note(in_flight, error)
             raise
         return principal
 
     def note_refusal(self, in_flight: InFlightExchange, error: IbexError) -> None:
-        """Count the refusal of an admitted request. This use case counts its own refusals itself."""
+        """Count a refusal that follows admission. The refusals of this use case are counted already."""
         self._refused.note(in_flight, error)
 
     async def delay_refusal(self, in_flight: InFlightExchange, error: IbexError) -> None:
-        """Wait before the response to a refusal beyond a limit of refusals or lookups; return at once for any other.
+        """Delay the response to a refusal beyond a limit of refusals or lookups; return at once for any other.
 
-        A client that repeats such a request as soon as it is answered would take CPU time from other organizations.
+        Without the delay, a client that repeats such requests at once would take CPU time from other organizations.
         """
         if in_flight.is_excess_refusal or isinstance(error, TooManyGuessesError | TooManyLookupsError):
             await self._sleep(self._refusal_delay_s)
@@ -201,60 +206,60 @@ class Admission:
             self._refused.requests_counted(in_flight.caller.org_id, now, count, allowed=decision.allowed)
         if not decision.allowed:
             raise RateLimitedError(
-                f"The organization's limit of {in_flight.limit_rpm} requests per minute is reached.",
+                f"The organization has reached its limit of {in_flight.limit_rpm} requests per minute. Retry later.",
                 retry_after_s=decision.retry_after_s,
             )
 
     def _refuse_at_once(
         self, token: TokenLookup, agent: AgentLookup, in_flight: InFlightExchange, now: datetime
     ) -> None:
-        """Refuse a request over the limit without counting it, where that is known and the caller is valid.
+        """Refuse a request without counting it if the limit is known to be exceeded and the caller is valid.
 
-        This is safe because the count only grows within a minute. Token and agent must have been confirmed a moment
-        ago; otherwise the round trip confirms them, so that a revoked token gets 401.
+        This is safe because the count only grows within a minute. If token and agent were not confirmed a moment ago,
+        the round trip confirms them, so that a revoked token is refused as invalid.
         """
         count = self._refused.requests_over_limit(token.value.org_id, now)
-        now_ns, unread = _unread(in_flight)
-        if count and self.is_current(Admitted(token, agent, unread), now_ns):
+        now_ns, unknown = _unknown_epoch_now(in_flight)
+        if count and self.is_current(Admitted(token, agent, unknown), now_ns):
             in_flight.enter(None)
             in_flight.auth_cached = token.from_cache and agent.from_cache
             self._check_limit(count, in_flight, now)
 
-    def _is_known_recently(self, token: TokenLookup, in_flight: InFlightExchange) -> bool:
+    def _was_confirmed_recently(self, token: TokenLookup, in_flight: InFlightExchange) -> bool:
         if not self._refused.is_beyond(token.value.org_id, in_flight.clock.now()):
             return False
-        now_ns, unread = _unread(in_flight)
-        return self._tokens.is_valid(token, unread, now_ns)
+        now_ns, unknown = _unknown_epoch_now(in_flight)
+        return self._tokens.is_valid(token, unknown, now_ns)
 
     async def _look_up(
         self, credentials: Credentials, in_flight: InFlightExchange, permission: Permission
     ) -> tuple[TokenLookup, AgentLookup]:
-        """Return the cached token and agent, after checks of those parts that never change.
+        """Return the cached token and agent, after checking those parts that never change.
 
         Before a refusal the token is validated, so that a revoked one never reveals details of its organization.
-        A refused request does not count towards the rate limit: a client that goes on must not use up the requests of
-        others.
+        A refused request does not count towards the rate limit: a client that repeats it must not use up the requests
+        of the organization's other clients.
         """
         token = await self._look_up_token(credentials, in_flight)
-        claimed = token.entry.value
-        org_id = claimed.org_id
+        cached = token.entry.value
+        org_id = cached.org_id
         try:
-            _check_reach(claimed, credentials, permission)
-            agent = await self._look_up_agent(claimed, credentials.agent_id, in_flight)
+            _check_permission(cached, credentials, permission)
+            agent = await self._look_up_agent(cached, credentials.agent_id, in_flight)
         except _REFUSALS:
-            if token.from_cache and not self._is_known_recently(token, in_flight):
+            if token.from_cache and not self._was_confirmed_recently(token, in_flight):
                 await self._tokens.validate(token, await self._rate_limiter.epoch(org_id))
             raise
         found = agent.entry.value
         if found is None or found.status is not AgentStatus.ACTIVE:
             found = await self._validate_inactive(token, agent, in_flight)
-        in_flight.caller = Caller.of(claimed, found.id)
+        in_flight.caller = Caller.of(cached, found.id)
         return token, agent
 
     async def _validate_inactive(self, token: TokenLookup, agent: AgentLookup, in_flight: InFlightExchange) -> Agent:
-        """Return the agent, which may be active by now. Raises ``AgentSuspendedError`` and as the caches do."""
-        now_ns, unread = _unread(in_flight)
-        if self._is_known_recently(token, in_flight) and self._agents.is_valid(agent, unread, now_ns):
+        """Return the agent if it is active by now. Raises ``AgentSuspendedError`` and the errors of the caches."""
+        now_ns, unknown = _unknown_epoch_now(in_flight)
+        if self._was_confirmed_recently(token, in_flight) and self._agents.is_valid(agent, unknown, now_ns):
             raise AgentNotAuthorizedError if agent.value is None else AgentSuspendedError
         epoch = await self._rate_limiter.epoch(token.value.org_id)
         await self._tokens.validate(token, epoch)
@@ -279,7 +284,7 @@ class Admission:
             now = in_flight.clock.now()
             if self._refused.is_beyond(principal.org_id, now):
                 raise RateLimitedError(
-                    "Too many requests of the organization were refused in this minute.",
+                    "Too many requests of the organization were refused in this minute. Correct them and retry later.",
                     retry_after_s=seconds_left(now),
                 )
         return await self._agents.look_up(principal.org_id, agent_id)
@@ -291,21 +296,21 @@ class Admission:
         return agent
 
 
-def _unread(in_flight: InFlightExchange) -> tuple[int, Epoch]:
-    """Return the time, and an epoch that proves nothing: the watch alone decides."""
+def _unknown_epoch_now(in_flight: InFlightExchange) -> tuple[int, Epoch]:
+    """Return the time and an epoch that proves nothing, so that the watch alone decides."""
     now_ns = in_flight.clock.monotonic_ns()
     return now_ns, unknown_epoch(now_ns)
 
 
 def _check_binding(principal: Principal, agent_id: UUID) -> None:
-    """Raise unless the token is bound to no agent, or to this one."""
+    """Raise ``AgentNotAuthorizedError`` if the token is bound to another agent."""
     bound = principal.agent_id
     if bound is not None and bound is not agent_id and bound != agent_id:
         raise AgentNotAuthorizedError
 
 
-def _check_reach(principal: Principal, credentials: Credentials, permission: Permission) -> None:
-    """Raise unless the principal has the permission, in the organization of the path if the path names one."""
+def _check_permission(principal: Principal, credentials: Credentials, permission: Permission) -> None:
+    """Raise ``InsufficientPermissionsError`` without the permission, or if the path names another organization."""
     foreign_path = credentials.org_id is not None and credentials.org_id.lower() != str(principal.org_id)
     if foreign_path or not allows(principal.permissions, permission):
         raise InsufficientPermissionsError

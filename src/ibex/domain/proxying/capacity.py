@@ -1,4 +1,4 @@
-"""Admission control: a worker's capacity, shared so that no organization can starve another (ADR 0042).
+"""Admission control: a worker's capacity, divided so that no organization can starve another (ADR 0042).
 
 Any organization can use the first three quarters of a capacity. The last quarter is reserved for organizations that
 hold less than a tenth of the capacity. One organization alone can therefore use three quarters, and a second one still
@@ -15,9 +15,9 @@ from ibex.domain.errors import OverloadedError
 if TYPE_CHECKING:
     from uuid import UUID
 
-RESERVED: Final = 4
+RESERVED_DIVISOR: Final = 4
 """The divisor of the reserved part: a quarter."""
-SMALL: Final = 10
+SMALL_DIVISOR: Final = 10
 """The divisor of the threshold: an organization that holds less than a tenth may use the reserved part."""
 RETRY_AFTER_S: Final = 1
 
@@ -31,9 +31,9 @@ class Limit(StrEnum):
 
 
 class FairShare:
-    """A capacity that organizations share. Taking and releasing take constant time.
+    """A capacity that organizations share. ``take`` and ``release`` run in constant time.
 
-    Memory is used only for organizations that hold something.
+    Memory is used only for organizations that hold an amount.
     """
 
     __slots__ = ("_held", "_open", "capacity", "in_use")
@@ -41,15 +41,15 @@ class FairShare:
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.in_use = 0
-        self._open = capacity - capacity // RESERVED
+        self._open = capacity - capacity // RESERVED_DIVISOR
         self._held: dict[int, int] = {}  # keyed by UUID.int, because UUID computes its hash in Python each time
 
     def take(self, org_id: UUID, amount: int = 1) -> bool:
         """Take an amount for an organization. Return False and take nothing if that exceeds its share."""
         key = org_id.int
-        held = self._held[key] if key in self._held else 0  # noqa: SIM401 - no call
+        held = self._held[key] if key in self._held else 0  # noqa: SIM401 - saves a call
         in_use = self.in_use + amount
-        if in_use > self._open and (in_use > self.capacity or held * SMALL >= self.capacity):
+        if in_use > self._open and (in_use > self.capacity or held * SMALL_DIVISOR >= self.capacity):
             return False
         self._held[key] = held + amount
         self.in_use = in_use
@@ -70,7 +70,7 @@ class FairShare:
         return self._held.get(org_id.int, 0)
 
     def __len__(self) -> int:
-        """Return the number of organizations that hold something."""
+        """Return the number of organizations that hold an amount."""
         return len(self._held)
 
 
@@ -133,7 +133,7 @@ class Reservation:
             self._body_bytes += size
 
     def release_body(self) -> None:
-        """Release the bytes of the body, once nothing needs it any more. Idempotent."""
+        """Release the bytes of the body, which nothing needs any more. Idempotent."""
         size = self._body_bytes
         if size and self._org_id is not None:
             self._body_bytes = 0

@@ -1,4 +1,4 @@
-"""Port: operations. An operation says everything that is special about one kind of request (ADR 0049)."""
+"""Port: operations. An operation defines everything that is specific to one kind of request (ADR 0049)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 class MalformedResponseError(ValueError):
-    """The body of a success is not a response of the operation, or it holds an error."""
+    """The body of a successful response is not a response of the operation, or it contains an error."""
 
 
 class ResponseReader(Protocol):
-    """Reads the response to one request, buffered or streamed, while it passes through. Keeps no text."""
+    """A reader of the response to one request, buffered or streamed, while it passes through. Keeps no text."""
 
     has_ended: bool
     """Whether the event that ends the stream has been read."""
@@ -28,19 +28,19 @@ class ResponseReader(Protocol):
         """Whether the stream may end here: the response is complete even without the event that ends it."""
 
     def read_body(self, body: bytes) -> bytes:
-        """Read a buffered response and return what the client gets.
+        """Read a buffered response and return the body for the client.
 
         Raises ``MalformedResponseError``.
         """
 
     def read_event(self, event: StreamEvent) -> bytes:
-        """Read an event of a stream and return what the client gets, empty to hide the event.
+        """Read an event of a stream and return the bytes for the client, none to hide the event.
 
         Never raises: an event that cannot be understood is forwarded.
         """
 
     def summary(self) -> ResponseSummary:
-        """Return what is known of the response so far."""
+        """Return the summary of the response as far as it has been read."""
 
 
 class OperationRequest(Protocol):
@@ -56,7 +56,7 @@ class OperationRequest(Protocol):
 
     @property
     def body(self) -> bytes:
-        """The body to send: the client's own bytes, except for what was added."""
+        """The body to send: the client's own bytes, except for the proxy's additions."""
 
     def content_hash(self) -> str:
         """Return the SHA-256, in hex, of the input as the client sent it."""
@@ -65,10 +65,10 @@ class OperationRequest(Protocol):
         """Return the request with the directive injected."""
 
     def asking_for_usage(self) -> OperationRequest:
-        """Return the request so that the provider reports usage on the stream; itself if nothing has to change."""
+        """Return a request that asks the provider to report usage in the stream; itself if it needs no change."""
 
     def response_reader(self) -> ResponseReader:
-        """Return the reader of the response. It hides what was added, and does not refer to the request."""
+        """Return a reader for the response. It hides the proxy's additions, and holds no reference to the request."""
 
 
 class Operation(Protocol):
@@ -80,7 +80,7 @@ class Operation(Protocol):
 
     @property
     def path(self) -> str:
-        """The path below the root of the API, at the proxy as at the provider, such as ``chat/completions``."""
+        """The path below the API's root, the same for proxy and provider, such as ``chat/completions``."""
 
     @property
     def permission(self) -> Permission:
@@ -95,7 +95,7 @@ class Operation(Protocol):
         """Whether a request is a turn of a session, and leaves a checkpoint."""
 
     async def parse(self, body: bytes) -> OperationRequest:
-        """Return the request that a body is. Yields to the event loop while it parses a large body.
+        """Parse a body and return the request. Yields to the event loop while it parses a large body.
 
         Raises ``InvalidJsonError`` if the body is not one JSON object in UTF-8, and ``ValidationError`` with all wrong
         fields.

@@ -1,4 +1,4 @@
-"""The LLM APIs behind the proxy."""
+"""Port: the LLM APIs behind the proxy, and the registry that routes a model to one of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class StreamEvent:
     """One event of a provider's stream.
 
-    ``raw`` is every byte of it. ``data`` is its payload, None if it has none. The repr shows no content.
+    ``raw`` is the whole event. ``data`` is its payload, None if it has none. The repr shows no content.
     """
 
     raw: bytes
@@ -55,25 +55,25 @@ class ProviderBody:
 
 
 class ProviderStream(Protocol):
-    """A stream that has begun successfully. Iterating it gives, for each read, the events that the read completed.
+    """A stream that has begun successfully. Iteration yields, for each read, the events that the read completed.
 
-    Iteration raises ``ProviderUnavailableError`` when the connection dies and ``ProviderTimeoutError`` when the
-    provider falls silent; bytes that came before are given out first. It ends when the provider ends it.
+    Iteration ends when the provider ends the stream. It raises ``ProviderUnavailableError`` if the connection is lost
+    and ``ProviderTimeoutError`` if the provider sends nothing for too long, each after the events received before.
     """
 
     @property
     def attempts(self) -> int:
-        """The number of attempts that it took to get this stream."""
+        """The number of attempts until this stream began."""
 
     @property
     def provider_request_id(self) -> str | None:
-        """The provider's own id of the request; None if it gave none."""
+        """The provider's own id of the request; None if the response has none."""
 
     def __aiter__(self) -> AsyncIterator[Sequence[StreamEvent]]:
-        """Give out the events; may be called once."""
+        """Return the iterator. Call it once."""
 
     async def aclose(self) -> None:
-        """Stop the provider, or drain what little is left, and give the connection back. Idempotent, never raises."""
+        """Stop the provider, or drain a short rest, and release the connection. Idempotent, never raises."""
 
 
 class Provider(Protocol):
@@ -81,34 +81,36 @@ class Provider(Protocol):
 
     @property
     def name(self) -> str:
-        """The provider's name, as traces and metrics call it."""
+        """The provider's name in traces and metrics."""
 
     @property
     def models(self) -> tuple[str, ...]:
-        """Patterns (``fnmatch``) of the model names that it serves."""
+        """The ``fnmatch`` patterns of the model names that the provider serves."""
 
     @property
     def reports_stream_usage(self) -> bool:
-        """Whether it reports the usage of a stream if it is asked to."""
+        """Whether the provider reports the usage of a stream if the request asks for it."""
 
     async def complete(self, request: ProviderRequest) -> ProviderBody | ProviderStream:
-        """Send the request's body as it is; return a stream if ``request.is_streaming``, else a body.
+        """Send the request's body unchanged. Return a stream if ``request.is_streaming``, else a body.
 
-        Raises the errors of the provider from ``errors``, after such retries as are safe; no text of the provider's
-        401, 403 or 5xx answers is in them. Cancelling it ends the upstream request.
+        Raises the provider errors of ``errors``, and ``OverloadedError`` if no connection is available, after every
+        retry that is safe. The errors contain no text of the provider's 401, 403 or 5xx responses. Cancellation stops
+        the upstream request.
         """
 
 
 class ProviderRegistry:
-    """Which provider serves a model; built once, at start."""
+    """A registry of providers by model name, built once at startup."""
 
     def __init__(self, providers: Sequence[Provider]) -> None:
-        """Raise ``ValueError`` if two providers claim the same pattern."""
+        """Register the providers. Raises ``ValueError`` if two of them claim the same pattern."""
         claims: dict[str, Provider] = {}
         for provider in providers:
             for pattern in provider.models:
                 if pattern in claims:
-                    raise ValueError(f"{claims[pattern].name} and {provider.name} both claim the model {pattern}")
+                    both = f"{claims[pattern].name} and {provider.name}"
+                    raise ValueError(f"The providers {both} both claim the model {pattern}. Remove it from one.")
                 claims[pattern] = provider
         self._claims = claims
 
@@ -118,7 +120,10 @@ class ProviderRegistry:
         return tuple((pattern, provider.name) for pattern, provider in self._claims.items())
 
     def route(self, model: str) -> Provider:
-        """Return the provider of a model, an exact claim before a pattern; raises ``ProviderNotConfiguredError``."""
+        """Return the provider of a model; an exact name takes precedence over a pattern.
+
+        Raises ``ProviderNotConfiguredError`` if no provider serves the model.
+        """
         exact = self._claims.get(model)
         if exact is not None:
             return exact

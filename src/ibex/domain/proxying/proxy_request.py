@@ -1,7 +1,7 @@
 """USE CASE: proxy one request to a provider, whatever its operation.
 
 Authenticate, verify the agent, count the request, read and parse the body, look up the directive and inject it, ask the
-provider, and forward the response. Whatever the outcome, the exchange is recorded before the client has the last byte.
+provider, and forward the response. Whatever the outcome, the exchange is recorded before the last byte is sent.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ibex.domain.errors import (
     ValidationError,
 )
 from ibex.domain.ids import session_id
-from ibex.domain.proxying.admission import MAX_RECHECKS, RECENT_NS
+from ibex.domain.proxying.admission import MAX_EPOCH_AGE_NS, MAX_RECHECKS
 from ibex.domain.proxying.operation import MalformedResponseError
 from ibex.domain.proxying.provider import ProviderBody, ProviderRequest
 from ibex.domain.proxying.streaming import StreamedResponse
@@ -47,9 +47,9 @@ if TYPE_CHECKING:
     from ibex.domain.record.recorder import Recorder
 
 SESSION_FIELD = "session_id"
-"""The field of ``FieldError`` for the session's handle. Adapters name it as their protocol does."""
-_HASHED_AT_ONCE_BYTES = 256 << 10
-"""Larger bodies are hashed in a thread: hashing them would block the event loop for longer than the handover."""
+"""The field of ``FieldError`` for the session's handle. Adapters replace it with the name in their protocol."""
+_MAX_INLINE_HASH_BYTES = 256 << 10
+"""Larger bodies are hashed in a thread: inline, hashing would block the event loop for longer than the handover."""
 
 
 @value_object
@@ -86,7 +86,7 @@ class BufferedResponse:
 
 @value_object
 class RefusedResponse:
-    """No response, and the reason."""
+    """A request that was refused or failed, with the error for the client."""
 
     in_flight: InFlightExchange
     error: IbexError
@@ -96,7 +96,7 @@ ProxyResponse: TypeAlias = BufferedResponse | StreamedResponse | RefusedResponse
 
 
 class ProxyRequest:
-    """Proxies requests. All refusals happen before anything of a response is sent."""
+    """Proxies requests. Every refusal happens before the first byte of a response is sent."""
 
     def __init__(
         self,
@@ -149,9 +149,9 @@ class ProxyRequest:
         wrong_fields = _wrong_fields(call)
         if operation.makes_turn and not wrong_fields:
             in_flight.session = self._session(call, in_flight.caller)
-        request = await self._read(call, in_flight, wrong_fields)
+        request = await self._read_request(call, in_flight, wrong_fields)
         provider = self._providers.route(request.model)
-        in_flight.model = request.model  # only once it is routed: any other name is arbitrary text and is not recorded
+        in_flight.model = request.model  # only now: a name that no provider serves is arbitrary text, not recorded
         in_flight.directive = await self._directive(admitted, in_flight, takes_directive=operation.takes_directive)
         in_flight.enter(Stage.INJECT)
         if in_flight.directive is not None:
@@ -170,7 +170,7 @@ class ProxyRequest:
         handle = str(self._ids.uuid7()) if call.session_handle is None else call.session_handle
         return SessionRef(session_id(caller.org_id, caller.agent_id, handle), handle, call.ends_session)
 
-    async def _read(
+    async def _read_request(
         self, call: IncomingRequest, in_flight: InFlightExchange, wrong_fields: tuple[FieldError, ...]
     ) -> OperationRequest:
         body = await call.read_body()
@@ -181,7 +181,7 @@ class ProxyRequest:
         if wrong_fields:
             raise ValidationError(wrong_fields)
         in_flight.is_streaming = request.is_streaming
-        if len(body) <= _HASHED_AT_ONCE_BYTES:
+        if len(body) <= _MAX_INLINE_HASH_BYTES:
             in_flight.messages_hash = request.content_hash()
         else:
             in_flight.messages_hash = await asyncio.to_thread(request.content_hash)
@@ -190,11 +190,11 @@ class ProxyRequest:
     async def _directive(
         self, admitted: Admitted, in_flight: InFlightExchange, *, takes_directive: bool
     ) -> Directive | None:
-        """Return the directive in force, at a moment at which token, agent and directive are all valid.
+        """Return the directive in force, once token, agent and directive are all valid at the same time.
 
-        Nothing is awaited between that moment and asking the provider, so that no pause of the process can come in
-        between. Without ``takes_directive``, check the token and the agent only, and return None. Raises what admitting
-        and looking up a directive raise.
+        Nothing is awaited between that check and the call of the provider, so no other task runs in between. Without
+        ``takes_directive``, check the token and the agent only, and return None. Raises what admission and the lookup
+        of a directive raise.
         """
         caller = in_flight.caller
         if caller is None or caller.agent_id is None:
@@ -205,9 +205,9 @@ class ProxyRequest:
             return None
         in_flight.enter(Stage.DIRECTIVE)
         epoch, now_ns = admitted.epoch, self._clock.monotonic_ns()
-        if now_ns - epoch.asked_ns <= RECENT_NS and self._admission.is_current(admitted, now_ns):
+        if now_ns - epoch.asked_ns <= MAX_EPOCH_AGE_NS and self._admission.is_current(admitted, now_ns):
             cached = self._directives.valid(org_id, agent_id, epoch, now_ns)
-            if cached is not None:  # as for most requests: one check is enough
+            if cached is not None:  # the usual case: one check is enough
                 return cached.entry.value
         in_flight.enter(None)
         return await self._looked_up_directive(admitted, in_flight, org_id, agent_id)
@@ -249,7 +249,7 @@ class ProxyRequest:
             body = reader.read_body(answer.body)
         except MalformedResponseError:
             raise ProviderUnavailableError(
-                "The provider's response is not a completion.",
+                "The provider returned a malformed response.",
                 provider_request_id=answer.provider_request_id,
                 attempts=answer.attempts,
             ) from None
@@ -258,12 +258,12 @@ class ProxyRequest:
 
 
 def shutting_down() -> ServiceDegradedError:
-    """Return what a client is told, and the record says, of a request that the end of the process cut off."""
-    return ServiceDegradedError("The proxy is shutting down.")
+    """Return the error, for the client and the record, of a request that a shutdown interrupts."""
+    return ServiceDegradedError("The proxy is shutting down. Retry the request.")
 
 
 def _wrong_fields(call: IncomingRequest) -> tuple[FieldError, ...]:
-    """Return what is wrong outside of the body, to be reported together with the wrong fields of the body."""
+    """Return the errors outside of the body. They are reported together with the errors in the body."""
     if not call.operation.makes_turn or call.session_handle is None or is_handle(call.session_handle):
         return call.wrong_fields
     allowed = "must be 1 to 128 characters of A-Z a-z 0-9 . _ : -"

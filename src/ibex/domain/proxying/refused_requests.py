@@ -48,7 +48,7 @@ def is_refusal(error: IbexError) -> bool:
 
 
 class RefusedRequests:
-    """Counts refusals. Memory is bounded by the number of organizations with a refusal in the minute."""
+    """A counter of refusals. Memory is bounded by the number of organizations with a refusal in the minute."""
 
     def __init__(self, *, default_rpm: int) -> None:
         """Set the default, in refusals per minute, for organizations without a rate limit of their own."""
@@ -58,7 +58,8 @@ class RefusedRequests:
         self.beyond: dict[int, int] = {}
         """Organizations at or beyond their limit of refusals, with their last request count over the rate limit.
 
-        The count is 0 if no request exceeded the rate limit. While the dict is empty, the request path reads only it.
+        The count is 0 if no request exceeded the rate limit. While the dict is empty, the request path reads nothing
+        else of this class.
         """
 
     def note(self, in_flight: InFlightExchange, error: IbexError) -> None:

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 class StreamedResponse:
     """An async iterator over the bytes to send. Records the exchange before it returns the event that ends the stream.
 
-    The iteration ends normally if the provider completed the stream. Otherwise it returns everything that arrived,
-    records the exchange, and then raises the error that the client must be told. Always call ``aclose()`` at the end: a
-    stream that is closed early counts as abandoned by its client.
+    The iteration ends normally if the provider completed the stream. Otherwise it yields everything that arrived,
+    records the exchange, and then raises the error for the client. Always call ``aclose()`` at the end: a stream that
+    is closed early counts as closed by its client.
     """
 
     def __init__(
@@ -65,13 +65,13 @@ class StreamedResponse:
         finally:
             del failure  # its traceback has this frame
 
-    async def aclose(self, why: IbexError | None = None) -> None:
+    async def aclose(self, error: IbexError | None = None) -> None:
         """Stop the provider and record the exchange. Idempotent; a cancellation does not stop it.
 
-        ``why`` is the reason if the stream is closed early and the client has not left.
+        ``error`` is the error to record if the stream has not ended; by default, that the client closed the request.
         """
         if self._closing is None:
-            self._closing = self._recorder.start(self._close(why or ClientClosedRequestError()))
+            self._closing = self._recorder.start(self._close(error or ClientClosedRequestError()))
         await asyncio.shield(self._closing)
 
     async def _read(self, events: Sequence[StreamEvent]) -> bytes:
@@ -80,28 +80,28 @@ class StreamedResponse:
         for event in events:
             forwarded.append(reader.read_event(event))
             if reader.has_ended:
-                await self._end(_failed_in_band() if reader.failed else None, is_told=True)
+                await self._end(_failed_in_band() if reader.failed else None, is_reported=True)
                 break
         return b"".join(forwarded)
 
     def _is_complete(self) -> bool:
         return self._reader.is_complete and not self._reader.failed
 
-    async def _end(self, failure: IbexError | None, *, is_told: bool = False) -> None:
-        """Record the exchange. ``is_told`` is whether the provider's own event tells the client of the failure."""
+    async def _end(self, failure: IbexError | None, *, is_reported: bool = False) -> None:
+        """Record the exchange. ``is_reported`` is whether the client has the failure as an event of the provider."""
         self._ended = True
-        self._failure = None if is_told or self._reader.failed else failure
+        self._failure = None if is_reported or self._reader.failed else failure
         self.in_flight.provider_ended()
         await self._recorder.record(self.in_flight, error=failure, summary=self._reader.summary())
 
-    async def _close(self, why: IbexError) -> None:
+    async def _close(self, error: IbexError) -> None:
         self._ended = True
         try:
             await self._upstream.aclose()
-        except Exception as error:  # noqa: BLE001 - its port announces none
-            report_bug("the provider", error)
+        except Exception as bug:  # noqa: BLE001 - its port declares none
+            report_bug("the provider", bug)
         # Only the first recording counts: this one, if the stream had not ended.
-        await self._recorder.record(self.in_flight, error=why, summary=self._reader.summary())
+        await self._recorder.record(self.in_flight, error=error, summary=self._reader.summary())
 
 
 def _cut_short() -> ProviderUnavailableError:

@@ -1,1 +1,1 @@
-"""What requests leave behind: exchanges, their journal, and their delivery to sessions and traces."""
+"""The record of requests: exchanges, their journal, and their delivery to sessions and traces."""

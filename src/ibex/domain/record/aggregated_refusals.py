@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from ibex.domain.record.exchange import Caller, Exchange
 
 FLUSH_INTERVAL_S: Final = 1.0
-_SEVERAL: Final = UUID(int=0)
+_SEVERAL_TOKENS: Final = UUID(int=0)
 
 
 @dataclass(slots=True)
@@ -63,7 +63,7 @@ def _exchange_of(aggregate: _Aggregate) -> Exchange:
     if caller is not None and not aggregate.one_agent:
         caller = replace(caller, agent_id=None)
     if caller is not None and not aggregate.one_token:
-        caller = replace(caller, token_id=_SEVERAL, user_id=None)
+        caller = replace(caller, token_id=_SEVERAL_TOKENS, user_id=None)
     return replace(
         first,
         caller=caller,

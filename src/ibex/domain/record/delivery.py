@@ -1,8 +1,9 @@
-"""USE CASE: carry exchanges from the journal to one sink, in batches, until the process ends.
+"""USE CASE: deliver exchanges from the journal to one sink, in batches, until the process ends.
 
-At least once, and in effect exactly once: a batch is acknowledged after the sink has it, comes again with the same
-members and token until then, and both sinks recognize what they already hold (ADR 0026). A batch that a sink refuses
-for what is in it is halved until the row that it will never take stands alone; that one is laid aside.
+Delivery is at least once, and in effect exactly once. A batch is acknowledged after the sink has stored it. Until then
+the journal returns it again with the same members and token, and both sinks recognize rows that they have (ADR 0026).
+A batch that a sink refuses because of its content is halved until the refused row is alone. That row becomes a dead
+letter.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 BATCH_ROWS: Final = 1_000
-ROWS_PER_PIECE: Final = 50
+ROWS_PER_CHUNK: Final = 50
 LINGER_S: Final = 0.2
 IDLE_S: Final = 5.0
 FIRST_RETRY_S: Final = 0.1
@@ -35,34 +36,34 @@ LAST_RETRY_S: Final = 5.0
 
 
 class DeliveryObserver(Protocol):
-    """Port: hears how delivery goes (metrics, log). Quick; never raises, never blocks."""
+    """Port: receives the outcome of each delivery (metrics, log). Quick; never raises, never blocks."""
 
     def delivered(self, sink: Sink, rows: int, duration_ns: int) -> None:
-        """A batch of so many exchanges was taken by the sink."""
+        """Report that the sink stored a batch of ``rows`` exchanges in ``duration_ns`` nanoseconds."""
 
     def failed(self, sink: Sink, rows: int, reason: str) -> None:
-        """A batch could not be delivered; it will be tried again. ``rows`` is 0 where the journal could not give one.
+        """Report a failed batch, which will be retried. ``rows`` is 0 if the journal could not return a batch.
 
-        ``reason`` holds no row's content.
+        ``reason`` contains no content of a row.
         """
 
     def dead_lettered(self, sink: Sink, reason: str) -> None:
-        """An exchange was laid aside, since the sink will never take it."""
+        """Report an exchange that became a dead letter, because the sink will never accept it."""
 
 
 async def _rows(batch: Batch, row_of: Callable[[Exchange], T | None]) -> list[T]:
-    """Return the rows that a batch leaves; made in pieces, so that requests do not wait while there are many."""
+    """Return the rows of a batch. Builds them in chunks, so that a large batch does not block the event loop."""
     rows: list[T] = []
-    for start in range(0, len(batch.exchanges), ROWS_PER_PIECE):
+    for start in range(0, len(batch.exchanges), ROWS_PER_CHUNK):
         await asyncio.sleep(0)
-        made = map(row_of, batch.exchanges[start : start + ROWS_PER_PIECE])
+        made = map(row_of, batch.exchanges[start : start + ROWS_PER_CHUNK])
         rows.extend(row for row in made if row is not None)
     return rows
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointDelivery:
-    """Takes batches to the session store."""
+    """Delivers batches to the session store."""
 
     store: SessionStore
     sink: Sink = Sink.CHECKPOINTS
@@ -76,7 +77,7 @@ class CheckpointDelivery:
 
 @dataclass(frozen=True, slots=True)
 class TraceDelivery:
-    """Takes batches to the trace sink."""
+    """Delivers batches to the trace sink."""
 
     traces: TraceSink
     sink: Sink = Sink.TRACES
@@ -89,7 +90,7 @@ class TraceDelivery:
 
 
 class DeliverExchanges:
-    """Delivers to one sink. Retries have no last attempt; their delays are jittered and capped."""
+    """Delivers to one sink. Retries without limit, with jittered and capped delays."""
 
     def __init__(
         self,
@@ -101,7 +102,7 @@ class DeliverExchanges:
         jitter: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Take ``jitter`` as a source of numbers in [0, 1)."""
+        """Set the ports. ``jitter`` returns random numbers in [0, 1); ``sleep`` waits for seconds."""
         self._journal = journal
         self._delivery = delivery
         self._observer = observer
@@ -111,28 +112,28 @@ class DeliverExchanges:
         self._failures = 0
 
     async def run(self) -> None:
-        """Deliver until cancelled. A batch that is being delivered then is delivered again after a restart."""
+        """Deliver until cancelled. An interrupted batch is delivered again after a restart."""
         while True:
             if await self.deliver_next() is False:
                 await self._sleep(self._delay_s())
             elif self._journal.depth(self._delivery.sink) < BATCH_ROWS:
                 await self._journal.wait_for_more(self._delivery.sink, IDLE_S)
-                # What is appended meanwhile shares the batch: a row at a time, neither sink would keep up.
+                # Wait for more exchanges to share the batch: neither sink could keep up with single rows.
                 await self._sleep(LINGER_S)
 
-    async def run_dry(self) -> None:
-        """Deliver until nothing is left."""
+    async def drain(self) -> None:
+        """Deliver until the journal has nothing left for the sink. Retries without limit."""
         while (outcome := await self.deliver_next()) is not None:
             if not outcome:
                 await self._sleep(self._delay_s())
 
     async def flush(self) -> None:
-        """Deliver what is there now and return; at the first failure too, since the journal keeps the rest."""
+        """Deliver all batches that the journal has now. Stop at the first failure: the journal keeps the rest."""
         while await self.deliver_next():
             pass
 
     async def deliver_next(self) -> bool | None:
-        """Deliver one batch: True if the sink took it, False if it could not, None if there was nothing."""
+        """Deliver one batch. Return True if it was delivered, False if that failed, None if there was none."""
         sink = self._delivery.sink
         rows = 0
         try:
@@ -145,7 +146,7 @@ class DeliverExchanges:
             await self._journal.acknowledge(sink, batch)
         except (SinkUnavailableError, JournalUnavailableError) as error:
             return self._failed(rows, str(error))
-        except Exception as error:  # noqa: BLE001 - a bug in a sink must not end its delivery; its message may hold a row
+        except Exception as error:  # noqa: BLE001 - a bug in a sink must not end its delivery; it may quote a row
             return self._failed(rows, type(error).__name__)
         self._failures = 0
         self._observer.delivered(sink, rows, self._clock.monotonic_ns() - started)

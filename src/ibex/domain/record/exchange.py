@@ -1,9 +1,9 @@
-"""What one request leaves behind. Computed once; checkpoint, trace, log line and metrics are views of it."""
+"""The record of one request, computed once. Checkpoint, trace, log line and metrics are derived from it."""
 
 from __future__ import annotations
 
 from dataclasses import field
-from datetime import datetime  # noqa: TC003 - the journal reads the annotations when the program runs
+from datetime import datetime  # noqa: TC003 - the journal reads the annotations at run time
 from enum import StrEnum
 from typing import TYPE_CHECKING
 from uuid import UUID  # noqa: TC003 - the same
@@ -28,11 +28,11 @@ class Stage(StrEnum):
 
 @value_object
 class Timings:
-    """Durations in nanoseconds; None where the request did not get that far.
+    """Durations in nanoseconds; None for a stage that the request did not reach.
 
-    ``auth`` covers token and agent. ``provider_ttfb`` is from the first try to the first byte of the answer's body or,
-    for a buffered answer, to its whole. ``overhead`` is ``total`` less the time from asking the provider to its last
-    byte.
+    ``auth`` covers token and agent. ``provider_ttfb`` is the time from the first attempt to the first byte of the
+    response's body or, for a buffered response, to the whole body. ``overhead`` is ``total`` without the time from
+    asking the provider to its last byte.
     """
 
     auth_ns: int | None = None
@@ -46,7 +46,7 @@ class Timings:
 
 @value_object
 class DirectiveReceipt:
-    """Which directive was injected."""
+    """The version of a directive that was injected."""
 
     version_id: UUID
     version: int
@@ -67,13 +67,13 @@ class Caller:
 
     @classmethod
     def of(cls, principal: Principal, agent_id: UUID | None = None) -> Caller:
-        """Return the holder of a token, as the agent or before that is known."""
+        """Return the caller with this token, with the agent once it is verified."""
         return cls(principal.org_id, principal.token_id, agent_id, principal.user_id)
 
 
 @value_object
 class SessionRef:
-    """The session of the request: the client's handle, the id made of it, and whether this turn ends it."""
+    """The session of a request: the client's handle, the id derived from it, and whether this turn ends the session."""
 
     id: UUID
     handle: str
@@ -82,14 +82,14 @@ class SessionRef:
 
 @value_object
 class Exchange:
-    """One finished request. Holds no secret and no text of any message.
+    """One finished request. Contains no secret and no text of any message.
 
-    ``id`` is made here and unique, also as the checkpoint's id; ``request_id`` is what the client was told and may have
-    been its own choice. ``reached_provider`` decides whether there is a checkpoint. ``status`` is how it came out, as
-    the client's protocol counts that (499: the client had gone), also where a stream's 200 had been sent before.
-    ``error_code`` is None for a success. ``emitter_seq`` counts from 1 without gaps in the process ``emitter_id``, and
-    is 0 for an exchange that is not recorded by itself. ``repeated`` is the number of requests that it stands for: more
-    than 1 only for aggregated refusals (``aggregated_refusals``). ``operation`` is the name of the operation.
+    ``id`` is unique, and the checkpoint has the same id. ``request_id`` is the id in the response, which the client can
+    choose. Only an exchange with ``reached_provider`` has a checkpoint. ``status`` is the outcome as a status of the
+    client's protocol (499: the client closed the request), even if a stream had begun with 200. ``error_code`` is None
+    for a success. ``emitter_seq`` counts from 1 without gaps in the process ``emitter_id``, and is 0 for an exchange
+    that is not recorded individually. ``repeated`` is the number of requests that the exchange stands for: more than 1
+    only for aggregated refusals (``aggregated_refusals``). ``operation`` is the name of the operation.
     """
 
     id: UUID

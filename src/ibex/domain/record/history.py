@@ -1,4 +1,4 @@
-"""Looking at what is on record: sessions with their turns, traces with their summary. For operators."""
+"""Read models of the record, for operators: sessions with their turns, traces with their summaries."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_TRACES_PER_REQUEST_ID: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class SessionRecord:
-    """A session with its totals; ``total_latency_ms`` is in milliseconds."""
+    """A session with the totals of its turns; ``total_latency_ms`` is in milliseconds."""
 
     id: UUID
     handle: str
@@ -40,13 +40,13 @@ class SessionRecord:
 
 @value_object
 class TurnRecord(Turn):
-    """One stored checkpoint, and its place in the session from 0."""
+    """A stored checkpoint with its index in the session, counted from 0."""
 
     turn_index: int
 
 
 class SessionHistory(Protocol):
-    """Port: reads sessions of one organization. Methods raise ``errors.ServiceDegradedError`` while they cannot."""
+    """Port: reads the sessions of one organization. Methods raise ``errors.ServiceDegradedError`` in an outage."""
 
     async def sessions(self, org_id: UUID, limit: int) -> Sequence[SessionRecord]:
         """Return the most recently used sessions, latest first."""
@@ -55,12 +55,12 @@ class SessionHistory(Protocol):
         """Return the session with this id, or the latest with this handle; None if there is none."""
 
     async def turns(self, org_id: UUID, session_id: UUID) -> Sequence[TurnRecord]:
-        """Return the turns of a session in their order; empty if there is no such session."""
+        """Return the turns of a session in order; empty if there is no such session."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSummary:
-    """One model's requests in a time span.
+    """The requests for one model of one provider in a time span.
 
     Durations are in milliseconds; percentiles are over complete requests, 0 if there are none. ``ttfb`` is the time to
     the provider's first byte.
@@ -93,11 +93,12 @@ class TimeSlice:
 
 @dataclass(frozen=True, slots=True)
 class EmitterRecord:
-    """What one process left behind in a time span: the numbers that it gave, from ``first`` to ``last``.
+    """The traces of one process in a time span, with sequence numbers from ``first`` to ``last``.
 
-    ``missing`` is how many numbers between the two have no trace, ``repeated`` how many traces have another one's
-    number: both are 0, or something was lost or counted twice. What a process lost after its last trace does not show.
-    ``requests`` is the number of requests that the traces stand for: one trace may stand for many refused requests.
+    ``missing`` is the number of sequence numbers in between that have no trace. ``repeated`` is the number of traces
+    whose sequence number another trace has. Both are 0 unless traces were lost or stored twice. Traces lost after the
+    last one do not show. ``requests`` is the number of requests that the traces stand for: one trace can stand for many
+    refused requests.
     """
 
     emitter_id: UUID
@@ -112,48 +113,48 @@ class EmitterRecord:
 
 @dataclass(frozen=True, slots=True)
 class InsertedTrace:
-    """A trace, and when it was inserted by the store's clock."""
+    """A trace and the time of its insertion by the store's clock."""
 
     inserted_at: datetime
     trace: Trace
 
 
 class TraceHistory(Protocol):
-    """Port: reads traces, of one organization but where it says so. Methods raise ``sessions.SinkUnavailableError``."""
+    """Port: reads the traces of one organization. Methods raise ``sessions.SinkUnavailableError`` in an outage."""
 
     async def tail(self, org_id: UUID, limit: int) -> Sequence[Trace]:
-        """Return the traces that were requested last, the oldest of them first."""
+        """Return the traces of the latest requests, oldest first."""
 
     async def now(self) -> datetime:
-        """Return the time by the clock that ``inserted`` goes by."""
+        """Return the time by the store's clock, which ``inserted`` uses."""
 
     async def inserted(self, org_id: UUID, since: datetime) -> Sequence[InsertedTrace]:
         """Return all traces that were inserted at ``since`` or later, in the order of their insertion.
 
-        A trace can appear a moment after another one with a later time of insertion: an insert takes time, and each
-        server of a cluster has a clock of its own.
+        A trace can become visible shortly after another one with a later time of insertion: an insert takes time, and
+        each server of a cluster has its own clock.
         """
 
     async def find(self, org_id: UUID, request_id: UUID) -> Sequence[Trace]:
-        """Return the traces with this request id, the latest first; a client may use one more than once.
+        """Return the traces with this request id, latest first: a client can use the same id for several requests.
 
-        At most ``MAX_TRACES_PER_REQUEST_ID``; empty if no trace matches. The id of a checkpoint finds its trace, too:
-        if a client uses a request id again, the later checkpoints are stored under their own id.
+        At most ``MAX_TRACES_PER_REQUEST_ID``; empty if no trace matches. The id of a checkpoint finds its trace as
+        well: if a client reuses a request id, the later checkpoints are stored under their own id.
         """
 
     async def summary(self, org_id: UUID, span: timedelta) -> Sequence[ModelSummary]:
-        """Return one row a model and provider for the span that ends now, most requests first."""
+        """Return one row per model and provider for the span that ends now, most requests first."""
 
     async def timeline(self, org_id: UUID, span: timedelta, slices: int) -> Sequence[TimeSlice]:
-        """Return the span that ends now in so many equal slices, oldest first; one without requests is all zeros."""
+        """Divide the span that ends now into equal slices, oldest first. A slice without requests is all zeros."""
 
     async def slow(self, org_id: UUID, span: timedelta, limit: int) -> Sequence[Trace]:
-        """Return the requests of the span that ends now that took longest in all, slowest first."""
+        """Return the requests with the longest total time in the span that ends now, slowest first."""
 
     async def emitters(self, span: timedelta) -> Sequence[EmitterRecord]:
-        """Return each process that completed an exchange in the span that ends now, the one that did last first.
+        """Return each process that completed an exchange in the span that ends now, the latest first.
 
-        Of all organizations together, since a process numbers through all of them. A process that started within the
-        span is counted from 1, another from its first number in the span. The span, and a day, must be less than traces
-        are kept. What recovery settled counts as a process of its own.
+        Covers all organizations together, since a process has one sequence of numbers for all of them. A process that
+        started within the span is counted from 1, any other from its first number in the span. The span plus one day
+        must be shorter than the retention of traces. Each recovery of a journal counts as a process of its own.
         """

@@ -1,4 +1,4 @@
-"""USE CASE: abandon sessions that nobody goes on with (ADR 0027). A turn that comes later makes one active again."""
+"""USE CASE: mark idle sessions as abandoned (ADR 0027). A later turn makes a session active again."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ if TYPE_CHECKING:
 
     from ibex.domain.clock import Clock
 
-LOOK_EVERY_S: Final = 60.0
+SWEEP_INTERVAL_S: Final = 60.0
 BATCH: Final = 1_000
 
 
 class IdleSessions(Protocol):
-    """Port: sessions of every organization, as far as they are idle."""
+    """Port: the idle sessions of all organizations."""
 
     async def abandon(self, idle_since: datetime, limit: int) -> int | None:
-        """Abandon active sessions without a turn since then, the oldest first, and return how many; at most ``limit``.
+        """Abandon at most ``limit`` active sessions without a turn since ``idle_since``, oldest first.
 
-        One that had a turn within the last minute is left alone, whatever is asked. None if somebody else is at it
-        just now. May be repeated. Raises ``SinkUnavailableError`` if it cannot be done now.
+        Returns their number, or None if another process is sweeping now. Never abandons a session with a turn within
+        the last minute. Can be repeated. Raises ``SinkUnavailableError`` if it cannot be done now.
         """
 
 
 class SweepObserver(Protocol):
-    """Port: hears of sweeps. Never raises, never blocks."""
+    """Port: receives the outcome of sweeps (metrics, log). Never raises, never blocks."""
 
     def abandoned(self, sessions: int) -> None:
-        """So many sessions were abandoned."""
+        """Report the number of sessions that a batch abandoned."""
 
     def sweep_failed(self, reason: str) -> None:
-        """A sweep could not be made, or not to its end; the next one makes up for it."""
+        """Report a sweep that failed, or ended early. The next one makes up for it."""
 
 
 class AbandonIdleSessions:
-    """Sweeps once a minute. Every worker of every replica has one; the store lets one of them at a time."""
+    """Sweeps once a minute. Every worker of every replica runs this; the store admits one of them at a time."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class AbandonIdleSessions:
         idle_s: float,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Take for how many seconds a session has to be idle, and ``sleep``, which waits for seconds."""
+        """Set ``idle_s``, the seconds without a turn that make a session idle; ``sleep`` waits for seconds."""
         self._sessions = sessions
         self._clock = clock
         self._observer = observer
@@ -62,10 +62,13 @@ class AbandonIdleSessions:
         """Sweep until cancelled."""
         while True:
             await self.sweep()
-            await self._sleep(LOOK_EVERY_S)
+            await self._sleep(SWEEP_INTERVAL_S)
 
     async def sweep(self) -> None:
-        """Abandon the sessions that are idle now, in batches, unless another process does. Raises no outage."""
+        """Abandon the sessions that are idle now, in batches, unless another process is doing so.
+
+        Reports an outage to the observer instead of raising it.
+        """
         idle_since = self._clock.now() - self._idle
         count: int | None = BATCH
         while count == BATCH:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Recording:
-    """The recording of one exchange. Tasks wait for its end; cancelling a task ends only its waiting."""
+    """The recording of one exchange. Tasks wait for its end. Cancelling a task ends its wait, not the recording."""
 
     __slots__ = ("_is_over", "_waiting")
 
@@ -44,7 +44,7 @@ class Recording:
 
 @dataclass(slots=True)
 class InFlightExchange:
-    """The state of an exchange in flight. The headers of the response are derived from it as well.
+    """The state of an exchange in flight. The metadata of the response is derived from it as well.
 
     ``limit_rpm`` is the organization's limit as cached, 0 for unlimited. ``is_excess_refusal`` is whether a refused
     request is beyond its organization's limit of refusals; None while the request is not refused.
@@ -86,7 +86,7 @@ class InFlightExchange:
         return cls(clock, request_id, trace_id, clock.now(), clock.monotonic_ns(), operation)
 
     def enter(self, stage: Stage | None) -> None:
-        """Begin a stage, or none; the one that ran until now has ended. Times in the same stage add up."""
+        """End the current stage, and begin ``stage`` unless it is None. Times in the same stage add up."""
         now_ns = self.clock.monotonic_ns()
         ended = self.stage
         if ended is not None:
@@ -95,36 +95,36 @@ class InFlightExchange:
         self.stage_since_ns = now_ns
 
     def provider_asked(self, name: str) -> None:
-        """The provider is asked now, for the first time."""
+        """Note that the provider is asked now, for the first time."""
         self.provider = name
         self.attempts = 1
         self.provider_asked_ns = self.clock.monotonic_ns()
 
-    def provider_answered(self, attempts: int, provider_request_id: str | None, refused_as: int | None = None) -> None:
-        """The head of its answer is here, or it failed, after so many tries; ``refused_as`` is its number for that."""
+    def provider_answered(self, attempts: int, provider_request_id: str | None, status: int | None = None) -> None:
+        """Note that the response has begun, or that the provider failed, with ``status`` if it sent one."""
         self.attempts = attempts
         self.provider_request_id = provider_request_id
-        self.provider_status = refused_as
+        self.provider_status = status
 
     def provider_not_reached(self, attempts: int) -> None:
-        """There was no way to it, at the first try if ``attempts`` is 0: then it has not been asked at all."""
+        """Note that no connection was available. If ``attempts`` is 0, the provider counts as not asked."""
         self.attempts = attempts
         if not attempts:
             self.provider_asked_ns = None
 
     def provider_spoke(self) -> None:
-        """A first byte of the answer's body is here, or more of it."""
+        """Note that bytes of the response's body have arrived. Only the first call counts."""
         if self.provider_ttfb_ns is None and self.provider_asked_ns is not None:
             self.provider_ttfb_ns = self.clock.monotonic_ns() - self.provider_asked_ns
 
     def provider_ended(self) -> None:
-        """The provider has said its last, or failed, or was stopped."""
+        """Note that the provider has completed the response, has failed or was stopped. Only the first call counts."""
         if self.provider_ended_ns is None and self.provider_asked_ns is not None:
             self.provider_ended_ns = self.clock.monotonic_ns()
             self.stage_ns[Stage.PROVIDER] = self.provider_ended_ns - self.provider_asked_ns
 
     def timings(self) -> Timings:
-        """Return the durations up to now; the stage that still runs, since it was left by an exception, ends."""
+        """Return the durations up to now. Ends the current stage, if an exception has left it open."""
         if self.stage is not None:
             self.enter(None)
         total = self.clock.monotonic_ns() - self.started_ns
@@ -140,7 +140,7 @@ class InFlightExchange:
         )
 
     def directive_receipt(self) -> DirectiveReceipt | None:
-        """Return which directive was injected, or None."""
+        """Return the version of the directive that was injected, or None."""
         directive = self.directive
         if directive is None:
             return None

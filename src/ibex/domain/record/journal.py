@@ -1,4 +1,4 @@
-"""The journal: exchanges that are finished and not yet delivered, safe on local disk (ADR 0026)."""
+"""Port: the journal, which keeps finished exchanges on local disk until they are delivered (ADR 0026)."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ if TYPE_CHECKING:
 
 
 class Sink(StrEnum):
-    """Who takes exchanges out of the journal, each at its own pace."""
+    """A consumer of the journal. Each sink acknowledges exchanges at its own pace."""
 
     CHECKPOINTS = "checkpoints"
     TRACES = "traces"
 
 
 class JournalUnavailableError(Exception):
-    """The journal cannot be used now (its disk is full or gone). Requests go on; a lost exchange is counted."""
+    """The journal cannot be used now: its disk is full or gone. Requests go on; lost exchanges are counted."""
 
 
 class JournalFullError(JournalUnavailableError):
-    """Its disk has no room, or fails: what a person or time may mend, other than a path that is wrong."""
+    """The journal's disk is full or fails. Unlike a wrong path, an operator or time can repair that."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Consecutive exchanges for one sink. ``token`` names this very membership, also after a restart."""
+    """Consecutive exchanges for one sink. ``token`` identifies exactly these members, also after a restart."""
 
     token: str
     last_position: int
     exchanges: Sequence[Exchange]
 
     def halves(self) -> tuple[Batch, Batch]:
-        """Return this batch as two, each with a token that is always the same; it must have two members at least."""
+        """Split the batch in two, whose tokens are derived from this one's. It must have at least two members."""
         middle = len(self.exchanges) // 2
         return (
             Batch(f"{self.token}.0", self.last_position, self.exchanges[:middle]),
@@ -48,45 +48,45 @@ class Batch:
 class Journal(Protocol):
     """Port: keeps exchanges until every sink has them.
 
-    When it is full, it drops what only the traces wait for, oldest first, before it refuses anything (ADR 0026).
+    A full journal drops exchanges that only the traces wait for, oldest first, before it refuses any (ADR 0026).
     """
 
     def begin(self, exchange: Exchange) -> None:
-        """Note what is known of an exchange that has just reached the provider, so that it outlives the process.
+        """Note an exchange that has just reached the provider, so that a crash of the process does not lose it.
 
-        The note goes when an exchange of the same id is appended, or is lost then; one that was left open goes only
-        when it is appended. Does not wait and raises nothing: a note that cannot be kept is none.
+        The note is removed once an exchange with the same id is appended, even if that fails. A note from
+        ``left_open`` is removed only if appending succeeds. Never waits and never raises: a note that cannot be kept is
+        dropped.
         """
 
     def left_open(self) -> Sequence[Exchange]:
-        """Return what was begun before the journal was opened, and has not been appended; None of it twice."""
+        """Return the exchanges that were begun before the journal was opened and not appended, each of them once."""
 
     def append(self, exchange: Exchange) -> asyncio.Future[None]:
-        """Begin to keep an exchange; the future is done once it survives the death of the process.
+        """Begin to store an exchange. The future is done once the exchange survives a crash of the process.
 
-        The call does not block and raises nothing. The future may be done already; it fails with
-        ``JournalUnavailableError``, also where the journal is not open. To cancel it ends the waiting: the exchange may
-        be kept all the same.
+        Never blocks and never raises. The future may be done already. It fails with ``JournalUnavailableError``, also
+        if the journal is not open. Cancelling it only ends the wait: the exchange may still be stored.
         """
 
     async def next_batch(self, sink: Sink, limit: int) -> Batch | None:
-        """Return the oldest at most ``limit`` exchanges that the sink has not acknowledged; None if there are none.
+        """Return the oldest exchanges, up to ``limit``, that the sink has not acknowledged; None if there are none.
 
-        Until it is acknowledged the same batch comes again with the same members and token, also after a restart and
-        whatever the limit is then. Raises ``JournalUnavailableError`` if that cannot be ensured now.
+        Returns the same batch, with the same members and token, until it is acknowledged, also after a restart and with
+        another limit. Raises ``JournalUnavailableError`` if that cannot be guaranteed now.
         """
 
     async def acknowledge(self, sink: Sink, batch: Batch) -> None:
-        """Record that the sink has the batch; what every sink has is forgotten. Idempotent.
+        """Record that the sink has the batch. Exchanges that every sink has are removed. Idempotent.
 
-        Raises ``JournalUnavailableError`` if it cannot be recorded now; the batch then comes again.
+        Raises ``JournalUnavailableError`` if that fails; ``next_batch`` then returns the batch again.
         """
 
     async def dead_letter(self, sink: Sink, exchange: Exchange, reason: str) -> None:
-        """Lay an exchange that the sink will never take aside, for a person to look at. Never raises."""
+        """Store an exchange that the sink will never accept as a dead letter, for an operator. Never raises."""
 
     async def wait_for_more(self, sink: Sink, timeout_s: float) -> None:
-        """Return when something may have been appended that the sink has not been given, or after the timeout."""
+        """Return once the sink may have exchanges to acknowledge, or after the timeout in seconds."""
 
     def depth(self, sink: Sink) -> int:
-        """Return how many exchanges the sink has not acknowledged. Never blocks."""
+        """Return the number of exchanges that the sink has not acknowledged. Never blocks."""

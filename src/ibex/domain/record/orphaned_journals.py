@@ -1,4 +1,4 @@
-"""USE CASE: deliver what a process that does not come back has left in its journal."""
+"""USE CASE: recover orphaned journals. Deliver the exchanges that a dead process has left in its journal."""
 
 from __future__ import annotations
 
@@ -14,47 +14,47 @@ if TYPE_CHECKING:
     from ibex.domain.record.journal import Journal
     from ibex.domain.record.recorder import Recorder
 
-LOOK_EVERY_S: Final = 5.0
+SCAN_INTERVAL_S: Final = 5.0
 
 
 class OrphanedJournals(Protocol):
-    """Port: journals whose process is gone, with something left in them."""
+    """Port: the journals of dead processes that still contain exchanges."""
 
     async def take(self) -> Journal | None:
-        """Return one of them, opened and now this process's; None if there is none. Raises nothing."""
+        """Open one of them for this process and return it; None if there is none. Never raises."""
 
     async def give_back(self, journal: Journal) -> None:
-        """Close a journal that was taken. If something is left in it, it can be taken again."""
+        """Close a journal that was taken. If it still contains exchanges, it can be taken again."""
 
 
 class RecoverJournals:
-    """Looks for journals that were left, settles what was begun in them, and delivers all of it."""
+    """Takes orphaned journals, records the exchanges that were begun in them, and delivers all exchanges."""
 
     def __init__(
         self,
-        left: OrphanedJournals,
+        orphaned: OrphanedJournals,
         recorder: Recorder,
         deliveries: Callable[[Journal], Sequence[DeliverExchanges]],
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Take what makes the deliveries of a journal, one a sink."""
-        self._left = left
+        """Set ``deliveries``, which returns the deliveries of a journal, one per sink; ``sleep`` waits for seconds."""
+        self._orphaned = orphaned
         self._recorder = recorder
         self._deliveries = deliveries
         self._sleep = sleep
 
     async def run(self) -> None:
-        """Adopt until cancelled."""
+        """Recover journals until cancelled."""
         while True:
-            journal = await self._left.take()
+            journal = await self._orphaned.take()
             if journal is None:
-                await self._sleep(LOOK_EVERY_S)
+                await self._sleep(SCAN_INTERVAL_S)
                 continue
             try:
                 await self._recorder.recover(journal)
-                await asyncio.gather(*(delivery.run_dry() for delivery in self._deliveries(journal)))
+                await asyncio.gather(*(delivery.drain() for delivery in self._deliveries(journal)))
             except JournalUnavailableError:
-                await self._sleep(LOOK_EVERY_S)
+                await self._sleep(SCAN_INTERVAL_S)
             finally:
-                await self._left.give_back(journal)
+                await self._orphaned.give_back(journal)

@@ -1,7 +1,7 @@
 """USE CASE: record an exchange exactly once, whatever happens to the request's task or to the process.
 
-An exchange is begun in the journal when it reaches the provider, and recorded when it ends. The next process that opens
-the journal recovers the exchanges that a dead process had begun.
+An exchange is begun in the journal when it reaches the provider, and recorded when it ends. If the process dies in
+between, the next process that opens the journal recovers the exchange.
 """
 
 from __future__ import annotations
@@ -31,30 +31,30 @@ class ExchangeObserver(Protocol):
     """Port: receives every recorded exchange (access log, metrics). Quick; never raises, never blocks."""
 
     def recorded(self, exchange: Exchange, *, journaled: bool) -> None:
-        """Take note. ``journaled`` is False where there is nothing to keep, or the journal could not keep it.
+        """Report an exchange. ``journaled`` is False if its organization is unknown or the journal failed.
 
-        An aggregated refusal has ``emitter_seq`` 0, and ``journaled`` is True.
+        A refusal that will be aggregated has ``emitter_seq`` 0, and ``journaled`` is True.
         """
 
     def aggregated(self, exchange: Exchange, *, journaled: bool) -> None:
-        """Take note of an aggregate of ``exchange.repeated`` refusals, each of which was reported to ``recorded``."""
+        """Report an aggregate of ``exchange.repeated`` refusals, each of which ``recorded`` has reported before."""
 
 
-_CUT_OFF: Final = InternalError()
-_NOTHING_KNOWN: Final = ResponseSummary()
+_INTERRUPTED: Final = InternalError()
+_NO_SUMMARY: Final = ResponseSummary()
 
 
-def report_bug(whose: str, error: Exception) -> None:
-    """Hand an exception that a port does not announce to the event loop's handler, so that the caller can go on."""
-    context = {"message": f"{whose} raised what its port does not announce", "exception": error}
+def report_bug(adapter: str, error: Exception) -> None:
+    """Pass an exception that a port does not declare to the event loop's handler, so that the caller can go on."""
+    context = {"message": f"{adapter} raised an exception that its port does not declare", "exception": error}
     asyncio.get_running_loop().call_exception_handler(context)
 
 
 class Recorder:
-    """Records exchanges. A failed authentication has no known organization: it is observed, but not journaled.
+    """Records exchanges in the journal and reports them to the observers.
 
-    Refusals beyond their organization's limit are aggregated and recorded within a second, as one exchange for each
-    organization and code.
+    An exchange without a known organization, after a failed authentication, is only reported. Refusals beyond their
+    organization's limit are aggregated and recorded within a second, as one exchange for each organization and code.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Recorder:
         ids: IdSource,
         status_of: Callable[[IbexError | None], int],
     ) -> None:
-        """Take the protocol's own table of what an error's status is; the domain only records the number."""
+        """Set the ports and ``status_of``, the protocol's table of statuses. The domain only records the number."""
         self._journal = journal
         self._observers = observers
         self._ids = ids
@@ -76,19 +76,19 @@ class Recorder:
         self._next_flush: asyncio.TimerHandle | None = None
 
     def begin(self, in_flight: InFlightExchange) -> None:
-        """Note that the provider is asked now."""
+        """Note in the journal that the provider is asked now."""
         if in_flight.caller is not None and in_flight.begun_id is None:
             in_flight.begun_id = self._ids.uuid7()
             try:
-                self._journal.begin(self._exchange(in_flight, _CUT_OFF, _NOTHING_KNOWN, 0))
-            except Exception as error:  # noqa: BLE001 - its port announces none
+                self._journal.begin(self._exchange(in_flight, _INTERRUPTED, _NO_SUMMARY, 0))
+            except Exception as error:  # noqa: BLE001 - its port declares none
                 report_bug("the journal", error)
 
     async def recover(self, journal: Journal) -> None:
         """Record the exchanges that a dead process had begun in this journal, as incomplete.
 
-        They get an emitter id and numbers of their own: this process's numbers must have no gap if the journal takes
-        one of them later. Raises ``JournalUnavailableError``; the next call finds the exchanges that are left.
+        They get an emitter id and sequence numbers of their own, so that a failure leaves no gap in this process's
+        sequence. Raises ``JournalUnavailableError``; once the journal is opened again, it returns those that are left.
         """
         emitter_id = self._ids.uuid7()
         for number, begun in enumerate(journal.left_open(), 1):
@@ -101,46 +101,46 @@ class Recorder:
         error: IbexError | None = None,
         summary: ResponseSummary | None = None,
     ) -> None:
-        """Return once the exchange is on record. The first call decides, later ones wait for it.
+        """Return once the exchange is recorded. Only the first call records it; later calls wait for the first.
 
-        Being cancelled ends the waiting, never the recording. Nothing that the journal or an observer does is raised
-        here: the client's answer does not depend on it (ADR 0005).
+        A cancellation ends the wait, never the recording. Never raises an error of the journal or of an observer: the
+        client's response does not depend on them (ADR 0005).
         """
         if in_flight.recording is None:
             in_flight.provider_ended()
-            exchange = self._close(in_flight, error, summary or _NOTHING_KNOWN)
+            exchange = self._close(in_flight, error, summary or _NO_SUMMARY)
             in_flight.recording = Recording()
             self._record(exchange, in_flight.recording)
         await in_flight.recording.wait()
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Begin work that must come to its end whoever stops waiting for it; ``drain`` waits for it too."""
+        """Start a task that completes even if its waiters are cancelled. ``drain`` waits for it as well."""
         task = asyncio.create_task(work)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return task
 
     async def drain(self) -> None:
-        """Return once everything that is being recorded or closed is, aggregated refusals included."""
+        """Return once every recording and every started task has ended. Records the aggregated refusals first."""
         self._flush_aggregates()
         while self._running:
             await asyncio.wait(self._running)
             self._flush_aggregates()
 
     def _record(self, exchange: Exchange, recording: Recording | None) -> None:
-        """Begin to record; without a task of its own, which every request would pay for."""
+        """Begin to record. Uses a callback, because a task would cost time in every request."""
         if exchange.caller is None:
-            self._tell(exchange, recording, journaled=False)
+            self._notify(exchange, recording, journaled=False)
             return
         if not exchange.emitter_seq:
             self._aggregate(exchange)
-            self._tell(exchange, recording, journaled=True)
+            self._notify(exchange, recording, journaled=True)
             return
         try:
             appending = self._journal.append(exchange)
-        except Exception as error:  # noqa: BLE001 - its port announces none
+        except Exception as error:  # noqa: BLE001 - its port declares none
             report_bug("the journal", error)
-            self._tell(exchange, recording, journaled=False)
+            self._notify(exchange, recording, journaled=False)
             return
         self._running.add(appending)
         appending.add_done_callback(partial(self._appended, exchange, recording))
@@ -163,28 +163,28 @@ class Recorder:
         self._running.discard(appending)
         error = None if appending.cancelled() else appending.exception()
         if isinstance(error, Exception) and not isinstance(error, JournalUnavailableError):
-            report_bug("the journal", error)  # its port announces no other
-        journaled = error is None and not appending.cancelled()  # observers count what is not kept
-        self._tell(exchange, recording, journaled=journaled)
+            report_bug("the journal", error)  # its port declares no other
+        journaled = error is None and not appending.cancelled()  # observers count lost exchanges
+        self._notify(exchange, recording, journaled=journaled)
 
-    def _tell(self, exchange: Exchange, recording: Recording | None, *, journaled: bool) -> None:
-        """Tell the observers, then complete the recording. An aggregate has none."""
+    def _notify(self, exchange: Exchange, recording: Recording | None, *, journaled: bool) -> None:
+        """Notify the observers, then complete the recording, which an aggregate does not have."""
         try:
             for observer in self._observers:
-                tell = observer.aggregated if recording is None else observer.recorded
+                notify = observer.aggregated if recording is None else observer.recorded
                 try:
-                    tell(exchange, journaled=journaled)
-                except Exception as error:  # noqa: BLE001 - its port announces none
+                    notify(exchange, journaled=journaled)
+                except Exception as error:  # noqa: BLE001 - its port declares none
                     report_bug("an observer", error)
         finally:
             if recording is not None:
                 recording.end()
 
     def _close(self, in_flight: InFlightExchange, error: IbexError | None, summary: ResponseSummary) -> Exchange:
-        recorded_by_itself = in_flight.caller is not None and not (
+        recorded_individually = in_flight.caller is not None and not (
             in_flight.is_excess_refusal and in_flight.begun_id is None
         )
-        return self._exchange(in_flight, error, summary, self._next_seq() if recorded_by_itself else 0)
+        return self._exchange(in_flight, error, summary, self._next_seq() if recorded_individually else 0)
 
     def _next_seq(self) -> int:
         self._last_seq += 1
@@ -202,7 +202,7 @@ class Recorder:
             requested_at=in_flight.requested_at,
             completed_at=max(
                 in_flight.requested_at, in_flight.clock.now()
-            ),  # a clock that is set back makes no negative span
+            ),  # a clock that was set back must not cause a negative duration
             timings=in_flight.timings(),
             status=self._status_of(error),
             error_code=error.code if error else None,

@@ -29,10 +29,10 @@ class SessionStatus(StrEnum):
 
 @value_object
 class Turn:
-    """What is recorded of one turn, and can be looked at.
+    """The recorded fields of one turn.
 
-    ``latency_ms`` is the whole request's, in milliseconds. Token counts are None where the provider did not say,
-    ``user_id`` where the token is nobody's own, ``token_id`` in records from before it was recorded.
+    ``latency_ms`` is the total time of the request, in milliseconds. Token counts are None if the provider did not
+    report them, ``user_id`` if the token belongs to no user, ``token_id`` in records older than this field.
     """
 
     id: UUID
@@ -55,7 +55,7 @@ class Turn:
 
 @value_object
 class Checkpoint(Turn):
-    """The record of one turn, as it is stored. ``turn_index`` is given by the store, in the order of arrival there."""
+    """The record of one turn, to be stored. The store assigns the ``turn_index``, in the order of arrival."""
 
     org_id: UUID
     agent_id: UUID
@@ -64,12 +64,12 @@ class Checkpoint(Turn):
 
 
 def is_handle(text: str) -> bool:
-    """Tell whether a client may call a session this."""
+    """Return whether a text is a valid session handle: 1 to 128 characters of ``A-Z a-z 0-9 . _ : -``."""
     return _HANDLE.fullmatch(text) is not None
 
 
 def checkpoint_of(exchange: Exchange) -> Checkpoint | None:
-    """Return the checkpoint that an exchange leaves, or None if it did not reach the provider."""
+    """Return the checkpoint of an exchange, or None if it did not reach the provider or makes no turn."""
     caller, session = exchange.caller, exchange.session
     if not exchange.reached_provider or caller is None or caller.agent_id is None or session is None:
         return None
@@ -99,23 +99,23 @@ def checkpoint_of(exchange: Exchange) -> Checkpoint | None:
 
 
 class SessionStore(Protocol):
-    """Port: where checkpoints are kept."""
+    """Port: the store of sessions and checkpoints."""
 
     async def append(self, checkpoints: Sequence[Checkpoint]) -> None:
         """Store checkpoints in order, creating their sessions and adding to their totals.
 
-        All of an organization's or none. Idempotent by ``Checkpoint.id``: one that is there already changes nothing. A
-        turn with ``session.ends`` completes its session. Raises ``SinkUnavailableError`` if it cannot be done now; then
-        the same batch may come again. Raises ``SinkRefusedError`` if one is among them that it will never take.
+        Stores all checkpoints of an organization or none. Idempotent by ``Checkpoint.id``: one that is stored already
+        changes nothing. A turn with ``session.ends`` completes its session. Raises ``SinkUnavailableError`` if it
+        cannot be done now; retry with the same batch. Raises ``SinkRefusedError`` if it will never accept one of them.
         """
 
 
 class SinkUnavailableError(Exception):
-    """A sink cannot take a batch now; the batch is to be kept and tried again. Its message holds no row's content."""
+    """A sink cannot store a batch now. Keep the batch and retry. The message contains no content of a row."""
 
 
 class SinkRefusedError(Exception):
-    """A sink refuses a batch because of what is in it: sent again it would be refused again.
+    """A sink refuses a batch because of its content: it would refuse the same batch again.
 
-    Its message holds no row's content.
+    The message contains no content of a row.
     """

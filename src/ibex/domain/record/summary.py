@@ -1,4 +1,4 @@
-"""What is recorded of a response: the model, the usage, the reason for its end, and a hash of its text."""
+"""The summary of a response on record: the model, the usage, the reason for its end, and a hash of its text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ibex.domain.value_object import value_object
 
 @value_object
 class Usage:
-    """Tokens, as the provider counted them; None if the provider did not say."""
+    """The token counts that the provider reported; None for those that it did not report."""
 
     input_tokens: int | None = None
     output_tokens: int | None = None
@@ -20,7 +20,7 @@ class Usage:
 
 @value_object
 class ResponseSummary:
-    """What is known of a response; None if the provider did not say, or not in a form that IBEX understands."""
+    """The summary of a response. A field is None if the provider did not report it in a form that IBEX can read."""
 
     model: str | None = None
     usage: Usage = field(default_factory=Usage)

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from ibex.domain.record.traces import Trace
 
 OVERLAP: Final = timedelta(seconds=5)
-"""Each look goes back this far: longer than an insert takes to become visible, and than clocks of a cluster differ."""
+"""How far each query goes back: longer than an insert takes to become visible, and than a cluster's clocks differ."""
 
 
 class TraceFollower:
     """Returns each trace once, in the order of insertion.
 
-    The order of requests would not do: a long stream is stored after requests that came later.
+    The order of requests would miss traces: a long stream is stored after requests that began later.
     """
 
     def __init__(self, history: TraceHistory, org_id: UUID) -> None:
@@ -31,22 +31,22 @@ class TraceFollower:
 
     @property
     def remembered(self) -> int:
-        """How many traces are known, so that they are not returned again."""
+        """The number of traces that are remembered, so that they are not returned again."""
         return len(self._seen)
 
     async def begin(self, limit: int) -> Sequence[Trace]:
-        """Return the traces that were requested last; ``next`` returns what is stored from now on."""
+        """Return the traces of the latest requests, oldest first; ``next`` returns those that are stored later."""
         self._since = await self._history.now() - OVERLAP
         self._take(await self._history.inserted(self._org_id, self._since))
         latest = await self._history.tail(self._org_id, limit)
-        for trace in latest:  # one that was stored after the look above is shown with these
+        for trace in latest:  # a trace that was stored after the query above is returned here, not by ``next``
             self._seen.setdefault((trace.emitter_id, trace.emitter_seq), None)
         return latest
 
     async def next(self) -> Sequence[Trace]:
-        """Return the traces stored since the last look, however many there are. ``begin`` comes first."""
+        """Return all traces stored since the last call. Raises ``RuntimeError`` before ``begin``."""
         if self._since is None:
-            raise RuntimeError("begin() comes before next()")
+            raise RuntimeError("Call begin() before next().")
         return self._take(await self._history.inserted(self._org_id, self._since))
 
     def _take(self, found: Iterable[InsertedTrace]) -> list[Trace]:

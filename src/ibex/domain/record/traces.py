@@ -18,12 +18,12 @@ NOBODY: Final = UUID(int=0)
 
 @value_object
 class Trace:
-    """One row. Durations are in milliseconds with microsecond resolution; no text of any message is ever in it.
+    """One row. Durations are in milliseconds with microsecond resolution. Contains no text of any message.
 
-    ``agent_id``, ``session_id`` and ``checkpoint_id`` are the nil UUID where the request was refused before it had one,
-    ``user_id`` where the token has no user, ``token_id`` where the row stands for requests with several tokens. Texts
-    are empty where there is nothing to say: ClickHouse's columns are not nullable for that (ADR 0007).
-    ``repeated`` is the number of requests that the row stands for. Queries that count requests sum it (ADR 0041).
+    ``agent_id``, ``session_id`` and ``checkpoint_id`` are the nil UUID if the request was refused before it had one,
+    ``user_id`` if the token has no user, ``token_id`` if the row stands for requests with several tokens. A text
+    without a value is empty, because ClickHouse's columns are not nullable (ADR 0007). ``repeated`` is the number of
+    requests that the row stands for. Queries that count requests sum it (ADR 0041).
     """
 
     request_id: UUID
@@ -65,7 +65,7 @@ class Trace:
 
 
 def trace_of(exchange: Exchange) -> Trace | None:
-    """Return the trace of an exchange, or None if its organization is not known."""
+    """Return the trace of an exchange, or None if its organization is unknown."""
     caller = exchange.caller
     if caller is None:
         return None
@@ -115,11 +115,11 @@ def _ms(duration_ns: int | None) -> float:
 
 
 class TraceSink(Protocol):
-    """Port: where traces are kept."""
+    """Port: the store of traces."""
 
     async def write(self, traces: Sequence[Trace], batch_token: str) -> None:
-        """Store a batch. The same batch under the same token is stored once, however often it is written.
+        """Store a batch. Idempotent: the same batch with the same token is stored once.
 
-        Raises ``sessions.SinkUnavailableError`` if it cannot be done now; then the same batch may be written again.
-        Raises ``sessions.SinkRefusedError`` if a row is one that it will never take; then none of the batch is stored.
+        Raises ``sessions.SinkUnavailableError`` if it cannot be done now; retry with the same batch and token. Raises
+        ``sessions.SinkRefusedError`` if it will never accept one of the rows; then none of the batch is stored.
         """

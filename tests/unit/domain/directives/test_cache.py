@@ -1,4 +1,4 @@
-"""Which directive a worker takes from its cache, from the shared cache, or from the source."""
+"""The directive cache of a worker: its own entries, the shared cache, and the source."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Worker:
         self.caches.confirm()
 
     def wait(self, seconds: float) -> None:
-        """Let time go by."""
+        """Advance the clock."""
         self.clock.advance(timedelta(seconds=seconds))
 
     async def ask(self, epoch: str | None = "e", *, agent_id: UUID = AGENT, is_known: bool = True) -> Directive | None:
@@ -61,7 +61,7 @@ async def test_directives_and_their_absence_are_cached() -> None:
 
 
 async def test_a_directive_that_one_worker_fetched_the_others_read_in_the_shared_cache() -> None:
-    """Under the same epoch; after a change one of them asks the source again, for all of them."""
+    """Under the same epoch. After a change one worker asks the source again, for all of them."""
     source = ScriptedDirectives(DIRECTIVE)
     first = Worker(source)
     second = Worker(source, first)
@@ -77,7 +77,7 @@ async def test_a_directive_that_one_worker_fetched_the_others_read_in_the_shared
 
 @pytest.mark.parametrize("why", ["unknown", "absent"])
 async def test_without_an_epoch_nothing_is_shared(why: str) -> None:
-    """There is no key under which a later change would not be found."""
+    """Without an epoch there is no key that a later change would replace."""
     source = ScriptedDirectives(DIRECTIVE)
     first = Worker(source)
     second = Worker(source, first)
@@ -88,7 +88,10 @@ async def test_without_an_epoch_nothing_is_shared(why: str) -> None:
 
 @pytest.mark.parametrize("why", ["a stream that did not resume", "an event", "no pong for three seconds"])
 async def test_the_shared_cache_is_not_read_while_an_epoch_may_have_been_lost(why: str) -> None:
-    """For as long as an entry lives there, or until the watch is confirmed again; others may read what it puts."""
+    """For the lifetime of an entry, or until the watch is confirmed again.
+
+    Other workers may read what this one stores.
+    """
     source = ScriptedDirectives(DIRECTIVE)
     first = Worker(source)
     second = Worker(source, first)
@@ -113,7 +116,7 @@ async def test_the_shared_cache_is_not_read_while_an_epoch_may_have_been_lost(wh
 
 @pytest.mark.parametrize("known", [DIRECTIVE, None])
 async def test_the_last_known_directive_holds_for_five_minutes(known: Directive | None) -> None:
-    """Where neither the shared cache nor the source answers; a known absence counts. Then the request is refused."""
+    """If neither the shared cache nor the source answers. A known absence counts too. Then the request is refused."""
     source = ScriptedDirectives(known)
     worker = Worker(source)
     assert await worker.ask() == known
@@ -129,13 +132,13 @@ async def test_the_last_known_directive_holds_for_five_minutes(known: Directive 
 
 
 async def test_a_directive_of_which_nothing_is_known_is_not_skipped() -> None:
-    """The request is refused rather than sent on without its rule."""
+    """The request is refused instead of being sent without its directive."""
     with pytest.raises(ServiceDegradedError):
         await Worker(ScriptedDirectives(ServiceDegradedError())).ask()
 
 
 async def test_after_an_outage_the_source_is_asked_again() -> None:
-    """In the background: the request that finds out does not wait for it."""
+    """In the background: the request that starts the fetch does not wait for it."""
     source = ScriptedDirectives(DIRECTIVE)
     worker = Worker(source)
     await worker.ask()
@@ -149,7 +152,7 @@ async def test_after_an_outage_the_source_is_asked_again() -> None:
 
 
 async def test_a_directive_is_validated_by_a_later_reading() -> None:
-    """It is fetched under that reading: the shared cache must not return what was put there before the change."""
+    """It is fetched under that reading: the shared cache must not return an entry from before the change."""
     source = ScriptedDirectives(DIRECTIVE)
     worker = Worker(source)
     lookup = await worker.directives.look_up(ORG, AGENT, read("e", worker.clock.monotonic_ns()))

@@ -1,4 +1,4 @@
-"""How two texts differ."""
+"""Differences between two texts."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from ibex.domain.directives.diff import NO_NEWLINE, DirectiveDiff, unified_lines
 
 
 def test_equal_texts_do_not_differ() -> None:
-    """Not a line, not even a header."""
+    """The diff is empty, without a header."""
     assert unified_lines("one\ntwo", "one\ntwo") == []
 
 
-def test_lines_are_gone_new_or_as_they_were() -> None:
-    """Each begins with the sign that says which."""
+def test_lines_are_removed_added_or_unchanged() -> None:
+    """The first character of each line says which."""
     lines = unified_lines("one\ntwo\nthree\n", "one\n2\nthree\nfour\n")
 
     assert lines == ["@@ -1,3 +1,4 @@", " one", "-two", "+2", " three", "+four"]
 
 
 def test_a_newline_at_the_end_counts() -> None:
-    """A directive goes to the provider byte for byte, so its last newline is a difference, and is said."""
+    """A directive is sent to the provider byte for byte, so its last newline is a difference and is shown."""
     assert unified_lines("one", "one\n") == ["@@ -1 +1 @@", "-one", NO_NEWLINE, "+one"]
 
 
 @pytest.mark.parametrize("character", ["\r", "\x0b", "\x0c", "\x1c", "\x85", "\u2028"])
 def test_only_a_newline_ends_a_line(character: str) -> None:
-    """What else Unicode takes for the end of a line stays within it."""
+    """Other line separators of Unicode stay within the line."""
     assert unified_lines("", f"one{character}two\n") == ["@@ -0,0 +1 @@", f"+one{character}two"]
 
 
-def test_what_looks_like_a_header_is_counted() -> None:
+def test_lines_that_look_like_a_header_are_counted() -> None:
     """Lines of dashes and pluses are text as well."""
     diff = DirectiveDiff(1, 2, unified_lines("-- a\n++ b\n", "++ a\n++ b\n++ c\n"))
 
@@ -38,5 +38,5 @@ def test_what_looks_like_a_header_is_counted() -> None:
 
 
 def test_a_diff_shows_no_text() -> None:
-    """In its repr."""
+    """The repr contains no text."""
     assert "secret" not in repr(DirectiveDiff(1, 2, unified_lines("", "my secret")))

@@ -1,4 +1,4 @@
-"""What an operator does with an agent's directive."""
+"""Management of an agent's directive by an operator."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Desk:
         return self.agent.org_id, self.agent.id
 
     async def in_force(self) -> Directive | None:
-        """Return what would be injected now."""
+        """Return the directive that would be injected now."""
         return await self.store.active(*self.key)
 
 
@@ -60,7 +60,7 @@ async def desk() -> Desk:
 
 
 async def test_a_text_that_is_set_is_in_force(desk: Desk) -> None:
-    """As version 1, in front of everything unless said otherwise."""
+    """As version 1, in the mode ``system_first`` unless another one is given."""
     state = await desk.manage.set(*desk.key, "Be brief.", author=AUTHOR)
 
     in_force = await desk.in_force()
@@ -73,7 +73,7 @@ async def test_a_text_that_is_set_is_in_force(desk: Desk) -> None:
 
 
 async def test_setting_again_makes_the_next_version_and_keeps_the_mode(desk: Desk) -> None:
-    """The mode changes only when it is named."""
+    """The mode changes only if a mode is given."""
     await desk.manage.set(*desk.key, "one", author=AUTHOR, mode=InjectionMode.USER_PREPEND)
     desk.clock.advance(timedelta(seconds=1))
     second = await desk.manage.set(*desk.key, "two", author=AUTHOR)
@@ -85,7 +85,7 @@ async def test_setting_again_makes_the_next_version_and_keeps_the_mode(desk: Des
 
 
 async def test_rolling_back_moves_the_pointer_and_copies_nothing(desk: Desk) -> None:
-    """The earlier version is in force under its own id and number; the history is what it was."""
+    """The earlier version is in force with its own id and number. The history does not change."""
     first = await desk.manage.set(*desk.key, "one", author=AUTHOR)
     await desk.manage.set(*desk.key, "two", author=AUTHOR)
 
@@ -100,7 +100,7 @@ async def test_rolling_back_moves_the_pointer_and_copies_nothing(desk: Desk) -> 
 
 
 async def test_versions_are_compared(desk: Desk) -> None:
-    """What is in force with what was before it, another with what is in force, or any two."""
+    """The current version with the one before it, another version with the one before, or any two."""
     for text in ("one", "two", "three"):
         await desk.manage.set(*desk.key, text, author=AUTHOR)
     await desk.manage.rollback(*desk.key, 2)
@@ -117,8 +117,8 @@ async def test_versions_are_compared(desk: Desk) -> None:
     assert [line[0] for line in (await desk.manage.diff(*desk.key, 1, 3)).lines] == list("@-\\+\\")
 
 
-async def test_what_was_in_force_before_is_what_a_text_is_compared_with(desk: Desk) -> None:
-    """Through sets and rollbacks; what is put in force again, or was switched off in between, changes nothing."""
+async def test_a_text_is_compared_with_the_one_in_force_before(desk: Desk) -> None:
+    """Through sets and rollbacks. Setting the current version again, or a deactivation in between, changes nothing."""
 
     async def compared() -> tuple[int | None, int, Basis]:
         diff = await desk.manage.diff(*desk.key)
@@ -137,7 +137,7 @@ async def test_what_was_in_force_before_is_what_a_text_is_compared_with(desk: De
 
 
 class Forgetful(InMemoryDirectives):
-    """As a directive is that was changed before what was in force was noted."""
+    """A store whose directive was changed before previous versions were recorded."""
 
     async def state(self, org_id: UUID, agent_id: UUID) -> DirectiveState | None:
         """Return the directive without it."""
@@ -145,8 +145,8 @@ class Forgetful(InMemoryDirectives):
         return replace(state, previous_number=None) if state is not None else None
 
 
-async def test_without_a_note_the_number_before_is_what_a_text_is_compared_with(desk: Desk) -> None:
-    """And the diff says so."""
+async def test_without_a_record_a_text_is_compared_with_the_number_before(desk: Desk) -> None:
+    """The diff reports this basis."""
     store = Forgetful(desk.identity, desk.clock)
     manage = ManageDirectives(store, desk.epochs, desk.clock, SequentialIds())
     for text in ("one", "two", "three"):
@@ -160,7 +160,7 @@ async def test_without_a_note_the_number_before_is_what_a_text_is_compared_with(
 
 
 async def test_only_versions_that_exist_are_compared(desk: Desk) -> None:
-    """Nor is there anything to compare without a directive."""
+    """Without a directive there is nothing to compare either."""
     with pytest.raises(NotFoundError, match="directive"):
         await desk.manage.diff(*desk.key)
     await desk.manage.set(*desk.key, "one", author=AUTHOR)
@@ -173,7 +173,7 @@ async def test_only_versions_that_exist_are_compared(desk: Desk) -> None:
 
 
 async def test_a_deactivated_directive_is_not_injected_until_it_is_back(desk: Desk) -> None:
-    """Rolling back or setting anew activates it again."""
+    """A rollback or a new text activates it again."""
     await desk.manage.set(*desk.key, "one", author=AUTHOR)
 
     assert not (await desk.manage.deactivate(*desk.key)).is_active
@@ -183,16 +183,16 @@ async def test_a_deactivated_directive_is_not_injected_until_it_is_back(desk: De
 
 
 @pytest.mark.parametrize("text", ["", "a" * 32_769, "a\x00", "\ud800"])
-async def test_a_text_that_may_not_be_a_directive_changes_nothing(desk: Desk, text: str) -> None:
-    """It is refused before anything is stored."""
-    with pytest.raises(ValueError, match="a directive"):
+async def test_an_invalid_text_changes_nothing(desk: Desk, text: str) -> None:
+    """It is refused before the store is called."""
+    with pytest.raises(ValueError, match="A directive"):
         await desk.manage.set(*desk.key, text, author=AUTHOR)
 
     assert list(await desk.manage.history(*desk.key)) == []
 
 
-async def test_what_is_not_there_is_not_found(desk: Desk) -> None:
-    """Nothing is set for another organization's agent; without a directive there is none to show or go back to."""
+async def test_missing_agents_and_directives_are_not_found(desk: Desk) -> None:
+    """Neither another organization's agent, nor the directive of an agent that has none."""
     with pytest.raises(NotFoundError, match="agent"):
         await desk.manage.set(UUID(int=404), desk.agent.id, "one", author=AUTHOR)
     with pytest.raises(NotFoundError, match="directive"):
@@ -205,7 +205,7 @@ async def test_what_is_not_there_is_not_found(desk: Desk) -> None:
 
 
 async def test_no_text_is_shown(desk: Desk) -> None:
-    """Reprs of versions and states have everything but the text."""
+    """The reprs of versions and states show everything except the text."""
     state = await desk.manage.set(*desk.key, "my secret", author=AUTHOR)
 
     assert "my secret" not in repr(state)
@@ -213,7 +213,7 @@ async def test_no_text_is_shown(desk: Desk) -> None:
 
 
 async def test_each_change_replaces_the_epoch_and_is_in_the_log(desk: Desk) -> None:
-    """A new text, a rollback and a deactivation; looking is no change."""
+    """A new text, a rollback and a deactivation; reading is no change."""
     org_id, log = desk.agent.org_id, desk.identity.change_log
     position = (await log.read(None)).position
     await desk.manage.set(*desk.key, "one", author=AUTHOR)
@@ -245,8 +245,8 @@ async def test_the_epoch_is_replaced_after_the_commit(desk: Desk) -> None:
     assert (first.text, second) == ("one", None)
 
 
-async def test_setting_what_is_in_force_changes_nothing(desk: Desk) -> None:
-    """No version, no epoch, no entry in the log; the present state is returned."""
+async def test_setting_the_text_in_force_changes_nothing(desk: Desk) -> None:
+    """No version is added, no epoch replaced, no change logged. The current state is returned."""
     made = await desk.manage.set(*desk.key, "one", author=AUTHOR, mode=InjectionMode.SYSTEM_APPEND)
     position = (await desk.identity.change_log.read(None)).position
     desk.clock.advance(timedelta(seconds=1))
@@ -260,7 +260,7 @@ async def test_setting_what_is_in_force_changes_nothing(desk: Desk) -> None:
 
 
 async def test_rolling_back_restores_the_mode(desk: Desk) -> None:
-    """A version is a text with its mode."""
+    """A version consists of a text and its mode."""
     await desk.manage.set(*desk.key, "one", author=AUTHOR, mode=InjectionMode.USER_PREPEND)
     await desk.manage.set(*desk.key, "two", author=AUTHOR, mode=InjectionMode.SYSTEM_APPEND)
 
@@ -272,9 +272,9 @@ async def test_rolling_back_restores_the_mode(desk: Desk) -> None:
 
 
 async def test_a_change_that_found_nothing_replaces_no_epoch(desk: Desk) -> None:
-    """Nor does a text that may not be one."""
+    """Nor does an invalid text."""
     position = (await desk.identity.change_log.read(None)).position
-    with pytest.raises(ValueError, match="a directive"):
+    with pytest.raises(ValueError, match="A directive"):
         await desk.manage.set(*desk.key, "", author=AUTHOR)
     with pytest.raises(NotFoundError):
         await desk.manage.set(UUID(int=404), desk.agent.id, "one", author=AUTHOR)

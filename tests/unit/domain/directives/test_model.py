@@ -1,4 +1,4 @@
-"""What may be a directive, and what one shows of itself."""
+"""Valid texts of directives, and their reprs."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def directive_of(mode: InjectionMode, text: str = TEXT) -> Directive:
 
 @pytest.mark.parametrize("text", ["a", "ä" * (MAX_TEXT_BYTES // 2), "a" * MAX_TEXT_BYTES, "\n", "😀"])
 def test_a_directive_may_have_1_to_32768_bytes(text: str) -> None:
-    """Counted in UTF-8, both ends included."""
+    """Counted in UTF-8, including both bounds."""
     assert check_text(text) is text
 
 
 @pytest.mark.parametrize("text", ["", "a" * (MAX_TEXT_BYTES + 1), "ä" * (MAX_TEXT_BYTES // 2 + 1), "secret\x00"])
 def test_another_text_is_refused(text: str) -> None:
-    """Empty, too long or with a NUL, which PostgreSQL cannot keep; the message does not repeat it."""
-    with pytest.raises(ValueError, match="a directive") as raised:
+    """Empty, too long or with a NUL, which PostgreSQL cannot store. The message does not repeat the text."""
+    with pytest.raises(ValueError, match="A directive") as raised:
         check_text(text)
 
     assert "aaa" not in str(raised.value)
@@ -34,7 +34,7 @@ def test_another_text_is_refused(text: str) -> None:
 
 
 def test_a_text_that_utf_8_cannot_hold_is_refused_without_repeating_it() -> None:
-    """Python's own error would carry the whole text."""
+    """Python's own error would contain the whole text."""
     with pytest.raises(ValueError, match="surrogates") as raised:
         check_text("secret \ud800")
 

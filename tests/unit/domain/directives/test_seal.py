@@ -1,4 +1,4 @@
-"""Sealed cache entries: whatever is changed, they do not open."""
+"""Sealed cache entries: after any change they do not open."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def opened(
     epoch: str = EPOCH,
     now_ms: int = NOW_MS,
 ) -> bytes | Rejection:
-    """Open an entry where it belongs, apart from what a test says."""
+    """Open an entry in its own place, except for the given changes."""
     return seal.open(org_id, agent_id, epoch, now_ms, TTL_MS, sealed)
 
 
 @pytest.mark.parametrize("value", [b"", VALUE, bytes(range(256)) * 256])
 @pytest.mark.parametrize("epoch", ["", EPOCH, "\udcff of any bytes"])
-def test_what_was_sealed_opens(value: bytes, epoch: str) -> None:
-    """With every value and epoch."""
+def test_a_sealed_entry_opens(value: bytes, epoch: str) -> None:
+    """With any value and epoch."""
     assert opened(SEAL.close(ORG, AGENT, epoch, NOW_MS, value), epoch=epoch) == value
 
 
 def test_in_another_place_it_does_not_verify() -> None:
-    """Organization, agent, epoch and key are all covered."""
+    """The HMAC covers organization, agent, epoch and key."""
     assert opened(org_id=OTHER) is Rejection.UNVERIFIED
     assert opened(agent_id=OTHER) is Rejection.UNVERIFIED
     assert opened(org_id=AGENT, agent_id=ORG) is Rejection.UNVERIFIED
@@ -46,7 +46,7 @@ def test_in_another_place_it_does_not_verify() -> None:
 
 @pytest.mark.parametrize("position", range(len(SEALED)))
 def test_no_byte_can_be_changed(position: int) -> None:
-    """Not of the format, the time of issue, the HMAC or the value."""
+    """No byte of the format, the time of issue, the HMAC or the value."""
     changed = bytearray(SEALED)
     changed[position] ^= 1
     assert opened(bytes(changed)) is Rejection.UNVERIFIED
@@ -54,13 +54,13 @@ def test_no_byte_can_be_changed(position: int) -> None:
 
 @pytest.mark.parametrize("length", range(len(SEALED)))
 def test_no_byte_can_be_cut_off(length: int) -> None:
-    """Nor added."""
+    """No byte can be added either."""
     assert opened(SEALED[:length]) is Rejection.UNVERIFIED
     assert opened(SEALED + SEALED[:length] + b"\0") is Rejection.UNVERIFIED
 
 
 def test_no_byte_passes_from_one_part_to_the_next() -> None:
-    """An epoch and a value that are the same bytes one after the other have different HMACs."""
+    """If an epoch and a value have the same concatenation as others, their HMACs still differ."""
     sealed = SEAL.close(ORG, AGENT, "a", NOW_MS, b"bc")
     time, mac = sealed[:9], sealed[9:41]
     assert opened(time + mac + b"bc", epoch="a") == b"bc"
@@ -69,12 +69,12 @@ def test_no_byte_passes_from_one_part_to_the_next() -> None:
 
 @pytest.mark.parametrize(("late_ms", "counts"), [(0, True), (TTL_MS, True), (TTL_MS + 1, False), (-TTL_MS - 1, False)])
 def test_it_opens_for_one_lifetime(late_ms: int, counts: bool) -> None:  # noqa: FBT001 - a parameter of the test
-    """An entry that is put back later is a miss, also where the clocks of two workers differ."""
+    """A replayed entry is a miss, also if the clocks of two workers differ."""
     assert opened(now_ms=NOW_MS + late_ms) == (VALUE if counts else Rejection.EXPIRED)
 
 
 def test_names_depend_on_epoch_and_key() -> None:
-    """So that workers with another key, as during a rotation, do not meet entries that they cannot verify."""
+    """Workers with another key, as during a rotation, never read entries that they cannot verify."""
     names = {SEAL.name(EPOCH), SEAL.name("another"), Seal(b"another").name(EPOCH)}
     assert len(names) == 3
     assert SEAL.name(EPOCH) == Seal(b"a service token of 32 characters").name(EPOCH)
@@ -82,13 +82,13 @@ def test_names_depend_on_epoch_and_key() -> None:
 
 
 def test_no_secret_is_shown() -> None:
-    """Neither what the key is derived from nor the key."""
+    """The repr contains neither the secret nor the key."""
     assert "canary" not in repr(Seal(b"canary"))
     assert hkdf(b"canary", b"directive cache 1").hex() not in repr(Seal(b"canary"))
 
 
-def test_the_key_is_derived_byhkdf() -> None:
-    """As the library of reference derives it."""
+def test_the_key_is_derived_by_hkdf() -> None:
+    """With the same result as the reference library."""
     kdf = pytest.importorskip("cryptography.hazmat.primitives.kdf.hkdf")
     hashes = pytest.importorskip("cryptography.hazmat.primitives.hashes")
     reference = kdf.HKDF(algorithm=hashes.SHA256(), length=32, salt=b"ibex", info=b"purpose").derive(b"secret")

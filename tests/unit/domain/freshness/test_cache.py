@@ -1,4 +1,4 @@
-"""The cache of one kind: what it serves, what it fetches, and what becomes of fetches in flight."""
+"""The cache of one kind: served entries, fetches, and fetches in flight."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Counts:
 
 
 class Scene:
-    """A cache, the source that it fetches from, and what the watch and the epoch say."""
+    """A cache, the source that it fetches from, the watch and the epoch."""
 
     def __init__(self, *, lifetime_s: float = 30.0, stale_s: float = 300.0, own_life_s: float | None = None) -> None:
         self.clock = LoopClock()
@@ -71,7 +71,7 @@ class Scene:
         return Epoch(value, was_read=True, asked_ns=self.clock.monotonic_ns())
 
     def nothing_read(self) -> Epoch:
-        """Return that the epoch could not be read now."""
+        """Return an epoch that could not be read."""
         return unknown_epoch(self.clock.monotonic_ns())
 
     async def fetch(self) -> Fetched[str]:
@@ -103,7 +103,7 @@ async def test_a_valid_entry_is_served_without_a_fetch() -> None:
 
 @in_simulated_time
 async def test_a_different_epoch_is_a_fetch() -> None:
-    """At the very next request."""
+    """The very next request fetches."""
     scene = Scene()
     await scene.serve()
     scene.value, scene.source_epoch = "new", "e2"
@@ -115,7 +115,10 @@ async def test_a_different_epoch_is_a_fetch() -> None:
 
 @in_simulated_time
 async def test_an_entry_without_an_epoch_is_fetched_at_the_next_request() -> None:
-    """With the epoch that the request has read: from then on a change is seen at once, whatever the source can read."""
+    """With the epoch that the request has read.
+
+    From then on a change is seen at once, even if the source reads no epoch.
+    """
     scene = Scene()
     scene.source_epoch = None
     assert await scene.serve() == "old"
@@ -133,7 +136,7 @@ async def test_an_entry_without_an_epoch_is_fetched_at_the_next_request() -> Non
 
 @in_simulated_time
 async def test_an_entry_without_an_epoch_is_served_while_the_watch_confirms_it_and_the_source_is_down() -> None:
-    """It is as current as any that is served where Redis is down, and no request is refused for it."""
+    """It is as current as any entry that is served without Redis, so no request is refused."""
     scene = Scene()
     scene.source_epoch = None
     await scene.serve()
@@ -151,7 +154,7 @@ async def test_an_entry_without_an_epoch_is_served_while_the_watch_confirms_it_a
 
 @in_simulated_time
 async def test_an_unconfirmed_entry_is_a_fetch() -> None:
-    """Three seconds after its own fetch, if nothing confirmed it."""
+    """Three seconds after its own fetch, if no pong has confirmed it."""
     scene = Scene()
     await scene.serve()
     await asyncio.sleep(3.001)
@@ -161,7 +164,7 @@ async def test_an_unconfirmed_entry_is_a_fetch() -> None:
 
 @in_simulated_time
 async def test_an_event_is_a_fetch() -> None:
-    """Also where Redis cannot be read."""
+    """Also if Redis cannot be read."""
     scene = Scene()
     await scene.serve()
     await asyncio.sleep(0.1)
@@ -173,7 +176,7 @@ async def test_an_event_is_a_fetch() -> None:
 
 @in_simulated_time
 async def test_concurrent_misses_are_one_fetch() -> None:
-    """However many requests there are."""
+    """For any number of requests."""
     scene = Scene()
     scene.fetch_s = 0.02
     assert await asyncio.gather(*(scene.serve() for _ in range(20))) == ["old"] * 20
@@ -182,7 +185,7 @@ async def test_concurrent_misses_are_one_fetch() -> None:
 
 @in_simulated_time
 async def test_a_fetch_that_an_event_overtakes_is_used_once_and_not_cached() -> None:
-    """It may have read what was there before the change."""
+    """It may have read the state before the change."""
     scene = Scene()
     scene.fetch_s = 0.02
     request = asyncio.ensure_future(scene.serve(scene.nothing_read()))
@@ -197,8 +200,8 @@ async def test_a_fetch_that_an_event_overtakes_is_used_once_and_not_cached() -> 
 
 
 @in_simulated_time
-async def test_a_joined_refusal_is_asked_for_again() -> None:
-    """A token that was created while the fetch was under way is not refused."""
+async def test_a_joined_refusal_is_fetched_again() -> None:
+    """A token that was created during the fetch is not refused."""
     scene = Scene()
     scene.fetch_s, scene.error = 0.02, InvalidTokenError()
     first = asyncio.ensure_future(scene.serve())
@@ -213,7 +216,7 @@ async def test_a_joined_refusal_is_asked_for_again() -> None:
 
 @in_simulated_time
 async def test_many_that_join_a_refusal_share_the_second_fetch() -> None:
-    """So a flood of one unknown token is two calls, not thousands."""
+    """So a flood of one unknown token causes two calls, not thousands."""
     scene = Scene()
     scene.fetch_s, scene.error = 0.02, InvalidTokenError()
     first = asyncio.ensure_future(scene.serve())
@@ -226,7 +229,7 @@ async def test_many_that_join_a_refusal_share_the_second_fetch() -> None:
 
 @in_simulated_time
 async def test_a_fetch_that_took_a_second_is_not_used() -> None:
-    """The process was paused; what it read may have changed meanwhile."""
+    """The process was paused, and the value may have changed during the pause."""
     scene = Scene()
 
     async def fetch() -> Fetched[str]:
@@ -244,7 +247,7 @@ async def test_a_fetch_that_took_a_second_is_not_used() -> None:
 
 @in_simulated_time
 async def test_a_lookup_that_is_validated_a_minute_later_is_fetched() -> None:
-    """What a request found before it read a slow body is checked again."""
+    """A lookup from before a slow body is validated again."""
     scene = Scene()
     lookup = await scene.cache.look_up("k", scene.fetch)
     assert scene.cache.is_valid(lookup, scene.read(), scene.clock.monotonic_ns())
@@ -256,7 +259,7 @@ async def test_a_lookup_that_is_validated_a_minute_later_is_fetched() -> None:
 
 @in_simulated_time
 async def test_a_value_that_may_not_be_cached_serves_its_own_request() -> None:
-    """And is not fetched twice for it."""
+    """It is not fetched twice for that request."""
     scene = Scene(lifetime_s=-1.0)
     assert await scene.serve() == "old"
     assert scene.fetches == 1
@@ -265,7 +268,7 @@ async def test_a_value_that_may_not_be_cached_serves_its_own_request() -> None:
 
 @in_simulated_time
 async def test_a_refusal_drops_the_entry() -> None:
-    """It is not there to be served later."""
+    """It cannot be served later."""
     scene = Scene()
     await scene.serve()
     scene.error = InvalidTokenError()
@@ -276,8 +279,8 @@ async def test_a_refusal_drops_the_entry() -> None:
 
 
 @in_simulated_time
-async def test_stale_if_error_serves_what_the_epoch_vouches_for() -> None:
-    """For five minutes, while auth says that its database is down."""
+async def test_stale_if_error_serves_an_entry_with_an_unchanged_epoch() -> None:
+    """For five minutes, while auth reports that its database is down."""
     scene = Scene()
     await scene.serve()
     scene.error = DOWN
@@ -294,7 +297,7 @@ async def test_stale_if_error_serves_what_the_epoch_vouches_for() -> None:
 @pytest.mark.parametrize("why", ["changed", "absent", "unknown", "read long ago", "event", "expired", "silence"])
 @in_simulated_time
 async def test_stale_if_error_serves_nothing_else(why: str) -> None:
-    """Whatever else may have changed, or is not known."""
+    """No entry with another or an unknown epoch, and none that is invalid or has expired."""
     scene = Scene(own_life_s=20.0 if why == "expired" else None)
     await scene.serve()
     scene.error = ServiceDegradedError() if why == "silence" else DOWN

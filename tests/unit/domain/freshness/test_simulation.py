@@ -34,8 +34,8 @@ STEPS_A_KIND = 200
 
 
 @pytest.mark.parametrize("fault", sorted(KINDS))
-def test_whatever_breaks_the_bound_is_kept(fault: str) -> None:
-    """One kind of fault, again and again, at any moment of what operators and clients do."""
+def test_the_bound_holds_under_any_single_fault(fault: str) -> None:
+    """One kind of fault, repeated, at any moment of the actions of operators and clients."""
     steps = served = 0
     for seed in range(WORLDS_A_KIND):
         world = World(seed, only=fault)
@@ -51,7 +51,7 @@ def test_whatever_breaks_the_bound_is_kept(fault: str) -> None:
 @pytest.mark.parametrize("regions", [1, 2])
 @pytest.mark.parametrize("seed", range(5))
 def test_one_fault_after_the_other(seed: int, regions: int) -> None:
-    """Any of them, once the world has settled from the one before, with one region and with two."""
+    """Any fault, once the world has recovered from the one before, with one region and with two."""
     world = World(1_000 + seed, regions=regions)
 
     run_simulated(world.live(2 * SECONDS))
@@ -60,7 +60,7 @@ def test_one_fault_after_the_other(seed: int, regions: int) -> None:
 
 
 def test_a_seed_is_a_world() -> None:
-    """What was found once is found again: the same seed is the same story, to the last step."""
+    """A failure can be reproduced: the same seed gives the same story, to the last step."""
     stories = []
     for _ in range(2):
         world = World(7)
@@ -79,14 +79,14 @@ class KeepsAll(Validity):
 
 
 class Deaf(Validity):
-    """Does not invalidate what an event names."""
+    """Does not invalidate the entries of an event."""
 
     def invalidate(self, kind: Kind, org_id: UUID, now_ns: int) -> None:
         """Do nothing."""
 
 
 class Confident(Validity):
-    """Serves entries however long ago they were confirmed."""
+    """Serves entries regardless of their last confirmation."""
 
     def may_serve(self, kind: Kind, org_id: UUID, began_ns: int, now_ns: int) -> bool:
         """Look at events alone."""
@@ -94,7 +94,7 @@ class Confident(Validity):
 
 
 class PongsFirst(WatchServer):
-    """Answers a ping with what it read before the ping came."""
+    """Answers a ping from a read that began before the ping arrived."""
 
     def __init__(self, log: Any) -> None:
         super().__init__(log)
@@ -107,7 +107,7 @@ class PongsFirst(WatchServer):
 
 
 class SendsNoEvents(WatchServer):
-    """Confirms without saying what changed."""
+    """Sends pongs without the changes."""
 
     def _answer(self, client: WatchClient, ping: int, read: ChangesRead | None) -> None:
         if read is not None and read.changes:
@@ -118,7 +118,7 @@ class SendsNoEvents(WatchServer):
 
 
 class RefusesAtOnce(UnknownTokens):
-    """Takes the filter's word for a token that was created just now."""
+    """Refuses a token that was created just now by the filter alone."""
 
     async def refuse(self, token_id: UUID) -> None:
         """Do not wait for a pong."""

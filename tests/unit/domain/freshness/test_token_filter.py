@@ -31,14 +31,14 @@ KEY = b"0123456789abcdef"
 
 @dataclass(slots=True)
 class Tokens:
-    """A ``LiveTokens`` of a list; it fails as often as ``failures`` says, and each page takes a while."""
+    """A ``LiveTokens`` over a list. It fails ``failures`` times, and each page takes a while."""
 
     ids: list[UUID] = field(default_factory=list)
     failures: int = 0
     pages: int = 0
 
     async def count(self) -> int:
-        """Return how many there are."""
+        """Return the number of tokens."""
         if self.failures:
             self.failures -= 1
             raise TokensUnavailableError
@@ -52,8 +52,8 @@ class Tokens:
         return TokensPage(ids[:limit], ids[limit - 1] if len(ids) > limit else None)
 
 
-def test_what_was_added_is_never_absent() -> None:
-    """And of what was not added, one in a thousand passes, when the filter is as full as it is meant to be."""
+def test_an_added_token_is_never_absent() -> None:
+    """Of other tokens, one in a thousand passes if the filter is filled to its capacity."""
     tokens = [UUID(int=number) for number in range(20_000)]
     bloom = BloomFilter(20_000, KEY)
     for token_id in tokens:
@@ -66,7 +66,7 @@ def test_what_was_added_is_never_absent() -> None:
 
 
 def test_positions_depend_on_the_key() -> None:
-    """Nobody can choose an id that passes everywhere."""
+    """No client can choose an id that passes everywhere."""
     bits = []
     for key in (b"a" * 16, b"b" * 16):
         bloom = BloomFilter(10, key)
@@ -77,7 +77,7 @@ def test_positions_depend_on_the_key() -> None:
 
 @asynccontextmanager
 async def building(token_filter: TokenFilter) -> AsyncIterator[None]:
-    """Let it be built during the block."""
+    """Build the filter during the block."""
     task = asyncio.ensure_future(token_filter.run())
     try:
         yield
@@ -93,7 +93,7 @@ def created(token_id: UUID) -> Change:
 
 @in_simulated_time
 async def test_it_excludes_nothing_until_it_is_complete() -> None:
-    """Whoever is not in it yet may be on the next page."""
+    """A token that is not in it yet may be on the next page."""
     tokens = Tokens([uuid4() for _ in range(PAGE_TOKENS + 10)])
     token_filter = TokenFilter(tokens, KEY)
     unknown = uuid4()
@@ -110,7 +110,7 @@ async def test_it_excludes_nothing_until_it_is_complete() -> None:
 
 @in_simulated_time
 async def test_a_token_that_is_created_while_it_is_built_is_in_it() -> None:
-    """Although its page had been read already."""
+    """Even if its page was read before."""
     tokens = Tokens([uuid4() for _ in range(PAGE_TOKENS + 10)])
     token_filter = TokenFilter(tokens, KEY)
     new = UUID(int=0)
@@ -125,7 +125,7 @@ async def test_a_token_that_is_created_while_it_is_built_is_in_it() -> None:
 
 @in_simulated_time
 async def test_a_stream_that_does_not_resume_discards_it() -> None:
-    """Also one that is being built."""
+    """Also while the filter is being built."""
     tokens = Tokens([uuid4() for _ in range(PAGE_TOKENS + 10)])
     token_filter = TokenFilter(tokens, KEY)
     async with building(token_filter):
@@ -142,7 +142,7 @@ async def test_a_stream_that_does_not_resume_discards_it() -> None:
 
 @in_simulated_time
 async def test_it_is_tried_again_when_the_tokens_cannot_be_listed() -> None:
-    """Until they can."""
+    """Until they can be listed."""
     tokens = Tokens([uuid4()], failures=3)
     token_filter = TokenFilter(tokens, KEY)
     async with building(token_filter):
@@ -155,7 +155,7 @@ async def test_it_is_tried_again_when_the_tokens_cannot_be_listed() -> None:
 
 @in_simulated_time
 async def test_it_is_built_again_when_half_of_its_tokens_are_gone() -> None:
-    """In the background: it goes on excluding meanwhile."""
+    """In the background. The old filter goes on excluding tokens until then."""
     tokens = Tokens([uuid4() for _ in range(20_100)])
     gone = tokens.ids[-1]
     token_filter = TokenFilter(tokens, KEY)

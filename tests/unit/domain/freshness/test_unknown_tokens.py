@@ -25,7 +25,7 @@ class Tokens:
     ids: list[UUID]
 
     async def count(self) -> int:
-        """Return how many there are."""
+        """Return the number of tokens."""
         return len(self.ids)
 
     async def page(self, after: UUID | None, limit: int) -> TokensPage:  # noqa: ARG002 - one page holds all
@@ -40,7 +40,7 @@ def created(token_id: UUID) -> Change:
 
 @dataclass(slots=True)
 class Pongs:
-    """A watch whose pongs come when the test says so."""
+    """A watch whose pongs the test triggers."""
 
     pong: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -63,7 +63,7 @@ async def complete(*ids: UUID) -> TokenFilter:
 
 @in_simulated_time
 async def test_an_excluded_token_is_refused_after_a_pong() -> None:
-    """Not before."""
+    """And not before the pong."""
     pongs = Pongs()
     unknown = UnknownTokens(await complete(), pongs, LoopClock())  # type: ignore[arg-type]  # as much as is used
     refusing = asyncio.ensure_future(unknown.refuse(uuid4()))
@@ -76,7 +76,7 @@ async def test_an_excluded_token_is_refused_after_a_pong() -> None:
 
 @in_simulated_time
 async def test_a_token_that_was_created_just_before_is_not_refused() -> None:
-    """Its event comes before the pong."""
+    """Its event arrives before the pong."""
     pongs, token_filter, new = Pongs(), await complete(), uuid4()
     unknown = UnknownTokens(token_filter, pongs, LoopClock())  # type: ignore[arg-type]  # as much as is used
     refusing = asyncio.ensure_future(unknown.refuse(new))
@@ -88,7 +88,7 @@ async def test_a_token_that_was_created_just_before_is_not_refused() -> None:
 
 @in_simulated_time
 async def test_without_a_pong_auth_is_asked() -> None:
-    """The watch is being replaced: the filter may lack a token."""
+    """The watch is being replaced, so the filter may lack a token."""
     unknown = UnknownTokens(await complete(), Pongs(), LoopClock())  # type: ignore[arg-type]  # as much as is used
     began = asyncio.get_running_loop().time()
     await unknown.refuse(uuid4())
@@ -97,7 +97,7 @@ async def test_without_a_pong_auth_is_asked() -> None:
 
 @in_simulated_time
 async def test_only_so_many_wait() -> None:
-    """A flood of unknown tokens does not fill the memory; a token that may be live does not wait at all."""
+    """A flood of unknown tokens does not fill the memory. A token that may be live does not wait at all."""
     live = uuid4()
     unknown = UnknownTokens(await complete(live), Pongs(), LoopClock())  # type: ignore[arg-type]  # as much as is used
     waiting = [asyncio.ensure_future(unknown.refuse(uuid4())) for _ in range(MAX_WAITING)]

@@ -1,4 +1,4 @@
-"""What readings of an epoch prove, and what the watch's validity allows."""
+"""The changes that readings of an epoch prove, and the entries that the watch allows."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def reading(value: str | None, asked_ns: int = 10) -> Epoch:
     ],
 )
 def test_which_readings_prove_a_change(fetched: Epoch, now: Epoch, proves: bool) -> None:  # noqa: FBT001 - a parameter
-    """A different epoch does, also where there was none; a flush, an unknown one and an older reading do not."""
+    """A different epoch does, also if there was none before. An absent, an unknown and an older reading do not."""
     assert now.proves_change_since(fetched, 5) is proves
 
 
@@ -47,7 +47,7 @@ def test_an_entry_is_served_for_three_seconds_after_its_fetch_or_the_last_pong()
 
 
 def test_a_late_pong_does_not_take_back_what_a_later_one_proved() -> None:
-    """Pings of two streams may be answered in any order."""
+    """Pings of two streams can be answered in any order."""
     validity = Validity()
     validity.confirm(5)
     validity.confirm(3)
@@ -55,7 +55,7 @@ def test_a_late_pong_does_not_take_back_what_a_later_one_proved() -> None:
 
 
 def test_an_event_invalidates_one_kind_of_one_organization() -> None:
-    """And only what was fetched before."""
+    """Only entries that were fetched before the event."""
     validity = Validity()
     validity.invalidate(Kind.TOKENS, ORG, 10)
     assert not validity.may_serve(Kind.TOKENS, ORG, 10, 20)
@@ -65,7 +65,7 @@ def test_an_event_invalidates_one_kind_of_one_organization() -> None:
 
 
 def test_a_reset_invalidates_everything() -> None:
-    """Whatever was fetched before it."""
+    """Every entry that was fetched before the reset."""
     validity = Validity()
     validity.invalidate_all(10)
     assert not validity.may_serve(Kind.AGENTS, OTHER, 10, 20)
@@ -73,7 +73,7 @@ def test_a_reset_invalidates_everything() -> None:
 
 
 def test_more_changes_than_are_remembered_invalidate_others_too() -> None:
-    """Forgetting one may only cost a fetch."""
+    """A dropped change can only cost a fetch."""
     validity = Validity()
     for number in range(MAX_INVALIDATIONS + 1):
         validity.invalidate(Kind.TOKENS, UUID(int=number + 10), number + 10)
@@ -83,7 +83,7 @@ def test_more_changes_than_are_remembered_invalidate_others_too() -> None:
 
 
 def test_directives_are_read_from_the_shared_cache_only_after_its_entries_have_expired() -> None:
-    """An event may mean that the epoch, under which they lie there, was not replaced."""
+    """An event can mean that the epoch, the key of the shared entries, was not replaced."""
     validity, ttl_ns = Validity(), 60 * NS
     assert not validity.may_read_shared(ORG, 100 * NS, ttl_ns)
     validity.confirm(100 * NS)

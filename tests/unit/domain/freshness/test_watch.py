@@ -37,17 +37,17 @@ ORG = UUID(int=1)
 
 @dataclass(slots=True, eq=False)
 class Received:
-    """A ``WatchClient`` that keeps what it is sent."""
+    """A ``WatchClient`` that keeps the messages."""
 
     messages: list[WatchMessage] = field(default_factory=list)
 
     def send(self, message: WatchMessage) -> None:
-        """Keep it."""
+        """Keep the message."""
         self.messages.append(message)
 
 
 async def test_a_first_stream_gets_its_first_position_before_the_pong() -> None:
-    """The worker evicts everything, then knows that it has every later change."""
+    """The worker invalidates everything. From then on it has every later change."""
     server, client = WatchServer(InMemoryChangeLog()), Received()
     server.open(client, None)
     server.ping(client, 7)
@@ -55,8 +55,8 @@ async def test_a_first_stream_gets_its_first_position_before_the_pong() -> None:
     assert client.messages == [First("1:0"), Pong(7, "1:0")]
 
 
-async def test_a_stream_that_resumes_gets_what_came_after_its_position() -> None:
-    """Events first, the pong last."""
+async def test_a_stream_that_resumes_gets_the_events_after_its_position() -> None:
+    """The events come first, the pong last."""
     log = InMemoryChangeLog()
     server, client = WatchServer(log), Received()
     server.open(client, "1:0")
@@ -70,7 +70,7 @@ async def test_a_stream_that_resumes_gets_what_came_after_its_position() -> None
 
 @pytest.mark.parametrize("lost", ["pruned", "incarnation"])
 async def test_a_position_that_cannot_be_resumed_from_begins_again(lost: str) -> None:
-    """The log does not reach back so far, or it is another database's."""
+    """The log does not reach back that far, or the position is from another database."""
     log = InMemoryChangeLog()
     server, client = WatchServer(log), Received()
     log.append(ORG, Kind.TOKENS)
@@ -82,7 +82,7 @@ async def test_a_position_that_cannot_be_resumed_from_begins_again(lost: str) ->
 
 
 async def test_streams_at_the_same_position_share_a_read() -> None:
-    """However many workers there are."""
+    """For any number of workers."""
 
     class Counted(InMemoryChangeLog):
         reads = 0
@@ -113,7 +113,7 @@ async def test_a_log_that_cannot_be_read_is_said() -> None:
 
 
 async def test_a_closed_stream_gets_nothing() -> None:
-    """Also a ping that was waiting."""
+    """Also if one of its pings was waiting."""
     server, client = WatchServer(InMemoryChangeLog()), Received()
     server.open(client, None)
     server.ping(client, 1)
@@ -125,7 +125,7 @@ async def test_a_closed_stream_gets_nothing() -> None:
 
 @asynccontextmanager
 async def running(*work: Watch | WatchServer) -> AsyncIterator[None]:
-    """Run them during the block."""
+    """Run watch and server during the block."""
     tasks = [asyncio.ensure_future(each.run()) for each in work]
     try:
         yield
@@ -146,7 +146,7 @@ async def test_a_pong_confirms_the_time_at_which_its_ping_was_sent() -> None:
 
 @in_simulated_time
 async def test_waiting_for_a_pong_waits_for_one_of_a_later_ping() -> None:
-    """One that was sent before proves nothing of what came since."""
+    """The pong of an earlier ping proves nothing about later changes."""
     clock, server, validity = LoopClock(), WatchServer(InMemoryChangeLog()), Validity()
     watch = Watch(InProcessWatch(server), validity, clock, lambda: 0.0)
     async with running(server, watch):
@@ -158,7 +158,7 @@ async def test_waiting_for_a_pong_waits_for_one_of_a_later_ping() -> None:
 
 
 class Scripted:
-    """A ``WatchConnector`` whose streams say nothing, or break; it notes when each was opened and from where."""
+    """A ``WatchConnector`` whose streams stay silent or break. It notes the time and position of each stream."""
 
     def __init__(self, *behaviours: str) -> None:
         self.opened: list[tuple[float, str | None]] = []
@@ -206,7 +206,7 @@ class ScriptedStream:
 )
 @in_simulated_time
 async def test_a_stream_that_is_of_no_use_is_replaced(behaviour: str, replaced_after_s: float) -> None:
-    """Soon, and then ever more rarely."""
+    """Soon at first, then with growing delays."""
     connector = Scripted(*[behaviour] * 50)
     async with running(Watch(connector, Validity(), LoopClock(), lambda: 1.0)):
         await asyncio.sleep(30)
@@ -219,7 +219,7 @@ async def test_a_stream_that_is_of_no_use_is_replaced(behaviour: str, replaced_a
 
 @in_simulated_time
 async def test_a_new_stream_resumes_from_the_last_pong() -> None:
-    """So it repeats what came after it."""
+    """So it repeats the events after that pong."""
     connector = Scripted("answers once")
     async with running(Watch(connector, Validity(), LoopClock(), lambda: 0.0)):
         await asyncio.sleep(4)
@@ -228,7 +228,7 @@ async def test_a_new_stream_resumes_from_the_last_pong() -> None:
 
 @in_simulated_time
 async def test_waiting_can_be_given_up() -> None:
-    """A request does not wait for ever for a watch that is away."""
+    """A request does not wait forever for a watch that is disconnected."""
     watch = Watch(Scripted(), Validity(), LoopClock(), lambda: 0.0)
     with suppress(TimeoutError):
         async with asyncio.timeout(1):

@@ -1,4 +1,4 @@
-"""How many calls to auth are made at a time, and which wait for which."""
+"""Concurrency limits and queues of the calls to auth."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ibex.domain.errors import InvalidTokenError, ServiceDegradedError, TooManyG
 from ibex.domain.freshness.cache import Fetched
 from ibex.domain.freshness.kinds import unknown_epoch
 from ibex.domain.identity.auth_calls import (
-    ABSENT_AGENTS_A_SECOND,
     ABSENT_AGENTS_BURST,
+    ABSENT_AGENTS_PER_SECOND,
     LIMITS,
     MAX_AGENT_CALLS_PER_ORG,
     MAX_CALLS,
@@ -36,23 +36,23 @@ NOBODY: Fetched[Agent | None] = Fetched(None, unknown_epoch(0))
 
 @dataclass(slots=True)
 class Auth:
-    """A verifier that answers when it is let go; it counts what is asked at a time."""
+    """A verifier that answers when the test releases it. It counts the concurrent calls."""
 
     let_go: asyncio.Event = field(default_factory=asyncio.Event)
     asked: int = 0
 
     async def refuse(self) -> Fetched[Principal]:
-        """Say that the secret is wrong."""
+        """Refuse the secret."""
         self.asked += 1
         await self.let_go.wait()
         raise InvalidTokenError
 
     async def confirm(self) -> Fetched[Principal]:
-        """Say whose token it is."""
+        """Return the principal."""
         return WHOSE
 
     async def no_agent(self) -> Fetched[Agent | None]:
-        """Say that there is no such agent."""
+        """Return that the agent does not exist."""
         self.asked += 1
         await self.let_go.wait()
         return NOBODY
@@ -69,11 +69,11 @@ class Scene:
     calls: AuthCalls = field(init=False)
 
     def __post_init__(self) -> None:
-        """Make them."""
+        """Create the calls."""
         self.calls = AuthCalls(self.clock, timeout_s=self.timeout_s, refused=self.refused.append, sleep=self.sleep)
 
     async def sleep(self, seconds: float) -> None:
-        """Let the clock go on instead."""
+        """Advance the clock instead."""
         self.clock.advance(timedelta(seconds=seconds))
 
     def guess(self, number: int, token_id: UUID = KNOWN) -> asyncio.Task[Fetched[Principal]]:
@@ -82,13 +82,16 @@ class Scene:
 
 
 async def settle() -> None:
-    """Let everything go on that can."""
+    """Let all tasks run until they wait."""
     for _ in range(20):
         await asyncio.sleep(0)
 
 
 async def test_guesses_at_a_known_id_take_few_calls_and_a_live_token_none_of_them() -> None:
-    """A thousand at once: those that are free, and the lane's eight. A token seen for the first time passes."""
+    """Of a thousand guesses, only the free ones and the lane's eight are in flight.
+
+    A token seen for the first time passes.
+    """
     scene = Scene(timeout_s=0.05)
     guesses = [scene.guess(number) for number in range(1_000)]
     await settle()
@@ -104,7 +107,7 @@ async def test_guesses_at_a_known_id_take_few_calls_and_a_live_token_none_of_the
 
 
 async def test_the_lane_has_a_pace() -> None:
-    """Fifty a second, however quickly auth refuses; who cannot have a turn within the timeout is turned away."""
+    """Fifty calls per second, however quickly auth refuses. A call that cannot run within the timeout is refused."""
     scene = Scene(timeout_s=0.05)
     scene.auth.let_go.set()
     began_ns = scene.clock.monotonic_ns()
@@ -117,7 +120,7 @@ async def test_the_lane_has_a_pace() -> None:
 
 
 async def test_a_token_confirmed_before_is_checked_at_once_while_its_id_is_guessed_at() -> None:
-    """Nobody can push its owner into the lane."""
+    """An attacker cannot push the token's owner into the lane."""
     scene = Scene(timeout_s=0.0)
     await scene.calls.verify_token(REAL, KNOWN, scene.auth.confirm)
     guesses = [scene.guess(number) for number in range(100)]
@@ -130,7 +133,7 @@ async def test_a_token_confirmed_before_is_checked_at_once_while_its_id_is_guess
 
 
 async def test_made_up_agents_take_few_calls_of_their_share() -> None:
-    """Another organization's new agent waits for none of them, and a known agent neither."""
+    """Neither another organization's new agent nor a known agent waits for them."""
     scene = Scene()
     agent: Fetched[Agent | None] = Fetched(Agent(AGENT, ORG, AgentStatus.ACTIVE), unknown_epoch(0))
 
@@ -148,7 +151,7 @@ async def test_made_up_agents_take_few_calls_of_their_share() -> None:
 
 
 async def test_organizations_share_the_calls_for_agents_in_turn() -> None:
-    """If the made-up agents of several organizations fill the share, another one waits for one of those at most."""
+    """If made-up agents of several organizations fill the share, another organization waits for one of them at most."""
     scene = Scene()
     full = LIMITS[Share.AGENT] // MAX_AGENT_CALLS_PER_ORG
     asked = [
@@ -165,8 +168,8 @@ async def test_organizations_share_the_calls_for_agents_in_turn() -> None:
     assert await asyncio.gather(other, *asked) == [NOBODY] * (20 * full + 1)
 
 
-async def test_a_call_that_gets_no_slot_in_time_says_when_to_come_again() -> None:
-    """503 for an agent as for a token; the slots come back."""
+async def test_a_call_that_gets_no_slot_in_time_is_refused_with_a_delay() -> None:
+    """503 with a delay for an agent as for a token. The slots become free again."""
     scene = Scene(timeout_s=0.001)
     asked = [asyncio.create_task(scene.calls.verify_agent((1, n), scene.auth.no_agent)) for n in range(40)]
     await asyncio.wait(asked[MAX_AGENT_CALLS_PER_ORG:])
@@ -181,7 +184,7 @@ async def test_a_call_that_gets_no_slot_in_time_says_when_to_come_again() -> Non
 
 
 async def test_lookups_of_agents_that_do_not_exist_have_a_pace() -> None:
-    """Fifty a second of one organization. Agents that exist do not count, nor do other organizations' lookups."""
+    """Fifty per second and organization. Agents that exist do not count, nor do other organizations' lookups."""
     scene = Scene(timeout_s=0.05)
     scene.auth.let_go.set()
     agent: Fetched[Agent | None] = Fetched(Agent(AGENT, ORG, AgentStatus.ACTIVE), unknown_epoch(0))
@@ -203,12 +206,12 @@ async def test_lookups_of_agents_that_do_not_exist_have_a_pace() -> None:
 
     took_s = (scene.clock.monotonic_ns() - began_ns) / 1e9
     assert refused + scene.auth.asked == 1_000
-    assert scene.auth.asked <= ABSENT_AGENTS_BURST + ABSENT_AGENTS_A_SECOND * took_s + 3  # which wait for their turn
+    assert scene.auth.asked <= ABSENT_AGENTS_BURST + ABSENT_AGENTS_PER_SECOND * took_s + 3  # which wait for their turn
     assert set(scene.refused) <= {Share.AGENT}
 
 
-async def test_no_share_and_not_all_of_them_together_take_what_is_reserved() -> None:
-    """A quarter of all calls stays for proven tokens and agents, and a quarter for the others."""
+async def test_the_reserved_calls_of_the_other_side_stay_free() -> None:
+    """A quarter of all calls is reserved for proven tokens and agents, and a quarter for the others."""
     shares = CallShares()
     unproven = [share for share in Share if share is not Share.PROVEN]
     assert sum(LIMITS[share] for share in unproven) + 32 == MAX_CALLS == LIMITS[Share.PROVEN] + 32
@@ -224,7 +227,7 @@ async def test_no_share_and_not_all_of_them_together_take_what_is_reserved() -> 
 
 
 async def test_tenants_that_wait_take_turns() -> None:
-    """One that waits behind a hundred of another is second."""
+    """A tenant that waits behind a hundred calls of another tenant is second."""
     shares, order = CallShares(), list[int]()
     for _ in range(LIMITS[Share.LANE]):
         assert await shares.enter(Share.LANE, 1, LONG_S)
@@ -244,7 +247,7 @@ async def test_tenants_that_wait_take_turns() -> None:
 
 
 async def test_a_call_that_is_cancelled_while_it_waits_takes_no_slot() -> None:
-    """Neither before its turn nor at the moment of it."""
+    """Neither before its turn nor at the moment of its turn."""
     shares = CallShares()
     for _ in range(LIMITS[Share.LANE]):
         assert await shares.enter(Share.LANE, 1, LONG_S)
@@ -259,7 +262,7 @@ async def test_a_call_that_is_cancelled_while_it_waits_takes_no_slot() -> None:
 
 
 async def test_how_many_wait_is_bounded() -> None:
-    """Beyond it a call is turned away at once, however long it would wait."""
+    """A call beyond the bound is refused at once, however long it would wait."""
     shares = CallShares()
     for _ in range(LIMITS[Share.LANE]):
         assert await shares.enter(Share.LANE, 1, LONG_S)
@@ -273,7 +276,7 @@ async def test_how_many_wait_is_bounded() -> None:
 
 
 async def test_an_outage_does_not_count_as_a_guess() -> None:
-    """The owner of a token that auth could not check is not held for a guesser."""
+    """The owner of a token that auth could not verify is not treated as a guesser."""
     scene = Scene()
 
     async def down() -> Fetched[Principal]:

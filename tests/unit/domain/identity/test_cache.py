@@ -1,4 +1,4 @@
-"""How long identity is cached, under which keys, and what costs a call."""
+"""The caches of identity: lifetimes, keys, and the lookups that cause a call."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ ACTIVE = Agent(AGENT, ORG, AgentStatus.ACTIVE)
 
 
 class Filter(UnknownTokens):
-    """Refuses the tokens that it is told to, as if a Bloom filter excluded them."""
+    """A filter that refuses the given tokens, as if a Bloom filter excluded them."""
 
     def __init__(self, *excluded: UUID) -> None:
         self._excluded = set(excluded)
@@ -70,7 +70,7 @@ def read(value: str | None = "e", at_ns: int = 0) -> Epoch:
     [(None, 30.0), (3_600.0, 30.0), (35.0, 30.0), (34.0, 29.0), (6.0, 1.0), (5.0, 0.0), (1.0, -4.0)],
 )
 def test_a_principal_is_cached_for_less_before_its_token_expires(remaining_s: float | None, lifetime_s: float) -> None:
-    """For half a minute, and no longer than until five seconds before."""
+    """For half a minute, and at most until five seconds before the expiry."""
     policy = token_policy(stale_if_error_s=300)
 
     assert policy.lifetime_s(principal(remaining_s=remaining_s)) == lifetime_s
@@ -78,8 +78,8 @@ def test_a_principal_is_cached_for_less_before_its_token_expires(remaining_s: fl
     assert (policy.stale_if_error_s, policy.last_known_s) == (300, 0)
 
 
-def test_agents_and_directives_are_cached_as_said() -> None:
-    """Agents like tokens, directives as configured, and no directive is served stale by this rule."""
+def test_agents_and_directives_have_their_policies() -> None:
+    """Agents like tokens, directives as configured. Stale-if-error never serves a directive."""
     agents, directives = agent_policy(stale_if_error_s=300), directive_policy(60)
 
     assert (agents.lifetime_s(ACTIVE), agents.stale_if_error_s, agents.outlives_s(ACTIVE)) == (30.0, 300, None)
@@ -88,7 +88,7 @@ def test_agents_and_directives_are_cached_as_said() -> None:
 
 
 async def test_no_token_is_in_the_cache() -> None:
-    """Its key is the SHA-256 digest; nothing that the cache holds has the token or its secret."""
+    """The key is the SHA-256 digest. The cache contains neither the token nor its secret."""
     clock, entries = ManualClock(), dict[bytes, "Entry[Principal]"]()
     cache = FreshCache(Kind.TOKENS, entries, token_policy(stale_if_error_s=300), Validity(), clock, Caches(clock))
     tokens = CachedTokens(ScriptedTokens(principal()), Filter(), cache, Caches(clock).calls)
@@ -104,8 +104,8 @@ async def test_no_token_is_in_the_cache() -> None:
     assert TOKEN.reveal()[46:80] not in shown
 
 
-async def test_what_is_no_token_is_not_looked_for() -> None:
-    """Whatever a client sent is invalid, and neither the filter nor the verifier is asked."""
+async def test_a_malformed_token_is_not_looked_up() -> None:
+    """A malformed token is invalid. Neither the filter nor the verifier is asked."""
     verifier, unknown = ScriptedTokens(principal()), Filter()
     tokens = Caches(ManualClock()).tokens(verifier, unknown)
 
@@ -117,7 +117,7 @@ async def test_what_is_no_token_is_not_looked_for() -> None:
 
 
 async def test_another_secret_under_the_same_id_is_another_entry() -> None:
-    """Who knows the id, which is public, does not get the owner's entry."""
+    """A client that knows the public id does not get the owner's entry."""
     clock, verifier = ManualClock(), ScriptedTokens(principal())
     tokens = Caches(clock).tokens(verifier)
     await tokens.look_up(TOKEN.reveal())
@@ -132,7 +132,7 @@ async def test_another_secret_under_the_same_id_is_another_entry() -> None:
 
 
 async def test_a_token_that_the_filter_excludes_costs_no_call() -> None:
-    """It is invalid, and the verifier is not asked."""
+    """It is invalid, and the verifier is not called."""
     verifier, unknown = ScriptedTokens(principal()), Filter(TOKEN.token_id)
     tokens = Caches(ManualClock()).tokens(verifier, unknown)
 
@@ -145,7 +145,7 @@ async def test_a_token_that_the_filter_excludes_costs_no_call() -> None:
 
 
 async def test_a_cached_token_costs_no_look_at_the_filter() -> None:
-    """Only a token that is about to be verified is looked for there."""
+    """The filter is only asked about tokens that are about to be verified."""
     verifier, unknown = ScriptedTokens(principal()), Filter()
     tokens = Caches(ManualClock()).tokens(verifier, unknown)
 
@@ -156,7 +156,7 @@ async def test_a_cached_token_costs_no_look_at_the_filter() -> None:
 
 
 async def test_a_revoked_token_is_invalid_as_soon_as_the_epoch_differs() -> None:
-    """And dropped, so that it is not served while no epoch can be read."""
+    """Its entry is dropped, so that it is not served while no epoch can be read."""
     clock = ManualClock()
     epochs = InMemoryEpochs(clock, SequentialIds())
     verifier = ScriptedTokens(principal(), epochs=epochs)
@@ -174,7 +174,7 @@ async def test_a_revoked_token_is_invalid_as_soon_as_the_epoch_differs() -> None
 
 
 async def test_a_token_is_served_while_auths_store_is_down_but_never_beyond_its_expiry() -> None:
-    """The epoch vouches for it all along, and yet it ends when it ends."""
+    """The epoch is unchanged all the time, but the token expires nevertheless."""
     clock = ManualClock()
     epochs = InMemoryEpochs(clock, SequentialIds())
     verifier = ScriptedTokens(principal(remaining_s=60.0), epochs=epochs)
@@ -193,7 +193,7 @@ async def test_a_token_is_served_while_auths_store_is_down_but_never_beyond_its_
 
 
 async def test_agents_are_cached_by_organization() -> None:
-    """What one organization may act as says nothing of another."""
+    """An agent of one organization is not an agent of another."""
     verifier = ScriptedAgents(ACTIVE)
     agents = Caches(ManualClock()).agents(verifier)
 
@@ -205,7 +205,7 @@ async def test_agents_are_cached_by_organization() -> None:
 
 
 async def test_an_event_invalidates_the_entries_of_its_organization_and_kind() -> None:
-    """Of all its agents; another organization's stay, and so do its tokens."""
+    """The entries of all its agents. Other organizations' agents stay valid, and so do its tokens."""
     caches = Caches(ManualClock())
     verifier, token_verifier = ScriptedAgents(ACTIVE), ScriptedTokens(principal())
     agents, tokens = caches.agents(verifier), caches.tokens(token_verifier)
@@ -225,7 +225,7 @@ async def test_an_event_invalidates_the_entries_of_its_organization_and_kind() -
 
 
 async def test_absent_agents_never_make_a_live_one_go() -> None:
-    """They are kept apart, and one that is created or removed is in one place only."""
+    """Absent agents are stored separately. An agent that is created or removed is in one place only."""
     clock = ManualClock()
     live: dict[AgentKey, Entry[Agent | None]] = {}
     absent: dict[AgentKey, Entry[Agent | None]] = {}
@@ -256,12 +256,12 @@ async def test_absent_agents_never_make_a_live_one_go() -> None:
 
 
 def test_an_absence_is_not_served_while_the_source_is_down() -> None:
-    """The agent may have been created meanwhile: the request gets 503 and not 403."""
+    """The agent may have been created since: the request gets 503, not 403."""
     assert agent_policy(stale_if_error_s=300).outlives_s(None) == 0
 
 
 async def test_a_guess_disturbs_no_entry_of_the_real_token() -> None:
-    """It has another digest: the real one is served from the cache before, during and after."""
+    """It has another digest. The real token is served from the cache before, during and after the guess."""
     clock = ManualClock()
     source, caches = ScriptedTokens(principal()), Caches(clock)
     tokens = caches.tokens(source)

@@ -1,4 +1,4 @@
-"""Which attempts at a token count as guesses, and how often the lane lets one through."""
+"""The attempts that count as guesses, and the rate of the lane."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ REAL = b"r" * 32
 
 
 def guess(guesses: GuessedSecrets, number: int, now_ns: int = 0, token_id: UUID = TOKEN) -> Share:
-    """Try a wrong secret to the end, and return the share that it was in."""
+    """Try a wrong secret to the end, and return its share."""
     digest = b"%032d" % number
     attempt = guesses.begin(digest, token_id, now_ns)
     guesses.failed(attempt, digest)
@@ -31,7 +31,7 @@ def guess(guesses: GuessedSecrets, number: int, now_ns: int = 0, token_id: UUID 
 
 
 def test_more_than_five_failed_secrets_of_an_id_go_through_the_lane() -> None:
-    """The first is like any new token, the next few are suspect; other ids are not concerned."""
+    """The first is like any new token, the next few are suspect. Other ids are not affected."""
     guesses = GuessedSecrets()
 
     shares = [guess(guesses, number) for number in range(FREE_GUESSES + 3)]
@@ -41,7 +41,7 @@ def test_more_than_five_failed_secrets_of_an_id_go_through_the_lane() -> None:
 
 
 def test_guesses_at_the_same_time_count_before_they_fail() -> None:
-    """Else a thousand in parallel would all be first ones."""
+    """Otherwise a thousand parallel guesses would all be first ones."""
     guesses = GuessedSecrets()
 
     shares = [guesses.begin(b"%032d" % number, TOKEN, 0).share for number in range(FREE_GUESSES + 3)]
@@ -50,7 +50,7 @@ def test_guesses_at_the_same_time_count_before_they_fail() -> None:
 
 
 def test_a_minute_later_an_id_begins_anew() -> None:
-    """Not a nanosecond before."""
+    """And not a nanosecond earlier."""
     guesses = GuessedSecrets()
     for number in range(10):
         guess(guesses, number)
@@ -60,7 +60,10 @@ def test_a_minute_later_an_id_begins_anew() -> None:
 
 
 def test_a_token_confirmed_within_the_hour_never_uses_the_lane() -> None:
-    """However many secrets fail with its id: nobody can push its owner there. After an hour it is like any other."""
+    """However many secrets fail with its id: an attacker cannot push the owner there.
+
+    After an hour it is like any other.
+    """
     guesses = GuessedSecrets()
     guesses.confirmed(guesses.begin(REAL, TOKEN, 0), REAL, 0)
     for number in range(100):
@@ -71,7 +74,7 @@ def test_a_token_confirmed_within_the_hour_never_uses_the_lane() -> None:
 
 
 def test_a_token_that_auth_refuses_is_proven_no_more() -> None:
-    """A revoked token that is tried on and on is a guess."""
+    """Repeated attempts with a revoked token are guesses."""
     guesses = GuessedSecrets()
     guesses.confirmed(guesses.begin(REAL, TOKEN, 0), REAL, 0)
     guesses.failed(guesses.begin(REAL, TOKEN, 0), REAL)
@@ -80,8 +83,8 @@ def test_a_token_that_auth_refuses_is_proven_no_more() -> None:
 
 
 @pytest.mark.parametrize("outcome", ["confirmed", "undecided"])
-def test_what_is_no_failure_does_not_count(outcome: str) -> None:
-    """A live token, or an outage, leaves nothing behind."""
+def test_only_failures_count(outcome: str) -> None:
+    """A live token, or an outage, leaves no window behind."""
     guesses = GuessedSecrets()
     for number in range(20):
         digest = b"%032d" % number
@@ -106,11 +109,11 @@ def test_an_attempt_that_ends_in_another_window_changes_nothing_there() -> None:
 
 
 def test_memory_is_bounded() -> None:
-    """Ids and digests that an attacker makes up push out the oldest, and no more are kept than were agreed."""
-    guesses = GuessedSecrets(most_ids=10)
+    """Made-up ids and digests replace the oldest ones, and the maximum is never exceeded."""
+    guesses = GuessedSecrets(max_ids=10)
     for number in range(100):
         guess(guesses, number, token_id=UUID(int=number))
-    proven: RecentlyConfirmed[int] = RecentlyConfirmed(most=10)
+    proven: RecentlyConfirmed[int] = RecentlyConfirmed(max_keys=10)
     for number in range(100):
         proven.add(number, number)
     proven.add(95, 100)
@@ -121,8 +124,8 @@ def test_memory_is_bounded() -> None:
 
 
 def test_the_pace_allows_a_burst_and_then_its_rate() -> None:
-    """Whoever would have to wait too long gets no turn, and takes none from others."""
-    pace = LeakyBucket(a_second=50, burst=3)
+    """A call that would wait too long gets no reservation, and delays no other call."""
+    pace = LeakyBucket(per_second=50, burst=3)
 
     assert [pace.reserve(NS, 50_000_000) for _ in range(7)] == [0, 0, 0, 20_000_000, 40_000_000, None, None]
     assert pace.reserve(NS + 20_000_000, 50_000_000) == 40_000_000

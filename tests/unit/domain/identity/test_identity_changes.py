@@ -1,4 +1,4 @@
-"""How a change of identity is made known, and what verifying says of the changes before it."""
+"""The publication of identity changes, and the epochs that verification returns."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 async def test_each_change_replaces_the_epoch() -> None:
-    """A new token replaces none: nobody can have cached anything that it changes."""
+    """A new token replaces none: no worker can have cached an entry that it changes."""
     office = Office()
     organization, agent = await office.settled()
     other = await office.manage.create_organization("other")
@@ -48,7 +48,7 @@ async def test_each_change_replaces_the_epoch() -> None:
 
 
 async def test_each_change_is_in_the_log_by_its_kind() -> None:
-    """The organization's is a change of its tokens; a new token is there by its id, for the filters."""
+    """A change of the organization is one of its tokens. A new token is logged with its id, for the filters."""
     office = Office()
     organization, agent = await office.settled()
     position = await office.position()
@@ -67,7 +67,7 @@ async def test_each_change_is_in_the_log_by_its_kind() -> None:
 
 
 async def test_the_epoch_is_replaced_after_the_commit_and_before_the_change_is_reported() -> None:
-    """A request that reads the new epoch finds the change made; a request that is sent after the report reads it."""
+    """A request that reads the new epoch sees the change, and a request after the report reads the new epoch."""
     office = Office()
     organization, _ = await office.settled()
     token = await office.manage.create_token(organization.id, GRANT)
@@ -84,8 +84,8 @@ async def test_the_epoch_is_replaced_after_the_commit_and_before_the_change_is_r
     assert office.epochs.read(organization.id).proves_change_since(before, 0)
 
 
-async def test_the_epoch_is_read_before_what_it_vouches_for() -> None:
-    """A change between the two readings is never hidden: the epoch that is returned is the older one."""
+async def test_the_epoch_is_read_before_the_value() -> None:
+    """A change between the two reads is never hidden: the returned epoch is the older one."""
     office = Office()
     organization, agent = await office.settled()
     token = await office.manage.create_token(organization.id, GRANT)
@@ -106,7 +106,7 @@ async def test_the_epoch_is_read_before_what_it_vouches_for() -> None:
 
 
 async def test_verifying_returns_the_epoch_and_creates_one_where_there_is_none() -> None:
-    """Twice the same while nothing changes, for a token as for an agent; an unknown token creates none."""
+    """The same epoch twice while nothing changes, for a token as for an agent. An unknown token creates none."""
     office = Office()
     organization, agent = await office.settled()
     token = await office.manage.create_token(organization.id, GRANT)
@@ -124,7 +124,7 @@ async def test_verifying_returns_the_epoch_and_creates_one_where_there_is_none()
 
 
 async def test_a_change_that_found_nothing_replaces_no_epoch() -> None:
-    """Nothing has changed."""
+    """Because nothing has changed."""
     office = Office()
     organization, agent = await office.settled()
 
@@ -141,7 +141,7 @@ async def test_a_change_that_found_nothing_replaces_no_epoch() -> None:
 
 
 async def test_a_change_of_unknown_outcome_replaces_the_epoch() -> None:
-    """It may have been committed; the operator is told that the outcome is unknown."""
+    """It may have been committed. The operator gets the error that the outcome is unknown."""
 
     class Unknown(InMemoryIdentity):
         async def revoke_token(self, org_id: UUID, token_id: UUID, now: datetime) -> bool:
@@ -160,7 +160,7 @@ async def test_a_change_of_unknown_outcome_replaces_the_epoch() -> None:
 
 
 async def test_a_change_is_made_without_a_store_of_epochs() -> None:
-    """Redis is away: the change is committed and reported, and the watch makes it known."""
+    """Without Redis the change is committed and reported, and the watch delivers it."""
     office = Office()
     organization, _ = await office.settled()
     token = await office.manage.create_token(organization.id, GRANT)
@@ -173,8 +173,8 @@ async def test_a_change_is_made_without_a_store_of_epochs() -> None:
     assert await office.changes_since(position) == [Change(organization.id, Kind.TOKENS)]
 
 
-async def test_a_change_that_has_begun_replaces_the_epoch_although_its_caller_is_gone() -> None:
-    """A cancelled call leaves no committed change that the epoch does not tell of."""
+async def test_a_cancelled_change_still_replaces_the_epoch() -> None:
+    """A cancelled call never leaves a committed change with the old epoch."""
     committed, go_on = asyncio.Event(), asyncio.Event()
 
     class Slow(InMemoryIdentity):

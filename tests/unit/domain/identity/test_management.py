@@ -1,4 +1,4 @@
-"""What operators do with organizations, users, agents and tokens, and what verifying them means."""
+"""Management of organizations, users, agents and tokens, and verification against the store."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 async def test_a_live_token_is_its_principal() -> None:
-    """Everything that the grant and the organization say, and nothing else."""
+    """With all properties of the grant and the organization, and no others."""
     office = Office()
     organization, agent = await office.settled()
     user = await office.manage.create_user(organization.id, "kim@example.com")
@@ -59,7 +59,7 @@ async def test_a_live_token_is_its_principal() -> None:
 
 
 async def test_a_token_is_returned_once_and_never_kept() -> None:
-    """The store has a digest; nothing of the secret is in it, nor in any repr."""
+    """The store contains a digest, and nothing of the secret; nor does any repr."""
     office = Office()
     organization, _ = await office.settled()
 
@@ -73,19 +73,19 @@ async def test_a_token_is_returned_once_and_never_kept() -> None:
 
 
 async def test_an_unknown_token_is_refused() -> None:
-    """Well-formed, and nobody's."""
+    """It is well-formed, but does not exist."""
     await Office().refuses(PersonalAccessToken.issue(MISSING, bytes(32)))
 
 
 async def test_an_unknown_token_costs_the_work_of_a_known_one() -> None:
-    """Its absence cannot be timed: there is a comparison all the same."""
+    """There is a comparison all the same, so that timing does not reveal its absence."""
 
     class Watched(TokenPeppers):
         spent = 0
 
-        def spend_time(self, token: PersonalAccessToken) -> None:
+        def compare_dummy(self, token: PersonalAccessToken) -> None:
             self.spent += 1
-            super().spend_time(token)
+            super().compare_dummy(token)
 
     office = Office()
     peppers = Watched({"k1": bytes(16)})
@@ -106,7 +106,7 @@ async def test_another_secret_under_a_known_id_is_refused() -> None:
 
 
 async def test_a_revoked_token_is_refused_from_then_on() -> None:
-    """At once, and for good; the others live on."""
+    """At once and permanently. Other tokens stay valid."""
     office = Office()
     organization, _ = await office.settled()
     revoked = await office.manage.create_token(organization.id, GRANT)
@@ -119,7 +119,7 @@ async def test_a_revoked_token_is_refused_from_then_on() -> None:
 
 
 async def test_a_token_is_refused_from_its_expiry_on() -> None:
-    """Good a microsecond before, refused at the very moment."""
+    """Valid a microsecond before, refused at the exact time."""
     office = Office()
     organization, _ = await office.settled()
     grant = TokenGrant("brief", CHAT, expires_at=office.clock.now() + timedelta(minutes=1))
@@ -133,7 +133,7 @@ async def test_a_token_is_refused_from_its_expiry_on() -> None:
 
 
 async def test_a_suspended_organizations_tokens_are_refused_until_it_is_back() -> None:
-    """All of them, without touching one."""
+    """All of them, without a change of any token."""
     office = Office()
     organization, _ = await office.settled()
     token = await office.manage.create_token(organization.id, GRANT)
@@ -146,7 +146,7 @@ async def test_a_suspended_organizations_tokens_are_refused_until_it_is_back() -
 
 
 async def test_a_token_of_a_pepper_that_is_gone_is_refused() -> None:
-    """Taking a pepper away takes away its tokens."""
+    """Removing a pepper invalidates its tokens."""
     office = Office()
     organization, _ = await office.settled()
     token = await office.manage.create_token(organization.id, GRANT)
@@ -157,7 +157,7 @@ async def test_a_token_of_a_pepper_that_is_gone_is_refused() -> None:
 
 
 async def test_verifying_writes_nothing() -> None:
-    """Neither a success nor a failure leaves a trace in the store."""
+    """Neither a success nor a failure changes the store."""
     office = Office()
     organization, _ = await office.settled()
     token = await office.manage.create_token(organization.id, GRANT)
@@ -170,7 +170,7 @@ async def test_verifying_writes_nothing() -> None:
 
 
 async def test_an_agent_is_the_organizations_own() -> None:
-    """Whatever its status; another organization's is no different from none."""
+    """Whatever its status. Another organization's agent is refused like one that does not exist."""
     office = Office()
     organization, agent = await office.settled()
     other = await office.manage.create_organization("other")
@@ -187,7 +187,7 @@ async def test_an_agent_is_the_organizations_own() -> None:
 
 
 class LostStore(InMemoryIdentity):
-    """A store that cannot be reached."""
+    """A store that is unavailable."""
 
     async def find_token(self, token_id: UUID) -> Never:
         """Fail."""
@@ -198,8 +198,8 @@ class LostStore(InMemoryIdentity):
         raise ServiceDegradedError(f"no way to {org_id} and {agent_id}")
 
 
-async def test_a_store_that_is_lost_is_said_to_be() -> None:
-    """Verifying fails as the source's own word, in the default's words, each port with its kind of error."""
+async def test_an_unavailable_store_raises_the_errors_of_the_source() -> None:
+    """Verification raises the source's error with the default message, for each port its own kind."""
     token = PersonalAccessToken.issue(MISSING, bytes(32))
     clock = ManualClock()
     epochs = InMemoryEpochs(clock, SequentialIds())
@@ -215,8 +215,8 @@ async def test_a_store_that_is_lost_is_said_to_be() -> None:
     assert str(no_agent.value) == AuthUnavailableError.default_message
 
 
-async def test_what_is_created_can_be_listed() -> None:
-    """Oldest first, with the times of their making."""
+async def test_created_objects_can_be_listed() -> None:
+    """Oldest first, with the times of creation."""
     office = Office()
     first, agent = await office.settled()
     office.clock.advance(timedelta(seconds=1))
@@ -230,7 +230,7 @@ async def test_what_is_created_can_be_listed() -> None:
 
 
 async def test_names_are_taken_once() -> None:
-    """An organization's, an agent's and an e-mail address within it."""
+    """The names of organizations, and of agents and e-mail addresses within one."""
     office = Office()
     organization, _ = await office.settled()
     await office.manage.create_user(organization.id, "kim@example.com")
@@ -243,8 +243,8 @@ async def test_names_are_taken_once() -> None:
         await office.manage.create_user(organization.id, "kim@example.com")
 
 
-async def test_what_is_not_there_cannot_be_changed() -> None:
-    """Each says so; nothing of another organization's can be reached."""
+async def test_missing_objects_cannot_be_changed() -> None:
+    """Each method raises an error. No object of another organization can be reached."""
     office = Office()
     organization, agent = await office.settled()
     other = await office.manage.create_organization("other")
@@ -263,7 +263,7 @@ async def test_what_is_not_there_cannot_be_changed() -> None:
 
 
 async def test_revoking_again_keeps_the_first_time() -> None:
-    """When it was revoked is a fact."""
+    """The time of the revocation does not change."""
     office = Office()
     organization, _ = await office.settled()
     token = await office.manage.create_token(organization.id, GRANT)
@@ -279,7 +279,7 @@ async def test_revoking_again_keeps_the_first_time() -> None:
 
 @pytest.mark.parametrize("name", ["", "  ", "x" * 129, "a\nb", "\x1b[31m"])
 async def test_a_name_can_be_read(name: str) -> None:
-    """Of an organization, an agent and a token; nothing is stored under another."""
+    """The name of an organization, an agent or a token. Nothing is stored with an unprintable name."""
     office = Office()
     organization = await office.manage.create_organization("acme")
 

@@ -1,4 +1,4 @@
-"""Personal access tokens: their shape, their checksum, and what they show of themselves."""
+"""Personal access tokens: format, checksum and repr."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TOKENS = st.builds(PersonalAccessToken.issue, st.uuids(), st.binary(min_size=32,
 
 
 def test_a_token_is_built_as_the_specification_says() -> None:
-    """Prefix, id, 43 URL-safe characters of the secret, and six base-62 digits of the CRC-32 of all before them."""
+    """Prefix, id, 43 URL-safe characters of the secret, and six base-62 digits of the CRC-32 of everything before."""
     secret = bytes(range(224, 256))
 
     text = PersonalAccessToken.issue(TOKEN_ID, secret).reveal()
@@ -33,8 +33,8 @@ def test_a_token_is_built_as_the_specification_says() -> None:
 
 
 @given(TOKENS)
-def test_what_is_issued_can_be_parsed(token: PersonalAccessToken) -> None:
-    """Every issued token is understood again, with its id."""
+def test_an_issued_token_can_be_parsed(token: PersonalAccessToken) -> None:
+    """Every issued token is parsed again, with its id."""
     parsed = PersonalAccessToken.parse(token.reveal())
 
     assert parsed is not None
@@ -43,7 +43,7 @@ def test_what_is_issued_can_be_parsed(token: PersonalAccessToken) -> None:
 
 @given(TOKENS, st.data())
 def test_any_single_character_that_is_changed_is_noticed(token: PersonalAccessToken, data: st.DataObject) -> None:
-    """A typing error, wherever it is, is refused before anything is looked up."""
+    """A typing error, wherever it is, is refused before any lookup."""
     text = token.reveal()
     position = data.draw(st.integers(0, len(text) - 1))
     other = data.draw(st.sampled_from(BASE62 + "-_ =ä\n\x00").filter(lambda c: c != text[position]))
@@ -64,27 +64,27 @@ def test_a_character_more_or_less_is_noticed(token: PersonalAccessToken, data: s
 
 @given(st.text())
 def test_no_text_makes_parsing_raise(text: str) -> None:
-    """Whatever a client sends as its token, the answer is a token or None."""
+    """For any text, the result is a token or None."""
     assert PersonalAccessToken.parse(text) is None
     assert PersonalAccessToken.parse("ibex_pat_" + text) is None
 
 
 @pytest.mark.parametrize("end", ["\n", " ", "\x00", "="])
 def test_a_token_ends_with_its_checksum(end: str) -> None:
-    """Nothing may follow: not even the newline that a regular expression's ``$`` would let pass."""
+    """Nothing may follow, not even the newline that a regular expression's ``$`` would accept."""
     assert PersonalAccessToken.parse(PersonalAccessToken.issue(TOKEN_ID, bytes(32)).reveal() + end) is None
 
 
 @pytest.mark.parametrize("size", [0, 31, 33])
 def test_a_secret_has_32_bytes(size: int) -> None:
-    """A token cannot be made of less, or more."""
+    """A token cannot be created from fewer or more."""
     with pytest.raises(ValueError, match="32 bytes"):
         PersonalAccessToken.issue(TOKEN_ID, bytes(size))
 
 
 @given(TOKENS)
 def test_a_token_shows_its_display_prefix_only(token: PersonalAccessToken) -> None:
-    """Neither repr nor str nor any format holds a piece of the secret."""
+    """Neither repr nor str nor any format contains a part of the secret."""
     for shown in (repr(token), str(token), f"{token}", f"{token!r:>200}", repr([token]), f"{token!a}"):
         assert token.display_prefix in shown
         assert token.reveal()[46:] not in shown

@@ -34,12 +34,12 @@ def _bits(*bits: int) -> int:
     ],
 )
 def test_the_named_sets_have_the_bits_of_the_specification(named: Permission, bits: tuple[int, ...]) -> None:
-    """The sets are numbers that are stored: they never change by accident."""
+    """The sets are numbers in the store, so they must never change by accident."""
     assert int(named) == _bits(*bits)
 
 
 def test_every_bit_is_where_the_specification_puts_it() -> None:
-    """All assigned bits, no other."""
+    """All assigned bits, and no others."""
     assert {p.value.bit_length() - 1 for p in Permission} == {0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 24, 25} | {
         *range(32, 38),
         40,
@@ -48,28 +48,28 @@ def test_every_bit_is_where_the_specification_puts_it() -> None:
     }
 
 
-def test_the_named_sets_can_be_asked_for_by_name() -> None:
-    """What the command line offers."""
+def test_the_named_sets_have_names() -> None:
+    """The names that the command line offers."""
     assert NAMED_SETS == {"agent": AGENT_DEFAULT, "chat": CHAT, "read-only": READ_ONLY, "admin": ADMIN}
 
 
 @pytest.mark.parametrize(
     ("granted", "may_chat"), [(AGENT_DEFAULT, True), (CHAT, True), (ADMIN, True), (READ_ONLY, False), (0, False)]
 )
-def test_who_may_chat(granted: int, *, may_chat: bool) -> None:
-    """Agents and administrators may; read only and nobody may not."""
+def test_permissions_that_allow_chat(granted: int, *, may_chat: bool) -> None:
+    """Agents and administrators may; a read-only token and one without permissions may not."""
     assert allows(granted, CHAT) is may_chat
 
 
 @given(BITMAPS, BITMAPS)
 def test_every_needed_bit_must_be_granted(granted: int, needed: int) -> None:
-    """A single bit that is missing is enough to refuse."""
+    """A single missing bit is enough to refuse."""
     assert allows(granted, needed) is all(granted >> bit & 1 for bit in range(56) if needed >> bit & 1)
 
 
 @given(BITMAPS)
 def test_a_bitmap_is_kept_bit_by_bit(bitmap: int) -> None:
-    """Unassigned bits below 56 survive: an older version does not take away what a newer one granted."""
+    """Unassigned bits below 56 survive: an older version does not remove the bits that a newer one granted."""
     assert int(permissions_of(bitmap)) == bitmap
 
 
@@ -81,6 +81,6 @@ def test_reserved_bits_are_refused(bit: int) -> None:
 
 
 def test_a_negative_bitmap_is_refused() -> None:
-    """Two's complement would make it every right there is."""
+    """In two's complement it would grant every permission."""
     with pytest.raises(ValueError, match="reserved"):
         permissions_of(-1)

@@ -1,4 +1,4 @@
-"""Calendar-minute windows."""
+"""Rate limits in windows of a calendar minute."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TIMES = st.datetimes(datetime(1970, 1, 1), datetime(9000, 1, 1), timezones=st.ju
     ],
 )
 def test_a_refused_client_waits_for_the_end_of_the_window(offset: timedelta, reset_in: int) -> None:
-    """Retry-After counts whole seconds to the next calendar minute, and is never 0."""
+    """Retry-After is the whole seconds until the next calendar minute, and never 0."""
     decision = decide(count=11, limit=10, now=MINUTE + offset)
 
     assert decision == RateLimitDecision(
@@ -41,21 +41,21 @@ def test_a_refused_client_waits_for_the_end_of_the_window(offset: timedelta, res
 
 @pytest.mark.parametrize(("count", "allowed", "remaining"), [(1, True, 9), (9, True, 1), (10, True, 0), (11, False, 0)])
 def test_the_request_that_reaches_the_limit_is_the_last_one(count: int, remaining: int, *, allowed: bool) -> None:
-    """Exactly ``limit`` requests are allowed, and what remains counts down to 0."""
+    """Exactly ``limit`` requests are allowed, and the remaining number decreases to 0."""
     decision = decide(count=count, limit=10, now=MINUTE)
 
     assert (decision.allowed, decision.remaining) == (allowed, remaining)
 
 
 def test_unlimited_is_never_refused() -> None:
-    """A limit of 0 lets everything pass and says so as a limit of 0."""
+    """A limit of 0 allows every request and is reported as 0."""
     decision = decide(count=10**9, limit=UNLIMITED, now=MINUTE)
 
     assert (decision.allowed, decision.limit, decision.remaining, decision.retry_after_s) == (True, 0, 0, 0)
 
 
 def test_windows_are_calendar_minutes() -> None:
-    """A window begins with the minute and ends before the next one; another time zone is no other window."""
+    """A window begins with the minute and ends before the next one. Time zones make no difference."""
     last = MINUTE + timedelta(seconds=59, microseconds=999_999)
 
     assert window_of(MINUTE) == window_of(last) == window_of(MINUTE + timedelta(minutes=1)) - 1
@@ -66,7 +66,7 @@ def test_windows_are_calendar_minutes() -> None:
 
 @given(count=st.integers(1, 10**9), limit=st.integers(1, 10**6), now=TIMES)
 def test_a_decision_is_always_sound(count: int, limit: int, now: datetime) -> None:
-    """Whatever the count, the limit and the time: bounds hold, and refusal and wait go together."""
+    """For any count, limit and time: the bounds hold, and only a refusal has a delay."""
     decision = decide(count=count, limit=limit, now=now)
 
     assert decision.allowed is (count <= limit)
@@ -77,7 +77,7 @@ def test_a_decision_is_always_sound(count: int, limit: int, now: datetime) -> No
 
 
 def test_a_window_that_is_over_is_forgotten() -> None:
-    """However many organizations called in the past minutes: memory holds those of one minute."""
+    """Memory holds the organizations of one minute, however many called in earlier minutes."""
     counter, clock = WindowCounter(), ManualClock()
     for minute in range(3):
         for org in range(1_000):
@@ -89,8 +89,8 @@ def test_a_window_that_is_over_is_forgotten() -> None:
     assert len(counter) == 1
 
 
-def test_a_clock_that_was_ahead_for_a_while_refuses_nobody() -> None:
-    """Setting it an hour ahead and back begins windows anew, and never counts an hour into one."""
+def test_setting_the_clock_ahead_and_back_causes_no_refusals() -> None:
+    """Setting it an hour ahead and back begins new windows, and never counts an hour in one."""
     counter, start = WindowCounter(), ManualClock().now()
     for moment in (start, start + timedelta(hours=1), start, start + timedelta(minutes=1)):
         assert [counter.count(UUID(int=1), moment) for _ in range(3)] == [1, 2, 3]

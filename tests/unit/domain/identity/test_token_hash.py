@@ -1,4 +1,4 @@
-"""How tokens are kept."""
+"""Hashing of tokens for the store."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ OTHER = PersonalAccessToken.issue(UUID(int=1), bytes(31) + b"\x01")
 
 
 def test_a_digest_is_the_hmac_of_the_whole_token_under_the_newest_pepper() -> None:
-    """HMAC-SHA256, by the standard library's own."""
+    """The digest equals the standard library's HMAC-SHA256."""
     key_id, digest = TokenPeppers({"old": OLD, "new": NEW}).hash(TOKEN)
 
     assert (key_id, digest) == ("new", hmac.new(NEW, TOKEN.reveal().encode(), hashlib.sha256).digest())
 
 
 def test_a_token_matches_its_own_digest_only() -> None:
-    """Another secret under the same id does not match, nor does another digest."""
+    """Another secret with the same id does not match, nor does another digest."""
     peppers = TokenPeppers({"k": NEW})
     key_id, digest = peppers.hash(TOKEN)
 
@@ -36,14 +36,14 @@ def test_a_token_matches_its_own_digest_only() -> None:
 
 
 def test_tokens_of_an_older_pepper_still_match() -> None:
-    """Rotation is adding a pepper: what was hashed before stays valid."""
+    """A rotation adds a pepper: digests with the older ones stay valid."""
     key_id, digest = TokenPeppers({"old": OLD}).hash(TOKEN)
 
     assert TokenPeppers({"old": OLD, "new": NEW}).matches(TOKEN, key_id, digest)
 
 
 def test_tokens_of_a_pepper_that_is_gone_match_nothing() -> None:
-    """Also where the digest is the one under the newest pepper: the key id is part of the claim."""
+    """Even if the digest is the one under the newest pepper, because the key id must match too."""
     peppers = TokenPeppers({"new": NEW})
     _, digest_under_newest = peppers.hash(TOKEN)
 
@@ -51,14 +51,14 @@ def test_tokens_of_a_pepper_that_is_gone_match_nothing() -> None:
     assert not peppers.matches(TOKEN, "old", TokenPeppers({"old": OLD}).hash(TOKEN)[1])
 
 
-def test_nobodys_token_costs_time_and_says_nothing() -> None:
-    """The dummy comparison works for any token."""
-    TokenPeppers({"k": NEW}).spend_time(TOKEN)
+def test_spending_time_works_for_any_token() -> None:
+    """The dummy comparison accepts any token and returns nothing."""
+    TokenPeppers({"k": NEW}).compare_dummy(TOKEN)
 
 
 @pytest.mark.parametrize("peppers", [{}, {"short": b"15 bytes of it."}, {"good": NEW, "short": b""}])
 def test_too_little_pepper_is_refused(peppers: dict[str, bytes]) -> None:
-    """None at all, or one under 16 bytes; the message holds none of it."""
+    """No pepper, or one under 16 bytes. The message contains no part of it."""
     with pytest.raises(ValueError, match="pepper") as raised:
         TokenPeppers(peppers)
 
@@ -66,7 +66,7 @@ def test_too_little_pepper_is_refused(peppers: dict[str, bytes]) -> None:
 
 
 def test_peppers_are_not_shown() -> None:
-    """The repr names key ids only, and later changes of the mapping do not reach in."""
+    """The repr shows key ids only, and later changes of the mapping have no effect."""
     given = {"old": OLD, "new": NEW}
     peppers = TokenPeppers(given)
     given.clear()

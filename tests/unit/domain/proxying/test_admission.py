@@ -1,4 +1,4 @@
-"""Who may come in, and who may not."""
+"""Admission of callers that are not cached."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from ibex.domain.record.exchange import Caller
 
 @pytest.mark.parametrize("agent_id", [str(AGENT), None])
 async def test_the_tokens_user_is_part_of_the_caller(agent_id: str | None) -> None:
-    """It goes on record with the token, also of a request that is refused before its agent is known."""
+    """The user is recorded with the token, also for a request that is refused before its agent is verified."""
     door = Door()
     door.tokens.answer = principal(user_id=UUID(int=77))
 
@@ -54,8 +54,8 @@ async def test_the_tokens_user_is_part_of_the_caller(agent_id: str | None) -> No
     assert door.in_flight.caller == Caller(ORG, TOKEN.token_id, AGENT if agent_id else None, UUID(int=77))
 
 
-async def test_without_a_token_nobody_is_asked() -> None:
-    """The token is missing."""
+async def test_without_a_token_there_is_no_call() -> None:
+    """The request is refused without a call."""
     door = Door()
 
     with pytest.raises(MissingTokenError):
@@ -78,7 +78,7 @@ async def test_without_a_token_nobody_is_asked() -> None:
     ],
 )
 async def test_a_malformed_token_is_invalid_without_being_looked_up(token: str) -> None:
-    """Shape and checksum are judged here, so that a flood of garbage costs nobody anything."""
+    """Format and checksum are checked locally, so that a flood of garbage causes no calls."""
     door = Door()
 
     with pytest.raises(InvalidTokenError) as raised:
@@ -88,8 +88,8 @@ async def test_a_malformed_token_is_invalid_without_being_looked_up(token: str) 
 
 
 @pytest.mark.parametrize("error", [InvalidTokenError(), ServiceDegradedError()])
-async def test_what_the_verifier_says_is_the_answer(error: IbexError) -> None:
-    """Unknown is 401, cannot be known is 503: never the one for the other."""
+async def test_errors_of_the_verifier_are_raised(error: IbexError) -> None:
+    """An unknown token is 401, an outage is 503: never one for the other."""
     door = Door()
     door.tokens.answer = error
 
@@ -102,7 +102,7 @@ async def test_what_the_verifier_says_is_the_answer(error: IbexError) -> None:
 
 @pytest.mark.parametrize("permissions", [Permission(0), READ_ONLY, CHAT & ~Permission.SESSION_CREATE])
 async def test_every_permission_of_chat_is_needed(permissions: Permission) -> None:
-    """One missing bit refuses; the organization is known by then."""
+    """One missing bit refuses. The organization is recorded."""
     door = Door()
     door.tokens.answer = principal(permissions=permissions)
 
@@ -116,7 +116,7 @@ async def test_every_permission_of_chat_is_needed(permissions: Permission) -> No
     ("path", "admitted"), [(str(ORG), True), (str(ORG).upper(), True), (str(OTHER_ORG), False), ("x", False)]
 )
 async def test_a_path_names_the_tokens_own_organization(path: str, *, admitted: bool) -> None:
-    """Another's is 403, whatever the token may do otherwise."""
+    """Another organization is 403, whatever the token's permissions."""
     door = Door()
     door.tokens.answer = principal(permissions=ADMIN)
 
@@ -145,7 +145,7 @@ async def test_a_path_names_the_tokens_own_organization(path: str, *, admitted: 
 async def test_which_agent_it_is(
     bound_to: UUID | None, claimed: str | None, agent_or_error: UUID | type[IbexError]
 ) -> None:
-    """The header's, or the one that the token is bound to; a bound token is no other agent's."""
+    """The agent in the header, or the one that the token is bound to. A bound token never acts as another agent."""
     door = Door()
     door.tokens.answer = principal(agent_id=bound_to)
 
@@ -160,7 +160,7 @@ async def test_which_agent_it_is(
 
 
 async def test_a_wrong_agent_header_is_named() -> None:
-    """The field is the header; its value is not repeated."""
+    """The error names the header and does not repeat its value."""
     door = Door()
 
     with pytest.raises(ValidationError) as raised:
@@ -183,7 +183,7 @@ async def test_a_wrong_agent_header_is_named() -> None:
 async def test_an_agent_that_may_not_act_is_refused_uncounted(
     answer: Agent | Exception, error: type[IbexError]
 ) -> None:
-    """Only an active agent's requests count against its organization."""
+    """Only requests of active agents count against the limit of their organization."""
     door = Door()
     door.agents.answer = answer
 
@@ -195,7 +195,7 @@ async def test_an_agent_that_may_not_act_is_refused_uncounted(
 
 @pytest.mark.parametrize(("own", "limit"), [(None, 600), (0, 0), (7, 7)])
 async def test_the_organizations_own_limit_goes_before_the_default(own: int | None, limit: int) -> None:
-    """None takes the default; 0 is unlimited and not the default."""
+    """None means the default; 0 means unlimited, not the default."""
     door = Door()
     door.tokens.answer = principal(rate_limit_rpm=own)
 
@@ -206,8 +206,8 @@ async def test_the_organizations_own_limit_goes_before_the_default(own: int | No
     assert door.in_flight.rate_limit.limit == limit
 
 
-async def test_a_request_over_the_limit_is_told_how_long_to_wait() -> None:
-    """The refusal has the wait, the exchange in flight has the decision, and the next minute is open."""
+async def test_a_request_over_the_limit_gets_a_retry_delay() -> None:
+    """The refusal has the delay, the exchange in flight the decision, and the next minute is free."""
     door = Door()
     door.tokens.answer = principal(rate_limit_rpm=1)
     await door.knock()
@@ -223,7 +223,7 @@ async def test_a_request_over_the_limit_is_told_how_long_to_wait() -> None:
 
 
 async def test_authenticating_alone_needs_no_agent_and_counts_nothing() -> None:
-    """What lists models asks who it is, and no more."""
+    """Listing the models needs the caller, and nothing else."""
     door = Door()
 
     who = await door.admit.authenticate(Credentials(TOKEN_TEXT), door.in_flight)
@@ -234,14 +234,14 @@ async def test_authenticating_alone_needs_no_agent_and_counts_nothing() -> None:
 
 
 def test_credentials_show_no_token() -> None:
-    """Their repr has the agent and the organization that were claimed."""
+    """Their repr shows the agent and the organization of the request."""
     shown = repr(Credentials(TOKEN_TEXT, "an agent", "an organization"))
 
     assert shown == "<Credentials agent_id='an agent' org_id='an organization'>"
 
 
 async def test_an_agent_is_served_stale_however_long_it_took_to_find_out_that_the_token_is() -> None:
-    """The reading of the epoch that vouches for the agent is made after that."""
+    """The epoch that confirms the agent is read after the failed fetch."""
     door = Door()
     await door.epochs.read_or_create(ORG)
     await door.warm()

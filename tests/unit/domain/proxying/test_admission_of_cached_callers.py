@@ -1,4 +1,4 @@
-"""Callers that are cached: admitted without a call, and refused as soon as the watch or the epoch allow it no more."""
+"""Admission of cached callers: without a call, until the watch or the epoch no longer allow it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ibex.domain.record.exchange import Caller
 
 
 async def test_a_cached_caller_is_admitted_without_a_call() -> None:
-    """One round trip counts the request and reads the epoch; the exchange says that both entries were cached."""
+    """One round trip counts the request and reads the epoch. The exchange records that both entries were cached."""
     door = Door()
     await door.warm()
 
@@ -38,8 +38,8 @@ async def test_a_cached_caller_is_admitted_without_a_call() -> None:
     assert (door.in_flight.auth_cached, door.in_flight.auth_stale) == (True, False)
 
 
-async def test_what_it_was_admitted_by_is_returned() -> None:
-    """The entries, and the reading of the epoch: they are checked again before the provider is asked."""
+async def test_the_entries_that_admitted_a_caller_are_returned() -> None:
+    """The entries and the reading of the epoch, which are checked again before the provider is asked."""
     door = Door()
     await door.warm()
 
@@ -50,7 +50,7 @@ async def test_what_it_was_admitted_by_is_returned() -> None:
 
 
 async def test_a_revoked_token_is_refused_at_the_next_request() -> None:
-    """It is cached and would be served for half a minute; the epoch, which the same round trip reads, differs."""
+    """It is cached for half a minute, but the epoch, which the same round trip reads, differs."""
     door = Door()
     await door.warm()
     door.tokens.answer = InvalidTokenError()
@@ -63,7 +63,7 @@ async def test_a_revoked_token_is_refused_at_the_next_request() -> None:
 
 
 async def test_a_revoked_token_is_refused_after_its_event() -> None:
-    """Where it was revoked by SQL, and nobody replaced the epoch."""
+    """If it was revoked by SQL, which does not replace the epoch."""
     door = Door()
     await door.warm()
     door.tokens.answer = InvalidTokenError()
@@ -75,7 +75,7 @@ async def test_a_revoked_token_is_refused_after_its_event() -> None:
 
 
 async def test_a_revoked_token_is_refused_three_seconds_after_the_last_pong() -> None:
-    """Where neither an event nor another epoch tells of it. While pongs arrive, nothing is fetched."""
+    """If neither an event nor another epoch arrives. While pongs arrive, nothing is fetched."""
     door = Door()
     await door.warm()
     door.tokens.answer = InvalidTokenError()
@@ -93,7 +93,7 @@ async def test_a_revoked_token_is_refused_three_seconds_after_the_last_pong() ->
 
 
 async def test_a_lost_epoch_is_no_fetch() -> None:
-    """After a flush of Redis no organization's entries are fetched at once; the watch holds the bound."""
+    """A flush of Redis does not cause fetches for all organizations. The watch keeps the bound."""
     door = Door()
     await door.warm()
     door.epochs.become({})
@@ -104,7 +104,7 @@ async def test_a_lost_epoch_is_no_fetch() -> None:
 
 @pytest.mark.parametrize("known_by", ["the epoch", "the event"])
 async def test_an_agents_suspension_holds_from_the_next_request_on(known_by: str) -> None:
-    """The event names what has changed; the epoch stands for everything of the organization."""
+    """The event names the kind of the change; the epoch stands for all kinds of the organization."""
     door = Door()
     await door.warm()
     door.agents.answer = Agent(AGENT, ORG, AgentStatus.SUSPENDED)
@@ -120,7 +120,7 @@ async def test_an_agents_suspension_holds_from_the_next_request_on(known_by: str
 
 
 async def test_an_agent_that_is_cached_as_suspended_is_refused_without_a_call_and_uncounted() -> None:
-    """A client that keeps sending costs auth nothing and uses up nobody's requests."""
+    """A client that keeps sending causes no calls to auth and uses up no requests of others."""
     door = Door()
     await door.warm()
     door.agents.answer = Agent(AGENT, ORG, AgentStatus.SUSPENDED)
@@ -146,8 +146,8 @@ async def test_an_agent_that_is_cached_as_suspended_is_refused_without_a_call_an
         pytest.param(Credentials(TOKEN_TEXT, str(AGENT), str(AGENT)), id="another organization's path"),
     ],
 )
-async def test_a_revoked_token_is_told_nothing_else(credentials: Credentials) -> None:
-    """What else would be wrong with the request is the organization's business: the token is refused first."""
+async def test_a_revoked_token_is_refused_before_any_other_error(credentials: Credentials) -> None:
+    """The token is refused first, because other errors would reveal details of the organization."""
     door = Door()
     await door.warm()
     door.agents.answer = Agent(AGENT, ORG, AgentStatus.SUSPENDED)
@@ -162,7 +162,7 @@ async def test_a_revoked_token_is_told_nothing_else(credentials: Credentials) ->
 
 
 async def test_an_agent_that_is_active_again_is_let_in_at_the_next_request() -> None:
-    """Cached as paused until then; its request is counted this time."""
+    """It is cached as paused until then. Its request is counted this time."""
     door = Door()
     await door.warm()
     door.agents.answer = Agent(AGENT, ORG, AgentStatus.PAUSED)
@@ -178,7 +178,7 @@ async def test_an_agent_that_is_active_again_is_let_in_at_the_next_request() -> 
 
 
 async def test_the_limit_is_the_one_that_holds_now() -> None:
-    """Not the cached one: a change of the organization is a change of its tokens."""
+    """Not the cached limit: a change of the organization is a change of its tokens."""
     door = Door()
     await door.warm()
     door.tokens.answer = principal(rate_limit_rpm=1)
@@ -191,7 +191,7 @@ async def test_the_limit_is_the_one_that_holds_now() -> None:
 
 @pytest.mark.parametrize("invalidated", ["tokens", "agents"])
 async def test_a_request_was_served_from_the_cache_only_if_both_entries_were(invalidated: str) -> None:
-    """One of the two that was fetched is enough for it not to be."""
+    """Not if one of the two entries was fetched."""
     door = Door()
     await door.warm()
     door.event(Kind(invalidated))
@@ -202,8 +202,8 @@ async def test_a_request_was_served_from_the_cache_only_if_both_entries_were(inv
     assert door.in_flight.auth_cached is True
 
 
-async def test_a_request_that_is_served_stale_says_so() -> None:
-    """Auth answers that its database is down, and the epoch is the one of the entry."""
+async def test_a_request_that_is_served_stale_is_recorded_as_stale() -> None:
+    """Auth reports that its database is down, and the epoch is that of the entry."""
     door = Door()
     await door.warm()
     door.tokens.answer = TokenSourceUnavailableError()
@@ -216,7 +216,7 @@ async def test_a_request_that_is_served_stale_says_so() -> None:
 
 
 async def test_authenticating_alone_is_as_fresh() -> None:
-    """What needs no agent reads the epoch too."""
+    """A request without an agent reads the epoch too."""
     door = Door()
     await door.warm()
     door.tokens.answer = InvalidTokenError()
@@ -240,7 +240,7 @@ async def test_a_recheck_of_a_moment_ago_costs_nothing() -> None:
 
 
 async def test_a_recheck_reads_the_epoch_again_when_its_reading_is_old() -> None:
-    """After a slow body. It counts no second request, and where pongs arrived it calls nobody."""
+    """After a slow body. The request is not counted again, and while pongs arrive there is no call."""
     door = Door()
     await door.warm()
     admitted = await door.admit(Credentials(TOKEN_TEXT, str(AGENT)), door.in_flight)
@@ -265,10 +265,10 @@ async def test_a_recheck_reads_the_epoch_again_when_its_reading_is_old() -> None
         ({"agents": AuthUnavailableError()}, AuthUnavailableError),
     ],
 )
-async def test_a_recheck_a_minute_later_refuses_what_changed_meanwhile(
+async def test_a_recheck_a_minute_later_refuses_a_changed_caller(
     known_by: str, answers: dict[str, Any], error: type[IbexError]
 ) -> None:
-    """Whether the epoch, the watch or neither tells of it; a call that fails is an outage and not a refusal."""
+    """By the epoch, by the watch or by neither. A failed call is an outage, not a refusal."""
     door = Door()
     await door.warm()
     admitted = await door.admit(Credentials(TOKEN_TEXT, str(AGENT)), door.in_flight)
@@ -285,8 +285,8 @@ async def test_a_recheck_a_minute_later_refuses_what_changed_meanwhile(
         await door.admit.recheck(admitted, door.in_flight)
 
 
-async def test_a_recheck_refuses_at_once_what_an_event_has_told() -> None:
-    """Within the second in which the epoch is not read again."""
+async def test_a_recheck_refuses_at_once_after_an_event() -> None:
+    """Also within the second in which the epoch is not read again."""
     door = Door()
     await door.warm()
     admitted = await door.admit(Credentials(TOKEN_TEXT, str(AGENT)), door.in_flight)
@@ -298,8 +298,8 @@ async def test_a_recheck_refuses_at_once_what_an_event_has_told() -> None:
     assert door.rate_limiter.asked == []
 
 
-async def test_a_recheck_during_an_outage_is_served_stale_and_says_so() -> None:
-    """The body took a minute; meanwhile auth's database went down, and the epoch is unchanged."""
+async def test_a_recheck_during_an_outage_is_served_stale_and_recorded_as_stale() -> None:
+    """The body took a minute. Auth's database went down in that time, and the epoch is unchanged."""
     door = Door()
     await door.warm()
     admitted = await door.admit(Credentials(TOKEN_TEXT, str(AGENT)), door.in_flight)

@@ -1,4 +1,4 @@
-"""What a refused request costs before and beyond its organization's bound of refusals (ADR 0041)."""
+"""The cost of refused requests before and beyond the organization's limit of refusals (ADR 0041)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def request_of(door: Door) -> InFlightExchange:
 
 
 async def refused(door: Door, credentials: Credentials) -> IbexError:
-    """Be refused, and return why."""
+    """Send a request that must be refused, and return its error."""
     with pytest.raises(IbexError) as raised:
         await door.admit(credentials, request_of(door))
     return raised.value
@@ -57,13 +57,13 @@ async def door_beyond_the_bound(limit: int = 3) -> Door:
 
 
 def forget_what_was_asked(door: Door) -> None:
-    """Begin to count calls anew."""
+    """Reset the counts of calls."""
     for asked in (door.tokens.asked, door.agents.asked, door.rate_limiter.counted, door.rate_limiter.asked):
         asked.clear()
 
 
 def calls(door: Door) -> int:
-    """Return how many calls to another service were made."""
+    """Return the number of calls to other services."""
     asked = (door.tokens.asked, door.agents.asked, door.rate_limiter.counted, door.rate_limiter.asked)
     return sum(len(one) for one in asked)
 
@@ -88,7 +88,7 @@ async def test_an_absent_agent_is_looked_up_twice() -> None:
 
 
 async def test_an_agent_that_was_created_is_admitted_after_its_event() -> None:
-    """Its creation is a change like any other, so the next request looks it up again."""
+    """The creation of an agent is a change like any other, so the next request looks it up again."""
     door = Door()
     await door.warm()
     door.agents.answer = AgentNotAuthorizedError()
@@ -103,7 +103,7 @@ async def test_an_agent_that_was_created_is_admitted_after_its_event() -> None:
 
 
 async def test_an_agent_that_was_created_is_admitted_at_the_next_request() -> None:
-    """Its creation replaces the epoch by which its absence is known."""
+    """Its creation replaces the epoch that confirmed its absence."""
     door = Door()
     await door.warm()
     door.agents.answer = AgentNotAuthorizedError()
@@ -118,7 +118,7 @@ async def test_an_agent_that_was_created_is_admitted_at_the_next_request() -> No
 
 
 async def test_an_agent_that_was_created_is_admitted_without_its_event_too() -> None:
-    """While the watch is away, an absence holds no longer than anything else."""
+    """While the watch is disconnected, an absence stays valid no longer than any other entry."""
     door = Door()
     door.agents.answer = AgentNotAuthorizedError()
     await refused(door, WELL)
@@ -128,8 +128,8 @@ async def test_an_agent_that_was_created_is_admitted_without_its_event_too() -> 
     await door.admit(WELL, request_of(door))
 
 
-async def test_beyond_the_bound_refusals_cost_nobody_anything() -> None:
-    """Foreign paths and agents that are not cached: no call to auth, none to Redis."""
+async def test_beyond_the_bound_refusals_cause_no_calls() -> None:
+    """Foreign paths and agents that are not cached cause no call to auth and none to Redis."""
     door = await door_beyond_the_bound()
 
     for number in range(1_000):
@@ -144,7 +144,7 @@ async def test_beyond_the_bound_refusals_cost_nobody_anything() -> None:
 
 
 async def test_beyond_the_bound_a_valid_caller_is_still_admitted() -> None:
-    """Token and agent are cached; the request is counted, and both are validated as ever."""
+    """Token and agent are cached. The request is counted, and both are validated as usual."""
     door = await door_beyond_the_bound()
 
     await door.admit(WELL, request_of(door))
@@ -153,8 +153,8 @@ async def test_beyond_the_bound_a_valid_caller_is_still_admitted() -> None:
     assert (door.tokens.asked, door.agents.asked, door.rate_limiter.counted) == ([], [], [ORG])
 
 
-async def test_beyond_the_bound_requests_over_the_limit_cost_nobody_anything() -> None:
-    """The first one beyond it is counted; then it is known until the minute ends."""
+async def test_beyond_the_bound_requests_over_the_limit_cause_no_calls() -> None:
+    """The first request over the limit is counted. The others are refused without counting until the minute ends."""
     door = await door_beyond_the_bound()
     for _ in range(2):
         await door.admit(WELL, request_of(door))  # the second and the third
@@ -171,7 +171,7 @@ async def test_beyond_the_bound_requests_over_the_limit_cost_nobody_anything() -
 
 
 async def test_beyond_the_bound_a_revoked_token_is_refused_as_such_when_it_is_unconfirmed() -> None:
-    """Three seconds after it was last confirmed it is fetched, whatever else the request is refused for."""
+    """Three seconds after its last confirmation it is fetched, whatever the other errors of the request."""
     for credentials in (FOREIGN_PATH, Credentials(TOKEN_TEXT, str(OTHER_AGENT)), WELL):
         door = await door_beyond_the_bound()
         for _ in range(3):
@@ -185,7 +185,7 @@ async def test_beyond_the_bound_a_revoked_token_is_refused_as_such_when_it_is_un
 
 
 async def test_beyond_the_bound_a_revoked_token_is_refused_as_such_after_its_event() -> None:
-    """At the next request, although it costs no round trip."""
+    """At the next request, without a round trip."""
     for credentials in (FOREIGN_PATH, Credentials(TOKEN_TEXT, str(OTHER_AGENT)), WELL):
         door = await door_beyond_the_bound()
         for _ in range(3):
@@ -198,7 +198,7 @@ async def test_beyond_the_bound_a_revoked_token_is_refused_as_such_after_its_eve
 
 
 async def test_beyond_the_bound_a_limit_that_was_raised_holds_when_the_token_is_unconfirmed() -> None:
-    """The token is fetched then, and with it the limit."""
+    """Then the token is fetched, and the limit with it."""
     door = await door_beyond_the_bound()
     for _ in range(2):
         await door.admit(WELL, request_of(door))
@@ -212,7 +212,7 @@ async def test_beyond_the_bound_a_limit_that_was_raised_holds_when_the_token_is_
 
 
 async def test_beyond_the_bound_an_inactive_agent_is_refused_without_a_call() -> None:
-    """As long as the watch confirms it; one that was activated is admitted when it is unconfirmed."""
+    """While the watch confirms it. An agent that was activated is admitted once it is unconfirmed."""
     door = await door_beyond_the_bound(30)
     door.agents.answer = Agent(AGENT, ORG, AgentStatus.PAUSED)
     door.event(Kind.AGENTS)
@@ -228,7 +228,7 @@ async def test_beyond_the_bound_an_inactive_agent_is_refused_without_a_call() ->
 
 
 async def test_beyond_the_bound_a_caller_that_lists_models_is_known_without_a_call() -> None:
-    """And is refused what it may not do."""
+    """Without the permission it is refused."""
     door = await door_beyond_the_bound()
 
     assert (await door.admit.authenticate(Credentials(TOKEN_TEXT), request_of(door))).org_id == ORG
@@ -240,7 +240,7 @@ async def test_beyond_the_bound_a_caller_that_lists_models_is_known_without_a_ca
 
 
 async def test_a_request_that_is_refused_later_is_counted_too() -> None:
-    """For its body, say; and once only."""
+    """Because of its body, for example; and only once."""
     door = Door()
     door.tokens.answer = principal(rate_limit_rpm=1)
     await door.knock()

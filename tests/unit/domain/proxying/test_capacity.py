@@ -1,4 +1,4 @@
-"""A capacity is never exceeded, one organization never has all of it, and what is released is there again."""
+"""Capacity: never exceeded, never used up by one organization, and free again after its release."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ibex.domain.errors import OverloadedError
-from ibex.domain.proxying.capacity import RESERVED, SMALL, Capacity, FairShare, Limit, Reservation
+from ibex.domain.proxying.capacity import RESERVED_DIVISOR, SMALL_DIVISOR, Capacity, FairShare, Limit, Reservation
 
 A, B, C = (UUID(int=number) for number in (1, 2, 3))
 STEPS = st.lists(
@@ -19,18 +19,20 @@ STEPS = st.lists(
 
 
 def open_part(capacity: int) -> int:
-    """Return what is there for everybody."""
-    return capacity - capacity // RESERVED
+    """Return the part of a capacity that any organization can use."""
+    return capacity - capacity // RESERVED_DIVISOR
 
 
 def fill(share: FairShare, org_id: UUID, amount: int = 1) -> int:
-    """Take until no more is granted; return how much that was."""
+    """Take until a request is refused, and return the amount."""
     return next(taken for taken in count(0, amount) if not share.take(org_id, amount))
 
 
 @given(st.integers(1, 400), STEPS)
-def test_whatever_is_taken_and_given_back(capacity: int, steps: list[tuple[UUID, int, bool]]) -> None:
-    """The rule decides each grant, the sums are right, and an organization that holds nothing is forgotten."""
+def test_every_sequence_of_takes_and_releases_keeps_the_rules(
+    capacity: int, steps: list[tuple[UUID, int, bool]]
+) -> None:
+    """Each grant follows the rule, the sums are right, and an organization without an amount uses no memory."""
     share = FairShare(capacity)
     held = {A: 0, B: 0, C: 0}
     for org_id, amount, gives_back in steps:
@@ -41,7 +43,7 @@ def test_whatever_is_taken_and_given_back(capacity: int, steps: list[tuple[UUID,
                 held[org_id] -= back
         else:
             total = sum(held.values()) + amount
-            fits = total <= open_part(capacity) or (total <= capacity and held[org_id] < capacity / SMALL)
+            fits = total <= open_part(capacity) or (total <= capacity and held[org_id] < capacity / SMALL_DIVISOR)
             assert share.take(org_id, amount) is fits
             held[org_id] += amount * fits
         assert {org_id: share.held_by(org_id) for org_id in held} == held
@@ -56,24 +58,24 @@ def test_whatever_is_taken_and_given_back(capacity: int, steps: list[tuple[UUID,
 
 @pytest.mark.parametrize("capacity", [1, 2, 3, 4, 10, 100, 2_000, 2_001])
 def test_one_organization_alone(capacity: int) -> None:
-    """It gets three quarters, or all of a capacity of which there are no quarters."""
+    """It gets three quarters, or all of a capacity that is too small for quarters."""
     share = FairShare(capacity)
     assert fill(share, A) == open_part(capacity)
 
 
 @given(st.integers(4, 2_000), st.integers(4, 2_000))
 def test_a_second_organization_finds_room(capacity: int, first: int) -> None:
-    """Whatever a first one takes, a second gets a tenth of the capacity."""
+    """Whatever the first one takes, a second gets a tenth of the capacity."""
     share = FairShare(capacity)
     for _ in range(first):
         share.take(A)
     taken = fill(share, B)
-    assert taken >= min(capacity / SMALL, capacity // RESERVED)
+    assert taken >= min(capacity / SMALL_DIVISOR, capacity // RESERVED_DIVISOR)
     assert share.held_by(A) <= open_part(capacity)
 
 
 def test_the_largest_amount_fits_into_the_reserved_quarter() -> None:
-    """As a declared body does, of which the settings require that it is a quarter at most."""
+    """A declared body does: the settings require that it is a quarter at most."""
     share = FairShare(400)
     assert fill(share, A) == 300
     assert share.take(B, 100)
@@ -87,8 +89,8 @@ def of(capacity: Capacity, org_id: UUID) -> Reservation:
     return reservation
 
 
-def test_a_refusal_is_counted_and_says_when_to_come_again() -> None:
-    """By limit; it takes nothing of what others use."""
+def test_a_refusal_is_counted_and_has_a_retry_delay() -> None:
+    """Counted by limit. A refused request takes nothing from others."""
     capacity = Capacity(slots=4, body_bytes=100, most_authenticating=1)
     held = [of(capacity, A) for _ in range(3)]
     held[0].reserve_body(75)
@@ -109,7 +111,7 @@ def test_a_refusal_is_counted_and_says_when_to_come_again() -> None:
 
 
 def test_a_reservation_is_released_once() -> None:
-    """However often it is; its body may go before its slot."""
+    """However often it is called. The body can be released before the slot."""
     capacity = Capacity(slots=4, body_bytes=100, most_authenticating=1)
     one, other = of(capacity, A), of(capacity, A)
     one.reserve_body(10)
@@ -128,7 +130,7 @@ def test_a_reservation_is_released_once() -> None:
 
 
 def test_a_refused_reservation_holds_nothing() -> None:
-    """Neither of the slot nor of the bytes that it did not get."""
+    """Neither a slot nor the bytes that were refused."""
     capacity = Capacity(slots=1, body_bytes=100, most_authenticating=1)
     held = of(capacity, A)
     refused = Reservation(capacity)

@@ -1,4 +1,4 @@
-"""A client may go at any moment: every suspension of a call is cancelled here, one by one and then in pairs."""
+"""Clients that leave at any moment: every suspension of a call is cancelled here, one by one and then in pairs."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ BODY = b'{"choices":[{"index":0,"finish_reason":"stop","message":{"content":"Hel
 
 
 def buffered() -> ChatScene:
-    """A scene with a buffered answer."""
+    """A scene with a buffered response."""
     return ChatScene(ProviderBody(BODY), chat_request())
 
 
 def streamed() -> ChatScene:
-    """A scene with a streamed answer in three reads."""
+    """A scene with a streamed response in three reads."""
     return ChatScene(ScriptedStream([[HEL], [LO], [USAGE, DONE]]), chat_request(stream=True))
 
 
 def dying() -> ChatScene:
-    """A scene whose provider dies midway."""
+    """A scene whose provider loses its connection midway."""
     return ChatScene(ScriptedStream([[HEL], ProviderUnavailableError()]), chat_request(stream=True))
 
 
 def refused() -> ChatScene:
-    """A scene whose provider cannot be reached."""
+    """A scene whose provider is not reachable."""
     return ChatScene(ProviderUnavailableError(), chat_request())
 
 
 def unrecorded() -> ChatScene:
-    """A scene with a streamed answer and a journal whose disk is full."""
+    """A scene with a streamed response and a journal whose disk is full."""
     scene = streamed()
     scene.journal.failure = DISK_FULL
     return scene
@@ -58,7 +58,7 @@ SCENES = {scene.__name__: scene for scene in (buffered, streamed, dying, refused
 
 @dataclass(slots=True)
 class Client:
-    """What a client got; it behaves as an HTTP adapter must: whatever happens to it, it closes its stream."""
+    """A client that behaves as an HTTP adapter must: whatever happens to it, it closes its stream."""
 
     scene: ChatScene
     reply: ProxyResponse | None = None
@@ -66,7 +66,7 @@ class Client:
     error: IbexError | None = None
 
     async def run(self) -> None:
-        """Call, take the whole answer, close."""
+        """Call, read the whole response, close."""
         call = self.scene.call()
         try:
             await self._run(call)
@@ -90,7 +90,7 @@ class Client:
 
 
 async def cut_run(make: Callable[[], ChatScene], *cuts: Cut) -> tuple[Client, Run]:
-    """Run one client to its end or its cancellation, and let what must be recorded be recorded."""
+    """Run one client to its end or its cancellation, and wait for the recording."""
     client = Client(make())
     run = await run_cut(client.run, *cuts)
     await client.scene.recorder.drain()
@@ -98,7 +98,7 @@ async def cut_run(make: Callable[[], ChatScene], *cuts: Cut) -> tuple[Client, Ru
 
 
 def assert_nothing_is_left(client: Client, run: Run) -> None:
-    """Assert what holds however a call ended."""
+    """Assert the conditions that hold however a call ended."""
     scene = client.scene
     assert run.complaints == []
     assert (scene.capacity.authenticating, len(scene.capacity.slots), len(scene.capacity.body_bytes)) == (0, 0, 0)
@@ -113,7 +113,7 @@ def assert_nothing_is_left(client: Client, run: Run) -> None:
 
 
 def assert_the_record_is_true(client: Client, run: Run) -> None:
-    """Assert that the exchange says complete only if the answer was, and otherwise whose fault it was."""
+    """Assert that the exchange is complete only if the response was, and otherwise has the right error."""
     scene, exchange = client.scene, client.scene.exchange
     assert exchange.reached_provider is bool(scene.provider.asked)
     if exchange.is_complete:
@@ -130,7 +130,7 @@ def assert_the_record_is_true(client: Client, run: Run) -> None:
 @pytest.mark.parametrize("moment", Moment)
 @pytest.mark.parametrize("scene", SCENES)
 async def test_a_client_may_leave_at_every_suspension(scene: str, moment: Moment) -> None:
-    """However far a call had come: upstream is stopped, one exchange on record, no task left, no complaint."""
+    """At any point of a call: upstream is stopped, one exchange recorded, no task left, no error reported."""
     codes = set()
     for suspension in itertools.count(1):
         client, run = await cut_run(SCENES[scene], Cut(suspension, moment))
@@ -158,7 +158,7 @@ async def cuts_after(scene: Callable[[], ChatScene], first: int) -> int:
 
 @pytest.mark.parametrize("scene", SCENES)
 async def test_a_client_may_be_cancelled_twice(scene: str) -> None:
-    """A second cancellation, while the first is being recorded or upstream closed, ends the waiting only."""
+    """A second cancellation, during the recording or the closing of upstream, only ends the wait."""
     for first in itertools.count(1):
         if not await cuts_after(SCENES[scene], first):
             break
@@ -168,7 +168,7 @@ async def test_a_client_may_be_cancelled_twice(scene: str) -> None:
 
 @pytest.mark.parametrize("scene", [buffered, streamed])
 async def test_a_call_that_is_left_alone_is_complete(scene: Callable[[], ChatScene]) -> None:
-    """The harness itself changes nothing: uncut, the same calls end well."""
+    """Without cancellation, the same calls succeed: the harness itself changes nothing."""
     client, run = await cut_run(scene)
 
     assert_nothing_is_left(client, run)
@@ -176,8 +176,8 @@ async def test_a_call_that_is_left_alone_is_complete(scene: Callable[[], ChatSce
     assert not run.was_cancelled
 
 
-async def test_an_exchange_that_was_complete_stays_so_when_its_client_goes() -> None:
-    """Once [DONE] is being recorded the answer is whole: a client that goes then is not noted (ADR 0005)."""
+async def test_a_complete_exchange_stays_complete_when_its_client_leaves() -> None:
+    """While [DONE] is being recorded the response is complete: a client that leaves then is not recorded (ADR 0005)."""
     outcomes = []
     for suspension in itertools.count(1):
         client, run = await cut_run(streamed, Cut(suspension))

@@ -1,4 +1,4 @@
-"""Which provider serves a model."""
+"""The routing of models to providers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def provider_of(name: str, *models: str) -> ScriptedProvider:
 
 
 def test_a_model_is_routed_to_the_provider_whose_pattern_it_fits() -> None:
-    """Patterns are globs, over the whole name."""
+    """Patterns are globs that match the whole name."""
     openai, echo = provider_of("openai", "gpt-*", "o[0-9]*"), provider_of("echo", "echo")
     registry = ProviderRegistry([openai, echo])
 
@@ -34,7 +34,7 @@ def test_a_model_that_fits_no_pattern_is_not_configured(model: str) -> None:
 
 
 def test_an_exact_claim_goes_before_a_pattern() -> None:
-    """Whichever provider was named first."""
+    """Whichever provider was registered first."""
     everything, special = provider_of("everything", "*"), provider_of("special", "gpt-4o")
     registry = ProviderRegistry([everything, special])
 
@@ -51,13 +51,13 @@ def test_among_patterns_the_first_one_counts() -> None:
 
 
 def test_two_claims_on_one_model_refuse_to_start() -> None:
-    """The message names both and the model."""
+    """The message names both providers and the model."""
     with pytest.raises(ValueError, match=r"one and two both claim the model gpt-\*"):
         ProviderRegistry([provider_of("one", "gpt-*"), provider_of("two", "echo", "gpt-*")])
 
 
-def test_what_is_routed_can_be_listed() -> None:
-    """Every pattern with its provider, in the order of configuration; nothing where nothing is configured."""
+def test_patterns_can_be_listed() -> None:
+    """Every pattern with its provider, in the order of configuration; empty without providers."""
     registry = ProviderRegistry([provider_of("openai", "gpt-*", "o1"), provider_of("echo", "echo")])
 
     assert registry.patterns == (("gpt-*", "openai"), ("o1", "openai"), ("echo", "echo"))
@@ -65,6 +65,6 @@ def test_what_is_routed_can_be_listed() -> None:
 
 
 def test_answers_show_no_text() -> None:
-    """Neither a body nor an event has its bytes in its repr."""
+    """The reprs of bodies and events do not contain their bytes."""
     assert repr(ProviderBody(b"secret")) == "<ProviderBody 6 bytes>"
     assert repr(StreamEvent(b"data: secret\n\n", b"secret")) == "<StreamEvent 14 bytes>"

@@ -1,4 +1,4 @@
-"""One chat completion, from a claim to an answer."""
+"""The path of one chat completion, from the credentials to the response."""
 
 from __future__ import annotations
 
@@ -87,13 +87,13 @@ WRONG_FIELD = FieldError("model", FieldCode.REQUIRED, "is required")
 
 
 def scene_of(answer: ProviderBody | Exception = ANSWER) -> ChatScene:
-    """Return a scene whose provider gives a buffered answer."""
+    """Return a scene whose provider sends a buffered response."""
     return ChatScene(answer, chat_request())
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One reason for a refusal, and how far the request must have come."""
+    """A refusal, and the stages that the request must have reached."""
 
     arrange: Callable[[ChatScene], object]
     error: type[IbexError]
@@ -108,7 +108,7 @@ WITH_AGENT = Caller(ORG, TOKEN.token_id, AGENT)
 
 
 def given(**answers: object) -> Callable[[ChatScene], None]:
-    """Return what gives the neighbours of these names these answers, and the scene these values."""
+    """Return a change of the scene: these answers of the named neighbours, and these attributes."""
 
     def arrange(scene: ChatScene) -> None:
         for name, answer in answers.items():
@@ -124,12 +124,12 @@ def given(**answers: object) -> Callable[[ChatScene], None]:
 def claiming(
     token: str | None = TOKEN_TEXT, agent_id: str | None = str(AGENT), org_id: str | None = None
 ) -> Callable[[ChatScene], None]:
-    """Return what makes the client claim this."""
+    """Return a change of the client's credentials."""
     return given(credentials=Credentials(token, agent_id, org_id))
 
 
 def agent_is(status: AgentStatus) -> Callable[[ChatScene], None]:
-    """Return what gives the agent this status."""
+    """Return a change of the agent's status."""
     return given(agents=Agent(AGENT, ORG, status))
 
 
@@ -190,7 +190,7 @@ REFUSALS = {
 
 @pytest.mark.parametrize("name", REFUSALS)
 async def test_a_refusal_stops_where_it_is_found(name: str) -> None:
-    """Each refusal has its error, and nothing behind it was touched: neither body nor directive nor provider."""
+    """Each refusal has its error, and no later stage was reached: neither body nor directive nor provider."""
     row = REFUSALS[name]
     scene = scene_of()
     row.arrange(scene)
@@ -208,7 +208,7 @@ async def test_a_refusal_stops_where_it_is_found(name: str) -> None:
 
 @pytest.mark.parametrize("name", REFUSALS)
 async def test_a_refusal_is_on_record_as_far_as_the_caller_is_known(name: str) -> None:
-    """Without an organization nothing is written; with one, the exchange; with a provider asked, a checkpoint too."""
+    """No record without an organization; with one, the exchange; once the provider was asked, a checkpoint too."""
     row = REFUSALS[name]
     scene = scene_of()
     row.arrange(scene)
@@ -225,7 +225,7 @@ async def test_a_refusal_is_on_record_as_far_as_the_caller_is_known(name: str) -
 
 
 async def test_a_caller_over_its_limit_is_refused_before_its_body_is_read() -> None:
-    """The request after the last allowed one is a 429 with a wait; the next minute is a new one."""
+    """The request after the last allowed one is a 429 with a delay. The next minute is free."""
     scene = scene_of()
     scene.tokens.answer = principal(rate_limit_rpm=2)
     complete = scene.use_case()
@@ -248,7 +248,7 @@ async def test_a_caller_over_its_limit_is_refused_before_its_body_is_read() -> N
 
 
 async def test_refusals_beyond_the_limit_of_refusals_are_delayed() -> None:
-    """After they are on record, so that no figure of theirs has the delay. Those within the limit are not delayed."""
+    """After they are recorded, so that their durations exclude the delay. Refusals within the limit are not delayed."""
     scene = scene_of()
     scene.refusals = RefusedRequests(default_rpm=2)
     scene.tokens.answer = principal(rate_limit_rpm=2)
@@ -275,7 +275,7 @@ async def test_refusals_beyond_the_limit_of_refusals_are_delayed() -> None:
 async def test_guesses_and_lookups_beyond_their_limit_are_delayed(
     error: IbexError, delays: list[float], *, of_the_token: bool
 ) -> None:
-    """An outage is not."""
+    """An outage is not delayed."""
     scene = scene_of()
     (scene.tokens if of_the_token else scene.agents).answer = error
 
@@ -283,8 +283,8 @@ async def test_guesses_and_lookups_beyond_their_limit_are_delayed(
     assert scene.delays == delays
 
 
-async def test_all_wrong_headers_and_fields_are_told_at_once() -> None:
-    """A client that sent a wrong session and a wrong field hears of both."""
+async def test_all_wrong_headers_and_fields_are_reported_together() -> None:
+    """The error lists a wrong session and a wrong field together."""
     scene = scene_of()
     given(body=ValidationError((WRONG_FIELD,)), session_handle="no/slash")(scene)
 
@@ -297,7 +297,7 @@ async def test_all_wrong_headers_and_fields_are_told_at_once() -> None:
 
 
 async def test_a_buffered_answer_is_the_providers_bytes() -> None:
-    """The body is given back as the same object, and is on record by then."""
+    """The body is returned as the same object, and is recorded by then."""
     scene = scene_of()
 
     reply = await scene.use_case()(scene.call())
@@ -308,7 +308,7 @@ async def test_a_buffered_answer_is_the_providers_bytes() -> None:
 
 
 async def test_everything_about_a_buffered_answer_is_on_record() -> None:
-    """The exchange holds the caller, the session, the routing, the usage, the hashes and how long it took."""
+    """The exchange contains the caller, the session, the routing, the usage, the hashes and the durations."""
     scene = scene_of()
     scene.ends_session = True
 
@@ -332,7 +332,7 @@ async def test_everything_about_a_buffered_answer_is_on_record() -> None:
 
 
 async def test_the_directive_is_the_first_thing_that_the_provider_reads() -> None:
-    """The provider gets the directive before the client's messages, whose bytes are all there."""
+    """The provider gets the directive before the client's messages, whose bytes are unchanged."""
     scene = scene_of()
 
     await scene.use_case()(scene.call())
@@ -344,8 +344,8 @@ async def test_the_directive_is_the_first_thing_that_the_provider_reads() -> Non
     assert chat_request().messages[0].raw in asked.body
 
 
-async def test_without_a_directive_the_body_goes_on_untouched() -> None:
-    """A buffered request of an agent without a directive reaches the provider as the very object that came."""
+async def test_without_a_directive_the_body_is_unchanged() -> None:
+    """The body of a buffered request without a directive reaches the provider as the very same object."""
     scene = scene_of()
     scene.directives.answer = None
 
@@ -363,7 +363,7 @@ async def test_without_a_directive_the_body_goes_on_untouched() -> None:
 async def test_usage_is_asked_for_on_every_stream_of_a_provider_that_has_it(
     *, reports_usage: bool, client_asked: bool | None, asked_upstream: bool
 ) -> None:
-    """The provider is asked for usage, also against the client's own word; never one that refuses the option."""
+    """Even if the client declines usage; but never of a provider that refuses the option."""
     scene = ChatScene(ScriptedStream([]), chat_request(stream=True, include_usage=client_asked))
     scene.provider.reports_stream_usage = reports_usage
 
@@ -377,7 +377,7 @@ async def test_usage_is_asked_for_on_every_stream_of_a_provider_that_has_it(
 
 
 async def test_a_request_without_a_session_gets_one() -> None:
-    """The generated handle is a UUID, which the client is told, and each request has its own."""
+    """The generated handle is a UUID, which the response contains, and each request has a new one."""
     scene = scene_of()
     scene.session_handle = None
     complete = scene.use_case()
@@ -404,7 +404,7 @@ async def test_a_bound_token_needs_no_agent_header() -> None:
     [b"", b"<html>busy</html>", b"[]", b'{"error": {"message": "secret words", "type": "server_error"}}', b"\xff"],
 )
 async def test_a_200_that_is_no_completion_is_a_failure_of_the_provider(body: bytes) -> None:
-    """It is refused as PROVIDER_UNAVAILABLE, with the request id and the attempts, and none of its text."""
+    """It becomes PROVIDER_UNAVAILABLE, with the request id and the attempts, and without its text."""
     scene = scene_of(ProviderBody(body, attempts=3, provider_request_id="req_7"))
 
     reply = await scene.use_case()(scene.call())
@@ -417,8 +417,8 @@ async def test_a_200_that_is_no_completion_is_a_failure_of_the_provider(body: by
 
 
 @pytest.mark.parametrize(("attempts", "reached"), [(0, False), (2, True)])
-async def test_who_finds_no_way_to_the_provider_has_not_reached_it(attempts: int, *, reached: bool) -> None:
-    """Unless an earlier try had; the turn is on record only where the provider may have seen it."""
+async def test_without_a_connection_the_provider_counts_as_not_reached(attempts: int, *, reached: bool) -> None:
+    """Unless an earlier attempt had. The turn is recorded only if the provider may have received the request."""
     scene = scene_of(OverloadedError(retry_after_s=1, attempts=attempts))
 
     reply = await scene.use_case()(scene.call())
@@ -428,8 +428,8 @@ async def test_who_finds_no_way_to_the_provider_has_not_reached_it(attempts: int
     assert (scene.exchange.attempts, scene.exchange.reached_provider) == (attempts, reached)
 
 
-async def test_what_a_failed_provider_says_of_itself_is_on_record() -> None:
-    """Attempts and the provider's request id of an error reach the exchange."""
+async def test_attempts_and_request_id_of_a_failed_provider_are_recorded() -> None:
+    """The attempts and the request id of a provider's error are in the exchange."""
     scene = scene_of(ProviderTimeoutError(attempts=4, provider_request_id="req_5"))
 
     await scene.use_case()(scene.call())
@@ -438,7 +438,7 @@ async def test_what_a_failed_provider_says_of_itself_is_on_record() -> None:
 
 
 async def test_a_bug_is_raised_and_on_record_as_one() -> None:
-    """An exception that is no refusal goes to the caller as it is; the exchange says INTERNAL_ERROR."""
+    """An unexpected exception is raised unchanged. The exchange records INTERNAL_ERROR."""
     scene = scene_of()
     scene.directives.answer = RuntimeError("a bug")
 
@@ -450,7 +450,7 @@ async def test_a_bug_is_raised_and_on_record_as_one() -> None:
 
 
 async def test_a_journal_that_is_down_does_not_touch_the_answer() -> None:
-    """The client gets its answer; observers hear that the exchange was not kept."""
+    """The client gets its response. Observers are notified that the exchange was not journaled."""
     scene = scene_of()
     scene.journal.failure = DISK_FULL
 
@@ -462,7 +462,7 @@ async def test_a_journal_that_is_down_does_not_touch_the_answer() -> None:
 
 
 async def test_stages_are_timed_apart() -> None:
-    """Only what is inside a stage counts for it, and the provider's time is not the proxy's."""
+    """A stage contains only its own time, and the provider's time is not the proxy's."""
     scene = scene_of()
     scene.tokens.on_asked = partial(scene.clock.advance, timedelta(milliseconds=1))
     scene.agents.on_asked = partial(scene.clock.advance, timedelta(milliseconds=2))
@@ -486,7 +486,7 @@ async def test_stages_are_timed_apart() -> None:
 
 
 async def test_a_clock_that_is_set_back_makes_no_negative_span() -> None:
-    """An exchange never ends before it began, whatever the wall clock says."""
+    """An exchange never ends before it began, whatever the wall clock returns."""
     scene = scene_of()
     scene.provider.on_asked = partial(scene.clock.set, scene.clock.now() - timedelta(hours=1))
 
@@ -496,7 +496,7 @@ async def test_a_clock_that_is_set_back_makes_no_negative_span() -> None:
 
 
 async def test_nothing_that_a_call_holds_is_shown_in_a_repr() -> None:
-    """Neither token nor text is in the repr of a call, its answer or its exchange in flight."""
+    """Neither token nor text is in the repr of a request, its response or its exchange in flight."""
     scene = scene_of()
     call = scene.call()
 

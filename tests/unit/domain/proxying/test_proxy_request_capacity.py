@@ -1,4 +1,4 @@
-"""A request holds its organization's slot and its body's bytes as long as it needs them, and no longer."""
+"""A request holds its organization's slot and the bytes of its body only as long as it needs them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ BODY = b'{"choices":[{"index":0,"finish_reason":"stop","message":{"content":"Hel
 
 
 def scene_of() -> ChatScene:
-    """Return a scene with a buffered answer."""
+    """Return a scene with a buffered response."""
     return ChatScene(ProviderBody(BODY), chat_request())
 
 
 async def test_an_organization_without_a_free_slot_is_refused() -> None:
-    """It alone, before its body is read; the request counts against its limit, and the refusal is on record."""
+    """Before its body is read, and without effect on others. The request is counted, and the refusal recorded."""
     scene = scene_of()
     scene.capacity = Capacity(slots=4, body_bytes=1 << 20, most_authenticating=1)
     others = [Reservation(scene.capacity) for _ in range(3)]
@@ -45,7 +45,7 @@ async def test_an_organization_without_a_free_slot_is_refused() -> None:
 
 
 async def test_another_organization_finds_a_slot_meanwhile() -> None:
-    """The reserved quarter is its own."""
+    """In the reserved quarter."""
     scene = scene_of()
     scene.capacity = Capacity(slots=4, body_bytes=1 << 20, most_authenticating=1)
     for _ in range(3):
@@ -55,7 +55,7 @@ async def test_another_organization_finds_a_slot_meanwhile() -> None:
 
 
 async def test_too_many_requests_in_authentication() -> None:
-    """One more is refused before anything is looked up. Nobody knows whose it is, so it is not on record."""
+    """One more is refused before any lookup. Its organization is unknown, so it is not recorded."""
     scene = scene_of()
     scene.capacity = Capacity(slots=4, body_bytes=1 << 20, most_authenticating=1)
     scene.capacity.begin_authentication()
@@ -75,7 +75,7 @@ async def test_too_many_requests_in_authentication() -> None:
 
 @pytest.mark.parametrize("streams", [False, True])
 async def test_a_body_is_released_when_the_provider_has_answered(*, streams: bool) -> None:
-    """And not before, since it may be tried again; the slot is held until the response is written."""
+    """Not earlier, since the request may be retried. The slot is held until the response is written."""
     stream = ScriptedStream([])
     scene = ChatScene(stream, chat_request(stream=True)) if streams else scene_of()
     held: list[tuple[int, int]] = []

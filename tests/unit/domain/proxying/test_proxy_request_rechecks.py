@@ -1,4 +1,4 @@
-"""What a request was admitted by is checked again before the provider is asked (ADR 0045)."""
+"""Token, agent and directive are validated again before the provider is asked (ADR 0045)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ A_MINUTE = timedelta(minutes=1)
 
 
 class Scene(ChatScene):
-    """A chat call whose token, agent and directive are cached, and whose body takes as long as a test says."""
+    """A chat call whose token, agent and directive are cached, and whose body takes as long as the test sets."""
 
     def __init__(self) -> None:
         super().__init__(ANSWER, chat_request())
@@ -43,7 +43,7 @@ class Scene(ChatScene):
 
     @classmethod
     async def warm(cls) -> Scene:
-        """Return a scene in which one call was answered. Nothing of it is noted."""
+        """Return a scene in which one call was served. The scene has no record of it."""
         scene = cls()
         assert isinstance(await scene.complete(scene.call()), BufferedResponse)
         scene.tokens.asked.clear()
@@ -56,7 +56,7 @@ class Scene(ChatScene):
         return scene
 
     async def refused(self) -> RefusedResponse:
-        """Make the call, which must be refused, and recorded as that, before the provider is asked."""
+        """Make the call, which must be refused, and recorded, before the provider is asked."""
         reply = await self.complete(self.call())
         assert isinstance(reply, RefusedResponse)
         assert self.provider.asked == []
@@ -66,7 +66,7 @@ class Scene(ChatScene):
         return reply
 
     async def answered(self) -> BufferedResponse:
-        """Make the call, which must be answered."""
+        """Make the call, which must be served."""
         reply = await self.complete(self.call())
         assert isinstance(reply, BufferedResponse)
         assert len(self.provider.asked) == 1
@@ -80,7 +80,7 @@ def invalidate_by_event(scene: Scene) -> None:
 
 
 def replace_the_epoch(scene: Scene) -> None:
-    """Do what Redis does when a change replaces the epoch."""
+    """Change the epoch in Redis as a change does."""
     scene.epochs.become({ORG: "another"})
 
 
@@ -98,7 +98,7 @@ def replace_the_epoch(scene: Scene) -> None:
 async def test_a_revocation_during_the_body_is_refused_before_the_provider_is_asked(
     tell: Callable[[Scene], None], body_takes: timedelta, change: str, error: type[Exception]
 ) -> None:
-    """A token as an agent, however the worker finds out."""
+    """Of a token or an agent, however the worker finds out."""
     scene = await Scene.warm()
 
     def meanwhile() -> None:
@@ -129,7 +129,7 @@ async def test_a_body_of_a_minute_is_answered_where_nothing_changed() -> None:
 
 
 async def test_a_quick_body_costs_no_second_round_trip() -> None:
-    """Nothing is read or fetched twice."""
+    """No epoch is read and nothing is fetched a second time."""
     scene = await Scene.warm()
 
     await scene.answered()
@@ -139,7 +139,7 @@ async def test_a_quick_body_costs_no_second_round_trip() -> None:
 
 
 async def test_the_directive_is_the_one_in_force_after_the_body() -> None:
-    """It is looked up by the reading of the epoch that was made then."""
+    """It is looked up with the epoch that was read after the body."""
     scene = await Scene.warm()
 
     def meanwhile() -> None:
@@ -155,7 +155,7 @@ async def test_the_directive_is_the_one_in_force_after_the_body() -> None:
 
 
 async def test_a_directive_that_an_event_changes_during_the_body_is_looked_up_again() -> None:
-    """The epoch was read a moment ago: the event alone tells of it."""
+    """The epoch was read a moment ago, so only the event reveals the change."""
     scene = await Scene.warm()
 
     def meanwhile() -> None:
@@ -170,7 +170,7 @@ async def test_a_directive_that_an_event_changes_during_the_body_is_looked_up_ag
 
 
 async def test_a_revocation_during_the_lookup_of_the_directive_is_refused() -> None:
-    """Its source may have been slow too: the last check is the one before the provider."""
+    """The lookup can be slow as well: the last check follows it."""
     scene = Scene()  # nothing is cached: the directive is fetched
 
     def meanwhile() -> None:
@@ -186,7 +186,7 @@ async def test_a_revocation_during_the_lookup_of_the_directive_is_refused() -> N
 
 @pytest.mark.parametrize("silent", [True, False])
 async def test_an_outage_during_the_body_is_never_a_401(*, silent: bool) -> None:
-    """Auth is gone: 503. Auth says that its database is down: the request is answered, and says that it was stale."""
+    """Without auth: 503. If auth reports that its database is down, the request is served and recorded as stale."""
     scene = await Scene.warm()
 
     def meanwhile() -> None:
@@ -203,7 +203,7 @@ async def test_an_outage_during_the_body_is_never_a_401(*, silent: bool) -> None
 
 
 async def test_the_next_request_is_answered_after_a_refusal_in_between() -> None:
-    """The agent was suspended and is active again; nothing is left of the refusal."""
+    """The agent was suspended and is active again. The refusal has no lasting effect."""
     scene = await Scene.warm()
 
     def meanwhile() -> None:

@@ -1,4 +1,4 @@
-"""Which refusals count, and when an organization has had enough of them."""
+"""The refusals that count, and the limit of refusals of an organization."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def refuse(refused: RefusedRequests, clock: ManualClock, org_id: UUID = ORG, lim
     [k for k in vars(errors).values() if isinstance(k, type) and issubclass(k, IbexError) and k is not IbexError],
 )
 def test_which_errors_are_refusals(kind: type[IbexError]) -> None:
-    """What the client or its organization did, decided by the proxy; no outage, no bug, nothing of the provider's."""
+    """Errors of the client or its organization that the proxy decides; no outage, no bug, no error of the provider."""
     if kind is ValidationError:
         error: IbexError = ValidationError(())
     elif kind is ProviderRefusedError:
@@ -74,7 +74,7 @@ def test_which_errors_are_refusals(kind: type[IbexError]) -> None:
 
 
 def test_an_organization_has_as_many_refusals_as_its_limit() -> None:
-    """The next ones are excess, until the minute is over; another organization has its own."""
+    """Further ones are excess until the minute ends. Another organization has its own limit."""
     clock, refused = ManualClock(), RefusedRequests(default_rpm=600)
 
     assert [refuse(refused, clock) for _ in range(5)] == [False, False, False, True, True]
@@ -88,14 +88,14 @@ def test_an_organization_has_as_many_refusals_as_its_limit() -> None:
 
 @pytest.mark.parametrize(("default_rpm", "bound"), [(2, 2), (0, DEFAULT_WHEN_UNLIMITED)])
 def test_an_unlimited_organization_has_the_defaults_refusals(default_rpm: int, bound: int) -> None:
-    """And 600 a minute where the default is unlimited too: what is refused is bounded everywhere."""
+    """And 600 per minute if the default is unlimited too: refusals are always bounded."""
     clock, refused = ManualClock(), RefusedRequests(default_rpm=default_rpm)
 
     assert [refuse(refused, clock, limit=0) for _ in range(bound + 1)] == [False] * bound + [True]
 
 
 def test_a_refusal_counts_once_however_often_it_is_noted() -> None:
-    """The admission notes it, and so does the use case around it."""
+    """Admission notes it, and so does the use case around it."""
     clock, refused = ManualClock(), RefusedRequests(default_rpm=600)
     in_flight = notes_of(clock, limit=1)
     for _ in range(3):
@@ -108,7 +108,7 @@ def test_a_refusal_counts_once_however_often_it_is_noted() -> None:
     "error", [InvalidTokenError(), InternalError(), ServiceDegradedError(), ProviderRateLimitedError()]
 )
 def test_other_errors_do_not_count(error: IbexError) -> None:
-    """Nor does the refusal of a request whose organization is not known."""
+    """Nor does the refusal of a request whose organization is unknown."""
     clock, refused = ManualClock(), RefusedRequests(default_rpm=600)
     in_flight = notes_of(clock, limit=1)
     refused.note(in_flight, error)
@@ -119,7 +119,7 @@ def test_other_errors_do_not_count(error: IbexError) -> None:
 
 
 def test_the_count_over_the_limit_is_kept_while_it_holds() -> None:
-    """Only beyond the bound and in the same minute, and no longer than the last count is over the limit."""
+    """Only beyond the bound, in the same minute, and while the last count exceeds the limit."""
     clock, refused = ManualClock(), RefusedRequests(default_rpm=600)
     refused.requests_counted(ORG, clock.now(), 9, allowed=False)
     assert refused.requests_over_limit(ORG, clock.now()) == 0
@@ -140,8 +140,8 @@ def test_overload_of_an_organization_is_a_refusal() -> None:
     assert is_refusal(OverloadedError(retry_after_s=1))
 
 
-def test_what_is_left_of_a_minute_is_at_least_a_second() -> None:
-    """And a whole minute at its begin."""
+def test_the_rest_of_a_minute_is_at_least_a_second() -> None:
+    """At its beginning it is the whole minute."""
     clock = ManualClock()
     begin = clock.now().replace(second=0, microsecond=0)
     assert seconds_left(begin) == 60

@@ -1,4 +1,4 @@
-"""A streamed answer on its way to the client."""
+"""A streamed response on its way to the client."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def scene_of(*reads: Sequence[StreamEvent] | Exception, include_usage: bool | No
 
 
 async def started(scene: ChatScene) -> StreamedResponse:
-    """Return the stream that the scene's client is answered with."""
+    """Return the stream for the scene's client."""
     reply = await scene.use_case()(scene.call())
     assert isinstance(reply, StreamedResponse)
     return reply
 
 
 async def received(scene: ChatScene) -> tuple[list[bytes], IbexError | None]:
-    """Return what a client that stays to the end gets, and the error that it must hear of."""
+    """Return the bytes for a client that stays to the end, and the error that it gets."""
     stream = await started(scene)
     chunks = []
     try:
@@ -69,7 +69,7 @@ def raw(*events: StreamEvent) -> bytes:
 
 
 async def test_events_are_forwarded_as_they_came_read_by_read() -> None:
-    """Each read is one chunk of exactly the provider's bytes, comments and what is no event included."""
+    """Each read becomes one chunk of exactly the provider's bytes, including comments and text that is no event."""
     garbage = StreamEvent(b"data: {nonsense\r\n\r\n", b"{nonsense")
     scene = scene_of([ROLE, HEL], [COMMENT], [garbage], [LO, STOP], [DONE])
 
@@ -80,7 +80,7 @@ async def test_events_are_forwarded_as_they_came_read_by_read() -> None:
 
 
 async def test_everything_about_a_stream_is_on_record() -> None:
-    """A stream's exchange holds usage, hash, finish reason, attempts and the provider's request id."""
+    """A stream's exchange contains usage, hash, finish reason, attempts and the provider's request id."""
     scene = scene_of([ROLE, HEL], [LO, STOP], [USAGE, DONE])
 
     await received(scene)
@@ -97,10 +97,10 @@ async def test_everything_about_a_stream_is_on_record() -> None:
 
 
 @pytest.mark.parametrize(("include_usage", "hidden"), [(None, True), (False, True), (True, False)])
-async def test_the_usage_event_is_hidden_from_who_had_not_asked_for_it(
+async def test_the_usage_event_is_hidden_unless_the_client_asked_for_it(
     *, include_usage: bool | None, hidden: bool
 ) -> None:
-    """The final usage chunk reaches only a client that asked for it; it is on record in any case."""
+    """The final usage chunk reaches only a client that asked for it. It is recorded in any case."""
     scene = scene_of([HEL, STOP], [USAGE], [DONE], include_usage=include_usage)
 
     chunks, _ = await received(scene)
@@ -111,7 +111,7 @@ async def test_the_usage_event_is_hidden_from_who_had_not_asked_for_it(
 
 
 async def test_a_provider_that_was_not_asked_for_usage_has_nothing_hidden() -> None:
-    """Where the option is switched off, what looks like a usage chunk is the provider's own and goes on."""
+    """If the option is off, a usage chunk is the provider's own and is forwarded."""
     scene = scene_of([HEL, STOP, USAGE, DONE])
     scene.provider.reports_stream_usage = False
 
@@ -121,7 +121,7 @@ async def test_a_provider_that_was_not_asked_for_usage_has_nothing_hidden() -> N
 
 
 async def test_an_event_with_usage_and_a_choice_is_never_hidden() -> None:
-    """Servers that put usage into the last chunk of text lose none of it."""
+    """Servers that put usage into the last chunk of text lose no text."""
     both = event(b'{"choices":[{"index":0,"delta":{"content":"!"},"finish_reason":"stop"}],"usage":{"total_tokens":3}}')
     scene = scene_of([both, DONE])
 
@@ -132,7 +132,7 @@ async def test_an_event_with_usage_and_a_choice_is_never_hidden() -> None:
 
 
 async def test_done_is_sent_only_when_the_exchange_is_in_the_journal() -> None:
-    """Up to the chunk before [DONE] nothing is on record; with [DONE] in the client's hand it is."""
+    """Up to the chunk before [DONE] nothing is recorded. When the client has [DONE], the exchange is."""
     scene = scene_of([HEL, STOP], [DONE])
     stream = await started(scene)
 
@@ -144,7 +144,7 @@ async def test_done_is_sent_only_when_the_exchange_is_in_the_journal() -> None:
 
 
 async def test_nothing_is_forwarded_after_done() -> None:
-    """What a provider says after [DONE], in the same read or a later one, is neither sent nor read."""
+    """Events after [DONE], in the same read or a later one, are neither sent nor read."""
     scene = scene_of([HEL, STOP, DONE, LATE], [LATE])
 
     chunks, error = await received(scene)
@@ -157,7 +157,7 @@ async def test_nothing_is_forwarded_after_done() -> None:
 
 
 async def test_a_clean_end_after_a_finish_reason_is_a_good_one() -> None:
-    """A server that never says [DONE] has answered all the same (ADR 0006)."""
+    """A server that never sends [DONE] has completed the response all the same (ADR 0006)."""
     scene = scene_of([HEL, LO], [STOP])
 
     chunks, error = await received(scene)
@@ -169,7 +169,7 @@ async def test_a_clean_end_after_a_finish_reason_is_a_good_one() -> None:
 
 @pytest.mark.parametrize("reads", [([HEL, LO],), ([COMMENT],), ()])
 async def test_an_end_without_a_finish_reason_is_a_failure(reads: tuple[Sequence[StreamEvent], ...]) -> None:
-    """What came is delivered, then the error; attempts and request id, known from the headers, stay on record."""
+    """The received events are delivered, then the error. Attempts and request id, from the headers, are recorded."""
     scene = scene_of(*reads)
 
     chunks, error = await received(scene)
@@ -182,8 +182,8 @@ async def test_an_end_without_a_finish_reason_is_a_failure(reads: tuple[Sequence
 
 
 @pytest.mark.parametrize("failure", [ProviderUnavailableError(), ProviderTimeoutError()])
-async def test_a_provider_that_dies_midway_is_told_of_after_what_it_said(failure: IbexError) -> None:
-    """Text that came is delivered and hashed; then the error is raised, once, the exchange being on record."""
+async def test_a_broken_stream_delivers_its_events_before_the_error(failure: IbexError) -> None:
+    """The received text is delivered and hashed. Then the error is raised, once, after the exchange is recorded."""
     scene = scene_of([HEL, LO], failure)
     stream = await started(scene)
 
@@ -205,7 +205,7 @@ async def test_a_provider_that_dies_midway_is_told_of_after_what_it_said(failure
 async def test_an_error_in_band_is_forwarded_and_a_failure(
     ending: Sequence[StreamEvent] | Exception,
 ) -> None:
-    """The provider's own error event is all that the client hears, however the stream ends after it."""
+    """The client gets only the provider's own error event, however the stream ends after it."""
     scene = scene_of([HEL, STOP], [ERROR], ending)
 
     chunks, error = await received(scene)
@@ -217,7 +217,7 @@ async def test_an_error_in_band_is_forwarded_and_a_failure(
 
 
 async def test_a_failure_after_a_finish_reason_is_a_failure() -> None:
-    """A connection that breaks rather than ends leaves no complete answer, although a finish reason had come."""
+    """A broken connection leaves no complete response, even after a finish reason."""
     scene = scene_of([HEL, STOP], ProviderUnavailableError())
 
     _, error = await received(scene)
@@ -227,7 +227,7 @@ async def test_a_failure_after_a_finish_reason_is_a_failure() -> None:
 
 
 async def test_a_bug_of_the_adapter_is_raised_and_on_record_as_one() -> None:
-    """An exception that the port does not know goes on as it is; the exchange says INTERNAL_ERROR."""
+    """An exception that the port does not declare is raised unchanged. The exchange records INTERNAL_ERROR."""
     scene = scene_of([HEL], RuntimeError("a bug"))
     stream = await started(scene)
 
@@ -239,8 +239,8 @@ async def test_a_bug_of_the_adapter_is_raised_and_on_record_as_one() -> None:
     assert scene.exchange.error_code is ErrorCode.INTERNAL_ERROR
 
 
-async def test_a_client_that_leaves_midway_is_recorded_as_gone() -> None:
-    """Closing early stops the provider, and records what had come under 499."""
+async def test_a_client_that_closes_midway_is_recorded() -> None:
+    """Closing early stops the provider, and records the received events with status 499."""
     scene = scene_of([HEL, LO], [STOP], [DONE])
     stream = await started(scene)
     await anext(stream)
@@ -257,7 +257,7 @@ async def test_a_client_that_leaves_midway_is_recorded_as_gone() -> None:
 
 
 async def test_closing_twice_closes_once() -> None:
-    """A second aclose() finds everything done; so does iterating on."""
+    """A second aclose() has no effect; neither has further iteration."""
     scene = scene_of([HEL], [DONE])
     stream = await started(scene)
 
@@ -272,7 +272,7 @@ async def test_closing_twice_closes_once() -> None:
 
 
 async def test_a_provider_that_cannot_be_closed_leaves_the_exchange_on_record() -> None:
-    """Whatever goes wrong in closing upstream is reported, and the turn of the client that left is not lost."""
+    """An exception from closing upstream is reported, and the turn of the client that left is recorded."""
     scene = scene_of([HEL], [DONE])
     stream = await started(scene)
     upstream = scene.provider.answer
@@ -288,7 +288,7 @@ async def test_a_provider_that_cannot_be_closed_leaves_the_exchange_on_record() 
 
 
 async def test_a_journal_that_is_down_does_not_touch_the_stream() -> None:
-    """The client gets all of it and [DONE]; observers hear that the exchange was not kept."""
+    """The client gets the whole stream and [DONE]. Observers are notified that the exchange was not journaled."""
     scene = scene_of([HEL, STOP], [DONE])
     scene.journal.failure = DISK_FULL
 
@@ -299,7 +299,7 @@ async def test_a_journal_that_is_down_does_not_touch_the_stream() -> None:
 
 
 async def test_draining_waits_for_a_stream_that_is_being_closed() -> None:
-    """A shut-down that begins while an abandoned stream still closes upstream loses nothing of it."""
+    """A shutdown that begins while an abandoned stream still closes upstream loses no part of it."""
     scene = scene_of([HEL], [DONE])
     stream = await started(scene)
     upstream = scene.provider.answer
@@ -317,7 +317,7 @@ async def test_draining_waits_for_a_stream_that_is_being_closed() -> None:
 
 
 async def test_the_first_byte_and_the_last_are_timed() -> None:
-    """Time to first byte ends with the first read, overhead leaves out the whole time of the provider's stream."""
+    """Time to first byte ends with the first read. Overhead excludes the whole time of the provider's stream."""
     scene = scene_of([HEL], [STOP, DONE])
     scene.provider.on_asked = partial(scene.clock.advance, timedelta(milliseconds=250))
     stream = await started(scene)

@@ -1,4 +1,4 @@
-"""One exchange that stands for many refusals."""
+"""Aggregation of many refusals in one exchange."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def refusal(**changes: Any) -> Exchange:
 
 
 def test_one_stands_for_all_of_an_organization_and_code() -> None:
-    """Their number is ``repeated``; nothing is left afterwards."""
+    """Their number is ``repeated``. The aggregates are empty afterwards."""
     together = AggregatedRefusals()
     other = Caller(OTHER_ORG, TOKEN.token_id)
     for exchange in [refusal()] * 3 + [refusal(error_code=ErrorCode.RATE_LIMITED)] * 2 + [refusal(caller=other)]:
@@ -38,8 +38,8 @@ def test_one_stands_for_all_of_an_organization_and_code() -> None:
     assert together.take() == []
 
 
-def test_it_is_the_first_one_less_what_only_one_request_has() -> None:
-    """It spans them all, and names the agent only where it is that of all."""
+def test_it_is_the_first_one_without_the_fields_of_one_request() -> None:
+    """It spans all of them, and names the agent only if all have the same."""
     together = AggregatedRefusals()
     first = replace(an_exchange(), error_code=ErrorCode.VALIDATION_ERROR, reached_provider=False, caller=CALLER)
     later = replace(first, id=UUID(int=99), completed_at=first.completed_at + timedelta(milliseconds=900))
@@ -59,7 +59,7 @@ def test_it_is_the_first_one_less_what_only_one_request_has() -> None:
 
 
 def test_it_names_a_token_only_where_it_is_that_of_all() -> None:
-    """Or else the record would blame one token for what others did."""
+    """Otherwise the record would blame one token for the requests of others."""
     together = AggregatedRefusals()
     own = replace(CALLER, user_id=UUID(int=8))
     together.add(refusal(caller=own))

@@ -1,4 +1,4 @@
-"""Carrying exchanges from the journal to a sink."""
+"""Delivery of exchanges from the journal to a sink."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.memory.observers import DeadLettered, Delivered, DeliveryFailed, Re
 from ibex.domain.record.delivery import (
     BATCH_ROWS,
     LINGER_S,
-    ROWS_PER_PIECE,
+    ROWS_PER_CHUNK,
     CheckpointDelivery,
     DeliverExchanges,
     TraceDelivery,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class ScriptedSink:
-    """A ``SessionStore`` and a ``TraceSink`` that fail as often as they are told to."""
+    """A ``SessionStore`` and a ``TraceSink`` that fail the given number of times."""
 
     failures: list[BaseException] = field(default_factory=list)
     checkpoints: list[list[Checkpoint]] = field(default_factory=list)
@@ -46,7 +46,7 @@ class ScriptedSink:
     taken: asyncio.Queue[int] = field(default_factory=asyncio.Queue)
 
     async def append(self, checkpoints: Sequence[Checkpoint]) -> None:
-        """Take checkpoints, or fail."""
+        """Store checkpoints, or fail."""
         self._fail()
         self.checkpoints.append(list(checkpoints))
         self.taken.put_nowait(len(checkpoints))
@@ -64,7 +64,7 @@ class ScriptedSink:
 
 
 class Belt:
-    """A delivery with its journal, sink and observer; its sleeps are noted, and end when ``wake`` is set."""
+    """A delivery with its journal, sink and observer. It notes its sleeps, which end when ``wake`` is set."""
 
     def __init__(self, *failures: BaseException, jitter: float = 0.0) -> None:
         self.clock = ManualClock()
@@ -90,14 +90,14 @@ class Belt:
         )
 
     async def fill(self, count: int, first: int = 1) -> list[Exchange]:
-        """Put so many exchanges into the journal."""
+        """Append this number of exchanges to the journal."""
         exchanges = [an_exchange(id=UUID(int=1_000 + i), emitter_seq=i) for i in range(first, first + count)]
         for exchange in exchanges:
             await self.journal.append(exchange)
         return exchanges
 
     async def run(self, sleeps: int) -> None:
-        """Run the delivery of checkpoints, cancelled at its so-manieth sleep."""
+        """Run the delivery of checkpoints, cancelled at the given sleep."""
         self.sleeps_until_cancelled = sleeps
         task = asyncio.create_task(self.delivery().run())
         await asyncio.wait([task])
@@ -113,7 +113,7 @@ class Belt:
 
 
 async def test_checkpoints_go_to_the_store_in_order() -> None:
-    """A batch is stored, then acknowledged; then there is nothing more."""
+    """A batch is stored, then acknowledged. Then there is no further batch."""
     belt = Belt()
     exchanges = await belt.fill(3)
     delivery = belt.delivery()
@@ -125,7 +125,7 @@ async def test_checkpoints_go_to_the_store_in_order() -> None:
 
 
 async def test_traces_go_with_their_batchs_token() -> None:
-    """The token is what makes the same batch count once."""
+    """With the token, a repeated batch is stored once."""
     belt = Belt()
     exchanges = await belt.fill(2)
     batch = await belt.journal.next_batch(Sink.TRACES, BATCH_ROWS)
@@ -136,7 +136,7 @@ async def test_traces_go_with_their_batchs_token() -> None:
 
 
 async def test_each_sink_goes_at_its_own_pace() -> None:
-    """What one sink has taken is still there for the other."""
+    """An exchange that one sink has is still there for the other."""
     belt = Belt()
     await belt.fill(2)
 
@@ -149,7 +149,7 @@ async def test_each_sink_goes_at_its_own_pace() -> None:
 
 @pytest.mark.parametrize(("sink", "caller_known"), [(Sink.CHECKPOINTS, True), (Sink.TRACES, False)])
 async def test_a_batch_without_rows_is_acknowledged_unsent(sink: Sink, *, caller_known: bool) -> None:
-    """Refusals leave no checkpoint, and the unknown no trace: no empty insert is made of them."""
+    """Refusals have no checkpoint, and exchanges without an organization no trace: there is no empty insert."""
     belt = Belt()
     await belt.journal.append(a_refusal() if caller_known else a_refusal(caller=None))
 
@@ -160,7 +160,7 @@ async def test_a_batch_without_rows_is_acknowledged_unsent(sink: Sink, *, caller
 
 @pytest.mark.parametrize("sink", list(Sink))
 async def test_a_large_batch_lets_others_run_while_its_rows_are_made(sink: Sink) -> None:
-    """A thousand rows are some milliseconds of work: whoever waits for the event loop gets it in between."""
+    """A thousand rows take some milliseconds. Other tasks run in between."""
     belt = Belt()
     await belt.fill(BATCH_ROWS)
     turns = 0
@@ -174,12 +174,12 @@ async def test_a_large_batch_lets_others_run_while_its_rows_are_made(sink: Sink)
     other = asyncio.create_task(somebody_else())
     await belt.delivery(sink).deliver_next()
     other.cancel()
-    assert turns >= BATCH_ROWS // ROWS_PER_PIECE - 1
+    assert turns >= BATCH_ROWS // ROWS_PER_CHUNK - 1
     assert belt.journal.depth(sink) == 0
 
 
 async def test_refusals_among_turns_are_left_out() -> None:
-    """Only what has a row is sent; all of it is acknowledged."""
+    """Only exchanges with a row are sent; all are acknowledged."""
     belt = Belt()
     (first,) = await belt.fill(1)
     await belt.journal.append(a_refusal())
@@ -192,7 +192,7 @@ async def test_refusals_among_turns_are_left_out() -> None:
 
 
 async def test_a_batch_that_failed_comes_again_the_same() -> None:
-    """Same members, same token, also when more has come since: both sinks count on it."""
+    """Same members, same token, also if more exchanges have been appended since: both sinks rely on it."""
     belt = Belt(SinkUnavailableError("down"))
     exchanges = await belt.fill(2)
     delivery = belt.delivery(Sink.TRACES)
@@ -208,8 +208,8 @@ async def test_a_batch_that_failed_comes_again_the_same() -> None:
     assert belt.journal.depth(Sink.TRACES) == 1
 
 
-async def test_observers_hear_how_delivery_goes() -> None:
-    """How many rows, how long it took, and why not."""
+async def test_observers_get_the_outcome_of_deliveries() -> None:
+    """They get the number of rows, the duration, and the reason of a failure."""
     belt = Belt(SinkUnavailableError("the store is down"))
     belt.sink.on_asked = lambda: belt.clock.advance(timedelta(milliseconds=3))
     await belt.fill(2)
@@ -225,7 +225,7 @@ async def test_observers_hear_how_delivery_goes() -> None:
 
 
 class PickySink(ScriptedSink):
-    """Refuses whatever has one of these numbers among it."""
+    """A sink that refuses a batch with one of these numbers."""
 
     poisoned: frozenset[int] = frozenset()
     asked: list[tuple[str, list[int]]]
@@ -241,7 +241,7 @@ class PickySink(ScriptedSink):
 
 @pytest.mark.parametrize("poisoned", [{1}, {8}, {3, 4}, {1, 5, 8}, set(range(1, 9))])
 async def test_a_poisoned_row_ends_alone(poisoned: set[int]) -> None:
-    """All others are stored once, it is laid aside, and the next batch goes on."""
+    """All others are stored once, the refused one becomes a dead letter, and the next batch is delivered."""
     belt = Belt()
     sink = PickySink()
     sink.poisoned, sink.asked = frozenset(poisoned), []
@@ -259,7 +259,7 @@ async def test_a_poisoned_row_ends_alone(poisoned: set[int]) -> None:
 
 
 async def test_halves_keep_their_tokens() -> None:
-    """A batch that is halved, interrupted and halved again is recognized by the sink."""
+    """The sink recognizes a batch that is halved, interrupted and halved again."""
     belt = Belt()
     sink = PickySink([SinkUnavailableError("gone")])
     sink.poisoned, sink.asked = frozenset({1}), []
@@ -275,17 +275,17 @@ async def test_halves_keep_their_tokens() -> None:
     assert len({token for token, _ in sink.asked}) == len({tuple(numbers) for _, numbers in sink.asked})
 
 
-async def test_a_journal_is_run_dry() -> None:
-    """Until nothing is left, through failures."""
+async def test_a_journal_is_drained() -> None:
+    """Until it is empty, through failures."""
     belt = Belt(SinkUnavailableError("gone"), SinkUnavailableError("gone"))
     await belt.fill(3)
-    await belt.delivery().run_dry()
+    await belt.delivery().drain()
     assert belt.journal.depth(Sink.CHECKPOINTS) == 0
     assert len(belt.slept) == 2
 
 
 async def test_a_bug_of_a_sink_is_a_failure_like_any_other() -> None:
-    """It keeps the batch and ends nothing; its message, which may hold a row, goes nowhere."""
+    """The batch is kept and delivery goes on. The exception's message, which may quote a row, is not passed on."""
     belt = Belt(RuntimeError("secret row"))
     await belt.fill(1)
     delivery = belt.delivery()
@@ -297,7 +297,7 @@ async def test_a_bug_of_a_sink_is_a_failure_like_any_other() -> None:
 
 @pytest.mark.parametrize("when", ["next_batch", "acknowledge"])
 async def test_a_journal_that_is_down_is_tried_again(when: str) -> None:
-    """Nothing ends with it; what a sink took and could not be acknowledged comes again, and is recognized there."""
+    """Delivery goes on. A batch that was stored but not acknowledged is delivered again, and the sink recognizes it."""
 
     class FailingOnce(InMemoryJournal):
         failed = False
@@ -329,7 +329,7 @@ async def test_a_journal_that_is_down_is_tried_again(when: str) -> None:
 
 
 async def test_a_delivery_that_is_cancelled_is_not_acknowledged() -> None:
-    """A batch that a shut-down interrupts is delivered again."""
+    """A batch that a shutdown interrupts is delivered again."""
     belt = Belt(asyncio.CancelledError())
     await belt.fill(1)
     delivery = belt.delivery()
@@ -341,7 +341,7 @@ async def test_a_delivery_that_is_cancelled_is_not_acknowledged() -> None:
 
 
 async def test_flushing_delivers_all_there_is() -> None:
-    """Batch by batch, until nothing is left."""
+    """Batch by batch, until the journal is empty."""
     belt = Belt()
     await belt.fill(2 * BATCH_ROWS + 1)
 
@@ -352,7 +352,7 @@ async def test_flushing_delivers_all_there_is() -> None:
 
 
 async def test_flushing_ends_at_a_failure() -> None:
-    """A sink that is down does not hold up a shut-down: the journal keeps the rest."""
+    """A sink that is down does not delay a shutdown: the journal keeps the rest."""
     belt = Belt(SinkUnavailableError("down"))
     await belt.fill(1)
 
@@ -362,8 +362,8 @@ async def test_flushing_ends_at_a_failure() -> None:
     assert belt.journal.depth(Sink.CHECKPOINTS) == 1
 
 
-async def test_what_comes_within_the_linger_shares_a_batch() -> None:
-    """A trickle is not delivered row by row: the first one is waited on for 200 ms, then all go together."""
+async def test_exchanges_within_the_linger_time_share_a_batch() -> None:
+    """A trickle is not delivered row by row: after the first row, delivery waits for 200 ms, then sends all rows."""
     belt = Belt()
     belt.wake.clear()
     running = asyncio.create_task(belt.delivery().run())
@@ -380,7 +380,7 @@ async def test_what_comes_within_the_linger_shares_a_batch() -> None:
 
 
 async def test_full_batches_follow_each_other_without_a_pause() -> None:
-    """A backlog is worked off as fast as the sink takes it."""
+    """A backlog is delivered as fast as the sink accepts it."""
     belt = Belt()
     await belt.fill(3 * BATCH_ROWS + 5)
 
@@ -394,7 +394,7 @@ async def test_full_batches_follow_each_other_without_a_pause() -> None:
     ("jitter", "expected"), [(0.0, [0.1, 0.2, 0.4, 0.8, 1.6, 2.5, 2.5]), (1.0, [0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0])]
 )
 async def test_retries_have_growing_jittered_capped_delays_and_no_end(jitter: float, expected: list[float]) -> None:
-    """Between half the delay and all of it; doubled each time, up to 5 seconds; for as long as it takes."""
+    """Between half the delay and the whole; doubled each time, up to 5 seconds; without a last attempt."""
     belt = Belt(*(SinkUnavailableError("down") for _ in range(100)), jitter=jitter)
     await belt.fill(1)
 
@@ -406,7 +406,7 @@ async def test_retries_have_growing_jittered_capped_delays_and_no_end(jitter: fl
 
 
 async def test_a_success_makes_the_next_failure_a_first_one() -> None:
-    """Delays begin anew after the sink has come back."""
+    """Delays start anew once the sink is available again."""
     belt = Belt(*(SinkUnavailableError("down") for _ in range(3)))
     await belt.fill(2 * BATCH_ROWS)
     calls_before_failing_again = 4
@@ -422,7 +422,7 @@ async def test_a_success_makes_the_next_failure_a_first_one() -> None:
 
 
 async def test_running_goes_on_until_it_is_cancelled() -> None:
-    """An empty journal is waited at, and what comes later is delivered."""
+    """At an empty journal it waits, and later exchanges are delivered."""
     belt = Belt()
     running = asyncio.create_task(belt.delivery().run())
     for first in (1, 2, 3):
@@ -436,7 +436,7 @@ async def test_running_goes_on_until_it_is_cancelled() -> None:
 
 
 def test_a_delivery_names_its_sink() -> None:
-    """The sink decides which position of the journal it moves."""
+    """The sink determines which position of the journal advances."""
     sink = ScriptedSink()
 
     assert CheckpointDelivery(sink).sink is Sink.CHECKPOINTS

@@ -1,4 +1,4 @@
-"""What an exchange is made of."""
+"""The parts of an exchange."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ibex.domain.record.exchange import Caller
 
 
 def test_a_caller_is_the_holder_of_a_token() -> None:
-    """With the token's user, where it has one, and the agent once it is known."""
+    """With the token's user, if it has one, and the agent once it is verified."""
     principal = Principal(UUID(int=1), UUID(int=2), CHAT, user_id=UUID(int=3), agent_id=UUID(int=4))
 
     assert Caller.of(principal) == Caller(UUID(int=1), UUID(int=2), None, UUID(int=3))

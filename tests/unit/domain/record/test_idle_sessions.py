@@ -1,4 +1,4 @@
-"""Sweeping idle sessions, turn by turn."""
+"""Sweeps of idle sessions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from harness.memory.clock import ManualClock
-from ibex.domain.record.idle_sessions import BATCH, LOOK_EVERY_S, AbandonIdleSessions
+from ibex.domain.record.idle_sessions import BATCH, SWEEP_INTERVAL_S, AbandonIdleSessions
 from ibex.domain.record.sessions import SinkUnavailableError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ OUTAGE = SinkUnavailableError("it is down")
 
 
 class Scene:
-    """The use case over a store whose answers are scripted; it is over at its so-manieth sleep."""
+    """The use case over a store with scripted answers. It ends at the given sleep."""
 
     def __init__(self, *answers: int | SinkUnavailableError | None, sleeps: int = 1) -> None:
         self.clock = ManualClock()
@@ -36,7 +36,7 @@ class Scene:
         await asyncio.wait([asyncio.create_task(use_case.run())])
 
     async def abandon(self, idle_since: datetime, limit: int) -> int | None:
-        """Answer with what is next."""
+        """Return the next answer."""
         self.asked.append((idle_since, limit))
         answer = self._answers[len(self.asked) - 1]
         if isinstance(answer, SinkUnavailableError):
@@ -67,27 +67,27 @@ class Observed:
 
 
 async def test_sessions_are_swept_every_minute() -> None:
-    """Those without a turn for as long as the setting says, by the clock of that moment."""
+    """Sessions without a turn for the configured time, by the clock at the time of the sweep."""
     scene = Scene(2, 0, 1, sleeps=3)
     began = scene.clock.now()
     await scene.run()
     idle = timedelta(seconds=IDLE_S)
-    minute = timedelta(seconds=LOOK_EVERY_S)
+    minute = timedelta(seconds=SWEEP_INTERVAL_S)
     assert scene.asked == [(began + n * minute - idle, BATCH) for n in range(3)]
-    assert scene.slept == [LOOK_EVERY_S] * 3
+    assert scene.slept == [SWEEP_INTERVAL_S] * 3
     assert scene.observed.counts == [2, 1]
 
 
 async def test_a_backlog_is_swept_in_batches() -> None:
-    """One after the other, all by the same moment, until one is not full."""
+    """One after the other, all by the same time, until a batch is not full."""
     scene = Scene(BATCH, BATCH, 7)
     await scene.run()
     assert len(set(scene.asked)) == 1
     assert scene.observed.counts == [BATCH, BATCH, 7]
 
 
-async def test_who_finds_another_at_it_leaves_it_to_that_one() -> None:
-    """Also in the middle of a backlog."""
+async def test_a_sweep_ends_if_another_process_is_sweeping() -> None:
+    """If another process is sweeping, the sweep ends, also in the middle of a backlog."""
     scene = Scene(None, BATCH, None, sleeps=2)
     await scene.run()
     assert scene.observed.counts == [BATCH]
@@ -95,7 +95,7 @@ async def test_who_finds_another_at_it_leaves_it_to_that_one() -> None:
 
 
 async def test_an_outage_ends_a_sweep_and_not_the_sweeper() -> None:
-    """It is observed, and the next sweep makes up for it."""
+    """It is reported, and the next sweep makes up for it."""
     scene = Scene(BATCH, OUTAGE, 5, sleeps=2)
     await scene.run()
     assert scene.observed.counts == [BATCH, 5]

@@ -14,13 +14,13 @@ MS = timedelta(milliseconds=1)
 
 
 def opened() -> tuple[InFlightExchange, ManualClock]:
-    """Return an exchange that begins now, and its clock."""
+    """Begin an exchange, and return it with its clock."""
     clock = ManualClock()
     return InFlightExchange.begin(clock, UUID(int=1), "t" * 32), clock
 
 
-def test_what_was_not_reached_has_no_duration() -> None:
-    """A request that is refused at once has its total and nothing else."""
+def test_stages_that_were_not_reached_have_no_duration() -> None:
+    """A request that is refused at once has only its total."""
     in_flight, clock = opened()
     clock.advance(2 * MS)
 
@@ -28,7 +28,7 @@ def test_what_was_not_reached_has_no_duration() -> None:
 
 
 def test_a_stage_that_was_left_by_a_refusal_has_its_duration() -> None:
-    """How long a refusal took is what one wants to know of it; asked again later, it has not grown."""
+    """The duration of a refusal is recorded. A later call returns the same value."""
     in_flight, clock = opened()
     in_flight.enter(Stage.AUTHENTICATE)
     clock.advance(3 * MS)
@@ -51,7 +51,7 @@ def test_a_stage_that_is_entered_twice_adds_up() -> None:
 
 
 def test_a_stage_ends_where_the_next_begins() -> None:
-    """No stage is taken for another, and none has to be ended."""
+    """A stage never contains the time of another, and need not be ended explicitly."""
     in_flight, clock = opened()
     for milliseconds, stage in enumerate((Stage.AUTHENTICATE, Stage.RATE_LIMIT, Stage.DIRECTIVE, Stage.INJECT), 1):
         in_flight.enter(stage)
@@ -67,7 +67,7 @@ def test_a_stage_ends_where_the_next_begins() -> None:
 
 
 def test_overhead_is_all_that_is_not_the_provider() -> None:
-    """From asking the provider to its last byte is the provider's; before and after is ours."""
+    """The provider's time is from asking it to its last byte. All other time is the proxy's."""
     in_flight, clock = opened()
     clock.advance(5 * MS)
     in_flight.provider_asked("openai")
@@ -83,7 +83,7 @@ def test_overhead_is_all_that_is_not_the_provider() -> None:
     assert in_flight.timings() == Timings(provider_ttfb_ns=100_000_000, overhead_ns=7_000_000, total_ns=157_000_000)
 
 
-def test_a_provider_that_was_not_asked_neither_speaks_nor_ends() -> None:
+def test_a_provider_that_was_not_asked_has_no_timings() -> None:
     """A refusal before the provider has no provider's time."""
     in_flight, clock = opened()
     clock.advance(MS)
@@ -96,7 +96,7 @@ def test_a_provider_that_was_not_asked_neither_speaks_nor_ends() -> None:
 
 
 def test_the_wall_clock_has_no_part_in_durations() -> None:
-    """A clock that is set back or ahead while a request runs changes no duration."""
+    """Setting the clock back or ahead during a request changes no duration."""
     in_flight, clock = opened()
     in_flight.enter(Stage.RATE_LIMIT)
     clock.advance(MS)
@@ -107,7 +107,7 @@ def test_the_wall_clock_has_no_part_in_durations() -> None:
 
 
 def test_the_receipt_of_a_directive_holds_no_text() -> None:
-    """Which version was injected, by id, number and hash; None without one."""
+    """It contains id, number and hash of the injected version. It is None without a directive."""
     in_flight, _ = opened()
     assert in_flight.directive_receipt() is None
 

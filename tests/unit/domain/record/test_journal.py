@@ -1,4 +1,4 @@
-"""A batch of the journal."""
+"""Batches of the journal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ibex.domain.record.journal import Batch
 
 @pytest.mark.parametrize("count", [2, 3, 7, 1_000])
 def test_halves_are_all_of_a_batch(count: int) -> None:
-    """In order, none empty, under tokens that are always the same."""
+    """In order, none empty, with tokens that are always the same."""
     batch = Batch("t", 9, [an_exchange(emitter_seq=n) for n in range(count)])
     first, second = batch.halves()
     assert [*first.exchanges, *second.exchanges] == batch.exchanges

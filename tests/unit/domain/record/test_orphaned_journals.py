@@ -1,4 +1,4 @@
-"""Taking over what others left."""
+"""Recovery of orphaned journals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.memory.sessions import InMemorySessions
 from harness.memory.traces import InMemoryTraces
 from ibex.domain.record.delivery import CheckpointDelivery, DeliverExchanges, TraceDelivery
 from ibex.domain.record.journal import Journal, JournalUnavailableError, Sink
-from ibex.domain.record.orphaned_journals import LOOK_EVERY_S, RecoverJournals
+from ibex.domain.record.orphaned_journals import SCAN_INTERVAL_S, RecoverJournals
 from ibex.domain.record.recorder import Recorder
 
 if TYPE_CHECKING:
@@ -26,26 +26,26 @@ if TYPE_CHECKING:
 
 
 class LeftJournal(InMemoryJournal):
-    """A journal with something begun in it."""
+    """A journal in which an exchange was begun."""
 
     def __init__(self, left: Sequence[Exchange] = ()) -> None:
         super().__init__()
         self.left = list(left)
 
     def left_open(self) -> Sequence[Exchange]:
-        """Return what was begun."""
+        """Return the exchanges that were begun."""
         return self.left
 
 
 @dataclass(slots=True)
 class ScriptedLeftJournals:
-    """Gives journals one after the other, then none."""
+    """Returns the given journals one after the other, then None."""
 
     journals: list[Journal]
     given_back: list[Journal] = field(default_factory=list)
 
     async def take(self) -> Journal | None:
-        """Give the next one."""
+        """Return the next journal."""
         return self.journals.pop(0) if self.journals else None
 
     async def give_back(self, journal: Journal) -> None:
@@ -54,7 +54,7 @@ class ScriptedLeftJournals:
 
 
 class Scene:
-    """The use case over journals that were left; it ends at its so-manieth sleep."""
+    """The use case over orphaned journals. It ends at the given sleep."""
 
     def __init__(self, *journals: Journal, sleeps: int = 1) -> None:
         self.left = ScriptedLeftJournals(list(journals))
@@ -72,7 +72,7 @@ class Scene:
         ]
 
     async def run(self) -> None:
-        """Adopt."""
+        """Recover journals."""
         use_case = RecoverJournals(self.left, self.recorder, self.deliveries, sleep=self._sleep)
         await asyncio.wait([asyncio.create_task(use_case.run())])
 
@@ -83,7 +83,7 @@ class Scene:
 
 
 async def test_everything_of_every_journal_is_delivered() -> None:
-    """To both sinks, and the journal is given back empty."""
+    """To both sinks. The journal is given back empty."""
     first, second = LeftJournal(), LeftJournal()
     for journal in (first, first, second):
         await journal.append(an_exchange())
@@ -91,11 +91,11 @@ async def test_everything_of_every_journal_is_delivered() -> None:
     await scene.run()
     assert scene.left.given_back == [first, second]
     assert [journal.depth(sink) for journal in (first, second) for sink in Sink] == [0] * 4
-    assert scene.slept == [LOOK_EVERY_S]
+    assert scene.slept == [SCAN_INTERVAL_S]
 
 
-async def test_what_was_begun_is_settled_where_it_lies() -> None:
-    """As incomplete, under numbers of the process that adopts it, in the journal that was left."""
+async def test_begun_exchanges_are_recorded_in_the_orphaned_journal() -> None:
+    """It is recorded in the same journal, as incomplete, with an emitter id and sequence numbers of its own."""
     begun = an_exchange(is_complete=False, emitter_seq=0)
     journal = LeftJournal([begun])
     scene = Scene(journal)
@@ -109,7 +109,7 @@ async def test_what_was_begun_is_settled_where_it_lies() -> None:
 
 
 async def test_a_journal_that_fails_is_given_back() -> None:
-    """And looked for again after a while."""
+    """After a delay, the use case looks for journals again."""
 
     class Failing(LeftJournal):
         def append(self, exchange: Exchange) -> asyncio.Future[None]:

@@ -1,4 +1,4 @@
-"""Putting a finished exchange on record."""
+"""The recording of finished exchanges."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Desk:
         return in_flight
 
 
-async def test_settling_returns_when_the_exchange_is_in_the_journal() -> None:
-    """By then the journal has it and observers have heard of it."""
+async def test_record_returns_when_the_exchange_is_in_the_journal() -> None:
+    """By then the journal has it and the observers were notified."""
     desk = Desk()
 
     await desk.recorder.record(desk.in_flight(), summary=ResponseSummary(finish_reason="stop"))
@@ -53,8 +53,8 @@ async def test_settling_returns_when_the_exchange_is_in_the_journal() -> None:
     assert [(s.exchange, s.journaled) for s in desk.observer.exchanges] == [(kept, True)]
 
 
-async def test_the_first_settlement_decides() -> None:
-    """Later ones, also while the first is under way, wait for it and change nothing."""
+async def test_the_first_recording_decides() -> None:
+    """Later ones, also during the first, wait for it and change nothing."""
     desk = Desk()
     in_flight = desk.in_flight()
 
@@ -71,7 +71,7 @@ async def test_the_first_settlement_decides() -> None:
 
 
 async def test_a_cancelled_waiter_leaves_the_recording_to_end() -> None:
-    """The waiting ends, the recording goes on, and drain() waits for it."""
+    """The wait ends, the recording goes on, and drain() waits for it."""
     desk = Desk()
     waiting = asyncio.create_task(desk.recorder.record(desk.in_flight()))
     await asyncio.sleep(0)
@@ -87,7 +87,7 @@ async def test_a_cancelled_waiter_leaves_the_recording_to_end() -> None:
 
 
 async def test_draining_with_nothing_to_do_returns_at_once() -> None:
-    """And again after a recording."""
+    """Also after a recording."""
     desk = Desk()
 
     await desk.recorder.drain()
@@ -95,8 +95,8 @@ async def test_draining_with_nothing_to_do_returns_at_once() -> None:
     await desk.recorder.drain()
 
 
-async def test_a_journal_that_is_down_is_told_to_observers_only() -> None:
-    """Settling succeeds; the number that was given is missing in the journal and so shows the loss."""
+async def test_a_journal_that_is_down_is_only_reported_to_observers() -> None:
+    """Recording succeeds. The sequence number is missing in the journal, which shows the loss."""
     desk = Desk()
     desk.journal.failure = DISK_FULL
     await desk.recorder.record(desk.in_flight())
@@ -107,8 +107,8 @@ async def test_a_journal_that_is_down_is_told_to_observers_only() -> None:
     assert [exchange.emitter_seq for exchange in desk.journal.kept] == [2]
 
 
-async def test_who_is_not_known_is_not_written_down() -> None:
-    """Without an organization there is no row; observers hear of it, and no number is used up."""
+async def test_an_unknown_caller_is_not_journaled() -> None:
+    """Without an organization there is no row. Observers are notified, and no sequence number is used."""
     desk = Desk()
 
     await desk.recorder.record(desk.in_flight())
@@ -121,7 +121,7 @@ async def test_who_is_not_known_is_not_written_down() -> None:
 
 
 async def test_numbers_have_no_gaps_under_concurrency() -> None:
-    """A hundred requests that end together, some unknown and some cancelled, leave 1 to n in the journal."""
+    """A hundred concurrent requests, some without an organization, some cancelled, leave 1 to n in the journal."""
     desk = Desk()
     settling = [
         asyncio.create_task(desk.recorder.record(desk.in_flight(None if i % 5 == 0 else CALLER))) for i in range(100)
@@ -138,7 +138,7 @@ async def test_numbers_have_no_gaps_under_concurrency() -> None:
 
 
 async def test_two_processes_are_two_emitters() -> None:
-    """Each counts for itself."""
+    """Each has its own sequence."""
     ids = SequentialIds()
     journal = ScriptedJournal()
     for _ in range(2):
@@ -149,8 +149,8 @@ async def test_two_processes_are_two_emitters() -> None:
     assert first.emitter_seq == second.emitter_seq == 1
 
 
-async def test_all_observers_hear_in_their_order() -> None:
-    """Log and metrics see the same exchange."""
+async def test_observers_are_notified_in_order() -> None:
+    """Log and metrics get the same exchange."""
     desk = Desk()
     other = RecordingObserver()
     recorder = Recorder(desk.journal, [desk.observer, other], SequentialIds(), status_of)
@@ -160,8 +160,8 @@ async def test_all_observers_hear_in_their_order() -> None:
     assert desk.observer.exchanges == other.exchanges
 
 
-async def test_what_reaches_the_provider_is_noted_first() -> None:
-    """Under the id that it is settled under, as incomplete; a second time changes nothing."""
+async def test_an_exchange_is_noted_when_it_reaches_the_provider() -> None:
+    """With the id of its later exchange, as incomplete. A second call changes nothing."""
     desk = Desk()
     in_flight = desk.in_flight()
     in_flight.provider_asked("openai")
@@ -175,8 +175,8 @@ async def test_what_reaches_the_provider_is_noted_first() -> None:
     assert (kept.is_complete, kept.emitter_seq) == (True, 1)
 
 
-async def test_what_a_predecessor_left_open_is_settled_under_our_own_numbers() -> None:
-    """Its own ended with it, wherever that was; so neither sequence has a gap."""
+async def test_recovered_exchanges_have_their_own_sequence() -> None:
+    """Recovered exchanges have an emitter id and a sequence of their own, so no sequence has a gap."""
     desk = Desk()
     journal = ScriptedJournal()
     journal.left = [an_exchange(is_complete=False), an_exchange(is_complete=False)]
@@ -190,8 +190,8 @@ async def test_what_a_predecessor_left_open_is_settled_under_our_own_numbers() -
     assert not any(e.is_complete for e in journal.kept)
 
 
-async def test_what_an_answer_has_said_of_itself_stands() -> None:
-    """An error after its headers knows less than they did."""
+async def test_an_error_after_the_headers_does_not_replace_them() -> None:
+    """An error after the headers does not replace their attempts and request id."""
     desk = Desk()
     in_flight = desk.in_flight()
     in_flight.provider_answered(2, "of the headers")
@@ -206,7 +206,10 @@ async def test_what_an_answer_has_said_of_itself_stands() -> None:
 
 @pytest.mark.parametrize("waiter_leaves", [False, True])
 async def test_a_bug_of_the_journal_is_reported_and_fails_no_request(*, waiter_leaves: bool) -> None:
-    """What the port does not announce is handed to the loop, once; observers hear that nothing was kept."""
+    """An undeclared exception is passed to the loop, once.
+
+    Observers are notified that the exchange was not journaled.
+    """
     desk = Desk()
     desk.journal.failure = RuntimeError("a bug")
     reports: list[dict[str, object]] = []
@@ -225,14 +228,14 @@ async def test_a_bug_of_the_journal_is_reported_and_fails_no_request(*, waiter_l
 
 
 class Appending(ScriptedJournal):
-    """A journal whose ``append`` does as it is told: it raises, or returns a future in some state."""
+    """A journal whose ``append`` raises, or returns a future in the given state."""
 
     def __init__(self, outcome: str) -> None:
         super().__init__()
         self._outcome = outcome
 
     def append(self, exchange: Exchange) -> asyncio.Future[None]:
-        """Do so."""
+        """Return or raise as configured."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         match self._outcome:
             case "raises":
@@ -251,8 +254,8 @@ class Appending(ScriptedJournal):
     ("outcome", "journaled", "bugs"),
     [("raises", False, 1), ("done", True, 0), ("failed", False, 0), ("cancelled", False, 0)],
 )
-async def test_whatever_becomes_of_the_append_everybody_hears(outcome: str, *, journaled: bool, bugs: int) -> None:
-    """Observers, once, and all who wait; nothing is left to drain."""
+async def test_every_outcome_reaches_observers_and_waiting_tasks(outcome: str, *, journaled: bool, bugs: int) -> None:
+    """Observers are notified once, all waiting tasks end, and nothing is left to drain."""
     desk, observer = Desk(), RecordingObserver()
     recorder = Recorder(Appending(outcome), [observer], SequentialIds(), status_of)
     reports: list[dict[str, object]] = []
@@ -267,8 +270,8 @@ async def test_whatever_becomes_of_the_append_everybody_hears(outcome: str, *, j
     assert len(reports) == bugs
 
 
-async def test_an_exchange_that_cannot_be_made_is_settled_when_it_can() -> None:
-    """Whoever settles next is not left waiting for what never began."""
+async def test_a_failed_recording_can_be_repeated() -> None:
+    """The next call does not wait for a recording that never began."""
     desk = Desk()
     failing = iter([RuntimeError("a bug")])
 
@@ -288,8 +291,8 @@ async def test_an_exchange_that_cannot_be_made_is_settled_when_it_can() -> None:
     assert len(desk.journal.kept) == 1
 
 
-async def test_who_waits_hears_of_the_end_whatever_an_observer_raises() -> None:
-    """Also where it is no error but the end of everything."""
+async def test_waiting_tasks_end_whatever_an_observer_raises() -> None:
+    """Waiting tasks end even if the exception is not an ``Exception``."""
 
     class Ending:
         def recorded(self, exchange: Exchange, *, journaled: bool) -> None:
@@ -297,7 +300,7 @@ async def test_who_waits_hears_of_the_end_whatever_an_observer_raises() -> None:
             raise asyncio.CancelledError
 
         def aggregated(self, exchange: Exchange, *, journaled: bool) -> None:
-            """Nothing is put together here."""
+            """Ignore aggregates."""
 
     recorder = Recorder(Desk().journal, [Ending()], SequentialIds(), status_of)
     asyncio.get_running_loop().set_exception_handler(lambda *_: None)
@@ -306,15 +309,15 @@ async def test_who_waits_hears_of_the_end_whatever_an_observer_raises() -> None:
         await recorder.record(Desk.in_flight())
 
 
-async def test_a_bug_of_an_observer_keeps_nobody_from_hearing() -> None:
-    """The other observers hear of the exchange, and the request goes on."""
+async def test_a_bug_of_an_observer_does_not_affect_other_observers() -> None:
+    """The other observers are notified, and the request goes on."""
 
     class Deaf:
         def recorded(self, exchange: Exchange, *, journaled: bool) -> None:
             raise RuntimeError(f"a bug {exchange.emitter_seq} {journaled}")
 
         def aggregated(self, exchange: Exchange, *, journaled: bool) -> None:
-            """Nothing is put together here."""
+            """Ignore aggregates."""
 
     desk = Desk()
     recorder = Recorder(desk.journal, [Deaf(), desk.observer], SequentialIds(), status_of)
@@ -324,4 +327,5 @@ async def test_a_bug_of_an_observer_keeps_nobody_from_hearing() -> None:
     await recorder.record(desk.in_flight())
 
     assert desk.observer.exchanges[0].journaled
-    assert [report["message"] for report in reports] == ["an observer raised what its port does not announce"]
+    message = "an observer raised an exception that its port does not declare"
+    assert [report["message"] for report in reports] == [message]

@@ -1,4 +1,4 @@
-"""Putting refusals beyond an organization's bound on record: together (ADR 0041)."""
+"""The aggregated recording of refusals beyond an organization's limit (ADR 0041)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class FullDisk(ScriptedJournal):
-    """A journal that keeps nothing."""
+    """A journal that cannot store anything."""
 
     def append(self, exchange: Exchange) -> asyncio.Future[None]:
         """Fail."""
@@ -58,7 +58,10 @@ def _excess(desk: Desk, code: type[IbexError] = RateLimitedError) -> tuple[InFli
 
 
 async def test_refusals_beyond_the_bound_are_recorded_together() -> None:
-    """One exchange and one number for all of a code, at the latest when everything is drained; each is observed."""
+    """One exchange and one sequence number for all of a code, at the latest in ``drain``.
+
+    Observers get each refusal.
+    """
     desk = Desk()
     await desk.recorder.record(desk.in_flight(), error=RateLimitedError())
     for _ in range(1_000):
@@ -78,7 +81,7 @@ async def test_refusals_beyond_the_bound_are_recorded_together() -> None:
 
 
 async def test_refusals_are_recorded_a_second_after_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the event loop's clock; nobody waits for it."""
+    """By the event loop's clock, and no request waits for it."""
     desk = Desk()
     later: list[tuple[float, Callable[[], None]]] = []
     loop = asyncio.get_running_loop()
@@ -104,8 +107,8 @@ async def test_refusals_are_recorded_a_second_after_the_first(monkeypatch: pytes
     await desk.recorder.drain()
 
 
-async def test_what_had_begun_at_the_provider_is_recorded_by_itself() -> None:
-    """The journal has a note of it, which only its own exchange takes away."""
+async def test_a_refusal_that_reached_the_provider_is_recorded_individually() -> None:
+    """The journal has a note of it, which only its own exchange removes."""
     desk = Desk()
     in_flight, error = _excess(desk, OverloadedError)
     desk.recorder.begin(in_flight)
@@ -115,7 +118,7 @@ async def test_what_had_begun_at_the_provider_is_recorded_by_itself() -> None:
     assert [(e.emitter_seq, e.repeated) for e in desk.journal.kept] == [(1, 1)]
 
 
-async def test_refusals_that_the_journal_cannot_keep_are_told_of() -> None:
+async def test_refusals_that_the_journal_cannot_store_are_reported() -> None:
     """With their number, so that losses can be counted."""
     desk = Desk(FullDisk())
     for _ in range(3):

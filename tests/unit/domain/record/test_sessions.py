@@ -1,4 +1,4 @@
-"""Sessions, and the checkpoint that an exchange leaves."""
+"""Sessions, and the checkpoint of an exchange."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ALLOWED = "ABCXYZabcxyz0189._:-"
 
 
 def test_a_checkpoint_is_the_exchange_field_for_field() -> None:
-    """Every field has its source; the id is the exchange's own, the latency is whole milliseconds."""
+    """Every field has its source. The id is the exchange's own, the latency is in whole milliseconds."""
     exchange = an_exchange()
 
     assert checkpoint_of(exchange) == Checkpoint(
@@ -44,8 +44,8 @@ def test_a_checkpoint_is_the_exchange_field_for_field() -> None:
     )
 
 
-def test_what_the_provider_did_not_say_stays_unknown() -> None:
-    """Unknown is None, not zero; no directive is no version."""
+def test_values_that_the_provider_did_not_report_stay_unknown() -> None:
+    """An unknown value is None, not zero. Without a directive there is no version."""
     checkpoint = checkpoint_of(
         an_exchange(
             summary=ResponseSummary(usage=Usage()),
@@ -72,7 +72,7 @@ def test_what_the_provider_did_not_say_stays_unknown() -> None:
         {"session": None},
     ],
 )
-def test_what_did_not_reach_the_provider_leaves_no_checkpoint(changes: dict[str, object]) -> None:
+def test_an_exchange_that_did_not_reach_the_provider_has_no_checkpoint(changes: dict[str, object]) -> None:
     """A turn needs a provider, an agent and a session."""
     assert checkpoint_of(an_exchange(**changes)) is None
 
@@ -85,5 +85,5 @@ def test_a_client_may_call_its_session_this(handle: str) -> None:
 
 @pytest.mark.parametrize("handle", ["", "a" * 129, "a b", "a/b", "ä", "a\n", "\n", "a\x00", "٣", "{}"])
 def test_a_client_may_not_call_its_session_that(handle: str) -> None:
-    """Nothing else, not even a digit of another script or a newline at the end."""
+    """No other character, not even a digit of another script or a newline at the end."""
     assert not is_handle(handle)

@@ -1,4 +1,4 @@
-"""Following traces in the order in which they are stored."""
+"""Following traces in the order of their insertion."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def a_trace(number: int, requested_after_s: float = 0.0) -> Trace:
 
 
 class Scene:
-    """A history with a clock, and someone who follows it."""
+    """A history with a clock, and a follower of it."""
 
     def __init__(self) -> None:
         self.clock = ManualClock()
@@ -33,7 +33,7 @@ class Scene:
         self.following = TraceFollower(self.history, ORG)
 
     async def store(self, *traces: Trace) -> None:
-        """Store a batch, half a second after whatever came before."""
+        """Store a batch, half a second after the one before."""
         self.clock.advance(timedelta(seconds=0.5))
         await self.history.write(traces, str(uuid4()))
 
@@ -45,7 +45,7 @@ def scene() -> Scene:
 
 
 async def test_a_long_stream_is_shown_when_it_ends(scene: Scene) -> None:
-    """A request that came later and was stored earlier does not hide it."""
+    """A request that began later and was stored earlier does not hide it."""
     long, short = a_trace(2, requested_after_s=0), a_trace(1, requested_after_s=300)
     await scene.following.begin(20)
     await scene.store(short)
@@ -56,15 +56,15 @@ async def test_a_long_stream_is_shown_when_it_ends(scene: Scene) -> None:
 
 
 async def test_a_burst_is_shown_whole(scene: Scene) -> None:
-    """The limit is about the beginning alone."""
+    """The limit applies only to the first call."""
     await scene.following.begin(20)
     burst = [a_trace(number) for number in range(1, 121)]
     await scene.store(*burst)
     assert await scene.following.next() == burst
 
 
-async def test_what_was_there_before_is_shown_as_far_as_the_limit(scene: Scene) -> None:
-    """The rest of it does not come later."""
+async def test_earlier_traces_are_returned_up_to_the_limit(scene: Scene) -> None:
+    """Older traces are not returned later."""
     before = [a_trace(number, requested_after_s=number) for number in range(1, 6)]
     await scene.store(*before)
     assert await scene.following.begin(2) == before[-2:]
@@ -72,7 +72,7 @@ async def test_what_was_there_before_is_shown_as_far_as_the_limit(scene: Scene) 
 
 
 async def test_nothing_comes_twice_or_is_kept_for_ever(scene: Scene) -> None:
-    """Each look goes back a little; what it finds again is known, and forgotten once no look can find it."""
+    """Each query goes back a little. Traces it finds again are known, and dropped once no query can find them."""
     await scene.following.begin(20)
     found: list[Trace] = []
     for number in range(1, 101):
@@ -83,7 +83,7 @@ async def test_nothing_comes_twice_or_is_kept_for_ever(scene: Scene) -> None:
 
 
 async def test_a_trace_that_becomes_visible_late_is_shown(scene: Scene) -> None:
-    """An insert takes a moment; its time of insertion may be before that of one that was seen."""
+    """An insert takes a moment, so its time of insertion can be before that of a trace that was returned."""
     await scene.following.begin(20)
     await scene.store(a_trace(1))
     late = a_trace(2)

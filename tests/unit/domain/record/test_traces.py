@@ -1,4 +1,4 @@
-"""The trace that an exchange leaves."""
+"""The trace of an exchange."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ibex.domain.record.traces import NOBODY, Trace, trace_of
 
 
 def test_a_trace_is_the_exchange_field_for_field() -> None:
-    """Every column has its source; durations are milliseconds, cut to microseconds."""
+    """Every column has its source. Durations are milliseconds, cut to microseconds."""
     exchange = an_exchange()
 
     assert trace_of(exchange) == Trace(
@@ -58,8 +58,8 @@ def test_a_trace_is_the_exchange_field_for_field() -> None:
     )
 
 
-def test_a_refusal_is_traced_with_nobody_where_nobody_was() -> None:
-    """Columns are not nullable: nil ids, empty texts and zeros where there is nothing to say (ADR 0007)."""
+def test_a_refusal_is_traced_with_empty_values() -> None:
+    """Columns are not nullable: missing values are nil ids, empty texts and zeros (ADR 0007)."""
     trace = trace_of(a_refusal(error_code=ErrorCode.AGENT_SUSPENDED))
 
     assert trace is not None
@@ -71,12 +71,12 @@ def test_a_refusal_is_traced_with_nobody_where_nobody_was() -> None:
 
 
 def test_without_an_organization_there_is_no_trace() -> None:
-    """A failed authentication writes nothing."""
+    """A failed authentication stores nothing."""
     assert trace_of(a_refusal(caller=None)) is None
 
 
 def test_a_checkpoint_is_named_only_where_there_is_one() -> None:
-    """What did not reach the provider has no checkpoint to point to."""
+    """A request that did not reach the provider has no checkpoint."""
     trace = trace_of(an_exchange(reached_provider=False))
 
     assert trace is not None
