@@ -29,9 +29,9 @@ from harness.chat_scene import AGENT, ORG, TOKEN, TOKEN_TEXT, Caches, ScriptedAg
 from harness.load import PROBE, Load
 from harness.loopback import resident_kib
 from harness.memory.clock import ManualClock
+from harness.memory.epochs import InMemoryEpochs
 from harness.revocation import LINKS, RelayedStack, relayed_stack
 from ibex.adapters.grpc.generated import auth_pb2, auth_pb2_grpc
-from ibex.adapters.memory.epochs import InMemoryEpochs
 from ibex.adapters.memory.rate_limits import InMemoryRateLimiter
 from ibex.adapters.system.ids import SystemIds
 from ibex.domain.freshness.token_filter import BloomFilter

@@ -22,7 +22,7 @@ from harness.chat_scene import (
     without_filter,
 )
 from harness.journal_entries import FullJournal
-from ibex.adapters.memory.epochs import InMemoryEpochs
+from harness.memory.epochs import InMemoryEpochs
 from ibex.adapters.memory.rate_limits import InMemoryRateLimiter
 from ibex.adapters.memory.shared_directives import NoSharedDirectives
 from ibex.adapters.system.clock import SystemClock

@@ -67,4 +67,4 @@ def test_error_envelope(benchmark: BenchmarkFixture) -> None:
     error = ValidationError((FieldError("model", FieldCode.REQUIRED, "is required"),))
     context = RequestContext(REQUEST_ID, TRACE_ID, 0, {})
 
-    assert benchmark(answers.answer, error, context).status == 400
+    assert benchmark(answers.response, error, context).status == 400

@@ -11,8 +11,9 @@ from uuid import UUID, uuid4
 import pytest
 
 from harness.memory.clock import ManualClock
+from harness.memory.epochs import InMemoryEpochs
 from harness.redis_worker import RedisWorker
-from ibex.adapters.memory.epochs import InMemoryEpochs, NoEpochs
+from ibex.adapters.memory.epochs import NoEpochs
 from ibex.adapters.memory.rate_limits import InMemoryRateLimiter
 from ibex.adapters.redis.epochs import READ_TIMEOUT_S
 from ibex.adapters.redis.keys import EPOCH_TTL_S, epoch_key

@@ -10,8 +10,8 @@ from uuid import UUID, uuid4
 import pytest
 
 from harness.memory.clock import ManualClock
+from harness.memory.epochs import InMemoryEpochs
 from harness.redis_observer import RecordingRedisObserver
-from ibex.adapters.memory.epochs import InMemoryEpochs
 from ibex.adapters.memory.rate_limits import InMemoryRateLimiter
 from ibex.adapters.redis.link import RedisLink
 from ibex.adapters.redis.rate_limits import RedisRateLimiter

@@ -17,6 +17,7 @@ import grpc
 import pytest
 
 from harness.memory.clock import ManualClock
+from harness.memory.epochs import InMemoryEpochs
 from harness.memory.identity import InMemoryIdentity
 from harness.memory.ids import SequentialIds
 from ibex.adapters.grpc.channel import ChannelSecurity, GrpcAuthChannel
@@ -25,7 +26,6 @@ from ibex.adapters.grpc.server import AuthServer, ServerLimits, ServerSecurity
 from ibex.adapters.grpc.service import IdentityUseCases
 from ibex.adapters.grpc.verifiers import GrpcAgentVerifier, GrpcTokenVerifier
 from ibex.adapters.grpc.watch_service import WatchService
-from ibex.adapters.memory.epochs import InMemoryEpochs
 from ibex.domain.errors import AuthUnavailableError, ServiceDegradedError, SourceUnavailableError
 from ibex.domain.freshness.change_log import WatchServer
 from ibex.domain.identity.management import ManageIdentity, TokenGrant, VerifyAgent, VerifyToken

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from harness.memory.clock import ManualClock
 from harness.memory.directives import InMemoryDirectives
+from harness.memory.epochs import InMemoryEpochs
 from harness.memory.identity import InMemoryIdentity
 from harness.memory.ids import SequentialIds
 from harness.memory.sessions import InMemorySessions
 from harness.memory.traces import InMemoryTraces
-from ibex.adapters.memory.epochs import InMemoryEpochs
 from ibex.domain.directives.management import ManageDirectives
 from ibex.domain.identity.management import ManageIdentity
 from ibex.domain.identity.token_hash import TokenPeppers

@@ -18,8 +18,8 @@ from harness.chat_scene import (
     principal,
 )
 from harness.memory.clock import ManualClock
+from harness.memory.epochs import InMemoryEpochs
 from harness.memory.ids import SequentialIds
-from ibex.adapters.memory.epochs import InMemoryEpochs
 from ibex.domain.identity.model import Agent, AgentStatus
 from ibex.domain.proxying.admission import Admission, Credentials
 from ibex.domain.proxying.refused_requests import RefusedRequests

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from random import Random
     from uuid import UUID
 
+    from harness.memory.epochs import InMemoryEpochs
     from harness.memory.identity import InMemoryIdentity
-    from ibex.adapters.memory.epochs import InMemoryEpochs
     from ibex.domain.clock import Clock
     from ibex.domain.freshness.cache import Fetched
     from ibex.domain.freshness.change_log import ChangesRead, WatchMessage, WatchServer

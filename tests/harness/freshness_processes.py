@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from harness.freshness_links import SimulatedStream
+    from harness.memory.epochs import InMemoryEpochs
     from harness.memory.identity import InMemoryIdentity
-    from ibex.adapters.memory.epochs import InMemoryEpochs
     from ibex.domain.clock import Clock
     from ibex.domain.freshness.cache import Fetched
     from ibex.domain.freshness.token_filter import TokensPage

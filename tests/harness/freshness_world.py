@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, TypeVar
 from harness.freshness_faults import Faults
 from harness.freshness_links import UnreachableError
 from harness.freshness_processes import STALE_IF_ERROR_S, Parts, Replica, Rules, SharedMemorySegment, Worker
+from harness.memory.epochs import InMemoryEpochs
 from harness.memory.identity import InMemoryIdentity
 from harness.memory.ids import SequentialIds
 from harness.simulated_time import LoopClock
 from harness.tenants import new_agent, new_organization
-from ibex.adapters.memory.epochs import InMemoryEpochs
 from ibex.domain.errors import AgentSuspendedError, InvalidTokenError, RetryableError
 from ibex.domain.freshness.kinds import BOUND_S
 from ibex.domain.identity.management import OrganizationStatus, TokenGrant

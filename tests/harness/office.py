@@ -8,9 +8,9 @@ from uuid import UUID
 import pytest
 
 from harness.memory.clock import ManualClock
+from harness.memory.epochs import InMemoryEpochs
 from harness.memory.identity import InMemoryIdentity
 from harness.memory.ids import SequentialIds
-from ibex.adapters.memory.epochs import InMemoryEpochs
 from ibex.domain.errors import InvalidTokenError
 from ibex.domain.identity.management import ManageIdentity, TokenGrant, VerifyAgent, VerifyToken
 from ibex.domain.identity.permissions import CHAT

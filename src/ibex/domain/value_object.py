@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TypeVar, dataclass_transform
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
 
 T = TypeVar("T")
 
@@ -17,3 +20,14 @@ def value_object(kind: type[T]) -> type[T]:
     ``dataclass(frozen=True)`` for all others.
     """
     return dataclass(slots=True, unsafe_hash=True)(kind)
+
+
+def field_copier(source: type[T], target: type[Any], *, without: Collection[str] = ()) -> Callable[[T], dict[str, Any]]:
+    """Return a function that returns the fields of a ``source`` that ``target`` has too, by their names.
+
+    Both are dataclasses. A field that both declare needs no other line to be copied.
+    """
+    own: Any = source
+    common = {f.name for f in fields(own)} - set(without)
+    names = [f.name for f in fields(target) if f.name in common]
+    return lambda instance: {name: getattr(instance, name) for name in names}

@@ -22,7 +22,7 @@ from ibex.adapters.http_server.openapi import operation_paths
 from ibex.adapters.journal.directories import claim_any
 from ibex.adapters.journal.orphaned_journals import OrphanedSqliteJournals
 from ibex.adapters.journal.sqlite import SqliteJournal
-from ibex.adapters.memory.epochs import InMemoryEpochs, NoEpochs
+from ibex.adapters.memory.epochs import NoEpochs
 from ibex.adapters.memory.rate_limits import InMemoryRateLimiter
 from ibex.adapters.memory.shared_directives import NoSharedDirectives
 from ibex.adapters.memory.watch import InProcessWatch
@@ -248,7 +248,7 @@ class EmbeddedAdapters(_ProxyAdapters):
     identity_database = providers.Singleton(_database, _Adapters.settings.provided.auth_database_url, AUTH_ROLE)
     identity = providers.Singleton(PostgresIdentity, identity_database)
     peppers = providers.Singleton(_peppers, _Adapters.settings.provided.token_peppers)
-    epochs = providers.Singleton(InMemoryEpochs, _Adapters.clock, _Adapters.ids)
+    epochs = providers.Singleton(NoEpochs, _Adapters.clock)
     token_verifier = providers.Singleton(VerifyToken, identity, peppers, epochs, _Adapters.clock)
     agent_verifier = providers.Singleton(VerifyAgent, identity, epochs)
     rate_limiter = providers.Singleton(InMemoryRateLimiter, epochs)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ibex.adapters.openai_api.raw_json import Member
 from ibex.domain.record.exchange import Caller, Exchange
+from ibex.domain.value_object import field_copier, value_object
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,6 +29,26 @@ def test_values_have_no_dictionary() -> None:
     """Fields are slots, so a value has no further attributes."""
     for kind in (Member, Caller, Exchange):
         assert not hasattr(kind, "__dict__") or "__slots__" in vars(kind)
+
+
+def test_fields_of_one_name_are_copied() -> None:
+    """All but those that are left out; nothing else is read."""
+
+    @value_object
+    class Source:
+        a: int
+        b: str
+        only_here: bytes
+
+    @value_object
+    class Target:
+        only_there: float
+        b: str
+        a: int
+
+    source = Source(1, "two", b"three")
+    assert field_copier(Source, Target)(source) == {"a": 1, "b": "two"}
+    assert field_copier(Source, Target, without=("b",))(source) == {"a": 1}
 
 
 def test_changing_a_value_does_not_pass_the_type_checker(tmp_path: Path) -> None:

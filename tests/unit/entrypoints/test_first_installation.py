@@ -6,9 +6,9 @@ import pytest
 
 from harness.memory.clock import ManualClock
 from harness.memory.directives import InMemoryDirectives
+from harness.memory.epochs import InMemoryEpochs
 from harness.memory.identity import InMemoryIdentity
 from harness.memory.ids import SequentialIds
-from ibex.adapters.memory.epochs import InMemoryEpochs
 from ibex.domain.directives.management import ManageDirectives
 from ibex.domain.identity.management import AlreadyExistsError, ManageIdentity, VerifyToken
 from ibex.domain.identity.permissions import ADMIN, AGENT_DEFAULT, CHAT, allows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ibex.domain.identity.rate_limits import Tally, WindowCounter
 
@@ -10,14 +10,20 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
-    from ibex.adapters.memory.epochs import InMemoryEpochs
     from ibex.domain.freshness.kinds import Epoch
+
+
+class ReadableEpochs(Protocol):
+    """Epochs that can be read without waiting."""
+
+    def read(self, org_id: UUID, /) -> Epoch:
+        """Return the epoch of an organization."""
 
 
 class InMemoryRateLimiter:
     """A ``RateLimiter`` for a single process. It never blocks."""
 
-    def __init__(self, epochs: InMemoryEpochs) -> None:
+    def __init__(self, epochs: ReadableEpochs) -> None:
         self._epochs = epochs
         self._counter = WindowCounter()
 

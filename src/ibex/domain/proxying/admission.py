@@ -71,8 +71,14 @@ class Credentials:
 
 @dataclass(slots=True)
 class Admitted:
-    """The entries by which a caller was admitted. They are validated again before the provider is asked."""
+    """The entries by which a caller was admitted. They are validated again before the provider is asked.
 
+    ``principal`` is the one whose permission and binding were checked.
+    """
+
+    credentials: Credentials
+    permission: Permission
+    principal: Principal
     token: TokenLookup
     agent: AgentLookup
     epoch: Epoch
@@ -122,22 +128,21 @@ class Admission:
         """
         try:
             in_flight.enter(Stage.AUTHENTICATE)
-            token, agent = await self._look_up(credentials, in_flight, permission)
+            cached, token, agent = await self._look_up(credentials, in_flight, permission)
             now = in_flight.clock.now()
             in_flight.enter(Stage.RATE_LIMIT)
             if self._refused.beyond:
                 self._refuse_at_once(token, agent, in_flight, now)
-            cached = token.entry.value
             tally = await self._rate_limiter.count(cached.org_id, now)
             in_flight.enter(Stage.AUTHENTICATE)
             epoch = tally.epoch
             principal = await self._tokens.validate(token, epoch)
             if token.is_stale:  # the failed fetch may have taken long, and the agent needs a recent reading
                 epoch = await self._rate_limiter.epoch(cached.org_id)
-            admitted = await self._check_active(agent, epoch)
+            active = await self._check_active(agent, epoch)
             if principal is not cached:
                 _check_permission(principal, credentials, permission)
-                _check_binding(principal, admitted.id)
+                _check_binding(principal, active.id)
             in_flight.enter(None)
             in_flight.auth_cached = token.from_cache and agent.from_cache
             in_flight.auth_stale = token.is_stale or agent.is_stale
@@ -147,7 +152,7 @@ class Admission:
         except IbexError as error:
             self._refused.note(in_flight, error)
             raise
-        return Admitted(token, agent, epoch)
+        return Admitted(credentials, permission, principal, token, agent, epoch)
 
     async def recheck(self, admitted: Admitted, in_flight: InFlightExchange) -> Epoch:
         """Validate the token and the agent again, and return the reading of the epoch that confirms them.
@@ -160,15 +165,21 @@ class Admission:
                 admitted.epoch = await self._rate_limiter.epoch(admitted.token.value.org_id)
             if self.is_current(admitted, in_flight.clock.monotonic_ns()):
                 return admitted.epoch
-            await self._tokens.validate(admitted.token, admitted.epoch)
-            await self._check_active(admitted.agent, admitted.epoch)
+            principal = await self._tokens.validate(admitted.token, admitted.epoch)
+            agent = await self._check_active(admitted.agent, admitted.epoch)
+            if principal is not admitted.principal:
+                _check_permission(principal, admitted.credentials, admitted.permission)
+                _check_binding(principal, agent.id)
+                admitted.principal = principal
             in_flight.auth_stale = admitted.token.is_stale or admitted.agent.is_stale
         raise ServiceDegradedError
 
     def is_current(self, admitted: Admitted, now_ns: int) -> bool:
         """Return whether token and agent are both valid now, by the last reading of the epoch. Does no I/O."""
-        epoch, agents = admitted.epoch, self._agents
-        return self._tokens.is_valid(admitted.token, epoch, now_ns) and agents.is_valid(admitted.agent, epoch, now_ns)
+        return self._are_valid(admitted.token, admitted.agent, admitted.epoch, now_ns)
+
+    def _are_valid(self, token: TokenLookup, agent: AgentLookup, epoch: Epoch, now_ns: int) -> bool:
+        return self._tokens.is_valid(token, epoch, now_ns) and self._agents.is_valid(agent, epoch, now_ns)
 
     async def authenticate(
         self, credentials: Credentials, in_flight: InFlightExchange, permission: Permission = CHAT
@@ -220,7 +231,7 @@ class Admission:
         """
         count = self._refused.requests_over_limit(token.value.org_id, now)
         now_ns, unknown = _unknown_epoch_now(in_flight)
-        if count and self.is_current(Admitted(token, agent, unknown), now_ns):
+        if count and self._are_valid(token, agent, unknown, now_ns):
             in_flight.enter(None)
             in_flight.auth_cached = token.from_cache and agent.from_cache
             self._check_limit(count, in_flight, now)
@@ -233,8 +244,8 @@ class Admission:
 
     async def _look_up(
         self, credentials: Credentials, in_flight: InFlightExchange, permission: Permission
-    ) -> tuple[TokenLookup, AgentLookup]:
-        """Return the cached token and agent, after checking those parts that never change.
+    ) -> tuple[Principal, TokenLookup, AgentLookup]:
+        """Return the cached token and agent, and the principal whose permission and binding were checked.
 
         Before a refusal the token is validated, so that a revoked one never reveals details of its organization.
         A refused request does not count towards the rate limit: a client that repeats it must not use up the requests
@@ -254,7 +265,7 @@ class Admission:
         if found is None or found.status is not AgentStatus.ACTIVE:
             found = await self._validate_inactive(token, agent, in_flight)
         in_flight.caller = Caller.of(cached, found.id)
-        return token, agent
+        return cached, token, agent
 
     async def _validate_inactive(self, token: TokenLookup, agent: AgentLookup, in_flight: InFlightExchange) -> Agent:
         """Return the agent if it is active by now. Raises ``AgentSuspendedError`` and the errors of the caches."""

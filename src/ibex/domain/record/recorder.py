@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from ibex.domain.errors import InternalError
 from ibex.domain.record.aggregated_refusals import FLUSH_INTERVAL_S, AggregatedRefusals
 from ibex.domain.record.exchange import Exchange
-from ibex.domain.record.in_flight import Recording
+from ibex.domain.record.in_flight import InFlightExchange, Recording
 from ibex.domain.record.journal import JournalUnavailableError
 from ibex.domain.record.summary import ResponseSummary
+from ibex.domain.value_object import field_copier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     from ibex.domain.errors import IbexError
     from ibex.domain.ids import IdSource
-    from ibex.domain.record.in_flight import InFlightExchange
     from ibex.domain.record.journal import Journal
 
 
@@ -42,6 +42,7 @@ class ExchangeObserver(Protocol):
 
 _INTERRUPTED: Final = InternalError()
 _NO_SUMMARY: Final = ResponseSummary()
+_copied: Final = field_copier(InFlightExchange, Exchange, without=("directive",))
 
 
 def report_bug(adapter: str, error: Exception) -> None:
@@ -194,30 +195,17 @@ class Recorder:
         self, in_flight: InFlightExchange, error: IbexError | None, summary: ResponseSummary, emitter_seq: int
     ) -> Exchange:
         return Exchange(
+            **_copied(in_flight),
             id=in_flight.begun_id or self._ids.uuid7(),
-            request_id=in_flight.request_id,
-            trace_id=in_flight.trace_id,
             emitter_id=self._emitter_id,
             emitter_seq=emitter_seq,
-            requested_at=in_flight.requested_at,
-            completed_at=max(
-                in_flight.requested_at, in_flight.clock.now()
-            ),  # a clock that was set back must not cause a negative duration
+            # a clock that was set back must not cause a negative duration
+            completed_at=max(in_flight.requested_at, in_flight.clock.now()),
             timings=in_flight.timings(),
             status=self._status_of(error),
             error_code=error.code if error else None,
-            caller=in_flight.caller,
-            session=in_flight.session,
-            model=in_flight.model,
-            provider=in_flight.provider,
-            provider_request_id=in_flight.provider_request_id,
-            attempts=in_flight.attempts,
             reached_provider=in_flight.provider_asked_ns is not None,
-            is_streaming=in_flight.is_streaming,
             is_complete=error is None,
-            messages_hash=in_flight.messages_hash,
             summary=summary,
             directive=in_flight.directive_receipt(),
-            auth_cached=in_flight.auth_cached,
-            operation=in_flight.operation,
         )

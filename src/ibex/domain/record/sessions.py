@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
-from ibex.domain.value_object import value_object
+from ibex.domain.record.exchange import Caller, Exchange
+from ibex.domain.value_object import field_copier, value_object
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
     from uuid import UUID
 
-    from ibex.domain.record.exchange import Exchange, SessionRef
+    from ibex.domain.record.exchange import SessionRef
 
 _HANDLE = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 
@@ -63,6 +64,10 @@ class Checkpoint(Turn):
     directive_version_id: UUID | None
 
 
+_copied: Final = field_copier(Exchange, Checkpoint, without=("model", "provider", "messages_hash", "session"))
+_copied_from_caller: Final = field_copier(Caller, Checkpoint)
+
+
 def is_handle(text: str) -> bool:
     """Return whether a text is a valid session handle: 1 to 128 characters of ``A-Z a-z 0-9 . _ : -``."""
     return _HANDLE.fullmatch(text) is not None
@@ -75,13 +80,8 @@ def checkpoint_of(exchange: Exchange) -> Checkpoint | None:
         return None
     summary = exchange.summary
     return Checkpoint(
-        id=exchange.id,
-        request_id=exchange.request_id,
-        org_id=caller.org_id,
-        agent_id=caller.agent_id,
-        token_id=caller.token_id,
-        user_id=caller.user_id,
-        operation=exchange.operation,
+        **_copied(exchange),
+        **_copied_from_caller(caller),
         session=session,
         messages_hash=exchange.messages_hash or "",
         completion_hash=summary.completion_hash,
@@ -91,9 +91,6 @@ def checkpoint_of(exchange: Exchange) -> Checkpoint | None:
         provider=exchange.provider or "",
         directive_version_id=exchange.directive.version_id if exchange.directive else None,
         latency_ms=exchange.timings.total_ns // 1_000_000,
-        provider_request_id=exchange.provider_request_id,
-        is_streaming=exchange.is_streaming,
-        is_complete=exchange.is_complete,
         created_at=exchange.completed_at,
     )
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Protocol
 from uuid import UUID
 
-from ibex.domain.value_object import value_object
+from ibex.domain.record.exchange import Exchange
+from ibex.domain.value_object import field_copier, value_object
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
-
-    from ibex.domain.record.exchange import Exchange
 
 NOBODY: Final = UUID(int=0)
 
@@ -64,6 +63,9 @@ class Trace:
     user_id: UUID
 
 
+_copied: Final = field_copier(Exchange, Trace, without=("model", "provider", "error_code"))
+
+
 def trace_of(exchange: Exchange) -> Trace | None:
     """Return the trace of an exchange, or None if its organization is unknown."""
     caller = exchange.caller
@@ -71,14 +73,13 @@ def trace_of(exchange: Exchange) -> Trace | None:
         return None
     usage, timings, directive = exchange.summary.usage, exchange.timings, exchange.directive
     return Trace(
-        request_id=exchange.request_id,
+        **_copied(exchange),
         org_id=caller.org_id,
         agent_id=caller.agent_id or NOBODY,
         session_id=exchange.session.id if exchange.session else NOBODY,
         checkpoint_id=exchange.id if exchange.reached_provider and exchange.session is not None else NOBODY,
         model=exchange.model or "",
         provider=exchange.provider or "",
-        is_streaming=exchange.is_streaming,
         input_tokens=usage.input_tokens or 0,
         output_tokens=usage.output_tokens or 0,
         total_tokens=usage.total_tokens or 0,
@@ -92,19 +93,11 @@ def trace_of(exchange: Exchange) -> Trace | None:
         proxy_overhead_ms=_ms(timings.overhead_ns),
         total_latency_ms=_ms(timings.total_ns),
         status_code=exchange.status,
-        is_complete=exchange.is_complete,
         error_code=exchange.error_code or "",
         finish_reason=exchange.summary.finish_reason or "",
-        attempts=exchange.attempts,
         directive_version_id=directive.version_id if directive else NOBODY,
         directive_hash=directive.sha256 if directive else "",
         auth_cache="hit" if exchange.auth_cached else "miss",
-        requested_at=exchange.requested_at,
-        completed_at=exchange.completed_at,
-        emitter_id=exchange.emitter_id,
-        emitter_seq=exchange.emitter_seq,
-        repeated=exchange.repeated,
-        operation=exchange.operation,
         token_id=caller.token_id,
         user_id=caller.user_id or NOBODY,
     )

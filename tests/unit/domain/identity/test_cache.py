@@ -23,8 +23,8 @@ from harness.chat_scene import (
     principal,
 )
 from harness.memory.clock import ManualClock
+from harness.memory.epochs import InMemoryEpochs
 from harness.memory.ids import SequentialIds
-from ibex.adapters.memory.epochs import InMemoryEpochs
 from ibex.domain.directives.cache import directive_policy
 from ibex.domain.errors import (
     AgentNotAuthorizedError,

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from harness.memory.epochs import InMemoryEpochs
 from harness.memory.identity import InMemoryIdentity
 from harness.memory.ids import SequentialIds
 from harness.office import GRANT, MISSING, PEPPERS, Office
-from ibex.adapters.memory.epochs import InMemoryEpochs
 from ibex.domain.errors import NotFoundError, OutcomeUnknownError
 from ibex.domain.freshness.change_log import Change
 from ibex.domain.freshness.kinds import Kind

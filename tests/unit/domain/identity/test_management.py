@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Never
 import pytest
 
 from harness.memory.clock import ManualClock
+from harness.memory.epochs import InMemoryEpochs
 from harness.memory.identity import InMemoryIdentity
 from harness.memory.ids import SequentialIds
 from harness.office import GRANT, MISSING, PEPPERS, Office
-from ibex.adapters.memory.epochs import InMemoryEpochs
 from ibex.domain.errors import (
     AgentNotAuthorizedError,
     AgentSourceUnavailableError,

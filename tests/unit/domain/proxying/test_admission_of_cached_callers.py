@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness.chat_scene import AGENT, MOMENT, ORG, TOKEN, TOKEN_TEXT, principal
+from harness.chat_scene import AGENT, MOMENT, ORG, OTHER_AGENT, TOKEN, TOKEN_TEXT, principal
 from harness.door import Door
 from ibex.domain.errors import (
     AgentNotAuthorizedError,
@@ -15,6 +15,7 @@ from ibex.domain.errors import (
     AgentSuspendedError,
     AuthUnavailableError,
     IbexError,
+    InsufficientPermissionsError,
     InvalidTokenError,
     RateLimitedError,
     ServiceDegradedError,
@@ -22,6 +23,7 @@ from ibex.domain.errors import (
 )
 from ibex.domain.freshness.kinds import Kind
 from ibex.domain.identity.model import Agent, AgentStatus
+from ibex.domain.identity.permissions import READ_ONLY
 from ibex.domain.proxying.admission import Credentials
 from ibex.domain.record.exchange import Caller
 
@@ -259,6 +261,8 @@ async def test_a_recheck_reads_the_epoch_again_when_its_reading_is_old() -> None
     ("answers", "error"),
     [
         ({"tokens": InvalidTokenError()}, InvalidTokenError),
+        ({"tokens": principal(permissions=READ_ONLY)}, InsufficientPermissionsError),
+        ({"tokens": principal(agent_id=OTHER_AGENT)}, AgentNotAuthorizedError),
         ({"agents": Agent(AGENT, ORG, AgentStatus.SUSPENDED)}, AgentSuspendedError),
         ({"agents": AgentNotAuthorizedError()}, AgentNotAuthorizedError),
         ({"tokens": ServiceDegradedError()}, ServiceDegradedError),
@@ -283,6 +287,20 @@ async def test_a_recheck_a_minute_later_refuses_a_changed_caller(
 
     with pytest.raises(error):
         await door.admit.recheck(admitted, door.in_flight)
+
+
+async def test_a_token_that_lost_its_permission_while_its_agent_was_looked_up_is_refused() -> None:
+    """The agent was suspended in the cache, so that both are validated before the count."""
+    door = Door()
+    door.agents.answer = Agent(AGENT, ORG, AgentStatus.SUSPENDED)
+    with pytest.raises(AgentSuspendedError):
+        await door.knock()
+    door.agents.answer = Agent(AGENT, ORG, AgentStatus.ACTIVE)
+    door.tokens.answer = principal(permissions=READ_ONLY)
+    await door.change()
+
+    with pytest.raises(InsufficientPermissionsError):
+        await door.knock()
 
 
 async def test_a_recheck_refuses_at_once_after_an_event() -> None:
