@@ -109,7 +109,7 @@ async def test_a_refused_credential_is_an_outage(
     # gRPC may log here what it could not tell the event loop of an earlier test.
     own = [record for record in caplog.records if record.name.startswith("ibex.")]
     lines = [record.getMessage() for record in own if record.levelno == logging.ERROR]
-    assert lines == ["auth refuses the service credential"]
+    assert lines == ["auth refuses the service credential; the proxy must present the one that auth is started with"]
 
 
 async def test_ping_finds_a_wrong_credential(identity: Identity) -> None:
@@ -239,7 +239,7 @@ async def test_a_connection_that_hangs_is_given_up(process: AuthProcess, identit
         await until_answered(channel, identity.token)
         process.signal(signal.SIGSTOP)
         async with asyncio.timeout(10):
-            await logged(f"auth cannot be reached at 127.0.0.1:{process.port}")
+            await logged(f"cannot connect to auth at 127.0.0.1:{process.port}")
         assert await cannot_be_checked(channel, identity) < NOTICEABLY_LATE_S
         process.signal(signal.SIGCONT)
         async with asyncio.timeout(5):

@@ -124,7 +124,7 @@ async def test_a_lost_store_is_said_to_be(scene: Scene, error: Exception) -> Non
     }
 
     assert refusals == {
-        (Code.UNAVAILABLE, "source-unavailable", "Identity cannot be looked up or changed at the moment.")
+        (Code.UNAVAILABLE, "source-unavailable", "The identity database is temporarily unavailable. Retry later.")
     }
 
 

@@ -12,7 +12,7 @@ from redis.crc import key_slot
 
 from harness.memory.clock import ManualClock
 from harness.redis_observer import RecordingRedisObserver
-from ibex.adapters.redis.breaker import FAILURES_IN_A_ROW, PAUSE_S
+from ibex.adapters.redis.breaker import FAILURE_THRESHOLD, OPEN_FOR_S
 from ibex.adapters.redis.epochs import RedisEpochs
 from ibex.adapters.redis.keys import directive_key, epoch_key, window_key
 from ibex.adapters.redis.link import LinkError, RedisLink
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.integration
 
 ORG = uuid4()
 CANARY = "canary-password"
-AFTER_A_PAUSE = timedelta(seconds=PAUSE_S, milliseconds=1)
+AFTER_A_PAUSE = timedelta(seconds=OPEN_FOR_S, milliseconds=1)
 
 
 class Worker:
@@ -110,9 +110,9 @@ async def test_a_redis_that_refuses_connections_opens_the_circuit_breaker(redis_
     """After the pause one request finds out how Redis does, and what comes meanwhile does not wait."""
     worker = Worker(redis_server)
     redis_server.kill()
-    for _ in range(FAILURES_IN_A_ROW):
+    for _ in range(FAILURE_THRESHOLD):
         await worker.count()
-    assert (worker.heard.questions_failed, worker.heard.times_passed_over) == (FAILURES_IN_A_ROW, 0)
+    assert (worker.heard.questions_failed, worker.heard.times_passed_over) == (FAILURE_THRESHOLD, 0)
     await worker.count()
     assert worker.heard.times_passed_over == 1
 

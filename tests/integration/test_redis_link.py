@@ -14,10 +14,10 @@ import trustme
 from harness.garbage import finding
 from harness.redis_worker import RedisWorker
 from harness.tls_front import HOST, tls_front
-from ibex.adapters.redis.breaker import FAILURES_IN_A_ROW
-from ibex.adapters.redis.epochs import TRIES
+from ibex.adapters.redis.breaker import FAILURE_THRESHOLD
+from ibex.adapters.redis.epochs import ATTEMPTS
 from ibex.adapters.redis.keys import epoch_key
-from ibex.adapters.redis.server import MOST_UNDER_WAY, TIMEOUT_S
+from ibex.adapters.redis.server import MAX_IN_FLIGHT, TIMEOUT_S
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -82,7 +82,7 @@ async def test_what_is_not_answered_leaves_no_cycle(redis_server: RedisServer) -
     redis_server.pause()
 
     with finding(2) as found:
-        for _ in range(FAILURES_IN_A_ROW):
+        for _ in range(FAILURE_THRESHOLD):
             await asyncio.gather(*(worker.count(uuid4()) for _ in range(ARRIVALS)))
         await worker.link.close()
 
@@ -96,7 +96,7 @@ async def test_what_is_refused_leaves_no_cycle(redis_server: RedisServer) -> Non
 
     with finding(2) as found:
         for worker in workers:
-            await asyncio.gather(*(worker.count(uuid4()) for _ in range(FAILURES_IN_A_ROW)))
+            await asyncio.gather(*(worker.count(uuid4()) for _ in range(FAILURE_THRESHOLD)))
             await worker.link.close()
 
     assert found == {}
@@ -110,21 +110,21 @@ async def test_few_round_trips_are_under_way_at_a_time(redis_server: RedisServer
 
     tallies = await asyncio.gather(*asking)
 
-    assert worker.heard.trips == [1] * MOST_UNDER_WAY + [10 - MOST_UNDER_WAY]
+    assert worker.heard.trips == [1] * MAX_IN_FLIGHT + [10 - MAX_IN_FLIGHT]
     assert [tally.count for tally in tallies] == list(range(1, 11))
 
 
 async def test_a_connection_that_breaks_is_one_failure(redis_server: RedisServer, worker: RedisWorker) -> None:
     """However many round trips are under way on it: Redis is asked again, until it has failed often enough."""
     redis_server.pause()
-    asking = [await worker.depart(ORG) for _ in range(MOST_UNDER_WAY)]
+    asking = [await worker.depart(ORG) for _ in range(MAX_IN_FLIGHT)]
     redis_server.kill()
     await asyncio.gather(*asking)
 
-    for _ in range(FAILURES_IN_A_ROW - 1):
+    for _ in range(FAILURE_THRESHOLD - 1):
         await worker.count(ORG)
     assert worker.heard.times_passed_over == 0
-    assert len(worker.heard.failures) == MOST_UNDER_WAY + FAILURES_IN_A_ROW - 1
+    assert len(worker.heard.failures) == MAX_IN_FLIGHT + FAILURE_THRESHOLD - 1
 
     await worker.count(ORG)
     assert worker.heard.times_passed_over == 1
@@ -172,7 +172,7 @@ async def test_who_waits_when_the_link_is_closed_is_answered(redis_server: Redis
     client = redis_server.client()
     connections = client.info("stats")["total_connections_received"]
     redis_server.pause()
-    asking = [await worker.depart(ORG) for _ in range(MOST_UNDER_WAY + 2)]
+    asking = [await worker.depart(ORG) for _ in range(MAX_IN_FLIGHT + 2)]
     await worker.link.close()
 
     assert sorted([tally.count for tally in await asyncio.gather(*asking)]) == [1, 2, 3, 4]
@@ -289,7 +289,7 @@ async def test_a_wrong_password_is_an_outage_like_any_other(redis_server: RedisS
 
     assert [(await worker.count(ORG)).count for _ in range(4)] == [1, 2, 3, 4]
 
-    assert worker.heard.failures == ["refused (WRONGPASS)"] * FAILURES_IN_A_ROW
+    assert worker.heard.failures == ["refused (WRONGPASS)"] * FAILURE_THRESHOLD
     assert worker.heard.times_passed_over == 1
     await worker.link.close()
 
@@ -341,6 +341,6 @@ async def test_no_change_waits_for_the_epochs_of_others(redis_server: RedisServe
 
     replaced = await asyncio.gather(*(admin.epochs.replace(uuid4()) for _ in range(ARRIVALS)))
 
-    assert loop.time() - began < SLACK * TRIES * TIMEOUT_S
+    assert loop.time() - began < SLACK * ATTEMPTS * TIMEOUT_S
     assert replaced == [False] * ARRIVALS
     await admin.link.close()

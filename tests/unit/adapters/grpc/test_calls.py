@@ -1,4 +1,4 @@
-"""What happens around a call, without a socket."""
+"""The interceptor of every call, without a socket."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.memory.clock import ManualClock
 from harness.memory.ids import SequentialIds
 from ibex.adapters.grpc.call_limits import KIND_OF, CallLimits
 from ibex.adapters.grpc.callers import Callers
-from ibex.adapters.grpc.calls import AroundCalls, Unobserved
+from ibex.adapters.grpc.calls import CallInterceptor, NullCallObserver
 from ibex.adapters.grpc.connections import GrpcConnections
 from ibex.adapters.grpc.gate import Gate
 from ibex.adapters.grpc.generated import auth_pb2
@@ -66,7 +66,7 @@ class Context:
         raise AbortedError
 
 
-class Recorder(Unobserved):
+class Recorder(NullCallObserver):
     """Keeps what it hears."""
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ class Scene:
         self.recorder = Recorder()
         self.handler: Any = grpc.unary_unary_rpc_method_handler(behavior, bytes.decode, str.encode)
         gate = Gate(Callers(Nobody(), None, self.clock), GrpcConnections(1), CallLimits())
-        self.around = AroundCalls(gate, SequentialIds(), self.clock, self.recorder, max_call_s=max_call_s)
+        self.interceptor = CallInterceptor(gate, SequentialIds(), self.clock, self.recorder, max_call_s=max_call_s)
 
     async def intercept(self, method: str) -> Any:
         """Return the handler that the interceptor gives."""
@@ -101,7 +101,7 @@ class Scene:
         async def continuation(_details: Any) -> Any:
             return self.handler
 
-        return await self.around.intercept_service(continuation, Details(method))
+        return await self.interceptor.intercept_service(continuation, Details(method))
 
     async def call(self, context: Context) -> bytes:
         """Call."""
@@ -218,7 +218,7 @@ async def test_a_method_that_is_not_offered(method: str) -> None:
         context = Context()
         with pytest.raises(AbortedError):
             await (await scene.intercept(method)).stream_unary(never(), context)
-        assert context.status == (grpc.StatusCode.UNIMPLEMENTED, "There is no such method.")
+        assert context.status == (grpc.StatusCode.UNIMPLEMENTED, "Unknown method.")
     assert scene.recorder.heard == []
 
 

@@ -8,9 +8,9 @@ from ibex.adapters.grpc.tls import ClientTls, ServerTls
 
 
 @pytest.mark.parametrize("parts", [(b"chain", None), (None, b"key")])
-def test_a_clients_certificate_and_key_go_together(parts: tuple[bytes | None, bytes | None]) -> None:
+def test_a_client_needs_both_a_certificate_and_its_key(parts: tuple[bytes | None, bytes | None]) -> None:
     """One without the other is a mistake that would show only when connecting."""
-    with pytest.raises(ValueError, match="together"):
+    with pytest.raises(ValueError, match="both"):
         ClientTls(None, *parts)
 
 

@@ -9,7 +9,7 @@ from redis.exceptions import AskError, MovedError
 
 from harness.redis_observer import RecordingRedisObserver
 from ibex.adapters.redis.cluster import ClusterLinks
-from ibex.adapters.redis.server import Question
+from ibex.adapters.redis.server import PendingCommand
 from ibex.adapters.redis.urls import RedisAddress
 
 if TYPE_CHECKING:
@@ -23,14 +23,14 @@ class RecordingLink:
     """The link to a node that answers nothing, and records the questions that it is given."""
 
     node: tuple[str, int]
-    accepted: list[Question] = field(default_factory=list)
+    enqueued: list[PendingCommand] = field(default_factory=list)
     on_failure: Callable[[], None] | None = None
     redirect: Callable[..., None] | None = None
     closed: bool = False
 
-    def accept(self, question: Question, _ends: float) -> None:
+    def enqueue(self, command: PendingCommand, _deadline: float) -> None:
         """Record it."""
-        self.accepted.append(question)
+        self.enqueued.append(command)
 
     async def close(self) -> None:
         """Record it."""
@@ -91,12 +91,12 @@ async def test_a_question_that_moved_goes_to_the_node_that_is_named() -> None:
     cluster = ScriptedCluster(in_range(0, 16_383, b"one", 1))
     await cluster.refresh_now()
     link = cast("Any", cluster.link_for(TAG_OF_SLOT_0))
-    asking, moved = (Question(lambda _askers: ("GET", "a"), asking=asking) for asking in (True, False))
+    asking, moved = (PendingCommand(lambda _callers: ("GET", "a"), asking=asking) for asking in (True, False))
 
     cluster.redirect(link, asking, AskError("0 two:2"), 1.0)
     assert cluster.node_for(TAG_OF_SLOT_0) == ("one", 1)
     cluster.redirect(link, moved, MovedError("0 :2"), 1.0)
 
     assert cluster.node_for(TAG_OF_SLOT_0) == ("one", 2)
-    assert cast("Any", cluster.link_for(TAG_OF_SLOT_0)).accepted == [moved]
+    assert cast("Any", cluster.link_for(TAG_OF_SLOT_0)).enqueued == [moved]
     await cluster.close()

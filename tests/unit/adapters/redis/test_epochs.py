@@ -10,7 +10,7 @@ from uuid import UUID
 from harness.memory.clock import ManualClock
 from harness.memory.ids import SequentialIds
 from harness.simulated_time import LoopClock, in_simulated_time
-from ibex.adapters.redis.epochs import READ_TIMEOUT_S, TRIES, RedisEpochs
+from ibex.adapters.redis.epochs import ATTEMPTS, READ_TIMEOUT_S, RedisEpochs
 from ibex.adapters.redis.keys import READ_OR_CREATE
 from ibex.adapters.redis.server import RedisReply
 
@@ -29,7 +29,7 @@ class ScriptedLink:
     hangs: bool = False
     commands: list[tuple[Any, ...]] = field(default_factory=list)
 
-    async def ask(
+    async def execute(
         self, tag: object, _key: object, build: Callable[[int], tuple[Any, ...]]
     ) -> tuple[RedisReply | None, int]:
         """Give the next reply."""
@@ -71,7 +71,7 @@ async def test_a_try_that_was_not_answered_is_followed_by_one_with_another_value
 
 async def test_a_replacement_that_is_never_answered_is_given_up() -> None:
     """The watch makes the change known."""
-    link = ScriptedLink([None] * TRIES)
+    link = ScriptedLink([None] * ATTEMPTS)
 
     assert not await epochs_over(link).replace(ORG)
     assert link.replies == []

@@ -10,7 +10,7 @@ from redis.asyncio.sentinel import MasterNotFoundError
 
 from harness.simulated_time import in_simulated_time
 from ibex.adapters.redis.connection import LinkError
-from ibex.adapters.redis.sentinel import CHECK_S, SentinelPrimary
+from ibex.adapters.redis.sentinel import CHECK_INTERVAL_S, SentinelPrimary
 
 
 class ScriptedSentinels:
@@ -48,12 +48,12 @@ async def test_another_primary_is_told_once() -> None:
     primary = SentinelPrimary(cast("Any", sentinels), lambda: told.put_nowait(None))
     first: Any = await primary.connection()
 
-    await asyncio.sleep(2 * CHECK_S)
+    await asyncio.sleep(2 * CHECK_INTERVAL_S)
     sentinels.names = None
-    await asyncio.sleep(2 * CHECK_S)
+    await asyncio.sleep(2 * CHECK_INTERVAL_S)
     assert told.empty()
     sentinels.names = ("two", 2)
-    await asyncio.sleep(3 * CHECK_S)
+    await asyncio.sleep(3 * CHECK_INTERVAL_S)
 
     second: Any = await primary.connection()
     assert told.qsize() == 1

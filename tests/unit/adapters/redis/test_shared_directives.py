@@ -24,7 +24,7 @@ class RecordingLink:
 
     commands: list[tuple[Any, ...]] = field(default_factory=list)
 
-    async def ask(self, _tag: object, _key: object, build: Callable[[int], tuple[Any, ...]]) -> tuple[None, int]:
+    async def execute(self, _tag: object, _key: object, build: Callable[[int], tuple[Any, ...]]) -> tuple[None, int]:
         """Note the command; no answer comes."""
         self.commands.append(build(1))
         return None, 1
