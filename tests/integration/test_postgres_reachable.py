@@ -23,7 +23,10 @@ async def test_a_server_that_lets_one_in_is_reachable(postgres: PostgresDatabase
 
 async def test_a_port_without_a_server_is_told() -> None:
     """In words of ours."""
-    assert await why_unreachable(f"postgresql://me:canary@127.0.0.1:{free_port()}/db") == "nothing listens there"
+    assert (
+        await why_unreachable(f"postgresql://me:canary@127.0.0.1:{free_port()}/db")
+        == "no server listens at this address"
+    )
 
 
 async def test_a_database_or_a_role_that_is_not_there_is_told(postgres: PostgresDatabase) -> None:
@@ -31,15 +34,18 @@ async def test_a_database_or_a_role_that_is_not_there_is_told(postgres: Postgres
     nowhere = postgres.server.url("ibex_app", "nowhere")
     nobody = postgres.server.url("nobody_of_that_name", postgres.name)
 
-    assert {await why_unreachable(url) for url in (nowhere, nobody)} == {"there is no such database, or no such role"}
+    assert {await why_unreachable(url) for url in (nowhere, nobody)} == {"the database or the role does not exist"}
 
 
 async def test_what_is_quoted_in_a_message_is_not_shown() -> None:
     """A URL that libpq cannot read is repeated in its message."""
-    assert await why_unreachable("postgresql://me:canary@127.0.0.1:1/db?nonsense=1") == "it cannot be connected to"
+    assert (
+        await why_unreachable("postgresql://me:canary@127.0.0.1:1/db?nonsense=1")
+        == "the connection failed; check the URL"
+    )
 
 
 def test_a_wrong_password_is_told() -> None:
     """The user's name, which the server repeats, is not."""
     error = psycopg.OperationalError('connection failed: FATAL:  password authentication failed for user "canary"')
-    assert reason_of(error) == "it refuses the password"
+    assert reason_of(error) == "the server refuses the password"

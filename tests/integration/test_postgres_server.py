@@ -190,7 +190,7 @@ def test_a_link_in_the_place_of_the_folder_is_refused(directory: Path, tmp_path:
     """The folder is handed to the user that PostgreSQL runs as; a link would hand over something else."""
     directory.parent.mkdir(parents=True)
     directory.symlink_to(tmp_path)
-    with pytest.raises(PostgresServerError, match="is not a folder"):
+    with pytest.raises(PostgresServerError, match="must be a directory"):
         PostgresServer(directory).start()
     directory.unlink()
 

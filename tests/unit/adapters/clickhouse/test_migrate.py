@@ -45,7 +45,7 @@ def test_a_gap_or_a_wrong_name_is_refused(tmp_path: Path, names: list[str]) -> N
     """Before anything is applied."""
     for name in names:
         (tmp_path / f"{name}.sql").write_text("SELECT 1;")
-    with pytest.raises(MigrationError, match=r"\.sql is not the migration of version"):
+    with pytest.raises(MigrationError, match=r"its name must be \d{4}_"):
         migrations(tmp_path)
 
 

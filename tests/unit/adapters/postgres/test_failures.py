@@ -55,7 +55,7 @@ def test_a_known_constraint_says_what_is_taken() -> None:
     """The message is for operators and names no value."""
     found = domain_error(_TakenName("Key (name)=(SECRET) already exists."))
     assert isinstance(found, AlreadyExistsError)
-    assert str(found) == "There is an organization of that name already."
+    assert str(found) == "An organization with this name already exists."
 
 
 def test_every_named_constraint_exists() -> None:
