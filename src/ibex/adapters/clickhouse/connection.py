@@ -74,7 +74,8 @@ class ClickHouseAddress:
             raise ValueError("a ClickHouse URL must be http://host:port, https://host:port or chdb:///directory")
         if port is None:
             parts = parts._replace(netloc=f"{parts.netloc.rstrip(':')}:{8443 if interface == 'https' else 8123}")
-        # Each statement names the database, which may not exist yet. The server would refuse a connection to it.
+        # Each statement names the database. The server would refuse a connection that names a database before
+        # ``migrate`` has created it.
         database = unquote(parts.path.strip("/")) or DATABASE
         return cls(urlunsplit(parts._replace(path="")), interface, host, database)
 

@@ -87,7 +87,7 @@ class ClickHouseEngine:
         except OSError as error:
             raise EngineStartError(f"cannot use the data directory {self._path}: {error.strerror}") from None
         try:
-            self._process = subprocess.Popen(  # noqa: S603 - a module of our own, no shell
+            self._process = subprocess.Popen(  # noqa: S603 - a module of IBEX, no shell
                 [
                     *(sys.executable, "-P", "-m", "ibex.adapters.clickhouse.engine_server"),
                     *("--path", str(self._path.absolute()), "--port", str(self._port)),

@@ -80,7 +80,7 @@ def migrate(url: str, *, ttl_days: int = TTL_DAYS, files: Sequence[Migration] | 
     """Apply all pending migrations and the TTL; return what was applied, empty if everything was up to date.
 
     Creates the database if it does not exist. ClickHouse deletes traces ``ttl_days`` after the start of their day.
-    ``url`` is a URL as for ``ClickHouseAddress.parse``. Raises ``MigrationError``, and ``ValueError`` for the URL.
+    Raises ``MigrationError``, and ``ValueError`` for an invalid URL (see ``ClickHouseAddress.parse``).
     """
     address = ClickHouseAddress.parse(url)
     wanted = migrations() if files is None else files

@@ -39,7 +39,7 @@ FROM {_FROM}
 WHERE {_IN_SPAN}
 ORDER BY requested_at DESC, emitter_seq DESC
 LIMIT {{limit:UInt64}}
-"""  # noqa: S608 - names of our own
+"""  # noqa: S608 - only names from this module
 """The latest traces of a span that ends now."""
 
 NOW: Final = "SELECT now64(6, 'UTC')"
@@ -49,7 +49,7 @@ SELECT inserted_at, {_ALL}
 FROM {_FROM}
 WHERE org_id = {{org_id:UUID}} AND inserted_at >= fromUnixTimestamp64Micro({{since_us:Int64}}, 'UTC')
 ORDER BY inserted_at, requested_at, emitter_id, emitter_seq
-"""  # noqa: S608 - the same
+"""  # noqa: S608 - only names from this module
 """The traces inserted since a moment. The skip index on ``inserted_at`` limits the scan."""
 
 FIND: Final = f"""
@@ -61,7 +61,7 @@ WHERE org_id = {{org_id:UUID}}
     AND (request_id = {{request_id:UUID}} OR checkpoint_id = {{request_id:UUID}})
 ORDER BY requested_at DESC, emitter_seq DESC
 LIMIT {{limit:UInt64}}
-"""  # noqa: S608 - the same
+"""  # noqa: S608 - only names from this module
 """The traces of a request id in a time window. The id is not in the sorting key, so the window limits the scan."""
 
 SUMMARY: Final = f"""
@@ -79,7 +79,7 @@ FROM {_FROM}
 WHERE {_IN_SPAN}
 GROUP BY model, provider
 ORDER BY requests DESC, model, provider
-"""  # noqa: S608 - the same
+"""  # noqa: S608 - only names from this module
 """One row for each model and provider, over a span that ends now."""
 
 TIMELINE: Final = f"""
@@ -92,7 +92,7 @@ SELECT
 FROM {_FROM}
 WHERE {_IN_SPAN}
 GROUP BY slices_ago
-"""  # noqa: S608 - the same
+"""  # noqa: S608 - only names from this module
 """Requests in slices of a span that ends now. A slice without requests has no row."""
 
 SLOW: Final = f"""
@@ -101,7 +101,7 @@ FROM {_FROM}
 WHERE {_IN_SPAN}
 ORDER BY total_latency_ms DESC, requested_at DESC, emitter_seq DESC
 LIMIT {{limit:UInt64}}
-"""  # noqa: S608 - the same
+"""  # noqa: S608 - only names from this module
 """The slowest requests of a span that ends now, slowest first."""
 
 # A process numbers its exchanges when they end, so its numbers follow ``completed_at``, except for exchanges that end
@@ -131,5 +131,5 @@ INNER JOIN spans USING (emitter_id)
 WHERE {_REQUESTED} AND emitter_seq >= begins
 GROUP BY emitter_id
 ORDER BY last_completed_at DESC, emitter_id
-"""  # noqa: S608 - the same
+"""  # noqa: S608 - only names from this module
 """For each process, over a span that ends now: its range of numbers, and how many are missing or duplicated."""

@@ -89,7 +89,7 @@ class ClickHouseTraces:
     """
 
     def __init__(self, url: str, *, timeout_s: float = TIMEOUT_S) -> None:
-        """Set a URL as for ``ClickHouseAddress.parse``, which raises ``ValueError``, and the timeout in seconds."""
+        """Set the URL (see ``ClickHouseAddress.parse``) and the timeout of a call in seconds. Raises ``ValueError``."""
         self._address = ClickHouseAddress.parse(url)
         self._connection = ClickHouseConnection(partial(self._address.connect, timeout_s), timeout_s=timeout_s)
 

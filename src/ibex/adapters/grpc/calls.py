@@ -117,7 +117,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 async for response in self._gate.stream(handler, requests, context):
                     yield response
                 status = OK
-            except Exception as error:  # noqa: BLE001 - whatever it is, it becomes a status
+            except Exception as error:  # noqa: BLE001 - every error becomes a status
                 refusal = refusal_of(error)
                 if refusal.reason is Reason.INTERNAL:
                     self._observer.failed(error)
@@ -150,7 +150,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             async with asyncio.timeout(self._max_call_s):
                 response = await self._gate.run(kind, handler, requests, context)
             status = OK
-        except Exception as error:  # noqa: BLE001 - whatever it is, it becomes a status
+        except Exception as error:  # noqa: BLE001 - every error becomes a status
             refusal = refusal_of(error)
             if refusal.reason is Reason.INTERNAL:
                 observer.failed(error)

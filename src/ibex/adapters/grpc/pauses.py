@@ -33,7 +33,7 @@ class PauseDetector:
             self._timer = None
 
     def ended_after(self, moment_s: float, now_s: float) -> bool:
-        """Return whether a pause ended after a moment. Both are times of the event loop, in seconds."""
+        """Return whether a pause ended after ``moment_s``. Both arguments are times of the event loop, in seconds."""
         if now_s - self._ticked_s > PAUSE_S:
             return True  # it has just ended
         return self._ended_s > moment_s

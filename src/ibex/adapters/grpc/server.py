@@ -117,7 +117,10 @@ class AuthServer:
         return self._port
 
     async def start(self) -> None:
-        """Listen and serve, in this event loop. Raises ``OSError`` for the address, and for an invalid certificate."""
+        """Listen and serve, in this event loop.
+
+        Raises ``OSError`` if it cannot listen on the address, and if certificate or key are invalid.
+        """
         try:
             listeners = bind(self._address)
         except OSError as error:

@@ -219,7 +219,7 @@ class PostgresServer:
             return ""
 
     def _account(self) -> pwd.struct_passwd | None:
-        """Return the account that the programs run as; None for the current user. It is another one if that is root."""
+        """Return the account to run the programs as if the current user is root; None for the current user."""
         if os.geteuid() != 0:
             return None
         try:

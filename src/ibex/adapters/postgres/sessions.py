@@ -103,7 +103,7 @@ WITH incoming AS (
 INSERT INTO checkpoints (session_id, org_id, turn_index, {_NAMES})
 SELECT f.session_id, %(org_id)s, t.turn_count - f.turns + f.turn - 1, {_VALUES}
 FROM fresh f JOIN touched t ON t.id = f.session_id
-""".encode()  # noqa: S608 - names of our own tables
+""".encode()  # noqa: S608 - only names of tables and columns
 
 # A function of the schema that runs as ``ibex_sweeper``, because ``ibex_app`` sees one organization only (ADR 0027).
 _ABANDON: Final[LiteralString] = "SELECT abandon_idle_sessions(%(idle_since)s, %(max_sessions)s)"

@@ -51,7 +51,7 @@ class RedisLink:
         timeout_s: float = TIMEOUT_S,
         credential_provider: CredentialProvider | None = None,
     ) -> None:
-        """Set the URL (see ``urls``) and the timeout of a round trip, in seconds. Raises ``ValueError`` for the URL."""
+        """Set the URL (see ``urls``) and the timeout of a round trip, in seconds. Raises ``ValueError``."""
         self._address = RedisAddress.parse(url, credential_provider)
         self._clock = clock
         self._observer = observer
@@ -104,7 +104,8 @@ class RedisLink:
     ) -> Coroutine[Any, Any, tuple[RedisReply | None, int]]:
         """Send a command with all others of this event loop iteration; return its reply and the caller's place.
 
-        The reply is None if Redis did not answer in time, or if the circuit breaker is open.
+        The reply is None if Redis did not answer in time. It is also None, at once, while the circuit breaker is open
+        and while connecting takes longer than the timeout.
 
         ``tag`` is the hash tag of all keys of the command. Callers with an equal ``key`` share one command: ``build``
         takes their number and returns it. The place of a caller among them counts from 1, and stays the same if another

@@ -32,7 +32,7 @@ _decoder: msgspec.msgpack.Decoder[_Directive | None] = msgspec.msgpack.Decoder(_
 
 
 class RedisSharedDirectives:
-    """A ``SharedDirectives``. If Redis does not answer in time, ``get`` returns None and ``put`` stores nothing.
+    """A ``SharedDirectives``. If Redis does not answer in time, ``get`` returns None, and ``put`` returns as well.
 
     An attacker with write access to Redis can remove entries, but cannot forge or change one that IBEX uses (ADR 0044).
     """

@@ -1,4 +1,4 @@
-"""When calls may start, by the clock and what came of earlier ones."""
+"""The circuit breaker: when it allows calls, by the clock and the outcome of earlier calls."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ OPEN_FOR_NS = int(OPEN_FOR_S * 1_000_000_000)
 
 
 def failed(times: int, now_ns: int = 0) -> CircuitBreaker:
-    """Return a breaker after so many failures in a row."""
+    """Return a breaker after this many failures in a row."""
     breaker = CircuitBreaker()
     for _ in range(times):
         breaker.failed(now_ns)
@@ -16,12 +16,12 @@ def failed(times: int, now_ns: int = 0) -> CircuitBreaker:
 
 
 def test_a_few_failures_leave_it_closed() -> None:
-    """Any number of calls may be under way."""
+    """A closed breaker allows any number of concurrent calls."""
     assert failed(FAILURE_THRESHOLD - 1).allows(0, in_flight=1_000)
 
 
-def test_enough_failures_open_it_for_a_pause() -> None:
-    """After that one call at a time may start."""
+def test_failures_at_the_threshold_open_it_for_a_pause() -> None:
+    """After the pause it allows one call at a time."""
     breaker = failed(FAILURE_THRESHOLD)
     assert not breaker.allows(OPEN_FOR_NS - 1, in_flight=0)
     assert breaker.allows(OPEN_FOR_NS, in_flight=0)
@@ -29,7 +29,7 @@ def test_enough_failures_open_it_for_a_pause() -> None:
 
 
 def test_a_failure_while_half_open_opens_it_again() -> None:
-    """For another pause."""
+    """It then stays open for another pause."""
     breaker = failed(FAILURE_THRESHOLD)
     breaker.failed(OPEN_FOR_NS)
     assert not breaker.allows(2 * OPEN_FOR_NS - 1, in_flight=0)
@@ -37,7 +37,7 @@ def test_a_failure_while_half_open_opens_it_again() -> None:
 
 
 def test_a_success_closes_it() -> None:
-    """Failures are counted from the beginning."""
+    """The count of failures starts again."""
     breaker = failed(FAILURE_THRESHOLD)
     breaker.succeeded()
     breaker.failed(0)
