@@ -38,7 +38,7 @@ async def test_a_missing_database_or_role_is_reported(postgres: PostgresDatabase
 
 
 async def test_libpqs_message_is_not_shown() -> None:
-    """libpq quotes a URL that it cannot parse."""
+    """The message of libpq quotes a URL that it cannot parse."""
     assert (
         await why_unreachable("postgresql://me:canary@127.0.0.1:1/db?nonsense=1")
         == "the connection failed; check the URL"

@@ -345,7 +345,7 @@ ORDER BY 1
 
 
 def test_every_tenant_table_is_secured(postgres: PostgresDatabase) -> None:
-    """Each table with an ``org_id`` has forced row-level security, a policy per role, and keys with the organization."""
+    """Each table with an ``org_id`` has forced row-level security, policies per role, keys with the organization."""
     with psycopg.connect(postgres.superuser_url) as connection:
         assert connection.execute(_NOT_SECURED.encode()).fetchall() == []
 
