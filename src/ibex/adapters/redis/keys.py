@@ -61,7 +61,7 @@ COUNT: Final = Script(
 )
 READ_OR_CREATE: Final = Script(
     f"""
-    -- KEYS: epoch. ARGV: a value that no epoch ever had. Returns the epoch, which is ARGV where there was none.
+    -- KEYS: epoch. ARGV: a value that no epoch ever had. Returns the existing epoch, or ARGV[1] if there was none.
     redis.call('SET', KEYS[1], ARGV[1], 'NX', 'EX', {EPOCH_TTL_S})
     return redis.call('GET', KEYS[1])
     """
