@@ -1,4 +1,4 @@
-"""The engine's process: its life, and its protocol as clickhouse-connect speaks it."""
+"""The engine's process: its lifetime, and its HTTP protocol for clickhouse-connect."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def shared_engine(shared_folder: Path) -> Iterator[ClickHouseEngine]:
-    """An engine, running, without any database: for tests that neither end it nor make one in it."""
+    """A running engine without a database, for tests that neither stop it nor create a database in it."""
     engine = ClickHouseEngine(shared_folder)
     engine.start()
     yield engine
@@ -63,7 +63,7 @@ def shared_engine(shared_folder: Path) -> Iterator[ClickHouseEngine]:
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[ClickHouseEngine]:
-    """An engine of the test's own, running."""
+    """A running engine for one test."""
     engine = ClickHouseEngine(tmp_path / "clickhouse")
     engine.start()
     yield engine
@@ -72,7 +72,7 @@ def engine(tmp_path: Path) -> Iterator[ClickHouseEngine]:
 
 @contextmanager
 def connected(url: str, **arguments: Any) -> Iterator[Client]:
-    """Hold a client as clickhouse-connect makes it: nothing of IBEX in between."""
+    """Yield a client as clickhouse-connect makes it, without IBEX."""
     parts = urlsplit(url)
     client = clickhouse_connect.get_client(
         host=parts.hostname,
@@ -90,7 +90,7 @@ def connected(url: str, **arguments: Any) -> Iterator[Client]:
 
 @pytest.fixture
 def client(empty_clickhouse: ClickHouseDatabase) -> Iterator[Client]:
-    """A client in a database of its own on the shared engine."""
+    """A client in its own database on the shared engine."""
     with connected(empty_clickhouse.url) as client:
         client.command(f"CREATE DATABASE {empty_clickhouse.name}")
         client.database = empty_clickhouse.name
@@ -98,7 +98,7 @@ def client(empty_clickhouse: ClickHouseDatabase) -> Iterator[Client]:
 
 
 def new_traces(number: int) -> list[Trace]:
-    """Return so many traces of ``ORG``."""
+    """Return this many traces of ``ORG``."""
     trace = trace_of(an_exchange())
     assert trace is not None
     return [replace(trace, org_id=ORG, request_id=uuid4(), requested_at=datetime.now(UTC)) for _ in range(number)]
@@ -118,15 +118,15 @@ def _has_ended(pid: int, timeout_s: float) -> bool:
 # The protocol.
 
 
-def test_it_gives_way_to_what_answers_requests(shared_engine: ClickHouseEngine) -> None:
-    """It shares their processors."""
+def test_it_has_a_lower_priority_than_the_proxy(shared_engine: ClickHouseEngine) -> None:
+    """Both share the CPUs."""
     assert shared_engine.pid is not None
     usual = os.getpriority(os.PRIO_PROCESS, 0)
     assert os.getpriority(os.PRIO_PROCESS, shared_engine.pid) == usual + NICE
 
 
-def test_commands_say_what_they_did(client: Client) -> None:
-    """One value, a row, no rows, and no result at all are four different things to the client."""
+def test_commands_return_their_results(client: Client) -> None:
+    """The client distinguishes one value, a row, no rows and no result."""
     assert client.command("SELECT 42") == 42
     assert client.command("SELECT 'a', 'b'") == ["a", "b"]
     assert client.command("SELECT 1 WHERE 0") == ""
@@ -135,7 +135,7 @@ def test_commands_say_what_they_did(client: Client) -> None:
 
 
 def test_queries_bind_their_values(client: Client) -> None:
-    """In the URL, or as a form where that would be too long; as settings too."""
+    """Values are in the URL, or in a form if that would be too long. Settings work as well."""
     for text in ("it's; --\t\n", "\u00e9" * 40_000):
         rows = client.query("SELECT {a:String}, {b:Array(UInt8)}", parameters={"a": text, "b": [1, 2]}).result_rows
         assert list(rows) == [(text, [1, 2])]
@@ -143,7 +143,7 @@ def test_queries_bind_their_values(client: Client) -> None:
 
 
 def test_columns_are_known_without_rows(client: Client) -> None:
-    """The client's probe for names and types."""
+    """This is the client's probe for names and types."""
     result = client.query("SELECT toUInt8(1) AS a, now() AS b LIMIT 0")
     assert result.column_names == ("a", "b")
     assert client.query("SELECT toUInt8(1) AS a WHERE 0").result_rows == []
@@ -151,7 +151,7 @@ def test_columns_are_known_without_rows(client: Client) -> None:
 
 @pytest.mark.parametrize("compress", ["lz4", "zstd", "gzip", True, False])
 def test_rows_survive_in_every_type_and_compression(empty_clickhouse: ClickHouseDatabase, compress: str | bool) -> None:  # noqa: FBT001 - a parameter
-    """What is inserted is what is selected, however the bodies are compressed on the way."""
+    """Rows are selected as they were inserted, with every compression."""
     types: dict[str, tuple[str, Any]] = {
         "a": ("UInt64", (1 << 64) - 1),
         "b": ("Int8", -128),
@@ -183,7 +183,7 @@ def test_rows_survive_in_every_type_and_compression(empty_clickhouse: ClickHouse
     assert set(map(repr, rows)) == {repr(row)}
 
 
-def test_results_come_in_the_format_that_is_asked_for(client: Client) -> None:
+def test_results_have_the_requested_format(client: Client) -> None:
     """Raw queries and raw inserts, plain and compressed."""
     assert client.raw_query("SELECT 1 AS a", fmt="JSONEachRow") == b'{"a":1}\n'
     client.command("CREATE TABLE t (n UInt8, s String) ENGINE = MergeTree ORDER BY n")
@@ -193,7 +193,7 @@ def test_results_come_in_the_format_that_is_asked_for(client: Client) -> None:
 
 
 def test_a_repeated_token_counts_once(client: Client) -> None:
-    """The engine itself recognizes a batch that came before, and one that only looks like it as another."""
+    """The engine recognizes a repeated batch, and does not take a similar one for it."""
     client.command(
         "CREATE TABLE t (n UInt8) ENGINE = MergeTree ORDER BY n SETTINGS non_replicated_deduplication_window = 100"
     )
@@ -203,7 +203,7 @@ def test_a_repeated_token_counts_once(client: Client) -> None:
 
 
 def test_errors_have_their_code_and_name(client: Client) -> None:
-    """As a server's; and the connection is fine afterwards."""
+    """They are those of a server. The connection works afterwards."""
     for statement, code, name in (
         ("SELECT * FROM no_such_table", 60, "UNKNOWN_TABLE"),
         ("SELEKT", 62, "SYNTAX_ERROR"),
@@ -218,8 +218,8 @@ def test_errors_have_their_code_and_name(client: Client) -> None:
     assert client.command("SELECT 1") == 1
 
 
-def test_statements_run_side_by_side(clickhouse: ClickHouseDatabase) -> None:
-    """Twenty clients at once each get their own answer."""
+def test_statements_run_concurrently(clickhouse: ClickHouseDatabase) -> None:
+    """Twenty concurrent clients each get their own result."""
 
     def ask(number: int) -> object:
         with connected(clickhouse.url) as client:
@@ -229,8 +229,8 @@ def test_statements_run_side_by_side(clickhouse: ClickHouseDatabase) -> None:
         assert list(threads.map(ask, range(20))) == list(range(20))
 
 
-def test_only_who_has_the_password_may_ask(shared_engine: ClickHouseEngine) -> None:
-    """Nobody else, and it is reachable on loopback only."""
+def test_statements_require_the_password(shared_engine: ClickHouseEngine) -> None:
+    """All others are refused, and it is reachable on loopback only."""
     parts = urlsplit(shared_engine.url)
     address = f"http://{parts.hostname}:{parts.port}/"
     assert parts.hostname == "127.0.0.1"
@@ -244,10 +244,10 @@ def test_only_who_has_the_password_may_ask(shared_engine: ClickHouseEngine) -> N
     assert caught.value.code == 516
 
 
-async def test_a_proxy_of_the_environment_is_not_asked(
+async def test_an_http_proxy_of_the_environment_is_not_used(
     clickhouse: ClickHouseDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is on this machine is reached directly, also where HTTP_PROXY is set."""
+    """It is reached directly, even if HTTP_PROXY is set."""
     for name in ("HTTP_PROXY", "http_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     for name in ("NO_PROXY", "no_proxy"):
@@ -261,8 +261,8 @@ async def test_a_proxy_of_the_environment_is_not_asked(
 # Its life.
 
 
-def test_it_starts_again_where_it_was(engine: ClickHouseEngine) -> None:
-    """Stopped and started, it has the same address and the same rows; starting what runs does nothing."""
+def test_it_restarts_with_its_data(engine: ClickHouseEngine) -> None:
+    """It keeps its address and its rows. Starting it while it runs does nothing."""
     url, pid = engine.url, engine.pid
     migrate(url)
     engine.start()
@@ -278,8 +278,8 @@ def test_it_starts_again_where_it_was(engine: ClickHouseEngine) -> None:
         assert client.command("SELECT count() FROM ibex.t") == 1
 
 
-def test_it_ends_in_good_order(tmp_path: Path) -> None:
-    """SIGTERM is enough, well within the bound, also while a client is connected."""
+def test_it_stops_gracefully(tmp_path: Path) -> None:
+    """SIGTERM is enough, well within the time limit, also while a client is connected."""
     engine = ClickHouseEngine(tmp_path)
     engine.start()
     process = engine._process  # noqa: SLF001 - its exit code is not shown
@@ -289,8 +289,8 @@ def test_it_ends_in_good_order(tmp_path: Path) -> None:
     assert process.returncode == 0
 
 
-async def test_a_batch_survives_the_engines_death_once(engine: ClickHouseEngine) -> None:
-    """SIGKILL: the sink says so, and after a restart the same batch under its token is there once."""
+async def test_a_batch_survives_a_crash_of_the_engine_once(engine: ClickHouseEngine) -> None:
+    """After SIGKILL the sink reports the outage. After a restart, the same batch with its token is stored once."""
     migrate(engine.url)
     batch = new_traces(1_000)
     traces = ClickHouseTraces(engine.url)
@@ -309,7 +309,7 @@ async def test_a_batch_survives_the_engines_death_once(engine: ClickHouseEngine)
 
 
 async def test_an_engine_that_hangs_is_an_unavailable_sink(engine: ClickHouseEngine) -> None:
-    """SIGSTOP: the sink gives up in time, and works by itself once the engine goes on."""
+    """After SIGSTOP the sink times out, and recovers once the engine continues."""
     migrate(engine.url)
     traces = ClickHouseTraces(engine.url, timeout_s=1)
     await traces.open()
@@ -327,15 +327,15 @@ async def test_an_engine_that_hangs_is_an_unavailable_sink(engine: ClickHouseEng
     await traces.close()
 
 
-async def test_a_sink_whose_server_comes_late_connects_by_itself(tmp_path: Path) -> None:
-    """Opened while nothing listens; the first write after the start succeeds."""
+async def test_a_sink_connects_to_a_server_that_starts_later(tmp_path: Path) -> None:
+    """It is opened without a server. The first write after the server's start succeeds."""
     engine = ClickHouseEngine(tmp_path)
     engine.start()
     migrate(engine.url)
     engine.stop()
     traces = ClickHouseTraces(engine.url)
     await traces.open()
-    with pytest.raises(SinkUnavailableError, match="no connection"):
+    with pytest.raises(SinkUnavailableError, match="connection failed"):
         await traces.write(new_traces(1), "a-batch")
     engine.start()
     await traces.write(new_traces(1), "a-batch")
@@ -344,8 +344,8 @@ async def test_a_sink_whose_server_comes_late_connects_by_itself(tmp_path: Path)
     engine.stop()
 
 
-async def test_a_schema_that_is_missing_is_told(shared_engine: ClickHouseEngine) -> None:
-    """The code and name of the error, nothing of the rows."""
+async def test_a_missing_schema_is_reported(shared_engine: ClickHouseEngine) -> None:
+    """The error has the code and the name, and nothing of the rows."""
     traces = ClickHouseTraces(shared_engine.url)
     await traces.open()
     with pytest.raises(SinkUnavailableError, match="UNKNOWN_DATABASE, code 81"):
@@ -354,21 +354,23 @@ async def test_a_schema_that_is_missing_is_told(shared_engine: ClickHouseEngine)
 
 
 def test_two_engines_on_one_directory_are_refused(shared_engine: ClickHouseEngine, shared_folder: Path) -> None:
-    """The second says who has it and leaves nothing running; the first goes on."""
+    """The error names the process of the first. The second leaves no process running, and the first continues."""
     second = ClickHouseEngine(shared_folder)
-    with pytest.raises(EngineStartError, match=f"process {shared_engine.pid} runs an engine on this data directory"):
+    with pytest.raises(
+        EngineStartError, match=f"process {shared_engine.pid} already runs an engine on the data directory"
+    ):
         second.start()
     assert second.pid is None
     with connected(shared_engine.url) as client:
         assert client.command("SELECT 1") == 1
 
 
-def test_damaged_data_is_told(tmp_path: Path) -> None:
-    """An engine that cannot start on what it finds says so instead of hanging."""
+def test_damaged_data_is_reported(tmp_path: Path) -> None:
+    """An engine that cannot open its data reports that instead of hanging."""
     (tmp_path / "status").mkdir()  # where the engine keeps a file
     engine = ClickHouseEngine(tmp_path)
     try:
-        with pytest.raises(EngineStartError, match="does not start on its data"):
+        with pytest.raises(EngineStartError, match="cannot open the data"):
             engine.start()
         assert engine.pid is None
     finally:
@@ -376,7 +378,7 @@ def test_damaged_data_is_told(tmp_path: Path) -> None:
 
 
 def test_it_ends_with_its_parent(tmp_path: Path) -> None:
-    """Also where the parent had no chance to say goodbye."""
+    """This holds even if the parent is killed."""
     environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     with subprocess.Popen(
         [sys.executable, "-m", "harness.engine_owner", str(tmp_path)], env=environ, stdout=subprocess.PIPE, text=True
@@ -389,13 +391,13 @@ def test_it_ends_with_its_parent(tmp_path: Path) -> None:
 
 
 def test_a_terminal_cannot_interrupt_it(shared_engine: ClickHouseEngine) -> None:
-    """It is a session of its own: Ctrl-C is for its parent, which stops it in its turn."""
+    """It is in a separate session: Ctrl-C goes to its parent, which stops it."""
     assert shared_engine.pid is not None
     assert os.getsid(shared_engine.pid) == shared_engine.pid
 
 
-def test_its_password_is_nowhere_to_be_seen(shared_engine: ClickHouseEngine, shared_folder: Path) -> None:
-    """Neither in arguments nor environment, neither in its files nor in its repr; and a second engine has another."""
+def test_its_password_is_shown_nowhere(shared_engine: ClickHouseEngine, shared_folder: Path) -> None:
+    """It is not in arguments, environment, files or the repr, and each engine has another one."""
     password = urlsplit(shared_engine.url).password or ""
     assert len(password) >= 32
     for name in ("cmdline", "environ"):
@@ -407,8 +409,8 @@ def test_its_password_is_nowhere_to_be_seen(shared_engine: ClickHouseEngine, sha
     assert password not in ClickHouseEngine(shared_folder).__dict__.values()
 
 
-def test_its_files_are_its_owners_only(engine: ClickHouseEngine, tmp_path: Path) -> None:
-    """Nothing below the data directory can be read by anybody else."""
+def test_its_files_are_private_to_its_owner(engine: ClickHouseEngine, tmp_path: Path) -> None:
+    """No other user can read any file in the data directory."""
     migrate(engine.url)
     directory = tmp_path / "clickhouse"
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700

@@ -1,4 +1,4 @@
-"""Every question about traces finds its rows by the primary key: what ClickHouse itself says of it."""
+"""Every query about traces finds its rows by the primary key, as ClickHouse's EXPLAIN reports."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ def client(module_clickhouse: ClickHouseDatabase) -> Iterator[Client]:
     ],
     ids=["tail", "summary", "timeline", "slow", "find"],
 )
-def test_a_question_about_an_organization_reads_its_part_of_the_table(
+def test_a_query_of_an_organization_reads_its_part_of_the_table(
     client: Client, module_clickhouse: ClickHouseDatabase, query: str, bound: Mapping[str, object]
 ) -> None:
-    """By organization and time, both in the key: not more than the few granules that its rows share with others'."""
+    """Organization and time are in the key: it reads only the few granules with rows of that range."""
     values = {"database": module_clickhouse.name, "org_id": ORG, "span_us": HOUR_US, **bound}
 
     (read,) = explained(client, query, values)
@@ -72,8 +72,8 @@ def test_a_question_about_an_organization_reads_its_part_of_the_table(
     assert read[-1].selected <= read[0].of // 4
 
 
-def test_following_reads_what_was_inserted_lately(client: Client, module_clickhouse: ClickHouseDatabase) -> None:
-    """Twice a second: the skip index leaves the few granules that hold anything new."""
+def test_following_reads_recently_inserted_rows(client: Client, module_clickhouse: ClickHouseDatabase) -> None:
+    """This runs twice a second. The skip index leaves only granules with new rows."""
     values = {"database": module_clickhouse.name, "org_id": ORG, "since_us": NOW_US - 60_000_000}
 
     (read,) = explained(client, INSERTED, values)
@@ -82,8 +82,10 @@ def test_following_reads_what_was_inserted_lately(client: Client, module_clickho
     assert read[-1].selected <= 2
 
 
-def test_looking_for_gaps_reads_no_month_before_its_span(client: Client, module_clickhouse: ClickHouseDatabase) -> None:
-    """It is about all organizations; time bounds it: by part, by partition, and in the key, each time that it reads."""
+def test_searching_for_gaps_reads_no_month_before_its_span(
+    client: Client, module_clickhouse: ClickHouseDatabase
+) -> None:
+    """It covers all organizations. Time limits it by part, by partition and in the key, in each read."""
     values = {"database": module_clickhouse.name, "span_us": HOUR_US}
 
     reads = explained(client, EMITTERS, values)
@@ -94,8 +96,8 @@ def test_looking_for_gaps_reads_no_month_before_its_span(client: Client, module_
         assert all("requested_at" in " ".join(index.keys) for index in read)
 
 
-def test_the_columns_are_the_tables(client: Client, module_clickhouse: ClickHouseDatabase) -> None:
-    """Rows are written and read by these names; ClickHouse itself says when a row was inserted."""
+def test_the_columns_are_those_of_the_table(client: Client, module_clickhouse: ClickHouseDatabase) -> None:
+    """Rows are written and read by these names. ClickHouse sets the time of insertion itself."""
     found = client.query(
         "SELECT name FROM system.columns WHERE database = {name:String} AND table = 'llm_traces' ORDER BY position",
         parameters={"name": module_clickhouse.name},

@@ -26,7 +26,7 @@ NAMES = [migration.name for migration in migrations()]
 
 @contextmanager
 def connected(database: ClickHouseDatabase) -> Iterator[Client]:
-    """Hold a client."""
+    """Yield a client."""
     client = database.client()
     try:
         yield client
@@ -41,8 +41,8 @@ def _table(database: ClickHouseDatabase) -> dict[str, str]:
         return dict(row)
 
 
-def test_an_empty_server_gets_everything(empty_clickhouse: ClickHouseDatabase) -> None:
-    """The database too; each file is applied and recorded with its checksum."""
+def test_an_empty_server_gets_the_whole_schema(empty_clickhouse: ClickHouseDatabase) -> None:
+    """This includes the database. Each file is applied and recorded with its checksum."""
     assert migrate(empty_clickhouse.url) == NAMES
     with connected(empty_clickhouse) as client:
         recorded = client.query(
@@ -52,8 +52,8 @@ def test_an_empty_server_gets_everything(empty_clickhouse: ClickHouseDatabase) -
     assert list(recorded) == [(m.version, m.name, m.checksum) for m in migrations()]
 
 
-def test_the_table_is_what_the_spec_says(clickhouse: ClickHouseDatabase) -> None:
-    """Columns, partitions by month, the order that queries go by, 90 days, a window for repeated batches."""
+def test_the_table_has_the_specified_layout(clickhouse: ClickHouseDatabase) -> None:
+    """Columns, partitions by month, the order that queries use, 90 days, and a window for repeated batches."""
     table = _table(clickhouse)
     assert table["engine"] == "MergeTree"
     assert table["partition_key"] == "toYYYYMM(requested_at)"
@@ -69,7 +69,7 @@ def test_the_table_is_what_the_spec_says(clickhouse: ClickHouseDatabase) -> None
 
 
 def test_rows_from_before_inserted_at_are_not_new(empty_clickhouse: ClickHouseDatabase) -> None:
-    """Following after an upgrade does not show all that was there before; what is written after it is new."""
+    """Following after an upgrade does not return all old rows. Rows that are written after it are new."""
     migrate(empty_clickhouse.url, files=migrations()[:2])
     columns = "(request_id, requested_at, completed_at"
     values = "generateUUIDv4(), now64(6) - toIntervalDay(2), now64(6) - toIntervalDay(1)"
@@ -89,7 +89,7 @@ def test_rows_from_before_inserted_at_are_not_new(empty_clickhouse: ClickHouseDa
     assert [tuple(row) for row in found] == [("", 0, 1), ("chat.completions", 1, 0)]
 
 
-def test_a_row_of_a_program_that_does_not_know_repeated_stands_for_one(clickhouse: ClickHouseDatabase) -> None:
+def test_a_row_without_repeated_stands_for_one_request(clickhouse: ClickHouseDatabase) -> None:
     """Old and new proxies write to the table at the same time."""
     with connected(clickhouse) as client:
         name = {"name": clickhouse.name}
@@ -108,8 +108,8 @@ def test_a_second_run_changes_nothing(clickhouse: ClickHouseDatabase) -> None:
     assert _table(clickhouse)["metadata_modification_time"] == before["metadata_modification_time"]
 
 
-def test_the_time_to_live_follows_its_setting(clickhouse: ClickHouseDatabase) -> None:
-    """A changed one is applied and said, once; as long as a century."""
+def test_the_time_to_live_is_that_of_the_setting(clickhouse: ClickHouseDatabase) -> None:
+    """A changed value is applied and returned once. It can be as long as a century."""
     for days in (30, 36_500):
         assert migrate(clickhouse.url, ttl_days=days) == [f"a time to live of {days} days"]
         assert f"TTL toDate(requested_at) + toIntervalDay({days})" in _table(clickhouse)["engine_full"]
@@ -117,11 +117,11 @@ def test_the_time_to_live_follows_its_setting(clickhouse: ClickHouseDatabase) ->
 
 
 def _next(name: str, later: int = 1) -> str:
-    """Return the name of a file that comes so many after the last of IBEX's own."""
+    """Return a file name with a version this many after IBEX's last one."""
     return f"{len(NAMES) + later:04}_{name}"
 
 
-def test_what_is_missing_is_applied_in_order(clickhouse: ClickHouseDatabase) -> None:
+def test_pending_files_are_applied_in_order(clickhouse: ClickHouseDatabase) -> None:
     """Later files build on earlier ones, over several runs."""
     first = [*migrations(), Migration(_next("a"), "CREATE TABLE {database:Identifier}.a (n UInt8) ENGINE = Memory;")]
     later = [*first, Migration(_next("b", 2), "ALTER TABLE {database:Identifier}.a ADD COLUMN m UInt8;\nSELECT 1;")]
@@ -132,8 +132,8 @@ def test_what_is_missing_is_applied_in_order(clickhouse: ClickHouseDatabase) -> 
     assert asked.column_names == ("m",)
 
 
-def test_a_run_that_was_cut_short_is_finished_by_the_next(clickhouse: ClickHouseDatabase) -> None:
-    """A file whose second statement failed is not recorded and is run again."""
+def test_the_next_run_finishes_an_interrupted_one(clickhouse: ClickHouseDatabase) -> None:
+    """A file whose second statement failed is not recorded, and runs again."""
     good = "CREATE TABLE IF NOT EXISTS {database:Identifier}.a (n UInt8) ENGINE = Memory;\n"
     broken = Migration(_next("a"), good + "SELECT throwIf(1);")
     with pytest.raises(MigrationError, match="FUNCTION_THROW_IF_VALUE_IS_NON_ZERO"):
@@ -141,23 +141,23 @@ def test_a_run_that_was_cut_short_is_finished_by_the_next(clickhouse: ClickHouse
     assert migrate(clickhouse.url, files=[*migrations(), Migration(_next("a"), good)]) == [_next("a")]
 
 
-def test_a_file_that_was_changed_afterwards_is_refused(clickhouse: ClickHouseDatabase) -> None:
-    """What is recorded is not what the file says, so nothing more is applied."""
+def test_a_file_that_was_changed_after_its_application_is_refused(clickhouse: ClickHouseDatabase) -> None:
+    """The record differs from the file, so nothing more is applied."""
     first, *rest = migrations()
     changed = [Migration(first.name, first.text + "\n-- changed\n"), *rest]
-    with pytest.raises(MigrationError, match=f"{first.name} was applied with another content"):
+    with pytest.raises(MigrationError, match=f"{first.name} was applied with different content"):
         migrate(clickhouse.url, files=changed)
 
 
 def test_a_newer_database_is_refused(clickhouse: ClickHouseDatabase) -> None:
-    """An older program does not touch what a newer one has migrated."""
+    """An older program does not touch the schema of a newer one."""
     newer = Migration(_next("newer"), "SELECT 1;")
     migrate(clickhouse.url, files=[*migrations(), newer])
     with pytest.raises(MigrationError, match=f"at version {newer.version}"):
         migrate(clickhouse.url)
 
 
-def test_several_at_once_do_no_harm(empty_clickhouse: ClickHouseDatabase) -> None:
+def test_concurrent_runs_do_no_harm(empty_clickhouse: ClickHouseDatabase) -> None:
     """Replicas that start together all end with the same schema."""
     with ThreadPoolExecutor(4) as threads:
         outcomes = list(threads.map(migrate, [empty_clickhouse.url] * 4))
@@ -165,15 +165,15 @@ def test_several_at_once_do_no_harm(empty_clickhouse: ClickHouseDatabase) -> Non
     assert migrate(empty_clickhouse.url) == []
 
 
-def test_the_engine_in_this_process_is_migrated_alike(module_chdb: ClickHouseDatabase) -> None:
-    """`chdb://` gets the same table by the same files; the fixture has applied them already."""
+def test_the_engine_in_this_process_is_migrated_too(module_chdb: ClickHouseDatabase) -> None:
+    """`chdb://` gets the same table from the same files, which the fixture has applied."""
     assert migrate(module_chdb.url) == []
     assert _table(module_chdb)["sorting_key"] == "org_id, agent_id, requested_at"
 
 
-def test_a_server_that_is_not_there_is_told_without_its_password() -> None:
+def test_the_error_for_an_unreachable_server_contains_no_password() -> None:
     """The message can be shown and logged."""
-    with pytest.raises(MigrationError, match="no connection") as caught:
+    with pytest.raises(MigrationError, match="connection failed") as caught:
         migrate("http://u:canary@127.0.0.1:1/ibex")
     assert "canary" not in str(caught.value)
     assert caught.value.__suppress_context__

@@ -1,4 +1,4 @@
-"""Traces on a real ClickHouse, as no other store has them: what it refuses, what gets lost on the way."""
+"""Traces on a real ClickHouse: rejected rows and lost responses."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ def _tell(database: ClickHouseDatabase, statement: str) -> Any:
         disconnect(client)
 
 
-async def test_a_row_that_a_constraint_forbids_is_refused(
+async def test_a_row_that_violates_a_constraint_is_refused(
     clickhouse: ClickHouseDatabase, traces: ClickHouseTraces
 ) -> None:
-    """With it its batch, none of which is stored: whoever delivers it halves it. Without it the rest is taken."""
+    """The whole batch is refused and nothing stored, so that delivery can halve it. Without the row, it is stored."""
     _tell(clickhouse, "ALTER TABLE {name:Identifier}.llm_traces ADD CONSTRAINT short CHECK length(model) < 100")
     good, bad = _trace(), _trace(model="m" * 100)
     with pytest.raises(SinkRefusedError, match="code 469") as caught:
@@ -65,10 +65,8 @@ async def test_a_row_that_a_constraint_forbids_is_refused(
     assert list(await traces.tail(ORG, 10)) == [good]
 
 
-async def test_a_table_that_is_not_there_refuses_no_row(
-    clickhouse: ClickHouseDatabase, traces: ClickHouseTraces
-) -> None:
-    """It is an outage: once the table is there, the same batch is taken."""
+async def test_a_missing_table_refuses_no_row(clickhouse: ClickHouseDatabase, traces: ClickHouseTraces) -> None:
+    """This is an outage. Once the table exists, the same batch is stored."""
     _tell(clickhouse, "RENAME TABLE {name:Identifier}.llm_traces TO {name:Identifier}.elsewhere")
     trace = _trace()
     with pytest.raises(SinkUnavailableError):
@@ -78,8 +76,8 @@ async def test_a_table_that_is_not_there_refuses_no_row(
     assert list(await traces.tail(ORG, 10)) == [trace]
 
 
-async def test_a_batch_whose_answer_was_lost_counts_once(clickhouse: ClickHouseDatabase) -> None:
-    """It was stored, the link stalled before anyone said so; written again under its token, it is recognized."""
+async def test_a_batch_whose_response_was_lost_counts_once(clickhouse: ClickHouseDatabase) -> None:
+    """The batch was stored, but the link stalled before the response. The repeated batch is recognized by its token."""
     parts = urlsplit(clickhouse.url)
     assert parts.hostname is not None
     assert parts.port is not None

@@ -140,7 +140,7 @@ async def test_servers_that_are_not_there_are_failures(tmp_path: Path) -> None:
     )
 
     assert [by_name[name].verdict.value for name in (*SERVERS, "auth")] == ["failed"] * 5
-    assert [by_name[name].said for name in SERVERS[:2]] == ["nothing listens there"] * 2
+    assert [by_name[name].said for name in SERVERS[:2]] == ["no server listens at this address"] * 2
     assert by_name["proxy"].verdict.value == "advice"
     assert PASSWORD not in repr(by_name)
 

@@ -1,4 +1,4 @@
-"""Tokens are made, revoked and listed by those who may, through real sockets."""
+"""Creation, revocation and listing of tokens by authorized callers, through real sockets."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 async def scene() -> AsyncIterator[Scene]:
-    """Everything in place."""
+    """An auth server with its identity."""
     identity, observer = await Identity.settled(), Recorder()
     async with serving(identity, observer=observer) as server, stub(server.port) as service:
         yield Scene(identity, server, service, observer)
 
 
-async def test_an_administrator_makes_a_token(scene: Scene) -> None:
-    """It is shown once, works, and is what was asked for."""
+async def test_an_administrator_creates_a_token(scene: Scene) -> None:
+    """The token is returned once, is valid, and has the requested values."""
     expires_at = scene.identity.clock.now() + timedelta(days=1, milliseconds=7)
     request = auth_pb2.CreateTokenRequest(
         org_id=scene.org_id,
@@ -48,8 +48,8 @@ async def test_an_administrator_makes_a_token(scene: Scene) -> None:
     assert seen.remaining.ToTimedelta() == timedelta(days=1, milliseconds=7)
 
 
-async def test_nobody_grants_more_than_it_has(scene: Scene) -> None:
-    """Neither a permission that it lacks nor, being bound to an agent, more than that agent."""
+async def test_a_caller_cannot_grant_more_than_it_has(scene: Scene) -> None:
+    """It grants no permission that it lacks and, if it is bound to an agent, no token without that binding."""
     creator = Permission.TOKEN_CREATE | READ_ONLY
     free, bound = await scene.token_of(creator), await scene.token_of(creator, agent_id=scene.identity.agent.id)
     other = await scene.identity.manage.create_agent(scene.identity.org.id, "other")
@@ -69,7 +69,7 @@ async def test_nobody_grants_more_than_it_has(scene: Scene) -> None:
 
 
 async def test_a_token_for_a_foreign_agent_or_user_is_refused(scene: Scene) -> None:
-    """As not permitted, with the same answer for what does not exist."""
+    """It is refused as not permitted, with the same response as for an unknown agent or user."""
     other = await scene.identity.manage.create_organization("other")
     theirs = await scene.identity.manage.create_agent(other.id, "theirs")
     refusals = {
@@ -87,7 +87,7 @@ async def test_a_token_for_a_foreign_agent_or_user_is_refused(scene: Scene) -> N
 
 
 async def test_a_revoked_token_is_refused_at_once(scene: Scene) -> None:
-    """Revoking again succeeds; a token that the organization has not is not permitted, whoever has it."""
+    """Revoking again succeeds. A token of another organization is refused like an unknown one."""
     other = await scene.identity.manage.create_organization("other")
     theirs = await scene.identity.manage.create_token(other.id, TokenGrant("x", AGENT_DEFAULT))
     revocation = auth_pb2.RevokeTokenRequest(org_id=scene.org_id, token_id=str(scene.identity.token.token_id))
@@ -108,7 +108,7 @@ async def test_a_revoked_token_is_refused_at_once(scene: Scene) -> None:
 
 
 async def test_tokens_are_listed_in_pages(scene: Scene) -> None:
-    """Oldest first, each once, the last page without a next; nothing in them is a secret or a digest."""
+    """Oldest first, each once. The last page has no successor. The response contains no secret and no digest."""
     for number in range(5):
         await scene.token_of(AGENT_DEFAULT, expires_at=datetime(2040, 1, 1, tzinfo=UTC) + timedelta(days=number))
     await scene.identity.manage.revoke_token(scene.identity.org.id, scene.identity.token.token_id)
@@ -133,8 +133,8 @@ async def test_tokens_are_listed_in_pages(scene: Scene) -> None:
     assert (len(everything.tokens), everything.next_page_token) == (7, "")
 
 
-async def test_administration_needs_a_token_that_may(scene: Scene) -> None:
-    """None, not a valid one, the service's credential; one without the permission; another organization's."""
+async def test_administration_needs_a_token_with_the_permission(scene: Scene) -> None:
+    """No token, an invalid one, the service credential, one without the permission, and another organization's."""
     other = await scene.identity.manage.create_organization("other")
     their_admin = await scene.identity.manage.create_token(other.id, TokenGrant("x", ADMIN))
     creator = await scene.token_of(Permission.TOKEN_CREATE)

@@ -1,4 +1,4 @@
-"""The connection to auth: deadlines, bounds, and what happens when auth goes away and comes back (faults, 1)."""
+"""The channel to auth: deadlines, limits, and outages of auth."""
 
 from __future__ import annotations
 
@@ -47,20 +47,20 @@ NOTICEABLY_LATE_S = 1.0  # generous: what would otherwise be waited for is many 
 
 @pytest.fixture
 async def identity() -> Identity:
-    """What is served."""
+    """The identity that the server serves."""
     return await Identity.settled()
 
 
 @pytest.fixture
 def process() -> Any:
-    """The service in a process of its own, with the same identity."""
+    """The service in a separate process, with the same identity."""
     started = AuthProcess(free_port())
     yield started
     started.kill()
 
 
 class LogLines(logging.Handler):
-    """What the channel logs, to be waited for line by line."""
+    """The channel's log lines. A test can wait for each."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
@@ -71,14 +71,14 @@ class LogLines(logging.Handler):
         self._lines.put_nowait(record.getMessage())
 
     async def __call__(self, line: str) -> None:
-        """Return once a line has come that was not waited for yet."""
+        """Wait for a line that no earlier call has returned."""
         while await self._lines.get() != line:
             pass
 
 
 @pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture) -> Iterator[LogLines]:
-    """The lines of the test."""
+    """The log lines of the test."""
     caplog.set_level(logging.INFO)
     lines, logger = LogLines(), logging.getLogger("ibex.adapters.grpc.replicas")
     logger.addHandler(lines)
@@ -87,7 +87,7 @@ def logged(caplog: pytest.LogCaptureFixture) -> Iterator[LogLines]:
 
 
 async def test_ping_finds_the_service(identity: Identity) -> None:
-    """It answers, also while its store is lost; once it has stopped, it does not."""
+    """It succeeds while the server runs, even if its database is down. It fails once the server has stopped."""
     async with serving(identity) as server, asking(server.port) as channel:
         await channel.ping()
         identity.store.error = ServiceDegradedError()
@@ -101,7 +101,7 @@ async def test_ping_finds_the_service(identity: Identity) -> None:
 async def test_a_refused_credential_is_an_outage(
     identity: Identity, credential: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It says nothing about the token; the log says it once, with nothing of the credential."""
+    """It proves nothing about the token. It is logged once, without the credential."""
     async with serving(identity) as server, asking(server.port, credential=credential) as channel:
         await cannot_be_checked(channel, identity)
         await cannot_be_checked(channel, identity)
@@ -109,18 +109,18 @@ async def test_a_refused_credential_is_an_outage(
     # gRPC may log here what it could not tell the event loop of an earlier test.
     own = [record for record in caplog.records if record.name.startswith("ibex.")]
     lines = [record.getMessage() for record in own if record.levelno == logging.ERROR]
-    assert lines == ["auth refuses the service credential"]
+    assert lines == ["auth refuses the service credential; the proxy must present the one that auth is started with"]
 
 
 async def test_ping_finds_a_wrong_credential(identity: Identity) -> None:
-    """So that a proxy that cannot let anybody in is not ready."""
+    """A proxy with a wrong credential serves no request, so it must not be ready."""
     async with serving(identity) as server, asking(server.port, credential="wrong") as channel:
         with pytest.raises(CredentialRefusedError, match="credential"):
             await channel.ping()
 
 
 async def test_every_call_has_the_requests_id(identity: Identity) -> None:
-    """The one that the channel is told."""
+    """It is the id that the channel's callback returns."""
     seen: list[UUID] = []
 
     class Recorder:
@@ -141,7 +141,7 @@ async def test_every_call_has_the_requests_id(identity: Identity) -> None:
 
 
 async def test_a_store_that_hangs_ends_the_call_in_time(identity: Identity) -> None:
-    """Auth gives up before the deadline, and says that its source does not answer; then the next request works."""
+    """Auth reports before the deadline that its database does not answer. The next request succeeds."""
     async with serving(identity) as server, asking(server.port, timeout_s=PATIENT_S) as channel:
         await until_answered(channel, identity.token)
         identity.store.hangs = True
@@ -157,7 +157,7 @@ async def test_a_store_that_hangs_ends_the_call_in_time(identity: Identity) -> N
 
 
 async def test_calls_beyond_the_bound_fail_at_once(identity: Identity) -> None:
-    """Nothing queues; a call that has ended makes room, whatever its end."""
+    """No call is queued. A call that ends, in any way, makes room."""
     identity.store.hangs = True
     async with serving(identity) as server, asking(server.port, max_in_flight=2) as channel:
         verifier = GrpcTokenVerifier(channel, identity.clock)
@@ -175,8 +175,8 @@ async def test_calls_beyond_the_bound_fail_at_once(identity: Identity) -> None:
     assert calls[0].cancelled()
 
 
-async def test_closing_fails_what_is_under_way(identity: Identity) -> None:
-    """As an outage, not as a cancellation of who waits. Closing again does nothing, opening again works."""
+async def test_closing_fails_calls_in_flight(identity: Identity) -> None:
+    """They fail with an outage; the caller is not cancelled. Closing is idempotent, and opening again works."""
     identity.store.hangs = True
     async with serving(identity) as server, asking(server.port) as channel:
         call = asyncio.create_task(GrpcTokenVerifier(channel, identity.clock).verify(identity.token))
@@ -192,8 +192,8 @@ async def test_closing_fails_what_is_under_way(identity: Identity) -> None:
         await until_answered(channel, identity.token)
 
 
-async def test_a_server_that_is_not_there_fails_calls_at_once(identity: Identity) -> None:
-    """Nobody waits for the deadline; once somebody listens there, it is found without being asked for."""
+async def test_without_a_server_calls_fail_at_once(identity: Identity) -> None:
+    """No call waits for the deadline. Once a server listens there, the channel connects by itself."""
     async with serving(identity) as server:
         port = server.port
     async with asking(port, timeout_s=30) as channel:
@@ -205,7 +205,7 @@ async def test_a_server_that_is_not_there_fails_calls_at_once(identity: Identity
 
 
 async def test_a_killed_server_is_found_again(process: AuthProcess, identity: Identity) -> None:
-    """On the same port, by the same channel, by itself; until then every call is an outage."""
+    """The same channel reconnects to the same port by itself. Until then, every call fails as an outage."""
     async with asking(process.port, timeout_s=1) as channel:
         await until_answered(channel, identity.token)
         process.kill()
@@ -222,7 +222,7 @@ async def test_a_killed_server_is_found_again(process: AuthProcess, identity: Id
 
 
 async def test_a_server_that_hangs_costs_the_deadline(process: AuthProcess, identity: Identity) -> None:
-    """Stopped with its connections open, it fails every call in time, and answers once it goes on."""
+    """While it is stopped with open connections, every call fails in time. It answers once it continues."""
     async with asking(process.port, timeout_s=DEADLINE_S) as channel:
         await until_answered(channel, identity.token)
         process.signal(signal.SIGSTOP)
@@ -233,21 +233,21 @@ async def test_a_server_that_hangs_costs_the_deadline(process: AuthProcess, iden
     assert max(took_s) < NOTICEABLY_LATE_S
 
 
-async def test_a_connection_that_hangs_is_given_up(process: AuthProcess, identity: Identity, logged: LogLines) -> None:
-    """Within seconds, without a call on it, also in the middle of connecting; then it recovers by itself."""
+async def test_a_connection_that_hangs_is_closed(process: AuthProcess, identity: Identity, logged: LogLines) -> None:
+    """This takes seconds, also without a call on it and while connecting. Then the channel recovers by itself."""
     async with asking(process.port, timeout_s=DEADLINE_S) as channel:
         await until_answered(channel, identity.token)
         process.signal(signal.SIGSTOP)
         async with asyncio.timeout(10):
-            await logged(f"auth cannot be reached at 127.0.0.1:{process.port}")
+            await logged(f"cannot connect to auth at 127.0.0.1:{process.port}")
         assert await cannot_be_checked(channel, identity) < NOTICEABLY_LATE_S
         process.signal(signal.SIGCONT)
         async with asyncio.timeout(5):
             await until_answered(channel, identity.token)
 
 
-async def test_an_idle_connection_lives(identity: Identity, logged: LogLines) -> None:
-    """The server lets itself be asked for signs of life as often as the client does; by default it would hang up."""
+async def test_an_idle_connection_stays_open(identity: Identity, logged: LogLines) -> None:
+    """The server accepts the pings of the client. By default it would close the connection."""
     async with serving(identity) as server, asking(server.port):
         connected = f"connected to auth at {LOOPBACK}:{server.port}"
         await logged(connected)
@@ -264,8 +264,8 @@ async def a_liar(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
     writer.close()
 
 
-async def test_something_else_at_the_address_is_an_outage(identity: Identity) -> None:
-    """Whatever status it makes gRPC believe in: only auth itself can say that a token is not valid."""
+async def test_another_server_at_the_address_is_an_outage(identity: Identity) -> None:
+    """The status does not matter: only auth can prove that a token is invalid."""
     other = await asyncio.start_server(a_liar, LOOPBACK, 0)
     async with other, asking(other.sockets[0].getsockname()[1], timeout_s=0.5) as channel:
         await cannot_be_checked(channel, identity)
@@ -273,7 +273,7 @@ async def test_something_else_at_the_address_is_an_outage(identity: Identity) ->
 
 @pytest.mark.parametrize("status", list(grpc.StatusCode)[1:], ids=lambda status: status.name)
 async def test_a_status_without_its_reason_is_an_outage(identity: Identity, status: grpc.StatusCode) -> None:
-    """Every status that a proxy on the way could make."""
+    """This covers every status that an HTTP proxy in between could cause."""
 
     async def refuse(_request: bytes, context: Any) -> bytes:
         await context.abort(status, "made on the way")
@@ -293,7 +293,7 @@ async def test_a_status_without_its_reason_is_an_outage(identity: Identity, stat
 async def test_no_secret_is_in_a_log_or_an_error(
     identity: Identity, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Neither token nor credential, however a call ends, down to the last cause and to what gRPC logs itself."""
+    """This covers tokens and credentials, every end of a call, every cause of an error, and gRPC's own log."""
     caplog.set_level(logging.DEBUG)
     unknown = PersonalAccessToken.issue(UUID(int=7), b"c" * 32)
     secrets = [token.reveal()[-49:] for token in (identity.token, unknown)] + [CREDENTIAL]
@@ -328,8 +328,8 @@ async def test_no_secret_is_in_a_log_or_an_error(
     assert [text for text in told if any(secret in text for secret in secrets)] == []
 
 
-async def test_an_answer_that_makes_no_sense_is_an_outage(identity: Identity) -> None:
-    """A newer or a broken auth may say what this side does not understand."""
+async def test_an_invalid_response_is_an_outage(identity: Identity) -> None:
+    """A newer or a broken auth may send such a response."""
     bodies = iter([auth_pb2.ValidateTokenResponse(org_id="x").SerializeToString(), b"\xff\xff"])
 
     async def answer(_request: bytes, _context: Any) -> bytes:
@@ -348,7 +348,7 @@ async def test_an_answer_that_makes_no_sense_is_an_outage(identity: Identity) ->
 
 
 async def test_a_channel_that_is_not_open_fails_calls() -> None:
-    """As unavailable, with no reason."""
+    """They fail as unavailable, without a reason."""
     closed = GrpcAuthChannel(f"{LOOPBACK}:1", lambda: REQUEST_ID)
     with pytest.raises(CallFailedError) as raised:
         await closed.validate_agent(auth_pb2.ValidateAgentRequest())
@@ -358,8 +358,8 @@ async def test_a_channel_that_is_not_open_fails_calls() -> None:
         await closed.ping()
 
 
-async def test_connections_that_reach_their_age_cost_no_call() -> None:
-    """The server asks for a new connection again and again; every call before, during and after is answered."""
+async def test_connections_that_reach_their_maximum_age_fail_no_call() -> None:
+    """The server ends connections again and again. Every call before, during and after that succeeds."""
     identity, age_s = await Identity.settled(), 0.2
     limits = ServerLimits(max_connection_age_s=age_s, stop_grace_s=0)
     async with serving(identity, limits=limits) as server, asking(server.port) as channel:
@@ -371,8 +371,8 @@ async def test_connections_that_reach_their_age_cost_no_call() -> None:
                 used |= clients_of(server.port)
 
 
-async def test_a_proxy_introduces_itself_and_stays() -> None:
-    """It makes a call as soon as it is connected, and stays connected where a stranger that came later is closed."""
+async def test_a_proxy_authenticates_at_once_and_stays_connected() -> None:
+    """It makes a call as soon as it is connected. Its connection stays, and a stranger's later one is closed."""
     limits = ServerLimits(authentication_timeout_s=2.0, stop_grace_s=0)
     async with serving(await Identity.settled(), limits=limits) as server, asking(server.port) as channel:
         await channel.connected()

@@ -1,4 +1,4 @@
-"""The relay in relay of the gRPC server: what it binds, passes on and closes."""
+"""The relay in front of the gRPC server: listening, forwarding and closing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WAIT_S = 30.0
 
 @asynccontextmanager
 async def echoing(relay: Relay) -> AsyncIterator[int]:
-    """Run a server that echoes behind a relay; give the relay's port."""
+    """Run an echo server behind a relay. Yield the relay's port."""
 
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65_536):
@@ -45,7 +45,7 @@ async def echoing(relay: Relay) -> AsyncIterator[int]:
 
 
 async def test_bytes_pass_both_ways_however_many() -> None:
-    """A reader that begins late gets all of them, in their order."""
+    """A slow reader gets all of them, in order."""
     relay = Relay(10, WAIT_S)
     sent = bytes(range(256)) * (MUCH // 256)
     async with asyncio.timeout(WAIT_S), echoing(relay) as port:
@@ -64,8 +64,8 @@ async def _send(writer: asyncio.StreamWriter, data: bytes) -> None:
     await writer.drain()
 
 
-async def test_what_proves_nothing_is_closed_and_forgotten() -> None:
-    """A connection that has proven a caller stays."""
+async def test_an_unauthenticated_connection_is_closed_and_removed() -> None:
+    """A connection with an authenticated caller stays open."""
     relay = Relay(10, 0.5)
     async with asyncio.timeout(WAIT_S), echoing(relay) as port:
         proven, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -85,7 +85,7 @@ async def test_what_proves_nothing_is_closed_and_forgotten() -> None:
 
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "localhost:0", "0.0.0.0:0", "[::]:0"])
 def test_all_addresses_of_a_host_have_one_port(address: str) -> None:
-    """The wildcard of IPv6 takes IPv4 as well. A port that is taken is refused."""
+    """The IPv6 wildcard includes IPv4. A port in use is refused."""
     if address.startswith("[") and not socket.has_dualstack_ipv6():
         pytest.skip("this machine has no IPv6")
     listeners = bind(address)
@@ -101,13 +101,13 @@ def test_all_addresses_of_a_host_have_one_port(address: str) -> None:
             listener.close()
 
 
-def test_a_call_is_traced_to_its_connection() -> None:
-    """By the last part of its peer's path."""
+def test_the_peer_of_a_call_names_its_connection() -> None:
+    """The name is the last part of the peer."""
     assert connection_of("unix:folder/12") == "12"
 
 
-async def test_health_that_stops_serving_says_so() -> None:
-    """A service that is not there is not known, before and after."""
+async def test_health_reports_not_serving_after_the_stop() -> None:
+    """An unknown service is an error, before and after."""
     health_pb2 = pytest.importorskip("grpc_health.v1.health_pb2")
     health = Health("a.B")
     assert (await health.check(health_pb2.HealthCheckRequest(service="a.B"), None)).status == 1

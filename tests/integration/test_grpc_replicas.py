@@ -1,4 +1,4 @@
-"""Several replicas of auth: turns, second attempts, and one that stops, freezes or loses its store (ADR 0046)."""
+"""Several replicas of auth: balancing, retries, and replicas that stop, freeze or lose their database (ADR 0046)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ WAIT_S = 30.0
 
 
 class Replica:
-    """A server with a store of its own that holds the same as the others'."""
+    """A server with its own store, which has the same identity as the others."""
 
     def __init__(self, identity: Identity, server: AuthServer, observer: Recorder) -> None:
         self.identity = identity
@@ -57,7 +57,7 @@ async def replica(port: int = 0) -> AsyncIterator[Replica]:
 async def connected(
     *replicas: Replica, timeout_s: float = 5.0, max_in_flight: int = 128
 ) -> AsyncIterator[GrpcAuthChannel]:
-    """Connect to all of them."""
+    """Return a channel to all of them."""
     ports = [one.server.port for one in replicas]
     async with asyncio.timeout(WAIT_S), asking(ports, timeout_s=timeout_s, max_in_flight=max_in_flight) as channel:
         await all_connected(channel)
@@ -65,7 +65,7 @@ async def connected(
 
 
 async def all_connected(channel: GrpcAuthChannel) -> None:
-    """Wait for each connection."""
+    """Wait until every replica is connected."""
     async with asyncio.timeout(WAIT_S):
         while not all(one.is_connected for one in channel.replicas):  # noqa: ASYNC110 - the channel looks now and then
             await asyncio.sleep(0.01)
@@ -79,16 +79,16 @@ async def validate(channel: GrpcAuthChannel, identity: Identity, times: int = 1)
         assert (fetched.value.org_id, agent.value.id) == (identity.org.id, identity.agent.id)
 
 
-async def test_replicas_are_asked_in_turn() -> None:
-    """Each gets its share, and each call goes to one alone."""
+async def test_replicas_are_called_in_turn() -> None:
+    """Each replica gets its share, and each call goes to one replica only."""
     async with replica() as a, replica() as b, replica() as c, connected(a, b, c) as channel:
         await validate(channel, a.identity, 15)
 
     assert [len(one.calls) for one in (a, b, c)] == [10, 10, 10]
 
 
-async def test_a_replica_that_stops_costs_no_call() -> None:
-    """Neither while it stops nor while it is away; it is asked again when it is back."""
+async def test_a_replica_that_stops_fails_no_call() -> None:
+    """This covers the stop and the time after it. The replica is used again after its restart."""
     async with replica() as a, replica() as b, connected(a, b) as channel:
         running = True
 
@@ -114,8 +114,8 @@ async def test_a_replica_that_stops_costs_no_call() -> None:
     assert calls > 12 * AT_A_TIME
 
 
-async def test_a_replica_that_freezes_costs_no_call() -> None:
-    """Calls that are under way on it are made again elsewhere, and soon none is made on it."""
+async def test_a_replica_that_freezes_fails_no_call() -> None:
+    """Calls in flight on it are retried on another replica, and soon no call goes to it."""
     frozen = AuthProcess(free_port())
     try:
         async with (
@@ -143,8 +143,8 @@ async def test_a_replica_that_freezes_costs_no_call() -> None:
     assert answered == 2 * 10 * AT_A_TIME
 
 
-async def test_a_replica_that_lost_its_store_costs_no_call() -> None:
-    """The other one answers. When both have lost it, that is said, also by one whose store only hangs."""
+async def test_a_replica_without_its_database_fails_no_call() -> None:
+    """The other replica answers. If both have lost their database, the error says so, also if one only hangs."""
     async with replica() as a, replica() as b, connected(a, b, timeout_s=1.0) as channel:
         b.identity.store.error = ServiceDegradedError()
         await validate(channel, a.identity, 10)
@@ -162,8 +162,8 @@ async def test_a_replica_that_lost_its_store_costs_no_call() -> None:
         await validate(channel, a.identity)
 
 
-async def test_silence_alone_is_no_word_of_the_source() -> None:
-    """Both are frozen: the call ends at its deadline, as an outage without a reason."""
+async def test_a_timeout_alone_proves_nothing_about_the_source() -> None:
+    """Both replicas are frozen. The call ends at its deadline, as an outage without a reason."""
     frozen, identity = (AuthProcess(), AuthProcess()), await Identity.settled()
     try:
         async with asyncio.timeout(WAIT_S), asking([one.port for one in frozen], timeout_s=0.1) as channel:
@@ -179,7 +179,7 @@ async def test_silence_alone_is_no_word_of_the_source() -> None:
 
 
 async def test_no_call_is_made_more_than_twice() -> None:
-    """However many replicas there are; a token that is refused is asked for once."""
+    """This holds for any number of replicas. A decision, such as an invalid token, is not retried."""
     async with replica() as a, replica() as b, replica() as c, connected(a, b, c) as channel:
         verifier = GrpcTokenVerifier(channel, a.identity.clock)
         with pytest.raises(InvalidTokenError):
@@ -195,8 +195,8 @@ async def test_no_call_is_made_more_than_twice() -> None:
     assert len(failed) == 2
 
 
-async def test_a_busy_channel_makes_no_second_attempt() -> None:
-    """Beyond half of its bound, second attempts would take the places of first ones."""
+async def test_a_busy_channel_does_not_retry() -> None:
+    """Above half of the limit, retries would take the room of first attempts."""
     async with replica() as a, replica() as b, connected(a, b, timeout_s=WAIT_S, max_in_flight=4) as channel:
         verifier, stores = GrpcTokenVerifier(channel, a.identity.clock), (a.identity.store, b.identity.store)
         stores[0].hangs = stores[1].hangs = True
@@ -213,8 +213,8 @@ async def test_a_busy_channel_makes_no_second_attempt() -> None:
         await asyncio.gather(*hanging)
 
 
-async def test_attempts_give_their_places_back() -> None:
-    """Also those that were given up because another one was answered, or because nobody waits any more."""
+async def test_attempts_leave_the_count_of_calls_in_flight() -> None:
+    """This covers attempts that were cancelled because another one answered, or because the caller was cancelled."""
     async with replica() as a, replica() as b, connected(a, b, timeout_s=0.2, max_in_flight=4) as channel:
         b.identity.store.hangs = True
         await validate(channel, a.identity, 10)
@@ -232,8 +232,8 @@ async def test_attempts_give_their_places_back() -> None:
 
 
 @pytest.mark.parametrize("trouble", ["none", "a lost store", "two lost stores", "silence", "nobody"])
-async def test_no_attempt_leaves_a_cycle(trouble: str) -> None:
-    """Whether it is answered, made again, or given up (ADR 0033)."""
+async def test_no_attempt_leaves_a_reference_cycle(trouble: str) -> None:
+    """This covers calls that succeed, are retried, or time out (ADR 0033)."""
     timeout_s = 0.05 if trouble == "silence" else 5.0
     async with replica() as a, replica() as b, connected(a, b, timeout_s=timeout_s) as channel:
         stores = (a.identity.store, b.identity.store)
@@ -278,7 +278,7 @@ async def test_names_are_resolved(form: str) -> None:
     assert len(a.calls) > 0
 
 
-async def test_a_name_that_nobody_has_is_an_outage(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_unknown_name_is_an_outage(caplog: pytest.LogCaptureFixture) -> None:
     """Calls fail at once, the log says it once, and closing does not wait."""
     identity = await Identity.settled()
     channel = GrpcAuthChannel("no-such-host.invalid:1", lambda: REQUEST_ID)
@@ -292,12 +292,12 @@ async def test_a_name_that_nobody_has_is_an_outage(caplog: pytest.LogCaptureFixt
         await channel.close()
 
     lines = [record.getMessage() for record in caplog.records if record.name.startswith("ibex.")]
-    assert set(lines) <= {"the address of auth cannot be resolved: no-such-host.invalid:1"}
+    assert set(lines) <= {"cannot resolve the address of auth: no-such-host.invalid:1"}
     assert len(lines) <= 1
 
 
-async def test_auth_is_there_while_one_replica_is() -> None:
-    """Health is asked of all of them."""
+async def test_ping_succeeds_while_one_replica_serves() -> None:
+    """The ping checks the health of every replica."""
     async with replica() as a, replica() as b, connected(a, b) as channel:
         await a.server.stop()
         for _ in range(4):
@@ -308,7 +308,7 @@ async def test_auth_is_there_while_one_replica_is() -> None:
 
 
 async def test_each_stream_goes_to_another_replica_than_the_last() -> None:
-    """So that a worker whose replica is silent finds one that is not."""
+    """A worker whose replica is silent then finds one that answers."""
     async with replica() as a, replica() as b, connected(a, b) as channel:
         b.identity.store.change_log.append(b.identity.org.id, Kind.AGENTS)  # its positions are others
         firsts = [await _first(channel) for _ in range(6)]
@@ -328,8 +328,8 @@ async def _first(channel: GrpcAuthChannel) -> str:
         return message.position
 
 
-async def test_a_page_of_live_tokens_comes_from_another_replica_if_need_be() -> None:
-    """A filter of millions of tokens is not begun again because one replica restarts."""
+async def test_a_page_of_live_tokens_is_retried_on_another_replica() -> None:
+    """One restarting replica must not interrupt the download of a filter with millions of tokens."""
     async with replica() as a, replica() as b, connected(a, b) as channel:
         tokens = GrpcLiveTokens(channel)
         await a.server.stop()

@@ -1,4 +1,4 @@
-"""The auth service through real sockets: every method, every status."""
+"""The auth service through real sockets: every method and every status."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 async def scene() -> AsyncIterator[Scene]:
-    """Everything in place."""
+    """An auth server with its identity."""
     identity, observer = await Identity.settled(), Recorder()
     async with serving(identity, observer=observer) as server, stub(server.port) as service:
         yield Scene(identity, server, service, observer)
 
 
-async def test_a_live_token_is_its_principal(scene: Scene) -> None:
-    """What is bound is there, what is not is absent, a limit of none is not 0."""
+async def test_a_live_token_has_its_principal(scene: Scene) -> None:
+    """Bindings of the token are present, others absent. No limit is different from a limit of 0."""
     identity = scene.identity
 
     bound, free = await scene.validate(identity.token), await scene.validate(identity.admin)
@@ -47,8 +47,8 @@ async def test_a_live_token_is_its_principal(scene: Scene) -> None:
     assert not any(free.HasField(name) for name in ("user_id", "agent_id", "remaining"))
 
 
-async def test_whatever_is_wrong_with_a_token_is_answered_alike(scene: Scene) -> None:
-    """Malformed, unknown, another secret, revoked, expired, of a suspended organization: one status, one message."""
+async def test_every_invalid_token_gets_the_same_response(scene: Scene) -> None:
+    """Malformed, unknown, wrong secret, revoked, expired, or of a suspended organization: one status, one message."""
     identity = scene.identity
     soon = identity.clock.now() + timedelta(seconds=1)
     expiring, revoked = [
@@ -72,8 +72,8 @@ async def test_whatever_is_wrong_with_a_token_is_answered_alike(scene: Scene) ->
     assert answers == {(Code.UNAUTHENTICATED, "invalid-token", InvalidTokenError.default_message)}
 
 
-async def test_an_agent_is_the_organizations_own(scene: Scene) -> None:
-    """A missing one and another organization's are refused alike, never as not found."""
+async def test_an_agent_belongs_to_the_organization(scene: Scene) -> None:
+    """An unknown agent and another organization's get the same refusal, never NOT_FOUND."""
     identity = scene.identity
     other = await identity.manage.create_organization("other")
     theirs = await identity.manage.create_agent(other.id, "theirs")
@@ -93,7 +93,7 @@ async def test_an_agent_is_the_organizations_own(scene: Scene) -> None:
 
 @pytest.mark.parametrize("metadata", [(), bearer("wrong"), SERVICE_METADATA * 2, (("authorization", CREDENTIAL),)])
 async def test_without_the_service_credential_nothing_is_validated(scene: Scene, metadata: Any) -> None:
-    """Missing, wrong, twice, without its scheme: it is the caller that is refused, and nobody is looked up."""
+    """Missing, wrong, repeated, or without its scheme. The call is refused before any lookup."""
     refusals = [
         await scene.refusal("ValidateToken", asking_for(scene.identity.token), metadata),
         await scene.refusal("ValidateAgent", asking_about(scene.org_id, scene.identity.agent.id), metadata),
@@ -103,8 +103,8 @@ async def test_without_the_service_credential_nothing_is_validated(scene: Scene,
     assert scene.identity.store.finds == 0
 
 
-async def test_a_server_without_a_credential_asks_for_none() -> None:
-    """Whether that may be so is the settings' to say."""
+async def test_a_server_without_a_credential_requires_none() -> None:
+    """The settings decide whether a server may run without one."""
     identity = await Identity.settled()
     async with serving(identity, security=ServerSecurity()) as server, stub(server.port) as service:
         response = await service.ValidateToken(asking_for(identity.token))
@@ -113,8 +113,8 @@ async def test_a_server_without_a_credential_asks_for_none() -> None:
 
 
 @pytest.mark.parametrize("error", [ServiceDegradedError("canary"), ServiceDegradedError()])
-async def test_a_lost_store_is_said_to_be(scene: Scene, error: Exception) -> None:
-    """UNAVAILABLE with the reason that only the service itself can give; the store's words stay inside."""
+async def test_a_lost_database_is_reported(scene: Scene, error: Exception) -> None:
+    """UNAVAILABLE, with auth's own reason. The text of the database's error is not revealed."""
     scene.identity.store.error = error
 
     refusals = {
@@ -124,12 +124,12 @@ async def test_a_lost_store_is_said_to_be(scene: Scene, error: Exception) -> Non
     }
 
     assert refusals == {
-        (Code.UNAVAILABLE, "source-unavailable", "Identity cannot be looked up or changed at the moment.")
+        (Code.UNAVAILABLE, "source-unavailable", "The identity database is temporarily unavailable. Retry later.")
     }
 
 
-async def test_nothing_of_a_bug_leaks(scene: Scene) -> None:
-    """What was raised is told to the observer and to nobody else."""
+async def test_a_bug_reveals_nothing(scene: Scene) -> None:
+    """The observer gets the raised error; the caller gets none of its text."""
     scene.identity.store.error = RuntimeError("canary")
 
     refusal = await scene.refusal("ValidateToken", asking_for(scene.identity.token), SERVICE_METADATA)
@@ -139,8 +139,8 @@ async def test_nothing_of_a_bug_leaks(scene: Scene) -> None:
     assert scene.observer.calls == [("ValidateToken", "INTERNAL")]
 
 
-async def test_a_call_that_takes_too_long_is_given_up() -> None:
-    """Also where the caller would wait for ever; the store's work is cancelled."""
+async def test_a_call_that_takes_too_long_is_cancelled() -> None:
+    """This covers callers without a deadline. The lookup is cancelled."""
     identity = await Identity.settled()
     identity.store.hangs = True
     limits = ServerLimits(max_call_s=0.02, stop_grace_s=0)
@@ -152,8 +152,8 @@ async def test_a_call_that_takes_too_long_is_given_up() -> None:
     assert identity.store.abandoned.is_set()
 
 
-async def test_a_source_that_does_not_answer_is_said_before_the_callers_deadline(scene: Scene) -> None:
-    """A caller that hears so may serve what it has cached. The store is not kept busy."""
+async def test_a_source_that_does_not_answer_is_reported_before_the_deadline(scene: Scene) -> None:
+    """The caller can then serve cached identity. The lookup is cancelled."""
     scene.identity.store.hangs = True
 
     with pytest.raises(grpc.aio.AioRpcError) as raised:
@@ -165,8 +165,8 @@ async def test_a_source_that_does_not_answer_is_said_before_the_callers_deadline
     assert scene.observer.calls == [("ValidateToken", "UNAVAILABLE")]
 
 
-async def test_a_caller_that_goes_ends_the_work(scene: Scene) -> None:
-    """Once nobody waits for the answer the store is not kept busy."""
+async def test_a_caller_that_disconnects_cancels_the_lookup(scene: Scene) -> None:
+    """The lookup is cancelled once its caller has disconnected."""
     scene.identity.store.hangs = True
 
     call = scene.service.ValidateToken(asking_for(scene.identity.token), metadata=SERVICE_METADATA)
@@ -178,8 +178,8 @@ async def test_a_caller_that_goes_ends_the_work(scene: Scene) -> None:
     assert scene.observer.calls == [("ValidateToken", "CANCELLED")]
 
 
-async def test_more_calls_than_the_server_takes_are_refused() -> None:
-    """At once, and before anything is looked up."""
+async def test_calls_beyond_the_limit_are_refused() -> None:
+    """They are refused at once, before any lookup."""
     identity = await Identity.settled()
     identity.store.hangs = True
     limits = ServerLimits(CallLimits(validation=1), stop_grace_s=0)
@@ -194,14 +194,14 @@ async def test_more_calls_than_the_server_takes_are_refused() -> None:
 
 
 async def test_a_message_that_is_too_large_is_refused(scene: Scene) -> None:
-    """Before it is read."""
+    """The server refuses it before it reads it."""
     request = auth_pb2.ValidateTokenRequest(access_token="x" * 70_000)
 
     assert (await scene.refusal("ValidateToken", request, SERVICE_METADATA))[:2] == (Code.RESOURCE_EXHAUSTED, "None")
 
 
-async def test_a_message_that_cannot_be_read_is_refused(scene: Scene) -> None:
-    """As the caller's fault, not as a bug."""
+async def test_a_malformed_message_is_refused(scene: Scene) -> None:
+    """The status is INVALID_ARGUMENT, not INTERNAL."""
     async with grpc.aio.insecure_channel(f"{LOOPBACK}:{scene.server.port}") as channel:
         call: Any = channel.unary_unary(f"/{SERVICE}/ValidateToken")
         with pytest.raises(grpc.aio.AioRpcError) as raised:
@@ -211,8 +211,8 @@ async def test_a_message_that_cannot_be_read_is_refused(scene: Scene) -> None:
     assert scene.observer.failures == []
 
 
-async def test_a_request_id_is_kept_or_made(scene: Scene) -> None:
-    """A UUID comes back as it came; for anything else there is a new one, also where the call is refused."""
+async def test_a_request_id_is_kept_or_created(scene: Scene) -> None:
+    """A UUID is returned unchanged. Anything else is replaced by a new id, also in a refusal."""
     request = asking_for(scene.identity.token)
     returned = []
     for given in (str(REQUEST_ID), "not a uuid", ""):
@@ -248,8 +248,8 @@ async def test_a_request_id_is_kept_or_made(scene: Scene) -> None:
         ("ListTokens", auth_pb2.ListTokensRequest(page_token="f" * 32), "page_token"),
     ],
 )
-async def test_a_wrong_field_is_named(scene: Scene, method: str, request_message: Any, field: str) -> None:
-    """The answer says which field is wrong; nobody is looked up for it but the caller."""
+async def test_an_invalid_field_is_named(scene: Scene, method: str, request_message: Any, field: str) -> None:
+    """The response names the wrong field. Only the caller has been looked up."""
     if field != "org_id" and method != "ValidateAgent":
         request_message.org_id = scene.org_id
     metadata = SERVICE_METADATA if method == "ValidateAgent" else scene.admin
@@ -260,8 +260,8 @@ async def test_a_wrong_field_is_named(scene: Scene, method: str, request_message
     assert message.startswith(f"{field}: must")
 
 
-async def test_health_is_told_to_everybody(scene: Scene) -> None:
-    """The server and the service serve; a service that nobody knows is not found; a wrong credential is told so."""
+async def test_health_needs_no_credential(scene: Scene) -> None:
+    """The server and the service are SERVING, another service is NOT_FOUND, and a wrong credential is refused."""
     async with grpc.aio.insecure_channel(f"{LOOPBACK}:{scene.server.port}") as channel:
         health = health_pb2_grpc.HealthStub(channel)
         answers = [await health.Check(health_pb2.HealthCheckRequest(service=name)) for name in ("", SERVICE)]
@@ -277,7 +277,7 @@ async def test_health_is_told_to_everybody(scene: Scene) -> None:
 
 
 async def test_an_unknown_method_is_unimplemented(scene: Scene) -> None:
-    """Nobody hears of it."""
+    """The observer does not get it."""
     async with grpc.aio.insecure_channel(f"{LOOPBACK}:{scene.server.port}") as channel:
         call: Any = channel.unary_unary(f"/{SERVICE}/Nothing")
         with pytest.raises(grpc.aio.AioRpcError) as raised:
@@ -288,7 +288,7 @@ async def test_an_unknown_method_is_unimplemented(scene: Scene) -> None:
 
 
 async def test_stopping_lets_a_call_finish() -> None:
-    """Within the grace the answer arrives; afterwards nobody listens. Stopping again does nothing."""
+    """The response arrives within the grace period. Then the port is closed. Stopping is idempotent."""
     identity = await Identity.settled()
     identity.store.hangs = True
     async with serving(identity, limits=ServerLimits(stop_grace_s=20)) as server, stub(server.port) as service:
@@ -307,8 +307,8 @@ async def test_stopping_lets_a_call_finish() -> None:
     assert refused.value.code() is Code.UNAVAILABLE
 
 
-async def test_stopping_cancels_what_does_not_finish() -> None:
-    """After the grace; the store is let go."""
+async def test_stopping_cancels_calls_that_do_not_finish() -> None:
+    """The call is cancelled after the grace period, and so is its lookup."""
     identity = await Identity.settled()
     identity.store.hangs = True
     async with serving(identity, limits=ServerLimits(stop_grace_s=0.02)) as server, stub(server.port) as service:
@@ -320,8 +320,8 @@ async def test_stopping_cancels_what_does_not_finish() -> None:
         await identity.store.abandoned.wait()
 
 
-async def test_a_taken_port_is_refused() -> None:
-    """Two servers never share one."""
+async def test_a_port_in_use_is_refused() -> None:
+    """Two servers never share a port."""
     identity = await Identity.settled()
     async with serving(identity) as first:
         with pytest.raises(OSError, match=str(first.port)):
@@ -329,8 +329,8 @@ async def test_a_taken_port_is_refused() -> None:
                 pass
 
 
-async def test_an_organizations_limit_comes_along(scene: Scene) -> None:
-    """Absent is the deployment's default, 0 is unlimited."""
+async def test_a_principal_has_its_organizations_limit(scene: Scene) -> None:
+    """An absent limit means the default; 0 means unlimited."""
     limits = []
     for name, limit in (("default", None), ("unlimited", 0)):
         organization = await scene.identity.manage.create_organization(name, limit)

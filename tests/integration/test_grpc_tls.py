@@ -16,18 +16,18 @@ from ibex.adapters.grpc.verifiers import GrpcTokenVerifier
 
 @pytest.fixture
 async def identity() -> Identity:
-    """What is served."""
+    """The identity that the server serves."""
     return await Identity.settled()
 
 
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
-    """Who certifies both ends."""
+    """The CA of both ends."""
     return trustme.CA()
 
 
 def server_tls(authority: trustme.CA, client_authority: trustme.CA | None = None) -> ServerSecurity:
-    """Return the server's end."""
+    """Return the TLS settings of the server."""
     issued = authority.issue_cert(LOOPBACK, "localhost")
     chain = b"".join(blob.bytes() for blob in issued.cert_chain_pems)
     client_ca = client_authority.cert_pem.bytes() if client_authority else None
@@ -35,7 +35,7 @@ def server_tls(authority: trustme.CA, client_authority: trustme.CA | None = None
 
 
 def client_tls(authority: trustme.CA, issuer: trustme.CA | None = None) -> ClientTls:
-    """Return the client's end, with a certificate of an issuer."""
+    """Return the TLS settings of a client, with a certificate of an issuer."""
     if issuer is None:
         return ClientTls(authority.cert_pem.bytes())
     issued = issuer.issue_cert("proxy.example")
@@ -44,8 +44,8 @@ def client_tls(authority: trustme.CA, issuer: trustme.CA | None = None) -> Clien
 
 
 @pytest.mark.parametrize("mutual", [False, True])
-async def test_tls_connects_who_trusts_each_other(identity: Identity, authority: trustme.CA, *, mutual: bool) -> None:
-    """The server proves itself, and the client too where that is asked for."""
+async def test_tls_connects_trusted_ends(identity: Identity, authority: trustme.CA, *, mutual: bool) -> None:
+    """The server presents a certificate, and the client too if it is required."""
     security = server_tls(authority, authority if mutual else None)
     tls = client_tls(authority, authority if mutual else None)
     async with serving(identity, security=security) as server, asking(server.port, tls=tls) as channel:
@@ -55,10 +55,10 @@ async def test_tls_connects_who_trusts_each_other(identity: Identity, authority:
     assert fetched.value.org_id == identity.org.id
 
 
-async def test_each_replica_shows_a_certificate_for_the_address_that_was_asked_for(
+async def test_each_replica_has_a_certificate_for_its_configured_address(
     identity: Identity, authority: trustme.CA
 ) -> None:
-    """One for an address, one for a name, which is resolved; a third for another name gets no call."""
+    """One is for an IP address, one for a name that is resolved. A third, for another name, gets no call."""
     issued = authority.issue_cert("auth.example")
     chain = b"".join(blob.bytes() for blob in issued.cert_chain_pems)
     foreign = ServerSecurity(CREDENTIAL, ServerTls(chain, issued.private_key_pem.bytes()))
@@ -79,8 +79,8 @@ async def test_each_replica_shows_a_certificate_for_the_address_that_was_asked_f
 
 
 @pytest.mark.parametrize("end", ["plaintext", "untrusted server", "no certificate", "another authority's"])
-async def test_tls_refuses_everybody_else(identity: Identity, authority: trustme.CA, end: str) -> None:
-    """As an outage, and before a credential or a token is shown to the other end."""
+async def test_tls_refuses_untrusted_ends(identity: Identity, authority: trustme.CA, end: str) -> None:
+    """This is an outage. The client sends neither a credential nor a token."""
     tls = {
         "plaintext": None,
         "untrusted server": client_tls(trustme.CA(), authority),
@@ -94,8 +94,8 @@ async def test_tls_refuses_everybody_else(identity: Identity, authority: trustme
     assert identity.store.finds == 0
 
 
-async def test_a_server_of_another_name_is_refused(identity: Identity, authority: trustme.CA) -> None:
-    """Its certificate has to be for the address that was asked for."""
+async def test_a_server_with_another_name_is_refused(identity: Identity, authority: trustme.CA) -> None:
+    """Its certificate must be for the address that the client calls."""
     issued = authority.issue_cert("auth.example")
     chain = b"".join(blob.bytes() for blob in issued.cert_chain_pems)
     security = ServerSecurity(CREDENTIAL, ServerTls(chain, issued.private_key_pem.bytes()))
@@ -105,7 +105,7 @@ async def test_a_server_of_another_name_is_refused(identity: Identity, authority
 
 
 async def test_the_port_speaks_current_tls(identity: Identity, authority: trustme.CA) -> None:
-    """With any client that trusts it."""
+    """Any client that trusts its CA can connect."""
     async with serving(identity, security=server_tls(authority)) as server:
         context = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
         context.set_alpn_protocols(["h2"])

@@ -42,27 +42,27 @@ STREAMS = 100
 
 @pytest.fixture
 async def identity() -> Identity:
-    """What is served."""
+    """The identity that the server serves."""
     return await Identity.settled()
 
 
 @pytest.fixture
 async def server(identity: Identity) -> AsyncIterator[AuthServer]:
-    """A server with a long grace, so that nothing but the end of its streams ends them."""
+    """A server with a long grace period, so that only the end of its streams ends them."""
     async with serving(identity, limits=ServerLimits(stop_grace_s=WAIT_S)) as running:
         yield running
 
 
 @pytest.fixture
 async def channel(server: AuthServer) -> AsyncIterator[GrpcAuthChannel]:
-    """A worker's channel to it."""
+    """A worker's channel to the server."""
     async with asyncio.timeout(WAIT_S), asking(server.port) as opened:
         await opened.connected()
         yield opened
 
 
 async def answers(stream: WatchStream, ping: int) -> list[WatchMessage]:
-    """Send a ping and return what arrives up to its pong, or up to the message that there is none."""
+    """Send a ping. Return the messages up to its pong, or up to the message that the source is unavailable."""
     stream.ping(ping)
     messages: list[WatchMessage] = []
     async for message in stream:
@@ -86,8 +86,8 @@ async def validates(channel: GrpcAuthChannel, identity: Identity) -> None:
     assert fetched.value.token_id == identity.token.token_id
 
 
-async def test_a_first_stream_says_that_it_is_the_first(channel: GrpcAuthChannel) -> None:
-    """Once; the next ping is answered by its pong alone."""
+async def test_a_new_stream_starts_with_first(channel: GrpcAuthChannel) -> None:
+    """It says so once. The next ping gets its pong only."""
     async with GrpcWatch(channel).open(None) as stream:
         first, pong = await answers(stream, 1)
         again = await answers(stream, 2)
@@ -98,7 +98,7 @@ async def test_a_first_stream_says_that_it_is_the_first(channel: GrpcAuthChannel
 
 
 async def test_a_change_arrives_before_the_pong(channel: GrpcAuthChannel, identity: Identity) -> None:
-    """Each kind with its organization, a new token with its id, and nothing twice."""
+    """Each kind has its organization, a new token also its id, and no change comes twice."""
     org_id = identity.org.id
     async with GrpcWatch(channel).open(None) as stream:
         await answers(stream, 1)
@@ -115,7 +115,7 @@ async def test_a_change_arrives_before_the_pong(channel: GrpcAuthChannel, identi
 
 
 async def test_a_stream_resumes_from_the_last_pong(channel: GrpcAuthChannel, identity: Identity) -> None:
-    """It gets what was committed between the streams, and does not begin from nothing."""
+    """It gets the changes between the two streams, and does not start anew."""
     async with GrpcWatch(channel).open(None) as stream:
         last = (await answers(stream, 1))[-1]
     assert isinstance(last, Pong)
@@ -130,8 +130,8 @@ async def test_a_stream_resumes_from_the_last_pong(channel: GrpcAuthChannel, ide
     assert [type(message) for message in begun] == [First, Pong]
 
 
-async def test_a_log_that_cannot_be_read_is_said(channel: GrpcAuthChannel, identity: Identity) -> None:
-    """Instead of a pong; the stream stays, and nothing was missed when the log is back."""
+async def test_an_unreadable_log_is_reported(channel: GrpcAuthChannel, identity: Identity) -> None:
+    """That message replaces the pong. The stream stays, and no change is missed once the log can be read again."""
     async with GrpcWatch(channel).open(None) as stream:
         await answers(stream, 1)
         identity.store.change_log.reachable = False
@@ -145,10 +145,10 @@ async def test_a_log_that_cannot_be_read_is_said(channel: GrpcAuthChannel, ident
 
 
 @pytest.mark.parametrize("credential", [None, "wrong"])
-async def test_without_the_service_credential_nothing_is_watched(
+async def test_the_watch_requires_the_service_credential(
     server: AuthServer, channel: GrpcAuthChannel, identity: Identity, credential: str | None
 ) -> None:
-    """Neither the changes nor the live tokens. A worker with it goes on."""
+    """This covers changes and live tokens. A worker with the credential is not affected."""
     async with asking(server.port, credential=credential) as stranger:
         await stranger.connected()
         await loses(stranger)
@@ -158,8 +158,8 @@ async def test_without_the_service_credential_nothing_is_watched(
 
 
 @pytest.mark.parametrize("opening", [auth_pb2.WatchRequest(ping=1), auth_pb2.WatchRequest(), None])
-async def test_a_stream_that_is_not_opened_is_refused(opening: auth_pb2.WatchRequest | None) -> None:
-    """As the caller's fault, whether it begins with something else or ends at once. It is counted."""
+async def test_a_stream_without_an_open_request_is_refused(opening: auth_pb2.WatchRequest | None) -> None:
+    """The status is INVALID_ARGUMENT, for another first request and for none. The call is observed."""
     identity, observer = await Identity.settled(), Recorder()
     async with asyncio.timeout(WAIT_S), serving(identity, observer=observer) as server, stub(server.port) as service:
         requests = () if opening is None else (opening,)
@@ -173,7 +173,7 @@ async def test_a_stream_that_is_not_opened_is_refused(opening: auth_pb2.WatchReq
 
 
 async def test_many_changes_are_split(channel: GrpcAuthChannel, identity: Identity) -> None:
-    """Each message is small enough to be received; all of them come before the pong, in order."""
+    """Each message stays below the size limit. All of them arrive before the pong, in order."""
     changes = [Change(UUID(int=number), Kind.TOKENS, UUID(int=number)) for number in range(1, 2 * MAX_CHANGES + 2)]
     async with GrpcWatch(channel).open(None) as stream:
         await answers(stream, 1)
@@ -188,7 +188,7 @@ async def test_many_changes_are_split(channel: GrpcAuthChannel, identity: Identi
 
 
 async def test_stopping_ends_streams_at_once(server: AuthServer, channel: GrpcAuthChannel) -> None:
-    """A worker goes to another replica then; the grace is for calls, not for streams."""
+    """The worker then switches to another replica. The grace period applies to calls, not to streams."""
     async with AsyncExitStack() as stack:
         streams = [await stack.enter_async_context(GrpcWatch(channel).open(None)) for _ in range(3)]
         for stream in streams:
@@ -201,7 +201,7 @@ async def test_stopping_ends_streams_at_once(server: AuthServer, channel: GrpcAu
 
 
 async def test_a_closed_channel_loses_its_stream(channel: GrpcAuthChannel) -> None:
-    """As lost, not as a cancellation; a stream cannot be opened then."""
+    """The stream is lost, not cancelled. A new stream cannot be opened."""
     async with GrpcWatch(channel).open(None) as stream:
         await answers(stream, 1)
         waiting = asyncio.ensure_future(anext(aiter(stream)))
@@ -215,7 +215,7 @@ async def test_a_closed_channel_loses_its_stream(channel: GrpcAuthChannel) -> No
 
 
 async def test_many_streams_get_every_change(channel: GrpcAuthChannel, identity: Identity) -> None:
-    """Every worker gets each change, and calls go on meanwhile."""
+    """Every worker gets each change, and calls are served as well."""
     log = identity.store.change_log
     async with AsyncExitStack() as stack:
         streams = [await stack.enter_async_context(GrpcWatch(channel).open(None)) for _ in range(STREAMS)]
@@ -228,8 +228,8 @@ async def test_many_streams_get_every_change(channel: GrpcAuthChannel, identity:
     ] * STREAMS
 
 
-async def test_streams_have_a_lane_of_their_own() -> None:
-    """One too many is refused, validation goes on, and a stream that ends makes room."""
+async def test_streams_have_their_own_limit() -> None:
+    """One stream too many is refused, calls are served, and a stream that ends makes room."""
     identity = await Identity.settled()
     limits = ServerLimits(CallLimits(watch=2), stop_grace_s=0)
     async with asyncio.timeout(WAIT_S), serving(identity, limits=limits) as server, asking(server.port) as channel:
@@ -249,8 +249,8 @@ async def test_streams_have_a_lane_of_their_own() -> None:
             await answers(first, 2)
 
 
-async def test_the_pages_hold_every_live_token_once(channel: GrpcAuthChannel, identity: Identity) -> None:
-    """In order of id. A revoked token is in none; the last page says that it is the last."""
+async def test_the_pages_have_every_live_token_once(channel: GrpcAuthChannel, identity: Identity) -> None:
+    """They are ordered by id, without revoked tokens. The last page is marked."""
     live = sorted([identity.token.token_id, identity.admin.token_id])
     tokens = GrpcLiveTokens(channel)
     one, two, three = (await tokens.page(None, 1), await tokens.page(live[0], 1), await tokens.page(None, MAX_PAGE))
@@ -265,15 +265,15 @@ async def test_the_pages_hold_every_live_token_once(channel: GrpcAuthChannel, id
 
 
 async def test_a_page_that_is_too_large_is_refused(channel: GrpcAuthChannel) -> None:
-    """The server does not build it."""
+    """The server does not read it from the database."""
     with pytest.raises(TokensUnavailableError):
         await GrpcLiveTokens(channel).page(None, MAX_PAGE + 1)
 
 
-async def test_live_tokens_that_cannot_be_listed(
+async def test_live_tokens_that_cannot_be_read_are_an_error(
     channel: GrpcAuthChannel, identity: Identity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is said so; the next page works."""
+    """The call fails with an error. The next one succeeds."""
 
     async def fail() -> int:
         raise TokensUnavailableError
@@ -286,7 +286,7 @@ async def test_live_tokens_that_cannot_be_listed(
 
 
 async def test_a_workers_watch_and_filter_follow_the_server(channel: GrpcAuthChannel, identity: Identity) -> None:
-    """A revocation invalidates, a new token is not excluded, an unknown one is; all of it after one pong."""
+    """After one pong, a revocation has invalidated, a new token is in the filter, and an unknown one is not."""
     clock = SystemClock()
     validity = Validity()
     token_filter = TokenFilter(GrpcLiveTokens(channel), b"a key")

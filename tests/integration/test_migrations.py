@@ -188,9 +188,9 @@ def test_what_cannot_be_migrated_is_one_line(empty_postgres: PostgresDatabase, t
         assert process.wait() == 1
         return process.lines[:-1]  # the last is that there are no more
 
-    assert told(nobody) == ["ibex: IBEX_OWNER_DATABASE_URL: nothing listens there"]
-    assert told(nowhere) == ["ibex: IBEX_OWNER_DATABASE_URL: there is no such database, or no such role"]
-    assert told(owner) == ["ibex: IBEX_CLICKHOUSE_URL: ClickHouse cannot be migrated (no connection, or no answer)"]
+    assert told(nobody) == ["ibex: IBEX_OWNER_DATABASE_URL: no server listens at this address"]
+    assert told(nowhere) == ["ibex: IBEX_OWNER_DATABASE_URL: the database or the role does not exist"]
+    assert told(owner) == ["ibex: IBEX_CLICKHOUSE_URL: cannot migrate ClickHouse (connection failed or timed out)"]
 
 
 def test_a_database_of_a_later_version_is_told(migrated_postgres: PostgresDatabase) -> None:

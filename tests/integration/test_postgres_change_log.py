@@ -1,4 +1,4 @@
-"""Every change that makes cached entries outdated is in the log, whatever happens to the server."""
+"""The change log has every change that outdates cached entries, whatever happens to the server."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Reader:
         self.position: str | None = None
 
     async def new(self) -> list[Change] | None:
-        """Return what came since the last time; None if that cannot be resumed from."""
+        """Return the changes since the last call; None if the reader cannot resume."""
         read = await self.log.read(self.position)
         self.position = read.position
         return None if read.changes is None else sorted(read.changes, key=str)
@@ -74,7 +74,7 @@ async def test_changes_of_identity_are_logged(identity: PostgresIdentity, reader
 
 
 async def test_changes_of_directives_are_logged(identity: PostgresIdentity, app: Database, reader: Reader) -> None:
-    """The first version (the absence of one is cached too), every further one, a rollback, a deactivation."""
+    """This covers the first version (its absence is cached too), later ones, a rollback and a deactivation."""
     agent, store = await attach(identity), PostgresDirectives(app)
     await reader.new()
     of = (agent.org_id, agent.id)
@@ -88,8 +88,8 @@ async def test_changes_of_directives_are_logged(identity: PostgresIdentity, app:
         assert set(await reader.new() or ()) == {Change(agent.org_id, Kind.DIRECTIVES)}
 
 
-async def test_what_changes_nothing_is_not_logged(identity: PostgresIdentity, app: Database, reader: Reader) -> None:
-    """A change that found nothing to change, or failed, leaves no row: both are one transaction."""
+async def test_a_change_without_effect_is_not_logged(identity: PostgresIdentity, app: Database, reader: Reader) -> None:
+    """A change without effect, or one that fails, leaves no row: change and log row are one transaction."""
     agent, store = await attach(identity), PostgresDirectives(app)
     await reader.new()
     await identity.revoke_token(agent.org_id, uuid4(), later())
@@ -116,7 +116,7 @@ async def test_a_change_that_is_made_by_sql_is_logged(
     statement: str,
     is_live_again: bool,  # noqa: FBT001 - a parameter
 ) -> None:
-    """A token that is live again is named, since the workers' filters must have it."""
+    """A token that becomes live again is named, because the workers' filters must contain it."""
     agent = await attach(identity)
     token = new_token(agent.org_id)
     await identity.add_token(token)
@@ -130,7 +130,7 @@ async def test_a_change_that_is_made_by_sql_is_logged(
 async def test_a_temporary_table_does_not_swallow_a_change(
     postgres: PostgresDatabase, identity: PostgresIdentity, reader: Reader
 ) -> None:
-    """The triggers name their schema, so that no other table comes first."""
+    """The triggers name their schema, so that no other table hides the log."""
     agent = await attach(identity)
     await reader.new()
     with psycopg.connect(postgres.auth_url) as connection:
@@ -142,7 +142,7 @@ async def test_a_temporary_table_does_not_swallow_a_change(
 async def test_a_change_that_commits_late_is_not_missed(
     postgres: PostgresDatabase, identity: PostgresIdentity, reader: Reader
 ) -> None:
-    """It began before others that were read long ago, and its row has the lower number."""
+    """It began before changes that were read long ago, and its row has the lower number."""
     agent = await attach(identity)
     await reader.new()
     with psycopg.connect(postgres.auth_url) as slow:
@@ -154,10 +154,10 @@ async def test_a_change_that_commits_late_is_not_missed(
     assert await reader.new() == []
 
 
-async def test_a_change_that_is_rolled_back_never_comes(
+async def test_a_change_that_is_rolled_back_is_never_returned(
     postgres: PostgresDatabase, identity: PostgresIdentity, reader: Reader
 ) -> None:
-    """Nothing was changed."""
+    """Nothing has changed."""
     agent = await attach(identity)
     await reader.new()
     with psycopg.connect(postgres.auth_url) as aborted:
@@ -166,10 +166,10 @@ async def test_a_change_that_is_rolled_back_never_comes(
     assert await reader.new() == []
 
 
-async def test_a_clean_restart_can_be_resumed_from(
+async def test_a_reader_can_resume_after_a_clean_restart(
     postgres: PostgresDatabase, identity: PostgresIdentity, reader: Reader
 ) -> None:
-    """Nothing is lost in it."""
+    """No change is lost."""
     agent = await attach(identity)
     await reader.new()
     await identity.set_agent_status(agent.org_id, agent.id, AgentStatus.PAUSED)
@@ -177,10 +177,10 @@ async def test_a_clean_restart_can_be_resumed_from(
     assert await reader.new() == [Change(agent.org_id, Kind.AGENTS)]
 
 
-async def test_a_crash_is_another_incarnation(
+async def test_a_crash_starts_another_incarnation(
     postgres: PostgresDatabase, identity: PostgresIdentity, reader: Reader
 ) -> None:
-    """Its transaction ids may be used again, so a position of before cannot be resumed from."""
+    """Transaction ids may be used again, so that a reader cannot resume from an earlier position."""
     agent = await attach(identity)
     await reader.new()
     postgres.server.restart(immediate=True)
@@ -201,10 +201,10 @@ def _rows(postgres: PostgresDatabase) -> int:
     return int(row[0])
 
 
-async def test_pruning_removes_what_is_old_and_says_so(
+async def test_pruning_deletes_old_changes_and_ends_resumption(
     postgres: PostgresDatabase, auth: Database, identity: PostgresIdentity, reader: Reader
 ) -> None:
-    """A reader that was away meanwhile cannot resume; one that was not goes on."""
+    """A reader that was away cannot resume; one that kept reading can."""
     agent = await attach(identity)
     away = Reader(auth)
     await away.new()
@@ -218,10 +218,10 @@ async def test_pruning_removes_what_is_old_and_says_so(
     assert await away.new() == [Change(agent.org_id, Kind.AGENTS)]
 
 
-async def test_pruning_keeps_what_was_not_visible_then(
+async def test_pruning_keeps_changes_that_were_not_visible(
     postgres: PostgresDatabase, identity: PostgresIdentity, reader: Reader
 ) -> None:
-    """A transaction that was running when the snapshot was taken has not been read by anybody."""
+    """No reader has seen a transaction that was running when the snapshot was taken."""
     agent = await attach(identity)
     with psycopg.connect(postgres.auth_url) as slow:
         slow.execute("UPDATE agents SET status = 'archived' WHERE id = %s", [agent.id])
@@ -230,10 +230,10 @@ async def test_pruning_keeps_what_was_not_visible_then(
     assert _rows(postgres) == 1
 
 
-async def test_pruning_with_an_hour_keeps_an_hour(
+async def test_pruning_with_a_horizon_of_an_hour_keeps_an_hour(
     postgres: PostgresDatabase, identity: PostgresIdentity, reader: Reader
 ) -> None:
-    """Whatever happens within it can be resumed from."""
+    """A reader can resume from any position of the last hour."""
     await attach(identity)
     rows = _rows(postgres)
     for _ in range(3):
@@ -242,8 +242,8 @@ async def test_pruning_with_an_hour_keeps_an_hour(
     assert await reader.new() is not None
 
 
-async def test_a_server_that_is_down_cannot_be_read(postgres: PostgresDatabase, reader: Reader) -> None:
-    """For each method; and it is read again when the server is back."""
+async def test_a_server_that_is_down_is_an_unavailable_log(postgres: PostgresDatabase, reader: Reader) -> None:
+    """This covers each method. The log can be read again when the server is back."""
     postgres.server.stop()
     with pytest.raises(ChangeLogUnavailableError):
         await reader.new()
@@ -258,7 +258,7 @@ async def test_a_server_that_is_down_cannot_be_read(postgres: PostgresDatabase, 
 async def test_expired_tokens_are_not_live(
     postgres: PostgresDatabase, identity: PostgresIdentity, reader: Reader
 ) -> None:
-    """The filter does not hold them."""
+    """The filter must not contain them."""
     agent = await attach(identity)
     tokens: list[UUID] = []
     for _ in range(2):
@@ -271,10 +271,10 @@ async def test_expired_tokens_are_not_live(
     assert await reader.log.count() == 1
 
 
-async def test_a_long_transaction_keeps_nobody_from_resuming(
+async def test_a_long_transaction_does_not_prevent_resuming(
     postgres: PostgresDatabase, identity: PostgresIdentity, reader: Reader
 ) -> None:
-    """It may be open for longer than the log reaches back; what it changes comes when it commits."""
+    """It may be open for longer than the log's horizon. Its changes arrive when it commits."""
     agent = await attach(identity)
     with psycopg.connect(postgres.auth_url) as slow:
         slow.execute("UPDATE agents SET status = 'archived' WHERE id = %s", [agent.id])
@@ -288,7 +288,7 @@ async def test_a_long_transaction_keeps_nobody_from_resuming(
 
 @pytest.mark.parametrize("position", ["", "none", "a/b", "00000000-0000-0000-0000-000000000000/1:1:", "x" * 4_096])
 async def test_a_position_that_is_not_one_of_this_database(reader: Reader, position: str) -> None:
-    """A worker that sends it begins again, instead of failing for ever."""
+    """A worker that sends such a position starts anew, instead of failing forever."""
     read = await reader.log.read(position)
     assert read.changes is None
     assert (await reader.log.read(read.position)).changes == []
@@ -301,10 +301,10 @@ async def test_a_position_from_another_cluster_s_future(reader: Reader) -> None:
     assert (await reader.log.read(f"{incarnation}/999999999:999999999:")).changes is None
 
 
-async def test_more_changes_than_are_worth_sending(
+async def test_too_many_changes_end_resumption(
     postgres: PostgresDatabase, identity: PostgresIdentity, reader: Reader
 ) -> None:
-    """The reader begins again; equal ones count once."""
+    """The reader starts anew. Equal changes count once."""
     agent = await attach(identity)
     await reader.new()
     with psycopg.connect(postgres.superuser_url) as connection:

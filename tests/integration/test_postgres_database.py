@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 
 
-async def test_a_server_that_is_down_is_an_outage_and_comes_back_by_itself(
+async def test_a_server_that_is_down_is_an_outage_until_it_is_back(
     postgres: PostgresDatabase, auth: Database, app: Database
 ) -> None:
-    """Lookups are degraded and sinks unavailable, never "not found"; afterwards the same objects work."""
+    """Lookups are degraded and sinks unavailable, never "not found". Afterwards the same objects work."""
     agent = await attach(PostgresIdentity(auth))
     turn = new_turn(agent)
     postgres.server.stop()
@@ -61,7 +61,7 @@ async def test_a_server_that_is_down_is_an_outage_and_comes_back_by_itself(
 async def test_a_restart_between_two_requests_is_not_noticed(
     postgres: PostgresDatabase, auth: Database, app: Database
 ) -> None:
-    """Connections that died in the pool are passed over, after an orderly stop and after a crash."""
+    """The pool skips connections that died, after a clean stop and after a crash."""
     agent = await attach(PostgresIdentity(auth))
     for immediate in (False, True):
         await asyncio.gather(*(app.ping() for _ in range(20)))  # several connections are in the pool
@@ -69,8 +69,8 @@ async def test_a_restart_between_two_requests_is_not_noticed(
         await asyncio.gather(*(PostgresDirectives(app).active(agent.org_id, agent.id) for _ in range(20)))
 
 
-async def test_a_server_that_is_down_at_start_is_waited_for(postgres: PostgresDatabase) -> None:
-    """Opening does not fail; the first request after the server's start succeeds."""
+async def test_a_server_that_is_down_at_start_is_used_later(postgres: PostgresDatabase) -> None:
+    """Opening does not fail. The first request after the server's start succeeds."""
     postgres.server.stop()
     database = Database(postgres.app_url, APP_ROLE)
     await database.open()
@@ -82,7 +82,7 @@ async def test_a_server_that_is_down_at_start_is_waited_for(postgres: PostgresDa
 async def test_a_transaction_that_was_cut_off_leaves_nothing(
     postgres: PostgresDatabase, auth: Database, app: Database
 ) -> None:
-    """A connection lost in the middle rolls back, and its error is an outage."""
+    """A connection that is lost in the middle rolls back, and the error is an outage."""
     agent = await attach(PostgresIdentity(auth))
     insert = b"INSERT INTO changes (org_id, kind) VALUES (%s, 'directives')"
 
@@ -102,7 +102,7 @@ async def test_a_transaction_that_was_cut_off_leaves_nothing(
 
 @pytest.fixture
 def stopped(postgres: PostgresDatabase) -> Iterator[list[int]]:
-    """Processes of the test's own server that are to go on afterwards."""
+    """Processes of the test's own server that must continue afterwards."""
     del postgres
     pids: list[int] = []
     yield pids
@@ -110,10 +110,10 @@ def stopped(postgres: PostgresDatabase) -> Iterator[list[int]]:
         os.kill(pid, signal.SIGCONT)
 
 
-async def test_a_server_that_hangs_costs_no_more_than_the_timeout(
+async def test_a_server_that_hangs_delays_by_at_most_the_timeout(
     postgres: PostgresDatabase, stopped: list[int]
 ) -> None:
-    """A stopped backend enforces no timeout and answers no cancellation; its transaction fails, the next one works."""
+    """A stopped backend enforces no timeout and answers no cancellation. Its transaction fails, the next one works."""
     database = Database(postgres.app_url, APP_ROLE, pool_size=1, transaction_timeout_s=0.2)
     await database.open()
 
@@ -132,7 +132,7 @@ async def test_a_server_that_hangs_costs_no_more_than_the_timeout(
 async def test_a_commit_without_an_answer_has_an_unknown_outcome(
     postgres: PostgresDatabase, auth: Database, app: Database
 ) -> None:
-    """The server has gone when it is asked to commit; gone before that, it has certainly not."""
+    """The server is lost during the commit. If it is lost earlier, the change has certainly not been made."""
     agent = await attach(PostgresIdentity(auth))
 
     async def change(*, gone_before: bool) -> None:
@@ -151,10 +151,10 @@ async def test_a_commit_without_an_answer_has_an_unknown_outcome(
     assert not isinstance(raised.value, OutcomeUnknownError)
 
 
-async def test_a_commit_that_hangs_is_in_doubt_before_the_bound_is_over(
+async def test_a_commit_that_hangs_has_an_unknown_outcome_in_time(
     postgres: PostgresDatabase, stopped: list[int]
 ) -> None:
-    """It has a timeout of its own, however long the transaction may take."""
+    """The commit has a separate timeout, however long the transaction may take."""
     database = Database(postgres.app_url, APP_ROLE, pool_size=1, transaction_timeout_s=60, commit_timeout_s=0.2)
     await database.open()
 
@@ -171,7 +171,7 @@ async def test_a_commit_that_hangs_is_in_doubt_before_the_bound_is_over(
 
 
 async def test_a_commit_that_is_refused_was_certainly_not_made(auth: Database) -> None:
-    """The server has answered: what it refuses at the end, a deferred constraint, is not in doubt."""
+    """The server has answered: an error at commit, such as a deferred constraint, leaves no doubt."""
 
     async def change() -> None:
         async with auth.transaction() as connection:
@@ -183,8 +183,8 @@ async def test_a_commit_that_is_refused_was_certainly_not_made(auth: Database) -
     await auth.ping()
 
 
-async def test_one_transaction_may_have_less_time(postgres: PostgresDatabase, stopped: list[int]) -> None:
-    """Than the database's own."""
+async def test_a_transaction_can_have_a_shorter_timeout(postgres: PostgresDatabase, stopped: list[int]) -> None:
+    """It is shorter than the database's default."""
     database = Database(postgres.app_url, APP_ROLE, pool_size=1, transaction_timeout_s=60, commit_timeout_s=60)
     await database.open()
 
@@ -199,10 +199,8 @@ async def test_one_transaction_may_have_less_time(postgres: PostgresDatabase, st
     await database.close()
 
 
-async def test_a_connection_that_hangs_in_the_pool_is_passed_over(
-    postgres: PostgresDatabase, stopped: list[int]
-) -> None:
-    """Nothing has been asked of it yet, so another one can take its place."""
+async def test_a_connection_that_hangs_in_the_pool_is_skipped(postgres: PostgresDatabase, stopped: list[int]) -> None:
+    """Nothing has been sent on it yet, so another one can take its place."""
     database = Database(postgres.app_url, APP_ROLE, pool_size=1, transaction_timeout_s=0.2)
     await database.open()
     async with database.transaction() as connection:
@@ -213,7 +211,7 @@ async def test_a_connection_that_hangs_in_the_pool_is_passed_over(
 
 
 class _Relay:
-    """TCP on loopback in front of the server's Unix socket: a link that can be cut."""
+    """A TCP proxy on loopback in front of the server's Unix socket: a link that can be cut."""
 
     def __init__(self, postgres: PostgresDatabase) -> None:
         self._parts = urlsplit(postgres.app_url)
@@ -228,7 +226,7 @@ class _Relay:
         self._port = self._server.sockets[0].getsockname()[1]
 
     async def cut(self) -> None:
-        """Close everything at once and refuse connections."""
+        """Close all connections at once and refuse new ones."""
         assert self._server is not None
         self._server.close()
         for writer in self._writers:
@@ -239,7 +237,7 @@ class _Relay:
 
     @property
     def url(self) -> str:
-        """As the proxy connects, over TCP."""
+        """The URL of the TCP proxy."""
         return f"postgresql://{self._parts.username}@127.0.0.1:{self._port}{self._parts.path}"
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -260,8 +258,8 @@ async def _copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> N
     target.close()
 
 
-async def test_a_link_that_was_cut_heals_by_itself(postgres: PostgresDatabase) -> None:
-    """Over TCP, too: an outage while it is cut, and nothing to restart afterwards."""
+async def test_a_link_that_was_cut_recovers(postgres: PostgresDatabase) -> None:
+    """Over TCP too, it is an outage while it is cut, and nothing must be restarted afterwards."""
     relay = _Relay(postgres)
     await relay.open()
     database = Database(relay.url, APP_ROLE)
@@ -276,8 +274,8 @@ async def test_a_link_that_was_cut_heals_by_itself(postgres: PostgresDatabase) -
     await relay.cut()
 
 
-async def test_a_full_pool_is_an_outage_only_for_whom_it_is_full(postgres: PostgresDatabase) -> None:
-    """Who waits longer than the pool's timeout is told so; the pool is whole afterwards."""
+async def test_a_full_pool_is_an_outage_for_the_waiting_caller_only(postgres: PostgresDatabase) -> None:
+    """A caller that waits longer than the pool's timeout gets the error. The pool is intact afterwards."""
     database = Database(postgres.app_url, APP_ROLE, pool_size=1, pool_timeout_s=1)  # time to connect
     await database.open()
     async with database.transaction():
@@ -288,7 +286,7 @@ async def test_a_full_pool_is_an_outage_only_for_whom_it_is_full(postgres: Postg
 
 
 async def test_a_cancelled_request_gives_its_connection_back(postgres: PostgresDatabase) -> None:
-    """However often clients leave, a pool of one goes on working."""
+    """A pool of one connection keeps working, however often clients disconnect."""
     database = Database(postgres.app_url, APP_ROLE, pool_size=1)
     await database.open()
     for _ in range(5):
@@ -311,7 +309,7 @@ async def test_a_cancelled_request_gives_its_connection_back(postgres: PostgresD
 async def test_a_read_only_server_degrades_changes_and_nothing_else(
     postgres: PostgresDatabase, auth: Database, app: Database
 ) -> None:
-    """As after a fail-over to a standby: lookups answer, a change fails clearly, checkpoints wait."""
+    """This is the state after a fail-over to a standby: lookups answer, a change fails clearly, checkpoints wait."""
     agent = await attach(PostgresIdentity(auth))
     with psycopg.connect(postgres.superuser_url, autocommit=True) as connection:
         try:
@@ -329,8 +327,8 @@ async def test_a_read_only_server_degrades_changes_and_nothing_else(
             postgres.server.restart()
 
 
-async def test_a_schema_that_is_not_there_is_an_outage(empty_postgres: PostgresDatabase) -> None:
-    """Started before the migration, it works once that has run."""
+async def test_a_missing_schema_is_an_outage(empty_postgres: PostgresDatabase) -> None:
+    """A process that starts before the migration works once that has run."""
     database = Database(empty_postgres.auth_url, AUTH_ROLE)
     await database.open()
     with pytest.raises(ServiceDegradedError, match="migrated"):
@@ -338,8 +336,8 @@ async def test_a_schema_that_is_not_there_is_an_outage(empty_postgres: PostgresD
     await database.close()
 
 
-async def test_what_is_closed_or_not_yet_open_answers_as_an_outage(postgres: PostgresDatabase) -> None:
-    """Also closing twice is nothing."""
+async def test_a_database_that_is_not_open_is_an_outage(postgres: PostgresDatabase) -> None:
+    """Closing twice does nothing."""
     database = Database(postgres.app_url, APP_ROLE)
     with pytest.raises(ServiceDegradedError):
         await database.ping()
@@ -351,5 +349,5 @@ async def test_what_is_closed_or_not_yet_open_answers_as_an_outage(postgres: Pos
 
 
 def test_a_database_shows_no_url(postgres: PostgresDatabase) -> None:
-    """URLs hold passwords."""
+    """URLs contain passwords."""
     assert repr(Database(postgres.app_url, APP_ROLE)) == "<Database as ibex_app>"

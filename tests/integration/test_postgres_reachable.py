@@ -1,4 +1,4 @@
-"""Why PostgreSQL cannot be connected to."""
+"""Diagnosis of failing connections to PostgreSQL."""
 
 from __future__ import annotations
 
@@ -16,30 +16,36 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 
 
-async def test_a_server_that_lets_one_in_is_reachable(postgres: PostgresDatabase) -> None:
-    """There is no reason then."""
+async def test_a_server_that_accepts_the_connection_is_reachable(postgres: PostgresDatabase) -> None:
+    """The result is None."""
     assert await why_unreachable(postgres.app_url) is None
 
 
-async def test_a_port_without_a_server_is_told() -> None:
-    """In words of ours."""
-    assert await why_unreachable(f"postgresql://me:canary@127.0.0.1:{free_port()}/db") == "nothing listens there"
+async def test_a_port_without_a_server_is_reported() -> None:
+    """The reason is IBEX's own text."""
+    assert (
+        await why_unreachable(f"postgresql://me:canary@127.0.0.1:{free_port()}/db")
+        == "no server listens at this address"
+    )
 
 
-async def test_a_database_or_a_role_that_is_not_there_is_told(postgres: PostgresDatabase) -> None:
-    """As the server tells one from the other only to who is let in."""
+async def test_a_missing_database_or_role_is_reported(postgres: PostgresDatabase) -> None:
+    """The two are not distinguished, because PostgreSQL only does so for users that may connect."""
     nowhere = postgres.server.url("ibex_app", "nowhere")
     nobody = postgres.server.url("nobody_of_that_name", postgres.name)
 
-    assert {await why_unreachable(url) for url in (nowhere, nobody)} == {"there is no such database, or no such role"}
+    assert {await why_unreachable(url) for url in (nowhere, nobody)} == {"the database or the role does not exist"}
 
 
-async def test_what_is_quoted_in_a_message_is_not_shown() -> None:
-    """A URL that libpq cannot read is repeated in its message."""
-    assert await why_unreachable("postgresql://me:canary@127.0.0.1:1/db?nonsense=1") == "it cannot be connected to"
+async def test_libpqs_message_is_not_shown() -> None:
+    """The message of libpq quotes a URL that it cannot parse."""
+    assert (
+        await why_unreachable("postgresql://me:canary@127.0.0.1:1/db?nonsense=1")
+        == "the connection failed; check the URL"
+    )
 
 
-def test_a_wrong_password_is_told() -> None:
-    """The user's name, which the server repeats, is not."""
+def test_a_wrong_password_is_reported() -> None:
+    """The name of the user, which the server quotes, is not."""
     error = psycopg.OperationalError('connection failed: FATAL:  password authentication failed for user "canary"')
-    assert reason_of(error) == "it refuses the password"
+    assert reason_of(error) == "the server refuses the password"

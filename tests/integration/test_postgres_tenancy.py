@@ -1,4 +1,4 @@
-"""Who may see and do what in PostgreSQL: the roles, row-level security, and what holds where that does not look."""
+"""Access in PostgreSQL: roles, row-level security, and constraints beyond it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LOG_TABLES = ("changes", "change_snapshots", "change_incarnation")
 
 @pytest.fixture
 async def two_tenants(postgres: PostgresDatabase) -> tuple[NamedAgent, NamedAgent]:
-    """An agent each of two organizations, both with a row in every table."""
+    """One agent of each of two organizations, both with a row in every table."""
     auth, app = Database(postgres.auth_url, AUTH_ROLE), Database(postgres.app_url, APP_ROLE)
     await auth.open()
     await app.open()
@@ -68,7 +68,7 @@ def _count(connection: psycopg.Connection[Any], table: str) -> int:
 def test_the_app_role_sees_nothing_outside_an_organization(
     postgres: PostgresDatabase, two_tenants: object, table: str, nobody: str | None
 ) -> None:
-    """Without a setting, with the empty one that an ended transaction leaves, with another organization's: no row."""
+    """No row without the setting, with the empty one of an ended transaction, and with another organization's."""
     del two_tenants
     with _as_app(postgres, str(uuid4()) if nobody == "another" else nobody) as connection:
         assert _count(connection, table) == 0
@@ -78,7 +78,7 @@ def test_the_app_role_sees_nothing_outside_an_organization(
 def test_the_app_role_sees_its_own_organization_only(
     postgres: PostgresDatabase, two_tenants: tuple[NamedAgent, NamedAgent], table: str
 ) -> None:
-    """One row each, though both organizations have one."""
+    """It sees one row of each table, although both organizations have one."""
     for agent in two_tenants:
         with _as_app(postgres, agent.org_id) as connection:
             rows = connection.execute(sql.SQL("SELECT org_id FROM {}").format(sql.Identifier(table))).fetchall()
@@ -88,7 +88,7 @@ def test_the_app_role_sees_its_own_organization_only(
 def test_a_setting_of_an_ended_transaction_is_gone(
     postgres: PostgresDatabase, two_tenants: tuple[NamedAgent, NamedAgent]
 ) -> None:
-    """On the same connection, the next transaction sees nothing until it is bound anew."""
+    """On the same connection, the next transaction sees no row until it is bound again."""
     with _as_app(postgres, two_tenants[0].org_id) as connection:
         assert _count(connection, "sessions") == 1
         connection.commit()
@@ -98,7 +98,7 @@ def test_a_setting_of_an_ended_transaction_is_gone(
 async def test_a_pooled_connection_does_not_carry_an_organization_over(
     postgres: PostgresDatabase, two_tenants: tuple[NamedAgent, NamedAgent]
 ) -> None:
-    """With a pool of one, after a commit and a failure: an unbound transaction sees nothing, a bound one its own."""
+    """With a pool of one, after a commit and a failure, an unbound transaction sees no row and a bound one its own."""
     ours, theirs = two_tenants
     database = Database(postgres.app_url, APP_ROLE, pool_size=1)
     await database.open()
@@ -119,14 +119,14 @@ async def test_a_pooled_connection_does_not_carry_an_organization_over(
 
 @pytest.mark.parametrize("table", ["users", "tokens", "organizations", "agents", "alembic_version"])
 def test_the_app_role_cannot_read_identity(postgres: PostgresDatabase, table: str) -> None:
-    """Not even inside an organization: it has no right to the table at all."""
+    """Not even of its organization: it has no right to the tables."""
     with _as_app(postgres, uuid4()) as connection, pytest.raises(errors.InsufficientPrivilege):
         _count(connection, table)
 
 
 @pytest.mark.parametrize("table", LOG_TABLES)
 def test_the_app_role_cannot_read_the_log_of_changes(postgres: PostgresDatabase, table: str) -> None:
-    """Its triggers write what it changed. It reads nothing of other organizations."""
+    """Its triggers write its own changes. It cannot read those of other organizations."""
     with _as_app(postgres, uuid4()) as connection, pytest.raises(errors.InsufficientPrivilege):
         _count(connection, table)
 
@@ -134,7 +134,7 @@ def test_the_app_role_cannot_read_the_log_of_changes(postgres: PostgresDatabase,
 def test_the_auth_role_reads_the_changes_of_every_organization(
     postgres: PostgresDatabase, two_tenants: tuple[NamedAgent, NamedAgent]
 ) -> None:
-    """The changes of identity and those that the app role made to directives."""
+    """These are changes of identity, and the changes of directives that the app role made."""
     with psycopg.connect(postgres.auth_url) as connection:
         found = connection.execute("SELECT DISTINCT org_id, kind FROM changes").fetchall()
     kinds = ("tokens", "agents", "directives")
@@ -147,14 +147,14 @@ def test_the_auth_role_reads_the_changes_of_every_organization(
 def test_the_auth_role_cannot_rewrite_the_log_of_changes(
     postgres: PostgresDatabase, two_tenants: object, statement: str
 ) -> None:
-    """It appends and prunes."""
+    """It can append and prune."""
     del two_tenants
     with psycopg.connect(postgres.auth_url) as connection, pytest.raises(errors.InsufficientPrivilege):
         connection.execute(statement.encode())
 
 
 @pytest.mark.parametrize("table", APP_TABLES)
-def test_the_auth_role_cannot_read_what_agents_do(postgres: PostgresDatabase, table: str) -> None:
+def test_the_auth_role_cannot_read_sessions_and_directives(postgres: PostgresDatabase, table: str) -> None:
     """Sessions, checkpoints and directives are not identity."""
     with psycopg.connect(postgres.auth_url) as connection, pytest.raises(errors.InsufficientPrivilege):
         _count(connection, table)
@@ -164,7 +164,7 @@ def test_the_auth_role_cannot_read_what_agents_do(postgres: PostgresDatabase, ta
 def test_the_auth_role_sees_identity_of_every_organization(
     postgres: PostgresDatabase, two_tenants: object, table: str
 ) -> None:
-    """It has to: a token says whose it is only after it was found."""
+    """It must, because a token's organization is only known once the token is found."""
     del two_tenants
     with psycopg.connect(postgres.auth_url) as connection:
         assert _count(connection, table) == 2
@@ -181,20 +181,20 @@ def test_the_app_role_cannot_change_a_checkpoint(
 
 @pytest.mark.parametrize("table", ["checkpoints", "directive_versions"])
 @pytest.mark.parametrize("statement", ["UPDATE {} SET created_at = now()", "DELETE FROM {}", "TRUNCATE {} CASCADE"])
-def test_nobody_changes_what_is_append_only(
+def test_append_only_tables_cannot_be_changed(
     postgres: PostgresDatabase, two_tenants: object, table: str, statement: str
 ) -> None:
-    """A trigger refuses, whatever the rights: here the superuser's."""
+    """A trigger refuses, whatever the rights: here those of the superuser."""
     del two_tenants
     with psycopg.connect(postgres.superuser_url) as connection, pytest.raises(errors.RestrictViolation):
         connection.execute(sql.SQL(statement).format(sql.Identifier(table)))
 
 
 @pytest.mark.parametrize("column", ["id", "org_id", "agent_id", "external_id", "model", "created_at"])
-def test_the_app_role_cannot_change_whose_a_session_is(
+def test_the_app_role_cannot_change_the_owner_of_a_session(
     postgres: PostgresDatabase, two_tenants: tuple[NamedAgent, NamedAgent], column: str
 ) -> None:
-    """Only status, totals and times may change."""
+    """Only status, totals and times can change."""
     statement = sql.SQL("UPDATE sessions SET {0} = {0}").format(sql.Identifier(column))
     with _as_app(postgres, two_tenants[0].org_id) as connection, pytest.raises(errors.InsufficientPrivilege):
         connection.execute(statement)
@@ -203,7 +203,7 @@ def test_the_app_role_cannot_change_whose_a_session_is(
 def test_the_app_role_cannot_write_into_another_organization(
     postgres: PostgresDatabase, two_tenants: tuple[NamedAgent, NamedAgent]
 ) -> None:
-    """A row that names another organization is refused; another's rows are not there to be changed."""
+    """It cannot insert a row of another organization, and cannot see another's rows to change them."""
     ours, theirs = two_tenants
     with _as_app(postgres, ours.org_id) as connection:
         changed = connection.execute("UPDATE sessions SET turn_count = 9 WHERE org_id = %s", [theirs.org_id])
@@ -223,10 +223,10 @@ def test_the_app_role_logs_only_changes_of_directives(
             connection.execute(insert, [two_tenants[0].org_id, "tokens"])
 
 
-def test_keys_keep_tenants_apart_where_row_level_security_does_not_look(
+def test_keys_keep_tenants_apart_without_row_level_security(
     postgres: PostgresDatabase, two_tenants: tuple[NamedAgent, NamedAgent]
 ) -> None:
-    """Foreign-key checks see every row; a reference to another organization's agent or session has no such key."""
+    """Foreign-key checks see every row. No key matches a reference to another organization's agent or session."""
     ours, theirs = two_tenants
     copy = "INSERT INTO {0} SELECT (r).* FROM (SELECT jsonb_populate_record(t, %s) AS r FROM {0} t) x"
     foreign = {
@@ -240,8 +240,8 @@ def test_keys_keep_tenants_apart_where_row_level_security_does_not_look(
             connection.execute(copy.format(table).encode(), [values])
 
 
-def test_no_setting_of_the_application_opens_what_is_closed(postgres: PostgresDatabase, two_tenants: object) -> None:
-    """``row_security`` only turns rows that are hidden into an error; other roles cannot be taken on."""
+def test_no_setting_of_the_application_disables_the_policies(postgres: PostgresDatabase, two_tenants: object) -> None:
+    """``row_security`` only turns hidden rows into an error, and it cannot take on another role."""
     del two_tenants
     with _as_app(postgres, None) as connection:
         connection.execute("SET LOCAL row_security = off")
@@ -255,7 +255,7 @@ def test_no_setting_of_the_application_opens_what_is_closed(postgres: PostgresDa
 def test_the_app_role_abandons_idle_sessions_and_sees_none_of_them(
     postgres: PostgresDatabase, two_tenants: tuple[NamedAgent, NamedAgent]
 ) -> None:
-    """Without being bound to an organization: all that it learns is how many. It cannot become the sweeper."""
+    """It needs no organization for that, gets only the number of sessions, and cannot become the sweeper."""
     with psycopg.connect(postgres.superuser_url) as connection:
         connection.execute("UPDATE sessions SET updated_at = '2026-01-01', created_at = '2026-01-01'")
     with _as_app(postgres, None) as connection:
@@ -277,8 +277,8 @@ def test_the_app_role_abandons_idle_sessions_and_sees_none_of_them(
         "SELECT id FROM organizations",
     ],
 )
-def test_the_sweeper_may_do_nothing_else(postgres: PostgresDatabase, two_tenants: object, statement: str) -> None:
-    """Neither see what a session is called, nor put it into another state, nor look elsewhere; nobody logs in as it."""
+def test_the_sweeper_can_do_nothing_else(postgres: PostgresDatabase, two_tenants: object, statement: str) -> None:
+    """It cannot read a session's handle, set another status or read other tables, and it cannot log in."""
     del two_tenants
     with psycopg.connect(postgres.superuser_url) as connection:
         connection.execute("SET ROLE ibex_sweeper")
@@ -292,15 +292,15 @@ def test_the_sweeper_may_do_nothing_else(postgres: PostgresDatabase, two_tenants
 
 
 @pytest.mark.parametrize("role", ["auth", "owner"])
-def test_nobody_but_the_app_role_sweeps(postgres: PostgresDatabase, role: str) -> None:
-    """Not auth, and not the owner, who made the function and gave it away."""
+def test_only_the_app_role_can_sweep(postgres: PostgresDatabase, role: str) -> None:
+    """This covers auth, and the owner that created the function and gave it away."""
     url = postgres.auth_url if role == "auth" else postgres.owner_url
     with psycopg.connect(url) as connection, pytest.raises(errors.InsufficientPrivilege):
         connection.execute("SELECT abandon_idle_sessions(now(), 1)")
 
 
 def test_the_owner_is_bound_by_row_level_security_too(postgres: PostgresDatabase, two_tenants: object) -> None:
-    """FORCE: a migration's connection that is misused sees no tenant's rows."""
+    """Because of FORCE, a migration's connection that is misused sees no tenant's rows."""
     del two_tenants
     with psycopg.connect(postgres.owner_url) as connection:
         assert {table: _count(connection, table) for table in METADATA.tables} == dict.fromkeys(METADATA.tables, 0)
@@ -345,13 +345,13 @@ ORDER BY 1
 
 
 def test_every_tenant_table_is_secured(postgres: PostgresDatabase) -> None:
-    """Whatever has an ``org_id`` has row-level security, forced, a policy of a role, and keys with the organization."""
+    """Each table with an ``org_id`` has forced row-level security, policies per role, keys with the organization."""
     with psycopg.connect(postgres.superuser_url) as connection:
         assert connection.execute(_NOT_SECURED.encode()).fetchall() == []
 
 
-def test_a_new_tenant_table_without_security_is_noticed(postgres: PostgresDatabase) -> None:
-    """The test above can fail: every way to forget something is found."""
+def test_a_new_tenant_table_without_security_is_found(postgres: PostgresDatabase) -> None:
+    """The test above can fail: it finds every kind of omission."""
     with psycopg.connect(postgres.superuser_url) as connection:
         connection.execute(
             "CREATE TABLE memories (id uuid PRIMARY KEY, org_id uuid, agent_id uuid REFERENCES agents (id))"
@@ -373,7 +373,7 @@ def test_a_new_tenant_table_without_security_is_noticed(postgres: PostgresDataba
 
 
 def test_organizations_are_secured_too(postgres: PostgresDatabase) -> None:
-    """The tenants' own table has no ``org_id``; only auth has a policy on it."""
+    """The table of organizations has no ``org_id``. Only auth has a policy on it."""
     with psycopg.connect(postgres.superuser_url) as connection:
         found = connection.execute(
             "SELECT c.relrowsecurity, c.relforcerowsecurity, array_agg(r.rolname::text) FROM pg_class c"

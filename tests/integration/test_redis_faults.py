@@ -1,4 +1,4 @@
-"""Redis killed, frozen, emptied and started again; and how its round trips are shared."""
+"""Redis killed, frozen, emptied and restarted, and the sharing of its round trips."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from redis.crc import key_slot
 
 from harness.memory.clock import ManualClock
 from harness.redis_observer import RecordingRedisObserver
-from ibex.adapters.redis.breaker import FAILURES_IN_A_ROW, PAUSE_S
+from ibex.adapters.redis.breaker import FAILURE_THRESHOLD, OPEN_FOR_S
 from ibex.adapters.redis.epochs import RedisEpochs
 from ibex.adapters.redis.keys import directive_key, epoch_key, window_key
 from ibex.adapters.redis.link import LinkError, RedisLink
@@ -30,11 +30,11 @@ pytestmark = pytest.mark.integration
 
 ORG = uuid4()
 CANARY = "canary-password"
-AFTER_A_PAUSE = timedelta(seconds=PAUSE_S, milliseconds=1)
+AFTER_A_PAUSE = timedelta(seconds=OPEN_FOR_S, milliseconds=1)
 
 
 class Worker:
-    """A worker's way to one server, with a clock that stands still."""
+    """A worker's link to one server, with a clock that stands still."""
 
     def __init__(self, server: RedisServer, timeout_s: float = 0.05) -> None:
         self.clock = ManualClock()
@@ -50,15 +50,15 @@ class Worker:
 
 @pytest.fixture
 async def worker(redis_server: RedisServer) -> AsyncIterator[Worker]:
-    """A worker, connected, with time for everything."""
+    """A connected worker with a long timeout."""
     made = Worker(redis_server, timeout_s=5.0)
     await made.link.open()
     yield made
     await made.link.close()
 
 
-async def test_what_is_asked_in_one_turn_is_one_round_trip(worker: Worker) -> None:
-    """However many requests, of however many organizations, and whatever else is asked."""
+async def test_commands_of_one_iteration_share_a_round_trip(worker: Worker) -> None:
+    """This holds for any number of requests and organizations, and for other commands."""
     now = worker.clock.now()
     orgs = [uuid4() for _ in range(10)]
     await asyncio.gather(
@@ -68,8 +68,8 @@ async def test_what_is_asked_in_one_turn_is_one_round_trip(worker: Worker) -> No
     assert worker.heard.trips == [102]
 
 
-async def test_who_leaves_harms_nobody(worker: Worker) -> None:
-    """Not even who asks the same in the same turn."""
+async def test_a_cancelled_caller_does_not_affect_others(worker: Worker) -> None:
+    """Callers of the same command in the same iteration are not affected either."""
     asking = [asyncio.create_task(worker.count()) for _ in range(3)]
     await asyncio.sleep(0)
     asking[0].cancel()
@@ -80,7 +80,7 @@ async def test_who_leaves_harms_nobody(worker: Worker) -> None:
 
 
 async def test_two_workers_count_together(redis_server: RedisServer, worker: Worker) -> None:
-    """The limit is the organization's, not a worker's."""
+    """The limit applies to the organization, not to each worker."""
     other = Worker(redis_server, timeout_s=5.0)
     counts = await asyncio.gather(*(w.count() for w in (worker, other) for _ in range(50)))
     await other.link.close()
@@ -89,7 +89,7 @@ async def test_two_workers_count_together(redis_server: RedisServer, worker: Wor
 
 
 async def test_a_frozen_redis_costs_few_requests_their_bound_and_then_none(redis_server: RedisServer) -> None:
-    """Requests are counted in process while a connection is made in the background, and by Redis once it answers."""
+    """While a connection is made in the background, requests are counted in process. Then Redis counts them again."""
     worker = Worker(redis_server)
     await worker.link.open()
     assert await worker.count() == 1
@@ -107,12 +107,12 @@ async def test_a_frozen_redis_costs_few_requests_their_bound_and_then_none(redis
 
 
 async def test_a_redis_that_refuses_connections_opens_the_circuit_breaker(redis_server: RedisServer) -> None:
-    """After the pause one request finds out how Redis does, and what comes meanwhile does not wait."""
+    """After the pause, one request probes Redis. Other requests do not wait for it."""
     worker = Worker(redis_server)
     redis_server.kill()
-    for _ in range(FAILURES_IN_A_ROW):
+    for _ in range(FAILURE_THRESHOLD):
         await worker.count()
-    assert (worker.heard.questions_failed, worker.heard.times_passed_over) == (FAILURES_IN_A_ROW, 0)
+    assert (worker.heard.questions_failed, worker.heard.times_passed_over) == (FAILURE_THRESHOLD, 0)
     await worker.count()
     assert worker.heard.times_passed_over == 1
 
@@ -132,7 +132,7 @@ async def test_a_redis_that_refuses_connections_opens_the_circuit_breaker(redis_
 
 
 async def test_a_redis_that_comes_back_is_used_again(redis_server: RedisServer, worker: Worker) -> None:
-    """It has lost everything: counts begin at one, and no organization has an epoch."""
+    """Redis has lost everything: counts begin at one, and no organization has an epoch."""
     await worker.epochs.replace(ORG)
     await worker.count()
     redis_server.kill()
@@ -146,7 +146,7 @@ async def test_a_redis_that_comes_back_is_used_again(redis_server: RedisServer, 
 
 
 async def test_a_redis_that_was_emptied_proves_nothing(redis_server: RedisServer, worker: Worker) -> None:
-    """An absent epoch proves no change. The one that is created next proves one, whatever was read before."""
+    """An absent epoch proves nothing. The next one differs from every epoch that was read before."""
     await worker.epochs.replace(ORG)
     before = await worker.limiter.epoch(ORG)
     redis_server.client().flushall()
@@ -162,7 +162,7 @@ async def test_a_redis_that_was_emptied_proves_nothing(redis_server: RedisServer
 
 
 async def test_a_change_reaches_a_redis_that_closed_the_connection(redis_server: RedisServer, worker: Worker) -> None:
-    """Administration replaces an epoch rarely, so its connection is idle for hours."""
+    """Administration rarely replaces an epoch, so its connection is idle for hours."""
     await worker.epochs.replace(ORG)
     redis_server.client().client_kill_filter(_type="normal", skipme=True)
 
@@ -170,8 +170,8 @@ async def test_a_change_reaches_a_redis_that_closed_the_connection(redis_server:
     assert worker.heard.failures == []
 
 
-async def test_a_password_is_presented_and_never_shown(redis_server: RedisServer) -> None:
-    """Nor is it in the error of one who has another."""
+async def test_a_password_is_sent_and_never_shown(redis_server: RedisServer) -> None:
+    """The error for a wrong password does not contain it either."""
     client = redis_server.client()
     client.config_set("requirepass", CANARY)
     right, wrong = (redis_server.url.replace("redis://", f"redis://:{word}@") for word in (CANARY, f"wrong-{CANARY}"))
@@ -185,8 +185,8 @@ async def test_a_password_is_presented_and_never_shown(redis_server: RedisServer
     assert CANARY not in f"{raised.value!r} {RedisAddress.parse(right)!r} {link!r}"
 
 
-async def test_what_redis_keeps_expires(redis_server: RedisServer, worker: Worker) -> None:
-    """Counts and epochs, created or replaced; the contract of shared directives has theirs."""
+async def test_all_keys_expire(redis_server: RedisServer, worker: Worker) -> None:
+    """This covers counts and epochs. The contract suite of shared directives covers theirs."""
     await worker.count()
     await asyncio.gather(worker.epochs.replace(ORG), worker.epochs.read_or_create(uuid4()))
     client = redis_server.client()
@@ -197,8 +197,8 @@ async def test_what_redis_keeps_expires(redis_server: RedisServer, worker: Worke
     assert [key for key in keys if client.ttl(key) == -1] == []
 
 
-def test_the_keys_of_an_organization_lie_in_one_slot() -> None:
-    """A Redis Cluster refuses a script otherwise."""
+def test_the_keys_of_an_organization_are_in_one_slot() -> None:
+    """Otherwise a Redis Cluster refuses a script."""
     keys = {window_key(ORG, window_of(ManualClock().now())), epoch_key(ORG), directive_key(ORG, uuid4(), "name")}
 
     assert len(keys) == 3

@@ -1,4 +1,4 @@
-"""How a worker shares its way to Redis, and how long anybody waits there, whatever Redis does."""
+"""How a worker's commands share a connection to Redis, and how long callers wait, whatever Redis does."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import trustme
 from harness.garbage import finding
 from harness.redis_worker import RedisWorker
 from harness.tls_front import HOST, tls_front
-from ibex.adapters.redis.breaker import FAILURES_IN_A_ROW
-from ibex.adapters.redis.epochs import TRIES
+from ibex.adapters.redis.breaker import FAILURE_THRESHOLD
+from ibex.adapters.redis.epochs import ATTEMPTS
 from ibex.adapters.redis.keys import epoch_key
-from ibex.adapters.redis.server import MOST_UNDER_WAY, TIMEOUT_S
+from ibex.adapters.redis.server import MAX_IN_FLIGHT, TIMEOUT_S
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -32,12 +32,12 @@ ORG = uuid4()
 ARRIVALS = 60
 GAP_S = 0.002
 SLACK = 5
-"""A busy machine may take so many times the bound; to wait for all the others' attempts is ``ARRIVALS`` times it."""
+"""A busy machine may take this many times the timeout. Waiting for all other attempts would take ``ARRIVALS`` times."""
 
 
 @pytest.fixture
 async def worker(redis_server: RedisServer) -> AsyncIterator[RedisWorker]:
-    """A worker, connected, with time for everything."""
+    """A connected worker with a long timeout."""
     made = RedisWorker(redis_server.url)
     await made.link.open()
     yield made
@@ -45,7 +45,7 @@ async def worker(redis_server: RedisServer) -> AsyncIterator[RedisWorker]:
 
 
 async def longest_wait(worker: RedisWorker) -> float:
-    """Have requests come one after the other, not waiting for each other; return what the slowest took, in seconds."""
+    """Start requests one after the other, without waiting for earlier ones. Return the longest duration in seconds."""
     loop = asyncio.get_running_loop()
 
     async def ask(due: float) -> float:
@@ -61,8 +61,8 @@ async def longest_wait(worker: RedisWorker) -> float:
 
 
 @pytest.mark.parametrize("connected", [True, False], ids=["connected", "never connected"])
-async def test_nobody_waits_for_the_attempts_of_others(redis_server: RedisServer, *, connected: bool) -> None:
-    """A frozen Redis costs each request its bound at most, not the bound of all who came before as well."""
+async def test_no_request_waits_for_the_attempts_of_others(redis_server: RedisServer, *, connected: bool) -> None:
+    """A frozen Redis delays each request by at most its own timeout, not by the timeouts of earlier requests."""
     worker = RedisWorker(redis_server.url, timeout_s=TIMEOUT_S)
     if connected:
         await worker.link.open()
@@ -75,63 +75,63 @@ async def test_nobody_waits_for_the_attempts_of_others(redis_server: RedisServer
     await worker.link.close()
 
 
-async def test_what_is_not_answered_leaves_no_cycle(redis_server: RedisServer) -> None:
-    """Nor do the attempts: errors lead to the frames that they went through, which must not lead back to them."""
+async def test_a_timeout_leaves_no_reference_cycle(redis_server: RedisServer) -> None:
+    """Errors refer to the frames that raised them. Those frames must not refer to the errors."""
     worker = RedisWorker(redis_server.url, timeout_s=TIMEOUT_S)
     await worker.link.open()
     redis_server.pause()
 
     with finding(2) as found:
-        for _ in range(FAILURES_IN_A_ROW):
+        for _ in range(FAILURE_THRESHOLD):
             await asyncio.gather(*(worker.count(uuid4()) for _ in range(ARRIVALS)))
         await worker.link.close()
 
     assert found == {}
 
 
-async def test_what_is_refused_leaves_no_cycle(redis_server: RedisServer) -> None:
-    """Here the connection itself, at its first words."""
+async def test_a_refusal_leaves_no_reference_cycle(redis_server: RedisServer) -> None:
+    """Here Redis refuses the connection itself."""
     redis_server.client().config_set("requirepass", "right")
     workers = [RedisWorker(redis_server.url.replace("redis://", "redis://kim:wrong@")) for _ in range(3)]
 
     with finding(2) as found:
         for worker in workers:
-            await asyncio.gather(*(worker.count(uuid4()) for _ in range(FAILURES_IN_A_ROW)))
+            await asyncio.gather(*(worker.count(uuid4()) for _ in range(FAILURE_THRESHOLD)))
             await worker.link.close()
 
     assert found == {}
 
 
-async def test_few_round_trips_are_under_way_at_a_time(redis_server: RedisServer, worker: RedisWorker) -> None:
-    """What is asked meanwhile goes out together, as soon as there is a place."""
+async def test_few_round_trips_are_in_flight_at_a_time(redis_server: RedisServer, worker: RedisWorker) -> None:
+    """Commands that arrive in between share the next round trip."""
     redis_server.pause()
     asking = [await worker.depart(ORG) for _ in range(10)]
     redis_server.resume()
 
     tallies = await asyncio.gather(*asking)
 
-    assert worker.heard.trips == [1] * MOST_UNDER_WAY + [10 - MOST_UNDER_WAY]
+    assert worker.heard.trips == [1] * MAX_IN_FLIGHT + [10 - MAX_IN_FLIGHT]
     assert [tally.count for tally in tallies] == list(range(1, 11))
 
 
 async def test_a_connection_that_breaks_is_one_failure(redis_server: RedisServer, worker: RedisWorker) -> None:
-    """However many round trips are under way on it: Redis is asked again, until it has failed often enough."""
+    """This holds for any number of round trips in flight. Redis is asked again until the threshold of failures."""
     redis_server.pause()
-    asking = [await worker.depart(ORG) for _ in range(MOST_UNDER_WAY)]
+    asking = [await worker.depart(ORG) for _ in range(MAX_IN_FLIGHT)]
     redis_server.kill()
     await asyncio.gather(*asking)
 
-    for _ in range(FAILURES_IN_A_ROW - 1):
+    for _ in range(FAILURE_THRESHOLD - 1):
         await worker.count(ORG)
     assert worker.heard.times_passed_over == 0
-    assert len(worker.heard.failures) == MOST_UNDER_WAY + FAILURES_IN_A_ROW - 1
+    assert len(worker.heard.failures) == MAX_IN_FLIGHT + FAILURE_THRESHOLD - 1
 
     await worker.count(ORG)
     assert worker.heard.times_passed_over == 1
 
 
-async def test_who_asks_while_a_connection_is_made_does_not_wait_long(redis_server: RedisServer) -> None:
-    """Within the time limit of the attempt's first request all wait for it; after that nobody waits for the rest."""
+async def test_a_request_does_not_wait_long_for_a_connection(redis_server: RedisServer) -> None:
+    """All requests wait until the timeout of the first one. After that, requests do not wait for the connection."""
     worker, loop = RedisWorker(redis_server.url, timeout_s=TIMEOUT_S), asyncio.get_running_loop()
     redis_server.pause()
     asking = [await worker.depart(ORG) for _ in range(3)]
@@ -149,8 +149,8 @@ async def test_who_asks_while_a_connection_is_made_does_not_wait_long(redis_serv
     await worker.link.close()
 
 
-async def test_a_late_answer_is_nobodys(redis_server: RedisServer) -> None:
-    """Who asks next gets the answer to its own question."""
+async def test_a_late_reply_reaches_no_caller(redis_server: RedisServer) -> None:
+    """The next caller gets the reply to its own command."""
     worker, other = RedisWorker(redis_server.url, timeout_s=TIMEOUT_S), uuid4()
     await worker.link.open()
     redis_server.pause()
@@ -167,12 +167,12 @@ async def test_a_late_answer_is_nobodys(redis_server: RedisServer) -> None:
     await unhurried.link.close()
 
 
-async def test_who_waits_when_the_link_is_closed_is_answered(redis_server: RedisServer, worker: RedisWorker) -> None:
-    """What is under way and what waits for a place; nothing connects anew."""
+async def test_closing_the_link_completes_all_waiting_callers(redis_server: RedisServer, worker: RedisWorker) -> None:
+    """This covers commands in flight and pending ones. Nothing connects again."""
     client = redis_server.client()
     connections = client.info("stats")["total_connections_received"]
     redis_server.pause()
-    asking = [await worker.depart(ORG) for _ in range(MOST_UNDER_WAY + 2)]
+    asking = [await worker.depart(ORG) for _ in range(MAX_IN_FLIGHT + 2)]
     await worker.link.close()
 
     assert sorted([tally.count for tally in await asyncio.gather(*asking)]) == [1, 2, 3, 4]
@@ -180,8 +180,8 @@ async def test_who_waits_when_the_link_is_closed_is_answered(redis_server: Redis
     assert client.info("stats")["total_connections_received"] == connections
 
 
-async def test_a_closed_link_connects_no_more(redis_server: RedisServer, worker: RedisWorker) -> None:
-    """Neither for what is asked while it closes nor for what is asked later: nothing would close that connection."""
+async def test_a_closed_link_does_not_connect_again(redis_server: RedisServer, worker: RedisWorker) -> None:
+    """This covers commands during and after closing: nothing would close such a connection."""
     client = redis_server.client()
     connections = client.info("stats")["total_connections_received"]
     redis_server.pause()
@@ -197,8 +197,8 @@ async def test_a_closed_link_connects_no_more(redis_server: RedisServer, worker:
     assert client.info("stats")["total_connections_received"] == connections
 
 
-async def test_when_all_who_asked_have_left_the_connection_is_kept(worker: RedisWorker) -> None:
-    """Clients that leave are no failure of Redis."""
+async def test_the_connection_stays_open_if_all_callers_are_cancelled(worker: RedisWorker) -> None:
+    """Cancelled callers are no failure of Redis."""
     asking = await worker.depart(ORG)
     asking.cancel()
     await asyncio.gather(asking, return_exceptions=True)
@@ -207,10 +207,10 @@ async def test_when_all_who_asked_have_left_the_connection_is_kept(worker: Redis
     assert worker.heard.failures == []
 
 
-async def test_a_turns_requests_are_one_script_of_an_organization(
+async def test_requests_of_one_iteration_are_one_script_per_organization(
     redis_server: RedisServer, worker: RedisWorker
 ) -> None:
-    """A hundred requests at once are one GET, one script and one increment."""
+    """A hundred concurrent requests are one GET, one script and one increment."""
     client = redis_server.client()
     client.config_resetstat()
 
@@ -220,8 +220,8 @@ async def test_a_turns_requests_are_one_script_of_an_organization(
     assert {name: stats.get(name) for name in ("get", "evalsha", "incrby")} == {"get": 1, "evalsha": 1, "incrby": 1}
 
 
-async def test_redis_may_forget_the_scripts(redis_server: RedisServer, worker: RedisWorker) -> None:
-    """It is sent them again, within the same time limit; nothing is counted twice or in process."""
+async def test_redis_may_lose_the_scripts(redis_server: RedisServer, worker: RedisWorker) -> None:
+    """The scripts are sent again within the same timeout. No request is counted twice or in process."""
     await worker.count(ORG)
     redis_server.client().script_flush()
 
@@ -235,7 +235,7 @@ async def test_redis_may_forget_the_scripts(redis_server: RedisServer, worker: R
 async def test_an_epoch_of_any_bytes_is_equal_to_itself_only(
     redis_server: RedisServer, worker: RedisWorker, value: bytes
 ) -> None:
-    """It is compared, never parsed; auth and the worker read the same."""
+    """An epoch is compared, never parsed. Auth and the worker read the same value."""
     client, seen = redis_server.client(), []
     for written in (value, b"another", value):
         client.set(epoch_key(ORG), written)
@@ -248,14 +248,14 @@ async def test_an_epoch_of_any_bytes_is_equal_to_itself_only(
 
 
 async def unhurried_reading(worker: RedisWorker) -> Epoch:
-    """Return what auth reads; a reading that a busy machine delays is made again."""
+    """Return the epoch that auth reads. Retry a read that a busy machine delays."""
     while not (epoch := await worker.epochs.read_or_create(ORG)).was_read:
         pass
     return epoch
 
 
 async def test_an_epoch_key_of_another_type_is_an_unknown_epoch(redis_server: RedisServer, worker: RedisWorker) -> None:
-    """Someone wrote it past IBEX. Requests are counted in process, auth answers, and nobody is left waiting."""
+    """Another program wrote the key. Requests are counted in process, auth answers, and every caller gets a reply."""
     redis_server.client().rpush(epoch_key(ORG), "junk")
 
     tally = await worker.count(ORG)
@@ -267,7 +267,7 @@ async def test_an_epoch_key_of_another_type_is_an_unknown_epoch(redis_server: Re
 
 
 async def test_redis_holds_numbers_and_ids_and_nothing_else(redis_server: RedisServer, worker: RedisWorker) -> None:
-    """No token and no secret could be read there: nobody gives the adapter any."""
+    """The adapter never receives a token or a secret, so none can be read from Redis."""
     await worker.epochs.replace(ORG)
     await worker.count(ORG)
     client = redis_server.client()
@@ -283,19 +283,19 @@ async def test_redis_holds_numbers_and_ids_and_nothing_else(redis_server: RedisS
 
 
 async def test_a_wrong_password_is_an_outage_like_any_other(redis_server: RedisServer) -> None:
-    """Requests are served, and the reason names neither the password nor the user."""
+    """Requests are served, and the reason contains neither the password nor the user."""
     redis_server.client().config_set("requirepass", "right-canary")
     worker = RedisWorker(redis_server.url.replace("redis://", "redis://canary-user:wrong-canary@"))
 
     assert [(await worker.count(ORG)).count for _ in range(4)] == [1, 2, 3, 4]
 
-    assert worker.heard.failures == ["refused (WRONGPASS)"] * FAILURES_IN_A_ROW
+    assert worker.heard.failures == ["refused (WRONGPASS)"] * FAILURE_THRESHOLD
     assert worker.heard.times_passed_over == 1
     await worker.link.close()
 
 
 async def test_a_url_may_name_user_and_database(redis_server: RedisServer) -> None:
-    """A user that may do what is needed, in a database of its own."""
+    """A user with the needed permissions, in another database."""
     client = redis_server.client()
     client.acl_setuser("kim", enabled=True, passwords=["+s3:cret"], keys=["ibex:*"], categories=["+@all"])
     worker = RedisWorker(redis_server.url.replace("redis://", "redis://kim:s3%3Acret@").replace("/0", "/3"))
@@ -307,7 +307,7 @@ async def test_a_url_may_name_user_and_database(redis_server: RedisServer) -> No
 
 
 async def test_a_url_may_name_a_unix_socket(redis_server: RedisServer, tmp_path: Path) -> None:
-    """For a Redis on the same machine."""
+    """This is for a Redis on the same machine."""
     redis_server.kill()
     redis_server.start("--unixsocket", str(tmp_path / "s"))
     worker = RedisWorker(f"unix://{tmp_path / 's'}")
@@ -316,8 +316,8 @@ async def test_a_url_may_name_a_unix_socket(redis_server: RedisServer, tmp_path:
     await worker.link.close()
 
 
-async def test_tls_is_for_who_trusts_the_authority(redis_server: RedisServer, tmp_path: Path) -> None:
-    """With a private authority in the URL it connects; without, it is an outage, and nothing goes out in the clear."""
+async def test_tls_requires_trust_in_the_ca(redis_server: RedisServer, tmp_path: Path) -> None:
+    """With a private CA in the URL it connects. Without it, this is an outage, and nothing is sent in plaintext."""
     authority, trusted = trustme.CA(), tmp_path / "ca.pem"
     authority.cert_pem.write_to_path(str(trusted))
     async with tls_front(authority, redis_server.port) as port:
@@ -334,13 +334,13 @@ async def test_tls_is_for_who_trusts_the_authority(redis_server: RedisServer, tm
 
 
 async def test_no_change_waits_for_the_epochs_of_others(redis_server: RedisServer) -> None:
-    """To replace an epoch in a frozen Redis fails within the bound of its own tries."""
+    """Replacing an epoch in a frozen Redis fails within the timeouts of its own attempts."""
     admin, loop = RedisWorker(redis_server.url, timeout_s=TIMEOUT_S), asyncio.get_running_loop()
     redis_server.pause()
     began = loop.time()
 
     replaced = await asyncio.gather(*(admin.epochs.replace(uuid4()) for _ in range(ARRIVALS)))
 
-    assert loop.time() - began < SLACK * TRIES * TIMEOUT_S
+    assert loop.time() - began < SLACK * ATTEMPTS * TIMEOUT_S
     assert replaced == [False] * ARRIVALS
     await admin.link.close()

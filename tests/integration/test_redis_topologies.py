@@ -1,4 +1,4 @@
-"""Redis with TLS and an ACL, far away, behind Sentinel and as a Cluster: requests are always counted somewhere."""
+"""Redis with TLS and an ACL, with latency, behind Sentinel and as a Cluster. Every request is counted somewhere."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ ORG = uuid4()
 EPOCH, FOUND = "an epoch", SharedDirective(DIRECTIVE)
 CLIENTS = 4
 SLACK = 10
-"""A busy machine may take so many times the time limit; no request waits for a fail-over, which takes longer."""
+"""A busy machine may take this many times the timeout. No request waits for a fail-over, which takes longer."""
 EVENT_S = 30.0
 
 
 @dataclass
 class Load:
-    """Clients that ask one after the other. ``counts`` has each organization's counts by Redis, in order."""
+    """Clients that send requests one after the other. ``counts`` has Redis' counts of each organization, in order."""
 
     worker: RedisWorker
     counts: dict[UUID, list[int]] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class Load:
     _advanced: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self, org_id: UUID) -> None:
-        """Ask until cancelled. An error ends it, and the test."""
+        """Send requests until cancelled. An error ends the task and fails the test."""
         loop = asyncio.get_running_loop()
         while True:
             began = loop.time()
@@ -71,12 +71,12 @@ class Load:
             await asyncio.sleep(0.001)  # what a client does in between
 
     async def more(self, org_id: UUID, requests: int = 20) -> None:
-        """Return once Redis has counted so many more requests of the organization."""
+        """Wait until Redis has counted this many more requests of the organization."""
         wanted = len(self.counts.get(org_id, ())) + requests
         await self._until(lambda: len(self.counts.get(org_id, ())) >= wanted)
 
     async def counts_in_process(self, org_id: UUID) -> None:
-        """Return once another request of the organization has been counted in process."""
+        """Wait until another request of the organization has been counted in process."""
         before = self.in_process.get(org_id, 0)
         await self._until(lambda: self.in_process.get(org_id, 0) > before)
 
@@ -89,7 +89,7 @@ class Load:
 
 @asynccontextmanager
 async def load(url: str, *orgs: UUID) -> AsyncIterator[Load]:
-    """Run clients of each organization against a worker of real time."""
+    """Run clients of each organization on a worker with a real clock."""
     worker = RedisWorker(url, timeout_s=TIMEOUT_S, clock=SystemClock())
     await worker.link.open()
     running = Load(worker)
@@ -105,7 +105,7 @@ async def load(url: str, *orgs: UUID) -> AsyncIterator[Load]:
 
 
 async def test_a_killed_primary_is_replaced_by_the_one_that_the_sentinels_name(sentinels: SentinelScene) -> None:
-    """No request fails or waits; meanwhile they are counted in process, and afterwards by the new primary."""
+    """No request fails or waits. Requests are counted in process during the fail-over, then by the new primary."""
     sentinels.settle()
     async with load(sentinels.url, ORG) as running:
         await running.more(ORG)
@@ -119,7 +119,7 @@ async def test_a_killed_primary_is_replaced_by_the_one_that_the_sentinels_name(s
 
 
 async def test_a_sentinel_that_hangs_is_passed_over(sentinels: SentinelScene) -> None:
-    """Another is asked, within the time that connecting may take."""
+    """Another Sentinel is asked, within the connect timeout."""
     sentinels.settle()
     worker = RedisWorker(sentinels.url)
     sentinels.sentinels[0].pause()
@@ -132,7 +132,7 @@ async def test_a_sentinel_that_hangs_is_passed_over(sentinels: SentinelScene) ->
 
 
 async def test_a_primary_that_is_replaced_while_it_runs_is_left(sentinels: SentinelScene) -> None:
-    """Soon, though it takes writes until Sentinel tells it ten seconds later; no request fails or waits."""
+    """The worker switches soon, although the old primary accepts writes for 10 s more. No request fails or waits."""
     sentinels.settle()
     before = sentinels.primary()
     async with load(sentinels.url, ORG) as running:
@@ -150,8 +150,8 @@ async def test_a_primary_that_is_replaced_while_it_runs_is_left(sentinels: Senti
     assert running.slowest_s < SLACK * TIMEOUT_S
 
 
-async def test_a_replica_that_is_taken_for_the_primary_is_left(redis_server: RedisServer) -> None:
-    """It refuses to write: the connection is closed, and the next one asks the Sentinels again."""
+async def test_a_replica_is_not_used_as_the_primary(redis_server: RedisServer) -> None:
+    """It refuses to write. The connection is closed, and the next one asks the Sentinels again."""
     worker = RedisWorker(redis_server.url)
     assert (await worker.count(ORG)).epoch.was_read
     redis_server.client().replicaof("127.0.0.1", "1")
@@ -167,7 +167,7 @@ async def test_a_replica_that_is_taken_for_the_primary_is_left(redis_server: Red
 
 
 def orgs_by_shard(cluster: ClusterScene) -> list[UUID]:
-    """Return an organization on each primary."""
+    """Return one organization for each primary."""
     found: dict[int, UUID] = {}
     while len(found) < 3:
         org_id = uuid4()
@@ -175,8 +175,8 @@ def orgs_by_shard(cluster: ClusterScene) -> list[UUID]:
     return list(found.values())
 
 
-async def test_a_clusters_primaries_are_each_asked_for_their_organizations(cluster: ClusterScene) -> None:
-    """In one round trip to each of them; the counts are exact."""
+async def test_each_primary_of_a_cluster_counts_its_organizations(cluster: ClusterScene) -> None:
+    """Each primary gets one round trip, and the counts are exact."""
     cluster.settle()
     orgs, worker = orgs_by_shard(cluster), RedisWorker(cluster.url)
     await worker.link.open()
@@ -189,7 +189,7 @@ async def test_a_clusters_primaries_are_each_asked_for_their_organizations(clust
 
 
 async def test_a_killed_primary_of_a_cluster_leaves_the_others_alone(cluster: ClusterScene) -> None:
-    """Its organizations are counted in process until its replica is promoted; the others' limits hold all the time."""
+    """Its organizations are counted in process until its replica is promoted. The other limits apply all the time."""
     cluster.settle()
     orgs = orgs_by_shard(cluster)
     async with load(cluster.url, *orgs) as running:
@@ -208,7 +208,7 @@ async def test_a_killed_primary_of_a_cluster_leaves_the_others_alone(cluster: Cl
 
 
 async def test_a_revocation_on_a_cluster_takes_effect_at_the_next_request(cluster: ClusterScene) -> None:
-    """By the epoch alone, on each primary: the watch does not run, and no time passes."""
+    """The epoch alone makes it known, on each primary: the watch does not run, and no time passes."""
     cluster.settle()
     async with AdmissionScene(cluster.url, ManualClock(), UNHURRIED_S).opened() as scene:
         for primary in [cluster.primary_of(org_id) for org_id in orgs_by_shard(cluster)]:
@@ -225,7 +225,7 @@ async def test_a_revocation_on_a_cluster_takes_effect_at_the_next_request(cluste
 
 
 async def test_a_revocation_while_a_primary_is_away_takes_effect_by_the_watch(cluster: ClusterScene) -> None:
-    """Its requests are counted in process meanwhile, none of a live token is refused, and Redis counts them again."""
+    """Its requests are counted in process until Redis counts them again. No live token is refused."""
     cluster.settle()
     async with AdmissionScene(cluster.url, SystemClock(), TIMEOUT_S).opened() as scene, scene.watching():
         tenant = await scene.known_tenant()
@@ -248,7 +248,7 @@ async def until_counted(scene: AdmissionScene, tenant: Tenant, *, by_redis: bool
 
 
 async def until_refused(scene: AdmissionScene, tenant: Tenant) -> None:
-    """Return once the tenant's token is refused; its other token is admitted all the time, counted in process."""
+    """Wait until the tenant's token is refused. Its other token is admitted all the time, counted in process."""
     while True:
         try:
             await scene.admit(tenant, tenant.token)
@@ -268,7 +268,7 @@ def _lies_at(cluster: ClusterScene, primary: RedisServer, org_id: UUID) -> bool:
 
 
 async def test_a_slot_that_moves_is_followed(cluster: ClusterScene) -> None:
-    """While it moves (ASK), as far as Redis answers for several keys then, and after it has moved (MOVED)."""
+    """Redis redirects with ASK while the slot moves, and with MOVED afterwards."""
     cluster.settle()
     org_id = uuid4()
     slot, source = key_slot(str(org_id).encode()), cluster.primary_of(org_id)
@@ -293,8 +293,8 @@ async def test_a_slot_that_moves_is_followed(cluster: ClusterScene) -> None:
     assert cluster.primary_of(org_id) is target
 
 
-async def test_a_cluster_that_starts_later_is_found(cluster: ClusterScene) -> None:
-    """Nobody waits for it."""
+async def test_a_cluster_that_starts_later_is_used(cluster: ClusterScene) -> None:
+    """No request waits for it."""
     cluster.settle()
     with Relay.running(("127.0.0.1", cluster.servers[0].port)) as relay:
         relay.cut()
@@ -308,7 +308,7 @@ async def test_a_cluster_that_starts_later_is_found(cluster: ClusterScene) -> No
 
 
 async def test_tls_and_a_user_without_dangerous_commands(redis_server: RedisServer, tmp_path: Path) -> None:
-    """No INFO, no CLIENT, no HELLO; such a user's requests are counted by Redis."""
+    """The user may not run INFO, CLIENT and HELLO. Redis counts its requests."""
     client = redis_server.client()
     client.acl_setuser(
         "kim",
@@ -338,7 +338,7 @@ async def test_tls_and_a_user_without_dangerous_commands(redis_server: RedisServ
 
 
 async def test_redis_15_ms_away_is_connected_to_and_asked(redis_server: RedisServer) -> None:
-    """Connecting takes several round trips, which the time limit of one does not bound."""
+    """Connecting takes several round trips, which the timeout of one round trip does not limit."""
     redis_server.client().config_set("requirepass", "secret")
     with Relay.running(("127.0.0.1", redis_server.port)) as far:
         far.delay_s = 0.0075
@@ -353,7 +353,7 @@ async def test_redis_15_ms_away_is_connected_to_and_asked(redis_server: RedisSer
 
 
 async def test_an_idle_connection_that_the_server_closed_costs_no_request(redis_server: RedisServer) -> None:
-    """It is noticed before anything is sent."""
+    """The link detects it before it sends a command."""
     worker = RedisWorker(redis_server.url)
     assert (await worker.count(ORG)).count == 1
     redis_server.client().client_kill_filter(_type="normal", skipme=True)
@@ -366,10 +366,10 @@ async def test_an_idle_connection_that_the_server_closed_costs_no_request(redis_
 @pytest.mark.parametrize(
     ("denied", "named"), [("-evalsha", ["EVALSHA"]), ("-incrby", ["INCRBY"]), ("resetkeys", ["keys"])]
 )
-async def test_the_commands_that_a_user_lacks_are_named(
+async def test_the_commands_that_a_user_may_not_run_are_named(
     redis_server: RedisServer, denied: str, named: list[str]
 ) -> None:
-    """So that the operator can allow them."""
+    """The operator can then allow them."""
     client = redis_server.client()
     client.acl_setuser("kim", enabled=True, passwords=["+secret"], keys=["ibex:*"], categories=["+@all"])
     redis_server.command("ACL", "SETUSER", "kim", denied)

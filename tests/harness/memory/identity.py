@@ -52,7 +52,7 @@ class InMemoryIdentity:
     async def add_organization(self, organization: Organization) -> None:
         """Store a new organization. Raises ``AlreadyExistsError``."""
         if any(o.name == organization.name for o in self._organizations.values()):
-            raise AlreadyExistsError("There is an organization of that name already.")
+            raise AlreadyExistsError("An organization with this name already exists.")
         self._organizations[organization.id] = organization
 
     async def organizations(self) -> Sequence[Organization]:
@@ -72,14 +72,14 @@ class InMemoryIdentity:
         """Store a new user. Raises ``AlreadyExistsError``, and ``NotFoundError`` if there is no such organization."""
         self._check_organization(user.org_id)
         if any(u.org_id == user.org_id and u.email == user.email for u in self._users.values()):
-            raise AlreadyExistsError("The organization has a user with that e-mail address already.")
+            raise AlreadyExistsError("The organization already has a user with this e-mail address.")
         self._users[user.id] = user
 
     async def add_agent(self, agent: NamedAgent) -> None:
         """Store a new agent. Raises ``AlreadyExistsError``, and ``NotFoundError`` if there is no such organization."""
         self._check_organization(agent.org_id)
         if any(a.org_id == agent.org_id and a.name == agent.name for a in self._agents.values()):
-            raise AlreadyExistsError("The organization has an agent of that name already.")
+            raise AlreadyExistsError("The organization already has an agent with this name.")
         self._agents[agent.id] = agent
         self.change_log.append(agent.org_id, Kind.AGENTS)
 

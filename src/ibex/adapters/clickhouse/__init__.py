@@ -1,1 +1,1 @@
-"""ClickHouse: the trace sink, its migrations and its queries, over clickhouse-connect."""
+"""ClickHouse: the trace sink, its migrations and queries (over clickhouse-connect), and the embedded engine (chdb)."""

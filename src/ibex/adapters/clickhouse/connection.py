@@ -1,6 +1,6 @@
-"""One connection to ClickHouse: a server by its URL, or the engine inside this process by ``chdb://``.
+"""A connection to ClickHouse: to a server, or with ``chdb://`` to an engine inside this process.
 
-clickhouse-connect is synchronous, so its client lives in a thread of its own and has one thing to do at a time.
+clickhouse-connect is synchronous, so its client runs in a dedicated thread, which does one piece of work at a time.
 """
 
 from __future__ import annotations
@@ -34,17 +34,18 @@ TIMEOUT_S: Final = 10.0
 CONNECT_TIMEOUT_S: Final = 3
 _INTERFACES: Final = {"http": "http", "clickhouse": "http", "https": "https", "clickhouses": "https"}
 
-# The library logs what it could not encode and what the server said, rows included; all of it reaches us as errors.
+# The library logs rows that it cannot encode, and the server's messages, which quote rows. IBEX receives all of them
+# as exceptions.
 logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
-# The first insert would import whichever of these are installed, to see whether it was given one of their tables: a
-# third of a second and 100 MB, for nothing.
+# The first insert would import those of these libraries that are installed, to check whether it was given one of their
+# tables. That costs a third of a second and 100 MB, and IBEX uses none of them.
 for _library in ("np", "pd", "pd_time_test", "arrow", "pl"):
     vars(options).setdefault(_library, None)
 
 
 @dataclass(frozen=True, slots=True)
 class ClickHouseAddress:
-    """Where ClickHouse is, and the database in it that is IBEX's. The repr shows no password."""
+    """The address of ClickHouse, and the name of IBEX's database. The repr shows no password."""
 
     dsn: str = field(repr=False)
     interface: str
@@ -53,16 +54,16 @@ class ClickHouseAddress:
 
     @classmethod
     def parse(cls, url: str) -> ClickHouseAddress:
-        """Read ``http[s]://user:password@host:port/database`` or ``chdb:///directory?database=name``.
+        """Parse ``http[s]://user:password@host:port/database`` or ``chdb:///directory?database=name``.
 
-        ``clickhouse[s]://`` means the same as ``http[s]://``, ``chdb://`` alone an engine in memory. Without a database
-        it is ``ibex``. Raises ``ValueError``, whose message holds nothing of the URL.
+        ``clickhouse[s]://`` means the same as ``http[s]://``. ``chdb://`` alone means an engine in memory. The default
+        database is ``ibex``. Raises ``ValueError``, whose message contains no part of the URL.
         """
         try:
             parts = urlsplit(url)
             port = parts.port
         except ValueError:
-            raise ValueError("the ClickHouse URL cannot be read") from None
+            raise ValueError("the ClickHouse URL is malformed") from None
         if parts.scheme == "chdb":
             options = dict(parse_qsl(parts.query))
             database = options.pop("database", DATABASE)
@@ -70,19 +71,20 @@ class ClickHouseAddress:
             return cls(dsn, "chdb", "", database)
         interface, host = _INTERFACES.get(parts.scheme), parts.hostname
         if interface is None or not host:
-            raise ValueError("a ClickHouse URL is http://, https:// or chdb://")
+            raise ValueError("a ClickHouse URL must be http://host:port, https://host:port or chdb:///directory")
         if port is None:
             parts = parts._replace(netloc=f"{parts.netloc.rstrip(':')}:{8443 if interface == 'https' else 8123}")
-        # The database goes with each statement: it may have to be created first.
+        # Each statement names the database. The server would refuse a connection that names a database before
+        # ``migrate`` has created it.
         database = unquote(parts.path.strip("/")) or DATABASE
         return cls(urlunsplit(parts._replace(path="")), interface, host, database)
 
     def connect(self, timeout_s: float = TIMEOUT_S) -> Client:
-        """Return a client that has spoken with the server. Raises what the library raises."""
+        """Connect and return a client. Raises what clickhouse-connect raises."""
         if self.interface == "chdb":
             return clickhouse_connect.get_client(dsn=self.dsn, tz_mode="aware")
         own_pool: dict[str, Any] = {"dedicated_pool": True}
-        if _is_loopback(self.host):  # an HTTP proxy that the environment names is not for this machine
+        if _is_loopback(self.host):  # an HTTP proxy from the environment must not be used for this machine
             own_pool = {"pool_mgr": PoolManager(**get_pool_manager_options())}
         return clickhouse_connect.get_client(
             dsn=self.dsn,
@@ -96,34 +98,34 @@ class ClickHouseAddress:
 
 
 class ClickHouseConnection:
-    """Runs work on a client in its thread, connecting when there is none. Constructing it connects to nothing."""
+    """Runs functions on a client, in the client's thread. It connects on first use; the constructor does not."""
 
     def __init__(self, connect: Callable[[], Client], *, timeout_s: float = TIMEOUT_S) -> None:
-        """Take how to connect, and how long one piece of work may take in all, in seconds."""
+        """Set the function that connects, and the time limit of one call of ``run``, in seconds."""
         self._connect = connect
         self._timeout_s = timeout_s
         self._client: Client | None = None
         self._thread: ThreadPoolExecutor | None = None
 
     def open(self) -> None:
-        """Start the thread."""
+        """Start the thread. Idempotent."""
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="ibex-clickhouse")
 
     async def close(self) -> None:
-        """Let running work finish, within its timeout, and disconnect; doing it again does nothing."""
+        """Wait for running work, which has its own time limit, and disconnect. Idempotent."""
         thread, self._thread = self._thread, None
         if thread is not None:
             thread.submit(self._disconnect)
             await asyncio.to_thread(thread.shutdown)
 
     async def run(self, work: Callable[[Client], T]) -> T:
-        """Return what ``work`` returns. Raises ``SinkUnavailableError`` if it fails or takes too long.
+        """Call ``work`` with the client and return its result.
 
-        A ``SinkRefusedError`` that it raises stays one.
+        Raises ``SinkUnavailableError`` if it fails or takes too long, and ``SinkRefusedError`` if ``work`` raises that.
         """
         if self._thread is None:
-            raise SinkUnavailableError("ClickHouse is not open")
+            raise SinkUnavailableError("the ClickHouse connection is not open")
         running = asyncio.get_running_loop().run_in_executor(self._thread, self._run, work)
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -138,8 +140,8 @@ class ClickHouseConnection:
             return work(self._client)
         except SinkRefusedError:
             raise
-        except Exception as error:  # noqa: BLE001 - the library's codecs and its transport raise whatever they like
-            raise SinkUnavailableError(f"ClickHouse cannot do this now ({reason_of(error)})") from None
+        except Exception as error:  # noqa: BLE001 - the library's codecs and transport raise many types
+            raise SinkUnavailableError(f"ClickHouse is unavailable ({reason_of(error)})") from None
 
     def _disconnect(self) -> None:
         client, self._client = self._client, None
@@ -148,15 +150,15 @@ class ClickHouseConnection:
 
 
 def reason_of(error: Exception) -> str:
-    """Return what went wrong, in words that hold nothing of a row, a statement or a URL: those are in its message."""
+    """Return why a call failed. The error's own message is left out, as it may quote a row, a statement or a URL."""
     code, name = getattr(error, "code", None), getattr(error, "name", None)
     if code:
         return f"{name}, code {code}" if name else f"code {code}"
-    return "no connection, or no answer" if isinstance(error, OperationalError) else type(error).__name__
+    return "connection failed or timed out" if isinstance(error, OperationalError) else type(error).__name__
 
 
 def disconnect(client: Client) -> None:
-    """Close a client with its connections."""
+    """Close a client and its connections."""
     client.close()
     client.close_connections()
 

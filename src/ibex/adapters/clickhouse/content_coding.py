@@ -1,4 +1,4 @@
-"""HTTP content codings as ClickHouse's clients use them, by name: what ``Content-Encoding`` says."""
+"""The HTTP content codings that ClickHouse's clients use, by their name in ``Content-Encoding``."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 
 
 class UnknownCodingError(Exception):
-    """No such coding is known here."""
+    """The content coding is not supported."""
 
 
 class MalformedBodyError(Exception):
-    """The body is not what its coding says."""
+    """The body cannot be decoded with its content coding."""
 
 
 def _optional(*names: str) -> Any:
-    """Return the first of these modules that is installed, else None; clickhouse-connect has them or does without."""
+    """Return the first of these modules that is installed, else None. For clickhouse-connect they are optional too."""
     for name in names:
         try:
             return importlib.import_module(name)
@@ -34,7 +34,7 @@ _zstd: Final = _optional("compression.zstd", "backports.zstd")
 
 
 def _lz4_decompress(body: bytes) -> bytes:
-    """Decompress frames that follow each other: clients write one for each block."""
+    """Decompress a sequence of frames. Clients write one frame for each block."""
     parts = []
     while body:
         frame = _lz4.LZ4FrameDecompressor()
@@ -60,7 +60,7 @@ _ENCODERS: Final[Mapping[str, Callable[[bytes], bytes]]] = {
 
 
 def decode(body: bytes, coding: str) -> bytes:
-    """Return what was encoded; "" and "identity" are no coding.
+    """Return the decoded body. The codings "" and "identity" leave it unchanged.
 
     Raises ``UnknownCodingError`` and ``MalformedBodyError``.
     """
@@ -75,11 +75,11 @@ def decode(body: bytes, coding: str) -> bytes:
 
 
 def choose(accepted: str) -> str:
-    """Return the first coding of an ``Accept-Encoding`` header that is known here, "" if there is none."""
+    """Return the first supported coding in an ``Accept-Encoding`` header; "" if there is none."""
     names = (part.partition(";")[0].strip().lower() for part in accepted.split(","))
     return next((name for name in names if name in _ENCODERS), "")
 
 
 def encode(body: bytes, coding: str) -> bytes:
-    """Return the body in a coding that ``choose`` returned; "" is no coding."""
+    """Encode a body with a coding that ``choose`` returned. The coding "" leaves it unchanged."""
     return _ENCODERS[coding](body) if coding else body

@@ -1,4 +1,4 @@
-"""Starting and stopping the ClickHouse engine as a child process (ADR 0008)."""
+"""The ClickHouse engine as a child process: the parent's side (ADR 0008)."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 __all__ = ["ClickHouseEngine", "EngineStartError"]
 
 LOG: Final = "engine.log"
-"""What the engine itself says goes into this file in its data directory."""
+"""The engine's own messages go to this file in its data directory."""
 START_TIMEOUT_S: Final = 30.0
 STOP_TIMEOUT_S: Final = 10.0
 
 
 class ClickHouseEngine:
-    """An engine on a data directory, on loopback, with a password of its own. The repr shows no password.
+    """An engine on a data directory, on a loopback port, with a random password. The repr shows no password.
 
-    It is a session of its own, so that Ctrl-C in a terminal reaches only the parent; it ends when its parent does.
-    Port and password stay the same if it is stopped and started again.
+    The process is the leader of a new session, so that Ctrl-C in a terminal reaches only the parent. It ends when its
+    parent ends. Port and password stay the same if it is stopped and started again.
     """
 
     def __init__(self, path: Path) -> None:
-        """Take the data directory, which is created if it is not there. Constructing it starts nothing."""
+        """Set the data directory, which ``start`` creates if it does not exist. The constructor starts nothing."""
         self._path = path
         self._password = secrets.token_urlsafe(24)
         self._port = 0
@@ -46,24 +46,24 @@ class ClickHouseEngine:
 
     @property
     def url(self) -> str:
-        """``http://user:password@host:port``; raises ``RuntimeError`` before the first start."""
+        """The URL ``http://user:password@host:port``. Raises ``RuntimeError`` before the first start."""
         if not self._port:
             raise RuntimeError("the engine has not been started")
         return f"http://{USER}:{self._password}@{HOST}:{self._port}"
 
     @property
     def pid(self) -> int | None:
-        """The process, or None if there is none."""
+        """The process id; None if there is no process."""
         return self._process.pid if self._process is not None else None
 
     @property
     def running(self) -> bool:
-        """Whether there is a process that has not ended."""
+        """Whether the process runs."""
         process = self._process
         return process is not None and process.poll() is None
 
     def start(self) -> None:
-        """Return once statements can come; does nothing if it runs. Raises ``EngineStartError``."""
+        """Start the engine and wait until it accepts statements. Idempotent. Raises ``EngineStartError``."""
         with self._lock:
             if self.running:
                 return
@@ -76,7 +76,7 @@ class ClickHouseEngine:
                 raise
 
     def stop(self) -> None:
-        """End it in good order, or else within a bound by force; does nothing if it does not run."""
+        """Stop the engine gracefully, or kill it after ``STOP_TIMEOUT_S``. Idempotent."""
         with self._lock:
             self._end()
 
@@ -85,9 +85,9 @@ class ClickHouseEngine:
             self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
             log = os.open(self._path / LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         except OSError as error:
-            raise EngineStartError(f"the data directory {self._path} cannot be used: {error.strerror}") from None
+            raise EngineStartError(f"cannot use the data directory {self._path}: {error.strerror}") from None
         try:
-            self._process = subprocess.Popen(  # noqa: S603 - a module of our own, no shell
+            self._process = subprocess.Popen(  # noqa: S603 - a module of IBEX, no shell
                 [
                     *(sys.executable, "-P", "-m", "ibex.adapters.clickhouse.engine_server"),
                     *("--path", str(self._path.absolute()), "--port", str(self._port)),
@@ -104,17 +104,17 @@ class ClickHouseEngine:
     def _port_when_ready(self) -> int:
         process = self._process
         if process is None or process.stdin is None or process.stdout is None:
-            raise RuntimeError("the engine's pipes are not there")
-        with contextlib.suppress(BrokenPipeError):  # then it has ended, which its silence tells
+            raise RuntimeError("the engine process has no pipes")
+        with contextlib.suppress(BrokenPipeError):  # the process has ended; reading its output below detects that
             process.stdin.write(self._password.encode() + b"\n")
             process.stdin.flush()
         line = _read_line(process.stdout.fileno(), START_TIMEOUT_S)
         if not line:
-            raise EngineStartError(f"the engine ended at once; {self._path / LOG} may say why")
-        said: dict[str, Any] = json.loads(line)
-        if "port" not in said:
-            raise EngineStartError(said["error"])
-        return int(said["port"])
+            raise EngineStartError(f"the engine ended before it was ready; see {self._path / LOG}")
+        report: dict[str, Any] = json.loads(line)
+        if "port" not in report:
+            raise EngineStartError(report["error"])
+        return int(report["port"])
 
     def _end(self) -> None:
         process, self._process = self._process, None
@@ -132,7 +132,7 @@ class ClickHouseEngine:
 
 
 def _read_line(descriptor: int, timeout_s: float) -> bytes:
-    """Return the first line that comes, or nothing if the end comes first. Raises ``EngineStartError`` in time."""
+    """Return the first line; empty if the stream ends first. Raises ``EngineStartError`` after the timeout."""
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     deadline = time.monotonic() + timeout_s

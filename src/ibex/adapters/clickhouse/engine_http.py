@@ -1,8 +1,8 @@
-"""ClickHouse's HTTP interface in front of the engine, as an ASGI application.
+"""ClickHouse's HTTP interface for the embedded engine, as an ASGI application.
 
-What clients need of it and no more: statements in the body or in ``query``, rows after an INSERT, settings and
-``param_`` values as URL parameters or form fields, compressed bodies, formats, errors with their code, user and
-password. Results are made whole before they are sent; sessions are not kept, external tables not taken.
+It implements the part that clients of IBEX need: statements in the body or in ``query``, rows after an INSERT, settings
+and ``param_`` values as URL parameters or form fields, compressed bodies, formats, errors with their code, user and
+password. It buffers each result before it sends it. It does not support sessions and external tables.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 MAX_BODY_BYTES: Final = 256 << 20
-# Parameters of the interface itself; every other one is a setting of the statement.
+# Parameters of the HTTP interface itself. Every other parameter is a setting of the statement.
 _OWN_PARAMETERS: Final = frozenset(
     {
         *("query", "database", "default_format", "user", "password", "query_id", "quota_key", "role"),
@@ -47,8 +47,8 @@ _STATUSES: Final[Mapping[int, int]] = {
     _REQUIRED_PASSWORD: 401,
     _AUTHENTICATION_FAILED: 403,
     **dict.fromkeys((164, 497), 403),  # READONLY, ACCESS_DENIED
-    **dict.fromkeys((36, 46, 47, 50, 56, 60, 81, 115), 404),  # UNKNOWN_ of all kinds
-    **dict.fromkeys((6, 26, 27, 33, 38, 41, 53, 62, 70, 72, 108, 117, 130, 456, 457), 400),  # it cannot be read
+    **dict.fromkeys((36, 46, 47, 50, 56, 60, 81, 115), 404),  # UNKNOWN_TABLE and others
+    **dict.fromkeys((6, 26, 27, 33, 38, 41, 53, 62, 70, 72, 108, 117, 130, 456, 457), 400),  # malformed
     48: 501,  # NOT_IMPLEMENTED
     159: 408,  # TIMEOUT_EXCEEDED
 }
@@ -67,7 +67,7 @@ class _Response:
 
 
 class _ProtocolError(Exception):
-    """The request is not one; ``code`` is ClickHouse's."""
+    """The HTTP request is invalid or not supported. ``code`` is ClickHouse's error code."""
 
     def __init__(self, code: int, text: str, status: int | None = None) -> None:
         super().__init__(text)
@@ -77,7 +77,7 @@ class _ProtocolError(Exception):
 
 
 class EngineHttp:
-    """The application. Statements run in ``executor``, whose size bounds how many at once."""
+    """The ASGI application. Statements run in ``executor``, whose size limits the number of concurrent statements."""
 
     def __init__(self, engine: Engine, executor: Executor, user: str, password: str) -> None:
         self._engine = engine
@@ -155,11 +155,11 @@ async def _read_body(receive: Receive) -> bytes:
     while more:
         event = await receive()
         if event["type"] == "http.disconnect":
-            raise _ProtocolError(UNKNOWN, "The client has gone.")
+            raise _ProtocolError(UNKNOWN, "The client has disconnected.")
         chunk = event.get("body", b"")
         size += len(chunk)
         if size > MAX_BODY_BYTES:
-            raise _ProtocolError(UNKNOWN, f"A body has at most {MAX_BODY_BYTES:,} bytes here.", 413)
+            raise _ProtocolError(UNKNOWN, f"The request body is larger than {MAX_BODY_BYTES:,} bytes.", 413)
         chunks.append(chunk)
         more = event.get("more_body", False)
     return b"".join(chunks)
@@ -172,7 +172,7 @@ def _statement(
         raise _ProtocolError(UNKNOWN, "There is no resource of this name. (UNKNOWN)", 404)
     for wanted in ("compress", "decompress"):
         if parameters.get(wanted, "0") != "0":
-            raise _ProtocolError(48, f"{wanted} is not supported here, Content-Encoding is. (NOT_IMPLEMENTED)")
+            raise _ProtocolError(48, f"{wanted} is not supported; use Content-Encoding. (NOT_IMPLEMENTED)")
     body = _decoded(body, headers.get("content-encoding", ""))
     if headers.get("content-type", "").startswith("multipart/form-data"):
         parameters |= _form_fields(headers["content-type"], body)
@@ -195,7 +195,7 @@ def _decoded(body: bytes, coding: str) -> bytes:
     try:
         return content_coding.decode(body, coding.strip().lower())
     except content_coding.UnknownCodingError:
-        raise _ProtocolError(48, "This Content-Encoding is not supported here. (NOT_IMPLEMENTED)") from None
+        raise _ProtocolError(48, "This Content-Encoding is not supported. (NOT_IMPLEMENTED)") from None
     except content_coding.MalformedBodyError:
         raise _ProtocolError(271, "Cannot decompress the body. (CANNOT_DECOMPRESS)", 400) from None
 
@@ -206,7 +206,7 @@ def _form_fields(content_type: str, body: bytes) -> dict[str, str]:
     for part in form.iter_parts():
         name = part.get_param("name", header="content-disposition")
         if part.get_filename() is not None:
-            raise _ProtocolError(48, "External tables are not supported here. (NOT_IMPLEMENTED)")
+            raise _ProtocolError(48, "External tables are not supported. (NOT_IMPLEMENTED)")
         content = part.get_payload(decode=True)
         fields[str(name)] = content.decode() if isinstance(content, bytes) else ""
     return fields
@@ -219,21 +219,22 @@ def _success(answer: StatementResult, coding: str, headers: Mapping[str, str]) -
         "result_bytes": str(len(answer.body)),
         "elapsed_ns": str(answer.elapsed_ns),
     }
-    said = {
+    response_headers = {
         **headers,
         "content-type": _CONTENT_TYPES.get(answer.format, "text/plain; charset=UTF-8"),
         "x-clickhouse-summary": json.dumps(summary),
     }
     if answer.format:
-        said["x-clickhouse-format"] = answer.format
+        response_headers["x-clickhouse-format"] = answer.format
     if coding:
-        said["content-encoding"] = coding
-    return _Response(200, content_coding.encode(answer.body, coding), said)
+        response_headers["content-encoding"] = coding
+    return _Response(200, content_coding.encode(answer.body, coding), response_headers)
 
 
 def _refusal(error: EngineError | _ProtocolError, headers: Mapping[str, str]) -> _Response:
     status = getattr(error, "status", None) or _STATUSES.get(error.code, 500)
-    said = {**headers, "content-type": "text/plain; charset=UTF-8", "x-clickhouse-exception-code": str(error.code)}
+    code = str(error.code)
+    response_headers = {**headers, "content-type": "text/plain; charset=UTF-8", "x-clickhouse-exception-code": code}
     if status == 401:  # noqa: PLR2004 - RFC 9110, section 15.5.2
-        said["www-authenticate"] = 'Basic realm="ClickHouse"'
-    return _Response(status, error.text.encode() + b"\n", said)
+        response_headers["www-authenticate"] = 'Basic realm="ClickHouse"'
+    return _Response(status, error.text.encode() + b"\n", response_headers)

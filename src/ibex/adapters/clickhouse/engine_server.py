@@ -1,8 +1,8 @@
-"""The ClickHouse engine as a process of its own (ADR 0008): ``python -m ibex.adapters.clickhouse.engine_server``.
+"""The process of the ClickHouse engine (ADR 0008): ``python -m ibex.adapters.clickhouse.engine_server``.
 
-Its parent is ``engine.ClickHouseEngine``, and this is what they agreed on. The first line on stdin is the password. The
-first line on stdout is a JSON object: ``port``, once requests can come, or ``error``, before it exits with 1. It ends
-in good order on SIGTERM, and by itself once stdin ends, that is once its parent is no more.
+``engine.ClickHouseEngine`` starts it, with this protocol. The first line on stdin is the password. The first line on
+stdout is a JSON object: ``port`` as soon as the process accepts requests, or ``error`` before it exits with 1. The
+process stops gracefully on SIGTERM, and when stdin ends, which means that its parent has ended.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ if TYPE_CHECKING:
 
 USER: Final = "ibex"
 HOST: Final = "127.0.0.1"
-STATEMENTS_AT_ONCE: Final = 8
+MAX_CONCURRENT_STATEMENTS: Final = 8
 NICE: Final = 5
-"""The niceness of the engine. Clients wait for requests; nobody waits for traces."""
+"""The niceness of the engine. Clients wait for their requests; no client waits for traces."""
 GRACE_S: Final = 5
 _IDLE_CONNECTION_S: Final = 600
 _LOCK: Final = "ibex-engine.lock"
 
 
 class EngineStartError(Exception):
-    """The engine cannot be started; the message is for who started it."""
+    """The engine cannot be started. The parent process reports the message."""
 
 
 class _Server(uvicorn.Server):
-    """Says when it is ready, and leaves signals to the loop."""
+    """A uvicorn server that reports its port on stdout, and handles signals in the event loop."""
 
     def __init__(self, config: uvicorn.Config, port: int) -> None:
         super().__init__(config)
@@ -49,7 +49,7 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        _say({"port": self._port})
+        _report({"port": self._port})
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -64,24 +64,24 @@ class _Server(uvicorn.Server):
 
 
 def main(arguments: list[str]) -> int:
-    """Run until told to end; return the exit code."""
+    """Run until SIGTERM or the end of stdin. Return the exit code."""
     parser = argparse.ArgumentParser(prog="ibex-clickhouse-engine")
-    parser.add_argument("--path", type=Path, required=True, help="the data directory; created if it is not there")
-    parser.add_argument("--port", type=int, default=0, help="0 takes any free one")
+    parser.add_argument("--path", type=Path, required=True, help="the data directory; created if it does not exist")
+    parser.add_argument("--port", type=int, default=0, help="the port to listen on; 0 means any free port")
     chosen = parser.parse_args(arguments)
     os.umask(0o077)
     os.nice(NICE)
     try:
         password = _read_password()
-        with _claimed(chosen.path), _listening(chosen.port) as listener:
+        with _locked(chosen.path), _listening(chosen.port) as listener:
             return _serve(chosen.path, listener, password)
     except EngineStartError as error:
-        _say({"error": str(error)})
+        _report({"error": str(error)})
         return 1
 
 
 def _serve(path: Path, listener: socket.socket, password: str) -> int:
-    # Only now: loading the engine takes longer than finding out that it must not be started.
+    # Imported here because loading the engine takes long, and the checks before may refuse to start it.
     from ibex.adapters.clickhouse.engine_http import EngineHttp  # noqa: PLC0415
     from ibex.adapters.clickhouse.engine_statements import Engine, EngineError  # noqa: PLC0415
 
@@ -89,8 +89,8 @@ def _serve(path: Path, listener: socket.socket, password: str) -> int:
         os.chdir(path)  # the engine parses its argument like a URL: a `?` in the path would begin options
         engine = Engine(".")
     except EngineError as error:
-        raise EngineStartError(f"the engine does not start on its data: {error.text}") from None
-    executor = ThreadPoolExecutor(STATEMENTS_AT_ONCE, thread_name_prefix="statement")
+        raise EngineStartError(f"the engine cannot open the data in {path}: {error.text}") from None
+    executor = ThreadPoolExecutor(MAX_CONCURRENT_STATEMENTS, thread_name_prefix="statement")
     config = uvicorn.Config(
         EngineHttp(engine, executor, USER, password),
         http="httptools",
@@ -106,53 +106,53 @@ def _serve(path: Path, listener: socket.socket, password: str) -> int:
     asyncio.run(_Server(config, listener.getsockname()[1]).serve(sockets=[listener]))
     executor.shutdown(wait=False, cancel_futures=True)
     if any(thread.name.startswith("statement") and thread.is_alive() for thread in threading.enumerate()):
-        # A statement that outlives its grace: inserts are atomic, so what is cut off has not happened.
+        # A statement still runs after the grace period. Inserts are atomic, so an interrupted one stores nothing.
         os._exit(0)
     engine.close()
     return 0
 
 
 @contextlib.contextmanager
-def _claimed(path: Path) -> Iterator[None]:
-    """Hold the directory for this process. The engine has a lock too, but says about it only that it did not start."""
+def _locked(path: Path) -> Iterator[None]:
+    """Lock the directory for this process. The engine locks it too, but its error does not mention the lock."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise EngineStartError(f"the data directory {path} cannot be used: {error.strerror}") from None
+        raise EngineStartError(f"cannot use the data directory {path}: {error.strerror}") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.truncate(lock, 0)
         os.pwrite(lock, str(os.getpid()).encode(), 0)
         yield
     except BlockingIOError:
-        holder = os.pread(lock, 32, 0).decode(errors="replace") or "another"
-        raise EngineStartError(f"process {holder} runs an engine on this data directory") from None
+        holder = os.pread(lock, 32, 0).decode(errors="replace") or "(unknown)"
+        raise EngineStartError(f"process {holder} already runs an engine on the data directory {path}") from None
     finally:
         os.close(lock)
 
 
 @contextlib.contextmanager
 def _listening(port: int) -> Iterator[socket.socket]:
-    # Named as TCP, since only of such a socket asyncio knows that answers must not wait to be sent (TCP_NODELAY).
+    # IPPROTO_TCP is explicit, because asyncio sets TCP_NODELAY only on sockets with this protocol.
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((HOST, port))
         except OSError as error:
-            raise EngineStartError(f"port {port} cannot be listened on: {error.strerror}") from None
+            raise EngineStartError(f"cannot listen on {HOST}:{port}: {error.strerror}") from None
         yield listener
 
 
 def _stop_without_parent(loop: asyncio.AbstractEventLoop, server: _Server) -> None:
     while os.read(0, 1_024):
         pass
-    with contextlib.suppress(RuntimeError):  # the loop has ended already
+    with contextlib.suppress(RuntimeError):  # the event loop is closed already
         loop.call_soon_threadsafe(server.stop)
 
 
 def _read_password() -> str:
-    """Return the first line of stdin, read without a buffer: another thread waits for the rest, which is its end."""
+    """Return the first line of stdin, read without a buffer, because another thread reads stdin until its end."""
     line = b""
     while not line.endswith(b"\n"):
         byte = os.read(0, 1)
@@ -160,12 +160,12 @@ def _read_password() -> str:
             break
         line += byte
     if not line.strip():
-        raise EngineStartError("no password came on stdin")
+        raise EngineStartError("no password on stdin")
     return line.decode().strip()
 
 
-def _say(what: dict[str, object]) -> None:
-    os.write(1, json.dumps(what).encode() + b"\n")
+def _report(outcome: dict[str, object]) -> None:
+    os.write(1, json.dumps(outcome).encode() + b"\n")
 
 
 if __name__ == "__main__":

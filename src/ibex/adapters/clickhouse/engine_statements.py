@@ -1,4 +1,4 @@
-"""Running one statement on the ClickHouse engine in this process (chdb), as a server runs one request."""
+"""Execution of single statements on the ClickHouse engine in this process (chdb), as a server runs requests."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ _CODE = re.compile(r"Code: (?P<code>\d+)\.")
 _SETTING = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 _FORMAT = re.compile(rb"\bFORMAT\s+(?P<name>\w+)\s*;?\s*$", re.IGNORECASE)
 _INSERT = re.compile(rb"\s*INSERT\b", re.IGNORECASE)
-# An INSERT whose rows follow in a format: everything before FORMAT, with quoted names and texts passed over.
+# An INSERT with rows in a format. The head is everything before FORMAT; quoted names and strings may contain that word.
 _INSERT_WITH_ROWS = re.compile(
     rb"""(?P<head>\s*INSERT\b(?:[^`'"]|`[^`]*`|'[^']*'|"[^"]*")*?)\bFORMAT\s+(?P<format>\w+)[ \t\f]*\r?\n""",
     re.IGNORECASE,
 )
 _TEXT_FORMATS: Final = frozenset({b"jsoneachrow", b"jsoncompacteachrow", b"tabseparated", b"csv", b"values"})
-# Where the FORMAT clause is looked for: of an INSERT in front of its rows, of any other statement at its end.
+# The bytes that are searched for a FORMAT clause: before the rows of an INSERT, and at the end of other statements.
 _HEAD_BYTES: Final = 65_536
 _TAIL_BYTES: Final = 100
 _PLAIN: Final = "TabSeparated"
 UNKNOWN_SETTING: Final = 115
 UNKNOWN: Final = 1002
-"""What ClickHouse calls an error without a code of its own, UNKNOWN_EXCEPTION."""
+"""ClickHouse's code for an error without a specific code (UNKNOWN_EXCEPTION)."""
 
 
 class EngineError(Exception):
-    """What the engine refused: its code and its text, in its words."""
+    """The engine rejected a statement. ``code`` and ``text`` are the engine's."""
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__(text)
@@ -42,7 +42,7 @@ class EngineError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class EngineStatement:
-    """A statement, with the rows after it if it is an INSERT with data, and what holds for it alone."""
+    """A statement, followed by the rows of an INSERT, with its settings, query parameters and database."""
 
     text: bytes
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -54,7 +54,7 @@ class EngineStatement:
 
 @dataclass(frozen=True, slots=True)
 class StatementResult:
-    """The result's bytes and format, empty for a statement without a result, and what it took."""
+    """The result's bytes and format (both empty for a statement without a result), row counts and duration."""
 
     body: bytes
     format: str
@@ -64,18 +64,21 @@ class StatementResult:
 
 
 class Engine:
-    """The engine on a directory. One process at a time may have it; any number of threads may run statements."""
+    """The engine on a directory. Only one process can open it at a time; any number of threads can run statements."""
 
     def __init__(self, path: Path | str) -> None:
-        """Start the engine, or join the one that runs in this process. Raises ``EngineError``."""
+        """Start the engine, or use the one that runs in this process. Raises ``EngineError``."""
         self._path = str(path)
         try:
-            self._anchor = _connect(self._path)  # while it is open, the engine stays
+            self._anchor = _connect(self._path)  # the engine runs while a connection is open
         except RuntimeError as error:
             raise _engine_error(error) from None
 
     def run(self, statement: EngineStatement) -> StatementResult:
-        """Run a statement on a connection of its own: settings and database end with it. Raises ``EngineError``."""
+        """Run a statement on a new connection, so that its settings and database apply to it only.
+
+        Raises ``EngineError``.
+        """
         connection = _connect(self._path)
         try:
             for preparation in _preparations(statement):
@@ -89,18 +92,18 @@ class Engine:
             connection.close()
 
     def close(self) -> None:
-        """Stop the engine, once no statement runs on it."""
+        """Stop the engine. No statement may be running."""
         self._anchor.close()
 
 
 def _connect(path: str) -> Any:
-    return chdb.connect(path)  # type: ignore[no-untyped-call]  # it has annotations everywhere but here
+    return chdb.connect(path)  # type: ignore[no-untyped-call]  # chdb does not annotate this function
 
 
 def _insert(connection: Any, insert: re.Match[bytes], statement: EngineStatement) -> StatementResult:
-    """Insert rows as a stream: in a statement, the engine would take the first bytes of binary rows for white space.
+    """Insert binary rows as a stream. In a statement, the engine would skip first bytes that look like white space.
 
-    What the table itself refuses, a constraint say, a stream does not tell; so text goes as a statement.
+    A stream does not report errors of the table, such as a violated constraint. Therefore text formats do not use it.
     """
     with connection.send_insert(insert["head"].decode(), insert["format"].decode()) as stream:
         stream.append(statement.text[insert.end() :])
@@ -112,7 +115,7 @@ def _query(connection: Any, statement: EngineStatement) -> StatementResult:
     is_insert = _INSERT.match(statement.text) is not None
     own_format = None if is_insert else _FORMAT.search(statement.text[-_TAIL_BYTES:])
     wanted = own_format["name"].decode() if own_format else statement.default_format or _PLAIN
-    # Only with names does a result without rows differ from no result.
+    # The names of the columns distinguish a result without rows from a statement without a result.
     asks_names = not is_insert and not own_format and wanted == _PLAIN
     result = connection.query(
         statement.text, _PLAIN + "WithNames" if asks_names else wanted, params=dict(statement.parameters)
@@ -131,7 +134,7 @@ def _preparations(statement: EngineStatement) -> list[str]:
     settings = {**statement.settings, **({"readonly": "2"} if statement.read_only else {})}
     for name in settings:
         if not _SETTING.fullmatch(name):
-            raise EngineError(UNKNOWN_SETTING, f"Code: {UNKNOWN_SETTING}. DB::Exception: No setting is called that.")
+            raise EngineError(UNKNOWN_SETTING, f"Code: {UNKNOWN_SETTING}. DB::Exception: Invalid name of a setting.")
     done = []
     if statement.database:
         done.append("USE " + _quoted(statement.database, "`"))

@@ -1,7 +1,7 @@
-"""Bringing ClickHouse to the schema of this version: the files in ``migrations``, in order, each once.
+"""Schema migrations of ClickHouse: the files in ``migrations``, applied in order, each once.
 
-ClickHouse has no transactions over statements, so every statement of a file can be run again: a run that was cut short
-is finished by the next. What was applied is recorded with the file's checksum in ``schema_migrations``.
+ClickHouse has no transactions over several statements, so every statement of a file must be idempotent: the next run
+finishes an interrupted one. The table ``schema_migrations`` records each applied file with its checksum.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
 
 TTL_DAYS: Final = 90
-# A server may take its time over a table of many parts.
+# Altering a table of many parts can take long.
 _TIMEOUT_S: Final = 60
 _FOLDER: Final = Path(__file__).with_name("migrations")
 _NAME = re.compile(r"(?P<version>\d{4})_\w+")
@@ -40,19 +40,19 @@ SELECT {version:UInt32}, {name:String}, {checksum:String}
 
 
 class MigrationError(Exception):
-    """ClickHouse could not be migrated, or is not what the files say; the message names no secret."""
+    """ClickHouse could not be migrated, or its schema does not match the files. The message contains no secret."""
 
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One file: ``0001_name.sql``, statements that end with a semicolon at the end of a line."""
+    """One file, ``0001_name.sql``, with statements that each end with a semicolon at the end of a line."""
 
     name: str
     text: str
 
     @property
     def version(self) -> int:
-        """The number in front of the name, from 1 without gaps."""
+        """The number at the start of the name: from 1, without gaps."""
         return int(self.name[:4])
 
     @property
@@ -62,25 +62,25 @@ class Migration:
 
     @property
     def statements(self) -> list[str]:
-        """What is to be run, in order, comments left out."""
+        """The statements in order, without comments."""
         code = "\n".join(line for line in self.text.splitlines() if not line.startswith("--"))
         return [statement.strip() for statement in re.split(r";\s*$", code, flags=re.MULTILINE) if statement.strip()]
 
 
 def migrations(folder: Path = _FOLDER) -> list[Migration]:
-    """Return the files in the order of their versions. Raises ``MigrationError`` for a wrong name or a gap."""
+    """Return the migrations ordered by version. Raises ``MigrationError`` for an invalid file name or a gap."""
     found = [Migration(path.stem, path.read_text()) for path in sorted(folder.glob("*.sql"))]
     for expected, migration in enumerate(found, 1):
         if not _NAME.fullmatch(migration.name) or migration.version != expected:
-            raise MigrationError(f"{migration.name}.sql is not the migration of version {expected}")
+            raise MigrationError(f"unexpected file {migration.name}.sql: its name must be {expected:04d}_<name>.sql")
     return found
 
 
 def migrate(url: str, *, ttl_days: int = TTL_DAYS, files: Sequence[Migration] | None = None) -> list[str]:
-    """Apply what is missing and return its names; with nothing missing, nothing is changed.
+    """Apply all pending migrations and the TTL; return what was applied, empty if everything was up to date.
 
-    The database is created if it is not there, and traces live for ``ttl_days`` from the start of their day. Takes a
-    URL as ``ClickHouseAddress.parse`` does. Raises ``MigrationError``, and ``ValueError`` for a URL that cannot be one.
+    Creates the database if it does not exist. ClickHouse deletes traces ``ttl_days`` after the start of their day.
+    Raises ``MigrationError``, and ``ValueError`` for an invalid URL (see ``ClickHouseAddress.parse``).
     """
     address = ClickHouseAddress.parse(url)
     wanted = migrations() if files is None else files
@@ -92,8 +92,8 @@ def migrate(url: str, *, ttl_days: int = TTL_DAYS, files: Sequence[Migration] | 
             disconnect(client)
     except MigrationError:
         raise
-    except Exception as error:  # noqa: BLE001 - the library raises whatever it likes
-        raise MigrationError(f"ClickHouse cannot be migrated ({reason_of(error)})") from None
+    except Exception as error:  # noqa: BLE001 - the library raises many types
+        raise MigrationError(f"cannot migrate ClickHouse ({reason_of(error)})") from None
 
 
 class _Migrator:
@@ -102,7 +102,7 @@ class _Migrator:
         self._database = database
 
     def run(self, wanted: Sequence[Migration], ttl_days: int) -> list[str]:
-        # Asked first, since a user who may not create databases may still migrate one.
+        # Checked first, because a user without the right to create databases can still migrate an existing one.
         if not self._rows("SELECT 1 FROM system.databases WHERE name = {database:String}"):
             self._execute("CREATE DATABASE IF NOT EXISTS {database:Identifier}")
         self._execute(_RECORDS)
@@ -145,7 +145,8 @@ class _Migrator:
 def _check(applied: Mapping[int, str], wanted: Sequence[Migration]) -> None:
     for migration in wanted:
         if applied.get(migration.version, migration.checksum) != migration.checksum:
-            raise MigrationError(f"{migration.name} was applied with another content")
+            raise MigrationError(f"the migration {migration.name} was applied with different content")
     unknown = applied.keys() - {migration.version for migration in wanted}
     if unknown:
-        raise MigrationError(f"the database is at version {max(unknown)}, which this version of IBEX does not know")
+        newest = max(unknown)
+        raise MigrationError(f"the database is at version {newest}, newer than this version of IBEX; upgrade IBEX")

@@ -1,6 +1,6 @@
-"""What is asked about traces. Every question has a span or an organization, by which the primary key leads to the rows.
+"""The queries about traces. Each has a time span or an organization, so that the primary key limits the rows read.
 
-Values are bound by the server; what is put into the text here are names of our own.
+The server binds all values. Only names from this module are put into the text.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _TYPES: Final[Mapping[str, str]] = {
     "float": "Float64",
     "datetime": "DateTime64(6, 'UTC')",
 }
-_TYPES_OF_THEIR_OWN: Final[Mapping[str, str]] = {"status_code": "UInt16", "emitter_seq": "UInt64"}
+_TYPE_EXCEPTIONS: Final[Mapping[str, str]] = {"status_code": "UInt16", "emitter_seq": "UInt64"}
 COLUMNS: Final[Mapping[str, str]] = {
-    field.name: _TYPES_OF_THEIR_OWN.get(field.name) or _TYPES[str(field.type)] for field in fields(Trace)
+    field.name: _TYPE_EXCEPTIONS.get(field.name) or _TYPES[str(field.type)] for field in fields(Trace)
 }
-"""The columns and their types: the fields of ``Trace``, in their order."""
+"""The columns and their types: the fields of ``Trace``, in order."""
 
 _ALL: Final = ", ".join(COLUMNS)
 _FROM: Final = f"{{database:Identifier}}.{TABLE}"
@@ -39,7 +39,7 @@ FROM {_FROM}
 WHERE {_IN_SPAN}
 ORDER BY requested_at DESC, emitter_seq DESC
 LIMIT {{limit:UInt64}}
-"""  # noqa: S608 - names of our own
+"""  # noqa: S608 - only names from this module
 """The latest traces of a span that ends now."""
 
 NOW: Final = "SELECT now64(6, 'UTC')"
@@ -49,7 +49,7 @@ SELECT inserted_at, {_ALL}
 FROM {_FROM}
 WHERE org_id = {{org_id:UUID}} AND inserted_at >= fromUnixTimestamp64Micro({{since_us:Int64}}, 'UTC')
 ORDER BY inserted_at, requested_at, emitter_id, emitter_seq
-"""  # noqa: S608 - the same
+"""  # noqa: S608 - only names from this module
 """The traces inserted since a moment. The skip index on ``inserted_at`` limits the scan."""
 
 FIND: Final = f"""
@@ -61,7 +61,7 @@ WHERE org_id = {{org_id:UUID}}
     AND (request_id = {{request_id:UUID}} OR checkpoint_id = {{request_id:UUID}})
 ORDER BY requested_at DESC, emitter_seq DESC
 LIMIT {{limit:UInt64}}
-"""  # noqa: S608 - the same
+"""  # noqa: S608 - only names from this module
 """The traces of a request id in a time window. The id is not in the sorting key, so the window limits the scan."""
 
 SUMMARY: Final = f"""
@@ -79,8 +79,8 @@ FROM {_FROM}
 WHERE {_IN_SPAN}
 GROUP BY model, provider
 ORDER BY requests DESC, model, provider
-"""  # noqa: S608 - the same
-"""A row a model and provider of a span that ends now."""
+"""  # noqa: S608 - only names from this module
+"""One row for each model and provider, over a span that ends now."""
 
 TIMELINE: Final = f"""
 SELECT
@@ -92,8 +92,8 @@ SELECT
 FROM {_FROM}
 WHERE {_IN_SPAN}
 GROUP BY slices_ago
-"""  # noqa: S608 - the same
-"""Requests in slices of a span that ends now; a slice without any is left out."""
+"""  # noqa: S608 - only names from this module
+"""Requests in slices of a span that ends now. A slice without requests has no row."""
 
 SLOW: Final = f"""
 SELECT {_ALL}
@@ -101,20 +101,20 @@ FROM {_FROM}
 WHERE {_IN_SPAN}
 ORDER BY total_latency_ms DESC, requested_at DESC, emitter_seq DESC
 LIMIT {{limit:UInt64}}
-"""  # noqa: S608 - the same
-"""The requests of a span that took longest, slowest first."""
+"""  # noqa: S608 - only names from this module
+"""The slowest requests of a span that ends now, slowest first."""
 
-# A process numbers its exchanges when they are over, so its numbers follow ``completed_at``, but for those that end at
-# the same moment. So the span says where to begin counting, and whatever has a higher number counts. ``requested_at``,
-# which the key has, leaves a day for the longest answer and for what was settled by recovery. A process that started
-# within the span, as its id says, begins at 1.
+# A process numbers its exchanges when they end, so its numbers follow ``completed_at``, except for exchanges that end
+# at the same moment. Therefore the lowest number in the span is the start, and all rows with a higher number count. A
+# process that started within the span (its id contains the time) starts at 1. The condition on ``requested_at`` uses
+# the sorting key; it allows a day for the longest response and for exchanges that recovery recorded.
 _SINCE: Final = "now64(6, 'UTC') - toIntervalMicrosecond({span_us:Int64})"
-_ASKED: Final = f"requested_at >= {_SINCE} - toIntervalDay(1)"
+_REQUESTED: Final = f"requested_at >= {_SINCE} - toIntervalDay(1)"
 EMITTERS: Final = f"""
 WITH spans AS (
     SELECT emitter_id, if(UUIDv7ToDateTime(emitter_id, 'UTC') >= {_SINCE}, 1, min(emitter_seq)) AS begins
     FROM {_FROM}
-    WHERE {_ASKED} AND completed_at >= {_SINCE}
+    WHERE {_REQUESTED} AND completed_at >= {_SINCE}
     GROUP BY emitter_id
 )
 SELECT
@@ -128,8 +128,8 @@ SELECT
     sum(repeated)
 FROM {_FROM}
 INNER JOIN spans USING (emitter_id)
-WHERE {_ASKED} AND emitter_seq >= begins
+WHERE {_REQUESTED} AND emitter_seq >= begins
 GROUP BY emitter_id
 ORDER BY last_completed_at DESC, emitter_id
-"""  # noqa: S608 - the same
-"""What each process left behind in a span that ends now: its numbers, how many are not there, how many come again."""
+"""  # noqa: S608 - only names from this module
+"""For each process, over a span that ends now: its range of numbers, and how many are missing or duplicated."""

@@ -1,4 +1,4 @@
-"""Traces in ClickHouse (ADR 0007): written in batches, read for one organization."""
+"""Traces in ClickHouse (ADR 0007): written in batches, read for one organization at a time."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
 
 _INSERT_SETTINGS: Final[Mapping[str, object]] = {
-    # A server that gathers inserts of many clients into one would answer before the rows are stored.
+    # With asynchronous inserts, the server could answer before the rows are stored.
     "async_insert": 0,
     "date_time_input_format": "best_effort",
     "precise_float_parsing": 1,
 }
-# Rows are encoded so many at a time: encoding holds the interpreter lock, and only who sleeps is sure to let go of it.
-_ROWS_PER_PIECE: Final = 100
+# Rows are encoded in chunks of this size. Encoding holds the GIL, and only a sleep in between is certain to release it.
+_ROWS_PER_CHUNK: Final = 100
 _PAUSE_S: Final = 0.000_05
 _encoder: Final = msgspec.json.Encoder()
 
-# What ClickHouse says of a value that a column, or a constraint on the table, does not take: sent again it would be
-# refused again. Every other code may be an outage, or a table that is being changed.
+# Error codes for a value that a column or a constraint rejects: it would be rejected again. Every other code may be an
+# outage, or a table that is being altered.
 _REFUSALS: Final = frozenset(
     {
         6,  # CANNOT_PARSE_TEXT
@@ -69,27 +69,27 @@ _REFUSALS: Final = frozenset(
     }
 )
 
-# How far back the tail is looked for, until there is enough of it: nobody's last hour is long, and its key leads there.
+# The spans in which the latest traces are searched, until there are enough. The sorting key makes a short span cheap.
 _TAIL_SPANS: Final = (timedelta(hours=1), timedelta(days=1))
 _EVER: Final = timedelta(days=36_500)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _NEVER: Final = datetime(2200, 1, 1, tzinfo=UTC)
-# An id that was made here was made as its request came; who sends one of that kind has made it not long before.
+# IBEX creates a request id when the request arrives. A client that sends a UUIDv7 has usually just created it.
 _UUID7: Final = 7
 _AROUND_ID: Final = timedelta(hours=1)
 _US: Final = timedelta(microseconds=1)
 
 
 class ClickHouseTraces:
-    """A ``TraceSink`` and a ``TraceHistory`` over one connection, which heals itself.
+    """A ``TraceSink`` and a ``TraceHistory`` over one connection, which reconnects by itself.
 
-    A batch is one insert under its token as ``insert_deduplication_token``; the table's deduplication window makes a
-    repeated one count once. All methods raise ``SinkUnavailableError``, and ``write`` ``SinkRefusedError``. Rows go as
-    JSON, compressed: the client library's own encoding of a thousand takes ten times as long, and the event loop waits.
+    A batch is one insert, with its token as ``insert_deduplication_token``: the table's deduplication window stores a
+    repeated batch once. All methods raise ``SinkUnavailableError``, and ``write`` also ``SinkRefusedError``. Rows are
+    sent as compressed JSON: the client library's own encoding takes ten times as long, and holds the GIL.
     """
 
     def __init__(self, url: str, *, timeout_s: float = TIMEOUT_S) -> None:
-        """Take a URL as ``connection.Address.parse`` does; raises ``ValueError`` as it does."""
+        """Set the URL (see ``ClickHouseAddress.parse``) and the timeout of a call in seconds. Raises ``ValueError``."""
         self._address = ClickHouseAddress.parse(url)
         self._connection = ClickHouseConnection(partial(self._address.connect, timeout_s), timeout_s=timeout_s)
 
@@ -97,24 +97,24 @@ class ClickHouseTraces:
         return f"<ClickHouseTraces at {self._address!r}>"
 
     async def open(self) -> None:
-        """Get ready. A server that is down is found out by the first use, and connected to once it is up."""
+        """Start the thread of the connection. It connects on first use, and again after an outage."""
         self._connection.open()
 
     async def close(self) -> None:
-        """Finish what is running and disconnect; doing it again, or without having opened, does nothing."""
+        """Wait for running work and disconnect. Idempotent; does nothing if it is not open."""
         await self._connection.close()
 
     async def ping(self) -> None:
-        """Ask the server for an answer. Raises ``SinkUnavailableError`` if none comes."""
+        """Run a trivial statement. Raises ``SinkUnavailableError`` if the server does not answer."""
         await self._connection.run(lambda client: client.command("SELECT 1"))
 
     async def write(self, traces: Sequence[Trace], batch_token: str) -> None:
-        """Store a batch once, however often it comes; see ``TraceSink``."""
+        """Store a batch. Idempotent by ``batch_token``; see ``TraceSink``."""
         if traces:
             await self._connection.run(lambda client: self._insert(client, traces, batch_token))
 
     async def tail(self, org_id: UUID, limit: int) -> Sequence[Trace]:
-        """Return the traces that were requested last, the oldest of them first."""
+        """Return the ``limit`` latest traces, oldest first."""
         rows: Sequence[Sequence[Any]] = ()
         for span in (*_TAIL_SPANS, _EVER):
             rows = await self._rows(TAIL, {"org_id": org_id, "limit": limit, "span_us": span // _US})
@@ -123,7 +123,7 @@ class ClickHouseTraces:
         return [Trace(*row) for row in reversed(rows)]
 
     async def now(self) -> datetime:
-        """Return the time by ClickHouse's clock."""
+        """Return the current time of ClickHouse's clock."""
         ((now,),) = await self._rows(NOW, {})
         return now if isinstance(now, datetime) else datetime.now(UTC)
 
@@ -133,9 +133,9 @@ class ClickHouseTraces:
         return [InsertedTrace(inserted_at, Trace(*row)) for inserted_at, *row in rows]
 
     async def find(self, org_id: UUID, request_id: UUID) -> Sequence[Trace]:
-        """Return the traces with this request id, the latest first; see ``TraceHistory``.
+        """Return the traces with this request id, latest first, empty if there are none; see ``TraceHistory``.
 
-        A UUIDv7 holds its creation time. If it is found near that time, the rest of the table is not searched.
+        A UUIDv7 contains its creation time. If traces are found near that time, the rest of the table is not searched.
         """
         found: dict[tuple[UUID, int], Trace] = {}
         for begins, ends in _windows(request_id, datetime.now(UTC)):
@@ -148,7 +148,10 @@ class ClickHouseTraces:
         return latest_first[:MAX_TRACES_PER_REQUEST_ID]
 
     async def summary(self, org_id: UUID, span: timedelta) -> Sequence[ModelSummary]:
-        """Return one row a model and provider for the span that ends now by ClickHouse's clock, most requests first."""
+        """Return one row for each model and provider in a span that ends now, most requests first.
+
+        All spans end at the current time of ClickHouse's clock.
+        """
         rows = await self._rows(SUMMARY, {"org_id": org_id, "span_us": span // _US})
         return [
             ModelSummary(*(*counts, ttfb[0], ttfb[2], *total, overhead[0], overhead[2]))
@@ -156,19 +159,19 @@ class ClickHouseTraces:
         ]
 
     async def timeline(self, org_id: UUID, span: timedelta, slices: int) -> Sequence[TimeSlice]:
-        """Return the span that ends now by ClickHouse's clock in slices, oldest first; see ``TraceHistory``."""
+        """Return a span that ends now in equal slices, oldest first; see ``TraceHistory``."""
         slice_us = -(span // -_US // slices)
         rows = await self._rows(TIMELINE, {"org_id": org_id, "span_us": span // _US, "slice_us": slice_us})
         by_age = {ago: TimeSlice(*counts) for ago, *counts in rows}
         return [by_age.get(ago, TimeSlice(0, 0, 0, 0)) for ago in reversed(range(slices))]
 
     async def slow(self, org_id: UUID, span: timedelta, limit: int) -> Sequence[Trace]:
-        """Return the requests of the span that ends now by ClickHouse's clock that took longest, slowest first."""
+        """Return the slowest requests of a span that ends now, slowest first."""
         rows = await self._rows(SLOW, {"org_id": org_id, "span_us": span // _US, "limit": limit})
         return [Trace(*row) for row in rows]
 
     async def emitters(self, span: timedelta) -> Sequence[EmitterRecord]:
-        """Return what each process left in the span that ends now by ClickHouse's clock; see ``TraceHistory``."""
+        """Return, for each process, its traces and missing numbers in a span that ends now; see ``TraceHistory``."""
         return [EmitterRecord(*row) for row in await self._rows(EMITTERS, {"span_us": span // _US})]
 
     def _insert(self, client: Client, traces: Sequence[Trace], batch_token: str) -> None:
@@ -184,7 +187,7 @@ class ClickHouseTraces:
             )
         except DatabaseError as error:
             if error.code in _REFUSALS:
-                raise SinkRefusedError(f"ClickHouse refuses a value ({reason_of(error)})") from None
+                raise SinkRefusedError(f"ClickHouse rejected a value ({reason_of(error)})") from None
             raise
 
     async def _rows(self, query: str, parameters: dict[str, Any]) -> Sequence[Sequence[Any]]:
@@ -195,19 +198,19 @@ class ClickHouseTraces:
 
 
 def _encode(traces: Sequence[Trace]) -> bytes:
-    """Return the rows, a JSON object a line. Raises ``SinkRefusedError`` for text that UTF-8 has no bytes for."""
-    pieces = []
+    """Return the rows as JSON lines. Raises ``SinkRefusedError`` for a string that cannot be encoded as UTF-8."""
+    chunks = []
     try:
-        for start in range(0, len(traces), _ROWS_PER_PIECE):
-            pieces.append(_encoder.encode_lines(traces[start : start + _ROWS_PER_PIECE]))
+        for start in range(0, len(traces), _ROWS_PER_CHUNK):
+            chunks.append(_encoder.encode_lines(traces[start : start + _ROWS_PER_CHUNK]))
             time.sleep(_PAUSE_S)
     except UnicodeEncodeError:
-        raise SinkRefusedError("a text that cannot be encoded") from None
-    return b"".join(pieces)
+        raise SinkRefusedError("a string of a trace cannot be encoded as UTF-8") from None
+    return b"".join(chunks)
 
 
 def _windows(request_id: UUID, now: datetime) -> Iterator[tuple[datetime, datetime]]:
-    """Give out where a request is looked for, the shortest way first: around the time in its id, lately, ever."""
+    """Yield the time windows to search for a request, cheapest first: around the time in its id, recent, all."""
     if request_id.version == _UUID7 and (made_ms := request_id.int >> 80) < _NEVER.timestamp() * 1_000:
         made = datetime.fromtimestamp(made_ms / 1_000, UTC)
         yield made - _AROUND_ID, made + _AROUND_ID

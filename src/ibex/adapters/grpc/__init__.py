@@ -1,1 +1,1 @@
-"""gRPC: the service that answers for identity, and the verifiers that ask it (ADR 0024)."""
+"""gRPC: the auth service, and the client that proxies call it with (ADR 0024)."""

@@ -41,7 +41,7 @@ KIND_OF: Final[Mapping[str, CallKind]] = {
 
 @dataclass(frozen=True, slots=True)
 class CallLimits:
-    """The maximum of concurrent calls of each kind. Calls beyond it fail at once with RESOURCE_EXHAUSTED."""
+    """The maximum number of concurrent calls of each kind. Calls beyond it fail at once with RESOURCE_EXHAUSTED."""
 
     validation: int = 1_000
     administration: int = 16
@@ -59,7 +59,7 @@ class CallLimits:
 
 
 class ConcurrencyLimit:
-    """A context manager around each call. Raises ``TooManyCallsError`` if ``max_calls`` calls run already."""
+    """A context manager around each call. Raises ``TooManyCallsError`` if ``max_calls`` calls are running."""
 
     def __init__(self, max_calls: int) -> None:
         self._free = max_calls
@@ -94,7 +94,10 @@ class PendingCalls:
         self._waiting: dict[asyncio.Timeout, None] = {}
 
     async def first_message(self, requests: AsyncIterator[bytes]) -> bytes:
-        """Return the message. Raises ``ValidationError``, and ``TooManyCallsError`` if newer calls replace it."""
+        """Return the call's message.
+
+        Raises ``ValidationError`` if the caller sends none, and ``TooManyCallsError`` if newer calls replace this one.
+        """
         timeout = asyncio.timeout(None)
         try:
             async with timeout:

@@ -1,4 +1,4 @@
-"""Who may call what: services by their credential, administrators by their own token (ADR 0024)."""
+"""Authorization of callers: services by the service credential, administrators by their own token (ADR 0024)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _NS: Final = 1_000_000_000
 class GuessLimit:
     """Limits the verification of unconfirmed tokens, so that guessed tokens cannot starve administration.
 
-    The limit does not apply to tokens that auth verified within the last hour, kept by their SHA-256 digest.
+    The limit does not apply to tokens that auth verified within the last hour. They are kept as SHA-256 digests.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -46,7 +46,10 @@ class GuessLimit:
         self._budget_at_ns = clock.monotonic_ns()
 
     async def verify(self, tokens: TokenVerifier, token: PersonalAccessToken) -> Principal:
-        """Verify a token. Raises what the verifier raises, and ``TooManyCallsError`` for an unconfirmed token."""
+        """Return the token's principal.
+
+        Raises what the verifier raises, and ``TooManyCallsError`` for an unconfirmed token beyond the limit.
+        """
         digest = sha256(token.reveal().encode()).digest()
         now_ns = self._clock.monotonic_ns()
         confirmed_ns = self._confirmed.get(digest)
@@ -78,12 +81,12 @@ class GuessLimit:
 
 
 class Callers:
-    """Admits callers or raises. The repr shows no credential."""
+    """Checks the credentials of callers. The repr shows no credential."""
 
     def __init__(self, administrators: TokenVerifier, service_credential: str | None, clock: Clock) -> None:
         """Set the credential of services; None admits every service. Raises ``ValueError`` for an empty credential."""
         if service_credential is not None and not service_credential.strip():
-            raise ValueError("a service credential is not empty")
+            raise ValueError("the service credential must not be empty")
         self._administrators = administrators
         self._guesses = GuessLimit(clock)
         self._service_credential = None if service_credential is None else service_credential.strip().encode()
@@ -94,7 +97,7 @@ class Callers:
         return self._service_credential is not None
 
     def admit_service(self, metadata: Metadata) -> None:
-        """Return if the caller is a service that may ask. Raises ``ServiceCredentialError``."""
+        """Return if the caller presents the service credential. Raises ``ServiceCredentialError`` if it does not."""
         if self._service_credential is None:
             return
         presented = (bearer_in(metadata) or "").encode()
@@ -102,10 +105,10 @@ class Callers:
             raise ServiceCredentialError
 
     async def admit_administrator(self, metadata: Metadata, org_id: UUID, *any_of: Permission) -> Principal:
-        """Return the caller, who has one of the permissions in the organization.
+        """Return the caller if it has one of the permissions in the organization.
 
-        Raises ``MissingTokenError``, ``InvalidTokenError``, ``InsufficientPermissionsError``, ``TooManyCallsError`` and
-        what a ``TokenVerifier`` raises.
+        Raises ``InsufficientPermissionsError`` if it has none of them, ``MissingTokenError``, ``InvalidTokenError``,
+        ``TooManyCallsError``, and what a ``TokenVerifier`` raises.
         """
         presented = bearer_in(metadata)
         if presented is None:
@@ -122,8 +125,9 @@ class Callers:
 def check_grant(caller: Principal, grant: TokenGrant) -> None:
     """Raise ``InsufficientPermissionsError`` if a caller would grant more than it has.
 
-    That is a permission that it lacks or, where it is bound to an agent, a token that is not bound to the same one.
+    A caller may not grant a permission that it lacks. A caller whose token is bound to an agent may only create tokens
+    that are bound to the same agent.
     """
     beyond_its_agent = caller.agent_id is not None and grant.agent_id != caller.agent_id
     if beyond_its_agent or not allows(caller.permissions, grant.permissions):
-        raise InsufficientPermissionsError("A token cannot grant more than it may do itself.")
+        raise InsufficientPermissionsError("A token can only grant permissions, and the agent, that it has itself.")

@@ -1,4 +1,4 @@
-"""The interceptor of every call: request id, deadline, status, observer."""
+"""The server interceptor of every call: it sets the request id, the deadline and the status, and calls the observer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ibex.domain.ids import IdSource
 
     Context = grpc.aio.ServicerContext[bytes, bytes]
-    Handler = Any  # a grpc.RpcMethodHandler, whose stub knows no asynchronous ones
+    Handler = Any  # a grpc.RpcMethodHandler; its type stub has no asynchronous handlers
 
 MAX_CALL_S: Final = 10.0
 OK: Final = "OK"
@@ -29,42 +29,43 @@ CANCELLED: Final = "CANCELLED"
 
 
 class CallObserver(Protocol):
-    """Port: hears of every call once it begins and once it ends. Quick; never raises, never blocks.
+    """Port: is called at the beginning and at the end of every call. Quick; never raises, never blocks.
 
-    All three are called in the call's own task, so that a context variable set by ``began`` is seen wherever it goes.
+    All methods run in the task of the call, so that the whole call sees a context variable that ``began`` sets.
     """
 
     def began(self, request_id: UUID) -> None:
-        """A call has come in."""
+        """Record that a call has begun."""
 
     def failed(self, error: BaseException) -> None:
-        """Something unforeseen was raised. Its message may hold anything: it must not be written down."""
+        """Record an unexpected error. Do not log its message, which may contain a secret."""
 
     def ended(self, method: str, status: str, duration_ns: int) -> None:
-        """The call is over, and is about to be answered.
+        """Record the end of a call, before its response is sent.
 
-        ``method`` is the name in the protocol, ``status`` gRPC's: OK, UNAUTHENTICATED …; CANCELLED if the caller has
-        gone or its own deadline has passed.
+        ``method`` is the method's name in the protocol. ``status`` is the name of gRPC's status: OK, UNAUTHENTICATED …;
+        CANCELLED if the caller disconnected or its deadline passed.
         """
 
 
-class Unobserved:
-    """A ``CallObserver`` that keeps it to itself."""
+class NullCallObserver:
+    """A ``CallObserver`` that does nothing."""
 
     def began(self, request_id: UUID) -> None:
-        """A call has come in."""
+        """Do nothing."""
 
     def failed(self, error: BaseException) -> None:
-        """Something unforeseen was raised."""
+        """Do nothing."""
 
     def ended(self, method: str, status: str, duration_ns: int) -> None:
-        """The call is over."""
+        """Do nothing."""
 
 
-class AroundCalls(grpc.aio.ServerInterceptor):
-    """Interceptor of every call.
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """The interceptor of every call.
 
-    It admits, limits, times and answers unary calls, and admits and limits the streams of the watch.
+    It passes unary calls through the gate within a time limit, and the streams of the watch through the gate without
+    one. It turns every error into a status.
 
     It registers each method as a request stream, so that it runs before the message has arrived. A caller without the
     service credential is therefore refused before its message is read, and does not count as a running call.
@@ -79,12 +80,12 @@ class AroundCalls(grpc.aio.ServerInterceptor):
         *,
         max_call_s: float = MAX_CALL_S,
     ) -> None:
-        """Take the longest that a call may run, in seconds; a caller's own deadline ends it earlier."""
+        """Set the time limit of a unary call, in seconds. A shorter deadline of the caller still applies."""
         self._gate = gate
         self._ids = ids
         self._clock = clock
         self._observer = observer
-        self._unobserved = Unobserved()
+        self._null_observer = NullCallObserver()
         self._max_call_s = max_call_s
 
     async def intercept_service(
@@ -92,7 +93,7 @@ class AroundCalls(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
-        """Return a handler that wraps the call's own."""
+        """Return a handler that wraps the handler of the called method, or refuses an unknown method."""
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
         kind = KIND_OF.get(method)
@@ -101,7 +102,7 @@ class AroundCalls(grpc.aio.ServerInterceptor):
             return self._watching(name, handler)
         if handler is None or handler.unary_unary is None or kind is None:
             return grpc.stream_unary_rpc_method_handler(self._refuse_unknown)
-        observer = self._unobserved if kind is CallKind.HEALTH else self._observer
+        observer = self._null_observer if kind is CallKind.HEALTH else self._observer
 
         async def call(requests: AsyncIterator[bytes], context: Context) -> bytes:
             return await self._call(name, kind, observer, handler, requests, context)
@@ -116,7 +117,7 @@ class AroundCalls(grpc.aio.ServerInterceptor):
                 async for response in self._gate.stream(handler, requests, context):
                     yield response
                 status = OK
-            except Exception as error:  # noqa: BLE001 - whatever it is, it becomes a status
+            except Exception as error:  # noqa: BLE001 - every error becomes a status
                 refusal = refusal_of(error)
                 if refusal.reason is Reason.INTERNAL:
                     self._observer.failed(error)
@@ -149,7 +150,7 @@ class AroundCalls(grpc.aio.ServerInterceptor):
             async with asyncio.timeout(self._max_call_s):
                 response = await self._gate.run(kind, handler, requests, context)
             status = OK
-        except Exception as error:  # noqa: BLE001 - whatever it is, it becomes a status
+        except Exception as error:  # noqa: BLE001 - every error becomes a status
             refusal = refusal_of(error)
             if refusal.reason is Reason.INTERNAL:
                 observer.failed(error)

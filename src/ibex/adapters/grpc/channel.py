@@ -1,4 +1,4 @@
-"""Calls to auth: bounded in time and number, on whichever replica answers (ADR 0046)."""
+"""The client of auth. It limits the time and the number of calls, and retries them on another replica (ADR 0046)."""
 
 from __future__ import annotations
 
@@ -28,46 +28,46 @@ if TYPE_CHECKING:
 
 TIMEOUT_S: Final = 0.050
 PING_TIMEOUT_S: Final = 0.5
-# One event loop makes some 5,000 calls a second: so many take 25 ms, and more would all miss the deadline.
+# One event loop makes about 5,000 calls a second: this many take 25 ms, and more would all miss the deadline.
 MAX_IN_FLIGHT: Final = 128
 _LOG: Final = logging.getLogger(__name__)
 _OPTIONS: Final = (
-    # Whoever shares a process must not share a connection: closing one would leave the other's backoff behind.
+    # Two channels of one process must not share a connection: a new channel would inherit the backoff of a closed one.
     ("grpc.use_local_subchannel_pool", 1),
-    # A proxy that the environment names is for the provider.
+    # HTTP proxies from the environment are for the provider.
     ("grpc.enable_http_proxy", 0),
     ("grpc.initial_reconnect_backoff_ms", 50),
-    # This is also how long one attempt to connect may take; by default 20 s, all lost if the server hangs meanwhile.
+    # This is also the timeout of one attempt to connect. The default, 20 s, would all be lost on a server that hangs.
     ("grpc.min_reconnect_backoff_ms", 500),
     ("grpc.max_reconnect_backoff_ms", 1_000),
-    # A connection that hangs is closed after 2 s, with or without calls on it. The ping's own timeout, 60 s by default,
-    # is what counts while the other end says nothing at all.
+    # A connection that hangs is closed after 2 s, with or without calls on it. While the peer sends nothing at all, the
+    # timeout of the HTTP/2 ping applies, which is 60 s by default.
     ("grpc.keepalive_time_ms", 1_000),
     ("grpc.keepalive_timeout_ms", 1_000),
     ("grpc.http2.ping_timeout_ms", 1_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_receive_message_length", 256 << 10),
-    # Each channel has one address. By this policy, unlike by pick_first, its state stays TRANSIENT_FAILURE until it is
-    # connected, so that an outage is logged once.
+    # Each channel has one address. With this policy, unlike with pick_first, the state stays TRANSIENT_FAILURE until
+    # the channel is connected, so that an outage is logged once.
     ("grpc.lb_policy_name", "round_robin"),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelSecurity:
-    """What is presented to auth, None for nothing, and TLS, None for plaintext."""
+    """The service credential to present to auth (None: no credential), and TLS (None: plaintext)."""
 
     service_credential: str | None = field(default=None, repr=False)
     tls: ClientTls | None = None
 
 
 class CredentialRefusedError(ServiceDegradedError):
-    """Auth answers, but not to who presents this service credential, or none."""
+    """Auth answers, but refuses the service credential, or requires one and received none."""
 
 
 class GrpcAuthChannel:
-    """Calls the replicas of auth in turn. A call that fails on one is tried once on another, within its deadline."""
+    """Calls the replicas of auth in turn. It retries a failed call once on another replica, within its deadline."""
 
     def __init__(
         self,
@@ -78,13 +78,14 @@ class GrpcAuthChannel:
         timeout_s: float = TIMEOUT_S,
         max_in_flight: int = MAX_IN_FLIGHT,
     ) -> None:
-        """Take the address, where the current request's id comes from, and seconds and calls at once at most.
+        """Set the address, the timeout of a call in seconds, and the maximum number of concurrent calls.
 
-        The address is ``host:port``, ``dns:///name:port``, or several of them separated by commas. Constructing it
-        connects to nothing. Raises ``ValueError`` for a bound that is not positive and for an address that is wrong.
+        The address is ``host:port``, ``dns:///name:port``, or several of them separated by commas. ``request_id``
+        returns the id of the current request. The constructor does not connect. Raises ``ValueError`` for an invalid
+        address, and for a limit that is not positive.
         """
         if timeout_s <= 0 or max_in_flight <= 0:
-            raise ValueError("a channel's timeout and number of calls are positive")
+            raise ValueError(f"timeout_s ({timeout_s}) and max_in_flight ({max_in_flight}) must be positive")
         self.replicas = Replicas(endpoints_in(address), self._connect, self._check)
         self._request_id = request_id
         self._tls = security.tls
@@ -98,20 +99,20 @@ class GrpcAuthChannel:
         self._watched: Replica | None = None
 
     async def open(self) -> None:
-        """Begin to connect, in this event loop, and stay connected. Does not wait for auth, which may come later."""
+        """Start to connect, in this event loop, and keep reconnecting. Does not wait until auth is reachable."""
         if not self._is_open:
             self._is_open = True
             await self.replicas.open()
 
     async def close(self) -> None:
-        """Disconnect; calls under way fail. Doing it again does nothing."""
+        """Disconnect. Calls in flight fail. Idempotent."""
         self._is_open, self._watched = False, None
         await self.replicas.close()
 
     async def ping(self) -> None:
-        """Ask every replica for its health. Raises ``ServiceDegradedError`` if none says within 0.5 s that it serves.
+        """Check the health of every replica. Raises ``ServiceDegradedError`` if none reports SERVING within 0.5 s.
 
-        A replica serves while it can answer, even if its own store is lost. Raises ``CredentialRefusedError`` if they
+        A replica reports SERVING even while its database is down. Raises ``CredentialRefusedError`` if the replicas
         refuse the service credential.
         """
         answers = await asyncio.gather(*(self._check(replica) for replica in self.replicas))
@@ -124,21 +125,21 @@ class GrpcAuthChannel:
         raise ServiceDegradedError("Auth cannot be reached.")
 
     async def connected(self) -> None:
-        """Return once a replica is connected, which may be never."""
+        """Wait, without a time limit, until a replica is connected."""
         await self.replicas.connected.wait()
 
     async def validate_token(self, request: auth_pb2.ValidateTokenRequest) -> auth_pb2.ValidateTokenResponse:
-        """Call ValidateToken. Raises ``CallFailedError``, at once if there are too many calls under way."""
+        """Call ValidateToken. Raises ``CallFailedError``, at once if ``max_in_flight`` calls are in flight."""
         response: auth_pb2.ValidateTokenResponse = await self._bounded("ValidateToken", request)
         return response
 
     async def validate_agent(self, request: auth_pb2.ValidateAgentRequest) -> auth_pb2.ValidateAgentResponse:
-        """Call ValidateAgent. Raises ``CallFailedError``, at once if there are too many calls under way."""
+        """Call ValidateAgent. Raises ``CallFailedError``, at once if ``max_in_flight`` calls are in flight."""
         response: auth_pb2.ValidateAgentResponse = await self._bounded("ValidateAgent", request)
         return response
 
     def watch(self, requests: AsyncIterator[auth_pb2.WatchRequest]) -> Any:
-        """Begin a stream to another replica than the last one, if there is one; return gRPC's call.
+        """Open a stream to another replica than the last stream, if there is one. Return gRPC's call object.
 
         Raises ``CallFailedError`` if there is no replica.
         """
@@ -150,10 +151,13 @@ class GrpcAuthChannel:
     async def token_filter(
         self, request: auth_pb2.TokenFilterRequest, timeout_s: float
     ) -> auth_pb2.TokenFilterResponse:
-        """Call TokenFilter, on another replica if the first one fails. Raises ``CallFailedError``."""
+        """Call TokenFilter, and retry once on another replica. The timeout applies to each attempt.
+
+        Raises ``CallFailedError``.
+        """
         replica = self.replicas.next()
         answer = await self._ask(replica, "TokenFilter", request, timeout_s)
-        if _may_try_again(answer):
+        if _is_retryable(answer):
             other = self.replicas.next(replica)
             if other is not None:
                 answer = await self._ask(other, "TokenFilter", request, timeout_s)
@@ -165,7 +169,8 @@ class GrpcAuthChannel:
     async def _bounded(self, method: str, request: Any) -> Any:
         """Return the response. Raises ``CallFailedError``.
 
-        Nothing refers to an error that was raised: its traceback would hold this frame, and so itself (ADR 0033).
+        Attempts return failures instead of raising them. A local variable that holds a raised error would form a
+        reference cycle through its traceback (ADR 0033).
         """
         if self._in_flight >= self._max_in_flight:
             raise CallFailedError(grpc.StatusCode.RESOURCE_EXHAUSTED)
@@ -179,13 +184,13 @@ class GrpcAuthChannel:
             finally:
                 self._in_flight -= 1
         if isinstance(answer, _Failure):
-            self._note(answer.reason)
+            self._log_credential_refusal(answer.reason)
             raise CallFailedError(answer.status, answer.reason)
-        self._note(None)
+        self._log_credential_refusal(None)
         return answer
 
     async def _hedged(self, first: Replica | None, method: str, request: Any) -> Any:
-        """Return the response of the first replica, or of another if the first fails or is silent; or a failure."""
+        """Return the response of the first replica, of another if the first fails or is silent, or a ``_Failure``."""
         deadline_s = asyncio.get_running_loop().time() + self._timeout_s
         attempts = [self._begin(first, method, request, deadline_s)]
         try:
@@ -194,7 +199,7 @@ class GrpcAuthChannel:
             if other is not None:
                 attempts.append(self._begin(other, method, request, deadline_s))
             pending = [attempt for attempt in attempts if not attempt.done()]
-            while pending and all(_may_try_again(attempt.result()) for attempt in attempts if attempt.done()):
+            while pending and all(_is_retryable(attempt.result()) for attempt in attempts if attempt.done()):
                 await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                 pending = [attempt for attempt in pending if not attempt.done()]
             return _best([attempt.result() for attempt in attempts if attempt.done()])
@@ -213,8 +218,12 @@ class GrpcAuthChannel:
         self._in_flight -= 1
 
     def _other(self, first: Replica | None, attempt: asyncio.Task[Any]) -> Replica | None:
-        """Return the replica for a second attempt; None where the first one is good, or where there is no room."""
-        if attempt.done() and not _may_try_again(attempt.result()):
+        """Return the replica for a second attempt.
+
+        None if the first attempt succeeded or brought a decision, if there is no other replica, or if more than half of
+        ``max_in_flight`` calls are in flight: retries must not double an overload.
+        """
+        if attempt.done() and not _is_retryable(attempt.result()):
             return None
         if first is not None:
             first.avoid()
@@ -223,7 +232,7 @@ class GrpcAuthChannel:
         return self.replicas.next(first)
 
     async def _check(self, replica: Replica) -> _Health | None:
-        """Return what is wrong with a replica; None if it serves."""
+        """Return why a replica does not serve; None if it serves."""
         request = health_pb2.HealthCheckRequest(service=SERVICE)
         answer = await self._run(replica.health.Check, request, PING_TIMEOUT_S)
         if isinstance(answer, _Failure):
@@ -237,18 +246,18 @@ class GrpcAuthChannel:
             return grpc.aio.insecure_channel(target, options=options)
         return grpc.aio.secure_channel(target, self._tls.credentials(), options=options)
 
-    def _note(self, reason: str | None) -> None:
-        """Say it once when auth begins to refuse the credential: every request fails, and no client can tell why."""
+    def _log_credential_refusal(self, reason: str | None) -> None:
+        """Log once when auth starts to refuse the credential: every request fails, and clients cannot see why."""
         refused = reason == Reason.SERVICE_CREDENTIAL
         if refused and not self._credential_refused:
-            _LOG.error("auth refuses the service credential")
+            _LOG.error("auth refuses the service credential; the proxy must present the one that auth is started with")
         self._credential_refused = refused
 
     def _metadata(self) -> Metadata:
         return (*self._authorization, (REQUEST_ID_KEY, str(self._request_id())))
 
     async def _ask(self, replica: Replica | None, method: str, request: Any, timeout_s: float) -> Any:
-        """Return the response of a replica, or a ``_Failure``."""
+        """Return the response of a replica, or a ``_Failure`` if it fails or is None."""
         if replica is None:
             return _Failure(grpc.StatusCode.UNAVAILABLE, None)
         return await self._run(getattr(replica.service, method), request, timeout_s)
@@ -258,19 +267,19 @@ class GrpcAuthChannel:
             response = await method(request, timeout=timeout_s, metadata=self._metadata(), wait_for_ready=False)
         except grpc.aio.AioRpcError as error:
             return _Failure(error.code(), _reason(error))
-        except grpc.aio.UsageError:  # closed meanwhile
+        except grpc.aio.UsageError:  # the channel has been closed
             return _Failure(grpc.StatusCode.UNAVAILABLE, None)
         except asyncio.CancelledError:
             if _is_being_cancelled():
                 raise
-            return _Failure(grpc.StatusCode.CANCELLED, None)  # the channel was closed under the call
-        if response is None:  # so the library says that it could not be read
+            return _Failure(grpc.StatusCode.CANCELLED, None)  # the channel was closed during the call
+        if response is None:  # grpc's way to report a response that it could not decode
             return _Failure(grpc.StatusCode.INTERNAL, None)
         return response
 
 
 class _Failure(NamedTuple):
-    """How a call failed. It is returned, not raised, so that a task can hold it without holding a traceback."""
+    """The status and the reason of a failed call. It is returned, not raised, so that a task holds no traceback."""
 
     status: grpc.StatusCode
     reason: str | None
@@ -285,21 +294,22 @@ class _Health(Enum):
 def _is_being_cancelled() -> bool:
     """Return whether the current task is being cancelled.
 
-    A frame that the cancellation goes through must not hold the task, which then holds the traceback (ADR 0033).
+    This is a function so that no frame of the cancelled call refers to the task: it would form a reference cycle
+    through the traceback (ADR 0033).
     """
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
-def _may_try_again(answer: Any) -> bool:
-    """Return whether another replica may have a better answer: this one could not look, or did not decide at all."""
+def _is_retryable(answer: Any) -> bool:
+    """Return whether another replica may answer better: this one did not answer, or could not reach its database."""
     return isinstance(answer, _Failure) and answer.reason in (None, Reason.SOURCE_UNAVAILABLE)
 
 
 def _best(answers: list[Any]) -> Any:
-    """Return the answer that counts: a decision, else that the source is unavailable, else any failure."""
+    """Return the first decision; without one, a failure with a reason (source unavailable), else the first failure."""
     for answer in answers:
-        if not _may_try_again(answer):
+        if not _is_retryable(answer):
             return answer
     return next((answer for answer in answers if answer.reason is not None), answers[0])
 

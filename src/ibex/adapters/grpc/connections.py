@@ -11,11 +11,11 @@ from typing import Final, Protocol
 MAX_UNAUTHENTICATED_CALLS: Final = 100
 """Calls that a connection may make without authenticating before it is closed."""
 CALLS_PER_UNKNOWN_METHOD: Final = 10
-"""A call of a method that auth does not have counts as this many. Clients of IBEX make none."""
+"""The number of calls that one call of an unknown method counts as. IBEX's own clients make no such call."""
 
 
 class PeerRole(IntEnum):
-    """The highest role that a caller on a connection has authenticated as. The lowest role is closed first."""
+    """The highest role that a caller on a connection has authenticated as. Lower roles are closed first."""
 
     UNAUTHENTICATED = 0
     ADMINISTRATOR = 1
@@ -30,12 +30,12 @@ class Closable(Protocol):
 
 
 class GrpcConnections:
-    """Connections by name, with a maximum. A full table closes the oldest connection of the lowest role."""
+    """A table of connections by name, with a maximum size. A full table closes the oldest one of the lowest role."""
 
     def __init__(self, max_connections: int) -> None:
-        """Set the maximum. Raises ``ValueError`` if it is less than 1."""
+        """Set the maximum size. Raises ``ValueError`` if it is less than 1."""
         if max_connections < 1:
-            raise ValueError("max_connections must be at least 1")
+            raise ValueError(f"max_connections must be at least 1, not {max_connections}")
         self._max_connections = max_connections
         self._by_role: dict[PeerRole, dict[str, Closable]] = {role: {} for role in PeerRole}
         self._roles: dict[str, PeerRole] = {}
@@ -45,7 +45,7 @@ class GrpcConnections:
         return len(self._roles)
 
     def add(self, name: str, connection: Closable) -> bool:
-        """Add a connection and return True; return False if the table is full of connections of services.
+        """Add a connection and return True. Return False if the table is full of connections of services.
 
         A full table first closes another connection, but never one of a service.
         """
@@ -56,7 +56,7 @@ class GrpcConnections:
         return True
 
     def remove(self, name: str) -> None:
-        """Forget a connection. A name that is not in the table is ignored."""
+        """Remove a connection. Idempotent: a name that is not in the table is ignored."""
         role = self._roles.pop(name, None)
         if role is not None:
             del self._by_role[role][name]
@@ -77,7 +77,7 @@ class GrpcConnections:
         self._unauthenticated_calls.pop(name, None)
 
     def count_unauthenticated_call(self, name: str, calls: int = 1) -> None:
-        """Count a call without authentication, as so many; close the connection at ``MAX_UNAUTHENTICATED_CALLS``."""
+        """Count an unauthenticated call as ``calls`` calls. Close the connection at ``MAX_UNAUTHENTICATED_CALLS``."""
         if self._roles.get(name) is not PeerRole.UNAUTHENTICATED:
             return
         calls += self._unauthenticated_calls.get(name, 0)

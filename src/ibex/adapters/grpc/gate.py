@@ -1,4 +1,4 @@
-"""The checks before a call reaches its handler: credential, concurrency limit, message, in this order (ADR 0038)."""
+"""The checks before a call reaches its handler: the credential, the concurrency limit and the message (ADR 0038)."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from ibex.adapters.grpc.connections import GrpcConnections
 
     Context = grpc.aio.ServicerContext[bytes, bytes]
-    Handler = Any  # a grpc.RpcMethodHandler, whose stub knows no asynchronous ones
+    Handler = Any  # a grpc.RpcMethodHandler; its type stub has no asynchronous handlers
 
 
 class Gate:
-    """Admits calls to their handlers, within a concurrency limit for each kind."""
+    """Checks calls and runs their handlers, within a concurrency limit for each kind."""
 
     def __init__(self, callers: Callers, connections: GrpcConnections, limits: CallLimits) -> None:
         self._callers = callers
@@ -36,13 +36,14 @@ class Gate:
         self._waiting = PendingCalls()
 
     def count_unknown_method(self, context: Context) -> None:
-        """Count a call of an unknown method against the limit of its connection, unless that has authenticated."""
+        """Count a call of an unknown method against its connection, unless the connection has authenticated."""
         self._connections.count_unauthenticated_call(connection_of(context.peer()), CALLS_PER_UNKNOWN_METHOD)
 
     async def run(self, kind: CallKind, handler: Handler, requests: AsyncIterator[bytes], context: Context) -> bytes:
-        """Return the handler's response.
+        """Check a unary call, run its handler and return the encoded response.
 
-        Raises ``ServiceCredentialError``, ``TooManyCallsError``, and what the handler raises.
+        Raises ``ServiceCredentialError``, ``TooManyCallsError``, ``ValidationError`` for a message that is missing or
+        cannot be decoded, and what the handler raises.
         """
         connection = connection_of(context.peer())
         if self._is_service(kind, context, connection):
@@ -57,7 +58,10 @@ class Gate:
         return response
 
     async def stream(self, handler: Handler, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
-        """Return a service's stream of responses. Raises ``ServiceCredentialError``, ``TooManyCallsError``."""
+        """Check a stream of the watch and yield its encoded responses.
+
+        Raises ``ServiceCredentialError``, ``TooManyCallsError``, and what the handler raises.
+        """
         self._is_service(CallKind.WATCH, context, connection_of(context.peer()))
         with self._limits[CallKind.WATCH]:
             async for response in handler.stream_stream(_messages(handler, requests), context):
@@ -88,9 +92,9 @@ async def _messages(handler: Handler, requests: AsyncIterator[bytes]) -> AsyncIt
 
 
 async def _answer(handler: Handler, request: bytes, context: Context) -> bytes:
-    """Decode the message, run the handler, encode the response.
+    """Decode the message, run the handler and encode the response.
 
-    grpc would log a message that cannot be decoded, and answer it, as an internal error.
+    If grpc decoded the message itself, it would log one that cannot be decoded, and report it as an internal error.
     """
     message = _message(handler, request)
     response: bytes = handler.response_serializer(await handler.unary_unary(message, context))
@@ -101,5 +105,5 @@ def _message(handler: Handler, request: bytes) -> Any:
     try:
         return handler.request_deserializer(request)
     except DecodeError:
-        wrong = FieldError("message", FieldCode.INVALID_FORMAT, "cannot be read")
+        wrong = FieldError("message", FieldCode.INVALID_FORMAT, "is not a valid message of this method")
         raise ValidationError((wrong,)) from None

@@ -1,6 +1,6 @@
-"""The service ``grpc.health.v1.Health``, with ``Check`` only.
+"""The service ``grpc.health.v1.Health`` with its method ``Check``.
 
-``Watch`` is not offered: its streams have no time limit and need no credential (ADR 0038).
+``Watch`` is left out, because its streams have no time limit and need no credential (ADR 0038).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _NAME: Final = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 
 class Health:
-    """The health of the server and of one service."""
+    """The health of the server (the empty name) and of one service."""
 
     def __init__(self, service: str) -> None:
         self._services = ("", service)
@@ -27,7 +27,7 @@ class Health:
         self._status = health_pb2.HealthCheckResponse.NOT_SERVING
 
     async def check(self, request: health_pb2.HealthCheckRequest, _context: Any) -> health_pb2.HealthCheckResponse:
-        """Return the health of a service. Raises ``UnknownServiceError``."""
+        """Return the health of a service. Raises ``UnknownServiceError`` for any other name."""
         if request.service not in self._services:
             raise UnknownServiceError
         return health_pb2.HealthCheckResponse(status=self._status)

@@ -1,6 +1,6 @@
-"""The domain's values as messages and back, and which fields of a request are wrong.
+"""Translation between the domain's values and protobuf messages, with validation.
 
-A request that is wrong raises ``ValidationError``, a response that is wrong ``ValueError``. Neither holds a value.
+An invalid request raises ``ValidationError``, an invalid response ``ValueError``. Neither error contains a value.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MAX_NAME_CHARACTERS: Final = 128
 DEFAULT_PAGE_SIZE: Final = 50
 MAX_PAGE_SIZE: Final = 200
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_LONGEST_S: Final = 10_000 * 366 * 86_400
+_MAX_REMAINING_S: Final = 10_000 * 366 * 86_400
 _MICROSECOND: Final = timedelta(microseconds=1)
 _POSITION: Final = struct.Struct(">q16s")
 _STATUSES: Final = {
@@ -47,7 +47,7 @@ _STATUSES_BACK: Final = {int(number): status for status, number in _STATUSES.ite
 
 
 def principal_message(fetched: Fetched[Principal]) -> auth_pb2.ValidateTokenResponse:
-    """Return a principal and the epoch that was read before it as the answer to ValidateToken."""
+    """Return the response to ValidateToken: a principal, and the epoch that was read before it."""
     principal = fetched.value
     response = auth_pb2.ValidateTokenResponse(
         org_id=str(principal.org_id),
@@ -66,10 +66,13 @@ def principal_message(fetched: Fetched[Principal]) -> auth_pb2.ValidateTokenResp
 def principal_in(
     response: auth_pb2.ValidateTokenResponse, token: PersonalAccessToken, asked_ns: int
 ) -> Fetched[Principal]:
-    """Return the principal in the answer. Raises ``ValueError`` if it is wrong or about another token."""
+    """Return the principal in a response. Raises ``ValueError`` if it is invalid or belongs to another token.
+
+    ``asked_ns`` is the monotonic time at which the call began.
+    """
     token_id = UUID(response.token_id)
     if token_id != token.token_id:
-        raise ValueError("the answer is about another token")
+        raise ValueError("the response is for another token")
     principal = Principal(
         org_id=UUID(response.org_id),
         token_id=token_id,
@@ -83,7 +86,7 @@ def principal_in(
 
 
 def agent_message(fetched: Fetched[Agent]) -> auth_pb2.ValidateAgentResponse:
-    """Return an agent and the epoch that was read before it as the answer to ValidateAgent."""
+    """Return the response to ValidateAgent: an agent, and the epoch that was read before it."""
     agent = fetched.value
     return auth_pb2.ValidateAgentResponse(
         agent_id=str(agent.id),
@@ -94,15 +97,15 @@ def agent_message(fetched: Fetched[Agent]) -> auth_pb2.ValidateAgentResponse:
 
 
 def agent_in(response: auth_pb2.ValidateAgentResponse, org_id: UUID, agent_id: UUID, asked_ns: int) -> Fetched[Agent]:
-    """Return the agent in the answer. Raises ``ValueError`` if it is wrong, unknown in status or about another."""
+    """Return the agent in a response. Raises ``ValueError`` for another agent, an invalid id or an unknown status."""
     agent = Agent(UUID(response.agent_id), UUID(response.org_id), _status(response.status))
     if (agent.id, agent.org_id) != (agent_id, org_id):
-        raise ValueError("the answer is about another agent")
+        raise ValueError("the response is for another agent")
     return Fetched(agent, epoch_in(response, asked_ns))
 
 
 def token_message(token: StoredToken) -> auth_pb2.Token:
-    """Return a token as it is listed: never its digest, nor the key's id."""
+    """Return a token as ListTokens returns it, without its digest and the key id of its pepper."""
     return auth_pb2.Token(
         token_id=str(token.id),
         org_id=str(token.org_id),
@@ -117,14 +120,14 @@ def token_message(token: StoredToken) -> auth_pb2.Token:
 
 
 def page_message(tokens: Sequence[StoredToken], size: int) -> auth_pb2.ListTokensResponse:
-    """Return the first ``size`` tokens as a page, with where the next one begins if there are more."""
+    """Return the first ``size`` tokens as a page, with a ``next_page_token`` if ``tokens`` has more."""
     page = tokens[:size]
     following = position_text(TokenPosition(page[-1].created_at, page[-1].id)) if len(tokens) > size else ""
     return auth_pb2.ListTokensResponse(tokens=map(token_message, page), next_page_token=following)
 
 
 def uuid_in(field: str, text: str) -> UUID:
-    """Return the id in a request's field. Raises ``ValidationError``."""
+    """Return the UUID in a request's field. Raises ``ValidationError``."""
     found = ids.uuid_in(text)
     if found is None:
         raise _wrong(field, "must be a UUID")
@@ -132,7 +135,7 @@ def uuid_in(field: str, text: str) -> UUID:
 
 
 def grant_in(request: auth_pb2.CreateTokenRequest) -> TokenGrant:
-    """Return what a new token shall be good for. Raises ``ValidationError``."""
+    """Return the grant of a new token. Raises ``ValidationError``."""
     name = request.name
     if not 1 <= len(name) <= MAX_NAME_CHARACTERS or not name.isprintable():
         raise _wrong("name", f"must be 1 to {MAX_NAME_CHARACTERS} printable characters")
@@ -146,25 +149,25 @@ def grant_in(request: auth_pb2.CreateTokenRequest) -> TokenGrant:
 
 
 def page_size_in(request: auth_pb2.ListTokensRequest) -> int:
-    """Return how many tokens a page shall have. Raises ``ValidationError``."""
+    """Return the requested page size, ``DEFAULT_PAGE_SIZE`` for 0. Raises ``ValidationError``."""
     if request.page_size > MAX_PAGE_SIZE:
         raise _wrong("page_size", f"must be 1 to {MAX_PAGE_SIZE}, or 0 for {DEFAULT_PAGE_SIZE}")
     return request.page_size or DEFAULT_PAGE_SIZE
 
 
 def position_in(request: auth_pb2.ListTokensRequest) -> TokenPosition | None:
-    """Return where a page begins, None for the first. Raises ``ValidationError``."""
+    """Return the position after which a page begins, None for the first page. Raises ``ValidationError``."""
     if not request.page_token:
         return None
     try:
         microseconds, id_bytes = _POSITION.unpack(base64.b64decode(request.page_token, b"-_", validate=True))
         return TokenPosition(_EPOCH + timedelta(microseconds=microseconds), UUID(bytes=id_bytes))
     except (binascii.Error, struct.error, ValueError, OverflowError):
-        raise _wrong("page_token", "must be the next_page_token of a page") from None
+        raise _wrong("page_token", "must be the next_page_token of an earlier response, or empty") from None
 
 
 def position_text(position: TokenPosition) -> str:
-    """Return a position as ``page_token``. It says nothing that the page before has not said."""
+    """Return a position as ``page_token``. It contains only the creation time and the id of the last listed token."""
     microseconds = (position.created_at - _EPOCH) // _MICROSECOND
     return base64.urlsafe_b64encode(_POSITION.pack(microseconds, position.id.bytes)).decode("ascii")
 
@@ -173,18 +176,18 @@ def _permissions_in(bitmap: int) -> Permission:
     try:
         return permissions_of(bitmap)
     except ValueError:
-        raise _wrong("permissions", "must leave bits 56 to 63 unset") from None
+        raise _wrong("permissions", "must be a bitmask below 2^56") from None
 
 
 def _expiry_in(timestamp: Timestamp) -> datetime:
     try:
         return _time(timestamp)
     except (ValueError, OverflowError):
-        raise _wrong("expires_at", "must be a time of the years 1 to 9999") from None
+        raise _wrong("expires_at", "must be a time in the years 1 to 9999") from None
 
 
-def _wrong(field: str, what: str) -> ValidationError:
-    return ValidationError((FieldError(field, FieldCode.INVALID_FORMAT, what),))
+def _wrong(field: str, message: str) -> ValidationError:
+    return ValidationError((FieldError(field, FieldCode.INVALID_FORMAT, message),))
 
 
 def _text(value: UUID | None) -> str | None:
@@ -196,13 +199,13 @@ def _time(timestamp: Timestamp) -> datetime:
 
 
 def _seconds_in(duration: Duration) -> float:
-    if not 0 <= duration.seconds <= _LONGEST_S:
-        raise ValueError("the token's remaining life is out of range")
+    if not 0 <= duration.seconds <= _MAX_REMAINING_S:
+        raise ValueError("the token's remaining lifetime is out of range")
     return duration.seconds + duration.nanos / 1_000_000_000
 
 
 def _status(number: int) -> AgentStatus:
     status = _STATUSES_BACK.get(number)
     if status is None:
-        raise ValueError("the agent's status is not known here")
+        raise ValueError("unknown agent status")
     return status

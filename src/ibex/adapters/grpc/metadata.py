@@ -1,4 +1,4 @@
-"""What travels beside a message: the request's id and a bearer credential."""
+"""Call metadata: the request id and the bearer credential."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _SCHEME: Final = "bearer"
 
 
 def request_id_in(metadata: Metadata) -> UUID | None:
-    """Return the request's id; None if none came, more than one, or one that is no UUID."""
+    """Return the request id; None if the metadata has none, more than one, or one that is not a UUID."""
     return uuid_in(_only(metadata, REQUEST_ID_KEY) or "")
 
 
 def bearer_in(metadata: Metadata) -> str | None:
-    """Return the bearer credential; None if none came, or more than one."""
+    """Return the bearer credential; None if the metadata has none, or more than one."""
     scheme, _, credential = (_only(metadata, AUTHORIZATION_KEY) or "").partition(" ")
     return credential.strip(" ") or None if scheme.lower() == _SCHEME else None
 

@@ -1,9 +1,9 @@
 """A TCP relay in front of auth's gRPC server that limits connections and closes unauthenticated ones (ADR 0038).
 
 gRPC's core can refuse new connections at a limit, but it cannot close one that it has accepted. The relay accepts the
-TCP connections, closes those on which no caller authenticates in time, and forwards bytes to the gRPC server, which
+TCP connections and closes those on which no caller authenticates in time. It forwards bytes to the gRPC server, which
 listens on a Unix socket in a directory that only this user can enter. TLS passes through unchanged. The relay binds its
-end of each Unix connection to a name, which gRPC reports as the peer of each call; this maps a call to its connection.
+end of each Unix connection to a name, which gRPC reports as the peer of each call. This maps a call to its connection.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 BACKLOG: Final = 512
 _FLUSH_S: Final = 5.0
-_TURNS_TO_CLOSE: Final = 5
+_ITERATIONS_TO_CLOSE: Final = 5
 _SERVER: Final = "server"
 _MAX_SOCKET_PATH: Final = 90
 _FALLBACK: Final = "/dev/shm"  # noqa: S108 - TemporaryDirectory creates a directory with a random name and mode 0700 in it
@@ -64,10 +64,10 @@ def _addresses(host: str, port: int) -> Sequence[tuple[socket.AddressFamily, str
 
 
 class Relay:
-    """Relays client connections to one gRPC server. Runs in the event loop that starts it."""
+    """Relays client connections to one gRPC server, in the event loop that starts it."""
 
     def __init__(self, max_connections: int, authentication_timeout_s: float) -> None:
-        """Set the maximum number of connections, and how long each has to authenticate, in seconds."""
+        """Set the maximum number of connections, and the time that each has to authenticate, in seconds."""
         self.table = GrpcConnections(max_connections)
         self._authentication_timeout_s = authentication_timeout_s
         self._numbers = itertools.count(1)
@@ -76,12 +76,12 @@ class Relay:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def prepare(self) -> str:
-        """Create the directory of the Unix socket and return the address for gRPC to listen on."""
+        """Create the directory of the Unix socket and return the address for gRPC to listen on. Raises ``OSError``."""
         self._folder = _private_folder()
         return f"unix:{self._folder.name}/{_SERVER}"
 
     async def start(self, listeners: Sequence[socket.socket]) -> None:
-        """Accept connections on these sockets. The relay owns and closes them."""
+        """Accept connections on these sockets. The relay takes ownership and closes them."""
         loop = asyncio.get_running_loop()
         for listener in listeners:
             self._servers.append(await loop.create_server(lambda: _ClientSide(self), sock=listener, backlog=BACKLOG))
@@ -97,7 +97,7 @@ class Relay:
         self.stop_accepting()
         for client in list(self._open):
             client.close_now()
-        for _ in range(_TURNS_TO_CLOSE):  # turns of the event loop: the two ends of a connection close in turn
+        for _ in range(_ITERATIONS_TO_CLOSE):  # of the event loop: the two ends of a connection close one by one
             await asyncio.sleep(0)
         folder, self._folder = self._folder, None
         if folder is not None:
@@ -115,12 +115,12 @@ class Relay:
         return name
 
     def closed(self, name: str, client: _ClientSide) -> None:
-        """Forget a connection."""
+        """Remove a closed connection."""
         self.table.remove(name)
         self._open.discard(client)
 
     def dial(self, name: str) -> socket.socket:
-        """Return a socket connected to the gRPC server, with its own end bound to this name. Raises ``OSError``."""
+        """Return a socket connected to the gRPC server, bound to this name. Raises ``OSError``."""
         folder = self._folder
         if folder is None:
             raise OSError("the relay is closed")
@@ -144,7 +144,7 @@ class Relay:
 
 
 def _private_folder() -> tempfile.TemporaryDirectory[str]:
-    """Create a directory that only this user can enter. Raises ``OSError`` if no candidate is writable."""
+    """Create a directory that only this user can enter, with a path short enough for a socket. Raises ``OSError``."""
     folders = [Path(parent) for parent in (_gettempdir(), _FALLBACK) if parent]
     for parent in folders:
         with suppress(OSError):
@@ -152,7 +152,8 @@ def _private_folder() -> tempfile.TemporaryDirectory[str]:
             if len(os.fsencode(folder.name)) <= _MAX_SOCKET_PATH:
                 return folder
             folder.cleanup()
-    raise OSError("auth needs a writable temporary directory for a Unix socket; set TMPDIR to one with a short path")
+    tried = " or ".join(str(parent) for parent in folders)
+    raise OSError(f"cannot create a Unix socket in {tried}: set TMPDIR to a writable directory with a short path")
 
 
 def _gettempdir() -> str | None:
@@ -174,12 +175,12 @@ class _End(asyncio.Protocol):
             self.other.write(data)
 
     def pause_writing(self) -> None:
-        """Pause reading from the other end, because this end's write buffer is full."""
+        """Stop reading from the other end, because this end's write buffer is full (backpressure)."""
         if self.other is not None and not self.other.is_closing():
             self.other.pause_reading()
 
     def resume_writing(self) -> None:
-        """Resume reading from the other end."""
+        """Read from the other end again."""
         if self.other is not None and not self.other.is_closing():
             self.other.resume_reading()
 
@@ -196,7 +197,7 @@ class _ServerSide(_End):
         self.other = self._client.transport
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the protocol's name
-        """Close the client's end after its write buffer is sent."""
+        """Close the client's end once its write buffer is flushed."""
         self.other = None
         self._client.server_lost()
 
@@ -210,14 +211,14 @@ class _ClientSide(_End):
         self._dialing: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Register the connection; abort it if the table is full."""
+        """Register the connection. Abort it if the table is full."""
         self.transport = cast("asyncio.Transport", transport)
         self._name = self._relay.opened(self)
         if self._name is None:
             self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Forward the data; connect to the server first if this is the first data."""
+        """Forward the data. Connect to the server first if this is the first data."""
         if self.other is not None:
             self.other.write(data)
         elif self._dialing is None and self._name is not None and self.transport is not None:

@@ -1,4 +1,4 @@
-"""The replicas of auth: where they are, a connection to each, and which of them is asked next (ADR 0046)."""
+"""The replicas of auth: name resolution, one connection for each replica, and the choice of the next one (ADR 0046)."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from ibex.adapters.grpc.generated import auth_pb2_grpc
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-LOOK_INTERVAL_S: Final = 0.05
+STATE_POLL_INTERVAL_S: Final = 0.05
 RESOLVE_INTERVAL_S: Final = 10.0
-RESOLVE_AGAIN_S: Final = 1.0
-"""How often a name is resolved while not every replica is connected."""
+RESOLVE_RETRY_S: Final = 1.0
+"""The interval between resolutions while not every replica is connected."""
 AVOIDED_S: Final = 1.0
-"""How long a replica that did not answer is asked only if no other one is connected."""
+"""For this long after a replica did not answer, it is only called if no other one is connected."""
 _DNS: Final = "dns:///"
 _LOG: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A host, by name or by address, and a port."""
+    """A host name or IP address, and a port."""
 
     host: str
     port: int
@@ -40,12 +40,12 @@ class Endpoint:
 
     @property
     def target(self) -> str:
-        """The address as gRPC takes it. The host must not be a name."""
+        """The endpoint as a gRPC target. The host must be an IP address."""
         return f"{'ipv6' if ':' in self.host else 'ipv4'}:{self}"
 
     @property
     def is_address(self) -> bool:
-        """Whether the host is an address, which needs no resolution."""
+        """Whether the host is an IP address, which needs no resolution."""
         try:
             ipaddress.ip_address(self.host)
         except ValueError:
@@ -54,13 +54,10 @@ class Endpoint:
 
 
 def endpoints_in(address: str) -> tuple[Endpoint, ...]:
-    """Return what ``host:port``, ``dns:///name:port`` or several of them, separated by commas, name.
-
-    Raises ``ValueError``.
-    """
+    """Parse ``host:port``, ``dns:///name:port``, or several of them separated by commas. Raises ``ValueError``."""
     parts = [part.strip().removeprefix(_DNS).rpartition(":") for part in address.split(",")]
     if not all(host for host, _, _ in parts):
-        raise ValueError("the address of auth is host:port")
+        raise ValueError(f"invalid address of auth {address!r}: must be host:port, or several separated by commas")
     return tuple(Endpoint(host.removeprefix("[").removesuffix("]"), int(port)) for host, _, port in parts)
 
 
@@ -74,14 +71,17 @@ class Replica:
         self.channel = channel
         self.is_connected = False
         self.avoided_until_s = 0.0
-        self.warm: asyncio.Task[None] | None = None
+        self.monitor: asyncio.Task[None] | None = None
 
     def avoid(self) -> None:
-        """Prefer other replicas for a second."""
+        """Prefer other replicas for ``AVOIDED_S``."""
         self.avoided_until_s = asyncio.get_running_loop().time() + AVOIDED_S
 
     def rank(self, now_s: float) -> int:
-        """Return how little there is to expect of a call: 0 for a connected replica that has answered lately."""
+        """Return the replica's rank for the next call; the lowest is best. ``now_s`` is the event loop's time.
+
+        0 is a connected replica, 1 a connected one to avoid, 2 one that is connecting, 3 one that failed to connect.
+        """
         state = self.channel.get_state()
         if state is grpc.ChannelConnectivity.READY:
             return int(now_s < self.avoided_until_s)
@@ -89,28 +89,29 @@ class Replica:
 
 
 class Replicas:
-    """A connection to each replica, kept open.
+    """A pool with one open connection for each replica.
 
-    gRPC can resolve names and take turns itself, but then a second attempt may reach the replica that failed the first.
+    gRPC can resolve names and balance calls itself, but then a retry may reach the replica that failed the first call.
     """
 
     def __init__(
         self,
         endpoints: tuple[Endpoint, ...],
         connect: Callable[[str, str], grpc.aio.Channel],
-        introduce: Callable[[Replica], Awaitable[object]],
+        on_connected: Callable[[Replica], Awaitable[object]],
     ) -> None:
-        """Take ``connect``, which is given a target and the name that its certificate must have.
+        """Set the endpoints, and two callbacks.
 
-        ``introduce`` is called with each replica that has just been connected.
+        ``connect`` takes a gRPC target and the name that its certificate must have, and returns a channel.
+        ``on_connected`` is called with a replica whenever it is connected.
         """
         self._endpoints = endpoints
         self._connect = connect
-        self._introduce = introduce
+        self._on_connected = on_connected
         self._all: dict[tuple[Endpoint, str], Replica] = {}
         self._unresolved: set[Endpoint] = set()
-        self._turn = 0
-        self._following: asyncio.Task[None] | None = None
+        self._next_index = 0
+        self._resolving: asyncio.Task[None] | None = None
         self.connected = asyncio.Event()
 
     def __iter__(self) -> Iterator[Replica]:
@@ -120,37 +121,37 @@ class Replicas:
         return len(self._all)
 
     async def open(self) -> None:
-        """Begin to connect and to follow names. Waits until names are resolved, at most a second."""
+        """Start to connect, and to resolve names periodically. Wait for the first resolution, at most a second."""
         if all(endpoint.is_address for endpoint in self._endpoints):
-            self._use({(endpoint, str(endpoint)) for endpoint in self._endpoints})
+            self._update({(endpoint, str(endpoint)) for endpoint in self._endpoints})
             return
         resolved = asyncio.Event()
-        self._following = asyncio.create_task(self._follow_names(resolved))
+        self._resolving = asyncio.create_task(self._resolve_periodically(resolved))
         with suppress(TimeoutError):
-            async with asyncio.timeout(RESOLVE_AGAIN_S):
+            async with asyncio.timeout(RESOLVE_RETRY_S):
                 await resolved.wait()
 
     async def close(self) -> None:
-        """Disconnect; calls under way fail."""
-        following, self._following = self._following, None
-        if following is not None:
-            following.cancel()
-            await asyncio.wait([following])
+        """Disconnect. Calls in flight fail. Idempotent."""
+        resolving, self._resolving = self._resolving, None
+        if resolving is not None:
+            resolving.cancel()
+            await asyncio.wait([resolving])
         replicas = list(self._all.values())
         self._all.clear()
         self.connected.clear()
         for replica in replicas:
             await _close(replica)
 
-    def next(self, besides: Replica | None = None) -> Replica | None:
-        """Return the replica whose turn it is, of those that are connected if any is; None if there is no other one."""
+    def next(self, other_than: Replica | None = None) -> Replica | None:
+        """Return the next replica of the best rank, in turn; None if there is none but ``other_than``."""
         replicas = tuple(self._all.values())
         now_s = asyncio.get_running_loop().time()
         best, best_rank, best_index = None, 4, 0
         for step in range(len(replicas)):
-            index = (self._turn + step) % len(replicas)
+            index = (self._next_index + step) % len(replicas)
             replica = replicas[index]
-            if replica is besides:
+            if replica is other_than:
                 continue
             rank = replica.rank(now_s)
             if rank < best_rank:
@@ -158,61 +159,61 @@ class Replicas:
                 if rank == 0:
                     break
         if best is not None:
-            self._turn = best_index + 1
+            self._next_index = best_index + 1
         return best
 
-    async def _follow_names(self, resolved: asyncio.Event) -> None:
+    async def _resolve_periodically(self, resolved: asyncio.Event) -> None:
         while True:
-            gone = self._use(await self._places())
+            removed = self._update(await self._resolve())
             resolved.set()
-            for replica in gone:
+            for replica in removed:
                 await _close(replica)
             are_connected = self._all and all(replica.is_connected for replica in self._all.values())
-            await asyncio.sleep(RESOLVE_INTERVAL_S if are_connected else RESOLVE_AGAIN_S)
+            await asyncio.sleep(RESOLVE_INTERVAL_S if are_connected else RESOLVE_RETRY_S)
 
-    async def _places(self) -> set[tuple[Endpoint, str]]:
-        """Return where the replicas are. A name that cannot be resolved now stands for its last addresses."""
+    async def _resolve(self) -> set[tuple[Endpoint, str]]:
+        """Return the address and the name of each replica. A name that cannot be resolved keeps its last addresses."""
         wanted: set[tuple[Endpoint, str]] = set()
         for endpoint in self._endpoints:
             try:
-                wanted.update(await _places_of(endpoint))
+                wanted.update(await _addresses_of(endpoint))
             except (OSError, UnicodeError):
                 if endpoint not in self._unresolved:
-                    _LOG.warning("the address of auth cannot be resolved: %s", endpoint)
+                    _LOG.warning("cannot resolve the address of auth: %s", endpoint)
                 self._unresolved.add(endpoint)
-                wanted.update(place for place in self._all if place[1] == str(endpoint))
+                wanted.update(known for known in self._all if known[1] == str(endpoint))
             else:
                 self._unresolved.discard(endpoint)
         return wanted
 
-    def _use(self, wanted: set[tuple[Endpoint, str]]) -> list[Replica]:
-        """Connect to what is new; return the replicas that are gone."""
-        for place in wanted - self._all.keys():
-            endpoint, name = place
-            replica = self._all[place] = Replica(endpoint, self._connect(endpoint.target, name))
-            replica.warm = asyncio.create_task(self._keep_warm(replica))
-        return [self._all.pop(place) for place in self._all.keys() - wanted]
+    def _update(self, wanted: set[tuple[Endpoint, str]]) -> list[Replica]:
+        """Connect to new replicas. Remove and return those that are not wanted any more."""
+        for key in wanted - self._all.keys():
+            endpoint, name = key
+            replica = self._all[key] = Replica(endpoint, self._connect(endpoint.target, name))
+            replica.monitor = asyncio.create_task(self._keep_connected(replica))
+        return [self._all.pop(key) for key in self._all.keys() - wanted]
 
-    async def _keep_warm(self, replica: Replica) -> None:
-        """Connect again whenever the connection has gone, log it, and introduce this proxy on a new connection.
+    async def _keep_connected(self, replica: Replica) -> None:
+        """Reconnect whenever the connection is lost, log changes of its state, and call ``on_connected``.
 
-        Auth closes connections that have not presented the service credential in time, and under an attack soon. So a
-        new connection carries one call at once, whether or not a request needs it.
+        Auth closes connections on which no caller has presented the service credential in time, and sooner during an
+        attack. Therefore the callback makes one call on each new connection, whether or not a request needs it.
 
-        This looks now and then. The library would tell of changes, but a caller that waits for one and is cancelled
-        leaves an event behind that later disturbs another event loop.
+        This polls the state. gRPC can report changes, but if a caller that waits for one is cancelled, gRPC leaves an
+        event behind that later disturbs another event loop.
         """
-        seen = None
+        last = None
         while True:
             state = replica.channel.get_state(try_to_connect=True)
-            if state is not seen:
-                seen = state
-                self._see(replica, state)
+            if state is not last:
+                last = state
+                self._record_state(replica, state)
                 if state is grpc.ChannelConnectivity.READY:
-                    await self._introduce(replica)
-            await asyncio.sleep(LOOK_INTERVAL_S)
+                    await self._on_connected(replica)
+            await asyncio.sleep(STATE_POLL_INTERVAL_S)
 
-    def _see(self, replica: Replica, state: grpc.ChannelConnectivity) -> None:
+    def _record_state(self, replica: Replica, state: grpc.ChannelConnectivity) -> None:
         replica.is_connected = state is grpc.ChannelConnectivity.READY
         if replica.is_connected:
             self.connected.set()
@@ -220,22 +221,22 @@ class Replicas:
         elif not any(other.is_connected for other in self._all.values()):
             self.connected.clear()
         if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
-            _LOG.warning("auth cannot be reached at %s", replica.endpoint)
+            _LOG.warning("cannot connect to auth at %s", replica.endpoint)
 
 
 async def _close(replica: Replica) -> None:
-    if replica.warm is not None:
-        replica.warm.cancel()
-        await asyncio.wait([replica.warm])
+    if replica.monitor is not None:
+        replica.monitor.cancel()
+        await asyncio.wait([replica.monitor])
     await replica.channel.close()
 
 
-async def _places_of(endpoint: Endpoint) -> list[tuple[Endpoint, str]]:
-    """Return the addresses of an endpoint, each with the endpoint as its name.
+async def _addresses_of(endpoint: Endpoint) -> list[tuple[Endpoint, str]]:
+    """Resolve an endpoint. Return each of its addresses with the endpoint as its name.
 
-    Raises ``OSError``, and ``UnicodeError`` for what cannot be a name.
+    Raises ``OSError`` if it cannot be resolved, and ``UnicodeError`` if the host is not a valid name.
     """
     if endpoint.is_address:
         return [(endpoint, str(endpoint))]
     found = await asyncio.get_running_loop().getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
-    return [(Endpoint(str(place[0]), endpoint.port), str(endpoint)) for *_, place in found]
+    return [(Endpoint(str(address[0]), endpoint.port), str(endpoint)) for *_, address in found]

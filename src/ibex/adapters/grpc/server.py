@@ -1,4 +1,4 @@
-"""The server: one port with the service and ``grpc.health.v1``."""
+"""The gRPC server of auth: ``ibex.auth.v1`` and ``grpc.health.v1`` on one port."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import grpc
 
 from ibex.adapters.grpc.call_limits import CallLimits
 from ibex.adapters.grpc.callers import Callers
-from ibex.adapters.grpc.calls import MAX_CALL_S, AroundCalls, Unobserved
+from ibex.adapters.grpc.calls import MAX_CALL_S, CallInterceptor, NullCallObserver
 from ibex.adapters.grpc.gate import Gate
 from ibex.adapters.grpc.generated import auth_pb2_grpc
 from ibex.adapters.grpc.health import Health
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 MAX_MESSAGE_BYTES: Final = 64 << 10
 MAX_CONNECTIONS: Final = 1_000
 MAX_STREAMS: Final = 256
-"""Concurrent calls on one connection, twice what a proxy makes. A client queues further calls itself."""
-DESCRIPTORS_OF_A_CONNECTION: Final = 3
+"""Concurrent calls on one connection, twice as many as a proxy makes. A gRPC client queues further calls itself."""
+DESCRIPTORS_PER_CONNECTION: Final = 3
 """The client's socket, and both ends of the Unix connection to gRPC."""
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_metadata_size", 16 << 10),
     ("grpc.max_concurrent_streams", MAX_STREAMS),
-    # Clients ask every second whether the connection lives; by default that is too often and they would be thrown out.
+    # Clients ping every second. By default gRPC regards that as too often, and would close their connections.
     ("grpc.http2.min_ping_interval_without_data_ms", 500),
     ("grpc.keepalive_permit_without_calls", 1),
-    # A client that vanished without a word is noticed too.
+    # Detect clients that have disappeared without closing the connection.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.ping_timeout_ms", 10_000),
@@ -61,11 +61,11 @@ class ServerLimits:
 
 
 def connections_within(descriptors: int, others: int) -> int:
-    """Return the maximum of connections for a limit of open files, of which the process needs ``others`` itself.
+    """Return the maximum number of connections for a limit of open files, of which ``others`` are reserved.
 
     At least 1, at most ``MAX_CONNECTIONS``.
     """
-    return max(1, min(MAX_CONNECTIONS, (descriptors - others) // DESCRIPTORS_OF_A_CONNECTION))
+    return max(1, min(MAX_CONNECTIONS, (descriptors - others) // DESCRIPTORS_PER_CONNECTION))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,8 @@ class ServerSecurity:
 class AuthServer:
     """``ibex.auth.v1.AuthService`` on a port. Health is SERVING from start to stop.
 
-    It stays SERVING while the store is unavailable: calls report that. The ops port reports the store's health.
+    Health stays SERVING while the database is unavailable: calls report that. The ops port reports the database's
+    health.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class AuthServer:
         observer: CallObserver | None = None,
         limits: ServerLimits = ServerLimits(),
     ) -> None:
-        """Take ``host:port``, port 0 for any that is free. Constructing it binds nothing."""
+        """Set the address as ``host:port``; port 0 means any free port. The constructor binds nothing."""
         self._address = address
         callers = Callers(identity.administrators, security.service_credential, clock)
         self._pauses = PauseDetector()
@@ -101,7 +102,9 @@ class AuthServer:
         self._watch = identity.watch
         self._relay = Relay(limits.max_connections, limits.authentication_timeout_s)
         gate = Gate(callers, self._relay.table, limits.calls)
-        self._around = AroundCalls(gate, ids, clock, observer or Unobserved(), max_call_s=limits.max_call_s)
+        self._interceptor = CallInterceptor(
+            gate, ids, clock, observer or NullCallObserver(), max_call_s=limits.max_call_s
+        )
         self._tls = security.tls
         self._limits = limits
         self._server: grpc.aio.Server | None = None
@@ -110,11 +113,14 @@ class AuthServer:
 
     @property
     def port(self) -> int:
-        """The port that is listened on, 0 before the start."""
+        """The port that the server listens on; 0 before ``start``."""
         return self._port
 
     async def start(self) -> None:
-        """Listen and serve, in this event loop. Raises ``OSError`` if it cannot listen on the address."""
+        """Listen and serve, in this event loop.
+
+        Raises ``OSError`` if it cannot listen on the address, and if certificate or key are invalid.
+        """
         try:
             listeners = bind(self._address)
         except OSError as error:
@@ -122,7 +128,7 @@ class AuthServer:
         age_ms = int(self._limits.max_connection_age_s * 1_000)
         grace_ms = int(self._limits.max_call_s * 1_000) + 1_000
         options = (*_OPTIONS, ("grpc.max_connection_age_ms", age_ms), ("grpc.max_connection_age_grace_ms", grace_ms))
-        server = grpc.aio.server(interceptors=(self._around,), options=options)
+        server = grpc.aio.server(interceptors=(self._interceptor,), options=options)
         auth_pb2_grpc.add_AuthServiceServicer_to_server(self._service, server)
         server.add_generic_rpc_handlers((self._health.handler(),))
         try:
@@ -137,7 +143,7 @@ class AuthServer:
                 listener.close()
             await server.stop(None)
             await self._relay.close()
-            reason = str(error) if isinstance(error, OSError) else "are certificate and key PEM, and a pair?"
+            reason = str(error) if isinstance(error, OSError) else "certificate and key must be PEM, and match"
             raise OSError(f"cannot serve on {self._address}: {reason}") from None
         self._port = listeners[0].getsockname()[1]
         self._server = server
@@ -145,7 +151,7 @@ class AuthServer:
         await self._relay.start(listeners)
 
     async def stop(self) -> None:
-        """Take no new calls, let those under way finish within the grace, then cancel them. Again: does nothing."""
+        """Refuse new calls, wait ``stop_grace_s`` for running ones, then cancel them. Idempotent."""
         server, self._server = self._server, None
         if server is not None:
             self._pauses.stop()
@@ -156,6 +162,6 @@ class AuthServer:
             await self._relay.close()
 
     async def wait(self) -> None:
-        """Return once the server has stopped."""
+        """Wait until the server has stopped. Return at once if it does not run."""
         if self._server is not None:
             await self._server.wait_for_termination()

@@ -1,4 +1,4 @@
-"""The service: each method translates to a use case of the domain and back. The interceptor translates errors."""
+"""The service: each method translates a request to a use case of the domain. The interceptor translates errors."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-SOURCE_SHARE: Final = 0.7
-"""The share of a caller's deadline that the source may take: the rest is for saying that it does not answer."""
+SOURCE_DEADLINE_SHARE: Final = 0.7
+"""The share of a caller's deadline that a lookup may take. The rest is for the response that it does not answer."""
 AFTER_PAUSE_S: Final = 1.0
-"""A call that begins within this time after a pause of this process may have been sent during the pause."""
+"""A call that begins within this time after a pause of this process may have been sent during the pause (seconds)."""
 SERVICE: Final = auth_pb2.DESCRIPTOR.services_by_name["AuthService"].full_name
 
 
@@ -48,8 +48,8 @@ SERVICE: Final = auth_pb2.DESCRIPTOR.services_by_name["AuthService"].full_name
 class IdentityUseCases:
     """The use cases behind the service.
 
-    ``administrators`` verifies the tokens of administrators. It shares a database pool with ``manage``; ``tokens`` and
-    ``agents`` use another one, so that administration and validation cannot starve each other.
+    ``administrators`` verifies the tokens of administrators. It shares a database pool with ``manage``. ``tokens`` and
+    ``agents`` use another pool, so that administration and validation cannot starve each other.
     """
 
     tokens: TokenVerifier
@@ -60,9 +60,9 @@ class IdentityUseCases:
 
 
 class AuthService(auth_pb2_grpc.AuthServiceServicer):
-    """``ibex.auth.v1.AuthService``; see the protocol's definition. Raises the domain's errors.
+    """``ibex.auth.v1.AuthService``, as ``proto/`` defines it. Methods raise the domain's errors.
 
-    ``Gate`` checks the service credential before a validation call arrives here.
+    ``Gate`` has checked the service credential before a validation call arrives here.
     """
 
     def __init__(self, identity: IdentityUseCases, callers: Callers, pauses: PauseDetector) -> None:
@@ -73,23 +73,23 @@ class AuthService(auth_pb2_grpc.AuthServiceServicer):
     async def ValidateToken(  # noqa: N802 - the protocol's name
         self, request: auth_pb2.ValidateTokenRequest, context: Context
     ) -> auth_pb2.ValidateTokenResponse:
-        """Return the principal of a token."""
+        """Return the principal of a token. Raises ``InvalidTokenError``, ``ServiceDegradedError``, ``TimeoutError``."""
         token = PersonalAccessToken.parse(request.access_token)
         if token is None:
             raise InvalidTokenError
-        return principal_message(await self._in_time(context, self._identity.tokens.verify(token)))
+        return principal_message(await self._within_deadline(context, self._identity.tokens.verify(token)))
 
     async def ValidateAgent(  # noqa: N802 - the protocol's name
         self, request: auth_pb2.ValidateAgentRequest, context: Context
     ) -> auth_pb2.ValidateAgentResponse:
-        """Return the organization's agent with its status."""
+        """Return an organization's agent with its status."""
         org_id, agent_id = uuid_in("org_id", request.org_id), uuid_in("agent_id", request.agent_id)
-        return agent_message(await self._in_time(context, self._identity.agents.verify(org_id, agent_id)))
+        return agent_message(await self._within_deadline(context, self._identity.agents.verify(org_id, agent_id)))
 
     async def Watch(  # noqa: N802 - the protocol's name
         self, request_iterator: AsyncIterator[auth_pb2.WatchRequest], _context: Context
     ) -> AsyncIterator[auth_pb2.WatchResponse]:
-        """Follow all changes."""
+        """Yield every change of every organization, and the answers to pings."""
         async for response in self._identity.watch.watch(request_iterator):
             yield response
 
@@ -102,7 +102,7 @@ class AuthService(auth_pb2_grpc.AuthServiceServicer):
     async def CreateToken(  # noqa: N802 - the protocol's name
         self, request: auth_pb2.CreateTokenRequest, context: Context
     ) -> auth_pb2.CreateTokenResponse:
-        """Make a token that may do no more than the caller."""
+        """Create a token that grants no more than the caller's own token."""
         org_id = uuid_in("org_id", request.org_id)
         caller = await self._callers.admit_administrator(_metadata(context), org_id, Permission.TOKEN_CREATE)
         grant = grant_in(request)
@@ -122,29 +122,30 @@ class AuthService(auth_pb2_grpc.AuthServiceServicer):
     async def ListTokens(  # noqa: N802 - the protocol's name
         self, request: auth_pb2.ListTokensRequest, context: Context
     ) -> auth_pb2.ListTokensResponse:
-        """List a page of the organization's tokens."""
+        """Return a page of the organization's tokens, oldest first."""
         org_id = uuid_in("org_id", request.org_id)
         either = (Permission.TOKEN_CREATE, Permission.TOKEN_REVOKE)
         await self._callers.admit_administrator(_metadata(context), org_id, *either)
         size, after = page_size_in(request), position_in(request)
         return page_message(await self._identity.manage.tokens(org_id, after, size + 1), size)
 
-    async def _in_time(self, context: Context, verified: Awaitable[T]) -> T:
-        """Return what was verified. Raises ``ServiceDegradedError`` while the caller can still be told.
+    async def _within_deadline(self, context: Context, verified: Awaitable[T]) -> T:
+        """Return the result of a lookup. Raises ``ServiceDegradedError`` before the caller's deadline passes.
 
-        A proxy that hears that the source does not answer may serve what it has cached. One that hears nothing may not.
-        So a call that may have waited for this process, which was paused, says nothing of the source: ``TimeoutError``.
+        A proxy may serve cached identity if auth reports that the database does not answer, but not after a timeout.
+        If this process was paused, the pause may be why the lookup is late, and it proves nothing about the database.
+        The call then raises ``TimeoutError`` instead.
         """
-        remaining_s: Any = context.time_remaining()  # None without a deadline, whatever its stub says
+        remaining_s: Any = context.time_remaining()  # None without a deadline; the type stub says float
         if remaining_s is None:
             return await verified
-        # Not asyncio.timeout: it waits until what it cancels has ended, which takes long on a stalled connection.
+        # asyncio.timeout would wait for the end of the cancelled task, which takes long on a stalled connection.
         task = asyncio.ensure_future(verified)
         task.add_done_callback(_retrieve)
         loop = asyncio.get_running_loop()
         began_s = loop.time()
         try:
-            await asyncio.wait([task], timeout=remaining_s * SOURCE_SHARE)
+            await asyncio.wait([task], timeout=remaining_s * SOURCE_DEADLINE_SHARE)
             if not task.done():
                 was_paused = self._pauses.ended_after(began_s - AFTER_PAUSE_S, loop.time())
                 raise TimeoutError if was_paused else ServiceDegradedError
@@ -156,7 +157,7 @@ class AuthService(auth_pb2_grpc.AuthServiceServicer):
 
 def _retrieve(task: asyncio.Future[Any]) -> None:
     if not task.cancelled():
-        task.exception()  # nobody may wait for it any more
+        task.exception()  # otherwise asyncio logs an error that no task retrieves
 
 
 def _metadata(context: Context) -> Metadata:

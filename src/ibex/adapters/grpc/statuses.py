@@ -1,8 +1,8 @@
-"""The one table of what an error is in gRPC, read by the server from left to right and by the verifiers back.
+"""The tables that translate errors to gRPC statuses (in the server) and back (in the verifiers).
 
-A status alone is not an answer: proxies, broken connections and wrong addresses make them too, and a client library
-turns any HTTP 401 that it meets into UNAUTHENTICATED. So every answer of ours names its reason in trailing metadata,
-and only status and reason together mean anything: no outage looks like a token that is not valid (ADR 0045).
+A status alone proves nothing. HTTP proxies, broken connections and wrong addresses produce statuses too, and a client
+library turns any HTTP 401 into UNAUTHENTICATED. Therefore auth adds a reason to every status, in trailing metadata, and
+the verifiers require both. An outage can never look like an invalid token (ADR 0045).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ REASON_KEY: Final = "ibex-reason"
 
 
 class Reason(StrEnum):
-    """What the service itself decided, as ``ibex-reason`` says it."""
+    """The values of the trailing metadata ``ibex-reason``."""
 
     INVALID_TOKEN = "invalid-token"  # noqa: S105 - a reason's name
     MISSING_TOKEN = "missing-token"  # noqa: S105 - a reason's name
@@ -51,11 +51,11 @@ class Reason(StrEnum):
 
 
 class ServiceCredentialError(Exception):
-    """The caller did not present the service credential. No token was looked at."""
+    """The caller did not present the service credential. Auth has verified no token."""
 
 
 class TooManyCallsError(Exception):
-    """A concurrency limit or the limit of failed tokens is reached. Nothing was looked up."""
+    """A concurrency limit or the limit of failed tokens is reached. Auth has looked up nothing."""
 
 
 class UnknownMethodError(Exception):
@@ -67,7 +67,7 @@ class UnknownServiceError(Exception):
 
 
 class CallRefusal(NamedTuple):
-    """An answer other than OK. The message holds nothing of the request."""
+    """A response other than OK. The message contains no value of the request."""
 
     status: StatusCode
     reason: Reason
@@ -75,7 +75,7 @@ class CallRefusal(NamedTuple):
 
 
 class CallFailedError(Exception):
-    """A call that was not answered OK: its status, and the reason that came with it, None where none did."""
+    """A call failed. ``status`` is its status; ``reason`` is auth's reason, None if the response has none."""
 
     def __init__(self, status: StatusCode, reason: str | None = None) -> None:
         super().__init__(f"auth did not answer: {status.name}" if reason is None else f"auth answered: {reason}")
@@ -83,9 +83,9 @@ class CallFailedError(Exception):
         self.reason = reason
 
 
-_DOWN: Final = "Identity cannot be looked up or changed at the moment."
+_DOWN: Final = "The identity database is temporarily unavailable. Retry later."
 _INTERNAL: Final = CallRefusal(StatusCode.INTERNAL, Reason.INTERNAL, InternalError.default_message)
-# The first that fits counts; without words of the table an error speaks for itself.
+# The first matching entry applies. None means that the error's own message is sent.
 _REFUSALS: Final[tuple[tuple[type[Exception], StatusCode, Reason, str | None], ...]] = (
     (InvalidTokenError, StatusCode.UNAUTHENTICATED, Reason.INVALID_TOKEN, InvalidTokenError.default_message),
     (MissingTokenError, StatusCode.UNAUTHENTICATED, Reason.MISSING_TOKEN, None),
@@ -97,14 +97,14 @@ _REFUSALS: Final[tuple[tuple[type[Exception], StatusCode, Reason, str | None], .
         ServiceCredentialError,
         StatusCode.FAILED_PRECONDITION,
         Reason.SERVICE_CREDENTIAL,
-        "This call needs the service credential.",
+        "This call requires the service credential.",
     ),
     (TooManyCallsError, StatusCode.RESOURCE_EXHAUSTED, Reason.TOO_MANY_CALLS, "Too many calls. Retry later."),
-    (UnknownMethodError, StatusCode.UNIMPLEMENTED, Reason.UNIMPLEMENTED, "There is no such method."),
-    (UnknownServiceError, StatusCode.NOT_FOUND, Reason.NOT_FOUND, "There is no such service."),
+    (UnknownMethodError, StatusCode.UNIMPLEMENTED, Reason.UNIMPLEMENTED, "Unknown method."),
+    (UnknownServiceError, StatusCode.NOT_FOUND, Reason.NOT_FOUND, "Unknown service."),
     (ServiceDegradedError, StatusCode.UNAVAILABLE, Reason.SOURCE_UNAVAILABLE, _DOWN),
     (AuthUnavailableError, StatusCode.UNAVAILABLE, Reason.SOURCE_UNAVAILABLE, _DOWN),
-    (TimeoutError, StatusCode.DEADLINE_EXCEEDED, Reason.DEADLINE, "The call took too long."),
+    (TimeoutError, StatusCode.DEADLINE_EXCEEDED, Reason.DEADLINE, "The call took too long. Retry later."),
 )
 _TOKEN_ERRORS: Final[Mapping[tuple[StatusCode, str | None], type[IbexError]]] = {
     (StatusCode.UNAUTHENTICATED, Reason.INVALID_TOKEN): InvalidTokenError,
@@ -117,18 +117,18 @@ _AGENT_ERRORS: Final[Mapping[tuple[StatusCode, str | None], type[IbexError]]] = 
 
 
 def refusal_of(error: Exception) -> CallRefusal:
-    """Return how the server answers an error; what is not in the table is internal, and nothing of it is said."""
-    for kind, status, reason, words in _REFUSALS:
+    """Return the response to an error. An error outside the table is INTERNAL, with a message that reveals nothing."""
+    for kind, status, reason, message in _REFUSALS:
         if isinstance(error, kind):
-            return CallRefusal(status, reason, words or (error.message if isinstance(error, IbexError) else ""))
+            return CallRefusal(status, reason, message or (error.message if isinstance(error, IbexError) else ""))
     return _INTERNAL
 
 
 def token_error(failed: CallFailedError) -> IbexError:
-    """Return what a failed ValidateToken means: ``ServiceDegradedError`` unless the service has said otherwise."""
+    """Return the domain's error for a failed ValidateToken; ``ServiceDegradedError`` if auth gave no known reason."""
     return _TOKEN_ERRORS.get((failed.status, failed.reason), ServiceDegradedError)()
 
 
 def agent_error(failed: CallFailedError) -> IbexError:
-    """Return what a failed ValidateAgent means: ``AuthUnavailableError`` unless the service has said otherwise."""
+    """Return the domain's error for a failed ValidateAgent; ``AuthUnavailableError`` if auth gave no known reason."""
     return _AGENT_ERRORS.get((failed.status, failed.reason), AuthUnavailableError)()

@@ -1,4 +1,4 @@
-"""TLS for both ends, mutual where both are given what it takes. Certificates and keys are PEM; no repr shows a key."""
+"""TLS for server and client, optionally mutual. Certificates and keys are PEM. No repr shows a key."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import grpc
 
 @dataclass(frozen=True, slots=True)
 class ServerTls:
-    """The server's certificate chain and key; with ``client_ca`` only clients with a certificate of it may connect."""
+    """The server's certificate chain and key. With ``client_ca``, clients must have a certificate that it issued."""
 
     certificate: bytes
     key: bytes = field(repr=False)
     client_ca: bytes | None = None
 
     def credentials(self) -> grpc.ServerCredentials:
-        """Return them as gRPC takes them. What is no PEM shows when a port is bound."""
+        """Return gRPC credentials. gRPC reports invalid PEM only when it binds a port."""
         return grpc.ssl_server_credentials(
             [(self.key, self.certificate)],
             root_certificates=self.client_ca,
@@ -26,7 +26,7 @@ class ServerTls:
 
 @dataclass(frozen=True, slots=True)
 class ClientTls:
-    """Whom the client trusts, gRPC's own list if ``ca`` is None; and its certificate chain and key, if it has any."""
+    """The CA that the client trusts (None: gRPC's default list), and its own certificate chain and key, if any."""
 
     ca: bytes | None = None
     certificate: bytes | None = None
@@ -35,8 +35,8 @@ class ClientTls:
     def __post_init__(self) -> None:
         """Raise ``ValueError`` for a certificate without its key, or a key without its certificate."""
         if (self.certificate is None) is not (self.key is None):
-            raise ValueError("a client's certificate and key go together")
+            raise ValueError("a client needs both a certificate and its key, or neither")
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """Return them as gRPC takes them. What is no PEM shows when connecting fails."""
+        """Return gRPC credentials. gRPC reports invalid PEM only when connecting fails."""
         return grpc.ssl_channel_credentials(self.ca, self.key, self.certificate)

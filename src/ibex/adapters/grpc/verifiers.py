@@ -1,4 +1,4 @@
-"""The domain's verifiers, by asking the service."""
+"""The domain's verifiers of tokens and agents, which call auth."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class AuthChannel(Protocol):
-    """What of ``GrpcAuthChannel`` the verifiers use. Both raise ``CallFailedError``."""
+    """The methods of ``GrpcAuthChannel`` that the verifiers use. Both raise ``CallFailedError``."""
 
     async def validate_token(self, request: auth_pb2.ValidateTokenRequest) -> auth_pb2.ValidateTokenResponse:
         """Call ValidateToken."""
@@ -28,7 +28,7 @@ class AuthChannel(Protocol):
 
 
 class GrpcTokenVerifier:
-    """A ``TokenVerifier`` that asks within the channel's deadline."""
+    """A ``TokenVerifier`` that calls auth. The channel limits the time of a call."""
 
     def __init__(self, channel: AuthChannel, clock: Clock) -> None:
         self._channel = channel
@@ -47,7 +47,7 @@ class GrpcTokenVerifier:
 
 
 class GrpcAgentVerifier:
-    """An ``AgentVerifier`` that asks within the channel's deadline."""
+    """An ``AgentVerifier`` that calls auth. The channel limits the time of a call."""
 
     def __init__(self, channel: AuthChannel, clock: Clock) -> None:
         self._channel = channel

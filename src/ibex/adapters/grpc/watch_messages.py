@@ -1,4 +1,4 @@
-"""The messages of the watch, between the protocol and the domain."""
+"""Translation of the watch's messages, epochs and token pages between the protocol and the domain."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _KINDS_BACK: Final = {int(number): kind for kind, number in _KINDS.items()}
 
 
 def watch_response(message: WatchMessage) -> auth_pb2.WatchResponse:
-    """Return a message of the watch as a response."""
+    """Return a message of the watch as a protobuf response."""
     match message:
         case First(position):
             return auth_pb2.WatchResponse(first=auth_pb2.WatchResponse.First(position=position))
@@ -37,7 +37,7 @@ def watch_response(message: WatchMessage) -> auth_pb2.WatchResponse:
 
 
 def watch_message_in(response: auth_pb2.WatchResponse) -> WatchMessage:
-    """Return the message in a response. Raises ``ValueError`` for one that is not understood."""
+    """Return the message in a response. Raises ``ValueError`` for an unknown or invalid one."""
     match response.WhichOneof("response"):
         case "first":
             return First(response.first.position)
@@ -48,16 +48,19 @@ def watch_message_in(response: auth_pb2.WatchResponse) -> WatchMessage:
         case "source_unavailable":
             return SourceUnavailable()
         case _:
-            raise ValueError("a response of the watch that is not understood")
+            raise ValueError("unknown response of the watch")
 
 
 def epoch_message(epoch: Epoch) -> auth_pb2.Epoch | None:
-    """Return a reading of an epoch as a message; None for an unknown one."""
+    """Return an epoch as a message; None for an unknown epoch."""
     return auth_pb2.Epoch(value=epoch.value) if epoch.was_read else None
 
 
 def epoch_in(response: auth_pb2.ValidateTokenResponse | auth_pb2.ValidateAgentResponse, asked_ns: int) -> Epoch:
-    """Return the reading of the epoch in a response."""
+    """Return the epoch in a response; an unknown epoch if the response has none.
+
+    ``asked_ns`` is the monotonic time at which the call began.
+    """
     if not response.HasField("epoch"):
         return unknown_epoch(asked_ns)
     value = response.epoch.value if response.epoch.HasField("value") else None
@@ -71,10 +74,10 @@ def page_response(page: TokensPage) -> auth_pb2.TokenFilterResponse:
 
 
 def page_in(response: auth_pb2.TokenFilterResponse) -> TokensPage:
-    """Return the page in a response. Raises ``ValueError`` for one that is not whole ids."""
+    """Return the page in a response. Raises ``ValueError`` if it is not a sequence of whole ids."""
     raw = response.token_ids
     if len(raw) % ID_BYTES or (not raw and not response.is_last):
-        raise ValueError("a page of tokens that is not whole")
+        raise ValueError("incomplete page of token ids")
     token_ids = [UUID(bytes=raw[start : start + ID_BYTES]) for start in range(0, len(raw), ID_BYTES)]
     return TokensPage(token_ids, None if response.is_last else token_ids[-1])
 
@@ -87,5 +90,5 @@ def _change_message(change: Change) -> auth_pb2.Change:
 def _change_in(change: auth_pb2.Change) -> Change:
     kind = _KINDS_BACK.get(int(change.kind))
     if kind is None:
-        raise ValueError("a change of a kind that is not understood")
+        raise ValueError("unknown kind of change")
     return Change(UUID(change.org_id), kind, UUID(change.live_token) if change.HasField("live_token") else None)

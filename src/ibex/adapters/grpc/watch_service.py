@@ -1,4 +1,4 @@
-"""The watch and the pages of live tokens, as auth serves them."""
+"""The server side of the watch and of the pages of live tokens, in auth."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 MAX_PAGE: Final = 10_000
 MAX_CHANGES: Final = 500
-"""Changes in one response: it stays far below the largest message."""
+"""Changes in one response, so that it stays far below the maximum message size."""
 MAX_QUEUED: Final = 1_000
-"""Responses that wait for a worker that does not read. Its stream is ended then, and it resumes from its last pong."""
+"""Responses queued for a slow worker. Beyond that, the stream ends, and the worker resumes from its last pong."""
 
 
-class _Client:
-    """The server's end of one stream."""
+class _WatchStream:
+    """The server's end of one stream (a ``WatchClient``), with a queue of responses."""
 
     def __init__(self, max_queued: int) -> None:
         self.responses: asyncio.Queue[auth_pb2.WatchResponse | None] = asyncio.Queue()
@@ -35,7 +35,10 @@ class _Client:
         self._has_ended = False
 
     def send(self, message: WatchMessage) -> None:
-        """Queue a message. A pong is always queued after its events: without it the worker could not get on."""
+        """Queue a message. End the stream if the queue is full, but never between events and their pong.
+
+        The pong carries the position from which the worker resumes.
+        """
         if self._has_ended:
             return
         if self.responses.qsize() >= self._max_queued and not self._owes_pong:
@@ -46,27 +49,27 @@ class _Client:
             self.responses.put_nowait(response)
 
     def end(self) -> None:
-        """End the stream after what is queued."""
+        """End the stream after the queued responses. Idempotent."""
         if not self._has_ended:
             self._has_ended = True
             self.responses.put_nowait(None)
 
 
 class WatchService:
-    """Translates the streams of ``Watch`` to a ``WatchServer``, and ``TokenFilter`` to a ``LiveTokens``."""
+    """Serves the streams of ``Watch`` from a ``WatchServer``, and ``TokenFilter`` from a ``LiveTokens``."""
 
     def __init__(self, server: WatchServer, live_tokens: LiveTokens, *, max_queued: int = MAX_QUEUED) -> None:
         self._server = server
         self._live_tokens = live_tokens
         self._max_queued = max_queued
-        self._clients: set[_Client] = set()
+        self._clients: set[_WatchStream] = set()
 
     async def watch(self, requests: AsyncIterator[auth_pb2.WatchRequest]) -> AsyncIterator[auth_pb2.WatchResponse]:
-        """Serve one stream until either end closes it. Raises ``ValidationError`` for a stream that is not opened."""
+        """Serve one stream until either end closes it. Raises ``ValidationError`` if its first request is not open."""
         opening = await anext(requests, None)
         if opening is None or opening.WhichOneof("request") != "open":
             raise ValidationError((FieldError("open", FieldCode.REQUIRED, "must be the first request"),))
-        client = _Client(self._max_queued)
+        client = _WatchStream(self._max_queued)
         self._clients.add(client)
         self._server.open(client, opening.open.position or None)
         reading = asyncio.ensure_future(self._read(client, requests))
@@ -80,12 +83,15 @@ class WatchService:
             await asyncio.gather(reading, return_exceptions=True)
 
     def end_all(self) -> None:
-        """End every stream, so that workers go to another replica at once."""
+        """End every stream, so that workers switch to another replica at once."""
         for client in self._clients:
             client.end()
 
     async def token_filter(self, request: auth_pb2.TokenFilterRequest) -> auth_pb2.TokenFilterResponse:
-        """Return a page of live tokens, or their number. Raises ``ValidationError``, ``ServiceDegradedError``."""
+        """Return a page of live tokens, or their number if ``limit`` is 0.
+
+        Raises ``ValidationError``, and ``ServiceDegradedError`` if the database is unavailable.
+        """
         if request.limit > MAX_PAGE or len(request.after) not in (0, 16):
             raise ValidationError((FieldError("limit", FieldCode.INVALID_FORMAT, f"must be at most {MAX_PAGE}"),))
         try:
@@ -96,7 +102,7 @@ class WatchService:
         except TokensUnavailableError as error:
             raise ServiceDegradedError from error
 
-    async def _read(self, client: _Client, requests: AsyncIterator[auth_pb2.WatchRequest]) -> None:
+    async def _read(self, client: _WatchStream, requests: AsyncIterator[auth_pb2.WatchRequest]) -> None:
         try:
             async for request in requests:
                 if request.WhichOneof("request") == "ping":

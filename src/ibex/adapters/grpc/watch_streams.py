@@ -1,4 +1,4 @@
-"""The watch and the pages of live tokens, as a worker asks auth for them."""
+"""The client side of the watch and of the pages of live tokens, in a worker."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ class _Stream:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            raise StreamLostError from None  # the channel was closed under the stream
+            raise StreamLostError from None  # the channel was closed during the stream
         raise StreamLostError
 
 
 class GrpcWatch:
-    """A ``WatchConnector``. Each stream goes to the next replica, in turn."""
+    """A ``WatchConnector``. Each stream goes to the next replica."""
 
     def __init__(self, channel: GrpcAuthChannel) -> None:
         self._channel = channel
@@ -62,7 +62,7 @@ class GrpcWatch:
         opening = auth_pb2.WatchRequest.Open(position=position or "")
         requests.put_nowait(auth_pb2.WatchRequest(open=opening))
         try:
-            call = self._channel.watch(_all_of(requests))
+            call = self._channel.watch(_requests_from(requests))
         except CallFailedError:
             raise StreamLostError from None
         try:
@@ -71,31 +71,31 @@ class GrpcWatch:
             call.cancel()
 
 
-async def _all_of(requests: asyncio.Queue[auth_pb2.WatchRequest]) -> AsyncIterator[auth_pb2.WatchRequest]:
+async def _requests_from(requests: asyncio.Queue[auth_pb2.WatchRequest]) -> AsyncIterator[auth_pb2.WatchRequest]:
     while True:
         yield await requests.get()
 
 
 class GrpcLiveTokens:
-    """A ``LiveTokens``."""
+    """A ``LiveTokens`` that calls auth."""
 
     def __init__(self, channel: GrpcAuthChannel) -> None:
         self._channel = channel
 
     async def count(self) -> int:
-        """Return how many live tokens there are; see ``LiveTokens``."""
-        return (await self._ask(auth_pb2.TokenFilterRequest())).count
+        """Return the number of live tokens; see ``LiveTokens``."""
+        return (await self._call(auth_pb2.TokenFilterRequest())).count
 
     async def page(self, after: UUID | None, limit: int) -> TokensPage:
         """Return a page of live tokens; see ``LiveTokens``."""
         request = auth_pb2.TokenFilterRequest(after=b"" if after is None else after.bytes, limit=limit)
         try:
-            return page_in(await self._ask(request))
+            return page_in(await self._call(request))
         except ValueError:
-            raise TokensUnavailableError("auth sent a page that is not whole") from None
+            raise TokensUnavailableError("auth sent an incomplete page of token ids") from None
 
-    async def _ask(self, request: auth_pb2.TokenFilterRequest) -> auth_pb2.TokenFilterResponse:
+    async def _call(self, request: auth_pb2.TokenFilterRequest) -> auth_pb2.TokenFilterResponse:
         try:
             return await self._channel.token_filter(request, PAGE_TIMEOUT_S)
         except CallFailedError as failed:
-            raise TokensUnavailableError("auth does not list the live tokens") from failed
+            raise TokensUnavailableError(f"cannot read the live tokens ({failed})") from failed

@@ -1,1 +1,1 @@
-"""PostgreSQL: schema, identity, directives, sessions."""
+"""PostgreSQL: the schema and its migrations, identity, directives, sessions, and the change log."""

@@ -1,8 +1,8 @@
-"""The log of changes in PostgreSQL, and the live tokens, as the role ``ibex_auth`` (ADR 0045).
+"""The change log and the live tokens in PostgreSQL, read as the role ``ibex_auth`` (ADR 0045).
 
-A position is an incarnation and a snapshot: ``<uuid>/<xmin>:<xmax>:<running transactions>``. A change belongs to what
-came after a position if its transaction is not visible in that snapshot, so one that began before others and commits
-after them is not missed.
+A position is an incarnation and a snapshot: ``<uuid>/<xmin>:<xmax>:<running transactions>``. A change comes after a
+position if its transaction is not visible in the position's snapshot. A reader therefore does not miss a transaction
+that began before others and committed after them.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ if TYPE_CHECKING:
     from ibex.adapters.postgres.database import Database
 
 TIMEOUT_S: Final = 1.0
-"""For a connection, and again for the statements: together they are what a ``ChangeLog`` promises."""
+"""The timeout for a connection, and again for the statements: two seconds in all, as ``ChangeLog`` requires."""
 HORIZON_S: Final = 3_600.0
-"""How long a change stays in the log: a worker that was away for longer cannot resume."""
+"""How long a change stays in the log. A worker that was disconnected for longer cannot resume."""
 COUNT_TIMEOUT_S: Final = 30.0
 _NOW: Final = """
 SELECT (SELECT value FROM change_incarnation)::text, pg_current_snapshot()::text, pg_is_in_recovery()
 """
-# One statement, so one snapshot: what it does not return was committed after the position that it returns. A position
-# cannot be resumed from if a change was pruned that it has not seen, or if it is from another cluster's future.
+# This is one statement, and so sees one snapshot: every change that it does not return was committed after the position
+# that it returns. A reader cannot resume from a position if a change after the position has been pruned, or if its
+# transaction ids lie in this server's future (after a restore from an older backup).
 _READ: Final = """
 WITH since AS (SELECT %(snapshot)s::pg_snapshot AS snapshot)
 SELECT i.value::text, pg_current_snapshot()::text, pg_is_in_recovery(),
@@ -54,7 +55,7 @@ LEFT JOIN LATERAL (
 ) c ON true
 """
 MAX_CHANGES: Final = 10_000
-"""A reader that is further behind cannot resume: evicting everything is cheaper than so many events."""
+"""A reader that is further behind cannot resume: evicting its whole cache is cheaper than this many events."""
 _POSITION: Final = re.compile(r"[0-9a-f-]{36}/[0-9]{1,20}:[0-9]{1,20}:[0-9,]*", re.ASCII)
 _BEGIN_INCARNATION: Final = "INSERT INTO change_incarnation DEFAULT VALUES ON CONFLICT DO NOTHING"
 _COUNT: Final = "SELECT count(*) FROM tokens WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())"
@@ -66,7 +67,8 @@ ORDER BY id LIMIT %(limit)s
 _KINDS: Final = frozenset(Kind)
 _LOWEST_ID: Final = "00000000-0000-0000-0000-000000000000"
 _TAKE_SNAPSHOT: Final = "INSERT INTO change_snapshots DEFAULT VALUES"
-# Delete what was visible an hour ago. Keep that snapshot as the mark, and delete those that are twice as old.
+# Delete the changes that are visible in the newest snapshot older than the horizon. Mark that snapshot as pruned, and
+# delete snapshots that are older than twice the horizon.
 _PRUNE: Final = """
 WITH horizon AS (
   SELECT id, snapshot::pg_snapshot AS snapshot FROM change_snapshots
@@ -84,13 +86,13 @@ UPDATE change_snapshots s SET is_pruned = true FROM horizon h WHERE s.id = h.id
 
 
 class PostgresChangeLog:
-    """A ``ChangeLog`` and a ``LiveTokens``."""
+    """A ``ChangeLog``, a ``PrunableLog`` and a ``LiveTokens``."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def read(self, since: str | None) -> ChangesRead:
-        """Return the changes since a position; see ``ChangeLog``."""
+        """Return the changes since a position, and the new position; see ``ChangeLog``."""
         try:
             async with self._database.transaction(timeout_s=TIMEOUT_S) as connection:
                 if since is None:
@@ -100,9 +102,9 @@ class PostgresChangeLog:
             raise ChangeLogUnavailableError(str(error)) from error
 
     async def prune(self, horizon_s: float = HORIZON_S) -> None:
-        """Delete the changes that were visible in a snapshot of an hour ago, and take a snapshot for an hour from now.
+        """Delete the changes that are older than ``horizon_s`` seconds, and take a snapshot for later calls.
 
-        Raises ``ChangeLogUnavailableError``. Several replicas may prune at a time.
+        Raises ``ChangeLogUnavailableError``. Several replicas can prune at the same time.
         """
         try:
             async with self._database.transaction() as connection:
@@ -112,7 +114,7 @@ class PostgresChangeLog:
             raise ChangeLogUnavailableError(str(error)) from error
 
     async def count(self) -> int:
-        """Return how many tokens are live; see ``LiveTokens``."""
+        """Return the number of live tokens; see ``LiveTokens``."""
         rows = await self._tokens(_COUNT, {})
         return int(rows[0][0])
 
@@ -145,7 +147,7 @@ class PostgresChangeLog:
         return ChangesRead(f"{current}/{now}", found)
 
     async def _position(self, connection: AsyncConnection[Any]) -> str:
-        """Return the position now, and begin an incarnation if the database has none."""
+        """Return the current position. Start an incarnation if the database has none."""
         [(incarnation, snapshot, in_recovery)] = await _rows(connection, _NOW, {})
         _check(in_recovery=in_recovery)
         if incarnation is None:
@@ -156,7 +158,7 @@ class PostgresChangeLog:
 
 def _check(*, in_recovery: bool) -> None:
     if in_recovery:
-        raise ChangeLogUnavailableError("the server is in recovery")
+        raise ChangeLogUnavailableError("the PostgreSQL server is in recovery; changes are read from a primary only")
 
 
 async def _rows(connection: AsyncConnection[Any], statement: str, values: dict[str, object]) -> list[tuple[Any, ...]]:

@@ -1,4 +1,4 @@
-"""One bounded pool of connections to PostgreSQL, as one role, and transactions that are bound to an organization."""
+"""A bounded connection pool for one PostgreSQL role, and transactions that are bound to an organization."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 POOL_SIZE: Final = 10
 CONNECT_TIMEOUT_S: Final = 2
 POOL_TIMEOUT_S: Final = 2.0
-# Broken connections are tried anew for this long, a second apart; after that a request that wants one starts over.
+# The pool retries a broken connection for this long, a second apart. After that, the next request starts new attempts.
 RECONNECT_TIMEOUT_S: Final = 2.0
-# Beyond this many waiting for a connection, the next is refused at once.
+# If this many requests wait for a connection, the pool refuses the next one at once.
 MAX_WAITING: Final = 1_000
-# A statement or a forgotten transaction must not hold locks, and so everybody else, for longer.
+# The longest time for which a statement or an idle transaction can hold locks that block others.
 STATEMENT_TIMEOUT_S: Final = 5
-# Longer than that, so that it is for servers that do not answer at all.
+# Longer than STATEMENT_TIMEOUT_S, so that it only applies to servers that do not answer at all.
 TRANSACTION_TIMEOUT_S: Final = 6.0
-# A change that may have been made already must be known, or known to be in doubt, before the bound of ADR 0045 is over.
+# The caller must know within the bound of ADR 0045 that a change was committed, or that the outcome is unknown.
 COMMIT_TIMEOUT_S: Final = 2.0
-# Statements here go by key. A plan made while a table was small is kept, by connections and by foreign-key checks, when
-# it has grown; with ``enable_seqscan`` off such a plan does not read all of it for every row.
+# All statements look up rows by key. Connections and foreign-key checks keep a plan that was made while a table was
+# small. With ``enable_seqscan`` off, such a plan does not read the whole table for every row once the table has grown.
 _SESSION_SETTINGS: Final = {
     "timezone": "UTC",
     "statement_timeout": f"{STATEMENT_TIMEOUT_S}s",
@@ -46,7 +46,7 @@ _SESSION_SETTINGS: Final = {
 
 
 class Database:
-    """A database as one role sees it. Constructing it connects to nothing."""
+    """A database, accessed as one role. The constructor does not connect."""
 
     def __init__(
         self,
@@ -58,7 +58,10 @@ class Database:
         transaction_timeout_s: float = TRANSACTION_TIMEOUT_S,
         commit_timeout_s: float = COMMIT_TIMEOUT_S,
     ) -> None:
-        """Take a ``postgresql://`` URL (TCP, or a Unix socket as ``?host=/directory``) and the role that it must be."""
+        """Set a ``postgresql://`` URL (TCP, or a Unix socket as ``?host=/directory``) and the role that it must use.
+
+        All timeouts are in seconds.
+        """
         self._url = url
         self._role = role
         self._pool_size = pool_size
@@ -72,7 +75,10 @@ class Database:
         return f"<Database as {self._role}>"
 
     async def open(self) -> None:
-        """Start the pool. Raises ``UnsafeRoleError``, at once if the server answers; one that is down is waited for."""
+        """Start the pool. Raises ``UnsafeRoleError`` if the server answers and the role is not safe.
+
+        If the server is down, the pool connects later and checks the role then.
+        """
         arguments: dict[str, Any] = {
             "autocommit": True,
             "connect_timeout": CONNECT_TIMEOUT_S,
@@ -83,7 +89,7 @@ class Database:
             async with await psycopg.AsyncConnection.connect(self._url, **arguments) as connection:
                 await check_role(connection, self._role)
         except psycopg.Error:
-            pass  # it is down: every connection is checked again when it is made
+            pass  # the server is down; the pool checks the role of every new connection
         self._pool = AsyncConnectionPool(
             self._url,
             kwargs=arguments,
@@ -99,13 +105,13 @@ class Database:
         await self._pool.open()
 
     async def close(self) -> None:
-        """Close every connection; doing it again, or without having opened, does nothing."""
+        """Close every connection. Idempotent; does nothing if the pool is not open."""
         pool, self._pool = self._pool, None
         if pool is not None:
             await pool.close()
 
     async def ping(self) -> None:
-        """Ask the server for an answer. Raises ``ServiceDegradedError`` if none comes."""
+        """Run a trivial statement. Raises ``ServiceDegradedError`` if the server does not answer."""
         async with self.transaction() as connection:
             await connection.execute("SELECT 1")
 
@@ -113,37 +119,37 @@ class Database:
     async def transaction(
         self, org_id: UUID | None = None, *, timeout_s: float | None = None
     ) -> AsyncIterator[AsyncConnection[Any]]:
-        """Run the block in a transaction that sees ``org_id``'s rows, for the role ``ibex_app``; None sees no tenant's.
+        """Run the block in a transaction. For the role ``ibex_app`` it sees only the rows of ``org_id``; none for None.
 
-        Commits at the end, rolls back if the block raises. Vendor errors leave it as the domain's, by
-        ``failures.domain_error``: ``ServiceDegradedError`` if the server is not reached, or does not answer, in time;
-        an ``OutcomeUnknownError`` if it was asked to commit. ``timeout_s`` is for waiting for a connection, and then
-        again for all that is done with it; None is the database's own.
+        Commits at the end, rolls back if the block raises. Vendor errors become domain errors, by
+        ``failures.domain_error``: ``ServiceDegradedError`` if the server cannot be reached or does not answer in time,
+        and ``OutcomeUnknownError`` if it does not answer the commit. ``timeout_s`` applies to the wait for a
+        connection, and then again to the whole transaction; None means the defaults of this database.
         """
         try:
-            lent = await self._begin(org_id, timeout_s)
+            checked_out = await self._begin(org_id, timeout_s)
             try:
-                yield lent.connection
-                lent.hang_up_in(self._commit_timeout_s)
-                await _commit(lent.connection)
+                yield checked_out.connection
+                checked_out.limit_to(self._commit_timeout_s)
+                await _commit(checked_out.connection)
             except BaseException:
                 with suppress(psycopg.Error):
-                    await lent.connection.rollback()
+                    await checked_out.connection.rollback()
                 raise
             finally:
-                await lent.give_back()
+                await checked_out.release()
         except PoolTimeout as error:
             raise self._unsafe or domain_error(error) from None
         except psycopg.Error as error:
             raise domain_error(error) from None
 
-    async def _begin(self, org_id: UUID | None, timeout_s: float | None) -> _Lent:
-        """Begin on a connection that is alive: those that died in the pool, as in a restart, are passed over.
+    async def _begin(self, org_id: UUID | None, timeout_s: float | None) -> _CheckedOut:
+        """Begin a transaction on a live connection. Skip connections that died in the pool, as after a restart.
 
-        That is found out by the first statement, when nothing has been done yet, and so costs no round trip of its own.
+        The BEGIN itself detects a dead connection, which needs no extra round trip, and nothing has been done yet.
         """
         if self._pool is None:
-            raise psycopg.OperationalError("the database is not open")
+            raise psycopg.OperationalError("the database pool is not open")
         begin = b"BEGIN"
         if org_id is not None:
             begin += b"; SET LOCAL app.current_org_id = '%s'" % str(org_id).encode("ascii")
@@ -151,15 +157,16 @@ class Database:
         deadline = time.monotonic() + pool_timeout_s
         while True:
             connection = await self._pool.getconn(max(0.0, deadline - time.monotonic()))
-            lent = _Lent(self._pool, connection, self._transaction_timeout_s if timeout_s is None else timeout_s)
+            limit_s = self._transaction_timeout_s if timeout_s is None else timeout_s
+            checked_out = _CheckedOut(self._pool, connection, limit_s)
             try:
                 await connection.execute(begin)
             except BaseException as error:
-                await lent.give_back()
+                await checked_out.release()
                 if not (isinstance(error, psycopg.OperationalError) and connection.closed):
                     raise
             else:
-                return lent
+                return checked_out
 
     async def _check_new(self, connection: AsyncConnection[Any]) -> None:
         try:
@@ -174,16 +181,16 @@ async def _commit(connection: AsyncConnection[Any]) -> None:
     try:
         await connection.commit()
     except psycopg.Error as error:
-        if connection.closed:  # so there was no answer; one that has come is that it was not made
+        if connection.closed:  # the server did not answer; otherwise it has answered that the commit failed
             raise OutcomeUnknownError from error
         raise
 
 
-class _Lent:
-    """A connection out of the pool, whose socket is shut if it is not given back in time.
+class _CheckedOut:
+    """A connection that is checked out of the pool. Its socket is shut down if it is not released in time.
 
-    A server that hangs enforces no timeout of its own, and would not answer a request to cancel either; a shut socket
-    fails whatever waits for it.
+    A server that hangs enforces no statement timeout, and does not answer a request to cancel. Shutting the socket down
+    makes every pending read fail.
     """
 
     def __init__(
@@ -191,20 +198,20 @@ class _Lent:
     ) -> None:
         self.connection = connection
         self._pool = pool
-        self._hang_up = asyncio.get_running_loop().call_later(timeout_s, self._shut)
+        self._timer = asyncio.get_running_loop().call_later(timeout_s, self._shut_down)
 
-    def hang_up_in(self, seconds: float) -> None:
-        """Give it so long from now, or as long as it has if that is less."""
+    def limit_to(self, seconds: float) -> None:
+        """Shorten the remaining time to this many seconds. Never extends it."""
         loop = asyncio.get_running_loop()
-        if self._hang_up.when() > loop.time() + seconds:
-            self._hang_up.cancel()
-            self._hang_up = loop.call_later(seconds, self._shut)
+        if self._timer.when() > loop.time() + seconds:
+            self._timer.cancel()
+            self._timer = loop.call_later(seconds, self._shut_down)
 
-    async def give_back(self) -> None:
+    async def release(self) -> None:
         """Return the connection to its pool, which replaces it if it is broken."""
-        self._hang_up.cancel()
+        self._timer.cancel()
         await self._pool.putconn(self.connection)
 
-    def _shut(self) -> None:
+    def _shut_down(self) -> None:
         with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(self.connection.fileno())) as connected:
             connected.shutdown(socket.SHUT_RDWR)

@@ -1,4 +1,4 @@
-"""Directives in PostgreSQL, as the role ``ibex_app``, bound to the organization."""
+"""Directives in PostgreSQL, accessed as the role ``ibex_app`` in transactions that are bound to the organization."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class PostgresDirectives:
         self._database = database
 
     async def active(self, org_id: UUID, agent_id: UUID) -> Directive | None:
-        """Return the directive in force, or None; see ``DirectiveLookup``."""
+        """Return the active directive; None if the agent has none; see ``DirectiveLookup``."""
         async with self._database.transaction(org_id) as connection:
             row = await (await _ACTIVE.run(connection, of_org=org_id, of_agent=agent_id)).fetchone()
         if row is None:
@@ -125,9 +125,9 @@ class PostgresDirectives:
     async def add_version(
         self, org_id: UUID, agent_id: UUID, draft: DirectiveDraft, mode: InjectionMode | None
     ) -> DirectiveState | None:
-        """Add a version and put it in force; see ``DirectiveStore``.
+        """Add a version and make it the active one; see ``DirectiveStore``.
 
-        The directive's row is written first: it is the lock under which the next number is found.
+        The row of the directive is written first, because it is the lock under which the next number is computed.
         """
         of = {"of_org": org_id, "of_agent": agent_id}
         try:
@@ -150,7 +150,7 @@ class PostgresDirectives:
             return None
 
     async def state(self, org_id: UUID, agent_id: UUID) -> DirectiveState | None:
-        """Return the directive; None if the agent has none."""
+        """Return the directive's state; None if the agent has no directive."""
         async with self._database.transaction(org_id) as connection:
             return await _state(connection, org_id, agent_id)
 
@@ -161,11 +161,11 @@ class PostgresDirectives:
             return [_version(row) for row in await cursor.fetchall()]
 
     async def activate(self, org_id: UUID, agent_id: UUID, number: int) -> DirectiveState | None:
-        """Put a version in force and activate the directive; None if there is no such version."""
+        """Make a version the active one and activate the directive. None if there is no such version."""
         return await self._change(_ACTIVATE, org_id, agent_id, number=number)
 
     async def deactivate(self, org_id: UUID, agent_id: UUID) -> DirectiveState | None:
-        """Stop injecting; None if the agent has no directive."""
+        """Stop the injection of the directive. None if the agent has no directive."""
         return await self._change(_DEACTIVATE, org_id, agent_id)
 
     async def _change(

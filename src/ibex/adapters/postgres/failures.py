@@ -1,6 +1,6 @@
-"""What psycopg raises, by meaning: the one table of this adapter.
+"""The table that translates psycopg's errors to domain errors.
 
-Messages name the kind of failure and never a value: PostgreSQL's own quote the row.
+Messages name the kind of failure and never contain a value. PostgreSQL's own messages quote the row.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _BY_CONSTRAINT: Final[Mapping[str, tuple[type[Exception], str]]] = {
-    "uq_organizations_name": (AlreadyExistsError, "There is an organization of that name already."),
-    "uq_users_email_org_id": (AlreadyExistsError, "The organization has a user with that e-mail address already."),
-    "uq_agents_name_org_id": (AlreadyExistsError, "The organization has an agent of that name already."),
+    "uq_organizations_name": (AlreadyExistsError, "An organization with this name already exists."),
+    "uq_users_email_org_id": (AlreadyExistsError, "The organization already has a user with this e-mail address."),
+    "uq_agents_name_org_id": (AlreadyExistsError, "The organization already has an agent with this name."),
     "fk_users_org_id": (NotFoundError, "There is no such organization."),
     "fk_agents_org_id": (NotFoundError, "There is no such organization."),
     "fk_tokens_org_id": (NotFoundError, "There is no such organization."),
@@ -28,14 +28,14 @@ _BY_CONSTRAINT: Final[Mapping[str, tuple[type[Exception], str]]] = {
 }
 
 _DOWN = "The database is not available"
-_BUG = "The database refused a statement"
-# The first that fits counts. What is not there yet or not allowed at the moment (a read-only standby) is an outage; any
-# other statement that PostgreSQL refuses is a bug of ours.
+_BUG = "The database rejected a statement"
+# The first matching entry applies. A missing table or column and a read-only standby are outages. Any other statement
+# that PostgreSQL rejects is a bug in IBEX.
 _BY_CLASS: Final[tuple[tuple[type[psycopg.Error], type[Exception], str], ...]] = (
-    (errors.UniqueViolation, AlreadyExistsError, "There is one already"),
-    (errors.ForeignKeyViolation, NotFoundError, "What it belongs to is not there"),
+    (errors.UniqueViolation, AlreadyExistsError, "It already exists"),
+    (errors.ForeignKeyViolation, NotFoundError, "A record that it refers to does not exist"),
     (errors.UndefinedTable, ServiceDegradedError, "The database has not been migrated"),
-    (errors.UndefinedColumn, ServiceDegradedError, "The database has not been migrated to this version"),
+    (errors.UndefinedColumn, ServiceDegradedError, "The database has not been migrated to this version of IBEX"),
     (psycopg.IntegrityError, InternalError, _BUG),
     (psycopg.DataError, InternalError, _BUG),
     (psycopg.ProgrammingError, InternalError, _BUG),
@@ -44,7 +44,7 @@ _BY_CLASS: Final[tuple[tuple[type[psycopg.Error], type[Exception], str], ...]] =
 
 
 def domain_error(error: psycopg.Error) -> Exception:
-    """Return the domain's error for a vendor's."""
+    """Return the domain error for a psycopg error: by the violated constraint, or else by the error's class."""
     constraint = error.diag.constraint_name
     known = _BY_CONSTRAINT.get(constraint or "")
     if known is not None:

@@ -1,4 +1,4 @@
-"""Identity in PostgreSQL, as the role ``ibex_auth``: the only one that may see it."""
+"""Identity in PostgreSQL, accessed as the role ``ibex_auth``, the only role that may read it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _OWN_TOKENS = (
     select(tokens)
     .where(tokens.c.org_id == bindparam("org_id"))
     .order_by(tokens.c.created_at, tokens.c.id)
-    .limit(bindparam("most", type_=Integer()))
+    .limit(bindparam("max_rows", type_=Integer()))
 )
 _TOKENS = Statement(_OWN_TOKENS)
 _TOKENS_AFTER = Statement(
@@ -82,12 +82,12 @@ class PostgresIdentity:
         self._database = database
 
     async def find_token(self, token_id: UUID) -> tuple[StoredToken, Organization] | None:
-        """Return the token with its organization; see ``IdentityStore``."""
+        """Return a token with its organization; None if there is no such token; see ``IdentityStore``."""
         rows = await self._rows(_FIND_TOKEN, token_id=token_id)
         return (_token(rows[0]), _organization_of(rows[0])) if rows else None
 
     async def find_agent(self, org_id: UUID, agent_id: UUID) -> Agent | None:
-        """Return the organization's agent; None if it has no such agent."""
+        """Return an organization's agent; None if it has no such agent."""
         rows = await self._rows(_FIND_AGENT, org_id=org_id, agent_id=agent_id)
         return Agent(agent_id, org_id, AgentStatus(rows[0]["status"])) if rows else None
 
@@ -107,7 +107,7 @@ class PostgresIdentity:
         return [_organization(row) for row in await self._rows(_ORGANIZATIONS)]
 
     async def set_organization_status(self, org_id: UUID, status: OrganizationStatus) -> bool:
-        """Change an organization's status; False if there is none."""
+        """Change an organization's status. Return False if there is no such organization."""
         return await self._change(_SET_ORGANIZATION_STATUS, org_id=org_id, new_status=status.value)
 
     async def add_user(self, user: User) -> None:
@@ -130,11 +130,11 @@ class PostgresIdentity:
         return [_agent(row) for row in await self._rows(_AGENTS, org_id=org_id)]
 
     async def set_agent_status(self, org_id: UUID, agent_id: UUID, status: AgentStatus) -> bool:
-        """Change an agent's status; False if the organization has no such agent."""
+        """Change an agent's status. Return False if the organization has no such agent."""
         return await self._change(_SET_AGENT_STATUS, owner_id=org_id, agent_id=agent_id, new_status=status.value)
 
     async def add_token(self, token: StoredToken) -> None:
-        """Store a new token. Raises ``NotFoundError`` if its agent or user is not the organization's."""
+        """Store a new token. Raises ``NotFoundError`` if the organization has no such agent or user."""
         await self._change(
             _ADD_TOKEN,
             id=token.id,
@@ -155,19 +155,19 @@ class PostgresIdentity:
     ) -> Sequence[StoredToken]:
         """Return the organization's tokens, oldest first; see ``IdentityStore``."""
         if after is None:
-            rows = await self._rows(_TOKENS, org_id=org_id, most=limit)
+            rows = await self._rows(_TOKENS, org_id=org_id, max_rows=limit)
         else:
             rows = await self._rows(
-                _TOKENS_AFTER, org_id=org_id, most=limit, after_time=after.created_at, after_id=after.id
+                _TOKENS_AFTER, org_id=org_id, max_rows=limit, after_time=after.created_at, after_id=after.id
             )
         return [_token(row) for row in rows]
 
     async def live_tokens_by_key(self, now: datetime) -> Mapping[str, int]:
-        """Return how many live tokens there are by key id; see ``IdentityStore``."""
+        """Return the number of live tokens by the key id of their pepper; see ``IdentityStore``."""
         return {row["key_id"]: row["live"] for row in await self._rows(_LIVE_BY_KEY, now=now)}
 
     async def revoke_token(self, org_id: UUID, token_id: UUID, now: datetime) -> bool:
-        """Revoke a token; False if the organization has no such token. Revoking again keeps the first time."""
+        """Revoke a token. Return False if the organization has no such token. Idempotent: keeps the first time."""
         return await self._change(_REVOKE_TOKEN, owner_id=org_id, token_id=token_id, now=now)
 
     async def _rows(self, statement: Statement, **values: object) -> list[dict[str, Any]]:
@@ -186,7 +186,7 @@ def _organization(row: Mapping[str, Any]) -> Organization:
 
 
 def _organization_of(row: Mapping[str, Any]) -> Organization:
-    """Return the organization that a token was joined with."""
+    """Return the organization in a row that joins a token with its organization."""
     return Organization(
         row["org_id"],
         row["organization_name"],

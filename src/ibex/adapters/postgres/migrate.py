@@ -1,6 +1,6 @@
-"""Bringing a database to the schema of this version, and back: Alembic, as the owner of the tables.
+"""Schema migrations of a database, up and down, with Alembic, as the owner of the tables.
 
-Each run is one transaction under an advisory lock: several at once wait for each other, a failed one changes nothing.
+Each run is one transaction under an advisory lock. Concurrent runs wait for each other; a failed run changes nothing.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ _PACKAGE = Path(__file__).parents[2]
 
 
 class MigrationError(Exception):
-    """PostgreSQL could not be migrated; the message names no secret."""
+    """PostgreSQL could not be migrated. The message contains no secret."""
 
 
 def script_location() -> Path:
-    """Return the folder of the migrations: inside the installed package, or at the top of the source tree."""
+    """Return the directory of the migrations: inside the installed package, or at the top of the source tree."""
     installed = _PACKAGE / "_migrations" / "postgres"
     return installed if installed.is_dir() else _PACKAGE.parents[1] / "alembic"
 
 
 def upgrade(url: str, revision: str = "head") -> str | None:
-    """Migrate up to a revision and return the one that is there now.
+    """Migrate up to a revision and return the revision that the database then has.
 
-    Takes the owner's ``postgresql://`` URL. Raises ``MigrationError``.
+    ``url`` is the ``postgresql://`` URL of the tables' owner. Raises ``MigrationError``.
     """
     with locked_connection(url) as connection:
         command.upgrade(_config(connection), revision)
@@ -52,30 +52,30 @@ def upgrade(url: str, revision: str = "head") -> str | None:
 
 
 def downgrade(url: str, revision: str = "base") -> str | None:
-    """Migrate down to a revision and return the one that is there now, None for none. Raises as ``upgrade`` does."""
+    """Migrate down to a revision and return the database's revision, None for none. Raises ``MigrationError``."""
     with locked_connection(url) as connection:
         command.downgrade(_config(connection), revision)
         return _current(connection)
 
 
 def current(url: str) -> str | None:
-    """Return the revision that a database is at, None for none. Raises as ``upgrade`` does."""
+    """Return the revision of a database, None if it has none. Raises ``MigrationError``."""
     with locked_connection(url) as connection:
         return _current(connection)
 
 
 def head() -> str | None:
-    """Return the revision that this version of IBEX wants."""
+    """Return the revision that this version of IBEX requires."""
     config = Config()
-    _locate(config)
+    _set_script_location(config)
     return ScriptDirectory.from_config(config).get_current_head()
 
 
 @contextmanager
 def locked_connection(url: str) -> Iterator[Connection]:
-    """Give a connection in a transaction that holds the migrations' lock; it commits at the end of the block.
+    """Yield a connection in a transaction that holds the migration lock. It commits at the end of the block.
 
-    Raises ``MigrationError`` for what the database refuses in it.
+    Raises ``MigrationError`` if the database cannot be reached or rejects a statement.
     """
     engine = create_engine(
         "postgresql+psycopg://",
@@ -87,13 +87,13 @@ def locked_connection(url: str) -> Iterator[Connection]:
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})
             yield connection
     except DBAPIError as error:
-        raise MigrationError(_said(error)) from None
-    except CommandError as error:  # a revision that this version does not know, say
+        raise MigrationError(_reason_of(error)) from None
+    except CommandError as error:  # for example, a revision that this version does not contain
         raise MigrationError(str(error)) from None
 
 
-def _said(error: DBAPIError) -> str:
-    """Return what the server said of a statement; what fails before there is a server to say it has words of ours."""
+def _reason_of(error: DBAPIError) -> str:
+    """Return the server's message about a statement, or why no connection was made, without a secret."""
     if not isinstance(error.orig, psycopg.Error):
         return type(error).__name__
     return error.orig.diag.message_primary or reason_of(error.orig)
@@ -101,12 +101,12 @@ def _said(error: DBAPIError) -> str:
 
 def _config(connection: Connection) -> Config:
     config = Config()
-    _locate(config)
+    _set_script_location(config)
     config.attributes["connection"] = connection
     return config
 
 
-def _locate(config: Config) -> None:
+def _set_script_location(config: Config) -> None:
     config.set_main_option("script_location", str(script_location()).replace("%", "%%"))
 
 

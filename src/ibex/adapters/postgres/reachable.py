@@ -1,4 +1,4 @@
-"""Why PostgreSQL cannot be connected to, for who looks for a fault: the pool only says that it waited in vain."""
+"""Diagnosis of a failing connection to PostgreSQL. The pool's own error only reports a timeout."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from typing import Final
 import psycopg
 
 _TIMEOUT_S: Final = 3
-# libpq knows these failures by their words alone. Words of our own are shown for them, since a message may quote
-# whatever stands in the URL.
+# libpq has no codes for these failures, so they are recognized by its message. The message itself is not shown, because
+# it can quote any part of the URL.
 _REASONS: Final = (
-    ("password authentication failed", "it refuses the password"),
-    ("no password supplied", "it wants a password"),
-    ("no pg_hba.conf entry", "it does not let this user in from here (pg_hba.conf)"),
-    ("does not exist", "there is no such database, or no such role"),
-    ("too many", "it has too many connections"),
-    ("Connection refused", "nothing listens there"),
-    ("timeout", "there is no answer"),
-    ("host name", "the host's name is not known"),
-    ("Name or service not known", "the host's name is not known"),
-    ("SSL", "TLS does not come about"),
+    ("password authentication failed", "the server refuses the password"),
+    ("no password supplied", "the server requires a password, and the URL has none"),
+    ("no pg_hba.conf entry", "pg_hba.conf does not allow this user to connect from this host"),
+    ("does not exist", "the database or the role does not exist"),
+    ("too many", "the server has too many connections"),
+    ("Connection refused", "no server listens at this address"),
+    ("timeout", "the server does not answer"),
+    ("host name", "the host name cannot be resolved"),
+    ("Name or service not known", "the host name cannot be resolved"),
+    ("SSL", "the TLS handshake failed"),
 )
 
 
 async def why_unreachable(url: str) -> str | None:
-    """Connect once and return why it fails, None if it does not. Takes three seconds at most; shows no secret."""
+    """Connect once. Return why it failed, without a secret, or None if it succeeded. Takes three seconds at most."""
     try:
         connection = await psycopg.AsyncConnection.connect(url, connect_timeout=_TIMEOUT_S)
     except psycopg.Error as error:
@@ -34,6 +34,6 @@ async def why_unreachable(url: str) -> str | None:
 
 
 def reason_of(error: psycopg.Error) -> str:
-    """Return why a connection did not come about, in words that hold nothing of its URL."""
+    """Return why a connection failed, in a text that contains no part of its URL."""
     message = str(error)
-    return next((reason for words, reason in _REASONS if words in message), "it cannot be connected to")
+    return next((reason for words, reason in _REASONS if words in message), "the connection failed; check the URL")

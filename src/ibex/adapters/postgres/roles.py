@@ -1,4 +1,4 @@
-"""The database roles of IBEX, and the refusal to run with more rights than they have."""
+"""The database roles of IBEX, and the check that a connection has no more rights than its role."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ SELECT current_user,
 
 
 class UnsafeRoleError(Exception):
-    """The role of a connection may do more than it should, or is not the role that is meant; the message says which."""
+    """A connection's role has rights that it must not have, or is not the expected role. The message says which."""
 
 
 async def check_role(connection: AsyncConnection[Any], role: str) -> None:
-    """Raise ``UnsafeRoleError`` unless the connection acts as ``role`` and row-level security binds it.
+    """Raise ``UnsafeRoleError`` unless the connection has the rights of ``role`` and is bound by row-level security.
 
-    What it could become by SET ROLE counts as well: an injected statement can do that. Raises ``psycopg.Error`` if the
-    database cannot say, or if it is in recovery: a standby may lack the newest changes. A server never goes into
-    recovery while a connection to it is open, so checking each new connection is enough.
+    Roles that it can take by SET ROLE count as well, because an injected statement could do that. Raises
+    ``psycopg.Error`` if the database does not answer, or if it is in recovery: a standby may lack the newest changes. A
+    server never enters recovery while a connection to it is open, so checking each new connection is enough.
     """
     cursor = await connection.execute(_RIGHTS, {"role": role})
     row = await cursor.fetchone()
     if row is None:
-        raise UnsafeRoleError("PostgreSQL does not say who is connected")
-    name, is_superuser, bypasses, owns, is_meant, is_in_recovery = row
+        raise UnsafeRoleError("PostgreSQL did not return the rights of the connection's role")
+    name, is_superuser, bypasses, owns, is_expected, is_in_recovery = row
     if is_in_recovery:
-        raise psycopg.OperationalError("the server is a standby: it may lack the newest changes")
+        raise psycopg.OperationalError("the server is a standby, which may lack the newest changes; use the primary")
     if is_superuser:
-        raise UnsafeRoleError(f"the database role {name!r} is a superuser or may become one; use {role!r}")
+        raise UnsafeRoleError(f"the database role {name!r} is a superuser or can become one; use {role!r}")
     if bypasses:
-        raise UnsafeRoleError(f"the database role {name!r} may bypass row-level security; use {role!r}")
+        raise UnsafeRoleError(f"the database role {name!r} can bypass row-level security; use {role!r}")
     if owns:
-        raise UnsafeRoleError(f"the database role {name!r} owns tables or may act as their owner; use {role!r}")
-    if not is_meant:
-        raise UnsafeRoleError(f"the database role {name!r} is not {role!r}; has `ibex migrate` run?")
+        raise UnsafeRoleError(f"the database role {name!r} owns tables or can act as their owner; use {role!r}")
+    if not is_expected:
+        raise UnsafeRoleError(f"the database role {name!r} is not {role!r}; `ibex migrate` creates that role")

@@ -1,4 +1,4 @@
-"""Sessions and checkpoints in PostgreSQL, as the role ``ibex_app``: a batch is one statement an organization."""
+"""Sessions and checkpoints in PostgreSQL, as the role ``ibex_app``. A batch takes one statement per organization."""
 
 from __future__ import annotations
 
@@ -29,28 +29,29 @@ if TYPE_CHECKING:
     from ibex.adapters.postgres.database import Database
     from ibex.domain.record.sessions import Checkpoint
 
-_ROWS_PER_PIECE: Final = 100
+_ROWS_PER_CHUNK: Final = 100
 
-# Batches of one organization go one after the other: what is there already must be looked up, and turns and request
-# ids given out, while nobody else does. Held to the end of the transaction. PostgreSQL takes the batch for a handful of
-# rows and would compare each with each session in a nested loop; where a loop is meant, it has no other way.
-_TAKE_TURNS: Final[LiteralString] = """
+# Batches of one organization run one after the other, because each looks up existing rows and assigns turn numbers and
+# request ids. The lock is held until the end of the transaction. PostgreSQL expects a handful of rows in a batch, and
+# would compare each of them with each session in a nested loop. The LATERAL lookups below still use loops.
+_LOCK_ORGANIZATION: Final[LiteralString] = """
 SELECT set_config('enable_nestloop', 'off', true), pg_advisory_xact_lock(hashtextextended(%(key)s, 0))
 """
 
-# The columns of a checkpoint that are the fields of ``Checkpoint``; the statement gives the others out.
-_OWN: Final = [column for column in checkpoints.c if column.name not in {"session_id", "org_id", "turn_index"}]
+# The statement computes these columns. The others are the fields of ``Checkpoint``.
+_COMPUTED: Final = frozenset({"session_id", "org_id", "turn_index"})
+_CHECKPOINT_COLUMNS: Final = [column for column in checkpoints.c if column.name not in _COMPUTED]
 _DIALECT: Final = postgresql.dialect()  # type: ignore[no-untyped-call]
-_TYPED: Final = ", ".join(f"{column.name} {column.type.compile(_DIALECT)}" for column in _OWN)
-_NAMES: Final = ", ".join(column.name for column in _OWN)
+_TYPED: Final = ", ".join(f"{column.name} {column.type.compile(_DIALECT)}" for column in _CHECKPOINT_COLUMNS)
+_NAMES: Final = ", ".join(column.name for column in _CHECKPOINT_COLUMNS)
 _VALUES: Final = ", ".join(
     "CASE WHEN f.request_id_taken THEN f.id ELSE f.request_id END"
     if column.name == "request_id"
     else f"f.{column.name}"
-    for column in _OWN
+    for column in _CHECKPOINT_COLUMNS
 )
 
-# What is known already is looked up key by key (LATERAL, LIMIT): a join may read all that the organization ever had.
+# Existing rows are looked up key by key (LATERAL, LIMIT), because a join may read all rows of the organization.
 _APPEND: Final = f"""
 WITH incoming AS (
   SELECT r.*, (r.session->>'id')::uuid AS session_id, r.session->>'handle' AS handle,
@@ -102,10 +103,10 @@ WITH incoming AS (
 INSERT INTO checkpoints (session_id, org_id, turn_index, {_NAMES})
 SELECT f.session_id, %(org_id)s, t.turn_count - f.turns + f.turn - 1, {_VALUES}
 FROM fresh f JOIN touched t ON t.id = f.session_id
-""".encode()  # noqa: S608 - names of our own tables
+""".encode()  # noqa: S608 - only names of tables and columns
 
-# A function of the schema's, which runs as ``ibex_sweeper``: this role sees one organization at a time (ADR 0027).
-_ABANDON: Final[LiteralString] = "SELECT abandon_idle_sessions(%(idle_since)s, %(most)s)"
+# A function of the schema that runs as ``ibex_sweeper``, because ``ibex_app`` sees one organization only (ADR 0027).
+_ABANDON: Final[LiteralString] = "SELECT abandon_idle_sessions(%(idle_since)s, %(max_sessions)s)"
 
 _SESSIONS = Statement(
     select(sessions)
@@ -137,16 +138,16 @@ _TURNS = Statement(
 class PostgresSessions:
     """A ``SessionStore``, a ``SessionHistory`` and ``IdleSessions``.
 
-    A session that was completed stays so when a further turn comes, since turns may arrive out of order; one that was
-    abandoned is active again. A checkpoint whose request id another one of the organization has (clients may use an id
-    twice) is stored under its own id instead, so that no turn is lost.
+    A completed session stays completed if another turn arrives, because turns can arrive out of order. An abandoned
+    session becomes active again. Clients may use a request id twice: if another checkpoint of the organization has the
+    request id already, the checkpoint is stored with its own id as request id, so that no turn is lost.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def append(self, checkpoints: Sequence[Checkpoint]) -> None:
-        """Store checkpoints, a transaction for each organization; see ``SessionStore``."""
+        """Store checkpoints, in one transaction per organization; see ``SessionStore``."""
         by_org: dict[UUID, dict[UUID, Checkpoint]] = {}
         for checkpoint in checkpoints:
             by_org.setdefault(checkpoint.org_id, {}).setdefault(checkpoint.id, checkpoint)
@@ -154,17 +155,17 @@ class PostgresSessions:
             for org_id, batch in by_org.items():
                 encoded = await _encode(list(batch.values()))
                 async with self._database.transaction(org_id) as connection:
-                    await connection.execute(_TAKE_TURNS, {"key": f"ibex.checkpoints:{org_id}"})
+                    await connection.execute(_LOCK_ORGANIZATION, {"key": f"ibex.checkpoints:{org_id}"})
                     with _refusals():
                         await connection.execute(_APPEND, {"org_id": org_id, "batch": encoded})
         except (IbexError, AlreadyExistsError) as error:
             raise SinkUnavailableError(str(error)) from None
 
     async def abandon(self, idle_since: datetime, limit: int) -> int | None:
-        """Abandon active sessions without a turn since then; see ``IdleSessions``."""
+        """Mark active sessions without a turn since ``idle_since`` as abandoned; see ``IdleSessions``."""
         try:
             async with self._database.transaction() as connection:
-                cursor = await connection.execute(_ABANDON, {"idle_since": idle_since, "most": limit})
+                cursor = await connection.execute(_ABANDON, {"idle_since": idle_since, "max_sessions": limit})
                 row = await cursor.fetchone()
         except IbexError as error:
             raise SinkUnavailableError(str(error)) from None
@@ -177,14 +178,17 @@ class PostgresSessions:
             return [_session(row) for row in await cursor.fetchall()]
 
     async def find(self, org_id: UUID, session: str) -> SessionRecord | None:
-        """Return the session with this id, or the latest with this handle. Raises ``ServiceDegradedError``."""
+        """Return the session with this id, or else the latest one with this handle; None if there is none.
+
+        Raises ``ServiceDegradedError``.
+        """
         async with self._database.transaction(org_id) as connection:
             cursor = await _FIND.run(connection, of_org=org_id, session_id=_uuid(session), handle=session)
             row = await cursor.fetchone()
         return _session(row) if row is not None else None
 
     async def turns(self, org_id: UUID, session_id: UUID) -> Sequence[TurnRecord]:
-        """Return the turns of a session in their order. Raises ``ServiceDegradedError``."""
+        """Return the turns of a session in order, empty if there is none. Raises ``ServiceDegradedError``."""
         async with self._database.transaction(org_id) as connection:
             cursor = await _TURNS.run(connection, of_org=org_id, of_session=session_id)
             return [_turn(row) for row in await cursor.fetchall()]
@@ -192,7 +196,7 @@ class PostgresSessions:
 
 @contextmanager
 def _refusals() -> Iterator[None]:
-    """Turn what PostgreSQL says of a row that breaks a constraint, or does not fit, into ``SinkRefusedError``."""
+    """Raise ``SinkRefusedError`` for a row that violates a constraint or does not fit a column."""
     try:
         yield
     except (psycopg.IntegrityError, psycopg.DataError) as error:
@@ -200,22 +204,22 @@ def _refusals() -> Iterator[None]:
 
 
 async def _encode(batch: Sequence[Checkpoint]) -> Jsonb:
-    """Return the batch as JSON, made in pieces that the event loop does not wait long for.
+    """Return the batch as JSON, encoded in chunks that do not block the event loop for long.
 
-    What PostgreSQL's text cannot hold is replaced by U+FFFD: NUL and lone surrogates.
+    NUL and lone surrogates are replaced by U+FFFD, because PostgreSQL's text cannot contain them.
     """
-    pieces = []
-    for start in range(0, len(batch), _ROWS_PER_PIECE):
+    chunks = []
+    for start in range(0, len(batch), _ROWS_PER_CHUNK):
         await asyncio.sleep(0)
-        pieces.append(_encode_piece(batch[start : start + _ROWS_PER_PIECE]))
-    return Jsonb(b"[" + b",".join(pieces) + b"]", dumps=bytes)
+        chunks.append(_encode_chunk(batch[start : start + _ROWS_PER_CHUNK]))
+    return Jsonb(b"[" + b",".join(chunks) + b"]", dumps=bytes)
 
 
-def _encode_piece(piece: Sequence[Checkpoint]) -> bytes:
+def _encode_chunk(chunk: Sequence[Checkpoint]) -> bytes:
     try:
-        encoded = msgspec.json.encode(piece)
+        encoded = msgspec.json.encode(chunk)
     except UnicodeEncodeError:
-        encoded = msgspec.json.encode([_without_surrogates(checkpoint) for checkpoint in piece])
+        encoded = msgspec.json.encode([_without_surrogates(checkpoint) for checkpoint in chunk])
     return encoded[1:-1].replace(rb"\u0000", rb"\ufffd")
 
 

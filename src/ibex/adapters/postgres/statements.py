@@ -1,7 +1,7 @@
-"""SQLAlchemy Core says what a statement is, once, at import; psycopg executes the text that comes of it.
+"""Statements that SQLAlchemy Core compiles once, at import, and psycopg executes as text.
 
-That keeps the schema in one place and one bounded pool under everything, without an engine's own checkout, greenlet and
-result layers on the request path.
+This keeps the schema in one place and all connections in one bounded pool. The request path does not pass through the
+checkout, greenlet and result layers of a SQLAlchemy engine.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ _DIALECT = PGDialect_psycopg()  # type: ignore[no-untyped-call] # SQLAlchemy's d
 
 
 class Statement:
-    """A compiled statement; constants that it holds travel along as parameters."""
+    """A compiled statement. Its constants are passed as parameters."""
 
     def __init__(self, element: ClauseElement, columns: Sequence[str] | None = None) -> None:
-        """Compile; ``columns`` names the columns that an INSERT sets, all of the table's by default."""
+        """Compile the statement. ``columns`` are the columns that an INSERT sets; by default all of the table."""
         compiled = element.compile(dialect=_DIALECT, column_keys=columns)
         self._text = str(compiled).encode()
         self._constants = {name: value for name, value in compiled.params.items() if value is not None}
 
     async def run(self, connection: AsyncConnection[Any], **values: object) -> AsyncCursor[DictRow]:
-        """Execute with these parameters; rows come as dictionaries. Raises ``psycopg.Error``."""
+        """Execute the statement with these parameters. Rows are dictionaries. Raises ``psycopg.Error``."""
         cursor = connection.cursor(row_factory=dict_row)
         return await cursor.execute(self._text, {**self._constants, **values})

@@ -1,10 +1,11 @@
-"""The one description of the schema; Alembic brings a database to it, and a test holds the two together.
+"""The database schema as SQLAlchemy tables. Alembic migrates a database to it; a test compares the two.
 
-Ownership is structural: whatever belongs to an agent or a session refers to it together with the organization, since
-foreign-key and uniqueness checks see through row-level security.
+Ownership is structural: a row that belongs to an agent or a session refers to it together with the organization,
+because foreign-key and uniqueness checks are not subject to row-level security.
 
-No index that a foreign-key check could use begins with the organization: while a table is small PostgreSQL finds all
-indexes equally good, and a connection keeps the plan, which then reads every row of the organization for each check.
+No index that a foreign-key check could use begins with the organization. While a table is small, all indexes look
+equally good to PostgreSQL, and a connection keeps its plan, which would later read every row of the organization for
+each check.
 """
 
 from __future__ import annotations
@@ -59,12 +60,12 @@ METADATA: Final = MetaData(
 
 
 class Xid8(UserDefinedType[str]):
-    """PostgreSQL's 64-bit transaction id, which SQLAlchemy has no type for."""
+    """PostgreSQL's type for 64-bit transaction ids, which SQLAlchemy lacks."""
 
     cache_ok = True
 
     def get_col_spec(self, **_: object) -> str:
-        """Return the type's name."""
+        """Return the type's name in SQL."""
         return "xid8"
 
 
@@ -178,7 +179,7 @@ directives = Table(
     _uuid("previous_version_id", nullable=True),
     PrimaryKeyConstraint("agent_id", "org_id"),
     _agent_of_organization(),
-    # A directive and its first version need each other, so this is looked at when the transaction commits.
+    # A directive and its first version refer to each other, so this constraint is checked at commit.
     ForeignKeyConstraint(
         ["active_version_id", "agent_id", "org_id"],
         ["directive_versions.id", "directive_versions.agent_id", "directive_versions.org_id"],
@@ -205,7 +206,7 @@ directive_versions = Table(
     _text("sha256"),
     _text("author"),
     _time("created_at"),
-    _text("injection_mode", nullable=True),  # empty where an IBEX of before the column added the version
+    _text("injection_mode", nullable=True),  # NULL if an IBEX without this column added the version
     PrimaryKeyConstraint("id"),
     UniqueConstraint("id", "agent_id", "org_id"),
     UniqueConstraint("agent_id", "org_id", "number"),
@@ -246,8 +247,8 @@ sessions = Table(
     _one_of("status", SessionStatus),
     *_at_least(1, "turn_count"),
     *_at_least(0, "total_input_tokens", "total_output_tokens", "total_latency_ms", "last_extracted_turn"),
-    # For lists and for the sweeper. Nothing that most turns change is in an index, so that PostgreSQL can update the
-    # row in place (HOT); the status changes once or twice in a session's life.
+    # For lists and for the sweeper. No index contains a column that most turns change, so that PostgreSQL can update
+    # the row in place (HOT). The status changes once or twice in the lifetime of a session.
     Index("ix_sessions_org_id", "org_id", postgresql_where=text("deleted_at IS NULL")),
     Index("ix_sessions_created_at", "created_at", postgresql_where=text("status = 'active'")),
 )
@@ -272,13 +273,13 @@ checkpoints = Table(
     Column("is_streaming", Boolean(), nullable=False),
     Column("is_complete", Boolean(), nullable=False),
     _time("created_at"),
-    # Of no table: what is recorded of a token outlives it. Empty in rows from before the columns.
+    # No foreign keys, because records outlive their token. NULL in rows that are older than the columns.
     _uuid("token_id", nullable=True),
     _uuid("user_id", nullable=True),
     Column("operation", Text(), nullable=False, server_default="chat.completions"),
     PrimaryKeyConstraint("id"),
     UniqueConstraint("session_id", "turn_index"),
-    # Within the organization: a client may choose its request ids, and must not learn of another tenant's by a clash.
+    # Unique within the organization: clients can choose request ids, and a conflict must not reveal another tenant's.
     UniqueConstraint("request_id", "org_id"),
     ForeignKeyConstraint(["session_id", "org_id"], ["sessions.id", "sessions.org_id"]),
     _agent_of_organization(),

@@ -1,1 +1,1 @@
-"""Redis: rate limits, and how fresh what is remembered of identity is (ADR 0044, ADR 0045)."""
+"""Redis: rate limits, epochs that validate cached identity, and shared directives (ADR 0044, ADR 0045)."""

@@ -1,16 +1,19 @@
-"""A circuit breaker: after a few failures in a row a server is left alone for a moment."""
+"""A circuit breaker: it stops calls to a server for a moment after a few failures in a row."""
 
 from __future__ import annotations
 
 from typing import Final
 
-FAILURES_IN_A_ROW: Final = 3
-PAUSE_S: Final = 1.0
+FAILURE_THRESHOLD: Final = 3
+OPEN_FOR_S: Final = 1.0
 _NS: Final = 1_000_000_000
 
 
 class CircuitBreaker:
-    """Closed until ``FAILURES_IN_A_ROW``, then open for ``PAUSE_S``, then half open until a call succeeds."""
+    """Opens after ``FAILURE_THRESHOLD`` failures in a row. After ``OPEN_FOR_S`` it is half open until a call succeeds.
+
+    While it is open it allows no call; half open, it allows one call at a time.
+    """
 
     def __init__(self) -> None:
         self._failures = 0
@@ -18,16 +21,16 @@ class CircuitBreaker:
         self.is_closed = True
         """Whether calls are unrestricted."""
 
-    def allows(self, now_ns: int, calls_under_way: int) -> bool:
-        """Tell whether one more call may start now; a half-open breaker allows one at a time."""
-        return self.is_closed or (now_ns >= self._open_until_ns and not calls_under_way)
+    def allows(self, now_ns: int, in_flight: int) -> bool:
+        """Return whether a call may start now. ``now_ns`` is monotonic, in nanoseconds."""
+        return self.is_closed or (now_ns >= self._open_until_ns and not in_flight)
 
     def succeeded(self) -> None:
-        """Close the breaker."""
+        """Record a successful call: close the breaker."""
         self._failures, self.is_closed = 0, True
 
     def failed(self, now_ns: int) -> None:
-        """Count a failure; open the breaker when there are enough of them."""
+        """Count a failed call. Open the breaker at the threshold, and again if it is half open."""
         self._failures += 1
-        self.is_closed = self._failures < FAILURES_IN_A_ROW
-        self._open_until_ns = now_ns + int(PAUSE_S * _NS)
+        self.is_closed = self._failures < FAILURE_THRESHOLD
+        self._open_until_ns = now_ns + int(OPEN_FOR_S * _NS)

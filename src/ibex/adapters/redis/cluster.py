@@ -1,4 +1,4 @@
-"""The primaries of a Redis Cluster: a link to each, and which of them has an organization's slot."""
+"""The primaries of a Redis Cluster: one link for each, and the map from hash slots to primaries."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 
     from redis.exceptions import AskError
 
-    from ibex.adapters.redis.server import Question, RedisObserver, ServerLink
+    from ibex.adapters.redis.server import PendingCommand, RedisObserver, ServerLink
     from ibex.adapters.redis.urls import RedisAddress
 
-REFRESH_SPACING_S: Final = 0.5
+MIN_REFRESH_INTERVAL_S: Final = 0.5
 _NODE_TIMEOUT_S: Final = 0.5
 Node = tuple[str, int]
 
 
 class ClusterLinks:
-    """One link for each primary. While the primary of a slot is away, questions about it are not answered."""
+    """One link for each primary. While the primary of a slot is down, commands for that slot fail."""
 
     def __init__(
         self, address: RedisAddress, observer: RedisObserver, link_to: Callable[[str, int], ServerLink]
     ) -> None:
-        """Take what makes the link to a node."""
+        """Set the nodes to start from. ``link_to`` returns a new link to a host and port."""
         self._address = address
         self._observer = observer
         self._link_to = link_to
@@ -39,56 +39,56 @@ class ClusterLinks:
         self._slots: list[ServerLink | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
         self._known: list[Node] = list(address.nodes)
         self._refreshing: asyncio.Task[None] | None = None
-        self._again = False
+        self._refresh_again = False
         self.reason = ""
-        """Why the slots could not be learned when they were last asked for."""
+        """Why the last refresh of the slot map failed; empty if none has failed."""
         self._closing: set[asyncio.Task[None]] = set()
         self._is_closed = False
 
     async def open(self) -> None:
-        """Learn the slots and connect to the primaries that are there."""
+        """Read the slot map and connect to the primaries. Does not raise if nodes are down."""
         await self.refresh_now()
         await asyncio.gather(*(link.open() for link in self._links.values()))
 
     async def close(self) -> None:
-        """Disconnect from all, for good."""
+        """Disconnect from all nodes, for good."""
         self._is_closed = True
         if self._refreshing is not None:
             self._refreshing.cancel()
             await asyncio.gather(self._refreshing, return_exceptions=True)
         await asyncio.gather(*self._closing)
-        while self._links:  # a redirection may add a link meanwhile
+        while self._links:  # a redirection may add a link while others close
             links, self._links = list(self._links.values()), {}
             await asyncio.gather(*(link.close() for link in links))
 
     def link_for(self, tag: UUID | str) -> ServerLink | None:
-        """Return the link to the primary of a hash tag; None if no primary is known."""
+        """Return the link to the primary of a hash tag. Return None, and start a refresh, if no primary is known."""
         link = self._slots[key_slot(str(tag).encode())]
         if link is None:
             self.refresh()
         return link
 
     def all_links(self) -> Iterable[ServerLink]:
-        """Return the links to all primaries."""
+        """Return the links to all primaries; empty if no slot map has been read."""
         return list(self._links.values())
 
     def refresh(self) -> None:
-        """Learn the slots again, soon: at most every ``REFRESH_SPACING_S``."""
+        """Start to read the slot map again, at most once every ``MIN_REFRESH_INTERVAL_S``. Returns at once."""
         if self._is_closed:
             return
         if self._refreshing is not None:
-            self._again = True
+            self._refresh_again = True
             return
         self._refreshing = asyncio.get_running_loop().create_task(self._refresh())
 
-    def redirect(self, link: ServerLink, question: Question, error: AskError, ends: float) -> None:
-        """Send a question to the node that has its slot, or is being given it."""
+    def redirect(self, link: ServerLink, command: PendingCommand, error: AskError, deadline: float) -> None:
+        """Send a command to the node that a MOVED or ASK reply names. MOVED also updates the slot map."""
         host = error.host or next((node[0] for node, one in self._links.items() if one is link), "")
         target = self._link(host, error.port)
-        if not question.asking:
+        if not command.asking:
             self._slots[error.slot_id] = target
             self.refresh()
-        target.accept(question, ends)
+        target.enqueue(command, deadline)
 
     def _link(self, host: str, port: int) -> ServerLink:
         link = self._links.get((host, port))
@@ -100,27 +100,27 @@ class ClusterLinks:
     async def _refresh(self) -> None:
         try:
             await self.refresh_now()
-            await asyncio.sleep(REFRESH_SPACING_S)
+            await asyncio.sleep(MIN_REFRESH_INTERVAL_S)
         finally:
             self._refreshing = None
-        if self._again:
-            self._again = False
+        if self._refresh_again:
+            self._refresh_again = False
             self.refresh()
 
     async def refresh_now(self) -> None:
-        """Ask one node after another for the slots; keep what is known if none answers."""
+        """Read the slot map from the first node that answers. If none does, keep the map and set ``reason``."""
         nodes = random.sample(self._known, len(self._known))
         nodes += [node for node in self._address.nodes if node not in nodes]
         for node in nodes:
             try:
                 async with asyncio.timeout(_NODE_TIMEOUT_S):
-                    self._take(node[0], await self._slots_by(node))
+                    self._apply(node[0], await self._slots_by(node))
             except LinkError as error:
                 self.reason = str(error)
             except TimeoutError:
-                self.reason = "timeout in asking for the slots"
+                self.reason = "timeout while reading the slots"
             except (ValueError, TypeError, LookupError) as error:
-                self.reason = f"the slots are not understood ({type(error).__name__})"
+                self.reason = f"unexpected reply to CLUSTER SLOTS ({type(error).__name__})"
             else:
                 return
         self._observer.failed(self.reason, 0)
@@ -133,12 +133,12 @@ class ClusterLinks:
         finally:
             await connection.close()
         if isinstance(reply, ResponseError):
-            raise LinkError(f"CLUSTER SLOTS is {refusal_of(reply)}")
+            raise LinkError(f"CLUSTER SLOTS {refusal_of(reply)}")
         ranges: list[Any] = reply
         return ranges
 
-    def _take(self, asked: str, ranges: list[Any]) -> None:
-        """Take what ``CLUSTER SLOTS`` told; keep the links to the primaries that are still there."""
+    def _apply(self, asked: str, ranges: list[Any]) -> None:
+        """Apply the reply to ``CLUSTER SLOTS``. Keep the links to primaries that remain, close the others."""
         primaries = [(first, last, _node(primary, asked)) for first, last, primary, *_ in ranges]
         known = [_node(node, asked) for _, _, *nodes in ranges for node in nodes]
         slots: list[ServerLink | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
@@ -153,6 +153,6 @@ class ClusterLinks:
 
 
 def _node(parts: list[Any], asked: str) -> Node:
-    """Return host and port; a node that does not know its own address is where it was asked."""
+    """Return host and port. A node that leaves its own host empty has the host that was asked."""
     host, port = parts[0], parts[1]
     return (host.decode() if host else asked), int(port)

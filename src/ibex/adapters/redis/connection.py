@@ -1,4 +1,4 @@
-"""One redis-py connection, shared by several batches of commands at a time."""
+"""One redis-py connection that several batches of commands share (a pipeline)."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ Command: TypeAlias = "tuple[Any, ...]"
 
 
 class LinkError(Exception):
-    """Redis cannot be reached, does not answer in time, or refuses a command. The message holds no key and no value."""
+    """Redis cannot be reached, does not answer in time, or refuses a command. The message contains no key or value."""
 
 
 class ServerConnection:
-    """A connection that is good until something goes wrong with it, and then never again.
+    """A connection that is closed, for good, by its first failure.
 
-    Batches are sent at once, and each waits for its turn to read: redis-py's connection has one reader at a time.
+    Each batch is sent at once, then waits for its turn to read: a redis-py connection has one reader at a time.
     """
 
     def __init__(self, connection: AbstractConnection) -> None:
-        """Take one of redis-py's that is not connected."""
+        """Wrap a redis-py connection that is not connected yet."""
         self._connection = connection
         self._last: asyncio.Future[None] | None = None
         self._broken = False
 
     async def open(self) -> None:
-        """Connect and authenticate. Raises ``LinkError``. Has no time limit of its own."""
+        """Connect and authenticate, without a timeout. Raises ``LinkError``."""
         try:
             await self._connection.connect()  # type: ignore[no-untyped-call]  # redis-py's
         except Exception as error:  # noqa: BLE001 - a credential provider is the operator's code
@@ -45,11 +45,11 @@ class ServerConnection:
 
     @property
     def is_good(self) -> bool:
-        """Whether it may be used."""
+        """Whether the connection is open and has never failed."""
         return not self._broken and self._connection.is_connected
 
     async def is_stale(self) -> bool:
-        """Tell whether the server has closed an idle connection, or has sent something without being asked."""
+        """Return whether the server has closed the idle connection, or has sent bytes that no command asked for."""
         if self._last is not None and not self._last.done():
             return False
         try:
@@ -58,10 +58,10 @@ class ServerConnection:
             return True
 
     async def call(self, commands: Sequence[Command]) -> list[Any]:
-        """Send commands in one write and return their replies, in order; a refusal is an exception in its place.
+        """Send commands in one write and return their replies in order. An error reply is an exception in the list.
 
-        Raises ``LinkError`` if the connection breaks. Cancelling it breaks the connection: late replies would be taken
-        for others'.
+        Raises ``LinkError`` if the connection breaks. Cancellation closes the connection, because a late reply would be
+        taken for the reply to another command.
         """
         if not self.is_good:
             raise LinkError("not connected")
@@ -78,7 +78,7 @@ class ServerConnection:
                 try:
                     replies.append(await connection.read_response())
                 except ResponseError as refusal:
-                    replies.append(refusal.with_traceback(None))  # whose frames have it themselves (ADR 0033)
+                    replies.append(refusal.with_traceback(None))  # its frames refer to it: a cycle (ADR 0033)
         except (RedisError, OSError) as error:
             await self.close()
             raise LinkError(_reason(error)) from None
@@ -91,18 +91,18 @@ class ServerConnection:
         return replies
 
     async def close(self) -> None:
-        """Disconnect; what is under way fails. Closing it again does nothing."""
+        """Disconnect. Calls in flight fail. Idempotent."""
         self._broken = True
         await self._connection.disconnect(nowait=True)
 
 
 def refusal_of(reply: ResponseError) -> str:
-    """Return the reason for an error reply: its code, and nothing of the rest, which may quote values."""
+    """Return an error reply as a reason: only its code, because the rest may quote values."""
     return f"refused ({reply.status_code or str(reply).partition(' ')[0]})"
 
 
 def _reason(error: Exception) -> str:
-    """Return what went wrong; forget the tracebacks, whose frames lead back to the errors (ADR 0033)."""
+    """Return why a connection failed, and drop the tracebacks: their frames refer to the errors (ADR 0033)."""
     cause = error.__context__
     if isinstance(error, AuthenticationError | BusyLoadingError | ResponseError):
         reason = f"refused ({getattr(error, 'status_code', None) or type(error).__name__})"
@@ -110,7 +110,7 @@ def _reason(error: Exception) -> str:
         reason = f"cannot connect ({type(cause).__name__})"
     else:
         reason = f"the connection broke ({type(error).__name__})"
-    forgotten: BaseException | None = error
-    while forgotten is not None:
-        forgotten.__traceback__, forgotten = None, forgotten.__context__
+    chained: BaseException | None = error
+    while chained is not None:
+        chained.__traceback__, chained = None, chained.__context__
     return reason

@@ -1,4 +1,4 @@
-"""redis-py's credential providers, by the name of what makes them."""
+"""redis-py's credential providers, loaded by the name of a factory function."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from redis.credentials import CredentialProvider
 
 
 def credential_provider(name: str) -> CredentialProvider:
-    """Return what ``module:factory`` makes, without arguments; it is asked whenever a connection is made.
+    """Call ``module:factory`` without arguments and return its provider, which redis-py calls for each connection.
 
-    Raises ``ValueError`` if there is no such module or factory, or it returns something else.
+    Raises ``ValueError`` if the module or the factory does not exist, or if it does not return a provider.
     """
     module, _, factory = name.partition(":")
     try:
         made = getattr(import_module(module), factory)()
     except (ImportError, AttributeError, TypeError) as error:
-        raise ValueError(f"{name} cannot be used ({type(error).__name__}: {error})") from None
+        raise ValueError(f"cannot load {name} ({type(error).__name__}: {error})") from None
     if not isinstance(made, CredentialProvider):
-        raise ValueError(f"{name} returns no CredentialProvider of redis-py")  # noqa: TRY004 - a wrong setting
+        wrong = f"{name} must return a redis.credentials.CredentialProvider, not {type(made).__name__}"
+        raise ValueError(wrong)  # noqa: TRY004 - a wrong setting
     return made

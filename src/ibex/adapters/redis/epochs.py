@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from ibex.domain.ids import IdSource
 
 READ_TIMEOUT_S: Final = 0.01
-"""Auth's answer to a proxy waits for no more than this."""
-TRIES: Final = 3
+"""The most that reading an epoch may delay auth's response to a proxy."""
+ATTEMPTS: Final = 3
 
 
 class RedisEpochs:
-    """The ``Epochs`` in Redis."""
+    """An ``Epochs`` in Redis."""
 
     def __init__(self, link: RedisLink, clock: Clock, ids: IdSource) -> None:
         self._link = link
@@ -31,11 +31,11 @@ class RedisEpochs:
         self._ids = ids
 
     async def read_or_create(self, org_id: UUID) -> Epoch:
-        """Return the epoch; see ``Epochs``."""
+        """Return the epoch, or an unknown epoch if Redis does not answer in time; see ``Epochs``."""
         asked_ns = self._clock.monotonic_ns()
         try:
             async with asyncio.timeout(READ_TIMEOUT_S):
-                answer, _ = await self._link.ask(
+                answer, _ = await self._link.execute(
                     org_id, org_id.int, lambda _: READ_OR_CREATE.call((epoch_key(org_id),), str(self._ids.uuid7()))
                 )
         except TimeoutError:
@@ -45,19 +45,19 @@ class RedisEpochs:
         return Epoch(answer.reply.decode(errors="surrogateescape"), was_read=True, asked_ns=asked_ns)
 
     async def replace(self, org_id: UUID) -> bool:
-        """Replace the epoch; see ``Epochs``. Tries a few times, each within the link's time limit.
+        """Replace the epoch; see ``Epochs``. Makes up to ``ATTEMPTS`` attempts, each within the link's timeout.
 
-        Each try has a value of its own. Redis may have set the value of a try that was not answered; to set it again
-        after another process has replaced it would bring a former epoch back.
+        Each attempt uses a new value. Redis may have stored the value of an attempt that it did not answer. Storing
+        that value again could restore an earlier epoch, after another process has replaced it.
         """
-        for _ in range(TRIES):
+        for _ in range(ATTEMPTS):
             value = str(self._ids.uuid7())
             command = ("SET", epoch_key(org_id), value, "EX", EPOCH_TTL_S)
-            answer, _place = await self._link.ask(org_id, ("replace", value), partial(_same, command))
+            answer, _place = await self._link.execute(org_id, ("replace", value), partial(_same, command))
             if answer is not None:
                 return True
         return False
 
 
-def _same(command: Command, _askers: int) -> Command:
+def _same(command: Command, _callers: int) -> Command:
     return command

@@ -1,6 +1,6 @@
-"""What IBEX keeps in Redis, under which keys, and the scripts that change it.
+"""The keys that IBEX uses in Redis, and the Lua scripts that read and write them.
 
-Keys of one script share a hash tag, so that they lie in one slot of a Redis Cluster. All keys expire.
+The keys of one script share a hash tag, so that a Redis Cluster stores them in one slot. All keys expire.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from uuid import UUID
 
 EPOCH_TTL_S: Final = 86_400
-"""An epoch that has expired is absent, which proves nothing; auth creates another at the next validation."""
+"""An expired epoch validates no cache entry. Auth creates a new one at the next validation."""
 WINDOW_TTL_S: Final = 120
 
 
 def window_key(org_id: UUID, minute: int) -> str:
-    """Return the key of an organization's count in a minute."""
+    """Return the key of an organization's request count in a minute; ``minute`` counts from 1970."""
     return f"ibex:{{{org_id}}}:rpm:{minute}"
 
 
@@ -28,23 +28,23 @@ def epoch_key(org_id: UUID) -> str:
 
 
 def directive_key(org_id: UUID, agent_id: UUID, name: str) -> str:
-    """Return the key of what was looked up for an agent; ``name`` stands for the epoch and for who can verify it."""
+    """Return the key of an agent's directive. ``name`` is derived from the epoch and the sealing key."""
     return f"ibex:{{{org_id}}}:directive:{agent_id}:{name}"
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A Lua script and its name in Redis' cache."""
+    """A Lua script and its SHA-1, which names it in Redis' script cache."""
 
     text: str
     sha: str = field(init=False)
 
     def __post_init__(self) -> None:
-        """Compute the name."""
+        """Compute the SHA-1."""
         object.__setattr__(self, "sha", hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest())
 
     def call(self, keys: tuple[str, ...], *arguments: str | int | bytes) -> tuple[str | int | bytes, ...]:
-        """Return the command that runs it."""
+        """Return the command that runs the script."""
         return ("EVALSHA", self.sha, len(keys), *keys, *arguments)
 
 
@@ -61,14 +61,14 @@ COUNT: Final = Script(
 )
 READ_OR_CREATE: Final = Script(
     f"""
-    -- KEYS: epoch. ARGV: a value that no epoch ever had. Returns the epoch, which is ARGV where there was none.
+    -- KEYS: epoch. ARGV: a value that no epoch ever had. Returns the existing epoch, or ARGV[1] if there was none.
     redis.call('SET', KEYS[1], ARGV[1], 'NX', 'EX', {EPOCH_TTL_S})
     return redis.call('GET', KEYS[1])
     """
 )
 
 TEXTS: Final = {script.sha: script.text for script in (COUNT, READ_OR_CREATE)}
-"""What a server is sent that lacks one of the scripts."""
+"""The scripts by SHA-1, for a server whose script cache lacks one of them."""
 _PROBE: Final = "ibex:{doctor}:probe"
 PROBES: Final[tuple[tuple[str | int, ...], ...]] = (
     ("EVALSHA", COUNT.sha, 0),
@@ -78,4 +78,4 @@ PROBES: Final[tuple[tuple[str | int, ...], ...]] = (
     ("INCRBY", _PROBE, 1),
     ("EXPIRE", _PROBE, 1),
 )
-"""Every command that serving requests needs, on keys that expire within a second. Checks a Redis user's permissions."""
+"""Every command that serving requests needs, on a key that expires within a second. Checks a user's permissions."""

@@ -1,4 +1,4 @@
-"""A worker's way to Redis, whatever servers there are behind the URL."""
+"""A worker's Redis client, for a single server, a primary behind Sentinels, or a Cluster."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ __all__ = ["LinkError", "RedisLink", "RedisObserver", "RedisReply", "Unheard"]
 
 
 class Unheard:
-    """A ``RedisObserver`` that ignores what it hears, for commands that a person waits for."""
+    """A ``RedisObserver`` that ignores all outcomes, for the command line."""
 
     def answered(self, questions: int, duration_ns: int) -> None:
-        """Ignore it."""
+        """Do nothing."""
 
     def failed(self, reason: str, questions: int = 1) -> None:
-        """Ignore it."""
+        """Do nothing."""
 
     def passed_over(self) -> None:
-        """Ignore it."""
+        """Do nothing."""
 
 
 class RedisLink:
-    """The link of one event loop. ``ask`` does not raise; None means that Redis did not answer."""
+    """The Redis client of one event loop. ``execute`` does not raise; None means that Redis did not answer."""
 
     def __init__(
         self,
@@ -51,39 +51,39 @@ class RedisLink:
         timeout_s: float = TIMEOUT_S,
         credential_provider: CredentialProvider | None = None,
     ) -> None:
-        """Take seconds for a round trip. Raises ``ValueError`` for a URL that Redis is not reached by."""
+        """Set the URL (see ``urls``) and the timeout of a round trip, in seconds. Raises ``ValueError``."""
         self._address = RedisAddress.parse(url, credential_provider)
         self._clock = clock
         self._observer = observer
         self._timeout_s = timeout_s
-        self._one: ServerLink | None = None
+        self._server: ServerLink | None = None
         self._sentinel: SentinelPrimary | None = None
         if self._address.topology is Topology.SENTINEL:
-            self._sentinel = SentinelPrimary(self._address, self._leave_old_primary)
-            self._one = self._server(self._sentinel.connection)
+            self._sentinel = SentinelPrimary(self._address, self._reconnect_to_primary)
+            self._server = self._link(self._sentinel.connection)
         elif self._address.topology is Topology.STANDALONE:
-            self._one = self._server_at()
-        self._cluster = ClusterLinks(self._address, observer, self._server_at)
+            self._server = self._link_to()
+        self._cluster = ClusterLinks(self._address, observer, self._link_to)
 
     async def open(self) -> None:
-        """Connect, if Redis is there: the first request shall not pay for it."""
-        await (self._cluster if self._one is None else self._one).open()
+        """Connect, so that the first request does not have to. Does not raise if Redis is down."""
+        await (self._cluster if self._server is None else self._server).open()
 
     async def close(self) -> None:
-        """Disconnect. What is under way, or waits for it, is not answered."""
-        await (self._cluster if self._one is None else self._one).close()
+        """Disconnect. Commands in flight and pending commands return None."""
+        await (self._cluster if self._server is None else self._server).close()
         if self._sentinel is not None:
             await self._sentinel.close()
 
     async def ping(self) -> None:
-        """Return if every server answers, each by a connection of its own. Raises ``LinkError``."""
+        """Return if every server answers on a new connection. Raises ``LinkError`` if one does not."""
         for link in await self._servers():
             await (await link.fresh_connection()).close()
 
     async def refused_commands(self) -> list[str]:
-        """Return the commands that requests need and the user may not run, and "keys" where those are what it lacks.
+        """Return the commands that requests need but the Redis user may not run; "keys" if it may not use the keys.
 
-        Raises ``LinkError``.
+        Empty if the user has all permissions. Raises ``LinkError``.
         """
         refused: list[str] = []
         for link in await self._servers():
@@ -99,42 +99,43 @@ class RedisLink:
             ]
         return list(dict.fromkeys(refused))
 
-    def ask(
+    def execute(
         self, tag: UUID | str, key: object, build: Callable[[int], Command]
     ) -> Coroutine[Any, Any, tuple[RedisReply | None, int]]:
-        """Send the question with all others of this event loop iteration.
+        """Send a command with all others of this event loop iteration; return its reply and the caller's place.
 
-        Returns None as the answer if Redis did not answer in time, or if the link is not asking it now.
+        The reply is None if Redis did not answer in time. It is also None, at once, while the circuit breaker is open
+        and while connecting takes longer than the timeout.
 
-        ``tag`` is the hash tag of all keys of the command. Callers with an equal ``key`` ask the same; with the answer
-        comes the caller's own place among them, from 1, also where one of them leaves. ``build`` is given their number
-        and returns the one command for all of them.
+        ``tag`` is the hash tag of all keys of the command. Callers with an equal ``key`` share one command: ``build``
+        takes their number and returns it. The place of a caller among them counts from 1, and stays the same if another
+        caller is cancelled.
         """
-        link = self._one or self._cluster.link_for(tag)
-        return self._pass_over() if link is None else link.ask(key, build)
+        link = self._server or self._cluster.link_for(tag)
+        return self._skip() if link is None else link.execute(key, build)
 
-    async def _pass_over(self) -> tuple[RedisReply | None, int]:
+    async def _skip(self) -> tuple[RedisReply | None, int]:
         self._observer.passed_over()
         return None, 0
 
     async def _servers(self) -> Iterable[ServerLink]:
-        if self._one is not None:
-            return (self._one,)
+        if self._server is not None:
+            return (self._server,)
         if not self._cluster.all_links():
             await self._cluster.open()
         if not self._cluster.all_links():
             raise LinkError(self._cluster.reason)
         return self._cluster.all_links()
 
-    def _leave_old_primary(self) -> None:
-        if self._one is not None:
-            self._one.leave()
+    def _reconnect_to_primary(self) -> None:
+        if self._server is not None:
+            self._server.reconnect()
 
-    def _server_at(self, host: str = "", port: int = 0) -> ServerLink:
+    def _link_to(self, host: str = "", port: int = 0) -> ServerLink:
         async def connection() -> AbstractConnection:
             return self._address.connection(host, port)
 
-        return self._server(connection)
+        return self._link(connection)
 
-    def _server(self, prepare: Callable[[], Awaitable[AbstractConnection]]) -> ServerLink:
+    def _link(self, prepare: Callable[[], Awaitable[AbstractConnection]]) -> ServerLink:
         return ServerLink(prepare, self._clock, self._observer, timeout_s=self._timeout_s)

@@ -1,4 +1,4 @@
-"""The primary of a service, as the Sentinels know it."""
+"""Discovery of a service's primary through Redis Sentinel."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
     from ibex.adapters.redis.urls import RedisAddress
 
-CHECK_S: Final = 1.0
+CHECK_INTERVAL_S: Final = 1.0
 
 
 class SentinelPrimary:
-    """Finds the primary whenever a connection is made, and tells when the Sentinels name another one.
+    """Finds the primary for each new connection, and checks once a second whether the Sentinels name another one.
 
-    After a fail-over, Sentinel lets the old primary take writes for another ten seconds if it is still running.
+    The check is needed because, after a fail-over, an old primary that still runs may accept writes for ten seconds.
     """
 
     def __init__(self, address: RedisAddress, on_switch: Callable[[], None] = lambda: None) -> None:
-        """Take what is called when there is another primary."""
+        """Set ``on_switch``, which is called when the Sentinels name another primary."""
         self._address = address
         self._on_switch = on_switch
         self._sentinel: Sentinel | None = None
@@ -35,17 +35,17 @@ class SentinelPrimary:
         self._checking: asyncio.Task[None] | None = None
 
     async def connection(self) -> AbstractConnection:
-        """Return a connection to the primary that is not connected. Raises ``LinkError``."""
+        """Return a connection to the primary, not connected yet. Raises ``LinkError`` if no Sentinel names one."""
         try:
             self._primary = await self._discover()
         except (RedisError, OSError) as error:
-            raise LinkError(f"no Sentinel names a primary ({type(error).__name__})") from None
+            raise LinkError(f"no Sentinel names a primary of the service ({type(error).__name__})") from None
         if self._checking is None:
             self._checking = asyncio.get_running_loop().create_task(self._check())
         return self._address.connection(*self._primary)
 
     async def close(self) -> None:
-        """Disconnect from the Sentinels."""
+        """Stop checking and disconnect from the Sentinels."""
         if self._checking is not None:
             self._checking.cancel()
             await asyncio.gather(self._checking, return_exceptions=True)
@@ -61,7 +61,7 @@ class SentinelPrimary:
 
     async def _check(self) -> None:
         while True:
-            await asyncio.sleep(CHECK_S)
+            await asyncio.sleep(CHECK_INTERVAL_S)
             try:
                 primary = await self._discover()
             except (RedisError, OSError):

@@ -1,10 +1,10 @@
-"""The shared way to one Redis server: one round trip for everything that is asked in one turn of the event loop.
+"""The shared connection to one Redis server: one pipeline for all commands of one event loop iteration.
 
-A question that Redis does not answer within the time limit is given up, and so is the connection, whose late replies
-would be taken for others'. Few round trips are under way at a time; what is asked meanwhile goes out with the next, and
-its time limit runs from when it was asked. Connecting goes on in the background, with a longer limit of its own: the
-questions at its beginning wait for it within their own limit, and later ones are turned away at once until there is a
-connection. A circuit breaker stops calls for a moment after a few failures in a row.
+Commands that Redis does not answer before their deadline fail, and their connection is closed: a late reply would be
+taken for the reply to a later command. At most ``MAX_IN_FLIGHT`` round trips run at a time. Commands that arrive
+in between go out with the next round trip; their deadline counts from their arrival. Connecting runs in the background,
+with a longer timeout. Commands that arrive first wait for the connection until their deadline, and later ones are
+skipped at once until it is made. A circuit breaker stops all commands for a moment after a few failures in a row.
 """
 
 from __future__ import annotations
@@ -28,60 +28,60 @@ if TYPE_CHECKING:
 
 TIMEOUT_S: Final = 0.05
 CONNECT_TIMEOUT_S: Final = 1.0
-MOST_UNDER_WAY: Final = 2
-MOST_REDIRECTS: Final = 3
-_LATE_S: Final = 0.001
-"""A busy loop sees its timers before what has arrived meanwhile; after so long it has seen that too."""
+MAX_IN_FLIGHT: Final = 2
+MAX_REDIRECTS: Final = 3
+_TIMEOUT_GRACE_S: Final = 0.001
+"""A busy event loop runs expired timers before it reads replies that have arrived. This delay lets it read them."""
 
 
 class RedisObserver(Protocol):
-    """Port: hears how Redis does. Never raises, never blocks."""
+    """Port: receives the outcome of every round trip. Never raises, never blocks."""
 
     def answered(self, questions: int, duration_ns: int) -> None:
-        """A round trip with so many requests in it came back."""
+        """Record a round trip that succeeded, and how many requests it answered."""
 
     def failed(self, reason: str, questions: int = 1) -> None:
-        """A round trip with so many requests in it did not; ``reason`` holds no key and no value."""
+        """Record a round trip that failed, and how many requests it had; ``reason`` holds no key and no value."""
 
     def passed_over(self) -> None:
-        """Redis was not asked, since it has just failed or is still being connected to."""
+        """Record a request that was not sent, because Redis has just failed or the connection is not made yet."""
 
 
 @dataclass(slots=True)
 class RedisReply:
-    """What came of one question: one object for all its ``askers``, where the first leaves what it ``understood``.
+    """The reply to one command, shared by all its ``callers``. The first caller stores what it parsed in ``parsed``.
 
-    ``asked_ns`` is when Redis was asked.
+    ``asked_ns`` is the monotonic time at which the command was sent.
     """
 
     asked_ns: int
     reply: Any
-    askers: int
-    understood: Any = None
+    callers: int
+    parsed: Any = None
 
 
 @dataclass(slots=True)
-class Question:
-    """One command shared by identical questions. ``build`` receives the number of questions."""
+class PendingCommand:
+    """One command for all callers with the same key. ``build`` takes the number of callers and returns the command."""
 
     build: Callable[[int], Command]
-    waiting: list[asyncio.Future[RedisReply]] = field(default_factory=list)
+    waiters: list[asyncio.Future[RedisReply]] = field(default_factory=list)
     redirects: int = 0
     asking: bool = False
-    """Whether a Cluster's node has to be told that it is asked for a slot that is moving to it."""
+    """Whether ASKING must precede the command, because a Cluster is moving its slot to this node."""
 
 
 @dataclass(slots=True)
-class _Trip:
-    questions: list[Question]
+class _RoundTrip:
+    commands: list[PendingCommand]
     connection: ServerConnection
-    ends: float
+    deadline: float
     task: asyncio.Task[None] | None = None
-    is_late: bool = False
+    timed_out: bool = False
 
 
 class ServerLink:
-    """The link to one server. Nothing it offers raises; None means that Redis did not answer."""
+    """The client of one server. ``execute`` does not raise; None means that Redis did not answer."""
 
     def __init__(
         self,
@@ -91,7 +91,10 @@ class ServerLink:
         *,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
-        """Take what finds the server and returns a connection that is not connected, and seconds for a round trip."""
+        """Set the timeout of a round trip, in seconds.
+
+        ``prepare`` finds the server and returns a connection that is not connected yet.
+        """
         self._prepare = prepare
         self._clock = clock
         self._observer = observer
@@ -99,30 +102,30 @@ class ServerLink:
         self._breaker = CircuitBreaker()
         self._connection: ServerConnection | None = None
         self._connecting: asyncio.Task[None] | None = None
-        self._patience_ends = 0.0
-        self._next: dict[object, Question] = {}
-        self._next_ends: float | None = None
-        self._under_way: set[asyncio.Task[None]] = set()
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._connect_deadline = 0.0
+        self._pending: dict[object, PendingCommand] = {}
+        self._pending_deadline: float | None = None
+        self._in_flight: set[asyncio.Task[None]] = set()
+        self._draining: set[asyncio.Task[None]] = set()
         self._is_closed = False
         self.on_failure: Callable[[], None] = lambda: None
-        """Called for each failure, and when the server says that it is not, or no longer, the one to ask."""
-        self.redirect: Callable[[ServerLink, Question, AskError, float], None] | None = None
-        """Takes the questions that this node of a Cluster sends to another, and until when they wait."""
+        """Called for each failure, and if the server replies that another server is responsible."""
+        self.redirect: Callable[[ServerLink, PendingCommand, AskError, float], None] | None = None
+        """Takes a command that this Cluster node redirects to another node, and the deadline of the command."""
 
     async def open(self) -> None:
-        """Connect, if the server is there: the first request shall not pay for it."""
+        """Connect, so that the first request does not have to. Does not raise if the server is down."""
         if self._connection is None or not self._connection.is_good:
             await asyncio.wait([self._start_connecting()])
 
     async def close(self) -> None:
-        """Disconnect for good. What is under way, or waits for it, is not answered; nor is what is asked later."""
+        """Disconnect for good. Commands in flight, pending commands and later ones return None."""
         self._is_closed = True
-        self._turn_away()
-        tasks = [*self._under_way, *([self._connecting] if self._connecting is not None else [])]
+        self._skip_pending()
+        tasks = [*self._in_flight, *([self._connecting] if self._connecting is not None else [])]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, *self._leaving, return_exceptions=True)
+        await asyncio.gather(*tasks, *self._draining, return_exceptions=True)
         if self._connection is not None:
             await self._connection.close()
 
@@ -132,97 +135,105 @@ class ServerLink:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 connection = ServerConnection(await self._prepare())
                 await connection.open()
-                await connection.call([("PING",)])  # a frozen server accepts connections; a refusal is an answer too
+                await connection.call([("PING",)])  # a frozen server accepts connections; any reply shows that it runs
         except TimeoutError:
-            raise LinkError("timeout in connecting") from None
+            raise LinkError("timeout while connecting") from None
         return connection
 
-    async def ask(self, key: object, build: Callable[[int], Command]) -> tuple[RedisReply | None, int]:
-        """Send the question with all others of this event loop iteration; see ``RedisLink.ask``."""
+    async def execute(self, key: object, build: Callable[[int], Command]) -> tuple[RedisReply | None, int]:
+        """Send a command with all others of this event loop iteration; see ``RedisLink.execute``."""
         loop = asyncio.get_running_loop()
-        if (self._connecting is not None or not self._breaker.is_closed) and not self._may_ask(loop):
+        if (self._connecting is not None or not self._breaker.is_closed) and not self._accepts_commands(loop):
             self._observer.passed_over()
             return None, 0
-        if not self._next:
-            loop.call_soon(self._depart)
-        question = self._next.get(key)
-        if question is None:
-            question = self._next[key] = Question(build)
-        answered: asyncio.Future[RedisReply] = loop.create_future()
-        question.waiting.append(answered)
-        place = len(question.waiting)
+        if not self._pending:
+            loop.call_soon(self._send_pending)
+        command = self._pending.get(key)
+        if command is None:
+            command = self._pending[key] = PendingCommand(build)
+        replied: asyncio.Future[RedisReply] = loop.create_future()
+        command.waiters.append(replied)
+        place = len(command.waiters)
         try:
-            return await answered, place
+            return await replied, place
         except LinkError:
             return None, place
         finally:
-            del answered, question  # which may have the error, whose traceback has this frame (ADR 0033)
+            del replied, command  # they may hold the error, whose traceback holds this frame (ADR 0033)
 
-    def accept(self, question: Question, ends: float) -> None:
-        """Take a question that another node redirected, or that goes again; it waits until ``ends``, as before."""
-        if not self._next:
-            asyncio.get_running_loop().call_soon(self._depart)
-        self._next[object()] = question
-        self._next_ends = ends if self._next_ends is None else min(ends, self._next_ends)
+    def enqueue(self, command: PendingCommand, deadline: float) -> None:
+        """Add a command that another node redirected, or that is sent again. Its deadline stays the same."""
+        if not self._pending:
+            asyncio.get_running_loop().call_soon(self._send_pending)
+        self._pending[object()] = command
+        self._pending_deadline = deadline if self._pending_deadline is None else min(deadline, self._pending_deadline)
 
-    def leave(self) -> None:
-        """Reconnect for all later questions, because another server is now responsible."""
+    def reconnect(self) -> None:
+        """Use a new connection for all later commands, because another server is now responsible.
+
+        The old connection is closed after its round trips in flight.
+        """
         connection, self._connection = self._connection, None
         if connection is not None:
-            task = asyncio.get_running_loop().create_task(_close_after(connection, list(self._under_way)))
-            self._leaving.add(task)
-            task.add_done_callback(self._leaving.discard)
+            task = asyncio.get_running_loop().create_task(_close_after(connection, list(self._in_flight)))
+            self._draining.add(task)
+            task.add_done_callback(self._draining.discard)
 
-    def _may_ask(self, loop: asyncio.AbstractEventLoop) -> bool:
-        if self._connecting is not None and loop.time() >= self._patience_ends:
+    def _accepts_commands(self, loop: asyncio.AbstractEventLoop) -> bool:
+        if self._connecting is not None and loop.time() >= self._connect_deadline:
             return False
         if self._breaker.is_closed:
             return True
-        calls = len(self._under_way) + (self._connecting is not None)
-        return self._breaker.allows(self._clock.monotonic_ns(), calls)
+        in_flight = len(self._in_flight) + (self._connecting is not None)
+        return self._breaker.allows(self._clock.monotonic_ns(), in_flight)
 
-    def _depart(self) -> None:
-        """Send what was asked on its way, or let it wait for a connection or a place; its time limit runs."""
-        if not self._next:
+    def _send_pending(self) -> None:
+        """Start a round trip with the pending commands, or leave them pending until one can start.
+
+        Their deadline is set by the first call.
+        """
+        if not self._pending:
             return
         if self._is_closed:
-            self._turn_away()
+            self._skip_pending()
             return
         loop = asyncio.get_running_loop()
-        ends = self._next_ends = loop.time() + self._timeout_s if self._next_ends is None else self._next_ends
-        if not self._breaker.is_closed and not self._breaker.allows(self._clock.monotonic_ns(), len(self._under_way)):
-            self._turn_away()
+        if self._pending_deadline is None:
+            self._pending_deadline = loop.time() + self._timeout_s
+        if not self._breaker.is_closed and not self._breaker.allows(self._clock.monotonic_ns(), len(self._in_flight)):
+            self._skip_pending()
         elif self._connection is None or not self._connection.is_good:
             self._start_connecting()
-            if loop.time() >= self._patience_ends:
-                self._turn_away()
-        elif len(self._under_way) < MOST_UNDER_WAY:
-            trip = _Trip(self._taken(), self._connection, ends)
-            task = trip.task = loop.create_task(self._travel(trip))
-            self._under_way.add(task)
-            task.add_done_callback(self._ended)
+            if loop.time() >= self._connect_deadline:
+                self._skip_pending()
+        elif len(self._in_flight) < MAX_IN_FLIGHT:
+            deadline = self._pending_deadline
+            trip = _RoundTrip(self._take_pending(), self._connection, deadline)
+            task = trip.task = loop.create_task(self._run(trip))
+            self._in_flight.add(task)
+            task.add_done_callback(self._round_trip_ended)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._under_way.discard(task)
-        if self._next:
-            asyncio.get_running_loop().call_soon(self._depart)
+    def _round_trip_ended(self, task: asyncio.Task[None]) -> None:
+        self._in_flight.discard(task)
+        if self._pending:
+            asyncio.get_running_loop().call_soon(self._send_pending)
 
-    def _taken(self) -> list[Question]:
-        questions, self._next, self._next_ends = list(self._next.values()), {}, None
-        return questions
+    def _take_pending(self) -> list[PendingCommand]:
+        commands, self._pending, self._pending_deadline = list(self._pending.values()), {}, None
+        return commands
 
-    def _turn_away(self) -> None:
-        """Answer what waits: Redis is not asked."""
-        questions = self._taken()
-        for _ in range(_count(questions)):
+    def _skip_pending(self) -> None:
+        """Return None to all pending callers without asking Redis."""
+        commands = self._take_pending()
+        for _ in range(_count_waiters(commands)):
             self._observer.passed_over()
-        _disappoint(questions)
+        _fail_waiters(commands)
 
     def _start_connecting(self) -> asyncio.Task[None]:
         if self._connecting is None:
             loop = asyncio.get_running_loop()
-            self._patience_ends = loop.time() + self._timeout_s
-            loop.call_at(self._patience_ends, self._depart)
+            self._connect_deadline = loop.time() + self._timeout_s
+            loop.call_at(self._connect_deadline, self._send_pending)
             self._connecting = loop.create_task(self._connect())
         return self._connecting
 
@@ -230,116 +241,116 @@ class ServerLink:
         try:
             self._connection = await self.fresh_connection()
         except LinkError as error:
-            questions = self._taken()
-            self._failed(str(error), questions)
-            _disappoint(questions)
+            commands = self._take_pending()
+            self._record_failure(str(error), commands)
+            _fail_waiters(commands)
         finally:
             self._connecting = None
-            if self._next:
-                asyncio.get_running_loop().call_soon(self._depart)
+            if self._pending:
+                asyncio.get_running_loop().call_soon(self._send_pending)
 
-    async def _travel(self, trip: _Trip) -> None:
-        """Make one round trip and hand out what it brings. Nobody is left waiting."""
+    async def _run(self, trip: _RoundTrip) -> None:
+        """Make one round trip and complete the future of every waiter, whatever happens."""
         loop = asyncio.get_running_loop()
-        bound = loop.call_at(trip.ends, lambda: loop.call_later(_LATE_S, _give_up, trip))
+        timer = loop.call_at(trip.deadline, lambda: loop.call_later(_TIMEOUT_GRACE_S, _time_out, trip))
         try:
             if await trip.connection.is_stale():
-                await self._go_again(trip)
+                await self._send_again(trip)
                 return
             asked_ns = self._clock.monotonic_ns()
-            await self._arrived(trip, asked_ns, await self._round_trip(trip))
+            await self._handle_replies(trip, asked_ns, await self._exchange(trip))
         except (LinkError, ValueError) as error:
-            reason = str(error) if isinstance(error, LinkError) else f"not understood ({type(error).__name__})"
-            await self._gave_up(trip, reason)
+            reason = str(error) if isinstance(error, LinkError) else f"unexpected reply ({type(error).__name__})"
+            await self._handle_failure(trip, reason)
         except asyncio.CancelledError:
-            if not trip.is_late:
+            if not trip.timed_out:
                 raise
-            await self._gave_up(trip, "timeout")
+            await self._handle_failure(trip, "timeout")
         finally:
-            bound.cancel()
-            _disappoint(trip.questions)
-            trip.questions, trip.task = [], None  # which has the trip
+            timer.cancel()
+            _fail_waiters(trip.commands)
+            trip.commands, trip.task = [], None  # break the reference cycle: the task holds the round trip
 
-    async def _round_trip(self, trip: _Trip) -> list[Any]:
-        """Return a reply for each question; a script that the server lacks is sent to it."""
+    async def _exchange(self, trip: _RoundTrip) -> list[Any]:
+        """Return a reply for each command. If the server lacks a script, send the script's text."""
         connection, is_asking = trip.connection, False
         commands: list[Command] = []
-        for question in trip.questions:
-            commands.append(question.build(len(question.waiting)))
-            is_asking = is_asking or question.asking
-        replies = await (_call(connection, trip.questions, commands) if is_asking else connection.call(commands))
+        for pending in trip.commands:
+            commands.append(pending.build(len(pending.waiters)))
+            is_asking = is_asking or pending.asking
+        replies = await (_call(connection, trip.commands, commands) if is_asking else connection.call(commands))
         if NoScriptError in map(type, replies):
-            lacking = [n for n, reply in enumerate(replies) if type(reply) is NoScriptError]
-            with_text = [("EVAL", TEXTS[commands[n][1]], *commands[n][2:]) for n in lacking]
-            again = await _call(connection, [trip.questions[n] for n in lacking], with_text)
-            for n, reply in zip(lacking, again, strict=True):
+            missing = [n for n, reply in enumerate(replies) if type(reply) is NoScriptError]
+            with_text = [("EVAL", TEXTS[commands[n][1]], *commands[n][2:]) for n in missing]
+            again = await _call(connection, [trip.commands[n] for n in missing], with_text)
+            for n, reply in zip(missing, again, strict=True):
                 replies[n] = reply
         return replies
 
-    async def _arrived(self, trip: _Trip, asked_ns: int, replies: list[Any]) -> None:
+    async def _handle_replies(self, trip: _RoundTrip, asked_ns: int, replies: list[Any]) -> None:
         answered, refused = 0, False
-        for question, reply in zip(trip.questions, replies, strict=True):
+        for command, reply in zip(trip.commands, replies, strict=True):
             if isinstance(reply, ResponseError):
                 refused = True
-                await self._refused(trip, question, reply)
+                await self._handle_error_reply(trip, command, reply)
                 continue
-            answer = RedisReply(asked_ns, reply, len(question.waiting))
-            answered += answer.askers
-            for future in question.waiting:
+            shared = RedisReply(asked_ns, reply, len(command.waiters))
+            answered += shared.callers
+            for future in command.waiters:
                 if not future.done():
-                    future.set_result(answer)
+                    future.set_result(shared)
         if answered or not replies:
             self._breaker.succeeded()
             self._observer.answered(answered, self._clock.monotonic_ns() - asked_ns)
-        elif any(question.waiting for question in trip.questions):
+        elif any(command.waiters for command in trip.commands):
             self._breaker.failed(self._clock.monotonic_ns())
         if not refused:
-            trip.questions = []
+            trip.commands = []
 
-    async def _refused(self, trip: _Trip, question: Question, reply: ResponseError) -> None:
-        """Redirect a question, or count it as failed; give the connection up if another server is the one to ask."""
-        if isinstance(reply, AskError) and self.redirect is not None and question.redirects < MOST_REDIRECTS:
-            moved = Question(question.build, question.waiting, question.redirects + 1, type(reply) is AskError)
-            question.waiting = []
-            self.redirect(self, moved, reply, trip.ends)
+    async def _handle_error_reply(self, trip: _RoundTrip, command: PendingCommand, reply: ResponseError) -> None:
+        """Redirect a command, or count it as failed. Close the connection if another server is responsible."""
+        if isinstance(reply, AskError) and self.redirect is not None and command.redirects < MAX_REDIRECTS:
+            moved = PendingCommand(command.build, command.waiters, command.redirects + 1, type(reply) is AskError)
+            command.waiters = []
+            self.redirect(self, moved, reply, trip.deadline)
             return
-        self._observer.failed(refusal_of(reply), len(question.waiting))
+        self._observer.failed(refusal_of(reply), len(command.waiters))
         if isinstance(reply, ReadOnlyError | ClusterDownError | MovedError) or "READONLY" in str(reply):
-            await self._drop(trip.connection)
+            await self._discard(trip.connection)
             self.on_failure()
 
-    async def _go_again(self, trip: _Trip) -> None:
+    async def _send_again(self, trip: _RoundTrip) -> None:
         """Reconnect after the server closed an idle connection. No command is repeated, since none was in flight."""
-        await self._drop(trip.connection)
-        questions, trip.questions = trip.questions, []
-        for question in questions:
-            self.accept(question, trip.ends)
+        await self._discard(trip.connection)
+        commands, trip.commands = trip.commands, []
+        for command in commands:
+            self.enqueue(command, trip.deadline)
 
-    async def _gave_up(self, trip: _Trip, reason: str) -> None:
-        """Give the connection up. That it broke under several round trips is one failure."""
+    async def _handle_failure(self, trip: _RoundTrip, reason: str) -> None:
+        """Close the connection. If it broke under several round trips, the breaker counts one failure."""
         if trip.connection is self._connection:
-            self._failed(reason, trip.questions)
+            self._record_failure(reason, trip.commands)
         else:
-            self._observer.failed(reason, _count(trip.questions))
-        await self._drop(trip.connection)
+            self._observer.failed(reason, _count_waiters(trip.commands))
+        await self._discard(trip.connection)
 
-    def _failed(self, reason: str, questions: list[Question]) -> None:
-        self._observer.failed(reason, _count(questions))
+    def _record_failure(self, reason: str, commands: list[PendingCommand]) -> None:
+        self._observer.failed(reason, _count_waiters(commands))
         self._breaker.failed(self._clock.monotonic_ns())
         self.on_failure()
 
-    async def _drop(self, connection: ServerConnection) -> None:
+    async def _discard(self, connection: ServerConnection) -> None:
         if connection is self._connection:
             self._connection = None
         await connection.close()
 
 
-async def _call(connection: ServerConnection, questions: list[Question], commands: list[Command]) -> list[Any]:
-    """Return one reply for each question."""
+async def _call(connection: ServerConnection, pending: list[PendingCommand], commands: list[Command]) -> list[Any]:
+    """Return one reply for each command, without the replies to ASKING."""
     asking: Command = ("ASKING",)
     sent: list[Command] = []
-    for question, command in zip(questions, commands, strict=True):
-        sent += [asking, command] if question.asking else [command]
+    for one, command in zip(pending, commands, strict=True):
+        sent += [asking, command] if one.asking else [command]
     replies = await connection.call(sent)
     return [reply for reply, command in zip(replies, sent, strict=True) if command is not asking]
 
@@ -350,18 +361,18 @@ async def _close_after(connection: ServerConnection, round_trips: list[asyncio.T
     await connection.close()
 
 
-def _give_up(trip: _Trip) -> None:
-    if trip.questions and trip.task is not None:
-        trip.is_late = True
+def _time_out(trip: _RoundTrip) -> None:
+    if trip.commands and trip.task is not None:
+        trip.timed_out = True
         trip.task.cancel()
 
 
-def _count(questions: list[Question]) -> int:
-    return sum(len(question.waiting) for question in questions)
+def _count_waiters(commands: list[PendingCommand]) -> int:
+    return sum(len(command.waiters) for command in commands)
 
 
-def _disappoint(questions: list[Question]) -> None:
-    for question in questions:
-        for future in question.waiting:
+def _fail_waiters(commands: list[PendingCommand]) -> None:
+    for command in commands:
+        for future in command.waiters:
             if not future.done():
                 future.set_exception(LinkError("Redis did not answer"))

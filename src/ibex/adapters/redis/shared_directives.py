@@ -1,4 +1,4 @@
-"""Directives in Redis, for all workers: each sealed, under a key that stands for the epoch of its fetch."""
+"""Directives in Redis, shared by all workers. Each entry is sealed, and its key depends on the epoch of its fetch."""
 
 from __future__ import annotations
 
@@ -32,15 +32,18 @@ _decoder: msgspec.msgpack.Decoder[_Directive | None] = msgspec.msgpack.Decoder(_
 
 
 class RedisSharedDirectives:
-    """A ``SharedDirectives``. Redis is asked within its time limit, and passed over where it does not answer.
+    """A ``SharedDirectives``. If Redis does not answer in time, ``get`` returns None, and ``put`` returns as well.
 
-    Whoever can write to Redis can remove an entry, and cannot make or change one that is used (ADR 0044).
+    An attacker with write access to Redis can remove entries, but cannot forge or change one that IBEX uses (ADR 0044).
     """
 
     def __init__(
         self, link: RedisLink, clock: Clock, seal: Seal, ttl_s: float, on_unverified: Callable[[], None] = lambda: None
     ) -> None:
-        """Take how long a directive is kept, in seconds, and what is called for each entry that does not verify."""
+        """Set how long Redis keeps a directive, in seconds.
+
+        ``on_unverified`` is called for each entry whose seal does not verify.
+        """
         self._link = link
         self._clock = clock
         self._seal = seal
@@ -48,9 +51,9 @@ class RedisSharedDirectives:
         self._on_unverified = on_unverified
 
     async def get(self, org_id: UUID, agent_id: UUID, epoch: str) -> SharedDirective | None:
-        """Return what was put under this epoch; see ``SharedDirectives``."""
+        """Return the entry stored under this epoch; None if there is none; see ``SharedDirectives``."""
         key = directive_key(org_id, agent_id, self._seal.name(epoch))
-        answer, _ = await self._link.ask(org_id, ("directive", key), lambda _: ("GET", key))
+        answer, _ = await self._link.execute(org_id, ("directive", key), lambda _: ("GET", key))
         if answer is None or not isinstance(answer.reply, bytes):
             return None
         value = self._seal.open(org_id, agent_id, epoch, self._now_ms(), self._ttl_ms, answer.reply)
@@ -59,25 +62,26 @@ class RedisSharedDirectives:
                 self._on_unverified()
             return None
         try:
-            kept = _decoder.decode(value)
-            return SharedDirective(None if kept is None else _directive(kept))
-        except (msgspec.MsgspecError, ValueError):  # another version wrote it
+            decoded = _decoder.decode(value)
+            return SharedDirective(None if decoded is None else _directive(decoded))
+        except (msgspec.MsgspecError, ValueError):  # another version of IBEX wrote it
             return None
 
     async def put(self, org_id: UUID, agent_id: UUID, epoch: str, shared: SharedDirective) -> None:
-        """Keep it for the others."""
-        value = _encoder.encode(_kept(shared.directive))
+        """Store an entry for all workers; see ``SharedDirectives``."""
+        value = _encoder.encode(_encodable(shared.directive))
         sealed = self._seal.close(org_id, agent_id, epoch, self._now_ms(), value)
         key = directive_key(org_id, agent_id, self._seal.name(epoch))
-        await self._link.ask(org_id, ("put directive", key, sealed), lambda _: ("SET", key, sealed, "PX", self._ttl_ms))
+        command = ("SET", key, sealed, "PX", self._ttl_ms)
+        await self._link.execute(org_id, ("put directive", key, sealed), lambda _: command)
 
     def _now_ms(self) -> int:
         return int(self._clock.now().timestamp() * 1_000)
 
 
-def _kept(own: Directive | None) -> _Directive | None:
+def _encodable(own: Directive | None) -> _Directive | None:
     return _Directive(own.version_id, own.version, own.mode.value, own.text, own.sha256) if own is not None else None
 
 
-def _directive(kept: _Directive) -> Directive:
-    return Directive(kept.version_id, kept.version, InjectionMode(kept.mode), kept.text, kept.sha256)
+def _directive(decoded: _Directive) -> Directive:
+    return Directive(decoded.version_id, decoded.version, InjectionMode(decoded.mode), decoded.text, decoded.sha256)

@@ -1,4 +1,4 @@
-"""URLs of Redis, and the redis-py connections that they describe.
+"""Redis URLs, and the redis-py connections that they describe.
 
 | URL | server |
 |---|---|
@@ -31,17 +31,17 @@ _PORTS: Final = {"cluster": 6379, "sentinel": 26379}
 _TLS_OPTION: Final = "ssl_"
 _SENTINEL_OPTION: Final = "sentinel_"
 _SENTINEL_TIMEOUT_S: Final = 0.3
-"""One Sentinel that hangs leaves time to ask another: connecting takes 1 s at most."""
-_OF_EVERY_CONNECTION: Final[dict[str, Any]] = {
-    "protocol": 2,  # nothing but the replies to commands; and no HELLO, which needs a permission of its own
+"""Short enough to ask another Sentinel if one hangs, within the connect timeout of 1 s."""
+_COMMON_OPTIONS: Final[dict[str, Any]] = {
+    "protocol": 2,  # RESP2 has no push messages, and needs no HELLO, which requires a permission
     "driver_info": None,  # no CLIENT SETINFO
-    "socket_timeout": None,  # whoever calls sets the time limits
+    "socket_timeout": None,  # the callers set the timeouts
     "socket_connect_timeout": None,
 }
 
 
 class Topology(Enum):
-    """How the servers behind a URL belong together."""
+    """How the servers behind a URL are deployed."""
 
     STANDALONE = "standalone"
     SENTINEL = "sentinel"
@@ -50,11 +50,11 @@ class Topology(Enum):
 
 @dataclass(frozen=True, slots=True)
 class RedisAddress:
-    """A parsed URL. The repr shows no password."""
+    """A parsed Redis URL. The repr shows no password."""
 
     topology: Topology
     nodes: tuple[tuple[str, int], ...]
-    """Host and port: the server, the Sentinels, or some nodes of the Cluster. Empty for a Unix socket."""
+    """Host and port of the server, the Sentinels, or some nodes of the Cluster. Empty for a Unix socket."""
     connection_class: type[AbstractConnection]
     options: dict[str, Any] = field(repr=False)
     tls: RedisSSLContext | None = field(repr=False, default=None)
@@ -63,10 +63,10 @@ class RedisAddress:
 
     @classmethod
     def parse(cls, url: str, credential_provider: CredentialProvider | None = None) -> RedisAddress:
-        """Read a URL; ``credential_provider`` takes the place of its user and password.
+        """Parse a URL. A ``credential_provider`` replaces its user and password.
 
-        Reads certificates from disk, once. Raises ``ValueError`` for anything else than the URLs above, for an unknown
-        option, and for certificates that cannot be read.
+        Reads certificates from disk, once. Raises ``ValueError`` for any other URL than the ones above, for an unknown
+        option, and for certificates that cannot be read. The message contains no password.
         """
         scheme, _, topology = url.partition("://")[0].partition("+")
         if not topology:
@@ -75,13 +75,16 @@ class RedisAddress:
             nodes: tuple[tuple[Any, Any], ...] = () if "path" in options else ((host, port),)
             return cls._checked(Topology.STANDALONE, nodes, options, credential_provider)
         if topology not in _PORTS or scheme not in {"redis", "rediss"}:
-            raise ValueError("a URL of Redis begins with redis, rediss, unix, redis+sentinel or redis+cluster")
+            raise ValueError(
+                "a Redis URL must start with redis://, rediss://, unix://, redis+sentinel://, rediss+sentinel://, "
+                "redis+cluster:// or rediss+cluster://"
+            )
         parts = urlsplit(url)
         nodes, service, database = _nodes(parts.netloc, _PORTS[topology]), "", parts.path.strip("/")
         if topology == "sentinel":
             service, _, database = database.partition("/")
             if not service:
-                raise ValueError("a URL of Redis with Sentinel names the service: redis+sentinel://host:port/service")
+                raise ValueError("a Redis URL with Sentinel must name the service: redis+sentinel://host:port/service")
         user, at, _ = parts.netloc.rpartition("@")
         one = f"{scheme}://{user}{at}host/{database}?{parts.query}"
         options = {name: value for name, value in parse_url(one).items() if name != "host"}
@@ -104,31 +107,31 @@ class RedisAddress:
             if topology is Topology.SENTINEL and name in options
         }
         if unknown := set(options) - known:
-            raise ValueError(f"a URL of Redis has no option {min(unknown)} here")
+            raise ValueError(f"unknown option {min(unknown)} in a {topology.value} Redis URL")
         if topology is Topology.CLUSTER and options.get("db"):
-            raise ValueError("a Redis Cluster has no database but 0")
+            raise ValueError(f"a Redis Cluster has only database 0, not {options['db']}")
         if credential_provider is not None:
             options = {name: value for name, value in options.items() if name not in {"username", "password"}}
             options["credential_provider"] = credential_provider
         return cls(topology, nodes, kind, options, _tls(kind, options), service, sentinel)
 
     def connection(self, host: str = "", port: int = 0) -> AbstractConnection:
-        """Return a connection of redis-py that is not connected yet; to the one server unless another is given."""
+        """Return a redis-py connection, not connected yet, to a host and port; by default to the URL's first node."""
         where: dict[str, Any] = {}
         if self.nodes:
             first_host, first_port = self.nodes[0]
             where = {"host": host or first_host, "port": port or first_port}
-        connection = self.connection_class(**where, **self.options, **_OF_EVERY_CONNECTION)
+        connection = self.connection_class(**where, **self.options, **_COMMON_OPTIONS)
         if self.tls is not None and isinstance(connection, SSLConnection):
-            connection.ssl_context = self.tls  # which has read its certificates
+            connection.ssl_context = self.tls  # so that certificates are read once, not for each connection
         return connection
 
     def sentinel(self) -> Sentinel:
-        """Return redis-py's client of the Sentinels."""
+        """Return redis-py's Sentinel client for this URL, not connected yet."""
         options = {name: value for name, value in self.options.items() if name.startswith(_TLS_OPTION)}
         if self.tls is not None:
             options["ssl"] = True
-        options |= self.sentinel_options | _OF_EVERY_CONNECTION
+        options |= self.sentinel_options | _COMMON_OPTIONS
         options |= {
             "socket_timeout": _SENTINEL_TIMEOUT_S,
             "socket_connect_timeout": _SENTINEL_TIMEOUT_S,
@@ -142,7 +145,7 @@ def _nodes(netloc: str, default_port: int) -> tuple[tuple[str, int], ...]:
     for part in netloc.rpartition("@")[2].split(","):
         one = urlsplit(f"//{part}")
         if not one.hostname:
-            raise ValueError("a URL of Redis names the hosts as host:port,host:port")
+            raise ValueError("a Redis URL lists its hosts as host:port,host:port")
         nodes.append((one.hostname, one.port or default_port))
     return tuple(nodes)
 
@@ -152,12 +155,15 @@ def _is_tls(kind: type[AbstractConnection], name: str) -> bool:
 
 
 def _tls(kind: type[AbstractConnection], options: dict[str, Any]) -> RedisSSLContext | None:
-    """Return redis-py's own context for these options, with the certificates read."""
+    """Return redis-py's TLS context for these options, with the certificates read; None for a plaintext connection.
+
+    Raises ``ValueError`` for options that redis-py does not accept, and for certificates that cannot be read.
+    """
     if not issubclass(kind, SSLConnection):
         return None
     try:
         context = kind(**options).ssl_context
         context.get()
     except (TypeError, OSError, RedisError) as error:
-        raise ValueError(f"the TLS options of Redis' URL cannot be used ({type(error).__name__})") from None
+        raise ValueError(f"invalid TLS options in the Redis URL ({type(error).__name__})") from None
     return context

@@ -1,4 +1,4 @@
-"""Addresses of ClickHouse, and the thread in which its client lives."""
+"""Addresses of ClickHouse, and the thread of its client."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 
 class RecordingClient:
-    """A client of which only the closing is of interest."""
+    """A client that records how it is closed."""
 
     def __init__(self) -> None:
         self.closed: list[str] = []
 
     def close(self) -> None:
-        """Remember it."""
+        """Record it."""
         self.closed.append("client")
 
     def close_connections(self) -> None:
-        """Remember it."""
+        """Record it."""
         self.closed.append("connections")
 
 
@@ -51,37 +51,37 @@ def _as_client(client: RecordingClient) -> Client:
         ("chdb://", "chdb", "chdb://", "ibex"),
     ],
 )
-def test_an_address_is_read(url: str, interface: str, dsn: str, database: str) -> None:
-    """The database is taken out of it, TLS is decided by the scheme, the port is the scheme's own."""
+def test_an_address_is_parsed(url: str, interface: str, dsn: str, database: str) -> None:
+    """The database is split off, the scheme decides about TLS, and the default port depends on the scheme."""
     assert ClickHouseAddress.parse(url) == ClickHouseAddress(
         dsn, interface, ClickHouseAddress.parse(url).host, database
     )
 
 
 @pytest.mark.parametrize("url", ["", "db:8123", "tcp://canary@db", "http://", "http://u:canary@db:x", "http://[canary"])
-def test_what_is_no_address_is_refused_without_being_quoted(url: str) -> None:
-    """The error may be logged, the URL may not: it holds a password."""
+def test_an_invalid_url_is_refused_without_being_quoted(url: str) -> None:
+    """The error may be logged, but the URL contains a password."""
     with pytest.raises(ValueError, match="ClickHouse URL") as caught:
         ClickHouseAddress.parse(url)
     assert "canary" not in str(caught.value)
 
 
 def test_an_address_shows_no_password() -> None:
-    """Its repr is safe to log."""
+    """Its repr can be logged."""
     assert "canary" not in repr(ClickHouseAddress.parse("http://u:canary@db/ibex"))
 
 
 def test_a_reason_names_the_kind_of_failure_only() -> None:
-    """Code and name for a server's answer, no word of what it quotes."""
+    """The reason has the code and the name of a server's error, but no part of its text."""
     refused = DatabaseError("Code: 60. Table canary (for url http://canary)", code=60, name="UNKNOWN_TABLE")
     assert reason_of(refused) == "UNKNOWN_TABLE, code 60"
     assert reason_of(DatabaseError("canary", code=60)) == "code 60"
-    assert reason_of(OperationalError("canary refused")) == "no connection, or no answer"
+    assert reason_of(OperationalError("canary refused")) == "connection failed or timed out"
     assert reason_of(ValueError("canary")) == "ValueError"
 
 
-async def test_work_runs_in_one_thread_of_its_own() -> None:
-    """The client is made once, where it is used; the event loop's thread never is that."""
+async def test_work_runs_in_one_dedicated_thread() -> None:
+    """The client is created in that thread, once. The event loop's thread never runs the work."""
     made = []
     client = RecordingClient()
 
@@ -98,7 +98,7 @@ async def test_work_runs_in_one_thread_of_its_own() -> None:
     assert client.closed == ["client", "connections"]
 
 
-async def test_connecting_is_tried_again() -> None:
+async def test_it_connects_again_after_a_failure() -> None:
     """A server that was down is connected to once it is up."""
     outcomes: list[RecordingClient | None] = [None, RecordingClient()]
 
@@ -110,7 +110,7 @@ async def test_connecting_is_tried_again() -> None:
 
     connection = ClickHouseConnection(connect)
     connection.open()
-    with pytest.raises(SinkUnavailableError, match="no connection") as caught:
+    with pytest.raises(SinkUnavailableError, match="connection failed") as caught:
         await connection.run(lambda _: 1)
     assert "canary" not in str(caught.value)
     assert caught.value.__cause__ is None
@@ -119,7 +119,7 @@ async def test_connecting_is_tried_again() -> None:
 
 
 async def test_any_failure_is_an_unavailable_sink() -> None:
-    """Also what the library did not mean to raise; the next piece of work is not affected."""
+    """This includes errors that the library does not document. Later work is not affected."""
     connection = ClickHouseConnection(lambda: _as_client(RecordingClient()))
     connection.open()
 
@@ -132,8 +132,8 @@ async def test_any_failure_is_an_unavailable_sink() -> None:
     await connection.close()
 
 
-async def test_work_that_takes_too_long_is_given_up() -> None:
-    """Who waits is told in time; what was queued behind it and given up never runs."""
+async def test_work_that_takes_too_long_times_out() -> None:
+    """The caller gets an error in time. Work that was queued behind it and timed out never runs."""
     release = threading.Event()
     ran: list[object] = []
     connection = ClickHouseConnection(lambda: _as_client(RecordingClient()), timeout_s=0.01)
@@ -146,8 +146,8 @@ async def test_work_that_takes_too_long_is_given_up() -> None:
     assert ran == []
 
 
-async def test_closing_waits_for_what_runs() -> None:
-    """Cancelling who waits does not stop a statement; closing lets it finish first."""
+async def test_closing_waits_for_running_work() -> None:
+    """Cancelling the caller does not stop a statement; closing waits for it."""
     begun, release = asyncio.Event(), threading.Event()
     loop, finished = asyncio.get_running_loop(), []
     client = RecordingClient()
@@ -171,7 +171,7 @@ async def test_closing_waits_for_what_runs() -> None:
 
 
 async def test_a_connection_that_is_not_open_is_unavailable() -> None:
-    """Before opening and after closing; closing twice is fine."""
+    """This applies before opening and after closing. Closing is idempotent."""
     connection = ClickHouseConnection(lambda: _as_client(RecordingClient()))
     await connection.close()
     with pytest.raises(SinkUnavailableError, match="not open"):

@@ -10,8 +10,8 @@ BODY = b"a body " * 10_000
 
 
 @pytest.mark.parametrize("coding", ["lz4", "zstd", "gzip", "deflate"])
-def test_what_is_encoded_is_decoded(coding: str) -> None:
-    """And is smaller in between."""
+def test_an_encoded_body_can_be_decoded(coding: str) -> None:
+    """The encoded body is smaller."""
     encoded = encode(BODY, coding)
     assert len(encoded) < len(BODY) / 10
     assert decode(encoded, coding) == BODY
@@ -25,25 +25,25 @@ def test_frames_that_follow_each_other_are_one_body(coding: str) -> None:
 
 @pytest.mark.parametrize("coding", ["", "identity"])
 def test_no_coding_changes_nothing(coding: str) -> None:
-    """Absent and identity are the same."""
+    """An absent coding and identity are the same."""
     assert decode(BODY, coding) == BODY
 
 
 def test_an_empty_choice_changes_nothing() -> None:
-    """Where nothing in common was found, the body goes as it is."""
+    """If client and server share no coding, the body stays unchanged."""
     assert encode(BODY, "") == BODY
 
 
 @pytest.mark.parametrize("coding", ["lz4", "zstd", "gzip", "deflate"])
 @pytest.mark.parametrize("damage", [b"not this at all", None])
-def test_a_damaged_body_is_told(coding: str, damage: bytes | None) -> None:
-    """Whether it never was in this coding or was cut short."""
+def test_a_malformed_body_is_an_error(coding: str, damage: bytes | None) -> None:
+    """The body was never in this coding, or it is truncated."""
     with pytest.raises(MalformedBodyError):
         decode(encode(BODY, coding)[:-9] if damage is None else damage, coding)
 
 
-def test_an_unknown_coding_is_told() -> None:
-    """It is not guessed at."""
+def test_an_unknown_coding_is_an_error() -> None:
+    """An unknown coding is not guessed."""
     with pytest.raises(UnknownCodingError):
         decode(BODY, "snappy")
 
@@ -52,6 +52,6 @@ def test_an_unknown_coding_is_told() -> None:
     ("accepted", "chosen"),
     [("lz4,zstd,br,gzip", "lz4"), ("br, GZIP;q=0.5", "gzip"), ("br, *", ""), ("", ""), ("zstd", "zstd")],
 )
-def test_the_first_that_both_know_is_chosen(accepted: str, chosen: str) -> None:
-    """In the client's order."""
+def test_the_first_common_coding_is_chosen(accepted: str, chosen: str) -> None:
+    """The client's order applies."""
     assert choose(accepted) == chosen

@@ -1,4 +1,4 @@
-"""The handle on the engine's process, as far as none is started; the rest is tests/integration/."""
+"""The handle of the engine's process, without a process. The rest is in tests/integration/."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_there_is_no_address_before_the_start(tmp_path: Path) -> None:
-    """The port is not known before."""
+def test_there_is_no_url_before_the_start(tmp_path: Path) -> None:
+    """The port is not known before the start."""
     engine = ClickHouseEngine(tmp_path)
     with pytest.raises(RuntimeError, match="not been started"):
         _ = engine.url
     assert engine.pid is None
 
 
-def test_stopping_what_does_not_run_does_nothing(tmp_path: Path) -> None:
-    """Constructing and stopping touch nothing either."""
+def test_stopping_without_a_process_does_nothing(tmp_path: Path) -> None:
+    """Neither the constructor nor stop touches the directory."""
     ClickHouseEngine(tmp_path / "data").stop()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_directory_that_cannot_be_used_is_told(tmp_path: Path) -> None:
+def test_an_unusable_directory_is_an_error(tmp_path: Path) -> None:
     """A file in its place is an error before any process is started."""
     (tmp_path / "data").write_text("")
     engine = ClickHouseEngine(tmp_path / "data")

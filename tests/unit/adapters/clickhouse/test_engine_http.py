@@ -1,4 +1,4 @@
-"""ClickHouse's HTTP interface, over an engine that records what it is given."""
+"""ClickHouse's HTTP interface, over an engine that records its statements."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ BASIC = {"authorization": "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encod
 
 
 class RecordingEngine:
-    """Answers every statement with one row, unless it is given an error to raise."""
+    """Returns one row for every statement, or raises the error of a test."""
 
     def __init__(self) -> None:
         self.statements: list[EngineStatement] = []
         self.error: Exception | None = None
 
     def run(self, statement: EngineStatement) -> StatementResult:
-        """Remember it."""
+        """Record the statement."""
         self.statements.append(statement)
         if self.error is not None:
             raise self.error
@@ -40,7 +40,7 @@ class RecordingEngine:
 
 @dataclass
 class Http1Response:
-    """What was answered."""
+    """A response."""
 
     status: int
     headers: dict[str, str]
@@ -63,7 +63,7 @@ class Front:
         headers: Mapping[str, str] | None = None,
         body: bytes = b"",
     ) -> Http1Response:
-        """Send one request, its body in two pieces."""
+        """Send one request, with its body in two parts."""
         half = len(body) // 2
         events: list[dict[str, Any]] = [
             {"type": "http.request", "body": body[:half], "more_body": True},
@@ -101,7 +101,7 @@ def front() -> Iterator[Front]:
 
 
 async def test_a_statement_in_the_body_is_run(front: Front) -> None:
-    """With its settings, bound values and database taken from the URL, and nothing of the interface's own."""
+    """Settings, bound values and database come from the URL, without the parameters of the interface itself."""
     query = {
         "database": "ibex",
         "param_a": "1",
@@ -121,19 +121,19 @@ async def test_a_statement_in_the_body_is_run(front: Front) -> None:
 
 
 async def test_rows_follow_a_statement_in_the_url(front: Front) -> None:
-    """As one text."""
+    """Statement and rows become one text."""
     await front.ask(query={"query": "INSERT INTO t FORMAT Native"}, body=b"\x01\x02")
     assert front.engine.statements[0].text == b"INSERT INTO t FORMAT Native\n\x01\x02"
 
 
 async def test_a_get_is_read_only(front: Front) -> None:
-    """A link must not change anything."""
+    """Following a link must not change data."""
     await front.ask("GET", query={"query": "SELECT 1"})
     assert front.engine.statements[0].read_only
 
 
 async def test_form_fields_are_parameters(front: Front) -> None:
-    """Clients send what is too long for a URL as a form."""
+    """Clients send values that are too long for a URL as a form."""
     form = (
         b'--x\r\nContent-Disposition: form-data; name="query"\r\n\r\nSELECT {a:String}\r\n'
         b'--x\r\nContent-Disposition: form-data; name="param_a"\r\n\r\nl\xc3\xb6ng\r\n--x--\r\n'
@@ -143,8 +143,8 @@ async def test_form_fields_are_parameters(front: Front) -> None:
     assert (statement.text, statement.parameters, statement.settings) == (b"SELECT {a:String}", {"a": "l\u00f6ng"}, {})
 
 
-async def test_the_answer_says_what_it_is(front: Front) -> None:
-    """Format, statistics, the query's id, the time zone."""
+async def test_the_response_describes_its_content(front: Front) -> None:
+    """The response has the format, statistics, the query id and the time zone."""
     reply = await front.ask(query={"query_id": "my-id"}, body=b"SELECT 1")
     assert (reply.status, reply.body) == (200, b"1\tx\n" * 100)
     assert reply.headers["x-clickhouse-format"] == "TabSeparated"
@@ -159,7 +159,7 @@ async def test_the_answer_says_what_it_is(front: Front) -> None:
 
 @pytest.mark.parametrize("coding", ["lz4", "zstd", "gzip", "deflate"])
 async def test_bodies_are_compressed_both_ways(front: Front, coding: str) -> None:
-    """A request's as it says, an answer's if it is asked for."""
+    """A request names its coding; a response is compressed if the client accepts it."""
     text = b"SELECT 1 -- " + b"x" * 1_000
     reply = await front.ask(
         query={"enable_http_compression": "1"},
@@ -172,7 +172,7 @@ async def test_bodies_are_compressed_both_ways(front: Front, coding: str) -> Non
 
 
 async def test_an_answer_is_plain_unless_compression_is_enabled(front: Front) -> None:
-    """As a server does it."""
+    """ClickHouse's own server does the same."""
     reply = await front.ask(headers={**BASIC, "accept-encoding": "gzip"}, body=b"SELECT 1")
     assert "content-encoding" not in reply.headers
 
@@ -185,8 +185,8 @@ async def test_an_answer_is_plain_unless_compression_is_enabled(front: Front) ->
         ({"user": USER, "password": PASSWORD}, {}),
     ],
 )
-async def test_who_has_the_password_may(front: Front, query: dict[str, str], headers: dict[str, str]) -> None:
-    """In any of the three places."""
+async def test_the_right_password_is_accepted(front: Front, query: dict[str, str], headers: dict[str, str]) -> None:
+    """The credentials can be in any of three places."""
     assert (await front.ask(query=query, headers=headers, body=b"SELECT 1")).status == 200
     assert front.engine.statements[0].settings == {}
 
@@ -203,8 +203,8 @@ async def test_who_has_the_password_may(front: Front, query: dict[str, str], hea
         ({**BASIC, "x-clickhouse-user": USER, "x-clickhouse-key": "wrong"}, 403, "516"),
     ],
 )
-async def test_who_has_not_may_not(front: Front, headers: dict[str, str], status: int, code: str) -> None:
-    """The statement is not run, and the answer holds no password."""
+async def test_a_wrong_password_is_refused(front: Front, headers: dict[str, str], status: int, code: str) -> None:
+    """The statement does not run, and the response contains no password."""
     reply = await front.ask(headers=headers, body=b"SELECT 1")
     assert (reply.status, reply.headers["x-clickhouse-exception-code"]) == (status, code)
     assert ("www-authenticate" in reply.headers) == (status == 401)
@@ -213,8 +213,8 @@ async def test_who_has_not_may_not(front: Front, headers: dict[str, str], status
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "/ping"), ("HEAD", "/ping"), ("GET", "/")])
-async def test_anybody_may_ask_whether_it_is_there(front: Front, method: str, path: str) -> None:
-    """Without a password; of HEAD only the headers are answered."""
+async def test_a_ping_needs_no_password(front: Front, method: str, path: str) -> None:
+    """It needs no password. HEAD returns only headers."""
     reply = await front.ask(method, path, headers={})
     assert (reply.status, reply.headers["content-length"]) == (200, "4")
     assert reply.body == (b"" if method == "HEAD" else b"Ok.\n")
@@ -223,8 +223,8 @@ async def test_anybody_may_ask_whether_it_is_there(front: Front, method: str, pa
 @pytest.mark.parametrize(
     ("code", "status"), [(60, 404), (81, 404), (62, 400), (27, 400), (164, 403), (48, 501), (159, 408), (395, 500)]
 )
-async def test_an_engines_refusal_is_answered_with_its_code(front: Front, code: int, status: int) -> None:
-    """And with its words, under the status that a server gives it."""
+async def test_an_engine_error_is_returned_with_its_code(front: Front, code: int, status: int) -> None:
+    """The text is the engine's, and the status is the one that a server returns."""
     front.engine.error = EngineError(code, f"Code: {code}. DB::Exception: no. (NAME)")
     reply = await front.ask(body=b"SELECT 1")
     assert (reply.status, reply.headers["x-clickhouse-exception-code"]) == (status, str(code))
@@ -250,16 +250,16 @@ async def test_an_engines_refusal_is_answered_with_its_code(front: Front, code: 
         ),
     ],
 )
-async def test_what_is_not_understood_is_refused(front: Front, arguments: dict[str, Any], status: int) -> None:
-    """Rather than run as something else."""
+async def test_an_unsupported_request_is_refused(front: Front, arguments: dict[str, Any], status: int) -> None:
+    """It must not run as another statement."""
     reply = await front.ask(**arguments)
     assert reply.status == status
     assert "x-clickhouse-exception-code" in reply.headers
     assert front.engine.statements == []
 
 
-async def test_a_body_is_bounded(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A byte too many is 413, and nothing is run."""
+async def test_the_size_of_a_body_is_limited(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One byte more returns 413, and no statement runs."""
     monkeypatch.setattr(engine_http, "MAX_BODY_BYTES", 10)
     assert (await front.ask(body=b"SELECT  1 ")).status == 200
     assert (await front.ask(body=b"SELECT   1 ")).status == 413

@@ -1,4 +1,4 @@
-"""What the engine's process checks before it starts anything; the rest is tests/integration/."""
+"""The checks of the engine's process before it starts the engine. The rest is in tests/integration/."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ibex.adapters.clickhouse.engine_server import EngineStartError, _claimed
+from ibex.adapters.clickhouse.engine_server import EngineStartError, _locked
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_a_directory_is_claimed_once(tmp_path: Path) -> None:
-    """The second is told who has it; after the first it is free again."""
+def test_a_directory_has_one_lock(tmp_path: Path) -> None:
+    """The error contains the id of the first process. The lock is free again after that process ends."""
     for _ in range(2):
-        with _claimed(tmp_path), pytest.raises(EngineStartError, match=f"process {os.getpid()} "), _claimed(tmp_path):
+        with _locked(tmp_path), pytest.raises(EngineStartError, match=f"process {os.getpid()} "), _locked(tmp_path):
             pass
 
 
-def test_a_directory_is_made_for_its_owner_only(tmp_path: Path) -> None:
-    """Its parents too where they are missing."""
-    with _claimed(tmp_path / "a" / "b"):
+def test_a_directory_is_private_to_its_owner(tmp_path: Path) -> None:
+    """Missing parents are created too."""
+    with _locked(tmp_path / "a" / "b"):
         assert stat.S_IMODE((tmp_path / "a" / "b").stat().st_mode) == 0o700
 
 
-def test_a_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
-    """A file in the way is an error of the start."""
+def test_a_directory_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
+    """A file in its place is an error of the start."""
     (tmp_path / "data").write_text("")
-    with pytest.raises(EngineStartError, match="data directory"), _claimed(tmp_path / "data"):
+    with pytest.raises(EngineStartError, match="data directory"), _locked(tmp_path / "data"):
         pass

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def database(engine_in_memory: Engine) -> Iterator[str]:
-    """The name of a database of one table: ``rows (n UInt32, text String)``, which knows a repeated batch."""
+    """The name of a database with one table, ``rows (n UInt32, text String)``, which deduplicates repeated batches."""
     name = f"test_{uuid4().hex}"
     engine_in_memory.run(_statement(f"CREATE DATABASE {name}"))
     engine_in_memory.run(
@@ -39,7 +39,7 @@ def _count(engine: Engine, database: str) -> int:
 
 
 def test_a_result_has_its_format(engine_in_memory: Engine) -> None:
-    """Tab-separated by default, else the caller's default, else what the statement itself says."""
+    """It is tab-separated by default, else in the caller's default, else in the format that the statement names."""
     plain = engine_in_memory.run(_statement("SELECT 1 AS a, 'x\ty' AS b"))
     assert (plain.body, plain.format) == (b"1\tx\\ty\n", "TabSeparated")
     by_default = engine_in_memory.run(_statement("SELECT 1 AS a", default_format="JSONEachRow"))
@@ -49,7 +49,7 @@ def test_a_result_has_its_format(engine_in_memory: Engine) -> None:
 
 
 def test_no_rows_are_a_result_and_no_result_is_none(engine_in_memory: Engine, database: str) -> None:
-    """Clients tell a query from a command by that."""
+    """This is how clients distinguish a query from a command."""
     nothing_found = engine_in_memory.run(_statement("SELECT n FROM rows", database=database))
     command = engine_in_memory.run(_statement("TRUNCATE TABLE rows", database=database))
     assert (nothing_found.body, nothing_found.format) == (b"", "TabSeparated")
@@ -57,7 +57,7 @@ def test_no_rows_are_a_result_and_no_result_is_none(engine_in_memory: Engine, da
 
 
 def test_settings_and_database_end_with_the_statement(engine_in_memory: Engine, database: str) -> None:
-    """The next one knows nothing of them."""
+    """The next statement does not see them."""
     asked = "SELECT currentDatabase(), getSetting('max_threads')"
     first = engine_in_memory.run(_statement(asked, database=database, settings={"max_threads": "3"}))
     assert first.body == f"{database}\t3\n".encode()
@@ -65,7 +65,7 @@ def test_settings_and_database_end_with_the_statement(engine_in_memory: Engine, 
 
 
 def test_values_are_bound_by_the_engine(engine_in_memory: Engine) -> None:
-    """As ``{name:Type}``; they are never part of the statement's text."""
+    """Values are written as ``{name:Type}`` and never become part of the statement's text."""
     answer = engine_in_memory.run(
         _statement("SELECT {a:UInt8} + 1, {b:String}", parameters={"a": "41", "b": "it's; --"})
     )
@@ -74,7 +74,7 @@ def test_values_are_bound_by_the_engine(engine_in_memory: Engine) -> None:
 
 @pytest.mark.parametrize("count", [1, 9, 10, 13, 32])
 def test_binary_rows_arrive_whatever_their_first_bytes_are(engine_in_memory: Engine, database: str, count: int) -> None:
-    """Counts of columns and rows that look like white space belong to the rows."""
+    """Counts of columns and rows may look like white space, but belong to the rows."""
     columns = ", ".join(f"c{n} UInt8" for n in range(32))
     engine_in_memory.run(_statement(f"CREATE TABLE wide ({columns}) ENGINE = Memory", database=database))
     values = ", ".join(f"toUInt8(number) AS c{n}" for n in range(32))
@@ -96,13 +96,13 @@ def test_binary_rows_arrive_whatever_their_first_bytes_are(engine_in_memory: Eng
     ],
 )
 def test_rows_arrive_in_any_form(engine_in_memory: Engine, database: str, text: str) -> None:
-    """Rows in a format, values, a query; quoted text is not taken for syntax."""
+    """Rows can be in a format, in VALUES or from a query. Quoted text is not parsed as syntax."""
     engine_in_memory.run(_statement(text, database=database))
     assert _count(engine_in_memory, database) == 2
 
 
 def test_a_repeated_batch_counts_once(engine_in_memory: Engine, database: str) -> None:
-    """By its token, as a setting of the statement."""
+    """The token is a setting of the statement."""
     for token in ("a", "a", "b"):
         insert = _statement(
             "INSERT INTO rows FORMAT CSV\n1,a\n", database=database, settings={"insert_deduplication_token": token}
@@ -121,10 +121,8 @@ def test_a_repeated_batch_counts_once(engine_in_memory: Engine, database: str) -
         ("INSERT INTO no_such_table FORMAT CSV\n1,a\n", 60),
     ],
 )
-def test_a_refusal_has_the_engines_code_and_words(
-    engine_in_memory: Engine, database: str, text: str, code: int
-) -> None:
-    """And leaves nothing behind."""
+def test_an_error_has_the_engines_code_and_text(engine_in_memory: Engine, database: str, text: str, code: int) -> None:
+    """The failed statement leaves nothing behind."""
     with pytest.raises(EngineError, match=rf"^Code: {code}\. DB::Exception: ") as caught:
         engine_in_memory.run(_statement(text, database=database))
     assert caught.value.code == code
@@ -132,7 +130,7 @@ def test_a_refusal_has_the_engines_code_and_words(
 
 
 def test_a_read_only_statement_changes_nothing(engine_in_memory: Engine, database: str) -> None:
-    """It may read; writing is refused."""
+    """Reading is allowed, writing is refused."""
     assert engine_in_memory.run(_statement("SELECT 1", read_only=True)).body == b"1\n"
     with pytest.raises(EngineError) as caught:
         engine_in_memory.run(_statement("TRUNCATE TABLE rows", database=database, read_only=True))
@@ -140,23 +138,23 @@ def test_a_read_only_statement_changes_nothing(engine_in_memory: Engine, databas
 
 
 @pytest.mark.parametrize("name", ["no_such_setting", "max_threads = 1, x", ""])
-def test_a_setting_that_is_none_is_refused(engine_in_memory: Engine, name: str) -> None:
-    """And is never part of a statement."""
+def test_an_invalid_name_of_a_setting_is_refused(engine_in_memory: Engine, name: str) -> None:
+    """Its name never becomes part of a statement."""
     with pytest.raises(EngineError) as caught:
         engine_in_memory.run(_statement("SELECT 1", settings={name: "1"}))
     assert caught.value.code == 115
 
 
 def test_names_and_values_are_quoted(engine_in_memory: Engine) -> None:
-    """A database or a value with quotes is a name and a value."""
+    """A database or a value with quotes stays a name or a value."""
     with pytest.raises(EngineError, match=re.escape("does not exist")):
         engine_in_memory.run(_statement("SELECT 1", database="no`such\\"))
     asked = _statement("SELECT getSetting('log_comment')", settings={"log_comment": "it's \\ `quoted`"})
     assert engine_in_memory.run(asked).body == b"it\\'s \\\\ `quoted`\n"
 
 
-def test_a_row_that_its_table_refuses_is_told(engine_in_memory: Engine, database: str) -> None:
-    """Also where rows are text after the statement: no row is said to be stored that is not."""
+def test_a_row_that_its_table_rejects_is_an_error(engine_in_memory: Engine, database: str) -> None:
+    """This includes rows as text after the statement: no row is reported as stored that is not."""
     engine_in_memory.run(_statement(f"ALTER TABLE {database}.rows ADD CONSTRAINT short CHECK length(text) < 3"))
     rows = b'INSERT INTO rows FORMAT JSONEachRow\n{"n":1,"text":"ab"}\n{"n":2,"text":"abc"}\n'
     with pytest.raises(EngineError) as caught:

@@ -1,4 +1,4 @@
-"""The questions are about the columns that there are; what they answer is in the contract suites."""
+"""The queries use existing columns. The contract suites test their results."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from ibex.domain.record.traces import Trace
 
 
 def test_the_columns_are_a_traces_fields() -> None:
-    """In their order: rows are made and read by position."""
+    """The order matters, because rows are written and read by position."""
     assert list(COLUMNS) == [field.name for field in fields(Trace)]
 
 
-def test_every_question_is_bounded_by_what_the_key_has() -> None:
-    """By time, and by the organization unless it is about all of them."""
+def test_every_query_is_limited_by_the_sorting_key() -> None:
+    """Each has a time span, and the organization unless it covers all of them."""
     for query in (TAIL, SUMMARY, TIMELINE, SLOW):
         assert "org_id = {org_id:UUID} AND requested_at >=" in query
     assert EMITTERS.count("requested_at >=") == 2

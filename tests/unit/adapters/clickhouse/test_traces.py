@@ -1,4 +1,4 @@
-"""Traces in ClickHouse, as far as no server is needed; the rest is the contract's."""
+"""Traces in ClickHouse without a server. The rest is in the contract suite."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ if TYPE_CHECKING:
 
 
 def test_the_columns_are_the_fields_of_a_trace() -> None:
-    """In their order, by which rows become traces again."""
+    """Rows become traces by the order of the columns."""
     assert list(COLUMNS) == [field.name for field in fields(Trace)]
 
 
 def test_no_column_is_nullable() -> None:
-    """ADR 0007."""
+    """See ADR 0007."""
     assert not [kind for kind in COLUMNS.values() if "Nullable" in kind]
 
 
 def test_it_shows_no_password() -> None:
-    """Its repr is safe to log."""
+    """Its repr can be logged."""
     assert "canary" not in repr(ClickHouseTraces("http://u:canary@127.0.0.1:1/ibex"))
 
 
 class RecordingClient:
-    """A client that notes what is inserted, or refuses it."""
+    """A client that records inserts, or raises an error."""
 
     write_compression = "lz4"
 
@@ -51,21 +51,21 @@ class RecordingClient:
         self._refusal = refusal
 
     def raw_insert(self, table: str, **arguments: Any) -> None:
-        """Take rows that are encoded already."""
+        """Record encoded rows."""
         self.inserts.append({"table": table, **arguments})
         if self._refusal is not None:
             raise self._refusal
 
     def close(self) -> None:
-        """Close."""
+        """Do nothing."""
 
     def close_connections(self) -> None:
-        """Close."""
+        """Do nothing."""
 
 
 @asynccontextmanager
 async def over(client: RecordingClient) -> AsyncIterator[ClickHouseTraces]:
-    """Hold traces whose connection is this client."""
+    """Return traces over this client."""
     traces = ClickHouseTraces("http://u:p@127.0.0.1:1/my`db")
     traces._connection = ClickHouseConnection(lambda: cast("Client", client))  # noqa: SLF001 - nothing else leads to a server
     await traces.open()
@@ -80,7 +80,7 @@ def _trace(**changes: Any) -> Trace:
 
 
 async def test_a_batch_is_one_compressed_insert_under_its_token() -> None:
-    """Every column of every row, however many rows; compressed as client and server agreed; not gathered there."""
+    """A row has every column. Rows are compressed with the common coding, and the server does not delay the insert."""
     client = RecordingClient()
     async with over(client) as traces:
         await traces.write([_trace(emitter_seq=n) for n in range(250)], "a-token")
@@ -95,7 +95,7 @@ async def test_a_batch_is_one_compressed_insert_under_its_token() -> None:
 
 
 async def test_a_server_without_compression_gets_plain_rows() -> None:
-    """As does the engine in this process."""
+    """The engine in this process behaves like that."""
     client = RecordingClient()
     client.write_compression = ""
     async with over(client) as traces:
@@ -108,16 +108,16 @@ async def test_a_server_without_compression_gets_plain_rows() -> None:
     ("code", "error"),
     [(469, SinkRefusedError), (70, SinkRefusedError), (60, SinkUnavailableError), (241, SinkUnavailableError)],
 )
-async def test_only_what_is_wrong_with_a_value_is_a_refusal(code: int, error: type[Exception]) -> None:
-    """A table that is missing or memory that is short is an outage: no row is laid aside for it."""
+async def test_only_an_invalid_value_is_a_refusal(code: int, error: type[Exception]) -> None:
+    """A missing table or a lack of memory is an outage: no row becomes a dead letter because of it."""
     async with over(RecordingClient(DatabaseError("canary", code=code))) as traces:
         with pytest.raises(error) as caught:
             await traces.write([_trace()], "a-token")
     assert "canary" not in str(caught.value)
 
 
-async def test_text_that_has_no_bytes_is_refused() -> None:
-    """Half a surrogate pair would be refused for ever."""
+async def test_text_that_utf8_cannot_encode_is_refused() -> None:
+    """A lone surrogate would be rejected every time."""
     client = RecordingClient()
     async with over(client) as traces:
         with pytest.raises(SinkRefusedError):
@@ -126,7 +126,7 @@ async def test_text_that_has_no_bytes_is_refused() -> None:
 
 
 async def test_it_is_unavailable_before_it_is_open() -> None:
-    """Every operation says so, but for a batch of nothing."""
+    """This applies to every operation except writing an empty batch."""
     traces = ClickHouseTraces("http://u:p@127.0.0.1:1")
     trace = trace_of(an_exchange())
     assert trace is not None

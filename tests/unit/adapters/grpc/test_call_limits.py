@@ -1,4 +1,4 @@
-"""How many calls run at a time, and which wait for their message."""
+"""Concurrency limits, and calls that have not sent their message yet."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 class Caller:
-    """A caller that sends its message when it is told to."""
+    """A caller that sends its message when the test allows it."""
 
     def __init__(self) -> None:
         self.send = asyncio.Event()
         self.asked = asyncio.Event()
 
     async def requests(self) -> AsyncIterator[bytes]:
-        """Wait, and send."""
+        """Wait, then yield the message."""
         self.asked.set()
         await self.send.wait()
         yield b"message"
@@ -32,7 +32,7 @@ class Caller:
 
 @pytest.mark.parametrize("full", CallKind)
 def test_a_full_limit_leaves_the_others_free(full: CallKind) -> None:
-    """One more call of its kind is refused, until one has ended."""
+    """One more call of the same kind is refused until a running one has ended."""
     limits = CallLimits(1, 1, 1, 1).by_kind()
     with limits[full]:
         for kind, limit in limits.items():
@@ -46,8 +46,8 @@ def test_a_full_limit_leaves_the_others_free(full: CallKind) -> None:
         pass
 
 
-async def test_the_oldest_of_as_many_pending_calls_as_there_may_be_is_refused() -> None:
-    """Those that stay get their messages."""
+async def test_beyond_the_maximum_the_oldest_pending_call_is_refused() -> None:
+    """The other calls get their messages."""
     pending, callers = PendingCalls(2), [Caller() for _ in range(3)]
     waiting = []
     for caller in callers:
@@ -62,7 +62,7 @@ async def test_the_oldest_of_as_many_pending_calls_as_there_may_be_is_refused() 
 
 
 async def test_a_callers_own_deadline_is_not_a_refusal() -> None:
-    """It stays a timeout, and its place is free afterwards."""
+    """It stays a timeout, and the call leaves the table of pending calls."""
     pending = PendingCalls(1)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.001):
@@ -73,8 +73,8 @@ async def test_a_callers_own_deadline_is_not_a_refusal() -> None:
     assert await pending.first_message(caller.requests()) == b"message"
 
 
-async def test_a_call_that_ends_without_a_message() -> None:
-    """It is not valid."""
+async def test_a_call_without_a_message_is_invalid() -> None:
+    """The request is invalid."""
 
     async def nothing() -> AsyncIterator[bytes]:
         return
@@ -85,6 +85,6 @@ async def test_a_call_that_ends_without_a_message() -> None:
 
 
 @pytest.mark.parametrize(("descriptors", "most"), [(0, 1), (256, 42), (1_024, 298), (1 << 20, MAX_CONNECTIONS)])
-def test_connections_are_fewer_than_descriptors(descriptors: int, most: int) -> None:
-    """Three for each, beside those that the process needs for other things."""
+def test_connections_fit_into_the_limit_of_descriptors(descriptors: int, most: int) -> None:
+    """Each connection takes three, and some are reserved for other uses of the process."""
     assert connections_within(descriptors, 128) == most

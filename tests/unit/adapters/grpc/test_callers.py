@@ -1,4 +1,4 @@
-"""Who may call what."""
+"""Authorization of services and administrators."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ORG, AGENT, OTHER = UUID(int=1), UUID(int=2), UUID(int=3)
 
 @pytest.fixture
 async def identity() -> Identity:
-    """Who there is."""
+    """An organization with its tokens."""
     return await Identity.settled()
 
 
@@ -37,7 +37,7 @@ async def identity() -> Identity:
     "metadata", [(), bearer("wrong"), bearer(CREDENTIAL + "x"), bearer("ü"), bearer(CREDENTIAL) * 2]
 )
 def test_a_service_presents_its_credential(identity: Identity, metadata: tuple[tuple[str, str], ...]) -> None:
-    """The whole of it, once; without one configured nobody has to."""
+    """It must be complete and present once. Without a configured credential, every service is admitted."""
     callers = Callers(identity.use_cases.tokens, f" {CREDENTIAL}\n", identity.clock)
 
     callers.admit_service(bearer(CREDENTIAL))
@@ -47,19 +47,19 @@ def test_a_service_presents_its_credential(identity: Identity, metadata: tuple[t
 
 
 @pytest.mark.parametrize("credential", ["", " \n"])
-def test_an_empty_credential_is_a_mistake(identity: Identity, credential: str) -> None:
-    """It would let everybody in who presents nothing."""
+def test_an_empty_credential_is_refused(identity: Identity, credential: str) -> None:
+    """It would admit every caller that presents none."""
     with pytest.raises(ValueError, match="empty"):
         Callers(identity.use_cases.tokens, credential, identity.clock)
 
 
 def test_callers_show_no_credential(identity: Identity) -> None:
-    """In no repr."""
+    """The repr does not contain it."""
     assert CREDENTIAL not in repr(Callers(identity.use_cases.tokens, CREDENTIAL, identity.clock))
 
 
-async def test_an_administrator_is_the_organizations_own(identity: Identity) -> None:
-    """With one of the permissions that are asked for."""
+async def test_an_administrator_belongs_to_the_organization(identity: Identity) -> None:
+    """It needs one of the given permissions."""
     callers = Callers(identity.use_cases.tokens, None, identity.clock)
     admin = bearer(identity.admin.reveal())
 
@@ -78,14 +78,14 @@ async def test_an_administrator_is_the_organizations_own(identity: Identity) -> 
 
 
 async def fails(guesses: GuessLimit, identity: Identity, token: PersonalAccessToken) -> type[Exception]:
-    """Return what verifying a token raises."""
+    """Return the type of the error that verifying a token raises."""
     with pytest.raises((InvalidTokenError, TooManyCallsError)) as raised:
         await guesses.verify(identity.use_cases.tokens, token)
     return raised.type
 
 
-async def test_guesses_are_bounded_and_a_proven_token_is_not(identity: Identity) -> None:
-    """Failures use up a budget, which comes back with time. A proven token never waits, until it fails."""
+async def test_guesses_are_limited_and_a_confirmed_token_is_not(identity: Identity) -> None:
+    """Failures use up a budget, which is refilled over time. A confirmed token is not limited until it fails."""
     guesses, tokens = GuessLimit(identity.clock), identity.use_cases.tokens
     guess = PersonalAccessToken.issue(OTHER, bytes(32))
     await guesses.verify(tokens, identity.admin)
@@ -102,8 +102,8 @@ async def test_guesses_are_bounded_and_a_proven_token_is_not(identity: Identity)
     assert await fails(guesses, identity, identity.admin) is TooManyCallsError
 
 
-async def test_a_token_that_was_proven_long_ago_is_not_proven(identity: Identity) -> None:
-    """An hour is long."""
+async def test_a_confirmation_expires(identity: Identity) -> None:
+    """A confirmation is valid for an hour."""
     guesses, tokens = GuessLimit(identity.clock), identity.use_cases.tokens
     await guesses.verify(tokens, identity.admin)
     identity.clock.advance(timedelta(seconds=CONFIRMED_FOR_S))
@@ -119,8 +119,8 @@ async def test_a_token_that_was_proven_long_ago_is_not_proven(identity: Identity
 
 
 @pytest.mark.parametrize("permissions", [permissions_of(0), AGENT_DEFAULT, ADMIN])
-def test_what_one_has_one_may_grant(permissions: Permission) -> None:
-    """To any agent of the organization, or, bound to one, to that."""
+def test_a_caller_may_grant_what_it_has(permissions: Permission) -> None:
+    """The grant is for any agent of the organization, or for the agent that the caller is bound to."""
     check_grant(Principal(ORG, OTHER, ADMIN), TokenGrant("x", permissions))
     check_grant(Principal(ORG, OTHER, ADMIN), TokenGrant("x", permissions, agent_id=AGENT))
     check_grant(Principal(ORG, OTHER, ADMIN, agent_id=AGENT), TokenGrant("x", permissions, agent_id=AGENT))
@@ -135,8 +135,8 @@ def test_what_one_has_one_may_grant(permissions: Permission) -> None:
         (AGENT, TokenGrant("x", AGENT_DEFAULT, agent_id=OTHER)),
     ],
 )
-def test_what_one_has_not_one_cannot_grant(bound_to: UUID | None, grant: TokenGrant) -> None:
-    """Neither a permission nor more room to act in."""
+def test_a_caller_cannot_grant_what_it_lacks(bound_to: UUID | None, grant: TokenGrant) -> None:
+    """This covers permissions, and tokens that are not bound to the caller's agent."""
     caller = Principal(ORG, OTHER, AGENT_DEFAULT | Permission.TOKEN_CREATE, agent_id=bound_to)
 
     with pytest.raises(InsufficientPermissionsError):

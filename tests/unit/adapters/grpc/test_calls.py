@@ -1,4 +1,4 @@
-"""What happens around a call, without a socket."""
+"""The interceptor of every call, without a socket."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.memory.clock import ManualClock
 from harness.memory.ids import SequentialIds
 from ibex.adapters.grpc.call_limits import KIND_OF, CallLimits
 from ibex.adapters.grpc.callers import Callers
-from ibex.adapters.grpc.calls import AroundCalls, Unobserved
+from ibex.adapters.grpc.calls import CallInterceptor, NullCallObserver
 from ibex.adapters.grpc.connections import GrpcConnections
 from ibex.adapters.grpc.gate import Gate
 from ibex.adapters.grpc.generated import auth_pb2
@@ -30,18 +30,18 @@ VALIDATE = "/ibex.auth.v1.AuthService/ValidateToken"
 
 @dataclass
 class Details:
-    """A call as the library announces it."""
+    """A call as grpc announces it to an interceptor."""
 
     method: str
     invocation_metadata: tuple[tuple[str, str | bytes], ...] = ()
 
 
 class AbortedError(Exception):
-    """What the library raises to end a call."""
+    """The error that grpc raises to end a call."""
 
 
 class Context:
-    """A call's context that records."""
+    """The context of a call. It records the status and the trailing metadata."""
 
     def __init__(self, *metadata: tuple[str, str]) -> None:
         self.metadata = metadata
@@ -49,82 +49,82 @@ class Context:
         self.status: tuple[grpc.StatusCode, str] | None = None
 
     def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
-        """Return what came."""
+        """Return the metadata of the call."""
         return self.metadata
 
     def peer(self) -> str:
-        """Return the name of the connection that it came by."""
+        """Return the name of the call's connection."""
         return "unix:/folder/1"
 
     def set_trailing_metadata(self, trailing: tuple[tuple[str, str], ...]) -> None:
-        """Note it."""
+        """Record the metadata."""
         self.trailing = trailing
 
     async def abort(self, status: grpc.StatusCode, details: str, trailing: tuple[tuple[str, str], ...]) -> None:
-        """Note it and end the call."""
+        """Record the status and end the call."""
         self.status, self.trailing = (status, details), trailing
         raise AbortedError
 
 
-class Recorder(Unobserved):
-    """Keeps what it hears."""
+class Recorder(NullCallObserver):
+    """Records all calls of the observer."""
 
     def __init__(self) -> None:
         self.heard: list[tuple[object, ...]] = []
 
     def began(self, request_id: UUID) -> None:
-        """Note it."""
+        """Record it."""
         self.heard.append((request_id,))
 
     def failed(self, error: BaseException) -> None:
-        """Note it."""
+        """Record it."""
         self.heard.append((error,))
 
     def ended(self, method: str, status: str, duration_ns: int) -> None:
-        """Note it."""
+        """Record it."""
         self.heard.append((method, status, duration_ns))
 
 
 class Scene:
-    """An interceptor around one handler."""
+    """An interceptor with one handler."""
 
     def __init__(self, behavior: Any, *, max_call_s: float = 10) -> None:
         self.clock = ManualClock()
         self.recorder = Recorder()
         self.handler: Any = grpc.unary_unary_rpc_method_handler(behavior, bytes.decode, str.encode)
         gate = Gate(Callers(Nobody(), None, self.clock), GrpcConnections(1), CallLimits())
-        self.around = AroundCalls(gate, SequentialIds(), self.clock, self.recorder, max_call_s=max_call_s)
+        self.interceptor = CallInterceptor(gate, SequentialIds(), self.clock, self.recorder, max_call_s=max_call_s)
 
     async def intercept(self, method: str) -> Any:
-        """Return the handler that the interceptor gives."""
+        """Return the handler that the interceptor returns."""
 
         async def continuation(_details: Any) -> Any:
             return self.handler
 
-        return await self.around.intercept_service(continuation, Details(method))
+        return await self.interceptor.intercept_service(continuation, Details(method))
 
     async def call(self, context: Context) -> bytes:
-        """Call."""
+        """Make one call."""
         handler = await self.intercept(VALIDATE)
         answer: bytes = await handler.stream_unary(said(b"hello"), context)
         return answer
 
 
 class Nobody:
-    """A ``TokenVerifier`` that knows no token."""
+    """A ``TokenVerifier`` without tokens."""
 
     async def verify(self, _token: Any) -> Any:
-        """Refuse it."""
+        """Refuse every token."""
         raise InvalidTokenError
 
 
 async def said(message: bytes) -> AsyncIterator[bytes]:
-    """Say one thing."""
+    """Yield one message."""
     yield message
 
 
-async def test_a_call_is_answered_and_heard_of() -> None:
-    """With its request id, under its name, with how long it took."""
+async def test_a_call_is_answered_and_observed() -> None:
+    """The observer gets the request id, the method, the status and the duration."""
 
     async def say(request: str, _context: Any) -> str:
         scene.clock.advance(timedelta(milliseconds=3))
@@ -137,8 +137,8 @@ async def test_a_call_is_answered_and_heard_of() -> None:
     assert scene.recorder.heard == [(ID,), ("ValidateToken", "OK", 3_000_000)]
 
 
-async def test_a_refusal_is_no_failure() -> None:
-    """Its status and reason go out; nobody hears of it as unforeseen."""
+async def test_a_refusal_is_not_observed_as_a_failure() -> None:
+    """The status and the reason are sent. The observer does not record an unexpected error."""
 
     async def refuse(_request: str, _context: Any) -> str:
         raise InvalidTokenError
@@ -152,8 +152,8 @@ async def test_a_refusal_is_no_failure() -> None:
     assert [heard[1:] for heard in scene.recorder.heard] == [(), ("UNAUTHENTICATED", 0)]
 
 
-async def test_a_bug_is_heard_of_inside_only() -> None:
-    """As it was raised, before the call ends."""
+async def test_a_bug_is_observed_and_not_revealed() -> None:
+    """The observer gets the raised error before the call ends; the caller gets none of its text."""
     bug = RuntimeError("canary")
 
     async def fail(_request: str, _context: Any) -> str:
@@ -167,8 +167,8 @@ async def test_a_bug_is_heard_of_inside_only() -> None:
     assert "canary" not in repr(context.status) + repr(context.trailing)
 
 
-async def test_a_call_has_its_time() -> None:
-    """Then it is given up."""
+async def test_a_call_has_a_time_limit() -> None:
+    """The status after that is DEADLINE_EXCEEDED."""
 
     async def hang(_request: str, _context: Any) -> str:
         await asyncio.Event().wait()
@@ -181,8 +181,8 @@ async def test_a_call_has_its_time() -> None:
     assert dict(context.trailing)["ibex-reason"] == "deadline"
 
 
-async def test_a_caller_that_has_gone_ends_the_call() -> None:
-    """It is cancelled, and heard of as that."""
+async def test_a_caller_that_disconnects_ends_the_call() -> None:
+    """The call is cancelled, and the observer records CANCELLED."""
     begun = asyncio.Event()
 
     async def hang(_request: str, _context: Any) -> str:
@@ -202,8 +202,8 @@ async def test_a_caller_that_has_gone_ends_the_call() -> None:
 
 
 @pytest.mark.parametrize("method", ["/grpc.health.v1.Health/Watch", "/ibex.auth.v1.AuthService/Nothing"])
-async def test_a_method_that_is_not_offered(method: str) -> None:
-    """It is UNIMPLEMENTED before anything is read, whether or not there is a handler; nobody hears of it."""
+async def test_an_unknown_method_is_unimplemented(method: str) -> None:
+    """The call ends before any message is read, with or without a handler, and is not observed."""
 
     async def say(_request: str, _context: Any) -> str:
         raise AssertionError
@@ -218,12 +218,12 @@ async def test_a_method_that_is_not_offered(method: str) -> None:
         context = Context()
         with pytest.raises(AbortedError):
             await (await scene.intercept(method)).stream_unary(never(), context)
-        assert context.status == (grpc.StatusCode.UNIMPLEMENTED, "There is no such method.")
+        assert context.status == (grpc.StatusCode.UNIMPLEMENTED, "Unknown method.")
     assert scene.recorder.heard == []
 
 
-async def test_a_call_without_a_message() -> None:
-    """It is the caller's fault."""
+async def test_a_call_without_a_message_is_invalid() -> None:
+    """The status is INVALID_ARGUMENT."""
 
     async def say(_request: str, _context: Any) -> str:
         raise AssertionError
@@ -239,8 +239,8 @@ async def test_a_call_without_a_message() -> None:
     assert context.status == (grpc.StatusCode.INVALID_ARGUMENT, "message: is missing")
 
 
-def test_every_method_of_the_service_has_its_kind() -> None:
-    """A method without one would not be served."""
+def test_every_method_of_the_service_has_a_kind() -> None:
+    """A method without a kind would not be served."""
     service = auth_pb2.DESCRIPTOR.services_by_name["AuthService"]
     named = {f"/{service.full_name}/{method.name}" for method in service.methods}
 

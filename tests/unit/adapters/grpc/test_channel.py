@@ -1,4 +1,4 @@
-"""A connection that is not open: what it is made of."""
+"""A channel that is not open."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from ibex.domain.errors import ServiceDegradedError
 
 
 @pytest.mark.parametrize("bounds", [{"timeout_s": 0}, {"timeout_s": -1}, {"max_in_flight": 0}])
-def test_bounds_are_positive(bounds: dict[str, int]) -> None:
-    """Anything else is a mistake."""
+def test_limits_must_be_positive(bounds: dict[str, int]) -> None:
+    """Any other value is refused."""
     with pytest.raises(ValueError, match="positive"):
         GrpcAuthChannel("127.0.0.1:1", lambda: REQUEST_ID, **bounds)  # type: ignore[arg-type]
 
 
-async def test_what_is_not_open_does_not_answer() -> None:
-    """Closing it is no mistake."""
+async def test_a_channel_that_is_not_open_does_not_answer() -> None:
+    """Closing it does not fail."""
     channel = GrpcAuthChannel("127.0.0.1:1", lambda: REQUEST_ID)
 
     with pytest.raises(ServiceDegradedError, match="reached"):
@@ -26,7 +26,7 @@ async def test_what_is_not_open_does_not_answer() -> None:
 
 
 def test_no_repr_shows_the_credential() -> None:
-    """Neither of what it is made of nor of itself."""
+    """This covers the security settings and the channel."""
     security = ChannelSecurity(CREDENTIAL)
 
     assert CREDENTIAL not in repr(security) + repr(GrpcAuthChannel("a:1", lambda: REQUEST_ID, security=security))

@@ -1,4 +1,4 @@
-"""Which connections are closed when there is no room for all of them."""
+"""The table of connections, and the choice of the connection to close."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class Connection:
         self.closed = False
 
     def close_now(self) -> None:
-        """Note it."""
+        """Record it."""
         self.closed = True
 
 
 def filled(*roles: PeerRole) -> tuple[GrpcConnections, list[Connection]]:
-    """Return a full table with connections of these roles, the oldest first."""
+    """Return a full table with connections of these roles, oldest first."""
     table = GrpcConnections(len(roles))
     connections = [Connection() for _ in roles]
     for name, (connection, role) in enumerate(zip(connections, roles, strict=True)):
@@ -43,8 +43,8 @@ def filled(*roles: PeerRole) -> tuple[GrpcConnections, list[Connection]]:
         ((PeerRole.ADMINISTRATOR, PeerRole.ADMINISTRATOR), 0),
     ],
 )
-def test_a_full_table_closes_the_oldest_of_the_lowest_standing(roles: tuple[PeerRole, ...], closed: int) -> None:
-    """One for each that comes."""
+def test_a_full_table_closes_the_oldest_of_the_lowest_role(roles: tuple[PeerRole, ...], closed: int) -> None:
+    """One connection is closed for each new one."""
     table, connections = filled(*roles)
 
     assert table.add("new", Connection())
@@ -53,8 +53,8 @@ def test_a_full_table_closes_the_oldest_of_the_lowest_standing(roles: tuple[Peer
     assert len(table) == 2
 
 
-def test_services_are_never_closed_for_another() -> None:
-    """The new one is refused, until one of them has gone."""
+def test_a_connection_of_a_service_is_never_replaced() -> None:
+    """The new one is refused until one of them is removed."""
     table, connections = filled(PeerRole.SERVICE, PeerRole.SERVICE)
 
     assert not table.add("new", Connection())
@@ -65,8 +65,8 @@ def test_services_are_never_closed_for_another() -> None:
     assert not any(connection.closed for connection in connections)
 
 
-def test_standing_only_rises() -> None:
-    """What is not in the table has none."""
+def test_a_role_is_never_lowered() -> None:
+    """A connection that is not in the table has no role."""
     table, _ = filled(PeerRole.SERVICE)
 
     table.authenticated("0", PeerRole.ADMINISTRATOR)
@@ -77,8 +77,8 @@ def test_standing_only_rises() -> None:
 
 
 @pytest.mark.parametrize("role", PeerRole)
-def test_an_unauthenticated_connection_makes_only_so_many_calls(role: PeerRole) -> None:
-    """A connection that has proven a caller makes as many as it likes."""
+def test_the_calls_of_an_unauthenticated_connection_are_limited(role: PeerRole) -> None:
+    """A connection with an authenticated caller has no such limit."""
     table, (connection,) = filled(role)
     for _ in range(MAX_UNAUTHENTICATED_CALLS - 1):
         table.count_unauthenticated_call("0")
@@ -91,7 +91,7 @@ def test_an_unauthenticated_connection_makes_only_so_many_calls(role: PeerRole) 
 
 
 def test_a_call_of_an_unknown_method_counts_as_several() -> None:
-    """Nobody who belongs there makes one."""
+    """IBEX's own clients do not call unknown methods."""
     table, (connection,) = filled(PeerRole.UNAUTHENTICATED)
     for _ in range(MAX_UNAUTHENTICATED_CALLS // CALLS_PER_UNKNOWN_METHOD - 1):
         table.count_unauthenticated_call("0", CALLS_PER_UNKNOWN_METHOD)
@@ -102,7 +102,7 @@ def test_a_call_of_an_unknown_method_counts_as_several() -> None:
     assert connection.closed
 
 
-def test_a_table_has_room() -> None:
-    """A bound of none would refuse everybody."""
+def test_the_maximum_must_be_positive() -> None:
+    """A maximum of 0 would refuse all connections."""
     with pytest.raises(ValueError, match="at least"):
         GrpcConnections(0)

@@ -1,4 +1,4 @@
-"""The gate refuses a caller without the credential before it reads anything of its call."""
+"""The gate refuses a caller without the credential before it reads the caller's message."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Context:
-    """A call of connection 1 with this metadata."""
+    """A call on connection 1 with this metadata."""
 
     def __init__(self, metadata: Any) -> None:
         self.metadata = metadata
@@ -33,15 +33,15 @@ class Context:
 
 
 class Connection:
-    """A connection that is never closed."""
+    """A connection that must not be closed."""
 
     def close_now(self) -> None:
-        """Refuse that."""
+        """Fail."""
         raise AssertionError
 
 
 async def unread() -> AsyncIterator[bytes]:
-    """Fail if the message is asked for."""
+    """Fail if the message is read."""
     raise AssertionError
     yield b""
 
@@ -54,10 +54,10 @@ async def unread() -> AsyncIterator[bytes]:
         (bearer(CREDENTIAL), TooManyCallsError, PeerRole.SERVICE),
     ],
 )
-async def test_the_credential_comes_first_then_the_place(
+async def test_the_credential_is_checked_before_the_limit(
     metadata: Any, raised: type[Exception], role: PeerRole
 ) -> None:
-    """Neither reads the message. Only the right credential raises the connection's role."""
+    """In neither case is the message read. Only the right credential raises the connection's role."""
     identity, table = await Identity.settled(), GrpcConnections(1)
     table.add("1", Connection())
     gate = Gate(Callers(identity.use_cases.tokens, CREDENTIAL, identity.clock), table, CallLimits(validation=0))

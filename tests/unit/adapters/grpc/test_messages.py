@@ -1,4 +1,4 @@
-"""Values as messages and back."""
+"""Translation of the domain's values to messages and back."""
 
 from __future__ import annotations
 
@@ -50,13 +50,14 @@ EPOCHS = st.just(UNKNOWN) | st.builds(
         permissions=st.integers(0, (1 << 56) - 1).map(permissions_of),
         user_id=st.none() | IDS,
         agent_id=st.none() | IDS,
-        remaining_s=st.none() | st.integers(1, 10**12).map(lambda milliseconds: milliseconds / 1_000),
+        # Eighths of a second are exact floats and exact durations; other fractions may differ in the last bit.
+        remaining_s=st.none() | st.integers(1, 10**10).map(lambda eighths: eighths / 8),
         rate_limit_rpm=st.none() | st.integers(0, (1 << 31) - 1),
     ),
     EPOCHS,
 )
-def test_a_principal_comes_back_as_it_was(principal: Principal, epoch: Epoch) -> None:
-    """Through the bytes on the wire, with the epoch and with what is absent."""
+def test_a_principal_survives_a_round_trip(principal: Principal, epoch: Epoch) -> None:
+    """It passes through serialized bytes, with the epoch and with absent fields."""
     wire = principal_message(Fetched(principal, epoch)).SerializeToString()
 
     token = PersonalAccessToken.issue(principal.token_id, bytes(32))
@@ -68,8 +69,8 @@ def test_a_principal_comes_back_as_it_was(principal: Principal, epoch: Epoch) ->
     "epoch", [Epoch("a", was_read=True, asked_ns=1), Epoch(None, was_read=True, asked_ns=1), UNKNOWN]
 )
 @pytest.mark.parametrize("status", AgentStatus)
-def test_an_agent_comes_back_as_it_was(status: AgentStatus, epoch: Epoch) -> None:
-    """In every status. An absent epoch and an unknown one stay apart, and its time is that of the one who asks."""
+def test_an_agent_survives_a_round_trip(status: AgentStatus, epoch: Epoch) -> None:
+    """In every status. An absent epoch and an unknown one stay different. Its time is that of the receiving side."""
     agent = Agent(UUID(int=3), ORG, status)
     wire = agent_message(Fetched(agent, epoch)).SerializeToString()
 
@@ -77,8 +78,8 @@ def test_an_agent_comes_back_as_it_was(status: AgentStatus, epoch: Epoch) -> Non
     assert fetched == Fetched(agent, replace(epoch, asked_ns=ASKED_NS))
 
 
-def test_an_answer_about_another_is_refused() -> None:
-    """Nobody is taken for somebody else, whatever is confused on the other end."""
+def test_a_response_for_another_token_or_agent_is_refused() -> None:
+    """A mix-up on the other side must not give a caller another identity."""
     token = PersonalAccessToken.issue(UUID(int=5), bytes(32))
     agent = agent_message(Fetched(Agent(UUID(int=3), ORG, AgentStatus.ACTIVE), UNKNOWN))
 
@@ -102,8 +103,8 @@ def test_an_answer_about_another_is_refused() -> None:
     ],
     ids=str,
 )
-def test_a_principal_that_makes_no_sense_is_refused(fields: dict[str, object]) -> None:
-    """Nothing is guessed."""
+def test_an_invalid_principal_is_refused(fields: dict[str, object]) -> None:
+    """Invalid values are refused, not guessed."""
     token = PersonalAccessToken.issue(UUID(int=5), bytes(32))
     whole = {"org_id": str(ORG), "token_id": str(token.token_id), "permissions": 1}
 
@@ -112,8 +113,8 @@ def test_a_principal_that_makes_no_sense_is_refused(fields: dict[str, object]) -
 
 
 @pytest.mark.parametrize("number", [0, 5, 99])
-def test_an_agents_status_that_is_not_known_is_refused(number: int) -> None:
-    """An agent of a state that is new to this side does not act."""
+def test_an_unknown_status_of_an_agent_is_refused(number: int) -> None:
+    """An agent with an unknown status must not act."""
     message = auth_pb2.ValidateAgentResponse(
         agent_id=str(OTHER),
         org_id=str(ORG),
@@ -125,7 +126,7 @@ def test_an_agents_status_that_is_not_known_is_refused(number: int) -> None:
 
 
 def test_a_listed_token_shows_no_digest() -> None:
-    """Nor under which key it was made."""
+    """Nor does it show the key id."""
     token = new_token(ORG, agent_id=OTHER)
     wire = token_message(token).SerializeToString()
 
@@ -134,8 +135,8 @@ def test_a_listed_token_shows_no_digest() -> None:
     assert token_message(token).created_at.ToDatetime(UTC) == token.created_at
 
 
-def test_a_page_says_where_the_next_begins() -> None:
-    """Only if there is a token for it."""
+def test_a_page_has_the_position_of_the_next_page() -> None:
+    """The page has a token only if there are more tokens."""
     tokens = [new_token(ORG) for _ in range(3)]
 
     whole, part = page_message(tokens, 3), page_message(tokens, 2)
@@ -149,14 +150,14 @@ def test_a_page_says_where_the_next_begins() -> None:
 
 
 @given(st.builds(TokenPosition, TIMES, IDS))
-def test_a_position_comes_back_as_it_was(position: TokenPosition) -> None:
-    """To the microsecond."""
+def test_a_position_survives_a_round_trip(position: TokenPosition) -> None:
+    """Times keep their microseconds."""
     assert position_in(auth_pb2.ListTokensRequest(page_token=position_text(position))) == position
 
 
 @given(st.text(max_size=64))
-def test_no_page_token_is_a_bug(text: str) -> None:
-    """Whatever is sent is a position, none or the caller's fault."""
+def test_no_page_token_raises_an_internal_error(text: str) -> None:
+    """Any text is a position, no position, or an invalid argument."""
     try:
         position = position_in(auth_pb2.ListTokensRequest(page_token=text))
     except ValidationError as error:
@@ -166,14 +167,14 @@ def test_no_page_token_is_a_bug(text: str) -> None:
 
 
 def test_a_page_has_a_size() -> None:
-    """Its own, or the default, and never more than the most."""
+    """It is the requested size or the default, and never above the maximum."""
     assert [page_size_in(auth_pb2.ListTokensRequest(page_size=size)) for size in (0, 1, 200)] == [50, 1, 200]
     with pytest.raises(ValidationError, match="page_size"):
         page_size_in(auth_pb2.ListTokensRequest(page_size=201))
 
 
-def test_a_grant_is_what_was_asked_for() -> None:
-    """With everything, and with nothing but a name."""
+def test_a_grant_has_the_requested_values() -> None:
+    """With all fields, and with a name only."""
     user_id, agent_id = uuid4(), uuid4()
     expires_at = datetime(2031, 5, 1, tzinfo=UTC) + timedelta(microseconds=7)
     request = auth_pb2.CreateTokenRequest(
@@ -190,7 +191,7 @@ def test_a_grant_is_what_was_asked_for() -> None:
 
 @pytest.mark.parametrize("text", ["", "x", "0" * 31, "\0", "\ud7ff"])
 def test_an_id_is_a_uuid(text: str) -> None:
-    """The error names the field and does not repeat the value."""
+    """The error names the field and does not contain the value."""
     with pytest.raises(ValidationError) as raised:
         uuid_in("org_id", text)
 

@@ -1,4 +1,4 @@
-"""When a process notices that it was paused."""
+"""Detection of pauses of the process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ibex.adapters.grpc.pauses import PAUSE_S, PauseDetector
 
 
 def stand_still(seconds: float) -> float:
-    """Pause the process, and return when the pause ended."""
+    """Block the process, and return the time at which the pause ended."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, SimulatedLoop)
     loop.stand_still(seconds)
@@ -19,8 +19,8 @@ def stand_still(seconds: float) -> float:
 
 
 @in_simulated_time
-async def test_a_loop_that_turns_was_not_paused() -> None:
-    """Nor was one that took less than a second for a callback."""
+async def test_a_running_loop_was_not_paused() -> None:
+    """Nor was one with a callback that took less than a second."""
     pauses, loop = PauseDetector(), asyncio.get_running_loop()
     pauses.start()
     for _ in range(20):
@@ -31,8 +31,8 @@ async def test_a_loop_that_turns_was_not_paused() -> None:
 
 
 @in_simulated_time
-async def test_a_pause_is_noticed_at_once_and_remembered() -> None:
-    """Before the next turn of the loop as well as long afterwards."""
+async def test_a_pause_is_reported_at_once_and_later() -> None:
+    """It is reported before the next event loop iteration, and long afterwards."""
     pauses, loop = PauseDetector(), asyncio.get_running_loop()
     pauses.start()
     await asyncio.sleep(1.0)
@@ -46,8 +46,8 @@ async def test_a_pause_is_noticed_at_once_and_remembered() -> None:
 
 @pytest.mark.parametrize("starts", [True, False])
 @in_simulated_time
-async def test_a_detector_that_does_not_run_notices_nothing(starts: bool) -> None:  # noqa: FBT001 - a parameter's
-    """Before its start and after its end."""
+async def test_a_stopped_detector_reports_no_pause(starts: bool) -> None:  # noqa: FBT001 - a parameter's
+    """This applies before its start and after its end."""
     pauses, loop = PauseDetector(), asyncio.get_running_loop()
     if starts:
         pauses.start()

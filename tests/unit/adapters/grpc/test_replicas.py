@@ -1,4 +1,4 @@
-"""The addresses of auth."""
+"""Addresses of auth."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from ibex.adapters.grpc.replicas import Endpoint, endpoints_in
     ],
 )
 def test_an_address_names_endpoints(address: str, endpoints: tuple[Endpoint, ...]) -> None:
-    """One or several, by name or by number."""
+    """It has one endpoint or several, each with a host name or an IP address."""
     assert endpoints_in(address) == endpoints
 
 
 @pytest.mark.parametrize("address", ["", ",", "auth", ":9091", "auth:", "auth:x", "auth:1,"])
-def test_an_address_that_is_wrong_is_refused(address: str) -> None:
-    """Whatever is wrong with it."""
+def test_an_invalid_address_is_refused(address: str) -> None:
+    """This covers every kind of mistake."""
     with pytest.raises(ValueError, match=r"host:port|invalid literal"):
         endpoints_in(address)
 
 
-def test_an_endpoint_is_written_as_grpc_reads_it() -> None:
-    """An IPv6 address in brackets; only addresses are targets."""
+def test_an_endpoint_has_the_form_of_a_grpc_target() -> None:
+    """An IPv6 address is in brackets. Only IP addresses are targets."""
     assert [Endpoint(host, 1).target for host in ("10.0.0.1", "::1")] == ["ipv4:10.0.0.1:1", "ipv6:[::1]:1"]
     assert [Endpoint(host, 1).is_address for host in ("10.0.0.1", "::1", "auth")] == [True, True, False]

@@ -1,4 +1,4 @@
-"""A server that has not started: what it is made of."""
+"""A server that has not started."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ibex.adapters.grpc.server import AuthServer, ServerSecurity
 
 @pytest.fixture
 async def identity() -> Identity:
-    """What would be served."""
+    """The use cases of the server."""
     return await Identity.settled()
 
 
-async def test_what_has_not_started_has_no_port(identity: Identity) -> None:
-    """Waiting for it and stopping it do nothing."""
+async def test_a_server_that_has_not_started_has_no_port(identity: Identity) -> None:
+    """Waiting for it and stopping it return at once."""
     server = AuthServer("127.0.0.1:0", identity.use_cases, identity.ids, identity.clock)
 
     await server.wait()
@@ -24,14 +24,14 @@ async def test_what_has_not_started_has_no_port(identity: Identity) -> None:
     assert server.port == 0
 
 
-def test_an_empty_credential_is_a_mistake(identity: Identity) -> None:
-    """Known before anything is served."""
+def test_an_empty_credential_is_refused(identity: Identity) -> None:
+    """The error is raised before the server starts."""
     with pytest.raises(ValueError, match="empty"):
         AuthServer("127.0.0.1:0", identity.use_cases, identity.ids, identity.clock, security=ServerSecurity(""))
 
 
 def test_no_repr_shows_the_credential(identity: Identity) -> None:
-    """Neither of what it is made of nor of itself."""
+    """This covers the security settings and the server."""
     security = ServerSecurity(CREDENTIAL)
     server = AuthServer("127.0.0.1:0", identity.use_cases, identity.ids, identity.clock, security=security)
 

@@ -1,4 +1,4 @@
-"""What a validation says of its source when the source does not answer in time."""
+"""The result of a validation if the database does not answer in time."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ DEADLINE_S = 0.5
 
 
 class Hanging:
-    """A ``TokenVerifier`` whose source never answers."""
+    """A ``TokenVerifier`` that never answers."""
 
     async def verify(self, token: PersonalAccessToken) -> Fetched[Principal]:
-        """Hang."""
+        """Wait forever."""
         del token
         never: asyncio.Future[Fetched[Principal]] = asyncio.get_running_loop().create_future()
         return await never
 
 
 class Context:
-    """As much of a call's context as a validation uses."""
+    """The part of a call's context that a validation uses."""
 
     def time_remaining(self) -> float:
-        """Return how long the caller waits."""
+        """Return the remaining time of the caller."""
         return DEADLINE_S
 
 
 async def validated(pauses: PauseDetector) -> Any:
-    """Validate a token of a source that hangs."""
+    """Validate a token with a database that hangs."""
     unused = cast("Any", None)
     identity = IdentityUseCases(Hanging(), unused, unused, unused, unused)
     return await AuthService(identity, unused, pauses).ValidateToken(REQUEST, cast("Any", Context()))
@@ -49,7 +49,7 @@ async def validated(pauses: PauseDetector) -> Any:
 
 @in_simulated_time
 async def test_a_source_that_hangs_is_unavailable() -> None:
-    """The caller is told before its deadline, so that it may serve what it has cached."""
+    """The caller gets the error before its deadline, so that it can serve cached identity."""
     pauses, loop = PauseDetector(), asyncio.get_running_loop()
     pauses.start()
     with pytest.raises(ServiceDegradedError):
@@ -59,8 +59,8 @@ async def test_a_source_that_hangs_is_unavailable() -> None:
 
 
 @in_simulated_time
-async def test_a_call_after_a_pause_says_nothing_of_the_source() -> None:
-    """It may have been sent during the pause, and its deadline be over before the source can answer."""
+async def test_a_call_after_a_pause_proves_nothing_about_the_source() -> None:
+    """The call may have been sent during the pause, so that its deadline is too short for the lookup."""
     pauses, loop = PauseDetector(), asyncio.get_running_loop()
     assert isinstance(loop, SimulatedLoop)
     pauses.start()

@@ -1,4 +1,4 @@
-"""What an error is in gRPC and what a status means, row by row."""
+"""The tables of errors and statuses, row by row."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ OUTAGES = [
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_every_error_has_its_answer(error: Exception, status: StatusCode, reason: Reason) -> None:
-    """In words of its own."""
+def test_every_error_has_a_status_and_a_reason(error: Exception, status: StatusCode, reason: Reason) -> None:
+    """Each has a message."""
     refusal = refusal_of(error)
 
     assert (refusal.status, refusal.reason) == (status, reason)
@@ -74,20 +74,20 @@ def test_every_error_has_its_answer(error: Exception, status: StatusCode, reason
     "error",
     [InvalidTokenError, ServiceDegradedError, AuthUnavailableError, InternalError, RuntimeError, TimeoutError],
 )
-def test_what_an_error_says_of_itself_stays_inside(error: type[Exception]) -> None:
-    """Whatever happened there: the caller's fault is the caller's to know, nothing else."""
+def test_the_text_of_an_error_is_not_revealed(error: type[Exception]) -> None:
+    """The text of an internal error, or of an error about a token, must not reach the caller."""
     assert "canary" not in refusal_of(error("canary")).message
 
 
-def test_the_callers_fault_is_told() -> None:
-    """Which field, and what would be right."""
+def test_an_invalid_field_is_reported() -> None:
+    """The message names the field and what would be right."""
     error = ValidationError((FieldError("name", FieldCode.REQUIRED, "is required"),))
 
     assert refusal_of(error).message == "name: is required"
 
 
-def test_the_services_word_is_believed() -> None:
-    """Status and reason together are the refusal, or the lost source."""
+def test_a_status_with_its_reason_is_a_domain_error() -> None:
+    """Status and reason together make the domain's error."""
     for make, failed, expected in (
         (token_error, CallFailedError(StatusCode.UNAUTHENTICATED, "invalid-token"), InvalidTokenError),
         (token_error, CallFailedError(StatusCode.UNAVAILABLE, "source-unavailable"), TokenSourceUnavailableError),
@@ -99,7 +99,7 @@ def test_the_services_word_is_believed() -> None:
 
 @pytest.mark.parametrize(("status", "reason"), OUTAGES)
 def test_everything_else_is_an_outage(status: StatusCode, reason: str | None) -> None:
-    """No other pair of status and reason refuses anybody, nor vouches for what is cached."""
+    """Any other pair of status and reason proves neither a refusal nor an unavailable source."""
     failed = CallFailedError(status, reason)
     token, agent = token_error(failed), agent_error(failed)
 
@@ -111,7 +111,7 @@ def test_everything_else_is_an_outage(status: StatusCode, reason: str | None) ->
     assert not isinstance(agent, SourceUnavailableError)
 
 
-def test_a_failed_call_says_how() -> None:
-    """Its reason if the service gave one, else the status."""
+def test_the_message_of_a_failed_call() -> None:
+    """It has auth's reason if there is one, else the status."""
     assert str(CallFailedError(StatusCode.UNAVAILABLE)) == "auth did not answer: UNAVAILABLE"
     assert str(CallFailedError(StatusCode.UNAVAILABLE, "source-unavailable")) == "auth answered: source-unavailable"

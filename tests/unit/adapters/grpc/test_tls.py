@@ -1,4 +1,4 @@
-"""What TLS is made of."""
+"""TLS settings."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from ibex.adapters.grpc.tls import ClientTls, ServerTls
 
 
 @pytest.mark.parametrize("parts", [(b"chain", None), (None, b"key")])
-def test_a_clients_certificate_and_key_go_together(parts: tuple[bytes | None, bytes | None]) -> None:
-    """One without the other is a mistake that would show only when connecting."""
-    with pytest.raises(ValueError, match="together"):
+def test_a_client_needs_both_a_certificate_and_its_key(parts: tuple[bytes | None, bytes | None]) -> None:
+    """Otherwise the mistake would appear only when connecting."""
+    with pytest.raises(ValueError, match="both"):
         ClientTls(None, *parts)
 
 
 def test_no_repr_shows_a_key() -> None:
-    """Of neither end."""
+    """This covers server and client."""
     assert "canary" not in repr(ServerTls(b"chain", b"canary")) + repr(ClientTls(None, b"chain", b"canary"))

@@ -1,4 +1,4 @@
-"""The verifiers, over a connection that is none."""
+"""The verifiers, over a scripted channel."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TOKEN = PersonalAccessToken.issue(UUID(int=3), b"c" * 32)
 
 
 class Calls:
-    """Answers as it is told, and records what it was asked."""
+    """Returns the responses of a test, and records requests."""
 
     def __init__(
         self,
@@ -48,12 +48,12 @@ class Calls:
         self.asked: list[object] = []
 
     async def validate_token(self, request: auth_pb2.ValidateTokenRequest) -> auth_pb2.ValidateTokenResponse:
-        """Answer."""
+        """Return the response."""
         self._note(request)
         return self._token
 
     async def validate_agent(self, request: auth_pb2.ValidateAgentRequest) -> auth_pb2.ValidateAgentResponse:
-        """Answer."""
+        """Return the response."""
         self._note(request)
         return self._agent
 
@@ -63,8 +63,8 @@ class Calls:
             raise self._failed
 
 
-async def test_a_token_is_asked_for_and_its_principal_returned() -> None:
-    """The whole token goes out, once. The epoch comes with it, as read when the call began on this side's clock."""
+async def test_a_token_is_sent_and_its_principal_returned() -> None:
+    """The whole token is sent once. The epoch has the time at which the call began, by this side's clock."""
     principal = Principal(ORG, TOKEN.token_id, CHAT)
     calls = Calls(token=principal_message(Fetched(principal, EPOCH)))
 
@@ -72,8 +72,8 @@ async def test_a_token_is_asked_for_and_its_principal_returned() -> None:
     assert calls.asked == [auth_pb2.ValidateTokenRequest(access_token=TOKEN.reveal())]
 
 
-async def test_an_agent_is_asked_for_and_returned() -> None:
-    """For the organization that asks."""
+async def test_an_agent_is_requested_and_returned() -> None:
+    """The request names the organization."""
     agent = Agent(AGENT, ORG, AgentStatus.PAUSED)
     calls = Calls(agent=agent_message(Fetched(agent, EPOCH)))
 
@@ -99,10 +99,10 @@ async def test_an_agent_is_asked_for_and_returned() -> None:
         (CallFailedError(StatusCode.DEADLINE_EXCEEDED), ServiceDegradedError, AuthUnavailableError),
     ],
 )
-async def test_a_failed_call_is_the_ports_error(
+async def test_a_failed_call_is_a_domain_error(
     failed: CallFailedError, token_error: type[IbexError], agent_error: type[IbexError]
 ) -> None:
-    """Each verifier believes what concerns it; the error's cause says how the call failed."""
+    """The error's cause is the failed call."""
     with pytest.raises(token_error) as of_token:
         await GrpcTokenVerifier(Calls(failed=failed), CLOCK).verify(TOKEN)
     with pytest.raises(agent_error) as of_agent:
@@ -112,8 +112,8 @@ async def test_a_failed_call_is_the_ports_error(
     assert of_token.value.__cause__ is failed
 
 
-async def test_an_answer_that_makes_no_sense_is_an_outage() -> None:
-    """It says nothing about the token or the agent."""
+async def test_an_invalid_response_is_an_outage() -> None:
+    """It proves nothing about the token or the agent."""
     with pytest.raises(ServiceDegradedError):
         await GrpcTokenVerifier(Calls(), CLOCK).verify(TOKEN)
     with pytest.raises(AuthUnavailableError):

@@ -1,4 +1,4 @@
-"""The messages of the watch, there and back."""
+"""Translation of the watch's messages."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ ORG, TOKEN = UUID(int=1), UUID(int=2)
         SourceUnavailable(),
     ],
 )
-def test_a_message_comes_back_as_it_was(message: WatchMessage) -> None:
-    """Through the bytes of the protocol."""
+def test_a_message_survives_a_round_trip(message: WatchMessage) -> None:
+    """It passes through serialized bytes."""
     raw = watch_response(message).SerializeToString()
     assert watch_message_in(auth_pb2.WatchResponse.FromString(raw)) == message
 
@@ -50,15 +50,15 @@ def test_a_message_comes_back_as_it_was(message: WatchMessage) -> None:
         ),
     ],
 )
-def test_a_response_that_is_not_understood(response: auth_pb2.WatchResponse) -> None:
-    """A newer auth may send one: the stream is given up."""
-    with pytest.raises(ValueError, match=r"not understood|badly formed"):
+def test_an_unknown_response_is_an_error(response: auth_pb2.WatchResponse) -> None:
+    """A newer auth may send one. The stream then ends."""
+    with pytest.raises(ValueError, match=r"unknown|badly formed"):
         watch_message_in(response)
 
 
 @pytest.mark.parametrize("value", ["an epoch", None])
-def test_an_epoch_comes_back_as_it_was_read(value: str | None) -> None:
-    """Present or absent."""
+def test_an_epoch_survives_a_round_trip(value: str | None) -> None:
+    """The value is present or absent."""
     response = auth_pb2.ValidateAgentResponse(epoch=epoch_message(Epoch(value, was_read=True, asked_ns=5)))
     assert epoch_in(response, 9) == Epoch(value, was_read=True, asked_ns=9)
 
@@ -70,15 +70,15 @@ def test_an_unknown_epoch_stays_unknown() -> None:
 
 
 @pytest.mark.parametrize("page", [TokensPage([TOKEN, ORG], ORG), TokensPage([TOKEN], None), TokensPage([], None)])
-def test_a_page_comes_back_as_it_was(page: TokensPage) -> None:
-    """With where the next one begins."""
+def test_a_page_survives_a_round_trip(page: TokensPage) -> None:
+    """The position of the next page is kept."""
     assert page_in(page_response(page)) == page
 
 
 @pytest.mark.parametrize(
     "response", [auth_pb2.TokenFilterResponse(token_ids=bytes(17)), auth_pb2.TokenFilterResponse(is_last=False)]
 )
-def test_a_page_that_is_not_whole(response: auth_pb2.TokenFilterResponse) -> None:
-    """Half of an id, or an empty page that is not the last."""
-    with pytest.raises(ValueError, match="not whole"):
+def test_an_incomplete_page_is_an_error(response: auth_pb2.TokenFilterResponse) -> None:
+    """It has half an id, or is empty and not the last page."""
+    with pytest.raises(ValueError, match="incomplete"):
         page_in(response)

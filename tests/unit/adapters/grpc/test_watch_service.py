@@ -20,7 +20,7 @@ MAX_QUEUED = 4
 
 
 class Scene:
-    """A stream whose worker reads when the test says so."""
+    """A stream whose worker reads only when the test says so."""
 
     def __init__(self) -> None:
         self.store = InMemoryIdentity()
@@ -32,7 +32,7 @@ class Scene:
         self._ping = 0
 
     async def ping(self) -> None:
-        """Send a ping and let the server answer it; nothing is read."""
+        """Send a ping and let the server answer it, without reading the response."""
         self._ping += 1
         self.requests.put_nowait(auth_pb2.WatchRequest(ping=self._ping))
         while not self.requests.empty():  # noqa: ASYNC110 - the service has its turn of the event loop
@@ -41,7 +41,7 @@ class Scene:
         await self.server.answer()
 
     async def begin(self) -> None:
-        """Open the stream and read what it begins with."""
+        """Open the stream and read its first responses."""
         reading = asyncio.ensure_future(anext(self.responses))
         await self.ping()
         assert (await reading).HasField("first")
@@ -52,8 +52,8 @@ class Scene:
             yield await self.requests.get()
 
 
-async def test_a_worker_that_does_not_read_does_not_fill_the_servers_memory() -> None:
-    """Its stream is ended once enough waits for it, however often it pings."""
+async def test_the_queue_of_a_worker_that_does_not_read_is_limited() -> None:
+    """The stream ends once the queue is full, however often the worker pings."""
     scene = Scene()
     await scene.begin()
     for _ in range(10 * MAX_QUEUED):
@@ -64,8 +64,8 @@ async def test_a_worker_that_does_not_read_does_not_fill_the_servers_memory() ->
     assert rest == ["pong"] * MAX_QUEUED
 
 
-async def test_a_change_that_is_larger_than_the_queue_gets_through() -> None:
-    """With its pong: without it the worker would begin at the same position again, for ever."""
+async def test_changes_that_exceed_the_queue_get_through() -> None:
+    """Its pong gets through as well. Otherwise the worker would resume from the same position forever."""
     scene = Scene()
     await scene.begin()
     for _ in range((MAX_QUEUED + 1) * MAX_CHANGES):
@@ -82,7 +82,7 @@ async def test_a_change_that_is_larger_than_the_queue_gets_through() -> None:
 
 
 async def test_ending_all_streams_ends_each_once() -> None:
-    """After what is queued; ending them again does nothing."""
+    """It ends after the queued responses. Ending again does nothing."""
     scene = Scene()
     await scene.begin()
     await scene.ping()

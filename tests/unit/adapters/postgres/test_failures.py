@@ -1,4 +1,4 @@
-"""The table of vendor errors."""
+"""The table of psycopg's errors."""
 
 from __future__ import annotations
 
@@ -35,30 +35,30 @@ from ibex.domain.identity.management import AlreadyExistsError
         (psycopg.DataError, InternalError),
     ],
 )
-def test_every_vendor_error_has_a_meaning(vendor: type[psycopg.Error], meaning: type[Exception]) -> None:
-    """An outage is retryable, a refused statement is a bug, a clash is what the port says; its text is left out."""
+def test_every_psycopg_error_has_a_domain_error(vendor: type[psycopg.Error], meaning: type[Exception]) -> None:
+    """An outage is retryable, a rejected statement is a bug, and PostgreSQL's own text is left out."""
     found = domain_error(vendor("a row with its SECRET"))
     assert type(found) is meaning
     assert "SECRET" not in str(found)
 
 
 class _TakenName(errors.UniqueViolation):
-    """What PostgreSQL says when an organization's name is taken."""
+    """PostgreSQL's error for the name of an existing organization."""
 
     @property
     def diag(self) -> SimpleNamespace:  # type: ignore[override] # a real one only comes from a server
-        """Return the constraint that was hit."""
+        """Return the violated constraint."""
         return SimpleNamespace(constraint_name="uq_organizations_name")
 
 
-def test_a_known_constraint_says_what_is_taken() -> None:
-    """The message is for operators and names no value."""
+def test_a_known_constraint_has_a_specific_message() -> None:
+    """The message is for operators and contains no value."""
     found = domain_error(_TakenName("Key (name)=(SECRET) already exists."))
     assert isinstance(found, AlreadyExistsError)
-    assert str(found) == "There is an organization of that name already."
+    assert str(found) == "An organization with this name already exists."
 
 
 def test_every_named_constraint_exists() -> None:
-    """A constraint that is renamed takes its message along."""
+    """Renaming a constraint requires a change of this table."""
     names = {constraint.name for table in METADATA.tables.values() for constraint in table.constraints}
     assert names >= set(_BY_CONSTRAINT)

@@ -1,4 +1,4 @@
-"""Statements compiled once."""
+"""Compiled statements."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from ibex.adapters.postgres.tables import organizations
 
 
 class _Cursor:
-    """Records what it is asked to execute."""
+    """A cursor that records what it executes."""
 
     def __init__(self) -> None:
         self.executed: list[tuple[bytes, dict[str, object]]] = []
 
     async def execute(self, query: bytes, values: dict[str, object]) -> _Cursor:
-        """Remember it."""
+        """Record the statement and its values."""
         self.executed.append((query, values))
         return self
 
 
 class _Connection:
-    """Hands out one recording cursor."""
+    """A connection with one recording cursor."""
 
     def __init__(self) -> None:
         self.only = _Cursor()
@@ -31,8 +31,8 @@ class _Connection:
         return self.only
 
 
-async def test_constants_travel_as_parameters_beside_the_callers() -> None:
-    """A value never becomes part of a statement's text."""
+async def test_constants_are_passed_as_parameters_with_the_callers_values() -> None:
+    """No value becomes part of a statement's text."""
     connection = _Connection()
     statement = Statement(
         select(organizations.c.id).where(organizations.c.status == "active", organizations.c.id == bindparam("org_id"))
@@ -44,7 +44,7 @@ async def test_constants_travel_as_parameters_beside_the_callers() -> None:
 
 
 async def test_an_insert_sets_every_column() -> None:
-    """None is a value like any other: a column that is not given is not silently left to its default."""
+    """None is a value too: a missing value must not silently become the column's default."""
     connection = _Connection()
     await Statement(insert(organizations)).run(connection, id=1, rate_limit_rpm=None)  # type: ignore[arg-type] # as above
     [(query, values)] = connection.only.executed

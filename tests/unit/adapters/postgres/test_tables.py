@@ -1,4 +1,4 @@
-"""The schema as it is described."""
+"""The schema's description."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TENANT_TABLES = [pytest.param(table, id=table.name) for table in METADATA.sorted
 
 
 def test_the_tables_of_the_specification_are_there() -> None:
-    """Those of tenants, and those of the change log."""
+    """These are the tables of tenants and of the change log."""
     names = {table.name for table in METADATA.sorted_tables}
     assert names == {
         "organizations",
@@ -33,7 +33,7 @@ def test_the_tables_of_the_specification_are_there() -> None:
 
 @pytest.mark.parametrize("table", TENANT_TABLES)
 def test_every_reference_between_tenant_tables_carries_the_organization(table: Table) -> None:
-    """Foreign-key checks see through row-level security, so the key itself must forbid another tenant's row."""
+    """Foreign-key checks ignore row-level security, so the key itself must exclude another tenant's row."""
     for constraint in table.constraints:
         if isinstance(constraint, ForeignKeyConstraint):
             pairs = {(element.parent.name, element.column.name) for element in constraint.elements}
@@ -43,7 +43,7 @@ def test_every_reference_between_tenant_tables_carries_the_organization(table: T
 
 @pytest.mark.parametrize("table", TENANT_TABLES)
 def test_no_index_that_a_key_check_could_use_begins_with_the_organization(table: Table) -> None:
-    """See the module's docstring: such an index may be taken for the right one while the table is small."""
+    """PostgreSQL may choose such an index while the table is small; see the docstring of the module."""
     referenced = {
         element.column.table.name
         for other in METADATA.tables.values()
@@ -62,6 +62,6 @@ def test_no_index_that_a_key_check_could_use_begins_with_the_organization(table:
 
 @pytest.mark.parametrize("table", TABLES)
 def test_every_time_has_a_time_zone(table: Table) -> None:
-    """A time without one means something else on another server."""
+    """Another server would interpret a time without a time zone differently."""
     for column in table.columns:
         assert not isinstance(column.type, DateTime) or column.type.timezone, column

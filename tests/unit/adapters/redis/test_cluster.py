@@ -1,4 +1,4 @@
-"""Which primary has an organization's slot; what nodes tell is in the integration tests."""
+"""The slot map and redirections of a Redis Cluster. The integration tests cover what real nodes reply."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from redis.exceptions import AskError, MovedError
 
 from harness.redis_observer import RecordingRedisObserver
 from ibex.adapters.redis.cluster import ClusterLinks
-from ibex.adapters.redis.server import Question
+from ibex.adapters.redis.server import PendingCommand
 from ibex.adapters.redis.urls import RedisAddress
 
 if TYPE_CHECKING:
@@ -20,25 +20,25 @@ TAG_OF_SLOT_0 = "3560"
 
 @dataclass
 class RecordingLink:
-    """The link to a node that answers nothing, and records the questions that it is given."""
+    """A link that does not answer, and records the commands that it is given."""
 
     node: tuple[str, int]
-    accepted: list[Question] = field(default_factory=list)
+    enqueued: list[PendingCommand] = field(default_factory=list)
     on_failure: Callable[[], None] | None = None
     redirect: Callable[..., None] | None = None
     closed: bool = False
 
-    def accept(self, question: Question, _ends: float) -> None:
-        """Record it."""
-        self.accepted.append(question)
+    def enqueue(self, command: PendingCommand, _deadline: float) -> None:
+        """Record the command."""
+        self.enqueued.append(command)
 
     async def close(self) -> None:
-        """Record it."""
+        """Record that the link was closed."""
         self.closed = True
 
 
 class ScriptedCluster(ClusterLinks):
-    """Links over nodes that tell what a test says."""
+    """Links to nodes that return the slot map of a test."""
 
     def __init__(self, *ranges: list[Any]) -> None:
         self.ranges = list(ranges)
@@ -51,19 +51,19 @@ class ScriptedCluster(ClusterLinks):
         return self.ranges
 
     def node_for(self, tag: str) -> tuple[str, int]:
-        """Return where a hash tag's questions go."""
+        """Return the node that gets the commands of a hash tag."""
         link = cast("Any", self.link_for(tag))
         found: tuple[str, int] = link.node
         return found
 
 
 def in_range(first: int, last: int, host: bytes, port: int) -> list[Any]:
-    """Return a range of slots as CLUSTER SLOTS tells it, with a replica."""
+    """Return a range of slots in the form of CLUSTER SLOTS, with a replica."""
     return [first, last, [host, port, b"id"], [b"replica", 9, b"id"]]
 
 
 async def test_every_slot_has_the_link_to_its_primary() -> None:
-    """A node that does not know its own address is where it was asked."""
+    """A node that leaves its own host empty has the host that was asked."""
     cluster = ScriptedCluster(in_range(0, 100, b"one", 1), in_range(101, 16_383, b"", 2))
     await cluster.refresh_now()
 
@@ -73,7 +73,7 @@ async def test_every_slot_has_the_link_to_its_primary() -> None:
 
 
 async def test_links_to_primaries_that_stay_are_kept() -> None:
-    """One that is gone is closed."""
+    """The link to a removed primary is closed."""
     cluster = ScriptedCluster(in_range(0, 100, b"one", 1), in_range(101, 16_383, b"two", 2))
     await cluster.refresh_now()
     stays, gone = cast("Any", cluster.link_for("another")), cast("Any", cluster.link_for(TAG_OF_SLOT_0))
@@ -86,17 +86,17 @@ async def test_links_to_primaries_that_stay_are_kept() -> None:
     assert gone.closed
 
 
-async def test_a_question_that_moved_goes_to_the_node_that_is_named() -> None:
-    """MOVED is remembered for the slot; ASK is for this question alone."""
+async def test_a_redirected_command_goes_to_the_named_node() -> None:
+    """MOVED changes the slot map; ASK applies to one command only."""
     cluster = ScriptedCluster(in_range(0, 16_383, b"one", 1))
     await cluster.refresh_now()
     link = cast("Any", cluster.link_for(TAG_OF_SLOT_0))
-    asking, moved = (Question(lambda _askers: ("GET", "a"), asking=asking) for asking in (True, False))
+    asking, moved = (PendingCommand(lambda _callers: ("GET", "a"), asking=asking) for asking in (True, False))
 
     cluster.redirect(link, asking, AskError("0 two:2"), 1.0)
     assert cluster.node_for(TAG_OF_SLOT_0) == ("one", 1)
     cluster.redirect(link, moved, MovedError("0 :2"), 1.0)
 
     assert cluster.node_for(TAG_OF_SLOT_0) == ("one", 2)
-    assert cast("Any", cluster.link_for(TAG_OF_SLOT_0)).accepted == [moved]
+    assert cast("Any", cluster.link_for(TAG_OF_SLOT_0)).enqueued == [moved]
     await cluster.close()

@@ -1,4 +1,4 @@
-"""Several batches of commands on one redis-py connection, which is scripted here."""
+"""Several batches of commands on one scripted redis-py connection."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CANARY = "canary"
 
 
 class ScriptedConnection:
-    """A redis-py connection that answers what a test puts in, and records what is sent."""
+    """A redis-py connection that returns the replies of a test, and records what is sent."""
 
     def __init__(self) -> None:
         self.is_connected = False
@@ -24,13 +24,13 @@ class ScriptedConnection:
         self.fails: Exception | None = None
 
     async def connect(self) -> None:
-        """Connect, or fail."""
+        """Connect, or raise the error of the test."""
         if self.fails is not None:
             raise self.fails
         self.is_connected = True
 
     async def send_packed_command(self, packed: bytes, *, check_health: bool) -> None:
-        """Record it."""
+        """Record the bytes."""
         assert not check_health
         self.written.append(packed)
 
@@ -42,7 +42,7 @@ class ScriptedConnection:
         return reply
 
     async def disconnect(self, *, nowait: bool) -> None:
-        """Disconnect; who reads is told."""
+        """Disconnect. A pending read fails."""
         assert nowait
         self.is_connected = False
         for _ in range(3):
@@ -50,7 +50,7 @@ class ScriptedConnection:
 
 
 async def connected() -> tuple[ServerConnection, ScriptedConnection]:
-    """Return a connection that is made, to nowhere."""
+    """Return an open connection without a server."""
     scripted = ScriptedConnection()
     connection = ServerConnection(cast("Any", scripted))
     await connection.open()
@@ -58,14 +58,14 @@ async def connected() -> tuple[ServerConnection, ScriptedConnection]:
 
 
 async def called(connection: ServerConnection, *commands: tuple[Any, ...]) -> asyncio.Task[list[Any]]:
-    """Send commands and return who waits for the replies."""
+    """Send commands and return the task that waits for the replies."""
     calling = asyncio.create_task(connection.call(commands))
     await asyncio.sleep(0)
     return calling
 
 
-async def test_replies_go_to_who_asked_in_order() -> None:
-    """Each batch is one write, sent before the earlier one is answered."""
+async def test_replies_go_to_their_callers_in_order() -> None:
+    """Each batch is one write, sent before the earlier batch is answered."""
     connection, scripted = await connected()
     first = await called(connection, ("GET", "a"), ("EVALSHA", "x", 0))
     second = await called(connection, ("PING",))
@@ -79,8 +79,8 @@ async def test_replies_go_to_who_asked_in_order() -> None:
     assert connection.is_good
 
 
-async def test_a_refusal_stands_in_its_place() -> None:
-    """The other replies count, and it is told by its code alone: the rest may quote what was sent."""
+async def test_an_error_reply_is_returned_in_its_place() -> None:
+    """The other replies stay valid. The reason is the error's code only, because the rest may quote values."""
     connection, scripted = await connected()
     calling = await called(connection, ("GET", "a"), ("GET", "b"), ("GET", "c"))
     for reply in (b"A", NoPermissionError(CANARY, status_code="NOPERM"), ResponseError(f"ODD {CANARY}")):
@@ -93,8 +93,8 @@ async def test_a_refusal_stands_in_its_place() -> None:
     assert connection.is_good
 
 
-async def test_a_connection_that_breaks_fails_all_who_wait() -> None:
-    """And is never good again."""
+async def test_a_broken_connection_fails_all_pending_calls() -> None:
+    """It cannot be used again."""
     connection, scripted = await connected()
     waiting = [await called(connection, ("PING",)) for _ in range(3)]
     scripted.replies.put_nowait(RedisConnectionError("lost"))
@@ -107,8 +107,8 @@ async def test_a_connection_that_breaks_fails_all_who_wait() -> None:
         await connection.call([("PING",)])
 
 
-async def test_who_no_longer_waits_ends_the_connection() -> None:
-    """Its reply would be taken for another's, also where it waited for its turn."""
+async def test_a_cancelled_call_closes_the_connection() -> None:
+    """A later command would receive its reply. This also applies to a call that waits for its turn to read."""
     for left in (0, 1):
         connection, _ = await connected()
         waiting = [await called(connection, ("PING",)) for _ in range(2)]
@@ -127,8 +127,8 @@ async def test_who_no_longer_waits_ends_the_connection() -> None:
         (RuntimeError(CANARY), "the connection broke (RuntimeError)"),
     ],
 )
-async def test_connecting_fails_with_a_reason_that_says_no_secret(error: Exception, reason: str) -> None:
-    """Whatever a credential provider raises."""
+async def test_the_reason_of_a_failed_connection_contains_no_secret(error: Exception, reason: str) -> None:
+    """This includes errors of a credential provider."""
     scripted = ScriptedConnection()
     scripted.fails = error
     with pytest.raises(LinkError) as raised:

@@ -1,4 +1,4 @@
-"""Credential providers by name."""
+"""Loading of credential providers by name."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from ibex.adapters.redis.credentials import credential_provider
 
 
 def given() -> UsernamePasswordCredentialProvider:
-    """Return a provider, as an operator's function does."""
+    """Return a provider, as an operator's factory does."""
     return UsernamePasswordCredentialProvider("kim", "secret")
 
 
-def test_a_provider_is_made_by_the_function_that_is_named() -> None:
-    """Without arguments."""
+def test_the_named_factory_creates_the_provider() -> None:
+    """The factory is called without arguments."""
     assert credential_provider(f"{__name__}:given").get_credentials() == ("kim", "secret")
 
 
 @pytest.mark.parametrize("name", ["no.such.module:given", f"{__name__}:missing", "builtins:dict", "builtins:open"])
-def test_a_provider_that_cannot_be_made_is_refused(name: str) -> None:
-    """With what is wrong."""
+def test_a_name_without_a_provider_is_refused(name: str) -> None:
+    """The error names the setting's value."""
     with pytest.raises(ValueError, match=name):
         credential_provider(name)

@@ -1,4 +1,4 @@
-"""The commands for epochs, on a link that a test scripts; the contract's suite has what Redis makes of them."""
+"""The commands for epochs, on a scripted link. The contract suite runs them on Redis."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from uuid import UUID
 from harness.memory.clock import ManualClock
 from harness.memory.ids import SequentialIds
 from harness.simulated_time import LoopClock, in_simulated_time
-from ibex.adapters.redis.epochs import READ_TIMEOUT_S, TRIES, RedisEpochs
+from ibex.adapters.redis.epochs import ATTEMPTS, READ_TIMEOUT_S, RedisEpochs
 from ibex.adapters.redis.keys import READ_OR_CREATE
 from ibex.adapters.redis.server import RedisReply
 
@@ -23,16 +23,16 @@ KEY = f"ibex:{{{ORG}}}:epoch"
 
 @dataclass(slots=True)
 class ScriptedLink:
-    """A link that gives the replies of a test in order, None for no answer, and records commands."""
+    """A link that returns the replies of a test in order (None: no reply) and records commands."""
 
     replies: list[Any]
     hangs: bool = False
     commands: list[tuple[Any, ...]] = field(default_factory=list)
 
-    async def ask(
+    async def execute(
         self, tag: object, _key: object, build: Callable[[int], tuple[Any, ...]]
     ) -> tuple[RedisReply | None, int]:
-        """Give the next reply."""
+        """Return the next reply."""
         assert tag == ORG
         self.commands.append(build(1))
         if self.hangs:
@@ -42,12 +42,12 @@ class ScriptedLink:
 
 
 def epochs_over(link: ScriptedLink) -> RedisEpochs:
-    """Return the epochs behind a link."""
+    """Return epochs over a link."""
     return RedisEpochs(cast("Any", link), ManualClock(), SequentialIds())
 
 
-async def test_an_epoch_lies_with_its_organization_and_expires() -> None:
-    """A Redis Cluster has it in the slot of the organization's counts."""
+async def test_an_epoch_has_its_organizations_hash_tag_and_expires() -> None:
+    """In a Redis Cluster, the epoch is in the same slot as the organization's counts."""
     link = ScriptedLink([b"one", b"OK"])
     epochs = epochs_over(link)
 
@@ -60,8 +60,8 @@ async def test_an_epoch_lies_with_its_organization_and_expires() -> None:
     assert read[4] != replace[2]
 
 
-async def test_a_try_that_was_not_answered_is_followed_by_one_with_another_value() -> None:
-    """Redis may have set the first value, and another process may have replaced it: it must not come back."""
+async def test_each_attempt_to_replace_has_a_new_value() -> None:
+    """Redis may have stored the first value, and another process may have replaced it. It must not be restored."""
     link = ScriptedLink([None, None, b"OK"])
 
     assert await epochs_over(link).replace(ORG)
@@ -69,16 +69,16 @@ async def test_a_try_that_was_not_answered_is_followed_by_one_with_another_value
     assert len({command[2] for command in link.commands}) == len(link.commands) == 3
 
 
-async def test_a_replacement_that_is_never_answered_is_given_up() -> None:
-    """The watch makes the change known."""
-    link = ScriptedLink([None] * TRIES)
+async def test_a_replacement_fails_after_all_attempts() -> None:
+    """The watch delivers the change to the workers."""
+    link = ScriptedLink([None] * ATTEMPTS)
 
     assert not await epochs_over(link).replace(ORG)
     assert link.replies == []
 
 
-async def test_an_epoch_that_is_not_answered_or_not_understood_is_unknown() -> None:
-    """It proves nothing; validation goes on."""
+async def test_without_a_valid_reply_the_epoch_is_unknown() -> None:
+    """An unknown epoch validates nothing. Validation continues without it."""
     for reply in (None, 7, [b"one"]):
         epoch = await epochs_over(ScriptedLink([reply])).read_or_create(ORG)
 
@@ -86,8 +86,8 @@ async def test_an_epoch_that_is_not_answered_or_not_understood_is_unknown() -> N
 
 
 @in_simulated_time
-async def test_a_link_that_hangs_costs_a_validation_10_ms() -> None:
-    """Whatever the link's own time limit is."""
+async def test_a_link_that_hangs_delays_a_validation_by_10_ms() -> None:
+    """This limit does not depend on the link's own timeout."""
     clock = LoopClock()
     epochs = RedisEpochs(cast("Any", ScriptedLink([], hangs=True)), clock, SequentialIds())
     began_ns = clock.monotonic_ns()

@@ -1,4 +1,4 @@
-"""What is done when the Sentinels name another primary; what they name is in the integration tests."""
+"""The reaction to a new primary. The integration tests cover what real Sentinels name."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from redis.asyncio.sentinel import MasterNotFoundError
 
 from harness.simulated_time import in_simulated_time
 from ibex.adapters.redis.connection import LinkError
-from ibex.adapters.redis.sentinel import CHECK_S, SentinelPrimary
+from ibex.adapters.redis.sentinel import CHECK_INTERVAL_S, SentinelPrimary
 
 
 class ScriptedSentinels:
-    """The Sentinels, and redis-py's client of them; None where they name no primary."""
+    """The Sentinels and redis-py's client of them. They name no primary if it is None."""
 
     def __init__(self) -> None:
         self.service = "main"
@@ -26,34 +26,34 @@ class ScriptedSentinels:
         return self
 
     async def discover_master(self, service: str) -> tuple[str, int]:
-        """Name the primary."""
+        """Return the primary."""
         assert service == self.service
         if self.names is None:
             raise MasterNotFoundError("no primary")
         return self.names
 
     def connection(self, *node: object) -> Any:
-        """Return what connects there: here the node itself."""
+        """Return a connection to a node; here the node itself."""
         return node
 
     async def aclose(self) -> None:
-        """Note it."""
+        """Record it."""
         self.closed = True
 
 
 @in_simulated_time
-async def test_another_primary_is_told_once() -> None:
-    """Within a second, and not while the Sentinels name none."""
+async def test_a_new_primary_is_reported_once() -> None:
+    """The callback is called within a second, and not while the Sentinels name no primary."""
     sentinels, told = ScriptedSentinels(), asyncio.Queue[None]()
     primary = SentinelPrimary(cast("Any", sentinels), lambda: told.put_nowait(None))
     first: Any = await primary.connection()
 
-    await asyncio.sleep(2 * CHECK_S)
+    await asyncio.sleep(2 * CHECK_INTERVAL_S)
     sentinels.names = None
-    await asyncio.sleep(2 * CHECK_S)
+    await asyncio.sleep(2 * CHECK_INTERVAL_S)
     assert told.empty()
     sentinels.names = ("two", 2)
-    await asyncio.sleep(3 * CHECK_S)
+    await asyncio.sleep(3 * CHECK_INTERVAL_S)
 
     second: Any = await primary.connection()
     assert told.qsize() == 1
@@ -64,7 +64,7 @@ async def test_another_primary_is_told_once() -> None:
 
 @in_simulated_time
 async def test_without_a_primary_there_is_no_connection() -> None:
-    """As in the midst of a fail-over."""
+    """This is the state in the middle of a fail-over."""
     sentinels = ScriptedSentinels()
     sentinels.names = None
     with pytest.raises(LinkError, match="MasterNotFoundError"):

@@ -1,4 +1,4 @@
-"""The commands that directives take; what comes of them is in the contract's suite."""
+"""The commands for shared directives. The contract suite tests their effect."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ ORG, AGENT = UUID(int=1), UUID(int=2)
 
 @dataclass(slots=True)
 class RecordingLink:
-    """A link that answers nothing."""
+    """A link that does not answer."""
 
     commands: list[tuple[Any, ...]] = field(default_factory=list)
 
-    async def ask(self, _tag: object, _key: object, build: Callable[[int], tuple[Any, ...]]) -> tuple[None, int]:
-        """Note the command; no answer comes."""
+    async def execute(self, _tag: object, _key: object, build: Callable[[int], tuple[Any, ...]]) -> tuple[None, int]:
+        """Record the command and return no reply."""
         self.commands.append(build(1))
         return None, 1
 
 
-async def test_keys_lie_with_their_organization_and_expire() -> None:
-    """So that a cluster has them in the slot of its other keys, and nothing is kept for ever."""
+async def test_keys_have_their_organizations_hash_tag_and_expire() -> None:
+    """In a Redis Cluster they are in the slot of the organization's other keys, and no entry is kept forever."""
     link = RecordingLink()
     shared = RedisSharedDirectives(cast("Any", link), ManualClock(), Seal(b"key"), 1.5)
     await shared.put(ORG, AGENT, "epoch", SharedDirective(DIRECTIVE))

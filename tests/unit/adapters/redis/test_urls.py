@@ -1,4 +1,4 @@
-"""URLs of Redis, and the connections that they describe."""
+"""Redis URLs, and the connections that they describe."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ CANARY = "canary-password"
 
 
 def given() -> UsernamePasswordCredentialProvider:
-    """Return a provider, as an operator's function does."""
+    """Return a provider, as an operator's factory does."""
     return UsernamePasswordCredentialProvider("kim", "from the provider")
 
 
-def test_a_url_says_where_and_as_whom() -> None:
-    """With its escapes undone; what it leaves out is Redis' default."""
+def test_a_url_has_host_port_user_password_and_database() -> None:
+    """Escapes are decoded. Redis' defaults apply to missing parts."""
     full = RedisAddress.parse("redis://kim:p%40ss@cache.example:6380/3").connection()
     bare = RedisAddress.parse("redis://").connection()
     path = RedisAddress.parse("unix:///run/redis.sock?db=2").connection()
@@ -38,8 +38,8 @@ def test_a_url_says_where_and_as_whom() -> None:
     assert (path.path, path.db) == ("/run/redis.sock", 2)
 
 
-def test_a_url_with_sentinel_names_them_and_the_service() -> None:
-    """The user, the password and the database are the server's; the Sentinels have their own."""
+def test_a_sentinel_url_has_the_sentinels_and_the_service() -> None:
+    """User, password and database are those of the server. The Sentinels have separate options."""
     address = RedisAddress.parse(
         "redis+sentinel://kim:p%40ss@one:1,[::1]:2,three/main/4?sentinel_username=sam&sentinel_password=s%3At"
     )
@@ -59,8 +59,8 @@ def test_a_url_with_sentinel_names_them_and_the_service() -> None:
     )
 
 
-def test_a_url_of_a_cluster_names_some_nodes() -> None:
-    """A connection goes to any node."""
+def test_a_cluster_url_has_some_nodes() -> None:
+    """A connection can go to any node."""
     address = RedisAddress.parse("rediss+cluster://kim:secret@one,two:7000")
     connection = address.connection("three", 7001)
 
@@ -70,13 +70,13 @@ def test_a_url_of_a_cluster_names_some_nodes() -> None:
 
 
 def test_an_address_shows_no_password() -> None:
-    """Wherever it is printed."""
+    """This applies to every repr."""
     for url in ("redis://kim:{}@localhost", "redis+sentinel://h:1/s?sentinel_password={}", "redis+cluster://:{}@h"):
         assert CANARY not in repr(RedisAddress.parse(url.format(CANARY)))
 
 
-def test_tls_verifies_unless_it_is_told_not_to(tmp_path: Path) -> None:
-    """By the system's authorities, and by one of the operator's own; certificates are read once, not per connection."""
+def test_tls_verifies_unless_an_option_disables_it(tmp_path: Path) -> None:
+    """It uses the system's CAs, or the operator's. Certificates are read once, not for each connection."""
     authority = tmp_path / "ca.pem"
     trustme.CA().cert_pem.write_to_path(str(authority))
     addresses = {
@@ -93,7 +93,7 @@ def test_tls_verifies_unless_it_is_told_not_to(tmp_path: Path) -> None:
 
 
 def context_of(address: RedisAddress) -> ssl.SSLContext:
-    """Return the context with which a connection is made."""
+    """Return the TLS context of a connection."""
     connection = address.connection()
     assert isinstance(connection, SSLConnection)
     return connection.ssl_context.get()
@@ -119,16 +119,16 @@ def context_of(address: RedisAddress) -> ssl.SSLContext:
         "unix+cluster://localhost",
     ],
 )
-def test_what_a_url_asks_for_is_done_or_refused(url: str) -> None:
-    """An option that is not heeded, of TLS above all, would be taken for one that is."""
+def test_an_unsupported_url_or_option_is_refused(url: str) -> None:
+    """Ignoring an option, above all one of TLS, would be dangerous."""
     with pytest.raises(ValueError, match=r"(?i)redis|db|port") as raised:
         RedisAddress.parse(url.replace("://", f"://kim:{CANARY}@"))
 
     assert CANARY not in str(raised.value)
 
 
-def test_a_provider_takes_the_place_of_user_and_password() -> None:
-    """It is asked for each connection."""
+def test_a_provider_replaces_user_and_password() -> None:
+    """redis-py calls it for each connection."""
     provider = credential_provider(f"{__name__}:given")
     connection = RedisAddress.parse("redis://kim:in-the-url@localhost", provider).connection()
 

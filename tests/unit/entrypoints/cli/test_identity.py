@@ -34,7 +34,7 @@ def test_a_name_that_is_taken_is_said(ibex: CliScene) -> None:
 
     done = ibex.run("org", "create", "acme")
 
-    assert (done.code, done.err) == (1, "ibex: There is an organization of that name already.\n")
+    assert (done.code, done.err) == (1, "ibex: An organization with this name already exists.\n")
 
 
 @pytest.mark.parametrize(
