@@ -146,7 +146,7 @@ def body_of(messages: int, *, size: int | None = None) -> bytes:
 BODIES: Final = {"small": body_of(2), "10_messages": body_of(10), "1_MB": body_of(10, size=REQUEST_BYTES)}
 
 
-def notes_of_a_request(clock: SystemClock) -> InFlightExchange:
+def exchange_of_a_request(clock: SystemClock) -> InFlightExchange:
     """Return the notebook of a request that went through every stage, to be settled."""
     in_flight = InFlightExchange.begin(clock, TOKEN.token_id, "0af7651916cd43dd8448eb211c80319c")
     in_flight.caller = Caller(ORG, TOKEN.token_id, AGENT)
@@ -162,6 +162,6 @@ def notes_of_a_request(clock: SystemClock) -> InFlightExchange:
     in_flight.model, in_flight.messages_hash = "gpt-4o", "a1" * 32
     in_flight.provider_asked("openai")
     in_flight.provider_answered(1, "req_0123456789abcdef")
-    in_flight.provider_spoke()
+    in_flight.provider_sent_bytes()
     in_flight.provider_ended()
     return in_flight

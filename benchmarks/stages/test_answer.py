@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from benchmarks.stages.scene import notes_of_a_request
+from benchmarks.stages.scene import exchange_of_a_request
 
 from harness.chat_requests import summary_of
 from harness.chat_scene import REQUEST_ID, TRACE_ID
@@ -58,7 +58,7 @@ def test_summarize_body(benchmark: BenchmarkFixture) -> None:
 
 def test_exchange_headers(benchmark: BenchmarkFixture) -> None:
     """The headers that tell the client of its request, Server-Timing included."""
-    assert benchmark(exchange_headers, notes_of_a_request(SystemClock()))
+    assert benchmark(exchange_headers, exchange_of_a_request(SystemClock()))
 
 
 def test_error_envelope(benchmark: BenchmarkFixture) -> None:

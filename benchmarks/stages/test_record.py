@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from benchmarks.stages.scene import notes_of_a_request
+from benchmarks.stages.scene import exchange_of_a_request
 
 from harness.exchanges import an_exchange
 from harness.journal_entries import FullJournal
@@ -75,7 +75,7 @@ def _recorder() -> Recorder:
 def _in_turns(
     loop: asyncio.AbstractEventLoop, settle: Callable[[InFlightExchange], Coroutine[Any, Any, None]]
 ) -> Callable[[], None]:
-    in_flight = notes_of_a_request(SystemClock())
+    in_flight = exchange_of_a_request(SystemClock())
 
     def turn() -> None:
         in_flight.recording = None
@@ -86,10 +86,10 @@ def _in_turns(
 
 def test_settle_building_the_exchange(benchmark: BenchmarkFixture) -> None:
     """Make one value of the exchange in flight, with an id of its own: what is done when the provider is asked, too."""
-    settle, in_flight = _recorder(), notes_of_a_request(SystemClock())
+    settle, in_flight = _recorder(), exchange_of_a_request(SystemClock())
 
     def begin() -> None:
-        in_flight.begun_id = None
+        in_flight.journal_id = None
         settle.begin(in_flight)
 
     benchmark(begin)

@@ -228,7 +228,7 @@ async def test_what_both_sinks_wait_for_is_never_dropped(new_journal: Journals) 
 async def test_nothing_is_left_open_by_nobody(journal: Journal) -> None:
     """What is begun in this process is this process's to end."""
     journal.begin(new_exchange())
-    assert list(journal.left_open()) == []
+    assert list(journal.unfinished()) == []
 
 
 async def test_ending_what_was_begun_keeps_one_exchange(journal: Journal) -> None:

@@ -309,7 +309,7 @@ class ScriptedJournal:
         """Remember what was begun."""
         self.begun.append(exchange)
 
-    def left_open(self) -> Sequence[Exchange]:
+    def unfinished(self) -> Sequence[Exchange]:
         """Give what a predecessor is to have left."""
         return self.left
 
@@ -470,7 +470,7 @@ class ChatScene:
         self.credentials = Credentials(TOKEN_TEXT, str(AGENT))
         self.session_handle: str | None = "conversation-1"
         self.ends_session = False
-        self.capacity = Capacity(slots=100, body_bytes=1 << 28, most_authenticating=100)
+        self.capacity = Capacity(slots=100, body_bytes=1 << 28, max_authenticating=100)
         self.refusals = RefusedRequests(default_rpm=600)
         self.delays: list[float] = []
         """The delays of refusals, in seconds. No test waits for them."""

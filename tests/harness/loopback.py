@@ -32,7 +32,7 @@ from ibex.adapters.http_client.transport import Http1Transport
 from ibex.adapters.http_server.connections import ConnectionLimits
 from ibex.entrypoints.containers import Management, application_of
 from ibex.entrypoints.environments import EmbeddedAdapters
-from ibex.entrypoints.first_installation import FirstNames, bootstrap
+from ibex.entrypoints.first_installation import InstallationNames, bootstrap
 from ibex.entrypoints.lifespan import running
 from ibex.entrypoints.proxy_server import connection_limits
 from ibex.entrypoints.settings import Settings
@@ -170,9 +170,9 @@ class Loopback:
         app = application.app()
         async with running(application):
             management = Management(adapters=self._adapters)
-            names = FirstNames("acme", "a@acme.example", "one", DIRECTIVE)
+            names = InstallationNames("acme", "a@acme.example", "one", DIRECTIVE)
             self._made = await bootstrap(management.identity(), management.directives(), names)
-            names = FirstNames("neighbour", "n@neighbour.example", "one", DIRECTIVE)
+            names = InstallationNames("neighbour", "n@neighbour.example", "one", DIRECTIVE)
             self._neighbour = await bootstrap(management.identity(), management.directives(), names)
             async with served(app, replace(connection_limits(self._settings), slow_s=self._slow_s)) as (
                 self.address,

@@ -31,7 +31,7 @@ from ibex.adapters.postgres.server import DATABASE, PostgresServer
 from ibex.domain.identity.management import TokenGrant
 from ibex.domain.identity.permissions import AGENT_DEFAULT
 from ibex.entrypoints.administration import Administration, administration
-from ibex.entrypoints.first_installation import FirstNames, Installation, bootstrap
+from ibex.entrypoints.first_installation import Installation, InstallationNames, bootstrap
 from ibex.entrypoints.settings import Settings
 
 if TYPE_CHECKING:
@@ -275,5 +275,5 @@ async def _administer(settings: Settings, work: Callable[[Administration], Await
 
 
 async def _bootstrap(use_cases: Administration) -> Installation:
-    names = FirstNames("acme", "a@acme.example", "one", "Be brief.")
+    names = InstallationNames("acme", "a@acme.example", "one", "Be brief.")
     return await bootstrap(use_cases.identity, use_cases.directives, names)

@@ -69,7 +69,7 @@ class FakeNetworkStream:
 
 
 @dataclass(slots=True)
-class FakeAnswer:
+class FakeResponse:
     """An answer to come: status, headers, chunks of its body."""
 
     status: int = 200
@@ -77,20 +77,20 @@ class FakeAnswer:
     chunks: Sequence[Chunk] = ()
 
 
-def buffered(text: str = "Hi", **headers: str) -> FakeAnswer:
+def buffered(text: str = "Hi", **headers: str) -> FakeResponse:
     """Return a good buffered answer, in two chunks."""
     body = completion_body(text)
-    return FakeAnswer(200, _named({"content_type": "application/json"} | headers), (body[:20], body[20:]))
+    return FakeResponse(200, _named({"content_type": "application/json"} | headers), (body[:20], body[20:]))
 
 
-def streamed(*chunks: Chunk, **headers: str) -> FakeAnswer:
+def streamed(*chunks: Chunk, **headers: str) -> FakeResponse:
     """Return a good streamed answer."""
-    return FakeAnswer(200, _named({"content_type": "text/event-stream"} | headers), chunks)
+    return FakeResponse(200, _named({"content_type": "text/event-stream"} | headers), chunks)
 
 
-def refused(status: int, message: str = "a message of the provider's", **headers: str) -> FakeAnswer:
+def refused(status: int, message: str = "a message of the provider's", **headers: str) -> FakeResponse:
     """Return an error of OpenAI's."""
-    return FakeAnswer(status, _named({"content_type": "application/json"} | headers), (error_body(message),))
+    return FakeResponse(status, _named({"content_type": "application/json"} | headers), (error_body(message),))
 
 
 def _named(headers: Mapping[str, str]) -> dict[str, str]:
@@ -100,7 +100,7 @@ def _named(headers: Mapping[str, str]) -> dict[str, str]:
 class FakeTransport(httpx.AsyncBaseTransport):
     """Gives the answers in their order; an exception among them is raised, after ``HUSH`` nothing comes."""
 
-    def __init__(self, *answers: FakeAnswer | Exception | Hush) -> None:
+    def __init__(self, *answers: FakeResponse | Exception | Hush) -> None:
         self.answers = deque(answers)
         self.requests: list[httpx.Request] = []
         self.bodies: list[FakeBody] = []
@@ -121,7 +121,7 @@ class FakeTransport(httpx.AsyncBaseTransport):
             raise
         if isinstance(answer, Exception):
             raise answer
-        assert isinstance(answer, FakeAnswer)
+        assert isinstance(answer, FakeResponse)
         self.bodies.append(FakeBody(answer.chunks))
         self.network_streams.append(FakeNetworkStream())
         return httpx.Response(

@@ -383,7 +383,7 @@ async def test_more_requests_than_are_served_at_a_time() -> None:
     provider = HeldProvider(ProviderBody(COMPLETION))
     scene = HttpScene()
     scene.chat.provider = provider  # type: ignore[assignment]  # another provider of the same port
-    scene.chat.capacity = Capacity(slots=1, body_bytes=1 << 20, most_authenticating=1)
+    scene.chat.capacity = Capacity(slots=1, body_bytes=1 << 20, max_authenticating=1)
     async with served(scene.app()) as (url, _), httpx.AsyncClient(base_url=url, headers=FIELDS) as client:
         running = asyncio.create_task(client.post(CHAT, content=REQUEST))
         await provider.asked.wait()

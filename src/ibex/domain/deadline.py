@@ -20,7 +20,7 @@ GRACE_S: Final = 0.25
 """How much longer such a timer waits, so that the loop can read the data that has arrived."""
 
 
-class PatientTimer:
+class GraceTimer:
     """A timer that calls ``callback`` at the loop's time ``when``, or ``GRACE_S`` later if the loop was blocked."""
 
     __slots__ = ("_callback", "_handle", "_loop", "_when")
@@ -43,7 +43,7 @@ class PatientTimer:
 
 
 class Deadline:
-    """A context manager like ``asyncio.timeout_at`` with a ``PatientTimer``. Raises ``TimeoutError``."""
+    """A context manager like ``asyncio.timeout_at`` with a ``GraceTimer``. Raises ``TimeoutError``."""
 
     __slots__ = ("_timeout", "_timer", "_when")
 
@@ -55,7 +55,7 @@ class Deadline:
     async def __aenter__(self) -> None:
         await self._timeout.__aenter__()
         expire = partial(self._timeout.reschedule, self._when)
-        self._timer = PatientTimer(max(self._when, asyncio.get_running_loop().time()), expire)
+        self._timer = GraceTimer(max(self._when, asyncio.get_running_loop().time()), expire)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

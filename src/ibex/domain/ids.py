@@ -18,7 +18,7 @@ _SESSION_NAMESPACE = UUID("6f6d2f0e-2f62-5d0a-9a3c-1b0c9d5f7a11")
 _UUID_FORMAT = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
-def uuid_in(text: str) -> UUID | None:
+def parse_uuid(text: str) -> UUID | None:
     """Parse a UUID in the form 8-4-4-4-12; return None for any other text.
 
     ``UUID`` also accepts braces, ``urn:uuid:``, missing hyphens, underscores and digits of other scripts.

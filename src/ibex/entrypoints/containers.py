@@ -96,7 +96,7 @@ def _capacity(settings: Settings, registry: Registry) -> Capacity:
     capacity = Capacity(
         slots=settings.max_concurrency,
         body_bytes=settings.body_budget_bytes,
-        most_authenticating=settings.max_concurrency + _MORE_AUTHENTICATING,
+        max_authenticating=settings.max_concurrency + _MORE_AUTHENTICATING,
     )
     CapacityTelemetry(registry, capacity)
     return capacity

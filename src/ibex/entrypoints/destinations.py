@@ -44,7 +44,7 @@ ONLY_CHAT_SENDS: Final = "IBEX_TOKEN"
 """The secret that only ``ibex chat`` sends, so only that command checks its destinations."""
 
 
-def misdirected(
+def redirected_secret(
     environ: Mapping[str, str], dotenv: Mapping[str, str], secrets: Iterable[str] = tuple(DESTINATIONS)
 ) -> tuple[str, str] | None:
     """Return a secret of the environment whose destination only the file sets, and that destination; otherwise None."""
@@ -57,8 +57,8 @@ def misdirected(
     return None
 
 
-def misdirection(secret: str, destination: str, file: str) -> str:
-    """Return the error message for a misdirected secret."""
+def redirected_secret_message(secret: str, destination: str, file: str) -> str:
+    """Return the error message for a redirected_secret secret."""
     return (
         f"{destination} is in {file}, but {secret} comes from the environment. {file} must not redirect it. Set"
         f" {destination} in the environment too, or set {secret} in {file} and not in the environment."

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Final, Protocol
 import httpx
 
 from ibex.adapters.grpc.channel import CredentialRefusedError
-from ibex.adapters.journal.store import LEAST_ROOM_BYTES
-from ibex.adapters.postgres.reachable import why_unreachable
+from ibex.adapters.journal.store import MIN_FREE_BYTES
+from ibex.adapters.postgres.reachable import connection_failure
 from ibex.domain.identity.model import PersonalAccessToken
 from ibex.domain.identity.token_hash import TokenPeppers
 from ibex.domain.record.sessions import SinkUnavailableError
-from ibex.domain.record.traces import NOBODY
+from ibex.domain.record.traces import NIL_ID
 from ibex.entrypoints.diagnosis import DoctorCheck, Result, Verdict, ok
 from ibex.entrypoints.environments import OperatorAdapters, ProductionAdapters
 from ibex.entrypoints.refused_key import KEY_REFUSED, last_refusal
@@ -95,12 +95,12 @@ class _Doctor:
     async def postgres(self) -> Result:
         if self._settings.database_url is None:
             return self._not_set("database_url")
-        reason = await why_unreachable(self._settings.database_url.reveal())
+        reason = await connection_failure(self._settings.database_url.reveal())
         if reason is not None:
             return Result(Verdict.FAILED, reason, _CHECK_CONNECTION.format("IBEX_DATABASE_URL"))
         async with _opened(self._operator.database()):
-            await self._operator.directives().state(NOBODY, NOBODY)
-            await self._operator.sessions().sessions(NOBODY, 1)
+            await self._operator.directives().state(NIL_ID, NIL_ID)
+            await self._operator.sessions().sessions(NIL_ID, 1)
         return ok("directives and sessions can be read as ibex_app")
 
     async def identity(self) -> Result:
@@ -108,7 +108,7 @@ class _Doctor:
             return self._not_set("auth_database_url")
         if self._settings.token_peppers is None:
             return self._not_set("token_peppers")
-        reason = await why_unreachable(self._settings.auth_database_url.reveal())
+        reason = await connection_failure(self._settings.auth_database_url.reveal())
         if reason is not None:
             return Result(Verdict.FAILED, reason, _CHECK_CONNECTION.format("IBEX_AUTH_DATABASE_URL"))
         async with _opened(self._operator.identity_database()):
@@ -148,7 +148,7 @@ class _Doctor:
         async with _opened(traces):
             await traces.ping()
             try:
-                await traces.tail(NOBODY, 1)
+                await traces.tail(NIL_ID, 1)
             except SinkUnavailableError as error:
                 hint = "Run `ibex migrate` to create the table."
                 return Result(Verdict.FAILED, f"traces cannot be read: {error}", hint)
@@ -282,7 +282,7 @@ def _journal(folder: Path, max_bytes: int) -> Result:
         hint = "Each line has a row and the reason. Delete the file when you no longer need the rows."
         return Result(Verdict.ADVICE, said, hint)
     free = shutil.disk_usage(existing).free
-    if free < LEAST_ROOM_BYTES:
+    if free < MIN_FREE_BYTES:
         said = f"the disk of {folder} is full ({free // 1_024:,} KiB free): new records of requests are lost"
         return Result(Verdict.FAILED, said, "Free some space, or set IBEX_JOURNAL_DIR to a folder on another disk.")
     if free < max_bytes:

@@ -17,7 +17,7 @@ from ibex.adapters.postgres.server import OWNER_ROLE, PostgresServer, PostgresSe
 from ibex.adapters.telemetry.logging import configure_logging
 from ibex.entrypoints.containers import Management, application_of
 from ibex.entrypoints.environments import EmbeddedAdapters
-from ibex.entrypoints.first_installation import FirstNames, bootstrap
+from ibex.entrypoints.first_installation import InstallationNames, bootstrap
 from ibex.entrypoints.home import FirstInstallation
 from ibex.entrypoints.keep_running import KeepRunning, Server
 from ibex.entrypoints.lifespan import in_background, running
@@ -196,7 +196,7 @@ async def _install(home: Home, management: Management) -> FirstInstallation:
     taken = {organization.name for organization in await identity.organizations()}
     name = next(name for name in ("default", *(f"default-{n}" for n in range(2, 1_000))) if name not in taken)
     made = await bootstrap(
-        identity, management.directives(), FirstNames(name, "admin@localhost", "assistant", FIRST_DIRECTIVE)
+        identity, management.directives(), InstallationNames(name, "admin@localhost", "assistant", FIRST_DIRECTIVE)
     )
     installation = FirstInstallation(
         org_id=str(made.organization.id),

@@ -37,7 +37,7 @@ from ibex.adapters.postgres.roles import APP_ROLE, AUTH_ROLE
 from ibex.adapters.postgres.sessions import PostgresSessions
 from ibex.adapters.redis.credentials import credential_provider
 from ibex.adapters.redis.epochs import RedisEpochs
-from ibex.adapters.redis.link import RedisLink, Unheard
+from ibex.adapters.redis.link import NullRedisObserver, RedisLink
 from ibex.adapters.redis.rate_limits import RedisRateLimiter
 from ibex.adapters.redis.shared_directives import RedisSharedDirectives
 from ibex.adapters.system.clock import SystemClock
@@ -190,7 +190,7 @@ def _link(settings: Settings, clock: Clock, telemetry: RedisObserver) -> RedisLi
 
 
 def _link_if_any(settings: Settings, clock: Clock) -> RedisLink | None:
-    return None if settings.redis_url is None else _link(settings, clock, Unheard())
+    return None if settings.redis_url is None else _link(settings, clock, NullRedisObserver())
 
 
 def _shared_directives(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class FirstNames:
+class InstallationNames:
     """The names for a new installation, and the first directive."""
 
     organization: str
@@ -36,7 +36,7 @@ class Installation:
     admin_token: PersonalAccessToken
 
 
-async def bootstrap(identity: ManageIdentity, directives: ManageDirectives, names: FirstNames) -> Installation:
+async def bootstrap(identity: ManageIdentity, directives: ManageDirectives, names: InstallationNames) -> Installation:
     """Create the objects of a new installation. Raises ``AlreadyExistsError`` if the organization's name is taken."""
     organization = await identity.create_organization(names.organization)
     admin = await identity.create_user(organization.id, names.admin_email)

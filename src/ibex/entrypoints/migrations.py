@@ -8,7 +8,7 @@ from ibex.adapters.clickhouse.migrate import MigrationError as ClickHouseMigrati
 from ibex.adapters.clickhouse.migrate import migrate as migrate_clickhouse
 from ibex.adapters.postgres.migrate import MigrationError as PostgresMigrationError
 from ibex.adapters.postgres.migrate import upgrade as migrate_postgres
-from ibex.entrypoints.outcome import WorkFailedError
+from ibex.entrypoints.outcome import CommandFailedError
 
 if TYPE_CHECKING:
     from ibex.entrypoints.settings import Settings
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def migrate(settings: Settings) -> list[str]:
     """Migrate PostgreSQL, as its owner, and ClickHouse. Return a report with one line for each database.
 
-    Raises ``SettingsError`` if a URL is not set, and ``WorkFailedError`` with the name of the URL's variable if a
+    Raises ``SettingsError`` if a URL is not set, and ``CommandFailedError`` with the name of the URL's variable if a
     migration fails.
     """
     settings.require("owner_database_url", "clickhouse_url")
@@ -26,11 +26,11 @@ def migrate(settings: Settings) -> list[str]:
     try:
         revision = migrate_postgres(settings.owner_database_url.reveal())
     except PostgresMigrationError as error:
-        raise WorkFailedError(f"IBEX_OWNER_DATABASE_URL: {error}") from None
+        raise CommandFailedError(f"IBEX_OWNER_DATABASE_URL: {error}") from None
     try:
         applied = migrate_clickhouse(settings.clickhouse_url.reveal(), ttl_days=settings.trace_ttl_days)
     except (ClickHouseMigrationError, ValueError) as error:
-        raise WorkFailedError(f"IBEX_CLICKHOUSE_URL: {error}") from None
+        raise CommandFailedError(f"IBEX_CLICKHOUSE_URL: {error}") from None
     return [
         f"PostgreSQL is at revision {revision}.",
         f"ClickHouse: {', '.join(applied)} applied." if applied else "ClickHouse is up to date.",

@@ -22,12 +22,12 @@ EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
 
 
-class WorkFailedError(Exception):
+class CommandFailedError(Exception):
     """A command failed for a reason outside IBEX. The message is one line and contains no secret."""
 
 
 EXPECTED_ERRORS: Final = (
-    WorkFailedError,
+    CommandFailedError,
     UnsafeRoleError,
     IbexError,
     AlreadyExistsError,

@@ -34,7 +34,7 @@ class InMemoryJournal:
         """Note an exchange that is under way."""
         self.begun[exchange.id] = exchange
 
-    def left_open(self) -> Sequence[Exchange]:
+    def unfinished(self) -> Sequence[Exchange]:
         """Return nothing: what was under way is gone with its process, as everything here."""
         return ()
 

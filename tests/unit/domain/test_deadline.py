@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from harness.simulated_time import SimulatedLoop, in_simulated_time
-from ibex.domain.deadline import GRACE_S, Deadline, PatientTimer
+from ibex.domain.deadline import GRACE_S, Deadline, GraceTimer
 
 
 def loop() -> SimulatedLoop:
@@ -69,7 +69,7 @@ async def test_a_cancellation_is_none_of_its_business() -> None:
 async def test_a_timer_that_is_cancelled_calls_nothing() -> None:
     """Also if it was already late."""
     called: list[float] = []
-    early, late = (PatientTimer(1.0, lambda: called.append(loop().time())) for _ in range(2))
+    early, late = (GraceTimer(1.0, lambda: called.append(loop().time())) for _ in range(2))
     early.cancel()
     loop().call_soon(loop().stand_still, 2.0)
     await asyncio.sleep(0.1)

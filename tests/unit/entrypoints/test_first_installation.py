@@ -13,9 +13,9 @@ from ibex.domain.directives.management import ManageDirectives
 from ibex.domain.identity.management import AlreadyExistsError, ManageIdentity, VerifyToken
 from ibex.domain.identity.permissions import ADMIN, AGENT_DEFAULT, CHAT, allows
 from ibex.domain.identity.token_hash import TokenPeppers
-from ibex.entrypoints.first_installation import FirstNames, Installation, bootstrap
+from ibex.entrypoints.first_installation import Installation, InstallationNames, bootstrap
 
-NAMES = FirstNames("acme", "admin@example.com", "assistant", "Be helpful.")
+NAMES = InstallationNames("acme", "admin@example.com", "assistant", "Be helpful.")
 PEPPERS = TokenPeppers({"k": bytes(16)})
 
 

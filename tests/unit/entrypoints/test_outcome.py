@@ -7,7 +7,7 @@ import pytest
 from ibex.adapters.postgres.roles import UnsafeRoleError
 from ibex.domain.errors import NotFoundError
 from ibex.domain.record.journal import JournalUnavailableError
-from ibex.entrypoints.outcome import WorkFailedError, exit_code_of
+from ibex.entrypoints.outcome import CommandFailedError, exit_code_of
 from ibex.entrypoints.settings import SettingsError
 
 
@@ -34,7 +34,7 @@ def test_work_that_is_done_has_its_own_code(capsys: pytest.CaptureFixture[str]) 
             1,
             "ibex: The input is not valid UTF-8.\n",
         ),
-        (WorkFailedError("IBEX_X_URL: nothing listens there"), 1, "ibex: IBEX_X_URL: nothing listens there\n"),
+        (CommandFailedError("IBEX_X_URL: nothing listens there"), 1, "ibex: IBEX_X_URL: nothing listens there\n"),
         (UnsafeRoleError("the role 'ibex' owns tables"), 1, "ibex: the role 'ibex' owns tables\n"),
         (ValueError("it has no digit"), 1, "ibex: it has no digit\n"),
         (SettingsError("IBEX_PORT is 'x'; allowed: 0 to 65535."), 2, "ibex: IBEX_PORT is 'x'; allowed: 0 to 65535.\n"),

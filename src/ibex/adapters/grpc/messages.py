@@ -126,9 +126,9 @@ def page_message(tokens: Sequence[StoredToken], size: int) -> auth_pb2.ListToken
     return auth_pb2.ListTokensResponse(tokens=map(token_message, page), next_page_token=following)
 
 
-def uuid_in(field: str, text: str) -> UUID:
+def parse_uuid(field: str, text: str) -> UUID:
     """Return the UUID in a request's field. Raises ``ValidationError``."""
-    found = ids.uuid_in(text)
+    found = ids.parse_uuid(text)
     if found is None:
         raise _wrong(field, "must be a UUID")
     return found
@@ -142,8 +142,8 @@ def grant_in(request: auth_pb2.CreateTokenRequest) -> TokenGrant:
     return TokenGrant(
         name=name,
         permissions=_permissions_in(request.permissions),
-        user_id=uuid_in("user_id", request.user_id) if request.HasField("user_id") else None,
-        agent_id=uuid_in("agent_id", request.agent_id) if request.HasField("agent_id") else None,
+        user_id=parse_uuid("user_id", request.user_id) if request.HasField("user_id") else None,
+        agent_id=parse_uuid("agent_id", request.agent_id) if request.HasField("agent_id") else None,
         expires_at=_expiry_in(request.expires_at) if request.HasField("expires_at") else None,
     )
 

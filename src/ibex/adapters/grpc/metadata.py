@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from ibex.domain.ids import uuid_in
+from ibex.domain.ids import parse_uuid
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,7 +19,7 @@ _SCHEME: Final = "bearer"
 
 def request_id_in(metadata: Metadata) -> UUID | None:
     """Return the request id; None if the metadata has none, more than one, or one that is not a UUID."""
-    return uuid_in(_only(metadata, REQUEST_ID_KEY) or "")
+    return parse_uuid(_only(metadata, REQUEST_ID_KEY) or "")
 
 
 def bearer_in(metadata: Metadata) -> str | None:

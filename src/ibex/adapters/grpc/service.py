@@ -13,9 +13,9 @@ from ibex.adapters.grpc.messages import (
     grant_in,
     page_message,
     page_size_in,
+    parse_uuid,
     position_in,
     principal_message,
-    uuid_in,
 )
 from ibex.domain.errors import InvalidTokenError, ServiceDegradedError
 from ibex.domain.identity.model import PersonalAccessToken
@@ -83,7 +83,7 @@ class AuthService(auth_pb2_grpc.AuthServiceServicer):
         self, request: auth_pb2.ValidateAgentRequest, context: Context
     ) -> auth_pb2.ValidateAgentResponse:
         """Return an organization's agent with its status."""
-        org_id, agent_id = uuid_in("org_id", request.org_id), uuid_in("agent_id", request.agent_id)
+        org_id, agent_id = parse_uuid("org_id", request.org_id), parse_uuid("agent_id", request.agent_id)
         return agent_message(await self._within_deadline(context, self._identity.agents.verify(org_id, agent_id)))
 
     async def Watch(  # noqa: N802 - the protocol's name
@@ -103,7 +103,7 @@ class AuthService(auth_pb2_grpc.AuthServiceServicer):
         self, request: auth_pb2.CreateTokenRequest, context: Context
     ) -> auth_pb2.CreateTokenResponse:
         """Create a token that grants no more than the caller's own token."""
-        org_id = uuid_in("org_id", request.org_id)
+        org_id = parse_uuid("org_id", request.org_id)
         caller = await self._callers.admit_administrator(_metadata(context), org_id, Permission.TOKEN_CREATE)
         grant = grant_in(request)
         check_grant(caller, grant)
@@ -114,16 +114,16 @@ class AuthService(auth_pb2_grpc.AuthServiceServicer):
         self, request: auth_pb2.RevokeTokenRequest, context: Context
     ) -> auth_pb2.RevokeTokenResponse:
         """Revoke a token of the organization."""
-        org_id = uuid_in("org_id", request.org_id)
+        org_id = parse_uuid("org_id", request.org_id)
         await self._callers.admit_administrator(_metadata(context), org_id, Permission.TOKEN_REVOKE)
-        await self._identity.manage.revoke_token(org_id, uuid_in("token_id", request.token_id))
+        await self._identity.manage.revoke_token(org_id, parse_uuid("token_id", request.token_id))
         return auth_pb2.RevokeTokenResponse()
 
     async def ListTokens(  # noqa: N802 - the protocol's name
         self, request: auth_pb2.ListTokensRequest, context: Context
     ) -> auth_pb2.ListTokensResponse:
         """Return a page of the organization's tokens, oldest first."""
-        org_id = uuid_in("org_id", request.org_id)
+        org_id = parse_uuid("org_id", request.org_id)
         either = (Permission.TOKEN_CREATE, Permission.TOKEN_REVOKE)
         await self._callers.admit_administrator(_metadata(context), org_id, *either)
         size, after = page_size_in(request), position_in(request)

@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, Protocol
 
-from ibex.domain.deadline import PatientTimer
+from ibex.domain.deadline import GraceTimer
 
 MAX_DISCARDED_BYTES: Final = 16 << 20
 """The maximum number of bytes that are read and discarded after a response."""
@@ -120,7 +120,7 @@ class State:
         self.name = name
         self.members: OrderedDict[Tracked, float] = OrderedDict()
         self.limit_s = limit_s
-        self._timer: PatientTimer | None = None
+        self._timer: GraceTimer | None = None
 
     def __repr__(self) -> str:
         return f"<{self.name}: {len(self.members)}>"
@@ -132,7 +132,7 @@ class State:
         due = asyncio.get_running_loop().time() + self.limit_s
         self.members[connection] = due
         if self._timer is None:
-            self._timer = PatientTimer(due, self._end_overdue)
+            self._timer = GraceTimer(due, self._end_overdue)
 
     def _end_overdue(self) -> None:
         now = asyncio.get_running_loop().time()
@@ -146,7 +146,7 @@ class State:
         finally:
             self._timer = None
             if self.members:
-                self._timer = PatientTimer(next(iter(self.members.values())), self._end_overdue)
+                self._timer = GraceTimer(next(iter(self.members.values())), self._end_overdue)
 
 
 class ConnectionTable:

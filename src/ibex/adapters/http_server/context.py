@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-from ibex.domain.ids import uuid_in
+from ibex.domain.ids import parse_uuid
 from ibex.domain.proxying.admission import Credentials
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def context_of(scope: Mapping[str, Any]) -> RequestContext:
 
 
 def _request_id(value: bytes | None) -> UUID | None:
-    found = None if value is None else uuid_in(value.decode("latin-1"))
+    found = None if value is None else parse_uuid(value.decode("latin-1"))
     return None if found in _RESERVED_UUIDS else found
 
 

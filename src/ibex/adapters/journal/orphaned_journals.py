@@ -28,7 +28,7 @@ class OrphanedSqliteJournals:
             journal = SqliteJournal(file.parent, self._ids)
             with suppress(JournalUnavailableError):
                 await journal.open()
-                if journal.left_open() or any(journal.depth(sink) for sink in Sink):
+                if journal.unfinished() or any(journal.depth(sink) for sink in Sink):
                     return journal
                 await journal.close()
         return None

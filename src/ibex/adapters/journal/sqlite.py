@@ -136,7 +136,7 @@ class SqliteJournal:
             if body is not None:
                 self._in_flight_log.write(exchange.id, body)
 
-    def left_open(self) -> Sequence[Exchange]:
+    def unfinished(self) -> Sequence[Exchange]:
         """Return the exchanges that a former process of this directory began and did not finish."""
         return list(self._left_open)
 

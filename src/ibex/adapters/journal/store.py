@@ -28,7 +28,7 @@ CHECKPOINT_BYTES: Final = 500_000
 # If the log still reaches this many pages of 4 KiB, the writer checkpoints it. That bounds the log, but the commit then
 # waits for two flushes of the disk.
 _WRITER_CHECKPOINT_PAGES: Final = 4_000
-LEAST_ROOM_BYTES: Final = 1 << 20
+MIN_FREE_BYTES: Final = 1 << 20
 _BUSY_TIMEOUT_S: Final = 5.0
 _SCHEMA: Final = f"""
 BEGIN;
@@ -165,13 +165,13 @@ class Store:
         return through - first + 1
 
     def probe(self) -> None:
-        """Check that the file is writable and that its disk has ``LEAST_ROOM_BYTES`` free.
+        """Check that the file is writable and that its disk has ``MIN_FREE_BYTES`` free.
 
         A successful write alone proves little, since a group of exchanges is larger. Raises ``JournalFullError``.
         """
         self._connection.execute("UPDATE journal SET id = id")
         disk = os.statvfs(self.path.parent)
-        if disk.f_bavail * disk.f_frsize < LEAST_ROOM_BYTES:
+        if disk.f_bavail * disk.f_frsize < MIN_FREE_BYTES:
             raise JournalFullError(f"the disk of the journal {self.path} is almost full")
 
     @contextmanager

@@ -23,7 +23,7 @@ _REASONS: Final = (
 )
 
 
-async def why_unreachable(url: str) -> str | None:
+async def connection_failure(url: str) -> str | None:
     """Connect once. Return why it failed, without a secret, or None if it succeeded. Takes three seconds at most."""
     try:
         connection = await psycopg.AsyncConnection.connect(url, connect_timeout=_TIMEOUT_S)

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from ibex.adapters.redis.connection import Command
     from ibex.domain.clock import Clock
 
-__all__ = ["LinkError", "RedisLink", "RedisObserver", "RedisReply", "Unheard"]
+__all__ = ["LinkError", "NullRedisObserver", "RedisLink", "RedisObserver", "RedisReply"]
 
 
-class Unheard:
+class NullRedisObserver:
     """A ``RedisObserver`` that ignores all outcomes, for the command line."""
 
     def answered(self, questions: int, duration_ns: int) -> None:

@@ -25,7 +25,7 @@ from ibex.domain.freshness.kinds import unknown_epoch
 from ibex.domain.identity.model import AgentStatus
 from ibex.domain.identity.permissions import CHAT, Permission, allows
 from ibex.domain.identity.rate_limits import decide
-from ibex.domain.ids import uuid_in
+from ibex.domain.ids import parse_uuid
 from ibex.domain.proxying.refused_requests import seconds_left
 from ibex.domain.record.exchange import Caller, Stage
 from ibex.domain.value_object import value_object
@@ -334,7 +334,7 @@ def _token_in(credentials: Credentials) -> str:
 
 
 def _agent_id(claimed: str) -> UUID:
-    found = uuid_in(claimed)
+    found = parse_uuid(claimed)
     if found is None:
         raise ValidationError((FieldError(AGENT_FIELD, FieldCode.INVALID_FORMAT, "must be a UUID"),))
     return found

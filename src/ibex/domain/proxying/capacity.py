@@ -83,12 +83,12 @@ class Capacity:
 
     __slots__ = ("_most_authenticating", "authenticating", "body_bytes", "refusals", "slots")
 
-    def __init__(self, *, slots: int, body_bytes: int, most_authenticating: int) -> None:
+    def __init__(self, *, slots: int, body_bytes: int, max_authenticating: int) -> None:
         self.slots = FairShare(slots)
         self.body_bytes = FairShare(body_bytes)
         self.authenticating = 0
         self.refusals = dict.fromkeys(Limit, 0)
-        self._most_authenticating = most_authenticating
+        self._most_authenticating = max_authenticating
 
     def begin_authentication(self) -> None:
         """Admit a request to authentication. ``end_authentication`` must follow. Raises ``OverloadedError``."""

@@ -28,7 +28,7 @@ from ibex.domain.proxying.provider import ProviderBody, ProviderRequest
 from ibex.domain.proxying.streaming import StreamedResponse
 from ibex.domain.record.exchange import SessionRef, Stage
 from ibex.domain.record.in_flight import InFlightExchange
-from ibex.domain.record.sessions import is_handle
+from ibex.domain.record.sessions import is_valid_handle
 from ibex.domain.value_object import value_object
 
 if TYPE_CHECKING:
@@ -243,7 +243,7 @@ class ProxyRequest:
         in_flight.provider_answered(answer.attempts, answer.provider_request_id)
         if not isinstance(answer, ProviderBody):
             return StreamedResponse(answer, reader, in_flight, self._recorder)
-        in_flight.provider_spoke()
+        in_flight.provider_sent_bytes()
         in_flight.provider_ended()
         try:
             body = reader.read_body(answer.body)
@@ -264,7 +264,7 @@ def shutting_down() -> ServiceDegradedError:
 
 def _wrong_fields(call: IncomingRequest) -> tuple[FieldError, ...]:
     """Return the errors outside of the body. They are reported together with the errors in the body."""
-    if not call.operation.makes_turn or call.session_handle is None or is_handle(call.session_handle):
+    if not call.operation.makes_turn or call.session_handle is None or is_valid_handle(call.session_handle):
         return call.wrong_fields
     allowed = "must be 1 to 128 characters of A-Z a-z 0-9 . _ : -"
     return (FieldError(SESSION_FIELD, FieldCode.INVALID_FORMAT, allowed), *call.wrong_fields)

@@ -53,7 +53,7 @@ class StreamedResponse:
             except Exception:
                 await self._end(InternalError())
                 raise
-            self.in_flight.provider_spoke()
+            self.in_flight.provider_sent_bytes()
             forwarded = await self._read(events)
             if forwarded:
                 return forwarded

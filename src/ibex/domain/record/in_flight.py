@@ -77,7 +77,7 @@ class InFlightExchange:
     auth_stale: bool = False
     limit_rpm: int = 0
     is_excess_refusal: bool | None = None
-    begun_id: UUID | None = None
+    journal_id: UUID | None = None
     recording: Recording | None = None
 
     @classmethod
@@ -112,7 +112,7 @@ class InFlightExchange:
         if not attempts:
             self.provider_asked_ns = None
 
-    def provider_spoke(self) -> None:
+    def provider_sent_bytes(self) -> None:
         """Note that bytes of the response's body have arrived. Only the first call counts."""
         if self.provider_ttfb_ns is None and self.provider_asked_ns is not None:
             self.provider_ttfb_ns = self.clock.monotonic_ns() - self.provider_asked_ns

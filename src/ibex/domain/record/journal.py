@@ -55,11 +55,11 @@ class Journal(Protocol):
         """Note an exchange that has just reached the provider, so that a crash of the process does not lose it.
 
         The note is removed once an exchange with the same id is appended, even if that fails. A note from
-        ``left_open`` is removed only if appending succeeds. Never waits and never raises: a note that cannot be kept is
+        ``unfinished`` is removed only if appending succeeds. Never waits, never raises: a note that cannot be kept is
         dropped.
         """
 
-    def left_open(self) -> Sequence[Exchange]:
+    def unfinished(self) -> Sequence[Exchange]:
         """Return the exchanges that were begun before the journal was opened and not appended, each of them once."""
 
     def append(self, exchange: Exchange) -> asyncio.Future[None]:

@@ -78,8 +78,8 @@ class Recorder:
 
     def begin(self, in_flight: InFlightExchange) -> None:
         """Note in the journal that the provider is asked now."""
-        if in_flight.caller is not None and in_flight.begun_id is None:
-            in_flight.begun_id = self._ids.uuid7()
+        if in_flight.caller is not None and in_flight.journal_id is None:
+            in_flight.journal_id = self._ids.uuid7()
             try:
                 self._journal.begin(self._exchange(in_flight, _INTERRUPTED, _NO_SUMMARY, 0))
             except Exception as error:  # noqa: BLE001 - its port declares none
@@ -92,7 +92,7 @@ class Recorder:
         sequence. Raises ``JournalUnavailableError``; once the journal is opened again, it returns those that are left.
         """
         emitter_id = self._ids.uuid7()
-        for number, begun in enumerate(journal.left_open(), 1):
+        for number, begun in enumerate(journal.unfinished(), 1):
             await journal.append(replace(begun, emitter_id=emitter_id, emitter_seq=number))
 
     async def record(
@@ -183,7 +183,7 @@ class Recorder:
 
     def _close(self, in_flight: InFlightExchange, error: IbexError | None, summary: ResponseSummary) -> Exchange:
         recorded_individually = in_flight.caller is not None and not (
-            in_flight.is_excess_refusal and in_flight.begun_id is None
+            in_flight.is_excess_refusal and in_flight.journal_id is None
         )
         return self._exchange(in_flight, error, summary, self._next_seq() if recorded_individually else 0)
 
@@ -196,7 +196,7 @@ class Recorder:
     ) -> Exchange:
         return Exchange(
             **_copied(in_flight),
-            id=in_flight.begun_id or self._ids.uuid7(),
+            id=in_flight.journal_id or self._ids.uuid7(),
             emitter_id=self._emitter_id,
             emitter_seq=emitter_seq,
             # a clock that was set back must not cause a negative duration

@@ -68,7 +68,7 @@ _copied: Final = field_copier(Exchange, Checkpoint, without=("model", "provider"
 _copied_from_caller: Final = field_copier(Caller, Checkpoint)
 
 
-def is_handle(text: str) -> bool:
+def is_valid_handle(text: str) -> bool:
     """Return whether a text is a valid session handle: 1 to 128 characters of ``A-Z a-z 0-9 . _ : -``."""
     return _HANDLE.fullmatch(text) is not None
 

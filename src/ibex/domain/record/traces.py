@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-NOBODY: Final = UUID(int=0)
+NIL_ID: Final = UUID(int=0)
 
 
 @value_object
@@ -75,9 +75,9 @@ def trace_of(exchange: Exchange) -> Trace | None:
     return Trace(
         **_copied(exchange),
         org_id=caller.org_id,
-        agent_id=caller.agent_id or NOBODY,
-        session_id=exchange.session.id if exchange.session else NOBODY,
-        checkpoint_id=exchange.id if exchange.reached_provider and exchange.session is not None else NOBODY,
+        agent_id=caller.agent_id or NIL_ID,
+        session_id=exchange.session.id if exchange.session else NIL_ID,
+        checkpoint_id=exchange.id if exchange.reached_provider and exchange.session is not None else NIL_ID,
         model=exchange.model or "",
         provider=exchange.provider or "",
         input_tokens=usage.input_tokens or 0,
@@ -95,11 +95,11 @@ def trace_of(exchange: Exchange) -> Trace | None:
         status_code=exchange.status,
         error_code=exchange.error_code or "",
         finish_reason=exchange.summary.finish_reason or "",
-        directive_version_id=directive.version_id if directive else NOBODY,
+        directive_version_id=directive.version_id if directive else NIL_ID,
         directive_hash=directive.sha256 if directive else "",
         auth_cache="hit" if exchange.auth_cached else "miss",
         token_id=caller.token_id,
-        user_id=caller.user_id or NOBODY,
+        user_id=caller.user_id or NIL_ID,
     )
 
 

@@ -14,7 +14,7 @@ import httpx
 import rich_click as click
 from click.core import ParameterSource
 
-from ibex.domain.record.sessions import is_handle
+from ibex.domain.record.sessions import is_valid_handle
 from ibex.entrypoints.cli.invocation import NoInstanceError
 from ibex.entrypoints.cli.output import DotenvOption
 from ibex.entrypoints.cli.tables import terminal_width, wrapped
@@ -164,7 +164,7 @@ def chat(  # noqa: PLR0913 - one argument for each option
             "The token (--token or IBEX_TOKEN) contains characters that are not allowed in a token. A token begins with"
             " ibex_pat_. Create one with `ibex token create`."
         )
-    if session and not is_handle(session):
+    if session and not is_valid_handle(session):
         raise click.UsageError("--session must be 1 to 128 characters of A-Z a-z 0-9 . _ : -")
     headers = {"Authorization": f"Bearer {secret}"}
     if agent:

@@ -15,7 +15,7 @@ from uuid import UUID
 import rich_click as click
 
 from ibex.domain.errors import NotFoundError
-from ibex.entrypoints.destinations import DESTINATIONS, ONLY_CHAT_SENDS, misdirected, misdirection
+from ibex.entrypoints.destinations import DESTINATIONS, ONLY_CHAT_SENDS, redirected_secret, redirected_secret_message
 from ibex.entrypoints.home import DEFAULT_HOME
 from ibex.entrypoints.settings import Environment, MissingSettingError, Settings, SettingsError, variables
 from ibex.entrypoints.settings_reference import COMMAND_LINE
@@ -97,9 +97,9 @@ class Invocation:
                 f"IBEX_ENV=production is set in {self.dotenv}, which production does not read."
                 " Set it and the other settings in the environment instead."
             )
-        misdirected_secret = misdirected(self.environ, found, DESTINATIONS.keys() - {ONLY_CHAT_SENDS})
+        misdirected_secret = redirected_secret(self.environ, found, DESTINATIONS.keys() - {ONLY_CHAT_SENDS})
         if misdirected_secret is not None:
-            raise SettingsError(misdirection(*misdirected_secret, self.dotenv))
+            raise SettingsError(redirected_secret_message(*misdirected_secret, self.dotenv))
         return merged
 
     def refuse_misdirected_token(self, secret: str | None) -> None:
@@ -109,9 +109,11 @@ class Invocation:
         """
         if secret is None or self.in_production:
             return
-        misdirected_secret = misdirected({**self.environ, ONLY_CHAT_SENDS: secret}, self._dotenv(), (ONLY_CHAT_SENDS,))
+        misdirected_secret = redirected_secret(
+            {**self.environ, ONLY_CHAT_SENDS: secret}, self._dotenv(), (ONLY_CHAT_SENDS,)
+        )
         if misdirected_secret is not None:
-            raise SettingsError(misdirection(*misdirected_secret, self.dotenv))
+            raise SettingsError(redirected_secret_message(*misdirected_secret, self.dotenv))
 
     def _dotenv(self) -> dict[str, str]:
         from dotenv import dotenv_values  # noqa: PLC0415 - keeps --help quick

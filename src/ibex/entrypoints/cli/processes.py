@@ -13,7 +13,7 @@ from click.exceptions import Exit
 
 from ibex.entrypoints.cli.dev_console import DevConsole
 from ibex.entrypoints.cli.output import json_option, show_one
-from ibex.entrypoints.first_installation import FirstNames, Installation, bootstrap
+from ibex.entrypoints.first_installation import Installation, InstallationNames, bootstrap
 from ibex.entrypoints.home import DEFAULT_HOME
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def bootstrap_command(
     invocation: Invocation, organization: str, admin_email: str, agent: str, directive: str, *, as_json: bool
 ) -> None:
     """Create a first organization with an administrator, an agent and two tokens. Tokens are shown only once."""
-    names = FirstNames(organization, admin_email, agent, directive)
+    names = InstallationNames(organization, admin_email, agent, directive)
 
     async def work(use_cases: Administration) -> Installation:
         return await bootstrap(use_cases.identity, use_cases.directives, names)

@@ -18,12 +18,12 @@ from ibex.adapters.grpc.messages import (
     grant_in,
     page_message,
     page_size_in,
+    parse_uuid,
     position_in,
     position_text,
     principal_in,
     principal_message,
     token_message,
-    uuid_in,
 )
 from ibex.domain.errors import ValidationError
 from ibex.domain.freshness.cache import Fetched
@@ -193,6 +193,6 @@ def test_a_grant_has_the_requested_values() -> None:
 def test_an_id_is_a_uuid(text: str) -> None:
     """The error names the field and does not contain the value."""
     with pytest.raises(ValidationError) as raised:
-        uuid_in("org_id", text)
+        parse_uuid("org_id", text)
 
     assert str(raised.value) == "org_id: must be a UUID"

@@ -86,7 +86,7 @@ async def test_a_probe_without_an_agent_is_refused() -> None:
 async def test_too_many_requests_in_authentication(path: str) -> None:
     """One more is refused before anything is looked up; what was let in is let out, whatever came of it."""
     scene = HttpScene()
-    scene.chat.capacity = Capacity(slots=1, body_bytes=1, most_authenticating=1)
+    scene.chat.capacity = Capacity(slots=1, body_bytes=1, max_authenticating=1)
     scene.chat.capacity.begin_authentication()
     refused = await scene.get(path)
     assert (refused.status, refused.error["code"], refused.headers["retry-after"]) == (503, "OVERLOADED", "1")

@@ -29,7 +29,7 @@ def connection_of(call: AsgiCall, limits: Limits | None = None) -> ClientConnect
 
 def reservation(capacity: Capacity | None = None) -> Reservation:
     """Return the reservation of a request that has a slot."""
-    made = Reservation(capacity or Capacity(slots=10, body_bytes=1 << 30, most_authenticating=10))
+    made = Reservation(capacity or Capacity(slots=10, body_bytes=1 << 30, max_authenticating=10))
     made.take_slot(ORG)
     return made
 
@@ -272,7 +272,7 @@ async def test_a_body_in_many_chunks_is_joined() -> None:
 
 async def test_a_declared_length_is_reserved_before_reading() -> None:
     """Without capacity the body is not read, and no reservation is left."""
-    capacity = Capacity(slots=10, body_bytes=100, most_authenticating=10)
+    capacity = Capacity(slots=10, body_bytes=100, max_authenticating=10)
     for most, reads in ((75, 1), (76, 0)):
         held = reservation(capacity)
         other = reservation(capacity)
@@ -293,7 +293,7 @@ async def test_a_declared_length_is_reserved_before_reading() -> None:
 
 async def test_chunks_are_reserved_as_they_arrive() -> None:
     """The chunk that exceeds the capacity ends the reading."""
-    capacity = Capacity(slots=10, body_bytes=100, most_authenticating=10)
+    capacity = Capacity(slots=10, body_bytes=100, max_authenticating=10)
     held = reservation(capacity)
     call = AsgiCall((b"a" * 40, b"b" * 35, b"c", b"d"))
     async with connection_of(call) as client:
@@ -307,7 +307,7 @@ async def test_chunks_are_reserved_as_they_arrive() -> None:
 
 async def test_a_body_that_came_with_its_head_is_reserved_too() -> None:
     """It takes memory like any other."""
-    capacity = Capacity(slots=10, body_bytes=100, most_authenticating=10)
+    capacity = Capacity(slots=10, body_bytes=100, max_authenticating=10)
     call = AsgiCall()
     scope = {"extensions": {WHOLE_BODY: lambda: b"abc", WATCH: lambda _: None}}
     async with ClientConnection(scope, call.receive, call.send, Limits()) as client:

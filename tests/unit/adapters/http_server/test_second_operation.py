@@ -17,7 +17,7 @@ from ibex.domain.proxying.operation import MalformedResponseError
 from ibex.domain.proxying.provider import ProviderBody
 from ibex.domain.record.sessions import checkpoint_of
 from ibex.domain.record.summary import ResponseSummary, Usage
-from ibex.domain.record.traces import NOBODY, trace_of
+from ibex.domain.record.traces import NIL_ID, trace_of
 
 if TYPE_CHECKING:
     from ibex.domain.directives.model import Directive
@@ -147,7 +147,7 @@ async def test_its_record() -> None:
     exchange = scene.chat.exchange
     trace = trace_of(exchange)
     assert trace is not None
-    assert (exchange.operation, trace.operation, trace.checkpoint_id) == ("words.count", "words.count", NOBODY)
+    assert (exchange.operation, trace.operation, trace.checkpoint_id) == ("words.count", "words.count", NIL_ID)
     assert (exchange.messages_hash, exchange.summary.usage.output_tokens) == (hashlib.sha256(BODY).hexdigest(), 2)
     assert checkpoint_of(exchange) is None
 

@@ -56,7 +56,7 @@ async def test_a_journal_with_only_an_unfinished_exchange_is_taken(tmp_path: Pat
     await (await a_journal(tmp_path, begun=begun)).close()
     taken = await OrphanedSqliteJournals(tmp_path, SystemIds()).take()
     assert taken is not None
-    assert list(taken.left_open()) == [begun]
+    assert list(taken.unfinished()) == [begun]
     await OrphanedSqliteJournals(tmp_path, SystemIds()).give_back(taken)
 
 

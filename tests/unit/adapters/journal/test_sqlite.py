@@ -247,13 +247,13 @@ async def test_unfinished_exchanges_survive_sigkill(tmp_path: Path) -> None:
         ended, *left = process.stdout.readline().split()
         process.kill()
     async with opened(tmp_path) as journal:
-        found = journal.left_open()
+        found = journal.unfinished()
         assert [str(exchange.id) for exchange in found] == left
         assert ended not in left
         for exchange in found:
             await journal.append(exchange)
     async with opened(tmp_path) as journal:
-        assert journal.left_open() == []
+        assert journal.unfinished() == []
         assert journal.depth(Sink.TRACES) == 1 + len(left)
 
 
@@ -266,7 +266,7 @@ async def test_a_committed_exchange_with_an_in_flight_entry_counts_once(tmp_path
         await journal.append(exchange)
     (tmp_path / "under-way").write_bytes(notes)
     async with opened(tmp_path) as journal:
-        assert journal.left_open() == []
+        assert journal.unfinished() == []
         assert journal.depth(Sink.TRACES) == 1
 
 
@@ -278,7 +278,7 @@ async def test_a_lost_exchange_leaves_no_in_flight_entry(tmp_path: Path) -> None
         with pytest.raises(JournalUnavailableError):
             await journal.append(lost)
     async with opened(tmp_path) as journal:
-        assert journal.left_open() == []
+        assert journal.unfinished() == []
 
 
 async def test_an_unfinished_exchange_that_cannot_be_appended_is_found_again(tmp_path: Path) -> None:
@@ -288,9 +288,9 @@ async def test_an_unfinished_exchange_that_cannot_be_appended_is_found_again(tmp
         journal.begin(left)
     async with opened(tmp_path, max_bytes=100) as journal:
         with pytest.raises(JournalUnavailableError):
-            await journal.append(journal.left_open()[0])
+            await journal.append(journal.unfinished()[0])
     async with opened(tmp_path) as journal:
-        assert [exchange.id for exchange in journal.left_open()] == [left.id]
+        assert [exchange.id for exchange in journal.unfinished()] == [left.id]
 
 
 async def test_an_in_flight_entry_that_cannot_be_written_is_ignored(tmp_path: Path) -> None:
@@ -299,7 +299,7 @@ async def test_an_in_flight_entry_that_cannot_be_written_is_ignored(tmp_path: Pa
         journal.begin(new_exchange(model="m" * 3_000))
         await journal.append(new_exchange())
     async with opened(tmp_path) as journal:
-        assert journal.left_open() == []
+        assert journal.unfinished() == []
 
 
 async def test_ping_fails_if_the_journal_is_almost_full_or_closed(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from harness.cancellation import Cut, Moment, run_cut
 from harness.chat_scene import outgoing_request
 from harness.memory.clock import ManualClock
 from harness.openai_wire import REQUEST_ID, completion_body, stream_events, text_deltas
-from harness.upstream import HUSH, FakeAnswer, FakeTransport, Hush, buffered, refused, streamed
+from harness.upstream import HUSH, FakeResponse, FakeTransport, Hush, buffered, refused, streamed
 from ibex import __version__
 from ibex.adapters.openai import provider as provider_module
 from ibex.adapters.openai.config import ApiKey, OpenAIConfig
@@ -41,7 +41,7 @@ SHORT_S = 0.02
 class Scene:
     """A provider over scripted responses. It records the delays instead of sleeping."""
 
-    def __init__(self, *responses: FakeAnswer | Exception | Hush, **config: Any) -> None:
+    def __init__(self, *responses: FakeResponse | Exception | Hush, **config: Any) -> None:
         self.transport = FakeTransport(*responses)
         self.delays: list[float] = []
         self.provider = OpenAIProvider(
@@ -207,14 +207,14 @@ async def test_any_other_status_is_not_retried_and_has_no_details(status: int) -
 @pytest.mark.parametrize(
     "response",
     [
-        FakeAnswer(400, {}, (httpx.ReadError("cut"),)),
-        FakeAnswer(400, {}, (b"{", HUSH)),
-        FakeAnswer(400, {}, (bytes(70_000),)),
-        FakeAnswer(400, {"content-encoding": "br"}, (b"x",)),
-        FakeAnswer(400, {}, ()),
+        FakeResponse(400, {}, (httpx.ReadError("cut"),)),
+        FakeResponse(400, {}, (b"{", HUSH)),
+        FakeResponse(400, {}, (bytes(70_000),)),
+        FakeResponse(400, {"content-encoding": "br"}, (b"x",)),
+        FakeResponse(400, {}, ()),
     ],
 )
-async def test_a_refusal_whose_body_cannot_be_read_is_still_a_refusal(response: FakeAnswer) -> None:
+async def test_a_refusal_whose_body_cannot_be_read_is_still_a_refusal(response: FakeResponse) -> None:
     """The status is enough."""
     error = await Scene(response, idle_timeout_s=SHORT_S).fails(ProviderRefusedError)
     assert (error.refusal, error.detail) == (Refusal.BAD_REQUEST, None)
@@ -223,17 +223,17 @@ async def test_a_refusal_whose_body_cannot_be_read_is_still_a_refusal(response: 
 @pytest.mark.parametrize(
     "response",
     [
-        FakeAnswer(200, {"content-type": "text/html"}, (b"<html></html>",)),
-        FakeAnswer(200, {"content-type": "text/event-stream"}, tuple(EVENTS)),
-        FakeAnswer(200, {"content-type": "application/json", "content-encoding": "br"}, (b"{}",)),
-        FakeAnswer(200, {"content-type": "application/json", "content-encoding": "gzip"}, (b"{}",)),
-        FakeAnswer(200, {"content-type": "application/json"}, ()),
-        FakeAnswer(200, {"content-type": "application/json"}, (b"[]",)),
-        FakeAnswer(200, {"content-type": "application/json"}, (b'{"id": "cut off',)),
-        FakeAnswer(204, {"content-type": "application/json"}, ()),
+        FakeResponse(200, {"content-type": "text/html"}, (b"<html></html>",)),
+        FakeResponse(200, {"content-type": "text/event-stream"}, tuple(EVENTS)),
+        FakeResponse(200, {"content-type": "application/json", "content-encoding": "br"}, (b"{}",)),
+        FakeResponse(200, {"content-type": "application/json", "content-encoding": "gzip"}, (b"{}",)),
+        FakeResponse(200, {"content-type": "application/json"}, ()),
+        FakeResponse(200, {"content-type": "application/json"}, (b"[]",)),
+        FakeResponse(200, {"content-type": "application/json"}, (b'{"id": "cut off',)),
+        FakeResponse(204, {"content-type": "application/json"}, ()),
     ],
 )
-async def test_a_success_that_is_not_a_completion_is_an_error(response: FakeAnswer) -> None:
+async def test_a_success_that_is_not_a_completion_is_an_error(response: FakeResponse) -> None:
     """It is not retried, because the provider has responded."""
     error = await Scene(response).fails(ProviderUnavailableError)
     assert (error.attempts, error.provider_request_id) == (1, None)
@@ -244,14 +244,14 @@ async def test_json_with_any_of_its_media_types_is_a_completion(content_type: st
     """Without a media type, the content decides."""
     body = completion_body("Hi")
     for headers in ({"content-type": content_type}, {}):
-        response = await Scene(FakeAnswer(200, headers, (body,))).provider.complete(outgoing_request())
+        response = await Scene(FakeResponse(200, headers, (body,))).provider.complete(outgoing_request())
         assert isinstance(response, ProviderBody)
         assert response.body == body
 
 
 async def test_a_body_that_its_framing_cuts_off_closes_the_connection() -> None:
     """The rest may follow and would be read as the next response."""
-    cut = Scene(FakeAnswer(200, {"content-type": "application/json"}, (b'{"id": "cut off',)))
+    cut = Scene(FakeResponse(200, {"content-type": "application/json"}, (b'{"id": "cut off',)))
     await cut.fails(ProviderUnavailableError)
     whole = Scene(buffered())
     await whole.provider.complete(outgoing_request())
@@ -262,12 +262,12 @@ async def test_a_body_that_its_framing_cuts_off_closes_the_connection() -> None:
     "response",
     [
         buffered(),
-        FakeAnswer(200, {"content-type": "text/html"}, (b"<html></html>",)),
-        FakeAnswer(200, {"content-type": "text/event-stream", "content-encoding": "br"}, (b"x",)),
-        FakeAnswer(204, {}, ()),
+        FakeResponse(200, {"content-type": "text/html"}, (b"<html></html>",)),
+        FakeResponse(200, {"content-type": "text/event-stream", "content-encoding": "br"}, (b"x",)),
+        FakeResponse(204, {}, ()),
     ],
 )
-async def test_a_success_that_is_not_an_event_stream_is_an_error(response: FakeAnswer) -> None:
+async def test_a_success_that_is_not_an_event_stream_is_an_error(response: FakeResponse) -> None:
     """It is detected before any header is sent to the client."""
     await Scene(response).fails(ProviderUnavailableError, stream=True)
 
@@ -275,7 +275,7 @@ async def test_a_success_that_is_not_an_event_stream_is_an_error(response: FakeA
 @pytest.mark.parametrize("headers", [{}, {"content-type": "text/plain; charset=utf-8"}])
 async def test_a_stream_with_another_media_type(headers: dict[str, str]) -> None:
     """Some servers send the default media type of their framework."""
-    response = await Scene(FakeAnswer(200, headers, tuple(EVENTS))).provider.complete(outgoing_request(stream=True))
+    response = await Scene(FakeResponse(200, headers, tuple(EVENTS))).provider.complete(outgoing_request(stream=True))
     assert isinstance(response, OpenAIStream)
     assert b"".join([event.raw async for events in response for event in events]) == b"".join(EVENTS)
 
@@ -284,14 +284,16 @@ async def test_unrequested_compression_is_decompressed() -> None:
     """The client gets the decompressed data."""
     data = gzip.compress(completion_body("Hi"))
     headers = {"content-type": "application/json", "content-encoding": "gzip"}
-    response = await Scene(FakeAnswer(200, headers, (data[:9], data[9:]))).provider.complete(outgoing_request())
+    response = await Scene(FakeResponse(200, headers, (data[:9], data[9:]))).provider.complete(outgoing_request())
     assert isinstance(response, ProviderBody)
     assert response.body == completion_body("Hi")
 
 
 async def test_a_truncated_body_is_not_retried() -> None:
     """The provider has done the work and bills it."""
-    response = FakeAnswer(200, {"content-type": "application/json", "x-request-id": "r"}, (b"{", httpx.ReadError("x")))
+    response = FakeResponse(
+        200, {"content-type": "application/json", "x-request-id": "r"}, (b"{", httpx.ReadError("x"))
+    )
     error = await Scene(response).fails(ProviderUnavailableError)
     assert (error.attempts, error.provider_request_id) == (1, "r")
 
@@ -314,8 +316,8 @@ async def test_silence_before_the_response_is_a_timeout_and_not_retried(*, strea
 async def test_silence_in_a_buffered_response_is_a_timeout() -> None:
     """The silence may be before its first byte or after it."""
     headers = {"content-type": "application/json"}
-    before = FakeAnswer(200, headers, (HUSH,))
-    after = FakeAnswer(200, headers, (b"{", HUSH))
+    before = FakeResponse(200, headers, (HUSH,))
+    after = FakeResponse(200, headers, (b"{", HUSH))
     await Scene(before, first_byte_timeout_s=SHORT_S).fails(ProviderTimeoutError)
     await Scene(after, idle_timeout_s=SHORT_S).fails(ProviderTimeoutError)
     await Scene(after, request_timeout_s=SHORT_S).fails(ProviderTimeoutError)
@@ -333,24 +335,24 @@ async def test_no_free_connection_means_that_the_proxy_is_overloaded() -> None:
 async def test_an_invalid_request_id_is_ignored(value: str) -> None:
     """A valid one fits into a header and a database column."""
     headers = {"content-type": "application/json", "x-request-id": value}
-    response = await Scene(FakeAnswer(200, headers, (completion_body("Hi"),))).provider.complete(outgoing_request())
+    response = await Scene(FakeResponse(200, headers, (completion_body("Hi"),))).provider.complete(outgoing_request())
     assert response.provider_request_id is None
 
 
-RESPONSES: list[tuple[Sequence[FakeAnswer | Exception | Hush], bool]] = [
+RESPONSES: list[tuple[Sequence[FakeResponse | Exception | Hush], bool]] = [
     ([buffered()], False),
     ([refused(503), buffered()], False),
     ([refused(400)], False),
     ([HUSH], False),
-    ([FakeAnswer(200, {"content-type": "application/json"}, (b"{", HUSH))], False),
+    ([FakeResponse(200, {"content-type": "application/json"}, (b"{", HUSH))], False),
     ([httpx.ConnectError("x"), streamed(*EVENTS)], True),
-    ([FakeAnswer(200, {"content-type": "text/html"}, (b"<html>",))], True),
+    ([FakeResponse(200, {"content-type": "text/html"}, (b"<html>",))], True),
 ]
 
 
 @pytest.mark.parametrize(("responses", "stream"), RESPONSES)
 async def test_no_cancellation_leaves_a_response_open(
-    responses: Sequence[FakeAnswer | Exception | Hush], *, stream: bool
+    responses: Sequence[FakeResponse | Exception | Hush], *, stream: bool
 ) -> None:
     """Cancel once or twice at every wait: all responses are closed and no task is left."""
     cuts_reached = 0

@@ -63,7 +63,7 @@ def exported() -> dict[str, list[dict[str, str]]]:
     )
     RedisTelemetry(proxy.registry)
     WatchTelemetry(proxy.registry)
-    CapacityTelemetry(proxy.registry, Capacity(slots=8, body_bytes=1 << 20, most_authenticating=8))
+    CapacityTelemetry(proxy.registry, Capacity(slots=8, body_bytes=1 << 20, max_authenticating=8))
     auth = AuthMetrics()
     RedisTelemetry(auth.registry)
     AuthCallTelemetry(auth)

@@ -14,7 +14,7 @@ from ibex.domain.proxying.capacity import Capacity, Reservation
 
 def test_usage_and_refusals_are_exported() -> None:
     """Each limit has its counter from the start. A refusal counts once, however often metrics are rendered."""
-    capacity = Capacity(slots=1, body_bytes=100, most_authenticating=10)
+    capacity = Capacity(slots=1, body_bytes=100, max_authenticating=10)
     registry = Registry("ibex_proxy_")
     CapacityTelemetry(registry, capacity)
     before, _ = registry.render()

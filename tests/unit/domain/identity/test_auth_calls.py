@@ -31,7 +31,7 @@ KNOWN = UUID(int=7)
 REAL = b"r" * 32
 LONG_S = 60.0
 WHOSE = Fetched(principal(), unknown_epoch(0))
-NOBODY: Fetched[Agent | None] = Fetched(None, unknown_epoch(0))
+ABSENT: Fetched[Agent | None] = Fetched(None, unknown_epoch(0))
 
 
 @dataclass(slots=True)
@@ -55,7 +55,7 @@ class Auth:
         """Return that the agent does not exist."""
         self.asked += 1
         await self.let_go.wait()
-        return NOBODY
+        return ABSENT
 
 
 @dataclass(slots=True)
@@ -147,7 +147,7 @@ async def test_made_up_agents_take_few_calls_of_their_share() -> None:
     assert await scene.calls.verify_agent((1, 1), found) == agent
     assert await scene.calls.verify_agent((2, 1), found) == agent
     scene.auth.let_go.set()
-    assert await asyncio.gather(*asked) == [NOBODY] * 100
+    assert await asyncio.gather(*asked) == [ABSENT] * 100
 
 
 async def test_organizations_share_the_calls_for_agents_in_turn() -> None:
@@ -165,7 +165,7 @@ async def test_organizations_share_the_calls_for_agents_in_turn() -> None:
     await settle()
     assert not other.done()
     scene.auth.let_go.set()
-    assert await asyncio.gather(other, *asked) == [NOBODY] * (20 * full + 1)
+    assert await asyncio.gather(other, *asked) == [ABSENT] * (20 * full + 1)
 
 
 async def test_a_call_that_gets_no_slot_in_time_is_refused_with_a_delay() -> None:
@@ -179,8 +179,8 @@ async def test_a_call_that_gets_no_slot_in_time_is_refused_with_a_delay() -> Non
             await late
         assert raised.value.retry_after_s == 1
     scene.auth.let_go.set()
-    assert await asyncio.gather(*asked[:MAX_AGENT_CALLS_PER_ORG]) == [NOBODY] * MAX_AGENT_CALLS_PER_ORG
-    assert await scene.calls.verify_agent((1, 1), scene.auth.no_agent) == NOBODY
+    assert await asyncio.gather(*asked[:MAX_AGENT_CALLS_PER_ORG]) == [ABSENT] * MAX_AGENT_CALLS_PER_ORG
+    assert await scene.calls.verify_agent((1, 1), scene.auth.no_agent) == ABSENT
 
 
 async def test_lookups_of_agents_that_do_not_exist_have_a_pace() -> None:

@@ -91,7 +91,7 @@ def of(capacity: Capacity, org_id: UUID) -> Reservation:
 
 def test_a_refusal_is_counted_and_has_a_retry_delay() -> None:
     """Counted by limit. A refused request takes nothing from others."""
-    capacity = Capacity(slots=4, body_bytes=100, most_authenticating=1)
+    capacity = Capacity(slots=4, body_bytes=100, max_authenticating=1)
     held = [of(capacity, A) for _ in range(3)]
     held[0].reserve_body(75)
     with pytest.raises(OverloadedError, match="requests in flight") as slots:
@@ -112,7 +112,7 @@ def test_a_refusal_is_counted_and_has_a_retry_delay() -> None:
 
 def test_a_reservation_is_released_once() -> None:
     """However often it is called. The body can be released before the slot."""
-    capacity = Capacity(slots=4, body_bytes=100, most_authenticating=1)
+    capacity = Capacity(slots=4, body_bytes=100, max_authenticating=1)
     one, other = of(capacity, A), of(capacity, A)
     one.reserve_body(10)
     one.reserve_body(0)
@@ -131,7 +131,7 @@ def test_a_reservation_is_released_once() -> None:
 
 def test_a_refused_reservation_holds_nothing() -> None:
     """Neither a slot nor the bytes that were refused."""
-    capacity = Capacity(slots=1, body_bytes=100, most_authenticating=1)
+    capacity = Capacity(slots=1, body_bytes=100, max_authenticating=1)
     held = of(capacity, A)
     refused = Reservation(capacity)
     with pytest.raises(OverloadedError):

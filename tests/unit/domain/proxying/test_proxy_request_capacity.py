@@ -22,7 +22,7 @@ def scene_of() -> ChatScene:
 async def test_an_organization_without_a_free_slot_is_refused() -> None:
     """Before its body is read, and without effect on others. The request is counted, and the refusal recorded."""
     scene = scene_of()
-    scene.capacity = Capacity(slots=4, body_bytes=1 << 20, most_authenticating=1)
+    scene.capacity = Capacity(slots=4, body_bytes=1 << 20, max_authenticating=1)
     others = [Reservation(scene.capacity) for _ in range(3)]
     for other in others:
         other.take_slot(ORG)
@@ -47,7 +47,7 @@ async def test_an_organization_without_a_free_slot_is_refused() -> None:
 async def test_another_organization_finds_a_slot_meanwhile() -> None:
     """In the reserved quarter."""
     scene = scene_of()
-    scene.capacity = Capacity(slots=4, body_bytes=1 << 20, most_authenticating=1)
+    scene.capacity = Capacity(slots=4, body_bytes=1 << 20, max_authenticating=1)
     for _ in range(3):
         Reservation(scene.capacity).take_slot(OTHER_ORG)
 
@@ -57,7 +57,7 @@ async def test_another_organization_finds_a_slot_meanwhile() -> None:
 async def test_too_many_requests_in_authentication() -> None:
     """One more is refused before any lookup. Its organization is unknown, so it is not recorded."""
     scene = scene_of()
-    scene.capacity = Capacity(slots=4, body_bytes=1 << 20, most_authenticating=1)
+    scene.capacity = Capacity(slots=4, body_bytes=1 << 20, max_authenticating=1)
     scene.capacity.begin_authentication()
 
     reply = await scene.use_case()(scene.call())

@@ -72,9 +72,9 @@ def test_overhead_is_all_that_is_not_the_provider() -> None:
     clock.advance(5 * MS)
     in_flight.provider_asked("openai")
     clock.advance(100 * MS)
-    in_flight.provider_spoke()
+    in_flight.provider_sent_bytes()
     clock.advance(50 * MS)
-    in_flight.provider_spoke()
+    in_flight.provider_sent_bytes()
     in_flight.provider_ended()
     clock.advance(2 * MS)
     in_flight.provider_ended()
@@ -87,7 +87,7 @@ def test_a_provider_that_was_not_asked_has_no_timings() -> None:
     """A refusal before the provider has no provider's time."""
     in_flight, clock = opened()
     clock.advance(MS)
-    in_flight.provider_spoke()
+    in_flight.provider_sent_bytes()
     in_flight.provider_ended()
 
     assert in_flight.timings().provider_ttfb_ns is None

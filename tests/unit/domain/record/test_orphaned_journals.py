@@ -32,7 +32,7 @@ class LeftJournal(InMemoryJournal):
         super().__init__()
         self.left = list(left)
 
-    def left_open(self) -> Sequence[Exchange]:
+    def unfinished(self) -> Sequence[Exchange]:
         """Return the exchanges that were begun."""
         return self.left
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from harness.exchanges import an_exchange
 from ibex.domain.record.exchange import Caller, SessionRef, Timings
-from ibex.domain.record.sessions import Checkpoint, checkpoint_of, is_handle
+from ibex.domain.record.sessions import Checkpoint, checkpoint_of, is_valid_handle
 from ibex.domain.record.summary import ResponseSummary, Usage
 
 ALLOWED = "ABCXYZabcxyz0189._:-"
@@ -80,10 +80,10 @@ def test_an_exchange_that_did_not_reach_the_provider_has_no_checkpoint(changes: 
 @given(st.text(st.sampled_from(ALLOWED), min_size=1, max_size=128))
 def test_a_client_may_call_its_session_this(handle: str) -> None:
     """Up to 128 ASCII letters, digits, dots, underscores, colons and hyphens."""
-    assert is_handle(handle)
+    assert is_valid_handle(handle)
 
 
 @pytest.mark.parametrize("handle", ["", "a" * 129, "a b", "a/b", "ä", "a\n", "\n", "a\x00", "٣", "{}"])
 def test_a_client_may_not_call_its_session_that(handle: str) -> None:
     """No other character, not even a digit of another script or a newline at the end."""
-    assert not is_handle(handle)
+    assert not is_valid_handle(handle)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from harness.exchanges import REQUESTED_AT, a_refusal, an_exchange
 from ibex.domain.errors import ErrorCode
 from ibex.domain.record.exchange import Timings
-from ibex.domain.record.traces import NOBODY, Trace, trace_of
+from ibex.domain.record.traces import NIL_ID, Trace, trace_of
 
 
 def test_a_trace_is_the_exchange_field_for_field() -> None:
@@ -63,7 +63,7 @@ def test_a_refusal_is_traced_with_empty_values() -> None:
     trace = trace_of(a_refusal(error_code=ErrorCode.AGENT_SUSPENDED))
 
     assert trace is not None
-    assert (trace.agent_id, trace.session_id, trace.checkpoint_id, trace.directive_version_id) == (NOBODY,) * 4
+    assert (trace.agent_id, trace.session_id, trace.checkpoint_id, trace.directive_version_id) == (NIL_ID,) * 4
     assert (trace.model, trace.provider, trace.finish_reason, trace.directive_hash) == ("",) * 4
     assert (trace.input_tokens, trace.output_tokens, trace.total_tokens, trace.cached_tokens) == (0,) * 4
     assert (trace.status_code, trace.error_code, trace.is_complete) == (403, "AGENT_SUSPENDED", False)
@@ -80,7 +80,7 @@ def test_a_checkpoint_is_named_only_where_there_is_one() -> None:
     trace = trace_of(an_exchange(reached_provider=False))
 
     assert trace is not None
-    assert trace.checkpoint_id == NOBODY
+    assert trace.checkpoint_id == NIL_ID
 
 
 def test_a_cached_authentication_shows() -> None:
