@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
 STOP_TIMEOUT_S = 60
 SMALL_PIPE = 4_096
+COMES_WITHIN_S = 30.0
 REQUESTS = 40
 """Their lines are several times as much as the pipe holds."""
 ENDS = ["closed", "not read"]
@@ -52,9 +54,7 @@ class Speaking:
     def read_until(self, wanted: str) -> str:
         """Read until a text has come; return everything."""
         while wanted.encode() not in self._text:
-            piece = os.read(self._reading, 1 << 16)
-            assert piece, self._text.decode()
-            self._text += piece
+            self._text += self._read()
         return self._text.decode()
 
     def read_line(self, wanted: str) -> str:
@@ -63,7 +63,14 @@ class Speaking:
             for line in self._text.decode().splitlines(keepends=True):
                 if wanted in line and line.endswith("\n"):
                     return line[:-1]
-            self._text += os.read(self._reading, 1 << 16)
+            self._text += self._read()
+
+    def _read(self) -> bytes:
+        """Return what has come, within ``COMES_WITHIN_S``."""
+        readable, _, _ = select.select([self._reading], [], [], COMES_WITHIN_S)
+        piece = os.read(self._reading, 1 << 16) if readable else b""
+        assert piece, self._text.decode()
+        return piece
 
     def stop_reading(self, how: str) -> None:
         """Read nothing more."""
@@ -126,7 +133,7 @@ def home() -> Iterator[Path]:
 def test_nobody_reads_what_ibex_dev_says(home: Path, end: str, number: int) -> None:
     """Requests are answered and recorded; a signal ends it and its servers, with exit code 0."""
     with speaking(home, "dev") as dev:
-        dev.read_until("Ctrl-C ends everything")
+        dev.read_until("Ctrl-C stops IBEX")
         dev.stop_reading(end)
         address, token = of(home, "running.json")["address"], of(home, "installation.json")["agent_token"]
         seen = [ask(address, token) for _ in range(REQUESTS)]
@@ -141,7 +148,7 @@ def test_nobody_reads_what_ibex_dev_says(home: Path, end: str, number: int) -> N
 def test_nobody_reads_the_log_of_ibex_serve(home: Path) -> None:
     """Requests are answered, dropped lines are counted, SIGTERM ends it; what was read of the log is ASCII."""
     with speaking(home, "dev") as dev:
-        dev.read_until("Ctrl-C ends everything")
+        dev.read_until("Ctrl-C stops IBEX")
         token = of(home, "installation.json")["agent_token"]
         for end in ENDS:
             with speaking(home, "serve") as proxy:

@@ -21,6 +21,7 @@ from ibex.entrypoints.embedded import FIRST_DIRECTIVE
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+
 pytestmark = pytest.mark.integration
 
 PATIENCE_S = 60.0
@@ -122,11 +123,17 @@ def test_no_text_and_no_token_is_in_any_file_of_the_folder_but_the_one_for_it(de
     secret = dev.installation["agent_token"].encode()
     found = [
         str(path.relative_to(dev.home))
-        for path in dev.home.rglob("*")
+        for path in _files_below(dev.home)
         if path.is_file() and path.name != "installation.json"
         if canary.encode() in (content := _content(path)) or secret in content
     ]
     assert found == []
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Yield the files below a folder. ``os.walk`` passes over folders that a server removes meanwhile."""
+    for parent, _, names in os.walk(folder):
+        yield from (Path(parent, name) for name in names)
 
 
 def _content(path: Path) -> bytes:
@@ -190,8 +197,8 @@ def test_a_folder_whose_name_a_shell_would_run() -> None:
             pid = (home / "postgres" / "data" / "postmaster.pid").read_text().split("\n")[0]
             assert Path(f"/proc/{pid}/cwd").samefile(home / "postgres" / "data")
             assert running.ibex_json("org", "list")[0]["name"] == "default"
-            printed = next(line for line in running.lines if line.startswith("See also: "))
-            command = printed.removeprefix("See also: ").partition(" chat,")[0]
+            printed = next(line for line in running.lines if line.startswith("Next: "))
+            command = printed.removeprefix("Next: ").partition(" chat,")[0]
             assert shlex.split(command)[-2:] == ["--home", str(home)]
         finally:
             code = running.stop()

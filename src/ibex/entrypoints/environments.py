@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from ibex.entrypoints.settings import Settings
 
 
+WATCH_POOL_SIZE: Final = 2
 ADMINISTRATION_POOL_SIZE: Final = 4
 
 
@@ -334,12 +335,16 @@ class OperatorAdapters(_Adapters):
 class AuthAdapters(_Adapters):
     """The adapters of the auth service: identity, the change log and the epochs.
 
-    Administration has a separate database pool, so that it cannot use up the connections that validation needs.
+    Validation, the watch and everything else have a database pool each. Neither administration nor workers that read
+    all live tokens can use up the connections that validation and the watch need.
     """
 
     identity_database = providers.Singleton(_database, _Adapters.settings.provided.auth_database_url, AUTH_ROLE)
     administration_database = providers.Singleton(
         _database, _Adapters.settings.provided.auth_database_url, AUTH_ROLE, pool_size=ADMINISTRATION_POOL_SIZE
+    )
+    watch_database = providers.Singleton(
+        _database, _Adapters.settings.provided.auth_database_url, AUTH_ROLE, pool_size=WATCH_POOL_SIZE
     )
     peppers = providers.Singleton(_peppers, _Adapters.settings.provided.token_peppers)
     validated_identity = providers.Singleton(PostgresIdentity, identity_database)
@@ -353,10 +358,11 @@ class AuthAdapters(_Adapters):
     identity = providers.Singleton(PostgresIdentity, administration_database)
     administrator_verifier = providers.Singleton(VerifyToken, identity, peppers, epochs, _Adapters.clock)
 
-    change_log = providers.Singleton(PostgresChangeLog, identity_database)
+    change_log = providers.Singleton(PostgresChangeLog, watch_database)
+    live_tokens = providers.Singleton(PostgresChangeLog, administration_database)
     watch_server = providers.Singleton(WatchServer, change_log)
-    watch_service = providers.Singleton(WatchService, watch_server, change_log)
+    watch_service = providers.Singleton(WatchService, watch_server, live_tokens)
 
-    resources = providers.List(identity_database, administration_database, link)
+    resources = providers.List(identity_database, watch_database, administration_database, link)
     background = providers.List(watch_server, providers.Singleton(PruneChanges, change_log), loop_lag)
     checks = providers.Callable(auth_checks, postgres=identity_database, redis=link)

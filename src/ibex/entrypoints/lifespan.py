@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("ibex.lifespan")
 FLUSH_TIMEOUT_S = 5.0
+RESTART_DELAY_S = 1.0
 JOURNAL_RETRY_S = 1.0
 
 
@@ -93,14 +94,28 @@ class BackgroundTask(Protocol):
 
 @asynccontextmanager
 async def in_background(background: Sequence[BackgroundTask]) -> AsyncIterator[None]:
-    """Run tasks in the background. At the end, cancel them and wait until they have ended."""
-    tasks = [asyncio.create_task(one.run()) for one in background]
+    """Run tasks in the background. At the end, cancel them and wait until they have ended.
+
+    A task that fails is logged and started again, so that a process never serves without its watch or its deliveries.
+    """
+    tasks = [asyncio.create_task(_keep_running(one)) for one in background]
     try:
         yield
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _keep_running(task: BackgroundTask) -> None:
+    while True:
+        try:
+            await task.run()
+        except Exception as error:  # noqa: BLE001 - tasks handle the errors that they expect
+            _LOG.error("%s failed (%s); it starts again", type(task).__name__, type(error).__name__)
+            await asyncio.sleep(RESTART_DELAY_S)
+        else:
+            return
 
 
 @asynccontextmanager

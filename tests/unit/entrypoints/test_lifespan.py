@@ -10,9 +10,10 @@ import pytest
 from harness.memory.clock import ManualClock
 from harness.memory.journal import InMemoryJournal
 from harness.memory.observers import RecordingObserver
+from harness.simulated_time import in_simulated_time
 from ibex.domain.record.delivery import CheckpointDelivery, DeliverExchanges
 from ibex.domain.record.journal import JournalFullError
-from ibex.entrypoints.lifespan import delivering, running
+from ibex.entrypoints.lifespan import delivering, in_background, running
 
 
 class Resource:
@@ -114,6 +115,32 @@ async def test_background_tasks_run_while_requests_are_served() -> None:
         await asyncio.sleep(0)
         assert [one.runs for one in work] == [True] * len(work)
     assert [one.runs for one in work] == [False] * len(work)
+
+
+class Failing:
+    """A background task that fails at its first runs, and then runs until cancelled."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures = failures
+        self.runs_at: list[float] = []
+
+    async def run(self) -> None:
+        """Fail, or run."""
+        self.runs_at.append(asyncio.get_running_loop().time())
+        if len(self.runs_at) <= self.failures:
+            raise LookupError("canary")
+        await asyncio.Event().wait()
+
+
+@in_simulated_time
+async def test_a_background_task_that_fails_is_started_again(caplog: pytest.LogCaptureFixture) -> None:
+    """After a second each time, with a line that names the task and the kind of error, and nothing of its message."""
+    task = Failing(failures=2)
+    async with in_background([task]):
+        await asyncio.sleep(10)
+
+    assert [at - task.runs_at[0] for at in task.runs_at] == pytest.approx([0, 1, 2])
+    assert caplog.messages == ["Failing failed (LookupError); it starts again"] * 2
 
 
 class FullJournal(Resource):
