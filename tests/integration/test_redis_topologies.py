@@ -203,7 +203,10 @@ async def test_a_killed_primary_of_a_cluster_leaves_the_others_alone(cluster: Cl
         assert cluster.primary_of(orgs[0]) is not killed
     assert running.slowest_s < SLACK * TIMEOUT_S
     for org_id in orgs[1:]:
-        assert sorted(running.counts[org_id]) == list(range(1, len(running.counts[org_id]) + 1))
+        counts = running.counts[org_id]
+        assert len(set(counts)) == len(counts)
+        # Redis has counted a request whose reply came too late, on a busy machine, and so has the process.
+        assert max(counts) - len(counts) <= running.in_process.get(org_id, 0)
         assert org_id not in running.in_process
 
 
