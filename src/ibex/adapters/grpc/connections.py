@@ -28,6 +28,9 @@ class Closable(Protocol):
     def close_now(self) -> None:
         """Close the connection and discard unsent data. Must not call back into the table."""
 
+    def close_later(self) -> None:
+        """Stop serving the connection at once, but close it only after a while. Must not call back into the table."""
+
 
 class GrpcConnections:
     """A table of connections by name, with a maximum size. A full table closes the oldest one of the lowest role."""
@@ -76,13 +79,20 @@ class GrpcConnections:
         self._roles[name] = role
         self._unauthenticated_calls.pop(name, None)
 
-    def count_unauthenticated_call(self, name: str, calls: int = 1) -> None:
-        """Count an unauthenticated call as ``calls`` calls. Close the connection at ``MAX_UNAUTHENTICATED_CALLS``."""
+    def count_unauthenticated_call(self, name: str, *, is_unknown: bool = False) -> None:
+        """Count an unauthenticated call, and end the connection at ``MAX_UNAUTHENTICATED_CALLS``.
+
+        A call of an unknown method counts as ``CALLS_PER_UNKNOWN_METHOD`` calls. A connection of such calls is not
+        served any more but closed later: a client whose connection is closed at once reconnects at once.
+        """
         if self._roles.get(name) is not PeerRole.UNAUTHENTICATED:
             return
-        calls += self._unauthenticated_calls.get(name, 0)
-        if calls < MAX_UNAUTHENTICATED_CALLS:
-            self._unauthenticated_calls[name] = calls
+        before = self._unauthenticated_calls.get(name, 0)
+        calls = self._unauthenticated_calls[name] = before + (CALLS_PER_UNKNOWN_METHOD if is_unknown else 1)
+        if not before < MAX_UNAUTHENTICATED_CALLS <= calls:
+            return
+        if is_unknown:
+            self._by_role[PeerRole.UNAUTHENTICATED][name].close_later()
         else:
             self._close(name, PeerRole.UNAUTHENTICATED)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.message import DecodeError
 
 from ibex.adapters.grpc.call_limits import CallKind, CallLimits, PendingCalls, first_message
-from ibex.adapters.grpc.connections import CALLS_PER_UNKNOWN_METHOD, PeerRole
+from ibex.adapters.grpc.connections import PeerRole
 from ibex.adapters.grpc.metadata import bearer_in
 from ibex.adapters.grpc.relay import connection_of
 from ibex.adapters.grpc.statuses import ServiceCredentialError
@@ -37,7 +37,7 @@ class Gate:
 
     def count_unknown_method(self, context: Context) -> None:
         """Count a call of an unknown method against its connection, unless the connection has authenticated."""
-        self._connections.count_unauthenticated_call(connection_of(context.peer()), CALLS_PER_UNKNOWN_METHOD)
+        self._connections.count_unauthenticated_call(connection_of(context.peer()), is_unknown=True)
 
     async def run(self, kind: CallKind, handler: Handler, requests: AsyncIterator[bytes], context: Context) -> bytes:
         """Check a unary call, run its handler and return the encoded response.

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 BACKLOG: Final = 512
 _FLUSH_S: Final = 5.0
+_STALLED_S: Final = 1.0
+"""How long a connection beyond its limit of unauthenticated calls is kept without being served."""
 _ITERATIONS_TO_CLOSE: Final = 5
 _SERVER: Final = "server"
 _MAX_SOCKET_PATH: Final = 90
@@ -209,6 +211,7 @@ class _ClientSide(_End):
         self._relay = relay
         self._name: str | None = None
         self._dialing: asyncio.Task[None] | None = None
+        self._is_stalled = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Register the connection. Abort it if the table is full."""
@@ -252,9 +255,21 @@ class _ClientSide(_End):
         if self.transport is not None:
             self.transport.abort()
 
+    def close_later(self) -> None:
+        """Disconnect from the server, stop reading, and abort the connection after ``_STALLED_S``."""
+        self._is_stalled = True
+        other, self.other = self.other, None
+        if other is not None:
+            other.abort()
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.pause_reading()
+            asyncio.get_running_loop().call_later(_STALLED_S, self.transport.abort)
+
     def server_lost(self) -> None:
         """Flush the write buffer for at most ``_FLUSH_S``, then close."""
         self.other = None
+        if self._is_stalled:
+            return
         if self.transport is not None and not self.transport.is_closing():
             self.transport.close()
             asyncio.get_running_loop().call_later(_FLUSH_S, self.transport.abort)

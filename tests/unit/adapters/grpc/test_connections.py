@@ -17,10 +17,15 @@ class Connection:
 
     def __init__(self) -> None:
         self.closed = False
+        self.stalled = 0
 
     def close_now(self) -> None:
         """Record it."""
         self.closed = True
+
+    def close_later(self) -> None:
+        """Record it."""
+        self.stalled += 1
 
 
 def filled(*roles: PeerRole) -> tuple[GrpcConnections, list[Connection]]:
@@ -91,14 +96,17 @@ def test_the_calls_of_an_unauthenticated_connection_are_limited(role: PeerRole) 
 
 
 def test_a_call_of_an_unknown_method_counts_as_several() -> None:
-    """IBEX's own clients do not call unknown methods."""
+    """IBEX's own clients do not call unknown methods. The connection is not served any more, and closed later."""
     table, (connection,) = filled(PeerRole.UNAUTHENTICATED)
     for _ in range(MAX_UNAUTHENTICATED_CALLS // CALLS_PER_UNKNOWN_METHOD - 1):
-        table.count_unauthenticated_call("0", CALLS_PER_UNKNOWN_METHOD)
-    assert not connection.closed
+        table.count_unauthenticated_call("0", is_unknown=True)
+    assert connection.stalled == 0
 
-    table.count_unauthenticated_call("0", CALLS_PER_UNKNOWN_METHOD)
+    table.count_unauthenticated_call("0", is_unknown=True)
+    table.count_unauthenticated_call("0", is_unknown=True)
 
+    assert (connection.closed, connection.stalled, len(table)) == (False, 1, 1)
+    assert table.add("new", Connection())  # the table still has it, so that it makes room for another
     assert connection.closed
 
 
