@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
 
 if TYPE_CHECKING:
@@ -25,9 +26,10 @@ def value_object(kind: type[T]) -> type[T]:
 def field_copier(source: type[T], target: type[Any], *, without: Collection[str] = ()) -> Callable[[T], dict[str, Any]]:
     """Return a function that returns the fields of a ``source`` that ``target`` has too, by their names.
 
-    Both are dataclasses. A field that both declare needs no other line to be copied.
+    Both are dataclasses with at least two such fields. A field that both declare needs no other line to be copied.
     """
     own: Any = source
     common = {f.name for f in fields(own)} - set(without)
     names = [f.name for f in fields(target) if f.name in common]
-    return lambda instance: {name: getattr(instance, name) for name in names}
+    values_of = attrgetter(*names)
+    return lambda instance: dict(zip(names, values_of(instance), strict=True))

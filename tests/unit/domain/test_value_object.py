@@ -38,6 +38,7 @@ def test_fields_of_one_name_are_copied() -> None:
     class Source:
         a: int
         b: str
+        c: float
         only_here: bytes
 
     @value_object
@@ -45,10 +46,11 @@ def test_fields_of_one_name_are_copied() -> None:
         only_there: float
         b: str
         a: int
+        c: float
 
-    source = Source(1, "two", b"three")
-    assert field_copier(Source, Target)(source) == {"a": 1, "b": "two"}
-    assert field_copier(Source, Target, without=("b",))(source) == {"a": 1}
+    source = Source(1, "two", 3.0, b"four")
+    assert field_copier(Source, Target)(source) == {"a": 1, "b": "two", "c": 3.0}
+    assert field_copier(Source, Target, without=("b",))(source) == {"a": 1, "c": 3.0}
 
 
 def test_changing_a_value_does_not_pass_the_type_checker(tmp_path: Path) -> None:
