@@ -39,6 +39,10 @@ class Connection:
         """Fail."""
         raise AssertionError
 
+    def close_later(self) -> None:
+        """Fail."""
+        raise AssertionError
+
 
 async def unread() -> AsyncIterator[bytes]:
     """Fail if the message is read."""
