@@ -172,6 +172,15 @@ def test_a_start_that_is_told_to_stop_leaves_nothing_behind() -> None:
         assert processes_on(home) == []
 
 
+@pytest.fixture
+def hangup_by_default() -> Iterator[None]:
+    """Undo ``nohup`` for the processes that a test starts, because a child ignores what its parent ignores."""
+    previous = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, previous)
+
+
+@pytest.mark.usefixtures("hangup_by_default")
 def test_the_end_of_the_terminal_ends_everything() -> None:
     """SIGHUP while it serves, and while the servers start: neither of them is left running."""
     with folder_of_its_own() as folder:
