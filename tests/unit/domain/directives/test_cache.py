@@ -10,6 +10,7 @@ import pytest
 
 from harness.chat_scene import AGENT, DIRECTIVE, DIRECTIVE_TTL_S, ORG, OTHER_AGENT, Caches, ScriptedDirectives
 from harness.memory.clock import ManualClock
+from harness.simulated_time import in_simulated_time
 from ibex.domain.errors import ServiceDegradedError
 from ibex.domain.freshness.kinds import Epoch, Kind, unknown_epoch
 
@@ -137,6 +138,7 @@ async def test_a_directive_of_which_nothing_is_known_is_not_skipped() -> None:
         await Worker(ScriptedDirectives(ServiceDegradedError())).ask()
 
 
+@in_simulated_time
 async def test_after_an_outage_the_source_is_asked_again() -> None:
     """In the background: the request that starts the fetch does not wait for it."""
     source = ScriptedDirectives(DIRECTIVE)
