@@ -31,7 +31,7 @@ FLOOD = 1_000
 SETTINGS = {"IBEX_RATE_LIMIT_DEFAULT_RPM": str(LIMIT), "IBEX_REFUSAL_DELAY": "0.0001"}
 DELAY_S = 0.2
 BODY = json.dumps(REQUEST).encode()
-NOT_ROUTED = (501, "PROVIDER_NOT_CONFIGURED")
+NOT_ROUTED = (404, "model_not_found")
 
 
 @pytest.fixture

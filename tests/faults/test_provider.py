@@ -69,10 +69,17 @@ LIMITS = {
 EVENTS = stream_events(text_deltas("slow"))
 
 
-def assert_failed(proxy: Loopback, seen: Seen, outcome: tuple[int, str], attempts: int) -> None:
-    """Assert what the client was told, whose fault it is, that it need not try again, and what is on record."""
-    assert seen.outcome == outcome
-    assert (seen.headers["x-ibex-error-source"], seen.headers["x-should-retry"]) == ("provider", "false")
+def assert_failed(
+    proxy: Loopback, seen: Seen, outcome: tuple[int, str], attempts: int, *, code: str | None = None
+) -> None:
+    """Assert what the client gets and what is recorded; ``code`` is the provider's.
+
+    After retries, the client is told not to retry.
+    """
+    assert (seen.status, seen.error["code"]) == (outcome[0], code or outcome[1])
+    assert seen.error.get("ibex_code") == (outcome[1] if code else None)
+    assert seen.headers["x-ibex-error-source"] == "provider"
+    assert seen.headers.get("x-should-retry") == ("false" if attempts > 1 else None)
     exchange = proxy.record(seen.request_id)
     assert (exchange.status, exchange.error_code) == outcome
     assert (exchange.attempts, exchange.reached_provider, exchange.is_complete) == (attempts, True, False)
@@ -84,6 +91,7 @@ def assert_failed(proxy: Loopback, seen: Seen, outcome: tuple[int, str], attempt
     [
         (400, (400, "INVALID_REQUEST"), 1),
         (401, UNAVAILABLE, 1),
+        (402, (402, "INVALID_REQUEST"), 1),
         (403, UNAVAILABLE, 1),
         (404, (404, "INVALID_REQUEST"), 1),
         (408, UNAVAILABLE, 4),
@@ -96,15 +104,15 @@ def assert_failed(proxy: Loopback, seen: Seen, outcome: tuple[int, str], attempt
         (502, UNAVAILABLE, 4),
         (503, UNAVAILABLE, 4),
         (504, UNAVAILABLE, 4),
-        (529, UNAVAILABLE, 1),
+        (520, UNAVAILABLE, 4),
+        (529, UNAVAILABLE, 4),
     ],
 )
 def test_each_status(proxy: Loopback, status: int, outcome: tuple[int, str], attempts: int, *, streamed: bool) -> None:
     """The table of the contract; the provider's words reach the client only where it judged the client's request."""
     seen = proxy.ask(*[error(status, "canary-words", code="a_code")] * attempts, stream=streamed)
-    assert_failed(proxy, seen, outcome, attempts)
+    assert_failed(proxy, seen, outcome, attempts, code=None if outcome == UNAVAILABLE else "a_code")
     assert (b"canary-words" in seen.body) is (outcome[1] == "INVALID_REQUEST")
-    assert seen.error.get("provider_code") == ("a_code" if outcome[1] == "INVALID_REQUEST" else None)
     assert seen.headers["x-ibex-provider-request-id"] == REQUEST_ID
     assert len(proxy.provider.requests) == attempts
 
@@ -117,11 +125,28 @@ def test_a_rate_limit_says_when_to_come_again(proxy: Loopback, asked: str, told:
     assert seen.headers.get("retry-after") == told
 
 
+def test_a_403_for_a_model_reaches_the_client(proxy: Loopback) -> None:
+    """It refuses the request, and not the proxy's key."""
+    seen = proxy.ask(error(403, "canary-words", code="model_not_found"))
+    assert_failed(proxy, seen, (403, "INVALID_REQUEST"), 1, code="model_not_found")
+    assert seen.error["message"] == "canary-words"
+
+
+@pytest.mark.parametrize("fields", [{"code": "insufficient_quota"}, {"kind": "insufficient_quota"}])
+def test_a_quota_that_is_used_up_is_asked_for_once(proxy: Loopback, fields: dict[str, str]) -> None:
+    """SDKs do not retry it either. The provider's text, which names the account, stays hidden."""
+    seen = proxy.ask(error(429, "canary-words", **fields))
+    assert seen.status == 429
+    assert seen.error[next(iter(fields)).replace("kind", "type")] == "insufficient_quota"
+    assert (seen.headers["x-should-retry"], b"canary-words" in seen.body) == ("false", False)
+    assert (proxy.record(seen.request_id).error_code, len(proxy.provider.requests)) == ("RATE_LIMITED", 1)
+
+
 def test_a_context_that_is_too_long(proxy: Loopback) -> None:
     """Clients look for this code, and SDKs show the message."""
     said = error(400, "too long", code="context_length_exceeded", param="messages")
     told = proxy.ask(said).error
-    assert (told["message"], told["provider_code"], told["param"]) == (
+    assert (told["message"], told["code"], told["param"]) == (
         "too long",
         "context_length_exceeded",
         "messages",

@@ -98,7 +98,7 @@ REFUSED: dict[str, tuple[bytes, tuple[int, str]]] = {
     "Content beside the content": (BODY.replace(b'"role": "user"', b'"role": "user", "Content": ""'), WRONG),
     "a role that there is not": (BODY.replace(b'"user"', b'"root"'), WRONG),
     "a model of 257 characters": (BODY.replace(b"gpt-4o", b"g" * 257), WRONG),
-    "a model that nobody serves": (BODY.replace(b"gpt-4o", b"claude"), (501, "PROVIDER_NOT_CONFIGURED")),
+    "a model that nobody serves": (BODY.replace(b"gpt-4o", b"claude"), (404, "model_not_found")),
 }
 
 

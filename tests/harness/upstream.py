@@ -88,9 +88,12 @@ def streamed(*chunks: Chunk, **headers: str) -> FakeResponse:
     return FakeResponse(200, _named({"content_type": "text/event-stream"} | headers), chunks)
 
 
-def refused(status: int, message: str = "a message of the provider's", **headers: str) -> FakeResponse:
-    """Return an error of OpenAI's."""
-    return FakeResponse(status, _named({"content_type": "application/json"} | headers), (error_body(message),))
+def refused(
+    status: int, message: str = "a message of the provider's", *, code: str | None = None, **headers: str
+) -> FakeResponse:
+    """Return an error in OpenAI's format."""
+    body = error_body(message, code=code)
+    return FakeResponse(status, _named({"content_type": "application/json"} | headers), (body,))
 
 
 def _named(headers: Mapping[str, str]) -> dict[str, str]:

@@ -131,7 +131,7 @@ class TestErrors:
         with pytest.raises(openai.BadRequestError) as caught:
             client.chat.completions.create(model=MODEL, messages=HELLO)
         body: Any = caught.value.body
-        assert body["provider_code"] == "context_length_exceeded"
+        assert body["code"] == caught.value.code == "context_length_exceeded"
         assert caught.value.param == "messages"
         assert "too many tokens" in str(caught.value)
 
@@ -170,11 +170,11 @@ class TestErrors:
         assert 1 <= int(caught.value.response.headers["retry-after"]) <= 60
         assert caught.value.code == "RATE_LIMITED"
 
-    def test_501(self, client: openai.OpenAI) -> None:
-        """A model that nobody routes is an APIStatusError of status 501."""
-        with pytest.raises(openai.APIStatusError) as caught:
+    def test_404_of_a_model(self, client: openai.OpenAI) -> None:
+        """A model without a provider is NotFoundError with OpenAI's own code."""
+        with pytest.raises(openai.NotFoundError) as caught:
             client.chat.completions.create(model="not-routed", messages=HELLO)
-        assert caught.value.status_code == 501
+        assert caught.value.code == "model_not_found"
         assert caught.value.response.headers["x-ibex-error-source"] == "proxy"
 
     def test_503(self, client: openai.OpenAI, upstream: ScriptedOpenAI) -> None:

@@ -311,16 +311,43 @@ class ProviderTimeoutError(ProviderError):
 
 
 class ProviderRateLimitedError(ProviderError):
-    """The provider's own rate limit was reached, even after retries."""
+    """The provider's own rate limit was reached, even after retries, or its quota is used up.
+
+    ``provider_type`` and ``provider_code`` are None if the provider gave none. Its message is not passed on: it names
+    the account that organizations share. ``is_hopeless`` is whether no retry of the same request can succeed.
+    """
 
     code = ErrorCode.RATE_LIMITED
     default_message = "The provider's rate limit was reached."
+
+    def __init__(
+        self,
+        *,
+        provider_type: str | None = None,
+        provider_code: str | None = None,
+        is_hopeless: bool = False,
+        retry_after_s: float | None = None,
+        provider_request_id: str | None = None,
+        attempts: int = 1,
+        provider_status: int | None = None,
+    ) -> None:
+        super().__init__(
+            retry_after_s=retry_after_s,
+            provider_request_id=provider_request_id,
+            attempts=attempts,
+            provider_status=provider_status,
+        )
+        self.provider_type = provider_type
+        self.provider_code = provider_code
+        self.is_hopeless = is_hopeless
 
 
 class Refusal(StrEnum):
     """The provider's reason for refusing a request. The client receives the same reason."""
 
     BAD_REQUEST = "bad_request"
+    PAYMENT_REQUIRED = "payment_required"
+    MODEL_FORBIDDEN = "model_forbidden"
     NOT_FOUND = "not_found"
     CONFLICT = "conflict"
     TOO_LARGE = "too_large"

@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
 MAX_DELAY_S: Final = 30.0
 
-RETRIED_STATUSES: Final = frozenset({408, 409, 429, 500, 502, 503, 504})
+RETRIED_STATUSES: Final = frozenset({408, 409, 429, 500, 502, 503, 504, *range(520, 526), 529, 530})
+"""The statuses from 520 on are those of content delivery networks in front of a server."""
+RETRIED_LATE: Final = frozenset({429, 503})
+"""Statuses that are retried however long the server took: it has not worked on the request."""
+RETRIED_WITHIN_S: Final = 5.0
+"""A request that was with the server for longer may have been worked on, and would be billed twice."""
 
 RETRIED_FAILURES: Final = (
     httpx.ConnectError,

@@ -23,6 +23,7 @@ from ibex.domain.errors import (
     OverloadedError,
     ProviderError,
     ProviderNotConfiguredError,
+    ProviderRateLimitedError,
     ProviderRefusedError,
     Refusal,
     RequestTimeoutError,
@@ -65,7 +66,7 @@ TABLE: Final = {
     ErrorCode.RATE_LIMITED: (429, _RATE_LIMIT),
     ErrorCode.CLIENT_CLOSED_REQUEST: (499, _INVALID),
     ErrorCode.INTERNAL_ERROR: (500, _SERVER),
-    ErrorCode.PROVIDER_NOT_CONFIGURED: (501, _SERVER),
+    ErrorCode.PROVIDER_NOT_CONFIGURED: (404, _INVALID),
     ErrorCode.SERVICE_DEGRADED: (503, _SERVER),
     ErrorCode.AUTH_UNAVAILABLE: (503, _SERVER),
     ErrorCode.PROVIDER_UNAVAILABLE: (503, _SERVER),
@@ -85,6 +86,8 @@ class NotHttpError(IbexError):
 
 _REFUSAL_STATUSES: Final = {
     Refusal.BAD_REQUEST: 400,
+    Refusal.PAYMENT_REQUIRED: 402,
+    Refusal.MODEL_FORBIDDEN: 403,
     Refusal.NOT_FOUND: 404,
     Refusal.CONFLICT: 409,
     Refusal.TOO_LARGE: 413,
@@ -139,20 +142,31 @@ class ErrorResponses:
             error = _with_names_of_headers(error)
             field_errors = error.field_errors
         refused = error if isinstance(error, ProviderRefusedError) else None
+        judged = error if isinstance(error, ProviderRefusedError | ProviderRateLimitedError) else None
+        code = _code(error)
         content: dict[str, Any] = {
-            "code": error.code,
-            "type": (refused and refused.provider_type) or TABLE[error.code][1],
+            "code": code,
+            "ibex_code": None if code == error.code else error.code,
+            "type": (judged and judged.provider_type) or TABLE[error.code][1],
             # OpenAI's SDKs show only this member, so it must contain the provider's reason.
             "message": (refused and refused.detail) or error.message,
             "param": refused.param if refused else next((e.field for e in field_errors), None),
             "detail": error.detail if refused or error.detail is None else error.detail[:_MAX_CHARACTERS],
-            "provider_code": refused and refused.provider_code,
             "docs_url": self._docs_base and f"{self._docs_base}/{error.code}",
             "request_id": context.request_id,
             "timestamp": self._clock.now(),
             "field_errors": [_field_error(e) for e in field_errors] or None,
         }
         return {"error": {name: value for name, value in content.items() if value is not None or name == "param"}}
+
+
+def _code(error: IbexError) -> str:
+    """Return the code that programs compare: the provider's if it judged the request, OpenAI's own for no model."""
+    if isinstance(error, ProviderNotConfiguredError):
+        return "model_not_found"
+    if isinstance(error, ProviderRefusedError | ProviderRateLimitedError):
+        return error.provider_code or error.code
+    return error.code
 
 
 def _with_names_of_headers(error: ValidationError) -> ValidationError:
@@ -170,12 +184,16 @@ def _field_error(error: FieldError) -> dict[str, str]:
     }
 
 
+def _is_hopeless(error: ProviderError) -> bool:
+    return isinstance(error, ProviderRateLimitedError) and error.is_hopeless
+
+
 def _headers(error: IbexError, allow: str | None) -> Headers:
     by_provider = isinstance(error, ProviderError)
     headers = [(b"x-ibex-error-source", b"provider" if by_provider else b"proxy")]
-    if by_provider or isinstance(error, ProviderNotConfiguredError):
-        # IBEX has retried already (ADR 0019). OpenAI's SDKs retry after any 5xx and would multiply the attempts.
-        # For a provider that is not configured, a retry is useless.
+    if isinstance(error, ProviderError) and (error.attempts > 1 or _is_hopeless(error)):
+        # IBEX has retried already (ADR 0019). OpenAI's SDKs retry after 408, 409, 429 and 5xx and would multiply the
+        # attempts.
         headers.append((b"x-should-retry", b"false"))
     retry_after_s = _retry_after_s(error)
     if retry_after_s is not None:

@@ -54,14 +54,14 @@ class FieldProblem(msgspec.Struct):
 class ErrorContent(msgspec.Struct):
     """An error in OpenAI's shape, with more members."""
 
-    code: ErrorCode
+    code: str
     type: str
     message: str
     param: str | None
     request_id: UUID
     timestamp: datetime
     detail: str | UnsetType = UNSET
-    provider_code: str | UnsetType = UNSET
+    ibex_code: ErrorCode | UnsetType = UNSET
     docs_url: str | UnsetType = UNSET
     field_errors: list[FieldProblem] | UnsetType = UNSET
 

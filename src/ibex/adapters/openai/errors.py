@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     _FromResponse = Callable[["ErrorResponse", "AttemptInfo"], ProviderError]
     _FromException = Callable[["AttemptInfo"], RetryableError]
 
+_TOO_LARGE: Final = "Request too large"
+"""How OpenAI's message begins if one request exceeds the limit of tokens per minute."""
+
 
 @value_object
 class AttemptInfo:
@@ -71,34 +74,102 @@ def _attempt_fields(attempt: AttemptInfo) -> dict[str, Any]:
     return {"attempts": attempt.attempts, "provider_request_id": attempt.provider_request_id}
 
 
+@dataclass(frozen=True, slots=True)
+class _Reason:
+    """What an error body says; None for each part that it does not contain."""
+
+    message: str | None = None
+    type: str | None = None
+    code: str | None = None
+    param: str | None = None
+
+
+def is_hopeless(response: ErrorResponse) -> bool:
+    """Return whether a 429 means that no retry can succeed: the quota is used up, or the request is too large."""
+    if response.status != 429:  # noqa: PLR2004 - RFC 6585
+        return False
+    reason = _reason(response.body)
+    return "insufficient_quota" in (reason.code, reason.type) or (reason.message or "").startswith(_TOO_LARGE)
+
+
 def _refused(refusal: Refusal, response: ErrorResponse, attempt: AttemptInfo) -> ProviderRefusedError:
-    error_object = _error_object(response.body)
+    reason = _reason(response.body)
     return ProviderRefusedError(
         refusal,
-        detail=_text(error_object.get("message")),
-        provider_type=_text(error_object.get("type")),
-        provider_code=_text(error_object.get("code")),
-        param=_text(error_object.get("param")),
+        detail=reason.message,
+        provider_type=reason.type,
+        provider_code=reason.code,
+        param=reason.param,
         **_attempt_fields(attempt),
     )
 
 
-def _error_object(body: bytes | None) -> dict[str, Any]:
-    """Return the object ``error`` of an error body; empty if the body is not in OpenAI's format."""
+def _forbidden(response: ErrorResponse, attempt: AttemptInfo) -> ProviderError:
+    """A 403 for a model refuses the request. Any other 403 refuses the proxy's key and is not the client's to see."""
+    if _reason(response.body).code == "model_not_found":
+        return _refused(Refusal.MODEL_FORBIDDEN, response, attempt)
+    return _unavailable(response, attempt)
+
+
+def _reason(body: bytes | None) -> _Reason:
+    """Return the reason in an error body, whichever shape it has.
+
+    Servers of OpenAI's API send ``error`` as an object, a text or in a list, or ``message`` or ``detail`` at the top
+    level; Azure nests an ``innererror``; proxies in between send plain text.
+    """
     try:
-        error_object = msgspec.json.decode(body or b"", type=dict[str, Any]).get("error")
+        content: Any = msgspec.json.decode(body or b"")
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return {}
-    return error_object if isinstance(error_object, dict) else {}
+        return _Reason(_plain_text(body or b""))
+    if isinstance(content, list) and content:
+        content = content[0]
+    if isinstance(content, str):
+        return _Reason(_text(content))
+    if not isinstance(content, dict):
+        return _Reason()
+    error = content.get("error")
+    if not isinstance(error, dict):
+        message = error if isinstance(error, str) else content.get("message", content.get("detail"))
+        error = {**content, "message": message}
+    inner = error.get("innererror")
+    inner_code = inner.get("code") if isinstance(inner, dict) else None
+    return _Reason(
+        _message(error.get("message")),
+        _text(error.get("type")),
+        _text(error.get("code")) or _text(inner_code),
+        _text(error.get("param")),
+    )
+
+
+def _message(value: object) -> str | None:
+    """Return a message: a text, or the ``msg`` of each problem in a list, as FastAPI sends them."""
+    if isinstance(value, list):
+        found = [problem.get("msg") for problem in value if isinstance(problem, dict)]
+        return "; ".join(text for text in found if isinstance(text, str)) or None
+    return _text(value)
+
+
+def _plain_text(body: bytes) -> str | None:
+    """Return a body that is neither JSON nor HTML; None for one that only begins like them."""
+    text = body.decode("utf-8", "replace").strip()
+    return text if text and not text.startswith(("<", "{", "[")) and text.isprintable() else None
 
 
 def _text(value: object) -> str | None:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
     return value if isinstance(value, str) and value else None
 
 
 def _rate_limited(response: ErrorResponse, attempt: AttemptInfo) -> ProviderRateLimitedError:
+    reason = _reason(response.body)
     return ProviderRateLimitedError(
-        retry_after_s=response.retry_after_s, provider_status=response.status, **_attempt_fields(attempt)
+        provider_type=reason.type,
+        provider_code=reason.code,
+        is_hopeless=is_hopeless(response),
+        retry_after_s=response.retry_after_s,
+        provider_status=response.status,
+        **_attempt_fields(attempt),
     )
 
 
@@ -122,13 +193,15 @@ def _broken(attempt: AttemptInfo) -> ProviderUnavailableError:
 
 _BY_STATUS: Final[Mapping[int, _FromResponse]] = {
     400: partial(_refused, Refusal.BAD_REQUEST),
+    402: partial(_refused, Refusal.PAYMENT_REQUIRED),
+    403: _forbidden,
     404: partial(_refused, Refusal.NOT_FOUND),
     409: partial(_refused, Refusal.CONFLICT),
     413: partial(_refused, Refusal.TOO_LARGE),
     422: partial(_refused, Refusal.UNPROCESSABLE),
     429: _rate_limited,
 }
-"""Any other status means that the provider is unavailable. This includes 401 and 403, which refuse the proxy's key."""
+"""Any other status means that the provider is unavailable. This includes 401, which refuses the proxy's key."""
 
 _BY_EXCEPTION: Final[Mapping[type[Exception], _FromException]] = {  # the first match counts, so the order matters
     httpx.PoolTimeout: _pool_exhausted,

@@ -15,7 +15,9 @@ from ibex.adapters.http_client.failures import FAILURES
 from ibex.adapters.http_client.response_body import MAX_BODY_BYTES, ResponseBody, TimeLimits
 from ibex.adapters.http_client.retry import (
     RETRIED_FAILURES,
+    RETRIED_LATE,
     RETRIED_STATUSES,
+    RETRIED_WITHIN_S,
     RetryPolicy,
     next_delay,
     requested_delay_s,
@@ -26,6 +28,7 @@ from ibex.adapters.openai.errors import (
     ErrorResponse,
     error_from_exception,
     error_from_response,
+    is_hopeless,
     not_a_completion,
 )
 from ibex.adapters.openai_api.chat_response import DONE
@@ -141,7 +144,8 @@ class OpenAIProvider:
         except FAILURES as failure:
             return _Failure(
                 error_from_exception(failure, AttemptInfo(attempts)),
-                may_retry=isinstance(failure, RETRIED_FAILURES),
+                may_retry=isinstance(failure, RETRIED_FAILURES)
+                and (isinstance(failure, httpx.ConnectError | httpx.ConnectTimeout) or _is_early(now)),
                 was_stale=isinstance(failure, StaleConnectionError),
             )
         attempt = AttemptInfo(attempts, _provider_request_id(response))
@@ -151,14 +155,24 @@ class OpenAIProvider:
         try:
             if 200 <= response.status < 300:  # noqa: PLR2004 - RFC 9110, section 15.3
                 return await _read_completion(request, response, body, attempt)
-            return await self._read_error(response, body, attempt)
+            return await self._read_error(response, body, attempt, is_early=_is_early(now))
         finally:
             await body.aclose()
 
-    async def _read_error(self, response: UpstreamResponse, body: ResponseBody, attempt: AttemptInfo) -> _Failure:
+    async def _read_error(
+        self, response: UpstreamResponse, body: ResponseBody, attempt: AttemptInfo, *, is_early: bool
+    ) -> _Failure:
         requested_s = requested_delay_s(response.header, self._clock.now())
         refused = ErrorResponse(response.status, await _error_text(body), requested_s)
-        return _Failure(error_from_response(refused, attempt), response.status in RETRIED_STATUSES, requested_s)
+        advice = response.header("x-should-retry").strip().lower()
+        may_retry = (response.status in RETRIED_STATUSES or advice == "true") and advice != "false"
+        may_retry = may_retry and (is_early or response.status in RETRIED_LATE) and not is_hopeless(refused)
+        return _Failure(error_from_response(refused, attempt), may_retry, requested_s)
+
+
+def _is_early(began: float) -> bool:
+    """Return whether an attempt that began at this time of the event loop may be repeated (``RETRIED_WITHIN_S``)."""
+    return asyncio.get_running_loop().time() - began <= RETRIED_WITHIN_S
 
 
 async def _read_completion(

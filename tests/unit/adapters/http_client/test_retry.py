@@ -85,7 +85,7 @@ def test_the_delay_that_the_provider_asks_for_is_parsed(headers: dict[str, str],
 
 def test_only_the_statuses_of_the_contract_are_retried() -> None:
     """No other 4xx and no other 5xx is retried."""
-    assert {408, 409, 429, 500, 502, 503, 504} == RETRIED_STATUSES
+    assert {408, 409, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 525, 529, 530} == RETRIED_STATUSES
 
 
 @pytest.mark.parametrize(

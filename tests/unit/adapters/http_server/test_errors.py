@@ -74,9 +74,9 @@ def test_the_statuses_are_those_of_the_spec() -> None:
     """Without an error it is 200; for a client that disconnected it is 499."""
     assert status_of(None) == 200
     assert status_of(ClientClosedRequestError()) == 499
-    assert status_of(ProviderNotConfiguredError()) == 501
+    assert status_of(ProviderNotConfiguredError()) == 404
     assert status_of(ProviderTimeoutError()) == 504
-    assert [status_of(ProviderRefusedError(refusal)) for refusal in Refusal] == [400, 404, 409, 413, 422]
+    assert [status_of(ProviderRefusedError(refusal)) for refusal in Refusal] == [400, 402, 403, 404, 409, 413, 422]
 
 
 def test_the_envelope_of_a_plain_error() -> None:
@@ -108,7 +108,7 @@ def test_field_errors_are_all_listed() -> None:
 
 
 def test_the_providers_error_reaches_the_client() -> None:
-    """``message``, ``type`` and ``param`` are the provider's; its code is in ``provider_code``."""
+    """Its code is what programs compare; IBEX's own is in ``ibex_code``."""
     refused = ProviderRefusedError(
         Refusal.BAD_REQUEST,
         detail="This model's maximum context length is 8 tokens.",
@@ -119,10 +119,9 @@ def test_the_providers_error_reaches_the_client() -> None:
 
     content = envelope(refused)
 
-    assert content["code"] == "INVALID_REQUEST"
+    assert (content["code"], content["ibex_code"]) == ("context_length_exceeded", "INVALID_REQUEST")
     assert content["message"] == content["detail"] == "This model's maximum context length is 8 tokens."
     assert content["type"] == "invalid_request_error"
-    assert content["provider_code"] == "context_length_exceeded"
     assert content["param"] == "messages"
 
 
@@ -132,7 +131,27 @@ def test_a_refusal_without_details_has_the_default_message() -> None:
 
     assert content["message"] == "The provider refused the request."
     assert content["type"] == "invalid_request_error"
-    assert not {"detail", "provider_code"} & set(content)
+    assert content["code"] == "INVALID_REQUEST"
+    assert not {"detail", "ibex_code"} & set(content)
+
+
+def test_the_providers_rate_limit_has_its_code_and_ibexs_text() -> None:
+    """OpenAI's text names the account that organizations share."""
+    content = envelope(ProviderRateLimitedError(provider_type="insufficient_quota", provider_code="insufficient_quota"))
+
+    assert (content["code"], content["type"], content["ibex_code"]) == (
+        "insufficient_quota",
+        "insufficient_quota",
+        "RATE_LIMITED",
+    )
+    assert content["message"] == "The provider's rate limit was reached."
+
+
+def test_a_model_without_a_provider_has_openais_code() -> None:
+    """404, as OpenAI answers."""
+    content = envelope(ProviderNotConfiguredError())
+
+    assert (content["code"], content["ibex_code"]) == ("model_not_found", "PROVIDER_NOT_CONFIGURED")
 
 
 @pytest.mark.parametrize("base", ["https://docs.test/errors", "https://docs.test/errors/"])
@@ -166,13 +185,16 @@ def test_retry_after_is_whole_seconds_and_at_least_one(error: IbexError, expecte
 @pytest.mark.parametrize(
     ("error", "source", "should_retry"),
     [
-        (ProviderUnavailableError(), "provider", "false"),
-        (ProviderTimeoutError(), "provider", "false"),
-        (ProviderRateLimitedError(retry_after_s=5), "provider", "false"),
-        (ProviderRefusedError(Refusal.CONFLICT), "provider", "false"),
+        (ProviderUnavailableError(attempts=4), "provider", "false"),
+        (ProviderUnavailableError(), "provider", None),
+        (ProviderTimeoutError(), "provider", None),
+        (ProviderRateLimitedError(retry_after_s=5, attempts=2), "provider", "false"),
+        (ProviderRateLimitedError(retry_after_s=5), "provider", None),
+        (ProviderRateLimitedError(is_hopeless=True), "provider", "false"),
+        (ProviderRefusedError(Refusal.CONFLICT, attempts=4), "provider", "false"),
         (RateLimitedError(retry_after_s=5), "proxy", None),
         (ServiceDegradedError(), "proxy", None),
-        (ProviderNotConfiguredError(), "proxy", "false"),
+        (ProviderNotConfiguredError(), "proxy", None),
         (InternalError(), "proxy", None),
     ],
 )

@@ -216,7 +216,7 @@ async def test_an_error_response_has_the_headers_of_the_exchange() -> None:
     assert "provider;dur=" in response.headers["server-timing"]
 
 
-@pytest.mark.parametrize(("refusal", "status"), list(zip(Refusal, (400, 404, 409, 413, 422), strict=True)))
+@pytest.mark.parametrize(("refusal", "status"), list(zip(Refusal, (400, 402, 403, 404, 409, 413, 422), strict=True)))
 async def test_a_providers_refusal_keeps_its_status(refusal: Refusal, status: int) -> None:
     """The record has it too."""
     scene = HttpScene(ProviderRefusedError(refusal, detail="No."))

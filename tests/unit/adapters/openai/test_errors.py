@@ -14,6 +14,7 @@ from ibex.adapters.openai.errors import (
     ErrorResponse,
     error_from_exception,
     error_from_response,
+    is_hopeless,
     not_a_completion,
 )
 from ibex.domain.errors import (
@@ -36,6 +37,7 @@ BODY = json.dumps({"error": {"message": f"No {CANARY}", "type": "t", "param": "m
     ("status", "refusal"),
     [
         (400, Refusal.BAD_REQUEST),
+        (402, Refusal.PAYMENT_REQUIRED),
         (404, Refusal.NOT_FOUND),
         (409, Refusal.CONFLICT),
         (413, Refusal.TOO_LARGE),
@@ -57,22 +59,81 @@ def test_a_refused_request_keeps_the_providers_error(status: int, refusal: Refus
         None,
         b"",
         b"<html>",
-        b"\xff",
+        b"\x00\x01",
         b"[]",
-        b'"error"',
+        b"1",
         b"{}",
-        b'{"error": "text"}',
         b'{"error": null}',
         b'{"error": {}}',
-        b'{"error": {"message": null, "type": 1, "code": 400, "param": ["a"]}}',
+        b'{"error": {"message": null, "type": 1.5, "code": true, "param": ["a"]}}',
+        b'{"detail": [1, {"msg": 2}]}',
         b'{"error": ' + b"[" * 100_000,
     ],
 )
 def test_a_refusal_in_an_unknown_format_has_no_details(body: bytes | None) -> None:
-    """Members that are not strings in OpenAI's error format are None."""
+    """Nothing is guessed."""
     error = error_from_response(ErrorResponse(400, body), ATTEMPT)
     assert isinstance(error, ProviderRefusedError)
     assert (error.detail, error.provider_type, error.provider_code, error.param) == (None, None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b'{"error":{"message":"m","type":"t","code":"c","param":"p"}}', ("m", "t", "c", "p")),
+        (b'{"error":{"message":"m","code":400}}', ("m", None, "400", None)),
+        (b'{"object":"error","message":"m","type":"t","code":40301,"param":null}', ("m", "t", "40301", None)),
+        (b'[{"error":{"code":400,"message":"m","status":"INVALID_ARGUMENT"}}]', ("m", None, "400", None)),
+        (b'{"error":"m"}', ("m", None, None, None)),
+        (b'{"error":"m","type":"t","code":"c"}', ("m", "t", "c", None)),
+        (b'{"detail":"m"}', ("m", None, None, None)),
+        (b'{"detail":[{"loc":["body"],"msg":"m","type":"missing"},{"msg":"n"}]}', ("m; n", None, None, None)),
+        (b'{"message":"m"}', ("m", None, None, None)),
+        (b'{"error":{"message":"m","innererror":{"code":"c"}}}', ("m", None, "c", None)),
+        (b'"m"', ("m", None, None, None)),
+        (b" m\n", ("m", None, None, None)),
+    ],
+)
+def test_the_reason_is_read_from_every_shape_in_use(body: bytes, reason: tuple[str | None, ...]) -> None:
+    """OpenAI's, vLLM's, Google's, FastAPI's, Azure's, and plain text."""
+    error = error_from_response(ErrorResponse(400, body), ATTEMPT)
+    assert isinstance(error, ProviderRefusedError)
+    assert (error.detail, error.provider_type, error.provider_code, error.param) == reason
+
+
+def test_a_403_for_a_model_refuses_the_request() -> None:
+    """Any other 403 refuses the proxy's key, which is not the client's to see."""
+    body = b'{"error":{"message":"No access to the model.","type":"invalid_request_error","code":"model_not_found"}}'
+    error = error_from_response(ErrorResponse(403, body), ATTEMPT)
+    assert isinstance(error, ProviderRefusedError)
+    assert (error.refusal, error.provider_code, error.detail) == (
+        Refusal.MODEL_FORBIDDEN,
+        "model_not_found",
+        "No access to the model.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "hopeless"),
+    [
+        (
+            b'{"error":{"message":"No quota","type":"insufficient_quota","code":"insufficient_quota"}}',
+            True,
+        ),
+        (b'{"error":{"message":"quota","type":"insufficient_quota","code":null}}', True),
+        (b'{"error":{"message":"Request too large for gpt-4o on tokens per min","code":"rate_limit_exceeded"}}', True),
+        (b'{"error":{"message":"Rate limit reached","type":"requests","code":"rate_limit_exceeded"}}', False),
+        (b"", False),
+        (None, False),
+    ],
+)
+def test_some_rate_limits_are_hopeless(body: bytes | None, hopeless: bool) -> None:  # noqa: FBT001 - a row
+    """A retry cannot fill a quota or make a request smaller. The account's own text is not passed on."""
+    response = ErrorResponse(429, body)
+    error = error_from_response(response, ATTEMPT)
+    assert isinstance(error, ProviderRateLimitedError)
+    assert is_hopeless(response) is error.is_hopeless is hopeless
+    assert str(error) == ProviderRateLimitedError.default_message
 
 
 def test_the_providers_rate_limit_keeps_its_delay() -> None:
@@ -80,11 +141,11 @@ def test_the_providers_rate_limit_keeps_its_delay() -> None:
     error = error_from_response(ErrorResponse(429, BODY, 7.5), ATTEMPT)
     assert isinstance(error, ProviderRateLimitedError)
     assert (error.retry_after_s, error.attempts, error.provider_request_id) == (7.5, 3, "req_1")
-    assert error.provider_status == 429
+    assert (error.provider_status, error.provider_type, error.provider_code) == (429, "t", "c")
 
 
 @pytest.mark.parametrize(
-    "status", [100, 101, 204, 301, 302, 304, 401, 402, 403, 405, 408, 418, 451, 500, 502, 503, 504, 529, 599]
+    "status", [100, 101, 204, 301, 302, 304, 401, 403, 405, 408, 418, 451, 500, 502, 503, 504, 529, 599]
 )
 def test_any_other_status_means_that_the_provider_is_unavailable(status: int) -> None:
     """This includes 401 and 403, which refuse the proxy's key."""

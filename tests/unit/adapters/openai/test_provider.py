@@ -185,7 +185,13 @@ async def test_a_delay_beyond_the_deadline_is_not_waited_for() -> None:
 
 @pytest.mark.parametrize(
     ("status", "refusal"),
-    [(400, Refusal.BAD_REQUEST), (404, Refusal.NOT_FOUND), (413, Refusal.TOO_LARGE), (422, Refusal.UNPROCESSABLE)],
+    [
+        (400, Refusal.BAD_REQUEST),
+        (402, Refusal.PAYMENT_REQUIRED),
+        (404, Refusal.NOT_FOUND),
+        (413, Refusal.TOO_LARGE),
+        (422, Refusal.UNPROCESSABLE),
+    ],
 )
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_refused_request_is_not_sent_again(status: int, refusal: Refusal, *, stream: bool) -> None:
@@ -195,13 +201,73 @@ async def test_a_refused_request_is_not_sent_again(status: int, refusal: Refusal
     assert (error.refusal, error.detail, error.attempts) == (refusal, "too many tokens", 1)
 
 
-@pytest.mark.parametrize("status", [101, 301, 302, 401, 403, 418, 501, 529])
+@pytest.mark.parametrize("status", [101, 301, 302, 401, 403, 418, 501])
 async def test_any_other_status_is_not_retried_and_has_no_details(status: int) -> None:
     """The error contains no text of the response, and redirects are not followed."""
     scene = Scene(refused(status, "canary-9a", location="https://elsewhere.example/"))
     error = await scene.fails(ProviderUnavailableError)
     assert "canary" not in repr(vars(error)) + str(error)
     assert (error.attempts, len(scene.transport.requests)) == (1, 1)
+
+
+@pytest.mark.parametrize("status", [520, 521, 522, 523, 524, 525, 529, 530])
+async def test_statuses_of_content_delivery_networks_are_retried(status: int) -> None:
+    """They mean that the network could not reach the provider, or got no answer in time."""
+    scene = Scene(refused(status), buffered())
+    assert (await scene.provider.complete(outgoing_request())).attempts == 2
+
+
+@pytest.mark.parametrize("status", [408, 409, 500, 502, 504, 520])
+async def test_a_request_that_the_provider_may_have_worked_on_is_not_sent_again(
+    status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be billed twice."""
+    monkeypatch.setattr(provider_module, "RETRIED_WITHIN_S", -1.0)
+    scene = Scene(refused(status), buffered())
+    error = ProviderRefusedError if status == 409 else ProviderUnavailableError
+    assert (await scene.fails(error)).attempts == 1
+
+
+@pytest.mark.parametrize("failure", [httpx.ReadError("reset"), httpx.RemoteProtocolError("server disconnected")])
+async def test_a_connection_that_dies_late_is_not_retried(failure: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The provider may have worked on the request."""
+    monkeypatch.setattr(provider_module, "RETRIED_WITHIN_S", -1.0)
+    scene = Scene(failure, buffered())
+    assert (await scene.fails(ProviderUnavailableError)).attempts == 1
+
+
+@pytest.mark.parametrize(
+    "response", [refused(429), refused(503), httpx.ConnectError("refused"), httpx.ConnectTimeout("slow")]
+)
+async def test_a_request_that_the_provider_has_not_worked_on_is_retried_however_late(
+    response: FakeResponse | Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has said so, or was not reached."""
+    monkeypatch.setattr(provider_module, "RETRIED_WITHIN_S", -1.0)
+    scene = Scene(response, buffered())
+    assert (await scene.provider.complete(outgoing_request())).attempts == 2
+
+
+@pytest.mark.parametrize("status", [429, 500])
+async def test_a_request_that_the_provider_tells_not_to_retry_is_not_sent_again(status: int) -> None:
+    """``x-should-retry: false``, which OpenAI's SDKs obey too."""
+    scene = Scene(refused(status, x_should_retry="false"), buffered())
+    error = ProviderRateLimitedError if status == 429 else ProviderUnavailableError
+    assert (await scene.fails(error)).attempts == 1
+
+
+@pytest.mark.parametrize("status", [418, 500])
+async def test_a_request_that_the_provider_tells_to_retry_is_sent_again(status: int) -> None:
+    """``x-should-retry: true``, whatever the status."""
+    scene = Scene(refused(status, x_should_retry="true"), buffered())
+    assert (await scene.provider.complete(outgoing_request())).attempts == 2
+
+
+async def test_a_quota_that_is_used_up_is_not_asked_for_again() -> None:
+    """A retry could not succeed before the account has credit again."""
+    scene = Scene(refused(429, code="insufficient_quota"), buffered())
+    error = await scene.fails(ProviderRateLimitedError)
+    assert (error.attempts, error.provider_code, error.is_hopeless) == (1, "insufficient_quota", True)
 
 
 @pytest.mark.parametrize(

@@ -149,8 +149,9 @@ def test_an_address_that_is_none_is_wrong_usage(ibex: CliScene, proxy: Proxy, ad
 
 def test_a_model_that_nobody_serves_is_told_with_where_to_look(ibex: CliScene, proxy: Proxy) -> None:
     """The proxy's own words are about the request alone."""
-    error = {"error": {"code": "PROVIDER_NOT_CONFIGURED", "message": "No provider.", "request_id": "r-1"}}
-    proxy.answers = [lambda: httpx.Response(501, json=error)]
+    code = {"code": "model_not_found", "ibex_code": "PROVIDER_NOT_CONFIGURED"}
+    error = {"error": {**code, "message": "No provider.", "request_id": "r-1"}}
+    proxy.answers = [lambda: httpx.Response(404, json=error)]
 
     assert "Choose a --model" in ibex.run("chat", "Hi", "--token", SECRET).err
 
