@@ -21,11 +21,12 @@ WATCH: Final = "ibex.watch"
 """A scope extension: a function that registers a callback for a disconnect before the response is complete."""
 WHOLE_BODY: Final = "ibex.whole_body"
 """A scope extension: a function that returns the body if it has arrived completely, else None."""
-KEEP_ALIVE: Final = b": keep-alive\n\n"
+KEEP_ALIVE: Final = b": keep-alive\n"
+"""A comment without a blank line: at a blank line, openai-python reports an empty event if an earlier one had an id."""
 _BLANK_LINES: Final = (b"\n\n", b"\n\r", b"\r\r", b"\n\r\n", b"\r\r\n")
 _STREAM_HEADERS: Final = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
+    (b"cache-control", b"no-cache, no-transform"),
     (b"x-accel-buffering", b"no"),
 ]
 
@@ -210,7 +211,7 @@ class ClientConnection:
                 # A pending write ends the silence itself, and a comment must not be sent within an event.
                 await asyncio.sleep(self._limits.keep_alive_s)
             else:
-                await self.send_chunk(KEEP_ALIVE)
+                await self._deliver({"type": BODY, "body": KEEP_ALIVE, "more_body": True})
 
     def _cancel_task(self) -> None:
         """Cancel the block, because the client has disconnected."""

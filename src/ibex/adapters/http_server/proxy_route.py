@@ -122,7 +122,7 @@ class ProxyRoute:
             read_body=partial(_read_body, context, client, reservation),
             reservation=reservation,
             has_gone=lambda: client.gone,
-            session_handle=context.field(b"x-ibex-session-id"),
+            session_handle=context.field(b"x-ibex-session-id") or None,
             ends_session=_SESSION_END_VALUES.get(session_end, False),
             wrong_fields=() if session_end in _SESSION_END_VALUES else _SESSION_END_ERRORS,
         )

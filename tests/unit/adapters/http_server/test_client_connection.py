@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
+from openai._streaming import SSEDecoder
 
 from harness.chat_scene import ORG
 from harness.http_scene import AsgiCall
@@ -219,8 +220,22 @@ async def test_no_comment_is_sent_within_an_event() -> None:
         await asyncio.sleep(0.02)  # many silences
         await client.send_chunk(b"lf\n\n")
         await client.end_stream()
-    assert call.response().body.replace(b": keep-alive\n\n", b"") == b"data: half\n\n"
+    assert call.response().body.replace(b": keep-alive\n", b"") == b"data: half\n\n"
     assert b"ha: keep" not in call.response().body
+
+
+async def test_a_comment_ends_no_event() -> None:
+    """At a blank line, openai-python reports an empty event if an earlier one had an id."""
+    call = AsgiCall()
+    async with connection_of(call, Limits(keep_alive_s=0.001)) as client:
+        await client.begin_stream([])
+        await client.send_chunk(b"id: 1\ndata: first\n\n")
+        await call.until_sent(4)  # the head, the event and two comments
+        await client.end_stream(b"data: last\n\n")
+
+    body = call.response().body
+    assert b": keep-alive\n: keep-alive\n" in body
+    assert [event.data for event in SSEDecoder().iter_bytes(iter([body]))] == ["first", "last"]
 
 
 async def test_a_stalled_body() -> None:

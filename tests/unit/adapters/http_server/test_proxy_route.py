@@ -87,10 +87,11 @@ async def test_without_a_directive_the_provider_gets_the_clients_bytes() -> None
 
 async def test_the_session_is_the_clients_or_a_new_one() -> None:
     """The response has its handle. A header of the request ends the session."""
-    named, unnamed = HttpScene(), HttpScene()
+    named, unnamed, empty = HttpScene(), HttpScene(), HttpScene()
 
     first = await named.post(headers={"x-ibex-session-id": "conversation-9", "x-ibex-session-end": "True"})
     second = await unnamed.post()
+    third = await empty.post(headers={"x-ibex-session-id": ""})
 
     assert first.headers["x-ibex-session-id"] == "conversation-9"
     assert named.chat.exchange.session is not None
@@ -98,6 +99,8 @@ async def test_the_session_is_the_clients_or_a_new_one() -> None:
     assert unnamed.chat.exchange.session is not None
     assert second.headers["x-ibex-session-id"] == unnamed.chat.exchange.session.handle
     assert not unnamed.chat.exchange.session.ends
+    assert third.status == 200
+    assert third.headers["x-ibex-session-id"]
 
 
 async def test_an_organizations_own_path_is_for_its_own_tokens() -> None:
@@ -245,7 +248,7 @@ async def test_a_stream_is_passed_on_read_by_read() -> None:
 
     assert response.status == 200
     assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
-    assert response.headers["cache-control"] == "no-cache"
+    assert response.headers["cache-control"] == "no-cache, no-transform"
     assert response.headers["x-accel-buffering"] == "no"
     assert "content-length" not in response.headers
     assert response.headers["x-ibex-provider-request-id"] == "req_stream"
@@ -300,8 +303,8 @@ async def test_a_silent_stream_is_kept_alive() -> None:
     await task
 
     response = exchange.response()
-    assert response.chunks[:2] == (b": keep-alive\n\n", b": keep-alive\n\n")
-    assert response.body.replace(b": keep-alive\n\n", b"") == HEL.raw + STOP.raw + DONE.raw
+    assert response.chunks[:2] == (b": keep-alive\n", b": keep-alive\n")
+    assert response.body.replace(b": keep-alive\n", b"") == HEL.raw + STOP.raw + DONE.raw
     assert response.body.endswith(DONE.raw)
 
 

@@ -47,7 +47,7 @@ class Proxy:
 
 def streamed(*events: dict[str, Any]) -> Callable[[], httpx.Response]:
     """Return a stream of these events."""
-    text = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + ": keep-alive\n\ndata: [DONE]\n\n"
+    text = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "id: 1\n: keep-alive\ndata: [DONE]\n\n"
     return lambda: httpx.Response(200, headers=HEADERS, content=text.encode())
 
 
