@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from ibex.adapters.openai.config import DEFAULT_MODELS
 from ibex.entrypoints.setting_values import (
     SECONDS,
     Secret,
@@ -51,7 +52,7 @@ class OpenAISettings:
         ),
     )
     openai_models: tuple[str, ...] = setting(
-        ("gpt-*", "chatgpt-*", "o[0-9]*"),
+        DEFAULT_MODELS,
         Variable(
             "IBEX_OPENAI_MODELS",
             globs,
@@ -60,19 +61,20 @@ class OpenAISettings:
         ),
     )
     openai_request_timeout_s: float = setting(
-        120.0,
+        600.0,
         Variable(
             "OPENAI_REQUEST_TIMEOUT",
             seconds,
             SECONDS,
-            "The time limit of a request to the provider, with all retries and the whole response.",
+            "The time limit of a request to the provider, with all retries and the whole response. A stream that has "
+            "begun is limited by IBEX_OPENAI_IDLE_TIMEOUT alone.",
         ),
     )
     openai_connect_timeout_s: float = setting(
         5.0, Variable("IBEX_OPENAI_CONNECT_TIMEOUT", seconds, SECONDS, "The time limit of connecting to the provider.")
     )
     openai_first_byte_timeout_s: float = setting(
-        120.0,
+        600.0,
         Variable(
             "IBEX_OPENAI_FIRST_BYTE_TIMEOUT",
             seconds,
@@ -81,7 +83,7 @@ class OpenAISettings:
         ),
     )
     openai_idle_timeout_s: float = setting(
-        60.0, Variable("IBEX_OPENAI_IDLE_TIMEOUT", seconds, SECONDS, "The longest pause within a response.")
+        600.0, Variable("IBEX_OPENAI_IDLE_TIMEOUT", seconds, SECONDS, "The longest pause within a response.")
     )
     openai_max_retries: int = setting(
         3,

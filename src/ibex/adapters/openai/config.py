@@ -7,7 +7,7 @@ from typing import Final
 
 import httpx
 
-DEFAULT_MODELS: Final = ("gpt-*", "chatgpt-*", "o[0-9]*")
+DEFAULT_MODELS: Final = ("gpt-*", "chatgpt-*", "o[0-9]*", "codex-*", "computer-use-*")
 
 
 class ApiKey:
@@ -33,7 +33,8 @@ class ApiKey:
 class OpenAIConfig:
     """The address, the key, the time limits and the retries of the provider. All durations are in seconds.
 
-    ``request_timeout_s`` limits a request with all its attempts and its whole response, streams included.
+    ``request_timeout_s`` limits a request with all its attempts and its whole response. It does not limit a stream that
+    has begun.
     ``first_byte_timeout_s`` limits the wait from the start of an attempt to the first byte of the response body, which
     for a buffered response includes the time that the model computes. ``idle_timeout_s`` limits each silence after that
     byte. Set ``stream_usage`` to false for servers that refuse ``stream_options.include_usage``.
@@ -42,10 +43,10 @@ class OpenAIConfig:
     api_key: ApiKey
     base_url: str = "https://api.openai.com/v1"
     models: tuple[str, ...] = DEFAULT_MODELS
-    request_timeout_s: float = 120.0
+    request_timeout_s: float = 600.0
     connect_timeout_s: float = 5.0
-    first_byte_timeout_s: float = 120.0
-    idle_timeout_s: float = 60.0
+    first_byte_timeout_s: float = 600.0
+    idle_timeout_s: float = 600.0
     max_retries: int = 3
     retry_base_delay_s: float = 0.5
     stream_usage: bool = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -151,6 +152,7 @@ class OpenAIProvider:
         attempt = AttemptInfo(attempts, _provider_request_id(response))
         body = ResponseBody(response, limits)
         if request.is_streaming and _is_event_stream(response) and body.is_readable:
+            body.limits = TimeLimits(math.inf, limits.first_byte, limits.idle_s)  # only silence ends a stream
             return OpenAIStream(body, attempt)
         try:
             if 200 <= response.status < 300:  # noqa: PLR2004 - RFC 9110, section 15.3

@@ -14,6 +14,7 @@ from harness.cancellation import Cut, Moment, run_cut
 from harness.chat_scene import outgoing_request
 from harness.memory.clock import ManualClock
 from harness.openai_wire import REQUEST_ID, completion_body, stream_events, text_deltas
+from harness.simulated_time import in_simulated_time
 from harness.upstream import HUSH, FakeResponse, FakeTransport, Hush, buffered, refused, streamed
 from ibex import __version__
 from ibex.adapters.openai import provider as provider_module
@@ -387,6 +388,17 @@ async def test_silence_in_a_buffered_response_is_a_timeout() -> None:
     await Scene(before, first_byte_timeout_s=SHORT_S).fails(ProviderTimeoutError)
     await Scene(after, idle_timeout_s=SHORT_S).fails(ProviderTimeoutError)
     await Scene(after, request_timeout_s=SHORT_S).fails(ProviderTimeoutError)
+
+
+@in_simulated_time
+async def test_a_stream_that_has_begun_has_no_deadline() -> None:
+    """Only its silence is limited, however long the whole takes."""
+    scene = Scene(streamed(*EVENTS), request_timeout_s=10.0)
+    response = await scene.provider.complete(outgoing_request(stream=True))
+    assert isinstance(response, OpenAIStream)
+    await asyncio.sleep(11)
+    assert [event.raw async for events in response for event in events] == EVENTS
+    await response.aclose()
 
 
 async def test_no_free_connection_means_that_the_proxy_is_overloaded() -> None:
