@@ -75,7 +75,7 @@ REFUSED: dict[str, tuple[bytes, tuple[int, str]]] = {
     "a temperature of 1e999999999": (with_member(b"temperature", b"1e999999999"), WRONG),
     "max_tokens of 10,000 digits": (with_member(b"max_tokens", DIGITS), WRONG),
     "max_tokens as a fraction": (with_member(b"max_tokens", b"1.5"), WRONG),
-    "max_completion_tokens below 1": (with_member(b"max_completion_tokens", b"0"), WRONG),
+    "max_completion_tokens as a text": (with_member(b"max_completion_tokens", b'"1"'), WRONG),
     "the model twice": (with_member(b"model", b'"gpt-4o-mini"'), WRONG),
     "the model twice, once escaped": (with_member(b"m\\u006fdel", b'"gpt-4o-mini"'), WRONG),
     "messages twice": (with_member(b"messages", b"[]"), WRONG),

@@ -62,6 +62,8 @@ SHAPES = {
     "other fields": _written((b"data: {", b"event: message\nid: 1\nretry: 5\ndata: {")),
     "no space": _written((b"data: ", b"data:")),
     "several data lines": _written((b'"choices":', b'\ndata: "choices":')),
+    "no blank line after [DONE]": (_written()[0][:-1], _written()[1][:-1]),
+    "no line end after [DONE]": (_written()[0][:-2], _written()[1][:-2]),
     "after [DONE]": (_written()[0] + b": after\n\ndata: canary\n\n", _written()[1]),
 }
 

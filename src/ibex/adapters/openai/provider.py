@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -34,7 +35,7 @@ from ibex.adapters.openai.errors import (
 )
 from ibex.adapters.openai_api.chat_response import DONE
 from ibex.adapters.openai_api.server_sent_events import EventSplitter
-from ibex.domain.proxying.provider import ProviderBody
+from ibex.domain.proxying.provider import ProviderBody, StreamEvent
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -44,13 +45,14 @@ if TYPE_CHECKING:
     from ibex.adapters.openai.config import OpenAIConfig
     from ibex.domain.clock import Clock
     from ibex.domain.errors import IbexError
-    from ibex.domain.proxying.provider import ProviderRequest, StreamEvent
+    from ibex.domain.proxying.provider import ProviderRequest
 
 MAX_ERROR_BODY_BYTES: Final = 64 * 1024
 MAX_ERROR_BODY_S: Final = 5.0
 MAX_REQUEST_ID_LENGTH: Final = 256
 EVENT_STREAM_TYPES: Final = frozenset({EVENT_STREAM, "text/plain", ""})
 """The media types of event streams. Some servers send none, or the default of their framework."""
+_INCOMPLETE_DONE: Final = re.compile(rb"data: ?\[DONE\](?:\r\n|\n|\r)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,6 +276,8 @@ class OpenAIStream:
         else:
             events = self._splitter.finish()
             self._ended = True
+            if events and events[-1].data is None and _INCOMPLETE_DONE.fullmatch(events[-1].raw):
+                events[-1] = StreamEvent(events[-1].raw, DONE)  # some servers omit the blank line after it
         for event in events:
             if event.data == DONE:
                 self._done = True

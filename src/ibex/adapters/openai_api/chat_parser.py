@@ -50,7 +50,6 @@ MAX_DEPTH: Final = 64
 MAX_STRUCTURE: Final = 500_000
 """The maximum of brackets and commas outside strings. OpenAI's largest input, 300,000 numbers, is within it."""
 MAX_TEMPERATURE: Final = 2
-MAX_TOKENS: Final = 1_048_576
 ROLES: Final = ("system", "developer", "user", "assistant", "tool", "function")
 
 _TOKENS: Final = ("max_tokens", "max_completion_tokens")
@@ -93,7 +92,7 @@ _ROLES_AS_WRITTEN: Final = {f'"{role}"'.encode(): role for role in ROLES}
 _BOOLEANS: Final = {b"true": True, b"false": False, b"null": False}
 _NULL: Final = b"null"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_INTEGER = re.compile(rb"[0-9]{1,7}")
+_INTEGER = re.compile(rb"-?[0-9]{1,18}")
 _NUMBER_START: Final = frozenset(b"-0123456789")
 _MAX_SCALAR_BYTES: Final = 64
 _BYTES_PER_CHARACTER: Final = 12
@@ -370,8 +369,9 @@ class _FieldParser:
             self._refuse("temperature", FieldCode.INVALID_FORMAT, allowed)
 
     def tokens(self, field: str, raw: bytes) -> None:
-        if raw != _NULL and not (_INTEGER.fullmatch(raw) and 1 <= int(raw) <= MAX_TOKENS):
-            self._refuse(field, FieldCode.INVALID_FORMAT, f"must be an integer from 1 to {MAX_TOKENS}")
+        """Accept any integer of up to 18 digits. To servers compatible with OpenAI, 0 and -1 have a meaning."""
+        if raw != _NULL and not _INTEGER.fullmatch(raw):
+            self._refuse(field, FieldCode.INVALID_FORMAT, "must be an integer")
 
 
 def _text(raw: bytes) -> str | None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from ibex.adapters.openai_api.chat_parser import MAX_MESSAGES, MAX_MODEL_CHARACTERS, MAX_TEMPERATURE, MAX_TOKENS, ROLES
+from ibex.adapters.openai_api.chat_parser import MAX_MESSAGES, MAX_MODEL_CHARACTERS, MAX_TEMPERATURE, ROLES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_OPTIONAL_TOKENS: Final = {"type": ["integer", "null"], "minimum": 1, "maximum": MAX_TOKENS}
+_OPTIONAL_TOKENS: Final = {"type": ["integer", "null"]}
 _REQUEST: Final = {
     "type": "object",
     "required": ["model", "messages"],

@@ -123,6 +123,22 @@ async def test_an_end_without_done_is_an_end() -> None:
     assert [(event.raw, event.data is None) for event in scene.events] == [(EVENTS[0], False), (b"data: half", True)]
 
 
+@pytest.mark.parametrize("end", [b"data: [DONE]", b"data: [DONE]\n", b"data:[DONE]\r\n", b"data: [DONE]\r"])
+async def test_done_without_the_blank_line_is_done(end: bytes) -> None:
+    """The bytes are unchanged."""
+    scene = Scene(EVENTS[0], end)
+    await scene.read()
+    assert [(event.raw, event.data) for event in scene.events[1:]] == [(end, b"[DONE]")]
+
+
+@pytest.mark.parametrize("end", [b"data: [DONE", b"data: half\ndata: [DONE]", b"data: [DONE] ", b": [DONE]"])
+async def test_other_incomplete_events_are_not_done(end: bytes) -> None:
+    """They may have been cut off."""
+    scene = Scene(EVENTS[0], end)
+    await scene.read()
+    assert [(event.raw, event.data) for event in scene.events[1:]] == [(end, None)]
+
+
 async def test_the_connection_of_a_stream_without_done_is_not_reused() -> None:
     """More data may follow the end of its framing. With ``[DONE]`` the connection is reused."""
     early, whole = Scene(EVENTS[0]), Scene(WHOLE)
