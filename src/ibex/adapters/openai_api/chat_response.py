@@ -61,6 +61,9 @@ class ChatResponseReader:
         if response is None or response.get("error"):
             raise MalformedResponseError
         self._read_object(response, "message")
+        choices = response.get("choices")
+        if type(choices) is not list or not choices:
+            self.failed = True
         return body
 
     def read_event(self, event: StreamEvent) -> bytes:
@@ -88,7 +91,8 @@ class ChatResponseReader:
         event = _object(data)
         if event is None:
             return EventKind.DATA
-        if event.get("error"):
+        error = event.get("error")
+        if error or type(error) is dict or event.get("object") == "error":
             self.failed = True
             return EventKind.ERROR
         was_finished = self._finish_reason is not None
@@ -120,10 +124,12 @@ class ChatResponseReader:
         if model != self._raw_model and type(model) is str:
             self._raw_model, self._model = model, _name(model)
             self._template = None  # it contains the previous model
+        choices = response.get("choices")
         usage = response.get("usage")
+        if usage is None:
+            usage = _usage_elsewhere(response, choices)
         if type(usage) is dict:
             self._usage = _usage(usage)
-        choices = response.get("choices")
         for choice in choices if type(choices) is list else ():
             if type(choice) is dict:
                 self._read_choice(choice, text_holder)
@@ -132,6 +138,8 @@ class ChatResponseReader:
         reason = choice.get("finish_reason")
         if type(reason) is str:
             self._finish_reason = _name(reason)
+            if reason == "error":  # OpenRouter's way to say that the model failed
+                self.failed = True
         holder = choice.get(text_holder)
         text = holder.get("content") if type(holder) is dict else None
         if type(text) is not str or not text:
@@ -217,16 +225,33 @@ def _object(text: bytes) -> dict[str, Any] | None:
     return value if type(value) is dict else None
 
 
+def _usage_elsewhere(response: dict[str, Any], choices: object) -> object:
+    """Return the usage where Groq and Moonshot put it; None if it is not there."""
+    holder = response.get("x_groq")
+    if holder is None and type(choices) is list and choices:
+        holder = choices[0]
+    return holder.get("usage") if type(holder) is dict else None
+
+
 def _usage(usage: dict[str, Any]) -> Usage:
+    """Return the counts. Servers that are compatible with OpenAI use other names for some of them."""
+    cached = _count(usage.get("prompt_tokens_details") or usage.get("input_tokens_details"), "cached_tokens")
     return Usage(
-        input_tokens=_count(usage, "prompt_tokens"),
-        output_tokens=_count(usage, "completion_tokens"),
+        input_tokens=_count(usage, "prompt_tokens", "input_tokens"),
+        output_tokens=_count(usage, "completion_tokens", "output_tokens"),
         total_tokens=_count(usage, "total_tokens"),
-        cached_tokens=_count(usage.get("prompt_tokens_details"), "cached_tokens"),
-        reasoning_tokens=_count(usage.get("completion_tokens_details"), "reasoning_tokens"),
+        cached_tokens=_count(usage, "prompt_cache_hit_tokens") if cached is None else cached,
+        reasoning_tokens=_count(
+            usage.get("completion_tokens_details") or usage.get("output_tokens_details"), "reasoning_tokens"
+        ),
     )
 
 
-def _count(holder: object, name: str) -> int | None:
-    value = holder.get(name) if type(holder) is dict else None
+def _count(holder: object, *names: str) -> int | None:
+    """Return the count of the first name that has a number; None if there is none, or it is not a valid count."""
+    if type(holder) is not dict:
+        return None
+    value = next((holder[name] for name in names if holder.get(name) is not None), None)
+    if type(value) is float and value.is_integer():
+        value = int(value)
     return value if type(value) is int and 0 <= value < 1 << 31 else None

@@ -21,7 +21,7 @@ class ResponseReader(Protocol):
     has_ended: bool
     """Whether the event that ends the stream has been read."""
     failed: bool
-    """Whether the provider has reported an error in the stream."""
+    """Whether the provider has reported an error in the response, which the client gets nevertheless."""
 
     @property
     def is_complete(self) -> bool:

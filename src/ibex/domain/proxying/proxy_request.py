@@ -25,7 +25,7 @@ from ibex.domain.ids import session_id
 from ibex.domain.proxying.admission import MAX_EPOCH_AGE_NS, MAX_RECHECKS
 from ibex.domain.proxying.operation import MalformedResponseError
 from ibex.domain.proxying.provider import ProviderBody, ProviderRequest
-from ibex.domain.proxying.streaming import StreamedResponse
+from ibex.domain.proxying.streaming import StreamedResponse, failed_in_response
 from ibex.domain.record.exchange import SessionRef, Stage
 from ibex.domain.record.in_flight import InFlightExchange
 from ibex.domain.record.sessions import is_valid_handle
@@ -253,7 +253,8 @@ class ProxyRequest:
                 provider_request_id=answer.provider_request_id,
                 attempts=answer.attempts,
             ) from None
-        await self._recorder.record(in_flight, summary=reader.summary())
+        failure = failed_in_response() if reader.failed else None
+        await self._recorder.record(in_flight, error=failure, summary=reader.summary())
         return BufferedResponse(in_flight, body)
 
 

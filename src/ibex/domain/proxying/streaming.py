@@ -80,7 +80,7 @@ class StreamedResponse:
         for event in events:
             forwarded.append(reader.read_event(event))
             if reader.has_ended:
-                await self._end(_failed_in_band() if reader.failed else None, is_reported=True)
+                await self._end(failed_in_response() if reader.failed else None, is_reported=True)
                 break
         return b"".join(forwarded)
 
@@ -108,5 +108,6 @@ def _cut_short() -> ProviderUnavailableError:
     return ProviderUnavailableError("The provider ended the stream before it was complete.")
 
 
-def _failed_in_band() -> ProviderUnavailableError:
-    return ProviderUnavailableError("The provider reported an error in its stream.")
+def failed_in_response() -> ProviderUnavailableError:
+    """Return the error to record if the provider reports a failure in a response that reaches the client."""
+    return ProviderUnavailableError("The provider reported an error in its response.")

@@ -175,7 +175,10 @@ def test_an_error_that_is_null_is_ignored() -> None:
         (b'{"choices":[{}],"usage":{"total_tokens":1}}', EventKind.DATA),
         (b'{"error":{"message":"no"}}', EventKind.ERROR),
         (b'{"error":"no","choices":[],"usage":{"total_tokens":1}}', EventKind.ERROR),
+        (b'{"error":{}}', EventKind.ERROR),
+        (b'{"object":"error","message":"no"}', EventKind.ERROR),
         (b'{"error":null,"choices":[]}', EventKind.DATA),
+        (b'{"error":"","choices":[]}', EventKind.DATA),
     ],
 )
 def test_the_kinds_of_events(data: bytes, kind: EventKind) -> None:
@@ -252,7 +255,19 @@ def test_no_json_raises_an_error(values: list[object]) -> None:
         ({}, Usage()),
         (None, Usage()),
         ("many", Usage()),
-        ({"prompt_tokens": True, "completion_tokens": "7", "total_tokens": 1.0}, Usage()),
+        ({"prompt_tokens": True, "completion_tokens": "7", "total_tokens": 1.5}, Usage()),
+        ({"prompt_tokens": 11.0, "completion_tokens": 7.0}, Usage(11, 7)),
+        ({"prompt_tokens": float("inf"), "completion_tokens": -1.0}, Usage()),
+        ({"prompt_tokens": 11, "prompt_cache_hit_tokens": 5, "prompt_cache_miss_tokens": 6}, Usage(11, None, None, 5)),
+        (
+            {
+                "input_tokens": 11,
+                "output_tokens": 7,
+                "input_tokens_details": {"cached_tokens": 5},
+                "output_tokens_details": {"reasoning_tokens": 3},
+            },
+            Usage(11, 7, None, 5, 3),
+        ),
         (
             {"prompt_tokens": -1, "completion_tokens": 1 << 31, "total_tokens": (1 << 31) - 1},
             Usage(None, None, (1 << 31) - 1),
@@ -263,6 +278,36 @@ def test_no_json_raises_an_error(values: list[object]) -> None:
 def test_usage_is_what_the_provider_counted(usage: object, expected: Usage) -> None:
     """Only counts that fit into a database column are used. Any other value is None, not zero."""
     assert summary_of(body_of("a", usage=usage)).usage == expected
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        b'{"choices":[{"index":0,"delta":{},"finish_reason":"stop","usage":{"prompt_tokens":11}}]}',
+        b'{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}],"x_groq":{"id":"r","usage":{"prompt_tokens":11}}}',
+    ],
+)
+def test_usage_is_read_where_other_servers_put_it(last: bytes) -> None:
+    """In the choice, as Moonshot does, or in ``x_groq``. An earlier event without usage does not matter."""
+    first = b'{"choices":[{"index":0,"delta":{"content":"a"}}],"x_groq":{"id":"r"}}'
+    assert streamed_summary(first, last).usage == Usage(11)
+
+
+@pytest.mark.parametrize("choices", [None, [], "none"])
+def test_a_body_without_choices_is_a_failure(choices: object) -> None:
+    """The client gets it unchanged, but the record says that the provider failed."""
+    body = body_of("a", choices=choices)
+    reader = ChatResponseReader()
+    assert (reader.read_body(body), reader.failed) == (body, True)
+
+
+def test_the_finish_reason_error_is_a_failure() -> None:
+    """OpenRouter sends it, buffered and in streams, when the model has failed."""
+    buffered, streamed = ChatResponseReader(), ChatResponseReader()
+    buffered.read_body(body_of("a").replace(b'"stop"', b'"error"'))
+    kind = streamed.read_data(chunk_of("a", finish_reason="error"))
+    assert (buffered.failed, streamed.failed, kind) == (True, True, EventKind.DATA)
+    assert streamed.summary().finish_reason == "error"
 
 
 def test_the_last_usage_of_a_stream_counts() -> None:

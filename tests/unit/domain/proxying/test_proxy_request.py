@@ -399,6 +399,20 @@ async def test_a_bound_token_needs_no_agent_header() -> None:
     assert scene.exchange.caller == WITH_AGENT
 
 
+async def test_a_response_in_which_the_provider_reports_a_failure_is_a_failure() -> None:
+    """The client gets it unchanged."""
+    body = BODY.replace(b'"stop"', b'"error"')
+    scene = scene_of(ProviderBody(body))
+
+    response = await scene.use_case()(scene.call())
+
+    assert isinstance(response, BufferedResponse)
+    assert response.body == body
+    assert not scene.exchange.is_complete
+    assert scene.exchange.error_code is ErrorCode.PROVIDER_UNAVAILABLE
+    assert scene.exchange.summary.usage.input_tokens == 11
+
+
 @pytest.mark.parametrize(
     "body",
     [b"", b"<html>busy</html>", b"[]", b'{"error": {"message": "secret words", "type": "server_error"}}', b"\xff"],
