@@ -52,6 +52,8 @@ MAX_ERROR_BODY_S: Final = 5.0
 MAX_REQUEST_ID_LENGTH: Final = 256
 EVENT_STREAM_TYPES: Final = frozenset({EVENT_STREAM, "text/plain", ""})
 """The media types of event streams. Some servers send none, or the default of their framework."""
+_STREAM_STATUSES: Final = frozenset({200, 201})
+_START_OF_EVENTS: Final = re.compile(rb"(?:\xef\xbb\xbf)?[\r\n]*(?:data|event|id|retry)?:")
 _INCOMPLETE_DONE: Final = re.compile(rb"data: ?\[DONE\](?:\r\n|\n|\r)?")
 
 
@@ -153,12 +155,14 @@ class OpenAIProvider:
             )
         attempt = AttemptInfo(attempts, _provider_request_id(response))
         body = ResponseBody(response, limits)
-        if request.is_streaming and _is_event_stream(response) and body.is_readable:
+        if request.is_streaming and response.status in _STREAM_STATUSES and body.is_readable:
             body.limits = TimeLimits(math.inf, limits.first_byte, limits.idle_s)  # only silence ends a stream
-            return OpenAIStream(body, attempt)
+            if _media_types(response) <= EVENT_STREAM_TYPES:
+                return OpenAIStream(body, attempt)
+            return await _stream_of_another_type(body, attempt)
         try:
             if 200 <= response.status < 300:  # noqa: PLR2004 - RFC 9110, section 15.3
-                return await _read_completion(request, response, body, attempt)
+                return await _read_completion(request, body, attempt)
             return await self._read_error(response, body, attempt, is_early=_is_early(now))
         finally:
             await body.aclose()
@@ -179,11 +183,25 @@ def _is_early(began: float) -> bool:
     return asyncio.get_running_loop().time() - began <= RETRIED_WITHIN_S
 
 
+async def _stream_of_another_type(body: ResponseBody, attempt: AttemptInfo) -> OpenAIStream | _Failure:
+    """Return the stream if the first bytes are those of an event stream, whatever the media type says."""
+    is_stream = False
+    try:
+        first = await body.read() or b""
+        is_stream = _START_OF_EVENTS.match(first) is not None
+    except FAILURES as failure:
+        return _Failure(error_from_exception(failure, attempt))
+    finally:
+        if not is_stream:
+            await body.aclose()
+    return OpenAIStream(body, attempt, first) if is_stream else _Failure(not_a_completion(attempt))
+
+
 async def _read_completion(
-    request: ProviderRequest, response: UpstreamResponse, body: ResponseBody, attempt: AttemptInfo
+    request: ProviderRequest, body: ResponseBody, attempt: AttemptInfo
 ) -> ProviderBody | _Failure:
-    """Read the body of a success. If it does not begin and end like a JSON object, fail without a retry."""
-    if request.is_streaming or not body.is_readable or not _may_be_json(response):
+    """Read the body of a success, of any media type. If it does not begin and end like a JSON object, fail at once."""
+    if request.is_streaming or not body.is_readable:
         return _Failure(not_a_completion(attempt))
     try:
         text = await body.read_all(MAX_BODY_BYTES)
@@ -206,17 +224,9 @@ async def _error_text(body: ResponseBody) -> bytes | None:
         return None
 
 
-def _is_event_stream(response: UpstreamResponse) -> bool:
-    return response.status == httpx.codes.OK and _media_type(response) in EVENT_STREAM_TYPES
-
-
-def _media_type(response: UpstreamResponse) -> str:
-    return response.header("content-type").partition(";")[0].strip().lower()
-
-
-def _may_be_json(response: UpstreamResponse) -> bool:
-    media_type = _media_type(response)
-    return media_type in {"", "application/json"} or media_type.endswith("+json")
+def _media_types(response: UpstreamResponse) -> set[str]:
+    """Return the media types without parameters. Some servers send the header twice."""
+    return {value.partition(";")[0].strip().lower() for value in response.header("content-type").split(",")}
 
 
 def _provider_request_id(response: UpstreamResponse) -> str | None:
@@ -227,14 +237,18 @@ def _provider_request_id(response: UpstreamResponse) -> str | None:
 
 
 class OpenAIStream:
-    """A ``ProviderStream`` over the body of a response. It owns the body and closes it."""
+    """A ``ProviderStream`` over the body of a response. It owns the body and closes it.
 
-    def __init__(self, body: ResponseBody, attempt: AttemptInfo) -> None:
+    ``first`` is the part of the body that has been read already.
+    """
+
+    def __init__(self, body: ResponseBody, attempt: AttemptInfo, first: bytes = b"") -> None:
         self.attempts = attempt.attempts
         self.provider_request_id = attempt.provider_request_id
         self._body = body
         self._attempt = attempt
         self._splitter = EventSplitter()
+        self._first = first
         self._done = False
         self._ended = False
         self._failure: IbexError | None = None
@@ -263,8 +277,9 @@ class OpenAIStream:
         await self._body.aclose(drain=was_stopped and self._done)
 
     async def _read(self) -> list[StreamEvent]:
+        first, self._first = self._first, b""
         try:
-            chunk = await self._body.read()
+            chunk = first or await self._body.read()
         except FAILURES as failure:
             if self._ended:  # closed during the read
                 return []

@@ -306,14 +306,31 @@ async def test_a_success_that_is_not_a_completion_is_an_error(response: FakeResp
     assert (error.attempts, error.provider_request_id) == (1, None)
 
 
-@pytest.mark.parametrize("content_type", ["application/json; charset=utf-8", "Application/JSON", "application/x+json"])
-async def test_json_with_any_of_its_media_types_is_a_completion(content_type: str) -> None:
-    """Without a media type, the content decides."""
+@pytest.mark.parametrize("status", [200, 201])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        *(
+            {"content-type": value}
+            for value in (
+                "application/json; charset=utf-8",
+                "Application/JSON",
+                "application/x+json",
+                "application/json, application/json",
+                "text/plain",
+                "text/event-stream",
+                "text/html",
+            )
+        ),
+    ],
+)
+async def test_the_content_decides_what_a_completion_is(headers: dict[str, str], status: int) -> None:
+    """Not the media type."""
     body = completion_body("Hi")
-    for headers in ({"content-type": content_type}, {}):
-        response = await Scene(FakeResponse(200, headers, (body,))).provider.complete(outgoing_request())
-        assert isinstance(response, ProviderBody)
-        assert response.body == body
+    response = await Scene(FakeResponse(status, headers, (body,))).provider.complete(outgoing_request())
+    assert isinstance(response, ProviderBody)
+    assert response.body == body
 
 
 async def test_a_body_that_its_framing_cuts_off_closes_the_connection() -> None:
@@ -331,6 +348,9 @@ async def test_a_body_that_its_framing_cuts_off_closes_the_connection() -> None:
         buffered(),
         FakeResponse(200, {"content-type": "text/html"}, (b"<html></html>",)),
         FakeResponse(200, {"content-type": "text/event-stream", "content-encoding": "br"}, (b"x",)),
+        FakeResponse(200, {"content-type": "application/octet-stream"}, ()),
+        FakeResponse(200, {"content-type": "application/octet-stream"}, (b"{", b"data: {}\n\n")),
+        FakeResponse(200, {"content-type": "application/octet-stream"}, (httpx.ReadError("reset"),)),
         FakeResponse(204, {}, ()),
     ],
 )
@@ -339,9 +359,24 @@ async def test_a_success_that_is_not_an_event_stream_is_an_error(response: FakeR
     await Scene(response).fails(ProviderUnavailableError, stream=True)
 
 
-@pytest.mark.parametrize("headers", [{}, {"content-type": "text/plain; charset=utf-8"}])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        *(
+            {"content-type": value}
+            for value in (
+                "text/plain; charset=utf-8",
+                "text/event-stream, text/event-stream; charset=utf-8",
+                "application/json",
+                "application/x-ndjson",
+                "application/octet-stream",
+            )
+        ),
+    ],
+)
 async def test_a_stream_with_another_media_type(headers: dict[str, str]) -> None:
-    """Some servers send the default media type of their framework."""
+    """Some servers send the default media type of their framework. The first bytes decide."""
     response = await Scene(FakeResponse(200, headers, tuple(EVENTS))).provider.complete(outgoing_request(stream=True))
     assert isinstance(response, OpenAIStream)
     assert b"".join([event.raw async for events in response for event in events]) == b"".join(EVENTS)
