@@ -227,7 +227,7 @@ def test_a_client_that_stops_reading(stern: Loopback) -> None:
 
 def test_a_client_that_does_not_take_a_whole_answer(stern: Loopback) -> None:
     """The turn is complete: the provider has said all; the connection is dropped with what waits in it."""
-    body = b'{"x":"' + b"x" * (32 << 20) + b'"}'
+    body = b'{"choices":[{}],"x":"' + b"x" * (32 << 20) + b'"}'
     request_id = uuid4()
     stern.provider.put(answer(200, body, JSON_TYPE))
     with stern.client(receive_buffer=1 << 14) as client:

@@ -311,7 +311,7 @@ async def test_a_client_that_stops_reading_slows_the_provider_and_is_cut() -> No
 
 async def test_a_client_that_does_not_read_a_whole_answer_is_cut() -> None:
     """The exchange is over, and its bytes do not stay in memory for as long as the client likes."""
-    scene = HttpScene(ProviderBody(b'{"x":"' + b"x" * 20_000_000 + b'"}'))
+    scene = HttpScene(ProviderBody(b'{"choices":[{}],"x":"' + b"x" * 20_000_000 + b'"}'))
     async with served(scene.app(), ConnectionLimits(stall_s=0.2)) as (url, server):
         reader, writer = await connect(url)
         reader._transport.pause_reading()  # type: ignore[attr-defined]  # noqa: SLF001 - asyncio has no public way not to read
@@ -325,7 +325,7 @@ async def test_a_client_that_does_not_read_a_whole_answer_is_cut() -> None:
 
 async def test_a_client_that_reads_slowly_gets_everything() -> None:
     """As long as it reads at all, however long it takes altogether."""
-    body = b'{"x":"' + b"x" * 6_000_000 + b'"}'
+    body = b'{"choices":[{}],"x":"' + b"x" * 6_000_000 + b'"}'
     scene = HttpScene(ProviderBody(body))
     async with served(scene.app(), ConnectionLimits(stall_s=0.4)) as (url, _):
         reader, writer = await connect(url)

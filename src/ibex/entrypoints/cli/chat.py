@@ -281,10 +281,11 @@ def _events(response: httpx.Response) -> Iterator[dict[str, Any]]:
 def _error_of(response: httpx.Response, url: str) -> click.ClickException:
     try:
         error = response.json()["error"]
-        hint = _HINTS.get(error.get("ibex_code") or error["code"], "")
-        if error["code"] in _WRONG_PROXY_CODES:
+        code = error["code"]
+        hint = _HINTS.get(error.get("ibex_code", code), "")
+        if code in _WRONG_PROXY_CODES:
             hint = f" The request went to {url}. For another proxy, use --url or IBEX_URL."
-        return click.ClickException(f"{error['code']}: {error['message']}{hint} (request {error['request_id']})")
+        return click.ClickException(f"{code}: {error['message']}{hint} (request {error['request_id']})")
     except (ValueError, KeyError, TypeError):
         return _not_ibex(response, url)
 
