@@ -198,9 +198,9 @@ def test_whichever_worker_is_asked_knows_all_requests_and_one_that_dies_is_repla
 
     The others serve meanwhile, and it is said.
     """
-    counted = _chats(stack.address)
+    counted = _chats(stack.address) + 4
     assert {status for status, _ in stack.seen()} == {200}
-    counted += 4
+    _wait_for_chats(stack.address, counted)
     pids = stack.production.workers()
     assert len(pids) == 2
     for pid in pids:
@@ -234,6 +234,14 @@ def _samples(address: str) -> dict[str, dict[str, float]]:
                 worker = sample.labels.get("worker", "")
                 by_worker[worker] = by_worker.get(worker, 0) + sample.value
     return found
+
+
+def _wait_for_chats(address: str, counted: float) -> None:
+    """Wait until so many chat requests are counted: a worker counts a request after the client has its response."""
+    deadline = time.monotonic() + WAIT_S
+    while _chats(address) < counted:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)  # nothing reports when a request is counted
 
 
 def _chats(address: str) -> float:
