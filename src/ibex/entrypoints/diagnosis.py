@@ -33,7 +33,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The result of a check. ``said`` describes the outcome; ``hint`` is the action to take, None if there is none."""
+    """The result of a check. ``said`` describes the outcome; ``hint`` is the action to take, or None."""
 
     verdict: Verdict
     said: str

@@ -75,7 +75,7 @@ def decode(body: bytes, coding: str) -> bytes:
 
 
 def choose(accepted: str) -> str:
-    """Return the first supported coding in an ``Accept-Encoding`` header; "" if there is none."""
+    """Return the first supported coding in an ``Accept-Encoding`` header, or "" if none is supported."""
     names = (part.partition(";")[0].strip().lower() for part in accepted.split(","))
     return next((name for name in names if name in _ENCODERS), "")
 

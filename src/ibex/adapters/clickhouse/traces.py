@@ -133,7 +133,7 @@ class ClickHouseTraces:
         return [InsertedTrace(inserted_at, Trace(*row)) for inserted_at, *row in rows]
 
     async def find(self, org_id: UUID, request_id: UUID) -> Sequence[Trace]:
-        """Return the traces with this request id, latest first, empty if there are none; see ``TraceHistory``.
+        """Return the traces with this request id, latest first, or an empty list; see ``TraceHistory``.
 
         A UUIDv7 contains its creation time. If traces are found near that time, the rest of the table is not searched.
         """

@@ -144,7 +144,7 @@ class Replicas:
             await _close(replica)
 
     def next(self, other_than: Replica | None = None) -> Replica | None:
-        """Return the next replica of the best rank, in turn; None if there is none but ``other_than``."""
+        """Return the next replica of the best rank, in turn, or None if no replica but ``other_than`` exists."""
         replicas = tuple(self._all.values())
         now_s = asyncio.get_running_loop().time()
         best, best_rank, best_index = None, 4, 0

@@ -116,7 +116,7 @@ class ConnectionPool:
             await self._all_closed.wait()
 
     def take_idle(self) -> Http1Connection | None:
-        """Take an idle connection out of the pool and return it; None if there is none."""
+        """Take an idle connection out of the pool and return it, or None if no connection is idle."""
         while self._idle:
             connection = self._idle.pop()
             if connection.is_open and self._age_s(connection) < self._limits.keep_s:

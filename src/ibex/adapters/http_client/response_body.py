@@ -24,8 +24,8 @@ MAX_DRAIN_S: Final = 0.1
 class TimeLimits:
     """The time limits of reading a body.
 
-    ``deadline`` and ``first_byte`` are points in the event loop's time. A ``deadline`` of infinity is none. ``idle_s``
-    is the longest silence, in seconds.
+    ``deadline`` and ``first_byte`` are points in the event loop's time. An infinite ``deadline`` means no time
+    limit. ``idle_s`` is the longest silence, in seconds.
     """
 
     deadline: float

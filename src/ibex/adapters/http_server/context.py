@@ -75,7 +75,7 @@ class RequestContext:
 
 
 def bearer_token(authorization: str | None) -> str | None:
-    """Return the token in an Authorization header (RFC 6750, 2.1), None if there is none.
+    """Return the token in an Authorization header (RFC 6750, 2.1), or None if it has no bearer token.
 
     White space other than spaces belongs to the token, and makes it invalid.
     """

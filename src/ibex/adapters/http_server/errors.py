@@ -122,7 +122,7 @@ class ErrorResponses:
     """Renders errors as responses and events, in the error envelope."""
 
     def __init__(self, clock: Clock, docs_base: str | None) -> None:
-        """Set the base URL of the pages about error codes; None if there are none."""
+        """Set the base URL of the pages about error codes. With None, errors have no ``docs_url``."""
         self._clock = clock
         self._docs_base = docs_base.rstrip("/") if docs_base else None
 

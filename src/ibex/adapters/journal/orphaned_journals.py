@@ -23,7 +23,7 @@ class OrphanedSqliteJournals:
         self._ids = ids
 
     async def take(self) -> Journal | None:
-        """Open unlocked journals below the root, and return the first that is not empty; None if there is none."""
+        """Open unlocked journals below the root, and return the first that is not empty, or None if all are empty."""
         for file in sorted(self._root.glob(f"*/{JOURNAL}")):
             journal = SqliteJournal(file.parent, self._ids)
             with suppress(JournalUnavailableError):

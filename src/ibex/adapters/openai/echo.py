@@ -22,7 +22,7 @@ _WORDS = re.compile(r"\s*\S+|\s+$")
 
 
 class EchoProvider:
-    """A ``Provider`` that responds with the text of the last user message, or an empty text if there is none.
+    """A ``Provider`` that responds with the text of the last user message. Without one, the text is empty.
 
     A token is a word with the white space before it; the prompt tokens are those of the texts of all messages. A
     response has one choice, which is text, whatever the request sets for ``n``, tools or ``response_format``. A stream

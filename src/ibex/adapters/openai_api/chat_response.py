@@ -248,7 +248,7 @@ def _usage(usage: dict[str, Any]) -> Usage:
 
 
 def _count(holder: object, *names: str) -> int | None:
-    """Return the count of the first name that has a number; None if there is none, or it is not a valid count."""
+    """Return the count under the first name whose value is not null, or None if it is missing or not a valid count."""
     if type(holder) is not dict:
         return None
     value = next((holder[name] for name in names if holder.get(name) is not None), None)

@@ -178,7 +178,7 @@ class PostgresSessions:
             return [_session(row) for row in await cursor.fetchall()]
 
     async def find(self, org_id: UUID, session: str) -> SessionRecord | None:
-        """Return the session with this id, or else the latest one with this handle; None if there is none.
+        """Return the session with this id, or else the latest one with this handle. Return None if neither exists.
 
         Raises ``ServiceDegradedError``.
         """
@@ -188,7 +188,7 @@ class PostgresSessions:
         return _session(row) if row is not None else None
 
     async def turns(self, org_id: UUID, session_id: UUID) -> Sequence[TurnRecord]:
-        """Return the turns of a session in order, empty if there is none. Raises ``ServiceDegradedError``."""
+        """Return the turns of a session in order, or an empty list. Raises ``ServiceDegradedError``."""
         async with self._database.transaction(org_id) as connection:
             cursor = await _TURNS.run(connection, of_org=org_id, of_session=session_id)
             return [_turn(row) for row in await cursor.fetchall()]

@@ -51,7 +51,7 @@ class RedisSharedDirectives:
         self._on_unverified = on_unverified
 
     async def get(self, org_id: UUID, agent_id: UUID, epoch: str) -> SharedDirective | None:
-        """Return the entry stored under this epoch; None if there is none; see ``SharedDirectives``."""
+        """Return the entry stored under this epoch, or None if it is missing; see ``SharedDirectives``."""
         key = directive_key(org_id, agent_id, self._seal.name(epoch))
         answer, _ = await self._link.execute(org_id, ("directive", key), lambda _: ("GET", key))
         if answer is None or not isinstance(answer.reply, bytes):

@@ -77,7 +77,7 @@ def write_access_line(  # noqa: PLR0913 - the fields of the line
 ) -> None:
     """Write the access line of the current request.
 
-    ``exchange`` and ``caller`` are None if there are none. ``code`` is the error code of a request that was refused
+    ``exchange`` and ``caller`` may be None. ``code`` is the error code of a request that was refused
     without an exchange.
     """
 

@@ -63,7 +63,7 @@ _NO_STATE: Final = TraceState()
 class FinishedRequest:
     """A request that ended. ``status`` is the status that was sent, 499 if none was.
 
-    ``parent`` is the client's span, ``<span id>-<flags>``. ``exchange`` and ``in_flight`` are None if there are none.
+    ``parent`` is the client's span, ``<span id>-<flags>``. ``exchange`` and ``in_flight`` may be None.
     ``code`` is the error code of a request that was refused without an exchange.
     """
 

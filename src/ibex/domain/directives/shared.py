@@ -25,7 +25,7 @@ class SharedDirectives(Protocol):
     """
 
     async def get(self, org_id: UUID, agent_id: UUID, epoch: str) -> SharedDirective | None:
-        """Return the entry of this epoch; None if there is none, or if the cache does not answer in time."""
+        """Return the entry of this epoch, or None if it is missing or the cache does not answer in time."""
 
     async def put(self, org_id: UUID, agent_id: UUID, epoch: str, shared: SharedDirective) -> None:
         """Store an entry for other workers, for ``IBEX_DIRECTIVE_CACHE_TTL``."""

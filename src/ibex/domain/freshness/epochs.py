@@ -23,7 +23,7 @@ class Epochs(Protocol):
     """
 
     async def read_or_create(self, org_id: UUID) -> Epoch:
-        """Return the organization's epoch; create it if there is none. *Unknown* after 10 ms without an answer."""
+        """Return the organization's epoch, creating it if necessary. *Unknown* after 10 ms without an answer."""
 
     async def replace(self, org_id: UUID) -> bool:
         """Replace the organization's epoch with a value that it never had. Return False if the store is unavailable."""

@@ -79,7 +79,7 @@ class _Queue:
                 del self._tenants[tenant]
 
     def next(self, may_run: Callable[[int], bool]) -> tuple[int, asyncio.Future[bool]] | None:
-        """Remove the next call whose tenant may run one more; return tenant and call, or None if there is none."""
+        """Remove the next call whose tenant may run one more; return tenant and call, or None if no call may run."""
         tenant = next(filter(may_run, self._tenants), None)
         if tenant is None:
             return None

@@ -52,7 +52,7 @@ class SessionHistory(Protocol):
         """Return the most recently used sessions, latest first."""
 
     async def find(self, org_id: UUID, session: str) -> SessionRecord | None:
-        """Return the session with this id, or the latest with this handle; None if there is none."""
+        """Return the session with this id, or the latest with this handle. Return None if neither exists."""
 
     async def turns(self, org_id: UUID, session_id: UUID) -> Sequence[TurnRecord]:
         """Return the turns of a session in order; empty if there is no such session."""

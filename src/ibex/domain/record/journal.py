@@ -70,7 +70,7 @@ class Journal(Protocol):
         """
 
     async def next_batch(self, sink: Sink, limit: int) -> Batch | None:
-        """Return the oldest exchanges, up to ``limit``, that the sink has not acknowledged; None if there are none.
+        """Return the oldest exchanges, up to ``limit``, that the sink has not acknowledged, or None.
 
         Returns the same batch, with the same members and token, until it is acknowledged, also after a restart and with
         another limit. Raises ``JournalUnavailableError`` if that cannot be guaranteed now.

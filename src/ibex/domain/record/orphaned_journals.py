@@ -21,7 +21,7 @@ class OrphanedJournals(Protocol):
     """Port: the journals of dead processes that still contain exchanges."""
 
     async def take(self) -> Journal | None:
-        """Open one of them for this process and return it; None if there is none. Never raises."""
+        """Open one of them for this process and return it, or None if no orphan is left. Never raises."""
 
     async def give_back(self, journal: Journal) -> None:
         """Close a journal that was taken. If it still contains exchanges, it can be taken again."""
