@@ -278,7 +278,10 @@ class ProviderError(RetryableError):
 
     ``provider_status`` is the status code of its response, for operators only: OpenAI's API refuses our key with 401.
     None if there was no response, and in a ``ProviderRefusedError``, which passes the reason on to the client.
+    ``is_hopeless`` is whether no retry of the same request can succeed.
     """
+
+    is_hopeless = False
 
     def __init__(
         self,
@@ -314,7 +317,7 @@ class ProviderRateLimitedError(ProviderError):
     """The provider's own rate limit was reached, even after retries, or its quota is used up.
 
     ``provider_type`` and ``provider_code`` are None if the provider gave none. Its message is not passed on: it names
-    the account that organizations share. ``is_hopeless`` is whether no retry of the same request can succeed.
+    the account that organizations share.
     """
 
     code = ErrorCode.RATE_LIMITED

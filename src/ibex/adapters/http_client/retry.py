@@ -37,6 +37,8 @@ They include a server that does not send HTTP, because httpx raises the same exc
 exclude a timeout of the response, because the model may still be computing.
 """
 
+_NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout)
+
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
@@ -44,6 +46,23 @@ class RetryPolicy:
 
     max_retries: int
     base_delay_s: float
+
+
+def may_retry_failure(failure: Exception, elapsed_s: float) -> bool:
+    """Return whether to retry after an exception before the status line, ``elapsed_s`` seconds into the attempt."""
+    is_early = elapsed_s <= RETRIED_WITHIN_S
+    return isinstance(failure, _NOT_SENT) or (is_early and isinstance(failure, RETRIED_FAILURES))
+
+
+def may_retry_status(status: int, advice: str, elapsed_s: float) -> bool:
+    """Return whether to retry after a status that came ``elapsed_s`` seconds into the attempt.
+
+    ``advice`` is the value of ``x-should-retry``, which overrides the status; "" if the header is absent.
+    """
+    advice = advice.strip().lower()
+    if advice == "false" or (advice != "true" and status not in RETRIED_STATUSES):
+        return False
+    return elapsed_s <= RETRIED_WITHIN_S or status in RETRIED_LATE
 
 
 def next_delay(

@@ -184,14 +184,10 @@ def _field_error(error: FieldError) -> dict[str, str]:
     }
 
 
-def _is_hopeless(error: ProviderError) -> bool:
-    return isinstance(error, ProviderRateLimitedError) and error.is_hopeless
-
-
 def _headers(error: IbexError, allow: str | None) -> Headers:
     by_provider = isinstance(error, ProviderError)
     headers = [(b"x-ibex-error-source", b"provider" if by_provider else b"proxy")]
-    if isinstance(error, ProviderError) and (error.attempts > 1 or _is_hopeless(error)):
+    if isinstance(error, ProviderError) and (error.attempts > 1 or error.is_hopeless):
         # IBEX has retried already (ADR 0019). OpenAI's SDKs retry after 408, 409, 429 and 5xx and would multiply the
         # attempts.
         headers.append((b"x-should-retry", b"false"))

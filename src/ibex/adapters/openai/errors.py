@@ -84,11 +84,8 @@ class _Reason:
     param: str | None = None
 
 
-def is_hopeless(response: ErrorResponse) -> bool:
+def _is_hopeless(reason: _Reason) -> bool:
     """Return whether a 429 means that no retry can succeed: the quota is used up, or the request is too large."""
-    if response.status != 429:  # noqa: PLR2004 - RFC 6585
-        return False
-    reason = _reason(response.body)
     return "insufficient_quota" in (reason.code, reason.type) or (reason.message or "").startswith(_TOO_LARGE)
 
 
@@ -166,7 +163,7 @@ def _rate_limited(response: ErrorResponse, attempt: AttemptInfo) -> ProviderRate
     return ProviderRateLimitedError(
         provider_type=reason.type,
         provider_code=reason.code,
-        is_hopeless=is_hopeless(response),
+        is_hopeless=_is_hopeless(reason),
         retry_after_s=response.retry_after_s,
         provider_status=response.status,
         **_attempt_fields(attempt),

@@ -9,18 +9,14 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-import httpx
-
 from ibex import __version__
 from ibex.adapters.http_client.connection import StaleConnectionError
 from ibex.adapters.http_client.failures import FAILURES
 from ibex.adapters.http_client.response_body import MAX_BODY_BYTES, ResponseBody, TimeLimits
 from ibex.adapters.http_client.retry import (
-    RETRIED_FAILURES,
-    RETRIED_LATE,
-    RETRIED_STATUSES,
-    RETRIED_WITHIN_S,
     RetryPolicy,
+    may_retry_failure,
+    may_retry_status,
     next_delay,
     requested_delay_s,
 )
@@ -30,7 +26,6 @@ from ibex.adapters.openai.errors import (
     ErrorResponse,
     error_from_exception,
     error_from_response,
-    is_hopeless,
     not_a_completion,
 )
 from ibex.adapters.openai_api.chat_response import DONE
@@ -39,6 +34,8 @@ from ibex.domain.proxying.provider import ProviderBody, StreamEvent
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
+
+    import httpx
 
     from ibex.adapters.http_client.transport import Http1Transport
     from ibex.adapters.http_client.upstream import UpstreamResponse
@@ -149,8 +146,7 @@ class OpenAIProvider:
         except FAILURES as failure:
             return _Failure(
                 error_from_exception(failure, AttemptInfo(attempts)),
-                may_retry=isinstance(failure, RETRIED_FAILURES)
-                and (isinstance(failure, httpx.ConnectError | httpx.ConnectTimeout) or _is_early(now)),
+                may_retry=may_retry_failure(failure, asyncio.get_running_loop().time() - now),
                 was_stale=isinstance(failure, StaleConnectionError),
             )
         attempt = AttemptInfo(attempts, _provider_request_id(response))
@@ -163,24 +159,18 @@ class OpenAIProvider:
         try:
             if 200 <= response.status < 300:  # noqa: PLR2004 - RFC 9110, section 15.3
                 return await _read_completion(request, body, attempt)
-            return await self._read_error(response, body, attempt, is_early=_is_early(now))
+            return await self._read_error(response, body, attempt, asyncio.get_running_loop().time() - now)
         finally:
             await body.aclose()
 
     async def _read_error(
-        self, response: UpstreamResponse, body: ResponseBody, attempt: AttemptInfo, *, is_early: bool
+        self, response: UpstreamResponse, body: ResponseBody, attempt: AttemptInfo, elapsed_s: float
     ) -> _Failure:
         requested_s = requested_delay_s(response.header, self._clock.now())
         refused = ErrorResponse(response.status, await _error_text(body), requested_s)
-        advice = response.header("x-should-retry").strip().lower()
-        may_retry = (response.status in RETRIED_STATUSES or advice == "true") and advice != "false"
-        may_retry = may_retry and (is_early or response.status in RETRIED_LATE) and not is_hopeless(refused)
-        return _Failure(error_from_response(refused, attempt), may_retry, requested_s)
-
-
-def _is_early(began: float) -> bool:
-    """Return whether an attempt that began at this time of the event loop may be repeated (``RETRIED_WITHIN_S``)."""
-    return asyncio.get_running_loop().time() - began <= RETRIED_WITHIN_S
+        error = error_from_response(refused, attempt)
+        may_retry = may_retry_status(response.status, response.header("x-should-retry"), elapsed_s)
+        return _Failure(error, may_retry and not error.is_hopeless, requested_s)
 
 
 async def _stream_of_another_type(body: ResponseBody, attempt: AttemptInfo) -> OpenAIStream | _Failure:

@@ -67,7 +67,10 @@ class PostgresServer:
         self._log = self._directory / "log"
 
     def start(self) -> None:
-        """Create the data directory if necessary and start the server. Raises ``PostgresServerError``."""
+        """Create the data directory if necessary, and start the server unless it is running.
+
+        Raises ``PostgresServerError``.
+        """
         self._make_directories()
         if not self._data.exists():
             self._initialize()

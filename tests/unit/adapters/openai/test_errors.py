@@ -14,7 +14,6 @@ from ibex.adapters.openai.errors import (
     ErrorResponse,
     error_from_exception,
     error_from_response,
-    is_hopeless,
     not_a_completion,
 )
 from ibex.domain.errors import (
@@ -132,7 +131,7 @@ def test_some_rate_limits_are_hopeless(body: bytes | None, hopeless: bool) -> No
     response = ErrorResponse(429, body)
     error = error_from_response(response, ATTEMPT)
     assert isinstance(error, ProviderRateLimitedError)
-    assert is_hopeless(response) is error.is_hopeless is hopeless
+    assert error.is_hopeless is hopeless
     assert str(error) == ProviderRateLimitedError.default_message
 
 

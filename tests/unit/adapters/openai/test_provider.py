@@ -17,6 +17,7 @@ from harness.openai_wire import REQUEST_ID, completion_body, stream_events, text
 from harness.simulated_time import in_simulated_time
 from harness.upstream import HUSH, FakeResponse, FakeTransport, Hush, buffered, refused, streamed
 from ibex import __version__
+from ibex.adapters.http_client import retry
 from ibex.adapters.openai import provider as provider_module
 from ibex.adapters.openai.config import ApiKey, OpenAIConfig
 from ibex.adapters.openai.provider import OpenAIProvider, OpenAIStream
@@ -223,7 +224,7 @@ async def test_a_request_that_the_provider_may_have_worked_on_is_not_sent_again(
     status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It would be billed twice."""
-    monkeypatch.setattr(provider_module, "RETRIED_WITHIN_S", -1.0)
+    monkeypatch.setattr(retry, "RETRIED_WITHIN_S", -1.0)
     scene = Scene(refused(status), buffered())
     error = ProviderRefusedError if status == 409 else ProviderUnavailableError
     assert (await scene.fails(error)).attempts == 1
@@ -232,7 +233,7 @@ async def test_a_request_that_the_provider_may_have_worked_on_is_not_sent_again(
 @pytest.mark.parametrize("failure", [httpx.ReadError("reset"), httpx.RemoteProtocolError("server disconnected")])
 async def test_a_connection_that_dies_late_is_not_retried(failure: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     """The provider may have worked on the request."""
-    monkeypatch.setattr(provider_module, "RETRIED_WITHIN_S", -1.0)
+    monkeypatch.setattr(retry, "RETRIED_WITHIN_S", -1.0)
     scene = Scene(failure, buffered())
     assert (await scene.fails(ProviderUnavailableError)).attempts == 1
 
@@ -244,7 +245,7 @@ async def test_a_request_that_the_provider_has_not_worked_on_is_retried_however_
     response: FakeResponse | Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has said so, or was not reached."""
-    monkeypatch.setattr(provider_module, "RETRIED_WITHIN_S", -1.0)
+    monkeypatch.setattr(retry, "RETRIED_WITHIN_S", -1.0)
     scene = Scene(response, buffered())
     assert (await scene.provider.complete(outgoing_request())).attempts == 2
 
