@@ -21,8 +21,8 @@ from ibex.adapters.openai.echo import EchoProvider
 from ibex.adapters.openai.provider import OpenAIProvider
 from ibex.adapters.openai_api.chat_completions import ChatCompletions
 from ibex.adapters.openai_api.chat_request import Message
-from ibex.adapters.openai_api.chat_response import DONE, ChatResponseReader
-from ibex.adapters.openai_api.server_sent_events import EventSplitter
+from ibex.adapters.openai_api.chat_response import ChatResponseReader
+from ibex.adapters.openai_api.server_sent_events import DONE, EventSplitter
 from ibex.domain.proxying.provider import ProviderBody, ProviderRegistry, ProviderRequest
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def request_for(text: str = TEXT, *, stream: bool = False) -> ProviderRequest:
     """Return a request whose last user message is the text; a stream is asked for usage."""
     message = Message("user", json.dumps({"role": "user", "content": text}).encode())
     asked = chat_request(stream=stream).with_messages((message,)).asking_for_usage()
-    return ProviderRequest(ChatCompletions.path, asked.model, asked.is_streaming, asked.body)
+    return ProviderRequest(ChatCompletions.name, asked.path, asked.model, asked.is_streaming, asked.body)
 
 
 async def streamed(stage: Stage) -> ProviderStream:
@@ -273,5 +273,5 @@ async def test_no_answer_shows_its_text(stage: Stage) -> None:
 async def test_it_can_be_registered(stage: Stage) -> None:
     """It has a name and claims models."""
     registry = ProviderRegistry([stage.provider])
-    assert registry.route("gpt-4o") is stage.provider
+    assert registry.route("gpt-4o", ChatCompletions.name) is stage.provider
     assert all(name == stage.provider.name for _, name in registry.patterns)

@@ -261,3 +261,17 @@ async def test_versions_added_at_once_get_numbers_of_their_own(stores: Stores) -
     history = await store.history(agent.org_id, agent.id)
     assert [version.number for version in history] == list(range(8, 0, -1))
     assert {version.text for version in history} == {str(n) for n in range(8)}
+
+
+async def test_a_version_is_found_by_its_id(stores: Stores) -> None:
+    """The one in force and earlier ones, with their own modes; only by its organization."""
+    identity, store = stores
+    agent, other = await attach(identity), await attach(identity)
+    first, second = new_draft("one"), new_draft("two")
+    await store.add_version(agent.org_id, agent.id, first, InjectionMode.SYSTEM_APPEND)
+    await store.add_version(agent.org_id, agent.id, second, InjectionMode.SYSTEM_FIRST)
+
+    assert await store.version(agent.org_id, first.id) == _in_force(first, 1, InjectionMode.SYSTEM_APPEND)
+    assert await store.version(agent.org_id, second.id) == _in_force(second, 2, InjectionMode.SYSTEM_FIRST)
+    assert await store.version(other.org_id, first.id) is None
+    assert await store.version(agent.org_id, uuid4()) is None

@@ -45,7 +45,7 @@ async def new_journal(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIt
         return InMemoryJournal() if room_for is None else InMemoryJournal(room_for)
 
     async def in_sqlite(*, room_for: int | None = None) -> BoundedJournal:
-        max_bytes = MAX_BYTES if room_for is None else room_for * 1_100
+        max_bytes = MAX_BYTES if room_for is None else room_for * 1_130
         journal = SqliteJournal(tmp_path / f"journal-{len(opened)}", SystemIds(), max_bytes=max_bytes)
         await journal.open()
         opened.append(journal)

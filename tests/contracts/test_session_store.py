@@ -19,6 +19,7 @@ from ibex.adapters.postgres.roles import APP_ROLE, AUTH_ROLE
 from ibex.adapters.postgres.sessions import PostgresSessions
 from ibex.adapters.system.clock import SystemClock
 from ibex.domain.record.history import SessionRecord, TurnRecord
+from ibex.domain.record.received_responses import ReceivedResponse
 from ibex.domain.record.sessions import SessionStatus
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ def _recorded(turn: Checkpoint, turn_index: int) -> TurnRecord:
         is_streaming=turn.is_streaming,
         is_complete=turn.is_complete,
         created_at=turn.created_at,
+        response_id=turn.response_id,
+        directive_version_id=turn.directive_version_id,
     )
 
 
@@ -283,3 +286,16 @@ async def test_batches_that_arrive_at_once_are_counted_once(stores: Stores) -> N
         assert [turn.turn_index for turn in recorded] == list(range(10))
         assert {turn.id for turn in recorded} == {turn.id for turn in turns if turn.session == first.session}
     assert sum(session.turn_count for session in await store.sessions(agent.org_id, 10)) == 30
+
+
+async def test_a_response_on_record_is_found_by_its_id(stores: Stores) -> None:
+    """With its agent, session and provider; only by its organization."""
+    identity, store = stores
+    agent, other = await attach(identity), await attach(identity)
+    turn = new_turn(agent, "chat:1", response_id="resp_1")
+    await store.append([turn, new_turn(agent)])
+
+    expected = ReceivedResponse("resp_1", agent.org_id, agent.id, "chat:1", "openai", None)
+    assert await store.received(agent.org_id, "resp_1") == expected
+    assert await store.received(agent.org_id, "resp_2") is None
+    assert await store.received(other.org_id, "resp_1") is None

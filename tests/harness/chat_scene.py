@@ -14,11 +14,13 @@ from harness.memory.epochs import InMemoryEpochs
 from harness.memory.identity import InMemoryIdentity
 from harness.memory.ids import SequentialIds
 from harness.memory.observers import RecordingObserver
+from harness.memory.responses import InMemoryResponses
 from ibex.adapters.memory.rate_limits import InMemoryRateLimiter
 from ibex.adapters.memory.shared_directives import InMemorySharedDirectives
 from ibex.adapters.memory.watch import InProcessWatch
 from ibex.adapters.openai_api.chat_completions import ChatCompletions
 from ibex.adapters.openai_api.chat_request import ChatRequest, Message
+from ibex.adapters.openai_api.operations import OPERATION_NAMES
 from ibex.adapters.openai_api.raw_json import Member
 from ibex.domain.directives.cache import CachedDirectives, directive_policy
 from ibex.domain.directives.model import Directive, InjectionMode, text_hash
@@ -46,6 +48,7 @@ from ibex.domain.proxying.provider import (
 from ibex.domain.proxying.proxy_request import IncomingRequest, ProxyRequest
 from ibex.domain.proxying.refused_requests import RefusedRequests
 from ibex.domain.record.journal import Batch, JournalUnavailableError, Sink
+from ibex.domain.record.received_responses import ReceivedResponses
 from ibex.domain.record.recorder import Recorder
 
 if TYPE_CHECKING:
@@ -57,6 +60,7 @@ if TYPE_CHECKING:
     from ibex.domain.freshness.kinds import Epoch
     from ibex.domain.identity.model import AgentVerifier, TokenVerifier
     from ibex.domain.identity.rate_limits import Tally
+    from ibex.domain.proxying.operation import Target
     from ibex.domain.record.exchange import Exchange
 
 ORG = UUID(int=0x0A)
@@ -136,7 +140,7 @@ def chat_request(*, stream: bool = False, include_usage: bool | None = None, mod
 def outgoing_request(*, stream: bool = False, include_usage: bool | None = None) -> ProviderRequest:
     """Return ``chat_request`` as a provider is asked it, without a directive."""
     asked = chat_request(stream=stream, include_usage=include_usage)
-    return ProviderRequest(ChatCompletions.path, asked.model, asked.is_streaming, asked.body)
+    return ProviderRequest(ChatCompletions.name, asked.path, asked.model, asked.is_streaming, asked.body)
 
 
 def event(data: bytes) -> StreamEvent:
@@ -236,6 +240,11 @@ class ScriptedDirectives:
             raise self.answer
         return self.answer
 
+    async def version(self, org_id: UUID, version_id: UUID) -> Directive | None:
+        """Return the answer if it is this version; see ``DirectiveVersions``."""
+        directive = await self.active(org_id, version_id)
+        return directive if directive is not None and directive.version_id == version_id else None
+
 
 @dataclass(slots=True)
 class ScriptedStream:
@@ -273,6 +282,7 @@ class ScriptedProvider:
 
     answer: ProviderBody | ProviderStream | Exception
     reports_stream_usage: bool = True
+    operations: frozenset[str] = OPERATION_NAMES
     name: str = "openai"
     models: tuple[str, ...] = ("gpt-*",)
     asked: list[ProviderRequest] = field(default_factory=list)
@@ -369,7 +379,7 @@ class ScriptedOperation(ChatCompletions):
     def __init__(self, body: BodyReader) -> None:
         self._body = body
 
-    async def parse(self, body: bytes) -> ChatRequest:
+    async def parse(self, body: bytes, target: Target) -> ChatRequest:  # noqa: ARG002 - all is in the body
         """Return the request of the scene; see ``Operation``."""
         return await self._body(body)
 
@@ -466,7 +476,10 @@ class ChatScene:
         self.journal = ScriptedJournal()
         self.observer = RecordingObserver()
         self.body = BodyReader(request)
-        self.recorder = Recorder(self.journal, [self.observer], self.ids, status_of)
+        self.record = InMemoryResponses()
+        self.shared_responses = InMemoryResponses()
+        self.responses = ReceivedResponses(self.record, self.shared_responses)
+        self.recorder = Recorder(self.journal, [self.observer], self.ids, status_of, self.responses.remember)
         self.credentials = Credentials(TOKEN_TEXT, str(AGENT))
         self.session_handle: str | None = "conversation-1"
         self.ends_session = False
@@ -496,6 +509,8 @@ class ChatScene:
         return ProxyRequest(
             admit=self.admission(),
             directives=self.caches.directives(self.directives),
+            directive_versions=self.directives,
+            responses=self.responses,
             providers=ProviderRegistry([self.provider]),
             recorder=self.recorder,
             clock=self.clock,

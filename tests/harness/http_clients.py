@@ -78,7 +78,7 @@ async def ibex(upstream: str) -> Forward:
 
     async def forward(body: bytes) -> bytes:
         by = asyncio.get_running_loop().time() + 60
-        response = await over.post(path, body, stream=False, by=by, fresh=False)
+        response = await over.send("POST", path, body, stream=False, by=by, fresh=False)
         try:
             return b"".join([chunk async for chunk in response])
         finally:

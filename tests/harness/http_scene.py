@@ -20,6 +20,7 @@ from ibex.adapters.http_server.drain import Drain
 from ibex.adapters.http_server.errors import status_of
 from ibex.adapters.http_server.server_protocol import LimitedHttpProtocol
 from ibex.adapters.openai_api.chat_completions import ChatCompletions
+from ibex.adapters.openai_api.operations import OPERATION_NAMES
 from ibex.domain.proxying.provider import ProviderBody, ProviderRegistry
 from ibex.domain.record.recorder import ExchangeObserver, Recorder
 
@@ -134,6 +135,7 @@ class HeldProvider:
 
     answer: ProviderBody
     reports_stream_usage: bool = True
+    operations: frozenset[str] = OPERATION_NAMES
     name: str = "openai"
     models: tuple[str, ...] = ("gpt-*",)
     asked: asyncio.Event = field(default_factory=asyncio.Event)
@@ -188,7 +190,9 @@ class HttpScene:
     def app(self, observer: RequestObserver | None = None, exchange_observers: Sequence[ExchangeObserver] = ()) -> App:
         """Return the application over the neighbours as they are now."""
         chat = self.chat
-        chat.recorder = Recorder(chat.journal, [chat.observer, *exchange_observers], chat.ids, status_of)
+        chat.recorder = Recorder(
+            chat.journal, [chat.observer, *exchange_observers], chat.ids, status_of, chat.responses.remember
+        )
         return create_app(
             operations=self.operations,
             proxy_request=chat.use_case(),

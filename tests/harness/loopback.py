@@ -199,7 +199,7 @@ class Loopback:
         own = await sessions.sessions(org_id, len(settled))
         turns = [turn.request_id for session in own for turn in await sessions.turns(org_id, session.id)]
         traces: Sequence[Trace] = await self._adapters.traces().tail(org_id, 2 * len(settled) + 1)
-        assert Counter(turns) == Counter(e.request_id for e in settled if e.reached_provider)
+        assert Counter(turns) == Counter(e.request_id for e in settled if e.reached_provider and e.session)
         by_themselves = [e for e in settled if e.emitter_seq]
         excess = Counter(e.error_code for e in settled if not e.emitter_seq)
         together = {e.emitter_seq for e in self._heard.aggregates}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
-from typing import Any
+import struct
+from typing import TYPE_CHECKING, Any
 
+from harness.openai_responses import call_item, message_item, responses_script
 from harness.openai_wire import (
     JSON_TYPE,
     Script,
@@ -17,25 +20,71 @@ from harness.openai_wire import (
     tool_call,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 TEXT_PIECES = ("Scripted", " answer", " naïvely 🙂", ".")
 PLAIN = {"string": "scripted", "integer": 1, "number": 1.5, "boolean": True, "null": None}
 
 
 def default_script(path: str, body: bytes) -> Script:
     """Answer a request as OpenAI's API would: by its stream, tools and response_format members."""
-    if not path.endswith("/chat/completions"):
+    endpoint = next((endpoint for end, endpoint in _ENDPOINTS.items() if path.endswith(end)), None)
+    if endpoint is None:
         return error(404, "Unknown request URL.")
     try:
         request = json.loads(body)
     except ValueError:
         return error(400, "We could not parse the JSON body of your request.")
-    if not isinstance(request, dict) or not request.get("messages"):
+    return endpoint(request if isinstance(request, dict) else {})
+
+
+def _completion(request: dict[str, Any]) -> Script:
+    if not request.get("messages"):
         return error(400, "Missing required parameter: 'messages'.", param="messages")
     if request.get("stream"):
         return _streamed(request)
     message, finish_reason = _message(request)
     completion = completion_object(message, finish_reason, str(request.get("model")))
     return answer(200, json.dumps(completion, indent=2).encode() + b"\n", JSON_TYPE)
+
+
+def _response(request: dict[str, Any]) -> Script:
+    tools = [tool for tool in request.get("tools") or [] if tool.get("type") == "function"]
+    results = [item for item in request.get("input") or () if isinstance(item, dict) and item.get("type") == _RESULT]
+    if tools and request.get("tool_choice") != "none" and not results:
+        arguments = json.dumps(instance_of(tools[0].get("parameters") or {}))
+        return responses_script(request, call_item(tools[0]["name"], arguments), [arguments])
+    wanted = (request.get("text") or {}).get("format") or {}
+    pieces: tuple[str, ...] = TEXT_PIECES
+    if wanted.get("type") == "json_schema":
+        pieces = (json.dumps(instance_of(wanted.get("schema") or {})),)
+    return responses_script(request, message_item("".join(pieces)), pieces)
+
+
+def _input_tokens(_request: dict[str, Any]) -> Script:
+    return answer(200, b'{"object": "response.input_tokens", "input_tokens": 9}', JSON_TYPE)
+
+
+def _embeddings(request: dict[str, Any]) -> Script:
+    given = request.get("input")
+    inputs = given if isinstance(given, list) else [given]
+    vector: object = [0.5, -0.25]
+    if request.get("encoding_format") == "base64":
+        vector = base64.b64encode(struct.pack("<2f", 0.5, -0.25)).decode()
+    data = [{"object": "embedding", "index": index, "embedding": vector} for index in range(len(inputs))]
+    usage = {"prompt_tokens": 9, "total_tokens": 9}
+    content = {"object": "list", "data": data, "model": request.get("model"), "usage": usage}
+    return answer(200, json.dumps(content).encode(), JSON_TYPE)
+
+
+_ENDPOINTS: dict[str, Callable[[dict[str, Any]], Script]] = {
+    "/chat/completions": _completion,
+    "/responses": _response,
+    "/responses/input_tokens": _input_tokens,
+    "/embeddings": _embeddings,
+}
+_RESULT = "function_call_output"
 
 
 def _streamed(request: dict[str, Any]) -> Script:

@@ -11,6 +11,7 @@ from ibex.adapters.redis.epochs import RedisEpochs
 from ibex.adapters.redis.link import RedisLink
 from ibex.adapters.redis.rate_limits import RedisRateLimiter
 from ibex.adapters.redis.shared_directives import RedisSharedDirectives
+from ibex.adapters.redis.shared_responses import PURPOSE, RedisSharedResponses
 from ibex.adapters.system.ids import SystemIds
 from ibex.domain.directives.seal import Seal
 
@@ -38,6 +39,8 @@ class RedisWorker:
         self.directives = RedisSharedDirectives(
             self.link, self.clock, Seal(b"a key of this test"), 60, self._count_unverified
         )
+        seal = Seal(b"a key of this test", PURPOSE)
+        self.responses = RedisSharedResponses(self.link, self.clock, seal, self._count_unverified)
 
     def _count_unverified(self) -> None:
         self.unverified += 1

@@ -39,6 +39,7 @@ def new_turn(agent: NamedAgent, handle: str = "a-session", *, ends: bool = False
             is_streaming=False,
             is_complete=True,
             created_at=later(),
+            response_id=None,
         ),
         **changes,
     )

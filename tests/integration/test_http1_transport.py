@@ -64,7 +64,7 @@ async def ask(
     url = root(server)
     upstream = upstream_over(transport, url, [(b"host", url.netloc)], wait_s)
     by = asyncio.get_running_loop().time() + 60
-    response = await upstream.post("chat/completions", b"{}", stream=False, by=by, fresh=is_fresh)
+    response = await upstream.send("POST", "chat/completions", b"{}", stream=False, by=by, fresh=is_fresh)
     try:
         return b"".join([chunk async for chunk in response])
     finally:

@@ -24,7 +24,16 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.integration
 
-CHAT = [("POST", "/v1/chat/completions"), ("POST", "/v1/orgs/{org_id}/chat/completions")]
+POSTS = [
+    ("POST", f"{root}/{path}")
+    for root in ("/v1", "/v1/orgs/{org_id}")
+    for path in ("chat/completions", "responses", "responses/input_tokens", "embeddings")
+]
+OF_STORED_RESPONSES = [
+    (method, f"{root}/responses/{{id}}{rest}")
+    for root in ("/v1", "/v1/orgs/{org_id}")
+    for method, rest in (("GET", ""), ("DELETE", ""), ("POST", "/cancel"), ("GET", "/input_items"))
+]
 READS = [
     ("GET", "/v1/models"),
     ("GET", "/v1/models/{model_id}"),
@@ -32,7 +41,9 @@ READS = [
     ("GET", "/v1/orgs/{org_id}/auth-probe"),
 ]
 OPEN = [("GET", path) for path in ("/health", "/ready", "/metrics")]
-WRONG_AND_RIGHT = [(*operation, mode) for operation in (*CHAT, *READS) for mode in GenerationMode]
+WRONG_AND_RIGHT = [
+    (*operation, mode) for operation in (*POSTS, *OF_STORED_RESPONSES, *READS) for mode in GenerationMode
+]
 CASES = WRONG_AND_RIGHT + [(*operation, GenerationMode.POSITIVE) for operation in OPEN]  # of nothing nothing is wrong
 CHECKS = [
     status_code_conformance,
@@ -64,7 +75,7 @@ def test_every_operation_is_tried(proxy: Loopback) -> None:
         paths = json.loads(client.response().body)["paths"]
     methods = {"get", "post", "put", "patch", "delete", "options", "head"}
     documented = [(method.upper(), path) for path, item in paths.items() for method in item if method in methods]
-    assert sorted(documented) == sorted((*CHAT, *READS, *OPEN))
+    assert sorted(documented) == sorted((*POSTS, *OF_STORED_RESPONSES, *READS, *OPEN))
 
 
 @pytest.mark.hypothesis
@@ -81,8 +92,9 @@ def test_answers_are_as_documented(proxy: Loopback, schema: Any, method: str, pa
         for token in (None, proxy.token):
             if token is not None:
                 case.headers = {**(case.headers or {}), "Authorization": f"Bearer {token}"}
-                if mode is GenerationMode.POSITIVE and method == "POST":
+                if mode is GenerationMode.POSITIVE and (method, path) in POSTS:
                     case.body["model"] = "gpt-4o"  # one that is routed
+                    case.body.pop("previous_response_id", None)  # none is known
             response = case.call()
             case.validate_response(response, checks=CHECKS)
             assert response.status_code not in OUR_FAULT

@@ -32,6 +32,7 @@ class ErrorCode(StrEnum):
     CLIENT_CLOSED_REQUEST = "CLIENT_CLOSED_REQUEST"
     INTERNAL_ERROR = "INTERNAL_ERROR"
     PROVIDER_NOT_CONFIGURED = "PROVIDER_NOT_CONFIGURED"
+    RESPONSE_NOT_FOUND = "RESPONSE_NOT_FOUND"
     SERVICE_DEGRADED = "SERVICE_DEGRADED"
     AUTH_UNAVAILABLE = "AUTH_UNAVAILABLE"
     PROVIDER_UNAVAILABLE = "PROVIDER_UNAVAILABLE"
@@ -271,6 +272,18 @@ class ProviderNotConfiguredError(IbexError):
 
     code = ErrorCode.PROVIDER_NOT_CONFIGURED
     default_message = "No provider is configured for this model. GET /v1/models lists the available models."
+
+
+class ResponseNotFoundError(IbexError):
+    """The request names a response that its organization or, to continue it, its agent has not received (ADR 0050)."""
+
+    code = ErrorCode.RESPONSE_NOT_FOUND
+    default_message = "The response was not found."
+
+    def __init__(self, response_id: str | None = None, *, continues: bool = False) -> None:
+        name = "Previous response" if continues else "Response"
+        super().__init__(None if response_id is None else f"{name} with id '{response_id}' not found.")
+        self.continues = continues
 
 
 class ProviderError(RetryableError):

@@ -38,6 +38,7 @@ from ibex.domain.proxying.refused_requests import RefusedRequests
 from ibex.domain.record.delivery import CheckpointDelivery, DeliverExchanges, TraceDelivery
 from ibex.domain.record.idle_sessions import AbandonIdleSessions
 from ibex.domain.record.orphaned_journals import RecoverJournals
+from ibex.domain.record.received_responses import ReceivedResponses
 from ibex.domain.record.recorder import Recorder
 from ibex.entrypoints.operations import OPERATIONS
 from ibex.entrypoints.tracing import check_tracing, request_observer, span_export
@@ -118,12 +119,14 @@ class Application(containers.DeclarativeContainer):
     delivery_telemetry = providers.Singleton(DeliveryTelemetry, adapters.metrics)
     drain = providers.Singleton(Drain)
 
+    received_responses = providers.Singleton(ReceivedResponses, adapters.sessions, adapters.shared_responses)
     recorder = providers.Singleton(
         Recorder,
         adapters.journal,
         providers.Callable(_all_observers, request_telemetry, observers),
         adapters.ids,
         providers.Object(status_of),
+        received_responses.provided.remember,
     )
     auth_calls = providers.Singleton(
         AuthCalls,
@@ -216,6 +219,8 @@ class Application(containers.DeclarativeContainer):
         ProxyRequest,
         admission,
         cached_directives,
+        adapters.directives,
+        received_responses,
         adapters.provider_registry,
         recorder,
         adapters.clock,

@@ -25,6 +25,7 @@ from ibex.adapters.journal.sqlite import SqliteJournal
 from ibex.adapters.memory.epochs import NoEpochs
 from ibex.adapters.memory.rate_limits import InMemoryRateLimiter
 from ibex.adapters.memory.shared_directives import NoSharedDirectives
+from ibex.adapters.memory.shared_responses import NoSharedResponses
 from ibex.adapters.memory.watch import InProcessWatch
 from ibex.adapters.openai.config import ApiKey, OpenAIConfig
 from ibex.adapters.openai.echo import EchoProvider
@@ -40,6 +41,7 @@ from ibex.adapters.redis.epochs import RedisEpochs
 from ibex.adapters.redis.link import NullRedisObserver, RedisLink
 from ibex.adapters.redis.rate_limits import RedisRateLimiter
 from ibex.adapters.redis.shared_directives import RedisSharedDirectives
+from ibex.adapters.redis.shared_responses import PURPOSE, RedisSharedResponses
 from ibex.adapters.system.clock import SystemClock
 from ibex.adapters.system.ids import SystemIds
 from ibex.adapters.telemetry.caches import CacheTelemetry, InstrumentedSharedDirectives, InstrumentedTokenVerifier
@@ -73,6 +75,7 @@ if TYPE_CHECKING:
     from ibex.domain.directives.shared import SharedDirectives
     from ibex.domain.freshness.epochs import Epochs
     from ibex.domain.ids import IdSource
+    from ibex.domain.record.received_responses import SharedResponses
     from ibex.entrypoints.setting_values import Secret
     from ibex.entrypoints.settings import Settings
 
@@ -204,6 +207,15 @@ def _shared_directives(
     return RedisSharedDirectives(link, clock, seal, settings.directive_cache_ttl_s, on_unverified)
 
 
+def _shared_responses(
+    settings: Settings, link: RedisLink, clock: Clock, on_unverified: Callable[[], None]
+) -> SharedResponses:
+    secret = settings.cache_key or settings.auth_service_token
+    if secret is None:
+        return NoSharedResponses()
+    return RedisSharedResponses(link, clock, Seal(secret.reveal().encode(), PURPOSE), on_unverified)
+
+
 def _operator_epochs(link: RedisLink | None, clock: Clock, ids: IdSource) -> Epochs:
     return NoEpochs(clock) if link is None else RedisEpochs(link, clock, ids)
 
@@ -254,6 +266,7 @@ class EmbeddedAdapters(_ProxyAdapters):
     agent_verifier = providers.Singleton(VerifyAgent, identity, epochs)
     rate_limiter = providers.Singleton(InMemoryRateLimiter, epochs)
     shared_directives = providers.Singleton(NoSharedDirectives)
+    shared_responses = providers.Singleton(NoSharedResponses)
     change_log = providers.Singleton(PostgresChangeLog, identity_database)
     live_tokens = providers.Singleton(PostgresChangeLog, identity_database)
     watch_server = providers.Singleton(WatchServer, change_log)
@@ -301,6 +314,13 @@ class ProductionAdapters(_ProxyAdapters):
             _ProxyAdapters.cache_telemetry.provided.unverified,
         ),
         _ProxyAdapters.cache_telemetry,
+    )
+    shared_responses = providers.Singleton(
+        _shared_responses,
+        _Adapters.settings,
+        link,
+        _Adapters.clock,
+        _ProxyAdapters.cache_telemetry.provided.unverified,
     )
 
     resources = providers.List(channel, link, _ProxyAdapters.database, _ProxyAdapters.traces, _ProxyAdapters.journal)

@@ -228,7 +228,7 @@ class Settings(CacheSettings):
         ),
     )
     redis_timeout_s: float = setting(
-        0.05, Variable("IBEX_REDIS_TIMEOUT", seconds, SECONDS, "The longest time that a request waits for Redis.")
+        0.05, Variable("IBEX_REDIS_TIMEOUT", seconds, SECONDS, "The time limit of a round trip to Redis.")
     )
     redis_credential_provider: str | None = setting(
         None,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class InMemoryDirectives:
-    """A ``DirectiveStore`` and a ``DirectiveLookup`` of this process; gone with it."""
+    """A ``DirectiveStore``, a ``DirectiveLookup`` and ``DirectiveVersions`` of this process; gone with it."""
 
     def __init__(self, identity: IdentityStore, clock: Clock, change_log: InMemoryChangeLog | None = None) -> None:
         """Take the store of the agents, and the log to which changes are appended where there is one."""
@@ -37,6 +37,15 @@ class InMemoryDirectives:
             return None
         version = state.version
         return Directive(version.id, version.number, state.mode, version.text, version.sha256)
+
+    async def version(self, org_id: UUID, version_id: UUID) -> Directive | None:
+        """Return a version, or None; see ``DirectiveVersions``."""
+        for (owner, agent_id), versions in self._versions.items():
+            for found in versions:
+                if owner == org_id and found.id == version_id:
+                    mode = found.mode or self._states[owner, agent_id].mode
+                    return Directive(found.id, found.number, mode, found.text, found.sha256)
+        return None
 
     async def add_version(
         self, org_id: UUID, agent_id: UUID, draft: DirectiveDraft, mode: InjectionMode | None

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from ibex.domain.record.history import SessionRecord, TurnRecord
+from ibex.domain.record.received_responses import ReceivedResponse
 from ibex.domain.record.sessions import SessionStatus, Turn
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ LEFT_ALONE: Final = timedelta(minutes=1)
 
 
 class InMemorySessions:
-    """A ``SessionStore``, a ``SessionHistory`` and ``IdleSessions`` of this process; gone with it.
+    """A ``SessionStore``, ``SessionHistory``, ``IdleSessions`` and ``ResponseRecord`` of this process; gone with it.
 
     A checkpoint whose request id another one of the organization has is stored under its own id instead.
     """
@@ -30,6 +31,7 @@ class InMemorySessions:
         self._clock = clock
         self._sessions: dict[tuple[UUID, UUID], SessionRecord] = {}
         self._turns: dict[tuple[UUID, UUID], list[TurnRecord]] = {}
+        self._received: dict[tuple[UUID, str], ReceivedResponse] = {}
         self._ids: set[UUID] = set()
         self._request_ids: set[tuple[UUID, UUID]] = set()
 
@@ -55,6 +57,10 @@ class InMemorySessions:
         """Return the turns of a session in their order; empty if there is no such session."""
         return list(self._turns.get((org_id, session_id), ()))
 
+    async def received(self, org_id: UUID, response_id: str) -> ReceivedResponse | None:
+        """Return the response that an agent of the organization received; see ``ResponseRecord``."""
+        return self._received.get((org_id, response_id))
+
     async def abandon(self, idle_since: datetime, limit: int) -> int | None:
         """Abandon active sessions without a turn since then; see ``IdleSessions``."""
         until = min(idle_since, self._clock.now() - LEFT_ALONE)
@@ -73,6 +79,15 @@ class InMemorySessions:
             request_id = checkpoint.id
         self._request_ids.add((checkpoint.org_id, request_id))
         turns.append(_turn(checkpoint, len(turns), request_id))
+        if checkpoint.response_id is not None:
+            self._received[checkpoint.org_id, checkpoint.response_id] = ReceivedResponse(
+                checkpoint.response_id,
+                checkpoint.org_id,
+                checkpoint.agent_id,
+                checkpoint.session.handle,
+                checkpoint.provider,
+                checkpoint.directive_version_id,
+            )
 
 
 def _opened_by(checkpoint: Checkpoint) -> SessionRecord:

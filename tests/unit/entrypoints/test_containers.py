@@ -46,7 +46,7 @@ def test_the_api_key_decides_between_openai_and_the_echo(environ: dict[str, str]
     """Without a key, the echo provider answers for OpenAI's models."""
     adapters = EmbeddedAdapters()
     application_of(adapters, Settings.load({**environ, "OPENAI_API_KEY": key}))
-    assert isinstance(adapters.provider_registry().route("gpt-4o-mini"), expected)
+    assert isinstance(adapters.provider_registry().route("gpt-4o-mini", "chat.completions"), expected)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The upstream: the interface through which a provider sends POST requests to its server and reads the responses.
+"""The upstream: the interface through which a provider sends requests to its server and reads the responses.
 
 It works over any ``httpx.AsyncBaseTransport``. IBEX's own transport is used without httpx's request and response
 objects, because creating them costs as much as all the other work (ADR 0025).
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 EVENT_STREAM: Final = "text/event-stream"
 _JSON: Final = "application/json"
+_MAX_HEADS: Final = 64
 
 
 class UpstreamResponse(Protocol):
@@ -51,9 +52,12 @@ class UpstreamResponse(Protocol):
 class Upstream(Protocol):
     """A server that receives requests below a root URL."""
 
-    async def post(self, path: str, body: bytes, *, stream: bool, by: float, fresh: bool) -> UpstreamResponse:
+    async def send(
+        self, method: str, path: str, body: bytes, *, stream: bool, by: float, fresh: bool
+    ) -> UpstreamResponse:
         """Send a request to a path below the root URL; return its response once the head has arrived.
 
+        Only POST has a body.
         ``stream`` requests an event stream. ``by`` is the time limit for the head, in the event loop's time. ``fresh``
         excludes idle connections. Raises ``TimeoutError``, and the exceptions of httpx's transports.
         """
@@ -84,16 +88,18 @@ class _PooledUpstream:
         self._connect_s = connect_s
         self._root_path = url.raw_path
         self._headers = tuple(b"%b: %b" % header for header in headers)
-        self._heads: dict[tuple[str, bool], bytes] = {}
+        self._heads: dict[tuple[str, str, bool], bytes] = {}
 
-    async def post(self, path: str, body: bytes, *, stream: bool, by: float, fresh: bool) -> Http1Response:
+    async def send(self, method: str, path: str, body: bytes, *, stream: bool, by: float, fresh: bool) -> Http1Response:
         """Send a request; see ``Upstream``."""
-        head = self._heads.get((path, stream)) or self._head(path, stream=stream)
+        head = self._heads.get((method, path, stream)) or self._head(method, path, stream=stream)
         connection = None if fresh else self._pool.take_idle()
         if connection is None:
             async with Deadline(by):
                 connection = await self._pool.get(connect_s=self._connect_s, wait_s=self._connect_s, fresh=fresh)
-        response = connection.send(b"%b%d\r\n\r\n" % (head, len(body)), body)
+        if method == "POST":
+            head = b"%b%d\r\n\r\n" % (head, len(body))
+        response = connection.send(head, body)
         response.read_by = by
         try:
             await response.head()
@@ -102,11 +108,14 @@ class _PooledUpstream:
             raise
         return response
 
-    def _head(self, path: str, *, stream: bool) -> bytes:
-        """Return the head of a request up to the value of content-length, and cache it by path and ``stream``."""
-        line = b"POST %b%b HTTP/1.1" % (self._root_path, path.encode("ascii"))
+    def _head(self, method: str, path: str, *, stream: bool) -> bytes:
+        """Return the head of a request, and cache it. Of a POST it ends before the value of content-length."""
+        line = b"%b %b%b HTTP/1.1" % (method.encode("ascii"), self._root_path, path.encode("ascii"))
         accept = b"accept: %b" % _ACCEPTED[stream].encode()
-        head = self._heads[path, stream] = b"\r\n".join((line, *self._headers, accept, b"content-length: "))
+        end = b"content-length: " if method == "POST" else b"\r\n"
+        if len(self._heads) >= _MAX_HEADS:  # paths may contain ids
+            self._heads.clear()
+        head = self._heads[method, path, stream] = b"\r\n".join((line, *self._headers, accept, end))
         return head
 
 
@@ -125,12 +134,14 @@ class _HttpxUpstream:
         self._headers = headers
         self._timeouts = {"connect": connect_s, "read": None, "write": None, "pool": connect_s}
 
-    async def post(self, path: str, body: bytes, *, stream: bool, by: float, fresh: bool) -> HttpxResponse:
+    async def send(self, method: str, path: str, body: bytes, *, stream: bool, by: float, fresh: bool) -> HttpxResponse:
         """Send a request; see ``Upstream``. ``fresh`` is ignored: the transport itself replaces closed connections."""
         del fresh
-        added = ((b"accept", _ACCEPTED[stream].encode()), (b"content-length", b"%d" % len(body)))
+        added = [(b"accept", _ACCEPTED[stream].encode())]
+        if method == "POST":
+            added.append((b"content-length", b"%d" % len(body)))
         request = httpx.Request(
-            "POST",
+            method,
             self._url.copy_with(raw_path=self._url.raw_path + path.encode("ascii")),
             headers=[*self._headers, *added],
             stream=httpx.ByteStream(body),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, cast
 
-from litestar import Litestar, post, route
+from litestar import Litestar, route
 from litestar.enums import HttpMethod
 from litestar.exceptions import MethodNotAllowedException, NotFoundException
+from litestar.status_codes import HTTP_200_OK
 from litestar.types import ASGIApp  # noqa: TC002 - the framework reads the handlers' annotations at run time
 
 from ibex.adapters.http_server.callers import (
@@ -28,7 +29,7 @@ from ibex.adapters.http_server.readiness import Readiness
 from ibex.domain.errors import NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from litestar import Request
     from litestar.handlers import HTTPRouteHandler
@@ -81,27 +82,39 @@ def create_app(  # noqa: PLR0913 - one argument a part: the object graph ends he
     ``render_metrics`` returns a body and its content type. Errors carry a ``docs_url`` under ``error_docs_base``.
     """
     errors = ErrorResponses(clock, error_docs_base)
-    posts = {
-        _routes(operation): ProxyRoute(operation, proxy_request, errors, observer, limits, capacity)
+    routes = [
+        _OperationRoute(
+            operation.method,
+            _paths(operation),
+            ProxyRoute(operation, proxy_request, errors, observer, limits, capacity),
+        )
         for operation in operations
-    }
+    ]
     callers = CallerRoutes(admission, providers, clock, capacity)
     ops = ops_handlers(Readiness(readiness_checks, drain, clock), errors, render_metrics)
     reads = (*callers.handlers(), *ops)
-    way = _WAY.format(path=next(iter(posts))[0])
-    router = _router(reads, posts, (*CALLER_PATHS, *OPS_PATHS), openapi_config(operations, limits), way)
-    need_token = {
-        b"POST": [path for paths in posts for path in paths],
-        b"GET": [PROBE_PATH, PROBE_PATH_OF_ORG, MODELS_PATH],
-    }
+    way = _WAY.format(path=routes[0].paths[0])
+    router = _router(reads, routes, (*CALLER_PATHS, *OPS_PATHS), openapi_config(operations, limits), way)
+    need_token = {b"GET": [PROBE_PATH, PROBE_PATH_OF_ORG, MODELS_PATH]}
+    for served in routes:
+        need_token.setdefault(served.method.encode(), []).extend(served.paths)
     early = EarlyRefusals(need_token, errors, observer, clock, ids)
-    fast_paths = {("POST", paths[0].encode()): app for paths, app in posts.items()}
+    fast_paths = {
+        (served.method, served.paths[0].encode()): served.app for served in routes if "{" not in served.paths[0]
+    }
     return OuterMiddleware(router, errors, observer, clock, ids, fast_paths=fast_paths, early_refusals=early)
 
 
-def _routes(operation: Operation) -> tuple[str, ...]:
-    """Return the paths of an operation as the router writes them."""
-    return tuple(path.replace("{org_id}", "{org_id:str}") for path in operation_paths(operation))
+class _OperationRoute(NamedTuple):
+    """The route of an operation. Its paths are written as the router writes them."""
+
+    method: str
+    paths: tuple[str, ...]
+    app: ProxyRoute
+
+
+def _paths(operation: Operation) -> tuple[str, ...]:
+    return tuple(path.replace("id}", "id:str}") for path in operation_paths(operation))
 
 
 def create_ops_app(
@@ -116,12 +129,12 @@ def create_ops_app(
     """Return an ASGI application with ``/health``, ``/ready`` and ``/metrics`` alone: for what speaks gRPC."""
     errors = ErrorResponses(clock, None)
     ops = ops_handlers(Readiness(readiness_checks, drain, clock), errors, render_metrics)
-    return OuterMiddleware(_router(ops, {}, OPS_PATHS), errors, observer, clock, ids)
+    return OuterMiddleware(_router(ops, [], OPS_PATHS), errors, observer, clock, ids)
 
 
 def _router(
     reads: Sequence[HTTPRouteHandler],
-    posts: Mapping[tuple[str, ...], App],
+    operations: Sequence[_OperationRoute],
     paths_of_reads: Sequence[str],
     openapi: OpenAPIConfig | None = None,
     way: str | None = None,
@@ -134,9 +147,9 @@ def _router(
     router = Litestar(
         route_handlers=[
             # First: the framework adds an OPTIONS handler of its own to each path that has none.
-            *(_no_options(paths, allow="POST") for paths in posts),
+            *(_no_options(paths, allow=allow) for paths, allow in _allowed(operations).items()),
             *(_no_options((path,), allow="GET, HEAD") for path in paths_of_reads),
-            *(_post(paths, app) for paths, app in posts.items()),
+            *(_handler(served) for served in operations),
             *reads,
         ],
         exception_handlers={NotFoundException: lost, Exception: _hand_over},
@@ -183,12 +196,27 @@ def _is_literal(raw_path: bytes, path: str) -> bool:
 # parameter and take any method, and this way costs three microseconds more than they do.
 
 
-def _post(paths: Sequence[str], app: App) -> HTTPRouteHandler:
-    @post(list(paths), include_in_schema=False)
+def _handler(served: _OperationRoute) -> HTTPRouteHandler:
+    # A DELETE has a response with a body, which the framework does not expect.
+    @route(
+        list(served.paths),
+        http_method=[HttpMethod(served.method)],
+        status_code=HTTP_200_OK,
+        include_in_schema=False,
+    )
     async def handler() -> ASGIApp:
-        return cast("ASGIApp", app)
+        return cast("ASGIApp", served.app)
 
     return handler
+
+
+def _allowed(operations: Sequence[_OperationRoute]) -> dict[tuple[str, ...], str]:
+    """Return the Allow header of each path."""
+    methods: dict[tuple[str, ...], list[str]] = {}
+    for served in operations:
+        allowed = methods.setdefault(served.paths, [])
+        allowed += ["GET", "HEAD"] if served.method == "GET" else [served.method]
+    return {paths: ", ".join(allowed) for paths, allowed in methods.items()}
 
 
 def _no_options(paths: Sequence[str], *, allow: str) -> HTTPRouteHandler:

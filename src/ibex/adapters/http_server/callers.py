@@ -101,7 +101,7 @@ class CallerRoutes:
     async def _describe(self, scope: Mapping[str, Any], name: str) -> Response[Model]:
         in_flight = await self._authenticated(scope)
         try:
-            provider = self._providers.route(name)
+            provider = self._providers.of_model(name)
         except ProviderNotConfiguredError:
             unknown = NotFoundError("No provider serves this model.")
             self._admission.note_refusal(in_flight, unknown)

@@ -47,6 +47,7 @@ class Limits:
     keep_alive_s: float = 15.0
 
 
+_SHORT_DELAY_S: Final = 0.005
 _PIECE_BYTES: Final = 64 * 1024
 """The size to which small chunks of a body are joined, because each bytes object has an overhead."""
 
@@ -138,8 +139,12 @@ class ClientConnection:
                 reservation.reserve_body(len(chunk))
             _append(pieces, chunk)
             more = message.get("more_body", False)
-            if more and self._time() > due + self._limits.body_silence_s:
+            now = self._time()
+            if more and now > due + self._limits.body_silence_s:
                 raise RequestTimeoutError  # a client that always has a byte ready prevents the timer from firing
+            delay_s = reservation.reading_delay_s(len(chunk), now)
+            if more and delay_s > _SHORT_DELAY_S:
+                await asyncio.sleep(delay_s)  # meanwhile, the server reads no more of this connection
         return b"".join(pieces)
 
     async def send_response(self, response: Response) -> None:

@@ -27,6 +27,7 @@ from ibex.domain.errors import (
     ProviderRefusedError,
     Refusal,
     RequestTimeoutError,
+    ResponseNotFoundError,
     RetryableError,
     ServiceDegradedError,
     ValidationError,
@@ -67,6 +68,7 @@ TABLE: Final = {
     ErrorCode.CLIENT_CLOSED_REQUEST: (499, _INVALID),
     ErrorCode.INTERNAL_ERROR: (500, _SERVER),
     ErrorCode.PROVIDER_NOT_CONFIGURED: (404, _INVALID),
+    ErrorCode.RESPONSE_NOT_FOUND: (404, _INVALID),
     ErrorCode.SERVICE_DEGRADED: (503, _SERVER),
     ErrorCode.AUTH_UNAVAILABLE: (503, _SERVER),
     ErrorCode.PROVIDER_UNAVAILABLE: (503, _SERVER),
@@ -102,6 +104,8 @@ def status_of(error: IbexError | None) -> int:
         return 200
     if isinstance(error, ProviderRefusedError):
         return _REFUSAL_STATUSES[error.refusal]
+    if isinstance(error, ResponseNotFoundError) and error.continues:
+        return 400  # as OpenAI does for a previous response
     return TABLE[error.code][0]
 
 
@@ -150,7 +154,7 @@ class ErrorResponses:
             "type": (judged and judged.provider_type) or TABLE[error.code][1],
             # OpenAI's SDKs show only this member, so it must contain the provider's reason.
             "message": (refused and refused.detail) or error.message,
-            "param": refused.param if refused else next((e.field for e in field_errors), None),
+            "param": refused.param if refused else _param(error, field_errors),
             "detail": error.detail if refused or error.detail is None else error.detail[:_MAX_CHARACTERS],
             "docs_url": self._docs_base and f"{self._docs_base}/{error.code}",
             "request_id": context.request_id,
@@ -161,12 +165,20 @@ class ErrorResponses:
 
 
 def _code(error: IbexError) -> str:
-    """Return the code that programs compare: the provider's if it judged the request, OpenAI's own for no model."""
+    """Return the code that programs compare: the provider's if it judged the request, or what OpenAI's would be."""
     if isinstance(error, ProviderNotConfiguredError):
         return "model_not_found"
+    if isinstance(error, ResponseNotFoundError):
+        return "previous_response_not_found"
     if isinstance(error, ProviderRefusedError | ProviderRateLimitedError):
         return error.provider_code or error.code
     return error.code
+
+
+def _param(error: IbexError, field_errors: tuple[FieldError, ...]) -> str | None:
+    if isinstance(error, ResponseNotFoundError) and error.continues:
+        return "previous_response_id"
+    return next((e.field for e in field_errors), None)
 
 
 def _with_names_of_headers(error: ValidationError) -> ValidationError:

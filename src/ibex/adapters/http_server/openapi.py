@@ -45,6 +45,7 @@ _EXCHANGE_HEADERS: Final = {
     "X-IBEX-Provider-Request-ID": {"schema": _TEXT, "description": "The provider's own id of the request."},
 }
 _ORG_ID: Final = {"name": "org_id", "in": "path", "required": True, "schema": _UUID}
+_RESPONSE_ID: Final = {"name": "id", "in": "path", "required": True, "schema": _TEXT}
 _AGENT_ID: Final = {
     "name": "X-IBEX-Agent-ID",
     "in": "header",
@@ -99,7 +100,7 @@ class DocumentedOperation(Operation, Protocol):
 
     @property
     def schemas(self) -> Mapping[str, Mapping[str, Any]]:
-        """The JSON Schemas of ``request`` and ``response``, and of a stream's ``event`` if the operation streams."""
+        """The JSON Schemas of ``request`` (if it has a body), ``response``, and ``event`` (if it streams)."""
 
 
 def operation_paths(operation: Operation) -> tuple[str, str]:
@@ -171,8 +172,10 @@ def _operation_items(operations: Sequence[DocumentedOperation], limits: Limits) 
     items: dict[str, Any] = {}
     for operation in operations:
         path, path_of_org = operation_paths(operation)
-        items[path] = {"post": _post(operation, limits)}
-        items[path_of_org] = {"parameters": [_ORG_ID], "post": _post(operation, limits)}
+        method = operation.method.lower()
+        of_id = [_RESPONSE_ID] if "{id}" in path else []
+        items.setdefault(path, {"parameters": of_id})[method] = _request(operation, limits)
+        items.setdefault(path_of_org, {"parameters": [_ORG_ID, *of_id]})[method] = _request(operation, limits)
     return items
 
 
@@ -185,7 +188,7 @@ def _name(operation: Operation, kind: str) -> str:
     return f"{operation.name}.{kind}"
 
 
-def _post(operation: DocumentedOperation, limits: Limits) -> dict[str, Any]:
+def _request(operation: DocumentedOperation, limits: Limits) -> dict[str, Any]:
     schema = _ref(_name(operation, "response"))
     answer = _response("The provider's response.", schema)
     if "event" in operation.schemas:
@@ -194,14 +197,16 @@ def _post(operation: DocumentedOperation, limits: Limits) -> dict[str, Any]:
     refused = {
         str(status): _response("The provider refused it.", _ref("ErrorEnvelope")) for status in _REFUSED_BY_PROVIDER
     }
-    body = {"required": True, "content": {"application/json": {"schema": _ref(_name(operation, "request"))}}}
-    return {
+    described: dict[str, Any] = {
         "summary": operation.summary,
-        "description": f"A body has at most {limits.max_request_body_bytes} bytes.",
         "parameters": [_AGENT_ID, *(_SESSION if operation.makes_turn else ())],
-        "requestBody": body,
         "responses": refused | _errors(_PROXY_ERRORS) | {"200": answer},
     }
+    if "request" in operation.schemas:
+        content = {"application/json": {"schema": _ref(_name(operation, "request"))}}
+        described["requestBody"] = {"required": True, "content": content}
+        described["description"] = f"A body has at most {limits.max_request_body_bytes} bytes."
+    return described
 
 
 def _errors(codes: Iterable[ErrorCode]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from ibex.domain.errors import (
     UnsupportedMediaTypeError,
 )
 from ibex.domain.proxying.capacity import Reservation
+from ibex.domain.proxying.operation import NO_TARGET, Target
 from ibex.domain.proxying.proxy_request import BufferedResponse, IncomingRequest, RefusedResponse, shutting_down
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class ProxyRoute:
         capacity: Capacity,
     ) -> None:
         self._operation = operation
+        self._names_response = "{id}" in operation.path
+        self._has_body = operation.method == "POST" and not self._names_response
         self._proxy_request = proxy_request
         self._errors = errors
         self._observer = observer
@@ -88,29 +91,44 @@ class ProxyRoute:
                 await client.send_chunk(chunk)
             await client.end_stream()
         except IbexError as error:
-            await self._send_error(error, context, client)
+            await self._send_error(error, context, client, stream)
         except Exception as error:  # noqa: BLE001 - the status is sent, so only an event can report it
             self._observer.failed(error)
-            await self._send_error(InternalError(), context, client)
+            await self._send_error(InternalError(), context, client, stream)
         except asyncio.CancelledError:
-            await stream.aclose(None if client.gone else shutting_down())
-            raise
+            if client.gone:
+                raise
+            await stream.aclose(shutting_down())
+            await self._send_error(shutting_down(), context, client, stream)
         finally:
             await stream.aclose()
 
-    async def _send_error(self, error: IbexError, context: RequestContext, client: ClientConnection) -> None:
+    async def _send_error(
+        self,
+        error: IbexError,
+        context: RequestContext,
+        client: ClientConnection,
+        stream: StreamedResponse | None = None,
+    ) -> None:
         """Report an error to the client: by a response or, once a stream has begun, by an event."""
         if isinstance(error, ClientClosedRequestError):
             return
         if not client.response_started:
             await client.send_response(self._errors.response(error, context))
-        elif client.streaming:
+        elif client.streaming and stream is not None:
             envelope = self._errors.encoded_envelope(error, context)
-            await client.end_stream(self._operation.error_event(envelope))
+            await client.end_stream(stream.error_event(envelope))
+
+    def _target(self, scope: Scope) -> Target:
+        """Return the id and the query; none for operations that have neither."""
+        if not self._names_response:
+            return NO_TARGET
+        return Target(scope["path_params"]["id"], scope["query_string"].decode("latin-1"))
 
     def _incoming_request(
         self, scope: Scope, context: RequestContext, client: ClientConnection, reservation: Reservation
     ) -> IncomingRequest:
+        session_header = self._operation.session_header
         session_end = context.field(b"x-ibex-session-end")
         if session_end is not None:
             session_end = session_end.lower()
@@ -119,17 +137,26 @@ class ProxyRoute:
             request_id=context.request_id,
             trace_id=context.trace_id,
             credentials=context.credentials(scope),
-            read_body=partial(_read_body, context, client, reservation),
+            read_body=partial(_read_body, context, client, reservation, self._has_body),
             reservation=reservation,
             has_gone=lambda: client.gone,
+            target=self._target(scope),
             session_handle=context.field(b"x-ibex-session-id") or None,
+            default_session_handle=None if session_header is None else context.field(session_header),
             ends_session=_SESSION_END_VALUES.get(session_end, False),
             wrong_fields=() if session_end in _SESSION_END_VALUES else _SESSION_END_ERRORS,
         )
 
 
-async def _read_body(context: RequestContext, client: ClientConnection, reservation: Reservation) -> bytes:
+async def _read_body(
+    context: RequestContext,
+    client: ClientConnection,
+    reservation: Reservation,
+    has_body: bool,  # noqa: FBT001
+) -> bytes:
     """Check the headers that describe the body, and return the body."""
+    if not has_body:
+        return b""
     media_type, _, _ = (context.field(b"content-type") or "").partition(";")
     if media_type.strip(" \t").lower() != "application/json":
         raise UnsupportedMediaTypeError

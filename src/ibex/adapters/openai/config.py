@@ -7,7 +7,7 @@ from typing import Final
 
 import httpx
 
-DEFAULT_MODELS: Final = ("gpt-*", "chatgpt-*", "o[0-9]*", "codex-*", "computer-use-*")
+DEFAULT_MODELS: Final = ("gpt-*", "chatgpt-*", "o[0-9]*", "codex-*", "computer-use-*", "text-embedding-*")
 
 
 class ApiKey:

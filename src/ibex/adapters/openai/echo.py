@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import json
 import re
+import struct
+from array import array
 from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ibex.adapters.openai.config import DEFAULT_MODELS
+from ibex.adapters.openai.echo_responses import ResponsesEcho, input_texts, text_of
 from ibex.domain.proxying.provider import ProviderBody, StreamEvent
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     from ibex.domain.clock import Clock
     from ibex.domain.proxying.provider import ProviderRequest
 
 _WORDS = re.compile(r"\s*\S+|\s+$")
+_DIMENSIONS: Final = 8
 
 
 class EchoProvider:
@@ -26,10 +32,12 @@ class EchoProvider:
 
     A token is a word with the white space before it; the prompt tokens are those of the texts of all messages. A
     response has one choice, which is text, whatever the request sets for ``n``, tools or ``response_format``. A stream
-    has one event per token. The text parts of a message are joined; other parts are ignored.
+    has one event per token. The text parts of a message are joined; other parts are ignored. Responses are not stored.
+    An embedding depends on the text alone, and has no meaning.
     """
 
     name = "echo"
+    operations = frozenset({"chat.completions", "responses", "responses.input_tokens", "embeddings"})
     reports_stream_usage = True
 
     def __init__(
@@ -52,25 +60,14 @@ class EchoProvider:
     async def complete(self, request: ProviderRequest) -> ProviderBody | EchoStream:
         """Return the echo; see ``Provider``. Raises no provider error."""
         payload = json.loads(request.body, parse_int=float)  # int() refuses numbers of many digits
-        echo = self._echo(request.model, payload["messages"])
         await self._sleep(self._first_byte_delay_s)
-        request_id = f"req_{echo.number}"
-        if request.is_streaming:
-            events = [_event(chunk) for chunk in echo.chunks(with_usage=_wants_usage(payload))]
-            events.append(StreamEvent(b"data: [DONE]\n\n", b"[DONE]"))
-            return EchoStream(events, request_id, self._sleep, self._chunk_delay_s)
-        return ProviderBody(_json(echo.completion()), provider_request_id=request_id)
-
-    def _echo(self, model: str, messages: Sequence[dict[str, Any]]) -> _Echo:
         now = self._clock.now()
-        user_texts = (_text(message) for message in reversed(messages) if message["role"] == "user")
-        return _Echo(
-            number=f"{int(now.timestamp() * 1_000_000):x}{next(self._numbers):06x}",
-            created=int(now.timestamp()),
-            model=model,
-            tokens=_tokens(next(user_texts, "")),
-            prompt_tokens=sum(len(_tokens(_text(message))) for message in messages),
-        )
+        number = f"{int(now.timestamp() * 1_000_000):x}{next(self._numbers):06x}"
+        answer = _ANSWERS[request.operation](payload | {"model": request.model}, number, int(now.timestamp()))
+        request_id = f"req_{number}"
+        if request.is_streaming:
+            return EchoStream(answer.events(), request_id, self._sleep, self._chunk_delay_s)
+        return ProviderBody(_json(answer.body()), provider_request_id=request_id)
 
 
 class EchoStream:
@@ -104,20 +101,40 @@ class EchoStream:
         self._closed = True
 
 
+class _Answer(Protocol):
+    """The answer to one request, as a body and as a stream."""
+
+    def body(self) -> dict[str, Any]: ...
+
+    def events(self) -> list[StreamEvent]: ...
+
+
 @dataclass(frozen=True, slots=True)
-class _Echo:
+class _ChatEcho:
+    request: dict[str, Any]
     number: str
     created: int
-    model: str
     tokens: Sequence[str]
     prompt_tokens: int
 
-    def completion(self) -> dict[str, Any]:
+    @classmethod
+    def to(cls, request: dict[str, Any], number: str, created: int) -> _ChatEcho:
+        messages = request["messages"]
+        user_texts = (text_of(message.get("content")) for message in reversed(messages) if message["role"] == "user")
+        prompt_tokens = sum(len(_tokens(text_of(message.get("content")))) for message in messages)
+        return cls(request, number, created, _tokens(next(user_texts, "")), prompt_tokens)
+
+    def events(self) -> list[StreamEvent]:
+        options = self.request.get("stream_options") or {}
+        events = [_event(chunk) for chunk in self._chunks(with_usage=options.get("include_usage") is True)]
+        return [*events, StreamEvent(b"data: [DONE]\n\n", b"[DONE]")]
+
+    def body(self) -> dict[str, Any]:
         message = {"role": "assistant", "content": "".join(self.tokens), "refusal": None}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
         return {**self._frame("chat.completion", [choice]), "usage": self._usage()}
 
-    def chunks(self, *, with_usage: bool) -> list[dict[str, Any]]:
+    def _chunks(self, *, with_usage: bool) -> list[dict[str, Any]]:
         deltas: list[tuple[dict[str, str], str | None]] = [({"role": "assistant", "content": ""}, None)]
         deltas += [({"content": token}, None) for token in self.tokens]
         deltas.append(({}, "stop"))
@@ -135,7 +152,7 @@ class _Echo:
             "id": f"chatcmpl-{self.number}",
             "object": kind,
             "created": self.created,
-            "model": self.model,
+            "model": self.request["model"],
             "system_fingerprint": "echo",
             "choices": choices,
         }
@@ -158,23 +175,87 @@ def _tokens(text: str) -> list[str]:
     return _WORDS.findall(text)
 
 
-def _wants_usage(payload: dict[str, Any]) -> bool:
-    return (payload.get("stream_options") or {}).get("include_usage") is True
+@dataclass(frozen=True, slots=True)
+class _ResponsesEcho:
+    echo: ResponsesEcho
+
+    @classmethod
+    def to(cls, request: dict[str, Any], number: str, created: int) -> _ResponsesEcho:
+        texts = input_texts(request)
+        user_texts = (text for role, text in reversed(texts) if role == "user")
+        return cls(ResponsesEcho(number, created, request, _tokens(next(user_texts, "")), _count(texts)))
+
+    def body(self) -> dict[str, Any]:
+        return self.echo.response()
+
+    def events(self) -> list[StreamEvent]:
+        return [_event(event, event["type"]) for event in self.echo.events()]
 
 
-def _text(message: dict[str, Any]) -> str:
-    content = message.get("content")
-    if isinstance(content, str):
-        return content
-    parts = content if isinstance(content, list) else ()
-    texts = (part.get("text") for part in parts if isinstance(part, dict) and part.get("type") == "text")
-    return "".join(text for text in texts if isinstance(text, str))
+@dataclass(frozen=True, slots=True)
+class _Body:
+    """An answer that is never streamed."""
+
+    content: dict[str, Any]
+
+    def body(self) -> dict[str, Any]:
+        return self.content
+
+    def events(self) -> list[StreamEvent]:
+        return [_event(self.content)]
+
+
+def _input_tokens(request: dict[str, Any], _number: str, _created: int) -> _Body:
+    return _Body({"object": "response.input_tokens", "input_tokens": _count(input_texts(request))})
+
+
+def _embeddings(request: dict[str, Any], _number: str, _created: int) -> _Body:
+    given = request.get("input")
+    inputs = given if isinstance(given, list) else [given]
+    encode = _base64 if request.get("encoding_format") == "base64" else list
+    vectors = [_vector(json.dumps(one)) for one in inputs]
+    tokens = sum(len(_tokens(one)) if isinstance(one, str) else 1 for one in inputs)
+    return _Body(
+        {
+            "object": "list",
+            "data": [
+                {"object": "embedding", "index": index, "embedding": encode(vector)}
+                for index, vector in enumerate(vectors)
+            ],
+            "model": request["model"],
+            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        }
+    )
+
+
+def _vector(text: str) -> array[float]:
+    """Return eight numbers from -1 to 1 that depend on the text alone."""
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+    return array("f", [byte / 127.5 - 1 for byte in digest[:_DIMENSIONS]])
+
+
+def _base64(vector: array[float]) -> str:
+    """Return the numbers as little-endian 32-bit floats in base64, OpenAI's ``encoding_format``."""
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode("ascii")
+
+
+_ANSWERS: Final[Mapping[str, Callable[[dict[str, Any], str, int], _Answer]]] = {
+    "chat.completions": _ChatEcho.to,
+    "responses": _ResponsesEcho.to,
+    "responses.input_tokens": _input_tokens,
+    "embeddings": _embeddings,
+}
+
+
+def _count(texts: Sequence[tuple[str, str]]) -> int:
+    return sum(len(_tokens(text)) for _, text in texts)
 
 
 def _json(value: dict[str, Any]) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode("ascii")  # escaped, so that lone surrogates survive
 
 
-def _event(chunk: dict[str, Any]) -> StreamEvent:
-    data = _json(chunk)
-    return StreamEvent(b"data: " + data + b"\n\n", data)
+def _event(content: dict[str, Any], name: str | None = None) -> StreamEvent:
+    data = _json(content)
+    field = b"" if name is None else b"event: %b\n" % name.encode("ascii")
+    return StreamEvent(field + b"data: " + data + b"\n\n", data)

@@ -9,6 +9,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from ibex import __version__
 from ibex.adapters.http_client.connection import StaleConnectionError
 from ibex.adapters.http_client.failures import FAILURES
@@ -28,8 +30,9 @@ from ibex.adapters.openai.errors import (
     error_from_response,
     not_a_completion,
 )
-from ibex.adapters.openai_api.chat_response import DONE
-from ibex.adapters.openai_api.server_sent_events import EventSplitter
+from ibex.adapters.openai_api.operations import OPERATION_NAMES
+from ibex.adapters.openai_api.responses_response import ENDS
+from ibex.adapters.openai_api.server_sent_events import DONE, EventSplitter
 from ibex.domain.proxying.provider import ProviderBody, StreamEvent
 
 if TYPE_CHECKING:
@@ -75,6 +78,7 @@ class OpenAIProvider:
     """
 
     name = "openai"
+    operations = OPERATION_NAMES
 
     def __init__(
         self,
@@ -142,7 +146,9 @@ class OpenAIProvider:
         try:
             by = min(limits.first_byte, deadline)
             stream = request.is_streaming
-            response = await self._upstream.post(request.path, request.body, stream=stream, by=by, fresh=fresh)
+            response = await self._upstream.send(
+                request.method, request.path, request.body, stream=stream, by=by, fresh=fresh
+            )
         except FAILURES as failure:
             return _Failure(
                 error_from_exception(failure, AttemptInfo(attempts)),
@@ -240,6 +246,7 @@ class OpenAIStream:
         self._splitter = EventSplitter()
         self._first = first
         self._done = False
+        self._last_data: bytes | None = None
         self._ended = False
         self._failure: IbexError | None = None
 
@@ -286,6 +293,23 @@ class OpenAIStream:
         for event in events:
             if event.data == DONE:
                 self._done = True
-        if self._ended and not self._done:
-            await self._body.discard_connection()
+        if events:
+            self._last_data = events[-1].data
+        if self._ended and not self._done and not _ends_typed_stream(self._last_data):
+            await self._body.discard_connection()  # more data may follow the end of its framing
         return events
+
+
+class _TypedEvent(msgspec.Struct):
+    type: str = ""
+
+
+_typed_event_decoder = msgspec.json.Decoder(_TypedEvent)
+
+
+def _ends_typed_stream(data: bytes | None) -> bool:
+    """Return whether an event ends a stream of the Responses API."""
+    try:
+        return _typed_event_decoder.decode(data or b"").type in ENDS
+    except (msgspec.MsgspecError, RecursionError):
+        return False

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from ibex.domain.directives.model import Directive
 
+PATH: Final = "chat/completions"
 MESSAGES: Final = "messages"
 STREAM_OPTIONS: Final = "stream_options"
 INCLUDE_USAGE: Final = "include_usage"
@@ -66,6 +67,15 @@ class ChatRequest:
         return f"<ChatRequest messages={len(self.messages)} streaming={self.is_streaming} bytes={len(self.body)}>"
 
     @property
+    def path(self) -> str:
+        """The path of chat completions."""
+        return PATH
+
+    @property
+    def reference(self) -> None:
+        """None, because a chat completion names no earlier response."""
+
+    @property
     def wants_usage(self) -> bool:
         """Whether the client itself asked for usage on its stream."""
         return any(m.name == INCLUDE_USAGE and m.raw == b"true" for m in self.stream_options)
@@ -88,6 +98,10 @@ class ChatRequest:
                 return self.with_messages((*messages[:index], message, *messages[index + 1 :]))
         position = _after_instructions(messages) if directive.mode is InjectionMode.SYSTEM_APPEND else 0
         return self.with_messages((*messages[:position], _system_message(directive), *messages[position:]))
+
+    def hiding(self, directive: Directive | None) -> ChatRequest:  # noqa: ARG002 - the response repeats no directive
+        """Return the request itself."""
+        return self
 
     def with_messages(self, messages: tuple[Message, ...]) -> ChatRequest:
         """Return the request with other messages. Every other member keeps its place and its bytes."""

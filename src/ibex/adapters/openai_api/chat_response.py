@@ -1,29 +1,22 @@
 """A reader for chat completion responses: it extracts usage, finish reason and a hash of the text on the way.
 
-It keeps no text. The text of each choice goes through a running SHA-256 of its UTF-8. The hash of a response with one
-choice is the hash of its text; with several choices, the hash of their hashes in the order of their index; without any
-text, None. A lone surrogate, which JSON can escape but UTF-8 cannot encode, counts as three bytes.
+It keeps no text: the text of each choice goes through a running hash (``text_hash``).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from ibex.adapters.openai_api.chunk_template import ChunkTemplate, chunk_template_of
+from ibex.adapters.openai_api.response_fields import json_object, stored_name, usage_of
+from ibex.adapters.openai_api.server_sent_events import DONE
+from ibex.adapters.openai_api.text_hash import TextHash, TextHashes
 from ibex.domain.proxying.operation import MalformedResponseError
 from ibex.domain.record.summary import ResponseSummary, Usage
 
 if TYPE_CHECKING:
     from ibex.domain.proxying.provider import StreamEvent
-
-DONE: Final = b"[DONE]"
-_JSON_SPACE: Final = " \t\n\r"
-_raw_decode = json.JSONDecoder().raw_decode
-_LONGEST_NAME: Final = 256
-_MOST_CHOICES: Final = 128  # OpenAI's limit for ``n``; it bounds the memory that a broken provider can use
 
 
 class EventKind(Enum):
@@ -38,6 +31,8 @@ class EventKind(Enum):
 class ChatResponseReader:
     """The ``ResponseReader`` of chat completions."""
 
+    forwards_rest = False
+
     def __init__(self, *, hides_usage: bool = False) -> None:
         """Set whether to hide the event that contains only usage, because the proxy and not the client asked for it."""
         self._hides_usage = hides_usage
@@ -45,8 +40,8 @@ class ChatResponseReader:
         self._model: str | None = None
         self._usage = Usage()
         self._finish_reason: str | None = None
-        self._texts: dict[int, _TextHash] = {}
-        self._template: tuple[ChunkTemplate, _TextHash] | None = None
+        self._texts = TextHashes[int]()
+        self._template: tuple[ChunkTemplate, TextHash] | None = None
         self.has_ended = False
         self.failed = False
 
@@ -57,7 +52,7 @@ class ChatResponseReader:
 
     def read_body(self, body: bytes) -> bytes:
         """Read a buffered response; see ``ResponseReader``."""
-        response = _object(body)
+        response = json_object(body)
         if response is None or response.get("error"):
             raise MalformedResponseError
         self._read_object(response, "message")
@@ -88,7 +83,7 @@ class ChatResponseReader:
                 return EventKind.DATA
         if data.startswith(DONE):  # OpenAI's SDKs compare the start of the data too, and read no further
             return EventKind.DONE
-        event = _object(data)
+        event = json_object(data)
         if event is None:
             return EventKind.DATA
         error = event.get("error")
@@ -122,14 +117,14 @@ class ChatResponseReader:
         """Read a response or a chunk. ``text_holder`` is the member of a choice that holds its text."""
         model = response.get("model")
         if model != self._raw_model and type(model) is str:
-            self._raw_model, self._model = model, _name(model)
+            self._raw_model, self._model = model, stored_name(model)
             self._template = None  # it contains the previous model
         choices = response.get("choices")
         usage = response.get("usage")
         if usage is None:
             usage = _usage_elsewhere(response, choices)
         if type(usage) is dict:
-            self._usage = _usage(usage)
+            self._usage = usage_of(usage)
         for choice in choices if type(choices) is list else ():
             if type(choice) is dict:
                 self._read_choice(choice, text_holder)
@@ -137,7 +132,7 @@ class ChatResponseReader:
     def _read_choice(self, choice: dict[str, Any], text_holder: str) -> None:
         reason = choice.get("finish_reason")
         if type(reason) is str:
-            self._finish_reason = _name(reason)
+            self._finish_reason = stored_name(reason)
             if reason == "error":  # OpenRouter's way to say that the model failed
                 self.failed = True
         holder = choice.get(text_holder)
@@ -146,52 +141,15 @@ class ChatResponseReader:
             return
         index = choice.get("index")
         key = index if isinstance(index, int) else 0
-        hashed = self._texts.get(key)
-        if hashed is None:
-            if len(self._texts) == _MOST_CHOICES:
-                return
-            hashed = self._texts[key] = _TextHash()
-        hashed.add(text)
+        self._texts.add(key, text)
+
+    def error_event(self, envelope: bytes) -> bytes:
+        """Return the error as an event; see ``ResponseReader``."""
+        return b"data: " + envelope + b"\n\n"
 
     def summary(self) -> ResponseSummary:
         """Return the summary of what has been read so far."""
-        return ResponseSummary(self._model, self._usage, self._finish_reason, self._completion_hash())
-
-    def _completion_hash(self) -> str | None:
-        digests = [self._texts[index].hexdigest() for index in sorted(self._texts)]
-        if len(digests) > 1:
-            return hashlib.sha256("".join(digests).encode()).hexdigest()
-        return digests[0] if digests else None
-
-
-class _TextHash:
-    """The running hash of one choice's text. Splitting the text, even in a surrogate pair, does not change it."""
-
-    __slots__ = ("_hash", "_high")
-
-    def __init__(self) -> None:
-        self._hash = hashlib.sha256()
-        self._high = ""
-
-    def add(self, text: str) -> None:
-        """Add a part of the text, which must not be empty."""
-        if self._high:
-            joined = (self._high + text).encode("utf-16-le", "surrogatepass")
-            text, self._high = joined.decode("utf-16-le", "surrogatepass"), ""
-        if "\ud800" <= text[-1] <= "\udbff":
-            text, self._high = text[:-1], text[-1]
-        self._hash.update(text.encode("utf-8", "surrogatepass"))
-
-    def hexdigest(self) -> str:
-        """Return the hash of the text so far."""
-        whole = self._hash.copy()
-        whole.update(self._high.encode("utf-8", "surrogatepass"))
-        return whole.hexdigest()
-
-
-def _name(text: str) -> str:
-    """Return a name in a form that every database accepts: short, without NUL or lone surrogates."""
-    return text[:_LONGEST_NAME].encode("utf-8", "replace").decode().replace("\x00", "\ufffd")
+        return ResponseSummary(self._model, self._usage, self._finish_reason, self._texts.hexdigest())
 
 
 def _is_usage_only(event: dict[str, Any], *, was_finished: bool) -> bool:
@@ -211,47 +169,9 @@ def _is_empty_choice(choice: object) -> bool:
     return all(name == "index" or value is None or (name, value) == ("delta", {}) for name, value in choice.items())
 
 
-def _object(text: bytes) -> dict[str, Any] | None:
-    try:
-        if not text.startswith(b'{"'):
-            value = json.loads(text)
-        else:  # this start proves UTF-8, so skip the detection of JSON's older encodings
-            decoded = text.decode("utf-8", "surrogatepass")
-            value, end = _raw_decode(decoded)
-            if end != len(decoded) and decoded[end:].strip(_JSON_SPACE):
-                return None
-    except (ValueError, RecursionError):
-        return None
-    return value if type(value) is dict else None
-
-
 def _usage_elsewhere(response: dict[str, Any], choices: object) -> object:
     """Return the usage where Groq and Moonshot put it; None if it is not there."""
     holder = response.get("x_groq")
     if holder is None and type(choices) is list and choices:
         holder = choices[0]
     return holder.get("usage") if type(holder) is dict else None
-
-
-def _usage(usage: dict[str, Any]) -> Usage:
-    """Return the counts. Servers that are compatible with OpenAI use other names for some of them."""
-    cached = _count(usage.get("prompt_tokens_details") or usage.get("input_tokens_details"), "cached_tokens")
-    return Usage(
-        input_tokens=_count(usage, "prompt_tokens", "input_tokens"),
-        output_tokens=_count(usage, "completion_tokens", "output_tokens"),
-        total_tokens=_count(usage, "total_tokens"),
-        cached_tokens=_count(usage, "prompt_cache_hit_tokens") if cached is None else cached,
-        reasoning_tokens=_count(
-            usage.get("completion_tokens_details") or usage.get("output_tokens_details"), "reasoning_tokens"
-        ),
-    )
-
-
-def _count(holder: object, *names: str) -> int | None:
-    """Return the count under the first name whose value is not null, or None if it is missing or not a valid count."""
-    if type(holder) is not dict:
-        return None
-    value = next((holder[name] for name in names if holder.get(name) is not None), None)
-    if type(value) is float and value.is_integer():
-        value = int(value)
-    return value if type(value) is int and 0 <= value < 1 << 31 else None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from ibex.adapters.openai_api.chat_parser import MAX_MESSAGES, MAX_MODEL_CHARACTERS, MAX_TEMPERATURE, ROLES
+from ibex.adapters.openai_api.body_parser import MAX_MODEL_CHARACTERS
+from ibex.adapters.openai_api.chat_parser import MAX_MESSAGES, MAX_TEMPERATURE, ROLES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,6 +12,8 @@ from typing import Final
 from ibex.domain.proxying.provider import StreamEvent
 
 MAX_EVENT_BYTES: Final = 4 * 1024 * 1024
+DONE: Final = b"[DONE]"
+"""The data of the event that ends a stream of chat completions."""
 
 _line_end = re.compile(rb"\r\n|\n|\r").search
 _BOM: Final = b"\xef\xbb\xbf"
@@ -88,7 +90,7 @@ class EventSplitter:
             self._line = self._searched = after
         if self._oversized or len(buffer) - start > self._max_event_bytes:
             if self._searched > start:
-                events.append(StreamEvent(bytes(buffer[start : self._searched])))
+                events.append(StreamEvent(bytes(buffer[start : self._searched]), is_piece=True))
             self._oversized = True
             self._lines = []
             start = self._searched
@@ -144,8 +146,8 @@ class EventSplitter:
         lines = self._lines
         if not lines and not self._oversized:
             return StreamEvent(raw)
-        whole = not self._oversized and len(raw) <= self._max_event_bytes
-        data = None if not whole else lines[0] if len(lines) == 1 else b"\n".join(lines)
+        is_piece = self._oversized or len(raw) > self._max_event_bytes
+        data = None if is_piece else lines[0] if len(lines) == 1 else b"\n".join(lines)
         self._lines = []
         self._oversized = False
-        return StreamEvent(raw, data)
+        return StreamEvent(raw, data, is_piece)

@@ -44,6 +44,17 @@ _ACTIVE = Statement(
     .join(versions, versions.c.id == directives.c.active_version_id)
     .where(_OF_AGENT, directives.c.is_active)
 )
+_BY_ID = Statement(
+    select(
+        func.coalesce(versions.c.injection_mode, directives.c.injection_mode).label("injection_mode"),
+        versions.c.id,
+        versions.c.number,
+        versions.c.text,
+        versions.c.sha256,
+    )
+    .join(directives, and_(directives.c.agent_id == versions.c.agent_id, directives.c.org_id == versions.c.org_id))
+    .where(versions.c.id == bindparam("version_id"), versions.c.org_id == bindparam("of_org"))
+)
 _HISTORY = Statement(
     select(versions)
     .where(versions.c.agent_id == bindparam("of_agent"), versions.c.org_id == bindparam("of_org"))
@@ -108,7 +119,7 @@ _DEACTIVATE = Statement(update(directives).where(_OF_AGENT).values(is_active=Fal
 
 
 class PostgresDirectives:
-    """A ``DirectiveStore`` and a ``DirectiveLookup``. A trigger records every change in the change log."""
+    """A ``DirectiveStore``, a ``DirectiveLookup`` and ``DirectiveVersions``. A trigger records changes in the log."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -117,10 +128,13 @@ class PostgresDirectives:
         """Return the active directive; None if the agent has none; see ``DirectiveLookup``."""
         async with self._database.transaction(org_id) as connection:
             row = await (await _ACTIVE.run(connection, of_org=org_id, of_agent=agent_id)).fetchone()
-        if row is None:
-            return None
-        mode = InjectionMode(row["injection_mode"])
-        return Directive(row["id"], row["number"], mode, row["text"], row["sha256"])
+        return None if row is None else _directive(row)
+
+    async def version(self, org_id: UUID, version_id: UUID) -> Directive | None:
+        """Return a version, or None; see ``DirectiveVersions``."""
+        async with self._database.transaction(org_id) as connection:
+            row = await (await _BY_ID.run(connection, of_org=org_id, version_id=version_id)).fetchone()
+        return None if row is None else _directive(row)
 
     async def add_version(
         self, org_id: UUID, agent_id: UUID, draft: DirectiveDraft, mode: InjectionMode | None
@@ -190,6 +204,10 @@ async def _state(
         changed_at=row["updated_at"],
         previous_number=row["previous_number"],
     )
+
+
+def _directive(row: Mapping[str, Any]) -> Directive:
+    return Directive(row["id"], row["number"], InjectionMode(row["injection_mode"]), row["text"], row["sha256"])
 
 
 def _version(row: Mapping[str, Any]) -> DirectiveVersion:

@@ -11,7 +11,7 @@ from uuid import UUID
 import msgspec
 import psycopg
 from psycopg.types.json import Jsonb
-from sqlalchemy import Uuid, bindparam, or_, select
+from sqlalchemy import Uuid, and_, bindparam, or_, select
 from sqlalchemy.dialects import postgresql
 
 from ibex.adapters.postgres.failures import domain_error
@@ -20,6 +20,7 @@ from ibex.adapters.postgres.tables import checkpoints, sessions
 from ibex.domain.errors import IbexError
 from ibex.domain.identity.management import AlreadyExistsError
 from ibex.domain.record.history import SessionRecord, TurnRecord
+from ibex.domain.record.received_responses import ReceivedResponse
 from ibex.domain.record.sessions import SessionStatus, SinkRefusedError, SinkUnavailableError
 
 if TYPE_CHECKING:
@@ -57,8 +58,8 @@ WITH incoming AS (
   SELECT r.*, (r.session->>'id')::uuid AS session_id, r.session->>'handle' AS handle,
          (r.session->>'ends')::boolean AS ends
   FROM ROWS FROM (jsonb_to_recordset(%(batch)s) AS (
-    session jsonb, directive_version_id uuid, {_TYPED}
-  )) WITH ORDINALITY AS r (session, directive_version_id, {_NAMES}, position)
+    session jsonb, {_TYPED}
+  )) WITH ORDINALITY AS r (session, {_NAMES}, position)
 ), fresh AS (
   SELECT i.*,
          row_number() OVER (PARTITION BY i.session_id ORDER BY i.position) AS turn,
@@ -134,9 +135,21 @@ _TURNS = Statement(
     .order_by(checkpoints.c.turn_index)
 )
 
+_RECEIVED = Statement(
+    select(
+        checkpoints.c.agent_id,
+        checkpoints.c.provider,
+        checkpoints.c.directive_version_id,
+        sessions.c.external_id,
+    )
+    .join(sessions, and_(sessions.c.id == checkpoints.c.session_id, sessions.c.org_id == checkpoints.c.org_id))
+    .where(checkpoints.c.org_id == bindparam("of_org"), checkpoints.c.response_id == bindparam("response_id"))
+    .limit(1)
+)
+
 
 class PostgresSessions:
-    """A ``SessionStore``, a ``SessionHistory`` and ``IdleSessions``.
+    """A ``SessionStore``, a ``SessionHistory``, ``IdleSessions`` and a ``ResponseRecord``.
 
     A completed session stays completed if another turn arrives, because turns can arrive out of order. An abandoned
     session becomes active again. Clients may use a request id twice: if another checkpoint of the organization has the
@@ -170,6 +183,22 @@ class PostgresSessions:
         except IbexError as error:
             raise SinkUnavailableError(str(error)) from None
         return row[0] if row is not None else None
+
+    async def received(self, org_id: UUID, response_id: str) -> ReceivedResponse | None:
+        """Return the response that an agent of the organization received; see ``ResponseRecord``."""
+        async with self._database.transaction(org_id) as connection:
+            cursor = await _RECEIVED.run(connection, of_org=org_id, response_id=response_id)
+            row = await cursor.fetchone()
+        if row is None:
+            return None
+        return ReceivedResponse(
+            id=response_id,
+            org_id=org_id,
+            agent_id=row["agent_id"],
+            session_handle=row["external_id"],
+            provider=row["provider"],
+            directive_version_id=row["directive_version_id"],
+        )
 
     async def sessions(self, org_id: UUID, limit: int) -> Sequence[SessionRecord]:
         """Return the most recently used sessions, latest first. Raises ``ServiceDegradedError``."""

@@ -277,6 +277,8 @@ checkpoints = Table(
     _uuid("token_id", nullable=True),
     _uuid("user_id", nullable=True),
     Column("operation", Text(), nullable=False, server_default="chat.completions"),
+    _text("response_id", nullable=True),
+    _uuid("directive_version_id", nullable=True),
     PrimaryKeyConstraint("id"),
     UniqueConstraint("session_id", "turn_index"),
     # Unique within the organization: clients can choose request ids, and a conflict must not reveal another tenant's.
@@ -286,6 +288,7 @@ checkpoints = Table(
     _sha256("messages_hash"),
     _sha256("completion_hash"),
     *_at_least(0, "turn_index", "input_tokens", "output_tokens", "latency_ms"),
+    Index(None, "org_id", "response_id", postgresql_where=text("response_id IS NOT NULL")),
 )
 
 changes = Table(

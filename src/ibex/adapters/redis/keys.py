@@ -32,6 +32,11 @@ def directive_key(org_id: UUID, agent_id: UUID, name: str) -> str:
     return f"ibex:{{{org_id}}}:directive:{agent_id}:{name}"
 
 
+def response_key(org_id: UUID, response_id: str) -> str:
+    """Return the key of a response that an agent of the organization received."""
+    return f"ibex:{{{org_id}}}:response:{response_id}"
+
+
 @dataclass(frozen=True, slots=True)
 class Script:
     """A Lua script and its SHA-1, which names it in Redis' script cache."""

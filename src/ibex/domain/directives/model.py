@@ -56,6 +56,16 @@ def check_text(text: str) -> str:
     return text
 
 
+class DirectiveVersions(Protocol):
+    """Port: reads the versions of directives, those in force and earlier ones."""
+
+    async def version(self, org_id: UUID, version_id: UUID) -> Directive | None:
+        """Return a version, or None if the organization has none with this id.
+
+        Raises ``ServiceDegradedError`` if the source is unavailable.
+        """
+
+
 class DirectiveLookup(Protocol):
     """Port: looks up the directive that is in force for an agent."""
 

@@ -1,8 +1,8 @@
-"""Authenticated entries of the shared cache, which only a holder of the key can write.
+"""Authenticated entries of a shared cache, which only a holder of the key can write.
 
 A sealed entry is a format byte, the time of issue, an HMAC-SHA256 and the value. The HMAC also covers the organization,
-the agent, the epoch and the time of issue, so an entry is not valid under another key of the cache, nor after its
-lifetime.
+the subject, its version and the time of issue, so an entry is not valid under another key of the cache, nor after its
+lifetime. For a directive, subject and version are the agent and the epoch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ _TIME_BYTES: Final = 8
 _MAC_BYTES: Final = 32
 _HEAD_BYTES: Final = len(_FORMAT) + _TIME_BYTES + _MAC_BYTES
 _SALT: Final = b"ibex"
-_PURPOSE: Final = b"directive cache 1"
+DIRECTIVES: Final = b"directive cache 1"
+"""The purpose of the key that seals directives."""
 _NAME_BYTES: Final = 16
 
 
@@ -36,34 +37,34 @@ class Rejection(Enum):
 class Seal:
     """Seals and opens entries with a key. The repr shows no key."""
 
-    def __init__(self, secret: bytes) -> None:
-        """Derive the key from a secret with HKDF-SHA256 (RFC 5869)."""
-        self._key = hkdf(secret, _PURPOSE)
+    def __init__(self, secret: bytes, purpose: bytes = DIRECTIVES) -> None:
+        """Derive the key for a purpose from a secret, with HKDF-SHA256 (RFC 5869)."""
+        self._key = hkdf(secret, purpose)
 
     def name(self, epoch: str) -> str:
         """Return a name for the entries of an epoch. It depends on the key, so entries of other keys never collide."""
         return hmac.digest(self._key, b"name" + _bytes(epoch), "sha256")[:_NAME_BYTES].hex()
 
-    def close(self, org_id: UUID, agent_id: UUID, epoch: str, issued_ms: int, value: bytes) -> bytes:
+    def close(self, org_id: UUID, subject: UUID, version: str, issued_ms: int, value: bytes) -> bytes:
         """Return the sealed entry. ``issued_ms`` is the wall-clock time in milliseconds since 1970."""
         time = issued_ms.to_bytes(_TIME_BYTES, "big")
-        return _FORMAT + time + self._mac(org_id, agent_id, epoch, time, value) + value
+        return _FORMAT + time + self._mac(org_id, subject, version, time, value) + value
 
     def open(
-        self, org_id: UUID, agent_id: UUID, epoch: str, now_ms: int, ttl_ms: int, sealed: bytes
+        self, org_id: UUID, subject: UUID, version: str, now_ms: int, ttl_ms: int, sealed: bytes
     ) -> bytes | Rejection:
         """Return the value if the HMAC is right and the entry was issued within one lifetime of now."""
         time, mac, value = sealed[1 : 1 + _TIME_BYTES], sealed[1 + _TIME_BYTES : _HEAD_BYTES], sealed[_HEAD_BYTES:]
-        if sealed[:1] != _FORMAT or not hmac.compare_digest(mac, self._mac(org_id, agent_id, epoch, time, value)):
+        if sealed[:1] != _FORMAT or not hmac.compare_digest(mac, self._mac(org_id, subject, version, time, value)):
             return Rejection.UNVERIFIED
         if abs(now_ms - int.from_bytes(time, "big")) > ttl_ms:
             return Rejection.EXPIRED
         return value
 
-    def _mac(self, org_id: UUID, agent_id: UUID, epoch: str, time: bytes, value: bytes) -> bytes:
-        encoded = _bytes(epoch)
+    def _mac(self, org_id: UUID, subject: UUID, version: str, time: bytes, value: bytes) -> bytes:
+        encoded = _bytes(version)
         length = len(encoded).to_bytes(8, "big")  # prevents two different inputs with the same concatenation
-        message = b"".join((b"entry", org_id.bytes, agent_id.bytes, length, encoded, time, value))
+        message = b"".join((b"entry", org_id.bytes, subject.bytes, length, encoded, time, value))
         return hmac.digest(self._key, message, "sha256")
 
 

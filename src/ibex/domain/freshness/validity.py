@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
 UNCONFIRMED_S: Final = 3.0
 """How long an entry is served after the last confirmation, or after the start of its fetch if that is later."""
-"""How long a worker does not read the shared directive cache after an event: the longest lifetime of its entries."""
 MAX_INVALIDATIONS: Final = 100_000
 """Organizations and kinds whose last change is kept. Beyond that, entries older than the dropped change are invalid."""
 _UNCONFIRMED_NS: Final = int(UNCONFIRMED_S * NS)

@@ -20,6 +20,10 @@ RESERVED_DIVISOR: Final = 4
 SMALL_DIVISOR: Final = 10
 """The divisor of the threshold: an organization that holds less than a tenth may use the reserved part."""
 RETRY_AFTER_S: Final = 1
+BODY_BYTES_PER_S: Final = 64 << 20
+"""How fast a worker reads the bodies of one organization, beyond the first ``BODY_BURST_BYTES``."""
+BODY_BURST_BYTES: Final = 32 << 20
+_MAX_PACED: Final = 1_024
 
 
 class Limit(StrEnum):
@@ -74,6 +78,39 @@ class FairShare:
         return len(self._held)
 
 
+class ReadingPace:
+    """A rate for each organization at which its bodies are read.
+
+    An organization that sends many large bodies at once would otherwise take most of the worker's CPU time. A body
+    that alone is within the burst is never delayed.
+    """
+
+    __slots__ = ("_burst_s", "_bytes_per_s", "_due")
+
+    def __init__(self, bytes_per_s: int = BODY_BYTES_PER_S, burst_bytes: int = BODY_BURST_BYTES) -> None:
+        self._bytes_per_s = bytes_per_s
+        self._burst_s = burst_bytes / bytes_per_s
+        self._due: dict[int, float] = {}  # when the bytes that were read would be due at the rate alone
+
+    @property
+    def organizations(self) -> int:
+        """The number of organizations whose reading is remembered."""
+        return len(self._due)
+
+    def delay_s(self, org_id: UUID, size: int, now_s: float) -> float:
+        """Count bytes that were read, and return how long to wait before reading more, in seconds.
+
+        ``now_s`` is a time of any monotonic clock, the same in each call.
+        """
+        key = org_id.int
+        idle = now_s - self._burst_s
+        due = max(self._due.get(key, idle), idle) + size / self._bytes_per_s
+        self._due[key] = due
+        if len(self._due) > _MAX_PACED:
+            self._due = {other: at for other, at in self._due.items() if at > idle}
+        return max(0.0, due - now_s)
+
+
 class Capacity:
     """The capacity of one worker: request slots, body bytes, and concurrent authentications.
 
@@ -81,11 +118,12 @@ class Capacity:
     against a limit of its own.
     """
 
-    __slots__ = ("_most_authenticating", "authenticating", "body_bytes", "refusals", "slots")
+    __slots__ = ("_most_authenticating", "authenticating", "body_bytes", "reading", "refusals", "slots")
 
     def __init__(self, *, slots: int, body_bytes: int, max_authenticating: int) -> None:
         self.slots = FairShare(slots)
         self.body_bytes = FairShare(body_bytes)
+        self.reading = ReadingPace()
         self.authenticating = 0
         self.refusals = dict.fromkeys(Limit, 0)
         self._most_authenticating = max_authenticating
@@ -131,6 +169,10 @@ class Reservation:
             if not self.capacity.body_bytes.take(self._org_id, size):
                 raise self.capacity.refused(Limit.BODY_BYTES)
             self._body_bytes += size
+
+    def reading_delay_s(self, size: int, now_s: float) -> float:
+        """Count bytes of the body that were read, and return how long to wait before reading more, in seconds."""
+        return 0.0 if self._org_id is None else self.capacity.reading.delay_s(self._org_id, size, now_s)
 
     def release_body(self) -> None:
         """Release the bytes of the body, which nothing needs any more. Idempotent."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
+
+from ibex.domain.value_object import value_object
 
 if TYPE_CHECKING:
     from ibex.domain.directives.model import Directive
@@ -15,6 +17,29 @@ class MalformedResponseError(ValueError):
     """The body of a successful response is not a response of the operation, or it contains an error."""
 
 
+@value_object
+class Target:
+    """The part of a request outside its body: the id in its path, None if it has none, and its query, without "?"."""
+
+    id: str | None = None
+    query: str = ""
+
+
+NO_TARGET: Final = Target()
+
+
+@value_object
+class ResponseReference:
+    """The id of an earlier response that a request names.
+
+    If the request ``continues`` that response, the agent must have received it, and the turn belongs to its session.
+    Otherwise the request reads or changes the response, and the organization must have received it.
+    """
+
+    id: str
+    continues: bool
+
+
 class ResponseReader(Protocol):
     """A reader of the response to one request, buffered or streamed, while it passes through. Keeps no text."""
 
@@ -22,6 +47,10 @@ class ResponseReader(Protocol):
     """Whether the event that ends the stream has been read."""
     failed: bool
     """Whether the provider has reported an error in the response, which the client gets nevertheless."""
+
+    @property
+    def forwards_rest(self) -> bool:
+        """Whether to forward what follows the event that ends the stream."""
 
     @property
     def is_complete(self) -> bool:
@@ -39,6 +68,9 @@ class ResponseReader(Protocol):
         Never raises: an event that cannot be understood is forwarded.
         """
 
+    def error_event(self, envelope: bytes) -> bytes:
+        """Return the events that report an error to the client, given the error envelope as JSON on one line."""
+
     def summary(self) -> ResponseSummary:
         """Return the summary of the response as far as it has been read."""
 
@@ -47,8 +79,16 @@ class OperationRequest(Protocol):
     """A valid request of an operation. Immutable; its repr shows no content."""
 
     @property
-    def model(self) -> str:
-        """The model that the client asks for."""
+    def model(self) -> str | None:
+        """The model that the client asks for; None if the request names an earlier response instead."""
+
+    @property
+    def reference(self) -> ResponseReference | None:
+        """The earlier response that the request names; None if it names none."""
+
+    @property
+    def path(self) -> str:
+        """The path below the provider's root, with the query, such as ``chat/completions``."""
 
     @property
     def is_streaming(self) -> bool:
@@ -63,6 +103,12 @@ class OperationRequest(Protocol):
 
     def with_directive(self, directive: Directive) -> OperationRequest:
         """Return the request with the directive injected."""
+
+    def hiding(self, directive: Directive | None) -> OperationRequest:
+        """Return the request whose reader hides the directive that was injected when the response was made.
+
+        None means that its text is unknown: hide all instructions. Only called if ``reference`` does not continue.
+        """
 
     def asking_for_usage(self) -> OperationRequest:
         """Return a request that asks the provider to report usage in the stream; itself if it needs no change."""
@@ -79,8 +125,12 @@ class Operation(Protocol):
         """The name in records, metrics and logs, such as ``chat.completions``."""
 
     @property
+    def method(self) -> str:
+        """The HTTP method, the same for proxy and provider."""
+
+    @property
     def path(self) -> str:
-        """The path below the API's root, the same for proxy and provider, such as ``chat/completions``."""
+        """The path below the API's root; ``{id}`` in it stands for the id of ``Target``."""
 
     @property
     def permission(self) -> Permission:
@@ -94,12 +144,13 @@ class Operation(Protocol):
     def makes_turn(self) -> bool:
         """Whether a request is a turn of a session, and leaves a checkpoint."""
 
-    async def parse(self, body: bytes) -> OperationRequest:
-        """Parse a body and return the request. Yields to the event loop while it parses a large body.
+    @property
+    def session_header(self) -> bytes | None:
+        """The header by which the operation's own clients name a session, in lower case; None if they do not."""
+
+    async def parse(self, body: bytes, target: Target) -> OperationRequest:
+        """Parse a request, whose body is empty for GET and DELETE. Yields to the event loop during a large body.
 
         Raises ``InvalidJsonError`` if the body is not one JSON object in UTF-8, and ``ValidationError`` with all wrong
         fields.
         """
-
-    def error_event(self, envelope: bytes) -> bytes:
-        """Return the event that reports an error in a stream, given the error envelope as JSON on one line."""

@@ -16,11 +16,13 @@ if TYPE_CHECKING:
 class StreamEvent:
     """One event of a provider's stream.
 
-    ``raw`` is the whole event. ``data`` is its payload, None if it has none. The repr shows no content.
+    ``raw`` is the whole event, or a piece of one that is too large to hold. ``data`` is its payload, None if it has
+    none, and for a piece. The repr shows no content.
     """
 
     raw: bytes
     data: bytes | None = None
+    is_piece: bool = False
 
     def __repr__(self) -> str:
         return f"<StreamEvent {len(self.raw)} bytes>"
@@ -28,18 +30,20 @@ class StreamEvent:
 
 @value_object
 class ProviderRequest:
-    """A request to a provider: the path of the operation, the model, whether to stream, and the whole body.
+    """A request to a provider: its path with the query, the model, whether to stream, the whole body, and the method.
 
-    The repr shows no content.
+    ``model`` is None if the request names an earlier response instead. The repr shows no content.
     """
 
+    operation: str
     path: str
-    model: str
+    model: str | None
     is_streaming: bool
     body: bytes
+    method: str = "POST"
 
     def __repr__(self) -> str:
-        return f"<ProviderRequest {self.path} streaming={self.is_streaming} bytes={len(self.body)}>"
+        return f"<ProviderRequest {self.operation} streaming={self.is_streaming} bytes={len(self.body)}>"
 
 
 @value_object
@@ -88,6 +92,10 @@ class Provider(Protocol):
         """The ``fnmatch`` patterns of the model names that the provider serves."""
 
     @property
+    def operations(self) -> frozenset[str]:
+        """The names of the operations that the provider offers."""
+
+    @property
     def reports_stream_usage(self) -> bool:
         """Whether the provider reports the usage of a stream if the request asks for it."""
 
@@ -119,15 +127,40 @@ class ProviderRegistry:
         """Every claimed pattern with the name of its provider."""
         return tuple((pattern, provider.name) for pattern, provider in self._claims.items())
 
-    def route(self, model: str) -> Provider:
+    def route(self, model: str, operation: str) -> Provider:
         """Return the provider of a model; an exact name takes precedence over a pattern.
 
-        Raises ``ProviderNotConfiguredError`` if no provider serves the model.
+        Raises ``ProviderNotConfiguredError`` if no provider serves the model, if its provider does not offer the
+        operation, and if ``model`` is itself one of the patterns.
         """
+        return _offering(operation, self.of_model(model))
+
+    def of_model(self, model: str) -> Provider:
+        """Return the provider of a model, whatever the operation. Raises ``ProviderNotConfiguredError``."""
         exact = self._claims.get(model)
-        if exact is not None:
+        if exact is not None and not _is_pattern(model):
             return exact
         for pattern, provider in self._claims.items():
-            if fnmatchcase(model, pattern):
+            if exact is None and fnmatchcase(model, pattern):
                 return provider
         raise ProviderNotConfiguredError
+
+    def named(self, name: str, operation: str) -> Provider:
+        """Return the provider with this name.
+
+        Raises ``ProviderNotConfiguredError`` if there is none, or if it does not offer the operation.
+        """
+        for provider in self._claims.values():
+            if provider.name == name:
+                return _offering(operation, provider)
+        raise ProviderNotConfiguredError("The provider of this response is no longer configured.")
+
+
+def _offering(operation: str, provider: Provider) -> Provider:
+    if operation not in provider.operations:
+        raise ProviderNotConfiguredError("The provider does not offer this operation.")
+    return provider
+
+
+def _is_pattern(model: str) -> bool:
+    return any(character in model for character in "*?[")

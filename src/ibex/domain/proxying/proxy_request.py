@@ -18,12 +18,13 @@ from ibex.domain.errors import (
     OverloadedError,
     ProviderError,
     ProviderUnavailableError,
+    ResponseNotFoundError,
     ServiceDegradedError,
     ValidationError,
 )
 from ibex.domain.ids import session_id
 from ibex.domain.proxying.admission import MAX_EPOCH_AGE_NS, MAX_RECHECKS
-from ibex.domain.proxying.operation import MalformedResponseError
+from ibex.domain.proxying.operation import NO_TARGET, MalformedResponseError, Target
 from ibex.domain.proxying.provider import ProviderBody, ProviderRequest
 from ibex.domain.proxying.streaming import StreamedResponse, failed_in_response
 from ibex.domain.record.exchange import SessionRef, Stage
@@ -37,13 +38,14 @@ if TYPE_CHECKING:
 
     from ibex.domain.clock import Clock
     from ibex.domain.directives.cache import CachedDirectives
-    from ibex.domain.directives.model import Directive
+    from ibex.domain.directives.model import Directive, DirectiveVersions
     from ibex.domain.ids import IdSource
     from ibex.domain.proxying.admission import Admission, Admitted, Credentials
     from ibex.domain.proxying.capacity import Reservation
-    from ibex.domain.proxying.operation import Operation, OperationRequest, ResponseReader
+    from ibex.domain.proxying.operation import Operation, OperationRequest, ResponseReader, ResponseReference
     from ibex.domain.proxying.provider import Provider, ProviderRegistry
     from ibex.domain.record.exchange import Caller
+    from ibex.domain.record.received_responses import ReceivedResponse, ReceivedResponses
     from ibex.domain.record.recorder import Recorder
 
 SESSION_FIELD = "session_id"
@@ -58,7 +60,8 @@ class IncomingRequest:
 
     ``reservation`` is the request's part of the worker's capacity. The adapter releases it after the response.
     ``has_gone`` returns, when the use case is cancelled, whether the client has left. ``wrong_fields`` are reported
-    together with the wrong fields of the body.
+    together with the wrong fields of the body. ``default_session_handle`` is the session of a turn without
+    ``session_handle`` that continues no response; it is ignored if it is not valid.
     """
 
     operation: Operation
@@ -68,7 +71,9 @@ class IncomingRequest:
     read_body: Callable[[], Awaitable[bytes]]
     reservation: Reservation
     has_gone: Callable[[], bool] = lambda: True
+    target: Target = NO_TARGET
     session_handle: str | None = None
+    default_session_handle: str | None = None
     ends_session: bool = False
     wrong_fields: tuple[FieldError, ...] = ()
 
@@ -98,10 +103,12 @@ ProxyResponse: TypeAlias = BufferedResponse | StreamedResponse | RefusedResponse
 class ProxyRequest:
     """Proxies requests. Every refusal happens before the first byte of a response is sent."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one argument a port
         self,
         admit: Admission,
         directives: CachedDirectives,
+        directive_versions: DirectiveVersions,
+        responses: ReceivedResponses,
         providers: ProviderRegistry,
         recorder: Recorder,
         clock: Clock,
@@ -109,6 +116,8 @@ class ProxyRequest:
     ) -> None:
         self._admission = admit
         self._directives = directives
+        self._directive_versions = directive_versions
+        self._responses = responses
         self._providers = providers
         self._recorder = recorder
         self._clock = clock
@@ -148,9 +157,14 @@ class ProxyRequest:
         reservation.take_slot(in_flight.caller.org_id)
         wrong_fields = _wrong_fields(call)
         if operation.makes_turn and not wrong_fields:
-            in_flight.session = self._session(call, in_flight.caller)
+            handle = call.session_handle or _default_handle(call) or str(self._ids.uuid7())
+            in_flight.session = _session(handle, call, in_flight.caller)
         request = await self._read_request(call, in_flight, wrong_fields)
-        provider = self._providers.route(request.model)
+        reference = request.reference
+        if reference is None:
+            provider = self._provider(request, operation)
+        else:
+            request, provider = await self._refer(request, reference, call, in_flight)
         in_flight.model = request.model  # only now: a name that no provider serves is arbitrary text, not recorded
         in_flight.directive = await self._directive(admitted, in_flight, takes_directive=operation.takes_directive)
         in_flight.enter(Stage.INJECT)
@@ -160,22 +174,55 @@ class ProxyRequest:
         if provider.reports_stream_usage:
             request = request.asking_for_usage()
         reader = request.response_reader()
-        outgoing = ProviderRequest(operation.path, request.model, request.is_streaming, request.body)
+        outgoing = ProviderRequest(
+            operation.name, request.path, request.model, request.is_streaming, request.body, operation.method
+        )
         del request  # frees copies of the body before the provider is asked
         return await self._ask(provider, outgoing, reader, in_flight)
 
-    def _session(self, call: IncomingRequest, caller: Caller | None) -> SessionRef:
-        if caller is None or caller.agent_id is None:
+    def _provider(self, request: OperationRequest, operation: Operation) -> Provider:
+        if request.model is None:
             raise InternalError
-        handle = str(self._ids.uuid7()) if call.session_handle is None else call.session_handle
-        return SessionRef(session_id(caller.org_id, caller.agent_id, handle), handle, call.ends_session)
+        return self._providers.route(request.model, operation.name)
+
+    async def _refer(
+        self,
+        request: OperationRequest,
+        reference: ResponseReference,
+        call: IncomingRequest,
+        in_flight: InFlightExchange,
+    ) -> tuple[OperationRequest, Provider]:
+        """Return the request, and the provider of the earlier response that it names, if the caller received it.
+
+        Raises ``ResponseNotFoundError``, and ``ServiceDegradedError`` if the record cannot be read.
+        """
+        caller = in_flight.caller
+        if caller is None:
+            raise InternalError
+        if request.model is not None:
+            self._provider(request, call.operation)  # a model without a provider is refused first
+        received = await self._responses.find(caller.org_id, reference.id)
+        if received is None or (reference.continues and received.agent_id != caller.agent_id):
+            raise ResponseNotFoundError(reference.id, continues=reference.continues)
+        provider = self._providers.named(received.provider, call.operation.name)
+        if not reference.continues:
+            request = await self._hiding(request, received)
+        elif in_flight.session is not None and call.session_handle is None:
+            in_flight.session = _session(received.session_handle, call, caller)
+        return request, provider
+
+    async def _hiding(self, request: OperationRequest, received: ReceivedResponse) -> OperationRequest:
+        if received.directive_version_id is None:
+            return request
+        directive = await self._directive_versions.version(received.org_id, received.directive_version_id)
+        return request.hiding(directive)
 
     async def _read_request(
         self, call: IncomingRequest, in_flight: InFlightExchange, wrong_fields: tuple[FieldError, ...]
     ) -> OperationRequest:
         body = await call.read_body()
         try:
-            request = await call.operation.parse(body)
+            request = await call.operation.parse(body, call.target)
         except ValidationError as error:
             raise ValidationError((*wrong_fields, *error.field_errors)) from None
         if wrong_fields:
@@ -261,6 +308,17 @@ class ProxyRequest:
 def shutting_down() -> ServiceDegradedError:
     """Return the error, for the client and the record, of a request that a shutdown interrupts."""
     return ServiceDegradedError("The proxy is shutting down. Retry the request.")
+
+
+def _session(handle: str, call: IncomingRequest, caller: Caller | None) -> SessionRef:
+    if caller is None or caller.agent_id is None:
+        raise InternalError
+    return SessionRef(session_id(caller.org_id, caller.agent_id, handle), handle, call.ends_session)
+
+
+def _default_handle(call: IncomingRequest) -> str | None:
+    handle = call.default_session_handle
+    return handle if handle is not None and is_valid_handle(handle) else None
 
 
 def _wrong_fields(call: IncomingRequest) -> tuple[FieldError, ...]:

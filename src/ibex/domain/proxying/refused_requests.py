@@ -37,6 +37,7 @@ _REFUSALS: Final = frozenset(
         ErrorCode.HEADERS_TOO_LARGE,
         ErrorCode.RATE_LIMITED,
         ErrorCode.PROVIDER_NOT_CONFIGURED,
+        ErrorCode.RESPONSE_NOT_FOUND,
         ErrorCode.OVERLOADED,
     }
 )

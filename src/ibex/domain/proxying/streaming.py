@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from ibex.domain.deadline import Deadline
 from ibex.domain.errors import ClientClosedRequestError, IbexError, InternalError, ProviderUnavailableError
 from ibex.domain.record.recorder import report_bug
 
@@ -17,12 +18,19 @@ if TYPE_CHECKING:
     from ibex.domain.record.recorder import Recorder
 
 
+MAX_REST_S: Final = 1.0
+"""How long a stream stays open after the event that ends it, in seconds, for an operation that forwards the rest."""
+
+
 class StreamedResponse:
     """An async iterator over the bytes to send. Records the exchange before it returns the event that ends the stream.
 
     The iteration ends normally if the provider completed the stream. Otherwise it yields everything that arrived,
     records the exchange, and then raises the error for the client. Always call ``aclose()`` at the end: a stream that
     is closed early counts as closed by its client.
+
+    Operations whose reader ``forwards_rest`` have no event that always comes last. After the event that ends the
+    stream, the rest is forwarded until the provider ends the response, for at most ``MAX_REST_S``.
     """
 
     def __init__(
@@ -34,6 +42,7 @@ class StreamedResponse:
         self._reader = reader
         self._recorder = recorder
         self._ended = False
+        self._rest_deadline: float | None = None
         self._failure: IbexError | None = None
         self._closing: asyncio.Task[None] | None = None
 
@@ -57,6 +66,10 @@ class StreamedResponse:
             forwarded = await self._read(events)
             if forwarded:
                 return forwarded
+        if self._rest_deadline is not None:
+            rest = await self._read_rest(self._rest_deadline)
+            if rest:
+                return rest
         failure, self._failure = self._failure, None
         if failure is None:
             raise StopAsyncIteration
@@ -64,6 +77,10 @@ class StreamedResponse:
             raise failure
         finally:
             del failure  # its traceback has this frame
+
+    def error_event(self, envelope: bytes) -> bytes:
+        """Return the events that report an error to the client, given the error envelope as JSON on one line."""
+        return self._reader.error_event(envelope)
 
     async def aclose(self, error: IbexError | None = None) -> None:
         """Stop the provider and record the exchange. Idempotent; a cancellation does not stop it.
@@ -79,10 +96,23 @@ class StreamedResponse:
         forwarded = []
         for event in events:
             forwarded.append(reader.read_event(event))
-            if reader.has_ended:
+            if reader.has_ended and not self._ended:
+                if reader.forwards_rest:
+                    self._rest_deadline = asyncio.get_running_loop().time() + MAX_REST_S
                 await self._end(failed_in_response() if reader.failed else None, is_reported=True)
-                break
+                if not reader.forwards_rest:
+                    break
         return b"".join(forwarded)
+
+    async def _read_rest(self, deadline: float) -> bytes:
+        """Return the next events after the end of the stream; none at the end of the response or of the time."""
+        try:
+            async with Deadline(deadline):
+                events = await anext(self._events)
+        except (StopAsyncIteration, TimeoutError, IbexError):
+            self._rest_deadline = None
+            return b""
+        return b"".join([self._reader.read_event(event) for event in events])
 
     def _is_complete(self) -> bool:
         return self._reader.is_complete and not self._reader.failed

@@ -64,12 +64,17 @@ class Recorder:
         observers: Sequence[ExchangeObserver],
         ids: IdSource,
         status_of: Callable[[IbexError | None], int],
+        remember: Callable[[Exchange], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
-        """Set the ports and ``status_of``, the protocol's table of statuses. The domain only records the number."""
+        """Set the ports and ``status_of``, the protocol's table of statuses. The domain only records the number.
+
+        ``remember`` runs in the background for each exchange whose response later requests can name.
+        """
         self._journal = journal
         self._observers = observers
         self._ids = ids
         self._status_of = status_of
+        self._remember = remember
         self._emitter_id = ids.uuid7()
         self._last_seq = 0
         self._running: set[asyncio.Future[None]] = set()
@@ -111,6 +116,8 @@ class Recorder:
             in_flight.provider_ended()
             exchange = self._close(in_flight, error, summary or _NO_SUMMARY)
             in_flight.recording = Recording()
+            if exchange.summary.response_id is not None and self._remember is not None:
+                self.start(self._remember(exchange))
             self._record(exchange, in_flight.recording)
         await in_flight.recording.wait()
 

@@ -34,6 +34,8 @@ class Turn:
 
     ``latency_ms`` is the total time of the request, in milliseconds. Token counts are None if the provider did not
     report them, ``user_id`` if the token belongs to no user, ``token_id`` in records older than this field.
+    ``response_id`` is the provider's id of a response that later requests can name, else None.
+    ``directive_version_id`` is the injected version of the directive, None if none was injected.
     """
 
     id: UUID
@@ -52,6 +54,8 @@ class Turn:
     is_streaming: bool
     is_complete: bool
     created_at: datetime
+    response_id: str | None
+    directive_version_id: UUID | None
 
 
 @value_object
@@ -61,7 +65,6 @@ class Checkpoint(Turn):
     org_id: UUID
     agent_id: UUID
     session: SessionRef
-    directive_version_id: UUID | None
 
 
 _copied: Final = field_copier(Exchange, Checkpoint, without=("model", "provider", "messages_hash", "session"))
@@ -92,6 +95,7 @@ def checkpoint_of(exchange: Exchange) -> Checkpoint | None:
         directive_version_id=exchange.directive.version_id if exchange.directive else None,
         latency_ms=exchange.timings.total_ns // 1_000_000,
         created_at=exchange.completed_at,
+        response_id=summary.response_id,
     )
 
 

@@ -20,9 +20,13 @@ class Usage:
 
 @value_object
 class ResponseSummary:
-    """The summary of a response. A field is None if the provider did not report it in a form that IBEX can read."""
+    """The summary of a response. A field is None if the provider did not report it in a form that IBEX can read.
+
+    ``response_id`` is the provider's id of a response that later requests can name; None for other operations.
+    """
 
     model: str | None = None
     usage: Usage = field(default_factory=Usage)
     finish_reason: str | None = None
     completion_hash: str | None = None
+    response_id: str | None = None

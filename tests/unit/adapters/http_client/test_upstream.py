@@ -94,7 +94,9 @@ def far_future() -> float:
 @asynccontextmanager
 async def posted(upstream: Upstream, direct: Direct | None = None) -> AsyncIterator[UpstreamResponse]:
     """Send a request, feed the response, and close it at the end."""
-    asking = asyncio.create_task(upstream.post("chat/completions", b"{}", stream=False, by=far_future(), fresh=False))
+    asking = asyncio.create_task(
+        upstream.send("POST", "chat/completions", b"{}", stream=False, by=far_future(), fresh=False)
+    )
     await asyncio.sleep(0)
     if direct is not None:
         direct.arrives(ANSWER)
@@ -154,8 +156,8 @@ async def test_a_response_that_does_not_begin_in_time() -> None:
     direct = Direct()
     upstream = upstream_over(direct.transport, URL, HEADERS, 1.0)
     with pytest.raises(TimeoutError):
-        await upstream.post(
-            "chat/completions", b"{}", stream=True, by=asyncio.get_running_loop().time() + 0.01, fresh=False
+        await upstream.send(
+            "POST", "chat/completions", b"{}", stream=True, by=asyncio.get_running_loop().time() + 0.01, fresh=False
         )
     assert direct.wire.closed
     assert b"accept: text/event-stream\r\n" in direct.wire.written

@@ -29,7 +29,7 @@ async def test_models_are_listed_in_openais_shape() -> None:
     }
 
 
-@pytest.mark.parametrize("name", ["gpt-4o", "gpt-*", "gpt-4o/tuned/1"])
+@pytest.mark.parametrize("name", ["gpt-4o", "gpt-4o/tuned/1"])
 async def test_a_model_that_is_routed_is_described(name: str) -> None:
     """By the name that was asked for, slashes included."""
     response = await HttpScene().get(f"/v1/models/{name}")

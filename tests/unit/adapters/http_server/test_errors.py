@@ -13,7 +13,7 @@ from harness.memory.clock import ManualClock
 from harness.memory.ids import SequentialIds
 from ibex.adapters.http_server.context import RequestContext
 from ibex.adapters.http_server.errors import TABLE, ErrorResponses, domain_error, status_of
-from ibex.adapters.openai_api.chat_completions import ChatCompletions
+from ibex.adapters.openai_api.chat_response import ChatResponseReader
 from ibex.domain.errors import (
     AuthUnavailableError,
     ClientClosedRequestError,
@@ -215,7 +215,7 @@ def test_a_stream_ends_with_the_same_envelope() -> None:
     context = RequestContext.begin(scope_of("POST", "/", []), SequentialIds(), 0)
 
     envelope = ErrorResponses(ManualClock(), None).encoded_envelope(ProviderTimeoutError("a\nb"), context)
-    event = ChatCompletions().error_event(envelope)
+    event = ChatResponseReader().error_event(envelope)
 
     assert event.startswith(b'data: {"error":')
     assert event.endswith(b"}\n\n")

@@ -21,6 +21,7 @@ from ibex.domain.record.traces import NIL_ID, trace_of
 
 if TYPE_CHECKING:
     from ibex.domain.directives.model import Directive
+    from ibex.domain.proxying.operation import Target
     from ibex.domain.proxying.provider import StreamEvent
 
 
@@ -38,6 +39,8 @@ class CountRequest:
 
     def __init__(self, parsed: Count, body: bytes) -> None:
         self.model = parsed.model
+        self.path = "words/count"
+        self.reference = None
         self.is_streaming = parsed.stream
         self.body = body
 
@@ -47,6 +50,10 @@ class CountRequest:
 
     def with_directive(self, directive: Directive) -> CountRequest:
         """Fail, because the operation takes no directive."""
+        raise AssertionError(directive)
+
+    def hiding(self, directive: Directive | None) -> CountRequest:
+        """Fail, because the request names no earlier response."""
         raise AssertionError(directive)
 
     def asking_for_usage(self) -> CountRequest:
@@ -60,6 +67,8 @@ class CountRequest:
 
 class CountReader:
     """The ``ResponseReader``: the words are the usage; an event with the word ``end`` ends a stream."""
+
+    forwards_rest = False
 
     def __init__(self) -> None:
         self.has_ended = False
@@ -84,6 +93,10 @@ class CountReader:
         self.has_ended = event.data == b"end"
         return b"" if event.data == b"internal" else event.raw
 
+    def error_event(self, envelope: bytes) -> bytes:
+        """Return an event with a name."""
+        return b"event: failed\ndata: " + envelope + b"\n\n"
+
     def summary(self) -> ResponseSummary:
         """Return the words as tokens."""
         return ResponseSummary("counter", Usage(output_tokens=self._words), "stop")
@@ -93,14 +106,16 @@ class CountWords:
     """The ``Operation``."""
 
     name: Final = "words.count"
+    method: Final = "POST"
     path: Final = "words/count"
     permission: Final = Permission.MEMORY_READ
     takes_directive: Final = False
     makes_turn: Final = False
+    session_header: Final = None
     summary: Final = "Count words."
     schemas: Final[dict[str, dict[str, Any]]] = {"request": {"type": "object"}, "response": {"type": "object"}}
 
-    async def parse(self, body: bytes) -> CountRequest:
+    async def parse(self, body: bytes, target: Target) -> CountRequest:  # noqa: ARG002 - all is in the body
         """Parse a body."""
         try:
             return CountRequest(msgspec.json.decode(body, type=Count), body)
@@ -108,10 +123,6 @@ class CountWords:
             raise ValidationError((FieldError("model", FieldCode.REQUIRED, "is required"),)) from None
         except msgspec.DecodeError:
             raise InvalidJsonError from None
-
-    def error_event(self, envelope: bytes) -> bytes:
-        """Return an event with a name."""
-        return b"event: failed\ndata: " + envelope + b"\n\n"
 
 
 PATH = "/v1/words/count"
@@ -122,6 +133,7 @@ def scene_of(response: Any) -> HttpScene:
     """Return a scene with both operations."""
     scene = HttpScene(response)
     scene.operations = [*scene.operations, CountWords()]
+    scene.chat.provider.operations = frozenset({"chat.completions", "words.count"})
     return scene
 
 

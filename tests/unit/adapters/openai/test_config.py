@@ -72,7 +72,7 @@ def test_an_invalid_base_url_is_refused(base_url: str) -> None:
         ("o4-mini", True),
         ("claude-3", False),
         ("omni-moderation", False),
-        ("text-embedding-3", False),
+        ("text-embedding-3", True),
     ],
 )
 def test_the_default_models_are_the_gpt_chatgpt_and_o_families(model: str, *, served: bool) -> None:

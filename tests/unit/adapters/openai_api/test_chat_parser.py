@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.chat_requests import inject, parse
-from ibex.adapters.openai_api.chat_parser import MAX_DEPTH, MAX_MESSAGES, MAX_STRUCTURE
+from ibex.adapters.openai_api.body_parser import MAX_DEPTH, MAX_STRUCTURE
+from ibex.adapters.openai_api.chat_parser import MAX_MESSAGES
 from ibex.adapters.openai_api.raw_json import Member
 from ibex.domain.errors import FieldCode, InvalidJsonError, ValidationError
 

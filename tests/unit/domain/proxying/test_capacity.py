@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ibex.domain.errors import OverloadedError
-from ibex.domain.proxying.capacity import RESERVED_DIVISOR, SMALL_DIVISOR, Capacity, FairShare, Limit, Reservation
+from ibex.domain.proxying.capacity import (
+    RESERVED_DIVISOR,
+    SMALL_DIVISOR,
+    Capacity,
+    FairShare,
+    Limit,
+    ReadingPace,
+    Reservation,
+)
 
 A, B, C = (UUID(int=number) for number in (1, 2, 3))
 STEPS = st.lists(
@@ -141,3 +149,30 @@ def test_a_refused_reservation_holds_nothing() -> None:
         held.reserve_body(101)
     held.release()
     assert (capacity.slots.in_use, capacity.body_bytes.in_use) == (0, 0)
+
+
+def test_an_organization_reads_at_its_rate_beyond_the_burst() -> None:
+    """The first megabyte is free; then each takes a second. Another organization is not delayed."""
+    pace = ReadingPace(bytes_per_s=1 << 20, burst_bytes=1 << 20)
+
+    assert pace.delay_s(A, 1 << 20, 100.0) == 0
+    assert pace.delay_s(A, 1 << 20, 100.0) == pytest.approx(1.0)
+    assert pace.delay_s(B, 1 << 20, 100.0) == 0
+    assert pace.delay_s(A, 1 << 19, 101.0) == pytest.approx(0.5)
+
+
+def test_a_pause_restores_the_burst() -> None:
+    """No more than the burst."""
+    pace = ReadingPace(bytes_per_s=1 << 20, burst_bytes=1 << 20)
+    pace.delay_s(A, 4 << 20, 100.0)
+
+    assert pace.delay_s(A, 1 << 20, 1_000.0) == 0
+    assert pace.delay_s(A, 1 << 20, 1_000.0) == pytest.approx(1.0)
+
+
+def test_the_memory_of_the_pace_is_bounded() -> None:
+    """Organizations that are within their burst again are forgotten."""
+    pace = ReadingPace()
+    for number in range(5_000):
+        pace.delay_s(UUID(int=number), 1, float(number))
+    assert pace.organizations < 2_000

@@ -19,9 +19,9 @@ def test_a_model_is_routed_to_the_provider_whose_pattern_it_fits() -> None:
     openai, echo = provider_of("openai", "gpt-*", "o[0-9]*"), provider_of("echo", "echo")
     registry = ProviderRegistry([openai, echo])
 
-    assert registry.route("gpt-4o") is openai
-    assert registry.route("o3-mini") is openai
-    assert registry.route("echo") is echo
+    assert registry.route("gpt-4o", "chat.completions") is openai
+    assert registry.route("o3-mini", "chat.completions") is openai
+    assert registry.route("echo", "chat.completions") is echo
 
 
 @pytest.mark.parametrize("model", ["", "GPT-4o", "my-gpt-4o", "ollama", "echo-2", "\ud800"])
@@ -30,7 +30,7 @@ def test_a_model_that_fits_no_pattern_is_not_configured(model: str) -> None:
     registry = ProviderRegistry([provider_of("openai", "gpt-*"), provider_of("echo", "echo")])
 
     with pytest.raises(ProviderNotConfiguredError):
-        registry.route(model)
+        registry.route(model, "chat.completions")
 
 
 def test_an_exact_claim_goes_before_a_pattern() -> None:
@@ -38,16 +38,16 @@ def test_an_exact_claim_goes_before_a_pattern() -> None:
     everything, special = provider_of("everything", "*"), provider_of("special", "gpt-4o")
     registry = ProviderRegistry([everything, special])
 
-    assert registry.route("gpt-4o") is special
-    assert registry.route("gpt-4o-mini") is everything
+    assert registry.route("gpt-4o", "chat.completions") is special
+    assert registry.route("gpt-4o-mini", "chat.completions") is everything
 
 
 def test_among_patterns_the_first_one_counts() -> None:
     """The order of configuration decides (ADR 0010)."""
     first, second = provider_of("first", "gpt-4*"), provider_of("second", "gpt-*")
 
-    assert ProviderRegistry([first, second]).route("gpt-4o") is first
-    assert ProviderRegistry([second, first]).route("gpt-4o") is second
+    assert ProviderRegistry([first, second]).route("gpt-4o", "chat.completions") is first
+    assert ProviderRegistry([second, first]).route("gpt-4o", "chat.completions") is second
 
 
 def test_two_claims_on_one_model_refuse_to_start() -> None:

@@ -41,6 +41,7 @@ def test_a_checkpoint_is_the_exchange_field_for_field() -> None:
         is_streaming=True,
         is_complete=True,
         created_at=exchange.completed_at,
+        response_id=None,
     )
 
 

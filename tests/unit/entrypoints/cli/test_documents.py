@@ -42,6 +42,8 @@ TURN = {
         "provider_request_id",
         "is_streaming",
         "is_complete",
+        "response_id",
+        "directive_version_id",
         "created_at",
     ),
 }

@@ -1,0 +1,173 @@
+"""A request of the Responses API. IBEX parses the fields that it uses and keeps the client's bytes of all others."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Final
+
+from ibex.adapters.openai_api.body_parser import NULL
+from ibex.adapters.openai_api.plain_response import PlainResponseReader
+from ibex.adapters.openai_api.raw_json import Member, encode_object, put
+from ibex.adapters.openai_api.responses_response import ResponsesReader
+from ibex.domain.directives.model import InjectionMode
+from ibex.domain.proxying.operation import ResponseReference
+from ibex.domain.value_object import value_object
+
+if TYPE_CHECKING:
+    from ibex.domain.directives.model import Directive
+    from ibex.domain.proxying.operation import ResponseReader
+
+INSTRUCTIONS: Final = "instructions"
+_EMPTY: Final = b'""'
+_BLANK_LINE: Final = rb"\n\n"
+_NO_INPUT_HASH: Final = hashlib.sha256(b"").hexdigest()
+
+
+@value_object
+class ResponsesRequest:
+    """A valid request that creates a response, or counts its input tokens. Its repr shows no content.
+
+    ``raw_input`` and ``raw_instructions`` are JSON text as the client wrote it. The former is empty and the latter None
+    if the client sent none. ``is_changed`` is whether a directive was put into ``instructions``.
+    """
+
+    model: str
+    is_streaming: bool
+    body: bytes
+    path: str
+    members: tuple[Member, ...]
+    raw_input: bytes
+    raw_instructions: bytes | None = None
+    previous_response_id: str | None = None
+    is_changed: bool = False
+
+    def __repr__(self) -> str:
+        return f"<ResponsesRequest {self.path} streaming={self.is_streaming} bytes={len(self.body)}>"
+
+    @property
+    def reference(self) -> ResponseReference | None:
+        """The response that the request continues; None if it continues none."""
+        previous = self.previous_response_id
+        return None if previous is None else ResponseReference(previous, continues=True)
+
+    def content_hash(self) -> str:
+        """Return the SHA-256, in hex, of ``input`` as the client wrote it."""
+        return hashlib.sha256(self.raw_input).hexdigest()
+
+    def with_directive(self, directive: Directive) -> ResponsesRequest:
+        """Return the request with the directive in ``instructions``.
+
+        The directive stands before the client's own instructions, or after them for ``system_append``, with a blank
+        line in between. ``instructions`` apply to one request, so a directive never accumulates in stored responses.
+        """
+        text, own = _encoded(directive.text), self.raw_instructions
+        if own is None or own in (NULL, _EMPTY):
+            raw = b'"%b"' % text
+        elif directive.mode is InjectionMode.SYSTEM_APPEND:
+            raw = b'%b%b%b"' % (own[:-1], _BLANK_LINE, text)
+        else:
+            raw = b'"%b%b%b' % (text, _BLANK_LINE, own[1:])
+        members = put(self.members, Member(INSTRUCTIONS, raw))
+        return ResponsesRequest(
+            self.model,
+            self.is_streaming,
+            encode_object(members),
+            self.path,
+            members,
+            self.raw_input,
+            self.raw_instructions,
+            self.previous_response_id,
+            is_changed=True,
+        )
+
+    def hiding(self, directive: Directive | None) -> ResponsesRequest:  # noqa: ARG002 - the request reads no response
+        """Return the request itself."""
+        return self
+
+    def asking_for_usage(self) -> ResponsesRequest:
+        """Return the request itself: the API reports usage without being asked."""
+        return self
+
+    def response_reader(self) -> ResponsesReader:
+        """Return the reader of the response, which restores the client's own instructions."""
+        if not self.is_changed:
+            return ResponsesReader()
+        own = NULL if self.raw_instructions is None else self.raw_instructions
+        return ResponsesReader(partial(_restored, own))
+
+
+@value_object
+class StoredResponseRequest:
+    """A request that reads or changes a stored response. ``returns_response`` is whether the answer is the response."""
+
+    response_id: str
+    path: str
+    is_streaming: bool
+    returns_response: bool
+    hides: bool = False
+    hidden: Directive | None = None
+    model: str | None = None
+    body: bytes = b""
+
+    def __repr__(self) -> str:
+        return f"<StoredResponseRequest streaming={self.is_streaming}>"
+
+    @property
+    def reference(self) -> ResponseReference:
+        """The response that the request names."""
+        return ResponseReference(self.response_id, continues=False)
+
+    def content_hash(self) -> str:
+        """Return the SHA-256, in hex, of nothing."""
+        return _NO_INPUT_HASH
+
+    def with_directive(self, directive: Directive) -> StoredResponseRequest:  # noqa: ARG002 - nothing is generated
+        """Return the request itself."""
+        return self
+
+    def hiding(self, directive: Directive | None) -> StoredResponseRequest:
+        """Return the request whose reader takes the directive out of the response's instructions."""
+        return StoredResponseRequest(
+            self.response_id, self.path, self.is_streaming, self.returns_response, hides=True, hidden=directive
+        )
+
+    def asking_for_usage(self) -> StoredResponseRequest:
+        """Return the request itself."""
+        return self
+
+    def response_reader(self) -> ResponseReader:
+        """Return the reader of the answer."""
+        if not self.returns_response:
+            return PlainResponseReader()
+        return ResponsesReader(partial(_without, self.hidden) if self.hides else None, is_turn=False)
+
+
+def _restored(own: bytes, value: bytes | None) -> bytes:
+    """Return the client's own instructions for those that the provider repeats, unless it repeats none."""
+    return NULL if value == NULL else own
+
+
+def _without(directive: Directive | None, value: bytes | None) -> bytes:
+    """Return instructions without the directive. They become null if nothing else is known to be the client's."""
+    if value is None or directive is None:
+        return NULL
+    try:
+        text = json.loads(value)
+    except ValueError:
+        return NULL
+    if not isinstance(text, str):
+        return NULL
+    injected = directive.text
+    if directive.mode is InjectionMode.SYSTEM_APPEND:
+        own = text.removesuffix(f"\n\n{injected}")
+    else:
+        own = text.removeprefix(f"{injected}\n\n")
+    return NULL if injected in own else json.dumps(own, ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+
+@lru_cache(maxsize=256)  # of at most 32 KiB each; encoding one takes as long as the rest of the injection
+def _encoded(text: str) -> bytes:
+    """Return the text as JSON, without the quotes."""
+    return json.dumps(text, ensure_ascii=False).encode()[1:-1]

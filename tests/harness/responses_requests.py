@@ -1,0 +1,38 @@
+"""Requests of the Responses API, parsed, and their responses, read."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from ibex.adapters.openai_api.responses_parser import responses_request_steps
+from ibex.adapters.openai_api.server_sent_events import EventSplitter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ibex.adapters.openai_api.responses_request import ResponsesRequest
+    from ibex.adapters.openai_api.responses_response import ResponsesReader
+
+
+def parsed(body: bytes, path: str = "responses") -> ResponsesRequest:
+    """Parse a request, whatever number of steps it takes."""
+    steps = responses_request_steps(body, path)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            request: ResponsesRequest = done.value
+            return request
+
+
+def request_of(**members: Any) -> ResponsesRequest:
+    """Parse a request with these members beside the model."""
+    return parsed(json.dumps({"model": "gpt-5", **members}).encode())
+
+
+def forwarded(reader: ResponsesReader, chunks: Iterable[bytes], max_event_bytes: int = 1 << 22) -> bytes:
+    """Return what the reader forwards of a stream that arrives in these chunks."""
+    splitter = EventSplitter(max_event_bytes)
+    events = [event for chunk in chunks for event in splitter.feed(chunk)]
+    return b"".join([reader.read_event(event) for event in [*events, *splitter.finish()]])

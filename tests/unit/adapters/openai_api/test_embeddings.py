@@ -1,0 +1,48 @@
+"""Tests of the operation for embeddings, and of the reader of responses that pass unchanged."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from ibex.adapters.openai_api.embeddings import Embeddings
+from ibex.domain.errors import ValidationError
+from ibex.domain.proxying.operation import NO_TARGET, MalformedResponseError
+
+
+async def test_a_request_keeps_its_bytes() -> None:
+    """The proxy reads the model alone. The hash is that of the input."""
+    body = b'{ "input": ["a", "b"], "model":"text-embedding-3-small","encoding_format" : "base64","dimensions":2 }'
+
+    request = await Embeddings().parse(body, NO_TARGET)
+
+    assert (request.model, request.body, request.is_streaming) == ("text-embedding-3-small", body, False)
+    assert request.content_hash() == hashlib.sha256(b'["a", "b"]').hexdigest()
+    assert "base64" not in repr(request)
+
+
+@pytest.mark.parametrize("body", [b'{"input":"a"}', b'{"model":"","input":"a"}', b'{"model":"a","Model":"b"}'])
+async def test_a_model_is_required(body: bytes) -> None:
+    """And only one."""
+    with pytest.raises(ValidationError):
+        await Embeddings().parse(body, NO_TARGET)
+
+
+async def test_the_response_passes_unchanged() -> None:
+    """Model and usage are recorded."""
+    reader = (await Embeddings().parse(b'{"model":"m"}', NO_TARGET)).response_reader()
+    body = b'{"data":[{"embedding":"AAAA"}],"model":"m-2","usage":{"prompt_tokens":8,"total_tokens":8}}'
+
+    assert reader.read_body(body) == body
+    summary = reader.summary()
+    assert (summary.model, summary.usage.input_tokens, summary.usage.total_tokens) == ("m-2", 8, 8)
+    assert (summary.completion_hash, summary.response_id) == (None, None)
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b'{"error":{"message":"x"}}', b"\xff"])
+async def test_what_is_no_response(body: bytes) -> None:
+    """It is not forwarded."""
+    reader = (await Embeddings().parse(b'{"model":"m"}', NO_TARGET)).response_reader()
+    with pytest.raises(MalformedResponseError):
+        reader.read_body(body)

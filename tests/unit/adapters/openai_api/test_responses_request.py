@@ -1,0 +1,140 @@
+"""Tests of requests of the Responses API: the directive, and the instructions that the client sees."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.responses_requests import forwarded, parsed, request_of
+from ibex.adapters.openai_api.responses_request import StoredResponseRequest
+from ibex.domain.directives.model import Directive, InjectionMode, text_hash
+
+if TYPE_CHECKING:
+    from ibex.domain.proxying.operation import ResponseReader
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+directives = st.builds(lambda mode, text: directive_of(text, mode), st.sampled_from(InjectionMode), texts.filter(bool))
+members = st.dictionaries(
+    texts.filter(
+        lambda name: (
+            name.casefold() not in {"model", "input", "instructions", "stream", "background", "previous_response_id"}
+        )
+    ),
+    st.none() | st.booleans() | texts | st.lists(st.integers(), max_size=3),
+    max_size=4,
+)
+
+
+def directive_of(text: str, mode: InjectionMode = InjectionMode.SYSTEM_FIRST) -> Directive:
+    """Return a directive."""
+    return Directive(UUID(int=1), 1, mode, text, text_hash(text))
+
+
+@pytest.mark.parametrize(
+    ("mode", "own", "expected"),
+    [
+        (InjectionMode.SYSTEM_FIRST, "Own.", "Rule.\n\nOwn."),
+        (InjectionMode.USER_PREPEND, "Own.", "Rule.\n\nOwn."),
+        (InjectionMode.SYSTEM_APPEND, "Own.", "Own.\n\nRule."),
+        *((mode, own, "Rule.") for mode in InjectionMode for own in (None, "")),
+    ],
+)
+def test_where_the_directive_stands(mode: InjectionMode, own: str | None, expected: str) -> None:
+    """Before the client's instructions, after them for ``system_append``, alone without any."""
+    request = request_of(input="hi", instructions=own).with_directive(directive_of("Rule.", mode))
+    assert json.loads(request.body)["instructions"] == expected
+
+
+def test_without_instructions_the_member_is_added() -> None:
+    """At the end."""
+    request = parsed(b'{"model":"m","input":"hi"}').with_directive(directive_of("Rule."))
+    assert request.body == b'{"model":"m","input":"hi","instructions":"Rule."}'
+
+
+@given(members, texts | st.none(), directives)
+def test_only_the_instructions_change(others: dict[str, Any], own: str | None, directive: Directive) -> None:
+    """All other members keep place and bytes, and the hash is that of the client's input."""
+    wanted = {"model": "m", "input": "hi", **({} if own is None else {"instructions": own}), **others}
+    body = json.dumps(wanted).encode()
+    before = parsed(body)
+
+    after = before.with_directive(directive)
+
+    assert [m for m in after.members if m.name != "instructions"] == [
+        m for m in before.members if m.name != "instructions"
+    ]
+    assert json.loads(after.body) == {**wanted, "instructions": json.loads(after.body)["instructions"]}
+    assert before.body == body
+    assert after.content_hash() == hashlib.sha256(b'"hi"').hexdigest()
+
+
+@given(texts | st.none(), directives)
+def test_the_client_sees_its_own_instructions(own: str | None, directive: Directive) -> None:
+    """Whatever the provider repeats, in the bytes that the client sent; nothing of the directive."""
+    raw = b"" if own is None else b',"instructions":' + json.dumps(own).encode()
+    request = parsed(b'{"model":"m","input":"hi"' + raw + b"}").with_directive(directive)
+    sent = json.loads(request.body)["instructions"]
+    response = {"id": "resp_1", "object": "response", "status": "completed", "instructions": sent, "output": []}
+
+    body = request.response_reader().read_body(json.dumps(response).encode())
+
+    assert body == json.dumps({**response, "instructions": own}).encode()
+
+
+def stored(directive: Directive | None, *, returns_response: bool = True) -> ResponseReader:
+    """Return the reader of a stored response that was made with a directive."""
+    request = StoredResponseRequest("resp_1", "responses/resp_1", is_streaming=False, returns_response=returns_response)
+    return request.hiding(directive).response_reader()
+
+
+@given(texts | st.none(), directives)
+def test_a_stored_response_shows_the_clients_instructions(own: str | None, directive: Directive) -> None:
+    """The directive of the recorded version is taken out; nothing of the client's is stored for it."""
+    request = request_of(input="hi", instructions=own).with_directive(directive)
+    response = {"id": "resp_1", "status": "completed", "instructions": json.loads(request.body)["instructions"]}
+
+    shown = json.loads(stored(directive).read_body(json.dumps(response).encode()))["instructions"]
+
+    assert shown == (own or None) or (directive.text in (own or "") and shown is None)
+
+
+@pytest.mark.parametrize("kept", ["Rule.", "x\n\nRule.", "Rule.Rule.\n\nown", ["Rule."]])
+def test_instructions_that_are_not_as_recorded_are_hidden(kept: object) -> None:
+    """No guess is made where the directive is: the member becomes null."""
+    response = {"id": "resp_1", "status": "completed", "instructions": kept}
+    for directive in (directive_of("Rule."), None):
+        shown = json.loads(stored(directive).read_body(json.dumps(response).encode()))
+        assert shown == {**response, "instructions": None}
+
+
+def test_instructions_of_a_stored_response_in_a_stream() -> None:
+    """They are hidden in every event that holds the response."""
+    data = json.dumps({"type": "response.completed", "response": {"id": "r", "instructions": "Rule.\n\nOwn."}})
+    reader = stored(directive_of("Rule."))
+    assert forwarded(reader, [f"data: {data}\n\n".encode()]) == f"data: {data}\n\n".replace("Rule.\\n\\n", "").encode()  # type: ignore[arg-type]
+
+
+def test_a_stored_response_is_no_turn() -> None:
+    """Reading it uses no tokens, and gives nobody a response."""
+    reader = stored(None)
+    reader.read_body(b'{"id":"resp_1","status":"completed","usage":{"input_tokens":5}}')
+    assert (reader.summary().usage.input_tokens, reader.summary().response_id) == (None, None)
+
+
+def test_what_is_not_the_response_passes_unchanged() -> None:
+    """Such as the list of its input items."""
+    body = b'{"object":"list", "instructions": "theirs"}'
+    assert stored(None, returns_response=False).read_body(body) == body
+
+
+def test_a_repr_shows_no_content() -> None:
+    """Neither of the input nor of the instructions."""
+    request = request_of(input="canary", instructions="canary").with_directive(directive_of("canary"))
+    assert "canary" not in repr(request)
+    assert "canary" not in repr(StoredResponseRequest("canary", "canary", is_streaming=False, returns_response=True))

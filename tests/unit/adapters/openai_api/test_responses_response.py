@@ -1,0 +1,252 @@
+"""Tests of the reader for the Responses API."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from openai.types.responses import ResponseErrorEvent, ResponseFailedEvent
+
+from harness.openai_responses import (
+    call_item,
+    message_item,
+    response_events,
+    response_object,
+    typed_event,
+)
+from harness.responses_requests import forwarded
+from ibex.adapters.openai_api.responses_response import ResponsesReader
+from ibex.domain.proxying.operation import MalformedResponseError
+from ibex.domain.proxying.provider import StreamEvent
+from ibex.domain.record.summary import Usage
+
+OWN = b'"the client\'s"'
+DIRECTIVE = "the directive, a secret"
+USAGE = Usage(input_tokens=9, output_tokens=2, total_tokens=11, cached_tokens=4, reasoning_tokens=1)
+ENVELOPE = b'{"error":{"code":"PROVIDER_TIMEOUT","message":"Too slow.","param":null,"type":"server_error"}}'
+
+any_text = st.text(st.characters(exclude_categories=()), max_size=20)
+
+
+def sha(text: str) -> str:
+    """Return the SHA-256 of the UTF-8 of a text."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def restoring() -> ResponsesReader:
+    """Return a reader that restores the client's instructions."""
+    return ResponsesReader(lambda value: value if value == b"null" else OWN)
+
+
+def response_of(*texts: str, **changes: Any) -> dict[str, Any]:
+    """Return a response with these texts, made with the directive."""
+    request = {"model": "gpt-5", "instructions": DIRECTIVE}
+    return response_object(request, **({"output": [message_item(*texts)]} | changes))
+
+
+def events_of(*pieces: str, **changes: Any) -> list[bytes]:
+    """Return the events of a stream with a text in these pieces."""
+    return response_events(response_of("".join(pieces), **changes), pieces)
+
+
+def pieces_of(stream: bytes, cuts: list[int]) -> list[bytes]:
+    """Cut a stream at any positions."""
+    edges = [0, *sorted(cut % (len(stream) + 1) for cut in cuts), len(stream)]
+    return [stream[start:end] for start, end in itertools.pairwise(edges)]
+
+
+def held_bytes(held: object, seen: set[int] | None = None) -> int:
+    """Return the number of characters and bytes that an object refers to."""
+    seen = set() if seen is None else seen
+    if id(held) in seen:
+        return 0
+    seen.add(id(held))
+    if isinstance(held, (bytes, bytearray, str)):
+        return len(held)
+    if isinstance(held, dict):
+        return sum(held_bytes(value, seen) for value in held.values())
+    return sum(held_bytes(value, seen) for value in getattr(held, "__dict__", {}).values())
+
+
+def test_the_summary_of_a_buffered_response() -> None:
+    """Model, usage, status, hash of the text, id."""
+    reader = ResponsesReader()
+    body = json.dumps(response_of("Hello.", id="resp_7"), indent=2).encode()
+
+    assert reader.read_body(body) == body
+    summary = reader.summary()
+    assert (summary.model, summary.usage, summary.finish_reason) == ("gpt-5", USAGE, "completed")
+    assert (summary.completion_hash, summary.response_id) == (sha("Hello."), "resp_7")
+    assert not reader.failed
+
+
+@given(st.lists(any_text, min_size=1, max_size=4), st.lists(st.integers(0, 100_000), max_size=8))
+def test_a_stream_has_the_summary_of_the_buffered_response(pieces: list[str], cuts: list[int]) -> None:
+    """Wherever the text and the stream are cut. All bytes pass."""
+    buffered, streamed = ResponsesReader(), ResponsesReader()
+    response = response_of("".join(pieces))
+    buffered.read_body(json.dumps(response).encode())
+    stream = b"".join(response_events(response, pieces))
+
+    assert forwarded(streamed, pieces_of(stream, cuts)) == stream
+    assert streamed.summary() == buffered.summary()
+    assert (streamed.has_ended, streamed.is_complete, streamed.failed) == (True, True, False)
+
+
+@given(
+    cuts=st.lists(st.integers(0, 100_000), max_size=8),
+    max_event_bytes=st.sampled_from([1 << 22, 1_500, 700, 100]),
+    crlf=st.booleans(),
+)
+def test_the_clients_instructions_are_restored(cuts: list[int], max_event_bytes: int, *, crlf: bool) -> None:
+    """In every event, also in one that is too large to hold, wherever it is cut. All else passes unchanged."""
+    stream = b": comment {\n\n" + b"".join(events_of("Hel", "lo.")) + b"data: [DONE]\n\n"
+    if crlf:
+        stream = stream.replace(b"\n", b"\r\n")
+    reader = restoring()
+
+    found = forwarded(reader, pieces_of(stream, cuts), max_event_bytes)
+
+    assert found == stream.replace(json.dumps(DIRECTIVE).encode(), OWN)
+    summary = reader.summary()
+    assert (summary.usage, summary.finish_reason, summary.model) == (USAGE, "completed", "gpt-5")
+    assert reader.has_ended
+
+
+def test_memory_is_bounded() -> None:
+    """A terminal event of 100 MB passes in pieces. The reader keeps nothing of it."""
+    reader = restoring()
+    image = "A" * 1_000_000
+    start = (
+        b'event: response.completed\ndata: {"type":"response.completed","response":{"id":"resp_1","instructions":"x"'
+    )
+    reader.read_event(StreamEvent(start, is_piece=True))
+    reader.read_event(StreamEvent(b',"output":[', is_piece=True))
+    held = 0
+    for _ in range(100):
+        reader.read_event(
+            StreamEvent(b'{"type":"image_generation_call","result":"%b"},' % image.encode(), is_piece=True)
+        )
+        held = max(held, held_bytes(reader))
+    last = b'{}],"status":"completed","usage":{"input_tokens":1,"output_tokens":2}}}\n\n'
+    assert reader.read_event(StreamEvent(last, is_piece=True)) == last
+
+    assert held < 1_000
+    assert (reader.has_ended, reader.summary().usage.output_tokens, reader.summary().response_id) == (True, 2, "resp_1")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "failed"),
+    [
+        ({}, "completed", False),
+        ({"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}, "max_output_tokens", False),
+        ({"status": "incomplete", "incomplete_details": None}, "incomplete", False),
+        ({"status": "failed", "error": {"code": "server_error", "message": "x"}}, "failed", True),
+    ],
+)
+def test_how_a_response_ends(changes: dict[str, Any], reason: str, *, failed: bool) -> None:
+    """An incomplete response is a good one. A failed one reaches the client, and is recorded as a failure."""
+    buffered, streamed = ResponsesReader(), ResponsesReader()
+    buffered.read_body(json.dumps(response_of("x", **changes)).encode())
+    forwarded(streamed, events_of("x", **changes))
+
+    for reader in (buffered, streamed):
+        assert (reader.summary().finish_reason, reader.failed) == (reason, failed)
+    assert streamed.has_ended
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"type": "error", "sequence_number": 2, "code": "server_error", "message": "x", "param": None},
+        {"type": "error", "error": {"message": "x"}},
+        {"error": {"message": "x"}},
+    ],
+)
+def test_an_error_event_is_a_failure(event: dict[str, Any]) -> None:
+    """The stream is not complete, and its bytes pass."""
+    reader = ResponsesReader()
+    raw = b"data: " + json.dumps(event).encode() + b"\n\n"
+    assert forwarded(reader, [events_of("x")[0], raw]).endswith(raw)
+    assert (reader.failed, reader.is_complete) == (True, False)
+
+
+def test_a_stream_without_deltas_has_the_hash_of_its_output() -> None:
+    """Some servers send the text only in the last event."""
+    reader = ResponsesReader()
+    forwarded(reader, [events_of("Hello.")[-1]])
+    assert reader.summary().completion_hash == sha("Hello.")
+
+
+def test_several_texts_have_one_hash() -> None:
+    """It is the hash of their hashes, in order, whether they are parts or items."""
+    output = [message_item("a", "b"), call_item("f", "{}"), message_item("c")]
+    reader = ResponsesReader()
+    reader.read_body(json.dumps(response_of("x", output=output)).encode())
+    assert reader.summary().completion_hash == sha(sha("a") + sha("b") + sha("c"))
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"no", b'{"error":{"message":"x"}}', b'{"id":'])
+def test_what_is_no_response(body: bytes) -> None:
+    """An error in a successful response is not forwarded, as it may name the provider's account."""
+    with pytest.raises(MalformedResponseError):
+        ResponsesReader().read_body(body)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"no JSON",
+        b"[1]",
+        b'{"type":5,"response":7,"delta":{"a":1}}',
+        b'{"type":"response.output_text.delta","delta":5,"output_index":"x"}',
+        b'{"type":"response.completed","response":"x"}',
+        b'{"type":"response.created","response":{"id":5,"model":[],"usage":3,"instructions":5}}',
+        b'{"type":"response.output_text.delta","delta":"\\ud800"}',
+        b"[" * 5_000,
+    ],
+)
+def test_an_event_of_any_other_shape_passes(data: bytes) -> None:
+    """Only instructions change, if they are there."""
+    raw = b"data: " + data + b"\n\n"
+    assert restoring().read_event(StreamEvent(raw, data)) in (
+        raw,
+        raw.replace(b'"instructions":5', b'"instructions":' + OWN),
+    )
+
+
+def test_the_events_of_an_interruption() -> None:
+    """They have the API's own shape, and continue the numbers of the stream."""
+    reader = ResponsesReader()
+    forwarded(reader, events_of("Hel", "lo.")[:4])
+
+    first, second = reader.error_event(ENVELOPE).decode().split("\n\n")[:2]
+
+    assert (first.split("\n")[0], second.split("\n")[0]) == ("event: response.failed", "event: error")
+    failed = ResponseFailedEvent.model_validate_json(first.partition("data: ")[2])
+    assert (failed.sequence_number, failed.response.status, failed.response.model) == (4, "failed", "gpt-5")
+    assert failed.response.id == reader.summary().response_id
+    assert failed.response.error is not None
+    assert (failed.response.error.code, failed.response.error.message) == ("server_error", "Too slow.")
+    told = ResponseErrorEvent.model_validate_json(second.partition("data: ")[2])
+    assert (told.sequence_number, told.code, told.message) == (5, "PROVIDER_TIMEOUT", "Too slow.")
+
+
+def test_an_interruption_before_any_event() -> None:
+    """The events are valid without an id."""
+    first = ResponsesReader().error_event(ENVELOPE).decode().split("\n\n")[0]
+    assert json.loads(first.partition("data: ")[2])["sequence_number"] == 0
+
+
+def test_a_response_without_instructions_passes_unchanged() -> None:
+    """So does one whose instructions are null."""
+    for response in ({"id": "r"}, {"id": "r", "instructions": None}):
+        event = typed_event({"type": "response.created", "response": response})
+        assert forwarded(restoring(), [event]) == event
+        body = json.dumps(response).encode()
+        assert restoring().read_body(body) == body

@@ -1,0 +1,34 @@
+"""Tests of the hashes of a response's texts."""
+
+from __future__ import annotations
+
+import hashlib
+
+from ibex.adapters.openai_api.text_hash import TextHashes
+
+
+def test_a_text_may_come_in_parts() -> None:
+    """A surrogate pair too."""
+    texts = TextHashes[int]()
+    assert (bool(texts), texts.hexdigest()) == (False, None)
+    for part in ("a", "\ud83d", "\ude42"):
+        texts.add(0, part)
+    assert texts.hexdigest() == hashlib.sha256("a🙂".encode()).hexdigest()
+    assert texts
+
+
+def test_several_texts_are_hashed_in_the_order_of_their_keys() -> None:
+    """Whatever the order in which they came."""
+    one, other = TextHashes[tuple[int, int]](), TextHashes[tuple[int, int]]()
+    for texts, keys in ((one, [(0, 0), (0, 1)]), (other, [(0, 1), (0, 0)])):
+        for key in keys:
+            texts.add(key, f"text {key}")
+    assert one.hexdigest() == other.hexdigest()
+
+
+def test_the_number_of_texts_is_bounded() -> None:
+    """Further ones are ignored."""
+    texts = TextHashes[int]()
+    for key in range(200):
+        texts.add(key, "x")
+    assert (texts.get(127) is None, texts.get(128) is None) == (False, True)
