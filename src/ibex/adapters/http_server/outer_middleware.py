@@ -11,7 +11,8 @@ from litestar.exceptions import MethodNotAllowedException
 from ibex.adapters.http_server.asgi import START
 from ibex.adapters.http_server.context import RequestContext
 from ibex.adapters.http_server.errors import domain_error, status_of
-from ibex.domain.errors import ClientClosedRequestError, InternalError
+from ibex.adapters.http_server.request_fields import offers_websocket
+from ibex.domain.errors import ClientClosedRequestError, InternalError, UpgradeRefusedError
 
 if TYPE_CHECKING:
     from ibex.adapters.http_server.asgi import App, Message, Receive, Scope, Send
@@ -64,6 +65,8 @@ class OuterMiddleware:
         try:
             if REFUSED in scope.get("extensions", {}):
                 raise scope["extensions"][REFUSED]  # noqa: TRY301 - handled like any other error
+            if b"upgrade" in context.fields:
+                _refuse_websocket(scope, context)
             fast_path = self._fast_paths.get((scope["method"], scope["raw_path"]))
             if fast_path is None:
                 await self._app(scope, receive, response.send)
@@ -114,6 +117,15 @@ class _ResponseHead:
             ]
             message = {**message, "headers": [*message["headers"], *added]}
         await self._send(message)
+
+
+def _refuse_websocket(scope: Scope, context: RequestContext) -> None:
+    """Raise ``UpgradeRefusedError`` for an upgrade to WebSocket, so that the client falls back to HTTP at once.
+
+    IBEX ignores other upgrades, and all in HTTP/1.0 (RFC 9110, 7.8).
+    """
+    if scope["http_version"] == "1.1" and offers_websocket(context.fields[b"upgrade"]):
+        raise UpgradeRefusedError
 
 
 def _allowed_methods(error: Exception) -> str | None:

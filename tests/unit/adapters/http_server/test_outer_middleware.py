@@ -90,6 +90,33 @@ async def test_a_405_lists_the_allowed_methods(method: str, path: str, allow: st
     assert (await HttpScene().get(path, method)).headers["allow"] == allow
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/v1/responses"), ("POST", CHAT), ("GET", "/health"), ("GET", "/nothing"), ("PUT", "/")],
+)
+@pytest.mark.parametrize("upgrade", ["websocket", "h2c, WebSocket"])
+async def test_an_upgrade_to_websocket_is_refused(method: str, path: str, upgrade: str) -> None:
+    """On every path and before authentication, so that the client falls back to HTTP at once."""
+    scene = HttpScene()
+
+    response = await scene.get(path, method, headers={"upgrade": upgrade, "authorization": None})
+
+    assert (response.status, response.error["code"]) == (426, "UPGRADE_REFUSED")
+    assert response.error["type"] == "invalid_request_error"
+    assert response.headers["upgrade"] == "HTTP/1.1"
+    assert [(ended.route, ended.status) for ended in scene.observer.requests] == [("", 426)]
+    assert scene.chat.provider.asked == []
+
+
+async def test_other_upgrades_are_ignored() -> None:
+    """The request is served in HTTP/1.1. In HTTP/1.0 every upgrade is ignored (RFC 9110, 7.8)."""
+    assert (await HttpScene().get("/health", headers={"upgrade": "h2c"})).status == 200
+    scope = scope_of("GET", "/health", [(b"upgrade", b"websocket")]) | {"http_version": "1.0"}
+    exchange = AsgiCall()
+    await HttpScene().app()(scope, exchange.receive, exchange.send)
+    assert exchange.response().status == 200
+
+
 async def test_missing_ids_are_created() -> None:
     """A UUIDv7 for the request and 32 hex digits for the trace. The next request gets others."""
     app = HttpScene().app()
