@@ -182,6 +182,7 @@ class HttpScene:
         self.drain = Drain()
         self.limits = Limits()
         self.docs_base: str | None = None
+        self.base_path = ""
         self.operations: list[DocumentedOperation] = [ChatCompletions()]
         self.metrics = b"metrics 1\n"
 
@@ -203,6 +204,7 @@ class HttpScene:
             limits=self.limits,
             capacity=self.chat.capacity,
             error_docs_base=self.docs_base,
+            base_path=self.base_path,
         )
 
     async def post(

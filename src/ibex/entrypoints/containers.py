@@ -252,6 +252,7 @@ class Application(containers.DeclarativeContainer):
         limits=limits,
         capacity=capacity,
         error_docs_base=settings.provided.error_docs_base,
+        base_path=settings.provided.base_path,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_BASE_PATH: Final = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~-]+)+")
 SECONDS: Final = "seconds, more than 0 and at most 86400"
 
 
@@ -140,6 +142,14 @@ def globs(value: str) -> tuple[str, ...]:
     if not patterns:
         raise ValueError
     return patterns
+
+
+def base_path(value: str) -> str:
+    """Return a path without a slash at the end. Only unreserved characters (RFC 3986) are allowed in its segments."""
+    path = value.removesuffix("/")
+    if path and not _BASE_PATH.fullmatch(path):
+        raise ValueError
+    return path
 
 
 def peppers(value: str) -> Secret[dict[str, bytes]]:

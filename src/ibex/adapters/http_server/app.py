@@ -10,25 +10,20 @@ from litestar.enums import HttpMethod
 from litestar.exceptions import MethodNotAllowedException, NotFoundException
 from litestar.types import ASGIApp  # noqa: TC002 - the framework reads the handlers' annotations at run time
 
-from ibex.adapters.http_server.callers import (
-    CALLER_PATHS,
-    MODELS_PATH,
-    PROBE_PATH,
-    PROBE_PATH_OF_ORG,
-    CallerRoutes,
-)
+from ibex.adapters.http_server.callers import MODELS_PATH, PROBE_PATH, PROBE_PATH_OF_ORG, CallerRoutes
 from ibex.adapters.http_server.client_connection import Limits
 from ibex.adapters.http_server.early_refusal import EarlyRefusals
+from ibex.adapters.http_server.endpoints import allowed_methods, not_found_message
 from ibex.adapters.http_server.errors import ErrorResponses
 from ibex.adapters.http_server.openapi import DOCUMENT_PATH, SCHEMA_PATH, openapi_config, operation_paths
-from ibex.adapters.http_server.ops_routes import OPS_PATHS, ops_handlers
+from ibex.adapters.http_server.ops_routes import ops_handlers
 from ibex.adapters.http_server.outer_middleware import OuterMiddleware
 from ibex.adapters.http_server.proxy_route import ProxyRoute
 from ibex.adapters.http_server.readiness import Readiness
 from ibex.domain.errors import NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from litestar import Request
     from litestar.handlers import HTTPRouteHandler
@@ -48,11 +43,6 @@ if TYPE_CHECKING:
     from ibex.domain.proxying.proxy_request import ProxyRequest
 
 DEFAULT_LIMITS: Final = Limits()
-# Who opens the address in a browser, or leaves the /v1 out of an SDK's base URL, comes here first. SDKs show no more.
-_WAY: Final = (
-    "Not found. The API is under /v1, as in POST {path}; GET /schema describes all of it."
-    " Paths are not normalized: send no empty segments, no slash at the end and no escapes."
-)
 _MODEL_PREFIX: Final = b"/v1/models/"
 _NO_DOTS: Final = rb"(?!\.{1,2}(?:/|$))"
 _PATH: Final = re.compile(rb"/|(?:/%b[A-Za-z0-9._~!$&'()*+,=:@-]+)+" % _NO_DOTS)
@@ -75,10 +65,12 @@ def create_app(  # noqa: PLR0913 - one argument a part: the object graph ends he
     capacity: Capacity,
     limits: Limits = DEFAULT_LIMITS,
     error_docs_base: str | None = None,
+    base_path: str = "",
 ) -> App:
     """Return the ASGI application.
 
-    ``render_metrics`` returns a body and its content type. Errors carry a ``docs_url`` under ``error_docs_base``.
+    ``render_metrics`` returns a body and its content type. Errors carry a ``docs_url`` under ``error_docs_base``. All
+    paths begin with ``base_path``, which is empty or ``/`` with a name.
     """
     errors = ErrorResponses(clock, error_docs_base)
     posts = {
@@ -88,14 +80,14 @@ def create_app(  # noqa: PLR0913 - one argument a part: the object graph ends he
     callers = CallerRoutes(admission, providers, clock, capacity)
     ops = ops_handlers(Readiness(readiness_checks, drain, clock), errors, render_metrics)
     reads = (*callers.handlers(), *ops)
-    way = _WAY.format(path=next(iter(posts))[0])
-    router = _router(reads, posts, (*CALLER_PATHS, *OPS_PATHS), openapi_config(operations, limits), way)
+    methods = _methods(reads, posts)
+    router = _router(reads, posts, methods, openapi_config(operations, limits, base_path), base_path)
     need_token = {
         b"POST": [path for paths in posts for path in paths],
         b"GET": [PROBE_PATH, PROBE_PATH_OF_ORG, MODELS_PATH],
     }
-    early = EarlyRefusals(need_token, errors, observer, clock, ids)
-    fast_paths = {("POST", paths[0].encode()): app for paths, app in posts.items()}
+    early = EarlyRefusals(need_token, errors, observer, clock, ids, base_path=base_path)
+    fast_paths = {("POST", (base_path + paths[0]).encode()): (paths[0], app) for paths, app in posts.items()}
     return OuterMiddleware(router, errors, observer, clock, ids, fast_paths=fast_paths, early_refusals=early)
 
 
@@ -116,26 +108,35 @@ def create_ops_app(
     """Return an ASGI application with ``/health``, ``/ready`` and ``/metrics`` alone: for what speaks gRPC."""
     errors = ErrorResponses(clock, None)
     ops = ops_handlers(Readiness(readiness_checks, drain, clock), errors, render_metrics)
-    return OuterMiddleware(_router(ops, {}, OPS_PATHS), errors, observer, clock, ids)
+    return OuterMiddleware(_router(ops, {}, allowed_methods(ops)), errors, observer, clock, ids)
+
+
+def _methods(reads: Sequence[HTTPRouteHandler], posts: Iterable[Sequence[str]]) -> Mapping[str, set[str]]:
+    """Return the methods of each path."""
+    methods: dict[str, set[str]] = {path: {"POST"} for paths in posts for path in paths}
+    for path, of_reads in allowed_methods(reads).items():
+        methods.setdefault(path, set()).update(of_reads)
+    return methods
 
 
 def _router(
     reads: Sequence[HTTPRouteHandler],
     posts: Mapping[tuple[str, ...], App],
-    paths_of_reads: Sequence[str],
+    methods: Mapping[str, set[str]],
     openapi: OpenAPIConfig | None = None,
-    way: str | None = None,
+    base_path: str = "",
 ) -> App:
-    """Return the router. ``way`` is the message for a path without a handler."""
+    """Return the router. Its routes have no base path."""
+    not_found = not_found_message(methods, base_path)
+    base, base_bytes = len(base_path), base_path.encode("ascii")
 
     def lost(_request: Request[Any, Any, Any], _error: NotFoundException) -> NoReturn:
-        raise NotFoundError(way)
+        raise NotFoundError(not_found)
 
     router = Litestar(
         route_handlers=[
             # First: the framework adds an OPTIONS handler of its own to each path that has none.
-            *(_no_options(paths, allow="POST") for paths in posts),
-            *(_no_options((path,), allow="GET, HEAD") for path in paths_of_reads),
+            *(_no_options(path, allow=", ".join(sorted(allowed))) for path, allowed in methods.items()),
             *(_post(paths, app) for paths, app in posts.items()),
             *reads,
         ],
@@ -146,9 +147,16 @@ def _router(
 
     async def literally(scope: Scope, receive: Receive, send: Send) -> None:
         """Answer 404 for a path that is not spelled exactly like its route. Litestar would normalize it."""
-        if scope["type"] == "http" and not _is_served(scope["raw_path"], scope["path"]):
-            raise NotFoundError(way)
-        if scope["type"] == "http" and scope["method"] == "HEAD":
+        if scope["type"] != "http":
+            await cast("App", router)(scope, receive, send)
+            return
+        is_below_base = scope["raw_path"].startswith(base_bytes)
+        scope["raw_path"], scope["path"] = scope["raw_path"][base:], scope["path"][base:]
+        if not is_below_base or not _is_served(scope["raw_path"], scope["path"]):
+            raise NotFoundError(not_found)
+        if scope["method"] == "OPTIONS" and openapi is not None and scope["path"] in (SCHEMA_PATH, DOCUMENT_PATH):
+            raise MethodNotAllowedException(headers={"allow": "GET, HEAD"})  # the framework has its own handler there
+        if scope["method"] == "HEAD":
             await _as_get(cast("App", router), scope, receive, send)
         else:
             await cast("App", router)(scope, receive, send)
@@ -191,8 +199,8 @@ def _post(paths: Sequence[str], app: App) -> HTTPRouteHandler:
     return handler
 
 
-def _no_options(paths: Sequence[str], *, allow: str) -> HTTPRouteHandler:
-    @route(list(paths), http_method=[HttpMethod.OPTIONS], include_in_schema=False)
+def _no_options(path: str, *, allow: str) -> HTTPRouteHandler:
+    @route(path, http_method=[HttpMethod.OPTIONS], include_in_schema=False)
     async def handler() -> None:
         raise MethodNotAllowedException(headers={"allow": allow})
 

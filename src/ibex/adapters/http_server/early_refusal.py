@@ -42,13 +42,15 @@ class EarlyRefusals:
         observer: RequestObserver,
         clock: Clock,
         ids: IdSource,
+        *,
+        base_path: str = "",
     ) -> None:
-        """Set the routes that need a token: path templates by method."""
+        """Set the routes that need a token: path templates by method, below ``base_path``."""
         self._routes: dict[tuple[bytes, bytes], str] = {}
         self._patterns: dict[bytes, list[tuple[re.Pattern[bytes], str]]] = {}
         for method, templates in routes.items():
             for template in templates:
-                self._add(method, template)
+                self._add(method, base_path, template)
         self._missing = _Template(errors, MissingTokenError())
         self._invalid = _Template(errors, InvalidTokenError())
         self._observer = observer
@@ -99,12 +101,12 @@ class EarlyRefusals:
             return self._missing
         return None if has_token_shape(token) else self._invalid
 
-    def _add(self, method: bytes, template: str) -> None:
-        route = template.replace(":str}", "}")
+    def _add(self, method: bytes, base_path: str, template: str) -> None:
+        route, path = template.replace(":str}", "}"), base_path + template
         if "{" not in template:
-            self._routes[method, template.encode()] = route
+            self._routes[method, path.encode()] = route
             return
-        pattern = _PARAMETER.sub(lambda _: _SEGMENT, re.escape(template))
+        pattern = _PARAMETER.sub(lambda _: _SEGMENT, re.escape(path))
         self._patterns.setdefault(method, []).append((re.compile(pattern.encode()), route))
 
     def _route_with_parameter(self, method: bytes, path: bytes) -> str | None:

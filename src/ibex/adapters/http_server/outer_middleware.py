@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping  # noqa: TC003
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from litestar.exceptions import MethodNotAllowedException
 
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 REFUSED: Final = "ibex.refused"
 """A scope extension: the error with which the server refuses a request that it could not parse."""
-_NO_FAST_PATHS: Final[Mapping[tuple[str, bytes], App]] = MappingProxyType({})
+FastPath: TypeAlias = "tuple[str, App]"
+"""The template of a route, and its application."""
+_NO_FAST_PATHS: Final[Mapping[tuple[str, bytes], FastPath]] = MappingProxyType({})
 
 
 class OuterMiddleware:
@@ -39,10 +41,10 @@ class OuterMiddleware:
         clock: Clock,
         ids: IdSource,
         *,
-        fast_paths: Mapping[tuple[str, bytes], App] = _NO_FAST_PATHS,
+        fast_paths: Mapping[tuple[str, bytes], FastPath] = _NO_FAST_PATHS,
         early_refusals: EarlyRefusals | None = None,
     ) -> None:
-        """Set the router, and the routes that bypass it (ADR 0020), by method and raw path.
+        """Set the router, and the routes that bypass it (ADR 0020), by method and raw path, with their templates.
 
         ``early_refusals`` is for the server protocol, which refuses such requests without calling this application.
         """
@@ -71,8 +73,8 @@ class OuterMiddleware:
             if fast_path is None:
                 await self._app(scope, receive, response.send)
             else:
-                scope["path_template"] = scope["path"]  # the router sets it otherwise
-                await fast_path(scope, receive, response.send)
+                scope["path_template"], route = fast_path  # the router sets it otherwise
+                await route(scope, receive, response.send)
         except Exception as error:  # noqa: BLE001 - the outermost handler
             await self._fail(error, scope, receive, context, response)
         finally:

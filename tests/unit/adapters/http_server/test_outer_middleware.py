@@ -51,6 +51,8 @@ def middleware_of(app: App, observer: RecordingRequestObserver | None = None) ->
         ("TRACE", CHAT, 405, ""),
         ("OPTIONS", CHAT, 405, CHAT),
         ("OPTIONS", "/health", 405, "/health"),
+        ("OPTIONS", "/schema", 405, ""),
+        ("OPTIONS", "/schema/openapi.json", 405, ""),
         ("OPTIONS", "/nothing", 404, ""),
     ],
 )
@@ -82,6 +84,7 @@ async def test_every_response_has_its_headers_and_every_error_the_envelope(
         ("GET", CHAT, "POST"),
         ("HEAD", CHAT, "POST"),
         ("OPTIONS", "/health", "GET, HEAD"),
+        ("OPTIONS", "/schema", "GET, HEAD"),
         ("POST", "/ready", "GET, HEAD"),
     ],
 )
