@@ -253,6 +253,7 @@ class Application(containers.DeclarativeContainer):
         capacity=capacity,
         error_docs_base=settings.provided.error_docs_base,
         base_path=settings.provided.base_path,
+        cors_origins=settings.provided.cors_origins,
     )
 
 

@@ -12,6 +12,7 @@ from litestar.types import ASGIApp  # noqa: TC002 - the framework reads the hand
 
 from ibex.adapters.http_server.callers import MODELS_PATH, PROBE_PATH, PROBE_PATH_OF_ORG, CallerRoutes
 from ibex.adapters.http_server.client_connection import Limits
+from ibex.adapters.http_server.cors import Cors, CorsMiddleware, Preflights
 from ibex.adapters.http_server.early_refusal import EarlyRefusals
 from ibex.adapters.http_server.endpoints import allowed_methods, not_found_message
 from ibex.adapters.http_server.errors import ErrorResponses
@@ -66,11 +67,12 @@ def create_app(  # noqa: PLR0913 - one argument a part: the object graph ends he
     limits: Limits = DEFAULT_LIMITS,
     error_docs_base: str | None = None,
     base_path: str = "",
+    cors_origins: Sequence[str] = (),
 ) -> App:
     """Return the ASGI application.
 
     ``render_metrics`` returns a body and its content type. Errors carry a ``docs_url`` under ``error_docs_base``. All
-    paths begin with ``base_path``, which is empty or ``/`` with a name.
+    paths begin with ``base_path``, which is empty or ``/`` with a name. ``cors_origins`` is empty without CORS.
     """
     errors = ErrorResponses(clock, error_docs_base)
     posts = {
@@ -82,13 +84,17 @@ def create_app(  # noqa: PLR0913 - one argument a part: the object graph ends he
     reads = (*callers.handlers(), *ops)
     methods = _methods(reads, posts)
     router = _router(reads, posts, methods, openapi_config(operations, limits, base_path), base_path)
+    cors = Cors(cors_origins, set[str]().union(*methods.values())) if cors_origins else None
+    if cors is not None:
+        router = Preflights(router, cors)
     need_token = {
         b"POST": [path for paths in posts for path in paths],
         b"GET": [PROBE_PATH, PROBE_PATH_OF_ORG, MODELS_PATH],
     }
-    early = EarlyRefusals(need_token, errors, observer, clock, ids, base_path=base_path)
+    early = EarlyRefusals(need_token, errors, observer, clock, ids, base_path=base_path, cors=cors)
     fast_paths = {("POST", (base_path + paths[0]).encode()): (paths[0], app) for paths, app in posts.items()}
-    return OuterMiddleware(router, errors, observer, clock, ids, fast_paths=fast_paths, early_refusals=early)
+    app = OuterMiddleware(router, errors, observer, clock, ids, fast_paths=fast_paths, early_refusals=early)
+    return app if cors is None else CorsMiddleware(app, cors, early)
 
 
 def _routes(operation: Operation) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ibex.adapters.http_server.asgi import Headers
+    from ibex.adapters.http_server.cors import Cors
     from ibex.adapters.http_server.errors import ErrorResponses
     from ibex.adapters.http_server.observer import RequestObserver
     from ibex.domain.clock import Clock
@@ -44,6 +45,7 @@ class EarlyRefusals:
         ids: IdSource,
         *,
         base_path: str = "",
+        cors: Cors | None = None,
     ) -> None:
         """Set the routes that need a token: path templates by method, below ``base_path``."""
         self._routes: dict[tuple[bytes, bytes], str] = {}
@@ -51,6 +53,7 @@ class EarlyRefusals:
         for method, templates in routes.items():
             for template in templates:
                 self._add(method, base_path, template)
+        self._cors = cors
         self._missing = _Template(errors, MissingTokenError())
         self._invalid = _Template(errors, InvalidTokenError())
         self._observer = observer
@@ -77,10 +80,11 @@ class EarlyRefusals:
         context, template = refusal.context, refusal.template
         duration_ns = self._clock.monotonic_ns() - context.started_ns
         body = template.body(context, msgspec.json.encode(self._clock.now()))
+        more = [] if self._cors is None else self._cors.headers(context.fields.get(b"origin"))
         response = b"".join(
             (
                 template.status_line,
-                *[b"%b: %b\r\n" % header for header in default_headers],
+                *[b"%b: %b\r\n" % header for header in (*default_headers, *more)],
                 template.headers,
                 b"content-length: %d\r\nx-request-id: %b\r\nx-trace-id: %b\r\nx-response-time: %.3f\r\n"
                 % (len(body), str(context.request_id).encode(), context.trace_id.encode(), duration_ns / 1e6),

@@ -41,6 +41,7 @@ EXCHANGE_HEADERS: Final = {
     "X-RateLimit-Limit": {"schema": {"type": "integer"}, "description": "Requests a minute."},
     "X-RateLimit-Remaining": {"schema": {"type": "integer"}, "description": "Requests left in this minute."},
     "X-RateLimit-Reset": {"schema": {"type": "integer"}, "description": "When the minute ends, in Unix seconds."},
+    "X-IBEX-Auth-Cached": {"schema": _TEXT, "description": "`true` if auth could not check the caller."},
     "Server-Timing": {"schema": _TEXT, "description": "Milliseconds of each stage."},
     "X-IBEX-Provider-Request-ID": {"schema": _TEXT, "description": "The provider's own id of the request."},
 }

@@ -387,10 +387,11 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self.transport.abort()
 
     def _send_refusal(self, error: IbexError) -> None:
+        origin = [header for header in self.headers or () if header[0] == b"origin"]  # for CORS
         super().on_message_begin()
         self._table.enter(self, self._table.request)
         scope = cast("Scope", self.scope)
-        scope.update({"method": "", "path": "", "raw_path": b"", "query_string": b"", "headers": []})
+        scope.update({"method": "", "path": "", "raw_path": b"", "query_string": b"", "headers": origin})
         scope["extensions"] = {WATCH: self._watch, REFUSED: error}
         self.cycle = last_cycle(self)
         self._start_asgi_task(self.cycle, self.app)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import uvicorn
@@ -15,15 +15,18 @@ from harness.http_scene import CHAT, REQUEST, HttpScene
 from harness.server_connection import RecordingTransport
 from ibex.adapters.http_server.server_protocol import LimitedHttpProtocol
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 CHAT_OF_ORG = f"/v1/orgs/{ORG}/chat/completions"
 
 
 class _Proxy:
     """A connection to the whole application. Without ``early``, its requests take the normal path."""
 
-    def __init__(self, *, early: bool = True, base_path: str = "") -> None:
+    def __init__(self, *, early: bool = True, base_path: str = "", cors_origins: Sequence[str] = ()) -> None:
         self.scene = HttpScene()
-        self.scene.base_path = base_path
+        self.scene.base_path, self.scene.cors_origins = base_path, cors_origins
         app: Any = self.scene.app()
         if not early:
             app.early_refusals = None
@@ -128,6 +131,22 @@ async def test_other_requests_take_the_normal_path(method: str, path: str, statu
     assert not proxy.send(_head(method=method, path=path))
 
     assert (await proxy.finish()).startswith(b"HTTP/1.1 %d " % status)
+
+
+@pytest.mark.parametrize("cors_origins", [("https://app.test",), ("*",)])
+@pytest.mark.parametrize("origin", ["https://app.test", "https://other.test", None])
+async def test_the_response_has_the_same_headers_of_cors(cors_origins: tuple[str, ...], origin: str | None) -> None:
+    """A page that lacks a token reads the refusal."""
+    lines = () if origin is None else (f"origin: {origin}",)
+    early, usual = _Proxy(cors_origins=cors_origins), _Proxy(early=False, cors_origins=cors_origins)
+
+    assert early.send(_head(*lines, body=REQUEST) + REQUEST)
+    assert not usual.send(_head(*lines, body=REQUEST) + REQUEST)
+
+    headers, usual_headers = _parsed(await early.finish())[1], _parsed(await usual.finish())[1]
+    assert headers.keys() == usual_headers.keys() - {"server-timing"}
+    allowed = origin if origin == cors_origins[0] else "*" if origin and cors_origins == ("*",) else None
+    assert headers.get("access-control-allow-origin") == usual_headers.get("access-control-allow-origin") == allowed
 
 
 @pytest.mark.parametrize("path", [CHAT, CHAT_OF_ORG])
