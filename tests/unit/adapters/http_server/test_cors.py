@@ -117,7 +117,7 @@ async def test_a_preflight_is_answered(path: str) -> None:
 
     assert (response.status, response.body) == (204, b"")
     assert response.headers["access-control-allow-origin"] == APP
-    assert response.headers["access-control-allow-methods"] == "GET, HEAD, POST"
+    assert {"GET", "HEAD", "POST"} <= set(response.headers["access-control-allow-methods"].split(", "))
     assert response.headers["access-control-allow-headers"] == ASKING["access-control-request-headers"]
     assert int(response.headers["access-control-max-age"]) > 0
     assert response.headers["vary"] == "Origin"

@@ -192,4 +192,4 @@ async def test_a_404_lists_it() -> None:
     """The list of endpoints derives from the routes."""
     message = (await scene_of(ProviderBody(b"{}")).get("/words/count")).error["message"]
 
-    assert "POST /v1/chat/completions, /v1/words/count; GET /v1/models" in message
+    assert "POST /v1/chat/completions, /v1/words/count" in message
