@@ -184,6 +184,8 @@ class HttpScene:
         self.drain = Drain()
         self.limits = Limits()
         self.docs_base: str | None = None
+        self.base_path = ""
+        self.cors_origins: Sequence[str] = ()
         self.operations: list[DocumentedOperation] = [ChatCompletions()]
         self.metrics = b"metrics 1\n"
 
@@ -207,6 +209,8 @@ class HttpScene:
             limits=self.limits,
             capacity=self.chat.capacity,
             error_docs_base=self.docs_base,
+            base_path=self.base_path,
+            cors_origins=self.cors_origins,
         )
 
     async def post(

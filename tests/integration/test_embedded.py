@@ -54,6 +54,19 @@ def test_the_doctor_finds_nothing_wrong(dev: IbexDev) -> None:
     assert verdicts == {**dict.fromkeys(in_use, "ok"), **dict.fromkeys(("Redis", "auth", "provider"), "absent")}
 
 
+def test_a_base_path_is_in_everything_that_is_printed() -> None:
+    """The curl that it prints, `ibex chat` and the doctor find the proxy below it."""
+    with folder_of_its_own() as folder:
+        below = IbexDev.start(folder / "home", {"IBEX_BASE_PATH": "/gateway"})
+        try:
+            assert below.address.endswith("/gateway")
+            test_the_printed_curl_works_when_pasted(below)
+            assert below.ibex("chat", "Hello").returncode == 0
+            test_the_doctor_finds_nothing_wrong(below)
+        finally:
+            below.stop()
+
+
 def test_each_request_is_one_line(dev: IbexDev) -> None:
     """The terminal tells of a request by session, tokens and timings."""
     answer = _ask(dev, {"X-IBEX-Session-ID": "shown-in-a-line"})

@@ -139,7 +139,7 @@ async def test_refusals_of_the_proxy_are_the_right_exceptions() -> None:
 async def test_a_base_url_without_the_v1_is_told_so() -> None:
     """In the message, which is all that the SDK shows."""
     async with served(HttpScene(ANSWER).app()) as (url, _), sdk(url).with_options(base_url=url) as client:
-        with pytest.raises(openai.NotFoundError, match="The API is under /v1"):
+        with pytest.raises(openai.NotFoundError, match="The endpoints are POST /v1/chat/completions"):
             await client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
 
 

@@ -27,6 +27,7 @@ class ErrorCode(StrEnum):
     REQUEST_TIMEOUT = "REQUEST_TIMEOUT"
     PAYLOAD_TOO_LARGE = "PAYLOAD_TOO_LARGE"
     UNSUPPORTED_MEDIA_TYPE = "UNSUPPORTED_MEDIA_TYPE"
+    UPGRADE_REFUSED = "UPGRADE_REFUSED"
     HEADERS_TOO_LARGE = "HEADERS_TOO_LARGE"
     RATE_LIMITED = "RATE_LIMITED"
     CLIENT_CLOSED_REQUEST = "CLIENT_CLOSED_REQUEST"
@@ -181,6 +182,13 @@ class UnsupportedMediaTypeError(IbexError):
 
     code = ErrorCode.UNSUPPORTED_MEDIA_TYPE
     default_message = "The request body must be application/json."
+
+
+class UpgradeRefusedError(IbexError):
+    """The request asks for WebSocket, which IBEX does not support."""
+
+    code = ErrorCode.UPGRADE_REFUSED
+    default_message = "IBEX does not support WebSocket. Send the request over HTTP."
 
 
 class ClientClosedRequestError(IbexError):

@@ -257,6 +257,8 @@ class Application(containers.DeclarativeContainer):
         limits=limits,
         capacity=capacity,
         error_docs_base=settings.provided.error_docs_base,
+        base_path=settings.provided.base_path,
+        cors_origins=settings.provided.cors_origins,
     )
 
 

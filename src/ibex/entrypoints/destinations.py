@@ -18,7 +18,7 @@ DESTINATIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "OPENAI_API_KEY": ("OPENAI_BASE_URL",),
     "IBEX_AUTH_SERVICE_TOKEN": _AUTH,
     "IBEX_AUTH_CLIENT_KEY_FILE": _AUTH,
-    "IBEX_TOKEN": ("IBEX_URL", "IBEX_HOST", "IBEX_PORT"),
+    "IBEX_TOKEN": ("IBEX_URL", "IBEX_HOST", "IBEX_PORT", "IBEX_BASE_PATH"),
     # These contain their own destination.
     "IBEX_DATABASE_URL": (),
     "IBEX_AUTH_DATABASE_URL": (),

@@ -144,8 +144,9 @@ async def _run(
             async with running(application):
                 installation = home.installation() or await _install(home, Management(adapters=adapters))
                 listener.listen(BACKLOG)  # from now on, clients wait in the backlog
-                home.announce(address_of(listener), {name: environ[name] for name in ANNOUNCED})
-                console.ready(address_of(listener), installation, settings)
+                address = address_of(listener) + settings.base_path
+                home.announce(address, {name: environ[name] for name in ANNOUNCED})
+                console.ready(address, installation, settings)
                 await serve_http(app, listener, settings, lambda: _begin_to_stop(application, console))
 
 

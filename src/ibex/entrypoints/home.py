@@ -107,7 +107,7 @@ class Home:
         return dict(found["environ"]) if found else {}
 
     def running_address(self) -> str | None:
-        """Return the running proxy's ``http://host:port``, None if IBEX is not running."""
+        """Return the running proxy's URL, which includes its base path; None if IBEX is not running."""
         found = self._announced()
         return str(found["address"]) if found else None
 

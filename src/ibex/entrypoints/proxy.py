@@ -107,7 +107,7 @@ def _run(settings: Settings, listener: socket.socket, slot: WorkerSlot) -> int:
         app = application.app()
         async with running(application):
             listener.listen(BACKLOG)
-            _LOG.info("listening on %s", address_of(listener))
+            _LOG.info("listening on %s", address_of(listener) + settings.base_path)
             await serve_http(app, listener, settings, application.drain().begin, balancer)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

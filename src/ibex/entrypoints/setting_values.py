@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._~-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
+_DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
+_BASE_PATH: Final = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~-]+)+")
 SECONDS: Final = "seconds, more than 0 and at most 86400"
 
 
@@ -140,6 +144,24 @@ def globs(value: str) -> tuple[str, ...]:
     if not patterns:
         raise ValueError
     return patterns
+
+
+def origins(value: str) -> tuple[str, ...]:
+    """Return origins from a comma-separated list, as browsers write them, or ``*`` alone."""
+    parts = tuple(part.strip().lower() for part in value.split(",") if part.strip())
+    if parts == ("*",):
+        return parts
+    if not parts or not all(map(_ORIGIN.fullmatch, parts)):
+        raise ValueError
+    return tuple(part.removesuffix(_DEFAULT_PORTS.get(part.partition(":")[0], " ")) for part in parts)
+
+
+def base_path(value: str) -> str:
+    """Return a path without a slash at the end. Only unreserved characters (RFC 3986) are allowed in its segments."""
+    path = value.removesuffix("/")
+    if path and not _BASE_PATH.fullmatch(path):
+        raise ValueError
+    return path
 
 
 def peppers(value: str) -> Secret[dict[str, bytes]]:

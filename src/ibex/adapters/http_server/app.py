@@ -11,25 +11,21 @@ from litestar.exceptions import MethodNotAllowedException, NotFoundException
 from litestar.status_codes import HTTP_200_OK
 from litestar.types import ASGIApp  # noqa: TC002 - the framework reads the handlers' annotations at run time
 
-from ibex.adapters.http_server.callers import (
-    CALLER_PATHS,
-    MODELS_PATH,
-    PROBE_PATH,
-    PROBE_PATH_OF_ORG,
-    CallerRoutes,
-)
+from ibex.adapters.http_server.callers import MODELS_PATH, PROBE_PATH, PROBE_PATH_OF_ORG, CallerRoutes
 from ibex.adapters.http_server.client_connection import Limits
+from ibex.adapters.http_server.cors import Cors, CorsMiddleware, Preflights
 from ibex.adapters.http_server.early_refusal import EarlyRefusals
+from ibex.adapters.http_server.endpoints import allowed_methods, not_found_message
 from ibex.adapters.http_server.errors import ErrorResponses
 from ibex.adapters.http_server.openapi import DOCUMENT_PATH, SCHEMA_PATH, openapi_config, operation_paths
-from ibex.adapters.http_server.ops_routes import OPS_PATHS, ops_handlers
+from ibex.adapters.http_server.ops_routes import ops_handlers
 from ibex.adapters.http_server.outer_middleware import OuterMiddleware
 from ibex.adapters.http_server.proxy_route import ProxyRoute
 from ibex.adapters.http_server.readiness import Readiness
 from ibex.domain.errors import NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from litestar import Request
     from litestar.handlers import HTTPRouteHandler
@@ -49,11 +45,6 @@ if TYPE_CHECKING:
     from ibex.domain.proxying.proxy_request import ProxyRequest
 
 DEFAULT_LIMITS: Final = Limits()
-# Who opens the address in a browser, or leaves the /v1 out of an SDK's base URL, comes here first. SDKs show no more.
-_WAY: Final = (
-    "Not found. The API is under /v1, as in POST {path}; GET /schema describes all of it."
-    " Paths are not normalized: send no empty segments, no slash at the end and no escapes."
-)
 _MODEL_PREFIX: Final = b"/v1/models/"
 _NO_DOTS: Final = rb"(?!\.{1,2}(?:/|$))"
 _PATH: Final = re.compile(rb"/|(?:/%b[A-Za-z0-9._~!$&'()*+,=:@-]+)+" % _NO_DOTS)
@@ -76,10 +67,13 @@ def create_app(  # noqa: PLR0913 - one argument a part: the object graph ends he
     capacity: Capacity,
     limits: Limits = DEFAULT_LIMITS,
     error_docs_base: str | None = None,
+    base_path: str = "",
+    cors_origins: Sequence[str] = (),
 ) -> App:
     """Return the ASGI application.
 
-    ``render_metrics`` returns a body and its content type. Errors carry a ``docs_url`` under ``error_docs_base``.
+    ``render_metrics`` returns a body and its content type. Errors carry a ``docs_url`` under ``error_docs_base``. All
+    paths begin with ``base_path``, which is empty or ``/`` with a name. ``cors_origins`` is empty without CORS.
     """
     errors = ErrorResponses(clock, error_docs_base)
     routes = [
@@ -92,17 +86,23 @@ def create_app(  # noqa: PLR0913 - one argument a part: the object graph ends he
     ]
     callers = CallerRoutes(admission, providers, clock, capacity)
     ops = ops_handlers(Readiness(readiness_checks, drain, clock), errors, render_metrics)
-    reads = (*callers.handlers(), *ops)
-    way = _WAY.format(path=routes[0].paths[0])
-    router = _router(reads, routes, (*CALLER_PATHS, *OPS_PATHS), openapi_config(operations, limits), way)
+    handlers = [*[_handler(served) for served in routes], *callers.handlers(), *ops]
+    methods = allowed_methods(handlers)
+    router = _router(handlers, methods, openapi_config(operations, limits, base_path), base_path)
+    cors = Cors(cors_origins, set[str]().union(*methods.values())) if cors_origins else None
+    if cors is not None:
+        router = Preflights(router, cors)
     need_token = {b"GET": [PROBE_PATH, PROBE_PATH_OF_ORG, MODELS_PATH]}
     for served in routes:
         need_token.setdefault(served.method.encode(), []).extend(served.paths)
-    early = EarlyRefusals(need_token, errors, observer, clock, ids)
+    early = EarlyRefusals(need_token, errors, observer, clock, ids, base_path=base_path, cors=cors)
     fast_paths = {
-        (served.method, served.paths[0].encode()): served.app for served in routes if "{" not in served.paths[0]
+        (served.method, (base_path + served.paths[0]).encode()): (served.paths[0], served.app)
+        for served in routes
+        if "{" not in served.paths[0]
     }
-    return OuterMiddleware(router, errors, observer, clock, ids, fast_paths=fast_paths, early_refusals=early)
+    app = OuterMiddleware(router, errors, observer, clock, ids, fast_paths=fast_paths, early_refusals=early)
+    return app if cors is None else CorsMiddleware(app, cors, early)
 
 
 class _OperationRoute(NamedTuple):
@@ -129,28 +129,27 @@ def create_ops_app(
     """Return an ASGI application with ``/health``, ``/ready`` and ``/metrics`` alone: for what speaks gRPC."""
     errors = ErrorResponses(clock, None)
     ops = ops_handlers(Readiness(readiness_checks, drain, clock), errors, render_metrics)
-    return OuterMiddleware(_router(ops, [], OPS_PATHS), errors, observer, clock, ids)
+    return OuterMiddleware(_router(ops, allowed_methods(ops)), errors, observer, clock, ids)
 
 
 def _router(
-    reads: Sequence[HTTPRouteHandler],
-    operations: Sequence[_OperationRoute],
-    paths_of_reads: Sequence[str],
+    handlers: Sequence[HTTPRouteHandler],
+    methods: Mapping[str, set[str]],
     openapi: OpenAPIConfig | None = None,
-    way: str | None = None,
+    base_path: str = "",
 ) -> App:
-    """Return the router. ``way`` is the message for a path without a handler."""
+    """Return the router. Its routes have no base path."""
+    not_found = not_found_message(methods, base_path)
+    base, base_bytes = len(base_path), base_path.encode("ascii")
 
     def lost(_request: Request[Any, Any, Any], _error: NotFoundException) -> NoReturn:
-        raise NotFoundError(way)
+        raise NotFoundError(not_found)
 
     router = Litestar(
         route_handlers=[
             # First: the framework adds an OPTIONS handler of its own to each path that has none.
-            *(_no_options(paths, allow=allow) for paths, allow in _allowed(operations).items()),
-            *(_no_options((path,), allow="GET, HEAD") for path in paths_of_reads),
-            *(_handler(served) for served in operations),
-            *reads,
+            *(_no_options(path, allow=", ".join(sorted(allowed))) for path, allowed in methods.items()),
+            *handlers,
         ],
         exception_handlers={NotFoundException: lost, Exception: _hand_over},
         openapi_config=openapi,
@@ -159,9 +158,16 @@ def _router(
 
     async def literally(scope: Scope, receive: Receive, send: Send) -> None:
         """Answer 404 for a path that is not spelled exactly like its route. Litestar would normalize it."""
-        if scope["type"] == "http" and not _is_served(scope["raw_path"], scope["path"]):
-            raise NotFoundError(way)
-        if scope["type"] == "http" and scope["method"] == "HEAD":
+        if scope["type"] != "http":
+            await cast("App", router)(scope, receive, send)
+            return
+        is_below_base = scope["raw_path"].startswith(base_bytes)
+        scope["raw_path"], scope["path"] = scope["raw_path"][base:], scope["path"][base:]
+        if not is_below_base or not _is_served(scope["raw_path"], scope["path"]):
+            raise NotFoundError(not_found)
+        if scope["method"] == "OPTIONS" and openapi is not None and scope["path"] in (SCHEMA_PATH, DOCUMENT_PATH):
+            raise MethodNotAllowedException(headers={"allow": "GET, HEAD"})  # the framework has its own handler there
+        if scope["method"] == "HEAD":
             await _as_get(cast("App", router), scope, receive, send)
         else:
             await cast("App", router)(scope, receive, send)
@@ -210,17 +216,8 @@ def _handler(served: _OperationRoute) -> HTTPRouteHandler:
     return handler
 
 
-def _allowed(operations: Sequence[_OperationRoute]) -> dict[tuple[str, ...], str]:
-    """Return the Allow header of each path."""
-    methods: dict[tuple[str, ...], list[str]] = {}
-    for served in operations:
-        allowed = methods.setdefault(served.paths, [])
-        allowed += ["GET", "HEAD"] if served.method == "GET" else [served.method]
-    return {paths: ", ".join(allowed) for paths, allowed in methods.items()}
-
-
-def _no_options(paths: Sequence[str], *, allow: str) -> HTTPRouteHandler:
-    @route(list(paths), http_method=[HttpMethod.OPTIONS], include_in_schema=False)
+def _no_options(path: str, *, allow: str) -> HTTPRouteHandler:
+    @route(path, http_method=[HttpMethod.OPTIONS], include_in_schema=False)
     async def handler() -> None:
         raise MethodNotAllowedException(headers={"allow": allow})
 

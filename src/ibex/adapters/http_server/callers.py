@@ -28,7 +28,6 @@ PROBE_PATH: Final = "/v1/internal/auth-probe"
 PROBE_PATH_OF_ORG: Final = "/v1/orgs/{org_id:str}/auth-probe"
 MODELS_PATH: Final = "/v1/models"
 MODEL_PATH: Final = "/v1/models/{model_id:path}"
-CALLER_PATHS: Final = (PROBE_PATH, PROBE_PATH_OF_ORG, MODELS_PATH, MODEL_PATH)
 _AGENT_HEADER: Final = HeaderParameter(
     name="X-IBEX-Agent-ID", description="The agent's id. Required unless the token is bound to an agent."
 )

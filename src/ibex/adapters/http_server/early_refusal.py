@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ibex.adapters.http_server.asgi import Headers
+    from ibex.adapters.http_server.cors import Cors
     from ibex.adapters.http_server.errors import ErrorResponses
     from ibex.adapters.http_server.observer import RequestObserver
     from ibex.domain.clock import Clock
@@ -42,13 +43,17 @@ class EarlyRefusals:
         observer: RequestObserver,
         clock: Clock,
         ids: IdSource,
+        *,
+        base_path: str = "",
+        cors: Cors | None = None,
     ) -> None:
-        """Set the routes that need a token: path templates by method."""
+        """Set the routes that need a token: path templates by method, below ``base_path``."""
         self._routes: dict[tuple[bytes, bytes], str] = {}
         self._patterns: dict[bytes, list[tuple[re.Pattern[bytes], str]]] = {}
         for method, templates in routes.items():
             for template in templates:
-                self._add(method, template)
+                self._add(method, base_path, template)
+        self._cors = cors
         self._missing = _Template(errors, MissingTokenError())
         self._invalid = _Template(errors, InvalidTokenError())
         self._observer = observer
@@ -65,6 +70,8 @@ class EarlyRefusals:
         route = self._routes.get((method, path)) or self._route_with_parameter(method, path)
         if route is None:
             return None
+        if any(name == b"upgrade" for name, _ in headers):  # may be to WebSocket, which is another refusal
+            return None
         context = RequestContext.begin({"headers": headers}, self._ids, self._clock.monotonic_ns())
         return EarlyRefusal(self, template, context, method.decode("ascii"), route)
 
@@ -73,10 +80,11 @@ class EarlyRefusals:
         context, template = refusal.context, refusal.template
         duration_ns = self._clock.monotonic_ns() - context.started_ns
         body = template.body(context, msgspec.json.encode(self._clock.now()))
+        more = [] if self._cors is None else self._cors.headers(context.fields.get(b"origin"))
         response = b"".join(
             (
                 template.status_line,
-                *[b"%b: %b\r\n" % header for header in default_headers],
+                *[b"%b: %b\r\n" % header for header in (*default_headers, *more)],
                 template.headers,
                 b"content-length: %d\r\nx-request-id: %b\r\nx-trace-id: %b\r\nx-response-time: %.3f\r\n"
                 % (len(body), str(context.request_id).encode(), context.trace_id.encode(), duration_ns / 1e6),
@@ -97,12 +105,12 @@ class EarlyRefusals:
             return self._missing
         return None if has_token_shape(token) else self._invalid
 
-    def _add(self, method: bytes, template: str) -> None:
-        route = template.replace(":str}", "}")
+    def _add(self, method: bytes, base_path: str, template: str) -> None:
+        route, path = template.replace(":str}", "}"), base_path + template
         if "{" not in template:
-            self._routes[method, template.encode()] = route
+            self._routes[method, path.encode()] = route
             return
-        pattern = _PARAMETER.sub(lambda _: _SEGMENT, re.escape(template))
+        pattern = _PARAMETER.sub(lambda _: _SEGMENT, re.escape(path))
         self._patterns.setdefault(method, []).append((re.compile(pattern.encode()), route))
 
     def _route_with_parameter(self, method: bytes, path: bytes) -> str | None:

@@ -30,6 +30,7 @@ from ibex.domain.errors import (
     ResponseNotFoundError,
     RetryableError,
     ServiceDegradedError,
+    UpgradeRefusedError,
     ValidationError,
 )
 from ibex.domain.proxying.admission import AGENT_FIELD
@@ -63,6 +64,7 @@ TABLE: Final = {
     ErrorCode.REQUEST_TIMEOUT: (408, _INVALID),
     ErrorCode.PAYLOAD_TOO_LARGE: (413, _INVALID),
     ErrorCode.UNSUPPORTED_MEDIA_TYPE: (415, _INVALID),
+    ErrorCode.UPGRADE_REFUSED: (426, _INVALID),
     ErrorCode.HEADERS_TOO_LARGE: (431, _INVALID),
     ErrorCode.RATE_LIMITED: (429, _RATE_LIMIT),
     ErrorCode.CLIENT_CLOSED_REQUEST: (499, _INVALID),
@@ -212,6 +214,8 @@ def _headers(error: IbexError, allow: str | None) -> Headers:
         headers.append(
             (b"connection", b"close")
         )  # RFC 9110, section 15.5.9: the server does not read the rest of the body
+    if isinstance(error, UpgradeRefusedError):  # RFC 9110, 15.5.22: 426 names the protocol to use instead
+        headers.append((b"upgrade", b"HTTP/1.1"))
     if allow:
         headers.append((b"allow", allow.encode("latin-1")))
     return headers

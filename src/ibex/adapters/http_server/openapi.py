@@ -12,7 +12,7 @@ from litestar.enums import MediaType
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.plugins import JsonRenderPlugin, SwaggerRenderPlugin
-from litestar.openapi.spec import Components, SecurityScheme
+from litestar.openapi.spec import Components, SecurityScheme, Server
 
 from ibex.adapters.http_server.errors import TABLE
 from ibex.adapters.http_server.representations import ErrorEnvelope
@@ -30,17 +30,18 @@ SCHEMA_PATH: Final = "/schema"
 DOCUMENT_PATH: Final = "/schema/openapi.json"
 _UUID: Final = {"type": "string", "format": "uuid"}
 _TEXT: Final = {"type": "string"}
-_EVERY_RESPONSE: Final = {
+EVERY_RESPONSE: Final = {
     "X-Request-ID": {"schema": _UUID, "description": "The request's own, if it was a UUID; else a new UUIDv7."},
     "X-Trace-ID": {"schema": _TEXT, "description": "The trace id of traceparent, or a new one."},
     "X-Response-Time": {"schema": {"type": "number"}, "description": "Milliseconds to the head of the response."},
 }
-_EXCHANGE_HEADERS: Final = {
+EXCHANGE_HEADERS: Final = {
     "X-IBEX-Session-ID": {"schema": _TEXT, "description": "The session's handle."},
     "X-IBEX-Directive": {"schema": _TEXT, "description": "Version and hash of the directive that was injected."},
     "X-RateLimit-Limit": {"schema": {"type": "integer"}, "description": "Requests a minute."},
     "X-RateLimit-Remaining": {"schema": {"type": "integer"}, "description": "Requests left in this minute."},
     "X-RateLimit-Reset": {"schema": {"type": "integer"}, "description": "When the minute ends, in Unix seconds."},
+    "X-IBEX-Auth-Cached": {"schema": _TEXT, "description": "`true` if auth could not check the caller."},
     "Server-Timing": {"schema": _TEXT, "description": "Milliseconds of each stage."},
     "X-IBEX-Provider-Request-ID": {"schema": _TEXT, "description": "The provider's own id of the request."},
 }
@@ -108,8 +109,11 @@ def operation_paths(operation: Operation) -> tuple[str, str]:
     return f"/v1/{operation.path}", f"/v1/orgs/{{org_id}}/{operation.path}"
 
 
-def openapi_config(operations: Sequence[DocumentedOperation], limits: Limits) -> OpenAPIConfig:
-    """Return Litestar's configuration: a page at ``/schema``, the document at ``/schema/openapi.json``."""
+def openapi_config(operations: Sequence[DocumentedOperation], limits: Limits, base_path: str = "") -> OpenAPIConfig:
+    """Return Litestar's configuration: a page at ``/schema``, the document at ``/schema/openapi.json``.
+
+    The paths of the document are relative to its server, which is ``base_path``.
+    """
 
     def complete(document: dict[str, Any]) -> dict[str, Any]:
         schemas = document["components"]["schemas"] | _operation_schemas(operations)
@@ -123,6 +127,7 @@ def openapi_config(operations: Sequence[DocumentedOperation], limits: Limits) ->
         title="IBEX",
         version="1",
         description="An LLM proxy with OpenAI's API.",
+        servers=[Server(url=base_path or "/")],
         security=[{"pat": []}],
         components=Components(security_schemes={"pat": scheme}),
         path=SCHEMA_PATH,
@@ -193,7 +198,7 @@ def _request(operation: DocumentedOperation, limits: Limits) -> dict[str, Any]:
     answer = _response("The provider's response.", schema)
     if "event" in operation.schemas:
         answer["content"]["text/event-stream"] = {"schema": _ref(_name(operation, "event"))}
-    answer["headers"] |= _EXCHANGE_HEADERS
+    answer["headers"] |= EXCHANGE_HEADERS
     refused = {
         str(status): _response("The provider refused it.", _ref("ErrorEnvelope")) for status in _REFUSED_BY_PROVIDER
     }
@@ -217,7 +222,7 @@ def _errors(codes: Iterable[ErrorCode]) -> dict[str, Any]:
 def _response(description: str, schema: dict[str, Any], content_type: str = "application/json") -> dict[str, Any]:
     return {
         "description": description,
-        "headers": dict(_EVERY_RESPONSE),
+        "headers": dict(EVERY_RESPONSE),
         "content": {content_type: {"schema": schema}},
     }
 

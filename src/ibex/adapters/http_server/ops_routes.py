@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from ibex.adapters.http_server.errors import ErrorResponses
     from ibex.adapters.http_server.readiness import Readiness
 
-OPS_PATHS = ("/health", "/ready", "/metrics")
 _CHARSET = "; charset=utf-8"
 _OPEN: list[dict[str, list[str]]] = [{}]
 """The security requirement of a route that needs no token."""

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping  # noqa: TC003
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from litestar.exceptions import MethodNotAllowedException
 
 from ibex.adapters.http_server.asgi import START
 from ibex.adapters.http_server.context import RequestContext
 from ibex.adapters.http_server.errors import domain_error, status_of
-from ibex.domain.errors import ClientClosedRequestError, InternalError
+from ibex.adapters.http_server.request_fields import offers_websocket
+from ibex.domain.errors import ClientClosedRequestError, InternalError, UpgradeRefusedError
 
 if TYPE_CHECKING:
     from ibex.adapters.http_server.asgi import App, Message, Receive, Scope, Send
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 
 REFUSED: Final = "ibex.refused"
 """A scope extension: the error with which the server refuses a request that it could not parse."""
-_NO_FAST_PATHS: Final[Mapping[tuple[str, bytes], App]] = MappingProxyType({})
+FastPath: TypeAlias = "tuple[str, App]"
+"""The template of a route, and its application."""
+_NO_FAST_PATHS: Final[Mapping[tuple[str, bytes], FastPath]] = MappingProxyType({})
 
 
 class OuterMiddleware:
@@ -38,10 +41,10 @@ class OuterMiddleware:
         clock: Clock,
         ids: IdSource,
         *,
-        fast_paths: Mapping[tuple[str, bytes], App] = _NO_FAST_PATHS,
+        fast_paths: Mapping[tuple[str, bytes], FastPath] = _NO_FAST_PATHS,
         early_refusals: EarlyRefusals | None = None,
     ) -> None:
-        """Set the router, and the routes that bypass it (ADR 0020), by method and raw path.
+        """Set the router, and the routes that bypass it (ADR 0020), by method and raw path, with their templates.
 
         ``early_refusals`` is for the server protocol, which refuses such requests without calling this application.
         """
@@ -64,12 +67,14 @@ class OuterMiddleware:
         try:
             if REFUSED in scope.get("extensions", {}):
                 raise scope["extensions"][REFUSED]  # noqa: TRY301 - handled like any other error
+            if b"upgrade" in context.fields:
+                _refuse_websocket(scope, context)
             fast_path = self._fast_paths.get((scope["method"], scope["raw_path"]))
             if fast_path is None:
                 await self._app(scope, receive, response.send)
             else:
-                scope["path_template"] = scope["path"]  # the router sets it otherwise
-                await fast_path(scope, receive, response.send)
+                scope["path_template"], route = fast_path  # the router sets it otherwise
+                await route(scope, receive, response.send)
         except Exception as error:  # noqa: BLE001 - the outermost handler
             await self._fail(error, scope, receive, context, response)
         finally:
@@ -114,6 +119,15 @@ class _ResponseHead:
             ]
             message = {**message, "headers": [*message["headers"], *added]}
         await self._send(message)
+
+
+def _refuse_websocket(scope: Scope, context: RequestContext) -> None:
+    """Raise ``UpgradeRefusedError`` for an upgrade to WebSocket, so that the client falls back to HTTP at once.
+
+    IBEX ignores other upgrades, and all in HTTP/1.0 (RFC 9110, 7.8).
+    """
+    if scope["http_version"] == "1.1" and offers_websocket(context.fields[b"upgrade"]):
+        raise UpgradeRefusedError
 
 
 def _allowed_methods(error: Exception) -> str | None:

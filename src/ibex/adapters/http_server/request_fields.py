@@ -36,6 +36,11 @@ def end_of_request_line(
     return at + len(line)
 
 
+def offers_websocket(upgrade: bytes) -> bool:
+    """Return whether the value of an Upgrade header, a list of protocols, contains WebSocket."""
+    return any(protocol.strip(b" \t").lower() == b"websocket" for protocol in upgrade.split(b","))
+
+
 def header_error(url: bytes, headers: Headers, version: str, read_bytes: int) -> IbexError | None:
     """Return the error in a request's headers (size, Host, Transfer-Encoding; RFC 9112), or None if they are valid.
 

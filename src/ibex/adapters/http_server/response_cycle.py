@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _JOINED_BYTES: Final = 16 << 10
 """Bodies up to this size are copied behind the head, which costs less than a separate write."""
 _WITHOUT_BODY: Final = {204, 304}
+_UPGRADE_REQUIRED: Final = 426
 _FAILED: Final = b"Internal Server Error"
 
 
@@ -102,8 +103,8 @@ class ResponseCycle(RequestResponseCycle):
         elif is_open:
             self.chunked_encoding = True
             lines.append(b"transfer-encoding: chunked\r\n")
-        if not self.keep_alive:
-            lines.append(b"connection: close\r\n")
+        if not self.keep_alive or status == _UPGRADE_REQUIRED:
+            lines.append(b"connection: %b\r\n" % self._connection_options(status))
         head = b"".join(lines)
         if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines) or b"\x00" in head:
             raise RuntimeError("a header of the response contains a line break or a NUL")
@@ -112,6 +113,12 @@ class ResponseCycle(RequestResponseCycle):
             self._held = head + b"\r\n"
         else:
             self.transport.write(head + b"\r\n")
+
+    def _connection_options(self, status: int) -> bytes:
+        """Return the value of the header Connection. A 426 has Upgrade, which is an option of it (RFC 9110, 7.8)."""
+        if status == _UPGRADE_REQUIRED:
+            return b"upgrade" if self.keep_alive else b"upgrade, close"
+        return b"close"
 
     def _send_body(self, body: bytes, *, more: bool) -> None:
         if self.chunked_encoding:

@@ -38,7 +38,7 @@ MAX_QUEUED: Final = 128
 """The maximum number of pipelined requests, about 3 KiB each. A client that sends more is disconnected."""
 _FRAMING_PER_BYTE: Final = 16
 """Bytes of chunk framing allowed for each byte of the body."""
-_UPGRADE_HEADERS: Final = {b"connection", b"upgrade", b"http2-settings"}
+_UPGRADE_HEADERS: Final = {b"connection", b"proxy-connection", b"http2-settings"}
 
 
 _NOTHING_YET, _HEAD, _BODY, _DISCARDED = Reading
@@ -51,8 +51,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     stays in each of its states, and ``ClientReading`` how long it waits for a client to read. The extension
     ``client_connection.WATCH`` reports a disconnect to the application.
 
-    Trailers are not added to the headers, and upgrades are ignored. A request that is not valid HTTP ends the
-    connection, with an error response unless another response is being sent.
+    Trailers are not added to the headers. Upgrades are ignored here; the application refuses those to WebSocket. A
+    request that is not valid HTTP ends the connection, with an error response unless another response is being sent.
     """
 
     table: ClassVar[ConnectionTable | None] = None
@@ -250,11 +250,11 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as offered:  # a server may ignore it (RFC 9110, 7.8), but the parser stops
-            method, kept = self.parser.get_method(), [h for h in self.headers if h[0] not in _UPGRADE_HEADERS]
-            lines = [b"%b %b HTTP/1.1" % (method, self.url), *(b"%b: %b" % header for header in kept), b"", b""]
+            line = b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+            kept = [b"%b: %b" % header for header in self.headers if header[0] not in _UPGRADE_HEADERS]
             self.parser = httptools.HttpRequestParser(self)
             self._after_line = 0
-            self.parser.feed_data(b"\r\n".join(lines) + data[offered.args[0] :])
+            self.parser.feed_data(b"\r\n".join([line, *kept, b"", b""]) + data[offered.args[0] :])
 
     def _limit_head(self) -> None:
         """Limit the size of an incomplete head, and the time from its first byte."""
@@ -387,10 +387,11 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self.transport.abort()
 
     def _send_refusal(self, error: IbexError) -> None:
+        origin = [header for header in self.headers or () if header[0] == b"origin"]  # for CORS
         super().on_message_begin()
         self._table.enter(self, self._table.request)
         scope = cast("Scope", self.scope)
-        scope.update({"method": "", "path": "", "raw_path": b"", "query_string": b"", "headers": []})
+        scope.update({"method": "", "path": "", "raw_path": b"", "query_string": b"", "headers": origin})
         scope["extensions"] = {WATCH: self._watch, REFUSED: error}
         self.cycle = last_cycle(self)
         self._start_asgi_task(self.cycle, self.app)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ibex.entrypoints.administration import Administration
     from ibex.entrypoints.cli.invocation import Invocation
 
+_ADDRESS: Final = ("IBEX_HOST", "IBEX_PORT", "IBEX_BASE_PATH")
 _EXAMPLE_URL: Final = "http://127.0.0.1:8080"
 _TIMEOUT_S: Final = 150.0
 _OK: Final = 200
@@ -128,7 +129,8 @@ class Conversation:
     "--url",
     cls=DotenvOption,
     envvar="IBEX_URL",
-    help="The URL of the proxy. Default: the instance in the home folder, else the proxy at IBEX_HOST and IBEX_PORT.",
+    help="The URL of the proxy. Default: the instance in the home folder, else the proxy at IBEX_HOST and IBEX_PORT, "
+    "with IBEX_BASE_PATH.",
 )
 @click.option(
     "--token",
@@ -228,11 +230,11 @@ def _agent_id(invocation: Invocation, wanted: str, org: str | None) -> str:
 
 
 def _address_of_settings(invocation: Invocation) -> str:
-    """Return the URL of the proxy at IBEX_HOST and IBEX_PORT. Other settings are not read, so they can be invalid."""
+    """Return the URL of the proxy that the settings describe. Other settings are not read, so they can be invalid."""
     environ = invocation.environ_of_settings()
-    settings = Settings.load({name: environ[name] for name in ("IBEX_HOST", "IBEX_PORT") if name in environ})
+    settings = Settings.load({name: environ[name] for name in _ADDRESS if name in environ})
     host = f"[{settings.host}]" if ":" in settings.host.strip("[]") else settings.host
-    return f"http://{host}:{settings.port}"
+    return f"http://{host}:{settings.port}{settings.base_path}"
 
 
 def _converse(conversation: Conversation) -> None:

@@ -122,7 +122,7 @@ Next: {self._command} chat, directive show {installation.agent_name}, traces tai
 
 def _port_note(address: str, settings: Settings) -> str:
     """Return a note if another port is used because the one of the settings is taken, else an empty string."""
-    is_other_port = settings.port != 0 and not address.endswith(f":{settings.port}")
+    is_other_port = settings.port != 0 and not address.endswith(f":{settings.port}{settings.base_path}")
     return f"   (port {settings.port} is taken)" if is_other_port else ""
 
 

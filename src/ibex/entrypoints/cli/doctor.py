@@ -29,7 +29,8 @@ _MARGIN: Final = " " * 8
     "--url",
     cls=DotenvOption,
     envvar="IBEX_URL",
-    help="The URL of the proxy. Default: the instance in the home folder, else the proxy at IBEX_HOST and IBEX_PORT.",
+    help="The URL of the proxy. Default: the instance in the home folder, else the proxy at IBEX_HOST and IBEX_PORT, "
+    "with IBEX_BASE_PATH.",
 )
 @json_option
 @click.pass_obj
@@ -69,7 +70,7 @@ def _chosen_address(invocation: Invocation, settings: Settings) -> str | None:
     environ = invocation.environ_with_dotenv()
     is_configured = any(environ.get(name, "").strip() for name in ("IBEX_HOST", "IBEX_PORT"))
     if is_configured or settings.database_url is not None or invocation.in_production:
-        return f"http://{settings.host}:{settings.port}"
+        return f"http://{settings.host}:{settings.port}{settings.base_path}"
     return None
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from harness.chat_scene import ORG
 from harness.http_scene import CHAT, HEADERS, REQUEST, HttpScene, call
+from ibex.adapters.http_server.app import create_ops_app
 
 
 async def test_applications_share_nothing() -> None:
@@ -73,15 +76,104 @@ async def test_a_model_is_named_in_one_way(path: str) -> None:
     assert (await call(HttpScene().app(), "GET", path, HEADERS)).status == 404
 
 
-@pytest.mark.parametrize(("method", "path"), [("GET", "/"), ("GET", "/docs"), ("POST", "/chat/completions")])
-async def test_who_is_lost_is_told_the_way(method: str, path: str) -> None:
-    """A browser at the bare address, an SDK whose base URL lacks the /v1: not found, and where to look."""
+LOST = [
+    ("GET", "/"),
+    ("GET", "/docs"),
+    ("POST", "/chat/completions"),
+    ("POST", "/v1/completions"),
+    ("POST", "/v1/audio/transcriptions"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), LOST)
+async def test_a_404_lists_the_endpoints(method: str, path: str) -> None:
+    """A browser at the bare address, an SDK whose base URL lacks the /v1, an API of OpenAI that is not served."""
     response = await call(HttpScene().app(), method, path)
 
     assert (response.status, response.error["code"]) == (404, "NOT_FOUND")
-    assert response.error["message"].startswith("Not found. The API is under /v1")
-    assert "/v1/chat/completions" in response.error["message"]
-    assert "GET /schema" in response.error["message"]
+    message = response.error["message"]
+    assert message.startswith("Not found. The endpoints are POST /v1/chat/completions")
+    assert "GET /v1/models, /v1/models/{model_id}" in message
+    assert message.endswith(
+        " GET /schema describes them."
+        " Paths are not normalized: send no empty segments, no slash at the end and no escapes."
+    )
+
+
+BELOW = [
+    ("POST", CHAT, 200, CHAT),
+    ("POST", ORG_CHAT, 200, "/v1/orgs/{org_id}/chat/completions"),
+    ("GET", "/v1/models/gpt%2D4o", 200, "/v1/models/{model_id}"),
+    ("GET", "/v1/internal/auth-probe", 200, "/v1/internal/auth-probe"),
+    ("GET", "/health", 200, "/health"),
+    ("HEAD", "/ready", 200, "/ready"),
+    ("GET", "/metrics", 200, "/metrics"),
+    ("GET", "/schema", 200, "/schema"),
+    ("GET", "/schema/openapi.json", 200, "/schema/openapi.json"),
+    ("GET", CHAT, 405, ""),
+    ("GET", "", 404, ""),
+    ("GET", "/", 404, ""),
+    ("GET", "//health", 404, ""),
+    ("GET", "/../health", 404, ""),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "status", "route"), BELOW)
+async def test_a_base_path_is_a_prefix_of_every_path(method: str, path: str, status: int, route: str) -> None:
+    """Metrics and logs name the route without it."""
+    scene = HttpScene()
+    scene.base_path = "/a/gate-way"
+
+    response = await call(scene.app(), method, "/a/gate-way" + path, HEADERS, REQUEST)
+
+    assert response.status == status
+    assert [ended.route for ended in scene.observer.requests] == [route]
+
+
+@pytest.mark.parametrize(
+    "path", [CHAT, "/health", "/schema", "/gateways/health", "/gatewayhealth", "/gate%77ay/health", "/x/gateway/health"]
+)
+async def test_a_path_outside_of_the_base_path_is_not_found(path: str) -> None:
+    """The message says where the endpoints are."""
+    scene = HttpScene()
+    scene.base_path = "/gateway"
+
+    response = await call(scene.app(), "POST" if path == CHAT else "GET", path, HEADERS, REQUEST)
+
+    assert (response.status, response.error["code"]) == (404, "NOT_FOUND")
+    assert "POST /gateway/v1/chat/completions" in response.error["message"]
+    assert "GET /gateway/v1/models" in response.error["message"]
+    assert "GET /gateway/schema" in response.error["message"]
+    assert scene.chat.provider.asked == []
+
+
+async def test_the_document_names_the_base_path_as_its_server() -> None:
+    """Its paths are relative to the server."""
+    scene = HttpScene()
+    scene.base_path = "/gateway"
+
+    document = json.loads((await scene.get("/gateway/schema/openapi.json")).body)
+
+    assert document["servers"] == [{"url": "/gateway"}]
+    assert CHAT in document["paths"]
+    assert json.loads((await HttpScene().get("/schema/openapi.json")).body)["servers"] == [{"url": "/"}]
+
+
+async def test_the_operations_port_lists_its_own_endpoints() -> None:
+    """It has no document."""
+    scene = HttpScene()
+    app = create_ops_app(
+        clock=scene.chat.clock,
+        ids=scene.chat.ids,
+        render_metrics=lambda: (b"", "text/plain"),
+        readiness_checks=[],
+        drain=scene.drain,
+        observer=scene.observer,
+    )
+
+    message = (await call(app, "GET", "/")).error["message"]
+
+    assert message.startswith("Not found. The endpoints are GET /health, /ready, /metrics. Paths are not")
 
 
 async def test_a_model_that_is_not_there_is_no_wrong_path() -> None:

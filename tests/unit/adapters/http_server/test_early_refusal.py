@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import uvicorn
@@ -15,14 +15,18 @@ from harness.http_scene import CHAT, REQUEST, HttpScene
 from harness.server_connection import RecordingTransport
 from ibex.adapters.http_server.server_protocol import LimitedHttpProtocol
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 CHAT_OF_ORG = f"/v1/orgs/{ORG}/chat/completions"
 
 
 class _Proxy:
     """A connection to the whole application. Without ``early``, its requests take the normal path."""
 
-    def __init__(self, *, early: bool = True) -> None:
+    def __init__(self, *, early: bool = True, base_path: str = "", cors_origins: Sequence[str] = ()) -> None:
         self.scene = HttpScene()
+        self.scene.base_path, self.scene.cors_origins = base_path, cors_origins
         app: Any = self.scene.app()
         if not early:
             app.early_refusals = None
@@ -127,6 +131,46 @@ async def test_other_requests_take_the_normal_path(method: str, path: str, statu
     assert not proxy.send(_head(method=method, path=path))
 
     assert (await proxy.finish()).startswith(b"HTTP/1.1 %d " % status)
+
+
+@pytest.mark.parametrize("cors_origins", [("https://app.test",), ("*",)])
+@pytest.mark.parametrize("origin", ["https://app.test", "https://other.test", None])
+async def test_the_response_has_the_same_headers_of_cors(cors_origins: tuple[str, ...], origin: str | None) -> None:
+    """A page that lacks a token reads the refusal."""
+    lines = () if origin is None else (f"origin: {origin}",)
+    early, usual = _Proxy(cors_origins=cors_origins), _Proxy(early=False, cors_origins=cors_origins)
+
+    assert early.send(_head(*lines, body=REQUEST) + REQUEST)
+    assert not usual.send(_head(*lines, body=REQUEST) + REQUEST)
+
+    headers, usual_headers = _parsed(await early.finish())[1], _parsed(await usual.finish())[1]
+    assert headers.keys() == usual_headers.keys() - {"server-timing"}
+    allowed = origin if origin == cors_origins[0] else "*" if origin and cors_origins == ("*",) else None
+    assert headers.get("access-control-allow-origin") == usual_headers.get("access-control-allow-origin") == allowed
+
+
+@pytest.mark.parametrize("path", [CHAT, CHAT_OF_ORG])
+async def test_a_base_path_belongs_to_the_routes(path: str) -> None:
+    """The observer gets the route without it. A path outside of it is not found."""
+    proxy = _Proxy(base_path="/gate.way")
+
+    assert proxy.send(_head(path="/gate.way" + path, body=REQUEST) + REQUEST)
+    proxy.protocol.data_received(_head(path="/gateXway" + path, body=REQUEST) + REQUEST)
+
+    written = await proxy.finish()
+    assert [part[:3] for part in written.split(b"HTTP/1.1 ")[1:]] == [b"401", b"404"]
+    assert proxy.scene.observer.requests[0].route == path.replace(str(ORG), "{org_id}")
+
+
+async def test_an_upgrade_to_websocket_takes_the_normal_path() -> None:
+    """It gets 426 whether it has a token or not."""
+    proxy = _Proxy()
+
+    assert not proxy.send(_head("upgrade: websocket", method="GET", path="/v1/models"))
+
+    status, headers, error = _parsed(await proxy.finish())
+    assert (status, error["code"]) == ("HTTP/1.1 426 Upgrade Required", "UPGRADE_REFUSED")
+    assert (headers["upgrade"], headers["connection"]) == ("HTTP/1.1", "upgrade")
 
 
 async def test_a_well_formed_token_takes_the_normal_path() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from harness.chat_scene import DIRECTIVE, REQUEST_ID, TRACE_ID
 from harness.memory.clock import ManualClock
+from ibex.adapters.http_server.cors import EXPOSED
 from ibex.adapters.http_server.exchange_headers import exchange_headers
 from ibex.domain.identity.rate_limits import decide
 from ibex.domain.record.exchange import SessionRef, Stage
@@ -31,12 +32,13 @@ def test_a_new_exchange_has_no_headers() -> None:
 
 
 def test_a_complete_exchange_has_all_headers() -> None:
-    """Session, directive, limit, the provider's request id, and the stages in milliseconds."""
+    """Session, directive, limit, the provider's request id, and the stages in milliseconds. Web pages may read them."""
     in_flight, clock = new_exchange()
     in_flight.session = SessionRef(REQUEST_ID, "conversation-1")
     in_flight.directive = DIRECTIVE
     in_flight.rate_limit = decide(count=3, limit=10, now=clock.now())
     in_flight.provider_request_id = "req_1"
+    in_flight.auth_stale = True
     for stage, microseconds in ((Stage.AUTHENTICATE, 120), (Stage.INJECT, 7)):
         in_flight.enter(stage)
         clock.advance(timedelta(microseconds=microseconds))
@@ -51,9 +53,11 @@ def test_a_complete_exchange_has_all_headers() -> None:
         "x-ratelimit-limit": "10",
         "x-ratelimit-remaining": "7",
         "x-ratelimit-reset": str(int(clock.now().timestamp()) // 60 * 60 + 60),
+        "x-ibex-auth-cached": "true",
         "x-ibex-provider-request-id": "req_1",
         "server-timing": "auth;dur=0.120, inject;dur=0.007, provider;dur=250.000",
     }
+    assert headers(in_flight).keys() <= {name.lower() for name in EXPOSED}
 
 
 def test_a_provider_stage_that_has_not_ended_counts_up_to_now() -> None:

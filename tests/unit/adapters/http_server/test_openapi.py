@@ -74,7 +74,7 @@ def test_the_chat_route_names_its_errors_and_its_token(document: dict[str, Any])
     """All statuses of the table that it can answer with; the operations routes need no token."""
     operation = document["paths"]["/v1/chat/completions"]["post"]
 
-    expected = {200, 400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 431, 500, 503, 504}
+    expected = {200, 400, 401, 403, 404, 408, 409, 413, 415, 422, 426, 429, 431, 500, 503, 504}
     assert set(operation["responses"]) == {str(status) for status in expected}
     content = operation["responses"]["200"]["content"]
     assert set(content) == {"application/json", "text/event-stream"}

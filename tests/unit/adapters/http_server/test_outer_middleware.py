@@ -51,6 +51,8 @@ def middleware_of(app: App, observer: RecordingRequestObserver | None = None) ->
         ("TRACE", CHAT, 405, ""),
         ("OPTIONS", CHAT, 405, CHAT),
         ("OPTIONS", "/health", 405, "/health"),
+        ("OPTIONS", "/schema", 405, ""),
+        ("OPTIONS", "/schema/openapi.json", 405, ""),
         ("OPTIONS", "/nothing", 404, ""),
     ],
 )
@@ -82,12 +84,40 @@ async def test_every_response_has_its_headers_and_every_error_the_envelope(
         ("GET", CHAT, "POST"),
         ("HEAD", CHAT, "POST"),
         ("OPTIONS", "/health", "GET, HEAD"),
+        ("OPTIONS", "/schema", "GET, HEAD"),
         ("POST", "/ready", "GET, HEAD"),
     ],
 )
 async def test_a_405_lists_the_allowed_methods(method: str, path: str, allow: str) -> None:
     """RFC 9110 requires it. OPTIONS is not among them."""
     assert (await HttpScene().get(path, method)).headers["allow"] == allow
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/v1/responses"), ("POST", CHAT), ("GET", "/health"), ("GET", "/nothing"), ("PUT", "/")],
+)
+@pytest.mark.parametrize("upgrade", ["websocket", "h2c, WebSocket"])
+async def test_an_upgrade_to_websocket_is_refused(method: str, path: str, upgrade: str) -> None:
+    """On every path and before authentication, so that the client falls back to HTTP at once."""
+    scene = HttpScene()
+
+    response = await scene.get(path, method, headers={"upgrade": upgrade, "authorization": None})
+
+    assert (response.status, response.error["code"]) == (426, "UPGRADE_REFUSED")
+    assert response.error["type"] == "invalid_request_error"
+    assert response.headers["upgrade"] == "HTTP/1.1"
+    assert [(ended.route, ended.status) for ended in scene.observer.requests] == [("", 426)]
+    assert scene.chat.provider.asked == []
+
+
+async def test_other_upgrades_are_ignored() -> None:
+    """The request is served in HTTP/1.1. In HTTP/1.0 every upgrade is ignored (RFC 9110, 7.8)."""
+    assert (await HttpScene().get("/health", headers={"upgrade": "h2c"})).status == 200
+    scope = scope_of("GET", "/health", [(b"upgrade", b"websocket")]) | {"http_version": "1.0"}
+    exchange = AsgiCall()
+    await HttpScene().app()(scope, exchange.receive, exchange.send)
+    assert exchange.response().status == 200
 
 
 async def test_missing_ids_are_created() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ibex.adapters.http_server.request_fields import MAX_HEAD_BYTES, MAX_HEADERS, header_error
+import pytest
+
+from ibex.adapters.http_server.request_fields import MAX_HEAD_BYTES, MAX_HEADERS, header_error, offers_websocket
 
 if TYPE_CHECKING:
     from ibex.adapters.http_server.asgi import Headers
@@ -36,3 +38,19 @@ def test_headers_are_limited() -> None:
     many = header_error(b"/", [HOST] + [(b"x", b"")] * MAX_HEADERS, "1.1", LARGE_READ)
     large = header_error(b"/" * MAX_HEAD_BYTES, [HOST], "1.1", LARGE_READ)
     assert [error and error.code for error in (many, large)] == ["HEADERS_TOO_LARGE"] * 2
+
+
+@pytest.mark.parametrize(
+    ("upgrade", "expected"),
+    [
+        (b"websocket", True),
+        (b"WebSocket", True),
+        (b"h2c,\twebsocket ", True),
+        (b"h2c", False),
+        (b"websocket2, TLS/1.2", False),
+        (b"", False),
+    ],
+)
+def test_websocket_in_a_list_of_protocols(upgrade: bytes, *, expected: bool) -> None:
+    """Names of protocols are compared without regard to case."""
+    assert offers_websocket(upgrade) is expected

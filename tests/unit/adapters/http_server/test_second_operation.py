@@ -198,3 +198,10 @@ async def test_it_is_documented(path: str) -> None:
 
     assert document["paths"][path]["post"]["summary"] == "Count words."
     assert "words.count.request" in document["components"]["schemas"]
+
+
+async def test_a_404_lists_it() -> None:
+    """The list of endpoints derives from the routes."""
+    message = (await scene_of(ProviderBody(b"{}")).get("/words/count")).error["message"]
+
+    assert "POST /v1/chat/completions, /v1/words/count" in message

@@ -204,7 +204,10 @@ async def test_an_ambiguous_request_is_refused(head: bytes, piece: int) -> None:
 
 @pytest.mark.parametrize("cut", [20, 90, 160])
 async def test_an_offered_upgrade_is_ignored(cut: int) -> None:
-    """Some clients offer HTTP/2 with their first request. It is served like any other, with its body."""
+    """Some clients offer HTTP/2 with their first request. It is served like any other, with its body.
+
+    The application sees the offer, because it refuses those of WebSocket.
+    """
     connection = Connection()
     request = (
         b"POST /a?b HTTP/1.1\r\nhost: a\r\nconnection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\n"
@@ -217,8 +220,26 @@ async def test_an_offered_upgrade_is_ignored(cut: int) -> None:
     assert written.count(b"HTTP/1.1 200 ") >= 1
     scope = connection.seen[0]
     assert (scope["method"], scope["path"], scope["query_string"]) == ("POST", "/a", b"b")
-    assert dict(scope["headers"]) == {b"host": b"a", b"content-length": b"5", b"x-other": b"kept"}
+    kept = {b"host": b"a", b"upgrade": b"h2c", b"content-length": b"5", b"x-other": b"kept"}
+    assert dict(scope["headers"]) == kept
     assert connection.bodies[0] == b"hello"
+
+
+async def test_an_upgrade_with_the_header_for_proxies_is_ignored() -> None:
+    """The parser takes Proxy-Connection for Connection."""
+    connection = Connection()
+    connection.protocol.data_received(b"GET / HTTP/1.1\r\nhost: a\r\nproxy-connection: upgrade\r\nupgrade: h2c\r\n\r\n")
+
+    assert (await connection.finish()).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_an_upgrade_in_http_1_0_is_ignored() -> None:
+    """A server must ignore it (RFC 9110, 7.8). It used to get 400, as a request line that does not match."""
+    connection = Connection()
+    connection.protocol.data_received(b"GET / HTTP/1.0\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n")
+
+    assert (await connection.finish()).startswith(b"HTTP/1.1 200 ")
+    assert connection.seen[0]["http_version"] == "1.0"
 
 
 @pytest.mark.parametrize("second", [b"POST / RTSP/1.0\r\nhost: a\r\n\r\n", b"GET  / HTTP/1.1\r\nhost: a\r\n\r\n"])

@@ -239,6 +239,8 @@ def test_the_folder_has_a_token_and_an_address(ibex: CliScene, proxy: Proxy) -> 
             "http://127.0.0.1:9000",
         ),
         ({"IBEX_PORT": "9000"}, f"IBEX_TOKEN={SECRET}\nIBEX_URL=http://proxy.example\n", "http://proxy.example"),
+        ({"IBEX_BASE_PATH": "/gateway/", "IBEX_TOKEN": SECRET}, "", "http://127.0.0.1:8080/gateway"),
+        ({"IBEX_URL": "http://proxy.example/gateway/", "IBEX_TOKEN": SECRET}, "", "http://proxy.example/gateway"),
     ],
 )
 def test_without_a_url_the_settings_say_where_the_proxy_is(
@@ -255,7 +257,10 @@ def test_without_a_url_the_settings_say_where_the_proxy_is(
 
 
 @pytest.mark.parametrize("source", ["environment", "option", "folder"])
-@pytest.mark.parametrize("destination", ["IBEX_URL=http://proxy.example", "IBEX_HOST=proxy.example", "IBEX_PORT=9001"])
+@pytest.mark.parametrize(
+    "destination",
+    ["IBEX_URL=http://proxy.example", "IBEX_HOST=proxy.example", "IBEX_PORT=9001", "IBEX_BASE_PATH=/else"],
+)
 def test_dotenv_does_not_decide_where_a_token_is_sent(
     ibex: CliScene, proxy: Proxy, source: str, destination: str
 ) -> None:

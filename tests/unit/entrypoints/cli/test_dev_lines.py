@@ -76,19 +76,22 @@ def test_the_token_is_on_the_banner_alone(capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.parametrize(
-    ("address", "port", "is_said"),
+    ("address", "port", "base_path", "is_said"),
     [
-        ("http://127.0.0.1:8081", "8080", True),
-        ("http://127.0.0.1:8080", "8080", False),
-        ("http://127.0.0.1:43210", "0", False),
+        ("http://127.0.0.1:8081", "8080", "", True),
+        ("http://127.0.0.1:8080", "8080", "", False),
+        ("http://127.0.0.1:43210", "0", "", False),
+        ("http://127.0.0.1:8081/gateway", "8080", "/gateway", True),
+        ("http://127.0.0.1:8080/gateway", "8080", "/gateway", False),
     ],
-    ids=["taken", "free", "any"],
+    ids=["taken", "free", "any", "taken, with a base path", "free, with a base path"],
 )
 def test_another_port_than_was_expected_is_said(
-    capsys: pytest.CaptureFixture[str], address: str, port: str, *, is_said: bool
+    capsys: pytest.CaptureFixture[str], address: str, port: str, base_path: str, *, is_said: bool
 ) -> None:
     """Who wanted any port is not told that one was taken; what is pasted has the one that listens."""
-    DevConsole(".ibex").ready(address, INSTALLATION, Settings.load({"IBEX_PORT": port}))
+    settings = Settings.load({"IBEX_PORT": port, "IBEX_BASE_PATH": base_path})
+    DevConsole(".ibex").ready(address, INSTALLATION, settings)
 
     banner = capsys.readouterr().out
     assert (f"(port {port} is taken)" in banner) is is_said

@@ -135,6 +135,8 @@ def test_another_folders_proxy_is_not_this_ones(ibex: CliScene) -> None:
     assert surroundings(ibex, {}).proxy is None
     assert surroundings(ibex, {"IBEX_PORT": "9000"}).proxy == "http://127.0.0.1:9000"
     assert surroundings(ibex, {"IBEX_DATABASE_URL": "postgresql://db/ibex"}).proxy == "http://127.0.0.1:8080"
+    below = {"IBEX_PORT": "9000", "IBEX_BASE_PATH": "/gateway"}
+    assert surroundings(ibex, below).proxy == "http://127.0.0.1:9000/gateway"
     assert surroundings(ibex, {}, "--url", "http://else:1").proxy == "http://else:1"
 
 
