@@ -206,6 +206,18 @@ def test_an_error_event_of_the_providers_own(proxy: Loopback, rest: tuple[bytes,
     assert not exchange.is_complete
 
 
+@pytest.mark.parametrize("rest", [(), (DONE,), (EVENTS[-3], DONE)])
+@pytest.mark.parametrize("data", [b"overloaded", b'{"message":"overloaded"}', b"", b"two\ndata: lines"])
+def test_an_event_that_is_named_an_error(proxy: Loopback, data: bytes, rest: tuple[bytes, ...]) -> None:
+    """Its data may be anything, and a finish reason and [DONE] may follow: forwarded, and a failure on record."""
+    failed = b"event: error\ndata: " + data + b"\n\n"
+    seen = proxy.ask(stream(EVENTS[0], failed, *rest), stream=True)
+    exchange = proxy.record(seen.request_id)
+    assert seen.body == b"".join((EVENTS[0], failed, *rest))
+    assert (exchange.status, exchange.error_code) == UNAVAILABLE
+    assert not exchange.is_complete
+
+
 def test_a_stream_left_open_after_done(proxy: Loopback) -> None:
     """The client's response ends with [DONE]; the provider's connection is closed, not kept."""
     seen = proxy.ask((*open_stream(*EVENTS), Silent()), stream=True)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ibex.domain.proxying.provider import StreamEvent
 
 DONE: Final = b"[DONE]"
+_ERROR_NAME: Final = b"error"
 _JSON_SPACE: Final = " \t\n\r"
 _raw_decode = json.JSONDecoder().raw_decode
 _LONGEST_NAME: Final = 256
@@ -69,8 +70,12 @@ class ChatResponseReader:
     def read_event(self, event: StreamEvent) -> bytes:
         """Read an event; see ``ResponseReader``."""
         data = event.data
-        if data is not None:
+        if event.name is not None and event.name == _ERROR_NAME:  # whatever its data is
+            self.failed = True
+        elif data is not None:
             kind = self.read_data(data)
+            if kind is EventKind.DATA:
+                return event.raw
             if kind is EventKind.DONE:
                 self.has_ended = True
             elif kind is EventKind.USAGE_ONLY and self._hides_usage:

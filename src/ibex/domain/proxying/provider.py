@@ -16,11 +16,13 @@ if TYPE_CHECKING:
 class StreamEvent:
     """One event of a provider's stream.
 
-    ``raw`` is the whole event. ``data`` is its payload, None if it has none. The repr shows no content.
+    ``raw`` is the whole event. ``data`` is its payload, None if it has none. ``name`` is the type that the event gives
+    itself, None if it gives none. The repr shows no content.
     """
 
     raw: bytes
     data: bytes | None = None
+    name: bytes | None = None
 
     def __repr__(self) -> str:
         return f"<StreamEvent {len(self.raw)} bytes>"

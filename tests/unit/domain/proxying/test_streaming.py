@@ -120,6 +120,15 @@ async def test_a_provider_that_was_not_asked_for_usage_has_nothing_hidden() -> N
     assert chunks == [raw(HEL, STOP, USAGE, DONE)]
 
 
+async def test_an_event_that_is_named_an_error_is_a_failure() -> None:
+    """The client gets it as it is and no second error. On record it is a failure."""
+    failed = StreamEvent(b"event: error\ndata: overloaded\n\n", b"overloaded", b"error")
+    scene = scene_of([HEL], [failed], [DONE])
+
+    assert await received(scene) == ([raw(HEL), failed.raw, raw(DONE)], None)
+    assert (scene.exchange.status, scene.exchange.is_complete) == (503, False)
+
+
 async def test_an_event_with_usage_and_a_choice_is_never_hidden() -> None:
     """Servers that put usage into the last chunk of text lose no text."""
     both = event(b'{"choices":[{"index":0,"delta":{"content":"!"},"finish_reason":"stop"}],"usage":{"total_tokens":3}}')
