@@ -253,6 +253,25 @@ def test_usage_that_the_client_asked_for(proxy: Loopback) -> None:
     assert proxy.record(seen.request_id).summary.usage.total_tokens == 11
 
 
+@pytest.mark.parametrize(
+    "asking",
+    [
+        b'"usage":{"include":true}',
+        b'"stream_options":{"continuous_usage_stats":true}',
+        b'"stream_options":{"include_usage":false,"continuous_usage_stats":true}',
+    ],
+)
+def test_usage_that_the_client_asked_for_in_the_way_of_another_server(proxy: Loopback, asking: bytes) -> None:
+    """Is not hidden either; the provider is asked in OpenAI's way as well."""
+    body = b'{"model":"gpt-4o","stream":true,"messages":[{"role":"user","content":"Hi"}],' + asking + b"}"
+    seen = proxy.ask(stream(*EVENTS), body=body)
+    assert seen.body == b"".join(EVENTS)
+    sent, own = json.loads(proxy.provider.requests[0].body), json.loads(body)
+    assert sent["stream_options"] == own.get("stream_options", {}) | {"include_usage": True}
+    assert sent.get("usage") == own.get("usage")
+    assert proxy.record(seen.request_id).summary.usage.total_tokens == 11
+
+
 def test_many_choices_are_bounded(proxy: Loopback) -> None:
     """A provider that numbers choices without end makes nobody keep a hash of each."""
     events = [chunk_event({"content": "x"}).replace(b'"index":0', b'"index":%d' % n) for n in range(2_000)]

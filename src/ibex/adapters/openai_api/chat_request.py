@@ -8,7 +8,15 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from ibex.adapters.openai_api.chat_response import ChatResponseReader
-from ibex.adapters.openai_api.raw_json import Member, encode_array, encode_object, put
+from ibex.adapters.openai_api.raw_json import (
+    Member,
+    ObjectSplitter,
+    TooManyError,
+    WrongTypeError,
+    encode_array,
+    encode_object,
+    put,
+)
 from ibex.domain.directives.model import InjectionMode
 from ibex.domain.value_object import value_object
 
@@ -20,6 +28,11 @@ if TYPE_CHECKING:
 MESSAGES: Final = "messages"
 STREAM_OPTIONS: Final = "stream_options"
 INCLUDE_USAGE: Final = "include_usage"
+_CONTINUOUS_USAGE: Final = "continuous_usage_stats"
+_USAGE: Final = "usage"
+_MAX_USAGE_BYTES: Final = 64 << 10
+_TRUE: Final = b"true"
+_SPLITTER: Final = ObjectSplitter()
 _INSTRUCTING_ROLES: Final = frozenset({"system", "developer"})
 
 
@@ -67,8 +80,8 @@ class ChatRequest:
 
     @property
     def wants_usage(self) -> bool:
-        """Whether the client itself asked for usage on its stream."""
-        return any(m.name == INCLUDE_USAGE and m.raw == b"true" for m in self.stream_options)
+        """Whether the request asks for usage on its stream with OpenAI's option."""
+        return any(m.name == INCLUDE_USAGE and m.raw == _TRUE for m in self.stream_options)
 
     def content_hash(self) -> str:
         """Return the SHA-256, in hex, of ``messages`` as the client wrote it."""
@@ -95,16 +108,30 @@ class ChatRequest:
         return self._with_member(Member(MESSAGES, raw), messages, self.stream_options, hides_usage=self.hides_usage)
 
     def asking_for_usage(self) -> ChatRequest:
-        """Return the request with ``stream_options.include_usage`` set; itself if it is no stream or has it set."""
+        """Return the request with ``stream_options.include_usage`` set; itself if it is no stream or has it set.
+
+        The usage that arrives is hidden unless the client asked for usage in a way of another server.
+        """
         if not self.is_streaming or self.wants_usage:
             return self
-        options = put(self.stream_options, Member(INCLUDE_USAGE, b"true"))
+        options = put(self.stream_options, Member(INCLUDE_USAGE, _TRUE))
         member = Member(STREAM_OPTIONS, encode_object(options))
-        return self._with_member(member, self.messages, options, hides_usage=True)
+        return self._with_member(member, self.messages, options, hides_usage=not self._wants_usage_otherwise())
 
     def response_reader(self) -> ChatResponseReader:
         """Return the reader of the response to this request."""
         return ChatResponseReader(hides_usage=self.hides_usage)
+
+    def _wants_usage_otherwise(self) -> bool:
+        """Return whether the client asks for usage as vLLM or OpenRouter define it.
+
+        IBEX does not validate these members: they are not OpenAI's. If one is repeated, any of them may be the one that
+        the server reads, so each counts.
+        """
+        for option in self.stream_options:
+            if option.name == _CONTINUOUS_USAGE and option.raw == _TRUE:
+                return True
+        return any(member.name == _USAGE and _includes(member.raw) for member in self.members)
 
     def _with_member(
         self,
@@ -158,6 +185,17 @@ def _with_prefix(content: bytes, directive: Directive) -> bytes:
             return b'[{"type":"text","text":' + prefix + b"}" + separator + rest
         case _:
             return content
+
+
+def _includes(usage: bytes) -> bool:
+    """Return whether OpenRouter's ``usage`` says ``"include": true``."""
+    if len(usage) > _MAX_USAGE_BYTES:
+        return False
+    try:
+        members = _SPLITTER.split(usage)
+    except (WrongTypeError, TooManyError):
+        return False
+    return any(name == "include" and bytes(raw) == _TRUE for name, raw in members)
 
 
 @lru_cache(maxsize=256)  # of at most 32 KiB each; encoding one takes as long as the rest of the injection
