@@ -20,7 +20,7 @@ from ibex.adapters.http_server.drain import Drain
 from ibex.adapters.http_server.errors import status_of
 from ibex.adapters.http_server.server_protocol import LimitedHttpProtocol
 from ibex.adapters.openai_api.chat_completions import ChatCompletions
-from ibex.domain.proxying.provider import ProviderBody, ProviderRegistry
+from ibex.domain.proxying.provider import Dialect, ProviderBody, ProviderRegistry
 from ibex.domain.record.recorder import ExchangeObserver, Recorder
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class HeldProvider:
     """A ``Provider`` that does not answer before it is let go; tells when it is asked and when cancelled."""
 
     answer: ProviderBody
-    reports_stream_usage: bool = True
+    dialect: Dialect = field(default_factory=Dialect)
     name: str = "openai"
     models: tuple[str, ...] = ("gpt-*",)
     asked: asyncio.Event = field(default_factory=asyncio.Event)

@@ -10,7 +10,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from ibex.adapters.openai.config import DEFAULT_MODELS
-from ibex.domain.proxying.provider import ProviderBody, StreamEvent
+from ibex.domain.proxying.provider import Dialect, ProviderBody, StreamEvent
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -30,7 +30,7 @@ class EchoProvider:
     """
 
     name = "echo"
-    reports_stream_usage = True
+    dialect = Dialect()
 
     def __init__(
         self,

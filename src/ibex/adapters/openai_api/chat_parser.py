@@ -10,14 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from ibex.adapters.openai_api.chat_request import (
-    INCLUDE_USAGE,
-    MESSAGES,
-    STREAM_OPTIONS,
-    ChatRequest,
-    Message,
-    UserMessage,
-)
+from ibex.adapters.openai_api.chat_injection import Message, UserMessage
+from ibex.adapters.openai_api.chat_request import INCLUDE_USAGE, MESSAGES, STREAM_OPTIONS, ChatRequest
 from ibex.adapters.openai_api.nesting import (
     SMALL_BYTES,
     TooDeepError,

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
+from ibex.adapters.openai_api.chat_injection import inject_directive
 from ibex.adapters.openai_api.chat_response import ChatResponseReader
 from ibex.adapters.openai_api.raw_json import (
     Member,
@@ -17,13 +16,12 @@ from ibex.adapters.openai_api.raw_json import (
     encode_object,
     put,
 )
-from ibex.domain.directives.model import InjectionMode
 from ibex.domain.value_object import value_object
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from ibex.adapters.openai_api.chat_injection import Message, UserMessage
     from ibex.domain.directives.model import Directive
+    from ibex.domain.proxying.provider import Dialect
 
 MESSAGES: Final = "messages"
 STREAM_OPTIONS: Final = "stream_options"
@@ -33,26 +31,6 @@ _USAGE: Final = "usage"
 _MAX_USAGE_BYTES: Final = 64 << 10
 _TRUE: Final = b"true"
 _SPLITTER: Final = ObjectSplitter()
-_INSTRUCTING_ROLES: Final = frozenset({"system", "developer"})
-
-
-@value_object
-class Message:
-    """One message: its role, and the JSON text of the whole object."""
-
-    role: str
-    raw: bytes
-
-    def __repr__(self) -> str:
-        return f"<Message role={self.role} bytes={len(self.raw)}>"
-
-
-@value_object
-class UserMessage:
-    """The first message with the role ``user``: its index, and a function that returns its members."""
-
-    index: int
-    split_members: Callable[[], tuple[Member, ...]]
 
 
 @value_object
@@ -87,20 +65,10 @@ class ChatRequest:
         """Return the SHA-256, in hex, of ``messages`` as the client wrote it."""
         return hashlib.sha256(self.raw_messages).hexdigest()
 
-    def with_directive(self, directive: Directive) -> ChatRequest:
-        """Return the request with the directive among its messages.
-
-        No message of the client is dropped, merged, reordered or re-encoded. ``user_prepend`` without a user message,
-        or with one whose content is neither text nor a list of parts, acts as ``system_first``.
-        """
-        messages = self.messages
-        if directive.mode is InjectionMode.USER_PREPEND:
-            prepended = _prepended(self.first_user, directive)
-            if prepended is not None:
-                index, message = prepended
-                return self.with_messages((*messages[:index], message, *messages[index + 1 :]))
-        position = _after_instructions(messages) if directive.mode is InjectionMode.SYSTEM_APPEND else 0
-        return self.with_messages((*messages[:position], _system_message(directive), *messages[position:]))
+    def with_directive(self, directive: Directive, dialect: Dialect) -> ChatRequest:
+        """Return the request with the directive among its messages; see ``inject_directive``."""
+        merges = dialect.merges_instructions
+        return self.with_messages(inject_directive(self.messages, self.first_user, directive, merges=merges))
 
     def with_messages(self, messages: tuple[Message, ...]) -> ChatRequest:
         """Return the request with other messages. Every other member keeps its place and its bytes."""
@@ -118,9 +86,9 @@ class ChatRequest:
         member = Member(STREAM_OPTIONS, encode_object(options))
         return self._with_member(member, self.messages, options, hides_usage=not self._wants_usage_otherwise())
 
-    def response_reader(self) -> ChatResponseReader:
-        """Return the reader of the response to this request."""
-        return ChatResponseReader(hides_usage=self.hides_usage)
+    def response_reader(self, dialect: Dialect) -> ChatResponseReader:
+        """Return the reader of the response to this request; see ``OperationRequest``."""
+        return ChatResponseReader(hides_usage=self.hides_usage, has_lenient_end=dialect.has_lenient_end)
 
     def _wants_usage_otherwise(self) -> bool:
         """Return whether the client asks for usage as vLLM or OpenRouter define it.
@@ -155,38 +123,6 @@ class ChatRequest:
         )
 
 
-def _after_instructions(messages: tuple[Message, ...]) -> int:
-    last = max((i for i, message in enumerate(messages) if message.role in _INSTRUCTING_ROLES), default=-1)
-    return last + 1
-
-
-def _system_message(directive: Directive) -> Message:
-    return Message("system", b'{"role":"system","content":' + _encoded(directive.text) + b"}")
-
-
-def _prepended(user: UserMessage | None, directive: Directive) -> tuple[int, Message] | None:
-    if user is None:
-        return None
-    members = user.split_members()
-    changed = tuple(Member(m.name, _with_prefix(m.raw, directive)) if m.name == "content" else m for m in members)
-    if changed == members:
-        return None
-    return user.index, Message("user", encode_object(changed))
-
-
-def _with_prefix(content: bytes, directive: Directive) -> bytes:
-    prefix = _encoded(f"[DIRECTIVE]: {directive.text}\n\n")
-    match content[:1]:
-        case b'"':
-            return prefix[:-1] + content[1:]
-        case b"[":
-            rest = content[1:].lstrip()
-            separator = b"" if rest.startswith(b"]") else b","
-            return b'[{"type":"text","text":' + prefix + b"}" + separator + rest
-        case _:
-            return content
-
-
 def _includes(usage: bytes) -> bool:
     """Return whether OpenRouter's ``usage`` says ``"include": true``."""
     if len(usage) > _MAX_USAGE_BYTES:
@@ -196,8 +132,3 @@ def _includes(usage: bytes) -> bool:
     except (WrongTypeError, TooManyError):
         return False
     return any(name == "include" and bytes(raw) == _TRUE for name, raw in members)
-
-
-@lru_cache(maxsize=256)  # of at most 32 KiB each; encoding one takes as long as the rest of the injection
-def _encoded(text: str) -> bytes:
-    return json.dumps(text, ensure_ascii=False).encode()

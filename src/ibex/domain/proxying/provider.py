@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Protocol
 
@@ -10,6 +11,21 @@ from ibex.domain.value_object import value_object
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
+    """How a provider differs from the API that it speaks (ADR 0055).
+
+    ``asks_for_usage`` is whether the proxy asks for the usage of streams. ``merges_instructions`` is whether a
+    directive becomes part of the client's first instruction message, because the provider accepts only one.
+    ``has_lenient_end`` is whether the clean end of a response completes a stream that has delivered text or whole tool
+    calls, although nothing in the stream says so.
+    """
+
+    asks_for_usage: bool = True
+    merges_instructions: bool = False
+    has_lenient_end: bool = False
 
 
 @value_object
@@ -90,8 +106,8 @@ class Provider(Protocol):
         """The ``fnmatch`` patterns of the model names that the provider serves."""
 
     @property
-    def reports_stream_usage(self) -> bool:
-        """Whether the provider reports the usage of a stream if the request asks for it."""
+    def dialect(self) -> Dialect:
+        """How the provider differs from the API that it speaks."""
 
     async def complete(self, request: ProviderRequest) -> ProviderBody | ProviderStream:
         """Send the request's body unchanged. Return a stream if ``request.is_streaming``, else a body.

@@ -21,7 +21,7 @@ from ibex.domain.record.traces import NIL_ID, trace_of
 
 if TYPE_CHECKING:
     from ibex.domain.directives.model import Directive
-    from ibex.domain.proxying.provider import StreamEvent
+    from ibex.domain.proxying.provider import Dialect, StreamEvent
 
 
 class Count(msgspec.Struct):
@@ -45,16 +45,17 @@ class CountRequest:
         """Return the hash of the body."""
         return hashlib.sha256(self.body).hexdigest()
 
-    def with_directive(self, directive: Directive) -> CountRequest:
+    def with_directive(self, directive: Directive, dialect: Dialect) -> CountRequest:
         """Fail, because the operation takes no directive."""
-        raise AssertionError(directive)
+        raise AssertionError(directive, dialect)
 
     def asking_for_usage(self) -> CountRequest:
         """Return the request itself."""
         return self
 
-    def response_reader(self) -> CountReader:
-        """Return the reader."""
+    def response_reader(self, dialect: Dialect) -> CountReader:
+        """Return the reader, the same for every dialect."""
+        del dialect
         return CountReader()
 
 

@@ -8,7 +8,8 @@ import json
 import pytest
 
 from harness.chat_requests import parse
-from ibex.adapters.openai_api.chat_request import ChatRequest, Message, UserMessage
+from ibex.adapters.openai_api.chat_injection import Message, UserMessage
+from ibex.adapters.openai_api.chat_request import ChatRequest
 from ibex.adapters.openai_api.raw_json import Member, encode_object
 
 
