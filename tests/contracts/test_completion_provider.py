@@ -20,7 +20,7 @@ from ibex.adapters.openai.config import ApiKey, OpenAIConfig
 from ibex.adapters.openai.echo import EchoProvider
 from ibex.adapters.openai.provider import OpenAIProvider
 from ibex.adapters.openai_api.chat_completions import ChatCompletions
-from ibex.adapters.openai_api.chat_request import Message
+from ibex.adapters.openai_api.chat_injection import Message
 from ibex.adapters.openai_api.chat_response import ChatResponseReader
 from ibex.adapters.openai_api.server_sent_events import DONE, EventSplitter
 from ibex.domain.proxying.provider import ProviderBody, ProviderRegistry, ProviderRequest
@@ -201,7 +201,7 @@ async def test_a_stream_that_is_asked_for_usage_tells_it(stage: Stage) -> None:
         for event in events:
             fold.read_data(event.data or b"")
     await stream.aclose()
-    assert stage.provider.reports_stream_usage
+    assert stage.provider.dialect.asks_for_usage
     assert fold.summary().usage.total_tokens is not None
     assert (fold.is_complete, fold.failed) == (True, False)
 

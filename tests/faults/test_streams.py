@@ -206,6 +206,18 @@ def test_an_error_event_of_the_providers_own(proxy: Loopback, rest: tuple[bytes,
     assert not exchange.is_complete
 
 
+@pytest.mark.parametrize("rest", [(), (DONE,), (EVENTS[-3], DONE)])
+@pytest.mark.parametrize("data", [b"overloaded", b'{"message":"overloaded"}', b"", b"two\ndata: lines"])
+def test_an_event_that_is_named_an_error(proxy: Loopback, data: bytes, rest: tuple[bytes, ...]) -> None:
+    """Its data may be anything, and a finish reason and [DONE] may follow: forwarded, and a failure on record."""
+    failed = b"event: error\ndata: " + data + b"\n\n"
+    seen = proxy.ask(stream(EVENTS[0], failed, *rest), stream=True)
+    exchange = proxy.record(seen.request_id)
+    assert seen.body == b"".join((EVENTS[0], failed, *rest))
+    assert (exchange.status, exchange.error_code) == UNAVAILABLE
+    assert not exchange.is_complete
+
+
 def test_a_stream_left_open_after_done(proxy: Loopback) -> None:
     """The client's response ends with [DONE]; the provider's connection is closed, not kept."""
     seen = proxy.ask((*open_stream(*EVENTS), Silent()), stream=True)
@@ -238,6 +250,25 @@ def test_usage_that_the_client_asked_for(proxy: Loopback) -> None:
     seen = proxy.ask(stream(*EVENTS), body=body)
     assert seen.body == b"".join(EVENTS)
     assert proxy.provider.requests[0].body.count(b"include_usage") == 1
+    assert proxy.record(seen.request_id).summary.usage.total_tokens == 11
+
+
+@pytest.mark.parametrize(
+    "asking",
+    [
+        b'"usage":{"include":true}',
+        b'"stream_options":{"continuous_usage_stats":true}',
+        b'"stream_options":{"include_usage":false,"continuous_usage_stats":true}',
+    ],
+)
+def test_usage_that_the_client_asked_for_in_the_way_of_another_server(proxy: Loopback, asking: bytes) -> None:
+    """Is not hidden either; the provider is asked in OpenAI's way as well."""
+    body = b'{"model":"gpt-4o","stream":true,"messages":[{"role":"user","content":"Hi"}],' + asking + b"}"
+    seen = proxy.ask(stream(*EVENTS), body=body)
+    assert seen.body == b"".join(EVENTS)
+    sent, own = json.loads(proxy.provider.requests[0].body), json.loads(body)
+    assert sent["stream_options"] == own.get("stream_options", {}) | {"include_usage": True}
+    assert sent.get("usage") == own.get("usage")
     assert proxy.record(seen.request_id).summary.usage.total_tokens == 11
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ibex.adapters.openai_api.chat_parser import chat_request_steps
 from ibex.adapters.openai_api.chat_response import ChatResponseReader
+from ibex.domain.proxying.provider import Dialect
 
 if TYPE_CHECKING:
     from ibex.adapters.openai_api.chat_request import ChatRequest
@@ -24,9 +25,9 @@ def parse(body: bytes) -> ChatRequest:
             return request
 
 
-def inject(request: ChatRequest, directive: Directive | None) -> ChatRequest:
+def inject(request: ChatRequest, directive: Directive | None, *, merges: bool = False) -> ChatRequest:
     """Return the request with the directive injected, itself without one."""
-    return request if directive is None else request.with_directive(directive)
+    return request if directive is None else request.with_directive(directive, Dialect(merges_instructions=merges))
 
 
 def summary_of(body: bytes) -> ResponseSummary:

@@ -19,7 +19,8 @@ from ibex.adapters.memory.rate_limits import InMemoryRateLimiter
 from ibex.adapters.memory.shared_directives import InMemorySharedDirectives
 from ibex.adapters.memory.watch import InProcessWatch
 from ibex.adapters.openai_api.chat_completions import ChatCompletions
-from ibex.adapters.openai_api.chat_request import ChatRequest, Message
+from ibex.adapters.openai_api.chat_injection import Message
+from ibex.adapters.openai_api.chat_request import ChatRequest
 from ibex.adapters.openai_api.operations import OPERATION_NAMES
 from ibex.adapters.openai_api.raw_json import Member
 from ibex.domain.directives.cache import CachedDirectives, directive_policy
@@ -39,6 +40,7 @@ from ibex.domain.identity.permissions import AGENT_DEFAULT
 from ibex.domain.proxying.admission import Admission, Credentials
 from ibex.domain.proxying.capacity import Capacity, Reservation
 from ibex.domain.proxying.provider import (
+    Dialect,
     ProviderBody,
     ProviderRegistry,
     ProviderRequest,
@@ -281,7 +283,7 @@ class ScriptedProvider:
     """A ``Provider`` with one answer."""
 
     answer: ProviderBody | ProviderStream | Exception
-    reports_stream_usage: bool = True
+    dialect: Dialect = field(default_factory=Dialect)
     operations: frozenset[str] = OPERATION_NAMES
     name: str = "openai"
     models: tuple[str, ...] = ("gpt-*",)

@@ -21,7 +21,7 @@ from ibex.adapters.http_server.errors import status_of
 from ibex.adapters.http_server.server_protocol import LimitedHttpProtocol
 from ibex.adapters.openai_api.chat_completions import ChatCompletions
 from ibex.adapters.openai_api.operations import OPERATION_NAMES
-from ibex.domain.proxying.provider import ProviderBody, ProviderRegistry
+from ibex.domain.proxying.provider import Dialect, ProviderBody, ProviderRegistry
 from ibex.domain.record.recorder import ExchangeObserver, Recorder
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class HeldProvider:
     """A ``Provider`` that does not answer before it is let go; tells when it is asked and when cancelled."""
 
     answer: ProviderBody
-    reports_stream_usage: bool = True
+    dialect: Dialect = field(default_factory=Dialect)
     operations: frozenset[str] = OPERATION_NAMES
     name: str = "openai"
     models: tuple[str, ...] = ("gpt-*",)

@@ -176,7 +176,9 @@ def directed(request: dict[str, Any], directive: Directive | None) -> dict[str, 
     if directive is None:
         return expected
     own = [dict(message) for message in request["messages"]]
-    instruction = {"role": "system", "content": directive.text}
+    roles = {message["role"] for message in own}
+    is_developer = directive.mode is not InjectionMode.SYSTEM_APPEND and "developer" in roles and "system" not in roles
+    instruction = {"role": "developer" if is_developer else "system", "content": directive.text}
     user = next((m for m in own if m["role"] == "user"), None)
     prefix = f"[DIRECTIVE]: {directive.text}\n\n"
     if directive.mode is InjectionMode.USER_PREPEND and user is not None and isinstance(user.get("content"), str):

@@ -56,9 +56,9 @@ from ibex.domain.directives.seal import Seal
 from ibex.domain.freshness.change_log import PruneChanges, WatchServer
 from ibex.domain.identity.management import VerifyAgent, VerifyToken
 from ibex.domain.identity.token_hash import TokenPeppers
-from ibex.domain.proxying.provider import ProviderRegistry
+from ibex.domain.proxying.provider import Dialect, ProviderRegistry
 from ibex.entrypoints.checks import auth_checks, readiness_checks
-from ibex.entrypoints.openai_settings import Transport
+from ibex.entrypoints.openai_settings import StreamUsage, Transport
 from ibex.entrypoints.operations import OPERATIONS
 from ibex.entrypoints.settings import SettingsError
 
@@ -143,7 +143,11 @@ def _openai_config(settings: Settings, key: str) -> OpenAIConfig:
             idle_timeout_s=settings.openai_idle_timeout_s,
             max_retries=settings.openai_max_retries,
             retry_base_delay_s=settings.openai_retry_base_delay_s,
-            stream_usage=settings.openai_stream_usage,
+            dialect=Dialect(
+                asks_for_usage=settings.openai_stream_usage is StreamUsage.ON,
+                merges_instructions=settings.openai_merge_instructions,
+                has_lenient_end=settings.openai_lenient_end,
+            ),
         )
     except ValueError as wrong:
         raise SettingsError(f"OPENAI_BASE_URL cannot be used: {wrong}.") from None

@@ -20,12 +20,25 @@ from ibex.entrypoints.setting_values import (
 )
 
 
+class StreamUsage(StrEnum):
+    """Whether IBEX asks for the token usage of streams. ``off`` and ``pass`` both leave request and stream alone."""
+
+    ON = "on"
+    OFF = "off"
+    PASS = "pass"  # noqa: S105 - not a password
+
+
 class Transport(StrEnum):
     """The HTTP client that sends requests to the provider (ADR 0025)."""
 
     DIRECT = "direct"
     HTTPX = "httpx"
     HTTP2 = "http2"
+
+
+def _stream_usage(value: str) -> StreamUsage:
+    """Return the member with this value, in any case, as for other settings that are on or off."""
+    return StreamUsage(value.lower())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,13 +116,35 @@ class OpenAISettings:
             "The delay before the first retry. It doubles with each further retry.",
         ),
     )
-    openai_stream_usage: bool = setting(
-        True,  # noqa: FBT003 - a default, as dataclasses.field takes it
+    openai_stream_usage: StreamUsage = setting(
+        StreamUsage.ON,
         Variable(
             "IBEX_OPENAI_STREAM_USAGE",
+            _stream_usage,
+            "on, off or pass",
+            "`on` requests token usage in streams (stream_options.include_usage), and hides the usage chunk from "
+            "clients that did not ask for it. Use `off` for servers that refuse the option, and `pass` for servers "
+            "that send usage anyway: both request nothing and hide nothing.",
+        ),
+    )
+    openai_lenient_end: bool = setting(
+        False,  # noqa: FBT003 - a default, as dataclasses.field takes it
+        Variable(
+            "IBEX_OPENAI_LENIENT_END",
             on_off,
             "on or off",
-            "Requests token usage in streams (stream_options.include_usage). Use off for servers that refuse it.",
+            "For servers whose streams end without a finish reason and without [DONE]. `on` takes the clean end of a "
+            "response after text or complete tool calls as the end of the stream.",
+        ),
+    )
+    openai_merge_instructions: bool = setting(
+        False,  # noqa: FBT003 - a default, as dataclasses.field takes it
+        Variable(
+            "IBEX_OPENAI_MERGE_INSTRUCTIONS",
+            on_off,
+            "on or off",
+            "For servers that accept only one system or developer message. `on` puts a directive into the client's "
+            "first one instead of adding another.",
         ),
     )
     openai_transport: Transport = setting(

@@ -6,6 +6,7 @@ import pytest
 
 from ibex.adapters.http_client.httpx_transport import CancelSafeTransport
 from ibex.adapters.http_client.transport import Http1Transport
+from ibex.domain.proxying.provider import Dialect
 from ibex.entrypoints.environments import EmbeddedAdapters
 from ibex.entrypoints.openai_settings import Transport
 from ibex.entrypoints.settings import Settings, SettingsError
@@ -28,7 +29,33 @@ def test_the_default_is_the_fastest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("variable", "value"), [("IBEX_OPENAI_TRANSPORT", "carrier"), ("IBEX_OPENAI_MAX_CONNECTIONS", "0")]
+    ("environ", "dialect"),
+    [
+        ({}, Dialect()),
+        ({"IBEX_OPENAI_STREAM_USAGE": "on"}, Dialect(asks_for_usage=True)),
+        ({"IBEX_OPENAI_STREAM_USAGE": "Off"}, Dialect(asks_for_usage=False)),
+        ({"IBEX_OPENAI_STREAM_USAGE": "pass"}, Dialect(asks_for_usage=False)),
+        ({"IBEX_OPENAI_LENIENT_END": "on"}, Dialect(has_lenient_end=True)),
+        ({"IBEX_OPENAI_MERGE_INSTRUCTIONS": "on"}, Dialect(merges_instructions=True)),
+    ],
+)
+def test_the_dialect_of_a_server_can_be_set(environ: dict[str, str], dialect: Dialect) -> None:
+    """By default it is OpenAI's."""
+    settings = Settings.load({"OPENAI_API_KEY": "sk-test", **environ})
+    assert (
+        EmbeddedAdapters(settings=settings).provider_registry().route("gpt-4o", "chat.completions").dialect == dialect
+    )
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("IBEX_OPENAI_TRANSPORT", "carrier"),
+        ("IBEX_OPENAI_MAX_CONNECTIONS", "0"),
+        ("IBEX_OPENAI_STREAM_USAGE", "true"),
+        ("IBEX_OPENAI_LENIENT_END", "pass"),
+        ("IBEX_OPENAI_MERGE_INSTRUCTIONS", "yes"),
+    ],
 )
 def test_wrong_values_are_told(variable: str, value: str) -> None:
     """With the variable, the value and what is allowed."""

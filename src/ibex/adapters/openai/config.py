@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import httpx
+
+from ibex.domain.proxying.provider import Dialect
 
 DEFAULT_MODELS: Final = ("gpt-*", "chatgpt-*", "o[0-9]*", "codex-*", "computer-use-*", "text-embedding-*")
 
@@ -37,7 +39,7 @@ class OpenAIConfig:
     has begun.
     ``first_byte_timeout_s`` limits the wait from the start of an attempt to the first byte of the response body, which
     for a buffered response includes the time that the model computes. ``idle_timeout_s`` limits each silence after that
-    byte. Set ``stream_usage`` to false for servers that refuse ``stream_options.include_usage``.
+    byte.
     """
 
     api_key: ApiKey
@@ -49,7 +51,7 @@ class OpenAIConfig:
     idle_timeout_s: float = 600.0
     max_retries: int = 3
     retry_base_delay_s: float = 0.5
-    stream_usage: bool = True
+    dialect: Dialect = field(default_factory=Dialect)
 
     def __post_init__(self) -> None:
         """Raise ``ValueError`` if the base URL is not valid."""

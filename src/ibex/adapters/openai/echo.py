@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ibex.adapters.openai.config import DEFAULT_MODELS
 from ibex.adapters.openai.echo_responses import ResponsesEcho, input_texts, text_of
-from ibex.domain.proxying.provider import ProviderBody, StreamEvent
+from ibex.domain.proxying.provider import Dialect, ProviderBody, StreamEvent
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -38,7 +38,7 @@ class EchoProvider:
 
     name = "echo"
     operations = frozenset({"chat.completions", "responses", "responses.input_tokens", "embeddings"})
-    reports_stream_usage = True
+    dialect = Dialect()
 
     def __init__(
         self,

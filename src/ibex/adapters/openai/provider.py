@@ -91,7 +91,7 @@ class OpenAIProvider:
     ) -> None:
         """``sleep`` takes seconds; ``jitter`` returns a number from 0 to 1."""
         self.models = config.models
-        self.reports_stream_usage = config.stream_usage
+        self.dialect = config.dialect
         self._config = config
         self._policy = RetryPolicy(config.max_retries, config.retry_base_delay_s)
         self._clock = clock

@@ -19,14 +19,8 @@ from ibex.adapters.openai_api.body_parser import (
     split_body,
     text_of,
 )
-from ibex.adapters.openai_api.chat_request import (
-    INCLUDE_USAGE,
-    MESSAGES,
-    STREAM_OPTIONS,
-    ChatRequest,
-    Message,
-    UserMessage,
-)
+from ibex.adapters.openai_api.chat_injection import Message, UserMessage
+from ibex.adapters.openai_api.chat_request import INCLUDE_USAGE, MESSAGES, STREAM_OPTIONS, ChatRequest
 from ibex.adapters.openai_api.nesting import SMALL_BYTES, check_depth, is_deeper_than
 from ibex.adapters.openai_api.raw_json import (
     MAX_ELEMENTS,

@@ -3,44 +3,35 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
+from ibex.adapters.openai_api.chat_injection import inject_directive
 from ibex.adapters.openai_api.chat_response import ChatResponseReader
-from ibex.adapters.openai_api.raw_json import Member, encode_array, encode_object, put
-from ibex.domain.directives.model import InjectionMode
+from ibex.adapters.openai_api.raw_json import (
+    Member,
+    ObjectSplitter,
+    TooManyError,
+    WrongTypeError,
+    encode_array,
+    encode_object,
+    put,
+)
 from ibex.domain.value_object import value_object
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from ibex.adapters.openai_api.chat_injection import Message, UserMessage
     from ibex.domain.directives.model import Directive
+    from ibex.domain.proxying.provider import Dialect
 
 PATH: Final = "chat/completions"
 MESSAGES: Final = "messages"
 STREAM_OPTIONS: Final = "stream_options"
 INCLUDE_USAGE: Final = "include_usage"
-_INSTRUCTING_ROLES: Final = frozenset({"system", "developer"})
-
-
-@value_object
-class Message:
-    """One message: its role, and the JSON text of the whole object."""
-
-    role: str
-    raw: bytes
-
-    def __repr__(self) -> str:
-        return f"<Message role={self.role} bytes={len(self.raw)}>"
-
-
-@value_object
-class UserMessage:
-    """The first message with the role ``user``: its index, and a function that returns its members."""
-
-    index: int
-    split_members: Callable[[], tuple[Member, ...]]
+_CONTINUOUS_USAGE: Final = "continuous_usage_stats"
+_USAGE: Final = "usage"
+_MAX_USAGE_BYTES: Final = 64 << 10
+_TRUE: Final = b"true"
+_SPLITTER: Final = ObjectSplitter()
 
 
 @value_object
@@ -77,27 +68,17 @@ class ChatRequest:
 
     @property
     def wants_usage(self) -> bool:
-        """Whether the client itself asked for usage on its stream."""
-        return any(m.name == INCLUDE_USAGE and m.raw == b"true" for m in self.stream_options)
+        """Whether the request asks for usage on its stream with OpenAI's option."""
+        return any(m.name == INCLUDE_USAGE and m.raw == _TRUE for m in self.stream_options)
 
     def content_hash(self) -> str:
         """Return the SHA-256, in hex, of ``messages`` as the client wrote it."""
         return hashlib.sha256(self.raw_messages).hexdigest()
 
-    def with_directive(self, directive: Directive) -> ChatRequest:
-        """Return the request with the directive among its messages.
-
-        No message of the client is dropped, merged, reordered or re-encoded. ``user_prepend`` without a user message,
-        or with one whose content is neither text nor a list of parts, acts as ``system_first``.
-        """
-        messages = self.messages
-        if directive.mode is InjectionMode.USER_PREPEND:
-            prepended = _prepended(self.first_user, directive)
-            if prepended is not None:
-                index, message = prepended
-                return self.with_messages((*messages[:index], message, *messages[index + 1 :]))
-        position = _after_instructions(messages) if directive.mode is InjectionMode.SYSTEM_APPEND else 0
-        return self.with_messages((*messages[:position], _system_message(directive), *messages[position:]))
+    def with_directive(self, directive: Directive, dialect: Dialect) -> ChatRequest:
+        """Return the request with the directive among its messages; see ``inject_directive``."""
+        merges = dialect.merges_instructions
+        return self.with_messages(inject_directive(self.messages, self.first_user, directive, merges=merges))
 
     def hiding(self, directive: Directive | None) -> ChatRequest:  # noqa: ARG002 - the response repeats no directive
         """Return the request itself."""
@@ -109,16 +90,30 @@ class ChatRequest:
         return self._with_member(Member(MESSAGES, raw), messages, self.stream_options, hides_usage=self.hides_usage)
 
     def asking_for_usage(self) -> ChatRequest:
-        """Return the request with ``stream_options.include_usage`` set; itself if it is no stream or has it set."""
+        """Return the request with ``stream_options.include_usage`` set; itself if it is no stream or has it set.
+
+        The usage that arrives is hidden unless the client asked for usage in a way of another server.
+        """
         if not self.is_streaming or self.wants_usage:
             return self
-        options = put(self.stream_options, Member(INCLUDE_USAGE, b"true"))
+        options = put(self.stream_options, Member(INCLUDE_USAGE, _TRUE))
         member = Member(STREAM_OPTIONS, encode_object(options))
-        return self._with_member(member, self.messages, options, hides_usage=True)
+        return self._with_member(member, self.messages, options, hides_usage=not self._wants_usage_otherwise())
 
-    def response_reader(self) -> ChatResponseReader:
-        """Return the reader of the response to this request."""
-        return ChatResponseReader(hides_usage=self.hides_usage)
+    def response_reader(self, dialect: Dialect) -> ChatResponseReader:
+        """Return the reader of the response to this request; see ``OperationRequest``."""
+        return ChatResponseReader(hides_usage=self.hides_usage, has_lenient_end=dialect.has_lenient_end)
+
+    def _wants_usage_otherwise(self) -> bool:
+        """Return whether the client asks for usage as vLLM or OpenRouter define it.
+
+        IBEX does not validate these members: they are not OpenAI's. If one is repeated, any of them may be the one that
+        the server reads, so each counts.
+        """
+        for option in self.stream_options:
+            if option.name == _CONTINUOUS_USAGE and option.raw == _TRUE:
+                return True
+        return any(member.name == _USAGE and _includes(member.raw) for member in self.members)
 
     def _with_member(
         self,
@@ -142,38 +137,12 @@ class ChatRequest:
         )
 
 
-def _after_instructions(messages: tuple[Message, ...]) -> int:
-    last = max((i for i, message in enumerate(messages) if message.role in _INSTRUCTING_ROLES), default=-1)
-    return last + 1
-
-
-def _system_message(directive: Directive) -> Message:
-    return Message("system", b'{"role":"system","content":' + _encoded(directive.text) + b"}")
-
-
-def _prepended(user: UserMessage | None, directive: Directive) -> tuple[int, Message] | None:
-    if user is None:
-        return None
-    members = user.split_members()
-    changed = tuple(Member(m.name, _with_prefix(m.raw, directive)) if m.name == "content" else m for m in members)
-    if changed == members:
-        return None
-    return user.index, Message("user", encode_object(changed))
-
-
-def _with_prefix(content: bytes, directive: Directive) -> bytes:
-    prefix = _encoded(f"[DIRECTIVE]: {directive.text}\n\n")
-    match content[:1]:
-        case b'"':
-            return prefix[:-1] + content[1:]
-        case b"[":
-            rest = content[1:].lstrip()
-            separator = b"" if rest.startswith(b"]") else b","
-            return b'[{"type":"text","text":' + prefix + b"}" + separator + rest
-        case _:
-            return content
-
-
-@lru_cache(maxsize=256)  # of at most 32 KiB each; encoding one takes as long as the rest of the injection
-def _encoded(text: str) -> bytes:
-    return json.dumps(text, ensure_ascii=False).encode()
+def _includes(usage: bytes) -> bool:
+    """Return whether OpenRouter's ``usage`` says ``"include": true``."""
+    if len(usage) > _MAX_USAGE_BYTES:
+        return False
+    try:
+        members = _SPLITTER.split(usage)
+    except (WrongTypeError, TooManyError):
+        return False
+    return any(name == "include" and bytes(raw) == _TRUE for name, raw in members)

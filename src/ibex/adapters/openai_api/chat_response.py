@@ -6,9 +6,10 @@ It keeps no text: the text of each choice goes through a running hash (``text_ha
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ibex.adapters.openai_api.chunk_template import ChunkTemplate, chunk_template_of
+from ibex.adapters.openai_api.lenient_end import LenientEnd
 from ibex.adapters.openai_api.response_fields import json_object, stored_name, usage_of
 from ibex.adapters.openai_api.server_sent_events import DONE
 from ibex.adapters.openai_api.text_hash import TextHash, TextHashes
@@ -17,6 +18,8 @@ from ibex.domain.record.summary import ResponseSummary, Usage
 
 if TYPE_CHECKING:
     from ibex.domain.proxying.provider import StreamEvent
+
+_ERROR_NAME: Final = b"error"
 
 
 class EventKind(Enum):
@@ -33,9 +36,13 @@ class ChatResponseReader:
 
     forwards_rest = False
 
-    def __init__(self, *, hides_usage: bool = False) -> None:
-        """Set whether to hide the event that contains only usage, because the proxy and not the client asked for it."""
+    def __init__(self, *, hides_usage: bool = False, has_lenient_end: bool = False) -> None:
+        """Set whether to hide the event that contains only usage, because the proxy and not the client asked for it.
+
+        ``has_lenient_end`` is that of the provider's ``Dialect``.
+        """
         self._hides_usage = hides_usage
+        self._lenient_end = LenientEnd() if has_lenient_end else None
         self._raw_model: str | None = None
         self._model: str | None = None
         self._usage = Usage()
@@ -47,8 +54,10 @@ class ChatResponseReader:
 
     @property
     def is_complete(self) -> bool:
-        """Whether a finish reason has been read."""
-        return self._finish_reason is not None
+        """Whether a finish reason has been read. With a lenient end, text or whole tool calls are enough."""
+        if self._finish_reason is not None or self._lenient_end is None:
+            return self._finish_reason is not None
+        return self._lenient_end.is_reached(has_text=bool(self._texts))
 
     def read_body(self, body: bytes) -> bytes:
         """Read a buffered response; see ``ResponseReader``."""
@@ -64,12 +73,18 @@ class ChatResponseReader:
     def read_event(self, event: StreamEvent) -> bytes:
         """Read an event; see ``ResponseReader``."""
         data = event.data
-        if data is not None:
+        if event.name is not None and event.name == _ERROR_NAME:  # whatever its data is
+            self.failed = True
+        elif data is not None:
             kind = self.read_data(data)
+            if kind is EventKind.DATA:
+                return event.raw
             if kind is EventKind.DONE:
                 self.has_ended = True
             elif kind is EventKind.USAGE_ONLY and self._hides_usage:
                 return b""
+        elif self._lenient_end is not None:
+            self._lenient_end.read_without_data(event.raw)
         return event.raw
 
     def read_data(self, data: bytes) -> EventKind:
@@ -108,6 +123,8 @@ class ChatResponseReader:
         choice = choices[0]
         delta, index = choice.get("delta"), choice.get("index")
         text = delta.get("content") if type(delta) is dict else None
+        if self._lenient_end is not None and type(delta) is dict and delta.get("tool_calls"):
+            return  # every tool call must be read
         if type(text) is str and text and type(index) is int and choice.get("finish_reason") is None:
             hashed, template = self._texts.get(index), chunk_template_of(data, text)
             if hashed is not None and template is not None:
@@ -136,12 +153,15 @@ class ChatResponseReader:
             if reason == "error":  # OpenRouter's way to say that the model failed
                 self.failed = True
         holder = choice.get(text_holder)
-        text = holder.get("content") if type(holder) is dict else None
-        if type(text) is not str or not text:
+        if type(holder) is not dict:
             return
         index = choice.get("index")
         key = index if isinstance(index, int) else 0
-        self._texts.add(key, text)
+        if self._lenient_end is not None:
+            self._lenient_end.read_delta(key, holder)
+        text = holder.get("content")
+        if type(text) is str and text:
+            self._texts.add(key, text)
 
     def error_event(self, envelope: bytes) -> bytes:
         """Return the error as an event; see ``ResponseReader``."""

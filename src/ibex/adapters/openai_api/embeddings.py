@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from ibex.domain.directives.model import Directive
     from ibex.domain.proxying.operation import Target
+    from ibex.domain.proxying.provider import Dialect
 
 _PATH: Final = "embeddings"
 _INPUT: Final = "input"
@@ -50,7 +51,7 @@ class EmbeddingsRequest:
         """Return the SHA-256, in hex, of ``input`` as the client wrote it."""
         return hashlib.sha256(self.raw_input).hexdigest()
 
-    def with_directive(self, directive: Directive) -> EmbeddingsRequest:  # noqa: ARG002 - nothing is generated
+    def with_directive(self, directive: Directive, dialect: Dialect) -> EmbeddingsRequest:  # noqa: ARG002 - nothing is generated
         """Return the request itself."""
         return self
 
@@ -62,7 +63,7 @@ class EmbeddingsRequest:
         """Return the request itself: the API reports usage without being asked."""
         return self
 
-    def response_reader(self) -> PlainResponseReader:
+    def response_reader(self, dialect: Dialect) -> PlainResponseReader:  # noqa: ARG002 - the same in every dialect
         """Return the reader of the response."""
         return PlainResponseReader()
 

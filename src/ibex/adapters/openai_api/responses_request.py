@@ -18,6 +18,7 @@ from ibex.domain.value_object import value_object
 if TYPE_CHECKING:
     from ibex.domain.directives.model import Directive
     from ibex.domain.proxying.operation import ResponseReader
+    from ibex.domain.proxying.provider import Dialect
 
 INSTRUCTIONS: Final = "instructions"
 _EMPTY: Final = b'""'
@@ -56,7 +57,7 @@ class ResponsesRequest:
         """Return the SHA-256, in hex, of ``input`` as the client wrote it."""
         return hashlib.sha256(self.raw_input).hexdigest()
 
-    def with_directive(self, directive: Directive) -> ResponsesRequest:
+    def with_directive(self, directive: Directive, dialect: Dialect) -> ResponsesRequest:  # noqa: ARG002 - one member
         """Return the request with the directive in ``instructions``.
 
         The directive stands before the client's own instructions, or after them for ``system_append``, with a blank
@@ -90,7 +91,7 @@ class ResponsesRequest:
         """Return the request itself: the API reports usage without being asked."""
         return self
 
-    def response_reader(self) -> ResponsesReader:
+    def response_reader(self, dialect: Dialect) -> ResponsesReader:  # noqa: ARG002 - the same in every dialect
         """Return the reader of the response, which restores the client's own instructions."""
         if not self.is_changed:
             return ResponsesReader()
@@ -123,7 +124,7 @@ class StoredResponseRequest:
         """Return the SHA-256, in hex, of nothing."""
         return _NO_INPUT_HASH
 
-    def with_directive(self, directive: Directive) -> StoredResponseRequest:  # noqa: ARG002 - nothing is generated
+    def with_directive(self, directive: Directive, dialect: Dialect) -> StoredResponseRequest:  # noqa: ARG002 - nothing is generated
         """Return the request itself."""
         return self
 
@@ -137,7 +138,7 @@ class StoredResponseRequest:
         """Return the request itself."""
         return self
 
-    def response_reader(self) -> ResponseReader:
+    def response_reader(self, dialect: Dialect) -> ResponseReader:  # noqa: ARG002 - the same in every dialect
         """Return the reader of the answer."""
         if not self.returns_response:
             return PlainResponseReader()

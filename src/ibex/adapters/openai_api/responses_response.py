@@ -130,6 +130,8 @@ class ResponsesReader:
         if self._scanner is not None:  # the event before was too large, and did not end like JSON
             raw = self._scanner.finish() + raw
             self._scanner = None
+        if event.name == b"error":
+            self.failed = True
         return raw if event.data is None else self._read_data(event.data, raw)
 
     def _read_data(self, data: bytes, raw: bytes) -> bytes:

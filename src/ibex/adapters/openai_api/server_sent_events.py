@@ -38,6 +38,7 @@ class EventSplitter:
         self._line = 0  # the start of the last line in it; negative if that was returned already
         self._searched = 0  # the line ends before this index have been processed
         self._lines: list[bytes] = []  # the data lines of the event so far
+        self._name: bytes | None = None  # the event's name, which its last "event" line gives
         self._last_was_cr = False
         self._lf_may_follow = False
         self._oversized = False
@@ -139,15 +140,23 @@ class EventSplitter:
             if buffer.startswith(b" ", value, end):
                 value += 1
             self._lines.append(bytes(buffer[value:end]))
+        elif buffer.startswith(b"event:", line, end):
+            value = line + 6
+            if buffer.startswith(b" ", value, end):
+                value += 1
+            self._name = bytes(buffer[value:end]) or None
         elif end - line == 4 and buffer.startswith(b"data", line):  # noqa: PLR2004 - a field without a value
             self._lines.append(b"")
+        elif end - line == 5 and buffer.startswith(b"event", line):  # noqa: PLR2004 - a field without a value
+            self._name = None
 
     def _event(self, raw: bytes) -> StreamEvent:
-        lines = self._lines
+        lines, name = self._lines, self._name
+        self._name = None
         if not lines and not self._oversized:
-            return StreamEvent(raw)
+            return StreamEvent(raw, None, name)
         is_piece = self._oversized or len(raw) > self._max_event_bytes
         data = None if is_piece else lines[0] if len(lines) == 1 else b"\n".join(lines)
         self._lines = []
         self._oversized = False
-        return StreamEvent(raw, data, is_piece)
+        return StreamEvent(raw, data, name, is_piece)

@@ -9,7 +9,7 @@ from ibex.domain.value_object import value_object
 if TYPE_CHECKING:
     from ibex.domain.directives.model import Directive
     from ibex.domain.identity.permissions import Permission
-    from ibex.domain.proxying.provider import StreamEvent
+    from ibex.domain.proxying.provider import Dialect, StreamEvent
     from ibex.domain.record.summary import ResponseSummary
 
 
@@ -101,8 +101,8 @@ class OperationRequest(Protocol):
     def content_hash(self) -> str:
         """Return the SHA-256, in hex, of the input as the client sent it."""
 
-    def with_directive(self, directive: Directive) -> OperationRequest:
-        """Return the request with the directive injected."""
+    def with_directive(self, directive: Directive, dialect: Dialect) -> OperationRequest:
+        """Return the request with the directive injected, for a provider of this dialect."""
 
     def hiding(self, directive: Directive | None) -> OperationRequest:
         """Return the request whose reader hides the directive that was injected when the response was made.
@@ -113,8 +113,11 @@ class OperationRequest(Protocol):
     def asking_for_usage(self) -> OperationRequest:
         """Return a request that asks the provider to report usage in the stream; itself if it needs no change."""
 
-    def response_reader(self) -> ResponseReader:
-        """Return a reader for the response. It hides the proxy's additions, and holds no reference to the request."""
+    def response_reader(self, dialect: Dialect) -> ResponseReader:
+        """Return a reader for the response of a provider of this dialect.
+
+        It hides the proxy's additions, and holds no reference to the request.
+        """
 
 
 class Operation(Protocol):

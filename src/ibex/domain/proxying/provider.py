@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Protocol
 
@@ -12,16 +13,33 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
+    """How a provider differs from the API that it speaks (ADR 0055).
+
+    ``asks_for_usage`` is whether the proxy asks for the usage of streams. ``merges_instructions`` is whether a
+    directive becomes part of the client's first instruction message, because the provider accepts only one.
+    ``has_lenient_end`` is whether the clean end of a response completes a stream that has delivered text or whole tool
+    calls, although nothing in the stream says so.
+    """
+
+    asks_for_usage: bool = True
+    merges_instructions: bool = False
+    has_lenient_end: bool = False
+
+
 @value_object
 class StreamEvent:
     """One event of a provider's stream.
 
     ``raw`` is the whole event, or a piece of one that is too large to hold. ``data`` is its payload, None if it has
-    none, and for a piece. The repr shows no content.
+    none, and for a piece. ``name`` is the type that the event gives itself, None if it gives none. The repr shows no
+    content.
     """
 
     raw: bytes
     data: bytes | None = None
+    name: bytes | None = None
     is_piece: bool = False
 
     def __repr__(self) -> str:
@@ -96,8 +114,8 @@ class Provider(Protocol):
         """The names of the operations that the provider offers."""
 
     @property
-    def reports_stream_usage(self) -> bool:
-        """Whether the provider reports the usage of a stream if the request asks for it."""
+    def dialect(self) -> Dialect:
+        """How the provider differs from the API that it speaks."""
 
     async def complete(self, request: ProviderRequest) -> ProviderBody | ProviderStream:
         """Send the request's body unchanged. Return a stream if ``request.is_streaming``, else a body.

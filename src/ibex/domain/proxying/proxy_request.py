@@ -168,12 +168,13 @@ class ProxyRequest:
         in_flight.model = request.model  # only now: a name that no provider serves is arbitrary text, not recorded
         in_flight.directive = await self._directive(admitted, in_flight, takes_directive=operation.takes_directive)
         in_flight.enter(Stage.INJECT)
+        dialect = provider.dialect
         if in_flight.directive is not None:
-            request = request.with_directive(in_flight.directive)
+            request = request.with_directive(in_flight.directive, dialect)
         in_flight.enter(None)
-        if provider.reports_stream_usage:
+        if dialect.asks_for_usage:
             request = request.asking_for_usage()
-        reader = request.response_reader()
+        reader = request.response_reader(dialect)
         outgoing = ProviderRequest(
             operation.name, request.path, request.model, request.is_streaming, request.body, operation.method
         )

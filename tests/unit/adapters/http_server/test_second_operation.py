@@ -22,7 +22,7 @@ from ibex.domain.record.traces import NIL_ID, trace_of
 if TYPE_CHECKING:
     from ibex.domain.directives.model import Directive
     from ibex.domain.proxying.operation import Target
-    from ibex.domain.proxying.provider import StreamEvent
+    from ibex.domain.proxying.provider import Dialect, StreamEvent
 
 
 class Count(msgspec.Struct):
@@ -48,9 +48,9 @@ class CountRequest:
         """Return the hash of the body."""
         return hashlib.sha256(self.body).hexdigest()
 
-    def with_directive(self, directive: Directive) -> CountRequest:
+    def with_directive(self, directive: Directive, dialect: Dialect) -> CountRequest:
         """Fail, because the operation takes no directive."""
-        raise AssertionError(directive)
+        raise AssertionError(directive, dialect)
 
     def hiding(self, directive: Directive | None) -> CountRequest:
         """Fail, because the request names no earlier response."""
@@ -60,8 +60,9 @@ class CountRequest:
         """Return the request itself."""
         return self
 
-    def response_reader(self) -> CountReader:
-        """Return the reader."""
+    def response_reader(self, dialect: Dialect) -> CountReader:
+        """Return the reader, the same for every dialect."""
+        del dialect
         return CountReader()
 
 

@@ -30,7 +30,7 @@ from ibex.domain.errors import (
     ProviderUnavailableError,
     Refusal,
 )
-from ibex.domain.proxying.provider import ProviderBody
+from ibex.domain.proxying.provider import Dialect, ProviderBody
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -500,6 +500,7 @@ async def test_the_key_and_the_texts_are_in_no_log_and_no_repr(caplog: pytest.Lo
 
 
 def test_its_properties() -> None:
-    """Name, models and the support for usage come from the configuration."""
-    provider = Scene(models=("my-*",), stream_usage=False).provider
-    assert (provider.name, provider.models, provider.reports_stream_usage) == ("openai", ("my-*",), False)
+    """The name is fixed; models and dialect come from the configuration."""
+    dialect = Dialect(has_lenient_end=True)
+    provider = Scene(models=("my-*",), dialect=dialect).provider
+    assert (provider.name, provider.models, provider.dialect) == ("openai", ("my-*",), dialect)

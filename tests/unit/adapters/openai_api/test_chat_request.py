@@ -7,7 +7,9 @@ import json
 
 import pytest
 
-from ibex.adapters.openai_api.chat_request import ChatRequest, Message, UserMessage
+from harness.chat_requests import parse
+from ibex.adapters.openai_api.chat_injection import Message, UserMessage
+from ibex.adapters.openai_api.chat_request import ChatRequest
 from ibex.adapters.openai_api.raw_json import Member, encode_object
 
 
@@ -75,6 +77,61 @@ def test_null_stream_options_become_an_object() -> None:
 def test_a_request_that_needs_no_change_is_returned_itself(request_: ChatRequest) -> None:
     """It is buffered, or the client asks for usage. The result is the same object."""
     assert request_.asking_for_usage() is request_
+
+
+ASKING = [
+    b'"stream_options":{"continuous_usage_stats":true}',
+    b'"stream_options":{"include_usage":false,"continuous_usage_stats":true}',
+    b'"stream_options":{"continuous_usage_stats":true,"continuous_usage_stats":false}',
+    b'"usage":{"include":true}',
+    b'"usage":{"x":[1 ],"include" : true }',
+    b'"usage":{"include":true,"include":false}',
+    b'"usage":{"include":true},"usage":null',
+]
+NOT_ASKING = [
+    b'"stream_options":{"continuous_usage_stats":false}',
+    b'"stream_options":{"continuous_usage_stats":"true"}',
+    b'"stream_options":{"Continuous_Usage_Stats":true}',
+    b'"usage":{"include":false}',
+    b'"usage":{"include":"true"}',
+    b'"usage":{"Include":true}',
+    b'"usage":{"x":{"include":true}}',
+    b'"usage":{}',
+    b'"usage":null',
+    b'"usage":true',
+    b'"usage":["include",true]',
+    b'"usage":{' + b",".join(b'"%d":0' % n for n in range(2_000)) + b"}",
+    b'"usage":{"x":"' + b"x" * (1 << 16) + b'","include":true}',
+    b'"Usage":{"include":true}',
+    b'"x":{"usage":{"include":true}}',
+]
+
+
+@pytest.mark.parametrize(
+    ("member", "hides"), [*((member, False) for member in ASKING), *((member, True) for member in NOT_ASKING)]
+)
+def test_usage_is_hidden_only_if_the_client_asks_for_it_in_no_known_way(member: bytes, *, hides: bool) -> None:
+    """The ways of vLLM and OpenRouter count too. Their members are not validated, and reach the provider unchanged."""
+    request = parse(b'{"model":"m","stream":true,"messages":[{"role":"user"}],' + member + b"}")
+
+    asking = request.asking_for_usage()
+
+    assert asking.wants_usage
+    assert asking.hides_usage is hides
+    assert [m for m in asking.members if m.name != "stream_options"] == [
+        m for m in request.members if m.name != "stream_options"
+    ]
+
+
+def test_a_client_that_asks_in_two_ways_gets_its_usage() -> None:
+    """The request has OpenAI's option already, so nothing is added or hidden."""
+    options = b'"stream_options":{"include_usage":true,"continuous_usage_stats":true}'
+    request = parse(
+        b'{"model":"m","stream":true,"messages":[{"role":"user"}],"usage":{"include":true},' + options + b"}"
+    )
+
+    assert request.asking_for_usage() is request
+    assert not request.hides_usage
 
 
 def test_messages_are_replaced_in_their_place() -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from harness.chat_requests import summary_of
 from ibex.adapters.openai_api.chat_response import ChatResponseReader, EventKind
 from ibex.domain.proxying.operation import MalformedResponseError
+from ibex.domain.proxying.provider import StreamEvent
 from ibex.domain.record.summary import ResponseSummary, Usage
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=40)
@@ -352,3 +353,28 @@ def test_the_number_of_hashed_choices_is_limited() -> None:
 
     assert reader.summary() == at_200
     assert at_200.completion_hash == hashlib.sha256((sha("a") * 128).encode()).hexdigest()
+
+
+NAMED_DATA = [b"overloaded", b"", b'{"message":"no"}', b'{"error":null}', b"[1]", chunk_of("text"), b"[DONE]", None]
+
+
+@pytest.mark.parametrize("data", [*NAMED_DATA, b'{"choices":[],"usage":{"total_tokens":1}}'])
+def test_an_event_named_error_is_a_failure(data: bytes | None) -> None:
+    """Whatever its data is; also if the data is that of an event that is hidden or ends a stream."""
+    reader = ChatResponseReader(hides_usage=True)
+    reader.read_event(StreamEvent(b"first", chunk_of("text")))
+
+    assert reader.read_event(StreamEvent(b"raw", data, b"error")) == b"raw"
+    assert (reader.failed, reader.has_ended) == (True, False)
+
+
+@pytest.mark.parametrize("name", [b"message", b"Error", b" error", b"error "])
+def test_an_event_with_another_name_is_like_one_without(name: bytes) -> None:
+    """Some servers name all of them."""
+    reader = ChatResponseReader(hides_usage=True)
+
+    assert reader.read_event(StreamEvent(b"raw", chunk_of("text"), name)) == b"raw"
+    assert reader.read_event(StreamEvent(b"raw", b'{"choices":[],"usage":{}}', name)) == b""
+    assert reader.read_event(StreamEvent(b"raw", b"[DONE]", name)) == b"raw"
+    assert (reader.failed, reader.has_ended) == (False, True)
+    assert reader.summary().completion_hash == sha("text")

@@ -9,6 +9,9 @@ import pytest
 from ibex.adapters.openai_api.embeddings import Embeddings
 from ibex.domain.errors import ValidationError
 from ibex.domain.proxying.operation import NO_TARGET, MalformedResponseError
+from ibex.domain.proxying.provider import Dialect
+
+DIALECT = Dialect()
 
 
 async def test_a_request_keeps_its_bytes() -> None:
@@ -31,7 +34,7 @@ async def test_a_model_is_required(body: bytes) -> None:
 
 async def test_the_response_passes_unchanged() -> None:
     """Model and usage are recorded."""
-    reader = (await Embeddings().parse(b'{"model":"m"}', NO_TARGET)).response_reader()
+    reader = (await Embeddings().parse(b'{"model":"m"}', NO_TARGET)).response_reader(DIALECT)
     body = b'{"data":[{"embedding":"AAAA"}],"model":"m-2","usage":{"prompt_tokens":8,"total_tokens":8}}'
 
     assert reader.read_body(body) == body
@@ -43,6 +46,6 @@ async def test_the_response_passes_unchanged() -> None:
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"error":{"message":"x"}}', b"\xff"])
 async def test_what_is_no_response(body: bytes) -> None:
     """It is not forwarded."""
-    reader = (await Embeddings().parse(b'{"model":"m"}', NO_TARGET)).response_reader()
+    reader = (await Embeddings().parse(b'{"model":"m"}', NO_TARGET)).response_reader(DIALECT)
     with pytest.raises(MalformedResponseError):
         reader.read_body(body)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.chat_requests import inject
-from ibex.adapters.openai_api.chat_request import ChatRequest, Message, UserMessage
+from ibex.adapters.openai_api.chat_injection import Message, UserMessage
+from ibex.adapters.openai_api.chat_request import ChatRequest
 from ibex.adapters.openai_api.raw_json import Member, encode_object
 from ibex.domain.directives.model import Directive, InjectionMode, text_hash
 
@@ -70,13 +72,24 @@ def test_without_a_directive_a_request_is_unchanged() -> None:
     assert inject(request, None) is request
 
 
-@pytest.mark.parametrize("raws", [(USER,), (SYSTEM, USER), (USER, DEVELOPER, ASSISTANT, TOOL), (ASSISTANT,)])
-def test_system_first_stands_before_everything(raws: tuple[bytes, ...]) -> None:
-    """A system message comes first. All messages of the client follow, byte for byte."""
+@pytest.mark.parametrize(
+    ("raws", "role"),
+    [
+        ((USER,), "system"),
+        ((SYSTEM, USER), "system"),
+        ((ASSISTANT,), "system"),
+        ((USER, DEVELOPER, ASSISTANT, TOOL), "developer"),
+        ((DEVELOPER, DEVELOPER, USER), "developer"),
+        ((DEVELOPER, USER, SYSTEM), "system"),
+        ((SYSTEM, DEVELOPER, USER), "system"),
+    ],
+)
+def test_system_first_stands_before_everything(raws: tuple[bytes, ...], role: str) -> None:
+    """All messages of the client follow, byte for byte. If these instruct as developer only, so does the directive."""
     injected = inject(request_of(*raws), directive_of(InjectionMode.SYSTEM_FIRST))
 
     assert [m.raw for m in injected.messages[1:]] == list(raws)
-    assert parsed(injected)[0] == {"role": "system", "content": TEXT}
+    assert (injected.messages[0].role, parsed(injected)[0]) == (role, {"role": role, "content": TEXT})
 
 
 @pytest.mark.parametrize(
@@ -149,6 +162,74 @@ def test_user_prepend_without_a_user_text_acts_as_system_first(raws: tuple[bytes
     assert [m.raw for m in injected.messages[1:]] == list(raws)
 
 
+TEXT_PART = b'{ "type":"text","text":"A \\u00e4" }'
+
+
+@pytest.mark.parametrize(
+    ("content", "before", "after"),
+    [
+        (b'"You \\u00e4."', f"{TEXT}\n\nYou ä.", f"You ä.\n\n{TEXT}"),
+        (b'"\\ud83d\\ude42"', f"{TEXT}\n\n🙂", f"🙂\n\n{TEXT}"),
+        (b'""', f"{TEXT}\n\n", f"\n\n{TEXT}"),
+        (
+            b"[ " + TEXT_PART + b" , " + TEXT_PART + b" ]",
+            [{"type": "text", "text": f"{TEXT}\n\n"}, *[{"type": "text", "text": "A ä"}] * 2],
+            [*[{"type": "text", "text": "A ä"}] * 2, {"type": "text", "text": f"\n\n{TEXT}"}],
+        ),
+        (b"[]", [{"type": "text", "text": f"{TEXT}\n\n"}], [{"type": "text", "text": f"\n\n{TEXT}"}]),
+        (b"[\n]", [{"type": "text", "text": f"{TEXT}\n\n"}], [{"type": "text", "text": f"\n\n{TEXT}"}]),
+    ],
+)
+@pytest.mark.parametrize("role", ["system", "developer"])
+def test_a_merged_directive_is_part_of_the_first_instruction(
+    role: str, content: bytes, before: object, after: object
+) -> None:
+    """It is joined with a blank line, or is a part of its own. All other members and messages stay."""
+    instruction = b'{"name":"x","role":"' + role.encode() + b'","content":' + content + b',"y":1.0}'
+    raws = (USER, instruction, SYSTEM, DEVELOPER)
+
+    for mode, expected in ((InjectionMode.SYSTEM_FIRST, before), (InjectionMode.SYSTEM_APPEND, after)):
+        injected = inject(request_of(*raws), directive_of(mode), merges=True)
+
+        assert parsed(injected)[1] == {"name": "x", "role": role, "content": expected, "y": 1.0}
+        assert injected.messages[1].role == role
+        assert content.strip(b'"[]\n ') in injected.messages[1].raw
+        assert injected.messages[1].raw.endswith(b',"y":1.0}')
+        assert [m.raw for m in (injected.messages[0], *injected.messages[2:])] == [USER, SYSTEM, DEVELOPER]
+
+
+@pytest.mark.parametrize("mode", [InjectionMode.SYSTEM_FIRST, InjectionMode.SYSTEM_APPEND])
+@pytest.mark.parametrize("raws", [(USER, ASSISTANT), (TOOL,)])
+def test_without_an_instruction_to_merge_with_the_directive_is_one(
+    raws: tuple[bytes, ...], mode: InjectionMode
+) -> None:
+    """The server gets one instruction, before everything."""
+    injected = inject(request_of(*raws), directive_of(mode), merges=True)
+
+    assert parsed(injected)[0] == {"role": "system", "content": TEXT}
+    assert [m.raw for m in injected.messages[1:]] == list(raws)
+
+
+@pytest.mark.parametrize("content", [b',"content":null', b',"content":7', b""])
+@pytest.mark.parametrize("mode", InjectionMode)
+def test_an_instruction_without_text_is_not_merged_with(content: bytes, mode: InjectionMode) -> None:
+    """The directive is a safety rule, so it is injected as if nothing were merged."""
+    request = request_of(b'{"role":"system"' + content + b"}", SYSTEM, ASSISTANT)
+
+    assert inject(request, directive_of(mode), merges=True) == inject(request, directive_of(mode))
+
+
+def test_user_prepend_is_merged_only_where_it_acts_as_system_first() -> None:
+    """With a user's text, it is put in front of that."""
+    directive = directive_of(InjectionMode.USER_PREPEND)
+
+    request = request_of(SYSTEM, USER)
+
+    assert inject(request, directive, merges=True) == inject(request, directive)
+    (merged,) = parsed(inject(request_of(SYSTEM), directive, merges=True))
+    assert merged == {"role": "system", "content": f"{TEXT}\n\nYou are ä."}
+
+
 MESSAGES = st.lists(
     st.one_of(
         st.sampled_from([SYSTEM, DEVELOPER, ASSISTANT, TOOL, USER, SECOND_USER]),
@@ -188,7 +269,9 @@ def test_a_mode_never_drops_merges_or_reorders(raws: list[bytes], mode: Injectio
             raw for i, raw in enumerate(raws) if i != index
         ]
     else:
-        own = {"role": "system", "content": text}
+        roles = {message.role for message in request.messages}
+        is_developer = mode is not InjectionMode.SYSTEM_APPEND and "developer" in roles and "system" not in roles
+        own = {"role": "developer" if is_developer else "system", "content": text}
         assert any(
             parsed(injected)[i] == own and [m.raw for m in injected.messages[:i] + injected.messages[i + 1 :]] == raws
             for i in range(len(injected.messages))
@@ -202,3 +285,30 @@ def _without_prefix(message: dict[str, object], prefix: str) -> dict[str, object
     assert isinstance(content, list)
     assert content[0] == {"type": "text", "text": prefix}
     return message | {"content": content[1:]}
+
+
+@given(MESSAGES, st.sampled_from(InjectionMode), st.text(st.characters(codec="utf-8"), min_size=1))
+def test_merging_changes_the_content_of_one_message_at_most(raws: list[bytes], mode: InjectionMode, text: str) -> None:
+    """All other messages keep their order and bytes. The directive is in the first instruction, next to its text."""
+    request = request_of(*raws)
+    before = copy.deepcopy(request)
+
+    injected = inject(request, directive_of(mode, text), merges=True)
+
+    assert request == before
+    instruction = next((i for i, m in enumerate(request.messages) if m.role in {"system", "developer"}), None)
+    content = None if instruction is None else json.loads(raws[instruction]).get("content")
+    separately = inject(request, directive_of(mode, text))
+    acts_on_a_user = mode is InjectionMode.USER_PREPEND and len(separately.messages) == len(raws)
+    if acts_on_a_user or content is None or instruction is None:
+        assert injected == separately
+        return
+    assert [json.loads(m.raw) for m in injected.messages] == parsed(injected)
+    assert [m.raw for i, m in enumerate(injected.messages) if i != instruction] == [
+        raw for i, raw in enumerate(raws) if i != instruction
+    ]
+    appends = mode is InjectionMode.SYSTEM_APPEND
+    added = f"\n\n{text}" if appends else f"{text}\n\n"
+    own: Any = [{"type": "text", "text": added}] if isinstance(content, list) else added
+    expected = content + own if appends else own + content
+    assert parsed(injected)[instruction] == json.loads(raws[instruction]) | {"content": expected}

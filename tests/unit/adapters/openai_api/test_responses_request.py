@@ -14,9 +14,12 @@ from hypothesis import strategies as st
 from harness.responses_requests import forwarded, parsed, request_of
 from ibex.adapters.openai_api.responses_request import StoredResponseRequest
 from ibex.domain.directives.model import Directive, InjectionMode, text_hash
+from ibex.domain.proxying.provider import Dialect
 
 if TYPE_CHECKING:
     from ibex.domain.proxying.operation import ResponseReader
+
+DIALECT = Dialect()
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 directives = st.builds(lambda mode, text: directive_of(text, mode), st.sampled_from(InjectionMode), texts.filter(bool))
@@ -47,13 +50,13 @@ def directive_of(text: str, mode: InjectionMode = InjectionMode.SYSTEM_FIRST) ->
 )
 def test_where_the_directive_stands(mode: InjectionMode, own: str | None, expected: str) -> None:
     """Before the client's instructions, after them for ``system_append``, alone without any."""
-    request = request_of(input="hi", instructions=own).with_directive(directive_of("Rule.", mode))
+    request = request_of(input="hi", instructions=own).with_directive(directive_of("Rule.", mode), DIALECT)
     assert json.loads(request.body)["instructions"] == expected
 
 
 def test_without_instructions_the_member_is_added() -> None:
     """At the end."""
-    request = parsed(b'{"model":"m","input":"hi"}').with_directive(directive_of("Rule."))
+    request = parsed(b'{"model":"m","input":"hi"}').with_directive(directive_of("Rule."), DIALECT)
     assert request.body == b'{"model":"m","input":"hi","instructions":"Rule."}'
 
 
@@ -64,7 +67,7 @@ def test_only_the_instructions_change(others: dict[str, Any], own: str | None, d
     body = json.dumps(wanted).encode()
     before = parsed(body)
 
-    after = before.with_directive(directive)
+    after = before.with_directive(directive, DIALECT)
 
     assert [m for m in after.members if m.name != "instructions"] == [
         m for m in before.members if m.name != "instructions"
@@ -78,11 +81,11 @@ def test_only_the_instructions_change(others: dict[str, Any], own: str | None, d
 def test_the_client_sees_its_own_instructions(own: str | None, directive: Directive) -> None:
     """Whatever the provider repeats, in the bytes that the client sent; nothing of the directive."""
     raw = b"" if own is None else b',"instructions":' + json.dumps(own).encode()
-    request = parsed(b'{"model":"m","input":"hi"' + raw + b"}").with_directive(directive)
+    request = parsed(b'{"model":"m","input":"hi"' + raw + b"}").with_directive(directive, DIALECT)
     sent = json.loads(request.body)["instructions"]
     response = {"id": "resp_1", "object": "response", "status": "completed", "instructions": sent, "output": []}
 
-    body = request.response_reader().read_body(json.dumps(response).encode())
+    body = request.response_reader(DIALECT).read_body(json.dumps(response).encode())
 
     assert body == json.dumps({**response, "instructions": own}).encode()
 
@@ -90,13 +93,13 @@ def test_the_client_sees_its_own_instructions(own: str | None, directive: Direct
 def stored(directive: Directive | None, *, returns_response: bool = True) -> ResponseReader:
     """Return the reader of a stored response that was made with a directive."""
     request = StoredResponseRequest("resp_1", "responses/resp_1", is_streaming=False, returns_response=returns_response)
-    return request.hiding(directive).response_reader()
+    return request.hiding(directive).response_reader(DIALECT)
 
 
 @given(texts | st.none(), directives)
 def test_a_stored_response_shows_the_clients_instructions(own: str | None, directive: Directive) -> None:
     """The directive of the recorded version is taken out; nothing of the client's is stored for it."""
-    request = request_of(input="hi", instructions=own).with_directive(directive)
+    request = request_of(input="hi", instructions=own).with_directive(directive, DIALECT)
     response = {"id": "resp_1", "status": "completed", "instructions": json.loads(request.body)["instructions"]}
 
     shown = json.loads(stored(directive).read_body(json.dumps(response).encode()))["instructions"]
@@ -135,6 +138,6 @@ def test_what_is_not_the_response_passes_unchanged() -> None:
 
 def test_a_repr_shows_no_content() -> None:
     """Neither of the input nor of the instructions."""
-    request = request_of(input="canary", instructions="canary").with_directive(directive_of("canary"))
+    request = request_of(input="canary", instructions="canary").with_directive(directive_of("canary"), DIALECT)
     assert "canary" not in repr(request)
     assert "canary" not in repr(StoredResponseRequest("canary", "canary", is_streaming=False, returns_response=True))

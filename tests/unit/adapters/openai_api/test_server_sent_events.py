@@ -12,12 +12,26 @@ from hypothesis import strategies as st
 
 from ibex.adapters.openai_api.server_sent_events import MAX_EVENT_BYTES, EventSplitter
 
-Events = list[tuple[bytes, bytes | None]]
+Events = list[tuple[bytes, bytes | None, bytes | None]]
+"""The bytes, the data and the name of each event."""
 
 PIECES = st.sampled_from(
     [
         *(b"\r", b"\n", b"\r\n", b"\n\n", b"\r\r", b"\r\n\r\n"),
-        *(b"data", b"data:", b"data: ", b"data:  ", b":", b": comment", b"event: x", b"id:1", b"retry: 5", b"datum: x"),
+        *(
+            b"data",
+            b"data:",
+            b"data: ",
+            b"data:  ",
+            b":",
+            b": comment",
+            b"event: x",
+            b"event:",
+            b"event",
+            b"id:1",
+            b"retry: 5",
+            b"datum: x",
+        ),
         *(b"a", b" ", b"\xef\xbb\xbf", "ü🙂".encode(), b'{"choices":[]}', b"[DONE]", b"\x00"),
     ]
 )
@@ -28,7 +42,7 @@ def reference(stream: bytes) -> Events:
     """Split a whole stream line by line."""
     lines = re.findall(rb"([^\r\n]*)(\r\n|\r|\n|\Z)", stream)
     events: Events = []
-    raw, data, last_end = b"", [], b""
+    raw, data, event_name, last_end = b"", [], None, b""
     for number, (line, end) in enumerate(lines):
         text = line.removeprefix(b"\xef\xbb\xbf") if number == 0 else line
         if text or not end:
@@ -36,12 +50,14 @@ def reference(stream: bytes) -> Events:
             name, _, value = text.partition(b":")
             if name == b"data" and end:
                 data.append(value.removeprefix(b" "))
+            if name == b"event":
+                event_name = value.removeprefix(b" ") or None
         else:
             cr_only = end == b"\r\n" and last_end == b"\r"
-            events.append((raw + line + (b"\r" if cr_only else end), b"\n".join(data) if data else None))
-            raw, data = b"\n" if cr_only else b"", []
+            events.append((raw + line + (b"\r" if cr_only else end), b"\n".join(data) if data else None, event_name))
+            raw, data, event_name = b"\n" if cr_only else b"", [], None
         last_end = end
-    return [*events, (raw, None)] if raw else events
+    return [*events, (raw, None, None)] if raw else events
 
 
 def split(stream: bytes, cuts: list[int] | None = None, **options: int) -> Events:
@@ -50,7 +66,7 @@ def split(stream: bytes, cuts: list[int] | None = None, **options: int) -> Event
     places = [0, *sorted(cut % (len(stream) + 1) for cut in cuts or ()), len(stream)]
     chunks = [stream[begin:end] for begin, end in itertools.pairwise(places)]
     events = [event for chunk in chunks for event in splitter.feed(chunk)]
-    return [(event.raw, event.data) for event in [*events, *splitter.finish()]]
+    return [(event.raw, event.data, event.name) for event in [*events, *splitter.finish()]]
 
 
 @pytest.mark.parametrize(
@@ -81,11 +97,40 @@ def split(stream: bytes, cuts: list[int] | None = None, **options: int) -> Event
         (b"data: [DONE]\n\n", [(b"data: [DONE]\n\n", b"[DONE]")]),
     ],
 )
-def test_a_stream_is_split_according_to_the_standard(stream: bytes, events: Events) -> None:
+def test_a_stream_is_split_according_to_the_standard(stream: bytes, events: list[tuple[bytes, bytes | None]]) -> None:
     """Every byte is in some event. The data is that which a browser dispatches."""
-    assert split(stream) == events
-    assert reference(stream) == events
-    assert split(stream, list(range(len(stream)))) == events
+    assert [event[:2] for event in split(stream)] == events
+    assert reference(stream) == split(stream) == split(stream, list(range(len(stream))))
+
+
+@pytest.mark.parametrize(
+    ("stream", "names"),
+    [
+        (b"data: a\n\n", [None]),
+        (b"event: error\ndata: a\n\ndata: b\n\n", [b"error", None]),
+        (b"data: a\nevent:error\n\n", [b"error"]),
+        (b"event: a\r\nevent:  b\r\ndata: c\r\n\r\n", [b" b"]),
+        (b"event: a\nevent\ndata: b\n\nevent: c\nevent:\ndata: d\n\n", [None, None]),
+        (b"event: ping\n\n", [b"ping"]),
+        (b"events: a\n\nEvent: a\n\n: event: a\n\n", [None, None, None]),
+        (b"event: error\n", [None]),
+    ],
+)
+def test_an_event_has_the_name_that_it_gives_itself(stream: bytes, names: list[bytes | None]) -> None:
+    """The last one counts, an empty one is none, and an incomplete event has none."""
+    assert [name for _, _, name in split(stream)] == names
+    assert reference(stream) == split(stream) == split(stream, list(range(len(stream))))
+
+
+def test_an_event_without_its_data_keeps_its_name() -> None:
+    """The data was too large. The next event has no name."""
+    stream = b"event: error\ndata: " + b"x" * 30 + b"\n\ndata: a\n\n"
+
+    *_, large, last = split(stream, list(range(len(stream))), max_event_bytes=20)
+
+    assert large[1:] == (None, b"error")
+    assert last[1:] == (b"a", None)
+    assert split(stream, max_event_bytes=20)[0][1:] == (None, b"error")
 
 
 @given(stream=STREAMS, cuts=st.lists(st.integers(0, 200), max_size=8))
@@ -96,16 +141,16 @@ def test_the_events_are_the_same_wherever_the_stream_is_cut(stream: bytes, cuts:
     expected = reference(stream)
     assert split(stream, cuts) == expected
     assert split(stream, list(range(len(stream)))) == expected
-    assert b"".join(raw for raw, _ in expected) == stream
+    assert b"".join(raw for raw, _, _ in expected) == stream
 
 
 @given(stream=STREAMS, cuts=st.lists(st.integers(0, 200), max_size=8), most=st.integers(1, 20))
 def test_no_byte_is_lost_of_events_that_are_too_large(stream: bytes, cuts: list[int], most: int) -> None:
     """Small events keep their data and large ones lose it, for any cuts. All bytes stay in order."""
     events = split(stream, cuts, max_event_bytes=most)
-    assert b"".join(raw for raw, _ in events) == stream
-    small = [data for raw, data in reference(stream) if len(raw) <= most and data is not None]
-    assert [data for _, data in events if data is not None] == small
+    assert b"".join(raw for raw, _, _ in events) == stream
+    small = [event for event in reference(stream) if len(event[0]) <= most and event[1] is not None]
+    assert [event for event in events if event[1] is not None] == small
 
 
 def test_a_complete_event_is_returned_with_its_last_byte() -> None:

@@ -31,6 +31,7 @@ from harness.chat_scene import (
     event,
     principal,
 )
+from ibex.adapters.openai_api.chat_injection import Message
 from ibex.adapters.openai_api.chat_request import ChatRequest
 from ibex.domain.errors import (
     AgentNotAuthorizedError,
@@ -64,7 +65,7 @@ from ibex.domain.identity.permissions import READ_ONLY, Permission
 from ibex.domain.identity.rate_limits import RateLimitDecision
 from ibex.domain.ids import session_id
 from ibex.domain.proxying.admission import Credentials
-from ibex.domain.proxying.provider import ProviderBody
+from ibex.domain.proxying.provider import Dialect, ProviderBody
 from ibex.domain.proxying.proxy_request import BufferedResponse, RefusedResponse
 from ibex.domain.proxying.refused_requests import RefusedRequests
 from ibex.domain.proxying.streaming import StreamedResponse
@@ -365,7 +366,7 @@ async def test_usage_is_asked_for_on_every_stream_of_a_provider_that_has_it(
 ) -> None:
     """Even if the client declines usage; but never of a provider that refuses the option."""
     scene = ChatScene(ScriptedStream([]), chat_request(stream=True, include_usage=client_asked))
-    scene.provider.reports_stream_usage = reports_usage
+    scene.provider.dialect = Dialect(asks_for_usage=reports_usage)
 
     reply = await scene.use_case()(scene.call())
 
@@ -374,6 +375,19 @@ async def test_usage_is_asked_for_on_every_stream_of_a_provider_that_has_it(
     (asked,) = scene.provider.asked
     sent = json.loads(asked.body).get("stream_options")
     assert sent == ({"include_usage": True} if asked_upstream else None)
+
+
+async def test_a_directive_is_merged_for_a_provider_that_accepts_one_instruction() -> None:
+    """The dialect of the provider decides how the directive is injected."""
+    instruction = Message("system", b'{"role":"system","content":"Be kind."}')
+    scene = ChatScene(ANSWER, chat_request().with_messages((instruction,)))
+    scene.provider.dialect = Dialect(merges_instructions=True)
+
+    await scene.use_case()(scene.call())
+
+    (asked,) = scene.provider.asked
+    (message,) = json.loads(asked.body)["messages"]
+    assert message == {"role": "system", "content": f"{DIRECTIVE_TEXT}\n\nBe kind."}
 
 
 async def test_a_request_without_a_session_gets_one() -> None:

@@ -39,6 +39,7 @@ NOT_COUNTED = {
     ErrorCode.AUTH_UNAVAILABLE,
     ErrorCode.PROVIDER_UNAVAILABLE,
     ErrorCode.PROVIDER_TIMEOUT,
+    ErrorCode.UPGRADE_REFUSED,  # decided before the organization is known
 }
 
 

@@ -17,7 +17,7 @@ from ibex.domain.errors import (
     ProviderTimeoutError,
     ProviderUnavailableError,
 )
-from ibex.domain.proxying.provider import StreamEvent
+from ibex.domain.proxying.provider import Dialect, StreamEvent
 from ibex.domain.proxying.streaming import StreamedResponse
 from ibex.domain.record.summary import Usage
 
@@ -113,11 +113,34 @@ async def test_the_usage_event_is_hidden_unless_the_client_asked_for_it(
 async def test_a_provider_that_was_not_asked_for_usage_has_nothing_hidden() -> None:
     """If the option is off, a usage chunk is the provider's own and is forwarded."""
     scene = scene_of([HEL, STOP, USAGE, DONE])
-    scene.provider.reports_stream_usage = False
+    scene.provider.dialect = Dialect(asks_for_usage=False)
 
     chunks, _ = await received(scene)
 
     assert chunks == [raw(HEL, STOP, USAGE, DONE)]
+
+
+async def test_a_lenient_end_is_that_of_the_provider() -> None:
+    """A stream of text that just ends is complete for a provider of that dialect, and a failure for others."""
+    scene = scene_of([ROLE, HEL], [LO])
+    scene.provider.dialect = Dialect(has_lenient_end=True)
+
+    assert await received(scene) == ([raw(ROLE, HEL), raw(LO)], None)
+    assert (scene.exchange.is_complete, scene.exchange.summary.completion_hash) == (True, HELLO_HASH)
+
+    strict = scene_of([ROLE, HEL], [LO])
+    _, error = await received(strict)
+    assert isinstance(error, ProviderUnavailableError)
+    assert not strict.exchange.is_complete
+
+
+async def test_an_event_that_is_named_an_error_is_a_failure() -> None:
+    """The client gets it as it is and no second error. On record it is a failure."""
+    failed = StreamEvent(b"event: error\ndata: overloaded\n\n", b"overloaded", b"error")
+    scene = scene_of([HEL], [failed], [DONE])
+
+    assert await received(scene) == ([raw(HEL), failed.raw, raw(DONE)], None)
+    assert (scene.exchange.status, scene.exchange.is_complete) == (503, False)
 
 
 async def test_an_event_with_usage_and_a_choice_is_never_hidden() -> None:

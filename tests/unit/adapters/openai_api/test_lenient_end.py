@@ -1,0 +1,200 @@
+"""Tests of the decision whether a stream may end without a sign of its end."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ibex.adapters.openai_api.chat_response import ChatResponseReader
+from ibex.adapters.openai_api.lenient_end import MAX_ARGUMENTS_BYTES, MAX_TOOL_CALLS, LenientEnd
+from ibex.domain.proxying.provider import StreamEvent
+
+
+def call(arguments: object, index: object = 0, call_id: object = None) -> dict[str, Any]:
+    """Return a delta with a part of a tool call."""
+    return {"tool_calls": [{"index": index, "id": call_id, "function": {"arguments": arguments}}]}
+
+
+def is_reached(*deltas: dict[str, Any], has_text: bool = False) -> bool:
+    """Return whether a stream of these deltas of one choice may end."""
+    end = LenientEnd()
+    for delta in deltas:
+        end.read_delta(0, delta)
+    return end.is_reached(has_text=has_text)
+
+
+def test_text_or_a_tool_call_is_needed() -> None:
+    """Either is enough."""
+    assert not is_reached()
+    assert is_reached(has_text=True)
+    assert is_reached(call("{}"))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**30), 10**30) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.dictionaries(st.text(), JSON, max_size=3), st.booleans(), st.lists(st.integers(0, 1_000), max_size=6))
+def test_the_arguments_are_complete_with_their_last_character(
+    arguments: dict[str, Any],
+    escapes: bool,  # noqa: FBT001
+    cuts: list[int],
+) -> None:
+    """Wherever they are cut into deltas."""
+    text = json.dumps(arguments, ensure_ascii=escapes)
+    places = sorted({0, len(text), *(cut % len(text) for cut in cuts)})
+    deltas = [call(text[start:end]) for start, end in itertools.pairwise(places)]
+
+    assert is_reached(*deltas)
+    assert is_reached(*deltas, has_text=True)
+    assert not is_reached(*deltas[:-1], call(text[places[-2] : -1]), has_text=True)
+
+
+def test_every_call_must_be_complete() -> None:
+    """Calls are told apart by choice, by index and by id, since some servers give all of them the same index."""
+    assert is_reached(call('{"a"', 0), call("{}", 1), call(":1}", 0))
+    assert not is_reached(call('{"a"', 0), call("{}", 1))
+    assert is_reached(call('{"a"', 0, "x"), call(":1}", 0, "x"), call("{", 0, "y"), call("}", 0, ""), call("", 0, None))
+    assert not is_reached(call('{"a"', 0, "x"), call("{}", 0, "y"))
+    assert is_reached(call('{"a"', None, "x"), call(":1}", None), call("{}", None, "y"))
+
+    end = LenientEnd()
+    end.read_delta(0, call("{}"))
+    end.read_delta(1, call("{"))
+    assert not end.is_reached(has_text=False)
+    end.read_delta(1, call("}"))
+    assert end.is_reached(has_text=False)
+
+
+def test_the_older_form_of_a_call_counts() -> None:
+    """It is a function call, of which a choice has one."""
+    assert is_reached({"function_call": {"name": "f", "arguments": "{"}}, {"function_call": {"arguments": "}"}})
+    assert not is_reached({"function_call": {"name": "f", "arguments": ""}}, has_text=True)
+
+
+@pytest.mark.parametrize("arguments", ["", "{", '{"a":1}}', "{} {}", "[" * 100_000, "nothing", None, {"a": 1}])
+def test_arguments_that_are_not_json_are_incomplete(arguments: object) -> None:
+    """The time is bounded too."""
+    assert not is_reached(call(arguments), has_text=True)
+
+
+@pytest.mark.parametrize("text", ['"\\ud83d"', '"\ud83d"', "9" * 10_000])
+def test_arguments_that_few_would_write_are_json(text: str) -> None:
+    """Lone surrogates, numbers of many digits."""
+    assert is_reached(call('{"a":'), call(text), call("}"))
+
+
+@given(st.lists(st.dictionaries(st.sampled_from(["tool_calls", "function_call"]), JSON, max_size=2), max_size=3))
+def test_no_delta_raises_an_error(deltas: list[dict[str, Any]]) -> None:
+    """Reading a stream cannot interrupt its forwarding."""
+    is_reached(*deltas)
+    is_reached({"tool_calls": [None, 1, {}, {"index": [], "id": {}, "function": []}]})
+
+
+def test_the_kept_arguments_are_bounded() -> None:
+    """Up to a mebibyte of them counts. Beyond it, or with too many calls, the stream is incomplete."""
+    most = '"' + "x" * (MAX_ARGUMENTS_BYTES - 2) + '"'
+    assert is_reached(call(most))
+    assert not is_reached(call(most), call(""), call("{}", 1), has_text=True)
+    assert not is_reached(call('"' + "ä" * (MAX_ARGUMENTS_BYTES // 2) + '"'), has_text=True)
+    assert is_reached(*(call("{}", n) for n in range(MAX_TOOL_CALLS)))
+    assert not is_reached(*(call("{}", n) for n in range(MAX_TOOL_CALLS + 1)), has_text=True)
+
+
+@pytest.mark.parametrize(
+    ("raw", "was_read"),
+    [
+        (b": comment\n\n", True),
+        (b": comment\n", True),
+        (b"\n", True),
+        (b"", True),
+        (b"event: ping\r\nid: 1\r\rretry: 5\n\n", True),
+        (b": comm", False),
+        (b"event: ping\ndata", False),
+        (b"data: x\n", False),
+        (b"data: x\n\n", False),
+        (b"id: 1\r\ndata: x", False),
+        (b"x" * (1 << 20), False),
+    ],
+)
+def test_a_part_of_the_stream_that_was_not_read(raw: bytes, was_read: bool) -> None:  # noqa: FBT001
+    """Text may have been in it. Whole lines without data had none."""
+    end = LenientEnd()
+    end.read_without_data(raw)
+    assert end.is_reached(has_text=True) is was_read
+
+
+def chunk_of(delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
+    """Return the data of an event with a delta."""
+    event = {"choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}]}
+    return json.dumps(event, separators=(",", ":")).encode()  # as servers write it, so that templates are made of it
+
+
+def text(content: str | None) -> bytes:
+    """Return the data of an event with a part of a text."""
+    return chunk_of({"content": content})
+
+
+def tool_call(arguments: str) -> bytes:
+    """Return the data of an event with a part of a tool call."""
+    return chunk_of(call(arguments))
+
+
+def ends(*events: bytes | None, lenient: bool = True, raw: bytes = b": comment\n\n") -> bool:
+    """Return whether a stream of events with these data may end after the last one."""
+    reader = ChatResponseReader(has_lenient_end=lenient)
+    for data in events:
+        reader.read_event(StreamEvent(raw, data))
+    return reader.is_complete
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        (text("Hel"), text("lo"), text("!")),
+        (tool_call('{"city":'), tool_call('"Paris"}')),
+        (text("Let me see."), tool_call("{}")),
+        (text("text"), None),
+    ],
+)
+def test_a_lenient_end_comes_after_text_or_whole_tool_calls(events: tuple[bytes | None, ...]) -> None:
+    """Without a finish reason, such a stream may end; only if the provider's dialect allows it."""
+    assert ends(*events)
+    assert not ends(*events, lenient=False)
+
+
+def test_tool_calls_beside_a_text_are_all_read() -> None:
+    """Also if events differ in their text alone, which are not parsed otherwise."""
+    assert ends(*(chunk_of({"content": f"text {n}"} | call(part)) for n, part in enumerate(("[", "[", "]]"))))
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        (),
+        (text(""), text(None)),
+        (tool_call('{"city":'),),
+        (text("Let me see."), tool_call('{"city":')),
+        (b'{"choices":[{"index":0,"delta":{"reasoning_content":"Hm"}}]}',),
+        (b'{"choices":[],"usage":{"total_tokens":1}}',),
+    ],
+)
+def test_no_lenient_end_comes_before_the_stream_is_usable(events: tuple[bytes, ...]) -> None:
+    """Nothing, reasoning or half a tool call is of no use. A finish reason completes the stream nevertheless."""
+    assert not ends(*events)
+    assert ends(*events, chunk_of({}, finish_reason="length"))
+
+
+@pytest.mark.parametrize("raw", [b"data: {", b"dat", b"event: x", b"x" * 100, b'data: {"choices":[]}\n'])
+def test_no_lenient_end_comes_after_an_event_that_was_not_read(raw: bytes) -> None:
+    """It is incomplete or too large, so the text may continue in it."""
+    assert not ends(text("text"), None, raw=raw)
+    assert ends(text("text"), None, chunk_of({}, finish_reason="stop"), raw=raw)
