@@ -71,7 +71,13 @@ class OpenAISettings:
         ),
     )
     openai_connect_timeout_s: float = setting(
-        5.0, Variable("IBEX_OPENAI_CONNECT_TIMEOUT", seconds, SECONDS, "The time limit of connecting to the provider.")
+        5.0,
+        Variable(
+            "IBEX_OPENAI_CONNECT_TIMEOUT",
+            seconds,
+            SECONDS,
+            "The time limit of connecting to the provider: looking up its name, all its addresses, and TLS.",
+        ),
     )
     openai_first_byte_timeout_s: float = setting(
         600.0,

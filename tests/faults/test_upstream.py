@@ -1,0 +1,79 @@
+"""The connections to the provider and the headers on them (docs/faults.md)."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from harness.addresses import address_info, black_hole, refusing, resolver
+from harness.loopback import Loopback
+from harness.openai import ScriptedOpenAI
+from harness.openai_wire import (
+    SSE_TYPE,
+    Send,
+    chunked,
+    completion,
+    head,
+    stream_events,
+    text_deltas,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from harness.openai_wire import Script
+
+pytestmark = pytest.mark.integration
+
+PROJECT, SECRET = "proj_1", "canary-header"
+SETTINGS = {"IBEX_OPENAI_HEADERS": f"OpenAI-Project: {PROJECT}\nAPI-Key: {SECRET}"}
+NAMED = "http://provider.test/v1"
+TRACE, CLIENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+TOLD = {
+    "openai-processing-ms": "412",
+    "x-ratelimit-limit-requests": "10000",
+    "x-ratelimit-remaining-tokens": "149984",
+    "openai-organization": "the-shared-account",
+}
+START_TIMEOUT_S = 30
+
+
+def stream_with(headers: dict[str, str]) -> Script:
+    """Return a whole stream with more headers."""
+    framing = {"content-type": SSE_TYPE, "transfer-encoding": "chunked"}
+    events = b"".join(stream_events(text_deltas("Hi")))
+    return (Send(head(200, framing | headers) + chunked(events) + chunked(b"")),)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("first", [black_hole, refusing])
+def test_a_provider_whose_first_address_is_dead(tmp_path: Path, first: type, *, streamed: bool) -> None:
+    """The next address is asked within a second, in the same attempt."""
+    with ExitStack() as stack:
+        provider = stack.enter_context(ScriptedOpenAI.in_thread())
+        good = address_info(httpx.URL(provider.base_url).port or 0)
+        dead = stack.enter_context(first())
+        proxy = stack.enter_context(
+            Loopback.running(provider, tmp_path, None, resolver(dead, good), OPENAI_BASE_URL=NAMED)
+        )
+        seen = proxy.ask(stream_with({}) if streamed else completion("well"), stream=streamed)
+        exchange = proxy.record(seen.request_id)
+        assert (seen.status, exchange.attempts, exchange.is_complete) == (200, 1, True)
+        assert exchange.timings.total_ns < 1_000_000_000
+        proxy.wait_until_idle()
+
+
+def test_a_provider_none_of_whose_addresses_answers(tmp_path: Path) -> None:
+    """All of them together have the time to connect, and each attempt has it anew."""
+    limits = {"IBEX_OPENAI_CONNECT_TIMEOUT": "0.1", "OPENAI_MAX_RETRIES": "1", "OPENAI_BASE_URL": NAMED}
+    with (
+        ScriptedOpenAI.in_thread() as provider,
+        black_hole() as silent,
+        Loopback.running(provider, tmp_path, None, resolver(silent, silent), **limits) as proxy,
+    ):
+        seen = proxy.ask()
+        assert seen.outcome == (504, "PROVIDER_TIMEOUT")
+        assert proxy.record(seen.request_id).attempts == 2
