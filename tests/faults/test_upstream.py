@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from harness.openai_wire import (
     stream_events,
     text_deltas,
 )
+from harness.process import IbexProcess
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,3 +79,23 @@ def test_a_provider_none_of_whose_addresses_answers(tmp_path: Path) -> None:
         seen = proxy.ask()
         assert seen.outcome == (504, "PROVIDER_TIMEOUT")
         assert proxy.record(seen.request_id).attempts == 2
+
+
+def test_a_forward_proxy_that_is_not_used(tmp_path: Path) -> None:
+    """A line at start names the variable and the remedy, and nothing of the value."""
+    environ = {
+        "IBEX_PORT": "0",
+        "IBEX_DATABASE_URL": "postgresql://ibex_app@127.0.0.1:1/ibex",
+        "IBEX_AUTH_DATABASE_URL": "postgresql://ibex_auth@127.0.0.1:1/ibex",
+        "IBEX_CLICKHOUSE_URL": "http://127.0.0.1:1",
+        "IBEX_TOKEN_PEPPERS": "k:AAECAwQFBgcICQoLDA0ODw==",
+        "OPENAI_API_KEY": "sk-canary",
+        "HTTPS_PROXY": "http://canary-user:canary-password@proxy.example:3128",
+    }
+    process = IbexProcess.spawn(["serve"], environ, tmp_path)
+    line = process.wait_for_line("HTTPS_PROXY is set", START_TIMEOUT_S)
+    process.stop(signal.SIGKILL)
+    assert '"level":"warning"' in line.replace(" ", "")
+    assert "api.openai.com" in line
+    assert "IBEX_OPENAI_TRANSPORT=httpx" in line
+    assert not any("canary" in line or "proxy.example" in line for line in process.lines)
