@@ -17,7 +17,9 @@ from harness.openai_wire import (
     Send,
     chunked,
     completion,
+    error,
     head,
+    html,
     stream_events,
     text_deltas,
 )
@@ -99,3 +101,39 @@ def test_a_forward_proxy_that_is_not_used(tmp_path: Path) -> None:
     assert "api.openai.com" in line
     assert "IBEX_OPENAI_TRANSPORT=httpx" in line
     assert not any("canary" in line or "proxy.example" in line for line in process.lines)
+
+
+ANSWERS: dict[str, tuple[Script, bool, int]] = {
+    "buffered": (completion("Hi", TOLD), False, 200),
+    "streamed": (stream_with(TOLD), True, 200),
+    "refused": (error(400, "No.", TOLD), False, 400),
+    "refused a stream": (error(404, "No.", TOLD), True, 404),
+    "failed": (error(500, "No.", {**TOLD, "x-should-retry": "false"}), False, 503),
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_what_the_provider_says_in_headers(proxy: Loopback, name: str) -> None:
+    """The time that it took reaches the client. The quotas and the name of the shared account do not."""
+    script, streamed, status = ANSWERS[name]
+    seen = proxy.ask(script, stream=streamed)
+    assert (seen.status, seen.headers["openai-processing-ms"]) == (status, "412")
+    assert not [one for one in seen.headers if one.startswith("x-ratelimit")]
+    assert "the-shared-account" not in str(seen.headers)
+
+
+def test_a_response_that_is_no_completion_still_has_the_time(proxy: Loopback) -> None:
+    """The provider has answered."""
+    (send,) = html()
+    assert isinstance(send, Send)
+    told = send.data.replace(b"\r\n\r\n", b"\r\nopenai-processing-ms: 7\r\n\r\n", 1)
+    seen = proxy.ask((Send(told),))
+    assert (seen.outcome, seen.headers["openai-processing-ms"]) == ((503, "PROVIDER_UNAVAILABLE"), "7")
+
+
+@pytest.mark.parametrize("value", ["", "12.5", "-1", "1e3", "9" * 10, "12 ms", "12, 12", "\xb2"])
+def test_a_time_that_is_no_number_is_left_out(proxy: Loopback, value: str) -> None:
+    """The response reaches the client without it."""
+    seen = proxy.ask(completion("Hi", {"openai-processing-ms": value}))
+    assert seen.status == 200
+    assert "openai-processing-ms" not in seen.headers

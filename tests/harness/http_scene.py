@@ -114,6 +114,7 @@ class HeldStream:
     queue: asyncio.Queue[Sequence[Any] | Exception | None] = field(default_factory=asyncio.Queue)
     attempts: int = 1
     provider_request_id: str | None = "req_held"
+    processing_ms: int | None = None
     closed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def __aiter__(self) -> AsyncIterator[Sequence[Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar, Final
+from typing import ClassVar, Final, TypedDict, Unpack
 
 MAX_FIELD_ERRORS: Final = 32
 """The maximum of field errors in one response, which bounds the size of the response."""
@@ -273,8 +273,20 @@ class ProviderNotConfiguredError(IbexError):
     default_message = "No provider is configured for this model. GET /v1/models lists the available models."
 
 
+class AttemptFacts(TypedDict, total=False):
+    """What a ``ProviderError`` says of the attempts, in addition to the reason.
+
+    ``attempts`` is their number, 1 by default. The others are of the last attempt's response: the provider's id of the
+    request, and the time that the provider says it took, in milliseconds. They are None if it did not say.
+    """
+
+    attempts: int
+    provider_request_id: str | None
+    processing_ms: int | None
+
+
 class ProviderError(RetryableError):
-    """The provider failed. ``provider_request_id`` is its id of the request, ``attempts`` the number of attempts.
+    """The provider failed. It has the members of ``AttemptFacts``.
 
     ``provider_status`` is the status code of its response, for operators only: OpenAI's API refuses our key with 401.
     None if there was no response, and in a ``ProviderRefusedError``, which passes the reason on to the client.
@@ -289,13 +301,13 @@ class ProviderError(RetryableError):
         *,
         detail: str | None = None,
         retry_after_s: float | None = None,
-        provider_request_id: str | None = None,
-        attempts: int = 1,
         provider_status: int | None = None,
+        **attempt: Unpack[AttemptFacts],
     ) -> None:
         super().__init__(message, detail=detail, retry_after_s=retry_after_s)
-        self.provider_request_id = provider_request_id
-        self.attempts = attempts
+        self.attempts = attempt.get("attempts", 1)
+        self.provider_request_id = attempt.get("provider_request_id")
+        self.processing_ms = attempt.get("processing_ms")
         self.provider_status = provider_status
 
 
@@ -330,16 +342,10 @@ class ProviderRateLimitedError(ProviderError):
         provider_code: str | None = None,
         is_hopeless: bool = False,
         retry_after_s: float | None = None,
-        provider_request_id: str | None = None,
-        attempts: int = 1,
         provider_status: int | None = None,
+        **attempt: Unpack[AttemptFacts],
     ) -> None:
-        super().__init__(
-            retry_after_s=retry_after_s,
-            provider_request_id=provider_request_id,
-            attempts=attempts,
-            provider_status=provider_status,
-        )
+        super().__init__(retry_after_s=retry_after_s, provider_status=provider_status, **attempt)
         self.provider_type = provider_type
         self.provider_code = provider_code
         self.is_hopeless = is_hopeless
@@ -375,10 +381,9 @@ class ProviderRefusedError(ProviderError):
         provider_type: str | None = None,
         provider_code: str | None = None,
         param: str | None = None,
-        provider_request_id: str | None = None,
-        attempts: int = 1,
+        **attempt: Unpack[AttemptFacts],
     ) -> None:
-        super().__init__(detail=detail, provider_request_id=provider_request_id, attempts=attempts)
+        super().__init__(detail=detail, **attempt)
         self.refusal = refusal
         self.provider_type = provider_type
         self.provider_code = provider_code

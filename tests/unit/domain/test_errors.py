@@ -78,6 +78,7 @@ def test_the_providers_text_is_the_detail_and_not_the_message() -> None:
         provider_code="context_length_exceeded",
         param="messages",
         provider_request_id="req_1",
+        processing_ms=412,
         attempts=2,
     )
 
@@ -85,3 +86,4 @@ def test_the_providers_text_is_the_detail_and_not_the_message() -> None:
     assert "too long" not in repr(error)
     assert (error.detail, error.provider_code, error.param) == ("too long", "context_length_exceeded", "messages")
     assert (error.provider_request_id, error.attempts, error.retry_after_s) == ("req_1", 2, None)
+    assert error.processing_ms == 412

@@ -43,6 +43,10 @@ _EXCHANGE_HEADERS: Final = {
     "X-RateLimit-Reset": {"schema": {"type": "integer"}, "description": "When the minute ends, in Unix seconds."},
     "Server-Timing": {"schema": _TEXT, "description": "Milliseconds of each stage."},
     "X-IBEX-Provider-Request-ID": {"schema": _TEXT, "description": "The provider's own id of the request."},
+    "openai-processing-ms": {
+        "schema": {"type": "integer"},
+        "description": "Milliseconds that the provider took, as it says itself.",
+    },
 }
 _ORG_ID: Final = {"name": "org_id", "in": "path", "required": True, "schema": _UUID}
 _AGENT_ID: Final = {
@@ -190,17 +194,19 @@ def _post(operation: DocumentedOperation, limits: Limits) -> dict[str, Any]:
     answer = _response("The provider's response.", schema)
     if "event" in operation.schemas:
         answer["content"]["text/event-stream"] = {"schema": _ref(_name(operation, "event"))}
-    answer["headers"] |= _EXCHANGE_HEADERS
     refused = {
         str(status): _response("The provider refused it.", _ref("ErrorEnvelope")) for status in _REFUSED_BY_PROVIDER
     }
+    responses = refused | _errors(_PROXY_ERRORS) | {"200": answer}
+    for response in responses.values():
+        response["headers"] |= _EXCHANGE_HEADERS
     body = {"required": True, "content": {"application/json": {"schema": _ref(_name(operation, "request"))}}}
     return {
         "summary": operation.summary,
         "description": f"A body has at most {limits.max_request_body_bytes} bytes.",
         "parameters": [_AGENT_ID, *(_SESSION if operation.makes_turn else ())],
         "requestBody": body,
-        "responses": refused | _errors(_PROXY_ERRORS) | {"200": answer},
+        "responses": responses,
     }
 
 

@@ -49,6 +49,7 @@ MAX_ERROR_BODY_S: Final = 5.0
 MAX_REQUEST_ID_LENGTH: Final = 256
 EVENT_STREAM_TYPES: Final = frozenset({EVENT_STREAM, "text/plain", ""})
 """The media types of event streams. Some servers send none, or the default of their framework."""
+_MILLISECONDS: Final = re.compile(r"[0-9]{1,9}", re.ASCII)
 _STREAM_STATUSES: Final = frozenset({200, 201})
 _START_OF_EVENTS: Final = re.compile(rb"(?:\xef\xbb\xbf)?[\r\n]*(?:data|event|id|retry)?:")
 _INCOMPLETE_DONE: Final = re.compile(rb"data: ?\[DONE\](?:\r\n|\n|\r)?")
@@ -149,7 +150,7 @@ class OpenAIProvider:
                 may_retry=may_retry_failure(failure, asyncio.get_running_loop().time() - now),
                 was_stale=isinstance(failure, StaleConnectionError),
             )
-        attempt = AttemptInfo(attempts, _provider_request_id(response))
+        attempt = AttemptInfo(attempts, _provider_request_id(response), _processing_ms(response))
         body = ResponseBody(response, limits)
         if request.is_streaming and response.status in _STREAM_STATUSES and body.is_readable:
             body.limits = TimeLimits(math.inf, limits.first_byte, limits.idle_s)  # only silence ends a stream
@@ -200,7 +201,7 @@ async def _read_completion(
     if not text.lstrip().startswith(b"{") or not text.rstrip().endswith(b"}"):
         await body.discard_connection()
         return _Failure(not_a_completion(attempt))
-    return ProviderBody(text, attempt.attempts, attempt.provider_request_id)
+    return ProviderBody(text, attempt.attempts, attempt.provider_request_id, attempt.processing_ms)
 
 
 async def _error_text(body: ResponseBody) -> bytes | None:
@@ -226,6 +227,12 @@ def _provider_request_id(response: UpstreamResponse) -> str | None:
     return value if fits else None
 
 
+def _processing_ms(response: UpstreamResponse) -> int | None:
+    """Return the time that the provider says it took, in milliseconds; None if it is absent or not a whole number."""
+    value = response.header("openai-processing-ms")
+    return int(value) if _MILLISECONDS.fullmatch(value) else None
+
+
 class OpenAIStream:
     """A ``ProviderStream`` over the body of a response. It owns the body and closes it.
 
@@ -235,6 +242,7 @@ class OpenAIStream:
     def __init__(self, body: ResponseBody, attempt: AttemptInfo, first: bytes = b"") -> None:
         self.attempts = attempt.attempts
         self.provider_request_id = attempt.provider_request_id
+        self.processing_ms = attempt.processing_ms
         self._body = body
         self._attempt = attempt
         self._splitter = EventSplitter()

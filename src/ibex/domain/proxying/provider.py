@@ -44,11 +44,15 @@ class ProviderRequest:
 
 @value_object
 class ProviderBody:
-    """A buffered response: the provider's bytes, the number of attempts, and the provider's id of the request."""
+    """A buffered response: the provider's bytes, the number of attempts, and the provider's id of the request.
+
+    ``processing_ms`` is the time that the provider says it took, in milliseconds; None if it did not say.
+    """
 
     body: bytes
     attempts: int = 1
     provider_request_id: str | None = None
+    processing_ms: int | None = None
 
     def __repr__(self) -> str:
         return f"<ProviderBody {len(self.body)} bytes>"
@@ -68,6 +72,10 @@ class ProviderStream(Protocol):
     @property
     def provider_request_id(self) -> str | None:
         """The provider's own id of the request; None if the response has none."""
+
+    @property
+    def processing_ms(self) -> int | None:
+        """The time until the response began, as the provider says, in milliseconds; None if it did not say."""
 
     def __aiter__(self) -> AsyncIterator[Sequence[StreamEvent]]:
         """Return the iterator. Call it once."""

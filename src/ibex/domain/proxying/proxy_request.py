@@ -235,12 +235,14 @@ class ProxyRequest:
         try:
             answer = await provider.complete(request)
         except ProviderError as error:
-            in_flight.provider_answered(error.attempts, error.provider_request_id, error.provider_status)
+            in_flight.provider_answered(
+                error.attempts, error.provider_request_id, error.provider_status, error.processing_ms
+            )
             raise
         except OverloadedError as error:
             in_flight.provider_not_reached(error.attempts)
             raise
-        in_flight.provider_answered(answer.attempts, answer.provider_request_id)
+        in_flight.provider_answered(answer.attempts, answer.provider_request_id, processing_ms=answer.processing_ms)
         if not isinstance(answer, ProviderBody):
             return StreamedResponse(answer, reader, in_flight, self._recorder)
         in_flight.provider_sent_bytes()

@@ -37,6 +37,7 @@ def test_a_complete_exchange_has_all_headers() -> None:
     in_flight.directive = DIRECTIVE
     in_flight.rate_limit = decide(count=3, limit=10, now=clock.now())
     in_flight.provider_request_id = "req_1"
+    in_flight.processing_ms = 412
     for stage, microseconds in ((Stage.AUTHENTICATE, 120), (Stage.INJECT, 7)):
         in_flight.enter(stage)
         clock.advance(timedelta(microseconds=microseconds))
@@ -52,6 +53,7 @@ def test_a_complete_exchange_has_all_headers() -> None:
         "x-ratelimit-remaining": "7",
         "x-ratelimit-reset": str(int(clock.now().timestamp()) // 60 * 60 + 60),
         "x-ibex-provider-request-id": "req_1",
+        "openai-processing-ms": "412",
         "server-timing": "auth;dur=0.120, inject;dur=0.007, provider;dur=250.000",
     }
 

@@ -207,13 +207,14 @@ async def test_a_body_that_turns_out_too_large_is_not_read_to_its_end() -> None:
 
 async def test_an_error_response_has_the_headers_of_the_exchange() -> None:
     """Session, limit, timings and the provider's request id are on errors too."""
-    error = ProviderUnavailableError(provider_request_id="req_9", attempts=4)
+    error = ProviderUnavailableError(provider_request_id="req_9", attempts=4, processing_ms=8)
 
     response = await HttpScene(error).post(headers={"x-ibex-session-id": "s"})
 
     assert (response.status, response.error["code"]) == (503, "PROVIDER_UNAVAILABLE")
     assert response.headers["x-ibex-session-id"] == "s"
     assert response.headers["x-ibex-provider-request-id"] == "req_9"
+    assert response.headers["openai-processing-ms"] == "8"
     assert response.headers["x-ratelimit-remaining"] == "599"
     assert response.headers["x-should-retry"] == "false"
     assert "provider;dur=" in response.headers["server-timing"]

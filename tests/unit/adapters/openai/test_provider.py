@@ -110,6 +110,23 @@ async def test_only_headers_of_the_allow_list_are_sent(*, stream: bool, accept: 
     assert await sent.aread() == request.body
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("412", 412), ("0", 0), ("9" * 9, 999_999_999), ("9" * 10, None), ("1.5", None), ("-1", None), ("\u00b2", None)],
+)
+async def test_the_providers_own_time_is_passed_on(value: str, expected: int | None) -> None:
+    """It is a whole number of milliseconds; anything else is ignored."""
+    told = {"openai_processing_ms": value}
+    scene = Scene(buffered(**told), streamed(*EVENTS, **told), refused(400, **told), streamed(b"<html>", **told))
+    body = await scene.provider.complete(outgoing_request())
+    stream = await scene.provider.complete(outgoing_request(stream=True))
+    assert (body.processing_ms, stream.processing_ms) == (expected, expected)
+    assert isinstance(stream, OpenAIStream)
+    await stream.aclose()
+    assert (await scene.fails(ProviderRefusedError)).processing_ms == expected
+    assert (await scene.fails(ProviderUnavailableError)).processing_ms == expected
+
+
 async def test_the_connection_has_its_own_timeout() -> None:
     """The transport applies it."""
     scene = Scene(buffered(), connect_timeout_s=1.5)

@@ -82,7 +82,7 @@ BODY = (
     b' "usage": {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18,'
     b' "prompt_tokens_details": {"cached_tokens": 5}, "completion_tokens_details": {"reasoning_tokens": 2}} }\n'
 )
-ANSWER = ProviderBody(BODY, attempts=2, provider_request_id="req_1")
+ANSWER = ProviderBody(BODY, attempts=2, provider_request_id="req_1", processing_ms=412)
 WRONG_FIELD = FieldError("model", FieldCode.REQUIRED, "is required")
 
 
@@ -304,6 +304,7 @@ async def test_a_buffered_answer_is_the_providers_bytes() -> None:
 
     assert isinstance(reply, BufferedResponse)
     assert reply.body is BODY
+    assert reply.in_flight.processing_ms == 412
     assert scene.journaled
 
 
@@ -443,12 +444,13 @@ async def test_without_a_connection_the_provider_counts_as_not_reached(attempts:
 
 
 async def test_attempts_and_request_id_of_a_failed_provider_are_recorded() -> None:
-    """The attempts and the request id of a provider's error are in the exchange."""
-    scene = scene_of(ProviderTimeoutError(attempts=4, provider_request_id="req_5"))
+    """The attempts and the request id of a provider's error are in the exchange. Its time is for the response."""
+    scene = scene_of(ProviderTimeoutError(attempts=4, provider_request_id="req_5", processing_ms=7))
 
-    await scene.use_case()(scene.call())
+    reply = await scene.use_case()(scene.call())
 
     assert (scene.exchange.attempts, scene.exchange.provider_request_id) == (4, "req_5")
+    assert reply.in_flight.processing_ms == 7
 
 
 async def test_a_bug_is_raised_and_on_record_as_one() -> None:
