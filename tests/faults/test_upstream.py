@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from harness.addresses import address_info, black_hole, refusing, resolver
-from harness.loopback import Loopback
+from harness.loopback import KEY, Loopback
 from harness.openai import ScriptedOpenAI
 from harness.openai_wire import (
     SSE_TYPE,
@@ -137,3 +137,24 @@ def test_a_time_that_is_no_number_is_left_out(proxy: Loopback, value: str) -> No
     seen = proxy.ask(completion("Hi", {"openai-processing-ms": value}))
     assert seen.status == 200
     assert "openai-processing-ms" not in seen.headers
+
+
+def test_the_operators_headers_reach_the_provider(proxy: Loopback) -> None:
+    """With every attempt, beside the key. The client sees nothing of them."""
+    seen = proxy.ask(error(503), completion("Hi"))
+    assert len(proxy.provider.requests) == 2
+    for request in proxy.provider.requests:
+        assert (request.header("openai-project"), request.header("api-key")) == (PROJECT, SECRET)
+        assert request.header("authorization") == f"Bearer {KEY}"
+    assert SECRET not in f"{seen.headers} {seen.body!r}"
+
+
+@pytest.mark.parametrize("setting", ["host: elsewhere", "Content-Length: 0", "transfer-encoding: chunked", "a b: c"])
+def test_a_header_that_would_break_requests_is_refused_at_start(tmp_path: Path, setting: str) -> None:
+    """One line and exit code 2, without any of the values."""
+    environ = {"IBEX_OPENAI_HEADERS": f"api-key: {SECRET};{setting}"}
+    process = IbexProcess.spawn(["serve"], environ, tmp_path)
+    assert process.wait() == 2
+    assert process.lines[0].startswith("ibex: IBEX_OPENAI_HEADERS is (a secret, not shown); ")
+    assert SECRET not in "".join(process.lines)
+    assert len(process.lines) == 2

@@ -28,6 +28,7 @@ from ibex.adapters.memory.shared_directives import NoSharedDirectives
 from ibex.adapters.memory.watch import InProcessWatch
 from ibex.adapters.openai.config import ApiKey, OpenAIConfig
 from ibex.adapters.openai.echo import EchoProvider
+from ibex.adapters.openai.extra_headers import NO_HEADERS
 from ibex.adapters.openai.provider import OpenAIProvider
 from ibex.adapters.postgres.change_log import PostgresChangeLog
 from ibex.adapters.postgres.database import POOL_SIZE, Database
@@ -141,6 +142,7 @@ def _openai_config(settings: Settings, key: str) -> OpenAIConfig:
             max_retries=settings.openai_max_retries,
             retry_base_delay_s=settings.openai_retry_base_delay_s,
             stream_usage=settings.openai_stream_usage,
+            headers=settings.openai_headers or NO_HEADERS,
         )
     except ValueError as wrong:
         raise SettingsError(f"OPENAI_BASE_URL cannot be used: {wrong}.") from None

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ibex.adapters.openai.config import DEFAULT_MODELS
+from ibex.adapters.openai.extra_headers import ExtraHeaders, parse_headers
 from ibex.entrypoints.setting_values import (
     SECONDS,
+    InvalidValueError,
     Secret,
     Variable,
     globs,
@@ -26,6 +28,13 @@ class Transport(StrEnum):
     DIRECT = "direct"
     HTTPX = "httpx"
     HTTP2 = "http2"
+
+
+def _headers(value: str) -> ExtraHeaders:
+    try:
+        return parse_headers(value)
+    except ValueError as wrong:
+        raise InvalidValueError(str(wrong)) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +58,18 @@ class OpenAISettings:
             url("http", "https"),
             "an http:// or https:// URL",
             "The base URL of OpenAI's API or of a compatible server.",
+        ),
+    )
+    openai_headers: ExtraHeaders | None = setting(
+        None,
+        Variable(
+            "IBEX_OPENAI_HEADERS",
+            _headers,
+            "`Name: value`, several separated by newlines or semicolons",
+            "Headers that IBEX adds to each request to the provider, such as `OpenAI-Project: proj_1`. `Authorization` "
+            "replaces the header with OPENAI_API_KEY; without a value, as in `Authorization:; api-key: k`, IBEX sends "
+            "none.",
+            is_secret=True,
         ),
     )
     openai_models: tuple[str, ...] = setting(

@@ -17,6 +17,10 @@ T = TypeVar("T")
 SECONDS: Final = "seconds, more than 0 and at most 86400"
 
 
+class InvalidValueError(ValueError):
+    """A value is invalid for the reason in the message, which contains no part of a secret."""
+
+
 class Secret(Generic[T]):
     """A value that only ``reveal()`` returns. Its repr does not contain it."""
 

@@ -95,14 +95,14 @@ class OpenAIProvider:
         self._sleep = sleep
         self._jitter = jitter
         url = config.root_url()
-        headers = (
+        own = (
             (b"host", url.netloc),
             (b"authorization", b"Bearer " + config.api_key.reveal().encode("ascii")),
             (b"content-type", b"application/json"),
             (b"accept-encoding", b"identity"),
             (b"user-agent", b"ibex/" + __version__.encode("ascii")),
         )
-        self._upstream = upstream_over(transport, url, headers, config.connect_timeout_s)
+        self._upstream = upstream_over(transport, url, config.headers.over(own), config.connect_timeout_s)
 
     async def complete(self, request: ProviderRequest) -> ProviderBody | OpenAIStream:
         """Send the request, retry where that is safe, and return the response; see ``Provider``.

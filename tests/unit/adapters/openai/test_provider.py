@@ -20,6 +20,7 @@ from ibex import __version__
 from ibex.adapters.http_client import retry
 from ibex.adapters.openai import provider as provider_module
 from ibex.adapters.openai.config import ApiKey, OpenAIConfig
+from ibex.adapters.openai.extra_headers import parse_headers
 from ibex.adapters.openai.provider import OpenAIProvider, OpenAIStream
 from ibex.domain.errors import (
     OverloadedError,
@@ -108,6 +109,16 @@ async def test_only_headers_of_the_allow_list_are_sent(*, stream: bool, accept: 
     }
     assert (sent.method, str(sent.url)) == ("POST", "https://llm.example:8443/v1/chat/completions")
     assert await sent.aread() == request.body
+
+
+async def test_the_operators_headers_are_sent() -> None:
+    """They replace headers of the same name, and are in no repr."""
+    headers = parse_headers("OpenAI-Project: canary-1; Authorization: Basic canary-2")
+    scene = Scene(buffered(), headers=headers)
+    await scene.provider.complete(outgoing_request())
+    sent = scene.transport.requests[0].headers
+    assert (sent["openai-project"], sent.get_list("authorization")) == ("canary-1", ["Basic canary-2"])
+    assert "canary" not in repr(vars(scene.provider)["_config"])
 
 
 @pytest.mark.parametrize(
