@@ -158,3 +158,23 @@ def test_a_header_that_would_break_requests_is_refused_at_start(tmp_path: Path, 
     assert process.lines[0].startswith("ibex: IBEX_OPENAI_HEADERS is (a secret, not shown); ")
     assert SECRET not in "".join(process.lines)
     assert len(process.lines) == 2
+
+
+def test_the_provider_gets_the_trace(proxy: Loopback) -> None:
+    """The client's trace id and flags, with a span id of the exchange; the same for each attempt."""
+    proxy.provider.put(error(503), completion("Hi"))
+    with proxy.client() as client:
+        client.send(proxy.chat(None, f"traceparent: 00-{TRACE}-{CLIENT}-01"))
+        seen = client.response()
+    exchange = proxy.record(seen.request_id)
+    expected = f"00-{TRACE}-{exchange.id.hex[16:]}-01"
+    assert [request.header("traceparent") for request in proxy.provider.requests] == [expected] * 2
+    assert seen.headers["x-trace-id"] == TRACE
+
+
+def test_the_provider_gets_a_trace_that_ibex_begins(proxy: Loopback) -> None:
+    """It is not sampled, because nobody exports it."""
+    seen = proxy.ask(completion("Hi"))
+    exchange = proxy.record(seen.request_id)
+    (request,) = proxy.provider.requests
+    assert request.header("traceparent") == f"00-{seen.headers['x-trace-id']}-{exchange.id.hex[16:]}-00"

@@ -63,6 +63,7 @@ class RecordingRequestObserver:
     begun: list[UUID] = field(default_factory=list)
     failures: list[BaseException] = field(default_factory=list)
     requests: list[Ended] = field(default_factory=list)
+    sampled: bool = False
     one_over: asyncio.Event = field(default_factory=asyncio.Event)
 
     def began(self, request_id: UUID, trace_id: str, parent: str | None = None) -> None:
@@ -70,6 +71,12 @@ class RecordingRequestObserver:
         del parent
         assert trace_id
         self.begun.append(request_id)
+
+    def is_sampled(self, method: str, route: str) -> bool:
+        """Return ``sampled``."""
+        assert method
+        assert route
+        return self.sampled
 
     def failed(self, error: BaseException) -> None:
         """Remember the exception."""

@@ -6,7 +6,7 @@ objects, because creating them costs as much as all the other work (ADR 0025).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, cast
 
 import httpx
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 EVENT_STREAM: Final = "text/event-stream"
 _JSON: Final = "application/json"
+Headers: TypeAlias = "Sequence[tuple[bytes, bytes]]"
 
 
 class UpstreamResponse(Protocol):
@@ -51,18 +52,21 @@ class UpstreamResponse(Protocol):
 class Upstream(Protocol):
     """A server that receives requests below a root URL."""
 
-    async def post(self, path: str, body: bytes, *, stream: bool, by: float, fresh: bool) -> UpstreamResponse:
+    async def post(
+        self, path: str, body: bytes, *, stream: bool, by: float, fresh: bool, headers: Headers = ()
+    ) -> UpstreamResponse:
         """Send a request to a path below the root URL; return its response once the head has arrived.
 
         ``stream`` requests an event stream. ``by`` is the time limit for the head, in the event loop's time. ``fresh``
-        excludes idle connections. Raises ``TimeoutError``, and the exceptions of httpx's transports.
+        excludes idle connections. ``headers`` are those of this request alone. Raises ``TimeoutError``, and the
+        exceptions of httpx's transports.
         """
 
 
 def upstream_over(
     transport: Http1Transport | httpx.AsyncBaseTransport,
     url: httpx.URL,
-    headers: Sequence[tuple[bytes, bytes]],
+    headers: Headers,
     connect_s: float,
 ) -> Upstream:
     """Return the upstream at a root URL, which sends these headers with every request.
@@ -75,25 +79,26 @@ def upstream_over(
 
 
 class _PooledUpstream:
-    """An upstream over IBEX's own transport. It caches request heads, which differ only in the length of the body."""
+    """An upstream over IBEX's own transport. It caches request heads up to the parts that differ, which come last."""
 
-    def __init__(
-        self, transport: Http1Transport, url: httpx.URL, headers: Sequence[tuple[bytes, bytes]], connect_s: float
-    ) -> None:
+    def __init__(self, transport: Http1Transport, url: httpx.URL, headers: Headers, connect_s: float) -> None:
         self._pool = transport.pool(url)
         self._connect_s = connect_s
         self._root_path = url.raw_path
         self._headers = tuple(b"%b: %b" % header for header in headers)
         self._heads: dict[tuple[str, bool], bytes] = {}
 
-    async def post(self, path: str, body: bytes, *, stream: bool, by: float, fresh: bool) -> Http1Response:
+    async def post(
+        self, path: str, body: bytes, *, stream: bool, by: float, fresh: bool, headers: Headers = ()
+    ) -> Http1Response:
         """Send a request; see ``Upstream``."""
         head = self._heads.get((path, stream)) or self._head(path, stream=stream)
         connection = None if fresh else self._pool.take_idle()
         if connection is None:
             async with Deadline(by):
                 connection = await self._pool.get(connect_s=self._connect_s, wait_s=self._connect_s, fresh=fresh)
-        response = connection.send(b"%b%d\r\n\r\n" % (head, len(body)), body)
+        added = b"".join([b"%b: %b\r\n" % header for header in headers])
+        response = connection.send(b"%b%d\r\n%b\r\n" % (head, len(body), added), body)
         response.read_by = by
         try:
             await response.head()
@@ -117,7 +122,7 @@ class _HttpxUpstream:
         self,
         transport: httpx.AsyncBaseTransport,
         url: httpx.URL,
-        headers: Sequence[tuple[bytes, bytes]],
+        headers: Headers,
         connect_s: float,
     ) -> None:
         self._transport = transport
@@ -125,14 +130,16 @@ class _HttpxUpstream:
         self._headers = headers
         self._timeouts = {"connect": connect_s, "read": None, "write": None, "pool": connect_s}
 
-    async def post(self, path: str, body: bytes, *, stream: bool, by: float, fresh: bool) -> HttpxResponse:
+    async def post(
+        self, path: str, body: bytes, *, stream: bool, by: float, fresh: bool, headers: Headers = ()
+    ) -> HttpxResponse:
         """Send a request; see ``Upstream``. ``fresh`` is ignored: the transport itself replaces closed connections."""
         del fresh
         added = ((b"accept", _ACCEPTED[stream].encode()), (b"content-length", b"%d" % len(body)))
         request = httpx.Request(
             "POST",
             self._url.copy_with(raw_path=self._url.raw_path + path.encode("ascii")),
-            headers=[*self._headers, *added],
+            headers=[*self._headers, *added, *headers],
             stream=httpx.ByteStream(body),
             extensions={"timeout": self._timeouts},
         )

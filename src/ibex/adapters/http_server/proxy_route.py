@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from ibex.domain.proxying.streaming import StreamedResponse
 
 _SESSION_END_VALUES = {None: False, "false": False, "true": True}
+_KNOWN_FLAGS = 0b11
+"""The flags of the W3C Trace Context: sampled, and random trace id. Others must not be passed on."""
 _SESSION_END_ERRORS = (FieldError("X-IBEX-Session-End", FieldCode.INVALID_ENUM, "must be true or false"),)
 
 
@@ -125,7 +127,14 @@ class ProxyRoute:
             session_handle=context.field(b"x-ibex-session-id") or None,
             ends_session=_SESSION_END_VALUES.get(session_end, False),
             wrong_fields=() if session_end in _SESSION_END_VALUES else _SESSION_END_ERRORS,
+            trace_flags=self._trace_flags(scope, context),
         )
+
+    def _trace_flags(self, scope: Scope, context: RequestContext) -> int:
+        """Return the flags of ``traceparent`` for the provider: the client's, else whether IBEX samples the trace."""
+        if context.parent is not None:
+            return int(context.parent[-2:], 16) & _KNOWN_FLAGS
+        return int(self._observer.is_sampled(scope["method"], scope.get("path_template", "")))
 
 
 async def _read_body(context: RequestContext, client: ClientConnection, reservation: Reservation) -> bytes:

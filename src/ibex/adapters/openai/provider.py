@@ -142,8 +142,10 @@ class OpenAIProvider:
         limits = TimeLimits(deadline, now + self._config.first_byte_timeout_s, self._config.idle_timeout_s)
         try:
             by = min(limits.first_byte, deadline)
-            stream = request.is_streaming
-            response = await self._upstream.post(request.path, request.body, stream=stream, by=by, fresh=fresh)
+            stream, added = request.is_streaming, _trace_headers(request)
+            response = await self._upstream.post(
+                request.path, request.body, stream=stream, by=by, fresh=fresh, headers=added
+            )
         except FAILURES as failure:
             return _Failure(
                 error_from_exception(failure, AttemptInfo(attempts)),
@@ -231,6 +233,15 @@ def _processing_ms(response: UpstreamResponse) -> int | None:
     """Return the time that the provider says it took, in milliseconds; None if it is absent or not a whole number."""
     value = response.header("openai-processing-ms")
     return int(value) if _MILLISECONDS.fullmatch(value) else None
+
+
+def _trace_headers(request: ProviderRequest) -> Sequence[tuple[bytes, bytes]]:
+    """Return the header ``traceparent`` (W3C Trace Context), nothing for a request without a trace."""
+    trace = request.trace
+    if trace is None:
+        return ()
+    value = b"00-%b-%016x-%02x" % (trace.trace_id.encode("ascii"), trace.span_id, trace.flags)
+    return ((b"traceparent", value),)
 
 
 class OpenAIStream:

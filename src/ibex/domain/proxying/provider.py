@@ -27,16 +27,30 @@ class StreamEvent:
 
 
 @value_object
+class TraceContext:
+    """The trace of a request, and the span of the call to the provider, for the provider's own tracing.
+
+    ``trace_id`` has 32 lower-case hexadecimal digits, and ``span_id`` 64 bits. ``flags`` are those of the W3C Trace
+    Context, such as 1 for sampled.
+    """
+
+    trace_id: str
+    span_id: int
+    flags: int = 0
+
+
+@value_object
 class ProviderRequest:
     """A request to a provider: the path of the operation, the model, whether to stream, and the whole body.
 
-    The repr shows no content.
+    The provider gets no ``trace`` if it is None. The repr shows no content.
     """
 
     path: str
     model: str
     is_streaming: bool
     body: bytes
+    trace: TraceContext | None = None
 
     def __repr__(self) -> str:
         return f"<ProviderRequest {self.path} streaming={self.is_streaming} bytes={len(self.body)}>"

@@ -73,6 +73,31 @@ async def test_the_provider_gets_the_directive_and_the_clients_messages() -> Non
     assert json.loads(asked.body)["messages"][0]["role"] == "system"
 
 
+@pytest.mark.parametrize(
+    ("parent", "sampled", "flags"),
+    [
+        (None, False, 0),
+        (None, True, 1),
+        ("b7ad6b7169203331-00", True, 0),
+        ("b7ad6b7169203331-01", False, 1),
+        ("b7ad6b7169203331-03", False, 3),
+        ("b7ad6b7169203331-ff", False, 3),
+    ],
+)
+async def test_the_provider_gets_the_flags_of_the_trace(parent: str | None, *, sampled: bool, flags: int) -> None:
+    """They are the client's, except for unknown ones, or else whether the request is sampled here."""
+    scene = HttpScene()
+    scene.observer.sampled = sampled
+    trace_id = "0af7651916cd43dd8448eb211c80319c"
+
+    await scene.post(headers={} if parent is None else {"traceparent": f"00-{trace_id}-{parent}"})
+
+    (asked,) = scene.chat.provider.asked
+    assert asked.trace is not None
+    assert asked.trace.flags == flags
+    assert (asked.trace.trace_id == trace_id) is (parent is not None)
+
+
 async def test_without_a_directive_the_provider_gets_the_clients_bytes() -> None:
     """The body is unchanged."""
     scene = HttpScene()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -31,7 +32,7 @@ from ibex.domain.errors import (
     ProviderUnavailableError,
     Refusal,
 )
-from ibex.domain.proxying.provider import ProviderBody
+from ibex.domain.proxying.provider import ProviderBody, TraceContext
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -119,6 +120,14 @@ async def test_the_operators_headers_are_sent() -> None:
     sent = scene.transport.requests[0].headers
     assert (sent["openai-project"], sent.get_list("authorization")) == ("canary-1", ["Basic canary-2"])
     assert "canary" not in repr(vars(scene.provider)["_config"])
+
+
+async def test_the_trace_is_sent() -> None:
+    """As ``traceparent``, in its version 00; every attempt has the same."""
+    scene = Scene(refused(503), buffered())
+    await scene.provider.complete(replace(outgoing_request(), trace=TraceContext("0af7" * 8, 0xB7AD, 1)))
+    sent = [request.headers["traceparent"] for request in scene.transport.requests]
+    assert sent == [f"00-{'0af7' * 8}-000000000000b7ad-01"] * 2
 
 
 @pytest.mark.parametrize(

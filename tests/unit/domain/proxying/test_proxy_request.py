@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
@@ -64,11 +64,11 @@ from ibex.domain.identity.permissions import READ_ONLY, Permission
 from ibex.domain.identity.rate_limits import RateLimitDecision
 from ibex.domain.ids import session_id
 from ibex.domain.proxying.admission import Credentials
-from ibex.domain.proxying.provider import ProviderBody
+from ibex.domain.proxying.provider import ProviderBody, TraceContext
 from ibex.domain.proxying.proxy_request import BufferedResponse, RefusedResponse
 from ibex.domain.proxying.refused_requests import RefusedRequests
 from ibex.domain.proxying.streaming import StreamedResponse
-from ibex.domain.record.exchange import Caller, DirectiveReceipt, Timings
+from ibex.domain.record.exchange import Caller, DirectiveReceipt, Timings, provider_span_id
 from ibex.domain.record.sessions import checkpoint_of
 from ibex.domain.record.summary import Usage
 from ibex.domain.record.traces import trace_of
@@ -451,6 +451,17 @@ async def test_attempts_and_request_id_of_a_failed_provider_are_recorded() -> No
 
     assert (scene.exchange.attempts, scene.exchange.provider_request_id) == (4, "req_5")
     assert reply.in_flight.processing_ms == 7
+
+
+async def test_the_provider_gets_the_trace_of_the_request() -> None:
+    """The span id is derived from the exchange's id, by which the span that is made afterwards has the same."""
+    scene = scene_of()
+
+    await scene.use_case()(replace(scene.call(), trace_flags=3))
+
+    (asked,) = scene.provider.asked
+    assert asked.trace == TraceContext(TRACE_ID, provider_span_id(scene.exchange.id), 3)
+    assert f"{provider_span_id(scene.exchange.id):016x}" == scene.exchange.id.hex[16:]
 
 
 async def test_a_bug_is_raised_and_on_record_as_one() -> None:
