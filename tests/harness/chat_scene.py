@@ -255,6 +255,7 @@ class ScriptedStream:
     reads: Sequence[Sequence[StreamEvent] | Exception]
     attempts: int = 1
     provider_request_id: str | None = "req_stream"
+    processing_ms: int | None = None
     closed: int = 0
     given: int = 0
     pauses_in_closing: int = 1

@@ -64,6 +64,7 @@ class RecordingRequestObserver:
     begun: list[UUID] = field(default_factory=list)
     failures: list[BaseException] = field(default_factory=list)
     requests: list[Ended] = field(default_factory=list)
+    sampled: bool = False
     one_over: asyncio.Event = field(default_factory=asyncio.Event)
 
     def began(self, request_id: UUID, trace_id: str, parent: str | None = None) -> None:
@@ -71,6 +72,12 @@ class RecordingRequestObserver:
         del parent
         assert trace_id
         self.begun.append(request_id)
+
+    def is_sampled(self, method: str, route: str) -> bool:
+        """Return ``sampled``."""
+        assert method
+        assert route
+        return self.sampled
 
     def failed(self, error: BaseException) -> None:
         """Remember the exception."""
@@ -115,6 +122,7 @@ class HeldStream:
     queue: asyncio.Queue[Sequence[Any] | Exception | None] = field(default_factory=asyncio.Queue)
     attempts: int = 1
     provider_request_id: str | None = "req_held"
+    processing_ms: int | None = None
     closed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def __aiter__(self) -> AsyncIterator[Sequence[Any]]:

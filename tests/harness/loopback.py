@@ -28,6 +28,7 @@ from harness.memory.sessions import InMemorySessions
 from harness.memory.traces import InMemoryTraces
 from harness.openai_wire import completion, completion_body, stream_events, text_deltas, text_stream
 from harness.raw_http import WAIT_S, RawClient, Seen
+from ibex.adapters.http_client.pool import PoolLimits
 from ibex.adapters.http_client.transport import Http1Transport
 from ibex.adapters.http_server.connections import ConnectionLimits
 from ibex.entrypoints.containers import Management, application_of
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
     from harness.openai import ScriptedOpenAI
     from harness.openai_wire import Script
+    from ibex.adapters.http_client.happy_eyeballs import Resolver
     from ibex.adapters.http_server.client_connection import Limits
     from ibex.domain.record.exchange import Exchange
     from ibex.domain.record.traces import Trace
@@ -98,7 +100,12 @@ class Loopback:
     """A running proxy; ``provider`` is what it asks, ``address`` where it is. Use it from the test's own thread."""
 
     def __init__(
-        self, provider: ScriptedOpenAI, journal: Path, environ: dict[str, str], limits: Limits | None = None
+        self,
+        provider: ScriptedOpenAI,
+        journal: Path,
+        environ: dict[str, str],
+        limits: Limits | None = None,
+        resolve: Resolver | None = None,
     ) -> None:
         self.provider = provider
         self._limits = limits
@@ -122,18 +129,27 @@ class Loopback:
         self._made: Installation
         self._neighbour: Installation
         self._adapters: Any = self._in_memory()
+        if resolve is not None:
+            transport = providers.Singleton(Http1Transport, PoolLimits(10, 10), resolve=resolve)
+            self._adapters.transport.override(transport)
 
     @classmethod
     @contextmanager
     def running(
-        cls, provider: ScriptedOpenAI, journal: Path, limits: Limits | None = None, /, **environ: str
+        cls,
+        provider: ScriptedOpenAI,
+        journal: Path,
+        limits: Limits | None = None,
+        resolve: Resolver | None = None,
+        /,
+        **environ: str,
     ) -> Iterator[Loopback]:
-        """Run a proxy with these settings, and limits that no setting is for.
+        """Run a proxy with these settings, and with limits and a way to look up the provider that no setting is for.
 
         At the end all that it has seen must be on record, once. ``slow_s`` among the settings is how long a client may
         read too slowly, which no setting says.
         """
-        proxy = cls(provider, journal, environ, limits)
+        proxy = cls(provider, journal, environ, limits, resolve)
         proxy._thread.start()
         serving = asyncio.run_coroutine_threadsafe(proxy._serve(), proxy._loop)
         try:

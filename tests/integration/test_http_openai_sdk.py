@@ -14,12 +14,14 @@ from ibex.domain.errors import (
     IbexError,
     InvalidTokenError,
     ProviderNotConfiguredError,
+    ServiceDegradedError,
+)
+from ibex.domain.provider_errors import (
     ProviderRateLimitedError,
     ProviderRefusedError,
     ProviderTimeoutError,
     ProviderUnavailableError,
     Refusal,
-    ServiceDegradedError,
 )
 from ibex.domain.proxying.provider import ProviderBody
 

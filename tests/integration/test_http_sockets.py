@@ -25,7 +25,7 @@ from harness.http_scene import (
 )
 from ibex.adapters.http_server.client_connection import Limits
 from ibex.adapters.http_server.connections import ConnectionLimits
-from ibex.domain.errors import ProviderUnavailableError
+from ibex.domain.provider_errors import ProviderUnavailableError
 from ibex.domain.proxying.capacity import Capacity
 from ibex.domain.proxying.provider import ProviderBody
 

@@ -53,9 +53,8 @@ from ibex.adapters.http_client.pool import PoolLimits
 from ibex.adapters.http_client.transport import Http1Transport, default_transport
 from ibex.adapters.openai.config import ApiKey, OpenAIConfig
 from ibex.adapters.openai.provider import OpenAIProvider, OpenAIStream
-from ibex.domain.errors import (
-    IbexError,
-    OverloadedError,
+from ibex.domain.errors import IbexError, OverloadedError
+from ibex.domain.provider_errors import (
     ProviderError,
     ProviderRateLimitedError,
     ProviderRefusedError,

@@ -118,8 +118,10 @@ def receiver() -> Iterator[OtlpReceiver]:
         yield running
 
 
-def test_a_request_is_one_trace_at_the_receiver(installation: Installation, receiver: OtlpReceiver) -> None:
-    """Joined to the client's, with the SDK's variables honoured, and without a secret in any byte."""
+def test_a_request_is_one_trace_at_the_receiver(
+    installation: Installation, receiver: OtlpReceiver, provider: ScriptedOpenAI
+) -> None:
+    """Joined to the client's and continued by the provider, with the SDK's variables honoured, without a secret."""
     proxy = installation.serve(
         OTEL_EXPORTER_OTLP_ENDPOINT=receiver.address,
         OTEL_EXPORTER_OTLP_HEADERS=f"x-tenant={HEADER}",
@@ -135,6 +137,7 @@ def test_a_request_is_one_trace_at_the_receiver(installation: Installation, rece
     assert {span.trace_id.hex() for span in spans.values()} == {TRACE}
     assert own.parent_span_id.hex() == CLIENT
     assert {span.parent_span_id for span in spans.values()} - {own.parent_span_id} == {own.span_id}
+    assert provider.requests[0].header("traceparent") == f"00-{TRACE}-{asking.span_id.hex()}-01"
     assert (own.kind, asking.kind) == (own.SPAN_KIND_SERVER, own.SPAN_KIND_CLIENT)
     for span in spans.values():
         assert own.start_time_unix_nano <= span.start_time_unix_nano <= span.end_time_unix_nano

@@ -198,7 +198,10 @@ class _Doctor:
                 said = f"the provider refused the key of the running proxy ({refused.status}) at {refused.at}"
                 return Result(Verdict.FAILED, said, _RESTART_WITH_VALID_KEY)
             return Result(Verdict.ABSENT, _NO_KEY_HERE)
-        own = {"Authorization": f"Bearer {key.reveal()}"}
+        own = {"authorization": f"Bearer {key.reveal()}"}
+        if self._settings.openai_headers is not None:
+            own |= dict(self._settings.openai_headers.reveal())
+        own = {name: value for name, value in own.items() if value}
         status, _ = await self._ask("GET", f"{base.rstrip('/')}/models", own)
         refused_as = status if status in KEY_REFUSED else None
         if refused_as is None:  # some servers list models without a key, but none completes an empty request

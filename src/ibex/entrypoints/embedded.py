@@ -18,6 +18,7 @@ from ibex.adapters.telemetry.logging import configure_logging
 from ibex.entrypoints.containers import Management, application_of
 from ibex.entrypoints.environments import EmbeddedAdapters
 from ibex.entrypoints.first_installation import InstallationNames, bootstrap
+from ibex.entrypoints.forward_proxy import warn_of_ignored_proxy
 from ibex.entrypoints.home import FirstInstallation
 from ibex.entrypoints.keep_running import KeepRunning, Server
 from ibex.entrypoints.lifespan import in_background, running
@@ -103,6 +104,7 @@ def run(home: Home, environ: Mapping[str, str], console: Console) -> int:
         check_tracing(wanted)
         with _open_log(home.log) as log, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             configure_logging(wanted.log_level, log)
+            warn_of_ignored_proxy(wanted, environ)
             prepare_descriptors(wanted)
             code = 0
             try:

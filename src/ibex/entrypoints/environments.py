@@ -29,6 +29,7 @@ from ibex.adapters.memory.shared_responses import NoSharedResponses
 from ibex.adapters.memory.watch import InProcessWatch
 from ibex.adapters.openai.config import ApiKey, OpenAIConfig
 from ibex.adapters.openai.echo import EchoProvider
+from ibex.adapters.openai.extra_headers import NO_HEADERS
 from ibex.adapters.openai.provider import OpenAIProvider
 from ibex.adapters.postgres.change_log import PostgresChangeLog
 from ibex.adapters.postgres.database import POOL_SIZE, Database
@@ -148,6 +149,7 @@ def _openai_config(settings: Settings, key: str) -> OpenAIConfig:
                 merges_instructions=settings.openai_merge_instructions,
                 has_lenient_end=settings.openai_lenient_end,
             ),
+            headers=settings.openai_headers or NO_HEADERS,
         )
     except ValueError as wrong:
         raise SettingsError(f"OPENAI_BASE_URL cannot be used: {wrong}.") from None

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ibex.adapters.openai.config import DEFAULT_MODELS
+from ibex.adapters.openai.extra_headers import ExtraHeaders, parse_headers
 from ibex.entrypoints.setting_values import (
     SECONDS,
+    InvalidValueError,
     Secret,
     Variable,
     globs,
@@ -41,6 +43,13 @@ def _stream_usage(value: str) -> StreamUsage:
     return StreamUsage(value.lower())
 
 
+def _headers(value: str) -> ExtraHeaders:
+    try:
+        return parse_headers(value)
+    except ValueError as wrong:
+        raise InvalidValueError(str(wrong)) from None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenAISettings:
     """URL, key, models, limits and retries of the provider. Durations are in seconds. A key of None is not set."""
@@ -64,6 +73,18 @@ class OpenAISettings:
             "The base URL of OpenAI's API or of a compatible server.",
         ),
     )
+    openai_headers: ExtraHeaders | None = setting(
+        None,
+        Variable(
+            "IBEX_OPENAI_HEADERS",
+            _headers,
+            "`Name: value`, several separated by newlines or semicolons",
+            "Headers that IBEX adds to each request to the provider, such as `OpenAI-Project: proj_1`. `Authorization` "
+            "replaces the header with OPENAI_API_KEY; without a value, as in `Authorization:; api-key: k`, IBEX sends "
+            "none.",
+            is_secret=True,
+        ),
+    )
     openai_models: tuple[str, ...] = setting(
         DEFAULT_MODELS,
         Variable(
@@ -84,7 +105,13 @@ class OpenAISettings:
         ),
     )
     openai_connect_timeout_s: float = setting(
-        5.0, Variable("IBEX_OPENAI_CONNECT_TIMEOUT", seconds, SECONDS, "The time limit of connecting to the provider.")
+        5.0,
+        Variable(
+            "IBEX_OPENAI_CONNECT_TIMEOUT",
+            seconds,
+            SECONDS,
+            "The time limit of connecting to the provider: looking up its name, all its addresses, and TLS.",
+        ),
     )
     openai_first_byte_timeout_s: float = setting(
         600.0,

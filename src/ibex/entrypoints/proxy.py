@@ -13,6 +13,7 @@ import uvloop
 from ibex.adapters.telemetry.logging import configure_logging
 from ibex.adapters.telemetry.shared_memory import SharedMemorySegment
 from ibex.entrypoints.acceptor import ConnectionBalancer
+from ibex.entrypoints.forward_proxy import warn_of_ignored_proxy
 from ibex.entrypoints.process_tuning import prepare_descriptors
 from ibex.entrypoints.proxy_server import BACKLOG, address_of, listen, serve_http
 from ibex.entrypoints.settings import Environment, MissingSettingError, Settings, SettingsError
@@ -41,6 +42,7 @@ def serve(environ: Mapping[str, str], workers: int = 1) -> int:
         _require_shared_servers(settings)
     _is_embedded(settings)
     check_tracing(settings)
+    warn_of_ignored_proxy(settings, environ)
     if workers > 1:
         return supervise(settings, environ, workers)
     with listen(settings.host, settings.port) as listener:

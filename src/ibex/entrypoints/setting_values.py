@@ -21,6 +21,10 @@ _BASE_PATH: Final = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~-]+)+")
 SECONDS: Final = "seconds, more than 0 and at most 86400"
 
 
+class InvalidValueError(ValueError):
+    """A value is invalid for the reason in the message, which contains no part of a secret."""
+
+
 class Secret(Generic[T]):
     """A value that only ``reveal()`` returns. Its repr does not contain it."""
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ibex.entrypoints.cache_settings import CacheSettings
 from ibex.entrypoints.setting_values import (
     SECONDS,
+    InvalidValueError,
     Secret,
     Variable,
     auth_addresses,
@@ -307,9 +308,10 @@ class Settings(CacheSettings):
                 continue
             try:
                 values[name] = variable.parse(raw)
-            except (ValueError, KeyError):
+            except (ValueError, KeyError) as wrong:
                 shown = "(a secret, not shown)" if variable.is_secret else repr(raw)
-                raise SettingsError(f"{variable.name} is {shown}; allowed: {variable.allowed}.") from None
+                reason = f"; {wrong}" if isinstance(wrong, InvalidValueError) else ""
+                raise SettingsError(f"{variable.name} is {shown}{reason}; allowed: {variable.allowed}.") from None
         settings = cls(**values)
         settings.refuse_incomplete_tls()
         settings.refuse_small_body_budget()

@@ -6,26 +6,25 @@ import inspect
 
 import pytest
 
-from ibex.domain import errors
+from ibex.domain import errors, provider_errors
 from ibex.domain.errors import (
     ErrorCode,
     FieldCode,
     FieldError,
     IbexError,
-    ProviderError,
-    ProviderRefusedError,
     RateLimitedError,
-    Refusal,
     RetryableError,
     SourceUnavailableError,
     ValidationError,
 )
+from ibex.domain.provider_errors import ProviderError, ProviderRefusedError, Refusal
 
 ABSTRACT = {IbexError, RetryableError, ProviderError, SourceUnavailableError}
 KINDS = [
     kind
-    for _, kind in inspect.getmembers(errors, inspect.isclass)
-    if issubclass(kind, IbexError) and kind not in ABSTRACT
+    for module in (errors, provider_errors)
+    for _, kind in inspect.getmembers(module, inspect.isclass)
+    if kind.__module__ == module.__name__ and issubclass(kind, IbexError) and kind not in ABSTRACT
 ]
 
 
@@ -78,6 +77,7 @@ def test_the_providers_text_is_the_detail_and_not_the_message() -> None:
         provider_code="context_length_exceeded",
         param="messages",
         provider_request_id="req_1",
+        processing_ms=412,
         attempts=2,
     )
 
@@ -85,3 +85,4 @@ def test_the_providers_text_is_the_detail_and_not_the_message() -> None:
     assert "too long" not in repr(error)
     assert (error.detail, error.provider_code, error.param) == ("too long", "context_length_exceeded", "messages")
     assert (error.provider_request_id, error.attempts, error.retry_after_s) == ("req_1", 2, None)
+    assert error.processing_ms == 412

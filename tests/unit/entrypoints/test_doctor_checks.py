@@ -109,6 +109,27 @@ async def test_the_provider_is_asked_with_the_key(tmp_path: Path, status: int, v
     assert KEY not in repr(by_name)
 
 
+@pytest.mark.parametrize(
+    ("headers", "authorization"),
+    [("api-key: canary-1", f"Bearer {KEY}"), ("Authorization: canary-2; api-key: canary-1", "canary-2")],
+)
+async def test_the_provider_is_asked_with_the_operators_headers(
+    tmp_path: Path, headers: str, authorization: str
+) -> None:
+    """As requests are, so that the check finds what they would find."""
+    asked: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        return httpx.Response(200, json={})
+
+    by_name = await found(tmp_path, answer, OPENAI_API_KEY=KEY, IBEX_OPENAI_HEADERS=headers)
+
+    sent = asked[0].headers
+    assert (sent.get_list("authorization"), sent["api-key"]) == ([authorization], "canary-1")
+    assert "canary" not in repr(by_name)
+
+
 async def test_a_provider_that_lists_its_models_to_everybody_is_asked_more(tmp_path: Path) -> None:
     """An empty request for a completion costs nothing, and tells whether the key is taken."""
 

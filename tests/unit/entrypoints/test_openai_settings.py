@@ -63,6 +63,26 @@ def test_wrong_values_are_told(variable: str, value: str) -> None:
         Settings.load({variable: value})
 
 
+def test_the_headers_to_the_provider() -> None:
+    """They are secrets: in no repr."""
+    settings = Settings.load({"IBEX_OPENAI_HEADERS": "OpenAI-Project: canary-1\nOpenAI-Organization: canary-2"})
+    assert settings.openai_headers is not None
+    assert settings.openai_headers.reveal() == (("openai-project", "canary-1"), ("openai-organization", "canary-2"))
+    assert "canary" not in repr(settings)
+    assert Settings.load({}).openai_headers is None
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"), [("Host: canary-1", "the header host is set by IBEX itself"), ("canary-1", "header 1 is not")]
+)
+def test_a_header_that_cannot_be_used(value: str, reason: str) -> None:
+    """Told at start, with the reason and without its value."""
+    with pytest.raises(SettingsError, match=r"IBEX_OPENAI_HEADERS is \(a secret, not shown\); ") as raised:
+        Settings.load({"IBEX_OPENAI_HEADERS": value})
+    assert reason in str(raised.value)
+    assert "canary" not in str(raised.value)
+
+
 def test_a_proxy_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """Told at start, without its address."""
     monkeypatch.setenv("https_proxy", "gopher://user:canary@proxy.example")

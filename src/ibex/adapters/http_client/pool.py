@@ -11,8 +11,10 @@ import httpx
 
 from ibex.adapters.http_client.connection import READ_BYTES, Http1Connection
 from ibex.adapters.http_client.descriptors import has_no_descriptor
+from ibex.adapters.http_client.happy_eyeballs import connect, resolve
 
 if TYPE_CHECKING:
+    from ibex.adapters.http_client.happy_eyeballs import Resolver
     from ibex.adapters.http_client.tls import ResumingContext
 
 KEEP_S: Final = 30.0
@@ -47,9 +49,10 @@ class ConnectionPool:
     is taken first, so that surplus connections expire.
     """
 
-    def __init__(self, origin: Origin, limits: PoolLimits) -> None:
+    def __init__(self, origin: Origin, limits: PoolLimits, resolve: Resolver = resolve) -> None:
         self._origin = origin
         self._limits = limits
+        self._resolve = resolve
         self._buffer = memoryview(bytearray(READ_BYTES))
         self._idle: deque[Http1Connection] = deque()
         self._open: set[Http1Connection] = set()
@@ -67,9 +70,9 @@ class ConnectionPool:
     async def get(self, *, connect_s: float | None, wait_s: float | None, fresh: bool = False) -> Http1Connection:
         """Return a connection for one request. If ``fresh`` is true, it is not an idle one.
 
-        ``connect_s`` limits the time to connect; ``wait_s`` limits the wait for a connection once the pool is full.
-        Both are in seconds. Raises ``httpx.ConnectError``, ``ConnectTimeout``, and ``PoolTimeout`` if too many requests
-        wait, if this one waits too long, or if no file descriptor is left.
+        ``connect_s`` limits the time to connect, with all addresses and TLS; ``wait_s`` limits the wait for a
+        connection once the pool is full. Both are in seconds. Raises ``httpx.ConnectError``, ``ConnectTimeout``, and
+        ``PoolTimeout`` if too many requests wait, if this one waits too long, or if no file descriptor is left.
         """
         idle = None if fresh else self.take_idle()
         if idle is not None:
@@ -206,11 +209,12 @@ class ConnectionPool:
             self._connect_for_waiters(connect_s)  # up to here the connection counted twice, in _open and in _connecting
 
     async def _new_connection(self) -> Http1Connection:
+        """Connect to the first address that accepts, then do the TLS handshake."""
         origin = self._origin
+        connected = await connect(await self._resolve(origin.host, origin.port))
         _, connection = await asyncio.get_running_loop().create_connection(
             self._create_protocol,
-            origin.host,
-            origin.port,
+            sock=connected,
             ssl=origin.tls,
             server_hostname=origin.host if origin.tls else None,
         )

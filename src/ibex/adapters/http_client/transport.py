@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from ibex.adapters.http_client.happy_eyeballs import resolve
 from ibex.adapters.http_client.pool import ConnectionPool, Origin, PoolLimits
 from ibex.adapters.http_client.tls import client_context
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
     import httpx
 
+    from ibex.adapters.http_client.happy_eyeballs import Resolver
     from ibex.adapters.http_client.tls import ResumingContext
 
 MAX_CONNECTIONS: Final = 1_000
@@ -29,10 +31,16 @@ class Http1Transport:
     Use ``upstream_over`` to send requests.
     """
 
-    def __init__(self, limits: PoolLimits, make_tls: Callable[[], ResumingContext] = client_context) -> None:
-        """Set the limits of each pool, and the function that creates the TLS context of a server."""
+    def __init__(
+        self,
+        limits: PoolLimits,
+        make_tls: Callable[[], ResumingContext] = client_context,
+        resolve: Resolver = resolve,
+    ) -> None:
+        """Set the limits of each pool, and the functions that create a TLS context and look up a host."""
         self._limits = limits
         self._make_tls = make_tls
+        self._resolve = resolve
         self._pools: dict[tuple[str, str, int], ConnectionPool] = {}
 
     @property
@@ -52,5 +60,5 @@ class Http1Transport:
         if pool is None:
             tls = self._make_tls() if url.scheme == "https" else None
             origin = Origin(url.host, url.port or _PORTS[url.scheme], tls)
-            pool = self._pools[key] = ConnectionPool(origin, self._limits)
+            pool = self._pools[key] = ConnectionPool(origin, self._limits, self._resolve)
         return pool

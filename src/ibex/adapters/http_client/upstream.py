@@ -6,7 +6,7 @@ objects, because creating them costs as much as all the other work (ADR 0025).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, cast
 
 import httpx
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 EVENT_STREAM: Final = "text/event-stream"
 _JSON: Final = "application/json"
 _MAX_HEADS: Final = 64
+Headers: TypeAlias = "Sequence[tuple[bytes, bytes]]"
 
 
 class UpstreamResponse(Protocol):
@@ -53,20 +54,21 @@ class Upstream(Protocol):
     """A server that receives requests below a root URL."""
 
     async def send(
-        self, method: str, path: str, body: bytes, *, stream: bool, by: float, fresh: bool
+        self, method: str, path: str, body: bytes, *, stream: bool, by: float, fresh: bool, headers: Headers = ()
     ) -> UpstreamResponse:
         """Send a request to a path below the root URL; return its response once the head has arrived.
 
         Only POST has a body.
         ``stream`` requests an event stream. ``by`` is the time limit for the head, in the event loop's time. ``fresh``
-        excludes idle connections. Raises ``TimeoutError``, and the exceptions of httpx's transports.
+        excludes idle connections. ``headers`` are those of this request alone. Raises ``TimeoutError``, and the
+        exceptions of httpx's transports.
         """
 
 
 def upstream_over(
     transport: Http1Transport | httpx.AsyncBaseTransport,
     url: httpx.URL,
-    headers: Sequence[tuple[bytes, bytes]],
+    headers: Headers,
     connect_s: float,
 ) -> Upstream:
     """Return the upstream at a root URL, which sends these headers with every request.
@@ -79,27 +81,28 @@ def upstream_over(
 
 
 class _PooledUpstream:
-    """An upstream over IBEX's own transport. It caches request heads, which differ only in the length of the body."""
+    """An upstream over IBEX's own transport. It caches request heads up to the parts that differ, which come last."""
 
-    def __init__(
-        self, transport: Http1Transport, url: httpx.URL, headers: Sequence[tuple[bytes, bytes]], connect_s: float
-    ) -> None:
+    def __init__(self, transport: Http1Transport, url: httpx.URL, headers: Headers, connect_s: float) -> None:
         self._pool = transport.pool(url)
         self._connect_s = connect_s
         self._root_path = url.raw_path
         self._headers = tuple(b"%b: %b" % header for header in headers)
         self._heads: dict[tuple[str, str, bool], bytes] = {}
 
-    async def send(self, method: str, path: str, body: bytes, *, stream: bool, by: float, fresh: bool) -> Http1Response:
+    async def send(
+        self, method: str, path: str, body: bytes, *, stream: bool, by: float, fresh: bool, headers: Headers = ()
+    ) -> Http1Response:
         """Send a request; see ``Upstream``."""
         head = self._heads.get((method, path, stream)) or self._head(method, path, stream=stream)
         connection = None if fresh else self._pool.take_idle()
         if connection is None:
             async with Deadline(by):
                 connection = await self._pool.get(connect_s=self._connect_s, wait_s=self._connect_s, fresh=fresh)
+        added = b"".join([b"%b: %b\r\n" % header for header in headers])
         if method == "POST":
-            head = b"%b%d\r\n\r\n" % (head, len(body))
-        response = connection.send(head, body)
+            added = b"%d\r\n%b" % (len(body), added)
+        response = connection.send(b"%b%b\r\n" % (head, added), body)
         response.read_by = by
         try:
             await response.head()
@@ -112,7 +115,7 @@ class _PooledUpstream:
         """Return the head of a request, and cache it. Of a POST it ends before the value of content-length."""
         line = b"%b %b%b HTTP/1.1" % (method.encode("ascii"), self._root_path, path.encode("ascii"))
         accept = b"accept: %b" % _ACCEPTED[stream].encode()
-        end = b"content-length: " if method == "POST" else b"\r\n"
+        end = b"content-length: " if method == "POST" else b""
         if len(self._heads) >= _MAX_HEADS:  # paths may contain ids
             self._heads.clear()
         head = self._heads[method, path, stream] = b"\r\n".join((line, *self._headers, accept, end))
@@ -126,7 +129,7 @@ class _HttpxUpstream:
         self,
         transport: httpx.AsyncBaseTransport,
         url: httpx.URL,
-        headers: Sequence[tuple[bytes, bytes]],
+        headers: Headers,
         connect_s: float,
     ) -> None:
         self._transport = transport
@@ -134,7 +137,9 @@ class _HttpxUpstream:
         self._headers = headers
         self._timeouts = {"connect": connect_s, "read": None, "write": None, "pool": connect_s}
 
-    async def send(self, method: str, path: str, body: bytes, *, stream: bool, by: float, fresh: bool) -> HttpxResponse:
+    async def send(
+        self, method: str, path: str, body: bytes, *, stream: bool, by: float, fresh: bool, headers: Headers = ()
+    ) -> HttpxResponse:
         """Send a request; see ``Upstream``. ``fresh`` is ignored: the transport itself replaces closed connections."""
         del fresh
         added = [(b"accept", _ACCEPTED[stream].encode())]
@@ -143,7 +148,7 @@ class _HttpxUpstream:
         request = httpx.Request(
             method,
             self._url.copy_with(raw_path=self._url.raw_path + path.encode("ascii")),
-            headers=[*self._headers, *added],
+            headers=[*self._headers, *added, *headers],
             stream=httpx.ByteStream(body),
             extensions={"timeout": self._timeouts},
         )

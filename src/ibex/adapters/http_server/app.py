@@ -25,7 +25,7 @@ from ibex.adapters.http_server.readiness import Readiness
 from ibex.domain.errors import NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from litestar import Request
     from litestar.handlers import HTTPRouteHandler
@@ -92,10 +92,7 @@ def create_app(  # noqa: PLR0913 - one argument a part: the object graph ends he
     cors = Cors(cors_origins, set[str]().union(*methods.values())) if cors_origins else None
     if cors is not None:
         router = Preflights(router, cors)
-    need_token = {b"GET": [PROBE_PATH, PROBE_PATH_OF_ORG, MODELS_PATH]}
-    for served in routes:
-        need_token.setdefault(served.method.encode(), []).extend(served.paths)
-    early = EarlyRefusals(need_token, errors, observer, clock, ids, base_path=base_path, cors=cors)
+    early = EarlyRefusals(_needing_token(routes), errors, observer, clock, ids, base_path=base_path, cors=cors)
     fast_paths = {
         (served.method, (base_path + served.paths[0]).encode()): (served.paths[0], served.app)
         for served in routes
@@ -103,6 +100,14 @@ def create_app(  # noqa: PLR0913 - one argument a part: the object graph ends he
     }
     app = OuterMiddleware(router, errors, observer, clock, ids, fast_paths=fast_paths, early_refusals=early)
     return app if cors is None else CorsMiddleware(app, cors, early)
+
+
+def _needing_token(routes: Iterable[_OperationRoute]) -> dict[bytes, list[str]]:
+    """Return the paths of the routes that need a token, by method."""
+    paths = {b"GET": [PROBE_PATH, PROBE_PATH_OF_ORG, MODELS_PATH]}
+    for served in routes:
+        paths.setdefault(served.method.encode(), []).extend(served.paths)
+    return paths
 
 
 class _OperationRoute(NamedTuple):

@@ -21,11 +21,7 @@ from ibex.domain.errors import (
     MethodNotAllowedError,
     NotFoundError,
     OverloadedError,
-    ProviderError,
     ProviderNotConfiguredError,
-    ProviderRateLimitedError,
-    ProviderRefusedError,
-    Refusal,
     RequestTimeoutError,
     ResponseNotFoundError,
     RetryableError,
@@ -33,6 +29,7 @@ from ibex.domain.errors import (
     UpgradeRefusedError,
     ValidationError,
 )
+from ibex.domain.provider_errors import ProviderError, ProviderRateLimitedError, ProviderRefusedError, Refusal
 from ibex.domain.proxying.admission import AGENT_FIELD
 from ibex.domain.proxying.proxy_request import SESSION_FIELD
 

@@ -36,6 +36,8 @@ def exchange_headers(in_flight: InFlightExchange | None) -> Headers:
     provider_request_id = in_flight.provider_request_id
     if provider_request_id is not None and _VISIBLE.fullmatch(provider_request_id):
         headers.append((b"x-ibex-provider-request-id", provider_request_id.encode("ascii")))
+    if in_flight.processing_ms is not None:
+        headers.append((b"openai-processing-ms", b"%d" % in_flight.processing_ms))
     timing = _timing(in_flight)
     if timing:
         headers.append((b"server-timing", b", ".join(timing)))

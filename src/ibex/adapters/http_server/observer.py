@@ -22,6 +22,9 @@ class RequestObserver(Protocol):
     def began(self, request_id: UUID, trace_id: str, parent: str | None = None) -> None:
         """A request has begun. ``parent`` is the client's span (W3C Trace Context), as ``<span id>-<flags>``."""
 
+    def is_sampled(self, method: str, route: str) -> bool:
+        """Return whether the spans of the current request are exported. ``route`` is the path template."""
+
     def failed(self, error: BaseException) -> None:
         """An unexpected exception was raised. Do not record its message, which may contain confidential data."""
 

@@ -44,6 +44,10 @@ EXCHANGE_HEADERS: Final = {
     "X-IBEX-Auth-Cached": {"schema": _TEXT, "description": "`true` if auth could not check the caller."},
     "Server-Timing": {"schema": _TEXT, "description": "Milliseconds of each stage."},
     "X-IBEX-Provider-Request-ID": {"schema": _TEXT, "description": "The provider's own id of the request."},
+    "openai-processing-ms": {
+        "schema": {"type": "integer"},
+        "description": "Milliseconds that the provider took, as it says itself.",
+    },
 }
 _ORG_ID: Final = {"name": "org_id", "in": "path", "required": True, "schema": _UUID}
 _RESPONSE_ID: Final = {"name": "id", "in": "path", "required": True, "schema": _TEXT}
@@ -198,14 +202,16 @@ def _request(operation: DocumentedOperation, limits: Limits) -> dict[str, Any]:
     answer = _response("The provider's response.", schema)
     if "event" in operation.schemas:
         answer["content"]["text/event-stream"] = {"schema": _ref(_name(operation, "event"))}
-    answer["headers"] |= EXCHANGE_HEADERS
     refused = {
         str(status): _response("The provider refused it.", _ref("ErrorEnvelope")) for status in _REFUSED_BY_PROVIDER
     }
+    responses = refused | _errors(_PROXY_ERRORS) | {"200": answer}
+    for response in responses.values():
+        response["headers"] |= EXCHANGE_HEADERS
     described: dict[str, Any] = {
         "summary": operation.summary,
         "parameters": [_AGENT_ID, *(_SESSION if operation.makes_turn else ())],
-        "responses": refused | _errors(_PROXY_ERRORS) | {"200": answer},
+        "responses": responses,
     }
     if "request" in operation.schemas:
         content = {"application/json": {"schema": _ref(_name(operation, "request"))}}

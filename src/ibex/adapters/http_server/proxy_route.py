@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from ibex.domain.proxying.streaming import StreamedResponse
 
 _SESSION_END_VALUES = {None: False, "false": False, "true": True}
+_KNOWN_FLAGS = 0b11
+"""The flags of the W3C Trace Context: sampled, and random trace id. Others must not be passed on."""
 _SESSION_END_ERRORS = (FieldError("X-IBEX-Session-End", FieldCode.INVALID_ENUM, "must be true or false"),)
 
 
@@ -145,7 +147,14 @@ class ProxyRoute:
             default_session_handle=None if session_header is None else context.field(session_header),
             ends_session=_SESSION_END_VALUES.get(session_end, False),
             wrong_fields=() if session_end in _SESSION_END_VALUES else _SESSION_END_ERRORS,
+            trace_flags=self._trace_flags(scope, context),
         )
+
+    def _trace_flags(self, scope: Scope, context: RequestContext) -> int:
+        """Return the flags of ``traceparent`` for the provider: the client's, else whether IBEX samples the trace."""
+        if context.parent is not None:
+            return int(context.parent[-2:], 16) & _KNOWN_FLAGS
+        return int(self._observer.is_sampled(scope["method"], scope.get("path_template", "")))
 
 
 async def _read_body(

@@ -7,6 +7,7 @@ from typing import Final
 
 import httpx
 
+from ibex.adapters.openai.extra_headers import NO_HEADERS, ExtraHeaders
 from ibex.domain.proxying.provider import Dialect
 
 DEFAULT_MODELS: Final = ("gpt-*", "chatgpt-*", "o[0-9]*", "codex-*", "computer-use-*", "text-embedding-*")
@@ -39,7 +40,7 @@ class OpenAIConfig:
     has begun.
     ``first_byte_timeout_s`` limits the wait from the start of an attempt to the first byte of the response body, which
     for a buffered response includes the time that the model computes. ``idle_timeout_s`` limits each silence after that
-    byte.
+    byte. ``headers`` are sent with every request.
     """
 
     api_key: ApiKey
@@ -52,6 +53,7 @@ class OpenAIConfig:
     max_retries: int = 3
     retry_base_delay_s: float = 0.5
     dialect: Dialect = field(default_factory=Dialect)
+    headers: ExtraHeaders = NO_HEADERS
 
     def __post_init__(self) -> None:
         """Raise ``ValueError`` if the base URL is not valid."""

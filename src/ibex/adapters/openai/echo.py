@@ -74,6 +74,7 @@ class EchoStream:
     """A ``ProviderStream`` over a list of events. Each read returns one event."""
 
     attempts = 1
+    processing_ms = None
 
     def __init__(
         self,

@@ -13,8 +13,8 @@ import httpx
 import msgspec
 
 from ibex.adapters.http_client.failures import UnreadableResponseError
-from ibex.domain.errors import (
-    OverloadedError,
+from ibex.domain.errors import OverloadedError
+from ibex.domain.provider_errors import (
     ProviderRateLimitedError,
     ProviderRefusedError,
     ProviderTimeoutError,
@@ -26,7 +26,8 @@ from ibex.domain.value_object import value_object
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from ibex.domain.errors import ProviderError, RetryableError
+    from ibex.domain.errors import RetryableError
+    from ibex.domain.provider_errors import AttemptFacts, ProviderError
 
     _FromResponse = Callable[["ErrorResponse", "AttemptInfo"], ProviderError]
     _FromException = Callable[["AttemptInfo"], RetryableError]
@@ -37,10 +38,14 @@ _TOO_LARGE: Final = "Request too large"
 
 @value_object
 class AttemptInfo:
-    """The number of attempts so far, and the provider's id of the current request; None if it gave none."""
+    """The number of attempts so far, and what the headers of the current response say; None if they do not.
+
+    They contain the provider's id of the request, and the time that the provider took, in milliseconds.
+    """
 
     attempts: int
     provider_request_id: str | None = None
+    processing_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +75,12 @@ def not_a_completion(attempt: AttemptInfo) -> ProviderUnavailableError:
     return ProviderUnavailableError("The provider returned a malformed response.", **_attempt_fields(attempt))
 
 
-def _attempt_fields(attempt: AttemptInfo) -> dict[str, Any]:
-    return {"attempts": attempt.attempts, "provider_request_id": attempt.provider_request_id}
+def _attempt_fields(attempt: AttemptInfo) -> AttemptFacts:
+    return {
+        "attempts": attempt.attempts,
+        "provider_request_id": attempt.provider_request_id,
+        "processing_ms": attempt.processing_ms,
+    }
 
 
 @dataclass(frozen=True, slots=True)

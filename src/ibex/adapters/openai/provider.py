@@ -52,6 +52,7 @@ MAX_ERROR_BODY_S: Final = 5.0
 MAX_REQUEST_ID_LENGTH: Final = 256
 EVENT_STREAM_TYPES: Final = frozenset({EVENT_STREAM, "text/plain", ""})
 """The media types of event streams. Some servers send none, or the default of their framework."""
+_MILLISECONDS: Final = re.compile(r"[0-9]{1,9}", re.ASCII)
 _STREAM_STATUSES: Final = frozenset({200, 201})
 _START_OF_EVENTS: Final = re.compile(rb"(?:\xef\xbb\xbf)?[\r\n]*(?:data|event|id|retry)?:")
 _INCOMPLETE_DONE: Final = re.compile(rb"data: ?\[DONE\](?:\r\n|\n|\r)?")
@@ -98,14 +99,14 @@ class OpenAIProvider:
         self._sleep = sleep
         self._jitter = jitter
         url = config.root_url()
-        headers = (
+        own = (
             (b"host", url.netloc),
             (b"authorization", b"Bearer " + config.api_key.reveal().encode("ascii")),
             (b"content-type", b"application/json"),
             (b"accept-encoding", b"identity"),
             (b"user-agent", b"ibex/" + __version__.encode("ascii")),
         )
-        self._upstream = upstream_over(transport, url, headers, config.connect_timeout_s)
+        self._upstream = upstream_over(transport, url, config.headers.over(own), config.connect_timeout_s)
 
     async def complete(self, request: ProviderRequest) -> ProviderBody | OpenAIStream:
         """Send the request, retry where that is safe, and return the response; see ``Provider``.
@@ -145,9 +146,9 @@ class OpenAIProvider:
         limits = TimeLimits(deadline, now + self._config.first_byte_timeout_s, self._config.idle_timeout_s)
         try:
             by = min(limits.first_byte, deadline)
-            stream = request.is_streaming
+            stream, added = request.is_streaming, _trace_headers(request)
             response = await self._upstream.send(
-                request.method, request.path, request.body, stream=stream, by=by, fresh=fresh
+                request.method, request.path, request.body, stream=stream, by=by, fresh=fresh, headers=added
             )
         except FAILURES as failure:
             return _Failure(
@@ -155,7 +156,7 @@ class OpenAIProvider:
                 may_retry=may_retry_failure(failure, asyncio.get_running_loop().time() - now),
                 was_stale=isinstance(failure, StaleConnectionError),
             )
-        attempt = AttemptInfo(attempts, _provider_request_id(response))
+        attempt = AttemptInfo(attempts, _provider_request_id(response), _processing_ms(response))
         body = ResponseBody(response, limits)
         if request.is_streaming and response.status in _STREAM_STATUSES and body.is_readable:
             body.limits = TimeLimits(math.inf, limits.first_byte, limits.idle_s)  # only silence ends a stream
@@ -206,7 +207,7 @@ async def _read_completion(
     if not text.lstrip().startswith(b"{") or not text.rstrip().endswith(b"}"):
         await body.discard_connection()
         return _Failure(not_a_completion(attempt))
-    return ProviderBody(text, attempt.attempts, attempt.provider_request_id)
+    return ProviderBody(text, attempt.attempts, attempt.provider_request_id, attempt.processing_ms)
 
 
 async def _error_text(body: ResponseBody) -> bytes | None:
@@ -232,6 +233,21 @@ def _provider_request_id(response: UpstreamResponse) -> str | None:
     return value if fits else None
 
 
+def _processing_ms(response: UpstreamResponse) -> int | None:
+    """Return the time that the provider says it took, in milliseconds; None if it is absent or not a whole number."""
+    value = response.header("openai-processing-ms")
+    return int(value) if _MILLISECONDS.fullmatch(value) else None
+
+
+def _trace_headers(request: ProviderRequest) -> Sequence[tuple[bytes, bytes]]:
+    """Return the header ``traceparent`` (W3C Trace Context), nothing for a request without a trace."""
+    trace = request.trace
+    if trace is None:
+        return ()
+    value = b"00-%b-%016x-%02x" % (trace.trace_id.encode("ascii"), trace.span_id, trace.flags)
+    return ((b"traceparent", value),)
+
+
 class OpenAIStream:
     """A ``ProviderStream`` over the body of a response. It owns the body and closes it.
 
@@ -241,6 +257,7 @@ class OpenAIStream:
     def __init__(self, body: ResponseBody, attempt: AttemptInfo, first: bytes = b"") -> None:
         self.attempts = attempt.attempts
         self.provider_request_id = attempt.provider_request_id
+        self.processing_ms = attempt.processing_ms
         self._body = body
         self._attempt = attempt
         self._splitter = EventSplitter()

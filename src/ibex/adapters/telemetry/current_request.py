@@ -14,12 +14,16 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class CurrentRequest:
-    """The ids of a request, the client's span (``<span id>-<flags>``), and the exchange once it is recorded."""
+    """The ids of a request, the client's span (``<span id>-<flags>``), and the exchange once it is recorded.
+
+    ``is_sampled`` is whether its spans are exported; None until that is decided.
+    """
 
     request_id: UUID
     trace_id: str
     parent: str | None = None
     exchange: Exchange | None = None
+    is_sampled: bool | None = None
 
 
 CURRENT: Final[ContextVar[CurrentRequest | None]] = ContextVar("ibex_current_request", default=None)

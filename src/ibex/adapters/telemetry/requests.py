@@ -37,6 +37,10 @@ class RequestTelemetry:
         self._metrics.request_began()
         CURRENT.set(CurrentRequest(request_id, trace_id, parent))
 
+    def is_sampled(self, method: str, route: str) -> bool:  # noqa: ARG002 - a RequestObserver's
+        """Return False: no spans are exported."""
+        return False
+
     def failed(self, error: BaseException) -> None:
         """Count and log an unhandled exception, without its message."""
         self._metrics.request_failed()

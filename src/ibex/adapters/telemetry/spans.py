@@ -29,7 +29,7 @@ from opentelemetry.trace import (
 
 from ibex import __version__
 from ibex.domain.errors import ErrorCode
-from ibex.domain.record.exchange import Stage
+from ibex.domain.record.exchange import Stage, provider_span_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -102,7 +102,7 @@ class _HashedOnce(Resource):
 
 
 class SpanMaker:
-    """Makes the spans of sampled requests. ``providers`` maps a provider to its server; the echo provider has none.
+    """Makes the spans of requests. ``providers`` maps a provider to its server; the echo provider has none.
 
     It creates the SDK's spans without the SDK's tracer, which would take fifteen times as long (ADR 0032).
     """
@@ -114,14 +114,23 @@ class SpanMaker:
         self._scope = InstrumentationScope(_SCOPE, __version__)
         self._new_span_id = RandomIdGenerator().generate_span_id
 
+    def is_sampled(self, trace_id: str, parent: str | None, method: str, route: str) -> bool:
+        """Return the sampler's decision about a request; the arguments are those of ``FinishedRequest``."""
+        number = int(trace_id, 16)
+        client = _client_span(number, parent)
+        if client is None:
+            # Ratio samplers compare the low 64 bits, and the first two of those are constant in a UUIDv7.
+            context, number = _ROOT, number << 8
+        else:
+            context = set_span_in_context(NonRecordingSpan(client), _ROOT)
+        result = self._sampler.should_sample(context, number, _name(method, route), SpanKind.SERVER)
+        return result.decision is Decision.RECORD_AND_SAMPLE
+
     def spans_of(self, request: FinishedRequest) -> list[ReadableSpan]:
-        """Return the request's span, then those of its stages. The list is empty if the request is not sampled."""
-        method = request.method if request.method in _METHODS else "HTTP"
-        name = f"{method} {request.route}" if request.route else method
+        """Return the request's span, then those of its stages."""
+        name = _name(request.method, request.route)
         trace_id = int(request.trace_id, 16)
         parent = _client_span(trace_id, request.parent)
-        if not self._is_sampled(trace_id, parent, name):
-            return []
         ended_ns = _unix_ns(request.ended_at)
         began_ns = ended_ns - request.duration_ns
         outcome = request.status if request.exchange is None else request.exchange.status
@@ -129,15 +138,6 @@ class SpanMaker:
         attributes = _request_attributes(request)
         own = self._span(name, trace_id, parent, SpanKind.SERVER, attributes, (began_ns, ended_ns, status))
         return [own, *self._stages(request, own.context, began_ns)]
-
-    def _is_sampled(self, trace_id: int, parent: SpanContext | None, name: str) -> bool:
-        if parent is None:
-            # Ratio samplers compare the low 64 bits, and the first two of those are constant in a UUIDv7.
-            context, trace_id = _ROOT, trace_id << 8
-        else:
-            context = set_span_in_context(NonRecordingSpan(parent), _ROOT)
-        decision = self._sampler.should_sample(context, trace_id, name, SpanKind.SERVER).decision
-        return decision is Decision.RECORD_AND_SAMPLE
 
     def _stages(self, request: FinishedRequest, parent: SpanContext, began_ns: int) -> Iterator[ReadableSpan]:
         """Yield the spans of the stages. Their durations are recorded; their positions are computed.
@@ -184,7 +184,9 @@ class SpanMaker:
         code = exchange.error_code
         status = _UNSET if code in (None, ErrorCode.CLIENT_CLOSED_REQUEST) else _ERROR
         name = f"{_operation(exchange)} {_model(exchange)}"
-        return self._span(name, parent.trace_id, parent, SpanKind.CLIENT, attributes, (began_ns, ended_ns, status))
+        outcome = (began_ns, ended_ns, status)
+        own_id = provider_span_id(exchange.id)  # the provider has it already, in ``traceparent``
+        return self._span(name, parent.trace_id, parent, SpanKind.CLIENT, attributes, outcome, own_id)
 
     def _span(
         self,
@@ -194,11 +196,12 @@ class SpanMaker:
         kind: SpanKind,
         attributes: Attributes,
         outcome: tuple[int, int, Status],
+        span_id: int | None = None,
     ) -> ReadableSpan:
         began_ns, ended_ns, status = outcome
         return ReadableSpan(
             name,
-            SpanContext(trace_id, self._new_span_id(), False, _SAMPLED, _NO_STATE),  # noqa: FBT003 - is_remote
+            SpanContext(trace_id, span_id or self._new_span_id(), False, _SAMPLED, _NO_STATE),  # noqa: FBT003 - is_remote
             parent,
             self._resource,
             attributes,
@@ -208,6 +211,12 @@ class SpanMaker:
             end_time=ended_ns,
             instrumentation_scope=self._scope,
         )
+
+
+def _name(method: str, route: str) -> str:
+    """Return the name of a request's span."""
+    method = method if method in _METHODS else "HTTP"
+    return f"{method} {route}" if route else method
 
 
 def _client_span(trace_id: int, parent: str | None) -> SpanContext | None:

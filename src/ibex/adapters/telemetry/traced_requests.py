@@ -25,7 +25,8 @@ _NOT_TRACED: Final = frozenset({"/health", "/ready", "/metrics", "/schema", "/sc
 class TracedRequests:
     """A ``RequestObserver`` that forwards every call to ``RequestTelemetry``, and makes the spans when a request ends.
 
-    The response is sent and the exchange is recorded by then, so tracing adds no work while the request runs.
+    The response is sent and the exchange is recorded by then. While the request runs, tracing only makes the decision
+    to sample, if the provider needs it.
     """
 
     def __init__(self, telemetry: RequestTelemetry, maker: SpanMaker, export: SpanExport, clock: Clock) -> None:
@@ -38,6 +39,11 @@ class TracedRequests:
         """Forward the begin of a request."""
         self._telemetry.began(request_id, trace_id, parent)
 
+    def is_sampled(self, method: str, route: str) -> bool:
+        """Return whether the current request's spans are exported, decided by the first call."""
+        request = CURRENT.get()
+        return request is not None and self._decide(request, method, route)
+
     def failed(self, error: BaseException) -> None:
         """Forward an unhandled exception."""
         self._telemetry.failed(error)
@@ -46,15 +52,20 @@ class TracedRequests:
         """Forward the end of a request, and export its spans."""
         request = CURRENT.get()
         self._telemetry.ended(method, route, status, duration_ns, in_flight)
-        if request is not None and route not in _NOT_TRACED:
+        if request is not None and route not in _NOT_TRACED and self._decide(request, method, route):
             self._trace(request, method, route, status, duration_ns, in_flight)
 
     def refused(self, method: str, route: str, status: int, code: ErrorCode, duration_ns: int) -> None:
         """Forward the refusal of a request, and export its span."""
         request = CURRENT.get()
         self._telemetry.refused(method, route, status, code, duration_ns)
-        if request is not None:
+        if request is not None and self._decide(request, method, route):
             self._trace(request, method, route, status, duration_ns, None, code)
+
+    def _decide(self, request: CurrentRequest, method: str, route: str) -> bool:
+        if request.is_sampled is None:
+            request.is_sampled = self._maker.is_sampled(request.trace_id, request.parent, method, route)
+        return request.is_sampled
 
     def _trace(
         self,

@@ -47,10 +47,24 @@ class StreamEvent:
 
 
 @value_object
+class TraceContext:
+    """The trace of a request, and the span of the call to the provider, for the provider's own tracing.
+
+    ``trace_id`` has 32 lower-case hexadecimal digits, and ``span_id`` 64 bits. ``flags`` are those of the W3C Trace
+    Context, such as 1 for sampled.
+    """
+
+    trace_id: str
+    span_id: int
+    flags: int = 0
+
+
+@value_object
 class ProviderRequest:
     """A request to a provider: its path with the query, the model, whether to stream, the whole body, and the method.
 
-    ``model`` is None if the request names an earlier response instead. The repr shows no content.
+    ``model`` is None if the request names an earlier response instead. If ``trace`` is None, the provider gets none.
+    The repr shows no content.
     """
 
     operation: str
@@ -59,6 +73,7 @@ class ProviderRequest:
     is_streaming: bool
     body: bytes
     method: str = "POST"
+    trace: TraceContext | None = None
 
     def __repr__(self) -> str:
         return f"<ProviderRequest {self.operation} streaming={self.is_streaming} bytes={len(self.body)}>"
@@ -66,11 +81,15 @@ class ProviderRequest:
 
 @value_object
 class ProviderBody:
-    """A buffered response: the provider's bytes, the number of attempts, and the provider's id of the request."""
+    """A buffered response: the provider's bytes, the number of attempts, and the provider's id of the request.
+
+    ``processing_ms`` is the time that the provider says it took, in milliseconds; None if it did not say.
+    """
 
     body: bytes
     attempts: int = 1
     provider_request_id: str | None = None
+    processing_ms: int | None = None
 
     def __repr__(self) -> str:
         return f"<ProviderBody {len(self.body)} bytes>"
@@ -90,6 +109,10 @@ class ProviderStream(Protocol):
     @property
     def provider_request_id(self) -> str | None:
         """The provider's own id of the request; None if the response has none."""
+
+    @property
+    def processing_ms(self) -> int | None:
+        """The time until the response began, as the provider says, in milliseconds; None if it did not say."""
 
     def __aiter__(self) -> AsyncIterator[Sequence[StreamEvent]]:
         """Return the iterator. Call it once."""

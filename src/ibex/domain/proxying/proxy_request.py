@@ -16,18 +16,17 @@ from ibex.domain.errors import (
     IbexError,
     InternalError,
     OverloadedError,
-    ProviderError,
-    ProviderUnavailableError,
     ResponseNotFoundError,
     ServiceDegradedError,
     ValidationError,
 )
 from ibex.domain.ids import session_id
+from ibex.domain.provider_errors import ProviderError, ProviderUnavailableError
 from ibex.domain.proxying.admission import MAX_EPOCH_AGE_NS, MAX_RECHECKS
 from ibex.domain.proxying.operation import NO_TARGET, MalformedResponseError, Target
-from ibex.domain.proxying.provider import ProviderBody, ProviderRequest
+from ibex.domain.proxying.provider import ProviderBody, ProviderRequest, TraceContext
 from ibex.domain.proxying.streaming import StreamedResponse, failed_in_response
-from ibex.domain.record.exchange import SessionRef, Stage
+from ibex.domain.record.exchange import SessionRef, Stage, provider_span_id
 from ibex.domain.record.in_flight import InFlightExchange
 from ibex.domain.record.sessions import is_valid_handle
 from ibex.domain.value_object import value_object
@@ -61,7 +60,8 @@ class IncomingRequest:
     ``reservation`` is the request's part of the worker's capacity. The adapter releases it after the response.
     ``has_gone`` returns, when the use case is cancelled, whether the client has left. ``wrong_fields`` are reported
     together with the wrong fields of the body. ``default_session_handle`` is the session of a turn without
-    ``session_handle`` that continues no response; it is ignored if it is not valid.
+    ``session_handle`` that continues no response; it is ignored if it is not valid. ``trace_flags`` are passed
+    on to the provider (``TraceContext``).
     """
 
     operation: Operation
@@ -76,6 +76,7 @@ class IncomingRequest:
     default_session_handle: str | None = None
     ends_session: bool = False
     wrong_fields: tuple[FieldError, ...] = ()
+    trace_flags: int = 0
 
 
 @value_object
@@ -175,8 +176,11 @@ class ProxyRequest:
         if dialect.asks_for_usage:
             request = request.asking_for_usage()
         reader = request.response_reader(dialect)
+        in_flight.provider_asked(provider.name)
+        self._recorder.begin(in_flight)
+        trace = _trace_context(in_flight, call.trace_flags)
         outgoing = ProviderRequest(
-            operation.name, request.path, request.model, request.is_streaming, request.body, operation.method
+            operation.name, request.path, request.model, request.is_streaming, request.body, operation.method, trace
         )
         del request  # frees copies of the body before the provider is asked
         return await self._ask(provider, outgoing, reader, in_flight)
@@ -278,17 +282,17 @@ class ProxyRequest:
     async def _ask(
         self, provider: Provider, request: ProviderRequest, reader: ResponseReader, in_flight: InFlightExchange
     ) -> BufferedResponse | StreamedResponse:
-        in_flight.provider_asked(provider.name)
-        self._recorder.begin(in_flight)
         try:
             answer = await provider.complete(request)
         except ProviderError as error:
-            in_flight.provider_answered(error.attempts, error.provider_request_id, error.provider_status)
+            in_flight.provider_answered(
+                error.attempts, error.provider_request_id, error.provider_status, error.processing_ms
+            )
             raise
         except OverloadedError as error:
             in_flight.provider_not_reached(error.attempts)
             raise
-        in_flight.provider_answered(answer.attempts, answer.provider_request_id)
+        in_flight.provider_answered(answer.attempts, answer.provider_request_id, processing_ms=answer.processing_ms)
         if not isinstance(answer, ProviderBody):
             return StreamedResponse(answer, reader, in_flight, self._recorder)
         in_flight.provider_sent_bytes()
@@ -304,6 +308,12 @@ class ProxyRequest:
         failure = failed_in_response() if reader.failed else None
         await self._recorder.record(in_flight, error=failure, summary=reader.summary())
         return BufferedResponse(in_flight, body)
+
+
+def _trace_context(in_flight: InFlightExchange, flags: int) -> TraceContext | None:
+    """Return the trace of an exchange that the recorder has begun, None if it has not."""
+    exchange_id = in_flight.journal_id
+    return None if exchange_id is None else TraceContext(in_flight.trace_id, provider_span_id(exchange_id), flags)
 
 
 def shutting_down() -> ServiceDegradedError:

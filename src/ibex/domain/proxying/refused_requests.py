@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from ibex.domain.errors import ErrorCode, ProviderError
+from ibex.domain.errors import ErrorCode
 from ibex.domain.identity.rate_limits import UNLIMITED, WINDOW_S, WindowCounter, window_of
+from ibex.domain.provider_errors import ProviderError
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -6,7 +6,8 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from ibex.domain.deadline import Deadline
-from ibex.domain.errors import ClientClosedRequestError, IbexError, InternalError, ProviderUnavailableError
+from ibex.domain.errors import ClientClosedRequestError, IbexError, InternalError
+from ibex.domain.provider_errors import ProviderUnavailableError
 from ibex.domain.record.recorder import report_bug
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import field
 from datetime import datetime  # noqa: TC003 - the journal reads the annotations at run time
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from uuid import UUID  # noqa: TC003 - the same
 
 from ibex.domain.errors import ErrorCode  # noqa: TC001 - the same
@@ -14,6 +14,8 @@ from ibex.domain.value_object import value_object
 
 if TYPE_CHECKING:
     from ibex.domain.identity.model import Principal
+
+_SPAN_ID_BITS: Final = (1 << 64) - 1
 
 
 class Stage(StrEnum):
@@ -117,3 +119,12 @@ class Exchange:
     auth_cached: bool = False
     repeated: int = 1
     operation: str = ""
+
+
+def provider_span_id(exchange_id: UUID) -> int:
+    """Return the id of the span of an exchange's call to the provider, with all its attempts: 64 bits, never 0.
+
+    It is known before the call, and derived from the exchange afterwards: the 62 random bits of a UUIDv7, behind the
+    two constant ones.
+    """
+    return exchange_id.int & _SPAN_ID_BITS

@@ -46,6 +46,7 @@ class Recording:
 class InFlightExchange:
     """The state of an exchange in flight. The metadata of the response is derived from it as well.
 
+    ``processing_ms`` is the time that the provider says it took, in milliseconds; None if it did not say.
     ``limit_rpm`` is the organization's limit as cached, 0 for unlimited. ``is_excess_refusal`` is whether a refused
     request is beyond its organization's limit of refusals; None while the request is not refused.
     """
@@ -71,6 +72,7 @@ class InFlightExchange:
     provider_request_id: str | None = None
     attempts: int = 0
     provider_status: int | None = None
+    processing_ms: int | None = None
     is_streaming: bool = False
     messages_hash: str | None = None
     auth_cached: bool = False
@@ -100,11 +102,18 @@ class InFlightExchange:
         self.attempts = 1
         self.provider_asked_ns = self.clock.monotonic_ns()
 
-    def provider_answered(self, attempts: int, provider_request_id: str | None, status: int | None = None) -> None:
+    def provider_answered(
+        self,
+        attempts: int,
+        provider_request_id: str | None,
+        status: int | None = None,
+        processing_ms: int | None = None,
+    ) -> None:
         """Note that the response has begun, or that the provider failed, with ``status`` if it sent one."""
         self.attempts = attempts
         self.provider_request_id = provider_request_id
         self.provider_status = status
+        self.processing_ms = processing_ms
 
     def provider_not_reached(self, attempts: int) -> None:
         """Note that no connection was available. If ``attempts`` is 0, the provider counts as not asked."""

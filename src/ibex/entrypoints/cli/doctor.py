@@ -52,7 +52,10 @@ def doctor(invocation: Invocation, url: str | None, *, as_json: bool) -> int:
         log=invocation.home.log if running is not None else None,
         token=installation.agent_token if running is not None and installation is not None else None,
     )
-    found = [*_settings_findings(invocation), *asyncio.run(diagnose(invocation.doctor_checks(settings, context)))]
+    found = [
+        *_settings_findings(invocation, settings),
+        *asyncio.run(diagnose(invocation.doctor_checks(settings, context))),
+    ]
     failed = [finding for finding in found if finding.verdict is Verdict.FAILED]
     if as_json:
         show_one({"healthy": not failed, "findings": [asdict(finding) for finding in found]}, as_json=True)
@@ -89,11 +92,13 @@ def _start_hint(invocation: Invocation, running: str | None) -> str:
     return invocation.no_instance()
 
 
-def _settings_findings(invocation: Invocation) -> Sequence[Finding]:
-    """Return findings about variables that look like settings but have no effect; no other command reports them."""
+def _settings_findings(invocation: Invocation, settings: Settings) -> Sequence[Finding]:
+    """Return findings about variables that look like settings but have no effect."""
     from ibex.entrypoints.diagnosis import Finding, Verdict  # noqa: PLC0415 - keeps --help quick
+    from ibex.entrypoints.forward_proxy import ignored_proxy  # noqa: PLC0415 - keeps --help quick
 
-    messages = [*invocation.unknown_settings(), *filter(None, [invocation.ignored_dotenv()])]
+    ignored = (invocation.ignored_dotenv(), ignored_proxy(settings, invocation.environ_with_dotenv()))
+    messages = [*invocation.unknown_settings(), *filter(None, ignored)]
     return [Finding("settings", Verdict.ADVICE, message, None, 0.0) for message in messages]
 
 

@@ -15,7 +15,7 @@ from ibex.adapters.http_client.transport import Http1Transport
 from ibex.adapters.http_client.upstream import upstream_over
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from ibex.adapters.http_client.upstream import Upstream, UpstreamResponse
 
@@ -92,10 +92,12 @@ def far_future() -> float:
 
 
 @asynccontextmanager
-async def posted(upstream: Upstream, direct: Direct | None = None) -> AsyncIterator[UpstreamResponse]:
+async def posted(
+    upstream: Upstream, direct: Direct | None = None, headers: Sequence[tuple[bytes, bytes]] = ()
+) -> AsyncIterator[UpstreamResponse]:
     """Send a request, feed the response, and close it at the end."""
     asking = asyncio.create_task(
-        upstream.send("POST", "chat/completions", b"{}", stream=False, by=far_future(), fresh=False)
+        upstream.send("POST", "chat/completions", b"{}", stream=False, by=far_future(), fresh=False, headers=headers)
     )
     await asyncio.sleep(0)
     if direct is not None:
@@ -129,6 +131,22 @@ async def test_the_request_over_httpx_is_the_same() -> None:
         (b"accept", b"application/json"),
         (b"content-length", b"2"),
     ]
+
+
+async def test_the_headers_of_one_request() -> None:
+    """They are sent with it alone, behind the others."""
+    direct, transport = Direct(), Recording()
+    own, more = upstream_over(direct.transport, URL, HEADERS, 1.0), ((b"a", b"1"), (b"b", b"2"))
+    async with posted(own, direct, more) as response:
+        response.rest()
+    assert direct.wire.written.endswith(b"content-length: 2\r\na: 1\r\nb: 2\r\n\r\n{}")
+    async with posted(own, direct):
+        pass
+    assert direct.wire.written.endswith(b"content-length: 2\r\n\r\n{}")
+    async with posted(upstream_over(transport, URL, HEADERS, 1.0), headers=more):
+        pass
+    assert transport.request is not None
+    assert transport.request.headers.raw[-2:] == list(more)
 
 
 @pytest.mark.parametrize("over", ["direct", "httpx"])

@@ -6,7 +6,7 @@ import pytest
 
 from harness.chat_scene import event
 from harness.http_scene import CHAT, HEADERS, STREAM_REQUEST, HttpScene, call, scripted_stream
-from ibex.domain.errors import ProviderRateLimitedError, ProviderUnavailableError
+from ibex.domain.provider_errors import ProviderRateLimitedError, ProviderUnavailableError
 
 APP = "https://app.test"
 OTHER = "http://localhost:3000"

@@ -28,14 +28,16 @@ from ibex.domain.errors import (
     NotFoundError,
     OverloadedError,
     ProviderNotConfiguredError,
+    RateLimitedError,
+    ServiceDegradedError,
+    ValidationError,
+)
+from ibex.domain.provider_errors import (
     ProviderRateLimitedError,
     ProviderRefusedError,
     ProviderTimeoutError,
     ProviderUnavailableError,
-    RateLimitedError,
     Refusal,
-    ServiceDegradedError,
-    ValidationError,
 )
 
 if TYPE_CHECKING:

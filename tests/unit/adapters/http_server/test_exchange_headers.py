@@ -39,6 +39,7 @@ def test_a_complete_exchange_has_all_headers() -> None:
     in_flight.rate_limit = decide(count=3, limit=10, now=clock.now())
     in_flight.provider_request_id = "req_1"
     in_flight.auth_stale = True
+    in_flight.processing_ms = 412
     for stage, microseconds in ((Stage.AUTHENTICATE, 120), (Stage.INJECT, 7)):
         in_flight.enter(stage)
         clock.advance(timedelta(microseconds=microseconds))
@@ -55,6 +56,7 @@ def test_a_complete_exchange_has_all_headers() -> None:
         "x-ratelimit-reset": str(int(clock.now().timestamp()) // 60 * 60 + 60),
         "x-ibex-auth-cached": "true",
         "x-ibex-provider-request-id": "req_1",
+        "openai-processing-ms": "412",
         "server-timing": "auth;dur=0.120, inject;dur=0.007, provider;dur=250.000",
     }
     assert headers(in_flight).keys() <= {name.lower() for name in EXPOSED}

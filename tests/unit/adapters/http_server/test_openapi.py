@@ -82,3 +82,5 @@ def test_the_chat_route_names_its_errors_and_its_token(document: dict[str, Any])
     assert document["security"] == [{"pat": []}]
     assert document["paths"]["/health"]["get"]["security"] == [{}]
     assert "X-Request-ID" in operation["responses"]["429"]["headers"]
+    for response in operation["responses"].values():
+        assert response["headers"]["openai-processing-ms"]["schema"] == {"type": "integer"}

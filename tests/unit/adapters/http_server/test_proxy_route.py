@@ -25,15 +25,8 @@ from harness.http_scene import (
     scripted_stream,
 )
 from ibex.adapters.http_server.client_connection import Limits
-from ibex.domain.errors import (
-    ErrorCode,
-    InvalidTokenError,
-    ProviderRefusedError,
-    ProviderTimeoutError,
-    ProviderUnavailableError,
-    Refusal,
-    ServiceDegradedError,
-)
+from ibex.domain.errors import ErrorCode, InvalidTokenError, ServiceDegradedError
+from ibex.domain.provider_errors import ProviderRefusedError, ProviderTimeoutError, ProviderUnavailableError, Refusal
 from ibex.domain.proxying.provider import ProviderBody
 
 HEL = event(b'{"choices":[{"index":0,"delta":{"content":"Hel"},"finish_reason":null}]}')
@@ -71,6 +64,31 @@ async def test_the_provider_gets_the_directive_and_the_clients_messages() -> Non
     assert b'{"role":"user","content":"Hi \\u00e4"}' in asked.body
     assert b'"x":1.00' in asked.body
     assert json.loads(asked.body)["messages"][0]["role"] == "system"
+
+
+@pytest.mark.parametrize(
+    ("parent", "sampled", "flags"),
+    [
+        (None, False, 0),
+        (None, True, 1),
+        ("b7ad6b7169203331-00", True, 0),
+        ("b7ad6b7169203331-01", False, 1),
+        ("b7ad6b7169203331-03", False, 3),
+        ("b7ad6b7169203331-ff", False, 3),
+    ],
+)
+async def test_the_provider_gets_the_flags_of_the_trace(parent: str | None, *, sampled: bool, flags: int) -> None:
+    """They are the client's, except for unknown ones, or else whether the request is sampled here."""
+    scene = HttpScene()
+    scene.observer.sampled = sampled
+    trace_id = "0af7651916cd43dd8448eb211c80319c"
+
+    await scene.post(headers={} if parent is None else {"traceparent": f"00-{trace_id}-{parent}"})
+
+    (asked,) = scene.chat.provider.asked
+    assert asked.trace is not None
+    assert asked.trace.flags == flags
+    assert (asked.trace.trace_id == trace_id) is (parent is not None)
 
 
 async def test_without_a_directive_the_provider_gets_the_clients_bytes() -> None:
@@ -207,13 +225,14 @@ async def test_a_body_that_turns_out_too_large_is_not_read_to_its_end() -> None:
 
 async def test_an_error_response_has_the_headers_of_the_exchange() -> None:
     """Session, limit, timings and the provider's request id are on errors too."""
-    error = ProviderUnavailableError(provider_request_id="req_9", attempts=4)
+    error = ProviderUnavailableError(provider_request_id="req_9", attempts=4, processing_ms=8)
 
     response = await HttpScene(error).post(headers={"x-ibex-session-id": "s"})
 
     assert (response.status, response.error["code"]) == (503, "PROVIDER_UNAVAILABLE")
     assert response.headers["x-ibex-session-id"] == "s"
     assert response.headers["x-ibex-provider-request-id"] == "req_9"
+    assert response.headers["openai-processing-ms"] == "8"
     assert response.headers["x-ratelimit-remaining"] == "599"
     assert response.headers["x-should-retry"] == "false"
     assert "provider;dur=" in response.headers["server-timing"]

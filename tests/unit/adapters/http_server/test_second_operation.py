@@ -11,8 +11,9 @@ import pytest
 
 from harness.chat_scene import ScriptedStream, event, principal
 from harness.http_scene import REQUEST, HttpScene
-from ibex.domain.errors import FieldCode, FieldError, InvalidJsonError, ProviderUnavailableError, ValidationError
+from ibex.domain.errors import FieldCode, FieldError, InvalidJsonError, ValidationError
 from ibex.domain.identity.permissions import Permission
+from ibex.domain.provider_errors import ProviderUnavailableError
 from ibex.domain.proxying.operation import MalformedResponseError
 from ibex.domain.proxying.provider import ProviderBody
 from ibex.domain.record.sessions import checkpoint_of

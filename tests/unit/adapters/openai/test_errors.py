@@ -16,9 +16,8 @@ from ibex.adapters.openai.errors import (
     error_from_response,
     not_a_completion,
 )
-from ibex.domain.errors import (
-    IbexError,
-    OverloadedError,
+from ibex.domain.errors import IbexError, OverloadedError
+from ibex.domain.provider_errors import (
     ProviderError,
     ProviderRateLimitedError,
     ProviderRefusedError,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -20,9 +21,10 @@ from ibex import __version__
 from ibex.adapters.http_client import retry
 from ibex.adapters.openai import provider as provider_module
 from ibex.adapters.openai.config import ApiKey, OpenAIConfig
+from ibex.adapters.openai.extra_headers import parse_headers
 from ibex.adapters.openai.provider import OpenAIProvider, OpenAIStream
-from ibex.domain.errors import (
-    OverloadedError,
+from ibex.domain.errors import OverloadedError
+from ibex.domain.provider_errors import (
     ProviderError,
     ProviderRateLimitedError,
     ProviderRefusedError,
@@ -30,7 +32,7 @@ from ibex.domain.errors import (
     ProviderUnavailableError,
     Refusal,
 )
-from ibex.domain.proxying.provider import Dialect, ProviderBody
+from ibex.domain.proxying.provider import Dialect, ProviderBody, TraceContext
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -108,6 +110,41 @@ async def test_only_headers_of_the_allow_list_are_sent(*, stream: bool, accept: 
     }
     assert (sent.method, str(sent.url)) == ("POST", "https://llm.example:8443/v1/chat/completions")
     assert await sent.aread() == request.body
+
+
+async def test_the_operators_headers_are_sent() -> None:
+    """They replace headers of the same name, and are in no repr."""
+    headers = parse_headers("OpenAI-Project: canary-1; Authorization: Basic canary-2")
+    scene = Scene(buffered(), headers=headers)
+    await scene.provider.complete(outgoing_request())
+    sent = scene.transport.requests[0].headers
+    assert (sent["openai-project"], sent.get_list("authorization")) == ("canary-1", ["Basic canary-2"])
+    assert "canary" not in repr(vars(scene.provider)["_config"])
+
+
+async def test_the_trace_is_sent() -> None:
+    """As ``traceparent``, in its version 00; every attempt has the same."""
+    scene = Scene(refused(503), buffered())
+    await scene.provider.complete(replace(outgoing_request(), trace=TraceContext("0af7" * 8, 0xB7AD, 1)))
+    sent = [request.headers["traceparent"] for request in scene.transport.requests]
+    assert sent == [f"00-{'0af7' * 8}-000000000000b7ad-01"] * 2
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("412", 412), ("0", 0), ("9" * 9, 999_999_999), ("9" * 10, None), ("1.5", None), ("-1", None), ("\u00b2", None)],
+)
+async def test_the_providers_own_time_is_passed_on(value: str, expected: int | None) -> None:
+    """It is a whole number of milliseconds; anything else is ignored."""
+    told = {"openai_processing_ms": value}
+    scene = Scene(buffered(**told), streamed(*EVENTS, **told), refused(400, **told), streamed(b"<html>", **told))
+    body = await scene.provider.complete(outgoing_request())
+    stream = await scene.provider.complete(outgoing_request(stream=True))
+    assert (body.processing_ms, stream.processing_ms) == (expected, expected)
+    assert isinstance(stream, OpenAIStream)
+    await stream.aclose()
+    assert (await scene.fails(ProviderRefusedError)).processing_ms == expected
+    assert (await scene.fails(ProviderUnavailableError)).processing_ms == expected
 
 
 async def test_the_connection_has_its_own_timeout() -> None:

@@ -17,7 +17,7 @@ from ibex.adapters.http_client.response_body import ResponseBody, TimeLimits
 from ibex.adapters.http_client.upstream import HttpxResponse
 from ibex.adapters.openai.errors import AttemptInfo
 from ibex.adapters.openai.provider import OpenAIStream
-from ibex.domain.errors import ProviderTimeoutError, ProviderUnavailableError
+from ibex.domain.provider_errors import ProviderTimeoutError, ProviderUnavailableError
 
 if TYPE_CHECKING:
     from harness.upstream import Chunk
@@ -38,7 +38,7 @@ class Scene:
         response = httpx.Response(200, headers={"content-encoding": coding}, stream=self.body, extensions=extensions)
         now = asyncio.get_running_loop().time()
         body = ResponseBody(HttpxResponse(response), TimeLimits(now + LONG_S, now + LONG_S, idle_s))
-        self.stream = OpenAIStream(body, AttemptInfo(2, "req_7"))
+        self.stream = OpenAIStream(body, AttemptInfo(2, "req_7", 412))
         self.events: list[StreamEvent] = []
         self.reads = 0
 
@@ -76,9 +76,10 @@ async def test_a_stream_cut_at_every_byte_is_reassembled() -> None:
     assert text == "Grüße 🙂"
 
 
-async def test_it_has_the_attempts_and_the_request_id() -> None:
-    """The exchange records both."""
-    assert (Scene().stream.attempts, Scene().stream.provider_request_id) == (2, "req_7")
+async def test_it_has_the_attempts_and_the_headers() -> None:
+    """The exchange records the attempts and the request id."""
+    stream = Scene().stream
+    assert (stream.attempts, stream.provider_request_id, stream.processing_ms) == (2, "req_7", 412)
 
 
 async def test_a_compressed_stream_is_decompressed() -> None:

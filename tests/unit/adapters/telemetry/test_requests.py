@@ -29,7 +29,8 @@ from harness.logs import logging_to, write_out
 from harness.memory.clock import ManualClock
 from ibex.adapters.telemetry.metrics import Metrics
 from ibex.adapters.telemetry.requests import RequestTelemetry
-from ibex.domain.errors import ErrorCode, InvalidTokenError, ProviderRefusedError, ProviderUnavailableError, Refusal
+from ibex.domain.errors import ErrorCode, InvalidTokenError
+from ibex.domain.provider_errors import ProviderRefusedError, ProviderUnavailableError, Refusal
 from ibex.domain.proxying.provider import ProviderBody
 from ibex.domain.record.journal import JournalUnavailableError
 

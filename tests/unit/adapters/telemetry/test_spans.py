@@ -18,7 +18,7 @@ from harness.memory.clock import ManualClock
 from ibex.adapters.system.ids import SystemIds
 from ibex.adapters.telemetry.spans import FinishedRequest, ServerAddress, SpanMaker
 from ibex.domain.errors import ErrorCode
-from ibex.domain.record.exchange import Caller, Stage, Timings
+from ibex.domain.record.exchange import Caller, Stage, Timings, provider_span_id
 from ibex.domain.record.in_flight import InFlightExchange
 
 if TYPE_CHECKING:
@@ -46,7 +46,9 @@ CHAT_REQUEST = FinishedRequest(
 def made(sampler: Sampler = DEFAULT_ON, **changes: Any) -> list[ReadableSpan]:
     """Return the spans of a proxied request with these changes."""
     maker = SpanMaker(Resource({"service.name": "test"}), sampler, {"openai": ServerAddress("api.example", 8443)})
-    return maker.spans_of(replace(CHAT_REQUEST, **changes))
+    request = replace(CHAT_REQUEST, **changes)
+    is_sampled = maker.is_sampled(request.trace_id, request.parent, request.method, request.route)
+    return maker.spans_of(request) if is_sampled else []
 
 
 def attributes(span: ReadableSpan) -> dict[str, Any]:
@@ -78,6 +80,14 @@ def test_a_request_is_a_span_with_one_child_per_stage() -> None:
         ("inject", SpanKind.INTERNAL, timings.inject_ns),
         ("chat gpt-4o", SpanKind.CLIENT, timings.total_ns - timings.overhead_ns),
     ]
+
+
+def test_the_span_of_the_provider_has_the_id_that_the_provider_got() -> None:
+    """It was sent in ``traceparent``, before the span was made."""
+    exchange = an_exchange(id=UUID("019b7a1e-5a2b-7c3d-8e4f-0123456789ab"))
+    *_, asking = made(exchange=exchange)
+
+    assert asking.context.span_id == 0x8E4F0123456789AB == provider_span_id(exchange.id)
 
 
 def test_stages_follow_one_another_within_the_request() -> None:

@@ -9,7 +9,7 @@ import pytest
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.sdk.trace.sampling import DEFAULT_ON
+from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Sampler, SamplingResult, TraceIdRatioBased
 
 from harness.chat_scene import DIRECTIVE_TEXT, ORG, TOKEN, event
 from harness.http_scene import CHAT, HEADERS, REQUEST, HttpScene, call, scripted_stream
@@ -22,8 +22,9 @@ from ibex.adapters.telemetry.requests import RequestTelemetry
 from ibex.adapters.telemetry.span_export import SpanExport
 from ibex.adapters.telemetry.spans import SpanMaker
 from ibex.adapters.telemetry.traced_requests import TracedRequests
-from ibex.domain.errors import ErrorCode, InvalidTokenError, ProviderRefusedError, Refusal
-from ibex.domain.proxying.provider import ProviderBody
+from ibex.domain.errors import ErrorCode, InvalidTokenError
+from ibex.domain.provider_errors import ProviderRefusedError, Refusal
+from ibex.domain.proxying.provider import ProviderBody, TraceContext
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -49,10 +50,10 @@ class Traced:
             lambda: self.exporter, self.metrics.registry, SystemClock(), max_queue=10_000, max_batch=100
         )
 
-    def app(self, scene: HttpScene) -> App:
+    def app(self, scene: HttpScene, sampler: Sampler = DEFAULT_ON) -> App:
         """Return the scene's application, traced."""
         telemetry = RequestTelemetry(self.metrics)
-        maker = SpanMaker(Resource({}), DEFAULT_ON, {})
+        maker = SpanMaker(Resource({}), sampler, {})
         return scene.app(TracedRequests(telemetry, maker, self.export, SystemClock()), [telemetry])
 
     async def spans(self) -> tuple[ReadableSpan, ...]:
@@ -101,6 +102,46 @@ async def test_a_client_that_does_not_sample_is_not_traced(traced: Traced) -> No
 
     assert response.status == 200
     assert await traced.spans() == ()
+
+
+async def test_the_provider_gets_the_trace_of_the_spans(traced: Traced) -> None:
+    """Its parent is the span of the call, and the flag says that it is sampled."""
+    scene = HttpScene()
+    await call(traced.app(scene), "POST", CHAT, HEADERS, REQUEST)
+
+    own, *_, asking = await traced.spans()
+    trace = TraceContext(f"{own.context.trace_id:032x}", asking.context.span_id, 1)
+    assert [request.trace for request in scene.chat.provider.asked] == [trace]
+
+
+async def test_the_decision_to_sample_is_made_once(traced: Traced) -> None:
+    """The provider hears of the same one that the spans follow, whatever the sampler."""
+    sampler = CountingSampler()
+    scenes_of_calls = [HttpScene() for _ in range(20)]
+    for scene in scenes_of_calls:
+        await call(traced.app(scene, sampler), "POST", CHAT, HEADERS, REQUEST)
+
+    sampled = {span.context.trace_id for span in await traced.spans() if span.parent is None}
+    traces = [scene.chat.provider.asked[0].trace for scene in scenes_of_calls]
+    assert [trace.flags for trace in traces if trace] == [1, 0] * 10
+    assert {int(trace.trace_id, 16) for trace in traces if trace and trace.flags} == sampled
+    assert sampler.asked == 20
+
+
+class CountingSampler(Sampler):
+    """A sampler of every other request, which it therefore must not be asked of twice."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def should_sample(self, *arguments: Any, **more: Any) -> SamplingResult:
+        """Alternate."""
+        self.asked += 1
+        return TraceIdRatioBased(self.asked % 2).should_sample(*arguments, **more)
+
+    def get_description(self) -> str:
+        """Return its name."""
+        return "every other"
 
 
 async def test_a_refused_request_is_traced_as_well(traced: Traced) -> None:

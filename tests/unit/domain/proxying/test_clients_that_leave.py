@@ -10,7 +10,8 @@ import pytest
 
 from harness.cancellation import Cut, Moment, Run, run_cut
 from harness.chat_scene import DISK_FULL, ChatScene, ScriptedStream, chat_request, event
-from ibex.domain.errors import ErrorCode, IbexError, ProviderUnavailableError
+from ibex.domain.errors import ErrorCode, IbexError
+from ibex.domain.provider_errors import ProviderUnavailableError
 from ibex.domain.proxying.provider import ProviderBody
 from ibex.domain.proxying.streaming import StreamedResponse
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
@@ -49,12 +49,7 @@ from ibex.domain.errors import (
     OverloadedError,
     PayloadTooLargeError,
     ProviderNotConfiguredError,
-    ProviderRateLimitedError,
-    ProviderRefusedError,
-    ProviderTimeoutError,
-    ProviderUnavailableError,
     RateLimitedError,
-    Refusal,
     ServiceDegradedError,
     TooManyGuessesError,
     TooManyLookupsError,
@@ -64,12 +59,19 @@ from ibex.domain.identity.model import Agent, AgentStatus
 from ibex.domain.identity.permissions import READ_ONLY, Permission
 from ibex.domain.identity.rate_limits import RateLimitDecision
 from ibex.domain.ids import session_id
+from ibex.domain.provider_errors import (
+    ProviderRateLimitedError,
+    ProviderRefusedError,
+    ProviderTimeoutError,
+    ProviderUnavailableError,
+    Refusal,
+)
 from ibex.domain.proxying.admission import Credentials
-from ibex.domain.proxying.provider import Dialect, ProviderBody
+from ibex.domain.proxying.provider import Dialect, ProviderBody, TraceContext
 from ibex.domain.proxying.proxy_request import BufferedResponse, RefusedResponse
 from ibex.domain.proxying.refused_requests import RefusedRequests
 from ibex.domain.proxying.streaming import StreamedResponse
-from ibex.domain.record.exchange import Caller, DirectiveReceipt, Timings
+from ibex.domain.record.exchange import Caller, DirectiveReceipt, Timings, provider_span_id
 from ibex.domain.record.sessions import checkpoint_of
 from ibex.domain.record.summary import Usage
 from ibex.domain.record.traces import trace_of
@@ -83,7 +85,7 @@ BODY = (
     b' "usage": {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18,'
     b' "prompt_tokens_details": {"cached_tokens": 5}, "completion_tokens_details": {"reasoning_tokens": 2}} }\n'
 )
-ANSWER = ProviderBody(BODY, attempts=2, provider_request_id="req_1")
+ANSWER = ProviderBody(BODY, attempts=2, provider_request_id="req_1", processing_ms=412)
 WRONG_FIELD = FieldError("model", FieldCode.REQUIRED, "is required")
 
 
@@ -305,6 +307,7 @@ async def test_a_buffered_answer_is_the_providers_bytes() -> None:
 
     assert isinstance(reply, BufferedResponse)
     assert reply.body is BODY
+    assert reply.in_flight.processing_ms == 412
     assert scene.journaled
 
 
@@ -457,12 +460,24 @@ async def test_without_a_connection_the_provider_counts_as_not_reached(attempts:
 
 
 async def test_attempts_and_request_id_of_a_failed_provider_are_recorded() -> None:
-    """The attempts and the request id of a provider's error are in the exchange."""
-    scene = scene_of(ProviderTimeoutError(attempts=4, provider_request_id="req_5"))
+    """The attempts and the request id of a provider's error are in the exchange. Its time is for the response."""
+    scene = scene_of(ProviderTimeoutError(attempts=4, provider_request_id="req_5", processing_ms=7))
 
-    await scene.use_case()(scene.call())
+    reply = await scene.use_case()(scene.call())
 
     assert (scene.exchange.attempts, scene.exchange.provider_request_id) == (4, "req_5")
+    assert reply.in_flight.processing_ms == 7
+
+
+async def test_the_provider_gets_the_trace_of_the_request() -> None:
+    """The span id is derived from the exchange's id, by which the span that is made afterwards has the same."""
+    scene = scene_of()
+
+    await scene.use_case()(replace(scene.call(), trace_flags=3))
+
+    (asked,) = scene.provider.asked
+    assert asked.trace == TraceContext(TRACE_ID, provider_span_id(scene.exchange.id), 3)
+    assert f"{provider_span_id(scene.exchange.id):016x}" == scene.exchange.id.hex[16:]
 
 
 async def test_a_bug_is_raised_and_on_record_as_one() -> None:

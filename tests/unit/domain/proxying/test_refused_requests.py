@@ -9,7 +9,7 @@ import pytest
 
 from harness.chat_scene import ORG, OTHER_ORG
 from harness.memory.clock import ManualClock
-from ibex.domain import errors
+from ibex.domain import errors, provider_errors
 from ibex.domain.errors import (
     AgentNotAuthorizedError,
     ErrorCode,
@@ -17,14 +17,11 @@ from ibex.domain.errors import (
     InternalError,
     InvalidTokenError,
     OverloadedError,
-    ProviderError,
-    ProviderRateLimitedError,
-    ProviderRefusedError,
     RateLimitedError,
-    Refusal,
     ServiceDegradedError,
     ValidationError,
 )
+from ibex.domain.provider_errors import ProviderError, ProviderRateLimitedError, ProviderRefusedError, Refusal
 from ibex.domain.proxying.refused_requests import DEFAULT_WHEN_UNLIMITED, RefusedRequests, is_refusal, seconds_left
 from ibex.domain.record.exchange import Caller
 from ibex.domain.record.in_flight import InFlightExchange
@@ -60,7 +57,11 @@ def refuse(refused: RefusedRequests, clock: ManualClock, org_id: UUID = ORG, lim
 
 @pytest.mark.parametrize(
     "kind",
-    [k for k in vars(errors).values() if isinstance(k, type) and issubclass(k, IbexError) and k is not IbexError],
+    [
+        k
+        for k in {**vars(errors), **vars(provider_errors)}.values()
+        if isinstance(k, type) and issubclass(k, IbexError) and k is not IbexError
+    ],
 )
 def test_which_errors_are_refusals(kind: type[IbexError]) -> None:
     """Errors of the client or its organization that the proxy decides; no outage, no bug, no error of the provider."""

@@ -11,12 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness.chat_scene import DISK_FULL, ChatScene, ScriptedStream, chat_request, event
-from ibex.domain.errors import (
-    ErrorCode,
-    IbexError,
-    ProviderTimeoutError,
-    ProviderUnavailableError,
-)
+from ibex.domain.errors import ErrorCode, IbexError
+from ibex.domain.provider_errors import ProviderTimeoutError, ProviderUnavailableError
 from ibex.domain.proxying.provider import Dialect, StreamEvent
 from ibex.domain.proxying.streaming import StreamedResponse
 from ibex.domain.record.summary import Usage

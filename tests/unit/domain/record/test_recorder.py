@@ -13,7 +13,8 @@ from harness.exchanges import an_exchange
 from harness.memory.clock import ManualClock
 from harness.memory.ids import SequentialIds
 from harness.memory.observers import RecordingObserver
-from ibex.domain.errors import ErrorCode, ProviderUnavailableError, RateLimitedError
+from ibex.domain.errors import ErrorCode, RateLimitedError
+from ibex.domain.provider_errors import ProviderUnavailableError
 from ibex.domain.record.exchange import Caller
 from ibex.domain.record.in_flight import InFlightExchange
 from ibex.domain.record.recorder import Recorder

@@ -107,6 +107,19 @@ def test_what_looks_like_a_setting_and_is_none_is_told(ibex: CliScene) -> None:
     ]
 
 
+def test_a_forward_proxy_that_is_not_used_is_told(ibex: CliScene) -> None:
+    """Without its address."""
+    ibex.doctor_checks = [WELL]
+    ibex.environ |= {"OPENAI_API_KEY": "sk-x", "HTTPS_PROXY": "http://user:canary@proxy.example"}
+
+    done = ibex.run("doctor")
+
+    assert done.out.startswith("advice  settings    HTTPS_PROXY is set, but IBEX_OPENAI_TRANSPORT=direct connects to")
+    assert "canary" not in done.out
+    ibex.environ["NO_PROXY"] = "api.openai.com"
+    assert ibex.run("doctor").out.startswith("ok")
+
+
 def test_a_dotenv_that_production_does_not_read_is_told(ibex: CliScene) -> None:
     """So is not what stands in it."""
     ibex.environ["IBEX_ENV"] = "production"

@@ -1,0 +1,53 @@
+"""Addresses on loopback for a host that has several: one that does not answer, one that refuses, and a resolver."""
+
+from __future__ import annotations
+
+import select
+import socket
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from ibex.adapters.http_client.happy_eyeballs import AddressInfo, Resolver
+
+LOOPBACK = "127.0.0.1"
+WAIT_S = 10.0
+
+
+def address_info(port: int, host: str = LOOPBACK, family: int = socket.AF_INET) -> AddressInfo:
+    """Return an address as ``getaddrinfo`` does."""
+    where = (host, port) if family == socket.AF_INET else (host, port, 0, 0)
+    return (family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", where)
+
+
+def resolver(*addresses: AddressInfo) -> Resolver:
+    """Return a resolver that finds these addresses, whatever the host."""
+
+    async def resolve(_host: str, _port: int) -> Sequence[AddressInfo]:
+        return addresses
+
+    return resolve
+
+
+@contextmanager
+def black_hole() -> Iterator[AddressInfo]:
+    """Give an address where connections are neither accepted nor refused.
+
+    The queue of its socket has room for one connection and is full. Linux drops every further SYN.
+    """
+    with socket.socket() as listener:
+        listener.bind((LOOPBACK, 0))
+        listener.listen(0)
+        with socket.create_connection(listener.getsockname(), WAIT_S):
+            assert select.select([listener], [], [], WAIT_S)[0], "the queue did not fill"
+            yield address_info(listener.getsockname()[1])
+
+
+@contextmanager
+def refusing() -> Iterator[AddressInfo]:
+    """Give an address that refuses connections: its port is bound, and nobody listens."""
+    with socket.socket() as bound:
+        bound.bind((LOOPBACK, 0))
+        yield address_info(bound.getsockname()[1])

@@ -1,0 +1,159 @@
+"""Racing the addresses of a host, over real sockets on both event loops."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from harness.addresses import address_info, black_hole, refusing, resolver
+from harness.openai_wire import completion, completion_body
+from ibex.adapters.http_client.happy_eyeballs import AddressInfo, connect, resolve
+from ibex.adapters.http_client.pool import PoolLimits
+from ibex.adapters.http_client.transport import Http1Transport
+from ibex.adapters.http_client.upstream import upstream_over
+
+if TYPE_CHECKING:
+    from harness.openai import ScriptedOpenAI
+
+pytestmark = [pytest.mark.integration, pytest.mark.both_loops]
+
+LONG_S = 60.0
+SOON_S = 0.01
+
+
+def good(server: ScriptedOpenAI) -> AddressInfo:
+    """Return the server's address."""
+    return address_info(httpx.URL(server.base_url).port or 0)
+
+
+def descriptors() -> set[str]:
+    """Return the open file descriptors of this process."""
+    return {entry.name for entry in Path("/proc/self/fd").iterdir()}
+
+
+def sockets_to(address: AddressInfo) -> list[socket.socket]:
+    """Return a copy of each socket of this process that is connected to an address."""
+    found = []
+    for descriptor in descriptors():
+        try:
+            copy = socket.fromfd(int(descriptor), socket.AF_INET, socket.SOCK_STREAM)
+        except OSError:  # it was of the listing itself
+            continue
+        with suppress(OSError):
+            if copy.getpeername() == address[4]:
+                found.append(copy)
+                continue
+        copy.close()
+    return found
+
+
+async def ask(transport: Http1Transport, connect_s: float) -> bytes:
+    """Send a request to a host whose addresses the transport's resolver knows; return the response's body."""
+    url = httpx.URL("http://provider.test/v1/")
+    upstream = upstream_over(transport, url, [(b"host", url.netloc)], connect_s)
+    by = asyncio.get_running_loop().time() + LONG_S
+    response = await upstream.send("POST", "chat/completions", b"{}", stream=False, by=by, fresh=False)
+    try:
+        return b"".join([chunk async for chunk in response])
+    finally:
+        await response.aclose()
+
+
+async def test_the_second_address_is_tried_if_the_first_does_not_answer(openai_server: ScriptedOpenAI) -> None:
+    """The request is served within a second, and the other attempt is closed."""
+    openai_server.put(completion("ok"))
+    with black_hole() as silent:
+        transport = Http1Transport(PoolLimits(1, 0), resolve=resolver(silent, good(openai_server)))
+        before = descriptors()
+        began = time.monotonic()
+        assert await ask(transport, connect_s=5) == completion_body("ok")
+        assert time.monotonic() - began < 1
+        await transport.aclose()
+        await openai_server.requests[0].closed_at()
+        await openai_server.cut()
+        assert descriptors() <= before
+
+
+async def test_the_next_address_is_tried_at_once_if_one_refuses(openai_server: ScriptedOpenAI) -> None:
+    """The attempt delay is for addresses that do not answer."""
+    with refusing() as first, refusing() as second:
+        async with asyncio.timeout(10):
+            connected = await connect([first, second, good(openai_server)], delay_s=LONG_S)
+    assert connected.getpeername() == good(openai_server)[4]
+    connected.close()
+
+
+async def test_an_address_that_refuses_does_not_end_the_attempt_before_it(openai_server: ScriptedOpenAI) -> None:
+    """Those in progress go on, and so do those that have not begun."""
+    with black_hole() as silent, refusing() as refused:
+        async with asyncio.timeout(10):
+            connected = await connect([silent, refused, good(openai_server)], delay_s=SOON_S)
+    assert connected.getpeername() == good(openai_server)[4]
+    connected.close()
+
+
+async def test_the_first_failure_is_raised_if_all_addresses_fail() -> None:
+    """It has its number, by which a lack of file descriptors is recognized."""
+    with refusing() as first, refusing() as second:
+        before = descriptors()
+        with pytest.raises(ConnectionRefusedError) as raised:
+            await connect([first, second])
+        assert raised.value.errno == errno.ECONNREFUSED
+        assert descriptors() == before
+
+
+async def test_a_family_that_the_machine_lacks_is_passed_over(openai_server: ScriptedOpenAI) -> None:
+    """Its socket cannot be created."""
+    unknown: AddressInfo = (255, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 1))
+    connected = await connect([unknown, good(openai_server)], delay_s=LONG_S)
+    assert connected.getpeername() == good(openai_server)[4]
+    connected.close()
+
+
+async def test_a_cancellation_closes_all_attempts() -> None:
+    """At once, without another turn of the event loop."""
+    with black_hole() as silent:
+        before = descriptors()
+        connecting = asyncio.create_task(connect([silent, silent], delay_s=0))
+        for _ in range(100):  # turns of the loop, after few of which both have begun
+            await asyncio.sleep(0)
+        assert len(descriptors() - before) == 2
+        connecting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await connecting
+        assert descriptors() == before
+
+
+async def test_the_time_limit_covers_all_addresses() -> None:
+    """It is the one of connecting."""
+    with black_hole() as silent:
+        transport = Http1Transport(PoolLimits(1, 0), resolve=resolver(silent, silent, silent))
+        with pytest.raises(httpx.ConnectTimeout):
+            await ask(transport, connect_s=0.05)
+        await transport.aclose()
+
+
+async def test_a_connection_sends_without_delay(openai_server: ScriptedOpenAI) -> None:
+    """Nagle's algorithm is off, as for connections that the event loop opens itself."""
+    transport = Http1Transport(PoolLimits(1, 0))
+    await transport.pool(httpx.URL(openai_server.base_url)).get(connect_s=10, wait_s=10)
+    (own,) = sockets_to(good(openai_server))
+    assert own.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    own.close()
+    await transport.aclose()
+
+
+async def test_a_name_is_looked_up_in_the_system() -> None:
+    """A number is its own address."""
+    (found,) = await resolve("127.0.0.1", 443)
+    assert found[0] == socket.AF_INET
+    assert found[1] == socket.SOCK_STREAM
+    assert found[4] == ("127.0.0.1", 443)
