@@ -61,7 +61,7 @@ class InputTokens:
 
     async def parse(self, body: bytes, target: Target) -> ResponsesRequest:  # noqa: ARG002 - all is in the body
         """Parse the body of a request; see ``Operation``."""
-        return await run_in_steps(responses_request_steps(body, self.path))
+        return await run_in_steps(responses_request_steps(body, self.path, only_counts=True))
 
 
 class StoredResponse:

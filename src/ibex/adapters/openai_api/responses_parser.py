@@ -35,7 +35,9 @@ class _Item(msgspec.Struct):
 _item_decoder = msgspec.json.Decoder(_Item)
 
 
-def responses_request_steps(body: bytes, path: str) -> Generator[None, None, ResponsesRequest]:
+def responses_request_steps(
+    body: bytes, path: str, *, only_counts: bool = False
+) -> Generator[None, None, ResponsesRequest]:
     """Parse a request in steps; no step takes longer than one pass over the body. ``path`` is that of the operation."""
     members = yield from split_body(body)
     parser = _ResponsesFieldParser()
@@ -58,6 +60,7 @@ def responses_request_steps(body: bytes, path: str) -> Generator[None, None, Res
         raw_input=fields.get(_INPUT, b""),
         raw_instructions=instructions,
         previous_response_id=previous,
+        only_counts=only_counts,
     )
 
 

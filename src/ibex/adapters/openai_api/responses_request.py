@@ -28,7 +28,7 @@ _NO_INPUT_HASH: Final = hashlib.sha256(b"").hexdigest()
 
 @value_object
 class ResponsesRequest:
-    """A valid request that creates a response, or counts its input tokens. Its repr shows no content.
+    """A valid request that creates a response or, if ``only_counts``, counts its input tokens. The repr shows no content.
 
     ``raw_input`` and ``raw_instructions`` are JSON text as the client wrote it. The former is empty and the latter None
     if the client sent none. ``is_changed`` is whether a directive was put into ``instructions``.
@@ -42,6 +42,7 @@ class ResponsesRequest:
     raw_input: bytes
     raw_instructions: bytes | None = None
     previous_response_id: str | None = None
+    only_counts: bool = False
     is_changed: bool = False
 
     def __repr__(self) -> str:
@@ -80,6 +81,7 @@ class ResponsesRequest:
             self.raw_input,
             self.raw_instructions,
             self.previous_response_id,
+            self.only_counts,
             is_changed=True,
         )
 
@@ -91,8 +93,10 @@ class ResponsesRequest:
         """Return the request itself: the API reports usage without being asked."""
         return self
 
-    def response_reader(self, dialect: Dialect) -> ResponsesReader:  # noqa: ARG002 - the same in every dialect
+    def response_reader(self, dialect: Dialect) -> ResponseReader:  # noqa: ARG002 - the same in every dialect
         """Return the reader of the response, which restores the client's own instructions."""
+        if self.only_counts:
+            return PlainResponseReader()
         if not self.is_changed:
             return ResponsesReader()
         own = NULL if self.raw_instructions is None else self.raw_instructions
