@@ -28,7 +28,7 @@ _NO_INPUT_HASH: Final = hashlib.sha256(b"").hexdigest()
 
 @value_object
 class ResponsesRequest:
-    """A valid request that creates a response or, if ``only_counts``, counts its input tokens. The repr shows no content.
+    """A valid request that creates a response or, with ``only_counts``, counts its tokens. The repr shows no content.
 
     ``raw_input`` and ``raw_instructions`` are JSON text as the client wrote it. The former is empty and the latter None
     if the client sent none. ``is_changed`` is whether a directive was put into ``instructions``.
