@@ -48,6 +48,8 @@ _Stage: TypeAlias = "tuple[str, int | None, Attributes]"
 _SCOPE: Final = "ibex"
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 _MODEL_CHARACTERS: Final = 64
+_CONVENTIONAL_NAMES: Final = {"chat.completions": "chat", "responses": "chat"}
+_API_TYPES: Final = {"chat.completions": "chat_completions", "responses": "responses"}
 _NAME_CHARACTERS: Final = 256
 _CLIENT_GONE: Final = 499
 _REFUSED: Final = 400
@@ -271,8 +273,8 @@ def _model(exchange: Exchange) -> str:
 
 
 def _operation(exchange: Exchange) -> str:
-    """Return the operation's name in OpenTelemetry's conventions, such as ``chat`` for ``chat.completions``."""
-    return exchange.operation.partition(".")[0]
+    """Return the operation's name in OpenTelemetry's conventions, or its own if they have none for it."""
+    return _CONVENTIONAL_NAMES.get(exchange.operation, exchange.operation)
 
 
 def _provider_attributes(exchange: Exchange) -> Attributes:
@@ -282,6 +284,8 @@ def _provider_attributes(exchange: Exchange) -> Attributes:
         "gen_ai.provider.name": exchange.provider or "",
         "gen_ai.request.model": _model(exchange),
         "gen_ai.request.stream": exchange.is_streaming,
+        "openai.api.type": _API_TYPES.get(exchange.operation),
+        "gen_ai.response.id": summary.response_id,
         "gen_ai.response.model": summary.model,
         "gen_ai.response.finish_reasons": None if summary.finish_reason is None else (summary.finish_reason,),
         "gen_ai.usage.input_tokens": usage.input_tokens,

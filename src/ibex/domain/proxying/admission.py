@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ibex.domain.errors import (
     AgentNotAuthorizedError,
     AgentSuspendedError,
+    AuthUnavailableError,
     FieldCode,
     FieldError,
     IbexError,
@@ -136,10 +137,10 @@ class Admission:
             tally = await self._rate_limiter.count(cached.org_id, now)
             in_flight.enter(Stage.AUTHENTICATE)
             epoch = tally.epoch
-            principal = await self._tokens.validate(token, epoch)
+            principal = await self._validate_token(token, epoch, in_flight)
             if token.is_stale:  # the failed fetch may have taken long, and the agent needs a recent reading
                 epoch = await self._rate_limiter.epoch(cached.org_id)
-            active = await self._check_active(agent, epoch)
+            active = await self._check_active(agent, epoch, in_flight)
             if principal is not cached:
                 _check_permission(principal, credentials, permission)
                 _check_binding(principal, active.id)
@@ -165,8 +166,8 @@ class Admission:
                 admitted.epoch = await self._rate_limiter.epoch(admitted.token.value.org_id)
             if self.is_current(admitted, in_flight.clock.monotonic_ns()):
                 return admitted.epoch
-            principal = await self._tokens.validate(admitted.token, admitted.epoch)
-            agent = await self._check_active(admitted.agent, admitted.epoch)
+            principal = await self._validate_token(admitted.token, admitted.epoch, in_flight)
+            agent = await self._check_active(admitted.agent, admitted.epoch, in_flight)
             if principal is not admitted.principal:
                 _check_permission(principal, admitted.credentials, admitted.permission)
                 _check_binding(principal, agent.id)
@@ -274,7 +275,7 @@ class Admission:
             raise AgentNotAuthorizedError if agent.value is None else AgentSuspendedError
         epoch = await self._rate_limiter.epoch(token.value.org_id)
         await self._tokens.validate(token, epoch)
-        return await self._check_active(agent, epoch)
+        return await self._check_active(agent, epoch, in_flight)
 
     async def _look_up_token(self, credentials: Credentials, in_flight: InFlightExchange) -> TokenLookup:
         lookup = await self._tokens.look_up(_token_in(credentials))
@@ -300,11 +301,29 @@ class Admission:
                 )
         return await self._agents.look_up(principal.org_id, agent_id)
 
-    async def _check_active(self, lookup: AgentLookup, epoch: Epoch) -> Agent:
-        agent = await self._agents.validate(lookup, epoch)
+    async def _validate_token(self, lookup: TokenLookup, epoch: Epoch, in_flight: InFlightExchange) -> Principal:
+        try:
+            return await self._tokens.validate(lookup, epoch)
+        except ServiceDegradedError:
+            if not _is_too_old(epoch, in_flight):
+                raise
+        # Auth took so long to fail that the epoch no longer proves that nothing has changed.
+        return await self._tokens.validate(lookup, await self._rate_limiter.epoch(lookup.value.org_id))
+
+    async def _check_active(self, lookup: AgentLookup, epoch: Epoch, in_flight: InFlightExchange) -> Agent:
+        try:
+            agent = await self._agents.validate(lookup, epoch)
+        except AuthUnavailableError:
+            if not _is_too_old(epoch, in_flight) or in_flight.caller is None:
+                raise
+            agent = await self._agents.validate(lookup, await self._rate_limiter.epoch(in_flight.caller.org_id))
         if agent.status is not AgentStatus.ACTIVE:
             raise AgentSuspendedError
         return agent
+
+
+def _is_too_old(epoch: Epoch, in_flight: InFlightExchange) -> bool:
+    return in_flight.clock.monotonic_ns() - epoch.asked_ns > MAX_EPOCH_AGE_NS
 
 
 def _unknown_epoch_now(in_flight: InFlightExchange) -> tuple[int, Epoch]:

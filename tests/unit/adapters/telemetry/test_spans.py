@@ -129,6 +129,7 @@ def test_the_attributes_of_the_provider_call() -> None:
         "gen_ai.provider.name": "openai",
         "gen_ai.request.model": "gpt-4o",
         "gen_ai.request.stream": True,
+        "openai.api.type": "chat_completions",
         "gen_ai.response.model": "gpt-4o-2024-08-06",
         "gen_ai.response.finish_reasons": ("stop",),
         "gen_ai.response.time_to_first_chunk": 0.25,
@@ -141,6 +142,24 @@ def test_the_attributes_of_the_provider_call() -> None:
         "ibex.provider.attempts": 2,
         "ibex.provider.request_id": "req_1",
     }
+
+
+@pytest.mark.parametrize(
+    ("operation", "name", "api"),
+    [
+        ("responses", "chat gpt-4o", "responses"),
+        ("embeddings", "embeddings gpt-4o", None),
+        ("responses.input_tokens", "responses.input_tokens gpt-4o", None),
+    ],
+)
+def test_the_span_of_another_operation(operation: str, name: str, api: str | None) -> None:
+    """It has the conventions' name of the operation, the API, and the id of a response."""
+    summary = replace(an_exchange().summary, response_id="resp_1")
+    span = made(exchange=replace(an_exchange(), operation=operation, summary=summary))[-1]
+
+    said = attributes(span)
+    assert (span.name, said["gen_ai.operation.name"]) == (name, name.split(maxsplit=1)[0])
+    assert (said.get("openai.api.type"), said["gen_ai.response.id"]) == (api, "resp_1")
 
 
 def test_the_attributes_of_the_directive() -> None:

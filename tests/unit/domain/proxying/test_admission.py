@@ -252,3 +252,34 @@ async def test_an_agent_is_served_stale_however_long_it_took_to_find_out_that_th
 
     assert await door.knock() == Caller(ORG, TOKEN.token_id, AGENT)
     assert door.in_flight.auth_stale
+
+
+async def test_cached_callers_are_served_although_auth_takes_long_to_fail() -> None:
+    """Longer than a reading of the epoch lasts. It is read again, and proves that nothing has changed."""
+    door = Door()
+    await door.epochs.read_or_create(ORG)
+    await door.warm()
+    door.clock.advance(timedelta(seconds=UNCONFIRMED_S) + MOMENT)
+    for source, error in ((door.tokens, TokenSourceUnavailableError()), (door.agents, AgentSourceUnavailableError())):
+        source.answer = error
+        source.on_asked = lambda: door.clock.advance(timedelta(seconds=1.3))
+
+    assert await door.knock() == Caller(ORG, TOKEN.token_id, AGENT)
+    assert door.in_flight.auth_stale
+
+
+async def test_a_caller_that_changed_is_not_served_although_auth_takes_long_to_fail() -> None:
+    """The second reading of the epoch shows the change."""
+    door = Door()
+    await door.epochs.read_or_create(ORG)
+    await door.warm()
+    door.clock.advance(timedelta(seconds=UNCONFIRMED_S) + MOMENT)
+    door.tokens.answer = TokenSourceUnavailableError()
+
+    def fail_late() -> None:
+        door.clock.advance(timedelta(seconds=1.3))
+        door.epochs.become({ORG: "another"})
+
+    door.tokens.on_asked = fail_late
+    with pytest.raises(ServiceDegradedError):
+        await door.knock()
