@@ -86,7 +86,8 @@ class ResponsesReader:
     def __init__(self, restore: Replace | None = None, *, is_turn: bool = True) -> None:
         """Set the function that returns the client's instructions for those in the response; None to change nothing.
 
-        Usage and id of the response are in the summary only of a turn: reading a stored response uses no tokens.
+        Usage and id of the response are in the summary only of a turn: reading a stored response uses no tokens. So is
+        the failure: to read a response that failed is a success.
         """
         self._restore = restore
         self._is_turn = is_turn
@@ -116,7 +117,7 @@ class ResponsesReader:
             raise MalformedResponseError
         self._read_response(response)
         self._read_output(response)
-        if response.status in _FAILURES or response.id is None:
+        if response.id is None or (self._is_turn and response.status in _FAILURES):
             self.failed = True
         if self._restore is None or not _has_instructions(response):
             return body
@@ -197,7 +198,7 @@ class ResponsesReader:
 
     def _end(self, kind: str) -> None:
         self.has_ended = True
-        if kind == "response.failed":
+        if self._is_turn and kind == "response.failed":
             self.failed = True
 
     def _read_response(self, response: _Response) -> None:

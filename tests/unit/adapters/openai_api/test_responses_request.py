@@ -130,6 +130,14 @@ def test_a_stored_response_is_no_turn() -> None:
     assert (reader.summary().usage.input_tokens, reader.summary().response_id) == (None, None)
 
 
+@pytest.mark.parametrize("status", ["failed", "cancelled"])
+def test_reading_a_response_that_failed_is_a_success(status: str) -> None:
+    """So is cancelling one."""
+    reader = stored(None)
+    reader.read_body(json.dumps({"id": "resp_1", "status": status}).encode())
+    assert (reader.failed, reader.summary().finish_reason) == (False, status)
+
+
 def test_what_is_not_the_response_passes_unchanged() -> None:
     """Such as the list of its input items."""
     body = b'{"object":"list", "instructions": "theirs"}'
