@@ -63,7 +63,7 @@ class EventSplitter:
         return events
 
     def _split_simple(self, chunk: bytes) -> list[StreamEvent]:
-        """Return the events of a chunk of complete events with one LF-terminated data line each; else an empty list.
+        """Return the events of a chunk of complete events, each a data line after at most a name, with LF; else none.
 
         Providers send nearly all events in this form, and this takes a third of the time of ``_split``.
         """
@@ -72,9 +72,13 @@ class EventSplitter:
             return []
         events = []
         for text in chunk[:-2].split(b"\n\n"):
-            if not text.startswith(b"data: ") or b"\n" in text:
+            name, line = None, text
+            if text.startswith(b"event: "):
+                first, _, line = text.partition(b"\n")
+                name = first[7:] or None
+            if not line.startswith(b"data: ") or b"\n" in line:
                 return []
-            events.append(StreamEvent(b"%b\n\n" % text, text[6:]))
+            events.append(StreamEvent(b"%b\n\n" % text, line[6:], name))
         self._at_start = self._last_was_cr = False
         return events
 
