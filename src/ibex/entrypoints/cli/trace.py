@@ -97,7 +97,7 @@ def answer_ms(trace: Trace) -> float:
 
 def tokens_of(trace: Trace) -> str | None:
     """Return the input and output tokens; None for a request that did not reach a provider."""
-    return f"{trace.input_tokens}→{trace.output_tokens}" if trace.checkpoint_id.int else None
+    return f"{trace.input_tokens}→{trace.output_tokens}" if trace.provider else None
 
 
 async def _complete(use_cases: Administration, organization: Organization, trace: Trace) -> _Found:

@@ -164,7 +164,8 @@ def test_what_never_came_took_no_time_and_no_tokens() -> None:
 
     assert answer_ms(replace(trace, provider_ttfb_ms=0.0)) == 0.0
     assert answer_ms(replace(trace, proxy_overhead_ms=2_000.0)) == 0.0
-    assert tokens_of(replace(trace, checkpoint_id=UUID(int=0))) is None
+    assert tokens_of(replace(trace, provider="")) is None
+    assert tokens_of(replace(trace, checkpoint_id=UUID(int=0))) == "11→7"  # no turn, such as embeddings
     assert tokens_of(trace) == "11→7"
 
 
