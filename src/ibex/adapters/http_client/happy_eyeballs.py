@@ -1,4 +1,4 @@
-"""Connecting to a host with several addresses: attempts overlap and the first success wins (RFC 8305, Happy Eyeballs).
+"""Connect to a host with several addresses: attempts overlap, and the first success wins (RFC 8305, Happy Eyeballs).
 
 asyncio's ``create_connection`` can race addresses, but uvloop's tries one after the other (ADR 0054).
 """
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
 ATTEMPT_DELAY_S: Final = 0.25
-"""The time that an address has before the next one is tried too (RFC 8305, section 5)."""
+"""The delay in seconds before the next address is tried in parallel (RFC 8305, section 5)."""
 _IN_PROGRESS: Final = frozenset({errno.EINPROGRESS, errno.EINTR})
 
 AddressInfo: TypeAlias = "tuple[int, int, int, str, Any]"
 """An address as ``getaddrinfo`` returns it: family, type, protocol, canonical name, and the socket address."""
 Resolver: TypeAlias = "Callable[[str, int], Awaitable[Sequence[AddressInfo]]]"
-"""Returns the addresses of a host and port, in the order of preference. Raises ``OSError``."""
+"""A function that returns the addresses of a host and port in order of preference, or raises ``OSError``."""
 
 
 async def resolve(host: str, port: int) -> Sequence[AddressInfo]:
@@ -40,11 +40,10 @@ def interleaved(addresses: Sequence[AddressInfo]) -> Sequence[AddressInfo]:
 
 
 async def connect(addresses: Sequence[AddressInfo], *, delay_s: float = ATTEMPT_DELAY_S) -> socket.socket:
-    """Return a socket that is connected to the address that accepts first. The other attempts are closed.
+    """Return a socket that is connected to the first address that accepts. Close the other attempts.
 
-    The next attempt begins when the one before it fails, or after ``delay_s`` seconds without a result. Raises the
-    ``OSError`` of the first attempt that failed once all have failed. There is no time limit. A cancellation closes all
-    sockets at once.
+    The next attempt begins when the previous one fails, or after ``delay_s`` seconds without a result. If all attempts
+    fail, raises the ``OSError`` of the first failure. There is no time limit. Cancellation closes all sockets at once.
     """
     race = _Race(interleaved(addresses), delay_s)
     try:
@@ -70,7 +69,7 @@ class _Race:
         self.winner: asyncio.Future[socket.socket] = self._loop.create_future()
 
     def begin_next(self) -> None:
-        """Begin the next attempt. If none is left and none is in progress, fail."""
+        """Begin the next attempt. If all attempts have failed, set the first failure on ``winner``."""
         self._stop_timer()
         while self._not_begun and not self.winner.done():
             if self._begin(self._not_begun.popleft()):
@@ -81,14 +80,14 @@ class _Race:
             self.winner.set_exception(self._failure or OSError("the host has no address"))
 
     def abandon(self) -> None:
-        """Close every socket, also the winner if nobody has received it. Idempotent."""
+        """Close every socket, including the winner if the caller has not received it. Idempotent."""
         self._stop_timer()
         self._close_attempts()
         if self.winner.done() and not self.winner.cancelled() and self.winner.exception() is None:
             self.winner.result().close()
 
     def _begin(self, info: AddressInfo) -> bool:
-        """Begin an attempt; return False if it has failed already."""
+        """Begin an attempt. Return False if it fails at once."""
         family, kind, protocol, _, address = info
         try:
             connecting = socket.socket(family, kind, protocol)
@@ -110,7 +109,7 @@ class _Race:
         return True
 
     def _ended(self, connecting: socket.socket) -> None:
-        """Handle the end of an attempt, which the event loop reports."""
+        """Handle the end of an attempt. The event loop calls this when the socket becomes writable."""
         self._loop.remove_writer(connecting)
         self._connecting.discard(connecting)
         code = connecting.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -140,5 +139,5 @@ class _Race:
 
 
 def _connect_error(code: int) -> OSError:
-    """Return the error, without the address: messages name the provider by its host."""
+    """Return the error for an ``errno`` code, without the address: messages name the provider by its host."""
     return OSError(code, errno.errorcode.get(code, "unknown error"))

@@ -70,7 +70,7 @@ class ConnectionPool:
     async def get(self, *, connect_s: float | None, wait_s: float | None, fresh: bool = False) -> Http1Connection:
         """Return a connection for one request. If ``fresh`` is true, it is not an idle one.
 
-        ``connect_s`` limits the time to connect, with all addresses and TLS; ``wait_s`` limits the wait for a
+        ``connect_s`` limits the time to connect, including all addresses and TLS; ``wait_s`` limits the wait for a
         connection once the pool is full. Both are in seconds. Raises ``httpx.ConnectError``, ``ConnectTimeout``, and
         ``PoolTimeout`` if too many requests wait, if this one waits too long, or if no file descriptor is left.
         """

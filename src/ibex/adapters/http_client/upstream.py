@@ -58,10 +58,9 @@ class Upstream(Protocol):
     ) -> UpstreamResponse:
         """Send a request to a path below the root URL; return its response once the head has arrived.
 
-        Only POST has a body.
-        ``stream`` requests an event stream. ``by`` is the time limit for the head, in the event loop's time. ``fresh``
-        excludes idle connections. ``headers`` are those of this request alone. Raises ``TimeoutError``, and the
-        exceptions of httpx's transports.
+        Only POST has a body. ``stream`` requests an event stream. ``by`` is the time limit for the head, in the event
+        loop's time. ``fresh`` excludes idle connections. ``headers`` are added to this request only. Raises
+        ``TimeoutError``, and the exceptions of httpx's transports.
         """
 
 
@@ -112,7 +111,7 @@ class _PooledUpstream:
         return response
 
     def _head(self, method: str, path: str, *, stream: bool) -> bytes:
-        """Return the head of a request, and cache it. Of a POST it ends before the value of content-length."""
+        """Return the head of a request, and cache it. The head of a POST ends before the value of content-length."""
         line = b"%b %b%b HTTP/1.1" % (method.encode("ascii"), self._root_path, path.encode("ascii"))
         accept = b"accept: %b" % _ACCEPTED[stream].encode()
         end = b"content-length: " if method == "POST" else b""

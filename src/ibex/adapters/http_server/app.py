@@ -73,7 +73,7 @@ def create_app(  # noqa: PLR0913 - one argument a part: the object graph ends he
     """Return the ASGI application.
 
     ``render_metrics`` returns a body and its content type. Errors carry a ``docs_url`` under ``error_docs_base``. All
-    paths begin with ``base_path``, which is empty or ``/`` with a name. ``cors_origins`` is empty without CORS.
+    paths begin with ``base_path``, such as ``/gateway``, which may be empty. CORS is off if ``cors_origins`` is empty.
     """
     errors = ErrorResponses(clock, error_docs_base)
     routes = [

@@ -144,7 +144,7 @@ class ClientConnection:
                 raise RequestTimeoutError  # a client that always has a byte ready prevents the timer from firing
             delay_s = reservation.reading_delay_s(len(chunk), now)
             if more and delay_s > _SHORT_DELAY_S:
-                await asyncio.sleep(delay_s)  # meanwhile, the server reads no more of this connection
+                await asyncio.sleep(delay_s)  # meanwhile, the server does not read from this connection
         return b"".join(pieces)
 
     async def send_response(self, response: Response) -> None:

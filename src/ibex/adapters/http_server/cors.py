@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 ANY_ORIGIN: Final = "*"
 _MAX_AGE_S: Final = 7_200
-"""The time for which a browser may cache a preflight. Chrome caches none for longer."""
+"""How long a browser may cache a preflight, in seconds. This is Chrome's maximum."""
 _OTHER_HEADERS: Final = (
     "openai-processing-ms",
     "X-IBEX-Error-Source",
@@ -30,7 +30,7 @@ _OTHER_HEADERS: Final = (
     "Allow",
 )
 EXPOSED: Final = (*EVERY_RESPONSE, *EXCHANGE_HEADERS, *_OTHER_HEADERS)
-"""The response headers that a page may read, besides those that every page may read, such as Content-Type."""
+"""The response headers that a page may read in addition to the CORS-safelisted ones, such as Content-Type."""
 _VARY: Final = (b"vary", b"Origin")
 _FIELD_NAMES: Final = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~, -]{1,4096}")
 
@@ -49,13 +49,13 @@ class Cors:
         self._methods = ", ".join(sorted(methods)).encode("ascii")
 
     def headers(self, origin: bytes | None) -> Headers:
-        """Return the headers to add to a response. Empty without an origin; only Vary if the origin is not allowed."""
+        """Return the headers to add to a response: none without an origin, only Vary if the origin is not allowed."""
         if origin is None:
             return []
         return self._for_any or self._by_origin.get(origin) or [_VARY]
 
     def preflight_headers(self, fields: Mapping[bytes, bytes]) -> Headers | None:
-        """Return the headers of the response to a preflight, without those of ``headers``.
+        """Return the headers of the response to a preflight, in addition to those of ``headers``.
 
         Return None if the request is not a preflight, or its origin is not allowed. All request headers are allowed:
         clients add many, and IBEX ignores unknown ones.
@@ -74,10 +74,10 @@ class Cors:
 
 
 class CorsMiddleware:
-    """An ASGI application that adds the headers of CORS to the responses of another one."""
+    """An ASGI middleware that adds CORS headers to the responses of an application."""
 
     def __init__(self, app: App, cors: Cors, early_refusals: EarlyRefusals) -> None:
-        """Set the application. ``early_refusals`` is for the server protocol; it adds the headers itself."""
+        """Set the application. The server protocol uses ``early_refusals``, which adds the headers itself."""
         self.early_refusals = early_refusals
         self._app = app
         self._cors = cors
@@ -99,9 +99,9 @@ class CorsMiddleware:
 
 
 class Preflights:
-    """An ASGI application that answers preflights, whatever their path, and passes other requests to another one.
+    """An ASGI middleware that answers preflights on every path and passes other requests to an application.
 
-    A browser shows the application no response if the preflight fails, so a wrong path must fail later, with 404.
+    A page cannot read the response to a failed preflight. If its path is wrong, the actual request gets the 404.
     """
 
     def __init__(self, app: App, cors: Cors) -> None:

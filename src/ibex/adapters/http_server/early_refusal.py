@@ -70,7 +70,7 @@ class EarlyRefusals:
         route = self._routes.get((method, path)) or self._route_with_parameter(method, path)
         if route is None:
             return None
-        if any(name == b"upgrade" for name, _ in headers):  # may be to WebSocket, which is another refusal
+        if any(name == b"upgrade" for name, _ in headers):  # an upgrade to WebSocket is refused with another error
             return None
         context = RequestContext.begin({"headers": headers}, self._ids, self._clock.monotonic_ns())
         return EarlyRefusal(self, template, context, method.decode("ascii"), route)

@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 _TYPE: Final = re.compile(r":\w+(?=\})")
 _NOT_LISTED: Final = ("/v1/orgs/", "/v1/internal/")
 _API: Final = "/v1/"
-# A browser at the address of IBEX, and an SDK whose base URL lacks the /v1, get this message. SDKs show no more.
+# Users see this message in a browser, or in an SDK whose base URL lacks /v1. SDKs show nothing else.
 _NOT_FOUND: Final = (
     "Not found. The endpoints are {endpoints}.{schema}"
-    " Paths are not normalized: send no empty segments, no slash at the end and no escapes."
+    " Paths are not normalized: do not send empty segments, a trailing slash or percent-encoding."
 )
 _SCHEMA: Final = " GET {base_path}/schema describes them."
 
 
 def allowed_methods(handlers: Iterable[HTTPRouteHandler]) -> dict[str, set[str]]:
-    """Return the methods of each path, as the router writes paths. HEAD is served on every GET route."""
+    """Return the methods of each path, in the router's syntax for paths. HEAD is served on every GET route."""
     found: dict[str, set[str]] = {}
     for handler in handlers:
         methods = {str(method) for method in handler.http_methods}
@@ -32,9 +32,9 @@ def allowed_methods(handlers: Iterable[HTTPRouteHandler]) -> dict[str, set[str]]
 
 
 def not_found_message(methods_by_path: Mapping[str, Iterable[str]], base_path: str = "") -> str:
-    """Return the message for a path that is not served: the endpoints of the API, else all.
+    """Return the message for a path that is not served. It lists the endpoints of the API, or all if there is no API.
 
-    The routes of one organization and internal ones are left out, so that the message stays short.
+    The message omits routes with an organization and internal routes, to stay short.
     """
     of_api = {
         path: methods

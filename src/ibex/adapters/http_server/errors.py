@@ -164,7 +164,7 @@ class ErrorResponses:
 
 
 def _code(error: IbexError) -> str:
-    """Return the code that programs compare: the provider's if it judged the request, or what OpenAI's would be."""
+    """Return the code that programs compare: the provider's if it refused the request, or the one that OpenAI uses."""
     if isinstance(error, ProviderNotConfiguredError):
         return "model_not_found"
     if isinstance(error, ResponseNotFoundError):

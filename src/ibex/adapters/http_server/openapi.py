@@ -46,7 +46,7 @@ EXCHANGE_HEADERS: Final = {
     "X-IBEX-Provider-Request-ID": {"schema": _TEXT, "description": "The provider's own id of the request."},
     "openai-processing-ms": {
         "schema": {"type": "integer"},
-        "description": "Milliseconds that the provider took, as it says itself.",
+        "description": "The processing time that the provider reports, in milliseconds.",
     },
 }
 _ORG_ID: Final = {"name": "org_id", "in": "path", "required": True, "schema": _UUID}

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 REFUSED: Final = "ibex.refused"
 """A scope extension: the error with which the server refuses a request that it could not parse."""
 FastPath: TypeAlias = "tuple[str, App]"
-"""The template of a route, and its application."""
+"""The path template and the application of a route."""
 _NO_FAST_PATHS: Final[Mapping[tuple[str, bytes], FastPath]] = MappingProxyType({})
 
 
@@ -73,7 +73,7 @@ class OuterMiddleware:
             if fast_path is None:
                 await self._app(scope, receive, response.send)
             else:
-                scope["path_template"], route = fast_path  # the router sets it otherwise
+                scope["path_template"], route = fast_path  # for other requests, the router sets it
                 await route(scope, receive, response.send)
         except Exception as error:  # noqa: BLE001 - the outermost handler
             await self._fail(error, scope, receive, context, response)
@@ -124,7 +124,7 @@ class _ResponseHead:
 def _refuse_websocket(scope: Scope, context: RequestContext) -> None:
     """Raise ``UpgradeRefusedError`` for an upgrade to WebSocket, so that the client falls back to HTTP at once.
 
-    IBEX ignores other upgrades, and all in HTTP/1.0 (RFC 9110, 7.8).
+    IBEX ignores other upgrades, and all upgrades in HTTP/1.0 (RFC 9110, section 7.8).
     """
     if scope["http_version"] == "1.1" and offers_websocket(context.fields[b"upgrade"]):
         raise UpgradeRefusedError

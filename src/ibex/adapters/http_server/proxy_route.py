@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _SESSION_END_VALUES = {None: False, "false": False, "true": True}
 _KNOWN_FLAGS = 0b11
-"""The flags of the W3C Trace Context: sampled, and random trace id. Others must not be passed on."""
+"""The flags that the W3C Trace Context defines: sampled, and random trace id. Others must not be forwarded."""
 _SESSION_END_ERRORS = (FieldError("X-IBEX-Session-End", FieldCode.INVALID_ENUM, "must be true or false"),)
 
 
@@ -122,7 +122,7 @@ class ProxyRoute:
             await client.end_stream(stream.error_event(envelope))
 
     def _target(self, scope: Scope) -> Target:
-        """Return the id and the query; none for operations that have neither."""
+        """Return the id and the query, or ``NO_TARGET`` for operations without them."""
         if not self._names_response:
             return NO_TARGET
         return Target(scope["path_params"]["id"], scope["query_string"].decode("latin-1"))
@@ -151,7 +151,7 @@ class ProxyRoute:
         )
 
     def _trace_flags(self, scope: Scope, context: RequestContext) -> int:
-        """Return the flags of ``traceparent`` for the provider: the client's, else whether IBEX samples the trace."""
+        """Return the flags of ``traceparent`` for the provider: the client's, or those of IBEX's sampling decision."""
         if context.parent is not None:
             return int(context.parent[-2:], 16) & _KNOWN_FLAGS
         return int(self._observer.is_sampled(scope["method"], scope.get("path_template", "")))

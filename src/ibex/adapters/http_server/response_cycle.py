@@ -115,7 +115,7 @@ class ResponseCycle(RequestResponseCycle):
             self.transport.write(head + b"\r\n")
 
     def _connection_options(self, status: int) -> bytes:
-        """Return the value of the header Connection. A 426 has Upgrade, which is an option of it (RFC 9110, 7.8)."""
+        """Return the value of the Connection header, which must list the Upgrade header of a 426 (RFC 9110, 7.8)."""
         if status == _UPGRADE_REQUIRED:
             return b"upgrade" if self.keep_alive else b"upgrade, close"
         return b"close"

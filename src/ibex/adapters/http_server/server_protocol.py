@@ -51,7 +51,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     stays in each of its states, and ``ClientReading`` how long it waits for a client to read. The extension
     ``client_connection.WATCH`` reports a disconnect to the application.
 
-    Trailers are not added to the headers. Upgrades are ignored here; the application refuses those to WebSocket. A
+    Trailers are not added to the headers. Upgrades are ignored here; the application refuses WebSocket. A
     request that is not valid HTTP ends the connection, with an error response unless another response is being sent.
     """
 

@@ -1,4 +1,4 @@
-"""An adapter for installations that share no memory of responses."""
+"""An adapter for installations without a shared cache of received responses."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class EchoProvider:
     A token is a word with the white space before it; the prompt tokens are those of the texts of all messages. A
     response has one choice, which is text, whatever the request sets for ``n``, tools or ``response_format``. A stream
     has one event per token. The text parts of a message are joined; other parts are ignored. Responses are not stored.
-    An embedding depends on the text alone, and has no meaning.
+    An embedding depends only on the text, and has no meaning.
     """
 
     name = "echo"
@@ -103,7 +103,7 @@ class EchoStream:
 
 
 class _Answer(Protocol):
-    """The answer to one request, as a body and as a stream."""
+    """The response to one request, as a body and as a stream."""
 
     def body(self) -> dict[str, Any]: ...
 
@@ -195,7 +195,7 @@ class _ResponsesEcho:
 
 @dataclass(frozen=True, slots=True)
 class _Body:
-    """An answer that is never streamed."""
+    """A response that is never streamed."""
 
     content: dict[str, Any]
 
@@ -230,7 +230,7 @@ def _embeddings(request: dict[str, Any], _number: str, _created: int) -> _Body:
 
 
 def _vector(text: str) -> array[float]:
-    """Return eight numbers from -1 to 1 that depend on the text alone."""
+    """Return eight numbers from -1 to 1 that depend only on the text."""
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
     return array("f", [byte / 127.5 - 1 for byte in digest[:_DIMENSIONS]])
 

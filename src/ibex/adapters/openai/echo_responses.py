@@ -1,4 +1,4 @@
-"""The echo provider's answers in the format of the Responses API."""
+"""The echo provider's responses in the format of the Responses API."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class ResponsesEcho:
 
 
 def input_texts(request: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return role and text of each input item that is a message, after the instructions, in order."""
+    """Return the role and text of the instructions, if any, and of each message in the input, in order."""
     texts: list[tuple[str, str]] = []
     if isinstance(request.get("instructions"), str):
         texts.append(("system", request["instructions"]))
@@ -119,7 +119,7 @@ def input_texts(request: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def text_of(content: object) -> str:
-    """Return the text of a message's content: its text parts joined, without other parts."""
+    """Return the text of a message's content: its text parts, joined. Other parts are ignored."""
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, list) else ()

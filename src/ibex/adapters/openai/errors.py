@@ -38,9 +38,9 @@ _TOO_LARGE: Final = "Request too large"
 
 @value_object
 class AttemptInfo:
-    """The number of attempts so far, and what the headers of the current response say; None if they do not.
+    """The number of attempts so far, and two headers of the current response, None if it lacks them.
 
-    They contain the provider's id of the request, and the time that the provider took, in milliseconds.
+    ``provider_request_id`` is the provider's id of the request, ``processing_ms`` its processing time in milliseconds.
     """
 
     attempts: int

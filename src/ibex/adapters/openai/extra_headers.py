@@ -37,11 +37,11 @@ _OF_EACH_REQUEST: Final = frozenset(
         "tracestate",
     }
 )
-"""Headers that IBEX sets itself, and whose value depends on the request."""
+"""Headers that IBEX sets for each request."""
 
 
 class ExtraHeaders:
-    """Header names and values, in lower case and as the operator wrote them. The repr shows the names only.
+    """Headers: names in lower case, and values as the operator wrote them. The repr shows only the names.
 
     An empty value, which only ``authorization`` can have, means that the header is not sent.
     """
@@ -56,7 +56,7 @@ class ExtraHeaders:
         return self._headers
 
     def over(self, own: tuple[tuple[bytes, bytes], ...]) -> tuple[tuple[bytes, bytes], ...]:
-        """Return these headers behind IBEX's own, of which they replace those with the same name."""
+        """Return IBEX's own headers followed by these, which replace own headers of the same name."""
         added = tuple((name.encode("ascii"), value.encode("ascii")) for name, value in self._headers)
         replaced = {name for name, _ in added}
         return (*(header for header in own if header[0] not in replaced), *(header for header in added if header[1]))
@@ -75,9 +75,9 @@ NO_HEADERS: Final = ExtraHeaders()
 
 
 def parse_headers(text: str) -> ExtraHeaders:
-    """Parse ``Name: value``, several separated by newlines or semicolons.
+    """Parse headers of the form ``Name: value``, separated by newlines or semicolons.
 
-    Raises ``ValueError`` if a header is not valid, is there twice, or must not be set. The message contains no value.
+    Raises ``ValueError`` if a header is malformed, repeated or not allowed. The message never contains a value.
     """
     headers: dict[str, str] = {}
     parts = [part.strip(" \t") for part in _SEPARATOR.split(text)]
@@ -93,16 +93,16 @@ def parse_headers(text: str) -> ExtraHeaders:
             raise ValueError(f"the header {name} {wrong}")
         headers[name] = value
     if not headers:
-        raise ValueError("it has no header")
+        raise ValueError("it contains no header")
     return ExtraHeaders(tuple(headers.items()))
 
 
 def _why_wrong(name: str, value: str) -> str | None:
-    """Return why a header must not be set, None if it can be."""
+    """Return the reason why a header is invalid; None if it is valid."""
     if name in _HOP_BY_HOP:
         return "applies to one connection and cannot be set"
     if name in _OF_EACH_REQUEST:
-        return "is set by IBEX itself"
+        return "is set by IBEX and cannot be changed"
     if not value:
         return None if name == AUTHORIZATION else "has no value"
     return None if _VALUE.fullmatch(value) else "has a value with characters other than printable ASCII"

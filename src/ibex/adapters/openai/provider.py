@@ -234,13 +234,13 @@ def _provider_request_id(response: UpstreamResponse) -> str | None:
 
 
 def _processing_ms(response: UpstreamResponse) -> int | None:
-    """Return the time that the provider says it took, in milliseconds; None if it is absent or not a whole number."""
+    """Return the processing time that the provider reports, in milliseconds; None if absent or not a whole number."""
     value = response.header("openai-processing-ms")
     return int(value) if _MILLISECONDS.fullmatch(value) else None
 
 
 def _trace_headers(request: ProviderRequest) -> Sequence[tuple[bytes, bytes]]:
-    """Return the header ``traceparent`` (W3C Trace Context), nothing for a request without a trace."""
+    """Return the ``traceparent`` header (W3C Trace Context); no headers for a request without a trace."""
     trace = request.trace
     if trace is None:
         return ()
@@ -325,7 +325,7 @@ _typed_event_decoder = msgspec.json.Decoder(_TypedEvent)
 
 
 def _ends_typed_stream(data: bytes | None) -> bool:
-    """Return whether an event ends a stream of the Responses API."""
+    """Return whether the event with these data ends a stream of the Responses API."""
     try:
         return _typed_event_decoder.decode(data or b"").type in ENDS
     except (msgspec.MsgspecError, RecursionError):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 MAX_MODEL_CHARACTERS: Final = 256
 MAX_DEPTH: Final = 64
 MAX_STRUCTURE: Final = 500_000
-"""The maximum of brackets and commas outside strings. OpenAI's largest input, 300,000 numbers, is within it."""
+"""The maximum number of brackets and commas outside strings. OpenAI's largest input, 300,000 numbers, is within it."""
 NULL: Final = b"null"
 MAX_SCALAR_BYTES: Final = 64
 BYTES_PER_STEP: Final = 64 << 10
@@ -73,14 +73,14 @@ _BYTES_PER_CHARACTER: Final = 12
 _TOO_MUCH: Final = f"must have at most {MAX_STRUCTURE:,} brackets and commas outside strings"
 _FOLDED: Final = "must be spelled exactly like this: the request has a member whose name differs from it only in case"
 _LARGE_BYTES: Final = 2 << 20
-"""The parser takes a few milliseconds for this size, whatever the content. Larger bodies are checked first."""
+"""Parsing this size takes a few milliseconds for any content. Larger bodies are checked first."""
 _UTF8_BYTES: Final = 1 << 20
 
 T = TypeVar("T")
 
 
 async def run_in_steps(parsing: Generator[None, None, T]) -> T:
-    """Return the result of a parser that works in steps. Yields to the event loop between them."""
+    """Return the result of a parser that works in steps. Yields to the event loop between steps."""
     while True:
         try:
             next(parsing)
@@ -155,7 +155,7 @@ def _too_deep() -> ValidationError:
 
 
 class FieldParser:
-    """A parser for the fields that collects their errors. For an invalid field it returns any value of its type.
+    """A parser for fields that collects all errors. For an invalid field, it returns a placeholder of the right type.
 
     Raises ``ValidationError`` as soon as there are ``MAX_FIELD_ERRORS`` errors.
     """
@@ -188,7 +188,7 @@ class FieldParser:
         return found
 
     def refuse_folded(self, name: str, names: Collection[str], path: str) -> None:
-        """Add an error if a name case-folds to one of ``names``, which it is not."""
+        """Add an error if a name that is not in ``names`` case-folds to one of them."""
         if len(name) <= _LONGEST_PARSED_NAME and (folded := name.casefold()) in names:  # folding never shortens a name
             self.refuse(path + folded, FieldCode.INVALID_FORMAT, _FOLDED)
 

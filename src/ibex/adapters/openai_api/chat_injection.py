@@ -76,13 +76,13 @@ def _after_instructions(messages: tuple[Message, ...]) -> int:
 
 
 def _first_role(messages: tuple[Message, ...]) -> str:
-    """Return ``developer`` if the client gives its instructions only with that role, since a model may refuse both."""
+    """Return ``developer`` if the client uses it and not ``system``, else ``system``: a model may refuse a mix."""
     roles = {message.role for message in messages}
     return _DEVELOPER if _DEVELOPER in roles and _SYSTEM not in roles else _SYSTEM
 
 
 def _merged(messages: tuple[Message, ...], text: bytes, *, appends: bool) -> tuple[Message, ...] | None:
-    """Return the messages with the directive in the first instruction; None if there is none that can take it."""
+    """Return the messages with the directive in the first instruction; None if no instruction can be merged with."""
     index = next((i for i, message in enumerate(messages) if message.role in _INSTRUCTING_ROLES), None)
     if index is None:
         return None
@@ -101,7 +101,7 @@ def _replaced(messages: tuple[Message, ...], index: int, message: Message) -> tu
 
 
 def _with_content(role: str, members: Iterable[Member], change: Callable[[bytes], bytes | None]) -> Message | None:
-    """Return the message with another content; None if there is no content or ``change`` returns None for it."""
+    """Return the message with its content changed; None if there is no content or ``change`` returns None."""
     changed = []
     has_changed = False
     for member in members:
@@ -113,7 +113,7 @@ def _with_content(role: str, members: Iterable[Member], change: Callable[[bytes]
 
 
 def _put_before(content: bytes, text: bytes) -> bytes | None:
-    """Return the content with a text, as a JSON string, before it; None if it is neither text nor a list of parts."""
+    """Return the content with ``text``, a JSON string, prepended; None if it is neither text nor a list of parts."""
     match content[:1]:
         case b'"':
             return text[:-1] + content[1:]
@@ -125,7 +125,7 @@ def _put_before(content: bytes, text: bytes) -> bytes | None:
 
 
 def _put_after(content: bytes, text: bytes) -> bytes | None:
-    """Return the content with a text, as a JSON string, after it; None if it is neither text nor a list of parts."""
+    """Return the content with ``text``, a JSON string, appended; None if it is neither text nor a list of parts."""
     match content[:1]:
         case b'"':
             return content[:-1] + text[1:]

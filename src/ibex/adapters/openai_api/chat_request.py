@@ -68,7 +68,7 @@ class ChatRequest:
 
     @property
     def wants_usage(self) -> bool:
-        """Whether the request asks for usage on its stream with OpenAI's option."""
+        """Whether the request asks for usage in its stream with OpenAI's option."""
         return any(m.name == INCLUDE_USAGE and m.raw == _TRUE for m in self.stream_options)
 
     def content_hash(self) -> str:
@@ -90,9 +90,10 @@ class ChatRequest:
         return self._with_member(Member(MESSAGES, raw), messages, self.stream_options, hides_usage=self.hides_usage)
 
     def asking_for_usage(self) -> ChatRequest:
-        """Return the request with ``stream_options.include_usage`` set; itself if it is no stream or has it set.
+        """Return the request with ``stream_options.include_usage`` set.
 
-        The usage that arrives is hidden unless the client asked for usage in a way of another server.
+        Return the request itself if it does not stream or already has the option. The reader of the response hides the
+        usage unless the client asked for it in another server's way.
         """
         if not self.is_streaming or self.wants_usage:
             return self
@@ -107,8 +108,8 @@ class ChatRequest:
     def _wants_usage_otherwise(self) -> bool:
         """Return whether the client asks for usage as vLLM or OpenRouter define it.
 
-        IBEX does not validate these members: they are not OpenAI's. If one is repeated, any of them may be the one that
-        the server reads, so each counts.
+        IBEX does not validate these members, because they are not part of OpenAI's API. If one is repeated, each
+        occurrence counts, because the server may read any of them.
         """
         for option in self.stream_options:
             if option.name == _CONTINUOUS_USAGE and option.raw == _TRUE:

@@ -54,7 +54,7 @@ class ChatResponseReader:
 
     @property
     def is_complete(self) -> bool:
-        """Whether a finish reason has been read. With a lenient end, text or whole tool calls are enough."""
+        """Whether a finish reason has been read. With a lenient end, text or complete tool calls are enough."""
         if self._finish_reason is not None or self._lenient_end is None:
             return self._finish_reason is not None
         return self._lenient_end.is_reached(has_text=bool(self._texts))
@@ -73,7 +73,7 @@ class ChatResponseReader:
     def read_event(self, event: StreamEvent) -> bytes:
         """Read an event; see ``ResponseReader``."""
         data = event.data
-        if event.name is not None and event.name == _ERROR_NAME:  # whatever its data is
+        if event.name is not None and event.name == _ERROR_NAME:  # regardless of its data
             self.failed = True
         elif data is not None:
             kind = self.read_data(data)

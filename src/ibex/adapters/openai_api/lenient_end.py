@@ -1,4 +1,4 @@
-"""A lenient end: whether a stream may end here although nothing in it says so (ADR 0055)."""
+"""The lenient end of a stream: an end without a finish reason and without ``[DONE]`` (ADR 0055)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any, Final
 MAX_ARGUMENTS_BYTES: Final = 1 << 20
 MAX_TOOL_CALLS: Final = 1_024
 _WITHOUT_DATA: Final = re.compile(rb"(?:(?!data)[^\r\n]*+(?:\r\n|\r|\n))*+")
-"""Whole lines, none of them data."""
+"""Complete lines that are not data lines."""
 
 
 class LenientEnd:
-    """Decides whether a stream has delivered text or whole tool calls.
+    """Decides whether a stream has delivered text or complete tool calls.
 
     It keeps the arguments of the tool calls of one stream: at most ``MAX_ARGUMENTS_BYTES`` and ``MAX_TOOL_CALLS``.
-    Beyond either, the stream counts as incomplete, as it does if a part of it could not be read.
+    Beyond either limit, or if a part of the stream cannot be read, the stream counts as incomplete.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class LenientEnd:
         return all(_is_json(call.arguments) for call in self._calls)
 
     def read_delta(self, choice: int, delta: dict[str, Any]) -> None:
-        """Read the tool calls in a delta of a choice, also a call in the form that preceded them."""
+        """Read the tool calls in a delta of a choice, and a call in the older form, ``function_call``."""
         calls = delta.get("tool_calls")
         for call in calls if type(calls) is list else ():
             if type(call) is dict:

@@ -1,8 +1,8 @@
-"""Scanning one JSON object while it passes in chunks: some members are captured, others are replaced.
+"""A scanner for a JSON object that passes in chunks. It captures some members and replaces others.
 
-A provider's response can be too large to hold. The scanner keeps only the values that it captures, and every byte
-outside replaced values passes unchanged. So do bytes around the object, and ``data:`` at the start of a line between
-two tokens of it, so that the object may be the data of a server-sent event.
+A provider's response can be too large to hold. The scanner keeps only the values that it captures, and forwards every
+byte outside replaced values unchanged. This includes bytes around the object, and ``data:`` at the start of a line
+between two tokens, so the object may be the data of a server-sent event.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _QUOTE: Final = b'"'
 class MemberScanner:
     """A scanner for the members at some paths of one JSON object. If the text is not JSON, ``captured`` is undefined.
 
-    ``replace`` maps a path to a function that takes a value and returns the new one, both as JSON text. Instead of a
-    value of more than ``MAX_VALUE_BYTES``, which the scanner does not keep, it takes None.
+    ``replace`` maps a path to a function that takes a value and returns the new one, both as JSON text. The
+    scanner does not keep values of more than ``MAX_VALUE_BYTES``; for these, the function gets None.
     """
 
     def __init__(self, capture: frozenset[Path], replace: Mapping[Path, Replace] | None = None) -> None:
         self.captured: dict[Path, bytes] = {}
-        """The captured values as JSON text. Of members with the same name the last one counts, as in most parsers."""
+        """The captured values as JSON text. If a name is repeated, the last member counts, as in most parsers."""
         self.is_done = False
         """Whether the object has ended."""
         self._capture = capture
@@ -182,7 +182,7 @@ class MemberScanner:
             self._is_scalar, self._is_oversized = is_scalar, False
 
     def _end_scalar(self, out: bytearray) -> None:
-        """End a value that is a number or a literal, if there is one: only the next token shows where it ends."""
+        """End the current value if it is a number or a literal: only the next token shows where it ends."""
         if self._is_scalar and self._value is not None and self._value_depth == self._depth:
             self._end_value(out)
 
@@ -200,7 +200,7 @@ class MemberScanner:
 
 
 def _decoded(text: bytes) -> str:
-    """Return the name whose JSON text, without the first quote, this is; an empty one if it is too long or invalid."""
+    """Decode a name from its JSON text without the first quote. Return an empty string if it is too long or invalid."""
     if b"\\" not in text:
         return text[:-1].decode("utf-8", "replace") if text.endswith(_QUOTE) else ""
     try:

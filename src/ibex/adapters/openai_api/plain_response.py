@@ -1,4 +1,4 @@
-"""A reader for buffered responses that pass through unchanged: embeddings, counts of tokens, lists."""
+"""A reader for buffered responses that pass through unchanged: embeddings, token counts, lists."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _decoder = msgspec.json.Decoder(_Response)
 
 
 class PlainResponseReader:
-    """A ``ResponseReader`` that records model and usage, if the response reports them."""
+    """A ``ResponseReader`` that extracts model and usage, if the response reports them."""
 
     forwards_rest = False
     is_complete = True

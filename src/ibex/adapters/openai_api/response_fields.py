@@ -13,7 +13,7 @@ _LONGEST_NAME: Final = 256
 
 
 def json_object(text: bytes) -> dict[str, Any] | None:
-    """Return the object that a JSON text encodes; None if it is no JSON object."""
+    """Return the object that a JSON text encodes; None if the text is not a JSON object."""
     try:
         if not text.startswith(b'{"'):
             value = json.loads(text)
@@ -33,7 +33,7 @@ def stored_name(text: str) -> str:
 
 
 def usage_of(usage: dict[str, Any]) -> Usage:
-    """Return the counts. Servers that are compatible with OpenAI use other names for some of them."""
+    """Return the token counts, None for each that is missing. Compatible servers use other names for some of them."""
     cached = _count(usage.get("prompt_tokens_details") or usage.get("input_tokens_details"), "cached_tokens")
     return Usage(
         input_tokens=_count(usage, "prompt_tokens", "input_tokens"),

@@ -47,7 +47,7 @@ class Responses:
 
 
 class InputTokens:
-    """The ``Operation`` that counts the input tokens of a request, those of the directive included."""
+    """The ``Operation`` that counts the input tokens of a request, including those of the directive."""
 
     name: Final = "responses.input_tokens"
     method: Final = "POST"
@@ -56,7 +56,7 @@ class InputTokens:
     takes_directive: Final = True
     makes_turn: Final = False
     session_header: Final = None
-    summary: Final = "Count the input tokens of a response."
+    summary: Final = "Count the input tokens of a request."
     schemas: Final = TOKEN_COUNT_SCHEMAS
 
     async def parse(self, body: bytes, target: Target) -> ResponsesRequest:  # noqa: ARG002 - all is in the body
@@ -83,7 +83,7 @@ class StoredResponse:
         returns_response: bool = False,
         may_stream: bool = False,
     ) -> None:
-        """Set whether the answer is the response, and whether a query can ask for it as a stream."""
+        """Set whether the provider returns the response itself, and whether a query can request it as a stream."""
         self.name = name
         self.method = method
         self.path = path

@@ -1,6 +1,6 @@
 """A parser for requests of the Responses API. It reports all invalid fields at once (ADR 0043).
 
-The provider judges everything that the proxy does not use, above all the types of items and tools.
+The provider validates everything that the proxy does not use, such as the types of items and tools.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _UNDERSTOOD: Final = frozenset({"model", "stream", _INPUT, INSTRUCTIONS, _PREVIO
 
 
 class _Item(msgspec.Struct):
-    """The members of an input item that the proxy looks at, None if the item lacks them."""
+    """The members of an input item that the proxy reads, None if the item lacks them."""
 
     type: str | None = None
     role: str | None = None
@@ -48,7 +48,7 @@ def responses_request_steps(
     previous = parser.previous_response_id(fields.get(_PREVIOUS, NULL))
     stream = parser.boolean("stream", fields.get("stream", NULL))
     if parser.boolean(_BACKGROUND, fields.get(_BACKGROUND, NULL)):
-        parser.refuse(_BACKGROUND, FieldCode.INVALID_ENUM, "must be false: IBEX does not offer background responses")
+        parser.refuse(_BACKGROUND, FieldCode.INVALID_ENUM, "must be false: IBEX does not support background responses")
     if parser.errors:
         raise ValidationError(tuple(parser.errors))
     return ResponsesRequest(

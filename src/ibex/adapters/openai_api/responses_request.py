@@ -30,8 +30,8 @@ _NO_INPUT_HASH: Final = hashlib.sha256(b"").hexdigest()
 class ResponsesRequest:
     """A valid request that creates a response or, with ``only_counts``, counts its tokens. The repr shows no content.
 
-    ``raw_input`` and ``raw_instructions`` are JSON text as the client wrote it. The former is empty and the latter None
-    if the client sent none. ``is_changed`` is whether a directive was put into ``instructions``.
+    ``raw_input`` and ``raw_instructions`` are JSON text as the client wrote it. If the client sent none, ``raw_input``
+    is empty and ``raw_instructions`` is None. ``is_changed`` is whether ``instructions`` contain a directive.
     """
 
     model: str
@@ -61,8 +61,8 @@ class ResponsesRequest:
     def with_directive(self, directive: Directive, dialect: Dialect) -> ResponsesRequest:  # noqa: ARG002 - one member
         """Return the request with the directive in ``instructions``.
 
-        The directive stands before the client's own instructions, or after them for ``system_append``, with a blank
-        line in between. ``instructions`` apply to one request, so a directive never accumulates in stored responses.
+        The directive precedes the client's own instructions, or follows them for ``system_append``, separated by a
+        blank line. ``instructions`` apply to one request, so a directive never accumulates in stored responses.
         """
         text, own = _encoded(directive.text), self.raw_instructions
         if own is None or own in (NULL, _EMPTY):
@@ -105,7 +105,11 @@ class ResponsesRequest:
 
 @value_object
 class StoredResponseRequest:
-    """A request that reads or changes a stored response. ``returns_response`` is whether the answer is the response."""
+    """A request that reads or changes a stored response.
+
+    ``returns_response`` is whether the provider returns the response itself. If ``hides`` is true, the reader removes
+    the directive ``hidden`` from its instructions; if that is None, it hides all instructions.
+    """
 
     response_id: str
     path: str
@@ -125,7 +129,7 @@ class StoredResponseRequest:
         return ResponseReference(self.response_id, continues=False)
 
     def content_hash(self) -> str:
-        """Return the SHA-256, in hex, of nothing."""
+        """Return the SHA-256, in hex, of the empty string, because the request has no input."""
         return _NO_INPUT_HASH
 
     def with_directive(self, directive: Directive, dialect: Dialect) -> StoredResponseRequest:  # noqa: ARG002 - nothing is generated
@@ -133,7 +137,7 @@ class StoredResponseRequest:
         return self
 
     def hiding(self, directive: Directive | None) -> StoredResponseRequest:
-        """Return the request whose reader takes the directive out of the response's instructions."""
+        """Return a request whose reader removes the directive from the response's instructions."""
         return StoredResponseRequest(
             self.response_id, self.path, self.is_streaming, self.returns_response, hides=True, hidden=directive
         )
@@ -143,19 +147,19 @@ class StoredResponseRequest:
         return self
 
     def response_reader(self, dialect: Dialect) -> ResponseReader:  # noqa: ARG002 - the same in every dialect
-        """Return the reader of the answer."""
+        """Return the reader of the provider's response."""
         if not self.returns_response:
             return PlainResponseReader()
         return ResponsesReader(partial(_without, self.hidden) if self.hides else None, is_turn=False)
 
 
 def _restored(own: bytes, value: bytes | None) -> bytes:
-    """Return the client's own instructions for those that the provider repeats, unless it repeats none."""
+    """Return the client's own instructions in place of the provider's copy. A null stays null."""
     return NULL if value == NULL else own
 
 
 def _without(directive: Directive | None, value: bytes | None) -> bytes:
-    """Return instructions without the directive. They become null if nothing else is known to be the client's."""
+    """Return the instructions without the directive, or null if the client's part cannot be determined."""
     if value is None or directive is None:
         return NULL
     try:

@@ -1,4 +1,4 @@
-"""A reader for the Responses API: it extracts the summary, and restores the client's instructions, on the way.
+"""A reader for the Responses API. It extracts the summary and restores the client's instructions.
 
 Streams consist of typed events. ``response.completed``, ``response.incomplete`` or ``response.failed`` ends a stream.
 An event is forwarded byte for byte, except for the ``instructions`` of the response in it. The reader keeps no text.
@@ -84,10 +84,10 @@ class ResponsesReader:
     forwards_rest = True
 
     def __init__(self, restore: Replace | None = None, *, is_turn: bool = True) -> None:
-        """Set the function that returns the client's instructions for those in the response; None to change nothing.
+        """Set the function that maps the instructions in the response to the client's; None to change nothing.
 
-        Usage and id of the response are in the summary only of a turn: reading a stored response uses no tokens. So is
-        the failure: to read a response that failed is a success.
+        Only a turn has usage and the response id in its summary, because reading a stored response uses no tokens. Only
+        a turn fails if the response has failed: reading such a response is a success.
         """
         self._restore = restore
         self._is_turn = is_turn
@@ -128,7 +128,7 @@ class ResponsesReader:
         if event.is_piece:
             return self._read_piece(event.raw)
         raw = event.raw
-        if self._scanner is not None:  # the event before was too large, and did not end like JSON
+        if self._scanner is not None:  # the previous event was too large, and its object did not end
             raw = self._scanner.finish() + raw
             self._scanner = None
         if event.name == b"error":
@@ -233,7 +233,7 @@ class ResponsesReader:
             self._texts.add(key, text)
 
     def error_event(self, envelope: bytes) -> bytes:
-        """Return ``response.failed`` and ``error``, in the API's own shape; see ``ResponseReader``."""
+        """Return ``response.failed`` and ``error``, in the API's own format; see ``ResponseReader``."""
         error = msgspec.json.decode(envelope)["error"]
         code, message = error["code"], error["message"]
         response: dict[str, Any] = {
@@ -241,7 +241,7 @@ class ResponsesReader:
             "object": "response",
             "created_at": self._created_at or 0,
             "status": "failed",
-            "error": {"code": "server_error", "message": message},  # the API knows no code for a proxy
+            "error": {"code": "server_error", "message": message},  # the API defines no code for a proxy
             "incomplete_details": None,
             "instructions": None,
             "model": self._model or "",

@@ -50,7 +50,7 @@ _RESPONSE: Final = {
     "description": "The provider's response, byte for byte, except that `instructions` are the client's own.",
 }
 _EVENT: Final = {
-    "description": "One server-sent event: its data is a typed event in JSON. `response.failed` and `error` fail it.",
+    "description": "One server-sent event with a typed event in JSON. `response.failed` and `error` report a failure.",
     "type": "object",
     "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
 }

@@ -1,4 +1,4 @@
-"""Hashes of the texts of a response, built while it passes. No text is kept.
+"""Hashes of the texts of a response, computed while it passes. No text is kept.
 
 The hash of a response with one text is the SHA-256 of the text's UTF-8; with several texts, the hash of their hashes in
 the order of their keys. A lone surrogate, which JSON can escape but UTF-8 cannot encode, counts as three bytes.
@@ -15,7 +15,7 @@ K = TypeVar("K", int, tuple[int, int])
 
 
 class TextHashes(Generic[K]):
-    """The running hashes of a response's texts. Beyond ``_MAX_TEXTS`` keys, further ones are ignored."""
+    """The running hashes of a response's texts. Keys beyond the first ``_MAX_TEXTS`` are ignored."""
 
     def __init__(self) -> None:
         self._texts: dict[K, TextHash] = {}
@@ -37,7 +37,7 @@ class TextHashes(Generic[K]):
         return self._texts.get(key)
 
     def hexdigest(self) -> str | None:
-        """Return the hash of all texts so far; None without any."""
+        """Return the hash of all texts so far; None if there are none."""
         digests = [self._texts[key].hexdigest() for key in sorted(self._texts)]
         if len(digests) > 1:
             return hashlib.sha256("".join(digests).encode()).hexdigest()

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from ibex.domain.directives.seal import Seal
 
 PURPOSE: Final = b"received responses 1"
-"""The purpose of the seal's key."""
+"""The purpose from which the seal's key is derived."""
 TTL_S: Final = 3_600
-"""How long Redis keeps a response. The record has it long before, unless PostgreSQL is down."""
+"""How long Redis keeps a response, in seconds. It is on record much sooner, unless PostgreSQL is down."""
 
 
 class _Entry(msgspec.Struct, frozen=True, array_like=True):

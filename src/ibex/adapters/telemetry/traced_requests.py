@@ -25,8 +25,8 @@ _NOT_TRACED: Final = frozenset({"/health", "/ready", "/metrics", "/schema", "/sc
 class TracedRequests:
     """A ``RequestObserver`` that forwards every call to ``RequestTelemetry``, and makes the spans when a request ends.
 
-    The response is sent and the exchange is recorded by then. While the request runs, tracing only makes the decision
-    to sample, if the provider needs it.
+    The response is sent and the exchange is recorded by then. While the request runs, tracing only makes the sampling
+    decision, if the ``traceparent`` for the provider needs it.
     """
 
     def __init__(self, telemetry: RequestTelemetry, maker: SpanMaker, export: SpanExport, clock: Clock) -> None:
@@ -40,7 +40,7 @@ class TracedRequests:
         self._telemetry.began(request_id, trace_id, parent)
 
     def is_sampled(self, method: str, route: str) -> bool:
-        """Return whether the current request's spans are exported, decided by the first call."""
+        """Return whether the current request's spans are exported. The first call decides."""
         request = CURRENT.get()
         return request is not None and self._decide(request, method, route)
 

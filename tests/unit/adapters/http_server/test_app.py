@@ -96,7 +96,7 @@ async def test_a_404_lists_the_endpoints(method: str, path: str) -> None:
     assert "GET /v1/models, /v1/models/{model_id}" in message
     assert message.endswith(
         " GET /schema describes them."
-        " Paths are not normalized: send no empty segments, no slash at the end and no escapes."
+        " Paths are not normalized: do not send empty segments, a trailing slash or percent-encoding."
     )
 
 
