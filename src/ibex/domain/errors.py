@@ -283,7 +283,7 @@ class ProviderNotConfiguredError(IbexError):
 
 
 class ResponseNotFoundError(IbexError):
-    """The request names a response that its organization or, to continue it, its agent has not received (ADR 0050)."""
+    """The organization has not received the response, or the agent cannot continue it (ADR 0050)."""
 
     code = ErrorCode.RESPONSE_NOT_FOUND
     default_message = "The response was not found."

@@ -1,4 +1,4 @@
-"""The errors of providers, by meaning, without HTTP."""
+"""The errors of providers, independent of HTTP."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 class AttemptFacts(TypedDict, total=False):
-    """What a ``ProviderError`` says of the attempts, in addition to the reason.
+    """The facts about the attempts that a ``ProviderError`` contains in addition to the reason.
 
-    ``attempts`` is their number, 1 by default. The others are of the last attempt's response: the provider's id of the
-    request, and the time that the provider says it took, in milliseconds. They are None if it did not say.
+    ``attempts`` is their number, 1 by default. The other fields come from the last response, None if it lacks them: the
+    provider's id of the request, and the processing time that the provider reports, in milliseconds.
     """
 
     attempts: int

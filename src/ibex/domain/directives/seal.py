@@ -2,7 +2,8 @@
 
 A sealed entry is a format byte, the time of issue, an HMAC-SHA256 and the value. The HMAC also covers the organization,
 the subject, its version and the time of issue, so an entry is not valid under another key of the cache, nor after its
-lifetime. For a directive, subject and version are the agent and the epoch.
+lifetime. For a directive, subject and version are the agent and the epoch; for a received response, they are the
+organization and the id.
 """
 
 from __future__ import annotations

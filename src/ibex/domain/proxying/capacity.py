@@ -21,7 +21,7 @@ SMALL_DIVISOR: Final = 10
 """The divisor of the threshold: an organization that holds less than a tenth may use the reserved part."""
 RETRY_AFTER_S: Final = 1
 BODY_BYTES_PER_S: Final = 64 << 20
-"""How fast a worker reads the bodies of one organization, beyond the first ``BODY_BURST_BYTES``."""
+"""The rate at which a worker reads the bodies of one organization beyond a burst of ``BODY_BURST_BYTES``."""
 BODY_BURST_BYTES: Final = 32 << 20
 _MAX_PACED: Final = 1_024
 
@@ -79,10 +79,10 @@ class FairShare:
 
 
 class ReadingPace:
-    """A rate for each organization at which its bodies are read.
+    """A token bucket for each organization that limits the rate at which its bodies are read.
 
-    An organization that sends many large bodies at once would otherwise take most of the worker's CPU time. A body
-    that alone is within the burst is never delayed.
+    An organization that sends many large bodies at once would otherwise take most of the worker's CPU time. A single
+    body that fits in the burst is never delayed.
     """
 
     __slots__ = ("_burst_s", "_bytes_per_s", "_due")
@@ -90,17 +90,17 @@ class ReadingPace:
     def __init__(self, bytes_per_s: int = BODY_BYTES_PER_S, burst_bytes: int = BODY_BURST_BYTES) -> None:
         self._bytes_per_s = bytes_per_s
         self._burst_s = burst_bytes / bytes_per_s
-        self._due: dict[int, float] = {}  # when the bytes that were read would be due at the rate alone
+        self._due: dict[int, float] = {}  # when the bytes read so far would have arrived at this rate
 
     @property
     def organizations(self) -> int:
-        """The number of organizations whose reading is remembered."""
+        """The number of organizations with a bucket."""
         return len(self._due)
 
     def delay_s(self, org_id: UUID, size: int, now_s: float) -> float:
-        """Count bytes that were read, and return how long to wait before reading more, in seconds.
+        """Count ``size`` bytes as read. Return how long to wait before reading more, in seconds.
 
-        ``now_s`` is a time of any monotonic clock, the same in each call.
+        ``now_s`` is the time of a monotonic clock, in seconds. All calls must use the same clock.
         """
         key = org_id.int
         idle = now_s - self._burst_s
@@ -171,7 +171,7 @@ class Reservation:
             self._body_bytes += size
 
     def reading_delay_s(self, size: int, now_s: float) -> float:
-        """Count bytes of the body that were read, and return how long to wait before reading more, in seconds."""
+        """Count ``size`` bytes of the body as read. Return how long to wait before reading more, in seconds."""
         return 0.0 if self._org_id is None else self.capacity.reading.delay_s(self._org_id, size, now_s)
 
     def release_body(self) -> None:

@@ -19,7 +19,7 @@ class MalformedResponseError(ValueError):
 
 @value_object
 class Target:
-    """The part of a request outside its body: the id in its path, None if it has none, and its query, without "?"."""
+    """The id in the path of a request, None if there is none, and the query without the question mark."""
 
     id: str | None = None
     query: str = ""
@@ -50,7 +50,7 @@ class ResponseReader(Protocol):
 
     @property
     def forwards_rest(self) -> bool:
-        """Whether to forward what follows the event that ends the stream."""
+        """Whether to forward the events after the one that ends the stream."""
 
     @property
     def is_complete(self) -> bool:
@@ -105,9 +105,10 @@ class OperationRequest(Protocol):
         """Return the request with the directive injected, for a provider of this dialect."""
 
     def hiding(self, directive: Directive | None) -> OperationRequest:
-        """Return the request whose reader hides the directive that was injected when the response was made.
+        """Return a request whose reader hides the directive that was injected when the response was created.
 
-        None means that its text is unknown: hide all instructions. Only called if ``reference`` does not continue.
+        If the directive is None, because its text is unknown, the reader hides all instructions. Only called for a
+        request that does not continue the response.
         """
 
     def asking_for_usage(self) -> OperationRequest:
@@ -149,10 +150,10 @@ class Operation(Protocol):
 
     @property
     def session_header(self) -> bytes | None:
-        """The header by which the operation's own clients name a session, in lower case; None if they do not."""
+        """The header, in lower case, in which clients of this operation name a session; None if there is none."""
 
     async def parse(self, body: bytes, target: Target) -> OperationRequest:
-        """Parse a request, whose body is empty for GET and DELETE. Yields to the event loop during a large body.
+        """Parse a request. Its body is empty for GET and DELETE. Yields to the event loop while parsing a large body.
 
         Raises ``InvalidJsonError`` if the body is not one JSON object in UTF-8, and ``ValidationError`` with all wrong
         fields.

@@ -19,8 +19,8 @@ class Dialect:
 
     ``asks_for_usage`` is whether the proxy asks for the usage of streams. ``merges_instructions`` is whether a
     directive becomes part of the client's first instruction message, because the provider accepts only one.
-    ``has_lenient_end`` is whether the clean end of a response completes a stream that has delivered text or whole tool
-    calls, although nothing in the stream says so.
+    ``has_lenient_end`` is whether a stream that has delivered text or complete tool calls is complete once the response
+    ends cleanly, even without a finish reason.
     """
 
     asks_for_usage: bool = True
@@ -32,9 +32,9 @@ class Dialect:
 class StreamEvent:
     """One event of a provider's stream.
 
-    ``raw`` is the whole event, or a piece of one that is too large to hold. ``data`` is its payload, None if it has
-    none, and for a piece. ``name`` is the type that the event gives itself, None if it gives none. The repr shows no
-    content.
+    ``raw`` is the whole event, or a piece of one that is too large to hold. ``data`` is its payload; None
+    for a piece, and for an event without data. ``name`` is the type of the event, None if it has none. The repr shows
+    no content.
     """
 
     raw: bytes
@@ -63,7 +63,7 @@ class TraceContext:
 class ProviderRequest:
     """A request to a provider: its path with the query, the model, whether to stream, the whole body, and the method.
 
-    ``model`` is None if the request names an earlier response instead. If ``trace`` is None, the provider gets none.
+    ``model`` is None if the request names an earlier response instead. If ``trace`` is None, no trace is sent.
     The repr shows no content.
     """
 
@@ -83,7 +83,7 @@ class ProviderRequest:
 class ProviderBody:
     """A buffered response: the provider's bytes, the number of attempts, and the provider's id of the request.
 
-    ``processing_ms`` is the time that the provider says it took, in milliseconds; None if it did not say.
+    ``processing_ms`` is the processing time that the provider reports, in milliseconds; None if it reports none.
     """
 
     body: bytes
@@ -112,7 +112,7 @@ class ProviderStream(Protocol):
 
     @property
     def processing_ms(self) -> int | None:
-        """The time until the response began, as the provider says, in milliseconds; None if it did not say."""
+        """The processing time that the provider reports, in milliseconds; None if it reports none."""
 
     def __aiter__(self) -> AsyncIterator[Sequence[StreamEvent]]:
         """Return the iterator. Call it once."""
@@ -134,7 +134,7 @@ class Provider(Protocol):
 
     @property
     def operations(self) -> frozenset[str]:
-        """The names of the operations that the provider offers."""
+        """The names of the operations that the provider supports."""
 
     @property
     def dialect(self) -> Dialect:
@@ -171,13 +171,13 @@ class ProviderRegistry:
     def route(self, model: str, operation: str) -> Provider:
         """Return the provider of a model; an exact name takes precedence over a pattern.
 
-        Raises ``ProviderNotConfiguredError`` if no provider serves the model, if its provider does not offer the
+        Raises ``ProviderNotConfiguredError`` if no provider serves the model, if its provider does not support the
         operation, and if ``model`` is itself one of the patterns.
         """
         return _offering(operation, self.of_model(model))
 
     def of_model(self, model: str) -> Provider:
-        """Return the provider of a model, whatever the operation. Raises ``ProviderNotConfiguredError``."""
+        """Return the provider of a model for any operation. Raises ``ProviderNotConfiguredError`` if there is none."""
         exact = self._claims.get(model)
         if exact is not None and not _is_pattern(model):
             return exact
@@ -189,17 +189,17 @@ class ProviderRegistry:
     def named(self, name: str, operation: str) -> Provider:
         """Return the provider with this name.
 
-        Raises ``ProviderNotConfiguredError`` if there is none, or if it does not offer the operation.
+        Raises ``ProviderNotConfiguredError`` if there is none, or if it does not support the operation.
         """
         for provider in self._claims.values():
             if provider.name == name:
                 return _offering(operation, provider)
-        raise ProviderNotConfiguredError("The provider of this response is no longer configured.")
+        raise ProviderNotConfiguredError("The response's provider is no longer configured. Create a new response.")
 
 
 def _offering(operation: str, provider: Provider) -> Provider:
     if operation not in provider.operations:
-        raise ProviderNotConfiguredError("The provider does not offer this operation.")
+        raise ProviderNotConfiguredError("The provider of this model or response does not support this operation.")
     return provider
 
 

@@ -59,9 +59,9 @@ class IncomingRequest:
 
     ``reservation`` is the request's part of the worker's capacity. The adapter releases it after the response.
     ``has_gone`` returns, when the use case is cancelled, whether the client has left. ``wrong_fields`` are reported
-    together with the wrong fields of the body. ``default_session_handle`` is the session of a turn without
-    ``session_handle`` that continues no response; it is ignored if it is not valid. ``trace_flags`` are passed
-    on to the provider (``TraceContext``).
+    together with the wrong fields of the body. ``default_session_handle`` names the session of a turn
+    that has no ``session_handle`` and continues no response; an invalid one is ignored. ``trace_flags`` are forwarded
+    to the provider (``TraceContext``).
     """
 
     operation: Operation
@@ -197,9 +197,10 @@ class ProxyRequest:
         call: IncomingRequest,
         in_flight: InFlightExchange,
     ) -> tuple[OperationRequest, Provider]:
-        """Return the request, and the provider of the earlier response that it names, if the caller received it.
+        """Return the request, and the provider of the earlier response that it names.
 
-        Raises ``ResponseNotFoundError``, and ``ServiceDegradedError`` if the record cannot be read.
+        Raises ``ResponseNotFoundError`` if the caller has not received that response, and ``ServiceDegradedError`` if
+        the record cannot be read.
         """
         caller = in_flight.caller
         if caller is None:
@@ -311,7 +312,7 @@ class ProxyRequest:
 
 
 def _trace_context(in_flight: InFlightExchange, flags: int) -> TraceContext | None:
-    """Return the trace of an exchange that the recorder has begun, None if it has not."""
+    """Return the trace context for the provider; None if the recorder has not begun the exchange."""
     exchange_id = in_flight.journal_id
     return None if exchange_id is None else TraceContext(in_flight.trace_id, provider_span_id(exchange_id), flags)
 

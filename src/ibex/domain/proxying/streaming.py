@@ -106,7 +106,7 @@ class StreamedResponse:
         return b"".join(forwarded)
 
     async def _read_rest(self, deadline: float) -> bytes:
-        """Return the next events after the end of the stream; none at the end of the response or of the time."""
+        """Return the next events after the end of the stream; empty once the response has ended or time is up."""
         try:
             async with Deadline(deadline):
                 events = await anext(self._events)

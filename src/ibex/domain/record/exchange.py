@@ -122,9 +122,9 @@ class Exchange:
 
 
 def provider_span_id(exchange_id: UUID) -> int:
-    """Return the id of the span of an exchange's call to the provider, with all its attempts: 64 bits, never 0.
+    """Return the span id of the call to the provider, which includes all attempts: 64 bits, never 0.
 
-    It is known before the call, and derived from the exchange afterwards: the 62 random bits of a UUIDv7, behind the
-    two constant ones.
+    It is the low half of the exchange's UUIDv7, two constant and 62 random bits, so it is known before the call as well
+    as when the span is made.
     """
     return exchange_id.int & _SPAN_ID_BITS

@@ -46,7 +46,7 @@ class Recording:
 class InFlightExchange:
     """The state of an exchange in flight. The metadata of the response is derived from it as well.
 
-    ``processing_ms`` is the time that the provider says it took, in milliseconds; None if it did not say.
+    ``processing_ms`` is the processing time that the provider reports, in milliseconds; None if it reports none.
     ``limit_rpm`` is the organization's limit as cached, 0 for unlimited. ``is_excess_refusal`` is whether a refused
     request is beyond its organization's limit of refusals; None while the request is not refused.
     """

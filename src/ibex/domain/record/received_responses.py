@@ -1,8 +1,8 @@
 """The responses that agents have received, for requests that name one (ADR 0050).
 
-The provider stores responses under a key that organizations share, so only the record says whose they are. An exchange
-reaches the record some time after its client has the response. Until then, the worker's memory and the shared memory
-know it.
+The provider stores responses under a key that organizations share, so only IBEX's record shows which agent received
+a response. An exchange is on record some time after its client has the response. Until then, the response is in the
+worker's memory and in a cache that all workers share.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from ibex.domain.record.exchange import Exchange
 
 MAX_REMEMBERED: Final = 10_000
-"""The number of responses that one worker remembers. An older one is on record or in the shared memory."""
-UNREADABLE: Final = "The record of this response cannot be read now. Retry later."
+"""The number of responses that one worker remembers. Older ones are on record or in the shared cache."""
+UNREADABLE: Final = "The record of responses is temporarily unavailable. Retry later."
 
 
 @value_object
@@ -49,21 +49,21 @@ class ResponseRecord(Protocol):
 
 
 class SharedResponses(Protocol):
-    """Port: a memory of recent responses that all workers share. It may lose any entry at any time."""
+    """Port: a cache of recent responses that all workers share. It may lose any entry at any time."""
 
     async def get(self, org_id: UUID, response_id: str) -> ReceivedResponse | None:
-        """Return the response, or None if it is missing. Raises ``SharedMemoryError`` without an answer in time."""
+        """Return the response, or None if it is missing. Raises ``SharedMemoryError`` if the cache does not answer."""
 
     async def put(self, response: ReceivedResponse) -> None:
         """Store a response. Never raises."""
 
 
 class SharedMemoryError(Exception):
-    """The shared memory did not answer."""
+    """The shared cache did not answer in time."""
 
 
 class ReceivedResponses:
-    """Finds the responses that agents have received: in the worker's memory, in the shared memory, on record."""
+    """Finds the responses that agents have received: in the worker's memory, the shared cache or the record."""
 
     def __init__(self, record: ResponseRecord, shared: SharedResponses) -> None:
         self._record = record
@@ -83,7 +83,7 @@ class ReceivedResponses:
     async def find(self, org_id: UUID, response_id: str) -> ReceivedResponse | None:
         """Return the response, or None if no agent of the organization received it.
 
-        Raises ``ServiceDegradedError`` if that is not certain: the record or the shared memory cannot be read.
+        Raises ``ServiceDegradedError`` if the response was not found and the record or the shared cache cannot be read.
         """
         remembered = self._remembered.get((org_id.int, response_id))
         if remembered is not None:
