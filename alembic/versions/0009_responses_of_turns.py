@@ -1,4 +1,4 @@
-"""The response of a turn, by which later requests name it, and the version of the directive that it was made with."""
+"""Response id and directive version of a checkpoint, and an index to find a response by its id."""
 
 # ruff: noqa: INP001 - a folder of scripts that Alembic loads by path, no package
 

@@ -18,7 +18,7 @@ _LOG: Final = logging.getLogger("ibex.provider")
 
 
 def warn_of_ignored_proxy(settings: OpenAISettings, environ: Mapping[str, str]) -> None:
-    """Log a warning if there is a message of ``ignored_proxy``."""
+    """Log the message of ``ignored_proxy``, if there is one, as a warning."""
     message = ignored_proxy(settings, environ)
     if message is not None:
         _LOG.warning("%s", message)
@@ -42,7 +42,7 @@ def ignored_proxy(settings: OpenAISettings, environ: Mapping[str, str]) -> str |
 
 
 def _proxy_variable(scheme: str, environ: Mapping[str, str]) -> str | None:
-    """Return the name of the variable that sets the proxy. Lower case takes precedence, even if it is empty."""
+    """Return the variable that sets the proxy, or None. Lower case takes precedence, even if it is empty."""
     for name in (f"{scheme}_proxy", "all_proxy"):
         found = name if name in environ else name.upper()
         if environ.get(found):

@@ -1,4 +1,4 @@
-"""The settings of the HTTP API towards proxies in front of IBEX and web pages, a part of ``Settings``."""
+"""The settings for load balancers in front of IBEX and for web pages, a part of ``Settings``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ibex.entrypoints.setting_values import Variable, base_path, origins, settin
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpSettings(LimitSettings):
-    """The prefix of all paths, and the web pages that may call the API. By default there are none."""
+    """The prefix of all paths, and the web pages that can call the API. By default, both are empty."""
 
     base_path: str = setting(
         "",

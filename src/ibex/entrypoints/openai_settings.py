@@ -23,7 +23,7 @@ from ibex.entrypoints.setting_values import (
 
 
 class StreamUsage(StrEnum):
-    """Whether IBEX asks for the token usage of streams. ``off`` and ``pass`` both leave request and stream alone."""
+    """Whether IBEX asks for the token usage of streams. ``off`` and ``pass`` leave request and stream unchanged."""
 
     ON = "on"
     OFF = "off"
@@ -39,7 +39,7 @@ class Transport(StrEnum):
 
 
 def _stream_usage(value: str) -> StreamUsage:
-    """Return the member with this value, in any case, as for other settings that are on or off."""
+    """Return the member with this value, ignoring case, like the settings that are on or off."""
     return StreamUsage(value.lower())
 
 
@@ -80,8 +80,8 @@ class OpenAISettings:
             _headers,
             "`Name: value`, several separated by newlines or semicolons",
             "Headers that IBEX adds to each request to the provider, such as `OpenAI-Project: proj_1`. `Authorization` "
-            "replaces the header with OPENAI_API_KEY; without a value, as in `Authorization:; api-key: k`, IBEX sends "
-            "none.",
+            "replaces the header that contains OPENAI_API_KEY; without a value, as in `Authorization:; api-key: k`, "
+            "that header is not sent.",
             is_secret=True,
         ),
     )
@@ -110,7 +110,7 @@ class OpenAISettings:
             "IBEX_OPENAI_CONNECT_TIMEOUT",
             seconds,
             SECONDS,
-            "The time limit of connecting to the provider: looking up its name, all its addresses, and TLS.",
+            "The time limit for connecting to the provider: DNS lookup, all addresses and the TLS handshake.",
         ),
     )
     openai_first_byte_timeout_s: float = setting(
@@ -160,8 +160,8 @@ class OpenAISettings:
             "IBEX_OPENAI_LENIENT_END",
             on_off,
             "on or off",
-            "For servers whose streams end without a finish reason and without [DONE]. `on` takes the clean end of a "
-            "response after text or complete tool calls as the end of the stream.",
+            "For servers whose streams end without a finish reason and without [DONE]. `on` accepts the clean end of "
+            "a response after text or complete tool calls as the end of the stream.",
         ),
     )
     openai_merge_instructions: bool = setting(
@@ -170,8 +170,8 @@ class OpenAISettings:
             "IBEX_OPENAI_MERGE_INSTRUCTIONS",
             on_off,
             "on or off",
-            "For servers that accept only one system or developer message. `on` puts a directive into the client's "
-            "first one instead of adding another.",
+            "For servers that accept only one system or developer message. `on` merges the directive into "
+            "the client's first one instead of adding another.",
         ),
     )
     openai_transport: Transport = setting(

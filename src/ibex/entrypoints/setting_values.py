@@ -161,7 +161,7 @@ def origins(value: str) -> tuple[str, ...]:
 
 
 def base_path(value: str) -> str:
-    """Return a path without a slash at the end. Only unreserved characters (RFC 3986) are allowed in its segments."""
+    """Return a path without a trailing slash. Only unreserved characters (RFC 3986) are allowed in its segments."""
     path = value.removesuffix("/")
     if path and not _BASE_PATH.fullmatch(path):
         raise ValueError

@@ -73,7 +73,7 @@ def test_the_headers_to_the_provider() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "reason"), [("Host: canary-1", "the header host is set by IBEX itself"), ("canary-1", "header 1 is not")]
+    ("value", "reason"), [("Host: canary-1", "the header host is set by IBEX"), ("canary-1", "header 1 is not")]
 )
 def test_a_header_that_cannot_be_used(value: str, reason: str) -> None:
     """Told at start, with the reason and without its value."""
