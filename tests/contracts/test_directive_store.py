@@ -264,7 +264,7 @@ async def test_versions_added_at_once_get_numbers_of_their_own(stores: Stores) -
 
 
 async def test_a_version_is_found_by_its_id(stores: Stores) -> None:
-    """The one in force and earlier ones, with their own modes; only by its organization."""
+    """Only its organization finds a version: the one in force or an earlier one, with its own mode."""
     identity, store = stores
     agent, other = await attach(identity), await attach(identity)
     first, second = new_draft("one"), new_draft("two")

@@ -289,7 +289,7 @@ async def test_batches_that_arrive_at_once_are_counted_once(stores: Stores) -> N
 
 
 async def test_a_response_on_record_is_found_by_its_id(stores: Stores) -> None:
-    """With its agent, session and provider; only by its organization."""
+    """Only its organization finds it. The agent, the session and the provider are those of the turn."""
     identity, store = stores
     agent, other = await attach(identity), await attach(identity)
     turn = new_turn(agent, "chat:1", response_id="resp_1")

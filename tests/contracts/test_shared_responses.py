@@ -1,4 +1,4 @@
-"""What every shared memory of responses promises: ``domain.record.received_responses.SharedResponses``."""
+"""The contract of every shared cache of responses: ``domain.record.received_responses.SharedResponses``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RESPONSE = ReceivedResponse("resp_1", uuid4(), uuid4(), "a session", "openai", u
 
 @pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.integration)])
 async def shared(request: pytest.FixtureRequest) -> AsyncIterator[SharedResponses]:
-    """Each memory in turn, empty."""
+    """Return each cache in turn, empty."""
     if request.param == "memory":
         yield InMemoryResponses()
     else:
@@ -38,20 +38,20 @@ async def shared(request: pytest.FixtureRequest) -> AsyncIterator[SharedResponse
 
 @pytest.mark.parametrize("response", [RESPONSE, replace(RESPONSE, directive_version_id=None)])
 async def test_a_stored_response_is_found(shared: SharedResponses, response: ReceivedResponse) -> None:
-    """With all its fields."""
+    """All its fields are as stored."""
     await shared.put(response)
     assert await shared.get(response.org_id, response.id) == response
 
 
 async def test_others_are_not_found(shared: SharedResponses) -> None:
-    """Neither another id, nor the same id of another organization."""
+    """A response is found neither by another id nor by another organization."""
     await shared.put(RESPONSE)
     assert await shared.get(RESPONSE.org_id, "resp_2") is None
     assert await shared.get(uuid4(), RESPONSE.id) is None
 
 
 async def test_without_a_shared_memory_nothing_is_found() -> None:
-    """This is certain, not an error."""
+    """The result is None, not an error."""
     none = NoSharedResponses()
     await none.put(RESPONSE)
     assert await none.get(RESPONSE.org_id, RESPONSE.id) is None
@@ -59,7 +59,7 @@ async def test_without_a_shared_memory_nothing_is_found() -> None:
 
 @pytest.mark.integration
 async def test_without_an_answer_of_redis_nothing_is_certain() -> None:
-    """A lookup raises, and storing does not."""
+    """A lookup raises an error. Storing does not."""
     with socket.socket() as silent:  # bound, so that nothing else listens there
         silent.bind(("127.0.0.1", 0))
         worker = RedisWorker(f"redis://127.0.0.1:{silent.getsockname()[1]}", timeout_s=0.1)
@@ -71,7 +71,7 @@ async def test_without_an_answer_of_redis_nothing_is_certain() -> None:
 
 @pytest.mark.integration
 async def test_an_entry_that_was_forged_or_moved_is_not_used(redis_url: str) -> None:
-    """Only a holder of the key can say whose a response is. Entries expire."""
+    """Only a holder of the key can write an entry. Entries expire."""
     worker = RedisWorker(redis_url)
     await worker.responses.put(RESPONSE)
     with Redis.from_url(redis_url) as redis:

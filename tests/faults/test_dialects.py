@@ -1,4 +1,4 @@
-"""A compatible server differs from OpenAI's, and a setting says so (docs/faults.md).
+"""Faults that depend on a setting for servers that differ from OpenAI's (docs/faults.md).
 
 Each goes from a scripted provider's socket through the whole proxy to a client's.
 """
@@ -35,7 +35,7 @@ CALLS = (_call('{"city":', id="call_1"), _call('"Paris"}'), _call("{}", 1, id="c
 
 @pytest.mark.parametrize("events", [(ROLE, *CALLS), (ROLE, HI), (ROLE, HI, *CALLS), (ROLE, HI, b": comment\n\n")])
 def test_a_stream_that_just_ends_after_whole_tool_calls_or_text(proxy: Loopback, events: tuple[bytes, ...]) -> None:
-    """No finish reason and no [DONE]: the client gets the events and no error. On record it is complete."""
+    """Without a finish reason and [DONE], the client gets the events and no error. The record is complete."""
     seen = proxy.ask(stream(*events), stream=True)
     exchange = proxy.record(seen.request_id)
     assert seen.body == b"".join(events)
@@ -63,7 +63,7 @@ def test_a_stream_that_is_cut_off_after_text(proxy: Loopback) -> None:
 
 @pytest.mark.parametrize("role", ["system", "developer"])
 def test_a_server_that_accepts_one_instruction(proxy: Loopback, role: str) -> None:
-    """It gets the directive in the client's own instruction, and everything else as the client wrote it."""
+    """The server gets the directive in the client's instruction, and everything else as the client wrote it."""
     user = b'{"role" : "user", "content": "\\u00e4"}'
     body = b'{"model":"gpt-4o","messages":[{"role":"%s","content":"Be kind."},%s]}' % (role.encode(), user)
     seen = proxy.ask(completion("ok"), body=body)
@@ -76,7 +76,7 @@ def test_a_server_that_accepts_one_instruction(proxy: Loopback, role: str) -> No
 
 @pytest.mark.parametrize("usage", ["off", "pass"])
 def test_a_server_that_refuses_the_option_or_sends_usage_anyway(tmp_path: Path, usage: str) -> None:
-    """It is not asked for usage. What it sends is forwarded, and on record."""
+    """IBEX does not ask for usage. It forwards and records the usage that the server sends."""
     with (
         ScriptedOpenAI.in_thread() as provider,
         Loopback.running(provider, tmp_path, IBEX_OPENAI_STREAM_USAGE=usage) as proxy,

@@ -38,7 +38,7 @@ def models(proxy: Loopback) -> bytes:
 @pytest.mark.parametrize("path", ["/v1/responses", CHAT, "/health", "/realtime"])
 @pytest.mark.parametrize("has_token", [True, False])
 def test_an_upgrade_to_websocket(proxy: Loopback, path: str, *, has_token: bool) -> None:
-    """426 at once, so that Codex falls back to HTTP, also without a token. The connection serves the next request."""
+    """The response is 426 at once, with or without a token. The connection serves the next request."""
     token = (f"authorization: Bearer {proxy.token}",) if has_token else ()
     with proxy.client() as client:
         client.send(request("GET", path, *UPGRADE, *token))
@@ -52,14 +52,14 @@ def test_an_upgrade_to_websocket(proxy: Loopback, path: str, *, has_token: bool)
 
 
 def test_an_upgrade_without_the_connection_option(proxy: Loopback) -> None:
-    """An intermediary removed it. The client still waits for a WebSocket."""
+    """The upgrade is refused too: an intermediary removed the option, and the client waits for a WebSocket."""
     with proxy.client() as client:
         client.send(request("GET", "/v1/responses", "upgrade: websocket", "sec-websocket-version: 13"))
         assert client.response().outcome == (426, "UPGRADE_REFUSED")
 
 
 def test_an_upgrade_of_a_request_with_a_body(proxy: Loopback) -> None:
-    """Refused before the body has arrived: the connection lingers and ends. With the body, it stays open."""
+    """If the body has not arrived, the connection lingers and closes. With the body, it stays open."""
     with proxy.client() as client:
         client.send(proxy.chat(None, *UPGRADE))
         assert client.response().outcome == (426, "UPGRADE_REFUSED")
@@ -84,7 +84,7 @@ def test_an_upgrade_behind_another_request(proxy: Loopback) -> None:
 
 
 def test_head_on_every_get_route(proxy: Loopback) -> None:
-    """The same status and headers as GET, without the body, so that the next response is read as one."""
+    """HEAD has the status and headers of GET without the body, so the next response is read correctly."""
     with proxy.client() as client:
         client.send(request("GET", "/schema/openapi.json"))
         document = json.loads(client.response().body)
@@ -106,7 +106,7 @@ def test_head_on_every_get_route(proxy: Loopback) -> None:
 
 
 def test_a_preflight(proxy: Loopback) -> None:
-    """204 for a page of a configured origin, and 405 for others. The connection serves the next request."""
+    """A configured origin gets 204, any other 405. The connection serves the next request."""
     wanted = ("access-control-request-method: POST", "access-control-request-headers: authorization,content-type")
     with proxy.client() as client:
         client.send(request("OPTIONS", CHAT, f"origin: {PAGE}", *wanted))
@@ -124,7 +124,7 @@ def test_a_preflight(proxy: Loopback) -> None:
 
 
 def test_what_a_page_may_read(proxy: Loopback) -> None:
-    """Completions, streams, a refusal by the head alone, a 404, and a request that is not valid HTTP."""
+    """A page reads completions, streams, refusals by the head alone, a 404, and the error for invalid HTTP."""
     page = f"origin: {PAGE}"
     seen: list[Seen] = []
     with proxy.client() as client:
@@ -150,14 +150,14 @@ def test_what_a_page_may_read(proxy: Loopback) -> None:
 
 @pytest.fixture
 def prefixed(tmp_path: Path) -> Iterator[Loopback]:
-    """A proxy below a path, with a short keep-alive."""
+    """Run a proxy with a base path and a short keep-alive."""
     settings = {"IBEX_BASE_PATH": "/gateway/", "IBEX_KEEP_ALIVE": str(KEEP_ALIVE_S)}
     with ScriptedOpenAI.in_thread() as provider, Loopback.running(provider, tmp_path, **settings) as proxy:
         yield proxy
 
 
 def test_a_prefix_of_every_path(prefixed: Loopback) -> None:
-    """Behind a load balancer that does not remove it. Other paths are not found."""
+    """IBEX serves paths with the prefix, as a load balancer forwards them. Other paths get 404."""
     prefixed.provider.put(completion("hello"))
     with prefixed.client() as client:
         client.send(prefixed.chat().replace(CHAT.encode(), b"/gateway" + CHAT.encode()))
@@ -174,7 +174,7 @@ def test_a_prefix_of_every_path(prefixed: Loopback) -> None:
 
 
 def test_an_idle_connection(prefixed: Loopback) -> None:
-    """It is closed after IBEX_KEEP_ALIVE. One that has sent nothing has IBEX_HEADER_TIMEOUT."""
+    """IBEX closes it after IBEX_KEEP_ALIVE, and one without any request after IBEX_HEADER_TIMEOUT."""
     with prefixed.client() as silent, prefixed.client() as idle:
         idle.send(request("GET", "/gateway/health"))
         assert idle.response().status == 200
@@ -184,7 +184,7 @@ def test_an_idle_connection(prefixed: Loopback) -> None:
 
 
 def test_an_endpoint_that_is_not_served(proxy: Loopback) -> None:
-    """The message lists those that are."""
+    """The message lists the endpoints that are served."""
     body = b"{}"
     for path in ("/v1/completions", "/v1/audio/transcriptions", "/chat/completions"):
         with proxy.client() as client:

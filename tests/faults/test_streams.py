@@ -209,7 +209,7 @@ def test_an_error_event_of_the_providers_own(proxy: Loopback, rest: tuple[bytes,
 @pytest.mark.parametrize("rest", [(), (DONE,), (EVENTS[-3], DONE)])
 @pytest.mark.parametrize("data", [b"overloaded", b'{"message":"overloaded"}', b"", b"two\ndata: lines"])
 def test_an_event_that_is_named_an_error(proxy: Loopback, data: bytes, rest: tuple[bytes, ...]) -> None:
-    """Its data may be anything, and a finish reason and [DONE] may follow: forwarded, and a failure on record."""
+    """IBEX forwards it and records a failure, regardless of its data and of events that follow."""
     failed = b"event: error\ndata: " + data + b"\n\n"
     seen = proxy.ask(stream(EVENTS[0], failed, *rest), stream=True)
     exchange = proxy.record(seen.request_id)
@@ -262,7 +262,7 @@ def test_usage_that_the_client_asked_for(proxy: Loopback) -> None:
     ],
 )
 def test_usage_that_the_client_asked_for_in_the_way_of_another_server(proxy: Loopback, asking: bytes) -> None:
-    """Is not hidden either; the provider is asked in OpenAI's way as well."""
+    """The usage is not hidden. IBEX also asks the provider in OpenAI's way."""
     body = b'{"model":"gpt-4o","stream":true,"messages":[{"role":"user","content":"Hi"}],' + asking + b"}"
     seen = proxy.ask(stream(*EVENTS), body=body)
     assert seen.body == b"".join(EVENTS)

@@ -55,7 +55,7 @@ def stream_with(headers: dict[str, str]) -> Script:
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("first", [black_hole, refusing])
 def test_a_provider_whose_first_address_is_dead(tmp_path: Path, first: type, *, streamed: bool) -> None:
-    """The next address is asked within a second, in the same attempt."""
+    """IBEX tries the next address within a second, in the same attempt."""
     with ExitStack() as stack:
         provider = stack.enter_context(ScriptedOpenAI.in_thread())
         good = address_info(httpx.URL(provider.base_url).port or 0)
@@ -71,7 +71,7 @@ def test_a_provider_whose_first_address_is_dead(tmp_path: Path, first: type, *, 
 
 
 def test_a_provider_none_of_whose_addresses_answers(tmp_path: Path) -> None:
-    """All of them together have the time to connect, and each attempt has it anew."""
+    """The time limit to connect covers all addresses together, for each attempt anew."""
     limits = {"IBEX_OPENAI_CONNECT_TIMEOUT": "0.1", "OPENAI_MAX_RETRIES": "1", "OPENAI_BASE_URL": NAMED}
     with (
         ScriptedOpenAI.in_thread() as provider,
@@ -84,7 +84,7 @@ def test_a_provider_none_of_whose_addresses_answers(tmp_path: Path) -> None:
 
 
 def test_a_forward_proxy_that_is_not_used(tmp_path: Path) -> None:
-    """A line at start names the variable and the remedy, and nothing of the value."""
+    """A line at start names the variable and the fix, but not the value."""
     environ = {
         "IBEX_PORT": "0",
         "IBEX_DATABASE_URL": "postgresql://ibex_app@127.0.0.1:1/ibex",
@@ -114,7 +114,7 @@ ANSWERS: dict[str, tuple[Script, bool, int]] = {
 
 @pytest.mark.parametrize("name", ANSWERS)
 def test_what_the_provider_says_in_headers(proxy: Loopback, name: str) -> None:
-    """The time that it took reaches the client. The quotas and the name of the shared account do not."""
+    """IBEX forwards the processing time, but neither the quotas nor the name of the shared account."""
     script, streamed, status = ANSWERS[name]
     seen = proxy.ask(script, stream=streamed)
     assert (seen.status, seen.headers["openai-processing-ms"]) == (status, "412")
@@ -123,7 +123,7 @@ def test_what_the_provider_says_in_headers(proxy: Loopback, name: str) -> None:
 
 
 def test_a_response_that_is_no_completion_still_has_the_time(proxy: Loopback) -> None:
-    """The provider has answered."""
+    """The provider has answered, so its processing time is known."""
     (send,) = html()
     assert isinstance(send, Send)
     told = send.data.replace(b"\r\n\r\n", b"\r\nopenai-processing-ms: 7\r\n\r\n", 1)
@@ -140,7 +140,7 @@ def test_a_time_that_is_no_number_is_left_out(proxy: Loopback, value: str) -> No
 
 
 def test_the_operators_headers_reach_the_provider(proxy: Loopback) -> None:
-    """With every attempt, beside the key. The client sees nothing of them."""
+    """Every attempt has them in addition to the key. The client does not see them."""
     seen = proxy.ask(error(503), completion("Hi"))
     assert len(proxy.provider.requests) == 2
     for request in proxy.provider.requests:
@@ -151,7 +151,7 @@ def test_the_operators_headers_reach_the_provider(proxy: Loopback) -> None:
 
 @pytest.mark.parametrize("setting", ["host: elsewhere", "Content-Length: 0", "transfer-encoding: chunked", "a b: c"])
 def test_a_header_that_would_break_requests_is_refused_at_start(tmp_path: Path, setting: str) -> None:
-    """One line and exit code 2, without any of the values."""
+    """IBEX prints one line without any value, and exits with code 2."""
     environ = {"IBEX_OPENAI_HEADERS": f"api-key: {SECRET};{setting}"}
     process = IbexProcess.spawn(["serve"], environ, tmp_path)
     assert process.wait() == 2
@@ -161,7 +161,7 @@ def test_a_header_that_would_break_requests_is_refused_at_start(tmp_path: Path, 
 
 
 def test_the_provider_gets_the_trace(proxy: Loopback) -> None:
-    """The client's trace id and flags, with a span id of the exchange; the same for each attempt."""
+    """Each attempt has the client's trace id and flags, and a span id derived from the exchange."""
     proxy.provider.put(error(503), completion("Hi"))
     with proxy.client() as client:
         client.send(proxy.chat(None, f"traceparent: 00-{TRACE}-{CLIENT}-01"))

@@ -1,4 +1,4 @@
-"""Addresses on loopback for a host that has several: one that does not answer, one that refuses, and a resolver."""
+"""Loopback addresses that do not answer or that refuse connections, and a resolver for a host with several."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def resolver(*addresses: AddressInfo) -> Resolver:
 
 @contextmanager
 def black_hole() -> Iterator[AddressInfo]:
-    """Give an address where connections are neither accepted nor refused.
+    """Yield an address where connections are neither accepted nor refused.
 
     The queue of its socket has room for one connection and is full. Linux drops every further SYN.
     """
@@ -47,7 +47,7 @@ def black_hole() -> Iterator[AddressInfo]:
 
 @contextmanager
 def refusing() -> Iterator[AddressInfo]:
-    """Give an address that refuses connections: its port is bound, and nobody listens."""
+    """Yield an address that refuses connections: its port is bound, but not listening."""
     with socket.socket() as bound:
         bound.bind((LOOPBACK, 0))
         yield address_info(bound.getsockname()[1])

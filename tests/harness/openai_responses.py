@@ -1,4 +1,4 @@
-"""What a scripted provider answers in the Responses API to whom no script was given, and its events, as bytes."""
+"""The default responses of a scripted provider in the Responses API, and their events, as bytes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _numbers = count(1)
 
 
 def response_object(request: dict[str, Any], output: list[dict[str, Any]], **members: Any) -> dict[str, Any]:
-    """Return a completed response that repeats the instructions it was asked with, as OpenAI's do."""
+    """Return a completed response that repeats the instructions of the request, as OpenAI does."""
     return {
         "id": f"resp_{next(_numbers):08d}",
         "object": "response",

@@ -45,7 +45,7 @@ def named(path: Path) -> str:
 
 
 def filled(text: str) -> str:
-    """Put generated texts, of the same length, in the place of those that were left out. They are not ASCII."""
+    """Replace the omitted texts by generated ones of the same length, which are not ASCII."""
     seed = random.Random(len(text))  # noqa: S311 - the same text in each run
 
     def generated(found: re.Match[str]) -> str:
@@ -101,7 +101,7 @@ def sent(proxy: Loopback, request: bytes, *scripts: Script) -> Seen:
 
 
 def first_turn(proxy: Loopback, response_id: str) -> None:
-    """Let the client receive a response with this id."""
+    """Make the client receive a response with this id."""
     body = b'{"model":"gpt-5","input":"hi"}'
     response = {"id": response_id, "object": "response", "status": "completed", "model": "gpt-5", "output": []}
     script = answer(200, json.dumps(response).encode(), JSON_TYPE)
@@ -111,7 +111,7 @@ def first_turn(proxy: Loopback, response_id: str) -> None:
 
 @pytest.mark.parametrize("path", POSTS, ids=named)
 def test_a_request_is_forwarded_byte_for_byte(proxy: Loopback, path: Path) -> None:
-    """Except for the directive. It is recorded as the client's."""
+    """Only the directive is added. The record has the hash of the client's text."""
     case = json.loads(path.read_text())
     body = body_of(case)
     content = json.loads(body)
@@ -140,7 +140,7 @@ def test_a_request_is_forwarded_byte_for_byte(proxy: Loopback, path: Path) -> No
 
 @pytest.mark.parametrize("path", OTHERS, ids=named)
 def test_a_request_for_a_stored_response(proxy: Loopback, path: Path) -> None:
-    """It is forwarded after a turn in which this client received the response."""
+    """IBEX forwards it after a turn in which this client received the response."""
     case = json.loads(path.read_text())
     found = RESPONSE.search(case["path"])
     assert found is not None
@@ -163,7 +163,7 @@ def test_a_request_for_a_stored_response(proxy: Loopback, path: Path) -> None:
 @pytest.mark.parametrize("own", [None, 'The client\'s own: "quoted", and 🙂.'], ids=["none", "own"])
 @pytest.mark.parametrize("path", ANSWERS, ids=named)
 def test_an_answer_comes_through_byte_for_byte(proxy: Loopback, path: Path, own: str | None) -> None:
-    """Except for the instructions, which are the client's, wherever the stream is cut."""
+    """Only the instructions are restored to the client's, however the stream is split."""
     original, streams = path.read_bytes(), path.suffix == ".sse"
     asked = {"model": "gpt-5", "input": "hi", "stream": streams} | ({} if own is None else {"instructions": own})
     body = json.dumps(asked, ensure_ascii=False).encode()
@@ -192,7 +192,7 @@ def _streamed(data: bytes, size: int) -> Script:
 
 @pytest.mark.parametrize("kind", ["float", "base64"])
 def test_embeddings_come_through_byte_for_byte(proxy: Loopback, kind: str) -> None:
-    """In both formats. There is a trace with usage, and neither session nor directive."""
+    """The trace has usage, but neither session nor directive. This holds for both formats."""
     original = (CASES / "answers" / f"embeddings-{kind}.json").read_bytes()
     body = json.dumps({"model": "text-embedding-3-small", "input": ["a", "b"], "encoding_format": kind}).encode()
     request = proxy.head(f"content-length: {len(body)}", path="/v1/embeddings") + body

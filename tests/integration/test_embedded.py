@@ -55,7 +55,7 @@ def test_the_doctor_finds_nothing_wrong(dev: IbexDev) -> None:
 
 
 def test_a_base_path_is_in_everything_that_is_printed() -> None:
-    """The curl that it prints, `ibex chat` and the doctor find the proxy below it."""
+    """The printed curl command, `ibex chat` and `ibex doctor` find the proxy below the base path."""
     with folder_of_its_own() as folder:
         below = IbexDev.start(folder / "home", {"IBEX_BASE_PATH": "/gateway"})
         try:

@@ -92,7 +92,7 @@ async def test_the_next_address_is_tried_at_once_if_one_refuses(openai_server: S
 
 
 async def test_an_address_that_refuses_does_not_end_the_attempt_before_it(openai_server: ScriptedOpenAI) -> None:
-    """Those in progress go on, and so do those that have not begun."""
+    """Attempts in progress continue, and further attempts begin."""
     with black_hole() as silent, refusing() as refused:
         async with asyncio.timeout(10):
             connected = await connect([silent, refused, good(openai_server)], delay_s=SOON_S)
@@ -101,7 +101,7 @@ async def test_an_address_that_refuses_does_not_end_the_attempt_before_it(openai
 
 
 async def test_the_first_failure_is_raised_if_all_addresses_fail() -> None:
-    """It has its number, by which a lack of file descriptors is recognized."""
+    """The error has its errno, which shows whether file descriptors ran out."""
     with refusing() as first, refusing() as second:
         before = descriptors()
         with pytest.raises(ConnectionRefusedError) as raised:
@@ -111,7 +111,7 @@ async def test_the_first_failure_is_raised_if_all_addresses_fail() -> None:
 
 
 async def test_a_family_that_the_machine_lacks_is_passed_over(openai_server: ScriptedOpenAI) -> None:
-    """Its socket cannot be created."""
+    """If a socket cannot be created, the next address is tried."""
     unknown: AddressInfo = (255, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 1))
     connected = await connect([unknown, good(openai_server)], delay_s=LONG_S)
     assert connected.getpeername() == good(openai_server)[4]
@@ -119,11 +119,11 @@ async def test_a_family_that_the_machine_lacks_is_passed_over(openai_server: Scr
 
 
 async def test_a_cancellation_closes_all_attempts() -> None:
-    """At once, without another turn of the event loop."""
+    """They close at once, without another iteration of the event loop."""
     with black_hole() as silent:
         before = descriptors()
         connecting = asyncio.create_task(connect([silent, silent], delay_s=0))
-        for _ in range(100):  # turns of the loop, after few of which both have begun
+        for _ in range(100):  # iterations of the event loop; both attempts begin after a few
             await asyncio.sleep(0)
         assert len(descriptors() - before) == 2
         connecting.cancel()
@@ -133,7 +133,7 @@ async def test_a_cancellation_closes_all_attempts() -> None:
 
 
 async def test_the_time_limit_covers_all_addresses() -> None:
-    """It is the one of connecting."""
+    """The pool's limit for connecting applies to the whole race."""
     with black_hole() as silent:
         transport = Http1Transport(PoolLimits(1, 0), resolve=resolver(silent, silent, silent))
         with pytest.raises(httpx.ConnectTimeout):
@@ -152,7 +152,7 @@ async def test_a_connection_sends_without_delay(openai_server: ScriptedOpenAI) -
 
 
 async def test_a_name_is_looked_up_in_the_system() -> None:
-    """A number is its own address."""
+    """A numeric host resolves to itself."""
     (found,) = await resolve("127.0.0.1", 443)
     assert found[0] == socket.AF_INET
     assert found[1] == socket.SOCK_STREAM

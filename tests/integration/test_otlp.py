@@ -121,7 +121,7 @@ def receiver() -> Iterator[OtlpReceiver]:
 def test_a_request_is_one_trace_at_the_receiver(
     installation: Installation, receiver: OtlpReceiver, provider: ScriptedOpenAI
 ) -> None:
-    """Joined to the client's and continued by the provider, with the SDK's variables honoured, without a secret."""
+    """The trace joins the client's, continues at the provider, honours the SDK's variables and contains no secret."""
     proxy = installation.serve(
         OTEL_EXPORTER_OTLP_ENDPOINT=receiver.address,
         OTEL_EXPORTER_OTLP_HEADERS=f"x-tenant={HEADER}",

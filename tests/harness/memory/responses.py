@@ -1,4 +1,4 @@
-"""Received responses in memory: a record and a shared memory that can fail."""
+"""Received responses in memory: a record and a shared cache that can fail."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ async def test_the_provider_is_asked_with_the_key(tmp_path: Path, status: int, v
 async def test_the_provider_is_asked_with_the_operators_headers(
     tmp_path: Path, headers: str, authorization: str
 ) -> None:
-    """As requests are, so that the check finds what they would find."""
+    """The check sends the same headers as requests do, so it finds the same errors."""
     asked: list[httpx.Request] = []
 
     def answer(request: httpx.Request) -> httpx.Response:

@@ -34,7 +34,7 @@ KEY = {"OPENAI_API_KEY": "sk-x"}
     ],
 )
 def test_it_is_given_only_for_a_proxy_that_a_client_would_use(environ: dict[str, str], named: str | None) -> None:
-    """Without the value, which may contain a password."""
+    """The message omits the value, which may contain a password."""
     message = ignored_proxy(Settings.load(KEY | environ), environ)
 
     assert (message is None) is (named is None)
@@ -45,7 +45,7 @@ def test_it_is_given_only_for_a_proxy_that_a_client_would_use(environ: dict[str,
 
 
 def test_it_is_one_line_of_the_log() -> None:
-    """A warning, at start."""
+    """It is logged as a warning at start."""
     with logged() as lines:
         warn_of_ignored_proxy(Settings.load(KEY), {"HTTPS_PROXY": PROXY})
         warn_of_ignored_proxy(Settings.load(KEY), {})

@@ -58,6 +58,6 @@ def test_origins(value: str, expected: tuple[str, ...]) -> None:
     ],
 )
 def test_invalid_origins(value: str) -> None:
-    """They would never match, or match more than they say."""
+    """They would match no page, or more pages than intended."""
     with pytest.raises(SettingsError, match=r"IBEX_CORS_ORIGINS is .*; allowed: origins such as"):
         Settings.load({"IBEX_CORS_ORIGINS": value})

@@ -40,7 +40,7 @@ def test_the_default_is_the_fastest() -> None:
     ],
 )
 def test_the_dialect_of_a_server_can_be_set(environ: dict[str, str], dialect: Dialect) -> None:
-    """By default it is OpenAI's."""
+    """The default dialect is OpenAI's."""
     settings = Settings.load({"OPENAI_API_KEY": "sk-test", **environ})
     assert (
         EmbeddedAdapters(settings=settings).provider_registry().route("gpt-4o", "chat.completions").dialect == dialect
@@ -64,7 +64,7 @@ def test_wrong_values_are_told(variable: str, value: str) -> None:
 
 
 def test_the_headers_to_the_provider() -> None:
-    """They are secrets: in no repr."""
+    """They are secrets, so no repr contains them."""
     settings = Settings.load({"IBEX_OPENAI_HEADERS": "OpenAI-Project: canary-1\nOpenAI-Organization: canary-2"})
     assert settings.openai_headers is not None
     assert settings.openai_headers.reveal() == (("openai-project", "canary-1"), ("openai-organization", "canary-2"))
@@ -76,7 +76,7 @@ def test_the_headers_to_the_provider() -> None:
     ("value", "reason"), [("Host: canary-1", "the header host is set by IBEX"), ("canary-1", "header 1 is not")]
 )
 def test_a_header_that_cannot_be_used(value: str, reason: str) -> None:
-    """Told at start, with the reason and without its value."""
+    """The error at start gives the reason but not the value."""
     with pytest.raises(SettingsError, match=r"IBEX_OPENAI_HEADERS is \(a secret, not shown\); ") as raised:
         Settings.load({"IBEX_OPENAI_HEADERS": value})
     assert reason in str(raised.value)

@@ -24,7 +24,7 @@ V6 = [address_info(port, "::1", AF_INET6) for port in (61, 62, 63)]
     ],
 )
 def test_families_alternate(found: list[AddressInfo], order: list[AddressInfo]) -> None:
-    """The resolver's order holds within each family, and its first address stays the first."""
+    """Within a family, the order is the resolver's. Its first address stays first."""
     assert interleaved(found) == order
 
 

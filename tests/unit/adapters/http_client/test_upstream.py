@@ -134,7 +134,7 @@ async def test_the_request_over_httpx_is_the_same() -> None:
 
 
 async def test_the_headers_of_one_request() -> None:
-    """They are sent with it alone, behind the others."""
+    """They are sent only with that request, after the other headers."""
     direct, transport = Direct(), Recording()
     own, more = upstream_over(direct.transport, URL, HEADERS, 1.0), ((b"a", b"1"), (b"b", b"2"))
     async with posted(own, direct, more) as response:

@@ -87,7 +87,7 @@ LOST = [
 
 @pytest.mark.parametrize(("method", "path"), LOST)
 async def test_a_404_lists_the_endpoints(method: str, path: str) -> None:
-    """A browser at the bare address, an SDK whose base URL lacks the /v1, an API of OpenAI that is not served."""
+    """It helps users of a browser, of an SDK whose base URL lacks /v1, or of an endpoint that is not served."""
     response = await call(HttpScene().app(), method, path)
 
     assert (response.status, response.error["code"]) == (404, "NOT_FOUND")
@@ -160,7 +160,7 @@ async def test_the_document_names_the_base_path_as_its_server() -> None:
 
 
 async def test_the_operations_port_lists_its_own_endpoints() -> None:
-    """It has no document."""
+    """The port serves no OpenAPI document, so the message names none."""
     scene = HttpScene()
     app = create_ops_app(
         clock=scene.chat.clock,

@@ -50,7 +50,7 @@ def names_in(value: str) -> set[str]:
 async def test_every_response_to_an_allowed_origin(
     method: str, path: str, status: int, origin: str, allowed: tuple[str, ...]
 ) -> None:
-    """A page reads it with its headers, also an error. There is no credentials mode."""
+    """A page can read it and its headers, even of an error. There is no credentials mode."""
     response = await scene_of(*allowed).get(path, method, headers={"origin": origin})
 
     assert response.status == status
@@ -61,7 +61,7 @@ async def test_every_response_to_an_allowed_origin(
 
 
 async def test_every_header_of_ibex_is_exposed() -> None:
-    """Of completions, streams, refusals and failures. ``test_exchange_headers`` checks those of every exchange."""
+    """This covers completions, streams, refusals and failures; ``test_exchange_headers`` covers the exchange."""
     limited, failed, stream = scene_of(APP), scene_of(APP), scene_of(APP)
     limited.chat.provider.answer = ProviderRateLimitedError(retry_after_s=1)
     failed.chat.provider.answer = ProviderUnavailableError(attempts=4)
@@ -85,7 +85,7 @@ async def test_every_header_of_ibex_is_exposed() -> None:
 
 @pytest.mark.parametrize("origin", ["https://app.test.evil", "http://app.test", "https://APP.test", "null", ""])
 async def test_another_origin_gets_no_permission(origin: str) -> None:
-    """The request is served, as for every client that is not a browser, but no page reads the response."""
+    """IBEX serves the request, as from any client, but the browser hides the response from the page."""
     response = await scene_of(APP).get("/health", headers={"origin": origin})
 
     assert response.status == 200
@@ -94,7 +94,7 @@ async def test_another_origin_gets_no_permission(origin: str) -> None:
 
 
 async def test_a_request_without_an_origin_is_unchanged() -> None:
-    """It is not from a page. Without the setting, no response has headers of CORS."""
+    """It is not from a page. Without the setting, no response has CORS headers."""
     for scene, headers in ((scene_of(APP), {}), (scene_of("*"), {}), (HttpScene(), {"origin": APP})):
         response = await scene.get("/health", headers=dict(headers))
         assert not any(name == "vary" or name.startswith("access-control-") for name in response.headers)
@@ -110,7 +110,7 @@ async def test_two_origins_are_none_of_both() -> None:
 
 @pytest.mark.parametrize("path", [CHAT, "/v1/models", "/health", "/nothing", "/v1/orgs/x/chat/completions"])
 async def test_a_preflight_is_answered(path: str) -> None:
-    """Without a token, whatever the path: after a failed preflight, the page could not read the 404 either."""
+    """It needs no token, and any path works: after a failed preflight, the page could not read a 404."""
     scene = scene_of(APP)
 
     response = await call(scene.app(), "OPTIONS", path, dict(ASKING))
@@ -136,7 +136,7 @@ async def test_a_preflight_is_answered(path: str) -> None:
     ],
 )
 async def test_other_requests_with_options_are_refused(origins: tuple[str, ...], change: dict[str, str | None]) -> None:
-    """Without the setting, for another origin, or if the request is not a preflight."""
+    """This applies without the setting, to another origin, and to a request that is not a preflight."""
     headers: dict[str, str | None] = {**ASKING, **change}
 
     response = await call(scene_of(*origins).app(), "OPTIONS", CHAT, headers)
@@ -148,7 +148,7 @@ async def test_other_requests_with_options_are_refused(origins: tuple[str, ...],
 
 @pytest.mark.parametrize("wanted", [None, "authorization: x", "a" * 5_000])
 async def test_header_names_are_repeated_only_if_they_are_names(wanted: str | None) -> None:
-    """The list is from the request."""
+    """The list comes from the request, so IBEX checks its characters."""
     headers: dict[str, str | None] = {**ASKING, "access-control-request-headers": wanted}
 
     response = await call(scene_of("*").app(), "OPTIONS", CHAT, headers)
@@ -158,7 +158,7 @@ async def test_header_names_are_repeated_only_if_they_are_names(wanted: str | No
 
 
 async def test_a_stream_is_sent_as_without_cors() -> None:
-    """Event for event."""
+    """The client gets the same events."""
     scene = scene_of(APP)
     scene.chat.provider.answer = scripted_stream([STOP], [event(b"[DONE]")])
 

@@ -136,7 +136,7 @@ async def test_other_requests_take_the_normal_path(method: str, path: str, statu
 @pytest.mark.parametrize("cors_origins", [("https://app.test",), ("*",)])
 @pytest.mark.parametrize("origin", ["https://app.test", "https://other.test", None])
 async def test_the_response_has_the_same_headers_of_cors(cors_origins: tuple[str, ...], origin: str | None) -> None:
-    """A page that lacks a token reads the refusal."""
+    """A page without a token can read the refusal."""
     lines = () if origin is None else (f"origin: {origin}",)
     early, usual = _Proxy(cors_origins=cors_origins), _Proxy(early=False, cors_origins=cors_origins)
 
@@ -151,7 +151,7 @@ async def test_the_response_has_the_same_headers_of_cors(cors_origins: tuple[str
 
 @pytest.mark.parametrize("path", [CHAT, CHAT_OF_ORG])
 async def test_a_base_path_belongs_to_the_routes(path: str) -> None:
-    """The observer gets the route without it. A path outside of it is not found."""
+    """The observer gets the route without it. A path outside it gets 404."""
     proxy = _Proxy(base_path="/gate.way")
 
     assert proxy.send(_head(path="/gate.way" + path, body=REQUEST) + REQUEST)

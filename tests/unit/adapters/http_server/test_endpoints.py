@@ -24,7 +24,7 @@ def test_the_methods_of_each_path() -> None:
 
 
 def test_the_message_lists_the_api_by_method() -> None:
-    """Without the types of parameters, the routes of organizations, and internal and operations routes."""
+    """It omits parameter types, routes with an organization, and internal and operations routes."""
     methods = {
         "/v1/turns": {"POST"},
         "/v1/orgs/{org_id:str}/turns": {"POST"},

@@ -99,7 +99,7 @@ async def test_a_405_lists_the_allowed_methods(method: str, path: str, allow: st
 )
 @pytest.mark.parametrize("upgrade", ["websocket", "h2c, WebSocket"])
 async def test_an_upgrade_to_websocket_is_refused(method: str, path: str, upgrade: str) -> None:
-    """On every path and before authentication, so that the client falls back to HTTP at once."""
+    """IBEX refuses it on every path and before authentication, so that the client falls back at once."""
     scene = HttpScene()
 
     response = await scene.get(path, method, headers={"upgrade": upgrade, "authorization": None})

@@ -78,7 +78,7 @@ async def test_the_provider_gets_the_directive_and_the_clients_messages() -> Non
     ],
 )
 async def test_the_provider_gets_the_flags_of_the_trace(parent: str | None, *, sampled: bool, flags: int) -> None:
-    """They are the client's, except for unknown ones, or else whether the request is sampled here."""
+    """They are the client's known flags or, without a client's trace, IBEX's sampling decision."""
     scene = HttpScene()
     scene.observer.sampled = sampled
     trace_id = "0af7651916cd43dd8448eb211c80319c"

@@ -52,5 +52,5 @@ def test_headers_are_limited() -> None:
     ],
 )
 def test_websocket_in_a_list_of_protocols(upgrade: bytes, *, expected: bool) -> None:
-    """Names of protocols are compared without regard to case."""
+    """Protocol names are case-insensitive."""
     assert offers_websocket(upgrade) is expected

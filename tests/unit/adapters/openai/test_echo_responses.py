@@ -55,7 +55,7 @@ async def test_it_repeats_the_last_user_message(given: object) -> None:
 
 
 async def test_a_stream_has_typed_events() -> None:
-    """One for each word. The last holds the whole response."""
+    """There is one event for each word. The last event contains the whole response."""
     answer = await EchoProvider(ManualClock()).complete(request_of(input="one two three", stream=True))
     assert isinstance(answer, EchoStream)
     raw = [event.raw async for events in answer for event in events]
@@ -73,13 +73,13 @@ async def test_a_stream_has_typed_events() -> None:
 
 
 async def test_it_counts_input_tokens() -> None:
-    """Those of the instructions too."""
+    """The count includes the tokens of the instructions."""
     body = await body_of(request_of("responses.input_tokens", input="one two", instructions="three"))
     assert json.loads(body) == {"object": "response.input_tokens", "input_tokens": 3}
 
 
 async def test_embeddings_depend_on_the_text_alone() -> None:
-    """In both formats."""
+    """Equal texts have equal embeddings in both formats."""
     floats = CreateEmbeddingResponse.model_validate_json(await body_of(request_of("embeddings", input=["a", "b", "a"])))
     packed = json.loads(await body_of(request_of("embeddings", input="a", encoding_format="base64")))
 

@@ -24,7 +24,7 @@ CANARY = "canary-77"
     ],
 )
 def test_headers_are_separated_by_newlines_or_semicolons(text: str, headers: list[tuple[str, str]]) -> None:
-    """Names are in lower case, and values without the space around them."""
+    """Names become lower case, and white space around values is removed."""
     assert list(parse_headers(text).reveal()) == headers
 
 
@@ -62,7 +62,7 @@ def test_an_invalid_header_is_refused(text: str, reason: str) -> None:
 
 
 def test_values_are_in_no_repr() -> None:
-    """Names are, because they help to find a mistake."""
+    """The repr contains the names, which help to find a mistake."""
     headers = parse_headers(f"api-key: {CANARY}; x-b: {CANARY}")
     assert f"{headers!r} {headers}" == "<ExtraHeaders api-key, x-b> <ExtraHeaders api-key, x-b>"
     assert headers == parse_headers(f"API-Key: {CANARY}\nX-B: {CANARY}")
@@ -88,5 +88,5 @@ def test_a_header_replaces_the_one_of_the_same_name(text: str, expected: tuple[t
 
 
 def test_without_headers_nothing_changes() -> None:
-    """It is the default."""
+    """This is the default."""
     assert NO_HEADERS.over(OWN) == OWN

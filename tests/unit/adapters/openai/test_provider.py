@@ -123,7 +123,7 @@ async def test_the_operators_headers_are_sent() -> None:
 
 
 async def test_the_trace_is_sent() -> None:
-    """As ``traceparent``, in its version 00; every attempt has the same."""
+    """Every attempt has the same ``traceparent`` of version 00."""
     scene = Scene(refused(503), buffered())
     await scene.provider.complete(replace(outgoing_request(), trace=TraceContext("0af7" * 8, 0xB7AD, 1)))
     sent = [request.headers["traceparent"] for request in scene.transport.requests]
@@ -135,7 +135,7 @@ async def test_the_trace_is_sent() -> None:
     [("412", 412), ("0", 0), ("9" * 9, 999_999_999), ("9" * 10, None), ("1.5", None), ("-1", None), ("\u00b2", None)],
 )
 async def test_the_providers_own_time_is_passed_on(value: str, expected: int | None) -> None:
-    """It is a whole number of milliseconds; anything else is ignored."""
+    """It must be a whole number of milliseconds; anything else is ignored."""
     told = {"openai_processing_ms": value}
     scene = Scene(buffered(**told), streamed(*EVENTS, **told), refused(400, **told), streamed(b"<html>", **told))
     body = await scene.provider.complete(outgoing_request())

@@ -11,7 +11,7 @@ from ibex.domain.errors import InvalidJsonError, ValidationError
 
 
 async def test_a_large_body_is_split_in_steps() -> None:
-    """Other tasks run in between."""
+    """Other tasks run between the steps."""
     body = b'{"model":"m","input":"' + b"x" * (4 << 20) + b'"}'
     turns = 0
 
@@ -31,7 +31,7 @@ async def test_a_large_body_is_split_in_steps() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"a":"\xff"}', b"{" * 3_000_000])
 async def test_what_is_refused(body: bytes) -> None:
-    """Whatever its size."""
+    """Small and large bodies are refused alike."""
     with pytest.raises((InvalidJsonError, ValidationError)):
         await run_in_steps(split_body(body))
 
@@ -44,7 +44,7 @@ async def test_too_much_structure_is_refused() -> None:
 
 
 async def test_one_member_may_be_checked_later() -> None:
-    """All others are checked for their depth."""
+    """The depth of all other members is checked."""
     deep = b"[" * 100 + b"]" * 100
     (member,) = await run_in_steps(split_body(b'{"a":' + deep + b"}", checked_later="a"))
     assert member.raw == deep

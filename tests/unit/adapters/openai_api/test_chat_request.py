@@ -111,7 +111,7 @@ NOT_ASKING = [
     ("member", "hides"), [*((member, False) for member in ASKING), *((member, True) for member in NOT_ASKING)]
 )
 def test_usage_is_hidden_only_if_the_client_asks_for_it_in_no_known_way(member: bytes, *, hides: bool) -> None:
-    """The ways of vLLM and OpenRouter count too. Their members are not validated, and reach the provider unchanged."""
+    """The options of vLLM and OpenRouter count too. IBEX forwards them unchanged and does not validate them."""
     request = parse(b'{"model":"m","stream":true,"messages":[{"role":"user"}],' + member + b"}")
 
     asking = request.asking_for_usage()

@@ -360,7 +360,7 @@ NAMED_DATA = [b"overloaded", b"", b'{"message":"no"}', b'{"error":null}', b"[1]"
 
 @pytest.mark.parametrize("data", [*NAMED_DATA, b'{"choices":[],"usage":{"total_tokens":1}}'])
 def test_an_event_named_error_is_a_failure(data: bytes | None) -> None:
-    """Whatever its data is; also if the data is that of an event that is hidden or ends a stream."""
+    """Its data does not matter, not even that of an event that is hidden or that ends a stream."""
     reader = ChatResponseReader(hides_usage=True)
     reader.read_event(StreamEvent(b"first", chunk_of("text")))
 
@@ -370,7 +370,7 @@ def test_an_event_named_error_is_a_failure(data: bytes | None) -> None:
 
 @pytest.mark.parametrize("name", [b"message", b"Error", b" error", b"error "])
 def test_an_event_with_another_name_is_like_one_without(name: bytes) -> None:
-    """Some servers name all of them."""
+    """Some servers name all events."""
     reader = ChatResponseReader(hides_usage=True)
 
     assert reader.read_event(StreamEvent(b"raw", chunk_of("text"), name)) == b"raw"

@@ -15,7 +15,7 @@ DIALECT = Dialect()
 
 
 async def test_a_request_keeps_its_bytes() -> None:
-    """The proxy reads the model alone. The hash is that of the input."""
+    """The proxy reads only the model. The hash is that of the input."""
     body = b'{ "input": ["a", "b"], "model":"text-embedding-3-small","encoding_format" : "base64","dimensions":2 }'
 
     request = await Embeddings().parse(body, NO_TARGET)
@@ -27,7 +27,7 @@ async def test_a_request_keeps_its_bytes() -> None:
 
 @pytest.mark.parametrize("body", [b'{"input":"a"}', b'{"model":"","input":"a"}', b'{"model":"a","Model":"b"}'])
 async def test_a_model_is_required(body: bytes) -> None:
-    """And only one."""
+    """A request without a model, or with two, is refused."""
     with pytest.raises(ValidationError):
         await Embeddings().parse(body, NO_TARGET)
 

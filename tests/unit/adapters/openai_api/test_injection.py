@@ -85,7 +85,7 @@ def test_without_a_directive_a_request_is_unchanged() -> None:
     ],
 )
 def test_system_first_stands_before_everything(raws: tuple[bytes, ...], role: str) -> None:
-    """All messages of the client follow, byte for byte. If these instruct as developer only, so does the directive."""
+    """The client's messages follow, byte for byte. The directive is a developer message if its instructions are."""
     injected = inject(request_of(*raws), directive_of(InjectionMode.SYSTEM_FIRST))
 
     assert [m.raw for m in injected.messages[1:]] == list(raws)
@@ -184,7 +184,7 @@ TEXT_PART = b'{ "type":"text","text":"A \\u00e4" }'
 def test_a_merged_directive_is_part_of_the_first_instruction(
     role: str, content: bytes, before: object, after: object
 ) -> None:
-    """It is joined with a blank line, or is a part of its own. All other members and messages stay."""
+    """It is joined with a blank line, or becomes its own part. All other members and messages are unchanged."""
     instruction = b'{"name":"x","role":"' + role.encode() + b'","content":' + content + b',"y":1.0}'
     raws = (USER, instruction, SYSTEM, DEVELOPER)
 
@@ -220,7 +220,7 @@ def test_an_instruction_without_text_is_not_merged_with(content: bytes, mode: In
 
 
 def test_user_prepend_is_merged_only_where_it_acts_as_system_first() -> None:
-    """With a user's text, it is put in front of that."""
+    """If there is a user's text, the directive precedes that text."""
     directive = directive_of(InjectionMode.USER_PREPEND)
 
     request = request_of(SYSTEM, USER)

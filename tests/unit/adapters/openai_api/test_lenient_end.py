@@ -1,4 +1,4 @@
-"""Tests of the decision whether a stream may end without a sign of its end."""
+"""Tests of the lenient end: an end of a stream without a finish reason and ``[DONE]``."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_the_arguments_are_complete_with_their_last_character(
     escapes: bool,  # noqa: FBT001
     cuts: list[int],
 ) -> None:
-    """Wherever they are cut into deltas."""
+    """This holds however they are split into deltas."""
     text = json.dumps(arguments, ensure_ascii=escapes)
     places = sorted({0, len(text), *(cut % len(text) for cut in cuts)})
     deltas = [call(text[start:end]) for start, end in itertools.pairwise(places)]
@@ -59,7 +59,7 @@ def test_the_arguments_are_complete_with_their_last_character(
 
 
 def test_every_call_must_be_complete() -> None:
-    """Calls are told apart by choice, by index and by id, since some servers give all of them the same index."""
+    """Choice, index and id distinguish calls, because some servers give all calls the same index."""
     assert is_reached(call('{"a"', 0), call("{}", 1), call(":1}", 0))
     assert not is_reached(call('{"a"', 0), call("{}", 1))
     assert is_reached(call('{"a"', 0, "x"), call(":1}", 0, "x"), call("{", 0, "y"), call("}", 0, ""), call("", 0, None))
@@ -75,20 +75,20 @@ def test_every_call_must_be_complete() -> None:
 
 
 def test_the_older_form_of_a_call_counts() -> None:
-    """It is a function call, of which a choice has one."""
+    """It is ``function_call``, which a choice has at most once."""
     assert is_reached({"function_call": {"name": "f", "arguments": "{"}}, {"function_call": {"arguments": "}"}})
     assert not is_reached({"function_call": {"name": "f", "arguments": ""}}, has_text=True)
 
 
 @pytest.mark.parametrize("arguments", ["", "{", '{"a":1}}', "{} {}", "[" * 100_000, "nothing", None, {"a": 1}])
 def test_arguments_that_are_not_json_are_incomplete(arguments: object) -> None:
-    """The time is bounded too."""
+    """Parsing them takes a bounded time."""
     assert not is_reached(call(arguments), has_text=True)
 
 
 @pytest.mark.parametrize("text", ['"\\ud83d"', '"\ud83d"', "9" * 10_000])
 def test_arguments_that_few_would_write_are_json(text: str) -> None:
-    """Lone surrogates, numbers of many digits."""
+    """Lone surrogates and numbers with many digits are valid."""
     assert is_reached(call('{"a":'), call(text), call("}"))
 
 
@@ -100,7 +100,7 @@ def test_no_delta_raises_an_error(deltas: list[dict[str, Any]]) -> None:
 
 
 def test_the_kept_arguments_are_bounded() -> None:
-    """Up to a mebibyte of them counts. Beyond it, or with too many calls, the stream is incomplete."""
+    """With more than a mebibyte of arguments, or too many calls, the stream is incomplete."""
     most = '"' + "x" * (MAX_ARGUMENTS_BYTES - 2) + '"'
     assert is_reached(call(most))
     assert not is_reached(call(most), call(""), call("{}", 1), has_text=True)
@@ -126,7 +126,7 @@ def test_the_kept_arguments_are_bounded() -> None:
     ],
 )
 def test_a_part_of_the_stream_that_was_not_read(raw: bytes, was_read: bool) -> None:  # noqa: FBT001
-    """Text may have been in it. Whole lines without data had none."""
+    """Such a part may have contained text, except for complete lines without data."""
     end = LenientEnd()
     end.read_without_data(raw)
     assert end.is_reached(has_text=True) is was_read
@@ -135,7 +135,7 @@ def test_a_part_of_the_stream_that_was_not_read(raw: bytes, was_read: bool) -> N
 def chunk_of(delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
     """Return the data of an event with a delta."""
     event = {"choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}]}
-    return json.dumps(event, separators=(",", ":")).encode()  # as servers write it, so that templates are made of it
+    return json.dumps(event, separators=(",", ":")).encode()  # compact, so that chunk templates match
 
 
 def text(content: str | None) -> bytes:
@@ -166,13 +166,13 @@ def ends(*events: bytes | None, lenient: bool = True, raw: bytes = b": comment\n
     ],
 )
 def test_a_lenient_end_comes_after_text_or_whole_tool_calls(events: tuple[bytes | None, ...]) -> None:
-    """Without a finish reason, such a stream may end; only if the provider's dialect allows it."""
+    """If the provider's dialect allows it, such a stream may end without a finish reason."""
     assert ends(*events)
     assert not ends(*events, lenient=False)
 
 
 def test_tool_calls_beside_a_text_are_all_read() -> None:
-    """Also if events differ in their text alone, which are not parsed otherwise."""
+    """This includes events that differ only in their text, which are not parsed otherwise."""
     assert ends(*(chunk_of({"content": f"text {n}"} | call(part)) for n, part in enumerate(("[", "[", "]]"))))
 
 
@@ -188,7 +188,7 @@ def test_tool_calls_beside_a_text_are_all_read() -> None:
     ],
 )
 def test_no_lenient_end_comes_before_the_stream_is_usable(events: tuple[bytes, ...]) -> None:
-    """Nothing, reasoning or half a tool call is of no use. A finish reason completes the stream nevertheless."""
+    """Reasoning or a part of a tool call is not enough. A finish reason still completes the stream."""
     assert not ends(*events)
     assert ends(*events, chunk_of({}, finish_reason="length"))
 

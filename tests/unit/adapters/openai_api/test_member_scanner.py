@@ -52,7 +52,7 @@ def replacing(value: bytes = NEW) -> MemberScanner:
 def test_only_the_value_at_the_path_changes(
     value: dict[str, Any], *, spaced: bool, escaped: bool, cuts: list[int]
 ) -> None:
-    """Whatever the object is, however it is written, and wherever it is cut."""
+    """This holds for any object, white space, escapes and chunks."""
     text = written(value, spaced=spaced, escaped=escaped)
 
     found = scanned(replacing(), pieces(text, cuts))
@@ -90,7 +90,7 @@ def test_a_name_may_be_written_with_escapes() -> None:
 
 
 def test_the_same_name_elsewhere_does_not_count() -> None:
-    """Neither as a value, nor in an array, nor at another depth."""
+    """The name is ignored as a value, in an array and at another depth."""
     text = b'{"instructions":1,"response":{"tools":[{"instructions":2}],"x":{"instructions":3},"y":"instructions"}}'
 
     assert scanned(replacing(), [text]) == text
@@ -105,7 +105,7 @@ def test_every_duplicate_is_replaced() -> None:
 
 @pytest.mark.parametrize("size", [MAX_VALUE_BYTES - 2, MAX_VALUE_BYTES + 1, 3 * MAX_VALUE_BYTES])
 def test_a_large_value_is_not_kept(size: int) -> None:
-    """The function gets None instead; nothing of the value passes."""
+    """The function gets None, and no part of the value is forwarded."""
     given_values: list[bytes | None] = []
 
     def replace(value: bytes | None) -> bytes:
@@ -122,7 +122,7 @@ def test_a_large_value_is_not_kept(size: int) -> None:
 
 @pytest.mark.parametrize("cut", range(80))
 def test_the_object_may_be_the_data_of_an_event(cut: int) -> None:
-    """With ``data:`` at the start of several lines, and cut anywhere."""
+    """Several lines may begin with ``data:``, and chunks may end anywhere."""
     event = b' {"type":"x",\ndata: "response": {\ndata:  "instructions": "a"\ndata: , "id": null\ndata: }}\n\n'
 
     found = scanned(replacing(), [event[:cut], event[cut:]])
@@ -131,7 +131,7 @@ def test_the_object_may_be_the_data_of_an_event(cut: int) -> None:
 
 
 def test_bytes_after_the_object_pass() -> None:
-    """Whatever they are."""
+    """They may be any bytes."""
     scanner = replacing()
 
     assert (
@@ -141,5 +141,5 @@ def test_bytes_after_the_object_pass() -> None:
 
 @given(st.binary(max_size=200), st.lists(st.integers(0, 200), max_size=6))
 def test_any_other_text_passes_without_an_error(text: bytes, cuts: list[int]) -> None:
-    """Nothing is lost of what is no JSON."""
+    """Bytes that are not JSON are forwarded completely."""
     assert scanned(MemberScanner(frozenset({("a",)})), pieces(text, cuts)) == text

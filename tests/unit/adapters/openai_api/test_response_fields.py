@@ -20,7 +20,7 @@ from ibex.domain.record.summary import Usage
     ],
 )
 def test_an_object_is_decoded(text: bytes, expected: object) -> None:
-    """Anything else is None."""
+    """The result is None for any other text."""
     assert json_object(text) == expected
 
 
@@ -49,10 +49,10 @@ def test_a_stored_name_fits_every_database() -> None:
     ],
 )
 def test_counts_have_two_names(usage: dict[str, object]) -> None:
-    """Those of chat completions, and those of responses."""
+    """They have those of chat completions or those of the Responses API."""
     assert usage_of(usage) == Usage(5, 2, 7, 1, 1)
 
 
 def test_what_is_no_count_is_unknown() -> None:
-    """It is not zero."""
+    """The count is None, not zero."""
     assert usage_of({"input_tokens": -1, "output_tokens": "2", "total_tokens": 1.5}) == Usage()

@@ -31,7 +31,7 @@ async def test_a_turn_and_a_count_have_the_same_request() -> None:
     ],
 )
 async def test_requests_for_a_stored_response(name: str, method: str, path: str) -> None:
-    """They go to the same path of the provider, with the query of the client."""
+    """They go to the same path at the provider, with the client's query."""
     operation = STORED[name]
     request = await operation.parse(b"", Target("resp_1"))
     queried = await operation.parse(b"", Target("resp_1", "include[]=a.b&limit=2&after=x%2Fy"))
@@ -51,7 +51,7 @@ async def test_a_stored_response_may_be_streamed(query: str, *, streams: bool) -
 
 @pytest.mark.parametrize("query", ["a b", "a=\r\nx: y", "é", "a=<b>", "x" * 2_049])
 async def test_a_query_that_is_none(query: str) -> None:
-    """It is refused, not repaired."""
+    """IBEX refuses an invalid query and does not repair it."""
     with pytest.raises(ValidationError):
         await STORED["responses.retrieve"].parse(b"", Target("r", query))
 

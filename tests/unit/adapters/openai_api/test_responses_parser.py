@@ -51,18 +51,18 @@ def test_what_the_proxy_uses_is_parsed() -> None:
     ],
 )
 def test_input_is_a_text_or_items(given: object) -> None:
-    """The provider judges types, roles and contents, and whether the input may be absent."""
+    """The provider validates types, roles and contents."""
     assert json.loads(request_of(input=given).raw_input) == given
 
 
 def test_input_may_be_absent() -> None:
-    """As with a stored prompt. The hash of an absent input is that of nothing."""
+    """It is absent with a stored prompt. Its hash is then that of the empty string."""
     assert request_of(prompt={"id": "pmpt_1"}).raw_input == b""
 
 
 @pytest.mark.parametrize("given", [1, True, {"role": "user"}])
 def test_input_of_another_type(given: object) -> None:
-    """It is neither a string nor an array."""
+    """Input that is neither a string nor an array is refused."""
     assert refused(input=given) == [("input", FieldCode.INVALID_FORMAT)]
 
 
@@ -78,12 +78,12 @@ def test_input_of_another_type(given: object) -> None:
     ],
 )
 def test_an_item_that_is_none(item: object, code: FieldCode) -> None:
-    """The error names its place."""
+    """The error names the item's index."""
     assert refused(input=[{"role": "user"}, item]) == [("input[1]", code)]
 
 
 def test_too_many_items() -> None:
-    """The limit is that of messages."""
+    """The limit is the same as for messages."""
     items = [{"type": "x"}] * MAX_INPUT_ITEMS
     assert len(json.loads(request_of(input=items).raw_input)) == MAX_INPUT_ITEMS
     assert refused(input=[*items, {"type": "x"}]) == [("input", FieldCode.TOO_MANY)]
@@ -91,18 +91,18 @@ def test_too_many_items() -> None:
 
 @pytest.mark.parametrize("given", [1, ["a"], {"a": 1}, False])
 def test_instructions_of_another_type(given: object) -> None:
-    """They are a string or null."""
+    """Instructions must be a string or null."""
     assert refused(instructions=given) == [("instructions", FieldCode.INVALID_FORMAT)]
 
 
 @pytest.mark.parametrize("given", ["", 1, "é", "a\nb", "x" * (MAX_ID_CHARACTERS + 1)])
 def test_a_previous_response_that_no_response_is(given: object) -> None:
-    """An id is printable ASCII, which also keeps it out of trouble in Redis and PostgreSQL."""
+    """An id must be printable ASCII, which Redis and PostgreSQL can store."""
     assert refused(previous_response_id=given) == [("previous_response_id", FieldCode.INVALID_FORMAT)]
 
 
 def test_a_previous_response_is_a_reference() -> None:
-    """The request continues it. Escapes do not matter."""
+    """The request continues that response. The id may be written with escapes."""
     reference = parsed(b'{"model":"m","previous_response_id":"resp\\u005f1"}').reference
     assert reference is not None
     assert (reference.id, reference.continues) == ("resp_1", True)
@@ -133,13 +133,13 @@ def test_a_member_twice_or_folded(second: str, field: str) -> None:
 
 
 def test_background_is_refused() -> None:
-    """A background response would be finished without its exchange."""
+    """A background response would end after its exchange."""
     assert refused(background=True) == [("background", FieldCode.INVALID_ENUM)]
     assert request_of(background=False).model == "gpt-5"
 
 
 def test_all_wrong_fields_are_reported_at_once() -> None:
-    """The model among them."""
+    """This includes the model."""
     assert wrong_fields(b'{"input":1,"stream":2,"instructions":3}') == [
         ("model", FieldCode.REQUIRED),
         ("input", FieldCode.INVALID_FORMAT),
@@ -149,13 +149,13 @@ def test_all_wrong_fields_are_reported_at_once() -> None:
 
 
 def test_nesting_is_limited() -> None:
-    """Anywhere in the request."""
+    """The limit applies to every part of the request."""
     body = b'{"model":"m","tools":' + b"[" * MAX_DEPTH + b"]" * MAX_DEPTH + b"}"
     assert wrong_fields(body) == [("body", FieldCode.INVALID_FORMAT)]
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"model":"m"', b'{"model":"\xff"}', b'{"instructions":"\\ud800"}'])
 def test_what_is_no_json_object(body: bytes) -> None:
-    """Lone surrogates are no Unicode."""
+    """A body with lone surrogates is not valid UTF-8."""
     with pytest.raises(InvalidJsonError):
         parsed(body)

@@ -49,20 +49,20 @@ def directive_of(text: str, mode: InjectionMode = InjectionMode.SYSTEM_FIRST) ->
     ],
 )
 def test_where_the_directive_stands(mode: InjectionMode, own: str | None, expected: str) -> None:
-    """Before the client's instructions, after them for ``system_append``, alone without any."""
+    """It precedes the client's instructions, or follows them for ``system_append``. It may stand alone."""
     request = request_of(input="hi", instructions=own).with_directive(directive_of("Rule.", mode), DIALECT)
     assert json.loads(request.body)["instructions"] == expected
 
 
 def test_without_instructions_the_member_is_added() -> None:
-    """At the end."""
+    """The new member is the last one."""
     request = parsed(b'{"model":"m","input":"hi"}').with_directive(directive_of("Rule."), DIALECT)
     assert request.body == b'{"model":"m","input":"hi","instructions":"Rule."}'
 
 
 @given(members, texts | st.none(), directives)
 def test_only_the_instructions_change(others: dict[str, Any], own: str | None, directive: Directive) -> None:
-    """All other members keep place and bytes, and the hash is that of the client's input."""
+    """All other members keep their position and bytes. The hash is that of the client's input."""
     wanted = {"model": "m", "input": "hi", **({} if own is None else {"instructions": own}), **others}
     body = json.dumps(wanted).encode()
     before = parsed(body)
@@ -79,7 +79,7 @@ def test_only_the_instructions_change(others: dict[str, Any], own: str | None, d
 
 @given(texts | st.none(), directives)
 def test_the_client_sees_its_own_instructions(own: str | None, directive: Directive) -> None:
-    """Whatever the provider repeats, in the bytes that the client sent; nothing of the directive."""
+    """The reader restores the client's bytes for any text that the provider repeats."""
     raw = b"" if own is None else b',"instructions":' + json.dumps(own).encode()
     request = parsed(b'{"model":"m","input":"hi"' + raw + b"}").with_directive(directive, DIALECT)
     sent = json.loads(request.body)["instructions"]
@@ -98,7 +98,7 @@ def stored(directive: Directive | None, *, returns_response: bool = True) -> Res
 
 @given(texts | st.none(), directives)
 def test_a_stored_response_shows_the_clients_instructions(own: str | None, directive: Directive) -> None:
-    """The directive of the recorded version is taken out; nothing of the client's is stored for it."""
+    """The reader removes the recorded version of the directive. No client text is stored for this."""
     request = request_of(input="hi", instructions=own).with_directive(directive, DIALECT)
     response = {"id": "resp_1", "status": "completed", "instructions": json.loads(request.body)["instructions"]}
 
@@ -109,7 +109,7 @@ def test_a_stored_response_shows_the_clients_instructions(own: str | None, direc
 
 @pytest.mark.parametrize("kept", ["Rule.", "x\n\nRule.", "Rule.Rule.\n\nown", ["Rule."]])
 def test_instructions_that_are_not_as_recorded_are_hidden(kept: object) -> None:
-    """No guess is made where the directive is: the member becomes null."""
+    """The reader does not guess where the directive is. The member becomes null."""
     response = {"id": "resp_1", "status": "completed", "instructions": kept}
     for directive in (directive_of("Rule."), None):
         shown = json.loads(stored(directive).read_body(json.dumps(response).encode()))
@@ -117,14 +117,14 @@ def test_instructions_that_are_not_as_recorded_are_hidden(kept: object) -> None:
 
 
 def test_instructions_of_a_stored_response_in_a_stream() -> None:
-    """They are hidden in every event that holds the response."""
+    """The directive is removed from every event that contains the response."""
     data = json.dumps({"type": "response.completed", "response": {"id": "r", "instructions": "Rule.\n\nOwn."}})
     reader = stored(directive_of("Rule."))
     assert forwarded(reader, [f"data: {data}\n\n".encode()]) == f"data: {data}\n\n".replace("Rule.\\n\\n", "").encode()  # type: ignore[arg-type]
 
 
 def test_a_stored_response_is_no_turn() -> None:
-    """Reading it uses no tokens, and gives nobody a response."""
+    """Its summary has neither usage nor a response id."""
     reader = stored(None)
     reader.read_body(b'{"id":"resp_1","status":"completed","usage":{"input_tokens":5}}')
     assert (reader.summary().usage.input_tokens, reader.summary().response_id) == (None, None)
@@ -139,13 +139,13 @@ def test_reading_a_response_that_failed_is_a_success(status: str) -> None:
 
 
 def test_what_is_not_the_response_passes_unchanged() -> None:
-    """Such as the list of its input items."""
+    """An example is the list of its input items."""
     body = b'{"object":"list", "instructions": "theirs"}'
     assert stored(None, returns_response=False).read_body(body) == body
 
 
 def test_a_repr_shows_no_content() -> None:
-    """Neither of the input nor of the instructions."""
+    """It contains neither the input nor the instructions."""
     request = request_of(input="canary", instructions="canary").with_directive(directive_of("canary"), DIALECT)
     assert "canary" not in repr(request)
     assert "canary" not in repr(StoredResponseRequest("canary", "canary", is_streaming=False, returns_response=True))

@@ -74,7 +74,7 @@ def held_bytes(held: object, seen: set[int] | None = None) -> int:
 
 
 def test_the_summary_of_a_buffered_response() -> None:
-    """Model, usage, status, hash of the text, id."""
+    """It has the model, usage, status, hash of the text and id."""
     reader = ResponsesReader()
     body = json.dumps(response_of("Hello.", id="resp_7"), indent=2).encode()
 
@@ -87,7 +87,7 @@ def test_the_summary_of_a_buffered_response() -> None:
 
 @given(st.lists(any_text, min_size=1, max_size=4), st.lists(st.integers(0, 100_000), max_size=8))
 def test_a_stream_has_the_summary_of_the_buffered_response(pieces: list[str], cuts: list[int]) -> None:
-    """Wherever the text and the stream are cut. All bytes pass."""
+    """This holds however the text and the stream are split. All bytes pass."""
     buffered, streamed = ResponsesReader(), ResponsesReader()
     response = response_of("".join(pieces))
     buffered.read_body(json.dumps(response).encode())
@@ -104,7 +104,7 @@ def test_a_stream_has_the_summary_of_the_buffered_response(pieces: list[str], cu
     crlf=st.booleans(),
 )
 def test_the_clients_instructions_are_restored(cuts: list[int], max_event_bytes: int, *, crlf: bool) -> None:
-    """In every event, also in one that is too large to hold, wherever it is cut. All else passes unchanged."""
+    """This holds for every event, even one that is too large to hold. All other bytes are unchanged."""
     stream = b": comment {\n\n" + b"".join(events_of("Hel", "lo.")) + b"data: [DONE]\n\n"
     if crlf:
         stream = stream.replace(b"\n", b"\r\n")
@@ -119,7 +119,7 @@ def test_the_clients_instructions_are_restored(cuts: list[int], max_event_bytes:
 
 
 def test_memory_is_bounded() -> None:
-    """A terminal event of 100 MB passes in pieces. The reader keeps nothing of it."""
+    """The last event, of 100 MB, passes in pieces. The reader keeps none of them."""
     reader = restoring()
     image = "A" * 1_000_000
     start = (
@@ -150,7 +150,7 @@ def test_memory_is_bounded() -> None:
     ],
 )
 def test_how_a_response_ends(changes: dict[str, Any], reason: str, *, failed: bool) -> None:
-    """An incomplete response is a good one. A failed one reaches the client, and is recorded as a failure."""
+    """An incomplete response is a success. A failed one is forwarded and recorded as a failure."""
     buffered, streamed = ResponsesReader(), ResponsesReader()
     buffered.read_body(json.dumps(response_of("x", **changes)).encode())
     forwarded(streamed, events_of("x", **changes))
@@ -212,7 +212,7 @@ def test_what_is_no_response(body: bytes) -> None:
     ],
 )
 def test_an_event_of_any_other_shape_passes(data: bytes) -> None:
-    """Only instructions change, if they are there."""
+    """Only instructions change, if there are any."""
     raw = b"data: " + data + b"\n\n"
     assert restoring().read_event(StreamEvent(raw, data)) in (
         raw,
@@ -221,7 +221,7 @@ def test_an_event_of_any_other_shape_passes(data: bytes) -> None:
 
 
 def test_the_events_of_an_interruption() -> None:
-    """They have the API's own shape, and continue the numbers of the stream."""
+    """They have the API's format, and continue the sequence numbers of the stream."""
     reader = ResponsesReader()
     forwarded(reader, events_of("Hel", "lo.")[:4])
 

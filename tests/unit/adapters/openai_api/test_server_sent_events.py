@@ -117,7 +117,7 @@ def test_a_stream_is_split_according_to_the_standard(stream: bytes, events: list
     ],
 )
 def test_an_event_has_the_name_that_it_gives_itself(stream: bytes, names: list[bytes | None]) -> None:
-    """The last one counts, an empty one is none, and an incomplete event has none."""
+    """The last name counts. An empty name and an incomplete event count as unnamed."""
     assert [name for _, _, name in split(stream)] == names
     assert reference(stream) == split(stream) == split(stream, list(range(len(stream))))
 

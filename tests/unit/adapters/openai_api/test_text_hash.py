@@ -8,7 +8,7 @@ from ibex.adapters.openai_api.text_hash import TextHashes
 
 
 def test_a_text_may_come_in_parts() -> None:
-    """A surrogate pair too."""
+    """Even a surrogate pair may be split."""
     texts = TextHashes[int]()
     assert (bool(texts), texts.hexdigest()) == (False, None)
     for part in ("a", "\ud83d", "\ude42"):
@@ -18,7 +18,7 @@ def test_a_text_may_come_in_parts() -> None:
 
 
 def test_several_texts_are_hashed_in_the_order_of_their_keys() -> None:
-    """Whatever the order in which they came."""
+    """The order of arrival does not matter."""
     one, other = TextHashes[tuple[int, int]](), TextHashes[tuple[int, int]]()
     for texts, keys in ((one, [(0, 0), (0, 1)]), (other, [(0, 1), (0, 0)])):
         for key in keys:
@@ -27,7 +27,7 @@ def test_several_texts_are_hashed_in_the_order_of_their_keys() -> None:
 
 
 def test_the_number_of_texts_is_bounded() -> None:
-    """Further ones are ignored."""
+    """Further texts are ignored."""
     texts = TextHashes[int]()
     for key in range(200):
         texts.add(key, "x")

@@ -153,7 +153,7 @@ def test_the_attributes_of_the_provider_call() -> None:
     ],
 )
 def test_the_span_of_another_operation(operation: str, name: str, api: str | None) -> None:
-    """It has the conventions' name of the operation, the API, and the id of a response."""
+    """It has the operation's name in OpenTelemetry's conventions, the API type and the response id."""
     summary = replace(an_exchange().summary, response_id="resp_1")
     span = made(exchange=replace(an_exchange(), operation=operation, summary=summary))[-1]
 

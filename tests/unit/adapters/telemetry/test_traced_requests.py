@@ -105,7 +105,7 @@ async def test_a_client_that_does_not_sample_is_not_traced(traced: Traced) -> No
 
 
 async def test_the_provider_gets_the_trace_of_the_spans(traced: Traced) -> None:
-    """Its parent is the span of the call, and the flag says that it is sampled."""
+    """The parent id is that of the CLIENT span, and the sampled flag is set."""
     scene = HttpScene()
     await call(traced.app(scene), "POST", CHAT, HEADERS, REQUEST)
 
@@ -115,7 +115,7 @@ async def test_the_provider_gets_the_trace_of_the_spans(traced: Traced) -> None:
 
 
 async def test_the_decision_to_sample_is_made_once(traced: Traced) -> None:
-    """The provider hears of the same one that the spans follow, whatever the sampler."""
+    """The flag for the provider and the exported spans agree for any sampler."""
     sampler = CountingSampler()
     scenes_of_calls = [HttpScene() for _ in range(20)]
     for scene in scenes_of_calls:
@@ -129,7 +129,7 @@ async def test_the_decision_to_sample_is_made_once(traced: Traced) -> None:
 
 
 class CountingSampler(Sampler):
-    """A sampler of every other request, which it therefore must not be asked of twice."""
+    """A sampler that samples every other call, so a second call for one request would be noticed."""
 
     def __init__(self) -> None:
         self.asked = 0

@@ -255,7 +255,7 @@ async def test_an_agent_is_served_stale_however_long_it_took_to_find_out_that_th
 
 
 async def test_cached_callers_are_served_although_auth_takes_long_to_fail() -> None:
-    """Longer than a reading of the epoch lasts. It is read again, and proves that nothing has changed."""
+    """The epoch has become too old by then. A second reading proves that nothing has changed."""
     door = Door()
     await door.epochs.read_or_create(ORG)
     await door.warm()

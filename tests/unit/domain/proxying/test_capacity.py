@@ -162,7 +162,7 @@ def test_an_organization_reads_at_its_rate_beyond_the_burst() -> None:
 
 
 def test_a_pause_restores_the_burst() -> None:
-    """No more than the burst."""
+    """A long pause restores at most the burst."""
     pace = ReadingPace(bytes_per_s=1 << 20, burst_bytes=1 << 20)
     pace.delay_s(A, 4 << 20, 100.0)
 
@@ -171,7 +171,7 @@ def test_a_pause_restores_the_burst() -> None:
 
 
 def test_the_memory_of_the_pace_is_bounded() -> None:
-    """Organizations that are within their burst again are forgotten."""
+    """The bucket of an organization is removed once it is full again."""
     pace = ReadingPace()
     for number in range(5_000):
         pace.delay_s(UUID(int=number), 1, float(number))

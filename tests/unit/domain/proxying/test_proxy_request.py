@@ -470,7 +470,7 @@ async def test_attempts_and_request_id_of_a_failed_provider_are_recorded() -> No
 
 
 async def test_the_provider_gets_the_trace_of_the_request() -> None:
-    """The span id is derived from the exchange's id, by which the span that is made afterwards has the same."""
+    """The span id is derived from the exchange's id, so the span that is made later has the same id."""
     scene = scene_of()
 
     await scene.use_case()(replace(scene.call(), trace_flags=3))

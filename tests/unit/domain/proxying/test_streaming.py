@@ -131,7 +131,7 @@ async def test_a_lenient_end_is_that_of_the_provider() -> None:
 
 
 async def test_an_event_that_is_named_an_error_is_a_failure() -> None:
-    """The client gets it as it is and no second error. On record it is a failure."""
+    """The client gets it unchanged and no second error. It is recorded as a failure."""
     failed = StreamEvent(b"event: error\ndata: overloaded\n\n", b"overloaded", b"error")
     scene = scene_of([HEL], [failed], [DONE])
 

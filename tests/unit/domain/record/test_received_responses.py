@@ -1,4 +1,4 @@
-"""Tests of whose a response is."""
+"""Tests of finding the agent that received a response."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KEPT = received_response_of(EXCHANGE)
 
 
 class Desk:
-    """What a worker knows, shares and has on record."""
+    """The memory of a worker, a shared cache and a record."""
 
     def __init__(self) -> None:
         self.record, self.shared = InMemoryResponses(), InMemoryResponses()
@@ -28,7 +28,7 @@ class Desk:
 
 
 def test_what_is_kept_of_an_exchange() -> None:
-    """The agent, the session, the provider, and the version of the directive."""
+    """It has the agent, the session, the provider, and the version of the directive."""
     assert KEPT is not None
     assert (KEPT.id, KEPT.org_id, KEPT.agent_id) == ("resp_1", ORG, UUID(int=7))
     assert (KEPT.session_handle, KEPT.provider, KEPT.directive_version_id) == ("conversation-1", "openai", UUID(int=9))
@@ -39,7 +39,7 @@ def test_what_is_kept_of_an_exchange() -> None:
     [an_exchange(), replace(EXCHANGE, session=None), replace(EXCHANGE, caller=None), replace(EXCHANGE, provider=None)],
 )
 async def test_an_exchange_without_a_response_to_name(exchange: object) -> None:
-    """Nothing is kept of it."""
+    """The worker remembers nothing."""
     desk = Desk()
     assert received_response_of(exchange) is None  # type: ignore[arg-type]
     await desk.responses.remember(exchange)  # type: ignore[arg-type]
@@ -47,7 +47,7 @@ async def test_an_exchange_without_a_response_to_name(exchange: object) -> None:
 
 
 async def test_the_worker_finds_its_own_at_once() -> None:
-    """Nothing is asked for, although neither the record nor Redis can be read."""
+    """The worker reads neither the record nor the shared cache."""
     desk = Desk()
     desk.record.fails = desk.shared.fails = True
     await desk.responses.remember(EXCHANGE)
@@ -57,7 +57,7 @@ async def test_the_worker_finds_its_own_at_once() -> None:
 
 
 async def test_another_worker_finds_it_before_it_is_on_record() -> None:
-    """In the memory that workers share."""
+    """It finds it in the shared cache."""
     desk = Desk()
     await desk.responses.remember(EXCHANGE)
 
@@ -66,7 +66,7 @@ async def test_another_worker_finds_it_before_it_is_on_record() -> None:
 
 
 async def test_an_old_one_is_on_record() -> None:
-    """The shared memory forgets."""
+    """The shared cache may have lost it."""
     desk = Desk()
     assert KEPT is not None
     desk.record.kept[ORG, "resp_1"] = KEPT
@@ -74,7 +74,7 @@ async def test_an_old_one_is_on_record() -> None:
 
 
 async def test_another_organization_finds_nothing() -> None:
-    """The id of a response is no secret."""
+    """Knowing the id of a response is not enough."""
     desk = Desk()
     await desk.responses.remember(EXCHANGE)
     assert await desk.responses.find(OTHER, "resp_1") is None
@@ -82,7 +82,7 @@ async def test_another_organization_finds_nothing() -> None:
 
 @pytest.mark.parametrize(("record_fails", "shared_fails"), [(True, False), (False, True), (True, True)])
 async def test_uncertainty_is_not_absence(*, record_fails: bool, shared_fails: bool) -> None:
-    """If the record or the shared memory cannot be read, an unknown response may be one that was just received."""
+    """If the record or the shared cache cannot be read, an unknown response may have just been received."""
     desk = Desk()
     desk.record.fails, desk.shared.fails = record_fails, shared_fails
     with pytest.raises(ServiceDegradedError):

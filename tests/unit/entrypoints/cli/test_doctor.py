@@ -108,7 +108,7 @@ def test_what_looks_like_a_setting_and_is_none_is_told(ibex: CliScene) -> None:
 
 
 def test_a_forward_proxy_that_is_not_used_is_told(ibex: CliScene) -> None:
-    """Without its address."""
+    """The advice does not contain its address."""
     ibex.doctor_checks = [WELL]
     ibex.environ |= {"OPENAI_API_KEY": "sk-x", "HTTPS_PROXY": "http://user:canary@proxy.example"}
 
