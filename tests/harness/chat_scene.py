@@ -42,6 +42,7 @@ from ibex.domain.proxying.capacity import Capacity, Reservation
 from ibex.domain.proxying.provider import (
     Dialect,
     ProviderBody,
+    ProviderModel,
     ProviderRegistry,
     ProviderRequest,
     ProviderStream,
@@ -292,6 +293,16 @@ class ScriptedProvider:
     on_asked: Callable[[], None] = _nothing
     cancelled: int = 0
     handed_out: int = 0
+    listed: Sequence[ProviderModel] | Exception = (ProviderModel("gpt-4o", 1_715_367_049, "system"),)
+    asked_to_list: int = 0
+
+    async def list_models(self) -> Sequence[ProviderModel]:
+        """Give the list."""
+        self.asked_to_list += 1
+        await pause()
+        if isinstance(self.listed, Exception):
+            raise self.listed
+        return self.listed
 
     async def complete(self, request: ProviderRequest) -> ProviderBody | ProviderStream:
         """Give the answer."""

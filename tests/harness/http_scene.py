@@ -21,6 +21,8 @@ from ibex.adapters.http_server.errors import status_of
 from ibex.adapters.http_server.server_protocol import LimitedHttpProtocol
 from ibex.adapters.openai_api.chat_completions import ChatCompletions
 from ibex.adapters.openai_api.operations import OPERATION_NAMES
+from ibex.adapters.telemetry.model_lists import ModelListTelemetry
+from ibex.domain.proxying.model_list import RoutedModels
 from ibex.domain.proxying.provider import Dialect, ProviderBody, ProviderRegistry
 from ibex.domain.record.recorder import ExchangeObserver, Recorder
 
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from ibex.adapters.http_server.openapi import DocumentedOperation
     from ibex.adapters.http_server.readiness import ReadinessCheck
     from ibex.domain.errors import ErrorCode
-    from ibex.domain.proxying.provider import ProviderStream
+    from ibex.domain.proxying.provider import ProviderModel, ProviderStream
     from ibex.domain.record.in_flight import InFlightExchange
 
 CHAT = "/v1/chat/completions"
@@ -150,6 +152,10 @@ class HeldProvider:
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     let_go: asyncio.Event = field(default_factory=asyncio.Event)
 
+    async def list_models(self) -> Sequence[ProviderModel]:
+        """Not asked in this scene."""
+        raise NotImplementedError
+
     async def complete(self, request: object) -> ProviderBody:
         """Wait, then answer."""
         assert request is not None
@@ -207,7 +213,7 @@ class HttpScene:
             operations=self.operations,
             proxy_request=chat.use_case(),
             admission=chat.admission(),
-            providers=ProviderRegistry([chat.provider]),
+            models=RoutedModels(ProviderRegistry([chat.provider]), chat.clock, ModelListTelemetry()),
             clock=chat.clock,
             ids=chat.ids,
             render_metrics=lambda: (self.metrics, "text/plain; version=0; charset=utf-8"),

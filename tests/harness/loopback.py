@@ -60,10 +60,14 @@ POLL_S = 0.005
 
 @dataclass(slots=True)
 class ShiftedClock:
-    """The machine's clock, as if somebody had set it: ``by`` moves the wall clock alone."""
+    """The machine's clock, as if somebody had set it, or as if time had passed.
+
+    ``by`` moves the wall clock alone, and ``passed`` the monotonic clock alone.
+    """
 
     by: timedelta = timedelta()
     held_at: datetime | None = None
+    passed: timedelta = timedelta()
 
     def now(self) -> datetime:
         """Return the wall-clock time in UTC."""
@@ -71,7 +75,7 @@ class ShiftedClock:
 
     def monotonic_ns(self) -> int:
         """Return the monotonic clock's nanoseconds."""
-        return time.monotonic_ns()
+        return time.monotonic_ns() + self.passed // timedelta(microseconds=1) * 1_000
 
 
 @dataclass(slots=True)

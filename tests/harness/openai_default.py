@@ -14,6 +14,8 @@ from harness.openai_wire import (
     answer,
     completion_object,
     error,
+    model_list,
+    model_object,
     stream,
     stream_events,
     text_deltas,
@@ -24,11 +26,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 TEXT_PIECES = ("Scripted", " answer", " naïvely 🙂", ".")
+MODELS = ("gpt-4o", "gpt-4o-mini", "whisper-1", "ft:gpt-4o-mini:acme::x")
 PLAIN = {"string": "scripted", "integer": 1, "number": 1.5, "boolean": True, "null": None}
 
 
 def default_script(path: str, body: bytes) -> Script:
     """Answer a request as OpenAI's API would: by its stream, tools and response_format members."""
+    if path.endswith("/models"):
+        return model_list(*(model_object(name) for name in MODELS))
     endpoint = next((endpoint for end, endpoint in _ENDPOINTS.items() if path.endswith(end)), None)
     if endpoint is None:
         return error(404, "Unknown request URL.")

@@ -196,6 +196,16 @@ def tool_call(name: str, arguments: str) -> dict[str, Any]:
     return {"tool_calls": [call]}
 
 
+def model_object(name: str) -> dict[str, Any]:
+    """Return a model as OpenAI describes it."""
+    return {"id": name, "object": "model", "created": 1_715_367_049, "owned_by": "system"}
+
+
+def model_list(*models: Any) -> Script:
+    """Answer with a list of models."""
+    return answer(200, json.dumps({"object": "list", "data": models}).encode(), JSON_TYPE)
+
+
 def error_body(
     message: str, *, kind: str = "invalid_request_error", code: str | None = None, param: str | None = None
 ) -> bytes:

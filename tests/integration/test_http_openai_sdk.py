@@ -23,7 +23,7 @@ from ibex.domain.provider_errors import (
     ProviderUnavailableError,
     Refusal,
 )
-from ibex.domain.proxying.provider import ProviderBody
+from ibex.domain.proxying.provider import ProviderBody, ProviderModel
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionMessageParam
@@ -57,13 +57,19 @@ def sdk(url: str) -> openai.AsyncOpenAI:
 
 async def test_a_completion_and_the_models_come_through() -> None:
     """Users change the base URL and the key, nothing else."""
-    async with served(HttpScene(ANSWER).app()) as (url, _), sdk(url) as client:
+    scene = HttpScene(ANSWER)
+    scene.chat.provider.listed = [ProviderModel("gpt-4o", 1_715_367_049, "system"), ProviderModel("gpt-*")]
+    async with served(scene.app()) as (url, _), sdk(url) as client:
         completion = await client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
-        models = [model.id async for model in client.models.list()]
+        models = [model async for model in client.models.list()]
         model = await client.models.retrieve("gpt-4o")
+        with pytest.raises(openai.NotFoundError) as unknown:
+            await client.models.retrieve("gpt-5")
 
     assert completion.choices[0].message.content == "Hi"
-    assert (models, model.id) == (["gpt-*"], "gpt-4o")
+    assert models == [model]
+    assert (model.id, model.object, model.created, model.owned_by) == ("gpt-4o", "model", 1_715_367_049, "system")
+    assert unknown.value.code == "model_not_found"
 
 
 @pytest.mark.parametrize(

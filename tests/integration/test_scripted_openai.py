@@ -73,8 +73,16 @@ def test_a_request_that_is_no_request_is_refused() -> None:
         with pytest.raises(openai.BadRequestError):
             client.chat.completions.create(model="gpt-4o", messages=[])
         with pytest.raises(openai.NotFoundError):
-            client.models.list()
-        assert [request.path for request in server.requests] == ["/v1/chat/completions", "/v1/models"]
+            client.files.list()
+        assert [request.path for request in server.requests] == ["/v1/chat/completions", "/v1/files"]
+
+
+def test_it_lists_models() -> None:
+    """With every field of OpenAI's."""
+    with ScriptedOpenAI.in_thread() as server, sdk(server.base_url) as client:
+        listed = client.models.list().data
+    assert [model.id for model in listed][:2] == ["gpt-4o", "gpt-4o-mini"]
+    assert {(model.object, model.owned_by) for model in listed} == {("model", "system")}
 
 
 def test_scripts_are_played_in_their_order_from_any_thread() -> None:

@@ -18,6 +18,7 @@ from ibex.adapters.http_server.errors import status_of
 from ibex.adapters.telemetry.caches import InstrumentedCache
 from ibex.adapters.telemetry.capacity import CapacityTelemetry
 from ibex.adapters.telemetry.deliveries import DeliveryTelemetry
+from ibex.adapters.telemetry.model_lists import ModelListTelemetry
 from ibex.adapters.telemetry.requests import RequestTelemetry
 from ibex.adapters.telemetry.sweeps import SweepTelemetry
 from ibex.domain.directives.cache import CachedDirectives, directive_policy
@@ -33,6 +34,7 @@ from ibex.domain.identity.cache import CachedAgents, CachedTokens, agent_policy,
 from ibex.domain.identity.management import ManageIdentity
 from ibex.domain.proxying.admission import Admission
 from ibex.domain.proxying.capacity import Capacity
+from ibex.domain.proxying.model_list import RoutedModels
 from ibex.domain.proxying.proxy_request import ProxyRequest
 from ibex.domain.proxying.refused_requests import RefusedRequests
 from ibex.domain.record.delivery import CheckpointDelivery, DeliverExchanges, TraceDelivery
@@ -242,12 +244,15 @@ class Application(containers.DeclarativeContainer):
     operations = providers.Object(OPERATIONS)
     limits = providers.Singleton(_limits, settings)
     capacity = providers.Singleton(_capacity, settings, adapters.registry)
+    models = providers.Singleton(
+        RoutedModels, adapters.provider_registry, adapters.clock, providers.Singleton(ModelListTelemetry)
+    )
     app = providers.Singleton(
         create_app,
         operations=operations,
         proxy_request=proxy_request,
         admission=admission,
-        providers=adapters.provider_registry,
+        models=models,
         clock=adapters.clock,
         ids=adapters.ids,
         render_metrics=adapters.metrics.provided.render,

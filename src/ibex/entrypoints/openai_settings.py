@@ -91,7 +91,9 @@ class OpenAISettings:
             "IBEX_OPENAI_MODELS",
             globs,
             "model names or globs, separated by commas",
-            "The models that are sent to OPENAI_BASE_URL.",
+            "The models that are sent to OPENAI_BASE_URL. GET /v1/models lists those of them that the provider has. No "
+            "default matches fine-tuned models, because organizations share the key; `ft:gpt-*:acme:*` adds those of "
+            "one of OpenAI's organizations.",
         ),
     )
     openai_request_timeout_s: float = setting(

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from ibex.domain.ids import IdSource
     from ibex.domain.proxying.admission import Admission
     from ibex.domain.proxying.capacity import Capacity
+    from ibex.domain.proxying.model_list import RoutedModels
     from ibex.domain.proxying.operation import Operation
-    from ibex.domain.proxying.provider import ProviderRegistry
     from ibex.domain.proxying.proxy_request import ProxyRequest
 
 DEFAULT_LIMITS: Final = Limits()
@@ -57,7 +57,7 @@ def create_app(  # noqa: PLR0913 - one argument a part: the object graph ends he
     operations: Sequence[DocumentedOperation],
     proxy_request: ProxyRequest,
     admission: Admission,
-    providers: ProviderRegistry,
+    models: RoutedModels,
     clock: Clock,
     ids: IdSource,
     render_metrics: Callable[[], tuple[bytes, str]],
@@ -84,7 +84,7 @@ def create_app(  # noqa: PLR0913 - one argument a part: the object graph ends he
         )
         for operation in operations
     ]
-    callers = CallerRoutes(admission, providers, clock, capacity)
+    callers = CallerRoutes(admission, models, clock, capacity)
     ops = ops_handlers(Readiness(readiness_checks, drain, clock), errors, render_metrics)
     handlers = [*[_handler(served) for served in routes], *callers.handlers(), *ops]
     methods = allowed_methods(handlers)

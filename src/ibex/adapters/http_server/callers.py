@@ -1,4 +1,4 @@
-"""Routes that need a token and reach no provider: the models that are routed, and the probe."""
+"""Routes that need a token and are no operation: the models that are routed, and the probe."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ibex.adapters.http_server.context import context_of
 from ibex.adapters.http_server.exchange_headers import exchange_headers
 from ibex.adapters.http_server.openapi import AGENT_ERRORS, CALLER_ERRORS, error_responses
 from ibex.adapters.http_server.representations import Model, ModelList, ProbeResult
-from ibex.domain.errors import ErrorCode, InternalError, NotFoundError, ProviderNotConfiguredError
+from ibex.domain.errors import ErrorCode, InternalError, ProviderNotConfiguredError
 from ibex.domain.record.in_flight import InFlightExchange
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ibex.domain.clock import Clock
     from ibex.domain.proxying.admission import Admission
     from ibex.domain.proxying.capacity import Capacity
-    from ibex.domain.proxying.provider import ProviderRegistry
+    from ibex.domain.proxying.model_list import RoutedModel, RoutedModels
 
 PROBE_PATH: Final = "/v1/internal/auth-probe"
 PROBE_PATH_OF_ORG: Final = "/v1/orgs/{org_id:str}/auth-probe"
@@ -36,12 +36,11 @@ _AGENT_HEADER: Final = HeaderParameter(
 class CallerRoutes:
     """Handlers that raise the refusals of ``Admission``. They record no exchange."""
 
-    def __init__(self, admission: Admission, providers: ProviderRegistry, clock: Clock, capacity: Capacity) -> None:
+    def __init__(self, admission: Admission, models: RoutedModels, clock: Clock, capacity: Capacity) -> None:
         self._admission = admission
         self._capacity = capacity
-        self._providers = providers
+        self._models = models
         self._clock = clock
-        self._since_unix_s = int(clock.now().timestamp())
 
     def handlers(self) -> Sequence[HTTPRouteHandler]:
         """Return the handlers."""
@@ -69,16 +68,20 @@ class CallerRoutes:
         ) -> Response[ProbeResult]:
             return await self._probe(request.scope)
 
-        @get(MODELS_PATH, summary="List the models that are routed.", responses=error_responses(*CALLER_ERRORS))
+        @get(
+            MODELS_PATH,
+            summary="List the provider's models that are routed.",
+            responses=error_responses(*CALLER_ERRORS),
+        )
         async def models(request: Request[Any, Any, Any]) -> Response[ModelList]:
             in_flight = await self._authenticated(request.scope)
-            found = [self._model(pattern, provider) for pattern, provider in self._providers.patterns]
-            return Response(ModelList(found), headers=_headers(in_flight))
+            found = await self._models.all()
+            return Response(ModelList([_described(model) for model in found]), headers=_headers(in_flight))
 
         @get(
             MODEL_PATH,
-            summary="Describe a model that is routed.",
-            responses=error_responses(*CALLER_ERRORS, ErrorCode.NOT_FOUND),
+            summary="Describe one of these models.",
+            responses=error_responses(*CALLER_ERRORS, ErrorCode.NOT_FOUND, ErrorCode.PROVIDER_NOT_CONFIGURED),
         )
         async def model(request: Request[Any, Any, Any], model_id: FromPath[str]) -> Response[Model]:
             return await self._describe(request.scope, model_id.removeprefix("/"))
@@ -100,12 +103,11 @@ class CallerRoutes:
     async def _describe(self, scope: Mapping[str, Any], name: str) -> Response[Model]:
         in_flight = await self._authenticated(scope)
         try:
-            provider = self._providers.of_model(name)
-        except ProviderNotConfiguredError:
-            unknown = NotFoundError("No provider serves this model.")
+            found = await self._models.find(name)
+        except ProviderNotConfiguredError as unknown:
             self._admission.note_refusal(in_flight, unknown)
-            raise unknown from None
-        return Response(self._model(name, provider.name), headers=_headers(in_flight))
+            raise
+        return Response(_described(found), headers=_headers(in_flight))
 
     async def _authenticated(self, scope: Mapping[str, Any]) -> InFlightExchange:
         in_flight = self._begin(scope)
@@ -121,8 +123,9 @@ class CallerRoutes:
         context.in_flight = InFlightExchange.begin(self._clock, context.request_id, context.trace_id)
         return context.in_flight
 
-    def _model(self, name: str, owner: str) -> Model:
-        return Model(name, self._since_unix_s, owner)
+
+def _described(model: RoutedModel) -> Model:
+    return Model(model.id, model.created, model.owned_by)
 
 
 def _headers(in_flight: InFlightExchange) -> dict[str, str]:

@@ -13,7 +13,7 @@ from ibex.domain.errors import ErrorCode, FieldCode  # noqa: TC001 - the same
 
 
 class Model(msgspec.Struct):
-    """A model, or a pattern of models, that a provider serves."""
+    """A model that clients can request."""
 
     id: str
     created: int
@@ -22,7 +22,7 @@ class Model(msgspec.Struct):
 
 
 class ModelList(msgspec.Struct):
-    """The models and patterns that are routed."""
+    """The provider's models that are routed; configured names if the provider cannot be asked."""
 
     data: list[Model]
     object: Literal["list"] = "list"

@@ -10,12 +10,13 @@ import re
 import struct
 from array import array
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ibex.adapters.openai.config import DEFAULT_MODELS
 from ibex.adapters.openai.echo_responses import ResponsesEcho, input_texts, text_of
-from ibex.domain.proxying.provider import Dialect, ProviderBody, StreamEvent
+from ibex.domain.proxying.provider import Dialect, ProviderBody, ProviderModel, StreamEvent, is_pattern
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -25,6 +26,16 @@ if TYPE_CHECKING:
 
 _WORDS = re.compile(r"\s*\S+|\s+$")
 _DIMENSIONS: Final = 8
+_EXAMPLES: Final = (
+    "gpt-4o",
+    "gpt-4o-mini",
+    "chatgpt-4o-latest",
+    "o3-mini",
+    "codex-mini-latest",
+    "computer-use-preview",
+    "text-embedding-3-small",
+)
+"""Names that the echo lists, so that there is something to choose from. It answers every other name as well."""
 
 
 class EchoProvider:
@@ -68,6 +79,12 @@ class EchoProvider:
         if request.is_streaming:
             return EchoStream(answer.events(), request_id, self._sleep, self._chunk_delay_s)
         return ProviderBody(_json(answer.body()), provider_request_id=request_id)
+
+    async def list_models(self) -> Sequence[ProviderModel]:
+        """Return the configured names that are no patterns, and examples of the patterns. Raises no provider error."""
+        named = [name for name in self.models if not is_pattern(name)]
+        examples = [name for name in _EXAMPLES if any(fnmatchcase(name, pattern) for pattern in self.models)]
+        return [ProviderModel(name) for name in dict.fromkeys([*named, *examples])]
 
 
 class EchoStream:

@@ -71,7 +71,7 @@ def error_from_exception(failure: Exception, attempt: AttemptInfo) -> RetryableE
 
 
 def not_a_completion(attempt: AttemptInfo) -> ProviderUnavailableError:
-    """Return the error for a response with a success status whose body is not a completion."""
+    """Return the error for a response with a success status whose body is not what was requested."""
     return ProviderUnavailableError("The provider returned a malformed response.", **_attempt_fields(attempt))
 
 

@@ -30,6 +30,7 @@ from ibex.adapters.openai.errors import (
     error_from_response,
     not_a_completion,
 )
+from ibex.adapters.openai.model_list import MAX_LIST_BYTES, parse_model_list
 from ibex.adapters.openai_api.operations import OPERATION_NAMES
 from ibex.adapters.openai_api.responses_response import ENDS
 from ibex.adapters.openai_api.server_sent_events import DONE, EventSplitter
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from ibex.adapters.openai.config import OpenAIConfig
     from ibex.domain.clock import Clock
     from ibex.domain.errors import IbexError
-    from ibex.domain.proxying.provider import ProviderRequest
+    from ibex.domain.proxying.provider import ProviderModel, ProviderRequest
 
 MAX_ERROR_BODY_BYTES: Final = 64 * 1024
 MAX_ERROR_BODY_S: Final = 5.0
@@ -132,6 +133,25 @@ class OpenAIProvider:
                     del outcome  # break the reference cycle: the error's traceback contains this frame
             await self._sleep(delay)
 
+    async def list_models(self) -> Sequence[ProviderModel]:
+        """Ask for the models; see ``Provider``. The connection is new, because an idle one may have died."""
+        now = asyncio.get_running_loop().time()
+        config = self._config
+        limits = TimeLimits(now + config.request_timeout_s, now + config.first_byte_timeout_s, config.idle_timeout_s)
+        by = min(limits.first_byte, limits.deadline)
+        try:
+            response = await self._upstream.send("GET", "models", b"", stream=False, by=by, fresh=True)
+        except FAILURES as failure:
+            raise error_from_exception(failure, AttemptInfo(1)) from None
+        attempt = AttemptInfo(1, _provider_request_id(response), _processing_ms(response))
+        body = ResponseBody(response, limits)
+        try:
+            if 200 <= response.status < 300:  # noqa: PLR2004 - RFC 9110, section 15.3
+                return await _read_models(body, attempt)
+            raise (await self._read_error(response, body, attempt, 0.0)).error
+        finally:
+            await body.aclose()
+
     def _delay(self, failure: _Failure, retries: int, remaining_s: float) -> float | None:
         if not failure.may_retry:
             return None
@@ -208,6 +228,21 @@ async def _read_completion(
         await body.discard_connection()
         return _Failure(not_a_completion(attempt))
     return ProviderBody(text, attempt.attempts, attempt.provider_request_id, attempt.processing_ms)
+
+
+async def _read_models(body: ResponseBody, attempt: AttemptInfo) -> Sequence[ProviderModel]:
+    """Read the body of a success, of any media type."""
+    if not body.is_readable:
+        raise not_a_completion(attempt)
+    try:
+        text = await body.read_all(MAX_LIST_BYTES)
+    except FAILURES as failure:
+        raise error_from_exception(failure, attempt) from None
+    try:
+        return parse_model_list(text)
+    except ValueError:
+        await body.discard_connection()
+        raise not_a_completion(attempt) from None
 
 
 async def _error_text(body: ResponseBody) -> bytes | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from ibex.domain.errors import ProviderNotConfiguredError
 from ibex.domain.value_object import value_object
@@ -121,6 +121,18 @@ class ProviderStream(Protocol):
         """Stop the provider, or drain a short rest, and release the connection. Idempotent, never raises."""
 
 
+@dataclass(frozen=True, slots=True)
+class ProviderModel:
+    """A model as its provider lists it. A field that the provider leaves out is None.
+
+    ``created`` is in Unix seconds. Nothing is validated: the provider may send any name, number or owner.
+    """
+
+    id: str
+    created: int | None = None
+    owned_by: str | None = None
+
+
 class Provider(Protocol):
     """Port: one LLM API."""
 
@@ -148,6 +160,17 @@ class Provider(Protocol):
         the upstream request.
         """
 
+    async def list_models(self) -> Sequence[ProviderModel]:
+        """Ask the provider once, without a retry, for its own models; return at most ``MAX_MODELS`` in its order.
+
+        Raises the provider errors of ``errors``, and ``OverloadedError`` if no connection is available. The caller
+        limits the time: cancellation stops the upstream request.
+        """
+
+
+MAX_MODELS: Final = 5_000
+"""The maximum of models in the list of a provider. Further ones are left out."""
+
 
 class ProviderRegistry:
     """A registry of providers by model name, built once at startup."""
@@ -162,6 +185,11 @@ class ProviderRegistry:
                     raise ValueError(f"The providers {both} both claim the model {pattern}. Remove it from one.")
                 claims[pattern] = provider
         self._claims = claims
+
+    @property
+    def providers(self) -> tuple[Provider, ...]:
+        """Every provider that claims a pattern, once, in the order of configuration."""
+        return tuple({provider.name: provider for provider in self._claims.values()}.values())
 
     @property
     def patterns(self) -> tuple[tuple[str, str], ...]:
@@ -179,7 +207,7 @@ class ProviderRegistry:
     def of_model(self, model: str) -> Provider:
         """Return the provider of a model for any operation. Raises ``ProviderNotConfiguredError`` if there is none."""
         exact = self._claims.get(model)
-        if exact is not None and not _is_pattern(model):
+        if exact is not None and not is_pattern(model):
             return exact
         for pattern, provider in self._claims.items():
             if exact is None and fnmatchcase(model, pattern):
@@ -203,5 +231,6 @@ def _offering(operation: str, provider: Provider) -> Provider:
     return provider
 
 
-def _is_pattern(model: str) -> bool:
-    return any(character in model for character in "*?[")
+def is_pattern(name: str) -> bool:
+    """Return whether a configured name is a pattern, and not the name of one model."""
+    return any(character in name for character in "*?[")

@@ -9,41 +9,57 @@ import pytest
 from harness.chat_scene import AGENT, ORG
 from harness.http_scene import HEADERS, HttpScene, RecordingRequestObserver, call
 from ibex.domain.errors import ServiceDegradedError
+from ibex.domain.provider_errors import ProviderUnavailableError
 from ibex.domain.proxying.capacity import Capacity
+from ibex.domain.proxying.provider import ProviderModel
 
 
 async def test_models_are_listed_in_openais_shape() -> None:
-    """Every claimed pattern with its provider."""
+    """The provider's own models, without those that are not routed. No agent is needed."""
     scene = HttpScene()
-    scene.chat.provider.models = ("gpt-*", "o1")
+    scene.chat.provider.listed = [ProviderModel("gpt-4o", 1_715_367_049, "system"), ProviderModel("whisper-1")]
 
     response = await scene.get("/v1/models", headers={"x-ibex-agent-id": None})
+
+    assert json.loads(response.body) == {
+        "object": "list",
+        "data": [{"id": "gpt-4o", "object": "model", "created": 1_715_367_049, "owned_by": "system"}],
+    }
+
+
+async def test_a_provider_that_cannot_be_asked() -> None:
+    """The configured names are listed, and no pattern is."""
+    scene = HttpScene()
+    scene.chat.provider.models = ("gpt-*", "o1")
+    scene.chat.provider.listed = ProviderUnavailableError()
+
+    response = await scene.get("/v1/models")
 
     created = int(scene.chat.clock.now().timestamp())
     assert json.loads(response.body) == {
         "object": "list",
-        "data": [
-            {"id": "gpt-*", "object": "model", "created": created, "owned_by": "openai"},
-            {"id": "o1", "object": "model", "created": created, "owned_by": "openai"},
-        ],
+        "data": [{"id": "o1", "object": "model", "created": created, "owned_by": "openai"}],
     }
 
 
 @pytest.mark.parametrize("name", ["gpt-4o", "gpt-4o/tuned/1"])
-async def test_a_model_that_is_routed_is_described(name: str) -> None:
+async def test_a_model_of_the_list_is_described(name: str) -> None:
     """By the name that was asked for, slashes included."""
-    response = await HttpScene().get(f"/v1/models/{name}")
+    scene = HttpScene()
+    scene.chat.provider.listed = [ProviderModel(name, 7, "acme")]
+    response = await scene.get(f"/v1/models/{name}")
 
     assert response.status == 200
-    assert json.loads(response.body)["id"] == name
+    assert json.loads(response.body) == {"id": name, "object": "model", "created": 7, "owned_by": "acme"}
 
 
-async def test_a_model_that_is_not_routed_is_not_found() -> None:
+@pytest.mark.parametrize("name", ["claude", "gpt-5", "gpt-*"])
+async def test_a_model_that_is_not_in_the_list_is_not_found(name: str) -> None:
     """The envelope says so, and it counts as a refusal of the organization's."""
     scene, observer = HttpScene(), RecordingRequestObserver()
-    response = await call(scene.app(observer), "GET", "/v1/models/claude", HEADERS)
+    response = await call(scene.app(observer), "GET", f"/v1/models/{name}", HEADERS)
 
-    assert (response.status, response.error["code"]) == (404, "NOT_FOUND")
+    assert (response.status, response.error["code"]) == (404, "model_not_found")
     (ended,) = observer.requests
     assert ended.in_flight is not None
     assert ended.in_flight.is_excess_refusal is False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from harness.chat_requests import summary_of
 from harness.chat_scene import outgoing_request
 from harness.memory.clock import ManualClock
+from ibex.adapters.openai.config import DEFAULT_MODELS
 from ibex.adapters.openai.echo import EchoProvider, EchoStream
 from ibex.adapters.openai_api.chat_response import ChatResponseReader, EventKind
 from ibex.domain.proxying.provider import ProviderBody, ProviderRequest
@@ -176,6 +178,27 @@ async def test_a_closed_stream_returns_no_more_events() -> None:
     await anext(events)
     await response.aclose()
     assert [event async for event in events] == []
+
+
+@pytest.mark.parametrize(
+    ("configured", "expected"),
+    [
+        (("gpt-4o*", "text-*"), ["gpt-4o", "gpt-4o-mini", "text-embedding-3-small"]),
+        (("mine", "gpt-4o", "gpt-*"), ["mine", "gpt-4o", "gpt-4o-mini"]),
+        (("mine-*",), []),
+    ],
+)
+async def test_it_lists_names_to_choose_from(configured: tuple[str, ...], expected: list[str]) -> None:
+    """The configured names, and examples of the configured patterns."""
+    listed = await EchoProvider(ManualClock(), configured).list_models()
+    assert [model.id for model in listed] == expected
+
+
+async def test_it_lists_an_example_of_each_default_pattern() -> None:
+    """None of them is a pattern itself."""
+    listed = [model.id for model in await EchoProvider(ManualClock()).list_models()]
+    assert all(any(fnmatchcase(name, pattern) for name in listed) for pattern in DEFAULT_MODELS)
+    assert not set(listed) & set(DEFAULT_MODELS)
 
 
 def test_it_serves_the_configured_models() -> None:

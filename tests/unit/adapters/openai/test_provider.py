@@ -32,7 +32,7 @@ from ibex.domain.provider_errors import (
     ProviderUnavailableError,
     Refusal,
 )
-from ibex.domain.proxying.provider import Dialect, ProviderBody, TraceContext
+from ibex.domain.proxying.provider import Dialect, ProviderBody, ProviderModel, TraceContext
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -110,6 +110,58 @@ async def test_only_headers_of_the_allow_list_are_sent(*, stream: bool, accept: 
     }
     assert (sent.method, str(sent.url)) == ("POST", "https://llm.example:8443/v1/chat/completions")
     assert await sent.aread() == request.body
+
+
+async def test_the_models_are_listed() -> None:
+    """They are asked for like everything else: with the key, and with the operator's headers."""
+    listed = FakeResponse(200, {}, (b'{"data":[{"id":"gpt-4o",', b'"created":7,"owned_by":"system"}]}'))
+    scene = Scene(listed, base_url="https://llm.example/v1", headers=parse_headers("OpenAI-Project: p"))
+    assert await scene.provider.list_models() == [ProviderModel("gpt-4o", 7, "system")]
+    (sent,) = scene.transport.requests
+    assert (sent.method, str(sent.url), await sent.aread()) == ("GET", "https://llm.example/v1/models", b"")
+    assert (sent.headers["authorization"], sent.headers["openai-project"]) == (f"Bearer {KEY}", "p")
+    assert "content-length" not in sent.headers
+    assert scene.transport.all_closed
+
+
+@pytest.mark.parametrize(
+    ("response", "kind"),
+    [
+        (refused(401, "canary"), ProviderUnavailableError),
+        (refused(404, "no such route"), ProviderRefusedError),
+        (refused(429), ProviderRateLimitedError),
+        (refused(503), ProviderUnavailableError),
+        (refused(302, location="https://elsewhere.example/"), ProviderUnavailableError),
+        (httpx.ConnectError("refused"), ProviderUnavailableError),
+        (httpx.ConnectTimeout("slow"), ProviderTimeoutError),
+        (httpx.PoolTimeout("busy"), OverloadedError),
+        (FakeResponse(200, {}, (b"<html>",)), ProviderUnavailableError),
+        (FakeResponse(200, {"content-encoding": "br"}, (b"x",)), ProviderUnavailableError),
+        (FakeResponse(200, {}, (b'{"data":[', httpx.ReadError("reset"))), ProviderUnavailableError),
+        (FakeResponse(200, {}, (b'{"data":[],"x":"', b"x" * (4 << 20), b'"}')), ProviderUnavailableError),
+        (FakeResponse(204), ProviderUnavailableError),
+    ],
+)
+async def test_models_that_cannot_be_listed(response: FakeResponse | Exception, kind: type[Exception]) -> None:
+    """There is one attempt. Nothing of the response but a reason for the client is in the error."""
+    scene = Scene(response)
+    with pytest.raises(kind) as raised:
+        await scene.provider.list_models()
+    assert type(raised.value) is kind
+    assert "canary" not in repr(vars(raised.value)) + str(raised.value)
+    assert (len(scene.transport.requests), scene.delays) == (1, [])
+    assert scene.transport.all_closed
+
+
+@pytest.mark.parametrize("response", [HUSH, FakeResponse(200, {}, (b'{"data":', HUSH))])
+async def test_a_caller_that_does_not_wait_for_the_models(response: FakeResponse | Hush) -> None:
+    """Cancellation ends the request to the provider."""
+    scene = Scene(response)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(SHORT_S):
+            await scene.provider.list_models()
+    assert scene.transport.cancelled == (response is HUSH)
+    assert scene.transport.all_closed
 
 
 async def test_the_operators_headers_are_sent() -> None:

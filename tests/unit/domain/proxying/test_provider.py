@@ -43,11 +43,20 @@ def test_an_exact_claim_goes_before_a_pattern() -> None:
 
 
 def test_among_patterns_the_first_one_counts() -> None:
-    """The order of configuration decides (ADR 0010)."""
+    """The order of configuration decides."""
     first, second = provider_of("first", "gpt-4*"), provider_of("second", "gpt-*")
 
     assert ProviderRegistry([first, second]).route("gpt-4o", "chat.completions") is first
     assert ProviderRegistry([second, first]).route("gpt-4o", "chat.completions") is second
+
+
+@pytest.mark.parametrize("model", ["gpt-*", "o[0-9]*", "*"])
+def test_a_pattern_is_not_a_model(model: str) -> None:
+    """A client that takes a pattern for a name gets an error from IBEX, although another pattern matches it."""
+    registry = ProviderRegistry([provider_of("openai", "gpt-*", "o[0-9]*", "*")])
+
+    with pytest.raises(ProviderNotConfiguredError):
+        registry.route(model, "chat.completions")
 
 
 def test_two_claims_on_one_model_refuse_to_start() -> None:
@@ -62,6 +71,13 @@ def test_patterns_can_be_listed() -> None:
 
     assert registry.patterns == (("gpt-*", "openai"), ("o1", "openai"), ("echo", "echo"))
     assert ProviderRegistry([]).patterns == ()
+
+
+def test_providers_can_be_listed() -> None:
+    """Each once, in the order of configuration."""
+    openai, echo = provider_of("openai", "gpt-*", "o1"), provider_of("echo", "echo")
+
+    assert ProviderRegistry([openai, echo]).providers == (openai, echo)
 
 
 def test_answers_show_no_text() -> None:

@@ -1,0 +1,32 @@
+"""An outage of the provider's list of models is logged with one line, and its end with another."""
+
+from __future__ import annotations
+
+from structlog.testing import capture_logs
+
+from ibex.adapters.telemetry.model_lists import ModelListTelemetry
+from ibex.domain.errors import OverloadedError
+from ibex.domain.provider_errors import ProviderRefusedError, ProviderUnavailableError, Refusal
+
+
+def test_an_outage_is_one_line() -> None:
+    """It has the code and the provider's status, and nothing that the provider wrote."""
+    telemetry = ModelListTelemetry()
+
+    with capture_logs() as logged:
+        telemetry.list_received("openai")
+        for _ in range(3):
+            telemetry.list_failed("openai", ProviderUnavailableError(provider_status=401))
+        telemetry.list_received("openai")
+        telemetry.list_received("openai")
+        telemetry.list_failed("openai", ProviderRefusedError(Refusal.NOT_FOUND, detail="canary"))
+        telemetry.list_failed("other", OverloadedError())
+
+    found = [(line["log_level"], line.get("error_code"), line.get("provider_status")) for line in logged]
+    assert found == [
+        ("warning", "PROVIDER_UNAVAILABLE", 401),
+        ("info", None, None),
+        ("warning", "INVALID_REQUEST", None),
+        ("warning", "OVERLOADED", None),
+    ]
+    assert "canary" not in repr(logged)
