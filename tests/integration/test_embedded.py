@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -45,6 +47,17 @@ def test_the_printed_curl_works_when_pasted(dev: IbexDev) -> None:
     command = text[start : text.index("\n\n", start)]
     done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, timeout=30, check=True)
     assert '"object":"chat.completion"' in done.stdout.replace(" ", "")
+
+
+def test_a_chat_over_the_responses_api_is_one_session(dev: IbexDev, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second prompt continues the response to the first, which the proxy knows by then."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hello\nAgain\n"))
+    done = dev.ibex("chat", "--responses")
+    assert (done.returncode, done.stdout.split()) == (0, ["Hello", "Again"]), done.stderr
+    (session,) = re.findall(r"session (\S+)", done.stderr)
+    deadline = time.monotonic() + PATIENCE_S
+    while dev.ibex("sessions", "show", session, "--json").stdout.count('"operation":"responses"') < 2:
+        assert time.monotonic() < deadline, "the second turn is not on record"
 
 
 def test_the_doctor_finds_nothing_wrong(dev: IbexDev) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
@@ -15,6 +15,7 @@ import rich_click as click
 from click.core import ParameterSource
 
 from ibex.domain.record.sessions import is_valid_handle
+from ibex.entrypoints.cli.chat_formats import Answer, ChatFormat, FailedResponseError, ResponsesFormat
 from ibex.entrypoints.cli.invocation import NoInstanceError
 from ibex.entrypoints.cli.output import DotenvOption
 from ibex.entrypoints.cli.tables import terminal_width, wrapped
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ibex.entrypoints.administration import Administration
+    from ibex.entrypoints.cli.chat_formats import WireFormat
     from ibex.entrypoints.cli.invocation import Invocation
 
 _ADDRESS: Final = ("IBEX_HOST", "IBEX_PORT", "IBEX_BASE_PATH")
@@ -46,73 +48,65 @@ _WRONG_PROXY_CODES: Final = frozenset({"INVALID_TOKEN", "NOT_FOUND"})
 
 @dataclass(slots=True)
 class Conversation:
-    """A conversation with a model: its messages, its session, and the connection to the proxy."""
+    """A conversation with a model: its turns so far, its session, and the connection to the proxy."""
 
     client: httpx.Client
-    model: str
+    wire_format: WireFormat
     headers: dict[str, str]
     stream: bool
     hint: str
-    messages: list[dict[str, str]] = field(default_factory=list)
     printed_session: str | None = None
 
     def send(self, prompt: str) -> None:
         """Send a prompt and print the response. Raises ``click.ClickException`` with the message of the proxy."""
-        for name, text in (("The prompt", prompt), ("--model", self.model)):
-            if not _is_utf8(text):
-                raise click.UsageError(f"{name} is not valid UTF-8.")
-        messages = [*self.messages, {"role": "user", "content": prompt}]
-        body: dict[str, Any] = {"model": self.model, "messages": messages, "stream": self.stream}
-        if self.stream:
-            body["stream_options"] = {"include_usage": True}
+        if not _is_utf8(prompt):
+            raise click.UsageError("The prompt is not valid UTF-8.")
+        path, body = self.wire_format.path, self.wire_format.request(prompt, stream=self.stream)
         try:
-            with self.client.stream("POST", "/v1/chat/completions", json=body, headers=self.headers) as response:
+            with self.client.stream("POST", path, json=body, headers=self.headers) as response:
                 if response.status_code != _OK:
                     response.read()
                     raise _error_of(response, self._url)
                 if _SESSION not in response.headers:
                     raise _not_ibex(response, self._url)
-                text, usage = self._show(response)
+                answer = self._show(response)
         except httpx.HTTPError as error:
             reason = f"No proxy answers at {self._url} ({type(error).__name__}). {self.hint}"
             raise click.ClickException(reason) from None
-        self.messages = [*messages, {"role": "assistant", "content": text}]
-        self._print_receipt(response, usage)
+        except FailedResponseError as failure:
+            raise click.ClickException(str(failure)) from None
+        self.wire_format.add_turn(prompt, answer)
+        self._print_receipt(response, answer)
         self.headers["X-IBEX-Session-ID"] = response.headers[_SESSION]
 
     @property
     def _url(self) -> str:
         return str(self.client.base_url).rstrip("/")
 
-    def _print_receipt(self, response: httpx.Response, usage: dict[str, Any]) -> None:
+    def _print_receipt(self, response: httpx.Response, answer: Answer) -> None:
         """Print the ids, tokens and timings of a response on standard error; the session only when it changes."""
-        receipt = _receipt(response, usage)
+        if answer.cut_off is not None:
+            click.secho(f"The response is incomplete: {sanitize_line(answer.cut_off)}.", fg="yellow", err=True)
+        receipt = _receipt(response, answer)
         if self.printed_session != (session := response.headers[_SESSION]):
             receipt = {"session": f"session {session}", **receipt}
             self.printed_session = session
         for line in wrapped(receipt, terminal_width()):
             click.secho(sanitize_line(line), dim=True, err=True)
 
-    def _show(self, response: httpx.Response) -> tuple[str, dict[str, Any]]:
+    def _show(self, response: httpx.Response) -> Answer:
         if not self.stream:
             response.read()
-            answer = response.json()
-            text = answer["choices"][0]["message"].get("content") or ""
-            click.echo(sanitize(text))
-            return text, answer.get("usage") or {}
-        parts: list[str] = []
-        usage: dict[str, Any] = {}
+            answer = self.wire_format.read_body(response.json())
+            click.echo(sanitize(answer.text))
+            return answer
+        answer = Answer()
         for event in _events(response):
-            if "error" in event:
-                raise click.ClickException(event["error"].get("message", "The stream failed."))
-            usage = event.get("usage") or usage
-            for choice in event["choices"]:
-                part = choice["delta"].get("content") or ""
-                parts.append(part)
-                sys.stdout.write(sanitize(part))  # works on single characters, so each part can be sanitized by itself
-                sys.stdout.flush()
+            text = self.wire_format.read_event(event, answer)
+            sys.stdout.write(sanitize(text))  # works on single characters, so each part can be sanitized by itself
+            sys.stdout.flush()
         click.echo()
-        return "".join(parts), usage
+        return answer
 
 
 @click.command()
@@ -123,6 +117,12 @@ class Conversation:
     help="The id of the agent, or its name if this command can reach the database. Default: the agent of the token.",
 )
 @click.option("--session", help="Record the turns under this session. Earlier turns are not sent again.")
+@click.option(
+    "--responses",
+    is_flag=True,
+    help="Use the Responses API (/v1/responses) instead of chat completions. The provider stores the responses, and "
+    "each prompt continues the one before it.",
+)
 @click.option("--no-stream", is_flag=True, help="Wait for the whole response instead of streaming it.")
 @click.option("--org", cls=DotenvOption, envvar="IBEX_ORG", help="Id or name of the organization of the agent.")
 @click.option(
@@ -149,6 +149,7 @@ def chat(  # noqa: PLR0913 - one argument for each option
     url: str | None,
     token: str | None,
     *,
+    responses: bool,
     no_stream: bool,
 ) -> None:
     """Send a prompt through the proxy. Without a prompt, start a conversation."""
@@ -168,6 +169,8 @@ def chat(  # noqa: PLR0913 - one argument for each option
         )
     if session and not is_valid_handle(session):
         raise click.UsageError("--session must be 1 to 128 characters of A-Z a-z 0-9 . _ : -")
+    if not _is_utf8(model):
+        raise click.UsageError("--model is not valid UTF-8.")
     headers = {"Authorization": f"Bearer {secret}"}
     if agent:
         headers["X-IBEX-Agent-ID"] = _agent_id(invocation, agent, org)
@@ -179,7 +182,8 @@ def chat(  # noqa: PLR0913 - one argument for each option
         hint = f"{invocation.no_instance()} For a proxy elsewhere, set --url or IBEX_URL."
     base = _base_url(address)
     with httpx.Client(base_url=base, timeout=_TIMEOUT_S, transport=invocation.transport, trust_env=False) as client:
-        conversation = Conversation(client, model, headers, not no_stream, hint)
+        wire_format = ResponsesFormat(model) if responses else ChatFormat(model)
+        conversation = Conversation(client, wire_format, headers, not no_stream, hint)
         if prompt is not None:
             conversation.send(prompt)
             return
@@ -297,15 +301,15 @@ def _not_ibex(response: httpx.Response, url: str) -> click.ClickException:
     return click.ClickException(f"{reason} Check --url, IBEX_URL, IBEX_HOST and IBEX_PORT.")
 
 
-def _receipt(response: httpx.Response, usage: dict[str, Any]) -> dict[str, str]:
+def _receipt(response: httpx.Response, answer: Answer) -> dict[str, str]:
     """Return the parts of the receipt by name. Headers that an intermediary removed are omitted."""
     receipt = {
         name: f"{name} {response.headers[header]}"
         for name, header in (("request", "x-request-id"), ("directive", "x-ibex-directive"))
         if header in response.headers
     }
-    if usage:
-        receipt["tokens"] = f"tokens {usage.get('prompt_tokens')}→{usage.get('completion_tokens')}"
+    if answer.input_tokens is not None or answer.output_tokens is not None:
+        receipt["tokens"] = f"tokens {answer.input_tokens}→{answer.output_tokens}"
     if "server-timing" in response.headers:
         receipt["timing"] = f"{response.headers['server-timing'].replace(';dur=', ' ')} ms"
     return receipt

@@ -104,6 +104,103 @@ def test_a_conversation_is_one_session(ibex: CliScene, proxy: Proxy, monkeypatch
     assert [request.headers.get("x-ibex-session-id") for request in proxy.asked] == [None, "s-1"]
 
 
+RESPONSE = {
+    "id": "resp_1",
+    "status": "completed",
+    "output": [{"type": "reasoning"}, {"type": "message", "content": [{"type": "output_text", "text": "Hello"}]}],
+    "usage": {"input_tokens": 9, "output_tokens": 2},
+}
+
+
+def delta(text: str) -> dict[str, Any]:
+    """Return an event of the Responses API with a piece of text."""
+    return {"type": "response.output_text.delta", "delta": text}
+
+
+def responses_stream(*, last: dict[str, Any]) -> Callable[[], httpx.Response]:
+    """Return a stream of the Responses API that ends with this event."""
+    return streamed({"type": "response.created", "response": {"id": "resp_1"}}, delta("Hel"), delta("lo"), last)
+
+
+COMPLETED = responses_stream(last={"type": "response.completed", "response": RESPONSE})
+
+
+@pytest.mark.parametrize(
+    ("answer", "options"),
+    [(COMPLETED, []), (lambda: httpx.Response(200, headers=HEADERS, json=RESPONSE), ["--no-stream"])],
+)
+def test_the_responses_api_shows_the_same(
+    ibex: CliScene, proxy: Proxy, answer: Callable[[], httpx.Response], options: list[str]
+) -> None:
+    """Text, session, directive, tokens and timings, from a stream and from a whole response."""
+    proxy.answers = [answer]
+
+    done = ibex.run("chat", "Hi", "--responses", "--token", SECRET, *options)
+
+    assert (done.code, done.out) == (0, "Hello\n")
+    for told in ("session s-1", "request r-2", "directive 2@abcdef01", "tokens 9→2", "auth 0.100"):
+        assert told in done.err
+    assert proxy.asked[0].url.path == "/v1/responses"
+    assert proxy.bodies == [{"model": "gpt-4o-mini", "input": "Hi", "stream": not options}]
+
+
+def test_a_conversation_over_the_responses_api_names_the_previous_response(
+    ibex: CliScene, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No message is sent twice, and the turns are in one session."""
+    proxy.answers = [COMPLETED, COMPLETED]
+    monkeypatch.setattr("sys.stdin", io.StringIO("one\ntwo\n"))
+
+    assert ibex.run("chat", "--responses", "--token", SECRET).code == 0
+
+    assert [(body["input"], body.get("previous_response_id")) for body in proxy.bodies] == [
+        ("one", None),
+        ("two", "resp_1"),
+    ]
+    assert [request.headers.get("x-ibex-session-id") for request in proxy.asked] == [None, "s-1"]
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        {"type": "response.failed", "response": {"status": "failed", "error": {"message": "The provider is gone."}}},
+        {"type": "error", "code": "PROVIDER_UNAVAILABLE", "message": "The provider is gone."},
+        {"type": "error", "error": {"message": "The provider is gone."}},
+    ],
+)
+def test_a_failure_in_a_stream_of_the_responses_api(ibex: CliScene, proxy: Proxy, failure: dict[str, Any]) -> None:
+    """The text that came is shown, and the exit code says that it is not all."""
+    proxy.answers = [responses_stream(last=failure)]
+
+    done = ibex.run("chat", "Hi", "--responses", "--token", SECRET)
+
+    assert (done.code, done.out) == (1, "Hello")
+    assert "The provider is gone." in done.err
+
+
+def test_an_incomplete_response_says_why(ibex: CliScene, proxy: Proxy) -> None:
+    """On standard error, without the control characters that the provider may have put there; it is no failure."""
+    end = {**RESPONSE, "status": "incomplete", "incomplete_details": {"reason": "max_output_tokens\x1b[2J"}}
+    proxy.answers = [responses_stream(last={"type": "response.incomplete", "response": end})]
+
+    done = ibex.run("chat", "Hi", "--responses", "--token", SECRET)
+
+    assert (done.code, done.out) == (0, "Hello\n")
+    assert "The response is incomplete: max_output_tokens" in done.err
+    assert "\x1b[2J" not in done.err
+
+
+def test_a_prompt_that_failed_is_not_continued(ibex: CliScene, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next prompt continues the last response that was complete."""
+    failure = {"type": "error", "message": "The provider is gone."}
+    proxy.answers = [COMPLETED, responses_stream(last=failure), COMPLETED]
+    monkeypatch.setattr("sys.stdin", Keyboard("one\ntwo\nthree\n"))
+
+    ibex.run("chat", "--responses", "--token", SECRET)
+
+    assert [body.get("previous_response_id") for body in proxy.bodies] == [None, "resp_1", "resp_1"]
+
+
 def test_a_conversation_tells_its_session_once(ibex: CliScene, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     """The request is another one with each prompt."""
     proxy.answers = [HELLO, HELLO]
