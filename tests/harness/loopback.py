@@ -114,6 +114,8 @@ class Loopback:
         self.provider = provider
         self._limits = limits
         self.address = ""
+        self.colleague = ""
+        """The id of another agent of the organization, which has no directive; ``admin_token`` may name it."""
         self.clock = ShiftedClock()
         own = {
             "OPENAI_API_KEY": KEY,
@@ -192,6 +194,8 @@ class Loopback:
             management = Management(adapters=self._adapters)
             names = InstallationNames("acme", "a@acme.example", "one", DIRECTIVE)
             self._made = await bootstrap(management.identity(), management.directives(), names)
+            colleague = await management.identity().create_agent(self._made.organization.id, "two")
+            self.colleague = str(colleague.id)
             names = InstallationNames("neighbour", "n@neighbour.example", "one", DIRECTIVE)
             self._neighbour = await bootstrap(management.identity(), management.directives(), names)
             async with served(app, replace(connection_limits(self._settings), slow_s=self._slow_s)) as (
@@ -249,10 +253,17 @@ class Loopback:
 
     # What a client does
 
-    def head(self, *more: str, path: str = CHAT, request_id: UUID | None = None, token: str | None = None) -> bytes:
+    def head(
+        self,
+        *more: str,
+        path: str = CHAT,
+        request_id: UUID | None = None,
+        token: str | None = None,
+        method: str = "POST",
+    ) -> bytes:
         """Return the head of a chat request with more header lines; ``token`` replaces the agent's own."""
         lines = [
-            f"POST {path} HTTP/1.1",
+            f"{method} {path} HTTP/1.1",
             "host: ibex.test",
             f"authorization: Bearer {token or self.token}",
             "content-type: application/json",
@@ -324,9 +335,17 @@ class Loopback:
             assert time.monotonic() < deadline, "it did not happen"
             time.sleep(POLL_S)
 
+    def let_record_fail(self, *, is_unreadable: bool = True) -> None:
+        """Let lookups of responses on record fail, or succeed again."""
+        self._adapters.sessions().is_unreadable = is_unreadable
+
+    def metrics(self) -> str:
+        """Return what Prometheus gets."""
+        return str(self._adapters.metrics().render()[0].decode())
+
     def metric(self, name: str, **labels: str) -> float:
         """Return what the proxy counts under a name, with these labels; 0 where nothing was counted yet."""
-        lines = self._adapters.metrics().render()[0].decode().splitlines()
+        lines = self.metrics().splitlines()
         wanted = [f'{label}="{value}"' for label, value in labels.items()]
         return sum(
             float(line.rpartition(" ")[2])

@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
+from ibex.domain.errors import ServiceDegradedError
 from ibex.domain.record.history import SessionRecord, TurnRecord
 from ibex.domain.record.received_responses import ReceivedResponse
 from ibex.domain.record.sessions import SessionStatus, Turn
@@ -24,10 +25,12 @@ LEFT_ALONE: Final = timedelta(minutes=1)
 class InMemorySessions:
     """A ``SessionStore``, ``SessionHistory``, ``IdleSessions`` and ``ResponseRecord`` of this process; gone with it.
 
-    A checkpoint whose request id another one of the organization has is stored under its own id instead.
+    A checkpoint whose request id another one of the organization has is stored under its own id instead. While
+    ``is_unreadable``, no response is found.
     """
 
     def __init__(self, clock: Clock) -> None:
+        self.is_unreadable = False
         self._clock = clock
         self._sessions: dict[tuple[UUID, UUID], SessionRecord] = {}
         self._turns: dict[tuple[UUID, UUID], list[TurnRecord]] = {}
@@ -59,6 +62,8 @@ class InMemorySessions:
 
     async def received(self, org_id: UUID, response_id: str) -> ReceivedResponse | None:
         """Return the response that an agent of the organization received; see ``ResponseRecord``."""
+        if self.is_unreadable:
+            raise ServiceDegradedError
         return self._received.get((org_id, response_id))
 
     async def abandon(self, idle_since: datetime, limit: int) -> int | None:
