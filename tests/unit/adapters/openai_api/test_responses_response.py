@@ -118,6 +118,43 @@ def test_the_clients_instructions_are_restored(cuts: list[int], max_event_bytes:
     assert reader.has_ended
 
 
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ('"instructions":"D"', '"instructions":O'),
+        ('"instructions" :\n"D"', '"instructions" :\nO'),
+        ('"instructions":"D","metadata":{"x":"D"}', '"instructions":O,"metadata":{"x":"D"}'),
+        ('"metadata":{"x":"D"},"instructions":"D"', '"metadata":{"x":"D"},"instructions":O'),
+        ('"tools":[{"instructions":"D"}],"instructions":"D"', '"tools":[{"instructions":"D"}],"instructions":O'),
+        (
+            '"tools":[{"instructions":"other"}],"instructions":"D"',
+            '"tools":[{"instructions":"other"}],"instructions":O',
+        ),
+        ('"instructions":"D","instructions":"D2"', '"instructions":O,"instructions":O'),
+        ('"\\u0069nstructions":"D"', '"\\u0069nstructions":O'),
+        ('"\\u0069nstructions":"D","x":{"instructions":"D"}', '"\\u0069nstructions":O,"x":{"instructions":"D"}'),
+        ('"instructions":["D",""]', '"instructions":O'),
+        ('"instructions":[\n"D"]', '"instructions":O'),
+        ('"instructions":""', '"instructions":O'),
+        ('"instructions":"D","x":"\\"D\\""', '"instructions":O,"x":"\\"D\\""'),
+    ],
+)
+def test_only_the_instructions_of_the_response_are_replaced(written: str, expected: str) -> None:
+    """Whatever else has the same name or value, in a body and in an event, on one line or on several."""
+    written, expected = (text.replace("O", OWN.decode()) for text in (written, expected))
+    body, restored_body = (f'{{"id":"resp_1","status":"completed",{text}}}' for text in (written, expected))
+    event, restored_event = (_event_of(f'{{"type":"e","response":{text}}}') for text in (body, restored_body))
+
+    assert restoring().read_body(body.encode()).decode() == restored_body
+    assert forwarded(restoring(), [event]) == restored_event
+
+
+def _event_of(data: str) -> bytes:
+    """Return an event with a data line for each line of the data."""
+    lines = "".join(f"data: {line}\n" for line in data.split("\n"))
+    return f"event: e\n{lines}\n".encode()
+
+
 def test_memory_is_bounded() -> None:
     """The last event, of 100 MB, passes in pieces. The reader keeps none of them."""
     reader = restoring()
