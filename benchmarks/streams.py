@@ -1,7 +1,8 @@
 """`make bench-streams`: what streaming through IBEX adds, what it holds in memory, and how soon it lets go upstream.
 
 A production stack on loopback. Each event of the provider holds the monotonic time of its writing, so what it took on
-its way is known of every single one; the same asked of the provider directly shows what of it is the machine's.
+its way is known of every single one; the same asked of the provider directly shows what of it is the machine's. Streams
+of the Responses API are measured beside those of chat completions.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from urllib.parse import urlsplit
 
 import uvloop
 
-from harness.request_load import chat_request
+from harness.request_load import chat_request, responses_request
 from harness.servers import fast_provider
 from harness.stack import production_stack
 from harness.stream_load import run_streams
@@ -50,14 +51,20 @@ def _measure_delays(counts: Sequence[int], seconds: float, workers: int) -> None
         fast_provider(*pace, "--first-s", "0.25", "--give-or-take-s", "0.1") as upstream,
         production_stack(upstream, workers) as stack,
     ):
-        request = _request(stack, "gpt-stream")
-        run_streams(stack.address, request, 20)
+        bearer = {"authorization": f"Bearer {stack.token}"}
+        requests = {
+            "chat completions": _request(stack, "gpt-stream"),
+            "responses": responses_request(stack.address, "gpt-stream", bearer, stream=True),
+        }
+        for request in requests.values():
+            run_streams(stack.address, request, 20)
         for count in counts:
-            direct = run_streams(upstream, request, count)
-            through = run_streams(stack.address, request, count)
-            _say(f"{count} streams, {events} events at {EVENTS_A_SECOND}/s, {workers} workers: {through.whole} whole")
-            for name, delays in (("the provider alone", direct), ("through IBEX", through)):
-                _say(f"  {name}: first event {_told(delays.first)}; others {_told(delays.later)}")
+            for name, request in requests.items():
+                direct, through = (run_streams(url, request, count) for url in (upstream, stack.address))
+                _say(f"{name}: {count} streams, {events} events at {EVENTS_A_SECOND}/s, {workers} workers")
+                for server, delays in (("the provider alone", direct), ("through IBEX", through)):
+                    told = f"first event {_told(delays.first)}; others {_told(delays.later)}; {delays.whole} whole"
+                    _say(f"  {server}: {told}")
             _say(f"  memory of the workers: {_memory(stack)}")
 
 

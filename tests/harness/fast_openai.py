@@ -8,6 +8,8 @@ Times are of the monotonic clock, which processes of one machine share: an event
 and a paced answer how long it was held back. ``GET /lost`` tells of every request whose connection was closed before
 its answer was complete, by the text of its last message; ``GET /received`` how many came, but for instant ones, by
 their first message. Both tell of one process: who wants all of it starts no more than one.
+
+A stream is one of the Responses API if its path is; that API's input counts as a message.
 """
 
 from __future__ import annotations
@@ -23,10 +25,11 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import uvloop
 
+from harness.openai_responses import message_item, response_events, response_object
 from harness.openai_wire import DONE, USAGE, chunked
 
 if TYPE_CHECKING:
@@ -52,12 +55,16 @@ _COMPLETION = {
 }
 _BODY = json.dumps(_COMPLETION, separators=(",", ":"))
 _CHUNK = (
-    '{"id":"chatcmpl-fast","object":"chat.completion.chunk","created":1767323045,"model":"gpt-4o-2024-08-06",'
-    '"choices":[{"index":0,"delta":{"content":"%d "},"finish_reason":null}],"usage":null}'
+    b'data: {"id":"chatcmpl-fast","object":"chat.completion.chunk","created":1767323045,"model":"gpt-4o-2024-08-06",'
+    b'"choices":[{"index":0,"delta":{"content":"%d "},"finish_reason":null}],"usage":null}%b\n\n'
 )
 _LAST = (
-    '{"id":"chatcmpl-fast","object":"chat.completion.chunk","created":1767323045,"model":"gpt-4o-2024-08-06",'
-    '"choices":[{"index":0,"delta":{},"finish_reason":"stop"}],"usage":null}'
+    b'data: {"id":"chatcmpl-fast","object":"chat.completion.chunk","created":1767323045,"model":"gpt-4o-2024-08-06",'
+    b'"choices":[{"index":0,"delta":{},"finish_reason":"stop"}],"usage":null}\n\n'
+)
+_DELTA = (
+    b'event: response.output_text.delta\ndata: {"type":"response.output_text.delta","sequence_number":2,"item_id":'
+    b'"msg_fast","output_index":0,"content_index":0,"delta":"%d ","logprobs":[],"obfuscation":"aBcDeFg"}%b\n\n'
 )
 _STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\nx-request-id: req_fast\r\n"
@@ -72,7 +79,29 @@ def _answer(note: str) -> bytes:
 
 
 _INSTANT = _answer("fp_fast")
-_END_OF_STREAM = chunked(b"data: " + _LAST.encode() + b"\n\n") + chunked(DONE) + chunked(b"")
+_END_OF_STREAM = chunked(_LAST) + chunked(DONE) + chunked(b"")
+
+
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    """The bytes of a stream: before its events, an event with its time and padding, after its events."""
+
+    begin: bytes = _STREAM_HEAD
+    event: bytes = _CHUNK
+    end: bytes = _END_OF_STREAM
+
+
+_CHAT = _Stream()
+
+
+def _responses_stream(request: dict[str, Any]) -> _Stream:
+    """Return a stream of the Responses API, which repeats the request's instructions as OpenAI's do.
+
+    It ends with ``[DONE]``, as those of some compatible servers.
+    """
+    response = response_object(request, [message_item("A short answer.")])
+    created, *_, completed = response_events(response, ())
+    return _Stream(_STREAM_HEAD + chunked(created), _DELTA, chunked(completed) + chunked(DONE) + chunked(b""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +144,7 @@ class _Connection(asyncio.Protocol):
         self._parts: list[bytes] = []
         self._missing = 0
         self._pending = ""
+        self._stream = _CHAT
         self._timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._loop = asyncio.get_running_loop()
@@ -166,14 +196,17 @@ class _Connection(asyncio.Protocol):
             told = self._server.received if b"/received " in head[:64] else self._server.lost
             self._write_json(json.dumps(told))
         else:
-            messages = json.loads(body)["messages"]
+            request = json.loads(body)
+            is_of_responses = b"/responses " in head[:64]
+            self._stream = _responses_stream(request) if is_of_responses else _CHAT
+            messages = [{"role": "user", "content": request["input"]}] if is_of_responses else request["messages"]
             self._server.received[f"{messages[0]['role']}: {messages[0]['content']}"[:_TOLD_CHARACTERS]] += 1
             self._pending = messages[-1]["content"]
             self._slowly(body)
 
     def _slowly(self, body: bytes) -> None:
         if b"gpt-begins" in body:
-            self._transport.write(_STREAM_HEAD)
+            self._transport.write(self._stream.begin)
             self._event(1, self._loop.time(), last=0)
         elif b"gpt-paced" in body:
             began = time.monotonic_ns()
@@ -187,20 +220,19 @@ class _Connection(asyncio.Protocol):
         self._transport.write(_answer(f"took {time.monotonic_ns() - began_ns} ns"))
 
     def _first_event(self, due: float) -> None:
-        self._transport.write(_STREAM_HEAD)
+        self._transport.write(self._stream.begin)
         self._event(1, due, last=self._server.pace.events)
 
     def _event(self, number: int, due: float, last: int) -> None:
         if not self._paused:  # a model would wait; here it is enough that nothing heaps up
             padding = b" " * self._server.pace.padding
-            event = b"data: " + (_CHUNK % time.monotonic_ns()).encode() + padding + b"\n\n"
-            self._transport.write(chunked(event))
+            self._transport.write(chunked(self._stream.event % (time.monotonic_ns(), padding)))
         if number < last:
             due += 1 / self._server.pace.events_a_second
             self._timer = self._loop.call_at(due, self._event, number + 1, due, last)
         elif last:
             self._pending = ""
-            self._transport.write(_END_OF_STREAM)
+            self._transport.write(self._stream.end)
 
     def _write_json(self, text: str) -> None:
         body = text.encode()

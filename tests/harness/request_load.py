@@ -70,9 +70,19 @@ def chat_request(
     Its JSON is written without spaces, as OpenAI's SDKs write it.
     """
     asked = {"model": model, "stream": stream, "messages": [{"role": "user", "content": content}], "temperature": 0.2}
+    return _post(base_url, "chat/completions", headers, asked)
+
+
+def responses_request(base_url: str, model: str, headers: Mapping[str, str], *, stream: bool = False) -> bytes:
+    """Return a request of the Responses API; see ``chat_request``."""
+    asked = {"model": model, "stream": stream, "input": "hi", "instructions": "Answer in English.", "temperature": 0.2}
+    return _post(base_url, "responses", headers, asked)
+
+
+def _post(base_url: str, path: str, headers: Mapping[str, str], asked: Mapping[str, object]) -> bytes:
     body = json.dumps(asked, separators=(",", ":")).encode()
     parts = urlsplit(base_url)
-    lines = [f"POST {parts.path or '/v1'}/chat/completions HTTP/1.1", f"host: {parts.netloc}"]
+    lines = [f"POST {parts.path or '/v1'}/{path} HTTP/1.1", f"host: {parts.netloc}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     lines += ["content-type: application/json", f"content-length: {len(body)}", "", ""]
     return "\r\n".join(lines).encode() + body

@@ -17,7 +17,7 @@ import uvloop
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_WRITTEN_AT: Final = re.compile(rb'"content": ?"(\d+) "')
+_WRITTEN_AT: Final = re.compile(rb'"(?:content|delta)": ?"(\d+) "')
 _AT_ONCE: Final = 10
 
 

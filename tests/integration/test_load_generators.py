@@ -12,7 +12,7 @@ import pytest
 
 from harness.cpu_time import machine_used_s, memory_mb, metered, tree
 from harness.nginx import nginx, nginx_program
-from harness.request_load import as_fast_as_answered, at_a_rate, chat_request
+from harness.request_load import as_fast_as_answered, at_a_rate, chat_request, responses_request
 from harness.servers import fast_provider, fast_provider_process, free_port
 from harness.stream_load import run_streams
 
@@ -113,10 +113,12 @@ def test_large_requests_are_answered_however_they_are_cut() -> None:
     assert [answer.status for answer in load.answers] == [200] * 4
 
 
-def test_each_event_of_each_stream_is_timed_once() -> None:
+@pytest.mark.parametrize("make", [chat_request, responses_request])
+def test_each_event_of_each_stream_is_timed_once(make: Callable[..., bytes]) -> None:
     """Of three streams of five events, three are first events and twelve are not; all streams are whole."""
     with fast_provider("--first-s", "0", "--give-or-take-s", "0", "--events", "5") as url:
-        delays = run_streams(url, _request(url, "gpt-stream", stream=True), 3)
+        request = make(url, "gpt-stream", {"authorization": "Bearer x"}, stream=True)
+        delays = run_streams(url, request, 3)
     assert (delays.streams, delays.whole, len(delays.first), len(delays.later)) == (3, 3, 3, 12)
     assert min(delays.first + delays.later) > 0
 
