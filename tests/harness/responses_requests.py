@@ -36,3 +36,16 @@ def forwarded(reader: ResponsesReader, chunks: Iterable[bytes], max_event_bytes:
     splitter = EventSplitter(max_event_bytes)
     events = [event for chunk in chunks for event in splitter.feed(chunk)]
     return b"".join([reader.read_event(event) for event in [*events, *splitter.finish()]])
+
+
+def held_bytes(held: object, seen: set[int] | None = None) -> int:
+    """Return the number of characters and bytes that an object refers to."""
+    seen = set() if seen is None else seen
+    if id(held) in seen:
+        return 0
+    seen.add(id(held))
+    if isinstance(held, (bytes, bytearray, str)):
+        return len(held)
+    if isinstance(held, dict):
+        return sum(held_bytes(value, seen) for value in held.values())
+    return sum(held_bytes(value, seen) for value in getattr(held, "__dict__", {}).values())

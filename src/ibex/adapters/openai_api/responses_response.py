@@ -95,7 +95,7 @@ class ResponsesReader:
         self._texts = TextHashes[tuple[int, int]]()
         self._id: str | None = None
         self._model: str | None = None
-        self._created_at: Any = None
+        self._created_at: float = 0
         self._usage = Usage()
         self._finish_reason: str | None = None
         self._last_number = -1
@@ -212,7 +212,7 @@ class ResponsesReader:
             self._model = stored_name(response.model)
         if isinstance(response.usage, dict):
             self._usage = usage_of(response.usage)
-        if response.created_at is not None:
+        if isinstance(response.created_at, int | float):
             self._created_at = response.created_at
         if isinstance(response.status, str):
             details = response.incomplete_details
@@ -243,7 +243,7 @@ class ResponsesReader:
         response: dict[str, Any] = {
             "id": self._id or "",
             "object": "response",
-            "created_at": self._created_at or 0,
+            "created_at": self._created_at,
             "status": "failed",
             "error": {"code": "server_error", "message": message},  # the API defines no code for a proxy
             "incomplete_details": None,

@@ -19,7 +19,7 @@ from harness.openai_responses import (
     response_object,
     typed_event,
 )
-from harness.responses_requests import forwarded
+from harness.responses_requests import forwarded, held_bytes
 from ibex.adapters.openai_api.responses_response import ResponsesReader
 from ibex.domain.proxying.operation import MalformedResponseError
 from ibex.domain.proxying.provider import StreamEvent
@@ -58,19 +58,6 @@ def pieces_of(stream: bytes, cuts: list[int]) -> list[bytes]:
     """Cut a stream at any positions."""
     edges = [0, *sorted(cut % (len(stream) + 1) for cut in cuts), len(stream)]
     return [stream[start:end] for start, end in itertools.pairwise(edges)]
-
-
-def held_bytes(held: object, seen: set[int] | None = None) -> int:
-    """Return the number of characters and bytes that an object refers to."""
-    seen = set() if seen is None else seen
-    if id(held) in seen:
-        return 0
-    seen.add(id(held))
-    if isinstance(held, (bytes, bytearray, str)):
-        return len(held)
-    if isinstance(held, dict):
-        return sum(held_bytes(value, seen) for value in held.values())
-    return sum(held_bytes(value, seen) for value in getattr(held, "__dict__", {}).values())
 
 
 def test_the_summary_of_a_buffered_response() -> None:
