@@ -1,4 +1,4 @@
-"""The Responses API through the whole proxy: whose a stored response is, what a client may see, and broken streams.
+"""Faults of the Responses API: stored responses of others, interrupted streams, directives that a client must not see.
 
 The provider keeps responses under one key for all organizations, so a request that it answers for the wrong caller
 would leak another one's conversation (docs/adr/0050-responses.md).
@@ -102,7 +102,7 @@ def _events_of(seen: Seen) -> list[dict[str, Any]]:
     ("method", "path"), [("GET", ""), ("DELETE", ""), ("POST", "/cancel"), ("GET", "/input_items")]
 )
 def test_the_response_of_another_organization(proxy: Loopback, method: str, path: str) -> None:
-    """It does not exist, as one that nobody received; the provider, which would return it, is not asked."""
+    """The answer is the same as for a response that nobody received. The provider, which knows both, is not asked."""
     known = _received(proxy)
 
     for response_id in (known, "resp_of_nobody"):
@@ -115,7 +115,7 @@ def test_the_response_of_another_organization(proxy: Loopback, method: str, path
 
 
 def test_another_organization_cannot_continue_a_response(proxy: Loopback) -> None:
-    """The same answer as for a response that does not exist; on record, the refusal has no turn."""
+    """The answer is the same as for a response that does not exist. The record has a trace and no turn."""
     known = _received(proxy)
 
     seen = _ask(proxy, previous_response_id=known, token=proxy.neighbour_token)
@@ -127,7 +127,7 @@ def test_another_organization_cannot_continue_a_response(proxy: Loopback) -> Non
 
 
 def test_another_agent_of_the_organization_may_read_a_response_and_not_continue_it(proxy: Loopback) -> None:
-    """A conversation is one agent's: another one's directive must not be part of it."""
+    """Only the agent that received a response can continue it."""
     known = _received(proxy)
     as_colleague = (f"x-ibex-agent-id: {proxy.colleague}",)
 
@@ -152,7 +152,7 @@ def test_another_agent_of_the_organization_may_read_a_response_and_not_continue_
 )
 @pytest.mark.parametrize("is_first", [True, False])
 def test_a_reference_that_is_given_twice_or_folds(proxy: Loopback, name: bytes, *, is_first: bool) -> None:
-    """The proxy would check one id and the provider might read the other: refused, whichever comes first."""
+    """The proxy would check one id and the provider might read the other, so the request is refused."""
     known = _received(proxy)
     members = [b'"%b":"resp_of_another"' % name, b'"previous_response_id":"%b"' % known.encode()]
     if not is_first:
@@ -167,7 +167,7 @@ def test_a_reference_that_is_given_twice_or_folds(proxy: Loopback, name: bytes, 
 
 @pytest.mark.parametrize("name", ["Previous_Response_Id", "previou\u017f_response_id", "PREVIOUS_RESPONSE_ID"])
 def test_a_reference_that_folds_is_refused_alone(proxy: Loopback, name: str) -> None:
-    """A provider that ignores case would read it, and the proxy did not check it."""
+    """A provider that ignores case would read an id that the proxy has not checked."""
     body = json.dumps(ASKED | {name: "resp_of_another"}, ensure_ascii=False).encode()
     seen = _send(proxy, _request(proxy, body))
 
@@ -176,7 +176,7 @@ def test_a_reference_that_folds_is_refused_alone(proxy: Loopback, name: str) -> 
 
 
 def test_a_record_that_cannot_be_read(proxy: Loopback) -> None:
-    """503 with ``Retry-After``, never 404: an outage is not absence. What the worker remembers is still served."""
+    """An unknown id gets 503 with ``Retry-After``, not 404. Responses that the worker remembers can be continued."""
     known = _received(proxy)
     proxy.let_record_fail()
     try:
@@ -194,7 +194,7 @@ def test_a_record_that_cannot_be_read(proxy: Loopback) -> None:
 
 @pytest.mark.parametrize("path", ["resp_1%2F..%2Fresp_2", "..", "resp_1/../resp_2", "%2e%2e", "resp_1%00", "resp%20_1"])
 def test_an_id_in_another_spelling(proxy: Loopback, path: str) -> None:
-    """It is not found or not served, and does not become another path at the provider."""
+    """The request is refused and does not become another path at the provider."""
     seen = _of_stored(proxy, "GET", path)
 
     assert seen.status in {400, 404}
@@ -205,7 +205,7 @@ def test_an_id_in_another_spelling(proxy: Loopback, path: str) -> None:
 
 
 def test_a_turn_that_continues_a_response_is_in_its_session(proxy: Loopback) -> None:
-    """Without a header; a header names another session all the same."""
+    """The session is that of the previous response, unless ``X-IBEX-Session-ID`` names another one."""
     first = _ask(proxy)
     previous = json.loads(first.body)["id"]
 
@@ -223,7 +223,7 @@ def test_a_turn_that_continues_a_response_is_in_its_session(proxy: Loopback) -> 
 
 @pytest.mark.parametrize(("headers", "handle"), [(("session-id: of-codex",), "of-codex"), (("session-id: a b",), None)])
 def test_a_session_that_codex_names(proxy: Loopback, headers: tuple[str, ...], handle: str | None) -> None:
-    """``session-id`` is the session of a turn; one that is no valid handle is ignored, for it is not for the proxy."""
+    """``session-id`` names the session of a turn. An invalid value is ignored: the header is not the proxy's."""
     seen = _ask(proxy, more=headers)
 
     assert seen.status == 200
@@ -241,7 +241,7 @@ def _stream(proxy: Loopback, script: Script, **members: Any) -> Seen:
     "end", [(Send(chunked(b"")),), (Close(),), (Send(chunked(b"event: x\ndata: half")), Close()), (Send(b"zz\r\n"),)]
 )
 def test_an_interrupted_stream(proxy: Loopback, end: Script) -> None:
-    """What came is delivered; then ``response.failed``, and ``error`` after it, continue id and numbers."""
+    """The client gets what arrived, then ``response.failed`` and ``error`` with the id and the next numbers."""
     response = _response()
     came = response_events(response, PIECES)[:6]
 
@@ -260,7 +260,7 @@ def test_an_interrupted_stream(proxy: Loopback, end: Script) -> None:
 
 
 def test_a_stream_that_fails_at_the_provider(proxy: Loopback) -> None:
-    """The client has the provider's own event, once; on record it is a failure."""
+    """The client gets the provider's own event, once. The record says that the stream failed."""
     failed = _response(status="failed", output=[], error={"code": "server_error", "message": "canary"}, usage=None)
     events = [*response_events(_response(), PIECES)[:6], *response_events(_with_message(failed), ())[-1:]]
 
@@ -277,7 +277,7 @@ def _with_message(response: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("rest", [(), (b"data: [DONE]\n\n",), (b": bye\n\n", b"event: error\ndata: {}\n\n")])
 def test_events_after_the_end(proxy: Loopback, rest: tuple[bytes, ...]) -> None:
-    """Servers differ in them: they are forwarded, and the turn was complete before them."""
+    """Servers send different ones. They are forwarded, and the turn is complete without them."""
     events = response_events(_response(), PIECES)
 
     seen = _stream(proxy, stream(*events, *rest), instructions=OWN)
@@ -289,7 +289,7 @@ def test_events_after_the_end(proxy: Loopback, rest: tuple[bytes, ...]) -> None:
 
 
 def test_a_stream_left_open_after_its_end(proxy: Loopback) -> None:
-    """The client's response ends; the provider's connection is closed."""
+    """The response to the client ends, and the connection to the provider is closed."""
     seen = _stream(proxy, (*open_stream(*response_events(_response(), PIECES)), Silent()))
 
     assert _events_of(seen)[-1]["type"] == "response.completed"
@@ -298,7 +298,7 @@ def test_a_stream_left_open_after_its_end(proxy: Loopback) -> None:
 
 
 def test_a_client_that_leaves_a_stream(proxy: Loopback) -> None:
-    """The provider's request is cancelled within a second; nobody can continue what nobody has."""
+    """The request to the provider is cancelled within a second. The turn is on record as incomplete."""
     events = response_events(_response(), PIECES)
     proxy.provider.put((*open_stream(*events[:6]), Silent()))
     request_id = uuid4()
@@ -317,7 +317,7 @@ def test_a_client_that_leaves_a_stream(proxy: Loopback) -> None:
 
 @pytest.fixture
 def attentive(tmp_path: Path) -> Iterator[Loopback]:
-    """A proxy that sends a comment after 50 ms of silence."""
+    """Return a proxy that sends a comment after 50 ms of silence."""
     with (
         ScriptedOpenAI.in_thread() as provider,
         Loopback.running(provider, tmp_path, Limits(keep_alive_s=0.05)) as proxy,
@@ -327,7 +327,7 @@ def attentive(tmp_path: Path) -> Iterator[Loopback]:
 
 
 def test_a_provider_that_thinks_in_the_middle_of_a_stream(attentive: Loopback) -> None:
-    """The client gets comments between two events, never within one; the events are the same."""
+    """The client gets comments between events, never within one. The events do not change."""
     gate = Gate()
     events = response_events(_response(instructions=None), PIECES)
     whole, cut = b"".join(events), len(b"".join(events[:4])) + 30
@@ -353,7 +353,7 @@ def test_a_provider_that_thinks_in_the_middle_of_a_stream(attentive: Loopback) -
 
 @pytest.mark.parametrize("own", [OWN, None, ""])
 def test_the_directive_is_nowhere_but_at_the_provider(proxy: Loopback, own: str | None) -> None:
-    """Not in a body, a stream, a stored response or a header that the client gets; not in logs, metrics or traces."""
+    """No body, stream, stored response or header for the client contains it, and no log line, metric or trace."""
     lines = io.StringIO()
     with logging_to(lines, "debug"):
         body = _ask(proxy, instructions=own)
@@ -385,7 +385,7 @@ def test_the_directive_is_nowhere_but_at_the_provider(proxy: Loopback, own: str 
 
 @pytest.mark.parametrize("size", [1 << 16, 1 << 22, 9 << 20])
 def test_the_directive_in_a_large_event(proxy: Loopback, size: int) -> None:
-    """An event that is not held as a whole is rewritten while it passes, wherever the directive is in it."""
+    """An event that the proxy does not hold as a whole is rewritten while it passes."""
     image = {"type": "image_generation_call", "id": "ig_1", "status": "completed", "result": "A" * size}
     large = _response(output=[message_item("".join(PIECES)), image])
     moved = {**{name: value for name, value in large.items() if name != "instructions"}, "instructions": DIRECTED}

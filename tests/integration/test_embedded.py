@@ -50,7 +50,7 @@ def test_the_printed_curl_works_when_pasted(dev: IbexDev) -> None:
 
 
 def test_a_chat_over_the_responses_api_is_one_session(dev: IbexDev, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second prompt continues the response to the first, which the proxy knows by then."""
+    """The second prompt continues the response to the first. Both turns are on record in the same session."""
     monkeypatch.setattr("sys.stdin", io.StringIO("Hello\nAgain\n"))
     done = dev.ibex("chat", "--responses")
     assert (done.returncode, done.stdout.split()) == (0, ["Hello", "Again"]), done.stderr

@@ -1,4 +1,4 @@
-"""Whatever a client and a provider say in the Responses API: nothing of it changes but ``instructions``.
+"""Properties of forwarding for the Responses API: the proxy changes nothing but ``instructions``.
 
 Hypothesis makes the requests, the responses and the streams, how they are framed and where they are cut, as in
 ``test_forwarding_properties``. A response is written by hand around the value of ``instructions``, so that what the
@@ -41,7 +41,7 @@ LARGE = (4 << 20) + 1
 
 @pytest.fixture(scope="module")
 def proxy() -> Iterator[Proxy]:
-    """One for all examples."""
+    """Return one proxy for all examples."""
     with Proxy() as running:
         yield running
 
@@ -104,7 +104,7 @@ END = b'event: response.completed\ndata: {"type":"response.completed","response"
 def test_the_provider_gets_what_the_client_sent_and_the_directive(
     proxy: Proxy, request: bytes, directive: Directive | None
 ) -> None:
-    """All members but ``instructions`` byte for byte and in their order; without a directive the whole body."""
+    """All members but ``instructions`` keep their bytes and their order. Without a directive the whole body does."""
     client = json.loads(request)
     streams = client.get("stream") is True
     script = framed(END if streams else ANSWER, [], streams=streams, by_chunks=False)
@@ -133,11 +133,11 @@ class Written(NamedTuple):
 
     @property
     def sent(self) -> bytes:
-        """What the provider sends."""
+        """The bytes that the provider sends."""
         return b"".join(self)
 
     def shown(self, own: bytes | None) -> bytes:
-        """What the client is to get if the proxy restores ``own``; if it restores nothing, for ``own`` None."""
+        """Return the bytes for the client. ``own`` is the value that the proxy restores, None if it restores none."""
         value = self.value if own is None or self.value in {b"", b"null"} else own
         return self.before + value + self.after
 
@@ -150,7 +150,7 @@ class Turn(NamedTuple):
 
     @property
     def restored(self) -> bytes | None:
-        """What the client is to get instead of the provider's instructions; None if they are forwarded."""
+        """The value that the client gets instead of the provider's; None if that is forwarded."""
         return None if self.directive is None else self.own or b"null"
 
     def request(self, *, stream: bool) -> bytes:
@@ -159,7 +159,7 @@ class Turn(NamedTuple):
         return b'{"model":"gpt-5","input":"hi","stream":%b%b}' % (b"true" if stream else b"false", own)
 
     def repeated(self) -> str:
-        """Return what a provider repeats."""
+        """Return the instructions that the provider repeats."""
         own = None if self.own is None else json.loads(self.own)
         return own or "" if self.directive is None else directed(own, self.directive)
 
@@ -210,7 +210,7 @@ def test_the_client_gets_the_provider_s_response_with_its_own_instructions(
     cuts: list[int],
     by_chunks: bool,  # noqa: FBT001 - drawn
 ) -> None:
-    """However it is framed, cut and written, and whatever else is called ``instructions``."""
+    """The framing, the cuts, the spelling and other members named ``instructions`` do not matter."""
     response = data.draw(responses(turn.repeated(), _of("completed")))
     script = framed(response.sent, cuts, streams=False, by_chunks=by_chunks)
 
@@ -221,7 +221,7 @@ def test_the_client_gets_the_provider_s_response_with_its_own_instructions(
 
 
 class Event(NamedTuple):
-    """An event: what the provider sends, and what the client is to get."""
+    """An event as the provider sends it and as the client must get it."""
 
     sent: bytes
     shown: bytes
@@ -314,7 +314,7 @@ def _line_ends(stream: bytes, line_end: bytes) -> bytes:
 def test_a_stream_arrives_with_the_clients_instructions(
     *, proxy: Proxy, data: st.DataObject, turn: Turn, line_end: bytes, padding: int, cuts: list[int], by_chunks: bool
 ) -> None:
-    """Cut anywhere, framed in any way, with events of any size; it is on record as it ended."""
+    """The cuts, the framing and the size of the events do not matter. The record says how the stream ended."""
     events, status = data.draw(streams(turn, padding))
     sent, shown = (_line_ends(b"".join(parts), line_end) for parts in zip(*events, strict=True))
     script = framed(sent, cuts, streams=True, by_chunks=by_chunks)
@@ -345,7 +345,7 @@ SIZES = st.sampled_from([0, 1_000, MAX_VALUE_BYTES + 1, 2 * MAX_VALUE_BYTES])
 def test_the_reader_holds_no_more_than_its_caps(
     sizes: dict[str, int], order: list[str], type_size: int, chunk_bytes: int
 ) -> None:
-    """Of an event that is not held as a whole: at most the values that it reads, each up to its cap."""
+    """The reader keeps only the values that it reads, each up to its cap, and after the event none of them."""
     reader = request_of(input="hi").with_directive(DIRECTIVE, Dialect()).response_reader(Dialect())
     members = ",".join(f'"{name}":"{"x" * sizes[name]}"' for name in order)
     stream = f'data: {{"type":"{"t" * type_size}","response":{{{members}}}}}\n\n'.encode()

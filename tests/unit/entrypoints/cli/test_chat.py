@@ -132,7 +132,7 @@ COMPLETED = responses_stream(last={"type": "response.completed", "response": RES
 def test_the_responses_api_shows_the_same(
     ibex: CliScene, proxy: Proxy, answer: Callable[[], httpx.Response], options: list[str]
 ) -> None:
-    """Text, session, directive, tokens and timings, from a stream and from a whole response."""
+    """The command shows text, session, directive, tokens and timings of a stream and of a buffered response."""
     proxy.answers = [answer]
 
     done = ibex.run("chat", "Hi", "--responses", "--token", SECRET, *options)
@@ -147,7 +147,7 @@ def test_the_responses_api_shows_the_same(
 def test_a_conversation_over_the_responses_api_names_the_previous_response(
     ibex: CliScene, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No message is sent twice, and the turns are in one session."""
+    """A request has the new prompt only. All turns are in one session."""
     proxy.answers = [COMPLETED, COMPLETED]
     monkeypatch.setattr("sys.stdin", io.StringIO("one\ntwo\n"))
 
@@ -169,7 +169,7 @@ def test_a_conversation_over_the_responses_api_names_the_previous_response(
     ],
 )
 def test_a_failure_in_a_stream_of_the_responses_api(ibex: CliScene, proxy: Proxy, failure: dict[str, Any]) -> None:
-    """The text that came is shown, and the exit code says that it is not all."""
+    """The command shows the text that arrived and the message of the error, and exits with 1."""
     proxy.answers = [responses_stream(last=failure)]
 
     done = ibex.run("chat", "Hi", "--responses", "--token", SECRET)
@@ -179,7 +179,7 @@ def test_a_failure_in_a_stream_of_the_responses_api(ibex: CliScene, proxy: Proxy
 
 
 def test_an_incomplete_response_says_why(ibex: CliScene, proxy: Proxy) -> None:
-    """On standard error, without the control characters that the provider may have put there; it is no failure."""
+    """The command prints the reason on standard error, without control characters, and exits with 0."""
     end = {**RESPONSE, "status": "incomplete", "incomplete_details": {"reason": "max_output_tokens\x1b[2J"}}
     proxy.answers = [responses_stream(last={"type": "response.incomplete", "response": end})]
 
@@ -191,7 +191,7 @@ def test_an_incomplete_response_says_why(ibex: CliScene, proxy: Proxy) -> None:
 
 
 def test_a_prompt_that_failed_is_not_continued(ibex: CliScene, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next prompt continues the last response that was complete."""
+    """The next prompt continues the last complete response."""
     failure = {"type": "error", "message": "The provider is gone."}
     proxy.answers = [COMPLETED, responses_stream(last=failure), COMPLETED]
     monkeypatch.setattr("sys.stdin", Keyboard("one\ntwo\nthree\n"))

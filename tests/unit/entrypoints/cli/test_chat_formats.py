@@ -10,7 +10,7 @@ from ibex.entrypoints.cli.chat_formats import Answer, ChatFormat, FailedResponse
 
 
 def test_chat_completions_repeat_the_conversation() -> None:
-    """A request has all turns before it; only a stream has to ask for usage."""
+    """A request has the messages of all earlier turns. Only a stream asks for usage."""
     chat = ChatFormat("m")
     chat.add_turn("one", Answer("1"))
 
@@ -22,13 +22,13 @@ def test_chat_completions_repeat_the_conversation() -> None:
 
 
 def test_a_response_without_text_is_empty() -> None:
-    """Tool calls and reasoning have none."""
+    """Tool calls and reasoning have no text."""
     assert ChatFormat("m").read_body({"choices": [{"message": {"content": None}}]}) == Answer()
     assert ResponsesFormat("m").read_body({"id": "r", "output": [{"type": "reasoning"}]}) == Answer(id="r")
 
 
 def test_a_refusal_of_the_model_is_its_text() -> None:
-    """In a body and in a stream."""
+    """The refusal is shown as text, from a body and from a stream."""
     answer = Answer()
     responses = ResponsesFormat("m")
 
@@ -41,7 +41,7 @@ def test_a_refusal_of_the_model_is_its_text() -> None:
 
 @pytest.mark.parametrize("details", [None, {}, {"reason": None}])
 def test_a_response_that_is_incomplete_without_a_reason(details: dict[str, object] | None) -> None:
-    """It is told nevertheless."""
+    """The answer is incomplete, for an unknown reason."""
     body: dict[str, Any] = {"id": "r", "output": [], "status": "incomplete", "incomplete_details": details}
 
     assert ResponsesFormat("m").read_body(body).cut_off == "unknown reason"
@@ -49,12 +49,12 @@ def test_a_response_that_is_incomplete_without_a_reason(details: dict[str, objec
 
 @pytest.mark.parametrize("error", [None, {}, {"message": 5}, "text"])
 def test_a_failure_without_a_message(error: object) -> None:
-    """It is a failure nevertheless."""
+    """The failure has a message of its own."""
     with pytest.raises(FailedResponseError, match="The response failed"):
         ResponsesFormat("m").read_body({"status": "failed", "error": error, "output": []})
 
 
 def test_an_event_without_an_error_is_none() -> None:
-    """Some servers send ``"error": null`` in every event."""
+    """Some servers send ``"error": null`` in every event. It is not a failure."""
     assert ChatFormat("m").read_event({"error": None, "choices": []}, Answer()) == ""
     assert ResponsesFormat("m").read_event({"type": "keepalive", "error": None}, Answer()) == ""
