@@ -96,14 +96,21 @@ class Matrix:
     secrets: list[str]
     answers: list[httpx.Response] = field(default_factory=list)
 
-    def ask(self, token: str | None, agent: str | None = None, *, path: str = "/v1/chat/completions") -> httpx.Response:
+    def ask(
+        self,
+        token: str | None,
+        agent: str | None = None,
+        *,
+        path: str = "/v1/chat/completions",
+        body: dict[str, Any] | None = None,
+    ) -> httpx.Response:
         """Ask over a connection of its own, so that any worker may answer; check what row 6 says of every answer."""
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         if agent is not None:
             headers["X-IBEX-Agent-ID"] = agent
         with httpx.Client(trust_env=False, verify=TRUSTS_NOBODY) as client:
-            if path.endswith("completions"):
-                answer = client.post(self.address + path, json=BODY, headers=headers)
+            if path.endswith("completions") or body is not None:
+                answer = client.post(self.address + path, json=body or BODY, headers=headers)
             else:
                 answer = client.get(self.address + path, headers=headers)
         self.answers.append(answer)
@@ -111,7 +118,7 @@ class Matrix:
 
 
 def _expect(answer: httpx.Response, status: int, code: str | None = None) -> None:
-    assert (answer.status_code, answer.json().get("error", {}).get("code")) == (status, code), answer.text
+    assert (answer.status_code, (answer.json().get("error") or {}).get("code")) == (status, code), answer.text
 
 
 @pytest.fixture(scope="module")
@@ -239,6 +246,21 @@ class TestRow3Tenants:
             path = f"/v1/orgs/{tenant.org_id}/chat/completions"
             answer = matrix.ask(matrix.a.tokens["admin"], matrix.a.agent, path=path)
             assert answer.status_code == status
+
+    def test_the_other_ones_response(self, matrix: Matrix) -> None:
+        """It does not exist for the other organization, whichever worker answers. Its agent can continue it."""
+        asked = {"model": "gpt-4o", "input": CANARY, "instructions": "Be kind."}
+        own, other = matrix.a.tokens["bound"], matrix.b.tokens["bound"]
+        first = matrix.ask(own, path="/v1/responses", body=asked)
+        streamed = matrix.ask(own, path="/v1/responses", body=asked | {"stream": True})
+        _expect(first, 200)
+        assert streamed.text.count('"instructions":"Be kind."') == 3
+        previous = asked | {"previous_response_id": first.json()["id"]}
+        for _ in range(8):
+            _expect(matrix.ask(other, path="/v1/responses", body=previous), 400, "previous_response_not_found")
+            answer = matrix.ask(other, path=f"/v1/responses/{first.json()['id']}")
+            _expect(answer, 404, "previous_response_not_found")
+            _expect(matrix.ask(own, path="/v1/responses", body=previous), 200)
 
 
 class TestRow4Rate:
