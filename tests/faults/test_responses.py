@@ -28,10 +28,12 @@ from harness.openai_wire import (
     Silent,
     answer,
     chunked,
+    error,
     open_stream,
     stream,
 )
 from ibex.adapters.http_server.client_connection import KEEP_ALIVE, Limits
+from ibex.domain.proxying.streaming import MAX_REST_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -401,3 +403,70 @@ def test_the_directive_in_a_large_event(proxy: Loopback, size: int) -> None:
         exchange = proxy.record(seen.request_id)
         assert (exchange.is_complete, exchange.summary.usage.total_tokens) == (True, 11)
         assert exchange.summary.completion_hash == HASH
+
+
+# What a stranger found
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", ""), ("GET", "?stream=true"), ("DELETE", ""), ("POST", "/cancel"), ("GET", "/input_items")],
+)
+def test_a_client_that_leaves_a_stored_response(proxy: Loopback, method: str, path: str) -> None:
+    """The request to the provider is cancelled within a second, and the request is recorded with 499."""
+    response_id, request_id = _received(proxy), uuid4()
+    proxy.provider.put((Silent(),))
+    length = ["content-length: 0"] if method == "POST" else []
+    with proxy.client() as client:
+        client.send(proxy.head(*length, path=f"{RESPONSES}/{response_id}{path}", method=method, request_id=request_id))
+        asked = proxy.provider.see(proxy.provider.request())
+        left_at = time.monotonic()
+    assert proxy.provider.see(asked.closed_at()) - left_at < LETS_GO_WITHIN_S
+    assert proxy.record(request_id).status == 499
+
+
+def test_a_provider_that_never_stops_after_the_end(proxy: Loopback) -> None:
+    """The client gets the end of the response a second later, although data is always there."""
+    *events, last = response_events(_response(), PIECES)
+    endless = chunked(b": x\n\n" * 10_000)
+    proxy.provider.put((*open_stream(*events, last), *([Send(endless)] * 2_000)))
+    began = time.monotonic()
+    body = json.dumps(ASKED | {"stream": True}).encode()
+    with proxy.client() as client:
+        client.send(_request(proxy, body))
+        seen = client.response()
+    assert time.monotonic() - began < 5 * MAX_REST_S
+    assert proxy.record(seen.request_id).is_complete
+
+
+@pytest.mark.parametrize("last", [b'{"type":"\xff"}', b'{"type":[]}'])
+def test_a_last_event_of_another_shape(proxy: Loopback, last: bytes) -> None:
+    """The stream is incomplete, in both APIs, and that is the provider's failure."""
+    for path, asked in (
+        (RESPONSES, ASKED),
+        ("/v1/chat/completions", {"model": "gpt-4o", "messages": [{"role": "user"}]}),
+    ):
+        body = json.dumps(asked | {"stream": True}).encode()
+        seen = _send(proxy, _request(proxy, body, path=path), stream(b"data: " + last + b"\n\n"))
+        exchange = proxy.record(seen.request_id)
+        assert (exchange.status, exchange.error_code) == (503, "PROVIDER_UNAVAILABLE")
+
+
+def test_a_refusal_that_repeats_the_request(proxy: Loopback) -> None:
+    """The client gets the code and no text, for the text contains the directive."""
+    message = f"1 validation error: input_value={{'instructions': {DIRECTED!r}}}"
+    seen = _ask(proxy, error(400, message, code="invalid_value", param="input"), instructions=OWN)
+
+    assert DIRECTIVE not in seen.body.decode()
+    assert (seen.status, seen.error["code"], seen.error["param"]) == (400, "invalid_value", "input")
+    assert seen.error["message"] == "The provider refused the request."
+
+
+def test_a_stream_whose_last_event_lacks_the_blank_line(proxy: Loopback) -> None:
+    """It is complete, and shows the client's instructions."""
+    events = response_events(_response(), PIECES)
+    events[-1] = events[-1].rstrip(b"\n")
+    seen = _ask(proxy, stream(*events), instructions=OWN, stream=True)
+
+    assert DIRECTIVE not in seen.body.decode()
+    assert proxy.record(seen.request_id).is_complete

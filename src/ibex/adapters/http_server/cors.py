@@ -22,7 +22,6 @@ ANY_ORIGIN: Final = "*"
 _MAX_AGE_S: Final = 7_200
 """How long a browser may cache a preflight, in seconds. This is Chrome's maximum."""
 _OTHER_HEADERS: Final = (
-    "openai-processing-ms",
     "X-IBEX-Error-Source",
     "Retry-After",
     "x-should-retry",

@@ -163,13 +163,15 @@ async def _read_body(
     reservation: Reservation,
     has_body: bool,  # noqa: FBT001
 ) -> bytes:
-    """Check the headers that describe the body, and return the body."""
+    """Check the headers that describe the body, and return the body. Without ``has_body``, a body is ignored."""
+    length = context.field(b"content-length")
+    declared = int(length) if length and length.isdecimal() else None
     if not has_body:
+        await client.read_body(declared, reservation)  # also begins to watch for a client that leaves
         return b""
     media_type, _, _ = (context.field(b"content-type") or "").partition(";")
     if media_type.strip(" \t").lower() != "application/json":
         raise UnsupportedMediaTypeError
     if context.field(b"content-encoding") not in (None, "", "identity"):
         raise UnsupportedMediaTypeError("The request body must not be compressed.")
-    length = context.field(b"content-length")
-    return await client.read_body(int(length) if length and length.isdecimal() else None, reservation)
+    return await client.read_body(declared, reservation)

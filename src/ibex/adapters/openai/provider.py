@@ -33,7 +33,7 @@ from ibex.adapters.openai.errors import (
 from ibex.adapters.openai.model_list import MAX_LIST_BYTES, parse_model_list
 from ibex.adapters.openai_api.operations import OPERATION_NAMES
 from ibex.adapters.openai_api.responses_response import ENDS
-from ibex.adapters.openai_api.server_sent_events import DONE, EventSplitter
+from ibex.adapters.openai_api.server_sent_events import DONE, EventSplitter, unterminated_event
 from ibex.domain.proxying.provider import ProviderBody, StreamEvent
 
 if TYPE_CHECKING:
@@ -56,7 +56,6 @@ EVENT_STREAM_TYPES: Final = frozenset({EVENT_STREAM, "text/plain", ""})
 _MILLISECONDS: Final = re.compile(r"[0-9]{1,9}", re.ASCII)
 _STREAM_STATUSES: Final = frozenset({200, 201})
 _START_OF_EVENTS: Final = re.compile(rb"(?:\xef\xbb\xbf)?[\r\n]*(?:data|event|id|retry)?:")
-_INCOMPLETE_DONE: Final = re.compile(rb"data: ?\[DONE\](?:\r\n|\n|\r)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,8 +339,8 @@ class OpenAIStream:
         else:
             events = self._splitter.finish()
             self._ended = True
-            if events and events[-1].data is None and _INCOMPLETE_DONE.fullmatch(events[-1].raw):
-                events[-1] = StreamEvent(events[-1].raw, DONE)  # some servers omit the blank line after it
+            if events and events[-1].data is None and not events[-1].is_piece:
+                events[-1] = unterminated_event(events[-1].raw)
         for event in events:
             if event.data == DONE:
                 self._done = True
@@ -363,5 +362,5 @@ def _ends_typed_stream(data: bytes | None) -> bool:
     """Return whether the event with these data ends a stream of the Responses API."""
     try:
         return _typed_event_decoder.decode(data or b"").type in ENDS
-    except (msgspec.MsgspecError, RecursionError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return False

@@ -21,7 +21,8 @@ Replace: TypeAlias = "Callable[[bytes | None], bytes]"
 MAX_VALUE_BYTES: Final = 1 << 20
 _MAX_NAME_BYTES: Final = 256
 _TOKEN: Final = re.compile(rb'["{}\[\],]|[a-z]*:|[^\s"{}\[\],:]+')
-_BRACKET_OR_QUOTE: Final = re.compile(rb'["{}\[\]]')
+_UNEXAMINED: Final = re.compile(rb'(?:[^"{}\[\]]++|"[^"\\]*+(?:\\.[^"\\]*+)*+")*+', re.DOTALL)
+"""All before the next bracket, and before a string that does not end in this chunk."""
 _REST_OF_STRING: Final = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 _MAY_BE_FIELD_NAME: Final = re.compile(rb"[a-z]{1,5}")
 _QUOTE: Final = b'"'
@@ -74,7 +75,12 @@ class MemberScanner:
 
     def _read_token(self, text: bytes, at: int, out: bytearray) -> int:
         examined = self._depth == self._container_depth
-        found = (_TOKEN if examined else _BRACKET_OR_QUOTE).search(text, at)
+        if not examined:
+            skipped = _UNEXAMINED.match(text, at)
+            if skipped is not None and skipped.end() > at:
+                self._pass(text[at : skipped.end()], out)
+                return skipped.end()
+        found = _TOKEN.search(text, at)
         if found is None:
             self._pass(text[at:], out)
             return len(text)

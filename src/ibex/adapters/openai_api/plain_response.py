@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ibex.adapters.openai_api.response_fields import stored_name, usage_of
+from ibex.adapters.openai_api.response_fields import json_object, stored_name, usage_of
 from ibex.domain.proxying.operation import MalformedResponseError
 from ibex.domain.record.summary import ResponseSummary, Usage
 
@@ -40,7 +40,10 @@ class PlainResponseReader:
         try:
             response = _decoder.decode(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            raise MalformedResponseError from None
+            found = json_object(body)  # unlike msgspec, accepts lone surrogates and NaN
+            if found is None:
+                raise MalformedResponseError from None
+            response = _Response(found.get("model"), found.get("usage"), found.get("error"))
         if response.error:
             raise MalformedResponseError
         if isinstance(response.model, str):

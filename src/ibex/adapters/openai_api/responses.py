@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs
 
 from ibex.adapters.openai_api.body_parser import run_in_steps, wrong
-from ibex.adapters.openai_api.responses_parser import responses_request_steps
+from ibex.adapters.openai_api.responses_parser import MAX_ID_CHARACTERS, responses_request_steps
 from ibex.adapters.openai_api.responses_request import StoredResponseRequest
 from ibex.adapters.openai_api.responses_schemas import (
     CANCEL_SCHEMAS,
@@ -16,7 +16,7 @@ from ibex.adapters.openai_api.responses_schemas import (
     TOKEN_COUNT_SCHEMAS,
     UNCHANGED_SCHEMAS,
 )
-from ibex.domain.errors import FieldCode
+from ibex.domain.errors import FieldCode, ResponseNotFoundError
 from ibex.domain.identity.permissions import CHAT
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ibex.adapters.openai_api.responses_request import ResponsesRequest
     from ibex.domain.proxying.operation import Target
 
+_SHOWN_CHARACTERS: Final = 64
 _QUERY: Final = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@%/?\[\]-]{0,2048}")
 
 
@@ -97,6 +98,8 @@ class StoredResponse:
         if not _QUERY.fullmatch(target.query):
             raise wrong("query", FieldCode.INVALID_FORMAT, "must be a query of at most 2,048 characters (RFC 3986)")
         response_id = target.id or ""
+        if len(response_id) > MAX_ID_CHARACTERS:
+            raise ResponseNotFoundError(f"{response_id[:_SHOWN_CHARACTERS]}...")
         path = self.path.replace("{id}", response_id)
         streams = self._may_stream and parse_qs(target.query).get("stream") == ["true"]
         return StoredResponseRequest(

@@ -22,7 +22,8 @@ MAX_ID_CHARACTERS: Final = 256
 _INPUT: Final = "input"
 _PREVIOUS: Final = "previous_response_id"
 _BACKGROUND: Final = "background"
-_UNDERSTOOD: Final = frozenset({"model", "stream", _INPUT, INSTRUCTIONS, _PREVIOUS, _BACKGROUND})
+_REQUEST_ID: Final = "request_id"
+_UNDERSTOOD: Final = frozenset({"model", "stream", _INPUT, INSTRUCTIONS, _PREVIOUS, _BACKGROUND, _REQUEST_ID})
 
 
 class _Item(msgspec.Struct):
@@ -49,11 +50,13 @@ def responses_request_steps(
     stream = parser.boolean("stream", fields.get("stream", NULL))
     if parser.boolean(_BACKGROUND, fields.get(_BACKGROUND, NULL)):
         parser.refuse(_BACKGROUND, FieldCode.INVALID_ENUM, "must be false: IBEX does not support background responses")
+    if fields.get(_REQUEST_ID, NULL) != NULL:
+        parser.refuse(_REQUEST_ID, FieldCode.INVALID_FORMAT, "must be absent: a client must not choose a response's id")
     if parser.errors:
         raise ValidationError(tuple(parser.errors))
     return ResponsesRequest(
         model=model,
-        is_streaming=stream,
+        is_streaming=stream and not only_counts,
         body=body,
         path=path,
         members=members,

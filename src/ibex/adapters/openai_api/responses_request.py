@@ -168,12 +168,11 @@ def _without(directive: Directive | None, value: bytes | None) -> bytes:
         return NULL
     if not isinstance(text, str):
         return NULL
-    injected = directive.text
     if directive.mode is InjectionMode.SYSTEM_APPEND:
-        own = text.removesuffix(f"\n\n{injected}")
+        own = text.removesuffix(f"\n\n{directive.text}")
     else:
-        own = text.removeprefix(f"{injected}\n\n")
-    return NULL if injected in own else json.dumps(own, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        own = text.removeprefix(f"{directive.text}\n\n")
+    return NULL if own == text else json.dumps(own, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
 @lru_cache(maxsize=256)  # of at most 32 KiB each; encoding one takes as long as the rest of the injection

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Raw
 
 from ibex.adapters.openai_api.member_scanner import MemberScanner
-from ibex.adapters.openai_api.response_fields import stored_name, usage_of
+from ibex.adapters.openai_api.response_fields import json_object, stored_name, usage_of
 from ibex.adapters.openai_api.text_hash import TextHashes
 from ibex.domain.proxying.operation import MalformedResponseError
 from ibex.domain.record.summary import ResponseSummary, Usage
@@ -29,12 +29,13 @@ ENDS: Final = frozenset({"response.completed", "response.incomplete", "response.
 _FAILURES: Final = frozenset({"failed", "cancelled"})
 _NULL: Final = b"null"
 _ID: Final = re.compile(r"[\x21-\x7e]{1,256}")
-_DATA_LINE: Final = re.compile(rb"(?:\A|[\r\n])data:")
+_DATA_LINE: Final = re.compile(rb"(?:\A(?:\xef\xbb\xbf)?|[\r\n])data:")
 _INSTRUCTIONS: Final = "instructions"
 _QUOTED_NAME: Final = b'"instructions"'
-_CAPTURED_OF_RESPONSE: Final = ("id", "model", "status", "usage", "incomplete_details", "created_at")
+_OF_EVENT: Final = ("type", "sequence_number", "output_index", "content_index", "delta", "error")
+_OF_RESPONSE: Final = ("id", "model", "status", "usage", "incomplete_details", "created_at", "error")
 _CAPTURED: Final[frozenset[Path]] = frozenset(
-    {("type",), ("sequence_number",), *(("response", name) for name in _CAPTURED_OF_RESPONSE)}
+    {*((name,) for name in _OF_EVENT), *(("response", name) for name in _OF_RESPONSE)}
 )
 
 
@@ -112,17 +113,37 @@ class ResponsesReader:
         """Read a buffered response; see ``ResponseReader``."""
         try:
             response = _response_decoder.decode(body)
+            items = _output_decoder.decode(response.output) if response.output else []
         except _UNREADABLE:
-            raise MalformedResponseError from None
-        if response.error and response.status is None:
-            raise MalformedResponseError
-        self._read_response(response)
-        self._read_output(response)
-        if response.id is None or (self._is_turn and response.status in _FAILURES):
-            self.failed = True
+            return self._read_unusual_body(body)
+        self._read_whole(response, items)
         if self._restore is None or not _has_instructions(response):
             return body
         return _with_instructions(body, (_INSTRUCTIONS,), response, self._restore)
+
+    def _read_unusual_body(self, body: bytes) -> bytes:
+        """Read a body that only Python's parser accepts: lone surrogates, NaN, or an output of another shape."""
+        found = json_object(body)
+        if found is None:
+            raise MalformedResponseError
+        known: dict[str, Any] = {name: found.get(name) for name in _OF_RESPONSE}
+        try:
+            items = msgspec.convert(found.get("output") or [], list[_OutputItem])
+        except msgspec.ValidationError:
+            items = []
+        self._read_whole(_Response(**known), items)
+        if self._restore is None or found.get(_INSTRUCTIONS) is None:
+            return body
+        return _scanned(body, (_INSTRUCTIONS,), self._restore)
+
+    def _read_whole(self, response: _Response, items: list[_OutputItem]) -> None:
+        if response.error and response.status is None:
+            raise MalformedResponseError
+        self._read_response(response)
+        self._read_output(items)
+        has_failed = isinstance(response.status, str) and response.status in _FAILURES
+        if response.id is None or (self._is_turn and has_failed):
+            self.failed = True
 
     def read_event(self, event: StreamEvent) -> bytes:
         """Read an event; see ``ResponseReader``."""
@@ -134,37 +155,51 @@ class ResponsesReader:
             self._scanner = None
         if event.name == b"error":
             self.failed = True
-        return raw if event.data is None else self._read_data(event.data, raw)
+        if event.data is not None:
+            return self._read_data(event.data, raw)
+        # An incomplete event may contain the instructions nevertheless.
+        return raw if raw.startswith(b":") else self._scan_event(raw)
 
     def _read_data(self, data: bytes, raw: bytes) -> bytes:
         try:
             event = _event_decoder.decode(data)
         except _UNREADABLE:
-            return raw
+            return self._scan_event(raw)
+        if event.response:
+            raw = self._read_event_with_response(event, raw)
+        self._note_event(event, event.delta)
+        return raw
+
+    def _note_event(self, event: _Event, delta: bytes | Raw) -> None:
         if isinstance(event.sequence_number, int):
             self._last_number = event.sequence_number
         if event.type == _TEXT_DELTA:
-            self._add_text(event)
+            self._add_text(event, delta)
         elif event.type == "error" or event.error:
             self.failed = True
-        elif event.response:
-            return self._read_event_with_response(event, raw)
-        return raw
 
     def _read_event_with_response(self, event: _Event, raw: bytes) -> bytes:
         try:
             response = _response_decoder.decode(event.response)
         except _UNREADABLE:
-            return raw
+            return self._scan_event(raw)
         self._read_response(response)
-        if event.type in ENDS:
+        if isinstance(event.type, str) and event.type in ENDS:
             if not self._texts:
-                self._read_output(response)
+                self._read_output(_items(response.output))
             self._end(event.type)
         if self._restore is None or not _has_instructions(response):
             return raw
         begin = _data_begin(raw)
         return raw[:begin] + _with_instructions(raw[begin:], ("response", _INSTRUCTIONS), response, self._restore)
+
+    def _scan_event(self, raw: bytes) -> bytes:
+        """Read an event that the parser refuses: one with lone surrogates or NaN, or an incomplete one."""
+        forwarded = self._read_piece(raw)
+        if self._scanner is not None:
+            forwarded += self._scanner.finish()
+            self._scanner = None
+        return forwarded
 
     def _read_piece(self, raw: bytes) -> bytes:
         """Read a piece of an event that is too large to hold."""
@@ -187,15 +222,13 @@ class ResponsesReader:
 
     def _read_captured(self, captured: dict[Path, bytes]) -> None:
         values = {path: _value(raw) for path, raw in captured.items()}
-        number, kind = values.get(("sequence_number",)), values.get(("type",))
-        if isinstance(number, int):
-            self._last_number = number
-        if kind == "error":
-            self.failed = True
-        known: dict[str, Any] = {name: values.get(("response", name)) for name in _CAPTURED_OF_RESPONSE}
-        self._read_response(_Response(**known))
-        if kind in ENDS:
-            self._end(kind)
+        of_event: dict[str, Any] = {name: values.get((name,)) for name in _OF_EVENT if name != "delta"}
+        of_response: dict[str, Any] = {name: values.get(("response", name)) for name in _OF_RESPONSE}
+        event = _Event(**of_event)
+        self._note_event(event, captured.get(("delta",), b""))
+        self._read_response(_Response(**of_response))
+        if isinstance(event.type, str) and event.type in ENDS:
+            self._end(event.type)
 
     def _end(self, kind: str) -> None:
         self.has_ended = True
@@ -216,19 +249,15 @@ class ResponsesReader:
             reason = details.get("reason") if response.status == "incomplete" and isinstance(details, dict) else None
             self._finish_reason = stored_name(reason if isinstance(reason, str) else response.status)
 
-    def _read_output(self, response: _Response) -> None:
+    def _read_output(self, items: list[_OutputItem]) -> None:
         """Add the texts of the whole output to the hash."""
-        try:
-            items = _output_decoder.decode(response.output)
-        except _UNREADABLE:
-            return
         for output_index, item in enumerate(items):
             for content_index, part in enumerate(item.content or ()):
                 if part.type == "output_text" and isinstance(part.text, str) and part.text:
                     self._texts.add((output_index, content_index), part.text)
 
-    def _add_text(self, event: _Event) -> None:
-        text = _value(event.delta)
+    def _add_text(self, event: _Event, delta: bytes | Raw) -> None:
+        text = _value(delta)
         if isinstance(text, str) and text:
             key = (_index(event.output_index), _index(event.content_index))
             self._texts.add(key, text)
@@ -288,8 +317,20 @@ def _with_instructions(text: bytes, path: Path, response: _Response, restore: Re
     if value.startswith(b'"') and _occurs_once(value, text) and _occurs_once(_QUOTED_NAME, text):
         before, _, after = text.partition(value)
         return b"%b%b%b" % (before, restore(value), after)
+    return _scanned(text, path, restore)
+
+
+def _scanned(text: bytes, path: Path, restore: Replace) -> bytes:
     scanner = MemberScanner(frozenset(), {path: restore})
     return scanner.feed(text) + scanner.finish()
+
+
+def _items(output: Raw) -> list[_OutputItem]:
+    """Return the output; empty if it has another shape."""
+    try:
+        return _output_decoder.decode(output)
+    except _UNREADABLE:
+        return []
 
 
 def _occurs_once(part: bytes, text: bytes) -> bool:
@@ -298,9 +339,14 @@ def _occurs_once(part: bytes, text: bytes) -> bool:
 
 
 def _data_begin(raw: bytes) -> int:
-    """Return the position after the first ``data:`` at the start of a line; the length if there is none."""
+    """Return the position after the first ``data:`` at the start of a line; the length if there is none.
+
+    A server may send a JSON object where it announced events. Its position is 0.
+    """
     found = _DATA_LINE.search(raw)
-    return len(raw) if found is None else found.end()
+    if found is None:
+        return 0 if raw.lstrip().startswith(b"{") else len(raw)
+    return found.end()
 
 
 def _value(raw: bytes | Raw) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from ibex.adapters.openai_api.response_fields import json_object
 from ibex.domain.proxying.provider import StreamEvent
 
 MAX_EVENT_BYTES: Final = 4 * 1024 * 1024
@@ -19,6 +20,17 @@ _line_end = re.compile(rb"\r\n|\n|\r").search
 _BOM: Final = b"\xef\xbb\xbf"
 _CR: Final = 0x0D
 _LF: Final = 0x0A
+
+
+def unterminated_event(raw: bytes) -> StreamEvent:
+    """Return the last event of a stream, from which the blank line is missing, as some servers send it.
+
+    It has data only if they are complete: ``DONE``, or a JSON object.
+    """
+    event = EventSplitter().feed(raw + b"\n\n")[0]
+    if event.data == DONE or (event.data is not None and json_object(event.data) is not None):
+        return StreamEvent(raw, event.data, event.name)
+    return StreamEvent(raw)
 
 
 class EventSplitter:
@@ -58,7 +70,7 @@ class EventSplitter:
         """
         events = self._split(self._pending, at_end=True)
         if self._pending and not cut:
-            events.append(StreamEvent(bytes(self._pending)))
+            events.append(StreamEvent(bytes(self._pending), is_piece=self._oversized))
             self._pending.clear()
         return events
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, TypeAlias
 
+from ibex.domain.directives.quotes import quotes
 from ibex.domain.errors import (
     ClientClosedRequestError,
     FieldCode,
@@ -286,6 +287,8 @@ class ProxyRequest:
         try:
             answer = await provider.complete(request)
         except ProviderError as error:
+            if in_flight.directive is not None and error.detail and quotes(error.detail, in_flight.directive.text):
+                error.detail = None  # a refusal may repeat the request
             in_flight.provider_answered(
                 error.attempts, error.provider_request_id, error.provider_status, error.processing_ms
             )

@@ -54,6 +54,8 @@ class StreamedResponse:
         while not self._ended:
             try:
                 events = await anext(self._events)
+                self.in_flight.provider_sent_bytes()
+                forwarded = await self._read(events)
             except StopAsyncIteration:
                 await self._end(None if self._is_complete() else _cut_short())
                 break
@@ -63,8 +65,6 @@ class StreamedResponse:
             except Exception:
                 await self._end(InternalError())
                 raise
-            self.in_flight.provider_sent_bytes()
-            forwarded = await self._read(events)
             if forwarded:
                 return forwarded
         if self._rest_deadline is not None:
@@ -107,6 +107,9 @@ class StreamedResponse:
 
     async def _read_rest(self, deadline: float) -> bytes:
         """Return the next events after the end of the stream; empty once the response has ended or time is up."""
+        if asyncio.get_running_loop().time() >= deadline:  # data that is always there prevents the timer from firing
+            self._rest_deadline = None
+            return b""
         try:
             async with Deadline(deadline):
                 events = await anext(self._events)

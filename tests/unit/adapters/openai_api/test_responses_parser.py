@@ -138,6 +138,12 @@ def test_background_is_refused() -> None:
     assert request_of(background=False).model == "gpt-5"
 
 
+@pytest.mark.parametrize("name", ["request_id", "Request_ID"])
+def test_a_client_does_not_choose_the_id_of_its_response(name: str) -> None:
+    """Some servers take ``request_id`` for the response's id. It could be the id of another organization's response."""
+    assert refused(**{name: "resp_1"}) == [("request_id", FieldCode.INVALID_FORMAT)]
+
+
 def test_all_wrong_fields_are_reported_at_once() -> None:
     """This includes the model."""
     assert wrong_fields(b'{"input":1,"stream":2,"instructions":3}') == [

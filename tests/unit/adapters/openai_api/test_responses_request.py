@@ -104,10 +104,10 @@ def test_a_stored_response_shows_the_clients_instructions(own: str | None, direc
 
     shown = json.loads(stored(directive).read_body(json.dumps(response).encode()))["instructions"]
 
-    assert shown == (own or None) or (directive.text in (own or "") and shown is None)
+    assert shown == (own or None)
 
 
-@pytest.mark.parametrize("kept", ["Rule.", "x\n\nRule.", "Rule.Rule.\n\nown", ["Rule."]])
+@pytest.mark.parametrize("kept", ["Rule.", "x\n\nRule.", "Rule.Rule.\n\nown", "Rule", "Rule.\r\n\r\nown", ["Rule."]])
 def test_instructions_that_are_not_as_recorded_are_hidden(kept: object) -> None:
     """The reader does not guess where the directive is. The member becomes null."""
     response = {"id": "resp_1", "status": "completed", "instructions": kept}

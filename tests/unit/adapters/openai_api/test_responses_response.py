@@ -274,3 +274,68 @@ def test_a_response_without_instructions_passes_unchanged() -> None:
         assert forwarded(restoring(), [event]) == event
         body = json.dumps(response).encode()
         assert restoring().read_body(body) == body
+
+
+LEAKS = {
+    "a lone surrogate": b'{"type":"response.completed","response":{"instructions":"@","id":"r","user":"\\ud83d"}}',
+    "not a number": b'{"type":"response.completed","response":{"instructions":"@","id":"r","top_p":NaN}}',
+    "an error beside the response": b'{"type":"response.failed","error":{"a":1},"response":{"instructions":"@"}}',
+    "an error event": b'{"type":"error","response":{"instructions":"@"}}',
+    "a delta with a response": b'{"type":"response.output_text.delta","delta":"x","response":{"instructions":"@"}}',
+    "types that are none": b'{"type":[],"response":{"instructions":"@","status":[],"usage":"x","id":{}}}',
+    "an escaped name": b'{"type":"response.created","response":{"instr\\u0075ctions":"@"}}',
+    "two responses": b'{"response":{"instructions":"@"},"type":"response.created","response":{"instructions":"@"}}',
+    "deep nesting": b'{"type":"response.created","response":{"instructions":"@","x":'
+    + b"[" * 3_000
+    + b"]" * 3_000
+    + b"}}",
+}
+
+
+@pytest.mark.parametrize("data", LEAKS.values(), ids=LEAKS)
+def test_instructions_are_restored_in_unusual_events(data: bytes) -> None:
+    """The parser refuses some of these events, and clients may accept them. All other bytes pass."""
+    raw = b"event: x\ndata: " + data.replace(b"@", DIRECTIVE.encode()) + b"\n\n"
+    assert forwarded(restoring(), [raw]) == raw.replace(b'"%b"' % DIRECTIVE.encode(), OWN)
+
+
+@pytest.mark.parametrize("start", [b"\xef\xbb\xbfdata: ", b"data:", b"\n\ndata: ", b": x\ndata: "])
+@pytest.mark.parametrize("max_event_bytes", [1 << 22, 50])
+def test_instructions_are_restored_however_an_event_begins(start: bytes, max_event_bytes: int) -> None:
+    """With a byte order mark, after comments, in pieces."""
+    raw = start + b'{"type":"response.created","response":{"id":"r","instructions":"%b"}}\n\n' % DIRECTIVE.encode()
+    found = forwarded(restoring(), [raw[:9], raw[9:]], max_event_bytes)
+    assert found == raw.replace(b'"%b"' % DIRECTIVE.encode(), OWN)
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", b"}", b"}}", b"}}\n"])
+def test_instructions_are_restored_in_an_event_without_end(end: bytes) -> None:
+    """The blank line, or the rest of the object, is missing."""
+    raw = b'data: {"type":"response.completed","response":{"instructions":"%b"' % DIRECTIVE.encode() + end
+    assert DIRECTIVE.encode() not in forwarded(restoring(), [raw])
+
+
+def test_json_where_a_stream_was_announced() -> None:
+    """It is forwarded like an event."""
+    raw = b'{"id":"r","response":{"instructions":"%b"}}' % DIRECTIVE.encode()
+    assert DIRECTIVE.encode() not in forwarded(restoring(), [raw])
+
+
+@pytest.mark.parametrize(
+    "member", [b'"user":"\\ud83d"', b'"top_p":NaN', b'"output":"x"', b'"status":[]', b'"usage":7', b'"model":null']
+)
+def test_a_body_that_the_parser_refuses_is_forwarded(member: bytes) -> None:
+    """Python's parser accepts it, and so may the client. The instructions are restored."""
+    body = b'{"id":"resp_1","instructions":"%b",%b}' % (DIRECTIVE.encode(), member)
+    reader = restoring()
+    assert reader.read_body(body) == body.replace(b'"%b"' % DIRECTIVE.encode(), OWN)
+    assert (reader.failed, reader.summary().response_id) == (False, "resp_1")
+
+
+def test_a_text_that_is_cut_in_a_surrogate_pair_has_its_hash() -> None:
+    """The parser refuses both halves."""
+    halves = [b'{"type":"response.output_text.delta","delta":"%b"}' % half for half in (b"a", b"\\ud83d", b"\\ude00")]
+    reader = ResponsesReader()
+    for data in halves:
+        reader.read_event(StreamEvent(b"data: " + data + b"\n\n", data))
+    assert reader.summary().completion_hash == sha("a😀")
