@@ -36,7 +36,7 @@ CAPTURED = ("id", "model", "status", "usage", "incomplete_details", "created_at"
 READ = (*CAPTURED, INSTRUCTIONS, "output")
 READ_OF_RESPONSE = {*READ, "error"}
 LARGE = (4 << 20) + 1
-"""The size of an event that the proxy does not hold as a whole."""
+"""The size, in bytes, of an event that the proxy does not hold as a whole."""
 
 
 @pytest.fixture(scope="module")
@@ -201,22 +201,28 @@ def _of(name: str) -> dict[str, Any]:
     return {"id": "resp_7", "status": name, "usage": USAGE, "model": "gpt-5-2026-08-07", "output": []}
 
 
+PADDING = st.sampled_from([0] * 30 + [70_000] * 5 + [LARGE])
+
+
 @quick
-@given(st.data(), turns(), st.lists(st.integers(0, 10_000), max_size=6), st.booleans())
+@given(
+    data=st.data(),
+    turn=turns(),
+    padding=PADDING,
+    cuts=st.lists(st.integers(0, 10_000), max_size=6),
+    by_chunks=st.booleans(),
+)
 def test_the_client_gets_the_provider_s_response_with_its_own_instructions(
-    proxy: Proxy,
-    data: st.DataObject,
-    turn: Turn,
-    cuts: list[int],
-    by_chunks: bool,  # noqa: FBT001 - drawn
+    *, proxy: Proxy, data: st.DataObject, turn: Turn, padding: int, cuts: list[int], by_chunks: bool
 ) -> None:
-    """The framing, the cuts, the spelling and other members named ``instructions`` do not matter."""
-    response = data.draw(responses(turn.repeated(), _of("completed")))
+    """The framing, the cuts, the size, the spelling and other members named ``instructions`` do not matter."""
+    response = data.draw(responses(turn.repeated(), _of("completed") | {"x": "A" * padding}))
     script = framed(response.sent, cuts, streams=False, by_chunks=by_chunks)
 
     _, status, received = proxy.exchange(turn.request(stream=False), script, turn.directive, path=RESPONSES)
 
-    assert (status, received) == (200, response.shown(turn.restored))
+    assert status == 200
+    assert received == response.shown(turn.restored)
     assert proxy.scene.chat.journal.kept[-1].summary.response_id == "resp_7"
 
 
@@ -264,8 +270,7 @@ def _event(data: bytes, name: str) -> bytes:
 @st.composite
 def events_with_response(draw: st.DrawFn, turn: Turn, kind: str, status: str, padding: int = 0) -> Event:
     """Return an event of a kind, with a response and other members in any order."""
-    more = _of(status) | ({"x": "A" * padding} if padding else {})
-    response = draw(responses(turn.repeated(), more))
+    response = draw(responses(turn.repeated(), _of(status) | {"x": "A" * padding}))
     own: dict[str, Any] = {"type": kind, "sequence_number": draw(st.integers(0, 99))}
     own |= draw(st.dictionaries(names.filter(lambda name: name not in READ_OF_EVENT), anything, max_size=2))
     order = draw(st.permutations([*own, "response"]))
@@ -307,7 +312,7 @@ def _line_ends(stream: bytes, line_end: bytes) -> bytes:
     data=st.data(),
     turn=turns(),
     line_end=st.sampled_from([b"\n", b"\r\n", b"\r"]),
-    padding=st.sampled_from([0] * 30 + [70_000] * 5 + [LARGE]),
+    padding=PADDING,
     cuts=st.lists(st.integers(0, 5_000_000) | st.integers(0, 2_000), max_size=12),
     by_chunks=st.booleans(),
 )

@@ -7,6 +7,7 @@ from typing import Any, Final, Protocol
 
 _TEXT_DELTAS: Final = frozenset({"response.output_text.delta", "response.refusal.delta"})
 _ENDS: Final = frozenset({"response.completed", "response.incomplete"})
+_FAILURES: Final = frozenset({"failed", "cancelled"})
 _FAILED: Final = "The response failed."
 
 
@@ -101,7 +102,7 @@ class ResponsesFormat:
 
     def read_body(self, body: dict[str, Any]) -> Answer:
         """Return the answer in a buffered response; see ``WireFormat``."""
-        if body.get("status") == "failed":
+        if body.get("status") in _FAILURES:
             raise FailedResponseError(_message_of(body))
         parts = [part for item in body["output"] for part in item.get("content") or ()]
         answer = Answer("".join(part.get("text") or part.get("refusal") or "" for part in parts))
