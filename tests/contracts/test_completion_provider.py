@@ -281,6 +281,6 @@ async def test_it_lists_its_models(stage: Stage) -> None:
     """Names of models, some of which it claims."""
     registry = ProviderRegistry([stage.provider])
     names = [model.id for model in await stage.provider.list_models()]
-    assert registry.of_model("gpt-4o") is stage.provider
+    assert registry.for_model("gpt-4o") is stage.provider
     assert "gpt-4o" in names
     assert not set(names) & set(stage.provider.models)

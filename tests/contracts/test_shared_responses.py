@@ -15,7 +15,7 @@ from harness.redis_worker import RedisWorker
 from ibex.adapters.memory.shared_responses import NoSharedResponses
 from ibex.adapters.redis.shared_responses import PURPOSE, TTL_S, RedisSharedResponses
 from ibex.domain.directives.seal import Seal
-from ibex.domain.record.received_responses import ReceivedResponse, SharedMemoryError
+from ibex.domain.record.received_responses import ReceivedResponse, SharedCacheError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -64,7 +64,7 @@ async def test_without_an_answer_of_redis_nothing_is_certain() -> None:
         silent.bind(("127.0.0.1", 0))
         worker = RedisWorker(f"redis://127.0.0.1:{silent.getsockname()[1]}", timeout_s=0.1)
         await worker.responses.put(RESPONSE)
-        with pytest.raises(SharedMemoryError):
+        with pytest.raises(SharedCacheError):
             await worker.responses.get(RESPONSE.org_id, RESPONSE.id)
         await worker.link.close()
 

@@ -33,7 +33,7 @@ from harness.openai_wire import (
     stream,
 )
 from ibex.adapters.http_server.client_connection import KEEP_ALIVE, Limits
-from ibex.domain.proxying.streaming import MAX_REST_S
+from ibex.domain.proxying.streaming import MAX_TRAILING_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -435,7 +435,7 @@ def test_a_provider_that_never_stops_after_the_end(proxy: Loopback) -> None:
     with proxy.client() as client:
         client.send(_request(proxy, body))
         seen = client.response()
-    assert time.monotonic() - began < 5 * MAX_REST_S
+    assert time.monotonic() - began < 5 * MAX_TRAILING_S
     assert proxy.record(seen.request_id).is_complete
 
 

@@ -18,10 +18,10 @@ from ibex.domain.errors import (
 )
 from ibex.domain.provider_errors import (
     ProviderRateLimitedError,
+    ProviderRefusal,
     ProviderRefusedError,
     ProviderTimeoutError,
     ProviderUnavailableError,
-    Refusal,
 )
 from ibex.domain.proxying.provider import ProviderBody, ProviderModel
 
@@ -40,7 +40,7 @@ HEL = event(
     b'"choices":[{"index":0,"delta":{"content":"Hel"},"finish_reason":null}]}'
 )
 TOO_LONG = ProviderRefusedError(
-    Refusal.BAD_REQUEST,
+    ProviderRefusal.BAD_REQUEST,
     detail="This model's maximum context length is 8 tokens.",
     provider_type="invalid_request_error",
     provider_code="context_length_exceeded",
@@ -76,22 +76,37 @@ async def test_a_completion_and_the_models_come_through() -> None:
     ("error", "expected", "code", "message"),
     [
         (TOO_LONG, openai.BadRequestError, "context_length_exceeded", "This model's maximum context length is 8"),
-        (ProviderRefusedError(Refusal.PAYMENT_REQUIRED), openai.APIStatusError, "INVALID_REQUEST", "provider refused"),
         (
-            ProviderRefusedError(Refusal.MODEL_FORBIDDEN, provider_code="model_not_found"),
+            ProviderRefusedError(ProviderRefusal.PAYMENT_REQUIRED),
+            openai.APIStatusError,
+            "INVALID_REQUEST",
+            "provider refused",
+        ),
+        (
+            ProviderRefusedError(ProviderRefusal.MODEL_FORBIDDEN, provider_code="model_not_found"),
             openai.PermissionDeniedError,
             "model_not_found",
             "provider refused",
         ),
         (
-            ProviderRefusedError(Refusal.NOT_FOUND, detail="No such model."),
+            ProviderRefusedError(ProviderRefusal.NOT_FOUND, detail="No such model."),
             openai.NotFoundError,
             "INVALID_REQUEST",
             "No such model.",
         ),
-        (ProviderRefusedError(Refusal.CONFLICT, attempts=4), openai.ConflictError, "INVALID_REQUEST", "refused"),
-        (ProviderRefusedError(Refusal.TOO_LARGE), openai.APIStatusError, "INVALID_REQUEST", "provider refused"),
-        (ProviderRefusedError(Refusal.UNPROCESSABLE), openai.UnprocessableEntityError, "INVALID_REQUEST", "refused"),
+        (
+            ProviderRefusedError(ProviderRefusal.CONFLICT, attempts=4),
+            openai.ConflictError,
+            "INVALID_REQUEST",
+            "refused",
+        ),
+        (ProviderRefusedError(ProviderRefusal.TOO_LARGE), openai.APIStatusError, "INVALID_REQUEST", "provider refused"),
+        (
+            ProviderRefusedError(ProviderRefusal.UNPROCESSABLE),
+            openai.UnprocessableEntityError,
+            "INVALID_REQUEST",
+            "refused",
+        ),
         (ProviderRateLimitedError(retry_after_s=1, attempts=4), openai.RateLimitError, "RATE_LIMITED", "rate limit"),
         (
             ProviderRateLimitedError(provider_code="insufficient_quota", is_hopeless=True),

@@ -57,10 +57,10 @@ from ibex.domain.errors import IbexError, OverloadedError
 from ibex.domain.provider_errors import (
     ProviderError,
     ProviderRateLimitedError,
+    ProviderRefusal,
     ProviderRefusedError,
     ProviderTimeoutError,
     ProviderUnavailableError,
-    Refusal,
 )
 from ibex.domain.proxying.provider import ProviderBody
 
@@ -274,7 +274,7 @@ async def test_the_fields_of_a_refusal(client: Client) -> None:
     """Clients look for the code of a context that is too long."""
     client.server.put(error(400, "too long", code="context_length_exceeded", param="messages"))
     refusal = await client.fails(ProviderRefusedError)
-    assert (refusal.refusal, refusal.detail, refusal.param) == (Refusal.BAD_REQUEST, "too long", "messages")
+    assert (refusal.refusal, refusal.detail, refusal.param) == (ProviderRefusal.BAD_REQUEST, "too long", "messages")
     assert (refusal.provider_type, refusal.provider_code) == ("invalid_request_error", "context_length_exceeded")
 
 

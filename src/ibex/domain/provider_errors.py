@@ -89,7 +89,7 @@ class ProviderRateLimitedError(ProviderError):
         self.is_hopeless = is_hopeless
 
 
-class Refusal(StrEnum):
+class ProviderRefusal(StrEnum):
     """The provider's reason for refusing a request. The client receives the same reason."""
 
     BAD_REQUEST = "bad_request"
@@ -113,7 +113,7 @@ class ProviderRefusedError(ProviderError):
 
     def __init__(
         self,
-        refusal: Refusal,
+        refusal: ProviderRefusal,
         *,
         detail: str | None = None,
         provider_type: str | None = None,

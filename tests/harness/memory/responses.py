@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ibex.domain.errors import ServiceDegradedError
-from ibex.domain.record.received_responses import ReceivedResponse, SharedMemoryError
+from ibex.domain.record.received_responses import ReceivedResponse, SharedCacheError
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -31,7 +31,7 @@ class InMemoryResponses:
         """Return the response; see ``SharedResponses``."""
         self.asked += 1
         if self.fails:
-            raise SharedMemoryError
+            raise SharedCacheError
         return self.kept.get((org_id, response_id))
 
     async def put(self, response: ReceivedResponse) -> None:

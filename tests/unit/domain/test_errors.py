@@ -17,7 +17,7 @@ from ibex.domain.errors import (
     SourceUnavailableError,
     ValidationError,
 )
-from ibex.domain.provider_errors import ProviderError, ProviderRefusedError, Refusal
+from ibex.domain.provider_errors import ProviderError, ProviderRefusal, ProviderRefusedError
 
 ABSTRACT = {IbexError, RetryableError, ProviderError, SourceUnavailableError}
 KINDS = [
@@ -71,7 +71,7 @@ def test_a_validation_error_names_the_first_fields_and_holds_all() -> None:
 def test_the_providers_text_is_the_detail_and_not_the_message() -> None:
     """The provider's text is the detail, never the message, so that logs of messages do not contain it."""
     error = ProviderRefusedError(
-        Refusal.BAD_REQUEST,
+        ProviderRefusal.BAD_REQUEST,
         detail="too long",
         provider_type="invalid_request_error",
         provider_code="context_length_exceeded",

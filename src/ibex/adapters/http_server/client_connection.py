@@ -142,7 +142,7 @@ class ClientConnection:
             now = self._time()
             if more and now > due + self._limits.body_silence_s:
                 raise RequestTimeoutError  # a client that always has a byte ready prevents the timer from firing
-            delay_s = reservation.reading_delay_s(len(chunk), now)
+            delay_s = reservation.body_delay_s(len(chunk), now)
             if more and delay_s > _SHORT_DELAY_S:
                 await asyncio.sleep(delay_s)  # meanwhile, the server does not read from this connection
         return b"".join(pieces)

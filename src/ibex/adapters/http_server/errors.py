@@ -29,7 +29,7 @@ from ibex.domain.errors import (
     UpgradeRefusedError,
     ValidationError,
 )
-from ibex.domain.provider_errors import ProviderError, ProviderRateLimitedError, ProviderRefusedError, Refusal
+from ibex.domain.provider_errors import ProviderError, ProviderRateLimitedError, ProviderRefusal, ProviderRefusedError
 from ibex.domain.proxying.admission import AGENT_FIELD
 from ibex.domain.proxying.proxy_request import SESSION_FIELD
 
@@ -86,13 +86,13 @@ class NotHttpError(IbexError):
 
 
 _REFUSAL_STATUSES: Final = {
-    Refusal.BAD_REQUEST: 400,
-    Refusal.PAYMENT_REQUIRED: 402,
-    Refusal.MODEL_FORBIDDEN: 403,
-    Refusal.NOT_FOUND: 404,
-    Refusal.CONFLICT: 409,
-    Refusal.TOO_LARGE: 413,
-    Refusal.UNPROCESSABLE: 422,
+    ProviderRefusal.BAD_REQUEST: 400,
+    ProviderRefusal.PAYMENT_REQUIRED: 402,
+    ProviderRefusal.MODEL_FORBIDDEN: 403,
+    ProviderRefusal.NOT_FOUND: 404,
+    ProviderRefusal.CONFLICT: 409,
+    ProviderRefusal.TOO_LARGE: 413,
+    ProviderRefusal.UNPROCESSABLE: 422,
 }
 _WITH_DEFAULT_RETRY_AFTER: Final = (ServiceDegradedError, AuthUnavailableError, OverloadedError)
 

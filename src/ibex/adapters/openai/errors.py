@@ -16,10 +16,10 @@ from ibex.adapters.http_client.failures import UnreadableResponseError
 from ibex.domain.errors import OverloadedError
 from ibex.domain.provider_errors import (
     ProviderRateLimitedError,
+    ProviderRefusal,
     ProviderRefusedError,
     ProviderTimeoutError,
     ProviderUnavailableError,
-    Refusal,
 )
 from ibex.domain.value_object import value_object
 
@@ -98,7 +98,7 @@ def _is_hopeless(reason: _Reason) -> bool:
     return "insufficient_quota" in (reason.code, reason.type) or (reason.message or "").startswith(_TOO_LARGE)
 
 
-def _refused(refusal: Refusal, response: ErrorResponse, attempt: AttemptInfo) -> ProviderRefusedError:
+def _refused(refusal: ProviderRefusal, response: ErrorResponse, attempt: AttemptInfo) -> ProviderRefusedError:
     reason = _reason(response.body)
     return ProviderRefusedError(
         refusal,
@@ -113,7 +113,7 @@ def _refused(refusal: Refusal, response: ErrorResponse, attempt: AttemptInfo) ->
 def _forbidden(response: ErrorResponse, attempt: AttemptInfo) -> ProviderError:
     """A 403 for a model refuses the request. Any other 403 refuses the proxy's key and is not the client's to see."""
     if _reason(response.body).code == "model_not_found":
-        return _refused(Refusal.MODEL_FORBIDDEN, response, attempt)
+        return _refused(ProviderRefusal.MODEL_FORBIDDEN, response, attempt)
     return _unavailable(response, attempt)
 
 
@@ -198,13 +198,13 @@ def _broken(attempt: AttemptInfo) -> ProviderUnavailableError:
 
 
 _BY_STATUS: Final[Mapping[int, _FromResponse]] = {
-    400: partial(_refused, Refusal.BAD_REQUEST),
-    402: partial(_refused, Refusal.PAYMENT_REQUIRED),
+    400: partial(_refused, ProviderRefusal.BAD_REQUEST),
+    402: partial(_refused, ProviderRefusal.PAYMENT_REQUIRED),
     403: _forbidden,
-    404: partial(_refused, Refusal.NOT_FOUND),
-    409: partial(_refused, Refusal.CONFLICT),
-    413: partial(_refused, Refusal.TOO_LARGE),
-    422: partial(_refused, Refusal.UNPROCESSABLE),
+    404: partial(_refused, ProviderRefusal.NOT_FOUND),
+    409: partial(_refused, ProviderRefusal.CONFLICT),
+    413: partial(_refused, ProviderRefusal.TOO_LARGE),
+    422: partial(_refused, ProviderRefusal.UNPROCESSABLE),
     429: _rate_limited,
 }
 """Any other status means that the provider is unavailable. This includes 401, which refuses the proxy's key."""

@@ -32,7 +32,7 @@ from ibex.adapters.openai.errors import (
 )
 from ibex.adapters.openai.model_list import MAX_LIST_BYTES, parse_model_list
 from ibex.adapters.openai_api.operations import OPERATION_NAMES
-from ibex.adapters.openai_api.responses_response import ENDS
+from ibex.adapters.openai_api.responses_response import TERMINAL_EVENTS
 from ibex.adapters.openai_api.server_sent_events import DONE, EventSplitter, unterminated_event
 from ibex.domain.proxying.provider import ProviderBody, StreamEvent
 
@@ -361,6 +361,6 @@ _typed_event_decoder = msgspec.json.Decoder(_TypedEvent)
 def _ends_typed_stream(data: bytes | None) -> bool:
     """Return whether the event with these data ends a stream of the Responses API."""
     try:
-        return _typed_event_decoder.decode(data or b"").type in ENDS
+        return _typed_event_decoder.decode(data or b"").type in TERMINAL_EVENTS
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return False

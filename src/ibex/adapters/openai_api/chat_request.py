@@ -80,7 +80,7 @@ class ChatRequest:
         merges = dialect.merges_instructions
         return self.with_messages(inject_directive(self.messages, self.first_user, directive, merges=merges))
 
-    def hiding(self, directive: Directive | None) -> ChatRequest:  # noqa: ARG002 - the response repeats no directive
+    def with_directive_hidden(self, directive: Directive | None) -> ChatRequest:  # noqa: ARG002 - the response repeats no directive
         """Return the request itself."""
         return self
 

@@ -34,7 +34,7 @@ class EventKind(Enum):
 class ChatResponseReader:
     """The ``ResponseReader`` of chat completions."""
 
-    forwards_rest = False
+    forwards_trailing_events = False
 
     def __init__(self, *, hides_usage: bool = False, has_lenient_end: bool = False) -> None:
         """Set whether to hide the event that contains only usage, because the proxy and not the client asked for it.

@@ -55,7 +55,7 @@ class EmbeddingsRequest:
         """Return the request itself."""
         return self
 
-    def hiding(self, directive: Directive | None) -> EmbeddingsRequest:  # noqa: ARG002 - the request reads no response
+    def with_directive_hidden(self, directive: Directive | None) -> EmbeddingsRequest:  # noqa: ARG002 - the request reads no response
         """Return the request itself."""
         return self
 

@@ -26,7 +26,7 @@ _decoder = msgspec.json.Decoder(_Response)
 class PlainResponseReader:
     """A ``ResponseReader`` that extracts model and usage, if the response reports them."""
 
-    forwards_rest = False
+    forwards_trailing_events = False
     is_complete = True
 
     def __init__(self) -> None:

@@ -65,7 +65,7 @@ class InputTokens:
         return await run_in_steps(responses_request_steps(body, self.path, only_counts=True))
 
 
-class StoredResponse:
+class StoredResponseOperation:
     """An ``Operation`` on a stored response. It has no body, and makes no turn."""
 
     permission: Final = CHAT
@@ -110,7 +110,7 @@ class StoredResponse:
 RESPONSES_OPERATIONS: Final = (
     Responses(),
     InputTokens(),
-    StoredResponse(
+    StoredResponseOperation(
         "responses.retrieve",
         "GET",
         "responses/{id}",
@@ -119,10 +119,10 @@ RESPONSES_OPERATIONS: Final = (
         returns_response=True,
         may_stream=True,
     ),
-    StoredResponse(
+    StoredResponseOperation(
         "responses.delete", "DELETE", "responses/{id}", summary="Delete a stored response.", schemas=UNCHANGED_SCHEMAS
     ),
-    StoredResponse(
+    StoredResponseOperation(
         "responses.cancel",
         "POST",
         "responses/{id}/cancel",
@@ -130,7 +130,7 @@ RESPONSES_OPERATIONS: Final = (
         schemas=CANCEL_SCHEMAS,
         returns_response=True,
     ),
-    StoredResponse(
+    StoredResponseOperation(
         "responses.input_items",
         "GET",
         "responses/{id}/input_items",

@@ -85,7 +85,7 @@ class ResponsesRequest:
             is_changed=True,
         )
 
-    def hiding(self, directive: Directive | None) -> ResponsesRequest:  # noqa: ARG002 - the request reads no response
+    def with_directive_hidden(self, directive: Directive | None) -> ResponsesRequest:  # noqa: ARG002 - the request reads no response
         """Return the request itself."""
         return self
 
@@ -136,7 +136,7 @@ class StoredResponseRequest:
         """Return the request itself."""
         return self
 
-    def hiding(self, directive: Directive | None) -> StoredResponseRequest:
+    def with_directive_hidden(self, directive: Directive | None) -> StoredResponseRequest:
         """Return a request whose reader removes the directive from the response's instructions."""
         return StoredResponseRequest(
             self.response_id, self.path, self.is_streaming, self.returns_response, hides=True, hidden=directive

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ibex.domain.proxying.provider import StreamEvent
 
 _TEXT_DELTA: Final = "response.output_text.delta"
-ENDS: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
+TERMINAL_EVENTS: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
 """The types of the events that end a stream."""
 _FAILURES: Final = frozenset({"failed", "cancelled"})
 _NULL: Final = b"null"
@@ -83,7 +83,7 @@ _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 class ResponsesReader:
     """The ``ResponseReader`` of the Responses API."""
 
-    forwards_rest = True
+    forwards_trailing_events = True
 
     def __init__(self, restore: Replace | None = None, *, is_turn: bool = True) -> None:
         """Set the function that maps the instructions in the response to the client's; None to change nothing.
@@ -184,7 +184,7 @@ class ResponsesReader:
         except _UNREADABLE:
             return self._scan_event(raw)
         self._read_response(response)
-        if isinstance(event.type, str) and event.type in ENDS:
+        if isinstance(event.type, str) and event.type in TERMINAL_EVENTS:
             if not self._texts:
                 self._read_output(_items(response.output))
             self._end(event.type)
@@ -227,7 +227,7 @@ class ResponsesReader:
         event = _Event(**of_event)
         self._note_event(event, captured.get(("delta",), b""))
         self._read_response(_Response(**of_response))
-        if isinstance(event.type, str) and event.type in ENDS:
+        if isinstance(event.type, str) and event.type in TERMINAL_EVENTS:
             self._end(event.type)
 
     def _end(self, kind: str) -> None:

@@ -9,7 +9,7 @@ import msgspec
 
 from ibex.adapters.redis.keys import response_key
 from ibex.domain.directives.seal import Rejection
-from ibex.domain.record.received_responses import ReceivedResponse, SharedMemoryError
+from ibex.domain.record.received_responses import ReceivedResponse, SharedCacheError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,7 +52,7 @@ class RedisSharedResponses:
         key = response_key(org_id, response_id)
         answer, _ = await self._link.execute(org_id, ("response", key), lambda _: ("GET", key))
         if answer is None or not isinstance(answer.reply, bytes | None):
-            raise SharedMemoryError
+            raise SharedCacheError
         if answer.reply is None:
             return None
         value = self._seal.open(org_id, org_id, response_id, self._now_ms(), TTL_S * 1_000, answer.reply)

@@ -23,7 +23,7 @@ RETRY_AFTER_S: Final = 1
 BODY_BYTES_PER_S: Final = 64 << 20
 """The rate at which a worker reads the bodies of one organization beyond a burst of ``BODY_BURST_BYTES``."""
 BODY_BURST_BYTES: Final = 32 << 20
-_MAX_PACED: Final = 1_024
+_MAX_LIMITED: Final = 1_024
 
 
 class Limit(StrEnum):
@@ -78,7 +78,7 @@ class FairShare:
         return len(self._held)
 
 
-class ReadingPace:
+class BodyRateLimit:
     """A token bucket for each organization that limits the rate at which its bodies are read.
 
     An organization that sends many large bodies at once would otherwise take most of the worker's CPU time. A single
@@ -106,7 +106,7 @@ class ReadingPace:
         idle = now_s - self._burst_s
         due = max(self._due.get(key, idle), idle) + size / self._bytes_per_s
         self._due[key] = due
-        if len(self._due) > _MAX_PACED:
+        if len(self._due) > _MAX_LIMITED:
             self._due = {other: at for other, at in self._due.items() if at > idle}
         return max(0.0, due - now_s)
 
@@ -118,12 +118,12 @@ class Capacity:
     against a limit of its own.
     """
 
-    __slots__ = ("_most_authenticating", "authenticating", "body_bytes", "reading", "refusals", "slots")
+    __slots__ = ("_most_authenticating", "authenticating", "body_bytes", "body_rate", "refusals", "slots")
 
     def __init__(self, *, slots: int, body_bytes: int, max_authenticating: int) -> None:
         self.slots = FairShare(slots)
         self.body_bytes = FairShare(body_bytes)
-        self.reading = ReadingPace()
+        self.body_rate = BodyRateLimit()
         self.authenticating = 0
         self.refusals = dict.fromkeys(Limit, 0)
         self._most_authenticating = max_authenticating
@@ -170,9 +170,9 @@ class Reservation:
                 raise self.capacity.refused(Limit.BODY_BYTES)
             self._body_bytes += size
 
-    def reading_delay_s(self, size: int, now_s: float) -> float:
+    def body_delay_s(self, size: int, now_s: float) -> float:
         """Count ``size`` bytes of the body as read. Return how long to wait before reading more, in seconds."""
-        return 0.0 if self._org_id is None else self.capacity.reading.delay_s(self._org_id, size, now_s)
+        return 0.0 if self._org_id is None else self.capacity.body_rate.delay_s(self._org_id, size, now_s)
 
     def release_body(self) -> None:
         """Release the bytes of the body, which nothing needs any more. Idempotent."""

@@ -74,7 +74,7 @@ class RoutedModels:
         Raises ``ProviderNotConfiguredError`` if no provider serves the model, or if its provider does not list it. A
         provider without a known list is taken to have every model that is routed to it.
         """
-        return await self._lists[self._registry.of_model(name).name].find(name)
+        return await self._lists[self._registry.for_model(name).name].find(name)
 
 
 class _ModelList:
@@ -149,7 +149,7 @@ class _ModelList:
 
     def _is_routed_here(self, name: str) -> bool:
         try:
-            return self._registry.of_model(name) is self._provider
+            return self._registry.for_model(name) is self._provider
         except ProviderNotConfiguredError:
             return False
 

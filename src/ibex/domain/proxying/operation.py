@@ -49,7 +49,7 @@ class ResponseReader(Protocol):
     """Whether the provider has reported an error in the response, which the client gets nevertheless."""
 
     @property
-    def forwards_rest(self) -> bool:
+    def forwards_trailing_events(self) -> bool:
         """Whether to forward the events after the one that ends the stream."""
 
     @property
@@ -104,7 +104,7 @@ class OperationRequest(Protocol):
     def with_directive(self, directive: Directive, dialect: Dialect) -> OperationRequest:
         """Return the request with the directive injected, for a provider of this dialect."""
 
-    def hiding(self, directive: Directive | None) -> OperationRequest:
+    def with_directive_hidden(self, directive: Directive | None) -> OperationRequest:
         """Return a request whose reader hides the directive that was injected when the response was created.
 
         If the directive is None, because its text is unknown, the reader hides all instructions. Only called for a

@@ -202,9 +202,9 @@ class ProviderRegistry:
         Raises ``ProviderNotConfiguredError`` if no provider serves the model, if its provider does not support the
         operation, and if ``model`` is itself one of the patterns.
         """
-        return _offering(operation, self.of_model(model))
+        return _offering(operation, self.for_model(model))
 
-    def of_model(self, model: str) -> Provider:
+    def for_model(self, model: str) -> Provider:
         """Return the provider of a model for any operation. Raises ``ProviderNotConfiguredError`` if there is none."""
         exact = self._claims.get(model)
         if exact is not None and not is_pattern(model):
@@ -214,7 +214,7 @@ class ProviderRegistry:
                 return provider
         raise ProviderNotConfiguredError
 
-    def named(self, name: str, operation: str) -> Provider:
+    def by_name(self, name: str, operation: str) -> Provider:
         """Return the provider with this name.
 
         Raises ``ProviderNotConfiguredError`` if there is none, or if it does not support the operation.

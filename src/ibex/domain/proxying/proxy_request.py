@@ -166,7 +166,7 @@ class ProxyRequest:
         if reference is None:
             provider = self._provider(request, operation)
         else:
-            request, provider = await self._refer(request, reference, call, in_flight)
+            request, provider = await self._resolve_reference(request, reference, call, in_flight)
         in_flight.model = request.model  # only now: a name that no provider serves is arbitrary text, not recorded
         in_flight.directive = await self._directive(admitted, in_flight, takes_directive=operation.takes_directive)
         in_flight.enter(Stage.INJECT)
@@ -191,7 +191,7 @@ class ProxyRequest:
             raise InternalError
         return self._providers.route(request.model, operation.name)
 
-    async def _refer(
+    async def _resolve_reference(
         self,
         request: OperationRequest,
         reference: ResponseReference,
@@ -211,18 +211,18 @@ class ProxyRequest:
         received = await self._responses.find(caller.org_id, reference.id)
         if received is None or (reference.continues and received.agent_id != caller.agent_id):
             raise ResponseNotFoundError(reference.id, continues=reference.continues)
-        provider = self._providers.named(received.provider, call.operation.name)
+        provider = self._providers.by_name(received.provider, call.operation.name)
         if not reference.continues:
-            request = await self._hiding(request, received)
+            request = await self._hide_directive(request, received)
         elif in_flight.session is not None and call.session_handle is None:
             in_flight.session = _session(received.session_handle, call, caller)
         return request, provider
 
-    async def _hiding(self, request: OperationRequest, received: ReceivedResponse) -> OperationRequest:
+    async def _hide_directive(self, request: OperationRequest, received: ReceivedResponse) -> OperationRequest:
         if received.directive_version_id is None:
             return request
         directive = await self._directive_versions.version(received.org_id, received.directive_version_id)
-        return request.hiding(directive)
+        return request.with_directive_hidden(directive)
 
     async def _read_request(
         self, call: IncomingRequest, in_flight: InFlightExchange, wrong_fields: tuple[FieldError, ...]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ibex.domain.record.recorder import Recorder
 
 
-MAX_REST_S: Final = 1.0
+MAX_TRAILING_S: Final = 1.0
 """How long a stream stays open after the event that ends it, in seconds, for an operation that forwards the rest."""
 
 
@@ -30,8 +30,8 @@ class StreamedResponse:
     records the exchange, and then raises the error for the client. Always call ``aclose()`` at the end: a stream that
     is closed early counts as closed by its client.
 
-    Operations whose reader ``forwards_rest`` have no event that always comes last. After the event that ends the
-    stream, the rest is forwarded until the provider ends the response, for at most ``MAX_REST_S``.
+    If the reader ``forwards_trailing_events``, the events that follow the one that ends the stream are forwarded until
+    the provider ends the response, for at most ``MAX_TRAILING_S``.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class StreamedResponse:
         self._reader = reader
         self._recorder = recorder
         self._ended = False
-        self._rest_deadline: float | None = None
+        self._trailing_deadline: float | None = None
         self._failure: IbexError | None = None
         self._closing: asyncio.Task[None] | None = None
 
@@ -67,8 +67,8 @@ class StreamedResponse:
                 raise
             if forwarded:
                 return forwarded
-        if self._rest_deadline is not None:
-            rest = await self._read_rest(self._rest_deadline)
+        if self._trailing_deadline is not None:
+            rest = await self._read_trailing(self._trailing_deadline)
             if rest:
                 return rest
         failure, self._failure = self._failure, None
@@ -98,23 +98,23 @@ class StreamedResponse:
         for event in events:
             forwarded.append(reader.read_event(event))
             if reader.has_ended and not self._ended:
-                if reader.forwards_rest:
-                    self._rest_deadline = asyncio.get_running_loop().time() + MAX_REST_S
+                if reader.forwards_trailing_events:
+                    self._trailing_deadline = asyncio.get_running_loop().time() + MAX_TRAILING_S
                 await self._end(failed_in_response() if reader.failed else None, is_reported=True)
-                if not reader.forwards_rest:
+                if not reader.forwards_trailing_events:
                     break
         return b"".join(forwarded)
 
-    async def _read_rest(self, deadline: float) -> bytes:
+    async def _read_trailing(self, deadline: float) -> bytes:
         """Return the next events after the end of the stream; empty once the response has ended or time is up."""
         if asyncio.get_running_loop().time() >= deadline:  # data that is always there prevents the timer from firing
-            self._rest_deadline = None
+            self._trailing_deadline = None
             return b""
         try:
             async with Deadline(deadline):
                 events = await anext(self._events)
         except (StopAsyncIteration, TimeoutError, IbexError):
-            self._rest_deadline = None
+            self._trailing_deadline = None
             return b""
         return b"".join([self._reader.read_event(event) for event in events])
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MAX_REMEMBERED: Final = 10_000
 """The number of responses that one worker remembers. Older ones are on record or in the shared cache."""
-UNREADABLE: Final = "The record of responses is temporarily unavailable. Retry later."
+RECORD_UNAVAILABLE: Final = "The record of responses is temporarily unavailable. Retry later."
 
 
 @value_object
@@ -52,13 +52,13 @@ class SharedResponses(Protocol):
     """Port: a cache of recent responses that all workers share. It may lose any entry at any time."""
 
     async def get(self, org_id: UUID, response_id: str) -> ReceivedResponse | None:
-        """Return the response, or None if it is missing. Raises ``SharedMemoryError`` if the cache does not answer."""
+        """Return the response, or None if it is missing. Raises ``SharedCacheError`` if the cache does not answer."""
 
     async def put(self, response: ReceivedResponse) -> None:
         """Store a response. Never raises."""
 
 
-class SharedMemoryError(Exception):
+class SharedCacheError(Exception):
     """The shared cache did not answer in time."""
 
 
@@ -91,15 +91,15 @@ class ReceivedResponses:
         is_certain = True
         try:
             found = await self._shared.get(org_id, response_id)
-        except SharedMemoryError:
+        except SharedCacheError:
             found, is_certain = None, False
         if found is None:
             try:
                 found = await self._record.received(org_id, response_id)
             except ServiceDegradedError:
-                raise ServiceDegradedError(UNREADABLE) from None
+                raise ServiceDegradedError(RECORD_UNAVAILABLE) from None
         if found is None and not is_certain:
-            raise ServiceDegradedError(UNREADABLE)
+            raise ServiceDegradedError(RECORD_UNAVAILABLE)
         return found
 
 

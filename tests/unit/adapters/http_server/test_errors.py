@@ -34,10 +34,10 @@ from ibex.domain.errors import (
 )
 from ibex.domain.provider_errors import (
     ProviderRateLimitedError,
+    ProviderRefusal,
     ProviderRefusedError,
     ProviderTimeoutError,
     ProviderUnavailableError,
-    Refusal,
 )
 
 if TYPE_CHECKING:
@@ -78,7 +78,15 @@ def test_the_statuses_are_those_of_the_spec() -> None:
     assert status_of(ClientClosedRequestError()) == 499
     assert status_of(ProviderNotConfiguredError()) == 404
     assert status_of(ProviderTimeoutError()) == 504
-    assert [status_of(ProviderRefusedError(refusal)) for refusal in Refusal] == [400, 402, 403, 404, 409, 413, 422]
+    assert [status_of(ProviderRefusedError(refusal)) for refusal in ProviderRefusal] == [
+        400,
+        402,
+        403,
+        404,
+        409,
+        413,
+        422,
+    ]
 
 
 def test_the_envelope_of_a_plain_error() -> None:
@@ -112,7 +120,7 @@ def test_field_errors_are_all_listed() -> None:
 def test_the_providers_error_reaches_the_client() -> None:
     """Its code is what programs compare; IBEX's own is in ``ibex_code``."""
     refused = ProviderRefusedError(
-        Refusal.BAD_REQUEST,
+        ProviderRefusal.BAD_REQUEST,
         detail="This model's maximum context length is 8 tokens.",
         provider_type="invalid_request_error",
         provider_code="context_length_exceeded",
@@ -129,7 +137,7 @@ def test_the_providers_error_reaches_the_client() -> None:
 
 def test_a_refusal_without_details_has_the_default_message() -> None:
     """No member is added for it."""
-    content = envelope(ProviderRefusedError(Refusal.CONFLICT))
+    content = envelope(ProviderRefusedError(ProviderRefusal.CONFLICT))
 
     assert content["message"] == "The provider refused the request."
     assert content["type"] == "invalid_request_error"
@@ -193,7 +201,7 @@ def test_retry_after_is_whole_seconds_and_at_least_one(error: IbexError, expecte
         (ProviderRateLimitedError(retry_after_s=5, attempts=2), "provider", "false"),
         (ProviderRateLimitedError(retry_after_s=5), "provider", None),
         (ProviderRateLimitedError(is_hopeless=True), "provider", "false"),
-        (ProviderRefusedError(Refusal.CONFLICT, attempts=4), "provider", "false"),
+        (ProviderRefusedError(ProviderRefusal.CONFLICT, attempts=4), "provider", "false"),
         (RateLimitedError(retry_after_s=5), "proxy", None),
         (ServiceDegradedError(), "proxy", None),
         (ProviderNotConfiguredError(), "proxy", None),

@@ -26,7 +26,12 @@ from harness.http_scene import (
 )
 from ibex.adapters.http_server.client_connection import Limits
 from ibex.domain.errors import ErrorCode, InvalidTokenError, ServiceDegradedError
-from ibex.domain.provider_errors import ProviderRefusedError, ProviderTimeoutError, ProviderUnavailableError, Refusal
+from ibex.domain.provider_errors import (
+    ProviderRefusal,
+    ProviderRefusedError,
+    ProviderTimeoutError,
+    ProviderUnavailableError,
+)
 from ibex.domain.proxying.provider import ProviderBody
 
 HEL = event(b'{"choices":[{"index":0,"delta":{"content":"Hel"},"finish_reason":null}]}')
@@ -238,8 +243,10 @@ async def test_an_error_response_has_the_headers_of_the_exchange() -> None:
     assert "provider;dur=" in response.headers["server-timing"]
 
 
-@pytest.mark.parametrize(("refusal", "status"), list(zip(Refusal, (400, 402, 403, 404, 409, 413, 422), strict=True)))
-async def test_a_providers_refusal_keeps_its_status(refusal: Refusal, status: int) -> None:
+@pytest.mark.parametrize(
+    ("refusal", "status"), list(zip(ProviderRefusal, (400, 402, 403, 404, 409, 413, 422), strict=True))
+)
+async def test_a_providers_refusal_keeps_its_status(refusal: ProviderRefusal, status: int) -> None:
     """The record has it too."""
     scene = HttpScene(ProviderRefusedError(refusal, detail="No."))
 

@@ -53,7 +53,7 @@ class CountRequest:
         """Fail, because the operation takes no directive."""
         raise AssertionError(directive, dialect)
 
-    def hiding(self, directive: Directive | None) -> CountRequest:
+    def with_directive_hidden(self, directive: Directive | None) -> CountRequest:
         """Fail, because the request names no earlier response."""
         raise AssertionError(directive)
 
@@ -70,7 +70,7 @@ class CountRequest:
 class CountReader:
     """The ``ResponseReader``: the words are the usage; an event with the word ``end`` ends a stream."""
 
-    forwards_rest = False
+    forwards_trailing_events = False
 
     def __init__(self) -> None:
         self.has_ended = False

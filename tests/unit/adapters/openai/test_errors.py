@@ -20,10 +20,10 @@ from ibex.domain.errors import IbexError, OverloadedError
 from ibex.domain.provider_errors import (
     ProviderError,
     ProviderRateLimitedError,
+    ProviderRefusal,
     ProviderRefusedError,
     ProviderTimeoutError,
     ProviderUnavailableError,
-    Refusal,
 )
 
 ATTEMPT = AttemptInfo(3, "req_1")
@@ -34,15 +34,15 @@ BODY = json.dumps({"error": {"message": f"No {CANARY}", "type": "t", "param": "m
 @pytest.mark.parametrize(
     ("status", "refusal"),
     [
-        (400, Refusal.BAD_REQUEST),
-        (402, Refusal.PAYMENT_REQUIRED),
-        (404, Refusal.NOT_FOUND),
-        (409, Refusal.CONFLICT),
-        (413, Refusal.TOO_LARGE),
-        (422, Refusal.UNPROCESSABLE),
+        (400, ProviderRefusal.BAD_REQUEST),
+        (402, ProviderRefusal.PAYMENT_REQUIRED),
+        (404, ProviderRefusal.NOT_FOUND),
+        (409, ProviderRefusal.CONFLICT),
+        (413, ProviderRefusal.TOO_LARGE),
+        (422, ProviderRefusal.UNPROCESSABLE),
     ],
 )
-def test_a_refused_request_keeps_the_providers_error(status: int, refusal: Refusal) -> None:
+def test_a_refused_request_keeps_the_providers_error(status: int, refusal: ProviderRefusal) -> None:
     """The error has the message, type, code and parameter of OpenAI's error, and the attempt."""
     error = error_from_response(ErrorResponse(status, BODY), ATTEMPT)
     assert isinstance(error, ProviderRefusedError)
@@ -105,7 +105,7 @@ def test_a_403_for_a_model_refuses_the_request() -> None:
     error = error_from_response(ErrorResponse(403, body), ATTEMPT)
     assert isinstance(error, ProviderRefusedError)
     assert (error.refusal, error.provider_code, error.detail) == (
-        Refusal.MODEL_FORBIDDEN,
+        ProviderRefusal.MODEL_FORBIDDEN,
         "model_not_found",
         "No access to the model.",
     )

@@ -27,10 +27,10 @@ from ibex.domain.errors import OverloadedError
 from ibex.domain.provider_errors import (
     ProviderError,
     ProviderRateLimitedError,
+    ProviderRefusal,
     ProviderRefusedError,
     ProviderTimeoutError,
     ProviderUnavailableError,
-    Refusal,
 )
 from ibex.domain.proxying.provider import Dialect, ProviderBody, ProviderModel, TraceContext
 
@@ -277,15 +277,15 @@ async def test_a_delay_beyond_the_deadline_is_not_waited_for() -> None:
 @pytest.mark.parametrize(
     ("status", "refusal"),
     [
-        (400, Refusal.BAD_REQUEST),
-        (402, Refusal.PAYMENT_REQUIRED),
-        (404, Refusal.NOT_FOUND),
-        (413, Refusal.TOO_LARGE),
-        (422, Refusal.UNPROCESSABLE),
+        (400, ProviderRefusal.BAD_REQUEST),
+        (402, ProviderRefusal.PAYMENT_REQUIRED),
+        (404, ProviderRefusal.NOT_FOUND),
+        (413, ProviderRefusal.TOO_LARGE),
+        (422, ProviderRefusal.UNPROCESSABLE),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_refused_request_is_not_sent_again(status: int, refusal: Refusal, *, stream: bool) -> None:
+async def test_a_refused_request_is_not_sent_again(status: int, refusal: ProviderRefusal, *, stream: bool) -> None:
     """The error has the provider's message."""
     scene = Scene(refused(status, "too many tokens"))
     error = await scene.fails(ProviderRefusedError, stream=stream)
@@ -374,7 +374,7 @@ async def test_a_quota_that_is_used_up_is_not_asked_for_again() -> None:
 async def test_a_refusal_whose_body_cannot_be_read_is_still_a_refusal(response: FakeResponse) -> None:
     """The status is enough."""
     error = await Scene(response, idle_timeout_s=SHORT_S).fails(ProviderRefusedError)
-    assert (error.refusal, error.detail) == (Refusal.BAD_REQUEST, None)
+    assert (error.refusal, error.detail) == (ProviderRefusal.BAD_REQUEST, None)
 
 
 @pytest.mark.parametrize(

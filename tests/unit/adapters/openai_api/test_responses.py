@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 
 from ibex.adapters.openai_api.operations import OPERATIONS
-from ibex.adapters.openai_api.responses import RESPONSES_OPERATIONS, InputTokens, Responses, StoredResponse
+from ibex.adapters.openai_api.responses import RESPONSES_OPERATIONS, InputTokens, Responses, StoredResponseOperation
 from ibex.domain.errors import ValidationError
 from ibex.domain.proxying.operation import NO_TARGET, Target
 
-STORED = {operation.name: operation for operation in RESPONSES_OPERATIONS if isinstance(operation, StoredResponse)}
+STORED = {
+    operation.name: operation for operation in RESPONSES_OPERATIONS if isinstance(operation, StoredResponseOperation)
+}
 
 
 async def test_a_turn_and_a_count_have_the_same_request() -> None:

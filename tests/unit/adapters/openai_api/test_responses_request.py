@@ -93,7 +93,7 @@ def test_the_client_sees_its_own_instructions(own: str | None, directive: Direct
 def stored(directive: Directive | None, *, returns_response: bool = True) -> ResponseReader:
     """Return the reader of a stored response that was made with a directive."""
     request = StoredResponseRequest("resp_1", "responses/resp_1", is_streaming=False, returns_response=returns_response)
-    return request.hiding(directive).response_reader(DIALECT)
+    return request.with_directive_hidden(directive).response_reader(DIALECT)
 
 
 @given(texts | st.none(), directives)

@@ -6,7 +6,7 @@ from structlog.testing import capture_logs
 
 from ibex.adapters.telemetry.model_lists import ModelListTelemetry
 from ibex.domain.errors import OverloadedError
-from ibex.domain.provider_errors import ProviderRefusedError, ProviderUnavailableError, Refusal
+from ibex.domain.provider_errors import ProviderRefusal, ProviderRefusedError, ProviderUnavailableError
 
 
 def test_an_outage_is_one_line() -> None:
@@ -19,7 +19,7 @@ def test_an_outage_is_one_line() -> None:
             telemetry.list_failed("openai", ProviderUnavailableError(provider_status=401))
         telemetry.list_received("openai")
         telemetry.list_received("openai")
-        telemetry.list_failed("openai", ProviderRefusedError(Refusal.NOT_FOUND, detail="canary"))
+        telemetry.list_failed("openai", ProviderRefusedError(ProviderRefusal.NOT_FOUND, detail="canary"))
         telemetry.list_failed("other", OverloadedError())
 
     found = [(line["log_level"], line.get("error_code"), line.get("provider_status")) for line in logged]

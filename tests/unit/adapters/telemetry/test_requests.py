@@ -30,7 +30,7 @@ from harness.memory.clock import ManualClock
 from ibex.adapters.telemetry.metrics import Metrics
 from ibex.adapters.telemetry.requests import RequestTelemetry
 from ibex.domain.errors import ErrorCode, InvalidTokenError
-from ibex.domain.provider_errors import ProviderRefusedError, ProviderUnavailableError, Refusal
+from ibex.domain.provider_errors import ProviderRefusal, ProviderRefusedError, ProviderUnavailableError
 from ibex.domain.proxying.provider import ProviderBody
 from ibex.domain.record.journal import JournalUnavailableError
 
@@ -146,7 +146,7 @@ async def test_a_failed_stream_is_counted_with_its_final_status(log: io.StringIO
     ("error", "provider_status"),
     [
         (ProviderUnavailableError(provider_status=401), 401),
-        (ProviderRefusedError(Refusal.NOT_FOUND), None),
+        (ProviderRefusedError(ProviderRefusal.NOT_FOUND), None),
         (ProviderUnavailableError(), None),
     ],
 )
@@ -246,7 +246,7 @@ def scenes() -> dict[str, HttpScene]:
         "bug in directives": bug_in_directives,
         "bug in the provider": HttpScene(RuntimeError(CANARY, TOKEN.reveal())),
         "bug within a stream": HttpScene(scripted_stream([chunk], KeyError(CANARY))),
-        "refused": HttpScene(ProviderRefusedError(Refusal.BAD_REQUEST, detail=f"Invalid value: {CANARY}")),
+        "refused": HttpScene(ProviderRefusedError(ProviderRefusal.BAD_REQUEST, detail=f"Invalid value: {CANARY}")),
         "not a completion": HttpScene(ProviderBody(CANARY.encode())),
     }
 

@@ -23,7 +23,7 @@ from ibex.adapters.telemetry.span_export import SpanExport
 from ibex.adapters.telemetry.spans import SpanMaker
 from ibex.adapters.telemetry.traced_requests import TracedRequests
 from ibex.domain.errors import ErrorCode, InvalidTokenError
-from ibex.domain.provider_errors import ProviderRefusedError, Refusal
+from ibex.domain.provider_errors import ProviderRefusal, ProviderRefusedError
 from ibex.domain.proxying.provider import ProviderBody, TraceContext
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ def scenes() -> dict[str, Any]:
         "streamed": HttpScene(scripted_stream([chunk], [event(b"[DONE]")])),
         "bug in directives": bug,
         "bug within a stream": HttpScene(scripted_stream([chunk], KeyError(CANARY))),
-        "refused": HttpScene(ProviderRefusedError(Refusal.BAD_REQUEST, detail=f"Invalid value: {CANARY}")),
+        "refused": HttpScene(ProviderRefusedError(ProviderRefusal.BAD_REQUEST, detail=f"Invalid value: {CANARY}")),
         "not a completion": HttpScene(ProviderBody(CANARY.encode())),
     }
 

@@ -13,10 +13,10 @@ from ibex.domain.errors import OverloadedError
 from ibex.domain.proxying.capacity import (
     RESERVED_DIVISOR,
     SMALL_DIVISOR,
+    BodyRateLimit,
     Capacity,
     FairShare,
     Limit,
-    ReadingPace,
     Reservation,
 )
 
@@ -153,7 +153,7 @@ def test_a_refused_reservation_holds_nothing() -> None:
 
 def test_an_organization_reads_at_its_rate_beyond_the_burst() -> None:
     """The first megabyte is free; then each takes a second. Another organization is not delayed."""
-    pace = ReadingPace(bytes_per_s=1 << 20, burst_bytes=1 << 20)
+    pace = BodyRateLimit(bytes_per_s=1 << 20, burst_bytes=1 << 20)
 
     assert pace.delay_s(A, 1 << 20, 100.0) == 0
     assert pace.delay_s(A, 1 << 20, 100.0) == pytest.approx(1.0)
@@ -163,7 +163,7 @@ def test_an_organization_reads_at_its_rate_beyond_the_burst() -> None:
 
 def test_a_pause_restores_the_burst() -> None:
     """A long pause restores at most the burst."""
-    pace = ReadingPace(bytes_per_s=1 << 20, burst_bytes=1 << 20)
+    pace = BodyRateLimit(bytes_per_s=1 << 20, burst_bytes=1 << 20)
     pace.delay_s(A, 4 << 20, 100.0)
 
     assert pace.delay_s(A, 1 << 20, 1_000.0) == 0
@@ -172,7 +172,7 @@ def test_a_pause_restores_the_burst() -> None:
 
 def test_the_memory_of_the_pace_is_bounded() -> None:
     """The bucket of an organization is removed once it is full again."""
-    pace = ReadingPace()
+    pace = BodyRateLimit()
     for number in range(5_000):
         pace.delay_s(UUID(int=number), 1, float(number))
     assert pace.organizations < 2_000

@@ -61,10 +61,10 @@ from ibex.domain.identity.rate_limits import RateLimitDecision
 from ibex.domain.ids import session_id
 from ibex.domain.provider_errors import (
     ProviderRateLimitedError,
+    ProviderRefusal,
     ProviderRefusedError,
     ProviderTimeoutError,
     ProviderUnavailableError,
-    Refusal,
 )
 from ibex.domain.proxying.admission import Credentials
 from ibex.domain.proxying.provider import Dialect, ProviderBody, TraceContext
@@ -186,7 +186,7 @@ REFUSALS = {
         ProviderUnavailableError(attempts=4),
         ProviderTimeoutError(provider_request_id="req_9"),
         ProviderRateLimitedError(retry_after_s=3),
-        ProviderRefusedError(Refusal.NOT_FOUND, provider_code="model_not_found"),
+        ProviderRefusedError(ProviderRefusal.NOT_FOUND, provider_code="model_not_found"),
     )
 }
 

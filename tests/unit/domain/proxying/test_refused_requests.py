@@ -21,7 +21,7 @@ from ibex.domain.errors import (
     ServiceDegradedError,
     ValidationError,
 )
-from ibex.domain.provider_errors import ProviderError, ProviderRateLimitedError, ProviderRefusedError, Refusal
+from ibex.domain.provider_errors import ProviderError, ProviderRateLimitedError, ProviderRefusal, ProviderRefusedError
 from ibex.domain.proxying.refused_requests import DEFAULT_WHEN_UNLIMITED, RefusedRequests, is_refusal, seconds_left
 from ibex.domain.record.exchange import Caller
 from ibex.domain.record.in_flight import InFlightExchange
@@ -68,7 +68,7 @@ def test_which_errors_are_refusals(kind: type[IbexError]) -> None:
     if kind is ValidationError:
         error: IbexError = ValidationError(())
     elif kind is ProviderRefusedError:
-        error = ProviderRefusedError(Refusal.BAD_REQUEST)
+        error = ProviderRefusedError(ProviderRefusal.BAD_REQUEST)
     else:
         error = kind()
 
