@@ -12,6 +12,7 @@ import pytest
 from harness.auth import Identity, serving
 from harness.servers import free_port
 from harness.tenants import new_organization, new_token
+from ibex.adapters.postgres import migrate
 from ibex.adapters.postgres.database import Database
 from ibex.adapters.postgres.identity import PostgresIdentity
 from ibex.adapters.postgres.roles import AUTH_ROLE
@@ -124,6 +125,17 @@ async def test_databases_that_are_not_migrated_are_told_as_such(
     for name in SERVERS[:3]:
         assert by_name[name].verdict.value == "failed"
         assert "`ibex migrate`" in (by_name[name].hint or "")
+
+
+async def test_a_database_of_the_version_before_is_told_as_such(
+    empty_postgres: PostgresDatabase, tmp_path: Path
+) -> None:
+    """It lacks the function that records turns."""
+    migrate.upgrade(empty_postgres.owner_url, "0009")
+    finding = (await found(tmp_path, IBEX_DATABASE_URL=empty_postgres.app_url))["PostgreSQL"]
+    assert finding.verdict is Verdict.FAILED
+    assert "has not been migrated" in finding.said
+    assert "`ibex migrate`" in (finding.hint or "")
 
 
 async def test_servers_that_are_not_there_are_failures(tmp_path: Path) -> None:

@@ -72,6 +72,8 @@ async def test_the_wrong_role_is_refused(postgres: PostgresDatabase) -> None:
         ("ALTER ROLE somebody BYPASSRLS", "ALTER ROLE somebody NOBYPASSRLS", "bypass"),
         ("GRANT postgres TO somebody", "REVOKE postgres FROM somebody", "superuser"),
         ("GRANT ibex_owner TO somebody", "REVOKE ibex_owner FROM somebody", "owner"),
+        ("GRANT ibex_recorder TO somebody", "REVOKE ibex_recorder FROM somebody", "member of 'ibex_recorder'"),
+        ("GRANT ibex_sweeper TO somebody", "REVOKE ibex_sweeper FROM somebody", "member of 'ibex_sweeper'"),
     ],
 )
 async def test_the_rights_of_inherited_roles_count(

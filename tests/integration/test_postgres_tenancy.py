@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
+import msgspec
 import psycopg
 import pytest
 from psycopg import errors, sql
@@ -292,11 +293,78 @@ def test_the_sweeper_can_do_nothing_else(postgres: PostgresDatabase, two_tenants
 
 
 @pytest.mark.parametrize("role", ["auth", "owner"])
-def test_only_the_app_role_can_sweep(postgres: PostgresDatabase, role: str) -> None:
-    """This covers auth, and the owner that created the function and gave it away."""
+@pytest.mark.parametrize("call", ["abandon_idle_sessions(now(), 1)", "record_turns('[]', false)"])
+def test_only_the_app_role_can_sweep_and_record(postgres: PostgresDatabase, role: str, call: str) -> None:
+    """This covers auth, and the owner that created the functions and gave them away."""
     url = postgres.auth_url if role == "auth" else postgres.owner_url
     with psycopg.connect(url) as connection, pytest.raises(errors.InsufficientPrivilege):
-        connection.execute("SELECT abandon_idle_sessions(now(), 1)")
+        connection.execute(f"SELECT {call}".encode())
+
+
+def test_the_app_role_records_for_every_organization_and_sees_none(
+    postgres: PostgresDatabase, two_tenants: tuple[NamedAgent, NamedAgent]
+) -> None:
+    """The function returns nothing of a row, whether it was recorded now or before, and no row becomes visible."""
+    ours, theirs = two_tenants
+    turns = [new_turn(ours), new_turn(theirs)]
+    with _as_app(postgres, ours.org_id) as connection:
+        for _ in range(2):
+            batch = Jsonb(turns, dumps=msgspec.json.encode)
+            row = connection.execute("SELECT record_turns(%s, false)", [batch]).fetchone()
+            assert row == ([],)
+            assert _count(connection, "sessions") == 1
+            assert _count(connection, "checkpoints") == 2
+    with _as_app(postgres, None) as connection:
+        assert _count(connection, "checkpoints") == 0
+    with _as_app(postgres, None) as connection, pytest.raises(errors.InsufficientPrivilege):
+        connection.execute("SET ROLE ibex_recorder")
+
+
+def test_an_error_of_recording_shows_nothing_of_a_row(
+    postgres: PostgresDatabase, two_tenants: tuple[NamedAgent, NamedAgent]
+) -> None:
+    """PostgreSQL quotes the row that violates a constraint, but not to a role that row-level security binds."""
+    overflow = 1 << 63
+    turn = new_turn(two_tenants[1], latency_ms=overflow - 1)
+    with _as_app(postgres, two_tenants[0].org_id) as connection, pytest.raises(errors.DataError) as raised:
+        connection.execute("SELECT record_turns(%s, false)", [Jsonb([turn], dumps=msgspec.json.encode)])
+    assert raised.value.diag.message_detail is None
+    negative = new_turn(two_tenants[1], latency_ms=-1)
+    with _as_app(postgres, two_tenants[0].org_id) as connection, pytest.raises(errors.CheckViolation) as violated:
+        connection.execute("SELECT record_turns(%s, false)", [Jsonb([negative], dumps=msgspec.json.encode)])
+    assert violated.value.diag.message_detail is None
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT external_id FROM sessions",
+        "SELECT model FROM checkpoints",
+        "SELECT messages_hash FROM checkpoints",
+        "UPDATE sessions SET agent_id = gen_random_uuid()",
+        "UPDATE sessions SET deleted_at = now()",
+        "UPDATE sessions SET status = 'abandoned'",
+        "UPDATE checkpoints SET latency_ms = 0",
+        "DELETE FROM sessions",
+        "DELETE FROM checkpoints",
+        "SELECT id FROM agents",
+        "SELECT id FROM organizations",
+    ],
+)
+def test_the_recorder_can_do_nothing_else(postgres: PostgresDatabase, two_tenants: object, statement: str) -> None:
+    """It reads ids and totals only, changes nothing but totals, deletes nothing, and cannot log in."""
+    del two_tenants
+    with psycopg.connect(postgres.superuser_url) as connection:
+        connection.execute("SET ROLE ibex_recorder")
+        with pytest.raises(errors.InsufficientPrivilege):
+            connection.execute(statement.encode())
+    with psycopg.connect(postgres.superuser_url) as connection:
+        found = connection.execute(
+            "SELECT rolcanlogin, rolsuper, rolbypassrls, rolcreaterole, rolcreatedb,"
+            " (SELECT count(*) FROM pg_auth_members WHERE roleid = r.oid AND NOT admin_option)"
+            " FROM pg_roles r WHERE rolname = 'ibex_recorder'"
+        ).fetchall()
+    assert found == [(False, False, False, False, False, 0)]
 
 
 def test_the_owner_is_bound_by_row_level_security_too(postgres: PostgresDatabase, two_tenants: object) -> None:

@@ -101,7 +101,8 @@ class _Doctor:
         async with _opened(self._operator.database()):
             await self._operator.directives().state(NIL_ID, NIL_ID)
             await self._operator.sessions().sessions(NIL_ID, 1)
-        return ok("directives and sessions can be read as ibex_app")
+            await self._operator.sessions().check_append()
+        return ok("directives and sessions can be read, and turns recorded, as ibex_app")
 
     async def identity(self) -> Result:
         if self._settings.auth_database_url is None:

@@ -126,8 +126,11 @@ class Database:
         and ``OutcomeUnknownError`` if it does not answer the commit. ``timeout_s`` applies to the wait for a
         connection, and then again to the whole transaction; None means the defaults of this database.
         """
-        try:
-            checked_out = await self._begin(org_id, timeout_s)
+        begin = b"BEGIN"
+        if org_id is not None:
+            begin += b"; SET LOCAL app.current_org_id = '%s'" % str(org_id).encode("ascii")
+        async with self._errors():
+            checked_out = await self._check_out(begin, timeout_s)
             try:
                 yield checked_out.connection
                 checked_out.limit_to(self._commit_timeout_s)
@@ -138,21 +141,39 @@ class Database:
                 raise
             finally:
                 await checked_out.release()
+
+    @asynccontextmanager
+    async def autocommit(self) -> AsyncIterator[AsyncConnection[Any]]:
+        """Run the block on a connection whose server commits each statement at its end.
+
+        No statement leaves a lock that lasts until this process continues. For the role ``ibex_app`` it sees no rows.
+        Raises as ``transaction`` does, but ``ServiceDegradedError`` also if a statement may have been committed. Use it
+        for idempotent statements.
+        """
+        async with self._errors():
+            checked_out = await self._check_out(b"SELECT", None)
+            try:
+                yield checked_out.connection
+            finally:
+                await checked_out.release()
+
+    @asynccontextmanager
+    async def _errors(self) -> AsyncIterator[None]:
+        """Raise domain errors for the vendor errors of the block."""
+        try:
+            yield
         except PoolTimeout as error:
             raise self._unsafe or domain_error(error) from None
         except psycopg.Error as error:
             raise domain_error(error) from None
 
-    async def _begin(self, org_id: UUID | None, timeout_s: float | None) -> _CheckedOut:
-        """Begin a transaction on a live connection. Skip connections that died in the pool, as after a restart.
+    async def _check_out(self, first: bytes, timeout_s: float | None) -> _CheckedOut:
+        """Check out a live connection and run a first statement. Skip connections that died in the pool.
 
-        The BEGIN itself detects a dead connection, which needs no extra round trip, and nothing has been done yet.
+        The statement, such as BEGIN, does nothing that lasts, and detects a dead connection.
         """
         if self._pool is None:
             raise psycopg.OperationalError("the database pool is not open")
-        begin = b"BEGIN"
-        if org_id is not None:
-            begin += b"; SET LOCAL app.current_org_id = '%s'" % str(org_id).encode("ascii")
         pool_timeout_s = self._pool_timeout_s if timeout_s is None else min(timeout_s, self._pool_timeout_s)
         deadline = time.monotonic() + pool_timeout_s
         while True:
@@ -160,7 +181,7 @@ class Database:
             limit_s = self._transaction_timeout_s if timeout_s is None else timeout_s
             checked_out = _CheckedOut(self._pool, connection, limit_s)
             try:
-                await connection.execute(begin)
+                await connection.execute(first)
             except BaseException as error:
                 await checked_out.release()
                 if not (isinstance(error, psycopg.OperationalError) and connection.closed):

@@ -29,13 +29,14 @@ _BY_CONSTRAINT: Final[Mapping[str, tuple[type[Exception], str]]] = {
 
 _DOWN = "The database is not available"
 _BUG = "The database rejected a statement"
-# The first matching entry applies. A missing table or column and a read-only standby are outages. Any other statement
-# that PostgreSQL rejects is a bug in IBEX.
+# The first matching entry applies. A missing table, column or function and a read-only standby are outages. Any other
+# statement that PostgreSQL rejects is a bug in IBEX.
 _BY_CLASS: Final[tuple[tuple[type[psycopg.Error], type[Exception], str], ...]] = (
     (errors.UniqueViolation, AlreadyExistsError, "It already exists"),
     (errors.ForeignKeyViolation, NotFoundError, "A record that it refers to does not exist"),
     (errors.UndefinedTable, ServiceDegradedError, "The database has not been migrated"),
     (errors.UndefinedColumn, ServiceDegradedError, "The database has not been migrated to this version of IBEX"),
+    (errors.UndefinedFunction, ServiceDegradedError, "The database has not been migrated to this version of IBEX"),
     (psycopg.IntegrityError, InternalError, _BUG),
     (psycopg.DataError, InternalError, _BUG),
     (psycopg.ProgrammingError, InternalError, _BUG),

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 APP_ROLE: Final = "ibex_app"
 AUTH_ROLE: Final = "ibex_auth"
+# The owners of the schema's functions. They see rows of every organization, and nobody connects as one of them.
+FUNCTION_ROLES: Final = ("ibex_recorder", "ibex_sweeper")
 
 _RIGHTS = """
 SELECT current_user,
@@ -19,6 +21,8 @@ SELECT current_user,
        EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
                WHERE c.relkind IN ('r', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
                  AND pg_has_role(current_user, c.relowner, 'MEMBER')),
+       (SELECT min(r.rolname) FROM pg_roles r
+        WHERE r.rolname = ANY (%(function_roles)s) AND pg_has_role(current_user, r.oid, 'MEMBER')),
        EXISTS (SELECT FROM pg_roles r WHERE r.rolname = %(role)s AND pg_has_role(current_user, r.oid, 'USAGE')),
        pg_is_in_recovery()
 """
@@ -35,11 +39,11 @@ async def check_role(connection: AsyncConnection[Any], role: str) -> None:
     ``psycopg.Error`` if the database does not answer, or if it is in recovery: a standby may lack the newest changes. A
     server never enters recovery while a connection to it is open, so checking each new connection is enough.
     """
-    cursor = await connection.execute(_RIGHTS, {"role": role})
+    cursor = await connection.execute(_RIGHTS, {"role": role, "function_roles": list(FUNCTION_ROLES)})
     row = await cursor.fetchone()
     if row is None:
         raise UnsafeRoleError("PostgreSQL did not return the rights of the connection's role")
-    name, is_superuser, bypasses, owns, is_expected, is_in_recovery = row
+    name, is_superuser, bypasses, owns, function_role, is_expected, is_in_recovery = row
     if is_in_recovery:
         raise psycopg.OperationalError("the server is a standby, which may lack the newest changes; use the primary")
     if is_superuser:
@@ -48,5 +52,7 @@ async def check_role(connection: AsyncConnection[Any], role: str) -> None:
         raise UnsafeRoleError(f"the database role {name!r} can bypass row-level security; use {role!r}")
     if owns:
         raise UnsafeRoleError(f"the database role {name!r} owns tables or can act as their owner; use {role!r}")
+    if function_role is not None:
+        raise UnsafeRoleError(f"the database role {name!r} is a member of {function_role!r}; use {role!r}")
     if not is_expected:
         raise UnsafeRoleError(f"the database role {name!r} is not {role!r}; `ibex migrate` creates that role")

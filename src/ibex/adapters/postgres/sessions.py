@@ -1,4 +1,4 @@
-"""Sessions and checkpoints in PostgreSQL, as the role ``ibex_app``. A batch takes one statement per organization."""
+"""Sessions and checkpoints in PostgreSQL, as the role ``ibex_app``. One statement records a batch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import msgspec
 import psycopg
 from psycopg.types.json import Jsonb
 from sqlalchemy import Uuid, and_, bindparam, or_, select
-from sqlalchemy.dialects import postgresql
 
 from ibex.adapters.postgres.failures import domain_error
 from ibex.adapters.postgres.statements import Statement
@@ -31,80 +30,12 @@ if TYPE_CHECKING:
     from ibex.domain.record.sessions import Checkpoint
 
 _ROWS_PER_CHUNK: Final = 100
+# Each organization of a call takes a lock, and all connections of a server share its table of locks. By default it has
+# room for 64 locks per connection.
+ORGANIZATIONS_PER_CALL: Final = 250
 
-# Batches of one organization run one after the other, because each looks up existing rows and assigns turn numbers and
-# request ids. The lock is held until the end of the transaction. PostgreSQL expects a handful of rows in a batch, and
-# would compare each of them with each session in a nested loop. The LATERAL lookups below still use loops.
-_LOCK_ORGANIZATION: Final[LiteralString] = """
-SELECT set_config('enable_nestloop', 'off', true), pg_advisory_xact_lock(hashtextextended(%(key)s, 0))
-"""
-
-# The statement computes these columns. The others are the fields of ``Checkpoint``.
-_COMPUTED: Final = frozenset({"session_id", "org_id", "turn_index"})
-_CHECKPOINT_COLUMNS: Final = [column for column in checkpoints.c if column.name not in _COMPUTED]
-_DIALECT: Final = postgresql.dialect()  # type: ignore[no-untyped-call]
-_TYPED: Final = ", ".join(f"{column.name} {column.type.compile(_DIALECT)}" for column in _CHECKPOINT_COLUMNS)
-_NAMES: Final = ", ".join(column.name for column in _CHECKPOINT_COLUMNS)
-_VALUES: Final = ", ".join(
-    "CASE WHEN f.request_id_taken THEN f.id ELSE f.request_id END"
-    if column.name == "request_id"
-    else f"f.{column.name}"
-    for column in _CHECKPOINT_COLUMNS
-)
-
-# Existing rows are looked up key by key (LATERAL, LIMIT), because a join may read all rows of the organization.
-_APPEND: Final = f"""
-WITH incoming AS (
-  SELECT r.*, (r.session->>'id')::uuid AS session_id, r.session->>'handle' AS handle,
-         (r.session->>'ends')::boolean AS ends
-  FROM ROWS FROM (jsonb_to_recordset(%(batch)s) AS (
-    session jsonb, {_TYPED}
-  )) WITH ORDINALITY AS r (session, {_NAMES}, position)
-), fresh AS (
-  SELECT i.*,
-         row_number() OVER (PARTITION BY i.session_id ORDER BY i.position) AS turn,
-         count(*) OVER (PARTITION BY i.session_id) AS turns,
-         row_number() OVER (PARTITION BY i.request_id ORDER BY i.position) > 1 OR taken.yes IS NOT NULL
-           AS request_id_taken
-  FROM incoming i
-  LEFT JOIN LATERAL (SELECT true AS yes FROM checkpoints c WHERE c.id = i.id LIMIT 1) known ON true
-  LEFT JOIN LATERAL (
-    SELECT true AS yes FROM checkpoints c WHERE c.org_id = %(org_id)s AND c.request_id = i.request_id LIMIT 1
-  ) taken ON true
-  WHERE known.yes IS NULL
-), touched AS (
-  INSERT INTO sessions AS s (
-    id, org_id, agent_id, external_id, status, model, provider, directive_version_id, turn_count,
-    total_input_tokens, total_output_tokens, total_latency_ms, created_at, updated_at, completed_at
-  )
-  SELECT f.session_id, %(org_id)s, f.agent_id, f.handle,
-         CASE WHEN bool_or(f.ends) THEN 'completed' ELSE 'active' END,
-         (array_agg(f.model ORDER BY f.position))[1],
-         (array_agg(f.provider ORDER BY f.position))[1],
-         (array_agg(f.directive_version_id ORDER BY f.position))[1],
-         count(*), coalesce(sum(f.input_tokens), 0), coalesce(sum(f.output_tokens), 0), sum(f.latency_ms),
-         min(f.created_at), max(f.created_at), min(f.created_at) FILTER (WHERE f.ends)
-  FROM fresh f
-  GROUP BY f.session_id, f.agent_id, f.handle
-  ORDER BY f.session_id
-  ON CONFLICT (id, org_id) DO UPDATE SET
-    status = CASE
-      WHEN excluded.status = 'completed' THEN 'completed'
-      WHEN s.status = 'abandoned' THEN 'active'
-      ELSE s.status
-    END,
-    turn_count = s.turn_count + excluded.turn_count,
-    total_input_tokens = s.total_input_tokens + excluded.total_input_tokens,
-    total_output_tokens = s.total_output_tokens + excluded.total_output_tokens,
-    total_latency_ms = s.total_latency_ms + excluded.total_latency_ms,
-    updated_at = greatest(s.updated_at, excluded.updated_at),
-    completed_at = coalesce(s.completed_at, excluded.completed_at)
-  RETURNING s.id, s.turn_count
-)
-INSERT INTO checkpoints (session_id, org_id, turn_index, {_NAMES})
-SELECT f.session_id, %(org_id)s, t.turn_count - f.turns + f.turn - 1, {_VALUES}
-FROM fresh f JOIN touched t ON t.id = f.session_id
-""".encode()  # noqa: S608 - only names of tables and columns
+# A function of the schema that runs as ``ibex_recorder``, because ``ibex_app`` sees one organization only (ADR 0057).
+_RECORD: Final[LiteralString] = "SELECT record_turns(%(batch)s, %(waits)s)"
 
 # A function of the schema that runs as ``ibex_sweeper``, because ``ibex_app`` sees one organization only (ADR 0027).
 _ABANDON: Final[LiteralString] = "SELECT abandon_idle_sessions(%(idle_since)s, %(max_sessions)s)"
@@ -156,28 +87,55 @@ class PostgresSessions:
     request id already, the checkpoint is stored with its own id as request id, so that no turn is lost.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, organizations_per_call: int = ORGANIZATIONS_PER_CALL) -> None:
         self._database = database
+        self._organizations_per_call = organizations_per_call
 
     async def append(self, checkpoints: Sequence[Checkpoint]) -> None:
-        """Store checkpoints, in one transaction per organization; see ``SessionStore``."""
+        """Store checkpoints; see ``SessionStore``.
+
+        An organization is contended while another transaction records turns of it. The others do not wait for it.
+        """
         by_org: dict[UUID, dict[UUID, Checkpoint]] = {}
         for checkpoint in checkpoints:
             by_org.setdefault(checkpoint.org_id, {}).setdefault(checkpoint.id, checkpoint)
         try:
-            for org_id, batch in by_org.items():
-                encoded = await _encode(list(batch.values()))
-                async with self._database.transaction(org_id) as connection:
-                    await connection.execute(_LOCK_ORGANIZATION, {"key": f"ibex.checkpoints:{org_id}"})
-                    with _refusals():
-                        await connection.execute(_APPEND, {"org_id": org_id, "batch": encoded})
+            contended = await self._record(by_org, waits=False)
+            while contended:
+                contended = await self._record({org_id: by_org[org_id] for org_id in contended}, waits=True)
         except (IbexError, AlreadyExistsError) as error:
             raise SinkUnavailableError(str(error)) from None
+
+    async def _record(self, by_org: Mapping[UUID, Mapping[UUID, Checkpoint]], *, waits: bool) -> Sequence[UUID]:
+        """Record turns, in one transaction per call, and return the organizations that are contended.
+
+        If ``waits``, each call waits until at least one organization is not.
+        """
+        batches = list(by_org.values())
+        contended: list[UUID] = []
+        for start in range(0, len(batches), self._organizations_per_call):
+            some = batches[start : start + self._organizations_per_call]
+            encoded = await _encode([checkpoint for batch in some for checkpoint in batch.values()])
+            async with self._database.autocommit() as connection:
+                with _refusals():
+                    cursor = await connection.execute(_RECORD, {"batch": encoded, "waits": waits})
+                    row = await cursor.fetchone()
+            contended.extend(row[0] if row is not None else ())
+        return contended
+
+    async def check_append(self) -> None:
+        """Record an empty batch, to verify that the role may record turns.
+
+        Raises ``ServiceDegradedError`` if the database does not answer or lacks the function, and ``InternalError`` if
+        the role may not call it.
+        """
+        async with self._database.autocommit() as connection:
+            await connection.execute(_RECORD, {"batch": Jsonb([]), "waits": False})
 
     async def abandon(self, idle_since: datetime, limit: int) -> int | None:
         """Mark active sessions without a turn since ``idle_since`` as abandoned; see ``IdleSessions``."""
         try:
-            async with self._database.transaction() as connection:
+            async with self._database.autocommit() as connection:
                 cursor = await connection.execute(_ABANDON, {"idle_since": idle_since, "max_sessions": limit})
                 row = await cursor.fetchone()
         except IbexError as error:

@@ -28,6 +28,7 @@ from ibex.domain.identity.management import AlreadyExistsError
         (errors.ReadOnlySqlTransaction, ServiceDegradedError),
         (errors.UndefinedTable, ServiceDegradedError),
         (errors.UndefinedColumn, ServiceDegradedError),
+        (errors.UndefinedFunction, ServiceDegradedError),
         (errors.UniqueViolation, AlreadyExistsError),
         (errors.ForeignKeyViolation, NotFoundError),
         (errors.CheckViolation, InternalError),
