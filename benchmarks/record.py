@@ -22,6 +22,7 @@ from uuid import UUID, uuid4
 
 import httpx
 import psycopg
+from benchmarks.record_organizations import measure_organizations
 
 from harness.process import IbexProcess
 from harness.servers import fast_provider
@@ -55,6 +56,9 @@ class Options:
     seconds: float
     connections: int
     probes: int
+    organizations: list[int]
+    writers: int
+    rate: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,9 @@ class Delivered:
 def main() -> None:
     """Measure and print."""
     options = _options()
+    if options.organizations:
+        measure_organizations(options.organizations, options.writers, options.rate, options.seconds)
+        return
     require_wrk()
     with fast_provider() as upstream, stack_without_proxy(upstream) as stack:
         runs: dict[str, list[Measured]] = {way: [] for way in WAYS}
@@ -111,9 +118,20 @@ def _options() -> Options:
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--connections", type=int, default=100)
+    parser.add_argument("--organizations", type=int, nargs="+", help="measure the session store alone, with so many")
+    parser.add_argument("--writers", type=int, default=1, help="workers that append, with --organizations")
+    parser.add_argument("--rate", type=float, default=2_000, help="turns per second, with --organizations")
     chosen = parser.parse_args()
     rounds, seconds, probes = (1, 4.0, 10) if chosen.quick else (3, 20.0, 100)
-    return Options(chosen.rounds or rounds, chosen.seconds or seconds, chosen.connections, probes)
+    return Options(
+        rounds=chosen.rounds or rounds,
+        seconds=chosen.seconds or seconds,
+        connections=chosen.connections,
+        probes=probes,
+        organizations=chosen.organizations or [],
+        writers=chosen.writers,
+        rate=chosen.rate,
+    )
 
 
 @contextmanager
