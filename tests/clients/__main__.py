@@ -11,12 +11,12 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections import Counter
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -33,6 +33,7 @@ DIRECTIVE: Final = "Answer as the canary of the clients."
 NO_PROXY: Final = "http://127.0.0.1:9"
 """Where nothing listens: a client that asks anything but IBEX fails there."""
 LOG_TIMEOUT_S: Final = 10
+CASE_TIMEOUT_S: Final = 300
 UPGRADE: Final = "(WebSocket)"
 """Stands for the route of an upgrade, which IBEX refuses before it looks for one."""
 _TEXT: Final = "".join(TEXT_PIECES)
@@ -70,6 +71,8 @@ class Client:
     packages: tuple[str, ...]
     cases: Mapping[str, list[str]] = field(default_factory=lambda: CASES)
     expected: Mapping[str, Mapping[str, object]] = field(default_factory=lambda: EXPECTED)
+    one_session: str = "continued"
+    """The case whose two turns are in one session, because the client says so in its own way."""
 
 
 CLIENTS: Final = {
@@ -80,8 +83,9 @@ CLIENTS: Final = {
     "Codex": Client(
         program="codex_cli",
         packages=("npm:@openai/codex",),
-        cases={"responses": CASES_OF_CODEX},
+        cases={"responses": CASES_OF_CODEX, "built_in": ["tools"]},
         expected=EXPECTED_OF_CODEX,
+        one_session="tools",
     ),
 }
 
@@ -118,6 +122,7 @@ class Stage:
         self.token = self.dev.installation["agent_token"]
         set_up = self.dev.ibex("directive", "set", self.dev.installation["agent_name"], DIRECTIVE)
         assert set_up.returncode == 0, set_up.stderr
+        self.seen: list[dict[str, Any]] = []
         self._log = (self.dev.home / "proxy.log").open("rb")
 
     def environ(self) -> dict[str, str]:
@@ -133,8 +138,8 @@ class Stage:
             "NO_PROXY": "127.0.0.1,localhost",
         }
 
-    def seen(self) -> list[dict[str, Any]]:
-        """Return the access lines since the last call. A request of its own marks the end of them."""
+    def look(self) -> None:
+        """Read the access lines since the last look into ``seen``. A request of its own marks their end."""
         fence = str(uuid.uuid4())
         connection = http.client.HTTPConnection(urlsplit(self.dev.address).netloc, timeout=LOG_TIMEOUT_S)
         connection.request("GET", "/health", headers={"x-request-id": fence})
@@ -150,7 +155,8 @@ class Stage:
                 continue
             entry = json.loads(line)
             if entry.get("request_id") == fence:
-                return lines
+                self.seen = lines
+                return
             lines += [entry] if entry["event"] == "request" else []
         raise TimeoutError("IBEX did not log a request")
 
@@ -175,8 +181,13 @@ def _ask(process: subprocess.Popen[str], api: str, case: str) -> dict[str, Any]:
     assert process.stdout is not None
     process.stdin.write(json.dumps({"api": api, "case": case}) + "\n")
     process.stdin.flush()
-    line = process.stdout.readline()
-    return dict(json.loads(line)) if line else {"failure": "the program ended"}
+    watchdog = threading.Timer(CASE_TIMEOUT_S, process.kill)
+    watchdog.start()
+    try:
+        line = process.stdout.readline()
+    finally:
+        watchdog.cancel()
+    return dict(json.loads(line)) if line else {"failure": f"the program ended, or took {CASE_TIMEOUT_S} s"}
 
 
 def _requests(seen: list[dict[str, Any]]) -> str:
@@ -184,34 +195,40 @@ def _requests(seen: list[dict[str, Any]]) -> str:
     return ", ".join(text if count == 1 else f"{text} ({count}x)" for text, count in counts.items())
 
 
-def _problem(case: str, said: dict[str, Any], expected: Mapping[str, object], seen: list[dict[str, Any]]) -> str | None:
-    """Return what is wrong with an outcome, or None."""
+def _problem(
+    said: dict[str, Any], expected: Mapping[str, object], stage: Stage, *, route: str, one_session: bool
+) -> str | None:
+    """Return what is wrong with an outcome, with what IBEX was asked or with what the provider got; None if nothing."""
     if "failure" in said:
         return str(said["failure"])
     wrong = {name: said["outcome"].get(name) for name, value in expected.items() if said["outcome"].get(name) != value}
     if wrong:
         return f"expected {dict(expected)}, got {wrong}"
-    sessions = [line.get("session_id") for line in seen]
-    if case == "continued" and (len(sessions) != 2 or any(one != other for one, other in pairwise(sessions))):
-        return f"its turns are in sessions {sessions}"
-    if DIRECTIVE in json.dumps(said):
-        return "the client got the directive"
-    return None
+    posts = [line for line in stage.seen if line["method"] == "POST"]
+    sessions = [line.get("session_id") for line in posts]
+    problems = {
+        f"it did not call {route} alone": {line["route"] for line in posts} != {route},
+        f"its turns are in sessions {sessions}": one_session and (len(sessions) != 2 or len({*sessions}) != 1),
+        "the client got the directive": DIRECTIVE in json.dumps(said),
+        "the provider did not get the directive": any(
+            DIRECTIVE.encode() not in request.body for request in stage.provider.requests
+        ),
+    }
+    return next((problem for problem, is_so in problems.items() if is_so), None)
 
 
 def _play(name: str, stage: Stage) -> Iterator[Row]:
     client, pins = CLIENTS[name], versions()
     version = ", ".join(pins[package] for package in client.packages)
     with _started(client, stage) as process:
-        for api, cases in client.cases.items():
-            for case in cases:
-                stage.provider.requests.clear()
-                said = _ask(process, api, case)
-                seen = stage.seen()
-                problem = _problem(case, said, client.expected[case], seen)
-                if any(DIRECTIVE.encode() not in request.body for request in stage.provider.requests if request.body):
-                    problem = problem or "the provider did not get the directive"
-                yield Row(name, version, case, problem, said.get("call", api), _requests(seen), said.get("outcome"))
+        for api, case in ((api, case) for api, cases in client.cases.items() for case in cases):
+            stage.provider.requests.clear()
+            said = _ask(process, api, case)
+            stage.look()
+            route = "/v1/chat/completions" if api == "chat" else "/v1/responses"
+            one_session = case == client.one_session
+            problem = _problem(said, client.expected[case], stage, route=route, one_session=one_session)
+            yield Row(name, version, case, problem, said.get("call", api), _requests(stage.seen), said.get("outcome"))
 
 
 def _say(line: str) -> None:

@@ -20,10 +20,16 @@ SHAPE: dict[str, Any] = {
     "required": ["name", "legs"],
     "additionalProperties": False,
 }
-CONFIGURATION = """
-model_provider = "ibex"
+QUIET = """
 check_for_update_on_startup = false
 analytics.enabled = false
+"""
+BUILT_IN = """
+openai_base_url = "{base_url}"
+"""
+"""The least configuration: Codex's own provider at another address."""
+OWN_PROVIDER = """
+model_provider = "ibex"
 
 [model_providers.ibex]
 name = "IBEX"
@@ -36,19 +42,22 @@ OUT_OF_ROOM = "ran out of room in the model's context window"
 """What Codex says of the code ``context_length_exceeded``, and of nothing else."""
 
 
-def _run(prompt: str, *arguments: str, model: str = MODEL, **environ: str) -> list[dict[str, Any]]:
-    """Run `codex exec` in an empty folder; return the events that it prints."""
+def _run(
+    prompt: str, *arguments: str, model: str = MODEL, configuration: str = OWN_PROVIDER, **environ: str
+) -> list[dict[str, Any]]:
+    """Run `codex exec` in an empty folder; return the events that it prints. ``{home}`` is where its settings are."""
     with tempfile.TemporaryDirectory(prefix="codex-") as name:
         home, folder = Path(name) / "home", Path(name) / "folder"
         home.mkdir()
         folder.mkdir()
-        (home / "config.toml").write_text(CONFIGURATION.format(base_url=os.environ["OPENAI_BASE_URL"]))
+        settings = configuration.format(base_url=os.environ["OPENAI_BASE_URL"])
+        (home / "config.toml").write_text(QUIET + settings)
         (home / "shape.json").write_text(json.dumps(SHAPE))
         options = ["--json", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox", "--model", model]
         done = subprocess.run(
             [CODEX, "exec", *options, *(argument.format(home=home) for argument in arguments), prompt],
             cwd=folder,
-            env=os.environ | {"CODEX_HOME": str(home)} | environ,
+            env=os.environ | {"CODEX_HOME": str(home), "CODEX_API_KEY": os.environ["OPENAI_API_KEY"]} | environ,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -78,11 +87,11 @@ def streaming() -> tuple[str, object]:
     return "codex exec", {"text": _text(_run(QUESTION))}
 
 
-def tools() -> tuple[str, object]:
+def tools(configuration: str, call: str = "codex exec") -> tuple[str, object]:
     """A turn in which Codex runs the command in the prompt, as the model tells it, and sends the output back."""
-    events = _run("Run this command: echo ibex-$((40 + 2))")
+    events = _run("Run this command: echo ibex-$((40 + 2))", configuration=configuration)
     (command,) = _items(events, "command_execution")
-    return "codex exec", {"output": command["aggregated_output"].strip(), "answered": "ibex-42" in _text(events)}
+    return call, {"output": command["aggregated_output"].strip(), "answered": "ibex-42" in _text(events)}
 
 
 def structured() -> tuple[str, object]:
@@ -101,15 +110,14 @@ def error(phrase: str, model: str = MODEL, **environ: str) -> tuple[str, object]
 
 if __name__ == "__main__":
     serve(
-        {
-            "responses": {
-                "streaming": streaming,
-                "tools": tools,
-                "structured output": structured,
-                "interrupted": partial(error, "The provider is not available", INTERRUPTED_MODEL),
-                "bad token": partial(error, "401 Unauthorized", OPENAI_API_KEY=BAD_TOKEN),
-                "unknown model": partial(error, "No provider is configured for this model", UNKNOWN_MODEL),
-                "refused": partial(error, OUT_OF_ROOM, REFUSED_MODEL),
-            }
-        }
+        responses={
+            "streaming": streaming,
+            "tools": partial(tools, OWN_PROVIDER),
+            "structured output": structured,
+            "interrupted": partial(error, "The provider is not available", INTERRUPTED_MODEL),
+            "bad token": partial(error, "401 Unauthorized", OPENAI_API_KEY=BAD_TOKEN),
+            "unknown model": partial(error, "No provider is configured for this model", UNKNOWN_MODEL),
+            "refused": partial(error, OUT_OF_ROOM, REFUSED_MODEL),
+        },
+        built_in={"tools": partial(tools, BUILT_IN, "codex exec -c openai_base_url=...")},
     )

@@ -122,8 +122,6 @@ def continued() -> tuple[str, object]:
 
 if __name__ == "__main__":
     serve(
-        {
-            "chat": Cases().by_name(),
-            "responses": {**Cases(use_responses_api=True).by_name(), "continued": continued},
-        }
+        chat=Cases().by_name(),
+        responses={**Cases(use_responses_api=True).by_name(), "continued": continued},
     )

@@ -192,25 +192,23 @@ def _errors(name: str) -> dict[str, Case]:
 
 if __name__ == "__main__":
     serve(
-        {
-            "chat": {
-                "chat": chat,
-                "streaming": chat_streaming,
-                "tools": chat_tools,
-                "tools, streamed": chat_tools_streamed,
-                "structured output": chat_structured,
-                "interrupted": chat_interrupted,
-                **_errors("chat.completions.create"),
-            },
-            "responses": {
-                "chat": responses,
-                "streaming": responses_streaming,
-                "tools": responses_tools,
-                "tools, streamed": responses_tools_streamed,
-                "continued": responses_continued,
-                "structured output": responses_structured,
-                "interrupted": responses_interrupted,
-                **_errors("responses.create"),
-            },
-        }
+        chat={
+            "chat": chat,
+            "streaming": chat_streaming,
+            "tools": chat_tools,
+            "tools, streamed": chat_tools_streamed,
+            "structured output": chat_structured,
+            "interrupted": chat_interrupted,
+            **_errors("chat.completions.create"),
+        },
+        responses={
+            "chat": responses,
+            "streaming": responses_streaming,
+            "tools": responses_tools,
+            "tools, streamed": responses_tools_streamed,
+            "structured output": responses_structured,
+            "continued": responses_continued,
+            "interrupted": responses_interrupted,
+            **_errors("responses.create"),
+        },
     )

@@ -38,7 +38,7 @@ def weather(city: str) -> str:
     return f"7 degrees in {city}"
 
 
-def serve(apis: Mapping[str, Mapping[str, Case]]) -> None:
+def serve(**apis: Mapping[str, Case]) -> None:
     """Run each case that is named on standard input, until that ends."""
     for line in sys.stdin:
         asked = json.loads(line)
