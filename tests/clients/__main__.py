@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -34,6 +35,9 @@ NO_PROXY: Final = "http://127.0.0.1:9"
 """Where nothing listens: a client that asks anything but IBEX fails there."""
 LOG_TIMEOUT_S: Final = 10
 CASE_TIMEOUT_S: Final = 300
+POLL_S: Final = 0.01
+METRICS: Final = "/metrics"
+UNDER_WAY: Final = re.compile(r"^ibex_proxy_requests_under_way(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
 UPGRADE: Final = "(WebSocket)"
 """Stands for the route of an upgrade, which IBEX refuses before it looks for one."""
 _TEXT: Final = "".join(TEXT_PIECES)
@@ -139,26 +143,36 @@ class Stage:
         }
 
     def look(self) -> None:
-        """Read the access lines since the last look into ``seen``. A request of its own marks their end."""
-        fence = str(uuid.uuid4())
-        connection = http.client.HTTPConnection(urlsplit(self.dev.address).netloc, timeout=LOG_TIMEOUT_S)
-        connection.request("GET", "/health", headers={"x-request-id": fence})
-        connection.getresponse().read()
-        connection.close()
-        lines: list[dict[str, Any]] = []
+        """Read the access lines since the last look into ``seen``, once every request has ended."""
         deadline = time.monotonic() + LOG_TIMEOUT_S
-        while time.monotonic() < deadline:  # nothing tells when a line is in the file
+        last = self._quiet(deadline)
+        self.seen = []
+        while time.monotonic() < deadline:
             line = self._log.readline()
             if not line.endswith(b"\n"):
                 self._log.seek(-len(line), os.SEEK_CUR)
-                time.sleep(0.01)
+                time.sleep(POLL_S)  # nothing tells when a line is in the file
                 continue
             entry = json.loads(line)
-            if entry.get("request_id") == fence:
-                self.seen = lines
+            if entry.get("request_id") == last:
                 return
-            lines += [entry] if entry["event"] == "request" else []
+            self.seen += [entry] if entry["event"] == "request" and entry["route"] != METRICS else []
         raise TimeoutError("IBEX did not log a request")
+
+    def _quiet(self, deadline: float) -> str:
+        """Wait until IBEX has no request but this one; return the id of this one, whose line is then the last."""
+        while time.monotonic() < deadline:
+            request_id = str(uuid.uuid4())
+            connection = http.client.HTTPConnection(urlsplit(self.dev.address).netloc, timeout=LOG_TIMEOUT_S)
+            connection.request("GET", METRICS, headers={"x-request-id": request_id})
+            text = connection.getresponse().read().decode()
+            connection.close()
+            counts = [float(count) for count in UNDER_WAY.findall(text)]
+            assert counts, "IBEX does not count its requests"
+            if sum(counts) <= 1:
+                return request_id
+            time.sleep(POLL_S)  # nothing tells when a request ends
+        raise TimeoutError("a request did not end")
 
 
 @contextmanager
