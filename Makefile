@@ -95,7 +95,7 @@ peers: $(STAMP) ## IBEX before other servers that speak OpenAI's API, installed 
 	@PYTHONPATH=tests $(BIN)/python -m peers $(ARGS)
 
 .PHONY: clients
-clients: $(STAMP) ## real clients through IBEX: SDKs and Codex, installed into .venv-clients and .clients, needs node; ARGS="-v Codex"
+clients: $(STAMP) ## real clients through IBEX: SDKs and Codex, installed into .venv-clients and .clients, needs node; ARGS="-v codex"
 	@PYTHONPATH=tests $(BIN)/python -m clients $(ARGS)
 
 .PHONY: bench

@@ -6,6 +6,7 @@ clients; -v prints each outcome. docs/clients.md has the configuration of each c
 
 from __future__ import annotations
 
+import argparse
 import http.client
 import json
 import os
@@ -77,19 +78,22 @@ class Client:
     expected: Mapping[str, Mapping[str, object]] = field(default_factory=lambda: EXPECTED)
     one_session: str = "continued"
     """The case whose two turns are in one session, because the client says so in its own way."""
+    tries_websocket: bool = False
+    """Whether it first asks for WebSocket, once, in each case."""
 
 
 CLIENTS: Final = {
-    "openai (Python)": Client(program="openai_python", packages=("pypi:openai",)),
-    "openai (Node)": Client(program="openai_node.mjs", packages=("npm:openai",)),
-    "AI SDK": Client(program="ai_sdk.mjs", packages=("npm:ai", "npm:@ai-sdk/openai")),
-    "LangChain": Client(program="langchain_python", packages=("pypi:langchain-openai",)),
-    "Codex": Client(
+    "openai-python": Client(program="openai_python", packages=("pypi:openai",)),
+    "openai-node": Client(program="openai_node.mjs", packages=("npm:openai",)),
+    "ai-sdk": Client(program="ai_sdk.mjs", packages=("npm:ai", "npm:@ai-sdk/openai")),
+    "langchain": Client(program="langchain_python", packages=("pypi:langchain-openai",)),
+    "codex": Client(
         program="codex_cli",
         packages=("npm:@openai/codex",),
         cases={"responses": CASES_OF_CODEX, "built_in": ["tools"]},
         expected=EXPECTED_OF_CODEX,
         one_session="tools",
+        tries_websocket=True,
     ),
 }
 
@@ -209,20 +213,23 @@ def _requests(seen: list[dict[str, Any]]) -> str:
     return ", ".join(text if count == 1 else f"{text} ({count}x)" for text, count in counts.items())
 
 
-def _problem(
-    said: dict[str, Any], expected: Mapping[str, object], stage: Stage, *, route: str, one_session: bool
-) -> str | None:
+def _problem(client: Client, api: str, case: str, said: dict[str, Any], stage: Stage) -> str | None:
     """Return what is wrong with an outcome, with what IBEX was asked or with what the provider got; None if nothing."""
     if "failure" in said:
         return str(said["failure"])
+    expected = client.expected[case]
     wrong = {name: said["outcome"].get(name) for name, value in expected.items() if said["outcome"].get(name) != value}
     if wrong:
         return f"expected {dict(expected)}, got {wrong}"
+    route = "/v1/chat/completions" if api == "chat" else "/v1/responses"
     posts = [line for line in stage.seen if line["method"] == "POST"]
+    others = [line["status"] for line in stage.seen if line["method"] != "POST"]
     sessions = [line.get("session_id") for line in posts]
+    in_one = len(sessions) == 2 and len({*sessions}) == 1
     problems = {
         f"it did not call {route} alone": {line["route"] for line in posts} != {route},
-        f"its turns are in sessions {sessions}": one_session and (len(sessions) != 2 or len({*sessions}) != 1),
+        f"its other requests got {others}": others != [426] * client.tries_websocket,
+        f"its turns are in sessions {sessions}": case == client.one_session and not in_one,
         "the client got the directive": DIRECTIVE in json.dumps(said),
         "the provider did not get the directive": any(
             DIRECTIVE.encode() not in request.body for request in stage.provider.requests
@@ -239,9 +246,7 @@ def _play(name: str, stage: Stage) -> Iterator[Row]:
             stage.provider.requests.clear()
             said = _ask(process, api, case)
             stage.look()
-            route = "/v1/chat/completions" if api == "chat" else "/v1/responses"
-            one_session = case == client.one_session
-            problem = _problem(said, client.expected[case], stage, route=route, one_session=one_session)
+            problem = _problem(client, api, case, said, stage)
             yield Row(name, version, case, problem, said.get("call", api), _requests(stage.seen), said.get("outcome"))
 
 
@@ -252,7 +257,12 @@ def _say(line: str) -> None:
 
 def main(arguments: list[str]) -> int:
     """Run all cases of the clients that are named, or of all; return the exit code."""
-    names = [name for name in CLIENTS if not {*arguments} - {"-v"} or name in arguments]
+    parser = argparse.ArgumentParser(prog="make clients", description=main.__doc__)
+    parser.add_argument("clients", nargs="*", help=f"of {', '.join(CLIENTS)}; without one, all")
+    parser.add_argument("-v", action="store_true", help="print each outcome")
+    options = parser.parse_args(arguments)
+    if unknown := {*options.clients} - {*CLIENTS}:
+        parser.error(f"no such client: {', '.join(sorted(unknown))}. There are {', '.join(CLIENTS)}.")
     _say("installing the clients ...")
     install()
     rows: list[Row] = []
@@ -261,11 +271,11 @@ def main(arguments: list[str]) -> int:
         folder = stack.enter_context(folder_of_its_own())
         stage = Stage(provider, folder)
         stack.callback(stage.dev.stop)
-        for name in names:
+        for name in options.clients or CLIENTS:
             _say(f"{name} ...")
             for row in _play(name, stage):
                 rows.append(row)
-                if row.problem or "-v" in arguments:
+                if row.problem or options.v:
                     _say(f"  {row.case}: {row.problem or 'ok'}: {row.outcome}")
     table = [["client", "version", "case", "result", "what was called"], ["---"] * 5, *(row.cells() for row in rows)]
     _say("\n".join(f"| {' | '.join(cells)} |" for cells in table))
