@@ -119,5 +119,5 @@ if __name__ == "__main__":
             "unknown model": partial(error, "No provider is configured for this model", UNKNOWN_MODEL),
             "refused": partial(error, OUT_OF_ROOM, REFUSED_MODEL),
         },
-        built_in={"tools": partial(tools, BUILT_IN, "codex exec -c openai_base_url=...")},
+        built_in={"tools": partial(tools, BUILT_IN, "codex exec, openai_base_url")},
     )
