@@ -94,6 +94,10 @@ e2e-smoke: $(STAMP) ## one buffered and one streamed completion with your OPENAI
 peers: $(STAMP) ## IBEX before other servers that speak OpenAI's API, installed into .venv-peers, needs node; ARGS="-v litellm"
 	@PYTHONPATH=tests $(BIN)/python -m peers $(ARGS)
 
+.PHONY: clients
+clients: $(STAMP) ## real clients through IBEX: SDKs and Codex, installed into .venv-clients and .clients, needs node; ARGS="-v codex"
+	@PYTHONPATH=tests $(BIN)/python -m clients $(ARGS)
+
 .PHONY: bench
 bench: $(STAMP) ## the numbers of performance, beside nginx and the peers that are installed; ARGS="--quick", "--soak-minutes 10"
 	@PYTHONPATH=tests $(BIN)/python -m benchmarks.bench $(ARGS)
@@ -152,10 +156,10 @@ soak: $(STAMP) ## kill, freeze and restart everything under load; ARGS="--minute
 
 .PHONY: bench-transport
 bench-transport: $(STAMP) ## measure the way to the provider beside other HTTP clients and nginx; needs wrk
-	@test -x $(VENV)-clients/bin/python || $(BIN)/python -m venv $(VENV)-clients
-	@$(VENV)-clients/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
-	@$(VENV)-clients/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/clients.txt
-	@PYTHONPATH=tests $(VENV)-clients/bin/python benchmarks/transport.py $(ARGS)
+	@test -x $(VENV)-transport/bin/python || $(BIN)/python -m venv $(VENV)-transport
+	@$(VENV)-transport/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	@$(VENV)-transport/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/clients.txt
+	@PYTHONPATH=tests $(VENV)-transport/bin/python benchmarks/transport.py $(ARGS)
 
 .PHONY: bench-streams
 bench-streams: $(STAMP) ## measure what streaming through IBEX adds, its memory, and how soon it lets go upstream
@@ -180,4 +184,4 @@ lines: ## count lines of code by folder, and the largest files
 
 .PHONY: clean
 clean: ## remove the environment and caches; data in .ibex stays
-	@rm -rf $(VENV) $(VENV)-peers $(BENCH) $(VENV)-clients .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) $(VENV)-peers $(BENCH) $(VENV)-transport $(VENV)-clients .clients .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

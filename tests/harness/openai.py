@@ -17,7 +17,7 @@ import threading
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 import pytest
 
@@ -127,7 +127,7 @@ class ScriptedOpenAI:
 
     @classmethod
     @contextmanager
-    def in_thread(cls, port: int = 0) -> Iterator[ScriptedOpenAI]:
+    def in_thread(cls, port: int = 0) -> Iterator[Self]:
         """Run a server in a thread with a loop of its own, for tests that have none."""
         server, loop = cls(), asyncio.new_event_loop()
         thread = threading.Thread(target=loop.run_forever, daemon=True)
