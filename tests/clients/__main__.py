@@ -83,10 +83,10 @@ class Client:
 
 
 CLIENTS: Final = {
-    "openai-python": Client(program="openai_python", packages=("pypi:openai",)),
+    "openai-python": Client(program="openai_python", packages=("python:openai",)),
     "openai-node": Client(program="openai_node.mjs", packages=("npm:openai",)),
     "ai-sdk": Client(program="ai_sdk.mjs", packages=("npm:ai", "npm:@ai-sdk/openai")),
-    "langchain": Client(program="langchain_python", packages=("pypi:langchain-openai",)),
+    "langchain": Client(program="langchain_python", packages=("python:langchain-openai",)),
     "codex": Client(
         program="codex_cli",
         packages=("npm:@openai/codex",),

@@ -23,7 +23,7 @@ _PACKAGE = HERE / "package.json"
 def versions() -> dict[str, str]:
     """Return the version of each package that is pinned, by its name."""
     lines = [line for line in _REQUIREMENTS.read_text().splitlines() if not line.startswith("#")]
-    python = {f"pypi:{name}": version for name, _, version in (line.partition("==") for line in lines)}
+    python = {f"python:{name}": version for name, _, version in (line.partition("==") for line in lines)}
     node = json.loads(_PACKAGE.read_text())["dependencies"]
     return python | {f"npm:{name}": version for name, version in node.items()}
 
