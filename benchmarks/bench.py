@@ -29,6 +29,7 @@ from benchmarks.proxy.soak import measure_soak
 from benchmarks.proxy.stages import measure_stages
 from benchmarks.proxy.starts import measure_starts
 from benchmarks.proxy.streaming import measure_memory, measure_streams
+from benchmarks.proxy.switches import measure_switches
 from benchmarks.proxy.tables import all_tables, show
 from benchmarks.proxy.targets import LITELLM, PORTKEY, scene
 from benchmarks.proxy.turns import say
@@ -81,6 +82,7 @@ def _measure(everything: Scene, options: Options) -> dict[str, Any]:
         "closed": lambda: measure_closed(everything, options),
         "profile": lambda: measure_profile(everything, options),
         "paced": lambda: measure_paced(everything, options, _rates(results)),
+        "switches": lambda: measure_switches(everything, options),
         "streams": lambda: measure_streams(everything, options),
         "sizes": lambda: measure_sizes(everything, options),
         "idle": lambda: measure_idle(everything, options),

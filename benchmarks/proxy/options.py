@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-SECTIONS: Final = ("stages", "closed", "profile", "paced", "streams", "sizes", "idle", "memory", "soak", "starts")
+SECTIONS: Final = (
+    *("stages", "closed", "profile", "paced", "switches"),
+    *("streams", "sizes", "idle", "memory", "soak", "starts"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.proxy.goals import median
+from benchmarks.proxy.switches import INVOLUNTARY, VOLUNTARY, total
 from benchmarks.proxy.targets import NGINX
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -49,6 +50,7 @@ def all_tables(results: Mapping[str, Any]) -> list[Table]:
         "closed": closed_table,
         "profile": profile_table,
         "paced": paced_table,
+        "switches": switches_table,
         "streams": streams_table,
         "sizes": sizes_table,
         "soak": soak_table,
@@ -121,6 +123,22 @@ def paced_table(results: Mapping[str, Any]) -> Table:
     title = "A provider with a model's pace, requests at a fixed rate: overhead of each"
     head = ["", "rate", "p50", "p99", "range of p99", "worst", "CPU a request", "generator late, p99", "failed"]
     return Table(title, head, rows)
+
+
+def switches_table(results: Mapping[str, Any]) -> Table:
+    """Return context switches by thread, and the most frequent system calls, of a request at a fixed rate."""
+    found = results["switches"]
+    rows = [
+        [name, f"{kinds[VOLUNTARY]:.2f}", f"{kinds[INVOLUNTARY]:.2f}", f"{sum(quiet.get(name, {}).values()):.1f}"]
+        for quiet in [found["quiet_per_s"]]
+        for name, kinds in found["per_request"].items()
+    ]
+    rows.append(["all threads", f"{total(found['per_request']):.2f}", "", f"{total(found['quiet_per_s']):.1f}"])
+    if found["calls"] is not None:
+        calls = ", ".join(f"{name} {count:.2f}" for name, count in found["calls"].items())
+        rows.append([f"system calls: {found['all_calls']:.1f} ({calls})", "", "", ""])
+    head = ["", "voluntary a request", "involuntary", "a second without requests"]
+    return Table(f"Context switches of the workers at {found['a_second']:.0f} requests a second", head, rows)
 
 
 def stages_table(results: Mapping[str, Any]) -> Table:

@@ -10,6 +10,7 @@ import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ibex.adapters.journal.store import ROWS_PER_INSERT, Span, Store
@@ -17,7 +18,6 @@ from ibex.domain.record.journal import JournalFullError, JournalUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from ibex.domain.ids import IdSource
     from ibex.domain.record.exchange import Exchange
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # The overhead of a row besides its body: its header, its key, its share of the page.
 ROW_BYTES: Final = 16
+_NAME_BYTES: Final = 15
 
 
 @dataclass(slots=True)
@@ -110,6 +111,7 @@ class Writer:
         await asyncio.to_thread(self._thread.join)
 
     def _run(self) -> None:
+        _show_name(self._thread.name)
         closing = False
         while not closing:
             appends, calls, closing = self._take()
@@ -168,6 +170,12 @@ class Writer:
             _set_outcome(append.done, None if isinstance(group.appended, Span) else group.appended)
         for call, outcome in group.calls:
             _set_outcome(call.done, outcome)
+
+
+def _show_name(name: str) -> None:
+    """Show the thread's name in tools such as ``top -H``. Before Python 3.14, only Python knows it."""
+    with suppress(OSError):  # not Linux, or /proc is not mounted
+        Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_text(name[:_NAME_BYTES], encoding="ascii")
 
 
 def unavailable(error: Exception, directory: Path) -> JournalUnavailableError:
