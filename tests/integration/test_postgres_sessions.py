@@ -184,7 +184,7 @@ async def test_sweeping_reads_active_sessions_by_index(postgres: PostgresDatabas
 
     assert swept == [5] * 8  # a plan is kept after five
     assert counted.whole_tables == 0
-    assert 40 <= counted.rows < 500
+    assert 40 <= counted.rows < 1_000, "it reads more than the active sessions and what former sweeps left in the index"
 
 
 async def test_reading_sessions_reads_no_whole_table(postgres: PostgresDatabase, stores: Stores) -> None:
