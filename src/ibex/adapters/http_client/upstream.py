@@ -98,10 +98,11 @@ class _PooledUpstream:
         if connection is None:
             async with Deadline(by):
                 connection = await self._pool.get(connect_s=self._connect_s, wait_s=self._connect_s, fresh=fresh)
-        added = b"".join([b"%b: %b\r\n" % header for header in headers])
         if method == "POST":
-            added = b"%d\r\n%b" % (len(body), added)
-        response = connection.send(b"%b%b\r\n" % (head, added), body)
+            head = b"%b%d\r\n" % (head, len(body))
+        for header in headers:
+            head += b"%b: %b\r\n" % header
+        response = connection.send(head + b"\r\n", body)
         response.read_by = by
         try:
             await response.head()

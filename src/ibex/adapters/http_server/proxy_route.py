@@ -122,9 +122,7 @@ class ProxyRoute:
             await client.end_stream(stream.error_event(envelope))
 
     def _target(self, scope: Scope) -> Target:
-        """Return the id and the query, or ``NO_TARGET`` for operations without them."""
-        if not self._names_response:
-            return NO_TARGET
+        """Return the id and the query of a request that names a stored response."""
         return Target(scope["path_params"]["id"], scope["query_string"].decode("latin-1"))
 
     def _incoming_request(
@@ -142,7 +140,7 @@ class ProxyRoute:
             read_body=partial(_read_body, context, client, reservation, self._has_body),
             reservation=reservation,
             has_gone=lambda: client.gone,
-            target=self._target(scope),
+            target=self._target(scope) if self._names_response else NO_TARGET,
             session_handle=context.field(b"x-ibex-session-id") or None,
             default_session_handle=None if session_header is None else context.field(session_header),
             ends_session=_SESSION_END_VALUES.get(session_end, False),

@@ -270,7 +270,7 @@ def _provider_request_id(response: UpstreamResponse) -> str | None:
 def _processing_ms(response: UpstreamResponse) -> int | None:
     """Return the processing time that the provider reports, in milliseconds; None if absent or not a whole number."""
     value = response.header("openai-processing-ms")
-    return int(value) if _MILLISECONDS.fullmatch(value) else None
+    return int(value) if value and _MILLISECONDS.fullmatch(value) else None
 
 
 def _trace_headers(request: ProviderRequest) -> Sequence[tuple[bytes, bytes]]:

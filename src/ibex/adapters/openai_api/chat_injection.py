@@ -77,8 +77,13 @@ def _after_instructions(messages: tuple[Message, ...]) -> int:
 
 def _first_role(messages: tuple[Message, ...]) -> str:
     """Return ``developer`` if the client uses it and not ``system``, else ``system``: a model may refuse a mix."""
-    roles = {message.role for message in messages}
-    return _DEVELOPER if _DEVELOPER in roles and _SYSTEM not in roles else _SYSTEM
+    role = _SYSTEM
+    for message in messages:  # not a set of roles, which costs a call for each request
+        if message.role == _SYSTEM:
+            return _SYSTEM
+        if message.role == _DEVELOPER:
+            role = _DEVELOPER
+    return role
 
 
 def _merged(messages: tuple[Message, ...], text: bytes, *, appends: bool) -> tuple[Message, ...] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from ibex.adapters.openai_api.chat_injection import inject_directive
 from ibex.adapters.openai_api.chat_response import ChatResponseReader
@@ -53,18 +53,11 @@ class ChatRequest:
     first_user: UserMessage | None = None
     stream_options: tuple[Member, ...] = ()
     hides_usage: bool = False
+    path: ClassVar[str] = PATH
+    reference: ClassVar[None] = None
 
     def __repr__(self) -> str:
         return f"<ChatRequest messages={len(self.messages)} streaming={self.is_streaming} bytes={len(self.body)}>"
-
-    @property
-    def path(self) -> str:
-        """The path of chat completions."""
-        return PATH
-
-    @property
-    def reference(self) -> None:
-        """None, because a chat completion names no earlier response."""
 
     @property
     def wants_usage(self) -> bool:

@@ -202,7 +202,10 @@ class ProviderRegistry:
         Raises ``ProviderNotConfiguredError`` if no provider serves the model, if its provider does not support the
         operation, and if ``model`` is itself one of the patterns.
         """
-        return _offering(operation, self.for_model(model))
+        provider = self.for_model(model)
+        if operation not in provider.operations:
+            raise _unsupported()
+        return provider
 
     def for_model(self, model: str) -> Provider:
         """Return the provider of a model for any operation. Raises ``ProviderNotConfiguredError`` if there is none."""
@@ -221,14 +224,14 @@ class ProviderRegistry:
         """
         for provider in self._claims.values():
             if provider.name == name:
-                return _offering(operation, provider)
+                if operation not in provider.operations:
+                    raise _unsupported()
+                return provider
         raise ProviderNotConfiguredError("The response's provider is no longer configured. Create a new response.")
 
 
-def _offering(operation: str, provider: Provider) -> Provider:
-    if operation not in provider.operations:
-        raise ProviderNotConfiguredError("The provider of this model or response does not support this operation.")
-    return provider
+def _unsupported() -> ProviderNotConfiguredError:
+    return ProviderNotConfiguredError("The provider of this model or response does not support this operation.")
 
 
 def is_pattern(name: str) -> bool:

@@ -163,8 +163,8 @@ class ProxyRequest:
             in_flight.session = _session(handle, call, in_flight.caller)
         request = await self._read_request(call, in_flight, wrong_fields)
         reference = request.reference
-        if reference is None:
-            provider = self._provider(request, operation)
+        if reference is None and request.model is not None:
+            provider = self._providers.route(request.model, operation.name)
         else:
             request, provider = await self._resolve_reference(request, reference, call, in_flight)
         in_flight.model = request.model  # only now: a name that no provider serves is arbitrary text, not recorded
@@ -179,22 +179,19 @@ class ProxyRequest:
         reader = request.response_reader(dialect)
         in_flight.provider_asked(provider.name)
         self._recorder.begin(in_flight)
-        trace = _trace_context(in_flight, call.trace_flags)
+        trace = None
+        if in_flight.journal_id is not None:
+            trace = TraceContext(in_flight.trace_id, provider_span_id(in_flight.journal_id), call.trace_flags)
         outgoing = ProviderRequest(
             operation.name, request.path, request.model, request.is_streaming, request.body, operation.method, trace
         )
         del request  # frees copies of the body before the provider is asked
         return await self._ask(provider, outgoing, reader, in_flight)
 
-    def _provider(self, request: OperationRequest, operation: Operation) -> Provider:
-        if request.model is None:
-            raise InternalError
-        return self._providers.route(request.model, operation.name)
-
     async def _resolve_reference(
         self,
         request: OperationRequest,
-        reference: ResponseReference,
+        reference: ResponseReference | None,
         call: IncomingRequest,
         in_flight: InFlightExchange,
     ) -> tuple[OperationRequest, Provider]:
@@ -204,10 +201,10 @@ class ProxyRequest:
         the record cannot be read.
         """
         caller = in_flight.caller
-        if caller is None:
+        if caller is None or reference is None:
             raise InternalError
         if request.model is not None:
-            self._provider(request, call.operation)  # a model without a provider is refused first
+            self._providers.route(request.model, call.operation.name)  # a model without a provider is refused first
         received = await self._responses.find(caller.org_id, reference.id)
         if received is None or (reference.continues and received.agent_id != caller.agent_id):
             raise ResponseNotFoundError(reference.id, continues=reference.continues)
@@ -312,12 +309,6 @@ class ProxyRequest:
         failure = failed_in_response() if reader.failed else None
         await self._recorder.record(in_flight, error=failure, summary=reader.summary())
         return BufferedResponse(in_flight, body)
-
-
-def _trace_context(in_flight: InFlightExchange, flags: int) -> TraceContext | None:
-    """Return the trace context for the provider; None if the recorder has not begun the exchange."""
-    exchange_id = in_flight.journal_id
-    return None if exchange_id is None else TraceContext(in_flight.trace_id, provider_span_id(exchange_id), flags)
 
 
 def shutting_down() -> ServiceDegradedError:
