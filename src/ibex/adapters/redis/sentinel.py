@@ -33,6 +33,7 @@ class SentinelPrimary:
         self._sentinel: Sentinel | None = None
         self._primary: tuple[str, int] | None = None
         self._checking: asyncio.Task[None] | None = None
+        self._is_closed = False
 
     async def connection(self) -> AbstractConnection:
         """Return a connection to the primary, not connected yet. Raises ``LinkError`` if no Sentinel names one."""
@@ -40,12 +41,13 @@ class SentinelPrimary:
             self._primary = await self._discover()
         except (RedisError, OSError) as error:
             raise LinkError(f"no Sentinel names a primary of the service ({type(error).__name__})") from None
-        if self._checking is None:
+        if self._checking is None and not self._is_closed:
             self._checking = asyncio.get_running_loop().create_task(self._check())
         return self._address.connection(*self._primary)
 
     async def close(self) -> None:
         """Stop checking and disconnect from the Sentinels."""
+        self._is_closed = True
         if self._checking is not None:
             self._checking.cancel()
             await asyncio.gather(self._checking, return_exceptions=True)
@@ -60,7 +62,7 @@ class SentinelPrimary:
         return host, int(port)
 
     async def _check(self) -> None:
-        while True:
+        while not self._is_closed:  # ends even if a library below swallows the cancellation
             await asyncio.sleep(CHECK_INTERVAL_S)
             try:
                 primary = await self._discover()

@@ -69,3 +69,47 @@ async def test_without_a_primary_there_is_no_connection() -> None:
     sentinels.names = None
     with pytest.raises(LinkError, match="MasterNotFoundError"):
         await SentinelPrimary(cast("Any", sentinels)).connection()
+
+
+class SwallowingSentinels(ScriptedSentinels):
+    """A client that reports a cancellation as a lost connection, as a library may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.checking = asyncio.Event()
+
+    async def discover_master(self, service: str) -> tuple[str, int]:
+        """Return the primary at once the first time; afterwards wait for a cancellation."""
+        if not self.checking.is_set() and self.names == ("one", 1):
+            self.names = ("two", 2)
+            return ("one", 1)
+        self.checking.set()
+        try:
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            raise ConnectionError from None
+        return await super().discover_master(service)
+
+
+@in_simulated_time
+async def test_closing_ends_the_check_although_the_cancellation_is_swallowed() -> None:
+    """Otherwise the process would not end."""
+    sentinels = SwallowingSentinels()
+    primary = SentinelPrimary(cast("Any", sentinels))
+    await primary.connection()
+    await sentinels.checking.wait()
+
+    async with asyncio.timeout(10 * CHECK_INTERVAL_S):
+        await primary.close()
+
+    assert sentinels.closed
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+@in_simulated_time
+async def test_a_connection_after_closing_starts_no_check() -> None:
+    """A caller may have been waiting for the Sentinels while the client was closed."""
+    primary = SentinelPrimary(cast("Any", ScriptedSentinels()))
+    await primary.close()
+    await primary.connection()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
