@@ -25,7 +25,7 @@ from ibex.adapters.grpc.watch_streams import GrpcWatch
 from ibex.adapters.postgres.roles import AUTH_ROLE
 from ibex.adapters.system.clock import SystemClock
 from ibex.domain.errors import TokenSourceUnavailableError
-from ibex.domain.freshness.change_log import First
+from ibex.domain.freshness.change_log import StreamStart
 from ibex.domain.identity.model import PersonalAccessToken
 
 if TYPE_CHECKING:
@@ -230,7 +230,7 @@ async def test_watches_without_the_credential(auth: AuthPort) -> None:
 
     assert outcomes == {(Code.FAILED_PRECONDITION, "service-credential")}
     assert auth.calls()["Watch", "FAILED_PRECONDITION"] >= MAX_UNAUTHENTICATED_CALLS - 1
-    assert isinstance(first, First)
+    assert isinstance(first, StreamStart)
 
 
 @pytest.fixture(scope="module")

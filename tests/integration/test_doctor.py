@@ -56,7 +56,7 @@ async def test_servers_that_are_there_are_well(
     )
 
     assert [by_name[name].verdict.value for name in SERVERS] == ["ok", "advice", "ok", "ok"]
-    assert by_name["identity"].said == "there is no organization yet"
+    assert by_name["identity"].message == "there is no organization yet"
 
 
 async def test_live_tokens_whose_pepper_is_gone_are_a_failure(postgres: PostgresDatabase, tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ async def test_live_tokens_whose_pepper_is_gone_are_a_failure(postgres: Postgres
     by_name = await found(tmp_path, IBEX_AUTH_DATABASE_URL=postgres.auth_url)
 
     assert by_name["identity"].verdict is Verdict.FAILED
-    assert by_name["identity"].said == (
+    assert by_name["identity"].message == (
         "1 live token cannot be verified: IBEX_TOKEN_PEPPERS has no pepper test, only k"
     )
 
@@ -108,7 +108,7 @@ async def test_the_token_of_a_folder_whose_pepper_was_made_anew_is_a_failure(
         assert finding.verdict is Verdict.OK
     else:
         assert finding.verdict is Verdict.FAILED
-        assert f"ibex_pat_{token.token_id} cannot be verified" in finding.said
+        assert f"ibex_pat_{token.token_id} cannot be verified" in finding.message
 
 
 async def test_databases_that_are_not_migrated_are_told_as_such(
@@ -134,7 +134,7 @@ async def test_a_database_of_the_version_before_is_told_as_such(
     migrate.upgrade(empty_postgres.owner_url, "0009")
     finding = (await found(tmp_path, IBEX_DATABASE_URL=empty_postgres.app_url))["PostgreSQL"]
     assert finding.verdict is Verdict.FAILED
-    assert "has not been migrated" in finding.said
+    assert "has not been migrated" in finding.message
     assert "`ibex migrate`" in (finding.hint or "")
 
 
@@ -152,7 +152,7 @@ async def test_servers_that_are_not_there_are_failures(tmp_path: Path) -> None:
     )
 
     assert [by_name[name].verdict.value for name in (*SERVERS, "auth")] == ["failed"] * 5
-    assert [by_name[name].said for name in SERVERS[:2]] == ["no server listens at this address"] * 2
+    assert [by_name[name].message for name in SERVERS[:2]] == ["no server listens at this address"] * 2
     assert by_name["proxy"].verdict.value == "advice"
     assert PASSWORD not in repr(by_name)
 
@@ -166,7 +166,7 @@ async def test_an_auth_that_refuses_the_service_token_is_not_said_to_be_away(tmp
             IBEX_AUTH_SERVICE_TOKEN="another-token-of-enough-characters!!",
         )
 
-    assert by_name["auth"].said == "Auth refuses the service credential."
+    assert by_name["auth"].message == "Auth refuses the service credential."
     assert by_name["auth"].hint == "Set IBEX_AUTH_SERVICE_TOKEN to the same value here and on auth."
 
 
@@ -181,5 +181,5 @@ async def test_a_user_of_redis_that_lacks_a_command_is_told_which(redis_server: 
 
     (finding,) = await diagnose([redis])
 
-    assert (finding.verdict, finding.said) == (Verdict.FAILED, "the Redis user lacks permission for EVALSHA, EVAL")
+    assert (finding.verdict, finding.message) == (Verdict.FAILED, "the Redis user lacks permission for EVALSHA, EVAL")
     assert finding.hint == "Run `ACL SETUSER <user> +evalsha +eval` on Redis."

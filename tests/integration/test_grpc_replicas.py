@@ -23,7 +23,7 @@ from ibex.domain.errors import (
     ServiceDegradedError,
     TokenSourceUnavailableError,
 )
-from ibex.domain.freshness.change_log import First
+from ibex.domain.freshness.change_log import StreamStart
 from ibex.domain.freshness.kinds import Kind
 from ibex.domain.identity.model import PersonalAccessToken
 
@@ -324,7 +324,7 @@ async def _first(channel: GrpcAuthChannel) -> str:
     async with GrpcWatch(channel).open(None) as stream:
         stream.ping(1)
         message = await anext(aiter(stream))
-        assert isinstance(message, First)
+        assert isinstance(message, StreamStart)
         return message.position
 
 

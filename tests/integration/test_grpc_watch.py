@@ -19,7 +19,7 @@ from ibex.adapters.grpc.verifiers import GrpcTokenVerifier
 from ibex.adapters.grpc.watch_service import MAX_CHANGES, MAX_PAGE
 from ibex.adapters.grpc.watch_streams import GrpcLiveTokens, GrpcWatch
 from ibex.adapters.system.clock import SystemClock
-from ibex.domain.freshness.change_log import Change, Events, First, Pong, SourceUnavailable
+from ibex.domain.freshness.change_log import Change, Events, Pong, SourceUnavailable, StreamStart
 from ibex.domain.freshness.kinds import Kind
 from ibex.domain.freshness.token_filter import TokenFilter, TokensUnavailableError
 from ibex.domain.freshness.validity import Validity
@@ -92,7 +92,7 @@ async def test_a_new_stream_starts_with_first(channel: GrpcAuthChannel) -> None:
         first, pong = await answers(stream, 1)
         again = await answers(stream, 2)
 
-    assert isinstance(first, First)
+    assert isinstance(first, StreamStart)
     assert pong == Pong(1, first.position)
     assert again == [Pong(2, first.position)]
 
@@ -127,7 +127,7 @@ async def test_a_stream_resumes_from_the_last_pong(channel: GrpcAuthChannel, ide
         begun = await answers(stream, 1)
 
     assert resumed[0] == Events([Change(identity.org.id, Kind.TOKENS)])
-    assert [type(message) for message in begun] == [First, Pong]
+    assert [type(message) for message in begun] == [StreamStart, Pong]
 
 
 async def test_an_unreadable_log_is_reported(channel: GrpcAuthChannel, identity: Identity) -> None:

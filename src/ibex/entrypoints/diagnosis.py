@@ -33,10 +33,10 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The result of a check. ``said`` describes the outcome; ``hint`` is the action to take, or None."""
+    """The result of a check. ``message`` describes the outcome; ``hint`` is the action to take, or None."""
 
     verdict: Verdict
-    said: str
+    message: str
     hint: str | None = None
 
 
@@ -55,14 +55,14 @@ class Finding:
 
     name: str
     verdict: Verdict
-    said: str
+    message: str
     hint: str | None
     took_ms: float
 
 
-def ok(said: str) -> Result:
+def ok(message: str) -> Result:
     """Return a successful result."""
-    return Result(Verdict.OK, said)
+    return Result(Verdict.OK, message)
 
 
 async def diagnose(doctor_checks: Sequence[DoctorCheck], *, timeout_s: float = TIMEOUT_S) -> Sequence[Finding]:
@@ -81,7 +81,7 @@ async def _run(check: DoctorCheck, timeout_s: float) -> Finding:
     except Exception as error:  # noqa: BLE001 - every error of a check is a finding
         result = Result(Verdict.FAILED, _message_of(error, timeout_s), check.hint)
     took_ms = (time.monotonic() - began) * 1_000
-    return Finding(check.name, result.verdict, result.said, result.hint, took_ms)
+    return Finding(check.name, result.verdict, result.message, result.hint, took_ms)
 
 
 def _message_of(error: Exception, timeout_s: float) -> str:

@@ -131,15 +131,17 @@ class _Doctor:
         if gone:
             tokens = _counted(sum(gone.values()), "live token")
             keys = f"no pepper {', '.join(sorted(gone))}, only {', '.join(peppers)}"
-            said = f"{tokens} cannot be verified: IBEX_TOKEN_PEPPERS has {keys}"
-            return Result(Verdict.FAILED, said, _PEPPER_IS_GONE)
+            message = f"{tokens} cannot be verified: IBEX_TOKEN_PEPPERS has {keys}"
+            return Result(Verdict.FAILED, message, _PEPPER_IS_GONE)
         token = PersonalAccessToken.parse(self._context.token or "")
         stored = await identity.find_token(token.token_id) if token is not None else None
         if token is None or stored is None or stored[0].revoked_at is not None:
             return None
         if not TokenPeppers(peppers).matches(token, stored[0].key_id, stored[0].digest):
-            said = f"ibex_pat_{token.token_id} cannot be verified: its pepper {stored[0].key_id} has another value now"
-            return Result(Verdict.FAILED, said, _PEPPER_IS_GONE)
+            message = (
+                f"ibex_pat_{token.token_id} cannot be verified: its pepper {stored[0].key_id} has another value now"
+            )
+            return Result(Verdict.FAILED, message, _PEPPER_IS_GONE)
         return None
 
     async def clickhouse(self) -> Result:
@@ -170,8 +172,8 @@ class _Doctor:
         if refused:
             allowed = " ".join("~ibex:*" if name == "keys" else f"+{name.lower()}" for name in refused)
             named = ", ".join("access to keys that begin with ibex:" if name == "keys" else name for name in refused)
-            said = f"the Redis user lacks permission for {named}"
-            return Result(Verdict.FAILED, said, f"Run `ACL SETUSER <user> {allowed}` on Redis.")
+            message = f"the Redis user lacks permission for {named}"
+            return Result(Verdict.FAILED, message, f"Run `ACL SETUSER <user> {allowed}` on Redis.")
         return ok("it answers, and its user has all permissions that IBEX needs")
 
     async def auth(self) -> Result:
@@ -196,8 +198,8 @@ class _Doctor:
         if key is None:
             refused = await asyncio.to_thread(last_refusal, self._context.log) if self._context.log else None
             if refused is not None:
-                said = f"the provider refused the key of the running proxy ({refused.status}) at {refused.at}"
-                return Result(Verdict.FAILED, said, _RESTART_WITH_VALID_KEY)
+                message = f"the provider refused the key of the running proxy ({refused.status}) at {refused.at}"
+                return Result(Verdict.FAILED, message, _RESTART_WITH_VALID_KEY)
             return Result(Verdict.ABSENT, _NO_KEY_HERE)
         own = {"authorization": f"Bearer {key.reveal()}"}
         if self._settings.openai_headers is not None:
@@ -213,9 +215,9 @@ class _Doctor:
                 Verdict.FAILED, f"{base} refuses the key ({refused_as})", "Set OPENAI_API_KEY to a key that it accepts."
             )
         if status != _OK:
-            said = f"{base}/models answers {status}"
+            message = f"{base}/models answers {status}"
             hint = "Ignore this if the server does not offer a list of models. Otherwise check OPENAI_BASE_URL."
-            return Result(Verdict.ADVICE, said, hint)
+            return Result(Verdict.ADVICE, message, hint)
         return ok(f"{base} accepts the key")
 
     async def journal(self) -> Result:
@@ -229,16 +231,18 @@ class _Doctor:
         try:
             status, report = await self._ask("GET", f"{address}/ready", {})
         except httpx.HTTPError as error:
-            said = f"no proxy answers at {address} ({type(error).__name__})"
-            return Result(Verdict.ADVICE, said, elsewhere)
+            message = f"no proxy answers at {address} ({type(error).__name__})"
+            return Result(Verdict.ADVICE, message, elsewhere)
         checks = report.get("checks", {})
         bad = ", ".join(name for name, check in checks.items() if check.get("status") != "ok")
         if status != _OK or "status" not in report:
-            said = f"{address} is not ready ({bad or status})"
-            return Result(Verdict.FAILED, said, "Its log has the reason. If it is not an IBEX proxy, correct IBEX_URL.")
+            message = f"{address} is not ready ({bad or status})"
+            return Result(
+                Verdict.FAILED, message, "Its log has the reason. If it is not an IBEX proxy, correct IBEX_URL."
+            )
         if bad:
-            said = f"{address} serves, but without {bad}"
-            return Result(Verdict.ADVICE, said, "Requests are served. docs/faults.md lists the consequences.")
+            message = f"{address} serves, but without {bad}"
+            return Result(Verdict.ADVICE, message, "Requests are served. docs/faults.md lists the consequences.")
         return ok(f"{address} is ready")
 
     def _not_set(self, name: str) -> Result:
@@ -282,14 +286,16 @@ def _journal(folder: Path, max_bytes: int) -> Result:
         return Result(Verdict.FAILED, f"{existing} cannot be written to", _JOURNAL_DIR)
     letters = [path for path in folder.glob(_DEAD_LETTERS) if path.stat().st_size]
     if letters:
-        said = f"a database permanently rejected rows, which are in {letters[0]}"
+        message = f"a database permanently rejected rows, which are in {letters[0]}"
         hint = "Each line has a row and the reason. Delete the file when you no longer need the rows."
-        return Result(Verdict.ADVICE, said, hint)
+        return Result(Verdict.ADVICE, message, hint)
     free = shutil.disk_usage(existing).free
     if free < MIN_FREE_BYTES:
-        said = f"the disk of {folder} is full ({free // 1_024:,} KiB free): new records of requests are lost"
-        return Result(Verdict.FAILED, said, "Free some space, or set IBEX_JOURNAL_DIR to a folder on another disk.")
+        message = f"the disk of {folder} is full ({free // 1_024:,} KiB free): new records of requests are lost"
+        return Result(Verdict.FAILED, message, "Free some space, or set IBEX_JOURNAL_DIR to a folder on another disk.")
     if free < max_bytes:
-        said = f"the disk of {folder} has {free // _MIB} MiB free, but the journal can grow to {max_bytes // _MIB} MiB"
-        return Result(Verdict.ADVICE, said, "Free some space, or lower IBEX_JOURNAL_MAX_BYTES.")
+        message = (
+            f"the disk of {folder} has {free // _MIB} MiB free, but the journal can grow to {max_bytes // _MIB} MiB"
+        )
+        return Result(Verdict.ADVICE, message, "Free some space, or lower IBEX_JOURNAL_MAX_BYTES.")
     return ok(f"{folder} can be written to" if folder.exists() else f"{folder} can be created")

@@ -31,7 +31,7 @@ async def test_what_is_well_needs_no_remedy() -> None:
 
     (found,) = await diagnose([DoctorCheck("it", look, "Do this.")])
 
-    assert (found.name, found.verdict, found.said, found.hint) == ("it", Verdict.OK, "it answers", None)
+    assert (found.name, found.verdict, found.message, found.hint) == ("it", Verdict.OK, "it answers", None)
     assert found.took_ms >= 0
 
 
@@ -50,7 +50,7 @@ async def test_what_fails_is_told_with_what_to_do(error: Exception, said: str) -
     """In words that can hold no secret; what is not known to be without is told by its kind alone."""
     (found,) = await diagnose([failing(error)])
 
-    assert (found.verdict, found.said, found.hint) == (Verdict.FAILED, said, "Do this.")
+    assert (found.verdict, found.message, found.hint) == (Verdict.FAILED, said, "Do this.")
 
 
 async def test_what_does_not_answer_is_not_waited_for() -> None:
@@ -62,7 +62,7 @@ async def test_what_does_not_answer_is_not_waited_for() -> None:
 
     found = await diagnose([DoctorCheck("it", look, "Do this."), failing(ValueError())], timeout_s=0.01)
 
-    assert [finding.said for finding in found] == ["No answer within 0.01 s.", "Failed with ValueError."]
+    assert [finding.message for finding in found] == ["No answer within 0.01 s.", "Failed with ValueError."]
 
 
 async def test_advice_is_passed_on() -> None:

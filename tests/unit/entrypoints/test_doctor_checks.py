@@ -59,10 +59,10 @@ async def test_what_is_not_set_is_named(tmp_path: Path) -> None:
         "journal": "ok",
         "proxy": "advice",
     }
-    assert by_name["PostgreSQL"].said == "IBEX_DATABASE_URL is not set"
+    assert by_name["PostgreSQL"].message == "IBEX_DATABASE_URL is not set"
     assert by_name["PostgreSQL"].hint == START
-    assert "the key of a running proxy cannot be checked" in by_name["provider"].said
-    assert by_name["proxy"].said == "no proxy answers at http://127.0.0.1:8080 (ConnectError)"
+    assert "the key of a running proxy cannot be checked" in by_name["provider"].message
+    assert by_name["proxy"].message == "no proxy answers at http://127.0.0.1:8080 (ConnectError)"
 
 
 async def test_in_production_no_echo_is_promised(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ async def test_a_proxy_that_asks_auth_needs_redis(tmp_path: Path) -> None:
 
     (finding,) = await diagnose([redis])
 
-    assert (finding.verdict, finding.said) == (Verdict.FAILED, "IBEX_REDIS_URL is not set")
+    assert (finding.verdict, finding.message) == (Verdict.FAILED, "IBEX_REDIS_URL is not set")
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ async def test_the_provider_is_asked_with_the_key(tmp_path: Path, status: int, v
 
     by_name = await found(tmp_path, answer, OPENAI_API_KEY=KEY, OPENAI_BASE_URL="http://127.0.0.1:9/v1")
 
-    assert (by_name["provider"].verdict, said in by_name["provider"].said) == (verdict, True)
+    assert (by_name["provider"].verdict, said in by_name["provider"].message) == (verdict, True)
     assert (asked[0].url.path, asked[0].headers["authorization"]) == ("/v1/models", f"Bearer {KEY}")
     assert "authorization" not in asked[-1].headers
     assert KEY not in repr(by_name)
@@ -139,7 +139,7 @@ async def test_a_provider_that_lists_its_models_to_everybody_is_asked_more(tmp_p
     by_name = await found(tmp_path, answer, OPENAI_API_KEY=KEY, OPENAI_BASE_URL="http://127.0.0.1:9/v1")
 
     assert by_name["provider"].verdict is Verdict.FAILED
-    assert by_name["provider"].said == "http://127.0.0.1:9/v1 refuses the key (401)"
+    assert by_name["provider"].message == "http://127.0.0.1:9/v1 refuses the key (401)"
 
 
 def access_line(status: int | None, second: int, attempts: int | None = 1) -> str:
@@ -172,14 +172,14 @@ async def test_the_key_of_what_runs_on_the_folder_is_judged_by_its_log(
     by_name = await found(tmp_path, log=log)
 
     assert by_name["provider"].verdict is (Verdict.FAILED if said else Verdict.ABSENT)
-    assert (said or "not set here") in by_name["provider"].said
+    assert (said or "not set here") in by_name["provider"].message
 
 
 async def test_without_an_address_no_proxy_is_asked(tmp_path: Path) -> None:
     """What answers at the default address is another folder's."""
     by_name = await found(tmp_path, lambda _: ready(), proxy=None)
 
-    assert (by_name["proxy"].verdict, by_name["proxy"].said) == (Verdict.ADVICE, "no running proxy was found")
+    assert (by_name["proxy"].verdict, by_name["proxy"].message) == (Verdict.ADVICE, "no running proxy was found")
     assert START in (by_name["proxy"].hint or "")
 
 
@@ -187,7 +187,7 @@ async def test_a_provider_that_cannot_be_reached_is_a_failure(tmp_path: Path) ->
     """With what may be in between."""
     by_name = await found(tmp_path, OPENAI_API_KEY=KEY)
 
-    assert (by_name["provider"].verdict, by_name["provider"].said) == (Verdict.FAILED, "Failed with ConnectError.")
+    assert (by_name["provider"].verdict, by_name["provider"].message) == (Verdict.FAILED, "Failed with ConnectError.")
     assert KEY not in repr(by_name)
 
 
@@ -209,13 +209,13 @@ async def test_the_proxy_is_asked_whether_it_is_ready(
     by_name = await found(tmp_path, lambda _: answer)
 
     assert by_name["proxy"].verdict == verdict
-    assert by_name["proxy"].said.endswith(said)
+    assert by_name["proxy"].message.endswith(said)
 
 
 async def test_the_journals_folder_may_be_made_later(tmp_path: Path) -> None:
     """Where its parent can be written to."""
-    assert (await found(tmp_path / "a" / "b"))["journal"].said == f"{tmp_path / 'a' / 'b'} can be created"
-    assert (await found(tmp_path))["journal"].said == f"{tmp_path} can be written to"
+    assert (await found(tmp_path / "a" / "b"))["journal"].message == f"{tmp_path / 'a' / 'b'} can be created"
+    assert (await found(tmp_path))["journal"].message == f"{tmp_path} can be written to"
 
 
 async def test_a_journal_that_cannot_be_written_is_a_failure(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ async def test_a_journal_that_cannot_be_written_is_a_failure(tmp_path: Path) -> 
 
     by_name = await found(tmp_path / "journal")
 
-    assert (by_name["journal"].verdict, by_name["journal"].said) == (
+    assert (by_name["journal"].verdict, by_name["journal"].message) == (
         Verdict.FAILED,
         f"{tmp_path / 'journal'} cannot be written to",
     )
@@ -240,7 +240,7 @@ async def test_what_a_database_refused_for_good_is_pointed_at(tmp_path: Path) ->
 
     by_name = await found(tmp_path)
 
-    assert (by_name["journal"].verdict, str(letters) in by_name["journal"].said) == (Verdict.ADVICE, True)
+    assert (by_name["journal"].verdict, str(letters) in by_name["journal"].message) == (Verdict.ADVICE, True)
 
 
 async def test_a_full_disk_is_a_failure(tmp_path: Path) -> None:
@@ -251,14 +251,14 @@ async def test_a_full_disk_is_a_failure(tmp_path: Path) -> None:
         finding = (await found(disk.path / "journal"))["journal"]
 
     assert finding.verdict is Verdict.FAILED
-    assert f"the disk of {tmp_path / 'small' / 'journal'} is full (0 KiB free)" in finding.said
+    assert f"the disk of {tmp_path / 'small' / 'journal'} is full (0 KiB free)" in finding.message
 
 
 async def test_a_disk_that_has_less_than_the_journal_may_take_is_told(tmp_path: Path) -> None:
     """Before it is full."""
     by_name = await found(tmp_path, IBEX_JOURNAL_MAX_BYTES=str(1 << 40))
 
-    assert (by_name["journal"].verdict, "MiB free, but the journal can grow to" in by_name["journal"].said) == (
+    assert (by_name["journal"].verdict, "MiB free, but the journal can grow to" in by_name["journal"].message) == (
         Verdict.ADVICE,
         True,
     )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from ibex.adapters.grpc.generated import auth_pb2
-from ibex.domain.freshness.change_log import Change, Events, First, Pong, SourceUnavailable
+from ibex.domain.freshness.change_log import Change, Events, Pong, SourceUnavailable, StreamStart
 from ibex.domain.freshness.kinds import Epoch, Kind, unknown_epoch
 from ibex.domain.freshness.token_filter import TokensPage
 
@@ -25,7 +25,7 @@ _KINDS_BACK: Final = {int(number): kind for kind, number in _KINDS.items()}
 def watch_response(message: WatchMessage) -> auth_pb2.WatchResponse:
     """Return a message of the watch as a protobuf response."""
     match message:
-        case First(position):
+        case StreamStart(position):
             return auth_pb2.WatchResponse(first=auth_pb2.WatchResponse.First(position=position))
         case Events(changes):
             events = auth_pb2.WatchResponse.Events(changes=[_change_message(change) for change in changes])
@@ -40,7 +40,7 @@ def watch_message_in(response: auth_pb2.WatchResponse) -> WatchMessage:
     """Return the message in a response. Raises ``ValueError`` for an unknown or invalid one."""
     match response.WhichOneof("response"):
         case "first":
-            return First(response.first.position)
+            return StreamStart(response.first.position)
         case "events":
             return Events([_change_in(change) for change in response.events.changes])
         case "pong":

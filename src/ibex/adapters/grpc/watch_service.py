@@ -9,7 +9,7 @@ from uuid import UUID
 from ibex.adapters.grpc.generated import auth_pb2
 from ibex.adapters.grpc.watch_messages import page_response, watch_response
 from ibex.domain.errors import FieldCode, FieldError, ServiceDegradedError, ValidationError
-from ibex.domain.freshness.change_log import Events, First
+from ibex.domain.freshness.change_log import Events, StreamStart
 from ibex.domain.freshness.token_filter import TokensUnavailableError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class _WatchStream:
         if self.responses.qsize() >= self._max_queued and not self._owes_pong:
             self.end()
             return
-        self._owes_pong = isinstance(message, Events | First)
+        self._owes_pong = isinstance(message, Events | StreamStart)
         for response in _split(watch_response(message)):
             self.responses.put_nowait(response)
 

@@ -16,10 +16,10 @@ def quotes(text: str, directive: str) -> bool:
 
     Takes a few milliseconds for texts of 64 KiB, the part that is compared.
     """
-    said, own = _letters(text), _letters(directive)
+    letters, own = _letters(text), _letters(directive)
     if len(own) <= _SHORTEST:
-        return bool(own) and own in said
-    parts = {said[start : start + _SHORTEST] for start in range(len(said) - _SHORTEST + 1)}
+        return bool(own) and own in letters
+    parts = {letters[start : start + _SHORTEST] for start in range(len(letters) - _SHORTEST + 1)}
     return any(own[start : start + _SHORTEST] in parts for start in range(len(own) - _SHORTEST + 1))
 
 

@@ -83,7 +83,7 @@ class PruneChanges:
 
 
 @value_object
-class First:
+class StreamStart:
     """The first message of a stream that does not resume: any entry in the worker's caches may be outdated."""
 
     position: str
@@ -109,7 +109,7 @@ class SourceUnavailable:
     """The replica cannot read the log. The worker should ask another replica."""
 
 
-WatchMessage = First | Events | Pong | SourceUnavailable
+WatchMessage = StreamStart | Events | Pong | SourceUnavailable
 
 
 class WatchClient(Protocol):
@@ -172,7 +172,7 @@ class WatchServer:
             return
         self._positions[client] = read.position
         if read.changes is None:
-            client.send(First(read.position))
+            client.send(StreamStart(read.position))
         elif read.changes:
             client.send(Events(read.changes))
         client.send(Pong(ping, read.position))

@@ -6,7 +6,7 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
-from ibex.domain.freshness.change_log import Events, First, Pong, SourceUnavailable
+from ibex.domain.freshness.change_log import Events, Pong, SourceUnavailable, StreamStart
 from ibex.domain.freshness.kinds import NS
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class Watch:
     def take(self, message: WatchMessage, now_ns: int) -> None:
         """Process one message of the current stream."""
         match message:
-            case First():
+            case StreamStart():
                 self._validity.invalidate_all(now_ns)
                 for listener in self._listeners:
                     listener.reset()

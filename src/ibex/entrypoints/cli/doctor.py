@@ -107,7 +107,7 @@ def _show(found: Sequence[Finding]) -> None:
     previous_hint = None
     for finding in found:
         verdict = click.style(f"{finding.verdict.value:<6}", fg=_COLOURS[finding.verdict.value])
-        click.echo(f"{verdict}  {finding.name:<{width}}  {sanitize(finding.said)}")
+        click.echo(f"{verdict}  {finding.name:<{width}}  {sanitize(finding.message)}")
         if finding.hint is not None and finding.hint != previous_hint:
             click.echo(f"{_MARGIN}→ {sanitize(finding.hint)}")
         previous_hint = finding.hint

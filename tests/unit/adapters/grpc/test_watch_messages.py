@@ -15,7 +15,7 @@ from ibex.adapters.grpc.watch_messages import (
     watch_message_in,
     watch_response,
 )
-from ibex.domain.freshness.change_log import Change, Events, First, Pong, SourceUnavailable, WatchMessage
+from ibex.domain.freshness.change_log import Change, Events, Pong, SourceUnavailable, StreamStart, WatchMessage
 from ibex.domain.freshness.kinds import Epoch, Kind, unknown_epoch
 from ibex.domain.freshness.token_filter import TokensPage
 
@@ -25,7 +25,7 @@ ORG, TOKEN = UUID(int=1), UUID(int=2)
 @pytest.mark.parametrize(
     "message",
     [
-        First("a/1:2:"),
+        StreamStart("a/1:2:"),
         Events([Change(ORG, kind) for kind in Kind] + [Change(ORG, Kind.TOKENS, TOKEN)]),
         Events([]),
         Pong(7, "a/1:2:"),

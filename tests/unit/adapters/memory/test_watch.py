@@ -6,7 +6,7 @@ from uuid import UUID
 
 from harness.memory.change_log import InMemoryChangeLog
 from ibex.adapters.memory.watch import InProcessWatch
-from ibex.domain.freshness.change_log import Change, Events, First, Pong, WatchServer
+from ibex.domain.freshness.change_log import Change, Events, Pong, StreamStart, WatchServer
 from ibex.domain.freshness.kinds import Kind
 
 ORG = UUID(int=1)
@@ -20,7 +20,7 @@ async def test_a_stream_carries_pings_and_messages() -> None:
         messages = aiter(stream)
         stream.ping(1)
         await server.answer()
-        assert [await anext(messages), await anext(messages)] == [First("1:0"), Pong(1, "1:0")]
+        assert [await anext(messages), await anext(messages)] == [StreamStart("1:0"), Pong(1, "1:0")]
         log.append(ORG, Kind.AGENTS)
         stream.ping(2)
         await server.answer()

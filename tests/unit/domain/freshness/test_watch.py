@@ -17,9 +17,9 @@ from ibex.adapters.memory.watch import InProcessWatch
 from ibex.domain.freshness.change_log import (
     Change,
     Events,
-    First,
     Pong,
     SourceUnavailable,
+    StreamStart,
     WatchMessage,
     WatchServer,
 )
@@ -52,7 +52,7 @@ async def test_a_first_stream_gets_its_first_position_before_the_pong() -> None:
     server.open(client, None)
     server.ping(client, 7)
     await server.answer()
-    assert client.messages == [First("1:0"), Pong(7, "1:0")]
+    assert client.messages == [StreamStart("1:0"), Pong(7, "1:0")]
 
 
 async def test_a_stream_that_resumes_gets_the_events_after_its_position() -> None:
@@ -78,7 +78,7 @@ async def test_a_position_that_cannot_be_resumed_from_begins_again(lost: str) ->
     server.open(client, "1:0")
     server.ping(client, 1)
     await server.answer()
-    assert isinstance(client.messages[0], First)
+    assert isinstance(client.messages[0], StreamStart)
 
 
 async def test_streams_at_the_same_position_share_a_read() -> None:
@@ -186,7 +186,7 @@ class ScriptedStream:
     def ping(self, number: int) -> None:
         """Answer as the script says."""
         if self._behaviour == "answers once" and number == 1:
-            self._messages.put_nowait(First("a"))
+            self._messages.put_nowait(StreamStart("a"))
             self._messages.put_nowait(Pong(number, "b"))
         elif self._behaviour == "source unavailable":
             self._messages.put_nowait(SourceUnavailable())
