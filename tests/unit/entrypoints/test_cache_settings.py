@@ -7,8 +7,8 @@ import pytest
 from ibex.entrypoints.settings import Settings, SettingsError
 
 
-def test_the_caches_by_default() -> None:
-    """As ADR 0045 says."""
+def test_the_default_caches() -> None:
+    """ADR 0045 explains them."""
     settings = Settings()
     assert (settings.auth_cache_size, settings.auth_stale_if_error_s) == (5_000, 300.0)
     assert (settings.directive_cache_ttl_s, settings.directive_stale_if_error_s) == (60.0, 300.0)

@@ -1,4 +1,4 @@
-"""How doctor_checks come out."""
+"""The results of doctor checks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SECRET = "canary"
 
 
 def failing(error: Exception) -> DoctorCheck:
-    """Return an examination that ends so."""
+    """Return a check that raises this error."""
 
     async def look() -> Result:
         raise error
@@ -23,8 +23,8 @@ def failing(error: Exception) -> DoctorCheck:
     return DoctorCheck("it", look, "Do this.")
 
 
-async def test_what_is_well_needs_no_remedy() -> None:
-    """It is said in the examination's own words, with how long it took."""
+async def test_a_passing_check_has_no_hint() -> None:
+    """The finding contains the message of the check and its duration."""
 
     async def look() -> Result:
         return ok("it answers")
@@ -46,15 +46,15 @@ async def test_what_is_well_needs_no_remedy() -> None:
         (OSError(f"postgresql://me:{SECRET}@db"), "Failed with OSError."),
     ],
 )
-async def test_what_fails_is_told_with_what_to_do(error: Exception, said: str) -> None:
-    """In words that can hold no secret; what is not known to be without is told by its kind alone."""
+async def test_a_failing_check_has_a_hint(error: Exception, said: str) -> None:
+    """Only errors known to contain no secret show their message. Others show their type."""
     (found,) = await diagnose([failing(error)])
 
     assert (found.verdict, found.message, found.hint) == (Verdict.FAILED, said, "Do this.")
 
 
-async def test_what_does_not_answer_is_not_waited_for() -> None:
-    """And what comes after it is looked at all the same."""
+async def test_a_check_that_hangs_times_out() -> None:
+    """The checks after it still run."""
 
     async def look() -> Result:
         await asyncio.Event().wait()
@@ -65,8 +65,8 @@ async def test_what_does_not_answer_is_not_waited_for() -> None:
     assert [finding.message for finding in found] == ["No answer within 0.01 s.", "Failed with ValueError."]
 
 
-async def test_advice_is_passed_on() -> None:
-    """With its own hint instead of the one for failures."""
+async def test_advice_keeps_its_own_hint() -> None:
+    """The hint for failures is not shown."""
 
     async def look() -> Result:
         return Result(Verdict.ADVICE, "almost", "Do that.")

@@ -1,4 +1,4 @@
-"""What there is to look at, without a server; the servers are in ``tests/integration/test_doctor.py``."""
+"""The doctor checks without servers. ``tests/integration/test_doctor.py`` tests them with servers."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ START = "`ibex dev` starts it."
 
 
 def ready(*failed: str, status: int = 200) -> httpx.Response:
-    """Return what a proxy says of itself."""
+    """Return the readiness report of a proxy."""
     checks = {name: {"status": "failed" if name in failed else "ok"} for name in ("auth", "redis")}
     return httpx.Response(status, json={"status": "whatever", "checks": checks})
 
 
 def refuse(_request: httpx.Request) -> httpx.Response:
-    """Be as a port on which nobody listens."""
+    """Refuse the connection, like a port without a listener."""
     raise httpx.ConnectError("refused")
 
 
@@ -43,14 +43,14 @@ async def found(
     log: Path | None = None,
     **environ: str,
 ) -> dict[str, Finding]:
-    """Return the findings by name; ``answer`` is the provider's and the proxy's."""
+    """Return the findings by name. ``answer`` responds for the provider and the proxy."""
     around = DoctorContext(START, proxy, folder, httpx.MockTransport(answer), log)
     findings = await diagnose(doctor_checks(Settings.load(environ), around))
     return {finding.name: finding for finding in findings}
 
 
-async def test_what_is_not_set_is_named(tmp_path: Path) -> None:
-    """Databases are needed, with how to get them; Redis, auth and a provider's key are not."""
+async def test_missing_settings_are_reported(tmp_path: Path) -> None:
+    """PostgreSQL and ClickHouse are required. Redis, auth and a provider's key are optional."""
     by_name = await found(tmp_path)
 
     assert {name: finding.verdict.value for name, finding in by_name.items()} == {
@@ -65,16 +65,16 @@ async def test_what_is_not_set_is_named(tmp_path: Path) -> None:
     assert by_name["proxy"].message == "no proxy answers at http://127.0.0.1:8080 (ConnectError)"
 
 
-async def test_in_production_no_echo_is_promised(tmp_path: Path) -> None:
-    """Who administers needs no key there; who serves does."""
+async def test_a_missing_key_is_advice_in_production(tmp_path: Path) -> None:
+    """Only `ibex serve` requires the key. Administration does not."""
     by_name = await found(tmp_path, IBEX_ENV="production")
 
     assert by_name["provider"].verdict is Verdict.ADVICE
     assert by_name["provider"].hint == "`ibex serve` needs it in production."
 
 
-async def test_a_proxy_that_asks_auth_needs_redis(tmp_path: Path) -> None:
-    """Without it a revoked token would be found out late."""
+async def test_a_proxy_that_uses_auth_needs_redis(tmp_path: Path) -> None:
+    """Without Redis, the proxy would detect a revoked token late."""
     settings = Settings.load({"IBEX_AUTH_ADDRESS": "127.0.0.1:1"})
     (redis,) = (one for one in doctor_checks(settings, DoctorContext(START, None, tmp_path)) if one.name == "Redis")
 
@@ -93,8 +93,8 @@ async def test_a_proxy_that_asks_auth_needs_redis(tmp_path: Path) -> None:
         (500, "advice", "answers 500"),
     ],
 )
-async def test_the_provider_is_asked_with_the_key(tmp_path: Path, status: int, verdict: str, said: str) -> None:
-    """For its models, which costs nothing; the key is sent there and shown nowhere."""
+async def test_the_key_is_checked_with_the_list_of_models(tmp_path: Path, status: int, verdict: str, said: str) -> None:
+    """Listing models is free. Only the provider receives the key, and no finding contains it."""
     asked: list[httpx.Request] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -113,9 +113,7 @@ async def test_the_provider_is_asked_with_the_key(tmp_path: Path, status: int, v
     ("headers", "authorization"),
     [("api-key: canary-1", f"Bearer {KEY}"), ("Authorization: canary-2; api-key: canary-1", "canary-2")],
 )
-async def test_the_provider_is_asked_with_the_operators_headers(
-    tmp_path: Path, headers: str, authorization: str
-) -> None:
+async def test_the_provider_check_sends_the_operators_headers(tmp_path: Path, headers: str, authorization: str) -> None:
     """The check sends the same headers as requests do, so it finds the same errors."""
     asked: list[httpx.Request] = []
 
@@ -130,8 +128,8 @@ async def test_the_provider_is_asked_with_the_operators_headers(
     assert "canary" not in repr(by_name)
 
 
-async def test_a_provider_that_lists_its_models_to_everybody_is_asked_more(tmp_path: Path) -> None:
-    """An empty request for a completion costs nothing, and tells whether the key is taken."""
+async def test_a_public_list_of_models_needs_a_second_request(tmp_path: Path) -> None:
+    """An empty completion request is free and shows whether the provider accepts the key."""
 
     def answer(request: httpx.Request) -> httpx.Response:
         return httpx.Response(401 if request.method == "POST" else 200, json={})
@@ -143,7 +141,7 @@ async def test_a_provider_that_lists_its_models_to_everybody_is_asked_more(tmp_p
 
 
 def access_line(status: int | None, second: int, attempts: int | None = 1) -> str:
-    """Return an access line of a request that the provider answered so."""
+    """Return the access line of a request with this provider status."""
     own = {"source": "ibex.access", "timestamp": f"2026-01-02T03:04:{second:02}Z"}
     return json.dumps({**own, "attempts": attempts, "provider_status": status}, separators=(",", ":")) + "\n"
 
@@ -162,10 +160,10 @@ def access_line(status: int | None, second: int, attempts: int | None = 1) -> st
     ],
     ids=["refused last", "forbidden", "replaced since", "another fault", "no request yet"],
 )
-async def test_the_key_of_what_runs_on_the_folder_is_judged_by_its_log(
+async def test_the_key_of_a_running_proxy_is_checked_by_its_log(
     tmp_path: Path, lines: list[str], said: str | None
 ) -> None:
-    """The key is not known here; what the provider said of it last is."""
+    """The command does not have the key, so it reads the provider's last status from the log."""
     log = tmp_path / "proxy.log"
     log.write_text("".join(lines))
 
@@ -175,16 +173,16 @@ async def test_the_key_of_what_runs_on_the_folder_is_judged_by_its_log(
     assert (said or "not set here") in by_name["provider"].message
 
 
-async def test_without_an_address_no_proxy_is_asked(tmp_path: Path) -> None:
-    """What answers at the default address is another folder's."""
+async def test_the_proxy_check_needs_an_address(tmp_path: Path) -> None:
+    """The proxy at the default address may belong to another folder."""
     by_name = await found(tmp_path, lambda _: ready(), proxy=None)
 
     assert (by_name["proxy"].verdict, by_name["proxy"].message) == (Verdict.ADVICE, "no running proxy was found")
     assert START in (by_name["proxy"].hint or "")
 
 
-async def test_a_provider_that_cannot_be_reached_is_a_failure(tmp_path: Path) -> None:
-    """With what may be in between."""
+async def test_an_unreachable_provider_is_a_failure(tmp_path: Path) -> None:
+    """The finding contains the kind of the error but not the key."""
     by_name = await found(tmp_path, OPENAI_API_KEY=KEY)
 
     assert (by_name["provider"].verdict, by_name["provider"].message) == (Verdict.FAILED, "Failed with ConnectError.")
@@ -202,24 +200,24 @@ async def test_a_provider_that_cannot_be_reached_is_a_failure(tmp_path: Path) ->
     ],
     ids=["ready", "degraded", "unhealthy", "a page", "a list"],
 )
-async def test_the_proxy_is_asked_whether_it_is_ready(
+async def test_the_proxy_check_reports_readiness(
     tmp_path: Path, answer: httpx.Response, verdict: str, said: str
 ) -> None:
-    """And what it lacks is named."""
+    """The finding names the failed checks."""
     by_name = await found(tmp_path, lambda _: answer)
 
     assert by_name["proxy"].verdict == verdict
     assert by_name["proxy"].message.endswith(said)
 
 
-async def test_the_journals_folder_may_be_made_later(tmp_path: Path) -> None:
-    """Where its parent can be written to."""
+async def test_a_missing_journal_folder_is_ok(tmp_path: Path) -> None:
+    """An existing parent folder must be writable."""
     assert (await found(tmp_path / "a" / "b"))["journal"].message == f"{tmp_path / 'a' / 'b'} can be created"
     assert (await found(tmp_path))["journal"].message == f"{tmp_path} can be written to"
 
 
 async def test_a_journal_that_cannot_be_written_is_a_failure(tmp_path: Path) -> None:
-    """A file in its place, for one."""
+    """Here, a file has the path of the folder."""
     (tmp_path / "journal").write_text("")
 
     by_name = await found(tmp_path / "journal")
@@ -230,8 +228,8 @@ async def test_a_journal_that_cannot_be_written_is_a_failure(tmp_path: Path) -> 
     )
 
 
-async def test_what_a_database_refused_for_good_is_pointed_at(tmp_path: Path) -> None:
-    """By the file; an empty one has nothing to say."""
+async def test_dead_letters_are_advice(tmp_path: Path) -> None:
+    """The finding names the file. An empty file is ignored."""
     letters = tmp_path / "one" / "dead-letters.jsonl"
     letters.parent.mkdir()
     letters.write_text("")
@@ -244,7 +242,7 @@ async def test_what_a_database_refused_for_good_is_pointed_at(tmp_path: Path) ->
 
 
 async def test_a_full_disk_is_a_failure(tmp_path: Path) -> None:
-    """The journal needs a little room to write anything; the folder is named."""
+    """The finding names the folder. The journal needs some free space for any write."""
     with small_disk(tmp_path / "small", 1 << 21) as disk:
         assert (await found(disk.path / "journal"))["journal"].verdict is Verdict.ADVICE
         disk.fill()
@@ -254,8 +252,8 @@ async def test_a_full_disk_is_a_failure(tmp_path: Path) -> None:
     assert f"the disk of {tmp_path / 'small' / 'journal'} is full (0 KiB free)" in finding.message
 
 
-async def test_a_disk_that_has_less_than_the_journal_may_take_is_told(tmp_path: Path) -> None:
-    """Before it is full."""
+async def test_less_free_space_than_the_journals_limit_is_advice(tmp_path: Path) -> None:
+    """The check warns before the disk is full."""
     by_name = await found(tmp_path, IBEX_JOURNAL_MAX_BYTES=str(1 << 40))
 
     assert (by_name["journal"].verdict, "MiB free, but the journal can grow to" in by_name["journal"].message) == (

@@ -43,7 +43,7 @@ def test_both_environments_have_the_names_that_the_application_uses() -> None:
 
 
 @pytest.mark.parametrize("environment", [EmbeddedAdapters, ProductionAdapters])
-async def test_either_makes_a_whole_application_without_any_server(
+async def test_each_environment_builds_the_application_without_servers(
     environment: type[EmbeddedAdapters | ProductionAdapters], tmp_path: Path
 ) -> None:
     """The constructors do not connect. Every provider always returns the same object."""

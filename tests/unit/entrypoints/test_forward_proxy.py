@@ -33,7 +33,7 @@ KEY = {"OPENAI_API_KEY": "sk-x"}
         ({"HTTPS_PROXY": PROXY, "OPENAI_API_KEY": ""}, None),
     ],
 )
-def test_it_is_given_only_for_a_proxy_that_a_client_would_use(environ: dict[str, str], named: str | None) -> None:
+def test_the_warning_requires_a_proxy_that_a_client_would_use(environ: dict[str, str], named: str | None) -> None:
     """The message omits the value, which may contain a password."""
     message = ignored_proxy(Settings.load(KEY | environ), environ)
 
@@ -44,7 +44,7 @@ def test_it_is_given_only_for_a_proxy_that_a_client_would_use(environ: dict[str,
         assert "proxy.example" not in message
 
 
-def test_it_is_one_line_of_the_log() -> None:
+def test_the_warning_is_one_line_of_the_log() -> None:
     """It is logged as a warning at start."""
     with logged() as lines:
         warn_of_ignored_proxy(Settings.load(KEY), {"HTTPS_PROXY": PROXY})

@@ -1,4 +1,4 @@
-"""The settings that limit what clients may take."""
+"""The settings that limit what clients can use."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pytest
 from ibex.entrypoints.settings import Settings, SettingsError
 
 
-def test_the_budget_for_bodies_holds_a_largest_body_in_its_reserved_quarter() -> None:
-    """Else an organization with nothing in flight could not send one while others use their share."""
+def test_a_quarter_of_the_body_budget_fits_the_largest_body() -> None:
+    """Otherwise an idle organization could not send such a body while others use their share."""
     assert Settings().body_budget_bytes == 256 << 20
     sizes = {"IBEX_MAX_REQUEST_BODY_BYTES": "4096", "IBEX_BODY_BUDGET_BYTES": "16384"}
     assert Settings.load(sizes).body_budget_bytes == 16_384
@@ -16,8 +16,8 @@ def test_the_budget_for_bodies_holds_a_largest_body_in_its_reserved_quarter() ->
         Settings.load({**sizes, "IBEX_BODY_BUDGET_BYTES": "16383"})
 
 
-def test_the_limits_by_default() -> None:
-    """As docs/limits.md says."""
+def test_the_default_limits() -> None:
+    """They equal those in docs/limits.md."""
     settings = Settings()
     assert (settings.max_concurrency, settings.max_connections) == (2_000, 10_000)
     assert (settings.header_timeout_s, settings.keep_alive_s, settings.client_stall_timeout_s) == (10.0, 75.0, 60.0)

@@ -1,4 +1,4 @@
-"""The settings of the way to the provider."""
+"""The settings of the connection to the provider."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from ibex.entrypoints.settings import Settings, SettingsError
     [("direct", Http1Transport), ("httpx", CancelSafeTransport), ("http2", CancelSafeTransport)],
 )
 def test_each_transport_can_be_chosen(name: str, kind: type) -> None:
-    """By its name alone."""
+    """The name of the transport is enough."""
     settings = Settings.load({"IBEX_OPENAI_TRANSPORT": name})
     assert settings.openai_transport is Transport(name)
     assert isinstance(EmbeddedAdapters(settings=settings).transport(), kind)
 
 
-def test_the_default_is_the_fastest() -> None:
-    """Nobody has to know of the others."""
+def test_the_default_transport_is_direct() -> None:
+    """It is the fastest one, and needs no setting."""
     assert Settings.load({}).openai_transport is Transport.DIRECT
 
 
@@ -57,8 +57,8 @@ def test_the_dialect_of_a_server_can_be_set(environ: dict[str, str], dialect: Di
         ("IBEX_OPENAI_MERGE_INSTRUCTIONS", "yes"),
     ],
 )
-def test_wrong_values_are_told(variable: str, value: str) -> None:
-    """With the variable, the value and what is allowed."""
+def test_an_invalid_value_is_an_error(variable: str, value: str) -> None:
+    """The message contains the variable, the value and the allowed values."""
     with pytest.raises(SettingsError, match=f"{variable} is '{value}'; allowed: "):
         Settings.load({variable: value})
 
@@ -75,7 +75,7 @@ def test_the_headers_to_the_provider() -> None:
 @pytest.mark.parametrize(
     ("value", "reason"), [("Host: canary-1", "the header host is set by IBEX"), ("canary-1", "header 1 is not")]
 )
-def test_a_header_that_cannot_be_used(value: str, reason: str) -> None:
+def test_an_invalid_header_is_an_error(value: str, reason: str) -> None:
     """The error at start gives the reason but not the value."""
     with pytest.raises(SettingsError, match=r"IBEX_OPENAI_HEADERS is \(a secret, not shown\); ") as raised:
         Settings.load({"IBEX_OPENAI_HEADERS": value})
@@ -83,8 +83,8 @@ def test_a_header_that_cannot_be_used(value: str, reason: str) -> None:
     assert "canary" not in str(raised.value)
 
 
-def test_a_proxy_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Told at start, without its address."""
+def test_an_unsupported_proxy_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error at start does not contain the proxy's address."""
     monkeypatch.setenv("https_proxy", "gopher://user:canary@proxy.example")
     adapters = EmbeddedAdapters(settings=Settings.load({"IBEX_OPENAI_TRANSPORT": "httpx"}))
     with pytest.raises(SettingsError, match="IBEX_OPENAI_TRANSPORT is 'httpx', but ") as raised:

@@ -1,4 +1,4 @@
-"""How a process ends, whatever its work does: what the command line and a worker have in common."""
+"""Exit codes and error output, shared by the command line and the workers."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ibex.entrypoints.settings import SettingsError
 
 
 def failing(failure: BaseException) -> int:
-    """Work that fails."""
+    """Raise this exception."""
     raise failure
 
 
-def test_work_that_is_done_has_its_own_code(capsys: pytest.CaptureFixture[str]) -> None:
-    """And nothing is said."""
+def test_completed_work_returns_its_own_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is printed."""
     assert [exit_code_of(lambda: 0), exit_code_of(lambda: 3)] == [0, 3]
     assert capsys.readouterr() == ("", "")
 
@@ -44,12 +44,12 @@ def test_work_that_is_done_has_its_own_code(capsys: pytest.CaptureFixture[str]) 
 def test_an_expected_failure_is_one_line(
     capsys: pytest.CaptureFixture[str], failure: BaseException, code: int, said: str
 ) -> None:
-    """On standard error, without a traceback; who presses Ctrl-C knows it."""
+    """It goes to standard error without a traceback. Ctrl-C prints nothing."""
     assert exit_code_of(lambda: failing(failure)) == code
     assert capsys.readouterr() == ("", said)
 
 
-def test_a_bug_shows_itself() -> None:
-    """Nothing unforeseen is dressed up as a failure of the world."""
+def test_an_unexpected_exception_is_raised() -> None:
+    """A bug is not reported as an operational failure."""
     with pytest.raises(KeyError):
         exit_code_of(lambda: failing(KeyError("oops")))

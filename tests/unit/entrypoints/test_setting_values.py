@@ -1,4 +1,4 @@
-"""What settings are read with."""
+"""The parsers of setting values."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ KEY = "AAECAwQFBgcICQoLDA0ODw=="
         (values.auth_addresses, "10.0.0.1:9091, [::1]:9092", "10.0.0.1:9091,[::1]:9092"),
     ],
 )
-def test_what_is_allowed_is_read(parse: Callable[[str], Any], text: str, expected: object) -> None:
-    """As its type."""
+def test_a_valid_value_is_parsed(parse: Callable[[str], Any], text: str, expected: object) -> None:
+    """Each parser returns a value of the setting's type."""
     assert parse(text) == expected
 
 
@@ -64,14 +64,14 @@ def test_what_is_allowed_is_read(parse: Callable[[str], Any], text: str, expecte
         (values.peppers, "k:not base64"),
     ],
 )
-def test_what_is_not_allowed_is_refused(parse: Callable[[str], Any], text: str) -> None:
-    """By an error that the settings turn into one message."""
+def test_an_invalid_value_raises(parse: Callable[[str], Any], text: str) -> None:
+    """The settings turn these errors into one message."""
     with pytest.raises((ValueError, KeyError)):
         parse(text)
 
 
-def test_a_secret_does_not_show() -> None:
-    """Neither itself nor in what holds it."""
+def test_a_secret_is_not_printed() -> None:
+    """Neither its own repr nor that of a container shows the value."""
     secret = values.secret_url("postgresql")("postgresql://u:canary@h/d")
 
     assert "canary" not in f"{secret} {secret!r} {[secret]}"
@@ -99,6 +99,6 @@ def test_a_secret_does_not_show() -> None:
         ("http://u:postgres@h", False),
     ],
 )
-def test_what_is_only_fit_for_development_is_known(value: object, *, expected: bool) -> None:
-    """What anybody tries first, and what the embedded default made for itself."""
+def test_credentials_for_development_are_detected(value: object, *, expected: bool) -> None:
+    """These are guessable passwords and keys, and the pepper that `ibex dev` generates."""
     assert is_for_development(value) is expected

@@ -1,4 +1,4 @@
-"""Settings: read once, refused clearly, and stricter in production."""
+"""Settings: loading, error messages, and the stricter rules of production."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ PRODUCTION = {
 }
 
 
-def test_production_takes_what_is_fit_for_it() -> None:
-    """A certificate that the proxy shows stands for the service credential."""
+def test_production_accepts_safe_settings() -> None:
+    """A client certificate replaces the service token."""
     assert Settings.load(PRODUCTION).auth_address == "auth:9091"
     without_token = {name: value for name, value in PRODUCTION.items() if name != "IBEX_AUTH_SERVICE_TOKEN"}
     mutual = {f"IBEX_AUTH_{name}_FILE": f"/etc/{name}.pem" for name in ("CA", "CLIENT_CERT", "CLIENT_KEY")}
@@ -43,8 +43,8 @@ def test_production_takes_what_is_fit_for_it() -> None:
         ("IBEX_TOKEN_PEPPERS", "k:AAECAwQFBgcICQoLDA0ODw=="),
     ],
 )
-def test_production_refuses_what_is_fit_for_development(variable: str, value: str) -> None:
-    """The variable is named, its value is not; in development it is taken."""
+def test_production_refuses_credentials_for_development(variable: str, value: str) -> None:
+    """The error names the variable without its value. Development accepts them."""
     wrong = {**PRODUCTION, variable: value}
     with pytest.raises(SettingsError, match=variable) as raised:
         Settings.load(wrong)
@@ -53,8 +53,8 @@ def test_production_refuses_what_is_fit_for_development(variable: str, value: st
     Settings.load({**wrong, "IBEX_ENV": "development"})
 
 
-def test_production_needs_a_providers_key_only_where_the_provider_is_asked() -> None:
-    """Auth, migrations and administration are not trusted with it; development has the echo."""
+def test_production_requires_a_providers_key_only_for_the_proxy() -> None:
+    """Other processes do not need the key, and development can use the echo provider."""
     keyless = {name: value for name, value in PRODUCTION.items() if name != "OPENAI_API_KEY"}
     with pytest.raises(MissingSettingError, match="OPENAI_API_KEY is not set"):
         Settings.load(keyless).require_provider()
@@ -63,8 +63,8 @@ def test_production_needs_a_providers_key_only_where_the_provider_is_asked() -> 
     Settings.load({**keyless, "IBEX_ENV": "development"}).require_provider()
 
 
-def test_a_wrong_value_is_named_and_shown_unless_it_is_a_secret() -> None:
-    """With what would be allowed."""
+def test_an_invalid_value_is_shown_unless_it_is_a_secret() -> None:
+    """The error names the variable and the allowed values."""
     with pytest.raises(SettingsError, match="IBEX_PORT is 'high'; allowed: 0 to 65535"):
         Settings.load({"IBEX_PORT": "high"})
     with pytest.raises(SettingsError, match=r"IBEX_DATABASE_URL is .a secret, not shown.") as raised:
@@ -72,13 +72,13 @@ def test_a_wrong_value_is_named_and_shown_unless_it_is_a_secret() -> None:
     assert "canary" not in str(raised.value)
 
 
-def test_what_is_empty_is_not_set() -> None:
-    """As in a compose file that passes on what is not there."""
+def test_an_empty_variable_counts_as_not_set() -> None:
+    """A compose file passes absent variables on as empty ones."""
     assert Settings.load({"IBEX_PORT": " ", "IBEX_REDIS_URL": ""}) == Settings()
 
 
-def test_what_is_needed_and_not_set_is_named() -> None:
-    """With what it takes and what it is for; all of it at once."""
+def test_missing_settings_are_named_in_the_error() -> None:
+    """One error lists all of them and describes their values."""
     with pytest.raises(MissingSettingError, match=r"IBEX_REDIS_URL is not set\. Set it to a redis://"):
         Settings().require("redis_url")
     with pytest.raises(MissingSettingError) as raised:
@@ -102,7 +102,7 @@ NO_CREDENTIAL = [
 
 @pytest.mark.parametrize(("variable", "url", "server"), NO_CREDENTIAL)
 def test_production_refuses_a_server_without_a_credential(variable: str, url: str, server: str) -> None:
-    """The message says which variable, and what allows it; the URL is not shown. Development takes it."""
+    """The error names the variable and the setting that allows it, without the URL. Development accepts it."""
     environ = {**PRODUCTION, variable: url}
     others = ",".join({"postgres", "clickhouse", "redis"} - {server})
     for allowed in ("", others):
@@ -128,13 +128,13 @@ def test_production_refuses_a_server_without_a_credential(variable: str, url: st
         ("IBEX_REDIS_URL", "redis://redis/0?password=51c09fe2"),
     ],
 )
-def test_another_credential_than_a_password_is_one(variable: str, url: str) -> None:
-    """A certificate, a token, a socket of this machine, a file."""
+def test_credentials_other_than_passwords_are_accepted(variable: str, url: str) -> None:
+    """For example, a certificate, an access token, a local socket or a password file."""
     Settings.load({**PRODUCTION, variable: url})
 
 
-def test_what_libpq_reads_from_the_environment_counts() -> None:
-    """A password there is one; a host there is no local socket."""
+def test_variables_of_libpq_are_considered() -> None:
+    """PGPASSWORD is a credential, and PGHOST means that the server is not a local socket."""
     url = {"IBEX_DATABASE_URL": "postgresql:///ibex"}
     Settings.load({**PRODUCTION, **url})
     with pytest.raises(SettingsError, match="IBEX_DATABASE_URL"):
@@ -158,15 +158,15 @@ def test_what_libpq_reads_from_the_environment_counts() -> None:
     ],
     ids=str,
 )
-def test_half_configured_tls_is_refused(environment: str, given: tuple[str, ...], missing: str) -> None:
-    """At both ends, in every environment: it would be plaintext, or no authentication, without a word."""
+def test_incomplete_tls_is_refused(environment: str, given: tuple[str, ...], missing: str) -> None:
+    """Otherwise traffic would silently be plaintext or unauthenticated. This applies to every environment."""
     files = {f"IBEX_AUTH_{name}_FILE": "/etc/file.pem" for name in given}
     with pytest.raises(SettingsError, match=f"and IBEX_AUTH_{missing}_FILE is not"):
         Settings.load({**PRODUCTION, **files, "IBEX_ENV": environment})
 
 
-def test_auth_in_production_must_tell_proxies_from_others() -> None:
-    """By a credential or by a certificate; in development it need not."""
+def test_auth_must_authenticate_proxies_in_production() -> None:
+    """It needs a service token or client certificates. Development needs neither."""
     bare = {name: value for name, value in PRODUCTION.items() if not name.startswith("IBEX_AUTH_")}
     with pytest.raises(MissingSettingError, match="IBEX_AUTH_SERVICE_TOKEN is not set"):
         Settings.load(bare).require_service_identity()
@@ -177,13 +177,13 @@ def test_auth_in_production_must_tell_proxies_from_others() -> None:
     Settings.load({**bare, **mutual}).require_service_identity()
 
 
-def test_only_known_servers_may_be_insecure() -> None:
-    """A misspelt one is refused, not ignored."""
+def test_an_unknown_server_in_allow_insecure_is_refused() -> None:
+    """A misspelled name is an error instead of being ignored."""
     with pytest.raises(SettingsError, match="IBEX_ALLOW_INSECURE is 'reddis'; allowed: redis, clickhouse or postgres"):
         Settings.load({"IBEX_ALLOW_INSECURE": "reddis"})
 
 
-def test_nothing_is_unsafe_where_nothing_is_set() -> None:
-    """The checks say what is wrong, and only that."""
+def test_empty_settings_are_safe() -> None:
+    """The checks report nothing."""
     assert incomplete_tls(Settings(), variables()) is None
     assert unsafe_credential(Settings(), variables(), (), {}) is None

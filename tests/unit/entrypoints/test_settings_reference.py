@@ -1,4 +1,4 @@
-"""The pages about settings are generated, and current."""
+"""The generated pages about settings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def test_every_variable_is_on_both_pages() -> None:
-    """With its meaning; secrets have no default to show."""
+    """Each has its meaning. Secrets have no default."""
     for _, variable in variables():
         assert f"#{variable.name}=" in env_example()
         assert f"| `{variable.name}` |" in reference()
@@ -24,23 +24,23 @@ def test_every_variable_is_on_both_pages() -> None:
             assert f"#{variable.name}=\n" in env_example()
 
 
-def test_the_defaults_on_the_page_are_the_defaults() -> None:
-    """Every line of the example, taken out of its comment, gives the settings that no line gives."""
+def test_the_example_contains_the_defaults() -> None:
+    """With every line uncommented, the example loads the default settings."""
     lines = [line.removeprefix("#") for line in env_example().splitlines() if line.startswith(("#IBEX", "#OPENAI"))]
 
     assert Settings.load(dict(line.split("=", 1) for line in lines)) == Settings()
 
 
 def test_the_pages_in_the_repository_are_current() -> None:
-    """As `make check` tests it too."""
+    """`make check` tests this too."""
     assert (ROOT / ENV_EXAMPLE).read_text(encoding="utf-8") == env_example()
     assert (ROOT / REFERENCE).read_text(encoding="utf-8") == reference()
 
 
-def test_a_page_that_is_not_current_is_named_and_then_written(
+def test_an_outdated_page_fails_the_check_until_it_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Checking changes nothing and fails; writing makes it pass."""
+    """The check names the page and changes nothing."""
     monkeypatch.chdir(tmp_path)
 
     assert main(["--check"]) == 1

@@ -22,19 +22,19 @@ ENDPOINT, TRACES = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_END
         ({ENDPOINT: "http://collector:4318", "OTEL_SDK_DISABLED": "false"}, "http://collector:4318/v1/traces"),
     ],
 )
-def test_where_spans_are_sent(environ: dict[str, str], url: str | None) -> None:
-    """As OpenTelemetry's specification has it: a base, below which signals have their paths, or the whole."""
+def test_the_endpoint_of_spans(environ: dict[str, str], url: str | None) -> None:
+    """As OpenTelemetry specifies: a base URL to which the path is added, or the full URL for traces."""
     assert Settings.load(environ).traces_url == url
 
 
-def test_a_wrong_endpoint_is_named_and_not_shown() -> None:
-    """It may hold a password."""
+def test_an_invalid_endpoint_is_reported_without_its_value() -> None:
+    """The value may contain a password."""
     with pytest.raises(SettingsError, match=f"{ENDPOINT} is .a secret, not shown.") as raised:
         Settings.load({ENDPOINT: "collector:4318/canary"})
     assert "canary" not in str(raised.value)
 
 
-def test_a_queue_of_nothing_is_refused() -> None:
-    """It takes at least one request's spans."""
+def test_a_queue_that_is_too_small_is_refused() -> None:
+    """The queue must hold the spans of at least one request."""
     with pytest.raises(SettingsError, match="OTEL_BSP_MAX_QUEUE_SIZE is '5'; allowed: 16 to"):
         Settings.load({"OTEL_BSP_MAX_QUEUE_SIZE": "5"})

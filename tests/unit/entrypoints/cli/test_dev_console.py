@@ -1,4 +1,4 @@
-"""What `ibex dev` says on its terminal."""
+"""The output of `ibex dev` on the terminal."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ INSTALLATION = FirstInstallation("org", "acme", "agent-1", "assistant", "ibex_pa
     ("environ", "provider"),
     [({}, "echo"), ({"OPENAI_API_KEY": "sk-canary", "OPENAI_BASE_URL": "http://127.0.0.1:1/v1"}, "http://127.0.0.1:1")],
 )
-def test_what_is_needed_is_printed_once(
+def test_the_banner_shows_address_token_agent_and_provider(
     capsys: pytest.CaptureFixture[str], environ: dict[str, str], provider: str
 ) -> None:
-    """Address, token, agent and who answers; the administrator's token and the provider's key are nobody's to read."""
+    """The administrator's token and the provider's key are never printed."""
     DevConsole(".ibex").ready("http://127.0.0.1:8080", INSTALLATION, Settings.load(environ))
 
     printed = capsys.readouterr().out
@@ -31,7 +31,7 @@ def test_what_is_needed_is_printed_once(
 
 
 def test_a_request_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """Outcome, session, tokens, timings and the directive's receipt."""
+    """The line has the outcome, session, tokens, timings and directive receipt."""
     DevConsole(".ibex").recorded(an_exchange(), journaled=True)
 
     (line,) = capsys.readouterr().out.splitlines()
@@ -41,8 +41,8 @@ def test_a_request_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
-def test_a_refusal_says_which(capsys: pytest.CaptureFixture[str]) -> None:
-    """What is not known is a dash or a question mark."""
+def test_a_refusal_shows_its_error_code(capsys: pytest.CaptureFixture[str]) -> None:
+    """Unknown values are a dash or a question mark."""
     refused = a_refusal(error_code=ErrorCode.AGENT_SUSPENDED)
     DevConsole(".ibex").recorded(refused, journaled=False)
 
@@ -51,8 +51,8 @@ def test_a_refusal_says_which(capsys: pytest.CaptureFixture[str]) -> None:
     assert line.endswith("AGENT_SUSPENDED  not journaled")
 
 
-def test_it_says_what_takes_a_moment(capsys: pytest.CaptureFixture[str]) -> None:
-    """And that it ends."""
+def test_start_and_stop_are_announced(capsys: pytest.CaptureFixture[str]) -> None:
+    """The last line says that the data stays in the folder."""
     console = DevConsole(".ibex")
     console.starting("PostgreSQL")
     console.stopping()
@@ -65,8 +65,8 @@ def test_it_says_what_takes_a_moment(capsys: pytest.CaptureFixture[str]) -> None
     assert console.observer is console
 
 
-def test_a_model_that_a_client_has_named_is_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """And moves no cursor."""
+def test_control_characters_in_a_model_name_are_replaced(capsys: pytest.CaptureFixture[str]) -> None:
+    """A client chooses the name, which must not break the line or move the cursor."""
     DevConsole(".ibex").recorded(an_exchange(model="m\n\x1b[2J\x9b\u202e"), journaled=True)
 
     assert capsys.readouterr().out.startswith("200  m\ufffd\ufffd[2J\ufffd\ufffd stream  session")

@@ -1,4 +1,4 @@
-"""The lines of `ibex dev`, case by case: what is not known or did not happen is not made up."""
+"""The lines of `ibex dev`, case by case. Unknown or absent values are not made up."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ INSTALLATION = FirstInstallation("org", "acme", "agent-1", "assistant", TOKEN, "
 
 
 def line_of(exchange: Exchange, capsys: pytest.CaptureFixture[str], *, journaled: bool = True) -> str:
-    """Return what the console says of a request, which must be one line."""
+    """Return the line that the console prints for a request. It must be exactly one."""
     DevConsole(".ibex").recorded(exchange, journaled=journaled)
     (line,) = capsys.readouterr().out.splitlines()
     return str(click.unstyle(line))
@@ -39,10 +39,10 @@ def line_of(exchange: Exchange, capsys: pytest.CaptureFixture[str], *, journaled
     ],
     ids=["buffered", "undirected", "no first byte", "failed", "no session"],
 )
-def test_what_did_not_happen_is_not_told(
+def test_absent_parts_are_omitted_from_the_line(
     capsys: pytest.CaptureFixture[str], exchange: Exchange, said: str, unsaid: str
 ) -> None:
-    """Each part of the line stands there exactly if there is something to say."""
+    """Each part is printed only if the request has it."""
     line = line_of(exchange, capsys)
 
     assert said in line
@@ -50,14 +50,16 @@ def test_what_did_not_happen_is_not_told(
 
 
 @pytest.mark.parametrize("refused", [a_refusal(), a_refusal(caller=None)], ids=["known", "unknown"])
-def test_only_what_should_be_on_record_is_missed_there(capsys: pytest.CaptureFixture[str], refused: Exchange) -> None:
-    """A request of nobody is never journaled; that is no fault to report."""
+def test_only_requests_of_known_callers_are_reported_as_not_journaled(
+    capsys: pytest.CaptureFixture[str], refused: Exchange
+) -> None:
+    """A request of an unknown caller is never journaled, so this is not a fault."""
     assert ("not journaled" in line_of(refused, capsys, journaled=False)) is (refused.caller is not None)
     assert "not journaled" not in line_of(refused, capsys, journaled=True)
 
 
-def test_the_token_is_on_the_banner_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    """As itself and twice to paste; no line of a request repeats it, nor any hash of what was said."""
+def test_only_the_banner_contains_the_token(capsys: pytest.CaptureFixture[str]) -> None:
+    """The banner has it three times. Lines of requests contain neither the token nor any hash of a message."""
     console = DevConsole(".ibex")
     console.starting("PostgreSQL")
     console.ready("http://127.0.0.1:8080", INSTALLATION, Settings())
@@ -86,10 +88,10 @@ def test_the_token_is_on_the_banner_alone(capsys: pytest.CaptureFixture[str]) ->
     ],
     ids=["taken", "free", "any", "taken, with a base path", "free, with a base path"],
 )
-def test_another_port_than_was_expected_is_said(
+def test_a_port_that_is_taken_is_reported(
     capsys: pytest.CaptureFixture[str], address: str, port: str, base_path: str, *, is_said: bool
 ) -> None:
-    """Who wanted any port is not told that one was taken; what is pasted has the one that listens."""
+    """Port 0 selects any port, so nothing is reported. The examples contain the actual address."""
     settings = Settings.load({"IBEX_PORT": port, "IBEX_BASE_PATH": base_path})
     DevConsole(".ibex").ready(address, INSTALLATION, settings)
 
@@ -99,8 +101,8 @@ def test_another_port_than_was_expected_is_said(
     assert f'base_url="{address}/v1"' in banner
 
 
-def test_what_to_run_next_is_called_as_this_was(capsys: pytest.CaptureFixture[str]) -> None:
-    """With the folder, if it is another than the default one."""
+def test_suggested_commands_repeat_the_invocation(capsys: pytest.CaptureFixture[str]) -> None:
+    """They include the folder if it is not the default one."""
     DevConsole("else", ".venv/bin/ibex --home else").ready("http://127.0.0.1:8080", INSTALLATION, Settings())
 
     banner = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""An agent's directive at the command line."""
+"""The commands for an agent's directive."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ TEXT = "Answer in rhyme."
 
 @pytest.fixture(autouse=True)
 def _agent(ibex: CliScene) -> None:
-    """There is an agent."""
+    """Create an agent."""
     ibex.run("org", "create", "acme")
     ibex.run("agent", "create", "one")
 
 
-def test_a_text_is_put_in_force_and_shown(ibex: CliScene) -> None:
-    """The answer to setting it has the receipt and not the text; showing it has both."""
+def test_a_directive_is_set_and_shown(ibex: CliScene) -> None:
+    """``set`` returns the receipt without the text. ``show`` returns both."""
     made = ibex.run("directive", "set", "one", TEXT, "--mode", "user_prepend", "--author", "me", "--json").json
     shown = ibex.run("directive", "show", "one", "--json").json
 
@@ -38,10 +38,10 @@ def test_a_text_is_put_in_force_and_shown(ibex: CliScene) -> None:
 
 
 @pytest.mark.parametrize("from_file", [True, False])
-def test_a_text_comes_from_a_file_or_from_standard_input(
+def test_a_text_is_read_from_a_file_or_standard_input(
     ibex: CliScene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, from_file: bool
 ) -> None:
-    """Byte for byte, its last newline included."""
+    """Every byte is kept, including the last newline."""
     text = "Zwei Zeilen:\nä ö ü\n"
     (tmp_path / "directive.txt").write_text(text, encoding="utf-8")
     monkeypatch.setattr("sys.stdin", io.StringIO(text))
@@ -70,8 +70,8 @@ def test_a_text_comes_from_a_file_or_from_standard_input(
         (["diff", "one", "0"], 2, "0"),
     ],
 )
-def test_what_cannot_be_done_is_said(ibex: CliScene, arguments: list[str], code: int, said: str) -> None:
-    """Nothing is in force afterwards."""
+def test_an_invalid_command_is_an_error(ibex: CliScene, arguments: list[str], code: int, said: str) -> None:
+    """The agent still has no directive afterwards."""
     done = ibex.run("directive", *arguments)
 
     assert done.code == code
@@ -79,8 +79,8 @@ def test_what_cannot_be_done_is_said(ibex: CliScene, arguments: list[str], code:
     assert ibex.run("directive", "history", "one").out.startswith("The agent has no directive. ")
 
 
-def test_going_back_moves_the_pointer(ibex: CliScene) -> None:
-    """The history stays, newest first; the mode comes back with the text; deactivated is said."""
+def test_a_rollback_keeps_the_history(ibex: CliScene) -> None:
+    """It restores text and mode of the version. Deactivating keeps its number."""
     ibex.run("directive", "set", "one", "first", "--mode", "system_append")
     ibex.run("directive", "set", "one", "second", "--mode", "user_prepend")
     ibex.run("directive", "set", "one", "second")
@@ -94,8 +94,8 @@ def test_going_back_moves_the_pointer(ibex: CliScene) -> None:
     assert [(row["number"], row["mode"]) for row in rows] == [(2, "user_prepend"), (1, "system_append")]
 
 
-def test_the_history_marks_what_is_in_force(ibex: CliScene) -> None:
-    """And since when; after a rollback it is not the newest, and once switched off it is none."""
+def test_the_history_marks_the_version_in_force(ibex: CliScene) -> None:
+    """It shows since when. After a rollback this is an older version, after deactivation none."""
 
     def marks() -> list[tuple[int, bool, str | None]]:
         rows = ibex.run("directive", "history", "one", "--json").json
@@ -119,8 +119,8 @@ def test_the_history_marks_what_is_in_force(ibex: CliScene) -> None:
     assert column() == ["-", f"off since {display(now)}"]
 
 
-def test_after_a_rollback_what_was_in_force_is_compared(ibex: CliScene) -> None:
-    """Not the number before; the first line says which two."""
+def test_a_diff_after_a_rollback_uses_the_version_in_force_before(ibex: CliScene) -> None:
+    """This is not the version with the preceding number. The first line names both."""
     for text in ("first", "second", "third"):
         ibex.run("directive", "set", "one", text)
     ibex.run("directive", "rollback", "one", "1")
@@ -139,15 +139,15 @@ def test_after_a_rollback_what_was_in_force_is_compared(ibex: CliScene) -> None:
 
 
 class Terminal(io.StringIO):
-    """Standard output where a person looks at it."""
+    """Standard output that is a terminal."""
 
     def isatty(self) -> bool:
-        """Say so."""
+        """Return true."""
         return True
 
 
-def test_two_versions_are_compared(ibex: CliScene) -> None:
-    """As a unified diff under a line for each side; equal texts are said to be."""
+def test_a_diff_compares_two_versions(ibex: CliScene) -> None:
+    """It is a unified diff with a heading for each version, or reports that the texts are equal."""
     for text in ("Be brief.\n", "Be brief.\nBe kind.\n", "Be brief.\n"):
         ibex.run("directive", "set", "one", text, "--author", "me")
 
@@ -165,8 +165,8 @@ def test_two_versions_are_compared(ibex: CliScene) -> None:
     assert ibex.run("directive", "diff", "one", "1", "4").code == 1
 
 
-def test_the_first_version_is_compared_with_nothing(ibex: CliScene) -> None:
-    """All of it is new."""
+def test_a_diff_of_the_first_version_adds_all_lines(ibex: CliScene) -> None:
+    """There is no earlier version to compare with."""
     ibex.run("directive", "set", "one", TEXT)
 
     out = ibex.run("directive", "diff", "one").out
@@ -175,8 +175,8 @@ def test_the_first_version_is_compared_with_nothing(ibex: CliScene) -> None:
 
 
 @pytest.mark.parametrize("no_color", ["", "1"])
-def test_a_terminal_shows_colours(ibex: CliScene, monkeypatch: pytest.MonkeyPatch, no_color: str) -> None:
-    """Unless its user wants none (no-color.org); what is piped has none either, as above."""
+def test_a_diff_has_colours_on_a_terminal(ibex: CliScene, monkeypatch: pytest.MonkeyPatch, no_color: str) -> None:
+    """NO_COLOR disables them (no-color.org). Piped output has none either."""
     ibex.run("directive", "set", "one", TEXT)
     ibex.environ["NO_COLOR"] = no_color
     monkeypatch.setattr("sys.stdout", terminal := Terminal())

@@ -1,4 +1,4 @@
-"""What `ibex doctor` shows of what was found, and its exit code."""
+"""The output and the exit code of `ibex doctor`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def examination(name: str, result: Result) -> DoctorCheck:
-    """Return an examination that comes out so."""
+    """Return a check with this result."""
 
     async def look() -> Result:
         return result
@@ -32,8 +32,8 @@ ADVICE = examination("proxy", Result(Verdict.ADVICE, "almost", "Do that."))
 ILL = [examination(name, Result(Verdict.FAILED, "not there", "Start it.")) for name in ("one", "other")]
 
 
-def test_where_nothing_is_wrong_it_says_so(ibex: CliScene) -> None:
-    """A line a thing; what is absent, and advice, are no failures."""
+def test_a_report_without_failures_exits_with_0(ibex: CliScene) -> None:
+    """Each check has a line. Absent services and advice are not failures."""
     ibex.doctor_checks = [WELL, ABSENT, ADVICE]
 
     done = ibex.run("doctor")
@@ -51,8 +51,8 @@ def test_where_nothing_is_wrong_it_says_so(ibex: CliScene) -> None:
     assert ibex.run("doctor").out.splitlines()[-1] == "Nothing is wrong."
 
 
-def test_what_fails_is_the_exit_code(ibex: CliScene) -> None:
-    """What to do is said once where it is the same for several."""
+def test_a_failed_check_exits_with_1(ibex: CliScene) -> None:
+    """A hint that several checks share is printed once."""
     ibex.doctor_checks = [WELL, *ILL]
 
     done = ibex.run("doctor")
@@ -68,8 +68,8 @@ def test_what_fails_is_the_exit_code(ibex: CliScene) -> None:
 
 
 @pytest.mark.parametrize(("found", "code"), [([WELL, ADVICE], 0), ([WELL, *ILL], 1)])
-def test_programs_get_one_document(ibex: CliScene, found: list[DoctorCheck], code: int) -> None:
-    """With the same exit codes."""
+def test_json_is_one_document(ibex: CliScene, found: list[DoctorCheck], code: int) -> None:
+    """The exit codes are the same as without ``--json``."""
     ibex.doctor_checks = found
 
     done = ibex.run("doctor", "--json")
@@ -80,8 +80,8 @@ def test_programs_get_one_document(ibex: CliScene, found: list[DoctorCheck], cod
     assert [finding["name"] for finding in told["findings"]] == [examination.name for examination in found]
 
 
-def test_a_wrong_setting_is_named_before_anything_is_looked_at(ibex: CliScene) -> None:
-    """As by every command: exit code 2."""
+def test_an_invalid_setting_is_reported_before_any_check(ibex: CliScene) -> None:
+    """The exit code is 2, like that of every command."""
     ibex.doctor_checks = [WELL]
     ibex.environ["IBEX_PORT"] = "high"
 
@@ -91,8 +91,8 @@ def test_a_wrong_setting_is_named_before_anything_is_looked_at(ibex: CliScene) -
     assert "IBEX_PORT is 'high'" in done.err
 
 
-def test_what_looks_like_a_setting_and_is_none_is_told(ibex: CliScene) -> None:
-    """With the one that is nearest, if one is near; not of other programs' variables, nor of the command line's own."""
+def test_an_unknown_setting_is_reported(ibex: CliScene) -> None:
+    """The advice suggests a similar name. Variables of other programs and of the command line are ignored."""
     ibex.doctor_checks = [WELL]
     ibex.environ |= {"IBEX_PRT": "1", "IBEX_TOKEN": "t", "IBEX_HOME": "h", "PRT": "1"}
     ibex.dotenv.write_text("IBEX_ZZZZZZZZZZZZZZZZ=1\nPORT=1\nIBEX_LOG_LEVEL=info\n")
@@ -107,7 +107,7 @@ def test_what_looks_like_a_setting_and_is_none_is_told(ibex: CliScene) -> None:
     ]
 
 
-def test_a_forward_proxy_that_is_not_used_is_told(ibex: CliScene) -> None:
+def test_an_unused_forward_proxy_is_reported(ibex: CliScene) -> None:
     """The advice does not contain its address."""
     ibex.doctor_checks = [WELL]
     ibex.environ |= {"OPENAI_API_KEY": "sk-x", "HTTPS_PROXY": "http://user:canary@proxy.example"}
@@ -120,8 +120,8 @@ def test_a_forward_proxy_that_is_not_used_is_told(ibex: CliScene) -> None:
     assert ibex.run("doctor").out.startswith("ok")
 
 
-def test_a_dotenv_that_production_does_not_read_is_told(ibex: CliScene) -> None:
-    """So is not what stands in it."""
+def test_a_dotenv_that_production_ignores_is_reported(ibex: CliScene) -> None:
+    """The settings in it are not checked."""
     ibex.environ["IBEX_ENV"] = "production"
     ibex.dotenv.write_text("IBEX_PRT=1\n")
 
@@ -131,7 +131,7 @@ def test_a_dotenv_that_production_does_not_read_is_told(ibex: CliScene) -> None:
 
 
 def surroundings(ibex: CliScene, environ: dict[str, str], *options: str) -> DoctorContext:
-    """Return what is known besides the settings when the doctor is asked so."""
+    """Return the context of the checks for these variables and options."""
     asked: list[DoctorContext] = []
 
     def examine(_settings: Settings, around: DoctorContext) -> list[DoctorCheck]:
@@ -143,8 +143,8 @@ def surroundings(ibex: CliScene, environ: dict[str, str], *options: str) -> Doct
     return asked[0]
 
 
-def test_another_folders_proxy_is_not_this_ones(ibex: CliScene) -> None:
-    """Where nothing runs on the folder, what answers at the default address is not asked; a named one is."""
+def test_the_default_address_is_not_checked_without_a_running_proxy(ibex: CliScene) -> None:
+    """A proxy there may belong to another folder. An address that is set or given is checked."""
     assert surroundings(ibex, {}).proxy is None
     assert surroundings(ibex, {"IBEX_PORT": "9000"}).proxy == "http://127.0.0.1:9000"
     assert surroundings(ibex, {"IBEX_DATABASE_URL": "postgresql://db/ibex"}).proxy == "http://127.0.0.1:8080"
@@ -153,8 +153,8 @@ def test_another_folders_proxy_is_not_this_ones(ibex: CliScene) -> None:
     assert surroundings(ibex, {}, "--url", "http://else:1").proxy == "http://else:1"
 
 
-def test_what_runs_on_the_folder_is_known_with_its_log_and_token(ibex: CliScene) -> None:
-    """Both are the folder's; where nothing runs, neither says anything of now."""
+def test_a_running_proxy_is_found_with_its_log_and_token(ibex: CliScene) -> None:
+    """Without a running proxy, the log and the token of the folder are not used."""
     installation = ibex.install()
     around = surroundings(ibex, {})
     assert (around.proxy, around.log, around.token) == (None, None, None)
@@ -169,8 +169,10 @@ def test_what_runs_on_the_folder_is_known_with_its_log_and_token(ibex: CliScene)
 
 
 @pytest.mark.parametrize(("environ", "start"), [({}, "Start one: `ibex"), ({"IBEX_ENV": "production"}, "`ibex serve`")])
-def test_production_is_not_sent_to_the_embedded_default(ibex: CliScene, environ: dict[str, str], start: str) -> None:
-    """What starts what does not run is another thing there."""
+def test_the_hint_to_start_a_proxy_depends_on_the_environment(
+    ibex: CliScene, environ: dict[str, str], start: str
+) -> None:
+    """Production gets `ibex serve` instead of the embedded default."""
     asked: list[DoctorContext] = []
 
     def examine(_settings: Settings, around: DoctorContext) -> list[DoctorCheck]:

@@ -1,4 +1,4 @@
-"""Where a command's settings come from, and what it takes names for."""
+"""The sources of a command's settings, and how names are resolved."""
 
 from __future__ import annotations
 
@@ -20,10 +20,8 @@ if TYPE_CHECKING:
     ("environ", "port"),
     [({}, 1_111), ({"IBEX_PORT": "2222"}, 2_222), ({"IBEX_ENV": "production"}, 8_080)],
 )
-def test_dotenv_is_for_development_and_gives_way_to_the_environment(
-    tmp_path: Path, environ: dict[str, str], port: int
-) -> None:
-    """Production reads the environment alone."""
+def test_the_environment_overrides_dotenv(tmp_path: Path, environ: dict[str, str], port: int) -> None:
+    """Production reads only the environment."""
     dotenv = tmp_path / ".env"
     dotenv.write_text("IBEX_PORT=1111\n")
 
@@ -32,8 +30,8 @@ def test_dotenv_is_for_development_and_gives_way_to_the_environment(
     assert invocation.settings().port == port
 
 
-def test_a_dotenv_that_is_no_text_is_named(tmp_path: Path) -> None:
-    """And nothing of it is shown."""
+def test_a_dotenv_that_is_not_text_is_an_error(tmp_path: Path) -> None:
+    """The error names the file and shows none of its content."""
     dotenv = tmp_path / ".env"
     dotenv.write_bytes(b"OPENAI_API_KEY=secret\xff\n")
 
@@ -43,8 +41,8 @@ def test_a_dotenv_that_is_no_text_is_named(tmp_path: Path) -> None:
     assert "secret" not in str(raised.value)
 
 
-def test_workers_are_told_the_settings_and_nothing_else_of_dotenv(tmp_path: Path) -> None:
-    """All of the environment, and of the file what is a setting: the rest may be meant for another program."""
+def test_workers_receive_only_the_settings_of_dotenv(tmp_path: Path) -> None:
+    """They receive the whole environment. Other variables of the file may be for another program."""
     dotenv = tmp_path / ".env"
     dotenv.write_text("IBEX_PORT=1111\nIBEX_HOST=::1\nPYTHONPATH=elsewhere\n")
     environ = {"IBEX_PORT": "2222", "PATH": "/bin"}
@@ -61,10 +59,8 @@ def test_workers_are_told_the_settings_and_nothing_else_of_dotenv(tmp_path: Path
 @pytest.mark.parametrize(
     ("environ", "folder"), [({}, None), ({"IBEX_JOURNAL_DIR": " "}, None), ({"IBEX_JOURNAL_DIR": "x"}, "x")]
 )
-def test_the_journal_is_in_the_folder_unless_it_is_set(
-    tmp_path: Path, environ: dict[str, str], folder: str | None
-) -> None:
-    """Of `ibex serve` as of `ibex dev`: who moves the one moves the other."""
+def test_the_default_journal_is_in_the_folder(tmp_path: Path, environ: dict[str, str], folder: str | None) -> None:
+    """`ibex serve` and `ibex dev` use the same journal."""
     home = Home(tmp_path / "home")
 
     settings = Invocation(home, environ, dotenv=str(tmp_path / "none")).settings()
@@ -72,8 +68,8 @@ def test_the_journal_is_in_the_folder_unless_it_is_set(
     assert settings.journal_dir == (folder or str(home.journal))
 
 
-def test_what_runs_on_the_folder_is_found_there_and_gives_way_to_the_environment(tmp_path: Path) -> None:
-    """A second terminal needs no variables."""
+def test_announced_settings_are_used_unless_the_environment_sets_them(tmp_path: Path) -> None:
+    """A second terminal needs no variables to find the running instance."""
     home = Home(tmp_path / "home")
     with home.claim():
         home.announce("http://127.0.0.1:1", {"IBEX_PORT": "1111", "IBEX_LOG_LEVEL": "debug"})
@@ -82,8 +78,8 @@ def test_what_runs_on_the_folder_is_found_there_and_gives_way_to_the_environment
     assert (settings.port, settings.log_level) == (2_222, "debug")
 
 
-def test_without_a_choice_it_is_the_only_organization(ibex: CliScene) -> None:
-    """None yet: said; one: taken; two: a question, with both names."""
+def test_the_only_organization_is_the_default(ibex: CliScene) -> None:
+    """Without any, the error suggests ``bootstrap``. With two, it lists both names."""
     assert "bootstrap" in ibex.run("agent", "list").err
     ibex.run("org", "create", "acme")
     assert ibex.run("agent", "create", "one").code == 0
@@ -96,8 +92,8 @@ def test_without_a_choice_it_is_the_only_organization(ibex: CliScene) -> None:
     assert "globex" in done.err
 
 
-def test_the_folders_first_organization_goes_before_the_question(ibex: CliScene) -> None:
-    """In development there is one that is meant."""
+def test_the_default_among_several_is_the_folders_organization(ibex: CliScene) -> None:
+    """In development, the folder determines the organization."""
     ibex.run("org", "create", "acme")
     globex = ibex.run("org", "create", "globex", "--json").json["id"]
     ibex.install(org_id=globex)
@@ -106,8 +102,8 @@ def test_the_folders_first_organization_goes_before_the_question(ibex: CliScene)
 
 
 @pytest.mark.parametrize("wanted", ["nobody", "01980000-0000-7000-8000-000000000000", ""])
-def test_a_name_that_nothing_has_is_repeated(ibex: CliScene, wanted: str) -> None:
-    """What was looked for and where; and what is there, if that is not long."""
+def test_an_unknown_agent_is_named_in_the_error(ibex: CliScene, wanted: str) -> None:
+    """The error names the organization, and lists its agents if they are few."""
     ibex.run("org", "create", "acme")
     message = f"ibex: There is no agent {wanted!r} in the organization 'acme'."
 
@@ -121,8 +117,8 @@ def test_a_name_that_nothing_has_is_repeated(ibex: CliScene, wanted: str) -> Non
     assert ibex.run("agent", "pause", wanted).err == f"{message} `ibex agent list` lists its agents.\n"
 
 
-def test_where_nothing_runs_the_way_to_start_it_comes_first(ibex: CliScene) -> None:
-    """With the folder; what would name servers elsewhere comes after it."""
+def test_a_missing_setting_suggests_starting_an_instance_first(ibex: CliScene) -> None:
+    """The error names the folder. Configuring other servers is the second suggestion."""
     ibex.failure = MissingSettingError("IBEX_DATABASE_URL is not set.")
 
     absent, missing = ibex.run("org", "list").err.splitlines()
@@ -134,8 +130,8 @@ def test_where_nothing_runs_the_way_to_start_it_comes_first(ibex: CliScene) -> N
     assert ibex.run("org", "list").err.startswith(f"ibex: No IBEX instance runs in {ibex.home.path}. {start}\n")
 
 
-def test_in_production_what_is_missing_is_all_that_is_said(ibex: CliScene) -> None:
-    """Nobody there means the embedded default."""
+def test_a_missing_setting_in_production_does_not_suggest_an_instance(ibex: CliScene) -> None:
+    """Production does not use the embedded default."""
     ibex.environ["IBEX_ENV"] = "production"
     ibex.failure = MissingSettingError("IBEX_DATABASE_URL is not set.")
 
@@ -145,16 +141,16 @@ def test_in_production_what_is_missing_is_all_that_is_said(ibex: CliScene) -> No
     assert "No IBEX instance" not in done.err
 
 
-def test_an_id_is_taken_in_any_case(ibex: CliScene) -> None:
-    """Ids are pasted from anywhere."""
+def test_an_id_is_case_insensitive(ibex: CliScene) -> None:
+    """Ids may be pasted from other programs."""
     ibex.run("org", "create", "acme")
     made = ibex.run("agent", "create", "one", "--json").json["id"]
 
     assert ibex.run("agent", "pause", made.upper()).out == "one is paused.\n"
 
 
-def test_the_organization_may_stand_in_dotenv(ibex: CliScene) -> None:
-    """The environment and the option go before it."""
+def test_dotenv_can_set_the_organization(ibex: CliScene) -> None:
+    """The option overrides it."""
     for name in ("acme", "globex"):
         ibex.run("org", "create", name)
         assert ibex.run("agent", "create", f"of-{name}", "--org", name).code == 0

@@ -1,4 +1,4 @@
-"""What failures look like: one line, and an exit code that scripts can use."""
+"""Failures of commands: one line, and an exit code for scripts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     ],
 )
 def test_an_expected_failure_is_one_line(ibex: CliScene, failure: Exception, code: int, said: str) -> None:
-    """On standard error, without a traceback; standard output stays clean for programs."""
+    """It goes to standard error without a traceback. Standard output stays empty for programs."""
     ibex.failure = failure
 
     done = ibex.run("org", "list", "--json")
@@ -36,8 +36,8 @@ def test_an_expected_failure_is_one_line(ibex: CliScene, failure: Exception, cod
     assert (done.code, done.out, done.err) == (code, "", f"ibex: {said}\n")
 
 
-def test_a_setting_that_is_missing_is_told_with_the_way_out(ibex: CliScene) -> None:
-    """Who meant the embedded default learns that it does not run."""
+def test_a_missing_setting_is_reported_with_a_hint(ibex: CliScene) -> None:
+    """The hint shows how to start the embedded default, which does not run."""
     ibex.failure = MissingSettingError("IBEX_DATABASE_URL is not set.")
 
     done = ibex.run("org", "list")
@@ -46,16 +46,16 @@ def test_a_setting_that_is_missing_is_told_with_the_way_out(ibex: CliScene) -> N
     assert "Start one: `ibex" in done.err
 
 
-def test_a_process_that_lacks_a_setting_says_so(ibex: CliScene) -> None:
-    """As ``migrate`` does, which needs the owner's URL."""
+def test_a_process_reports_its_missing_setting(ibex: CliScene) -> None:
+    """For example, ``migrate`` needs the owner's URL."""
     done = ibex.run("migrate")
 
     assert done.code == 2
     assert "IBEX_OWNER_DATABASE_URL is not set" in done.err
 
 
-def test_a_bug_shows_itself(ibex: CliScene) -> None:
-    """Nothing unforeseen is dressed up as a failure of the world."""
+def test_an_unexpected_exception_is_raised(ibex: CliScene) -> None:
+    """A bug is not reported as an operational failure."""
     ibex.failure = KeyError("oops")
 
     with pytest.raises(KeyError):
@@ -67,12 +67,12 @@ def test_a_bug_shows_itself(ibex: CliScene) -> None:
     [["nonsense"], ["org", "create"], ["org", "create", "x", "--rpm", "-1"], ["sessions", "list", "--limit", "many"]],
 )
 def test_wrong_usage_is_exit_code_2(ibex: CliScene, arguments: list[str]) -> None:
-    """As of every command line."""
+    """This is the convention of command lines."""
     assert ibex.run(*arguments).code == 2
 
 
 def test_help_lists_every_command(ibex: CliScene) -> None:
-    """What cannot be found is not there."""
+    """The help is where users discover commands."""
     done = ibex.run("--help")
 
     assert done.code == 0
@@ -92,8 +92,8 @@ def test_help_lists_every_command(ibex: CliScene) -> None:
         assert name in done.out
 
 
-def test_a_wrong_variable_is_named_before_anything_is_opened(ibex: CliScene) -> None:
-    """Variable, value, and what is allowed."""
+def test_an_invalid_setting_is_reported_before_connecting(ibex: CliScene) -> None:
+    """The message contains the variable and its value."""
     ibex.environ["IBEX_PORT"] = "high"
 
     done = ibex.run("org", "list")

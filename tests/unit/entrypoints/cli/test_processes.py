@@ -1,4 +1,4 @@
-"""Preparing what processes need; that they start and end is tests/integration's."""
+"""Checks before processes start. ``tests/integration`` tests that they start and end."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ BOOTSTRAP = (
 )
 
 
-def test_bootstrap_makes_all_that_a_first_request_needs(ibex: CliScene) -> None:
-    """Both tokens are shown this once; the directive is in force; a second time is refused."""
+def test_bootstrap_creates_everything_for_a_first_request(ibex: CliScene) -> None:
+    """It prints both tokens and activates the directive. A second bootstrap fails."""
     made = ibex.run(*BOOTSTRAP, "--json").json
 
     assert all(PersonalAccessToken.parse(made[name]) for name in ("agent_token", "admin_token"))
@@ -35,8 +35,8 @@ def test_bootstrap_makes_all_that_a_first_request_needs(ibex: CliScene) -> None:
     assert ibex.run(*BOOTSTRAP).code == 1
 
 
-def test_serving_needs_servers(ibex: CliScene) -> None:
-    """What is missing is named, before anything is opened."""
+def test_a_process_without_a_database_url_does_not_start(ibex: CliScene) -> None:
+    """The error names the missing setting."""
     for command in ("serve", "migrate"):
         done = ibex.run(command)
 
@@ -44,8 +44,8 @@ def test_serving_needs_servers(ibex: CliScene) -> None:
         assert "DATABASE_URL is not set" in done.err
 
 
-def test_where_nothing_is_named_the_way_to_start_it_all_is_told(ibex: CliScene) -> None:
-    """To who runs one worker in development and names no server: `ibex dev` helps nobody else."""
+def test_serve_without_any_server_suggests_ibex_dev(ibex: CliScene) -> None:
+    """Only one development worker without any configured server can use `ibex dev` instead."""
     assert "dev`." in ibex.run("serve").err
     for command in (["serve", "--workers", "2"], ["auth", "serve"], ["migrate"]):
         assert "dev`" not in ibex.run(*command).err
@@ -55,15 +55,15 @@ def test_where_nothing_is_named_the_way_to_start_it_all_is_told(ibex: CliScene) 
     assert "dev`" not in ibex.run("serve").err
 
 
-def test_where_something_runs_nobody_is_told_to_start_it(ibex: CliScene) -> None:
-    """What is missing is something else."""
+def test_serve_does_not_suggest_ibex_dev_while_it_runs(ibex: CliScene) -> None:
+    """The embedded default runs already, so starting it would not help."""
     with ibex.home.claim():
         ibex.home.announce("http://127.0.0.1:1", {"IBEX_DATABASE_URL": "postgresql://h"})
         assert "dev`" not in ibex.run("serve").err
 
 
-def test_several_workers_are_told_all_that_is_missing_at_once(ibex: CliScene) -> None:
-    """Whatever one of them could do without."""
+def test_several_workers_report_all_missing_settings_at_once(ibex: CliScene) -> None:
+    """The list includes settings that a single worker does not need."""
     ibex.environ["IBEX_DATABASE_URL"] = "postgresql://h"
 
     done = ibex.run("serve", "--workers", "2")
@@ -74,8 +74,8 @@ def test_several_workers_are_told_all_that_is_missing_at_once(ibex: CliScene) ->
     assert done.err.splitlines()[-1] == hint
 
 
-def test_several_workers_cannot_share_an_engine(ibex: CliScene) -> None:
-    """It would let one of them in, and the others' traces stay behind."""
+def test_several_workers_cannot_share_chdb(ibex: CliScene) -> None:
+    """Only one process can open it, so the traces of the others would never be delivered."""
     ibex.environ |= {
         "IBEX_DATABASE_URL": "postgresql://h",
         "IBEX_AUTH_ADDRESS": "h:1",
@@ -91,8 +91,8 @@ def test_several_workers_cannot_share_an_engine(ibex: CliScene) -> None:
 
 
 @pytest.mark.parametrize("command", [["serve"], ["auth", "serve"], ["migrate"]], ids=" ".join)
-def test_production_says_that_it_does_not_read_dotenv(ibex: CliScene, command: list[str]) -> None:
-    """Where there is one, and something is missing."""
+def test_production_reports_that_it_ignores_dotenv(ibex: CliScene, command: list[str]) -> None:
+    """The line is printed if the file exists and a setting is missing."""
     ibex.environ |= {"IBEX_ENV": "production", "OPENAI_API_KEY": "sk-x"}
     said = (
         f"{ibex.dotenv} exists, but IBEX_ENV=production does not read it. Set its variables in the environment instead."
@@ -106,8 +106,8 @@ def test_production_says_that_it_does_not_read_dotenv(ibex: CliScene, command: l
 
 
 @pytest.mark.parametrize("command", [["serve"], ["dev"], ["org", "list"], ["doctor"]], ids=" ".join)
-def test_dotenv_cannot_ask_for_production(ibex: CliScene, command: list[str]) -> None:
-    """The file is for development: the line says where the setting belongs. The environment still goes before it."""
+def test_dotenv_cannot_select_production(ibex: CliScene, command: list[str]) -> None:
+    """The error says to use the environment, which overrides the file."""
     ibex.dotenv.write_text("IBEX_ENV=production\n")
 
     done = ibex.run(*command)
@@ -119,7 +119,7 @@ def test_dotenv_cannot_ask_for_production(ibex: CliScene, command: list[str]) ->
 
 
 def test_only_serving_needs_a_providers_key_in_production(ibex: CliScene) -> None:
-    """The others go on to what they lack themselves."""
+    """The other commands do not report the missing key."""
     ibex.environ["IBEX_ENV"] = "production"
 
     assert "OPENAI_API_KEY is not set" in ibex.run("serve").err
@@ -128,8 +128,8 @@ def test_only_serving_needs_a_providers_key_in_production(ibex: CliScene) -> Non
     assert ibex.run("org", "list").code == 0
 
 
-def test_a_port_that_is_none_is_refused_before_anything_starts(ibex: CliScene) -> None:
-    """The variable that the option stands for is named."""
+def test_an_invalid_port_is_refused_before_the_start(ibex: CliScene) -> None:
+    """The error names the variable that the option sets."""
     done = ibex.run("dev", "--port", "high")
 
     assert done.code == 2

@@ -1,4 +1,4 @@
-"""All that is on record about one request, at the command line."""
+"""``ibex traces show``: everything recorded about one request."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def agent(ibex: CliScene) -> NamedAgent:
 
 
 def traced(exchange: Exchange) -> Trace:
-    """Return the trace that an exchange leaves."""
+    """Return the trace of an exchange."""
     trace = trace_of(exchange)
     assert trace is not None
     return trace
 
 
 def keep(ibex: CliScene, agent: NamedAgent) -> Trace:
-    """Put on record the second turn of a session under the second version of the agent's directive."""
+    """Record the second turn of a session under the second version of the agent's directive."""
 
     async def run() -> Trace:
         await ibex.use_cases.directives.set(agent.org_id, agent.id, "Be kind.", author="me")
@@ -61,7 +61,7 @@ def keep(ibex: CliScene, agent: NamedAgent) -> Trace:
 
 
 def fields(out: str) -> dict[tuple[str, str], str]:
-    """Return what stands there, by heading and name."""
+    """Return the printed values by heading and name."""
     found, heading = {}, ""
     for line in out.splitlines():
         if not line.startswith(" "):
@@ -72,7 +72,7 @@ def fields(out: str) -> dict[tuple[str, str], str]:
 
 
 def test_a_request_is_shown_in_groups(ibex: CliScene, agent: NamedAgent) -> None:
-    """Ids with the names that they stand for; the turn of the session that it was."""
+    """Ids are shown with their names, and the session with the turn of this request."""
     trace = keep(ibex, agent)
 
     found = fields(ibex.run("traces", "show", REQUEST.upper()).out)
@@ -91,8 +91,8 @@ def test_a_request_is_shown_in_groups(ibex: CliScene, agent: NamedAgent) -> None
     assert found["record", "turn"] == "1, of 3 so far; the session is active"
 
 
-def test_a_request_is_shown_with_where_its_time_went(ibex: CliScene, agent: NamedAgent) -> None:
-    """A bar each, the whole as long as a bar is."""
+def test_a_request_is_shown_with_the_time_of_each_stage(ibex: CliScene, agent: NamedAgent) -> None:
+    """Each stage has a bar in proportion to the total."""
     keep(ibex, agent)
 
     found = fields(ibex.run("traces", "show", REQUEST).out)
@@ -110,8 +110,8 @@ def test_a_request_is_shown_with_where_its_time_went(ibex: CliScene, agent: Name
     }
 
 
-def test_programs_get_all_columns_and_what_they_lead_to(ibex: CliScene, agent: NamedAgent) -> None:
-    """One document."""
+def test_json_has_all_columns_and_related_records(ibex: CliScene, agent: NamedAgent) -> None:
+    """One document contains the trace, its session and the names of its agent and directive."""
     trace = keep(ibex, agent)
 
     found = ibex.run("traces", "show", REQUEST, "--json").json
@@ -121,8 +121,8 @@ def test_programs_get_all_columns_and_what_they_lead_to(ibex: CliScene, agent: N
     assert found["session"]["handle"] == "a-session"
 
 
-def test_a_refusal_has_a_dash_for_what_it_never_had(ibex: CliScene, agent: NamedAgent) -> None:
-    """No session, no directive, no tokens; an agent that is none of the organization's has no name."""
+def test_a_refusal_has_dashes_for_absent_values(ibex: CliScene, agent: NamedAgent) -> None:
+    """It has no session, directive or tokens. An agent of another organization has no name."""
     refused = a_refusal(caller=Caller(agent.org_id, UUID(int=6), UUID(int=404)), error_code="AGENT_NOT_AUTHORIZED")
     asyncio.run(ibex.traces.write([traced(refused)], "batch"))
 
@@ -136,8 +136,8 @@ def test_a_refusal_has_a_dash_for_what_it_never_had(ibex: CliScene, agent: Named
     assert [told[name] for name in ("agent_name", "directive_number", "session", "turn_index")] == [None] * 4
 
 
-def test_a_session_that_is_not_there_yet_is_not_told(ibex: CliScene, agent: NamedAgent) -> None:
-    """The trace may be delivered before the checkpoint."""
+def test_a_session_without_a_checkpoint_has_only_its_id(ibex: CliScene, agent: NamedAgent) -> None:
+    """A trace can be delivered before its checkpoint."""
     asyncio.run(ibex.traces.write([traced(an_exchange(caller=Caller(agent.org_id, agent.id, agent.id)))], "batch"))
 
     found = fields(ibex.run("traces", "show", REQUEST).out)
@@ -146,8 +146,8 @@ def test_a_session_that_is_not_there_yet_is_not_told(ibex: CliScene, agent: Name
     assert ("record", "handle") not in found
 
 
-def test_a_request_without_a_trace_is_said(ibex: CliScene, agent: NamedAgent) -> None:
-    """On one line, with exit code 1, also if another organization has it."""
+def test_a_request_without_a_trace_is_an_error(ibex: CliScene, agent: NamedAgent) -> None:
+    """The command prints one line and exits with 1, even if another organization has the trace."""
     keep(ibex, agent)
     ibex.run("org", "create", "globex")
 
@@ -158,8 +158,8 @@ def test_a_request_without_a_trace_is_said(ibex: CliScene, agent: NamedAgent) ->
     assert done.err.count("\n") == 1
 
 
-def test_what_never_came_took_no_time_and_no_tokens() -> None:
-    """An answer without a first byte, a request that reached no provider."""
+def test_absent_answers_have_no_time_and_no_tokens() -> None:
+    """A response may have no first byte, and a request may not reach a provider."""
     trace = traced(an_exchange())
 
     assert answer_ms(replace(trace, provider_ttfb_ms=0.0)) == 0.0
@@ -169,8 +169,8 @@ def test_what_never_came_took_no_time_and_no_tokens() -> None:
     assert tokens_of(trace) == "11→7"
 
 
-def test_all_requests_of_one_id_are_shown(ibex: CliScene, agent: NamedAgent) -> None:
-    """The latest first; as JSON the others stand beside it."""
+def test_all_requests_with_the_same_id_are_shown(ibex: CliScene, agent: NamedAgent) -> None:
+    """The latest is first. In JSON, it contains the others."""
     first = keep(ibex, agent)
     later = replace(first, requested_at=first.completed_at, emitter_seq=first.emitter_seq + 1, status_code=503)
     asyncio.run(ibex.traces.write([later], "another batch"))
