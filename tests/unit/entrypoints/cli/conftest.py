@@ -1,4 +1,4 @@
-"""The scene of these tests."""
+"""Fixtures of the command line tests."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def ibex(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> CliScene:
-    """The command line over empty twins."""
+    """The command line over empty in-memory adapters."""
     return CliScene(tmp_path, capsys)

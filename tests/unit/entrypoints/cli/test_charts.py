@@ -1,4 +1,4 @@
-"""Bars and lines."""
+"""Bars and sparklines."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from ibex.entrypoints.cli.charts import bar, sparkline, stacked
 @pytest.mark.parametrize(
     ("value", "longest", "cells"), [(0, 10, 0), (10, 0, 0), (0.001, 10, 1), (5, 10, 12), (9, 9, 24)]
 )
-def test_a_bar_is_as_long_as_its_value(value: float, longest: float, cells: int) -> None:
-    """What is not 0 can be seen."""
+def test_the_length_of_a_bar_is_proportional_to_its_value(value: float, longest: float, cells: int) -> None:
+    """A value above 0 is always visible."""
     assert len(bar(value, longest)) == cells
 
 
@@ -24,13 +24,15 @@ def test_a_bar_is_as_long_as_its_value(value: float, longest: float, cells: int)
         ((0, 0, 0), 0, ""),
     ],
 )
-def test_a_bar_of_parts_is_as_long_as_their_sum(parts: tuple[float, ...], longest: float, drawn: str) -> None:
-    """Each part in its place, however they are rounded."""
+def test_the_length_of_a_stacked_bar_is_proportional_to_the_sum(
+    parts: tuple[float, ...], longest: float, drawn: str
+) -> None:
+    """Rounding of the parts does not change the total length."""
     assert stacked(list(zip("abc", parts, strict=True)), longest) == drawn
 
 
-def test_a_line_is_as_high_as_its_values() -> None:
-    """The lowest step is for what is little, and nothing is another thing than little."""
+def test_a_sparkline_shows_the_height_of_its_values() -> None:
+    """Small values have the lowest step, and 0 has a dot."""
     assert sparkline([0, 1, 50, 100]) == "·▁▅█"
     assert sparkline([0, 0]) == "··"
     assert sparkline([]) == ""

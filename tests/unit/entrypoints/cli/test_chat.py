@@ -1,4 +1,4 @@
-"""A prompt through a proxy, and what is shown of it."""
+"""``ibex chat``: prompts through a proxy, and the output."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ USAGE = {"prompt_tokens": 9, "completion_tokens": 2}
 
 
 class Proxy:
-    """Answers what it is told to, and remembers what it was asked."""
+    """A fake proxy that returns the given responses and records the requests."""
 
     def __init__(self, *answers: Callable[[], httpx.Response]) -> None:
         self.answers = list(answers)
@@ -41,7 +41,7 @@ class Proxy:
 
     @property
     def bodies(self) -> list[dict[str, Any]]:
-        """What was asked for."""
+        """The bodies of the requests."""
         return [json.loads(request.content) for request in self.asked]
 
 
@@ -74,10 +74,10 @@ def proxy(ibex: CliScene) -> Proxy:
 
 
 @pytest.mark.parametrize(("answer", "options"), [(HELLO, []), (buffered, ["--no-stream"])])
-def test_the_answer_is_on_standard_output_and_the_rest_beside_it(
+def test_only_the_answer_is_on_standard_output(
     ibex: CliScene, proxy: Proxy, answer: Callable[[], httpx.Response], options: list[str]
 ) -> None:
-    """Session, directive, tokens and timings are told; the token is not."""
+    """Standard error has session, directive, tokens and timings. The token is never printed."""
     proxy.answers = [answer]
 
     done = ibex.run("chat", "Hi", "--token", SECRET, "--agent", AGENT, *options)
@@ -93,7 +93,7 @@ def test_the_answer_is_on_standard_output_and_the_rest_beside_it(
 
 
 def test_a_conversation_is_one_session(ibex: CliScene, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each line goes with all that was said before, under the session that the first answer named."""
+    """Each prompt is sent with all earlier messages and the session of the first response."""
     proxy.answers = [HELLO, HELLO]
     monkeypatch.setattr("sys.stdin", io.StringIO("one\n\ntwo\n"))
 
@@ -201,8 +201,8 @@ def test_a_prompt_that_failed_is_not_continued(ibex: CliScene, proxy: Proxy, mon
     assert [body.get("previous_response_id") for body in proxy.bodies] == [None, "resp_1", "resp_1"]
 
 
-def test_a_conversation_tells_its_session_once(ibex: CliScene, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The request is another one with each prompt."""
+def test_a_conversation_prints_its_session_once(ibex: CliScene, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The request id is printed for each prompt."""
     proxy.answers = [HELLO, HELLO]
     monkeypatch.setattr("sys.stdin", io.StringIO("one\ntwo\n"))
 
@@ -212,18 +212,18 @@ def test_a_conversation_tells_its_session_once(ibex: CliScene, proxy: Proxy, mon
 
 
 class Keyboard(io.StringIO):
-    """Standard input where a person types."""
+    """Standard input that is a terminal."""
 
     def isatty(self) -> bool:
-        """Say so."""
+        """Return true."""
         return True
 
 
 @pytest.mark.parametrize(("typed", "code", "asked"), [(Keyboard, 0, 2), (io.StringIO, 1, 1)])
-def test_a_prompt_that_failed_ends_the_conversation_of_scripts_alone(
+def test_a_failed_prompt_ends_a_conversation_only_in_scripts(
     ibex: CliScene, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, typed: type[io.StringIO], code: int, asked: int
 ) -> None:
-    """A person may go on; what was not answered is not part of what was said."""
+    """On a terminal it continues, and the failed prompt is not sent again."""
     error = {"error": {"code": "RATE_LIMITED", "message": "Too many requests.", "request_id": "r-1"}}
     proxy.answers = [lambda: httpx.Response(429, json=error), HELLO]
     monkeypatch.setattr("sys.stdin", typed("one\ntwo\n"))
@@ -236,16 +236,16 @@ def test_a_prompt_that_failed_ends_the_conversation_of_scripts_alone(
 
 
 @pytest.mark.parametrize("address", ["nonsense", "ftp://127.0.0.1", "127.0.0.1:8080", "http://"])
-def test_an_address_that_is_none_is_wrong_usage(ibex: CliScene, proxy: Proxy, address: str) -> None:
-    """Before anything is sent anywhere."""
+def test_an_invalid_address_is_wrong_usage(ibex: CliScene, proxy: Proxy, address: str) -> None:
+    """The error is reported before any request."""
     done = ibex.run("chat", "Hi", "--token", SECRET, "--url", address)
 
     assert (done.code, proxy.asked) == (2, [])
     assert "http://127.0.0.1:8080" in done.err
 
 
-def test_a_model_that_nobody_serves_is_told_with_where_to_look(ibex: CliScene, proxy: Proxy) -> None:
-    """The proxy's own words are about the request alone."""
+def test_an_unknown_model_is_an_error_with_a_hint(ibex: CliScene, proxy: Proxy) -> None:
+    """The proxy's own message does not mention ``--model``."""
     code = {"code": "model_not_found", "ibex_code": "PROVIDER_NOT_CONFIGURED"}
     error = {"error": {**code, "message": "No provider.", "request_id": "r-1"}}
     proxy.answers = [lambda: httpx.Response(404, json=error)]
@@ -253,8 +253,8 @@ def test_a_model_that_nobody_serves_is_told_with_where_to_look(ibex: CliScene, p
     assert "Choose a --model" in ibex.run("chat", "Hi", "--token", SECRET).err
 
 
-def test_a_refusal_is_the_proxys_own_words(ibex: CliScene, proxy: Proxy) -> None:
-    """With its code, and the request's id to ask about."""
+def test_a_refusal_shows_the_proxys_message(ibex: CliScene, proxy: Proxy) -> None:
+    """It includes the error code and the request id."""
     error = {"error": {"code": "RATE_LIMITED", "message": "Too many requests.", "request_id": "r-1"}}
     proxy.answers = [lambda: httpx.Response(429, json=error)]
 
@@ -265,10 +265,10 @@ def test_a_refusal_is_the_proxys_own_words(ibex: CliScene, proxy: Proxy) -> None
 
 
 @pytest.mark.parametrize(("code", "is_asked_named"), [("INVALID_TOKEN", True), ("NOT_FOUND", True), ("OTHER", False)])
-def test_a_refusal_that_may_be_of_the_wrong_proxy_names_it(
+def test_a_refusal_that_suggests_a_wrong_proxy_shows_its_address(
     ibex: CliScene, proxy: Proxy, code: str, *, is_asked_named: bool
 ) -> None:
-    """A token that is another proxy's is the usual reason."""
+    """The usual reason is a token of another proxy."""
     error = {"error": {"code": code, "message": "No.", "request_id": "r-1"}}
     proxy.answers = [lambda: httpx.Response(401, json=error)]
 
@@ -278,7 +278,7 @@ def test_a_refusal_that_may_be_of_the_wrong_proxy_names_it(
 
 
 def test_an_error_in_the_stream_is_a_failure(ibex: CliScene, proxy: Proxy) -> None:
-    """What came is shown, and the exit code says that it is not all."""
+    """The text before it is shown, and the exit code is 1."""
     proxy.answers = [streamed(part("Hel"), {"error": {"message": "The provider is not available."}})]
 
     done = ibex.run("chat", "Hi", "--token", SECRET)
@@ -298,10 +298,10 @@ def _refuse() -> httpx.Response:
         (_refuse, "No proxy answers at http://127.0.0.1:8080"),
     ],
 )
-def test_what_is_no_proxy_is_said(
+def test_a_missing_or_foreign_proxy_is_an_error(
     ibex: CliScene, proxy: Proxy, answer: Callable[[], httpx.Response], said: str
 ) -> None:
-    """No traceback, no HTML."""
+    """The error is a message without traceback or HTML."""
     proxy.answers = [answer]
 
     done = ibex.run("chat", "Hi", "--token", SECRET)
@@ -310,8 +310,8 @@ def test_what_is_no_proxy_is_said(
     assert said in done.err
 
 
-def test_the_folder_has_a_token_and_an_address(ibex: CliScene, proxy: Proxy) -> None:
-    """In development nothing needs to be given."""
+def test_token_and_address_default_to_those_of_the_folder(ibex: CliScene, proxy: Proxy) -> None:
+    """In development no option is needed."""
     assert "`ibex --home" in (refused := ibex.run("chat", "Hi")).err
     assert refused.code == 2
     ibex.install(agent_token=SECRET)
@@ -340,10 +340,10 @@ def test_the_folder_has_a_token_and_an_address(ibex: CliScene, proxy: Proxy) -> 
         ({"IBEX_URL": "http://proxy.example/gateway/", "IBEX_TOKEN": SECRET}, "", "http://proxy.example/gateway"),
     ],
 )
-def test_without_a_url_the_settings_say_where_the_proxy_is(
+def test_the_default_address_comes_from_the_settings(
     ibex: CliScene, proxy: Proxy, environ: dict[str, str], dotenv: str, address: str
 ) -> None:
-    """Where it listens, in development by ``.env`` too; the settings that only the proxy needs may be missing."""
+    """In development this includes ``.env``. Settings that only the proxy needs are not required."""
     ibex.environ.update(environ)
     ibex.dotenv.write_text(dotenv)
     proxy.answers = [HELLO]
@@ -358,10 +358,10 @@ def test_without_a_url_the_settings_say_where_the_proxy_is(
     "destination",
     ["IBEX_URL=http://proxy.example", "IBEX_HOST=proxy.example", "IBEX_PORT=9001", "IBEX_BASE_PATH=/else"],
 )
-def test_dotenv_does_not_decide_where_a_token_is_sent(
+def test_dotenv_cannot_redirect_a_token_of_another_source(
     ibex: CliScene, proxy: Proxy, source: str, destination: str
 ) -> None:
-    """A token that is not its own is not sent there. An address that the user gives is asked."""
+    """The command refuses to send it. An address given by ``--url`` is accepted."""
     ibex.dotenv.write_text(f"{destination}\n")
     arguments = ("--token", SECRET) if source == "option" else ()
     if source == "environment":
@@ -379,8 +379,8 @@ def test_dotenv_does_not_decide_where_a_token_is_sent(
     assert proxy.asked[0].url.host == "127.0.0.1"
 
 
-def test_the_token_may_stand_in_dotenv(ibex: CliScene, proxy: Proxy) -> None:
-    """As every other variable may."""
+def test_dotenv_can_set_the_token(ibex: CliScene, proxy: Proxy) -> None:
+    """The file can set this variable like any other."""
     ibex.dotenv.write_text(f"IBEX_TOKEN={SECRET}\n")
     proxy.answers = [HELLO]
 
@@ -389,8 +389,8 @@ def test_the_token_may_stand_in_dotenv(ibex: CliScene, proxy: Proxy) -> None:
     assert proxy.asked[0].headers["authorization"] == f"Bearer {SECRET}"
 
 
-def test_an_agent_may_be_named(ibex: CliScene, proxy: Proxy) -> None:
-    """Where the settings are at hand that say where names are; one that is not there is told with those that are."""
+def test_an_agent_can_be_given_by_name(ibex: CliScene, proxy: Proxy) -> None:
+    """The error for an unknown name lists the existing agents."""
     ibex.run("org", "create", "acme")
     made = ibex.run("agent", "create", "support", "--json").json["id"]
     proxy.answers = [HELLO]
@@ -402,8 +402,8 @@ def test_an_agent_may_be_named(ibex: CliScene, proxy: Proxy) -> None:
     assert (unknown.code, "Its agents are: support." in unknown.err) == (1, True)
 
 
-def test_where_names_cannot_be_looked_up_an_agent_is_an_id(ibex: CliScene, proxy: Proxy) -> None:
-    """Said before the proxy is asked."""
+def test_an_agent_name_without_a_database_is_wrong_usage(ibex: CliScene, proxy: Proxy) -> None:
+    """Only an id can be given then. The error is reported before any request."""
     ibex.failure = MissingSettingError("IBEX_AUTH_DATABASE_URL is not set.")
 
     done = ibex.run("chat", "Hi", "--token", SECRET, "--agent", "support")
@@ -423,8 +423,8 @@ def test_where_names_cannot_be_looked_up_an_agent_is_an_id(ibex: CliScene, proxy
         (["hi", "--token", "t", "--model", "\udcff"], "--model is not valid UTF-8."),
     ],
 )
-def test_what_cannot_be_sent_is_wrong_usage(ibex: CliScene, proxy: Proxy, arguments: list[str], said: str) -> None:
-    """In words, before anything is sent; a token is not quoted."""
+def test_invalid_input_is_wrong_usage(ibex: CliScene, proxy: Proxy, arguments: list[str], said: str) -> None:
+    """The error is reported before any request."""
     done = ibex.run("chat", *arguments, "--url", "http://127.0.0.1:1")
 
     assert (done.code, done.out, proxy.asked) == (2, "", [])

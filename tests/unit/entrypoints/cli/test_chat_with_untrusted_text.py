@@ -1,4 +1,4 @@
-"""What `ibex chat` does when what answers is not what was hoped for; the token is never part of what it says."""
+"""``ibex chat`` with unexpected or malicious responses. No output contains the token."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ NO_IBEX = (
 
 
 def ask(ibex: CliScene, *arguments: str) -> Done:
-    """Run ``ibex chat`` with the token; whatever comes of it, the token is not printed."""
+    """Run ``ibex chat`` with the token, and check that the token is not printed."""
     done = ibex.run("chat", "--token", SECRET, *arguments)
     assert SECRET not in done.out + done.err
     return done
 
 
 def answer_with(ibex: CliScene, *answers: Callable[[], httpx.Response]) -> list[httpx.Request]:
-    """Let these be the answers, in their order; return where what is asked will stand."""
+    """Respond with these responses in order. Return the list that collects the requests."""
     asked: list[httpx.Request] = []
     pending = list(answers)
 
@@ -51,7 +51,7 @@ def an_answer() -> httpx.Response:
 
 
 def a_refusal() -> httpx.Response:
-    """Return the proxy's envelope."""
+    """Return an error envelope of the proxy."""
     return httpx.Response(429, json=REFUSAL)
 
 
@@ -70,8 +70,8 @@ def a_refusal() -> httpx.Response:
     ],
     ids=["a page", "another's answer", "another's stream", "JSON", "a redirect", "a text", "a list", "a gateway"],
 )
-def test_a_server_that_is_no_ibex_is_told_as_such(ibex: CliScene, foreign: httpx.Response, options: list[str]) -> None:
-    """In one line, whatever its status; not a word of it is shown as an answer, and no redirect is followed."""
+def test_a_server_other_than_ibex_is_an_error(ibex: CliScene, foreign: httpx.Response, options: list[str]) -> None:
+    """The error is one line. The command shows nothing of the response and follows no redirect."""
     asked = answer_with(ibex, lambda: foreign)
 
     done = ask(ibex, "Hi", *options)
@@ -80,8 +80,8 @@ def test_a_server_that_is_no_ibex_is_told_as_such(ibex: CliScene, foreign: httpx
     assert len(asked) == 1
 
 
-def test_timings_that_were_taken_away_are_not_missed(ibex: CliScene) -> None:
-    """A server in between may drop a header that only informs."""
+def test_a_response_without_timings_is_accepted(ibex: CliScene) -> None:
+    """A reverse proxy may remove this informative header."""
     answer_with(ibex, an_answer)
 
     done = ask(ibex, "Hi")
@@ -100,8 +100,10 @@ def _hangs_up() -> httpx.Response:
 @pytest.mark.parametrize(
     ("failing", "name"), [(_times_out, "ReadTimeout"), (_hangs_up, "RemoteProtocolError")], ids=["slow", "gone"]
 )
-def test_a_connection_that_fails_is_one_line(ibex: CliScene, failing: Callable[[], httpx.Response], name: str) -> None:
-    """With the address and the kind of failure."""
+def test_a_failed_connection_is_a_one_line_error(
+    ibex: CliScene, failing: Callable[[], httpx.Response], name: str
+) -> None:
+    """The line contains the address and the kind of failure."""
     answer_with(ibex, failing)
 
     done = ask(ibex, "Hi", "--url", "http://proxy.example:1")
@@ -112,8 +114,8 @@ def test_a_connection_that_fails_is_one_line(ibex: CliScene, failing: Callable[[
     assert name in line
 
 
-def test_an_address_that_is_none_is_wrong_usage(ibex: CliScene) -> None:
-    """Said before anything is asked."""
+def test_an_invalid_address_is_wrong_usage(ibex: CliScene) -> None:
+    """The error is reported before any request."""
     asked = answer_with(ibex)
 
     done = ask(ibex, "Hi", "--url", "http://localhost:port")
@@ -124,7 +126,7 @@ def test_an_address_that_is_none_is_wrong_usage(ibex: CliScene) -> None:
 
 
 def test_a_refusal_ends_a_conversation(ibex: CliScene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was answered stays shown; what was typed after it is not sent."""
+    """Earlier answers stay visible, and later prompts are not sent."""
     asked = answer_with(ibex, an_answer, a_refusal)
     monkeypatch.setattr("sys.stdin", io.StringIO("one\ntwo\nthree\n"))
 
@@ -135,8 +137,8 @@ def test_a_refusal_ends_a_conversation(ibex: CliScene, monkeypatch: pytest.Monke
     assert len(asked) == 2
 
 
-def test_a_session_is_gone_on_with(ibex: CliScene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one that is given goes with the first prompt, the one that the proxy names with the next."""
+def test_a_session_is_continued(ibex: CliScene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first prompt sends the given session, later ones the session that the proxy returned."""
     asked = answer_with(ibex, an_answer, an_answer)
     monkeypatch.setattr("sys.stdin", io.StringIO("one\ntwo\n"))
 
@@ -147,8 +149,8 @@ def test_a_session_is_gone_on_with(ibex: CliScene, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(("options", "is_streaming"), [([], True), (["--no-stream"], False)])
-def test_usage_is_asked_for_where_it_must_be(ibex: CliScene, options: list[str], *, is_streaming: bool) -> None:
-    """A stream tells of tokens only if it is asked to."""
+def test_only_a_stream_requests_usage(ibex: CliScene, options: list[str], *, is_streaming: bool) -> None:
+    """A stream reports tokens only on request."""
     asked = answer_with(ibex, a_refusal)
 
     ask(ibex, "Hi", *options)
@@ -160,8 +162,8 @@ def test_usage_is_asked_for_where_it_must_be(ibex: CliScene, options: list[str],
 OBEYED = "\x1b]52;c;ZXZpbA==\x07\x1b[2J\x9b2J\u202etxt\u2066\u200f\u2028\x7f\r"
 
 
-def test_an_answer_moves_no_cursor_and_sets_no_clipboard(ibex: CliScene) -> None:
-    """Each character that a terminal would obey is replaced, also where a sequence comes in many parts."""
+def test_control_characters_in_an_answer_are_replaced(ibex: CliScene) -> None:
+    """This includes escape sequences that arrive in many parts."""
     parts = [json.dumps({"choices": [{"delta": {"content": part}}]}) for part in ("a\tb\n", *OBEYED, "\u6f22")]
     stream = "".join(f"data: {part}\n\n" for part in parts) + "data: [DONE]\n\n"
     whole = {"choices": [{"message": {"content": f"a\tb\n{OBEYED}\u6f22"}}]}
@@ -178,8 +180,8 @@ def test_an_answer_moves_no_cursor_and_sets_no_clipboard(ibex: CliScene) -> None
 
 
 @pytest.mark.parametrize("in_stream", [True, False])
-def test_neither_does_an_error(ibex: CliScene, *, in_stream: bool) -> None:
-    """Whoever wrote it."""
+def test_control_characters_in_an_error_are_replaced(ibex: CliScene, *, in_stream: bool) -> None:
+    """The error may be a response or an event of the stream."""
     error = {"error": {**REFUSAL["error"], "message": OBEYED}}
     answer = httpx.Response(429, json=error)
     if in_stream:

@@ -1,4 +1,4 @@
-"""The shape of what commands print: programs rely on every key, and `--json` is one document and nothing beside it."""
+"""The output of commands: programs rely on every key, and `--json` prints exactly one document."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ BOOTSTRAP = "bootstrap --org globex --admin-email a@globex.example --agent two -
 
 @pytest.fixture(autouse=True)
 def _acme(ibex: CliScene) -> None:
-    """There is one of each thing."""
+    """Create one object of each kind."""
 
     async def make() -> NamedAgent:
         organization = await ibex.use_cases.identity.create_organization("acme")
@@ -92,8 +92,8 @@ def _acme(ibex: CliScene) -> None:
         (BOOTSTRAP, INSTALLATION),
     ],
 )
-def test_one_thing_is_one_object(ibex: CliScene, command: str, keys: set[str]) -> None:
-    """With exactly these keys; nothing is on standard error."""
+def test_one_result_is_one_json_object(ibex: CliScene, command: str, keys: set[str]) -> None:
+    """It has exactly these keys, and standard error is empty."""
     done = ibex.run(*command.split(), "--json")
 
     assert set(done.json) == keys
@@ -113,8 +113,8 @@ def test_one_thing_is_one_object(ibex: CliScene, command: str, keys: set[str]) -
         ("traces gaps", {*(field.name for field in fields(EmitterRecord)), "still_writing"}),
     ],
 )
-def test_many_things_are_one_list(ibex: CliScene, command: str, keys: set[str]) -> None:
-    """Of objects with exactly these keys; nothing is on standard error."""
+def test_several_results_are_one_json_list(ibex: CliScene, command: str, keys: set[str]) -> None:
+    """Each object has exactly these keys, and standard error is empty."""
     done = ibex.run(*command.split(), "--json")
 
     (row,) = done.json
@@ -122,16 +122,16 @@ def test_many_things_are_one_list(ibex: CliScene, command: str, keys: set[str]) 
     assert done.err == ""
 
 
-def test_the_summary_has_models_and_slices_in_it(ibex: CliScene) -> None:
-    """With exactly these keys."""
+def test_the_summary_contains_models_and_time_slices(ibex: CliScene) -> None:
+    """Each has exactly these keys."""
     found = ibex.run("traces", "summary", "--json").json
 
     assert set(found["models"][0]) == {field.name for field in fields(ModelSummary)}
     assert set(found["timeline"][0]) == {field.name for field in fields(TimeSlice)}
 
 
-def test_a_sessions_turns_are_objects_in_it(ibex: CliScene) -> None:
-    """With exactly these keys."""
+def test_a_session_contains_its_turns(ibex: CliScene) -> None:
+    """Each turn has exactly these keys."""
     (turn,) = ibex.run("sessions", "show", "a-session", "--json").json["turns"]
 
     assert set(turn) == TURN
@@ -186,8 +186,10 @@ def test_a_sessions_turns_are_objects_in_it(ibex: CliScene) -> None:
         ),
     ],
 )
-def test_a_table_is_headings_and_a_line_a_thing(ibex: CliScene, command: str, headings: str, cells: list[str]) -> None:
-    """A pipe gets whole lines, and the cells stand in the order of the headings; what else is said comes below."""
+def test_a_table_has_headings_and_a_line_for_each_result(
+    ibex: CliScene, command: str, headings: str, cells: list[str]
+) -> None:
+    """A pipe gets complete lines with cells in the order of the headings. Other output follows."""
     head, line, *below = ibex.run(*command.split()).out.splitlines()
 
     assert head.split() == headings.split()
@@ -206,8 +208,8 @@ def test_a_table_is_headings_and_a_line_a_thing(ibex: CliScene, command: str, he
         (BOOTSTRAP, "org_id", "agent_token    ibex_pat_"),
     ],
 )
-def test_one_thing_is_a_line_a_field(ibex: CliScene, command: str, first: str, shown: str) -> None:
-    """The id comes first; no limit at all is 0 and not a dash."""
+def test_one_result_has_a_line_for_each_field(ibex: CliScene, command: str, first: str, shown: str) -> None:
+    """The id is first. An unlimited rate is shown as 0."""
     out = ibex.run(*command.split()).out
 
     assert out.startswith(first)

@@ -1,4 +1,4 @@
-"""Following the tail of the traces, until Ctrl-C."""
+"""Following the tail of the traces until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def traces(number: int) -> list[Trace]:
-    """Return so many traces, a second apart."""
+    """Return a number of traces, one second apart."""
     made = [
         trace_of(
             an_exchange(request_id=UUID(int=n + 1), requested_at=REQUESTED_AT + timedelta(seconds=n), emitter_seq=n + 1)
@@ -36,7 +36,7 @@ def traces(number: int) -> list[Trace]:
 
 
 class Watched(InMemoryTraces):
-    """A history; whoever has followed it to its end is interrupted."""
+    """A history that interrupts its reader at the end."""
 
     def __init__(self, found: Sequence[Trace], *later: Sequence[Trace]) -> None:
         super().__init__(ManualClock())
@@ -47,14 +47,14 @@ class Watched(InMemoryTraces):
         self.asked: list[tuple[UUID, int]] = []
 
     async def tail(self, org_id: UUID, limit: int) -> Sequence[Trace]:
-        """Return what there is."""
+        """Return the existing traces."""
         self.asked.append((org_id, limit))
         if self.interrupts_tail:
             raise KeyboardInterrupt
         return self.found
 
     async def inserted(self, _org_id: UUID, _since: datetime) -> Sequence[InsertedTrace]:
-        """Return what was there when following began, and then what came later, a batch a look."""
+        """Return the existing traces at first, and then one later batch per call."""
         self.looks += 1
         if self.looks == 1:
             return [InsertedTrace(await self.now(), trace) for trace in self.found]
@@ -72,8 +72,8 @@ def watched(ibex: CliScene) -> Watched:
     return history
 
 
-def test_ctrl_c_is_how_following_ends(ibex: CliScene, watched: Watched) -> None:
-    """The headings once, a line a request, and exit code 0: nothing has failed."""
+def test_ctrl_c_ends_following_with_exit_code_0(ibex: CliScene, watched: Watched) -> None:
+    """The headings are printed once, and each request has one line."""
     done = ibex.run("traces", "tail", "--follow", "-n", "7")
 
     assert (done.code, done.err) == (0, "")
@@ -86,8 +86,8 @@ def test_ctrl_c_is_how_following_ends(ibex: CliScene, watched: Watched) -> None:
     assert asked[1:] == (7,)
 
 
-def test_programs_follow_a_document_a_line(ibex: CliScene, watched: Watched) -> None:
-    """Each is a whole trace, so that it can be read before the next one comes."""
+def test_following_as_json_prints_one_document_per_line(ibex: CliScene, watched: Watched) -> None:
+    """Each line is a complete trace, so that programs can read it at once."""
     done = ibex.run("traces", "tail", "-f", "--json")
 
     assert done.code == 0
@@ -96,8 +96,8 @@ def test_programs_follow_a_document_a_line(ibex: CliScene, watched: Watched) -> 
     assert rows[0]["directive_hash"] == "c3" * 32
 
 
-def test_ctrl_c_is_a_failure_where_there_was_an_end_to_wait_for(ibex: CliScene, watched: Watched) -> None:
-    """Without following, an interruption means that the answer is not all of it: exit code 1, no traceback."""
+def test_ctrl_c_without_following_exits_with_1(ibex: CliScene, watched: Watched) -> None:
+    """The output is incomplete. No traceback is printed."""
     watched.interrupts_tail = True
     done = ibex.run("traces", "tail", "--json")
 
@@ -105,8 +105,8 @@ def test_ctrl_c_is_a_failure_where_there_was_an_end_to_wait_for(ibex: CliScene, 
     assert len(watched.asked) == 1
 
 
-def test_everything_that_comes_is_shown(ibex: CliScene) -> None:
-    """120 requests at once, and a long stream that was requested before all of them: one line each."""
+def test_every_new_trace_is_shown_once(ibex: CliScene) -> None:
+    """These are 120 traces in one batch, and then a long stream that was requested before them."""
     ibex.run("org", "create", "acme")
     long, *burst = traces(121)
     ibex.use_cases = replace(ibex.use_cases, traces=Watched([], burst, [long]))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def test_an_organization_is_created_listed_and_suspended(ibex: CliScene) -> None:
-    """Its own limit is shown, a default one as a dash."""
+    """The table shows its own rate limit, or a dash for the default."""
     made = ibex.run("org", "create", "acme", "--rpm", "60", "--json").json
     ibex.run("org", "create", "globex")
 
@@ -28,8 +28,8 @@ def test_an_organization_is_created_listed_and_suspended(ibex: CliScene) -> None
     assert ibex.run("org", "activate", made["id"]).out == "acme is active.\n"
 
 
-def test_a_name_that_is_taken_is_said(ibex: CliScene) -> None:
-    """Exit code 1."""
+def test_a_duplicate_name_is_an_error(ibex: CliScene) -> None:
+    """The command exits with 1."""
     ibex.run("org", "create", "acme")
 
     done = ibex.run("org", "create", "acme")
@@ -41,8 +41,8 @@ def test_a_name_that_is_taken_is_said(ibex: CliScene) -> None:
     ("verb", "status"),
     [("pause", "paused"), ("suspend", "suspended"), ("archive", "archived"), ("activate", "active")],
 )
-def test_an_agents_state_is_a_verb(ibex: CliScene, verb: str, status: str) -> None:
-    """By name, and the list shows it."""
+def test_each_state_of_an_agent_has_a_command(ibex: CliScene, verb: str, status: str) -> None:
+    """The command accepts the name, and the list shows the new state."""
     ibex.run("org", "create", "acme")
     ibex.run("agent", "create", "one")
 
@@ -50,8 +50,8 @@ def test_an_agents_state_is_a_verb(ibex: CliScene, verb: str, status: str) -> No
     assert [a["status"] for a in ibex.run("agent", "list", "--json").json] == [status]
 
 
-def test_a_token_is_shown_once_and_alone(ibex: CliScene) -> None:
-    """Standard output is the token, so that a script can take it; no list has it, nor what it is kept as."""
+def test_a_new_token_is_the_only_output(ibex: CliScene) -> None:
+    """A script can read it from standard output. No list contains the token or its digest."""
     ibex.run("org", "create", "acme")
     ibex.run("agent", "create", "one")
 
@@ -69,8 +69,8 @@ def test_a_token_is_shown_once_and_alone(ibex: CliScene) -> None:
     assert timedelta(days=29) < remaining <= timedelta(days=30)
 
 
-def test_a_token_is_revoked_by_what_names_it(ibex: CliScene) -> None:
-    """By its id, the displayed part, or the whole token, which is not repeated."""
+def test_a_token_is_revoked_by_id_prefix_or_value(ibex: CliScene) -> None:
+    """The output never contains the whole token."""
     ibex.run("org", "create", "acme")
     made = [ibex.run("token", "create", "--name", "t", "--json").json for _ in range(3)]
     names = [made[0]["id"], f"ibex_pat_{made[1]['id']}", made[2]["token"]]
@@ -95,8 +95,8 @@ def test_a_token_is_revoked_by_what_names_it(ibex: CliScene) -> None:
         (["create", "--name", "t", "--agent", "nobody"], 1, "no agent"),
     ],
 )
-def test_what_cannot_be_done_is_said(ibex: CliScene, arguments: list[str], code: int, said: str) -> None:
-    """Nothing is made or changed."""
+def test_an_invalid_command_is_an_error(ibex: CliScene, arguments: list[str], code: int, said: str) -> None:
+    """No token is created."""
     ibex.run("org", "create", "acme")
 
     done = ibex.run("token", *arguments)
@@ -107,8 +107,8 @@ def test_what_cannot_be_done_is_said(ibex: CliScene, arguments: list[str], code:
 
 
 @pytest.mark.parametrize(("permissions", "shown"), [("admin", "admin"), ("0x10001", "0x10001"), ("3", "0x3")])
-def test_permissions_are_a_name_or_a_bitmap(ibex: CliScene, permissions: str, shown: str) -> None:
-    """A set with a name is shown by it."""
+def test_permissions_are_a_name_or_a_bitmask(ibex: CliScene, permissions: str, shown: str) -> None:
+    """Named sets are shown by their name."""
     ibex.run("org", "create", "acme")
 
     ibex.run("token", "create", "--name", "t", "--permissions", permissions)
@@ -116,8 +116,8 @@ def test_permissions_are_a_name_or_a_bitmap(ibex: CliScene, permissions: str, sh
     assert [row["permissions"] for row in ibex.run("token", "list", "--json").json] == [shown]
 
 
-def test_a_limit_beyond_all_bounds_is_wrong_usage(ibex: CliScene) -> None:
-    """The largest is one that the database can hold."""
+def test_a_rate_limit_out_of_range_is_wrong_usage(ibex: CliScene) -> None:
+    """The maximum is the largest integer that the database column can hold."""
     done = ibex.run("org", "create", "acme", "--rpm", "99999999999999")
     assert (done.code, done.out) == (2, "")
     assert "2147483647" in done.err

@@ -25,16 +25,16 @@ WIDTH = 80
 
 
 class Terminal(io.StringIO):
-    """Standard output where a person looks at it."""
+    """Standard output that is a terminal."""
 
     def isatty(self) -> bool:
-        """Say so."""
+        """Return true."""
         return True
 
 
 @pytest.fixture(autouse=True)
 def _acme(ibex: CliScene) -> None:
-    """There is one of each thing to look at."""
+    """Create one object of each kind."""
 
     async def make() -> None:
         organization = await ibex.use_cases.identity.create_organization("acme")
@@ -52,7 +52,7 @@ def _acme(ibex: CliScene) -> None:
 
 
 def printed(ibex: CliScene, monkeypatch: pytest.MonkeyPatch, command: str) -> str:
-    """Return what a command prints on such a terminal."""
+    """Return the output of a command on a terminal of 80 columns."""
     monkeypatch.setitem(os.environ, "COLUMNS", str(WIDTH))
     monkeypatch.setattr("sys.stdout", terminal := Terminal())
     ibex.run(*command.split())
@@ -68,15 +68,15 @@ def printed(ibex: CliScene, monkeypatch: pytest.MonkeyPatch, command: str) -> st
     ],
 )
 def test_no_line_is_wider_than_the_terminal(ibex: CliScene, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
-    """Nothing wraps."""
+    """A wider line would wrap."""
     lines = click.unstyle(printed(ibex, monkeypatch, command)).splitlines()
 
     assert len(lines) >= 2
     assert [line for line in lines if cell_len(line) > WIDTH] == []
 
 
-def test_what_is_copied_from_a_narrow_table_is_whole(ibex: CliScene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ids are in one piece; the stages, which ``traces show`` has, are left out."""
+def test_ids_in_a_narrow_table_are_complete(ibex: CliScene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They can be copied. The stages are omitted, because ``traces show`` has them."""
     shown = printed(ibex, monkeypatch, "traces slow")
 
     assert str(UUID(int=2)) in shown

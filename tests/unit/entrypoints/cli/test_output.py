@@ -15,16 +15,16 @@ COLUMNS = {"id": "id", "name": "name"}
 ROWS: list[Row] = [{"id": "1", "name": "[bold]one[/bold]", "hidden": 1}, {"id": "2", "name": None, "hidden": 2}]
 
 
-def test_a_table_has_headings_and_what_is_absent_as_a_dash(capsys: pytest.CaptureFixture[str]) -> None:
-    """Only its columns are shown, and text that looks like markup is text."""
+def test_a_table_has_headings_and_dashes_for_absent_values(capsys: pytest.CaptureFixture[str]) -> None:
+    """Only the given columns are shown. Markup in a text is printed as it is."""
     show_rows(ROWS, as_json=False, empty="none", columns=COLUMNS)
 
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines == [["id", "name"], ["1", "[bold]one[/bold]"], ["2", "-"]]
 
 
-def test_json_has_everything(capsys: pytest.CaptureFixture[str]) -> None:
-    """One document, an empty list for nothing."""
+def test_json_has_all_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each call prints one document. Without rows it is an empty list."""
     show_rows(ROWS, as_json=True, empty="none", columns=COLUMNS)
     show_rows([], as_json=True, empty="none", columns=COLUMNS)
     show_one(ROWS[0], as_json=True)
@@ -32,15 +32,15 @@ def test_json_has_everything(capsys: pytest.CaptureFixture[str]) -> None:
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [ROWS, [], ROWS[0]]
 
 
-def test_nothing_is_said_in_words(capsys: pytest.CaptureFixture[str]) -> None:
-    """An empty table says nothing to anybody."""
+def test_a_table_without_rows_is_a_message(capsys: pytest.CaptureFixture[str]) -> None:
+    """Headings alone would not explain anything."""
     show_rows([], as_json=False, empty="There is none.", columns=COLUMNS)
 
     assert capsys.readouterr().out == "There is none.\n"
 
 
-def test_a_table_that_grows_has_its_headings_once(capsys: pytest.CaptureFixture[str]) -> None:
-    """Before the first rows, whenever these come; later ones stand below the same headings."""
+def test_a_growing_table_has_its_headings_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """They come before the first rows, and later rows have the same columns."""
     table = GrowingTable({"id": "id", "name": "name", "hidden": "last"})
     for rows in ([], [{"id": "1", "name": "one", "hidden": 1}], [], [{"id": "22", "name": None, "hidden": 2}]):
         table.add(rows)
@@ -48,8 +48,8 @@ def test_a_table_that_grows_has_its_headings_once(capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out.splitlines() == ["id  name  last", "1   one   1", "22  -     2"]
 
 
-def test_one_thing_is_a_line_a_field(capsys: pytest.CaptureFixture[str]) -> None:
-    """Aligned, in the order of the row."""
+def test_an_object_has_a_line_for_each_field(capsys: pytest.CaptureFixture[str]) -> None:
+    """The lines are aligned and in the order of the fields."""
     show_one({"id": "1", "longer": True}, as_json=False)
 
     assert capsys.readouterr().out == "id      1\nlonger  yes\n"
@@ -58,13 +58,13 @@ def test_one_thing_is_a_line_a_field(capsys: pytest.CaptureFixture[str]) -> None
 @pytest.mark.parametrize(
     ("value", "expected"), [(None, "-"), ("", "-"), (True, "yes"), (False, "no"), (1.5, "1.500"), (0, "0"), ("x", "x")]
 )
-def test_values_are_written_for_people(value: Any, expected: str) -> None:
-    """Numbers in three decimals, and 0 is not nothing."""
+def test_values_are_formatted_for_people(value: Any, expected: str) -> None:
+    """Numbers have three decimals, and 0 differs from an absent value."""
     assert display(value) == expected
 
 
-def test_nothing_in_a_text_reaches_the_terminal_but_its_characters() -> None:
-    """A model's name may be what a client wrote there: no escape sequence, no new line."""
+def test_control_characters_in_a_text_are_replaced() -> None:
+    """A client can choose a model's name, which must not contain escape sequences or newlines."""
     assert display("gpt\x1b[2J\n\u202e4") == "gpt\ufffd[2J\ufffd\ufffd4"
 
 
@@ -76,8 +76,8 @@ def test_nothing_in_a_text_reaches_the_terminal_but_its_characters() -> None:
         ("America/New_York", "2026-01-01 22:04:05-05:00"),
     ],
 )
-def test_times_are_local_and_say_their_zone(monkeypatch: pytest.MonkeyPatch, zone: str, expected: str) -> None:
-    """To the second, with the offset from UTC: a table may be read elsewhere than it was made."""
+def test_times_are_local_with_the_offset_from_utc(monkeypatch: pytest.MonkeyPatch, zone: str, expected: str) -> None:
+    """A table may be read in another time zone. Times are shown to the second."""
     monkeypatch.setenv("TZ", zone)
     time.tzset()
     try:

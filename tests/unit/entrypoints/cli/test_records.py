@@ -1,4 +1,4 @@
-"""Looking at the record at the command line."""
+"""The commands for sessions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def agent(ibex: CliScene) -> NamedAgent:
 
 
 def test_sessions_are_listed_and_shown_with_their_turns(ibex: CliScene, agent: NamedAgent) -> None:
-    """By handle or by id."""
+    """``show`` accepts the handle or the id."""
     turns = [new_turn(agent), new_turn(agent), new_turn(agent, "another", ends=True)]
     asyncio.run(ibex.sessions.append(turns))
 
@@ -40,8 +40,8 @@ def test_sessions_are_listed_and_shown_with_their_turns(ibex: CliScene, agent: N
     assert str(turns[0].request_id) in ibex.run("sessions", "show", "a-session").out
 
 
-def test_a_sessions_turns_are_shown_by_how_long_they_took(ibex: CliScene, agent: NamedAgent) -> None:
-    """A bar a turn, the longest as long as a bar is."""
+def test_each_turn_of_a_session_has_a_bar_for_its_duration(ibex: CliScene, agent: NamedAgent) -> None:
+    """The longest turn has a bar of full length."""
     asyncio.run(ibex.sessions.append([new_turn(agent, latency_ms=duration) for duration in (100, 400, 0)]))
 
     shown = [line.count("▇") for line in ibex.run("sessions", "show", "a-session").out.splitlines()]
@@ -49,8 +49,8 @@ def test_a_sessions_turns_are_shown_by_how_long_they_took(ibex: CliScene, agent:
     assert shown[-3:] == [6, 24, 0]
 
 
-def test_nothing_on_record_is_said(ibex: CliScene, agent: NamedAgent) -> None:  # noqa: ARG001 - there is an organization
-    """In words to people, as an empty list to programs."""
+def test_an_empty_record_is_reported(ibex: CliScene, agent: NamedAgent) -> None:  # noqa: ARG001 - there is an organization
+    """``list`` prints a message, or an empty list as JSON. ``show`` fails."""
     assert ibex.run("sessions", "list").out.startswith("There is no session yet. ")
     assert ibex.run("sessions", "list", "--json").json == []
     absent = ibex.run("sessions", "show", "nothing")
@@ -58,8 +58,8 @@ def test_nothing_on_record_is_said(ibex: CliScene, agent: NamedAgent) -> None:  
     assert absent.err.startswith("ibex: There is no session 'nothing' in the organization 'acme'.")
 
 
-def test_another_organizations_record_is_not_shown(ibex: CliScene, agent: NamedAgent) -> None:
-    """What is asked of one organization is answered of that one."""
+def test_sessions_of_another_organization_are_not_shown(ibex: CliScene, agent: NamedAgent) -> None:
+    """Neither ``list`` nor ``show`` finds them."""
     asyncio.run(ibex.sessions.append([new_turn(agent)]))
     ibex.run("org", "create", "globex")
 

@@ -17,8 +17,8 @@ ROWS = [
 ]
 
 
-def test_where_there_is_room_a_row_is_a_line() -> None:
-    """As is every row where the width does not matter: programs look at lines."""
+def test_a_row_is_one_line_if_it_fits() -> None:
+    """Without a width, every row is one line, because programs read lines."""
     expected = [
         "time   size   stage  id",
         "12:00  1      3.5    0190c0de-0000-7000-8000-0000000000a1",
@@ -29,8 +29,8 @@ def test_where_there_is_room_a_row_is_a_line() -> None:
     assert list(table(HEADINGS, ROWS, max(map(len, expected)), spare={"stage"})) == expected
 
 
-def test_what_does_not_fit_goes_on_in_a_line_below() -> None:
-    """The headings as the rows; nothing is cut."""
+def test_columns_that_do_not_fit_move_to_the_next_line() -> None:
+    """The headings move too. No cell is truncated."""
     assert list(table(HEADINGS, ROWS, 40)) == [
         "time   size   stage",
         "    id",
@@ -41,22 +41,22 @@ def test_what_does_not_fit_goes_on_in_a_line_below() -> None:
     ]
 
 
-def test_what_is_spare_goes_first() -> None:
-    """It is left out where it would cost a line, or another one."""
+def test_an_optional_column_is_omitted_first() -> None:
+    """It is omitted if it would require another line."""
     assert list(table(HEADINGS, ROWS, 52, spare={"stage"}))[1] == "12:00  1      0190c0de-0000-7000-8000-0000000000a1"
 
 
 @pytest.mark.parametrize("width", [1, 10, 36, 40, 41, 57])
 def test_no_line_is_wider_than_the_terminal(width: int) -> None:
-    """But for a cell that is wider by itself."""
+    """Only a cell that is wider than the terminal exceeds it."""
     widest = max(width, 36 + len("    "))
 
     assert all(cell_len(line) <= widest for line in table(HEADINGS, ROWS, width))
     assert all(cell_len(line) <= widest for row in ROWS for line in wrapped(row, width))
 
 
-def test_a_row_that_comes_later_has_the_same_columns_in_the_same_lines() -> None:
-    """Whatever the width of its cells; a wider one moves what is behind it in its line."""
+def test_later_rows_have_the_same_layout() -> None:
+    """A wider cell only moves the cells after it in its line."""
     columns = Columns(HEADINGS, ROWS, 52, spare={"stage"})
     later = {"time": "12:02", "size": "1234567", "stage": "7", "id": "x"}
 
@@ -65,14 +65,14 @@ def test_a_row_that_comes_later_has_the_same_columns_in_the_same_lines() -> None
 
 
 def test_wide_characters_take_two_columns() -> None:
-    """So that what comes after them stands below its heading."""
+    """The cells after them stay aligned with their headings."""
     heading, first, second = table({"a": "a", "b": "b"}, [{"a": "岩山羊", "b": "x"}, {"a": "ibex", "b": "y"}], None)
 
     assert {cell_len(line) for line in (heading, first, second)} == {9}
 
 
-def test_a_row_by_itself_is_as_wide_as_it_is() -> None:
-    """Without padding, and in lines where there is no room."""
+def test_a_row_without_a_table_has_no_padding() -> None:
+    """It continues on the next line if it does not fit."""
     row = {"time": "12:00", "size": "1", "id": "an-id"}
 
     assert list(wrapped(row, None)) == ["12:00  1  an-id"]
@@ -80,15 +80,15 @@ def test_a_row_by_itself_is_as_wide_as_it_is() -> None:
 
 
 class Terminal(io.StringIO):
-    """Standard output where a person looks at it."""
+    """Standard output that is a terminal."""
 
     def isatty(self) -> bool:
-        """Say so."""
+        """Return true."""
         return True
 
 
-def test_the_width_is_the_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nobody looks there is none."""
+def test_the_width_is_that_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a terminal there is no width."""
     monkeypatch.setitem(os.environ, "COLUMNS", "81")
 
     monkeypatch.setattr("sys.stdout", io.StringIO())

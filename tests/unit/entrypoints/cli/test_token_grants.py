@@ -1,4 +1,4 @@
-"""What a token that is made at the command line may do, for how long, and who gets to see it."""
+"""Tokens created at the command line: agent, expiry, revocation and the secret."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def _agent(ibex: CliScene) -> None:
-    """There is an agent."""
+    """Create an agent."""
     ibex.run("org", "create", "acme")
     ibex.run("agent", "create", "one")
 
 
 def stored(ibex: CliScene) -> list[StoredToken]:
-    """Return what is kept of the organization's tokens."""
+    """Return the stored tokens of the organization."""
 
     async def find() -> list[StoredToken]:
         (organization,) = await ibex.use_cases.identity.organizations()
@@ -37,7 +37,7 @@ def stored(ibex: CliScene) -> list[StoredToken]:
 
 @pytest.mark.parametrize("options", [[], ["--json"]])
 def test_the_secret_is_printed_exactly_once(ibex: CliScene, options: list[str]) -> None:
-    """On standard output; what stands beside it, and all that is printed later, has neither secret nor digest."""
+    """It goes to standard output. No other output contains the secret or its digest."""
     done = ibex.run("token", "create", "--name", "t", *options)
 
     (kept,) = stored(ibex)
@@ -56,8 +56,8 @@ def test_the_secret_is_printed_exactly_once(ibex: CliScene, options: list[str]) 
 @pytest.mark.parametrize(
     ("option", "code", "said"), [("--expires", 2, "is not a time span"), ("--agent", 1, "There is no agent '' in")]
 )
-def test_a_restriction_that_is_empty_is_refused(ibex: CliScene, option: str, code: int, said: str) -> None:
-    """A shell variable that is not set must not make a token that never expires, or that any agent may use."""
+def test_an_empty_restriction_is_refused(ibex: CliScene, option: str, code: int, said: str) -> None:
+    """Otherwise an unset shell variable would create a token without expiry or agent."""
     done = ibex.run("token", "create", "--name", "t", option, "")
 
     assert (done.code, done.out) == (code, "")
@@ -66,8 +66,8 @@ def test_a_restriction_that_is_empty_is_refused(ibex: CliScene, option: str, cod
 
 
 @pytest.mark.parametrize("by", ["name", "id"])
-def test_a_token_is_bound_to_the_agent_that_is_given(ibex: CliScene, by: str) -> None:
-    """By name or id; without one it is bound to none."""
+def test_a_token_is_bound_to_the_given_agent(ibex: CliScene, by: str) -> None:
+    """``--agent`` accepts the name or the id. Without it, the token is bound to no agent."""
     agent = ibex.run("agent", "list", "--json").json[0]
 
     ibex.run("token", "create", "--name", "bound", "--agent", agent[by])
@@ -86,8 +86,8 @@ def test_a_token_is_bound_to_the_agent_that_is_given(ibex: CliScene, by: str) ->
         ("30d", timedelta(days=30)),
     ],
 )
-def test_a_token_expires_when_its_span_is_over(ibex: CliScene, span: str, length: timedelta) -> None:
-    """Counted from when it is made; without a span it does not."""
+def test_a_token_expires_after_its_span(ibex: CliScene, span: str, length: timedelta) -> None:
+    """The span begins when the token is created. Without one, the token does not expire."""
     before = datetime.now(UTC)
     ibex.run("token", "create", "--name", "t", "--expires", span)
     ibex.run("token", "create", "--name", "for ever")
@@ -100,7 +100,7 @@ def test_a_token_expires_when_its_span_is_over(ibex: CliScene, span: str, length
 
 
 def test_a_token_is_live_expired_or_revoked(ibex: CliScene) -> None:
-    """What was revoked stays revoked, even after it has expired."""
+    """A revoked token stays revoked after it has expired."""
     (org,) = ibex.run("org", "list", "--json").json
     past = datetime.now(UTC) - timedelta(seconds=1)
 
@@ -120,7 +120,7 @@ def test_a_token_is_live_expired_or_revoked(ibex: CliScene) -> None:
 
 
 def test_another_organizations_token_cannot_be_revoked(ibex: CliScene) -> None:
-    """It is not there, as far as this one is concerned."""
+    """The error is the same as for a token that does not exist."""
     made = ibex.run("token", "create", "--name", "t", "--json").json["id"]
     ibex.run("org", "create", "globex")
 

@@ -1,4 +1,4 @@
-"""Looking at traces at the command line."""
+"""The commands for traces."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def agent(ibex: CliScene) -> NamedAgent:
 
 
 def trace(agent: NamedAgent, minutes: int, **changes: object) -> Trace:
-    """Return the trace of a request that came so many minutes after the first."""
+    """Return the trace of a request, so many minutes after the first."""
     caller = Caller(agent.org_id, UUID(int=6), agent.id)
     requested_at = REQUESTED_AT + timedelta(minutes=minutes)
     own = {"request_id": UUID(int=minutes + 1), "requested_at": requested_at, "completed_at": requested_at}
@@ -43,8 +43,8 @@ def trace(agent: NamedAgent, minutes: int, **changes: object) -> Trace:
     return made
 
 
-def test_the_tail_is_the_latest_with_the_newest_last(ibex: CliScene, agent: NamedAgent) -> None:
-    """Every column in JSON, the ones that people look at in the table."""
+def test_the_tail_shows_the_latest_traces_with_the_newest_last(ibex: CliScene, agent: NamedAgent) -> None:
+    """JSON has every column, the table only the most useful ones."""
     asyncio.run(ibex.traces.write([trace(agent, minutes) for minutes in range(5)], "batch"))
 
     rows = ibex.run("traces", "tail", "-n", "2", "--json").json
@@ -58,7 +58,7 @@ def test_the_tail_is_the_latest_with_the_newest_last(ibex: CliScene, agent: Name
 
 
 def test_a_session_in_the_tail_can_be_shown(ibex: CliScene, agent: NamedAgent) -> None:
-    """What stands in its column is what ``sessions show`` takes; a request that opened none has a dash there."""
+    """``sessions show`` accepts the value of the column. A request that opened no session has a dash."""
     turn = new_turn(agent)
     refused = {"session": new_turn(agent, "another").session, "reached_provider": False}
     traces = [trace(agent, 0, session=turn.session), trace(agent, 1, **refused)]
@@ -71,8 +71,8 @@ def test_a_session_in_the_tail_can_be_shown(ibex: CliScene, agent: NamedAgent) -
     assert without == "-"
 
 
-def test_what_does_not_apply_is_a_dash(ibex: CliScene, agent: NamedAgent) -> None:
-    """A request that was refused has no tokens, no first byte and no percentiles; none of them is 0.000."""
+def test_absent_values_are_dashes(ibex: CliScene, agent: NamedAgent) -> None:
+    """A refused request has no tokens, first byte or percentiles. The table must not show them as 0.000."""
     refused = trace_of(a_refusal(caller=Caller(agent.org_id, UUID(int=6), agent.id), error_code="AGENT_SUSPENDED"))
     assert refused is not None
     asyncio.run(ibex.traces.write([refused], "batch"))
@@ -87,8 +87,8 @@ def test_what_does_not_apply_is_a_dash(ibex: CliScene, agent: NamedAgent) -> Non
     assert ibex.run("traces", "summary", "--json").json["models"][0]["total_p50_ms"] == 0.0
 
 
-def test_the_summary_is_a_row_a_model(ibex: CliScene, agent: NamedAgent) -> None:
-    """Only what lies in the span, with a bar for the slowest share."""
+def test_the_summary_has_a_row_for_each_model(ibex: CliScene, agent: NamedAgent) -> None:
+    """It counts only requests within the span."""
     traces = [trace(agent, 0), trace(agent, 50), trace(agent, 55, model="gpt-4o-mini")]
     asyncio.run(ibex.traces.write(traces, "batch"))
     ibex.clock.set(REQUESTED_AT + timedelta(minutes=60))
@@ -103,8 +103,8 @@ def test_the_summary_is_a_row_a_model(ibex: CliScene, agent: NamedAgent) -> None
     assert "▇" in ibex.run("traces", "summary").out
 
 
-def test_the_summary_shows_how_requests_came_over_time(ibex: CliScene, agent: NamedAgent) -> None:
-    """A line each for requests, errors with their share, and tokens; a character is a sixtieth of the span."""
+def test_the_summary_has_a_timeline(ibex: CliScene, agent: NamedAgent) -> None:
+    """Requests, errors and tokens have a line each. A character covers a sixtieth of the span."""
     traces = [trace(agent, 0), trace(agent, 30), trace(agent, 30), trace(agent, 59, error_code="RATE_LIMITED")]
     asyncio.run(ibex.traces.write(traces, "batch"))
     ibex.clock.set(REQUESTED_AT + timedelta(minutes=59, seconds=30))
@@ -123,8 +123,8 @@ def test_the_summary_shows_how_requests_came_over_time(ibex: CliScene, agent: Na
     assert [line.partition("  ")[0] for line in lines[2:]] == ["input", "output"]
 
 
-def test_the_slowest_are_shown_with_where_their_time_went(ibex: CliScene, agent: NamedAgent) -> None:
-    """Slowest first, within the span and the limit, with a bar in parts and a legend of them."""
+def test_the_slowest_requests_are_shown_with_their_stages(ibex: CliScene, agent: NamedAgent) -> None:
+    """The slowest is first. Each has a bar in parts, and a legend explains them."""
     durations = (1_000, 4_000, 2_000)
     timings = [
         Timings(provider_ttfb_ns=n * 500_000, overhead_ns=n * 250_000, total_ns=n * 1_000_000) for n in durations
@@ -153,10 +153,10 @@ def test_the_slowest_are_shown_with_where_their_time_went(ibex: CliScene, agent:
         ((1, 2, 2), 1, "3 traces of 1 process: 0 missing, 1 repeated."),
     ],
 )
-def test_gaps_are_said_and_are_the_exit_code(
+def test_gaps_are_reported_and_exit_with_1(
     ibex: CliScene, agent: NamedAgent, numbers: tuple[int, ...], code: int, said: str
 ) -> None:
-    """For people below the table, for scripts as 1."""
+    """The report is the last line below the table."""
     asyncio.run(ibex.traces.write([trace(agent, n, emitter_seq=n) for n in numbers], "batch"))
     ibex.clock.set(REQUESTED_AT + timedelta(minutes=30))
 
@@ -168,7 +168,7 @@ def test_gaps_are_said_and_are_the_exit_code(
 
 
 def test_a_process_that_may_still_run_is_marked(ibex: CliScene, agent: NamedAgent) -> None:
-    """One that put something on record a moment ago."""
+    """Such a process has written a trace recently."""
     now = datetime.now(UTC)
     ibex.clock.set(now)
     asyncio.run(ibex.traces.write([trace(agent, 0, requested_at=now, completed_at=now)], "batch"))
@@ -176,8 +176,8 @@ def test_a_process_that_may_still_run_is_marked(ibex: CliScene, agent: NamedAgen
     assert ibex.run("traces", "gaps", "--json").json[0]["still_writing"] is True
 
 
-def test_nothing_on_record_is_said(ibex: CliScene, agent: NamedAgent) -> None:  # noqa: ARG001 - there is an organization
-    """In words to people, as an empty list to programs; it is no failure."""
+def test_an_empty_record_is_not_a_failure(ibex: CliScene, agent: NamedAgent) -> None:  # noqa: ARG001 - there is an organization
+    """The commands print a message, or an empty list as JSON."""
     assert ibex.run("traces", "tail").out.startswith("There is no trace yet. ")
     assert ibex.run("traces", "summary", "--since", "90s").out == "No request in the last 90s.\n"
     assert ibex.run("traces", "slow", "--since", "90s").out == "No request in the last 90s.\n"
@@ -186,13 +186,13 @@ def test_nothing_on_record_is_said(ibex: CliScene, agent: NamedAgent) -> None:  
     assert ibex.run("traces", "summary", "--json").json["requests"] == 0
 
 
-def test_a_span_is_a_number_and_a_unit(ibex: CliScene, agent: NamedAgent) -> None:  # noqa: ARG001 - there is an organization
-    """Anything else is wrong usage."""
+def test_an_invalid_span_is_wrong_usage(ibex: CliScene, agent: NamedAgent) -> None:  # noqa: ARG001 - there is an organization
+    """A span must be a number and a unit."""
     assert ibex.run("traces", "summary", "--since", "yesterday").code == 2
 
 
-def test_a_row_for_many_refusals_says_for_how_many(ibex: CliScene, agent: NamedAgent) -> None:
-    """In the tail, in all that is on record of it, and in the sum by process."""
+def test_a_row_for_many_refusals_shows_their_number(ibex: CliScene, agent: NamedAgent) -> None:
+    """``tail``, ``show`` and ``gaps`` show it."""
     many = trace(agent, 1, emitter_seq=1, error_code=ErrorCode.RATE_LIMITED, status=429, repeated=1_234)
     asyncio.run(ibex.traces.write([many], "batch"))
     ibex.clock.set(REQUESTED_AT + timedelta(minutes=30))

@@ -1,4 +1,4 @@
-"""What every command has in common: help, and how wrong usage is refused."""
+"""Behaviour common to all commands: help, and errors for wrong usage."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def commands(group: click.Command, *path: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    """Give out every command below a group, with what is typed to call it."""
+    """Yield every command below a group with the path to call it."""
     if not isinstance(group, click.Group):
         yield path, group
         return
@@ -33,8 +33,8 @@ OF_AN_ORGANIZATION = [
 ]
 
 
-def test_every_command_is_here() -> None:
-    """A command that is new or gone is decided on, not overlooked."""
+def test_the_list_of_commands_is_complete() -> None:
+    """Adding or removing a command requires a change here."""
     assert {" ".join(path) for path in COMMANDS} == {
         *("dev", "serve", "auth serve", "migrate", "bootstrap", "doctor", "chat"),
         *("org create", "org list", "org suspend", "org activate"),
@@ -49,8 +49,8 @@ def test_every_command_is_here() -> None:
 
 @pytest.mark.parametrize("path", CALLED)
 @pytest.mark.parametrize("option", ["-h", "--help"])
-def test_every_command_explains_itself(ibex: CliScene, path: tuple[str, ...], option: str) -> None:
-    """On standard output, with every option that it takes; nothing is opened for that."""
+def test_every_command_has_help(ibex: CliScene, path: tuple[str, ...], option: str) -> None:
+    """The help goes to standard output, lists every option, and needs no server."""
     ibex.failure = AssertionError("help needs no server")
 
     done = ibex.run(*path, option)
@@ -63,8 +63,8 @@ def test_every_command_explains_itself(ibex: CliScene, path: tuple[str, ...], op
 
 
 @pytest.mark.parametrize("path", CALLED)
-def test_an_option_that_is_none_is_wrong_usage(ibex: CliScene, path: tuple[str, ...]) -> None:
-    """Exit code 2, said on standard error with the way to the help, and nothing is opened."""
+def test_an_unknown_option_is_wrong_usage(ibex: CliScene, path: tuple[str, ...]) -> None:
+    """The error goes to standard error and refers to the help. No server is needed."""
     ibex.failure = AssertionError("wrong usage needs no server")
 
     done = ibex.run(*path, "--nonsense")
@@ -96,8 +96,8 @@ def test_an_option_that_is_none_is_wrong_usage(ibex: CliScene, path: tuple[str, 
         "traces gaps --since 0d",
     ],
 )
-def test_what_is_out_of_range_or_missing_is_wrong_usage(ibex: CliScene, arguments: str) -> None:
-    """Before anything is opened."""
+def test_an_invalid_or_missing_argument_is_wrong_usage(ibex: CliScene, arguments: str) -> None:
+    """The error is reported before the command connects to a server."""
     ibex.failure = AssertionError("wrong usage needs no server")
 
     done = ibex.run(*arguments.split())
@@ -107,8 +107,8 @@ def test_what_is_out_of_range_or_missing_is_wrong_usage(ibex: CliScene, argument
 
 
 @pytest.mark.parametrize("path", OF_AN_ORGANIZATION)
-def test_an_organization_can_be_chosen_wherever_there_is_one(ibex: CliScene, path: tuple[str, ...]) -> None:
-    """Every command about what an organization has takes ``--org``, and repeats the name that nothing has."""
+def test_every_command_of_an_organization_accepts_org(ibex: CliScene, path: tuple[str, ...]) -> None:
+    """The error repeats the name of an unknown organization."""
     parameters = {parameter.name: parameter for parameter in COMMANDS[path].params}
     arguments = {
         "text": "Rhyme.",
@@ -125,8 +125,8 @@ def test_an_organization_can_be_chosen_wherever_there_is_one(ibex: CliScene, pat
     assert (done.code, done.out, done.err) == (1, "", message)
 
 
-def test_the_organization_that_is_named_goes_before_the_folders(ibex: CliScene) -> None:
-    """By its name or its id; without it, it is the folder's."""
+def test_the_org_option_overrides_the_folders_organization(ibex: CliScene) -> None:
+    """It accepts the name or the id."""
     first, named, last = (
         ibex.run("org", "create", name, "--json").json["id"] for name in ("acme", "globex", "initech")
     )
@@ -140,6 +140,6 @@ def test_the_organization_that_is_named_goes_before_the_folders(ibex: CliScene) 
     assert made == [first, named, last]
 
 
-def test_the_version_is_told(ibex: CliScene) -> None:
-    """By the name of the command, not of the package."""
+def test_the_version_is_printed(ibex: CliScene) -> None:
+    """The line begins with the name of the command, not of the package."""
     assert ibex.run("--version").out.startswith("ibex, version ")
