@@ -15,8 +15,8 @@ def test_the_default_caches() -> None:
     assert settings.cache_key is None
 
 
-def test_stale_if_error_can_be_switched_off() -> None:
-    """Installations with several regions do that."""
+def test_stale_if_error_can_be_disabled() -> None:
+    """Installations with several regions disable it."""
     assert Settings.load({"IBEX_AUTH_STALE_IF_ERROR": "0"}).auth_stale_if_error_s == 0.0
     with pytest.raises(SettingsError, match="IBEX_AUTH_STALE_IF_ERROR is '-1'"):
         Settings.load({"IBEX_AUTH_STALE_IF_ERROR": "-1"})

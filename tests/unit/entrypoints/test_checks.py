@@ -23,7 +23,7 @@ class Server:
 
 
 def test_only_auth_is_critical() -> None:
-    """Requests are served without PostgreSQL's records and without ClickHouse."""
+    """The proxy can serve requests while PostgreSQL or Redis is down."""
     checks = readiness_checks(auth=Server(), redis=Server(), postgres=Server())
     assert {check.name: check.critical for check in checks} == {"auth": True, "redis": False, "postgres": False}
 
@@ -37,7 +37,7 @@ def test_no_check_of_auth_is_critical() -> None:
 
 
 async def test_auth_without_postgresql_is_degraded() -> None:
-    """Not unhealthy, and the report names PostgreSQL."""
+    """It is not unhealthy. The report names PostgreSQL."""
     checks = auth_checks(postgres=Server(is_up=False), redis=Server())
 
     report = await Readiness(checks, Drain(), ManualClock()).report()

@@ -42,7 +42,7 @@ def test_the_whole_application_can_be_built_without_any_server(environ: dict[str
 @pytest.mark.parametrize(
     ("key", "expected"), [("", EchoProvider), ("sk-something", OpenAIProvider)], ids=["without a key", "with a key"]
 )
-def test_the_api_key_decides_between_openai_and_the_echo(environ: dict[str, str], key: str, expected: type) -> None:
+def test_the_api_key_selects_openai_or_the_echo_provider(environ: dict[str, str], key: str, expected: type) -> None:
     """Without a key, the echo provider answers for OpenAI's models."""
     adapters = EmbeddedAdapters()
     application_of(adapters, Settings.load({**environ, "OPENAI_API_KEY": key}))
@@ -52,8 +52,8 @@ def test_the_api_key_decides_between_openai_and_the_echo(environ: dict[str, str]
 @pytest.mark.parametrize(
     ("variable", "value"), [("OPENAI_API_KEY", "sk-ca\u00f1ary"), ("OPENAI_BASE_URL", "https://u:p@api.example/v1")]
 )
-def test_a_setting_that_the_provider_cannot_use_is_named(environ: dict[str, str], variable: str, value: str) -> None:
-    """As an invalid setting, without its value, which can contain a secret."""
+def test_a_setting_that_the_provider_cannot_use_is_an_error(environ: dict[str, str], variable: str, value: str) -> None:
+    """The error names the setting without its value, which can contain a secret."""
     adapters = EmbeddedAdapters()
     application_of(adapters, Settings.load({"OPENAI_API_KEY": "sk-something", **environ, variable: value}))
     with pytest.raises(SettingsError, match=variable) as raised:

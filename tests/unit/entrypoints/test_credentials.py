@@ -19,13 +19,13 @@ from ibex.entrypoints.settings import variables
     ],
 )
 def test_weak_passwords(password: str) -> None:
-    """Words in any case, with a number after them, and patterns."""
+    """Common words are weak in any case and with a number after them, and so are patterns."""
     assert is_weak_password(password)
 
 
 @pytest.mark.parametrize("password", ["8d1f77c2", "correct horse battery", "passwordless-kudzu", "zq9-Lw!3"])
 def test_strong_passwords(password: str) -> None:
-    """A word can be a part of it."""
+    """A strong password can contain a common word."""
     assert not is_weak_password(password)
 
 
@@ -40,12 +40,12 @@ def test_strong_passwords(password: str) -> None:
     ],
 )
 def test_weak_tokens(token: str) -> None:
-    """Repetitions, few different characters, and placeholders."""
+    """Repetitions, few different characters and placeholders are weak."""
     assert is_weak_token(token)
 
 
 def test_random_credentials_are_strong() -> None:
-    """In any encoding."""
+    """The encoding does not matter."""
     for _ in range(200):
         key = secrets.token_bytes(16)
         assert not is_weak_key(key)
@@ -63,8 +63,8 @@ def test_random_credentials_are_strong() -> None:
         ("https://h?password=", []),
     ],
 )
-def test_passwords_are_found_wherever_a_library_takes_them(url: str, passwords: list[str]) -> None:
-    """Before the host and in the query, decoded."""
+def test_passwords_are_found_in_all_parts_of_a_url(url: str, passwords: list[str]) -> None:
+    """They can be before the host or in the query, and are decoded."""
     assert passwords_in(url) == passwords
 
 

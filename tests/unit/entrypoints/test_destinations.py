@@ -56,7 +56,7 @@ def test_a_secret_of_the_environment_is_not_redirected(tmp_path: Path, secret: s
 def test_a_secret_and_its_destination_from_one_source_are_accepted(
     tmp_path: Path, secret: str, destination: str
 ) -> None:
-    """Both from the file or both from the environment; also a secret without a destination."""
+    """Both can come from the file or from the environment. A secret without a destination is accepted, too."""
     both = {secret: "x", destination: "y"}
     assert invocation(tmp_path, {}, f"{secret}=x", f"{destination}=y").environ_with_dotenv() == both
     assert invocation(tmp_path, both, f"{destination}=z").environ_with_dotenv() == both

@@ -58,7 +58,7 @@ async def test_each_environment_builds_the_application_without_servers(
 
 @pytest.mark.parametrize("environment", [OperatorAdapters, AuthAdapters])
 async def test_the_other_adapters_are_complete(environment: type[OperatorAdapters | AuthAdapters]) -> None:
-    """Those of the command line and of auth."""
+    """These are the adapters of the command line and of auth."""
     adapters = environment()
     adapters.settings.override(Settings.load(ENVIRON))
     adapters.check_dependencies()
@@ -81,7 +81,7 @@ async def test_the_other_adapters_are_complete(environment: type[OperatorAdapter
     ],
 )
 def test_the_settings_select_the_environment(without: tuple[str, ...], expected: type | str) -> None:
-    """Auth and Redis, or neither. One without the other is an error that names the missing setting."""
+    """Auth and Redis must be set together. Setting only one is an error that names the other."""
     settings = Settings.load({name: value for name, value in ENVIRON.items() if name not in without})
 
     if isinstance(expected, str):
@@ -92,7 +92,7 @@ def test_the_settings_select_the_environment(without: tuple[str, ...], expected:
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    """With its variable. Without a path there is no file to read."""
+    """The error contains the path and the variable. Without a path, no file is read."""
     (tmp_path / "ca.pem").write_bytes(b"pem")
 
     assert read_file("IBEX_AUTH_CA_FILE", str(tmp_path / "ca.pem")) == b"pem"

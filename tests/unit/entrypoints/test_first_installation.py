@@ -47,8 +47,8 @@ async def test_the_agents_token_can_chat_as_the_agent() -> None:
     assert allows(principal.permissions, CHAT)
 
 
-async def test_the_administrators_token_may_manage_and_is_bound_to_no_agent() -> None:
-    """It belongs to the administrator."""
+async def test_the_administrators_token_has_admin_permissions() -> None:
+    """It belongs to the administrator and is not bound to an agent."""
     site = Site()
 
     made = await site.bootstrap()
@@ -58,7 +58,7 @@ async def test_the_administrators_token_may_manage_and_is_bound_to_no_agent() ->
 
 
 async def test_the_directive_is_in_force() -> None:
-    """From the first request on."""
+    """The first request already uses it."""
     site = Site()
 
     made = await site.bootstrap()

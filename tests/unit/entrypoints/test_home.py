@@ -24,7 +24,7 @@ def home(tmp_path: Path) -> Home:
     return Home(tmp_path / "deep" / "home")
 
 
-def test_one_process_at_a_time(home: Home) -> None:
+def test_only_one_process_can_claim_the_folder(home: Home) -> None:
     """The error contains the first process's id. Afterwards the folder can be claimed again."""
     with home.claim(), pytest.raises(HomeInUseError, match=str(os.getpid())), Home(home.path).claim():
         raise AssertionError("it must not get here")
@@ -50,7 +50,7 @@ def test_only_the_owner_has_access(home: Home) -> None:
 
 
 def test_the_pepper_is_generated_once(home: Home, tmp_path: Path) -> None:
-    """32 random bytes with a name, different for each folder."""
+    """It has a name and 32 random bytes, and differs between folders."""
     other = Home(tmp_path / "other")
     with home.claim(), other.claim():
         pepper = home.token_peppers()
@@ -60,7 +60,7 @@ def test_the_pepper_is_generated_once(home: Home, tmp_path: Path) -> None:
 
 
 def test_the_first_installation_is_stored(home: Home) -> None:
-    """None before it. Its repr contains no token."""
+    """Before that, the folder has none. The repr contains no token."""
     assert home.installation() is None
     with home.claim():
         home.remember_installation(INSTALLATION)
@@ -85,7 +85,7 @@ def test_an_announcement_is_valid_while_its_process_lives(home: Home) -> None:
 
 
 def test_the_error_of_a_full_disk_names_the_file(tmp_path: Path) -> None:
-    """The system's own error does not."""
+    """The operating system's error does not contain the file."""
     with small_disk(tmp_path / "small", 1 << 16) as disk:
         home = Home(disk.path / "home")
         home.path.mkdir()
@@ -97,7 +97,7 @@ def test_the_error_of_a_full_disk_names_the_file(tmp_path: Path) -> None:
 
 
 def test_the_error_for_a_folder_that_cannot_be_created_names_it(tmp_path: Path) -> None:
-    """For example, because a parent is a file."""
+    """In this case a parent is a file."""
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="Not a directory") as wrong, Home(tmp_path / "file" / "home").claim():
         raise AssertionError("it must not get here")

@@ -39,8 +39,8 @@ def test_reading_creates_nothing(home: Home) -> None:
     assert not home.path.exists()
 
 
-def test_a_claim_that_fails_leaves_the_folder_free(home: Home) -> None:
-    """A former announcement is no longer valid."""
+def test_the_folder_is_free_after_an_exception(home: Home) -> None:
+    """The announcement is no longer valid, and the folder can be claimed again."""
 
     def start() -> None:
         with home.claim():
@@ -56,8 +56,8 @@ def test_a_claim_that_fails_leaves_the_folder_free(home: Home) -> None:
 
 
 @pytest.mark.parametrize("left", ["", "99999999999999999999", "no number"])
-def test_the_content_of_a_lock_file_does_not_matter(home: Home, left: str) -> None:
-    """A lock file of a dead process does not lock. The error contains the id of the current owner."""
+def test_the_content_of_a_lock_file_is_ignored(home: Home, left: str) -> None:
+    """The file of a dead process does not lock. The error contains the id of the current owner."""
     home.path.mkdir()
     (home.path / "lock").write_text(left)
 
@@ -80,7 +80,7 @@ def test_a_failed_claim_does_not_affect_the_first(home: Home) -> None:
 
 
 def test_an_incomplete_file_of_a_dead_process_is_replaced(home: Home) -> None:
-    """Neither its content nor its mode is kept."""
+    """Neither its content nor its mode remains."""
     with home.claim():
         for name in FILES:
             (home.path / f"{name}.part").write_text("half a f")

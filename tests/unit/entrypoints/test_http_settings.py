@@ -1,4 +1,4 @@
-"""Tests of the settings of base path and CORS."""
+"""The settings of base path and CORS."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from ibex.entrypoints.settings import Settings, SettingsError
 
 
-def test_both_are_off_by_default() -> None:
+def test_base_path_and_cors_are_off_by_default() -> None:
     """Paths have no prefix, and no web page can call the API."""
     assert (Settings().base_path, Settings().cors_origins) == ("", ())
 
@@ -17,7 +17,7 @@ def test_both_are_off_by_default() -> None:
     [("/gateway", "/gateway"), ("/gateway/", "/gateway"), ("/a/b-c_d.e~1", "/a/b-c_d.e~1"), ("/", "")],
 )
 def test_a_base_path(value: str, expected: str) -> None:
-    """A slash at the end makes no difference."""
+    """A trailing slash makes no difference."""
     assert Settings.load({"IBEX_BASE_PATH": value}).base_path == expected
 
 
@@ -40,7 +40,7 @@ def test_an_invalid_base_path(value: str) -> None:
     ],
 )
 def test_origins(value: str, expected: tuple[str, ...]) -> None:
-    """They become what browsers send: in lower case, without the default port."""
+    """They are normalized as browsers send them: in lower case, without the default port."""
     assert Settings.load({"IBEX_CORS_ORIGINS": value}).cors_origins == expected
 
 

@@ -57,7 +57,7 @@ async def _until_it_runs(server: FakeServer) -> None:
 
 
 async def test_a_server_that_ended_is_restarted() -> None:
-    """The other one is not."""
+    """A server that is running is not restarted."""
     ending, other = FakeServer(), FakeServer()
     async with kept_running(ending, other):
         ending.running = False
@@ -76,7 +76,7 @@ async def test_a_failed_start_is_retried() -> None:
 
 
 async def test_a_cancellation_waits_for_a_running_start() -> None:
-    """So that the servers can then be stopped."""
+    """The servers can then be stopped."""
     server = FakeServer()
     async with kept_running(server) as task:
         server.may_start.clear()

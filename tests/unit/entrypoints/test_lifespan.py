@@ -108,7 +108,7 @@ async def test_resources_are_closed_when_a_later_one_fails_to_open() -> None:
 
 
 async def test_background_tasks_run_while_requests_are_served() -> None:
-    """Among them the watch and its filter. Afterwards none is running."""
+    """They include the watch and its filter. Afterwards none is running."""
     graph: Any = Graph([])
     work = [getattr(graph, name)() for name in BACKGROUND]
     async with running(graph):
@@ -133,8 +133,8 @@ class Failing:
 
 
 @in_simulated_time
-async def test_a_background_task_that_fails_is_started_again(caplog: pytest.LogCaptureFixture) -> None:
-    """After a second each time, with a line that names the task and the kind of error, and nothing of its message."""
+async def test_a_background_task_that_fails_is_restarted(caplog: pytest.LogCaptureFixture) -> None:
+    """It restarts after a second. The log names the task and the kind of error without its message."""
     task = Failing(failures=2)
     async with in_background([task]):
         await asyncio.sleep(10)
@@ -181,7 +181,7 @@ class HungStore:
     """A store that never completes a batch."""
 
     async def append(self, _checkpoints: object) -> None:
-        """Block for ever."""
+        """Block forever."""
         await asyncio.Event().wait()
 
 

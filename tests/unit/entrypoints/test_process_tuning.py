@@ -50,7 +50,7 @@ def test_a_c_library_without_mallopt(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_thresholds_of_the_collector_are_raised() -> None:
-    """Far above Python's defaults of 700 to 2,000 objects."""
+    """They are far above Python's defaults of 700 to 2,000 objects."""
     before = gc.get_threshold()
     try:
         collect_rarely()
@@ -101,7 +101,7 @@ def test_the_table_is_bounded_by_the_limit() -> None:
     assert (600 <= slots <= 1_024, more) == (True, 0)
 
 
-def test_a_process_without_a_free_descriptor() -> None:
+def test_a_process_without_a_free_descriptor_is_unchanged() -> None:
     """It continues unchanged."""
     assert room(2_000, allowed=100, taken=95)[1] == 0
 

@@ -42,7 +42,7 @@ def test_the_last_request_that_reached_the_provider_counts(tmp_path: Path, text:
 
 
 def test_only_the_end_of_a_long_log_is_read(tmp_path: Path) -> None:
-    """One MiB. The incomplete first line is ignored."""
+    """The last MiB is read, without the incomplete first line."""
     (tmp_path / "log").write_text(logged(REFUSED) + logged(OTHER) * 30_000)
     assert last_refusal(tmp_path / "log") is None
     assert last_refusal(tmp_path / "none") is None

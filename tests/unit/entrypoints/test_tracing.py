@@ -56,7 +56,7 @@ def test_with_the_setting_requests_are_traced(environ: dict[str, str]) -> None:
 
 
 def test_without_the_setting_the_exporter_is_not_imported() -> None:
-    """Nor are our modules for tracing. redis-py imports other parts of OpenTelemetry if they are installed."""
+    """Neither are IBEX's modules for tracing. redis-py imports other parts of OpenTelemetry if installed."""
     program = (
         "import ibex.entrypoints.proxy, sys;"
         "ours = {'ibex.adapters.telemetry.' + name for name in ('spans', 'span_export', 'traced_requests')};"
@@ -76,10 +76,10 @@ def test_without_the_setting_the_exporter_is_not_imported() -> None:
 def test_without_the_extra_the_error_names_it(
     monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], named: str, module: str
 ) -> None:
-    """At the start, as an invalid setting (exit code 2)."""
+    """The error is an invalid setting at start (exit code 2)."""
     for name in [name for name in sys.modules if name.startswith(module)]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, module, None)  # as the import system marks what is not there
+    monkeypatch.setitem(sys.modules, module, None)  # None makes the import fail
 
     with pytest.raises(SettingsError, match=rf"{named} is set, which needs `pip install ibex-harness\[otel\]`"):
         check_tracing(Settings.load(environ))
@@ -88,8 +88,8 @@ def test_without_the_extra_the_error_names_it(
 @pytest.mark.parametrize(
     ("variable", "value"), [("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"), ("OTEL_TRACES_EXPORTER", "zipkin")]
 )
-def test_another_protocol_or_exporter_is_rejected(environ: dict[str, str], variable: str, value: str) -> None:
-    """Only if an endpoint is set."""
+def test_an_unsupported_protocol_or_exporter_is_rejected(environ: dict[str, str], variable: str, value: str) -> None:
+    """Without an endpoint, these settings are ignored."""
     application({**environ, variable: value})
 
     with pytest.raises(SettingsError, match=f"{variable} is '{value}'; allowed: "):

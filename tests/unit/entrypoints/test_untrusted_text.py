@@ -30,7 +30,7 @@ ATTACKS = {
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_control_characters_are_replaced(name: str) -> None:
-    """One by one, and the rest is kept. The result does not depend on how a stream is split."""
+    """Each is replaced on its own. The result does not depend on how a stream is split."""
     text = ATTACKS[name]
     for shown in (sanitize(text), "".join(map(sanitize, text)), sanitize_line(text)):
         assert len(shown) == len(text)
@@ -49,12 +49,12 @@ def test_control_characters_are_replaced(name: str) -> None:
     ],
 )
 def test_texts_of_all_scripts_are_kept(text: str) -> None:
-    """With newlines, tabs, joiners and no-break spaces."""
+    """This includes newlines, tabs, joiners and no-break spaces."""
     assert sanitize(text) == text
 
 
 def test_a_line_contains_no_newline_or_tab() -> None:
-    """So a table has no line breaks within its cells."""
+    """The cells of a table therefore have no line breaks."""
     assert sanitize_line("a\nb\tc") == "a\ufffdb\ufffdc"
     assert sanitize_line("a b") == "a b"
 

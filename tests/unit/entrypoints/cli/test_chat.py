@@ -35,7 +35,7 @@ class Proxy:
         self.asked: list[httpx.Request] = []
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
-        """Answer."""
+        """Record the request and return the next response."""
         self.asked.append(request)
         return self.answers.pop(0)()
 
@@ -60,7 +60,7 @@ HELLO = streamed(part("Hel"), {"choices": [{"delta": {}}]}, part("lo"), {"choice
 
 
 def buffered() -> httpx.Response:
-    """Return a whole answer."""
+    """Return a complete response."""
     answer = {"choices": [{"message": {"content": "Hello"}}], "usage": USAGE}
     return httpx.Response(200, headers=HEADERS, json=answer)
 
@@ -129,7 +129,7 @@ COMPLETED = responses_stream(last={"type": "response.completed", "response": RES
     ("answer", "options"),
     [(COMPLETED, []), (lambda: httpx.Response(200, headers=HEADERS, json=RESPONSE), ["--no-stream"])],
 )
-def test_the_responses_api_shows_the_same(
+def test_the_responses_api_has_the_same_output(
     ibex: CliScene, proxy: Proxy, answer: Callable[[], httpx.Response], options: list[str]
 ) -> None:
     """The command shows text, session, directive, tokens and timings of a stream and of a buffered response."""

@@ -27,8 +27,8 @@ def test_a_response_without_text_is_empty() -> None:
     assert ResponsesFormat("m").read_body({"id": "r", "output": [{"type": "reasoning"}]}) == Answer(id="r")
 
 
-def test_a_refusal_of_the_model_is_its_text() -> None:
-    """The refusal is shown as text, from a body and from a stream."""
+def test_a_refusal_of_the_model_is_shown_as_text() -> None:
+    """The refusal may be in a body or in a stream."""
     answer = Answer()
     responses = ResponsesFormat("m")
 
@@ -40,7 +40,7 @@ def test_a_refusal_of_the_model_is_its_text() -> None:
 
 
 @pytest.mark.parametrize("details", [None, {}, {"reason": None}])
-def test_a_response_that_is_incomplete_without_a_reason(details: dict[str, object] | None) -> None:
+def test_an_incomplete_response_without_a_reason(details: dict[str, object] | None) -> None:
     """The answer is incomplete, for an unknown reason."""
     body: dict[str, Any] = {"id": "r", "output": [], "status": "incomplete", "incomplete_details": details}
 
@@ -49,12 +49,12 @@ def test_a_response_that_is_incomplete_without_a_reason(details: dict[str, objec
 
 @pytest.mark.parametrize("error", [None, {}, {"message": 5}, "text"])
 def test_a_failure_without_a_message(error: object) -> None:
-    """The failure has a message of its own."""
+    """The command shows a default message."""
     with pytest.raises(FailedResponseError, match="The response failed"):
         ResponsesFormat("m").read_body({"status": "failed", "error": error, "output": []})
 
 
-def test_an_event_without_an_error_is_none() -> None:
-    """Some servers send ``"error": null`` in every event. It is not a failure."""
+def test_an_event_with_a_null_error_is_not_a_failure() -> None:
+    """Some servers send ``"error": null`` in every event."""
     assert ChatFormat("m").read_event({"error": None, "choices": []}, Answer()) == ""
     assert ResponsesFormat("m").read_event({"type": "keepalive", "error": None}, Answer()) == ""
