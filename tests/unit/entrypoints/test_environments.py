@@ -30,8 +30,8 @@ ENVIRON = {
 }
 
 
-def test_both_environments_have_the_names_that_the_application_uses() -> None:
-    """In addition, each has its own names."""
+def test_both_environments_provide_the_adapters_of_the_application() -> None:
+    """Each environment also has adapters of its own."""
     wanted = {
         "clock", "ids", "settings", "traces", "journal", "metrics", "directives", "sessions", "transport",
         "provider_registry", "token_verifier", "agent_verifier", "rate_limiter", "live_tokens", "resources",
@@ -81,7 +81,7 @@ async def test_the_other_adapters_are_complete(environment: type[OperatorAdapter
     ],
 )
 def test_the_settings_select_the_environment(without: tuple[str, ...], expected: type | str) -> None:
-    """Auth and Redis must be set together. Setting only one is an error that names the other."""
+    """Auth and Redis require each other and ClickHouse. The error names the missing setting."""
     settings = Settings.load({name: value for name, value in ENVIRON.items() if name not in without})
 
     if isinstance(expected, str):
@@ -91,7 +91,7 @@ def test_the_settings_select_the_environment(without: tuple[str, ...], expected:
         assert isinstance(adapters_for(settings), type(expected()))
 
 
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     """The error contains the path and the variable. Without a path, no file is read."""
     (tmp_path / "ca.pem").write_bytes(b"pem")
 

@@ -79,8 +79,8 @@ async def test_a_second_bootstrap_with_the_same_name_fails() -> None:
     assert list(await site.manage_identity.organizations()) == [made.organization]
 
 
-async def test_an_installation_shows_no_secret() -> None:
-    """Its repr contains neither token nor directive."""
+async def test_the_repr_of_an_installation_contains_no_secret() -> None:
+    """It contains neither token nor directive."""
     made = await Site().bootstrap()
 
     assert made.agent_token.reveal()[46:] not in repr(made)

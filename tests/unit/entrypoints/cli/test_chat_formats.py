@@ -49,7 +49,7 @@ def test_an_incomplete_response_without_a_reason(details: dict[str, object] | No
 
 @pytest.mark.parametrize("error", [None, {}, {"message": 5}, "text"])
 def test_a_failure_without_a_message(error: object) -> None:
-    """The command shows a default message."""
+    """The error has a default message."""
     with pytest.raises(FailedResponseError, match="The response failed"):
         ResponsesFormat("m").read_body({"status": "failed", "error": error, "output": []})
 
