@@ -1,4 +1,4 @@
-"""The interceptor of every call, without a socket."""
+"""Tests of the interceptor of all calls, without a socket."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class Scene:
 
 
 class Nobody:
-    """A ``TokenVerifier`` without tokens."""
+    """A ``TokenVerifier`` that refuses every token."""
 
     async def verify(self, _token: Any) -> Any:
         """Refuse every token."""
@@ -168,7 +168,7 @@ async def test_a_bug_is_observed_and_not_revealed() -> None:
 
 
 async def test_a_call_has_a_time_limit() -> None:
-    """The status after that is DEADLINE_EXCEEDED."""
+    """A call that exceeds it ends with DEADLINE_EXCEEDED."""
 
     async def hang(_request: str, _context: Any) -> str:
         await asyncio.Event().wait()

@@ -100,8 +100,8 @@ async def test_a_request_without_an_origin_is_unchanged() -> None:
         assert not any(name == "vary" or name.startswith("access-control-") for name in response.headers)
 
 
-async def test_two_origins_are_none_of_both() -> None:
-    """No browser sends two."""
+async def test_a_request_with_two_origins_gets_no_permission() -> None:
+    """Browsers never send two."""
     scene = scene_of(APP)
     twice = await scene.get("/health", headers={"origin": f"{APP}, {APP}"})
 

@@ -150,8 +150,8 @@ async def test_the_response_has_the_same_headers_of_cors(cors_origins: tuple[str
 
 
 @pytest.mark.parametrize("path", [CHAT, CHAT_OF_ORG])
-async def test_a_base_path_belongs_to_the_routes(path: str) -> None:
-    """The observer gets the route without it. A path outside it gets 404."""
+async def test_a_request_below_the_base_path_is_refused_early(path: str) -> None:
+    """The observer gets the route without the base path. A path outside it gets 404."""
     proxy = _Proxy(base_path="/gate.way")
 
     assert proxy.send(_head(path="/gate.way" + path, body=REQUEST) + REQUEST)
@@ -215,8 +215,8 @@ async def test_a_refusal_after_the_body_keeps_the_connection() -> None:
 
 
 @pytest.mark.parametrize(("lines", "version"), [(("connection: close",), "1.1"), ((), "1.0")])
-async def test_a_client_that_wants_no_further_response_gets_none(lines: tuple[str, ...], version: str) -> None:
-    """The data after its request is discarded."""
+async def test_data_after_the_last_request_of_a_connection_is_discarded(lines: tuple[str, ...], version: str) -> None:
+    """``Connection: close`` or HTTP/1.0 makes a request the last one of its connection."""
     proxy = _Proxy()
     whole = _head(*lines, body=REQUEST, version=version) + REQUEST
 
