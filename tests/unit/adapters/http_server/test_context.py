@@ -59,7 +59,7 @@ def test_two_request_ids_are_ignored() -> None:
         f"cc-{TRACE}-b7ad6b7169203331-01-what-the-future-brings",
     ],
 )
-def test_a_valid_trace_context_is_honoured(traceparent: str) -> None:
+def test_a_valid_trace_context_is_continued(traceparent: str) -> None:
     """Later versions are parsed as far as possible (W3C Trace Context), with the client's span and its flags."""
     begun = context((b"traceparent", traceparent.encode()))
 

@@ -125,7 +125,7 @@ async def test_every_route_that_needs_a_token_refuses_early(path: str) -> None:
     ],
 )
 async def test_other_requests_take_the_normal_path(method: str, path: str, status: int) -> None:
-    """They are to a route that needs no token, or to none."""
+    """They are for a route that needs no token, or for a path without a route."""
     proxy = _Proxy()
 
     assert not proxy.send(_head(method=method, path=path))
@@ -184,7 +184,7 @@ async def test_a_well_formed_token_takes_the_normal_path() -> None:
 
 
 async def test_a_refusal_before_the_body_closes_the_connection() -> None:
-    """It lingers, and the body is discarded."""
+    """The connection lingers, and IBEX discards the body."""
     proxy = _Proxy()
 
     assert proxy.send(_head(body=REQUEST))
@@ -200,7 +200,7 @@ async def test_a_refusal_before_the_body_closes_the_connection() -> None:
 
 
 async def test_a_refusal_after_the_body_keeps_the_connection() -> None:
-    """The next request on it is served, of any kind."""
+    """IBEX serves the next request of any kind on the connection."""
     proxy = _Proxy()
     whole = _head(body=REQUEST) + REQUEST
 
@@ -250,8 +250,8 @@ async def test_a_head_behind_a_running_request_takes_the_normal_path() -> None:
     assert (await proxy.finish()).index(b"200 OK") < proxy.transport.written.index(b"401 Unauthorized")
 
 
-async def test_an_invalid_body_after_the_head() -> None:
-    """It gets one response, for the invalid body."""
+async def test_an_invalid_body_after_the_head_gets_one_response() -> None:
+    """The response is for the invalid body, and no early refusal is sent."""
     proxy = _Proxy()
 
     proxy.protocol.data_received(_head("transfer-encoding: chunked") + b"not a size\r\n")
