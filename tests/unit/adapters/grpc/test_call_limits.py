@@ -1,4 +1,4 @@
-"""Concurrency limits, and calls that have not sent their message yet."""
+"""Tests of concurrency limits, and of calls that have not sent their message yet."""
 
 from __future__ import annotations
 

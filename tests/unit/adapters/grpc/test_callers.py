@@ -1,4 +1,4 @@
-"""Authorization of services and administrators."""
+"""Tests of the authorization of services and administrators."""
 
 from __future__ import annotations
 

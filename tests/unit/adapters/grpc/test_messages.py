@@ -108,7 +108,7 @@ def test_an_invalid_principal_is_refused(fields: dict[str, object]) -> None:
     token = PersonalAccessToken.issue(UUID(int=5), bytes(32))
     whole = {"org_id": str(ORG), "token_id": str(token.token_id), "permissions": 1}
 
-    with pytest.raises(ValueError):  # noqa: PT011 - by whatever refuses it
+    with pytest.raises(ValueError):  # noqa: PT011 - each field has its own message
         principal_in(auth_pb2.ValidateTokenResponse(**(whole | fields)), token, ASKED_NS)  # type: ignore[arg-type]
 
 
@@ -126,7 +126,7 @@ def test_an_unknown_status_of_an_agent_is_refused(number: int) -> None:
 
 
 def test_a_listed_token_shows_no_digest() -> None:
-    """Nor does it show the key id."""
+    """The message does not contain the key id either."""
     token = new_token(ORG, agent_id=OTHER)
     wire = token_message(token).SerializeToString()
 

@@ -33,7 +33,7 @@ def test_inflating_returns_the_original_data(texts: list[bytes], step: int) -> N
 
 
 def test_a_highly_compressed_chunk_is_inflated_in_bounded_pieces() -> None:
-    """A piece has at most 64 KiB, whatever the compression ratio."""
+    """A piece has at most 64 KiB, independent of the compression ratio."""
     pieces = inflate([gzip.compress(bytes(1_000_000))])
     assert sum(map(len, pieces)) == 1_000_000
     assert max(map(len, pieces)) <= PIECE_BYTES

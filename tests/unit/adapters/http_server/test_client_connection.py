@@ -224,8 +224,8 @@ async def test_no_comment_is_sent_within_an_event() -> None:
     assert b"ha: keep" not in call.response().body
 
 
-async def test_a_comment_ends_no_event() -> None:
-    """At a blank line, openai-python reports an empty event if an earlier one had an id."""
+async def test_a_comment_does_not_end_an_event() -> None:
+    """Comments contain no blank line, after which openai-python reports an empty event if an earlier one had an id."""
     call = AsgiCall()
     async with connection_of(call, Limits(keep_alive_s=0.001)) as client:
         await client.begin_stream([])

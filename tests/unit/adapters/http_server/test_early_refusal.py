@@ -82,7 +82,7 @@ def _parsed(response: bytes) -> tuple[str, dict[str, str], dict[str, Any]]:
         ("traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",),
     ],
 )
-async def test_the_response_is_that_of_the_normal_path(path: str, lines: tuple[str, ...]) -> None:
+async def test_an_early_refusal_equals_the_response_of_the_normal_path(path: str, lines: tuple[str, ...]) -> None:
     """Only the times of the stages are missing."""
     early, usual = _Proxy(), _Proxy(early=False)
     sent = _head(*lines, path=path, body=REQUEST)
@@ -135,7 +135,7 @@ async def test_other_requests_take_the_normal_path(method: str, path: str, statu
 
 @pytest.mark.parametrize("cors_origins", [("https://app.test",), ("*",)])
 @pytest.mark.parametrize("origin", ["https://app.test", "https://other.test", None])
-async def test_the_response_has_the_same_headers_of_cors(cors_origins: tuple[str, ...], origin: str | None) -> None:
+async def test_an_early_refusal_has_the_same_cors_headers(cors_origins: tuple[str, ...], origin: str | None) -> None:
     """A page without a token can read the refusal."""
     lines = () if origin is None else (f"origin: {origin}",)
     early, usual = _Proxy(cors_origins=cors_origins), _Proxy(early=False, cors_origins=cors_origins)

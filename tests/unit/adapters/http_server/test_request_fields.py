@@ -51,6 +51,6 @@ def test_too_many_or_too_large_headers_are_refused() -> None:
         (b"", False),
     ],
 )
-def test_websocket_in_a_list_of_protocols(upgrade: bytes, *, expected: bool) -> None:
+def test_websocket_is_found_in_a_list_of_protocols(upgrade: bytes, *, expected: bool) -> None:
     """Protocol names are case-insensitive."""
     assert offers_websocket(upgrade) is expected

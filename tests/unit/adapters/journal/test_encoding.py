@@ -97,7 +97,7 @@ def test_damaged_bytes_are_rejected(damaged: bytes) -> None:
         decode(damaged)
 
 
-def test_an_unreadable_exchange_is_not_quoted() -> None:
+def test_the_error_of_an_unreadable_exchange_does_not_quote_it() -> None:
     """The error contains none of its bytes."""
     damaged = encode(new_exchange(model="canary-model")).replace(b"requested_at", b"REQUESTED_AT")
     with pytest.raises(UnreadableExchangeError) as caught:

@@ -118,7 +118,7 @@ async def test_two_journals_have_different_batch_tokens(tmp_path: Path) -> None:
 
 
 async def test_only_the_owner_has_access(tmp_path: Path) -> None:
-    """The directory is 0700 and its files are 0600, whatever the umask and the former mode."""
+    """The directory is 0700 and its files are 0600, independent of the umask and the former mode."""
     directory = tmp_path / "deep" / "journal"
     directory.mkdir(parents=True, mode=0o755)
     umask = os.umask(0)
@@ -144,7 +144,7 @@ async def test_a_second_process_cannot_open_the_journal(tmp_path: Path) -> None:
 
 
 async def test_a_directory_that_cannot_be_created_fails_to_open(tmp_path: Path) -> None:
-    """In this test, a file has its name. The journal leaves nothing open."""
+    """A file already has its name. The journal leaves nothing open."""
     (tmp_path / "journal").write_text("")
     journal = SqliteJournal(tmp_path / "journal", SystemIds())
     with pytest.raises(JournalUnavailableError, match="directory"):
