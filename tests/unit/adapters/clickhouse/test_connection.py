@@ -1,4 +1,4 @@
-"""Addresses of ClickHouse, and the thread of its client."""
+"""Tests of ClickHouse addresses and of the client's thread."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_an_address_shows_no_password() -> None:
     assert "canary" not in repr(ClickHouseAddress.parse("http://u:canary@db/ibex"))
 
 
-def test_a_reason_names_the_kind_of_failure_only() -> None:
+def test_a_reason_contains_only_the_kind_of_failure() -> None:
     """The reason has the code and the name of a server's error, but no part of its text."""
     refused = DatabaseError("Code: 60. Table canary (for url http://canary)", code=60, name="UNKNOWN_TABLE")
     assert reason_of(refused) == "UNKNOWN_TABLE, code 60"
@@ -98,8 +98,8 @@ async def test_work_runs_in_one_dedicated_thread() -> None:
     assert client.closed == ["client", "connections"]
 
 
-async def test_it_connects_again_after_a_failure() -> None:
-    """A server that was down is connected to once it is up."""
+async def test_a_connection_is_retried_after_a_failure() -> None:
+    """The next call connects once the server is up."""
     outcomes: list[RecordingClient | None] = [None, RecordingClient()]
 
     def connect() -> Client:
@@ -132,8 +132,8 @@ async def test_any_failure_is_an_unavailable_sink() -> None:
     await connection.close()
 
 
-async def test_work_that_takes_too_long_times_out() -> None:
-    """The caller gets an error in time. Work that was queued behind it and timed out never runs."""
+async def test_work_that_exceeds_its_time_limit_times_out() -> None:
+    """The caller gets an error at the limit. Queued work that timed out never runs."""
     release = threading.Event()
     ran: list[object] = []
     connection = ClickHouseConnection(lambda: _as_client(RecordingClient()), timeout_s=0.01)

@@ -1,4 +1,4 @@
-"""HTTP content codings."""
+"""Tests of HTTP content codings."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ def test_an_encoded_body_can_be_decoded(coding: str) -> None:
 
 
 @pytest.mark.parametrize("coding", ["lz4", "zstd", "gzip"])
-def test_frames_that_follow_each_other_are_one_body(coding: str) -> None:
-    """Clients compress block by block."""
+def test_consecutive_frames_are_decoded_as_one_body(coding: str) -> None:
+    """Some clients compress each block as a frame of its own."""
     assert decode(encode(BODY, coding) + encode(b"more", coding), coding) == BODY + b"more"
 
 
 @pytest.mark.parametrize("coding", ["", "identity"])
-def test_no_coding_changes_nothing(coding: str) -> None:
-    """An absent coding and identity are the same."""
+def test_a_body_without_a_coding_is_unchanged(coding: str) -> None:
+    """An absent coding means identity."""
     assert decode(BODY, coding) == BODY
 
 
-def test_an_empty_choice_changes_nothing() -> None:
-    """If client and server share no coding, the body stays unchanged."""
+def test_a_body_without_a_common_coding_is_unchanged() -> None:
+    """Client and server share no coding."""
     assert encode(BODY, "") == BODY
 
 

@@ -1,4 +1,4 @@
-"""The handle of the engine's process, without a process. The rest is in tests/integration/."""
+"""Tests of the handle of the engine's process, without a process. The other tests are in tests/integration/."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ClickHouse's HTTP interface, over an engine that records its statements."""
+"""Tests of ClickHouse's HTTP interface over an engine that records its statements."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ async def test_the_response_describes_its_content(front: Front) -> None:
 
 
 @pytest.mark.parametrize("coding", ["lz4", "zstd", "gzip", "deflate"])
-async def test_bodies_are_compressed_both_ways(front: Front, coding: str) -> None:
+async def test_request_and_response_bodies_can_be_compressed(front: Front, coding: str) -> None:
     """A request names its coding; a response is compressed if the client accepts it."""
     text = b"SELECT 1 -- " + b"x" * 1_000
     reply = await front.ask(
@@ -171,7 +171,7 @@ async def test_bodies_are_compressed_both_ways(front: Front, coding: str) -> Non
     assert content_coding.decode(reply.body, coding) == b"1\tx\n" * 100
 
 
-async def test_an_answer_is_plain_unless_compression_is_enabled(front: Front) -> None:
+async def test_a_response_is_not_compressed_unless_compression_is_enabled(front: Front) -> None:
     """ClickHouse's own server does the same."""
     reply = await front.ask(headers={**BASIC, "accept-encoding": "gzip"}, body=b"SELECT 1")
     assert "content-encoding" not in reply.headers
@@ -214,7 +214,7 @@ async def test_a_wrong_password_is_refused(front: Front, headers: dict[str, str]
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "/ping"), ("HEAD", "/ping"), ("GET", "/")])
 async def test_a_ping_needs_no_password(front: Front, method: str, path: str) -> None:
-    """It needs no password. HEAD returns only headers."""
+    """GET returns ``Ok.``, and HEAD returns only headers."""
     reply = await front.ask(method, path, headers={})
     assert (reply.status, reply.headers["content-length"]) == (200, "4")
     assert reply.body == (b"" if method == "HEAD" else b"Ok.\n")

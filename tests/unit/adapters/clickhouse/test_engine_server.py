@@ -1,4 +1,4 @@
-"""The checks of the engine's process before it starts the engine. The rest is in tests/integration/."""
+"""Tests of the checks before the process starts the engine. The other tests are in tests/integration/."""
 
 from __future__ import annotations
 

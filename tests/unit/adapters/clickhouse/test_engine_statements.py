@@ -1,4 +1,4 @@
-"""Statements on the engine in this process."""
+"""Tests of statements on the engine in this process."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def _count(engine: Engine, database: str) -> int:
     return int(engine.run(_statement("SELECT count() FROM rows", database=database)).body)
 
 
-def test_a_result_has_its_format(engine_in_memory: Engine) -> None:
-    """It is tab-separated by default, else in the caller's default, else in the format that the statement names."""
+def test_a_result_has_the_requested_or_the_default_format(engine_in_memory: Engine) -> None:
+    """The statement's format takes precedence over the caller's default, which takes precedence over tab-separated."""
     plain = engine_in_memory.run(_statement("SELECT 1 AS a, 'x\ty' AS b"))
     assert (plain.body, plain.format) == (b"1\tx\\ty\n", "TabSeparated")
     by_default = engine_in_memory.run(_statement("SELECT 1 AS a", default_format="JSONEachRow"))
@@ -48,7 +48,7 @@ def test_a_result_has_its_format(engine_in_memory: Engine) -> None:
     assert (own.body, own.format) == (b"1\n", "CSV")
 
 
-def test_no_rows_are_a_result_and_no_result_is_none(engine_in_memory: Engine, database: str) -> None:
+def test_an_empty_result_has_a_format_and_a_command_has_none(engine_in_memory: Engine, database: str) -> None:
     """This is how clients distinguish a query from a command."""
     nothing_found = engine_in_memory.run(_statement("SELECT n FROM rows", database=database))
     command = engine_in_memory.run(_statement("TRUNCATE TABLE rows", database=database))
@@ -56,8 +56,8 @@ def test_no_rows_are_a_result_and_no_result_is_none(engine_in_memory: Engine, da
     assert (command.body, command.format) == (b"", "")
 
 
-def test_settings_and_database_end_with_the_statement(engine_in_memory: Engine, database: str) -> None:
-    """The next statement does not see them."""
+def test_settings_and_database_apply_to_one_statement_only(engine_in_memory: Engine, database: str) -> None:
+    """The next statement runs with the defaults."""
     asked = "SELECT currentDatabase(), getSetting('max_threads')"
     first = engine_in_memory.run(_statement(asked, database=database, settings={"max_threads": "3"}))
     assert first.body == f"{database}\t3\n".encode()
@@ -73,12 +73,14 @@ def test_values_are_bound_by_the_engine(engine_in_memory: Engine) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 9, 10, 13, 32])
-def test_binary_rows_arrive_whatever_their_first_bytes_are(engine_in_memory: Engine, database: str, count: int) -> None:
-    """Counts of columns and rows may look like white space, but belong to the rows."""
+def test_binary_rows_that_begin_with_white_space_bytes_are_inserted(
+    engine_in_memory: Engine, database: str, count: int
+) -> None:
+    """The counts of columns and rows may look like white space, but are part of the data."""
     columns = ", ".join(f"c{n} UInt8" for n in range(32))
     engine_in_memory.run(_statement(f"CREATE TABLE wide ({columns}) ENGINE = Memory", database=database))
     values = ", ".join(f"toUInt8(number) AS c{n}" for n in range(32))
-    selected = f"SELECT {values} FROM numbers({count}) FORMAT Native"  # noqa: S608 - our own numbers
+    selected = f"SELECT {values} FROM numbers({count}) FORMAT Native"  # noqa: S608 - the numbers are the test's own
     rows = engine_in_memory.run(_statement(selected)).body
     answer = engine_in_memory.run(_statement(b"INSERT INTO wide FORMAT Native\n" + rows, database=database))
     assert answer.written_rows == count
@@ -95,7 +97,7 @@ def test_binary_rows_arrive_whatever_their_first_bytes_are(engine_in_memory: Eng
         "INSERT INTO rows SETTINGS max_threads = 1 FORMAT TabSeparated\n1\ta\n2\tb\n",
     ],
 )
-def test_rows_arrive_in_any_form(engine_in_memory: Engine, database: str, text: str) -> None:
+def test_rows_are_inserted_from_any_source(engine_in_memory: Engine, database: str, text: str) -> None:
     """Rows can be in a format, in VALUES or from a query. Quoted text is not parsed as syntax."""
     engine_in_memory.run(_statement(text, database=database))
     assert _count(engine_in_memory, database) == 2

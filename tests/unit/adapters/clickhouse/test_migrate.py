@@ -1,4 +1,4 @@
-"""The migration files. tests/integration/test_clickhouse_migrate.py applies them."""
+"""Tests of the migration files. tests/integration/test_clickhouse_migrate.py applies them."""
 
 from __future__ import annotations
 

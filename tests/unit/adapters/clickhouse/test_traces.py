@@ -1,4 +1,4 @@
-"""Traces in ClickHouse without a server. The rest is in the contract suite."""
+"""Tests of traces in ClickHouse without a server. The contract suite tests the rest."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def test_no_column_is_nullable() -> None:
     assert not [kind for kind in COLUMNS.values() if "Nullable" in kind]
 
 
-def test_it_shows_no_password() -> None:
-    """Its repr can be logged."""
+def test_the_repr_shows_no_password() -> None:
+    """The repr can be logged."""
     assert "canary" not in repr(ClickHouseTraces("http://u:canary@127.0.0.1:1/ibex"))
 
 
@@ -67,7 +67,7 @@ class RecordingClient:
 async def over(client: RecordingClient) -> AsyncIterator[ClickHouseTraces]:
     """Return traces over this client."""
     traces = ClickHouseTraces("http://u:p@127.0.0.1:1/my`db")
-    traces._connection = ClickHouseConnection(lambda: cast("Client", client))  # noqa: SLF001 - nothing else leads to a server
+    traces._connection = ClickHouseConnection(lambda: cast("Client", client))  # noqa: SLF001 - there is no public setter
     await traces.open()
     yield traces
     await traces.close()
@@ -108,7 +108,9 @@ async def test_a_server_without_compression_gets_plain_rows() -> None:
     ("code", "error"),
     [(469, SinkRefusedError), (70, SinkRefusedError), (60, SinkUnavailableError), (241, SinkUnavailableError)],
 )
-async def test_only_an_invalid_value_is_a_refusal(code: int, error: type[Exception]) -> None:
+async def test_an_invalid_value_is_a_refusal_and_any_other_error_is_an_outage(
+    code: int, error: type[Exception]
+) -> None:
     """A missing table or a lack of memory is an outage: no row becomes a dead letter because of it."""
     async with over(RecordingClient(DatabaseError("canary", code=code))) as traces:
         with pytest.raises(error) as caught:
@@ -117,7 +119,7 @@ async def test_only_an_invalid_value_is_a_refusal(code: int, error: type[Excepti
 
 
 async def test_text_that_utf8_cannot_encode_is_refused() -> None:
-    """A lone surrogate would be rejected every time."""
+    """ClickHouse would reject a lone surrogate on every retry."""
     client = RecordingClient()
     async with over(client) as traces:
         with pytest.raises(SinkRefusedError):
@@ -125,7 +127,7 @@ async def test_text_that_utf8_cannot_encode_is_refused() -> None:
     assert client.inserts == []
 
 
-async def test_it_is_unavailable_before_it_is_open() -> None:
+async def test_traces_that_are_not_open_are_unavailable() -> None:
     """This applies to every operation except writing an empty batch."""
     traces = ClickHouseTraces("http://u:p@127.0.0.1:1")
     trace = trace_of(an_exchange())

@@ -1,4 +1,4 @@
-"""Concurrency limits, and calls that have not sent their message yet."""
+"""Tests of concurrency limits, and of calls that have not sent their message yet."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Caller:
 
 
 @pytest.mark.parametrize("full", CallKind)
-def test_a_full_limit_leaves_the_others_free(full: CallKind) -> None:
+def test_a_full_limit_does_not_affect_other_kinds_of_calls(full: CallKind) -> None:
     """One more call of the same kind is refused until a running one has ended."""
     limits = CallLimits(1, 1, 1, 1).by_kind()
     with limits[full]:
@@ -61,8 +61,8 @@ async def test_beyond_the_maximum_the_oldest_pending_call_is_refused() -> None:
     assert await asyncio.gather(*waiting[1:]) == [b"message"] * 2
 
 
-async def test_a_callers_own_deadline_is_not_a_refusal() -> None:
-    """It stays a timeout, and the call leaves the table of pending calls."""
+async def test_a_callers_own_deadline_stays_a_timeout() -> None:
+    """It does not become a refusal, and the call leaves the table of pending calls."""
     pending = PendingCalls(1)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.001):

@@ -1,4 +1,4 @@
-"""Authorization of services and administrators."""
+"""Tests of the authorization of services and administrators."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ async def fails(guesses: GuessLimit, identity: Identity, token: PersonalAccessTo
     return raised.type
 
 
-async def test_guesses_are_limited_and_a_confirmed_token_is_not(identity: Identity) -> None:
+async def test_unconfirmed_tokens_are_rate_limited_and_confirmed_ones_are_not(identity: Identity) -> None:
     """Failures use up a budget, which is refilled over time. A confirmed token is not limited until it fails."""
     guesses, tokens = GuessLimit(identity.clock), identity.use_cases.tokens
     guess = PersonalAccessToken.issue(OTHER, bytes(32))
@@ -109,7 +109,7 @@ async def test_a_confirmation_expires(identity: Identity) -> None:
     identity.clock.advance(timedelta(seconds=CONFIRMED_FOR_S))
     identity.store.hangs = True
     waiting = [asyncio.create_task(guesses.verify(tokens, identity.admin)) for _ in range(MAX_UNCONFIRMED_CALLS)]
-    while identity.store.finds < 1 + MAX_UNCONFIRMED_CALLS:  # noqa: ASYNC110 - each has its turn of the event loop
+    while identity.store.finds < 1 + MAX_UNCONFIRMED_CALLS:  # noqa: ASYNC110 - yields to the other tasks
         await asyncio.sleep(0)
 
     assert await fails(guesses, identity, identity.admin) is TooManyCallsError

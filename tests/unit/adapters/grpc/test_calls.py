@@ -1,4 +1,4 @@
-"""The interceptor of every call, without a socket."""
+"""Tests of the interceptor of all calls, without a socket."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class Scene:
 
 
 class Nobody:
-    """A ``TokenVerifier`` without tokens."""
+    """A ``TokenVerifier`` that refuses every token."""
 
     async def verify(self, _token: Any) -> Any:
         """Refuse every token."""
@@ -123,7 +123,7 @@ async def said(message: bytes) -> AsyncIterator[bytes]:
     yield message
 
 
-async def test_a_call_is_answered_and_observed() -> None:
+async def test_a_call_returns_its_response_and_is_observed() -> None:
     """The observer gets the request id, the method, the status and the duration."""
 
     async def say(request: str, _context: Any) -> str:
@@ -153,7 +153,7 @@ async def test_a_refusal_is_not_observed_as_a_failure() -> None:
 
 
 async def test_a_bug_is_observed_and_not_revealed() -> None:
-    """The observer gets the raised error before the call ends; the caller gets none of its text."""
+    """The observer gets the raised error before the call ends. The caller gets no part of its text."""
     bug = RuntimeError("canary")
 
     async def fail(_request: str, _context: Any) -> str:
@@ -167,8 +167,8 @@ async def test_a_bug_is_observed_and_not_revealed() -> None:
     assert "canary" not in repr(context.status) + repr(context.trailing)
 
 
-async def test_a_call_has_a_time_limit() -> None:
-    """The status after that is DEADLINE_EXCEEDED."""
+async def test_a_call_that_exceeds_its_time_limit_times_out() -> None:
+    """The status is DEADLINE_EXCEEDED."""
 
     async def hang(_request: str, _context: Any) -> str:
         await asyncio.Event().wait()

@@ -1,4 +1,4 @@
-"""A channel that is not open."""
+"""Tests of a channel that is not open."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def test_limits_must_be_positive(bounds: dict[str, int]) -> None:
         GrpcAuthChannel("127.0.0.1:1", lambda: REQUEST_ID, **bounds)  # type: ignore[arg-type]
 
 
-async def test_a_channel_that_is_not_open_does_not_answer() -> None:
-    """Closing it does not fail."""
+async def test_a_ping_on_a_channel_that_is_not_open_raises() -> None:
+    """Closing the channel raises no error."""
     channel = GrpcAuthChannel("127.0.0.1:1", lambda: REQUEST_ID)
 
     with pytest.raises(ServiceDegradedError, match="reached"):

@@ -1,4 +1,4 @@
-"""The table of connections, and the choice of the connection to close."""
+"""Tests of the table of connections, and of the choice of the connection to close."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_full_table_closes_the_oldest_of_the_lowest_role(roles: tuple[PeerRole
 
 
 def test_a_connection_of_a_service_is_never_replaced() -> None:
-    """The new one is refused until one of them is removed."""
+    """A new connection is refused until one of them is removed."""
     table, connections = filled(PeerRole.SERVICE, PeerRole.SERVICE)
 
     assert not table.add("new", Connection())
@@ -96,7 +96,7 @@ def test_the_calls_of_an_unauthenticated_connection_are_limited(role: PeerRole) 
 
 
 def test_a_call_of_an_unknown_method_counts_as_several() -> None:
-    """IBEX's own clients do not call unknown methods. The connection is not served any more, and closed later."""
+    """IBEX's own clients do not call unknown methods. The connection is no longer served, and is closed later."""
     table, (connection,) = filled(PeerRole.UNAUTHENTICATED)
     for _ in range(MAX_UNAUTHENTICATED_CALLS // CALLS_PER_UNKNOWN_METHOD - 1):
         table.count_unauthenticated_call("0", is_unknown=True)

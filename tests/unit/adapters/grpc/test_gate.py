@@ -1,4 +1,4 @@
-"""The gate refuses a caller without the credential before it reads the caller's message."""
+"""Tests that the gate refuses a caller without the credential before it reads the caller's message."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def unread() -> AsyncIterator[bytes]:
 async def test_the_credential_is_checked_before_the_limit(
     metadata: Any, raised: type[Exception], role: PeerRole
 ) -> None:
-    """In neither case is the message read. Only the right credential raises the connection's role."""
+    """The message is not read in any case. Only the right credential raises the connection's role."""
     identity, table = await Identity.settled(), GrpcConnections(1)
     table.add("1", Connection())
     gate = Gate(Callers(identity.use_cases.tokens, CREDENTIAL, identity.clock), table, CallLimits(validation=0))

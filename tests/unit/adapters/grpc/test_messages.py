@@ -1,4 +1,4 @@
-"""Translation of the domain's values to messages and back."""
+"""Tests of the conversion of domain values to messages and back."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_principal_survives_a_round_trip(principal: Principal, epoch: Epoch) -
 )
 @pytest.mark.parametrize("status", AgentStatus)
 def test_an_agent_survives_a_round_trip(status: AgentStatus, epoch: Epoch) -> None:
-    """In every status. An absent epoch and an unknown one stay different. Its time is that of the receiving side."""
+    """An absent epoch and an unknown one stay distinct. The receiver sets the time of the epoch."""
     agent = Agent(UUID(int=3), ORG, status)
     wire = agent_message(Fetched(agent, epoch)).SerializeToString()
 
@@ -108,7 +108,7 @@ def test_an_invalid_principal_is_refused(fields: dict[str, object]) -> None:
     token = PersonalAccessToken.issue(UUID(int=5), bytes(32))
     whole = {"org_id": str(ORG), "token_id": str(token.token_id), "permissions": 1}
 
-    with pytest.raises(ValueError):  # noqa: PT011 - by whatever refuses it
+    with pytest.raises(ValueError):  # noqa: PT011 - each field has its own message
         principal_in(auth_pb2.ValidateTokenResponse(**(whole | fields)), token, ASKED_NS)  # type: ignore[arg-type]
 
 
@@ -126,7 +126,7 @@ def test_an_unknown_status_of_an_agent_is_refused(number: int) -> None:
 
 
 def test_a_listed_token_shows_no_digest() -> None:
-    """Nor does it show the key id."""
+    """The message does not contain the key id either."""
     token = new_token(ORG, agent_id=OTHER)
     wire = token_message(token).SerializeToString()
 
@@ -156,25 +156,25 @@ def test_a_position_survives_a_round_trip(position: TokenPosition) -> None:
 
 
 @given(st.text(max_size=64))
-def test_no_page_token_raises_an_internal_error(text: str) -> None:
-    """Any text is a position, no position, or an invalid argument."""
+def test_any_page_token_is_parsed_or_is_a_validation_error(text: str) -> None:
+    """Only an empty text means that there is no position."""
     try:
         position = position_in(auth_pb2.ListTokensRequest(page_token=text))
     except ValidationError as error:
-        assert [field.field for field in error.field_errors] == ["page_token"]  # noqa: PT017 - or it is none
+        assert [field.field for field in error.field_errors] == ["page_token"]  # noqa: PT017 - not every text raises
     else:
         assert (position is None) is (text == "")
 
 
-def test_a_page_has_a_size() -> None:
-    """It is the requested size or the default, and never above the maximum."""
+def test_the_size_of_a_page_is_limited() -> None:
+    """It is the requested size or the default. A size above the maximum is an error."""
     assert [page_size_in(auth_pb2.ListTokensRequest(page_size=size)) for size in (0, 1, 200)] == [50, 1, 200]
     with pytest.raises(ValidationError, match="page_size"):
         page_size_in(auth_pb2.ListTokensRequest(page_size=201))
 
 
 def test_a_grant_has_the_requested_values() -> None:
-    """With all fields, and with a name only."""
+    """The first grant has all fields, the second only a name."""
     user_id, agent_id = uuid4(), uuid4()
     expires_at = datetime(2031, 5, 1, tzinfo=UTC) + timedelta(microseconds=7)
     request = auth_pb2.CreateTokenRequest(
@@ -190,7 +190,7 @@ def test_a_grant_has_the_requested_values() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "x", "0" * 31, "\0", "\ud7ff"])
-def test_an_id_is_a_uuid(text: str) -> None:
+def test_an_id_that_is_not_a_uuid_is_an_error(text: str) -> None:
     """The error names the field and does not contain the value."""
     with pytest.raises(ValidationError) as raised:
         parse_uuid("org_id", text)

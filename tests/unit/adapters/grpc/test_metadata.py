@@ -1,4 +1,4 @@
-"""Parsing of call metadata."""
+"""Tests of the parsing of call metadata."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def test_a_request_id_is_a_uuid() -> None:
 
 
 @pytest.mark.parametrize("values", [[], [""], ["x"], [str(ID), str(ID)], [ID.bytes]])
-def test_anything_else_is_no_request_id(values: list[str | bytes]) -> None:
-    """No id, an empty one, one that is not a UUID, two, and bytes."""
+def test_an_invalid_or_repeated_request_id_is_ignored(values: list[str | bytes]) -> None:
+    """The cases are no id, an empty one, one that is not a UUID, two ids, and bytes."""
     assert request_id_in([("x-request-id", value) for value in values]) is None
 
 
 @pytest.mark.parametrize("value", ["Bearer abc", "bearer abc", "BEARER  abc "])
-def test_a_bearer_credential_is_found(value: str) -> None:
+def test_a_bearer_credential_is_parsed(value: str) -> None:
     """The case of the scheme does not matter (RFC 9110, section 11.1)."""
     assert bearer_in([("authorization", value)]) == "abc"
 
@@ -32,6 +32,6 @@ def test_a_bearer_credential_is_found(value: str) -> None:
 @pytest.mark.parametrize(
     "values", [[], [""], ["abc"], ["Bearer"], ["Bearer "], ["Basic abc"], ["Bearer a"] * 2, [b"x"]]
 )
-def test_no_credential_is_none(values: list[str | bytes]) -> None:
-    """If there are two, none is chosen."""
+def test_a_missing_invalid_or_repeated_credential_is_none(values: list[str | bytes]) -> None:
+    """Of two credentials, neither is used."""
     assert bearer_in([("authorization", value) for value in values]) is None

@@ -1,4 +1,4 @@
-"""Detection of pauses of the process."""
+"""Tests of the detection of pauses of the process."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def stand_still(seconds: float) -> float:
 
 
 @in_simulated_time
-async def test_a_running_loop_was_not_paused() -> None:
-    """Nor was one with a callback that took less than a second."""
+async def test_a_running_loop_reports_no_pause() -> None:
+    """A callback that takes less than a second is not a pause."""
     pauses, loop = PauseDetector(), asyncio.get_running_loop()
     pauses.start()
     for _ in range(20):

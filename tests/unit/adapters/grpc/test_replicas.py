@@ -1,4 +1,4 @@
-"""Addresses of auth."""
+"""Tests of the addresses of auth."""
 
 from __future__ import annotations
 

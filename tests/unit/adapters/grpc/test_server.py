@@ -1,4 +1,4 @@
-"""A server that has not started."""
+"""Tests of a server that has not started."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ async def identity() -> Identity:
 
 
 async def test_a_server_that_has_not_started_has_no_port(identity: Identity) -> None:
-    """Waiting for it and stopping it return at once."""
+    """``wait`` and ``stop`` return immediately."""
     server = AuthServer("127.0.0.1:0", identity.use_cases, identity.ids, identity.clock)
 
     await server.wait()

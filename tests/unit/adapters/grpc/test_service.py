@@ -1,4 +1,4 @@
-"""The result of a validation if the database does not answer in time."""
+"""Tests of a validation whose database does not answer in time."""
 
 from __future__ import annotations
 

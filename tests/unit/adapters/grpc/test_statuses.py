@@ -1,4 +1,4 @@
-"""The tables of errors and statuses, row by row."""
+"""Tests of each row of the tables of errors and statuses."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_the_text_of_an_error_is_not_revealed(error: type[Exception]) -> None:
 
 
 def test_an_invalid_field_is_reported() -> None:
-    """The message names the field and what would be right."""
+    """The message names the field and the expected value."""
     error = ValidationError((FieldError("name", FieldCode.REQUIRED, "is required"),))
 
     assert refusal_of(error).message == "name: is required"
@@ -98,7 +98,7 @@ def test_a_status_with_its_reason_is_a_domain_error() -> None:
 
 
 @pytest.mark.parametrize(("status", "reason"), OUTAGES)
-def test_everything_else_is_an_outage(status: StatusCode, reason: str | None) -> None:
+def test_any_other_status_and_reason_is_an_outage(status: StatusCode, reason: str | None) -> None:
     """Any other pair of status and reason proves neither a refusal nor an unavailable source."""
     failed = CallFailedError(status, reason)
     token, agent = token_error(failed), agent_error(failed)
@@ -111,7 +111,7 @@ def test_everything_else_is_an_outage(status: StatusCode, reason: str | None) ->
     assert not isinstance(agent, SourceUnavailableError)
 
 
-def test_the_message_of_a_failed_call() -> None:
-    """It has auth's reason if there is one, else the status."""
+def test_the_message_of_a_failed_call_has_its_reason_or_its_status() -> None:
+    """The reason is auth's. It takes precedence over the status."""
     assert str(CallFailedError(StatusCode.UNAVAILABLE)) == "auth did not answer: UNAVAILABLE"
     assert str(CallFailedError(StatusCode.UNAVAILABLE, "source-unavailable")) == "auth answered: source-unavailable"

@@ -1,4 +1,4 @@
-"""TLS settings."""
+"""Tests of the TLS settings."""
 
 from __future__ import annotations
 

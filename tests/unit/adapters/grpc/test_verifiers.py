@@ -1,4 +1,4 @@
-"""The verifiers, over a scripted channel."""
+"""Tests of the verifiers over a scripted channel."""
 
 from __future__ import annotations
 

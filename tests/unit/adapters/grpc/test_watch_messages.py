@@ -1,4 +1,4 @@
-"""Translation of the watch's messages."""
+"""Tests of the conversion of the watch's messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The server's end of the watch, without a socket."""
+"""Tests of the server side of the watch, without a socket."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class Scene:
             yield await self.requests.get()
 
 
-async def test_the_queue_of_a_worker_that_does_not_read_is_limited() -> None:
-    """The stream ends once the queue is full, however often the worker pings."""
+async def test_a_stream_ends_once_the_queue_of_a_worker_that_does_not_read_is_full() -> None:
+    """The number of pings does not matter."""
     scene = Scene()
     await scene.begin()
     for _ in range(10 * MAX_QUEUED):
@@ -64,8 +64,8 @@ async def test_the_queue_of_a_worker_that_does_not_read_is_limited() -> None:
     assert rest == ["pong"] * MAX_QUEUED
 
 
-async def test_changes_that_exceed_the_queue_get_through() -> None:
-    """Its pong gets through as well. Otherwise the worker would resume from the same position forever."""
+async def test_changes_that_exceed_the_queue_are_delivered() -> None:
+    """Their pong is delivered too. Otherwise the worker would resume from the same position forever."""
     scene = Scene()
     await scene.begin()
     for _ in range((MAX_QUEUED + 1) * MAX_CHANGES):
@@ -81,8 +81,8 @@ async def test_changes_that_exceed_the_queue_get_through() -> None:
     assert after.pong.ping == 3
 
 
-async def test_ending_all_streams_ends_each_once() -> None:
-    """It ends after the queued responses. Ending again does nothing."""
+async def test_ending_all_streams_delivers_their_queued_responses_first() -> None:
+    """A second ``end_all`` has no effect."""
     scene = Scene()
     await scene.begin()
     await scene.ping()

@@ -1,4 +1,4 @@
-"""Tests of one connection that is fed by hand: all kinds of responses, and whether it is reusable after them."""
+"""Tests of one connection that is fed by hand: responses of all kinds, and the reuse of the connection after them."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ async def test_a_dead_peer_is_detected() -> None:
 
 
 @pytest.mark.both_loops
-async def test_a_time_limit_that_has_passed_before_the_read() -> None:
-    """The read times out, also with uvloop, whose handles of immediate callbacks have no due time."""
+async def test_a_read_after_its_time_limit_times_out() -> None:
+    """This also holds with uvloop, whose handles of immediate callbacks have no due time."""
     scene = Scene()
     response = scene.send()
     for left_s in (0.0001, -1.0):
@@ -135,8 +135,10 @@ async def test_a_request_is_sent_unchanged() -> None:
         (b"HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ncontent-length: 2\r\n\r\nok", 200, b"ok"),
     ],
 )
-async def test_a_response_with_any_framing(raw: bytes, status: int, body: bytes) -> None:
-    """A response that arrives byte by byte equals one that arrives at once, and the connection is reusable."""
+async def test_a_response_with_any_framing_is_read_and_its_connection_is_reusable(
+    raw: bytes, status: int, body: bytes
+) -> None:
+    """A response that arrives byte by byte equals one that arrives at once."""
     scene = Scene()
     assert await scene.exchange(raw) == (status, body)
     response = scene.send()
@@ -167,8 +169,8 @@ async def test_a_connection_in_doubt_is_not_reused(raw: bytes) -> None:
     assert scene.transport.aborted
 
 
-async def test_a_body_that_ends_with_the_connection() -> None:
-    """Without a length and chunks, the end of the connection is the end of the body (RFC 9112, 6.3)."""
+async def test_a_body_without_framing_ends_with_the_connection() -> None:
+    """The response has neither a length nor chunks (RFC 9112, 6.3)."""
     scene = Scene()
     response = scene.send()
     scene.feed(b"HTTP/1.0 200 OK\r\n\r\nok")
@@ -190,8 +192,8 @@ async def test_a_body_that_ends_with_the_connection() -> None:
         b"HTTP/1.1 103 Hints\r\nlink: a\r\n\r\n" * 4_000,
     ],
 )
-async def test_an_invalid_response(raw: bytes) -> None:
-    """It raises an error, and the connection is closed."""
+async def test_an_invalid_response_raises_and_closes_the_connection(raw: bytes) -> None:
+    """The connection is not returned to the pool."""
     scene = Scene()
     response = scene.send()
     scene.feed(raw)
@@ -211,8 +213,8 @@ async def test_an_invalid_response(raw: bytes) -> None:
         (OK + b"o", ConnectionResetError()),
     ],
 )
-async def test_a_truncated_body(raw: bytes, error: Exception | None) -> None:
-    """The reader gets the data that arrived, then the error."""
+async def test_a_truncated_body_raises_after_the_data_that_arrived(raw: bytes, error: Exception | None) -> None:
+    """Each further read raises again."""
     scene = Scene()
     response = scene.send()
     scene.feed(raw)
@@ -228,8 +230,8 @@ async def test_a_truncated_body(raw: bytes, error: Exception | None) -> None:
     assert scene.gone == [scene.connection]
 
 
-async def test_a_reused_connection_that_the_server_had_closed() -> None:
-    """It differs from a connection that dies at its first request, which the server may have read."""
+async def test_a_reused_connection_that_the_server_had_closed_is_stale() -> None:
+    """A connection that dies at its first request is not stale, because the server may have read that request."""
     scene = Scene()
     first = scene.send()
     scene.connection.connection_lost(None)
@@ -249,8 +251,8 @@ async def test_a_reused_connection_that_the_server_had_closed() -> None:
     [b"HTTP/1.1 200 OK\r\nx: y\r\nx-", b"HTTP/1.1 102 Processing\r\n\r\n", b"H"],
     ids=["head", "interim", "byte"],
 )
-async def test_a_reused_connection_that_dies_within_the_response(received: bytes) -> None:
-    """It is not stale, because the server had read the request."""
+async def test_a_reused_connection_that_dies_within_the_response_is_not_stale(received: bytes) -> None:
+    """The server has read the request."""
     scene = Scene()
     await scene.exchange(OK + b"ok")
     response = scene.send()
@@ -261,8 +263,8 @@ async def test_a_reused_connection_that_dies_within_the_response(received: bytes
     assert not isinstance(raised.value, StaleConnectionError)
 
 
-async def test_unsolicited_data() -> None:
-    """The connection is closed, because the data could be read as the response to the next request."""
+async def test_unsolicited_data_closes_the_connection() -> None:
+    """The data could be read as the response to the next request."""
     scene = Scene()
     await scene.exchange(OK + b"ok")
     scene.feed(OK + b"ok")
@@ -270,8 +272,8 @@ async def test_unsolicited_data() -> None:
     assert not scene.connection.is_open
 
 
-async def test_closing_an_incomplete_response() -> None:
-    """The connection is closed. A second close has no effect."""
+async def test_closing_an_incomplete_response_closes_the_connection() -> None:
+    """A second close has no effect."""
     scene = Scene()
     response = scene.send()
     scene.feed(OK + b"o")
@@ -282,8 +284,8 @@ async def test_closing_an_incomplete_response() -> None:
     assert scene.kept == []
 
 
-async def test_closing_a_response_after_its_connection_was_reused() -> None:
-    """A late second close does not touch the response that the connection now serves."""
+async def test_closing_a_response_again_does_not_affect_the_next_one() -> None:
+    """The connection already serves the next response at the second close."""
     scene = Scene()
     first = scene.send()
     scene.feed(OK + b"ok")
@@ -295,8 +297,8 @@ async def test_closing_a_response_after_its_connection_was_reused() -> None:
     assert b"".join([chunk async for chunk in second]) == b"ok"
 
 
-async def test_a_response_that_arrives_before_the_request_is_sent() -> None:
-    """The connection is closed, because the rest of the request could be read as the next one."""
+async def test_a_response_before_the_end_of_the_request_closes_the_connection() -> None:
+    """The server could read the rest of the request as the next one."""
     scene = Scene()
     scene.transport.unsent = 1
     assert await scene.exchange(b"HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\nno") == (413, b"no")
@@ -304,8 +306,8 @@ async def test_a_response_that_arrives_before_the_request_is_sent() -> None:
     assert scene.transport.aborted
 
 
-async def test_closing_while_another_task_reads() -> None:
-    """The reading task gets an error and does not wait for ever."""
+async def test_closing_a_response_fails_a_concurrent_read() -> None:
+    """The reading task gets an error instead of waiting forever."""
     scene = Scene()
     response = scene.send()
     reading = asyncio.ensure_future(response.head())
@@ -315,8 +317,8 @@ async def test_closing_while_another_task_reads() -> None:
         await reading
 
 
-async def test_a_reader_that_falls_behind_stops_the_sender() -> None:
-    """The buffer exceeds its limit by one read at most. Once the reader reads on, it gets all data."""
+async def test_a_slow_reader_pauses_reading_from_the_server() -> None:
+    """The buffer exceeds its limit by one read at most. Reading resumes once the reader has taken the data."""
     scene = Scene()
     response = scene.send()
     size = MAX_UNREAD_BYTES + 2 * READ_BYTES

@@ -23,7 +23,7 @@ def inflate(chunks: list[bytes], max_bytes: int = PLENTY) -> list[bytes]:
 
 
 @given(texts=st.lists(st.binary(max_size=50), max_size=3), step=st.integers(1, 40))
-def test_it_returns_the_original_data(texts: list[bytes], step: int) -> None:
+def test_inflating_returns_the_original_data(texts: list[bytes], step: int) -> None:
     """The stream may be cut anywhere and have several members (RFC 1952, section 2.2)."""
     data = b"".join(gzip.compress(text) for text in texts)
     chunks = [data[i : i + step] for i in range(0, len(data), step)]
@@ -33,7 +33,7 @@ def test_it_returns_the_original_data(texts: list[bytes], step: int) -> None:
 
 
 def test_a_highly_compressed_chunk_is_inflated_in_bounded_pieces() -> None:
-    """A piece has at most 64 KiB, whatever the compression ratio."""
+    """A piece has at most 64 KiB, independent of the compression ratio."""
     pieces = inflate([gzip.compress(bytes(1_000_000))])
     assert sum(map(len, pieces)) == 1_000_000
     assert max(map(len, pieces)) <= PIECE_BYTES
@@ -50,11 +50,11 @@ def test_more_than_the_limit_is_refused_before_it_is_inflated() -> None:
 
 @pytest.mark.parametrize("data", [b"not gzip at all", gzip.compress(b"text")[:-1], gzip.compress(b"text") + b"junk"])
 def test_an_invalid_gzip_stream_is_refused(data: bytes) -> None:
-    """So is a stream that is truncated or followed by other data."""
+    """This includes a stream that is truncated or followed by other data."""
     with pytest.raises(UnreadableResponseError):
         inflate([data])
 
 
-def test_an_empty_body() -> None:
-    """An empty body is valid even if it is declared as gzip."""
+def test_an_empty_body_is_valid() -> None:
+    """It is valid even if the response declares it as gzip."""
     assert inflate([]) == []

@@ -28,7 +28,7 @@ def test_families_alternate(found: list[AddressInfo], order: list[AddressInfo]) 
     assert interleaved(found) == order
 
 
-async def test_a_host_without_an_address() -> None:
-    """The error is that of a failed connection."""
+async def test_connecting_to_a_host_without_an_address_raises() -> None:
+    """The error is an ``OSError``, as for any failed connection."""
     with pytest.raises(OSError, match="no address"):
         await connect([])

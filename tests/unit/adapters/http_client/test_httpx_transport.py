@@ -103,7 +103,7 @@ async def test_a_failure_within_a_body_passes_through_unchanged() -> None:
     assert transport.open_requests == 0
 
 
-async def test_one_request_too_many_is_refused_at_once() -> None:
+async def test_a_request_beyond_the_limit_is_refused_immediately() -> None:
     """It does not queue. A released slot can be taken again."""
     transport = CancelSafeTransport(FakeTransport(streamed(b"a"), buffered()), 1)
     first = await transport.handle_async_request(request())
@@ -152,8 +152,8 @@ async def test_repeated_cancellations_leak_no_slot(outcome: object) -> None:
     assert (inner.places_taken, transport.open_requests) == (0, 0)
 
 
-async def test_closing_waits_for_clean_up() -> None:
-    """It closes the inner transport after that."""
+async def test_closing_waits_for_the_clean_up_of_requests() -> None:
+    """The inner transport is closed after that."""
     fake = FakeTransport(HUSH)
     inner = AwaitingTransport(fake)
     transport = CancelSafeTransport(inner, 1)
@@ -180,7 +180,7 @@ async def test_closing_a_stream_ends_a_waiting_read() -> None:
     assert transport.open_requests == 0
 
 
-async def test_it_opens_no_connection_before_the_first_request() -> None:
+async def test_a_transport_opens_no_connection_before_the_first_request() -> None:
     """It can be created at start and closed unused."""
     transport = httpx_transport("https://provider.example/v1", 5)
     await transport.aclose()
@@ -198,7 +198,7 @@ async def test_it_opens_no_connection_before_the_first_request() -> None:
         ({"https_proxy": "http://proxy.example:3128", "no_proxy": "other.example"}, "http://proxy.example:3128"),
     ],
 )
-def test_the_proxy_of_the_environment(
+def test_the_proxy_is_read_from_the_environment(
     environment: dict[str, str], proxy: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is the proxy for the URL's scheme, else the one for all schemes, unless the host is excluded."""
@@ -210,7 +210,7 @@ def test_the_proxy_of_the_environment(
     assert environment_proxy("https://provider.example/v1") == proxy
 
 
-def test_an_invalid_proxy_url(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_proxy_url_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error omits the URL, which may contain a password."""
     monkeypatch.setenv("https_proxy", "gopher://user:canary@proxy.example")
     with pytest.raises(ValueError, match="proxy") as raised:

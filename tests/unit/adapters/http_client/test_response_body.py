@@ -36,8 +36,8 @@ def body_of(
     return ResponseBody(HttpxResponse(response), TimeLimits(now + deadline_s, now + first_s, idle_s)), fake
 
 
-async def test_it_returns_the_chunks_as_they_arrive() -> None:
-    """It skips empty chunks. At the end it returns None, repeatedly."""
+async def test_a_body_returns_its_chunks_as_they_arrive() -> None:
+    """Empty chunks are skipped. After the end, each read returns None."""
     body, _ = body_of(b"a", b"", b"bc")
     assert [await body.read() for _ in range(4)] == [b"a", b"bc", None, None]
 
@@ -48,7 +48,7 @@ async def test_the_whole_body_is_its_chunks_joined() -> None:
     assert await body.read_all(4) == b"abcd"
 
 
-async def test_a_body_over_the_limit_is_not_read_on() -> None:
+async def test_a_body_over_the_limit_is_not_read_to_its_end() -> None:
     """Reading stops at the chunk that exceeds the limit."""
     body, fake = body_of(b"ab", b"cd", b"ef")
     with pytest.raises(UnreadableResponseError):
@@ -87,7 +87,7 @@ async def test_the_first_byte_has_a_limit_of_its_own() -> None:
         await body.read()
 
 
-async def test_after_the_first_byte_only_silence_is_limited() -> None:
+async def test_after_the_first_byte_the_idle_limit_applies() -> None:
     """The limit of the first byte no longer applies."""
     body, _ = body_of(b"a", b"b", HUSH, first_s=SHORT_S, idle_s=SHORT_S)
     assert await body.read() == b"a"
@@ -97,7 +97,7 @@ async def test_after_the_first_byte_only_silence_is_limited() -> None:
         await body.read()
 
 
-async def test_the_deadline_ends_a_body_that_never_falls_silent() -> None:
+async def test_the_deadline_ends_a_body_that_is_never_idle() -> None:
     """Each byte arrives in time, but the body takes too long."""
     body, fake = body_of(*[b"x"] * 1_000_000, deadline_s=SHORT_S)
     with pytest.raises(TimeoutError):
@@ -154,8 +154,8 @@ async def test_an_error_while_draining_is_suppressed() -> None:
 
 
 @pytest.mark.parametrize("moment", list(Moment))
-async def test_a_cancelled_close_closes(moment: Moment) -> None:
-    """Draining may be cancelled repeatedly; the connection is closed all the same."""
+async def test_a_cancelled_close_closes_the_connection(moment: Moment) -> None:
+    """This also holds if draining is cancelled repeatedly."""
     for cuts in ([Cut(1, moment)], [Cut(1, moment), Cut(2, moment)]):
         body, fake = body_of(b"a", HUSH)
 

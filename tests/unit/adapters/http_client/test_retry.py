@@ -102,6 +102,6 @@ def test_only_the_statuses_of_the_contract_are_retried() -> None:
         (httpx.UnsupportedProtocol("gopher"), False),
     ],
 )
-def test_a_dead_connection_is_retried_and_a_silent_one_is_not(failure: Exception, *, retried: bool) -> None:
-    """The model may still be computing the response to the first attempt."""
+def test_a_lost_connection_is_retried_and_a_read_timeout_is_not(failure: Exception, *, retried: bool) -> None:
+    """After a read timeout, the model may still be computing the response to the first attempt."""
     assert isinstance(failure, RETRIED_FAILURES) is retried

@@ -24,8 +24,10 @@ def test_certificates_and_names_are_verified(monkeypatch: pytest.MonkeyPatch) ->
     assert context.cert_store_stats()["x509_ca"] > 50
 
 
-def test_the_authorities_of_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """They replace the default."""
+def test_the_certificate_authorities_of_the_environment_replace_the_default(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """``SSL_CERT_FILE`` names the only bundle that is loaded."""
     bundle = tmp_path / "ca.pem"
     trustme.CA().cert_pem.write_to_path(str(bundle))
     monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
@@ -33,8 +35,10 @@ def test_the_authorities_of_the_environment(monkeypatch: pytest.MonkeyPatch, tmp
     assert client_context().cert_store_stats()["x509_ca"] == 1
 
 
-def test_authorities_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """They are an error at start."""
+def test_certificate_authorities_that_cannot_be_read_are_an_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The error is raised at start, when the context is created."""
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
     with pytest.raises(OSError, match="No such file"):
         client_context()

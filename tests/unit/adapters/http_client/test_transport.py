@@ -7,7 +7,7 @@ import httpx
 from ibex.adapters.http_client.transport import default_transport
 
 
-async def test_it_opens_no_connection_before_the_first_request() -> None:
+async def test_a_transport_opens_no_connection_before_the_first_request() -> None:
     """It can be created at start and closed unused."""
     transport = default_transport(max_connections=5)
     await transport.aclose()

@@ -1,4 +1,4 @@
-"""Tests that both upstreams behave alike: the one over IBEX's own transport, and the one over httpx's transports."""
+"""Tests that the upstream over IBEX's own transport and the one over httpx's transports behave the same."""
 
 from __future__ import annotations
 
@@ -109,8 +109,8 @@ async def posted(
         await response.aclose()
 
 
-async def test_the_request_over_ibexs_own_transport() -> None:
-    """It has the path below the root, all headers, the accepted type, the length, and the body."""
+async def test_a_request_over_ibexs_own_transport_is_complete() -> None:
+    """The request has the path below the root, all headers, the accepted type, the length, and the body."""
     direct = Direct()
     async with posted(upstream_over(direct.transport, URL, HEADERS, 1.0), direct):
         pass
@@ -120,8 +120,8 @@ async def test_the_request_over_ibexs_own_transport() -> None:
     )
 
 
-async def test_the_request_over_httpx_is_the_same() -> None:
-    """All headers are equal."""
+async def test_a_request_over_httpx_has_the_same_headers() -> None:
+    """The transport gets exactly these headers."""
     transport = Recording()
     async with posted(upstream_over(transport, URL, HEADERS, 1.0)):
         pass
@@ -133,8 +133,8 @@ async def test_the_request_over_httpx_is_the_same() -> None:
     ]
 
 
-async def test_the_headers_of_one_request() -> None:
-    """They are sent only with that request, after the other headers."""
+async def test_the_headers_of_one_request_are_sent_only_with_it() -> None:
+    """They follow the other headers."""
     direct, transport = Direct(), Recording()
     own, more = upstream_over(direct.transport, URL, HEADERS, 1.0), ((b"a", b"1"), (b"b", b"2"))
     async with posted(own, direct, more) as response:
@@ -150,7 +150,7 @@ async def test_the_headers_of_one_request() -> None:
 
 
 @pytest.mark.parametrize("over", ["direct", "httpx"])
-async def test_the_responses_are_the_same(over: str) -> None:
+async def test_a_response_is_the_same_over_both_transports(over: str) -> None:
     """Status and body are equal; repeated headers are joined with commas, absent ones are empty."""
     direct = Direct() if over == "direct" else None
     transport = direct.transport if direct is not None else Recording()
@@ -169,8 +169,8 @@ async def test_a_body_that_has_arrived_is_returned_at_once() -> None:
         assert response.rest() is None
 
 
-async def test_a_response_that_does_not_begin_in_time() -> None:
-    """It raises a timeout and closes the connection."""
+async def test_a_response_that_does_not_begin_in_time_raises_a_timeout() -> None:
+    """The connection is closed."""
     direct = Direct()
     upstream = upstream_over(direct.transport, URL, HEADERS, 1.0)
     with pytest.raises(TimeoutError):

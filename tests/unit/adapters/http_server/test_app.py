@@ -1,4 +1,4 @@
-"""The application is put together from its parts alone."""
+"""Tests of the application: independence of its instances, strict paths, the base path, and the messages of 404s."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ibex.adapters.http_server.app import create_ops_app
 
 
 async def test_applications_share_nothing() -> None:
-    """Two in one process answer each from its own parts."""
+    """Two applications in one process use only their own provider and settings."""
     one, other = HttpScene(), HttpScene()
     other.docs_base = "https://docs.test"
     one_app, other_app = one.app(), other.app()
@@ -49,21 +49,21 @@ OTHERWISE = [
 
 
 @pytest.mark.parametrize("path", OTHERWISE)
-async def test_a_path_that_is_written_in_another_way_is_not_found(path: str) -> None:
-    """A proxy in front that judges by the path must not see another one than IBEX."""
+async def test_a_path_that_is_not_in_its_canonical_form_is_not_found(path: str) -> None:
+    """IBEX does not normalize paths, so that a reverse proxy that filters by path sees the same path as IBEX."""
     response = await HttpScene().post(path=path)
 
     assert (response.status, response.error["code"]) == (404, "NOT_FOUND")
 
 
-async def test_the_id_of_an_organization_is_taken_in_either_case() -> None:
-    """It is the same UUID."""
+async def test_an_organization_id_in_upper_case_is_accepted() -> None:
+    """Both cases denote the same UUID."""
     assert (await HttpScene().post(path=ORG_CHAT.replace(str(ORG), str(ORG).upper()))).status == 200
 
 
 @pytest.mark.parametrize("path", ["/v1/models/gpt-4o", "/v1/models/gpt%2D4o", "/v1/models/%67pt-4o"])
-async def test_the_id_of_a_model_may_be_escaped(path: str) -> None:
-    """As clients do, which take it for one segment."""
+async def test_a_percent_encoded_model_id_is_accepted(path: str) -> None:
+    """Some clients percent-encode the id as one path segment."""
     assert (await call(HttpScene().app(), "GET", path, HEADERS)).status == 200
 
 
@@ -71,8 +71,8 @@ async def test_the_id_of_a_model_may_be_escaped(path: str) -> None:
     "path",
     ["/v1/models/gpt-4o/", "/v1/models//gpt-4o", "/v1/models/%2Fgpt-4o", "/v1/models/./gpt-4o", "/v1/models/a%0A"],
 )
-async def test_a_model_is_named_in_one_way(path: str) -> None:
-    """But for escapes."""
+async def test_a_model_path_with_extra_slashes_dots_or_control_characters_is_not_found(path: str) -> None:
+    """Percent-encoding of the id is the only accepted variation."""
     assert (await call(HttpScene().app(), "GET", path, HEADERS)).status == 404
 
 
@@ -120,7 +120,7 @@ BELOW = [
 
 @pytest.mark.parametrize(("method", "path", "status", "route"), BELOW)
 async def test_a_base_path_is_a_prefix_of_every_path(method: str, path: str, status: int, route: str) -> None:
-    """Metrics and logs name the route without it."""
+    """Metrics and logs contain the route without the base path."""
     scene = HttpScene()
     scene.base_path = "/a/gate-way"
 
@@ -133,8 +133,8 @@ async def test_a_base_path_is_a_prefix_of_every_path(method: str, path: str, sta
 @pytest.mark.parametrize(
     "path", [CHAT, "/health", "/schema", "/gateways/health", "/gatewayhealth", "/gate%77ay/health", "/x/gateway/health"]
 )
-async def test_a_path_outside_of_the_base_path_is_not_found(path: str) -> None:
-    """The message says where the endpoints are."""
+async def test_a_path_outside_the_base_path_is_not_found(path: str) -> None:
+    """The message lists the endpoints with the base path, and the provider is not called."""
     scene = HttpScene()
     scene.base_path = "/gateway"
 
@@ -148,7 +148,7 @@ async def test_a_path_outside_of_the_base_path_is_not_found(path: str) -> None:
 
 
 async def test_the_document_names_the_base_path_as_its_server() -> None:
-    """Its paths are relative to the server."""
+    """The paths in the document are relative to the server URL."""
     scene = HttpScene()
     scene.base_path = "/gateway"
 
@@ -176,8 +176,8 @@ async def test_the_operations_port_lists_its_own_endpoints() -> None:
     assert message.startswith("Not found. The endpoints are GET /health, /ready, /metrics. Paths are not")
 
 
-async def test_a_model_that_is_not_there_is_no_wrong_path() -> None:
-    """Nobody who asks for one is lost."""
+async def test_a_404_for_a_missing_model_does_not_list_the_endpoints() -> None:
+    """The path is valid, so the list would not help."""
     response = await call(HttpScene().app(), "GET", "/v1/models/nothing", HEADERS)
 
     assert response.status == 404

@@ -1,4 +1,4 @@
-"""Models and probes: only for callers, and without leaving anything on record."""
+"""Tests of the model list and the auth probes, which require authentication and record no exchange."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ibex.domain.proxying.provider import ProviderModel
 
 
 async def test_models_are_listed_in_openais_shape() -> None:
-    """The provider's own models, without those that are not routed. No agent is needed."""
+    """The list contains the provider's routed models only. The request needs no agent id."""
     scene = HttpScene()
     scene.chat.provider.listed = [ProviderModel("gpt-4o", 1_715_367_049, "system"), ProviderModel("whisper-1")]
 
@@ -27,8 +27,8 @@ async def test_models_are_listed_in_openais_shape() -> None:
     }
 
 
-async def test_a_provider_that_cannot_be_asked() -> None:
-    """The configured names are listed, and no pattern is."""
+async def test_the_configured_models_are_listed_if_the_provider_is_unavailable() -> None:
+    """The list contains the configured names and omits patterns."""
     scene = HttpScene()
     scene.chat.provider.models = ("gpt-*", "o1")
     scene.chat.provider.listed = ProviderUnavailableError()
@@ -44,7 +44,7 @@ async def test_a_provider_that_cannot_be_asked() -> None:
 
 @pytest.mark.parametrize("name", ["gpt-4o", "gpt-4o/tuned/1"])
 async def test_a_model_of_the_list_is_described(name: str) -> None:
-    """By the name that was asked for, slashes included."""
+    """The id is the requested name, which may contain slashes."""
     scene = HttpScene()
     scene.chat.provider.listed = [ProviderModel(name, 7, "acme")]
     response = await scene.get(f"/v1/models/{name}")
@@ -55,7 +55,7 @@ async def test_a_model_of_the_list_is_described(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["claude", "gpt-5", "gpt-*"])
 async def test_a_model_that_is_not_in_the_list_is_not_found(name: str) -> None:
-    """The envelope says so, and it counts as a refusal of the organization's."""
+    """The error code is OpenAI's. The refusal is attributed to the organization and is not an excess refusal."""
     scene, observer = HttpScene(), RecordingRequestObserver()
     response = await call(scene.app(observer), "GET", f"/v1/models/{name}", HEADERS)
 
@@ -66,8 +66,8 @@ async def test_a_model_that_is_not_in_the_list_is_not_found(name: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/models/gpt-4o", "/v1/internal/auth-probe"])
-async def test_callers_are_authenticated(path: str) -> None:
-    """No token, no answer; and no 401 for an outage."""
+async def test_models_and_probes_require_a_token(path: str) -> None:
+    """A missing token is refused. An outage of auth returns 503 and not 401."""
     scene = HttpScene()
 
     assert (await scene.get(path, headers={"authorization": None})).error["code"] == "MISSING_TOKEN"
@@ -77,8 +77,8 @@ async def test_callers_are_authenticated(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/internal/auth-probe", f"/v1/orgs/{ORG}/auth-probe"])
-async def test_a_probe_does_what_comes_before_a_completion(path: str) -> None:
-    """Authenticated, agent checked, counted; nothing is recorded and no provider asked."""
+async def test_a_probe_runs_admission_only(path: str) -> None:
+    """It validates token and agent and counts against the rate limit, but records nothing and calls no provider."""
     scene = HttpScene()
 
     response = await scene.get(path)
@@ -92,15 +92,15 @@ async def test_a_probe_does_what_comes_before_a_completion(path: str) -> None:
 
 
 async def test_a_probe_without_an_agent_is_refused() -> None:
-    """Unless the token is bound to one."""
+    """The token in this test is not bound to an agent."""
     response = await HttpScene().get("/v1/internal/auth-probe", headers={"x-ibex-agent-id": None})
 
     assert (response.status, response.error["code"]) == (400, "MISSING_AGENT_ID")
 
 
 @pytest.mark.parametrize("path", ["/v1/internal/auth-probe", "/v1/models", "/v1/models/gpt-4o"])
-async def test_too_many_requests_in_authentication(path: str) -> None:
-    """One more is refused before anything is looked up; what was let in is let out, whatever came of it."""
+async def test_a_request_beyond_the_authentication_limit_is_refused(path: str) -> None:
+    """It is refused before the token is validated. Every admitted request releases its place, also after a 401."""
     scene = HttpScene()
     scene.chat.capacity = Capacity(slots=1, body_bytes=1, max_authenticating=1)
     scene.chat.capacity.begin_authentication()

@@ -138,7 +138,7 @@ async def test_another_cancellation_takes_precedence_over_a_disconnect() -> None
 
 
 async def test_other_exceptions_propagate() -> None:
-    """A bug is not taken for a disconnect."""
+    """A bug is not treated as a disconnect."""
 
     async def block() -> None:
         async with connection_of(AsgiCall()) as client:
@@ -224,8 +224,8 @@ async def test_no_comment_is_sent_within_an_event() -> None:
     assert b"ha: keep" not in call.response().body
 
 
-async def test_a_comment_ends_no_event() -> None:
-    """At a blank line, openai-python reports an empty event if an earlier one had an id."""
+async def test_a_comment_does_not_end_an_event() -> None:
+    """Comments contain no blank line, after which openai-python reports an empty event if an earlier one had an id."""
     call = AsgiCall()
     async with connection_of(call, Limits(keep_alive_s=0.001)) as client:
         await client.begin_stream([])
@@ -238,8 +238,8 @@ async def test_a_comment_ends_no_event() -> None:
     assert [event.data for event in SSEDecoder().iter_bytes(iter([body]))] == ["first", "last"]
 
 
-async def test_a_stalled_body() -> None:
-    """It times out, and the client can still get a response."""
+async def test_a_stalled_body_times_out() -> None:
+    """The client can still get a response."""
     call = AsgiCall((b"a",), ends=False)
     async with connection_of(call, Limits(body_silence_s=0.01)) as client:
         with pytest.raises(RequestTimeoutError):
@@ -250,7 +250,7 @@ async def test_a_stalled_body() -> None:
 
 
 @pytest.mark.parametrize(("declared", "least_s"), [(None, 0.05), (1_000, 0.15)])
-async def test_a_slow_body(declared: int | None, least_s: float) -> None:
+async def test_a_slow_body_times_out(declared: int | None, least_s: float) -> None:
     """Single bytes do not keep a slot: the time limit depends on the declared size, else on the bytes so far."""
     clock = asyncio.get_running_loop()
     began = clock.time()
@@ -266,7 +266,7 @@ async def test_a_slow_body(declared: int | None, least_s: float) -> None:
     assert clock.time() - began >= least_s
 
 
-async def test_a_body_that_always_has_data_ready() -> None:
+async def test_a_body_that_always_has_data_ready_times_out() -> None:
     """The time limit holds although the event loop never runs its timer."""
     limits = Limits(body_silence_s=0.01, body_s=0.01)
 
@@ -320,8 +320,8 @@ async def test_chunks_are_reserved_as_they_arrive() -> None:
     assert len(capacity.body_bytes) == 0
 
 
-async def test_a_body_that_came_with_its_head_is_reserved_too() -> None:
-    """It takes memory like any other."""
+async def test_a_body_that_arrives_with_its_head_is_reserved() -> None:
+    """It uses memory like any other body."""
     capacity = Capacity(slots=10, body_bytes=100, max_authenticating=10)
     call = AsgiCall()
     scope = {"extensions": {WHOLE_BODY: lambda: b"abc", WATCH: lambda _: None}}

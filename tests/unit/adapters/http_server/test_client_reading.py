@@ -27,8 +27,8 @@ async def test_a_client_that_reads_nothing_is_disconnected() -> None:
 
 
 @in_simulated_time
-async def test_it_is_not_monitored_without_pending_data() -> None:
-    """Nor after the end of its connection."""
+async def test_a_client_is_not_monitored_without_pending_data() -> None:
+    """Monitoring also stops at the end of its connection."""
     for ends in (False, True):
         transport = RecordingTransport()
         transport.unsent = int(ends)

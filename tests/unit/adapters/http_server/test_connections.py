@@ -194,7 +194,7 @@ async def test_a_slow_reader_is_disconnected() -> None:
 
 @in_simulated_time
 async def test_connections_without_a_request_are_evicted_first() -> None:
-    """The oldest of them, then lingering ones, then the one that is idle the longest; never a running request."""
+    """The order is the oldest silent connection, then lingering ones, then the longest idle. Running requests stay."""
     server = Server()
     running = server.connect(waits=True)
     running.protocol.data_received(REQUEST)

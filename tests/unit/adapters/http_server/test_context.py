@@ -59,7 +59,7 @@ def test_two_request_ids_are_ignored() -> None:
         f"cc-{TRACE}-b7ad6b7169203331-01-what-the-future-brings",
     ],
 )
-def test_a_valid_trace_context_is_honoured(traceparent: str) -> None:
+def test_a_valid_trace_context_is_continued(traceparent: str) -> None:
     """Later versions are parsed as far as possible (W3C Trace Context), with the client's span and its flags."""
     begun = context((b"traceparent", traceparent.encode()))
 
@@ -116,14 +116,14 @@ def test_a_bearer_token_is_parsed_according_to_rfc_9110(authorization: str) -> N
 
 
 @pytest.mark.parametrize("authorization", [None, "", " ", "Bearer", "Bearer ", "Bearer\t", "Basic abc", TOKEN_TEXT])
-def test_without_a_bearer_there_is_no_token(authorization: str | None) -> None:
-    """Nor with another scheme."""
+def test_an_authorization_without_a_bearer_token_is_none(authorization: str | None) -> None:
+    """Another scheme or a scheme without a token is also None."""
     assert bearer_token(authorization) is None
 
 
 @pytest.mark.parametrize("token", ["x", "a b", "a, Bearer a", "\xa0a", "\ta"])
-def test_whatever_follows_the_scheme_is_the_token(token: str) -> None:
-    """Admission validates it."""
+def test_all_text_after_the_scheme_is_the_token(token: str) -> None:
+    """Admission validates the token later."""
     assert bearer_token(f"Bearer {token}") == token
 
 

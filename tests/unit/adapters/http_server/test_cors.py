@@ -47,10 +47,10 @@ def names_in(value: str) -> set[str]:
     ],
 )
 @pytest.mark.parametrize(("origin", "allowed"), [(APP, (APP, OTHER)), (OTHER, (APP, OTHER)), (APP, ("*",))])
-async def test_every_response_to_an_allowed_origin(
+async def test_every_response_to_an_allowed_origin_has_cors_headers(
     method: str, path: str, status: int, origin: str, allowed: tuple[str, ...]
 ) -> None:
-    """A page can read it and its headers, even of an error. There is no credentials mode."""
+    """A page can read the response and its headers, even of an error. Credentials mode is not supported."""
     response = await scene_of(*allowed).get(path, method, headers={"origin": origin})
 
     assert response.status == status
@@ -100,8 +100,8 @@ async def test_a_request_without_an_origin_is_unchanged() -> None:
         assert not any(name == "vary" or name.startswith("access-control-") for name in response.headers)
 
 
-async def test_two_origins_are_none_of_both() -> None:
-    """No browser sends two."""
+async def test_a_request_with_two_origins_gets_no_permission() -> None:
+    """Browsers never send two."""
     scene = scene_of(APP)
     twice = await scene.get("/health", headers={"origin": f"{APP}, {APP}"})
 
@@ -135,7 +135,7 @@ async def test_a_preflight_is_answered(path: str) -> None:
         ((APP,), {"access-control-request-method": None}),
     ],
 )
-async def test_other_requests_with_options_are_refused(origins: tuple[str, ...], change: dict[str, str | None]) -> None:
+async def test_other_options_requests_are_refused(origins: tuple[str, ...], change: dict[str, str | None]) -> None:
     """This applies without the setting, to another origin, and to a request that is not a preflight."""
     headers: dict[str, str | None] = {**ASKING, **change}
 
@@ -147,7 +147,7 @@ async def test_other_requests_with_options_are_refused(origins: tuple[str, ...],
 
 
 @pytest.mark.parametrize("wanted", [None, "authorization: x", "a" * 5_000])
-async def test_header_names_are_repeated_only_if_they_are_names(wanted: str | None) -> None:
+async def test_invalid_header_names_of_a_preflight_are_not_echoed(wanted: str | None) -> None:
     """The list comes from the request, so IBEX checks its characters."""
     headers: dict[str, str | None] = {**ASKING, "access-control-request-headers": wanted}
 

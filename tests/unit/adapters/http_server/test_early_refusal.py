@@ -82,7 +82,7 @@ def _parsed(response: bytes) -> tuple[str, dict[str, str], dict[str, Any]]:
         ("traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",),
     ],
 )
-async def test_the_response_is_that_of_the_normal_path(path: str, lines: tuple[str, ...]) -> None:
+async def test_an_early_refusal_equals_the_response_of_the_normal_path(path: str, lines: tuple[str, ...]) -> None:
     """Only the times of the stages are missing."""
     early, usual = _Proxy(), _Proxy(early=False)
     sent = _head(*lines, path=path, body=REQUEST)
@@ -125,7 +125,7 @@ async def test_every_route_that_needs_a_token_refuses_early(path: str) -> None:
     ],
 )
 async def test_other_requests_take_the_normal_path(method: str, path: str, status: int) -> None:
-    """They are to a route that needs no token, or to none."""
+    """They are for a route that needs no token, or for a path without a route."""
     proxy = _Proxy()
 
     assert not proxy.send(_head(method=method, path=path))
@@ -135,7 +135,7 @@ async def test_other_requests_take_the_normal_path(method: str, path: str, statu
 
 @pytest.mark.parametrize("cors_origins", [("https://app.test",), ("*",)])
 @pytest.mark.parametrize("origin", ["https://app.test", "https://other.test", None])
-async def test_the_response_has_the_same_headers_of_cors(cors_origins: tuple[str, ...], origin: str | None) -> None:
+async def test_an_early_refusal_has_the_same_cors_headers(cors_origins: tuple[str, ...], origin: str | None) -> None:
     """A page without a token can read the refusal."""
     lines = () if origin is None else (f"origin: {origin}",)
     early, usual = _Proxy(cors_origins=cors_origins), _Proxy(early=False, cors_origins=cors_origins)
@@ -150,8 +150,8 @@ async def test_the_response_has_the_same_headers_of_cors(cors_origins: tuple[str
 
 
 @pytest.mark.parametrize("path", [CHAT, CHAT_OF_ORG])
-async def test_a_base_path_belongs_to_the_routes(path: str) -> None:
-    """The observer gets the route without it. A path outside it gets 404."""
+async def test_a_request_below_the_base_path_is_refused_early(path: str) -> None:
+    """The observer gets the route without the base path. A path outside it gets 404."""
     proxy = _Proxy(base_path="/gate.way")
 
     assert proxy.send(_head(path="/gate.way" + path, body=REQUEST) + REQUEST)
@@ -184,7 +184,7 @@ async def test_a_well_formed_token_takes_the_normal_path() -> None:
 
 
 async def test_a_refusal_before_the_body_closes_the_connection() -> None:
-    """It lingers, and the body is discarded."""
+    """The connection lingers, and IBEX discards the body."""
     proxy = _Proxy()
 
     assert proxy.send(_head(body=REQUEST))
@@ -200,7 +200,7 @@ async def test_a_refusal_before_the_body_closes_the_connection() -> None:
 
 
 async def test_a_refusal_after_the_body_keeps_the_connection() -> None:
-    """The next request on it is served, of any kind."""
+    """IBEX serves the next request of any kind on the connection."""
     proxy = _Proxy()
     whole = _head(body=REQUEST) + REQUEST
 
@@ -215,8 +215,8 @@ async def test_a_refusal_after_the_body_keeps_the_connection() -> None:
 
 
 @pytest.mark.parametrize(("lines", "version"), [(("connection: close",), "1.1"), ((), "1.0")])
-async def test_a_client_that_wants_no_further_response_gets_none(lines: tuple[str, ...], version: str) -> None:
-    """The data after its request is discarded."""
+async def test_data_after_the_last_request_of_a_connection_is_discarded(lines: tuple[str, ...], version: str) -> None:
+    """``Connection: close`` or HTTP/1.0 makes a request the last one of its connection."""
     proxy = _Proxy()
     whole = _head(*lines, body=REQUEST, version=version) + REQUEST
 
@@ -250,8 +250,8 @@ async def test_a_head_behind_a_running_request_takes_the_normal_path() -> None:
     assert (await proxy.finish()).index(b"200 OK") < proxy.transport.written.index(b"401 Unauthorized")
 
 
-async def test_an_invalid_body_after_the_head() -> None:
-    """It gets one response, for the invalid body."""
+async def test_an_invalid_body_after_the_head_gets_one_response() -> None:
+    """The response is for the invalid body, and no early refusal is sent."""
     proxy = _Proxy()
 
     proxy.protocol.data_received(_head("transfer-encoding: chunked") + b"not a size\r\n")

@@ -118,7 +118,7 @@ def test_field_errors_are_all_listed() -> None:
 
 
 def test_the_providers_error_reaches_the_client() -> None:
-    """Its code is what programs compare; IBEX's own is in ``ibex_code``."""
+    """``code`` is the provider's, because programs compare it. IBEX's own code is in ``ibex_code``."""
     refused = ProviderRefusedError(
         ProviderRefusal.BAD_REQUEST,
         detail="This model's maximum context length is 8 tokens.",
@@ -136,7 +136,7 @@ def test_the_providers_error_reaches_the_client() -> None:
 
 
 def test_a_refusal_without_details_has_the_default_message() -> None:
-    """No member is added for it."""
+    """The envelope has neither ``detail`` nor ``ibex_code``."""
     content = envelope(ProviderRefusedError(ProviderRefusal.CONFLICT))
 
     assert content["message"] == "The provider refused the request."
@@ -146,7 +146,7 @@ def test_a_refusal_without_details_has_the_default_message() -> None:
 
 
 def test_the_providers_rate_limit_has_its_code_and_ibexs_text() -> None:
-    """OpenAI's text names the account that organizations share."""
+    """OpenAI's text names its account, which all organizations share, so IBEX replaces it."""
     content = envelope(ProviderRateLimitedError(provider_type="insufficient_quota", provider_code="insufficient_quota"))
 
     assert (content["code"], content["type"], content["ibex_code"]) == (
@@ -158,7 +158,7 @@ def test_the_providers_rate_limit_has_its_code_and_ibexs_text() -> None:
 
 
 def test_a_model_without_a_provider_has_openais_code() -> None:
-    """404, as OpenAI answers."""
+    """OpenAI uses the same code for an unknown model."""
     content = envelope(ProviderNotConfiguredError())
 
     assert (content["code"], content["ibex_code"]) == ("model_not_found", "PROVIDER_NOT_CONFIGURED")
@@ -208,20 +208,22 @@ def test_retry_after_is_whole_seconds_and_at_least_one(error: IbexError, expecte
         (InternalError(), "proxy", None),
     ],
 )
-def test_the_source_and_whether_to_retry(error: IbexError, source: str, should_retry: str | None) -> None:
+def test_an_error_has_its_source_and_says_whether_to_retry(
+    error: IbexError, source: str, should_retry: str | None
+) -> None:
     """SDKs must not retry an error that IBEX has retried, or that a retry cannot fix. They may retry all others."""
     assert headers(error)["x-ibex-error-source"] == source
     assert headers(error).get("x-should-retry") == should_retry
 
 
 def test_a_missing_token_names_the_scheme() -> None:
-    """RFC 6750 requires it."""
+    """RFC 6750 requires ``WWW-Authenticate`` on a missing token."""
     assert headers(MissingTokenError())["www-authenticate"] == "Bearer"
     assert "www-authenticate" not in headers(NotFoundError())
 
 
 def test_a_stream_ends_with_the_same_envelope() -> None:
-    """It is on one line."""
+    """The envelope is on one line, because a line break would split the event."""
     context = RequestContext.begin(scope_of("POST", "/", []), SequentialIds(), 0)
 
     envelope = ErrorResponses(ManualClock(), None).encoded_envelope(ProviderTimeoutError("a\nb"), context)

@@ -27,12 +27,12 @@ def headers(in_flight: InFlightExchange | None) -> dict[str, str]:
 
 
 def test_a_new_exchange_has_no_headers() -> None:
-    """Nor does a request without an exchange."""
+    """A request without an exchange has none either."""
     assert headers(new_exchange()[0]) == headers(None) == {}
 
 
 def test_a_complete_exchange_has_all_headers() -> None:
-    """Session, directive, limit, the provider's request id, and the stages in milliseconds. Web pages may read them."""
+    """They are session, directive, limit, provider request id, and the stages in milliseconds. Pages may read them."""
     in_flight, clock = new_exchange()
     in_flight.session = SessionRef(REQUEST_ID, "conversation-1")
     in_flight.directive = DIRECTIVE

@@ -1,4 +1,4 @@
-"""The document says what the routes do."""
+"""Tests that the OpenAPI document matches the routes."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ READS = {
 
 @pytest.fixture
 async def document() -> dict[str, Any]:
-    """The document as a client reads it."""
+    """Return the document as a client receives it."""
     found: dict[str, Any] = json.loads((await HttpScene().get("/schema/openapi.json")).body)
     return found
 
 
-async def test_the_page_shows_the_document() -> None:
-    """HTML, for a person; the document itself is beside it, as JSON."""
+async def test_the_schema_page_is_html_and_the_document_is_json() -> None:
+    """The page names the endpoints."""
     page = await HttpScene().get("/schema")
 
     assert page.headers["content-type"].startswith("text/html")
@@ -48,21 +48,21 @@ def references(value: Any) -> set[str]:
 
 
 def test_every_route_is_described(document: dict[str, Any]) -> None:
-    """By its template, with its one method."""
+    """The document has each route template with exactly one method."""
     assert set(document["paths"]) == READS | set(operation_paths(ChatCompletions()))
     for path, item in document["paths"].items():
         assert set(item) - {"parameters"} == {"post" if path.endswith("completions") else "get"}
 
 
-def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
-    """And every schema is referred to."""
+def test_every_reference_resolves_and_every_schema_is_referenced(document: dict[str, Any]) -> None:
+    """The set of references equals the set of schemas."""
     schemas = {f"#/components/schemas/{name}" for name in document["components"]["schemas"]}
 
     assert references(document) == schemas
 
 
-def test_the_bounds_are_those_that_are_checked(document: dict[str, Any]) -> None:
-    """A request at the documented bounds is taken."""
+def test_the_documented_bounds_are_the_enforced_bounds(document: dict[str, Any]) -> None:
+    """The parser accepts a request at the documented bounds."""
     properties = document["components"]["schemas"]["chat.completions.request"]["properties"]
     body = REQUEST[:-1] + b',"temperature":%d}' % properties["temperature"]["maximum"]
 
@@ -70,8 +70,8 @@ def test_the_bounds_are_those_that_are_checked(document: dict[str, Any]) -> None
     assert properties["messages"]["maxItems"] == 4096
 
 
-def test_the_chat_route_names_its_errors_and_its_token(document: dict[str, Any]) -> None:
-    """All statuses of the table that it can answer with; the operations routes need no token."""
+def test_the_chat_route_documents_its_statuses_and_its_token(document: dict[str, Any]) -> None:
+    """The document lists every status that the route can return. The health route needs no token."""
     operation = document["paths"]["/v1/chat/completions"]["post"]
 
     expected = {200, 400, 401, 403, 404, 408, 409, 413, 415, 422, 426, 429, 431, 500, 503, 504}

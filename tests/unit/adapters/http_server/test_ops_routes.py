@@ -1,4 +1,4 @@
-"""What who runs the proxy may ask, without a token."""
+"""Tests of the operations routes, which need no token: health, readiness and metrics."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import json
 from harness.http_scene import HttpScene, ScriptedCheck, call
 
 
-async def test_health_touches_nothing() -> None:
-    """A process whose dependencies are gone is alive."""
+async def test_health_does_not_check_dependencies() -> None:
+    """A process is alive even if all its dependencies are down."""
     scene = HttpScene()
     scene.checks = [ScriptedCheck("auth", critical=True, failure=OSError())]
 
@@ -17,8 +17,8 @@ async def test_health_touches_nothing() -> None:
     assert (response.status, response.body) == (200, b'{"status":"ok","checks":{}}')
 
 
-async def test_readiness_tells_of_each_check() -> None:
-    """Degraded is ready."""
+async def test_readiness_reports_each_check() -> None:
+    """A degraded process is still ready, so the status is 200."""
     scene = HttpScene()
     scene.checks = [ScriptedCheck("auth", critical=True), ScriptedCheck("traces", failure=OSError())]
 
@@ -34,8 +34,8 @@ async def test_readiness_tells_of_each_check() -> None:
     }
 
 
-async def test_a_process_that_is_not_ready_answers_503_in_the_envelope_too() -> None:
-    """Every error has the one shape, whatever else it says."""
+async def test_a_process_that_is_not_ready_returns_503_with_the_error_envelope() -> None:
+    """The body has the error envelope in addition to the readiness report."""
     scene = HttpScene()
     scene.checks = [ScriptedCheck("auth", critical=True, failure=OSError())]
 
@@ -46,8 +46,8 @@ async def test_a_process_that_is_not_ready_answers_503_in_the_envelope_too() -> 
     assert response.error["request_id"] == response.headers["x-request-id"]
 
 
-async def test_readiness_turns_as_soon_as_a_drain_begins() -> None:
-    """The very next question is answered 503."""
+async def test_readiness_returns_503_once_a_drain_has_begun() -> None:
+    """The next readiness request gets 503, while health stays 200."""
     scene = HttpScene()
     app = scene.app()
 
@@ -57,8 +57,8 @@ async def test_readiness_turns_as_soon_as_a_drain_begins() -> None:
     assert (await call(app, "GET", "/health")).status == 200
 
 
-async def test_metrics_are_rendered_when_they_are_asked_for() -> None:
-    """Body and content type are the renderer's."""
+async def test_metrics_are_rendered_for_each_request() -> None:
+    """The response has the renderer's current body and its content type."""
     scene = HttpScene()
     app = scene.app()
     scene.metrics = b"later 2\n"

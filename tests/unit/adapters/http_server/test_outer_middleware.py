@@ -89,7 +89,7 @@ async def test_every_response_has_its_headers_and_every_error_the_envelope(
     ],
 )
 async def test_a_405_lists_the_allowed_methods(method: str, path: str, allow: str) -> None:
-    """RFC 9110 requires it. OPTIONS is not among them."""
+    """RFC 9110 requires the Allow header. It does not list OPTIONS."""
     assert (await HttpScene().get(path, method)).headers["allow"] == allow
 
 
@@ -121,7 +121,7 @@ async def test_other_upgrades_are_ignored() -> None:
 
 
 async def test_missing_ids_are_created() -> None:
-    """A UUIDv7 for the request and 32 hex digits for the trace. The next request gets others."""
+    """The request id is a UUIDv7, and the trace id has 32 hex digits. The next request gets other ids."""
     app = HttpScene().app()
 
     first, second = [await call(app, "GET", "/health") for _ in range(2)]

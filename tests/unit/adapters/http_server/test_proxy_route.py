@@ -109,7 +109,7 @@ async def test_without_a_directive_the_provider_gets_the_clients_bytes() -> None
 
 
 async def test_the_session_is_the_clients_or_a_new_one() -> None:
-    """The response has its handle. A header of the request ends the session."""
+    """The response has the session's handle. A request header ends the session."""
     named, unnamed, empty = HttpScene(), HttpScene(), HttpScene()
 
     first = await named.post(headers={"x-ibex-session-id": "conversation-9", "x-ibex-session-end": "True"})
@@ -126,8 +126,8 @@ async def test_the_session_is_the_clients_or_a_new_one() -> None:
     assert third.headers["x-ibex-session-id"]
 
 
-async def test_an_organizations_own_path_is_for_its_own_tokens() -> None:
-    """Another's token gets 403 before the body is read."""
+async def test_an_organizations_path_refuses_tokens_of_other_organizations() -> None:
+    """The request gets 403 before its body is read."""
     own, foreign = HttpScene(), HttpScene()
 
     assert (await own.post(path=f"/v1/orgs/{ORG}/chat/completions")).status == 200
@@ -136,7 +136,7 @@ async def test_an_organizations_own_path_is_for_its_own_tokens() -> None:
     assert (refused.status, refused.error["code"]) == (403, "INSUFFICIENT_PERMISSIONS")
 
 
-async def test_without_admission_the_body_is_not_read() -> None:
+async def test_the_body_of_a_request_that_is_not_admitted_is_not_read() -> None:
     """Authentication comes first, also if the body is invalid."""
     scene = HttpScene()
     scene.chat.tokens.answer = InvalidTokenError()
@@ -197,8 +197,8 @@ async def test_invalid_headers_and_fields_are_reported_together() -> None:
     ]
 
 
-async def test_a_body_in_any_number_of_parts() -> None:
-    """They are joined in order. Empty parts are allowed."""
+async def test_a_body_in_several_parts_is_joined() -> None:
+    """The parts are joined in order. Empty parts are allowed."""
     parts = [REQUEST[:7], b"", REQUEST[7:20], REQUEST[20:]]
 
     assert (await HttpScene().post(parts)).status == 200
@@ -229,7 +229,7 @@ async def test_a_body_that_turns_out_too_large_is_not_read_to_its_end() -> None:
 
 
 async def test_an_error_response_has_the_headers_of_the_exchange() -> None:
-    """Session, limit, timings and the provider's request id are on errors too."""
+    """Errors too have the session, the rate limit, the timings and the provider's request id."""
     error = ProviderUnavailableError(provider_request_id="req_9", attempts=4, processing_ms=8)
 
     response = await HttpScene(error).post(headers={"x-ibex-session-id": "s"})
@@ -247,7 +247,7 @@ async def test_an_error_response_has_the_headers_of_the_exchange() -> None:
     ("refusal", "status"), list(zip(ProviderRefusal, (400, 402, 403, 404, 409, 413, 422), strict=True))
 )
 async def test_a_providers_refusal_keeps_its_status(refusal: ProviderRefusal, status: int) -> None:
-    """The record has it too."""
+    """The exchange is recorded with the same status."""
     scene = HttpScene(ProviderRefusedError(refusal, detail="No."))
 
     assert (await scene.post()).status == status
@@ -382,7 +382,7 @@ async def test_a_disconnect_within_the_body_is_recorded() -> None:
 
 
 async def test_a_stalled_body_times_out() -> None:
-    """It cannot hold a slot for ever. The client gets an error, and the connection is closed."""
+    """Its slot is released. The client gets an error, and the connection is closed."""
     scene = HttpScene()
     scene.limits = Limits(body_silence_s=0.02)
     exchange = AsgiCall(())

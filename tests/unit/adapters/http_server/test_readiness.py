@@ -1,4 +1,4 @@
-"""Readiness is found out within a bound and never by asking too much."""
+"""Tests of readiness: the effect of failed checks, time limits, and the sharing of concurrent reports."""
 
 from __future__ import annotations
 
@@ -28,8 +28,10 @@ def readiness_of(*checks: ScriptedCheck, drain: Drain | None = None, timeout_s: 
         (True, True, Health.UNHEALTHY),
     ],
 )
-async def test_what_fails_decides(*, critical_fails: bool, advisory_fails: bool, expected: Health) -> None:
-    """Advisory checks degrade, critical ones make unhealthy."""
+async def test_a_failed_critical_check_is_unhealthy_and_a_failed_advisory_one_is_degraded(
+    *, critical_fails: bool, advisory_fails: bool, expected: Health
+) -> None:
+    """The report contains the status of each check, but no text of an exception."""
     critical = ScriptedCheck("auth", critical=True, failure=OSError("secret") if critical_fails else None)
     advisory = ScriptedCheck("traces", failure=OSError("secret") if advisory_fails else None)
 
@@ -43,13 +45,13 @@ async def test_what_fails_decides(*, critical_fails: bool, advisory_fails: bool,
     assert "secret" not in repr(report)
 
 
-async def test_nothing_to_check_is_fine() -> None:
-    """A process without dependencies is ready."""
+async def test_a_process_without_checks_is_ready() -> None:
+    """A process may have no dependencies."""
     assert (await readiness_of().report()).status is Health.OK
 
 
-async def test_a_check_that_hangs_is_given_up() -> None:
-    """It counts as failed, and the others do not wait for it."""
+async def test_a_check_that_hangs_times_out() -> None:
+    """It counts as failed and does not delay the other checks."""
     hanging = ScriptedCheck("auth", critical=True, hold=asyncio.Event())
 
     report = await readiness_of(hanging, ScriptedCheck("traces"), timeout_s=0.01).report()
@@ -58,8 +60,8 @@ async def test_a_check_that_hangs_is_given_up() -> None:
     assert (report.checks["auth"].status, report.checks["traces"].status) == ("timeout", "ok")
 
 
-async def test_a_check_that_cannot_be_cancelled_holds_nobody_up() -> None:
-    """The bound over all checks holds whatever they do."""
+async def test_a_check_that_ignores_its_cancellation_does_not_delay_the_report() -> None:
+    """The report has a time limit of its own, which does not depend on the checks."""
     let_go = asyncio.Event()
 
     class Stubborn(ScriptedCheck):
@@ -77,8 +79,8 @@ async def test_a_check_that_cannot_be_cancelled_holds_nobody_up() -> None:
     let_go.set()
 
 
-async def test_who_asks_at_the_same_time_shares_the_answer() -> None:
-    """A flood of probes asks each dependency once; the next one asks anew."""
+async def test_concurrent_reports_share_one_run_of_the_checks() -> None:
+    """Many concurrent probes check each dependency once. A later probe checks it again."""
     check = ScriptedCheck("auth", critical=True)
     ready = readiness_of(check)
 
@@ -90,8 +92,8 @@ async def test_who_asks_at_the_same_time_shares_the_answer() -> None:
     assert check.asked == 2
 
 
-async def test_a_drain_is_unhealthy_without_asking() -> None:
-    """At once, whatever the dependencies would say."""
+async def test_a_draining_process_is_unhealthy_without_running_its_checks() -> None:
+    """The state of the dependencies does not matter during a drain."""
     check = ScriptedCheck("auth", critical=True)
     drain = Drain()
     drain.begin()

@@ -17,8 +17,8 @@ LARGE_READ = 2 * MAX_HEAD_BYTES
 """The size of a read with a body behind the head."""
 
 
-def test_one_host_and_one_transfer_coding() -> None:
-    """HTTP/1.0 needs no Host and has no transfer codings."""
+def test_a_missing_or_repeated_host_and_other_transfer_codings_are_refused() -> None:
+    """HTTP/1.1 needs one Host and allows only ``chunked``. HTTP/1.0 needs no Host and has no transfer codings."""
     assert header_error(b"/", [HOST, CHUNKED], "1.1", LARGE_READ) is None
     assert header_error(b"/", [], "1.0", LARGE_READ) is None
     wrong: tuple[Headers, ...] = (
@@ -32,8 +32,8 @@ def test_one_host_and_one_transfer_coding() -> None:
     assert [error and error.code for error in found] == ["VALIDATION_ERROR"] * 5
 
 
-def test_headers_are_limited() -> None:
-    """The limits are on their number and, with the URL, on their bytes."""
+def test_too_many_or_too_large_headers_are_refused() -> None:
+    """The limits are on the number of headers, and on the bytes of URL and headers together."""
     assert header_error(b"/", [HOST] + [(b"x", b"")] * (MAX_HEADERS - 1), "1.1", LARGE_READ) is None
     many = header_error(b"/", [HOST] + [(b"x", b"")] * MAX_HEADERS, "1.1", LARGE_READ)
     large = header_error(b"/" * MAX_HEAD_BYTES, [HOST], "1.1", LARGE_READ)
@@ -51,6 +51,6 @@ def test_headers_are_limited() -> None:
         (b"", False),
     ],
 )
-def test_websocket_in_a_list_of_protocols(upgrade: bytes, *, expected: bool) -> None:
+def test_websocket_is_found_in_a_list_of_protocols(upgrade: bytes, *, expected: bool) -> None:
     """Protocol names are case-insensitive."""
     assert offers_websocket(upgrade) is expected

@@ -29,8 +29,10 @@ BODY = {"type": "http.response.body", "body": b"xy"}
         ([{**START, "headers": []}, {**BODY, "more_body": True}], b"HTTP/1.1 200 "),
     ],
 )
-async def test_an_application_that_fails(messages: list[dict[str, object]], written: bytes) -> None:
-    """It gets a bare 500 if nothing was sent, else nothing more. The connection is closed in any case."""
+async def test_an_application_that_fails_closes_the_connection(
+    messages: list[dict[str, object]], written: bytes
+) -> None:
+    """The client gets a bare 500 if the application has not started a response, else nothing more."""
 
     async def app(_scope: object, _receive: object, send: Any) -> None:
         assert isinstance(send.__self__, ResponseCycle)

@@ -1,4 +1,4 @@
-"""Tests that another operation is one module, here the class below, and an entry in the list of operations."""
+"""Tests that a new operation needs only one class, here ``CountWords``, and an entry in the list of operations."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class CountRequest:
 
 
 class CountReader:
-    """The ``ResponseReader``: the words are the usage; an event with the word ``end`` ends a stream."""
+    """The ``ResponseReader``. The number of words is the usage, and an event ``end`` ends a stream."""
 
     forwards_trailing_events = False
 
@@ -79,7 +79,7 @@ class CountReader:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the number of words is known."""
+        """Return whether the number of words is known."""
         return self._words is not None
 
     def read_body(self, body: bytes) -> bytes:
@@ -117,7 +117,7 @@ class CountWords:
     summary: Final = "Count words."
     schemas: Final[dict[str, dict[str, Any]]] = {"request": {"type": "object"}, "response": {"type": "object"}}
 
-    async def parse(self, body: bytes, target: Target) -> CountRequest:  # noqa: ARG002 - all is in the body
+    async def parse(self, body: bytes, target: Target) -> CountRequest:  # noqa: ARG002 - the body contains everything
         """Parse a body."""
         try:
             return CountRequest(msgspec.json.decode(body, type=Count), body)
@@ -139,7 +139,7 @@ def scene_of(response: Any) -> HttpScene:
     return scene
 
 
-async def test_it_is_served_beside_the_other() -> None:
+async def test_a_second_operation_is_served_beside_the_first() -> None:
     """The provider gets the client's bytes on the operation's path, without a directive."""
     scene = scene_of(ProviderBody(b'{"model":"m","words":2,"text":"internal"}'))
 
@@ -153,8 +153,8 @@ async def test_it_is_served_beside_the_other() -> None:
     assert (await scene.post(REQUEST)).headers["x-ibex-session-id"]
 
 
-async def test_its_record() -> None:
-    """A trace with its name, hash and usage. It is no turn of a session, so there is no checkpoint."""
+async def test_a_second_operation_is_recorded_as_a_trace_without_a_checkpoint() -> None:
+    """The trace has its name, hash and usage. It is not a turn of a session, so there is no checkpoint."""
     scene = scene_of(ProviderBody(b'{"model":"m","words":2}'))
     await scene.post(BODY, PATH)
 
@@ -166,24 +166,24 @@ async def test_its_record() -> None:
     assert checkpoint_of(exchange) is None
 
 
-async def test_its_errors_are_rendered_like_all_others() -> None:
-    """These are invalid fields, invalid JSON, and an invalid response."""
+async def test_errors_of_a_second_operation_have_the_error_envelope() -> None:
+    """The errors are an invalid field, invalid JSON, and an invalid response of the provider."""
     scene = scene_of(ProviderBody(b"no JSON"))
     assert (await scene.post(b"{}", PATH)).error["field_errors"][0]["field"] == "model"
     assert (await scene.post(b"{", PATH)).error["code"] == "INVALID_JSON"
     assert (await scene.post(BODY, PATH)).error["code"] == "PROVIDER_UNAVAILABLE"
 
 
-async def test_it_requires_its_own_permission() -> None:
-    """The permission of chat is not enough."""
+async def test_a_second_operation_requires_its_own_permission() -> None:
+    """A token without that permission gets 403."""
     for permission, status in ((Permission.MEMORY_READ, 200), (Permission.TRACE_READ, 403)):
         scene = scene_of(ProviderBody(b'{"model":"m","words":2}'))
         scene.chat.tokens.answer = principal(permissions=permission)
         assert (await scene.post(BODY, PATH)).status == status
 
 
-async def test_its_streams_end_and_fail_in_its_own_way() -> None:
-    """It hides events, defines the event that ends the stream, and renders its own error event."""
+async def test_a_second_operation_defines_the_end_and_the_errors_of_its_streams() -> None:
+    """Its reader hides events, recognizes the last event, and renders its own error event."""
     body = BODY[:-1] + b',"stream":true}'
     ended = scene_of(ScriptedStream([[event(b"1"), event(b"internal")], [event(b"end")]]))
     assert (await ended.post(body, PATH)).body == b"data: 1\n\ndata: end\n\n"
@@ -194,7 +194,7 @@ async def test_its_streams_end_and_fail_in_its_own_way() -> None:
 
 
 @pytest.mark.parametrize("path", [PATH, "/v1/orgs/{org_id}/words/count"])
-async def test_it_is_documented(path: str) -> None:
+async def test_a_second_operation_is_documented(path: str) -> None:
     """The document has its schemas."""
     document = json.loads((await scene_of(ProviderBody(b"{}")).get("/schema/openapi.json")).body)
 
@@ -202,7 +202,7 @@ async def test_it_is_documented(path: str) -> None:
     assert "words.count.request" in document["components"]["schemas"]
 
 
-async def test_a_404_lists_it() -> None:
+async def test_a_404_lists_a_second_operation() -> None:
     """The list of endpoints derives from the routes."""
     message = (await scene_of(ProviderBody(b"{}")).get("/words/count")).error["message"]
 

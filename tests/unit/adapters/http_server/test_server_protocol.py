@@ -97,8 +97,8 @@ async def test_a_disconnect_is_reported_only_to_the_running_request() -> None:
     ],
     ids=["one header without end", "one header", "many headers"],
 )
-async def test_a_head_is_limited(head: bytes) -> None:
-    """The limits are on bytes, also of an incomplete head, and on headers: 431, and the connection is closed."""
+async def test_a_head_with_too_many_bytes_or_headers_is_refused(head: bytes) -> None:
+    """The client gets 431, and the connection is closed. The limit on bytes applies to an incomplete head too."""
     connection = Connection()
     request = b"GET / HTTP/1.1\r\nhost: a\r\n" + head
     for start in range(0, len(request), 10_000):
@@ -126,7 +126,7 @@ async def test_a_head_within_the_limit_is_accepted_repeatedly() -> None:
 
 
 async def test_trailers_are_not_headers() -> None:
-    """A filter in front of the proxy has seen all headers."""
+    """A filter in front of the proxy checks only headers, so a trailer must not become one."""
     connection = Connection()
     connection.protocol.data_received(
         b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -296,7 +296,7 @@ async def test_too_large_trailers_abort_a_response_that_has_begun() -> None:
 
 
 async def test_small_chunks_and_short_trailers_are_accepted() -> None:
-    """One byte per chunk with an extension, for longer than the limit of a head."""
+    """Each chunk has one byte and an extension. Together they exceed the limit of a head."""
     connection = Connection()
     connection.protocol.data_received(CHUNKED)
     for _ in range(200):
@@ -328,8 +328,8 @@ async def test_a_response_before_the_end_of_the_body_closes_the_connection(versi
     await connection.finish()
 
 
-async def test_too_many_pipelined_requests() -> None:
-    """The client is disconnected, because each request takes memory before the response to the first."""
+async def test_a_client_with_too_many_pipelined_requests_is_disconnected() -> None:
+    """Each request uses memory until the responses before it are sent."""
     connection = Connection(waits=True)
     connection.protocol.data_received(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n" * 1_000)
 

@@ -1,4 +1,4 @@
-"""The dead-letter file."""
+"""Tests of the dead-letter file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_each_dead_letter_is_one_line(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / FILE).stat().st_mode) == 0o600
 
 
-def test_text_that_utf8_cannot_encode_is_left_out(tmp_path: Path) -> None:
+def test_text_that_utf8_cannot_encode_is_omitted(tmp_path: Path) -> None:
     """The line then contains only the id."""
     append_dead_letter(tmp_path, Sink.TRACES, "r", {"id": "a", "model": "\ud800"})
     assert json.loads((tmp_path / FILE).read_text()) == {"sink": "traces", "reason": "r", "id": "a"}
@@ -40,6 +40,6 @@ def test_the_file_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert 0 < (tmp_path / FILE).stat().st_size <= 100
 
 
-def test_a_missing_directory_raises_nothing(tmp_path: Path) -> None:
+def test_a_missing_directory_raises_no_error(tmp_path: Path) -> None:
     """The dead letter is lost."""
     append_dead_letter(tmp_path / "gone", Sink.TRACES, "r", {"id": "a"})

@@ -1,4 +1,4 @@
-"""Locks on journal directories."""
+"""Tests of the locks on journal directories."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def test_only_one_process_can_claim_a_directory(tmp_path: Path) -> None:
-    """Until it is released. The error contains the owner's process id."""
+    """Another claim fails until the directory is released. The error contains the owner's process id."""
     first = claim(tmp_path / "a")
     with pytest.raises(JournalInUseError, match=str(os.getpid())):
         claim(tmp_path / "a")
@@ -24,7 +24,7 @@ def test_only_one_process_can_claim_a_directory(tmp_path: Path) -> None:
 
 
 def test_claim_any_takes_the_first_unlocked_directory(tmp_path: Path) -> None:
-    """Orphaned journals are thus reused before new ones are created."""
+    """This reuses orphaned journals before it creates new ones."""
     claims = [claim_any(tmp_path / "root") for _ in range(3)]
     assert [one.path.name for one in claims] == ["0", "1", "2"]
     claims[1].release()

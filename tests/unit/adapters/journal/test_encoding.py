@@ -1,4 +1,4 @@
-"""The encoding of an exchange in the journal."""
+"""Tests of the encoding of an exchange in the journal."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _BARE = Exchange(
     caller=Caller(UUID(int=7), UUID(int=8)),
     summary=ResponseSummary(usage=Usage(input_tokens=9)),
 )
-# What version 1 wrote of _BARE, field by field; journals on disk hold such bytes, so this never changes.
+# The encoding of _BARE by format version 1. Journals on disk contain such bytes, so this never changes.
 _WRITTEN_BY_VERSION_1 = msgspec.msgpack.encode(
     [
         1,
@@ -97,7 +97,7 @@ def test_damaged_bytes_are_rejected(damaged: bytes) -> None:
         decode(damaged)
 
 
-def test_an_unreadable_exchange_is_not_quoted() -> None:
+def test_the_error_of_an_unreadable_exchange_does_not_quote_it() -> None:
     """The error contains none of its bytes."""
     damaged = encode(new_exchange(model="canary-model")).replace(b"requested_at", b"REQUESTED_AT")
     with pytest.raises(UnreadableExchangeError) as caught:

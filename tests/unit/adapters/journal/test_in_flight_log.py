@@ -1,4 +1,4 @@
-"""The slots of the in-flight log."""
+"""Tests of the slots of the in-flight log."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_entries_of_a_former_process_can_be_adopted_or_cleared(tmp_path: Path) -
 
 @pytest.mark.parametrize("cut", range(1, 30))
 def test_an_incomplete_entry_is_ignored(cut: int, tmp_path: Path) -> None:
-    """At whatever byte the write ended."""
+    """The write can end at any byte."""
     path = tmp_path / "under-way"
     file = InFlightLog(path)
     file.write(uuid4(), b"x" * 21)

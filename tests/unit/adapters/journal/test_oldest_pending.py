@@ -1,4 +1,4 @@
-"""The age of pending exchanges."""
+"""Tests of the age of the oldest pending exchange."""
 
 from __future__ import annotations
 

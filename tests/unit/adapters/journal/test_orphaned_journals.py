@@ -1,4 +1,4 @@
-"""Recovery of orphaned journals."""
+"""Tests of the recovery of orphaned journals."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def test_each_orphaned_journal_is_taken_once_unless_it_is_empty(tmp_path: 
 
 
 async def test_a_journal_with_only_an_unfinished_exchange_is_taken(tmp_path: Path) -> None:
-    """Nothing was appended to it."""
+    """The journal has an in-flight entry, but no appended exchange."""
     begun = new_exchange()
     await (await a_journal(tmp_path, begun=begun)).close()
     taken = await OrphanedSqliteJournals(tmp_path, SystemIds()).take()

@@ -1,4 +1,4 @@
-"""The buffer of the exchanges that were appended last."""
+"""Tests of the buffer of the most recently appended exchanges."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ibex.adapters.journal.store import Span
 
 
 def test_a_span_in_the_buffer_is_returned() -> None:
-    """It can cross the borders of what was added together."""
+    """A span can cover exchanges of several calls of ``add``."""
     recent = RecentExchanges()
     exchanges = [new_exchange() for _ in range(5)]
     recent.add(Span(1, 2), exchanges[:2])
@@ -17,7 +17,7 @@ def test_a_span_in_the_buffer_is_returned() -> None:
 
 
 def test_a_span_that_is_partly_missing_is_not_returned() -> None:
-    """At its beginning or at its end."""
+    """The missing part can be its beginning or its end."""
     recent = RecentExchanges()
     recent.add(Span(11, 12), [new_exchange(), new_exchange()])
     assert recent.get(Span(10, 11)) is None
@@ -35,8 +35,8 @@ def test_a_gap_clears_the_buffer() -> None:
     assert recent.get(Span(1, 1)) is None
 
 
-def test_discarded_exchanges_are_gone() -> None:
-    """Discarding past the end is harmless."""
+def test_discarded_exchanges_are_not_returned() -> None:
+    """Discarding beyond the last position empties the buffer, which accepts later exchanges."""
     recent = RecentExchanges()
     exchanges = [new_exchange() for _ in range(3)]
     recent.add(Span(1, 3), exchanges)

@@ -1,4 +1,4 @@
-"""The promises of the SQLite journal beyond the contract: crashes, disks, processes."""
+"""Tests of the SQLite journal beyond the contract suite: crashes, full disks, and several processes."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ async def test_every_acknowledged_append_survives_sigkill(tmp_path: Path) -> Non
 
 
 async def test_a_full_disk_fails_appends_until_there_is_room(tmp_path: Path) -> None:
-    """What was committed before stays complete."""
+    """The exchanges that were committed before remain complete."""
     with _process("fill", tmp_path) as process:
         assert process.stdout is not None
         kept, delivered = map(int, process.stdout.read().split())
@@ -75,8 +75,8 @@ async def test_a_full_disk_fails_appends_until_there_is_room(tmp_path: Path) -> 
     assert delivered == kept + 1
 
 
-async def test_the_same_batch_comes_again_after_a_restart(tmp_path: Path) -> None:
-    """Members and token are on disk before a batch is returned."""
+async def test_an_unacknowledged_batch_is_returned_again_after_a_restart(tmp_path: Path) -> None:
+    """The journal stores a batch's exchanges and token on disk before it returns the batch."""
     async with opened(tmp_path) as journal:
         for _ in range(3):
             await journal.append(new_exchange())
@@ -88,7 +88,7 @@ async def test_the_same_batch_comes_again_after_a_restart(tmp_path: Path) -> Non
 
 
 async def test_positions_survive_a_restart(tmp_path: Path) -> None:
-    """A sink does not get again what it has acknowledged."""
+    """A sink does not get acknowledged exchanges again."""
     exchanges = [new_exchange() for _ in range(3)]
     async with opened(tmp_path) as journal:
         for exchange in exchanges:
@@ -118,7 +118,7 @@ async def test_two_journals_have_different_batch_tokens(tmp_path: Path) -> None:
 
 
 async def test_only_the_owner_has_access(tmp_path: Path) -> None:
-    """The directory is 0700 and its files are 0600, whatever the umask and the former mode."""
+    """The directory is 0700 and its files are 0600, independent of the umask and the former mode."""
     directory = tmp_path / "deep" / "journal"
     directory.mkdir(parents=True, mode=0o755)
     umask = os.umask(0)
@@ -144,7 +144,7 @@ async def test_a_second_process_cannot_open_the_journal(tmp_path: Path) -> None:
 
 
 async def test_a_directory_that_cannot_be_created_fails_to_open(tmp_path: Path) -> None:
-    """For example because of a file with its name. Nothing stays open."""
+    """A file already has its name. The journal leaves nothing open."""
     (tmp_path / "journal").write_text("")
     journal = SqliteJournal(tmp_path / "journal", SystemIds())
     with pytest.raises(JournalUnavailableError, match="directory"):
@@ -152,7 +152,7 @@ async def test_a_directory_that_cannot_be_created_fails_to_open(tmp_path: Path) 
     await journal.close()
 
 
-async def test_a_file_that_is_no_journal_fails_to_open(tmp_path: Path) -> None:
+async def test_a_file_that_is_not_a_journal_fails_to_open(tmp_path: Path) -> None:
     """The error names the kind of damage, and the lock is released."""
     (tmp_path / "journal.sqlite").write_bytes(b"not a database " * 100)
     for _ in range(2):
@@ -160,8 +160,8 @@ async def test_a_file_that_is_no_journal_fails_to_open(tmp_path: Path) -> None:
             await SqliteJournal(tmp_path, SystemIds()).open()
 
 
-async def test_closing_commits_what_is_queued(tmp_path: Path) -> None:
-    """An append that was queued when the journal was closed is committed."""
+async def test_closing_commits_queued_appends(tmp_path: Path) -> None:
+    """An append that is queued when the journal is closed is not lost."""
     async with opened(tmp_path) as journal:
         appending = [journal.append(new_exchange()) for _ in range(50)]
         await asyncio.sleep(0)
@@ -170,8 +170,8 @@ async def test_closing_commits_what_is_queued(tmp_path: Path) -> None:
         assert journal.depth(Sink.TRACES) == 50
 
 
-async def test_a_closed_journal_raises(tmp_path: Path) -> None:
-    """Before it is opened and after it is closed. Closing is idempotent."""
+async def test_a_journal_that_is_not_open_raises(tmp_path: Path) -> None:
+    """This applies before it is opened and after it is closed. Closing is idempotent."""
     journal = SqliteJournal(tmp_path, SystemIds())
     await journal.close()
     for _ in range(2):
@@ -201,8 +201,8 @@ async def test_a_backlog_is_read_from_disk(tmp_path: Path) -> None:
     assert log < 32_000_000
 
 
-async def test_pending_since_is_the_age_of_the_oldest_exchange(tmp_path: Path) -> None:
-    """For each sink, also after a restart, until the sink has acknowledged it."""
+async def test_pending_since_is_the_time_of_the_oldest_unacknowledged_exchange(tmp_path: Path) -> None:
+    """Each sink has its own time, which survives a restart."""
     exchanges = [new_exchange() for _ in range(3)]
     async with opened(tmp_path) as journal:
         assert journal.pending_since(Sink.TRACES) is None
@@ -271,7 +271,7 @@ async def test_a_committed_exchange_with_an_in_flight_entry_counts_once(tmp_path
 
 
 async def test_a_lost_exchange_leaves_no_in_flight_entry(tmp_path: Path) -> None:
-    """Otherwise it would occupy a slot for ever, and the next process would find it as unfinished."""
+    """Otherwise it would occupy its slot forever, and the next process would record the exchange as unfinished."""
     lost = new_exchange()
     async with opened(tmp_path, max_bytes=100) as journal:
         journal.begin(lost)
@@ -335,7 +335,7 @@ async def test_a_batch_that_is_being_delivered_is_dropped_as_a_whole(tmp_path: P
 
 
 async def test_an_exchange_that_cannot_be_encoded_is_rejected(tmp_path: Path) -> None:
-    """The error does not quote the invalid text, and the journal goes on."""
+    """The error does not quote the invalid text, and the journal accepts later exchanges."""
     async with opened(tmp_path) as journal:
         with pytest.raises(JournalUnavailableError) as caught:
             await journal.append(new_exchange(model="canary\ud800"))
@@ -344,7 +344,7 @@ async def test_an_exchange_that_cannot_be_encoded_is_rejected(tmp_path: Path) ->
         assert journal.depth(Sink.TRACES) == 1
 
 
-async def test_errors_contain_nothing_of_an_exchange(tmp_path: Path) -> None:
+async def test_errors_contain_no_part_of_an_exchange(tmp_path: Path) -> None:
     """The error of a full journal contains only its maximum size."""
     async with opened(tmp_path, max_bytes=100) as journal:
         with pytest.raises(JournalUnavailableError) as caught:

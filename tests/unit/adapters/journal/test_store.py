@@ -1,4 +1,4 @@
-"""The journal's SQLite file."""
+"""Tests of the journal's SQLite file."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_space_is_reused(tmp_path: Path) -> None:
 
 
 def test_the_background_connection_reads_committed_exchanges(tmp_path: Path) -> None:
-    """In order, and only those of the span."""
+    """It returns the exchanges of the span in order."""
     with closing(_open(tmp_path)) as store, closing(BackgroundConnection(store.path)) as second:
         store.append([b"one", b"two", b"three"])
         assert second.bodies(Span(2, 3)) == [b"two", b"three"]

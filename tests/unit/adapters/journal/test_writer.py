@@ -1,4 +1,4 @@
-"""The writer thread: groups, errors, and the end."""
+"""Tests of the writer thread: groups of appends, errors, and stopping."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def a_writer(path: Path, groups: list[Group]) -> Writer:
     return Writer(path, SystemIds(), full_sync=False, on_group=groups.append)
 
 
-async def test_queued_appends_form_one_group(tmp_path: Path) -> None:
-    """Up to the rows of a statement. Futures complete after ``on_group``."""
+async def test_queued_appends_are_grouped(tmp_path: Path) -> None:
+    """A group has at most ``ROWS_PER_INSERT`` appends. Futures complete after ``on_group``."""
     groups: list[Group] = []
     writer = a_writer(tmp_path / "journal.sqlite", groups)
     appends = [writer.append(exchange, encode(exchange)) for exchange in (new_exchange() for _ in range(300))]
@@ -44,7 +44,7 @@ async def test_queued_appends_form_one_group(tmp_path: Path) -> None:
 
 
 async def test_an_error_only_fails_its_own_call(tmp_path: Path) -> None:
-    """The error does not contain the original message, and the thread goes on."""
+    """The error does not contain the original message, and the thread processes later calls."""
     writer = a_writer(tmp_path / "journal.sqlite", [])
     writer.start()
 
@@ -59,7 +59,7 @@ async def test_an_error_only_fails_its_own_call(tmp_path: Path) -> None:
 
 
 async def test_stopping_processes_the_queue_first(tmp_path: Path) -> None:
-    """Nothing that was queued is lost."""
+    """No queued append is lost."""
     writer = a_writer(tmp_path / "journal.sqlite", [])
     writer.start()
     exchange = new_exchange()
@@ -68,8 +68,8 @@ async def test_stopping_processes_the_queue_first(tmp_path: Path) -> None:
     assert append.done.done()
 
 
-def test_an_error_is_named_but_not_quoted() -> None:
-    """By SQLite's name for it, if it has one."""
+def test_an_error_contains_the_name_of_its_cause_but_no_message() -> None:
+    """An exception without a SQLite error name is named by its type."""
     said = str(unavailable(ValueError("canary"), Path("/var/journal")))
     assert said == "the journal in /var/journal cannot be used (ValueError)"
 
@@ -86,7 +86,7 @@ def test_a_full_disk_differs_from_an_invalid_path(number: int, *, full: bool) ->
 
 
 def test_sqlite_errors_of_the_disk_count_as_a_full_journal(tmp_path: Path) -> None:
-    """A file that is not a database does not."""
+    """A file that is not a database does not count as a full journal."""
     (tmp_path / "no-database").write_text("x" * 4_096)
     with sqlite3.connect(tmp_path / "no-database") as none, pytest.raises(sqlite3.Error) as not_ours:
         none.execute("SELECT * FROM sqlite_master")

@@ -1,4 +1,4 @@
-"""The epochs of a process that has no store for them."""
+"""Tests of the epochs of a process without a shared store."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ORG = UUID(int=1)
 
 
 async def test_without_a_store_every_epoch_is_unknown() -> None:
-    """And ``replace`` returns False, so that only the watch distributes changes."""
+    """``replace`` returns False, so only the watch distributes changes."""
     epochs = NoEpochs(ManualClock())
     read = await epochs.read_or_create(ORG)
     assert (read.value, read.was_read) == (None, False)

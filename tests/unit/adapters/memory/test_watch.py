@@ -1,4 +1,4 @@
-"""The watch within one process."""
+"""Tests of the watch within one process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ORG = UUID(int=1)
 
 
 async def test_a_stream_carries_pings_and_messages() -> None:
-    """In both directions, in order."""
+    """Both directions keep the order."""
     log = InMemoryChangeLog()
     server = WatchServer(log)
     async with InProcessWatch(server).open(None) as stream:
@@ -28,7 +28,7 @@ async def test_a_stream_carries_pings_and_messages() -> None:
 
 
 async def test_a_closed_stream_gets_no_pong() -> None:
-    """Its ping is dropped with it."""
+    """Closing the stream drops the pending ping."""
     server = WatchServer(InMemoryChangeLog())
     async with InProcessWatch(server).open("1:0") as stream:
         stream.ping(1)
