@@ -36,8 +36,8 @@ from ibex.domain.identity.management import AlreadyExistsError
         (psycopg.DataError, InternalError),
     ],
 )
-def test_every_psycopg_error_has_a_domain_error(vendor: type[psycopg.Error], meaning: type[Exception]) -> None:
-    """An outage is retryable, a rejected statement is a bug, and PostgreSQL's own text is left out."""
+def test_every_psycopg_error_maps_to_a_domain_error(vendor: type[psycopg.Error], meaning: type[Exception]) -> None:
+    """An outage is retryable, and a rejected statement is a bug. The domain error omits PostgreSQL's own text."""
     found = domain_error(vendor("a row with its SECRET"))
     assert type(found) is meaning
     assert "SECRET" not in str(found)

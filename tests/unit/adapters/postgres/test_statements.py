@@ -44,7 +44,7 @@ async def test_constants_are_passed_as_parameters_with_the_callers_values() -> N
 
 
 async def test_an_insert_sets_every_column() -> None:
-    """None is a value too: a missing value must not silently become the column's default."""
+    """None counts as a value: a missing value must not silently become the column's default."""
     connection = _Connection()
     await Statement(insert(organizations)).run(connection, id=1, rate_limit_rpm=None)  # type: ignore[arg-type] # as above
     [(query, values)] = connection.only.executed

@@ -128,7 +128,7 @@ async def test_a_cancelled_call_closes_the_connection() -> None:
     ],
 )
 async def test_the_reason_of_a_failed_connection_contains_no_secret(error: Exception, reason: str) -> None:
-    """This includes errors of a credential provider."""
+    """Errors of a credential provider are included."""
     scripted = ScriptedConnection()
     scripted.fails = error
     with pytest.raises(LinkError) as raised:
