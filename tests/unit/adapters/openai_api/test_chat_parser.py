@@ -1,4 +1,4 @@
-"""Tests of the parser for chat completion requests: what it reads, what it keeps unchanged, and what it refuses."""
+"""Tests of the parser for chat completion requests: parsed fields, unchanged bytes and refusals."""
 
 from __future__ import annotations
 

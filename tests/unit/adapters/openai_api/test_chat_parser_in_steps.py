@@ -25,7 +25,7 @@ def nested(value: bytes) -> bytes:
 
 
 def filled(unit: bytes, size: int, before: bytes = b"[", after: bytes = b"0]") -> bytes:
-    """Repeat the unit up to the size."""
+    """Return the unit, repeated up to the size."""
     return before + unit * (size // len(unit)) + after
 
 

@@ -1,4 +1,4 @@
-"""Tests that events that match a chunk template are read like all others, without being parsed."""
+"""Tests that events that match a chunk template give the same results as parsed events."""
 
 from __future__ import annotations
 

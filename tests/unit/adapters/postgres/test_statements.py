@@ -1,4 +1,4 @@
-"""Compiled statements."""
+"""Tests of compiled statements."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def test_constants_are_passed_as_parameters_with_the_callers_values() -> N
     statement = Statement(
         select(organizations.c.id).where(organizations.c.status == "active", organizations.c.id == bindparam("org_id"))
     )
-    await statement.run(connection, org_id="x")  # type: ignore[arg-type] # records what psycopg would be given
+    await statement.run(connection, org_id="x")  # type: ignore[arg-type] # records the arguments for psycopg
     [(query, values)] = connection.only.executed
     assert b"active" not in query
     assert values == {"status_1": "active", "org_id": "x"}

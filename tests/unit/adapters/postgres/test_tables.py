@@ -1,4 +1,4 @@
-"""The schema's description."""
+"""Tests of the description of the schema."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The circuit breaker: when it allows calls, by the clock and the outcome of earlier calls."""
+"""Tests of the circuit breaker, which allows calls by the clock and the outcome of earlier calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The slot map and redirections of a Redis Cluster. The integration tests cover what real nodes reply."""
+"""Tests of the slot map and the redirections of a Redis Cluster. The integration tests use real nodes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class RecordingLink:
 
 
 class ScriptedCluster(ClusterLinks):
-    """Links to nodes that return the slot map of a test."""
+    """Links to fake nodes, which return the slot map of a test."""
 
     def __init__(self, *ranges: list[Any]) -> None:
         self.ranges = list(ranges)

@@ -1,4 +1,4 @@
-"""Loading of credential providers by name."""
+"""Tests of loading credential providers by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands for epochs, on a scripted link. The contract suite runs them on Redis."""
+"""Tests of the commands for epochs, on a scripted link. The contract suite runs them on Redis."""
 
 from __future__ import annotations
 

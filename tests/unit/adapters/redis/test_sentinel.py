@@ -1,4 +1,4 @@
-"""The reaction to a new primary. The integration tests cover what real Sentinels name."""
+"""Tests of the reaction to a new primary. The integration tests run it with real Sentinels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ibex.adapters.redis.sentinel import CHECK_INTERVAL_S, SentinelPrimary
 
 
 class ScriptedSentinels:
-    """The Sentinels and redis-py's client of them. They name no primary if it is None."""
+    """A fake of the Sentinels and of redis-py's client. They name no primary if ``names`` is None."""
 
     def __init__(self) -> None:
         self.service = "main"
@@ -37,7 +37,7 @@ class ScriptedSentinels:
         return node
 
     async def aclose(self) -> None:
-        """Record it."""
+        """Record that the client was closed."""
         self.closed = True
 
 

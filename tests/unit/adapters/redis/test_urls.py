@@ -1,4 +1,4 @@
-"""Redis URLs, and the connections that they describe."""
+"""Tests of Redis URLs, and of the connections that they describe."""
 
 from __future__ import annotations
 

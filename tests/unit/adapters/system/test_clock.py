@@ -1,4 +1,4 @@
-"""The system clock. ``tests/contracts`` has the tests that every clock passes."""
+"""Tests of the system clock. ``tests/contracts`` has the tests that every clock passes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Identifiers from the operating system. ``tests/contracts`` has the tests that every source passes."""
+"""Tests of identifiers from the operating system. ``tests/contracts`` has the tests that every source passes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The access line: its fields, and what it must not contain."""
+"""Tests of the fields of the access line, and of the values that it must not contain."""
 
 from __future__ import annotations
 

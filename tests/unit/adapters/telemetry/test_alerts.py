@@ -1,4 +1,4 @@
-"""Every series that an alert uses is exported from the start, so that its first increase is visible."""
+"""Tests that every series of an alert is exported from the start, so that its first increase is visible."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Telemetry of calls to the auth service."""
+"""Tests of the telemetry of calls to the auth service."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics of the caches."""
+"""Tests of the metrics of the caches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every failure of a sink is counted; an outage is logged with two lines."""
+"""Tests that every failure of a sink is counted, and that an outage is logged in two lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prometheus' text format for several processes."""
+"""Tests of Prometheus' text format for several processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics and log lines of a worker's watch."""
+"""Tests of the metrics and log lines of a worker's watch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics of the journal."""
+"""Tests of the metrics of the journal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Log lines that could not be written are counted."""
+"""Tests of the counter of log lines that could not be written."""
 
 from __future__ import annotations
 

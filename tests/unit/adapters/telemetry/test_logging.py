@@ -1,4 +1,4 @@
-"""Logs are JSON lines that contain no exception message."""
+"""Tests that logs are JSON lines without exception messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lag of the event loop."""
+"""Tests of the lag of the event loop."""
 
 from __future__ import annotations
 

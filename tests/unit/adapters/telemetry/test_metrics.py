@@ -1,4 +1,4 @@
-"""The proxy's metrics, with their names and labels."""
+"""Tests of the proxy's metrics, with their names and labels."""
 
 from __future__ import annotations
 

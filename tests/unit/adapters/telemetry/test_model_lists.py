@@ -1,4 +1,4 @@
-"""An outage of the provider's list of models is logged with one line, and its end with another."""
+"""Tests that an outage of the provider's list of models is logged in one line, and its end in another."""
 
 from __future__ import annotations
 

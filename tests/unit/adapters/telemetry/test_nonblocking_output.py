@@ -1,4 +1,4 @@
-"""Output that never blocks: lines that the reader does not accept are buffered, and beyond a limit dropped."""
+"""Tests of output that never blocks. It buffers lines for a slow reader, and drops them beyond a limit."""
 
 from __future__ import annotations
 

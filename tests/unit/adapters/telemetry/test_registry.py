@@ -1,4 +1,4 @@
-"""Declaring metrics, and rendering them with those of other workers."""
+"""Tests of declaring metrics, and of rendering them together with those of other workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every request is counted once and has one access line, with the data of its exchange; no secret is logged."""
+"""Tests that every request is counted once and has one access line, and that no secret is logged."""
 
 from __future__ import annotations
 

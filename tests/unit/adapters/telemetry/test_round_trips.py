@@ -1,4 +1,4 @@
-"""Every round trip to Redis is counted; an outage is logged with two lines."""
+"""Tests that every round trip to Redis is counted, and that an outage is logged in two lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shared memory that outlives its writer and that other processes read."""
+"""Tests of shared memory that outlives its writer and that other processes read."""
 
 from __future__ import annotations
 

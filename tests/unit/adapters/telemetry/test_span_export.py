@@ -1,4 +1,4 @@
-"""The export of spans: it never blocks a request, counts every span, and logs little."""
+"""Tests of the export of spans, which never blocks a request, counts every span, and logs little."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ async def test_an_outage_is_logged_once_a_minute_with_its_kind() -> None:
     ],
 )
 async def test_the_sdks_lines_are_parsed_and_suppressed(said: tuple[Any, ...], reason: str) -> None:
-    """Only the kind of failure is logged. Afterwards the root logger handles them again."""
+    """IBEX logs only the kind of failure. Afterwards the root logger handles the SDK's lines again."""
 
     class Talkative(ScriptedExporter):
         def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:

@@ -1,4 +1,4 @@
-"""The spans of a request: names of OpenTelemetry's conventions, recorded durations, and no content."""
+"""Tests of the spans of a request: OpenTelemetry's names, recorded durations, and no content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every failed sweep is counted; an outage is logged with one line."""
+"""Tests that every failed sweep is counted, and that an outage is logged in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Traced requests through the whole HTTP application."""
+"""Tests of traced requests through the whole HTTP application."""
 
 from __future__ import annotations
 
@@ -129,13 +129,13 @@ async def test_the_sampler_is_called_once_per_request(traced: Traced) -> None:
 
 
 class CountingSampler(Sampler):
-    """A sampler that samples every other call, so a second call for one request would be noticed."""
+    """A sampler that samples every other call, so that a second call for one request changes the result."""
 
     def __init__(self) -> None:
         self.asked = 0
 
     def should_sample(self, *arguments: Any, **more: Any) -> SamplingResult:
-        """Alternate."""
+        """Sample every other call."""
         self.asked += 1
         return TraceIdRatioBased(self.asked % 2).should_sample(*arguments, **more)
 
