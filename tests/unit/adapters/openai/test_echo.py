@@ -197,7 +197,7 @@ async def test_the_list_of_models_contains_the_configured_names_and_examples_of_
 
 
 async def test_the_list_of_models_contains_an_example_of_each_default_pattern() -> None:
-    """The list contains no pattern itself."""
+    """No entry of the list is a pattern."""
     listed = [model.id for model in await EchoProvider(ManualClock()).list_models()]
     assert all(any(fnmatchcase(name, pattern) for name in listed) for pattern in DEFAULT_MODELS)
     assert not set(listed) & set(DEFAULT_MODELS)

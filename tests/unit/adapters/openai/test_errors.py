@@ -125,7 +125,7 @@ def test_a_403_for_a_model_refuses_the_request() -> None:
         (None, False),
     ],
 )
-def test_an_exhausted_quota_and_a_request_that_is_too_large_are_hopeless(body: bytes | None, hopeless: bool) -> None:  # noqa: FBT001 - a row
+def test_an_exhausted_quota_and_a_request_that_is_too_large_are_hopeless(body: bytes | None, hopeless: bool) -> None:  # noqa: FBT001 - a parameter of the test
     """A retry cannot fill a quota or shrink a request. The error omits the provider's text about the account."""
     response = ErrorResponse(429, body)
     error = error_from_response(response, ATTEMPT)

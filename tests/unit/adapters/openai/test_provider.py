@@ -351,7 +351,7 @@ async def test_x_should_retry_false_disables_the_retry(status: int) -> None:
 
 @pytest.mark.parametrize("status", [418, 500])
 async def test_x_should_retry_true_causes_a_retry(status: int) -> None:
-    """The status does not matter."""
+    """The provider's header overrides the status."""
     scene = Scene(refused(status, x_should_retry="true"), buffered())
     assert (await scene.provider.complete(outgoing_request())).attempts == 2
 

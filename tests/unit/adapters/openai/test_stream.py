@@ -167,7 +167,7 @@ async def test_closing_after_done_drains_the_body() -> None:
 
 
 async def test_closing_after_done_does_not_wait_for_a_hanging_provider() -> None:
-    """Draining the body is limited."""
+    """If the body does not end, it is closed without being drained."""
     scene = Scene(WHOLE, HUSH)
     assert await anext(scene.stream)
     await scene.stream.aclose()

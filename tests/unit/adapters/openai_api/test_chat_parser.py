@@ -140,7 +140,7 @@ def test_every_member_keeps_its_bytes_and_position(
     ],
 )
 def test_a_body_that_is_not_one_json_object_in_utf8_is_refused(text: bytes) -> None:
-    """Raw control characters and lone surrogates are invalid JSON too. The error code is INVALID_JSON."""
+    """Raw control characters and lone surrogates are refused too. The error code is INVALID_JSON."""
     with pytest.raises(InvalidJsonError):
         parse(text)
 

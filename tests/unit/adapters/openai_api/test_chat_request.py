@@ -150,7 +150,7 @@ def test_reprs_contain_no_text() -> None:
     message = Message("user", secret)
     member = Member("my secret", secret)
     user = UserMessage(0, lambda: (member,))
-    request = ChatRequest("m", False, secret, (member,), (message,), secret, user, (member,))  # noqa: FBT003 - by order
+    request = ChatRequest("m", False, secret, (member,), (message,), secret, user, (member,))  # noqa: FBT003 - positional fields
 
     for shown in (message, member, user, request):
         assert "secret" not in repr(shown)

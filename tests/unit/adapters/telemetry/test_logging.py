@@ -250,7 +250,7 @@ class Pipe(io.BytesIO):
 
 
 async def test_lines_are_written_in_pieces_of_at_most_pipe_buf_bytes() -> None:
-    """The output of several workers could interleave within longer pieces. Only a longer single line exceeds it."""
+    """Longer pieces could interleave with the output of other workers. Only a single line may be longer."""
     pipe = Pipe()
     lines = [b'{"event":"%b"}\n' % (b"x" * size) for size in (10, 4_000, 4_080, 90, 3_000, 1_000, 9_000, 10, 10)]
     with logging_to(io.TextIOWrapper(io.BufferedWriter(pipe), write_through=True)):
