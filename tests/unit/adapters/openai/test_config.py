@@ -11,8 +11,8 @@ from ibex.adapters.openai.config import DEFAULT_MODELS, ApiKey, OpenAIConfig
 KEY = "sk-canary-77"
 
 
-def test_the_key_is_in_no_repr() -> None:
-    """Neither its own repr nor that of the configuration contains it."""
+def test_the_repr_of_the_configuration_does_not_contain_the_key() -> None:
+    """The repr of the key itself does not contain it either."""
     config = OpenAIConfig(api_key=ApiKey(KEY))
     assert config.api_key.reveal() == KEY
     assert KEY not in f"{config.api_key!r} {config.api_key} {config!r}"
@@ -20,7 +20,7 @@ def test_the_key_is_in_no_repr() -> None:
 
 @pytest.mark.parametrize("key", ["", f"{KEY}\r\nX-Evil: 1", f"{KEY}\n", f"Bearer {KEY}", f"{KEY}ü", f"{KEY}\x00"])
 def test_an_invalid_key_is_refused(key: str) -> None:
-    """The error does not contain it."""
+    """The error does not contain the key."""
     with pytest.raises(ValueError, match="printable") as raised:
         ApiKey(key)
     assert KEY not in str(raised.value)
@@ -36,7 +36,7 @@ def test_an_invalid_key_is_refused(key: str) -> None:
     ],
 )
 def test_the_root_ends_with_a_slash(base_url: str, address: str) -> None:
-    """The base URL may or may not end with one."""
+    """The configured base URL may or may not end with one."""
     assert str(OpenAIConfig(api_key=ApiKey(KEY), base_url=base_url).root_url()) == address
 
 
@@ -55,7 +55,7 @@ def test_the_root_ends_with_a_slash(base_url: str, address: str) -> None:
     ],
 )
 def test_an_invalid_base_url_is_refused(base_url: str) -> None:
-    """The configuration refuses it at start. The error does not contain it."""
+    """The configuration refuses it at start. The error does not contain the URL."""
     with pytest.raises(ValueError, match="base URL") as raised:
         OpenAIConfig(api_key=ApiKey(KEY), base_url=base_url)
     assert "secret-88" not in str(raised.value)
@@ -76,5 +76,5 @@ def test_an_invalid_base_url_is_refused(base_url: str) -> None:
     ],
 )
 def test_the_default_models_are_the_gpt_chatgpt_and_o_families(model: str, *, served: bool) -> None:
-    """They do not match other names that begin with the same letter."""
+    """The default patterns do not match other names that begin with the same letter."""
     assert any(fnmatchcase(model, pattern) for pattern in DEFAULT_MODELS) is served

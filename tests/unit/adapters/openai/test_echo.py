@@ -44,7 +44,7 @@ async def streamed(provider: EchoProvider, request: ProviderRequest) -> list[Cha
     return [ChatCompletionChunk.model_validate_json(chunk, strict=True) for chunk in data]
 
 
-async def test_it_repeats_the_last_user_message() -> None:
+async def test_the_provider_repeats_the_last_user_message() -> None:
     """The response is a chat completion."""
     request = request_of(
         {"role": "system", "content": "Be kind."},
@@ -75,26 +75,26 @@ async def test_it_repeats_the_last_user_message() -> None:
     ],
 )
 async def test_all_text_parts_of_a_message_are_repeated(content: object, text: str) -> None:
-    """They are joined. Other parts are ignored, and malformed ones are no error."""
+    """The parts are joined. Other parts are ignored, and malformed ones cause no error."""
     response = await EchoProvider(ManualClock()).complete(request_of({"role": "user", "content": content}))
     assert isinstance(response, ProviderBody)
     assert json.loads(response.body)["choices"][0]["message"]["content"] == text
 
 
-async def test_without_a_user_message_the_text_is_empty() -> None:
-    """The response is valid."""
+async def test_a_request_without_a_user_message_has_an_empty_response() -> None:
+    """The response is still a valid chat completion."""
     response = await buffered(EchoProvider(ManualClock()), request_of({"role": "system", "content": "Be kind."}))
     assert response.choices[0].message.content == ""
 
 
-async def test_a_number_of_many_digits_in_a_message_is_no_error() -> None:
+async def test_a_number_with_many_digits_in_a_message_is_accepted() -> None:
     """Python's limit on the digits of an integer does not apply."""
     body = b'{"messages": [{"role": "user", "content": "a", "n": ' + b"9" * 10_000 + b"}]}"
     response = await buffered(EchoProvider(ManualClock()), replace(outgoing_request(), body=body))
     assert response.choices[0].message.content == "a"
 
 
-async def test_tokens_are_words() -> None:
+async def test_usage_counts_words_as_tokens() -> None:
     """Prompt tokens count the words of all messages, completion tokens those of the response."""
     request = request_of({"role": "system", "content": "You are kind."}, {"role": "user", "content": "Hello there "})
     response = await buffered(EchoProvider(ManualClock()), request)
@@ -116,8 +116,8 @@ async def test_a_stream_has_a_chunk_for_each_word() -> None:
     assert len({(chunk.id, chunk.created, chunk.model, chunk.object) for chunk in chunks}) == 1
 
 
-async def test_usage_is_at_the_end_of_a_stream_that_asks_for_it() -> None:
-    """It is in a chunk without choices. In all other chunks it is null."""
+async def test_a_stream_that_asks_for_usage_ends_with_it() -> None:
+    """The last chunk has the usage and no choices. In all other chunks the usage is null."""
     message = {"role": "user", "content": "One two"}
     response = await EchoProvider(ManualClock()).complete(request_of(message, stream=True, include_usage=True))
     assert isinstance(response, EchoStream)
@@ -156,8 +156,8 @@ async def test_each_response_has_a_unique_id() -> None:
     assert len({response.provider_request_id for response in responses}) == 3
 
 
-async def test_the_configured_delays() -> None:
-    """There is one delay before the response, and one between the events of a stream."""
+async def test_the_configured_delays_are_applied() -> None:
+    """The provider waits once before each response, and before each further event of a stream."""
     slept: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -171,7 +171,7 @@ async def test_the_configured_delays() -> None:
 
 
 async def test_a_closed_stream_returns_no_more_events() -> None:
-    """Iterating over it ends."""
+    """Iterating over the closed stream ends."""
     response = await EchoProvider(ManualClock()).complete(outgoing_request(stream=True))
     assert isinstance(response, EchoStream)
     events = aiter(response)
@@ -188,20 +188,22 @@ async def test_a_closed_stream_returns_no_more_events() -> None:
         (("mine-*",), []),
     ],
 )
-async def test_it_lists_names_to_choose_from(configured: tuple[str, ...], expected: list[str]) -> None:
-    """The configured names, and examples of the configured patterns."""
+async def test_the_list_of_models_contains_the_configured_names_and_examples_of_patterns(
+    configured: tuple[str, ...], expected: list[str]
+) -> None:
+    """A pattern without a known example adds no name."""
     listed = await EchoProvider(ManualClock(), configured).list_models()
     assert [model.id for model in listed] == expected
 
 
-async def test_it_lists_an_example_of_each_default_pattern() -> None:
-    """None of them is a pattern itself."""
+async def test_the_list_of_models_contains_an_example_of_each_default_pattern() -> None:
+    """No entry of the list is a pattern."""
     listed = [model.id for model in await EchoProvider(ManualClock()).list_models()]
     assert all(any(fnmatchcase(name, pattern) for name in listed) for pattern in DEFAULT_MODELS)
     assert not set(listed) & set(DEFAULT_MODELS)
 
 
-def test_it_serves_the_configured_models() -> None:
-    """They are those of the provider that it replaces."""
+def test_the_provider_serves_the_configured_models() -> None:
+    """The echo provider has the models of the provider that it replaces."""
     assert EchoProvider(ManualClock(), ("my-*",)).models == ("my-*",)
     assert "gpt-*" in EchoProvider(ManualClock()).models

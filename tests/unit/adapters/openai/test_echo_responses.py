@@ -43,8 +43,8 @@ async def body_of(request: ProviderRequest) -> bytes:
         [{"role": "user", "content": "Hello  there"}, {"type": "function_call_output", "output": "x"}],
     ],
 )
-async def test_it_repeats_the_last_user_message(given: object) -> None:
-    """The response is one of the Responses API."""
+async def test_the_provider_repeats_the_last_user_message(given: object) -> None:
+    """The response is an object of the Responses API."""
     response = Response.model_validate_json(await body_of(request_of(input=given, instructions="Be kind.")))
 
     assert (response.output_text, response.status, response.model) == ("Hello  there", "completed", "gpt-5")
@@ -72,14 +72,14 @@ async def test_a_stream_has_typed_events() -> None:
     assert (reader.has_ended, reader.summary().usage.output_tokens) == (True, 3)
 
 
-async def test_it_counts_input_tokens() -> None:
+async def test_the_provider_counts_input_tokens() -> None:
     """The count includes the tokens of the instructions."""
     body = await body_of(request_of("responses.input_tokens", input="one two", instructions="three"))
     assert json.loads(body) == {"object": "response.input_tokens", "input_tokens": 3}
 
 
-async def test_embeddings_depend_on_the_text_alone() -> None:
-    """Equal texts have equal embeddings in both formats."""
+async def test_equal_texts_have_equal_embeddings() -> None:
+    """This applies to both formats, floats and base64."""
     floats = CreateEmbeddingResponse.model_validate_json(await body_of(request_of("embeddings", input=["a", "b", "a"])))
     packed = json.loads(await body_of(request_of("embeddings", input="a", encoding_format="base64")))
 

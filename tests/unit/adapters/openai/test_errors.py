@@ -69,7 +69,7 @@ def test_a_refused_request_keeps_the_providers_error(status: int, refusal: Provi
     ],
 )
 def test_a_refusal_in_an_unknown_format_has_no_details(body: bytes | None) -> None:
-    """Nothing is guessed."""
+    """IBEX does not guess the details."""
     error = error_from_response(ErrorResponse(400, body), ATTEMPT)
     assert isinstance(error, ProviderRefusedError)
     assert (error.detail, error.provider_type, error.provider_code, error.param) == (None, None, None, None)
@@ -92,15 +92,15 @@ def test_a_refusal_in_an_unknown_format_has_no_details(body: bytes | None) -> No
         (b" m\n", ("m", None, None, None)),
     ],
 )
-def test_the_reason_is_read_from_every_shape_in_use(body: bytes, reason: tuple[str | None, ...]) -> None:
-    """OpenAI's, vLLM's, Google's, FastAPI's, Azure's, and plain text."""
+def test_the_reason_is_read_from_every_known_format(body: bytes, reason: tuple[str | None, ...]) -> None:
+    """The formats are OpenAI's, vLLM's, Google's, FastAPI's and Azure's, and plain text."""
     error = error_from_response(ErrorResponse(400, body), ATTEMPT)
     assert isinstance(error, ProviderRefusedError)
     assert (error.detail, error.provider_type, error.provider_code, error.param) == reason
 
 
 def test_a_403_for_a_model_refuses_the_request() -> None:
-    """Any other 403 refuses the proxy's key, which is not the client's to see."""
+    """Any other 403 refuses the proxy's key, a fact that the client must not see."""
     body = b'{"error":{"message":"No access to the model.","type":"invalid_request_error","code":"model_not_found"}}'
     error = error_from_response(ErrorResponse(403, body), ATTEMPT)
     assert isinstance(error, ProviderRefusedError)
@@ -125,8 +125,8 @@ def test_a_403_for_a_model_refuses_the_request() -> None:
         (None, False),
     ],
 )
-def test_some_rate_limits_are_hopeless(body: bytes | None, hopeless: bool) -> None:  # noqa: FBT001 - a row
-    """A retry cannot fill a quota or make a request smaller. The account's own text is not passed on."""
+def test_an_exhausted_quota_and_a_request_that_is_too_large_are_hopeless(body: bytes | None, hopeless: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    """A retry cannot fill a quota or shrink a request. The error omits the provider's text about the account."""
     response = ErrorResponse(429, body)
     error = error_from_response(response, ATTEMPT)
     assert isinstance(error, ProviderRateLimitedError)
@@ -154,7 +154,7 @@ def test_any_other_status_means_that_the_provider_is_unavailable(status: int) ->
 
 
 @pytest.mark.parametrize("status", [302, 401, 403, 408, 429, 500, 503, 529])
-def test_no_text_of_the_provider_is_in_an_error_that_is_not_about_the_request(status: int) -> None:
+def test_an_error_that_does_not_concern_the_request_has_no_text_of_the_provider(status: int) -> None:
     """Neither the message nor the repr contains it."""
     error = error_from_response(ErrorResponse(status, BODY), ATTEMPT)
     assert CANARY not in repr(vars(error)) + repr(error) + str(error)
@@ -177,7 +177,7 @@ def test_no_text_of_the_provider_is_in_an_error_that_is_not_about_the_request(st
         (httpx.PoolTimeout("x"), OverloadedError),
     ],
 )
-def test_each_exception_has_its_error(failure: Exception, kind: type[IbexError]) -> None:
+def test_each_exception_maps_to_its_error(failure: Exception, kind: type[IbexError]) -> None:
     """The error does not contain the text of the exception."""
     assert isinstance(failure, FAILURES)
     error = error_from_exception(failure, ATTEMPT)

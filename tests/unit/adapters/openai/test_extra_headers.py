@@ -55,13 +55,13 @@ def test_headers_are_separated_by_newlines_or_semicolons(text: str, headers: lis
     ],
 )
 def test_an_invalid_header_is_refused(text: str, reason: str) -> None:
-    """The message names the header, and contains no value."""
+    """The message contains the name of the header, but no value."""
     with pytest.raises(ValueError, match=reason) as raised:
         parse_headers(text)
     assert str(raised.value) == reason
 
 
-def test_values_are_in_no_repr() -> None:
+def test_the_repr_of_headers_contains_no_value() -> None:
     """The repr contains the names, which help to find a mistake."""
     headers = parse_headers(f"api-key: {CANARY}; x-b: {CANARY}")
     assert f"{headers!r} {headers}" == "<ExtraHeaders api-key, x-b> <ExtraHeaders api-key, x-b>"
@@ -82,11 +82,13 @@ OWN = ((b"host", b"h"), (b"authorization", b"Bearer k"), (b"user-agent", b"ibex"
         ("user-agent: mine", (*OWN[:2], (b"user-agent", b"mine"))),
     ],
 )
-def test_a_header_replaces_the_one_of_the_same_name(text: str, expected: tuple[tuple[bytes, bytes], ...]) -> None:
+def test_a_header_replaces_an_existing_one_with_the_same_name(
+    text: str, expected: tuple[tuple[bytes, bytes], ...]
+) -> None:
     """An empty ``authorization`` removes it, for servers that refuse two credentials."""
     assert parse_headers(text).over(OWN) == expected
 
 
-def test_without_headers_nothing_changes() -> None:
-    """This is the default."""
+def test_no_extra_headers_leave_the_request_unchanged() -> None:
+    """The default setting has no extra headers."""
     assert NO_HEADERS.over(OWN) == OWN

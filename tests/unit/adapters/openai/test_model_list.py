@@ -26,7 +26,7 @@ def test_models_are_read_in_their_order() -> None:
     ]
 
 
-def test_an_array_by_itself_is_read() -> None:
+def test_an_array_without_an_enclosing_object_is_read() -> None:
     """Some compatible servers send it."""
     assert parse_model_list(b'\n[{"id":"m"}]\n') == [ProviderModel("m")]
 
@@ -35,14 +35,14 @@ def test_an_array_by_itself_is_read() -> None:
     ("created", "expected"),
     [(7.0, 7), (7.5, None), (True, None), ("2026-01-02", None), (None, None), (-1, -1), (1e300, int(1e300))],
 )
-def test_the_time_of_creation(created: Any, expected: int | None) -> None:
-    """It is a whole number, however the server writes it."""
+def test_the_time_of_creation_is_a_whole_number_or_none(created: Any, expected: int | None) -> None:
+    """Fractions and values of other types are ignored."""
     assert parse_model_list(json.dumps([{"id": "m", "created": created}]).encode())[0].created == expected
 
 
 @pytest.mark.parametrize("entry", ['"m"', "null", "[]", "{}", '{"id":null}', '{"id":7}', "1"])
 def test_an_entry_without_an_id_is_skipped(entry: str) -> None:
-    """The others are read. A list of nothing else is not a list of models."""
+    """The other entries are read. A list in which no entry has an id is refused."""
     assert parse_model_list(f'{{"data":[{entry},{{"id":"m","owned_by":1}}]}}'.encode()) == [ProviderModel("m")]
     with pytest.raises(ValueError, match="without names"):
         parse_model_list(f'{{"data":[{entry}]}}'.encode())
@@ -64,18 +64,18 @@ def test_an_entry_without_an_id_is_skipped(entry: str) -> None:
         b"[" + b"1," * 200_001 + b'{"id":"m"}]',
     ],
 )
-def test_anything_else_is_refused(body: bytes) -> None:
-    """The reason contains nothing of the body."""
+def test_a_body_that_is_not_a_list_of_models_is_refused(body: bytes) -> None:
+    """The reason contains no part of the body."""
     with pytest.raises(ValueError, match="not a list of models"):
         parse_model_list(body)
 
 
-def test_an_empty_list_is_a_list() -> None:
-    """The provider has no models."""
+def test_an_empty_list_of_models_is_accepted() -> None:
+    """Such a provider has no models."""
     assert parse_model_list(b'{"object":"list","data":[]}') == []
 
 
-def test_a_list_that_is_too_long_is_cut() -> None:
-    """The first models count."""
+def test_a_list_that_is_too_long_is_truncated() -> None:
+    """The first models are kept."""
     listed = parse_model_list(json.dumps([{"id": str(number)} for number in range(MAX_MODELS + 1)]).encode())
     assert (len(listed), listed[-1].id) == (MAX_MODELS, str(MAX_MODELS - 1))

@@ -79,7 +79,7 @@ async def test_a_buffered_response_is_returned_byte_for_byte() -> None:
 
 
 async def test_a_streamed_response_is_left_open_for_its_reader() -> None:
-    """It is returned once the head has arrived. The reader closes it."""
+    """The provider returns it once the head has arrived. The reader closes it."""
     scene = Scene(streamed(*EVENTS))
     response = await scene.provider.complete(outgoing_request(stream=True))
     assert isinstance(response, OpenAIStream)
@@ -112,8 +112,8 @@ async def test_only_headers_of_the_allow_list_are_sent(*, stream: bool, accept: 
     assert await sent.aread() == request.body
 
 
-async def test_the_models_are_listed() -> None:
-    """They are asked for like everything else: with the key, and with the operator's headers."""
+async def test_models_are_listed_with_key_and_extra_headers() -> None:
+    """The request has the same headers as all other requests to the provider, but no body."""
     listed = FakeResponse(200, {}, (b'{"data":[{"id":"gpt-4o",', b'"created":7,"owned_by":"system"}]}'))
     scene = Scene(listed, base_url="https://llm.example/v1", headers=parse_headers("OpenAI-Project: p"))
     assert await scene.provider.list_models() == [ProviderModel("gpt-4o", 7, "system")]
@@ -142,8 +142,10 @@ async def test_the_models_are_listed() -> None:
         (FakeResponse(204), ProviderUnavailableError),
     ],
 )
-async def test_models_that_cannot_be_listed(response: FakeResponse | Exception, kind: type[Exception]) -> None:
-    """There is one attempt. Nothing of the response but a reason for the client is in the error."""
+async def test_a_failed_request_for_the_models_is_not_retried(
+    response: FakeResponse | Exception, kind: type[Exception]
+) -> None:
+    """The error contains nothing of the response but a reason for the client."""
     scene = Scene(response)
     with pytest.raises(kind) as raised:
         await scene.provider.list_models()
@@ -154,8 +156,8 @@ async def test_models_that_cannot_be_listed(response: FakeResponse | Exception, 
 
 
 @pytest.mark.parametrize("response", [HUSH, FakeResponse(200, {}, (b'{"data":', HUSH))])
-async def test_a_caller_that_does_not_wait_for_the_models(response: FakeResponse | Hush) -> None:
-    """Cancellation ends the request to the provider."""
+async def test_cancelling_a_request_for_the_models_closes_the_response(response: FakeResponse | Hush) -> None:
+    """The cancellation also ends a request that has no response yet."""
     scene = Scene(response)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(SHORT_S):
@@ -165,7 +167,7 @@ async def test_a_caller_that_does_not_wait_for_the_models(response: FakeResponse
 
 
 async def test_the_operators_headers_are_sent() -> None:
-    """They replace headers of the same name, and are in no repr."""
+    """They replace headers of the same name. The repr of the configuration does not contain their values."""
     headers = parse_headers("OpenAI-Project: canary-1; Authorization: Basic canary-2")
     scene = Scene(buffered(), headers=headers)
     await scene.provider.complete(outgoing_request())
@@ -174,7 +176,7 @@ async def test_the_operators_headers_are_sent() -> None:
     assert "canary" not in repr(vars(scene.provider)["_config"])
 
 
-async def test_the_trace_is_sent() -> None:
+async def test_the_trace_is_sent_with_every_attempt() -> None:
     """Every attempt has the same ``traceparent`` of version 00."""
     scene = Scene(refused(503), buffered())
     await scene.provider.complete(replace(outgoing_request(), trace=TraceContext("0af7" * 8, 0xB7AD, 1)))
@@ -186,8 +188,8 @@ async def test_the_trace_is_sent() -> None:
     ("value", "expected"),
     [("412", 412), ("0", 0), ("9" * 9, 999_999_999), ("9" * 10, None), ("1.5", None), ("-1", None), ("\u00b2", None)],
 )
-async def test_the_providers_own_time_is_passed_on(value: str, expected: int | None) -> None:
-    """It must be a whole number of milliseconds; anything else is ignored."""
+async def test_the_providers_processing_time_is_recorded(value: str, expected: int | None) -> None:
+    """The header must have a whole number of milliseconds. Any other value is ignored."""
     told = {"openai_processing_ms": value}
     scene = Scene(buffered(**told), streamed(*EVENTS, **told), refused(400, **told), streamed(b"<html>", **told))
     body = await scene.provider.complete(outgoing_request())
@@ -199,7 +201,7 @@ async def test_the_providers_own_time_is_passed_on(value: str, expected: int | N
     assert (await scene.fails(ProviderUnavailableError)).processing_ms == expected
 
 
-async def test_the_connection_has_its_own_timeout() -> None:
+async def test_the_connect_timeout_is_passed_to_the_transport() -> None:
     """The transport applies it."""
     scene = Scene(buffered(), connect_timeout_s=1.5)
     await scene.provider.complete(outgoing_request())
@@ -224,7 +226,7 @@ async def test_a_transient_failure_is_retried(status: int) -> None:
         httpx.RemoteProtocolError("server disconnected"),
     ],
 )
-async def test_a_connection_that_dies_before_the_response_is_retried(failure: Exception) -> None:
+async def test_a_connection_that_fails_before_the_response_is_retried(failure: Exception) -> None:
     """This also applies to a stream."""
     scene = Scene(failure, streamed(*EVENTS))
     response = await scene.provider.complete(outgoing_request(stream=True))
@@ -241,15 +243,15 @@ async def test_the_last_response_decides_the_error() -> None:
     assert scene.delays == [0.5, 1.0, 2.0]
 
 
-async def test_without_retries_the_first_response_decides() -> None:
-    """There is one attempt."""
+async def test_the_first_response_decides_the_error_if_retries_are_disabled() -> None:
+    """There is only one attempt."""
     scene = Scene(refused(503), max_retries=0)
     error = await scene.fails(ProviderUnavailableError)
     assert (error.attempts, scene.delays) == (1, [])
 
 
-async def test_the_delay_that_the_provider_asks_for_is_respected() -> None:
-    """It is in seconds, in milliseconds, or a date."""
+async def test_the_delay_in_the_providers_response_is_respected() -> None:
+    """The provider sends seconds, milliseconds, or a date."""
     scene = Scene(
         refused(429, retry_after="3"),
         refused(503, retry_after_ms="4500"),
@@ -267,7 +269,7 @@ async def test_a_delay_beyond_the_maximum_is_passed_to_the_client() -> None:
     assert (error.attempts, error.retry_after_s, scene.delays) == (1, 3600, [])
 
 
-async def test_a_delay_beyond_the_deadline_is_not_waited_for() -> None:
+async def test_a_delay_beyond_the_deadline_disables_the_retry() -> None:
     """The current response decides the error."""
     scene = Scene(refused(503), request_timeout_s=0.4)
     assert (await scene.fails(ProviderUnavailableError)).attempts == 1
@@ -309,10 +311,10 @@ async def test_statuses_of_content_delivery_networks_are_retried(status: int) ->
 
 
 @pytest.mark.parametrize("status", [408, 409, 500, 502, 504, 520])
-async def test_a_request_that_the_provider_may_have_worked_on_is_not_sent_again(
+async def test_a_request_that_the_provider_may_have_processed_is_not_retried(
     status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It would be billed twice."""
+    """The provider would bill it twice."""
     monkeypatch.setattr(retry, "RETRIED_WITHIN_S", -1.0)
     scene = Scene(refused(status), buffered())
     error = ProviderRefusedError if status == 409 else ProviderUnavailableError
@@ -320,8 +322,8 @@ async def test_a_request_that_the_provider_may_have_worked_on_is_not_sent_again(
 
 
 @pytest.mark.parametrize("failure", [httpx.ReadError("reset"), httpx.RemoteProtocolError("server disconnected")])
-async def test_a_connection_that_dies_late_is_not_retried(failure: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The provider may have worked on the request."""
+async def test_a_connection_that_fails_late_is_not_retried(failure: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The provider may have processed the request."""
     monkeypatch.setattr(retry, "RETRIED_WITHIN_S", -1.0)
     scene = Scene(failure, buffered())
     assert (await scene.fails(ProviderUnavailableError)).attempts == 1
@@ -330,32 +332,32 @@ async def test_a_connection_that_dies_late_is_not_retried(failure: Exception, mo
 @pytest.mark.parametrize(
     "response", [refused(429), refused(503), httpx.ConnectError("refused"), httpx.ConnectTimeout("slow")]
 )
-async def test_a_request_that_the_provider_has_not_worked_on_is_retried_however_late(
+async def test_a_request_that_the_provider_has_not_processed_is_retried_at_any_time(
     response: FakeResponse | Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has said so, or was not reached."""
+    """The provider reports that it did not process the request, or no connection was made."""
     monkeypatch.setattr(retry, "RETRIED_WITHIN_S", -1.0)
     scene = Scene(response, buffered())
     assert (await scene.provider.complete(outgoing_request())).attempts == 2
 
 
 @pytest.mark.parametrize("status", [429, 500])
-async def test_a_request_that_the_provider_tells_not_to_retry_is_not_sent_again(status: int) -> None:
-    """``x-should-retry: false``, which OpenAI's SDKs obey too."""
+async def test_x_should_retry_false_disables_the_retry(status: int) -> None:
+    """OpenAI's SDKs obey this header too."""
     scene = Scene(refused(status, x_should_retry="false"), buffered())
     error = ProviderRateLimitedError if status == 429 else ProviderUnavailableError
     assert (await scene.fails(error)).attempts == 1
 
 
 @pytest.mark.parametrize("status", [418, 500])
-async def test_a_request_that_the_provider_tells_to_retry_is_sent_again(status: int) -> None:
-    """``x-should-retry: true``, whatever the status."""
+async def test_x_should_retry_true_causes_a_retry(status: int) -> None:
+    """The provider's header overrides the status."""
     scene = Scene(refused(status, x_should_retry="true"), buffered())
     assert (await scene.provider.complete(outgoing_request())).attempts == 2
 
 
-async def test_a_quota_that_is_used_up_is_not_asked_for_again() -> None:
-    """A retry could not succeed before the account has credit again."""
+async def test_an_exhausted_quota_is_not_retried() -> None:
+    """A retry cannot succeed before the account has credit again."""
     scene = Scene(refused(429, code="insufficient_quota"), buffered())
     error = await scene.fails(ProviderRateLimitedError)
     assert (error.attempts, error.provider_code, error.is_hopeless) == (1, "insufficient_quota", True)
@@ -372,7 +374,7 @@ async def test_a_quota_that_is_used_up_is_not_asked_for_again() -> None:
     ],
 )
 async def test_a_refusal_whose_body_cannot_be_read_is_still_a_refusal(response: FakeResponse) -> None:
-    """The status is enough."""
+    """The status alone identifies a refusal."""
     error = await Scene(response, idle_timeout_s=SHORT_S).fails(ProviderRefusedError)
     assert (error.refusal, error.detail) == (ProviderRefusal.BAD_REQUEST, None)
 
@@ -415,16 +417,16 @@ async def test_a_success_that_is_not_a_completion_is_an_error(response: FakeResp
         ),
     ],
 )
-async def test_the_content_decides_what_a_completion_is(headers: dict[str, str], status: int) -> None:
-    """Not the media type."""
+async def test_a_completion_is_recognized_by_its_content(headers: dict[str, str], status: int) -> None:
+    """The media type does not matter."""
     body = completion_body("Hi")
     response = await Scene(FakeResponse(status, headers, (body,))).provider.complete(outgoing_request())
     assert isinstance(response, ProviderBody)
     assert response.body == body
 
 
-async def test_a_body_that_its_framing_cuts_off_closes_the_connection() -> None:
-    """The rest may follow and would be read as the next response."""
+async def test_a_body_that_is_cut_off_by_its_framing_closes_the_connection() -> None:
+    """Otherwise the rest could follow and be read as the next response."""
     cut = Scene(FakeResponse(200, {"content-type": "application/json"}, (b'{"id": "cut off',)))
     await cut.fails(ProviderUnavailableError)
     whole = Scene(buffered())
@@ -465,7 +467,7 @@ async def test_a_success_that_is_not_an_event_stream_is_an_error(response: FakeR
         ),
     ],
 )
-async def test_a_stream_with_another_media_type(headers: dict[str, str]) -> None:
+async def test_a_stream_with_another_media_type_is_accepted(headers: dict[str, str]) -> None:
     """Some servers send the default media type of their framework. The first bytes decide."""
     response = await Scene(FakeResponse(200, headers, tuple(EVENTS))).provider.complete(outgoing_request(stream=True))
     assert isinstance(response, OpenAIStream)
@@ -497,7 +499,7 @@ async def test_a_body_that_is_too_large_is_an_error(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_silence_before_the_response_is_a_timeout_and_not_retried(*, stream: bool) -> None:
+async def test_silence_before_the_response_times_out_without_a_retry(*, stream: bool) -> None:
     """The connection is closed."""
     for config in ({"first_byte_timeout_s": SHORT_S}, {"request_timeout_s": SHORT_S}):
         scene = Scene(HUSH, **config)
@@ -505,8 +507,8 @@ async def test_silence_before_the_response_is_a_timeout_and_not_retried(*, strea
         assert scene.transport.cancelled == 1
 
 
-async def test_silence_in_a_buffered_response_is_a_timeout() -> None:
-    """The silence may be before its first byte or after it."""
+async def test_silence_in_a_buffered_response_times_out() -> None:
+    """The silence may be before the first byte of the body or after it."""
     headers = {"content-type": "application/json"}
     before = FakeResponse(200, headers, (HUSH,))
     after = FakeResponse(200, headers, (b"{", HUSH))
@@ -517,7 +519,7 @@ async def test_silence_in_a_buffered_response_is_a_timeout() -> None:
 
 @in_simulated_time
 async def test_a_stream_that_has_begun_has_no_deadline() -> None:
-    """Only its silence is limited, however long the whole takes."""
+    """Only the silence between its events is limited, not its total duration."""
     scene = Scene(streamed(*EVENTS), request_timeout_s=10.0)
     response = await scene.provider.complete(outgoing_request(stream=True))
     assert isinstance(response, OpenAIStream)
@@ -527,7 +529,7 @@ async def test_a_stream_that_has_begun_has_no_deadline() -> None:
 
 
 async def test_no_free_connection_means_that_the_proxy_is_overloaded() -> None:
-    """It is not retried, because that would increase the load."""
+    """The request is not retried, because that would increase the load."""
     scene = Scene(httpx.PoolTimeout("full"))
     with pytest.raises(OverloadedError):
         await scene.provider.complete(outgoing_request())
@@ -536,7 +538,7 @@ async def test_no_free_connection_means_that_the_proxy_is_overloaded() -> None:
 
 @pytest.mark.parametrize("value", ["", "x" * 257, "réq"])
 async def test_an_invalid_request_id_is_ignored(value: str) -> None:
-    """A valid one fits into a header and a database column."""
+    """A valid id fits into a header and a database column."""
     headers = {"content-type": "application/json", "x-request-id": value}
     response = await Scene(FakeResponse(200, headers, (completion_body("Hi"),))).provider.complete(outgoing_request())
     assert response.provider_request_id is None
@@ -554,10 +556,10 @@ RESPONSES: list[tuple[Sequence[FakeResponse | Exception | Hush], bool]] = [
 
 
 @pytest.mark.parametrize(("responses", "stream"), RESPONSES)
-async def test_no_cancellation_leaves_a_response_open(
+async def test_a_cancellation_closes_all_responses(
     responses: Sequence[FakeResponse | Exception | Hush], *, stream: bool
 ) -> None:
-    """Cancel once or twice at every wait: all responses are closed and no task is left."""
+    """The test cancels once or twice at every wait. No task is left either."""
     cuts_reached = 0
     for suspension in range(1, 16):
         for moment in Moment:
@@ -578,7 +580,7 @@ async def test_no_cancellation_leaves_a_response_open(
     assert cuts_reached > 0
 
 
-async def test_the_key_and_the_texts_are_in_no_log_and_no_repr(caplog: pytest.LogCaptureFixture) -> None:
+async def test_logs_and_reprs_contain_neither_the_key_nor_texts(caplog: pytest.LogCaptureFixture) -> None:
     """This holds at every log level, for all kinds of responses."""
     caplog.set_level(logging.DEBUG)
     scene = Scene(buffered("canary-11"), refused(401, "canary-12"), max_retries=0)
@@ -588,8 +590,8 @@ async def test_the_key_and_the_texts_are_in_no_log_and_no_repr(caplog: pytest.Lo
     assert "canary" not in shown
 
 
-def test_its_properties() -> None:
-    """The name is fixed; models and dialect come from the configuration."""
+def test_the_provider_has_the_configured_models_and_dialect() -> None:
+    """The name is fixed."""
     dialect = Dialect(has_lenient_end=True)
     provider = Scene(models=("my-*",), dialect=dialect).provider
     assert (provider.name, provider.models, provider.dialect) == ("openai", ("my-*",), dialect)

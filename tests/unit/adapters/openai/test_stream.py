@@ -76,14 +76,14 @@ async def test_a_stream_cut_at_every_byte_is_reassembled() -> None:
     assert text == "Grüße 🙂"
 
 
-async def test_it_has_the_attempts_and_the_headers() -> None:
+async def test_a_stream_has_the_attempts_and_the_values_of_the_headers() -> None:
     """The exchange records the attempts and the request id."""
     stream = Scene().stream
     assert (stream.attempts, stream.provider_request_id, stream.processing_ms) == (2, "req_7", 412)
 
 
 async def test_a_compressed_stream_is_decompressed() -> None:
-    """The request did not ask for compression."""
+    """The provider compresses it although the request did not ask for compression."""
     scene = Scene(gzip.compress(WHOLE), coding="gzip")
     await scene.read()
     assert scene.raw == WHOLE
@@ -100,16 +100,16 @@ async def test_the_events_before_an_error_are_returned_first() -> None:
     assert scene.reads == 1
 
 
-async def test_an_error_after_complete_events() -> None:
-    """No event is left to return before it."""
+async def test_an_error_after_complete_events_is_raised_after_them() -> None:
+    """No incomplete event is left to drop."""
     scene = Scene(EVENTS[0], httpx.RemoteProtocolError("incomplete chunked read"))
     with pytest.raises(ProviderUnavailableError):
         await scene.read()
     assert scene.raw == EVENTS[0]
 
 
-async def test_a_silent_provider_is_a_timeout() -> None:
-    """The events that arrived are returned first."""
+async def test_a_silent_provider_times_out() -> None:
+    """The complete events that arrived are returned first."""
     scene = Scene(EVENTS[0] + b"data: ha", HUSH, idle_s=0.02)
     with pytest.raises(ProviderTimeoutError) as raised:
         await scene.read()
@@ -117,15 +117,15 @@ async def test_a_silent_provider_is_a_timeout() -> None:
     assert raised.value.attempts == 2
 
 
-async def test_an_end_without_done_is_an_end() -> None:
-    """An incomplete event is returned without data. The adapter does not judge such an end."""
+async def test_an_end_without_done_ends_the_stream() -> None:
+    """An incomplete event is returned without data. The response reader decides whether the stream is complete."""
     scene = Scene(EVENTS[0], b"data: half")
     await scene.read()
     assert [(event.raw, event.data is None) for event in scene.events] == [(EVENTS[0], False), (b"data: half", True)]
 
 
 @pytest.mark.parametrize("end", [b"data: [DONE]", b"data: [DONE]\n", b"data:[DONE]\r\n", b"data: [DONE]\r"])
-async def test_done_without_the_blank_line_is_done(end: bytes) -> None:
+async def test_done_without_a_blank_line_is_accepted(end: bytes) -> None:
     """The bytes are unchanged."""
     scene = Scene(EVENTS[0], end)
     await scene.read()
@@ -133,7 +133,7 @@ async def test_done_without_the_blank_line_is_done(end: bytes) -> None:
 
 
 @pytest.mark.parametrize("end", [b"data: [DONE", b"data: half\ndata: [DONE]", b"data: [DONE] ", b": [DONE]"])
-async def test_other_incomplete_events_are_not_done(end: bytes) -> None:
+async def test_other_incomplete_events_have_no_data(end: bytes) -> None:
     """They may have been cut off."""
     scene = Scene(EVENTS[0], end)
     await scene.read()
@@ -148,8 +148,8 @@ async def test_the_connection_of_a_stream_without_done_is_not_reused() -> None:
     assert (early.network_stream.closed, whole.network_stream.closed) == (1, 0)
 
 
-async def test_closing_a_running_stream_closes_it_at_once() -> None:
-    """Nothing more is read, and iterating over it ends."""
+async def test_closing_a_running_stream_closes_its_body_at_once() -> None:
+    """Nothing more is read, and iterating over the stream ends."""
     scene = Scene(EVENTS[0], EVENTS[1], HUSH)
     assert await anext(scene.stream)
     await scene.stream.aclose()
@@ -158,7 +158,7 @@ async def test_closing_a_running_stream_closes_it_at_once() -> None:
     assert scene.events == []
 
 
-async def test_closing_after_done_reads_the_rest() -> None:
+async def test_closing_after_done_drains_the_body() -> None:
     """The reader stops at ``[DONE]``, and the connection can be reused only after the end of the body."""
     scene = Scene(WHOLE, b"")
     assert await anext(scene.stream)
@@ -166,16 +166,16 @@ async def test_closing_after_done_reads_the_rest() -> None:
     assert (scene.body.ended, scene.body.closed) == (True, 1)
 
 
-async def test_closing_after_done_does_not_wait_for_a_provider_that_goes_on() -> None:
-    """Draining is limited."""
+async def test_closing_after_done_does_not_wait_for_a_hanging_provider() -> None:
+    """If the body does not end, it is closed without being drained."""
     scene = Scene(WHOLE, HUSH)
     assert await anext(scene.stream)
     await scene.stream.aclose()
     assert (scene.body.ended, scene.body.closed) == (False, 1)
 
 
-async def test_closing_twice_or_before_the_first_read_closes_once() -> None:
-    """Closing is idempotent at any time."""
+async def test_closing_twice_before_the_first_read_closes_the_body_once() -> None:
+    """Closing is idempotent."""
     scene = Scene(WHOLE)
     await scene.stream.aclose()
     await scene.stream.aclose()
@@ -183,8 +183,8 @@ async def test_closing_twice_or_before_the_first_read_closes_once() -> None:
 
 
 @pytest.mark.parametrize("chunks", [EVENTS[:2], [*EVENTS[:2], HUSH], [WHOLE, HUSH], [EVENTS[0], httpx.ReadError("x")]])
-async def test_no_cancellation_leaves_a_body_open(chunks: list[Chunk]) -> None:
-    """Cancel at every wait of reading and closing, before or after the data has arrived."""
+async def test_a_cancellation_closes_the_body(chunks: list[Chunk]) -> None:
+    """The test cancels at every wait of reading and closing, before or after the data has arrived."""
     cuts_reached = 0
     for suspension in range(1, 12):
         for moment in Moment:
@@ -206,7 +206,7 @@ async def test_no_cancellation_leaves_a_body_open(chunks: list[Chunk]) -> None:
 
 
 async def test_done_is_detected_among_other_events_of_a_read() -> None:
-    """A comment after it does not hide it."""
+    """A comment after ``[DONE]`` does not hide it."""
     scene = Scene(DONE + b": bye\n\n")
     await scene.read()
     assert scene.network_stream.closed == 0

@@ -1,4 +1,4 @@
-"""Tests of the parser for chat completion requests: what it reads, what it keeps unchanged, and what it refuses."""
+"""Tests of the parser for chat completion requests: parsed fields, unchanged bytes and refusals."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def refused(text: bytes) -> list[tuple[str, FieldCode]]:
     return [(e.field, e.code) for e in raised.value.field_errors]
 
 
-def test_the_parsed_fields_of_a_request() -> None:
-    """They are model, stream, messages with their roles, the members of the first user message, and stream options."""
+def test_a_request_is_parsed() -> None:
+    """The fields are model, stream, messages with roles, the members of the first user message, and stream options."""
     text = (
         b' { "model" : "gpt-4o" ,\n"messages":[ {"role":"system","content":"S"} , '
         b'{"content":[ 1 ],"role":"us\\u0065r"},{"role":"user"}], "stream":true,'
@@ -97,7 +97,7 @@ def written_requests(draw: st.DrawFn) -> tuple[list[tuple[str, bytes]], list[byt
 
 @settings(max_examples=150, deadline=None)
 @given(written_requests(), spaces)
-def test_every_member_keeps_its_bytes_and_its_place(
+def test_every_member_keeps_its_bytes_and_position(
     written: tuple[list[tuple[str, bytes]], list[bytes]], space: bytes
 ) -> None:
     """Each value keeps its raw text. This includes duplicates of members that IBEX does not parse."""
@@ -140,7 +140,7 @@ def test_every_member_keeps_its_bytes_and_its_place(
     ],
 )
 def test_a_body_that_is_not_one_json_object_in_utf8_is_refused(text: bytes) -> None:
-    """Not JSON, not an object, not UTF-8, raw control characters, lone surrogates: INVALID_JSON."""
+    """Raw control characters and lone surrogates are refused too. The error code is INVALID_JSON."""
     with pytest.raises(InvalidJsonError):
         parse(text)
 
@@ -148,8 +148,8 @@ def test_a_body_that_is_not_one_json_object_in_utf8_is_refused(text: bytes) -> N
 @pytest.mark.parametrize(
     "text", ["\\ud800", "a\\uD83Db", "\\ud800" + "x" * 100, "\\udc00", "\\ud83d\\ud83d", "x\\udbff\\n"]
 )
-def test_a_lone_surrogate_is_named_as_the_reason(text: str) -> None:
-    """It may be anywhere. A truncation is not reported as a lone surrogate, nor the reverse."""
+def test_a_lone_surrogate_is_reported_as_the_reason(text: str) -> None:
+    """It may be anywhere. A truncated body is not reported as a lone surrogate, nor the reverse."""
     with pytest.raises(InvalidJsonError) as refusal:
         parse(body(messages=b'[{"role":"user","content":"' + text.encode() + b'"}]'))
     assert "lone surrogate" in (refusal.value.detail or "")
@@ -285,7 +285,7 @@ def test_values_out_of_bounds_are_refused(field: str, value: bytes) -> None:
     ],
 )
 def test_values_within_bounds_are_accepted_unchanged(field: str, value: bytes) -> None:
-    """The provider judges the other members, including numbers of ten thousand digits."""
+    """The provider validates the other members, including numbers of ten thousand digits."""
     assert Member(field, value) in parse(body(**{field: value})).members
 
 
@@ -301,8 +301,8 @@ def test_null_means_absent(field: str) -> None:
 @pytest.mark.parametrize(
     "field", ["model", "messages", "stream", "stream_options", "temperature", "max_tokens", "max_completion_tokens"]
 )
-def test_a_parsed_field_may_occur_once(field: str) -> None:
-    """With a duplicate, IBEX and the provider could read different values. It may be written with escapes."""
+def test_a_parsed_field_that_occurs_twice_is_refused(field: str) -> None:
+    """IBEX and the provider could read different values. The second name may be written with escapes."""
     value = {"model": b'"gpt-4o"', "messages": MESSAGES}.get(field, b"null")
     escaped = b'"\\u%04x%s"' % (ord(field[0]), field[1:].encode())
     text = body(**{field: value})[:-1] + b"," + escaped + b":" + value + b"}"
@@ -324,8 +324,8 @@ def test_all_invalid_fields_are_reported_at_once() -> None:
     ]
 
 
-def test_no_value_is_in_an_error() -> None:
-    """The client's data, which may contain a misplaced secret, is not in the error."""
+def test_errors_contain_no_values() -> None:
+    """A value is client data and may contain a misplaced secret."""
     text = body(model=b'["sk-canary"]', temperature=b'"sk-canary"', messages=b'[{"role":"sk-canary"}]')
 
     with pytest.raises(ValidationError) as raised:
@@ -357,7 +357,7 @@ def test_a_message_that_is_nested_too_deep_is_reported() -> None:
 
 @pytest.mark.parametrize("opening", [b"[", b'{"a":'])
 def test_a_hundred_thousand_levels_are_refused(opening: bytes) -> None:
-    """It neither crashes nor takes long, whether the brackets are closed or not."""
+    """The parser neither crashes nor takes long, whether the brackets are closed or not."""
     deep = b'{"messages":' + opening * 100_000
 
     assert refused(deep) == [("body", FieldCode.INVALID_FORMAT)]
@@ -366,7 +366,7 @@ def test_a_hundred_thousand_levels_are_refused(opening: bytes) -> None:
 
 
 def test_millions_of_tiny_elements_are_refused_early() -> None:
-    """They are not even split, because they would take a hundred times the memory of their text."""
+    """The parser does not split them, because they would take a hundred times the memory of their text."""
     elements = b"[" + b"1," * 400_000 + b"1]"
     members = b",".join([b'"a":1'] * 200_000)
 
@@ -379,15 +379,15 @@ def test_millions_of_tiny_elements_are_refused_early() -> None:
 @settings(max_examples=300, deadline=None)
 @given(st.binary() | st.text().map(str.encode) | json_values.map(lambda value: json.dumps(value).encode()))
 def test_any_bytes_are_accepted_or_refused(text: bytes) -> None:
-    """No exception other than the two errors is raised."""
+    """The parser raises no exception other than the two errors."""
     with contextlib.suppress(InvalidJsonError, ValidationError):
         parse(text)
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.integers(0, 400), st.binary(min_size=1, max_size=3))
-def test_a_request_with_any_damage_is_accepted_or_refused(position: int, damage: bytes) -> None:
-    """So is a valid request with some bytes overwritten."""
+def test_a_request_with_overwritten_bytes_is_accepted_or_refused(position: int, damage: bytes) -> None:
+    """The original request is valid."""
     text = body(stream_options=b'{"include_usage":true}', temperature=b"1.5", max_tokens=b"5", stream=b"true")
     position %= len(text)
 
@@ -410,8 +410,8 @@ FOLDED = {
 
 @pytest.mark.parametrize("name", FOLDED)
 @pytest.mark.parametrize("escaped", [False, True])
-def test_a_name_that_folds_to_a_parsed_one_is_refused(name: str, escaped: bool) -> None:  # noqa: FBT001
-    """It may be beside the real member or instead of it, and may be written with escapes."""
+def test_a_name_that_equals_a_parsed_one_except_for_case_is_refused(name: str, escaped: bool) -> None:  # noqa: FBT001
+    """It may be beside the real member or replace it, and may be written with escapes."""
     member = json.dumps(name, ensure_ascii=escaped).encode() + b":1"
     assert refused(body()[:-1] + b"," + member + b"}") == [(FOLDED[name], FieldCode.INVALID_FORMAT)]
     assert (FOLDED[name], FieldCode.INVALID_FORMAT) in refused(b"{" + member + b"}")
@@ -419,7 +419,7 @@ def test_a_name_that_folds_to_a_parsed_one_is_refused(name: str, escaped: bool) 
 
 @pytest.mark.parametrize("name", ["Role", "ROLE", "Content", "CONTENT"])
 @pytest.mark.parametrize("where", ["before", "after", "alone"])
-def test_a_name_that_folds_to_one_of_a_message_is_refused(name: str, where: str) -> None:
+def test_a_message_member_that_equals_a_parsed_one_except_for_case_is_refused(name: str, where: str) -> None:
     """This applies to every message, and only to the names that IBEX parses."""
     odd = json.dumps(name).encode() + b':"user"'
     usual = b'"role":"user","content":"x"'
@@ -428,7 +428,7 @@ def test_a_name_that_folds_to_one_of_a_message_is_refused(name: str, where: str)
     assert (f"messages[1].{name.casefold()}", FieldCode.INVALID_FORMAT) in found
 
 
-def test_a_name_that_folds_to_one_of_the_stream_options_is_refused() -> None:
+def test_a_stream_option_that_equals_a_parsed_one_except_for_case_is_refused() -> None:
     """``include_usage`` decides which events the client gets."""
     found = refused(body(stream_options=b'{"include_usage":true,"Include_Usage":false}'))
     assert found == [("stream_options.include_usage", FieldCode.INVALID_FORMAT)]
@@ -438,21 +438,21 @@ def test_a_name_that_folds_to_one_of_the_stream_options_is_refused() -> None:
     "name", ["Tools", "messages2", "messag\u00e9s", "ro\u0131e", "model ", "Metadata", "x" * 10_000]
 )
 def test_an_unknown_name_is_accepted(name: str) -> None:
-    """The provider judges it."""
+    """The provider validates it."""
     member = json.dumps(name).encode() + b":1"
     assert parse(body()[:-1] + b"," + member + b"}").members[-1] == Member(name, b"1")
 
 
 def test_at_most_32_invalid_fields_are_reported() -> None:
-    """Parsing ends there."""
+    """The parser stops after them."""
     wrong = b"[" + b",".join([b'{"Role":"x","role":"nobody","role":1}'] * MAX_MESSAGES) + b"]"
     found = refused(body(messages=wrong, temperature=b"9"))
     assert len(found) == 32
     assert all(field.startswith("messages[") for field, _ in found)
 
 
-def test_a_long_value_is_refused_by_its_length() -> None:
-    """A name, a role or a boolean of several megabytes is not decoded."""
+def test_a_long_value_is_refused_without_decoding() -> None:
+    """The parser does not decode a name, a role or a boolean of several megabytes."""
     long = b'"' + b"\\ud83d\\ude00" * 100_000 + b'"'
     assert refused(body(model=long)) == [("model", FieldCode.TOO_LONG)]
     assert refused(body(messages=b'[{"role":%s}]' % long)) == [("messages[0].role", FieldCode.INVALID_ENUM)]
@@ -461,7 +461,7 @@ def test_a_long_value_is_refused_by_its_length() -> None:
 
 
 def test_the_structure_of_a_large_body_is_limited() -> None:
-    """The limit counts brackets and commas outside strings. Those within strings do not count."""
+    """The limit counts brackets and commas outside strings only."""
     text = json.dumps([{"a": [1, 2]}] * 250_000).encode()
     assert len(text) > 2 << 20
     assert refused(body(x=text)) == [("body", FieldCode.TOO_MANY)]
@@ -470,7 +470,7 @@ def test_the_structure_of_a_large_body_is_limited() -> None:
     assert parse(body(messages=as_text)).messages[0].role == "user"
 
 
-def test_a_large_body_that_is_not_utf8() -> None:
+def test_a_large_body_that_is_not_utf8_is_refused() -> None:
     """The invalid byte may be anywhere, also at the end of a step."""
     for at in (10, 1 << 20, (1 << 20) + 1, 3_000_000):
         text = bytearray(body(x=b'"' + "\u6f22".encode() * 1_100_000 + b'"'))

@@ -25,7 +25,7 @@ def nested(value: bytes) -> bytes:
 
 
 def filled(unit: bytes, size: int, before: bytes = b"[", after: bytes = b"0]") -> bytes:
-    """Repeat the unit up to the size."""
+    """Return the unit, repeated up to the size."""
     return before + unit * (size // len(unit)) + after
 
 
@@ -91,8 +91,8 @@ def one_pass() -> float:
 
 @pytest.mark.parametrize("kind", VALUES)
 @pytest.mark.parametrize("place", PLACES)
-def test_no_step_is_long(one_pass: float, kind: str, place: str) -> None:
-    """Any content at any place: take the best of three runs, because other processes may delay a step."""
+def test_every_step_is_short(one_pass: float, kind: str, place: str) -> None:
+    """This holds for any content at any place. The best of three runs counts, as other processes may delay a step."""
     for size in SIZES:
         if place == "name" and not VALUES[kind](9).startswith(b'"'):
             continue

@@ -30,8 +30,8 @@ def request_of(*, stream: bool, options: bytes | None = None, stream_options: tu
     )
 
 
-def test_usage_is_requested_if_the_client_does_not() -> None:
-    """Absent stream options are added at the end. All other members keep their bytes and place."""
+def test_usage_is_requested_if_the_client_does_not_ask_for_it() -> None:
+    """Absent stream options are added at the end. All other members keep their bytes and position."""
     request = request_of(stream=True)
 
     asking = request.asking_for_usage()
@@ -74,8 +74,8 @@ def test_null_stream_options_become_an_object() -> None:
         ),
     ],
 )
-def test_a_request_that_needs_no_change_is_returned_itself(request_: ChatRequest) -> None:
-    """It is buffered, or the client asks for usage. The result is the same object."""
+def test_a_request_that_needs_no_change_is_the_same_object(request_: ChatRequest) -> None:
+    """Either it is not streamed, or the client asks for usage itself."""
     assert request_.asking_for_usage() is request_
 
 
@@ -110,7 +110,7 @@ NOT_ASKING = [
 @pytest.mark.parametrize(
     ("member", "hides"), [*((member, False) for member in ASKING), *((member, True) for member in NOT_ASKING)]
 )
-def test_usage_is_hidden_only_if_the_client_asks_for_it_in_no_known_way(member: bytes, *, hides: bool) -> None:
+def test_usage_is_hidden_unless_the_client_asks_for_it(member: bytes, *, hides: bool) -> None:
     """The options of vLLM and OpenRouter count too. IBEX forwards them unchanged and does not validate them."""
     request = parse(b'{"model":"m","stream":true,"messages":[{"role":"user"}],' + member + b"}")
 
@@ -134,7 +134,7 @@ def test_a_client_that_asks_in_two_ways_gets_its_usage() -> None:
     assert not request.hides_usage
 
 
-def test_messages_are_replaced_in_their_place() -> None:
+def test_replaced_messages_keep_the_position_of_the_member() -> None:
     """The client's own messages are kept for their hash."""
     request = request_of(stream=False)
 
@@ -144,13 +144,13 @@ def test_messages_are_replaced_in_their_place() -> None:
     assert changed.content_hash() == request.content_hash() == hashlib.sha256(b"[ ]").hexdigest()
 
 
-def test_no_repr_contains_text() -> None:
+def test_reprs_contain_no_text() -> None:
     """A repr contains sizes but no content."""
     secret = b'"my secret"'
     message = Message("user", secret)
     member = Member("my secret", secret)
     user = UserMessage(0, lambda: (member,))
-    request = ChatRequest("m", False, secret, (member,), (message,), secret, user, (member,))  # noqa: FBT003 - by order
+    request = ChatRequest("m", False, secret, (member,), (message,), secret, user, (member,))  # noqa: FBT003 - positional fields
 
     for shown in (message, member, user, request):
         assert "secret" not in repr(shown)

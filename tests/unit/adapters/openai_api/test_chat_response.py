@@ -82,19 +82,19 @@ def test_several_buffered_choices_have_one_hash() -> None:
     assert summary_of(body_of("one", "two")).completion_hash == expected
 
 
-def test_the_hash_is_that_of_the_text_in_utf_8() -> None:
-    """It can be computed from the text alone."""
+def test_the_hash_covers_the_text_in_utf_8() -> None:
+    """Anyone can compute it from the text alone."""
     assert summary_of(body_of("Grüße 😀")).completion_hash == hashlib.sha256("Grüße 😀".encode()).hexdigest()
 
 
 @pytest.mark.parametrize("content", ["\ud83d", "a\udfff"])
 def test_lone_surrogates_are_hashed(content: str) -> None:
-    """They cause no error."""
+    """They raise no error."""
     assert summary_of(body_of(content)).completion_hash == sha(content)
     assert streamed_summary(chunk_of(content), chunk_of("b")).completion_hash == sha(content + "b")
 
 
-def test_a_summary_before_the_end() -> None:
+def test_a_summary_before_the_end_covers_the_text_so_far() -> None:
     """It does not affect later summaries."""
     reader = ChatResponseReader()
     reader.read_data(chunk_of("a\ud83d"))
@@ -117,13 +117,13 @@ def test_a_summary_before_the_end() -> None:
         b"{}",
     ],
 )
-def test_without_a_text_there_is_no_hash(body: bytes) -> None:
-    """Tool calls, empty texts and unknown formats have none, and cause no error."""
+def test_a_response_without_text_has_no_hash(body: bytes) -> None:
+    """Examples are tool calls, empty texts and unknown formats. They raise no error."""
     assert summary_of(body).completion_hash is None
 
 
-def test_tool_calls_complete_a_stream() -> None:
-    """A stream of tool calls has no text, but a finish reason."""
+def test_tool_calls_with_a_finish_reason_complete_a_stream() -> None:
+    """A stream of tool calls has no text."""
     reader = ChatResponseReader()
     reader.read_data(b'{"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"function":{"arguments":"{"}}]}}]}')
     assert not reader.is_complete
@@ -138,7 +138,7 @@ def test_tool_calls_complete_a_stream() -> None:
     [b"", b"null", b"[]", b'"text"', b"7", b"<html>", b"{", b'{"a":1} {}', b"\xff\xfe", b'{"a":"\xff"}', b"[" * 10**5],
 )
 def test_a_body_that_is_not_an_object_is_malformed(body: bytes) -> None:
-    """No other error is raised, and the time is bounded."""
+    """The reader raises no other error, and takes a bounded time."""
     with pytest.raises(MalformedResponseError):
         summary_of(body)
 
@@ -182,8 +182,8 @@ def test_an_error_that_is_null_is_ignored() -> None:
         (b'{"error":"","choices":[]}', EventKind.DATA),
     ],
 )
-def test_the_kinds_of_events(data: bytes, kind: EventKind) -> None:
-    """The content decides. An unknown event is data and is forwarded."""
+def test_the_content_of_an_event_decides_its_kind(data: bytes, kind: EventKind) -> None:
+    """An unknown event is data and is forwarded."""
     reader = ChatResponseReader()
 
     assert reader.read_data(data) is kind
@@ -214,8 +214,8 @@ def test_usage_may_come_with_empty_choices(data: bytes, kind: EventKind) -> None
 
 
 @given(st.binary(max_size=60))
-def test_no_bytes_raise_an_error(data: bytes) -> None:
-    """Reading a stream cannot interrupt its forwarding."""
+def test_arbitrary_bytes_raise_no_error(data: bytes) -> None:
+    """An error in the reader must not interrupt the forwarding of a stream."""
     ChatResponseReader().read_data(data)
 
 
@@ -234,8 +234,8 @@ JSON = st.recursive(
 
 
 @given(st.lists(JSON, max_size=5))
-def test_no_json_raises_an_error(values: list[object]) -> None:
-    """This includes known names with values of wrong types."""
+def test_arbitrary_json_raises_no_error(values: list[object]) -> None:
+    """The values include known names with values of wrong types."""
     streamed_summary(*(json.dumps(value).encode() for value in values))
 
 
@@ -276,7 +276,7 @@ def test_no_json_raises_an_error(values: list[object]) -> None:
         ({"prompt_tokens": 10**30, "prompt_tokens_details": [], "completion_tokens_details": "x"}, Usage()),
     ],
 )
-def test_usage_is_what_the_provider_counted(usage: object, expected: Usage) -> None:
+def test_usage_has_the_providers_counts(usage: object, expected: Usage) -> None:
     """Only counts that fit into a database column are used. Any other value is None, not zero."""
     assert summary_of(body_of("a", usage=usage)).usage == expected
 
@@ -288,8 +288,8 @@ def test_usage_is_what_the_provider_counted(usage: object, expected: Usage) -> N
         b'{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}],"x_groq":{"id":"r","usage":{"prompt_tokens":11}}}',
     ],
 )
-def test_usage_is_read_where_other_servers_put_it(last: bytes) -> None:
-    """In the choice, as Moonshot does, or in ``x_groq``. An earlier event without usage does not matter."""
+def test_usage_is_read_from_the_places_of_other_servers(last: bytes) -> None:
+    """Moonshot puts it into the choice, Groq into ``x_groq``. An earlier event without usage has no effect."""
     first = b'{"choices":[{"index":0,"delta":{"content":"a"}}],"x_groq":{"id":"r"}}'
     assert streamed_summary(first, last).usage == Usage(11)
 
@@ -312,7 +312,7 @@ def test_the_finish_reason_error_is_a_failure() -> None:
 
 
 def test_the_last_usage_of_a_stream_counts() -> None:
-    """Null is ignored. A later count replaces an earlier one."""
+    """A later count replaces an earlier one, and null is ignored."""
     summary = streamed_summary(
         b'{"choices":[],"usage":{"total_tokens":1}}',
         chunk_of("a"),
@@ -360,7 +360,7 @@ NAMED_DATA = [b"overloaded", b"", b'{"message":"no"}', b'{"error":null}', b"[1]"
 
 @pytest.mark.parametrize("data", [*NAMED_DATA, b'{"choices":[],"usage":{"total_tokens":1}}'])
 def test_an_event_named_error_is_a_failure(data: bytes | None) -> None:
-    """Its data does not matter, not even that of an event that is hidden or that ends a stream."""
+    """Its data has no effect, even if it would otherwise be hidden or end the stream."""
     reader = ChatResponseReader(hides_usage=True)
     reader.read_event(StreamEvent(b"first", chunk_of("text")))
 
@@ -369,7 +369,7 @@ def test_an_event_named_error_is_a_failure(data: bytes | None) -> None:
 
 
 @pytest.mark.parametrize("name", [b"message", b"Error", b" error", b"error "])
-def test_an_event_with_another_name_is_like_one_without(name: bytes) -> None:
+def test_an_event_with_another_name_is_read_like_an_unnamed_one(name: bytes) -> None:
     """Some servers name all events."""
     reader = ChatResponseReader(hides_usage=True)
 

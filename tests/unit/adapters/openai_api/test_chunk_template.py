@@ -1,4 +1,4 @@
-"""Tests that events that match a chunk template are read like all others, without being parsed."""
+"""Tests that events that match a chunk template give the same results as parsed events."""
 
 from __future__ import annotations
 
@@ -41,14 +41,16 @@ def parsed(events: list[bytes]) -> tuple[ResponseSummary, list[EventKind]]:
 
 
 @given(st.lists(st.builds(chunk, TEXTS, padding=st.none() | st.text("abc7", max_size=3), ascii_only=st.booleans())))
-def test_a_stream_of_matching_events(events: list[bytes]) -> None:
+def test_a_stream_of_matching_events_has_the_summary_of_parsed_events(events: list[bytes]) -> None:
     """Texts and padding are arbitrary."""
     assert summary_and_kinds(events) == parsed(events)
 
 
 @given(st.text("ab ü", min_size=1, max_size=3), st.lists(st.tuples(TEXTS, CUTS), max_size=6))
-def test_a_stream_of_almost_matching_events(first: str, others: list[tuple[str, tuple[int, int, bytes]]]) -> None:
-    """Some bytes differ, so that the event is not JSON, or has another meaning."""
+def test_a_stream_of_almost_matching_events_has_the_summary_of_parsed_events(
+    first: str, others: list[tuple[str, tuple[int, int, bytes]]]
+) -> None:
+    """Some bytes differ, so that an event is not JSON or has another meaning."""
     events = [chunk(first)]
     for text, (at, removed, put) in others:
         event = chunk(text)
@@ -78,8 +80,8 @@ def test_a_stream_of_almost_matching_events(first: str, others: list[tuple[str, 
         (chunk("Hi")[:-1], None),
     ],
 )
-def test_which_events_match(event: bytes, expected: str | None) -> None:
-    """No other event matches, and matching events are not parsed."""
+def test_only_events_that_differ_in_text_or_padding_match(event: bytes, expected: str | None) -> None:
+    """The template returns their text without parsing the event."""
     template = chunk_template_of(chunk("Well"), "Well")
 
     assert template is not None
@@ -96,8 +98,8 @@ def test_which_events_match(event: bytes, expected: str | None) -> None:
         (b'{"choices":[{"index":0,"delta":{"content":"Hi, there"}}]}', "Hi"),
     ],
 )
-def test_events_without_a_template(event: bytes, text: str) -> None:
-    """It is uncertain which of their bytes are the text."""
+def test_an_event_with_an_ambiguous_text_position_has_no_template(event: bytes, text: str) -> None:
+    """It is uncertain which bytes of the event are the text."""
     assert chunk_template_of(event, text) is None
 
 
@@ -116,8 +118,8 @@ def test_a_text_with_escapes_keeps_the_template(monkeypatch: pytest.MonkeyPatch)
     assert were_parsed == [chunk("Hi"), chunk("\n"), chunk('"')]
 
 
-def test_a_model_that_changes_and_changes_back() -> None:
-    """The last model counts, also if the event with it would match an earlier template."""
+def test_the_last_model_counts_after_a_change_and_a_change_back() -> None:
+    """An event with the last model would match an earlier template."""
     events = [chunk("Hi"), chunk("").replace(b"m-1", b"m-2"), chunk("there")]
 
     assert summary_and_kinds(events) == parsed(events)

@@ -15,7 +15,7 @@ DIALECT = Dialect()
 
 
 async def test_a_request_keeps_its_bytes() -> None:
-    """The proxy reads only the model. The hash is that of the input."""
+    """The proxy parses only the model. The hash covers the input."""
     body = b'{ "input": ["a", "b"], "model":"text-embedding-3-small","encoding_format" : "base64","dimensions":2 }'
 
     request = await Embeddings().parse(body, NO_TARGET)
@@ -32,8 +32,8 @@ async def test_a_model_is_required(body: bytes) -> None:
         await Embeddings().parse(body, NO_TARGET)
 
 
-async def test_the_response_passes_unchanged() -> None:
-    """Model and usage are recorded."""
+async def test_the_response_is_forwarded_unchanged() -> None:
+    """The reader records the model and the usage."""
     reader = (await Embeddings().parse(b'{"model":"m"}', NO_TARGET)).response_reader(DIALECT)
     body = b'{"data":[{"embedding":"AAAA"}],"model":"m-2","usage":{"prompt_tokens":8,"total_tokens":8}}'
 
@@ -44,8 +44,8 @@ async def test_the_response_passes_unchanged() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"error":{"message":"x"}}', b"\xff"])
-async def test_what_is_no_response(body: bytes) -> None:
-    """It is not forwarded."""
+async def test_a_malformed_response_is_refused(body: bytes) -> None:
+    """The client does not receive it."""
     reader = (await Embeddings().parse(b'{"model":"m"}', NO_TARGET)).response_reader(DIALECT)
     with pytest.raises(MalformedResponseError):
         reader.read_body(body)

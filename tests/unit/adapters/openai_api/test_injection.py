@@ -65,8 +65,8 @@ def parsed(request: ChatRequest) -> list[dict[str, object]]:
     return messages
 
 
-def test_without_a_directive_a_request_is_unchanged() -> None:
-    """The body is the same object."""
+def test_a_request_without_a_directive_is_unchanged() -> None:
+    """The result is the same object."""
     request = request_of(SYSTEM, USER)
 
     assert inject(request, None) is request
@@ -84,7 +84,7 @@ def test_without_a_directive_a_request_is_unchanged() -> None:
         ((SYSTEM, DEVELOPER, USER), "system"),
     ],
 )
-def test_system_first_stands_before_everything(raws: tuple[bytes, ...], role: str) -> None:
+def test_system_first_puts_the_directive_before_all_messages(raws: tuple[bytes, ...], role: str) -> None:
     """The client's messages follow, byte for byte. The directive is a developer message if its instructions are."""
     injected = inject(request_of(*raws), directive_of(InjectionMode.SYSTEM_FIRST))
 
@@ -103,8 +103,8 @@ def test_system_first_stands_before_everything(raws: tuple[bytes, ...], role: st
         ((ASSISTANT, TOOL), 0),
     ],
 )
-def test_system_append_stands_after_the_last_instruction(raws: tuple[bytes, ...], position: int) -> None:
-    """It follows the last system or developer message; without one it comes first."""
+def test_system_append_puts_the_directive_after_the_last_instruction(raws: tuple[bytes, ...], position: int) -> None:
+    """The last system or developer message precedes it. Without such a message the directive comes first."""
     injected = inject(request_of(*raws), directive_of(InjectionMode.SYSTEM_APPEND))
 
     assert parsed(injected)[position] == {"role": "system", "content": TEXT}
@@ -127,8 +127,8 @@ def test_system_append_stands_after_the_last_instruction(raws: tuple[bytes, ...]
         (b"[ \n ]", [{"type": "text", "text": f"[DIRECTIVE]: {TEXT}\n\n"}]),
     ],
 )
-def test_user_prepend_stands_in_front_of_the_first_user_message(content: bytes, expected: object) -> None:
-    """It is before a text, or the first part of a list. All other members and messages stay."""
+def test_user_prepend_puts_the_directive_into_the_first_user_message(content: bytes, expected: object) -> None:
+    """It precedes a text, or becomes the first part of a list. All other members and messages are unchanged."""
     user = b'{"role":"user","name":"kim","content":' + content + b',"x":1.0}'
 
     injected = inject(request_of(SYSTEM, ASSISTANT, user, SECOND_USER), directive_of(InjectionMode.USER_PREPEND))
@@ -139,7 +139,7 @@ def test_user_prepend_stands_in_front_of_the_first_user_message(content: bytes, 
 
 
 def test_user_prepend_keeps_the_bytes_of_the_users_own_text() -> None:
-    """Escapes stay as the client wrote them, even half of a surrogate pair."""
+    """Escapes keep their form, even half of a surrogate pair."""
     injected = inject(request_of(USER), directive_of(InjectionMode.USER_PREPEND))
 
     assert injected.messages[0].raw.endswith(b'\\n\\nHi \\ud83d there"}')
@@ -184,7 +184,7 @@ TEXT_PART = b'{ "type":"text","text":"A \\u00e4" }'
 def test_a_merged_directive_is_part_of_the_first_instruction(
     role: str, content: bytes, before: object, after: object
 ) -> None:
-    """It is joined with a blank line, or becomes its own part. All other members and messages are unchanged."""
+    """It is joined with a blank line, or becomes a part of its own. All other members and messages are unchanged."""
     instruction = b'{"name":"x","role":"' + role.encode() + b'","content":' + content + b',"y":1.0}'
     raws = (USER, instruction, SYSTEM, DEVELOPER)
 
@@ -200,10 +200,10 @@ def test_a_merged_directive_is_part_of_the_first_instruction(
 
 @pytest.mark.parametrize("mode", [InjectionMode.SYSTEM_FIRST, InjectionMode.SYSTEM_APPEND])
 @pytest.mark.parametrize("raws", [(USER, ASSISTANT), (TOOL,)])
-def test_without_an_instruction_to_merge_with_the_directive_is_one(
+def test_a_directive_without_an_instruction_to_merge_with_becomes_the_first_message(
     raws: tuple[bytes, ...], mode: InjectionMode
 ) -> None:
-    """The server gets one instruction, before everything."""
+    """The server gets one instruction message, before all others."""
     injected = inject(request_of(*raws), directive_of(mode), merges=True)
 
     assert parsed(injected)[0] == {"role": "system", "content": TEXT}
@@ -212,15 +212,15 @@ def test_without_an_instruction_to_merge_with_the_directive_is_one(
 
 @pytest.mark.parametrize("content", [b',"content":null', b',"content":7', b""])
 @pytest.mark.parametrize("mode", InjectionMode)
-def test_an_instruction_without_text_is_not_merged_with(content: bytes, mode: InjectionMode) -> None:
-    """The directive is a safety rule, so it is injected as if nothing were merged."""
+def test_an_instruction_without_text_prevents_merging(content: bytes, mode: InjectionMode) -> None:
+    """The directive is a safety rule, so it is injected as a message of its own."""
     request = request_of(b'{"role":"system"' + content + b"}", SYSTEM, ASSISTANT)
 
     assert inject(request, directive_of(mode), merges=True) == inject(request, directive_of(mode))
 
 
 def test_user_prepend_is_merged_only_where_it_acts_as_system_first() -> None:
-    """If there is a user's text, the directive precedes that text."""
+    """If there is a text of the user, the directive precedes that text."""
     directive = directive_of(InjectionMode.USER_PREPEND)
 
     request = request_of(SYSTEM, USER)

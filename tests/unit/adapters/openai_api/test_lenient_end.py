@@ -28,8 +28,8 @@ def is_reached(*deltas: dict[str, Any], has_text: bool = False) -> bool:
     return end.is_reached(has_text=has_text)
 
 
-def test_text_or_a_tool_call_is_needed() -> None:
-    """Either is enough."""
+def test_a_lenient_end_requires_text_or_a_tool_call() -> None:
+    """Either of them is enough."""
     assert not is_reached()
     assert is_reached(has_text=True)
     assert is_reached(call("{}"))
@@ -43,12 +43,12 @@ JSON = st.recursive(
 
 
 @given(st.dictionaries(st.text(), JSON, max_size=3), st.booleans(), st.lists(st.integers(0, 1_000), max_size=6))
-def test_the_arguments_are_complete_with_their_last_character(
+def test_arguments_are_complete_with_their_last_character(
     arguments: dict[str, Any],
     escapes: bool,  # noqa: FBT001
     cuts: list[int],
 ) -> None:
-    """This holds however they are split into deltas."""
+    """This holds for any split into deltas."""
     text = json.dumps(arguments, ensure_ascii=escapes)
     places = sorted({0, len(text), *(cut % len(text) for cut in cuts)})
     deltas = [call(text[start:end]) for start, end in itertools.pairwise(places)]
@@ -74,8 +74,8 @@ def test_every_call_must_be_complete() -> None:
     assert end.is_reached(has_text=False)
 
 
-def test_the_older_form_of_a_call_counts() -> None:
-    """It is ``function_call``, which a choice has at most once."""
+def test_the_older_form_of_a_tool_call_is_read() -> None:
+    """The member is ``function_call``, which a choice has at most once."""
     assert is_reached({"function_call": {"name": "f", "arguments": "{"}}, {"function_call": {"arguments": "}"}})
     assert not is_reached({"function_call": {"name": "f", "arguments": ""}}, has_text=True)
 
@@ -87,14 +87,14 @@ def test_arguments_that_are_not_json_are_incomplete(arguments: object) -> None:
 
 
 @pytest.mark.parametrize("text", ['"\\ud83d"', '"\ud83d"', "9" * 10_000])
-def test_arguments_that_few_would_write_are_json(text: str) -> None:
+def test_unusual_json_arguments_are_complete(text: str) -> None:
     """Lone surrogates and numbers with many digits are valid."""
     assert is_reached(call('{"a":'), call(text), call("}"))
 
 
 @given(st.lists(st.dictionaries(st.sampled_from(["tool_calls", "function_call"]), JSON, max_size=2), max_size=3))
-def test_no_delta_raises_an_error(deltas: list[dict[str, Any]]) -> None:
-    """Reading a stream cannot interrupt its forwarding."""
+def test_arbitrary_deltas_raise_no_error(deltas: list[dict[str, Any]]) -> None:
+    """An error in the reader must not interrupt the forwarding of a stream."""
     is_reached(*deltas)
     is_reached({"tool_calls": [None, 1, {}, {"index": [], "id": {}, "function": []}]})
 
@@ -125,8 +125,8 @@ def test_the_kept_arguments_are_bounded() -> None:
         (b"x" * (1 << 20), False),
     ],
 )
-def test_a_part_of_the_stream_that_was_not_read(raw: bytes, was_read: bool) -> None:  # noqa: FBT001
-    """Such a part may have contained text, except for complete lines without data."""
+def test_an_unread_part_of_the_stream_prevents_a_lenient_end(raw: bytes, was_read: bool) -> None:  # noqa: FBT001
+    """It may have contained text. Complete lines without data cannot, so they have no effect."""
     end = LenientEnd()
     end.read_without_data(raw)
     assert end.is_reached(has_text=True) is was_read
@@ -171,8 +171,8 @@ def test_a_lenient_end_comes_after_text_or_whole_tool_calls(events: tuple[bytes 
     assert not ends(*events, lenient=False)
 
 
-def test_tool_calls_beside_a_text_are_all_read() -> None:
-    """This includes events that differ only in their text, which are not parsed otherwise."""
+def test_all_tool_calls_beside_a_text_are_read() -> None:
+    """This includes events that differ only in their text, which otherwise match a template and are not parsed."""
     assert ends(*(chunk_of({"content": f"text {n}"} | call(part)) for n, part in enumerate(("[", "[", "]]"))))
 
 
@@ -194,7 +194,7 @@ def test_no_lenient_end_comes_before_the_stream_is_usable(events: tuple[bytes, .
 
 
 @pytest.mark.parametrize("raw", [b"data: {", b"dat", b"event: x", b"x" * 100, b'data: {"choices":[]}\n'])
-def test_no_lenient_end_comes_after_an_event_that_was_not_read(raw: bytes) -> None:
-    """It is incomplete or too large, so the text may continue in it."""
+def test_no_lenient_end_comes_after_an_unread_event(raw: bytes) -> None:
+    """The event is incomplete or too large, so the text may continue in it."""
     assert not ends(text("text"), None, raw=raw)
     assert ends(text("text"), None, chunk_of({}, finish_reason="stop"), raw=raw)

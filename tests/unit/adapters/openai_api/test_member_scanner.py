@@ -66,8 +66,8 @@ def test_only_the_value_at_the_path_changes(
 
 
 @given(value=objects, spaced=st.booleans(), cuts=st.lists(st.integers(0, 10_000), max_size=12))
-def test_what_is_captured_passes_unchanged(value: dict[str, Any], *, spaced: bool, cuts: list[int]) -> None:
-    """The captured text is the value, of any type."""
+def test_a_captured_value_is_forwarded_unchanged(value: dict[str, Any], *, spaced: bool, cuts: list[int]) -> None:
+    """The value may be of any type."""
     text = written(value, spaced=spaced)
     paths = frozenset({("id",), ("response", "id"), TARGET})
     scanner = MemberScanner(paths)
@@ -82,29 +82,29 @@ def test_what_is_captured_passes_unchanged(value: dict[str, Any], *, spaced: boo
     assert scanner.is_done
 
 
-def test_a_name_may_be_written_with_escapes() -> None:
-    """It is the same name."""
+def test_a_name_with_escapes_matches() -> None:
+    """The decoded name counts."""
     text = b'{"respons\\u0065":{"instr\\u0075ctions":"secret"}}'
 
     assert scanned(replacing(), [text]) == text.replace(b'"secret"', NEW)
 
 
-def test_the_same_name_elsewhere_does_not_count() -> None:
-    """The name is ignored as a value, in an array and at another depth."""
+def test_the_same_name_at_another_path_is_ignored() -> None:
+    """The name may be a value, within an array, or at another depth."""
     text = b'{"instructions":1,"response":{"tools":[{"instructions":2}],"x":{"instructions":3},"y":"instructions"}}'
 
     assert scanned(replacing(), [text]) == text
 
 
 def test_every_duplicate_is_replaced() -> None:
-    """A parser may take the first or the last one."""
+    """The client's parser may read the first or the last one."""
     text = b'{"response":{"instructions":"a","instructions":"b"},"response":{"instructions":"c"}}'
 
     assert scanned(replacing(), [text]).count(NEW) == 3
 
 
 @pytest.mark.parametrize("size", [MAX_VALUE_BYTES - 2, MAX_VALUE_BYTES + 1, 3 * MAX_VALUE_BYTES])
-def test_a_large_value_is_not_kept(size: int) -> None:
+def test_a_value_over_the_limit_is_not_buffered(size: int) -> None:
     """The function gets None, and no part of the value is forwarded."""
     given_values: list[bytes | None] = []
 
@@ -130,7 +130,7 @@ def test_the_object_may_be_the_data_of_an_event(cut: int) -> None:
     assert found == event.replace(b'"a"', NEW)
 
 
-def test_bytes_after_the_object_pass() -> None:
+def test_bytes_after_the_object_are_forwarded() -> None:
     """They may be any bytes."""
     scanner = replacing()
 
@@ -140,6 +140,6 @@ def test_bytes_after_the_object_pass() -> None:
 
 
 @given(st.binary(max_size=200), st.lists(st.integers(0, 200), max_size=6))
-def test_any_other_text_passes_without_an_error(text: bytes, cuts: list[int]) -> None:
-    """Bytes that are not JSON are forwarded completely."""
+def test_arbitrary_bytes_are_forwarded_without_an_error(text: bytes, cuts: list[int]) -> None:
+    """This includes bytes that are not JSON."""
     assert scanned(MemberScanner(frozenset({("a",)})), pieces(text, cuts)) == text

@@ -26,7 +26,7 @@ def depth(value: Any) -> int:
 
 @settings(max_examples=300, deadline=None)
 @given(values, st.integers(0, 6))
-def test_it_agrees_with_a_walk_over_the_decoded_value(value: Any, limit: int) -> None:
+def test_the_depth_equals_that_of_the_decoded_value(value: Any, limit: int) -> None:
     """Brackets, quotes and backslashes in strings do not count."""
     assert is_deeper_than(limit, json.dumps(value).encode()) == (depth(value) > limit)
 

@@ -15,22 +15,22 @@ MEMBERS = st.lists(st.builds(Member, NAMES, VALUES), max_size=6).map(tuple)
 
 
 @given(MEMBERS)
-def test_an_object_is_made_of_its_members_bytes(members: tuple[Member, ...]) -> None:
-    """The result parses to the same members in the same order, duplicates included."""
+def test_an_object_is_built_from_the_bytes_of_its_members(members: tuple[Member, ...]) -> None:
+    """The result parses to the same members in the same order, including duplicates."""
     pairs = json.loads(encode_object(members), object_pairs_hook=list)
 
     assert pairs == [(m.name, json.loads(m.raw, object_pairs_hook=list)) for m in members]
 
 
 @given(st.lists(VALUES))
-def test_an_array_is_made_of_its_elements_bytes(elements: list[bytes]) -> None:
+def test_an_array_is_built_from_the_bytes_of_its_elements(elements: list[bytes]) -> None:
     """The bytes of the elements do not change."""
     assert encode_array(elements) == b"[" + b",".join(elements) + b"]"
 
 
 @given(MEMBERS, NAMES)
-def test_putting_a_member_keeps_all_others_in_their_place(members: tuple[Member, ...], name: str) -> None:
-    """All members of the same name are replaced, so that no duplicate disagrees. A new name goes to the end."""
+def test_putting_a_member_keeps_the_position_of_all_others(members: tuple[Member, ...], name: str) -> None:
+    """Every member of the same name is replaced, so that no duplicate disagrees. A new name is added at the end."""
     member = Member(name, b'"new"')
 
     result = put(members, member)

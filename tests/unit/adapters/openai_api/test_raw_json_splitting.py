@@ -25,14 +25,14 @@ def members(text: bytes) -> list[tuple[str, bytes]]:
 
 
 def test_members_keep_their_order_duplicates_and_bytes() -> None:
-    """Names are decoded, values are not."""
+    """The splitter decodes names but not values."""
     text = b'{"b" : 1.0e5 ,"a":[1, 2 ],"b":"\\u00e4", "\\u0061":{}}'
 
     assert members(text) == [("b", b"1.0e5"), ("a", b"[1, 2 ]"), ("b", b'"\\u00e4"'), ("a", b"{}")]
 
 
 def test_names_are_plain_strings() -> None:
-    """The internal type that allows duplicates is not returned."""
+    """The splitter does not return the internal type that allows duplicates."""
     assert [type(name) for name, _ in ObjectSplitter().split(b'{"a":1}')] == [str]
 
 
@@ -44,10 +44,10 @@ def test_names_are_plain_strings() -> None:
     colon=st.sampled_from([":", ": "]),
     ascii_only=st.booleans(),
 )
-def test_no_duplicate_is_lost_however_the_object_is_written(
+def test_no_duplicate_is_lost_in_any_notation(
     pairs: list[tuple[str, object]], comma: str, colon: str, *, ascii_only: bool
 ) -> None:
-    """The fast path gives the same result: compact or with spaces, with escapes or without."""
+    """The fast path gives the same result, with or without spaces and escapes."""
 
     def written(value: object) -> str:
         return json.dumps(value, ensure_ascii=ascii_only, separators=(",", ":"))
@@ -89,15 +89,15 @@ def test_elements_keep_their_bytes() -> None:
 
 
 @pytest.mark.parametrize("count", [MAX_ELEMENTS - 1, MAX_ELEMENTS])
-def test_the_maximum_number_of_elements(count: int) -> None:
+def test_the_maximum_number_of_elements_is_accepted(count: int) -> None:
     """Both ways of parsing give the same result up to the limit."""
     element = b'[",",1]'
 
     assert split_array(b"[" + b",".join([element] * count) + b"]") == [element] * count
 
 
-def test_one_element_more_is_too_many() -> None:
-    """It is detected without splitting the rest."""
+def test_one_element_over_the_maximum_is_refused() -> None:
+    """The splitter detects it without splitting the rest."""
     with pytest.raises(TooManyError):
         split_array(b"[" + b",".join([b"1"] * (MAX_ELEMENTS + 1)) + b"]")
 

@@ -20,12 +20,12 @@ from ibex.domain.record.summary import Usage
     ],
 )
 def test_an_object_is_decoded(text: bytes, expected: object) -> None:
-    """The result is None for any other text."""
+    """The result for any other text is None."""
     assert json_object(text) == expected
 
 
 def test_a_stored_name_fits_every_database() -> None:
-    """It is short, without NUL or lone surrogates."""
+    """The name is short, without NUL or lone surrogates."""
     assert stored_name("a\x00\ud800" + "x" * 300) == "a\ufffd?" + "x" * 253
 
 
@@ -48,11 +48,11 @@ def test_a_stored_name_fits_every_database() -> None:
         },
     ],
 )
-def test_counts_have_two_names(usage: dict[str, object]) -> None:
-    """They have those of chat completions or those of the Responses API."""
+def test_usage_is_read_under_both_names(usage: dict[str, object]) -> None:
+    """Chat completions and the Responses API name the counts differently."""
     assert usage_of(usage) == Usage(5, 2, 7, 1, 1)
 
 
-def test_what_is_no_count_is_unknown() -> None:
-    """The count is None, not zero."""
+def test_an_invalid_count_is_none() -> None:
+    """It is not zero, which would be a count."""
     assert usage_of({"input_tokens": -1, "output_tokens": "2", "total_tokens": 1.5}) == Usage()

@@ -14,8 +14,8 @@ STORED = {
 }
 
 
-async def test_a_turn_and_a_count_have_the_same_request() -> None:
-    """Only the first is a turn. Both take the directive, so that the count is right."""
+async def test_a_turn_and_a_token_count_accept_the_same_body() -> None:
+    """Only the first is a turn. Both apply the directive, so that the count is correct."""
     body = b'{"model":"m","input":"hi"}'
     assert (await Responses().parse(body, NO_TARGET)).path == "responses"
     assert (await InputTokens().parse(body, NO_TARGET)).path == "responses/input_tokens"
@@ -32,8 +32,8 @@ async def test_a_turn_and_a_count_have_the_same_request() -> None:
         ("responses.input_items", "GET", "responses/resp_1/input_items"),
     ],
 )
-async def test_requests_for_a_stored_response(name: str, method: str, path: str) -> None:
-    """They go to the same path at the provider, with the client's query."""
+async def test_a_request_for_a_stored_response_keeps_its_path_and_query(name: str, method: str, path: str) -> None:
+    """The request names the response but does not continue it, and is not a turn."""
     operation = STORED[name]
     request = await operation.parse(b"", Target("resp_1"))
     queried = await operation.parse(b"", Target("resp_1", "include[]=a.b&limit=2&after=x%2Fy"))
@@ -45,20 +45,20 @@ async def test_requests_for_a_stored_response(name: str, method: str, path: str)
 
 
 @pytest.mark.parametrize(("query", "streams"), [("stream=true", True), ("stream=false", False), ("", False)])
-async def test_a_stored_response_may_be_streamed(query: str, *, streams: bool) -> None:
-    """Only when it is retrieved."""
+async def test_only_retrieving_a_stored_response_may_stream(query: str, *, streams: bool) -> None:
+    """The parameter ``stream=true`` of the query asks for a stream. Other operations ignore it."""
     assert (await STORED["responses.retrieve"].parse(b"", Target("r", query))).is_streaming is streams
     assert not (await STORED["responses.input_items"].parse(b"", Target("r", query))).is_streaming
 
 
 @pytest.mark.parametrize("query", ["a b", "a=\r\nx: y", "é", "a=<b>", "x" * 2_049])
-async def test_a_query_that_is_none(query: str) -> None:
-    """IBEX refuses an invalid query and does not repair it."""
+async def test_an_invalid_query_is_refused(query: str) -> None:
+    """IBEX does not repair it."""
     with pytest.raises(ValidationError):
         await STORED["responses.retrieve"].parse(b"", Target("r", query))
 
 
-def test_names_are_unique() -> None:
+def test_operation_names_are_unique() -> None:
     """Records, metrics and schemas are named after them."""
     names = [operation.name for operation in OPERATIONS]
     assert len(names) == len(set(names))

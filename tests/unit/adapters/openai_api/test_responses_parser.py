@@ -25,8 +25,8 @@ def refused(**members: Any) -> list[tuple[str, FieldCode]]:
     return wrong_fields(json.dumps({"model": "gpt-5", **members}).encode())
 
 
-def test_what_the_proxy_uses_is_parsed() -> None:
-    """Everything else keeps its bytes."""
+def test_the_members_that_the_proxy_uses_are_parsed() -> None:
+    """All other members keep their bytes."""
     body = (
         b'{ "model": "gpt-5", "input" : [ {"role":"user","content":"hi"} ],"stream":true,"instructions":null ,"x":1.50}'
     )
@@ -56,13 +56,13 @@ def test_input_is_a_text_or_items(given: object) -> None:
 
 
 def test_input_may_be_absent() -> None:
-    """It is absent with a stored prompt. Its hash is then that of the empty string."""
+    """A request with a stored prompt needs no input. Its hash is then that of the empty string."""
     assert request_of(prompt={"id": "pmpt_1"}).raw_input == b""
 
 
 @pytest.mark.parametrize("given", [1, True, {"role": "user"}])
-def test_input_of_another_type(given: object) -> None:
-    """Input that is neither a string nor an array is refused."""
+def test_input_of_another_type_is_refused(given: object) -> None:
+    """Input must be a string or an array."""
     assert refused(input=given) == [("input", FieldCode.INVALID_FORMAT)]
 
 
@@ -77,12 +77,12 @@ def test_input_of_another_type(given: object) -> None:
         ({"content": "hi"}, FieldCode.REQUIRED),
     ],
 )
-def test_an_item_that_is_none(item: object, code: FieldCode) -> None:
-    """The error names the item's index."""
+def test_an_invalid_item_is_refused(item: object, code: FieldCode) -> None:
+    """The error contains the index of the item."""
     assert refused(input=[{"role": "user"}, item]) == [("input[1]", code)]
 
 
-def test_too_many_items() -> None:
+def test_too_many_items_are_refused() -> None:
     """The limit is the same as for messages."""
     items = [{"type": "x"}] * MAX_INPUT_ITEMS
     assert len(json.loads(request_of(input=items).raw_input)) == MAX_INPUT_ITEMS
@@ -90,18 +90,18 @@ def test_too_many_items() -> None:
 
 
 @pytest.mark.parametrize("given", [1, ["a"], {"a": 1}, False])
-def test_instructions_of_another_type(given: object) -> None:
+def test_instructions_of_another_type_are_refused(given: object) -> None:
     """Instructions must be a string or null."""
     assert refused(instructions=given) == [("instructions", FieldCode.INVALID_FORMAT)]
 
 
 @pytest.mark.parametrize("given", ["", 1, "é", "a\nb", "x" * (MAX_ID_CHARACTERS + 1)])
-def test_a_previous_response_that_no_response_is(given: object) -> None:
+def test_an_invalid_previous_response_id_is_refused(given: object) -> None:
     """An id must be printable ASCII, which Redis and PostgreSQL can store."""
     assert refused(previous_response_id=given) == [("previous_response_id", FieldCode.INVALID_FORMAT)]
 
 
-def test_a_previous_response_is_a_reference() -> None:
+def test_a_previous_response_id_becomes_a_reference() -> None:
     """The request continues that response. The id may be written with escapes."""
     reference = parsed(b'{"model":"m","previous_response_id":"resp\\u005f1"}').reference
     assert reference is not None
@@ -124,8 +124,8 @@ def test_a_previous_response_is_a_reference() -> None:
         ("BACKGROUND", "background"),
     ],
 )
-def test_a_member_twice_or_folded(second: str, field: str) -> None:
-    """A server that ignores case may read either of the two, so none is forwarded."""
+def test_a_member_that_occurs_twice_or_in_another_case_is_refused(second: str, field: str) -> None:
+    """A server that ignores case may read either of the two, so neither is forwarded."""
     first = f'"{field}":"resp_1",' if field != "model" else ""
     body = f'{{"model":"m",{first}"{second}":"resp_2"}}'.encode()
 
@@ -139,13 +139,13 @@ def test_background_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["request_id", "Request_ID"])
-def test_a_client_does_not_choose_the_id_of_its_response(name: str) -> None:
-    """Some servers take ``request_id`` for the response's id. It could be the id of another organization's response."""
+def test_a_client_cannot_choose_the_id_of_its_response(name: str) -> None:
+    """Some servers use ``request_id`` as the response's id. It could be that of another organization's response."""
     assert refused(**{name: "resp_1"}) == [("request_id", FieldCode.INVALID_FORMAT)]
 
 
-def test_all_wrong_fields_are_reported_at_once() -> None:
-    """This includes the model."""
+def test_all_invalid_fields_are_reported_at_once() -> None:
+    """One error contains them all, including the model."""
     assert wrong_fields(b'{"input":1,"stream":2,"instructions":3}') == [
         ("model", FieldCode.REQUIRED),
         ("input", FieldCode.INVALID_FORMAT),
@@ -161,7 +161,7 @@ def test_nesting_is_limited() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"model":"m"', b'{"model":"\xff"}', b'{"instructions":"\\ud800"}'])
-def test_what_is_no_json_object(body: bytes) -> None:
-    """A body with lone surrogates is not valid UTF-8."""
+def test_a_body_that_is_not_a_json_object_is_refused(body: bytes) -> None:
+    """Bytes that are not UTF-8 and lone surrogates are refused too."""
     with pytest.raises(InvalidJsonError):
         parsed(body)

@@ -48,13 +48,15 @@ def directive_of(text: str, mode: InjectionMode = InjectionMode.SYSTEM_FIRST) ->
         *((mode, own, "Rule.") for mode in InjectionMode for own in (None, "")),
     ],
 )
-def test_where_the_directive_stands(mode: InjectionMode, own: str | None, expected: str) -> None:
-    """It precedes the client's instructions, or follows them for ``system_append``. It may stand alone."""
+def test_the_directive_is_joined_with_the_clients_instructions(
+    mode: InjectionMode, own: str | None, expected: str
+) -> None:
+    """It precedes them, or follows them for ``system_append``. Without them it is the only instruction."""
     request = request_of(input="hi", instructions=own).with_directive(directive_of("Rule.", mode), DIALECT)
     assert json.loads(request.body)["instructions"] == expected
 
 
-def test_without_instructions_the_member_is_added() -> None:
+def test_absent_instructions_are_added() -> None:
     """The new member is the last one."""
     request = parsed(b'{"model":"m","input":"hi"}').with_directive(directive_of("Rule."), DIALECT)
     assert request.body == b'{"model":"m","input":"hi","instructions":"Rule."}'
@@ -62,7 +64,7 @@ def test_without_instructions_the_member_is_added() -> None:
 
 @given(members, texts | st.none(), directives)
 def test_only_the_instructions_change(others: dict[str, Any], own: str | None, directive: Directive) -> None:
-    """All other members keep their position and bytes. The hash is that of the client's input."""
+    """All other members keep their position and bytes. The hash covers the client's input."""
     wanted = {"model": "m", "input": "hi", **({} if own is None else {"instructions": own}), **others}
     body = json.dumps(wanted).encode()
     before = parsed(body)
@@ -79,7 +81,7 @@ def test_only_the_instructions_change(others: dict[str, Any], own: str | None, d
 
 @given(texts | st.none(), directives)
 def test_the_client_sees_its_own_instructions(own: str | None, directive: Directive) -> None:
-    """The reader restores the client's bytes for any text that the provider repeats."""
+    """The reader restores the client's bytes, whatever the instructions and the directive contain."""
     raw = b"" if own is None else b',"instructions":' + json.dumps(own).encode()
     request = parsed(b'{"model":"m","input":"hi"' + raw + b"}").with_directive(directive, DIALECT)
     sent = json.loads(request.body)["instructions"]
@@ -108,7 +110,7 @@ def test_a_stored_response_shows_the_clients_instructions(own: str | None, direc
 
 
 @pytest.mark.parametrize("kept", ["Rule.", "x\n\nRule.", "Rule.Rule.\n\nown", "Rule", "Rule.\r\n\r\nown", ["Rule."]])
-def test_instructions_that_are_not_as_recorded_are_hidden(kept: object) -> None:
+def test_instructions_that_do_not_match_the_directive_are_hidden(kept: object) -> None:
     """The reader does not guess where the directive is. The member becomes null."""
     response = {"id": "resp_1", "status": "completed", "instructions": kept}
     for directive in (directive_of("Rule."), None):
@@ -116,36 +118,36 @@ def test_instructions_that_are_not_as_recorded_are_hidden(kept: object) -> None:
         assert shown == {**response, "instructions": None}
 
 
-def test_instructions_of_a_stored_response_in_a_stream() -> None:
-    """The directive is removed from every event that contains the response."""
+def test_a_streamed_stored_response_shows_the_clients_instructions() -> None:
+    """The reader removes the directive from every event that contains the response."""
     data = json.dumps({"type": "response.completed", "response": {"id": "r", "instructions": "Rule.\n\nOwn."}})
     reader = stored(directive_of("Rule."))
     assert forwarded(reader, [f"data: {data}\n\n".encode()]) == f"data: {data}\n\n".replace("Rule.\\n\\n", "").encode()  # type: ignore[arg-type]
 
 
-def test_a_stored_response_is_no_turn() -> None:
-    """Its summary has neither usage nor a response id."""
+def test_a_stored_response_is_not_a_turn() -> None:
+    """The summary has neither usage nor a response id."""
     reader = stored(None)
     reader.read_body(b'{"id":"resp_1","status":"completed","usage":{"input_tokens":5}}')
     assert (reader.summary().usage.input_tokens, reader.summary().response_id) == (None, None)
 
 
 @pytest.mark.parametrize("status", ["failed", "cancelled"])
-def test_reading_a_response_that_failed_is_a_success(status: str) -> None:
-    """So is cancelling one."""
+def test_retrieving_a_failed_response_is_a_success(status: str) -> None:
+    """The same applies to a cancelled response."""
     reader = stored(None)
     reader.read_body(json.dumps({"id": "resp_1", "status": status}).encode())
     assert (reader.failed, reader.summary().finish_reason) == (False, status)
 
 
-def test_what_is_not_the_response_passes_unchanged() -> None:
-    """An example is the list of its input items."""
+def test_a_body_without_the_response_is_forwarded_unchanged() -> None:
+    """An example is the list of the response's input items."""
     body = b'{"object":"list", "instructions": "theirs"}'
     assert stored(None, returns_response=False).read_body(body) == body
 
 
-def test_a_repr_shows_no_content() -> None:
-    """It contains neither the input nor the instructions."""
+def test_the_repr_of_a_request_contains_no_content() -> None:
+    """The repr contains neither the input nor the instructions."""
     request = request_of(input="canary", instructions="canary").with_directive(directive_of("canary"), DIALECT)
     assert "canary" not in repr(request)
     assert "canary" not in repr(StoredResponseRequest("canary", "canary", is_streaming=False, returns_response=True))

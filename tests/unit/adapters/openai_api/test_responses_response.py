@@ -60,8 +60,8 @@ def pieces_of(stream: bytes, cuts: list[int]) -> list[bytes]:
     return [stream[start:end] for start, end in itertools.pairwise(edges)]
 
 
-def test_the_summary_of_a_buffered_response() -> None:
-    """It has the model, usage, status, hash of the text and id."""
+def test_a_buffered_response_is_summarized() -> None:
+    """The summary has the model, usage, status, hash of the text and id."""
     reader = ResponsesReader()
     body = json.dumps(response_of("Hello.", id="resp_7"), indent=2).encode()
 
@@ -74,7 +74,7 @@ def test_the_summary_of_a_buffered_response() -> None:
 
 @given(st.lists(any_text, min_size=1, max_size=4), st.lists(st.integers(0, 100_000), max_size=8))
 def test_a_stream_has_the_summary_of_the_buffered_response(pieces: list[str], cuts: list[int]) -> None:
-    """This holds however the text and the stream are split. All bytes pass."""
+    """This holds for any split of the text and the stream. All bytes are forwarded."""
     buffered, streamed = ResponsesReader(), ResponsesReader()
     response = response_of("".join(pieces))
     buffered.read_body(json.dumps(response).encode())
@@ -91,7 +91,7 @@ def test_a_stream_has_the_summary_of_the_buffered_response(pieces: list[str], cu
     crlf=st.booleans(),
 )
 def test_the_clients_instructions_are_restored(cuts: list[int], max_event_bytes: int, *, crlf: bool) -> None:
-    """This holds for every event, even one that is too large to hold. All other bytes are unchanged."""
+    """This applies to every event, even one that is too large to buffer. All other bytes are unchanged."""
     stream = b": comment {\n\n" + b"".join(events_of("Hel", "lo.")) + b"data: [DONE]\n\n"
     if crlf:
         stream = stream.replace(b"\n", b"\r\n")
@@ -127,7 +127,7 @@ def test_the_clients_instructions_are_restored(cuts: list[int], max_event_bytes:
     ],
 )
 def test_only_the_instructions_of_the_response_are_replaced(written: str, expected: str) -> None:
-    """Whatever else has the same name or value, in a body and in an event, on one line or on several."""
+    """Other members of the same name or value keep theirs, in a body and in an event of one or several lines."""
     written, expected = (text.replace("O", OWN.decode()) for text in (written, expected))
     body, restored_body = (f'{{"id":"resp_1","status":"completed",{text}}}' for text in (written, expected))
     event, restored_event = (_event_of(f'{{"type":"e","response":{text}}}') for text in (body, restored_body))
@@ -142,8 +142,8 @@ def _event_of(data: str) -> bytes:
     return f"event: e\n{lines}\n".encode()
 
 
-def test_memory_is_bounded() -> None:
-    """The last event, of 100 MB, passes in pieces. The reader keeps none of them."""
+def test_the_pieces_of_a_large_event_are_not_buffered() -> None:
+    """The last event has 100 MB and arrives in pieces, which the reader forwards at once."""
     reader = restoring()
     image = "A" * 1_000_000
     start = (
@@ -173,7 +173,9 @@ def test_memory_is_bounded() -> None:
         ({"status": "failed", "error": {"code": "server_error", "message": "x"}}, "failed", True),
     ],
 )
-def test_how_a_response_ends(changes: dict[str, Any], reason: str, *, failed: bool) -> None:
+def test_the_status_of_a_response_decides_reason_and_failure(
+    changes: dict[str, Any], reason: str, *, failed: bool
+) -> None:
     """An incomplete response is a success. A failed one is forwarded and recorded as a failure."""
     buffered, streamed = ResponsesReader(), ResponsesReader()
     buffered.read_body(json.dumps(response_of("x", **changes)).encode())
@@ -193,7 +195,7 @@ def test_how_a_response_ends(changes: dict[str, Any], reason: str, *, failed: bo
     ],
 )
 def test_an_error_event_is_a_failure(event: dict[str, Any]) -> None:
-    """The stream is not complete, and its bytes pass."""
+    """The stream is not complete. The bytes of the event are forwarded."""
     reader = ResponsesReader()
     raw = b"data: " + json.dumps(event).encode() + b"\n\n"
     assert forwarded(reader, [events_of("x")[0], raw]).endswith(raw)
@@ -208,7 +210,7 @@ def test_a_stream_without_deltas_has_the_hash_of_its_output() -> None:
 
 
 def test_several_texts_have_one_hash() -> None:
-    """It is the hash of their hashes, in order, whether they are parts or items."""
+    """The hash covers the hashes of the texts in order, whether the texts are parts or items."""
     output = [message_item("a", "b"), call_item("f", "{}"), message_item("c")]
     reader = ResponsesReader()
     reader.read_body(json.dumps(response_of("x", output=output)).encode())
@@ -216,8 +218,8 @@ def test_several_texts_have_one_hash() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"no", b'{"error":{"message":"x"}}', b'{"id":'])
-def test_what_is_no_response(body: bytes) -> None:
-    """An error in a successful response is not forwarded, as it may name the provider's account."""
+def test_a_malformed_response_is_refused(body: bytes) -> None:
+    """An error in a successful response is not forwarded, because it may name the provider's account."""
     with pytest.raises(MalformedResponseError):
         ResponsesReader().read_body(body)
 
@@ -235,8 +237,8 @@ def test_what_is_no_response(body: bytes) -> None:
         b"[" * 5_000,
     ],
 )
-def test_an_event_of_any_other_shape_passes(data: bytes) -> None:
-    """Only instructions change, if there are any."""
+def test_an_event_in_an_unknown_format_is_forwarded(data: bytes) -> None:
+    """Only its instructions change, if it has any."""
     raw = b"data: " + data + b"\n\n"
     assert restoring().read_event(StreamEvent(raw, data)) in (
         raw,
@@ -244,8 +246,8 @@ def test_an_event_of_any_other_shape_passes(data: bytes) -> None:
     )
 
 
-def test_the_events_of_an_interruption() -> None:
-    """They have the API's format, and continue the sequence numbers of the stream."""
+def test_an_interrupted_stream_ends_with_events_of_the_api() -> None:
+    """The events continue the sequence numbers of the stream."""
     reader = ResponsesReader()
     forwarded(reader, events_of("Hel", "lo.")[:4])
 
@@ -261,14 +263,14 @@ def test_the_events_of_an_interruption() -> None:
     assert (told.sequence_number, told.code, told.message) == (5, "PROVIDER_TIMEOUT", "Too slow.")
 
 
-def test_an_interruption_before_any_event() -> None:
-    """The events are valid without an id."""
+def test_an_interruption_before_the_first_event_starts_at_sequence_number_0() -> None:
+    """No response id is known yet."""
     first = ResponsesReader().error_event(ENVELOPE).decode().split("\n\n")[0]
     assert json.loads(first.partition("data: ")[2])["sequence_number"] == 0
 
 
-def test_a_response_without_instructions_passes_unchanged() -> None:
-    """So does one whose instructions are null."""
+def test_a_response_without_instructions_is_forwarded_unchanged() -> None:
+    """The same applies to a response whose instructions are null."""
     for response in ({"id": "r"}, {"id": "r", "instructions": None}):
         event = typed_event({"type": "response.created", "response": response})
         assert forwarded(restoring(), [event]) == event
@@ -294,29 +296,29 @@ LEAKS = {
 
 @pytest.mark.parametrize("data", LEAKS.values(), ids=LEAKS)
 def test_instructions_are_restored_in_unusual_events(data: bytes) -> None:
-    """The parser refuses some of these events, and clients may accept them. All other bytes pass."""
+    """The parser refuses some of these events, but clients may accept them. All other bytes are forwarded."""
     raw = b"event: x\ndata: " + data.replace(b"@", DIRECTIVE.encode()) + b"\n\n"
     assert forwarded(restoring(), [raw]) == raw.replace(b'"%b"' % DIRECTIVE.encode(), OWN)
 
 
 @pytest.mark.parametrize("start", [b"\xef\xbb\xbfdata: ", b"data:", b"\n\ndata: ", b": x\ndata: "])
 @pytest.mark.parametrize("max_event_bytes", [1 << 22, 50])
-def test_instructions_are_restored_however_an_event_begins(start: bytes, max_event_bytes: int) -> None:
-    """With a byte order mark, after comments, in pieces."""
+def test_instructions_are_restored_for_any_beginning_of_an_event(start: bytes, max_event_bytes: int) -> None:
+    """The event may begin with a byte order mark, follow comments, or arrive in pieces."""
     raw = start + b'{"type":"response.created","response":{"id":"r","instructions":"%b"}}\n\n' % DIRECTIVE.encode()
     found = forwarded(restoring(), [raw[:9], raw[9:]], max_event_bytes)
     assert found == raw.replace(b'"%b"' % DIRECTIVE.encode(), OWN)
 
 
 @pytest.mark.parametrize("end", [b"", b"\n", b"}", b"}}", b"}}\n"])
-def test_instructions_are_restored_in_an_event_without_end(end: bytes) -> None:
+def test_instructions_are_restored_in_an_incomplete_event(end: bytes) -> None:
     """The blank line, or the rest of the object, is missing."""
     raw = b'data: {"type":"response.completed","response":{"instructions":"%b"' % DIRECTIVE.encode() + end
     assert DIRECTIVE.encode() not in forwarded(restoring(), [raw])
 
 
-def test_json_where_a_stream_was_announced() -> None:
-    """It is forwarded like an event."""
+def test_instructions_are_restored_in_json_instead_of_a_stream() -> None:
+    """The provider has announced a stream. The reader forwards the body like an event."""
     raw = b'{"id":"r","response":{"instructions":"%b"}}' % DIRECTIVE.encode()
     assert DIRECTIVE.encode() not in forwarded(restoring(), [raw])
 
@@ -324,7 +326,7 @@ def test_json_where_a_stream_was_announced() -> None:
 @pytest.mark.parametrize(
     "member", [b'"user":"\\ud83d"', b'"top_p":NaN', b'"output":"x"', b'"status":[]', b'"usage":7', b'"model":null']
 )
-def test_a_body_that_the_parser_refuses_is_forwarded(member: bytes) -> None:
+def test_a_body_that_the_strict_parser_refuses_is_forwarded(member: bytes) -> None:
     """Python's parser accepts it, and so may the client. The instructions are restored."""
     body = b'{"id":"resp_1","instructions":"%b",%b}' % (DIRECTIVE.encode(), member)
     reader = restoring()
@@ -332,8 +334,8 @@ def test_a_body_that_the_parser_refuses_is_forwarded(member: bytes) -> None:
     assert (reader.failed, reader.summary().response_id) == (False, "resp_1")
 
 
-def test_a_text_that_is_cut_in_a_surrogate_pair_has_its_hash() -> None:
-    """The parser refuses both halves."""
+def test_a_text_that_is_cut_in_a_surrogate_pair_is_hashed() -> None:
+    """The strict parser refuses both halves."""
     halves = [b'{"type":"response.output_text.delta","delta":"%b"}' % half for half in (b"a", b"\\ud83d", b"\\ude00")]
     reader = ResponsesReader()
     for data in halves:

@@ -98,7 +98,7 @@ def split(stream: bytes, cuts: list[int] | None = None, **options: int) -> Event
     ],
 )
 def test_a_stream_is_split_according_to_the_standard(stream: bytes, events: list[tuple[bytes, bytes | None]]) -> None:
-    """Every byte is in some event. The data is that which a browser dispatches."""
+    """Every byte belongs to an event. The data is what a browser dispatches."""
     assert [event[:2] for event in split(stream)] == events
     assert reference(stream) == split(stream) == split(stream, list(range(len(stream))))
 
@@ -116,14 +116,14 @@ def test_a_stream_is_split_according_to_the_standard(stream: bytes, events: list
         (b"event: error\n", [None]),
     ],
 )
-def test_an_event_has_the_name_that_it_gives_itself(stream: bytes, names: list[bytes | None]) -> None:
-    """The last name counts. An empty name and an incomplete event count as unnamed."""
+def test_an_event_has_the_name_of_its_last_event_field(stream: bytes, names: list[bytes | None]) -> None:
+    """An event with an empty name and an incomplete event are unnamed."""
     assert [name for _, _, name in split(stream)] == names
     assert reference(stream) == split(stream) == split(stream, list(range(len(stream))))
 
 
-def test_an_event_without_its_data_keeps_its_name() -> None:
-    """The data was too large. The next event has no name."""
+def test_an_event_over_the_limit_keeps_its_name() -> None:
+    """Its data is dropped. The next event has no name."""
     stream = b"event: error\ndata: " + b"x" * 30 + b"\n\ndata: a\n\n"
 
     *_, large, last = split(stream, list(range(len(stream))), max_event_bytes=20)
@@ -136,8 +136,8 @@ def test_an_event_without_its_data_keeps_its_name() -> None:
 @given(stream=STREAMS, cuts=st.lists(st.integers(0, 200), max_size=8))
 @example(stream=b"\r\r\r\n\n\r", cuts=[1, 2, 3])
 @example(stream=b"\xef\xbb\xbf\r\n\r\n", cuts=[1, 4])
-def test_the_events_are_the_same_wherever_the_stream_is_cut(stream: bytes, cuts: list[int]) -> None:
-    """Any cuts give the result of the reference for the whole stream, and preserve all bytes."""
+def test_the_events_do_not_depend_on_the_cuts_of_the_stream(stream: bytes, cuts: list[int]) -> None:
+    """The events equal those of the reference for the whole stream, and no byte is lost."""
     expected = reference(stream)
     assert split(stream, cuts) == expected
     assert split(stream, list(range(len(stream)))) == expected
@@ -145,7 +145,7 @@ def test_the_events_are_the_same_wherever_the_stream_is_cut(stream: bytes, cuts:
 
 
 @given(stream=STREAMS, cuts=st.lists(st.integers(0, 200), max_size=8), most=st.integers(1, 20))
-def test_no_byte_is_lost_of_events_that_are_too_large(stream: bytes, cuts: list[int], most: int) -> None:
+def test_events_over_the_limit_lose_no_bytes(stream: bytes, cuts: list[int], most: int) -> None:
     """Small events keep their data and large ones lose it, for any cuts. All bytes stay in order."""
     events = split(stream, cuts, max_event_bytes=most)
     assert b"".join(raw for raw, _, _ in events) == stream
@@ -154,7 +154,7 @@ def test_no_byte_is_lost_of_events_that_are_too_large(stream: bytes, cuts: list[
 
 
 def test_a_complete_event_is_returned_with_its_last_byte() -> None:
-    """It does not wait for the next event, for any line end."""
+    """The event does not wait for the next one. This applies to every kind of line end."""
     for stream in (b"data: a\n\n", b"data: a\r\n\r\n", b"data: a\r\r"):
         splitter = EventSplitter()
         given_out = [len(splitter.feed(stream[i : i + 1])) for i in range(len(stream))]
@@ -196,7 +196,7 @@ def test_a_megabyte_is_within_the_limit_and_split_in_linear_time() -> None:
     assert min(seconds(1 << 18) for _ in range(3)) < 8 * min(seconds(1 << 16) for _ in range(3))
 
 
-def test_the_events_hide_their_text() -> None:
-    """The repr of an event contains only its size."""
+def test_the_repr_of_an_event_contains_no_text() -> None:
+    """The repr contains only the size."""
     (event,) = EventSplitter().feed(b"data: secret\n\n")
     assert "secret" not in repr(event)

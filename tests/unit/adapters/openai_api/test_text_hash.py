@@ -7,7 +7,7 @@ import hashlib
 from ibex.adapters.openai_api.text_hash import TextHashes
 
 
-def test_a_text_may_come_in_parts() -> None:
+def test_a_text_in_parts_has_the_hash_of_the_whole_text() -> None:
     """Even a surrogate pair may be split."""
     texts = TextHashes[int]()
     assert (bool(texts), texts.hexdigest()) == (False, None)
@@ -26,8 +26,8 @@ def test_several_texts_are_hashed_in_the_order_of_their_keys() -> None:
     assert one.hexdigest() == other.hexdigest()
 
 
-def test_the_number_of_texts_is_bounded() -> None:
-    """Further texts are ignored."""
+def test_texts_over_the_limit_are_ignored() -> None:
+    """The memory of the hashes is bounded."""
     texts = TextHashes[int]()
     for key in range(200):
         texts.add(key, "x")

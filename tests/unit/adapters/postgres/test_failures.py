@@ -1,4 +1,4 @@
-"""The table of psycopg's errors."""
+"""Tests of the mapping from psycopg's errors to the domain's errors."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ from ibex.domain.identity.management import AlreadyExistsError
         (psycopg.DataError, InternalError),
     ],
 )
-def test_every_psycopg_error_has_a_domain_error(vendor: type[psycopg.Error], meaning: type[Exception]) -> None:
-    """An outage is retryable, a rejected statement is a bug, and PostgreSQL's own text is left out."""
+def test_every_psycopg_error_maps_to_a_domain_error(vendor: type[psycopg.Error], meaning: type[Exception]) -> None:
+    """An outage is retryable, and a rejected statement is a bug. The domain error omits PostgreSQL's own text."""
     found = domain_error(vendor("a row with its SECRET"))
     assert type(found) is meaning
     assert "SECRET" not in str(found)
@@ -47,7 +47,7 @@ class _TakenName(errors.UniqueViolation):
     """PostgreSQL's error for the name of an existing organization."""
 
     @property
-    def diag(self) -> SimpleNamespace:  # type: ignore[override] # a real one only comes from a server
+    def diag(self) -> SimpleNamespace:  # type: ignore[override] # only a server creates a real one
         """Return the violated constraint."""
         return SimpleNamespace(constraint_name="uq_organizations_name")
 
@@ -60,6 +60,6 @@ def test_a_known_constraint_has_a_specific_message() -> None:
 
 
 def test_every_named_constraint_exists() -> None:
-    """Renaming a constraint requires a change of this table."""
+    """Renaming a constraint requires a change of this mapping."""
     names = {constraint.name for table in METADATA.tables.values() for constraint in table.constraints}
     assert names >= set(_BY_CONSTRAINT)

@@ -1,4 +1,4 @@
-"""Compiled statements."""
+"""Tests of compiled statements."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ async def test_constants_are_passed_as_parameters_with_the_callers_values() -> N
     statement = Statement(
         select(organizations.c.id).where(organizations.c.status == "active", organizations.c.id == bindparam("org_id"))
     )
-    await statement.run(connection, org_id="x")  # type: ignore[arg-type] # records what psycopg would be given
+    await statement.run(connection, org_id="x")  # type: ignore[arg-type] # records the arguments for psycopg
     [(query, values)] = connection.only.executed
     assert b"active" not in query
     assert values == {"status_1": "active", "org_id": "x"}
 
 
 async def test_an_insert_sets_every_column() -> None:
-    """None is a value too: a missing value must not silently become the column's default."""
+    """None counts as a value: a missing value must not silently become the column's default."""
     connection = _Connection()
     await Statement(insert(organizations)).run(connection, id=1, rate_limit_rpm=None)  # type: ignore[arg-type] # as above
     [(query, values)] = connection.only.executed

@@ -1,4 +1,4 @@
-"""The schema's description."""
+"""Tests of the description of the schema."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TABLES = [pytest.param(table, id=table.name) for table in METADATA.sorted_tables
 TENANT_TABLES = [pytest.param(table, id=table.name) for table in METADATA.sorted_tables if "org_id" in table.columns]
 
 
-def test_the_tables_of_the_specification_are_there() -> None:
+def test_the_schema_has_the_tables_of_the_specification() -> None:
     """These are the tables of tenants and of the change log."""
     names = {table.name for table in METADATA.sorted_tables}
     assert names == {
@@ -32,7 +32,7 @@ def test_the_tables_of_the_specification_are_there() -> None:
 
 
 @pytest.mark.parametrize("table", TENANT_TABLES)
-def test_every_reference_between_tenant_tables_carries_the_organization(table: Table) -> None:
+def test_every_foreign_key_between_tenant_tables_includes_the_organization(table: Table) -> None:
     """Foreign-key checks ignore row-level security, so the key itself must exclude another tenant's row."""
     for constraint in table.constraints:
         if isinstance(constraint, ForeignKeyConstraint):

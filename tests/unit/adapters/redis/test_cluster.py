@@ -1,4 +1,4 @@
-"""The slot map and redirections of a Redis Cluster. The integration tests cover what real nodes reply."""
+"""Tests of the slot map and the redirections of a Redis Cluster. The integration tests use real nodes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class RecordingLink:
 
 
 class ScriptedCluster(ClusterLinks):
-    """Links to nodes that return the slot map of a test."""
+    """Links to fake nodes, which return the slot map of a test."""
 
     def __init__(self, *ranges: list[Any]) -> None:
         self.ranges = list(ranges)
@@ -62,8 +62,8 @@ def in_range(first: int, last: int, host: bytes, port: int) -> list[Any]:
     return [first, last, [host, port, b"id"], [b"replica", 9, b"id"]]
 
 
-async def test_every_slot_has_the_link_to_its_primary() -> None:
-    """A node that leaves its own host empty has the host that was asked."""
+async def test_every_slot_maps_to_the_link_of_its_primary() -> None:
+    """A node that leaves its own host empty has the host that sent the slot map."""
     cluster = ScriptedCluster(in_range(0, 100, b"one", 1), in_range(101, 16_383, b"", 2))
     await cluster.refresh_now()
 
@@ -72,7 +72,7 @@ async def test_every_slot_has_the_link_to_its_primary() -> None:
     await cluster.close()
 
 
-async def test_links_to_primaries_that_stay_are_kept() -> None:
+async def test_links_to_remaining_primaries_are_kept() -> None:
     """The link to a removed primary is closed."""
     cluster = ScriptedCluster(in_range(0, 100, b"one", 1), in_range(101, 16_383, b"two", 2))
     await cluster.refresh_now()

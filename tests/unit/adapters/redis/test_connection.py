@@ -1,4 +1,4 @@
-"""Several batches of commands on one scripted redis-py connection."""
+"""Tests of several batches of commands on one scripted redis-py connection."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def called(connection: ServerConnection, *commands: tuple[Any, ...]) -> as
 
 
 async def test_replies_go_to_their_callers_in_order() -> None:
-    """Each batch is one write, sent before the earlier batch is answered."""
+    """Each batch is one write, and is sent before the reply to the previous batch arrives."""
     connection, scripted = await connected()
     first = await called(connection, ("GET", "a"), ("EVALSHA", "x", 0))
     second = await called(connection, ("PING",))
@@ -79,7 +79,7 @@ async def test_replies_go_to_their_callers_in_order() -> None:
     assert connection.is_good
 
 
-async def test_an_error_reply_is_returned_in_its_place() -> None:
+async def test_an_error_reply_is_returned_in_order() -> None:
     """The other replies stay valid. The reason is the error's code only, because the rest may quote values."""
     connection, scripted = await connected()
     calling = await called(connection, ("GET", "a"), ("GET", "b"), ("GET", "c"))
@@ -94,7 +94,7 @@ async def test_an_error_reply_is_returned_in_its_place() -> None:
 
 
 async def test_a_broken_connection_fails_all_pending_calls() -> None:
-    """It cannot be used again."""
+    """The connection cannot be used again."""
     connection, scripted = await connected()
     waiting = [await called(connection, ("PING",)) for _ in range(3)]
     scripted.replies.put_nowait(RedisConnectionError("lost"))
@@ -128,7 +128,7 @@ async def test_a_cancelled_call_closes_the_connection() -> None:
     ],
 )
 async def test_the_reason_of_a_failed_connection_contains_no_secret(error: Exception, reason: str) -> None:
-    """This includes errors of a credential provider."""
+    """Errors of a credential provider are included."""
     scripted = ScriptedConnection()
     scripted.fails = error
     with pytest.raises(LinkError) as raised:

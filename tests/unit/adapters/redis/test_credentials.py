@@ -1,4 +1,4 @@
-"""Loading of credential providers by name."""
+"""Tests of loading credential providers by name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_the_named_factory_creates_the_provider() -> None:
 
 
 @pytest.mark.parametrize("name", ["no.such.module:given", f"{__name__}:missing", "builtins:dict", "builtins:open"])
-def test_a_name_without_a_provider_is_refused(name: str) -> None:
-    """The error names the setting's value."""
+def test_a_name_that_refers_to_no_credential_provider_is_refused(name: str) -> None:
+    """The error contains the value of the setting."""
     with pytest.raises(ValueError, match=name):
         credential_provider(name)

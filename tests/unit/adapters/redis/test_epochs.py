@@ -1,4 +1,4 @@
-"""The commands for epochs, on a scripted link. The contract suite runs them on Redis."""
+"""Tests of the commands for epochs, on a scripted link. The contract suite runs them on Redis."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ async def test_an_epoch_has_its_organizations_hash_tag_and_expires() -> None:
     assert read[4] != replace[2]
 
 
-async def test_each_attempt_to_replace_has_a_new_value() -> None:
-    """Redis may have stored the first value, and another process may have replaced it. It must not be restored."""
+async def test_each_attempt_to_replace_an_epoch_uses_a_new_value() -> None:
+    """Redis may have stored the value of a lost attempt, and another process may have replaced it since."""
     link = ScriptedLink([None, None, b"OK"])
 
     assert await epochs_over(link).replace(ORG)
@@ -86,7 +86,7 @@ async def test_without_a_valid_reply_the_epoch_is_unknown() -> None:
 
 
 @in_simulated_time
-async def test_a_link_that_hangs_delays_a_validation_by_10_ms() -> None:
+async def test_a_hanging_link_delays_a_validation_by_10_ms() -> None:
     """This limit does not depend on the link's own timeout."""
     clock = LoopClock()
     epochs = RedisEpochs(cast("Any", ScriptedLink([], hangs=True)), clock, SequentialIds())

@@ -1,4 +1,4 @@
-"""The reaction to a new primary. The integration tests cover what real Sentinels name."""
+"""Tests of the reaction to a new primary. The integration tests run it with real Sentinels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ibex.adapters.redis.sentinel import CHECK_INTERVAL_S, SentinelPrimary
 
 
 class ScriptedSentinels:
-    """The Sentinels and redis-py's client of them. They name no primary if it is None."""
+    """A fake of the Sentinels and of redis-py's client. They name no primary if ``names`` is None."""
 
     def __init__(self) -> None:
         self.service = "main"
@@ -37,7 +37,7 @@ class ScriptedSentinels:
         return node
 
     async def aclose(self) -> None:
-        """Record it."""
+        """Record that the client was closed."""
         self.closed = True
 
 
@@ -63,8 +63,8 @@ async def test_a_new_primary_is_reported_once() -> None:
 
 
 @in_simulated_time
-async def test_without_a_primary_there_is_no_connection() -> None:
-    """This is the state in the middle of a fail-over."""
+async def test_a_connection_without_a_primary_raises_an_error() -> None:
+    """In the middle of a fail-over, the Sentinels name no primary."""
     sentinels = ScriptedSentinels()
     sentinels.names = None
     with pytest.raises(LinkError, match="MasterNotFoundError"):
@@ -92,8 +92,8 @@ class SwallowingSentinels(ScriptedSentinels):
 
 
 @in_simulated_time
-async def test_closing_ends_the_check_although_the_cancellation_is_swallowed() -> None:
-    """Otherwise the process would not end."""
+async def test_closing_ends_the_check_even_if_a_cancellation_is_swallowed() -> None:
+    """Otherwise the process would never exit."""
     sentinels = SwallowingSentinels()
     primary = SentinelPrimary(cast("Any", sentinels))
     await primary.connection()

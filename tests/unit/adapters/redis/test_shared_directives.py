@@ -1,4 +1,4 @@
-"""The commands for shared directives. The contract suite tests their effect."""
+"""Tests of the commands for shared directives. The contract suite tests their effect."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class RecordingLink:
 
 
 async def test_keys_have_their_organizations_hash_tag_and_expire() -> None:
-    """In a Redis Cluster they are in the slot of the organization's other keys, and no entry is kept forever."""
+    """In a Redis Cluster they are in the slot of the organization's other keys. Every entry expires."""
     link = RecordingLink()
     shared = RedisSharedDirectives(cast("Any", link), ManualClock(), Seal(b"key"), 1.5)
     await shared.put(ORG, AGENT, "epoch", SharedDirective(DIRECTIVE))

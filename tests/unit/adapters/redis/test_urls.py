@@ -1,4 +1,4 @@
-"""Redis URLs, and the connections that they describe."""
+"""Tests of Redis URLs, and of the connections that they describe."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def given() -> UsernamePasswordCredentialProvider:
     return UsernamePasswordCredentialProvider("kim", "from the provider")
 
 
-def test_a_url_has_host_port_user_password_and_database() -> None:
+def test_a_url_is_parsed_into_host_port_user_password_and_database() -> None:
     """Escapes are decoded. Redis' defaults apply to missing parts."""
     full = RedisAddress.parse("redis://kim:p%40ss@cache.example:6380/3").connection()
     bare = RedisAddress.parse("redis://").connection()
@@ -38,8 +38,8 @@ def test_a_url_has_host_port_user_password_and_database() -> None:
     assert (path.path, path.db) == ("/run/redis.sock", 2)
 
 
-def test_a_sentinel_url_has_the_sentinels_and_the_service() -> None:
-    """User, password and database are those of the server. The Sentinels have separate options."""
+def test_a_sentinel_url_names_the_sentinels_and_the_service() -> None:
+    """User, password and database belong to the Redis server. The Sentinels have separate options."""
     address = RedisAddress.parse(
         "redis+sentinel://kim:p%40ss@one:1,[::1]:2,three/main/4?sentinel_username=sam&sentinel_password=s%3At"
     )
@@ -59,8 +59,8 @@ def test_a_sentinel_url_has_the_sentinels_and_the_service() -> None:
     )
 
 
-def test_a_cluster_url_has_some_nodes() -> None:
-    """A connection can go to any node."""
+def test_a_cluster_url_names_some_nodes() -> None:
+    """A connection can go to any node, even to one that the URL does not name."""
     address = RedisAddress.parse("rediss+cluster://kim:secret@one,two:7000")
     connection = address.connection("three", 7001)
 
@@ -69,8 +69,8 @@ def test_a_cluster_url_has_some_nodes() -> None:
     assert (connection.host, connection.port, connection.username) == ("three", 7001, "kim")
 
 
-def test_an_address_shows_no_password() -> None:
-    """This applies to every repr."""
+def test_the_repr_of_an_address_contains_no_password() -> None:
+    """This applies to all kinds of URLs and to options."""
     for url in ("redis://kim:{}@localhost", "redis+sentinel://h:1/s?sentinel_password={}", "redis+cluster://:{}@h"):
         assert CANARY not in repr(RedisAddress.parse(url.format(CANARY)))
 
@@ -120,15 +120,15 @@ def context_of(address: RedisAddress) -> ssl.SSLContext:
     ],
 )
 def test_an_unsupported_url_or_option_is_refused(url: str) -> None:
-    """Ignoring an option, above all one of TLS, would be dangerous."""
+    """Ignoring an option would be dangerous, above all a TLS option."""
     with pytest.raises(ValueError, match=r"(?i)redis|db|port") as raised:
         RedisAddress.parse(url.replace("://", f"://kim:{CANARY}@"))
 
     assert CANARY not in str(raised.value)
 
 
-def test_a_provider_replaces_user_and_password() -> None:
-    """redis-py calls it for each connection."""
+def test_a_credential_provider_replaces_user_and_password() -> None:
+    """redis-py calls the provider for each connection."""
     provider = credential_provider(f"{__name__}:given")
     connection = RedisAddress.parse("redis://kim:in-the-url@localhost", provider).connection()
 

@@ -1,4 +1,4 @@
-"""The system clock. ``tests/contracts`` has the tests that every clock passes."""
+"""Tests of the system clock. ``tests/contracts`` has the tests that every clock passes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import time
 from ibex.adapters.system.clock import SystemClock
 
 
-def test_it_returns_the_systems_time() -> None:
-    """It is between two readings of the system's own clocks."""
+def test_the_clock_returns_the_systems_time() -> None:
+    """Each time is between two readings of the system's own clock."""
     clock = SystemClock()
 
     before = time.time_ns() // 1_000, time.monotonic_ns()

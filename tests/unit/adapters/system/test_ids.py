@@ -1,4 +1,4 @@
-"""Identifiers from the operating system. ``tests/contracts`` has the tests that every source passes."""
+"""Tests of identifiers from the operating system. ``tests/contracts`` has the tests that every source passes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ibex.adapters.system.ids import SystemIds
 
 
 def test_an_id_contains_its_creation_time() -> None:
-    """To the millisecond."""
+    """The time has a precision of a millisecond."""
     before = time.time_ns() // 1_000_000
     made = SystemIds().uuid7()
     after = time.time_ns() // 1_000_000
@@ -16,8 +16,8 @@ def test_an_id_contains_its_creation_time() -> None:
     assert before <= made.int >> 80 <= after
 
 
-def test_two_sources_share_nothing() -> None:
-    """Two processes that start together draw different ids and secrets."""
+def test_two_sources_return_different_ids_and_secrets() -> None:
+    """Two processes may start at the same time."""
     first, second = SystemIds(), SystemIds()
 
     assert not {first.uuid7() for _ in range(1_000)} & {second.uuid7() for _ in range(1_000)}

@@ -1,4 +1,4 @@
-"""The access line: its fields, and what it must not contain."""
+"""Tests of the fields of the access line, and of the values that it must not contain."""
 
 from __future__ import annotations
 
@@ -80,8 +80,10 @@ def test_a_refusal_has_its_error_code() -> None:
 
 
 @pytest.mark.parametrize(("provider", "logged_model"), [("openai", "gpt-" + "x" * 60), (None, None)])
-def test_a_model_name_is_bounded_and_needs_a_provider(provider: str | None, logged_model: str | None) -> None:
-    """At most 64 characters. Without a provider it is arbitrary text of the client, and omitted."""
+def test_a_model_name_is_cut_to_64_characters_and_omitted_without_a_provider(
+    provider: str | None, logged_model: str | None
+) -> None:
+    """Without a provider, the model name is arbitrary text of the client."""
     with logged() as lines:
         exchange = an_exchange(model="gpt-" + "x" * 200, provider=provider)
         write_access_line("POST", CHAT, 200, 1, exchange=exchange, caller=None)
@@ -89,7 +91,7 @@ def test_a_model_name_is_bounded_and_needs_a_provider(provider: str | None, logg
     assert lines[0].get("model") == logged_model
 
 
-def test_neither_handle_nor_token_nor_hash_is_written() -> None:
+def test_session_handle_token_and_text_hash_are_not_logged() -> None:
     """The ids of a session and a token are included, but not the session's handle or the token."""
     with logged() as lines:
         write_access_line("POST", CHAT, 200, 1, exchange=an_exchange(), caller=None)
@@ -98,8 +100,8 @@ def test_neither_handle_nor_token_nor_hash_is_written() -> None:
     assert not {"conversation-1", "a1" * 32, "b2" * 32} & values
 
 
-def test_a_line_has_the_ids_of_its_request() -> None:
-    """Like every other log line of the request."""
+def test_an_access_line_has_the_ids_of_its_request() -> None:
+    """Every other log line of the request has the same ids."""
     token = CURRENT.set(CurrentRequest(UUID(int=9), "ab" * 16))
     try:
         with logged() as lines:
@@ -110,8 +112,8 @@ def test_a_line_has_the_ids_of_its_request() -> None:
     assert (lines[0]["request_id"], lines[0]["trace_id"]) == (str(UUID(int=9)), "ab" * 16)
 
 
-def test_no_line_is_written_above_level_info() -> None:
-    """An access line has the level info."""
+def test_no_access_line_is_logged_above_level_info() -> None:
+    """An access line has the level info, so a higher level suppresses it."""
     with logged("warning") as lines:
         write_access_line("GET", "/health", 200, 1, exchange=None, caller=None)
 

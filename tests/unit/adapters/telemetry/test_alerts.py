@@ -1,4 +1,4 @@
-"""Every series that an alert uses is exported from the start, so that its first increase is visible."""
+"""Tests that every series of an alert is exported from the start, so that its first increase is visible."""
 
 from __future__ import annotations
 
@@ -78,15 +78,15 @@ def exported() -> dict[str, list[dict[str, str]]]:
     return found
 
 
-def test_alerts_are_found() -> None:
-    """The page contains a table of alerts."""
+def test_the_documentation_lists_alerts() -> None:
+    """The tests below read the alerts from a table in the documentation."""
     assert len(expressions()) >= 15
     assert ("ibex_proxy_journal_losses_total", "") in named()
 
 
 @pytest.mark.parametrize(("name", "labels"), named(), ids=lambda value: value)
 def test_every_series_of_an_alert_is_exported_from_the_start(name: str, labels: str) -> None:
-    """With every label value. The first increase is then one from 0."""
+    """Each series exists with every label value, so that its first increase starts at 0."""
     samples = exported().get(name, [])
     for label, value in re.findall(r'(\w+)="([^"]*)"', labels):
         samples = [sample for sample in samples if f'{label}!="{value}"' in labels or sample.get(label) == value]
@@ -97,6 +97,6 @@ def test_every_series_of_an_alert_is_exported_from_the_start(name: str, labels: 
         assert name in VALUES, "the values of its labels belong here"
 
 
-def test_the_codes_of_provider_errors_are_error_codes() -> None:
-    """Those that clients receive."""
+def test_every_exported_provider_error_code_is_an_error_code_of_ibex() -> None:
+    """The metric uses the error codes that clients receive."""
     assert set(FAULTS) <= {code.value for code in ErrorCode}

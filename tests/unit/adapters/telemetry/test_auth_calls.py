@@ -1,4 +1,4 @@
-"""Telemetry of calls to the auth service."""
+"""Tests of the telemetry of calls to the auth service."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def lines(stream: io.StringIO) -> list[dict[str, object]]:
     return [{name: value for name, value in line.items() if name != "timestamp"} for line in read]
 
 
-def test_a_call_is_one_line(stream: io.StringIO) -> None:
-    """With method, status and duration in milliseconds. Afterwards there is no current request."""
+def test_a_call_is_logged_in_one_line(stream: io.StringIO) -> None:
+    """The line has the method, the status and the duration in milliseconds. No request is current afterwards."""
     metrics = AuthMetrics()
     telemetry = AuthCallTelemetry(metrics)
     telemetry.began(ID)
@@ -59,7 +59,7 @@ def test_a_call_is_one_line(stream: io.StringIO) -> None:
 
 
 def test_every_line_of_a_call_has_its_request_id(stream: io.StringIO) -> None:
-    """Also the lines of libraries. An exception is logged with its type and frames, without its message."""
+    """This includes lines of libraries. An exception is logged with its type and frames, but without its message."""
     metrics = AuthMetrics()
     telemetry = AuthCallTelemetry(metrics)
     telemetry.began(ID)

@@ -1,4 +1,4 @@
-"""Metrics of the caches."""
+"""Tests of the metrics of the caches."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _counted(registry: Registry) -> list[str]:
 
 
 def test_lookups_are_counted_by_kind_tier_and_outcome() -> None:
-    """In the worker's cache and in the shared one."""
+    """The tier is the worker's own cache or the shared cache."""
     registry = Registry("ibex_proxy_")
     telemetry = CacheTelemetry(registry)
 
@@ -60,7 +60,7 @@ def test_lookups_are_counted_by_kind_tier_and_outcome() -> None:
 
 
 def test_refused_calls_to_auth_are_counted_by_share() -> None:
-    """They show an operator that secrets are being guessed or agent ids invented."""
+    """The metric shows an operator that someone guesses secrets or invents agent ids."""
     registry = Registry("ibex_proxy_")
     telemetry = CacheTelemetry(registry)
 
@@ -74,7 +74,7 @@ def test_refused_calls_to_auth_are_counted_by_share() -> None:
 
 
 def test_evictions_are_counted() -> None:
-    """The least recently used entry is evicted. Replacing or removing an entry is no eviction."""
+    """The cache evicts the least recently used entry. Replacing or removing an entry is not an eviction."""
     registry = Registry("ibex_proxy_")
     cache = InstrumentedCache(2, Kind.AGENTS, CacheTelemetry(registry))
     cache["a"], cache["b"] = 1, 2
@@ -88,8 +88,8 @@ def test_evictions_are_counted() -> None:
     assert _counted(registry) == ['ibex_proxy_cache_evictions_total{kind="agents",tier="worker"} 1.0']
 
 
-async def test_an_invalid_token_that_the_filter_passed_is_a_false_positive() -> None:
-    """A token that was not looked up in the filter, or that is valid, is not."""
+async def test_an_invalid_token_that_the_filter_passed_counts_as_a_false_positive() -> None:
+    """A valid token, or a token that was not looked up in the filter, does not count."""
     registry = Registry("ibex_proxy_")
     telemetry = CacheTelemetry(registry)
     nobodys = InstrumentedTokenVerifier(ScriptedTokens(InvalidTokenError()), telemetry)
@@ -129,7 +129,7 @@ class _Shared:
 
 
 async def test_lookups_of_shared_directives_are_counted() -> None:
-    """The information that an agent has no directive is also a hit."""
+    """A cached entry for an agent without a directive also counts as a hit."""
     registry = Registry("ibex_proxy_")
     observed = InstrumentedSharedDirectives(_Shared(), CacheTelemetry(registry))
 

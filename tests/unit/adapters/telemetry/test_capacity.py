@@ -1,4 +1,4 @@
-"""Metrics of a worker's capacity."""
+"""Tests of the metrics of a worker's capacity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each task has its own current request."""
+"""Tests of the current request, of which each task has its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every failure of a sink is counted; an outage is logged with two lines."""
+"""Tests that every failure of a sink is counted, and that an outage is logged in two lines."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ibex.adapters.telemetry.metrics import Metrics
 from ibex.domain.record.journal import Sink
 
 
-def test_an_outage_is_two_lines_however_long() -> None:
-    """The first failure and the recovery. Each sink has its own outages."""
+def test_an_outage_is_logged_in_two_lines() -> None:
+    """The first failure and the recovery are logged, however long the outage lasts. Each sink has its own outages."""
     metrics = Metrics(ManualClock(), FullJournal())
     telemetry = DeliveryTelemetry(metrics)
 

@@ -1,4 +1,4 @@
-"""Prometheus' text format for several processes."""
+"""Tests of Prometheus' text format for several processes."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def text_of(family: Family, *series: tuple[tuple[str, ...], list[int], str]) -> 
     return lines
 
 
-def test_counters_are_summed_by_labels() -> None:
-    """Over all processes."""
+def test_counters_with_the_same_labels_are_summed() -> None:
+    """The sum covers all processes."""
     family = Family("x_total", "Things.", "counter", ("a",))
 
     lines = text_of(family, (("p",), [2], "0"), (("q",), [1], "0"), (("p",), [3], "1"))
@@ -29,7 +29,7 @@ def test_counters_are_summed_by_labels() -> None:
 
 
 def test_gauges_are_merged_as_declared() -> None:
-    """By sum, maximum or minimum, or kept for each process."""
+    """A gauge declares sum, maximum, minimum, or a separate value for each process."""
     both = (((), [2_500_000], "0"), ((), [3_000_000], "1"))
 
     assert text_of(Family("s", "S.", "gauge", divisor=1_000_000), *both) == ["s 5.5"]
@@ -42,7 +42,7 @@ def test_gauges_are_merged_as_declared() -> None:
 
 
 def test_buckets_are_cumulative() -> None:
-    """Bounds and sum are in the unit of the name."""
+    """Bucket bounds and the sum use the unit in the metric's name."""
     family = Family("d_seconds", "D.", "histogram", ("a",), 1_000_000_000, (10_000_000, 20_000_000))
 
     lines = text_of(family, (("p",), [40_000_000, 1, 2, 1], "0"), (("p",), [10_000_000, 1, 0, 0], "1"))

@@ -1,4 +1,4 @@
-"""Metrics and log lines of a worker's watch."""
+"""Tests of the metrics and log lines of a worker's watch."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def shown(registry: Registry, name: str) -> list[str]:
     return sorted(line.removeprefix("ibex_proxy_") for line in lines if line.startswith(f"ibex_proxy_{name}"))
 
 
-def test_events_are_counted_by_kind_and_resets_apart() -> None:
-    """A created token is an event of its kind like any other."""
+def test_events_are_counted_by_kind_and_resets_separately() -> None:
+    """An event for a created token counts like any other event of its kind."""
     registry = Registry("ibex_proxy_")
     telemetry = WatchTelemetry(registry, Clock())
 
@@ -49,8 +49,8 @@ def test_events_are_counted_by_kind_and_resets_apart() -> None:
     assert shown(registry, "watch_resets") == ["watch_resets_total 1.0"]
 
 
-def test_the_age_is_the_time_since_the_last_answered_ping() -> None:
-    """Since the start, if none was answered. A slow pong does not make it younger."""
+def test_the_confirmation_age_is_the_time_since_the_last_answered_ping() -> None:
+    """Before the first pong, the age counts from the start. A slow pong does not reduce the age further."""
     clock, registry = Clock(), Registry("ibex_proxy_")
     telemetry = WatchTelemetry(registry, clock)
 
@@ -60,8 +60,8 @@ def test_the_age_is_the_time_since_the_last_answered_ping() -> None:
     assert shown(registry, "watch_confirmation") == ["watch_confirmation_age_seconds 0.5"]
 
 
-def test_an_unconfirmed_watch_is_two_lines_however_long() -> None:
-    """Its start and its end. A confirmed watch logs nothing."""
+def test_an_unconfirmed_watch_is_logged_in_two_lines() -> None:
+    """The start and the end are logged, however long it lasts. A confirmed watch logs nothing."""
     clock, registry = Clock(), Registry("ibex_proxy_")
     telemetry = WatchTelemetry(registry, clock)
 

@@ -1,4 +1,4 @@
-"""Counters, gauges and histograms."""
+"""Tests of counters, gauges and histograms."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def slots(size: int) -> memoryview[int]:
 
 
 def test_a_counter_continues_from_the_value_in_its_slot() -> None:
-    """A former process may have counted there."""
+    """An earlier process may have counted in the same slot."""
     own = slots(1)
     own[0] = 5
     counter = Counter(own)
@@ -23,8 +23,8 @@ def test_a_counter_continues_from_the_value_in_its_slot() -> None:
     assert own[0] == 9
 
 
-def test_a_counter_catches_up_with_another_counter() -> None:
-    """The value of a former process is kept, because the other total begins at zero."""
+def test_catching_up_adds_the_increase_of_another_counter() -> None:
+    """The value of an earlier process is kept, because the other total begins at zero."""
     own = slots(1)
     own[0] = 5
     counter = Counter(own)
@@ -34,8 +34,8 @@ def test_a_counter_catches_up_with_another_counter() -> None:
     assert own[0] == 12
 
 
-def test_a_gauge_begins_at_zero_and_has_the_last_value() -> None:
-    """The value of a former process is discarded."""
+def test_a_gauge_begins_at_zero_and_keeps_the_last_value() -> None:
+    """The gauge discards the value of an earlier process."""
     own = slots(1)
     own[0] = 5
     gauge = Gauge(own)
@@ -48,8 +48,8 @@ def test_a_gauge_begins_at_zero_and_has_the_last_value() -> None:
 
 
 @pytest.mark.parametrize(("duration", "bucket"), [(0, 1), (10, 1), (11, 2), (20, 2), (21, 3), (1 << 40, 3)])
-def test_a_duration_is_counted_once_in_the_first_bucket_that_holds_it(duration: int, bucket: int) -> None:
-    """A bound is part of its bucket, as in Prometheus. Longer durations are in the last bucket."""
+def test_a_duration_is_counted_in_the_first_bucket_that_holds_it(duration: int, bucket: int) -> None:
+    """A bound belongs to its bucket, as in Prometheus. Longer durations are in the last bucket."""
     own = slots(4)
     Histogram(own, (10, 20)).observe(duration)
 
@@ -57,8 +57,8 @@ def test_a_duration_is_counted_once_in_the_first_bucket_that_holds_it(duration: 
     assert [n for n in range(1, 4) if own[n]] == [bucket]
 
 
-def test_labels_are_bound_once() -> None:
-    """The same label values return the same instrument."""
+def test_the_same_label_values_return_the_same_instrument() -> None:
+    """The order of the values matters."""
     made: list[tuple[str, ...]] = []
 
     def make(values: tuple[str, ...]) -> Counter:

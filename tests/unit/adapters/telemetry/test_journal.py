@@ -1,4 +1,4 @@
-"""Metrics of the journal."""
+"""Tests of the metrics of the journal."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ibex.adapters.telemetry.registry import Registry
 from ibex.domain.record.journal import Sink
 
 
-def test_the_journal_is_read_at_every_rendering() -> None:
-    """Nothing is cached."""
+def test_journal_metrics_are_read_at_every_rendering() -> None:
+    """No value is cached."""
     journal = FullJournal({Sink.TRACES: 3})
     clock = ManualClock()
     journal.since[Sink.TRACES] = clock.now() - timedelta(seconds=2.5)

@@ -1,4 +1,4 @@
-"""Log lines that could not be written are counted."""
+"""Tests of the counter of log lines that could not be written."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Full(io.StringIO):
         raise OSError(28, "No space left on device")
 
 
-def test_the_counter_follows_the_dropped_lines() -> None:
-    """It is updated whenever metrics are rendered."""
+def test_dropped_log_lines_are_counted() -> None:
+    """The counter is updated whenever metrics are rendered."""
     registry = Registry("test_")
     count_dropped_lines(registry)
     before = lines_dropped()

@@ -1,4 +1,4 @@
-"""Logs are JSON lines that contain no exception message."""
+"""Tests that logs are JSON lines without exception messages."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def secretive() -> None:
         raise RuntimeError(f"{CANARY} {secret}") from error
 
 
-def test_lines_of_ibex_and_of_libraries_have_the_same_shape() -> None:
-    """Event, level and time in UTC. Lines of libraries have the logger's name as source."""
+def test_lines_of_ibex_and_of_libraries_have_the_same_fields() -> None:
+    """Each line has an event, a level and a time in UTC. Lines of libraries have the logger's name as source."""
     stream = configured()
 
     structlog.get_logger().info("ours", count=3, who=UUID(int=5))
@@ -75,7 +75,7 @@ def test_lines_of_ibex_and_of_libraries_have_the_same_shape() -> None:
 
 
 def test_every_line_of_a_request_has_its_ids() -> None:
-    """Also the lines of libraries. Outside of a request there are no ids."""
+    """This includes lines of libraries. Lines outside of a request have no ids."""
     stream = configured()
     token = CURRENT.set(CurrentRequest(UUID(int=7), "ab" * 16))
     try:
@@ -92,7 +92,7 @@ def test_every_line_of_a_request_has_its_ids() -> None:
 
 
 def test_an_exception_is_logged_without_its_message() -> None:
-    """With the types and frames of it and its cause, in lines of IBEX and of libraries. No value is logged."""
+    """Lines of IBEX and of libraries have the types and frames of the exception and its cause, but no values."""
     stream = configured()
     try:
         secretive()
@@ -141,7 +141,7 @@ def test_objects_are_not_logged_by_their_repr() -> None:
 
 
 def test_lines_below_the_level_are_not_written() -> None:
-    """Neither those of IBEX nor of libraries. Uvicorn's access lines are never written."""
+    """This applies to lines of IBEX and of libraries. Uvicorn's access lines are never written."""
     stream = configured("warning")
     structlog.get_logger().info("ours")
     logging.getLogger("somebody").info("theirs")
@@ -155,7 +155,7 @@ def test_lines_below_the_level_are_not_written() -> None:
 
 
 def test_a_second_configuration_replaces_the_first() -> None:
-    """The new stream gets all further lines, and the old one none."""
+    """The new stream gets all further lines, and the old stream gets none."""
     first = configured()
     second = configured()
 
@@ -166,8 +166,8 @@ def test_a_second_configuration_replaces_the_first() -> None:
     assert len(lines(second)) == 2
 
 
-def test_a_long_chain_of_causes_is_cut() -> None:
-    """The length of a line is bounded, also for infinite recursion."""
+def test_a_long_chain_of_causes_is_truncated() -> None:
+    """The length of a line is bounded, even for infinite recursion."""
 
     def deep(levels: int) -> int:
         try:
@@ -196,7 +196,7 @@ class FullDisk(io.StringIO):
 
 
 def test_an_encoded_line_is_written_unchanged(tmp_path: Path) -> None:
-    """In order with the other lines, to a file and to a text stream."""
+    """The line keeps its order among the other lines, both in a file and in a text stream."""
     stream = io.StringIO()
     path = tmp_path / "log"
     with path.open("w", encoding="utf-8") as file:
@@ -222,7 +222,7 @@ class CountingFile(io.BytesIO):
 
 
 async def test_the_lines_of_one_loop_iteration_are_written_together() -> None:
-    """With one call. Lines of libraries are written at once and keep their position."""
+    """One call writes them all. Lines of libraries are written at once and keep their position."""
     file = CountingFile()
     with logging_to(io.TextIOWrapper(file, write_through=True)):
         for number in range(3):
@@ -249,8 +249,8 @@ class Pipe(io.BytesIO):
         return len(data)
 
 
-async def test_pieces_are_small_enough_for_a_shared_pipe() -> None:
-    """Longer pieces could be mixed with those of other workers."""
+async def test_lines_are_written_in_pieces_of_at_most_pipe_buf_bytes() -> None:
+    """Longer pieces could interleave with the output of other workers. Only a single line may be longer."""
     pipe = Pipe()
     lines = [b'{"event":"%b"}\n' % (b"x" * size) for size in (10, 4_000, 4_080, 90, 3_000, 1_000, 9_000, 10, 10)]
     with logging_to(io.TextIOWrapper(io.BufferedWriter(pipe), write_through=True)):
@@ -263,8 +263,8 @@ async def test_pieces_are_small_enough_for_a_shared_pipe() -> None:
     assert all(len(written) <= select.PIPE_BUF or written in lines for written in pipe.writes)
 
 
-def test_a_log_that_cannot_be_written_raises_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    """Neither for IBEX nor for libraries, and nothing is written elsewhere instead."""
+def test_a_full_disk_raises_no_error_in_the_caller(capsys: pytest.CaptureFixture[str]) -> None:
+    """This applies to IBEX and to libraries. Nothing is written to another stream instead."""
     root = logging.getLogger()
     handlers, level = root.handlers, root.level
     try:
@@ -281,7 +281,7 @@ def test_a_log_that_cannot_be_written_raises_nothing(capsys: pytest.CaptureFixtu
 
 @pytest.mark.parametrize("text", ["\x1b]52;c;x\x07", "\x9b2J", "\x7f", "\u202e", "\U0001f600 \u6f22"])
 def test_all_lines_are_ascii(text: str) -> None:
-    """Other characters are escaped."""
+    """All other characters are escaped."""
     stream = configured()
     structlog.get_logger().info("ours", text=text)
     logging.getLogger("somebody").warning("theirs %s", text)

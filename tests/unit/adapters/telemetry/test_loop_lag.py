@@ -1,4 +1,4 @@
-"""The lag of the event loop."""
+"""Tests of the lag of the event loop."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def shown(registry: Registry, name: str) -> float:
     raise AssertionError(name)
 
 
-async def test_a_blocked_loop_is_measured() -> None:
-    """At the next iteration, in one of the upper buckets."""
+async def test_a_blocked_event_loop_is_measured() -> None:
+    """The next iteration records the lag in one of the upper buckets."""
     registry = Registry("t_")
     running = asyncio.create_task(LoopLag(registry, SystemClock()).run())
     await asyncio.sleep(0)
 
-    time.sleep(1)  # noqa: ASYNC251 - that is what is tested
-    while shown(registry, "count") == 0:  # noqa: ASYNC110 - it has no event, nor should it
+    time.sleep(1)  # noqa: ASYNC251 - the test blocks the loop on purpose
+    while shown(registry, "count") == 0:  # noqa: ASYNC110 - the lag has no event to wait for
         await asyncio.sleep(INTERVAL_S)
     running.cancel()
     with suppress(asyncio.CancelledError):
@@ -38,8 +38,8 @@ async def test_a_blocked_loop_is_measured() -> None:
     assert shown(registry, "sum") > 0.8
 
 
-async def test_a_loop_that_keeps_up_has_no_lag() -> None:
-    """A timer that fires too early is not late. Each iteration is a heartbeat for the other workers."""
+async def test_an_early_timer_counts_as_no_lag() -> None:
+    """Two of three timers fire on time or early; only the late one has a lag. Each iteration sends a heartbeat."""
     registry = Registry("t_")
     clock, waits = ManualClock(), iter((INTERVAL_S, INTERVAL_S / 2, INTERVAL_S + 3))
     turns: list[int] = []

@@ -1,4 +1,4 @@
-"""The proxy's metrics, with their names and labels."""
+"""Tests of the proxy's metrics, with their names and labels."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def samples_after(**changes: Any) -> dict[str, float]:
 
 
 def test_a_request_is_counted_by_route_method_and_status() -> None:
-    """With its duration in seconds."""
+    """The histogram also has the duration in seconds. Unknown methods and routes have the labels OTHER and none."""
     own = metrics()
     own.request_ended("POST", "/v1/chat/completions", 200, 500_000_000)
     own.request_ended("BREW", "", 404, 1_000_000)
@@ -65,8 +65,8 @@ def test_a_request_is_counted_by_route_method_and_status() -> None:
     assert found["request_duration_seconds_count{method=OTHER,route=none,status=404}"] == 1
 
 
-def test_requests_in_flight_are_those_that_have_not_ended() -> None:
-    """On any route."""
+def test_requests_in_flight_are_counted_until_they_end() -> None:
+    """The count covers all routes."""
     own = metrics()
     own.request_began()
     own.request_began()
@@ -93,7 +93,7 @@ def test_buckets_are_fine_below_twenty_milliseconds() -> None:
 
 
 def test_stages_and_overhead_of_a_proxied_request_are_observed() -> None:
-    """In seconds. The provider's time is not a stage."""
+    """Durations are in seconds. The provider's time is not a stage."""
     found = samples_after()
 
     assert found["stage_duration_seconds_sum{stage=auth}"] == 0.001
@@ -111,8 +111,8 @@ def test_stages_that_were_not_reached_are_not_observed() -> None:
 
 
 @pytest.mark.parametrize(("streaming", "mode"), [(True, "stream"), (False, "buffered")])
-def test_the_provider_is_timed(*, streaming: bool, mode: str) -> None:
-    """To its first byte and to its last, for streams and buffered responses separately."""
+def test_the_provider_is_timed_to_its_first_and_last_byte(*, streaming: bool, mode: str) -> None:
+    """Streams and buffered responses have separate series."""
     found = samples_after(is_streaming=streaming, attempts=3)
 
     assert found[f"provider_duration_seconds_sum{{mode={mode},provider=openai}}"] == 0.5
@@ -145,8 +145,8 @@ def test_errors_of_the_provider_are_counted_by_code(code: ErrorCode | None, *, c
         (ErrorCode.CLIENT_CLOSED_REQUEST, "client_closed"),
     ],
 )
-def test_streams_are_timed_by_their_ending(code: ErrorCode | None, ending: str) -> None:
-    """From the first byte, if there was one. Buffered responses are not counted."""
+def test_streams_are_timed_from_their_first_byte_by_ending(code: ErrorCode | None, ending: str) -> None:
+    """A stream without a first byte is not counted, and neither is a buffered response."""
     found = samples_after(is_streaming=True, error_code=code)
     assert found[f"stream_duration_seconds_count{{ending={ending}}}"] == 1
     assert found[f"stream_duration_seconds_sum{{ending={ending}}}"] == 0.25
@@ -162,14 +162,14 @@ def test_streams_are_timed_by_their_ending(code: ErrorCode | None, ending: str) 
     [(False, False, "before_provider"), (True, False, "buffered"), (True, True, "stream")],
 )
 def test_disconnected_clients_are_counted_by_phase(*, reached: bool, streaming: bool, phase: str) -> None:
-    """Before the provider was asked, while its response was awaited, or within a stream."""
+    """A client disconnects before the call to the provider, while it waits for the response, or within a stream."""
     found = samples_after(error_code=ErrorCode.CLIENT_CLOSED_REQUEST, reached_provider=reached, is_streaming=streaming)
 
     assert found[f"client_disconnects_total{{phase={phase}}}"] == 1
 
 
 def test_rate_limit_decisions_are_counted() -> None:
-    """Those of IBEX, not of the provider, for requests with and without an exchange."""
+    """Only IBEX's own decisions count, not the provider's, for requests with and without an exchange."""
     own = metrics()
     now = ManualClock().now()
     own.exchange_settled(an_exchange(timings=TIMINGS), journaled=True)
@@ -189,7 +189,7 @@ def test_rate_limit_decisions_are_counted() -> None:
 
 
 def test_exchanges_that_were_not_journaled_are_counted() -> None:
-    """A failed authentication is not recorded, so it is not lost."""
+    """A failed authentication does not count, because it is never recorded."""
     own = metrics()
     own.exchange_settled(an_exchange(timings=TIMINGS), journaled=False)
     own.exchange_settled(an_exchange(timings=TIMINGS, caller=None, reached_provider=False), journaled=False)
@@ -200,7 +200,7 @@ def test_exchanges_that_were_not_journaled_are_counted() -> None:
 
 
 def test_a_refused_request_that_was_not_journaled_loses_only_its_trace() -> None:
-    """It would not have had a checkpoint."""
+    """A request that did not reach the provider has no checkpoint to lose."""
     own = metrics()
     own.exchange_settled(an_exchange(timings=TIMINGS, reached_provider=False), journaled=False)
 
@@ -210,7 +210,7 @@ def test_a_refused_request_that_was_not_journaled_loses_only_its_trace() -> None
 
 
 def test_sinks_and_the_journal_are_measured() -> None:
-    """Batches with their durations, rows, failures, the last delivery, and pending exchanges."""
+    """The metrics cover batches and their durations, rows, failures, the last delivery, and pending exchanges."""
     journal = FullJournal({Sink.TRACES: 7})
     own = metrics(journal)
     own.delivered(Sink.TRACES, 1_000, 30_000_000)
@@ -231,8 +231,8 @@ def test_sinks_and_the_journal_are_measured() -> None:
     assert found["sink_dead_letters_total{sink=traces}"] == 1
 
 
-def test_stages_and_bugs_of_other_routes_are_counted() -> None:
-    """Stages that were not reached are not observed."""
+def test_stages_and_internal_errors_of_other_routes_are_counted() -> None:
+    """Stages that the request did not reach are not observed."""
     own = metrics()
     own.admitted(1_000, None, None)
     own.request_failed()

@@ -1,4 +1,4 @@
-"""An outage of the provider's list of models is logged with one line, and its end with another."""
+"""Tests that an outage of the provider's list of models is logged in one line, and its end in another."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from ibex.domain.errors import OverloadedError
 from ibex.domain.provider_errors import ProviderRefusal, ProviderRefusedError, ProviderUnavailableError
 
 
-def test_an_outage_is_one_line() -> None:
-    """It has the code and the provider's status, and nothing that the provider wrote."""
+def test_an_outage_is_logged_once() -> None:
+    """The line has the error code and the provider's status, but no text of the provider. The recovery is logged."""
     telemetry = ModelListTelemetry()
 
     with capture_logs() as logged:

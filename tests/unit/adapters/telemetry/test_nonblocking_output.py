@@ -1,4 +1,4 @@
-"""Output that never blocks: lines that the reader does not accept are buffered, and beyond a limit dropped."""
+"""Tests of output that never blocks. It buffers lines for a slow reader, and drops them beyond a limit."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def read_all(descriptor: int, output: NonblockingOutput) -> bytes:
                 return text
 
 
-def test_lines_that_a_full_pipe_does_not_accept_are_written_later(pipe: list[int]) -> None:
+def test_lines_for_a_full_pipe_are_written_later(pipe: list[int]) -> None:
     """All lines arrive whole and in order. The descriptor's flags do not change."""
     output = NonblockingOutput(pipe[1])
     flags = fcntl.fcntl(pipe[1], fcntl.F_GETFL)
@@ -74,8 +74,8 @@ def test_the_buffer_is_bounded(pipe: list[int]) -> None:
     output.close()
 
 
-def test_a_line_that_is_longer_than_the_pipe_is_not_torn(pipe: list[int]) -> None:
-    """Its rest is written before any other line."""
+def test_a_line_longer_than_the_pipe_stays_in_one_piece(pipe: list[int]) -> None:
+    """The rest of the line is written before any other line."""
     output = NonblockingOutput(pipe[1])
     long = b"y" * 100_000 + b"\n"
     output.write(LINE, long)
@@ -85,7 +85,7 @@ def test_a_line_that_is_longer_than_the_pipe_is_not_torn(pipe: list[int]) -> Non
 
 
 def test_lines_for_a_closed_reader_are_dropped(pipe: list[int]) -> None:
-    """Nothing is raised, and nothing is buffered."""
+    """Writing raises no error and buffers nothing."""
     output = NonblockingOutput(pipe[1])
     os.close(pipe[0])
     pipe[0] = -1
@@ -95,8 +95,8 @@ def test_lines_for_a_closed_reader_are_dropped(pipe: list[int]) -> None:
     output.close()
 
 
-def test_a_pipe_of_another_user(pipe: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """It cannot be opened again, so it is polled before each write."""
+def test_a_pipe_of_another_user_is_polled_before_each_write(pipe: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pipe cannot be opened again, so its own descriptor is used."""
 
     def refuse(*_: object) -> int:
         raise PermissionError(errno.EACCES, "Permission denied")
@@ -110,8 +110,8 @@ def test_a_pipe_of_another_user(pipe: list[int], monkeypatch: pytest.MonkeyPatch
     output.close()
 
 
-def test_a_socket_that_is_not_read() -> None:
-    """Such as the one of systemd's journal."""
+def test_lines_for_a_socket_are_buffered_until_it_is_read() -> None:
+    """The journal of systemd is such a socket. Lines are dropped after its reader has closed it."""
     reader, writer = socket.socketpair()
     with reader, writer:
         output = NonblockingOutput(writer.fileno())
@@ -124,8 +124,8 @@ def test_a_socket_that_is_not_read() -> None:
         output.close()
 
 
-def test_a_file_accepts_everything(tmp_path: Path) -> None:
-    """It is written directly."""
+def test_lines_for_a_file_are_written_directly(tmp_path: Path) -> None:
+    """A file accepts all lines at once."""
     with (tmp_path / "log").open("ab") as file:
         output = NonblockingOutput(file.fileno())
         assert output.write(*[LINE] * MANY)

@@ -1,4 +1,4 @@
-"""Telemetry of auth's ops port."""
+"""Tests of the telemetry of auth's ops port."""
 
 from __future__ import annotations
 

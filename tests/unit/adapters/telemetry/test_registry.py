@@ -1,4 +1,4 @@
-"""Declaring metrics, and rendering them with those of other workers."""
+"""Tests of declaring metrics, and of rendering them together with those of other workers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def two() -> tuple[Registry, Registry]:
 
 
 def test_declared_metrics_are_rendered() -> None:
-    """With the prefix. Without labels from the start, with labels once they have a value."""
+    """Names have the prefix. A metric without labels appears from the start, one with labels once it has a value."""
     registry = Registry("t_")
     registry.counter("a_total", "A.")
     by = registry.counters("b_total", "B.", "x")
@@ -51,7 +51,7 @@ def test_declared_metrics_are_rendered() -> None:
     assert set(registry.families) == {"t_a_total", "t_b_total", "t_c", "t_d_seconds"} | of_every_registry
 
 
-def test_every_worker_renders_the_metrics_of_all() -> None:
+def test_every_worker_renders_the_metrics_of_all_workers() -> None:
     """Counters are summed, and process metrics have the label ``worker``."""
     registries = two()
     for number, registry in enumerate(registries):
@@ -63,8 +63,8 @@ def test_every_worker_renders_the_metrics_of_all() -> None:
         assert registry.render()[0].count(b"\nprocess_resident_memory_bytes{") == 2
 
 
-def test_the_counters_of_a_dead_worker_stay() -> None:
-    """Its gauges are left out."""
+def test_the_counters_of_a_dead_worker_are_kept() -> None:
+    """The gauges of the dead worker are omitted."""
     memory = mmap.mmap(-1, 2 * SEGMENT_BYTES)
     registry = Registry("t_", [SharedMemorySegment(memory, n) for n in range(2)], 0)
     registry.counter("a_total", "A.").add()
@@ -72,7 +72,7 @@ def test_the_counters_of_a_dead_worker_stay() -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as gone:
         pass
     left = SharedMemorySegment(memory, 1)
-    left._head[2] = gone.pid  # noqa: SLF001 - as a process writes that has ended
+    left._head[2] = gone.pid  # noqa: SLF001 - the segment of a dead process
     left.slots_of("t_a_total", (), 1)[0] = 5
     left.slots_of("t_b", (), 1)[0] = 7
 
@@ -83,7 +83,7 @@ def test_the_counters_of_a_dead_worker_stay() -> None:
 
 
 def test_other_workers_see_the_time_since_the_last_heartbeat() -> None:
-    """A blocked worker cannot report it."""
+    """A blocked worker cannot report that time itself."""
     memory = mmap.mmap(-1, 2 * SEGMENT_BYTES)
     registry = Registry("t_", [SharedMemorySegment(memory, n) for n in range(2)], 0)
     sibling = SharedMemorySegment(memory, 1)
@@ -101,8 +101,8 @@ def test_other_workers_see_the_time_since_the_last_heartbeat() -> None:
     assert silent >= 5
 
 
-def test_unused_segments_and_unknown_series_are_left_out() -> None:
-    """Another worker can be of another version."""
+def test_unused_segments_and_unknown_series_are_omitted() -> None:
+    """Another worker can run another version."""
     first, _ = two()
     memory = mmap.mmap(-1, 2 * SEGMENT_BYTES)
     alone = Registry("t_", [SharedMemorySegment(memory, n) for n in range(2)], 0)
@@ -116,7 +116,7 @@ def test_unused_segments_and_unknown_series_are_left_out() -> None:
 
 
 def test_gauges_are_refreshed_before_they_are_read() -> None:
-    """At each rendering, and at each heartbeat for the other workers."""
+    """The worker refreshes them at each rendering, and at each heartbeat so that other workers read current values."""
     first, second = two()
     asked: list[int] = []
     gauge = first.gauges("b", "B.").of()
@@ -134,7 +134,7 @@ def test_gauges_are_refreshed_before_they_are_read() -> None:
     assert "t_b 2.0" in lines(second)
 
 
-def test_a_name_is_declared_once_and_used_with_its_labels() -> None:
+def test_a_second_declaration_or_a_wrong_number_of_labels_is_refused() -> None:
     """Two metrics with one name would be summed."""
     registry = Registry("t_")
     by = registry.counters("a_total", "A.", "x")

@@ -1,4 +1,4 @@
-"""Every request is counted once and has one access line, with the data of its exchange; no secret is logged."""
+"""Tests that every request is counted once and has one access line, and that no secret is logged."""
 
 from __future__ import annotations
 
@@ -89,10 +89,10 @@ def access_lines(log: io.StringIO) -> list[dict[str, Any]]:
         ("GET", "/nothing/at/all", "none", 404),
     ],
 )
-async def test_a_request_is_counted_once_and_has_one_line(
+async def test_a_request_is_counted_once_and_has_one_access_line(
     log: io.StringIO, method: str, path: str, route: str, status: int
 ) -> None:
-    """With or without an exchange."""
+    """This applies to requests with and without an exchange."""
     observed = Observed(HttpScene())
 
     response = await call(observed.app, method, path, HEADERS, REQUEST if method == "POST" else b"")
@@ -104,8 +104,8 @@ async def test_a_request_is_counted_once_and_has_one_line(
     assert line["trace_id"] == response.headers["x-trace-id"]
 
 
-async def test_the_line_of_a_proxied_request_is_complete(log: io.StringIO) -> None:
-    """The route is from the HTTP server, the rest from the exchange."""
+async def test_the_access_line_of_a_proxied_request_is_complete(log: io.StringIO) -> None:
+    """The HTTP server sets the route, and the exchange sets the other fields."""
     observed = Observed(HttpScene())
 
     await call(observed.app, "POST", f"/v1/orgs/{ORG}/chat/completions", HEADERS, REQUEST)
@@ -118,7 +118,7 @@ async def test_the_line_of_a_proxied_request_is_complete(log: io.StringIO) -> No
 
 
 async def test_a_probe_is_counted_without_an_exchange(log: io.StringIO) -> None:
-    """Its caller and stages are those of the in-flight exchange."""
+    """The in-flight exchange provides the caller and the stages."""
     observed = Observed(HttpScene())
 
     await call(observed.app, "GET", "/v1/internal/auth-probe", HEADERS)
@@ -130,7 +130,7 @@ async def test_a_probe_is_counted_without_an_exchange(log: io.StringIO) -> None:
 
 
 async def test_a_failed_stream_is_counted_with_its_final_status(log: io.StringIO) -> None:
-    """Not with the 200 that was sent."""
+    """The client has received status 200 before the failure."""
     hel = event(b'{"choices":[{"index":0,"delta":{"content":"Hel"},"finish_reason":null}]}')
     observed = Observed(HttpScene(scripted_stream([hel], ProviderUnavailableError())))
 
@@ -151,10 +151,10 @@ async def test_a_failed_stream_is_counted_with_its_final_status(log: io.StringIO
     ],
 )
 @pytest.mark.parametrize("request_body", [REQUEST, STREAM_REQUEST])
-async def test_a_refusal_of_the_key_is_in_the_access_line(
+async def test_the_access_line_has_the_status_of_a_provider_that_refuses_the_key(
     log: io.StringIO, error: IbexError, provider_status: int | None, request_body: bytes
 ) -> None:
-    """So that an operator can distinguish it from an outage. The client does not see it."""
+    """An operator can distinguish it from an outage. The client does not receive that status."""
     observed = Observed(HttpScene(error))
 
     response = await call(observed.app, "POST", CHAT, HEADERS, request_body)
@@ -164,8 +164,8 @@ async def test_a_refusal_of_the_key_is_in_the_access_line(
     assert "provider_status" not in response.error
 
 
-async def test_a_client_that_disconnected_is_499(log: io.StringIO) -> None:
-    """In the line and in the metric."""
+async def test_a_disconnected_client_is_logged_as_499_and_counted(log: io.StringIO) -> None:
+    """The metric has the phase in which the client disconnected."""
     scene = HttpScene()
     provider = HeldProvider(ProviderBody(COMPLETION))
     scene.chat.provider = provider  # type: ignore[assignment]  # another provider of the same port
@@ -181,7 +181,7 @@ async def test_a_client_that_disconnected_is_499(log: io.StringIO) -> None:
     assert 'ibex_proxy_client_disconnects_total{phase="buffered"} 1.0' in observed.text()
 
 
-async def test_concurrent_requests_keep_their_exchanges_apart(log: io.StringIO) -> None:
+async def test_concurrent_requests_do_not_share_their_exchanges(log: io.StringIO) -> None:
     """Each line has the session of its request, even if both have the same request id."""
     observed = Observed(HttpScene())
     same: dict[str, str | None] = {"x-request-id": str(UUID(int=1))}
@@ -200,8 +200,8 @@ async def test_concurrent_requests_keep_their_exchanges_apart(log: io.StringIO) 
     assert all(("session_id" in line) == (line["route"] == CHAT) for line in access_lines(log))
 
 
-async def test_an_unavailable_journal_is_logged(log: io.StringIO) -> None:
-    """It is counted, and a warning has the request's id."""
+async def test_an_unavailable_journal_is_counted_and_logged(log: io.StringIO) -> None:
+    """The warning has the id of the request."""
     scene = HttpScene()
     scene.chat.journal.failure = JournalUnavailableError("the disk is full")
     observed = Observed(scene)
@@ -215,7 +215,7 @@ async def test_an_unavailable_journal_is_logged(log: io.StringIO) -> None:
 
 
 async def test_refusals_of_a_lost_aggregate_are_counted(log: io.StringIO) -> None:
-    """Each of them counts as lost, with one line for all."""
+    """Every refusal in the aggregate counts as lost. One warning covers all of them."""
     scene = HttpScene()
     observed = Observed(scene)
     telemetry = RequestTelemetry(observed.metrics)
@@ -264,8 +264,8 @@ BODIES = (
 
 @pytest.mark.parametrize("name", scenes())
 @pytest.mark.parametrize("body", BODIES)
-async def test_no_secret_is_in_logs_metrics_or_our_own_errors(log: io.StringIO, name: str, body: bytes) -> None:
-    """Token, prompt, completion and directive are in no line, label or error of IBEX."""
+async def test_no_secret_is_in_logs_metrics_or_errors_of_ibex(log: io.StringIO, name: str, body: bytes) -> None:
+    """The secrets are the token, the prompt, the completion and the directive."""
     scene = scenes()[name]
     observed = Observed(scene)
     wrong_headers: dict[str, str | None] = {"x-ibex-session-end": CANARY, "x-ibex-session-id": f"{CANARY} {CANARY}"}
@@ -286,7 +286,7 @@ async def test_no_secret_is_in_logs_metrics_or_our_own_errors(log: io.StringIO, 
 
 
 def test_a_request_refused_by_its_head_is_counted_and_logged(log: io.StringIO) -> None:
-    """Once, with its ids and the error code. It is not in flight any more."""
+    """It counts once, and the line has its ids and the error code. The request is no longer in flight."""
     metrics = Metrics(ManualClock(), FullJournal())
     telemetry = RequestTelemetry(metrics)
     request_id = UUID(int=7)

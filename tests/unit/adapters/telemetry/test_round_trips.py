@@ -1,4 +1,4 @@
-"""Every round trip to Redis is counted; an outage is logged with two lines."""
+"""Tests that every round trip to Redis is counted, and that an outage is logged in two lines."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from ibex.adapters.telemetry.registry import Registry
 from ibex.adapters.telemetry.round_trips import RateLimitTelemetry, RedisTelemetry
 
 
-def test_an_outage_is_two_lines_however_long() -> None:
-    """The first failure and the recovery. Commands that were not sent are counted."""
+def test_an_outage_is_logged_in_two_lines() -> None:
+    """The first failure and the recovery are logged, however long the outage lasts. Skipped commands are counted."""
     registry = Registry("ibex_proxy_")
     telemetry = RedisTelemetry(registry)
     with capture_logs() as logged:
@@ -27,8 +27,8 @@ def test_an_outage_is_two_lines_however_long() -> None:
     assert "ibex_proxy_redis_round_trip_seconds_count 3.0" in text
 
 
-def test_a_request_that_redis_did_not_count_is_counted() -> None:
-    """In a metric of the proxy only, because auth counts no requests."""
+def test_a_request_counted_in_process_is_counted_as_a_fallback() -> None:
+    """Only the proxy has this metric, because auth does not count requests."""
     registry = Registry("ibex_proxy_")
     RateLimitTelemetry(registry).counted_in_process()
 

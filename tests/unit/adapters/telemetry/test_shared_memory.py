@@ -1,4 +1,4 @@
-"""Shared memory that outlives its writer and that other processes read."""
+"""Tests of shared memory that outlives its writer and that other processes read."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import sys
 from ibex.adapters.telemetry.shared_memory import SEGMENT_BYTES, SharedMemorySegment, create_shared_memory
 
 
-def test_other_processes_read_what_is_written() -> None:
-    """Under its name and labels, with its current value, also if it was declared after the first read."""
+def test_other_processes_read_the_current_values() -> None:
+    """Each value has its name and labels. A series that is declared after the first read is visible too."""
     memory = mmap.mmap(-1, SEGMENT_BYTES)
     writer, reader = SharedMemorySegment(memory), SharedMemorySegment(memory)
     writer.slots_of("a", ("x",), 2)[1] = 7
@@ -23,8 +23,8 @@ def test_other_processes_read_what_is_written() -> None:
     assert [(series.name, list(reader.numbers(series))) for series in reader.series()] == [("a", [1, 7]), ("b", [-3])]
 
 
-def test_a_successor_continues_the_counters() -> None:
-    """In the same slots. A series of another size, as of a new version, gets its own."""
+def test_the_next_process_continues_the_counters() -> None:
+    """The counters keep their slots. A series of another size, as in a new version, gets slots of its own."""
     memory = mmap.mmap(-1, SEGMENT_BYTES)
     SharedMemorySegment(memory).slots_of("a", (), 2)[1] = 7
     successor = SharedMemorySegment(memory)
@@ -50,7 +50,7 @@ def test_segments_are_separate() -> None:
 
 
 def test_another_process_counts_into_the_same_memory() -> None:
-    """Its numbers remain after it was killed."""
+    """The counts of a process remain after it is killed."""
     descriptor = os.memfd_create("metrics")
     os.ftruncate(descriptor, 2 * SEGMENT_BYTES)
     script = f"""if True:
@@ -70,8 +70,8 @@ def test_another_process_counts_into_the_same_memory() -> None:
     assert list(region.numbers(series)) == [42]
 
 
-def test_a_full_segment_breaks_nothing() -> None:
-    """New series are not exported, and the others continue."""
+def test_a_full_segment_raises_no_error() -> None:
+    """New series are not exported, and the existing ones continue."""
     region = SharedMemorySegment.private()
     kept = region.slots_of("kept", (), 1)
     for number in range(100):
@@ -85,8 +85,8 @@ def test_a_full_segment_breaks_nothing() -> None:
     assert region.slots_of("kept", (), 1)[0] == 1
 
 
-def test_processes_share_memory_by_its_descriptor() -> None:
-    """The numbers of a process that inherited it are read here."""
+def test_a_child_process_shares_memory_by_its_descriptor() -> None:
+    """The parent reads the values that the child writes."""
     memory = create_shared_memory(2)
     write = "import sys; from ibex.adapters.telemetry.shared_memory import SharedMemorySegment\n"
     write += "SharedMemorySegment.all_of(int(sys.argv[1]))[1].slots_of('a', (), 1)[0] = 7"

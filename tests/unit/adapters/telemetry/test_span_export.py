@@ -1,4 +1,4 @@
-"""The export of spans: it never blocks a request, counts every span, and logs little."""
+"""Tests of the export of spans, which never blocks a request, counts every span, and logs little."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Scene:
 
 
 async def test_queued_spans_are_exported_before_close_returns() -> None:
-    """Into the SDK's own in-memory exporter, in order. Each is counted."""
+    """The SDK's in-memory exporter receives them in order, and each span is counted."""
     exporter = InMemorySpanExporter()
     scene = Scene(exporter)
     await scene.export.open()
@@ -101,8 +101,8 @@ async def test_queued_spans_are_exported_before_close_returns() -> None:
     assert scene.counted() == {"exported": 5, "failed": 0, "dropped": 0}
 
 
-async def test_a_hanging_exporter_blocks_nothing() -> None:
-    """Spans are queued until the queue is full, then dropped for whole requests, and counted."""
+async def test_a_hanging_exporter_does_not_block_requests() -> None:
+    """Spans are queued until the queue is full. Then all spans of a request are dropped and counted."""
     exporter = ScriptedExporter()
     scene = Scene(exporter)
     await scene.export.open()
@@ -121,7 +121,7 @@ async def test_a_hanging_exporter_blocks_nothing() -> None:
 
 
 async def test_close_has_a_timeout() -> None:
-    """Then the running export is aborted, and later ones fail at once."""
+    """After the timeout, the running export is aborted and the queued ones fail at once."""
     exporter = ScriptedExporter()
     scene = Scene(exporter, flush_timeout_s=0.01)
     await scene.export.open()
@@ -152,7 +152,7 @@ async def test_close_returns_even_if_the_exporter_cannot_be_aborted() -> None:
 
 
 async def test_spans_are_dropped_while_the_export_is_not_open() -> None:
-    """No request fails because of it."""
+    """Requests do not fail because of it."""
     scene = Scene(InMemorySpanExporter())
     scene.export.take(spans(1))
     await scene.export.open()
@@ -198,7 +198,7 @@ async def test_an_outage_is_logged_once_a_minute_with_its_kind() -> None:
     ],
 )
 async def test_the_sdks_lines_are_parsed_and_suppressed(said: tuple[Any, ...], reason: str) -> None:
-    """Only the kind of failure is logged. Afterwards the root logger handles them again."""
+    """IBEX logs only the kind of failure. Afterwards the root logger handles the SDK's lines again."""
 
     class Talkative(ScriptedExporter):
         def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:

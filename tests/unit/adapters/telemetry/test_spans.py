@@ -1,4 +1,4 @@
-"""The spans of a request: names of OpenTelemetry's conventions, recorded durations, and no content."""
+"""Tests of the spans of a request: OpenTelemetry's names, recorded durations, and no content."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def took(span: ReadableSpan) -> int:
 
 
 def test_a_request_is_a_span_with_one_child_per_stage() -> None:
-    """All have the trace id of log lines and ClickHouse. Each has its recorded duration."""
+    """All spans have the trace id of the log lines and of ClickHouse. Each has its recorded duration."""
     own, *stages = made()
 
     assert (own.name, own.kind, own.parent) == (f"POST {CHAT}", SpanKind.SERVER, None)
@@ -82,15 +82,15 @@ def test_a_request_is_a_span_with_one_child_per_stage() -> None:
     ]
 
 
-def test_the_span_of_the_provider_has_the_id_that_the_provider_got() -> None:
-    """It was sent in ``traceparent``, before the span was made."""
+def test_the_provider_span_has_the_id_that_was_sent_to_the_provider() -> None:
+    """IBEX sends the id in ``traceparent`` before it creates the span."""
     exchange = an_exchange(id=UUID("019b7a1e-5a2b-7c3d-8e4f-0123456789ab"))
     *_, asking = made(exchange=exchange)
 
     assert asking.context.span_id == 0x8E4F0123456789AB == provider_span_id(exchange.id)
 
 
-def test_stages_follow_one_another_within_the_request() -> None:
+def test_stages_are_consecutive_within_the_request() -> None:
     """Admission starts when the exchange begins, and the provider's span ends with it."""
     own, *stages = made()
     times = [(span.start_time or 0, span.end_time or 0) for span in stages]
@@ -102,15 +102,15 @@ def test_stages_follow_one_another_within_the_request() -> None:
 
 @pytest.mark.parametrize("by", [timedelta(hours=-1), timedelta(hours=1)])
 def test_a_clock_change_moves_no_stage_outside_its_request(by: timedelta) -> None:
-    """The wall-clock times of begin and end are an hour apart; the durations are not."""
+    """The wall-clock times of the beginning and the end are an hour apart, but the durations are short."""
     own, *stages = made(ended_at=ENDED_AT + by)
 
     assert all((own.start_time or 0) <= (span.start_time or 0) for span in stages)
     assert all((span.end_time or 0) <= (own.end_time or 0) for span in stages)
 
 
-def test_the_attributes_of_the_request() -> None:
-    """HTTP's conventions, and ids that lead to the record."""
+def test_the_request_span_has_http_attributes_and_ids() -> None:
+    """The attributes follow OpenTelemetry's HTTP conventions. The ids identify the recorded exchange."""
     assert attributes(made()[0]) == {
         "http.request.method": "POST",
         "http.route": CHAT,
@@ -122,8 +122,8 @@ def test_the_attributes_of_the_request() -> None:
     }
 
 
-def test_the_attributes_of_the_provider_call() -> None:
-    """The conventions for generative AI, with only the size of the conversation."""
+def test_the_provider_span_has_generative_ai_attributes() -> None:
+    """They follow OpenTelemetry's conventions for generative AI, and contain no text of the conversation."""
     assert attributes(made()[-1]) == {
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": "openai",
@@ -152,8 +152,8 @@ def test_the_attributes_of_the_provider_call() -> None:
         ("responses.input_tokens", "responses.input_tokens gpt-4o", None),
     ],
 )
-def test_the_span_of_another_operation(operation: str, name: str, api: str | None) -> None:
-    """It has the operation's name in OpenTelemetry's conventions, the API type and the response id."""
+def test_the_provider_span_is_named_after_the_operation(operation: str, name: str, api: str | None) -> None:
+    """The span has the operation's name in OpenTelemetry's conventions, the API type and the response id."""
     summary = replace(an_exchange().summary, response_id="resp_1")
     span = made(exchange=replace(an_exchange(), operation=operation, summary=summary))[-1]
 
@@ -162,16 +162,16 @@ def test_the_span_of_another_operation(operation: str, name: str, api: str | Non
     assert (said.get("openai.api.type"), said["gen_ai.response.id"]) == (api, "resp_1")
 
 
-def test_the_attributes_of_the_directive() -> None:
-    """The version of the directive, and whether the authentication was cached."""
+def test_the_directive_span_has_the_version() -> None:
+    """The authentication span shows whether the authentication was cached."""
     _, authenticate, _, directive, *_ = made()
 
     assert attributes(authenticate) == {"ibex.auth.cached": False}
     assert attributes(directive) == {"ibex.directive.version_id": str(UUID(int=9)), "ibex.directive.version": 3}
 
 
-def test_a_buffered_response_of_the_echo_provider() -> None:
-    """Unknown values are omitted."""
+def test_attributes_without_a_value_are_omitted() -> None:
+    """The echo provider has no server address, and a buffered response has no time to the first chunk."""
     said = attributes(made(exchange=an_exchange(provider="echo", is_streaming=False, provider_request_id=None))[-1])
 
     assert said["gen_ai.provider.name"] == "echo"
@@ -181,7 +181,7 @@ def test_a_buffered_response_of_the_echo_provider() -> None:
 
 
 def test_a_refusal_has_its_code_and_the_stages_that_it_reached() -> None:
-    """A client error is not an error of the server span (HTTP's conventions)."""
+    """In OpenTelemetry's HTTP conventions, a client error does not set the status ERROR on a server span."""
     refusal = a_refusal(error_code=ErrorCode.AGENT_SUSPENDED)
     own, *stages = made(status=403, exchange=refusal, duration_ns=50_000)
 
@@ -191,8 +191,8 @@ def test_a_refusal_has_its_code_and_the_stages_that_it_reached() -> None:
     assert own.status.status_code is StatusCode.UNSET
 
 
-def test_a_directive_that_was_unavailable() -> None:
-    """The directive's stage ends with the request."""
+def test_the_stage_of_an_unavailable_directive_has_its_span() -> None:
+    """There is no span of the provider, and the request's span has the status ERROR."""
     timings = Timings(auth_ns=10_000, rate_limit_ns=5_000, directive_ns=50_000, overhead_ns=100_000, total_ns=100_000)
     failed = an_exchange(
         timings=timings,
@@ -212,8 +212,8 @@ def test_a_directive_that_was_unavailable() -> None:
     assert own.status.status_code is StatusCode.ERROR
 
 
-def test_a_provider_that_failed_after_the_status_was_sent() -> None:
-    """The status is the one that was sent; both spans have the error."""
+def test_a_failure_after_the_status_was_sent_is_an_error_of_both_spans() -> None:
+    """The status attribute is the one that was sent to the client."""
     failed = an_exchange(status=503, error_code=ErrorCode.PROVIDER_UNAVAILABLE, is_complete=False)
     own, *_, asking = made(exchange=failed)
 
@@ -223,8 +223,8 @@ def test_a_provider_that_failed_after_the_status_was_sent() -> None:
         assert span.status.status_code is StatusCode.ERROR
 
 
-def test_a_client_that_disconnected() -> None:
-    """There is no HTTP status, and no span has the status ERROR."""
+def test_a_disconnected_client_has_no_status_and_sets_no_error() -> None:
+    """The error type is in both spans."""
     left = an_exchange(status=499, error_code=ErrorCode.CLIENT_CLOSED_REQUEST, is_complete=False)
     own, *_, asking = made(status=499, exchange=left)
 
@@ -235,7 +235,7 @@ def test_a_client_that_disconnected() -> None:
 
 
 def test_a_request_without_an_exchange_has_its_admission_stages() -> None:
-    """A probe, or the list of models."""
+    """Examples are a probe and the list of models."""
     clock = ManualClock(REQUESTED_AT)
     in_flight = InFlightExchange.begin(clock, UUID(int=2), TRACE)
     in_flight.stage_ns[Stage.AUTHENTICATE] = 30_000
@@ -247,8 +247,8 @@ def test_a_request_without_an_exchange_has_its_admission_stages() -> None:
     assert [(span.name, took(span)) for span in stages] == [("authenticate", 30_000)]
 
 
-def test_a_request_without_caller_and_route() -> None:
-    """No span contains a path or method that the client invented."""
+def test_a_request_without_caller_and_route_has_a_generic_span() -> None:
+    """No span contains a path or a method that the client invented."""
     (span,) = made(method="CANARY", route="", status=404, exchange=None)
 
     assert span.name == "HTTP"
@@ -260,16 +260,16 @@ def test_a_request_without_caller_and_route() -> None:
     }
 
 
-def test_a_models_name_is_bounded() -> None:
-    """A model pattern can match a long name."""
+def test_a_long_model_name_is_truncated() -> None:
+    """A model pattern can match a name of any length."""
     asking = made(exchange=an_exchange(model="gpt-" + "x" * 1_000))[-1]
 
     assert len(asking.name) == 69
     assert len(attributes(asking)["gen_ai.request.model"]) == 64
 
 
-def test_the_clients_span_is_the_parent() -> None:
-    """Only of the request's span, and marked as remote."""
+def test_the_clients_span_is_the_parent_of_the_requests_span() -> None:
+    """The parent is marked as remote. The stages remain children of the request's span."""
     own, *stages = made(parent=f"{CLIENT}-01")
 
     assert own.parent is not None
@@ -279,13 +279,13 @@ def test_the_clients_span_is_the_parent() -> None:
 
 
 @pytest.mark.parametrize(("flags", "spans"), [("00", 0), ("01", 6), ("02", 0), ("03", 6)])
-def test_the_clients_decision_to_sample_is_kept(flags: str, spans: int) -> None:
-    """It is the lowest bit of the flags."""
+def test_the_clients_sampling_decision_is_respected(flags: str, spans: int) -> None:
+    """The lowest bit of the flags has the decision."""
     assert len(made(parent=f"{CLIENT}-{flags}")) == spans
 
 
-def test_all_spans_have_one_resource() -> None:
-    """It equals the SDK's and has the same hash, by which the SDK groups spans."""
+def test_all_spans_have_an_equal_resource() -> None:
+    """It equals the SDK's resource and has the same hash, by which the SDK groups spans."""
     resource = Resource({"service.name": "test"})
     own, other = made()[0].resource, made()[1].resource
 
@@ -293,8 +293,8 @@ def test_all_spans_have_one_resource() -> None:
     assert hash(own) == hash(other) == hash(resource)
 
 
-def test_a_sampling_ratio_holds_for_our_ids() -> None:
-    """Although the low bits of a UUIDv7 that a sampler compares are partly constant."""
+def test_a_sampling_ratio_applies_to_uuid7_trace_ids() -> None:
+    """A sampler compares the low bits of the id, some of which are constant in a UUIDv7."""
     sampler = ParentBased(TraceIdRatioBased(0.25))
     ids = SystemIds()
     sampled = sum(bool(made(sampler, trace_id=ids.uuid7().hex)) for _ in range(2_000))

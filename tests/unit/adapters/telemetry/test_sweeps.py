@@ -1,4 +1,4 @@
-"""Every failed sweep is counted; an outage is logged with one line."""
+"""Tests that every failed sweep is counted, and that an outage is logged in one line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ibex.adapters.telemetry.registry import Registry
 from ibex.adapters.telemetry.sweeps import SweepTelemetry
 
 
-def test_sweeps_are_counted_and_an_outage_is_one_line() -> None:
+def test_sweeps_are_counted_and_an_outage_is_logged_once() -> None:
     """After a successful sweep, the next failure is logged again."""
     registry = Registry("ibex_proxy_")
     telemetry = SweepTelemetry(registry)

@@ -1,4 +1,4 @@
-"""Traced requests through the whole HTTP application."""
+"""Tests of traced requests through the whole HTTP application."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ async def traced() -> AsyncIterator[Traced]:
         await traced.export.close()
 
 
-async def test_a_proxied_request_is_one_span_with_its_stages(traced: Traced) -> None:
-    """It has the trace id that the client received, and is counted as without tracing."""
+async def test_a_proxied_request_has_one_span_with_its_stages(traced: Traced) -> None:
+    """The trace id is the one that the client received. The metrics count the request as without tracing."""
     response = await call(traced.app(HttpScene()), "POST", CHAT, HEADERS, REQUEST)
 
     own, *stages = await traced.spans()
@@ -84,8 +84,8 @@ async def test_a_proxied_request_is_one_span_with_its_stages(traced: Traced) -> 
     assert f'ibex_proxy_request_duration_seconds_count{{method="POST",route="{CHAT}",status="200"}} 1.0' in text
 
 
-async def test_it_is_joined_to_the_clients_trace(traced: Traced) -> None:
-    """By W3C's ``traceparent`` header."""
+async def test_a_request_joins_the_clients_trace(traced: Traced) -> None:
+    """The client sends W3C's ``traceparent`` header."""
     parent: dict[str, str | None] = {"traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}
     await call(traced.app(HttpScene()), "POST", CHAT, HEADERS | parent, REQUEST)
 
@@ -95,8 +95,8 @@ async def test_it_is_joined_to_the_clients_trace(traced: Traced) -> None:
     assert own.parent.span_id == int("b7ad6b7169203331", 16)
 
 
-async def test_a_client_that_does_not_sample_is_not_traced(traced: Traced) -> None:
-    """The flag of its span is 0."""
+async def test_a_request_of_an_unsampled_trace_is_not_traced(traced: Traced) -> None:
+    """The sampled flag of the client's ``traceparent`` header is 0."""
     parent: dict[str, str | None] = {"traceparent": f"00-{TRACE}-b7ad6b7169203331-00"}
     response = await call(traced.app(HttpScene()), "POST", CHAT, HEADERS | parent, REQUEST)
 
@@ -114,8 +114,8 @@ async def test_the_provider_gets_the_trace_of_the_spans(traced: Traced) -> None:
     assert [request.trace for request in scene.chat.provider.asked] == [trace]
 
 
-async def test_the_decision_to_sample_is_made_once(traced: Traced) -> None:
-    """The flag for the provider and the exported spans agree for any sampler."""
+async def test_the_sampler_is_called_once_per_request(traced: Traced) -> None:
+    """The flag for the provider agrees with the exported spans, for any sampler."""
     sampler = CountingSampler()
     scenes_of_calls = [HttpScene() for _ in range(20)]
     for scene in scenes_of_calls:
@@ -129,13 +129,13 @@ async def test_the_decision_to_sample_is_made_once(traced: Traced) -> None:
 
 
 class CountingSampler(Sampler):
-    """A sampler that samples every other call, so a second call for one request would be noticed."""
+    """A sampler that samples every other call, so that a second call for one request changes the result."""
 
     def __init__(self) -> None:
         self.asked = 0
 
     def should_sample(self, *arguments: Any, **more: Any) -> SamplingResult:
-        """Alternate."""
+        """Sample every other call."""
         self.asked += 1
         return TraceIdRatioBased(self.asked % 2).should_sample(*arguments, **more)
 
@@ -144,8 +144,8 @@ class CountingSampler(Sampler):
         return "every other"
 
 
-async def test_a_refused_request_is_traced_as_well(traced: Traced) -> None:
-    """With the error code that the client received."""
+async def test_a_refused_request_is_traced(traced: Traced) -> None:
+    """The span has the error code that the client received."""
     scene = HttpScene()
     scene.chat.tokens.answer = InvalidTokenError()
     await call(traced.app(scene), "POST", CHAT, HEADERS, REQUEST)
@@ -156,15 +156,15 @@ async def test_a_refused_request_is_traced_as_well(traced: Traced) -> None:
 
 
 @pytest.mark.parametrize("path", ["/health", "/ready", "/metrics", "/schema"])
-async def test_monitoring_is_not_traced(traced: Traced, path: str) -> None:
-    """These routes are requested all day long."""
+async def test_monitoring_requests_are_not_traced(traced: Traced, path: str) -> None:
+    """Monitoring systems request these routes all day long."""
     await call(traced.app(HttpScene()), "GET", path, {})
 
     assert await traced.spans() == ()
 
 
 async def test_a_probe_is_traced(traced: Traced) -> None:
-    """It leaves no exchange."""
+    """A probe has no exchange."""
     await call(traced.app(HttpScene()), "GET", "/v1/internal/auth-probe", HEADERS)
 
     assert [span.name for span in await traced.spans()] == [
@@ -174,8 +174,8 @@ async def test_a_probe_is_traced(traced: Traced) -> None:
     ]
 
 
-async def test_a_bug_is_counted_and_traced(traced: Traced) -> None:
-    """As an internal error, without its message."""
+async def test_an_unhandled_exception_is_counted_and_traced(traced: Traced) -> None:
+    """It is an internal error, and its message is not exported."""
     scene = HttpScene(RuntimeError(CANARY))
     await call(traced.app(scene), "POST", CHAT, HEADERS, REQUEST)
 
@@ -209,8 +209,8 @@ BODIES = (
 
 @pytest.mark.parametrize("name", scenes())
 @pytest.mark.parametrize("body", BODIES)
-async def test_no_secret_is_in_any_exported_byte(traced: Traced, name: str, body: bytes) -> None:
-    """Token, prompt, completion, directive, and secrets that a client puts in wrong places."""
+async def test_no_secret_is_exported(traced: Traced, name: str, body: bytes) -> None:
+    """Secrets are the token, prompt, completion and directive, and those that a client puts into the wrong place."""
     app = traced.app(scenes()[name])
     wrong: dict[str, str | None] = {
         "x-ibex-session-end": CANARY,
@@ -237,7 +237,7 @@ async def test_no_secret_is_in_any_exported_byte(traced: Traced, name: str, body
 
 
 async def test_a_request_refused_by_its_head_is_one_span(traced: Traced) -> None:
-    """Without stages, in the client's trace."""
+    """The span has no stages and belongs to the client's trace."""
     telemetry = TracedRequests(
         RequestTelemetry(traced.metrics), SpanMaker(Resource({}), DEFAULT_ON, {}), traced.export, SystemClock()
     )
