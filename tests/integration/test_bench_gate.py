@@ -1,4 +1,4 @@
-"""The parts of `make bench-gate` that use the system: CPU counters of other processes, and the checkout of a baseline."""
+"""The parts of `make bench-gate` that use the system: CPU counters of other processes, and checking out a baseline."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ for line in sys.stdin:
 
 @contextmanager
 def worker(**environ: str) -> Iterator[tuple[int, Callable[[int, int], None]]]:
-    """Run a process. Yield its id and a function that makes it do this many calls in its first thread and in another."""
+    """Run a process. Yield its id and a function that makes it do some calls in its first thread and in another."""
     command = [sys.executable, "-S", "-c", _WORKER] if not environ else [sys.executable, "-c", _WORKER]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ) as process:
         assert process.stdin is not None
@@ -131,7 +131,7 @@ def test_the_cpu_counter_includes_every_thread() -> None:
 
 
 def test_perf_counts_between_start_and_stop() -> None:
-    """The test counts the clock, which perf supports on every machine. An unknown event raises an error that names it."""
+    """The test counts the clock, which perf supports on every machine. The error for an unknown event names it."""
     with worker() as (pid, work):
         try:
             with perf_count(pid, "task-clock") as counted:

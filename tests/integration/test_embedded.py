@@ -221,7 +221,7 @@ def test_closing_the_terminal_stops_all_processes() -> None:
 
 
 def test_a_folder_name_with_shell_syntax_works() -> None:
-    """Quotes, `$`, backquotes, commas and spaces are part of the name. No shell expands it, and the printed command works."""
+    """Quotes, `$`, backquotes, commas and spaces in the name are not expanded by a shell. The printed command works."""
     with folder_of_its_own() as folder:
         work = folder / "work"
         work.mkdir()

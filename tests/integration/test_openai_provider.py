@@ -519,7 +519,7 @@ async def test_a_stream_that_stays_open_after_done_is_closed(client: Client) -> 
     ],
 )
 async def test_no_cancellation_leaves_a_connection_open(client: Client, script: Script, *, stream: bool) -> None:
-    """The request is cancelled at each wait, once or twice in a row. Its connection closes. The next request succeeds."""
+    """The request is cancelled at each wait, once or twice in a row. Its connection closes, and the next works."""
     cuts_reached = 0
     for suspension in range(1, 6):
         for moment in Moment:
