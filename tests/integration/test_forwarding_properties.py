@@ -102,7 +102,7 @@ PLAIN_STREAM = chunk_event({"content": "ok"}, "stop") + DONE
 def test_the_provider_gets_the_clients_request_with_the_directive(
     proxy: Proxy, request: bytes, directive: Directive | None
 ) -> None:
-    """A second implementation gives the expected JSON. Members that the proxy does not change keep their exact bytes."""
+    """A second implementation gives the expected JSON. Members that the proxy does not change keep their bytes."""
     client = json.loads(request)
     streams = client.get("stream") is True
     script = framed(PLAIN_STREAM if streams else ANSWER, [], streams=streams, by_chunks=False)

@@ -130,7 +130,7 @@ async def test_a_replica_that_freezes_fails_no_call() -> None:
             await asyncio.gather(*(validate(channel, a.identity, 10) for _ in range(AT_A_TIME)))
             answered = len(a.calls) - before
             a.identity.store.error = ServiceDegradedError()
-            for _ in range(2):  # silence does not hide what the other one says
+            for _ in range(2):  # the frozen replica does not hide the error of the other
                 with pytest.raises(TokenSourceUnavailableError):
                     await GrpcTokenVerifier(channel, a.identity.clock).verify(a.identity.token)
             a.identity.store.error = None
@@ -310,7 +310,9 @@ async def test_ping_succeeds_while_one_replica_serves() -> None:
 async def test_each_stream_goes_to_another_replica_than_the_last() -> None:
     """A worker whose replica is silent then finds one that answers."""
     async with replica() as a, replica() as b, connected(a, b) as channel:
-        b.identity.store.change_log.append(b.identity.org.id, Kind.AGENTS)  # its positions are others
+        b.identity.store.change_log.append(
+            b.identity.org.id, Kind.AGENTS
+        )  # so that the positions of the two replicas differ
         firsts = [await _first(channel) for _ in range(6)]
         await b.server.stop()
         await GrpcLiveTokens(channel).count()
@@ -320,7 +322,7 @@ async def test_each_stream_goes_to_another_replica_than_the_last() -> None:
 
 
 async def _first(channel: GrpcAuthChannel) -> str:
-    await validate(channel, await Identity.settled())  # a call in between changes nothing
+    await validate(channel, await Identity.settled())  # a call in between does not affect the order
     async with GrpcWatch(channel).open(None) as stream:
         stream.ping(1)
         message = await anext(aiter(stream))

@@ -318,7 +318,7 @@ async def test_a_client_that_stops_reading_a_response_is_disconnected() -> None:
         writer.write(whole(REQUEST))
         assert (await settled(scene)).status == 200
         async with asyncio.timeout(5):
-            while server.server_state.connections:  # noqa: ASYNC110 - nobody tells when one of them is dropped
+            while server.server_state.connections:  # noqa: ASYNC110 - nothing reports that a connection was dropped
                 await asyncio.sleep(0.01)
         writer.close()
 

@@ -121,7 +121,7 @@ async def test_contended_organizations_do_not_wait_for_all_of_them(
 async def test_a_waiting_append_holds_no_lock(
     postgres: PostgresDatabase, store: PostgresSessions, agents: list[NamedAgent]
 ) -> None:
-    """Another worker's turns of the same batch's other organizations are recorded meanwhile."""
+    """Another worker can record turns of the batch's other organizations while the append waits."""
     contended, ours, _ = agents
     other_worker = Database(postgres.app_url, APP_ROLE)
     await other_worker.open()

@@ -185,7 +185,7 @@ def test_the_app_role_cannot_change_a_checkpoint(
 def test_append_only_tables_cannot_be_changed(
     postgres: PostgresDatabase, two_tenants: object, table: str, statement: str
 ) -> None:
-    """A trigger refuses, whatever the rights: here those of the superuser."""
+    """A trigger refuses changes even with the rights of the superuser."""
     del two_tenants
     with psycopg.connect(postgres.superuser_url) as connection, pytest.raises(errors.RestrictViolation):
         connection.execute(sql.SQL(statement).format(sql.Identifier(table)))

@@ -44,9 +44,7 @@ OPEN = [("GET", path) for path in ("/health", "/ready", "/metrics")]
 WRONG_AND_RIGHT = [
     (*operation, mode) for operation in (*POSTS, *OF_STORED_RESPONSES, *READS) for mode in GenerationMode
 ]
-CASES = WRONG_AND_RIGHT + [
-    (*operation, GenerationMode.POSITIVE) for operation in OPEN
-]  # an operation without input cannot be invalid
+CASES = WRONG_AND_RIGHT + [(*operation, GenerationMode.POSITIVE) for operation in OPEN]  # no input to be invalid
 CHECKS = [
     status_code_conformance,
     content_type_conformance,
