@@ -184,7 +184,7 @@ def test_rows_survive_in_every_type_and_compression(empty_clickhouse: ClickHouse
 
 
 def test_results_have_the_requested_format(client: Client) -> None:
-    """Raw queries and raw inserts, plain and compressed."""
+    """This covers raw queries and raw inserts, plain and compressed."""
     assert client.raw_query("SELECT 1 AS a", fmt="JSONEachRow") == b'{"a":1}\n'
     client.command("CREATE TABLE t (n UInt8, s String) ENGINE = MergeTree ORDER BY n")
     client.raw_insert("t", ["n", "s"], b"1,a\n2,b\n", fmt="CSV")

@@ -53,7 +53,7 @@ def test_an_empty_server_gets_the_whole_schema(empty_clickhouse: ClickHouseDatab
 
 
 def test_the_table_has_the_specified_layout(clickhouse: ClickHouseDatabase) -> None:
-    """Columns, partitions by month, the order that queries use, 90 days, and a window for repeated batches."""
+    """This covers columns, partitions by month, sort order, 90 days to live, and the window for repeated batches."""
     table = _table(clickhouse)
     assert table["engine"] == "MergeTree"
     assert table["partition_key"] == "toYYYYMM(requested_at)"

@@ -67,7 +67,7 @@ class LogLines(logging.Handler):
         self._lines: asyncio.Queue[str] = asyncio.Queue()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take a line."""
+        """Add a line."""
         self._lines.put_nowait(record.getMessage())
 
     async def __call__(self, line: str) -> None:

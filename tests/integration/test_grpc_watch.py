@@ -48,7 +48,7 @@ async def identity() -> Identity:
 
 @pytest.fixture
 async def server(identity: Identity) -> AsyncIterator[AuthServer]:
-    """A server with a long grace period, so that only the end of its streams ends them."""
+    """A server with a long grace period, so that its stop would be slow if streams did not end at once."""
     async with serving(identity, limits=ServerLimits(stop_grace_s=WAIT_S)) as running:
         yield running
 

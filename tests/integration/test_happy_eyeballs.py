@@ -151,7 +151,7 @@ async def test_a_connection_sends_without_delay(openai_server: ScriptedOpenAI) -
     await transport.aclose()
 
 
-async def test_a_name_is_looked_up_in_the_system() -> None:
+async def test_a_host_name_is_resolved_by_the_system() -> None:
     """A numeric host resolves to itself."""
     (found,) = await resolve("127.0.0.1", 443)
     assert found[0] == socket.AF_INET

@@ -171,7 +171,7 @@ async def test_a_session_that_is_in_use_is_skipped(postgres: PostgresDatabase, s
 
 
 async def test_sweeping_reads_active_sessions_by_index(postgres: PostgresDatabase, stores: Stores) -> None:
-    """Whatever the number of ended sessions, it reads no whole table, and little more than what it sweeps."""
+    """The sweeper reads no whole table and few rows, even if many sessions have ended."""
     identity, _, sessions = stores
     agent = await attach(identity)
     for first in range(0, 5_000, 500):
@@ -228,9 +228,7 @@ async def _counting(postgres: PostgresDatabase) -> AsyncIterator[_Counted]:
         counted = _Counted(PostgresSessions(database))
         yield counted
         await database.close()
-        while (
-            connection.execute(connected).fetchone() != before
-        ):  # PostgreSQL reports the reads of a connection once it is closed
+        while connection.execute(connected).fetchone() != before:  # reads are reported when a connection is closed
             pass
         row = connection.execute(read).fetchone()
     assert row is not None

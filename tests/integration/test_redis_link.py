@@ -295,7 +295,7 @@ async def test_a_wrong_password_is_an_outage(redis_server: RedisServer) -> None:
 
 
 async def test_a_url_may_name_user_and_database(redis_server: RedisServer) -> None:
-    """A user with the needed permissions, in another database."""
+    """The test uses a user with the needed permissions, and another database."""
     client = redis_server.client()
     client.acl_setuser("kim", enabled=True, passwords=["+s3:cret"], keys=["ibex:*"], categories=["+@all"])
     worker = RedisWorker(redis_server.url.replace("redis://", "redis://kim:s3%3Acret@").replace("/0", "/3"))

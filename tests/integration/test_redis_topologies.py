@@ -211,7 +211,7 @@ async def test_a_killed_primary_of_a_cluster_does_not_affect_the_others(cluster:
 
 
 async def test_a_revocation_on_a_cluster_takes_effect_at_the_next_request(cluster: ClusterScene) -> None:
-    """The worker learns of it by the epoch alone, on each primary. The watch does not run, and the clock stands still."""
+    """The epoch alone informs the worker, on each primary. The watch does not run, and the clock stands still."""
     cluster.settle()
     async with AdmissionScene(cluster.url, ManualClock(), UNHURRIED_S).opened() as scene:
         for primary in [cluster.primary_of(org_id) for org_id in orgs_by_shard(cluster)]:

@@ -350,7 +350,7 @@ SIZES = st.sampled_from([0, 1_000, MAX_VALUE_BYTES + 1, 2 * MAX_VALUE_BYTES])
 def test_the_reader_holds_no_more_than_its_caps(
     sizes: dict[str, int], order: list[str], type_size: int, chunk_bytes: int
 ) -> None:
-    """The reader keeps only the values that it reads, each up to its cap, and after the event none of them."""
+    """The reader keeps only the values that it reads, each up to its cap, and none of them after the event."""
     reader = request_of(input="hi").with_directive(DIRECTIVE, Dialect()).response_reader(Dialect())
     members = ",".join(f'"{name}":"{"x" * sizes[name]}"' for name in order)
     stream = f'data: {{"type":"{"t" * type_size}","response":{{{members}}}}}\n\n'.encode()
