@@ -176,7 +176,7 @@ async def test_an_idle_connection_closed_by_the_server_is_not_reused(openai_serv
         openai_server.put((*completion("ok"), Close()), completion("ok"))
         await ask(transport, openai_server)
         await openai_server.requests[0].closed_at()
-        for _ in range(10):  # the transport detects the close meanwhile; else: the next test
+        for _ in range(10):  # lets the transport detect the close; the next test has an undetected one
             await asyncio.sleep(0)
         assert await ask(transport, openai_server) == completion_body("ok")
         assert openai_server.connections == 2
