@@ -134,7 +134,7 @@ async def test_tokens_are_listed_in_pages(scene: Scene) -> None:
 
 
 async def test_administration_needs_a_token_with_the_permission(scene: Scene) -> None:
-    """It refuses a missing or invalid token, the service credential, a missing permission and a foreign organization."""
+    """Missing and invalid tokens, the service credential, missing permissions and foreign organizations are refused."""
     other = await scene.identity.manage.create_organization("other")
     their_admin = await scene.identity.manage.create_token(other.id, TokenGrant("x", ADMIN))
     creator = await scene.token_of(Permission.TOKEN_CREATE)
