@@ -1,4 +1,4 @@
-"""Fixtures that several modules here use."""
+"""Fixtures that several modules of this folder use."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def upstream() -> Iterator[ScriptedOpenAI]:
-    """A scripted OpenAI server in a thread of its own: the provider of ``provided_dev``."""
+    """A scripted OpenAI server in a separate thread: the provider of ``provided_dev``."""
     with ScriptedOpenAI.in_thread() as server:
         yield server
 
@@ -36,7 +36,7 @@ def provided_dev(upstream: ScriptedOpenAI) -> Iterator[IbexDev]:
 
 @pytest.fixture
 async def auth(postgres: PostgresDatabase) -> AsyncIterator[Database]:
-    """The database as auth sees it."""
+    """The database with the role of auth."""
     database = Database(postgres.auth_url, AUTH_ROLE)
     await database.open()
     yield database
@@ -45,7 +45,7 @@ async def auth(postgres: PostgresDatabase) -> AsyncIterator[Database]:
 
 @pytest.fixture
 async def app(postgres: PostgresDatabase) -> AsyncIterator[Database]:
-    """The database as the proxy sees it."""
+    """The database with the role of the application."""
     database = Database(postgres.app_url, APP_ROLE)
     await database.open()
     yield database

@@ -1,4 +1,4 @@
-"""Processes on one socket share its connections."""
+"""Processes that listen on the same socket share its connections."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ pytestmark = [pytest.mark.integration, pytest.mark.both_loops]
 
 
 class Greeting(ClosableProtocol):
-    """Says hello."""
+    """A protocol that greets its client and remembers whether it was told to shut down."""
 
     was_told_to_end = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Say it."""
+        """Send the greeting."""
         cast("asyncio.WriteTransport", transport).write(b"hello")
 
     def shutdown(self) -> None:
-        """Remember it."""
+        """Remember the call."""
         self.was_told_to_end = True
 
 
 class Process:
-    """What stands for one of the processes on a socket."""
+    """A stand-in for one of the processes that accept from the same socket."""
 
     def __init__(self, listener: socket.socket, regions: list[SharedMemorySegment], number: int) -> None:
         self.connections: list[Greeting] = []
@@ -45,7 +45,7 @@ class Process:
         self._acceptor = Acceptor(self._listener, self._made, share, self.connections.__len__)
 
     async def end(self) -> None:
-        """Accept nothing more."""
+        """Stop accepting connections."""
         self._acceptor.close()
         await self._acceptor.wait_closed()
         self._listener.close()
@@ -65,7 +65,7 @@ def listener() -> Iterator[socket.socket]:
 
 
 def regions_for(number: int) -> list[SharedMemorySegment]:
-    """Return the regions of so many processes."""
+    """Return the shared memory segments of this many processes."""
     memory = mmap.mmap(-1, number * SEGMENT_BYTES)
     return [SharedMemorySegment(memory, own) for own in range(number)]
 
@@ -78,7 +78,7 @@ def clients() -> Iterator[ExitStack]:
 
 
 async def greeted(stack: ExitStack, listener: socket.socket) -> bytes:
-    """Connect, keep the connection, and return what is said."""
+    """Connect, keep the connection, and return the greeting."""
     client = stack.enter_context(socket.socket())
     client.settimeout(0)
     loop = asyncio.get_running_loop()
@@ -89,7 +89,7 @@ async def greeted(stack: ExitStack, listener: socket.socket) -> bytes:
 
 @pytest.mark.parametrize("at_once", [True, False])
 async def test_connections_are_shared_evenly(listener: socket.socket, *, at_once: bool) -> None:
-    """Whether they come together or one after the other."""
+    """Each process gets a fair share, whether clients connect at the same time or one after the other."""
     regions = regions_for(2)
     processes = [Process(listener, regions, number) for number in range(2)]
     with clients() as stack:
@@ -105,8 +105,8 @@ async def test_connections_are_shared_evenly(listener: socket.socket, *, at_once
     assert numbers[0] >= 8
 
 
-async def test_nobody_waits_for_a_process_that_does_not_accept(listener: socket.socket) -> None:
-    """It has fewer connections, and is dead or frozen."""
+async def test_connections_do_not_wait_for_a_process_that_does_not_accept(listener: socket.socket) -> None:
+    """A dead or frozen process has fewer connections. The other process accepts them nevertheless."""
     regions = regions_for(2)
     regions[1].attach()
     process = Process(listener, regions, 0)
@@ -118,8 +118,8 @@ async def test_nobody_waits_for_a_process_that_does_not_accept(listener: socket.
     assert (regions[0].connections, regions[1].connections) == (3, 0)
 
 
-async def test_what_the_system_has_no_room_for_is_accepted_later(listener: socket.socket) -> None:
-    """Too many files are open, for a moment."""
+async def test_a_connection_is_accepted_later_if_file_descriptors_run_out(listener: socket.socket) -> None:
+    """The first accept fails because too many files are open. The acceptor tries again."""
 
     class Full(socket.socket):
         refused = 0
@@ -141,8 +141,8 @@ async def test_what_the_system_has_no_room_for_is_accepted_later(listener: socke
     assert full.refused == 1
 
 
-async def test_what_is_accepted_just_before_the_end_is_told_of_it(listener: socket.socket) -> None:
-    """Its protocol is made after all others were told: nobody would wait for it in vain."""
+async def test_a_connection_accepted_during_the_shutdown_is_shut_down_too(listener: socket.socket) -> None:
+    """Its protocol is created after all others were shut down, and would otherwise delay the end."""
     process = Process(listener, regions_for(1), 0)
     process.ends_with_the_first = True
     with clients() as stack:
@@ -152,8 +152,8 @@ async def test_what_is_accepted_just_before_the_end_is_told_of_it(listener: sock
     assert [greeting.was_told_to_end for greeting in process.connections] == [True]
 
 
-def test_a_place_that_nobody_has_taken_yet_does_not_count() -> None:
-    """Its connections are 0, but nobody would accept them there."""
+def test_the_connection_balancer_ignores_a_worker_slot_without_a_worker() -> None:
+    """The slot has no connections, but no process would accept them either."""
     regions = regions_for(2)
     share = ConnectionBalancer(regions, 0)
     assert not share.is_ahead(5)

@@ -1,4 +1,4 @@
-"""The administrative use cases and both migrations, over real servers that settings name."""
+"""The administrative use cases and both migrations, on real servers named by settings."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ pytestmark = pytest.mark.integration
 PEPPER = "k:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
 
 
-async def test_the_use_cases_work_over_the_servers_that_are_named(
+async def test_the_use_cases_work_on_the_configured_servers(
     postgres: PostgresDatabase, clickhouse: ClickHouseDatabase
 ) -> None:
-    """What is made is found; an organization without requests has no sessions and no traces."""
+    """Created records are found. An organization without requests has no sessions and no traces."""
     settings = Settings.load(
         {
             "IBEX_DATABASE_URL": postgres.app_url,
@@ -43,15 +43,15 @@ async def test_the_use_cases_work_over_the_servers_that_are_named(
         assert await use_cases.traces.tail(organization.id, 10) == []
 
 
-async def test_what_is_not_named_is_said() -> None:
-    """The message names the variable."""
+async def test_a_missing_setting_is_named_in_the_error() -> None:
+    """Without any setting, the error names IBEX_DATABASE_URL."""
     with pytest.raises(SettingsError, match="IBEX_DATABASE_URL"):
         async with administration(Settings()):
             raise AssertionError("it must not get here")
 
 
-async def test_in_production_changes_need_the_redis_of_the_proxies() -> None:
-    """A change replaces the organization's epoch there, so it is in force at the next request."""
+async def test_administration_in_production_requires_the_redis_url() -> None:
+    """A change replaces the organization's epoch in Redis, so that it takes effect at the next request."""
     environ = {
         "IBEX_ENV": "production",
         "IBEX_DATABASE_URL": "postgresql://ibex_app@127.0.0.1:1/ibex",
@@ -65,10 +65,10 @@ async def test_in_production_changes_need_the_redis_of_the_proxies() -> None:
             raise AssertionError("it must not get here")
 
 
-def test_both_databases_are_migrated_and_then_current(
+def test_a_second_migration_finds_both_databases_up_to_date(
     empty_postgres: PostgresDatabase, empty_clickhouse: ClickHouseDatabase
 ) -> None:
-    """The first run says what it applied, the second that there is nothing to do."""
+    """The first run reports what it applied. The second reports that ClickHouse is up to date."""
     settings = Settings.load(
         {"IBEX_OWNER_DATABASE_URL": empty_postgres.owner_url, "IBEX_CLICKHOUSE_URL": empty_clickhouse.url}
     )
@@ -78,10 +78,10 @@ def test_both_databases_are_migrated_and_then_current(
     assert second[1] == "ClickHouse is up to date."
 
 
-def test_another_time_to_live_alters_the_table(
+def test_a_migration_applies_a_changed_time_to_live(
     empty_postgres: PostgresDatabase, empty_clickhouse: ClickHouseDatabase
 ) -> None:
-    """``IBEX_TRACE_TTL_DAYS`` holds from the next migration on."""
+    """The next migration alters the table to the new ``IBEX_TRACE_TTL_DAYS``."""
     urls = {"IBEX_OWNER_DATABASE_URL": empty_postgres.owner_url, "IBEX_CLICKHOUSE_URL": empty_clickhouse.url}
     migrate(Settings.load(urls))
     changed = migrate(Settings.load({**urls, "IBEX_TRACE_TTL_DAYS": "7"}))

@@ -1,4 +1,4 @@
-"""`make bench-gate` where it touches the system: counters of another process, a commit that is checked out beside."""
+"""The parts of `make bench-gate` that use the system: CPU counters of other processes, and checking out a baseline."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ for line in sys.stdin:
 
 @contextmanager
 def worker(**environ: str) -> Iterator[tuple[int, Callable[[int, int], None]]]:
-    """Run a process, and give its id and what lets it make so many calls in its first thread and in another one."""
+    """Run a process. Yield its id and a function that makes it do some calls in its first thread and in another."""
     command = [sys.executable, "-S", "-c", _WORKER] if not environ else [sys.executable, "-c", _WORKER]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ) as process:
         assert process.stdin is not None
@@ -75,7 +75,7 @@ def worker(**environ: str) -> Iterator[tuple[int, Callable[[int, int], None]]]:
 
 
 def git(folder: Path, *arguments: str) -> str:
-    """Run git with nothing of this user's settings."""
+    """Run git without the user's configuration."""
     identity = {f"GIT_{who}_{what}": "x@example.com" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     environ = {"PATH": os.environ["PATH"], "HOME": str(folder), **identity}
     command = ["git", "-c", "init.defaultBranch=main", *arguments]
@@ -84,7 +84,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """A repository with two commits: a package ``ibex`` in ``src``, of version 1 and then 2."""
+    """A repository with two commits of a package ``ibex`` in ``src``: versions 1 and 2."""
     folder = tmp_path / "repository"
     package = folder / "src" / "ibex"
     package.mkdir(parents=True)
@@ -96,8 +96,8 @@ def repository(tmp_path: Path) -> Path:
     return folder
 
 
-def test_calls_of_the_first_thread_are_counted(tmp_path: Path) -> None:
-    """Of each turn of its loop two: the function, and what it calls; of another thread none."""
+def test_only_calls_of_the_first_thread_are_counted(tmp_path: Path) -> None:
+    """Each iteration of its loop makes two calls. Calls of the other thread are not counted."""
     with worker(PYTHONPATH=str(PROBE), **{CALLS_FOLDER: str(tmp_path)}) as (pid, work):
         with count_calls(tmp_path, pid) as few:
             work(1_000, 0)
@@ -108,8 +108,8 @@ def test_calls_of_the_first_thread_are_counted(tmp_path: Path) -> None:
     assert many.amount - few.amount == pytest.approx(4_000, abs=100)
 
 
-def test_a_process_that_is_not_counted_is_left_alone(tmp_path: Path) -> None:
-    """The module does nothing where no folder is named."""
+def test_calls_are_not_counted_without_a_folder(tmp_path: Path) -> None:
+    """The probe does nothing if the environment names no folder."""
     with worker(PYTHONPATH=str(PROBE)) as (pid, work):
         work(1, 1)
         assert not (tmp_path / str(pid)).exists()
@@ -117,8 +117,8 @@ def test_a_process_that_is_not_counted_is_left_alone(tmp_path: Path) -> None:
             pass
 
 
-def test_the_processor_counter_sees_work_of_every_thread() -> None:
-    """Whichever this machine has, it counts ten times the work as several times as much."""
+def test_the_cpu_counter_includes_every_thread() -> None:
+    """Ten times the work counts as several times as much, with any counter that this machine has."""
     counter = find_cpu_counter()
     with worker() as (pid, work):
         with counter.over(pid) as little:
@@ -130,8 +130,8 @@ def test_the_processor_counter_sees_work_of_every_thread() -> None:
     assert 3 < much.amount / little.amount < 30
 
 
-def test_perf_counts_between_its_orders() -> None:
-    """Shown with the clock, which perf has on every machine; an event that does not exist is told."""
+def test_perf_counts_between_start_and_stop() -> None:
+    """The test counts the clock, which perf supports on every machine. The error for an unknown event names it."""
     with worker() as (pid, work):
         try:
             with perf_count(pid, "task-clock") as counted:
@@ -143,8 +143,8 @@ def test_perf_counts_between_its_orders() -> None:
             work(1, 1)
 
 
-def test_an_idle_process_is_waited_for() -> None:
-    """It returns for one that waits for input, and raises for one that ended: it will deliver nothing."""
+def test_waiting_until_idle_returns_for_an_idle_process() -> None:
+    """It returns for a process that waits for input, and raises for a process that has ended."""
     with worker() as (pid, _):
         wait_until_idle(pid)
         assert cpu_ns(pid) > 0
@@ -152,8 +152,8 @@ def test_an_idle_process_is_waited_for() -> None:
         wait_until_idle(pid)
 
 
-def test_a_busy_process_is_not_waited_for_without_end() -> None:
-    """A worker that never stops working makes the measurement fail."""
+def test_waiting_until_idle_times_out_for_a_busy_process() -> None:
+    """A worker that never becomes idle makes the measurement fail."""
     with subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"]) as process:
         try:
             with pytest.raises(TimeoutError, match="was not idle"):
@@ -162,8 +162,8 @@ def test_a_busy_process_is_not_waited_for_without_end() -> None:
             process.kill()
 
 
-def test_the_baseline_is_checked_out_beside_and_removed(repository: Path) -> None:
-    """It has the files of its commit, an interpreter imports them, and nothing of it stays in the repository."""
+def test_the_baseline_is_checked_out_in_a_worktree_and_removed(repository: Path) -> None:
+    """The worktree has the files of its commit and can be imported. Afterwards the repository has no trace of it."""
     with checked_out(find_baseline("HEAD~1", repository), repository) as tree:
         assert (tree / "src" / "ibex" / "__init__.py").read_text() == "VERSION = 1\n"
         require_importable(sys.executable, tree / "src")
@@ -175,8 +175,8 @@ def test_the_baseline_is_checked_out_beside_and_removed(repository: Path) -> Non
         require_importable(sys.executable, tree / "src")
 
 
-def test_without_a_name_the_baseline_is_where_the_branch_began(repository: Path) -> None:
-    """That is where it left origin/main; on origin/main itself, and without it, the commit before."""
+def test_the_default_baseline_is_the_start_of_the_branch(repository: Path) -> None:
+    """This is where HEAD left origin/main. On origin/main, or without it, it is the previous commit."""
     first, second = git(repository, "rev-parse", "HEAD~1"), git(repository, "rev-parse", "HEAD")
 
     assert find_baseline(None, repository) == first
@@ -189,28 +189,28 @@ def test_without_a_name_the_baseline_is_where_the_branch_began(repository: Path)
         find_baseline("no-such", repository)
 
 
-def test_changes_that_are_not_committed_are_told(repository: Path) -> None:
-    """They are measured, so the report must not name the commit alone."""
+def test_uncommitted_changes_are_in_the_description_of_the_tree(repository: Path) -> None:
+    """They are part of the measurement, so the report must mention them next to the commit."""
     assert describe_tree(repository).endswith("(Version 2)")
     (repository / "src" / "ibex" / "__init__.py").write_text("VERSION = 3\n")
     assert describe_tree(repository).endswith("(Version 2) with uncommitted changes")
 
 
-def test_a_commit_that_does_not_exist_is_not_a_regression(capsys: pytest.CaptureFixture[str]) -> None:
-    """Its exit code is another, and the message says what to do."""
+def test_an_unknown_baseline_has_its_own_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    """The exit code differs from that of a regression, and the message says what to do."""
     assert bench_gate.main(["--base", "no-such-commit"]) == bench_gate.NOT_MEASURED
     assert "'no-such-commit'. Name another one with --base." in capsys.readouterr().err
 
 
-def test_a_process_of_the_baseline_is_not_one_of_this_tree() -> None:
-    """The interpreter imports the source that is named, although IBEX is installed in its environment."""
+def test_the_interpreter_imports_the_requested_source() -> None:
+    """The requested source takes precedence over the IBEX that is installed in the environment."""
     require_importable(sys.executable, TREE / "src")
 
 
-def test_another_source_prepares_its_own_databases(
+def test_another_source_migrates_its_databases_with_its_own_command(
     empty_postgres: PostgresDatabase, empty_clickhouse: ClickHouseDatabase, tmp_path: Path
 ) -> None:
-    """Its migrations run as its own command, since its schema may be another; one that fails says why."""
+    """The schema of the baseline may differ. The error for a failed command contains the reason."""
     production = Production.over(
         empty_postgres, empty_clickhouse, "redis://127.0.0.1:1/0", tmp_path, PYTHONPATH=str(TREE / "src")
     )

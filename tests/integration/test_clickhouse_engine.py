@@ -118,8 +118,8 @@ def _has_ended(pid: int, timeout_s: float) -> bool:
 # The protocol.
 
 
-def test_it_has_a_lower_priority_than_the_proxy(shared_engine: ClickHouseEngine) -> None:
-    """Both share the CPUs."""
+def test_the_engine_has_a_lower_priority_than_the_proxy(shared_engine: ClickHouseEngine) -> None:
+    """The two share the CPUs, and the engine must not delay requests."""
     assert shared_engine.pid is not None
     usual = os.getpriority(os.PRIO_PROCESS, 0)
     assert os.getpriority(os.PRIO_PROCESS, shared_engine.pid) == usual + NICE
@@ -143,7 +143,7 @@ def test_queries_bind_their_values(client: Client) -> None:
 
 
 def test_columns_are_known_without_rows(client: Client) -> None:
-    """This is the client's probe for names and types."""
+    """The client probes names and types with such a query."""
     result = client.query("SELECT toUInt8(1) AS a, now() AS b LIMIT 0")
     assert result.column_names == ("a", "b")
     assert client.query("SELECT toUInt8(1) AS a WHERE 0").result_rows == []
@@ -184,7 +184,7 @@ def test_rows_survive_in_every_type_and_compression(empty_clickhouse: ClickHouse
 
 
 def test_results_have_the_requested_format(client: Client) -> None:
-    """Raw queries and raw inserts, plain and compressed."""
+    """This covers raw queries and raw inserts, plain and compressed."""
     assert client.raw_query("SELECT 1 AS a", fmt="JSONEachRow") == b'{"a":1}\n'
     client.command("CREATE TABLE t (n UInt8, s String) ENGINE = MergeTree ORDER BY n")
     client.raw_insert("t", ["n", "s"], b"1,a\n2,b\n", fmt="CSV")
@@ -230,7 +230,7 @@ def test_statements_run_concurrently(clickhouse: ClickHouseDatabase) -> None:
 
 
 def test_statements_require_the_password(shared_engine: ClickHouseEngine) -> None:
-    """All others are refused, and it is reachable on loopback only."""
+    """The engine refuses clients without the password, and listens on loopback only."""
     parts = urlsplit(shared_engine.url)
     address = f"http://{parts.hostname}:{parts.port}/"
     assert parts.hostname == "127.0.0.1"
@@ -244,10 +244,10 @@ def test_statements_require_the_password(shared_engine: ClickHouseEngine) -> Non
     assert caught.value.code == 516
 
 
-async def test_an_http_proxy_of_the_environment_is_not_used(
+async def test_the_client_ignores_an_http_proxy_of_the_environment(
     clickhouse: ClickHouseDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is reached directly, even if HTTP_PROXY is set."""
+    """The client connects to the engine directly, even if HTTP_PROXY is set."""
     for name in ("HTTP_PROXY", "http_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     for name in ("NO_PROXY", "no_proxy"):
@@ -258,11 +258,11 @@ async def test_an_http_proxy_of_the_environment_is_not_used(
     await traces.close()
 
 
-# Its life.
+# The lifetime of the process.
 
 
-def test_it_restarts_with_its_data(engine: ClickHouseEngine) -> None:
-    """It keeps its address and its rows. Starting it while it runs does nothing."""
+def test_the_engine_restarts_with_its_data(engine: ClickHouseEngine) -> None:
+    """The engine keeps its address and its rows. Starting a running engine does nothing."""
     url, pid = engine.url, engine.pid
     migrate(url)
     engine.start()
@@ -278,8 +278,8 @@ def test_it_restarts_with_its_data(engine: ClickHouseEngine) -> None:
         assert client.command("SELECT count() FROM ibex.t") == 1
 
 
-def test_it_stops_gracefully(tmp_path: Path) -> None:
-    """SIGTERM is enough, well within the time limit, also while a client is connected."""
+def test_the_engine_stops_gracefully(tmp_path: Path) -> None:
+    """SIGTERM stops it with exit code 0, even while a client is connected."""
     engine = ClickHouseEngine(tmp_path)
     engine.start()
     process = engine._process  # noqa: SLF001 - its exit code is not shown
@@ -377,8 +377,8 @@ def test_damaged_data_is_reported(tmp_path: Path) -> None:
         engine.stop()
 
 
-def test_it_ends_with_its_parent(tmp_path: Path) -> None:
-    """This holds even if the parent is killed."""
+def test_the_engine_ends_with_its_parent(tmp_path: Path) -> None:
+    """This holds even if the parent is killed with SIGKILL."""
     environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     with subprocess.Popen(
         [sys.executable, "-m", "harness.engine_owner", str(tmp_path)], env=environ, stdout=subprocess.PIPE, text=True
@@ -390,14 +390,14 @@ def test_it_ends_with_its_parent(tmp_path: Path) -> None:
     assert _has_ended(pid, 20)
 
 
-def test_a_terminal_cannot_interrupt_it(shared_engine: ClickHouseEngine) -> None:
-    """It is in a separate session: Ctrl-C goes to its parent, which stops it."""
+def test_a_terminal_cannot_interrupt_the_engine(shared_engine: ClickHouseEngine) -> None:
+    """The engine has a separate session: Ctrl-C signals its parent, which stops it."""
     assert shared_engine.pid is not None
     assert os.getsid(shared_engine.pid) == shared_engine.pid
 
 
-def test_its_password_is_shown_nowhere(shared_engine: ClickHouseEngine, shared_folder: Path) -> None:
-    """It is not in arguments, environment, files or the repr, and each engine has another one."""
+def test_the_engines_password_is_not_exposed(shared_engine: ClickHouseEngine, shared_folder: Path) -> None:
+    """Arguments, environment, files and the repr do not contain it. Each engine has a different password."""
     password = urlsplit(shared_engine.url).password or ""
     assert len(password) >= 32
     for name in ("cmdline", "environ"):
@@ -409,7 +409,7 @@ def test_its_password_is_shown_nowhere(shared_engine: ClickHouseEngine, shared_f
     assert password not in ClickHouseEngine(shared_folder).__dict__.values()
 
 
-def test_its_files_are_private_to_its_owner(engine: ClickHouseEngine, tmp_path: Path) -> None:
+def test_the_engines_files_are_private_to_its_owner(engine: ClickHouseEngine, tmp_path: Path) -> None:
     """No other user can read any file in the data directory."""
     migrate(engine.url)
     directory = tmp_path / "clickhouse"

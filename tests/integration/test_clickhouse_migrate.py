@@ -53,7 +53,7 @@ def test_an_empty_server_gets_the_whole_schema(empty_clickhouse: ClickHouseDatab
 
 
 def test_the_table_has_the_specified_layout(clickhouse: ClickHouseDatabase) -> None:
-    """Columns, partitions by month, the order that queries use, 90 days, and a window for repeated batches."""
+    """This covers columns, partitions by month, sort order, 90 days to live, and the window for repeated batches."""
     table = _table(clickhouse)
     assert table["engine"] == "MergeTree"
     assert table["partition_key"] == "toYYYYMM(requested_at)"
@@ -165,7 +165,7 @@ def test_concurrent_runs_do_no_harm(empty_clickhouse: ClickHouseDatabase) -> Non
     assert migrate(empty_clickhouse.url) == []
 
 
-def test_the_engine_in_this_process_is_migrated_too(module_chdb: ClickHouseDatabase) -> None:
+def test_the_embedded_engine_in_this_process_is_migrated(module_chdb: ClickHouseDatabase) -> None:
     """`chdb://` gets the same table from the same files, which the fixture has applied."""
     assert migrate(module_chdb.url) == []
     assert _table(module_chdb)["sorting_key"] == "org_id, agent_id, requested_at"

@@ -39,7 +39,7 @@ async def traces(clickhouse: ClickHouseDatabase) -> AsyncIterator[ClickHouseTrac
 def _trace(**changes: Any) -> Trace:
     trace = trace_of(an_exchange())
     assert trace is not None
-    now = datetime.now(UTC)  # what is older than its time to live is not there to be found
+    now = datetime.now(UTC)  # rows older than the time to live are deleted
     return replace(trace, **{"request_id": uuid4(), "org_id": ORG, "requested_at": now, "completed_at": now, **changes})
 
 

@@ -1,4 +1,4 @@
-"""Requests of real clients for responses and embeddings, and answers that satisfy them, through real sockets.
+"""Requests of real clients for responses and embeddings, and valid responses to them, through real sockets.
 
 ``cases/responses`` has the requests as the clients sent them. Long texts were left out, and generated ones take their
 place. The answers have null or no instructions. The scripted provider repeats those that it received, as OpenAI does.
@@ -45,7 +45,7 @@ def named(path: Path) -> str:
 
 
 def filled(text: str) -> str:
-    """Replace the omitted texts by generated ones of the same length, which are not ASCII."""
+    """Replace the omitted texts by generated non-ASCII texts of the same length."""
     seed = random.Random(len(text))  # noqa: S311 - the same text in each run
 
     def generated(found: re.Match[str]) -> str:
@@ -92,7 +92,7 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
 
 
 def sent(proxy: Loopback, request: bytes, *scripts: Script) -> Seen:
-    """Send a request; return what the client got."""
+    """Send a request. Return the response that the client gets."""
     proxy.provider.requests.clear()
     proxy.provider.put(*scripts)
     with proxy.client() as client:
@@ -139,8 +139,8 @@ def test_a_request_is_forwarded_byte_for_byte(proxy: Loopback, path: Path) -> No
 
 
 @pytest.mark.parametrize("path", OTHERS, ids=named)
-def test_a_request_for_a_stored_response(proxy: Loopback, path: Path) -> None:
-    """IBEX forwards it after a turn in which this client received the response."""
+def test_a_request_for_a_stored_response_is_forwarded(proxy: Loopback, path: Path) -> None:
+    """The client has received this response in an earlier turn."""
     case = json.loads(path.read_text())
     found = RESPONSE.search(case["path"])
     assert found is not None
@@ -162,8 +162,8 @@ def test_a_request_for_a_stored_response(proxy: Loopback, path: Path) -> None:
 
 @pytest.mark.parametrize("own", [None, 'The client\'s own: "quoted", and 🙂.'], ids=["none", "own"])
 @pytest.mark.parametrize("path", ANSWERS, ids=named)
-def test_an_answer_comes_through_byte_for_byte(proxy: Loopback, path: Path, own: str | None) -> None:
-    """Only the instructions are restored to the client's, however the stream is split."""
+def test_a_response_is_forwarded_byte_for_byte(proxy: Loopback, path: Path, own: str | None) -> None:
+    """Only the client's instructions are restored, however the stream is split."""
     original, streams = path.read_bytes(), path.suffix == ".sse"
     asked = {"model": "gpt-5", "input": "hi", "stream": streams} | ({} if own is None else {"instructions": own})
     body = json.dumps(asked, ensure_ascii=False).encode()
@@ -191,8 +191,8 @@ def _streamed(data: bytes, size: int) -> Script:
 
 
 @pytest.mark.parametrize("kind", ["float", "base64"])
-def test_embeddings_come_through_byte_for_byte(proxy: Loopback, kind: str) -> None:
-    """The trace has usage, but neither session nor directive. This holds for both formats."""
+def test_embeddings_are_forwarded_byte_for_byte(proxy: Loopback, kind: str) -> None:
+    """The trace has usage, but no session and no directive, in both formats."""
     original = (CASES / "answers" / f"embeddings-{kind}.json").read_bytes()
     body = json.dumps({"model": "text-embedding-3-small", "input": ["a", "b"], "encoding_format": kind}).encode()
     request = proxy.head(f"content-length: {len(body)}", path="/v1/embeddings") + body

@@ -1,4 +1,4 @@
-"""Examinations of real servers: there, not migrated, and not there."""
+"""Doctor checks of real servers: running, not migrated, and not running."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ async def found(folder: Path, timeout_s: float = TIMEOUT_S, **environ: str) -> d
     return {finding.name: finding for finding in findings}
 
 
-async def test_servers_that_are_there_are_well(
+async def test_running_servers_pass(
     postgres: PostgresDatabase, clickhouse: ClickHouseDatabase, redis_url: str, tmp_path: Path
 ) -> None:
-    """Each is asked as IBEX asks it; that nobody has bootstrapped is advice."""
+    """The checks use the servers as IBEX does. A database without an organization is advice, not a failure."""
     by_name = await found(
         tmp_path,
         IBEX_DATABASE_URL=postgres.app_url,
@@ -59,8 +59,8 @@ async def test_servers_that_are_there_are_well(
     assert by_name["identity"].message == "there is no organization yet"
 
 
-async def test_live_tokens_whose_pepper_is_gone_are_a_failure(postgres: PostgresDatabase, tmp_path: Path) -> None:
-    """By key id, of all organizations; a revoked one and an expired one are nobody's worry."""
+async def test_live_tokens_with_a_missing_pepper_are_a_failure(postgres: PostgresDatabase, tmp_path: Path) -> None:
+    """The check covers all organizations by key id. It ignores revoked and expired tokens."""
     organization = new_organization()
     long_ago = datetime(2020, 1, 1, tzinfo=UTC)
     tokens = [new_token(organization.id), new_token(organization.id, expires_at=long_ago), new_token(organization.id)]
@@ -84,10 +84,10 @@ async def test_live_tokens_whose_pepper_is_gone_are_a_failure(postgres: Postgres
 @pytest.mark.parametrize(
     "pepper", ["AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="]
 )
-async def test_the_token_of_a_folder_whose_pepper_was_made_anew_is_a_failure(
+async def test_the_token_of_a_folder_with_a_changed_pepper_is_a_failure(
     postgres: PostgresDatabase, tmp_path: Path, pepper: str
 ) -> None:
-    """The key id is the same, the pepper is not: only the token itself can tell."""
+    """The key id is unchanged but the pepper is not. Only the check of the token itself detects this."""
     organization, token = new_organization(), PersonalAccessToken.issue(uuid4(), bytes(32))
     peppers = TokenPeppers({"k": bytes(range(32))})
     key_id, digest = peppers.hash(token)
@@ -111,10 +111,10 @@ async def test_the_token_of_a_folder_whose_pepper_was_made_anew_is_a_failure(
         assert f"ibex_pat_{token.token_id} cannot be verified" in finding.message
 
 
-async def test_databases_that_are_not_migrated_are_told_as_such(
+async def test_databases_that_are_not_migrated_are_reported(
     empty_postgres: PostgresDatabase, empty_clickhouse: ClickHouseDatabase, tmp_path: Path
 ) -> None:
-    """With the command that does it."""
+    """The hint names `ibex migrate`."""
     by_name = await found(
         tmp_path,
         IBEX_DATABASE_URL=empty_postgres.app_url,
@@ -127,7 +127,7 @@ async def test_databases_that_are_not_migrated_are_told_as_such(
         assert "`ibex migrate`" in (by_name[name].hint or "")
 
 
-async def test_a_database_of_the_version_before_is_told_as_such(
+async def test_a_database_with_an_older_schema_is_reported_as_not_migrated(
     empty_postgres: PostgresDatabase, tmp_path: Path
 ) -> None:
     """It lacks the function that records turns."""
@@ -138,8 +138,8 @@ async def test_a_database_of_the_version_before_is_told_as_such(
     assert "`ibex migrate`" in (finding.hint or "")
 
 
-async def test_servers_that_are_not_there_are_failures(tmp_path: Path) -> None:
-    """Within seconds, and not a word of what an address holds besides the place."""
+async def test_unreachable_servers_are_failures(tmp_path: Path) -> None:
+    """The checks fail within seconds. The findings contain no password."""
     place = f"127.0.0.1:{free_port()}"
     by_name = await found(
         tmp_path,
@@ -157,8 +157,8 @@ async def test_servers_that_are_not_there_are_failures(tmp_path: Path) -> None:
     assert PASSWORD not in repr(by_name)
 
 
-async def test_an_auth_that_refuses_the_service_token_is_not_said_to_be_away(tmp_path: Path) -> None:
-    """It runs: what is to be done is another thing."""
+async def test_a_refused_service_token_is_not_reported_as_an_outage(tmp_path: Path) -> None:
+    """Auth is running, so the hint is about the credential."""
     async with serving(await Identity.settled()) as server:
         by_name = await found(
             tmp_path,
@@ -170,8 +170,8 @@ async def test_an_auth_that_refuses_the_service_token_is_not_said_to_be_away(tmp
     assert by_name["auth"].hint == "Set IBEX_AUTH_SERVICE_TOKEN to the same value here and on auth."
 
 
-async def test_a_user_of_redis_that_lacks_a_command_is_told_which(redis_server: RedisServer, tmp_path: Path) -> None:
-    """And how the operator allows it; the password is not shown."""
+async def test_commands_that_a_redis_user_may_not_run_are_named(redis_server: RedisServer, tmp_path: Path) -> None:
+    """The hint shows how the operator permits them. The finding contains no password."""
     client = redis_server.client()
     client.acl_setuser("kim", enabled=True, passwords=[f"+{PASSWORD}"], keys=["ibex:*"], categories=["+@all"])
     redis_server.command("ACL", "SETUSER", "kim", "-@scripting", "-@dangerous")

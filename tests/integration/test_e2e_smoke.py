@@ -1,6 +1,6 @@
 """`make e2e-smoke` without a key.
 
-With a server that answers, and with none, it is run by ``test_exit_gate``, which is judged by it.
+``test_exit_gate`` runs it with a server that responds and with one that refuses the key.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TIMEOUT_S = 90
 
 
 def smoke(**environ: str) -> subprocess.CompletedProcess[str]:
-    """Run the program, with nothing else of this process's environment."""
+    """Run the program without the other environment variables of this process."""
     return subprocess.run(
         [sys.executable, str(TESTS / "e2e_smoke.py")],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(TESTS), **environ},
@@ -30,8 +30,8 @@ def smoke(**environ: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_without_a_key_one_line_says_so() -> None:
-    """Exit code 2, before anything is started."""
+def test_a_missing_key_is_reported_in_one_line() -> None:
+    """The program exits with code 2 before it starts anything."""
     done = smoke()
 
     assert done.returncode == 2

@@ -1,4 +1,4 @@
-"""`ibex dev` as a process: what it prints works, what it started ends, a second one is refused."""
+"""`ibex dev` as a process: its output, its servers, and the refusal of a second process."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def dev() -> Iterator[IbexDev]:
 
 
 def test_the_printed_curl_works_when_pasted(dev: IbexDev) -> None:
-    """It is one command, and the echo answers it."""
+    """It is one command, and the echo provider responds to it."""
     text = "\n".join(dev.lines)
     start = text.index("curl ")
     command = text[start : text.index("\n\n", start)]
@@ -61,13 +61,13 @@ def test_a_chat_over_the_responses_api_is_one_session(dev: IbexDev, monkeypatch:
 
 
 def test_the_doctor_finds_nothing_wrong(dev: IbexDev) -> None:
-    """With the servers, the journal and the proxy that run on the folder; what is not used is told as absent."""
+    """The servers, the journal and the proxy of the folder are ok. Unused dependencies are reported as absent."""
     verdicts = {finding["name"]: finding["verdict"] for finding in dev.ibex_json("doctor")["findings"]}
     in_use = ("PostgreSQL", "identity", "ClickHouse", "journal", "proxy")
     assert verdicts == {**dict.fromkeys(in_use, "ok"), **dict.fromkeys(("Redis", "auth", "provider"), "absent")}
 
 
-def test_a_base_path_is_in_everything_that_is_printed() -> None:
+def test_the_base_path_is_in_all_printed_commands() -> None:
     """The printed curl command, `ibex chat` and `ibex doctor` find the proxy below the base path."""
     with folder_of_its_own() as folder:
         below = IbexDev.start(folder / "home", {"IBEX_BASE_PATH": "/gateway"})
@@ -80,15 +80,15 @@ def test_a_base_path_is_in_everything_that_is_printed() -> None:
             below.stop()
 
 
-def test_each_request_is_one_line(dev: IbexDev) -> None:
-    """The terminal tells of a request by session, tokens and timings."""
+def test_each_request_is_logged_in_one_line(dev: IbexDev) -> None:
+    """The line on the terminal contains the session and the status."""
     answer = _ask(dev, {"X-IBEX-Session-ID": "shown-in-a-line"})
     assert answer.status_code == 200
     assert "200" in dev.wait_for_line("shown-in-a-line", 10)
 
 
-def test_a_server_that_dies_is_started_again(dev: IbexDev) -> None:
-    """Requests go on meanwhile, and what they leave is on record afterwards."""
+def test_a_killed_server_is_restarted(dev: IbexDev) -> None:
+    """Requests succeed in the meantime and are recorded once the servers are back."""
     assert _ask(dev).status_code == 200
     postmaster = int((dev.home / "postgres" / "data" / "postmaster.pid").read_text().split()[0])
     (engine,) = _children(dev.running.process.pid)
@@ -112,8 +112,8 @@ def _children(pid: int) -> list[int]:
     return [int(child) for children in threads for child in children.read_text().split()]
 
 
-def test_a_token_that_another_process_revokes_is_refused_within_the_bound(dev: IbexDev) -> None:
-    """The watch finds in the log of changes what another terminal revokes."""
+def test_a_token_revoked_by_another_process_is_refused_within_the_bound(dev: IbexDev) -> None:
+    """The watch reads the revocation of another terminal from the change log."""
     token = dev.ibex_json("token", "create", "--name", "short-lived", "--agent", dev.installation["agent_id"])["token"]
     assert _ask(dev, token=token).status_code == 200
     display_prefix = token[: len("ibex_pat_") + 36]
@@ -126,22 +126,22 @@ def test_a_token_that_another_process_revokes_is_refused_within_the_bound(dev: I
 
 
 def test_the_first_agent_has_the_first_directive(dev: IbexDev) -> None:
-    """What the operator is shown is what is injected: the receipt names its version."""
+    """`ibex directive show` shows the injected text. The response's receipt names version 1."""
     shown = dev.ibex("directive", "show", dev.installation["agent_name"])
     assert FIRST_DIRECTIVE in shown.stdout
     assert _ask(dev).headers["x-ibex-directive"].startswith("1@")
 
 
-def test_a_second_one_on_the_same_folder_says_so_and_exits(dev: IbexDev) -> None:
-    """The first is not disturbed."""
+def test_a_second_process_on_the_same_folder_reports_the_first_and_exits(dev: IbexDev) -> None:
+    """The error contains the process id of the first, which continues to serve."""
     second = IbexProcess.spawn(["--home", str(dev.home), "dev", "--port", "0"], {}, dev.home.parent)
     assert second.wait() == 1
     assert str(dev.running.process.pid) in "\n".join(second.lines)
     assert _ask(dev).status_code == 200
 
 
-def test_no_text_and_no_token_is_in_any_file_of_the_folder_but_the_one_for_it(dev: IbexDev) -> None:
-    """Canaries for prompt, completion and token: not in the log, the journal, PostgreSQL's or ClickHouse's files."""
+def test_no_file_but_the_installation_file_contains_texts_or_tokens(dev: IbexDev) -> None:
+    """Neither the log, the journal nor the databases' files contain the prompt, the completion or the token."""
     canary = "canary-9f2c71"
     assert _ask(dev, question=canary).status_code == 200
     assert _ask(dev, {"X-IBEX-Session-ID": "after-the-canary"}).status_code == 200
@@ -157,22 +157,22 @@ def test_no_text_and_no_token_is_in_any_file_of_the_folder_but_the_one_for_it(de
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    """Yield the files below a folder. ``os.walk`` passes over folders that a server removes meanwhile."""
+    """Yield the files below a folder. ``os.walk`` skips folders that a server removes in the meantime."""
     for parent, _, names in os.walk(folder):
         yield from (Path(parent, name) for name in names)
 
 
 def _content(path: Path) -> bytes:
-    """Return what is in a file; nothing if a server has removed it meanwhile."""
+    """Return the content of a file, or nothing if a server has removed it in the meantime."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
         return b""
 
 
-def test_ctrl_c_ends_everything_that_was_started(dev: IbexDev) -> None:
-    """Exit code 0, and none of its processes is left."""
-    assert len(processes_on(dev.home)) >= 3  # itself, PostgreSQL, the engine
+def test_ctrl_c_stops_all_processes(dev: IbexDev) -> None:
+    """The exit code is 0, and no process of the folder remains."""
+    assert len(processes_on(dev.home)) >= 3  # ibex dev, PostgreSQL, the engine
     assert dev.stop(signal.SIGINT) == 0, "\n".join(dev.lines)
     assert processes_on(dev.home) == []
     assert f"stopped; the data stays in {dev.home}." in dev.lines
@@ -187,8 +187,8 @@ def _ask(
         return client.post(f"{dev.address}/v1/chat/completions", json=body, headers={**bearer, **(headers or {})})
 
 
-def test_a_start_that_is_told_to_stop_leaves_nothing_behind() -> None:
-    """SIGTERM while PostgreSQL and the engine are starting: neither is left running."""
+def test_sigterm_during_the_start_leaves_no_process() -> None:
+    """The signal arrives while PostgreSQL and the engine start. Neither of them remains."""
     with folder_of_its_own() as folder:
         home = folder / "home"
         starting = IbexProcess.spawn(["--home", str(home), "dev", "--port", "0"], {}, folder)
@@ -207,8 +207,8 @@ def hangup_by_default() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("hangup_by_default")
-def test_the_end_of_the_terminal_ends_everything() -> None:
-    """SIGHUP while it serves, and while the servers start: neither of them is left running."""
+def test_closing_the_terminal_stops_all_processes() -> None:
+    """SIGHUP stops the servers both while they serve and while they start."""
     with folder_of_its_own() as folder:
         running = IbexDev.start(folder / "home", {})
         assert len(processes_on(running.home)) >= 3
@@ -220,8 +220,8 @@ def test_the_end_of_the_terminal_ends_everything() -> None:
         assert processes_on(folder / "home") == []
 
 
-def test_a_folder_whose_name_a_shell_would_run() -> None:
-    """Quotes, `$`, backquotes, commas and spaces are part of a name: nothing is run, and what is printed works."""
+def test_a_folder_name_with_shell_syntax_works() -> None:
+    """Quotes, `$`, backquotes, commas and spaces in the name are not expanded by a shell. The printed command works."""
     with folder_of_its_own() as folder:
         work = folder / "work"
         work.mkdir()

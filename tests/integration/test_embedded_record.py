@@ -1,4 +1,4 @@
-"""What a request leaves behind: the body that the provider got, the checkpoint and the trace."""
+"""The record of a request: the body at the provider, the checkpoint and the trace."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.integration
 
-# White space, number formats and escapes that a re-encoding would change, and a field that nobody knows.
+# White space, number formats and escapes that re-encoding would change, and a member that IBEX does not know.
 MESSAGES = b'[ {"role":"user",  "content":"caf\\u00e9 \\/ caf\xc3\xa9", "x": 1.50} ]'
 MEMBERS = b'"model": "gpt-4o-mini", "messages": ' + MESSAGES + b', "temperature": 1.0, "unknown":{"b":1,"a":[1e2]}'
 DIRECTIVE = 'Be "brief".'
@@ -27,17 +27,17 @@ NIL = "00000000-0000-0000-0000-000000000000"
 
 @pytest.fixture(scope="module")
 def token(provided_dev: IbexDev) -> str:
-    """A token of an agent of its own, of which nobody remembers another directive than that of these tests."""
+    """A token of a new agent, for which no worker has cached another directive."""
     agent = provided_dev.ibex_json("agent", "create", "recorded")["id"]
     provided_dev.ibex_json("directive", "set", agent, DIRECTIVE)
     return str(provided_dev.ibex_json("token", "create", "--name", "t", "--agent", agent)["token"])
 
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["buffered", "streamed"])
-def test_one_request_is_on_record_once_and_whole(
+def test_a_request_is_recorded_once_and_completely(
     provided_dev: IbexDev, token: str, upstream: ScriptedOpenAI, *, streamed: bool
 ) -> None:
-    """The provider gets directive and bytes; checkpoint and trace agree with the answer, within the time allowed."""
+    """The provider gets the directive and the exact bytes. The checkpoint and the trace match the response in time."""
     handle = f"conversation-{streamed}"
     body = b"{" + MEMBERS + (b', "stream": true' if streamed else b"") + b"}"
     headers = {

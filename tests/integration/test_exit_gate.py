@@ -1,6 +1,6 @@
-"""`make exit-gate` by its exit code, with only its last line measured, which takes no stack of servers.
+"""`make exit-gate` with its last line only, which needs no servers.
 
-That line is `make e2e-smoke`, so that this is its test as well.
+That line is `make e2e-smoke`, so this module also tests it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def gate(results: Path, *arguments: str, **environ: str) -> tuple[subprocess.CompletedProcess[str], Any]:
-    """Run the program, and return how it ended and what it wrote."""
+    """Run the program. Return its result and its report."""
     command = [sys.executable, "-m", "benchmarks.exit_gate", "--json", str(results), *arguments]
     done = subprocess.run(
         command,
@@ -38,8 +38,8 @@ def gate(results: Path, *arguments: str, **environ: str) -> tuple[subprocess.Com
     return done, json.loads(results.read_text())
 
 
-def test_a_line_that_fails_is_the_exit_code(tmp_path: Path) -> None:
-    """The provider refuses the key: the smoke test fails, and with it the gate."""
+def test_a_failing_line_fails_the_gate(tmp_path: Path) -> None:
+    """The provider refuses the key, so the smoke test fails. The output does not contain the key."""
     with ScriptedOpenAI.in_thread() as server:
         server.put(error(401))
         key = {"OPENAI_API_KEY": "sk-canary-77", "OPENAI_BASE_URL": server.base_url}
@@ -48,15 +48,15 @@ def test_a_line_that_fails_is_the_exit_code(tmp_path: Path) -> None:
     assert done.returncode == 1, done.stdout + done.stderr
     assert not told["passed"]
     assert [(line["what"], line["passed"], line["figure"]) for line in told["lines"]] == [
-        ("make e2e-smoke", False, "exit code 2")  # of make, if what it makes fails
+        ("make e2e-smoke", False, "exit code 2")  # the exit code of make if its command fails
     ]
     assert "exit-gate: 1 of 1 failed" in done.stdout
     assert "\033[" not in done.stdout
     assert "sk-canary-77" not in done.stdout + done.stderr + json.dumps(told)
 
 
-def test_lines_that_pass_are_the_exit_code_too(tmp_path: Path) -> None:
-    """It is 0 with a server that answers both completions; that both are on record, the smoke test has seen."""
+def test_passing_lines_pass_the_gate(tmp_path: Path) -> None:
+    """The exit code is 0. The smoke test sends a buffered and a streamed request."""
     with ScriptedOpenAI.in_thread() as server:
         key = {"OPENAI_API_KEY": "sk-scripted", "OPENAI_BASE_URL": server.base_url}
         done, told = gate(tmp_path / "gate.json", "--only", "smoke", **key)

@@ -1,6 +1,6 @@
-"""Whatever a client may send and a provider may answer, through real sockets on both sides: nothing of it is changed.
+"""Properties of forwarding over real sockets: requests and responses pass the proxy unchanged.
 
-Hypothesis makes the requests, the answers, how they are framed and where they are cut. ``make fuzz`` makes many more.
+Hypothesis generates the requests, the responses, their framing and where they are split. ``make fuzz`` runs more.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ UNDERSTOOD = {
 
 @pytest.fixture(scope="module")
 def proxy() -> Iterator[Proxy]:
-    """One for all examples."""
+    """One proxy for all examples."""
     with Proxy() as running:
         yield running
 
@@ -69,7 +69,7 @@ def requests(draw: st.DrawFn) -> bytes:
 
 
 def directed(request: dict[str, Any], directive: Directive | None) -> dict[str, Any]:
-    """Return what the provider is to read by the rules of the directive's mode, worked out on parsed JSON."""
+    """Return the request that the provider must read in the directive's mode, computed from parsed JSON."""
     expected = dict(request)
     if request.get("stream") is True:
         expected["stream_options"] = {**request.get("stream_options", {}), "include_usage": True}
@@ -99,10 +99,10 @@ PLAIN_STREAM = chunk_event({"content": "ok"}, "stop") + DONE
 
 @quick
 @given(requests(), directives)
-def test_the_provider_gets_what_the_client_sent_and_the_directive(
+def test_the_provider_gets_the_clients_request_with_the_directive(
     proxy: Proxy, request: bytes, directive: Directive | None
 ) -> None:
-    """As JSON, by a second reading of the specification; and each member that is nobody's business byte for byte."""
+    """A second implementation gives the expected JSON. Members that the proxy does not change keep their bytes."""
     client = json.loads(request)
     streams = client.get("stream") is True
     script = framed(PLAIN_STREAM if streams else ANSWER, [], streams=streams, by_chunks=False)
@@ -126,7 +126,7 @@ def test_the_provider_gets_what_the_client_sent_and_the_directive(
     by_chunks=st.booleans(),
     space=st.sampled_from([b"", b"\n", b" \r\n"]),
 )
-def test_the_client_gets_the_provider_s_bytes(
+def test_the_client_gets_the_exact_bytes_of_the_provider(
     *,
     proxy: Proxy,
     extra: Any,
@@ -134,7 +134,7 @@ def test_the_client_gets_the_provider_s_bytes(
     by_chunks: bool,
     space: bytes,
 ) -> None:
-    """However they were framed, cut and written."""
+    """The framing, the splits and the white space do not matter."""
     body = space + json.dumps({**json.loads(ANSWER), "x": extra}, indent=1, ensure_ascii=False).encode() + space
     request = b'{"model":"gpt-4o","messages":[{"role":"user","content":"hi"}]}'
 
@@ -172,7 +172,7 @@ events = st.one_of(
     cuts=st.lists(st.integers(0, 100_000), max_size=12),
     by_chunks=st.booleans(),
 )
-def test_a_stream_arrives_as_it_was_sent_less_the_usage_that_was_not_asked_for(
+def test_a_stream_arrives_unchanged_without_unrequested_usage(
     *,
     proxy: Proxy,
     begun: list[bytes],
@@ -181,7 +181,7 @@ def test_a_stream_arrives_as_it_was_sent_less_the_usage_that_was_not_asked_for(
     cuts: list[int],
     by_chunks: bool,
 ) -> None:
-    """Cut anywhere, in an event, a character or a line's end."""
+    """The stream may be split anywhere: in an event, in a character or in a line ending."""
     usage = [chunk_event(None, usage=USAGE)] if gives_usage else []
     last = chunk_event({}, "stop")
     body = b"".join([*begun, last, *usage, DONE])

@@ -1,6 +1,6 @@
-"""What a request leaves behind: nothing that Python's cycle collector would have to find (ADR 0033).
+"""Requests leave no reference cycles for Python's garbage collector (ADR 0033).
 
-A collection holds the event loop for a millisecond for each thousand objects, whoever waits meanwhile.
+A collection blocks the event loop for a millisecond per thousand objects and delays every request.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ REQUESTS = 20
 
 @pytest.fixture(scope="module")
 def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
-    """One proxy for all of them."""
+    """One proxy for all tests."""
     folder: Path = tmp_path_factory.mktemp("journal")
     with ScriptedOpenAI.in_thread() as provider, Loopback.running(provider, folder) as running:
         yield running
@@ -78,8 +78,8 @@ KINDS: dict[str, tuple[int, Script | None, Callable[[Loopback], bytes]]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_request_leaves_no_cycle(proxy: Loopback, kind: str) -> None:
-    """On one connection, as many as are needed to tell what each leaves from what is left once."""
+def test_a_request_leaves_no_reference_cycle(proxy: Loopback, kind: str) -> None:
+    """Many requests on one connection distinguish objects that each request leaves from objects that are left once."""
     status, script, request = KINDS[kind]
 
     def ask() -> None:
@@ -100,7 +100,7 @@ def test_a_request_leaves_no_cycle(proxy: Loopback, kind: str) -> None:
 def _left_by(
     proxy: Loopback, status: int, request: Callable[[Loopback], bytes], script: Script | None = None
 ) -> dict[str, int]:
-    """Return what many requests leave, each on a connection of its own."""
+    """Return the objects that many requests leave, each on a separate connection."""
 
     def ask() -> None:
         if script is not None:
@@ -127,10 +127,10 @@ def _left_by(
     ],
     ids=["before its answer", "before its stream", "within its answer", "within its stream"],
 )
-def test_a_provider_that_falls_silent_leaves_no_cycle(
+def test_a_silent_provider_leaves_no_reference_cycle(
     tmp_path: Path, limit: str, status: int, script: Script, *, stream: bool
 ) -> None:
-    """Each of these requests ends by a time limit, the other of which is far away."""
+    """Each request ends by one of the two timeouts. The other timeout is much longer."""
     limits = {"IBEX_OPENAI_FIRST_BYTE_TIMEOUT": "60", "IBEX_OPENAI_IDLE_TIMEOUT": "60", "OPENAI_MAX_RETRIES": "0"}
     limits[f"IBEX_OPENAI_{limit}_TIMEOUT"] = "0.05"
     with ScriptedOpenAI.in_thread() as provider, Loopback.running(provider, tmp_path, **limits) as proxy:
@@ -139,8 +139,8 @@ def test_a_provider_that_falls_silent_leaves_no_cycle(
     assert found == {}
 
 
-def test_a_provider_that_is_not_there_leaves_no_cycle(tmp_path: Path) -> None:
-    """Its address refuses connections."""
+def test_an_unreachable_provider_leaves_no_reference_cycle(tmp_path: Path) -> None:
+    """The address of the provider refuses connections."""
     nowhere = {"OPENAI_BASE_URL": f"http://127.0.0.1:{free_port()}/v1", "OPENAI_MAX_RETRIES": "0"}
     with ScriptedOpenAI.in_thread() as provider, Loopback.running(provider, tmp_path, **nowhere) as proxy:
         found = _left_by(proxy, 503, _chat())
@@ -148,8 +148,8 @@ def test_a_provider_that_is_not_there_leaves_no_cycle(tmp_path: Path) -> None:
     assert found == {}
 
 
-def test_a_client_that_leaves_a_stream_leaves_no_cycle(proxy: Loopback) -> None:
-    """Nor does its connection."""
+def test_a_client_that_disconnects_during_a_stream_leaves_no_reference_cycle(proxy: Loopback) -> None:
+    """This covers its request and its connection."""
 
     def begin_and_leave() -> None:
         proxy.provider.put((*open_stream(EVENT), Pause()))

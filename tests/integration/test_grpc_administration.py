@@ -108,7 +108,7 @@ async def test_a_revoked_token_is_refused_at_once(scene: Scene) -> None:
 
 
 async def test_tokens_are_listed_in_pages(scene: Scene) -> None:
-    """Oldest first, each once. The last page has no successor. The response contains no secret and no digest."""
+    """The oldest token is first, and no token comes twice. The response contains no secret and no digest."""
     for number in range(5):
         await scene.token_of(AGENT_DEFAULT, expires_at=datetime(2040, 1, 1, tzinfo=UTC) + timedelta(days=number))
     await scene.identity.manage.revoke_token(scene.identity.org.id, scene.identity.token.token_id)
@@ -134,7 +134,7 @@ async def test_tokens_are_listed_in_pages(scene: Scene) -> None:
 
 
 async def test_administration_needs_a_token_with_the_permission(scene: Scene) -> None:
-    """No token, an invalid one, the service credential, one without the permission, and another organization's."""
+    """Missing and invalid tokens, the service credential, missing permissions and foreign organizations are refused."""
     other = await scene.identity.manage.create_organization("other")
     their_admin = await scene.identity.manage.create_token(other.id, TokenGrant("x", ADMIN))
     creator = await scene.token_of(Permission.TOKEN_CREATE)

@@ -67,7 +67,7 @@ class LogLines(logging.Handler):
         self._lines: asyncio.Queue[str] = asyncio.Queue()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take a line."""
+        """Add a line."""
         self._lines.put_nowait(record.getMessage())
 
     async def __call__(self, line: str) -> None:
@@ -106,7 +106,7 @@ async def test_a_refused_credential_is_an_outage(
         await cannot_be_checked(channel, identity)
         await cannot_be_checked(channel, identity)
 
-    # gRPC may log here what it could not tell the event loop of an earlier test.
+    # gRPC may log here a late event for the closed event loop of an earlier test.
     own = [record for record in caplog.records if record.name.startswith("ibex.")]
     lines = [record.getMessage() for record in own if record.levelno == logging.ERROR]
     assert lines == ["auth refuses the service credential; the proxy must present the one that auth is started with"]
@@ -204,8 +204,8 @@ async def test_without_a_server_calls_fail_at_once(identity: Identity) -> None:
     assert took_s < NOTICEABLY_LATE_S
 
 
-async def test_a_killed_server_is_found_again(process: AuthProcess, identity: Identity) -> None:
-    """The same channel reconnects to the same port by itself. Until then, every call fails as an outage."""
+async def test_the_channel_reconnects_to_a_restarted_server(process: AuthProcess, identity: Identity) -> None:
+    """It connects to the same port by itself. Until then, every call fails as an outage."""
     async with asking(process.port, timeout_s=1) as channel:
         await until_answered(channel, identity.token)
         process.kill()
@@ -221,8 +221,8 @@ async def test_a_killed_server_is_found_again(process: AuthProcess, identity: Id
     assert principal.org_id == identity.org.id
 
 
-async def test_a_server_that_hangs_costs_the_deadline(process: AuthProcess, identity: Identity) -> None:
-    """While it is stopped with open connections, every call fails in time. It answers once it continues."""
+async def test_calls_to_a_server_that_hangs_fail_at_the_deadline(process: AuthProcess, identity: Identity) -> None:
+    """Every call fails in time while the server is stopped. The next call succeeds once the server continues."""
     async with asking(process.port, timeout_s=DEADLINE_S) as channel:
         await until_answered(channel, identity.token)
         process.signal(signal.SIGSTOP)
@@ -234,7 +234,7 @@ async def test_a_server_that_hangs_costs_the_deadline(process: AuthProcess, iden
 
 
 async def test_a_connection_that_hangs_is_closed(process: AuthProcess, identity: Identity, logged: LogLines) -> None:
-    """This takes seconds, also without a call on it and while connecting. Then the channel recovers by itself."""
+    """The channel closes it within seconds, even without a call and while connecting, and recovers by itself."""
     async with asking(process.port, timeout_s=DEADLINE_S) as channel:
         await until_answered(channel, identity.token)
         process.signal(signal.SIGSTOP)
@@ -252,7 +252,7 @@ async def test_an_idle_connection_stays_open(identity: Identity, logged: LogLine
         connected = f"connected to auth at {LOOPBACK}:{server.port}"
         await logged(connected)
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(5):  # it hung up on the fourth ping
+            async with asyncio.timeout(5):  # by default, the server closes the connection after a few pings
                 await logged(connected)
 
 

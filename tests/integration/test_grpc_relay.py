@@ -44,7 +44,7 @@ async def echoing(relay: Relay) -> AsyncIterator[int]:
         await asyncio.sleep(0)
 
 
-async def test_bytes_pass_both_ways_however_many() -> None:
+async def test_bytes_are_forwarded_in_both_directions() -> None:
     """A slow reader gets all of them, in order."""
     relay = Relay(10, WAIT_S)
     sent = bytes(range(256)) * (MUCH // 256)

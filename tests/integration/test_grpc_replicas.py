@@ -47,7 +47,7 @@ class Replica:
 
 @asynccontextmanager
 async def replica(port: int = 0) -> AsyncIterator[Replica]:
-    """Serve."""
+    """Run the server."""
     identity, observer = await Identity.settled(), Recorder()
     async with serving(identity, port=port, observer=observer) as server:
         yield Replica(identity, server, observer)
@@ -130,7 +130,7 @@ async def test_a_replica_that_freezes_fails_no_call() -> None:
             await asyncio.gather(*(validate(channel, a.identity, 10) for _ in range(AT_A_TIME)))
             answered = len(a.calls) - before
             a.identity.store.error = ServiceDegradedError()
-            for _ in range(2):  # silence does not hide what the other one says
+            for _ in range(2):  # the frozen replica does not hide the error of the other
                 with pytest.raises(TokenSourceUnavailableError):
                     await GrpcTokenVerifier(channel, a.identity.clock).verify(a.identity.token)
             a.identity.store.error = None
@@ -196,7 +196,7 @@ async def test_no_call_is_made_more_than_twice() -> None:
 
 
 async def test_a_busy_channel_does_not_retry() -> None:
-    """Above half of the limit, retries would take the room of first attempts."""
+    """Above half of the limit, a retry would take the place of a first attempt."""
     async with replica() as a, replica() as b, connected(a, b, timeout_s=WAIT_S, max_in_flight=4) as channel:
         verifier, stores = GrpcTokenVerifier(channel, a.identity.clock), (a.identity.store, b.identity.store)
         stores[0].hangs = stores[1].hangs = True
@@ -213,7 +213,7 @@ async def test_a_busy_channel_does_not_retry() -> None:
         await asyncio.gather(*hanging)
 
 
-async def test_attempts_leave_the_count_of_calls_in_flight() -> None:
+async def test_ended_attempts_are_removed_from_the_count_of_calls_in_flight() -> None:
     """This covers attempts that were cancelled because another one answered, or because the caller was cancelled."""
     async with replica() as a, replica() as b, connected(a, b, timeout_s=0.2, max_in_flight=4) as channel:
         b.identity.store.hangs = True
@@ -310,7 +310,7 @@ async def test_ping_succeeds_while_one_replica_serves() -> None:
 async def test_each_stream_goes_to_another_replica_than_the_last() -> None:
     """A worker whose replica is silent then finds one that answers."""
     async with replica() as a, replica() as b, connected(a, b) as channel:
-        b.identity.store.change_log.append(b.identity.org.id, Kind.AGENTS)  # its positions are others
+        b.identity.store.change_log.append(b.identity.org.id, Kind.AGENTS)  # makes the positions differ
         firsts = [await _first(channel) for _ in range(6)]
         await b.server.stop()
         await GrpcLiveTokens(channel).count()
@@ -320,7 +320,7 @@ async def test_each_stream_goes_to_another_replica_than_the_last() -> None:
 
 
 async def _first(channel: GrpcAuthChannel) -> str:
-    await validate(channel, await Identity.settled())  # a call in between changes nothing
+    await validate(channel, await Identity.settled())  # a call in between does not affect the order
     async with GrpcWatch(channel).open(None) as stream:
         stream.ping(1)
         message = await anext(aiter(stream))

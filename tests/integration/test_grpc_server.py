@@ -36,7 +36,7 @@ async def scene() -> AsyncIterator[Scene]:
 
 
 async def test_a_live_token_has_its_principal(scene: Scene) -> None:
-    """Bindings of the token are present, others absent. No limit is different from a limit of 0."""
+    """Bindings of the token are present, others absent. An absent limit differs from a limit of 0."""
     identity = scene.identity
 
     bound, free = await scene.validate(identity.token), await scene.validate(identity.admin)
@@ -48,7 +48,7 @@ async def test_a_live_token_has_its_principal(scene: Scene) -> None:
 
 
 async def test_every_invalid_token_gets_the_same_response(scene: Scene) -> None:
-    """Malformed, unknown, wrong secret, revoked, expired, or of a suspended organization: one status, one message."""
+    """This covers malformed, unknown, revoked and expired tokens, a wrong secret, and a suspended organization."""
     identity = scene.identity
     soon = identity.clock.now() + timedelta(seconds=1)
     expiring, revoked = [
@@ -93,7 +93,7 @@ async def test_an_agent_belongs_to_the_organization(scene: Scene) -> None:
 
 @pytest.mark.parametrize("metadata", [(), bearer("wrong"), SERVICE_METADATA * 2, (("authorization", CREDENTIAL),)])
 async def test_without_the_service_credential_nothing_is_validated(scene: Scene, metadata: Any) -> None:
-    """Missing, wrong, repeated, or without its scheme. The call is refused before any lookup."""
+    """The credential is missing, wrong, repeated, or has no scheme. The call is refused before any lookup."""
     refusals = [
         await scene.refusal("ValidateToken", asking_for(scene.identity.token), metadata),
         await scene.refusal("ValidateAgent", asking_about(scene.org_id, scene.identity.agent.id), metadata),
@@ -114,7 +114,7 @@ async def test_a_server_without_a_credential_requires_none() -> None:
 
 @pytest.mark.parametrize("error", [ServiceDegradedError("canary"), ServiceDegradedError()])
 async def test_a_lost_database_is_reported(scene: Scene, error: Exception) -> None:
-    """UNAVAILABLE, with auth's own reason. The text of the database's error is not revealed."""
+    """The status is UNAVAILABLE with auth's own reason. It does not reveal the text of the database's error."""
     scene.identity.store.error = error
 
     refusals = {
@@ -128,7 +128,7 @@ async def test_a_lost_database_is_reported(scene: Scene, error: Exception) -> No
     }
 
 
-async def test_a_bug_reveals_nothing(scene: Scene) -> None:
+async def test_an_unexpected_exception_reveals_nothing(scene: Scene) -> None:
     """The observer gets the raised error; the caller gets none of its text."""
     scene.identity.store.error = RuntimeError("canary")
 

@@ -22,7 +22,7 @@ async def identity() -> Identity:
 
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
-    """The CA of both ends."""
+    """The certificate authority of both ends."""
     return trustme.CA()
 
 

@@ -48,7 +48,7 @@ async def identity() -> Identity:
 
 @pytest.fixture
 async def server(identity: Identity) -> AsyncIterator[AuthServer]:
-    """A server with a long grace period, so that only the end of its streams ends them."""
+    """A server with a long grace period, so that its stop would be slow if streams did not end at once."""
     async with serving(identity, limits=ServerLimits(stop_grace_s=WAIT_S)) as running:
         yield running
 
@@ -115,7 +115,7 @@ async def test_a_change_arrives_before_the_pong(channel: GrpcAuthChannel, identi
 
 
 async def test_a_stream_resumes_from_the_last_pong(channel: GrpcAuthChannel, identity: Identity) -> None:
-    """It gets the changes between the two streams, and does not start anew."""
+    """It gets the changes between the two streams, and is not a new stream."""
     async with GrpcWatch(channel).open(None) as stream:
         last = (await answers(stream, 1))[-1]
     assert isinstance(last, Pong)
@@ -197,7 +197,7 @@ async def test_stopping_ends_streams_at_once(server: AuthServer, channel: GrpcAu
         for stream in streams:
             with pytest.raises(StreamLostError):
                 await anext(aiter(stream))
-        await stopping  # within the time of the test, which is that of the grace
+        await stopping  # the grace period is as long as the time limit of the test
 
 
 async def test_a_closed_channel_loses_its_stream(channel: GrpcAuthChannel) -> None:
@@ -242,7 +242,7 @@ async def test_streams_have_their_own_limit() -> None:
                 await loses(channel)
                 await validates(channel, identity)
             while True:
-                with suppress(StreamLostError):  # the server hears of the end a moment later
+                with suppress(StreamLostError):  # the server notices the end a moment later
                     async with watch.open(None) as third:
                         await answers(third, 1)
                         break

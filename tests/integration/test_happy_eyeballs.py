@@ -45,7 +45,7 @@ def sockets_to(address: AddressInfo) -> list[socket.socket]:
     for descriptor in descriptors():
         try:
             copy = socket.fromfd(int(descriptor), socket.AF_INET, socket.SOCK_STREAM)
-        except OSError:  # it was of the listing itself
+        except OSError:  # this descriptor belonged to the listing itself
             continue
         with suppress(OSError):
             if copy.getpeername() == address[4]:
@@ -110,8 +110,8 @@ async def test_the_first_failure_is_raised_if_all_addresses_fail() -> None:
         assert descriptors() == before
 
 
-async def test_a_family_that_the_machine_lacks_is_passed_over(openai_server: ScriptedOpenAI) -> None:
-    """If a socket cannot be created, the next address is tried."""
+async def test_an_address_family_that_the_machine_lacks_is_skipped(openai_server: ScriptedOpenAI) -> None:
+    """The next address is tried if the socket cannot be created."""
     unknown: AddressInfo = (255, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 1))
     connected = await connect([unknown, good(openai_server)], delay_s=LONG_S)
     assert connected.getpeername() == good(openai_server)[4]
@@ -151,7 +151,7 @@ async def test_a_connection_sends_without_delay(openai_server: ScriptedOpenAI) -
     await transport.aclose()
 
 
-async def test_a_name_is_looked_up_in_the_system() -> None:
+async def test_a_host_name_is_resolved_by_the_system() -> None:
     """A numeric host resolves to itself."""
     (found,) = await resolve("127.0.0.1", 443)
     assert found[0] == socket.AF_INET

@@ -1,4 +1,4 @@
-"""The default transport over real sockets: which connection a request gets, and what becomes of it."""
+"""The default transport over real sockets: how requests get, wait for and return connections."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.both_loops]
 async def transport_with(
     *, connections: int = 10, waiting: int = 10, keep_s: float = 30
 ) -> AsyncIterator[Http1Transport]:
-    """Give a transport with these bounds; nothing may be in use at the end."""
+    """Yield a transport with these limits. Assert at the end that no request is open."""
     transport = Http1Transport(PoolLimits(connections, waiting, keep_s))
     try:
         yield transport
@@ -71,8 +71,8 @@ async def ask(
         await response.aclose()
 
 
-async def test_the_connection_used_last_is_used_next(openai_server: ScriptedOpenAI) -> None:
-    """So that of many only as many live on as are needed."""
+async def test_the_most_recently_used_connection_is_reused_first(openai_server: ScriptedOpenAI) -> None:
+    """Connections beyond the needed number then stay idle until they expire."""
     async with transport_with() as transport:
         gates = [Gate(), Gate(), Gate()]
         openai_server.put(*((Pause(gate), *completion("ok")) for gate in gates))
@@ -88,8 +88,8 @@ async def test_the_connection_used_last_is_used_next(openai_server: ScriptedOpen
         assert openai_server.connections == 3
 
 
-async def test_who_waits_longest_gets_the_next_connection(openai_server: ScriptedOpenAI) -> None:
-    """In the order of their coming, over one connection."""
+async def test_the_longest_waiting_request_gets_the_next_connection(openai_server: ScriptedOpenAI) -> None:
+    """Six requests over one connection get their responses in the order in which they were sent."""
     async with transport_with(connections=1) as transport:
         gate = Gate()
         openai_server.put((Pause(gate), *completion("0")), *(completion(f"{n}") for n in range(1, 6)))
@@ -103,8 +103,8 @@ async def test_who_waits_longest_gets_the_next_connection(openai_server: Scripte
         assert openai_server.connections == 1
 
 
-async def test_the_line_is_bounded_in_number_and_time(openai_server: ScriptedOpenAI) -> None:
-    """One too many is refused at once, one that waits too long when its time is over; the rest is not disturbed."""
+async def test_waiting_for_a_connection_is_limited_in_number_and_time(openai_server: ScriptedOpenAI) -> None:
+    """A request beyond the limit is refused, and a request that waits too long times out. Other requests succeed."""
     async with transport_with(connections=1, waiting=1) as transport:
         gate = Gate()
         openai_server.put((Pause(gate), *completion("ok")), completion("ok"))
@@ -120,8 +120,8 @@ async def test_the_line_is_bounded_in_number_and_time(openai_server: ScriptedOpe
         assert set(await asyncio.gather(first, second)) == {completion_body("ok")}
 
 
-async def test_who_comes_while_a_connection_is_handed_over_gets_one_of_its_own(openai_server: ScriptedOpenAI) -> None:
-    """There is room for it, though the other is open and still being made: it must not wait for that to be released."""
+async def test_a_request_during_the_handover_of_a_connection_opens_another(openai_server: ScriptedOpenAI) -> None:
+    """The pool has room for a second connection, so the request must not wait for the first to be released."""
     later: list[asyncio.Task[Http1Connection]] = []
 
     class Pool(ConnectionPool):
@@ -140,8 +140,8 @@ async def test_who_comes_while_a_connection_is_handed_over_gets_one_of_its_own(o
     await pool.aclose()
 
 
-async def test_leaving_the_line_leaves_nothing_behind(openai_server: ScriptedOpenAI) -> None:
-    """Cancelled at each wait, also in the moment in which the connection was handed over."""
+async def test_a_cancelled_wait_for_a_connection_leaks_nothing(openai_server: ScriptedOpenAI) -> None:
+    """The request is cancelled at each of its waits, and also just as it receives the connection."""
     for suspension in range(1, 5):
         for moment in Moment:
             async with transport_with(connections=1) as transport:
@@ -160,8 +160,8 @@ async def test_leaving_the_line_leaves_nothing_behind(openai_server: ScriptedOpe
                 assert await ask(transport, openai_server)
 
 
-async def test_a_refused_connection_is_told_to_every_one_who_waits() -> None:
-    """None of them is left waiting for a connection that nobody makes."""
+async def test_a_refused_connection_fails_all_waiting_requests() -> None:
+    """Each of them raises ConnectError instead of waiting for a connection that is never opened."""
     gone = ScriptedOpenAI()
     await gone.start()
     await gone.stop()
@@ -170,20 +170,22 @@ async def test_a_refused_connection_is_told_to_every_one_who_waits() -> None:
     assert {type(outcome) for outcome in outcomes} == {httpx.ConnectError}
 
 
-async def test_a_kept_connection_that_the_server_closed_is_not_used(openai_server: ScriptedOpenAI) -> None:
-    """Its end is seen before the next request, which gets another."""
+async def test_an_idle_connection_closed_by_the_server_is_not_reused(openai_server: ScriptedOpenAI) -> None:
+    """The pool detects the close before the next request, which opens another connection."""
     async with transport_with() as transport:
         openai_server.put((*completion("ok"), Close()), completion("ok"))
         await ask(transport, openai_server)
         await openai_server.requests[0].closed_at()
-        for _ in range(10):  # turns of the loop, in which it hears of the end: where it did not, is the next test
+        for _ in range(10):  # lets the transport detect the close; the next test has an undetected one
             await asyncio.sleep(0)
         assert await ask(transport, openai_server) == completion_body("ok")
         assert openai_server.connections == 2
 
 
-async def test_a_kept_connection_that_dies_under_a_request(openai_server: ScriptedOpenAI) -> None:
-    """It is told from others, and the next try can ask for a connection that was not kept."""
+async def test_an_idle_connection_lost_during_a_request_raises_a_stale_connection_error(
+    openai_server: ScriptedOpenAI,
+) -> None:
+    """The error differs from other failures, and the retry can ask for a new connection."""
     async with transport_with() as transport:
         openai_server.put(completion("ok"), (Reset(),), completion("ok"))
         await ask(transport, openai_server)
@@ -192,8 +194,8 @@ async def test_a_kept_connection_that_dies_under_a_request(openai_server: Script
         assert await ask(transport, openai_server, is_fresh=True) == completion_body("ok")
 
 
-async def test_a_fresh_connection_is_one_that_was_not_kept(openai_server: ScriptedOpenAI) -> None:
-    """Though one is there."""
+async def test_a_fresh_connection_is_not_an_idle_one(openai_server: ScriptedOpenAI) -> None:
+    """The transport opens a new connection although an idle one is available."""
     async with transport_with() as transport:
         openai_server.put(completion("ok"), completion("ok"))
         await ask(transport, openai_server)
@@ -201,15 +203,15 @@ async def test_a_fresh_connection_is_one_that_was_not_kept(openai_server: Script
         assert [one.connection for one in openai_server.requests] == [1, 2]
 
 
-async def test_kept_connections_grow_old(openai_server: ScriptedOpenAI) -> None:
-    """They are closed, used or not."""
+async def test_idle_connections_expire(openai_server: ScriptedOpenAI) -> None:
+    """The transport closes a connection after its keep-alive time, without another request."""
     async with transport_with(keep_s=0.02) as transport:
         openai_server.put(completion("ok"))
         await ask(transport, openai_server)
         await openai_server.requests[0].closed_at()
 
 
-async def test_an_announced_close_is_heeded(openai_server: ScriptedOpenAI) -> None:
+async def test_a_connection_is_not_reused_after_connection_close(openai_server: ScriptedOpenAI) -> None:
     """The next request gets another connection."""
     async with transport_with() as transport:
         openai_server.put(connection_close("ok"), completion("ok"))
@@ -218,8 +220,10 @@ async def test_an_announced_close_is_heeded(openai_server: ScriptedOpenAI) -> No
         assert openai_server.connections == 2
 
 
-async def test_closing_the_transport_ends_everything(openai_server: ScriptedOpenAI) -> None:
-    """What is being read, what waits, and what is kept."""
+async def test_closing_the_transport_fails_all_requests_and_closes_all_connections(
+    openai_server: ScriptedOpenAI,
+) -> None:
+    """Open and waiting requests raise a transport error, and so does a request after the close."""
     transport = Http1Transport(PoolLimits(2, 10))
     openai_server.put((Silent(),), open_stream(b"data: 1\n\n"))
     asking = [asyncio.create_task(ask(transport, openai_server)) for _ in range(3)]
@@ -234,7 +238,7 @@ async def test_closing_the_transport_ends_everything(openai_server: ScriptedOpen
 
 
 async def test_a_tls_session_is_resumed() -> None:
-    """A connection after the first one spares the server its signature, also after one that was announced to close."""
+    """Later connections resume the TLS session, also if the first was closed after ``Connection: close``."""
     authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     server = ScriptedOpenAI()
@@ -261,8 +265,8 @@ async def test_a_tls_session_is_resumed() -> None:
     await server.stop()
 
 
-async def test_a_certificate_for_another_name() -> None:
-    """Refused though its authority is trusted."""
+async def test_a_certificate_for_another_name_is_refused() -> None:
+    """The transport refuses it although it trusts the issuer, and sends no request."""
     authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("other.example").configure_cert(context)
     server = ScriptedOpenAI()

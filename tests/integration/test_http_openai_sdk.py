@@ -1,4 +1,4 @@
-"""OpenAI's own client library in front of the HTTP surface: its exceptions, its messages, its retries."""
+"""OpenAI's client library with the HTTP surface: its exceptions, its messages and its retries."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ TOO_LONG = ProviderRefusedError(
 
 
 def sdk(url: str) -> openai.AsyncOpenAI:
-    """Return a client as users make it."""
+    """Return a client with the base URL and the key of IBEX."""
     return openai.AsyncOpenAI(
         api_key=TOKEN.reveal(), base_url=f"{url}/v1", default_headers={"X-IBEX-Agent-ID": str(AGENT)}
     )
 
 
-async def test_a_completion_and_the_models_come_through() -> None:
-    """Users change the base URL and the key, nothing else."""
+async def test_the_sdk_gets_completions_and_models() -> None:
+    """Users change only the base URL and the key."""
     scene = HttpScene(ANSWER)
     scene.chat.provider.listed = [ProviderModel("gpt-4o", 1_715_367_049, "system"), ProviderModel("gpt-*")]
     async with served(scene.app()) as (url, _), sdk(url) as client:
@@ -119,10 +119,10 @@ async def test_a_completion_and_the_models_come_through() -> None:
         (ProviderNotConfiguredError(), openai.NotFoundError, "model_not_found", "GET /v1/models"),
     ],
 )
-async def test_a_failing_provider_is_the_right_exception_and_is_not_asked_again(
+async def test_a_provider_error_raises_the_right_exception_without_a_retry(
     error: IbexError, expected: type[openai.APIStatusError], code: str, message: str
 ) -> None:
-    """The SDK raises the class of the status and shows the useful message. It does not retry."""
+    """The SDK raises the class for the status and shows the useful message."""
     scene = HttpScene(error)
     async with served(scene.app()) as (url, _), sdk(url) as client:
         with pytest.raises(expected) as raised:
@@ -135,8 +135,8 @@ async def test_a_failing_provider_is_the_right_exception_and_is_not_asked_again(
     assert raised.value.request_id is not None
 
 
-async def test_the_providers_code_and_param_are_at_hand() -> None:
-    """Libraries look for them in the body."""
+async def test_the_sdk_exposes_the_providers_code_and_param() -> None:
+    """Libraries read them from the body."""
     async with served(HttpScene(TOO_LONG).app()) as (url, _), sdk(url) as client:
         with pytest.raises(openai.BadRequestError) as raised:
             await client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
@@ -146,8 +146,8 @@ async def test_the_providers_code_and_param_are_at_hand() -> None:
     assert (raised.value.param, raised.value.type) == ("messages", "invalid_request_error")
 
 
-async def test_refusals_of_the_proxy_are_the_right_exceptions() -> None:
-    """401 and 403 as the SDK knows them."""
+async def test_refusals_of_the_proxy_raise_the_right_exceptions() -> None:
+    """401 raises AuthenticationError and 403 raises PermissionDeniedError."""
     unknown, foreign = HttpScene(), HttpScene()
     unknown.chat.tokens.answer = InvalidTokenError()
     foreign.chat.agents.answer = AgentNotAuthorizedError()
@@ -159,15 +159,15 @@ async def test_refusals_of_the_proxy_are_the_right_exceptions() -> None:
             await client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
 
 
-async def test_a_base_url_without_the_v1_is_told_so() -> None:
-    """In the message, which is all that the SDK shows."""
+async def test_a_base_url_without_v1_is_explained_in_the_message() -> None:
+    """The message, which is all that the SDK shows, lists the endpoints."""
     async with served(HttpScene(ANSWER).app()) as (url, _), sdk(url).with_options(base_url=url) as client:
         with pytest.raises(openai.NotFoundError, match="The endpoints are POST /v1/chat/completions"):
             await client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
 
 
-async def test_a_short_outage_of_ours_is_retried_by_the_sdk() -> None:
-    """A 503 of the proxy itself may be tried again, and says when."""
+async def test_the_sdk_retries_a_short_outage_of_ibex() -> None:
+    """A 503 of IBEX itself permits a retry and has a retry delay."""
     scene = HttpScene(ANSWER)
     scene.chat.directives.answer = ServiceDegradedError()
     asked = scene.chat.directives.asked
@@ -184,8 +184,8 @@ async def test_a_short_outage_of_ours_is_retried_by_the_sdk() -> None:
     assert len(asked) == 2
 
 
-async def test_a_stream_that_dies_raises_in_the_sdk() -> None:
-    """What came is given out; then the error is raised, where a bare end would have been taken for success."""
+async def test_a_stream_that_fails_raises_in_the_sdk() -> None:
+    """The SDK returns the first chunk and then raises the error. A plain end would look like success."""
     scene = HttpScene(scripted_stream([HEL], ProviderUnavailableError()))
     async with served(scene.app()) as (url, _), sdk(url) as client:
         chunks = aiter(await client.chat.completions.create(model="gpt-4o", messages=MESSAGES, stream=True))

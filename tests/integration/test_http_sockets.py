@@ -43,7 +43,7 @@ FIELDS = {name: value for name, value in HEADERS.items() if value is not None}
 
 
 async def connect(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Open a connection of our own to the server."""
+    """Open a TCP connection to the server."""
     return await asyncio.open_connection("127.0.0.1", urlsplit(url).port)
 
 
@@ -59,21 +59,21 @@ def whole(body: bytes, *more: str) -> bytes:
 
 
 async def response_of(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
-    """Read one response that says how long it is."""
+    """Read one response that has a content length."""
     lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
     headers = dict(line.lower().split(": ", 1) for line in lines[1:] if line)
     return int(lines[0].split()[1]), headers, await reader.readexactly(int(headers["content-length"]))
 
 
 async def settled(scene: HttpScene) -> Exchange:
-    """Return the exchange as soon as its request is over."""
+    """Return the exchange once its request is over."""
     async with asyncio.timeout(5):
         await scene.observer.one_over.wait()
     return scene.chat.exchange
 
 
-async def test_a_completion_through_the_server() -> None:
-    """The provider's bytes, the exchange's headers, one request after the other on one connection."""
+async def test_completions_over_one_connection_reach_the_client() -> None:
+    """The client gets the provider's bytes and the headers of each exchange."""
     scene = HttpScene()
     async with served(scene.app()) as (url, _), httpx.AsyncClient(base_url=url, headers=FIELDS) as client:
         responses = [await client.post(CHAT, content=REQUEST) for _ in range(3)]
@@ -94,8 +94,8 @@ async def test_a_completion_through_the_server() -> None:
         ("PURGE", "/health", 405, "METHOD_NOT_ALLOWED"),
     ],
 )
-async def test_every_error_of_the_server_is_an_envelope(method: str, path: str, status: int, code: str) -> None:
-    """The framework's refusals included."""
+async def test_every_error_of_the_server_has_an_envelope(method: str, path: str, status: int, code: str) -> None:
+    """This includes errors that the framework raises."""
     async with served(HttpScene().app()) as (url, _), httpx.AsyncClient(base_url=url) as client:
         response = await client.request(method, path)
 
@@ -103,8 +103,8 @@ async def test_every_error_of_the_server_is_an_envelope(method: str, path: str, 
     assert response.headers["x-request-id"] == response.json()["error"]["request_id"]
 
 
-async def test_head_is_get_without_the_body() -> None:
-    """On every GET route; also an error has the headers that its body would have. The connection stays in step."""
+async def test_head_returns_the_headers_of_get_without_the_body() -> None:
+    """This covers GET routes and errors. The connection stays usable for the next request."""
     async with served(HttpScene().app()) as (url, _), httpx.AsyncClient(base_url=url, headers=FIELDS) as client:
         for path, status in (("/health", 200), ("/v1/models", 200), ("/metrics", 200), (CHAT, 405), ("/nothing", 404)):
             head, get = await client.head(path), await client.get(path)
@@ -113,8 +113,8 @@ async def test_head_is_get_without_the_body() -> None:
             assert int(head.headers["content-length"]) == len(get.content)
 
 
-async def test_a_bug_leaves_the_server_serving() -> None:
-    """500 in the envelope, and the same connection goes on."""
+async def test_an_unexpected_exception_leaves_the_server_serving() -> None:
+    """The client gets an envelope with status 500, and the next request succeeds."""
     scene = HttpScene(RuntimeError("canary"))
     async with served(scene.app()) as (url, _), httpx.AsyncClient(base_url=url, headers=FIELDS) as client:
         response = await client.post(CHAT, content=REQUEST)
@@ -125,8 +125,8 @@ async def test_a_bug_leaves_the_server_serving() -> None:
     assert after.status_code == 200
 
 
-async def test_a_declared_length_over_the_limit_is_refused_before_the_body_comes() -> None:
-    """The answer is there although not one byte of the body is."""
+async def test_a_declared_length_over_the_limit_is_refused_before_the_body_arrives() -> None:
+    """The response arrives although the client has sent no byte of the body."""
     scene = HttpScene()
     async with served(scene.app()) as (url, _):
         reader, writer = await connect(url)
@@ -137,8 +137,8 @@ async def test_a_declared_length_over_the_limit_is_refused_before_the_body_comes
     assert (status, json.loads(body)["error"]["code"]) == (413, "PAYLOAD_TOO_LARGE")
 
 
-async def test_a_client_that_waits_for_100_continue_is_not_told_to_go_on_for_nothing() -> None:
-    """Who is refused by its head alone never sends its body; who is admitted is asked for it."""
+async def test_100_continue_is_sent_only_to_an_admitted_client() -> None:
+    """A client that is refused by its headers never sends its body."""
     scene = HttpScene()
     async with served(scene.app()) as (url, _):
         refused, one = await connect(url)
@@ -155,8 +155,8 @@ async def test_a_client_that_waits_for_100_continue_is_not_told_to_go_on_for_not
     assert (status, go_on, answer) == (413, b"HTTP/1.1 100 Continue\r\n\r\n", 200)
 
 
-async def test_a_chunked_body_over_the_limit_is_refused_while_it_comes() -> None:
-    """Ten megabytes are taken, the rest is refused; the client may finish and then read why."""
+async def test_a_chunked_body_over_the_limit_is_refused_while_it_arrives() -> None:
+    """The client can finish sending and then reads the error. The next request succeeds."""
     scene = HttpScene()
     scene.limits = Limits(max_request_body_bytes=200_000)
 
@@ -172,8 +172,8 @@ async def test_a_chunked_body_over_the_limit_is_refused_while_it_comes() -> None
     assert after.status_code == 200
 
 
-async def test_a_large_body_reaches_the_provider_whole() -> None:
-    """Eight megabytes in one text, byte for byte."""
+async def test_a_large_body_reaches_the_provider_unchanged() -> None:
+    """The body contains a text of eight megabytes."""
     scene = HttpScene()
     scene.chat.directives.answer = None
     body = REQUEST.replace(b"Hello", b"x" * 8_000_000)
@@ -185,7 +185,7 @@ async def test_a_large_body_reaches_the_provider_whole() -> None:
 
 
 async def test_a_stream_arrives_event_by_event() -> None:
-    """Each event is at the client while the provider has not said the next one."""
+    """The client gets each event before the provider sends the next one."""
     stream = HeldStream()
     scene = HttpScene(stream)
     async with (
@@ -204,8 +204,8 @@ async def test_a_stream_arrives_event_by_event() -> None:
     assert stream.closed.is_set()
 
 
-async def test_a_silent_provider_is_bridged_with_comments() -> None:
-    """The client's connection is never silent for longer than it may be."""
+async def test_a_silent_provider_is_bridged_with_keep_alive_comments() -> None:
+    """The client's connection is never silent for longer than the keep-alive interval."""
     stream = HeldStream()
     scene = HttpScene(stream)
     scene.limits = Limits(keep_alive_s=0.02)
@@ -222,8 +222,8 @@ async def test_a_silent_provider_is_bridged_with_comments() -> None:
     assert rest[-2:] == ["data: [DONE]", ""]
 
 
-async def test_a_stream_that_dies_ends_well_formed() -> None:
-    """What came, the error event, and a clean end of the HTTP response; the connection can be used again."""
+async def test_a_stream_that_fails_ends_with_an_error_event() -> None:
+    """The client gets the events so far, the error event and a well-formed end. The next request succeeds."""
     scene = HttpScene(scripted_stream([HEL], ProviderUnavailableError()))
     async with served(scene.app()) as (url, _), httpx.AsyncClient(base_url=url, headers=FIELDS) as client:
         response = await client.post(CHAT, content=STREAM_REQUEST)
@@ -236,8 +236,8 @@ async def test_a_stream_that_dies_ends_well_formed() -> None:
     assert after.status_code == 200
 
 
-async def test_a_client_that_goes_before_its_completion_stops_the_provider() -> None:
-    """Closing the connection cancels the provider's request within a second."""
+async def test_a_client_that_disconnects_before_its_completion_cancels_the_provider() -> None:
+    """The provider's request is cancelled within a second, and the exchange is recorded with status 499."""
     scene = HttpScene()
     provider = HeldProvider(ProviderBody(COMPLETION))
     scene.chat.provider = provider  # type: ignore[assignment]  # another provider of the same port
@@ -254,8 +254,8 @@ async def test_a_client_that_goes_before_its_completion_stops_the_provider() -> 
     assert exchange.attempts == 1
 
 
-async def test_a_client_that_goes_mid_stream_stops_the_provider() -> None:
-    """Within a second as well, whatever the provider is doing."""
+async def test_a_client_that_disconnects_during_a_stream_cancels_the_provider() -> None:
+    """The provider's stream is closed within a second, although it is silent."""
     stream = HeldStream()
     scene = HttpScene(stream)
     async with served(scene.app()) as (url, _):
@@ -271,8 +271,8 @@ async def test_a_client_that_goes_mid_stream_stops_the_provider() -> None:
     assert (exchange.status, exchange.is_complete) == (499, False)
 
 
-async def test_a_client_that_goes_within_its_body_is_recorded() -> None:
-    """The provider is never asked."""
+async def test_a_client_that_disconnects_during_its_body_is_recorded() -> None:
+    """The status is 499, and the provider gets no request."""
     scene = HttpScene()
     async with served(scene.app()) as (url, _):
         _, writer = await connect(url)
@@ -284,8 +284,8 @@ async def test_a_client_that_goes_within_its_body_is_recorded() -> None:
     assert (exchange.status, exchange.reached_provider) == (499, False)
 
 
-async def test_a_client_that_stops_reading_slows_the_provider_and_is_cut() -> None:
-    """What it does not read is not read from the provider either; then the connection is dropped, not kept waiting."""
+async def test_a_client_that_stops_reading_a_stream_slows_the_provider_and_is_disconnected() -> None:
+    """Backpressure stops reading from the provider. After the stall timeout the server drops the connection."""
     stream = HeldStream()
     scene = HttpScene(stream)
     big = event(b'{"choices":[],"x":"' + b"x" * 65_536 + b'"}')
@@ -309,8 +309,8 @@ async def test_a_client_that_stops_reading_slows_the_provider_and_is_cut() -> No
     assert exchange.status == 499
 
 
-async def test_a_client_that_does_not_read_a_whole_answer_is_cut() -> None:
-    """The exchange is over, and its bytes do not stay in memory for as long as the client likes."""
+async def test_a_client_that_stops_reading_a_response_is_disconnected() -> None:
+    """The exchange is over. The response must not stay in memory until the client reads it."""
     scene = HttpScene(ProviderBody(b'{"choices":[{}],"x":"' + b"x" * 20_000_000 + b'"}'))
     async with served(scene.app(), ConnectionLimits(stall_s=0.2)) as (url, server):
         reader, writer = await connect(url)
@@ -318,13 +318,13 @@ async def test_a_client_that_does_not_read_a_whole_answer_is_cut() -> None:
         writer.write(whole(REQUEST))
         assert (await settled(scene)).status == 200
         async with asyncio.timeout(5):
-            while server.server_state.connections:  # noqa: ASYNC110 - nobody tells when one of them is dropped
+            while server.server_state.connections:  # noqa: ASYNC110 - nothing reports that a connection was dropped
                 await asyncio.sleep(0.01)
         writer.close()
 
 
-async def test_a_client_that_reads_slowly_gets_everything() -> None:
-    """As long as it reads at all, however long it takes altogether."""
+async def test_a_client_that_reads_slowly_gets_the_whole_response() -> None:
+    """The stall timeout applies to each pause, not to the whole response."""
     body = b'{"choices":[{}],"x":"' + b"x" * 6_000_000 + b'"}'
     scene = HttpScene(ProviderBody(body))
     async with served(scene.app(), ConnectionLimits(stall_s=0.4)) as (url, _):
@@ -334,14 +334,14 @@ async def test_a_client_that_reads_slowly_gets_everything() -> None:
         received = b""
         while chunk := await reader.read(400_000):
             received += chunk
-            await asyncio.sleep(0.05)  # its slowness
+            await asyncio.sleep(0.05)  # slower than the server writes
         writer.close()
     assert received == body
 
 
 @pytest.mark.parametrize("sent", [b"POST", head()[:-2]])
-async def test_a_head_that_does_not_end(sent: bytes) -> None:
-    """Its connection is closed, whatever of it has come."""
+async def test_an_incomplete_head_times_out(sent: bytes) -> None:
+    """The server closes the connection, however much of the head has arrived."""
     scene = HttpScene()
     async with served(scene.app(), ConnectionLimits(head_s=0.05)) as (url, _):
         reader, writer = await connect(url)
@@ -351,21 +351,21 @@ async def test_a_head_that_does_not_end(sent: bytes) -> None:
         writer.close()
 
 
-async def test_a_kept_connection_may_wait_longer_than_a_head() -> None:
-    """Between requests nothing is late."""
+async def test_an_idle_connection_may_wait_longer_than_the_head_timeout() -> None:
+    """The head timeout does not apply between requests."""
     scene = HttpScene()
     async with served(scene.app(), ConnectionLimits(head_s=0.05)) as (url, _):
         reader, writer = await connect(url)
         for _ in range(2):
             writer.write(whole(REQUEST))
             assert (await response_of(reader))[0] == 200
-            await asyncio.sleep(0.1)  # longer than a head may take
+            await asyncio.sleep(0.1)  # longer than the head timeout
         writer.close()
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_client_of_http_1_0(*, stream: bool) -> None:
-    """It knows no chunks: what has no length ends with the connection (RFC 9112, 6.1)."""
+async def test_an_http_1_0_client_gets_an_unchunked_response(*, stream: bool) -> None:
+    """HTTP/1.0 has no chunks: a response without a length ends with the connection (RFC 9112, 6.1)."""
     scene = HttpScene(scripted_stream([HEL, STOP], [DONE])) if stream else HttpScene()
     body = STREAM_REQUEST if stream else REQUEST
     async with served(scene.app()) as (url, _):
@@ -378,8 +378,8 @@ async def test_a_client_of_http_1_0(*, stream: bool) -> None:
     assert answer == (HEL.raw + STOP.raw + DONE.raw if stream else COMPLETION)
 
 
-async def test_more_requests_than_are_served_at_a_time() -> None:
-    """One too many is told so at once, with when to come again; the others are not disturbed."""
+async def test_a_request_beyond_the_capacity_is_refused_with_retry_after() -> None:
+    """It is refused at once with status 503. Running and later requests succeed."""
     provider = HeldProvider(ProviderBody(COMPLETION))
     scene = HttpScene()
     scene.chat.provider = provider  # type: ignore[assignment]  # another provider of the same port
@@ -396,8 +396,8 @@ async def test_more_requests_than_are_served_at_a_time() -> None:
         assert (await client.post(CHAT, content=REQUEST)).status_code == 200
 
 
-async def test_a_server_that_is_told_to_end_tells_its_clients() -> None:
-    """A stream that outlasts the grace gets the error event and a proper end."""
+async def test_a_stopping_server_ends_streams_with_an_error_event() -> None:
+    """A stream that outlasts the grace period gets the error event and a well-formed end."""
     stream = HeldStream()
     scene = HttpScene(stream)
     async with (
@@ -414,8 +414,8 @@ async def test_a_server_that_is_told_to_end_tells_its_clients() -> None:
     assert (kept.status, kept.error_code, kept.is_complete) == (503, "SERVICE_DEGRADED", False)
 
 
-async def test_a_request_that_the_end_cuts_off_is_not_its_clients_leaving() -> None:
-    """One that waits for the provider beyond the grace is on record as 503: nobody closed the connection."""
+async def test_a_request_cancelled_by_the_shutdown_is_not_recorded_as_a_disconnect() -> None:
+    """A request that outlasts the grace period is recorded with status 503, not 499."""
     provider = HeldProvider(ProviderBody(COMPLETION))
     scene = HttpScene()
     scene.chat.provider = provider  # type: ignore[assignment]  # another provider of the same port
@@ -430,8 +430,8 @@ async def test_a_request_that_the_end_cuts_off_is_not_its_clients_leaving() -> N
     assert (kept.status, kept.error_code, kept.is_complete) == (503, "SERVICE_DEGRADED", False)
 
 
-async def test_pipelined_requests_are_answered_in_their_order() -> None:
-    """Each with its own id."""
+async def test_pipelined_requests_are_answered_in_order() -> None:
+    """Each response has the id of its request."""
     scene = HttpScene()
     ids = [f"00000000-0000-4000-8000-00000000000{n}" for n in range(3)]
     async with served(scene.app()) as (url, _):
@@ -446,7 +446,7 @@ async def test_pipelined_requests_are_answered_in_their_order() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"\xff\xfe", b"{", b"[]", b'{"a":' + b"[" * 100_000, b"\x00" * 1000])
 async def test_hostile_bodies_are_refused_through_the_server(body: bytes) -> None:
-    """400 with the envelope."""
+    """The status is 400, with an envelope."""
     async with served(HttpScene().app()) as (url, _), httpx.AsyncClient(base_url=url, headers=FIELDS) as client:
         response = await client.post(CHAT, content=body)
 
@@ -454,8 +454,8 @@ async def test_hostile_bodies_are_refused_through_the_server(body: bytes) -> Non
     assert response.json()["error"]["code"] in {"INVALID_JSON", "VALIDATION_ERROR"}
 
 
-async def test_two_hundred_requests_at_once_are_kept_apart() -> None:
-    """Every client gets the answer to its own question."""
+async def test_two_hundred_concurrent_requests_do_not_mix() -> None:
+    """Each client gets the response with its own request id, and each exchange is recorded."""
     scene = HttpScene()
 
     async def one(client: httpx.AsyncClient, number: int) -> Any:

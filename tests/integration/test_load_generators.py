@@ -1,4 +1,4 @@
-"""The load generators of the benchmarks: they count every request, and charge a server with what it delays."""
+"""The load generators of the benchmarks: they count every request and attribute delays to the server."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
 
 @contextmanager
 def _server(answer: Callable[[int], bytes | None]) -> Iterator[str]:
-    """Answer the n-th request with these bytes; hold back those with None until there is an answer, then all."""
+    """Send these bytes for the n-th request. Hold responses that are None until the next bytes, then send all."""
     loop, listening = asyncio.new_event_loop(), threading.Event()
     port = free_port()
     numbers = iter(range(1_000_000))
@@ -65,8 +65,8 @@ def _request(url: str, model: str = "gpt-instant", *, stream: bool = False) -> b
     return chat_request(url, model, {"authorization": "Bearer x"}, stream=stream)
 
 
-def test_open_loop_charges_a_stall_with_all_that_was_due_meanwhile() -> None:
-    """A server that answers nothing for 20 requests delays each of them from when it was due, the first the most."""
+def test_open_loop_counts_a_stall_for_every_due_request() -> None:
+    """The latency of a request starts when it is due, so a stall of 20 requests delays the first one the most."""
     with _server(lambda number: None if number < 20 else _ANSWER) as url:
         load = at_a_rate(url, [_request(url)], a_second=200, seconds=0.2, warm_up_s=0)
     waited = sorted(load.answers)[:15]
@@ -75,16 +75,16 @@ def test_open_loop_charges_a_stall_with_all_that_was_due_meanwhile() -> None:
     assert all(one.answered_ns >= waited[0].due_ns + 20 * 5_000_000 for one in waited)
 
 
-def test_open_loop_counts_what_is_refused_as_failed() -> None:
-    """An answer other than 200 counts as an answer and as a failure."""
+def test_open_loop_counts_refused_requests_as_failed() -> None:
+    """A response with another status than 200 counts as both a response and a failure."""
     refusal = _ANSWER.replace(b"200 OK", b"503 Service Unavailable")
     with _server(lambda number: refusal if number % 2 else _ANSWER) as url:
         load = at_a_rate(url, [_request(url)], a_second=200, seconds=0.1, warm_up_s=0)
     assert (len(load.answers), load.failed) == (20, 10)
 
 
-def test_closed_loop_sends_each_request_once_and_no_more_than_asked() -> None:
-    """So many requests are sent, in turn, and all of them are answered."""
+def test_closed_loop_sends_exactly_the_requested_number() -> None:
+    """Each of the requests is sent once and gets a response."""
     seen: list[int] = []
 
     def answer(number: int) -> bytes:
@@ -96,8 +96,8 @@ def test_closed_loop_sends_each_request_once_and_no_more_than_asked() -> None:
     assert (len(load.answers), load.failed, len(seen)) == (50, 0, 50)
 
 
-def test_overhead_is_what_the_provider_did_not_spend_itself() -> None:
-    """Of a paced provider's answer, what it says it took is taken off: the rest is above zero, and less than it."""
+def test_overhead_excludes_the_time_of_the_provider() -> None:
+    """The provider reports its own time. The overhead is above zero and less than the whole latency."""
     with fast_provider("--first-s", "0.2", "--give-or-take-s", "0") as url:
         load = at_a_rate(url, [_request(url, "gpt-paced")], a_second=20, seconds=0.5, warm_up_s=0)
     assert len(load.answers) == 10
@@ -105,8 +105,8 @@ def test_overhead_is_what_the_provider_did_not_spend_itself() -> None:
     assert all(0 < answer.overhead_ns < answer.answered_ns - answer.due_ns for answer in load.answers)
 
 
-def test_large_requests_are_answered_however_they_are_cut() -> None:
-    """The provider takes a request of a megabyte, and the next on the same connection."""
+def test_large_requests_get_a_response() -> None:
+    """The provider reads a request of a megabyte, and the next one on the same connection."""
     with fast_provider() as url:
         large = chat_request(url, "gpt-instant", {}, content="x" * 1_000_000)
         load = as_fast_as_answered(url, [large, _request(url)], connections=1, most=4)
@@ -115,7 +115,7 @@ def test_large_requests_are_answered_however_they_are_cut() -> None:
 
 @pytest.mark.parametrize("make", [chat_request, responses_request])
 def test_each_event_of_each_stream_is_timed_once(make: Callable[..., bytes]) -> None:
-    """Of three streams of five events, three are first events and twelve are not; all streams are whole."""
+    """Three streams of five events have three first events and twelve later ones. All streams are complete."""
     with fast_provider("--first-s", "0", "--give-or-take-s", "0", "--events", "5") as url:
         request = make(url, "gpt-stream", {"authorization": "Bearer x"}, stream=True)
         delays = run_streams(url, request, 3)
@@ -124,15 +124,15 @@ def test_each_event_of_each_stream_is_timed_once(make: Callable[..., bytes]) -> 
 
 
 @pytest.mark.skipif(nginx_program() is None, reason="there is no nginx")
-def test_nginx_passes_on_what_the_provider_answers() -> None:
-    """Requests through nginx reach the provider and are answered."""
+def test_nginx_forwards_responses_of_the_provider() -> None:
+    """Requests through nginx reach the provider and succeed."""
     with fast_provider() as upstream, nginx(upstream) as (url, _):
         load = as_fast_as_answered(url, [_request(url)], connections=2, most=10)
     assert (len(load.answers), load.failed) == (10, 0)
 
 
-def test_processor_time_is_accounted_to_the_processes_that_used_it() -> None:
-    """A provider that works is charged for it, with its children; the machine with at least that."""
+def test_cpu_time_is_attributed_to_the_processes_that_used_it() -> None:
+    """The provider and its child processes are one group. The machine's time is above zero."""
     with fast_provider_process("--processes", "2") as (url, pid):
         with metered({"provider": [pid], "this": [os.getpid()]}) as use:
             as_fast_as_answered(url, [_request(url)], connections=20, most=20_000)

@@ -1,4 +1,4 @@
-"""Migrations up, down and up again; and whether what they make is what ``tables`` describes."""
+"""Migrations up, down and up again, and the comparison of their schema with ``tables``."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _objects(database: PostgresDatabase) -> set[str]:
 
 
 def test_migrations_go_up_down_and_up(empty_postgres: PostgresDatabase) -> None:
-    """Down leaves nothing but Alembic's own table; the second up makes the same as the first."""
+    """Downgrading leaves only Alembic's own table. The second upgrade creates the same objects as the first."""
     url = empty_postgres.owner_url
     assert migrate.current(url) is None
     assert migrate.upgrade(url) == migrate.head()
@@ -74,8 +74,8 @@ def test_migrations_go_up_down_and_up(empty_postgres: PostgresDatabase) -> None:
     assert _objects(empty_postgres) == made
 
 
-async def test_versions_of_before_get_the_mode_of_their_directive(empty_postgres: PostgresDatabase) -> None:
-    """That is how they would have been injected after a rollback; nothing else about them changes."""
+async def test_earlier_directive_versions_get_the_mode_of_their_directive(empty_postgres: PostgresDatabase) -> None:
+    """A rollback would have injected them in this mode. The migration changes nothing else about them."""
     migrate.upgrade(empty_postgres.owner_url, "0006")
     with psycopg.connect(empty_postgres.superuser_url) as connection:
         connection.execute(_A_DIRECTIVE)
@@ -91,39 +91,39 @@ async def test_versions_of_before_get_the_mode_of_their_directive(empty_postgres
     assert forced == [("directive_versions",), ("directives",)]
 
 
-def test_migrating_again_changes_nothing(empty_postgres: PostgresDatabase) -> None:
-    """An up-to-date database stays as it is."""
+def test_a_second_migration_changes_nothing(empty_postgres: PostgresDatabase) -> None:
+    """The database is already up to date."""
     migrate.upgrade(empty_postgres.owner_url)
     made = _objects(empty_postgres)
     assert migrate.upgrade(empty_postgres.owner_url) == migrate.head()
     assert _objects(empty_postgres) == made
 
 
-async def test_two_migrations_at_once_wait_for_each_other(empty_postgres: PostgresDatabase) -> None:
-    """Replicas that migrate when they start do not collide."""
+async def test_concurrent_migrations_wait_for_each_other(empty_postgres: PostgresDatabase) -> None:
+    """Replicas may migrate when they start."""
     runs = [asyncio.to_thread(migrate.upgrade, empty_postgres.owner_url) for _ in range(4)]
     assert await asyncio.gather(*runs) == [migrate.head()] * 4
 
 
-def test_a_migration_that_fails_leaves_nothing(empty_postgres: PostgresDatabase) -> None:
-    """All of a run is one transaction."""
+def test_a_failed_migration_leaves_nothing(empty_postgres: PostgresDatabase) -> None:
+    """All migrations of a run are one transaction."""
     with psycopg.connect(empty_postgres.owner_url) as connection:
-        connection.execute("CREATE TABLE change_incarnation ()")  # in the way of the last table
+        connection.execute("CREATE TABLE change_incarnation ()")  # conflicts with the last table
     before = _objects(empty_postgres)
     with pytest.raises(migrate.MigrationError, match="change_incarnation"):
         migrate.upgrade(empty_postgres.owner_url)
     assert _objects(empty_postgres) == before
 
 
-def test_the_migrated_schema_is_the_one_described(migrated_postgres: PostgresDatabase) -> None:
+def test_the_migrated_schema_matches_the_tables(migrated_postgres: PostgresDatabase) -> None:
     """Alembic finds no difference between the database and ``tables``, defaults and types included."""
     with migrate.locked_connection(migrated_postgres.owner_url) as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
         assert compare_metadata(context, METADATA) == []
 
 
-def test_the_checks_are_the_ones_described(migrated_postgres: PostgresDatabase) -> None:
-    """Alembic does not compare CHECK constraints; PostgreSQL's own rendering of both must be the same."""
+def test_the_migrated_checks_match_the_tables(migrated_postgres: PostgresDatabase) -> None:
+    """Alembic does not compare CHECK constraints, so the test compares PostgreSQL's rendering of both."""
     described: dict[Any, str] = {
         (table.name, str(constraint.name)): str(constraint.sqltext)
         for table in METADATA.sorted_tables
@@ -144,8 +144,8 @@ def test_the_checks_are_the_ones_described(migrated_postgres: PostgresDatabase) 
         connection.rollback()
 
 
-def test_the_two_roles_have_no_more_than_they_need(migrated_postgres: PostgresDatabase) -> None:
-    """They may log in, without a password and so only where the server trusts them, and nothing else."""
+def test_the_two_roles_have_only_the_rights_to_log_in(migrated_postgres: PostgresDatabase) -> None:
+    """They have no password, so they can log in only where the server trusts them."""
     with psycopg.connect(migrated_postgres.superuser_url) as connection:
         roles = connection.execute(
             "SELECT rolname, rolcanlogin, rolsuper, rolbypassrls, rolcreaterole, rolcreatedb, rolreplication,"
@@ -155,7 +155,7 @@ def test_the_two_roles_have_no_more_than_they_need(migrated_postgres: PostgresDa
 
 
 def test_migrations_are_found_in_the_installed_package_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The wheel carries them inside the package; a source tree has them at its top."""
+    """A wheel contains them inside the package. A source tree has them in its root directory."""
     source = migrate.script_location()
     assert (source / "env.py").is_file()
     package = tmp_path / "src" / "ibex"
@@ -167,16 +167,16 @@ def test_migrations_are_found_in_the_installed_package_first(tmp_path: Path, mon
     assert migrate.head() is not None
 
 
-def test_the_revisions_are_one_line() -> None:
-    """One head, one base, no branches: every database goes the same way."""
+def test_the_revisions_have_no_branches() -> None:
+    """There is one head and one base, so every database takes the same path."""
     scripts = ScriptDirectory(str(migrate.script_location()))
     assert len(scripts.get_heads()) == 1
     assert len(scripts.get_bases()) == 1
     assert not [script for script in scripts.walk_revisions() if script.is_branch_point or script.is_merge_point]
 
 
-def test_what_cannot_be_migrated_is_one_line(empty_postgres: PostgresDatabase, tmp_path: Path) -> None:
-    """The variable and why, without a traceback or a password: no server, no such database, and ClickHouse alike."""
+def test_a_failed_migration_is_reported_in_one_line(empty_postgres: PostgresDatabase, tmp_path: Path) -> None:
+    """The line has the variable and the reason, without a traceback or a password, for PostgreSQL and ClickHouse."""
     port = free_port()
     owner, nobody = empty_postgres.owner_url, f"postgresql://me:canary@127.0.0.1:{port}/db"
     nowhere = empty_postgres.server.url("postgres", "nowhere")
@@ -186,15 +186,15 @@ def test_what_cannot_be_migrated_is_one_line(empty_postgres: PostgresDatabase, t
         environ = {"IBEX_OWNER_DATABASE_URL": owner_url, "IBEX_CLICKHOUSE_URL": clickhouse}
         process = IbexProcess.spawn(["migrate"], environ, tmp_path)
         assert process.wait() == 1
-        return process.lines[:-1]  # the last is that there are no more
+        return process.lines[:-1]  # the last line marks the end of the output
 
     assert told(nobody) == ["ibex: IBEX_OWNER_DATABASE_URL: no server listens at this address"]
     assert told(nowhere) == ["ibex: IBEX_OWNER_DATABASE_URL: the database or the role does not exist"]
     assert told(owner) == ["ibex: IBEX_CLICKHOUSE_URL: cannot migrate ClickHouse (connection failed or timed out)"]
 
 
-def test_a_database_of_a_later_version_is_told(migrated_postgres: PostgresDatabase) -> None:
-    """Its revision is one that this version does not know."""
+def test_a_database_with_a_later_revision_is_refused(migrated_postgres: PostgresDatabase) -> None:
+    """The error names the unknown revision."""
     with psycopg.connect(migrated_postgres.superuser_url) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(migrate.MigrationError, match="9999"):

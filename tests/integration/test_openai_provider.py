@@ -1,4 +1,4 @@
-"""The OpenAI adapter over real sockets, against everything that a provider may do wrong (docs: faults)."""
+"""The OpenAI adapter over real sockets, against the faults that a provider can have (docs: faults)."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ async def _no_sleep(seconds: float) -> None:
 
 
 class Client:
-    """Providers over one transport, with the configuration a test needs; retries do not wait."""
+    """Providers over one transport, with the configuration that a test needs. Retries do not sleep."""
 
     def __init__(self, server: ScriptedOpenAI, transport: Http1Transport | CancelSafeTransport) -> None:
         self.server = server
@@ -98,7 +98,7 @@ class Client:
         )
 
     async def fails(self, kind: type[IbexError], *, stream: bool = False, **config: Any) -> Any:
-        """Ask, and return the error, which is of this kind; the next request must be answered."""
+        """Send a request and return its error, which must be of this kind. The next request must succeed."""
         with pytest.raises(kind) as raised:
             await self.provider(**config).complete(outgoing_request(stream=stream))
         assert type(raised.value) is kind
@@ -106,7 +106,7 @@ class Client:
         return raised.value
 
     async def answers(self, text: str = "well", **config: Any) -> ProviderBody:
-        """Ask, and return the body, which must be this completion's; the next request must be answered."""
+        """Send a request and return the body, which must be this completion. The next request must succeed."""
         body = await self.provider(**config).complete(outgoing_request())
         assert isinstance(body, ProviderBody)
         assert body.body == completion_body(text)
@@ -114,7 +114,7 @@ class Client:
         return body
 
     async def reads(self, **config: Any) -> tuple[list[StreamEvent], IbexError | None]:
-        """Ask for a stream and read it; return its events and the error at its end. The next must be answered."""
+        """Send a request and read its stream. Return its events and its final error. The next request must succeed."""
         answer = await self.provider(**config).complete(outgoing_request(stream=True))
         assert isinstance(answer, OpenAIStream)
         events: list[StreamEvent] = []
@@ -129,7 +129,7 @@ class Client:
         return events, failure
 
     async def is_healthy(self) -> None:
-        """Nothing is left open, and a buffered and a streamed request succeed at their first try."""
+        """Assert that no request is open, and that a buffered and a streamed request succeed at the first attempt."""
         if not isinstance(self.transport, Http1Transport):
             await self.transport.settle()
         assert self.transport.open_requests == 0
@@ -146,7 +146,7 @@ class Client:
 
 @pytest.fixture(params=["direct", "httpx"])
 async def client(openai_server: ScriptedOpenAI, request: pytest.FixtureRequest) -> AsyncIterator[Client]:
-    """A client of the scripted server, over each of the transports."""
+    """A client of the scripted server, over each transport."""
     transport = default_transport() if request.param == "direct" else httpx_transport(openai_server.base_url, 100)
     yield Client(openai_server, transport)
     await transport.aclose()
@@ -157,8 +157,8 @@ def raw(events: list[StreamEvent]) -> bytes:
     return b"".join(event.raw for event in events)
 
 
-async def test_what_is_sent_is_what_was_meant(client: Client) -> None:
-    """Exactly the request's bytes, and only the headers of the allow-list."""
+async def test_a_request_is_sent_unchanged_with_allowed_headers_only(client: Client) -> None:
+    """The provider gets the exact body, and only the headers of the allow-list."""
     client.server.put(completion("well"))
     await client.answers()
     (sent, *_) = client.server.requests
@@ -170,8 +170,8 @@ async def test_what_is_sent_is_what_was_meant(client: Client) -> None:
     assert (sent.header("authorization"), sent.header("accept-encoding")) == (f"Bearer {KEY}", "identity")
 
 
-async def test_connections_are_used_again(client: Client) -> None:
-    """After bodies, streams, refusals and errors."""
+async def test_connections_are_reused(client: Client) -> None:
+    """A connection is reused after bodies, streams, refusals and errors."""
     client.server.put(completion("well"), text_stream("well"), error(400), error(503), error(404), completion("well"))
     provider = client.provider(max_retries=0)
     for n in range(6):
@@ -188,8 +188,8 @@ async def test_connections_are_used_again(client: Client) -> None:
     assert (len(client.server.requests), client.server.connections) == (6, 1)
 
 
-async def test_environment_proxies_are_not_asked(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A variable that was meant for something else does not carry the key elsewhere."""
+async def test_proxies_of_the_environment_are_not_used(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Variables such as HTTP_PROXY, which other programs need, must not send the API key elsewhere."""
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     client.transport = default_transport()
@@ -197,8 +197,8 @@ async def test_environment_proxies_are_not_asked(client: Client, monkeypatch: py
     await client.transport.aclose()
 
 
-async def test_a_server_that_refuses_connections(client: Client) -> None:
-    """Unavailable, after all retries; once it is there again, it is used."""
+async def test_a_server_that_refuses_connections_is_unavailable_after_all_retries(client: Client) -> None:
+    """The error contains the number of attempts. A request to a running server then succeeds."""
     gone = ScriptedOpenAI()
     await gone.start()
     await gone.stop()
@@ -207,8 +207,10 @@ async def test_a_server_that_refuses_connections(client: Client) -> None:
 
 
 @pytest.mark.asyncio(loop_factories=["asyncio"])
-async def test_a_name_that_does_not_resolve(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unavailable, after all retries. The resolver is told to fail: no test asks a name server."""
+async def test_a_name_that_does_not_resolve_is_unavailable_after_all_retries(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The test replaces the resolver by one that fails, so that it queries no name server."""
 
     async def no_address(*_args: object, **_kwargs: object) -> list[Any]:
         raise OSError(-2, "Name or service not known")
@@ -221,15 +223,15 @@ async def test_a_name_that_does_not_resolve(client: Client, monkeypatch: pytest.
     await client.is_healthy()
 
 
-async def test_a_server_that_does_not_speak_tls(client: Client) -> None:
-    """Unavailable: what is asked for as https is never sent in the clear."""
+async def test_a_server_without_tls_is_unavailable(client: Client) -> None:
+    """The adapter never sends a request to an https URL in plaintext."""
     address = client.server.base_url.replace("http://", "https://")
     error = await client.fails(ProviderUnavailableError, base_url=address)
     assert KEY not in repr(vars(error))
 
 
-async def test_a_certificate_that_nobody_vouches_for(client: Client) -> None:
-    """Unavailable: TLS is verified, and the key is not sent to whoever is there."""
+async def test_an_untrusted_certificate_is_unavailable(client: Client) -> None:
+    """The adapter verifies TLS, so it never sends the key to such a server."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
     impostor = ScriptedOpenAI()
@@ -260,39 +262,39 @@ async def test_a_certificate_that_nobody_vouches_for(client: Client) -> None:
         (529, ProviderUnavailableError, 4),
     ],
 )
-async def test_each_status_of_the_provider(
+async def test_each_status_of_the_provider_has_its_error_and_attempts(
     client: Client, status: int, kind: type[ProviderError], attempts: int, *, stream: bool
 ) -> None:
-    """The tries that the contract allows, the error that it names, and the provider's id."""
+    """The error also has the provider's request id, and the provider's message only if it is a refusal."""
     client.server.put(*[error(status, "canary-2e")] * attempts)
     failure = await client.fails(kind, stream=stream)
     assert (failure.attempts, failure.provider_request_id) == (attempts, REQUEST_ID)
     assert ("canary-2e" in repr(vars(failure))) is (kind is ProviderRefusedError)
 
 
-async def test_the_fields_of_a_refusal(client: Client) -> None:
-    """Clients look for the code of a context that is too long."""
+async def test_a_refusal_keeps_the_fields_of_the_provider(client: Client) -> None:
+    """Clients check the code, for example of a context that is too long."""
     client.server.put(error(400, "too long", code="context_length_exceeded", param="messages"))
     refusal = await client.fails(ProviderRefusedError)
     assert (refusal.refusal, refusal.detail, refusal.param) == (ProviderRefusal.BAD_REQUEST, "too long", "messages")
     assert (refusal.provider_type, refusal.provider_code) == ("invalid_request_error", "context_length_exceeded")
 
 
-async def test_a_rate_limit_with_a_long_delay(client: Client) -> None:
-    """Told at once, with the delay."""
+async def test_a_rate_limit_with_a_long_delay_is_not_retried(client: Client) -> None:
+    """The error has the delay."""
     client.server.put(error(429, headers={"retry-after": "120"}))
     failure = await client.fails(ProviderRateLimitedError)
     assert (failure.attempts, failure.retry_after_s) == (1, 120)
 
 
-async def test_a_failure_that_passes(client: Client) -> None:
-    """The client does not notice."""
+async def test_transient_failures_are_retried(client: Client) -> None:
+    """The client gets the completion of the fourth attempt."""
     client.server.put(error(503), (Close(),), (Reset(),), completion("well"))
     assert (await client.answers()).attempts == 4
 
 
-async def test_a_kept_connection_that_has_died_meanwhile(client: Client) -> None:
-    """The next request finds it closed, or loses it, and is sent on another."""
+async def test_a_dead_idle_connection_is_replaced(client: Client) -> None:
+    """The next request finds it closed or loses it, and is sent on another connection."""
     await client.is_healthy()
     await client.server.cut()
     client.server.put(completion("well"))
@@ -300,23 +302,23 @@ async def test_a_kept_connection_that_has_died_meanwhile(client: Client) -> None
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_silence_before_the_headers(client: Client, *, stream: bool) -> None:
-    """A timeout, not retried, and the provider sees that nobody waits any more."""
+async def test_silence_before_the_headers_times_out(client: Client, *, stream: bool) -> None:
+    """The request is not retried, and its connection is closed."""
     client.server.put((Silent(),))
     failure = await client.fails(ProviderTimeoutError, stream=stream, first_byte_timeout_s=SHORT_S)
     assert failure.attempts == 1
     await client.server.requests[0].closed_at()
 
 
-async def test_silence_after_the_headers_of_a_stream(client: Client) -> None:
-    """The first byte has not come yet."""
+async def test_silence_after_the_headers_of_a_stream_times_out(client: Client) -> None:
+    """The timeout for the first byte still applies."""
     client.server.put((*open_stream(), Silent()))
     events, failure = await client.reads(first_byte_timeout_s=SHORT_S)
     assert (events, type(failure)) == ([], ProviderTimeoutError)
 
 
-async def test_silence_after_the_first_byte(client: Client) -> None:
-    """What came is given out, then the timeout."""
+async def test_silence_after_the_first_byte_times_out(client: Client) -> None:
+    """The reader gets the events so far and then the error. A buffered response times out as well."""
     client.server.put((*open_stream(EVENTS[0]), Silent()))
     events, failure = await client.reads(idle_timeout_s=SHORT_S)
     assert (raw(events), type(failure)) == (EVENTS[0], ProviderTimeoutError)
@@ -324,15 +326,15 @@ async def test_silence_after_the_first_byte(client: Client) -> None:
     await client.fails(ProviderTimeoutError, idle_timeout_s=SHORT_S)
 
 
-async def test_a_provider_that_never_falls_silent_and_never_ends(client: Client) -> None:
-    """The deadline ends a buffered response."""
+async def test_a_response_that_never_ends_reaches_the_deadline(client: Client) -> None:
+    """The deadline applies to a buffered response even if bytes keep arriving."""
     headers = {"content-type": JSON_TYPE, "transfer-encoding": "chunked"}
     client.server.put((Send(head(200, headers)), *[Send(chunked(b" "))] * 100_000, Silent()))
     await client.fails(ProviderTimeoutError, request_timeout_s=0.2)
 
 
-async def test_a_stream_is_not_ended_by_the_deadline(client: Client) -> None:
-    """Only its silence ends it."""
+async def test_the_deadline_does_not_apply_to_a_stream(client: Client) -> None:
+    """The stream ends only by the idle timeout."""
     client.server.put((*open_stream(), *[Send(chunked(b":\n\n"))] * 2_000, Silent()))
     events, failure = await client.reads(request_timeout_s=0.2, idle_timeout_s=0.5)
     assert type(failure) is ProviderTimeoutError
@@ -357,8 +359,8 @@ BROKEN: list[Script] = [
 
 
 @pytest.mark.parametrize("script", BROKEN)
-async def test_an_answer_that_is_broken(client: Client, script: Script) -> None:
-    """Unavailable, at the first try, and never a hang: the provider has answered."""
+async def test_a_broken_response_is_unavailable_without_a_retry(client: Client, script: Script) -> None:
+    """The provider has responded, so the request is not retried, and it never hangs."""
     client.server.put(script)
     failure = await client.fails(ProviderUnavailableError)
     assert (failure.attempts, failure.provider_request_id) == (1, REQUEST_ID)
@@ -367,22 +369,22 @@ async def test_an_answer_that_is_broken(client: Client, script: Script) -> None:
 @pytest.mark.parametrize(
     "data", [b"no http\r\n\r\n", b"HTTP/1.1 abc\r\n\r\n", b"HTTP/1.1 200 OK\r\nbroken\x00header\r\n\r\n", head(101)]
 )
-async def test_an_answer_that_is_no_http(client: Client, data: bytes) -> None:
-    """As if the connection had died: no byte of an answer has come."""
+async def test_a_response_that_is_not_http_is_retried(client: Client, data: bytes) -> None:
+    """The adapter treats it like a lost connection, because no valid response has begun."""
     client.server.put(*[(Send(data), Close())] * 4)
     assert (await client.fails(ProviderUnavailableError)).attempts == 4
 
 
 @pytest.mark.parametrize("script", [http_1_0, informational_first, connection_close, gzipped])
-async def test_an_answer_that_is_unusual(client: Client, script: Callable[[str], Script]) -> None:
-    """It is understood, byte for byte."""
+async def test_an_unusual_response_is_accepted(client: Client, script: Callable[[str], Script]) -> None:
+    """The client gets the exact bytes of the body."""
     client.server.put(script("well"))
     await client.answers()
 
 
 @pytest.mark.parametrize("script", [html(), no_content(), completion("json"), answer(200, b'{"error":{}}', JSON_TYPE)])
-async def test_an_answer_that_should_have_been_a_stream(client: Client, script: Script) -> None:
-    """Unavailable, while an envelope can still be sent."""
+async def test_a_response_that_is_not_a_stream_is_unavailable(client: Client, script: Script) -> None:
+    """The client can still get an error envelope."""
     client.server.put(script)
     await client.fails(ProviderUnavailableError, stream=True)
 
@@ -404,24 +406,24 @@ ODD = [
 
 
 @pytest.mark.parametrize("body", ODD)
-async def test_a_stream_that_is_unusual(client: Client, body: bytes) -> None:
-    """It comes byte for byte, in events."""
+async def test_an_unusual_stream_is_forwarded_unchanged(client: Client, body: bytes) -> None:
+    """The events together are exactly the bytes of the provider."""
     client.server.put(stream(body))
     events, failure = await client.reads()
     assert (raw(events), failure) == (body, None)
     assert len(events) > 1 or b"error" in body
 
 
-async def test_a_stream_cut_at_every_byte(client: Client) -> None:
-    """Each byte a chunk of its own; the events are whole."""
+async def test_a_stream_split_at_every_byte_has_whole_events(client: Client) -> None:
+    """Each chunk has one byte."""
     body = b"".join(EVENTS)
     client.server.put(stream(*(body[i : i + 1] for i in range(len(body)))))
     events, failure = await client.reads()
     assert ([event.raw for event in events], failure) == (EVENTS, None)
 
 
-async def test_a_compressed_stream(client: Client) -> None:
-    """Undone, though not asked for."""
+async def test_a_compressed_stream_is_decompressed(client: Client) -> None:
+    """The provider compresses it although the adapter does not accept compression."""
     client.server.put(gzipped_stream(*EVENTS))
     events, failure = await client.reads()
     assert ([event.raw for event in events], failure) == (EVENTS, None)
@@ -436,8 +438,8 @@ async def test_a_compressed_stream(client: Client) -> None:
         (Send(b"zz\r\nno chunk"),),
     ],
 )
-async def test_a_stream_that_breaks(client: Client, end: Script) -> None:
-    """What came is given out, then the error; a reset may take some of it along."""
+async def test_a_broken_stream_raises_after_its_events(client: Client, end: Script) -> None:
+    """The reader gets the complete events and then the error. A reset may lose some of the events."""
     client.server.put((*open_stream(EVENTS[0], EVENTS[1]), *end))
     events, failure = await client.reads()
     assert type(failure) is ProviderUnavailableError
@@ -447,14 +449,14 @@ async def test_a_stream_that_breaks(client: Client, end: Script) -> None:
 
 
 async def test_a_stream_without_a_length_ends_with_its_connection(client: Client) -> None:
-    """HTTP/1.0 knows no other end."""
+    """In HTTP/1.0 only the end of the connection marks the end of the body."""
     client.server.put((Send(head(200, {"content-type": SSE_TYPE}, version="1.0") + b"".join(EVENTS)), Close()))
     events, failure = await client.reads()
     assert ([event.raw for event in events], failure) == (EVENTS, None)
 
 
-async def test_an_event_is_given_out_as_soon_as_it_is_there(client: Client) -> None:
-    """While the provider still thinks about the next one."""
+async def test_an_event_is_returned_before_the_next_one_arrives(client: Client) -> None:
+    """The provider sends the next event only after the reader has the first."""
     gate = Gate()
     client.server.put((*open_stream(EVENTS[0]), Pause(gate), *stream(*EVENTS[1:])[1:]))
     answer = await client.provider().complete(outgoing_request(stream=True))
@@ -468,8 +470,8 @@ async def test_an_event_is_given_out_as_soon_as_it_is_there(client: Client) -> N
 
 
 @pytest.mark.parametrize("reads", [0, 1])
-async def test_a_stream_that_is_left_stops_the_provider(client: Client, reads: int) -> None:
-    """Its connection is closed within a second, whether or not anything was read."""
+async def test_closing_a_stream_stops_the_provider(client: Client, reads: int) -> None:
+    """Its connection is closed within a second, whether or not an event was read."""
     client.server.put((*open_stream(EVENTS[0]), Silent()))
     answer = await client.provider().complete(outgoing_request(stream=True))
     assert isinstance(answer, OpenAIStream)
@@ -481,8 +483,8 @@ async def test_a_stream_that_is_left_stops_the_provider(client: Client, reads: i
     await client.is_healthy()
 
 
-async def test_a_stream_that_is_closed_while_it_is_read(client: Client) -> None:
-    """The reader's wait ends with the stream."""
+async def test_closing_a_stream_ends_a_pending_read(client: Client) -> None:
+    """The read returns the end of the stream."""
     client.server.put((*open_stream(EVENTS[0]), Silent()))
     answer = await client.provider().complete(outgoing_request(stream=True))
     assert isinstance(answer, OpenAIStream)
@@ -494,8 +496,8 @@ async def test_a_stream_that_is_closed_while_it_is_read(client: Client) -> None:
     await client.is_healthy()
 
 
-async def test_a_stream_left_open_after_done_is_not_waited_for(client: Client) -> None:
-    """Its connection is closed, not kept."""
+async def test_a_stream_that_stays_open_after_done_is_closed(client: Client) -> None:
+    """The adapter closes its connection instead of waiting or keeping it."""
     client.server.put((*open_stream(*EVENTS), Silent()))
     answer = await client.provider().complete(outgoing_request(stream=True))
     assert isinstance(answer, OpenAIStream)
@@ -517,7 +519,7 @@ async def test_a_stream_left_open_after_done_is_not_waited_for(client: Client) -
     ],
 )
 async def test_no_cancellation_leaves_a_connection_open(client: Client, script: Script, *, stream: bool) -> None:
-    """Cancelled at every wait, once or twice in a row: the provider sees the connection's end, the next is answered."""
+    """The request is cancelled at each wait, once or twice in a row. Its connection closes, and the next works."""
     cuts_reached = 0
     for suspension in range(1, 6):
         for moment in Moment:
@@ -548,8 +550,8 @@ async def test_no_cancellation_leaves_a_connection_open(client: Client, script: 
     assert cuts_reached > 0
 
 
-async def test_many_requests_given_up_at_once(client: Client) -> None:
-    """None of them keeps its connection."""
+async def test_concurrent_cancelled_requests_close_their_connections(client: Client) -> None:
+    """Fifty requests are cancelled while they wait for the provider."""
     client.server.put(*[(Silent(),)] * 50)
     asking = [asyncio.create_task(client.provider().complete(outgoing_request())) for _ in range(50)]
     await client.server.request(50)
@@ -561,8 +563,8 @@ async def test_many_requests_given_up_at_once(client: Client) -> None:
     await client.is_healthy()
 
 
-async def test_more_requests_than_connections(openai_server: ScriptedOpenAI) -> None:
-    """One too many is told so at once; the others are not disturbed."""
+async def test_a_request_beyond_the_connection_limit_is_refused(openai_server: ScriptedOpenAI) -> None:
+    """It is refused at once with a retry delay. The other requests succeed."""
     transport = Http1Transport(PoolLimits(connections=2, waiting=0))
     client = Client(openai_server, transport)
     gates = [Gate(), Gate()]

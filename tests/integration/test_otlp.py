@@ -1,4 +1,4 @@
-"""Traces of a real proxy process at a real receiver: OTLP over HTTP, decoded; and what happens where there is none."""
+"""Traces of a proxy process at an OTLP receiver over HTTP, and failures of the receiver."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ HEADER = "canary-header"
 
 
 class Proxy:
-    """A proxy process with a token for it."""
+    """A proxy process and a token for it."""
 
     def __init__(self, process: IbexProcess, token: str) -> None:
         self.process = process
@@ -44,13 +44,13 @@ class Proxy:
         self.address = json.loads(line)["event"].removeprefix("listening on ")
 
     def ask(self, headers: Mapping[str, str] | None = None) -> httpx.Response:
-        """Ask for a completion."""
+        """Request a completion."""
         with httpx.Client(base_url=self.address, trust_env=False, timeout=30) as http:
             authorized = {"Authorization": f"Bearer {self.token}"}
             return http.post("/v1/chat/completions", json=QUESTION, headers={**authorized, **(headers or {})})
 
     def counted(self, outcome: str) -> int:
-        """Return how many spans came to this."""
+        """Return the number of spans with this outcome."""
         with httpx.Client(base_url=self.address, trust_env=False) as http:
             lines = http.get("/metrics").text.splitlines()
         prefix = f'ibex_proxy_spans_total{{outcome="{outcome}"}} '
@@ -58,7 +58,7 @@ class Proxy:
 
 
 class Installation:
-    """What ``ibex serve`` needs, and the processes that were started with it."""
+    """The settings of ``ibex serve``, and the processes that a test has started with them."""
 
     def __init__(self, environ: dict[str, str], folder: Path) -> None:
         self._environ = environ
@@ -70,7 +70,7 @@ class Installation:
         self.processes: list[IbexProcess] = []
 
     def spawn(self, **environ: str) -> IbexProcess:
-        """Start a proxy process with more in its environment."""
+        """Start a proxy process with additional environment variables."""
         process = IbexProcess.spawn(["serve"], {**self._environ, **environ}, self._folder)
         self.processes.append(process)
         return process
@@ -82,7 +82,7 @@ class Installation:
 
 @pytest.fixture
 def provider() -> Iterator[ScriptedOpenAI]:
-    """A provider whose completions hold a canary."""
+    """A provider whose completions contain a canary."""
     with ScriptedOpenAI.in_thread() as scripted:
         scripted.put(*[completion("canary-completion")] * 20)
         yield scripted
@@ -92,7 +92,7 @@ def provider() -> Iterator[ScriptedOpenAI]:
 def installation(
     postgres: PostgresDatabase, clickhouse: ClickHouseDatabase, provider: ScriptedOpenAI, tmp_path: Path
 ) -> Iterator[Installation]:
-    """An organization with its directive; what was started is ended."""
+    """An organization with its directive. Its processes are stopped at the end of the test."""
     environ = {
         "IBEX_PORT": "0",
         "IBEX_DATABASE_URL": postgres.app_url,
@@ -113,15 +113,15 @@ def installation(
 
 @pytest.fixture
 def receiver() -> Iterator[OtlpReceiver]:
-    """Where spans are sent."""
+    """A receiver for spans."""
     with OtlpReceiver.running() as running:
         yield running
 
 
-def test_a_request_is_one_trace_at_the_receiver(
+def test_the_receiver_gets_one_trace_for_a_request(
     installation: Installation, receiver: OtlpReceiver, provider: ScriptedOpenAI
 ) -> None:
-    """The trace joins the client's, continues at the provider, honours the SDK's variables and contains no secret."""
+    """The trace joins the client's and continues at the provider. It respects OTEL variables and contains no secret."""
     proxy = installation.serve(
         OTEL_EXPORTER_OTLP_ENDPOINT=receiver.address,
         OTEL_EXPORTER_OTLP_HEADERS=f"x-tenant={HEADER}",
@@ -158,10 +158,12 @@ def test_a_request_is_one_trace_at_the_receiver(
         assert proxy.token[-40:].encode() not in body
 
 
-def test_a_refused_request_and_the_last_ones_before_the_end(installation: Installation, receiver: OtlpReceiver) -> None:
-    """What waits when SIGTERM comes is sent; a client that does not sample is not traced.
+def test_refused_requests_are_traced_and_pending_spans_are_sent_at_the_end(
+    installation: Installation, receiver: OtlpReceiver
+) -> None:
+    """SIGTERM sends the pending spans. A request that the client does not sample has none.
 
-    A request that is refused by its head alone has a span, and no stages.
+    A request that is refused by its headers alone has a span without stages.
     """
     proxy = installation.serve(OTEL_EXPORTER_OTLP_ENDPOINT=receiver.address, OTEL_BSP_SCHEDULE_DELAY="3600000")
     unknown = PersonalAccessToken.issue(uuid4(), b"canary".ljust(32)).reveal()
@@ -178,8 +180,8 @@ def test_a_refused_request_and_the_last_ones_before_the_end(installation: Instal
     assert len(receiver.bodies) == 1
 
 
-def test_a_receiver_that_is_down_is_no_request_s_business(installation: Installation) -> None:
-    """Requests succeed; it is one line, and the end of the process does not wait for long."""
+def test_an_unreachable_receiver_does_not_affect_requests(installation: Installation) -> None:
+    """Requests succeed, the log has one line about it, and the process stops without a long delay."""
     proxy = installation.serve(OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1", OTEL_EXPORTER_OTLP_TIMEOUT="3")
     assert [proxy.ask().status_code for _ in range(3)] == [200] * 3
     line = json.loads(proxy.process.wait_for_line("spans are not exported", START_TIMEOUT_S))
@@ -196,8 +198,10 @@ def test_a_receiver_that_is_down_is_no_request_s_business(installation: Installa
     assert time.monotonic() - began < 20
 
 
-def test_a_receiver_that_refuses_is_told_of_by_its_status(installation: Installation, receiver: OtlpReceiver) -> None:
-    """A header that is wrong, say; its value is in no line."""
+def test_a_receiver_that_refuses_spans_is_logged_with_its_status(
+    installation: Installation, receiver: OtlpReceiver
+) -> None:
+    """This happens for a wrong header, whose value must not be logged."""
     receiver.status = 401
     proxy = installation.serve(
         OTEL_EXPORTER_OTLP_ENDPOINT=receiver.address, OTEL_EXPORTER_OTLP_HEADERS=f"authorization={HEADER}"
@@ -211,8 +215,8 @@ def test_a_receiver_that_refuses_is_told_of_by_its_status(installation: Installa
     assert not any(HEADER in line for line in proxy.process.lines)
 
 
-def test_a_wrong_endpoint_is_one_message_and_exit_code_2(installation: Installation) -> None:
-    """As every wrong setting is; so is a way of sending that there is not."""
+def test_a_wrong_exporter_setting_exits_with_code_2(installation: Installation) -> None:
+    """This covers the endpoint and an unsupported protocol. The output has one line that names the variable."""
     wrong: list[dict[str, str]] = [
         {"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"},
         {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},

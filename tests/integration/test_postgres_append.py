@@ -121,7 +121,7 @@ async def test_contended_organizations_do_not_wait_for_all_of_them(
 async def test_a_waiting_append_holds_no_lock(
     postgres: PostgresDatabase, store: PostgresSessions, agents: list[NamedAgent]
 ) -> None:
-    """Another worker's turns of the same batch's other organizations are recorded meanwhile."""
+    """Another worker can record turns of the batch's other organizations while the append waits."""
     contended, ours, _ = agents
     other_worker = Database(postgres.app_url, APP_ROLE)
     await other_worker.open()
@@ -155,10 +155,10 @@ async def test_an_organization_that_stays_contended_makes_the_batch_wait(
         assert [recorded.id for recorded in await store.turns(turn.org_id, session_of(turn))] == [turn.id]
 
 
-async def test_an_older_ibex_records_beside_this_one(
+async def test_an_older_ibex_can_record_at_the_same_time(
     postgres: PostgresDatabase, store: PostgresSessions, agents: list[NamedAgent]
 ) -> None:
-    """It writes its rows as ``ibex_app`` under the same lock. The numbers of turns continue from it."""
+    """It writes its rows as ``ibex_app`` under the same lock. The numbers of turns continue without a gap."""
     ours, free, _ = agents
     turn = new_turn(ours)
     with locked(postgres, ours) as older:
@@ -310,7 +310,7 @@ async def test_the_server_commits_without_the_worker(
 async def test_a_connection_that_died_in_the_pool_is_replaced(
     postgres: PostgresDatabase, app: Database, store: PostgresSessions, agents: list[NamedAgent]
 ) -> None:
-    """A restart of the server costs an append no retry."""
+    """After a restart of the server, an append succeeds without a retry."""
     async with app.autocommit() as connection:
         pid = connection.info.backend_pid
     with psycopg.connect(postgres.superuser_url, autocommit=True) as superuser:

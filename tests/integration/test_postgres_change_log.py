@@ -1,4 +1,4 @@
-"""The change log has every change that outdates cached entries, whatever happens to the server."""
+"""The change log contains every change that invalidates cached entries, even if the server stops or crashes."""
 
 from __future__ import annotations
 
@@ -288,7 +288,7 @@ async def test_a_long_transaction_does_not_prevent_resuming(
 
 @pytest.mark.parametrize("position", ["", "none", "a/b", "00000000-0000-0000-0000-000000000000/1:1:", "x" * 4_096])
 async def test_a_position_that_is_not_one_of_this_database(reader: Reader, position: str) -> None:
-    """A worker that sends such a position starts anew, instead of failing forever."""
+    """A worker that sends such a position starts over instead of failing forever."""
     read = await reader.log.read(position)
     assert read.changes is None
     assert (await reader.log.read(read.position)).changes == []
@@ -304,7 +304,7 @@ async def test_a_position_from_another_cluster_s_future(reader: Reader) -> None:
 async def test_too_many_changes_end_resumption(
     postgres: PostgresDatabase, identity: PostgresIdentity, reader: Reader
 ) -> None:
-    """The reader starts anew. Equal changes count once."""
+    """The reader starts over. Equal changes count once."""
     agent = await attach(identity)
     await reader.new()
     with psycopg.connect(postgres.superuser_url) as connection:

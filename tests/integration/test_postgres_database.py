@@ -286,7 +286,7 @@ async def test_a_full_pool_is_an_outage_for_the_waiting_caller_only(postgres: Po
 
 
 async def test_a_cancelled_request_gives_its_connection_back(postgres: PostgresDatabase) -> None:
-    """A pool of one connection keeps working, however often clients disconnect."""
+    """A pool of one connection keeps working after any number of disconnects."""
     database = Database(postgres.app_url, APP_ROLE, pool_size=1)
     await database.open()
     for _ in range(5):
@@ -349,5 +349,5 @@ async def test_a_database_that_is_not_open_is_an_outage(postgres: PostgresDataba
 
 
 def test_a_database_shows_no_url(postgres: PostgresDatabase) -> None:
-    """URLs contain passwords."""
+    """URLs contain passwords, so the repr must not contain them."""
     assert repr(Database(postgres.app_url, APP_ROLE)) == "<Database as ibex_app>"

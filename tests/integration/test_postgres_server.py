@@ -150,8 +150,8 @@ def test_a_lock_file_with_another_programs_process_id_is_no_server(used: Postgre
     assert _answer(used) is not None
 
 
-def test_incomplete_data_is_created_anew(directory: Path) -> None:
-    """Incomplete data of a killed first start is not used."""
+def test_incomplete_data_is_recreated(directory: Path) -> None:
+    """The server does not use the incomplete data of a first start that was killed."""
     unfinished = directory / "data.new"
     unfinished.mkdir(parents=True)
     (unfinished / "PG_VERSION").write_text("18\n")

@@ -44,7 +44,7 @@ async def stores(postgres: PostgresDatabase) -> AsyncIterator[Stores]:
 
 
 async def test_a_turn_revives_an_abandoned_session(postgres: PostgresDatabase, stores: Stores) -> None:
-    """It is active again. A session with an error stays so."""
+    """The session is active again. A session with an error keeps that status."""
     identity, _, sessions = stores
     agent = await attach(identity)
     for before, after in ((SessionStatus.ABANDONED, SessionStatus.ACTIVE), (SessionStatus.ERROR, SessionStatus.ERROR)):
@@ -139,7 +139,7 @@ async def test_a_large_batch_is_read_and_checked_by_key(postgres: PostgresDataba
     with psycopg.connect(postgres.superuser_url, autocommit=True) as connection:
         connection.execute("SELECT pg_stat_reset()")
         await sessions.append([new_turn(agent, str(n)) for n in range(1_000)])
-        await sessions.append([])  # the statistics of a transaction are sent with the next or at its end
+        await sessions.append([])  # the statistics of a transaction are sent with the next one, or at its end
         connection.execute("SELECT pg_stat_force_next_flush()")
         row = connection.execute(read).fetchone()
     assert row is not None
@@ -151,7 +151,7 @@ async def test_one_replica_sweeps_at_a_time(postgres: PostgresDatabase, stores: 
     identity, _, sessions = stores
     await sessions.append([new_turn(await attach(identity), created_at=LONG_AGO)])
     with psycopg.connect(postgres.app_url) as other:
-        other.execute("SELECT abandon_idle_sessions('-infinity', 1)")  # its transaction goes on
+        other.execute("SELECT abandon_idle_sessions('-infinity', 1)")  # the transaction stays open
         assert await sessions.abandon(LONG_AGO + timedelta(days=1), 10) is None
     assert await sessions.abandon(LONG_AGO + timedelta(days=1), 10) == 1
 
@@ -171,7 +171,7 @@ async def test_a_session_that_is_in_use_is_skipped(postgres: PostgresDatabase, s
 
 
 async def test_sweeping_reads_active_sessions_by_index(postgres: PostgresDatabase, stores: Stores) -> None:
-    """Whatever the number of ended sessions, it reads no whole table, and little more than what it sweeps."""
+    """The sweeper reads no whole table and few rows, even if many sessions have ended."""
     identity, _, sessions = stores
     agent = await attach(identity)
     for first in range(0, 5_000, 500):
@@ -228,7 +228,7 @@ async def _counting(postgres: PostgresDatabase) -> AsyncIterator[_Counted]:
         counted = _Counted(PostgresSessions(database))
         yield counted
         await database.close()
-        while connection.execute(connected).fetchone() != before:  # what a connection has read is told at its end
+        while connection.execute(connected).fetchone() != before:  # reads are reported when a connection is closed
             pass
         row = connection.execute(read).fetchone()
     assert row is not None

@@ -69,7 +69,7 @@ def _count(connection: psycopg.Connection[Any], table: str) -> int:
 def test_the_app_role_sees_nothing_outside_an_organization(
     postgres: PostgresDatabase, two_tenants: object, table: str, nobody: str | None
 ) -> None:
-    """No row without the setting, with the empty one of an ended transaction, and with another organization's."""
+    """It sees no row without the setting, with an empty setting, and with the id of another organization."""
     del two_tenants
     with _as_app(postgres, str(uuid4()) if nobody == "another" else nobody) as connection:
         assert _count(connection, table) == 0
@@ -120,7 +120,7 @@ async def test_a_pooled_connection_does_not_carry_an_organization_over(
 
 @pytest.mark.parametrize("table", ["users", "tokens", "organizations", "agents", "alembic_version"])
 def test_the_app_role_cannot_read_identity(postgres: PostgresDatabase, table: str) -> None:
-    """Not even of its organization: it has no right to the tables."""
+    """It has no right to the tables, so it cannot read even the rows of its organization."""
     with _as_app(postgres, uuid4()) as connection, pytest.raises(errors.InsufficientPrivilege):
         _count(connection, table)
 
@@ -185,7 +185,7 @@ def test_the_app_role_cannot_change_a_checkpoint(
 def test_append_only_tables_cannot_be_changed(
     postgres: PostgresDatabase, two_tenants: object, table: str, statement: str
 ) -> None:
-    """A trigger refuses, whatever the rights: here those of the superuser."""
+    """A trigger refuses changes even with the rights of the superuser."""
     del two_tenants
     with psycopg.connect(postgres.superuser_url) as connection, pytest.raises(errors.RestrictViolation):
         connection.execute(sql.SQL(statement).format(sql.Identifier(table)))
@@ -413,7 +413,7 @@ ORDER BY 1
 
 
 def test_every_tenant_table_is_secured(postgres: PostgresDatabase) -> None:
-    """Each table with an ``org_id`` has forced row-level security, policies per role, keys with the organization."""
+    """Each such table has forced row-level security, policies per role, and keys that contain the organization."""
     with psycopg.connect(postgres.superuser_url) as connection:
         assert connection.execute(_NOT_SECURED.encode()).fetchall() == []
 

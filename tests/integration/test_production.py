@@ -1,6 +1,6 @@
-"""The production wiring: auth, Redis, two proxy workers; what one changes or counts, the other knows.
+"""The production wiring: auth, Redis and two proxy workers that share changes and counts.
 
-One stack for all of these tests, with a kept connection to each worker, so that it is known which one is asked.
+All tests use one set of processes, with an open connection to each worker, so that a test can choose the worker.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ CHAT = "/v1/chat/completions"
 
 @dataclass(frozen=True, slots=True)
 class TwoWorkers:
-    """What runs, and a connection to each worker."""
+    """The running processes, and a connection to each worker."""
 
     production: Production
     provider: ScriptedOpenAI
@@ -60,7 +60,7 @@ class TwoWorkers:
     workers: list[WorkerConnection]
 
     def seen(self, **headers: str) -> set[tuple[int, int | None]]:
-        """Return status and directive's version as each worker answers them."""
+        """Return the status and the directive's version in the responses of each worker."""
         answers = [worker.ask(**headers) for worker in self.workers for _ in range(2)]
         return {(answer.status, answer.version) for answer in answers}
 
@@ -72,7 +72,7 @@ def stack(
     module_redis: RedisServer,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[TwoWorkers]:
-    """Auth and two workers, on a record that has a session of yesterday."""
+    """Auth and two workers, with a database that has a session from yesterday."""
     folder = tmp_path_factory.mktemp("production")
     with ScriptedOpenAI.in_thread() as provider:
         keys = {"OPENAI_API_KEY": "sk-scripted", "OPENAI_BASE_URL": provider.base_url, **PATIENCE}
@@ -97,10 +97,10 @@ async def _record_an_old_turn(postgres: PostgresDatabase, made: dict[str, str]) 
     await database.close()
 
 
-def test_a_changed_directive_is_in_the_very_next_request_of_both_workers(
+def test_a_changed_directive_is_in_the_next_request_of_both_workers(
     stack: TwoWorkers, module_clickhouse: ClickHouseDatabase
 ) -> None:
-    """Once a set or a rollback has returned; the text that the provider gets is the one that the receipt names."""
+    """This holds as soon as a set or a rollback has returned. The provider gets the text that the receipt names."""
     operator = DirectiveOperator(stack.production.environ)
     for number in range(ROUNDS):
         for change in (partial(operator.set, f"Text {number}."), partial(operator.rollback, 1 + number)):
@@ -116,8 +116,8 @@ def test_a_changed_directive_is_in_the_very_next_request_of_both_workers(
     assert own[0] != own[1]
 
 
-def test_what_an_operator_changes_is_in_force_for_every_worker_at_the_next_request(stack: TwoWorkers) -> None:
-    """A directive, its rollback, the state of an agent or an organization: the command replaces the epoch."""
+def test_an_operators_change_takes_effect_in_every_worker_at_the_next_request(stack: TwoWorkers) -> None:
+    """This covers directives, rollbacks, and the status of agents and organizations: the command replaces the epoch."""
     latest = stack.production.ibex("directive", "set", "one", "Answer in rhyme.", "--json")["number"]
     assert stack.seen() == {(200, latest)}
     for command, expected in (
@@ -143,8 +143,8 @@ def test_a_revoked_token_is_refused_by_every_worker_at_the_next_request(stack: T
     assert stack.seen(**bearer) == {(401, None)}
 
 
-def test_a_session_is_abandoned_taken_up_again_and_ended(stack: TwoWorkers, module_postgres: PostgresDatabase) -> None:
-    """Workers abandon it by themselves; its next turn makes it active; one that ends it completes it for good."""
+def test_a_session_is_abandoned_resumed_and_completed(stack: TwoWorkers, module_postgres: PostgresDatabase) -> None:
+    """Workers abandon an idle session. Its next turn makes it active. After an ending turn it stays completed."""
     one, other = stack.workers
     own = {"X-IBEX-Session-ID": HANDLE}
 
@@ -159,7 +159,7 @@ def test_a_session_is_abandoned_taken_up_again_and_ended(stack: TwoWorkers, modu
 
     shown = stack.production.ibex("sessions", "show", HANDLE, "--json")
     assert [turn["turn_index"] for turn in shown["turns"]] == list(range(8))
-    assert stack.production.ibex("traces", "gaps", "--json")  # exit code 0: every number is there, once
+    assert stack.production.ibex("traces", "gaps", "--json")  # exit code 0: no sequence number is missing or repeated
 
 
 def _wait_for(postgres: PostgresDatabase, status: str, turns: int) -> None:
@@ -168,11 +168,11 @@ def _wait_for(postgres: PostgresDatabase, status: str, turns: int) -> None:
     with psycopg.connect(postgres.superuser_url, autocommit=True) as connection:
         while (found := connection.execute(question, [HANDLE]).fetchone()) != (status, turns):
             assert time.monotonic() < deadline, found
-            time.sleep(0.01)  # the other processes tell nobody
+            time.sleep(0.01)  # the other processes send no notification
 
 
-def test_auth_tells_who_watches_over_it(stack: TwoWorkers) -> None:
-    """It is ready with PostgreSQL, degraded without Redis, and its metrics count its calls."""
+def test_auth_reports_health_readiness_and_metrics(stack: TwoWorkers) -> None:
+    """It is ready with PostgreSQL and Redis, and its metrics have the duration of calls."""
     auth = stack.production.processes[0]
     address = auth.wait_for_line("health and metrics on", 1).split("metrics on ")[1].split('"')[0]
 
@@ -185,18 +185,18 @@ def test_auth_tells_who_watches_over_it(stack: TwoWorkers) -> None:
 
 
 @pytest.mark.parametrize("missing", ["IBEX_AUTH_DATABASE_URL", "IBEX_TOKEN_PEPPERS", "IBEX_REDIS_URL"])
-def test_auth_says_what_it_lacks(stack: TwoWorkers, missing: str) -> None:
-    """Before anything is opened."""
+def test_auth_names_a_missing_setting(stack: TwoWorkers, missing: str) -> None:
+    """The error names the setting."""
     environ = {name: value for name, value in stack.production.environ.items() if name != missing}
 
     with pytest.raises(SettingsError, match=missing):
         serve(Settings.load(environ))
 
 
-def test_whichever_worker_is_asked_knows_all_requests_and_one_that_dies_is_replaced(stack: TwoWorkers) -> None:
-    """Metrics are whole also while another worker cannot answer; of one that is killed what it counted stays.
+def test_each_worker_reports_all_requests_and_a_dead_worker_is_replaced(stack: TwoWorkers) -> None:
+    """Metrics are complete even if another worker is stopped. They keep the counts of a worker that was killed.
 
-    The others serve meanwhile, and it is said.
+    The other worker serves in the meantime, and the supervisor logs the end.
     """
     counted = _chats(stack.address) + 4
     assert {status for status, _ in stack.seen()} == {200}
@@ -224,7 +224,7 @@ def test_whichever_worker_is_asked_knows_all_requests_and_one_that_dies_is_repla
 
 
 def _samples(address: str) -> dict[str, dict[str, float]]:
-    """Return what one worker shows, by name and worker; samples of several series are added up."""
+    """Return the samples of one worker's metrics by name and worker, with the sum over several series."""
     found: dict[str, dict[str, float]] = {}
     text = httpx.get(f"{address}/metrics", trust_env=False).raise_for_status().text
     for family in text_string_to_metric_families(text):
@@ -237,7 +237,7 @@ def _samples(address: str) -> dict[str, dict[str, float]]:
 
 
 def _wait_for_chats(address: str, counted: float) -> None:
-    """Wait until so many chat requests are counted: a worker counts a request after the client has its response."""
+    """Wait until this many chat requests are counted. A worker counts a request after the client has its response."""
     deadline = time.monotonic() + WAIT_S
     while _chats(address) < counted:
         assert time.monotonic() < deadline
@@ -245,13 +245,13 @@ def _wait_for_chats(address: str, counted: float) -> None:
 
 
 def _chats(address: str) -> float:
-    """Return how many chat requests one worker says there were."""
+    """Return the number of chat requests that one worker reports."""
     return _samples(address)["ibex_proxy_request_duration_seconds_count"][""]
 
 
 @contextmanager
 def _stopped(pid: int) -> Iterator[None]:
-    """Let a process stand still."""
+    """Stop a process with SIGSTOP and continue it afterwards."""
     os.kill(pid, signal.SIGSTOP)
     try:
         yield

@@ -1,4 +1,4 @@
-"""The HTTP server: bound sockets, and signals that drain."""
+"""The HTTP server: listening sockets, and the drain after a signal."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def listener() -> Iterator[socket.socket]:
         yield bound
 
 
-def test_an_address_that_is_taken_is_refused(listener: socket.socket) -> None:
-    """Two cannot listen on one port; whoever comes second hears of it, and what takes another."""
+def test_an_address_in_use_is_refused(listener: socket.socket) -> None:
+    """Two processes cannot listen on one port. The error names the setting that selects another port."""
     listener.listen()
     port = listener.getsockname()[1]
     for setting, given in (("IBEX_PORT", ()), ("IBEX_AUTH_OPS_LISTEN", ("IBEX_AUTH_OPS_LISTEN",))):
@@ -38,8 +38,8 @@ def test_an_address_that_is_taken_is_refused(listener: socket.socket) -> None:
             listen("127.0.0.1", port, *given)
 
 
-def test_a_port_that_auth_cannot_have_is_told_with_its_setting(listener: socket.socket, tmp_path: Path) -> None:
-    """It has two; each is named in one line."""
+def test_an_auth_port_in_use_is_reported_with_its_setting(listener: socket.socket, tmp_path: Path) -> None:
+    """Auth listens on two ports. The error for each is one line."""
     listener.listen()
     taken = f"127.0.0.1:{listener.getsockname()[1]}"
     environ = {
@@ -58,14 +58,14 @@ def test_a_port_that_auth_cannot_have_is_told_with_its_setting(listener: socket.
         assert f"with {setting} (" in line
 
 
-def test_a_wildcard_address_is_shown_as_one_that_can_be_asked() -> None:
-    """Nobody can send a request to 0.0.0.0 everywhere."""
+def test_a_wildcard_address_is_shown_as_loopback() -> None:
+    """Not every system can send requests to 0.0.0.0."""
     with listen("0.0.0.0", 0) as bound:  # noqa: S104 - bound, never listened on
         assert address_of(bound) == f"http://127.0.0.1:{bound.getsockname()[1]}"
 
 
-async def test_what_is_cut_off_at_the_deadline_is_waited_for(listener: socket.socket) -> None:
-    """A request that is still running then is cancelled; what it does about that is done before serving ends."""
+async def test_serving_ends_after_cancelled_requests_have_finished(listener: socket.socket) -> None:
+    """A request that runs at the shutdown deadline is cancelled. Serving waits for its cleanup."""
     arrived, recorded = asyncio.Event(), asyncio.Event()
 
     async def app(_scope: Any, _receive: Any, _send: Any) -> None:
@@ -88,7 +88,7 @@ async def test_what_is_cut_off_at_the_deadline_is_waited_for(listener: socket.so
 
 
 async def test_a_signal_lets_a_running_request_finish(listener: socket.socket) -> None:
-    """The drain begins at once; what runs is answered; then serving ends."""
+    """The drain begins at once. The request gets its response, and then serving ends."""
     arrived, drained, finish = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def app(_scope: Any, _receive: Any, send: Any) -> None:

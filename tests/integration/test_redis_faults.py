@@ -1,4 +1,4 @@
-"""Redis killed, frozen, emptied and restarted, and the sharing of its round trips."""
+"""Redis is killed, frozen, emptied and restarted. Commands share its round trips."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ async def test_two_workers_count_together(redis_server: RedisServer, worker: Wor
     assert sorted(counts) == list(range(1, 101))
 
 
-async def test_a_frozen_redis_costs_few_requests_their_bound_and_then_none(redis_server: RedisServer) -> None:
+async def test_a_frozen_redis_delays_few_requests_by_their_timeout(redis_server: RedisServer) -> None:
     """While a connection is made in the background, requests are counted in process. Then Redis counts them again."""
     worker = Worker(redis_server)
     await worker.link.open()

@@ -1,4 +1,4 @@
-"""How a worker's commands share a connection to Redis, and how long callers wait, whatever Redis does."""
+"""The connection that a worker's commands share, and the limits on how long their callers wait."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ async def test_few_round_trips_are_in_flight_at_a_time(redis_server: RedisServer
 
 
 async def test_a_connection_that_breaks_is_one_failure(redis_server: RedisServer, worker: RedisWorker) -> None:
-    """This holds for any number of round trips in flight. Redis is asked again until the threshold of failures."""
+    """This holds for any number of round trips in flight. The worker uses Redis until the threshold of failures."""
     redis_server.pause()
     asking = [await worker.depart(ORG) for _ in range(MAX_IN_FLIGHT)]
     redis_server.kill()
@@ -282,7 +282,7 @@ async def test_redis_holds_numbers_and_ids_and_nothing_else(redis_server: RedisS
     assert str(UUID(value.decode())) == value.decode()
 
 
-async def test_a_wrong_password_is_an_outage_like_any_other(redis_server: RedisServer) -> None:
+async def test_a_wrong_password_is_an_outage(redis_server: RedisServer) -> None:
     """Requests are served, and the reason contains neither the password nor the user."""
     redis_server.client().config_set("requirepass", "right-canary")
     worker = RedisWorker(redis_server.url.replace("redis://", "redis://canary-user:wrong-canary@"))
@@ -295,7 +295,7 @@ async def test_a_wrong_password_is_an_outage_like_any_other(redis_server: RedisS
 
 
 async def test_a_url_may_name_user_and_database(redis_server: RedisServer) -> None:
-    """A user with the needed permissions, in another database."""
+    """The test uses a user with the needed permissions, and another database."""
     client = redis_server.client()
     client.acl_setuser("kim", enabled=True, passwords=["+s3:cret"], keys=["ibex:*"], categories=["+@all"])
     worker = RedisWorker(redis_server.url.replace("redis://", "redis://kim:s3%3Acret@").replace("/0", "/3"))

@@ -68,7 +68,7 @@ class Load:
             else:
                 self.in_process[org_id] = self.in_process.get(org_id, 0) + 1
             self._advanced.set()
-            await asyncio.sleep(0.001)  # what a client does in between
+            await asyncio.sleep(0.001)  # the pause between two requests of a client
 
     async def more(self, org_id: UUID, requests: int = 20) -> None:
         """Wait until Redis has counted this many more requests of the organization."""
@@ -104,7 +104,7 @@ async def load(url: str, *orgs: UUID) -> AsyncIterator[Load]:
         await worker.link.close()
 
 
-async def test_a_killed_primary_is_replaced_by_the_one_that_the_sentinels_name(sentinels: SentinelScene) -> None:
+async def test_a_killed_primary_is_replaced_by_the_new_one_of_the_sentinels(sentinels: SentinelScene) -> None:
     """No request fails or waits. Requests are counted in process during the fail-over, then by the new primary."""
     sentinels.settle()
     async with load(sentinels.url, ORG) as running:
@@ -118,8 +118,8 @@ async def test_a_killed_primary_is_replaced_by_the_one_that_the_sentinels_name(s
     assert running.slowest_s < SLACK * TIMEOUT_S
 
 
-async def test_a_sentinel_that_hangs_is_passed_over(sentinels: SentinelScene) -> None:
-    """Another Sentinel is asked, within the connect timeout."""
+async def test_a_sentinel_that_hangs_is_skipped(sentinels: SentinelScene) -> None:
+    """The worker asks another Sentinel within the connect timeout."""
     sentinels.settle()
     worker = RedisWorker(sentinels.url)
     sentinels.sentinels[0].pause()
@@ -131,7 +131,7 @@ async def test_a_sentinel_that_hangs_is_passed_over(sentinels: SentinelScene) ->
         await worker.link.close()
 
 
-async def test_a_primary_that_is_replaced_while_it_runs_is_left(sentinels: SentinelScene) -> None:
+async def test_a_worker_leaves_a_primary_that_is_replaced_while_it_runs(sentinels: SentinelScene) -> None:
     """The worker switches soon, although the old primary accepts writes for 10 s more. No request fails or waits."""
     sentinels.settle()
     before = sentinels.primary()
@@ -188,7 +188,7 @@ async def test_each_primary_of_a_cluster_counts_its_organizations(cluster: Clust
     await worker.link.close()
 
 
-async def test_a_killed_primary_of_a_cluster_leaves_the_others_alone(cluster: ClusterScene) -> None:
+async def test_a_killed_primary_of_a_cluster_does_not_affect_the_others(cluster: ClusterScene) -> None:
     """Its organizations are counted in process until its replica is promoted. The other limits apply all the time."""
     cluster.settle()
     orgs = orgs_by_shard(cluster)
@@ -205,19 +205,19 @@ async def test_a_killed_primary_of_a_cluster_leaves_the_others_alone(cluster: Cl
     for org_id in orgs[1:]:
         counts = running.counts[org_id]
         assert len(set(counts)) == len(counts)
-        # Redis has counted a request whose reply came too late, on a busy machine, and so has the process.
+        # On a busy machine a reply can come too late. Redis and the process have then both counted the request.
         assert max(counts) - len(counts) <= running.in_process.get(org_id, 0)
         assert org_id not in running.in_process
 
 
 async def test_a_revocation_on_a_cluster_takes_effect_at_the_next_request(cluster: ClusterScene) -> None:
-    """The epoch alone makes it known, on each primary: the watch does not run, and no time passes."""
+    """The epoch alone informs the worker, on each primary. The watch does not run, and the clock stands still."""
     cluster.settle()
     async with AdmissionScene(cluster.url, ManualClock(), UNHURRIED_S).opened() as scene:
         for primary in [cluster.primary_of(org_id) for org_id in orgs_by_shard(cluster)]:
             tenant = await scene.known_tenant(partial(_lies_at, cluster, primary))
             await scene.store.revoke_token(tenant.org_id, tenant.token.token_id, scene.clock.now())
-            await scene.admit(tenant, tenant.token)  # nothing has told the worker
+            await scene.admit(tenant, tenant.token)  # the worker does not know of the change yet
 
             await scene.manage.revoke_token(tenant.org_id, tenant.token.token_id)
 
@@ -227,8 +227,8 @@ async def test_a_revocation_on_a_cluster_takes_effect_at_the_next_request(cluste
     assert scene.worker.heard.failures == []
 
 
-async def test_a_revocation_while_a_primary_is_away_takes_effect_by_the_watch(cluster: ClusterScene) -> None:
-    """Its requests are counted in process until Redis counts them again. No live token is refused."""
+async def test_a_revocation_while_a_primary_is_down_takes_effect_by_the_watch(cluster: ClusterScene) -> None:
+    """Requests of its organization are counted in process until Redis counts them again. No live token is refused."""
     cluster.settle()
     async with AdmissionScene(cluster.url, SystemClock(), TIMEOUT_S).opened() as scene, scene.watching():
         tenant = await scene.known_tenant()
@@ -340,13 +340,13 @@ async def test_tls_and_a_user_without_dangerous_commands(redis_server: RedisServ
     assert set(client.info("keyspace")) == {"db2"}
 
 
-async def test_redis_15_ms_away_is_connected_to_and_asked(redis_server: RedisServer) -> None:
+async def test_redis_with_a_latency_of_15_ms_is_usable(redis_server: RedisServer) -> None:
     """Connecting takes several round trips, which the timeout of one round trip does not limit."""
     redis_server.client().config_set("requirepass", "secret")
     with Relay.running(("127.0.0.1", redis_server.port)) as far:
         far.delay_s = 0.0075
         worker = RedisWorker(f"redis://:secret@127.0.0.1:{far.port}/1", timeout_s=2 * TIMEOUT_S)
-        far.delay_s = 0.06  # longer than a whole round trip may take
+        far.delay_s = 0.06  # longer than the timeout of a round trip
         await worker.link.open()
         far.delay_s = 0.0075
         counts = [(await worker.count(ORG)).count for _ in range(5)]

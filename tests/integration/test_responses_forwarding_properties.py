@@ -101,7 +101,7 @@ END = b'event: response.completed\ndata: {"type":"response.completed","response"
 
 @quick
 @given(requests(), directives)
-def test_the_provider_gets_what_the_client_sent_and_the_directive(
+def test_the_provider_gets_the_clients_request_with_the_directive(
     proxy: Proxy, request: bytes, directive: Directive | None
 ) -> None:
     """All members but ``instructions`` keep their bytes and their order. Without a directive the whole body does."""
@@ -212,7 +212,7 @@ PADDING = st.sampled_from([0] * 30 + [70_000] * 5 + [LARGE])
     cuts=st.lists(st.integers(0, 10_000), max_size=6),
     by_chunks=st.booleans(),
 )
-def test_the_client_gets_the_provider_s_response_with_its_own_instructions(
+def test_the_client_gets_the_providers_response_with_its_own_instructions(
     *, proxy: Proxy, data: st.DataObject, turn: Turn, padding: int, cuts: list[int], by_chunks: bool
 ) -> None:
     """The framing, the cuts, the size, the spelling and other members named ``instructions`` do not matter."""
@@ -350,7 +350,7 @@ SIZES = st.sampled_from([0, 1_000, MAX_VALUE_BYTES + 1, 2 * MAX_VALUE_BYTES])
 def test_the_reader_holds_no_more_than_its_caps(
     sizes: dict[str, int], order: list[str], type_size: int, chunk_bytes: int
 ) -> None:
-    """The reader keeps only the values that it reads, each up to its cap, and after the event none of them."""
+    """The reader keeps only the values that it reads, each up to its cap, and none of them after the event."""
     reader = request_of(input="hi").with_directive(DIRECTIVE, Dialect()).response_reader(Dialect())
     members = ",".join(f'"{name}":"{"x" * sizes[name]}"' for name in order)
     stream = f'data: {{"type":"{"t" * type_size}","response":{{{members}}}}}\n\n'.encode()

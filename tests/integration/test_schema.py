@@ -1,4 +1,4 @@
-"""The HTTP surface is what ``/schema`` says: requests made of the document, in and out of its rules."""
+"""The HTTP surface conforms to ``/schema``: generated requests, both valid and invalid."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ OPEN = [("GET", path) for path in ("/health", "/ready", "/metrics")]
 WRONG_AND_RIGHT = [
     (*operation, mode) for operation in (*POSTS, *OF_STORED_RESPONSES, *READS) for mode in GenerationMode
 ]
-CASES = WRONG_AND_RIGHT + [(*operation, GenerationMode.POSITIVE) for operation in OPEN]  # of nothing nothing is wrong
+CASES = WRONG_AND_RIGHT + [(*operation, GenerationMode.POSITIVE) for operation in OPEN]  # no input to be invalid
 CHECKS = [
     status_code_conformance,
     content_type_conformance,
@@ -64,12 +64,12 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
 
 @pytest.fixture(scope="module")
 def schema(proxy: Loopback) -> Any:
-    """The document that the proxy shows."""
+    """The schema that the proxy serves."""
     return schemathesis.openapi.from_url(f"{proxy.address}/schema/openapi.json")
 
 
-def test_every_operation_is_tried(proxy: Loopback) -> None:
-    """The list here is the document's."""
+def test_every_documented_operation_is_tested(proxy: Loopback) -> None:
+    """The operations of this module are exactly those of the schema."""
     with proxy.client() as client:
         client.send(b"GET /schema/openapi.json HTTP/1.1\r\nhost: ibex.test\r\n\r\n")
         paths = json.loads(client.response().body)["paths"]
@@ -81,8 +81,10 @@ def test_every_operation_is_tried(proxy: Loopback) -> None:
 @pytest.mark.hypothesis
 @pytest.mark.timeout(0)  # ``make fuzz`` decides how long
 @pytest.mark.parametrize(("method", "path", "mode"), CASES)
-def test_answers_are_as_documented(proxy: Loopback, schema: Any, method: str, path: str, mode: GenerationMode) -> None:
-    """Status, content type, headers and body, whatever is asked, with a token and without; and none is our fault."""
+def test_responses_conform_to_the_schema(
+    proxy: Loopback, schema: Any, method: str, path: str, mode: GenerationMode
+) -> None:
+    """This covers status, content type, headers and body, with and without a token. No status is a server error."""
     statuses = set()
     assert settings.default is not None
 
@@ -93,8 +95,8 @@ def test_answers_are_as_documented(proxy: Loopback, schema: Any, method: str, pa
             if token is not None:
                 case.headers = {**(case.headers or {}), "Authorization": f"Bearer {token}"}
                 if mode is GenerationMode.POSITIVE and (method, path) in POSTS:
-                    case.body["model"] = "gpt-4o"  # one that is routed
-                    case.body.pop("previous_response_id", None)  # none is known
+                    case.body["model"] = "gpt-4o"  # a routed model
+                    case.body.pop("previous_response_id", None)  # no response is stored
             response = case.call()
             case.validate_response(response, checks=CHECKS)
             assert response.status_code not in OUR_FAULT

@@ -1,4 +1,4 @@
-"""The scripted provider, as OpenAI's own SDK sees it: what other tests build on."""
+"""The scripted provider, tested with OpenAI's SDK."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def sdk(base_url: str) -> openai.OpenAI:
     return openai.OpenAI(base_url=base_url, api_key="sk-test", max_retries=0)
 
 
-def test_without_a_script_it_answers_plausibly() -> None:
-    """Buffered and streamed, with usage where it is due."""
+def test_without_a_script_the_server_sends_plausible_responses() -> None:
+    """Responses are buffered or streamed. The stream has usage only if it was requested."""
     with ScriptedOpenAI.in_thread() as server, sdk(server.base_url) as client:
         body = client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
         chunks = list(client.chat.completions.create(model="gpt-4o", messages=MESSAGES, stream=True))
@@ -44,8 +44,8 @@ def test_without_a_script_it_answers_plausibly() -> None:
     assert [chunk.usage is None for chunk in with_usage] == [True] * len(chunks) + [False]
 
 
-def test_tools_and_schemas_get_what_they_ask_for() -> None:
-    """A call of the first tool, also streamed; content of the schema."""
+def test_tools_and_schemas_get_matching_responses() -> None:
+    """The response calls the first tool, also in a stream, or has content that fits the schema."""
 
     class Answer(BaseModel):
         city: str
@@ -67,8 +67,8 @@ def test_tools_and_schemas_get_what_they_ask_for() -> None:
     assert parsed.choices[0].message.parsed == Answer(city="scripted", degrees=[1])
 
 
-def test_a_request_that_is_no_request_is_refused() -> None:
-    """So that what the proxy sends is checked."""
+def test_an_invalid_request_is_refused() -> None:
+    """Tests therefore notice an invalid request of the proxy."""
     with ScriptedOpenAI.in_thread() as server, sdk(server.base_url) as client:
         with pytest.raises(openai.BadRequestError):
             client.chat.completions.create(model="gpt-4o", messages=[])
@@ -77,16 +77,16 @@ def test_a_request_that_is_no_request_is_refused() -> None:
         assert [request.path for request in server.requests] == ["/v1/chat/completions", "/v1/files"]
 
 
-def test_it_lists_models() -> None:
-    """With every field of OpenAI's."""
+def test_the_server_lists_models() -> None:
+    """Each model has all of OpenAI's members."""
     with ScriptedOpenAI.in_thread() as server, sdk(server.base_url) as client:
         listed = client.models.list().data
     assert [model.id for model in listed][:2] == ["gpt-4o", "gpt-4o-mini"]
     assert {(model.object, model.owned_by) for model in listed} == {("model", "system")}
 
 
-def test_scripts_are_played_in_their_order_from_any_thread() -> None:
-    """Errors and gates too."""
+def test_scripts_are_played_in_order_from_any_thread() -> None:
+    """This includes errors and gates."""
     gate = Gate()
     with ScriptedOpenAI.in_thread() as server, sdk(server.base_url) as client:
         server.put(error(429), (Pause(gate), *text_stream("a", "b")))
@@ -98,8 +98,8 @@ def test_scripts_are_played_in_their_order_from_any_thread() -> None:
         assert server.requests[1].header("Authorization") == "Bearer sk-test"
 
 
-async def test_the_end_of_a_connection_is_known(openai_server: ScriptedOpenAI) -> None:
-    """Whoever closes it, with its time."""
+async def test_the_server_knows_when_a_connection_is_closed(openai_server: ScriptedOpenAI) -> None:
+    """The time is known also if the client closes it."""
     before = asyncio.get_running_loop().time()
     host, port = openai_server.base_url.removeprefix("http://").removesuffix("/v1").split(":")
     _, writer = await asyncio.open_connection(host, int(port))
@@ -112,8 +112,8 @@ async def test_the_end_of_a_connection_is_known(openai_server: ScriptedOpenAI) -
     assert await request.closed_at() >= before
 
 
-def test_it_runs_as_a_program() -> None:
-    """The first line says where; SIGTERM ends it."""
+def test_the_server_runs_as_a_program() -> None:
+    """Its first line has the address. SIGTERM stops it."""
     process = subprocess.Popen(
         [sys.executable, "-m", "harness.openai"],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(TESTS)},

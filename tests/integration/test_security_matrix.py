@@ -1,6 +1,6 @@
 """The security matrix, row by row: two proxy workers, auth in its own process, real PostgreSQL and Redis.
 
-Every answer that a test here gets is also looked at by row 6: the envelope, its request id, and no secret in it.
+Row 6 also checks every response of the other rows: the envelope, its request id, and the absence of secrets.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ async def _recorder(use_cases: Administration, name: str, rpm: int | None = None
 
 @dataclass(slots=True)
 class Matrix:
-    """The stack, its tenants, and every answer that was had of it."""
+    """The running processes, their tenants, and all responses so far."""
 
     production: Production
     address: str
@@ -104,7 +104,7 @@ class Matrix:
         path: str = "/v1/chat/completions",
         body: dict[str, Any] | None = None,
     ) -> httpx.Response:
-        """Ask over a connection of its own, so that any worker may answer; check what row 6 says of every answer."""
+        """Send a request over a separate connection, so that any worker may get it. Keep the response for row 6."""
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         if agent is not None:
             headers["X-IBEX-Agent-ID"] = agent
@@ -128,7 +128,7 @@ def matrix(
     module_redis: RedisServer,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Matrix]:
-    """Everything, started once."""
+    """All processes, started once."""
     folder = tmp_path_factory.mktemp("matrix")
     production = Production.over(module_postgres, module_clickhouse, module_redis.url, folder)
     settings = Settings.load(production.environ)
@@ -153,18 +153,18 @@ def matrix(
 
 
 class TestRow1Token:
-    """Whose token is it."""
+    """The token must be valid."""
 
     @pytest.mark.parametrize("authorization", [None, "Bearer", "Basic dXNlcjpwYXNz"])
-    def test_without_a_bearer(self, matrix: Matrix, authorization: str | None) -> None:
-        """401 MISSING_TOKEN."""
+    def test_a_missing_bearer_token_is_refused(self, matrix: Matrix, authorization: str | None) -> None:
+        """The error is 401 MISSING_TOKEN."""
         headers = {"X-IBEX-Agent-ID": matrix.a.agent} | ({"Authorization": authorization} if authorization else {})
         answer = httpx.post(f"{matrix.address}/v1/chat/completions", json=BODY, headers=headers, trust_env=False)
         matrix.answers.append(answer)
         _expect(answer, 401, "MISSING_TOKEN")
 
-    def test_everything_that_is_no_live_token_is_the_same(self, matrix: Matrix) -> None:
-        """401 INVALID_TOKEN with one message: garbage, a wrong checksum, unknown, expired, revoked."""
+    def test_all_invalid_tokens_get_the_same_response(self, matrix: Matrix) -> None:
+        """Malformed, wrong checksum, unknown, wrong secret, expired and revoked: 401 INVALID_TOKEN with one message."""
         good = matrix.a.tokens["good"]
         unknown = PersonalAccessToken.issue(uuid4(), bytes(32)).reveal()
         other_secret = PersonalAccessToken.issue(UUID(good[9:45]), bytes(32)).reveal()
@@ -177,45 +177,45 @@ class TestRow1Token:
             _expect(answer, 401, "INVALID_TOKEN")
         assert len({answer.json()["error"]["message"] for answer in answers}) == 1
 
-    def test_a_good_one_gets_on(self, matrix: Matrix) -> None:
-        """With the agent of the header, or the one that it is bound to."""
+    def test_a_valid_token_is_accepted(self, matrix: Matrix) -> None:
+        """The agent is that of the header, or the one to which the token is bound."""
         _expect(matrix.ask(matrix.a.tokens["good"], matrix.a.agent), 200)
         _expect(matrix.ask(matrix.a.tokens["bound"]), 200)
 
 
 class TestRow2Agent:
-    """May it act as this agent."""
+    """The token must be allowed to act as the agent."""
 
-    def test_none_is_named(self, matrix: Matrix) -> None:
-        """400."""
+    def test_a_missing_agent_is_refused(self, matrix: Matrix) -> None:
+        """The error is 400 MISSING_AGENT_ID."""
         _expect(matrix.ask(matrix.a.tokens["good"]), 400, "MISSING_AGENT_ID")
 
-    def test_it_is_no_uuid(self, matrix: Matrix) -> None:
-        """400, with the header named."""
+    def test_an_agent_id_that_is_not_a_uuid_is_refused(self, matrix: Matrix) -> None:
+        """The error is 400 VALIDATION_ERROR and names the header."""
         answer = matrix.ask(matrix.a.tokens["good"], "assistant")
         _expect(answer, 400, "VALIDATION_ERROR")
         assert answer.json()["error"]["field_errors"][0]["field"] == "X-IBEX-Agent-ID"
 
-    def test_it_is_not_the_organizations(self, matrix: Matrix) -> None:
-        """403, never 404: a random one, another organization's, and for a bound token any other."""
+    def test_an_agent_of_another_organization_is_refused(self, matrix: Matrix) -> None:
+        """Unknown agents, foreign agents, and any other agent than that of a bound token get 403, never 404."""
         for token, agent in (("good", str(uuid4())), ("good", matrix.b.agent), ("bound", matrix.b.agent)):
             _expect(matrix.ask(matrix.a.tokens[token], agent), 403, "AGENT_NOT_AUTHORIZED")
         paused = str(matrix.a.agents[AgentStatus.PAUSED])
         _expect(matrix.ask(matrix.a.tokens["bound"], paused), 403, "AGENT_NOT_AUTHORIZED")
 
     @pytest.mark.parametrize("status", [AgentStatus.PAUSED, AgentStatus.SUSPENDED, AgentStatus.ARCHIVED])
-    def test_it_is_not_active(self, matrix: Matrix, status: AgentStatus) -> None:
-        """403."""
+    def test_an_inactive_agent_is_refused(self, matrix: Matrix, status: AgentStatus) -> None:
+        """The error is 403 AGENT_SUSPENDED."""
         _expect(matrix.ask(matrix.a.tokens["good"], str(matrix.a.agents[status])), 403, "AGENT_SUSPENDED")
 
 
 class TestRow3Tenants:
-    """Neither sees the other, not even by the clock."""
+    """Tenants are isolated, also in the timing of responses."""
 
-    def test_the_other_ones_agent(self, matrix: Matrix) -> None:
-        """403 both ways, 95th percentiles of 100 tries within 5 ms of each other.
+    def test_a_foreign_agent_is_refused_in_equal_time(self, matrix: Matrix) -> None:
+        """The error is 403 for both tenants. The 95th percentiles of 100 requests differ by less than 5 ms.
 
-        What a secret costs it costs each time, what a busy machine costs it does not: the best of three rounds counts.
+        The best of three rounds counts: a timing leak shows in each round, the load of the machine does not.
         """
         differences = []
         for _ in range(TIMED_ROUNDS):
@@ -240,15 +240,15 @@ class TestRow3Tenants:
                     _expect(answer, 403, "AGENT_NOT_AUTHORIZED")
         return took
 
-    def test_the_other_ones_path(self, matrix: Matrix) -> None:
-        """403 whatever the token may do; one's own is answered."""
+    def test_the_path_of_another_organization_is_refused(self, matrix: Matrix) -> None:
+        """The error is 403 even for an admin token. The path of the token's own organization works."""
         for tenant, status in ((matrix.a, 200), (matrix.b, 403)):
             path = f"/v1/orgs/{tenant.org_id}/chat/completions"
             answer = matrix.ask(matrix.a.tokens["admin"], matrix.a.agent, path=path)
             assert answer.status_code == status
 
-    def test_the_other_ones_response(self, matrix: Matrix) -> None:
-        """It does not exist for the other organization, whichever worker answers. Its agent can continue it."""
+    def test_a_response_of_another_organization_is_not_found(self, matrix: Matrix) -> None:
+        """This holds in every worker. The agent that received the response can continue it."""
         asked = {"model": "gpt-4o", "input": CANARY, "instructions": "Be kind."}
         own, other = matrix.a.tokens["bound"], matrix.b.tokens["bound"]
         first = matrix.ask(own, path="/v1/responses", body=asked)
@@ -264,11 +264,11 @@ class TestRow3Tenants:
 
 
 class TestRow4Rate:
-    """How much of it."""
+    """The rate limit of an organization applies."""
 
-    def test_what_remains_counts_down_over_all_workers(self, matrix: Matrix) -> None:
-        """The request after the last one is 429, says how long to wait, and leaves the other organization alone."""
-        while True:  # a minute may turn in between
+    def test_the_remaining_limit_is_shared_by_all_workers(self, matrix: Matrix) -> None:
+        """The request over the limit is refused with 429 and a retry delay. Another organization is not affected."""
+        while True:  # a minute may end in between
             answers = [matrix.ask(matrix.small.tokens["bound"]) for _ in range(SMALL_LIMIT + 1)]
             if len({answer.headers["x-ratelimit-reset"] for answer in answers}) == 1:
                 break
@@ -279,8 +279,8 @@ class TestRow4Rate:
         assert 0 <= int(answers[-1].headers["x-ratelimit-reset"]) - time.time() <= 60
         _expect(matrix.ask(matrix.b.tokens["bound"]), 200)
 
-    def test_redis_is_gone(self, matrix: Matrix, module_redis: RedisServer) -> None:
-        """Served, and served again when it is back."""
+    def test_an_outage_of_redis_refuses_no_request(self, matrix: Matrix, module_redis: RedisServer) -> None:
+        """Requests succeed while Redis hangs and after it continues."""
         _expect(matrix.ask(matrix.a.tokens["bound"]), 200)
         module_redis.pause()
         try:
@@ -292,20 +292,20 @@ class TestRow4Rate:
 
 
 class TestRow5Permissions:
-    """What may it do."""
+    """The token must have the permission."""
 
     @pytest.mark.parametrize(("token", "status"), [("none", 403), ("read only", 403), ("admin", 200)])
-    def test_chat_needs_its_bits(self, matrix: Matrix, token: str, status: int) -> None:
-        """None and read only are not enough, all are."""
+    def test_chat_requires_its_permissions(self, matrix: Matrix, token: str, status: int) -> None:
+        """A token without permissions or with read-only ones is refused. An admin token is accepted."""
         answer = matrix.ask(matrix.a.tokens[token], matrix.a.agent)
         _expect(answer, status, "INSUFFICIENT_PERMISSIONS" if status == 403 else None)
 
 
 class TestRow6Envelope:
-    """What everybody is told, and nobody."""
+    """Responses and records reveal no secrets."""
 
-    def test_every_error_is_one_envelope(self, matrix: Matrix) -> None:
-        """JSON, in the envelope of every error, with the header's request id."""
+    def test_every_error_has_an_envelope(self, matrix: Matrix) -> None:
+        """Each error is JSON with all members of the envelope and the request id of the header."""
         for path in ("/nothing", "/v1/models"):
             matrix.ask(None, path=path)
         errors = [answer for answer in matrix.answers if answer.status_code >= 400]
@@ -317,22 +317,22 @@ class TestRow6Envelope:
             assert error["request_id"] == answer.headers["x-request-id"]
             assert answer.headers["x-ibex-error-source"] == "proxy"
 
-    def test_no_answer_holds_what_is_not_its_readers(self, matrix: Matrix) -> None:
-        """No token, no pepper, no directive; the prompt only in the echo's own answer."""
+    def test_no_response_contains_secrets(self, matrix: Matrix) -> None:
+        """No response contains a token, a pepper or a directive. Only the response of the echo contains the prompt."""
         for answer in matrix.answers:
             shown = f"{answer.text} {answer.headers}"
             assert DIRECTIVE_CANARY not in shown
             assert not any(secret in shown for secret in matrix.secrets)
             assert answer.status_code == 200 or CANARY not in shown
 
-    def test_no_log_no_metric_no_table_and_no_file_holds_them(
+    def test_no_log_metric_table_or_file_contains_secrets(
         self,
         matrix: Matrix,
         module_postgres: PostgresDatabase,
         module_clickhouse: ClickHouseDatabase,
         module_redis: RedisServer,
     ) -> None:
-        """Every sink: lines of all processes, metrics, Redis, PostgreSQL but for directives, ClickHouse, journals."""
+        """This covers logs, metrics, Redis, PostgreSQL without directives, ClickHouse and the journals."""
         metrics = httpx.get(f"{matrix.address}/metrics", trust_env=False).text
         sinks = {
             "log": "\n".join(line for process in matrix.production.processes for line in process.lines),
@@ -352,7 +352,7 @@ class TestRow6Envelope:
 
 
 def _everything_in_redis(server: RedisServer, *, directives: bool) -> str:
-    """Return what Redis holds: the directives that workers share, or all else. All of it is strings."""
+    """Return the content of Redis: either the shared directives, or everything else. All values are strings."""
     client = server.client()
     keys = [key for key in client.scan_iter() if (b":directive:" in key) is directives]
     return json.dumps([f"{key!r} {client.get(key)!r}" for key in keys])

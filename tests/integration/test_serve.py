@@ -1,4 +1,4 @@
-"""`ibex serve` as a process, over servers that it is told of by URL."""
+"""`ibex serve` as a process, with servers that are configured by URL."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ pytestmark = pytest.mark.integration
 START_TIMEOUT_S = 30
 
 
-def test_it_serves_what_bootstrap_made_and_ends_on_sigterm(
+def test_serve_uses_the_bootstrapped_installation_and_stops_on_sigterm(
     postgres: PostgresDatabase, clickhouse: ClickHouseDatabase, tmp_path: Path
 ) -> None:
-    """The commands of an installation: bootstrap, serve, a completion; SIGTERM flushes the record and exits 0."""
+    """A bootstrapped token gets a completion. SIGTERM delivers the record and exits with code 0."""
     environ = {
         "IBEX_PORT": "0",
         "IBEX_DATABASE_URL": postgres.app_url,
@@ -64,8 +64,8 @@ def test_it_serves_what_bootstrap_made_and_ends_on_sigterm(
     assert not any(token in line or "canary" in line for line in proxy.lines)
 
 
-def test_what_is_not_named_is_said() -> None:
-    """Before anything is opened."""
+def test_a_missing_database_url_is_named_in_the_error() -> None:
+    """The command fails before it connects to any server."""
     with pytest.raises(SettingsError, match="IBEX_DATABASE_URL"):
         serve({})
 
@@ -99,10 +99,8 @@ PRODUCTION = {
         ("serve --workers 2", {"IBEX_CLICKHOUSE_URL": "http://127.0.0.1:1/i"}, "IBEX_ALLOW_INSECURE=clickhouse"),
     ],
 )
-def test_production_does_not_start_with_what_fails_open(
-    tmp_path: Path, command: str, wrong: dict[str, str], said: str
-) -> None:
-    """One line, which names the variable, and exit code 2; no secret is shown and nothing is listened on."""
+def test_production_refuses_insecure_settings(tmp_path: Path, command: str, wrong: dict[str, str], said: str) -> None:
+    """The command prints one line that names the variable, no secret, and exits with code 2 before it listens."""
     environ = {**PRODUCTION, "IBEX_AUTH_SERVICE_TOKEN": PRODUCTION["IBEX_AUTH_SERVICE_TOKEN"] + "Hq4Gt6Xe", **wrong}
 
     process = IbexProcess.spawn(command.split(), environ, tmp_path)
@@ -113,8 +111,8 @@ def test_production_does_not_start_with_what_fails_open(
     assert not any(secret in text for secret in ("51c09fe2", "8d1f77c2", "z" * 32, "rk3lX0", "Jx0pQ3m9", "listening"))
 
 
-def test_production_starts_with_credentials(tmp_path: Path) -> None:
-    """Whether or not the servers are there."""
+def test_auth_starts_in_production_with_credentials(tmp_path: Path) -> None:
+    """It starts even if the other servers are not available."""
     environ = {**PRODUCTION, "IBEX_AUTH_SERVICE_TOKEN": PRODUCTION["IBEX_AUTH_SERVICE_TOKEN"] + "Hq4Gt6Xe"}
     auth = IbexProcess.spawn(["auth", "serve"], environ, tmp_path)
     line = json.loads(auth.wait_for_line("serving gRPC on port", START_TIMEOUT_S))["event"]
@@ -123,8 +121,8 @@ def test_production_starts_with_credentials(tmp_path: Path) -> None:
     assert auth.stop(signal.SIGTERM) == 0
 
 
-def test_a_dotenv_that_would_redirect_a_key_stops_the_command(tmp_path: Path) -> None:
-    """The key is the environment's, the address the file's: exit code 2."""
+def test_a_dotenv_that_redirects_a_key_is_refused(tmp_path: Path) -> None:
+    """The key is from the environment, but the address is from the file. The exit code is 2."""
     (tmp_path / ".env").write_text("OPENAI_BASE_URL=http://127.0.0.1:1/v1\n")
 
     process = IbexProcess.spawn(["serve"], {"OPENAI_API_KEY": "sk-canary"}, tmp_path)

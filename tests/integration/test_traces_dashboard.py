@@ -1,4 +1,4 @@
-"""The dashboard over the traces asks what the table can answer."""
+"""The queries of the traces dashboard work on the table."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 
 DASHBOARD = Path(__file__).parents[2] / "deploy" / "grafana" / "ibex-traces.json"
-# What Grafana puts in place of its macros and of empty text boxes.
+# The values that Grafana inserts for its macros and for empty text boxes.
 MACROS = {
     "$__timeFilter(requested_at)": "requested_at >= toDateTime64('2020-01-01 00:00:00', 6, 'UTC')",
     "$__timeInterval(requested_at)": "toStartOfInterval(requested_at, INTERVAL 60 second)",
@@ -30,14 +30,12 @@ MACROS = {
 }
 
 
-async def test_every_panel_is_answered(clickhouse: ClickHouseDatabase) -> None:
-    """By the table as it is migrated, with rows of which a request was answered and another refused."""
+async def test_every_panel_has_a_valid_query(clickhouse: ClickHouseDatabase) -> None:
+    """The migrated table has rows of successful and of refused requests."""
     migrate(clickhouse.url)
     traces = ClickHouseTraces(clickhouse.url)
     await traces.open()
-    times = dict.fromkeys(
-        ("requested_at", "completed_at"), datetime.now(UTC)
-    )  # what is old is removed by the table's TTL
+    times = dict.fromkeys(("requested_at", "completed_at"), datetime.now(UTC))  # the table's TTL removes old rows
     exchanges = (an_exchange(**times), an_exchange(**times, is_complete=False), a_refusal(**times))
     rows = [trace for trace in map(trace_of, exchanges) if trace is not None]
     await traces.write(rows, "token")

@@ -1,4 +1,4 @@
-"""The installed package can do what the source tree can."""
+"""The installed package works without the source tree."""
 
 from __future__ import annotations
 

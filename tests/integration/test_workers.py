@@ -1,6 +1,6 @@
-"""Several workers on one socket: ended with who watches over them, told when to stop, given up if they cannot start.
+"""Several workers on one socket: stopping, the end of the supervisor, failing starts and settings.
 
-That one that dies is replaced is tested in ``test_production``.
+``test_production`` covers the replacement of a worker that dies.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def with_auth(
     module_redis: RedisServer,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Production]:
-    """The settings for these servers, and an auth for all tests here."""
+    """The settings of the servers, and one auth for all tests of this module."""
     stack = Production.over(module_postgres, module_clickhouse, module_redis.url, tmp_path_factory.mktemp("workers"))
     stack.start_auth()
     yield stack
@@ -49,22 +49,22 @@ def with_auth(
 
 @pytest.fixture
 def production(with_auth: Production, tmp_path: Path) -> Iterator[Production]:
-    """The same in a folder of the test's own; what it starts is stopped."""
+    """The same settings in a separate folder. The processes of a test are stopped at its end."""
     stack = Production({**with_auth.environ, "IBEX_JOURNAL_DIR": str(tmp_path / "journal")}, tmp_path)
     yield stack
     stack.stop()
 
 
-def test_a_stop_while_workers_start_is_no_failure(production: Production) -> None:
-    """They have nothing to finish yet, and nobody who listens for the signal."""
+def test_a_stop_while_workers_start_succeeds(production: Production) -> None:
+    """The workers have no signal handlers yet and nothing to finish, so the exit code is 0."""
     watcher = production.spawn_proxy(workers=2)
     watcher.wait_for_line("2 workers on", START_TIMEOUT_S)
 
     assert watcher.stop(signal.SIGTERM) == 0, watcher.lines
 
 
-def test_workers_end_with_who_watches_over_them(production: Production) -> None:
-    """By themselves and well, when it is killed and can tell them nothing."""
+def test_workers_exit_if_the_supervisor_is_killed(production: Production) -> None:
+    """After SIGKILL the supervisor cannot signal them. They detect its end by themselves."""
     production.start_proxy(workers=2)
     handles = [os.pidfd_open(pid) for pid in production.workers()]
     watcher = production.processes.pop()
@@ -77,8 +77,8 @@ def test_workers_end_with_who_watches_over_them(production: Production) -> None:
     assert watcher.wait() == -signal.SIGKILL
 
 
-def test_one_that_cannot_start_ends_them_all(production: Production) -> None:
-    """With its exit code, and without trying again and again."""
+def test_a_worker_that_cannot_start_stops_all_workers(production: Production) -> None:
+    """The supervisor exits with the worker's exit code and does not restart it repeatedly."""
     (production.folder / "journal").write_text("a file where a folder should be")
 
     watcher = production.spawn_proxy(workers=2)
@@ -87,18 +87,20 @@ def test_one_that_cannot_start_ends_them_all(production: Production) -> None:
     assert any("ended with code 1" in line for line in watcher.lines)
 
 
-def test_one_that_cannot_start_may_take_long(production: Production, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A busy machine is no reason to try again and again: what counts is that it never served."""
+def test_a_worker_that_fails_after_a_long_start_is_not_restarted(
+    production: Production, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine a start may take long. The worker has never served, so a restart would fail again."""
     (production.folder / "journal").write_text("a file where a folder should be")
     monkeypatch.setattr(workers, "EARLY_S", 0.0)
 
     assert supervise(Settings.load(production.environ), {**os.environ, **production.environ}, 1) == 1
 
 
-def test_a_role_that_may_do_too_much_is_told_without_a_traceback(
+def test_a_database_role_with_too_many_rights_is_reported_without_a_traceback(
     production: Production, module_postgres: PostgresDatabase
 ) -> None:
-    """What the mistake is, as of every expected failure."""
+    """The error names the role and the expected one, like every expected failure."""
     watcher = production.spawn_proxy(workers=2, IBEX_DATABASE_URL=module_postgres.owner_url)
 
     assert watcher.wait() == 1
@@ -108,7 +110,7 @@ def test_a_role_that_may_do_too_much_is_told_without_a_traceback(
 
 
 def test_a_worker_imports_nothing_of_the_command_line(production: Production) -> None:
-    """Only the process that watches over them does; each says what it imports while it starts."""
+    """Only the supervisor imports it. Each process prints its imports while it starts."""
     production.start_proxy(workers=2, PYTHONPROFILEIMPORTTIME="1")
 
     imported = Counter(line.rpartition("|")[2].strip() for line in production.processes[-1].lines)
@@ -119,8 +121,8 @@ def test_a_worker_imports_nothing_of_the_command_line(production: Production) ->
     assert {imported[name] for name in imported if name.startswith("ibex.entrypoints.cli")} == {1}
 
 
-def test_a_worker_imports_nothing_of_the_folder_where_it_starts(production: Production) -> None:
-    """Whatever lies there by then: here where one is replaced that was killed."""
+def test_a_worker_imports_nothing_from_its_working_directory(production: Production) -> None:
+    """A module in that directory does not break the worker that replaces a killed one."""
     production.start_proxy(workers=2)
     (production.folder / "queue.py").write_text("raise RuntimeError('imported')")
 
@@ -129,8 +131,8 @@ def test_a_worker_imports_nothing_of_the_folder_where_it_starts(production: Prod
     assert production.processes[-1].wait_for_lines("listening on", 3, START_TIMEOUT_S)
 
 
-def test_settings_of_the_folder_and_of_dotenv_reach_workers(production: Production) -> None:
-    """Whatever the process that watches over them has read, wherever that was."""
+def test_settings_of_the_home_and_of_dotenv_reach_workers(production: Production) -> None:
+    """Workers get the settings that the supervisor has read from either place."""
     home = Home(production.folder / "elsewhere")
     of_the_home = ("IBEX_DATABASE_URL", "IBEX_CLICKHOUSE_URL")
     of_dotenv = ("IBEX_REDIS_URL", "IBEX_AUTH_ADDRESS", "IBEX_AUTH_SERVICE_TOKEN")
@@ -145,8 +147,8 @@ def test_settings_of_the_folder_and_of_dotenv_reach_workers(production: Producti
         assert watcher.wait_for_lines("listening on", 2, START_TIMEOUT_S)
 
 
-def test_several_workers_need_auth_and_redis(production: Production) -> None:
-    """What they know of tokens must not be each one's own."""
+def test_several_workers_require_auth_and_redis(production: Production) -> None:
+    """Workers must not differ in what they know about tokens, so the command exits with code 2."""
     del production.environ["IBEX_AUTH_ADDRESS"], production.environ["IBEX_REDIS_URL"]
 
     watcher = production.spawn_proxy(workers=2)
@@ -155,6 +157,6 @@ def test_several_workers_need_auth_and_redis(production: Production) -> None:
     assert any("IBEX_AUTH_ADDRESS is not set" in line for line in watcher.lines)
 
 
-def test_a_place_is_told_in_one_word() -> None:
-    """On the worker's command line."""
+def test_a_worker_slot_can_be_parsed_from_its_string() -> None:
+    """The string is an argument of the worker's command line."""
     assert WorkerSlot.parse(str(WorkerSlot(3, 5, 1, 7))) == WorkerSlot(3, 5, 1, 7)
