@@ -1,4 +1,4 @@
-"""What every ``IdleSessions`` promises."""
+"""The contract of ``IdleSessions``."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ async def _status(store: Store, turn: Checkpoint) -> SessionStatus:
     return found.status
 
 
-async def test_what_is_idle_is_abandoned_in_every_organization(stores: Stores) -> None:
-    """By its latest turn, not its first; to the microsecond. Nothing else of the session changes."""
+async def test_idle_sessions_of_every_organization_are_abandoned(stores: Stores) -> None:
+    """The latest turn counts, to the microsecond. Only the status of the session changes."""
     identity, store = stores
     ours, theirs = await attach(identity), await attach(identity)
     idle = [new_turn(agent, "idle", created_at=NOON - MINUTE) for agent in (ours, theirs)]
