@@ -74,7 +74,10 @@ FLOODS = ["random agents", "a foreign path", "a model that is not routed", "a bo
 
 @pytest.mark.parametrize("kind", FLOODS)
 def test_a_flood_of_refused_requests_is_recorded_in_few_rows(flooded: Loopback, kind: str) -> None:
-    """Beyond the rate limit, one row per second represents many refusals. IBEX looks up no agent there."""
+    """Refusals up to the limit have a row each.
+
+    One row per second represents the others, and IBEX looks up no agent for them.
+    """
     proxy, head = flooded, flooded.head
     length = f"content-length: {len(BODY)}"
     if kind == "random agents":

@@ -267,8 +267,8 @@ def outcomes(
 def test_a_revoked_token_is_refused_within_the_bound(outcomes: Mapping[str, Future[Any]], case: str) -> None:
     """A live token may get 503 while auth is unreachable, and never gets 401.
 
-    If Redis cannot replace or return the epoch, the watch keeps the bound. Without a fault, every request after the
-    revocation is refused.
+    If Redis cannot replace or return the epoch, the watch keeps the bound. Without a fault, every request after a
+    revocation through IBEX is refused.
     """
     outcome: Outcome = outcomes[case].result()
 

@@ -219,7 +219,7 @@ BROKEN: list[Script] = [
 def test_a_broken_response_is_not_retried(proxy: Loopback, script: Script) -> None:
     """The client gets an envelope without any of the response.
 
-    The provider has answered, and a retry might cost twice.
+    IBEX does not retry because the provider has answered.
     """
     seen = proxy.ask(script)
     assert_failed(proxy, seen, UNAVAILABLE, 1)

@@ -98,7 +98,7 @@ def test_a_stream_in_single_bytes_is_forwarded(proxy: Loopback, name: str) -> No
 
 
 def test_a_compressed_stream_is_decompressed(proxy: Loopback) -> None:
-    """The provider compresses it although IBEX does not accept an encoding."""
+    """The provider compresses the stream unasked. The client gets it without a content encoding."""
     seen = proxy.ask(gzipped_stream(*EVENTS), stream=True)
     assert seen.body == b"".join(WITHOUT_USAGE)
     assert "content-encoding" not in seen.headers
