@@ -1,8 +1,8 @@
-"""Where things stand, how large they may grow, and what they are not called.
+"""Rules for the location, size and names of files.
 
-A module ``src/ibex/a/b.py`` is tested by its mirror, ``tests/unit/a/test_b.py``. Where the promise is a port's, or
-needs a real server, the tests stand in a suite of ``tests/contracts`` or ``tests/integration`` instead, which then
-imports the module by its name. Modules in which nothing runs are listed in ``NOTHING_RUNS``, with the reason.
+The module ``src/ibex/a/b.py`` is tested by its mirror ``tests/unit/a/test_b.py``. If it implements a port or needs a
+real server, a suite in ``tests/contracts`` or ``tests/integration`` tests it instead and imports it by name.
+``NOTHING_RUNS`` lists the modules without code, with the reason.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def imports_of(tree: ast.AST) -> set[str]:
 
 
 def runs_something(tree: ast.Module) -> bool:
-    """Tell whether any function of a module has more in it than a docstring."""
+    """Return whether any function of a module contains more than a docstring."""
     functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)]
     return any(
         isinstance(f, ast.Lambda)
@@ -71,7 +71,7 @@ def runs_something(tree: ast.Module) -> bool:
 
 
 def impurities(tree: ast.AST) -> list[str]:
-    """Return what in a module reads a clock, the environment or randomness."""
+    """Return the names in a module that read a clock, the environment or randomness."""
     found = [name for name in imports_of(tree) if name.split(".")[0] in CLOCKS_AND_DICE]
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):

@@ -54,7 +54,7 @@ def inherited(kind: type, base: type) -> set[str]:
 
 
 def imported() -> Iterator[tuple[str, str]]:
-    """Return the private modules and names that the source imports from others' packages, each with what it imports."""
+    """Return the private modules and names of other packages that the source imports."""
     for path in sorted((ROOT / "src" / "ibex").rglob("*.py")):
         if path.parent.name == "generated":
             continue

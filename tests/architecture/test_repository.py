@@ -14,7 +14,7 @@ from ibex.domain.ids import uuid7
 
 ROOT = Path(__file__).parents[2]
 
-# Each is written so that it does not find itself here.
+# Each pattern is written so that it does not match itself in this file.
 FORBIDDEN = {
     "a path of somebody's machine": re.compile(r"(?<![\w.~}>-])/(?:home|root|work|Users|tmp|builds)/[\w.]"),
     "a package registry": re.compile(

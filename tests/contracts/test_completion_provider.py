@@ -35,7 +35,7 @@ TEXT = "".join(WORDS)
 
 
 class Stage(Protocol):
-    """A provider that can be made to answer a text."""
+    """A provider that a test can make answer in several ways."""
 
     @property
     def provider(self) -> Provider:
@@ -63,7 +63,7 @@ def events_of(*raw: bytes) -> list[StreamEvent]:
 
 
 class EchoStage:
-    """The echo, asked to repeat the text."""
+    """The echo provider, which repeats the text."""
 
     def __init__(self) -> None:
         self._stalls_at: float | None = None
@@ -101,7 +101,7 @@ class EchoStage:
 
 @dataclass(slots=True)
 class OpenAIStage:
-    """The real adapter, over sockets to a scripted server."""
+    """The real adapter, connected to a scripted server over sockets."""
 
     provider: OpenAIProvider
     server: ScriptedOpenAI
@@ -144,21 +144,21 @@ async def stage(request: pytest.FixtureRequest) -> AsyncIterator[Stage]:
 
 
 def request_for(text: str = TEXT, *, stream: bool = False) -> ProviderRequest:
-    """Return a request whose last user message is the text; a stream is asked for usage."""
+    """Return a request whose last user message is the text. A stream request asks for usage."""
     message = Message("user", json.dumps({"role": "user", "content": text}).encode())
     asked = chat_request(stream=stream).with_messages((message,)).asking_for_usage()
     return ProviderRequest(ChatCompletions.name, asked.path, asked.model, asked.is_streaming, asked.body)
 
 
 async def streamed(stage: Stage) -> ProviderStream:
-    """Ask for a stream."""
+    """Request a stream."""
     answer = await stage.provider.complete(request_for(stream=True))
     assert not isinstance(answer, ProviderBody)
     return answer
 
 
 async def buffered(stage: Stage) -> ProviderBody:
-    """Ask for a body."""
+    """Request a body."""
     answer = await stage.provider.complete(request_for())
     assert isinstance(answer, ProviderBody)
     return answer

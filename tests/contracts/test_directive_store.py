@@ -121,7 +121,7 @@ async def test_a_rollback_activates_an_earlier_version(stores: Stores) -> None:
 
 
 async def test_a_rollback_restores_the_mode(stores: Stores) -> None:
-    """The mode belongs to the version, as its text does; the next version keeps the restored one."""
+    """A version has a mode as well as a text. The next version keeps the restored mode."""
     identity, store = stores
     agent, drafts = await attach(identity), [new_draft(f"version {n}") for n in (1, 2, 3)]
     of = (agent.org_id, agent.id)

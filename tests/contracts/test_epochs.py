@@ -1,4 +1,4 @@
-"""The contract of ``domain.freshness.epochs.Epochs``, with the rate limiter that reads what they write."""
+"""The contract of ``Epochs``, and of the rate limiter that reads the same epochs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TRIES = 20
 
 @dataclass
 class Store:
-    """Epochs as auth has them, and the rate limiter of a worker at the same store."""
+    """The epochs as auth uses them, and the rate limiter of a worker on the same store."""
 
     epochs: Epochs
     limiter: RateLimiter

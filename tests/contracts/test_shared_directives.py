@@ -38,7 +38,7 @@ async def shared(request: pytest.FixtureRequest) -> AsyncIterator[SharedDirectiv
 
 @pytest.mark.parametrize("kept", [FOUND, SharedDirective(None)])
 async def test_a_stored_directive_is_found_under_its_epoch(shared: SharedDirectives, kept: SharedDirective) -> None:
-    """An entry that stands for an agent without a directive is found too."""
+    """The cache also stores that an agent has no directive."""
     await shared.put(ORG, AGENT, EPOCH, kept)
     assert await shared.get(ORG, AGENT, EPOCH) == kept
 
@@ -74,7 +74,7 @@ async def test_a_disabled_cache_finds_nothing() -> None:
 @pytest.mark.integration
 async def test_an_unreachable_redis_is_a_miss() -> None:
     """Neither put nor get raises."""
-    with socket.socket() as silent:  # bound, so that nobody else listens there
+    with socket.socket() as silent:  # bound, so that nothing else listens there
         silent.bind(("127.0.0.1", 0))
         worker = RedisWorker(f"redis://127.0.0.1:{silent.getsockname()[1]}")
         await worker.directives.put(ORG, AGENT, EPOCH, FOUND)

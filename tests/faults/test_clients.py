@@ -256,7 +256,7 @@ def test_a_client_that_reads_slowly_gets_the_whole_stream(stern: Loopback) -> No
         began, received = time.monotonic(), 0
         while time.monotonic() - began < 2 * SILENCE_S:
             received += len(next(chunks))
-            time.sleep(SILENCE_S / 5)  # its slowness
+            time.sleep(SILENCE_S / 5)  # the fault: the client reads slowly
         assert stern.provider.unsent_bytes > MEGABYTES * len(event) / 4
         received += sum(len(chunk) for chunk in chunks)
     exchange = stern.record(headers["x-request-id"])
@@ -296,7 +296,7 @@ def test_a_kept_connection_may_idle_longer_than_the_header_timeout(stern: Loopba
             stern.provider.put(completion("well"))
             client.send(stern.chat())
             assert client.response().body == completion_body("well")
-            time.sleep(1.2 * SILENCE_S)  # longer than a head may take
+            time.sleep(1.2 * SILENCE_S)  # longer than the header timeout
 
 
 def test_requests_beyond_the_concurrency_limit_get_503(stern: Loopback) -> None:

@@ -1,7 +1,7 @@
-"""A revoked token and an old directive are out of force within the bound, whichever link or process fails (ADR 0045).
+"""A revoked token and an old directive stop working within the bound, whichever link or process fails (ADR 0045).
 
-A live token is never refused with 401. Without a fault the next request is served by what is in force, and a change
-that is made by SQL, past IBEX, is in force within a second. Each case has a stack to itself while it lasts.
+A live token never gets 401. Without a fault, a change applies to the next request, and a change by SQL, which bypasses
+IBEX, applies within a second. Each case has its own stack while it runs.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _change_under_link(stack: RelayedStack, link: str, how: str) -> Change:
 
 def _change_without_redis(stack: RelayedStack, rollback_to: int | None) -> Change:
     change = partial(change_under, stack, pause_s=PAUSE_IN_A_FAULT_S)
-    change()  # so that version 1 is not in force
+    change()  # so that version 1 is not active
     return change(stack.redis.pause, stack.redis.resume, rollback_to=rollback_to)
 
 
@@ -168,7 +168,7 @@ def _is_served_since(moment: float) -> Callable[[Seen], bool]:
     return lambda seen: seen.status == 200 and seen.sent >= moment
 
 
-# First the cases that need a stack to which nothing has happened yet, then the longest.
+# First the cases that need a fresh stack, then the longest.
 CASES: Mapping[str, Callable[[RelayedStack], Any]] = {
     f"{REVOCATION}all is well": _revoke_without_a_fault,
     f"{CHANGE}all is well": _several_changes,

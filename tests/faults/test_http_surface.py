@@ -101,7 +101,7 @@ def test_head_returns_the_status_and_headers_of_get(proxy: Loopback) -> None:
             assert status == whole.status, path
             assert status == 200 or "{" in path
             assert headers["content-type"] == whole.headers["content-type"]
-            if path not in ("/metrics", "/ready"):  # whose bodies change
+            if path not in ("/metrics", "/ready"):  # their bodies change between requests
                 assert int(headers["content-length"]) == len(whole.body)
 
 

@@ -84,7 +84,7 @@ def test_the_list_contains_the_routed_models_of_the_provider(proxy: Loopback) ->
     assert json.loads(one.body) == model_object("gpt-4o-mini")
     for absent in ("gpt-5", "whisper-1", "ft:gpt-4o-mini:acme::x", "gpt-*", "my-model"):
         assert get(proxy, f"{MODELS}/{absent}").outcome == (404, "model_not_found")
-    (asked,) = proxy.provider.requests  # once
+    (asked,) = proxy.provider.requests  # a single request
     assert (asked.method, asked.path, asked.header("authorization")) == ("GET", MODELS, f"Bearer {KEY}")
 
 

@@ -320,7 +320,7 @@ def test_an_unreachable_provider_returns_503_after_all_retries(tmp_path: Path, w
         address = provider.base_url
         if who == "refuses":
             provider.see(provider.stop())
-        elif who == "has no address":  # too long for any resolver to ask a server for it
+        elif who == "has no address":  # too long for a resolver to query a server
             address = f"http://{'.'.join(['a' * 60] * 5)}/v1"
         elif who == "speaks no TLS":
             address = address.replace("http://", "https://")

@@ -176,7 +176,7 @@ def test_a_forged_directive_in_redis_is_not_used(
         def forge() -> None:
             for key in redis.scan_iter("ibex:*directive*"):
                 sealed = redis_server.command("GET", key)
-                if sealed is not None:  # it expires
+                if sealed is not None:  # the entry may have expired
                     redis.set(key, sealed.replace(b"Be brief.", FORGED[:9].encode()))
 
         until(cached)

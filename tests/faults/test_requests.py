@@ -110,7 +110,7 @@ def test_an_invalid_body_gets_an_error_envelope(proxy: Loopback, name: str) -> N
     seen = proxy.ask(body=body)
     assert seen.outcome == outcome
     assert resident_kib() - before < ROOM_KIB
-    assert time.monotonic() - began < 20  # a busy machine; the worst takes a tenth of a second
+    assert time.monotonic() - began < 20  # generous for a busy machine: the slowest case takes a tenth of a second
     assert len(seen.body) < 10_000
     assert b"canary" not in seen.body
     exchange = proxy.record(seen.request_id)
