@@ -35,7 +35,7 @@ TEXT = "".join(WORDS)
 
 
 class Stage(Protocol):
-    """A provider that a test can make answer in several ways."""
+    """A provider whose next answer a test can choose."""
 
     @property
     def provider(self) -> Provider:

@@ -192,7 +192,7 @@ def test_silent_connections_are_closed_first(small: Loopback) -> None:
     assert small.record(request_id).status == 200
 
 
-def test_the_longest_idle_connection_is_closed_next(small: Loopback) -> None:
+def test_the_longest_idle_connection_is_closed_for_a_new_one(small: Loopback) -> None:
     """Every connection has served a request, so none is silent."""
     with ExitStack() as stack:
         idle = [stack.enter_context(small.client()) for _ in range(ROOM)]

@@ -327,7 +327,10 @@ def test_a_change_by_sql_applies_within_a_second(outcomes: Mapping[str, Future[A
 
 @pytest.mark.parametrize("case", [STOPPED])
 def test_known_tokens_are_served_while_postgres_is_stopped(outcomes: Mapping[str, Future[Any]], case: str) -> None:
-    """PostgreSQL stops for ten seconds and then crashes. Cached entries serve all requests, and no change is missed."""
+    """PostgreSQL stops for ten seconds and then crashes.
+
+    Cached entries serve all requests after the bound, and no change is missed.
+    """
     stopped: Stopped = outcomes[case].result()
 
     assert {(one.status, one.version) for one in stopped.seen} == {(200, 1)}
